@@ -1,0 +1,30 @@
+"""anamnesis: quantised weights in, full precision out, as a stream of Arrow record batches.
+
+The public functions are loaded on first use, so that importing the package stays cheap.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from anamnesis.limits import Limits
+    from anamnesis.pipeline.api import convert, inspect, open_model, remember, run, scan, verify
+
+__version__ = "0.1.0"
+__all__ = ["Limits", "convert", "inspect", "open_model", "remember", "run", "scan", "verify"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module 'anamnesis' has no attribute {name!r}")
+    from importlib import import_module
+
+    home = "limits" if name == "Limits" else "pipeline.api"
+    value = getattr(import_module(f"anamnesis.{home}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,64 @@
+"""Every error this package raises on purpose, with the exit code the command line gives it.
+
+Each class is also a matching builtin, so that callers who know nothing of anamnesis
+still catch what they expect. The file system's own `OSError` is passed through as it is.
+"""
+
+from __future__ import annotations
+
+
+class AnamnesisError(Exception):
+    """Base of all deliberate errors; `kind` and `exit_code` are the command line's contract."""
+
+    kind = "error"
+    exit_code = 1
+
+
+class UsageError(AnamnesisError, ValueError):
+    """A flag, a job file or an argument that cannot be meant."""
+
+    kind = "usage"
+    exit_code = 2
+
+
+class FormatError(AnamnesisError, ValueError):
+    """A file breaks its own format."""
+
+    kind = "FormatError"
+    exit_code = 3
+
+
+class UnsupportedError(AnamnesisError, NotImplementedError):
+    """A layout that is recognised and not implemented."""
+
+    kind = "UnsupportedError"
+    exit_code = 4
+
+
+class LimitError(AnamnesisError, MemoryError):
+    """More is needed than a limit or a budget allows; `limit`, `need` and `have` say which."""
+
+    kind = "LimitError"
+    exit_code = 5
+
+    def __init__(
+        self, message: str, *, limit: str = "", need: int | None = None, have: int | None = None
+    ) -> None:
+        super().__init__(message)
+        self.limit = limit
+        self.need = need
+        self.have = have
+
+
+class SecurityError(AnamnesisError, RuntimeError):
+    """Something that would run code or leave its folder."""
+
+    kind = "SecurityError"
+    exit_code = 6
+
+
+class IntegrityError(AnamnesisError, ValueError):
+    """A checksum that differs, or an input that changed while it was read."""
+
+    kind = "IntegrityError"
+    exit_code = 7

@@ -1,0 +1,82 @@
+"""The table of encodings: how a block of raw bytes becomes numbers.
+
+A kernel is a plain function `decode(blocks, params, window, out)`:
+
+- `blocks` maps a component's role to a `uint8` array of shape `[units, unit_bytes]` (or
+  `[lines, bytes]` for components stored in columns), read-only views over what was read;
+- `params` holds the tensor's scalar parameters and what the row's `prepare` made of its
+  whole-tensor components;
+- `window` is the range of output units that `blocks` covers;
+- `out` is a one-dimensional array of `window.stop - window.start` times `unit_elems`
+  elements (the tensor's last window may be shorter), `uint16` BF16 bits or `float32`.
+
+It fills `out`, allocates nothing that grows with the tensor, and holds no lock.
+One row a format, sorted by name; the module is imported on first use.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Window(NamedTuple):
+    """A range of a tensor's output units, `start` inclusive and `stop` exclusive."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Encoding:
+    """A row: where the decoder is, and the block geometry where the format fixes one."""
+
+    target: str  # "module:function" inside anamnesis.kernels
+    prepare: str = ""  # "module:function" that turns whole components into kernel arguments
+    block_elems: int = 0
+    block_bytes: int = 0
+    ggml_type: int = -1
+
+
+Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
+Prepare = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+
+ENCODINGS: dict[str, Encoding] = {
+    "bf16": Encoding("dense:decode_bf16"),
+    "f16": Encoding("dense:decode_f16"),
+    "f32": Encoding("dense:decode_f32"),
+    "f64": Encoding("dense:decode_f64"),
+    "fp8-e4m3": Encoding("fp8:decode_e4m3", prepare="fp8:prepare"),
+    "fp8-e4m3fnuz": Encoding("fp8:decode_e4m3fnuz", prepare="fp8:prepare"),
+    "fp8-e5m2": Encoding("fp8:decode_e5m2", prepare="fp8:prepare"),
+    "fp8-e5m2fnuz": Encoding("fp8:decode_e5m2fnuz", prepare="fp8:prepare"),
+    "gguf-q2-k": Encoding("gguf_k:decode_q2_k", block_elems=256, block_bytes=84, ggml_type=10),
+    "gguf-q3-k": Encoding("gguf_k:decode_q3_k", block_elems=256, block_bytes=110, ggml_type=11),
+    "gguf-q4-0": Encoding("gguf_legacy:decode_q4_0", block_elems=32, block_bytes=18, ggml_type=2),
+    "gguf-q4-1": Encoding("gguf_legacy:decode_q4_1", block_elems=32, block_bytes=20, ggml_type=3),
+    "gguf-q4-k": Encoding("gguf_k:decode_q4_k", block_elems=256, block_bytes=144, ggml_type=12),
+    "gguf-q5-0": Encoding("gguf_legacy:decode_q5_0", block_elems=32, block_bytes=22, ggml_type=6),
+    "gguf-q5-1": Encoding("gguf_legacy:decode_q5_1", block_elems=32, block_bytes=24, ggml_type=7),
+    "gguf-q5-k": Encoding("gguf_k:decode_q5_k", block_elems=256, block_bytes=176, ggml_type=13),
+    "gguf-q6-k": Encoding("gguf_k:decode_q6_k", block_elems=256, block_bytes=210, ggml_type=14),
+    "gguf-q8-0": Encoding("gguf_legacy:decode_q8_0", block_elems=32, block_bytes=34, ggml_type=8),
+}
+
+
+def _load(target: str) -> Any:
+    module, _, function = target.partition(":")
+    return getattr(import_module(f"anamnesis.kernels.{module}"), function)
+
+
+def decoder(name: str) -> Decode:
+    """The decode function of an encoding; imports its module (and numba) on first use."""
+    decode: Decode = _load(ENCODINGS[name].target)
+    return decode
+
+
+def preparer(name: str) -> Prepare | None:
+    """The function that prepares an encoding's whole-tensor parameters, if it has any."""
+    row = ENCODINGS[name]
+    return _load(row.prepare) if row.prepare else None

@@ -1,0 +1,89 @@
+"""Casts of plain number formats: F32, F16, BF16 and F64 to float32 and to BF16 bits.
+
+Layout: one little-endian number an element; the unit of a window is one element.
+F64 is rounded once, from 64 bits to BF16, and not through float32 (no double rounding).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._jit import as_f32, jit, put
+from anamnesis.kernels.bits import f16_bits_to_f32, u32
+
+
+@jit
+def _f32(source: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        put(out, i, source[i])
+
+
+@jit
+def _f16(source: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        put(out, i, f16_bits_to_f32(source[i]))
+
+
+@jit
+def _bf16(source: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        put(out, i, as_f32(u32(source[i]) << u32(16)))
+
+
+def _flat(blocks: Mapping[str, Any], dtype: str) -> Any:
+    return blocks["payload"].reshape(-1).view(dtype)
+
+
+def decode_f32(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """float32 numbers."""
+    _f32(_flat(blocks, "<f4"), out)
+
+
+def decode_f16(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """IEEE binary16 numbers."""
+    _f16(_flat(blocks, "<u2"), out)
+
+
+def decode_bf16(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """BF16 numbers."""
+    _bf16(_flat(blocks, "<u2"), out)
+
+
+def decode_f64(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """IEEE binary64 numbers.
+
+    For BF16 the float32 stop rounds to odd, which makes the second rounding exact.
+    """
+    source = _flat(blocks, "<f8")
+    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+        single = source.astype(np.float32)
+    if out.dtype == np.uint16:
+        _to_odd(source, single)
+        _f32(single, out)
+    else:
+        out[:] = single
+
+
+@jit
+def _to_odd(source: Any, single: Any) -> None:
+    bits = single.view(np.uint32)
+    for i in range(source.shape[0]):
+        exact = source[i]
+        near = np.float64(single[i])
+        if near == exact or exact != exact:
+            continue
+        if abs(near) > abs(exact):  # step back towards zero, so that the next step is to odd
+            bits[i] -= u32(1)
+        bits[i] |= u32(1)

@@ -1,0 +1,75 @@
+"""What a caller allows a file to make this program allocate or loop over.
+
+The fixed floors hold whatever the caller says; a caller's `Limits` only tightens them.
+Every check is made before the allocation that it guards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anamnesis.errors import LimitError, UsageError
+
+KiB = 1 << 10
+MiB = 1 << 20
+GiB = 1 << 30
+
+SAFETENSORS_HEADER_BYTES = 100_000_000  # the reference implementation's cap
+GGUF_ITEMS = 1 << 20  # tensors, and key/value pairs
+GGUF_STRING_BYTES = 16 * MiB
+GGUF_ARRAY_ITEMS = 16 * MiB
+GGUF_ALIGNMENT = MiB
+NAME_BYTES = 65_535
+RANK = 64
+SHARDS = 10_000
+INDEX_BYTES = 100 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """A caller's budget; every field tightens the fixed floors and never loosens them.
+
+    `max_single_alloc` and `max_total_bytes` are bytes, `max_items` counts tensors or other
+    entries of one container, `max_expansion_ratio` is bytes out per byte stored.
+    """
+
+    max_single_alloc: int = 8 * GiB
+    max_total_bytes: int | None = None
+    max_items: int = 2_000_000
+    max_expansion_ratio: int = 1_000
+
+    def __post_init__(self) -> None:
+        for name in ("max_single_alloc", "max_total_bytes", "max_items", "max_expansion_ratio"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"limits.{name}: must be at least 1, found {value}")
+
+    def alloc(self, nbytes: int, what: str, floor: int | None = None) -> None:
+        """Refuse an allocation of `nbytes` before it is made."""
+        self._charge("max_single_alloc", nbytes, self.max_single_alloc, floor, what)
+
+    def items(self, count: int, what: str, floor: int | None = None) -> None:
+        """Refuse a container that declares `count` entries."""
+        self._charge("max_items", count, self.max_items, floor, what)
+
+    def total(self, nbytes: int, what: str) -> None:
+        """Refuse a job whose output is over `max_total_bytes`."""
+        if self.max_total_bytes is not None:
+            self._charge("max_total_bytes", nbytes, self.max_total_bytes, None, what)
+
+    @staticmethod
+    def _charge(limit: str, need: int, have: int, floor: int | None, what: str) -> None:
+        if floor is not None and need > floor:
+            raise LimitError(
+                f"{what}: needs {need:,}, the fixed limit is {floor:,}",
+                limit=limit,
+                need=need,
+                have=floor,
+            )
+        if need > have:
+            raise LimitError(
+                f"{what}: needs {need:,}, limits.{limit} allows {have:,}; raise it to go on",
+                limit=limit,
+                need=need,
+                have=have,
+            )

@@ -1,0 +1,127 @@
+"""The records that the rooms hand to one another: spans, stored tensors, logical tensors.
+
+A container parser turns a file into `Stored` tensors (named spans, no payload read); a scheme
+groups them into `Tensor`s, each with an output shape, an encoding and its components. All of
+them are small, frozen and picklable: a Dask task carries nothing else.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+
+@dataclass(frozen=True, slots=True)
+class FileId:
+    """An input file as it was when it was opened; a later difference is an `IntegrityError`."""
+
+    path: str
+    size: int
+    mtime_ns: int
+    device: int
+    inode: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """A tensor as a container stores it: `nbytes` bytes at `offset` of `file`.
+
+    `dtype` is the safetensors name (`F8_E4M3`, `BF16`, …) or ggml's (`Q4_K`); `shape` is
+    outermost dimension first, in elements.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    file: FileId
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Container:
+    """What a parser found: stored tensors by name, in file order, and the file's metadata."""
+
+    kind: str  # the row in the table of readers
+    files: tuple[FileId, ...]
+    stored: Mapping[str, Stored]
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Access:
+    """How a component's bytes lie along the output units.
+
+    - `whole`: not windowed; read once a task, as a parameter.
+    - `rows`: unit `u` is bytes `[u * unit_bits / 8, (u + 1) * unit_bits / 8)`.
+    - `columns`: `line_bytes` apart lie lines; of each line, unit `u` is the bits
+      `[u * unit_bits, (u + 1) * unit_bits)`. Packed layouts stored `[in, out]` are this.
+    """
+
+    kind: Literal["whole", "rows", "columns"] = "whole"
+    unit_bits: int = 0
+    line_bytes: int = 0
+
+    def span_bytes(self, units: int) -> int:
+        """Bytes of `units` units (of one line, for `columns`), rounded up to whole bytes."""
+        return -(-units * self.unit_bits // 8)
+
+
+WHOLE = Access()
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """One stored tensor in its role inside a logical tensor."""
+
+    role: str  # the format's own name: qweight, scales, absmax, payload, …
+    stored: Stored
+    access: Access = WHOLE
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    """A logical tensor: what comes out, and which stored tensors it is made of.
+
+    The output is `units` of `unit_elems` elements in row-major order of `shape` (the last may be
+    short). Windows start at multiples of `unit_multiple` units. `components[0]` is the payload.
+    `out_dtype` is the dtype written when the caller asks for none: `BF16`, or the stored
+    one for tensors that were never quantised.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    scheme: str
+    encoding: str  # row in the table of encodings, or "copy" for bytes that stay as they are
+    components: tuple[Component, ...]
+    unit_elems: int
+    unit_multiple: int = 1
+    out_dtype: str = "BF16"
+    params: Mapping[str, Any] = field(default_factory=dict)
+    orientation: Literal["as-stored", "transposed"] = "as-stored"
+
+    @property
+    def elems(self) -> int:
+        return math.prod(self.shape)
+
+    @property
+    def units(self) -> int:
+        return -(-self.elems // self.unit_elems)
+
+    @property
+    def stored_bytes(self) -> int:
+        return sum(c.stored.nbytes for c in self.components)
+
+    @property
+    def quantised(self) -> bool:
+        return self.scheme != "passthrough"
+
+
+@dataclass(frozen=True, slots=True)
+class Dropped:
+    """A stored tensor that has no place in the output, and why."""
+
+    stored: Stored
+    why: str

@@ -1,0 +1,1 @@
+"""Schemes: how stored tensors make up logical ones; one file a family."""

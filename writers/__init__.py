@@ -1,0 +1,1 @@
+"""Output formats: layout before data, any window at its offset."""
