@@ -1,0 +1,95 @@
+"""What a scheme sees and does: a ledger of stored tensors and who consumed them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from anamnesis.errors import FormatError
+from anamnesis.readers.base import Component, Container, Dropped, Stored, Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What the caller may choose about how stored tensors are understood."""
+
+    assume_unit_scale: bool = False
+    rounding: Literal["exact", "reference"] = "exact"
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The stored tensors of a whole model, and which of them are spoken for.
+
+    A scheme looks at what is free, and claims a group only when the tensors themselves are
+    evidence enough; `configs` (JSON objects by file name: `config.json`,
+    `quantize_config.json`, `hf_quant_config.json`, `params.json`) is a hint. A scheme leaves
+    what it does not know alone: what nobody claimed is dealt with after the last one.
+    """
+
+    container: Container
+    configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    options: Options = field(default_factory=Options)
+    tensors: dict[str, Tensor] = field(default_factory=dict)
+    dropped: list[Dropped] = field(default_factory=list)
+    _taken: set[str] = field(default_factory=set)
+
+    def free(self) -> Iterator[Stored]:
+        """Stored tensors that nobody has claimed or dropped, in file order."""
+        for stored in list(self.container.stored.values()):
+            if stored.name not in self._taken:
+                yield stored
+
+    def get(self, name: str) -> Stored | None:
+        """The free stored tensor of that name."""
+        return None if name in self._taken else self.container.stored.get(name)
+
+    def claim(self, tensor: Tensor) -> None:
+        """Enter a logical tensor; its components are spoken for."""
+        if tensor.name in self.tensors:
+            raise FormatError(
+                f"{tensor.components[0].stored.file.path}: tensor {tensor.name!r} is stored twice, "
+                f"as {self.tensors[tensor.name].scheme} and as {tensor.scheme}"
+            )
+        self.tensors[tensor.name] = tensor
+        self._taken.update(c.stored.name for c in tensor.components)
+
+    def drop(self, stored: Stored, why: str) -> None:
+        """Leave a stored tensor out of the output."""
+        self._taken.add(stored.name)
+        self.dropped.append(Dropped(stored, why))
+
+    def quantization(self) -> Mapping[str, Any]:
+        """The checkpoint's quantisation block, wherever its tool put it; empty if there is none."""
+        config = self.configs.get("config.json", {})
+        for holder in (config, config.get("text_config"), config.get("llm_config")):
+            if isinstance(holder, Mapping):
+                for key in ("quantization_config", "compression_config", "quantization"):
+                    block = holder.get(key)
+                    if isinstance(block, Mapping):
+                        return block
+        for name in ("quantize_config.json", "quant_config.json", "hf_quant_config.json"):
+            block = self.configs.get(name)
+            if block:
+                inner = block.get("quantization")
+                return inner if isinstance(inner, Mapping) else block
+        return {}
+
+
+def matrix(stored: Stored) -> tuple[int, int, int]:
+    """`(matrices, rows, columns)` of a stored tensor of rank 1, 2 or 3 (experts stacked first)."""
+    shape = stored.shape
+    if len(shape) == 1:
+        return 1, 1, shape[0]
+    if len(shape) == 2:
+        return 1, shape[0], shape[1]
+    if len(shape) == 3:
+        return shape[0], shape[1], shape[2]
+    raise FormatError(
+        f"{stored.file.path}: tensor {stored.name!r}: rank {len(shape)} where a matrix, or a stack "
+        "of matrices, is expected"
+    )
+
+
+__all__ = ["Component", "Ledger", "Options", "matrix"]
