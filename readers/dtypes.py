@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 
 class Dtype(NamedTuple):
-    """`bits` an element; `numpy` the little-endian type string of the raw numbers ("" if packed)."""
+    """`bits` an element; `numpy` the type string of the raw numbers, "" when packed."""
 
     bits: int
     numpy: str

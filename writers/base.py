@@ -1,0 +1,100 @@
+"""Layout before data: what a writer decides before the first payload byte is read.
+
+Sizes follow from shapes, so every window of every tensor has a fixed place in its output file;
+tasks write in any order, from any thread or process, without a lock.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """A tensor to store: `dtype` is the safetensors name, `elems` the product of `shape`."""
+
+    name: str
+    shape: tuple[int, ...]
+    dtype: str
+    elems: int
+    scheme: str = ""
+
+
+class Slot(Protocol):
+    """A tensor's place in an output file; small and picklable."""
+
+    def write(self, fd: int, start: int, values: Any) -> None:
+        """Store `values`, a contiguous 1-D array, as the elements from `start` on.
+
+        Windows of one tensor do not overlap and together cover it; they come in any order and
+        from any thread or process. The bytes that belong to a window besides its values
+        (record batch headers, say) are written by the window that holds their first element.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class OutFile:
+    """An output file: its final name, its size, and the bytes that are known beforehand."""
+
+    path: str
+    nbytes: int
+    fixed: tuple[tuple[int, bytes], ...]  # (offset, bytes): header, footer
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where everything goes. `places[i]` is the file number and the slot of item `i`.
+
+    `order` lists item numbers as they lie in the files; `extras` are small files (an index) that
+    are written after the last shard has its final name.
+    """
+
+    files: tuple[OutFile, ...]
+    places: tuple[tuple[int, Slot], ...]
+    order: tuple[int, ...]
+    extras: tuple[tuple[str, bytes], ...] = ()
+
+    @property
+    def nbytes(self) -> int:
+        return sum(f.nbytes for f in self.files) + sum(len(data) for _, data in self.extras)
+
+
+class WriterModule(Protocol):
+    """What a module in the table of output formats provides."""
+
+    def layout(self, items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:
+        """Lay `items` out in one file (when `path` has the format's suffix) or a folder."""
+        ...
+
+    def check(self, path: Path, expected: OutFile) -> None:
+        """Reopen a written file; IntegrityError when it is not what was laid out."""
+        ...
+
+
+def write_all(fd: int, data: Any, offset: int) -> None:
+    """`pwrite` all of a contiguous buffer, however many calls it takes."""
+    view = memoryview(data).cast("B")
+    done = 0
+    while done < len(view):
+        done += os.pwrite(fd, view[done:], offset + done)
+
+
+def shard_groups(sizes: Sequence[int], order: Sequence[int], max_bytes: int) -> list[list[int]]:
+    """Split item numbers, in their order, into shards of at most `max_bytes` of values.
+
+    A tensor is never split; one that is larger than the limit gets a shard of its own.
+    """
+    groups: list[list[int]] = []
+    filled = 0
+    for item in order:
+        if not groups or (filled and filled + sizes[item] > max_bytes):
+            groups.append([])
+            filled = 0
+        groups[-1].append(item)
+        filled += sizes[item]
+    return groups or [[]]

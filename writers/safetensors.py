@@ -1,0 +1,113 @@
+"""The safetensors sink: one file, or a folder of shards with their index.
+
+Layout (https://github.com/huggingface/safetensors#format): an 8-byte little-endian header
+length, a JSON header padded with spaces to 8 bytes, then the values without gaps. Wider dtypes
+come first, so that every tensor is aligned to its element size, as torch needs to view it.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anamnesis.errors import FormatError, IntegrityError
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.writers.base import Item, Layout, OutFile, Slot, shard_groups, write_all
+
+SUFFIX = ".safetensors"
+_METADATA = {"format": "pt"}  # transformers refuses to load a file without it
+
+
+@dataclass(frozen=True, slots=True)
+class RawSlot:
+    """Values at `offset`, element after element."""
+
+    offset: int
+    itemsize: int
+
+    def write(self, fd: int, start: int, values: Any) -> None:
+        """Store `values` as the elements from `start` on."""
+        write_all(fd, values, self.offset + start * self.itemsize)
+
+
+def layout(items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:
+    """Lay out one file (`path` ends in `.safetensors`) or a folder of numbered shards."""
+    for item in items:
+        if item.name == "__metadata__":
+            raise FormatError("a tensor named '__metadata__' cannot be stored in safetensors")
+    sizes = [item.elems * DTYPES[item.dtype].bits // 8 for item in items]
+    if path.suffix == SUFFIX:
+        groups = [_aligned(items, range(len(items)))]
+        paths = [path]
+    else:
+        groups = shard_groups(sizes, range(len(items)), max_shard_bytes)
+        groups = [_aligned(items, group) for group in groups]
+        paths = [path / _shard_name(i, len(groups)) for i in range(len(groups))]
+    places: list[tuple[int, Slot]] = [(0, RawSlot(0, 1))] * len(items)
+    files = []
+    for number, (group, name) in enumerate(zip(groups, paths, strict=True)):
+        header = _header([(items[i], sizes[i]) for i in group])
+        offset = len(header)
+        for i in group:
+            places[i] = (number, RawSlot(offset, DTYPES[items[i].dtype].bits // 8))
+            offset += sizes[i]
+        files.append(OutFile(str(name), offset, ((0, header),)))
+    extras = ()
+    if len(files) > 1:
+        index = _index(items, groups, paths, sum(sizes))
+        extras = ((str(path / "model.safetensors.index.json"), index),)
+    return Layout(tuple(files), tuple(places), tuple(i for g in groups for i in g), extras)
+
+
+def check(path: Path, expected: OutFile) -> None:
+    """The size and the header of a written file are what was laid out."""
+    size = path.stat().st_size
+    if size != expected.nbytes:
+        raise IntegrityError(f"{path}: {size:,} bytes were written, {expected.nbytes:,} laid out")
+    with path.open("rb") as file:
+        for offset, data in expected.fixed:
+            file.seek(offset)
+            if file.read(len(data)) != data:
+                raise IntegrityError(f"{path}: the header at byte {offset} is not what was written")
+
+
+def _aligned(items: Sequence[Item], group: Sequence[int]) -> list[int]:
+    return sorted(group, key=lambda i: -DTYPES[items[i].dtype].bits)
+
+
+def _shard_name(number: int, count: int) -> str:
+    if count == 1:
+        return "model.safetensors"
+    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+
+
+def _header(entries: Sequence[tuple[Item, int]]) -> bytes:
+    header: dict[str, Any] = {"__metadata__": _METADATA}
+    offset = 0
+    for item, nbytes in entries:
+        header[item.name] = {
+            "dtype": item.dtype,
+            "shape": list(item.shape),
+            "data_offsets": [offset, offset + nbytes],
+        }
+        offset += nbytes
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def _index(
+    items: Sequence[Item], groups: Sequence[Sequence[int]], paths: Sequence[Path], total: int
+) -> bytes:
+    weight_map = {
+        items[i].name: name.name for group, name in zip(groups, paths, strict=True) for i in group
+    }
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": dict(sorted(weight_map.items())),
+    }
+    return json.dumps(index, indent=2, ensure_ascii=False).encode() + b"\n"
