@@ -1,0 +1,167 @@
+"""The Arrow contract: record batches of raw quantised blocks, as views over what was read.
+
+A logical tensor is read window by window. The batch's first column is the payload, one row a
+block (a GGUF block, a matrix row, 32 bytes of NF4; a packed line, for layouts stored in columns),
+as `fixed_size_binary`; per-block parameters that align with it row by row are further columns,
+those that do not make a batch of their own. Whole-tensor parameters (scale grids, group indices,
+codebooks) come once a tensor, as a one-row batch of `large_binary`. The kernel reads the same
+bytes: nothing is copied between `pread` and decoding.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import pyarrow as pa
+
+from anamnesis.kernels import Window
+from anamnesis.readers.base import Component, FileId, Tensor
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.source import LocalFile
+
+OpenFile = Callable[[FileId], LocalFile]
+
+
+class Whole(NamedTuple):
+    """A whole-tensor parameter as kernels get it: raw numbers in the stored shape."""
+
+    dtype: str
+    array: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Blocks:
+    """One window as read: its record batches, and the kernel's views of the same bytes."""
+
+    batches: tuple[pa.RecordBatch, ...]
+    views: dict[str, Any]  # role -> uint8 [rows, bytes]
+
+
+class BlockReader:
+    """Reads windows of one tensor into buffers of its own.
+
+    With `reuse`, every window is read into the same memory, and what `read` returned before is
+    overwritten: this is the conversion loop. Without it every window owns its memory.
+    """
+
+    def __init__(self, tensor: Tensor, open_file: OpenFile, *, reuse: bool) -> None:
+        """Prepare to read `tensor`; files are opened through `open_file`."""
+        self.tensor = tensor
+        self._windowed = [c for c in tensor.components if c.access.kind != "whole"]
+        self._wholes = [c for c in tensor.components if c.access.kind == "whole"]
+        self._open = open_file
+        self._reuse = reuse
+        self._cache: dict[int, Blocks] = {}
+        self._buffers: dict[str, Any] = {}
+        self._metadata = _metadata(tensor)
+
+    def read(self, window: Window) -> Blocks:
+        """The raw blocks of a window of output units."""
+        units = window.stop - window.start
+        blocks = self._cache.get(units) if self._reuse else None
+        if blocks is None:
+            targets = {c.role: self._target(c, units) for c in self._windowed}
+            blocks = Blocks(self._batches(targets), targets)
+            if self._reuse:
+                self._cache = {units: blocks}
+        for component in self._windowed:
+            self._fill(component, window, blocks.views[component.role])
+        return blocks
+
+    def wholes(self) -> tuple[pa.RecordBatch | None, dict[str, Whole]]:
+        """The whole-tensor parameters: as a one-row batch, and as kernels get them."""
+        if not self._wholes:
+            return None, {}
+        columns, fields, params = [], [], {}
+        for component in self._wholes:
+            stored = component.stored
+            data = np.empty(stored.nbytes, np.uint8)
+            self._open(stored.file).read_into(stored.offset, data)
+            array = data.view(DTYPES[stored.dtype].numpy).reshape(stored.shape)
+            params[component.role] = Whole(stored.dtype, array)
+            offsets = pa.py_buffer(np.array([0, stored.nbytes], np.int64))
+            columns.append(
+                pa.LargeBinaryArray.from_buffers(
+                    pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)]
+                )
+            )
+            fields.append(_field(component, pa.large_binary()))
+        schema = pa.schema(fields, metadata=self._metadata)
+        return pa.RecordBatch.from_arrays(columns, schema=schema), params
+
+    def _target(self, component: Component, units: int) -> Any:
+        access, stored = component.access, component.stored
+        if access.kind == "rows":
+            per_row = max(1, access.unit_bits // 8)
+            shape = (access.span_bytes(units) // per_row, per_row)
+        else:
+            seg = min(access.span_bytes(units), access.line_bytes)
+            shape = (stored.nbytes // access.line_bytes, seg)
+        need = shape[0] * shape[1]
+        buffer = self._buffers.get(component.role)
+        if buffer is None or len(buffer) < need or not self._reuse:
+            buffer = np.empty(need, np.uint8)
+            self._buffers[component.role] = buffer
+        return buffer[:need].reshape(shape)
+
+    def _batches(self, views: dict[str, Any]) -> tuple[pa.RecordBatch, ...]:
+        groups: dict[int, list[Component]] = {}
+        for component in self._windowed:
+            groups.setdefault(views[component.role].shape[0], []).append(component)
+        batches = []
+        for rows, components in groups.items():
+            columns, fields = [], []
+            for component in components:
+                view = views[component.role]
+                kind = pa.binary(view.shape[1])
+                buffers = [None, pa.py_buffer(view.reshape(-1))]
+                columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, rows, buffers))
+                fields.append(_field(component, kind))
+            schema = pa.schema(fields, metadata=self._metadata)
+            batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
+        return tuple(batches)
+
+    def _fill(self, component: Component, window: Window, view: Any) -> None:
+        access, stored = component.access, component.stored
+        file = self._open(stored.file)
+        begin = window.start * access.unit_bits // 8
+        if access.kind == "rows":
+            flat = view.reshape(-1)
+            here = min(len(flat), stored.nbytes - begin)
+            file.read_into(stored.offset + begin, flat[:here])
+            flat[here:] = 0  # the last unit of the tensor may be short
+            return
+        seg = view.shape[1]
+        if seg == access.line_bytes:
+            file.read_into(stored.offset, view.reshape(-1))
+            return
+        here = min(seg, access.line_bytes - begin)
+        for line in range(view.shape[0]):
+            file.read_into(stored.offset + line * access.line_bytes + begin, view[line, :here])
+        view[:, here:] = 0
+
+
+def iter_windows(tensor: Tensor, units: int) -> Iterator[Window]:
+    """Consecutive windows of at most `units` units that cover the tensor."""
+    for start in range(0, tensor.units, units):
+        yield Window(start, min(start + units, tensor.units))
+
+
+def _field(component: Component, kind: pa.DataType) -> pa.Field:
+    stored = component.stored
+    about = {"name": stored.name, "dtype": stored.dtype, "shape": json.dumps(stored.shape)}
+    return pa.field(component.role, kind, nullable=False, metadata=about)
+
+
+def _metadata(tensor: Tensor) -> dict[str, str]:
+    return {
+        "anamnesis.tensor": tensor.name,
+        "anamnesis.scheme": tensor.scheme,
+        "anamnesis.encoding": tensor.encoding,
+        "anamnesis.shape": json.dumps(tensor.shape),
+        "anamnesis.orientation": tensor.orientation,
+    }
