@@ -1,0 +1,65 @@
+"""Files that are something else than their name says, told by their first bytes.
+
+A download that failed leaves a Git-LFS pointer or an error page under the model's name; a
+checkpoint of another tool may sit in the same folder. The error should say so.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
+
+HEAD_BYTES = 512  # enough for every row
+
+
+class Impostor(NamedTuple):
+    """A row: the first bytes, and the other container that they begin."""
+
+    magic: bytes
+    what: str
+
+
+IMPOSTORS: tuple[Impostor, ...] = (
+    Impostor(b"PK\x03\x04", "a ZIP archive (PyTorch checkpoint, NumPy .npz, …)"),
+    Impostor(b"PK\x05\x06", "an empty ZIP archive"),
+    Impostor(b"\x93NUMPY", "a NumPy .npy array"),
+    Impostor(b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)"),
+    Impostor(b"\x1f\x8b", "gzip-compressed data"),
+    Impostor(b"\x28\xb5\x2f\xfd", "Zstandard-compressed data"),
+    Impostor(b"ARROW1", "an Arrow IPC file"),
+    Impostor(b"PAR1", "a Parquet file"),
+    Impostor(b"lmgg", "a GGML file, the format before GGUF"),
+    Impostor(b"fmgg", "a GGMF file, the format before GGUF"),
+    Impostor(b"tjgg", "a GGJT file, the format before GGUF"),
+    Impostor(b"algg", "a GGLA file, an adapter in the format before GGUF"),
+    *(Impostor(bytes((0x80, n)), "a Python pickle (PyTorch checkpoint, …)") for n in (2, 3, 4, 5)),
+)
+
+_TEXTS: tuple[tuple[bytes, str], ...] = (
+    (
+        b"version https://git-lfs.github.com/spec/",
+        "a Git-LFS pointer, not the file that it points to (run `git lfs pull`)",
+    ),
+    (b"<!doctype html", "an HTML page, not a model: the download gave an error or a login page"),
+    (b"<html", "an HTML page, not a model: the download gave an error or a login page"),
+    (b"<?xml", "an XML document, not a model: the download gave an error"),
+    (b'{"error"', "a JSON error message, not a model: the download failed"),
+    (b"Entry not found", "a server's error message, not a model: the download failed"),
+)
+
+
+def recognise(path: str, head: bytes, readable: str) -> AnamnesisError | None:
+    """The error for a file whose first bytes are known to be something else, or None.
+
+    FormatError for what is no container at all, UnsupportedError for those of another kind;
+    `readable` lists what is understood instead.
+    """
+    text = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
+    for start, what in _TEXTS:
+        if text.startswith(start.lower()):
+            return FormatError(f"{path}: is {what}")
+    for row in IMPOSTORS:
+        if head.startswith(row.magic):
+            return UnsupportedError(f"{path}: is {row.what}; readable are {readable}")
+    return None
