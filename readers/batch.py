@@ -72,6 +72,19 @@ class BlockReader:
             self._fill(component, window, blocks.views[component.role])
         return blocks
 
+    def within(self, blocks: Blocks, batch: Window, window: Window) -> dict[str, Any]:
+        """The kernel's views of a window inside the batch that was read for `batch`."""
+        views = {}
+        for component in self._windowed:
+            bits, view = component.access.unit_bits, blocks.views[component.role]
+            begin = (window.start - batch.start) * bits // 8
+            end = begin + component.access.span_bytes(window.stop - window.start)
+            if component.access.kind == "columns":
+                views[component.role] = view[:, begin:end]
+            else:
+                views[component.role] = view[begin // view.shape[1] : -(-end // view.shape[1])]
+        return views
+
     def wholes(self) -> tuple[pa.RecordBatch | None, dict[str, Whole]]:
         """The whole-tensor parameters: as a one-row batch, and as kernels get them."""
         if not self._wholes:
@@ -145,10 +158,11 @@ class BlockReader:
         view[:, here:] = 0
 
 
-def iter_windows(tensor: Tensor, units: int) -> Iterator[Window]:
-    """Consecutive windows of at most `units` units that cover the tensor."""
-    for start in range(0, tensor.units, units):
-        yield Window(start, min(start + units, tensor.units))
+def iter_windows(tensor: Tensor, units: int, start: int = 0, stop: int = -1) -> Iterator[Window]:
+    """Consecutive windows of at most `units` units that cover `[start, stop)`."""
+    stop = tensor.units if stop < 0 else stop
+    for first in range(start, stop, max(1, units)):
+        yield Window(first, min(first + units, stop))
 
 
 def _field(component: Component, kind: pa.DataType) -> pa.Field:

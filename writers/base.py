@@ -7,7 +7,7 @@ tasks write in any order, from any thread or process, without a lock.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -34,6 +34,10 @@ class Slot(Protocol):
         from any thread or process. The bytes that belong to a window besides its values
         (record batch headers, say) are written by the window that holds their first element.
         """
+        ...
+
+    def ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Where the values of elements `[start, stop)` lie: `(offset, nbytes)` in order."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,10 @@ class RawSlot:
     def write(self, fd: int, start: int, values: Any) -> None:
         """Store `values` as the elements from `start` on."""
         write_all(fd, values, self.offset + start * self.itemsize)
+
+    def ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Where the values of elements `[start, stop)` lie."""
+        yield self.offset + start * self.itemsize, (stop - start) * self.itemsize
 
 
 def layout(items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:

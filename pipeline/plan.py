@@ -1,0 +1,252 @@
+"""What will be done, decided before a payload byte is read; pure arithmetic on frozen records.
+
+Two sizes rule the loop. A *window* is about 1 MiB of output: read, decoded and written while it
+stays in cache, through buffers that are reused. A *task* is tens of MiB of output in one file:
+what a scheduler moves around. Neither depends on the number of workers, so every executor
+writes the same bytes and records the same checksums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from anamnesis.errors import LimitError, UnsupportedError
+from anamnesis.kernels import ENCODINGS
+from anamnesis.limits import MiB
+from anamnesis.readers.base import Access, Component, Tensor
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.model import Model
+from anamnesis.writers import WRITERS, writer
+from anamnesis.writers.base import Item, Layout, Slot
+
+WINDOW_BYTES = MiB
+TASK_BYTES = 64 * MiB
+STRIP_BYTES = 8 * MiB  # read at once from layouts stored in columns
+
+# What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
+# the compiled kernels. Measured; see docs/performance-experiments.md.
+BASE_BYTES = 160 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Spec:
+    """How to write: `dtype` and `passthrough` are None when the caller asked for nothing."""
+
+    path: str
+    format: str = "safetensors"
+    dtype: str | None = None  # bf16, f16, f32
+    passthrough: str | None = None  # keep, bf16, f16, f32
+    max_shard_bytes: int = 5_000_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """How one tensor goes through the loop; sizes in output units."""
+
+    tensor: Tensor
+    dtype: str  # of the output, safetensors name
+    itemsize: int
+    slot: Slot
+    window_units: int
+    batch_units: int
+    memory_bytes: int  # buffers and parameters of one task
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A range of one tensor's units."""
+
+    step: Step
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What one worker does at a time: pieces of one output file, in file order."""
+
+    key: str
+    file: int
+    part: str  # path of the unfinished output file; set when the run starts
+    pieces: tuple[Piece, ...]
+    out_bytes: int
+    memory_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All of a job's work for one input."""
+
+    model: Model
+    spec: Spec
+    layout: Layout
+    items: tuple[Item, ...]
+    tasks: tuple[Task, ...]
+    threads: int
+    memory_bytes: int  # projected peak of one process
+
+    @property
+    def out_bytes(self) -> int:
+        return self.layout.nbytes
+
+
+def make_plan(model: Model, spec: Spec, *, memory_bytes: int, threads: int) -> Plan:
+    """Lay out the output and cut the work into tasks.
+
+    Raises LimitError when one window of one tensor does not fit in `memory_bytes`; uses fewer
+    than `threads` threads when only so many fit.
+    """
+    tensors = [_with_encoding(t, _out_dtype(t, spec)) for t in model.tensors]
+    items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
+    layout = writer(spec.format).layout(items, Path(spec.path), spec.max_shard_bytes)
+    steps = [_step(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)]
+    room = memory_bytes - BASE_BYTES
+    threads = _fit(steps, room, memory_bytes, threads)
+    tasks = _cut(steps, layout)
+    widest = max((t.memory_bytes for t in tasks), default=0)
+    return Plan(model, spec, layout, items, tuple(tasks), threads, BASE_BYTES + threads * widest)
+
+
+def _out_dtype(tensor: Tensor, spec: Spec) -> str:
+    if tensor.quantised:
+        return (spec.dtype or "bf16").upper()
+    if DTYPES[tensor.out_dtype].kind != "float":
+        return tensor.out_dtype
+    policy = spec.passthrough or spec.dtype
+    if policy is None and spec.format == "arrow":
+        policy = "bf16"  # a column has one type
+    return tensor.out_dtype if policy in (None, "keep") else policy.upper()
+
+
+def _with_encoding(tensor: Tensor, dtype: str) -> Tensor:
+    """A dense tensor whose dtype changes is decoded like any other; else its bytes are copied."""
+    if tensor.encoding != "copy" or tensor.out_dtype == dtype:
+        return replace(tensor, out_dtype=dtype)
+    encoding = tensor.out_dtype.lower()
+    if encoding not in ENCODINGS:
+        raise UnsupportedError(
+            f"{tensor.name}: {tensor.out_dtype} to {dtype} is not implemented; "
+            "numbers.passthrough: keep stores it as it is"
+        )
+    return replace(tensor, encoding=encoding, out_dtype=dtype)
+
+
+def _step(tensor: Tensor, slot: Slot) -> Step:
+    itemsize = DTYPES[tensor.out_dtype].bits // 8
+    unit_bytes = tensor.unit_elems * itemsize
+    multiple = tensor.unit_multiple
+    window = max(multiple, WINDOW_BYTES // max(1, unit_bytes) // multiple * multiple)
+    window = min(window, -(-tensor.units // multiple) * multiple)
+    batch = window
+    columns = [c for c in tensor.components if c.access.kind == "columns"]
+    if columns and window:
+        per_window = sum(_window_bytes(c, window) for c in columns)
+        batch = window * max(1, STRIP_BYTES // max(1, per_window))
+        batch = min(batch, -(-tensor.units // multiple) * multiple)
+    reads = sum(_window_bytes(c, batch) for c in tensor.components)
+    # Whole parameters are held as stored, and again as the float32 that `prepare` makes of them.
+    wholes = sum(3 * c.stored.nbytes for c in tensor.components if c.access.kind == "whole")
+    scratch = 2 if tensor.out_dtype == "F16" and tensor.encoding != "copy" else 0
+    out = window * tensor.unit_elems * itemsize * (1 + scratch)
+    return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, reads + wholes + out)
+
+
+def _window_bytes(component: Component, units: int) -> int:
+    access: Access = component.access
+    if access.kind == "rows":
+        return access.span_bytes(units)
+    if access.kind == "columns":
+        lines = component.stored.nbytes // max(1, access.line_bytes)
+        return lines * min(access.span_bytes(units), access.line_bytes)
+    return 0
+
+
+def _fit(steps: Sequence[Step], room: int, memory_bytes: int, threads: int) -> int:
+    if not steps:
+        return threads
+    widest = max(steps, key=lambda s: s.memory_bytes)
+    if widest.memory_bytes > room:
+        raise LimitError(
+            f"{widest.tensor.name}: one window needs {widest.memory_bytes:,} bytes besides the "
+            f"{BASE_BYTES:,} of the process; run.memory (--memory) is {memory_bytes:,}: "
+            f"set it to at least {widest.memory_bytes + BASE_BYTES:,}",
+            limit="run.memory",
+            need=widest.memory_bytes + BASE_BYTES,
+            have=memory_bytes,
+        )
+    return max(1, min(threads, room // max(1, widest.memory_bytes)))
+
+
+def _cut(steps: Sequence[Step], layout: Layout) -> list[Task]:
+    tasks: list[Task] = []
+    pieces: list[Piece] = []
+    filled = 0
+    current = 0
+
+    def close() -> None:
+        nonlocal pieces, filled
+        if pieces:
+            memory = max(p.step.memory_bytes for p in pieces)
+            key = f"task-{len(tasks):06d}"
+            tasks.append(Task(key, current, "", tuple(pieces), filled, memory))
+        pieces, filled = [], 0
+
+    for number in layout.order:
+        step, file = steps[number], layout.places[number][0]
+        if file != current:
+            close()
+            current = file
+        for start, stop in _ranges(step):
+            nbytes = _out_bytes(step, start, stop)
+            if filled and filled + nbytes > TASK_BYTES:
+                close()
+            pieces.append(Piece(step, start, stop))
+            filled += nbytes
+    close()
+    return tasks
+
+
+def _ranges(step: Step) -> list[tuple[int, int]]:
+    """Cut a tensor where a task must end; cuts fall on batch boundaries."""
+    units = step.tensor.units
+    if not step.tensor.elems:
+        return []
+    per_batch = max(1, step.batch_units * step.tensor.unit_elems * step.itemsize)
+    stride = step.batch_units * max(1, TASK_BYTES // per_batch)
+    return [(start, min(start + stride, units)) for start in range(0, units, stride)]
+
+
+def _out_bytes(step: Step, start: int, stop: int) -> int:
+    elems = min(stop * step.tensor.unit_elems, step.tensor.elems) - start * step.tensor.unit_elems
+    return elems * step.itemsize
+
+
+def explain(plan: Plan) -> str:
+    """A page for `--dry-run`: what would be read, decoded and written, and what it takes."""
+    model, layout = plan.model, plan.layout
+    schemes: dict[str, int] = {}
+    for tensor in model.tensors:
+        schemes[tensor.scheme] = schemes.get(tensor.scheme, 0) + 1
+    read = sum(t.stored_bytes for t in model.tensors)
+    lines = [
+        f"input    {model.path}  ({model.container}, {len(model.files)} file(s))",
+        "tensors  "
+        + f"{len(model.tensors)}: "
+        + ", ".join(f"{count} {name}" for name, count in sorted(schemes.items())),
+        f"read     {read:,} bytes",
+        f"write    {plan.out_bytes:,} bytes, {plan.spec.format}, {len(layout.files)} file(s)",
+    ]
+    lines += [f"         {file.path}  {file.nbytes:,} bytes" for file in layout.files]
+    lines += [
+        f"tasks    {len(plan.tasks)} of up to {TASK_BYTES // MiB} MiB of output, "
+        f"windows of about {WINDOW_BYTES // MiB} MiB",
+        f"memory   {plan.memory_bytes / MiB:.0f} MiB projected for {plan.threads} thread(s)",
+    ]
+    for dropped in model.dropped:
+        lines.append(f"dropped  {dropped.stored.name} ({dropped.why})")
+    return "\n".join(lines)
+
+
+__all__ = ["Piece", "Plan", "Spec", "Step", "Task", "WRITERS", "explain", "make_plan"]
