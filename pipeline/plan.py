@@ -48,7 +48,7 @@ class Step:
     tensor: Tensor
     dtype: str  # of the output, safetensors name
     itemsize: int
-    slot: Slot
+    slot: Slot | None
     window_units: int
     batch_units: int
     memory_bytes: int  # buffers and parameters of one task
@@ -101,7 +101,9 @@ def make_plan(model: Model, spec: Spec, *, memory_bytes: int, threads: int) -> P
     tensors = [_with_encoding(t, _out_dtype(t, spec)) for t in model.tensors]
     items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
     layout = writer(spec.format).layout(items, Path(spec.path), spec.max_shard_bytes)
-    steps = [_step(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)]
+    steps = [
+        step_for(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)
+    ]
     room = memory_bytes - BASE_BYTES
     threads = _fit(steps, room, memory_bytes, threads)
     tasks = _cut(steps, layout)
@@ -133,7 +135,8 @@ def _with_encoding(tensor: Tensor, dtype: str) -> Tensor:
     return replace(tensor, encoding=encoding, out_dtype=dtype)
 
 
-def _step(tensor: Tensor, slot: Slot) -> Step:
+def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
+    """The window sizes of one tensor; without a slot, for values that stay in memory."""
     itemsize = DTYPES[tensor.out_dtype].bits // 8
     unit_bytes = tensor.unit_elems * itemsize
     multiple = tensor.unit_multiple

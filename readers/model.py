@@ -155,7 +155,7 @@ def _merge(containers: Sequence[Container]) -> Container:
 
 
 def _read_configs(folder: Path, limits: Limits) -> dict[str, Mapping[str, Any]]:
-    found = {}
+    found: dict[str, Mapping[str, Any]] = {}
     for name in CONFIGS:
         path = folder / name
         if path.is_file():

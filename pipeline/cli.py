@@ -1,0 +1,243 @@
+"""The command line: `amn`, also installed as `anamnesis`.
+
+Errors are one line on stderr, `error: KIND: message`, with the exit codes of
+`anamnesis.errors`; `--debug` shows the traceback. Everything heavy is imported by the command
+that needs it, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anamnesis import __version__
+from anamnesis.errors import AnamnesisError, UsageError
+
+if TYPE_CHECKING:
+    from anamnesis.pipeline.jobs import Summary
+
+FORMATS = ("safetensors", "arrow")
+_ALIASES = {"info": "inspect", "dequantize": "remember"}
+
+
+class _Group(click.Group):
+    """Commands with aliases, listed once."""
+
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, _ALIASES.get(name, name))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="amn")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Quantised weights in, full precision out."""
+
+
+_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_unit = click.option(
+    "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
+)
+
+
+@cli.command("inspect")
+@click.argument("path")
+@_json
+@_unit
+def inspect_command(path: str, as_json: bool, assume_unit_scale: bool) -> None:
+    """Say what PATH holds, from its headers alone (alias: info)."""
+    from anamnesis.pipeline.api import inspect
+
+    found = inspect(path, assume_unit_scale=assume_unit_scale)
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        from anamnesis.pipeline.tables import print_report
+
+        print_report(found)
+
+
+@cli.command("parse")
+@click.argument("path")
+@_json
+@_unit
+def parse_command(path: str, as_json: bool, assume_unit_scale: bool) -> None:
+    """Like inspect, with one entry a tensor."""
+    from anamnesis.pipeline.api import inspect
+
+    found = inspect(path, assume_unit_scale=assume_unit_scale)
+    if as_json:
+        _print_json(found.to_dict(entries=True))
+    else:
+        from anamnesis.pipeline.tables import print_report
+
+        print_report(found, entries=True)
+
+
+def _conversion(command: Any) -> Any:
+    """The options that `remember` and `convert` share."""
+    for option in reversed(
+        [
+            click.option("-o", "--out", required=True, help="A file (by its suffix) or a folder."),
+            click.option(
+                "--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Output dtype."
+            ),
+            click.option(
+                "--rounding",
+                type=click.Choice(["exact", "reference"]),
+                default="exact",
+                help="exact rounds once; reference replays the library's own order.",
+            ),
+            click.option("--threads", default="auto", help="A number, or auto."),
+            click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB."),
+            click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+            _unit,
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@cli.command("remember")
+@click.argument("path")
+@click.option("--to", type=click.Choice(FORMATS), default="safetensors", help="Output format.")
+@_conversion
+def remember_command(path: str, to: str, **settings: Any) -> None:
+    """Recover the precision of PATH (alias: dequantize)."""
+    _convert(path, to, settings)
+
+
+@cli.command("convert")
+@click.argument("path")
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="Output format.")
+@_conversion
+def convert_command(path: str, to: str, **settings: Any) -> None:
+    """Convert PATH to another container, through full precision."""
+    _convert(path, to, settings)
+
+
+def _convert(path: str, to: str, settings: dict[str, Any]) -> None:
+    from anamnesis.pipeline.jobs import job_for, run_job
+    from anamnesis.pipeline.progress import make_progress
+
+    out, threads = settings.pop("out"), settings.pop("threads")
+    threads = int(threads) if threads.isdecimal() else threads
+    job = job_for(path, out, to=to, threads=threads, **settings)
+    _finish(run_job(job, progress=make_progress("auto")))
+
+
+@cli.command("run")
+@click.argument("job", type=click.Path(dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+@click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
+def run_command(job: str, overrides: Sequence[str], scheduler: str | None, dry_run: bool) -> None:
+    """Run the batch job in the YAML file JOB; run it again to resume."""
+    from anamnesis.pipeline.config import load_job
+    from anamnesis.pipeline.jobs import plan_job, run_job
+    from anamnesis.pipeline.plan import explain
+    from anamnesis.pipeline.progress import make_progress
+
+    if scheduler:
+        overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
+    loaded = load_job(job, overrides)
+    if not dry_run:
+        _finish(run_job(loaded, progress=make_progress("auto")))
+        return
+    for _, plan in plan_job(loaded):
+        if isinstance(plan, BaseException):
+            raise plan
+        click.echo(explain(plan))
+
+
+def _finish(summary: Summary) -> None:
+    from anamnesis.pipeline.tables import sentence
+
+    for outcome in summary.outcomes:
+        click.echo(sentence(outcome))
+    for source, error in summary.failures:
+        click.echo(f"failed: {source}: {_line(error)}", err=True)
+    if summary.failures:
+        raise summary.failures[0][1]
+
+
+@cli.command("verify")
+@click.argument("out")
+def verify_command(out: str) -> None:
+    """Compare OUT with the checksums that were recorded when it was written."""
+    from anamnesis.pipeline.api import verify
+
+    counts = verify(out)
+    click.echo(
+        f"{out}: {counts['files']} file(s), {counts['tensors']} tensors, {counts['bytes']:,} "
+        "bytes: as written"
+    )
+
+
+@cli.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of the job file."""
+    from anamnesis.pipeline.config import schema
+
+    _print_json(schema())
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, AnamnesisError):
+        kind, text = error.kind, str(error)
+    elif isinstance(error, click.ClickException):
+        kind, text = "usage", error.format_message()
+    elif isinstance(error, OSError):
+        kind, text = type(error).__name__, _os_message(error)
+    else:
+        kind, text = type(error).__name__, str(error) or "unexpected; --debug shows where"
+    return f"{kind}: {' '.join(text.split())}"
+
+
+def _os_message(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename is not None else text
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, AnamnesisError):
+        return error.exit_code
+    return UsageError.exit_code if isinstance(error, click.UsageError) else 1
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    # `--debug` may stand anywhere; a stopped job cleans up, whoever stops it.
+    arguments = [a for a in arguments if a != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(arguments, prog_name="amn", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("error: interrupted: nothing unfinished was left behind", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: {_line(error)}", err=True)
+        sys.exit(_exit_code(error))

@@ -1,0 +1,47 @@
+"""From a step of the plan to a function that decodes one window after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from anamnesis.errors import AnamnesisError, FormatError
+from anamnesis.kernels import Window, decoder, preparer
+from anamnesis.pipeline.plan import Step
+from anamnesis.readers.batch import BlockReader
+
+OUT = {"BF16": np.uint16, "F32": np.float32, "F16": np.float16}
+
+
+def decode_function(step: Step, reader: BlockReader) -> Callable[[Any, Window], Any]:
+    """A function from a window's raw views to its output values, in reused memory."""
+    tensor = step.tensor
+    if tensor.encoding == "copy":
+        return lambda views, window: views["payload"].reshape(-1)
+    decode = decoder(tensor.encoding)
+    prepare = preparer(tensor.encoding)
+    params = dict(tensor.params)
+    if prepare is not None:
+        try:
+            params = prepare(tensor.params, reader.wholes()[1])
+        except AnamnesisError:
+            raise
+        except ValueError as error:
+            where = tensor.components[0].stored
+            raise FormatError(f"{where.file.path}: tensor {tensor.name!r}: {error}") from error
+    kind = OUT[step.dtype]
+    out = np.empty(step.window_units * tensor.unit_elems, kind)
+    work = np.empty(out.shape, np.float32) if kind is np.float16 else out
+
+    def run(views: Any, window: Window) -> Any:
+        first = window.start * tensor.unit_elems
+        elems = min(window.stop * tensor.unit_elems, tensor.elems) - first
+        decode(views, params, window, work[:elems])
+        if work is not out:
+            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+                out[:elems] = work[:elems]
+        return out[:elems]
+
+    return run

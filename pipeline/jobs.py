@@ -1,0 +1,147 @@
+"""A job: every input to its own output, with one failed input not stopping the others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from anamnesis.errors import UsageError
+from anamnesis.limits import Limits
+from anamnesis.pipeline.config import Job, Settings, job_from
+from anamnesis.pipeline.executors import Options as ExecutorOptions
+from anamnesis.pipeline.plan import Plan, Spec, make_plan
+from anamnesis.pipeline.progress import Progress, make_progress
+from anamnesis.pipeline.run import Outcome, run_plan
+from anamnesis.readers.model import load_model
+from anamnesis.readers.schemes.base import Options
+from anamnesis.writers import WRITERS
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """What a job made, and what failed: `(input, error)`."""
+
+    outcomes: tuple[Outcome, ...]
+    failures: tuple[tuple[str, BaseException], ...] = ()
+
+
+def job_for(
+    path: str,
+    out: str,
+    *,
+    to: str = "safetensors",
+    dtype: str | None = None,
+    rounding: str = "exact",
+    threads: int | str = "auto",
+    memory: int | str | None = None,
+    executor: str = "threads",
+    overwrite: bool = False,
+    assume_unit_scale: bool = False,
+    passthrough: str | None = None,
+    max_shard_size: int | str | None = None,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+) -> Job:
+    """The job of one input, as `remember` and `convert` make it."""
+    output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
+    run: dict[str, Any] = {"threads": threads, "executor": executor}
+    if memory is not None:
+        run["memory"] = memory
+    if max_shard_size is not None:
+        output["max_shard_size"] = max_shard_size
+    return job_from(
+        inputs=[path],
+        output=output,
+        run=run,
+        select={"include": list(include), "exclude": list(exclude)},
+        numbers={
+            "rounding": rounding,
+            "assume_unit_scale": assume_unit_scale,
+            "passthrough": passthrough,
+        },
+    )
+
+
+def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | BaseException]]:
+    """Read every input's headers and plan it; an input that cannot be planned has its error."""
+    settings = job.resolve()
+    limits = limits or settings.limits
+    planned: list[tuple[str, Plan | BaseException]] = []
+    outputs = _outputs(settings)
+    for source, out in zip(settings.inputs, outputs, strict=True):
+        try:
+            planned.append((source, _plan_one(job, settings, source, out, limits)))
+        except Exception as error:
+            if len(settings.inputs) == 1:
+                raise
+            planned.append((source, error))
+    return planned
+
+
+def run_job(job: Job, *, limits: Limits | None = None, progress: Progress | None = None) -> Summary:
+    """Plan and run a job. A job of one input raises its error; others report failures."""
+    settings = job.resolve()
+    outcomes: list[Outcome] = []
+    failures: list[tuple[str, BaseException]] = []
+    progress = progress or make_progress("quiet")
+    for source, plan in plan_job(job, limits):
+        if isinstance(plan, BaseException):
+            failures.append((source, plan))
+            continue
+        options = ExecutorOptions(
+            threads=plan.threads,
+            scheduler=settings.scheduler,
+            in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * (64 << 20)),
+        )
+        try:
+            outcomes.append(
+                run_plan(plan, settings.executor, options, progress, overwrite=settings.overwrite)
+            )
+        except Exception as error:
+            if len(settings.inputs) == 1:
+                raise
+            failures.append((source, error))
+    return Summary(tuple(outcomes), tuple(failures))
+
+
+def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limits) -> Plan:
+    options = Options(settings.assume_unit_scale, settings.rounding)
+    model = load_model(source, options, limits)
+    if settings.include != ("*",) or settings.exclude:
+        model = model.select(settings.include, settings.exclude)
+    spec = Spec(
+        path=out,
+        format=settings.format,
+        dtype=job.output.dtype,
+        passthrough=job.numbers.passthrough,
+        max_shard_bytes=settings.max_shard_bytes,
+    )
+    plan = make_plan(model, spec, memory_bytes=settings.memory_bytes, threads=settings.threads)
+    limits.total(plan.out_bytes, f"{out}: output")
+    return plan
+
+
+def _outputs(settings: Settings) -> list[str]:
+    """One output an input: the path itself, or a folder of its own below it."""
+    if len(settings.inputs) == 1:
+        return [settings.path]
+    base = Path(settings.path)
+    if base.suffix == WRITERS[settings.format].suffix:
+        raise UsageError(
+            f"output.path: {settings.path}: several inputs need a folder, not one file"
+        )
+    names = [_stem(source) for source in settings.inputs]
+    for number, name in enumerate(names):
+        if name in names[:number]:
+            raise UsageError(f"inputs: two of them would be written to {base / name}")
+    return [str(base / name) for name in names]
+
+
+def _stem(source: str) -> str:
+    path = Path(source)
+    name = path.name if path.is_dir() else path.stem
+    if any(c in name for c in "*?["):
+        name = path.parent.name
+    return name or "model"

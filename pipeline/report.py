@@ -1,0 +1,115 @@
+"""What `inspect` and `parse` say of a model, as data and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.model import Model
+
+
+@dataclass(frozen=True, slots=True)
+class SchemeReport:
+    """The tensors of one scheme; `details` holds the settings that were seen (bits, group size)."""
+
+    tensors: int
+    stored_bytes: int
+    details: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """A model by its headers. `bf16_bytes` is its size with every float tensor as BF16."""
+
+    path: str
+    container: str
+    tensors: int
+    stored_tensors: int
+    stored_bytes: int
+    bf16_bytes: int
+    schemes: Mapping[str, SchemeReport]
+    metadata: Mapping[str, Any]
+    entries: tuple[Mapping[str, Any], ...] = ()
+
+    def to_dict(self, *, entries: bool = False) -> dict[str, Any]:
+        """The JSON object that `inspect --json` (with `entries`, `parse --json`) prints."""
+        document: dict[str, Any] = {
+            "path": self.path,
+            "container": self.container,
+            "tensors": self.tensors,
+            "stored_tensors": self.stored_tensors,
+            "stored_bytes": self.stored_bytes,
+            "bf16_bytes": self.bf16_bytes,
+            "schemes": {
+                name: {"tensors": scheme.tensors, "stored_bytes": scheme.stored_bytes}
+                for name, scheme in self.schemes.items()
+            },
+            "metadata": dict(self.metadata),
+        }
+        if entries:
+            document["entries"] = list(self.entries)
+        return document
+
+
+_DETAILS = ("bits", "group_size", "block", "act_order", "dtype")
+
+
+def report(model: Model) -> Report:
+    """Count a model's tensors by scheme."""
+    schemes: dict[str, list[Tensor]] = {}
+    for tensor in model.tensors:
+        schemes.setdefault(tensor.scheme, []).append(tensor)
+    return Report(
+        path=model.path,
+        container=model.container,
+        tensors=len(model.tensors),
+        stored_tensors=len(model.stored),
+        stored_bytes=sum(s.nbytes for s in model.stored.values()),
+        bf16_bytes=sum(_bf16_bytes(t) for t in model.tensors),
+        schemes={name: _scheme(tensors) for name, tensors in sorted(schemes.items())},
+        metadata=model.metadata,
+        entries=tuple(_entry(t) for t in model.tensors),
+    )
+
+
+def _scheme(tensors: list[Tensor]) -> SchemeReport:
+    details: dict[str, tuple[Any, ...]] = {}
+    for key in _DETAILS:
+        values = {_detail(t, key) for t in tensors} - {None}
+        if values:
+            details[key] = tuple(sorted(values, key=str))
+    return SchemeReport(len(tensors), sum(t.stored_bytes for t in tensors), details)
+
+
+def _detail(tensor: Tensor, key: str) -> Any:
+    if key == "dtype":
+        return None if tensor.quantised else tensor.out_dtype
+    value = tensor.params.get(key)
+    return tuple(value) if isinstance(value, list) else value
+
+
+def _bf16_bytes(tensor: Tensor) -> int:
+    if not tensor.quantised and DTYPES[tensor.out_dtype].kind != "float":
+        return tensor.stored_bytes
+    return 2 * tensor.elems
+
+
+def _entry(tensor: Tensor) -> dict[str, Any]:
+    return {
+        "name": tensor.name,
+        "shape": list(tensor.shape),
+        "scheme": tensor.scheme,
+        "out_dtype": tensor.out_dtype,
+        "components": [
+            {
+                "name": c.stored.name,
+                "dtype": c.stored.dtype,
+                "shape": list(c.stored.shape),
+                "nbytes": c.stored.nbytes,
+            }
+            for c in tensor.components
+        ],
+    }

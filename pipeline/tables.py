@@ -1,0 +1,67 @@
+"""Reports as a person reads them."""
+
+from __future__ import annotations
+
+from rich.console import Console
+from rich.table import Table
+
+from anamnesis.pipeline.report import Report, SchemeReport
+from anamnesis.pipeline.run import Outcome
+
+
+def size(nbytes: int) -> str:
+    """Bytes in the unit that keeps three digits."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"
+
+
+def print_report(found: Report, *, entries: bool = False) -> None:
+    """A model's schemes as a table, and with `entries` its tensors as another."""
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        f"[bold]{found.path}[/bold]: {found.container}, {found.tensors} tensors "
+        f"({found.stored_tensors} stored), {size(found.stored_bytes)} -> "
+        f"{size(found.bf16_bytes)} as BF16",
+        markup=True,
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("scheme", "left"), ("tensors", "right"), ("stored", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("details")
+    for name, scheme in found.schemes.items():
+        table.add_row(name, str(scheme.tensors), size(scheme.stored_bytes), _details(scheme))
+    console.print(table)
+    if entries:
+        console.print(_entries(found))
+
+
+def _entries(found: Report) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("tensor", "shape", "scheme", "out", "components"):
+        table.add_column(name, overflow="fold")
+    for entry in found.entries:
+        components = ", ".join(f"{c['dtype']} {c['shape']}" for c in entry["components"])
+        table.add_row(
+            entry["name"], str(entry["shape"]), entry["scheme"], entry["out_dtype"], components
+        )
+    return table
+
+
+def _details(scheme: SchemeReport) -> str:
+    return ", ".join(
+        f"{key} {'/'.join(str(v) for v in values)}" for key, values in scheme.details.items()
+    )
+
+
+def sentence(outcome: Outcome) -> str:
+    """One line on what a run made."""
+    rate = outcome.out_bytes / max(outcome.seconds, 1e-9) / 1e9
+    files = f"{len(outcome.files)} files" if len(outcome.files) > 1 else "1 file"
+    return (
+        f"{outcome.path}: {outcome.tensors} tensors, {files}, {size(outcome.out_bytes)} "
+        f"in {outcome.seconds:.2f} s ({rate:.2f} GB/s)"
+    )
