@@ -16,11 +16,17 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
-from llvmlite import ir
-from numba.core import types
-from numba.extending import intrinsic, overload
+from llvmlite import ir as ir
+from numba.core import types as types
+from numba.extending import intrinsic as intrinsic
+from numba.extending import lower_builtin as lower_builtin
+from numba.extending import models as models
+from numba.extending import overload
+from numba.extending import register_model as register_model
+from numba.extending import type_callable as type_callable
 
 F = TypeVar("F", bound=Callable[..., Any])
+DISABLED = bool(numba.config.DISABLE_JIT)
 
 
 def _cache_folder() -> str | None:
@@ -67,7 +73,7 @@ def inline(function: F) -> F:
     return helper
 
 
-if numba.config.DISABLE_JIT:
+if DISABLED:
 
     def as_f32(bits: Any) -> Any:
         return np.uint32(int(bits) & 0xFFFFFFFF).view(np.float32)
