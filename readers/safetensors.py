@@ -58,9 +58,7 @@ def open_safetensors(path: str, limits: Limits) -> Container:
 def _read_header(file: LocalFile, limits: Limits) -> bytearray:
     path, size = file.path, file.size
     if size < LENGTH_BYTES:
-        raise FormatError(
-            f"{path}: has {size} bytes; the header's length alone takes {LENGTH_BYTES}"
-        )
+        raise FormatError(f"{path}: has {size} bytes, fewer than the header length takes")
     head = file.read(0, min(size, HEAD_BYTES))
     nbytes = int.from_bytes(head[:LENGTH_BYTES], "little")
     if head[LENGTH_BYTES : LENGTH_BYTES + 1] != b"{":

@@ -1,0 +1,152 @@
+"""GGUF: key/values and tensors of ggml's block types; one model may be split over many files.
+
+Layout: `gguf_fields`; the rules for the data are those of gguf_init_from_file in
+https://github.com/ggml-org/llama.cpp/blob/master/ggml/src/gguf.cpp: offsets are multiples of the
+alignment, and tensors lie one after the other, each padded to it. A gap would mean that a
+tensor is larger than its type and shape say, as it is when a fork gave a type's number to
+another layout, so it is refused too.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from typing import NamedTuple
+
+from anamnesis.errors import FormatError
+from anamnesis.limits import Limits
+from anamnesis.readers.base import Container, FileId, Stored
+from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
+from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
+from anamnesis.readers.gguf_types import Q2_0, GgmlType, ggml_type, q2_0_group_128
+from anamnesis.readers.source import LocalFile
+
+ELEMS_LIMIT = 1 << 63
+
+
+def open_gguf(path: str, limits: Limits) -> Container:
+    """Parse the header of a GGUF file, or of all parts when `path` is one part of a split model.
+
+    Stored tensors come in the order of their bytes, part after part. Metadata is the key/values
+    of the first part, long arrays as `{"type", "count"}`. No payload is read. Raises
+    FormatError, UnsupportedError (big-endian, v1, types not read), LimitError, OSError.
+    """
+    given = _open_part(path, limits)
+    paths = part_paths(path, given.header.metadata, limits)
+    if len(paths) == 1:
+        return Container("gguf", (given.file,), given.stored, given.header.metadata)
+    parts: list[_Part] = []
+    merged: dict[str, Stored] = {}
+    for number, name in enumerate(paths):
+        same = os.path.basename(name) == os.path.basename(path)
+        part = given if same else _open_part(name, limits)
+        check_part(name, number, len(paths), part.header.metadata)
+        for twice in part.stored.keys() & merged.keys():
+            raise FormatError(f"{name}: tensor {twice!r:.200} is also in {merged[twice].file.path}")
+        merged.update(part.stored)
+        limits.items(len(merged), f"{path}: tensors in all parts")
+        parts.append(part)
+    metadata = parts[0].header.metadata
+    check_total(paths[0], len(merged), metadata)
+    return Container("gguf", tuple(part.file for part in parts), merged, metadata)
+
+
+class _Part(NamedTuple):
+    header: Header
+    file: FileId
+    stored: dict[str, Stored]
+
+
+def _open_part(path: str, limits: Limits) -> _Part:
+    with LocalFile(path) as file:
+        header = read_header(file, limits)
+        return _Part(header, file.id, _spans(file.id, header))
+
+
+def _spans(file: FileId, header: Header) -> dict[str, Stored]:
+    """The tensors in the order of their bytes; each byte of the data belongs to one of them."""
+    # Those without elements share their offset with the next one, so they go before it.
+    tensors = sorted(header.tensors, key=lambda info: (info.offset, 0 not in info.dims))
+    types = [ggml_type(t.type_id, f"{file.path}: tensor {t.name!r:.200}") for t in tensors]
+    _settle_q2_0(file, header, tensors, types)
+    spans: dict[str, Stored] = {}
+    end = padded = 0
+    previous = ""
+    for info, kind in zip(tensors, types, strict=True):
+        where = f"{file.path}: tensor {info.name!r:.200}"
+        if info.name in spans:
+            raise FormatError(f"{where}: is listed twice")
+        nbytes = _nbytes(where, info.dims, kind)
+        start = header.data_start + info.offset
+        if info.offset % header.alignment:
+            raise FormatError(
+                f"{where}: offset {info.offset:,} is no multiple of the alignment, "
+                f"{header.alignment:,}"
+            )
+        if start + nbytes > file.size and (nbytes or info.offset > padded):
+            raise FormatError(
+                f"{where}: its {nbytes:,} bytes from byte {start:,} go past the end of the file "
+                f"at {file.size:,}"
+            )
+        if info.offset < end and nbytes:
+            raise FormatError(
+                f"{where}: offset {info.offset:,} overlaps {previous!r:.200}, which ends at {end:,}"
+            )
+        if nbytes and info.offset != padded:
+            raise FormatError(
+                f"{where}: offset {info.offset:,} leaves a gap: {previous!r:.200} ends at {end:,} "
+                f"and the next tensor belongs at {padded:,}"
+            )
+        if nbytes:
+            end = info.offset + nbytes
+            padded = -(-end // header.alignment) * header.alignment
+            previous = info.name
+        spans[info.name] = Stored(info.name, kind.name, info.dims[::-1], file, start, nbytes)
+    return spans
+
+
+def _nbytes(where: str, dims: tuple[int, ...], kind: GgmlType) -> int:
+    row = dims[0] if dims else 1
+    if row % kind.block_elems:
+        raise FormatError(
+            f"{where}: dimension 0 is {row:,}, no multiple of the {kind.block_elems} elements in a "
+            f"block of {kind.name}"
+        )
+    # Dimensions beside a zero must be possible too.
+    if math.prod(d or 1 for d in dims) >= ELEMS_LIMIT:
+        raise FormatError(f"{where}: dimensions {list(dims)}: 2^63 elements or more")
+    return math.prod(dims) // kind.block_elems * kind.block_bytes
+
+
+def _settle_q2_0(
+    file: FileId, header: Header, tensors: list[TensorInfo], types: list[GgmlType]
+) -> None:
+    """Tell the two layouts of type 42 apart by the room that the tensors have.
+
+    llama.cpp's Q2_0 has groups of 64; files of PrismML from before it use the same number for
+    groups of 128. Where both fit (padding can hide the difference of a few bytes), the published
+    layout is meant.
+    """
+    group_128 = q2_0_group_128()
+    indices = [i for i, kind in enumerate(types) if kind.name == Q2_0]
+    if not indices or group_128 is None:
+        return
+    fitting = {types[indices[0]], group_128}
+    data_bytes = max(0, file.size - header.data_start)
+    for i in indices:
+        info = tensors[i]
+        last = i + 1 == len(tensors)
+        room = (data_bytes if last else tensors[i + 1].offset) - info.offset
+        fitting = {k for k in fitting if _fits(info.dims, k, room, header.alignment, last)}
+    if fitting == {group_128}:
+        for i in indices:
+            types[i] = group_128
+
+
+def _fits(dims: tuple[int, ...], kind: GgmlType, room: int, alignment: int, last: bool) -> bool:
+    if (dims[0] if dims else 1) % kind.block_elems:
+        return False
+    nbytes = math.prod(dims) // kind.block_elems * kind.block_bytes
+    padded = -(-nbytes // alignment) * alignment
+    # Behind the last tensor there may be no padding, or other bytes.
+    return nbytes <= room if last else room == padded

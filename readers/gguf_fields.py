@@ -1,0 +1,216 @@
+"""The header of a GGUF file, field by field, in chunks that follow the header and stop with it.
+
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian:
+
+    magic "GGUF", version u32, tensor count u64, key/value count u64
+    key/value     key string, value type u32, value; an array is item type u32, count u64, items
+    tensor        name string, dimension count u32, dimensions u64 (fastest first), ggml type u32,
+                  offset u64 (from the start of the data, a multiple of `general.alignment`)
+    string        length u64, bytes in UTF-8, no NUL at the end
+
+Every length is held against the bytes that are left before anything is read or made for it.
+Arrays of a vocabulary's size are walked over, not kept.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.limits import (
+    GGUF_ALIGNMENT,
+    GGUF_ARRAY_ITEMS,
+    GGUF_ITEMS,
+    Limits,
+    MiB,
+)
+from anamnesis.readers.gguf_cursor import Cursor
+from anamnesis.readers.impostors import HEAD_BYTES, recognise
+from anamnesis.readers.source import LocalFile
+
+MAGIC = b"GGUF"
+VERSIONS = (2, 3)
+MAX_DIMENSIONS = 4
+DEFAULT_ALIGNMENT = 32
+METADATA_BYTES = 100 * MiB  # of strings and lists kept
+KEPT_NUMBERS = 1024  # longer arrays are summed up as their type and count
+KEPT_STRINGS = 64
+
+_KEY_VALUE_BYTES = 8 + 1 + 4 + 1  # the least that an entry can take
+_TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
+_COUNTS = struct.Struct("<QQ")
+_TYPE_AND_OFFSET = struct.Struct("<IQ")
+_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
+
+
+class _Number(NamedTuple):
+    name: str
+    code: str  # of struct
+    nbytes: int
+
+
+_NUMBERS: dict[int, _Number] = {
+    0: _Number("uint8", "B", 1),
+    1: _Number("int8", "b", 1),
+    2: _Number("uint16", "H", 2),
+    3: _Number("int16", "h", 2),
+    4: _Number("uint32", "I", 4),
+    5: _Number("int32", "i", 4),
+    6: _Number("float32", "f", 4),
+    7: _Number("bool", "B", 1),
+    10: _Number("uint64", "Q", 8),
+    11: _Number("int64", "q", 8),
+    12: _Number("float64", "d", 8),
+}
+
+
+class TensorInfo(NamedTuple):
+    """A tensor as the header lists it; `dims` are fastest first, `offset` is within the data."""
+
+    name: str
+    dims: tuple[int, ...]
+    type_id: int
+    offset: int
+
+
+class Header(NamedTuple):
+    """What a header says, and where the data starts (the header's end, aligned)."""
+
+    metadata: dict[str, Any]
+    tensors: list[TensorInfo]
+    alignment: int
+    data_start: int
+
+
+def read_header(file: LocalFile, limits: Limits) -> Header:
+    """Parse the header of an open file; raises FormatError, UnsupportedError, LimitError."""
+    cursor = Cursor(file)
+    _check_magic(cursor)
+    n_tensors, n_key_values = _COUNTS.unpack(cursor.take(16, "tensor and key/value counts"))
+    for count, least, what in (
+        (n_tensors, _TENSOR_BYTES, "tensor count (bytes 8..15)"),
+        (n_key_values, _KEY_VALUE_BYTES, "key/value count (bytes 16..23)"),
+    ):
+        if count * least > cursor.left:
+            raise cursor.error(what, f"{count:,} entries cannot fit in {cursor.left:,} bytes")
+        limits.items(count, f"{file.path}: {what}", GGUF_ITEMS)
+    metadata = _key_values(cursor, n_key_values, limits)
+    alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
+    tensors = _tensors(cursor, n_tensors)
+    return Header(metadata, tensors, alignment, -(-cursor.at // alignment) * alignment)
+
+
+def _check_magic(cursor: Cursor) -> None:
+    file = cursor.file
+    head = file.read(0, min(file.size, HEAD_BYTES))
+    if head[:4] != MAGIC:
+        other = recognise(file.path, head, "safetensors and GGUF")
+        raise other or FormatError(
+            f"{file.path}: magic (bytes 0..3): must be {MAGIC!r}, found {head[:4]!r}"
+        )
+    cursor.skip(4, "magic")
+    version = cursor.u32("version (bytes 4..7)")
+    if version in VERSIONS:
+        return
+    swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
+    known = "versions 2 and 3, little-endian, are read"
+    if swapped in (1, *VERSIONS):
+        raise UnsupportedError(f"{file.path}: is a big-endian GGUF v{swapped} file; {known}")
+    if version == 1:
+        raise UnsupportedError(f"{file.path}: is GGUF v1, with 32-bit counts; {known}")
+    raise FormatError(f"{file.path}: version (bytes 4..7): {version:,}; {known}")
+
+
+def _key_values(cursor: Cursor, count: int, limits: Limits) -> dict[str, Any]:
+    metadata: dict[str, Any] = {}
+    kept_bytes = 0
+    for index in range(count):
+        key = cursor.name(f"key {index:,}")
+        if key in metadata:
+            raise cursor.error(f"key {key!r:.200}", "is given twice")
+        what = f"value of {key!r:.200}"
+        type_id = cursor.u32(what)
+        value: Any
+        if key == "general.alignment":
+            value = _alignment(cursor, type_id, limits)
+        elif type_id == _ARRAY:
+            value = _array(cursor, what, limits)
+        else:
+            value = _value(cursor, type_id, what, limits)
+        if isinstance(value, (str, list)):
+            kept_bytes += _kept_bytes(value)
+            limits.alloc(kept_bytes, f"{cursor.file.path}: key/values", METADATA_BYTES)
+        metadata[key] = value
+    return metadata
+
+
+def _kept_bytes(value: str | list[Any]) -> int:
+    if isinstance(value, str):
+        return len(value)
+    return sum(len(item) if isinstance(item, str) else 32 for item in value)
+
+
+def _alignment(cursor: Cursor, type_id: int, limits: Limits) -> int:
+    what = "value of 'general.alignment'"
+    if type_id != _UINT32:
+        raise cursor.error(what, f"value type {type_id}; it must be uint32 ({_UINT32})")
+    alignment = cursor.u32(what)
+    if alignment == 0 or alignment & (alignment - 1):
+        raise cursor.error(what, f"{alignment:,} is no power of two")
+    limits.alloc(alignment, f"{cursor.file.path}: {what}", GGUF_ALIGNMENT)
+    return alignment
+
+
+def _value(cursor: Cursor, type_id: int, what: str, limits: Limits) -> Any:
+    if type_id == _STRING:
+        return cursor.string(what, limits)
+    row = _NUMBERS.get(type_id)
+    if row is None:
+        raise cursor.error(what, f"value type {type_id:,} is none of 0 to 12")
+    value = struct.unpack("<" + row.code, cursor.take(row.nbytes, what))[0]
+    if type_id == _BOOL:
+        if value > 1:
+            raise cursor.error(what, f"{value} is no bool; 0 and 1 are")
+        return bool(value)
+    return value
+
+
+def _array(cursor: Cursor, what: str, limits: Limits) -> Any:
+    """A short array as a list, a long one as `{"type": item type, "count": items}`."""
+    type_id = cursor.u32(what)
+    count = cursor.u64(what)
+    row = _NUMBERS.get(type_id)
+    if row is None and type_id != _STRING:
+        why = "are not read" if type_id == _ARRAY else "do not exist"
+        raise cursor.error(what, f"arrays of value type {type_id:,} {why}")
+    least = row.nbytes if row else 8
+    if count * least > cursor.left:
+        raise cursor.error(what, f"{count:,} items cannot fit in {cursor.left:,} bytes")
+    limits.items(count, f"{cursor.file.path}: {what}: array", GGUF_ARRAY_ITEMS)
+    if row is None:
+        if count <= KEPT_STRINGS:
+            return [cursor.string(what, limits) for _ in range(count)]
+        cursor.skip_strings(count, what)
+        return {"type": "string", "count": count}
+    if count <= KEPT_NUMBERS:
+        values = struct.unpack(f"<{count}{row.code}", cursor.take(count * row.nbytes, what))
+        return list(map(bool, values)) if type_id == _BOOL else list(values)
+    cursor.skip(count * row.nbytes, what)
+    return {"type": row.name, "count": count}
+
+
+def _tensors(cursor: Cursor, count: int) -> list[TensorInfo]:
+    tensors = []
+    for index in range(count):
+        name = cursor.name(f"name of tensor {index:,}")
+        what = f"tensor {name!r:.200}"
+        n_dims = cursor.u32(what)
+        if n_dims > MAX_DIMENSIONS:
+            raise cursor.error(
+                what, f"dimension count {n_dims:,}; at most {MAX_DIMENSIONS} are allowed"
+            )
+        dims = struct.unpack(f"<{n_dims}Q", cursor.take(8 * n_dims, what))
+        type_id, offset = _TYPE_AND_OFFSET.unpack(cursor.take(12, what))
+        tensors.append(TensorInfo(name, dims, type_id, offset))
+    return tensors

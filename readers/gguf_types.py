@@ -1,0 +1,139 @@
+"""ggml's tensor types as GGUF numbers them: block geometry, and names for those not read.
+
+Numbers and names: https://github.com/ggml-org/ggml/blob/master/include/ggml.h, `enum ggml_type`.
+Geometry of the quantised types comes from the table of encodings, so a new row there is enough.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.kernels import ENCODINGS
+from anamnesis.readers.dtypes import DTYPES
+
+Q2_0, Q2_0_G128 = "Q2_0", "Q2_0_G128"
+
+
+class GgmlType(NamedTuple):
+    """`block_elems` consecutive elements of a row take `block_bytes` bytes."""
+
+    name: str
+    block_elems: int
+    block_bytes: int
+
+
+def encoding_of(dtype: str) -> str:
+    """The name that the table of encodings has for a quantised type: Q4_K is `gguf-q4-k`."""
+    return "gguf-" + dtype.lower().replace("_", "-")
+
+
+_PLAIN = {
+    0: "F32",
+    1: "F16",
+    24: "I8",
+    25: "I16",
+    26: "I32",
+    27: "I64",
+    28: "F64",
+    30: "BF16",
+}
+
+_QUANTISED = {
+    2: "Q4_0",
+    3: "Q4_1",
+    6: "Q5_0",
+    7: "Q5_1",
+    8: "Q8_0",
+    10: "Q2_K",
+    11: "Q3_K",
+    12: "Q4_K",
+    13: "Q5_K",
+    14: "Q6_K",
+    16: "IQ2_XXS",
+    17: "IQ2_XS",
+    18: "IQ3_XXS",
+    19: "IQ1_S",
+    20: "IQ4_NL",
+    21: "IQ3_S",
+    22: "IQ2_S",
+    23: "IQ4_XS",
+    29: "IQ1_M",
+    34: "TQ1_0",
+    35: "TQ2_0",
+    39: "MXFP4",
+    40: "NVFP4",
+    41: "Q1_0",
+    42: Q2_0,
+}
+
+_REFUSED = {
+    4: "Q4_2, removed from ggml",
+    5: "Q4_3, removed from ggml",
+    9: "Q8_1, a type of activations that is never stored",
+    15: "Q8_K, a type of activations that is never stored",
+    31: "Q4_0_4_4, removed from ggml",
+    32: "Q4_0_4_8, removed from ggml",
+    33: "Q4_0_8_8, removed from ggml",
+    36: "IQ4_NL_4_4, removed from ggml, or I2_S of bitnet.cpp",
+    37: "IQ4_NL_4_8, removed from ggml",
+    38: "IQ4_NL_8_8, removed from ggml",
+    142: "PQ2_0 of PrismML, or IQ2_TN of ik_llama.cpp",
+    143: "PTQ1_0 of PrismML, or IQ1_TN of ik_llama.cpp",
+}
+_PRIVATE = range(133, 400)  # ik_llama.cpp's own, the row-interleaved ones from 202
+_PRIVATE_NAMES = {
+    133: "Q6_0",
+    134: "IQ1_BN",
+    135: "IQ2_BN",
+    137: "IQ2_K",
+    138: "IQ3_K",
+    139: "IQ4_K",
+    140: "IQ5_K",
+    141: "IQ6_K",
+    144: "IQ4_KS",
+    145: "IQ2_KS",
+    146: "IQ4_KSS",
+    152: "IQ5_KS",
+    153: "IQ2_KT",
+    154: "IQ3_KT",
+    155: "IQ4_KT",
+    156: "IQ3_KS",
+    157: "IQ2_KL",
+    158: "IQ1_KT",
+}
+
+
+def _table() -> dict[int, GgmlType]:
+    table = {i: GgmlType(name, 1, DTYPES[name].bits // 8) for i, name in _PLAIN.items()}
+    for type_id, name in _QUANTISED.items():
+        row = ENCODINGS.get(encoding_of(name))
+        if row is not None and row.ggml_type == type_id:
+            table[type_id] = GgmlType(name, row.block_elems, row.block_bytes)
+    return table
+
+
+GGML_TYPES: dict[int, GgmlType] = _table()
+
+
+def ggml_type(type_id: int, where: str) -> GgmlType:
+    """The type of that number; `where` names file and tensor in errors.
+
+    Raises UnsupportedError for a type that ggml or a fork has, FormatError for any other number.
+    """
+    row = GGML_TYPES.get(type_id)
+    if row is not None:
+        return row
+    name = _REFUSED.get(type_id) or _QUANTISED.get(type_id)
+    if name is None and type_id in _PRIVATE:
+        name = f"{_PRIVATE_NAMES.get(type_id, 'a type')} of ik_llama.cpp"
+    if name is None:
+        raise FormatError(f"{where}: type {type_id:,} is none that ggml has")
+    readable = ", ".join(sorted(t.name for t in GGML_TYPES.values()))
+    raise UnsupportedError(f"{where}: type {type_id} ({name}) is not read; these are: {readable}")
+
+
+def q2_0_group_128() -> GgmlType | None:
+    """The early Q2_0 of PrismML: same number, but 128 elements in 34 bytes; None without a row."""
+    row = ENCODINGS.get(encoding_of(Q2_0_G128))
+    return None if row is None else GgmlType(Q2_0_G128, row.block_elems, row.block_bytes)
