@@ -30,5 +30,5 @@ WRITERS: dict[str, Writer] = {
 
 def writer(name: str) -> WriterModule:
     """The module of an output format, imported on first use."""
-    module: WriterModule = import_module(f"anamnesis.writers.{WRITERS[name].module}")  # type: ignore[assignment]
+    module: WriterModule = import_module(f"anamnesis.writers.{WRITERS[name].module}")
     return module

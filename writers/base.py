@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
+
+from anamnesis.errors import IntegrityError
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +43,10 @@ class Slot(Protocol):
         """Where the values of elements `[start, stop)` lie: `(offset, nbytes)` in order."""
         ...
 
+    def heads(self) -> Iterator[tuple[int, bytes]]:
+        """The bytes that windows bring besides their values: `(offset, bytes)`."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class OutFile:
@@ -48,6 +55,7 @@ class OutFile:
     path: str
     nbytes: int
     fixed: tuple[tuple[int, bytes], ...]  # (offset, bytes): header, footer
+    slots: tuple[Slot, ...] = ()  # of its tensors, in file order
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,12 +88,33 @@ class WriterModule(Protocol):
         ...
 
 
+def as_bytes(data: Any) -> memoryview:
+    """A contiguous buffer as bytes; `memoryview.cast` refuses arrays without elements."""
+    view = memoryview(data)
+    return view.cast("B") if view.nbytes else memoryview(b"")
+
+
 def write_all(fd: int, data: Any, offset: int) -> None:
     """`pwrite` all of a contiguous buffer, however many calls it takes."""
-    view = memoryview(data).cast("B")
+    view = as_bytes(data)
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
+
+
+def check_known(path: Path, expected: OutFile) -> None:
+    """IntegrityError unless a file has its size and every byte that was known beforehand."""
+    size = path.stat().st_size
+    if size != expected.nbytes:
+        raise IntegrityError(f"{path}: {size:,} bytes were written, {expected.nbytes:,} laid out")
+    heads = (head for slot in expected.slots for head in slot.heads())
+    with path.open("rb", buffering=0) as file:
+        for offset, data in chain(expected.fixed, heads):
+            if os.pread(file.fileno(), len(data), offset) != data:
+                raise IntegrityError(
+                    f"{path}: the {len(data):,} bytes from byte {offset:,} on are not the header "
+                    "that was laid out"
+                )
 
 
 def shard_groups(sizes: Sequence[int], order: Sequence[int], max_bytes: int) -> list[list[int]]:

@@ -24,8 +24,8 @@ class PartFile:
         """Create the `.part`, reserve its space and write the bytes known beforehand."""
         self.out = out
         self.final = Path(out.path)
-        if os.path.lexists(self.final) and not overwrite:
-            raise UsageError(f"{self.final}: exists already; pass --overwrite to replace it")
+        self._overwrite = overwrite
+        self._check_final()
         self.part = self.final.with_name(f".{self.final.name}.{secrets.token_hex(4)}.part")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._fd = os.open(self.part, flags, 0o666)
@@ -38,11 +38,16 @@ class PartFile:
             raise
 
     def commit(self, module: WriterModule) -> None:
-        """Sync, check and rename; on any error the final name is untouched."""
+        """Sync, check and rename.
+
+        On any error the final name is untouched; but for one in the sync of the folder, after
+        which the final name stands for the complete file.
+        """
         try:
             os.fsync(self._fd)
             self._close()
             module.check(self.part, self.out)
+            self._check_final()
             self.part.rename(self.final)
             sync_folder(self.final.parent)
         except BaseException:
@@ -51,14 +56,24 @@ class PartFile:
 
     def discard(self) -> None:
         """Remove what was written; a second call does nothing."""
-        self._close()
-        with contextlib.suppress(FileNotFoundError):
-            self.part.unlink()
+        try:
+            self._close()
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                self.part.unlink()
+
+    def _check_final(self) -> None:
+        if not os.path.lexists(self.final):
+            return
+        if not self._overwrite:
+            raise UsageError(f"{self.final}: exists already; pass --overwrite to replace it")
+        if self.final.is_dir() and not self.final.is_symlink():
+            raise UsageError(f"{self.final}: is a folder; an output file cannot replace it")
 
     def _close(self) -> None:
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+        fd, self._fd = self._fd, -1  # a close that fails has closed all the same
+        if fd >= 0:
+            os.close(fd)
 
 
 def write_small(path: Path, data: bytes) -> None:

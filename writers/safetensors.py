@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anamnesis.errors import FormatError, IntegrityError
+from anamnesis.errors import FormatError, LimitError
+from anamnesis.limits import SAFETENSORS_HEADER_BYTES
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.writers.base import Item, Layout, OutFile, Slot, shard_groups, write_all
+from anamnesis.writers.base import Item, Layout, OutFile, Slot, check_known, shard_groups, write_all
 
 SUFFIX = ".safetensors"
 _METADATA = {"format": "pt"}  # transformers refuses to load a file without it
@@ -27,15 +28,19 @@ class RawSlot:
     """Values at `offset`, element after element."""
 
     offset: int
-    itemsize: int
+    bits: int  # an element; packed formats have less than a byte
 
     def write(self, fd: int, start: int, values: Any) -> None:
-        """Store `values` as the elements from `start` on."""
-        write_all(fd, values, self.offset + start * self.itemsize)
+        """Store `values` as the elements from `start` on, a whole number of bytes."""
+        write_all(fd, values, self.offset + start * self.bits // 8)
 
     def ranges(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
         """Where the values of elements `[start, stop)` lie."""
-        yield self.offset + start * self.itemsize, (stop - start) * self.itemsize
+        yield self.offset + start * self.bits // 8, (stop - start) * self.bits // 8
+
+    def heads(self) -> Iterator[tuple[int, bytes]]:
+        """Nothing lies between the values."""
+        return iter(())
 
 
 def layout(items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:
@@ -51,16 +56,16 @@ def layout(items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:
         groups = shard_groups(sizes, range(len(items)), max_shard_bytes)
         groups = [_aligned(items, group) for group in groups]
         paths = [path / _shard_name(i, len(groups)) for i in range(len(groups))]
-    places: list[tuple[int, Slot]] = [(0, RawSlot(0, 1))] * len(items)
+    places: list[tuple[int, Slot]] = [(0, RawSlot(0, 8))] * len(items)
     files = []
     for number, (group, name) in enumerate(zip(groups, paths, strict=True)):
         header = _header([(items[i], sizes[i]) for i in group])
         offset = len(header)
         for i in group:
-            places[i] = (number, RawSlot(offset, DTYPES[items[i].dtype].bits // 8))
+            places[i] = (number, RawSlot(offset, DTYPES[items[i].dtype].bits))
             offset += sizes[i]
         files.append(OutFile(str(name), offset, ((0, header),)))
-    extras = ()
+    extras: tuple[tuple[str, bytes], ...] = ()
     if len(files) > 1:
         index = _index(items, groups, paths, sum(sizes))
         extras = ((str(path / "model.safetensors.index.json"), index),)
@@ -69,14 +74,7 @@ def layout(items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:
 
 def check(path: Path, expected: OutFile) -> None:
     """The size and the header of a written file are what was laid out."""
-    size = path.stat().st_size
-    if size != expected.nbytes:
-        raise IntegrityError(f"{path}: {size:,} bytes were written, {expected.nbytes:,} laid out")
-    with path.open("rb") as file:
-        for offset, data in expected.fixed:
-            file.seek(offset)
-            if file.read(len(data)) != data:
-                raise IntegrityError(f"{path}: the header at byte {offset} is not what was written")
+    check_known(path, expected)
 
 
 def _aligned(items: Sequence[Item], group: Sequence[int]) -> list[int]:
@@ -101,6 +99,15 @@ def _header(entries: Sequence[tuple[Item, int]]) -> bytes:
         offset += nbytes
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
+    if len(text) > SAFETENSORS_HEADER_BYTES:
+        raise LimitError(
+            f"{len(entries):,} tensors need a safetensors header of {len(text):,} bytes, readers "
+            f"refuse more than {SAFETENSORS_HEADER_BYTES:,}; write a folder with a smaller "
+            "max_shard_size",
+            limit="safetensors.header_bytes",
+            need=len(text),
+            have=SAFETENSORS_HEADER_BYTES,
+        )
     return struct.pack("<Q", len(text)) + text
 
 
