@@ -1,0 +1,135 @@
+"""The walls: which room may import what, tables sorted and complete, packaging as it is on disk."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from anamnesis.kernels import ENCODINGS
+from anamnesis.pipeline.executors import EXECUTORS
+from anamnesis.readers import READERS
+from anamnesis.readers.schemes import SCHEMES
+from anamnesis.writers import WRITERS
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("kernels", "pipeline", "readers", "writers")
+MODULES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
+HEAVY = ("dask", "distributed", "numba", "llvmlite", "pyarrow", "numpy", "ml_dtypes", "rich")
+
+
+def imports(path: Path, *, top_level: bool = False) -> set[str]:
+    """Modules that a file imports: everywhere, or where importing it is enough."""
+    tree = ast.parse(path.read_text())
+    nodes = tree.body if top_level else list(ast.walk(tree))
+    found: set[str] = set()
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module)
+            found.update(f"{node.module}.{alias.name}" for alias in node.names)
+    return found
+
+
+def within(found: set[str], *packages: str) -> set[str]:
+    return {m for m in found if any(m == p or m.startswith(p + ".") for p in packages)}
+
+
+def name(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_rooms_import_in_one_direction(path: Path) -> None:
+    found = imports(path)
+    room = path.relative_to(ROOT).parts[0]
+    ours = {m for m in found if m.startswith("anamnesis.")}
+    if room == "kernels":
+        assert not {m for m in ours if not m.startswith("anamnesis.kernels")}
+        assert not within(found, "pyarrow", "dask", "ml_dtypes")
+    if room == "readers":
+        assert not within(found, "anamnesis.pipeline", "anamnesis.writers", "dask")
+        inner = {m for m in ours if m.startswith("anamnesis.kernels.")}
+        table = {"anamnesis.kernels.ENCODINGS", "anamnesis.kernels.Window"}
+        assert inner <= table | {"anamnesis.kernels.Encoding"}
+    if room == "writers":
+        assert not within(found, "anamnesis.pipeline", "anamnesis.kernels", "dask")
+        assert within(ours, "anamnesis.readers") <= {
+            "anamnesis.readers.dtypes",
+            "anamnesis.readers.dtypes.DTYPES",
+        }
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_only_jit_imports_numba(path: Path) -> None:
+    if path != ROOT / "kernels" / "_jit.py":
+        assert not within(imports(path), "numba", "llvmlite")
+
+
+@pytest.mark.parametrize("path", MODULES, ids=name)
+def test_files_stay_short(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+@pytest.mark.parametrize(
+    "table", [ENCODINGS, EXECUTORS, READERS, SCHEMES, WRITERS], ids=lambda t: next(iter(t))
+)
+def test_tables_are_sorted(table: dict[str, object]) -> None:
+    assert list(table) == sorted(table)
+
+
+def test_every_file_is_in_its_table() -> None:
+    schemes = {row.target.partition(":")[0] for row in SCHEMES.values()} | {"passthrough", "base"}
+    on_disk = {p.stem for p in (ROOT / "readers/schemes").glob("[a-z]*.py")}
+    assert on_disk == schemes
+    kernels = {row.target.partition(":")[0] for row in ENCODINGS.values()} | {"bits"}
+    assert {p.stem for p in (ROOT / "kernels").glob("[a-z]*.py")} == kernels
+
+
+def test_targets_exist() -> None:
+    from importlib import import_module
+
+    for row in ENCODINGS.values():
+        for target in filter(None, (row.target, row.prepare)):
+            module, _, function = target.partition(":")
+            assert callable(getattr(import_module(f"anamnesis.kernels.{module}"), function))
+
+
+def test_packages_listed_by_hand_are_the_folders() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    listed = set(project["tool"]["setuptools"]["packages"])
+    folders = {
+        ".".join(("anamnesis", *p.parent.relative_to(ROOT).parts))
+        for room in ROOMS
+        for p in (ROOT / room).rglob("__init__.py")
+    }
+    assert listed == folders | {"anamnesis"}
+
+
+def test_no_stray_module_in_the_root() -> None:
+    assert {p.name for p in ROOT.glob("*.py")} == {"__init__.py", "errors.py", "limits.py"}
+    assert not list((ROOT / "tests").rglob("__init__.py"))
+
+
+@pytest.mark.parametrize(
+    ("statement", "forbidden"),
+    [
+        ("import anamnesis", HEAVY),
+        ("import anamnesis.errors, anamnesis.limits", HEAVY),
+        ("import anamnesis.pipeline.cli", HEAVY),
+        ("import anamnesis.kernels, anamnesis.readers, anamnesis.readers.schemes", HEAVY),
+        ("import anamnesis.readers.model", HEAVY),
+        ("import anamnesis.pipeline.report", HEAVY),
+    ],
+)
+def test_start_up_stays_light(statement: str, forbidden: tuple[str, ...]) -> None:
+    code = f"{statement}\nimport sys\nprint([m for m in {forbidden!r} if m in sys.modules])"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
