@@ -1,0 +1,82 @@
+"""ComfyUI's marks: which layers of a single-file checkpoint are quantised, and how.
+
+Two places, of the same meaning: a U8 tensor `LAYER.comfy_quant` of JSON text, such as
+`{"format": "float8_e4m3fn"}`, or `_quantization_metadata` in the file's metadata with
+`{"layers": {LAYER: {"format": …}}}` (https://github.com/comfyanonymous/ComfyUI QUANTIZATION.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+from anamnesis.errors import FormatError
+from anamnesis.limits import Limits, MiB
+from anamnesis.readers.base import Stored
+from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.source import LocalFile
+from anamnesis.readers.strict_json import loads
+
+MARK = ".comfy_quant"
+_KEY = "_quantization_metadata"
+_MARK_BYTES = 64 << 10
+_METADATA_BYTES = 16 * MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """What a layer says of itself; `stored` is the marking tensor, None for file metadata."""
+
+    format: str
+    stored: Stored | None
+
+
+def marks(ledger: Ledger) -> dict[str, Mark]:
+    """The marks of a checkpoint by layer name. Reads the text of marking tensors.
+
+    A layer in another basis (`convrot…`) gets a format of its own: its codes alone are not
+    the weight.
+    """
+    found = {}
+    for layer, about in _from_metadata(ledger).items():
+        found[layer] = Mark(_format(about, ledger.container.files[0].path, layer), None)
+    with ExitStack() as stack:
+        files: dict[str, LocalFile] = {}
+        for stored in ledger.free():
+            if not stored.name.endswith(MARK) or stored.dtype != "U8":
+                continue
+            where = f"{stored.file.path}: tensor {stored.name!r}"
+            if stored.nbytes > _MARK_BYTES:
+                raise FormatError(
+                    f"{where}: {stored.nbytes:,} bytes of JSON, allowed {_MARK_BYTES:,}"
+                )
+            if stored.file.path not in files:
+                files[stored.file.path] = stack.enter_context(LocalFile(stored.file.path))
+            text = files[stored.file.path].read(stored.offset, stored.nbytes)
+            layer = stored.name[: -len(MARK)]
+            found[layer] = Mark(_format(loads(text, where, Limits()), where, layer), stored)
+    return found
+
+
+def _from_metadata(ledger: Ledger) -> Mapping[str, Any]:
+    text = ledger.container.metadata.get(_KEY)
+    if not isinstance(text, str):
+        return {}
+    where = f"{ledger.container.files[0].path}: metadata {_KEY}"
+    if len(text) > _METADATA_BYTES:
+        raise FormatError(f"{where}: {len(text):,} characters, allowed {_METADATA_BYTES:,}")
+    value = loads(text.encode(), where, Limits())
+    layers = value.get("layers") if isinstance(value, dict) else None
+    if not isinstance(layers, dict):
+        raise FormatError(f"{where}: expected an object with an object 'layers'")
+    return layers
+
+
+def _format(about: Any, where: str, layer: str) -> str:
+    name = about.get("format") if isinstance(about, dict) else None
+    if not isinstance(name, str):
+        raise FormatError(f"{where}: layer {layer!r}: expected an object with a string 'format'")
+    rotated = any(key.startswith("convrot") and value for key, value in about.items())
+    return f"convrot {name}" if rotated and not name.startswith("convrot") else name

@@ -1,0 +1,172 @@
+"""FP8 weights and their scales, from every tool that writes them one code a byte.
+
+| tool | weight | scale |
+|---|---|---|
+| DeepSeek, Qwen, transformers | `X.weight`, fused `X` | `X.weight_scale_inv`, `X_scale_inv` |
+| compressed-tensors, ModelOpt, fbgemm, Quark | `X.weight`, `X` | `X.weight_scale`, `X_scale` |
+| DeepSeek-V4 | `X.weight` | `X.scale` |
+| Mistral | `X.weight` | `X.qscale_weight` |
+| ComfyUI, old | `X.weight` | `X.scale_weight`, and a tensor `scaled_fp8` in the file |
+
+All of them are multiplied with, whatever their names say (`_inv`). The name pairs a scale with
+its weight, the shapes tell what one scale covers (`_scale_grid.py`), in any shard of the model.
+Sources: https://github.com/deepseek-ai/DeepSeek-V3 README_WEIGHTS.md;
+https://github.com/vllm-project/compressed-tensors; https://github.com/comfyanonymous/ComfyUI.
+"""
+
+from __future__ import annotations
+
+import math
+
+from anamnesis.errors import FormatError
+from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._comfy import Mark, marks
+from anamnesis.readers.schemes._scale_grid import (
+    SCALE_DTYPES,
+    Block,
+    ScaleGrid,
+    declared_blocks,
+    scale_grid,
+    stack,
+)
+from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.schemes.passthrough import ACTIVATION_SCALES
+
+ENCODINGS = {
+    "F8_E4M3": "fp8-e4m3",
+    "F8_E4M3FNUZ": "fp8-e4m3fnuz",
+    "F8_E5M2": "fp8-e5m2",
+    "F8_E5M2FNUZ": "fp8-e5m2fnuz",
+}
+_COMFY_FORMATS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_NAMES = {"tensor": "fp8-tensor", "channel": "fp8-channel", "block": "fp8-block", "mx": "mxfp8"}
+# Endings of scales that are FP8 numbers themselves, of weights in other formats (NVFP4).
+_SCALE_ENDINGS = ("_scale_inv", "_scale_2", "_scale", ".scales")
+
+
+def resolve(ledger: Ledger) -> None:
+    """Claim FP8 weights with their scales; drop the marks and activation scales beside them.
+
+    Codes without any scale are claimed only under `assume_unit_scale`. Raises FormatError for
+    a scale that does not fit, UnsupportedError for the scales of fused shards.
+    """
+    declared = declared_blocks(ledger.quantization())
+    comfy = marks(ledger)
+    claimed = set()
+    for stored in ledger.free():
+        if stored.dtype not in ENCODINGS or _is_scale(ledger, stored.name):
+            continue
+        if stored.name.rpartition(".")[2] == "scaled_fp8" and math.prod(stored.shape) <= 2:
+            ledger.drop(stored, "ComfyUI mark of an FP8 file")
+            continue
+        layer = _layer(stored.name)
+        mark = comfy.get(layer)
+        if mark and mark.format != _COMFY_FORMATS.get(stored.dtype):
+            continue
+        if _claim(ledger, stored, declared):
+            claimed.add(layer)
+            _drop_mark(ledger, mark)
+    _drop_activation_scales(ledger, claimed)
+
+
+def _claim(ledger: Ledger, stored: Stored, declared: list[Block]) -> bool:
+    scale = _scale_of(ledger, stored)
+    if scale is not None:
+        grid = scale_grid(stored, scale, declared)
+        components = (_payload(stored), Component("scale", scale))
+        ledger.claim(_tensor(stored, _NAMES[grid.kind], components, grid))
+        return True
+    if ledger.options.assume_unit_scale and not _other_scale(ledger, stored.name):
+        _, rows, columns = stack(stored)
+        grid = ScaleGrid("tensor", (max(1, rows), max(1, columns)), (1, 1, 1))
+        ledger.claim(_tensor(stored, "fp8-unit", (_payload(stored),), grid))
+        return True
+    return False
+
+
+def _payload(stored: Stored) -> Component:
+    return Component("payload", stored, Access("rows", 8 * max(1, stack(stored)[2])))
+
+
+def _tensor(
+    stored: Stored, scheme: str, components: tuple[Component, ...], grid: ScaleGrid
+) -> Tensor:
+    _, rows, columns = stack(stored)
+    params = {"block": grid.block, "grid": grid.grid, "rows": max(1, rows)}
+    if grid.axis is not None:
+        params["axis"] = grid.axis
+    return Tensor(
+        name=stored.name,
+        shape=stored.shape,
+        scheme=scheme,
+        encoding=ENCODINGS[stored.dtype],
+        components=components,
+        unit_elems=max(1, columns),
+        params=params,
+    )
+
+
+def _layer(name: str) -> str:
+    """The module of `X.weight`; a parameter without that ending is a layer of its own."""
+    return name[: -len(".weight")] if name.endswith(".weight") else name
+
+
+def _scale_of(ledger: Ledger, stored: Stored) -> Stored | None:
+    name, found = stored.name, []
+    names = [f"{name}_scale_inv", f"{name}_scale"]
+    stem, dot, part = name.rpartition(".")
+    if part == "weight":
+        names += [f"{stem}{dot}qscale_weight", f"{stem}{dot}scale_weight"]
+    for candidate in names:
+        scale = ledger.get(candidate)
+        if scale is not None:
+            found.append(scale)
+    if len(found) > 1:
+        raise FormatError(
+            f"{stored.file.path}: tensor {name!r}: two scales, {found[0].name!r} and "
+            f"{found[1].name!r}; allowed is one"
+        )
+    if not found and part == "weight":
+        plain = ledger.get(f"{stem}{dot}scale")
+        if plain is not None and plain.dtype in SCALE_DTYPES:
+            return plain
+    return found[0] if found else None
+
+
+def _is_scale(ledger: Ledger, name: str) -> bool:
+    """Whether an FP8 tensor is the scale of another weight, by both of their names."""
+    stored = ledger.container.stored
+    for ending in _SCALE_ENDINGS:
+        if name.endswith(ending):
+            base = name[: -len(ending)]
+            layer = _layer(base)
+            others = (base, f"{layer}.weight", f"{layer}.weight_packed", f"{layer}.qweight")
+            return any(other in stored for other in others)
+    return False
+
+
+def _other_scale(ledger: Ledger, name: str) -> bool:
+    """Whether a scale of an unknown kind stands beside a weight."""
+    stem, dot, part = name.rpartition(".")
+    names = [f"{name}{ending}" for ending in ("_scale_2", "_scales", "_scale_inv", "_scale")]
+    if part == "weight":
+        names += [f"{stem}{dot}{n}" for n in ("scale", "scales", "weight_global_scale")]
+    found = (ledger.container.stored.get(n) for n in names)
+    return any(scale is not None and scale.dtype not in ENCODINGS for scale in found)
+
+
+def _drop_mark(ledger: Ledger, mark: Mark | None) -> None:
+    if mark and mark.stored:
+        ledger.drop(mark.stored, "ComfyUI mark of an FP8 layer")
+
+
+def _drop_activation_scales(ledger: Ledger, claimed: set[str]) -> None:
+    """Drop those of claimed layers: `X.input_scale`, and `X_input_scale` of a fused `X`."""
+    endings = tuple(ACTIVATION_SCALES)
+    for stored in ledger.free():
+        if not stored.name.endswith(endings):
+            continue
+        name = stored.name
+        layers = {name[: -len(e) - 1] for e in endings if name.endswith((f".{e}", f"_{e}"))}
+        if layers & claimed:
+            ledger.drop(stored, "activation scale")
