@@ -18,91 +18,123 @@ ACTIVATION_SCALES = frozenset(
     "kv_scale qscale_act input_scale_ub scale_input".split()
 )
 
-# The last part of a name that only quantised layouts use.
-_PARTS = frozenset(
-    "qweight qzeros g_idx q_weight q_scale q_scale_max q_groups q_invperm q_perm trellis suh svh "
-    "weight_packed weight_scale weight_scale_inv weight_scale_2 weight_global_scale weight_shape "
-    "weight_zero_point weight_g_idx qscale_weight scale_weight absmax nested_absmax quant_map "
-    "nested_quant_map SCB weight_format W_q comfy_quant "
-    "weight_qdata _weight_qdata _weight_scale qbiases weight_scb weight_absmax".split()
-)
-
-# Parts that tell a method which is recognised and not implemented.
-_METHODS = {
-    "q_weight": "EXL2",
+# The last part of a name that only quantised layouts use, and the method that it alone tells.
+_PARTS = {
+    "SCB": "",
+    "W_q": "HQQ",
+    "_data": "Quanto",
+    "_weight_qdata": "torchao",
+    "_weight_scale": "torchao",
+    "absmax": "",
+    "comfy_quant": "ComfyUI quantised weights",
+    "g_idx": "",
+    "nested_absmax": "",
+    "nested_quant_map": "",
     "q_groups": "EXL2",
-    "trellis": "EXL3",
+    "q_invperm": "EXL2",
+    "q_scale_max": "EXL2",
+    "q_weight": "EXL2",
+    "qbiases": "Metal affine",
+    "qscale_weight": "",
+    "quant_map": "",
+    "qweight": "",
+    "qzeros": "",
+    "scale_weight": "",
     "suh": "EXL3",
     "svh": "EXL3",
+    "trellis": "EXL3",
+    "weight_absmax": "",
+    "weight_format": "",
+    "weight_g_idx": "compressed-tensors packed weights",
+    "weight_global_scale": "NVFP4 (compressed-tensors)",
     "weight_packed": "compressed-tensors packed weights",
-    "W_q": "HQQ",
-    "_blocks": "MXFP4 expert blocks",
-    "comfy_quant": "ComfyUI quantised weights",
+    "weight_scale": "",
     "weight_scale_2": "NVFP4 (ModelOpt)",
-    "qbiases": "Metal affine",
-    "_weight_qdata": "torchao",
+    "weight_scale_inv": "",
+    "weight_scb": "",
+    "weight_shape": "compressed-tensors packed weights",
+    "weight_zero_point": "",
 }
-_CODE_WEIGHTS = ("I8", "U8", "I16", "I32", "U32")
+# What `quant_method` may say when every tensor that it speaks of has been understood.
+_IMPLEMENTED = ("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "")
+_CODES = ("I8", "U8", "I16", "I32", "U32")
 
 
 def resolve(ledger: Ledger) -> None:
     """Claim what is dense; raise for what is quantised and was consumed by no scheme."""
     quantised = any(t.quantised for t in ledger.tensors.values())
-    method = str(ledger.quantization().get("quant_method", ""))
+    suspects: list[tuple[Stored, str]] = []
     for stored in ledger.free():
         part = stored.name.rpartition(".")[2]
-        if quantised and part in ACTIVATION_SCALES:
+        suspicion = _suspicion(ledger, stored, part)
+        if suspicion is not None:
+            suspects.append((stored, suspicion))
+        elif quantised and part in ACTIVATION_SCALES:
             ledger.drop(stored, "activation scale")
-            continue
-        _refuse_leftover(ledger, stored, part, method)
-        ledger.claim(dense(stored))
+        else:
+            ledger.claim(dense(stored))
+    if suspects:
+        _refuse(ledger, suspects)
 
 
 def dense(stored: Stored) -> Tensor:
     """A tensor that was never quantised: its numbers are its own."""
-    bits = DTYPES[stored.dtype].bits
     return Tensor(
         name=stored.name,
         shape=stored.shape,
         scheme="passthrough",
         encoding="copy",
-        components=(Component("payload", stored, Access("rows", bits)),),
+        components=(Component("payload", stored, Access("rows", DTYPES[stored.dtype].bits)),),
         unit_elems=1,
         out_dtype=stored.dtype,
     )
 
 
-def _refuse_leftover(ledger: Ledger, stored: Stored, part: str, method: str) -> None:
-    where = f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"
-    if stored.dtype.startswith("F8_E") and stored.dtype != "F8_E8M0":
-        raise UnsupportedError(
-            f"{where}: FP8 codes without a scale; pass --assume-unit-scale if they are a plain cast"
-        )
+def _suspicion(ledger: Ledger, stored: Stored, part: str) -> str | None:
+    """None for a dense tensor; else the method that this tensor alone tells, or ""."""
     known = DTYPES.get(stored.dtype)
     if known is None or known.kind == "code":
-        raise UnsupportedError(f"{where}: {_why(part, method)}")
-    if part in _METHODS or _is_mlx(ledger, stored):
-        raise UnsupportedError(f"{where}: {_why(part if part in _METHODS else 'scales', method)}")
-    if part in _PARTS or "quant_state" in stored.name:
-        raise FormatError(
-            f"{where}: a quantisation tensor that no scheme consumed; its weight is missing, "
-            f"dense, or of a layout that is not implemented (quant_method: {method or 'none'})"
+        return ""
+    if part in _PARTS:
+        return _PARTS[part]
+    if "quant_state" in part or ".quant_state." in stored.name:
+        return ""
+    stem = stored.name.removesuffix(part)
+    siblings = ledger.container.stored
+    if stored.dtype == "U32" and part == "weight" and f"{stem}scales" in siblings:
+        return "MLX"
+    if stored.dtype == "U8" and part.endswith("blocks") and len(stored.shape) > 2:
+        return "MXFP4 expert blocks"
+    config = ledger.quantization().get("quant_method")
+    if config and stored.dtype in _CODES and part == "weight" and len(stored.shape) > 1:
+        return ""
+    return None
+
+
+def _refuse(ledger: Ledger, suspects: list[tuple[Stored, str]]) -> None:
+    method = str(ledger.quantization().get("quant_method", ""))
+    told = [(stored, name) for stored, name in suspects if name]
+    codes = [(s, "") for s, _ in suspects if s.name.endswith("weight") and s.dtype in _CODES]
+    stored, name = (told or codes or suspects)[0]
+    where = f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"
+    others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
+    if name or codes or method not in _IMPLEMENTED:
+        raise UnsupportedError(
+            f"{where}{others}: {name or method or 'codes of an unknown method'} is recognised and "
+            f"not implemented; implemented are {_implemented()}"
         )
-    if stored.dtype == "U8" and stored.name.endswith(("_blocks", "_scales")):
-        raise UnsupportedError(f"{where}: {_why('_blocks', method)}")
-    if method and stored.dtype in _CODE_WEIGHTS and part == "weight" and len(stored.shape) > 1:
-        raise UnsupportedError(f"{where}: {_why(part, method)}")
+    if stored.dtype.startswith("F8_E") and stored.dtype != "F8_E8M0":
+        raise UnsupportedError(
+            f"{where}{others}: FP8 codes without a scale; --assume-unit-scale takes them as a "
+            "plain cast"
+        )
+    raise FormatError(
+        f"{where}{others}: a quantisation tensor that no scheme consumed; the weight it belongs to "
+        f"is missing, dense, or of another layout (quant_method: {method or 'none'})"
+    )
 
 
-def _is_mlx(ledger: Ledger, stored: Stored) -> bool:
-    stem, _, part = stored.name.rpartition(".")
-    if part == "weight" and stored.dtype == "U32":
-        return ledger.get(f"{stem}.scales") is not None
-    return False
-
-
-def _why(part: str, method: str) -> str:
+def _implemented() -> str:
     from anamnesis.readers.schemes import SCHEMES  # noqa: PLC0415 - the table imports this room
 
-    name = _METHODS.get(part) or ("MLX affine" if part == "scales" else method) or "unknown codes"
-    return f"{name}: recognised, not implemented; implemented are {', '.join(sorted(SCHEMES))}"
+    return ", ".join(SCHEMES)

@@ -1,0 +1,124 @@
+"""Whole layouts, as tools write them, against the bits that the canonical library recovers.
+
+A layout is a folder: the model as stored, and `expected.safetensors`, the BF16 bits (U16) of
+every recovered tensor. The set inside the repository is small, made by
+`tests/data/layouts/make.py`; the corpus beside the checkout is used whole when it is there.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import anamnesis
+from anamnesis.errors import UnsupportedError
+
+ROOT = Path(__file__).resolve().parents[2]
+OWN = ROOT / "tests" / "data" / "layouts"
+CORPUS = ROOT.parent / "shared" / "corpus"
+
+# Recognised and not implemented yet: these must say so, and leave nothing behind.
+UNSUPPORTED = {
+    "bitnet/autobitlinear-offline",
+    "compressed-tensors/mxfp4",
+    "compressed-tensors/mxfp4a16",
+    "compressed-tensors/nvfp4",
+    "compressed-tensors/nvfp4a16",
+    "compressed-tensors/w2a16-g64-asym",
+    "compressed-tensors/w4a16-g64-asym",
+    "compressed-tensors/w4a16-g64-sym",
+    "compressed-tensors/w8a16-channel-sym",
+    "compressed-tensors/w8a16-g64-sym",
+    "compressed-tensors/w8a8-int-dynamic",
+    "fp8/fp4-e8m0-experts",
+    "hqq/w1-g64-axis1",
+    "hqq/w2-g64-axis1",
+    "hqq/w4-g64-axis0",
+    "hqq/w4-g64-axis1",
+    "hqq/w4-g64-axis1-qmodel-pt",
+    "hqq/w8-g64-axis1",
+    "mlx/affine-w2-g64",
+    "mlx/affine-w4-g32-bf16",
+    "mlx/affine-w6-g64",
+    "mlx/affine-w8-g64-f16",
+    "mlx/mxfp4",
+    "mlx/mxfp8",
+    "modelopt/nvfp4",
+    "mxfp4/gpt-oss-hf",
+    "mxfp4/gpt-oss-original",
+    "quanto/qfloat8",
+    "quanto/qint4",
+    "quanto/qint8",
+}
+# The caller has to say that these need no scale.
+UNIT_SCALE = {"fp8/raw-e4m3"}
+# bitsandbytes gives -0 for FP4 code 8 and its oracle on other paths +0: zeros compare as equal.
+SIGN_OF_ZERO_FREE = {"bitsandbytes/fp4"}
+
+
+def layouts() -> list[str]:
+    found = {
+        p.parent.relative_to(base).as_posix()
+        for base in (OWN, CORPUS)
+        for p in base.glob("*/*/expected.safetensors")
+    }
+    return sorted(found)
+
+
+def folder_of(layout: str) -> Path:
+    return next(base / layout for base in (CORPUS, OWN) if (base / layout).is_dir())
+
+
+def weights(folder: Path) -> Path:
+    names = sorted(
+        p
+        for p in folder.iterdir()
+        if p.suffix in (".safetensors", ".gguf", ".pt", ".bin") and p.name != "expected.safetensors"
+    )
+    assert len(names) == 1, names
+    return names[0]
+
+
+def bf16(array: np.ndarray) -> np.ndarray:
+    """Bits of an output tensor as BF16; dense tensors may have kept a wider dtype."""
+    if array.dtype == np.uint16 or array.dtype.name == "bfloat16":
+        return array.view(np.uint16)
+    import ml_dtypes
+
+    return array.astype(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+@pytest.mark.parametrize("layout", layouts())
+def test_layout(layout: str, tmp_path: Path) -> None:
+    source = weights(folder_of(layout))
+    out = tmp_path / "out.safetensors"
+    if layout in UNSUPPORTED:
+        with pytest.raises(UnsupportedError):
+            anamnesis.remember(source, out)
+        assert not list(tmp_path.iterdir())
+        return
+    anamnesis.remember(source, out, assume_unit_scale=layout in UNIT_SCALE, threads=1)
+    expected = load_file(folder_of(layout) / "expected.safetensors")
+    model = anamnesis.open_model(out)
+    for name, bits in expected.items():
+        got = bf16(model[name].to_numpy())
+        assert got.shape == bits.shape, name
+        differ = got != bits
+        if layout in SIGN_OF_ZERO_FREE:
+            differ &= (got | bits) & 0x7FFF != 0
+        worst = np.flatnonzero(differ)[:4]
+        assert not differ.any(), (
+            f"{name}: {differ.sum()} of {bits.size} differ, first at {worst.tolist()}: "
+            f"got {[hex(x) for x in got.ravel()[worst]]}, "
+            f"expected {[hex(x) for x in bits.ravel()[worst]]}"
+        )
+    assert anamnesis.verify(out)["tensors"] == len(model)
+
+
+def test_the_list_of_unsupported_layouts_names_real_ones() -> None:
+    if CORPUS.is_dir():
+        assert set(layouts()) >= UNSUPPORTED
+    assert [p for p in layouts() if (OWN / p).is_dir()]
