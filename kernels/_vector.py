@@ -247,7 +247,7 @@ else:
         """Store float32 lanes from element `at` on: as they are, or rounded to BF16 for uint16.
 
         To nearest, ties to even. A NaN has to be one that rounding leaves a NaN: arithmetic makes
-        such, and `clean_nan` scales keep them so; checking each lane here costs 15 to 40 %.
+        such, and `clean_nan` scales keep them so; checking each lane here costs 10 to 18 %.
         """
         if not _contiguous(out, types.uint16, types.float32) or not out.mutable:
             return None

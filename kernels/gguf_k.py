@@ -55,9 +55,9 @@ from anamnesis.kernels._vector import (
 def _q2_k(data: Any, out: Any) -> None:
     for block in range(data.shape[0] // 84):
         at = block * 84
+        d, dmin = load_half(data, at + 80), load_half(data, at + 82)
         packed = load16(data, at)
-        scales = to_f32(packed & 15) * load_half(data, at + 80)
-        mins = to_f32(packed >> 4) * load_half(data, at + 82)
+        scales, mins = to_f32(packed & 15) * d, to_f32(packed >> 4) * dmin
         for h in range(2):
             qs = load32(data, at + 16 + 32 * h)
             for j in range(4):
@@ -77,7 +77,8 @@ def _scales_q3(data: Any, at: Any) -> Any:
 def _q3_k(data: Any, out: Any) -> None:
     for block in range(data.shape[0] // 110):
         at = block * 110
-        scales = to_f32(_scales_q3(data, at + 96)) * load_half(data, at + 108)
+        d = load_half(data, at + 108)
+        scales = to_f32(_scales_q3(data, at + 96)) * d
         hmask = load32(data, at)
         for h in range(2):
             qs = load32(data, at + 32 + 32 * h)
@@ -100,8 +101,9 @@ def _scales_mins(data: Any, at: Any) -> Any:
 def _q4_k(data: Any, out: Any) -> None:
     for block in range(data.shape[0] // 144):
         at = block * 144
-        scales, mins = _scales_mins(data, at + 4)
-        scales, mins = scales * load_half(data, at), mins * load_half(data, at + 2)
+        d, dmin = load_half(data, at), load_half(data, at + 2)
+        sc, m = _scales_mins(data, at + 4)
+        scales, mins = sc * d, m * dmin
         for i in range(4):
             qs = load32(data, at + 16 + 32 * i)
             to, k = block * 256 + 64 * i, 2 * i
@@ -114,8 +116,9 @@ def _q4_k(data: Any, out: Any) -> None:
 def _q5_k(data: Any, out: Any) -> None:
     for block in range(data.shape[0] // 176):
         at = block * 176
-        scales, mins = _scales_mins(data, at + 4)
-        scales, mins = scales * load_half(data, at), mins * load_half(data, at + 2)
+        d, dmin = load_half(data, at), load_half(data, at + 2)
+        sc, m = _scales_mins(data, at + 4)
+        scales, mins = sc * d, m * dmin
         qh = load32(data, at + 16)
         for i in range(4):
             qs = load32(data, at + 48 + 32 * i)
@@ -131,7 +134,8 @@ def _q5_k(data: Any, out: Any) -> None:
 def _q6_k(data: Any, out: Any) -> None:
     for block in range(data.shape[0] // 210):
         at = block * 210
-        scales = to_f32(signed(load16(data, at + 192))) * load_half(data, at + 208)
+        d = load_half(data, at + 208)
+        scales = to_f32(signed(load16(data, at + 192))) * d
         for h in range(2):
             qh = load32(data, at + 128 + 32 * h)
             for j in range(2):
