@@ -26,8 +26,8 @@ def part_paths(path: str, metadata: Mapping[str, Any], limits: Limits) -> list[s
     if match is None:
         if count > 1:
             raise FormatError(
-                f"{path}: split.count: {count:,}, but the name, from which those of the other parts "
-                f"follow, is not NAME-00001-of-{count:05}.gguf"
+                f"{path}: split.count: {count:,}, but the name, which names the other parts, "
+                f"is not NAME-00001-of-{count:05}.gguf"
             )
         return [path]
     prefix, named_number, named_count = match[1], int(match[2]), int(match[3])
