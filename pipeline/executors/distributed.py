@@ -20,26 +20,29 @@ def run(tasks: Sequence[Task], options: Options, on_done: OnDone) -> None:
     """Run `tasks` on the cluster at `options.scheduler`, or on a LocalCluster of processes."""
     from distributed import as_completed
 
+    if not tasks:
+        return
     with _client(options) as client:
         waiting = iter(tasks)
         sizes: dict[str, int] = {}
-        flight = as_completed(with_results=True, raise_errors=True)
 
-        def fill() -> None:
-            while sum(sizes.values()) < options.in_flight_bytes or not sizes:
+        def submit() -> list[Any]:
+            """Futures for as many waiting tasks as the window of bytes has room for."""
+            futures = []
+            while not sizes or sum(sizes.values()) < options.in_flight_bytes:
                 task = next(waiting, None)
                 if task is None:
-                    return
+                    break
                 future = client.submit(run_task, task, pure=False)
                 sizes[future.key] = task.out_bytes
-                flight.add(future)
+                futures.append(future)
+            return futures
 
-        fill()
+        flight = as_completed(submit(), loop=client.loop, with_results=True)
         for future, receipt in flight:
             del sizes[future.key]
-            future.release()
             on_done(receipt)
-            fill()
+            flight.update(submit())
 
 
 @contextmanager

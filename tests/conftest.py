@@ -1,0 +1,87 @@
+"""Fixtures that every room's tests share."""
+
+from __future__ import annotations
+
+import json
+import struct
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+SAMPLE = ROOT / "configs" / "sample" / "smollm2-135m-layer0.gguf"
+
+Entries = Mapping[str, tuple[str, tuple[int, ...], bytes]]
+
+
+@pytest.fixture(scope="session")
+def sample() -> Path:
+    """A real GGUF: Q4_1, Q8_0 and F32 tensors of SmolLM2-135M."""
+    return SAMPLE
+
+
+@pytest.fixture
+def write_safetensors() -> Callable[[Path, Entries], Path]:
+    """Write a safetensors file from `name -> (dtype, shape, bytes)`, any dtype."""
+
+    def write(path: Path, entries: Entries) -> Path:
+        header: dict[str, Any] = {}
+        offset = 0
+        for name, (dtype, shape, data) in entries.items():
+            end = offset + len(data)
+            header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [offset, end]}
+            offset = end
+        text = json.dumps(header).encode()
+        with path.open("wb") as file:
+            file.write(struct.pack("<Q", len(text)) + text)
+            for _, _, data in entries.values():
+                file.write(data)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def fp8_model(tmp_path: Path, write_safetensors: Callable[[Path, Entries], Path]) -> Path:
+    """FP8 tensors of every granularity, ragged edges and dense neighbours; 30 MiB decoded."""
+    rng = np.random.default_rng(7)
+
+    def codes(*shape: int) -> tuple[str, tuple[int, ...], bytes]:
+        raw = rng.integers(0, 256, shape, dtype=np.uint8)
+        raw[(raw & 0x7F) == 0x7F] = 0  # NaN
+        return "F8_E4M3", shape, raw.tobytes()
+
+    def scales(*shape: int) -> tuple[str, tuple[int, ...], bytes]:
+        return "F32", shape, rng.random(shape, dtype=np.float32).tobytes()
+
+    entries = {
+        "a.weight": codes(1000, 5000),
+        "a.weight_scale_inv": scales(8, 40),
+        "b.weight": codes(3000, 3333),
+        "b.weight_scale": scales(3000, 1),
+        "c.weight": codes(700, 300),
+        "c.weight_scale": scales(),
+        "c.input_scale": scales(),
+        "norm.weight": ("F32", (5000,), rng.random(5000, dtype=np.float32).tobytes()),
+        "ids": ("I64", (3,), np.arange(3, dtype="<i8").tobytes()),
+        "empty": ("BF16", (0, 7), b""),
+    }
+    return write_safetensors(tmp_path / "model.safetensors", entries)
+
+
+@pytest.fixture
+def amn() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own."""
+
+    def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
+        code = "from anamnesis.pipeline.cli import main; main()"
+        command = [sys.executable, "-c", code, *map(str, arguments)]
+        settings = {"capture_output": True, "text": True, "timeout": 110, **settings}
+        return subprocess.run(command, check=False, **settings)
+
+    return run
