@@ -45,6 +45,8 @@ Prepare = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 ENCODINGS: dict[str, Encoding] = {
     "bf16": Encoding("dense:decode_bf16"),
+    "bnb-4bit": Encoding("bnb:decode_4bit", prepare="bnb:prepare_4bit"),
+    "bnb-int8": Encoding("bnb:decode_int8"),
     "f16": Encoding("dense:decode_f16"),
     "f32": Encoding("dense:decode_f32"),
     "f64": Encoding("dense:decode_f64"),

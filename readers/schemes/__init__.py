@@ -26,6 +26,17 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
+    "bnb": Scheme(
+        "bnb:resolve",
+        suffixes=(
+            ".SCB",
+            ".quant_map",
+            ".weight_scb",
+            "quant_state.bitsandbytes__fp4",
+            "quant_state.bitsandbytes__nf4",
+            "weight_quant_state",
+        ),
+    ),
     "fp8": Scheme(
         "fp8:resolve",
         dtypes=("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ"),

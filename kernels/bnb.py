@@ -1,0 +1,209 @@
+"""bitsandbytes: four-bit codes of a map of sixteen numbers, and INT8 rows.
+
+| encoding | unit | layout |
+|---|---|---|
+| 4 bit | `blocksize` elements | element 2k in the high half of byte k, 2k + 1 in its low half |
+| INT8 | a matrix row | one two's complement byte an element |
+
+Four bits (NF4, FP4), elements flat in row-major order, one `absmax` a block, the last one short:
+
+    absmax = nested_quant_map[code] * nested_absmax[block // nested_blocksize] + nested_offset
+    value = quant_map[code] * absmax
+
+the first line only when the statistics are quantised too. INT8, `SCB` one number a row:
+
+    value = code * SCB * 0.007874015718698502
+
+Every step rounds to float32. FP4's code 8 is -0: the library multiplies a magnitude by a sign,
+although the map that it stores says 0. Source: bitsandbytes 0.50.2 `functional.dequantize_4bit`,
+`backends/default/ops.py`, `csrc/cpu_ops.cpp` (https://github.com/bitsandbytes-foundation/bitsandbytes).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._jit import as_f32, as_u32, bf16_bits, inline, jit, put
+from anamnesis.kernels._lookup import load_numbers, table_for
+from anamnesis.kernels._nibbles import STEP_BYTES, look_up_pairs
+from anamnesis.kernels._vector import clean_nan, load16, load32, signed, store, to_f32
+from anamnesis.kernels.bits import to_float32, u32
+
+# What `rounding: reference` rounds to before the output's dtype: the dtype of the quant state.
+_NARROW = {"float32": 0, "bfloat16": 1, "float16": 2}
+_INVERSE_127 = np.float32(7.874015718698502e-3)
+_LANES = 32
+
+
+@inline
+def _through_f16(value: Any) -> Any:
+    """A float32 rounded to binary16 and back, to nearest, ties to even."""
+    bits = as_u32(value)
+    magnitude = u32(bits & u32(0x7FFFFFFF))
+    if magnitude > u32(0x7F800000):
+        return value
+    if magnitude < u32(0x38800000):  # below 2**-14: multiples of 2**-24, the spacing at 0.5
+        near = as_u32(np.float32(as_f32(magnitude) + np.float32(0.5)) - np.float32(0.5))
+    else:
+        near = u32(magnitude + u32(0xFFF) + u32(u32(magnitude >> u32(13)) & u32(1)))
+        near = u32(near & u32(0xFFFFE000))
+        if near > u32(0x477FE000):  # 65504
+            near = u32(0x7F800000)
+    return as_f32(u32(near | u32(bits & u32(0x80000000))))
+
+
+@inline
+def _through(value: Any, narrow: Any) -> Any:
+    if narrow == 2:
+        return _through_f16(value)
+    return as_f32(u32(u32(bf16_bits(value)) << u32(16)))
+
+
+@jit
+def _four_bit(quant_map: Any, absmax: Any, packed: Any, narrow: Any, out: Any) -> None:
+    block_bytes = packed.shape[1]
+    flat = packed.reshape(-1)
+    narrowed = np.empty(16, np.float32)
+    for i in range(absmax.shape[0]):
+        scale = clean_nan(absmax[i])
+        numbers = load_numbers(quant_map, 0) * scale
+        if narrow != 0:
+            for code in range(16):
+                narrowed[code] = _through(np.float32(quant_map[code] * scale), narrow)
+            numbers = load_numbers(narrowed, 0)
+        table = table_for(out, numbers)
+        for at in range(i * block_bytes, (i + 1) * block_bytes, STEP_BYTES):
+            look_up_pairs(out, 2 * at, table, load16(flat, at))
+
+
+@jit
+def _nested(
+    codes: Any, quant_map: Any, absmax: Any, size: Any, offset: Any, first: Any, out: Any
+) -> None:
+    at = 0
+    while at < codes.shape[0]:
+        group = (first + at) // size
+        stop = min(codes.shape[0], (group + 1) * size - first)
+        for i in range(at, stop):
+            out[i] = np.float32(np.float32(quant_map[codes[i]] * absmax[group]) + offset)
+        at = stop
+
+
+@jit
+def _int8(codes: Any, scb: Any, inverse: Any, out: Any) -> None:
+    columns = codes.shape[1]
+    flat = codes.reshape(-1)
+    for row in range(scb.shape[0]):
+        scale = clean_nan(scb[row])
+        start, stop = row * columns, (row + 1) * columns
+        vectors = stop - columns % _LANES
+        for at in range(start, vectors, _LANES):
+            store(out, at, to_f32(signed(load32(flat, at))) * scale * inverse)
+        for at in range(vectors, stop):
+            code = np.float32(np.int8(flat[at]))
+            put(out, at, np.float32(np.float32(code * scale) * inverse))
+
+
+def prepare_4bit(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `decode_4bit`, from the tensor's parameters and its whole components.
+
+    `scalars`: `quant_type` (nf4, fp4), `group_size` (elements a block), `dtype` (of the quant
+    state), `absmax_dtype`, `rounding`, and for quantised statistics `nested_blocksize` and
+    `nested_offset`; `wholes`: `quant_map` float32 `[16]`, `nested_quant_map` float32 `[256]`,
+    `nested_absmax` float32.
+    """
+    quant_map = _numbers(wholes["quant_map"], 16)
+    if scalars["quant_type"] == "fp4" and quant_map[8] == 0:
+        quant_map[8] = -0.0
+    reference = scalars.get("rounding") == "reference"
+    prepared = {
+        "quant_map": quant_map,
+        "blocksize": scalars["group_size"],
+        "absmax_dtype": scalars["absmax_dtype"],
+        "narrow": _NARROW[scalars["dtype"]] if reference else 0,
+    }
+    if "nested_absmax" in wholes:
+        prepared |= {
+            "nested_absmax": _numbers(wholes["nested_absmax"]),
+            "nested_quant_map": _numbers(wholes["nested_quant_map"], 256),
+            "nested_blocksize": scalars["nested_blocksize"],
+            "nested_offset": np.float32(scalars["nested_offset"]),
+        }
+    return prepared
+
+
+def _numbers(whole: Any, count: int = -1) -> Any:
+    """A whole component as float32, a new array; its NaNs are such that rounding keeps them."""
+    numbers = to_float32(whole.dtype, whole.array).reshape(-1)
+    if count >= 0 and numbers.size != count:
+        raise ValueError(f"{numbers.size} numbers in a map of {count}")
+    numbers[np.isnan(numbers)] = np.nan
+    return numbers
+
+
+def decode_4bit(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """NF4 and FP4: `quant_map[code] * absmax`.
+
+    `payload` is `uint8 [blocks, blocksize / 2]`, the tensor's last block filled up; `absmax`
+    `uint8 [blocks, 4, 2 or 1]`. Raises ValueError for arrays that do not fit one another.
+    """
+    packed, size = blocks["payload"], params["blocksize"]
+    count = packed.shape[0]
+    if packed.shape[1] * 2 != size or size % (2 * STEP_BYTES) or -(-out.shape[0] // size) != count:
+        raise ValueError(f"payload {packed.shape} does not fit blocks of {size}, out {out.shape}")
+    absmax = _absmax(blocks["absmax"], params, window)
+    if absmax.shape[0] != count:
+        raise ValueError(f"{absmax.shape[0]} absmax for {count} blocks")
+    quant_map, narrow = params["quant_map"], params["narrow"]
+    if narrow == _NARROW["bfloat16"] and out.dtype == np.uint16:
+        narrow = 0  # the same rounding once more
+    whole = out.shape[0] // size
+    with np.errstate(all="ignore"):
+        _four_bit(quant_map, absmax[:whole], packed[:whole], narrow, out[: whole * size])
+        if whole < count:
+            last = np.empty(size, out.dtype)
+            _four_bit(quant_map, absmax[whole:], packed[whole:], narrow, last)
+            out[whole * size :] = last[: out.shape[0] - whole * size]
+
+
+def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
+    """One float32 a block."""
+    if "nested_absmax" not in params:
+        dtype = params["absmax_dtype"]
+        raw = stored.reshape(-1).view({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[dtype])
+        return raw if dtype == "F32" else to_float32(dtype, raw)
+    codes, size = stored.reshape(-1), params["nested_blocksize"]
+    if (window.start + codes.size - 1) // size >= params["nested_absmax"].size:
+        raise ValueError(f"{params['nested_absmax'].size} nested_absmax, block {window.stop - 1}")
+    absmax = np.empty(codes.size, np.float32)
+    with np.errstate(all="ignore"):
+        _nested(
+            codes,
+            params["nested_quant_map"],
+            params["nested_absmax"],
+            size,
+            params["nested_offset"],
+            window.start,
+            absmax,
+        )
+    return absmax
+
+
+def decode_int8(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """INT8: `code * SCB * (1 / 127)`.
+
+    `payload` is `uint8 [rows, columns]`, `SCB` `uint8 [rows, 4]`. Raises ValueError as above.
+    """
+    codes, scb = blocks["payload"], blocks["SCB"].reshape(-1).view("<f4")
+    if scb.shape[0] != codes.shape[0] or out.shape[0] != codes.size:
+        raise ValueError(f"payload {codes.shape}, {scb.shape[0]} SCB, out {out.shape}")
+    with np.errstate(all="ignore"):
+        _int8(codes, scb, _INVERSE_127, out)
