@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
@@ -27,6 +28,7 @@ CONFIGS = (
     "hf_quant_config.json",
     "params.json",
 )
+_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
 # In a folder without an index, the first pattern that matches names the weights.
 _WEIGHTS = ("model*.safetensors", "*model*.safetensors", "*.safetensors", "*.gguf")
 
@@ -99,15 +101,13 @@ def _in_folder(folder: Path, limits: Limits) -> list[str]:
         return _from_index(folder, index, limits)
     for pattern in _WEIGHTS:
         found = sorted(str(p) for p in folder.glob(pattern) if not p.name.startswith("."))
-        if found and pattern == "*.gguf":
-            return _one_gguf(folder, found)
         if found:
-            return found
+            return _one_gguf(folder, found) if pattern == "*.gguf" else found
     raise FormatError(f"{folder}: no weights found (looked for {', '.join(_WEIGHTS)})")
 
 
 def _one_gguf(folder: Path, found: list[str]) -> list[str]:
-    first = [f for f in found if "-of-" not in f or "-00001-of-" in f]
+    first = [f for f in found if not _LATER_PART.search(os.path.basename(f))]
     if len(first) != 1:
         raise UsageError(f"{folder}: holds {len(first)} GGUF models; name one of them")
     return first
