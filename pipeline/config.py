@@ -1,0 +1,329 @@
+"""The job file and the one owner of every default.
+
+`Job` is what a file, a command line or a caller wrote; `Job.resolve()` is what it means: a
+frozen `Settings`, resolved once and passed by value. Paths are taken literally: `~`, `$VAR` and
+`..` are not expanded, and a relative path is relative to the current directory of the process
+that runs the job (not to the job file).
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from anamnesis.errors import UsageError
+from anamnesis.limits import Limits
+from anamnesis.pipeline.validate import at, build, require_key, shown
+
+if TYPE_CHECKING:
+    from anamnesis.pipeline.yaml_strict import Document
+
+UNITS = {
+    "B": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "TiB": 1 << 40,
+    "kB": 10**3,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+}
+MAX_SIZE_BYTES = (1 << 63) - 1
+MAX_THREADS = 1024
+_SIZE = re.compile(
+    rf"(?P<whole>[0-9]{{1,19}})(\.(?P<part>[0-9]{{1,12}}))? ?(?P<unit>{'|'.join(UNITS)})?"
+)
+SIZE_PATTERN = f"^{re.sub('[?]P<[a-z]+>', '', _SIZE.pattern)}$"
+_SIZE_FORM = "whole bytes (1048576), binary (512MiB: KiB MiB GiB TiB) or decimal (5GB: kB MB GB TB)"
+
+
+def parse_size(size: int | str) -> int:
+    """Bytes in `size`: an int, or text such as `512MiB`, `1.5GB` or `4096`.
+
+    Raises `UsageError` for another form, a size of zero, a part of a byte, or over 2**63 - 1.
+    """
+    if isinstance(size, int) and not isinstance(size, bool):
+        nbytes, rest = size, 0
+    elif isinstance(size, str) and (match := _SIZE.fullmatch(size)):
+        whole, part, unit = match["whole"], match["part"] or "", match["unit"] or "B"
+        nbytes, rest = divmod(int(whole + part) * UNITS[unit], 10 ** len(part))
+    else:
+        raise UsageError(f"found {shown(size)}; allowed: {_SIZE_FORM}")
+    if rest or not 1 <= nbytes <= MAX_SIZE_BYTES:
+        raise UsageError(f"found {shown(size)}; allowed: whole bytes from 1 to 2**63 - 1")
+    return nbytes
+
+
+Size = Annotated[
+    Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=SIZE_PATTERN)],
+    Meta(extra={"form": _SIZE_FORM, "check": parse_size}),
+]
+Count = Annotated[int, Meta(ge=1, extra={"form": "a whole number, 1 or more"})]
+Text = Annotated[
+    str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"form": "text, at least one character"})
+]
+Dtype = Literal["bf16", "f16", "f32"]
+_FLOORS = Limits()
+
+
+class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What to write, and where."""
+
+    path: Annotated[Text, Meta(description="A file, or a folder for many shards.")]
+    format: Annotated[
+        Literal["safetensors", "arrow"], Meta(description="The container to write.")
+    ] = "safetensors"
+    dtype: Annotated[
+        Dtype | None,
+        Meta(
+            description="Number format of the output. null: bf16 for recovered tensors, and the "
+            "others keep theirs."
+        ),
+    ] = None
+    max_shard_size: Annotated[
+        Size, Meta(description="Most bytes of tensor data in one file; 5GB or 512MiB.")
+    ] = "5GB"
+    overwrite: Annotated[bool, Meta(description="Replace an output that exists.")] = False
+
+
+class Select(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Which tensors, by shell patterns on their names."""
+
+    include: Annotated[
+        tuple[Text, ...], Meta(description="Take tensors that match any of these.")
+    ] = ("*",)
+    exclude: Annotated[
+        tuple[Text, ...], Meta(description="Then leave out those that match any of these.")
+    ] = ()
+
+
+class Numbers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How numbers are recovered."""
+
+    rounding: Annotated[
+        Literal["exact", "reference"],
+        Meta(
+            description="exact: float32 arithmetic and one rounding. reference: the canonical "
+            "library's own order of number formats."
+        ),
+    ] = "exact"
+    passthrough: Annotated[
+        Literal["keep", "bf16", "f16", "f32"] | None,
+        Meta(
+            description="What becomes of float tensors that were not quantised. null: "
+            "output.dtype where that is given, else keep (bf16 for arrow)."
+        ),
+    ] = None
+    assume_unit_scale: Annotated[
+        bool, Meta(description="Take a scale that is missing as 1 instead of refusing the tensor.")
+    ] = False
+
+
+class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where and how wide the job runs; the output does not depend on it."""
+
+    executor: Annotated[
+        Literal["serial", "threads", "distributed"], Meta(description="Who runs the tasks.")
+    ] = "threads"
+    threads: Annotated[
+        Literal["auto"] | Annotated[int, Meta(ge=1, le=MAX_THREADS)],
+        Meta(
+            description="Worker threads. auto: the processors that this process may use.",
+            extra={"form": f"auto | a whole number from 1 to {MAX_THREADS}"},
+        ),
+    ] = "auto"
+    memory: Annotated[Size, Meta(description="Most bytes of buffers held at once.")] = "512MiB"
+    scheduler: Annotated[
+        Text | None,
+        Meta(
+            description="Address of a Dask scheduler, such as tcp://host:8786; needs executor "
+            "distributed. null: a cluster on this machine."
+        ),
+    ] = None
+
+
+class JobLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an input may make this program allocate; fixed floors hold whatever is said here."""
+
+    max_items: Annotated[
+        Count, Meta(description="Most tensors or other entries of one container.")
+    ] = _FLOORS.max_items
+    max_single_alloc: Annotated[Size, Meta(description="Most bytes allocated at once.")] = (
+        _FLOORS.max_single_alloc
+    )
+    max_total_bytes: Annotated[
+        Size | None, Meta(description="Most bytes of output. null: no limit.")
+    ] = _FLOORS.max_total_bytes
+    max_expansion_ratio: Annotated[
+        Count, Meta(description="Most bytes of output for each byte stored.")
+    ] = _FLOORS.max_expansion_ratio
+
+    def resolve(self) -> Limits:
+        """The readers' `Limits`, in bytes."""
+        total = self.max_total_bytes
+        return Limits(
+            max_single_alloc=parse_size(self.max_single_alloc),
+            max_total_bytes=None if total is None else parse_size(total),
+            max_items=self.max_items,
+            max_expansion_ratio=self.max_expansion_ratio,
+        )
+
+
+class Settings(Struct, frozen=True, kw_only=True):
+    """A job with every default filled in and every size in bytes; small and picklable.
+
+    `dtype` is that of recovered tensors; `passthrough` that of floats which were not quantised,
+    `keep` for their own. `threads` is 1 for the serial executor.
+    """
+
+    inputs: tuple[str, ...]
+    path: str
+    format: str
+    dtype: Dtype
+    max_shard_bytes: int
+    overwrite: bool
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    rounding: Literal["exact", "reference"]
+    passthrough: Literal["keep", "bf16", "f16", "f32"]
+    assume_unit_scale: bool
+    executor: Literal["serial", "threads", "distributed"]
+    threads: int
+    memory_bytes: int
+    scheduler: str | None
+    limits: Limits
+
+
+class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A batch job: quantised weights in, full precision out."""
+
+    inputs: Annotated[
+        tuple[Text, ...],
+        Meta(
+            min_length=1,
+            description="Each a file, a model folder, a glob, an ollama: name or an fsspec URL.",
+            extra={"form": "a list of text, at least one item"},
+        ),
+    ]
+    output: Output
+    select: Select = Select()
+    numbers: Numbers = Numbers()
+    run: Run = Run()
+    limits: JobLimits = JobLimits()
+
+    def resolve(self) -> Settings:
+        """What the job means here; checks it again, as constructors alone check nothing.
+
+        Raises `UsageError` for wrong values and for settings that contradict each other.
+        """
+        job = build(Job, _plain(self))
+        output, numbers, run = job.output, job.numbers, job.run
+        if run.scheduler is not None and run.executor != "distributed":
+            raise UsageError(f"run.scheduler: needs run.executor distributed, found {run.executor}")
+        if run.executor == "serial" and run.threads not in ("auto", 1):
+            raise UsageError(f"run.threads: the serial executor uses 1, found {run.threads}")
+        threads = available_cpus() if run.threads == "auto" else run.threads
+        # A column of an Arrow file has one type.
+        kept: Literal["keep", "bf16"] = "bf16" if output.format == "arrow" else "keep"
+        return Settings(
+            inputs=job.inputs,
+            path=output.path,
+            format=output.format,
+            dtype=output.dtype or "bf16",
+            max_shard_bytes=parse_size(output.max_shard_size),
+            overwrite=output.overwrite,
+            include=job.select.include,
+            exclude=job.select.exclude,
+            rounding=numbers.rounding,
+            passthrough=numbers.passthrough or output.dtype or kept,
+            assume_unit_scale=numbers.assume_unit_scale,
+            executor=run.executor,
+            threads=1 if run.executor == "serial" else threads,
+            memory_bytes=parse_size(run.memory),
+            scheduler=run.scheduler,
+            limits=job.limits.resolve(),
+        )
+
+
+def job_from(**sections: Any) -> Job:
+    """A checked `Job` from Python values, with the job file's keys.
+
+    Sections are mappings or the structs above; paths may be `os.PathLike`. For example
+    `job_from(inputs=["m.gguf"], output={"path": "out"}, run={"threads": 4})`.
+    """
+    return build(Job, _plain(sections))
+
+
+def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Job:
+    """The job in a YAML file, with `KEY=VALUE` overrides such as `output.dtype=f32`.
+
+    Override values are YAML (`run.threads=4`, `inputs=[a, b]`); one for a section replaces the
+    whole section. Raises `UsageError` with file, line, column and the key's path, `LimitError`
+    for a file that is too big, `SecurityError` for `!!python` tags, and `OSError`.
+    """
+    from anamnesis.pipeline import yaml_strict
+
+    document = yaml_strict.read(path)
+    data = {} if document.data is None else document.data
+    marks = {(): os.fspath(path), **document.marks}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--set {shown(override)}: allowed: KEY=VALUE, as output.dtype=f32")
+        _override(data, marks, tuple(key.split(".")), yaml_strict.parse(value, f"--set {key}"))
+    return build(Job, data, marks)
+
+
+def _override(
+    data: Any, marks: dict[tuple[str | int, ...], str], path: tuple[str, ...], value: Document
+) -> None:
+    require_key(Job, path, {(): "--set"})
+    for depth, key in enumerate(path):
+        if not isinstance(data, dict):
+            raise UsageError(at(path[:depth], marks, f"found {shown(data)}; allowed: a mapping"))
+        if depth < len(path) - 1:
+            data = data.setdefault(key, {})
+    data[path[-1]] = value.data
+    for old in [old for old in marks if old[: len(path)] == path]:
+        del marks[old]
+    marks[path] = "--set"
+
+
+def schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the job file."""
+    _, defs = msgspec.json.schema_components((Job,), ref_template="#/$defs/{name}")
+    job: Mapping[str, Any] = defs.pop("Job")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **job, "$defs": defs}
+
+
+def available_cpus() -> int:
+    """Processors this process may use: its affinity, tightened by a cgroup (version 2) quota."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    count = min(count or 1, MAX_THREADS)
+    try:
+        with open("/sys/fs/cgroup/cpu.max", encoding="ascii") as file:
+            quota, period = map(int, file.read().split())
+    except (OSError, ValueError):  # no cgroup, or a quota of "max"
+        return count
+    return max(1, min(count, math.ceil(quota / period)))
+
+
+def _plain(value: Any) -> Any:
+    try:
+        return msgspec.to_builtins(value, builtin_types=(bytes, bytearray), enc_hook=_path_text)
+    except (TypeError, RecursionError) as error:
+        raise UsageError(f"the job: {error}") from None
+
+
+def _path_text(value: Any) -> str:
+    if isinstance(value, os.PathLike):
+        return os.fsdecode(value)
+    raise TypeError(f"found {shown(value)} of type {type(value).__name__}; allowed: plain data")
