@@ -30,7 +30,6 @@ from anamnesis.writers.base import (
     Item,
     Layout,
     OutFile,
-    as_bytes,
     check_known,
     shard_groups,
     write_all,
@@ -109,7 +108,7 @@ class ArrowSlot:
 
     def write(self, fd: int, start: int, values: Any) -> None:
         """Store `values` as the elements from `start` on, with the heads of batches they begin."""
-        view = as_bytes(values)
+        view = memoryview(values).cast("B")
         done = 0
         for batch, within, nbytes in self._parts(start, start + len(view) // self.itemsize):
             if not within:

@@ -88,15 +88,9 @@ class WriterModule(Protocol):
         ...
 
 
-def as_bytes(data: Any) -> memoryview:
-    """A contiguous buffer as bytes; `memoryview.cast` refuses arrays without elements."""
-    view = memoryview(data)
-    return view.cast("B") if view.nbytes else memoryview(b"")
-
-
 def write_all(fd: int, data: Any, offset: int) -> None:
     """`pwrite` all of a contiguous buffer, however many calls it takes."""
-    view = as_bytes(data)
+    view = memoryview(data).cast("B")
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)

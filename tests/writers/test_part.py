@@ -1,0 +1,398 @@
+"""Output files are complete under their final name, or absent (rows W03 to W10)."""
+
+from __future__ import annotations
+
+import errno
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anamnesis.errors import FormatError, IntegrityError, UsageError
+from anamnesis.writers import part as part_module
+from anamnesis.writers import safetensors, writer
+from anamnesis.writers.base import Item, OutFile, WriterModule, write_all
+from anamnesis.writers.part import PartFile, write_small
+
+VALUES = np.arange(1000, dtype=np.uint16)
+MODULE: WriterModule = writer("safetensors")
+
+
+def plan(path: Path) -> tuple[OutFile, Any]:
+    layout = safetensors.layout([Item("w", (1000,), "BF16", 1000)], path, 1)
+    return layout.files[0], layout.places[0][1]
+
+
+def fill(part: PartFile, slot: Any) -> None:
+    """Write the values as a task does: through a descriptor of its own."""
+    fd = os.open(part.part, os.O_WRONLY)
+    slot.write(fd, 0, VALUES)
+    os.close(fd)
+
+
+def make(path: Path, *, overwrite: bool = False) -> None:
+    out, slot = plan(path)
+    part = PartFile(out, overwrite=overwrite)
+    fill(part, slot)
+    part.commit(MODULE)
+
+
+def files(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))
+
+
+@pytest.fixture
+def umask() -> Iterator[Callable[[int], int]]:
+    before = os.umask(0o022)
+    yield os.umask
+    os.umask(before)
+
+
+def failing(code: int) -> Callable[..., Any]:
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    return fail
+
+
+def test_a_committed_file_is_whole_and_alone(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    make(path)
+    assert files(tmp_path) == ["model.safetensors"]
+    assert path.read_bytes().endswith(VALUES.tobytes())
+
+
+def test_until_the_commit_the_final_name_is_absent(tmp_path: Path) -> None:
+    out, slot = plan(tmp_path / "model.safetensors")
+    part = PartFile(out)
+    (name,) = files(tmp_path)
+    assert name.startswith(".model.safetensors.")
+    assert name.endswith(".part")
+    assert part.part.stat().st_size == out.nbytes
+    assert part.part.read_bytes().startswith(out.fixed[0][1])
+    fill(part, slot)
+    assert not part.final.exists()
+    part.commit(MODULE)
+    assert files(tmp_path) == ["model.safetensors"]
+
+
+def test_discard_removes_the_part_and_may_be_repeated(tmp_path: Path) -> None:
+    part = PartFile(plan(tmp_path / "model.safetensors")[0])
+    part.discard()
+    part.discard()
+    assert files(tmp_path) == []
+
+
+def test_discard_after_a_commit_leaves_the_file(tmp_path: Path) -> None:
+    out, slot = plan(tmp_path / "model.safetensors")
+    part = PartFile(out)
+    fill(part, slot)
+    part.commit(MODULE)
+    part.discard()
+    assert files(tmp_path) == ["model.safetensors"]
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o022, 0o644), (0o077, 0o600), (0o002, 0o664)])
+def test_w09_the_umask_decides_the_mode(
+    tmp_path: Path, umask: Callable[[int], int], mask: int, mode: int
+) -> None:
+    umask(mask)
+    make(tmp_path / "model.safetensors")
+    write_small(tmp_path / "index.json", b"{}")
+    for name in files(tmp_path):
+        assert stat.S_IMODE((tmp_path / name).stat().st_mode) == mode
+
+
+def test_w08_an_existing_output_is_refused_and_kept(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"mine")
+    with pytest.raises(UsageError, match=r"model\.safetensors: exists already; pass --overwrite"):
+        PartFile(plan(path)[0])
+    assert path.read_bytes() == b"mine"
+    assert files(tmp_path) == ["model.safetensors"]
+
+
+def test_w08_a_dangling_symlink_exists_too(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(UsageError, match="exists already"):
+        PartFile(plan(path)[0])
+    assert files(tmp_path) == ["model.safetensors"]
+
+
+def test_w08_an_output_that_came_meanwhile_is_kept(tmp_path: Path) -> None:
+    out, slot = plan(tmp_path / "model.safetensors")
+    part = PartFile(out)
+    fill(part, slot)
+    part.final.write_bytes(b"another run's")
+    with pytest.raises(UsageError, match="exists already"):
+        part.commit(MODULE)
+    assert part.final.read_bytes() == b"another run's"
+    assert files(tmp_path) == ["model.safetensors"]
+
+
+def test_a_folder_is_not_replaced_by_a_file(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.mkdir()
+    with pytest.raises(UsageError, match="is a folder"):
+        PartFile(plan(path)[0], overwrite=True)
+    assert files(tmp_path) == ["model.safetensors"]
+
+
+def test_overwrite_keeps_the_old_file_until_the_commit(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"old")
+    out, slot = plan(path)
+    part = PartFile(out, overwrite=True)
+    fill(part, slot)
+    assert path.read_bytes() == b"old"
+    part.commit(MODULE)
+    assert path.read_bytes().endswith(VALUES.tobytes())
+
+
+def test_overwrite_keeps_the_old_file_when_the_new_one_is_discarded(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"old")
+    PartFile(plan(path)[0], overwrite=True).discard()
+    assert path.read_bytes() == b"old"
+
+
+@pytest.mark.parametrize("link", [os.link, os.symlink])
+def test_w07_an_input_behind_a_link_keeps_its_bytes(
+    tmp_path: Path, link: Callable[[Path, Path], None]
+) -> None:
+    source = tmp_path / "input.safetensors"
+    source.write_bytes(b"input" * 100)
+    path = tmp_path / "model.safetensors"
+    link(source, path)
+    with source.open("rb") as reading:
+        make(path, overwrite=True)
+        assert reading.read() == b"input" * 100
+    assert source.read_bytes() == b"input" * 100
+    assert not path.is_symlink()
+    assert path.read_bytes().endswith(VALUES.tobytes())
+
+
+def test_w07_an_input_that_is_replaced_can_be_read_to_its_end(tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"input" * 100)
+    with path.open("rb") as reading:
+        make(path, overwrite=True)
+        assert reading.read() == b"input" * 100
+
+
+def test_w03_a_file_larger_than_the_disk_is_refused_at_once(tmp_path: Path) -> None:
+    free = os.statvfs(tmp_path)
+    need = (free.f_bavail + 10**6) * free.f_frsize
+    with pytest.raises(OSError, match="are free in its folder") as caught:
+        PartFile(OutFile(str(tmp_path / "x.safetensors"), need, ()))
+    assert caught.value.errno == errno.ENOSPC
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG])
+@pytest.mark.parametrize("call", ["ftruncate", "pwrite"])
+def test_w03_w05_a_failure_while_reserving_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str, code: int
+) -> None:
+    path = tmp_path / "model.safetensors"
+    path.write_bytes(b"old")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, call, failing(code))
+        with pytest.raises(OSError, match=r"\[Errno") as caught:
+            PartFile(plan(path)[0], overwrite=True)
+    assert caught.value.errno == code
+    assert files(tmp_path) == ["model.safetensors"]
+    assert path.read_bytes() == b"old"
+
+
+def test_w05_the_file_size_limit_is_an_oserror(tmp_path: Path) -> None:
+    """In a process of its own, with the signal at its default as Python sets it."""
+    script = (
+        "import resource, sys\n"
+        "from anamnesis.writers.base import OutFile\n"
+        "from anamnesis.writers.part import PartFile\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))\n"
+        "try:\n"
+        "    PartFile(OutFile(sys.argv[1], 1 << 20, ()))\n"
+        "except OSError as error:\n"
+        "    print(error.errno)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", script, str(tmp_path / "x.safetensors")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode != -signal.SIGXFSZ
+    assert done.stdout.strip() == str(errno.EFBIG), done.stderr
+    assert files(tmp_path) == []
+
+
+def test_short_writes_are_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pwrite = os.pwrite
+    monkeypatch.setattr(os, "pwrite", lambda fd, data, at: pwrite(fd, bytes(data)[:7], at))
+    make(tmp_path / "model.safetensors")
+    assert (tmp_path / "model.safetensors").read_bytes().endswith(VALUES.tobytes())
+
+
+def test_write_all_takes_nothing_and_any_dtype(tmp_path: Path) -> None:
+    fd = os.open(tmp_path / "x", os.O_RDWR | os.O_CREAT)
+    write_all(fd, np.empty(0, np.float32), 5)
+    write_all(fd, b"", 5)
+    write_all(fd, np.array([1.5, -2.0], np.float16), 0)
+    assert os.pread(fd, 9, 0) == np.array([1.5, -2.0], np.float16).tobytes()
+    os.close(fd)
+
+
+def record_calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The order of syncs and renames, as the program asks for them."""
+    calls: list[str] = []
+    fsync, rename, check = os.fsync, os.rename, safetensors.check
+
+    def spy_fsync(fd: int) -> None:
+        calls.append("fsync folder" if stat.S_ISDIR(os.fstat(fd).st_mode) else "fsync file")
+        fsync(fd)
+
+    def spy_rename(source: Any, target: Any, **kwargs: Any) -> None:
+        calls.append("rename")
+        rename(source, target, **kwargs)
+
+    def spy_check(path: Path, expected: OutFile) -> None:
+        calls.append("check")
+        check(path, expected)
+
+    monkeypatch.setattr(os, "fsync", spy_fsync)
+    monkeypatch.setattr(os, "rename", spy_rename)
+    monkeypatch.setattr(safetensors, "check", spy_check)
+    return calls
+
+
+def test_w06_sync_check_rename_sync_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = record_calls(monkeypatch)
+    make(tmp_path / "model.safetensors")
+    assert calls == ["fsync file", "check", "rename", "fsync folder"]
+
+
+def test_w06_small_files_take_the_same_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = record_calls(monkeypatch)
+    write_small(tmp_path / "index.json", b"{}")
+    assert calls == ["fsync file", "rename", "fsync folder"]
+    assert (tmp_path / "index.json").read_bytes() == b"{}"
+    assert files(tmp_path) == ["index.json"]
+
+
+def test_w04_a_failed_sync_fails_the_file_and_is_not_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = []
+
+    def fail(fd: int) -> None:
+        calls.append(fd)
+        raise OSError(errno.EIO, "sync")
+
+    out, slot = plan(tmp_path / "model.safetensors")
+    part = PartFile(out)
+    fill(part, slot)
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(OSError, match="sync"):
+        part.commit(MODULE)
+    assert len(calls) == 1
+    assert files(tmp_path) == []
+
+
+@pytest.mark.parametrize("call", ["rename", "fsync", "pwrite"])
+def test_w04_a_small_file_that_fails_leaves_the_old_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    (tmp_path / "index.json").write_bytes(b"old")
+    monkeypatch.setattr(os, call, failing(errno.EIO))
+    with pytest.raises(OSError, match="Errno"):
+        write_small(tmp_path / "index.json", b"{}")
+    assert (tmp_path / "index.json").read_bytes() == b"old"
+    assert files(tmp_path) == ["index.json"]
+
+
+def test_a_failed_rename_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, slot = plan(tmp_path / "model.safetensors")
+    part = PartFile(out)
+    fill(part, slot)
+    monkeypatch.setattr(os, "rename", failing(errno.EIO))
+    with pytest.raises(OSError, match="Errno"):
+        part.commit(MODULE)
+    assert files(tmp_path) == []
+
+
+def test_a_failed_sync_of_the_folder_is_told_and_the_file_is_whole(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, slot = plan(tmp_path / "model.safetensors")
+    part = PartFile(out)
+    fill(part, slot)
+    monkeypatch.setattr(part_module, "sync_folder", failing(errno.EIO))
+    with pytest.raises(OSError, match="Errno"):
+        part.commit(MODULE)
+    assert files(tmp_path) == ["model.safetensors"]
+    safetensors.check(part.final, out)
+
+
+def test_a_failed_close_still_removes_the_part(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Network file systems tell of failed writes when a file is closed."""
+    close = os.close
+    part = PartFile(plan(tmp_path / "model.safetensors")[0])
+
+    def fail(fd: int) -> None:
+        close(fd)
+        raise OSError(errno.EIO, "close")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "close", fail)
+        with pytest.raises(OSError, match="close"):
+            part.commit(MODULE)
+    assert files(tmp_path) == []
+
+
+def test_w10_a_file_that_fails_its_check_is_removed(tmp_path: Path) -> None:
+    out, slot = plan(tmp_path / "model.safetensors")
+    part = PartFile(out)
+    fill(part, slot)
+    with part.part.open("r+b") as file:
+        file.seek(12)
+        file.write(b"#")
+    with pytest.raises(IntegrityError):
+        part.commit(MODULE)
+    assert files(tmp_path) == []
+
+
+def test_w10_a_check_of_any_kind_may_refuse(tmp_path: Path) -> None:
+    def refuse(path: Path, expected: OutFile) -> None:
+        raise FormatError("no")
+
+    part = PartFile(plan(tmp_path / "model.safetensors")[0])
+    module: Any = SimpleNamespace(layout=safetensors.layout, check=refuse)
+    with pytest.raises(FormatError):
+        part.commit(module)
+    assert files(tmp_path) == []
+
+
+def test_two_parts_of_one_output_do_not_share_a_file(tmp_path: Path) -> None:
+    out, slot = plan(tmp_path / "model.safetensors")
+    first, second = PartFile(out), PartFile(out)
+    assert first.part != second.part
+    fill(second, slot)
+    second.commit(MODULE)
+    first.discard()
+    assert files(tmp_path) == ["model.safetensors"]
+    assert second.final.read_bytes().endswith(VALUES.tobytes())
