@@ -54,6 +54,34 @@ ENCODINGS: dict[str, Encoding] = {
     "fp8-e4m3fnuz": Encoding("fp8:decode_e4m3fnuz", prepare="fp8:prepare"),
     "fp8-e5m2": Encoding("fp8:decode_e5m2", prepare="fp8:prepare"),
     "fp8-e5m2fnuz": Encoding("fp8:decode_e5m2fnuz", prepare="fp8:prepare"),
+    "gguf-iq1-m": Encoding("gguf_iq1:decode_iq1_m", block_elems=256, block_bytes=56, ggml_type=29),
+    "gguf-iq1-s": Encoding("gguf_iq1:decode_iq1_s", block_elems=256, block_bytes=50, ggml_type=19),
+    "gguf-iq2-s": Encoding("gguf_iq2:decode_iq2_s", block_elems=256, block_bytes=82, ggml_type=22),
+    "gguf-iq2-xs": Encoding(
+        "gguf_iq2:decode_iq2_xs", block_elems=256, block_bytes=74, ggml_type=17
+    ),
+    "gguf-iq2-xxs": Encoding(
+        "gguf_iq2:decode_iq2_xxs", block_elems=256, block_bytes=66, ggml_type=16
+    ),
+    "gguf-iq3-s": Encoding("gguf_iq3:decode_iq3_s", block_elems=256, block_bytes=110, ggml_type=21),
+    "gguf-iq3-xxs": Encoding(
+        "gguf_iq3:decode_iq3_xxs", block_elems=256, block_bytes=98, ggml_type=18
+    ),
+    "gguf-iq4-nl": Encoding("gguf_iq4:decode_iq4_nl", block_elems=32, block_bytes=18, ggml_type=20),
+    "gguf-iq4-xs": Encoding(
+        "gguf_iq4:decode_iq4_xs", block_elems=256, block_bytes=136, ggml_type=23
+    ),
+    "gguf-mxfp4": Encoding("gguf_fp4:decode_mxfp4", block_elems=32, block_bytes=17, ggml_type=39),
+    "gguf-nvfp4": Encoding(
+        "gguf_fp4:decode_nvfp4",
+        prepare="gguf_fp4:prepare_nvfp4",
+        block_elems=64,
+        block_bytes=36,
+        ggml_type=40,
+    ),
+    "gguf-q1-0": Encoding("gguf_bits:decode_q1_0", block_elems=128, block_bytes=18, ggml_type=41),
+    "gguf-q2-0": Encoding("gguf_bits:decode_q2_0", block_elems=64, block_bytes=18, ggml_type=42),
+    "gguf-q2-0-g128": Encoding("gguf_bits:decode_q2_0_g128", block_elems=128, block_bytes=34),
     "gguf-q2-k": Encoding("gguf_k:decode_q2_k", block_elems=256, block_bytes=84, ggml_type=10),
     "gguf-q3-k": Encoding("gguf_k:decode_q3_k", block_elems=256, block_bytes=110, ggml_type=11),
     "gguf-q4-0": Encoding("gguf_legacy:decode_q4_0", block_elems=32, block_bytes=18, ggml_type=2),
@@ -64,6 +92,8 @@ ENCODINGS: dict[str, Encoding] = {
     "gguf-q5-k": Encoding("gguf_k:decode_q5_k", block_elems=256, block_bytes=176, ggml_type=13),
     "gguf-q6-k": Encoding("gguf_k:decode_q6_k", block_elems=256, block_bytes=210, ggml_type=14),
     "gguf-q8-0": Encoding("gguf_legacy:decode_q8_0", block_elems=32, block_bytes=34, ggml_type=8),
+    "gguf-tq1-0": Encoding("gguf_bits:decode_tq1_0", block_elems=256, block_bytes=54, ggml_type=34),
+    "gguf-tq2-0": Encoding("gguf_bits:decode_tq2_0", block_elems=256, block_bytes=66, ggml_type=35),
 }
 
 

@@ -1,0 +1,115 @@
+"""GGUF's four-bit floats: MXFP4 and NVFP4.
+
+Sources: ggml-org/llama.cpp, ggml/src/ggml-common.h (`block_mxfp4`, `block_nvfp4`,
+`kvalues_mxfp4`), ggml/src/ggml-quants.c (`dequantize_row_mxfp4`, `_nvfp4`) and
+ggml/src/ggml-impl.h (`ggml_e8m0_to_fp32_half`, `ggml_ue4m3_to_fp32`).
+
+| type | elements, bytes | layout |
+|---|---|---|
+| MXFP4 | 32, 17 | e u8; qs u8[16]: 16 elements in the low halves, then 16 in the high ones |
+| NVFP4 | 64, 36 | d u8[4]; qs u8[4][8]: per run of 16, 8 in the low halves, then 8 in the high |
+
+A code is E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6. ggml keeps the doubled integers and
+halved scales. It reads the exponent byte 255 as 2**128, not NaN, and of the unsigned E4M3 scales it
+ignores the top bit and takes 0x7F for 0; so does this module.
+
+The tensor `NAME.scale` beside an NVFP4 tensor multiplies what the blocks give
+(ggml-org/llama.cpp, src/llama-graph.cpp, `build_lora_mm`: the scale is applied to the product).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._jit import jit
+from anamnesis.kernels._lookup import load_numbers, look_up, table_for
+from anamnesis.kernels._vector import clean_nan, join, load8, load16, run_blocks
+from anamnesis.kernels.bits import to_float32
+
+_DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+_DOUBLED[8] = 0.0  # ggml's integer table has no negative zero
+_ONE = np.ones(1, np.float32)
+
+
+def _products(scales: Any) -> Any:
+    """Every code under each of the 256 scales: flat, 16 entries a scale byte."""
+    with np.errstate(over="ignore"):
+        return np.outer(scales.astype(np.float32), _DOUBLED).astype(np.float32).reshape(-1)
+
+
+def _half_e8m0() -> Any:
+    return np.ldexp(np.float32(1), np.arange(256) - 128)
+
+
+def _half_ue4m3() -> Any:
+    exponent, mantissa = np.divmod(np.arange(256) & 0x7F, 8)
+    scales = np.ldexp(np.where(exponent > 0, 8 + mantissa, mantissa), np.maximum(exponent, 1) - 11)
+    return np.where(np.arange(256) == 0x7F, 0, scales)
+
+
+_MXFP4 = _products(_half_e8m0())
+_NVFP4 = _products(_half_ue4m3())
+
+
+@jit
+def _mxfp4(data: Any, products: Any, out: Any) -> None:
+    for block in range(data.shape[0] // 17):
+        at = block * 17
+        table = table_for(out, load_numbers(products, 16 * np.int64(data[at])))
+        qs = load16(data, at + 1)
+        look_up(out, block * 32, table, qs)
+        look_up(out, block * 32 + 16, table, qs >> 4)
+
+
+@jit
+def _nvfp4(data: Any, products: Any, scale: Any, out: Any) -> None:
+    factor = clean_nan(scale)
+    for block in range(data.shape[0] // 36):
+        at = block * 36
+        for run in range(4):
+            numbers = load_numbers(products, 16 * np.int64(data[at + run]))
+            qs = load8(data, at + 4 + 8 * run)
+            table = table_for(out, numbers * factor)
+            look_up(out, block * 64 + 16 * run, table, join(qs & 15, qs >> 4))
+
+
+def decode_mxfp4(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """MXFP4: `e2m1 * 2**(e - 127)`."""
+    run_blocks(lambda data, out: _mxfp4(data, _MXFP4, out), blocks["payload"], 17, 32, out)
+
+
+def decode_nvfp4(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """NVFP4: `e2m1 * d`, an exact product, times `scale` where the tensor has one.
+
+    `params["scale"]` is float32, one for the tensor or one for each `params["blocks_per_scale"]`
+    blocks; `window.start` is the first block.
+    """
+    scale = params.get("scale", _ONE)
+
+    def decode(data: Any, out: Any) -> None:
+        blocks, at = data.shape[0] // 36, 0
+        per_scale = params["blocks_per_scale"] if scale.size > 1 else window.start + blocks + 1
+        while at < blocks:
+            expert = (window.start + at) // per_scale
+            end = min((expert + 1) * per_scale - window.start, blocks)
+            _nvfp4(data[36 * at : 36 * end], _NVFP4, scale[expert], out[64 * at : 64 * end])
+            at = end
+
+    run_blocks(decode, blocks["payload"], 36, 64, out)
+
+
+def prepare_nvfp4(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `decode_nvfp4`: `scale` as float32 `[scales]`, where the tensor has it."""
+    prepared = dict(scalars)
+    if "scale" in wholes:
+        stored = wholes["scale"]
+        prepared["scale"] = to_float32(stored.dtype, stored.array).reshape(-1)
+    return prepared
