@@ -109,6 +109,7 @@ def test_packed_dtypes_go_to_their_bits(tmp_path: Path) -> None:
 def test_every_tensor_is_aligned_to_its_elements(tmp_path: Path) -> None:
     items = make_items({f"t{i}": (3,) for i in range(12)}, ["U8", "BF16", "F32", "I64"])
     layout = safetensors.layout(items, tmp_path / "model.safetensors", 1)
+    assert len(layout.files[0].fixed[0][1]) % 64 == 0
     for item, (_, slot) in zip(items, layout.places, strict=True):
         ((offset, nbytes),) = slot.ranges(0, 3)
         assert offset % (DTYPES[item.dtype].bits // 8) == 0
