@@ -98,10 +98,12 @@ def _one_of(where: str, state: Mapping[str, Any], field: str, allowed: tuple[Any
 def _shape(where: str, state: Mapping[str, Any]) -> tuple[int, ...]:
     value = _get(where, state, "shape")
     sizes = value if isinstance(value, list) and len(value) <= RANK else []
-    if sizes and all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
+    counts = all(type(size) is int and 0 <= size < 1 << 63 for size in sizes)
+    if sizes and counts and math.prod(sizes) < 1 << 63:
         return tuple(sizes)
     raise FormatError(
-        f"{where}: shape: found {value!r:.100}; allowed are 1 to {RANK} sizes below 2**63"
+        f"{where}: shape: found {value!r:.100}; allowed are 1 to {RANK} sizes and fewer than "
+        "2**63 elements"
     )
 
 
