@@ -143,7 +143,7 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     window = max(multiple, WINDOW_BYTES // max(1, unit_bytes) // multiple * multiple)
     window = min(window, -(-tensor.units // multiple) * multiple)
     batch = window
-    columns = [c for c in tensor.components if c.access.kind == "columns"]
+    columns = [c for c in tensor.components if c.access.kind == "columns" or _strided(c)]
     if columns and window:
         per_window = sum(_window_bytes(c, window) for c in columns)
         batch = window * max(1, STRIP_BYTES // max(1, per_window))
@@ -154,6 +154,17 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     scratch = 2 if tensor.out_dtype == "F16" and tensor.encoding != "copy" else 0
     out = window * tensor.unit_elems * itemsize * (1 + scratch)
     return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, reads + wholes + out)
+
+
+def _strided(component: Component) -> bool:
+    view = component.stored.view
+    return view is not None and view.strides is not None
+
+
+def _deflated(tensor: Tensor) -> bool:
+    """Whether some component can only be read from its start."""
+    members = [c.stored.view.member for c in tensor.components if c.stored.view is not None]
+    return any(m is not None and m.deflated for m in members)
 
 
 def _window_bytes(component: Component, units: int) -> int:
@@ -216,6 +227,8 @@ def _ranges(step: Step) -> list[tuple[int, int]]:
     units = step.tensor.units
     if not step.tensor.elems:
         return []
+    if _deflated(step.tensor):
+        return [(0, units)]
     per_batch = max(1, step.batch_units * step.tensor.unit_elems * step.itemsize)
     stride = step.batch_units * max(1, TASK_BYTES // per_batch)
     return [(start, min(start + stride, units)) for start in range(0, units, stride)]

@@ -17,6 +17,7 @@ from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.plan import Piece, Task
 from anamnesis.readers.batch import BlockReader, iter_windows
 from anamnesis.readers.files import Files
+from anamnesis.readers.raw import SpanCrc
 
 
 class Cancelled(Exception):  # noqa: N818 - not an error
@@ -43,6 +44,7 @@ class Receipt:
     out_bytes: int
     seconds: float
     pieces: tuple[PieceReceipt, ...]
+    spans: tuple[SpanCrc, ...] = ()  # of archive entries, for their CRC-32
 
 
 def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt:
@@ -50,11 +52,12 @@ def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt
     begin = time.perf_counter()
     files = Files()
     receipts = []
+    spans: list[SpanCrc] = []
     read_bytes = 0
     fd = os.open(task.part, os.O_WRONLY | os.O_CLOEXEC)
     try:
         for piece in task.pieces:
-            receipt, nbytes = _run_piece(piece, files, fd, cancelled)
+            receipt, nbytes = _run_piece(piece, files, fd, cancelled, spans)
             receipts.append(receipt)
             read_bytes += nbytes
         files.check_unchanged()
@@ -62,11 +65,17 @@ def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt
         os.close(fd)
         files.close()
     seconds = time.perf_counter() - begin
-    return Receipt(task.key, task.file, read_bytes, task.out_bytes, seconds, tuple(receipts))
+    return Receipt(
+        task.key, task.file, read_bytes, task.out_bytes, seconds, tuple(receipts), tuple(spans)
+    )
 
 
 def _run_piece(
-    piece: Piece, files: Files, fd: int, cancelled: Callable[[], bool] | None
+    piece: Piece,
+    files: Files,
+    fd: int,
+    cancelled: Callable[[], bool] | None,
+    spans: list[SpanCrc],
 ) -> tuple[PieceReceipt, int]:
     step = piece.step
     tensor, slot = step.tensor, step.slot
@@ -86,6 +95,7 @@ def _run_piece(
             values = decode(views, window)
             digest.update(values)
             slot.write(fd, window.start * tensor.unit_elems, values)
+    spans += reader.spans()
     first = piece.start * tensor.unit_elems
     last = min(piece.stop * tensor.unit_elems, tensor.elems)
     return PieceReceipt(tensor.name, first, last, digest.hexdigest()), read_bytes

@@ -25,11 +25,41 @@ class FileId:
 
 
 @dataclass(frozen=True, slots=True)
+class Member:
+    """An entry of an archive: its data at `offset` of `file`, and the CRC-32 of its `nbytes`.
+
+    With `deflated`, the `packed_bytes` at `offset` inflate to `nbytes`; else they are equal.
+    """
+
+    name: str
+    file: FileId
+    offset: int
+    packed_bytes: int
+    nbytes: int
+    crc32: int
+    deflated: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class View:
+    """How a stored tensor differs from plain little-endian numbers in row-major order.
+
+    `strides` are in elements (None: row-major); `swap` is the size in bytes of the big-endian
+    numbers to swap (0: none). Of a deflated `member`, `Stored.offset` counts inflated bytes.
+    """
+
+    strides: tuple[int, ...] | None = None
+    swap: int = 0
+    member: Member | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Stored:
     """A tensor as a container stores it: `nbytes` bytes at `offset` of `file`.
 
     `dtype` is the safetensors name (`F8_E4M3`, `BF16`, …) or ggml's (`Q4_K`); `shape` is
-    outermost dimension first, in elements.
+    outermost dimension first, in elements. `nbytes` is the size of the tensor's own numbers, which
+    a strided view may find in fewer or more bytes of the file.
     """
 
     name: str
@@ -38,16 +68,22 @@ class Stored:
     file: FileId
     offset: int
     nbytes: int
+    view: View | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Container:
-    """What a parser found: stored tensors by name, in file order, and the file's metadata."""
+    """What a parser found: stored tensors by name, in file order, and the file's metadata.
+
+    `members` are the archive entries whose CRC-32 must hold; `notes` say what was left out.
+    """
 
     kind: str  # the row in the table of readers
     files: tuple[FileId, ...]
     stored: Mapping[str, Stored]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    members: tuple[Member, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

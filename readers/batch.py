@@ -21,6 +21,7 @@ import pyarrow as pa
 from anamnesis.kernels import Window
 from anamnesis.readers.base import Component, FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.raw import RawBytes, SpanCrc, open_raw
 from anamnesis.readers.source import LocalFile
 
 OpenFile = Callable[[FileId], LocalFile]
@@ -58,6 +59,11 @@ class BlockReader:
         self._cache: dict[int, Blocks] = {}
         self._buffers: dict[str, Any] = {}
         self._metadata = _metadata(tensor)
+        self._raws: dict[str, RawBytes] = {}
+
+    def spans(self) -> list[SpanCrc]:
+        """Checksums of the archive entries' bytes that were read in order so far."""
+        return [span for raw in self._raws.values() for span in raw.spans()]
 
     def read(self, window: Window) -> Blocks:
         """The raw blocks of a window of output units."""
@@ -93,7 +99,7 @@ class BlockReader:
         for component in self._wholes:
             stored = component.stored
             data = np.empty(stored.nbytes, np.uint8)
-            self._open(stored.file).read_into(stored.offset, data)
+            self._raw(component).read_into(0, data)
             array = data.view(DTYPES[stored.dtype].numpy).reshape(stored.shape)
             params[component.role] = Whole(stored.dtype, array)
             offsets = pa.py_buffer(np.array([0, stored.nbytes], np.int64))
@@ -140,22 +146,29 @@ class BlockReader:
 
     def _fill(self, component: Component, window: Window, view: Any) -> None:
         access, stored = component.access, component.stored
-        file = self._open(stored.file)
+        raw = self._raw(component)
         begin = window.start * access.unit_bits // 8
         if access.kind == "rows":
             flat = view.reshape(-1)
             here = min(len(flat), stored.nbytes - begin)
-            file.read_into(stored.offset + begin, flat[:here])
+            raw.read_into(begin, flat[:here])
             flat[here:] = 0  # the last unit of the tensor may be short
             return
         seg = view.shape[1]
         if seg == access.line_bytes:
-            file.read_into(stored.offset, view.reshape(-1))
+            raw.read_into(0, view.reshape(-1))
             return
         here = min(seg, access.line_bytes - begin)
         for line in range(view.shape[0]):
-            file.read_into(stored.offset + line * access.line_bytes + begin, view[line, :here])
+            raw.read_into(line * access.line_bytes + begin, view[line, :here])
         view[:, here:] = 0
+
+    def _raw(self, component: Component) -> RawBytes:
+        raw = self._raws.get(component.role)
+        if raw is None:
+            stored = component.stored
+            raw = self._raws[component.role] = open_raw(stored, self._open(stored.file))
+        return raw
 
 
 def iter_windows(tensor: Tensor, units: int, start: int = 0, stop: int = -1) -> Iterator[Window]:

@@ -7,6 +7,8 @@ routers and norms own tensors called `scale` too.
 
 from __future__ import annotations
 
+import math
+
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
@@ -78,14 +80,21 @@ def resolve(ledger: Ledger) -> None:
 
 
 def dense(stored: Stored) -> Tensor:
-    """A tensor that was never quantised: its numbers are its own."""
+    """A tensor that was never quantised: its numbers are its own.
+
+    A strided view is read in whole slices along its first dimension.
+    """
+    strided = stored.view is not None and stored.view.strides is not None
+    unit = max(1, math.prod(stored.shape[1:])) if strided else 1
     return Tensor(
         name=stored.name,
         shape=stored.shape,
         scheme="passthrough",
         encoding="copy",
-        components=(Component("payload", stored, Access("rows", DTYPES[stored.dtype].bits)),),
-        unit_elems=1,
+        components=(
+            Component("payload", stored, Access("rows", unit * DTYPES[stored.dtype].bits)),
+        ),
+        unit_elems=unit,
         out_dtype=stored.dtype,
     )
 
