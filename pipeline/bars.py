@@ -77,7 +77,7 @@ class Bars(Tally):
                 return
             if file_index in self._bars:
                 self._rich.remove_task(self._bars.pop(file_index))
-            self._rich.update(self._overall, total=self.total)
+            self._rich.update(self._overall, completed=self.moved, total=self.total)
 
     def note(self, text: str) -> None:
         with self.lock:

@@ -143,14 +143,19 @@ class Tally:
         self.total = max(self.total, self.moved)
 
     def finish(self, file_index: int) -> bool:
-        """Count a file as done; whether it was there already."""
+        """Count a file as done; whether it was there already.
+
+        With the last one all is written, also what no task reports: headers, an index.
+        """
         if file_index in self.finished:
             return False
         self.finished.add(file_index)
-        if not self.files or self.written[file_index]:
-            return False
-        self.total = max(self.moved, self.total - self.files[file_index][1])
-        return True
+        was_there = bool(self.files) and not self.written[file_index]
+        if was_there:
+            self.total = max(self.moved, self.total - self.files[file_index][1])
+        if len(self.finished) == len(self.files):
+            self.moved = self.total
+        return was_there
 
     def forget(self) -> None:
         """End a run; what comes next belongs to another."""

@@ -268,6 +268,23 @@ def test_one_file_has_one_bar(clock: Clock) -> None:
 
 
 @pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("header", [0, 50])
+def test_headers_fill_the_bar(clock: Clock, header: int) -> None:
+    """The sizes of files hold headers, which no task writes; the total may hold them or not."""
+    out = Terminal()
+    shown = bars(out, clock)
+    shown.start(2000 + 2 * header, [("out/a", 1050), ("out/b", 1050)])
+    for number in (0, 1):
+        clock.now += 1
+        shown.advance(number, 1000)
+        shown.done(number)
+    clock.now += 1
+    (line,) = drawn(shown, out)
+    assert re.search(r"100% .* kB/s 00:00$", line)
+    shown.close()
+
+
+@pytest.mark.usefixtures("wide")
 def test_bars_do_not_count_files_that_were_there(clock: Clock) -> None:
     out = Terminal()
     shown = bars(out, clock)
