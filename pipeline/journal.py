@@ -19,20 +19,18 @@ from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.task import Receipt
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
-from anamnesis.writers import WRITERS, writer
+from anamnesis.writers import writer
 from anamnesis.writers.base import Item, Layout
 
 VERSION = 1
 
 
 def manifest_path(out: Path) -> Path:
-    """Where the manifest of an output file or folder lies.
+    """Where the manifest of an output file or folder lies: beside it.
 
-    Engines that read a folder as a dataset skip names with a leading underscore.
+    Not inside a folder, which engines may read as a dataset of all the files in it.
     """
-    if any(out.suffix == row.suffix for row in WRITERS.values()):
-        return out.with_name(out.name + ".anamnesis.json")
-    return out / "_anamnesis.json"
+    return out.with_name(out.name + ".anamnesis.json")
 
 
 def manifest(plan: Plan, receipts: Iterable[Receipt]) -> bytes:
