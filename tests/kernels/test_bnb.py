@@ -64,7 +64,7 @@ def four_bit(
         "rounding": rounding,
         **{k: v for k, v in state.items() if k.startswith("nested_")},
     }
-    wholes = {
+    wholes: dict[str, Any] = {
         role: SimpleNamespace(dtype="F32", array=case[role])
         for role in ("quant_map", "nested_absmax", "nested_quant_map")
         if role in case
@@ -254,13 +254,22 @@ def test_arrays_that_do_not_fit() -> None:
         four_bit(load("nf4.float32.weight") | {"quant_map": np.zeros(15, np.float32)})
 
 
-@pytest.mark.skipif(os.environ.get("NUMBA_DISABLE_JIT") == "1", reason="this is the inner run")
-def test_the_same_without_numba() -> None:
+@pytest.mark.skipif("BNB_INNER_RUN" in os.environ, reason="this is the inner run")
+@pytest.mark.parametrize(
+    ("setting", "which"),
+    [
+        ({"NUMBA_DISABLE_JIT": "1"}, "not half_rounding and not share"),
+        # A machine that looks up bytes.
+        ({"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""}, "every_byte and nf4-bfloat16-7"),
+    ],
+    ids=["python", "generic"],
+)
+def test_the_same_elsewhere(setting: dict[str, str], which: str) -> None:
     command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
     done = subprocess.run(
-        [*command, "-k", "not half_rounding and not share", __file__],
+        [*command, "-k", which, __file__],
         cwd=Path(__file__).resolve().parents[2],
-        env=os.environ | {"NUMBA_DISABLE_JIT": "1"},
+        env=os.environ | setting | {"BNB_INNER_RUN": "1"},
         capture_output=True,
         text=True,
         timeout=110,

@@ -95,7 +95,7 @@ def four_bit(shape: list[int], blocksize: int = 64, dot: str = ".", **changes: A
     }
 
 
-NESTED = {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.5}
+NESTED: dict[str, Any] = {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.5}
 STATE = "a.weight.quant_state.bitsandbytes__nf4"
 
 

@@ -15,13 +15,16 @@ from __future__ import annotations
 import ctypes
 import json
 from pathlib import Path
+from typing import Any
 
+import bitsandbytes.cextension
+import bitsandbytes.functional
 import numpy as np
 import torch
-from bitsandbytes import functional
-from bitsandbytes.cextension import lib
 from safetensors.torch import save_file
 
+functional: Any = bitsandbytes.functional
+lib: Any = bitsandbytes.cextension.lib
 FOLDER = Path(__file__).parent
 DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
 SCALES = [
@@ -35,7 +38,7 @@ def random(*shape: int) -> torch.Tensor:
     return torch.from_numpy(rng.standard_normal(shape).astype(np.float32) * 0.02)
 
 
-def plain_4bit(packed: torch.Tensor, state: functional.QuantState, dtype: str) -> torch.Tensor:
+def plain_4bit(packed: torch.Tensor, state: Any, dtype: str) -> torch.Tensor:
     """The values in `dtype`, by bitsandbytes' plain C code."""
     absmax = state.absmax
     if state.nested:
@@ -56,9 +59,7 @@ class Cases:
         self.stored: dict[str, torch.Tensor] = {}
         self.expected: dict[str, torch.Tensor] = {}
 
-    def four_bit(
-        self, name: str, packed: torch.Tensor, state: functional.QuantState, dot: str = "."
-    ) -> None:
+    def four_bit(self, name: str, packed: torch.Tensor, state: Any, dot: str = ".") -> None:
         parts = state.as_dict(packed=True)
         self.stored[name] = packed.contiguous()
         for role, tensor in parts.items():
@@ -120,9 +121,9 @@ def main() -> None:
         weight = random(3, size // 2).to(torch.bfloat16)
         cases.quantised(f"block{size}.weight", weight, blocksize=size)
     for quant_type in ("nf4", "fp4"):
-        for dtype in (torch.bfloat16, torch.float16, torch.float32):
-            name = f"{quant_type}.{str(dtype).removeprefix('torch.')}"
-            cases.quantised(f"{name}.weight", random(12, 80).to(dtype), quant_type=quant_type)
+        for dtype in ("bfloat16", "float16", "float32"):
+            weight = random(12, 80).to(getattr(torch, dtype))
+            cases.quantised(f"{quant_type}.{dtype}.weight", weight, quant_type=quant_type)
         cases.quantised(
             f"{quant_type}.nested.weight",
             random(137, 61),
@@ -146,9 +147,9 @@ def main() -> None:
     cases.quantised("gptqmodel.plain.weight", random(6, 50), "_")
     cases.quantised("gptqmodel.nested.weight", random(64, 80), "_", nested=True)
 
-    every = torch.arange(-128, 128, dtype=torch.int16).to(torch.int8)
+    codes = torch.arange(-128, 128, dtype=torch.int16).to(torch.int8)
     scb = torch.tensor([*SCALES, 0.25, 3.7, 127, *rng.random(5) * 4], dtype=torch.float32)
-    cases.int8("int8.all", every.repeat(scb.numel(), 1), scb)
+    cases.int8("int8.all", codes.repeat(scb.numel(), 1), scb)
     for rows, columns in ((9, 37), (1, 100), (70, 1)):
         codes, stats, _ = functional.int8_vectorwise_quant(random(rows, columns).half())
         cases.int8(f"int8.{rows}x{columns}", codes, stats)
