@@ -35,9 +35,11 @@ class Build:
         header: Any, data: bytes = b"", *, length: int | None = None, pairs: bool = False
     ) -> bytes:
         """`header` is bytes, or an object to encode; `pairs` keeps names that are given twice."""
-        if not isinstance(header, bytes):
-            header = (_pairs(header) if pairs else json.dumps(header)).encode()
-        return struct.pack("<Q", len(header) if length is None else length) + header + data
+        if isinstance(header, bytes):
+            text = header
+        else:
+            text = (_pairs(header) if pairs else json.dumps(header)).encode()
+        return struct.pack("<Q", len(text) if length is None else length) + text + data
 
     @staticmethod
     def string(text: str | bytes, length: int | None = None) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -288,15 +289,14 @@ def test_refused(case: str, table: dict[str, Case], refused: Callable[..., str])
 def test_s02_s03_lengths_are_checked_before_anything_is_read(
     build: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    import os
-
     read: list[int] = []
     preadv = os.preadv
-    monkeypatch.setattr(
-        os,
-        "preadv",
-        lambda fd, views, at: read.append(sum(map(len, views))) or preadv(fd, views, at),
-    )
+
+    def counting(fd: int, views: list[memoryview], offset: int) -> int:
+        read.append(sum(map(len, views)))
+        return preadv(fd, views, offset)
+
+    monkeypatch.setattr(os, "preadv", counting)
     path = tmp_path / "long.safetensors"
     for length, error in ((99_000_000, FormatError), (2**64 - 1, LimitError)):
         path.write_bytes(build.safetensors(b"{" * 4096, length=length))
