@@ -64,9 +64,9 @@ def _through(value: Any, narrow: Any) -> Any:
 
 
 @jit
-def _four_bit(quant_map: Any, absmax: Any, packed: Any, narrow: Any, out: Any) -> None:
-    block_bytes = packed.shape[1]
-    flat = packed.reshape(-1)
+def _four_bit(
+    quant_map: Any, absmax: Any, packed: Any, block_bytes: Any, narrow: Any, out: Any
+) -> None:
     narrowed = np.empty(16, np.float32)
     for i in range(absmax.shape[0]):
         scale = clean_nan(absmax[i])
@@ -77,7 +77,7 @@ def _four_bit(quant_map: Any, absmax: Any, packed: Any, narrow: Any, out: Any) -
             numbers = load_numbers(narrowed, 0)
         table = table_for(out, numbers)
         for at in range(i * block_bytes, (i + 1) * block_bytes, STEP_BYTES):
-            look_up_pairs(out, 2 * at, table, load16(flat, at))
+            look_up_pairs(out, 2 * at, table, load16(packed, at))
 
 
 @jit
@@ -94,17 +94,15 @@ def _nested(
 
 
 @jit
-def _int8(codes: Any, scb: Any, inverse: Any, out: Any) -> None:
-    columns = codes.shape[1]
-    flat = codes.reshape(-1)
+def _int8(codes: Any, columns: Any, scb: Any, inverse: Any, out: Any) -> None:
     for row in range(scb.shape[0]):
         scale = clean_nan(scb[row])
         start, stop = row * columns, (row + 1) * columns
         vectors = stop - columns % _LANES
         for at in range(start, vectors, _LANES):
-            store(out, at, to_f32(signed(load32(flat, at))) * scale * inverse)
+            store(out, at, to_f32(signed(load32(codes, at))) * scale * inverse)
         for at in range(vectors, stop):
-            code = np.float32(np.int8(flat[at]))
+            code = np.float32(np.int8(codes[at]))
             put(out, at, np.float32(np.float32(code * scale) * inverse))
 
 
@@ -165,10 +163,11 @@ def decode_4bit(
         narrow = 0  # the same rounding once more
     whole = out.shape[0] // size
     with np.errstate(all="ignore"):
-        _four_bit(quant_map, absmax[:whole], packed[:whole], narrow, out[: whole * size])
+        codes, half = _flat(packed), size // 2
+        _four_bit(quant_map, absmax[:whole], codes, half, narrow, out[: whole * size])
         if whole < count:
             last = np.empty(size, out.dtype)
-            _four_bit(quant_map, absmax[whole:], packed[whole:], narrow, last)
+            _four_bit(quant_map, absmax[whole:], codes[whole * half :], half, narrow, last)
             out[whole * size :] = last[: out.shape[0] - whole * size]
 
 
@@ -176,9 +175,9 @@ def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
     """One float32 a block."""
     if "nested_absmax" not in params:
         dtype = params["absmax_dtype"]
-        raw = stored.reshape(-1).view({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[dtype])
-        return raw if dtype == "F32" else to_float32(dtype, raw)
-    codes, size = stored.reshape(-1), params["nested_blocksize"]
+        raw = _flat(stored).view({"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[dtype])
+        return raw if dtype == "F32" else _flat(to_float32(dtype, raw))
+    codes, size = _flat(stored), params["nested_blocksize"]
     if (window.start + codes.size - 1) // size >= params["nested_absmax"].size:
         raise ValueError(f"{params['nested_absmax'].size} nested_absmax, block {window.stop - 1}")
     absmax = np.empty(codes.size, np.float32)
@@ -192,7 +191,14 @@ def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
             window.start,
             absmax,
         )
-    return absmax
+    return _flat(absmax)
+
+
+def _flat(array: Any) -> Any:
+    """A read-only view in one dimension: kernels are compiled once an output dtype."""
+    view = array.reshape(-1)
+    view.flags.writeable = False
+    return view
 
 
 def decode_int8(
@@ -202,8 +208,8 @@ def decode_int8(
 
     `payload` is `uint8 [rows, columns]`, `SCB` `uint8 [rows, 4]`. Raises ValueError as above.
     """
-    codes, scb = blocks["payload"], blocks["SCB"].reshape(-1).view("<f4")
+    codes, scb = blocks["payload"], _flat(blocks["SCB"]).view("<f4")
     if scb.shape[0] != codes.shape[0] or out.shape[0] != codes.size:
         raise ValueError(f"payload {codes.shape}, {scb.shape[0]} SCB, out {out.shape}")
     with np.errstate(all="ignore"):
-        _int8(codes, scb, _INVERSE_127, out)
+        _int8(_flat(codes), codes.shape[1], scb, _INVERSE_127, out)
