@@ -19,17 +19,44 @@ last blocks cropped (https://github.com/deepseek-ai/DeepSeek-V3 README_WEIGHTS.m
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels._fp8_vector import (
+    ENTRIES,
+    STEP,
+    has_lanes,
+    has_tables,
+    load_scales,
+    load_table,
+    look_up,
+    to_reals,
+)
+from anamnesis.kernels._jit import inline, jit, put
+from anamnesis.kernels._vector import load32, store
 from anamnesis.kernels.bits import to_float32
 
+_MAGNITUDES = np.arange(ENTRIES, dtype=np.uint8)
+_TABLES = 128  # kept at a time: 32 KiB; rows are written in runs of at least 4,096 elements
+_WORTH_A_TABLE = 512  # elements under one scale
+_HUGE = np.float32(2.0**120)  # scales that a format's factor would make infinite
 
-def _values(exponent_bits: int, bias: int) -> Any:
-    """The finite reading of all 256 codes, as float32."""
+
+class Format(NamedTuple):
+    """`values` float32 `[256]` by code, and the numbers that `to_reals` takes."""
+
+    values: Any
+    shift: int
+    mask: int
+    keep: int
+    nan: int
+    factor: float  # of `to_reals`; 0 where the format does not fit into binary16
+    mirrored: bool  # the upper 128 codes are the lower with the other sign
+
+
+def _finite(exponent_bits: int, bias: int) -> Any:
     code = np.arange(256)
     mantissa_bits = 7 - exponent_bits
     mantissa = code & ((1 << mantissa_bits) - 1)
@@ -39,40 +66,36 @@ def _values(exponent_bits: int, bias: int) -> Any:
     return np.ldexp(np.where(code > 127, -1.0, 1.0) * (lead + mantissa), power).astype(np.float32)
 
 
-def _fnuz(values: Any) -> Any:
-    values[0x80] = np.nan
+def _with(values: Any, special: Mapping[int, float]) -> Any:
+    for code, value in special.items():
+        values[code] = value
     return values
 
 
-def _e4m3() -> Any:
-    values = _values(4, 7)
-    values[[0x7F, 0xFF]] = np.nan, -np.nan
-    return values
-
-
-def _e5m2() -> Any:
-    values = _values(5, 15)
-    values[0x7C], values[0xFC] = np.inf, -np.inf
-    values[0x7D:0x80], values[0xFD:] = np.nan, -np.nan
-    return values
-
-
-E4M3, E5M2 = _e4m3(), _e5m2()
-E4M3FNUZ, E5M2FNUZ = _fnuz(_values(4, 8)), _fnuz(_values(5, 16))
+_NAN, _INF = np.nan, np.inf
+_IEEE = {0x7C: _INF, 0x7D: _NAN, 0x7E: _NAN, 0x7F: _NAN}
+_IEEE |= {code + 0x80: -value for code, value in _IEEE.items()}
+E4M3 = Format(_with(_finite(4, 7), {0x7F: _NAN, 0xFF: -_NAN}), 7, 0xBFFF, 0x7F, 0x7F, 2.0**8, True)
+E5M2 = Format(_with(_finite(5, 15), _IEEE), 8, 0xFFFF, 0, 1, 1.0, True)
+E4M3FNUZ = Format(_with(_finite(4, 8), {0x80: _NAN}), 7, 0xBFFF, 0xFF, 0x80, 2.0**7, False)
+E5M2FNUZ = Format(_with(_finite(5, 16), {0x80: _NAN}), 0, 0, 0, 0, 0.0, False)
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
     """The scale grid as float32 `[matrices or 1, block rows, block columns]`.
 
     `scalars["grid"]` is that shape; `wholes["scale"]` is the stored tensor, in any shape of as
-    many numbers. Without one every scale is 1.
+    many numbers. Without one every scale is 1. NaNs are made such that rounding keeps them.
     """
     scale = wholes.get("scale")
     if scale is None:
         return {"scale": np.ones(scalars["grid"], np.float32)}
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        grid = to_float32(scale.dtype, scale.array)
-    return {"scale": np.ascontiguousarray(grid.reshape(scalars["grid"]))}
+        grid = to_float32(scale.dtype, scale.array).reshape(scalars["grid"])
+    nan = np.isnan(grid)
+    if nan.any():
+        grid[nan] = (grid[nan].view(np.uint32) & 0xFFFF0000 | 0x00400000).view(np.float32)
+    return {"scale": np.ascontiguousarray(grid)}
 
 
 def decode_e4m3(
@@ -104,33 +127,112 @@ def decode_e5m2fnuz(
 
 
 def _decode(
-    table: Any, blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    code: Format, blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
 ) -> None:
     """Decode `payload`, uint8 `[rows, columns]`: rows `window` of the stacked matrices.
 
     `params`: `rows` of one matrix, `block` `(bm, bn)`, and `scale` as `prepare` made it.
     """
-    payload = blocks["payload"]
+    payload, scale = blocks["payload"], params["scale"]
     rows, columns = payload.shape
     if out.shape != (rows * columns,) or window.stop - window.start != rows:
         raise ValueError(f"out: {out.shape} for rows {window} of {columns} columns")
-    bm, bn = params["block"]
-    codes, scale, per = payload.reshape(-1), params["scale"], params["rows"]
+    if not out.size:
+        return
+    (bm, bn), matrix_rows = params["block"], params["rows"]
+    if scale.size == 1:  # all matrices are one run
+        bm = matrix_rows = window.stop
+    codes = payload.reshape(-1)
+    codes.setflags(write=False)  # so that a kernel is compiled once an output dtype
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        _scaled(table, codes, scale, per, columns, bm, bn, window.start, out)
+        _scaled(codes, scale, tuple(code), matrix_rows, columns, bm, bn, window.start, out)
 
 
 @jit
 def _scaled(
-    table: Any, codes: Any, scale: Any, per: Any, columns: Any, bm: Any, bn: Any, row: Any, out: Any
+    codes: Any, scale: Any, code: Any, per: Any, columns: Any, bm: Any, bn: Any, row: Any, out: Any
 ) -> None:
-    at = 0
-    while at < out.shape[0]:
-        matrix = min(row // per, scale.shape[0] - 1)
-        line = row % per
-        for block in range(scale.shape[2]):
-            s = scale[matrix, line // bm, block]
-            for j in range(at + block * bn, at + min(block * bn + bn, columns)):
-                put(out, j, table[codes[j]] * s)
-        at += columns
-        row += 1
+    tables = np.empty(_TABLES * ENTRIES, out.dtype)
+    each = has_lanes() and code[-2] > 0 and bn == 1 and columns >= STEP
+    done, rows = 0, out.shape[0] // columns
+    while done < rows:
+        line = (row + done) % per
+        scales = scale[min((row + done) // per, scale.shape[0] - 1), line // bm]
+        same = min(rows - done, bm - line % bm, per - line)  # rows under the same scales
+        at = done * columns
+        if each:
+            for start in range(at, at + same * columns, columns):
+                _each(codes, start, scales, code, out)
+        elif len(scales) == 1:
+            _rows(codes, at, 1, same * columns, scales, same * columns, code, tables, out)
+        else:
+            _rows(codes, at, same, columns, scales, bn, code, tables, out)
+        done += same
+
+
+@inline
+def _rows(
+    codes: Any, at: Any, rows: Any, columns: Any, scales: Any, bn: Any, code: Any,
+    tables: Any, out: Any,
+) -> None:  # fmt: skip
+    """`rows` rows from element `at` on; `scales[b]` is that of columns `[b * bn, b * bn + bn)`."""
+    mirrored = code[-1]
+    if not (has_tables(out) and mirrored and bn >= STEP and rows * bn >= _WORTH_A_TABLE):
+        for start in range(at, at + rows * columns, columns):
+            _row(codes, start, start + columns, scales, bn, code, out, start)
+        return
+    for first in range(0, len(scales), _TABLES):
+        blocks = min(_TABLES, len(scales) - first)
+        for block in range(blocks):
+            s = scales[first + block : first + block + 1]
+            _row(_MAGNITUDES, 0, ENTRIES, s, ENTRIES, code, tables, block * ENTRIES)
+        for start in range(at, at + rows * columns, columns):
+            for block in range(blocks):
+                begin = start + (first + block) * bn
+                end = min(begin + bn, start + columns)
+                if end - begin >= STEP:
+                    _look_up(codes, begin, end, tables, block * ENTRIES, out)
+                else:
+                    s = scales[first + block : first + block + 1]
+                    _row(codes, begin, end, s, bn, code, out, begin)
+
+
+@inline
+def _row(
+    codes: Any, begin: Any, end: Any, scales: Any, bn: Any, code: Any, out: Any, to: Any
+) -> None:
+    """Elements `[begin, end)`, every `bn` under the next scale, to `out[to]` and on."""
+    values, shift, mask, keep, nan, factor, _ = code
+    fits = has_lanes() and factor > 0
+    to -= begin
+    for block in range(len(scales)):
+        scale = scales[block]
+        stop = min(begin + bn, end)
+        if fits and stop - begin >= STEP and not abs(scale) >= _HUGE:
+            for j in range(begin, stop, STEP):
+                j = min(j, stop - STEP)  # the last step goes over some elements again
+                reals = to_reals(load32(codes, j), shift, mask, keep, nan)
+                store(out, to + j, reals * (scale * np.float32(factor)))
+        else:
+            for j in range(begin, stop):
+                put(out, to + j, values[codes[j]] * scale)
+        begin = stop
+
+
+@inline
+def _look_up(codes: Any, begin: Any, end: Any, tables: Any, table: Any, out: Any) -> None:
+    t0, t1 = load_table(tables, table), load_table(tables, table + STEP)
+    t2, t3 = load_table(tables, table + 2 * STEP), load_table(tables, table + 3 * STEP)
+    for j in range(begin, end, STEP):
+        j = min(j, end - STEP)
+        look_up(out, j, load32(codes, j), t0, t1, t2, t3)
+
+
+@inline
+def _each(codes: Any, at: Any, scales: Any, code: Any, out: Any) -> None:
+    """A row from element `at` on, every element under a scale of its own."""
+    _, shift, mask, keep, nan, factor, _ = code
+    for j in range(0, len(scales), STEP):
+        j = min(j, len(scales) - STEP)
+        reals = to_reals(load32(codes, at + j), shift, mask, keep, nan)
+        store(out, at + j, reals * np.float32(factor) * load_scales(scales, j))

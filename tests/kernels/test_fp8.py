@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +23,7 @@ FORMATS = {
     "fp8-e5m2fnuz": ml_dtypes.float8_e5m2fnuz,
 }
 CODES = np.arange(256, dtype=np.uint8)
+JIT = os.environ.get("NUMBA_DISABLE_JIT", "0") == "0"
 
 # Bits of float32 scales: ordinary ones, powers of two, ties, subnormals, huge ones, zeros,
 # infinities and NaNs whose payload would overflow in a careless rounding.
@@ -93,12 +99,13 @@ def test_every_row_of_the_table_is_covered() -> None:
     assert {name for name in ENCODINGS if name.startswith("fp8-")} == set(FORMATS)
 
 
+@pytest.mark.parametrize("columns", [256, 1024])  # short rows, and such that merit a table
 @pytest.mark.parametrize("out_dtype", [np.uint16, np.float32])
 @pytest.mark.parametrize("encoding", FORMATS)
-def test_all_codes_under_awkward_scales(encoding: str, out_dtype: Any) -> None:
-    scales = np.concatenate([SCALES, random_scales(500)])
-    codes = np.broadcast_to(CODES, (1, len(scales), 256)).copy()
-    found = decode(encoding, codes, scales, (1, 256), out_dtype=out_dtype)
+def test_all_codes_under_awkward_scales(encoding: str, out_dtype: Any, columns: int) -> None:
+    scales = np.concatenate([SCALES, random_scales(2_000 if JIT else 20)])
+    codes = np.resize(CODES, (1, len(scales), columns))
+    found = decode(encoding, codes, scales, (1, columns), out_dtype=out_dtype)
     assert_same(found, expected(encoding, codes[0], scales[:, None], out_dtype))
 
 
@@ -159,6 +166,9 @@ GRIDS = [
     ((4, 3, 3), (3, 3), False),
     ((1, 1, 1), (1, 1), False),
     ((1, 5, 31), (2, 16), False),
+    ((1, 9, 392), (128, 128), False),
+    ((1, 5, 16_640), (128, 128), False),
+    ((1, 5, 16_901), (128, 128), False),
 ]
 
 
@@ -171,6 +181,8 @@ def test_grids_and_windows(
     codes = rng.integers(0, 256, shape, np.uint8)
     grid = 1 if shared else shape[0], -(-shape[1] // block[0]), -(-shape[2] // block[1])
     scales = rng.standard_normal(grid).astype(np.float32)
+    if not JIT and codes.size > 50_000:
+        pytest.skip("slow without a compiler")
     flat = spread(scales, block, shape).reshape(-1, shape[2])
     wanted = expected("fp8-e4m3", codes.reshape(-1, shape[2]), flat, out_dtype)
     rows = len(wanted)
@@ -198,6 +210,49 @@ def test_neighbours_are_left_alone(encoding: str) -> None:
         assert np.all(memory[-20:] == 0xBEEF)
         ones = np.ones((2, 1), np.float32)
         assert_same(out.reshape(2, columns), expected(encoding, payload, ones, np.uint16))
+
+
+OTHER_CPU = """
+import sys
+import numpy as np
+from anamnesis.kernels import Window, decoder
+
+case = np.load(sys.argv[1])
+codes, outs = case["codes"], {}
+for name in ("64x64", "1x32", "64x1", "1x300"):
+    block = tuple(map(int, name.split("x")))
+    params = {"block": block, "rows": len(codes), "scale": case[name]}
+    for dtype in (np.uint16, np.float32):
+        out = np.empty(codes.size, dtype)
+        decoder("fp8-e4m3")({"payload": codes}, params, Window(0, len(codes)), out)
+        outs[name + np.dtype(dtype).name] = out
+np.savez(sys.argv[2], **outs)
+"""
+
+
+@pytest.mark.skipif(not JIT or platform.machine() != "x86_64", reason="machine code for x86")
+@pytest.mark.parametrize("cpu", ["haswell", "generic"])
+def test_cpus_without_the_instructions(cpu: str, tmp_path: Path) -> None:
+    """AVX2 has no tables in registers, and the oldest x86 no conversion of binary16 either."""
+    rng = np.random.default_rng(4)
+    shape, blocks = (1, 64, 300), {"64x64": (64, 64), "1x32": (1, 32), "64x1": (64, 1)}
+    blocks["1x300"] = (1, 300)
+    codes = rng.integers(0, 256, shape, np.uint8)
+    scales: dict[str, Any] = {}
+    for name, block in blocks.items():
+        grid = (1, -(-64 // block[0]), -(-300 // block[1]))
+        scales[name] = np.resize([0.3, -7e-9, 2.0**121, 3e-39, 1.1], grid).astype(np.float32)
+    np.savez(tmp_path / "case.npz", codes=codes[0], **scales)
+    environ = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": ""}
+    environ["ANAMNESIS_CACHE"] = str(tmp_path)
+    command = [sys.executable, "-c", OTHER_CPU, "case.npz", "outs.npz"]
+    subprocess.run(command, env=environ, cwd=tmp_path, check=True)
+    outs = np.load(tmp_path / "outs.npz")
+    for name, block in blocks.items():
+        flat = spread(scales[name], block, shape)[0]
+        for dtype in (np.uint16, np.float32):
+            found = outs[name + np.dtype(dtype).name].reshape(64, 300)
+            assert_same(found, expected("fp8-e4m3", codes[0], flat, dtype))
 
 
 def test_one_scale_that_is_no_number_does_not_touch_the_rest() -> None:
