@@ -26,8 +26,8 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._jit import jit
-from anamnesis.kernels._lookup import load_numbers, look_up, table_for
-from anamnesis.kernels._vector import clean_nan, join, load8, load16, run_blocks
+from anamnesis.kernels._lookup import load_numbers, load_u64, look_up, table_for, words
+from anamnesis.kernels._vector import clean_nan, load16, run_blocks
 from anamnesis.kernels.bits import to_float32
 
 _DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
@@ -72,9 +72,9 @@ def _nvfp4(data: Any, products: Any, scale: Any, out: Any) -> None:
         at = block * 36
         for run in range(4):
             numbers = load_numbers(products, 16 * np.int64(data[at + run]))
-            qs = load8(data, at + 4 + 8 * run)
+            qs = load_u64(data, at + 4 + 8 * run)
             table = table_for(out, numbers * factor)
-            look_up(out, block * 64 + 16 * run, table, join(qs & 15, qs >> 4))
+            look_up(out, block * 64 + 16 * run, table, words(qs, qs >> np.uint64(4)))
 
 
 def decode_mxfp4(
