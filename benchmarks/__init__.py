@@ -1,0 +1,1 @@
+"""Benchmarks: kernels, the whole conversion against its I/O floor, start-up, and experiments."""

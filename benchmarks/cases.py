@@ -1,0 +1,275 @@
+"""One table of cases: for every row of the table of encodings, layers as a tool would store them.
+
+A case makes the tensors of one layer, `rows` by `columns` elements when decoded. They are written
+to a model file and opened by the package itself, so a kernel is measured, and tested, on what
+a reader hands to it. A row of the table of encodings whose family is known here has its case
+without an edit.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from anamnesis.kernels import ENCODINGS
+from benchmarks.models import Entry, Layer
+
+GROUP = 128  # of GPTQ and AWQ
+BLOCK = 64  # of bitsandbytes
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """`make(rows, columns)` gives a layer in `encoding`; `settings` go to the output's `Spec`.
+
+    `target` is what the kernel should reach, million elements a second on one thread.
+    """
+
+    name: str
+    encoding: str
+    make: Callable[[int, int], Layer]
+    settings: dict[str, Any] = field(default_factory=dict)
+    target: int = 0
+
+
+# What another implementation reached on a machine like the one in docs/performance-experiments.md,
+# or a prototype of this one.
+TARGETS = {
+    "awq int4 g128": 1150,
+    "bnb nf4": 1240,
+    "bnb int8": 3400,
+    "fp8-e4m3 block": 3000,
+    "gguf-iq1-m": 1120,
+    "gguf-iq1-s": 1200,
+    "gguf-iq2-s": 1000,
+    "gguf-iq2-xs": 1000,
+    "gguf-iq2-xxs": 1000,
+    "gguf-iq3-s": 1000,
+    "gguf-iq3-xxs": 1000,
+    "gguf-iq4-nl": 1880,
+    "gguf-iq4-xs": 1770,
+    "gguf-mxfp4": 1900,
+    "gguf-q2-k": 945,
+    "gguf-q3-k": 2300,
+    "gguf-q4-0": 3600,
+    "gguf-q4-k": 3450,
+    "gguf-q5-0": 3000,
+    "gguf-q5-1": 3100,
+    "gguf-q5-k": 2000,
+    "gguf-q6-k": 2760,
+    "gguf-q8-0": 6000,
+    "gguf-tq1-0": 2600,
+    "gguf-tq2-0": 3450,
+    "gptq int4 g128": 1860,
+    "gptq int8 g128": 1690,
+}
+
+
+def _rng() -> np.random.Generator:
+    return np.random.default_rng(20240613)
+
+
+def _bytes(*shape: int) -> Any:
+    return _rng().integers(0, 256, shape, dtype=np.uint8)
+
+
+def _small(*shape: int) -> Any:
+    """Numbers of the size that scales have, float32."""
+    return (_rng().random(shape, dtype=np.float32) + np.float32(0.5)) * np.float32(2.0**-7)
+
+
+def _weight(dtype: str, array: Any, shape: tuple[int, ...]) -> Entry:
+    return Entry("weight", dtype, shape, array)
+
+
+# Dense tensors, which are converted when the caller asks for another dtype.
+_DENSE = {"bf16": ml_dtypes.bfloat16, "f16": np.float16, "f32": np.float32, "f64": np.float64}
+
+
+def _dense(encoding: str, rows: int, columns: int) -> Layer:
+    numbers = _rng().standard_normal((rows, columns), dtype=np.float32)
+    array = numbers.astype(_DENSE[encoding]).view(np.uint8)
+    return Layer([_weight(encoding.upper(), array, (rows, columns))])
+
+
+# FP8: codes, and scales for 128 x 128 blocks, for rows, or for the tensor.
+_FP8_NAN = {"e4m3": (0x7F, 0xFF), "e4m3fnuz": (0x80,), "e5m2fnuz": (0x80,)}
+
+
+def _fp8(encoding: str, per: str, rows: int, columns: int) -> Layer:
+    kind = encoding.removeprefix("fp8-")
+    codes = _bytes(rows, columns)
+    special = _FP8_NAN.get(kind) or tuple(c | s for c in range(0x7C, 0x80) for s in (0, 0x80))
+    codes[np.isin(codes, special)] = 0
+    grid = {"block": (-(-rows // 128), -(-columns // 128)), "channel": (rows, 1), "tensor": ()}
+    scale = _small(*grid[per])
+    name = "weight_scale_inv" if per == "block" else "weight_scale"
+    return Layer(
+        [
+            _weight(f"F8_{kind.upper()}", codes, (rows, columns)),
+            Entry(name, "F32", grid[per], np.ascontiguousarray(scale)),
+        ]
+    )
+
+
+# GGUF: random blocks with ordinary scales. Where a block keeps them, bytes from its start, for
+# those that do not begin with one binary16.
+_F16_AT = {
+    "gguf-q2-k": (80, 82),
+    "gguf-q3-k": (108,),
+    "gguf-q4-1": (0, 2),
+    "gguf-q4-k": (0, 2),
+    "gguf-q5-1": (0, 2),
+    "gguf-q5-k": (0, 2),
+    "gguf-q6-k": (208,),
+    "gguf-tq1-0": (52,),
+    "gguf-tq2-0": (64,),
+}
+_BYTES_AT = {"gguf-mxfp4": (0,), "gguf-nvfp4": (0, 1, 2, 3)}
+_IQ1_M_EXPONENT = 55  # its scale is spread over the high nibbles of four words
+
+
+def _gguf(encoding: str, rows: int, columns: int) -> Layer:
+    row = ENCODINGS[encoding]
+    blocks = _bytes(rows * columns // row.block_elems, row.block_bytes)
+    scales = np.resize(_small(4099).astype("<f2").view(np.uint8).reshape(-1, 2), (len(blocks), 2))
+    if encoding in _BYTES_AT:
+        for at in _BYTES_AT[encoding]:
+            blocks[:, at] = 0x38 if encoding == "gguf-nvfp4" else 120
+    elif encoding == "gguf-iq1-m":
+        blocks[:, _IQ1_M_EXPONENT] = blocks[:, _IQ1_M_EXPONENT] & 0x0F | 0x20
+    else:
+        for at in _F16_AT.get(encoding, (0,)):
+            blocks[:, at : at + 2] = scales
+    dtype = encoding.removeprefix("gguf-").upper().replace("-", "_")
+    entries = [_weight(dtype, blocks, (rows, columns))]
+    if encoding == "gguf-nvfp4":
+        entries.append(Entry("scale", "F32", (1,), _small(1)))
+    return Layer(entries, container="gguf")
+
+
+# bitsandbytes
+_NF4 = np.array(
+    [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+        *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+        *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+        *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ],
+    np.float32,
+)
+
+
+def _bnb_4bit(nested: bool, rows: int, columns: int) -> Layer:
+    elems = rows * columns
+    blocks = -(-elems // BLOCK)
+    state = {"quant_type": "nf4", "blocksize": BLOCK, "dtype": "bfloat16", "shape": [rows, columns]}
+    entries = [
+        _weight("U8", _bytes(elems // 2), (elems // 2, 1)),
+        Entry("weight.quant_map", "F32", (16,), _NF4),
+    ]
+    if nested:
+        state |= {"nested_blocksize": 256, "nested_dtype": "float32", "nested_offset": 0.04}
+        groups = -(-blocks // 256)
+        entries += [
+            Entry("weight.absmax", "U8", (blocks,), _bytes(blocks)),
+            Entry("weight.nested_absmax", "F32", (groups,), _small(groups)),
+            Entry("weight.nested_quant_map", "F32", (256,), np.linspace(-1, 1, 256, dtype="<f4")),
+        ]
+    else:
+        entries.append(Entry("weight.absmax", "F32", (blocks,), _small(blocks)))
+    text = np.frombuffer(json.dumps(state).encode(), np.uint8)
+    entries.append(Entry("weight.quant_state.bitsandbytes__nf4", "U8", (len(text),), text))
+    return Layer(entries)
+
+
+def _bnb_int8(rows: int, columns: int) -> Layer:
+    return Layer(
+        [
+            _weight("I8", _bytes(rows, columns), (rows, columns)),
+            Entry("SCB", "F32", (rows,), _small(rows)),
+        ]
+    )
+
+
+# GPTQ and AWQ: codes packed in int32, stored [in, out]; `rows` are outputs, `columns` inputs.
+def _gptq(bits: int, act_order: bool, rows: int, columns: int) -> Layer:
+    groups = -(-columns // GROUP)
+    index = np.arange(columns, dtype=np.int32) // GROUP
+    if act_order:
+        index = _rng().permutation(index)
+    config = {"quant_method": "gptq", "bits": bits, "group_size": GROUP, "desc_act": act_order}
+    return Layer(
+        [
+            _packed("qweight", columns * bits // 32, rows),
+            _packed("qzeros", groups, rows * bits // 32),
+            Entry("scales", "F16", (groups, rows), _small(groups, rows).astype(np.float16)),
+            Entry("g_idx", "I32", (columns,), index),
+        ],
+        config={"quantization_config": {**config, "sym": False, "checkpoint_format": "gptq"}},
+    )
+
+
+def _awq(version: str, rows: int, columns: int) -> Layer:
+    groups = -(-columns // GROUP)
+    config = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True}
+    if version == "gemm":
+        entries = [
+            _packed("qweight", columns, rows // 8),
+            _packed("qzeros", groups, rows // 8),
+            Entry("scales", "F16", (groups, rows), _small(groups, rows).astype(np.float16)),
+        ]
+    else:
+        words = -(-groups // 8)
+        entries = [
+            _packed("qweight", rows, columns // 8),
+            _packed("qzeros", rows, words),
+            Entry("scales", "F16", (rows, words * 8), _small(rows, words * 8).astype(np.float16)),
+        ]
+    return Layer(entries, config={"quantization_config": {**config, "version": version}})
+
+
+def _packed(suffix: str, *shape: int) -> Entry:
+    return Entry(suffix, "I32", shape, _bytes(*shape, 4))
+
+
+def _of(name: str, encoding: str, make: Callable[..., Layer], *first: Any, **settings: Any) -> Case:
+    return Case(
+        name,
+        encoding,
+        lambda rows, columns: make(*first, rows, columns),
+        settings,
+        TARGETS.get(name, 0),
+    )
+
+
+def _cases_of(encoding: str) -> Iterator[Case]:
+    """The cases of one row of the table of encodings."""
+    if encoding in _DENSE:
+        dtype = "f32" if encoding == "bf16" else "bf16"
+        yield _of(f"{encoding} to {dtype}", encoding, _dense, encoding, passthrough=dtype)
+    elif encoding.startswith("fp8-"):
+        for per in ("block", "channel", "tensor") if encoding == "fp8-e4m3" else ("block",):
+            yield _of(f"{encoding} {per}", encoding, _fp8, encoding, per)
+    elif encoding.startswith("gguf-"):
+        yield _of(encoding, encoding, _gguf, encoding)
+    elif encoding == "bnb-4bit":
+        yield _of("bnb nf4", encoding, _bnb_4bit, False)
+        yield _of("bnb nf4 nested", encoding, _bnb_4bit, True)
+    elif encoding == "bnb-int8":
+        yield _of("bnb int8", encoding, _bnb_int8)
+    elif encoding.startswith("gptq"):
+        for bits in (4, 8, 3, 2):
+            yield _of(f"gptq int{bits} g128", encoding, _gptq, bits, False)
+        yield _of("gptq int4 act-order", encoding, _gptq, 4, True)
+    elif encoding.startswith("awq"):
+        version = "gemv" if encoding.endswith("gemv") else "gemm"
+        yield _of(f"awq int4 g128{' gemv' * (version == 'gemv')}", encoding, _awq, version)
+
+
+CASES: dict[str, Case] = {c.name: c for encoding in ENCODINGS for c in _cases_of(encoding)}

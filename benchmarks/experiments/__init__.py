@@ -1,0 +1,24 @@
+"""Experiments of docs/performance-experiments.md that can be run again, one file each."""
+
+from __future__ import annotations
+
+from importlib import import_module
+
+from rich.console import Console
+
+from benchmarks.measure import keep
+
+EXPERIMENTS = {
+    "buffers": "fresh or zeroed outputs against reused ones",
+    "fp8_table": "BF16 tables against arithmetic for FP8",
+    "header_map": "a large header by map and by read",
+    "pread_mmap": "input by pread and by map",
+    "window_size": "windows of 128 KiB to 16 MiB",
+}
+
+
+def run(name: str, console: Console) -> None:
+    """Run one, print its tables and keep its figures."""
+    console.rule(f"{name}: {EXPERIMENTS[name]}")
+    results = import_module(f"benchmarks.experiments.{name}").run(console)
+    keep(f"experiment-{name}", results)

@@ -1,0 +1,107 @@
+"""Interleaved timing, the machine's description, and where results are kept."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+RESULTS = Path(__file__).parent / "results"
+
+
+class Times(NamedTuple):
+    """Seconds: the median and the extremes of the repetitions."""
+
+    median: float
+    low: float
+    high: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Times:
+        return cls(statistics.median(seconds), min(seconds), max(seconds))
+
+    def text(self, digits: int = 2) -> str:
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f}-{self.high:.{digits}f})"
+
+
+def timed(work: Callable[[], Any]) -> float:
+    """Seconds that one call takes."""
+    begin = time.perf_counter()
+    work()
+    return time.perf_counter() - begin
+
+
+def interleave(
+    works: Mapping[str, Callable[[], Any]], repetitions: int, calls: int = 1
+) -> dict[str, Times]:
+    """Time each work in turn, so that a busy neighbour slows all of them alike.
+
+    One repetition is `calls` calls in a row, of which the mean counts; a first round warms up.
+    """
+    seconds: dict[str, list[float]] = {name: [] for name in works}
+    for repetition in range(repetitions + 1):
+        for name, work in works.items():
+            took = sum(timed(work) for _ in range(calls)) / calls
+            if repetition:
+                seconds[name].append(took)
+    return {name: Times.of(found) for name, found in seconds.items()}
+
+
+def machine() -> dict[str, Any]:
+    """What figures depend on: processor, memory, versions, and the load at this moment."""
+    packages = ("numba", "llvmlite", "numpy", "pyarrow", "dask", "xxhash")
+    return {
+        "processor": _processor(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "memory_bytes": os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"),
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "versions": {name: version(name) for name in packages},
+        "load": os.getloadavg()[0],
+    }
+
+
+def describe(found: Mapping[str, Any]) -> str:
+    """The machine in two lines."""
+    versions = ", ".join(f"{name} {number}" for name, number in found["versions"].items())
+    return (
+        f"{found['processor']}, {found['cpus']} CPUs, {found['memory_bytes'] / 2**30:.0f} GiB, "
+        f"{found['system']}, load {found['load']:.1f}\nPython {found['python']}, {versions}"
+    )
+
+
+def keep(name: str, results: Any) -> None:
+    """Write results as JSON, beside the machine's description."""
+    RESULTS.mkdir(exist_ok=True)
+    document = {"machine": machine(), "results": results}
+    (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def scratch(folder: str | None, need_bytes: int) -> Path:
+    """A folder with so much room: the one that was asked for, or memory, or a temporary one."""
+    import shutil
+    import tempfile
+
+    candidates = [folder] if folder else ["/dev/shm", tempfile.gettempdir()]
+    free = {}
+    for candidate in candidates:
+        if os.path.isdir(candidate):
+            free[candidate] = shutil.disk_usage(candidate).free
+            if free[candidate] > need_bytes:
+                return Path(tempfile.mkdtemp(prefix="amn-bench-", dir=candidate))
+    raise SystemExit(f"needs {need_bytes:,} bytes; free: {free}; see --gib and --folder")

@@ -1,0 +1,128 @@
+"""Model files of any size, made by repeating the tensors of one layer."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from anamnesis.kernels import ENCODINGS
+
+ALIGNMENT = 32
+WEIGHT = "mlp.up_proj"
+_PLAIN_GGML = {"F32": 0, "F16": 1, "F64": 28, "BF16": 30}
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A stored tensor of a layer: `suffix` follows the layer's name; `array` holds its bytes."""
+
+    suffix: str
+    dtype: str
+    shape: tuple[int, ...]
+    array: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """The tensors of one layer, the container they go in, and the folder's config.json."""
+
+    entries: Sequence[Entry]
+    container: str = "safetensors"
+    config: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def nbytes(self) -> int:
+        return sum(e.array.nbytes for e in self.entries)
+
+
+def write_model(folder: Path, layer: Layer, layers: int = 1) -> Path:
+    """Write a model of so many equal layers; the path to open it by."""
+    if layer.container == "gguf":
+        return _write_gguf(folder / "model.gguf", layer, layers)
+    path = folder / "model.safetensors"
+    _write_safetensors(path, layer, layers)
+    if layer.config:
+        (folder / "config.json").write_text(json.dumps(layer.config))
+    return folder if layer.config else path
+
+
+def safetensors_header(layer: Layer, layers: int) -> bytes:
+    """The length and the header of a safetensors file, padded to 8 bytes."""
+    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    offset = 0
+    for name, entry in _named(layer, layers):
+        end = offset + entry.array.nbytes
+        header[name] = {
+            "dtype": entry.dtype,
+            "shape": list(entry.shape),
+            "data_offsets": [offset, end],
+        }
+        offset = end
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return struct.pack("<Q", len(text)) + text
+
+
+def gguf_header(layer: Layer, layers: int, vocabulary: Sequence[str] = ()) -> bytes:
+    """A GGUF v3 header, padded to where the data starts."""
+    tensors = list(_named(layer, layers))
+    values = [("general.architecture", 8, _gguf_string("llama"))]
+    values.append(("general.alignment", 4, struct.pack("<I", ALIGNMENT)))
+    if vocabulary:
+        array = struct.pack("<IQ", 8, len(vocabulary)) + b"".join(map(_gguf_string, vocabulary))
+        values.append(("tokenizer.ggml.tokens", 9, array))
+    parts = [b"GGUF", struct.pack("<IQQ", 3, len(tensors), len(values))]
+    parts += [_gguf_string(k) + struct.pack("<I", kind) + data for k, kind, data in values]
+    offset = 0
+    for name, entry in tensors:
+        dims = struct.pack(f"<I{len(entry.shape)}Q", len(entry.shape), *entry.shape[::-1])
+        parts += [_gguf_string(name), dims, struct.pack("<IQ", _ggml_type(entry.dtype), offset)]
+        offset += _padded(entry.array.nbytes)
+    header = b"".join(parts)
+    return header + bytes(_padded(len(header)) - len(header))
+
+
+def _write_safetensors(path: Path, layer: Layer, layers: int) -> None:
+    with path.open("wb") as file:
+        file.write(safetensors_header(layer, layers))
+        for _ in range(layers):
+            for entry in layer.entries:
+                file.write(memoryview(entry.array).cast("B"))
+
+
+def _write_gguf(path: Path, layer: Layer, layers: int) -> Path:
+    with path.open("wb") as file:
+        file.write(gguf_header(layer, layers))
+        for _ in range(layers):
+            for entry in layer.entries:
+                file.write(memoryview(entry.array).cast("B"))
+                file.write(bytes(_padded(entry.array.nbytes) - entry.array.nbytes))
+    return path
+
+
+def _named(layer: Layer, layers: int) -> Iterator[tuple[str, Entry]]:
+    for number in range(layers):
+        for entry in layer.entries:
+            yield f"model.layers.{number}.{WEIGHT}.{entry.suffix}", entry
+
+
+def _ggml_type(dtype: str) -> int:
+    """By ggml's name; the early Q2_0 shares its number with the published one."""
+    name = "gguf-" + dtype.lower().replace("_", "-")
+    if name in ENCODINGS:
+        number = ENCODINGS[name].ggml_type
+        return number if number >= 0 else ENCODINGS[name.removesuffix("-g128")].ggml_type
+    return _PLAIN_GGML[dtype]
+
+
+def _gguf_string(text: str) -> bytes:
+    data = text.encode()
+    return struct.pack("<Q", len(data)) + data
+
+
+def _padded(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

@@ -1,0 +1,111 @@
+"""Start-up: the interpreter, `--help`, imports, and `inspect` of 11 GB that are all holes."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from anamnesis.readers.source import LocalFile
+from benchmarks.cases import CASES
+from benchmarks.end_to_end import COMMAND
+from benchmarks.measure import Times, interleave, keep, scratch
+from benchmarks.models import Layer, gguf_header, safetensors_header
+
+ROWS, COLUMNS = 11008, 4096
+SPARSE_BYTES = 11_000_000_000
+
+
+def run(console: Console, repeat: int) -> dict[str, Any]:
+    """Measure, print a table, keep the results."""
+    folder = scratch(None, 0)
+    try:
+        files = [sparse("fp8-e4m3 block", folder), sparse("gguf-q4-k", folder)]
+        commands = {
+            "python -c pass": ["-c", "pass"],
+            "import anamnesis": ["-c", "import anamnesis"],
+            "amn --help": ["-c", COMMAND, "--help"],
+            "import numpy": ["-c", "import numpy"],
+            "import numpy, pyarrow, numba": ["-c", "import numpy, pyarrow, numba"],
+            **{
+                f"amn inspect, 11 GB {f.suffix[1:]}": ["-c", COMMAND, "inspect", str(f)]
+                for f in files
+            },
+        }
+        works = {name: _command(arguments) for name, arguments in commands.items()}
+        times = interleave(works, repeat)
+        read = {f.suffix[1:]: bytes_read(f) for f in files}
+    finally:
+        shutil.rmtree(folder)
+    console.print(_table(times))
+    for suffix, (tensors, nbytes) in read.items():
+        console.print(f"inspect of the {suffix} file, {tensors} tensors: {nbytes:,} bytes read")
+    results = {
+        "seconds": {name: list(t) for name, t in times.items()},
+        "bytes_read": {suffix: nbytes for suffix, (_, nbytes) in read.items()},
+    }
+    keep("startup", results)
+    return results
+
+
+def sparse(case: str, folder: Path, nbytes: int = SPARSE_BYTES) -> Path:
+    """A model of about `nbytes` whose payload is a hole."""
+    layer = CASES[case].make(ROWS, COLUMNS)
+    layers = nbytes // layer.nbytes
+    return write_sparse(folder / f"sparse.{layer.container}", layer, layers)
+
+
+def write_sparse(path: Path, layer: Layer, layers: int, vocabulary: Sequence[str] = ()) -> Path:
+    """The header of a model, and a hole as large as its tensors."""
+    if layer.container == "gguf":
+        header = gguf_header(layer, layers, vocabulary)
+        payload = layers * sum(-(-e.array.nbytes // 32) * 32 for e in layer.entries)
+    else:
+        header, payload = safetensors_header(layer, layers), layers * layer.nbytes
+    with path.open("wb") as file:
+        file.write(header)
+        file.truncate(len(header) + payload)
+    return path
+
+
+def bytes_read(path: Path) -> tuple[int, int]:
+    """Tensors, and the bytes of the file that `inspect` reads."""
+    from anamnesis.pipeline.api import inspect
+
+    total = 0
+    read_into = LocalFile.read_into
+
+    def counted(self: LocalFile, offset: int, buffer: Any) -> None:
+        nonlocal total
+        total += memoryview(buffer).nbytes
+        read_into(self, offset, buffer)
+
+    LocalFile.read_into = counted  # type: ignore[method-assign]
+    try:
+        found = inspect(path)
+    finally:
+        LocalFile.read_into = read_into  # type: ignore[method-assign]
+    return found.tensors, total
+
+
+def _command(arguments: Sequence[str]) -> Callable[[], Any]:
+    command = [sys.executable, *arguments]
+    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def _table(times: dict[str, Times]) -> Table:
+    table = Table(title="Start-up, milliseconds of wall time")
+    table.add_column("")
+    for head in ("median", "range", "above the interpreter"):
+        table.add_column(head, justify="right")
+    bare = times["python -c pass"].median
+    for name, (median, low, high) in times.items():
+        cells = [f"{1e3 * median:.0f}", f"{1e3 * low:.0f}-{1e3 * high:.0f}"]
+        table.add_row(name, *cells, f"{1e3 * (median - bare):.0f}")
+    return table
