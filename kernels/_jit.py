@@ -30,13 +30,14 @@ DISABLED = bool(numba.config.DISABLE_JIT)
 
 
 def _cache_folder() -> str | None:
-    """A writable folder named by a digest of every kernel source, or None.
+    """A writable folder named by a digest of every kernel source and data file, or None.
 
     numba keys its cache by the decorated function's own file; a changed helper in another file
     would be ignored. The digest in the path makes any change start a new folder.
     """
     digest = hashlib.blake2b(digest_size=8)
-    for source in sorted(Path(__file__).parent.glob("*.py")):
+    here = Path(__file__).parent
+    for source in sorted([*here.glob("*.py"), *here.glob("data/*.npy")]):
         digest.update(source.read_bytes())
     base = os.environ.get("ANAMNESIS_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "anamnesis"
