@@ -2,7 +2,10 @@
 
 - *BF16 table, scalar*: 256 products rounded to BF16 for each scale, then a look-up an element.
 - *float32 table*: one table of the 256 codes for all scales; multiply and round an element.
-- *arithmetic*: shift the code's bits into a float32, multiply, round: no table at all.
+- *select*: shift the code's bits into a float32 with another exponent; subnormal codes and NaN by
+  selects; multiply, round. No table at all.
+- *shift and multiply*: the same shift, and a multiplication by 2**120 that also puts subnormal
+  codes right; only NaN is selected.
 - *package*: what `kernels/fp8.py` does.
 """
 
@@ -31,6 +34,7 @@ VALUES = np.ldexp(
     np.maximum(_EXPONENT, 1) - 10,
 ).astype(np.float32)
 VALUES[[0x7F, 0xFF]] = np.nan
+TWO_TO_120, NAN = np.float32(2.0**120), np.float32(np.nan)
 
 
 @jit
@@ -57,7 +61,22 @@ def float_table(codes: Any, scale: Any, out: Any) -> None:
 
 
 @jit
-def arithmetic(codes: Any, scale: Any, out: Any) -> None:
+def shift_multiply(codes: Any, scale: Any, out: Any) -> None:
+    for row in range(codes.shape[0]):
+        for block in range(scale.shape[0]):
+            s = scale[block]
+            at = row * codes.shape[1] + block * BLOCK
+            for j in range(BLOCK):
+                c = codes[row, block * BLOCK + j]
+                magnitude = u32(c & 0x7F)
+                word = u32(u32(magnitude << u32(20)) | u32(u32(c & 0x80) << u32(24)))
+                value = np.float32(as_f32(word) * TWO_TO_120)
+                value = value if magnitude != u32(0x7F) else NAN
+                out[at + j] = bf16_bits(np.float32(value * s))
+
+
+@jit
+def select(codes: Any, scale: Any, out: Any) -> None:
     for row in range(codes.shape[0]):
         for block in range(scale.shape[0]):
             s = scale[block]
@@ -74,7 +93,7 @@ def arithmetic(codes: Any, scale: Any, out: Any) -> None:
 
 
 def run(console: Console) -> Any:
-    """All four on the same window, bits compared first."""
+    """All of them on the same window, bits compared first."""
     folder = scratch(None, 0)
     try:
         with opened(CASES["fp8-e4m3 block"], folder, ROWS, COLUMNS) as found:
@@ -85,7 +104,7 @@ def run(console: Console) -> Any:
             expected = np.empty(codes.size, np.uint16)
             found.decode({"payload": codes}, found.params, window, expected)
             kernels = {"BF16 table, scalar": bf16_table, "float32 table": float_table}
-            kernels["arithmetic"] = arithmetic
+            kernels |= {"select": select, "shift and multiply": shift_multiply}
             works: dict[str, Any] = {}
             for name, kernel in kernels.items():
                 out = np.empty(codes.size, np.uint16)
