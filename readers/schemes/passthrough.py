@@ -64,7 +64,10 @@ _CODES = ("I8", "U8", "I16", "I32", "U32")
 
 def resolve(ledger: Ledger) -> None:
     """Claim what is dense; raise for what is quantised and was consumed by no scheme."""
-    quantised = any(t.quantised for t in ledger.tensors.values())
+    # GGUF has no activation scales; its tensors have such names for other things.
+    quantised = ledger.container.kind != "gguf" and any(
+        t.quantised for t in ledger.tensors.values()
+    )
     suspects: list[tuple[Stored, str]] = []
     for stored in ledger.free():
         part = stored.name.rpartition(".")[2]

@@ -383,3 +383,11 @@ def test_corpus_reads_as_in_the_reference(path: Path) -> None:
         plain = dtype in ("F32", "F16", "BF16")
         expected = "passthrough" if plain else "gguf-" + dtype.lower().replace("_", "-")
         assert tensor.scheme == expected
+
+
+def test_names_of_activation_scales_mean_nothing_in_gguf(tmp_path: Path) -> None:
+    q8_0 = 8
+    tensors = [("a.weight", [32, 4], q8_0, 4 * 34), ("blk.0.attn.k_scale", [4], F32, 16)]
+    ledger = resolved(write(tmp_path / "m.gguf", tensors))
+    assert not ledger.dropped
+    assert ledger.tensors["blk.0.attn.k_scale"].out_dtype == "F32"
