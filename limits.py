@@ -23,6 +23,7 @@ NAME_BYTES = 65_535
 RANK = 64
 SHARDS = 10_000
 INDEX_BYTES = 100 * MiB
+INDEX_ITEMS = 750_000  # tensors that a model.safetensors.index.json lists
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +58,11 @@ class Limits:
         if self.max_total_bytes is not None:
             self._charge("max_total_bytes", nbytes, self.max_total_bytes, None, what)
 
+    def expansion(self, out_bytes: int, stored_bytes: int, what: str) -> None:
+        """Refuse `stored_bytes` that would become more than the allowed multiple of them."""
+        ratio = -(-out_bytes // max(1, stored_bytes))
+        self._charge("max_expansion_ratio", ratio, self.max_expansion_ratio, None, what)
+
     @staticmethod
     def _charge(limit: str, need: int, have: int, floor: int | None, what: str) -> None:
         if floor is not None and need > floor:
@@ -68,7 +74,8 @@ class Limits:
             )
         if need > have:
             raise LimitError(
-                f"{what}: needs {need:,}, limits.{limit} allows {have:,}; raise it to go on",
+                f"{what}: needs {need:,}, limits.{limit} allows {have:,}; raise it "
+                f"(--{limit.replace('_', '-')}) to go on",
                 limit=limit,
                 need=need,
                 have=have,
