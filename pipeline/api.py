@@ -147,11 +147,12 @@ def convert(path: str | Path, out: str | Path, *, to: str, **settings: Any) -> O
 
 
 def run(job: Job | str | Path) -> Sequence[Outcome]:
-    """Run a job file, or a job made in Python; one outcome an input."""
+    """Run a job file, or a job made in Python; one outcome an input. Run again, it resumes."""
     from anamnesis.pipeline.config import load_job
     from anamnesis.pipeline.jobs import run_job
 
-    return run_job(load_job(str(job)) if isinstance(job, str | Path) else job).outcomes
+    loaded = load_job(str(job)) if isinstance(job, str | Path) else job
+    return run_job(loaded, resume=True).outcomes
 
 
 def verify(out: str | Path) -> dict[str, int]:

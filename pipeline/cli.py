@@ -29,7 +29,6 @@ _ALIASES = {"info": "inspect", "dequantize": "remember"}
 class _Group(click.Group):
     """Commands with aliases, listed once."""
 
-
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(name, name))
 
@@ -149,7 +148,7 @@ def run_command(job: str, overrides: Sequence[str], scheduler: str | None, dry_r
         overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
     loaded = load_job(job, overrides)
     if not dry_run:
-        _finish(run_job(loaded, progress=make_progress("auto")))
+        _finish(run_job(loaded, progress=make_progress("auto"), resume=True))
         return
     for _, plan in plan_job(loaded):
         if isinstance(plan, BaseException):

@@ -80,8 +80,17 @@ def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | B
     return planned
 
 
-def run_job(job: Job, *, limits: Limits | None = None, progress: Progress | None = None) -> Summary:
-    """Plan and run a job. A job of one input raises its error; others report failures."""
+def run_job(
+    job: Job,
+    *,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+    resume: bool = False,
+) -> Summary:
+    """Plan and run a job. A job of one input raises its error; others report failures.
+
+    With `resume`, what an earlier run of the same job finished is verified and kept.
+    """
     settings = job.resolve()
     outcomes: list[Outcome] = []
     failures: list[tuple[str, BaseException]] = []
@@ -97,7 +106,14 @@ def run_job(job: Job, *, limits: Limits | None = None, progress: Progress | None
         )
         try:
             outcomes.append(
-                run_plan(plan, settings.executor, options, progress, overwrite=settings.overwrite)
+                run_plan(
+                    plan,
+                    settings.executor,
+                    options,
+                    progress,
+                    overwrite=settings.overwrite,
+                    resume=resume,
+                )
             )
         except Exception as error:
             if len(settings.inputs) == 1:

@@ -1,28 +1,104 @@
-"""The manifest beside an output: what was made of what, and a checksum for every piece.
+"""What is recorded of an output: a journal while it is made, a manifest when it is complete.
 
-It is small JSON: the tensors in the order they were laid out, from which the layout is computed
-again, and for every piece the xxh3-128 of its value bytes. `verify` needs nothing else.
+The journal gets a line for every file that has its final name, so that a run which was killed can
+go on. The manifest lists the tensors in the order they were laid out, from which the layout is
+computed again, and for every piece the xxh3-128 of its value bytes; `verify` needs nothing else.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import xxhash
 
-from anamnesis.errors import FormatError, IntegrityError, UsageError
+from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
 from anamnesis.limits import INDEX_BYTES, Limits, MiB
 from anamnesis.pipeline.plan import Plan
-from anamnesis.pipeline.task import Receipt
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
 from anamnesis.writers.base import Item, Layout
+from anamnesis.writers.part import write_small
 
 VERSION = 1
+Pieces = Sequence[Sequence[Any]]  # [tensor, start, stop, xxh3]; elements
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Digests of what goes in and of what is done with it: equal recipes give equal bytes."""
+
+    inputs: str
+    settings: str
+
+    @classmethod
+    def of(cls, plan: Plan) -> Recipe:
+        """The recipe of a plan."""
+        files = [[f.path, f.size, f.mtime_ns] for f in plan.model.files]
+        tensors = [
+            [t.name, t.encoding, sorted(t.params.items()), [c.stored.name for c in t.components]]
+            for t in plan.model.tensors
+        ]
+        items = [[i.name, i.shape, i.dtype] for i in plan.items]
+        names = [[Path(f.path).name, f.nbytes] for f in plan.layout.files]
+        return cls(_digest([files]), _digest([VERSION, plan.spec.format, tensors, items, names]))
+
+
+class Journal:
+    """The record of a run in the making; every line carries its own digest."""
+
+    def __init__(self, out: Path, recipe: Recipe) -> None:
+        """The journal of the output at `out`."""
+        self.path = out.with_name(f".{out.name}.anamnesis.journal")
+        self._recipe = recipe
+
+    def add(self, file: str, pieces: Pieces) -> None:
+        """Record that `file` has its final name; durable when this returns."""
+        entry = [self._recipe.inputs, self._recipe.settings, Path(file).name, pieces]
+        line = json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
+        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        try:
+            os.write(fd, line)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    def finished(self) -> dict[str, Pieces]:
+        """Recorded files by name. Lines that are cut or damaged count as absent.
+
+        Raises IntegrityError when the inputs changed since, UsageError for another job's journal.
+        """
+        found: dict[str, Pieces] = {}
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return found
+        for line in lines:
+            try:
+                digest, entry = loads(line, str(self.path), Limits())
+                inputs, settings, name, pieces = entry
+            except (AnamnesisError, TypeError, ValueError):
+                continue
+            if digest != _digest(entry):
+                continue
+            if settings != self._recipe.settings:
+                raise UsageError(f"{self.path}: is of another job; --overwrite starts again")
+            if inputs != self._recipe.inputs:
+                raise IntegrityError(
+                    f"{self.path}: the inputs changed since the run that this would resume; "
+                    "output.overwrite starts again"
+                )
+            found[name] = pieces
+        return found
+
+    def remove(self) -> None:
+        """Forget the run."""
+        self.path.unlink(missing_ok=True)
 
 
 def manifest_path(out: Path) -> Path:
@@ -33,23 +109,46 @@ def manifest_path(out: Path) -> Path:
     return out.with_name(out.name + ".anamnesis.json")
 
 
-def manifest(plan: Plan, receipts: Iterable[Receipt]) -> bytes:
-    """The manifest of a finished plan."""
-    pieces = sorted(
-        (piece.tensor, piece.start, piece.stop, piece.xxh3)
-        for receipt in receipts
-        for piece in receipt.pieces
-    )
+def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> None:
+    """Record a complete output; `pieces` by file number."""
     document = {
         "anamnesis": VERSION,
         "format": plan.spec.format,
         "max_shard_bytes": plan.spec.max_shard_bytes,
         "inputs": [[f.path, f.size, f.mtime_ns] for f in plan.model.files],
+        "recipe": [recipe.inputs, recipe.settings],
         "files": [[Path(f.path).name, f.nbytes] for f in plan.layout.files],
         "items": [[i.name, list(i.shape), i.dtype, i.elems, i.scheme] for i in plan.items],
-        "pieces": pieces,
+        "pieces": sorted(piece for some in pieces.values() for piece in some),
     }
-    return json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+    write_small(manifest_path(Path(plan.spec.path)), data)
+
+
+def recorded(plan: Plan, recipe: Recipe) -> dict[int, Pieces]:
+    """The pieces of a complete output by file number, if its manifest is of this very recipe."""
+    try:
+        document = load_manifest(Path(plan.spec.path))
+    except AnamnesisError:
+        return {}
+    if document.get("recipe") != [recipe.inputs, recipe.settings]:
+        return {}
+    numbers = {i.name: place[0] for i, place in zip(plan.items, plan.layout.places, strict=True)}
+    found: dict[int, Pieces] = {}
+    for number in range(len(plan.layout.files)):
+        found[number] = [p for p in document["pieces"] if numbers.get(p[0]) == number]
+    return found
+
+
+def intact(plan: Plan, number: int, pieces: Pieces) -> bool:
+    """Whether an output file is there and holds what was recorded of it."""
+    file = plan.layout.files[number]
+    try:
+        writer(plan.spec.format).check(Path(file.path), file)
+        compare(plan.layout, _places(plan.items, plan.layout), pieces)
+    except (OSError, AnamnesisError, KeyError):
+        return False
+    return True
 
 
 def verify_output(out: Path) -> dict[str, int]:
@@ -58,7 +157,7 @@ def verify_output(out: Path) -> dict[str, int]:
     Returns counts (`files`, `tensors`, `bytes`). Raises IntegrityError naming the file and the
     tensor that differ, UsageError when there is no manifest.
     """
-    document = _load(manifest_path(out))
+    document = load_manifest(out)
     items = tuple(
         Item(name, tuple(shape), dtype, elems, scheme)
         for name, shape, dtype, elems, scheme in document["items"]
@@ -67,12 +166,12 @@ def verify_output(out: Path) -> dict[str, int]:
     layout = module.layout(items, out, document["max_shard_bytes"])
     for file in layout.files:
         module.check(Path(file.path), file)
-    places = {item.name: place for item, place in zip(items, layout.places, strict=True)}
-    total = _compare(layout, places, document["pieces"])
+    total = compare(layout, _places(items, layout), document["pieces"])
     return {"files": len(layout.files), "tensors": len(items), "bytes": total}
 
 
-def _compare(layout: Layout, places: dict[str, Any], pieces: list[Any]) -> int:
+def compare(layout: Layout, places: Mapping[str, Any], pieces: Iterable[Sequence[Any]]) -> int:
+    """Read recorded pieces again; the bytes read, or IntegrityError for the first that differs."""
     total = 0
     opened: dict[int, LocalFile] = {}
     buffer = bytearray(MiB)
@@ -100,7 +199,9 @@ def _compare(layout: Layout, places: dict[str, Any], pieces: list[Any]) -> int:
     return total
 
 
-def _load(path: Path) -> dict[str, Any]:
+def load_manifest(out: Path) -> dict[str, Any]:
+    """The manifest of the output at `out`; UsageError when there is none."""
+    path = manifest_path(out)
     try:
         with LocalFile(path) as file:
             Limits().alloc(file.size, str(path), INDEX_BYTES)
@@ -112,3 +213,12 @@ def _load(path: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("anamnesis") != VERSION:
         raise FormatError(f"{path}: not a manifest of version {VERSION}")
     return document
+
+
+def _places(items: Sequence[Item], layout: Layout) -> dict[str, Any]:
+    return {item.name: place for item, place in zip(items, layout.places, strict=True)}
+
+
+def _digest(document: Any) -> str:
+    text = json.dumps(document, separators=(",", ":"), sort_keys=True, default=str)
+    return xxhash.xxh3_128(text.encode()).hexdigest()

@@ -73,6 +73,7 @@ class Task:
     pieces: tuple[Piece, ...]
     out_bytes: int
     memory_bytes: int
+    sync: bool = False  # write to the device before reporting; for workers on other machines
 
 
 @dataclass(frozen=True, slots=True)

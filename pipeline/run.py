@@ -1,4 +1,4 @@
-"""Run a plan: unfinished files, tasks, receipts, and the final names."""
+"""Run a plan: lock the output, skip what is done, run the tasks, give final names, record it."""
 
 from __future__ import annotations
 
@@ -6,23 +6,33 @@ import contextlib
 import os
 import time
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from anamnesis.errors import UsageError
 from anamnesis.pipeline.executors import Options, executor
-from anamnesis.pipeline.journal import manifest, manifest_path
-from anamnesis.pipeline.plan import Plan, Task
+from anamnesis.pipeline.journal import (
+    Journal,
+    Pieces,
+    Recipe,
+    intact,
+    manifest_path,
+    recorded,
+    write_manifest,
+)
+from anamnesis.pipeline.lock import OutputLock
+from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.progress import Progress
-from anamnesis.pipeline.task import Receipt
-from anamnesis.writers import writer
-from anamnesis.writers.part import PartFile, write_small
+from anamnesis.pipeline.writing import OutputFiles
+from anamnesis.writers.part import write_small
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What a run made. Bytes are payload read and values written; seconds are wall time."""
+    """What a run made. Bytes are payload read and values written; seconds are wall time.
+
+    `resumed` counts files that an earlier run had finished.
+    """
 
     path: str
     files: tuple[str, ...]
@@ -30,101 +40,96 @@ class Outcome:
     read_bytes: int
     out_bytes: int
     seconds: float
+    resumed: int = 0
 
 
 def run_plan(
-    plan: Plan, execute: str, options: Options, progress: Progress, *, overwrite: bool = False
+    plan: Plan,
+    execute: str,
+    options: Options,
+    progress: Progress,
+    *,
+    overwrite: bool = False,
+    resume: bool = False,
 ) -> Outcome:
-    """Make the files of a plan. On any error, or an interrupt, unfinished files are removed."""
+    """Make the files of a plan. On any error, or an interrupt, unfinished files are removed.
+
+    With `resume`, files that an earlier run of the same recipe finished are kept when their
+    checksums hold. Raises the first error of any file, after the others are done.
+    """
     begin = time.perf_counter()
     out = Path(plan.spec.path)
     _refuse_inputs(plan)
-    created = _make_folders([Path(f.path).parent for f in plan.layout.files])
-    receipts: list[Receipt] = []
-    writing = _Writing(plan, progress)
+    created = _make_folders([out.parent, *(Path(f.path).parent for f in plan.layout.files)])
     try:
-        writing.open(overwrite)
-        progress.start(plan.out_bytes, [(f.path, f.nbytes) for f in plan.layout.files])
-
-        def on_done(receipt: Receipt) -> None:
-            receipts.append(receipt)
-            progress.advance(receipt.file, receipt.out_bytes)
-            writing.task_done(receipt.file)
-
-        executor(execute)(writing.tasks, options, on_done)
-        writing.finish()
-        for name, data in plan.layout.extras:
-            write_small(Path(name), data)
-        write_small(manifest_path(out), manifest(plan, receipts))
+        with OutputLock(out):
+            outcome = _run_locked(plan, execute, options, progress, overwrite, resume)
     except BaseException:
-        writing.discard()
         for folder in reversed(created):
             with contextlib.suppress(OSError):
                 folder.rmdir()
         raise
     finally:
         progress.close()
+    seconds = time.perf_counter() - begin
     return Outcome(
         path=str(out),
         files=tuple(f.path for f in plan.layout.files),
         tensors=len(plan.items),
-        read_bytes=sum(r.read_bytes for r in receipts),
-        out_bytes=sum(r.out_bytes for r in receipts),
-        seconds=time.perf_counter() - begin,
+        read_bytes=sum(r.read_bytes for r in outcome.receipts),
+        out_bytes=sum(r.out_bytes for r in outcome.receipts),
+        seconds=seconds,
+        resumed=len(plan.layout.files) - len(outcome.written),
     )
 
 
-class _Writing:
-    """The unfinished files of a run; each is committed as soon as its last task is done.
+def _run_locked(
+    plan: Plan,
+    execute: str,
+    options: Options,
+    progress: Progress,
+    overwrite: bool,
+    resume: bool,
+) -> OutputFiles:
+    recipe = Recipe.of(plan)
+    journal = Journal(Path(plan.spec.path), recipe)
+    done = _done_before(plan, recipe, journal) if resume and not overwrite else {}
+    if not resume or overwrite:
+        journal.remove()
+    files = OutputFiles(plan, progress, journal)
+    try:
+        progress.start(plan.out_bytes, [(f.path, f.nbytes) for f in plan.layout.files])
+        tasks = files.open(done, overwrite=overwrite)
+        if files.written:
+            manifest_path(Path(plan.spec.path)).unlink(missing_ok=True)
+        executor(execute)(tasks, options, files)
+        files.finish()
+        if files.failures:
+            raise next(iter(files.failures.values()))
+        for name, data in plan.layout.extras:
+            write_small(Path(name), data)
+        if files.written:
+            write_manifest(plan, recipe, files.pieces)
+        journal.remove()
+    except BaseException:
+        files.discard()
+        raise
+    return files
 
-    Syncing may take long, so that it happens beside the tasks, in one thread of its own.
-    """
 
-    def __init__(self, plan: Plan, progress: Progress) -> None:
-        self._plan = plan
-        self._progress = progress
-        self._module = writer(plan.spec.format)
-        self._parts: list[PartFile] = []
-        self._left = [0] * len(plan.layout.files)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="amn-commit")
-        self._commits: list[Future[None]] = []
-        self.tasks: list[Task] = []
-
-    def open(self, overwrite: bool) -> None:
-        """Create every `.part` and bind the tasks to them."""
-        for file in self._plan.layout.files:
-            self._parts.append(PartFile(file, overwrite=overwrite))
-        for task in self._plan.tasks:
-            self._left[task.file] += 1
-            self.tasks.append(replace(task, part=str(self._parts[task.file].part)))
-        for number, left in enumerate(self._left):
-            if not left:
-                self._commit(number)
-
-    def task_done(self, number: int) -> None:
-        """Count a finished task; the last of a file commits it."""
-        self._left[number] -= 1
-        if not self._left[number]:
-            self._commit(number)
-
-    def finish(self) -> None:
-        """Wait for every commit; raises the first error among them."""
-        for commit in self._commits:
-            commit.result()
-        self._pool.shutdown(wait=True)
-
-    def discard(self) -> None:
-        """Remove what has no final name."""
-        self._pool.shutdown(wait=True, cancel_futures=True)
-        for part in self._parts:
-            part.discard()
-
-    def _commit(self, number: int) -> None:
-        def commit() -> None:
-            self._parts[number].commit(self._module)
-            self._progress.done(number)
-
-        self._commits.append(self._pool.submit(commit))
+def _done_before(plan: Plan, recipe: Recipe, journal: Journal) -> dict[int, Pieces]:
+    """Files of an earlier run of this recipe that are whole; damaged ones are removed."""
+    by_name = journal.finished()
+    found = recorded(plan, recipe)
+    for number, file in enumerate(plan.layout.files):
+        name = Path(file.path).name
+        if name in by_name:
+            found[number] = by_name[name]
+    for number, pieces in list(found.items()):
+        if not intact(plan, number, pieces):
+            del found[number]
+            Path(plan.layout.files[number].path).unlink(missing_ok=True)
+    return found
 
 
 def _refuse_inputs(plan: Plan) -> None:

@@ -61,6 +61,8 @@ def sentence(outcome: Outcome) -> str:
     """One line on what a run made."""
     rate = outcome.out_bytes / max(outcome.seconds, 1e-9) / 1e9
     files = f"{len(outcome.files)} files" if len(outcome.files) > 1 else "1 file"
+    if outcome.resumed:
+        files += f" ({outcome.resumed} done before)"
     return (
         f"{outcome.path}: {outcome.tensors} tensors, {files}, {size(outcome.out_bytes)} "
         f"in {outcome.seconds:.2f} s ({rate:.2f} GB/s)"

@@ -61,6 +61,8 @@ def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt
             receipts.append(receipt)
             read_bytes += nbytes
         files.check_unchanged()
+        if task.sync:
+            os.fdatasync(fd)
     finally:
         os.close(fd)
         files.close()

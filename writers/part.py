@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import os
 import secrets
 from pathlib import Path
@@ -21,11 +22,16 @@ class PartFile:
     """One output file while it is written."""
 
     def __init__(self, out: OutFile, *, overwrite: bool = False) -> None:
-        """Create the `.part`, reserve its space and write the bytes known beforehand."""
+        """Create the `.part`, reserve its space and write the bytes known beforehand.
+
+        The caller holds the output's lock: `.part` files of that name are leftovers of a run that
+        was killed, and are removed.
+        """
         self.out = out
         self.final = Path(out.path)
         self._overwrite = overwrite
         self._check_final()
+        _remove_leftovers(self.final)
         self.part = self.final.with_name(f".{self.final.name}.{secrets.token_hex(4)}.part")
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._fd = os.open(self.part, flags, 0o666)
@@ -74,6 +80,12 @@ class PartFile:
         fd, self._fd = self._fd, -1  # a close that fails has closed all the same
         if fd >= 0:
             os.close(fd)
+
+
+def _remove_leftovers(final: Path) -> None:
+    pattern = f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.part"
+    for path in final.parent.glob(pattern):
+        path.unlink(missing_ok=True)
 
 
 def write_small(path: Path, data: bytes) -> None:

@@ -1,9 +1,9 @@
 """Ways to run the tasks of a plan; the serial one defines the truth.
 
-An executor is a function `(tasks, options, on_done)`: it runs every task, calls `on_done` with each
-receipt in the caller's thread, and returns when all are done. On the first error, or when the
-caller is interrupted, it lets running tasks stop between two windows, waits for them, and
-raises. All of them write the same bytes.
+An executor is a function `(tasks, options, listener)`: it runs every task that is still wanted and
+tells the listener of each receipt and each failure, in the caller's thread. One failed task stops
+no other; the listener decides what is still wanted. When the caller is interrupted, running tasks
+stop between two windows and are waited for. All executors write the same bytes.
 """
 
 from __future__ import annotations
@@ -11,11 +11,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
+from typing import Protocol
 
 from anamnesis.pipeline.plan import Task
 from anamnesis.pipeline.task import Receipt
 
-OnDone = Callable[[Receipt], None]
+
+class Listener(Protocol):
+    """Who is told how the tasks fare; `wanted` may be called from any thread."""
+
+    def wanted(self, task: Task) -> bool:
+        """Whether a task's output is still of use."""
+        ...
+
+    def done(self, receipt: Receipt) -> None:
+        """A task has written all of its pieces."""
+        ...
+
+    def failed(self, task: Task, error: Exception) -> None:
+        """A task will not be done."""
+        ...
+
+    def note(self, text: str) -> None:
+        """Something a person may want to know, such as a dashboard's address."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,7 +52,7 @@ EXECUTORS = {
     "threads": "anamnesis.pipeline.executors.threads:run",
 }
 
-Execute = Callable[[Sequence[Task], Options, OnDone], None]
+Execute = Callable[[Sequence[Task], Options, Listener], None]
 
 
 def executor(name: str) -> Execute:

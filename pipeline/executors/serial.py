@@ -4,12 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from anamnesis.pipeline.executors import OnDone, Options
+from anamnesis.pipeline.executors import Listener, Options
 from anamnesis.pipeline.plan import Task
 from anamnesis.pipeline.task import run_task
 
 
-def run(tasks: Sequence[Task], options: Options, on_done: OnDone) -> None:
+def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
     """Run `tasks` in order."""
     for task in tasks:
-        on_done(run_task(task))
+        if not listener.wanted(task):
+            continue
+        try:
+            receipt = run_task(task)
+        except Exception as error:
+            listener.failed(task, error)
+        else:
+            listener.done(receipt)
