@@ -44,6 +44,8 @@ Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
 Prepare = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 ENCODINGS: dict[str, Encoding] = {
+    "awq-gemm": Encoding("awq:decode_gemm", prepare="awq:prepare"),
+    "awq-gemv": Encoding("awq:decode_gemv", prepare="awq:prepare"),
     "bf16": Encoding("dense:decode_bf16"),
     "bnb-4bit": Encoding("bnb:decode_4bit", prepare="bnb:prepare_4bit"),
     "bnb-int8": Encoding("bnb:decode_int8"),
@@ -94,6 +96,7 @@ ENCODINGS: dict[str, Encoding] = {
     "gguf-q8-0": Encoding("gguf_legacy:decode_q8_0", block_elems=32, block_bytes=34, ggml_type=8),
     "gguf-tq1-0": Encoding("gguf_bits:decode_tq1_0", block_elems=256, block_bytes=54, ggml_type=34),
     "gguf-tq2-0": Encoding("gguf_bits:decode_tq2_0", block_elems=256, block_bytes=66, ggml_type=35),
+    "gptq": Encoding("gptq:decode", prepare="gptq:prepare"),
 }
 
 

@@ -26,6 +26,7 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
+    "awq": Scheme("awq:resolve", suffixes=(".qweight",)),
     "bnb": Scheme(
         "bnb:resolve",
         suffixes=(
@@ -42,6 +43,7 @@ SCHEMES: dict[str, Scheme] = {
         dtypes=("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ"),
     ),
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",)),
+    "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B")),
 }
 
 

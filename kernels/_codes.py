@@ -1,0 +1,207 @@
+"""Codes in a packed stream, their scales and zero points, and the product of the three.
+
+    code k of a stream = bits [k * b, (k + 1) * b) of its little-endian bytes
+    value              = float32(code - zero) * float32(scale), rounded once to BF16
+
+`half` rounds the product to binary16 first, as the libraries do when their scales are F16.
+Nothing here is bounds-checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._jit import as_f32, as_u32, inline, jit, put
+from anamnesis.kernels._lookup import load_numbers, load_u64, look_up, table_for
+from anamnesis.kernels._vector import clean_nan, load16, load32, store, to_f32
+from anamnesis.kernels.bits import f16_bits_to_f32, u32
+
+COUNT = np.arange(16, dtype=np.uint8)
+_u16, _u64 = np.uint16, np.uint64
+
+
+@jit
+def spread(stream: Any, bits: Any, codes: Any) -> None:
+    """The codes of `stream`, uint8, as bytes; `codes`, uint8, has room for a multiple of 8."""
+    size = stream.shape[0]
+    if bits == 4:
+        pairs = codes.view(np.uint16)
+        for i in range(size):
+            byte = _u16(stream[i])
+            pairs[i] = _u16(_u16(byte | _u16(byte << _u16(4))) & _u16(0x0F0F))
+    elif bits == 2:
+        fours = codes.view(np.uint32)
+        for i in range(size):
+            wide = u32(stream[i])
+            wide = u32(wide | u32(wide << u32(12)))
+            fours[i] = u32(u32(wide | u32(wide << u32(6))) & u32(0x03030303))
+    elif bits == 8:
+        for i in range(size):
+            codes[i] = stream[i]
+    else:
+        eights = codes.view(np.uint64)
+        whole = max(0, (size - 8 + bits) // bits)  # where eight bytes can be loaded
+        for i in range(whole):
+            eights[i] = _eight(load_u64(stream, i * bits), bits)
+        for i in range(whole, -(-size // bits)):
+            value = _u64(0)
+            for j in range(i * bits, min(size, i * bits + bits)):
+                value |= _u64(stream[j]) << _u64(8 * (j - i * bits))
+            eights[i] = _eight(value, bits)
+
+
+@inline
+def _eight(value: Any, bits: Any) -> Any:
+    """Eight codes in the low bits of a uint64, a byte each: part halves until they are codes."""
+    b, one = _u64(bits), _u64(1)
+    four = _u64((one << _u64(4) * b) - one)
+    two = _u64((one << _u64(2) * b) - one) * _u64(0x0000000100000001)
+    low = _u64((one << b) - one) * _u64(0x0001000100010001)
+    value = (value & four) | ((value >> (_u64(4) * b)) & four) << _u64(32)
+    value = (value & two) | ((value >> (_u64(2) * b)) & two) << _u64(16)
+    return (value & low) | ((value >> b) & low) << _u64(8)
+
+
+def read_scales(dtype: str, columns: Any) -> Any:
+    """Scales as float32 `[groups, rows]`, from their uint8 `[groups, bytes]`; NaNs made quiet."""
+    raw = np.ascontiguousarray(columns).view("<u4" if dtype == "F32" else "<u2")
+    scales = np.empty(raw.shape, np.float32)
+    _scales(raw.reshape(-1), dtype == "F16", scales.reshape(-1))
+    return scales
+
+
+@jit
+def _scales(raw: Any, half: Any, scales: Any) -> None:
+    if half:
+        for i in range(raw.shape[0]):
+            scales[i] = clean_nan(f16_bits_to_f32(raw[i]))
+    else:
+        shift = u32(32 - 8 * raw.itemsize)
+        for i in range(raw.shape[0]):
+            scales[i] = clean_nan(as_f32(u32(u32(raw[i]) << shift)))
+
+
+def read_zeros(
+    columns: Any, bits: int, offset: int, carry: int, nibbles: bool, shape: tuple[int, int]
+) -> Any:
+    """Zero points as float32 of `shape`, `[groups, rows]`, from their uint8 `[groups, bytes]`.
+
+    `offset` is added to each field, modulo `2 ** bits`. With a `carry`, what overflows goes on
+    into the next field of a word of `carry` fields. `nibbles` are in AWQ's order.
+    """
+    groups, rows = shape
+    if columns.shape[0] != groups or columns.shape[1] * 8 < rows * bits:
+        raise ValueError(f"qzeros: {columns.shape} bytes for {shape} zero points of {bits} bits")
+    zeros = np.empty(shape, np.float32)
+    _zeros(np.ascontiguousarray(columns), bits, offset, carry, nibbles, zeros)
+    return zeros
+
+
+@jit
+def _zeros(columns: Any, bits: Any, offset: Any, carry: Any, nibbles: Any, zeros: Any) -> None:
+    codes = np.empty((columns.shape[1] // bits + 1) * 8, np.uint8)
+    mask = np.int32((1 << bits) - 1)
+    rows = zeros.shape[1]
+    for group in range(zeros.shape[0]):
+        spread(columns[group], bits, codes)
+        if nibbles:
+            for first in range(0, rows, 8):
+                for k in range(8):
+                    zeros[group, first + k] = codes[first + k // 2 + k % 2 * 4]
+        elif carry:
+            over = 0
+            for row in range(rows):
+                field = np.int64(codes[row]) + offset + (over if row % carry else 0)
+                over = 1 if field > mask else 0
+                zeros[group, row] = field & mask
+        else:
+            line, add = zeros[group], np.int32(offset)
+            for row in range(rows):
+                line[row] = np.float32(np.int32(np.int32(np.int32(codes[row]) + add) & mask))
+
+
+@inline
+def to_half(value: Any) -> Any:
+    """float32 rounded to binary16 and back: nearest, ties to even; NaNs stay."""
+    bits = as_u32(value)
+    magnitude = u32(bits & u32(0x7FFFFFFF))
+    odd = u32(u32(magnitude >> u32(13)) & u32(1))
+    rounded = u32(u32(u32(magnitude + u32(0xFFF)) + odd) & u32(0xFFFFE000))
+    if rounded >= u32(0x47800000):  # 65536: past the largest
+        rounded = u32(0x7F800000)
+    if magnitude < u32(0x38800000):  # subnormal: multiples of 2**-24, the last place of 0.5
+        rounded = as_u32((as_f32(magnitude) + np.float32(0.5)) - np.float32(0.5))
+    if magnitude > u32(0x7F800000):
+        rounded = magnitude
+    return as_f32(u32(rounded | u32(bits & u32(0x80000000))))
+
+
+# A run is given by offsets: array slices cost more than the sixteen elements they hold.
+@inline
+def look_up_run(
+    codes: Any,
+    at: Any,
+    end: Any,
+    zero: Any,
+    scale: Any,
+    half: Any,
+    numbers: Any,
+    out: Any,
+    to: Any,
+) -> None:
+    """As `scale_run`, for codes below 16: a product each, looked up; `numbers` holds sixteen."""
+    if half:
+        for code in range(16):
+            numbers[code] = to_half((np.float32(code) - zero) * scale)
+        table = table_for(out, load_numbers(numbers, 0))
+    else:
+        table = table_for(out, (to_f32(load16(COUNT, 0)) - zero) * scale)
+    while at + 16 <= end:
+        look_up(out, to, table, load16(codes, at))
+        at += 16
+        to += 16
+    while at < end:
+        value = (np.float32(codes[at]) - zero) * scale
+        put(out, to, to_half(value) if half else value)
+        at += 1
+        to += 1
+
+
+@inline
+def scale_run(
+    codes: Any, at: Any, end: Any, zero: Any, scale: Any, half: Any, out: Any, to: Any
+) -> None:
+    """Codes `[at, end)`, which share a scale and a zero, to `out` from `to` on."""
+    if half:
+        _scale_run_half(codes, at, end, zero, scale, out, to)
+    else:
+        while at + 32 <= end:
+            store(out, to, (to_f32(load32(codes, at)) - zero) * scale)
+            at += 32
+            to += 32
+        while at < end:
+            put(out, to, (np.float32(codes[at]) - zero) * scale)
+            at += 1
+            to += 1
+
+
+@jit
+def _scale_run_half(
+    codes: Any, at: Any, end: Any, zero: Any, scale: Any, out: Any, to: Any
+) -> None:
+    some, here = codes[at:end], out[to:]
+    for i in range(some.shape[0]):
+        put(here, i, to_half((np.float32(some[i]) - zero) * scale))
+
+
+@jit
+def scale_each(codes: Any, zeros: Any, scales: Any, half: Any, out: Any) -> None:
+    """As `_scale_run`, with a scale and a zero for every code."""
+    if half:
+        for i in range(codes.shape[0]):
+            put(out, i, to_half((np.float32(codes[i]) - zeros[i]) * scales[i]))
+    else:
+        for i in range(codes.shape[0]):
+            put(out, i, (np.float32(codes[i]) - zeros[i]) * scales[i])

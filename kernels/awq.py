@@ -1,0 +1,100 @@
+"""AWQ: 4-bit codes along the outputs (GEMM) or the inputs (GEMV).
+
+| | `qweight`, I32 | `qzeros`, I32 | `scales`, F16 or BF16 |
+|---|---|---|---|
+| GEMM | `[in, out / 8]` | `[groups, out / 8]` | `[groups, out]` |
+| GEMV | `[out, in / 8]` | `[out, zw]` | `[out, 8 * zw]`, `zw` words hold the groups and padding |
+
+Nibble k of a GEMM word, lowest first, is output `8 * column + (0, 2, 4, 6, 1, 3, 5, 7)[k]`; those
+of GEMV are in order. Zeros are stored as they are:
+
+    value = (code - zero) * scale          float32, rounded once to BF16
+
+Output is `nn.Linear`'s `[out, in]`: GEMM is transposed, GEMV is not. Sources:
+https://github.com/casper-hansen/AutoAWQ awq/utils/packing_utils.py (`dequantize_gemm`),
+awq/modules/linear/gemv.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._codes import read_scales, read_zeros
+from anamnesis.kernels._packed import (
+    block_inputs,
+    decode_rows,
+    decode_runs,
+    runs_of,
+)
+
+_BITS = 4
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """`starts` and `groups` of the runs of inputs that share a scale.
+
+    `scalars`: `in_features`, `group_size` (-1: all), `groups`. Raises ValueError for inputs
+    without a group.
+    """
+    inputs, size, groups = scalars["in_features"], scalars["group_size"], scalars["groups"]
+    index = np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
+    if index.max(initial=-1) >= groups:
+        raise ValueError(f"{groups:,} groups of {size:,} do not cover {inputs:,} inputs")
+    starts, of_run = runs_of(index, block_inputs(_BITS, True))
+    return {"starts": starts, "groups": of_run}
+
+
+def decode_gemm(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of eight.
+
+    `params`: `in_features`, `scale_dtype`, `rounding`, and what `prepare` made.
+    """
+    inputs, rows = params["in_features"], window.stop - window.start
+    words = blocks["qweight"].view("<u4")
+    words.setflags(write=False)
+    scales = read_scales(params["scale_dtype"], blocks["scales"])
+    if words.shape != (inputs, rows // 8) or rows % 8:
+        raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
+    _check(scales, params, rows, out)
+    zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, True, scales.shape)
+    starts, groups, block = params["starts"], params["groups"], block_inputs(_BITS, True)
+    with np.errstate(all="ignore"):
+        decode_runs(
+            words, True, _BITS, block, starts, groups, zeros, scales, _half(params), inputs, out
+        )
+
+
+def decode_gemv(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """Output rows `window`, from uint8 `[rows, bytes]`; parameters as for `decode_gemm`."""
+    inputs, rows = params["in_features"], window.stop - window.start
+    streams = blocks["qweight"].view()
+    streams.setflags(write=False)
+    if streams.shape != (rows, inputs // 2):
+        raise ValueError(f"qweight: bytes {streams.shape} for rows {window} of {inputs} inputs")
+    scales = read_scales(params["scale_dtype"], blocks["scales"])
+    zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, False, scales.shape)
+    scales, zeros = np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T)
+    _check(scales, params, rows, out)
+    starts, groups = params["starts"], params["groups"]
+    with np.errstate(all="ignore"):
+        decode_rows(streams, _BITS, starts, groups, zeros, scales, _half(params), inputs, out)
+
+
+def _check(scales: Any, params: Mapping[str, Any], rows: int, out: Any) -> None:
+    """Shapes, before code that does not look at them."""
+    inputs = params["in_features"]
+    most = int(params["groups"].max(initial=-1))
+    if scales.shape[1] != rows or scales.shape[0] <= most or out.shape != (rows * inputs,):
+        raise ValueError(f"scales {scales.shape}, out {out.shape}: {rows} rows of {inputs}")
+
+
+def _half(params: Mapping[str, Any]) -> bool:
+    return params["rounding"] == "reference" and params["scale_dtype"] == "F16"

@@ -1,0 +1,103 @@
+"""GPTQ, and AutoRound's packings that share its bytes: 2 to 8 bits along the inputs.
+
+| tensor | stored | code |
+|---|---|---|
+| `qweight` | words `[in * b / 32, out]` | a stream of `b` bits down each column, lowest bit first |
+| `qzeros` | words `[groups, out * b / 32]` | the same along each row |
+| `scales` | F16, BF16 or F32 `[groups, out]` | |
+| `g_idx` | I32 `[in]` | group of each input; all zeros, or no tensor: `i // group_size` |
+
+    zero  = (stored + 1) & (2**b - 1)      checkpoint format v1 ("gptq"); v2: as stored
+    value = (code - zero) * scale          float32, rounded once to BF16
+
+Words are of 32 bits; 8 and 16 (`pack_dtype`) give the same streams. GPTQModel writes the zeros of
+v1 by subtracting 1 from every field of a word at once, so that a zero of 0 borrows from the next
+field; `zero_carry` undoes that. Output is `nn.Linear`'s `[out, in]`.
+
+Sources: https://github.com/ModelCloud/GPTQModel nn_modules/qlinear/__init__.py
+(`dequantize_weight`), utils/model.py (`convert_gptq_v1_to_v2_format_module`);
+https://github.com/AutoGPTQ/AutoGPTQ nn_modules/qlinear/qlinear_cuda_old.py;
+https://github.com/intel/auto-round auto_round/utils/bit_packing.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._codes import read_scales, read_zeros
+from anamnesis.kernels._packed import (
+    block_inputs,
+    decode_runs,
+    decode_scattered,
+    runs_of,
+)
+
+_SHORT_RUN = 16  # inputs a group, on average, from which on runs pay
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """What each input's group is: `starts` and `groups` of runs, or `index` for act-order.
+
+    `scalars`: `bits`, `in_features`, `groups`, `group_size`; `wholes["g_idx"]` is the stored index,
+    if there is one. Raises ValueError for a group that does not exist.
+    """
+    inputs, groups, size = scalars["in_features"], scalars["groups"], scalars["group_size"]
+    index = np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
+    if "g_idx" in wholes:
+        stored = wholes["g_idx"].array.reshape(-1).astype(np.int64)
+        if stored.shape != (inputs,):
+            raise ValueError(f"g_idx: {stored.shape[0]:,} entries for {inputs:,} inputs")
+        if groups == 1 or stored.any():
+            index = stored
+    bad = np.flatnonzero((index < 0) | (index >= groups))
+    if bad.size:
+        raise ValueError(
+            f"g_idx: input {bad[0]:,} is of group {index[bad[0]]:,}; allowed is 0 to {groups - 1:,}"
+        )
+    starts, of_run = runs_of(index, block_inputs(scalars["bits"], False))
+    if of_run.size * _SHORT_RUN > inputs:
+        return {"index": index}
+    return {"starts": starts, "groups": of_run}
+
+
+def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+    """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of zeros.
+
+    `params`: `bits`, `in_features`, `word_bits` (of a stored word), `zero_offset` (1 for v1, 0 for
+    v2), `zero_carry`, `scale_dtype`, `rounding`, and what `prepare` made.
+    """
+    bits, inputs, rows = params["bits"], params["in_features"], window.stop - window.start
+    words = _words(blocks["qweight"], params["word_bits"])
+    scales = read_scales(params["scale_dtype"], blocks["scales"])
+    if words.shape[0] * 32 < inputs * bits or words.shape[1] != rows:
+        raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
+    if scales.shape[1] != rows or out.shape != (rows * inputs,):
+        raise ValueError(f"scales {scales.shape}, out {out.shape}: rows {window} of {inputs}")
+    carry = params["word_bits"] // bits if params["zero_carry"] else 0
+    zeros = read_zeros(blocks["qzeros"], bits, params["zero_offset"], carry, False, scales.shape)
+    half = params["rounding"] == "reference" and params["scale_dtype"] == "F16"
+    with np.errstate(all="ignore"):
+        if "index" in params:
+            decode_scattered(words, bits, params["index"], zeros, scales, half, inputs, out)
+        else:
+            block = block_inputs(bits, False)
+            starts, groups = params["starts"], params["groups"]
+            decode_runs(words, False, bits, block, starts, groups, zeros, scales, half, inputs, out)
+
+
+def _words(columns: Any, word_bits: int) -> Any:
+    """Columns of words as uint32 `[words, columns]`, read-only; narrower words are joined."""
+    words = columns.view(f"<u{word_bits // 8}")
+    if word_bits < 32:
+        per = 32 // word_bits
+        joined = np.zeros((-(-words.shape[0] // per), words.shape[1]), np.uint32)
+        for part in range(per):
+            some = words[part::per]
+            joined[: len(some)] |= some.astype(np.uint32) << np.uint32(word_bits * part)
+        words = joined
+    words.setflags(write=False)
+    return words

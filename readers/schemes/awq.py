@@ -1,0 +1,183 @@
+"""AWQ as AutoAWQ, GPTQModel and AutoRound (`auto_round:auto_awq`) write it: GEMM and GEMV, 4 bits.
+
+| | `qweight` | `qzeros` | `scales` | output |
+|---|---|---|---|---|
+| GEMM | I32 `[in, out / 8]` | I32 `[groups, out / 8]` | `[groups, out]` | transposed |
+| GEMV | I32 `[out, in / 8]` | I32 `[out, zw]` | `[out, 8 * zw]` | as stored |
+
+`zw` holds the groups of a row, eight a word, rounded up to whole words and then to a multiple of
+1, 2 or 4 words for groups of 128, 64 or 32. GEMV-fast and llm-awq interleave rows in I16 words.
+The shapes tell all of these apart, from each other and from GPTQ. Sources:
+https://github.com/casper-hansen/AutoAWQ awq/modules/linear/gemm.py, gemv.py, gemv_fast.py.
+"""
+
+from __future__ import annotations
+
+from anamnesis.readers.base import Access, Component, Tensor
+from anamnesis.readers.schemes._packed_linear import (
+    SCALE_BITS,
+    Module,
+    Settings,
+    check_scales,
+    group_size,
+    modules,
+    settings,
+)
+from anamnesis.readers.schemes.base import Ledger
+
+_IMPLEMENTED = "AWQ GEMM and GEMV of 4 bits"
+_REPACKED = {
+    "exllama": "AWQ for ExLlama",
+    "exllamav2": "AWQ for ExLlamaV2",
+    "gemv_fast": "AWQ GEMV-fast",
+    "gemvfast": "AWQ GEMV-fast",
+    "ipex": "AWQ for IPEX",
+    "llm-awq": "llm-awq",
+    "marlin": "AWQ for Marlin",
+}
+_PER_WORD = 8
+
+
+def resolve(ledger: Ledger) -> None:
+    """Claim modules packed along their outputs (GEMM) or by output rows (GEMV).
+
+    Raises UnsupportedError for repacked versions by name and for other bits, FormatError for
+    shapes that fit nothing where the config says AWQ.
+    """
+    _refuse_interleaved(ledger)
+    found = list(modules(ledger))
+    if not found:
+        return
+    stated = settings(ledger)
+    for module in found:
+        if stated.method == "awq":
+            _refuse(module, stated)
+        version = _version(module, stated)
+        if version == "gemm":
+            ledger.claim(_gemm(ledger, module, stated))
+        elif version == "gemv":
+            ledger.claim(_gemv(ledger, module, stated))
+
+
+def _version(module: Module, stated: Settings) -> str:
+    """What the shapes say: gemm, gemv, or "" for a module that is not AWQ's."""
+    parts = (module.qweight, module.qzeros, module.scales)
+    words = all(s.dtype in ("I32", "U32") for s in parts[:2])
+    if any(len(s.shape) != 2 for s in parts) or not words:
+        return ""
+    (rows, columns), (groups, zero_words), (scale_rows, scale_columns) = (s.shape for s in parts)
+    found = []
+    if columns == zero_words and groups == scale_rows and columns != scale_columns:
+        bits = 32 * columns // scale_columns if scale_columns else 0
+        if bits == 32 // _PER_WORD and columns * _PER_WORD == scale_columns:
+            found.append("gemm")
+        elif bits in (2, 3, 5, 6, 7, 8) and 32 * columns == bits * scale_columns:
+            raise module.unsupported(f"AWQ of {bits} bits", _IMPLEMENTED)
+    # GPTQ's shapes are these too, for groups of eight inputs; it has a g_idx and a config.
+    padded = zero_words * _PER_WORD == scale_columns and rows == groups == scale_rows
+    if padded and stated.method in ("awq", "") and module.g_idx is None:
+        found.append("gemv")
+    if not found and stated.method == "awq":
+        raise module.error(f"the shapes fit neither AWQ GEMM nor GEMV: {module.shapes()}")
+    hinted = stated.formats.get("version", "")
+    return hinted if hinted in found else "".join(found[:1])
+
+
+def _gemm(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
+    groups, outputs = check_scales(module)
+    inputs, words = module.qweight.shape
+    size = group_size(module, stated.group_size, inputs, groups)
+    line = max(1, words * 4)
+    bits = SCALE_BITS[module.scales.dtype]
+    components = (
+        Component("qweight", module.qweight, Access("columns", 4, line)),
+        Component("scales", module.scales, Access("columns", bits, max(1, outputs * bits // 8))),
+        Component("qzeros", module.qzeros, Access("columns", 4, line)),
+    )
+    return Tensor(
+        name=f"{module.prefix}.weight",
+        shape=(outputs, inputs),
+        scheme="awq",
+        encoding="awq-gemm",
+        components=components,
+        unit_elems=max(1, inputs),
+        unit_multiple=_PER_WORD,
+        params=_params(ledger, module, "gemm", inputs, size, groups),
+        orientation="transposed",
+    )
+
+
+def _gemv(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
+    _, padded = check_scales(module)
+    outputs, words = module.qweight.shape
+    inputs = words * _PER_WORD
+    size = _gemv_size(module, stated.group_size, inputs)
+    groups = -(-inputs // (size if size > 0 else max(1, inputs)))
+    bits = SCALE_BITS[module.scales.dtype]
+    components = (
+        Component("qweight", module.qweight, Access("rows", words * 32)),
+        Component("scales", module.scales, Access("rows", padded * bits)),
+        Component("qzeros", module.qzeros, Access("rows", module.qzeros.shape[1] * 32)),
+    )
+    return Tensor(
+        name=f"{module.prefix}.weight",
+        shape=(outputs, inputs),
+        scheme="awq",
+        encoding="awq-gemv",
+        components=components,
+        unit_elems=max(1, inputs),
+        params=_params(ledger, module, "gemv", inputs, size, groups),
+    )
+
+
+def _gemv_size(module: Module, declared: int | None, inputs: int) -> int:
+    """The group size that gives the stored width of zeros; the config's if it does."""
+    width = module.qzeros.shape[1]
+    for size in (declared, 128, 64, 32, -1):
+        if size is None:
+            continue
+        whole = size if size > 0 else max(1, inputs)
+        unit = 1 if whole >= 128 else 2 if whole >= 64 else 4
+        groups = -(-inputs // whole)
+        words = -(-groups // _PER_WORD)
+        if -(-words // unit) * unit == width:
+            return size
+    raise module.error(
+        f"{width} words of zeros a row for {inputs:,} inputs, and group_size {declared}: "
+        "allowed are 128, 64, 32 and -1",
+        module.qzeros,
+    )
+
+
+def _params(
+    ledger: Ledger, module: Module, version: str, inputs: int, size: int, groups: int
+) -> dict[str, object]:
+    return {
+        "bits": 4,
+        "group_size": size,
+        "act_order": False,
+        "version": version,
+        "groups": groups,
+        "in_features": inputs,
+        "scale_dtype": module.scales.dtype,
+        "rounding": ledger.options.rounding,
+    }
+
+
+def _refuse(module: Module, stated: Settings) -> None:
+    for field, value in stated.formats.items():
+        if value in _REPACKED:
+            raise module.unsupported(f"{_REPACKED[value]} ({field})", _IMPLEMENTED)
+
+
+def _refuse_interleaved(ledger: Ledger) -> None:
+    """Rows interleaved by four in I16 words, with zeros that are scaled already."""
+    for stored in ledger.free():
+        prefix, dot, part = stored.name.rpartition(".")
+        if part != "qweight" or stored.dtype != "I16":
+            continue
+        for sibling, name in (("qzeros", "AWQ GEMV-fast"), ("scaled_zeros", "llm-awq")):
+            zeros = ledger.get(f"{prefix}{dot}{sibling}")
+            if zeros is not None and zeros.dtype in SCALE_BITS:
+                module = Module(prefix, stored, zeros, zeros, None)
+                raise module.unsupported(name, _IMPLEMENTED)

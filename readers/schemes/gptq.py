@@ -1,0 +1,181 @@
+"""GPTQ v1 and v2, and AutoRound's packings of the same bytes.
+
+| `quant_method`, field | zero points | codes |
+|---|---|---|
+| gptq, `checkpoint_format` (or `format`) gptq or absent | stored - 1 | 2, 3, 4, 8 bits |
+| gptq, gptq_v2 | as stored | 2, 3, 4, 8 bits |
+| gptq, gptq_p | as stored | 2, 4, 8 bits, like v2; others are planar: refused |
+| auto-round, `packing_format` auto_round, auto_round:gptqmodel | as stored | 2 to 8 bits |
+| auto-round, auto_round:auto_gptq, :gptq or absent | stored - 1 | 2 to 8 bits |
+
+Layout of the tensors: `kernels/gptq.py`. Sources: https://github.com/ModelCloud/GPTQModel
+quantization/config.py (`FORMAT`), utils/planar_packing.py; https://github.com/intel/auto-round
+auto_round/inference/convert_model.py, export/export_to_autoround/export.py.
+"""
+
+from __future__ import annotations
+
+from anamnesis.errors import FormatError
+from anamnesis.readers.base import Access, Component, Tensor
+from anamnesis.readers.schemes._packed_linear import (
+    SCALE_BITS,
+    WORD_BITS,
+    Module,
+    Settings,
+    check_scales,
+    group_size,
+    modules,
+    settings,
+)
+from anamnesis.readers.schemes.base import Ledger
+
+_IMPLEMENTED = "gptq, gptq_v2, and AutoRound's auto_round, auto_gptq, gptqmodel and auto_awq"
+# Repacked for one kernel: only the name tells, the tensors are called the same.
+_REPACKED = {"marlin": "Marlin", "bitblas": "BitBLAS", "qqq": "QQQ", "ipex": "IPEX"}
+_PLAIN = ("auto_round", "auto_round:gptqmodel")
+_MINUS_ONE = ("auto_round:auto_gptq", "auto_round:gptq", "auto", "")
+# Embedding tables are packed along the vocabulary and looked up as stored: not transposed.
+_EMBEDDINGS = ("embed_tokens", "embeddings", "word_embeddings", "tok_embeddings", "wte")
+
+
+def resolve(ledger: Ledger) -> None:
+    """Claim every module packed along its inputs; whatever of it is a bias is passed through.
+
+    Raises UnsupportedError for repacked formats by name, FormatError for shapes that disagree.
+    """
+    _refuse_marlin(ledger)
+    found = list(modules(ledger))
+    if not found:
+        return
+    stated = settings(ledger)
+    for module in found:
+        ledger.claim(_tensor(ledger, module, stated))
+
+
+def _tensor(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
+    _refuse(module, stated)
+    groups, outputs = check_scales(module)
+    bits, inputs = _bits(module, stated)
+    _check_bits(module, stated, bits)
+    size = group_size(module, stated.group_size, inputs, groups)
+    if stated.desc_act and module.g_idx is None and groups > 1 and stated.method == "gptq":
+        raise module.error("desc_act is set, and there is no g_idx to say which input is where")
+    word_bits = WORD_BITS[module.qweight.dtype]
+    scale_bits = SCALE_BITS[module.scales.dtype]
+    offset = _zero_offset(module, stated)
+    components = [
+        Component("qweight", module.qweight, _columns(module.qweight.shape[1], word_bits, 0)),
+        Component("scales", module.scales, _columns(outputs, scale_bits, 0)),
+        Component("qzeros", module.qzeros, _columns(module.qzeros.shape[1], word_bits, bits)),
+    ]
+    if module.g_idx is not None:
+        components.append(Component("g_idx", module.g_idx))
+    return Tensor(
+        name=f"{module.prefix}.weight",
+        shape=(outputs, inputs),
+        scheme="gptq",
+        encoding="gptq",
+        components=tuple(components),
+        unit_elems=max(1, inputs),
+        unit_multiple=32 // bits if bits in (2, 4, 8) else 32,  # codes that fill whole words
+        params={
+            "bits": bits,
+            "group_size": size,
+            "act_order": stated.desc_act and module.g_idx is not None,
+            "sym": stated.sym,
+            "groups": groups,
+            "in_features": inputs,
+            "word_bits": word_bits,
+            "scale_dtype": module.scales.dtype,
+            "zero_offset": offset,
+            "zero_carry": bool(offset)
+            and bits in (2, 4, 8)
+            and stated.sym is False
+            and "gptqmodel" in stated.quantizer,
+            "rounding": ledger.options.rounding,
+        },
+        orientation="transposed",
+    )
+
+
+def _columns(columns: int, bits: int, code_bits: int) -> Access:
+    """Lines of `columns` numbers of `bits`; a unit is one of them, or a code inside."""
+    return Access("columns", code_bits or bits, max(1, columns * bits // 8))
+
+
+def _bits(module: Module, stated: Settings) -> tuple[int, int]:
+    """`(bits, inputs)` from the shapes; the config decides where they leave a choice."""
+    (rows, columns), (groups, zero_words) = module.qweight.shape, module.qzeros.shape
+    outputs, word = module.scales.shape[1], WORD_BITS.get(module.qweight.dtype)
+    if word is None or module.qzeros.dtype != module.qweight.dtype:
+        raise module.error(
+            f"packed in {module.qweight.dtype}, zeros in {module.qzeros.dtype}; allowed is one of "
+            f"{', '.join(WORD_BITS)} for both"
+        )
+    known = None
+    if module.g_idx is not None:
+        if len(module.g_idx.shape) != 1 or module.g_idx.dtype not in ("I32", "I64"):
+            raise module.error("a g_idx is I32 or I64 of rank 1", module.g_idx)
+        known = module.g_idx.shape[0]
+    fitting = [
+        bits
+        for bits in ((2, 3, 4, 5, 6, 7, 8) if word == 32 else (2, 4, 8))
+        if zero_words == -(-outputs * bits // word)
+        and (rows * word % bits == 0 if known is None else rows == -(-known * bits // word))
+    ]
+    if columns != outputs or groups != module.scales.shape[0] or not fitting:
+        raise module.error(
+            "the shapes do not fit each other: GPTQ is qweight [in * b / 32, out], qzeros "
+            f"[groups, out * b / 32], scales [groups, out]; found {module.shapes()}"
+        )
+    bits = min(fitting, key=lambda b: (b != stated.bits, b not in (2, 3, 4, 8), b != 4))
+    return bits, rows * word // bits if known is None else known
+
+
+def _check_bits(module: Module, stated: Settings, bits: int) -> None:
+    """Refuse planar codes: their shapes are those of the plain stream, and only names tell."""
+    if bits in (2, 4, 8) or stated.method == "auto-round":
+        return
+    if bits == 3 and "gptq_p" not in stated.formats.values():
+        return
+    raise module.unsupported(f"planar {bits}-bit packing (gptq_p)", _IMPLEMENTED)
+
+
+def _zero_offset(module: Module, stated: Settings) -> int:
+    if stated.method == "auto-round":
+        packing = stated.formats.get("packing_format") or stated.formats.get("backend", "")
+        if packing in _PLAIN:
+            return 0
+        if packing in _MINUS_ONE:
+            return 1
+        raise module.unsupported(f"AutoRound packing {packing!r}", _IMPLEMENTED)
+    return 0 if {"gptq_v2", "gptq_p"} & set(stated.formats.values()) else 1
+
+
+def _refuse(module: Module, stated: Settings) -> None:
+    for field, value in stated.formats.items():
+        if field == "rotation_config" or (field != "backend" and value in _REPACKED):
+            raise module.unsupported(f"{_REPACKED.get(value, value)} ({field})", _IMPLEMENTED)
+    # The name of a kernel to run on: it counts when the tensors are not plain GPTQ.
+    name = _REPACKED.get(stated.formats.get("backend", ""))
+    if name:
+        try:
+            check_scales(module)
+            _bits(module, stated)
+        except FormatError:
+            raise module.unsupported(f"{name} (backend)", _IMPLEMENTED) from None
+    if module.prefix.rpartition(".")[2] in _EMBEDDINGS:
+        raise module.unsupported("a quantised embedding table", "linear layers, lm_head included")
+
+
+def _refuse_marlin(ledger: Ledger) -> None:
+    """Marlin and QQQ of AutoGPTQ and GPTQModel: `X.B`, with `X.s`, or `X.s_channel`."""
+    for stored in ledger.free():
+        prefix, dot, part = stored.name.rpartition(".")
+        if part != "B" or stored.dtype not in ("I32", "U32"):
+            continue
+        for sibling, name in (("s", "Marlin"), ("s_channel", "QQQ")):
+            scales = ledger.get(f"{prefix}{dot}{sibling}")
+            if scales is not None:
+                module = Module(prefix, stored, scales, scales, None)
+                raise module.unsupported(f"{name} ({part}, {sibling})", _IMPLEMENTED)
