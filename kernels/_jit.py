@@ -18,6 +18,7 @@ import numba
 import numpy as np
 from llvmlite import ir as ir
 from numba.core import types as types
+from numba.core.registry import cpu_target
 from numba.extending import intrinsic as intrinsic
 from numba.extending import lower_builtin as lower_builtin
 from numba.extending import models as models
@@ -72,6 +73,14 @@ def inline(function: F) -> F:
     """A scalar helper that is compiled into the kernels that call it."""
     helper: F = numba.extending.register_jitable(function)
     return helper
+
+
+def cpu_features() -> frozenset[str]:
+    """What kernels may use of the CPU that they are compiled for, in LLVM's names."""
+    if DISABLED:
+        return frozenset()
+    _, _, features = cpu_target.target_context.codegen().magic_tuple()
+    return frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
 
 
 if DISABLED:

@@ -87,7 +87,7 @@ def test_every_file_is_in_its_table() -> None:
     schemes = {row.target.partition(":")[0] for row in SCHEMES.values()} | {"passthrough", "base"}
     on_disk = {p.stem for p in (ROOT / "readers/schemes").glob("[a-z]*.py")}
     assert on_disk == schemes
-    kernels = {row.target.partition(":")[0] for row in ENCODINGS.values()} | {"bits"}
+    kernels = {row.target.partition(":")[0] for row in ENCODINGS.values()} | {"bits", "crc32"}
     assert {p.stem for p in (ROOT / "kernels").glob("[a-z]*.py")} == kernels
 
 
