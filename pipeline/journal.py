@@ -119,7 +119,7 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "recipe": [recipe.inputs, recipe.settings],
         "files": [[Path(f.path).name, f.nbytes] for f in plan.layout.files],
         "items": [[i.name, list(i.shape), i.dtype, i.elems, i.scheme] for i in plan.items],
-        "pieces": sorted(piece for some in pieces.values() for piece in some),
+        "pieces": sorted(list(piece) for some in pieces.values() for piece in some),
     }
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     write_small(manifest_path(Path(plan.spec.path)), data)
