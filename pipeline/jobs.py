@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import glob
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -69,12 +71,12 @@ def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | B
     settings = job.resolve()
     limits = limits or settings.limits
     planned: list[tuple[str, Plan | BaseException]] = []
-    outputs = _outputs(settings)
-    for source, out in zip(settings.inputs, outputs, strict=True):
+    sources = _inputs(settings)
+    for source, out in zip(sources, _outputs(settings, sources), strict=True):
         try:
             planned.append((source, _plan_one(job, settings, source, out, limits)))
         except Exception as error:
-            if len(settings.inputs) == 1:
+            if len(sources) == 1:
                 raise
             planned.append((source, error))
     return planned
@@ -95,7 +97,8 @@ def run_job(
     outcomes: list[Outcome] = []
     failures: list[tuple[str, BaseException]] = []
     progress = progress or make_progress("quiet")
-    for source, plan in plan_job(job, limits):
+    planned = plan_job(job, limits)
+    for source, plan in planned:
         if isinstance(plan, BaseException):
             failures.append((source, plan))
             continue
@@ -116,7 +119,7 @@ def run_job(
                 )
             )
         except Exception as error:
-            if len(settings.inputs) == 1:
+            if len(planned) == 1:
                 raise
             failures.append((source, error))
     return Summary(tuple(outcomes), tuple(failures))
@@ -139,16 +142,27 @@ def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limit
     return plan
 
 
-def _outputs(settings: Settings) -> list[str]:
+def _inputs(settings: Settings) -> list[str]:
+    """The job's inputs; a glob that matches folders stands for each of them."""
+    sources: list[str] = []
+    for source in settings.inputs:
+        folders = []
+        if glob.has_magic(source) and not os.path.lexists(source):
+            folders = sorted(p for p in glob.glob(source) if os.path.isdir(p))
+        sources += folders or [source]
+    return sources
+
+
+def _outputs(settings: Settings, sources: Sequence[str]) -> list[str]:
     """One output an input: the path itself, or a folder of its own below it."""
-    if len(settings.inputs) == 1:
+    if len(settings.inputs) == len(sources) == 1 and sources[0] == settings.inputs[0]:
         return [settings.path]
     base = Path(settings.path)
     if base.suffix == WRITERS[settings.format].suffix:
         raise UsageError(
             f"output.path: {settings.path}: several inputs need a folder, not one file"
         )
-    names = [_stem(source) for source in settings.inputs]
+    names = [_stem(source) for source in sources]
     for number, name in enumerate(names):
         if name in names[:number]:
             raise UsageError(f"inputs: two of them would be written to {base / name}")

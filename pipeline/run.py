@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anamnesis.errors import UsageError
+from anamnesis.pipeline.companions import copy_companions
 from anamnesis.pipeline.executors import Options, executor
 from anamnesis.pipeline.journal import (
     Journal,
@@ -24,6 +25,7 @@ from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.writing import OutputFiles
+from anamnesis.writers import WRITERS
 from anamnesis.writers.part import write_small
 
 
@@ -108,6 +110,9 @@ def _run_locked(
             raise next(iter(files.failures.values()))
         for name, data in plan.layout.extras:
             write_small(Path(name), data)
+        if _is_model_folder(plan):
+            dtype = plan.spec.dtype or "bf16"
+            copy_companions(Path(plan.model.path), Path(plan.spec.path), dtype)
         if files.written:
             write_manifest(plan, recipe, files.pieces)
         journal.remove()
@@ -115,6 +120,13 @@ def _run_locked(
         files.discard()
         raise
     return files
+
+
+def _is_model_folder(plan: Plan) -> bool:
+    """Whether a folder goes in and a folder comes out that model libraries load."""
+    row = WRITERS[plan.spec.format]
+    folder_out = Path(plan.spec.path).suffix != row.suffix
+    return plan.spec.format == "safetensors" and folder_out and os.path.isdir(plan.model.path)
 
 
 def _done_before(plan: Plan, recipe: Recipe, journal: Journal) -> dict[int, Pieces]:
