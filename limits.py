@@ -20,9 +20,11 @@ GGUF_STRING_BYTES = 16 * MiB
 GGUF_ARRAY_ITEMS = 16 * MiB
 GGUF_ALIGNMENT = MiB
 NAME_BYTES = 65_535
+NPY_HEADER_BYTES = 10_000  # numpy's own cap
 RANK = 64
 SHARDS = 10_000
 INDEX_BYTES = 100 * MiB
+ZIP_ENTRIES = 1 << 20
 INDEX_ITEMS = 750_000  # tensors that a model.safetensors.index.json lists
 
 
