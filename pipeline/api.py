@@ -155,11 +155,22 @@ def run(job: Job | str | Path) -> Sequence[Outcome]:
     return run_job(loaded, resume=True).outcomes
 
 
-def verify(out: str | Path) -> dict[str, int]:
-    """Compare an output with its recorded checksums; IntegrityError names what differs."""
+def verify(
+    out: str | Path, *, against: str | Path | None = None, sample: float = 1.0
+) -> dict[str, int]:
+    """Compare an output with its recorded checksums; IntegrityError names what differs.
+
+    With `against`, that input is decoded again, a `sample` (a share) of the pieces or all, and
+    compared with the checksums too.
+    """
     from anamnesis.pipeline.journal import verify_output
 
-    return verify_output(Path(out))
+    counts = verify_output(Path(out))
+    if against is not None:
+        from anamnesis.pipeline.against import decode_again
+
+        counts |= decode_again(Path(out), str(against), sample)
+    return counts
 
 
 @contextmanager

@@ -169,15 +169,28 @@ def _finish(summary: Summary) -> None:
 
 @cli.command("verify")
 @click.argument("out")
-def verify_command(out: str) -> None:
+@click.option("--against", metavar="INPUT", help="Also decode INPUT again and compare.")
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the pieces to decode again.",
+)
+def verify_command(out: str, against: str | None, sample: float) -> None:
     """Compare OUT with the checksums that were recorded when it was written."""
     from anamnesis.pipeline.api import verify
 
-    counts = verify(out)
+    counts = verify(out, against=against, sample=sample)
     click.echo(
         f"{out}: {counts['files']} file(s), {counts['tensors']} tensors, {counts['bytes']:,} "
         "bytes: as written"
     )
+    if against is not None:
+        click.echo(
+            f"{against}: {counts['pieces_decoded']} of {counts['pieces']} pieces decoded again: "
+            "the same"
+        )
 
 
 @cli.command("schema")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -58,7 +58,7 @@ class Journal:
         self._recipe = recipe
 
     def add(self, file: str, pieces: Pieces) -> None:
-        """Record that `file` has its final name; durable when this returns."""
+        """Record that `file` is about to get its final name; durable when this returns."""
         entry = [self._recipe.inputs, self._recipe.settings, Path(file).name, pieces]
         line = json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
@@ -116,6 +116,7 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "format": plan.spec.format,
         "max_shard_bytes": plan.spec.max_shard_bytes,
         "inputs": [[f.path, f.size, f.mtime_ns] for f in plan.model.files],
+        "options": asdict(plan.model.options),
         "recipe": [recipe.inputs, recipe.settings],
         "files": [[Path(f.path).name, f.nbytes] for f in plan.layout.files],
         "items": [[i.name, list(i.shape), i.dtype, i.elems, i.scheme] for i in plan.items],
@@ -158,10 +159,7 @@ def verify_output(out: Path) -> dict[str, int]:
     tensor that differ, UsageError when there is no manifest.
     """
     document = load_manifest(out)
-    items = tuple(
-        Item(name, tuple(shape), dtype, elems, scheme)
-        for name, shape, dtype, elems, scheme in document["items"]
-    )
+    items = manifest_items(document)
     module = writer(document["format"])
     layout = module.layout(items, out, document["max_shard_bytes"])
     for file in layout.files:
@@ -213,6 +211,14 @@ def load_manifest(out: Path) -> dict[str, Any]:
     if not isinstance(document, dict) or document.get("anamnesis") != VERSION:
         raise FormatError(f"{path}: not a manifest of version {VERSION}")
     return document
+
+
+def manifest_items(document: Mapping[str, Any]) -> tuple[Item, ...]:
+    """The tensors of a manifest, in the order they were laid out."""
+    return tuple(
+        Item(name, tuple(shape), dtype, elems, scheme)
+        for name, shape, dtype, elems, scheme in document["items"]
+    )
 
 
 def _places(items: Sequence[Item], layout: Layout) -> dict[str, Any]:

@@ -99,7 +99,7 @@ def make_plan(model: Model, spec: Spec, *, memory_bytes: int, threads: int) -> P
     Raises LimitError when one window of one tensor does not fit in `memory_bytes`; uses fewer
     than `threads` threads when only so many fit.
     """
-    tensors = [_with_encoding(t, _out_dtype(t, spec)) for t in model.tensors]
+    tensors = [with_dtype(t, _out_dtype(t, spec)) for t in model.tensors]
     items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
     layout = writer(spec.format).layout(items, Path(spec.path), spec.max_shard_bytes)
     steps = [
@@ -123,7 +123,7 @@ def _out_dtype(tensor: Tensor, spec: Spec) -> str:
     return tensor.out_dtype if policy in (None, "keep") else policy.upper()
 
 
-def _with_encoding(tensor: Tensor, dtype: str) -> Tensor:
+def with_dtype(tensor: Tensor, dtype: str) -> Tensor:
     """A dense tensor whose dtype changes is decoded like any other; else its bytes are copied."""
     if tensor.encoding != "copy" or tensor.out_dtype == dtype:
         return replace(tensor, out_dtype=dtype)

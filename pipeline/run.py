@@ -118,6 +118,8 @@ def _run_locked(
         journal.remove()
     except BaseException:
         files.discard()
+        if not any(Path(f.path).exists() for f in plan.layout.files):
+            journal.remove()
         raise
     return files
 

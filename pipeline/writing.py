@@ -115,10 +115,11 @@ class OutputFiles:
         if self._hold or number in self.failures:
             return
 
+        def record() -> None:
+            self._journal.add(self._plan.layout.files[number].path, self.pieces[number])
+
         def commit() -> None:
-            self._parts[number].commit(self._module)
-            if len(self._plan.layout.files) > 1:
-                self._journal.add(self._plan.layout.files[number].path, self.pieces[number])
+            self._parts[number].commit(self._module, record)
             self._progress.done(number)
 
         self._commits[number] = self._pool.submit(commit)

@@ -1,24 +1,23 @@
-"""A path to a model: which files it means, what they hold, and which tensors come out."""
+"""A path to a model: what its files hold, and which tensors come out."""
 
 from __future__ import annotations
 
-import glob
-import os
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
-from pathlib import Path
 from typing import Any
 
-from anamnesis.errors import FormatError, LimitError, SecurityError, UnsupportedError, UsageError
-from anamnesis.limits import INDEX_BYTES, SHARDS, Limits
+from anamnesis.errors import AnamnesisError, FormatError
+from anamnesis.limits import Limits
 from anamnesis.readers import open_container
-from anamnesis.readers.base import Container, Dropped, FileId, Stored, Tensor
+from anamnesis.readers.base import Container, Dropped, FileId, Member, Stored, Tensor
+from anamnesis.readers.find import Found, find_files
+from anamnesis.readers.folder import Folder
+from anamnesis.readers.index import check_index, read_object
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
-from anamnesis.readers.source import LocalFile
-from anamnesis.readers.strict_json import loads
+from anamnesis.readers.source import is_url
 
 # JSON files that say how a checkpoint was quantised; each is a hint, none is required.
 CONFIGS = (
@@ -28,14 +27,16 @@ CONFIGS = (
     "hf_quant_config.json",
     "params.json",
 )
-_LATER_PART = re.compile(r"-(?!00001)\d{5}-of-\d{5}\.gguf$")
-# In a folder without an index, the first pattern that matches names the weights.
-_WEIGHTS = ("model*.safetensors", "*model*.safetensors", "*.safetensors", "*.gguf")
+_REQUESTS = 8  # headers that are fetched at a time
+_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A model as its headers tell it: nothing of the payload has been read."""
+    """A model as its headers tell it: nothing of the payload has been read.
+
+    `members` are the archive entries whose CRC-32 must hold; `notes` are remarks for the user.
+    """
 
     path: str
     container: str
@@ -44,6 +45,9 @@ class Model:
     tensors: tuple[Tensor, ...]
     dropped: tuple[Dropped, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    options: Options = Options()
+    members: tuple[Member, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def select(self, include: Sequence[str], exclude: Sequence[str]) -> Model:
         """The same model with only the tensors whose names match (shell patterns)."""
@@ -57,16 +61,17 @@ class Model:
 
 
 def load_model(path: str, options: Options | None = None, limits: Limits | None = None) -> Model:
-    """Open the file, folder or glob `path` and resolve its tensors.
+    """Open what `path` means (see `find`) and resolve its tensors.
 
-    Raises FileNotFoundError, FormatError, UnsupportedError, LimitError or SecurityError.
+    Raises OSError, FormatError, UnsupportedError, LimitError, SecurityError, UsageError or
+    IntegrityError.
     """
-    limits = limits or Limits()
-    paths = find_files(path, limits)
-    containers = [open_container(p, limits) for p in paths]
+    limits, options = limits or Limits(), options or Options()
+    found = find_files(path, limits)
+    containers = _open_all(path, found, limits)
+    notes = check_index(found.index, containers) if found.index else ()
     merged = _merge(containers)
-    limits.items(len(merged.stored), f"{path}: stored tensors")
-    ledger = Ledger(merged, _read_configs(Path(paths[0]).parent, limits), options or Options())
+    ledger = Ledger(merged, _read_configs(found.folder, limits), options)
     resolve(ledger)
     rank = {name: number for number, name in enumerate(merged.stored)}
     tensors = sorted(ledger.tensors.values(), key=lambda t: rank[t.components[0].stored.name])
@@ -78,60 +83,52 @@ def load_model(path: str, options: Options | None = None, limits: Limits | None 
         tensors=tuple(tensors),
         dropped=tuple(ledger.dropped),
         metadata=merged.metadata,
+        options=options,
+        members=merged.members,
+        notes=(*notes, *merged.notes),
     )
 
 
-def find_files(path: str, limits: Limits) -> list[str]:
-    """The weight files that `path` means: itself, a folder's shards, or what a glob matches."""
-    if "://" in path or path.startswith("ollama:"):
-        raise UnsupportedError(f"{path}: remote and ollama: sources are not implemented")
-    if os.path.isdir(path):
-        return _in_folder(Path(path), limits)
-    if not os.path.lexists(path) and glob.has_magic(path):
-        found = sorted(glob.glob(path))
-        if not found:
-            raise FileNotFoundError(2, "no file matches", path)
-        return found
-    return [path]
+def _open_all(path: str, found: Found, limits: Limits) -> list[Container]:
+    """The containers of all files; when some cannot be read, the error names each of them."""
+
+    def attempt(name: str) -> Container | AnamnesisError | OSError:
+        try:
+            return open_container(name, limits)
+        except (AnamnesisError, OSError) as error:
+            return error
+
+    paths = found.paths
+    if len(paths) > 1 and is_url(paths[0]):
+        with ThreadPoolExecutor(min(_REQUESTS, len(paths))) as pool:
+            return _whole(path, found, pool.map(attempt, paths), limits)
+    return _whole(path, found, map(attempt, paths), limits)
 
 
-def _in_folder(folder: Path, limits: Limits) -> list[str]:
-    index = folder / "model.safetensors.index.json"
-    if index.exists():
-        return _from_index(folder, index, limits)
-    for pattern in _WEIGHTS:
-        found = sorted(str(p) for p in folder.glob(pattern) if not p.name.startswith("."))
-        if found:
-            return _one_gguf(folder, found) if pattern == "*.gguf" else found
-    raise FormatError(f"{folder}: no weights found (looked for {', '.join(_WEIGHTS)})")
-
-
-def _one_gguf(folder: Path, found: list[str]) -> list[str]:
-    first = [f for f in found if not _LATER_PART.search(os.path.basename(f))]
-    if len(first) != 1:
-        raise UsageError(f"{folder}: holds {len(first)} GGUF models; name one of them")
-    return first
-
-
-def _from_index(folder: Path, index: Path, limits: Limits) -> list[str]:
-    document = _read_json(index, limits)
-    weight_map = document.get("weight_map")
-    if not isinstance(weight_map, dict):
-        raise FormatError(f"{index}: weight_map: expected an object of tensor and file names")
-    names = dict.fromkeys(weight_map.values())
-    if len(names) > SHARDS:
-        raise LimitError(
-            f"{index}: names {len(names):,} shards, the fixed limit is {SHARDS:,}",
-            limit="shards",
-            need=len(names),
-            have=SHARDS,
+def _whole(
+    path: str, found: Found, results: Iterable[Container | AnamnesisError | OSError], limits: Limits
+) -> list[Container]:
+    containers: list[Container] = []
+    failures: list[AnamnesisError | OSError] = []
+    count = 0
+    for name, result in zip(found.paths, results, strict=True):
+        if isinstance(result, Container):
+            count += len(result.stored)
+            limits.items(count, f"{path}: stored tensors")
+            containers.append(result)
+        elif isinstance(result, FileNotFoundError) and found.index:
+            failures.append(FormatError(f"{name}: is missing; {found.index.path} names it"))
+        else:
+            failures.append(result)
+    if len(failures) > 1 and all(type(f) in (type(failures[0]), FormatError) for f in failures):
+        told = "; ".join(str(failure) for failure in failures[:_SHOWN])
+        more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+        raise FormatError(
+            f"{path}: {len(failures)} of {len(found.paths)} files cannot be read: {told}{more}"
         )
-    for name in names:
-        if not isinstance(name, str) or not name or name != os.path.basename(name) or "\0" in name:
-            raise SecurityError(f"{index}: weight_map: {name!r} is not a file name in this folder")
-        if name in (".", ".."):
-            raise SecurityError(f"{index}: weight_map: {name!r} leaves the folder")
-    return [str(folder / name) for name in names]
+    if failures:
+        raise failures[0]
+    return containers
 
 
 def _merge(containers: Sequence[Container]) -> Container:
@@ -150,23 +147,21 @@ def _merge(containers: Sequence[Container]) -> Container:
                     f"{entry.file.path}: tensor {name!r} is also in {stored[name].file.path}"
                 )
             stored[name] = entry
-    files = tuple(f for c in containers for f in c.files)
-    return Container(first.kind, files, stored, first.metadata)
+    return Container(
+        kind=first.kind,
+        files=tuple(f for c in containers for f in c.files),
+        stored=stored,
+        metadata=first.metadata,
+        members=tuple(m for c in containers for m in c.members),
+        notes=tuple(n for c in containers for n in c.notes),
+    )
 
 
-def _read_configs(folder: Path, limits: Limits) -> dict[str, Mapping[str, Any]]:
+def _read_configs(folder: Folder | None, limits: Limits) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
-    for name in CONFIGS:
-        path = folder / name
-        if path.is_file():
-            found[name] = _read_json(path, limits)
+    for name in CONFIGS if folder is not None else ():
+        file = folder.open(name)
+        if file is not None:
+            with file:
+                found[name] = read_object(file, limits)
     return found
-
-
-def _read_json(path: Path, limits: Limits) -> dict[str, Any]:
-    with LocalFile(path) as file:
-        limits.alloc(file.size, str(path), INDEX_BYTES)
-        document = loads(file.read(0, file.size), str(path), limits)
-    if not isinstance(document, dict):
-        raise FormatError(f"{path}: expected a JSON object, found {type(document).__name__}")
-    return document

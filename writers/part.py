@@ -12,6 +12,7 @@ import errno
 import glob
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
 
 from anamnesis.errors import UsageError
@@ -43,8 +44,11 @@ class PartFile:
             self.discard()
             raise
 
-    def commit(self, module: WriterModule) -> None:
-        """Sync, check and rename.
+    def commit(self, module: WriterModule, record: Callable[[], None] | None = None) -> None:
+        """Sync, check, `record` and rename.
+
+        What is recorded before the rename may name a file that is not there; what were recorded
+        after it could miss one that is.
 
         On any error the final name is untouched; but for one in the sync of the folder, after
         which the final name stands for the complete file.
@@ -54,6 +58,8 @@ class PartFile:
             self._close()
             module.check(self.part, self.out)
             self._check_final()
+            if record is not None:
+                record()
             self.part.rename(self.final)
             sync_folder(self.final.parent)
         except BaseException:

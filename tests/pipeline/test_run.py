@@ -76,6 +76,20 @@ def test_a_flipped_byte_is_found_and_named(fp8_model: Path, tmp_path: Path) -> N
         anamnesis.verify(out)
 
 
+@pytest.mark.parametrize("to", ["safetensors", "arrow"])
+def test_an_output_is_compared_with_its_input(fp8_model: Path, tmp_path: Path, to: str) -> None:
+    out = tmp_path / f"out.{to}"
+    anamnesis.remember(fp8_model, out, to=to, include=["[abc].*", "norm*"])
+    counts = anamnesis.verify(out, against=fp8_model)
+    assert counts["pieces_decoded"] == counts["pieces"] >= 4
+    assert anamnesis.verify(out, against=fp8_model, sample=0.01)["pieces_decoded"] == 1
+    data = bytearray(fp8_model.read_bytes())
+    data[-1_000_000] ^= 1
+    fp8_model.write_bytes(data)
+    with pytest.raises(IntegrityError, match="differ from"):
+        anamnesis.verify(out, against=fp8_model)
+
+
 def test_an_existing_output_is_kept_unless_asked(fp8_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     out.write_text("mine")

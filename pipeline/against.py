@@ -1,0 +1,61 @@
+"""Decode an input again and compare it with what was recorded of an output."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import xxhash
+
+from anamnesis.errors import IntegrityError, UsageError
+from anamnesis.pipeline.decode import decode_function
+from anamnesis.pipeline.journal import load_manifest, manifest_items
+from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.batch import BlockReader, iter_windows
+from anamnesis.readers.files import Files
+from anamnesis.readers.model import load_model
+from anamnesis.readers.schemes.base import Options
+
+
+def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
+    """Decode a share of the recorded pieces from `source`; which ones depends on the output alone.
+
+    Returns counts (`pieces`, `pieces_decoded`). Raises IntegrityError for the first that differs,
+    UsageError when `source` has not the tensors of the output.
+    """
+    document = load_manifest(out)
+    tensors = {t.name: t for t in load_model(source, Options(**document["options"])).tensors}
+    dtypes = {item.name: item.dtype for item in manifest_items(document)}
+    pieces = document["pieces"]
+    count = min(len(pieces), max(1, round(sample * len(pieces))))
+    chosen = sorted(random.Random(out.name).sample(range(len(pieces)), count))
+    files = Files()
+    try:
+        for number in chosen:
+            name, start, stop, expected = pieces[number]
+            if name not in tensors:
+                raise UsageError(f"{source}: has no tensor {name!r}, which {out} has")
+            found = _digest(with_dtype(tensors[name], dtypes[name]), start, stop, files)
+            if found != expected:
+                raise IntegrityError(
+                    f"{out}: tensor {name!r}: elements {start:,} to {stop:,} differ from {source} "
+                    f"(xxh3-128 {expected} was recorded, {found} is decoded now)"
+                )
+        files.check_unchanged()
+    finally:
+        files.close()
+    return {"pieces": len(pieces), "pieces_decoded": count}
+
+
+def _digest(tensor: Tensor, start: int, stop: int, files: Files) -> str:
+    step = step_for(tensor)
+    reader = BlockReader(tensor, files, reuse=True)
+    decode = decode_function(step, reader)
+    digest = xxhash.xxh3_128()
+    first, last = start // tensor.unit_elems, -(-stop // tensor.unit_elems)
+    for batch in iter_windows(tensor, step.batch_units, first, last):
+        blocks = reader.read(batch)
+        for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
+            digest.update(decode(reader.within(blocks, batch, window), window))
+    return digest.hexdigest()
