@@ -12,7 +12,7 @@ from anamnesis.pipeline.report import Report, report
 from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import Model, load_model
 from anamnesis.readers.schemes.base import Options
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -174,7 +174,7 @@ def verify(
 
 
 @contextmanager
-def _files() -> Iterator[Callable[[FileId], LocalFile]]:
+def _files() -> Iterator[Callable[[FileId], SourceFile]]:
     from anamnesis.readers.files import Files
 
     files = Files()

@@ -22,9 +22,9 @@ from anamnesis.kernels import Window
 from anamnesis.readers.base import Component, FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.raw import RawBytes, SpanCrc, open_raw
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile
 
-OpenFile = Callable[[FileId], LocalFile]
+OpenFile = Callable[[FileId], SourceFile]
 
 
 class Whole(NamedTuple):

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 from anamnesis.readers.base import FileId
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile, open_source
 
 
 class Files:
     """Input files of one task, opened on first use and checked when the task ends."""
 
     def __init__(self) -> None:
-        self._open: dict[str, tuple[FileId, LocalFile]] = {}
+        self._open: dict[str, tuple[FileId, SourceFile]] = {}
 
-    def __call__(self, wanted: FileId) -> LocalFile:
+    def __call__(self, wanted: FileId) -> SourceFile:
         found = self._open.get(wanted.path)
         if found is None:
-            file = LocalFile(wanted.path)
+            file = open_source(wanted.path)
             self._open[wanted.path] = (wanted, file)
             file.check_unchanged(wanted)
             return file

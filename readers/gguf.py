@@ -19,7 +19,7 @@ from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
 from anamnesis.readers.gguf_types import Q2_0, GgmlType, ggml_type, q2_0_group_128
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import open_source
 
 ELEMS_LIMIT = 1 << 63
 
@@ -58,7 +58,7 @@ class _Part(NamedTuple):
 
 
 def _open_part(path: str, limits: Limits) -> _Part:
-    with LocalFile(path) as file:
+    with open_source(path) as file:
         header = read_header(file, limits)
         return _Part(header, file.id, _spans(file.id, header))
 

@@ -10,7 +10,7 @@ import struct
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import GGUF_STRING_BYTES, NAME_BYTES, KiB, Limits, MiB
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile
 
 _CHUNK_BYTES, _MAX_CHUNK_BYTES = 64 * KiB, MiB
 _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
@@ -19,7 +19,7 @@ _U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
 class Cursor:
     """A position in the header, and the chunk of the file around it."""
 
-    def __init__(self, file: LocalFile) -> None:
+    def __init__(self, file: SourceFile) -> None:
         self.file = file
         self._start = 0  # of the chunk, in the file
         self._chunk = b""

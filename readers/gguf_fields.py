@@ -27,7 +27,7 @@ from anamnesis.limits import (
 )
 from anamnesis.readers.gguf_cursor import Cursor
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
@@ -83,7 +83,7 @@ class Header(NamedTuple):
     data_start: int
 
 
-def read_header(file: LocalFile, limits: Limits) -> Header:
+def read_header(file: SourceFile, limits: Limits) -> Header:
     """Parse the header of an open file; raises FormatError, UnsupportedError, LimitError."""
     cursor = Cursor(file)
     _check_magic(cursor)

@@ -14,6 +14,8 @@ from typing import Any
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import SHARDS, Limits
+from anamnesis.readers.folder import LocalFolder
+from anamnesis.readers.source import is_url
 
 _PART_NAME = re.compile(r"(?s)(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
@@ -41,13 +43,16 @@ def part_paths(path: str, metadata: Mapping[str, Any], limits: Limits) -> list[s
     if not 1 <= named_number <= named_count:
         raise FormatError(f"{path}: there is no part {named_number:,} of {named_count:,}")
     names = [f"{prefix}-{n:05}-of-{named_count:05}.gguf" for n in range(1, named_count + 1)]
-    missing = [n for n in names if not os.path.exists(os.path.join(folder, n))]
+    # Behind a URL a missing part shows when it is opened.
+    missing = [n for n in names if not is_url(path) and not os.path.exists(os.path.join(folder, n))]
     if missing:
         more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
         raise FormatError(
             f"{path}: part {missing[0]!r}{more} of {count:,} is missing from its folder"
         )
-    return [os.path.join(folder, n) for n in names]
+    if is_url(path):
+        return [f"{folder}/{n}" for n in names]
+    return [path if n == name else LocalFolder(folder).join(n) for n in names]
 
 
 def check_part(path: str, number: int, count: int, metadata: Mapping[str, Any]) -> None:

@@ -45,7 +45,7 @@ class Model:
     tensors: tuple[Tensor, ...]
     dropped: tuple[Dropped, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
-    options: Options = Options()
+    options: Options = field(default_factory=Options)
     members: tuple[Member, ...] = ()
     notes: tuple[str, ...] = ()
 
@@ -120,7 +120,10 @@ def _whole(
             failures.append(FormatError(f"{name}: is missing; {found.index.path} names it"))
         else:
             failures.append(result)
-    if len(failures) > 1 and all(type(f) in (type(failures[0]), FormatError) for f in failures):
+    for failure in failures:
+        if not isinstance(failure, FormatError):
+            raise failure
+    if len(failures) > 1:
         told = "; ".join(str(failure) for failure in failures[:_SHOWN])
         more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
         raise FormatError(
@@ -159,7 +162,9 @@ def _merge(containers: Sequence[Container]) -> Container:
 
 def _read_configs(folder: Folder | None, limits: Limits) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
-    for name in CONFIGS if folder is not None else ():
+    if folder is None:
+        return found
+    for name in CONFIGS:
         file = folder.open(name)
         if file is not None:
             with file:

@@ -22,7 +22,7 @@ from anamnesis.readers import strict_json
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile, open_source
 
 LENGTH_BYTES = 8
 DIMENSION_LIMIT = 1 << 63
@@ -40,7 +40,7 @@ def open_safetensors(path: str, limits: Limits) -> Container:
     Stored tensors come in the order of their bytes; metadata is the `__metadata__` object.
     Raises FormatError, UnsupportedError (a real dtype that is not converted), LimitError, OSError.
     """
-    with LocalFile(path) as file:
+    with open_source(path) as file:
         header = _read_header(file, limits)
         file_id = file.id
     data_start = LENGTH_BYTES + len(header)
@@ -55,7 +55,7 @@ def open_safetensors(path: str, limits: Limits) -> Container:
     return Container("safetensors", (file_id,), {s.name: s for s in spans}, metadata)
 
 
-def _read_header(file: LocalFile, limits: Limits) -> bytearray:
+def _read_header(file: SourceFile, limits: Limits) -> bytearray:
     path, size = file.path, file.size
     if size < LENGTH_BYTES:
         raise FormatError(f"{path}: has {size} bytes, fewer than the header length takes")

@@ -1,26 +1,104 @@
-"""Byte ranges of local files, read with `pread` into the caller's own buffers.
+"""Byte ranges of input files, read into the caller's own buffers.
 
-Inputs are never mapped: a file that is truncated under a map kills the process (SIGBUS), while
-`pread` returns short and can be reported. A path must name a regular file; opening does not
-block on a FIFO, and every later read is checked against the identity seen at opening.
+Local inputs are read with `pread` and never mapped: a file that is truncated under a map kills the
+process (SIGBUS), while `pread` returns short and can be reported. A path must name a regular file;
+opening does not block on a FIFO, and every later read is checked against the identity seen at
+opening. URLs go to `remote`, behind the same interface.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import stat
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol, Self
 
 from anamnesis.errors import FormatError, IntegrityError
 from anamnesis.readers.base import FileId
 
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+# A scheme, or a chain of them as fsspec has it: `simplecache::s3://bucket/key`.
+_SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
+_URL = re.compile(rf"{_SCHEME}(::{_SCHEME})*://")
+
+
+class SourceFile(Protocol):
+    """An open input file; reads are positional, so threads may share one."""
+
+    @property
+    def path(self) -> str:
+        """The path or URL, for messages and to open it again."""
+        ...
+
+    @property
+    def id(self) -> FileId:
+        """What it was when it was opened."""
+        ...
+
+    @property
+    def size(self) -> int:
+        """In bytes."""
+        ...
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill a writable buffer from `offset`; IntegrityError if the file ends before."""
+        ...
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        """`nbytes` bytes from `offset`, for headers; the caller has checked the size."""
+        ...
+
+    def check_unchanged(self, expected: FileId | None = None) -> None:
+        """Raise IntegrityError when the file is not the one that was opened at first."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; a second call does nothing."""
+        ...
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None: ...
+
+
+def is_url(path: str) -> bool:
+    """Whether `path` has the form of a URL, such as `https://…`, `s3://…` or `file://…`."""
+    return _URL.match(path) is not None
+
+
+def base_name(path: str) -> str:
+    """The file name in a path or URL, which says what kind of file it should be."""
+    if is_url(path):
+        path = re.split("[?#]", path, maxsplit=1)[0]
+    return os.path.basename(path)
+
+
+def open_source(path: str, *, first_bytes: int | None = None) -> SourceFile:
+    """Open a local path or a URL.
+
+    `first_bytes` is what a remote file fetches at the first read; None suits headers. Raises
+    OSError, FormatError when it is no regular file, UnsupportedError when it cannot be read in
+    ranges or its driver is not installed.
+    """
+    if not is_url(path):
+        return LocalFile(path)
+    from anamnesis.readers import remote  # noqa: PLC0415 - fsspec is for URLs alone
+
+    local = remote.local_path(path)
+    if local is not None:
+        return LocalFile(local)
+    return remote.RemoteFile(path, first_bytes or remote.FIRST_BYTES)
 
 
 class LocalFile:
-    """An open regular file; reads are positional, so threads may share one."""
+    """An open regular file on this machine."""
 
     def __init__(self, path: str | Path) -> None:
         """Open `path`; raises OSError, or FormatError when it is no regular file."""
@@ -44,7 +122,11 @@ class LocalFile:
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):
-            got = os.preadv(self._fd, [view[done:]], offset + done)
+            try:
+                got = os.preadv(self._fd, [view[done:]], offset + done)
+            except OSError as error:
+                text = f"{error.strerror} at byte {offset + done:,}"
+                raise OSError(error.errno, text, self.path) from error
             if got == 0:
                 raise IntegrityError(
                     f"{self.path}: ended at byte {offset + done:,} while {len(view) - done:,} more "

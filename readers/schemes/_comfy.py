@@ -16,7 +16,7 @@ from anamnesis.errors import FormatError
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import Stored
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile, open_source
 from anamnesis.readers.strict_json import loads
 
 MARK = ".comfy_quant"
@@ -43,7 +43,7 @@ def marks(ledger: Ledger) -> dict[str, Mark]:
     for layer, about in _from_metadata(ledger).items():
         found[layer] = Mark(_format(about, ledger.container.files[0].path, layer), None)
     with ExitStack() as stack:
-        files: dict[str, LocalFile] = {}
+        files: dict[str, SourceFile] = {}
         for stored in ledger.free():
             if not stored.name.endswith(MARK) or stored.dtype != "U8":
                 continue
@@ -53,7 +53,7 @@ def marks(ledger: Ledger) -> dict[str, Mark]:
                     f"{where}: {stored.nbytes:,} bytes of JSON, allowed {_MARK_BYTES:,}"
                 )
             if stored.file.path not in files:
-                files[stored.file.path] = stack.enter_context(LocalFile(stored.file.path))
+                files[stored.file.path] = stack.enter_context(open_source(stored.file.path))
             text = files[stored.file.path].read(stored.offset, stored.nbytes)
             layer = stored.name[: -len(MARK)]
             found[layer] = Mark(_format(loads(text, where, Limits()), where, layer), stored)

@@ -92,11 +92,12 @@ def test_one_part_of_one_needs_no_keys(tmp_path: Path) -> None:
 def test_relative_names_and_links_within_a_folder(
     parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A cache keeps blobs elsewhere; the names in the snapshot's folder are what counts."""
-    snapshot = tmp_path / "snapshot"
-    snapshot.mkdir()
+    """The hub's cache keeps blobs elsewhere; the names in the snapshot's folder count."""
+    snapshot = tmp_path / "models--a--b" / "snapshots" / "c0ffee"
+    snapshot.mkdir(parents=True)
+    (tmp_path / "models--a--b" / "blobs").mkdir()
     for i, path in enumerate(parts):
-        blob = tmp_path / f"blob{i}"
+        blob = tmp_path / "models--a--b" / "blobs" / f"blob{i}"
         path.rename(blob)
         (snapshot / path.name).symlink_to(blob)
     assert opened(snapshot / parts[1].name) == ["t0", "t1", "t2"]

@@ -1,0 +1,134 @@
+"""What a path means: one file, a folder's shards, what a pattern matches, a URL, an Ollama name."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from anamnesis.errors import FormatError, UnsupportedError, UsageError
+from anamnesis.limits import Limits
+from anamnesis.readers import READERS
+from anamnesis.readers.folder import (
+    Folder,
+    LocalFolder,
+    RemoteFolder,
+    check_inside,
+    folder_of,
+)
+from anamnesis.readers.index import ENDINGS, INDEXES, Index, read_index
+from anamnesis.readers.source import base_name, is_url, open_source
+
+OLLAMA = "ollama:"
+_PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
+# In a folder without an index, the first pattern that matches names the weights.
+_WEIGHTS = ("model*.safetensors", "*model*.safetensors", "*.safetensors", "*.gguf")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The weight files, the folder that their configurations lie in, and the index, if any."""
+
+    paths: list[str]
+    folder: Folder | None
+    index: Index | None = None
+
+
+def find_files(path: str, limits: Limits) -> Found:
+    """The files of the model that `path` means; only an index is read.
+
+    Raises OSError, FormatError, UsageError, LimitError, UnsupportedError (a URL whose driver is
+    not installed) or SecurityError (a link out of the folder).
+    """
+    if is_url(path):
+        return _at_url(path, limits)
+    if path.startswith(OLLAMA) and not os.path.lexists(path):
+        from anamnesis.readers.ollama import blob_path  # noqa: PLC0415 - for such names alone
+
+        return Found([blob_path(path, limits)], None)
+    if os.path.isdir(path):
+        return _in_folder(LocalFolder(path), limits)
+    if os.path.lexists(path) or not glob.has_magic(path):
+        return _one_file(path, limits)
+    paths = sorted(glob.glob(path))
+    if not paths:
+        raise FileNotFoundError(2, "no file matches", path)
+    root = os.path.dirname(path[: glob.magic_check.search(path).start()])  # type: ignore[attr-defined]
+    for match in paths:
+        check_inside(root, match)
+    return _files(paths)
+
+
+def _one_file(path: str, limits: Limits) -> Found:
+    folder = folder_of(path)
+    if folder is not None and base_name(path).endswith(ENDINGS):
+        with open_source(path) as file:
+            return _sharded(read_index(file, folder, limits), folder)
+    return Found([path], folder)
+
+
+def _files(paths: Sequence[str]) -> Found:
+    whole = _whole_models(paths)
+    return Found(whole, folder_of(whole[0]))
+
+
+def _at_url(url: str, limits: Limits) -> Found:
+    from anamnesis.readers import remote  # noqa: PLC0415 - fsspec is for URLs alone
+
+    local = remote.local_path(url)
+    if local is not None:
+        return find_files(local, limits)
+    fs, path = remote.filesystem(url)
+    http = not {"http", "https"}.isdisjoint(remote.protocols(fs))
+    if "*" in path and not http:
+        matches = remote.call(url, lambda: fs.glob(path))
+        if not matches:
+            raise FileNotFoundError(2, "no file matches", url)
+        return _files(sorted(fs.unstrip_protocol(match) for match in matches))
+    known = {extension for row in READERS.values() for extension in row.extensions}
+    is_file = http or os.path.splitext(base_name(url))[1].lower() in {*known, ".json"}
+    if url.endswith("/") or not (is_file or not remote.call(url, lambda: fs.isdir(path))):
+        if "::" in url:
+            raise UnsupportedError(f"{url}: a folder behind a chain of protocols; name one file")
+        return _in_folder(RemoteFolder(url), limits)
+    return _one_file(url, limits)
+
+
+def _in_folder(folder: Folder, limits: Limits) -> Found:
+    names = folder.names()
+    candidates = [name for name in INDEXES if name in names or not names]
+    others = [name for name in names if name.endswith(ENDINGS)]
+    if not candidates and len(others) > 1:
+        raise UsageError(f"{folder.path}: holds {len(others)} indexes; name one of them")
+    for name in candidates or others:
+        file = folder.open(name)
+        if file is not None:
+            with file:
+                return _sharded(read_index(file, folder, limits), folder)
+    for pattern in _WEIGHTS:
+        found = [folder.join(name) for name in names if fnmatchcase(name, pattern)]
+        if found:
+            whole = _whole_models(found)
+            if pattern == "*.gguf" and len(whole) > 1:
+                raise UsageError(f"{folder.path}: holds {len(whole)} GGUF models; name one of them")
+            return Found(whole, folder)
+    if not names and is_url(folder.path):
+        # Nothing lists a folder over HTTP; this is what an unsharded model is called.
+        return Found([folder.join("model.safetensors")], folder)
+    raise FormatError(f"{folder.path}: no weights found (looked for {', '.join(_WEIGHTS)})")
+
+
+def _sharded(index: Index, folder: Folder) -> Found:
+    return Found([folder.join(shard) for shard in index.shards], folder, index)
+
+
+def _whole_models(paths: Sequence[str]) -> list[str]:
+    """Of the parts of a split GGUF model only the first that is there: it opens the others."""
+    kept: dict[object, str] = {}
+    for path in paths:
+        part = _PART.fullmatch(path)
+        kept.setdefault((part[1], part[2]) if part else path, path)
+    return list(kept.values())
