@@ -19,7 +19,7 @@ from rich.table import Table
 
 from anamnesis.kernels import ENCODINGS, Window
 from benchmarks.cases import CASES, Case
-from benchmarks.measure import Times, interleave, keep, scratch
+from benchmarks.measure import Neighbours, Times, interleave, keep, scratch
 from benchmarks.opened import Opened, opened
 
 ROWS, COLUMNS = 11008, 4096
@@ -33,7 +33,7 @@ def run(console: Console, patterns: Sequence[str] = (), rows: int = ROWS) -> lis
     """Measure the cases that match (all without patterns), print a table, keep the results."""
     chosen = [c for c in CASES.values() if not patterns or _matches(c.name, patterns)]
     folder = scratch(None, rows * COLUMNS * 10)
-    results = []
+    results, others = [], Neighbours()
     try:
         with console.status("") as status:
             for case in chosen:
@@ -41,9 +41,9 @@ def run(console: Console, patterns: Sequence[str] = (), rows: int = ROWS) -> lis
                 results.append(measure(case, folder, rows, COLUMNS))
     finally:
         shutil.rmtree(folder)
-    console.print(_table(results, rows * COLUMNS))
+    console.print(_table(results, rows * COLUMNS), others.text())
     if not patterns:
-        keep("kernels", results)
+        keep("kernels", results, others)
     return results
 
 

@@ -53,6 +53,37 @@ def interleave(
     return {name: Times.of(found) for name, found in seconds.items()}
 
 
+class Neighbours:
+    """How many CPUs other processes, and other machines on the same host, took meanwhile."""
+
+    def __init__(self) -> None:
+        self._begin = time.perf_counter(), _busy(), _own()
+
+    def cpus(self) -> float | None:
+        begin, busy, own = self._begin
+        if busy is None:
+            return None
+        seconds = time.perf_counter() - begin
+        return max(0.0, (_busy() or 0) - busy - (_own() - own)) / seconds
+
+    def text(self) -> str:
+        cpus = self.cpus()
+        return "" if cpus is None else f"meanwhile others took {cpus:.2f} CPUs"
+
+
+def _busy() -> float | None:
+    """Seconds that all processors worked, or were taken by the host."""
+    stat = Path("/proc/stat")
+    if not stat.exists():
+        return None
+    user, nice, system, _, _, irq, soft, stolen = map(int, stat.read_text().split()[1:9])
+    return (user + nice + system + irq + soft + stolen) / os.sysconf("SC_CLK_TCK")
+
+
+def _own() -> float:
+    return sum(os.times()[:4])
+
+
 def machine() -> dict[str, Any]:
     """What figures depend on: processor, memory, versions, and the load at this moment."""
     packages = ("numba", "llvmlite", "numpy", "pyarrow", "dask", "xxhash")
@@ -76,10 +107,10 @@ def describe(found: Mapping[str, Any]) -> str:
     )
 
 
-def keep(name: str, results: Any) -> None:
+def keep(name: str, results: Any, neighbours: Neighbours) -> None:
     """Write results as JSON, beside the machine's description."""
     RESULTS.mkdir(exist_ok=True)
-    document = {"machine": machine(), "results": results}
+    document = {"machine": machine(), "others_cpus": neighbours.cpus(), "results": results}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 from anamnesis.readers.source import LocalFile
 from benchmarks.cases import CASES
 from benchmarks.end_to_end import COMMAND
-from benchmarks.measure import Times, interleave, keep, scratch
+from benchmarks.measure import Neighbours, Times, interleave, keep, scratch
 from benchmarks.models import Layer, gguf_header, safetensors_header
 
 ROWS, COLUMNS = 11008, 4096
@@ -24,7 +24,7 @@ SPARSE_BYTES = 11_000_000_000
 
 def run(console: Console, repeat: int) -> dict[str, Any]:
     """Measure, print a table, keep the results."""
-    folder = scratch(None, 0)
+    folder, others = scratch(None, 0), Neighbours()
     try:
         files = [sparse("fp8-e4m3 block", folder), sparse("gguf-q4-k", folder)]
         commands = {
@@ -43,14 +43,14 @@ def run(console: Console, repeat: int) -> dict[str, Any]:
         read = {f.suffix[1:]: bytes_read(f) for f in files}
     finally:
         shutil.rmtree(folder)
-    console.print(_table(times))
+    console.print(_table(times), others.text())
     for suffix, (tensors, nbytes) in read.items():
         console.print(f"inspect of the {suffix} file, {tensors} tensors: {nbytes:,} bytes read")
     results = {
         "seconds": {name: list(t) for name, t in times.items()},
         "bytes_read": {suffix: nbytes for suffix, (_, nbytes) in read.items()},
     }
-    keep("startup", results)
+    keep("startup", results, others)
     return results
 
 

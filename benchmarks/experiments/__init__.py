@@ -6,7 +6,7 @@ from importlib import import_module
 
 from rich.console import Console
 
-from benchmarks.measure import keep
+from benchmarks.measure import Neighbours, keep
 
 EXPERIMENTS = {
     "buffers": "fresh or zeroed outputs against reused ones",
@@ -20,5 +20,7 @@ EXPERIMENTS = {
 def run(name: str, console: Console) -> None:
     """Run one, print its tables and keep its figures."""
     console.rule(f"{name}: {EXPERIMENTS[name]}")
+    others = Neighbours()
     results = import_module(f"benchmarks.experiments.{name}").run(console)
-    keep(f"experiment-{name}", results)
+    console.print(others.text())
+    keep(f"experiment-{name}", results, others)
