@@ -1,0 +1,270 @@
+"""A pickle interpreter that imports nothing and calls nothing, under a budget.
+
+Opcodes, protocols 0 to 5: CPython's Lib/pickletools.py and Lib/pickle.py (`_Unpickler`). What
+Python would look up or call goes to a `Policy`, which answers with records of its own. The
+machine makes only numbers, text, bytes and `Node`s; no value is ever hashed, compared or shown, and
+a nested one is bounded in depth, so that no input can run the C stack out.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, Protocol
+
+from anamnesis.errors import FormatError, LimitError
+from anamnesis.limits import Limits, MiB
+
+HIGHEST_PROTOCOL = 5
+# Fixed limits of one pickle, over all that real checkpoints need: a tensor of a state dict takes
+# about 40 opcodes and 2 KiB, and a tenth of a second buys 300,000 opcodes.
+PICKLE_BYTES = 64 * MiB
+PICKLE_DEPTH = 256
+PICKLE_OPCODES = 3_000_000
+PICKLE_WORKING_BYTES = 128 * MiB
+# What the working set is charged: measured sizes of CPython objects, rounded up.
+NODE_BYTES = 160
+SLOT_BYTES = 16
+TEXT_BYTES = 64
+NUMBER_BYTES = 40
+MEMO_BYTES = 112
+
+
+class Node:
+    """A tuple, list, dict or set of the pickle; a dict holds keys and values in turn.
+
+    `depth` is 1 more than that of the deepest node that was inside when it was made or filled.
+    """
+
+    __slots__ = ("depth", "items", "kind")
+
+    def __init__(self, kind: str, items: list[Any], depth: int = 1) -> None:
+        self.kind = kind  # "tuple", "list", "dict", "set"
+        self.items = items
+        self.depth = depth
+
+    def pairs(self) -> list[tuple[Any, Any]]:
+        """Keys and values of a dict, in the order they were set; a key may come twice."""
+        return list(zip(self.items[::2], self.items[1::2], strict=True))
+
+
+class TruncatedError(FormatError):
+    """The stream ended inside the pickle."""
+
+
+class Policy(Protocol):
+    """Answers for everything that Python's unpickler would import or call; errors say no."""
+
+    def find(self, module: str, name: str) -> Any:
+        """What stands for a global."""
+        ...
+
+    def extension(self, code: int) -> Any:
+        """What stands for a global of copyreg's extension registry."""
+        ...
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        """REDUCE: what stands for `function(*arguments)`."""
+        ...
+
+    def construct(self, how: str, cls: Any, arguments: Any) -> Any:
+        """INST, OBJ, NEWOBJ, NEWOBJ_EX: what stands for a new object."""
+        ...
+
+    def build(self, target: Any, state: Any) -> Any:
+        """BUILD: `target` with its state set."""
+        ...
+
+    def persistent(self, identifier: Any) -> Any:
+        """What stands for a persistent id."""
+        ...
+
+    def odd(self, what: str, value: Any) -> bool:
+        """Whether `value` may take an operation that its kind does not have."""
+        ...
+
+
+class Machine:
+    """The state of the interpreter: a place in the stream, a stack with marks, and a memo.
+
+    `pickle_ops.run` drives it. Its methods raise FormatError for a broken stream (TruncatedError
+    when it ends too early), LimitError over a budget, and what the policy raises.
+    """
+
+    __slots__ = (
+        "_mark",
+        "_marks",
+        "_room",
+        "_stack",
+        "data",
+        "end",
+        "memo",
+        "policy",
+        "position",
+        "where",
+    )
+
+    def __init__(
+        self, data: bytes, where: str, policy: Policy, limits: Limits, position: int = 0
+    ) -> None:
+        self.data, self.end, self.position = data, len(data), position
+        self.where, self.policy = where, policy
+        self.memo: dict[int, Any] = {}
+        self._stack: list[Any] = []
+        self._marks: list[int] = []
+        self._mark = 0  # the stack's height at the last MARK
+        self._room = min(PICKLE_WORKING_BYTES, limits.max_single_alloc)
+
+    # Errors
+
+    def bad(self, what: str) -> FormatError:
+        return FormatError(f"{self.where}: pickle, before byte {self.position:,}: {what}")
+
+    def cut(self, what: str) -> TruncatedError:
+        return TruncatedError(
+            f"{self.where}: pickle, at byte {self.position:,}: ends early: {what}"
+        )
+
+    def charge(self, nbytes: int) -> None:
+        """Count bytes of the working set before they are allocated."""
+        self._room -= nbytes
+        if self._room < 0:
+            raise LimitError(
+                f"{self.where}: pickle, before byte {self.position:,}: needs more than "
+                f"{PICKLE_WORKING_BYTES:,} bytes in memory, which is the fixed limit "
+                "(limits.max_single_alloc may lower it)",
+                limit="pickle_working_bytes",
+                need=PICKLE_WORKING_BYTES - self._room,
+                have=PICKLE_WORKING_BYTES,
+            )
+
+    # The stream
+
+    def take(self, nbytes: int) -> bytes:
+        """The next bytes of the stream."""
+        start = self.position
+        if nbytes > self.end - start:
+            raise self.cut(f"{nbytes:,} bytes are announced, {self.end - start:,} are left")
+        self.charge(nbytes)
+        self.position = start + nbytes
+        return self.data[start : self.position]
+
+    def number(self, code: struct.Struct) -> Any:
+        """The next bytes as a fixed-size number."""
+        start = self.position
+        if code.size > self.end - start:
+            raise self.cut("an argument is missing")
+        self.position = start + code.size
+        return code.unpack_from(self.data, start)[0]
+
+    def line(self, most: int) -> bytes:
+        """An argument of the text opcodes: up to the next newline."""
+        start = self.position
+        found = self.data.find(b"\n", start, start + most + 1)
+        if found < 0:
+            if self.end - start > most:
+                raise self.bad(f"a text argument is over {most:,} bytes")
+            raise self.cut("a text argument has no end")
+        self.position = found + 1
+        self.charge(found - start)
+        return self.data[start:found]
+
+    # The stack
+
+    def push(self, value: Any) -> None:
+        self._stack.append(value)
+
+    def push_number(self, value: float) -> None:
+        self.charge(NUMBER_BYTES)
+        self._stack.append(value)
+
+    def push_node(self, kind: str, items: list[Any]) -> None:
+        """A new node; `items` may hold other nodes."""
+        self.charge(NODE_BYTES + SLOT_BYTES * len(items))
+        node = Node(kind, items)
+        self._deepen(node, items)
+        self._stack.append(node)
+
+    def pop(self) -> Any:
+        if len(self._stack) <= self._mark:
+            raise self.bad("the stack is empty")
+        return self._stack.pop()
+
+    def top(self) -> Any:
+        if len(self._stack) <= self._mark:
+            raise self.bad("the stack is empty")
+        return self._stack[-1]
+
+    def replace(self, value: Any) -> None:
+        """Put a value in the place of the top one."""
+        self.pop()
+        self._stack.append(value)
+
+    def mark(self) -> None:
+        self.charge(NUMBER_BYTES)
+        self._marks.append(self._mark)
+        self._mark = len(self._stack)
+
+    def pop_to_mark(self) -> list[Any]:
+        if not self._marks:
+            raise self.bad("a MARK is missing")
+        items = self._stack[self._mark :]
+        del self._stack[self._mark :]
+        self._mark = self._marks.pop()
+        return items
+
+    def pop_or_unmark(self) -> None:
+        """POP: drops a mark when one is on top."""
+        if self._marks and len(self._stack) == self._mark:
+            self._mark = self._marks.pop()
+        else:
+            self.pop()
+
+    def extend(self, kind: str, what: str, items: list[Any]) -> None:
+        """Put items into the list, dict or set on top."""
+        target = self.top()
+        if type(target) is not Node or target.kind != kind:
+            if self.policy.odd(f"{what} on", target):
+                return
+            raise self.bad(f"{what} on something that is no {kind}")
+        if kind == "dict":
+            self._check_keys(items)
+        self.charge(SLOT_BYTES * len(items))
+        self._deepen(target, items)
+        target.items += items
+
+    def _check_keys(self, items: list[Any]) -> None:
+        if len(items) % 2:
+            raise self.bad("a dict gets a key without a value")
+        for key in items[::2]:
+            kind = type(key)
+            if kind is str or kind is int:
+                continue
+            nested = kind is Node and (key.kind != "tuple" or key.depth > 1)
+            if nested and not self.policy.odd("dict key", key):
+                raise self.bad(f"a {key.kind} of depth {key.depth} is used as a dict key")
+
+    def _deepen(self, target: Node, items: list[Any]) -> None:
+        for item in items:
+            if type(item) is Node and item.depth >= target.depth:
+                if item.depth >= PICKLE_DEPTH:
+                    raise self.bad(f"values are nested deeper than {PICKLE_DEPTH}")
+                target.depth = item.depth + 1
+
+    def finish(self) -> Any:
+        """The value on top, which must be all that is left."""
+        value = self.pop()
+        left = self._stack or self._marks
+        if left and not self.policy.odd("STOP before the end of", self._stack):
+            raise self.bad("values or marks are left on the stack at STOP")
+        return value
+
+    # The memo
+
+    def remember(self, index: int) -> None:
+        self.charge(MEMO_BYTES)
+        self.memo[index] = self.top()
+
+    def recall(self, index: int) -> None:
+        if index not in self.memo:
+            raise self.bad(f"nothing is remembered under {index}")
+        self._stack.append(self.memo[index])

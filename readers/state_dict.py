@@ -1,0 +1,276 @@
+"""From what a checkpoint holds to named tensors: nested dicts and lists become dotted names.
+
+The conventions, since no standard exists:
+
+- `{"layers": [t, u], "head": {"weight": w}}` gives `layers.0`, `layers.1`, `head.weight`.
+- A dict with the keys `state` and `param_groups` is an optimiser's (torch/optim/optimizer.py,
+  `state_dict`); its tensors are left out, and so is everything that is no tensor. Notes say so.
+- The wrapper of a training checkpoint is no part of the names: `state_dict` at the top, and
+  `model`, `module`, … where nothing beside it holds tensors.
+- Two names for one tensor are two tensors; their bytes are counted before any is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.limits import NAME_BYTES, Limits, MiB
+from anamnesis.readers.pickle_vm import PICKLE_DEPTH, Node
+from anamnesis.readers.torch_globals import Global, Scalar
+from anamnesis.readers.torch_records import Storage, TorchTensor
+
+# Fixed limits of one checkpoint file. A node that is shared counts once a path to it.
+STATE_TENSORS = 500_000
+STATE_ENTRIES = 2_000_000
+STATE_NAME_BYTES = 64 * MiB
+ALWAYS_WRAPPER = "state_dict"
+WRAPPERS = (
+    ALWAYS_WRAPPER,
+    "model",
+    "model_state",
+    "model_state_dict",
+    "module",
+    "net",
+    "params",
+    "params_ema",
+    "weights",
+)
+_SHOWN = 8  # names that a note lists
+
+
+class StateDict(NamedTuple):
+    """Tensors by output name, in the pickle's order, and what was left out."""
+
+    tensors: dict[str, TorchTensor]
+    notes: tuple[str, ...]
+
+
+class _Size(NamedTuple):
+    """What lies below a node, every path to a shared one counted."""
+
+    tensors: int = 0
+    nbytes: int = 0
+    name_bytes: int = 0
+    entries: int = 0  # that naming the tensors looks at
+    optimiser_tensors: int = 0
+    height: int = 0
+
+
+def flatten(
+    top: Any, where: str, limits: Limits, *, stored_bytes: int, pickle_bytes: int
+) -> StateDict:
+    """Name every tensor of the object that a checkpoint's pickle describes.
+
+    Raises UnsupportedError when the object is no mapping of tensors or a tensor is of a kind
+    that is not converted, FormatError for a cycle or one name given twice, and LimitError when the
+    tensors, all names counted, are too many or too large for a file of `stored_bytes`.
+    """
+    if type(top) is not Node or top.kind != "dict":
+        raise UnsupportedError(
+            f"{where}: holds {_kind(top)}, not a mapping of names to tensors (a state dict)"
+        )
+    sizes = _measure(top, where)
+    size = sizes[id(top)]
+    if not size.tensors:
+        only = " but an optimiser's" if size.optimiser_tensors else ""
+        raise UnsupportedError(f"{where}: a mapping that holds no tensors{only}")
+    limits.items(size.tensors, f"{where}: tensors", min(STATE_TENSORS, pickle_bytes))
+    limits.items(size.entries, f"{where}: values, every path to them counted", STATE_ENTRIES)
+    limits.alloc(size.name_bytes, f"{where}: tensor names (bytes)", STATE_NAME_BYTES)
+    limits.total(size.nbytes, f"{where}: tensors, every name counted (bytes)")
+    limits.expansion(size.nbytes, stored_bytes, f"{where}: tensor bytes for a byte of the file")
+    return _Walk(where, sizes).run(top)
+
+
+def _measure(top: Node, where: str) -> dict[int, _Size]:
+    """Sizes of all nodes under `top` by identity, each node measured once."""
+    sizes: dict[int, _Size] = {}
+    path = {id(top)}
+    pending = [(top, _children(top))]
+    while pending:
+        node, children = pending[-1]
+        for _, child in children:
+            if type(child) is not Node or id(child) in sizes:
+                continue
+            if id(child) in path:
+                raise FormatError(f"{where}: a {child.kind} that contains itself")
+            path.add(id(child))
+            pending.append((child, _children(child)))
+            break
+        else:
+            sizes[id(node)] = _sum(node, sizes, where)
+            path.discard(id(node))
+            pending.pop()
+    return sizes
+
+
+def _sum(node: Node, sizes: dict[int, _Size], where: str) -> _Size:
+    tensors = nbytes = name_bytes = entries = dropped = height = 0
+    for key, child in _children(node):
+        entries += 1
+        if type(child) is TorchTensor:
+            tensors += 1
+            nbytes += child.nbytes
+            name_bytes += _length(key)
+        elif type(child) is Node:
+            size = sizes[id(child)]
+            tensors += size.tensors
+            nbytes += size.nbytes
+            name_bytes += size.name_bytes + size.tensors * _length(key)
+            entries += size.entries if size.tensors else 0
+            dropped += size.optimiser_tensors
+            height = max(height, size.height)
+    if height >= PICKLE_DEPTH:
+        raise FormatError(f"{where}: values are nested deeper than {PICKLE_DEPTH}")
+    if node.kind == "dict" and {"state", "param_groups"} <= _texts(node):
+        return _Size(optimiser_tensors=tensors + dropped, height=height + 1)
+    return _Size(tensors, nbytes, name_bytes, entries, dropped, height + 1)
+
+
+def _children(node: Node) -> Iterator[tuple[Any, Any]]:
+    if node.kind == "dict":
+        return zip(node.items[::2], node.items[1::2], strict=True)
+    return iter(enumerate(node.items) if node.kind != "set" else ())
+
+
+def _texts(node: Node) -> set[str]:
+    return {key for key in node.items[::2] if type(key) is str}
+
+
+def _length(key: Any) -> int:
+    """Bytes of a name's part with its dot, or a few less than there are."""
+    return 1 + (len(key) if type(key) in (str, bytes) else 1)
+
+
+class _Walk:
+    """Collects names; visits only nodes that hold tensors, so its length is the output's."""
+
+    def __init__(self, where: str, sizes: dict[int, _Size]) -> None:
+        self._where, self._sizes = where, sizes
+        self._tensors: dict[str, TorchTensor] = {}
+        self._notes: list[str] = []
+        self._others: list[str] = []
+        self._other_count = 0
+
+    def run(self, top: Node) -> StateDict:
+        top = self._unwrap(top)
+        self._enter("", top)
+        if self._other_count:
+            more = ", …" if self._other_count > len(self._others) else ""
+            self._notes.append(
+                f"left out {self._other_count:,} values that are no tensors: "
+                f"{', '.join(self._others)}{more}"
+            )
+        return StateDict(self._tensors, tuple(self._notes))
+
+    def _unwrap(self, top: Node) -> Node:
+        while top.kind == "dict":
+            holders = [(k, v) for k, v in _children(top) if self._count(v)]
+            single = len(holders) == 1 and holders[0][0] in WRAPPERS
+            if not single or type(holders[0][1]) is not Node or holders[0][1].kind != "dict":
+                return top
+            name, inner = holders[0]
+            self._notes.append(f"the names inside of {name!r} come without it")
+            seen: set[str] = set()
+            for key, child in _children(top):
+                if type(key) is str:
+                    self._once(seen, "", key)
+                if child is not inner:
+                    self._skip(_shown(key), child)
+            top = inner
+        return top
+
+    def _count(self, value: Any) -> int:
+        if type(value) is Node:
+            return self._sizes[id(value)].tensors
+        return 1 if type(value) is TorchTensor else 0
+
+    def _enter(self, prefix: str, top: Node) -> None:
+        pending = [self._entries(prefix, top, at_top=True)]
+        while pending:
+            entry = next(pending[-1], None)
+            if entry is None:
+                pending.pop()
+                continue
+            name, value = entry
+            if type(value) is TorchTensor:
+                self._add(name, value)
+            else:
+                pending.append(self._entries(f"{name}." if name else "", value))
+
+    def _entries(
+        self, prefix: str, node: Node, *, at_top: bool = False
+    ) -> Iterator[tuple[str, Any]]:
+        """The tensors and nodes with tensors in one node; the rest is noted."""
+        seen: set[str] = set()
+        for key, child in _children(node):
+            if not self._count(child):
+                self._skip(f"{prefix}{_shown(key)}", child)
+                if type(key) is str:
+                    self._once(seen, prefix, key)
+                continue
+            part = self._part(prefix, key)
+            self._once(seen, prefix, part)
+            if at_top and part == ALWAYS_WRAPPER and type(child) is Node and child.kind == "dict":
+                self._notes.append(f"the names inside of {ALWAYS_WRAPPER!r} come without it")
+                yield "", child
+            else:
+                yield f"{prefix}{part}", child
+
+    def _part(self, prefix: str, key: Any) -> str:
+        if type(key) is str:
+            return key
+        if type(key) is int:
+            return str(key)
+        raise UnsupportedError(
+            f"{self._where}: {prefix!r:.200}: tensors under a key that is no text or integer "
+            f"({_kind(key)})"
+        )
+
+    def _once(self, seen: set[str], prefix: str, part: str) -> None:
+        if part in seen:
+            raise FormatError(f"{self._where}: {f'{prefix}{part}'!r:.200} is given twice")
+        seen.add(part)
+
+    def _add(self, name: str, tensor: TorchTensor) -> None:
+        where = f"{self._where}: tensor {name!r:.200}"
+        if tensor.refused:
+            raise UnsupportedError(f"{where}: {tensor.refused} is not converted")
+        if name in self._tensors:
+            raise FormatError(f"{where} is given twice")
+        try:
+            nbytes = len(name.encode())
+        except UnicodeEncodeError:
+            raise FormatError(f"{where}: its name is no text (lone surrogates)") from None
+        if nbytes > NAME_BYTES:
+            raise FormatError(f"{where}: its name has {nbytes:,} bytes, at most {NAME_BYTES:,}")
+        self._tensors[name] = tensor
+
+    def _skip(self, name: str, value: Any) -> None:
+        dropped = self._sizes[id(value)].optimiser_tensors if type(value) is Node else 0
+        if dropped:
+            self._notes.append(f"left out {name}: an optimiser's state, {dropped:,} tensors")
+            return
+        self._other_count += 1
+        if len(self._others) < _SHOWN:
+            self._others.append(f"{name} ({_kind(value)})")
+
+
+def _shown(key: Any) -> str:
+    """A key for a note, on one line and of readable length."""
+    if type(key) is str:
+        return key[:60] if key.isprintable() and key else f"{key!r:.60}"
+    return f"{key}"[:60] if type(key) is int else f"<{_kind(key)}>"
+
+
+def _kind(value: Any) -> str:
+    if value is None:
+        return "None"
+    if type(value) is Node:
+        return f"{value.kind} of {len(value.pairs()) if value.kind == 'dict' else len(value.items)}"
+    names = {TorchTensor: "one tensor", Storage: "a bare storage", Global: "a class"}
+    if type(value) is Scalar:
+        return value.what
+    return names.get(type(value), type(value).__name__)

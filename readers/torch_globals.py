@@ -1,0 +1,267 @@
+"""Which globals a checkpoint may name, and the record that each one stands for.
+
+The rows are what state dicts need, out of `_get_allowed_globals` in torch's
+_weights_only_unpickler.py; nothing of torch is imported. A global that is not in the table is a
+`SecurityError`. `_codecs.encode`, `bytearray` and the like, which torch lets through, are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from anamnesis.errors import FormatError, SecurityError
+from anamnesis.readers.pickle_vm import Node
+from anamnesis.readers.torch_records import STORAGE_CLASSES, TORCH_DTYPES, TorchTensor, view
+
+
+@dataclass(frozen=True, slots=True)
+class Global:
+    """An allowed global. `role` is "function", "class", "storage", "dtype" or "name"."""
+
+    path: str
+    role: str
+    value: str = ""  # the dtype, of a storage or dtype
+    call: Callable[[str, list[Any]], Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Scalar:
+    """A value that is no tensor and has no number or text of its own: a device, a layout."""
+
+    what: str
+
+
+def _dict(where: str, arguments: list[Any]) -> Node:
+    """OrderedDict() and OrderedDict([[key, value], …]), which Python 2 wrote."""
+    node = Node("dict", [])
+    if not arguments:
+        return node
+    if len(arguments) > 1 or type(arguments[0]) is not Node:
+        raise FormatError(f"{where}: OrderedDict: must be called with one list")
+    source = arguments[0]
+    if source.kind == "dict":
+        node.items += source.items
+    else:
+        for item in source.items:
+            if type(item) is not Node or item.kind == "dict" or len(item.items) != 2:
+                raise FormatError(f"{where}: OrderedDict: its list must hold pairs")
+            if type(item.items[0]) is Node:
+                raise FormatError(f"{where}: OrderedDict: a key must be text or a number")
+            node.items += item.items
+    node.depth = source.depth
+    return node
+
+
+def _set(where: str, arguments: list[Any]) -> Node:
+    items = arguments[0] if arguments else Node("list", [])
+    if len(arguments) > 1 or type(items) is not Node:
+        raise FormatError(f"{where}: set: must be called with one list")
+    return Node("set", list(items.items), items.depth)
+
+
+def _size(where: str, arguments: list[Any]) -> Node:
+    items = arguments[0] if len(arguments) == 1 else None
+    if type(items) is not Node or items.kind not in ("tuple", "list"):
+        raise FormatError(f"{where}: torch.Size: must be called with one tuple")
+    return Node("tuple", list(items.items), items.depth)
+
+
+def _scalar(what: str) -> Callable[[str, list[Any]], Scalar]:
+    def call(where: str, arguments: list[Any]) -> Scalar:
+        return Scalar(what)
+
+    return call
+
+
+def _tensor(where: str, arguments: list[Any]) -> TorchTensor:
+    """_rebuild_tensor(storage, storage_offset, size, stride)."""
+    _count(where, "_rebuild_tensor", arguments, 4, 4)
+    storage, offset, size, stride = arguments
+    return view(where, storage, offset, size, stride)
+
+
+def _tensor_v2(where: str, arguments: list[Any]) -> TorchTensor:
+    """_rebuild_tensor_v2(…, requires_grad, backward_hooks, metadata=None)."""
+    _count(where, "_rebuild_tensor_v2", arguments, 6, 7)
+    storage, offset, size, stride = arguments[:4]
+    return _with_metadata(view(where, storage, offset, size, stride), arguments[6:])
+
+
+def _tensor_v3(where: str, arguments: list[Any]) -> TorchTensor:
+    """_rebuild_tensor_v3(…, requires_grad, backward_hooks, dtype, metadata=None)."""
+    _count(where, "_rebuild_tensor_v3", arguments, 7, 8)
+    dtype = arguments[6]
+    if type(dtype) is not Global or dtype.role != "dtype":
+        raise FormatError(f"{where}: _rebuild_tensor_v3: dtype: must be a torch dtype")
+    storage, offset, size, stride = arguments[:4]
+    tensor = view(where, storage, offset, size, stride, dtype.value)
+    return _with_metadata(tensor, arguments[7:])
+
+
+def _parameter(where: str, arguments: list[Any]) -> TorchTensor:
+    """_rebuild_parameter(data, requires_grad, backward_hooks), and one more with state."""
+    _count(where, "_rebuild_parameter", arguments, 1, 4)
+    data = arguments[0]
+    if type(data) is not TorchTensor:
+        raise FormatError(f"{where}: _rebuild_parameter: its data is no tensor")
+    return data
+
+
+def _from_type(where: str, arguments: list[Any]) -> TorchTensor:
+    """_rebuild_from_type_v2(function, type, arguments, state): a tensor with attributes."""
+    _count(where, "_rebuild_from_type_v2", arguments, 4, 4)
+    function, kind, inner = arguments[:3]
+    if type(function) is not Global or function.role != "function" or function.call is None:
+        raise FormatError(f"{where}: _rebuild_from_type_v2: its function rebuilds no tensor")
+    if function.call is _from_type or type(kind) is not Global or kind.role != "class":
+        raise FormatError(f"{where}: _rebuild_from_type_v2: its type is no kind of tensor")
+    if type(inner) is not Node or inner.kind != "tuple":
+        raise FormatError(f"{where}: _rebuild_from_type_v2: its arguments are no tuple")
+    tensor = function.call(where, inner.items)
+    if type(tensor) is not TorchTensor:
+        raise FormatError(f"{where}: _rebuild_from_type_v2: its function rebuilds no tensor")
+    return tensor
+
+
+def _refused(what: str) -> Callable[[str, list[Any]], TorchTensor]:
+    """A tensor that is recognised and not converted; whoever finds it names it."""
+
+    def call(where: str, arguments: list[Any]) -> TorchTensor:
+        return TorchTensor("uint8", (0,), refused=what)
+
+    return call
+
+
+def _with_metadata(tensor: TorchTensor, metadata: list[Any]) -> TorchTensor:
+    """A tensor may say that its numbers are to be negated or conjugated when read."""
+    if not metadata or metadata[0] is None:
+        return tensor
+    if type(metadata[0]) is Node and not metadata[0].items:
+        return tensor
+    what = "a tensor with a lazy sign or conjugate (metadata)"
+    return TorchTensor(tensor.dtype, tensor.shape, refused=what)
+
+
+def _count(where: str, name: str, arguments: list[Any], least: int, most: int) -> None:
+    if not least <= len(arguments) <= most:
+        raise FormatError(f"{where}: {name}: has {len(arguments)} arguments, not {least}..{most}")
+
+
+_Row = tuple[str, Callable[[str, list[Any]], Any] | None]
+_ROWS: dict[tuple[str, str], _Row] = {
+    ("__builtin__", "set"): ("class", _set),
+    ("builtins", "set"): ("class", _set),
+    ("collections", "OrderedDict"): ("class", _dict),
+    ("torch", "Size"): ("class", _size),
+    ("torch", "Tensor"): ("class", None),
+    ("torch", "device"): ("class", _scalar("device")),
+    ("torch", "per_channel_affine"): ("name", None),
+    ("torch", "per_channel_affine_float_qparams"): ("name", None),
+    ("torch", "per_channel_symmetric"): ("name", None),
+    ("torch", "per_tensor_affine"): ("name", None),
+    ("torch", "per_tensor_symmetric"): ("name", None),
+    ("torch._tensor", "_rebuild_from_type"): ("function", _from_type),
+    ("torch._tensor", "_rebuild_from_type_v2"): ("function", _from_type),
+    ("torch._utils", "_rebuild_meta_tensor_no_storage"): (
+        "function",
+        _refused("a tensor without data (torch.device('meta'))"),
+    ),
+    ("torch._utils", "_rebuild_nested_tensor"): ("function", _refused("a nested tensor")),
+    ("torch._utils", "_rebuild_parameter"): ("function", _parameter),
+    ("torch._utils", "_rebuild_parameter_with_state"): ("function", _parameter),
+    ("torch._utils", "_rebuild_qtensor"): ("function", _refused("a quantised tensor of torch")),
+    ("torch._utils", "_rebuild_sparse_tensor"): ("function", _refused("a sparse tensor")),
+    ("torch._utils", "_rebuild_tensor"): ("function", _tensor),
+    ("torch._utils", "_rebuild_tensor_v2"): ("function", _tensor_v2),
+    ("torch._utils", "_rebuild_tensor_v3"): ("function", _tensor_v3),
+    ("torch.nn.parameter", "Buffer"): ("class", None),
+    ("torch.nn.parameter", "Parameter"): ("class", None),
+    ("torch.serialization", "_get_layout"): ("function", _scalar("layout")),
+    ("torch.tensor", "_rebuild_from_type"): ("function", _from_type),
+    ("torch.tensor", "_rebuild_from_type_v2"): ("function", _from_type),
+}
+
+
+def _table() -> dict[tuple[str, str], Global]:
+    table = {
+        (module, name): Global(f"{module}.{name}", role, call=call)
+        for (module, name), (role, call) in _ROWS.items()
+    }
+    for name, dtype in STORAGE_CLASSES.items():
+        table["torch", name] = Global(f"torch.{name}", "storage", dtype)
+    table["torch.storage", "UntypedStorage"] = Global(
+        "torch.storage.UntypedStorage", "storage", "uint8"
+    )
+    for name in TORCH_DTYPES:
+        table["torch", name] = Global(f"torch.{name}", "dtype", name)
+    return table
+
+
+# By module and name apart: a dotted name must not reach into an allowed module.
+ALLOWED: dict[tuple[str, str], Global] = _table()
+
+
+class StateDictPolicy:
+    """The strict policy: records for what is in the table, SecurityError for everything else."""
+
+    def __init__(self, where: str, load: Callable[[Any], Any]) -> None:
+        """`load` answers for persistent ids."""
+        self._where, self.persistent = where, load
+
+    def find(self, module: str, name: str) -> Global:
+        found = ALLOWED.get((module, name))
+        if found is None:
+            raise self._security(f"global {_shown(module, name)}")
+        return found
+
+    def extension(self, code: int) -> Any:
+        raise self._security(f"global number {code} of copyreg's extension registry")
+
+    def call(self, function: Any, arguments: Any) -> Any:
+        if type(function) is not Global:
+            raise FormatError(f"{self._where}: REDUCE of something that is no function")
+        if type(arguments) is not Node or arguments.kind != "tuple":
+            raise FormatError(f"{self._where}: {function.path}: its arguments are no tuple")
+        if function.call is None:
+            raise self._security(f"a call of {function.path}")
+        return function.call(self._where, arguments.items)
+
+    def construct(self, how: str, cls: Any, arguments: Any) -> Any:
+        path = cls.path if type(cls) is Global else "something that is no class"
+        raise self._security(f"opcode {how}, which makes an object of {path}")
+
+    def build(self, target: Any, state: Any) -> Any:
+        """Attributes of a dict (`_metadata`) or a tensor are of no use here."""
+        if type(target) is TorchTensor or (type(target) is Node and target.kind == "dict"):
+            for key in _keys(state):
+                if type(key) is str and key.startswith("__"):
+                    raise self._security(f"opcode BUILD, which sets {key:.100}")
+            return target
+        if type(target) is Global:
+            raise self._security(f"opcode BUILD, which changes {target.path}")
+        raise FormatError(f"{self._where}: BUILD on something that has no state")
+
+    def odd(self, what: str, value: Any) -> bool:
+        return False
+
+    def _security(self, what: str) -> SecurityError:
+        return SecurityError(
+            f"{self._where}: names {what}, which no tensor needs; nothing was imported or called. "
+            "`amn inspect --globals` lists all that the file names"
+        )
+
+
+def _keys(state: Any) -> list[Any]:
+    """Keys of a state, and of the dicts in the tuple that slots make it."""
+    if type(state) is not Node:
+        return []
+    if state.kind == "dict":
+        return state.items[::2]
+    return [key for item in state.items if type(item) is Node for key in item.items[::2]]
+
+
+def _shown(module: str, name: str) -> str:
+    path = f"{module}.{name}"
+    return repr(path[:200]) + (", …" if len(path) > 200 else "")

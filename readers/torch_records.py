@@ -1,0 +1,209 @@
+"""What tensors of a checkpoint are to us: records, checked against the storage they view.
+
+A torch tensor is a strided view of a storage, a run of numbers of one dtype; see
+torch/_utils.py `_rebuild_tensor_v2` and torch/serialization.py `_save`, `_legacy_save`
+(https://github.com/pytorch/pytorch). Offsets and strides count elements.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from anamnesis.errors import FormatError, LimitError
+from anamnesis.limits import RANK
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.pickle_vm import Node
+
+DIMENSION_LIMIT = 1 << 63
+
+# torch's dtypes by name. Those without a name of ours are recognised and refused.
+TORCH_DTYPES: dict[str, str] = {
+    "bfloat16": "BF16",
+    "bits16": "",
+    "bits1x8": "",
+    "bits2x4": "",
+    "bits4x2": "",
+    "bits8": "",
+    "bool": "BOOL",
+    "complex128": "",
+    "complex32": "",
+    "complex64": "",
+    "float16": "F16",
+    "float32": "F32",
+    "float4_e2m1fn_x2": "",
+    "float64": "F64",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e4m3fnuz": "F8_E4M3FNUZ",
+    "float8_e5m2": "F8_E5M2",
+    "float8_e5m2fnuz": "F8_E5M2FNUZ",
+    "float8_e8m0fnu": "F8_E8M0",
+    "int16": "I16",
+    "int32": "I32",
+    "int64": "I64",
+    "int8": "I8",
+    "qint32": "",
+    "qint8": "",
+    "quint2x4": "",
+    "quint4x2": "",
+    "quint8": "",
+    "uint16": "U16",
+    "uint32": "U32",
+    "uint64": "U64",
+    "uint8": "U8",
+    **{f"{sign}int{bits}": "" for sign in ("", "u") for bits in range(1, 8)},
+}
+# Bytes of an element of the dtypes that are refused; their storages must fit all the same.
+_REFUSED_BYTES = {"bits16": 2, "complex128": 16, "complex32": 4, "complex64": 8, "qint32": 4}
+
+STORAGE_CLASSES: dict[str, str] = {
+    "BFloat16Storage": "bfloat16",
+    "BoolStorage": "bool",
+    "ByteStorage": "uint8",
+    "CharStorage": "int8",
+    "ComplexDoubleStorage": "complex128",
+    "ComplexFloatStorage": "complex64",
+    "DoubleStorage": "float64",
+    "FloatStorage": "float32",
+    "HalfStorage": "float16",
+    "IntStorage": "int32",
+    "LongStorage": "int64",
+    "QInt32Storage": "qint32",
+    "QInt8Storage": "qint8",
+    "QUInt2x4Storage": "quint2x4",
+    "QUInt4x2Storage": "quint4x2",
+    "QUInt8Storage": "quint8",
+    "ShortStorage": "int16",
+    "UntypedStorage": "uint8",
+}
+
+
+def item_bytes(dtype: str) -> int:
+    """Bytes of an element of a torch dtype."""
+    ours = TORCH_DTYPES[dtype]
+    return DTYPES[ours].bits // 8 if ours else _REFUSED_BYTES.get(dtype, 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """`elems` numbers of the torch dtype `dtype`, kept under `key`.
+
+    `start` is where it begins in the bytes kept there, in bytes (old files have storages that are
+    a part of another); `dtype` is uint8 for an untyped one, and `untyped` tells it.
+    """
+
+    key: str
+    dtype: str
+    elems: int
+    start: int = 0
+    untyped: bool = False
+
+    @property
+    def nbytes(self) -> int:
+        return self.elems * item_bytes(self.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class TorchTensor:
+    """A view of a storage. `strides` is None when the elements are in row-major order.
+
+    `refused` says why such a tensor is not converted, "" when it is.
+    """
+
+    dtype: str
+    shape: tuple[int, ...]
+    storage: Storage | None = None
+    offset: int = 0
+    strides: tuple[int, ...] | None = None
+    refused: str = ""
+
+    @property
+    def elems(self) -> int:
+        product = 1
+        for dimension in self.shape:
+            product *= dimension
+        return product
+
+    @property
+    def nbytes(self) -> int:
+        return self.elems * item_bytes(self.dtype)
+
+
+def view(
+    where: str, storage: Any, offset: Any, size: Any, stride: Any, dtype: str | None = None
+) -> TorchTensor:
+    """The tensor of `size` and `stride` at `offset` of a storage; FormatError if it leaves it."""
+    if type(storage) is not Storage:
+        raise FormatError(f"{where}: a tensor whose storage is no storage")
+    where = f"{where}: tensor of storage {storage.key!r:.100}"
+    if dtype is None:
+        if storage.untyped:
+            raise FormatError(f"{where}: an untyped storage and no dtype")
+        dtype = storage.dtype
+    elif not storage.untyped and dtype != storage.dtype:
+        raise FormatError(f"{where}: dtype {dtype} over a storage of {storage.dtype}")
+    shape, strides = _integers(where, "size", size), _integers(where, "stride", stride)
+    if len(shape) != len(strides):
+        raise FormatError(f"{where}: {len(shape)} sizes and {len(strides)} strides")
+    start = _integer(where, "storage_offset", offset)
+    last = start  # the element furthest from the storage's start
+    product = 1
+    for dimension, step in zip(shape, strides, strict=True):
+        last += max(0, dimension - 1) * step
+        product *= dimension or 1
+    if product >= DIMENSION_LIMIT:
+        raise FormatError(f"{where}: size: 2^63 elements or more")
+    used = 0 if 0 in shape else last + 1
+    if used * item_bytes(dtype) > storage.nbytes or start * item_bytes(dtype) > storage.nbytes:
+        raise FormatError(
+            f"{where}: size {list(shape)} and stride {list(strides)} at storage_offset {start:,} "
+            f"reach element {max(used, start):,} of {storage.nbytes // item_bytes(dtype):,}"
+        )
+    kept = None if _contiguous(shape, strides) else _plain_strides(shape, strides)
+    return TorchTensor(dtype, shape, storage, start, kept, _refusal(dtype))
+
+
+def _refusal(dtype: str) -> str:
+    if TORCH_DTYPES[dtype]:
+        return ""
+    kind = "complex" if dtype.startswith("complex") else "quantised or packed"
+    return f"dtype torch.{dtype} ({kind})"
+
+
+def _integers(where: str, what: str, node: Any) -> tuple[int, ...]:
+    if type(node) is not Node or node.kind not in ("tuple", "list"):
+        raise FormatError(f"{where}: {what}: must be a tuple of integers")
+    if len(node.items) > RANK:
+        raise LimitError(
+            f"{where}: {what}: rank {len(node.items):,}, the fixed limit is {RANK}",
+            limit="rank",
+            need=len(node.items),
+            have=RANK,
+        )
+    return tuple(_integer(where, what, item) for item in node.items)
+
+
+def _integer(where: str, what: str, value: Any) -> int:
+    if type(value) is not int:
+        raise FormatError(f"{where}: {what}: must hold integers, found {type(value).__name__}")
+    if not 0 <= value < DIMENSION_LIMIT:
+        shown = value if value.bit_length() < 128 else f"an integer of {value.bit_length()} bits"
+        raise FormatError(f"{where}: {what}: {shown} is outside 0 .. 2^63-1")
+    return value
+
+
+def _contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:
+    """Whether the elements follow one another in row-major order; strides of 1s do not count."""
+    if 0 in shape:
+        return True
+    expected = 1
+    for dimension, step in zip(reversed(shape), reversed(strides), strict=True):
+        if dimension != 1 and step != expected:
+            return False
+        expected *= dimension
+    return True
+
+
+def _plain_strides(shape: tuple[int, ...], strides: tuple[int, ...]) -> tuple[int, ...]:
+    """Strides with those of dimensions of 1 set to 0, where torch leaves anything."""
+    return tuple(0 if d == 1 else s for d, s in zip(shape, strides, strict=True))
