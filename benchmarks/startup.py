@@ -1,22 +1,25 @@
-"""Start-up: the interpreter, `--help`, imports, and `inspect` of 11 GB that are all holes."""
+"""Start-up, time and memory: the interpreter, imports, `inspect` of 11 GB that are all holes.
+
+The last line converts a model of 1 MiB: all imports, kernels from the cache, no work to speak of.
+"""
 
 from __future__ import annotations
 
 import shutil
-import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from anamnesis.limits import MiB
 from anamnesis.readers.source import LocalFile
 from benchmarks.cases import CASES
-from benchmarks.end_to_end import COMMAND
-from benchmarks.measure import Neighbours, Times, interleave, keep, scratch
-from benchmarks.models import Layer, gguf_header, safetensors_header
+from benchmarks.end_to_end import COMMAND, launch
+from benchmarks.measure import Neighbours, Times, keep, scratch
+from benchmarks.models import Layer, gguf_header, safetensors_header, write_model
 
 ROWS, COLUMNS = 11008, 4096
 SPARSE_BYTES = 11_000_000_000
@@ -37,17 +40,18 @@ def run(console: Console, repeat: int) -> dict[str, Any]:
                 f"amn inspect, 11 GB {f.suffix[1:]}": ["-c", COMMAND, "inspect", str(f)]
                 for f in files
             },
+            "amn remember, 1 MiB": ["-c", COMMAND, *_remember(folder)],
         }
-        works = {name: _command(arguments) for name, arguments in commands.items()}
-        times = interleave(works, repeat)
+        found = _take_turns(commands, repeat)
         read = {f.suffix[1:]: bytes_read(f) for f in files}
     finally:
         shutil.rmtree(folder)
-    console.print(_table(times), others.text())
+    console.print(_table(found), others.text())
     for suffix, (tensors, nbytes) in read.items():
         console.print(f"inspect of the {suffix} file, {tensors} tensors: {nbytes:,} bytes read")
     results = {
-        "seconds": {name: list(t) for name, t in times.items()},
+        "seconds": {name: list(t) for name, (t, _) in found.items()},
+        "peak_bytes": {name: peak for name, (_, peak) in found.items()},
         "bytes_read": {suffix: nbytes for suffix, (_, nbytes) in read.items()},
     }
     keep("startup", results, others)
@@ -94,18 +98,33 @@ def bytes_read(path: Path) -> tuple[int, int]:
     return found.tensors, total
 
 
-def _command(arguments: Sequence[str]) -> Callable[[], Any]:
-    command = [sys.executable, *arguments]
-    return lambda: subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+def _remember(folder: Path) -> list[str]:
+    small = folder / "small"
+    small.mkdir()
+    path = write_model(small, CASES["fp8-e4m3 block"].make(256, COLUMNS))
+    return ["remember", str(path), "-o", str(small / "out.safetensors"), "--overwrite"]
 
 
-def _table(times: dict[str, Times]) -> Table:
-    table = Table(title="Start-up, milliseconds of wall time")
+def _take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str, tuple[Times, int]]:
+    """Wall times and the median of peak memory; the first round fills caches."""
+    seconds: dict[str, list[float]] = {name: [] for name in commands}
+    peaks: dict[str, list[int]] = {name: [] for name in commands}
+    for repetition in range(repeat + 1):
+        for name, arguments in commands.items():
+            found = launch([sys.executable, *arguments])
+            if repetition:
+                seconds[name].append(found["seconds"])
+                peaks[name].append(found["peak_bytes"])
+    return {n: (Times.of(seconds[n]), sorted(peaks[n])[repeat // 2]) for n in commands}
+
+
+def _table(found: Mapping[str, tuple[Times, int]]) -> Table:
+    table = Table(title="Start-up, wall time and peak memory")
     table.add_column("")
-    for head in ("median", "range", "above the interpreter"):
+    for head in ("ms", "range", "above the interpreter", "peak MiB"):
         table.add_column(head, justify="right")
-    bare = times["python -c pass"].median
-    for name, (median, low, high) in times.items():
+    bare = found["python -c pass"][0].median
+    for name, ((median, low, high), peak) in found.items():
         cells = [f"{1e3 * median:.0f}", f"{1e3 * low:.0f}-{1e3 * high:.0f}"]
-        table.add_row(name, *cells, f"{1e3 * (median - bare):.0f}")
+        table.add_row(name, *cells, f"{1e3 * (median - bare):.0f}", f"{peak / MiB:.0f}")
     return table
