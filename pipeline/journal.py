@@ -1,8 +1,9 @@
 """What is recorded of an output: a journal while it is made, a manifest when it is complete.
 
-The journal gets a line for every file that has its final name, so that a run which was killed can
-go on. The manifest lists the tensors in the order they were laid out, from which the layout is
-computed again, and for every piece the xxh3-128 of its value bytes; `verify` needs nothing else.
+The journal gets a line for every file before the file gets its final name, so that a run which was
+killed can go on. The manifest lists the tensors in the order they were laid out, from which the
+layout is computed again, and for every piece the xxh3-128 of its value bytes; `verify` needs
+nothing else.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
 from anamnesis.writers.base import Item, Layout
-from anamnesis.writers.part import write_small
+from anamnesis.writers.part import sync_folder, write_small
 
 VERSION = 1
 Pieces = Sequence[Sequence[Any]]  # [tensor, start, stop, xxh3]; elements
@@ -56,22 +57,31 @@ class Journal:
         """The journal of the output at `out`."""
         self.path = out.with_name(f".{out.name}.anamnesis.journal")
         self._recipe = recipe
+        self._named = False  # whether its name is known to be on the disk
 
-    def add(self, file: str, pieces: Pieces) -> None:
-        """Record that `file` is about to get its final name; durable when this returns."""
-        entry = [self._recipe.inputs, self._recipe.settings, Path(file).name, pieces]
-        line = json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
+    def add(self, found: Mapping[str, Pieces]) -> None:
+        """Record files that are about to get their final names; durable when this returns."""
+        lines = b"\n"  # begins a line after one that was cut
+        for file, pieces in found.items():
+            entry = [self._recipe.inputs, self._recipe.settings, Path(file).name, pieces]
+            lines += json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
-            os.write(fd, line)
+            view = memoryview(lines)
+            while view:
+                view = view[os.write(fd, view) :]
             os.fsync(fd)
         finally:
             os.close(fd)
+        if not self._named:
+            sync_folder(self.path.parent)
+            self._named = True
 
-    def finished(self) -> dict[str, Pieces]:
+    def finished(self, *, start_again: bool = False) -> dict[str, Pieces]:
         """Recorded files by name. Lines that are cut or damaged count as absent.
 
-        Raises IntegrityError when the inputs changed since, UsageError for another job's journal.
+        The journal of another job, or of inputs that changed since, is forgotten with
+        `start_again`; else it raises UsageError or IntegrityError.
         """
         found: dict[str, Pieces] = {}
         try:
@@ -86,6 +96,10 @@ class Journal:
                 continue
             if digest != _digest(entry):
                 continue
+            same = (inputs, settings) == (self._recipe.inputs, self._recipe.settings)
+            if start_again and not same:
+                self.remove()
+                return {}
             if settings != self._recipe.settings:
                 raise UsageError(f"{self.path}: is of another job; --overwrite starts again")
             if inputs != self._recipe.inputs:

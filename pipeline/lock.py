@@ -32,6 +32,10 @@ class OutputLock:
                 raise UsageError(
                     f"{self._out}: another run is writing it (lock {self._path})"
                 ) from None
+            except OSError as error:
+                os.close(fd)
+                text = f"{error.strerror}: its file system must support flock"
+                raise OSError(error.errno, text, str(self._path)) from error
             os.close(fd)  # the holder before removed the file between our open and our lock
 
     def __exit__(
@@ -40,8 +44,10 @@ class OutputLock:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self._path.unlink(missing_ok=True)
-        os.close(self._fd)
+        try:
+            self._path.unlink(missing_ok=True)
+        finally:
+            os.close(self._fd)
 
     def _still_there(self, fd: int) -> bool:
         try:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
+from threading import Lock
+from typing import Any
 
 from anamnesis.pipeline.journal import Journal, Pieces
 from anamnesis.pipeline.plan import Plan, Task
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.task import Receipt
 from anamnesis.writers import writer
-from anamnesis.writers.part import PartFile
+from anamnesis.writers.part import PartFile, check_final, check_space, part_path
 
 
 class OutputFiles:
@@ -18,7 +22,9 @@ class OutputFiles:
 
     Syncing may take long, so that it happens beside the tasks, in one thread of its own. With
     `hold`, nothing is committed before `release`. A file of which a task failed is given up: its
-    other tasks are no longer wanted, and other files go on.
+    other tasks are no longer wanted, and other files go on. A file is created when its first task
+    is about to run, and open from then on until its commit, so that no error of writing it back
+    is missed and few are open at once.
     """
 
     def __init__(
@@ -29,50 +35,67 @@ class OutputFiles:
         self._journal = journal
         self._hold = hold
         self._module = writer(plan.spec.format)
+        self._overwrite = False
+        self._lock = Lock()
+        self._paths: dict[int, Path] = {}  # of the unfinished files
         self._parts: dict[int, PartFile] = {}
         self._left: dict[int, int] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="amn-commit")
         self._commits: dict[int, Future[None]] = {}
-        self.pieces: dict[int, Pieces] = {}
+        self.pieces: dict[int, list[Sequence[Any]]] = {}
         self.failures: dict[int, Exception] = {}
         self.receipts: list[Receipt] = []
 
-    def open(self, done: dict[int, Pieces], *, overwrite: bool) -> list[Task]:
-        """Create a `.part` for every file not `done` before; the tasks, bound to them."""
-        self.pieces.update(done)
-        for number, file in enumerate(self._plan.layout.files):
-            if number in done:
-                self._progress.advance(number, file.nbytes)
-                self._progress.done(number)
-            else:
-                self._parts[number] = PartFile(file, overwrite=overwrite)
-                self._left[number] = 0
-                self.pieces[number] = []
+    def open(self, done: Mapping[int, Pieces], *, overwrite: bool) -> list[Task]:
+        """The tasks of every file not `done` before, bound to its `.part`.
+
+        Raises UsageError when a file is there and may not be replaced, OSError (ENOSPC) when the
+        disk has not enough room for all of them.
+        """
+        self._overwrite = overwrite
+        files = self._plan.layout.files
+        new = [number for number in range(len(files)) if number not in done]
+        for number in new:
+            final = Path(files[number].path)
+            check_final(final, overwrite)
+            self._paths[number] = part_path(final)
+            self._left[number] = 0
+            self.pieces[number] = []
+        check_space([files[number] for number in new])
+        for number, pieces in done.items():
+            self.pieces[number] = list(pieces)
+            self._progress.advance(number, files[number].nbytes)
+            self._progress.done(number)
         tasks = []
         for task in self._plan.tasks:
-            if task.file in self._parts:
+            if task.file in self._paths:
                 self._left[task.file] += 1
-                tasks.append(replace(task, part=str(self._parts[task.file].part)))
+                tasks.append(replace(task, part=str(self._paths[task.file])))
         for number, left in self._left.items():
             if not left:
+                self._create(number)
                 self._commit(number)
         return tasks
 
     @property
     def written(self) -> tuple[int, ...]:
         """Numbers of the files that this run makes."""
-        return tuple(self._parts)
+        return tuple(self._paths)
 
     def wanted(self, task: Task) -> bool:
-        """Whether the file of a task can still become whole."""
+        """Whether the file of a task can still become whole; it is there when this returns."""
+        if task.file not in self.failures and task.file not in self._parts:
+            try:
+                self._create(task.file)
+            except Exception as error:
+                self.failures.setdefault(task.file, error)
         return task.file not in self.failures
 
     def done(self, receipt: Receipt) -> None:
         """Count a finished task; the last of a file commits it."""
         self.receipts.append(receipt)
         number = receipt.file
-        pieces = [[p.tensor, p.start, p.stop, p.xxh3] for p in receipt.pieces]
-        self.pieces[number] = [*self.pieces[number], *pieces]
+        self.pieces[number] += [[p.tensor, p.start, p.stop, p.xxh3] for p in receipt.pieces]
         self._progress.advance(number, receipt.out_bytes)
         self._left[number] -= 1
         if not self._left[number]:
@@ -111,12 +134,18 @@ class OutputFiles:
         for part in self._parts.values():
             part.discard()
 
+    def _create(self, number: int) -> None:
+        with self._lock:
+            if number not in self._parts:
+                file, path = self._plan.layout.files[number], self._paths[number]
+                self._parts[number] = PartFile(file, overwrite=self._overwrite, part=path)
+
     def _commit(self, number: int) -> None:
         if self._hold or number in self.failures:
             return
 
         def record() -> None:
-            self._journal.add(self._plan.layout.files[number].path, self.pieces[number])
+            self._journal.add({self._plan.layout.files[number].path: self.pieces[number]})
 
         def commit() -> None:
             self._parts[number].commit(self._module, record)

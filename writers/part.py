@@ -9,35 +9,34 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import glob
 import os
+import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from anamnesis.errors import UsageError
 from anamnesis.writers.base import OutFile, WriterModule, write_all
 
+_PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
+
 
 class PartFile:
     """One output file while it is written."""
 
-    def __init__(self, out: OutFile, *, overwrite: bool = False) -> None:
-        """Create the `.part`, reserve its space and write the bytes known beforehand.
-
-        The caller holds the output's lock: `.part` files of that name are leftovers of a run that
-        was killed, and are removed.
-        """
+    def __init__(self, out: OutFile, *, overwrite: bool = False, part: Path | None = None) -> None:
+        """Create the file at `part`, reserve its space and write the bytes known beforehand."""
         self.out = out
         self.final = Path(out.path)
         self._overwrite = overwrite
-        self._check_final()
-        _remove_leftovers(self.final)
-        self.part = self.final.with_name(f".{self.final.name}.{secrets.token_hex(4)}.part")
+        check_final(self.final, overwrite)
+        self.part = part or part_path(self.final)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         self._fd = os.open(self.part, flags, 0o666)
         try:
-            _reserve(self._fd, out.nbytes)
+            # Blocks are not allocated here: on tmpfs that clears every page by one thread, and
+            # the writes that follow do it in parallel.
+            os.ftruncate(self._fd, out.nbytes)
             for offset, data in out.fixed:
                 write_all(self._fd, data, offset)
         except BaseException:
@@ -57,7 +56,7 @@ class PartFile:
             os.fsync(self._fd)
             self._close()
             module.check(self.part, self.out)
-            self._check_final()
+            check_final(self.final, self._overwrite)
             if record is not None:
                 record()
             self.part.rename(self.final)
@@ -74,29 +73,57 @@ class PartFile:
             with contextlib.suppress(FileNotFoundError):
                 self.part.unlink()
 
-    def _check_final(self) -> None:
-        if not os.path.lexists(self.final):
-            return
-        if not self._overwrite:
-            raise UsageError(f"{self.final}: exists already; pass --overwrite to replace it")
-        if self.final.is_dir() and not self.final.is_symlink():
-            raise UsageError(f"{self.final}: is a folder; an output file cannot replace it")
-
     def _close(self) -> None:
         fd, self._fd = self._fd, -1  # a close that fails has closed all the same
         if fd >= 0:
             os.close(fd)
 
 
-def _remove_leftovers(final: Path) -> None:
-    pattern = f".{glob.escape(final.name)}.{'[0-9a-f]' * 8}.part"
-    for path in final.parent.glob(pattern):
-        path.unlink(missing_ok=True)
+def part_path(final: Path) -> Path:
+    """A name for the unfinished file beside `final`, which no other run takes."""
+    return final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
+
+
+def check_final(final: Path, overwrite: bool) -> None:
+    """UsageError when `final` is there and may not be replaced."""
+    if not os.path.lexists(final):
+        return
+    if not overwrite:
+        raise UsageError(f"{final}: exists already; pass --overwrite to replace it")
+    if final.is_dir() and not final.is_symlink():
+        raise UsageError(f"{final}: is a folder; an output file cannot replace it")
+
+
+def remove_leftovers(finals: Iterable[Path]) -> None:
+    """Remove the unfinished files of a run that was killed; the caller holds the output's lock."""
+    names: dict[Path, set[str]] = {}
+    for final in finals:
+        names.setdefault(final.parent, set()).add(final.name)
+    for folder, wanted in names.items():
+        with os.scandir(folder) as entries:
+            found = [e.name for e in entries if (m := _PART.fullmatch(e.name)) and m[1] in wanted]
+        for name in found:
+            (folder / name).unlink(missing_ok=True)
+
+
+def check_space(files: Sequence[OutFile]) -> None:
+    """OSError (ENOSPC) unless the file systems have room for all of `files` together."""
+    need: dict[Path, int] = {}
+    for file in files:
+        folder = Path(file.path).parent
+        need[folder] = need.get(folder, 0) + file.nbytes
+    for folder, nbytes in need.items():
+        status = os.statvfs(folder)
+        free = status.f_bavail * status.f_frsize
+        if nbytes > free:
+            raise OSError(
+                errno.ENOSPC, f"the output needs {nbytes:,} bytes, {free:,} are free", str(folder)
+            )
 
 
 def write_small(path: Path, data: bytes) -> None:
     """Write a small file whole: `.part`, sync, rename, sync of the folder."""
-    part = path.with_name(f".{path.name}.{secrets.token_hex(4)}.part")
+    part = part_path(path)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
@@ -119,18 +146,3 @@ def sync_folder(folder: Path) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _reserve(fd: int, nbytes: int) -> None:
-    """Give the file its size; refuse at once when the file system has not that much space.
-
-    Blocks are not allocated here: on tmpfs that clears every page by one thread, and the
-    writes that follow do it in parallel.
-    """
-    status = os.fstatvfs(fd)
-    free = status.f_bavail * status.f_frsize
-    if nbytes > free:
-        raise OSError(
-            errno.ENOSPC, f"the output needs {nbytes:,} bytes, {free:,} are free in its folder"
-        )
-    os.ftruncate(fd, nbytes)

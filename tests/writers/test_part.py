@@ -20,7 +20,7 @@ from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.writers import part as part_module
 from anamnesis.writers import safetensors, writer
 from anamnesis.writers.base import Item, OutFile, WriterModule, write_all
-from anamnesis.writers.part import PartFile, write_small
+from anamnesis.writers.part import PartFile, check_space, remove_leftovers, write_small
 
 VALUES = np.arange(1000, dtype=np.uint16)
 MODULE: WriterModule = writer("safetensors")
@@ -189,13 +189,24 @@ def test_w07_an_input_that_is_replaced_can_be_read_to_its_end(tmp_path: Path) ->
         assert reading.read() == b"input" * 100
 
 
-def test_w03_a_file_larger_than_the_disk_is_refused_at_once(tmp_path: Path) -> None:
-    free = os.statvfs(tmp_path)
-    need = (free.f_bavail + 10**6) * free.f_frsize
-    with pytest.raises(OSError, match="are free in its folder") as caught:
-        PartFile(OutFile(str(tmp_path / "x.safetensors"), need, ()))
+def test_w03_files_larger_than_the_disk_are_refused_at_once(tmp_path: Path) -> None:
+    """Together: sparse files of half the disk each could all be created."""
+    status = os.statvfs(tmp_path)
+    half = status.f_bavail * status.f_frsize // 2
+    check_space([OutFile(str(tmp_path / "x.safetensors"), half // 2, ())])
+    with pytest.raises(OSError, match=r"bytes, .* are free") as caught:
+        check_space([OutFile(str(tmp_path / f"{n}.safetensors"), half, ()) for n in range(3)])
     assert caught.value.errno == errno.ENOSPC
-    assert files(tmp_path) == []
+    assert caught.value.filename == str(tmp_path)
+
+
+def test_leftovers_of_these_files_alone_are_removed(tmp_path: Path) -> None:
+    kept = ["x.safetensors", ".x.safetensors.0123456.part", ".y.arrow.01234567.part", ".x.part"]
+    left = [".x.safetensors.0123abcd.part", ".index.json.01234567.part"]
+    for name in (*kept, *left):
+        (tmp_path / name).write_bytes(b"")
+    remove_leftovers([tmp_path / "x.safetensors", tmp_path / "index.json"])
+    assert files(tmp_path) == sorted(kept)
 
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG])
