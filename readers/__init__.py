@@ -17,6 +17,7 @@ class Reader:
     """A row: the parser, the bytes that its files have at `magic_at`, and their usual names.
 
     A magic number is `decisive` when nothing else has it; otherwise the file's name may say more.
+    Of archives, one member's name has to end with `holds`.
     """
 
     target: str  # "module:function" inside anamnesis.readers; called with (path, limits)
@@ -24,10 +25,13 @@ class Reader:
     extensions: tuple[str, ...]
     magic_at: int = 0
     decisive: bool = True
+    holds: str = ""
 
 
 READERS: dict[str, Reader] = {
     "gguf": Reader("gguf:open_gguf", b"GGUF", (".gguf",)),
+    "npy": Reader("npy:open_npy", b"\x93NUMPY", (".npy",)),
+    "npz": Reader("npz:open_npz", b"PK\x03\x04", (".npz",), holds=".npy"),
     "safetensors": Reader(
         "safetensors:open_safetensors", b"{", (".safetensors",), magic_at=8, decisive=False
     ),
@@ -38,4 +42,4 @@ def open_container(path: str, limits: Limits) -> Container:
     """Parse the headers of the file at `path`, whatever container it is; see `detect`."""
     from anamnesis.readers.detect import detect
 
-    return detect(path)(path, limits)
+    return detect(path, limits)(path, limits)

@@ -3,20 +3,18 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Callable
 from importlib import import_module
 
-from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.errors import FormatError
 from anamnesis.limits import Limits
 from anamnesis.readers import READERS, Reader
 from anamnesis.readers.base import Container
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile, base_name, is_url, open_source
+from anamnesis.readers.zip_kinds import among
 
 Open = Callable[[str, Limits], Container]
-
-_URL = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://")
 
 
 def readable() -> str:
@@ -24,33 +22,32 @@ def readable() -> str:
     return ", ".join(f"{name} ({'/'.join(row.extensions)})" for name, row in READERS.items())
 
 
-def detect(path: str) -> Open:
+def detect(path: str, limits: Limits) -> Open:
     """The function that opens the file at `path`, after a look at its first bytes.
 
     Raises FormatError for what is no model (empty, a folder, a Git-LFS pointer, an error page, a
-    name that contradicts the content), UnsupportedError for other containers, URLs and
-    `ollama:` names, OSError from the file system.
+    name that contradicts the content), UnsupportedError for other containers, OSError from the
+    file system.
     """
-    if not os.path.lexists(path):
-        if _URL.match(path) or path.startswith("ollama:"):
-            raise UnsupportedError(
-                f"{path}: only local files are read; download it first. Readable are {readable()}"
-            )
-    elif os.path.isdir(path):
+    if not is_url(path) and os.path.isdir(path):
         raise FormatError(f"{path}: is a directory, not a file")
-    with LocalFile(path) as file:
+    with open_source(path, first_bytes=HEAD_BYTES) as file:
         if file.size == 0:
             raise FormatError(f"{path}: the file is empty")
         head = file.read(0, min(file.size, HEAD_BYTES))
-    return _load(_choose(path, head))
+        return _load(_choose(file, head, limits))
 
 
-def _choose(path: str, head: bytes) -> Reader:
-    extension = os.path.splitext(path)[1].lower()
-    # Several containers may share a magic number (ZIP); then the name decides.
+def _choose(file: SourceFile, head: bytes, limits: Limits) -> Reader:
+    path = file.path
+    extension = os.path.splitext(base_name(path))[1].lower()
     named = [row for row in READERS.values() if extension in row.extensions]
     shown = [row for row in READERS.values() if head.startswith(row.magic, row.magic_at)]
-    agreed = [row for row in shown if row in named]
+    agreed = [row for row in shown if row in named and not row.holds]
+    archives = [row for row in shown if row.holds]
+    if archives and not agreed:
+        shown = [among(file, archives, readable(), limits)]
+        agreed = [row for row in shown if row in named]
     if agreed:
         return agreed[0]
     for row in shown:

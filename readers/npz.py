@@ -1,0 +1,76 @@
+"""NumPy's .npz: a ZIP archive of .npy files, stored (savez) or deflated (savez_compressed).
+
+Member `X.npy` is the tensor `X`. As in numpy.load, a member of another name that begins with the
+magic of .npy is an array too, under its full name. What is no array is left out with a note,
+but for pickles, which have no business in an archive that is safe to load.
+"""
+
+from __future__ import annotations
+
+from anamnesis.errors import AnamnesisError, FormatError, SecurityError
+from anamnesis.limits import Limits, MiB
+from anamnesis.readers.base import Container, Member, Stored
+from anamnesis.readers.npy import MAGIC, START_BYTES, read_array
+from anamnesis.readers.source import SourceFile, open_source
+from anamnesis.readers.zip import check_crc32, checksum, read_members, read_start
+
+SUFFIX = ".npy"
+_PICKLES = (".pickle", ".pkl")
+_CHECK_BYTES = 64 * MiB
+
+
+def open_npz(path: str, limits: Limits) -> Container:
+    """Parse the directory of an archive and the headers of its arrays; no other data is read.
+
+    Raises what `read_members` and `open_npy` raise; SecurityError for a pickle; IntegrityError
+    when a header is broken because the member is damaged.
+    """
+    stored: dict[str, Stored] = {}
+    notes: list[str] = []
+    with open_source(path) as file:
+        members = read_members(file, limits)
+        for member in members:
+            try:
+                array = _array(file, member, limits)
+            except AnamnesisError:
+                _check_intact(file, member)
+                raise
+            if array is None:
+                notes.append(f"{path}: member {member.name!r:.200} is no array and was left out")
+            elif array.name in stored:
+                raise FormatError(f"{path}: array {array.name!r:.200} is in the archive twice")
+            else:
+                stored[array.name] = array
+        return Container("npz", (file.id,), stored, {}, tuple(members), tuple(notes))
+
+
+def _array(file: SourceFile, member: Member, limits: Limits) -> Stored | None:
+    where = f"{file.path}: member {member.name!r:.200}"
+    named = member.name.endswith(SUFFIX)
+    head = read_start(file, member, START_BYTES)
+    if not head.startswith(MAGIC):
+        # Protocols 2 and up begin with their number; older ones with nothing to tell them by.
+        if (head[:1] == b"\x80" and head[1:2] <= b"\5") or member.name.endswith(_PICKLES):
+            raise SecurityError(f"{where}: is a pickle, which runs code when it is loaded")
+        if not named:
+            return None
+    return read_array(
+        where,
+        member.name.removesuffix(SUFFIX),
+        file.id,
+        member.nbytes,
+        member,
+        lambda nbytes: head if nbytes <= START_BYTES else read_start(file, member, nbytes),
+        limits,
+    )
+
+
+def _check_intact(file: SourceFile, member: Member) -> None:
+    """IntegrityError when a small member is not what was put into the archive."""
+    if member.nbytes > _CHECK_BYTES:
+        return
+    try:
+        found = checksum(file, member)
+    except FormatError:
+        return  # the error at hand says as much
+    check_crc32(member, found)
