@@ -22,9 +22,11 @@ from anamnesis.pipeline.journal import (
     write_manifest,
 )
 from anamnesis.pipeline.lock import OutputLock
+from anamnesis.pipeline.members import check_members, crc32_function
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.writing import OutputFiles
+from anamnesis.readers.files import Files
 from anamnesis.writers import WRITERS
 from anamnesis.writers.part import write_small
 
@@ -98,13 +100,20 @@ def _run_locked(
     done = _done_before(plan, recipe, journal) if resume and not overwrite else {}
     if not resume or overwrite:
         journal.remove()
-    files = OutputFiles(plan, progress, journal)
+    # Nothing gets its final name before the checksums of the archive it came from hold.
+    archived = bool(plan.model.members)
+    files = OutputFiles(plan, progress, journal, hold=archived)
     try:
         progress.start(plan.out_bytes, [(f.path, f.nbytes) for f in plan.layout.files])
         tasks = files.open(done, overwrite=overwrite)
         if files.written:
             manifest_path(Path(plan.spec.path)).unlink(missing_ok=True)
+        if archived:
+            crc32_function(plan.out_bytes)  # loads the kernel, if it pays
         executor(execute)(tasks, options, files)
+        if archived and files.written and not files.failures:
+            _check_members(plan, files)
+            files.release()
         files.finish()
         if files.failures:
             raise next(iter(files.failures.values()))
@@ -122,6 +131,16 @@ def _run_locked(
             journal.remove()
         raise
     return files
+
+
+def _check_members(plan: Plan, files: OutputFiles) -> None:
+    spans = [span for receipt in files.receipts for span in receipt.spans]
+    inputs = Files()
+    try:
+        check_members(plan.model.members, spans, inputs)
+        inputs.check_unchanged()
+    finally:
+        inputs.close()
 
 
 def _is_model_folder(plan: Plan) -> bool:

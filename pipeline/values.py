@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from anamnesis.limits import MiB
 from anamnesis.pipeline.decode import OUT, decode_function
+from anamnesis.pipeline.members import check_tensor
 from anamnesis.pipeline.plan import step_for
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
@@ -41,6 +42,7 @@ def to_numpy(tensor: Tensor, open_file: OpenFile) -> Any:
             values = decode(reader.within(blocks, batch, window), window).view(out.dtype)
             first = window.start * tensor.unit_elems
             out[first : first + len(values)] = values
+    check_tensor(tensor, reader.spans(), open_file)
     if step.dtype == "BF16":
         out = out.view(ml_dtypes.bfloat16)
     if step.dtype == "BOOL":
@@ -59,6 +61,7 @@ def raw_batches(tensor: Tensor, open_file: OpenFile, max_bytes: int) -> Iterator
     units = max(1, max_bytes // per_unit // tensor.unit_multiple) * tensor.unit_multiple
     for window in iter_windows(tensor, min(units, step.batch_units)):
         yield from reader.read(window).batches
+    check_tensor(tensor, reader.spans(), open_file)
 
 
 def scan_reader(model: Model) -> pa.RecordBatchReader:

@@ -11,6 +11,7 @@ bytes: nothing is copied between `pread` and decoding.
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -21,6 +22,7 @@ import pyarrow as pa
 from anamnesis.kernels import Window
 from anamnesis.readers.base import Component, FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.inflate import Crc32
 from anamnesis.readers.raw import RawBytes, SpanCrc, open_raw
 from anamnesis.readers.source import SourceFile
 
@@ -49,12 +51,18 @@ class BlockReader:
     overwritten: this is the conversion loop. Without it every window owns its memory.
     """
 
-    def __init__(self, tensor: Tensor, open_file: OpenFile, *, reuse: bool) -> None:
-        """Prepare to read `tensor`; files are opened through `open_file`."""
+    def __init__(
+        self, tensor: Tensor, open_file: OpenFile, *, reuse: bool, crc32: Crc32 = zlib.crc32
+    ) -> None:
+        """Prepare to read `tensor`; files are opened through `open_file`.
+
+        `crc32` is `zlib.crc32` or what does the same, for the bytes of archive entries.
+        """
         self.tensor = tensor
         self._windowed = [c for c in tensor.components if c.access.kind != "whole"]
         self._wholes = [c for c in tensor.components if c.access.kind == "whole"]
         self._open = open_file
+        self._crc32 = crc32
         self._reuse = reuse
         self._cache: dict[int, Blocks] = {}
         self._buffers: dict[str, Any] = {}
@@ -167,7 +175,8 @@ class BlockReader:
         raw = self._raws.get(component.role)
         if raw is None:
             stored = component.stored
-            raw = self._raws[component.role] = open_raw(stored, self._open(stored.file))
+            file = self._open(stored.file)
+            raw = self._raws[component.role] = open_raw(stored, file, self._crc32)
         return raw
 
 

@@ -50,14 +50,20 @@ class Model:
     notes: tuple[str, ...] = ()
 
     def select(self, include: Sequence[str], exclude: Sequence[str]) -> Model:
-        """The same model with only the tensors whose names match (shell patterns)."""
+        """The same model with only the tensors whose names match (shell patterns).
+
+        Archive entries that only the others need are left out as well.
+        """
         kept = tuple(
             t
             for t in self.tensors
             if any(fnmatchcase(t.name, p) for p in include)
             and not any(fnmatchcase(t.name, p) for p in exclude)
         )
-        return replace(self, tensors=kept)
+        names = {t.name for t in kept}
+        unused = _members(t for t in self.tensors if t.name not in names) - _members(kept)
+        members = tuple(m for m in self.members if m not in unused)
+        return replace(self, tensors=kept, members=members)
 
 
 def load_model(path: str, options: Options | None = None, limits: Limits | None = None) -> Model:
@@ -158,6 +164,11 @@ def _merge(containers: Sequence[Container]) -> Container:
         members=tuple(m for c in containers for m in c.members),
         notes=tuple(n for c in containers for n in c.notes),
     )
+
+
+def _members(tensors: Iterable[Tensor]) -> set[Member]:
+    views = (c.stored.view for t in tensors for c in t.components)
+    return {v.member for v in views if v is not None and v.member is not None}
 
 
 def _read_configs(folder: Folder | None, limits: Limits) -> dict[str, Mapping[str, Any]]:
