@@ -77,6 +77,20 @@ def modules(ledger: Ledger) -> Iterator[Module]:
             yield Module(prefix, stored, qzeros, scales, ledger.get(f"{prefix}.g_idx"))
 
 
+def refuse_incomplete(ledger: Ledger, stated: Settings) -> None:
+    """Raise FormatError for a layer that lacks a part, where the config says that it has them."""
+    for stored in ledger.free():
+        prefix, dot, part = stored.name.rpartition(".")
+        if part != "qweight" or not dot or not stated.method:
+            continue
+        missing = [p for p in ("qzeros", "scales") if ledger.get(f"{prefix}.{p}") is None]
+        if missing:
+            raise FormatError(
+                f"{stored.file.path}: tensor {stored.name!r}: no {' and no '.join(missing)} beside "
+                f"it, in any of {len(ledger.container.files)} file(s); {stated.method} has both"
+            )
+
+
 def settings(ledger: Ledger) -> Settings:
     """The settings in force; raises FormatError for values that cannot be meant."""
     sidecar = ledger.configs.get(_FILE, {})

@@ -41,15 +41,12 @@ _PER_WORD = 8
 def resolve(ledger: Ledger) -> None:
     """Claim modules packed along their outputs (GEMM) or by output rows (GEMV).
 
-    Raises UnsupportedError for repacked versions by name and for other bits, FormatError for
-    shapes that fit nothing where the config says AWQ.
+    Raises UnsupportedError for repacked versions by name and for other bits. Shapes that fit
+    neither are left to GPTQ, which comes after.
     """
     _refuse_interleaved(ledger)
-    found = list(modules(ledger))
-    if not found:
-        return
     stated = settings(ledger)
-    for module in found:
+    for module in modules(ledger):
         if stated.method == "awq":
             _refuse(module, stated)
         version = _version(module, stated)
@@ -77,8 +74,8 @@ def _version(module: Module, stated: Settings) -> str:
     padded = zero_words * _PER_WORD == scale_columns and rows == groups == scale_rows
     if padded and stated.method in ("awq", "") and module.g_idx is None:
         found.append("gemv")
-    if not found and stated.method == "awq":
-        raise module.error(f"the shapes fit neither AWQ GEMM nor GEMV: {module.shapes()}")
+    if not scale_columns and stated.method == "awq":
+        return "gemm"  # nothing is stored; only the shape matters
     hinted = stated.formats.get("version", "")
     return hinted if hinted in found else "".join(found[:1])
 

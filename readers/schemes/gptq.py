@@ -25,6 +25,7 @@ from anamnesis.readers.schemes._packed_linear import (
     check_scales,
     group_size,
     modules,
+    refuse_incomplete,
     settings,
 )
 from anamnesis.readers.schemes.base import Ledger
@@ -44,11 +45,9 @@ def resolve(ledger: Ledger) -> None:
     Raises UnsupportedError for repacked formats by name, FormatError for shapes that disagree.
     """
     _refuse_marlin(ledger)
-    found = list(modules(ledger))
-    if not found:
-        return
     stated = settings(ledger)
-    for module in found:
+    refuse_incomplete(ledger, stated)
+    for module in modules(ledger):
         ledger.claim(_tensor(ledger, module, stated))
 
 
@@ -125,8 +124,9 @@ def _bits(module: Module, stated: Settings) -> tuple[int, int]:
     ]
     if columns != outputs or groups != module.scales.shape[0] or not fitting:
         raise module.error(
-            "the shapes do not fit each other: GPTQ is qweight [in * b / 32, out], qzeros "
-            f"[groups, out * b / 32], scales [groups, out]; found {module.shapes()}"
+            "the shapes fit neither GPTQ (qweight [in * b / 32, out], qzeros [groups, "
+            "out * b / 32], scales [groups, out]) nor AWQ (qweight [in, out / 8], qzeros "
+            f"[groups, out / 8], scales [groups, out]); found {module.shapes()}"
         )
     bits = min(fitting, key=lambda b: (b != stated.bits, b not in (2, 3, 4, 8), b != 4))
     return bits, rows * word // bits if known is None else known

@@ -1,0 +1,236 @@
+"""How AWQ modules are told from GPTQ's and from each other: by shapes, the config is a hint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import anamnesis
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.readers.model import load_model
+from anamnesis.readers.schemes import resolve
+from anamnesis.readers.schemes.base import Ledger
+
+FILE = FileId("model.safetensors", 0, 0, 0, 0)
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus" / "awq"
+Shapes = dict[str, tuple[str, tuple[int, ...]]]
+AWQ = {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm", "zero_point": True}
+
+
+def gemm(inputs: int = 256, outputs: int = 96, group: int = 64, **other: Any) -> Shapes:
+    groups = -(-inputs // group)
+    parts: Shapes = {
+        "qweight": ("I32", (inputs, outputs // 8)),
+        "qzeros": ("I32", (groups, outputs // 8)),
+        "scales": ("F16", (groups, outputs)),
+    }
+    return {role: part for role, part in (parts | other).items() if part}
+
+
+def gemv(inputs: int, outputs: int, width: int, **other: Any) -> Shapes:
+    parts: Shapes = {
+        "qweight": ("I32", (outputs, inputs // 8)),
+        "qzeros": ("I32", (outputs, width)),
+        "scales": ("F16", (outputs, 8 * width)),
+    }
+    return {role: part for role, part in (parts | other).items() if part}
+
+
+def resolved(parts: Shapes, config: Any = None) -> Tensor:
+    stored = {
+        f"model.q_proj.{role}": Stored(f"model.q_proj.{role}", dtype, shape, FILE, 0, 64)
+        for role, (dtype, shape) in parts.items()
+    }
+    configs = {"config.json": {"quantization_config": config}} if config else {}
+    book = Ledger(Container("safetensors", (FILE,), stored), configs)
+    resolve(book)
+    assert not list(book.free())
+    return book.tensors["model.q_proj.weight"]
+
+
+@pytest.mark.parametrize("config", [None, AWQ, AWQ | {"version": "GEMM"}, {"quant_method": "gptq"}])
+def test_gemm(config: Any) -> None:
+    tensor = resolved(gemm(), config)
+    assert (tensor.shape, tensor.scheme, tensor.encoding) == ((96, 256), "awq", "awq-gemm")
+    assert (tensor.orientation, tensor.unit_elems, tensor.unit_multiple) == ("transposed", 256, 8)
+    access = {
+        c.role: (c.access.kind, c.access.unit_bits, c.access.line_bytes) for c in tensor.components
+    }
+    assert access == {
+        "qweight": ("columns", 4, 48),
+        "scales": ("columns", 16, 192),
+        "qzeros": ("columns", 4, 48),
+    }
+    assert tensor.params["group_size"] == 64
+    assert tensor.params["act_order"] is False
+
+
+def test_a_square_weight_is_transposed_all_the_same() -> None:
+    assert resolved(gemm(128, 128), AWQ).orientation == "transposed"
+    assert resolved(gemv(128, 128, 2), AWQ | {"version": "gemv"}).orientation == "as-stored"
+
+
+@pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
+def test_scale_dtypes(dtype: str) -> None:
+    tensor = resolved(gemm(scales=(dtype, (4, 96))), AWQ)
+    assert tensor.components[1].access.line_bytes == 96 * (4 if dtype == "F32" else 2)
+    with pytest.raises(FormatError, match=r"scales.*dtype I32"):
+        resolved(gemm(scales=("I32", (4, 96))), AWQ)
+
+
+@pytest.mark.parametrize(
+    ("inputs", "width", "declared", "groups"),
+    [
+        (576, 2, 64, 9),
+        (576, 2, None, 9),
+        (576, 2, 128, 9),  # the config lies: 128 would make one word
+        (576, 4, 32, 18),
+        (1536, 2, 128, 12),
+        (4096, 4, 128, 32),
+        (4096, 8, 64, 64),
+        (256, 1, -1, 1),
+    ],
+)
+def test_gemv(inputs: int, width: int, declared: int | None, groups: int) -> None:
+    config = AWQ | {"version": "gemv", "group_size": declared}
+    tensor = resolved(gemv(inputs, 40, width), config)
+    assert (tensor.shape, tensor.encoding, tensor.orientation) == (
+        (40, inputs),
+        "awq-gemv",
+        "as-stored",
+    )
+    assert tensor.params["groups"] == groups
+    assert {c.access.kind for c in tensor.components} == {"rows"}
+
+
+def test_gemv_of_a_width_that_no_group_size_makes() -> None:
+    with pytest.raises(FormatError, match="5 words of zeros a row for 576 inputs"):
+        resolved(gemv(576, 40, 5), AWQ | {"version": "gemv"})
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"version": "exllama"}, "ExLlama"),
+        ({"version": "exllamav2"}, "ExLlamaV2"),
+        ({"version": "marlin"}, "Marlin"),
+        ({"version": "ipex"}, "IPEX"),
+        ({"version": "gemv_fast"}, "GEMV-fast"),
+        ({"backend": "llm-awq"}, "llm-awq"),
+    ],
+    ids=str,
+)
+def test_repacked_versions_are_refused_by_name(config: dict[str, Any], name: str) -> None:
+    with pytest.raises(UnsupportedError, match=name):
+        resolved(gemm(), AWQ | config)
+
+
+@pytest.mark.parametrize(
+    ("zeros", "name"), [("qzeros", "AWQ GEMV-fast"), ("scaled_zeros", "llm-awq")]
+)
+def test_interleaved_rows_are_refused_by_their_tensors(zeros: str, name: str) -> None:
+    parts: Shapes = {
+        "qweight": ("I16", (24, 256)),
+        "scales": ("F16", (8, 96)),
+        zeros: ("F16", (8, 96)),
+    }
+    for config in (None, {"quant_method": "awq", "bits": 4}):
+        with pytest.raises(UnsupportedError, match=name):
+            resolved(parts, config)
+
+
+@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7, 8])
+def test_other_bits_are_refused(bits: int) -> None:
+    parts = gemm(qweight=("I32", (256, 96 * bits // 32)), qzeros=("I32", (4, 96 * bits // 32)))
+    config = {"quant_method": "auto-round", "bits": bits, "packing_format": "auto_round:auto_awq"}
+    with pytest.raises(UnsupportedError, match=f"AWQ of {bits} bits"):
+        resolved(parts, config)
+
+
+def test_auto_round_s_awq() -> None:
+    config = {"quant_method": "auto-round", "bits": 4, "packing_format": "auto_round:auto_awq"}
+    assert resolved(gemm(), config).encoding == "awq-gemm"
+
+
+def test_names_of_old_configs() -> None:
+    old = {"quant_method": "awq", "w_bit": 4, "q_group_size": 128}
+    assert resolved(gemm(576, group=128), old).params["group_size"] == 128
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [{"bits": 7}, {"bits": 0}, {"group_size": 0}, {"group_size": -5}, {"group_size": 3}],
+    ids=str,
+)
+def test_impossible_configs(bad: dict[str, Any]) -> None:
+    with pytest.raises(FormatError):
+        resolved(gemm(), AWQ | bad)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"qweight": ("I32", (256, 13))},
+        {"qweight": ("I64", (256, 12))},
+        {"qweight": ("I32", (256 * 12,))},
+        {"qzeros": ("I32", (4, 11))},
+        {"qzeros": ("I32", (3, 12))},
+        {"scales": ("F16", (4, 95))},
+        {"scales": ("F16", (4,))},
+    ],
+    ids=str,
+)
+def test_shapes_that_disagree(other: dict[str, Any]) -> None:
+    with pytest.raises(FormatError, match=r"model\.safetensors: tensor 'model\.q_proj"):
+        resolved(gemm(**other), AWQ)
+
+
+@pytest.mark.parametrize("shape", [(0, 96), (256, 0)], ids=str)
+def test_empty(shape: tuple[int, int]) -> None:
+    tensor = resolved(gemm(*shape), AWQ)
+    assert tensor.shape == shape[::-1]
+    assert tensor.elems == 0
+
+
+def test_beside_gptq_in_one_file(tmp_path: Path) -> None:
+    """Two schemes and a dense layer in one checkpoint, each told by its own tensors."""
+    rng = np.random.default_rng(4)
+
+    def words(*shape: int) -> Any:
+        return rng.integers(-(2**31), 2**31, shape, dtype=np.int32)
+
+    scales = np.full((2, 32), 0.5, np.float16)
+    tensors = {
+        "a.qweight": words(64, 4),
+        "a.qzeros": words(2, 4),
+        "a.scales": scales,
+        "b.qweight": words(8, 32),
+        "b.qzeros": words(2, 4),
+        "b.scales": scales,
+        "b.g_idx": np.arange(64, dtype=np.int32) // 32,
+        "c.weight": np.ones((32, 64), np.float16),
+    }
+    config = {"quantization_config": {"quant_method": "awq", "bits": 4, "group_size": 32}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(tensors, tmp_path / "model.safetensors")
+    found = {t.name: t.scheme for t in load_model(str(tmp_path)).tensors}
+    assert found == {"a.weight": "awq", "b.weight": "gptq", "c.weight": "passthrough"}
+    anamnesis.remember(tmp_path, tmp_path / "out.safetensors", threads=1)
+
+
+@pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus is not beside the checkout")
+def test_corpus_settings() -> None:
+    for folder in sorted(CORPUS.iterdir()):
+        if "fast" in folder.name:
+            continue
+        quantised = [t for t in load_model(str(folder)).tensors if t.scheme == "awq"]
+        assert quantised
+        for tensor in quantised:
+            assert tensor.params["group_size"] == 64
+            assert tensor.params["version"] in folder.name
