@@ -58,6 +58,9 @@ def _choose(file: SourceFile, head: bytes, limits: Limits) -> Reader:
             )
         if row.decisive or not named:
             return row
+    for row in named:
+        if row.judges:
+            return row
     other = recognise(path, head, readable())
     if other:
         raise other

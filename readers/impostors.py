@@ -33,7 +33,10 @@ IMPOSTORS: tuple[Impostor, ...] = (
     Impostor(b"fmgg", "a GGMF file, the format before GGUF"),
     Impostor(b"tjgg", "a GGJT file, the format before GGUF"),
     Impostor(b"algg", "a GGLA file, an adapter in the format before GGUF"),
-    *(Impostor(bytes((0x80, n)), "a Python pickle (PyTorch checkpoint, …)") for n in (2, 3, 4, 5)),
+    *(
+        Impostor(bytes((0x80, n)), "a Python pickle that torch.save did not write")
+        for n in (2, 3, 4, 5)
+    ),
 )
 
 _TEXTS: tuple[tuple[bytes, str], ...] = (

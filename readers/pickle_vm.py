@@ -47,10 +47,6 @@ class Node:
         return list(zip(self.items[::2], self.items[1::2], strict=True))
 
 
-class TruncatedError(FormatError):
-    """The stream ended inside the pickle."""
-
-
 class Policy(Protocol):
     """Answers for everything that Python's unpickler would import or call; errors say no."""
 
@@ -86,8 +82,8 @@ class Policy(Protocol):
 class Machine:
     """The state of the interpreter: a place in the stream, a stack with marks, and a memo.
 
-    `pickle_ops.run` drives it. Its methods raise FormatError for a broken stream (TruncatedError
-    when it ends too early), LimitError over a budget, and what the policy raises.
+    `pickle_ops.run` drives it. Its methods raise FormatError for a broken stream, LimitError over a
+    budget, and what the policy raises; `ended` tells that the stream was only too short.
     """
 
     __slots__ = (
@@ -97,6 +93,7 @@ class Machine:
         "_stack",
         "data",
         "end",
+        "ended",
         "memo",
         "policy",
         "position",
@@ -108,6 +105,7 @@ class Machine:
     ) -> None:
         self.data, self.end, self.position = data, len(data), position
         self.where, self.policy = where, policy
+        self.ended = False
         self.memo: dict[int, Any] = {}
         self._stack: list[Any] = []
         self._marks: list[int] = []
@@ -119,10 +117,9 @@ class Machine:
     def bad(self, what: str) -> FormatError:
         return FormatError(f"{self.where}: pickle, before byte {self.position:,}: {what}")
 
-    def cut(self, what: str) -> TruncatedError:
-        return TruncatedError(
-            f"{self.where}: pickle, at byte {self.position:,}: ends early: {what}"
-        )
+    def cut(self, what: str) -> FormatError:
+        self.ended = True
+        return FormatError(f"{self.where}: pickle, at byte {self.position:,}: ends early: {what}")
 
     def charge(self, nbytes: int) -> None:
         """Count bytes of the working set before they are allocated."""

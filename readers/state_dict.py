@@ -198,12 +198,12 @@ class _Walk:
             if type(value) is TorchTensor:
                 self._add(name, value)
             else:
-                pending.append(self._entries(f"{name}." if name else "", value))
+                pending.append(self._entries(name, value))
 
     def _entries(
         self, prefix: str, node: Node, *, at_top: bool = False
     ) -> Iterator[tuple[str, Any]]:
-        """The tensors and nodes with tensors in one node; the rest is noted."""
+        """The tensors of one node by name, and its nodes with tensors by prefix; notes the rest."""
         seen: set[str] = set()
         for key, child in _children(node):
             if not self._count(child):
@@ -217,7 +217,7 @@ class _Walk:
                 self._notes.append(f"the names inside of {ALWAYS_WRAPPER!r} come without it")
                 yield "", child
             else:
-                yield f"{prefix}{part}", child
+                yield f"{prefix}{part}{'.' if type(child) is Node else ''}", child
 
     def _part(self, prefix: str, key: Any) -> str:
         if type(key) is str:

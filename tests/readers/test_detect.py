@@ -91,11 +91,13 @@ def test_opened_by_the_first_bytes(name: str, content: bytes, kind: str, tmp_pat
         ("m.gguf", b"<!doctype HTML><html>", FormatError, "HTML"),
         ("m.safetensors", b'{"error":"Repository not found"}', FormatError, "JSON error"),
         ("m.safetensors", b"Entry not found", FormatError, "server"),
-        ("m.safetensors", archive(), UnsupportedError, "ZIP"),
-        ("m.pt", archive(), UnsupportedError, "ZIP"),
-        ("m.npz", archive(), UnsupportedError, "ZIP"),
+        ("m.safetensors", archive(), FormatError, "starts with b'PK"),
+        ("m.npz", archive(), FormatError, "named .npz, but starts with b'PK"),
+        ("m.pt", archive(), FormatError, "data.pkl: pickle, at byte 0: ends early"),
+        ("m.pt", b"<!doctype HTML><html>", FormatError, "HTML"),
+        ("m.pt", pickle.dumps(1), FormatError, "magic number: 0x1"),
         *(
-            (f"m{p}.pt", pickle.dumps({}, protocol=p), UnsupportedError, "pickle")
+            (f"m{p}.bin", pickle.dumps({}, protocol=p), UnsupportedError, "pickle")
             for p in (2, 3, 4, 5)
         ),
         ("m.bin", b"\x1f\x8b\x08" + b"\0" * 20, UnsupportedError, "gzip"),
