@@ -24,6 +24,7 @@ NPY_HEADER_BYTES = 10_000  # numpy's own cap
 RANK = 64
 SHARDS = 10_000
 INDEX_BYTES = 100 * MiB
+OUTPUT_BYTES = 16 << 40  # of one input; a sparse file may declare far more than any disk has
 ZIP_ENTRIES = 1 << 20
 INDEX_ITEMS = 750_000  # tensors that a model.safetensors.index.json lists
 
@@ -57,8 +58,8 @@ class Limits:
 
     def total(self, nbytes: int, what: str) -> None:
         """Refuse a job whose output is over `max_total_bytes`."""
-        if self.max_total_bytes is not None:
-            self._charge("max_total_bytes", nbytes, self.max_total_bytes, None, what)
+        have = OUTPUT_BYTES if self.max_total_bytes is None else self.max_total_bytes
+        self._charge("max_total_bytes", nbytes, have, OUTPUT_BYTES, what)
 
     def expansion(self, out_bytes: int, stored_bytes: int, what: str) -> None:
         """Refuse `stored_bytes` that would become more than the allowed multiple of them."""

@@ -26,25 +26,30 @@ Rounding = Literal["exact", "reference"]
 def inspect(path: str | Path, *, limits: Limits | None = None, **options: Any) -> Report:
     """What a model holds, from its headers alone: container, schemes, stored and BF16 bytes.
 
-    Raises FormatError, UnsupportedError, LimitError, SecurityError or OSError.
+    `limits.max_total_bytes` is held against the BF16 bytes. Raises FormatError, UnsupportedError,
+    LimitError, SecurityError or OSError.
     """
-    return report(load_model(str(path), Options(**options), limits))
+    limits = limits or Limits()
+    found = report(load_model(str(path), Options(**options), limits))
+    limits.total(found.bf16_bytes, f"{path}: as BF16")
+    return found
 
 
 def open_model(path: str | Path, *, limits: Limits | None = None, **options: Any) -> OpenModel:
     """A lazy mapping of names to tensors; nothing but headers is read until one is used."""
-    return OpenModel(load_model(str(path), Options(**options), limits))
+    return OpenModel(load_model(str(path), Options(**options), limits), limits)
 
 
 class OpenModel(Mapping[str, "LazyTensor"]):
     """The tensors of a model by output name."""
 
-    def __init__(self, model: Model) -> None:
+    def __init__(self, model: Model, limits: Limits | None = None) -> None:
         self.model = model
+        self._limits = limits or Limits()
         self._tensors = {t.name: t for t in model.tensors}
 
     def __getitem__(self, name: str) -> LazyTensor:
-        return LazyTensor(self._tensors[name])
+        return LazyTensor(self._tensors[name], self._limits)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)
@@ -59,8 +64,9 @@ class OpenModel(Mapping[str, "LazyTensor"]):
 class LazyTensor:
     """One logical tensor, decoded on demand."""
 
-    def __init__(self, tensor: Tensor) -> None:
+    def __init__(self, tensor: Tensor, limits: Limits) -> None:
         self.tensor = tensor
+        self._limits = limits
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -74,8 +80,11 @@ class LazyTensor:
 
     def to_numpy(self) -> Any:
         """An owned array: `ml_dtypes.bfloat16`, or the stored dtype of a dense tensor."""
+        from anamnesis.pipeline.plan import charge_tensor, value_bytes
         from anamnesis.pipeline.values import to_numpy
 
+        charge_tensor(self.tensor, self._limits)
+        self._limits.alloc(value_bytes(self.tensor), f"tensor {self.tensor.name!r:.200}: values")
         with _files() as open_file:
             return to_numpy(self.tensor, open_file)
 
@@ -84,8 +93,10 @@ class LazyTensor:
 
         Whole-tensor parameters come first, as a batch of their own, when there are any.
         """
+        from anamnesis.pipeline.plan import charge_tensor
         from anamnesis.pipeline.values import raw_batches
 
+        charge_tensor(self.tensor, self._limits)
         with _files() as open_file:
             yield from raw_batches(self.tensor, open_file, max_bytes)
 
@@ -101,9 +112,13 @@ def scan(
     Columns: `tensor`, `scheme`, `component` and `row` (its number in the tensor's component), and
     `data`, the raw bytes of one block or packed line, as views over what was read.
     """
+    from anamnesis.pipeline.plan import charge_tensor
     from anamnesis.pipeline.values import scan_reader
 
+    limits = limits or Limits()
     model = load_model(str(path), Options(), limits).select(tensors, ())
+    for tensor in model.tensors:
+        charge_tensor(tensor, limits)
     return scan_reader(model)
 
 

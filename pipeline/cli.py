@@ -18,6 +18,7 @@ import click
 
 from anamnesis import __version__
 from anamnesis.errors import AnamnesisError, UsageError
+from anamnesis.pipeline.flags import limit_flags, limits_from, size_flag
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.jobs import Summary
@@ -41,6 +42,7 @@ def cli(debug: bool) -> None:
 
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
 _unit = click.option(
     "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
 )
@@ -50,34 +52,33 @@ _unit = click.option(
 @click.argument("path")
 @_json
 @_unit
-def inspect_command(path: str, as_json: bool, assume_unit_scale: bool) -> None:
+@limit_flags
+def inspect_command(path: str, as_json: bool, **settings: Any) -> None:
     """Say what PATH holds, from its headers alone (alias: info)."""
-    from anamnesis.pipeline.api import inspect
-
-    found = inspect(path, assume_unit_scale=assume_unit_scale)
-    if as_json:
-        _print_json(found.to_dict())
-    else:
-        from anamnesis.pipeline.tables import print_report
-
-        print_report(found)
+    _inspect(path, as_json, settings, entries=False)
 
 
 @cli.command("parse")
 @click.argument("path")
 @_json
 @_unit
-def parse_command(path: str, as_json: bool, assume_unit_scale: bool) -> None:
+@limit_flags
+def parse_command(path: str, as_json: bool, **settings: Any) -> None:
     """Like inspect, with one entry a tensor."""
+    _inspect(path, as_json, settings, entries=True)
+
+
+def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: bool) -> None:
     from anamnesis.pipeline.api import inspect
 
-    found = inspect(path, assume_unit_scale=assume_unit_scale)
+    found = inspect(path, limits=limits_from(settings), **settings)
+    _remark(found.notes)
     if as_json:
-        _print_json(found.to_dict(entries=True))
+        _print_json(found.to_dict(entries=entries))
     else:
         from anamnesis.pipeline.tables import print_report
 
-        print_report(found, entries=True)
+        print_report(found, entries=entries)
 
 
 def _conversion(command: Any) -> Any:
@@ -96,8 +97,15 @@ def _conversion(command: Any) -> Any:
             ),
             click.option("--threads", default="auto", help="A number, or auto."),
             click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB."),
+            size_flag("--max-shard-size", help="Most bytes of data in one file, e.g. 5GB."),
+            click.option(
+                "--include", multiple=True, metavar="PATTERN", help="Take only these tensors."
+            ),
+            click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out."),
             click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+            _quiet,
             _unit,
+            limit_flags,
         ]
     ):
         command = option(command)
@@ -126,10 +134,13 @@ def _convert(path: str, to: str, settings: dict[str, Any]) -> None:
     from anamnesis.pipeline.jobs import job_for, run_job
     from anamnesis.pipeline.progress import make_progress
 
-    out, threads = settings.pop("out"), settings.pop("threads")
+    out, threads, quiet = (settings.pop(name) for name in ("out", "threads", "quiet"))
     threads = int(threads) if threads.isdecimal() else threads
+    settings["include"] = settings["include"] or ("*",)
+    limits = limits_from(settings)
     job = job_for(path, out, to=to, threads=threads, **settings)
-    _finish(run_job(job, progress=make_progress("auto")))
+    progress = make_progress("quiet" if quiet else "auto")
+    _finish(run_job(job, limits=limits, progress=progress), quiet=quiet)
 
 
 @cli.command("run")
@@ -137,7 +148,10 @@ def _convert(path: str, to: str, settings: dict[str, Any]) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
 @click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
-def run_command(job: str, overrides: Sequence[str], scheduler: str | None, dry_run: bool) -> None:
+@_quiet
+def run_command(
+    job: str, overrides: Sequence[str], scheduler: str | None, dry_run: bool, quiet: bool
+) -> None:
     """Run the batch job in the YAML file JOB; run it again to resume."""
     from anamnesis.pipeline.config import load_job
     from anamnesis.pipeline.jobs import plan_job, run_job
@@ -148,7 +162,8 @@ def run_command(job: str, overrides: Sequence[str], scheduler: str | None, dry_r
         overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
     loaded = load_job(job, overrides)
     if not dry_run:
-        _finish(run_job(loaded, progress=make_progress("auto"), resume=True))
+        progress = make_progress("quiet" if quiet else "auto")
+        _finish(run_job(loaded, progress=progress, resume=True), quiet=quiet)
         return
     for _, plan in plan_job(loaded):
         if isinstance(plan, BaseException):
@@ -156,11 +171,13 @@ def run_command(job: str, overrides: Sequence[str], scheduler: str | None, dry_r
         click.echo(explain(plan))
 
 
-def _finish(summary: Summary) -> None:
+def _finish(summary: Summary, *, quiet: bool) -> None:
     from anamnesis.pipeline.tables import sentence
 
-    for outcome in summary.outcomes:
-        click.echo(sentence(outcome))
+    if not quiet:
+        _remark(summary.notes)
+        for outcome in summary.outcomes:
+            click.echo(sentence(outcome))
     for source, error in summary.failures:
         click.echo(f"failed: {source}: {_line(error)}", err=True)
     if summary.failures:
@@ -199,6 +216,11 @@ def schema_command() -> None:
     from anamnesis.pipeline.config import schema
 
     _print_json(schema())
+
+
+def _remark(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {' '.join(note.split())}", err=True)
 
 
 def _print_json(document: Any) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.limits import Limits, MiB
+from anamnesis.readers.folder import check_inside
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers.part import write_small
@@ -41,15 +42,22 @@ _DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
 def companions(source: Path) -> Iterator[Path]:
-    """Files of a model folder that belong to the recovered model, `config.json` included."""
+    """Files of a model folder that belong to the recovered model, `config.json` included.
+
+    Raises SecurityError for one that is a link out of the folder.
+    """
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
         path = Path(entry.path)
         if entry.name.startswith(".") or entry.name in _SIDECARS:
             continue
         if path.suffix in _WEIGHTS or entry.name.endswith(".index.json"):
             continue
-        status = entry.stat()
+        try:
+            status = entry.stat()
+        except OSError:  # a link to nothing
+            continue
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
+            check_inside(str(source), entry.path)
             yield path
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +18,20 @@ from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.plan import Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
+from anamnesis.readers.find import OLLAMA
 from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
+from anamnesis.readers.source import is_url
 from anamnesis.writers import WRITERS
 
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a job made, and what failed: `(input, error)`."""
+    """What a job made, what failed: `(input, error)`, and remarks on the inputs."""
 
     outcomes: tuple[Outcome, ...]
     failures: tuple[tuple[str, BaseException], ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def job_for(
@@ -96,18 +101,21 @@ def run_job(
     settings = job.resolve()
     outcomes: list[Outcome] = []
     failures: list[tuple[str, BaseException]] = []
+    notes: list[str] = []
     progress = progress or make_progress("quiet")
     planned = plan_job(job, limits)
     for source, plan in planned:
         if isinstance(plan, BaseException):
             failures.append((source, plan))
             continue
+        notes += plan.model.notes
         options = ExecutorOptions(
             threads=plan.threads,
             scheduler=settings.scheduler,
             in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * (64 << 20)),
         )
         try:
+            _check_space(plan, settings.overwrite)
             outcomes.append(
                 run_plan(
                     plan,
@@ -122,7 +130,7 @@ def run_job(
             if len(planned) == 1:
                 raise
             failures.append((source, error))
-    return Summary(tuple(outcomes), tuple(failures))
+    return Summary(tuple(outcomes), tuple(failures), tuple(notes))
 
 
 def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limits) -> Plan:
@@ -137,9 +145,30 @@ def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limit
         passthrough=job.numbers.passthrough,
         max_shard_bytes=settings.max_shard_bytes,
     )
-    plan = make_plan(model, spec, memory_bytes=settings.memory_bytes, threads=settings.threads)
-    limits.total(plan.out_bytes, f"{out}: output")
-    return plan
+    return make_plan(
+        model,
+        spec,
+        memory_bytes=settings.memory_bytes,
+        threads=settings.threads,
+        limits=limits,
+    )
+
+
+def _check_space(plan: Plan, overwrite: bool) -> None:
+    """Refuse an output that the file system has no room for, before any of it is written.
+
+    Files that are there already may be kept by a resumed job, and take none.
+    """
+    files = [f for f in plan.layout.files if overwrite or not os.path.exists(f.path)]
+    need = sum(f.nbytes for f in files)
+    folder = Path(plan.spec.path).absolute().parent
+    while not folder.exists():
+        folder = folder.parent
+    status = os.statvfs(folder)
+    free = status.f_bavail * status.f_frsize
+    if need > free:
+        text = f"the output needs {need:,} bytes, {free:,} are free in its folder"
+        raise OSError(errno.ENOSPC, text, plan.spec.path)
 
 
 def _inputs(settings: Settings) -> list[str]:
@@ -170,6 +199,10 @@ def _outputs(settings: Settings, sources: Sequence[str]) -> list[str]:
 
 
 def _stem(source: str) -> str:
+    if is_url(source):
+        source = re.split("[?#]", source, maxsplit=1)[0].rstrip("/")
+    elif source.startswith(OLLAMA):
+        return re.sub("[/:]", "-", source.removeprefix(OLLAMA))
     path = Path(source)
     name = path.name if path.is_dir() else path.stem
     if any(c in name for c in "*?["):

@@ -8,13 +8,14 @@ writes the same bytes and records the same checksums.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anamnesis.errors import LimitError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
-from anamnesis.limits import MiB
+from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import Access, Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.model import Model
@@ -93,15 +94,21 @@ class Plan:
         return self.layout.nbytes
 
 
-def make_plan(model: Model, spec: Spec, *, memory_bytes: int, threads: int) -> Plan:
+def make_plan(
+    model: Model, spec: Spec, *, memory_bytes: int, threads: int, limits: Limits | None = None
+) -> Plan:
     """Lay out the output and cut the work into tasks.
 
-    Raises LimitError when one window of one tensor does not fit in `memory_bytes`; uses fewer
-    than `threads` threads when only so many fit.
+    Raises LimitError when the output or a tensor is over `limits`, or one window of one tensor does
+    not fit in `memory_bytes`; uses fewer than `threads` threads when only so many fit.
     """
+    limits = limits or Limits()
     tensors = [with_dtype(t, _out_dtype(t, spec)) for t in model.tensors]
+    for tensor in tensors:
+        charge_tensor(tensor, limits)
     items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
     layout = writer(spec.format).layout(items, Path(spec.path), spec.max_shard_bytes)
+    limits.total(layout.nbytes, f"{spec.path}: output")
     steps = [
         step_for(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)
     ]
@@ -110,6 +117,22 @@ def make_plan(model: Model, spec: Spec, *, memory_bytes: int, threads: int) -> P
     tasks = _cut(steps, layout)
     widest = max((t.memory_bytes for t in tasks), default=0)
     return Plan(model, spec, layout, items, tuple(tasks), threads, BASE_BYTES + threads * widest)
+
+
+def charge_tensor(tensor: Tensor, limits: Limits) -> None:
+    """Charge what decoding one tensor allocates besides its windows, and how much it grows."""
+    where = f"{tensor.components[0].stored.file.path}: tensor {tensor.name!r:.200}"
+    for component in tensor.components:
+        if component.access.kind == "whole":
+            # As stored, and as the float32 that kernels make of it.
+            nbytes = max(component.stored.nbytes, 4 * math.prod(component.stored.shape))
+            limits.alloc(nbytes, f"{where}: {component.role}")
+    limits.expansion(value_bytes(tensor), tensor.stored_bytes, f"{where}: expansion")
+
+
+def value_bytes(tensor: Tensor) -> int:
+    """Bytes of all values of a tensor in its output dtype."""
+    return tensor.elems * DTYPES[tensor.out_dtype].bits // 8
 
 
 def _out_dtype(tensor: Tensor, spec: Spec) -> str:

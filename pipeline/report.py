@@ -33,6 +33,7 @@ class Report:
     schemes: Mapping[str, SchemeReport]
     metadata: Mapping[str, Any]
     entries: tuple[Mapping[str, Any], ...] = ()
+    notes: tuple[str, ...] = ()
 
     def to_dict(self, *, entries: bool = False) -> dict[str, Any]:
         """The JSON object that `inspect --json` (with `entries`, `parse --json`) prints."""
@@ -72,6 +73,7 @@ def report(model: Model) -> Report:
         schemes={name: _scheme(tensors) for name, tensors in sorted(schemes.items())},
         metadata=model.metadata,
         entries=tuple(_entry(t) for t in model.tensors),
+        notes=model.notes,
     )
 
 
