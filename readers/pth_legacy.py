@@ -82,7 +82,7 @@ def open_legacy(file: SourceFile, limits: Limits) -> Container:
     """
     path = file.path
     stream = PickleStream(file, limits)
-    _check_magic(path, stream.next(f"{path}: magic number", _plain(f"{path}: magic number")))
+    _check_magic(path, stream)
     where = f"{path}: protocol version"
     version = stream.next(where, _plain(where))
     if type(version) is not int or version != PROTOCOL_VERSION:
@@ -130,7 +130,15 @@ def _plain(where: str) -> StateDictPolicy:
     return StateDictPolicy(where, refuse)
 
 
-def _check_magic(path: str, value: Any) -> None:
+def _check_magic(path: str, stream: PickleStream) -> None:
+    where = f"{path}: magic number"
+    try:
+        value = stream.next(where, _plain(where))
+    except FormatError as error:
+        why = str(error).removeprefix(f"{where}: ")
+        raise FormatError(
+            f"{path}: is neither a ZIP archive nor a legacy checkpoint (magic number: {why})"
+        ) from None
     if type(value) is not int:
         raise UnsupportedError(
             f"{path}: is a Python pickle, but no checkpoint that torch.save wrote; load it where "
