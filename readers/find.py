@@ -76,21 +76,21 @@ def _files(paths: Sequence[str]) -> Found:
 
 
 def _at_url(url: str, limits: Limits) -> Found:
-    from anamnesis.readers import remote  # noqa: PLC0415 - fsspec is for URLs alone
+    from anamnesis.readers import urls  # noqa: PLC0415 - fsspec is for URLs alone
 
-    local = remote.local_path(url)
+    local = urls.local_path(url)
     if local is not None:
         return find_files(local, limits)
-    fs, path = remote.filesystem(url)
-    http = not {"http", "https"}.isdisjoint(remote.protocols(fs))
+    fs, path = urls.filesystem(url)
+    http = urls.is_http(fs)
     if "*" in path and not http:
-        matches = remote.call(url, lambda: fs.glob(path))
+        matches = urls.call(url, lambda: fs.glob(path))
         if not matches:
             raise FileNotFoundError(2, "no file matches", url)
         return _files(sorted(fs.unstrip_protocol(match) for match in matches))
     known = {extension for row in READERS.values() for extension in row.extensions}
     is_file = http or os.path.splitext(base_name(url))[1].lower() in {*known, ".json"}
-    if url.endswith("/") or not (is_file or not remote.call(url, lambda: fs.isdir(path))):
+    if url.endswith("/") or not (is_file or not urls.call(url, lambda: fs.isdir(path))):
         if "::" in url:
             raise UnsupportedError(f"{url}: a folder behind a chain of protocols; name one file")
         return _in_folder(RemoteFolder(url), limits)

@@ -71,12 +71,12 @@ class RemoteFolder:
 
     def names(self) -> list[str]:
         """The names in it, sorted; none of hidden files, and none at all over HTTP."""
-        from anamnesis.readers import remote  # noqa: PLC0415 - fsspec is for URLs alone
+        from anamnesis.readers import urls  # noqa: PLC0415 - fsspec is for URLs alone
 
-        fs, path = remote.filesystem(self.path)
-        if not {"http", "https"}.isdisjoint(remote.protocols(fs)):
+        fs, path = urls.filesystem(self.path)
+        if urls.is_http(fs):
             return []
-        listed = remote.call(self.path, lambda: fs.ls(path, detail=False))
+        listed = urls.call(self.path, lambda: fs.ls(path, detail=False))
         names = (name.rstrip("/").rpartition("/")[2] for name in listed)
         return sorted(name for name in names if name and not name.startswith("."))
 

@@ -2,39 +2,24 @@
 
 A header costs a few requests: the first read fetches a block, and reads that follow one another
 fetch ahead. Identity is the size and whatever the file system tells a version by (ETag, hash,
-time of change), so that a task on another machine can open the same URL and compare. Drivers come
-as extras and take their credentials from where they always do, or from fsspec's own configuration.
+time of change), so that a task on another machine can open the same URL and compare.
 """
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import threading
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from anamnesis.errors import (
-    AnamnesisError,
-    FormatError,
-    IntegrityError,
-    UnsupportedError,
-    UsageError,
-)
+from anamnesis.errors import FormatError, IntegrityError, UnsupportedError
 from anamnesis.limits import KiB, MiB
 from anamnesis.readers.base import FileId
+from anamnesis.readers.urls import call, filesystem, http_range, is_http, speaks
 
 FIRST_BYTES = MiB
 _AHEAD_BYTES, _MAX_AHEAD_BYTES = 64 * KiB, 4 * MiB
-_ATTEMPTS = 3
-_PAUSE_SECONDS = 0.5
-_EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
-_EXTRAS["hf"] = "hf"
-# Their files fetch exactly what is asked for; the `cat_file` of `http` would take a whole file from
-# a server that ignores ranges, that of `hf` would read ahead.
-_OPENED = frozenset(("http", "https", "hf"))
 # What drivers call the version of a file; the first that is there counts.
 _VERSIONS = (
     "ETag",
@@ -51,35 +36,6 @@ _VERSIONS = (
     "modified",
     "created",
 )
-T = TypeVar("T")
-
-
-def filesystem(url: str) -> tuple[Any, str]:
-    """fsspec's file system for `url`, and the path in it.
-
-    Raises UnsupportedError when the driver is not installed, UsageError for an unknown protocol.
-    """
-    from fsspec.core import url_to_fs  # noqa: PLC0415 - fsspec is for URLs alone
-
-    protocol = url.partition(":")[0].lower()
-    try:
-        fs, path = url_to_fs(url)
-    except ImportError as error:
-        extra = _EXTRAS.get(protocol)
-        hint = f'pip install "anamnesis-arrow[{extra}]"' if extra else str(error)
-        raise UnsupportedError(
-            f"{url}: reading {protocol}:// needs a driver that is not installed: {hint}"
-        ) from error
-    except ValueError as error:
-        raise UsageError(f"{url}: {error}") from error
-    return fs, path
-
-
-def local_path(url: str) -> str | None:
-    """The path on this machine that a `file://` URL means, else None."""
-    if not url.lower().startswith(("file://", "local://")):
-        return None
-    return str(filesystem(url)[1])
 
 
 class RemoteFile:
@@ -89,7 +45,6 @@ class RemoteFile:
         """Ask for size and version; raises OSError, FormatError or UnsupportedError."""
         self.path = url
         self._fs, self._name = filesystem(url)
-        self._opened = not _OPENED.isdisjoint(protocols(self._fs))
         self.id = self._identity()
         self._file: Any = None
         self._lock = threading.Lock()
@@ -187,82 +142,14 @@ class RemoteFile:
         return memoryview(data)[:nbytes]
 
     def _fetch(self, start: int, stop: int) -> bytes:
-        if not self._opened:
+        if is_http(self._fs):
+            return http_range(self._fs, self._name, start, stop, self.size)
+        if not speaks(self._fs, "hf"):
             data: bytes = self._fs.cat_file(self._name, start=start, end=stop)
             return data
+        # The hub's `cat_file` opens a file that reads ahead.
         if self._file is None:
-            self._file = self._fs.open(self._name, cache_type="none", block_size=1, size=self.size)
+            self._file = self._fs.open(self._name, cache_type="none", block_size=1)
         self._file.seek(start)
-        try:
-            data = self._file.read(stop - start)
-        except ValueError as error:
-            if "range" not in str(error):
-                raise
-            raise UnsupportedError(
-                f"{self.path}: the server does not serve ranges of it; download the file first"
-            ) from error
-        return data
-
-
-def call(url: str, request: Callable[[], T]) -> T:
-    """Make a request, again when the connection failed; drivers' own errors become OSError."""
-    for attempt in range(1, _ATTEMPTS + 1):
-        try:
-            return request()
-        except AnamnesisError:
-            raise
-        except Exception as error:
-            if attempt == _ATTEMPTS or not _passing(error):
-                raise _os_error(url, error) from error
-        time.sleep(_PAUSE_SECONDS * attempt)
-    raise AssertionError("unreachable")
-
-
-def _status(error: BaseException) -> int | None:
-    status = getattr(error, "status", None) or getattr(
-        getattr(error, "response", None), "status_code", None
-    )
-    return status if isinstance(status, int) and status else None
-
-
-def _passing(error: BaseException) -> bool:
-    """Whether the same request may succeed later."""
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        error = error.__cause__  # fsspec's HTTP driver says so of every error
-    status = _status(error)
-    if status is not None:
-        return status >= 500 or status == 429
-    if isinstance(error, ConnectionRefusedError):
-        return False
-    return isinstance(error, ConnectionError | TimeoutError) or _is_aiohttp(error)
-
-
-def _is_aiohttp(error: BaseException) -> bool:
-    return type(error).__module__.partition(".")[0] == "aiohttp"
-
-
-def _os_error(url: str, error: BaseException) -> OSError:
-    cause = error
-    if isinstance(error, FileNotFoundError) and error.__cause__ is not None:
-        cause = error.__cause__
-    status = _status(cause)
-    if status in (401, 403) or isinstance(cause, PermissionError):
-        return PermissionError(errno.EACCES, f"permission denied ({_told(cause)})", url)
-    if status in (404, 410) or isinstance(cause, FileNotFoundError):
-        # Drivers may say more than the path: a missing bucket, a repository that is private.
-        more = f" ({_told(cause)})" if " " in str(cause) and status is None else ""
-        return FileNotFoundError(errno.ENOENT, f"no such file{more}", url)
-    return OSError(errno.EIO, _told(cause), url)
-
-
-def _told(error: BaseException) -> str:
-    message = getattr(error, "message", None)
-    status = _status(error)
-    text = f"{status} {message}" if status and message else str(error)
-    return " ".join(f"{type(error).__name__}: {text}".split())[:300]
-
-
-def protocols(fs: Any) -> tuple[str, ...]:
-    """The names of a file system."""
-    protocol = fs.protocol
-    return (protocol,) if isinstance(protocol, str) else tuple(protocol)
+        data = self._file.read(stop - start)
+        return bytes(data)

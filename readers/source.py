@@ -89,9 +89,9 @@ def open_source(path: str, *, first_bytes: int | None = None) -> SourceFile:
     """
     if not is_url(path):
         return LocalFile(path)
-    from anamnesis.readers import remote  # noqa: PLC0415 - fsspec is for URLs alone
+    from anamnesis.readers import remote, urls  # noqa: PLC0415 - fsspec is for URLs alone
 
-    local = remote.local_path(path)
+    local = urls.local_path(path)
     if local is not None:
         return LocalFile(local)
     return remote.RemoteFile(path, first_bytes or remote.FIRST_BYTES)

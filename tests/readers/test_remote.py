@@ -1,0 +1,439 @@
+"""Models behind URLs: a local HTTP server that counts, and fsspec's file system in memory."""
+
+from __future__ import annotations
+
+import builtins
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import fsspec
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import (
+    AnamnesisError,
+    FormatError,
+    IntegrityError,
+    LimitError,
+    UnsupportedError,
+    UsageError,
+)
+from anamnesis.limits import Limits
+from anamnesis.readers import urls
+from anamnesis.readers.files import Files
+from anamnesis.readers.model import load_model
+from anamnesis.readers.source import LocalFile, open_source
+
+MIB = 1 << 20
+
+
+@dataclass
+class Server:
+    """Files by name, and how to serve them; counts requests and bytes of bodies."""
+
+    url: str = ""
+    files: dict[str, bytes] = field(default_factory=dict)
+    ranges: bool = True
+    say_none: bool = False
+    tell_size: bool = True
+    etag: str = '"1"'
+    fail_next: int = 0
+    cut: bool = False
+    deny: tuple[str, ...] = ()
+    requests: list[str] = field(default_factory=list)
+    sent: int = 0
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served: Server
+
+    def do_HEAD(self) -> None:
+        self._answer(body=False)
+
+    def do_GET(self) -> None:
+        self._answer(body=True)
+
+    def _answer(self, body: bool) -> None:
+        server, name = self.served, self.path.lstrip("/").partition("?")[0]
+        wanted = self.headers.get("Range", "")
+        server.requests.append(f"{self.command} {name} {wanted}".strip())
+        if name in server.deny:
+            return self._status(403)
+        if name not in server.files:
+            return self._status(404)
+        if body and server.fail_next:
+            server.fail_next -= 1
+            return self._status(503)
+        data = server.files[name]
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", wanted)
+        part = bool(match and server.ranges)
+        chosen = data[int(match[1]) : int(match[2]) + 1] if match and server.ranges else data
+        self.send_response(206 if part else 200)
+        if part and match:
+            end = int(match[1]) + len(chosen) - 1
+            self.send_header("Content-Range", f"bytes {match[1]}-{end}/{len(data)}")
+        if server.say_none:
+            self.send_header("Accept-Ranges", "none")
+        self.send_header("ETag", server.etag)
+        if server.cut and part:
+            chosen = chosen[: len(chosen) // 2]
+        if server.tell_size or part:
+            self.send_header("Content-Length", str(len(chosen)))
+        else:
+            self.send_header("Connection", "close")
+            self.close_connection = True
+        self.end_headers()
+        if body:
+            try:
+                for at in range(0, len(chosen), 1 << 16):
+                    server.sent += self.wfile.write(chosen[at : at + (1 << 16)])
+            except OSError:
+                self.close_connection = True
+        return None
+
+    def _status(self, code: int) -> None:
+        self.send_response(code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server() -> Iterator[Server]:
+    pytest.importorskip("aiohttp")
+    served = Server()
+    handler = type("Handler", (_Handler,), {"served": served})
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    httpd.daemon_threads = True
+    served.url = f"http://127.0.0.1:{httpd.server_address[1]}"
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield served
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    fs = fsspec.filesystem("memory")
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture(autouse=True)
+def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(urls, "_PAUSE_SECONDS", 0.0)
+
+
+def shards(write: Callable[..., Path], folder: Path) -> dict[str, bytes]:
+    """Two shards of 4 MiB and their index; tensor b is FP8 with its scale in the other shard."""
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 120, (2048, 2048), np.uint8).tobytes()
+    scale = np.float32([0.5]).tobytes()
+    dense = rng.random((1024, 1024), np.float32).tobytes()
+    first = {"a": ("F32", (1024, 1024), dense), "b.weight_scale": ("F32", (), scale)}
+    second = {"b.weight": ("F8_E4M3", (2048, 2048), codes)}
+    names = {"m-1.safetensors": first, "m-2.safetensors": second}
+    index = {"weight_map": {t: n for n, tensors in names.items() for t in tensors}}
+    files = {n: write(folder / n, tensors).read_bytes() for n, tensors in names.items()}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(
+        json.dumps({"quantization_config": {"quant_method": "fp8"}})
+    )
+    for name in ("model.safetensors.index.json", "config.json"):
+        files[name] = (folder / name).read_bytes()
+    return files
+
+
+# --- HTTP
+
+
+def test_inspect_reads_headers_alone(server: Server, fp8_model: Path, sample: Path) -> None:
+    for path in (fp8_model, sample):
+        server.files = {path.name: path.read_bytes()}
+        server.requests.clear()
+        server.sent = 0
+        here = anamnesis.inspect(path).to_dict(entries=True)
+        there = anamnesis.inspect(f"{server.url}/{path.name}").to_dict(entries=True)
+        assert here.pop("path") != there.pop("path")
+        assert here == there
+        assert server.sent <= MIB + 512
+        of_model = [r for r in server.requests if path.name in r]
+        assert len(of_model) <= 4
+        assert all("bytes=" in r for r in of_model if r.startswith("GET"))
+    assert fp8_model.stat().st_size > 10 * MIB
+
+
+def test_a_header_of_megabytes_takes_few_requests(
+    server: Server, tmp_path: Path, write_safetensors: Callable[..., Path]
+) -> None:
+    entries = {f"layer.{i:05}.{'x' * 100}": ("F32", (1,), bytes(4)) for i in range(20_000)}
+    path = write_safetensors(tmp_path / "m.safetensors", entries)
+    server.files = {path.name: path.read_bytes()}
+    model = load_model(f"{server.url}/m.safetensors")
+    assert len(model.tensors) == 20_000
+    assert len([r for r in server.requests if "m.safetensors" in r]) <= 6
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_remember_gives_the_bytes_of_a_local_run(
+    server: Server, fp8_model: Path, tmp_path: Path, threads: int
+) -> None:
+    server.files = {"m.safetensors": fp8_model.read_bytes()}
+    anamnesis.remember(fp8_model, tmp_path / "here.safetensors")
+    url = f"{server.url}/m.safetensors?download=true"
+    anamnesis.remember(url, tmp_path / "there.safetensors", threads=threads)
+    here, there = (tmp_path / f"{n}.safetensors" for n in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
+    assert anamnesis.verify(there)["tensors"] == 6
+
+
+def test_windows_are_fetched_ahead(server: Server) -> None:
+    data = np.random.default_rng(1).bytes(12 * MIB)
+    server.files = {"m": data}
+    with open_source(f"{server.url}/m") as file:
+        got = b"".join(file.read(at, MIB // 4) for at in range(0, len(data), MIB // 4))
+        assert got == data
+        fetched = len(server.requests) - 1
+        assert fetched <= 6
+        assert file.read(5, 10) == data[5:15]
+        assert file.read(len(data) - 7, 7) == data[-7:]
+        assert server.sent < len(data) + 3 * 64 * 1024
+        with pytest.raises(IntegrityError, match="12,582,912 bytes"):
+            file.read(len(data) - 7, 8)
+
+
+def test_shards_by_their_index(
+    server: Server, tmp_path: Path, write_safetensors: Callable[..., Path]
+) -> None:
+    server.files = shards(write_safetensors, tmp_path)
+    found = anamnesis.inspect(f"{server.url}/")
+    assert {n: s.tensors for n, s in found.schemes.items()} == {"fp8-tensor": 1, "passthrough": 1}
+    named = anamnesis.inspect(f"{server.url}/model.safetensors.index.json")
+    assert named.schemes == found.schemes
+    assert server.sent < 6 * MIB
+    del server.files["m-2.safetensors"]
+    with pytest.raises(FormatError, match=r"m-2.safetensors: is missing; .*index.json names it"):
+        anamnesis.inspect(f"{server.url}/")
+
+
+def test_a_folder_without_index_is_one_file(server: Server, fp8_model: Path) -> None:
+    server.files = {"model.safetensors": fp8_model.read_bytes()}
+    assert anamnesis.inspect(f"{server.url}/").tensors == 6
+
+
+def test_the_config_beside_a_file_is_read(server: Server, fp8_model: Path) -> None:
+    server.files = {"d/m.safetensors": fp8_model.read_bytes(), "d/config.json": b"["}
+    with pytest.raises(FormatError, match=r"d/config\.json"):
+        anamnesis.inspect(f"{server.url}/d/m.safetensors")
+    server.deny = ("d/config.json",)
+    assert anamnesis.inspect(f"{server.url}/d/m.safetensors").tensors == 6
+
+
+@pytest.mark.parametrize("say_none", [False, True])
+@pytest.mark.parametrize("command", ["inspect", "remember"])
+def test_a_server_without_ranges(
+    server: Server, fp8_model: Path, tmp_path: Path, say_none: bool, command: str
+) -> None:
+    server.files = {"m.safetensors": fp8_model.read_bytes()}
+    server.ranges, server.say_none = False, say_none
+    url = f"{server.url}/m.safetensors"
+    with pytest.raises(UnsupportedError, match="does not serve ranges of it; download") as caught:
+        if command == "inspect":
+            anamnesis.inspect(url)
+        else:
+            anamnesis.remember(url, tmp_path / "out.safetensors")
+    assert "\n" not in str(caught.value)
+    assert url in str(caught.value)
+    assert server.sent < fp8_model.stat().st_size / 2
+    assert not (tmp_path / "out.safetensors").exists()
+
+
+def test_a_server_that_does_not_tell_the_size(server: Server, fp8_model: Path) -> None:
+    server.files = {"m.safetensors": fp8_model.read_bytes()}
+    server.tell_size = False
+    with pytest.raises(UnsupportedError, match="does not say how large it is"):
+        anamnesis.inspect(f"{server.url}/m.safetensors")
+
+
+def test_missing_denied_and_dead(server: Server) -> None:
+    server.deny = ("d.gguf",)
+    with pytest.raises(FileNotFoundError, match="no such file"):
+        anamnesis.inspect(f"{server.url}/none.gguf")
+    with pytest.raises(PermissionError, match="permission denied"):
+        anamnesis.inspect(f"{server.url}/d.gguf")
+    with pytest.raises(OSError, match="ClientConnectorError"):
+        anamnesis.inspect("http://127.0.0.1:1/m.gguf")
+
+
+def test_failures_that_pass_are_tried_again(server: Server, fp8_model: Path) -> None:
+    server.files = {"m.safetensors": fp8_model.read_bytes()}
+    server.fail_next = 2
+    assert anamnesis.inspect(f"{server.url}/m.safetensors").tensors == 6
+    server.fail_next = 3
+    with pytest.raises(OSError, match="503"):
+        anamnesis.inspect(f"{server.url}/m.safetensors")
+
+
+def test_an_answer_that_is_cut_short(server: Server, fp8_model: Path) -> None:
+    server.files = {"m.safetensors": fp8_model.read_bytes()}
+    server.cut = True
+    with pytest.raises(IntegrityError, match="256 bytes came where bytes 0 to 512 were asked for"):
+        anamnesis.inspect(f"{server.url}/m.safetensors")
+
+
+def test_d02_another_version_of_the_same_size(server: Server, fp8_model: Path) -> None:
+    server.files = {"m.safetensors": fp8_model.read_bytes()}
+    model = load_model(f"{server.url}/m.safetensors")
+    files = Files()
+    files(model.files[0])
+    files.check_unchanged()
+    server.etag = '"2"'
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        files.check_unchanged()
+    with pytest.raises(IntegrityError, match="changed"):
+        Files()(model.files[0])
+
+
+def test_an_error_page_is_named(server: Server) -> None:
+    server.files = {"m.safetensors": b"<!DOCTYPE html><html>Sign in</html>" + bytes(900)}
+    with pytest.raises(FormatError, match="an HTML page"):
+        anamnesis.inspect(f"{server.url}/m.safetensors")
+
+
+def test_limits_hold_for_remote_headers(server: Server, fp8_model: Path) -> None:
+    server.files = {"m.safetensors": fp8_model.read_bytes()}
+    with pytest.raises(LimitError, match="max_items"):
+        anamnesis.inspect(f"{server.url}/m.safetensors", limits=Limits(max_items=3))
+    head = (1 << 40).to_bytes(8, "little")
+    server.files = {"m.safetensors": head + bytes(MIB)}
+    with pytest.raises(LimitError, match="header length"):
+        anamnesis.inspect(f"{server.url}/m.safetensors")
+
+
+# --- other file systems
+
+
+def test_a_file_in_memory_and_its_config(memory: Any, fp8_model: Path, tmp_path: Path) -> None:
+    memory.pipe("/bucket/m.safetensors", fp8_model.read_bytes())
+    anamnesis.remember("memory://bucket/m.safetensors", tmp_path / "there.safetensors")
+    anamnesis.remember(fp8_model, tmp_path / "here.safetensors")
+    here, there = (tmp_path / f"{n}.safetensors" for n in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
+    memory.pipe("/bucket/config.json", b"{")
+    with pytest.raises(FormatError, match=r"memory://bucket/config.json"):
+        anamnesis.inspect("memory://bucket/m.safetensors")
+
+
+def test_folders_and_patterns_in_memory(
+    memory: Any, tmp_path: Path, write_safetensors: Callable[..., Path]
+) -> None:
+    for name, data in shards(write_safetensors, tmp_path).items():
+        memory.pipe(f"/b/model/{name}", data)
+    schemes = anamnesis.inspect(tmp_path).schemes
+    assert anamnesis.inspect("memory://b/model").schemes == schemes
+    assert anamnesis.inspect("memory://b/model/").schemes == schemes
+    assert anamnesis.inspect("memory://b/model/*.safetensors").schemes == schemes
+    memory.rm("/b/model/model.safetensors.index.json")
+    assert anamnesis.inspect("memory://b/model").schemes == schemes
+    with pytest.raises(FileNotFoundError, match="no file matches"):
+        anamnesis.inspect("memory://b/model/*.gguf")
+    with pytest.raises(FileNotFoundError):
+        anamnesis.inspect("memory://b/nothing")
+
+
+def test_a_chain_of_protocols(memory: Any, fp8_model: Path) -> None:
+    memory.pipe("/m.safetensors", fp8_model.read_bytes())
+    assert anamnesis.inspect("simplecache::memory://m.safetensors").tensors == 6
+
+
+def test_parts_of_a_split_gguf(memory: Any, sample: Path) -> None:
+    memory.pipe("/m-00001-of-00002.gguf", sample.read_bytes())
+    with pytest.raises(AnamnesisError, match=r"split\.count"):
+        anamnesis.inspect("memory://m-00001-of-00002.gguf")
+
+
+def test_file_urls_are_local_files(fp8_model: Path, tmp_path: Path) -> None:
+    with open_source(f"file://{fp8_model}") as file:
+        assert isinstance(file, LocalFile)
+    assert anamnesis.inspect(f"file://{fp8_model.parent}").tensors == 6
+    out = tmp_path / "out.safetensors"
+    assert anamnesis.remember(f"file://{fp8_model}", out).tensors == 6
+    with pytest.raises(FormatError, match="not a regular file"):
+        anamnesis.inspect("file:///dev/zero")
+
+
+def test_jobs_name_outputs_after_urls(memory: Any, fp8_model: Path, tmp_path: Path) -> None:
+    from anamnesis.pipeline.config import job_from
+    from anamnesis.pipeline.jobs import run_job
+
+    for name in ("x", "y"):
+        memory.pipe(f"/{name}/{name}.safetensors", fp8_model.read_bytes())
+    inputs = ["memory://x/x.safetensors", "memory://y/y.safetensors", "memory://gone/g.gguf"]
+    done = run_job(job_from(inputs=inputs, output={"path": str(tmp_path / "o")}))
+    assert [Path(o.path).name for o in done.outcomes] == ["x", "y"]
+    assert [source for source, _ in done.failures] == ["memory://gone/g.gguf"]
+
+
+# --- drivers
+
+
+@pytest.mark.parametrize(
+    ("url", "module", "extra"),
+    [
+        ("s3://bucket/m.gguf", "s3fs", "s3"),
+        ("gs://bucket/m.gguf", "gcsfs", "gs"),
+        ("hf://owner/model/m.gguf", "huggingface_hub", "hf"),
+        ("https://host/m.gguf", "aiohttp", "http"),
+    ],
+)
+def test_a_missing_driver_says_what_to_install(
+    url: str, module: str, extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from fsspec.registry import _registry
+
+    original = builtins.__import__
+
+    def without(name: str, *rest: Any) -> Any:
+        if name.partition(".")[0] == module:
+            raise ImportError(f"no {module}")
+        return original(name, *rest)
+
+    for name in [n for n in sys.modules if n.partition(".")[0] == module]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delitem(sys.modules, "fsspec.implementations.http", raising=False)
+    for protocol in ("s3", "gs", "hf", "http", "https"):
+        if protocol in _registry:
+            monkeypatch.delitem(_registry, protocol)
+    monkeypatch.setattr(builtins, "__import__", without)
+    with pytest.raises(UnsupportedError) as caught:
+        anamnesis.inspect(url)
+    assert f'pip install "anamnesis-arrow[{extra}]"' in str(caught.value)
+    assert url in str(caught.value)
+
+
+def test_an_unknown_protocol() -> None:
+    with pytest.raises(UsageError, match="nothing://x/m.gguf: Protocol not known"):
+        anamnesis.inspect("nothing://x/m.gguf")
+
+
+def test_fsspec_is_for_urls_alone(sample: Path) -> None:
+    code = "import sys, anamnesis; anamnesis.inspect(sys.argv[1]); print('fsspec' in sys.modules)"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(sample)], capture_output=True, text=True, check=True
+    )
+    assert done.stdout.strip() == "False"
