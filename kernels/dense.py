@@ -64,16 +64,15 @@ def decode_f64(
 ) -> None:
     """IEEE binary64 numbers.
 
-    For BF16 the float32 stop rounds to odd, which makes the second rounding exact.
+    For BF16, and for float32 that is only a stop (`params["narrowed"]`), float32 rounds to odd,
+    which makes the rounding that follows the only one that counts.
     """
     source = _flat(blocks, "<f8")
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
         single = source.astype(np.float32)
-    if out.dtype == np.uint16:
+    if out.dtype == np.uint16 or params.get("narrowed"):
         _to_odd(source, single)
-        _f32(single, out)
-    else:
-        out[:] = single
+    _f32(single, out)
 
 
 @jit

@@ -34,6 +34,7 @@ def decode_function(step: Step, reader: BlockReader) -> Callable[[Any, Window], 
     kind = OUT[step.dtype]
     out = np.empty(step.window_units * tensor.unit_elems, kind)
     work = np.empty(out.shape, np.float32) if kind is np.float16 else out
+    params["narrowed"] = work is not out  # float32 is a stop on the way, not the result
 
     def run(views: Any, window: Window) -> Any:
         first = window.start * tensor.unit_elems

@@ -130,12 +130,14 @@ def _refuse(ledger: Ledger, suspects: list[tuple[Stored, str]]) -> None:
     stored, name = (told or codes or suspects)[0]
     where = f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"
     others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
+    if not name and _by_comfy(ledger):
+        name = "ComfyUI quantised weights"
     if name or codes or method not in _IMPLEMENTED:
         raise UnsupportedError(
             f"{where}{others}: {name or method or 'codes of an unknown method'} is recognised and "
             f"not implemented; implemented are {_implemented()}"
         )
-    if stored.dtype.startswith("F8_E") and stored.dtype != "F8_E8M0":
+    if stored.dtype.startswith("F8_E") and stored.dtype != "F8_E8M0" and not _by_comfy(ledger):
         raise UnsupportedError(
             f"{where}{others}: FP8 codes without a scale; --assume-unit-scale takes them as a "
             "plain cast"
@@ -144,6 +146,11 @@ def _refuse(ledger: Ledger, suspects: list[tuple[Stored, str]]) -> None:
         f"{where}{others}: a quantisation tensor that no scheme consumed; the weight it belongs to "
         f"is missing, dense, or of another layout (quant_method: {method or 'none'})"
     )
+
+
+def _by_comfy(ledger: Ledger) -> bool:
+    """Whether ComfyUI's metadata speaks of formats; then FP8 codes are more than a plain cast."""
+    return "_quantization_metadata" in ledger.container.metadata
 
 
 def _implemented() -> str:
