@@ -18,7 +18,7 @@ class Reader:
 
     A magic number is `decisive` when nothing else has it; otherwise the file's name may say more.
     Of archives, one member's name has to end with `holds`. A parser that `judges` is asked about
-    every file of its names that has no known first bytes.
+    every file of its names whose first bytes, or members, no row knows.
     """
 
     target: str  # "module:function" inside anamnesis.readers; called with (path, limits)
@@ -35,10 +35,8 @@ READERS: dict[str, Reader] = {
     "gguf": Reader("gguf:open_gguf", b"GGUF", (".gguf",)),
     "npy": Reader("npy:open_npy", b"\x93NUMPY", (".npy",)),
     "npz": Reader("npz:open_npz", b"PK\x03\x04", (".npz",), holds=".npy"),
-    "pth": Reader("pth:open_pth", b"PK\x03\x04", _TORCH, holds="/data.pkl"),
-    "pth-legacy": Reader(
-        "pth:open_pth", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", _TORCH, judges=True
-    ),
+    "pth": Reader("pth:open_pth", b"PK\x03\x04", _TORCH, holds="/data.pkl", judges=True),
+    "pth-legacy": Reader("pth:open_pth", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", _TORCH),
     "safetensors": Reader(
         "safetensors:open_safetensors", b"{", (".safetensors",), magic_at=8, decisive=False
     ),

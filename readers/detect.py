@@ -46,7 +46,8 @@ def _choose(file: SourceFile, head: bytes, limits: Limits) -> Reader:
     agreed = [row for row in shown if row in named and not row.holds]
     archives = [row for row in shown if row.holds]
     if archives and not agreed:
-        shown = [among(file, archives, readable(), limits)]
+        judges = [row for row in archives if row in named and row.judges]
+        shown = judges or [among(file, archives, readable(), limits)]
         agreed = [row for row in shown if row in named]
     if agreed:
         return agreed[0]

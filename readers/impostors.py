@@ -14,10 +14,11 @@ HEAD_BYTES = 512  # enough for every row
 
 
 class Impostor(NamedTuple):
-    """A row: the first bytes, and the other container that they begin."""
+    """A row: the bytes that the other container has at `magic_at`."""
 
     magic: bytes
     what: str
+    magic_at: int = 0
 
 
 IMPOSTORS: tuple[Impostor, ...] = (
@@ -37,6 +38,7 @@ IMPOSTORS: tuple[Impostor, ...] = (
         Impostor(bytes((0x80, n)), "a Python pickle that torch.save did not write")
         for n in (2, 3, 4, 5)
     ),
+    Impostor(b"ustar", "a tar file (PyTorch's format before 0.2 is one); none is opened", 257),
 )
 
 _TEXTS: tuple[tuple[bytes, str], ...] = (
@@ -63,6 +65,6 @@ def recognise(path: str, head: bytes, readable: str) -> AnamnesisError | None:
         if text.startswith(start.lower()):
             return FormatError(f"{path}: is {what}")
     for row in IMPOSTORS:
-        if head.startswith(row.magic):
+        if head.startswith(row.magic, row.magic_at):
             return UnsupportedError(f"{path}: is {row.what}; readable are {readable}")
     return None

@@ -25,14 +25,13 @@ from anamnesis.readers.pickle_ops import run
 from anamnesis.readers.pickle_vm import PICKLE_BYTES, Machine
 from anamnesis.readers.pth_legacy import list_legacy, open_legacy
 from anamnesis.readers.source import SourceFile, open_source
-from anamnesis.readers.state_dict import flatten
+from anamnesis.readers.state_dict import flatten, name_all
 from anamnesis.readers.torch_globals import StateDictPolicy
 from anamnesis.readers.torch_records import TORCH_DTYPES, Storage, TorchTensor, item_bytes
 from anamnesis.readers.torch_storages import Storages
 from anamnesis.readers.zip import check_crc32, read_members, read_start
 
 ZIP_MAGIC = b"PK"
-TAR_MAGIC, TAR_MAGIC_AT = b"ustar", 257
 _BYTE_ORDERS = {b"little": False, b"big": True}
 
 
@@ -76,11 +75,6 @@ def list_globals(path: str, limits: Limits) -> Findings:
 
 
 def _refuse_others(path: str, head: bytes) -> None:
-    if head.startswith(TAR_MAGIC, TAR_MAGIC_AT):
-        raise UnsupportedError(
-            f"{path}: is a tar file, PyTorch's format before 0.2; no tar file is opened. Load it "
-            "with a PyTorch of its time and save it again"
-        )
     other = recognise(path, head, "checkpoints that torch.save wrote")
     if other and head[:1] != b"\x80":
         raise other
@@ -105,9 +99,7 @@ def _open_zip(file: SourceFile, limits: Limits) -> Container:
         for key, storage in storages.declared.items()
     }
     state = flatten(top, where, limits, stored_bytes=file.size, pickle_bytes=len(data))
-    stored = {
-        name: _stored(name, tensor, places, swapped) for name, tensor in state.tensors.items()
-    }
+    stored = name_all(state.tensors, lambda tensor: _span(tensor, places, swapped))
     unread = tuple(m for m in members.values() if m is not pickle and m is not byte_order)
     metadata = {"serialization": "zip"}
     return Container("pth", (file.id,), stored, metadata, unread, state.notes)
@@ -179,7 +171,7 @@ def _member(path: str, name: str, storage: Storage, members: Mapping[str, Member
     return member
 
 
-def _stored(name: str, tensor: TorchTensor, places: Mapping[str, Member], swapped: bool) -> Stored:
+def _span(tensor: TorchTensor, places: Mapping[str, Member], swapped: bool) -> Stored:
     assert tensor.storage is not None
     member = places[tensor.storage.key]
     itemsize = item_bytes(tensor.dtype)
@@ -187,4 +179,4 @@ def _stored(name: str, tensor: TorchTensor, places: Mapping[str, Member], swappe
     offset = (0 if member.deflated else member.offset) + tensor.offset * itemsize
     view = View(tensor.strides, itemsize if swapped and itemsize > 1 else 0, member)
     dtype = TORCH_DTYPES[tensor.dtype]
-    return Stored(name, dtype, tensor.shape, member.file, offset, tensor.nbytes, view)
+    return Stored("", dtype, tensor.shape, member.file, offset, tensor.nbytes, view)

@@ -12,11 +12,12 @@ The conventions, since no standard exists:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import NAME_BYTES, Limits, MiB
+from anamnesis.readers.base import Stored
 from anamnesis.readers.pickle_vm import PICKLE_DEPTH, Node
 from anamnesis.readers.torch_globals import Global, Scalar
 from anamnesis.readers.torch_records import Storage, TorchTensor
@@ -82,6 +83,20 @@ def flatten(
     limits.total(size.nbytes, f"{where}: tensors, every name counted (bytes)")
     limits.expansion(size.nbytes, stored_bytes, f"{where}: tensor bytes for a byte of the file")
     return _Walk(where, sizes).run(top)
+
+
+def name_all(
+    tensors: Mapping[str, TorchTensor], span: Callable[[TorchTensor], Stored]
+) -> dict[str, Stored]:
+    """Stored tensors by name; `span` is asked once for a tensor, however many names it has."""
+    spans: dict[int, Stored] = {}
+    stored: dict[str, Stored] = {}
+    for name, tensor in tensors.items():
+        s = spans.get(id(tensor))
+        if s is None:
+            s = spans[id(tensor)] = span(tensor)
+        stored[name] = Stored(name, s.dtype, s.shape, s.file, s.offset, s.nbytes, s.view)
+    return stored
 
 
 def _measure(top: Node, where: str) -> dict[int, _Size]:

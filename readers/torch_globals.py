@@ -8,7 +8,7 @@ _weights_only_unpickler.py; nothing of torch is imported. A global that is not i
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anamnesis.errors import FormatError, SecurityError
@@ -141,7 +141,7 @@ def _with_metadata(tensor: TorchTensor, metadata: list[Any]) -> TorchTensor:
     if type(metadata[0]) is Node and not metadata[0].items:
         return tensor
     what = "a tensor with a lazy sign or conjugate (metadata)"
-    return TorchTensor(tensor.dtype, tensor.shape, refused=what)
+    return replace(tensor, refused=what)
 
 
 def _count(where: str, name: str, arguments: list[Any], least: int, most: int) -> None:

@@ -105,28 +105,19 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class TorchTensor:
-    """A view of a storage. `strides` is None when the elements are in row-major order.
+    """A view of a storage; `nbytes` is the size of its own elements.
 
-    `refused` says why such a tensor is not converted, "" when it is.
+    `strides` is None when they are in row-major order. `refused` says why such a tensor is not
+    converted, "" when it is.
     """
 
     dtype: str
     shape: tuple[int, ...]
+    nbytes: int = 0
     storage: Storage | None = None
     offset: int = 0
     strides: tuple[int, ...] | None = None
     refused: str = ""
-
-    @property
-    def elems(self) -> int:
-        product = 1
-        for dimension in self.shape:
-            product *= dimension
-        return product
-
-    @property
-    def nbytes(self) -> int:
-        return self.elems * item_bytes(self.dtype)
 
 
 def view(
@@ -147,20 +138,22 @@ def view(
         raise FormatError(f"{where}: {len(shape)} sizes and {len(strides)} strides")
     start = _integer(where, "storage_offset", offset)
     last = start  # the element furthest from the storage's start
-    product = 1
+    elems = extent = 1
     for dimension, step in zip(shape, strides, strict=True):
         last += max(0, dimension - 1) * step
-        product *= dimension or 1
-    if product >= DIMENSION_LIMIT:
+        elems *= dimension
+        extent *= dimension or 1
+    if extent >= DIMENSION_LIMIT:
         raise FormatError(f"{where}: size: 2^63 elements or more")
-    used = 0 if 0 in shape else last + 1
-    if used * item_bytes(dtype) > storage.nbytes or start * item_bytes(dtype) > storage.nbytes:
+    used, itemsize = last + 1 if elems else start, item_bytes(dtype)
+    if used * itemsize > storage.nbytes:
         raise FormatError(
             f"{where}: size {list(shape)} and stride {list(strides)} at storage_offset {start:,} "
-            f"reach element {max(used, start):,} of {storage.nbytes // item_bytes(dtype):,}"
+            f"reach element {used:,} of {storage.nbytes // itemsize:,}"
         )
     kept = None if _contiguous(shape, strides) else _plain_strides(shape, strides)
-    return TorchTensor(dtype, shape, storage, start, kept, _refusal(dtype))
+    nbytes = elems * itemsize
+    return TorchTensor(dtype, shape, nbytes, storage, start, kept, _refusal(dtype))
 
 
 def _refusal(dtype: str) -> str:
