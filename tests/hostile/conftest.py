@@ -10,7 +10,8 @@ import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +129,21 @@ def refused(tmp_path: Path) -> Refuse:
         assert len(message) < 2_000
         assert "\n" not in message
         return message
+
+    return check
+
+
+@pytest.fixture
+def bounded() -> Callable[[], AbstractContextManager[None]]:
+    """A block that must end within the time and the memory that a refusal may take."""
+
+    @contextmanager
+    def check() -> Iterator[None]:
+        baseline = _reset_peak_rss()
+        start = time.process_time()
+        yield
+        assert time.process_time() - start < SECONDS
+        assert _peak_rss() - baseline < RSS_BYTES
 
     return check
 
