@@ -51,11 +51,23 @@ _unit = click.option(
 @cli.command("inspect")
 @click.argument("path")
 @_json
+@click.option(
+    "--globals", "only_globals", is_flag=True, help="List what the pickles of PATH would import."
+)
 @_unit
 @limit_flags
-def inspect_command(path: str, as_json: bool, **settings: Any) -> None:
+def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: Any) -> None:
     """Say what PATH holds, from its headers alone (alias: info)."""
-    _inspect(path, as_json, settings, entries=False)
+    if not only_globals:
+        _inspect(path, as_json, settings, entries=False)
+        return
+    from anamnesis.pipeline.globals_report import as_text, report_globals
+
+    found = report_globals(path, limits_from(settings))
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        click.echo(as_text(found))
 
 
 @cli.command("parse")

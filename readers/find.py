@@ -25,7 +25,14 @@ from anamnesis.readers.source import base_name, is_url, open_source
 OLLAMA = "ollama:"
 _PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
 # In a folder without an index, the first pattern that matches names the weights.
-_WEIGHTS = ("model*.safetensors", "*model*.safetensors", "*.safetensors", "*.gguf")
+_WEIGHTS = (
+    "model*.safetensors",
+    "*model*.safetensors",
+    "*.safetensors",
+    "*.gguf",
+    "pytorch_model*.bin",
+    "*.pth",
+)
 
 
 @dataclass(frozen=True, slots=True)

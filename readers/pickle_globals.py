@@ -43,7 +43,9 @@ class Collector:
         return [GlobalName(name, allowed, where) for name, allowed in self.names.items()]
 
     def find(self, module: str, name: str) -> Any:
-        self.names[f"{module}.{name}"] = (module, name) in ALLOWED
+        # A report is printed: no lone surrogates in it.
+        shown = f"{module}.{name}".encode("utf-8", "backslashreplace").decode()
+        self.names[shown] = (module, name) in ALLOWED
         return _PLACEHOLDER
 
     def extension(self, code: int) -> Any:

@@ -264,6 +264,8 @@ class _Walk:
         self._tensors[name] = tensor
 
     def _skip(self, name: str, value: Any) -> None:
+        if not name.isprintable():
+            name = f"{name!r:.200}"
         dropped = self._sizes[id(value)].optimiser_tensors if type(value) is Node else 0
         if dropped:
             self._notes.append(f"left out {name}: an optimiser's state, {dropped:,} tensors")
@@ -276,7 +278,7 @@ class _Walk:
 def _shown(key: Any) -> str:
     """A key for a note, on one line and of readable length."""
     if type(key) is str:
-        return key[:60] if key.isprintable() and key else f"{key!r:.60}"
+        return key[:60] or "''"
     return f"{key}"[:60] if type(key) is int else f"<{_kind(key)}>"
 
 
