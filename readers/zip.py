@@ -26,6 +26,7 @@ from anamnesis.readers.zip_directory import (
     ZIP64,
     Entry,
     Window,
+    check_unicode_path,
     extra_fields,
     read_directory,
 )
@@ -43,25 +44,21 @@ def read_members(file: SourceFile, limits: Limits) -> list[Member]:
     """
     directory = read_directory(file, limits)
     window = Window(file, directory.start, _WINDOW_BYTES)
+    file_id = file.id
     members: list[Member] = []
     at, before = 0, ""
     for entry in sorted(directory.entries, key=attrgetter("offset")):
-        where = f"{file.path}: member {entry.name!r:.200}"
-        if entry.offset != at:
-            raise _misplaced(where, entry.offset, at, before)
-        data, at = _place(where, entry, window, directory.start)
+        name, offset, deflated = entry.name, entry.offset, entry.method == DEFLATED
+        try:
+            if offset != at:
+                raise _misplaced(offset, at, before)
+            data, at = _place(entry, window, directory.start)
+        except FormatError as error:
+            raise FormatError(f"{file.path}: member {name!r:.200}: {error}") from None
         members.append(
-            Member(
-                entry.name,
-                file.id,
-                data,
-                entry.packed_bytes,
-                entry.nbytes,
-                entry.crc32,
-                entry.method == DEFLATED,
-            )
+            Member(name, file_id, data, entry.packed_bytes, entry.nbytes, entry.crc32, deflated)
         )
-        before = entry.name
+        before = name
     if at != directory.start:
         raise FormatError(
             f"{file.path}: central directory: offset {directory.start:,} leaves a gap behind the "
@@ -102,102 +99,102 @@ def check_crc32(member: Member, found: int) -> None:
         )
 
 
-def _misplaced(where: str, offset: int, at: int, before: str) -> FormatError:
+def _misplaced(offset: int, at: int, before: str) -> FormatError:
+    where = f"local header: offset {offset:,}"
     if offset < at:
-        return FormatError(
-            f"{where}: local header: offset {offset:,} overlaps member {before!r:.200}, which "
-            f"ends at {at:,}"
-        )
+        return FormatError(f"{where} overlaps member {before!r:.200}, which ends at {at:,}")
     behind = f"member {before!r:.200}, which ends at {at:,}" if before else "the start of the file"
-    return FormatError(f"{where}: local header: offset {offset:,} leaves a gap behind {behind}")
+    return FormatError(f"{where} leaves a gap behind {behind}")
 
 
-def _place(where: str, entry: Entry, window: Window, stop: int) -> tuple[int, int]:
+def _place(entry: Entry, window: Window, stop: int) -> tuple[int, int]:
     """Where a member's data begins, and where the member ends."""
-    where = f"{where}: local header"
     at = entry.offset + _LOCAL.size
     if at > stop:
-        raise FormatError(f"{where}: offset {entry.offset:,} is past the end of the members")
+        raise FormatError(f"local header: offset {entry.offset:,} is past the end of the members")
     fields = _LOCAL.unpack(window.read(entry.offset, _LOCAL.size))
     signature, _, flags, method, _, _, crc32, packed, nbytes, name_bytes, extra_bytes = fields
     if signature != b"PK\3\4":
-        raise FormatError(f"{where}: signature: {signature!r}")
-    if at + name_bytes + extra_bytes > stop:
-        raise FormatError(f"{where}: its name or fields go past the end of the members")
-    raw = window.read(at, name_bytes + extra_bytes)
+        raise FormatError(f"local header: signature: {signature!r}")
     data = at + name_bytes + extra_bytes
+    if data > stop:
+        raise FormatError("local header: its name or fields go past the end of the members")
+    raw = window.read(at, name_bytes + extra_bytes)
+    _compare("local header: name", raw[:name_bytes], entry.raw_name)
+    _compare("local header: flags", flags, entry.flags)
+    _compare("local header: method", method, entry.method)
     wide: bytes | None = None
     if extra_bytes:
-        wide = extra_fields(where, raw[name_bytes:]).get(ZIP64)
+        extra = extra_fields(raw[name_bytes:])
+        check_unicode_path(extra, entry.name)
+        wide = extra.get(ZIP64)
     described = bool(flags & DESCRIBED)
-    told = {
-        "name": (raw[:name_bytes], entry.raw_name),
-        "flags": (flags, entry.flags),
-        "method": (method, entry.method),
-    }
-    for name, (local, central) in told.items():
-        if local != central:
-            raise FormatError(
-                f"{where}: {name}: {local!r:.200}, the directory has {central!r:.200}"
-            )
-    sizes = _sizes(where, entry, packed, nbytes, wide, described)
-    _compare(where, entry, (crc32, *sizes), described)
+    if wide is not None or MASK32 in (packed, nbytes):
+        packed, nbytes = _wide_sizes(entry, packed, nbytes, wide, described)
+    # With a descriptor, zeros stand for what was not known yet.
+    if not described or (crc32, packed, nbytes) != (0, 0, 0):
+        _compare_sizes("local header", entry, crc32, packed, nbytes)
     end = data + entry.packed_bytes
     if end > stop:
         raise FormatError(
-            f"{where}: {entry.packed_bytes:,} bytes of data from byte {data:,} go past the end of "
-            f"the members at {stop:,}"
+            f"local header: {entry.packed_bytes:,} bytes of data from byte {data:,} go past the "
+            f"end of the members at {stop:,}"
         )
-    if not described:
-        return data, end
+    return data, _behind_descriptor(entry, window, end, stop, wide) if described else end
+
+
+def _behind_descriptor(entry: Entry, window: Window, at: int, stop: int, wide: bytes | None) -> int:
+    """Where the data descriptor from byte `at` on ends; with a ZIP64 field its sizes are wide."""
     form = _DESCRIPTOR if wide is None else _DESCRIPTOR64
-    if end + form.size > stop:
-        raise FormatError(f"{where}: its data descriptor goes past the end of the members")
-    signature, *values = form.unpack(window.read(end, form.size))
-    where = where.replace("local header", "data descriptor")
+    if at + form.size > stop:
+        raise FormatError("data descriptor: goes past the end of the members")
+    signature, *values = form.unpack(window.read(at, form.size))
     if signature != b"PK\7\x08":
-        raise FormatError(f"{where}: signature: {signature!r}")
-    _compare(where, entry, tuple(values), False)
-    return data, end + form.size
+        raise FormatError(f"data descriptor: signature: {signature!r}")
+    _compare_sizes("data descriptor", entry, *values)
+    return at + form.size
 
 
-def _compare(where: str, entry: Entry, values: tuple[int, ...], may_be_zero: bool) -> None:
-    expected = (entry.crc32, entry.packed_bytes, entry.nbytes)
-    for name, found, central in zip(_COMPARED, values, expected, strict=True):
-        if found != central and not (may_be_zero and found == 0):
-            raise FormatError(f"{where}: {name}: {found:,}, the directory has {central:,}")
+def _compare(what: str, found: object, central: object) -> None:
+    if found != central:
+        raise FormatError(f"{what}: {found!r:.200}, the directory has {central!r:.200}")
 
 
-_COMPARED = ("CRC-32", "packed size", "size")
+def _compare_sizes(where: str, entry: Entry, crc32: int, packed: int, nbytes: int) -> None:
+    _compare(f"{where}: CRC-32", crc32, entry.crc32)
+    _compare(f"{where}: packed size", packed, entry.packed_bytes)
+    _compare(f"{where}: size", nbytes, entry.nbytes)
 
 
-def _sizes(
-    where: str, entry: Entry, packed: int, nbytes: int, wide: bytes | None, described: bool
+def _wide_sizes(
+    entry: Entry, packed: int, nbytes: int, wide: bytes | None, described: bool
 ) -> tuple[int, int]:
-    """The packed and unpacked size that a local header tells, maybe in its ZIP64 field.
+    """The packed and unpacked size that a local header tells in its ZIP64 field.
 
     That holds both sizes when one of them is masked. PyTorch's writer (miniz, `add_mem_ex`) leaves
-    zeros instead, and puts them there when they need it; behind, it repeats the offset of a header
-    beyond 4 GiB.
+    zeros instead, with the unpacked size in the field when it takes more than 32 bits; behind, it
+    repeats the offset of a header beyond 4 GiB.
     """
     if wide is None:
-        if MASK32 in (packed, nbytes):
-            raise FormatError(f"{where}: ZIP64 field: missing, though a size is masked")
-        return packed, nbytes
+        raise FormatError("local header: ZIP64 field: missing, though a size is masked")
     numbers = [n for (n,) in struct.iter_unpack("<Q", wide)] if len(wide) % 8 == 0 else []
-    zeros = described and packed == nbytes == 0 and entry.nbytes >= MASK32
-    both = 2 if zeros or MASK32 in (packed, nbytes) else 0
+    zeros = described and packed == nbytes == 0
+    miniz = zeros and entry.nbytes >= MASK32
+    both = 2 if miniz or MASK32 in (packed, nbytes) else 0
     offsets = [entry.offset] if entry.offset >= MASK32 else []
-    if not numbers or numbers[both:] not in ([], offsets):
+    if len(numbers) < max(both, 1) or numbers[both:] not in ([], offsets):
         raise FormatError(
-            f"{where}: ZIP64 field: {len(wide)} bytes, where the sizes take {8 * both}, or other "
-            "offset than the directory's"
+            f"local header: ZIP64 field: {len(wide)} bytes, where the sizes take {8 * both}, or "
+            "another offset than the directory's"
         )
     if not both:
         return packed, nbytes
-    if len(numbers) < both:
-        raise FormatError(f"{where}: ZIP64 field: {len(wide)} bytes, the sizes take {8 * both}")
-    for name, small, large in zip(("size", "packed size"), (nbytes, packed), numbers, strict=False):
-        if small not in (MASK32, large) and not zeros:
-            raise FormatError(f"{where}: {name}: {small:,}, but {large:,} in the ZIP64 field")
+    if miniz:
+        _compare("local header: size", numbers[0], entry.nbytes)
+        if numbers[1]:  # not known yet when it was written
+            _compare("local header: packed size", numbers[1], entry.packed_bytes)
+        return 0, 0
+    for name, small, large in (("size", nbytes, numbers[0]), ("packed size", packed, numbers[1])):
+        if small not in (MASK32, large):
+            raise FormatError(f"local header: {name}: {small:,}, but {large:,} in the ZIP64 field")
     return numbers[1], numbers[0]

@@ -53,6 +53,7 @@ _CENTRAL = struct.Struct("<4s6H3I5H2I")
 _END = struct.Struct("<4s4H2IH")
 _END64 = struct.Struct("<4sQ2H2I4Q")
 _LOCATOR = struct.Struct("<4sIQI")
+_EXTRA = struct.Struct("<2H")
 _WINDOW_BYTES = MiB
 
 
@@ -114,22 +115,29 @@ def read_directory(file: SourceFile, limits: Limits) -> Directory:
     return Directory(entries, start)
 
 
-def extra_fields(where: str, extra: bytes) -> dict[int, bytes]:
+def extra_fields(extra: bytes) -> dict[int, bytes]:
     """Extra fields by number; FormatError unless they fill their room exactly, each once."""
     fields: dict[int, bytes] = {}
     at = 0
     while at < len(extra):
         if at + 4 > len(extra):
-            raise FormatError(f"{where}: extra field: {len(extra) - at} stray bytes")
-        number, nbytes = struct.unpack_from("<2H", extra, at)
+            raise FormatError(f"extra field: {len(extra) - at} stray bytes")
+        number, nbytes = _EXTRA.unpack_from(extra, at)
         at += 4
         if at + nbytes > len(extra):
-            raise FormatError(f"{where}: extra field {number:#06x}: ends outside of the header")
+            raise FormatError(f"extra field {number:#06x}: ends outside of the header")
         if number in fields:
-            raise FormatError(f"{where}: extra field {number:#06x}: is given twice")
+            raise FormatError(f"extra field {number:#06x}: is given twice")
         fields[number] = extra[at : at + nbytes]
         at += nbytes
     return fields
+
+
+def check_unicode_path(fields: dict[int, bytes], name: str) -> None:
+    """Info-ZIP's second name (APPNOTE 4.6.9) may only repeat the first."""
+    field = fields.get(_UNICODE_PATH)
+    if field is not None and field[5:] != name.encode():
+        raise FormatError(f"Unicode path field: another name, {field[5:]!r:.200}")
 
 
 def _read_end(file: SourceFile) -> tuple[int, int, int]:
@@ -192,9 +200,9 @@ def _entries(
     window = Window(file, stop, _WINDOW_BYTES)
     at = start
     for number in range(count):
-        where = f"{file.path}: central directory: entry {number:,}"
+        where = f"{file.path}: central directory: entry {number:,} of {count:,}"
         if at + _CENTRAL.size > stop:
-            raise FormatError(f"{where} of {count:,}: the directory ends before it")
+            raise FormatError(f"{where}: the directory ends before it")
         fields = _CENTRAL.unpack(window.read(at, _CENTRAL.size))
         signature, _, _, flags, method, _, _, crc32, packed, nbytes, *rest = fields
         name_bytes, extra_bytes, comment_bytes, disk, _, _, offset = rest
@@ -205,18 +213,19 @@ def _entries(
             raise FormatError(f"{where}: its name or fields end outside of the directory")
         raw = window.read(at, name_bytes + extra_bytes)
         at += name_bytes + extra_bytes + comment_bytes
-        raw_name, extra = raw[:name_bytes], raw[name_bytes:]
-        name = _name(where, raw_name, flags)
-        where = f"{file.path}: member {name!r:.200}"
-        if extra or MASK32 in (packed, nbytes, offset) or disk == MASK16:
-            known = extra_fields(where, extra)
-            packed, nbytes, offset, disk = _wide(where, known, packed, nbytes, offset, disk)
-            _check_unicode_path(where, known, name)
-        if disk:
-            raise UnsupportedError(f"{where}: disk {disk} of an archive over several is not read")
-        entry = Entry(name, raw_name, flags, method, crc32, packed, nbytes, offset)
-        _check_method(where, entry, limits)
-        yield entry
+        name = _name(where, raw[:name_bytes], flags)
+        try:
+            if extra_bytes or MASK32 in (packed, nbytes, offset) or disk == MASK16:
+                extra = extra_fields(raw[name_bytes:])
+                packed, nbytes, offset, disk = _wide(extra, packed, nbytes, offset, disk)
+                check_unicode_path(extra, name)
+            _check_readable(flags, method, disk, packed, nbytes)
+        except (FormatError, UnsupportedError) as error:
+            raise type(error)(f"{file.path}: member {name!r:.200}: {error}") from None
+        if method == DEFLATED:
+            what = f"{file.path}: member {name!r:.200}: inflates to {nbytes:,} bytes"
+            limits.expansion(nbytes, packed, what)
+        yield Entry(name, raw[:name_bytes], flags, method, crc32, packed, nbytes, offset)
     if at != stop:
         raise FormatError(
             f"{file.path}: central directory: {stop - at:,} bytes after its {count:,} entries"
@@ -241,7 +250,7 @@ def _name(where: str, raw: bytes, flags: int) -> str:
 
 
 def _wide(
-    where: str, fields: dict[int, bytes], packed: int, nbytes: int, offset: int, disk: int
+    fields: dict[int, bytes], packed: int, nbytes: int, offset: int, disk: int
 ) -> tuple[int, int, int, int]:
     """The numbers that are masked, out of the ZIP64 field, which holds those and no other."""
     masked = [nbytes == MASK32, packed == MASK32, offset == MASK32]
@@ -249,7 +258,7 @@ def _wide(
     field = fields.get(ZIP64, b"")
     if len(field) != need or (ZIP64 in fields and not need):
         raise FormatError(
-            f"{where}: ZIP64 field: {len(field)} bytes in the directory, where {need} are needed"
+            f"ZIP64 field: {len(field)} bytes in the directory, where {need} are needed"
         )
     numbers = iter(struct.unpack_from(f"<{sum(masked)}Q", field))
     nbytes, packed, offset = (
@@ -261,32 +270,19 @@ def _wide(
     return packed, nbytes, offset, disk
 
 
-def _check_unicode_path(where: str, fields: dict[int, bytes], name: str) -> None:
-    """Info-ZIP's second name (APPNOTE 4.6.9) may only repeat the first."""
-    field = fields.get(_UNICODE_PATH)
-    if field is not None and field[5:] != name.encode():
-        raise FormatError(f"{where}: Unicode path field: another name, {field[5:]!r:.200}")
-
-
-def _check_method(where: str, entry: Entry, limits: Limits) -> None:
-    flags = entry.flags
+def _check_readable(flags: int, method: int, disk: int, packed: int, nbytes: int) -> None:
+    if disk:
+        raise UnsupportedError(f"disk {disk} of an archive over several is not read")
     if flags & ~_KNOWN_FLAGS:
         for flag, what in _UNSUPPORTED_FLAGS.items():
             if flags & flag:
-                raise UnsupportedError(f"{where}: {what}, which is not implemented")
-        raise FormatError(f"{where}: flags: {flags:#06x} has bits without a meaning")
-    if entry.method == STORED:
-        if entry.packed_bytes != entry.nbytes:
-            raise FormatError(
-                f"{where}: is stored, but has two sizes: {entry.packed_bytes:,} and "
-                f"{entry.nbytes:,} bytes"
-            )
-    elif entry.method == DEFLATED:
-        what = f"{where}: inflates to {entry.nbytes:,} bytes"
-        limits.expansion(entry.nbytes, entry.packed_bytes, what)
-    else:
-        method = _METHODS.get(entry.method, "unknown")
+                raise UnsupportedError(f"{what}, which is not implemented")
+        raise FormatError(f"flags: {flags:#06x} has bits without a meaning")
+    if method == STORED:
+        if packed != nbytes:
+            raise FormatError(f"is stored, but has two sizes: {packed:,} and {nbytes:,} bytes")
+    elif method != DEFLATED:
         raise UnsupportedError(
-            f"{where}: compression method {entry.method} ({method}) is not implemented; stored "
-            "and deflated members are read"
+            f"compression method {method} ({_METHODS.get(method, 'unknown')}) is not implemented; "
+            "stored and deflated members are read"
         )

@@ -99,7 +99,7 @@ def local_header(entry: Entry) -> bytes:
         len(v["name"]),
         len(v["extra"]),
     )
-    return fixed + v["name"] + v["extra"]
+    return b"".join((fixed, v["name"], v["extra"]))
 
 
 def central_header(entry: Entry, offset: int) -> bytes:
@@ -124,7 +124,7 @@ def central_header(entry: Entry, offset: int) -> bytes:
         0,
         v["offset"],
     )
-    return fixed + v["name"] + v["extra"] + v["comment"]
+    return b"".join((fixed, v["name"], v["extra"], v["comment"]))
 
 
 def archive(
@@ -159,7 +159,12 @@ def archive(
         "comment": len(comment),
     } | (end or {})
     if end64 is not None:
-        w = {"at": len(body), "size": 44, "data": b"", "signature": b"PK\6\6", "disks": 1} | {
+        w: dict[str, Any] = {
+            "at": len(body),
+            "size": 44,
+            "data": b"",
+            "signature": b"PK\6\6",
+            "disks": 1,
             "disk": 0,
             "first": 0,
             "here": len(entries),

@@ -42,6 +42,7 @@ SHAPES: list[tuple[int, ...]] = [(), (1,), (7,), (0,), (3, 0, 2), (5, 3), (1, 9)
 def sample(kind: str, shape: tuple[int, ...], order: str = "C") -> Any:
     dtype = np.dtype(kind)
     count = int(np.prod(shape))
+    flat: Any
     if dtype.kind == "b":
         flat = RNG.random(count) > 0.5
     elif dtype.kind == "c":
@@ -74,7 +75,7 @@ def plain(array: Any) -> bytes:
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
 @pytest.mark.parametrize("layout", "CF")
 def test_headers(
-    kind: str, byte_order: str, shape: tuple[int, ...], layout: str, tmp_path: Path
+    kind: str, byte_order: Any, shape: tuple[int, ...], layout: str, tmp_path: Path
 ) -> None:
     array = sample(kind, shape, layout).astype(np.dtype(kind).newbyteorder(byte_order))
     path = tmp_path / "weights.npy"
@@ -119,7 +120,7 @@ def test_numbers_that_are_asked_for(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("byte_order", "<>")
-def test_bf16_of_ml_dtypes(byte_order: str, tmp_path: Path) -> None:
+def test_bf16_of_ml_dtypes(byte_order: Any, tmp_path: Path) -> None:
     array = RNG.standard_normal((6, 5)).astype(ml_dtypes.bfloat16)
     path = tmp_path / "a.npy"
     np.save(path, array.astype(array.dtype.newbyteorder(byte_order)))
