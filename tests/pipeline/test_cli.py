@@ -108,7 +108,7 @@ def test_schema_is_json(amn: Amn) -> None:
         (("run", "{tmp}/bad.yaml"), 2, "error: usage: "),
         (("inspect", "{tmp}/short.gguf"), 3, "error: FormatError: "),
         (("inspect", "{tmp}"), 3, "error: FormatError: "),
-        (("inspect", "{tmp}/zip.pth"), 4, "error: UnsupportedError: "),
+        (("inspect", "{tmp}/keras.h5"), 4, "error: UnsupportedError: "),
         (("inspect", "nothing://host/model.gguf"), 2, "error: usage: "),
         (("inspect", "ollama:no-such-model"), 1, "error: FileNotFoundError: "),
         (("inspect", "ollama:../../model"), 6, "error: SecurityError: "),
@@ -121,7 +121,7 @@ def test_errors_are_one_line_with_their_code(
 ) -> None:
     (tmp_path / "bad.yaml").write_text("inputs: [a]\noutput: {pth: b}\n")
     (tmp_path / "short.gguf").write_bytes(b"GGUF\x03\0\0\0")
-    (tmp_path / "zip.pth").write_bytes(b"PK\x03\x04" + bytes(40))
+    (tmp_path / "keras.h5").write_bytes(b"\x89HDF\r\n\x1a\n" + bytes(40))
     before = sorted(tmp_path.iterdir())
     done = amn(*(a.format(tmp=tmp_path, sample=sample) for a in arguments))
     assert done.returncode == code, done.stderr
