@@ -136,6 +136,7 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "items": [[i.name, list(i.shape), i.dtype, i.elems, i.scheme] for i in plan.items],
         "pieces": sorted(list(piece) for some in pieces.values() for piece in some),
     }
+    document["xxh3"] = _digest(document)
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     write_small(manifest_path(Path(plan.spec.path)), data)
 
@@ -212,7 +213,10 @@ def compare(layout: Layout, places: Mapping[str, Any], pieces: Iterable[Sequence
 
 
 def load_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of the output at `out`; UsageError when there is none."""
+    """The manifest of the output at `out`.
+
+    Raises UsageError when there is none, FormatError or IntegrityError when it cannot be trusted.
+    """
     path = manifest_path(out)
     try:
         with LocalFile(path) as file:
@@ -224,6 +228,8 @@ def load_manifest(out: Path) -> dict[str, Any]:
         ) from None
     if not isinstance(document, dict) or document.get("anamnesis") != VERSION:
         raise FormatError(f"{path}: not a manifest of version {VERSION}")
+    if document.pop("xxh3", None) != _digest(document):
+        raise IntegrityError(f"{path}: damaged: it is not what its own checksum says")
     return document
 
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anamnesis.errors import UsageError
-from anamnesis.pipeline.companions import copy_companions
+from anamnesis.pipeline.companions import companions, copy_companions
 from anamnesis.pipeline.executors import Options, executor
 from anamnesis.pipeline.journal import (
     Journal,
@@ -28,7 +28,7 @@ from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
 from anamnesis.writers import WRITERS
-from anamnesis.writers.part import write_small
+from anamnesis.writers.part import remove_leftovers, sync_folder, write_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,16 +97,19 @@ def _run_locked(
 ) -> OutputFiles:
     recipe = Recipe.of(plan)
     journal = Journal(Path(plan.spec.path), recipe)
-    done = _done_before(plan, recipe, journal) if resume and not overwrite else {}
-    if not resume or overwrite:
-        journal.remove()
+    done = _done_before(plan, recipe, journal, overwrite) if resume else {}
+    remove_leftovers(_outputs(plan))
     # Nothing gets its final name before the checksums of the archive it came from hold.
     archived = bool(plan.model.members)
     files = OutputFiles(plan, progress, journal, hold=archived)
     try:
         progress.start(plan.out_bytes, [(f.path, f.nbytes) for f in plan.layout.files])
         tasks = files.open(done, overwrite=overwrite)
+        if not resume:
+            journal.remove()
         if files.written:
+            if done:  # of which only the manifest may know
+                journal.add({plan.layout.files[number].path: done[number] for number in done})
             manifest_path(Path(plan.spec.path)).unlink(missing_ok=True)
         if archived:
             crc32_function(plan.out_bytes)  # loads the kernel, if it pays
@@ -122,7 +125,7 @@ def _run_locked(
         if _is_model_folder(plan):
             dtype = plan.spec.dtype or "bf16"
             copy_companions(Path(plan.model.path), Path(plan.spec.path), dtype)
-        if files.written:
+        if files.written or not recorded(plan, recipe):
             write_manifest(plan, recipe, files.pieces)
         journal.remove()
     except BaseException:
@@ -150,10 +153,24 @@ def _is_model_folder(plan: Plan) -> bool:
     return plan.spec.format == "safetensors" and folder_out and os.path.isdir(plan.model.path)
 
 
-def _done_before(plan: Plan, recipe: Recipe, journal: Journal) -> dict[int, Pieces]:
-    """Files of an earlier run of this recipe that are whole; damaged ones are removed."""
-    by_name = journal.finished()
-    found = recorded(plan, recipe)
+def _outputs(plan: Plan) -> Iterator[Path]:
+    """Every file that a run may write."""
+    yield manifest_path(Path(plan.spec.path))
+    yield from (Path(file.path) for file in plan.layout.files)
+    yield from (Path(name) for name, _ in plan.layout.extras)
+    if _is_model_folder(plan):
+        yield from (Path(plan.spec.path) / p.name for p in companions(Path(plan.model.path)))
+
+
+def _done_before(
+    plan: Plan, recipe: Recipe, journal: Journal, overwrite: bool
+) -> dict[int, Pieces]:
+    """Files of an earlier run of this recipe that are whole; damaged ones are removed.
+
+    With `overwrite` a complete output counts for nothing, a run that was killed for its files.
+    """
+    by_name = journal.finished(start_again=overwrite)
+    found = {} if overwrite else recorded(plan, recipe)
     for number, file in enumerate(plan.layout.files):
         name = Path(file.path).name
         if name in by_name:
@@ -161,7 +178,8 @@ def _done_before(plan: Plan, recipe: Recipe, journal: Journal) -> dict[int, Piec
     for number, pieces in list(found.items()):
         if not intact(plan, number, pieces):
             del found[number]
-            Path(plan.layout.files[number].path).unlink(missing_ok=True)
+            if not overwrite:
+                Path(plan.layout.files[number].path).unlink(missing_ok=True)
     return found
 
 
@@ -183,4 +201,5 @@ def _make_folders(folders: Sequence[Path]) -> list[Path]:
             with contextlib.suppress(FileExistsError):
                 path.mkdir()
                 created.append(path)
+                sync_folder(path.parent)
     return created

@@ -88,7 +88,7 @@ class OutputFiles:
             try:
                 self._create(task.file)
             except Exception as error:
-                self.failures.setdefault(task.file, error)
+                self._fail(task.file, error)
         return task.file not in self.failures
 
     def done(self, receipt: Receipt) -> None:
@@ -103,7 +103,7 @@ class OutputFiles:
 
     def failed(self, task: Task, error: Exception) -> None:
         """Give up the file of a task; the first error is the one that is reported."""
-        self.failures.setdefault(task.file, error)
+        self._fail(task.file, error)
 
     def note(self, text: str) -> None:
         """Pass a remark on to the person."""
@@ -122,7 +122,7 @@ class OutputFiles:
             try:
                 commit.result()
             except Exception as error:
-                self.failures.setdefault(number, error)
+                self._fail(number, error)
         self._pool.shutdown(wait=True)
         for number in self.failures:
             if number in self._parts:
@@ -133,6 +133,11 @@ class OutputFiles:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for part in self._parts.values():
             part.discard()
+
+    def _fail(self, number: int, error: Exception) -> None:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = self._plan.layout.files[number].path  # pwrite and fsync name none
+        self.failures.setdefault(number, error)
 
     def _create(self, number: int) -> None:
         with self._lock:
