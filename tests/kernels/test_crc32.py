@@ -21,7 +21,7 @@ WIDTHS = [w for w in (16, 32, 64) if w <= module.WIDTH]
 @pytest.mark.parametrize("nbytes", LENGTHS)
 @pytest.mark.parametrize("value", [0, 1, 0xFFFFFFFF, 0x8000_0001])
 def test_same_as_zlib(nbytes: int, value: int) -> None:
-    data = np.random.default_rng(nbytes).integers(0, 256, nbytes, dtype=np.uint8)
+    data: Any = np.random.default_rng(nbytes).integers(0, 256, nbytes, dtype=np.uint8)
     assert crc32(data, value) == zlib.crc32(data, value)
 
 
@@ -31,14 +31,15 @@ def test_every_width_of_multiplication(
     width: int, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "fold", module._folder(width))
-    monkeypatch.setattr(module, "_run", numba.njit(nogil=True)(module._run.py_func))
-    random = np.random.default_rng(3).integers(0, 256, 9 * FOLD_BYTES * 4 + 5, dtype=np.uint8)
-    data = {"zeros": random * 0, "ones": random | 255, "random": random}[pattern]
+    plain = getattr(module._run, "py_func")  # noqa: B009 - numba's, which has no types
+    monkeypatch.setattr(module, "_run", numba.njit(nogil=True)(plain))
+    random: Any = np.random.default_rng(3).integers(0, 256, 9 * FOLD_BYTES * 4 + 5, dtype=np.uint8)
+    data: Any = {"zeros": random * 0, "ones": random | 255, "random": random}[pattern]
     assert crc32(data, 99) == zlib.crc32(data, 99)
 
 
 def test_every_bit_counts() -> None:
-    data = np.random.default_rng(5).integers(0, 256, 4096 + 100, dtype=np.uint8)
+    data: Any = np.random.default_rng(5).integers(0, 256, 4096 + 100, dtype=np.uint8)
     before = crc32(data)
     for bit in range(0, 8 * len(data), 61):
         data[bit // 8] ^= 1 << bit % 8
@@ -57,7 +58,7 @@ def test_any_buffer_at_any_address(kind: Any, shift: int) -> None:
 
 
 def test_in_pieces_and_in_threads() -> None:
-    data = np.random.default_rng(7).integers(0, 256, 1 << 20, dtype=np.uint8)
+    data: Any = np.random.default_rng(7).integers(0, 256, 1 << 20, dtype=np.uint8)
     results: list[int] = []
 
     def work(step: int) -> None:

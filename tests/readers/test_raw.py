@@ -46,8 +46,9 @@ def plain(array: Any) -> bytes:
 def test_every_combination(
     deflated: bool, order: str, layout: str, kind: str, step: int, tmp_path: Path
 ) -> None:
-    array = np.array(RNG.integers(0, 200, (13, 7, 5)).astype(f"{order}{kind}"), order=layout)
-    data = b"header" + array.tobytes(order=layout)  # type: ignore[arg-type]
+    values = RNG.integers(0, 200, (13, 7, 5)).astype(f"{order}{kind}")
+    array = np.asfortranarray(values) if layout == "F" else values
+    data = b"header" + array.tobytes("A")
     packed = deflate(data) if deflated else data
     file, member = write(tmp_path, packed, data, deflated)
     strides = column_major(array.shape) if layout == "F" else None
