@@ -70,7 +70,7 @@ class Limits:
     def _charge(limit: str, need: int, have: int, floor: int | None, what: str) -> None:
         if floor is not None and need > floor:
             raise LimitError(
-                f"{what}: needs {need:,}, the fixed limit is {floor:,}",
+                f"{what}: needs {need:,}, the fixed limit is {floor:,} ({limit})",
                 limit=limit,
                 need=need,
                 have=floor,

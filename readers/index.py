@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from anamnesis.errors import FormatError, LimitError, SecurityError
+from anamnesis.errors import FormatError, SecurityError
 from anamnesis.limits import INDEX_BYTES, INDEX_ITEMS, SHARDS, Limits
 from anamnesis.readers.base import Container
 from anamnesis.readers.folder import Folder
@@ -56,13 +56,7 @@ def read_index(file: SourceFile, folder: Folder, limits: Limits) -> Index:
     total = metadata.get("total_size") if isinstance(metadata, dict) else None
     index = Index(file.path, weight_map, total)
     shards = index.shards
-    if len(shards) > SHARDS:
-        raise LimitError(
-            f"{file.path}: names {len(shards):,} shards, the fixed limit is {SHARDS:,}",
-            limit="shards",
-            need=len(shards),
-            have=SHARDS,
-        )
+    limits.items(len(shards), f"{file.path}: shards", SHARDS)
     for shard in shards:
         try:
             folder.join(shard)

@@ -251,7 +251,7 @@ def test_i04_the_rest_of_a_job_goes_on(model: Path, tmp_path: Path) -> None:
 
 def test_i05_too_many_shards(model: Path, refused: Callable[..., str], opened: list[str]) -> None:
     index(model, {f"t{i}": f"s{i}" for i in range(SHARDS + 1)})
-    refused(LimitError, "10,001 shards", "10,000")
+    refused(LimitError, "shards: needs 10,001", "10,000")
     assert [p for p in opened if p.startswith(str(model))] == [str(model / INDEX)]
 
 
