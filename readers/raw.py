@@ -17,7 +17,7 @@ import numpy as np
 from anamnesis.readers.base import Stored
 from anamnesis.readers.inflate import Crc32, Inflater
 from anamnesis.readers.source import SourceFile
-from anamnesis.readers.strides import gather
+from anamnesis.readers.strides import gather_part
 
 
 class SpanCrc(NamedTuple):
@@ -65,6 +65,7 @@ class _Viewed:
         view = stored.view
         assert view is not None
         self._stored, self._view = stored, view
+        self._itemsize = stored.nbytes // math.prod(stored.shape) if stored.nbytes else 1
         self._read: Callable[[int, Any], None] = file.read_into
         self._inflater = None
         if view.member is not None and view.member.deflated:
@@ -75,6 +76,10 @@ class _Viewed:
 
     def read_into(self, begin: int, buffer: Any) -> None:
         if not len(buffer):
+            return
+        moved = self._view.strides is not None or self._view.swap > 1
+        if moved and (begin % self._itemsize or len(buffer) % self._itemsize):
+            self._widened(begin, buffer)
             return
         if self._view.strides is None:
             self._read(self._stored.offset + begin, buffer)
@@ -107,16 +112,19 @@ class _Viewed:
             self._next = begin + len(buffer)
 
     def _gather(self, begin: int, buffer: Any, strides: tuple[int, ...]) -> None:
-        """Whole slices along the first dimension; windows are cut so (`passthrough.dense`)."""
-        stored = self._stored
-        itemsize = stored.nbytes // math.prod(stored.shape)
-        slice_bytes = math.prod(stored.shape[1:]) * itemsize
-        first, count = begin // slice_bytes, len(buffer) // slice_bytes
-        shape = (count, *stored.shape[1:])
+        stored, itemsize = self._stored, self._itemsize
         # numpy moves integers faster than opaque items.
         kind = f"u{itemsize}" if itemsize in (1, 2, 4, 8) else f"V{itemsize}"
 
         def read(element: int, target: Any) -> None:
             self._read(stored.offset + element * itemsize, target.view(np.uint8))
 
-        gather(read, first * strides[0], shape, strides, buffer.view(kind).reshape(shape))
+        gather_part(read, 0, stored.shape, strides, begin // itemsize, buffer.view(kind))
+
+    def _widened(self, begin: int, buffer: Any) -> None:
+        """A range that cuts elements, by way of the whole elements that it touches."""
+        first = begin - begin % self._itemsize
+        stop = begin + len(buffer)
+        whole = np.empty(stop + -stop % self._itemsize - first, np.uint8)
+        self.read_into(first, whole)
+        buffer[:] = whole[begin - first : stop - first]

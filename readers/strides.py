@@ -70,3 +70,32 @@ def gather(
         count = min(step, size - k)
         part = (*shape[:axis], count, *shape[axis + 1 :])
         gather(read, base + k * stride, part, strides, out[(*before, slice(k, k + count))])
+
+
+def gather_part(
+    read: Read, base: int, shape: tuple[int, ...], strides: tuple[int, ...], first: int, out: Any
+) -> None:
+    """Copy the elements from `first` on, in row-major order, of a box into `out` (1-D).
+
+    Whole slices along the first dimension are one `gather`; what is cut off at both ends is
+    gathered slice by slice.
+    """
+    if not len(out):
+        return
+    if len(shape) < 2:
+        gather(read, base + first * sum(strides), (len(out),), strides or (0,), out)
+        return
+    inner = math.prod(shape[1:])
+    index, skipped = divmod(first, inner)
+    done = min(-skipped % inner, len(out))
+    if done:
+        gather_part(read, base + index * strides[0], shape[1:], strides[1:], skipped, out[:done])
+        index += 1
+    count = (len(out) - done) // inner
+    if count:
+        stop = done + count * inner
+        box = (count, *shape[1:])
+        gather(read, base + index * strides[0], box, strides, out[done:stop].reshape(box))
+        done = stop
+        index += count
+    gather_part(read, base + index * strides[0], shape[1:], strides[1:], 0, out[done:])

@@ -242,3 +242,25 @@ def test_orders() -> None:
     assert view_strides((5, 1), (1, 5)) is None
     assert view_strides((0, 3), (1, 0)) is None
     assert view_strides((), ()) is None
+
+
+@pytest.mark.parametrize("swap", [0, 4])
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [((5, 6, 7), (1, 5, 30)), ((30, 7), (1, 30)), ((210,), (3,)), ((2, 3, 1, 35), (105, 1, 9, 3))],
+)
+def test_ranges_that_cut_slices_and_elements(
+    shape: tuple[int, ...], strides: tuple[int, ...], swap: int, tmp_path: Path
+) -> None:
+    """Packed layouts are read in columns, and a view may lie any way below them."""
+    values = np.arange(700, dtype=">u4" if swap else "<u4")
+    file, member = write(tmp_path, values.tobytes(), values.tobytes(), False)
+    view = View(strides, swap, member)
+    raw = open_raw(Stored("t", "I32", shape, file.id, PREFIX, 840, view), file)
+    expected = plain(strided(values, shape, strides, 0))
+    for begin in (0, 1, 4, 22, 28, 100, 421, 835, 839):
+        for nbytes in (0, 1, 3, 4, 27, 28, 130, 400, 840):
+            out = np.empty(max(0, min(nbytes, 840 - begin)), np.uint8)
+            raw.read_into(begin, out)
+            assert out.tobytes() == expected[begin : begin + nbytes]
+    file.close()
