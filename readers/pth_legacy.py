@@ -44,7 +44,7 @@ class PickleStream:
         self.file, self._limits = file, limits
         self.position = 0
         self._data = b""
-        self._grow(_FIRST_BYTES)
+        self._grow(min(_FIRST_BYTES, limits.max_single_alloc))
 
     def next(self, where: str, policy: Policy) -> Any:
         """What the next pickle describes. A pickle that leaves the window is begun again."""

@@ -2,7 +2,8 @@
 
 Made with torch 2.13.0 (CPU) and safetensors 0.8.0: `python tests/data/pth/make.py`. Every file is
 what torch.save writes; `expected.safetensors` holds each tensor's bytes as torch has them in
-memory, made contiguous, under the name that a reader has to give it.
+memory, made contiguous, under the name that a reader has to give it. Legacy files differ from run
+to run: their storages' keys are addresses.
 """
 
 from __future__ import annotations
