@@ -8,12 +8,13 @@ LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITABLE := --config-settings editable_mode=strict -e
 
-.PHONY: help demo test lint typecheck test-oracles bench clean
+.PHONY: help demo test lint typecheck fuzz test-oracles bench clean
 help:
 	@echo "make demo          install, run the quickstart job, show what it did"
 	@echo "make test          install and run the tests"
 	@echo "make lint          ruff check and format"
 	@echo "make typecheck     mypy, strict"
+	@echo "make fuzz          atheris on every parser, FUZZ_SECONDS=20 each (installs it)"
 	@echo "make test-oracles  bit equality with torch-based libraries (installs them)"
 	@echo "make bench         kernels and end to end, as ratios to the copy and I/O floors"
 	@echo "make clean         remove the virtual environment and outputs"
@@ -52,6 +53,14 @@ lint: $(VENV)/dev-$(LISTING)
 
 typecheck: $(VENV)/dev-$(LISTING)
 	$(BIN)/mypy -p anamnesis
+
+# Targets can be named: make fuzz TARGETS="gguf pth" FUZZ_SECONDS=240.
+$(VENV)/fuzz-$(LISTING): $(BIN)/python pyproject.toml
+	$(PIP) install $(EDITABLE) ".[fuzz]"
+	@rm -f $(VENV)/fuzz-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
+
+fuzz: $(VENV)/fuzz-$(LISTING)
+	$(BIN)/python tests/fuzz/run.py $(TARGETS)
 
 test-oracles: $(VENV)/oracles
 	ANAMNESIS_ORACLES=$(abspath $(VENV)) $(BIN)/python -m pytest -q -m oracle

@@ -1,0 +1,274 @@
+"""Write the seeds, `corpus/TARGET/NAME`: small files that use every part of each format.
+
+`python tests/fuzz/make_corpus.py`; the files are the same wherever it runs.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pickle
+import struct
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from gguf_parts import Parts, Tensor, write_parts
+from zip_parts import Member, write_zip
+
+from anamnesis.readers.gguf_types import GGML_TYPES
+
+HERE = Path(__file__).resolve().parent
+Entry = tuple[str, list[int]]
+
+
+def safetensors(
+    entries: dict[str, Entry], metadata: dict[str, str] | None = None, **values: bytes
+) -> bytes:
+    """Tensors of zeros, or of the `values` of their names."""
+    header: dict[str, Any] = {} if metadata is None else {"__metadata__": metadata}
+    data = b""
+    for name, (dtype, shape) in entries.items():
+        bits = int(dtype.split("_")[0].lstrip("BFIUCOL") or 8)
+        for length in shape:
+            bits *= length
+        part = values.get(name, bytes(bits // 8))
+        header[name] = {
+            "dtype": dtype,
+            "shape": shape,
+            "data_offsets": [len(data), len(data) + len(part)],
+        }
+        data += part
+    text = json.dumps(header, separators=(",", ":")).encode()
+    return struct.pack("<Q", len(text)) + text + data
+
+
+def safetensors_seeds() -> dict[str, bytes]:
+    state = json.dumps(
+        {"quant_type": "nf4", "blocksize": 64, "dtype": "float16", "shape": [4, 32]}
+    ).encode()
+    return {
+        "dense": safetensors(
+            {"a": ("F32", [2, 3]), "b": ("BF16", []), "c": ("I64", [0, 3]), "ü": ("BOOL", [3])},
+            {"format": "pt"},
+        ),
+        "fp8": safetensors(
+            {
+                "m.weight": ("F8_E4M3", [4, 8]),
+                "m.weight_scale": ("F32", [4, 1]),
+                "n.weight": ("F8_E5M2", [2, 2]),
+                "n.weight_scale_inv": ("F32", [1, 1]),
+                "n.input_scale": ("F32", []),
+            }
+        ),
+        "gptq": safetensors(
+            {
+                "m.qweight": ("I32", [4, 8]),
+                "m.qzeros": ("I32", [1, 1]),
+                "m.scales": ("F16", [1, 8]),
+                "m.g_idx": ("I32", [32]),
+            }
+        ),
+        "awq": safetensors(
+            {
+                "m.qweight": ("I32", [32, 1]),
+                "m.qzeros": ("I32", [1, 1]),
+                "m.scales": ("F16", [1, 8]),
+            }
+        ),
+        "nf4": safetensors(
+            {
+                "w": ("U8", [64, 1]),
+                "w.absmax": ("F32", [2]),
+                "w.quant_map": ("F32", [16]),
+                "w.quant_state.bitsandbytes__nf4": ("U8", [len(state)]),
+            },
+            **{"w.quant_state.bitsandbytes__nf4": state},
+        ),
+        "int8": safetensors({"m.weight": ("I8", [2, 4]), "m.SCB": ("F32", [2])}),
+    }
+
+
+def gguf_seeds() -> dict[str, bytes]:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value.encode())) + value.encode()
+
+    every_kind = [
+        (f"k{kind}".encode(), kind, bytes((1,) * n))
+        for kind, n in {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}.items()
+    ]
+    pairs = [
+        (b"general.architecture", 8, text("llama")),
+        (b"general.alignment", 4, struct.pack("<I", 64)),
+        (b"tokens", 9, struct.pack("<IQ", 8, 2) + text("a") + text("é")),
+    ]
+    nested = struct.pack("<IQIQ", 9, 1, 4, 2) + bytes(8)
+    plain = [Tensor(b"f", (3, 2), 0, 0), Tensor(b"h", (4,), 1, 0), Tensor(b"e", (0, 2), 0, 0)]
+    blocks = [
+        Tensor(kind.name.encode(), (kind.block_elems, 1), number, 0)
+        for number, kind in sorted(GGML_TYPES.items())
+        if 32 <= kind.block_elems <= 64
+    ]
+    return {
+        "kinds": write_parts(Parts(3, every_kind, plain[:1], b"")),
+        "values": write_parts(Parts(3, pairs, plain, b"")),
+        "blocks": write_parts(Parts(3, [], blocks, b"")),
+        "nested": write_parts(Parts(3, [(b"n", 9, nested)], plain[:1], b"")),
+        "version2": write_parts(Parts(2, pairs[:1], [Tensor(b"q", (256, 1), 12, 0)], b"")),
+        "split": write_parts(
+            Parts(
+                3,
+                [
+                    (b"split.no", 2, b"\0\0"),
+                    (b"split.count", 2, b"\1\0"),
+                    (b"split.tensors.count", 5, b"\1\0\0\0"),
+                ],
+                plain[:1],
+                b"",
+            )
+        ),
+    }
+
+
+def npy(descr: str, shape: str, data: bytes, fortran: bool = False, version: int = 1) -> bytes:
+    text = f"{{'descr': '{descr}', 'fortran_order': {fortran}, 'shape': {shape}, }}"
+    form, at = ("<H", 10) if version == 1 else ("<I", 12)
+    text += " " * (-(at + len(text) + 1) % 64) + "\n"
+    return b"\x93NUMPY" + bytes((version, 0)) + struct.pack(form, len(text)) + text.encode() + data
+
+
+def archive(members: Iterable[tuple[str, bytes]], method: int = 0, flags: int = 0) -> bytes:
+    made = []
+    for name, plain in members:
+        member = Member(name.encode(), b"", method, flags)
+        member.fill(plain)
+        made.append(member)
+    return write_zip(made)
+
+
+def npz_seeds() -> dict[str, bytes]:
+    arrays = [
+        ("a.npy", npy("<f4", "(2, 3)", bytes(24))),
+        ("b.npy", npy(">f8", "(3, 2)", bytes(48), fortran=True)),
+        ("c.npy", npy("<V2", "()", bytes(2), version=2)),
+    ]
+    wide = npy("|b1", "(5,)", bytes(5), version=3)
+    field = struct.pack("<2H2Q", 1, 16, len(wide), len(wide))
+    zip64 = Member(b"w.npy", wide, 0, 0, zlib.crc32(wide), len(wide), local_extra=field)
+    dented = write_zip(
+        [zip64], {(0, "local", "packed"): 0xFFFFFFFF, (0, "local", "size"): 0xFFFFFFFF}
+    )
+    return {
+        "stored": archive(arrays),
+        "deflated": archive(arrays, method=8),
+        "described": archive(arrays[:2], method=8, flags=8),
+        "zip64": dented,
+        "others": archive([*arrays[:1], ("note.txt", b"text"), ("raw", arrays[0][1])]),
+    }
+
+
+def _pth() -> Any:
+    path = HERE.parent / "data" / "pth" / "pth_bytes.py"
+    spec = importlib.util.spec_from_file_location("pth_bytes", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def pickles(b: Any, legacy: bool) -> dict[str, bytes]:
+    """Objects as torch.save writes them, each over storages "0" (16 bytes) and "1" (8)."""
+    view = {"view": None} if legacy else {}
+    one, half = b.storage(**view), b.storage("1", 4, "HalfStorage", **view)
+    strided = b.tensor(one, (2, 2), (1, 2))
+    parameter = b.call(
+        b.global_("torch._utils", "_rebuild_parameter"), b.tensor(half), b"\x89", b.HOOKS
+    )
+    nested = b.dict_({"state_dict": b.dict_({"w": strided, "p": parameter}), "epoch": b.value(3)})
+    ordered = b.HOOKS + b"(" + b.value("w") + b.tensor(one) + b.value("h") + b.tensor(half) + b"u"
+    meta = b"}" + b.value("version") + b.value(1) + b"s"
+    built = ordered + b"}" + b.value("_metadata") + meta + b"sb"
+    listed = b.dict_({"l": b.list_(strided, b.tensor(half)), "n": b.value(None), "f": b.value(0.5)})
+    return {
+        "plain": b.dict_({"w": b.tensor(one), "h": b.tensor(half)}),
+        "nested": nested,
+        "ordered": built,
+        "listed": listed,
+    }
+
+
+def pth_seeds() -> dict[str, bytes]:
+    b = _pth()
+    seeds = {}
+    for number, (name, top) in enumerate(pickles(b, legacy=False).items()):
+        order = [("byteorder", (b"little", b"big")[number % 2])] if number else []
+        inner = [("data.pkl", b.pickled(top)), ("data/0", b.DATA), ("data/1", bytes(8)), *order]
+        members = [(f"m/{path}", data) for path, data in (*inner, ("version", b"3\n"))]
+        seeds[name] = archive(members, method=8 if name == "listed" else 0)
+    return seeds
+
+
+def legacy_seeds() -> dict[str, bytes]:
+    b = _pth()
+    seeds = {
+        name: b.legacy(top, [("0", 4, b.DATA), ("1", 4, bytes(8))])
+        for name, top in pickles(b, legacy=True).items()
+    }
+    return seeds | {"pickle": pickle.dumps({"w": [1, 2.5, "text", None, True, (1,)]}, protocol=4)}
+
+
+def json_seeds() -> dict[str, bytes]:
+    index = {
+        "metadata": {"total_size": 24},
+        "weight_map": {"a": "m-1.safetensors", "b": "m-2.safetensors"},
+    }
+    return {
+        "index": json.dumps(index).encode(),
+        "values": b'{"a": [1, -2.5e3, true, null, "\\u00e9\\n\\"\\\\"], "b": {"c": {}}, "": []}',
+        "config": b'{"quantization_config": {"quant_method": "gptq", "bits": 4, "group_size": -1}}',
+    }
+
+
+def yaml_seeds() -> dict[str, bytes]:
+    whole = """\
+inputs: [models/*.gguf, "a b"]
+output: {path: out, format: arrow, dtype: f32, max_shard_size: 5GB, overwrite: true}
+select:
+  include: ['*.weight']
+  exclude: []
+numbers: {rounding: reference, passthrough: bf16, assume_unit_scale: false}
+run: {executor: distributed, threads: 4, memory: 512MiB, scheduler: tcp://host:8786}
+limits: {max_items: 1000, max_single_alloc: 1GiB, max_total_bytes: null, max_expansion_ratio: 10}
+"""
+    block = "# comment\ninputs:\n  - >-\n    folded\n    path\noutput:\n  path: |\n    out\n"
+    return {
+        "whole": whole.encode(),
+        "small": b"inputs: [a]\noutput: {path: o}\n",
+        "block": block.encode(),
+        "scalars": b'inputs: [0x10, 1e3, .inf, ~, NO, "\\u00e9", 2024-01-01, 1:30, 010, -0]\n',
+    }
+
+
+SEEDS = {
+    "gguf": gguf_seeds,
+    "json": json_seeds,
+    "npz": npz_seeds,
+    "pth": pth_seeds,
+    "pth-legacy": legacy_seeds,
+    "safetensors": safetensors_seeds,
+    "yaml": yaml_seeds,
+}
+
+
+def write_corpus(folder: Path = HERE / "corpus") -> None:
+    """Write all seeds under `folder`."""
+    for target, make in SEEDS.items():
+        (folder / target).mkdir(parents=True, exist_ok=True)
+        for name, data in make().items():
+            (folder / target / name).write_bytes(data)
+
+
+if __name__ == "__main__":
+    write_corpus()

@@ -1,0 +1,73 @@
+"""Every kept file of the fuzzer: the seeds, and what was once found (tests/fuzz)."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+FUZZ = Path(__file__).resolve().parents[1] / "fuzz"
+KEPT = sorted(p for kind in ("corpus", "regressions") for p in (FUZZ / kind).glob("*/*"))
+CORPUS_BYTES = 200_000
+
+
+@pytest.fixture(scope="module")
+def fuzz() -> Iterator[Any]:
+    """The module `targets`, with the folder it lies in on the path."""
+    sys.path.insert(0, str(FUZZ))
+    try:
+        import targets
+
+        yield targets
+    finally:
+        sys.path.remove(str(FUZZ))
+
+
+@pytest.fixture(scope="module")
+def lab(fuzz: Any) -> Iterator[Any]:
+    lab = fuzz.Lab()
+    yield lab
+    lab.close()
+
+
+@pytest.mark.parametrize("path", KEPT, ids=lambda p: f"{p.parent.name}-{p.name}")
+def test_replay(path: Path, fuzz: Any, lab: Any) -> None:
+    fuzz.TARGETS[path.parent.name].run(lab, path.read_bytes(), convert=True)
+
+
+def test_every_target_has_the_seeds_that_the_script_makes(fuzz: Any) -> None:
+    from make_corpus import SEEDS
+
+    assert set(SEEDS) == set(fuzz.TARGETS)
+    kept = {p.relative_to(FUZZ / "corpus").as_posix() for p in KEPT if "corpus" in p.parts}
+    assert kept == {f"{target}/{name}" for target, make in SEEDS.items() for name in make()}
+    assert sum(p.stat().st_size for p in KEPT if "corpus" in p.parts) < CORPUS_BYTES
+
+
+def test_most_seeds_are_accepted(fuzz: Any, lab: Any) -> None:
+    """A fuzzer that starts from refused files learns little."""
+    from anamnesis.errors import AnamnesisError
+    from anamnesis.readers import open_container
+
+    refused = []
+    for path in KEPT:
+        target = fuzz.TARGETS[path.parent.name]
+        if "corpus" in path.parts and target.name.startswith("m."):
+            try:
+                open_container(lab.place(target.name, path.read_bytes()), fuzz.LIMITS)
+            except AnamnesisError:
+                refused.append(path.name)
+    assert sorted(refused) == ["nested", "pickle"]
+
+
+@pytest.mark.parametrize("error", [KeyError("x"), MemoryError(), RecursionError()])
+def test_foreign_exceptions_are_finds(error: Exception, fuzz: Any) -> None:
+    with pytest.raises(type(error)), fuzz.documented("a"):
+        raise error
+    with pytest.raises(fuzz.BrokenPromiseError), fuzz.documented("a"):
+        raise fuzz.AnamnesisError("a\nb")
+    with fuzz.documented("a"):
+        raise fuzz.AnamnesisError("a: b")
