@@ -170,7 +170,9 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     columns = [c for c in tensor.components if c.access.kind == "columns" or _strided(c)]
     if columns and window:
         per_window = sum(_window_bytes(c, window) for c in columns)
-        batch = window * max(1, STRIP_BYTES // max(1, per_window))
+        # Strided rows are scattered over the file: the more of them, the longer the runs.
+        strip = 2 * STRIP_BYTES if any(map(_strided, columns)) else STRIP_BYTES
+        batch = window * max(1, strip // max(1, per_window))
         batch = min(batch, -(-tensor.units // multiple) * multiple)
     reads = sum(_window_bytes(c, batch) for c in tensor.components)
     # Whole parameters are held as stored, and again as the float32 that `prepare` makes of them.

@@ -117,7 +117,7 @@ class _Viewed:
         kind = f"u{itemsize}" if itemsize in (1, 2, 4, 8) else f"V{itemsize}"
 
         def read(element: int, target: Any) -> None:
-            self._read(stored.offset + element * itemsize, target.view(np.uint8))
+            self._read(stored.offset + element * itemsize, target)
 
         gather_part(read, 0, stored.shape, strides, begin // itemsize, buffer.view(kind))
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from anamnesis.limits import KiB
 
-Read = Callable[[int, Any], None]  # (first element, one-dimensional array to fill)
+Read = Callable[[int, Any], None]  # (first element, bytes to fill)
 
 _RUN_BYTES = 512 * KiB  # read at once through scratch memory
 _GAP_BYTES = 16 * KiB  # reading over so much costs less than another call
@@ -49,22 +49,25 @@ def gather(
     if 0 in shape:
         return
     itemsize = out.dtype.itemsize
-    extent = 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
     axis = max(range(len(shape)), key=lambda a: (shape[a] - 1) * strides[a])
-    between = (extent - math.prod(shape)) * itemsize
-    dense = extent <= 2 * math.prod(shape) or between <= shape[axis] * _GAP_BYTES
-    if dense and extent * itemsize <= _RUN_BYTES:
-        if strides == row_major(shape) and out.flags.c_contiguous:
-            read(base, out.reshape(-1))
-            return
-        run = np.empty(extent, out.dtype)
-        read(base, run)
-        steps = tuple(s * itemsize for s in strides)
-        out[...] = np.lib.stride_tricks.as_strided(run, shape, steps, writeable=False)
-        return
-    # Halve a box that is only too large; of a sparse one take the slices apart.
     size, stride = shape[axis], strides[axis]
-    step = -(-size // 2) if dense else 1
+    extent = _extent(shape, strides)
+    between = (extent - math.prod(shape)) * itemsize
+    if extent <= 2 * math.prod(shape) or between <= size * _GAP_BYTES:
+        if extent * itemsize <= _RUN_BYTES:
+            run = np.empty(extent, out.dtype)
+            read(base, run.view(np.uint8))
+            out[...] = _strided(run, shape, strides)
+            return
+        step = -(-size // 2)  # it is only too large
+    else:
+        rest, steps = shape[:axis] + shape[axis + 1 :], strides[:axis] + strides[axis + 1 :]
+        slice_extent = _extent(rest, steps)
+        step = _RUN_BYTES // (slice_extent * itemsize)
+        if step and slice_extent <= 2 * math.prod(rest):
+            _gather_slices(read, base, (stride, slice_extent, step), rest, steps, out, axis)
+            return
+        step = 1
     before = (slice(None),) * axis
     for k in range(0, size, step):
         count = min(step, size - k)
@@ -99,3 +102,39 @@ def gather_part(
         done = stop
         index += count
     gather_part(read, base + index * strides[0], shape[1:], strides[1:], 0, out[done:])
+
+
+def _gather_slices(
+    read: Read,
+    base: int,
+    along: tuple[int, int, int],
+    shape: tuple[int, ...],
+    strides: tuple[int, ...],
+    out: Any,
+    axis: int,
+) -> None:
+    """Slices across `axis`, each one run; `along`: the step to the next, its extent, how many.
+
+    So many runs are read before they are moved, which turns short ones into lines of memory.
+    """
+    stride, extent, group = along
+    lines = np.moveaxis(out, axis, 0)
+    runs = np.empty((min(group, len(lines)), extent), out.dtype)
+    raw = runs.view(np.uint8)
+    for first in range(0, len(lines), group):
+        count = min(group, len(lines) - first)
+        for k in range(count):
+            read(base + (first + k) * stride, raw[k])
+        lines[first : first + count] = _strided(
+            runs[:count].reshape(-1), (count, *shape), (extent, *strides)
+        )
+
+
+def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
+    """Elements from the first of a box to its last."""
+    return 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
+
+
+def _strided(run: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
+    steps = tuple(s * run.itemsize for s in strides)
+    return np.lib.stride_tricks.as_strided(run, shape, steps, writeable=False)
