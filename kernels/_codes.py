@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._jit import as_f32, as_u32, inline, jit, put
-from anamnesis.kernels._lookup import load_numbers, load_u64, look_up, table_for
+from anamnesis.kernels._lookup import load_u64, look_up, table_for
 from anamnesis.kernels._vector import clean_nan, load16, load32, store, to_f32
 from anamnesis.kernels.bits import f16_bits_to_f32, u32
 
@@ -138,67 +138,111 @@ def to_half(value: Any) -> Any:
     return as_f32(u32(rounded | u32(bits & u32(0x80000000))))
 
 
-# A run is given by offsets: array slices cost more than the sixteen elements they hold.
-@inline
-def look_up_run(
+# Runs are given by offsets: a slice of an array, or a call, costs more than sixteen elements.
+@jit
+def look_up_runs(
     codes: Any,
-    at: Any,
+    first: Any,
+    starts: Any,
+    run: Any,
     end: Any,
-    zero: Any,
-    scale: Any,
-    half: Any,
-    numbers: Any,
+    zeros: Any,
+    scales: Any,
     out: Any,
-    to: Any,
+    row: Any,
 ) -> None:
-    """As `scale_run`, for codes below 16: a product each, looked up; `numbers` holds sixteen."""
-    if half:
-        for code in range(16):
-            numbers[code] = to_half((np.float32(code) - zero) * scale)
-        table = table_for(out, load_numbers(numbers, 0))
-    else:
-        table = table_for(out, (to_f32(load16(COUNT, 0)) - zero) * scale)
-    while at + 16 <= end:
-        look_up(out, to, table, load16(codes, at))
-        at += 16
-        to += 16
-    while at < end:
-        value = (np.float32(codes[at]) - zero) * scale
-        put(out, to, to_half(value) if half else value)
-        at += 1
-        to += 1
-
-
-@inline
-def scale_run(
-    codes: Any, at: Any, end: Any, zero: Any, scale: Any, half: Any, out: Any, to: Any
-) -> None:
-    """Codes `[at, end)`, which share a scale and a zero, to `out` from `to` on."""
-    if half:
-        _scale_run_half(codes, at, end, zero, scale, out, to)
-    else:
-        while at + 32 <= end:
-            store(out, to, (to_f32(load32(codes, at)) - zero) * scale)
-            at += 32
-            to += 32
-        while at < end:
-            put(out, to, (np.float32(codes[at]) - zero) * scale)
-            at += 1
-            to += 1
+    """As `scale_runs`, for codes below 16 in runs of multiples of 16: each product is looked up."""
+    for k in range(run, end):
+        table = table_for(out, (to_f32(load16(COUNT, 0)) - zeros[k]) * scales[k])
+        at, to = starts[k] - first, row + starts[k]
+        while at < starts[k + 1] - first:
+            look_up(out, to, table, load16(codes, at))
+            at += 16
+            to += 16
 
 
 @jit
-def _scale_run_half(
-    codes: Any, at: Any, end: Any, zero: Any, scale: Any, out: Any, to: Any
+def multiply_runs(
+    codes: Any,
+    first: Any,
+    starts: Any,
+    run: Any,
+    end: Any,
+    zeros: Any,
+    scales: Any,
+    out: Any,
+    row: Any,
 ) -> None:
-    some, here = codes[at:end], out[to:]
-    for i in range(some.shape[0]):
-        put(here, i, to_half((np.float32(some[i]) - zero) * scale))
+    """As `scale_runs`, in runs of multiples of 16."""
+    for k in range(run, end):
+        zero, scale = zeros[k], scales[k]
+        at, to, stop = starts[k] - first, row + starts[k], starts[k + 1] - first
+        while at + 32 <= stop:
+            store(out, to, (to_f32(load32(codes, at)) - zero) * scale)
+            at += 32
+            to += 32
+        if at < stop:
+            store(out, to, (to_f32(load16(codes, at)) - zero) * scale)
+
+
+@jit
+def scale_runs(
+    codes: Any,
+    first: Any,
+    starts: Any,
+    run: Any,
+    end: Any,
+    zeros: Any,
+    scales: Any,
+    half: Any,
+    out: Any,
+    row: Any,
+) -> None:
+    """Runs `[run, end)` of a row that begins at `out[row]`; run k has a zero and a scale.
+
+    Run k is inputs `[starts[k], starts[k + 1])`, and `codes` are those from input `first` on.
+    """
+    for k in range(run, end):
+        zero, scale = zeros[k], scales[k]
+        some, here = codes[starts[k] - first : starts[k + 1] - first], out[row + starts[k] :]
+        if half:
+            for i in range(some.shape[0]):
+                put(here, i, to_half((np.float32(some[i]) - zero) * scale))
+        else:
+            for i in range(some.shape[0]):
+                put(here, i, (np.float32(some[i]) - zero) * scale)
+
+
+@jit
+def pair(zeros: Any, scales: Any) -> Any:
+    """One word for a zero point and its scale, whose low eight bits are 0 if it was F16 or BF16."""
+    words = np.empty(zeros.shape, np.uint32)
+    for group in range(zeros.shape[0]):
+        for row in range(zeros.shape[1]):
+            words[group, row] = u32(as_u32(scales[group, row]) | u32(zeros[group, row]))
+    return words
+
+
+@inline
+def _scaled_by(code: Any, word: Any) -> Any:
+    zero = np.float32(np.int32(u32(word & u32(0xFF))))
+    return (np.float32(code) - zero) * as_f32(u32(word & u32(0xFFFFFF00)))
+
+
+@jit
+def scale_pairs(codes: Any, words: Any, half: Any, out: Any) -> None:
+    """One row, with a zero point and a scale for every code, as `pair` joined them."""
+    if half:
+        for i in range(codes.shape[0]):
+            put(out, i, to_half(_scaled_by(codes[i], words[i])))
+    else:
+        for i in range(codes.shape[0]):
+            put(out, i, _scaled_by(codes[i], words[i]))
 
 
 @jit
 def scale_each(codes: Any, zeros: Any, scales: Any, half: Any, out: Any) -> None:
-    """As `_scale_run`, with a scale and a zero for every code."""
+    """One row, with a scale and a zero for every code."""
     if half:
         for i in range(codes.shape[0]):
             put(out, i, to_half((np.float32(codes[i]) - zeros[i]) * scales[i]))

@@ -14,7 +14,15 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._codes import look_up_run, scale_each, scale_run, spread
+from anamnesis.kernels._codes import (
+    look_up_runs,
+    multiply_runs,
+    pair,
+    scale_each,
+    scale_pairs,
+    scale_runs,
+    spread,
+)
 from anamnesis.kernels._jit import jit
 from anamnesis.kernels._transpose import (
     LANES,
@@ -73,9 +81,13 @@ def decode_runs(
     streams = tile.view(np.uint8)
     planes = np.empty((LANES, LANES, LANES), np.uint32)
     codes = np.empty(block, np.uint8)
-    numbers = np.empty(16, np.float32)
+    zero_tile = np.empty((columns, groups.shape[0]), np.float32)
+    scale_tile = np.empty((columns, groups.shape[0]), np.float32)
+    whole = not half and _whole(starts)
     rows = zeros.shape[1]
     for column in range(0, rows, columns):
+        _turn_rows(zeros, groups, column, zero_tile)
+        _turn_rows(scales, groups, column, scale_tile)
         run = 0
         for first in range(0, inputs, block):
             last = min(first + block, inputs)
@@ -96,14 +108,13 @@ def decode_runs(
                 if bits != 8:
                     spread(source, bits, codes)
                     source = codes
-                for k in range(run, end):
-                    zero, scale = zeros[groups[k], row], scales[groups[k], row]
-                    at, stop = starts[k] - first, starts[k + 1] - first
-                    to = row * inputs + starts[k]
-                    if bits <= 4:
-                        look_up_run(source, at, stop, zero, scale, half, numbers, out, to)
-                    else:
-                        scale_run(source, at, stop, zero, scale, half, out, to)
+                at, zero, scale = row * inputs, zero_tile[lane], scale_tile[lane]
+                if not whole:
+                    scale_runs(source, first, starts, run, end, zero, scale, half, out, at)
+                elif bits <= 4:
+                    look_up_runs(source, first, starts, run, end, zero, scale, out, at)
+                else:
+                    multiply_runs(source, first, starts, run, end, zero, scale, out, at)
             run = end
 
 
@@ -114,32 +125,41 @@ def decode_scattered(
     index: Any,
     zeros: Any,
     scales: Any,
+    narrow: Any,
     half: Any,
     inputs: Any,
     out: Any,
 ) -> None:
-    """As `decode_runs`, where input i is of group `index[i]` and neighbours rarely share one."""
+    """As `decode_runs`, where input i is of group `index[i]` and neighbours rarely share one.
+
+    `narrow` scales were stored in 16 bits, which leaves the low bits of a float32 to the zero
+    point: gathering both for each input is most of the work.
+    """
     tile = np.empty((COLUMNS, SCATTERED * bits // 32 + PAD), np.uint32)
     zero_tile = np.empty((COLUMNS, SCATTERED + PAD), np.float32)
     scale_tile = np.empty((COLUMNS, SCATTERED + PAD), np.float32)
-    streams = tile.view(np.uint8)
+    streams, both = tile.view(np.uint8), scale_tile.view(np.uint32)
     codes = np.empty(SCATTERED, np.uint8)
     rows = zeros.shape[1]
+    grid = pair(zeros, scales) if narrow else scales.view(np.uint32)
     for column in range(0, rows, COLUMNS):
         for first in range(0, inputs, SCATTERED):
             last = min(first + SCATTERED, inputs)
             _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
-            _turn_rows(zeros, index[first:last], column, zero_tile)
-            _turn_rows(scales, index[first:last], column, scale_tile)
+            _turn_rows(grid, index[first:last], column, both)
+            if not narrow:
+                _turn_rows(zeros, index[first:last], column, zero_tile)
             size = -(-(last - first) * bits // 8)
             for lane in range(min(COLUMNS, rows - column)):
                 source = streams[lane, :size]
                 if bits != 8:
                     spread(source, bits, codes)
                     source = codes
-                at = (column + lane) * inputs + first
-                part = source[: last - first]
-                scale_each(part, zero_tile[lane], scale_tile[lane], half, out[at:])
+                part, here = source[: last - first], out[(column + lane) * inputs + first :]
+                if narrow:
+                    scale_pairs(part, both[lane], half, here)
+                else:
+                    scale_each(part, zero_tile[lane], scale_tile[lane], half, here)
 
 
 @jit
@@ -147,23 +167,35 @@ def decode_rows(
     streams: Any,
     bits: Any,
     starts: Any,
-    groups: Any,
     zeros: Any,
     scales: Any,
     half: Any,
     inputs: Any,
     out: Any,
 ) -> None:
-    """As `decode_runs`, from streams that lie as rows: `streams` is uint8 `[rows, bytes]`."""
+    """As `decode_runs`, from streams that lie as rows: `streams` is uint8 `[rows, bytes]`.
+
+    `zeros` and `scales` are float32 `[rows, runs]`, of any width from there on.
+    """
     codes = np.empty(-(-inputs // 32) * 32, np.uint8)
-    numbers = np.empty(16, np.float32)
+    runs = starts.shape[0] - 1
+    whole = not half and bits <= 4 and _whole(starts)
     for row in range(streams.shape[0]):
         spread(streams[row], bits, codes)
-        for k in range(groups.shape[0]):
-            start, stop = starts[k], starts[k + 1]
-            zero, scale = zeros[groups[k], row], scales[groups[k], row]
-            to = row * inputs + start
-            look_up_run(codes, start, stop, zero, scale, half, numbers, out, to)
+        at, zero, scale = row * inputs, zeros[row], scales[row]
+        if whole:
+            look_up_runs(codes, 0, starts, 0, runs, zero, scale, out, at)
+        else:
+            scale_runs(codes, 0, starts, 0, runs, zero, scale, half, out, at)
+
+
+@jit
+def _whole(starts: Any) -> bool:
+    """Whether all runs are multiples of 16."""
+    for k in range(starts.shape[0] - 1):  # noqa: SIM110 - numba has no generators
+        if (starts[k + 1] - starts[k]) % 16:
+            return False
+    return True
 
 
 @jit
@@ -172,11 +204,14 @@ def _turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
     columns = min(tile.shape[0], words.shape[1] - column)
     whole = columns - columns % LANES
     blocks = last - (last - first) % LANES
+    pairs = column % (2 * COLUMNS) == 0
     for row in range(first, blocks, LANES):
         for lane in range(0, whole, LANES):
             transpose8(words, row, column + lane, tile, lane, row - first)
-        for ahead in range(row, row + LANES):
-            prefetch(words, ahead, column + COLUMNS)
+        if pairs:
+            for ahead in range(row, row + LANES):
+                prefetch(words, ahead, column + 2 * COLUMNS)
+                prefetch(words, ahead, column + 3 * COLUMNS)
     for row in range(first, last):
         for lane in range(whole if row < blocks else 0, columns):
             tile[lane, row - first] = words[row, column + lane]

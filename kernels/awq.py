@@ -37,14 +37,15 @@ _BITS = 4
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
     """`starts` and `groups` of the runs of inputs that share a scale.
 
-    `scalars`: `in_features`, `group_size` (-1: all), `groups`. Raises ValueError for inputs
-    without a group.
+    `scalars`: `version`, `in_features`, `group_size` (-1: all), `groups`. Raises ValueError for
+    inputs without a group.
     """
     inputs, size, groups = scalars["in_features"], scalars["group_size"], scalars["groups"]
     index = np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
     if index.max(initial=-1) >= groups:
         raise ValueError(f"{groups:,} groups of {size:,} do not cover {inputs:,} inputs")
-    starts, of_run = runs_of(index, block_inputs(_BITS, True))
+    block = block_inputs(_BITS, True) if scalars["version"] == "gemm" else max(1, inputs)
+    starts, of_run = runs_of(index, block)
     return {"starts": starts, "groups": of_run}
 
 
@@ -81,11 +82,9 @@ def decode_gemv(
         raise ValueError(f"qweight: bytes {streams.shape} for rows {window} of {inputs} inputs")
     scales = read_scales(params["scale_dtype"], blocks["scales"])
     zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, False, scales.shape)
-    scales, zeros = np.ascontiguousarray(scales.T), np.ascontiguousarray(zeros.T)
-    _check(scales, params, rows, out)
-    starts, groups = params["starts"], params["groups"]
+    _check(scales.T, params, rows, out)
     with np.errstate(all="ignore"):
-        decode_rows(streams, _BITS, starts, groups, zeros, scales, _half(params), inputs, out)
+        decode_rows(streams, _BITS, params["starts"], zeros, scales, _half(params), inputs, out)
 
 
 def _check(scales: Any, params: Mapping[str, Any], rows: int, out: Any) -> None:

@@ -82,7 +82,8 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     half = params["rounding"] == "reference" and params["scale_dtype"] == "F16"
     with np.errstate(all="ignore"):
         if "index" in params:
-            decode_scattered(words, bits, params["index"], zeros, scales, half, inputs, out)
+            index, narrow = params["index"], params["scale_dtype"] != "F32"
+            decode_scattered(words, bits, index, zeros, scales, narrow, half, inputs, out)
         else:
             block = block_inputs(bits, False)
             starts, groups = params["starts"], params["groups"]

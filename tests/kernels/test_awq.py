@@ -77,6 +77,17 @@ def test_gemm_beyond_a_tile(copies: tuple[int, int], rounding: str) -> None:
             np.testing.assert_array_equal(out.reshape(-1, inputs), wanted[start : window.stop])
 
 
+def test_one_group_across_tiles() -> None:
+    copies, stored = 60, cases.parts("awq-channel")
+    params = {**cases.tensor("awq-channel").params, "in_features": 72 * copies}
+    blocks = {role: array.view(np.uint8) for role, array in stored.items()}
+    blocks["qweight"] = np.tile(blocks["qweight"], (copies, 1))
+    out = np.empty(136 * 72 * copies, np.uint16)
+    decoder("awq-gemm")(blocks, prepared(params), Window(0, 136), out)
+    wanted = np.tile(cases.expected("awq-channel"), (1, copies))
+    np.testing.assert_array_equal(out.reshape(wanted.shape), wanted)
+
+
 def test_every_nibble_finds_its_output() -> None:
     """One code set at a time: nibble k of a word is output (0, 2, 4, 6, 1, 3, 5, 7)[k]."""
     params = prepared({**cases.tensor("awq-square").params, "in_features": 64, "groups": 1})

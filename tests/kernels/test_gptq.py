@@ -92,6 +92,21 @@ def test_inputs_beyond_a_tile_and_strided_windows(bits: int, order: str, roundin
             np.testing.assert_array_equal(out.reshape(-1, inputs), wanted[start : window.stop])
 
 
+def test_one_group_across_tiles() -> None:
+    copies, stored = 90, cases.parts("gptq-channel")
+    params = {**cases.tensor("gptq-channel").params, "in_features": 96 * copies}
+    prepare = preparer("gptq")
+    assert prepare is not None
+    params |= prepare(params, {})
+    assert len(params["groups"]) == 2  # cut where a tile ends
+    blocks = {role: stored[role].view(np.uint8) for role in ("qweight", "qzeros", "scales")}
+    blocks["qweight"] = np.tile(blocks["qweight"], (copies, 1))
+    out = np.empty(40 * 96 * copies, np.uint16)
+    decoder("gptq")(blocks, params, Window(0, 40), out)
+    wanted = np.tile(cases.expected("gptq-channel"), (1, copies))
+    np.testing.assert_array_equal(out.reshape(wanted.shape), wanted)
+
+
 @pytest.mark.parametrize(("bits", "share"), [(4, 0.030), (8, 0.060)])
 def test_rounding_shares(bits: int, share: float) -> None:
     """F16 scales: how many elements the library's order gives other bits than one rounding."""
