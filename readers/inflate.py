@@ -5,6 +5,9 @@ Deflate is RFC 1951, as ZIP's method 8 stores it (without the header of zlib).
 
 from __future__ import annotations
 
+import os
+import tempfile
+import weakref
 import zlib
 from collections.abc import Callable
 from typing import Any
@@ -37,6 +40,7 @@ class Inflater:
         """Begin at the start of the entry; nothing is read yet."""
         self._member, self._file, self._crc32 = member, file, crc32
         self._chunk_bytes = chunk_bytes
+        self.nbytes = member.nbytes
         self._crc = self._checked = 0
         self._restart()
 
@@ -70,6 +74,10 @@ class Inflater:
         if not self._member.nbytes:
             self._end()
         return self._crc
+
+    def spool(self) -> Spool:
+        """The whole entry in a temporary file."""
+        return Spool(self, self.nbytes)
 
     def _restart(self) -> None:
         self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
@@ -120,3 +128,28 @@ class Inflater:
 
     def _wrong(self, what: str) -> FormatError:
         return FormatError(f"{self._member.file.path}: member {self._member.name!r:.200}: {what}")
+
+
+class Spool:
+    """Inflated bytes in a temporary file without a name, for reads in any order."""
+
+    def __init__(self, inflater: Inflater, nbytes: int) -> None:
+        """Inflate everything; the folder is `tempfile.gettempdir()`."""
+        with tempfile.TemporaryFile(buffering=0) as file:
+            self._fd = os.dup(file.fileno())
+        weakref.finalize(self, os.close, self._fd)
+        chunk = bytearray(min(_CHUNK_BYTES, nbytes))
+        for start in range(0, nbytes, _CHUNK_BYTES):
+            view = memoryview(chunk)[: nbytes - start]
+            inflater.read_into(start, view)
+            while view:
+                view = view[os.write(self._fd, view) :]
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        """Fill `buffer` with the bytes from `offset` on."""
+        view = memoryview(buffer).cast("B")
+        while view:
+            got = os.preadv(self._fd, [view], offset)
+            if not got:
+                raise OSError(f"a temporary file ended at byte {offset:,}")
+            view, offset = view[got:], offset + got

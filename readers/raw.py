@@ -14,10 +14,13 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from anamnesis.limits import KiB
 from anamnesis.readers.base import Stored
 from anamnesis.readers.inflate import Crc32, Inflater
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.strides import gather_part
+
+_SPOOL_BYTES = 256 * KiB  # what an inflater keeps
 
 
 class SpanCrc(NamedTuple):
@@ -71,6 +74,7 @@ class _Viewed:
         if view.member is not None and view.member.deflated:
             self._inflater = Inflater(view.member, file, crc32)
             self._read = self._inflater.read_into
+        self._spooled = False
         self._crc32, self._crc = crc32, 0
         self._first = self._next = -1
 
@@ -113,6 +117,11 @@ class _Viewed:
 
     def _gather(self, begin: int, buffer: Any, strides: tuple[int, ...]) -> None:
         stored, itemsize = self._stored, self._itemsize
+        if self._inflater is not None and not self._spooled:
+            # Strips, and the slices of odd strides, go through the entry again and again.
+            self._spooled = True
+            if self._inflater.nbytes > _SPOOL_BYTES:
+                self._read = self._inflater.spool().read_into
         # numpy moves integers faster than opaque items.
         kind = f"u{itemsize}" if itemsize in (1, 2, 4, 8) else f"V{itemsize}"
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from anamnesis.errors import FormatError
+from anamnesis.readers import raw as module
 from anamnesis.readers.base import Member, Stored, View
 from anamnesis.readers.inflate import Inflater
 from anamnesis.readers.raw import SpanCrc, open_raw
@@ -176,6 +177,26 @@ class TestInflater:
         file, member = write(tmp_path, packed, b"abc", True)
         assert Inflater(member, file).drain() == zlib.crc32(b"abc")
         file.close()
+
+
+def test_strips_of_a_deflated_entry_inflate_it_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_SPOOL_BYTES", 10_000)
+    array = np.asfortranarray(RNG.integers(0, 5, (600, 500)).astype("<u2"))
+    data = b"header" + array.tobytes("A")
+    file, member = write(tmp_path, deflate(data), data, True)
+    view = View((1, 600), 0, member)
+    raw = open_raw(Stored("t", "U16", array.shape, file.id, 6, array.nbytes, view), file)
+    restarts: list[int] = []
+    monkeypatch.setattr(Inflater, "_restart", lambda self: restarts.append(1))
+    strip = np.empty(1000 * 20, np.uint8)
+    for row in range(0, 600, 20):
+        raw.read_into(1000 * row, strip)
+        assert strip.tobytes() == plain(array[row : row + 20])
+    assert not restarts
+    assert raw.spans() == [SpanCrc(file.path, "m", 0, len(data), zlib.crc32(data))]
+    file.close()
 
 
 def strided(base: Any, shape: tuple[int, ...], strides: tuple[int, ...], first: int) -> Any:
