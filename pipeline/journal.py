@@ -20,7 +20,7 @@ import xxhash
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
 from anamnesis.limits import INDEX_BYTES, Limits, MiB
 from anamnesis.pipeline.plan import Plan
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import LocalFile, public_name
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
 from anamnesis.writers.base import Item, Layout
@@ -40,7 +40,7 @@ class Recipe:
     @classmethod
     def of(cls, plan: Plan) -> Recipe:
         """The recipe of a plan."""
-        files = [[f.path, f.size, f.mtime_ns] for f in plan.model.files]
+        files = [[public_name(f.path), f.size, f.mtime_ns] for f in plan.model.files]
         tensors = [
             [t.name, t.encoding, sorted(t.params.items()), [c.stored.name for c in t.components]]
             for t in plan.model.tensors
@@ -129,7 +129,7 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "anamnesis": VERSION,
         "format": plan.spec.format,
         "max_shard_bytes": plan.spec.max_shard_bytes,
-        "inputs": [[f.path, f.size, f.mtime_ns] for f in plan.model.files],
+        "inputs": [[public_name(f.path), f.size, f.mtime_ns] for f in plan.model.files],
         "options": asdict(plan.model.options),
         "recipe": [recipe.inputs, recipe.settings],
         "files": [[Path(f.path).name, f.nbytes] for f in plan.layout.files],

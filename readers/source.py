@@ -80,6 +80,14 @@ def base_name(path: str) -> str:
     return os.path.basename(path)
 
 
+def public_name(path: str) -> str:
+    """A path or URL as it may be written into files: without password, signature or token."""
+    if not is_url(path):
+        return path
+    plain = re.split("[?#]", path, maxsplit=1)[0]
+    return re.sub("://[^/@]*@", "://", plain)
+
+
 def open_source(path: str, *, first_bytes: int | None = None) -> SourceFile:
     """Open a local path or a URL.
 

@@ -203,6 +203,18 @@ def test_remember_gives_the_bytes_of_a_local_run(
     assert anamnesis.verify(there)["tensors"] == 6
 
 
+def test_secrets_of_a_url_stay_out_of_the_manifest(
+    server: Server, sample: Path, tmp_path: Path
+) -> None:
+    server.files = {"m.gguf": sample.read_bytes()}
+    url = server.url.replace("://", "://me:pass@") + "/m.gguf?X-Signature=secret"
+    anamnesis.remember(url, tmp_path / "out.safetensors")
+    text = (tmp_path / "out.safetensors.anamnesis.json").read_text()
+    assert json.loads(text)["inputs"][0][0] == f"{server.url}/m.gguf"
+    assert "secret" not in text
+    assert "pass@" not in text
+
+
 def test_windows_are_fetched_ahead(server: Server) -> None:
     data = np.random.default_rng(1).bytes(12 * MIB)
     server.files = {"m": data}
