@@ -8,15 +8,22 @@ import click
 from rich.console import Console
 
 from benchmarks.experiments import EXPERIMENTS
-from benchmarks.measure import describe, machine
+from benchmarks.measure import describe, machine, patience
 
 console = Console(highlight=False, width=max(110, Console().width))
 
 
 @click.group(invoke_without_command=True, context_settings={"help_option_names": ["-h", "--help"]})
+@click.option(
+    "--quiet",
+    type=click.FloatRange(0),
+    metavar="CPUS",
+    help="Wait until others take at most so many CPUs, and repeat what they disturbed.",
+)
 @click.pass_context
-def main(context: click.Context) -> None:
+def main(context: click.Context, quiet: float | None) -> None:
     """Figures with their ratios to a plain copy or to plain I/O; everything without a command."""
+    patience.begin(quiet)
     console.print(describe(machine()))
     if context.invoked_subcommand is None:
         context.invoke(everything)

@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 RESULTS = Path(__file__).parent / "results"
+STRETCH = 0.5  # seconds of rounds that are kept or repeated together
+WAIT = 1200.0  # seconds of patience with the neighbours
 
 
 class Times(NamedTuple):
@@ -38,19 +40,86 @@ def timed(work: Callable[[], Any]) -> float:
 
 
 def interleave(
-    works: Mapping[str, Callable[[], Any]], repetitions: int, calls: int = 1
-) -> dict[str, Times]:
+    works: Mapping[Any, Callable[[], Any]],
+    repetitions: int,
+    calls: int = 1,
+    after: Callable[[], Any] | None = None,
+) -> dict[Any, Times]:
     """Time each work in turn, so that a busy neighbour slows all of them alike.
 
     One repetition is `calls` calls in a row, of which the mean counts; a first round warms up.
+    `after` cleans up behind each work, outside of the clock. Rounds that `patience` finds
+    disturbed are repeated.
     """
-    seconds: dict[str, list[float]] = {name: [] for name in works}
-    for repetition in range(repetitions + 1):
-        for name, work in works.items():
-            took = sum(timed(work) for _ in range(calls)) / calls
-            if repetition:
-                seconds[name].append(took)
+    seconds: dict[Any, list[float]] = {name: [] for name in works}
+    _round(works, calls, after)
+    rest = repetitions
+    while rest > 0:
+        patience.wait()
+        others, begin, stretch = Neighbours(), time.perf_counter(), []
+        while len(stretch) < rest and (time.perf_counter() - begin < STRETCH or not stretch):
+            stretch.append(_round(works, calls, after))
+        if len(stretch) == 1 or patience.accepts(others.cpus()):
+            rest -= len(stretch)
+            for name, found in seconds.items():
+                found += [one[name] for one in stretch]
     return {name: Times.of(found) for name, found in seconds.items()}
+
+
+def _round(
+    works: Mapping[Any, Callable[[], Any]], calls: int, after: Callable[[], Any] | None
+) -> dict[Any, float]:
+    found = {}
+    for name, work in works.items():
+        kept = False
+        while not kept:
+            others = Neighbours()
+            took = sum(timed(work) for _ in range(calls))
+            kept = took < STRETCH / 2 or patience.accepts(others.cpus())
+            found[name] = took / calls
+            if after is not None:
+                after()
+    return found
+
+
+class Patience:
+    """With a limit: wait until others take fewer CPUs, and repeat what they disturbed.
+
+    It looks at the neighbours' processor time only, never at what was measured, and gives up
+    after `WAIT` seconds.
+    """
+
+    def __init__(self) -> None:
+        self.limit: float | None = None
+        self._repeated = 0
+        self._end = 0.0
+
+    def begin(self, limit: float | None) -> None:
+        """From now on, for a while."""
+        self.limit, self._end = limit, time.monotonic() + WAIT
+
+    def wait(self) -> None:
+        """Return after a quiet half second."""
+        while self._active():
+            others = Neighbours()
+            time.sleep(0.5)
+            if (others.cpus() or 0) <= (self.limit or 0):
+                break
+
+    def accepts(self, cpus: float | None) -> bool:
+        """Whether to keep what was measured while others took so many CPUs."""
+        kept = not self._active() or cpus is None or cpus <= (self.limit or 0)
+        self._repeated += not kept
+        return kept
+
+    def text(self) -> str:
+        if self.limit is None:
+            return ""
+        gave_up = "" if self._active() else ", then gave up"
+        return f"; repeated {self._repeated} times for more than {self.limit}{gave_up}"
+
+    def _active(self) -> bool:
+        return self.limit is not None and time.monotonic() < self._end
 
 
 class Neighbours:
@@ -68,7 +137,10 @@ class Neighbours:
 
     def text(self) -> str:
         cpus = self.cpus()
-        return "" if cpus is None else f"meanwhile others took {cpus:.2f} CPUs"
+        return "" if cpus is None else f"meanwhile others took {cpus:.2f} CPUs{patience.text()}"
+
+
+patience = Patience()
 
 
 def _busy() -> float | None:

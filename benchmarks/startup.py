@@ -18,7 +18,7 @@ from anamnesis.limits import MiB
 from anamnesis.readers.source import LocalFile
 from benchmarks.cases import CASES
 from benchmarks.end_to_end import COMMAND, launch
-from benchmarks.measure import Neighbours, Times, keep, scratch
+from benchmarks.measure import Neighbours, Times, keep, patience, scratch
 from benchmarks.models import Layer, gguf_header, safetensors_header, write_model
 
 ROWS, COLUMNS = 11008, 4096
@@ -111,11 +111,20 @@ def _take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str,
     peaks: dict[str, list[int]] = {name: [] for name in commands}
     for repetition in range(repeat + 1):
         for name, arguments in commands.items():
-            found = launch([sys.executable, *arguments])
+            found = _undisturbed([sys.executable, *arguments])
             if repetition:
                 seconds[name].append(found["seconds"])
                 peaks[name].append(found["peak_bytes"])
     return {n: (Times.of(seconds[n]), sorted(peaks[n])[repeat // 2]) for n in commands}
+
+
+def _undisturbed(command: Sequence[str]) -> dict[str, Any]:
+    while True:
+        patience.wait()
+        others = Neighbours()
+        found = launch(command)
+        if patience.accepts(others.cpus()):
+            return found
 
 
 def _table(found: Mapping[str, tuple[Times, int]]) -> Table:

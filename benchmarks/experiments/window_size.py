@@ -14,7 +14,7 @@ from anamnesis.pipeline import plan as planning
 from benchmarks.cases import CASES
 from benchmarks.end_to_end import COLUMNS, ROWS, convert
 from benchmarks.floor import Floor
-from benchmarks.measure import Times, scratch, timed
+from benchmarks.measure import Times, interleave, scratch
 from benchmarks.models import write_model
 from benchmarks.opened import plan_of
 
@@ -23,7 +23,7 @@ THREADS = 2
 REPETITIONS = 5
 
 
-def run(console: Console, gib: float = 1) -> Any:
+def run(console: Console, gib: float = 0.5) -> Any:
     """For each size the loop and the floor with that size, in turn."""
     results = {}
     for case in ("fp8-e4m3 block", "gguf-q8-0"):
@@ -45,7 +45,7 @@ def run(console: Console, gib: float = 1) -> Any:
 
 def _sweep(path: Path, out: Path) -> dict[int, dict[str, Times]]:
     usual = planning.WINDOW_BYTES
-    works: dict[tuple[int, str], Any] = {}
+    works: dict[Any, Any] = {}
     try:
         for size in SIZES:
             planning.WINDOW_BYTES = size
@@ -54,17 +54,13 @@ def _sweep(path: Path, out: Path) -> dict[int, dict[str, Times]]:
             works[size, "loop"] = lambda plan=plan: convert(plan, THREADS)
     finally:
         planning.WINDOW_BYTES = usual
-    seconds: dict[tuple[int, str], list[float]] = {key: [] for key in works}
-    for repetition in range(REPETITIONS + 1):
-        for key, work in works.items():
-            took = timed(work)
-            for written in out.parent.glob(f"*{out.name}*"):
-                written.unlink()
-            if repetition:
-                seconds[key].append(took)
-    return {
-        size: {name: Times.of(seconds[size, name]) for name in ("floor", "loop")} for size in SIZES
-    }
+
+    def clean() -> None:
+        for written in out.parent.glob(f"*{out.name}*"):
+            written.unlink()
+
+    found = interleave(works, REPETITIONS, after=clean)
+    return {size: {name: found[size, name] for name in ("floor", "loop")} for size in SIZES}
 
 
 def _table(case: str, found: dict[int, dict[str, Times]]) -> Table:
