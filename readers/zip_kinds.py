@@ -19,7 +19,6 @@ _SCRIPT = "/constants.pkl"  # beside a data.pkl like a checkpoint's
 # Endings of member names that only such archives have; the first that is there decides.
 _OTHERS = {
     _SCRIPT: "a TorchScript program, which is code",
-    "/data.pkl": "a PyTorch checkpoint",
     "[Content_Types].xml": "an Office document",
     "META-INF/MANIFEST.MF": "a Java archive",
     "model.weights.h5": "a Keras model",
