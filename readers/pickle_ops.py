@@ -24,6 +24,7 @@ from anamnesis.readers.pickle_literals import (
     read_unicode,
 )
 from anamnesis.readers.pickle_vm import (
+    EMPTY,
     HIGHEST_PROTOCOL,
     NODE_BYTES,
     PICKLE_OPCODES,
@@ -91,7 +92,7 @@ def _buffer(machine: Machine) -> None:
 
 def _empty(kind: str) -> Handler:
     def handle(machine: Machine) -> None:
-        machine.push_node(kind, [])
+        machine.push_node(kind, EMPTY)
 
     return handle
 
@@ -102,7 +103,7 @@ def _marked(kind: str) -> Handler:
     def handle(machine: Machine) -> None:
         items = machine.pop_to_mark()
         if kind == "dict":
-            machine.push_node(kind, [])
+            machine.push_node(kind, EMPTY)
             machine.extend(kind, "DICT", items)
         else:
             machine.push_node(kind, items)
