@@ -9,13 +9,12 @@ import importlib.util
 import json
 import pickle
 import struct
-import zlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from gguf_parts import Parts, Tensor, write_parts
-from zip_parts import Member, write_zip
+from zip_parts import ZIP64, Member, write_zip
 
 from anamnesis.readers.gguf_types import GGML_TYPES
 
@@ -153,17 +152,13 @@ def npz_seeds() -> dict[str, bytes]:
         ("b.npy", npy(">f8", "(3, 2)", bytes(48), fortran=True)),
         ("c.npy", npy("<V2", "()", bytes(2), version=2)),
     ]
-    wide = npy("|b1", "(5,)", bytes(5), version=3)
-    field = struct.pack("<2H2Q", 1, 16, len(wide), len(wide))
-    zip64 = Member(b"w.npy", wide, 0, 0, zlib.crc32(wide), len(wide), local_extra=field)
-    dented = write_zip(
-        [zip64], {(0, "local", "packed"): 0xFFFFFFFF, (0, "local", "size"): 0xFFFFFFFF}
-    )
+    wide = Member(b"w.npy", b"", local_extra=ZIP64)
+    wide.fill(npy("|b1", "(5,)", bytes(5), version=3))
     return {
         "stored": archive(arrays),
         "deflated": archive(arrays, method=8),
         "described": archive(arrays[:2], method=8, flags=8),
-        "zip64": dented,
+        "zip64": write_zip([wide]),
         "others": archive([*arrays[:1], ("note.txt", b"text"), ("raw", arrays[0][1])]),
     }
 

@@ -7,7 +7,9 @@ a file. What it cannot take apart it leaves to libFuzzer.
 from __future__ import annotations
 
 import json
+import pickle
 import pickletools
+import re
 import struct
 from collections.abc import Callable
 from random import Random
@@ -38,6 +40,46 @@ OPCODES = (
     b"X\x01\0\0\0w",
 )
 
+ODD_VALUES: tuple[Any, ...] = (
+    *(None, True, 0, 1, -1, 1.5, 1 << 31, 1 << 63, 1 << 64, 10**40, float("inf")),
+    *("", "..", "../x", "/x", "a/b", "\0", "\ud800", "é", [], [[]], {}, {"a": {}}, [0, 1], [1, 0]),
+)
+YAML_WORDS = (
+    *(
+        b": ",
+        b"- ",
+        b"? ",
+        b"\n",
+        b"\n  ",
+        b"---\n",
+        b"|\n",
+        b">-\n",
+        b"{",
+        b"}",
+        b"[",
+        b"]",
+        b", ",
+    ),
+    *(b"#", b"&a ", b"*a", b"<<: ", b"!!str ", b"!!python/name:os.system ", b"%YAML 1.2\n---\n"),
+    *(
+        b'"\\U00110000"',
+        b'"\\ud800"',
+        b'"\\x00"',
+        b"%YAML 1.99999999999999999999\n---\n",
+        b"%TAG ! x\n",
+    ),
+    *(b"null", b"true", b"NO", b"0", b"-1", b"1e999", b".nan", b"9" * 50, b"5GB", b"1e3KiB", b"''"),
+    *(
+        b"threads: 0",
+        b"format: arrow",
+        b"dtype: f64",
+        b"unknown: 1",
+        b"max_items: 1",
+        b"\xff",
+        b"\t",
+    ),
+)
+
 
 def guarded(mutator: Mutator) -> Mutator:
     def mutate_or_leave(data: bytes, chance: Random, mutate: Mutate) -> bytes:
@@ -55,8 +97,11 @@ def mutate_pickle(data: bytes, chance: Random, mutate: Mutate) -> bytes:
     ops = [data[a:b] for a, b in zip(starts, [*starts[1:], len(data)], strict=True)]
     for _ in range(chance.choice((1, 1, 2, 4))):
         at = chance.randrange(len(ops))
-        kind = chance.randrange(6)
-        if kind == 0:
+        kind = chance.randrange(8)
+        numbers = [i for i, op in enumerate(ops) if op[:1] in (b"K", b"M", b"J", b"\x8a")]
+        if kind > 5 and numbers:
+            ops[chance.choice(numbers)] = _number(chance)
+        elif kind == 0:
             ops.insert(at, chance.choice(OPCODES))
         elif kind == 1:
             ops[at] = chance.choice(OPCODES)
@@ -70,6 +115,12 @@ def mutate_pickle(data: bytes, chance: Random, mutate: Mutate) -> bytes:
         else:
             ops[at] = mutate(ops[at], len(ops[at]) + 8)
     return b"".join(ops)
+
+
+def _number(chance: Random) -> bytes:
+    """An integer as pickles have it: small, at an edge, or absurd."""
+    value = chance.choice((*range(10), 255, 1 << 16, (1 << 31) - 1, (1 << 63) - 1, -1, 1 << 64))
+    return pickle.dumps(value, protocol=2)[2:-1]
 
 
 def mutate_legacy(data: bytes, chance: Random, mutate: Mutate) -> bytes:
@@ -102,6 +153,9 @@ def mutate_zip(data: bytes, chance: Random, mutate: Mutate) -> bytes:
     """A member's data or place, or one field of one header; the rest is consistent again."""
     members = read_zip(data)
     at = chance.randrange(len(members))
+    if chance.random() < 0.4:
+        # Where the structure is; most others are plain numbers.
+        at = max(range(len(members)), key=lambda i: members[i].name.endswith(b".pkl"))
     member = members[at]
     dents: dict[tuple[int, str, str], int] = {}
     kind = chance.randrange(8)
@@ -144,6 +198,10 @@ def mutate_safetensors(data: bytes, chance: Random, mutate: Mutate) -> bytes:
         text = mutate(text, nbytes + GROWTH)
         return struct.pack("<Q", len(text)) + text + payload
     header = json.loads(text)
+    if chance.random() < 0.3:
+        _replace_value(header, chance)
+        text = json.dumps(header).encode()
+        return struct.pack("<Q", len(text)) + text + payload
     names = [name for name in header if name != "__metadata__"]
     name = chance.choice(names)
     entry = dict(header[name])
@@ -169,6 +227,46 @@ def mutate_safetensors(data: bytes, chance: Random, mutate: Mutate) -> bytes:
     return struct.pack("<Q", len(text)) + text + payload[:at] + bytes(at - len(payload[:at]))
 
 
+def mutate_json(data: bytes, chance: Random, mutate: Mutate) -> bytes:
+    """Some value of the document by one of another kind, or its text."""
+    if chance.random() < 0.5:
+        return mutate(data, len(data) + GROWTH)
+    value = json.loads(data)
+    _replace_value(value, chance)
+    return json.dumps(value, ensure_ascii=chance.random() < 0.5).encode(errors="surrogatepass")
+
+
+def mutate_yaml(data: bytes, chance: Random, mutate: Mutate) -> bytes:
+    """Lines and words moved, doubled, left out or replaced by odd ones, or any bytes."""
+    if chance.random() < 0.4:
+        return mutate(data, len(data) + GROWTH)
+    pieces = re.split(rb"([\s,\[\]{}]+)", data)
+    at = chance.randrange(len(pieces))
+    kind = chance.randrange(5)
+    if kind < 2:
+        pieces[at] = chance.choice(YAML_WORDS)
+    elif kind == 2:
+        del pieces[at]
+    elif kind == 3:
+        pieces.insert(chance.randrange(len(pieces)), pieces[at])
+    else:
+        pieces.insert(at, chance.choice(YAML_WORDS))
+    return b"".join(pieces)
+
+
+def _replace_value(document: Any, chance: Random) -> None:
+    """Put an odd value somewhere in nested lists and objects."""
+    places = []
+    inner = [document]
+    while inner:
+        holder = inner.pop()
+        keys = list(holder) if isinstance(holder, dict) else range(len(holder))
+        places += [(holder, key) for key in keys]
+        inner += [holder[key] for key in keys if isinstance(holder[key], dict | list)]
+    holder, key = chance.choice(places)
+    holder[key] = chance.choice(ODD_VALUES)
+
+
 def _nbytes(entry: dict[str, Any]) -> int:
     digits = "".join(c for c in entry["dtype"].split("_")[0] if c.isdigit())
     bits = int(digits or 8)
@@ -181,8 +279,10 @@ def _nbytes(entry: dict[str, Any]) -> int:
 
 MUTATORS: dict[str, Mutator] = {
     "gguf": guarded(mutate_gguf),
+    "json": guarded(mutate_json),
     "npz": guarded(mutate_zip),
     "pth": guarded(mutate_zip),
     "pth-legacy": guarded(mutate_legacy),
     "safetensors": guarded(mutate_safetensors),
+    "yaml": guarded(mutate_yaml),
 }

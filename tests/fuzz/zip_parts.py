@@ -1,6 +1,7 @@
 """ZIP archives as members that can be changed and written again, CRCs, sizes and offsets right.
 
-Layout: APPNOTE.TXT 4.3.7, 4.3.9, 4.3.12 and 4.3.16. ZIP64 fields are kept as they are.
+Layout: APPNOTE.TXT 4.3.7, 4.3.9, 4.3.12, 4.3.16 and 4.5.3: a ZIP64 field in a local header is made
+right too.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ _CENTRAL = ("signature", "made", *_LOCAL[1:], "comment_bytes", "disk", "inner", 
 _LOCAL_FORM, _CENTRAL_FORM, _END_FORM = "<4s5H3I2H", "<4s6H3I5H2I", "<4s4H2IH"
 _WIDTH = {"crc": 32, "packed": 32, "size": 32, "outer": 32, "offset": 32}
 _DESCRIBED = 1 << 3
+ZIP64 = struct.pack("<2H", 1, 16)
+_MASK = (1 << 32) - 1
 
 
 @dataclass
@@ -110,8 +113,13 @@ def write_zip(
             "outer": 0,
             "offset": len(body),
         }
-        body += _header(_LOCAL_FORM, _LOCAL, row, number, "local", dents)
-        body += member.name + member.local_extra + member.packed
+        local, extra = row, member.local_extra
+        if extra.startswith(ZIP64):
+            local = row | {"packed": _MASK, "size": _MASK}
+            extra = ZIP64 + struct.pack("<2Q", member.size, len(member.packed)) + extra[20:]
+            local["extra_bytes"] = len(extra)
+        body += _header(_LOCAL_FORM, _LOCAL, local, number, "local", dents)
+        body += member.name + extra + member.packed
         if member.flags & _DESCRIBED:
             body += struct.pack("<4s3I", b"PK\7\x08", member.crc, len(member.packed), member.size)
         row |= {"signature": b"PK\1\2", "extra_bytes": len(member.central_extra)}
