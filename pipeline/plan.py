@@ -24,6 +24,7 @@ from anamnesis.writers.base import Item, Layout, Slot
 
 WINDOW_BYTES = MiB
 TASK_BYTES = 64 * MiB
+TASK_PIECES = 100  # some 350 bytes each on their way to a worker
 STRIP_BYTES = 8 * MiB  # read at once from layouts stored in columns
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
@@ -74,7 +75,9 @@ class Task:
     pieces: tuple[Piece, ...]
     out_bytes: int
     memory_bytes: int
-    sync: bool = False  # write to the device before reporting; for workers on other machines
+    # For workers elsewhere: the folder that relative paths start from. They also sync before they
+    # report, as their pages must have left them when the client renames.
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +243,7 @@ def _cut(steps: Sequence[Step], layout: Layout) -> list[Task]:
             current = file
         for start, stop in _ranges(step):
             nbytes = _out_bytes(step, start, stop)
-            if filled and filled + nbytes > TASK_BYTES:
+            if filled and (filled + nbytes > TASK_BYTES or len(pieces) >= TASK_PIECES):
                 close()
             pieces.append(Piece(step, start, stop))
             filled += nbytes

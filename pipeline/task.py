@@ -51,18 +51,18 @@ class Receipt:
 def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt:
     """Do a task. Raises the package's errors and OSError; Cancelled when asked to stop."""
     begin = time.perf_counter()
-    files = Files()
+    files = Files(task.origin)
     receipts = []
     spans: list[SpanCrc] = []
     read_bytes = 0
-    fd = os.open(task.part, os.O_WRONLY | os.O_CLOEXEC)
+    fd = os.open(os.path.join(task.origin, task.part), os.O_WRONLY | os.O_CLOEXEC)
     try:
         for piece in task.pieces:
             receipt, nbytes = _run_piece(piece, files, fd, cancelled, spans)
             receipts.append(receipt)
             read_bytes += nbytes
         files.check_unchanged()
-        if task.sync:
+        if task.origin:
             os.fdatasync(fd)
     finally:
         os.close(fd)

@@ -3,7 +3,8 @@
 An executor is a function `(tasks, options, listener)`: it runs every task that is still wanted and
 tells the listener of each receipt and each failure, in the caller's thread. One failed task stops
 no other; the listener decides what is still wanted. When the caller is interrupted, running tasks
-stop between two windows and are waited for. All executors write the same bytes.
+stop between two windows and are waited for; those on a cluster go on to their end, in files that
+have no name any more. All executors write the same bytes.
 """
 
 from __future__ import annotations

@@ -8,66 +8,265 @@ the same time; it writes the same bytes to the same place, so that does no harm.
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import os
+import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import wait
+from contextlib import contextmanager, suppress
 from dataclasses import replace
+from queue import Empty, SimpleQueue
 from typing import Any
 
+from anamnesis import __version__
+from anamnesis.errors import LimitError, UsageError
+from anamnesis.limits import MiB
 from anamnesis.pipeline.executors import Listener, Options
-from anamnesis.pipeline.plan import Task
-from anamnesis.pipeline.task import run_task
+from anamnesis.pipeline.plan import TASK_BYTES, Task
+from anamnesis.pipeline.task import Receipt, run_task
+from anamnesis.readers.source import is_url
 
 TRIES = 3  # of a task that the file system failed; other errors come again with certainty
+AHEAD = 2  # tasks in flight for every thread of the cluster
+POLL_SECONDS = 2.0
+# What a worker process holds besides the buffers of its tasks. Measured; see docs/scaling.md.
+WORKER_BYTES = 256 * MiB
 
 
 def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
-    """Run `tasks` on the cluster at `options.scheduler`, or on a LocalCluster of processes."""
-    from distributed import as_completed
+    """Run `tasks` on the cluster at `options.scheduler`, or on a LocalCluster of processes.
 
+    Raises OSError when the scheduler cannot be reached or is lost, LimitError when a worker has
+    too little memory, UsageError when one has another version or does not see the files.
+    """
     if not tasks:
         return
-    with _client(options, listener) as client:
-        waiting = iter(tasks)
-        flying: dict[str, Task] = {}
-        tries: dict[str, int] = {}
+    with _quiet(), _client(options) as client:
+        flight = Flight(client, options.in_flight_bytes, listener)
+        flight.greet(tasks)
+        flight.run(tasks)
 
-        def send(task: Task) -> Any:
-            tries[task.key] = tries.get(task.key, 0) + 1
-            # Other nodes' pages must have left them before the client syncs and renames.
-            future = client.submit(run_task, replace(task, sync=True), pure=False)
-            flying[future.key] = task
-            return future
 
-        def fill() -> list[Any]:
-            """Futures for as many waiting tasks as the window of bytes has room for."""
-            futures = []
-            while not flying or sum(t.out_bytes for t in flying.values()) < options.in_flight_bytes:
-                task = next((t for t in waiting if listener.wanted(t)), None)
-                if task is None:
-                    break
-                futures.append(send(task))
-            return futures
+class Flight:
+    """Tasks on their way, and those that wait for room."""
 
-        flight = as_completed(fill(), loop=client.loop, raise_errors=False)
-        for future in flight:
-            task = flying.pop(future.key)
-            error = future.exception() if future.status == "error" else None
-            if future.status == "finished":
-                listener.done(future.result())
-            elif isinstance(error, OSError) and tries[task.key] < TRIES:
-                flight.add(send(task))
-            else:
-                listener.failed(task, error or RuntimeError(f"{task.key}: {future.status}"))
-            flight.update(fill())
+    def __init__(self, client: Any, in_flight_bytes: int, listener: Listener) -> None:
+        self._client = client
+        self._address = client.scheduler.address
+        self._listener = listener
+        self._least_bytes = in_flight_bytes
+        self._room = in_flight_bytes
+        self._threads = -1
+        self._origin = os.getcwd()
+        self._waiting: list[Task] = []  # the next one last
+        self._flying: dict[str, Task] = {}
+        self._flying_bytes = 0
+        self._landed: SimpleQueue[Any] = SimpleQueue()
+        self._tries: dict[str, int] = {}
+        self._suspects: list[Task] = []
+
+    def greet(self, tasks: Sequence[Task]) -> None:
+        """Ask the workers that are there whether they can do the tasks at all."""
+        link = _dashboard(self._client)
+        self._listener.note(f"scheduler {self._address}, dashboard {link}")
+        self._look()
+        while not self._threads:
+            time.sleep(POLL_SECONDS / 10)
+            self._look()
+        widest = max(tasks, key=lambda t: t.memory_bytes)
+        for name, worker in self._client.scheduler_info()["workers"].items():
+            need = WORKER_BYTES + worker["nthreads"] * widest.memory_bytes
+            if 0 < worker["memory_limit"] < need:
+                raise LimitError(
+                    f"worker {name}: {worker['nthreads']} thread(s) need {need:,} bytes, its "
+                    f"memory limit is {worker['memory_limit']:,}; start it with fewer threads "
+                    "(--nthreads) or more memory (--memory-limit)",
+                    limit="worker memory",
+                    need=need,
+                    have=worker["memory_limit"],
+                )
+        paths = [os.path.join(self._origin, path) for path in _paths(tasks[0])]
+        for name, answer in self._client.run(_answer, paths, on_error="return").items():
+            if isinstance(answer, BaseException):
+                raise UsageError(f"worker {name}: {answer}; it needs this package, as it is here")
+            version, missing = answer
+            if version != __version__:
+                raise UsageError(f"worker {name}: has version {version}, here is {__version__}")
+            if missing:
+                raise UsageError(
+                    f"worker {name}: {missing[0]}: not found there; workers need the same storage "
+                    "under the same path"
+                )
+
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Run all tasks that are wanted.
+
+        A worker that dies takes the tasks down with it that it was given, and Dask gives up a task
+        that was on too many dead workers, guilty or not. Such suspects run again at the end,
+        one at a time, so that only the guilty ones fail.
+        """
+        self._waiting = list(reversed(tasks))
+        self._work()
+        suspects, self._suspects = self._suspects, []
+        for suspect in suspects:
+            self._waiting = [suspect]
+            self._work()
+            for task in self._suspects:
+                error = RuntimeError(f"{_names(task)}: every worker that was given it died")
+                self._listener.failed(task, error)
+            self._suspects = []
+
+    def _work(self) -> None:
+        self._fill()
+        while self._flying:
+            try:
+                landed = [self._landed.get(timeout=POLL_SECONDS)]
+            except Empty:
+                self._look()
+                continue
+            while not self._landed.empty():
+                landed.append(self._landed.get())
+            for task, result in self._results(landed):
+                self._land(task, result)
+            self._fill()
+
+    def _fill(self) -> None:
+        """Submit waiting tasks while there is room; one always flies."""
+        while self._waiting:
+            task = self._waiting[-1]
+            if self._flying and self._flying_bytes + task.out_bytes > self._room:
+                break
+            self._waiting.pop()
+            if self._listener.wanted(task):
+                self._send(task)
+
+    def _send(self, task: Task) -> None:
+        self._tries[task.key] = self._tries.get(task.key, 0) + 1
+        future = self._client.submit(run_task, replace(task, origin=self._origin), pure=False)
+        self._flying[future.key] = task
+        self._flying_bytes += task.out_bytes
+        future.add_done_callback(self._landed.put)
+
+    def _results(self, landed: Sequence[Any]) -> Iterator[tuple[Task, Receipt | Exception]]:
+        """What became of futures; their receipts are fetched together.
+
+        A receipt may be lost with its worker before it is fetched: Dask does its task again then.
+        """
+        futures = [future for future in landed if future.status == "finished"]
+        try:
+            receipts = dict(zip([f.key for f in futures], self._fetch(futures), strict=True))
+        except (Exception, asyncio.CancelledError):
+            receipts = {}  # each by itself tells which one failed, and how
+        for future in landed:
+            task = self._flying.pop(future.key)
+            self._flying_bytes -= task.out_bytes
+            try:
+                yield task, receipts.get(future.key) or self._fetch([future])[0]
+            except (Exception, asyncio.CancelledError) as error:
+                if future.status != "error" or not isinstance(error, Exception):
+                    raise self._lost() from error
+                yield task, error
+
+    def _fetch(self, futures: Sequence[Any]) -> list[Receipt]:
+        """Gather, without waiting for a scheduler that is gone."""
+        coroutine = self._client.gather(futures, asynchronous=True)
+        fetching = asyncio.run_coroutine_threadsafe(coroutine, self._client.loop.asyncio_loop)
+        while True:
+            done, _ = wait([fetching], timeout=POLL_SECONDS)
+            if done:
+                return list(fetching.result())
+            if self._client.status != "running":
+                fetching.cancel()
+                raise self._lost()
+
+    def _lost(self) -> ConnectionError:
+        # Closing the client in the ordinary way waits for the scheduler to come back.
+        with suppress(Exception):
+            self._client.sync(self._client._close, fast=True, callback_timeout=5)
+        return ConnectionError(
+            f"the scheduler {self._address} was lost; run the job again to go on where it was"
+        )
+
+    def _land(self, task: Task, result: Receipt | Exception) -> None:
+        from distributed import KilledWorker
+
+        if isinstance(result, Receipt):
+            self._listener.done(result)
+        elif isinstance(result, KilledWorker):
+            self._suspects.append(task)
+        elif isinstance(result, OSError) and self._tries[task.key] < TRIES:
+            self._send(task)
+        else:
+            self._listener.failed(task, result)
+
+    def _look(self) -> None:
+        """See how many threads there are now; workers come and go."""
+        if self._client.status != "running":
+            raise self._lost()
+        threads = sum(self._client.nthreads().values())
+        if threads != self._threads:
+            text = f"{threads} worker thread(s)" if threads else "no workers: waiting for some"
+            self._listener.note(text)
+            self._threads = threads
+        self._room = max(self._least_bytes, AHEAD * threads * TASK_BYTES)
+
+
+def _answer(paths: Sequence[str]) -> tuple[str, list[str]]:
+    """What a worker says of itself: its version, and which of the paths it does not see."""
+    return __version__, [path for path in paths if not os.path.exists(path)]
+
+
+def _paths(task: Task) -> list[str]:
+    files = {c.stored.file.path for piece in task.pieces for c in piece.step.tensor.components}
+    return [os.path.dirname(task.part), *(path for path in sorted(files) if not is_url(path))]
+
+
+def _names(task: Task) -> str:
+    names = list(dict.fromkeys(piece.step.tensor.name for piece in task.pieces))
+    return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
+
+
+def _dashboard(client: Any) -> str:
+    try:
+        return str(client.dashboard_link)
+    except KeyError:  # the scheduler was started without one
+        return "none"
 
 
 @contextmanager
-def _client(options: Options, listener: Listener) -> Iterator[Any]:
+def _quiet() -> Iterator[None]:
+    """Keep Dask's logs from between the reports, unless the caller set them to debug.
+
+    A worker that dies or a scheduler that is lost is told by this module, in one line.
+    """
+    import distributed  # noqa: F401 - sets up its loggers
+
+    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    if any(logger.isEnabledFor(logging.DEBUG) for logger in loggers):
+        yield
+        return
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+@contextmanager
+def _client(options: Options) -> Iterator[Any]:
     from distributed import Client, LocalCluster
+    from distributed.comm.addressing import parse_address, parse_host_port
 
     if options.scheduler:
+        try:  # a client that cannot read it would take a minute to go away
+            parse_host_port(parse_address(options.scheduler)[1])
+        except ValueError as error:
+            raise UsageError(f"run.scheduler: {options.scheduler}: {error}") from error
         with Client(options.scheduler, set_as_default=False) as client:
-            listener.note(f"dashboard {client.dashboard_link}")
             yield client
         return
     with (
@@ -75,7 +274,8 @@ def _client(options: Options, listener: Listener) -> Iterator[Any]:
             n_workers=options.threads,
             threads_per_worker=1,
             processes=True,
-            dashboard_address=None,
+            dashboard_address=":0",
+            silence_logs=logging.CRITICAL,
         ) as cluster,
         Client(cluster, set_as_default=False) as client,
     ):

@@ -70,7 +70,7 @@ class Shim:
 
     def _path(self, name: str, args: tuple[Any, ...]) -> str:
         if name in OF_PATHS:
-            return os.path.abspath(os.fspath(args[0]))
+            return str(os.path.abspath(os.fspath(args[0])))
         return os.readlink(f"/proc/self/fd/{args[0]}")
 
     def _fault(self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

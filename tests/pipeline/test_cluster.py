@@ -1,0 +1,258 @@
+"""A scheduler and workers as processes of their own: same bytes, and no loss that matters."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.pipeline import plan as planning
+from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.jobs import run_job
+from anamnesis.pipeline.progress import make_progress
+
+PRELOAD = Path(__file__).with_name("worker_preload.py")
+CLI = "import sys; from anamnesis.pipeline.cli import main; main()"
+SMALL = (
+    "import anamnesis.pipeline.plan as plan; plan.WINDOW_BYTES = 10_000; plan.TASK_BYTES = 20_000; "
+)
+Amn = Callable[..., subprocess.Popen[str]]
+
+
+class Cluster:
+    """`dask scheduler` and two `dask worker`s with nannies, in a folder of their own."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._processes: list[subprocess.Popen[bytes]] = []
+        self.scheduler = self._start(
+            "scheduler", "--port=0", "--dashboard-address=127.0.0.1:0", "--host=127.0.0.1"
+        )
+        self.address = self._await_address()
+        for _ in range(2):
+            self._start(
+                *("worker", self.address, "--nthreads=1", "--memory-limit=2GiB", "--no-dashboard"),
+                *("--death-timeout=60", f"--local-directory={folder}", f"--preload={PRELOAD}"),
+            )
+
+    def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
+        log = (self._folder / f"{len(self._processes)}.log").open("wb")
+        command = [sys.executable, "-m", "dask", *arguments]
+        if arguments[0] == "scheduler":
+            command.append(f"--scheduler-file={self._folder / 'scheduler.json'}")
+        # A task that was on two dead workers is given up, so that the tests take less time.
+        settings = {"DASK_DISTRIBUTED__SCHEDULER__ALLOWED_FAILURES": "1"}
+        process = subprocess.Popen(
+            command,
+            cwd=self._folder,
+            env={**os.environ, **settings},
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+        )
+        log.close()
+        self._processes.append(process)
+        return process
+
+    def _await_address(self) -> str:
+        path = self._folder / "scheduler.json"
+        deadline = time.monotonic() + 40
+        while time.monotonic() < deadline:
+            if path.exists() and (text := path.read_text()):
+                return str(json.loads(text)["address"])
+            time.sleep(0.05)
+        raise TimeoutError((self._folder / "0.log").read_text())
+
+    def workers(self) -> list[int]:
+        """The processes under the nannies."""
+        found = []
+        for nanny in self._processes[1:]:
+            for entry in Path(f"/proc/{nanny.pid}/task").iterdir():
+                found += [int(pid) for pid in (entry / "children").read_text().split()]
+        command = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
+        return [pid for pid in found if b"spawn_main" in command[pid]]
+
+    def stop(self) -> None:
+        for process in self._processes:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
+    found = Cluster(tmp_path_factory.mktemp("cluster"))
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+@pytest.fixture
+def amn(tmp_path: Path) -> Iterator[Amn]:
+    """Start the command line with small tasks, in a process of its own."""
+    started = []
+
+    def start(*arguments: object) -> subprocess.Popen[str]:
+        process = subprocess.Popen(
+            [sys.executable, "-c", SMALL + CLI, *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        started.append(process)
+        return process
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate(timeout=30)
+
+
+@pytest.fixture
+def model(tmp_path: Path, write_safetensors: Callable[..., Path]) -> Callable[..., Path]:
+    """A file of tensors by these names, 60 kB each when recovered."""
+
+    def make(*names: str) -> Path:
+        rng = np.random.default_rng(5)
+        entries: dict[str, Any] = {}
+        for name in names:
+            codes = rng.integers(0, 0x7F, (100, 300), dtype=np.uint8).tobytes()
+            entries[f"{name}.weight"] = ("F8_E4M3", (100, 300), codes)
+            scale = rng.random((), dtype=np.float32).tobytes()
+            entries[f"{name}.weight_scale"] = ("F32", (), scale)
+        return write_safetensors(tmp_path / "model.safetensors", entries)
+
+    return make
+
+
+def job_file(folder: Path, **run: object) -> Path:
+    document = {
+        "inputs": [str(folder / "model.safetensors")],
+        "output": {"path": str(folder / "out"), "max_shard_size": "61kB"},
+        "run": run,
+    }
+    path = folder / "job.yaml"
+    path.write_text(json.dumps(document))
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {p.name: p.read_bytes() for p in folder.iterdir()}
+
+
+def whole(folder: Path) -> dict[str, bytes]:
+    """What one thread makes of the model."""
+    anamnesis.remember(
+        folder / "model.safetensors", folder / "whole", executor="serial", max_shard_size="61kB"
+    )
+    return contents(folder / "whole")
+
+
+def hidden(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob(".*"))
+
+
+def await_part(folder: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 60
+    while not (folder.is_dir() and list(folder.glob("model-*"))):
+        assert time.monotonic() < deadline
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+
+
+def test_same_bytes_from_relative_paths(
+    cluster: Cluster, model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The workers run in another folder than the client."""
+    model("a", "b", "c")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(planning, "TASK_BYTES", 20_000)
+    monkeypatch.setattr(planning, "WINDOW_BYTES", 10_000)
+    job = job_from(
+        inputs=["model.safetensors"],
+        output={"path": "out", "max_shard_size": "61kB"},
+        run={"executor": "distributed", "scheduler": cluster.address},
+    )
+    report = io.StringIO()
+    (outcome,) = run_job(job, progress=make_progress("plain", report)).outcomes
+    assert len(outcome.files) == 3
+    assert contents(Path("out")) == whole(Path())
+    assert f"scheduler {cluster.address}, dashboard http://127.0.0.1:" in report.getvalue()
+    assert hidden(tmp_path) == []
+
+
+def test_c01_workers_that_are_killed_are_replaced(
+    cluster: Cluster, model: Callable[..., Path], tmp_path: Path, amn: Amn
+) -> None:
+    model(*(f"slow{n}" for n in range(8)))
+    process = amn("run", job_file(tmp_path), "--scheduler", cluster.address)
+    await_part(tmp_path / "out", process)
+    killed = set()
+    for _ in range(2):
+        for pid in cluster.workers():
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+            time.sleep(0.5)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert len(killed) >= 2
+    assert contents(tmp_path / "out") == whole(tmp_path)
+    assert hidden(tmp_path) == []
+    assert "Traceback" not in errors
+
+
+def test_c02_a_poison_shard_fails_alone(
+    cluster: Cluster, model: Callable[..., Path], tmp_path: Path, amn: Amn
+) -> None:
+    model("a", "b", "poison", "c", "d")
+    process = amn("run", job_file(tmp_path), "--scheduler", cluster.address)
+    _, errors = process.communicate(timeout=110)
+    assert process.returncode == 1
+    last = errors.splitlines()[-1]
+    assert last.startswith(
+        "error: RuntimeError: poison.weight: every worker that was given it died"
+    )
+    assert "Traceback" not in errors
+    there = contents(tmp_path / "out")
+    expected = whole(tmp_path)
+    assert there == {name: expected[name] for name in there}
+    assert [int(name[6:11]) for name in sorted(there)] == [1, 2, 4, 5]
+    assert list(tmp_path.rglob("*.part")) == []
+
+
+def test_c04_a_scheduler_that_is_lost(
+    cluster: Cluster, model: Callable[..., Path], tmp_path: Path, amn: Amn
+) -> None:
+    """The last test of this file: it takes the cluster down."""
+    model(*(f"slow{n}" for n in range(6)))
+    process = amn("run", job_file(tmp_path), "--scheduler", cluster.address)
+    await_part(tmp_path / "out", process)
+    os.kill(cluster.scheduler.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == 1
+    assert "Traceback" not in errors
+    assert errors.splitlines()[-1] == (
+        f"error: ConnectionError: the scheduler {cluster.address} was lost; run the job again to "
+        "go on where it was"
+    )
+    assert list(tmp_path.rglob("*.part")) == []
+    finished = {p: p.stat().st_ino for p in (tmp_path / "out").glob("model-*")}
+    assert finished
+    again = amn("run", job_file(tmp_path, executor="threads"))
+    _, errors = again.communicate(timeout=60)
+    assert again.returncode == 0, errors
+    assert {p: p.stat().st_ino for p in finished} == finished
+    assert contents(tmp_path / "out") == whole(tmp_path)
+    assert hidden(tmp_path) == []

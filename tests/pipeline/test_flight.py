@@ -1,0 +1,321 @@
+"""What the client hands to a cluster, and what it makes of the answers; without a cluster."""
+
+from __future__ import annotations
+
+import pickle
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from distributed import KilledWorker
+
+import anamnesis
+from anamnesis.errors import FormatError, IntegrityError, LimitError, UsageError
+from anamnesis.limits import KiB, MiB
+from anamnesis.pipeline import plan as planning
+from anamnesis.pipeline.executors import distributed as executor
+from anamnesis.pipeline.executors.distributed import AHEAD, TRIES, Flight
+from anamnesis.pipeline.plan import Spec, Task, make_plan
+from anamnesis.pipeline.task import Receipt, run_task
+from anamnesis.readers.model import load_model
+
+Answer = Callable[[Task, int], Any]  # from a task and how often it was sent before
+
+
+class Future:
+    """As far as `Flight` looks at one."""
+
+    def __init__(self, key: str, work: Any) -> None:
+        self.key = key
+        self._work = work
+        self._failed: dict[type[BaseException], str] = {CancelledError: "cancelled"}
+
+    @property
+    def status(self) -> str:
+        error = self._work.exception(timeout=10)
+        return "finished" if error is None else self._failed.get(type(error), "error")
+
+    def add_done_callback(self, call: Callable[[Any], None]) -> None:
+        self._work.add_done_callback(lambda work: call(self))
+
+    def result(self) -> Any:
+        return self._work.result(timeout=10)
+
+
+class Client:
+    """Answers tasks from two threads, and keeps count of what it was sent."""
+
+    def __init__(self, answer: Answer, threads: int = 2) -> None:
+        import asyncio
+
+        self.scheduler = SimpleNamespace(address="tcp://nowhere:1")
+        self.dashboard_link = "http://nowhere:2/status"
+        self.status = "running"
+        self.threads = threads
+        self.memory_limit = 0
+        self.says: Any = (anamnesis.__version__, [])
+        self.sent: list[Task] = []
+        self.flying = self.most_flying = 0
+        self._answer = answer
+        self._pool = ThreadPoolExecutor(2)
+        self.loop = SimpleNamespace(asyncio_loop=asyncio.new_event_loop())
+        self._thread = threading.Thread(target=self.loop.asyncio_loop.run_forever)
+        self._thread.start()
+
+    def submit(self, function: Any, task: Task, *, pure: bool) -> Future:
+        assert function is run_task
+        assert not pure
+        before = sum(sent.key == task.key for sent in self.sent)
+        self.sent.append(task)
+        self.flying += task.out_bytes
+        self.most_flying = max(self.most_flying, self.flying)
+        return Future(f"{task.key}-{before}", self._pool.submit(self._do, task, before))
+
+    def _do(self, task: Task, before: int) -> Any:
+        try:
+            answer = self._answer(task, before)
+        finally:
+            self.flying -= task.out_bytes
+        if isinstance(answer, BaseException):
+            raise answer
+        return answer
+
+    async def gather(self, futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
+        return [future.result() for future in futures]
+
+    def nthreads(self) -> dict[str, int]:
+        return {"tcp://worker:3": self.threads}
+
+    def scheduler_info(self) -> dict[str, Any]:
+        worker = {"nthreads": self.threads, "memory_limit": self.memory_limit}
+        return {"workers": {"tcp://worker:3": worker}}
+
+    def run(self, function: Any, *arguments: Any, on_error: str) -> dict[str, Any]:
+        return {"tcp://worker:3": self.says}
+
+    def close(self) -> None:
+        self._pool.shutdown()
+        self.loop.asyncio_loop.call_soon_threadsafe(self.loop.asyncio_loop.stop)
+        self._thread.join()
+        self.loop.asyncio_loop.close()
+
+
+class Recorder:
+    def __init__(self) -> None:
+        self.receipts: list[str] = []
+        self.errors: dict[str, Exception] = {}
+        self.notes: list[str] = []
+
+    def wanted(self, task: Task) -> bool:
+        return True
+
+    def done(self, receipt: Receipt) -> None:
+        self.receipts.append(receipt.key)
+
+    def failed(self, task: Task, error: Exception) -> None:
+        self.errors[task.key] = error
+
+    def note(self, text: str) -> None:
+        self.notes.append(text)
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[..., Client]]:
+    made: list[Client] = []
+
+    def make(answer: Answer = lambda task, before: receipt(task), threads: int = 2) -> Client:
+        made.append(Client(answer, threads))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def tasks(fp8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, ...]:
+    monkeypatch.setattr(planning, "TASK_BYTES", MiB)
+    spec = Spec(str(tmp_path / "out.safetensors"))
+    plan = make_plan(load_model(str(fp8_model)), spec, memory_bytes=1 << 30, threads=2)
+    assert len(plan.tasks) > 20
+    part = str(tmp_path / ".out.part")
+    return tuple(replace(task, part=part) for task in plan.tasks)
+
+
+def receipt(task: Task) -> Receipt:
+    return Receipt(task.key, task.file, 0, task.out_bytes, 0.0, ())
+
+
+def test_bytes_in_flight_are_bounded(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "TASK_BYTES", 0)
+    cluster, listener = client(), Recorder()
+    Flight(cluster, 5 * MiB, listener).run(tasks)
+    assert sorted(listener.receipts) == [task.key for task in tasks]
+    assert max(t.out_bytes for t in tasks) < cluster.most_flying <= 5 * MiB
+
+
+def test_the_window_grows_with_the_cluster(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "TASK_BYTES", MiB)
+    cluster, listener = client(threads=6), Recorder()
+    flight = Flight(cluster, MiB, listener)
+    flight.greet(tasks)
+    flight.run(tasks)
+    assert 6 * MiB < cluster.most_flying <= AHEAD * 6 * MiB
+    assert listener.notes == [
+        "scheduler tcp://nowhere:1, dashboard http://nowhere:2/status",
+        "6 worker thread(s)",
+    ]
+
+
+def test_one_task_flies_however_small_the_window(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    cluster, listener = client(), Recorder()
+    Flight(cluster, 1, listener).run(tasks)
+    assert len(listener.receipts) == len(tasks)
+    assert cluster.most_flying == max(t.out_bytes for t in tasks)
+
+
+def test_tasks_carry_spans_only(
+    fp8_model: Path, tmp_path: Path, write_safetensors: Callable[..., Path]
+) -> None:
+    """Of large tensors and of thousands of small ones; with markers in the payload."""
+    marker = b"PAYLOAD!" * 64
+    entries = {}
+    for n in range(3000):
+        name = f"model.layers.{n}.mlp.experts.{n}.down_proj.weight"
+        entries[name] = ("F8_E4M3", (8, 64), marker)
+        entries[f"{name}_scale_inv"] = ("F32", (1, 1), np.float32(1).tobytes())
+    small = write_safetensors(tmp_path / "small.safetensors", entries)
+    for path in (fp8_model, small):
+        plan = make_plan(
+            load_model(str(path)), Spec(str(tmp_path / "out")), memory_bytes=1 << 29, threads=2
+        )
+        for task in plan.tasks:
+            shipped = pickle.dumps(replace(task, origin="/somewhere", part="/somewhere/out.part"))
+            assert len(shipped) < 64 * KiB
+            assert b"PAYLOAD!" not in shipped
+
+
+def test_tasks_know_where_relative_paths_start(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    cluster = client()
+    Flight(cluster, 1 << 30, Recorder()).run(tasks[:2])
+    assert {task.origin for task in cluster.sent} == {str(Path.cwd())}
+
+
+def test_a_worker_has_other_device_numbers(
+    fp8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same file over NFS: its size and time of change are the same, its device is not."""
+    monkeypatch.chdir(tmp_path)
+    spec = Spec("out.safetensors")
+    plan = make_plan(load_model(fp8_model.name), spec, memory_bytes=1 << 30, threads=1)
+    (tmp_path / "part").write_bytes(b"")
+    task = replace(plan.tasks[0], part="part", origin=str(tmp_path))
+    monkeypatch.chdir("/")
+    identity = task.pieces[0].step.tensor.components[0].stored.file
+    object.__setattr__(identity, "device", identity.device + 1)
+    assert run_task(task).out_bytes == task.out_bytes
+    object.__setattr__(identity, "mtime_ns", identity.mtime_ns + 1)
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        run_task(task)
+
+
+def test_the_file_system_gets_another_try(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    def answer(task: Task, before: int) -> Any:
+        stale = task is not tasks[0] and task.key == tasks[3].key and before < TRIES - 1
+        return OSError(116, "Stale file handle") if stale else receipt(task)
+
+    cluster, listener = client(answer), Recorder()
+    Flight(cluster, 1 << 30, listener).run(tasks)
+    assert len(listener.receipts) == len(tasks)
+    assert len(cluster.sent) == len(tasks) + TRIES - 1
+
+
+@pytest.mark.parametrize(
+    ("error", "sent"), [(OSError(5, "I/O error"), TRIES), (FormatError("bad"), 1)]
+)
+def test_what_fails_again_has_failed(
+    tasks: tuple[Task, ...], client: Callable[..., Client], error: Exception, sent: int
+) -> None:
+    cluster = client(lambda task, _: error if task.key == tasks[3].key else receipt(task))
+    listener = Recorder()
+    Flight(cluster, 1 << 30, listener).run(tasks)
+    assert listener.errors == {tasks[3].key: error}
+    assert len(listener.receipts) == len(tasks) - 1
+    assert sum(task.key == tasks[3].key for task in cluster.sent) == sent
+
+
+def test_c02_only_what_kills_alone_is_guilty(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    """Tasks that were on a worker with a poisonous one are given up with it by Dask."""
+    accused = [task.key for task in tasks[3:9]]
+
+    def answer(task: Task, before: int) -> Any:
+        guilty = task.key == accused[2] or (task.key in accused and not before)
+        return KilledWorker(task.key, "worker", 3) if guilty else receipt(task)
+
+    cluster, listener = client(answer), Recorder()
+    Flight(cluster, 1 << 30, listener).run(tasks)
+    assert list(listener.errors) == [accused[2]]
+    assert len(listener.receipts) == len(tasks) - 1
+    assert "every worker that was given it died" in str(listener.errors[accused[2]])
+    assert [task.key for task in cluster.sent[len(tasks) :]] == accused
+
+
+def test_c04_a_lost_scheduler_ends_the_run(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    cluster = client(lambda task, _: CancelledError("scheduler-connection-lost"))
+    with pytest.raises(ConnectionError, match=r"tcp://nowhere:1 was lost; run the job again"):
+        Flight(cluster, 1 << 30, Recorder()).run(tasks)
+
+
+def test_c03_a_worker_with_too_little_memory_is_refused(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    cluster = client()
+    cluster.memory_limit = 200 * MiB
+    with pytest.raises(LimitError, match=r"worker tcp://worker:3: 2 thread\(s\) need .*--nthreads"):
+        Flight(cluster, 1 << 30, Recorder()).greet(tasks)
+
+
+@pytest.mark.parametrize(
+    ("says", "expected"),
+    [
+        (("0.0.7", []), "has version 0.0.7, here is"),
+        ((anamnesis.__version__, ["/data/model"]), "/data/model: not found there"),
+        (ModuleNotFoundError("No module named 'anamnesis'"), "No module named 'anamnesis'"),
+    ],
+)
+def test_a_worker_that_cannot_do_it_is_named(
+    tasks: tuple[Task, ...], client: Callable[..., Client], says: Any, expected: str
+) -> None:
+    cluster = client()
+    cluster.says = says
+    with pytest.raises(UsageError, match=f"worker tcp://worker:3: .*{expected}"):
+        Flight(cluster, 1 << 30, Recorder()).greet(tasks)
+
+
+def test_an_address_that_is_none(fp8_model: Path, tmp_path: Path) -> None:
+    options = executor.Options(2, scheduler="tcp://here")
+    plan = make_plan(
+        load_model(str(fp8_model)), Spec(str(tmp_path / "o")), memory_bytes=1 << 30, threads=1
+    )
+    with pytest.raises(UsageError, match=r"run\.scheduler: tcp://here: missing port"):
+        executor.run(plan.tasks, options, Recorder())
