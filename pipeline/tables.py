@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
+from anamnesis.pipeline.progress import printable
 from anamnesis.pipeline.report import Report, SchemeReport
 from anamnesis.pipeline.run import Outcome
 
@@ -23,17 +25,20 @@ def print_report(found: Report, *, entries: bool = False) -> None:
     """A model's schemes as a table, and with `entries` its tensors as another."""
     console = Console(highlight=False, soft_wrap=True)
     console.print(
-        f"[bold]{found.path}[/bold]: {found.container}, {found.tensors} tensors "
-        f"({found.stored_tensors} stored), {size(found.stored_bytes)} -> "
-        f"{size(found.bf16_bytes)} as BF16",
-        markup=True,
+        Text.assemble(
+            (printable(found.path), "bold"),
+            f": {found.container}, {found.tensors} tensors ({found.stored_tensors} stored), "
+            f"{size(found.stored_bytes)} -> {size(found.bf16_bytes)} as BF16",
+        )
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("scheme", "left"), ("tensors", "right"), ("stored", "right")):
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("details")
     for name, scheme in found.schemes.items():
-        table.add_row(name, str(scheme.tensors), size(scheme.stored_bytes), _details(scheme))
+        table.add_row(
+            name, str(scheme.tensors), size(scheme.stored_bytes), _plain(_details(scheme))
+        )
     console.print(table)
     if entries:
         console.print(_entries(found))
@@ -46,9 +51,18 @@ def _entries(found: Report) -> Table:
     for entry in found.entries:
         components = ", ".join(f"{c['dtype']} {c['shape']}" for c in entry["components"])
         table.add_row(
-            entry["name"], str(entry["shape"]), entry["scheme"], entry["out_dtype"], components
+            _plain(entry["name"]),
+            _plain(entry["shape"]),
+            entry["scheme"],
+            entry["out_dtype"],
+            _plain(components),
         )
     return table
+
+
+def _plain(value: object) -> Text:
+    """What a file says, which may look like rich's markup or move the cursor."""
+    return Text(printable(value))
 
 
 def _details(scheme: SchemeReport) -> str:

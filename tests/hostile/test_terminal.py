@@ -1,0 +1,47 @@
+"""Names from files that would colour, clear or reprogram a terminal are shown, not sent."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+NAMES = (
+    "\x1b]52;c;T1dORUQ=\x07",
+    "a\x1b[2Jb",
+    "line\nline",
+    "\u202egnp.exe",
+    "[/x]",
+    "[bold]b[/bold]",
+)
+
+
+@pytest.mark.parametrize("command", ["inspect", "parse", "remember"])
+def test_names_are_shown(
+    command: str, tmp_path: Path, amn: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    file = "m\x1b[2J.safetensors"
+    folder = tmp_path / "m"
+    folder.mkdir()
+    save_file({name: np.ones(2, np.float32) for name in NAMES}, folder / file)
+    more = ("-o", "out.safetensors") if command == "remember" else ()
+    done = amn(command, folder if command != "parse" else "m", *more, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    shown = done.stdout + done.stderr
+    assert all(c.isprintable() or c == "\n" for c in shown)
+    if command == "parse":
+        assert all(repr(name)[1:-1] in shown for name in NAMES)
+
+
+def test_a_file_name_is_no_markup(
+    tmp_path: Path, amn: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    path = tmp_path / "[i]m.safetensors"
+    save_file({"w": np.ones(2, np.float32)}, path)
+    done = amn("inspect", path)
+    assert done.returncode == 0, done.stderr
+    assert str(path) in done.stdout
