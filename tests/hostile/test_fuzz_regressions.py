@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import pytest
@@ -61,6 +63,30 @@ def test_most_seeds_are_accepted(fuzz: Any, lab: Any) -> None:
             except AnamnesisError:
                 refused.append(path.name)
     assert sorted(refused) == ["nested", "pickle"]
+
+
+@pytest.mark.parametrize("name", ["gguf", "npz", "pth", "pth-legacy", "safetensors"])
+def test_mutators_keep_the_structure(name: str, fuzz: Any, lab: Any) -> None:
+    """Many mutants get past the checksums and lengths, and they differ from the seeds."""
+    from mutators import MUTATORS
+
+    from anamnesis.errors import AnamnesisError
+    from anamnesis.readers import open_container
+
+    def mutate(part: bytes, most: int) -> bytes:
+        at = chance.randrange(len(part)) if part else 0
+        return (part[:at] + bytes((chance.randrange(256),)) + part[at + 1 :])[:most]
+
+    chance, target = Random(5), fuzz.TARGETS[name]
+    seeds = [path.read_bytes() for path in KEPT if path.parent.name == name]
+    accepted = set()
+    for _ in range(300):
+        mutant = MUTATORS[name](chance.choice(seeds), chance, mutate)
+        target.run(lab, mutant)
+        with suppress(AnamnesisError):
+            open_container(lab.place(target.name, mutant), fuzz.LIMITS)
+            accepted.add(mutant)
+    assert len(accepted - set(seeds)) > 20
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), MemoryError(), RecursionError()])
