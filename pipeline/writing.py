@@ -64,7 +64,6 @@ class OutputFiles:
         check_space([files[number] for number in new])
         for number, pieces in done.items():
             self.pieces[number] = list(pieces)
-            self._progress.advance(number, files[number].nbytes)
             self._progress.done(number)
         tasks = []
         for task in self._plan.tasks:

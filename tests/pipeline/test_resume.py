@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import subprocess
@@ -18,6 +19,7 @@ from anamnesis.pipeline import task as tasks
 from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.jobs import run_job
 from anamnesis.pipeline.lock import OutputLock
+from anamnesis.pipeline.progress import make_progress
 
 Job = Callable[..., anamnesis.pipeline.config.Job]
 
@@ -43,8 +45,10 @@ def test_a_finished_job_is_verified_and_kept(job: Job, tmp_path: Path) -> None:
     first = run_job(job(), resume=True).outcomes[0]
     assert (first.resumed, len(first.files)) == (0, 3)
     before = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").iterdir()}
-    again = run_job(job(), resume=True).outcomes[0]
+    report = io.StringIO()
+    again = run_job(job(), resume=True, progress=make_progress("plain", report)).outcomes[0]
     assert (again.resumed, again.out_bytes) == (3, 0)
+    assert report.getvalue().count("there already") == 3
     after = {p.name: p.stat().st_mtime_ns for p in (tmp_path / "out").glob("*.safetensors")}
     assert after.items() <= before.items()
     assert hidden(tmp_path) == []
