@@ -9,10 +9,12 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +117,33 @@ def check_order(calls: Calls, out: str, shards: int) -> None:
     name = calls.index(("rename", manifest))
     assert sync < name < calls.index(("fsync", parent), name)
     assert calls.index(("unlink", journal), name) > calls.index(("fsync", parent), name)
+
+
+def test_d05_a_sparse_terabyte_is_refused_before_the_first_byte(
+    tmp_path: Path, amn: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    rows = (1 << 40) // 4096
+    header = {"w": {"dtype": "F8_E4M3", "shape": [rows, 4096], "data_offsets": [0, 1 << 40]}}
+    header["w_scale_inv"] = {
+        "dtype": "F32",
+        "shape": [rows // 128, 32],
+        "data_offsets": [1 << 40, (1 << 40) + rows],
+    }
+    text = json.dumps(header).encode()
+    source = tmp_path / "huge.safetensors"
+    with source.open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text)
+        try:
+            file.truncate(8 + len(text) + (1 << 40) + rows)
+        except OSError:
+            pytest.skip("no sparse files of a terabyte here")
+    begin = time.monotonic()
+    done = amn("remember", source, "-o", tmp_path / "out" / "x.safetensors")
+    assert time.monotonic() - begin < 20
+    assert done.returncode in (1, 5)
+    assert re.match(r"error: (OSError|LimitError): .* bytes", done.stderr)
+    assert done.stderr.count("\n") == 1
+    assert os.listdir(tmp_path) == ["huge.safetensors"]
 
 
 def test_w12_a_manifest_with_any_byte_changed_is_not_believed(
