@@ -232,7 +232,7 @@ def schema_command() -> None:
 
 def _remark(notes: Sequence[str]) -> None:
     for note in notes:
-        click.echo(f"note: {' '.join(note.split())}", err=True)
+        click.echo(f"note: {_plain(note)}", err=True)
 
 
 def _print_json(document: Any) -> None:
@@ -248,7 +248,14 @@ def _line(error: BaseException) -> str:
         kind, text = type(error).__name__, _os_message(error)
     else:
         kind, text = type(error).__name__, str(error) or "unexpected; --debug shows where"
-    return f"{kind}: {' '.join(text.split())}"
+    return f"{kind}: {_plain(text)}"
+
+
+def _plain(text: str) -> str:
+    """One line; a file's names may hold what a terminal would obey."""
+    from anamnesis.pipeline.progress import printable
+
+    return printable(" ".join(text.split()))
 
 
 def _os_message(error: OSError) -> str:

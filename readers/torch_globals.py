@@ -237,7 +237,7 @@ class StateDictPolicy:
         if type(target) is TorchTensor or (type(target) is Node and target.kind == "dict"):
             for key in _keys(state):
                 if type(key) is str and key.startswith("__"):
-                    raise self._security(f"opcode BUILD, which sets {key:.100}")
+                    raise self._security(f"opcode BUILD, which sets {key!r:.100}")
             return target
         if type(target) is Global:
             raise self._security(f"opcode BUILD, which changes {target.path}")

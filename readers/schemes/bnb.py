@@ -49,7 +49,7 @@ def resolve(ledger: Ledger) -> None:
                 _claim_4bit(ledger, stored, name, ".", read_state(stored, kind, files))
             elif found:
                 raise UnsupportedError(
-                    f"{_where(stored)}: bitsandbytes {kind:.40}: recognised, not implemented; "
+                    f"{_where(stored)}: bitsandbytes {kind!r:.40}: recognised, not implemented; "
                     f"implemented are {', '.join(QUANT_TYPES)} and INT8"
                 )
             elif stored.name.endswith("weight" + _STATE_ALONE):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -45,3 +46,15 @@ def test_a_file_name_is_no_markup(
     done = amn("inspect", path)
     assert done.returncode == 0, done.stderr
     assert str(path) in done.stdout
+
+
+def test_errors_and_notes_are_one_printable_line(
+    tmp_path: Path, amn: Callable[..., subprocess.CompletedProcess[str]]
+) -> None:
+    shard = "m\x1b[2J\u202e\n.safetensors"
+    index = {"weight_map": {"w\x1b[2J": shard}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    done = amn("inspect", tmp_path)
+    assert done.returncode == 3
+    assert done.stderr.startswith("error: FormatError: ")
+    assert done.stderr.removesuffix("\n").isprintable()

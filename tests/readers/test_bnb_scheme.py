@@ -271,7 +271,7 @@ def test_states_that_are_refused(tmp_path: Path) -> None:
     assert "dtype I8; allowed is U8" in refused(tmp_path, parts)
     parts = four_bit([6, 50])
     parts["a.weight.quant_state.bitsandbytes__af4"] = parts.pop(STATE)
-    assert "bitsandbytes af4" in refused(tmp_path, parts, UnsupportedError)
+    assert "bitsandbytes 'af4'" in refused(tmp_path, parts, UnsupportedError)
 
 
 @pytest.mark.parametrize(
