@@ -1,6 +1,7 @@
 """Fuzz every target, or those named: `python tests/fuzz/run.py [TARGET...]`; see `make fuzz`.
 
-FUZZ_SECONDS (20) is the time of each target, FUZZ_JOBS how many run at once. A find is put into
+FUZZ_SECONDS (20) is the time of each target, FUZZ_JOBS how many run at once. FUZZ_SEED repeats a
+run's choices, as far as its time allows; without one every run goes elsewhere. A find is put into
 `regressions/TARGET/`, where tests/hostile/test_fuzz_regressions.py replays it from then on. What
 libFuzzer learns is kept in `build/fuzz/TARGET` until the next `make clean`.
 """
@@ -57,8 +58,9 @@ def _fuzz(name: str, seconds: int) -> str:
     words.write_text("".join(_quoted(word) for word in TARGETS[name].words))
     command = [
         *(sys.executable, str(HERE / "fuzz_one.py"), name, str(learnt)),
-        *map(str, {path.parent for path in kept_files(name)}),
+        *map(str, sorted({path.parent for path in kept_files(name)})),
         f"-max_total_time={seconds}",
+        f"-seed={os.environ.get('FUZZ_SEED', '0')}",  # 0: by the clock
         f"-artifact_prefix={finds}/",
         f"-dict={words}",
         "-print_final_stats=1",
@@ -66,6 +68,8 @@ def _fuzz(name: str, seconds: int) -> str:
     ]
     # Kernels as plain Python: nothing to compile, and an index out of bounds is an IndexError.
     env = {**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    if "FUZZ_SEED" in env:
+        env["PYTHONHASHSEED"] = "0"
     log = WORK / f"{name}.log"
     with log.open("w") as out:
         done = subprocess.run(command, env=env, stdout=out, stderr=subprocess.STDOUT, check=False)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import os
 import struct
 import subprocess
 import sys
@@ -25,6 +26,9 @@ from anamnesis.readers import open_container
 MIB = 1 << 20
 SECONDS = 2.0
 RSS_BYTES = 256 * MIB
+
+# One substitution in so many; MUTATIONS=1 tries them all.
+SAMPLE = int(os.environ.get("MUTATIONS", "4"))
 
 Refuse = Callable[..., str]
 
@@ -115,6 +119,34 @@ def heap_of_its_own() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def build() -> type[Build]:
     return Build
+
+
+class Mutants:
+    """Every truncation of a seed, and one in SAMPLE of its one-byte substitutions."""
+
+    @staticmethod
+    def truncations(seed: bytes) -> Iterator[bytes]:
+        for length in range(len(seed)):
+            yield seed[:length]
+
+    @staticmethod
+    def substitutions(seed: bytes) -> Iterator[bytes]:
+        number = 0
+        for at in range(len(seed)):
+            for value in range(256):
+                number += 1
+                if value != seed[at] and number % SAMPLE == at % SAMPLE:
+                    yield seed[:at] + bytes((value,)) + seed[at + 1 :]
+
+    @classmethod
+    def all(cls, seed: bytes) -> Iterator[bytes]:
+        yield from cls.truncations(seed)
+        yield from cls.substitutions(seed)
+
+
+@pytest.fixture(scope="session")
+def mutants() -> type[Mutants]:
+    return Mutants
 
 
 @pytest.fixture

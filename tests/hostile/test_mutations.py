@@ -6,7 +6,7 @@ Whatever the bytes say, opening and resolving gives a model or one of this packa
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,6 @@ from anamnesis.limits import Limits
 from anamnesis.readers import open_container
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
-
-SAMPLE = 4  # one substitution in so many
 
 
 def safetensors_seed(build: Any) -> bytes:
@@ -42,19 +40,10 @@ def gguf_seed(build: Any) -> bytes:
     return bytes(build.gguf(keys, tensors, bytes(96 + 12)))
 
 
-def mutants(seed: bytes) -> Iterator[bytes]:
-    for length in range(len(seed)):
-        yield seed[:length]
-    number = 0
-    for at in range(len(seed)):
-        for value in range(256):
-            number += 1
-            if value != seed[at] and number % SAMPLE == at % SAMPLE:
-                yield seed[:at] + bytes((value,)) + seed[at + 1 :]
-
-
 @pytest.mark.parametrize("make", [safetensors_seed, gguf_seed], ids=["safetensors", "gguf"])
-def test_no_foreign_exception(make: Callable[[Any], bytes], build: Any, tmp_path: Path) -> None:
+def test_no_foreign_exception(
+    make: Callable[[Any], bytes], build: Any, mutants: Any, tmp_path: Path
+) -> None:
     seed = make(build)
     path = str(tmp_path / "mutant")
     named = f"{path}.{make.__name__.partition('_')[0]}"
@@ -63,7 +52,7 @@ def test_no_foreign_exception(make: Callable[[Any], bytes], build: Any, tmp_path
     messages: list[str] = []
     descriptor = os.open(named, os.O_RDWR | os.O_CREAT)
     try:
-        for mutant in (seed, *mutants(seed)):
+        for mutant in (seed, *mutants.all(seed)):
             os.ftruncate(descriptor, len(mutant))
             os.pwrite(descriptor, mutant, 0)
             try:

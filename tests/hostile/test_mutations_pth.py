@@ -34,7 +34,6 @@ def _builders() -> Any:
 
 
 B = _builders()
-SAMPLE = 4  # one substitution in so many
 
 
 def top(view: Any) -> bytes:
@@ -57,26 +56,12 @@ def legacy_seed() -> bytes:
     return bytes(B.legacy(top(None), [("0", 2, b"\x01\x02")], system=b"\x80\x02}."))
 
 
-def truncations(seed: bytes) -> Iterator[bytes]:
-    for length in range(len(seed)):
-        yield seed[:length]
-
-
-def substitutions(seed: bytes) -> Iterator[bytes]:
-    number = 0
-    for at in range(len(seed)):
-        for value in range(256):
-            number += 1
-            if value != seed[at] and number % SAMPLE == at % SAMPLE:
-                yield seed[:at] + bytes((value,)) + seed[at + 1 :]
-
-
-def run(path: Path, mutants: Iterator[bytes], read: Callable[[str], Any]) -> tuple[int, list[str]]:
+def run(path: Path, inputs: Iterator[bytes], read: Callable[[str], Any]) -> tuple[int, list[str]]:
     """How many were read, and the errors of the others."""
     accepted, messages = 0, []
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        for mutant in mutants:
+        for mutant in inputs:
             os.ftruncate(descriptor, len(mutant))
             os.pwrite(descriptor, mutant, 0)
             try:
@@ -95,28 +80,28 @@ def resolved(path: str) -> None:
 
 
 @pytest.mark.parametrize("make", [archive_seed, legacy_seed])
-def test_no_foreign_exception(make: Callable[[], bytes], tmp_path: Path) -> None:
+def test_no_foreign_exception(make: Callable[[], bytes], mutants: Any, tmp_path: Path) -> None:
     path, seed = tmp_path / "mutant.pth", make()
     assert run(path, iter([seed]), resolved) == (1, [])
-    accepted, messages = run(path, truncations(seed), resolved)
+    accepted, messages = run(path, mutants.truncations(seed), resolved)
     assert accepted == 0
     assert len(messages) == len(seed)
-    accepted, more = run(path, substitutions(seed), resolved)
+    accepted, more = run(path, mutants.substitutions(seed), resolved)
     assert accepted > 10
     assert len(more) > len(seed)
     assert all(str(path) in m and "\n" not in m and len(m) < 2_000 for m in messages + more)
 
 
-def test_no_foreign_exception_behind_the_checksum(tmp_path: Path) -> None:
+def test_no_foreign_exception_behind_the_checksum(mutants: Any, tmp_path: Path) -> None:
     path, seed = tmp_path / "mutant.pth", B.pickled(top(...))
-    accepted, messages = run(path, map(archive, truncations(seed)), resolved)
+    accepted, messages = run(path, map(archive, mutants.truncations(seed)), resolved)
     assert accepted == 0
-    accepted, more = run(path, map(archive, substitutions(seed)), resolved)
+    accepted, more = run(path, map(archive, mutants.substitutions(seed)), resolved)
     assert accepted > 10
     assert all(str(path) in m and "\n" not in m and len(m) < 2_000 for m in messages + more)
 
 
-def test_globals_are_always_listed(tmp_path: Path) -> None:
+def test_globals_are_always_listed(mutants: Any, tmp_path: Path) -> None:
     """The report takes any legacy stream: what is broken is a problem of it, not an error."""
     path, seed = tmp_path / "mutant.pth", legacy_seed()
 
@@ -124,9 +109,9 @@ def test_globals_are_always_listed(tmp_path: Path) -> None:
         list_globals(name, Limits())
 
     start = len(B.pickled(b"N"))
-    accepted, messages = run(path, truncations(seed), listed)
+    accepted, messages = run(path, mutants.truncations(seed), listed)
     assert len(messages) < start
     pickles = B.pickled(top(...))
-    accepted, messages = run(path, map(archive, substitutions(pickles)), listed)
+    accepted, messages = run(path, map(archive, mutants.substitutions(pickles)), listed)
     assert messages == []
     assert accepted > len(pickles)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,6 @@ from anamnesis.pipeline.values import to_numpy
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 
-SAMPLE = 4  # one substitution in so many
 ARRAYS: dict[str, Any] = {"f": np.asfortranarray(np.arange(4, dtype=">i2").reshape(2, 2))}
 
 
@@ -43,17 +42,6 @@ def npz_deflated() -> bytes:
     return buffer.getvalue()
 
 
-def mutants(seed: bytes) -> Iterator[bytes]:
-    for length in range(len(seed)):
-        yield seed[:length]
-    number = 0
-    for at in range(len(seed)):
-        for value in range(256):
-            number += 1
-            if value != seed[at] and number % SAMPLE == at % SAMPLE:
-                yield seed[:at] + bytes((value,)) + seed[at + 1 :]
-
-
 def values(path: str) -> dict[str, bytes]:
     model = load_model(path)
     files = Files()
@@ -66,14 +54,14 @@ def values(path: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("make", [npy, npz, npz_deflated])
-def test_no_foreign_exception(make: Callable[[], bytes], tmp_path: Path) -> None:
+def test_no_foreign_exception(make: Callable[[], bytes], mutants: Any, tmp_path: Path) -> None:
     seed = make()
     path = str(tmp_path / f"f.{make.__name__.partition('_')[0]}")
     accepted = damaged = 0
     messages: list[str] = []
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
     try:
-        for mutant in (seed, *mutants(seed)):
+        for mutant in (seed, *mutants.all(seed)):
             os.ftruncate(descriptor, len(mutant))
             os.pwrite(descriptor, mutant, 0)
             try:
