@@ -106,7 +106,7 @@ def make_plan(
     not fit in `memory_bytes`; uses fewer than `threads` threads when only so many fit.
     """
     limits = limits or Limits()
-    tensors = [with_dtype(t, _out_dtype(t, spec)) for t in model.tensors]
+    tensors = [with_dtype(t, out_dtype_of(t, spec)) for t in model.tensors]
     for tensor in tensors:
         charge_tensor(tensor, limits)
     items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
@@ -116,7 +116,7 @@ def make_plan(
         step_for(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)
     ]
     room = memory_bytes - BASE_BYTES
-    threads = _fit(steps, room, memory_bytes, threads)
+    threads = fit_threads(steps, room, memory_bytes, threads)
     tasks = _cut(steps, layout)
     widest = max((t.memory_bytes for t in tasks), default=0)
     return Plan(model, spec, layout, items, tuple(tasks), threads, BASE_BYTES + threads * widest)
@@ -138,7 +138,7 @@ def value_bytes(tensor: Tensor) -> int:
     return tensor.elems * DTYPES[tensor.out_dtype].bits // 8
 
 
-def _out_dtype(tensor: Tensor, spec: Spec) -> str:
+def out_dtype_of(tensor: Tensor, spec: Spec) -> str:
     if tensor.quantised:
         return (spec.dtype or "bf16").upper()
     if DTYPES[tensor.out_dtype].kind != "float":
@@ -190,7 +190,7 @@ def _strided(component: Component) -> bool:
     return view is not None and view.strides is not None
 
 
-def _deflated(tensor: Tensor) -> bool:
+def is_deflated(tensor: Tensor) -> bool:
     """Whether some component can only be read from its start."""
     members = [c.stored.view.member for c in tensor.components if c.stored.view is not None]
     return any(m is not None and m.deflated for m in members)
@@ -206,7 +206,7 @@ def _window_bytes(component: Component, units: int) -> int:
     return 0
 
 
-def _fit(steps: Sequence[Step], room: int, memory_bytes: int, threads: int) -> int:
+def fit_threads(steps: Sequence[Step], room: int, memory_bytes: int, threads: int) -> int:
     if not steps:
         return threads
     widest = max(steps, key=lambda s: s.memory_bytes)
@@ -256,7 +256,7 @@ def _ranges(step: Step) -> list[tuple[int, int]]:
     units = step.tensor.units
     if not step.tensor.elems:
         return []
-    if _deflated(step.tensor):
+    if is_deflated(step.tensor):
         return [(0, units)]
     per_batch = max(1, step.batch_units * step.tensor.unit_elems * step.itemsize)
     stride = step.batch_units * max(1, TASK_BYTES // per_batch)
