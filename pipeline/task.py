@@ -1,7 +1,9 @@
 """The one function that workers run: read windows, decode them, write them at their place.
 
 A task carries spans only. It opens its files itself, holds one read buffer and one output
-buffer, and returns a receipt; payload never passes through the scheduler.
+buffer, and returns a receipt; payload never passes through the scheduler. Jobs that write
+nothing have tasks of their own kind, a subclass of `Task`, and register what does them with
+`run_task.register`: the executors run any kind, and pass on any subclass of `Receipt`.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import singledispatch
 
 import xxhash
 
@@ -48,6 +51,7 @@ class Receipt:
     spans: tuple[SpanCrc, ...] = ()  # of archive entries, for their CRC-32
 
 
+@singledispatch
 def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt:
     """Do a task. Raises the package's errors and OSError; Cancelled when asked to stop."""
     begin = time.perf_counter()
