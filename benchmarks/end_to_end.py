@@ -1,22 +1,19 @@
 """Whole conversions: the streaming loop and the whole command against the I/O floor.
 
-- *floor*: the plan's own reads and writes with nothing between (`floor.py`).
+- *floor*: the plan's own reads and writes with nothing between (`floor.py`), in this process.
 - *loop*: `run_plan` in this process, kernels compiled and imports done: reads, decoding, checksums,
   writes, and the commit of the file.
-- *command*: `amn remember` in a process of its own: wall time and peak resident memory.
+- *command*: `amn remember` in a process of its own: wall time and peak resident memory. Its work
+  begins when it opens the output; what is before is start-up.
+- *floor, own process*: the floor after the same imports and the same start-up.
 
-The three take turns; outputs are removed between them, outside of the clock. A virtual machine
-gives free memory back to its host and gets it back slowly, so on tmpfs a file as large as the
-output is written and removed before each of them.
+The four take turns; outputs are removed between them, outside of the clock.
 """
 
 from __future__ import annotations
 
-import json
 import resource
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,38 +27,42 @@ from anamnesis.pipeline.executors import Options
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.progress import make_progress
 from anamnesis.pipeline.run import run_plan
+from benchmarks import commands
 from benchmarks.cases import CASES
+from benchmarks.commands import COMMAND as COMMAND
+from benchmarks.commands import launch as launch
 from benchmarks.floor import Floor
 from benchmarks.measure import Neighbours, Times, keep, patience, scratch, timed
 from benchmarks.models import write_model
 from benchmarks.opened import plan_of
 
 ROWS, COLUMNS = 11008, 4096
-COMMAND = "from anamnesis.pipeline.cli import main; main()"
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A model of layers of one case; `gib` is its usual size."""
+    """A model of layers of one case, its usual size, and what the loop may take of the floor."""
 
     case: str
     gib: float
+    goal: float
 
 
 MODELS = {
     name: conversion
     for name, conversion in {
-        "awq": Conversion("awq int4 g128", 1),
-        "fp8": Conversion("fp8-e4m3 block", 2),
-        "fp8-channel": Conversion("fp8-e4m3 channel", 2),
-        "gptq": Conversion("gptq int4 g128", 1),
-        "gptq-act-order": Conversion("gptq int4 act-order", 1),
-        "nf4": Conversion("bnb nf4 nested", 1),
-        "q4_k": Conversion("gguf-q4-k", 1),
-        "q8_0": Conversion("gguf-q8-0", 1),
+        "awq": Conversion("awq int4 g128", 1, 1.4),
+        "fp8": Conversion("fp8-e4m3 block", 1, 1.1),
+        "fp8-channel": Conversion("fp8-e4m3 channel", 1, 1.1),
+        "gptq": Conversion("gptq int4 g128", 1, 1.4),
+        "gptq-act-order": Conversion("gptq int4 act-order", 1, 1.4),
+        "nf4": Conversion("bnb nf4 nested", 1, 1.4),
+        "q4_k": Conversion("gguf-q4-k", 1, 1.1),
+        "q8_0": Conversion("gguf-q8-0", 1, 1.1),
     }.items()
     if conversion.case in CASES
 }
+USUAL = ("fp8", "q8_0", "q4_k", "nf4", "gptq", "awq")
 
 
 def run(
@@ -81,7 +82,8 @@ def run(
         with console.status(name):
             results.append(measure(name, gib or MODELS[name].gib, folder, threads, repeat))
         console.print(_table(results[-1]), others.text())
-    keep("end-to-end", results, all_others)
+    if set(USUAL) <= set(names):
+        keep("end-to-end", results, all_others)
     return results
 
 
@@ -95,71 +97,72 @@ def measure(name: str, gib: float, folder: str | None, threads: int, repeat: int
         path = write_model(place, layer, layers)
         stored_bytes = layers * layer.nbytes
         del layer
-        seconds, cpu, peaks = _take_turns(path, place / "out.safetensors", threads, repeat)
+        found = take_turns(path, place / "out.safetensors", threads, repeat)
     finally:
         shutil.rmtree(place)
-    times = {work: Times.of(found) for work, found in seconds.items()}
-    floor = times["floor"].median
-    return {
+    result: dict[str, Any] = {
         "model": name,
+        "goal": MODELS[name].goal,
         "stored_bytes": stored_bytes,
         "out_bytes": out_bytes,
         "threads": threads,
         "repetitions": repeat,
-        "seconds": {work: list(t) for work, t in times.items()},
-        "cpu_seconds": {
-            work: [_middle(c) for c in zip(*all_, strict=True)] for work, all_ in cpu.items()
-        },
-        "to_floor": {work: t.median / floor for work, t in times.items()},
-        "best_to_floor": {work: t.low / times["floor"].low for work, t in times.items()},
-        "peak_bytes": [_middle(peaks), min(peaks), max(peaks)],
     }
+    for work, phases in found.items():
+        result[work] = {
+            phase: list(Times.of([one[phase] for one in phases])) for phase in phases[0]
+        }
+    result["loop_to_floor"] = _ratio(result, "loop", "floor", "wall")
+    result["command_to_floor"] = _ratio(result, "command", "floor, own process", "wall")
+    result["work_to_floor"] = _ratio(result, "command", "floor, own process", "work")
+    return result
 
 
-def _take_turns(
+def _ratio(result: dict[str, Any], work: str, floor: str, phase: str) -> float:
+    """Of the medians."""
+    return float(result[work][phase][0] / result[floor][phase][0])
+
+
+def take_turns(
     path: Path, out: Path, threads: int, repeat: int
-) -> tuple[dict[str, list[float]], dict[str, list[tuple[float, float]]], list[int]]:
+) -> dict[str, list[dict[str, float]]]:
+    """The four, `repeat` times in turn after a round that compiles; seconds and bytes of each."""
     plan = plan_of(path, out, threads)
-    floor = Floor(plan, out, threads)
-    peaks: list[int] = []
-    command = [sys.executable, "-c", COMMAND, "remember", str(path), "-o", str(out)]
-    command += ["--threads", str(threads)]
+    here = Floor(plan, out, threads)
+    startup = 1.0
 
-    def whole() -> tuple[float, float, float]:
-        found = launch(command)
-        peaks.append(found["peak_bytes"])
-        return found["seconds"], found["user"], found["system"]
+    def command() -> dict[str, float]:
+        nonlocal startup
+        found = commands.remember(path, out, threads)
+        startup = found["startup"]
+        return found
 
-    works = {
-        "floor": lambda: _here(floor.run),
+    works: dict[str, Callable[[], dict[str, float]]] = {
+        "floor": lambda: _here(here.run),
         "loop": lambda: _here(lambda: convert(plan, threads)),
-        "command": whole,
+        "command": command,
+        "floor, own process": lambda: commands.floor(path, out, threads, startup),
     }
-    seconds: dict[str, list[float]] = {work: [] for work in works}
-    cpu: dict[str, list[tuple[float, float]]] = {work: [] for work in works}
-    in_memory = out.is_relative_to("/dev/shm")
-
-    def one(name: str) -> tuple[float, float, float]:
-        while True:
-            patience.wait()
-            if in_memory:
-                floor.run()
-                out.unlink()
-            others = Neighbours()
-            found = works[name]()
-            kept = patience.accepts(others.cpus())
-            for written in out.parent.glob(f"*{out.name}*"):
-                written.unlink()
-            if kept:
-                return found
-
-    for repetition in range(repeat + 1):  # the first compiles
-        for name in works:
-            took, user, system = one(name)
+    found: dict[str, list[dict[str, float]]] = {work: [] for work in works}
+    for repetition in range(repeat + 1):
+        for name, work in works.items():
+            one = undisturbed(work, out)
             if repetition:
-                seconds[name].append(took)
-                cpu[name].append((user, system))
-    return seconds, cpu, peaks[1:]
+                found[name].append(one)
+    return found
+
+
+def undisturbed(work: Callable[[], dict[str, float]], out: Path) -> dict[str, float]:
+    """What a work that writes `out` gives, once others left it alone; its output is removed."""
+    while True:
+        patience.wait()
+        others = Neighbours()
+        found = work()
+        kept = patience.accepts(others.cpus())
+        for written in out.parent.glob(f"*{out.name}*"):
+            written.unlink()
+        if kept:
+            return found
 
 
 def convert(plan: Plan, threads: int) -> None:
@@ -167,56 +170,49 @@ def convert(plan: Plan, threads: int) -> None:
     run_plan(plan, "threads", Options(threads=threads), make_progress("quiet"))
 
 
-def launch(command: Sequence[str]) -> dict[str, Any]:
-    """Run a command through `launch.py`; raises when it fails."""
-    script = str(Path(__file__).with_name("launch.py"))
-    done = subprocess.run(
-        [sys.executable, "-S", "-E", script, *command], capture_output=True, text=True, check=True
-    )
-    found: dict[str, Any] = json.loads(done.stdout)
-    if found["exit"]:
-        raise SystemExit(f"{command} failed:\n{done.stderr}")
-    return found
-
-
-def _here(work: Callable[[], None]) -> tuple[float, float, float]:
+def _here(work: Callable[[], None]) -> dict[str, float]:
     before = resource.getrusage(resource.RUSAGE_SELF)
     seconds = timed(work)
     after = resource.getrusage(resource.RUSAGE_SELF)
-    return seconds, after.ru_utime - before.ru_utime, after.ru_stime - before.ru_stime
-
-
-def _middle(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
+    return {
+        "wall": seconds,
+        "user": after.ru_utime - before.ru_utime,
+        "system": after.ru_stime - before.ru_stime,
+    }
 
 
 def _table(result: dict[str, Any]) -> Table:
     sizes = f"{result['stored_bytes'] / GiB:.2f} GiB to {result['out_bytes'] / GiB:.2f} GiB"
     table = Table(title=f"{result['model']}: {sizes}, {result['threads']} threads")
     table.add_column("")
-    for head in (
+    heads = (
         "seconds",
         "range",
         "x floor",
-        "best x floor",
+        "start-up",
+        "work",
+        "work x floor",
         "GB/s out",
         "user s",
-        "system s",
-        "peak MiB",
-    ):
+    )
+    for head in (*heads, "system s", "peak MiB"):
         table.add_column(head, justify="right")
-    for work, (median, low, high) in result["seconds"].items():
-        user, system = result["cpu_seconds"][work]
-        peak = f"{result['peak_bytes'][0] / MiB:.0f}" if work == "command" else ""
+    ratios = {"loop": ("loop_to_floor", ""), "command": ("command_to_floor", "work_to_floor")}
+    for work in ("floor", "loop", "floor, own process", "command"):
+        phases = result[work]
+        median, low, high = phases["wall"]
+        whole, rest = ratios.get(work, ("", ""))
         table.add_row(
             work,
             f"{median:.2f}",
             f"{low:.2f}-{high:.2f}",
-            f"{result['to_floor'][work]:.2f}",
-            f"{result['best_to_floor'][work]:.2f}",
+            f"{result[whole]:.2f}" if whole else "",
+            f"{phases['startup'][0]:.2f}" if "startup" in phases else "",
+            f"{phases['work'][0]:.2f}" if "work" in phases else "",
+            f"{result[rest]:.2f}" if rest else "",
             f"{result['out_bytes'] / median / 1e9:.2f}",
-            f"{user:.2f}",
-            f"{system:.2f}",
-            peak,
+            f"{phases['user'][0]:.2f}",
+            f"{phases['system'][0]:.2f}",
+            f"{phases['peak_bytes'][0] / MiB:.0f}" if "peak_bytes" in phases else "",
         )
     return table

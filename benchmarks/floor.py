@@ -2,12 +2,19 @@
 
 The operations are taken from the plan before the clock starts: the same spans in the same order,
 split into the same tasks, through buffers of the same sizes, by as many threads.
+
+By itself (`main`) it is the floor of a whole command: a process that imports what the command
+imports, makes the plan, and opens its output no sooner after its start than the command does. A
+host takes memory back that a guest leaves free while a process starts, and a floor that did not
+start would not pay for that.
 """
 
 from __future__ import annotations
 
 import os
+import sys
 import threading
+import time
 from collections import deque
 from pathlib import Path
 from typing import NamedTuple
@@ -133,3 +140,21 @@ def _reads(component: Component, window: Window, at: int) -> list[Read]:
         )
         for n in lines
     ]
+
+
+def main() -> None:
+    """Arguments: model, output, threads, seconds from the process's start to the first write."""
+    begin = float(os.environ["AMN_BENCH_BEGIN"])
+    path, out, threads, startup = sys.argv[1:]
+    import anamnesis.pipeline.cli
+    import anamnesis.pipeline.run  # noqa: F401
+    from anamnesis.kernels import decoder
+    from benchmarks.opened import plan_of
+
+    plan = plan_of(Path(path), Path(out), int(threads))
+    for encoding in {t.encoding for t in plan.model.tensors} - {"copy"}:
+        decoder(encoding)
+    floor = Floor(plan, Path(out), int(threads))
+    time.sleep(max(0.0, begin + float(startup) - time.perf_counter()))
+    os.write(2, b"begun %a\n" % time.perf_counter())
+    floor.run()

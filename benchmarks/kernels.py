@@ -2,31 +2,35 @@
 
 The copy is `np.copyto` of as many elements of the output's dtype, timed in turn with the kernel.
 A *window* is what the conversion decodes at a time and fits the cache; *45 M* is a whole matrix
-in one call. gguf-py (numpy, one thread) decodes the window to float32 where it has the type.
+in one call. *Two threads* decode windows of their own at the same time. Peers decode a layer of
+the size of a window, in turn with ours.
 """
 
 from __future__ import annotations
 
 import shutil
-import warnings
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from anamnesis.kernels import ENCODINGS, Window
+from anamnesis.kernels import Window
 from benchmarks.cases import CASES, Case
 from benchmarks.measure import Neighbours, Times, interleave, keep, scratch
 from benchmarks.opened import Opened, opened
+from benchmarks.peers import Problem, calls, installed
 
 ROWS, COLUMNS = 11008, 4096
 WINDOW_ELEMS = 512 * 1024
 WINDOW_CALLS, WINDOW_REPETITIONS = 8, 25
 MATRIX_REPETITIONS = 7
-GGUF_PY_REPETITIONS = 3
+PEER_REPETITIONS = 5
+THREAD_SECONDS, THREAD_REPETITIONS = 0.03, 7
 
 
 def run(console: Console, patterns: Sequence[str] = (), rows: int = ROWS) -> list[dict[str, Any]]:
@@ -41,24 +45,58 @@ def run(console: Console, patterns: Sequence[str] = (), rows: int = ROWS) -> lis
                 results.append(measure(case, folder, rows, COLUMNS))
     finally:
         shutil.rmtree(folder)
-    console.print(_table(results, rows * COLUMNS), others.text())
+    console.print(_table(results, rows * COLUMNS), _peer_table(results), others.text())
     if not patterns:
-        keep("kernels", results, others)
+        keep("kernels", {"peers": installed(), "cases": results}, others)
     return results
 
 
-def measure(case: Case, folder: Any, rows: int, columns: int) -> dict[str, Any]:
-    """One case: windows, the whole matrix, and gguf-py."""
+def measure(case: Case, folder: Path, rows: int, columns: int) -> dict[str, Any]:
+    """One case: windows, one thread and two, the whole matrix, and the peers."""
+    result: dict[str, Any] = {"name": case.name, "goal": case.goal, "target": case.target}
     with opened(case, folder, rows, columns) as found:
         units = found.step.tensor.units
         window = Window(0, min(units, max(1, WINDOW_ELEMS // found.step.tensor.unit_elems)))
-        small = _against_copy(found, window, WINDOW_REPETITIONS, WINDOW_CALLS)
-        result = {"name": case.name, "target": case.target, "window": small}
-        reference = _gguf_py(found, window)
-        if reference:
-            result["gguf_py"] = reference
+        result["window"] = _against_copy(found, window, WINDOW_REPETITIONS, WINDOW_CALLS)
+        result["two_threads"] = _two_threads(found, window)
         result["matrix"] = _against_copy(found, Window(0, units), MATRIX_REPETITIONS, 1)
+    result["peers"] = against_peers(case, folder, WINDOW_ELEMS // columns, columns)
     return result
+
+
+def against_peers(case: Case, folder: Path, rows: int, columns: int) -> dict[str, Any]:
+    """Rates of the peers that are there, each with ours to the same width in turn."""
+    problem = Problem(case.encoding, case.make(rows, columns), (rows, columns))
+    with opened(case, folder, rows, columns) as found:
+        tensor = found.step.tensor
+        window = Window(0, tensor.units)
+        views = found.views(window)
+        works: dict[str, Callable[[], Any]] = {}
+        for name, kind in (("float32", np.float32), ("bfloat16", np.uint16)):
+            out = np.ones(tensor.elems, kind)
+            works[name] = _decoding(found, views, window, out)
+            if name == "float32":
+                works[name]()
+                values = out
+        outs = {}
+        for peer, call in calls(problem, values):
+            outs[peer.name], works[peer.name] = peer.out, call
+        if not outs:
+            return {}
+        took = interleave(works, PEER_REPETITIONS)
+    return {
+        name: {
+            "out": out,
+            "mel_s": (rates := _rates(tensor.elems, took[name]))[0],
+            "mel_s_range": rates[1:],
+            "ours": took[name].median / took["float32" if out == "float32" else "bfloat16"].median,
+        }
+        for name, out in outs.items()
+    }
+
+
+def _decoding(found: Opened, views: Any, window: Window, out: Any) -> Callable[[], Any]:
+    return lambda: found.decode(views, found.params, window, out)
 
 
 def _against_copy(
@@ -69,7 +107,7 @@ def _against_copy(
     out, source, target = (np.ones(elems, found.kind) for _ in range(3))
     took = interleave(
         {
-            "kernel": lambda: found.decode(views, found.params, window, out),
+            "kernel": _decoding(found, views, window, out),
             "copy": lambda: np.copyto(target, source),
         },
         repetitions,
@@ -85,27 +123,36 @@ def _against_copy(
     }
 
 
+def _two_threads(found: Opened, window: Window) -> dict[str, Any]:
+    """How many times faster two threads decode windows than one, each into its own buffers."""
+    elems = min(window.stop * found.step.tensor.unit_elems, found.step.tensor.elems)
+    views = found.views(window)
+    works = []
+    for _ in range(2):
+        own = {role: view.copy() for role, view in views.items()}
+        works.append(_decoding(found, own, window, np.ones(elems, found.kind)))
+    works[0]()
+    once = interleave({"": works[0]}, 3)[""].median
+    count = max(4, round(THREAD_SECONDS / once))
+
+    def some(work: Callable[[], Any]) -> None:
+        for _ in range(count):
+            work()
+
+    def both() -> None:
+        threads = [threading.Thread(target=some, args=(work,)) for work in works]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+
+    took = interleave({"one": lambda: some(works[0]), "two": both}, THREAD_REPETITIONS)
+    one, two = took["one"], took["two"]
+    return {"speedup": 2 * one.median / two.median, "best": 2 * one.low / two.low}
+
+
 def _rates(elems: int, times: Times) -> list[float]:
     return [elems / s / 1e6 for s in (times.median, times.high, times.low)]
-
-
-def _gguf_py(found: Opened, window: Window) -> float | None:
-    """Million elements a second of gguf-py, or None without it or for a type it lacks."""
-    row = ENCODINGS[found.step.tensor.encoding]
-    if row.ggml_type < 0:
-        return None
-    try:
-        from gguf import GGMLQuantizationType
-        from gguf.quants import dequantize
-
-        kind = GGMLQuantizationType(row.ggml_type)
-        blocks = found.views(window)["payload"]
-        with np.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            dequantize(blocks[:1], kind)
-            took = interleave({"": lambda: dequantize(blocks, kind)}, GGUF_PY_REPETITIONS)[""]
-    except (ImportError, ValueError, NotImplementedError):
-        return None
-    return len(blocks) * row.block_elems / took.median / 1e6
 
 
 def _matches(name: str, patterns: Sequence[str]) -> bool:
@@ -115,8 +162,8 @@ def _matches(name: str, patterns: Sequence[str]) -> bool:
 def _table(results: Sequence[dict[str, Any]], elems: int) -> Table:
     table = Table(title="Kernels, one thread: million elements a second")
     table.add_column("case")
-    heads = ("window", "range", "x copy", f"{elems / 1e6:.0f} M", "range", "x copy", "target")
-    for head in (*heads, "x gguf-py"):
+    heads = ("window", "range", "x copy", f"{elems / 1e6:.0f} M", "range", "x copy")
+    for head in (*heads, "goal", "2 threads x"):
         table.add_column(head, justify="right")
     for result in results:
         cells = []
@@ -124,9 +171,21 @@ def _table(results: Sequence[dict[str, Any]], elems: int) -> Table:
             low, high = result[size]["mel_s_range"]
             rate, ratio = result[size]["mel_s"], result[size]["to_copy"]
             cells += [f"{rate:,.0f}", f"{low:,.0f}-{high:,.0f}", f"{ratio:.2f}"]
-        ahead = result["target"] and result["matrix"]["mel_s"] >= result["target"]
-        target = f"{result['target']:,}{'' if ahead else ' !'}" if result["target"] else ""
-        other = result.get("gguf_py")
-        times = f"{result['window']['mel_s'] / other:,.0f}" if other else ""
-        table.add_row(result["name"], *cells, target, times)
+        behind = result["matrix"]["to_copy"] < result["goal"]
+        goal = f"{result['goal']}{' !' if behind else ''}"
+        threads = f"{result['two_threads']['speedup']:.2f}"
+        table.add_row(result["name"], *cells, goal, threads)
+    return table
+
+
+def _peer_table(results: Sequence[dict[str, Any]]) -> Table:
+    names = sorted({name for result in results for name in result["peers"]})
+    table = Table(title="Peers, one thread, a layer of 0.5 M elements: times as fast as they are")
+    table.add_column("case")
+    for name in names:
+        table.add_column(name, justify="right")
+    for result in results:
+        cells = [result["peers"].get(name, {}).get("ours") for name in names]
+        if any(cells):
+            table.add_row(result["name"], *(f"{c:,.1f}" if c else "" for c in cells))
     return table

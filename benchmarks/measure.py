@@ -167,6 +167,7 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "versions": {name: version(name) for name in packages},
         "load": os.getloadavg()[0],
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
     }
 
 
@@ -184,6 +185,12 @@ def keep(name: str, results: Any, neighbours: Neighbours) -> None:
     RESULTS.mkdir(exist_ok=True)
     document = {"machine": machine(), "others_cpus": neighbours.cpus(), "results": results}
     (RESULTS / f"{name}.json").write_text(json.dumps(document, indent=1) + "\n")
+
+
+def kept(name: str) -> dict[str, Any]:
+    """What `keep` wrote last."""
+    found: dict[str, Any] = json.loads((RESULTS / f"{name}.json").read_text())
+    return found
 
 
 def _processor() -> str:
