@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from anamnesis.limits import Limits, MiB
+from anamnesis.limits import Limits
+from anamnesis.pipeline.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.pipeline.report import Report, report
-from anamnesis.readers.base import FileId, Tensor
-from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
-from anamnesis.readers.source import SourceFile
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -40,86 +38,28 @@ def open_model(path: str | Path, *, limits: Limits | None = None, **options: Any
     return OpenModel(load_model(str(path), Options(**options), limits), limits)
 
 
-class OpenModel(Mapping[str, "LazyTensor"]):
-    """The tensors of a model by output name."""
-
-    def __init__(self, model: Model, limits: Limits | None = None) -> None:
-        self.model = model
-        self._limits = limits or Limits()
-        self._tensors = {t.name: t for t in model.tensors}
-
-    def __getitem__(self, name: str) -> LazyTensor:
-        return LazyTensor(self._tensors[name], self._limits)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._tensors)
-
-    def __len__(self) -> int:
-        return len(self._tensors)
-
-    def __repr__(self) -> str:
-        return f"<OpenModel {self.model.path!r}: {len(self)} tensors, {self.model.container}>"
-
-
-class LazyTensor:
-    """One logical tensor, decoded on demand."""
-
-    def __init__(self, tensor: Tensor, limits: Limits) -> None:
-        self.tensor = tensor
-        self._limits = limits
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        """The output shape, outermost dimension first."""
-        return self.tensor.shape
-
-    @property
-    def scheme(self) -> str:
-        """How it is stored, e.g. `fp8-block`, `gguf-q4-k` or `passthrough`."""
-        return self.tensor.scheme
-
-    def to_numpy(self) -> Any:
-        """An owned array: `ml_dtypes.bfloat16`, or the stored dtype of a dense tensor."""
-        from anamnesis.pipeline.plan import charge_tensor, value_bytes
-        from anamnesis.pipeline.values import to_numpy
-
-        charge_tensor(self.tensor, self._limits)
-        self._limits.alloc(value_bytes(self.tensor), f"tensor {self.tensor.name!r:.200}: values")
-        with _files() as open_file:
-            return to_numpy(self.tensor, open_file)
-
-    def batches(self, max_bytes: int = MiB) -> Iterator[pa.RecordBatch]:
-        """The raw quantised blocks, about `max_bytes` a batch; each batch owns its memory.
-
-        Whole-tensor parameters come first, as a batch of their own, when there are any.
-        """
-        from anamnesis.pipeline.plan import charge_tensor
-        from anamnesis.pipeline.values import raw_batches
-
-        charge_tensor(self.tensor, self._limits)
-        with _files() as open_file:
-            yield from raw_batches(self.tensor, open_file, max_bytes)
-
-    def __repr__(self) -> str:
-        return f"<LazyTensor {self.tensor.name!r} {list(self.shape)} {self.scheme}>"
-
-
 def scan(
-    path: str | Path, tensors: Sequence[str] = ("*",), *, limits: Limits | None = None
+    path: str | Path,
+    tensors: str | Sequence[str] = ("*",),
+    *,
+    columns: str | Sequence[str] | None = None,
+    decode: Decode = None,
+    memory: int | str | None = None,
+    limits: Limits | None = None,
+    **options: Any,
 ) -> pa.RecordBatchReader:
-    """Raw blocks of the matching tensors (shell patterns) as one stream.
+    """The matching tensors (shell patterns) as one Arrow stream: raw blocks, or decoded rows.
 
-    Columns: `tensor`, `scheme`, `component` and `row` (its number in the tensor's component), and
-    `data`, the raw bytes of one block or packed line, as views over what was read.
+    Without `decode` a row is a block: `tensor`, `scheme`, `component`, `block`, `row`, `col`,
+    `elems`, `scale`, `minimum`, `zero`, `scales`, `minimums`, `payload`. With `"f32"` or `"bf16"`
+    it is a matrix row: `tensor`, `scheme`, `row`, `col`, `values`. `anamnesis.pipeline.scan`
+    describes them. Only the bytes that `columns` need are read, and `memory` (64 MiB) is held.
+
+    Raises UsageError for an unknown column, LimitError when one row does not fit in `memory`, and
+    what `open_model` raises; while it is read, IntegrityError and OSError.
     """
-    from anamnesis.pipeline.plan import charge_tensor
-    from anamnesis.pipeline.values import scan_reader
-
-    limits = limits or Limits()
-    model = load_model(str(path), Options(), limits).select(tensors, ())
-    for tensor in model.tensors:
-        charge_tensor(tensor, limits)
-    return scan_reader(model)
+    model = open_model(path, limits=limits, **options)
+    return model.scan(tensors, columns=columns, decode=decode, memory=memory)
 
 
 def remember(
@@ -186,18 +126,6 @@ def verify(
 
         counts |= decode_again(Path(out), str(against), sample)
     return counts
-
-
-@contextmanager
-def _files() -> Iterator[Callable[[FileId], SourceFile]]:
-    from anamnesis.readers.files import Files
-
-    files = Files()
-    try:
-        yield files
-        files.check_unchanged()
-    finally:
-        files.close()
 
 
 __all__ = [

@@ -1,53 +1,97 @@
-"""A tensor's values in memory, and its raw blocks as record batches, outside of a run."""
+"""A tensor's values in memory, whole or a slice, and its raw blocks, outside of a run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
 
-from anamnesis.limits import MiB
 from anamnesis.pipeline.decode import OUT, decode_function
 from anamnesis.pipeline.members import check_tensor
-from anamnesis.pipeline.plan import step_for
+from anamnesis.pipeline.plan import Step, step_for
+from anamnesis.pipeline.slices import Pick
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.files import Files
-from anamnesis.readers.model import Model
 
-SCAN_SCHEMA = pa.schema(
-    [
-        pa.field("tensor", pa.string(), nullable=False),
-        pa.field("scheme", pa.string(), nullable=False),
-        pa.field("component", pa.string(), nullable=False),
-        pa.field("row", pa.int64(), nullable=False),
-        pa.field("data", pa.large_binary(), nullable=False),
-    ]
-)
+_SLAB_ELEMS = 1 << 20  # decoded at a time for a slice that leaves out columns
+
+
+class Values:
+    """Ranges of one tensor's elements, decoded into the caller's memory.
+
+    Only the blocks that a range touches are read; whole-tensor parameters once.
+    """
+
+    def __init__(self, tensor: Tensor, open_file: OpenFile, step: Step | None = None) -> None:
+        """Prepare to decode `tensor` to its `out_dtype`, in the windows of `step`."""
+        self.tensor = tensor
+        self._step = step or step_for(tensor)
+        self._open = open_file
+        self._reader = BlockReader(tensor, open_file, reuse=True)
+        self._decode = decode_function(self._step, self._reader)
+
+    @property
+    def dtype(self) -> Any:
+        """The numpy dtype that `fill` takes: BF16 as uint16 bits, BOOL as uint8."""
+        return _held_as(self._step.dtype)
+
+    def fill(self, first: int, out: Any) -> None:
+        """The elements from `first` on, flat in row-major order, into `out`, one-dimensional."""
+        tensor, step = self.tensor, self._step
+        last = first + len(out)
+        span = tensor.unit_elems * tensor.unit_multiple
+        start = first // span * tensor.unit_multiple
+        stop = min(-(-last // span) * tensor.unit_multiple, tensor.units) if len(out) else start
+        for batch in iter_windows(tensor, step.batch_units, start, stop):
+            blocks = self._reader.read(batch)
+            for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
+                views = self._reader.within(blocks, batch, window)
+                values = self._decode(views, window).view(out.dtype)
+                at = window.start * tensor.unit_elems
+                begin, end = max(first, at), min(last, at + len(values))
+                out[begin - first : end - first] = values[begin - at : end - at]
+
+    def check(self) -> None:
+        """Hold archive entries that were read in order against their CRC-32."""
+        check_tensor(self.tensor, self._reader.spans(), self._open)
 
 
 def to_numpy(tensor: Tensor, open_file: OpenFile) -> Any:
     """All values of a tensor in one owned array of its output shape."""
+    values = Values(tensor, open_file)
+    out = np.empty(tensor.elems, values.dtype)
+    values.fill(0, out)
+    values.check()
+    return as_public(out, tensor.out_dtype).reshape(tensor.shape)
+
+
+def read_index(tensor: Tensor, picked: Pick, open_file: OpenFile) -> Any:
+    """The values that an index picks, in an owned array; only blocks that hold some are read.
+
+    No checksum of an archive is compared: that would read the entry to its end.
+    """
     step = step_for(tensor)
-    out = np.empty(tensor.elems, OUT.get(step.dtype) or DTYPES[step.dtype].numpy)
-    reader = BlockReader(tensor, open_file, reuse=True)
-    decode = decode_function(step, reader)
-    for batch in iter_windows(tensor, step.batch_units):
-        blocks = reader.read(batch)
-        for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
-            values = decode(reader.within(blocks, batch, window), window).view(out.dtype)
-            first = window.start * tensor.unit_elems
-            out[first : first + len(values)] = values
-    check_tensor(tensor, reader.spans(), open_file)
-    if step.dtype == "BF16":
-        out = out.view(ml_dtypes.bfloat16)
-    if step.dtype == "BOOL":
-        out = out.view(np.bool_)
-    return out.reshape(tensor.shape)
+    kind = _held_as(step.dtype)
+    out = np.empty([len(axis) for axis in picked.axes], kind)
+    if picked.elems:
+        values = Values(tensor, open_file, step)
+        scratch = np.empty(0, kind)
+        for slab in picked.slabs(_SLAB_ELEMS):
+            target = out[slab.place]
+            if slab.steps is None:
+                values.fill(slab.first, target.reshape(-1))
+                continue
+            if len(scratch) < slab.length:
+                scratch = np.empty(slab.length, kind)
+            values.fill(slab.first, scratch[: slab.length])
+            shape, steps = slab.steps
+            strides = tuple(s * kind.itemsize for s in steps)
+            target[...] = np.lib.stride_tricks.as_strided(scratch, shape, strides, writeable=False)
+    return as_public(picked.finish(out), step.dtype)
 
 
 def raw_batches(tensor: Tensor, open_file: OpenFile, max_bytes: int) -> Iterator[pa.RecordBatch]:
@@ -64,43 +108,18 @@ def raw_batches(tensor: Tensor, open_file: OpenFile, max_bytes: int) -> Iterator
     check_tensor(tensor, reader.spans(), open_file)
 
 
-def scan_reader(model: Model) -> pa.RecordBatchReader:
-    """The raw blocks of a model's tensors as one stream under one schema."""
-
-    def generate() -> Iterator[pa.RecordBatch]:
-        files = Files()
-        try:
-            for tensor in model.tensors:
-                rows: dict[str, int] = {}
-                for batch in raw_batches(tensor, files, MiB):
-                    for column, field in zip(batch.columns, batch.schema, strict=True):
-                        first = rows.get(field.name, 0)
-                        rows[field.name] = first + len(column)
-                        yield _scan_batch(tensor, field.name, column, first)
-            files.check_unchanged()
-        finally:
-            files.close()
-
-    return pa.RecordBatchReader.from_batches(SCAN_SCHEMA, generate())
+def as_public(out: Any, dtype: str) -> Any:
+    """BF16 bits as `ml_dtypes.bfloat16` and BOOL bytes as `bool`, in the same memory."""
+    kind = public_dtype(dtype)
+    return out if out.dtype == kind else out.view(kind)
 
 
-def _scan_batch(tensor: Tensor, component: str, column: pa.Array, first: int) -> pa.RecordBatch:
-    count = len(column)
-    if pa.types.is_large_binary(column.type):
-        data = column
-    else:
-        width = column.type.byte_width
-        offsets = pa.py_buffer(np.arange(0, (count + 1) * width, width, dtype=np.int64))
-        buffers = [None, offsets, column.buffers()[1]]
-        data = pa.LargeBinaryArray.from_buffers(pa.large_binary(), count, buffers)
-    repeat: Callable[[str], pa.Array] = lambda text: pa.repeat(pa.scalar(text), count)  # noqa: E731
-    return pa.RecordBatch.from_arrays(
-        [
-            repeat(tensor.name),
-            repeat(tensor.scheme),
-            repeat(component),
-            pa.array(np.arange(first, first + count, dtype=np.int64)),
-            data,
-        ],
-        schema=SCAN_SCHEMA,
-    )
+def public_dtype(dtype: str) -> Any:
+    """The numpy dtype of values of a stored dtype."""
+    special = {"BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
+    return np.dtype(special.get(dtype) or DTYPES[dtype].numpy)
+
+
+def _held_as(dtype: str) -> Any:
+    """The numpy dtype that values are decoded as."""
+    return np.dtype(OUT.get(dtype) or DTYPES[dtype].numpy)

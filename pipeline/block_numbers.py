@@ -1,0 +1,266 @@
+"""The scales and zero points beside each encoding's blocks; one row a way of storing them.
+
+`scale` is the number as stored once a block, `scales` what the codes are multiplied by, a number
+for each run of equal length in the block: mostly `[scale]`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from anamnesis.errors import FormatError
+from anamnesis.kernels import ENCODINGS
+from anamnesis.pipeline.block_fields import FIELDS, read_fields
+from anamnesis.pipeline.block_rows import LONGEST, NUMBERS, Columns, Lines, Parts, Runs, Section
+from anamnesis.readers.dtypes import DTYPES
+
+_INVERSE_127 = np.float32(7.874015718698502e-3)  # kernels/bnb.py
+
+
+class _Scaled(Runs):
+    """Runs with numbers of their own beside them."""
+
+    def row_bytes(self, wanted: Collection[str]) -> int:
+        return super().row_bytes(wanted) + 16 * len(wanted)
+
+    def read(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        found = super().read(start, stop, wanted)
+        if any(name in wanted for name in NUMBERS):
+            with np.errstate(all="ignore"):
+                found |= self.numbers(start, stop, wanted)
+        return found
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        raise NotImplementedError
+
+
+class Ggml(Runs):
+    """A ggml block holds its scales, so reading one is reading all of it."""
+
+    def __init__(self, parts: Parts) -> None:
+        row = ENCODINGS[parts.tensor.encoding]
+        super().__init__(parts, row.block_elems, row.block_bytes, row.block_elems)
+
+    def row_bytes(self, wanted: Collection[str]) -> int:
+        return 8 + self.run_bytes + 128 * len({"scales", "minimums"} & set(wanted))
+
+    def read(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        if not any(name in wanted for name in ("payload", *NUMBERS)):
+            return {}
+        payload = self.payload(start, stop)
+        found = {"payload": payload}
+        if any(name in wanted for name in NUMBERS):
+            blocks = np.frombuffer(payload.buffers()[2], np.uint8).reshape(stop - start, -1)
+            found |= read_fields(self._tensor.encoding, blocks)
+            if "scale" in self.parts.by_role:  # NVFP4: one for the tensor, or for each expert
+                every = self._tensor.params["blocks_per_scale"]
+                index = np.arange(start, stop) // every % len(self._factors)
+                found["scale"] = self._factors[index]
+                found["scales"] = found["scales"] * found["scale"][:, None]
+        return found
+
+    @cached_property
+    def _factors(self) -> Any:
+        return self.parts.numbers("scale").reshape(-1)
+
+
+class Fp8(_Scaled):
+    """A matrix row, cut where the next scale begins; a scale for each column is a list a row."""
+
+    def __init__(self, parts: Parts) -> None:
+        tensor = parts.tensor
+        (self._bm, bn), (_, self._lines, self._across) = (
+            tensor.params["block"],
+            tensor.params["grid"],
+        )
+        self._listed = bn == 1 < tensor.unit_elems
+        run = tensor.unit_elems if self._listed else bn
+        super().__init__(parts, tensor.unit_elems, tensor.unit_elems, run)
+        self.multiple = self.per_unit * self._bm
+
+    def row_bytes(self, wanted: Collection[str]) -> int:
+        listed = 8 * self._across if self._listed and "scales" in wanted else 0
+        return super().row_bytes(wanted) + listed
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        if "scale" not in self.parts.by_role:
+            return {"scale": np.ones(stop - start, np.float32)}
+        unit, run = self.split(start, stop)
+        params = self._tensor.params
+        matrix, row = np.divmod(unit, params["rows"])
+        line = np.minimum(matrix, params["grid"][0] - 1) * self._lines + row // self._bm
+        low, high = int(line.min()), int(line.max()) + 1
+        grid = self.parts.numbers("scale", low * self._across, high * self._across)
+        grid = grid.reshape(-1, self._across)
+        if self._listed:
+            return {"scales": grid[line - low]} if "scales" in wanted else {}
+        return {"scale": grid[line - low, run]}
+
+
+class BnbFourBit(_Scaled):
+    """A block and its absmax, which is quantised once more in some files."""
+
+    def __init__(self, parts: Parts) -> None:
+        size = parts.tensor.params["group_size"]
+        super().__init__(parts, size, size // 2, size)
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        params = self._tensor.params
+        size = params.get("nested_blocksize")
+        if size is None:
+            return {"scale": self.parts.numbers("absmax", start, stop)}
+        codes = self.parts.read("absmax", start, stop)
+        first = start // size
+        absmax = self.parts.numbers("nested_absmax", first, (stop - 1) // size + 1)
+        scale = self._map[codes] * absmax[np.arange(start, stop) // size - first]
+        return {"scale": scale + np.float32(params["nested_offset"])}
+
+    @cached_property
+    def _map(self) -> Any:
+        return self.parts.numbers("nested_quant_map")
+
+
+class BnbInt8(_Scaled):
+    """A matrix row and its SCB, 127 times what the codes are multiplied by."""
+
+    def __init__(self, parts: Parts) -> None:
+        columns = parts.tensor.unit_elems
+        super().__init__(parts, columns, columns, columns)
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        scale = self.parts.numbers("SCB", start, stop)
+        return {"scale": scale, "scales": (scale * _INVERSE_127)[:, None]}
+
+
+class Gemv(_Scaled):
+    """AWQ by output rows: a group of inputs, with its scale and zero point."""
+
+    def __init__(self, parts: Parts) -> None:
+        inputs, size = parts.tensor.unit_elems, parts.tensor.params["group_size"]
+        super().__init__(parts, inputs, inputs // 2, size if size > 0 else inputs)
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        from anamnesis.kernels._codes import read_zeros
+
+        unit, run = self.split(start, stop)
+        low, high = int(unit[0]), int(unit[-1]) + 1
+        padded = self.parts.by_role["scales"].stored.shape[1]
+        scales = self.parts.numbers("scales", low * padded, high * padded).reshape(-1, padded)
+        found = {"scale": scales[unit - low, run]}
+        if "zero" in wanted:
+            words = self.parts.read("qzeros", low * padded // 2, high * padded // 2)
+            zeros = read_zeros(words.reshape(-1, padded // 2), 4, 0, 0, False, scales.shape)
+            found["zero"] = zeros[unit - low, run]
+        return found
+
+
+class Groups:
+    """GPTQ, and AWQ by outputs: a scale and a zero point for each group of inputs and output.
+
+    Codes of several such blocks share a word, so they are rows of their own: see `Lines`.
+    """
+
+    component = "scales"
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts, self._params = parts, parts.tensor.params
+        self._outputs = self.multiple = max(1, parts.tensor.shape[0])
+        self._groups = self._params["groups"]
+        self.rows = parts.tensor.shape[0] * self._groups
+
+    def row_bytes(self, wanted: Collection[str]) -> int:
+        return 8 + 16 * len(wanted)
+
+    def place(self, start: int, stop: int) -> Columns:
+        group, row = np.divmod(np.arange(start, stop, dtype=np.int64), self._outputs)
+        col, elems, scattered = self._spans
+        col = pa.array(col[group], mask=scattered[group])
+        return {"row": row, "col": col, "elems": elems[group]}
+
+    def read(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        found = {}
+        if "scale" in wanted or "scales" in wanted:
+            found["scale"] = self._parts.numbers("scales", start, stop)
+        if "zero" in wanted:
+            first, last = start // self._outputs, (stop - 1) // self._outputs + 1
+            zeros = self._zeros(first, last).reshape(-1)
+            found["zero"] = zeros[start - first * self._outputs :][: stop - start]
+        return found
+
+    def _zeros(self, first: int, last: int) -> Any:
+        from anamnesis.kernels._codes import read_zeros
+
+        line = self._parts.by_role["qzeros"].access.line_bytes
+        words = self._parts.read("qzeros", first * line, last * line).reshape(-1, line)
+        bits, shape = self._params["bits"], (last - first, self._outputs)
+        if self._parts.tensor.encoding == "awq-gemm":
+            return read_zeros(words, bits, 0, 0, True, shape)
+        carry = self._params["word_bits"] // bits if self._params["zero_carry"] else 0
+        return read_zeros(words, bits, self._params["zero_offset"], carry, False, shape)
+
+    @cached_property
+    def _spans(self) -> tuple[Any, Any, Any]:
+        """First input and number of inputs of each group, and whether others lie between."""
+        inputs, size = self._params["in_features"], self._params["group_size"]
+        index = np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
+        if "g_idx" in self._parts.by_role:
+            stored = self._parts.by_role["g_idx"].stored
+            raw = self._parts.read("g_idx", 0, stored.nbytes)
+            ids = raw.view(DTYPES[stored.dtype].numpy).astype(np.int64)
+            if self._groups == 1 or ids.any():
+                index = ids
+            if index.min(initial=0) < 0 or index.max(initial=0) >= self._groups:
+                raise FormatError(
+                    f"{stored.file.path}: tensor {stored.name!r}: a group beyond the "
+                    f"{self._groups:,} that have scales"
+                )
+        elems = np.bincount(index, minlength=self._groups)
+        order = np.argsort(index, kind="stable")
+        ends = np.cumsum(elems)
+        first, last = order[np.minimum(ends - elems, inputs - 1)], order[ends - 1]
+        return first, elems, last - first + 1 != elems
+
+
+def _grouped(parts: Parts) -> Sequence[Section]:
+    return Groups(parts), Lines(parts, "qweight")
+
+
+def _dense(parts: Parts) -> Sequence[Section]:
+    shape, stored = parts.tensor.shape, parts.tensor.components[0].stored
+    columns = shape[-1] if shape else 1
+    return (Runs(parts, columns, columns * DTYPES[stored.dtype].bits // 8, LONGEST),)
+
+
+def _plain(parts: Parts) -> Sequence[Section]:
+    """An encoding that this table does not know: bytes by units, or by lines."""
+    tensor, access = parts.tensor, parts.tensor.components[0].access
+    if access.kind == "columns":
+        return (Lines(parts, tensor.components[0].role),)
+    return (Runs(parts, tensor.unit_elems, access.unit_bits // 8, tensor.unit_elems),)
+
+
+SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
+    "awq-gemm": _grouped,
+    "awq-gemv": lambda parts: (Gemv(parts),),
+    "bnb-4bit": lambda parts: (BnbFourBit(parts),),
+    "bnb-int8": lambda parts: (BnbInt8(parts),),
+    "copy": _dense,
+    "fp8-e4m3": lambda parts: (Fp8(parts),),
+    "fp8-e4m3fnuz": lambda parts: (Fp8(parts),),
+    "fp8-e5m2": lambda parts: (Fp8(parts),),
+    "fp8-e5m2fnuz": lambda parts: (Fp8(parts),),
+    "gptq": _grouped,
+}
+
+
+def sections(parts: Parts) -> Sequence[Section]:
+    """The rows of one tensor; ggml's encodings are those of `block_fields`."""
+    if not parts.tensor.elems:
+        return ()
+    encoding = parts.tensor.encoding
+    return (Ggml(parts),) if encoding in FIELDS else SECTIONS.get(encoding, _plain)(parts)
