@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anamnesis.limits import Limits
     from anamnesis.pipeline.api import convert, inspect, open_model, remember, run, scan, verify
+    from anamnesis.pipeline.stats import stats
 
 __version__ = "0.1.0"
-__all__ = ["Limits", "convert", "inspect", "open_model", "remember", "run", "scan", "verify"]
+__all__ = [
+    "Limits",
+    "convert",
+    "inspect",
+    "open_model",
+    "remember",
+    "run",
+    "scan",
+    "stats",
+    "verify",
+]
+_HOMES = {"Limits": "limits", "stats": "pipeline.stats"}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,7 +32,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'anamnesis' has no attribute {name!r}")
     from importlib import import_module
 
-    home = "limits" if name == "Limits" else "pipeline.api"
+    home = _HOMES.get(name, "pipeline.api")
     value = getattr(import_module(f"anamnesis.{home}"), name)
     globals()[name] = value
     return value

@@ -19,6 +19,7 @@ import click
 from anamnesis import __version__
 from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.pipeline.flags import limit_flags, limits_from, size_flag
+from anamnesis.pipeline.stats_command import stats_command
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.jobs import Summary
@@ -228,6 +229,9 @@ def schema_command() -> None:
     from anamnesis.pipeline.config import schema
 
     _print_json(schema())
+
+
+cli.add_command(stats_command)
 
 
 def _remark(notes: Sequence[str]) -> None:

@@ -1,0 +1,80 @@
+"""`amn stats`: figures of every tensor's values."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anamnesis.pipeline.flags import limit_flags, limits_from
+
+
+@click.command("stats")
+@click.argument("path")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option(
+    "-o", "--out", metavar="FILE", help="Write a .parquet, .arrow, .csv or .json file instead."
+)
+@click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
+@click.option("--include", multiple=True, metavar="PATTERN", help="Take only these tensors.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out.")
+@click.option(
+    "--sort", metavar="COLUMN", help="Sort by a column, e.g. absmax: the largest comes first."
+)
+@click.option(
+    "--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Dtype of the values, as remember's."
+)
+@click.option("--threads", default="auto", help="A number, or auto.")
+@click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB.")
+@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")
+@click.option(
+    "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
+)
+@limit_flags
+def stats_command(
+    path: str,
+    as_json: bool,
+    out: str | None,
+    overwrite: bool,
+    include: tuple[str, ...],
+    sort: str | None,
+    threads: str,
+    quiet: bool,
+    **settings: Any,
+) -> None:
+    """Range, mean, zeros, NaN, exponents, scales and checksum of every tensor, in one pass."""
+    from anamnesis.pipeline.progress import make_progress, printable
+    from anamnesis.pipeline.stats import check_column, stats
+
+    if out is not None:
+        from anamnesis.pipeline.stats_files import check_target
+
+        check_target(Path(out), overwrite)
+    if sort is not None:
+        check_column(sort)
+    found = stats(
+        path,
+        include or ("*",),
+        threads=int(threads) if threads.isdecimal() else threads,  # type: ignore[arg-type]
+        limits=limits_from(settings),
+        progress=make_progress("quiet" if quiet else "auto"),
+        **settings,
+    )
+    if sort is not None:
+        found = found.sort(sort)
+    if not quiet:
+        for note in found.notes:
+            click.echo(f"note: {printable(' '.join(note.split()))}", err=True)
+    if out is not None:
+        found.write(out, overwrite=overwrite)
+        if not quiet and not as_json:
+            click.echo(f"{printable(out)}: {len(found)} tensors")
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+    elif out is None:
+        from anamnesis.pipeline.stats_table import print_stats
+
+        print_stats(found)

@@ -1,0 +1,107 @@
+"""The range of the scales that a quantised tensor stores, while its blocks stream by.
+
+What counts as the scale, by encoding: the component in `ROLES`, or the number `d` of a ggml block
+(`block_fields.py`). Scales are as stored: of INT8 rows that is SCB, the absolute maximum, and of
+twice quantised bitsandbytes absmax what the codes stand for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels.bits import to_float32
+from anamnesis.pipeline.block_fields import FIELDS, read_fields
+from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.batch import BlockReader, Whole
+from anamnesis.readers.dtypes import DTYPES
+
+# Of each encoding that is not ggml's: the component that holds its scales.
+ROLES = {
+    "awq-gemm": "scales",
+    "awq-gemv": "scales",
+    "bnb-4bit": "absmax",
+    "bnb-int8": "SCB",
+    "fp8-e4m3": "scale",
+    "fp8-e4m3fnuz": "scale",
+    "fp8-e5m2": "scale",
+    "fp8-e5m2fnuz": "scale",
+    "gptq": "scales",
+}
+_INNER = {"gguf-nvfp4"}  # without a `d`: the scales of its runs are what a block stores
+
+Range = tuple[float, float]
+
+
+class ScaleRange:
+    """Minimum and maximum of the finite scales of one tensor; None where it has no scales."""
+
+    def __init__(self, tensor: Tensor, reader: BlockReader) -> None:
+        """Reads the scales at once where they are a parameter of the whole tensor."""
+        self._tensor = tensor
+        self._low, self._high = math.inf, -math.inf
+        self._nested: Mapping[str, Whole] = {}
+        role = ROLES.get(tensor.encoding) if tensor.quantised else None
+        found = [c for c in tensor.components if c.role == role]
+        self._component: Component | None = found[0] if found else None
+        if self._component is not None and self._component.access.kind == "whole":
+            whole = reader.wholes()[1][self._component.role]
+            self._put(to_float32(whole.dtype, whole.array))
+            self._component = None
+        elif "nested_offset" in tensor.params:
+            self._nested = reader.wholes()[1]
+
+    @property
+    def found(self) -> Range | None:
+        """The range so far."""
+        return (self._low, self._high) if self._low <= self._high else None
+
+    def add(self, views: Mapping[str, Any], batch: Window) -> None:
+        """Look at the raw blocks of a range of units."""
+        tensor, component = self._tensor, self._component
+        if component is not None:
+            self._put(self._numbers(component, views[component.role], batch))
+        elif tensor.encoding in _INNER:
+            self._put(read_fields(tensor.encoding, views["payload"])["scales"])
+        elif tensor.encoding in FIELDS:
+            self._put(FIELDS[tensor.encoding].scale(views["payload"]))
+
+    def _numbers(self, component: Component, view: Any, batch: Window) -> Any:
+        dtype = component.stored.dtype
+        if self._nested:
+            return self._absmax(view.reshape(-1), batch.start)
+        numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
+        if self._tensor.encoding == "awq-gemv":  # rows are filled up to whole words of zeros
+            numbers = numbers[:, : self._tensor.params["groups"]]
+        return to_float32(dtype, numbers)
+
+    def _absmax(self, codes: Any, first: int) -> Any:
+        """As in `kernels/bnb.py`: every step rounds to float32."""
+        params, nested = self._tensor.params, self._nested
+        table = to_float32("F32", nested["nested_quant_map"].array).reshape(-1)
+        outer = to_float32("F32", nested["nested_absmax"].array).reshape(-1)
+        groups = np.arange(first, first + len(codes)) // params["nested_blocksize"]
+        with np.errstate(all="ignore"):
+            return table[codes] * outer[groups] + np.float32(params["nested_offset"])
+
+    def _put(self, scales: Any) -> None:
+        if not scales.size:
+            return
+        low, high = float(scales.min()), float(scales.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            finite = scales[np.isfinite(scales)]
+            if not finite.size:
+                return
+            low, high = float(finite.min()), float(finite.max())
+        self._low, self._high = min(self._low, low), max(self._high, high)
+
+
+def join(first: Range | None, second: Range | None) -> Range | None:
+    """The range of two."""
+    if first is None or second is None:
+        return first or second
+    return min(first[0], second[0]), max(first[1], second[1])
