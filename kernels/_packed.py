@@ -238,9 +238,13 @@ def _turn_nibbles(words: Any, first: Any, last: Any, column: Any, planes: Any, t
     blocks = first
     if columns == LANES:
         blocks = last - (last - first) % (LANES * LANES)
+    odd = column % (2 * LANES)  # the line came with the even ones
     for row in range(first, blocks, LANES * LANES):
         at = (row - first) // LANES
         for j in range(LANES):
+            if not odd:
+                for ahead in range(row + LANES * j, row + LANES * j + LANES):
+                    prefetch(words, ahead, column + 2 * LANES)
             transpose_nibbles(words, row + LANES * j, column, planes, j)
         for k in range(LANES):
             transpose8(planes[k], 0, 0, tile, LANES * k, at)

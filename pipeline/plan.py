@@ -19,13 +19,17 @@ from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import Access, Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.model import Model
+from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
 from anamnesis.writers.base import Item, Layout, Slot
 
 WINDOW_BYTES = MiB
 TASK_BYTES = 64 * MiB
 TASK_PIECES = 100  # some 350 bytes each on their way to a worker
-STRIP_BYTES = 8 * MiB  # read at once from layouts stored in columns
+# Read at once from layouts stored in columns, and from strided rows: whole lines of most matrices,
+# which is one call instead of one a line.
+STRIP_BYTES = 24 * MiB
+CACHE_LINE = 64
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
@@ -170,21 +174,43 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     unit_bytes = tensor.unit_elems * itemsize
     multiple = tensor.unit_multiple
     window = max(multiple, WINDOW_BYTES // max(1, unit_bytes) // multiple * multiple)
+    window = _whole_lines(tensor, window, 8 * WINDOW_BYTES // max(1, unit_bytes))
     window = min(window, -(-tensor.units // multiple) * multiple)
     batch = window
     columns = [c for c in tensor.components if c.access.kind == "columns" or _strided(c)]
     if columns and window:
         per_window = sum(_window_bytes(c, window) for c in columns)
-        # Strided rows are scattered over the file: the more of them, the longer the runs.
-        strip = 2 * STRIP_BYTES if any(map(_strided, columns)) else STRIP_BYTES
-        batch = window * max(1, strip // max(1, per_window))
+        windows = -(-tensor.units // window)
+        strips = -(-windows // max(1, STRIP_BYTES // max(1, per_window)))
+        batch = window * -(-windows // strips)  # all of one size, but for the last
         batch = min(batch, -(-tensor.units // multiple) * multiple)
     reads = sum(_window_bytes(c, batch) for c in tensor.components)
+    if columns:
+        reads += RUN_BYTES  # through which parts of lines are read
     # Whole parameters are held as stored, and again as the float32 that `prepare` makes of them.
     wholes = sum(3 * c.stored.nbytes for c in tensor.components if c.access.kind == "whole")
     scratch = 2 if tensor.out_dtype == "F16" and tensor.encoding != "copy" else 0
     out = window * tensor.unit_elems * itemsize * (1 + scratch)
     return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, reads + wholes + out)
+
+
+def _whole_lines(tensor: Tensor, window: int, most: int) -> int:
+    """A window that takes whole cache lines of a payload stored in columns, or else halves of them.
+
+    What is left of a line would be fetched again for the next window, and kernels turn 32 bytes at
+    a time: windows of matrices with many inputs are wider than others, up to `most` units.
+    """
+    access = tensor.components[0].access
+    if access.kind != "columns":
+        return window
+    whole, half = (
+        math.lcm(tensor.unit_multiple, max(1, 8 * nbytes // access.unit_bits))
+        for nbytes in (CACHE_LINE, CACHE_LINE // 2)
+    )
+    for least in (whole, half):
+        if window >= least:
+            return window // least * least
+    return half if half <= most else window
 
 
 def _strided(component: Component) -> bool:

@@ -20,11 +20,16 @@ import numpy as np
 import pyarrow as pa
 
 from anamnesis.kernels import Window
+from anamnesis.limits import KiB
 from anamnesis.readers.base import Component, FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.inflate import Crc32
 from anamnesis.readers.raw import RawBytes, SpanCrc, open_raw
 from anamnesis.readers.source import SourceFile
+from anamnesis.readers.strides import gather
+
+# Between the parts of two lines: reading over so much costs less than another call.
+_GAP_BYTES = 8 * KiB
 
 OpenFile = Callable[[FileId], SourceFile]
 
@@ -162,13 +167,15 @@ class BlockReader:
             raw.read_into(begin, flat[:here])
             flat[here:] = 0  # the last unit of the tensor may be short
             return
-        seg = view.shape[1]
+        lines, seg = view.shape
+        here = min(seg, access.line_bytes - begin)
         if seg == access.line_bytes:
             raw.read_into(0, view.reshape(-1))
-            return
-        here = min(seg, access.line_bytes - begin)
-        for line in range(view.shape[0]):
-            raw.read_into(line * access.line_bytes + begin, view[line, :here])
+        elif access.line_bytes - here <= _GAP_BYTES:
+            gather(raw.read_into, begin, (lines, here), (access.line_bytes, 1), view[:, :here])
+        else:
+            for line in range(lines):
+                raw.read_into(line * access.line_bytes + begin, view[line, :here])
         view[:, here:] = 0
 
     def _raw(self, component: Component) -> RawBytes:

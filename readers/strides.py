@@ -15,7 +15,7 @@ from anamnesis.limits import KiB
 
 Read = Callable[[int, Any], None]  # (first element, bytes to fill)
 
-_RUN_BYTES = 512 * KiB  # read at once through scratch memory
+RUN_BYTES = 512 * KiB  # read at once through scratch memory
 _GAP_BYTES = 16 * KiB  # reading over so much costs less than another call
 
 
@@ -54,7 +54,7 @@ def gather(
     extent = _extent(shape, strides)
     between = (extent - math.prod(shape)) * itemsize
     if extent <= 2 * math.prod(shape) or between <= size * _GAP_BYTES:
-        if extent * itemsize <= _RUN_BYTES:
+        if extent * itemsize <= RUN_BYTES:
             run = np.empty(extent, out.dtype)
             read(base, run.view(np.uint8))
             out[...] = _strided(run, shape, strides)
@@ -63,7 +63,7 @@ def gather(
     else:
         rest, steps = shape[:axis] + shape[axis + 1 :], strides[:axis] + strides[axis + 1 :]
         slice_extent = _extent(rest, steps)
-        step = _RUN_BYTES // (slice_extent * itemsize)
+        step = RUN_BYTES // (slice_extent * itemsize)
         if step and slice_extent <= 2 * math.prod(rest):
             _gather_slices(read, base, (stride, slice_extent, step), rest, steps, out, axis)
             return

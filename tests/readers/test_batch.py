@@ -109,6 +109,40 @@ def test_layouts_in_columns_and_whole_parameters(tmp_path: Path) -> None:
     files.close()
 
 
+@pytest.mark.parametrize(
+    ("width", "window", "calls"),
+    [
+        (40, Window(0, 40), 1),  # whole lines
+        (4096, Window(512, 640), 4),  # parts near each other: read over what is between
+        (4096, Window(4000, 4128), 4),  # reaches past the end of a line
+        (12_000, Window(128, 8192), 8),
+        (12_000, Window(8192, 8256), 250),  # parts far from each other
+    ],
+)
+def test_parts_of_lines_in_few_calls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, width: int, window: Window, calls: int
+) -> None:
+    lines = 250
+    data = np.random.default_rng(1).integers(0, 256, (lines, width), np.uint8)
+    path = tmp_path / "raw"
+    path.write_bytes(bytes(7) + data.tobytes())
+    with LocalFile(path) as file:
+        stored = Stored("q", "U8", data.shape, file.id, 7, data.nbytes)
+    component = Component("qweight", stored, Access("columns", 8, width))
+    tensor = Tensor("w", (width, lines), "gptq", "gptq", (component,), unit_elems=lines)
+    files = Files()
+    reader = BlockReader(tensor, files, reuse=True)
+    reader.read(Window(0, window.stop - window.start)).views["qweight"][:] = 0xEE
+    counted = count_reads(monkeypatch)
+    got = reader.read(window).views["qweight"]
+    files.close()
+    expected = np.zeros((lines, window.stop - window.start), np.uint8)
+    part = data[:, window.start : window.stop]
+    expected[:, : part.shape[1]] = part
+    assert np.array_equal(got, expected[:, : got.shape[1]])
+    assert len(counted) == calls or len(counted) < calls <= 8
+
+
 def test_scan_streams_raw_blocks_to_engines(sample: Path) -> None:
     reader = anamnesis.scan(sample, tensors=["blk.0.attn_*"])
     frame = polars.from_arrow(reader.read_all())

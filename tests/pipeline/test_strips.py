@@ -1,0 +1,72 @@
+"""Windows and strips of layouts that are stored in columns."""
+
+from __future__ import annotations
+
+import pytest
+
+from anamnesis.pipeline import plan as planning
+from anamnesis.pipeline.plan import step_for
+from anamnesis.readers.base import Access, Component, FileId, Stored, Tensor
+
+MiB = 1 << 20
+FILE = FileId("model.safetensors", 1 << 40, 0, 0, 0)
+
+
+def awq(inputs: int, outputs: int) -> Tensor:
+    words = Stored("m.qweight", "I32", (inputs, outputs // 8), FILE, 0, inputs * outputs // 2)
+    payload = Component("qweight", words, Access("columns", 4, outputs // 2))
+    return Tensor("m.weight", (outputs, inputs), "awq", "awq-gemm", (payload,), inputs, 8)
+
+
+def gptq(inputs: int, outputs: int, bits: int) -> Tensor:
+    lines = inputs * bits // 32
+    words = Stored("m.qweight", "I32", (lines, outputs), FILE, 0, 4 * lines * outputs)
+    payload = Component("qweight", words, Access("columns", 32, 4 * outputs))
+    multiple = 32 if bits == 3 else 32 // bits
+    return Tensor("m.weight", (outputs, inputs), "gptq", "gptq", (payload,), inputs, multiple)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "window"),
+    [
+        (awq(4096, 11008), 128),
+        (awq(5120, 13824), 64),
+        (awq(11008, 4096), 64),  # 47 rows would be 1 MiB
+        (awq(28672, 8192), 64),
+        (awq(2048, 520), 256),
+        (awq(128, 24), 24),
+        (awq(1 << 20, 1024), 8),  # 64 rows would be 128 MiB
+        (gptq(4096, 11008, 4), 128),
+        (gptq(11008, 4096, 4), 32),
+        (gptq(11008, 4096, 8), 32),
+        (gptq(11008, 4096, 3), 32),
+        (gptq(40960, 4096, 4), 8),
+    ],
+)
+def test_windows_take_whole_cache_lines(tensor: Tensor, window: int) -> None:
+    assert step_for(tensor).window_units == window
+
+
+def test_a_matrix_that_fits_is_one_strip() -> None:
+    step = step_for(awq(4096, 11008))
+    assert step.batch_units == 11008
+    assert 22 * MiB < step.memory_bytes < 24 * MiB
+
+
+@pytest.mark.parametrize(("inputs", "outputs"), [(4096, 14336), (14336, 4096), (8192, 28672)])
+def test_larger_ones_are_cut_evenly(inputs: int, outputs: int) -> None:
+    step = step_for(awq(inputs, outputs))
+    strips = -(-inputs * outputs // 2 // planning.STRIP_BYTES)
+    assert -(-outputs // step.batch_units) == strips
+    assert step.batch_units % step.window_units == 0
+    assert step.batch_units - outputs / strips < step.window_units
+    assert step.batch_units * inputs // 2 <= planning.STRIP_BYTES
+
+
+def test_one_window_is_the_least() -> None:
+    step = step_for(awq(1 << 23, 4096))
+    assert step.batch_units == step.window_units == 8
+
+
+def test_a_tensor_of_nothing() -> None:
+    assert step_for(awq(64, 0)).window_units == 0
