@@ -112,6 +112,12 @@ def _conversion(command: Any) -> Any:
             click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB."),
             size_flag("--max-shard-size", help="Most bytes of data in one file, e.g. 5GB."),
             click.option(
+                "--compression",
+                type=click.Choice(["none", "lz4", "zstd"]),
+                default="none",
+                help="Compress an arrow output.",
+            ),
+            click.option(
                 "--include", multiple=True, metavar="PATTERN", help="Take only these tensors."
             ),
             click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out."),

@@ -92,6 +92,17 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Size, Meta(description="Most bytes of tensor data in one file; 5GB or 512MiB.")
     ] = "5GB"
     overwrite: Annotated[bool, Meta(description="Replace an output that exists.")] = False
+    compression: Annotated[
+        Literal["none", "lz4", "zstd"],
+        Meta(description="How an arrow output is compressed; safetensors has none."),
+    ] = "none"
+    bf16: Annotated[
+        Literal["extension", "uint16"],
+        Meta(
+            description="The type of BF16 in an arrow output: the extension type lance.bfloat16, "
+            "2 bytes to readers that do not know it, or the bits as plain uint16."
+        ),
+    ] = "extension"
 
 
 class Select(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -119,7 +130,7 @@ class Numbers(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Literal["keep", "bf16", "f16", "f32"] | None,
         Meta(
             description="What becomes of float tensors that were not quantised. null: "
-            "output.dtype where that is given, else keep (bf16 for arrow)."
+            "output.dtype where that is given, else keep."
         ),
     ] = None
     assume_unit_scale: Annotated[
@@ -190,6 +201,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     dtype: Dtype
     max_shard_bytes: int
     overwrite: bool
+    compression: Literal["none", "lz4", "zstd"]
+    bf16: Literal["extension", "uint16"]
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     rounding: Literal["exact", "reference"]
@@ -230,9 +243,12 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise UsageError(f"run.scheduler: needs run.executor distributed, found {run.executor}")
         if run.executor == "serial" and run.threads not in ("auto", 1):
             raise UsageError(f"run.threads: the serial executor uses 1, found {run.threads}")
+        if output.compression != "none" and output.format != "arrow":
+            raise UsageError(
+                f"output.compression: {output.compression} is for output.format arrow, found "
+                f"{output.format}"
+            )
         threads = available_cpus() if run.threads == "auto" else run.threads
-        # A column of an Arrow file has one type.
-        kept: Literal["keep", "bf16"] = "bf16" if output.format == "arrow" else "keep"
         return Settings(
             inputs=job.inputs,
             path=output.path,
@@ -240,10 +256,12 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             dtype=output.dtype or "bf16",
             max_shard_bytes=parse_size(output.max_shard_size),
             overwrite=output.overwrite,
+            compression=output.compression,
+            bf16=output.bf16,
             include=job.select.include,
             exclude=job.select.exclude,
             rounding=numbers.rounding,
-            passthrough=numbers.passthrough or output.dtype or kept,
+            passthrough=numbers.passthrough or output.dtype or "keep",
             assume_unit_scale=numbers.assume_unit_scale,
             executor=run.executor,
             threads=1 if run.executor == "serial" else threads,

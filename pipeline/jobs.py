@@ -23,6 +23,7 @@ from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import is_url
 from anamnesis.writers import WRITERS
+from anamnesis.writers.base import Storage
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,8 @@ def job_for(
     assume_unit_scale: bool = False,
     passthrough: str | None = None,
     max_shard_size: int | str | None = None,
+    compression: str = "none",
+    bf16: str = "extension",
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
 ) -> Job:
@@ -56,6 +59,7 @@ def job_for(
     run: dict[str, Any] = {"threads": threads, "executor": executor}
     if memory is not None:
         run["memory"] = memory
+    output |= {"compression": compression, "bf16": bf16}
     if max_shard_size is not None:
         output["max_shard_size"] = max_shard_size
     return job_from(
@@ -144,6 +148,7 @@ def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limit
         dtype=job.output.dtype,
         passthrough=job.numbers.passthrough,
         max_shard_bytes=settings.max_shard_bytes,
+        storage=Storage(settings.compression, settings.bf16),
     )
     return make_plan(
         model,

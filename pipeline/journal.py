@@ -18,12 +18,13 @@ from typing import Any
 import xxhash
 
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
-from anamnesis.limits import INDEX_BYTES, Limits, MiB
+from anamnesis.limits import INDEX_BYTES, Limits
 from anamnesis.pipeline.plan import Plan
+from anamnesis.pipeline.written import Written, open_written
 from anamnesis.readers.source import LocalFile, public_name
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
-from anamnesis.writers.base import Item, Layout
+from anamnesis.writers.base import PLAIN, Item, Layout, Storage
 from anamnesis.writers.part import sync_folder, write_small
 
 VERSION = 1
@@ -47,7 +48,10 @@ class Recipe:
         ]
         items = [[i.name, i.shape, i.dtype] for i in plan.items]
         names = [[Path(f.path).name, f.nbytes] for f in plan.layout.files]
-        return cls(_digest([files]), _digest([VERSION, plan.spec.format, tensors, items, names]))
+        kind: list[Any] = [VERSION, plan.spec.format]
+        if plan.spec.storage != PLAIN:
+            kind.append(asdict(plan.spec.storage))
+        return cls(_digest([files]), _digest([*kind, tensors, items, names]))
 
 
 class Journal:
@@ -129,10 +133,11 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "anamnesis": VERSION,
         "format": plan.spec.format,
         "max_shard_bytes": plan.spec.max_shard_bytes,
+        "storage": asdict(plan.spec.storage),
         "inputs": [[public_name(f.path), f.size, f.mtime_ns] for f in plan.model.files],
         "options": asdict(plan.model.options),
         "recipe": [recipe.inputs, recipe.settings],
-        "files": [[Path(f.path).name, f.nbytes] for f in plan.layout.files],
+        "files": [[Path(f.path).name, os.stat(f.path).st_size] for f in plan.layout.files],
         "items": [[i.name, list(i.shape), i.dtype, i.elems, i.scheme] for i in plan.items],
         "pieces": sorted(list(piece) for some in pieces.values() for piece in some),
     }
@@ -176,7 +181,8 @@ def verify_output(out: Path) -> dict[str, int]:
     document = load_manifest(out)
     items = manifest_items(document)
     module = writer(document["format"])
-    layout = module.layout(items, out, document["max_shard_bytes"])
+    storage = Storage(**document.get("storage", {}))
+    layout = module.layout(items, out, document["max_shard_bytes"], storage)
     for file in layout.files:
         module.check(Path(file.path), file)
     total = compare(layout, _places(items, layout), document["pieces"])
@@ -186,25 +192,22 @@ def verify_output(out: Path) -> dict[str, int]:
 def compare(layout: Layout, places: Mapping[str, Any], pieces: Iterable[Sequence[Any]]) -> int:
     """Read recorded pieces again; the bytes read, or IntegrityError for the first that differs."""
     total = 0
-    opened: dict[int, LocalFile] = {}
-    buffer = bytearray(MiB)
+    opened: dict[int, Written] = {}
     try:
         for name, start, stop, expected in pieces:
             number, slot = places[name]
             file = opened.get(number)
             if file is None:
-                file = opened[number] = LocalFile(layout.files[number].path)
+                file = opened[number] = open_written(layout.files[number])
             digest = xxhash.xxh3_128()
-            for offset, nbytes in slot.ranges(start, stop):
-                for done in range(0, nbytes, len(buffer)):
-                    view = memoryview(buffer)[: min(len(buffer), nbytes - done)]
-                    file.read_into(offset + done, view)
-                    digest.update(view)
-                total += nbytes
+            for view in file.values(name, slot, start, stop):
+                digest.update(view)
+                total += len(view)
             if digest.hexdigest() != expected:
                 raise IntegrityError(
-                    f"{file.path}: tensor {name!r}: elements {start:,} to {stop:,} are not what "
-                    f"was written (xxh3-128 {digest.hexdigest()}, recorded {expected})"
+                    f"{layout.files[number].path}: tensor {name!r}: elements {start:,} to "
+                    f"{stop:,} are not what was written (xxh3-128 {digest.hexdigest()}, recorded "
+                    f"{expected})"
                 )
     finally:
         for file in opened.values():

@@ -21,7 +21,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.model import Model
 from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
-from anamnesis.writers.base import Item, Layout, Slot
+from anamnesis.writers.base import PLAIN, Item, Layout, Slot, Storage
 
 WINDOW_BYTES = MiB
 TASK_BYTES = 64 * MiB
@@ -47,6 +47,7 @@ class Spec:
     dtype: str | None = None  # bf16, f16, f32
     passthrough: str | None = None  # keep, bf16, f16, f32
     max_shard_bytes: int = 5_000_000_000
+    storage: Storage = PLAIN
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +117,8 @@ def make_plan(
     for tensor in tensors:
         charge_tensor(tensor, limits)
     items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
-    layout = writer(spec.format).layout(items, Path(spec.path), spec.max_shard_bytes)
+    module = writer(spec.format)
+    layout = module.layout(items, Path(spec.path), spec.max_shard_bytes, spec.storage)
     limits.total(layout.nbytes, f"{spec.path}: output")
     steps = [
         step_for(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)
@@ -150,8 +152,6 @@ def out_dtype_of(tensor: Tensor, spec: Spec) -> str:
     if DTYPES[tensor.out_dtype].kind != "float":
         return tensor.out_dtype
     policy = spec.passthrough or spec.dtype
-    if policy is None and spec.format == "arrow":
-        policy = "bf16"  # a column has one type
     return tensor.out_dtype if policy in (None, "keep") else policy.upper()
 
 
@@ -219,9 +219,11 @@ def _strided(component: Component) -> bool:
 
 
 def is_deflated(tensor: Tensor) -> bool:
-    """Whether some component can only be read from its start."""
-    members = [c.stored.view.member for c in tensor.components if c.stored.view is not None]
-    return any(m is not None and m.deflated for m in members)
+    """Whether some component can only be read from its start, or from that of long stretches."""
+    views = [c.stored.view for c in tensor.components if c.stored.view is not None]
+    if any(v.member is not None and v.member.deflated for v in views):
+        return True
+    return any(v.rows is not None and v.rows.longest_packed > TASK_BYTES for v in views)
 
 
 def _window_bytes(component: Component, units: int) -> int:

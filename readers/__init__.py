@@ -32,6 +32,7 @@ class Reader:
 
 _TORCH = (".ckpt", ".pt", ".pth", ".th")
 READERS: dict[str, Reader] = {
+    "arrow": Reader("arrow:open_arrow", b"ARROW1", (".arrow", ".feather")),
     "gguf": Reader("gguf:open_gguf", b"GGUF", (".gguf",)),
     "npy": Reader("npy:open_npy", b"\x93NUMPY", (".npy",)),
     "npz": Reader("npz:open_npz", b"PK\x03\x04", (".npz",), holds=".npy"),

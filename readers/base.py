@@ -41,16 +41,50 @@ class Member:
 
 
 @dataclass(frozen=True, slots=True)
+class Run:
+    """Rows of a tensor in one record batch: from row `first` on, `rows` of them.
+
+    `buffers` are `(file offset, stored bytes)` of the dictionary indices, the row numbers, the list
+    offsets and the values; with a `codec` (lz4, zstd) they are packed.
+    """
+
+    first: int
+    rows: int
+    buffers: tuple[tuple[int, int], ...]
+    codec: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """A tensor in the record batches of an Arrow file, `row_bytes` a row.
+
+    `number` is the tensor's in the dictionary of names, `width` the elements of a row.
+    """
+
+    number: int
+    width: int
+    row_bytes: int
+    runs: tuple[Run, ...]
+
+    @property
+    def longest_packed(self) -> int:
+        """Most bytes of values that can only be read from their start."""
+        return max((run.rows * self.row_bytes for run in self.runs if run.codec), default=0)
+
+
+@dataclass(frozen=True, slots=True)
 class View:
     """How a stored tensor differs from plain little-endian numbers in row-major order.
 
     `strides` are in elements (None: row-major); `swap` is the size in bytes of the big-endian
-    numbers to swap (0: none). Of a deflated `member`, `Stored.offset` counts inflated bytes.
+    numbers to swap (0: none). Of a deflated `member`, `Stored.offset` counts inflated bytes. With
+    `rows` the numbers lie in several places, and the rest says nothing.
     """
 
     strides: tuple[int, ...] | None = None
     swap: int = 0
     member: Member | None = None
+    rows: Rows | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,6 +32,7 @@ _WEIGHTS = (
     "*.gguf",
     "pytorch_model*.bin",
     "*.pth",
+    "*.arrow",
 )
 
 

@@ -28,7 +28,7 @@ IMPOSTORS: tuple[Impostor, ...] = (
     Impostor(b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)"),
     Impostor(b"\x1f\x8b", "gzip-compressed data"),
     Impostor(b"\x28\xb5\x2f\xfd", "Zstandard-compressed data"),
-    Impostor(b"ARROW1", "an Arrow IPC file"),
+    Impostor(b"FEA1", "a Feather file of version 1"),
     Impostor(b"PAR1", "a Parquet file"),
     Impostor(b"lmgg", "a GGML file, the format before GGUF"),
     Impostor(b"fmgg", "a GGMF file, the format before GGUF"),

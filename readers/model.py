@@ -141,6 +141,10 @@ def _whole(
 
 
 def _merge(containers: Sequence[Container]) -> Container:
+    if containers[0].kind == "arrow":
+        from anamnesis.readers.arrow import check_parts  # noqa: PLC0415 - for Arrow alone
+
+        containers = check_parts(containers)
     first = containers[0]
     if len(containers) == 1:
         return first

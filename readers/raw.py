@@ -49,6 +49,10 @@ def open_raw(stored: Stored, file: SourceFile, crc32: Crc32 = zlib.crc32) -> Raw
     """Reads `stored` from `file`, undoing what its view says; `crc32` is a faster `zlib.crc32`."""
     if stored.view is None:
         return _Plain(stored, file)
+    if stored.view.rows is not None:
+        from anamnesis.readers.arrow_values import RowBytes  # noqa: PLC0415 - for Arrow alone
+
+        return RowBytes(stored, stored.view.rows, file)
     return _Viewed(stored, file, crc32)
 
 

@@ -27,6 +27,20 @@ class Item:
     scheme: str = ""
 
 
+@dataclass(frozen=True, slots=True)
+class Storage:
+    """How a format keeps values, where it leaves a choice; the first of each is the usual one.
+
+    `compression` is none, lz4 or zstd, `bf16` the Arrow type of BF16: extension or uint16.
+    """
+
+    compression: str = "none"
+    bf16: str = "extension"
+
+
+PLAIN = Storage()
+
+
 class Slot(Protocol):
     """A tensor's place in an output file; small and picklable."""
 
@@ -50,12 +64,16 @@ class Slot(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OutFile:
-    """An output file: its final name, its size, and the bytes that are known beforehand."""
+    """An output file: its final name, its size, and the bytes that are known beforehand.
+
+    With a `codec` all of that, and the slots, are about the file before it is packed.
+    """
 
     path: str
     nbytes: int
     fixed: tuple[tuple[int, bytes], ...]  # (offset, bytes): header, footer
     slots: tuple[Slot, ...] = ()  # of its tensors, in file order
+    codec: str = ""  # lz4 or zstd, which the finished file is packed with
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +97,9 @@ class Layout:
 class WriterModule(Protocol):
     """What a module in the table of output formats provides."""
 
-    def layout(self, items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:
+    def layout(
+        self, items: Sequence[Item], path: Path, max_shard_bytes: int, storage: Storage = PLAIN
+    ) -> Layout:
         """Lay `items` out in one file (when `path` has the format's suffix) or a folder."""
         ...
 

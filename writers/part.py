@@ -54,6 +54,8 @@ class PartFile:
         """
         try:
             os.fsync(self._fd)
+            if self.out.codec:
+                self._pack()
             self._close()
             module.check(self.part, self.out)
             check_final(self.final, self._overwrite)
@@ -64,6 +66,21 @@ class PartFile:
         except BaseException:
             self.discard()
             raise
+
+    def _pack(self) -> None:
+        """Make the packed file, beside the one it is made from, and go on with that."""
+        from anamnesis.writers.arrow_pack import pack  # noqa: PLC0415 - no other format packs
+
+        plain, source = self.part, self._fd
+        self.part, self._fd = part_path(self.final), -1
+        try:
+            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+            self._fd = os.open(self.part, flags, 0o666)
+            pack(source, self._fd, self.out)
+            os.fsync(self._fd)
+        finally:
+            os.close(source)
+            plain.unlink()
 
     def discard(self) -> None:
         """Remove what was written; a second call does nothing."""
@@ -107,11 +124,18 @@ def remove_leftovers(finals: Iterable[Path]) -> None:
 
 
 def check_space(files: Sequence[OutFile]) -> None:
-    """OSError (ENOSPC) unless the file systems have room for all of `files` together."""
+    """OSError (ENOSPC) unless the file systems have room for all of `files` together.
+
+    A file that is packed needs room twice while it is; they are packed one by one.
+    """
     need: dict[Path, int] = {}
+    twice: dict[Path, int] = {}
     for file in files:
         folder = Path(file.path).parent
         need[folder] = need.get(folder, 0) + file.nbytes
+        twice[folder] = max(twice.get(folder, 0), file.nbytes if file.codec else 0)
+    for folder, nbytes in twice.items():
+        need[folder] += nbytes
     for folder, nbytes in need.items():
         status = os.statvfs(folder)
         free = status.f_bavail * status.f_frsize

@@ -14,10 +14,20 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from anamnesis.errors import FormatError, LimitError
+from anamnesis.errors import FormatError, LimitError, UsageError
 from anamnesis.limits import SAFETENSORS_HEADER_BYTES
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.writers.base import Item, Layout, OutFile, Slot, check_known, shard_groups, write_all
+from anamnesis.writers.base import (
+    PLAIN,
+    Item,
+    Layout,
+    OutFile,
+    Slot,
+    Storage,
+    check_known,
+    shard_groups,
+    write_all,
+)
 
 SUFFIX = ".safetensors"
 # More than the 8 bytes that readers need: buffers lie at multiples of 16, and a copy to a place
@@ -46,8 +56,18 @@ class RawSlot:
         return iter(())
 
 
-def layout(items: Sequence[Item], path: Path, max_shard_bytes: int) -> Layout:
-    """Lay out one file (`path` ends in `.safetensors`) or a folder of numbered shards."""
+def layout(
+    items: Sequence[Item], path: Path, max_shard_bytes: int, storage: Storage = PLAIN
+) -> Layout:
+    """Lay out one file (`path` ends in `.safetensors`) or a folder of numbered shards.
+
+    Raises UsageError for a `storage` that safetensors does not have.
+    """
+    if storage.compression != "none":
+        raise UsageError(
+            f"compression {storage.compression}: safetensors stores values as they are; it is for "
+            "arrow"
+        )
     for item in items:
         if item.name == "__metadata__":
             raise FormatError("a tensor named '__metadata__' cannot be stored in safetensors")

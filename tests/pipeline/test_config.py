@@ -93,7 +93,7 @@ def test_sizes_resolve_to_bytes(job_file: Any) -> None:
         ({"dtype": "f32"}, "keep", ("f32", "keep")),
         ({"dtype": "f32"}, "f16", ("f32", "f16")),
         ({}, "bf16", ("bf16", "bf16")),
-        ({"format": "arrow"}, None, ("bf16", "bf16")),
+        ({"format": "arrow"}, None, ("bf16", "keep")),
         ({"format": "arrow", "dtype": "f32"}, None, ("f32", "f32")),
     ],
 )

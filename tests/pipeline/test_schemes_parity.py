@@ -204,7 +204,11 @@ def read(path: Path) -> dict[str, Any]:
         for number in range(reader.num_record_batches):
             batch = reader.get_batch(number)
             name = batch.column("tensor")[0].as_py()
-            found.setdefault(name, []).append(batch.column("values").flatten().to_numpy())
+            one = "values" in batch.schema.names
+            column = batch.column("values" if one else "values_bf16")
+            if column.null_count == 0:
+                bits = np.frombuffer(column.values.buffers()[1], np.uint16)
+                found.setdefault(name, []).append(bits)
     return {name: np.concatenate(parts) for name, parts in found.items()}
 
 

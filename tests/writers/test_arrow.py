@@ -22,9 +22,11 @@ import pyarrow.ipc
 import pytest
 
 from anamnesis.errors import IntegrityError, LimitError, UnsupportedError
-from anamnesis.writers import WRITERS, arrow, writer
-from anamnesis.writers.base import Item, Layout
+from anamnesis.writers import WRITERS, arrow, arrow_slot, writer
+from anamnesis.writers.arrow_slot import ArrowSlot
+from anamnesis.writers.base import Item, Layout, Storage
 
+BITS = Storage(bf16="uint16")
 NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "I64": np.int64}
 SHAPES: dict[str, tuple[int, ...]] = {
     "scalar": (),
@@ -106,7 +108,7 @@ def rows_of(table: pa.Table, item: Item) -> list[Any]:
     rows = []
     for chunk in part["values"].chunks:
         offsets = chunk.offsets.to_numpy()
-        flat = chunk.values.to_numpy(zero_copy_only=True)
+        flat = np.frombuffer(chunk.values.buffers()[1] or b"", NUMPY[item.dtype])
         rows += [flat[a:b] for a, b in pairwise(offsets)]
     return rows
 
@@ -125,8 +127,8 @@ def assert_stored(table: pa.Table, items: Sequence[Item], values: Sequence[Any])
 
 
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow, "BATCH_BYTES", 100)
-    monkeypatch.setattr(arrow, "HEAD_BYTES", 400)
+    monkeypatch.setattr(arrow_slot, "BATCH_BYTES", 100)
+    monkeypatch.setattr(arrow_slot, "HEAD_BYTES", 200)
 
 
 @pytest.mark.parametrize("batches", ["small", "as configured"])
@@ -179,10 +181,11 @@ def test_windows_in_any_order_and_size_give_the_same_bytes(
 def test_the_table_equals_one_that_arrow_built(tmp_path: Path) -> None:
     items = make_items({"a": (4, 8), "b": (3,)})
     values = make_values(items)
-    layout = arrow.layout(items, tmp_path / "model.arrow", 1)
+    layout = arrow.layout(items, tmp_path / "model.arrow", 1, BITS)
     store(layout, values)
     table = pa.ipc.open_file(tmp_path / "model.arrow").read_all()
     kind = table.schema.field("values").type
+    assert kind == pa.large_list(pa.field("item", pa.uint16(), nullable=False))
     matrix = values[0].reshape(4, 8).tolist()
     expected = pa.table(
         {
@@ -195,7 +198,7 @@ def test_the_table_equals_one_that_arrow_built(tmp_path: Path) -> None:
 
 
 def test_windows_from_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(arrow, "BATCH_BYTES", 4096)
+    monkeypatch.setattr(arrow_slot, "BATCH_BYTES", 4096)
     items = make_items({f"layer.{i}": (100, 96) for i in range(6)})
     values = make_values(items)
     layout = arrow.layout(items, tmp_path / "out", 60_000)
@@ -306,7 +309,7 @@ def test_polars_reads_a_file_and_a_folder(tmp_path: Path) -> None:
     pl = pytest.importorskip("polars")
     items = make_items({"w": (30, 8), "empty": (0, 4), "norm": (5,), **SHAPES})
     values = make_values(items)
-    layout = arrow.layout(items, tmp_path / "out", 1000)
+    layout = arrow.layout(items, tmp_path / "out", 1000, BITS)
     store(layout, values)
     table = pa.dataset.dataset(tmp_path / "out", format="arrow").to_table()
     frame = pl.scan_ipc(tmp_path / "out" / "*.arrow").collect()
@@ -329,7 +332,7 @@ def test_duckdb_reads_the_dataset(tmp_path: Path, dtype: str) -> None:
     duckdb = pytest.importorskip("duckdb")
     items = make_items({"w": (30, 8), "norm": (5,), "empty": (0, 3)}, dtype)
     values = [np.arange(i.elems, dtype=NUMPY[dtype]) for i in items]
-    store(arrow.layout(items, tmp_path / "out", 1000), values)
+    store(arrow.layout(items, tmp_path / "out", 1000, BITS), values)
     dataset = pa.dataset.dataset(tmp_path / "out", format="arrow")
     connection = duckdb.connect()
     connection.register("weights", dataset)
@@ -348,22 +351,22 @@ def test_a_batch_never_holds_part_of_a_row_nor_too_much(tmp_path: Path) -> None:
             slot.write(fd, 0, np.zeros(1, np.uint16))  # the head of the first batch
         os.close(fd)
     for (_, slot), shape in zip(layout.places, shapes.values(), strict=True):
-        assert isinstance(slot, arrow.ArrowSlot)
-        assert slot.batch_rows * slot.row_bytes <= max(arrow.BATCH_BYTES, 2 * shape[1])
-        assert len(slot.head(0)) <= arrow.HEAD_BYTES + 1024
+        assert isinstance(slot, ArrowSlot)
+        assert slot.batch_rows * slot.row_bytes <= max(arrow_slot.BATCH_BYTES, 2 * shape[1])
+        assert len(slot.head(0)) <= arrow_slot.HEAD_BYTES + 1024
         assert slot.batches == -(-shape[0] // slot.batch_rows)
         assert all(offset % 64 == 0 for offset, _, _ in slot.blocks())
         assert all(offset % 64 == 0 for offset, _ in slot.ranges(0, 1))
-    assert [s.batch_rows for _, s in layout.places if isinstance(s, arrow.ArrowSlot)][:2] == [8, 1]
+    assert [s.batch_rows for _, s in layout.places if isinstance(s, ArrowSlot)][:2] == [8, 1]
 
 
 @pytest.mark.parametrize("shape", [(2**31 + 5,), (3, 2**30 + 1), (2**20 + 3, 2**11)])
 def test_more_than_two_to_the_31_elements(tmp_path: Path, shape: tuple[int, ...]) -> None:
     (item, small) = make_items({"huge": shape, "after": (2, 2)})
-    layout = arrow.layout([item, small], tmp_path / "model.arrow", 1)
+    layout = arrow.layout([item, small], tmp_path / "model.arrow", 1, BITS)
     (fd,) = create(layout)  # sparse
     slot = layout.places[0][1]
-    assert isinstance(slot, arrow.ArrowSlot)
+    assert isinstance(slot, ArrowSlot)
     batch_elems = slot.batch_rows * shape[-1]
     for batch in range(slot.batches):
         slot.write(fd, batch * batch_elems, np.array([batch + 1], np.uint16))
@@ -387,7 +390,7 @@ def test_more_than_two_to_the_31_elements(tmp_path: Path, shape: tuple[int, ...]
 def test_many_tensors(tmp_path: Path) -> None:
     items = make_items({f"model.layers.{i}.weight": (2, 3) for i in range(3000)})
     values = make_values(items)
-    layout = arrow.layout(items, tmp_path / "model.arrow", 1)
+    layout = arrow.layout(items, tmp_path / "model.arrow", 1, BITS)
     store(layout, values)
     arrow.check(tmp_path / "model.arrow", layout.files[0])
     table = pa.ipc.open_file(tmp_path / "model.arrow").read_all()
@@ -404,13 +407,63 @@ def test_no_tensors_is_a_file_without_batches(tmp_path: Path) -> None:
     assert table.schema.names == ["tensor", "row", "values"]
 
 
-def test_mixed_dtypes_are_refused_by_name(tmp_path: Path) -> None:
-    items = make_items({"w": (2, 2)}) + make_items({f"n{i}": (2,) for i in range(5)}, "F32")
-    with pytest.raises(UnsupportedError, match=r"BF16: w; F32: n0, n1, n2 and 2 more.*--dtype"):
-        arrow.layout(items, tmp_path / "out", 1)
-    ids = make_items({"position_ids": (2,)}, "I64")
-    with pytest.raises(UnsupportedError, match=r"I64: position_ids.*select\.exclude"):
-        arrow.layout(items[:1] + ids, tmp_path / "out", 1)
+@pytest.mark.parametrize("batches", ["small", "as configured"])
+def test_every_dtype_has_a_column(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, batches: str
+) -> None:
+    if batches == "small":
+        small_batches(monkeypatch)
+    items = [
+        *make_items(SHAPES, "F32"),
+        *make_items({f"b.{name}": shape for name, shape in SHAPES.items()}),
+        *make_items({f"i.{name}": shape for name, shape in SHAPES.items()}, "I64"),
+        *make_items({"f": (3, 2)}, "F32"),
+    ]
+    values = make_values(items)
+    path = tmp_path / "model.arrow"
+    layout = arrow.layout(items, path, 1)
+    store(layout, values)
+    arrow.check(path, layout.files[0])
+    table = pa.ipc.open_file(path).read_all()
+    table.validate(full=True)
+    dtypes = ("F32", "BF16", "I64")
+    names = [f"values_{dtype.lower()}" for dtype in dtypes]
+    assert table.schema.names == ["tensor", "row", *names]
+    for dtype, name in zip(dtypes, names, strict=True):
+        assert table.schema.field(name).metadata == {b"dtype": dtype.encode()}
+        own = {item.name for item in items if item.dtype == dtype}
+        there = table.filter(pa.compute.is_valid(table[name]))
+        assert set(there["tensor"].to_pylist()) <= own
+        there = there.select(["tensor", "row", name]).rename_columns(["tensor", "row", "values"])
+        mine = [(i, v) for i, v in zip(items, values, strict=True) if i.dtype == dtype]
+        assert_stored(there, [i for i, _ in mine], [v for _, v in mine])
+
+
+def test_names_are_a_dictionary_of_their_file(tmp_path: Path) -> None:
+    items = make_items({f"layer.{i}": (20, 50) for i in range(10)})
+    layout = arrow.layout(items, tmp_path / "out", 6000)
+    store(layout, make_values(items))
+    for file in layout.files:
+        reader = pa.ipc.open_file(file.path)
+        assert reader.schema.field("tensor").type == pa.dictionary(pa.int32(), pa.utf8())
+        names = reader.get_batch(0)["tensor"].dictionary.to_pylist()
+        assert names == list(dict.fromkeys(reader.read_all()["tensor"].to_pylist()))
+        assert 1 < len(names) < 10
+
+
+def test_null_columns_after_the_values_are_checked(tmp_path: Path) -> None:
+    items = [*make_items({"w": (30, 8)}), *make_items({"f": (3, 2)}, "F32")]
+    path = tmp_path / "x.arrow"
+    layout = arrow.layout(items, path, 1)
+    store(layout, make_values(items))
+    slot = layout.places[0][1]
+    assert isinstance(slot, ArrowSlot)
+    *_, (offset, data) = slot.heads()
+    assert data == bytes(len(data))
+    assert len(data) == 64 + 256
+    flip(path, offset + 80)
+    with pytest.raises(IntegrityError, match=r"x\.arrow"):
+        arrow.check(path, layout.files[0])
 
 
 @pytest.mark.parametrize("dtype", ["C64", "F4"])

@@ -1,0 +1,115 @@
+"""The finished file of a compressed Arrow output, made from the plain one batch by batch.
+
+Sizes of packed buffers are known when they are packed, so that windows have no place in such a
+file beforehand. The plain file is written first, as always; then one pass in file order reads it
+again, packs buffer by buffer as a stream, and writes the messages and the footer with the places
+that came out. What comes out depends on the plain file's bytes alone, and memory does not grow
+with a batch or a row. A buffer that does not shrink is stored as it is, as the format allows.
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+from typing import TYPE_CHECKING, Any
+
+from anamnesis.limits import MiB
+from anamnesis.writers import arrow_ipc as ipc
+from anamnesis.writers.arrow_slot import ArrowSlot
+from anamnesis.writers.base import OutFile, write_all
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_CHUNK_BYTES = MiB
+_LENGTH = struct.Struct("<q")  # before a packed buffer; -1: stored as it is
+
+
+def pack(source: int, target: int, out: OutFile) -> None:
+    """Write the packed file to the descriptor `target` from the complete plain one at `source`.
+
+    Raises OSError.
+    """
+    import pyarrow as pa  # noqa: PLC0415
+
+    packer = _Packer(source, target, pa, out.codec)
+    (_, start), (_, schema), (at, dictionary) = out.fixed[:3]
+    for part in (start, schema, dictionary):
+        packer.write(part)
+    message = ipc.PREFIX_BYTES + int.from_bytes(dictionary[4:8], "little")
+    block = (at, message, len(dictionary) - message)
+    blocks: list[ipc.Block] = []
+    for slot in out.slots:
+        assert isinstance(slot, ArrowSlot)
+        blocks += [packer.batch(slot, batch) for batch in range(slot.batches)]
+    for part in ipc.footer(schema, block, blocks):
+        packer.write(part)
+    os.ftruncate(target, packer.at)
+
+
+class _Packer:
+    """Appends to `target`; `at` is its end so far."""
+
+    def __init__(self, source: int, target: int, arrow: Any, codec: str) -> None:
+        self._source, self._target, self._arrow, self._codec = source, target, arrow, codec
+        self._chunk = bytearray(_CHUNK_BYTES)
+        self.at = 0
+
+    def write(self, data: Any) -> None:
+        write_all(self._target, data, self.at)
+        self.at += len(data)
+
+    def batch(self, slot: ArrowSlot, batch: int) -> ipc.Block:
+        """Pack one batch; its block in the packed file."""
+        nodes, buffers = slot.nodes(batch), slot.buffers(batch)
+        begin = self.at
+        message_bytes = ipc.message_bytes(len(nodes), len(buffers), self._codec)
+        self.at += message_bytes
+        source = slot.place(batch) + ipc.message_bytes(len(nodes), len(buffers))
+        sizes = []
+        for nbytes in buffers:
+            first = self.at
+            if nbytes:
+                self._buffer(source, nbytes)
+            sizes.append(self.at - first)
+            self.write(bytes(ipc.padded(sizes[-1]) - sizes[-1]))
+            source += ipc.padded(nbytes)
+        message = ipc.batch_message(nodes, sizes, self._codec)
+        write_all(self._target, message, begin)
+        return begin, message_bytes, self.at - begin - message_bytes
+
+    def _buffer(self, source: int, nbytes: int) -> None:
+        first = self.at
+        self.write(_LENGTH.pack(nbytes))
+        sink = self._arrow.PythonFile(_Sink(self), mode="w")
+        with self._arrow.CompressedOutputStream(sink, self._codec) as stream:
+            self._copy(source, nbytes, stream)
+        if self.at - first - _LENGTH.size >= nbytes:
+            self.at = first
+            self.write(_LENGTH.pack(-1))
+            self._copy(source, nbytes, self)
+
+    def _copy(self, source: int, nbytes: int, stream: _Packer | pa.NativeFile) -> None:
+        view = memoryview(self._chunk)
+        done = 0
+        while done < nbytes:
+            got = os.preadv(self._source, [view[: nbytes - done]], source + done)
+            if not got:
+                raise OSError(f"an unfinished file ended at byte {source + done:,}")
+            stream.write(view[:got])
+            done += got
+
+
+class _Sink(io.RawIOBase):
+    """What Arrow's stream writes to."""
+
+    def __init__(self, packer: _Packer) -> None:
+        self._packer = packer
+
+    def writable(self) -> bool:
+        return True
+
+    def write(self, data: Any) -> int:
+        self._packer.write(data)
+        return len(data)
