@@ -172,6 +172,7 @@ class Groups:
         self._outputs = self.multiple = max(1, parts.tensor.shape[0])
         self._groups = self._params["groups"]
         self.rows = parts.tensor.shape[0] * self._groups
+        self._lines, self._kept = (0, 0), np.empty(0, np.float32)
 
     def row_bytes(self, wanted: Collection[str]) -> int:
         return 8 + 16 * len(wanted)
@@ -187,9 +188,10 @@ class Groups:
         if "scale" in wanted or "scales" in wanted:
             found["scale"] = self._parts.numbers("scales", start, stop)
         if "zero" in wanted:
-            first, last = start // self._outputs, (stop - 1) // self._outputs + 1
-            zeros = self._zeros(first, last).reshape(-1)
-            found["zero"] = zeros[start - first * self._outputs :][: stop - start]
+            lines = start // self._outputs, (stop - 1) // self._outputs + 1
+            if lines != self._lines:  # some batches are parts of a line
+                self._lines, self._kept = lines, self._zeros(*lines).reshape(-1)
+            found["zero"] = self._kept[start - lines[0] * self._outputs :][: stop - start]
         return found
 
     def _zeros(self, first: int, last: int) -> Any:

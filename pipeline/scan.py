@@ -177,8 +177,7 @@ class _Raw(_Stream):
         parts = Parts(tensor, open_file)
         for section in sections(parts):
             rows = self._rows_of(tensor, section)
-            for start in range(0, section.rows, rows):
-                stop = min(start + rows, section.rows)
+            for start, stop in _ranges(section.rows, rows, section.multiple):
                 found = self._columns(section, start, stop)
                 named = {
                     "tensor": tensor.name,
@@ -284,6 +283,14 @@ class _Decoded(_Stream):
         if self._dtype == "BF16":
             return numbers.astype(ml_dtypes.bfloat16).view(np.uint16)
         return numbers
+
+
+def _ranges(total: int, rows: int, multiple: int) -> Iterator[tuple[int, int]]:
+    """Batches of `rows` rows; where they are shorter than `multiple`, none goes over one."""
+    whole = max(rows, multiple)
+    for first in range(0, total, whole):
+        for start in range(first, min(first + whole, total), rows):
+            yield start, min(start + rows, first + whole, total)
 
 
 def _read_bytes(tensor: Tensor, units: int) -> int:

@@ -78,20 +78,21 @@ def read_index(tensor: Tensor, picked: Pick, open_file: OpenFile) -> Any:
     kind = _held_as(step.dtype)
     out = np.empty([len(axis) for axis in picked.axes], kind)
     if picked.elems:
-        values = Values(tensor, open_file, step)
+        source = Values(tensor, open_file, step)
         scratch = np.empty(0, kind)
         for slab in picked.slabs(_SLAB_ELEMS):
             target = out[slab.place]
             if slab.steps is None:
-                values.fill(slab.first, target.reshape(-1))
+                source.fill(slab.first, target.reshape(-1))
                 continue
             if len(scratch) < slab.length:
                 scratch = np.empty(slab.length, kind)
-            values.fill(slab.first, scratch[: slab.length])
+            source.fill(slab.first, scratch[: slab.length])
             shape, steps = slab.steps
             strides = tuple(s * kind.itemsize for s in steps)
             target[...] = np.lib.stride_tricks.as_strided(scratch, shape, strides, writeable=False)
-    return as_public(picked.finish(out), step.dtype)
+    values = as_public(picked.finish(out), step.dtype)
+    return values if values.ndim else values[()]
 
 
 def raw_batches(tensor: Tensor, open_file: OpenFile, max_bytes: int) -> Iterator[pa.RecordBatch]:
