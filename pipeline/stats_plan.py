@@ -16,10 +16,8 @@ from anamnesis.pipeline.plan import (
     BASE_BYTES,
     TASK_BYTES,
     TASK_PIECES,
-    Piece,
     Spec,
     Step,
-    Task,
     charge_tensor,
     fit_threads,
     is_deflated,
@@ -28,25 +26,13 @@ from anamnesis.pipeline.plan import (
     value_bytes,
     with_dtype,
 )
+from anamnesis.pipeline.stats_task import LeafPiece, StatsTask
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import Model
 
 LEAF_BYTES = 64 * MiB
 # Counters, and what numpy makes of them and of a window of integers or float64; measured.
 REDUCER_BYTES = 8 * MiB
-
-
-@dataclass(frozen=True, slots=True)
-class LeafPiece(Piece):
-    """Elements `[first, last)` of a tensor, in whole leaves; the units may hold a few more."""
-
-    first: int
-    last: int
-
-
-@dataclass(frozen=True, slots=True)
-class StatsTask(Task):
-    """Leaves of one or more tensors; nothing is written."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +75,6 @@ def make_stats_plan(
     return StatsPlan(model, tensors, tasks, threads, BASE_BYTES + threads * widest)
 
 
-def leaf_elems(itemsize: int) -> int:
-    """Elements of a whole leaf."""
-    return LEAF_BYTES // itemsize
-
-
 def _step(tensor: Tensor) -> Step:
     step = step_for(tensor)
     return replace(step, memory_bytes=step.memory_bytes + REDUCER_BYTES)
@@ -103,14 +84,14 @@ def _leaves(step: Step) -> list[LeafPiece]:
     tensor, elems = step.tensor, step.tensor.elems
     if not elems:
         return []
-    stride = leaf_elems(step.itemsize)
-    if is_deflated(tensor) or tensor.unit_elems * tensor.unit_multiple > stride // 8:
+    stride = leaf = LEAF_BYTES // step.itemsize
+    if is_deflated(tensor) or tensor.unit_elems * tensor.unit_multiple > leaf // 8:
         stride = elems
     found = []
     for first in range(0, elems, stride):
         last = min(first + stride, elems)
         start = first // tensor.unit_elems // tensor.unit_multiple * tensor.unit_multiple
-        found.append(LeafPiece(step, start, -(-last // tensor.unit_elems), first, last))
+        found.append(LeafPiece(step, start, -(-last // tensor.unit_elems), first, last, leaf))
     return found
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
 _BINS = 12
 _NAME_CELLS = 28
-_NEVER = 99
 _ALARM = "bold red"
 _GAP = "  "
 
@@ -28,12 +27,15 @@ Cell = Callable[["TensorStats"], str]
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """`rank` says which columns stay when there is little room: the lowest ones."""
+    """`short` is what a terminal shows and `full` what a pipe gets, one of them maybe nothing.
+
+    `rank` says which columns stay when there is little room: the lowest ones.
+    """
 
     head: str
     rank: int
-    cell: Cell
-    full: Cell
+    short: Cell | None
+    full: Cell | None
     right: bool = True
 
 
@@ -49,10 +51,6 @@ def _count(name: str) -> Cell:
     return lambda row: str(getattr(row, name))
 
 
-def _figure(name: str, rank: int) -> _Column:
-    return _Column(name, rank, _number(name, 3), _number(name, 9))
-
-
 def _shape(row: TensorStats) -> str:
     return "x".join(map(str, row.shape)) or "scalar"
 
@@ -64,9 +62,9 @@ def _zeros(row: TensorStats) -> str:
     return f"{min(99.9, max(0.1, 100 * row.zeros / row.elements)):.1f}%"
 
 
-def _scales(digits: int) -> Cell:
+def _range(first: str, last: str, digits: int) -> Cell:
     def cell(row: TensorStats) -> str:
-        low, high = row.scale_min, row.scale_max
+        low, high = getattr(row, first), getattr(row, last)
         if low is None or high is None:
             return ""
         return f"{low:.{digits}g}" if low == high else f"{low:.{digits}g}..{high:.{digits}g}"
@@ -94,25 +92,28 @@ def _exponents(bars: str) -> Cell:
 
 def _columns(bars: str) -> list[_Column]:
     return [
-        _Column("tensor", 0, lambda row: printable(row.tensor), _plain_name, right=False),
+        _Column("tensor", 0, lambda row: printable(row.tensor), _word, right=False),
         _Column("shape", 3, _shape, _shape, right=False),
         _Column("scheme", 2, _scheme, lambda row: row.scheme, right=False),
-        _Column("dtype", _NEVER, lambda row: "", lambda row: row.dtype, right=False),
-        _figure("min", 8),
-        _figure("max", 8),
-        _figure("mean", 7),
-        _figure("std", 4),
-        _figure("absmax", 1),
+        _Column("dtype", 0, None, lambda row: row.dtype, right=False),
+        _Column("range", 8, _range("min", "max", 3), None),
+        _Column("min", 0, None, _number("min", 9)),
+        _Column("max", 0, None, _number("max", 9)),
+        _Column("mean", 7, _number("mean", 3), _number("mean", 9)),
+        _Column("std", 4, _number("std", 3), _number("std", 9)),
+        _Column("absmax", 1, _number("absmax", 3), _number("absmax", 9)),
         _Column("zeros", 5, _zeros, _count("zeros")),
         _Column("NaN", 1, _count("nans"), _count("nans")),
         _Column("Inf", 1, _count("infs"), _count("infs")),
         _Column("exponents", 6, _exponents(" " + bars), _exponents("." + bars)),
-        _Column("scales", 9, _scales(2), _scales(6)),
+        _Column("scales", 9, _range("scale_min", "scale_max", 2), None),
+        _Column("scale_min", 0, None, _number("scale_min", 9)),
+        _Column("scale_max", 0, None, _number("scale_max", 9)),
         _Column("xxh3", 10, lambda row: row.xxh3[:8], lambda row: row.xxh3, right=False),
     ]
 
 
-def _plain_name(row: TensorStats) -> str:
+def _word(row: TensorStats) -> str:
     """Without blanks: a line of a pipe is cut at them."""
     return printable(row.tensor).replace(" ", "\\x20")
 
@@ -142,16 +143,7 @@ def _lines(
     found: Stats, columns: list[_Column], width: int | None, most: int | None = None
 ) -> list[Text]:
     rows = found.rows[:most]
-    if width is not None:
-        columns = _with_something(columns, rows)
-    if width is None:
-        cells = [[c.full(row) or "-" for c in columns] for row in rows]
-    else:
-        cells = [[c.cell(row) for c in columns] for row in rows]
-        cells = [[_tail(line[0], max(_NAME_CELLS, width // 3)), *line[1:]] for line in cells]
-        kept = _fitting(columns, cells, width)
-        columns = [columns[i] for i in kept]
-        cells = [[line[i] for i in kept] for line in cells]
+    columns, cells = _short(columns, rows, width) if width else _full(columns, rows)
     widths = [
         max([cell_len(column.head), *(cell_len(line[i]) for line in cells)])
         for i, column in enumerate(columns)
@@ -178,28 +170,43 @@ def _title(found: Stats) -> str:
     return f"{text} in {found.seconds:.2f} s ({rate}/s)"
 
 
-def _with_something(columns: Sequence[_Column], rows: Sequence[TensorStats]) -> list[_Column]:
-    """Without the columns of counts that are all zero, and of values that nobody has."""
-    kept: list[_Column] = []
+def _full(
+    columns: Sequence[_Column], rows: Sequence[TensorStats]
+) -> tuple[list[_Column], list[list[str]]]:
+    """Every column; none of its cells is empty."""
+    some = [(column, column.full) for column in columns if column.full is not None]
+    cells = [[cell(row) or "-" for _, cell in some] for row in rows]
+    return [column for column, _ in some], cells
+
+
+def _short(
+    columns: Sequence[_Column], rows: Sequence[TensorStats], width: int
+) -> tuple[list[_Column], list[list[str]]]:
+    """The columns that have something to tell and for which a line has room."""
+    some = []
     for column in columns:
-        cells = {column.cell(row) for row in rows}
-        empty = {"0"} if column.head in ("NaN", "Inf") else {""}
-        if cells - empty or not column.rank:
-            kept.append(column)
-    return kept
+        if column.short is not None:
+            cells = [column.short(row) for row in rows]
+            nothing = {"0"} if column.head in ("NaN", "Inf") else {""}
+            if set(cells) - nothing or not column.rank:
+                some.append((column, cells))
+    names = some[0][1]
+    names[:] = [_tail(name, max(_NAME_CELLS, width // 3)) for name in names]
+    kept = _fitting(some, width)
+    lines = [[some[i][1][at] for i in kept] for at in range(len(rows))]
+    return [some[i][0] for i in kept], lines
 
 
-def _fitting(columns: Sequence[_Column], cells: list[list[str]], width: int) -> list[int]:
-    """The columns that a line has room for, in their order; the least important go."""
+def _fitting(columns: Sequence[tuple[_Column, list[str]]], width: int) -> list[int]:
+    """Numbers of the columns that fit, in their order; the least important go."""
     room = width
     kept: list[int] = []
-    for i in sorted(range(len(columns)), key=lambda i: columns[i].rank):
-        need = max([cell_len(columns[i].head), *(cell_len(line[i]) for line in cells)])
-        need += len(_GAP) * bool(kept)
-        if kept and need > room:
-            continue
-        room -= need
-        kept.append(i)
+    for i in sorted(range(len(columns)), key=lambda i: columns[i][0].rank):
+        column, cells = columns[i]
+        need = max(map(cell_len, [column.head, *cells])) + len(_GAP) * bool(kept)
+        if not kept or need <= room:
+            room -= need
+            kept.append(i)
     return sorted(kept)
 
 

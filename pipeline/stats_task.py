@@ -10,7 +10,7 @@ import xxhash
 
 from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.members import crc32_function
-from anamnesis.pipeline.stats_plan import LeafPiece, StatsTask, leaf_elems
+from anamnesis.pipeline.plan import Piece, Task
 from anamnesis.pipeline.stats_scales import Range, ScaleRange
 from anamnesis.pipeline.stats_values import Partial, reducer
 from anamnesis.pipeline.task import Cancelled, Receipt, run_task
@@ -18,6 +18,23 @@ from anamnesis.readers.batch import BlockReader, iter_windows
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
+
+
+@dataclass(frozen=True, slots=True)
+class LeafPiece(Piece):
+    """Elements `[first, last)`, whole leaves of `leaf_elems`; the units may hold a few more."""
+
+    first: int
+    last: int
+    leaf_elems: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatsTask(Task):
+    """Leaves of one or more tensors; nothing is written.
+
+    Defined where `run_task` learns what does it: a worker imports this module to have the class.
+    """
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +85,7 @@ def _run_piece(
     spans: list[SpanCrc],
 ) -> int:
     step = piece.step
-    tensor, whole = step.tensor, leaf_elems(step.itemsize)
+    tensor, whole = step.tensor, piece.leaf_elems
     reader = BlockReader(tensor, files, reuse=True, crc32=crc32_function())
     scales = ScaleRange(tensor, reader)
     decode = decode_function(step, reader)

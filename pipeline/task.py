@@ -3,7 +3,8 @@
 A task carries spans only. It opens its files itself, holds one read buffer and one output
 buffer, and returns a receipt; payload never passes through the scheduler. Jobs that write
 nothing have tasks of their own kind, a subclass of `Task`, and register what does them with
-`run_task.register`: the executors run any kind, and pass on any subclass of `Receipt`.
+`run_task.register` in the module of that class, which a worker imports to read the task. The
+executors run any kind, and pass on any subclass of `Receipt`.
 """
 
 from __future__ import annotations
