@@ -7,11 +7,26 @@ still catch what they expect. The file system's own `OSError` is passed through 
 from __future__ import annotations
 
 
+def printable(value: object) -> str:
+    """Text as one line that a terminal shows and does not obey."""
+    text = str(value)
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
 class AnamnesisError(Exception):
-    """Base of all deliberate errors; `kind` and `exit_code` are the command line's contract."""
+    """Base of all deliberate errors; `kind` and `exit_code` are the command line's contract.
+
+    Messages quote what files say; whatever a terminal would obey in them, a line's end too, is
+    escaped here, once for all.
+    """
 
     kind = "error"
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(printable(message))
 
 
 class UsageError(AnamnesisError, ValueError):

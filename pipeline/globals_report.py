@@ -72,7 +72,8 @@ def as_text(report: GlobalsReport) -> str:
     lines += [f"problem  {_printable(problem)}" for problem in report.problems]
     count = len(report.refused)
     told = f"{count} of them not allowed" if count else "all allowed"
-    names = f"{len(report.globals)} globals, {told}" if report.globals else "no globals"
+    number = len(report.globals)
+    names = f"{number} global{'s' * (number != 1)}, {told}" if number else "no globals"
     return "\n".join([*lines, f"{_printable(report.path)}: {names}"])
 
 

@@ -15,6 +15,7 @@ from threading import Lock
 from typing import IO, Any, Literal, Protocol
 
 from anamnesis.errors import UsageError
+from anamnesis.errors import printable as printable
 
 Mode = Literal["auto", "bar", "plain", "quiet"]
 Clock = Callable[[], float]
@@ -244,8 +245,3 @@ def format_seconds(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def printable(text: Any) -> str:
-    """A file may be named with an escape sequence; it is shown, not sent."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(text))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -10,6 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+
+from anamnesis.errors import FormatError, LimitError
 
 NAMES = (
     "\x1b]52;c;T1dORUQ=\x07",
@@ -58,3 +61,11 @@ def test_errors_and_notes_are_one_printable_line(
     assert done.returncode == 3
     assert done.stderr.startswith("error: FormatError: ")
     assert done.stderr.removesuffix("\n").isprintable()
+
+
+def test_every_error_is_one_line_whatever_it_quotes() -> None:
+    error = FormatError("m\n\x1b[2J\u202e.pth: bad")
+    assert str(error) == "m\\n\\x1b[2J\\u202e.pth: bad"
+    limit = LimitError("a\tb", limit="items", need=2, have=1)
+    assert (str(limit), limit.need) == ("a\\tb", 2)
+    assert str(pickle.loads(pickle.dumps(limit))) == "a\\tb"
