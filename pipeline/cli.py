@@ -44,6 +44,9 @@ def cli(debug: bool) -> None:
 
 _json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
+_keep_going = click.option(
+    "--keep-going", is_flag=True, help="Convert what can be had of a model with broken shards."
+)
 _unit = click.option(
     "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
 )
@@ -122,6 +125,7 @@ def _conversion(command: Any) -> Any:
             ),
             click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out."),
             click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+            _keep_going,
             _quiet,
             _unit,
             limit_flags,
@@ -166,10 +170,16 @@ def _convert(path: str, to: str, settings: dict[str, Any]) -> None:
 @click.argument("job", type=click.Path(dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 @click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+@_keep_going
 @click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
 @_quiet
 def run_command(
-    job: str, overrides: Sequence[str], scheduler: str | None, dry_run: bool, quiet: bool
+    job: str,
+    overrides: Sequence[str],
+    scheduler: str | None,
+    keep_going: bool,
+    dry_run: bool,
+    quiet: bool,
 ) -> None:
     """Run the batch job in the YAML file JOB; run it again to resume."""
     from anamnesis.pipeline.config import load_job
@@ -179,6 +189,8 @@ def run_command(
 
     if scheduler:
         overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
+    if keep_going:
+        overrides = [*overrides, "run.keep_going=true"]
     loaded = load_job(job, overrides)
     if not dry_run:
         progress = make_progress("quiet" if quiet else "auto")

@@ -151,7 +151,13 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             extra={"form": f"auto | a whole number from 1 to {MAX_THREADS}"},
         ),
     ] = "auto"
-    memory: Annotated[Size, Meta(description="Most bytes of buffers held at once.")] = "512MiB"
+    memory: Annotated[
+        Size,
+        Meta(
+            description="Most bytes a process holds; a little more when it compiles a kernel for "
+            "the first time on a machine (docs/memory.md)."
+        ),
+    ] = "512MiB"
     scheduler: Annotated[
         Text | None,
         Meta(
@@ -159,6 +165,13 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "distributed. null: a cluster on this machine."
         ),
     ] = None
+    keep_going: Annotated[
+        bool,
+        Meta(
+            description="Convert what can be had of a model of which shards cannot be read, into "
+            "a folder beside the output; the job fails all the same."
+        ),
+    ] = False
 
 
 class JobLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -212,6 +225,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads: int
     memory_bytes: int
     scheduler: str | None
+    keep_going: bool
     limits: Limits
 
 
@@ -267,6 +281,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             threads=1 if run.executor == "serial" else threads,
             memory_bytes=parse_size(run.memory),
             scheduler=run.scheduler,
+            keep_going=run.keep_going,
             limits=job.limits.resolve(),
         )
 

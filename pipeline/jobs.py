@@ -15,6 +15,7 @@ from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.pipeline.config import Job, Settings, job_from
 from anamnesis.pipeline.executors import Options as ExecutorOptions
+from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.plan import Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
@@ -48,6 +49,7 @@ def job_for(
     overwrite: bool = False,
     assume_unit_scale: bool = False,
     passthrough: str | None = None,
+    keep_going: bool = False,
     max_shard_size: int | str | None = None,
     compression: str = "none",
     bf16: str = "extension",
@@ -56,7 +58,7 @@ def job_for(
 ) -> Job:
     """The job of one input, as `remember` and `convert` make it."""
     output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
-    run: dict[str, Any] = {"threads": threads, "executor": executor}
+    run: dict[str, Any] = {"threads": threads, "executor": executor, "keep_going": keep_going}
     if memory is not None:
         run["memory"] = memory
     output |= {"compression": compression, "bf16": bf16}
@@ -118,6 +120,8 @@ def run_job(
             scheduler=settings.scheduler,
             in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * (64 << 20)),
         )
+        for text in plan.model.broken:
+            progress.note(f"left out: {text}")
         try:
             _check_space(plan, settings.overwrite)
             outcomes.append(
@@ -130,6 +134,8 @@ def run_job(
                     resume=resume,
                 )
             )
+            if plan.model.broken:
+                raise incomplete_error(plan)
         except Exception as error:
             if len(planned) == 1:
                 raise
@@ -139,11 +145,11 @@ def run_job(
 
 def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limits) -> Plan:
     options = Options(settings.assume_unit_scale, settings.rounding)
-    model = load_model(source, options, limits)
+    model = load_model(source, options, limits, keep_going=settings.keep_going)
     if settings.include != ("*",) or settings.exclude:
         model = model.select(settings.include, settings.exclude)
     spec = Spec(
-        path=out,
+        path=incomplete_path(out) if model.broken else out,
         format=settings.format,
         dtype=job.output.dtype,
         passthrough=job.numbers.passthrough,

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -54,20 +54,37 @@ class Recipe:
         return cls(_digest([files]), _digest([*kind, tensors, items, names]))
 
 
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A line of a journal: a finished file, its pieces, and what it is made of, if recorded."""
+
+    inputs: str
+    settings: str
+    name: str
+    pieces: Pieces
+    content: str = ""
+
+
 class Journal:
     """The record of a run in the making; every line carries its own digest."""
 
-    def __init__(self, out: Path, recipe: Recipe) -> None:
-        """The journal of the output at `out`."""
+    def __init__(
+        self, out: Path, recipe: Recipe, contents: Mapping[str, str] | None = None
+    ) -> None:
+        """The journal of the output at `out`; `contents` are kept with the files of those names."""
         self.path = out.with_name(f".{out.name}.anamnesis.journal")
         self._recipe = recipe
+        self._contents = contents or {}
         self._named = False  # whether its name is known to be on the disk
 
     def add(self, found: Mapping[str, Pieces]) -> None:
         """Record files that are about to get their final names; durable when this returns."""
         lines = b"\n"  # begins a line after one that was cut
         for file, pieces in found.items():
-            entry = [self._recipe.inputs, self._recipe.settings, Path(file).name, pieces]
+            name = Path(file).name
+            entry = [self._recipe.inputs, self._recipe.settings, name, pieces]
+            if name in self._contents:
+                entry.append(self._contents[name])
             lines += json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
         fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
         try:
@@ -88,31 +105,38 @@ class Journal:
         `start_again`; else it raises UsageError or IntegrityError.
         """
         found: dict[str, Pieces] = {}
-        try:
-            lines = self.path.read_bytes().splitlines()
-        except FileNotFoundError:
-            return found
-        for line in lines:
-            try:
-                digest, entry = loads(line, str(self.path), Limits())
-                inputs, settings, name, pieces = entry
-            except (AnamnesisError, TypeError, ValueError):
-                continue
-            if digest != _digest(entry):
-                continue
-            same = (inputs, settings) == (self._recipe.inputs, self._recipe.settings)
-            if start_again and not same:
+        for entry in self.entries():
+            if start_again and not self.knows(entry):
                 self.remove()
                 return {}
-            if settings != self._recipe.settings:
+            if entry.settings != self._recipe.settings:
                 raise UsageError(f"{self.path}: is of another job; --overwrite starts again")
-            if inputs != self._recipe.inputs:
+            if entry.inputs != self._recipe.inputs:
                 raise IntegrityError(
                     f"{self.path}: the inputs changed since the run that this would resume; "
                     "output.overwrite starts again"
                 )
-            found[name] = pieces
+            found[entry.name] = entry.pieces
         return found
+
+    def entries(self) -> Iterator[Entry]:
+        """All lines that are whole, whatever job they are of."""
+        try:
+            lines = self.path.read_bytes().splitlines()
+        except FileNotFoundError:
+            return
+        for line in lines:
+            try:
+                digest, entry = loads(line, str(self.path), Limits())
+                found = Entry(*entry)
+            except (AnamnesisError, TypeError, ValueError):
+                continue
+            if digest == _digest(entry):
+                yield found
+
+    def knows(self, entry: Entry) -> bool:
+        """Whether a line is of this very recipe."""
+        return (entry.inputs, entry.settings) == (self._recipe.inputs, self._recipe.settings)
 
     def remove(self) -> None:
         """Forget the run."""

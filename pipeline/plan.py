@@ -319,6 +319,7 @@ def explain(plan: Plan) -> str:
         f"windows of about {WINDOW_BYTES // MiB} MiB",
         f"memory   {plan.memory_bytes / MiB:.0f} MiB projected for {plan.threads} thread(s)",
     ]
+    lines += [f"left out {text}" for text in model.broken]
     for dropped in model.dropped:
         lines.append(f"dropped  {dropped.stored.name} ({dropped.why})")
     return "\n".join(lines)

@@ -12,6 +12,7 @@ from pathlib import Path
 from anamnesis.errors import UsageError
 from anamnesis.pipeline.companions import companions, copy_companions
 from anamnesis.pipeline.executors import Options, executor
+from anamnesis.pipeline.incomplete import clear_stale, contents, remove_incomplete, take_over
 from anamnesis.pipeline.journal import (
     Journal,
     Pieces,
@@ -96,7 +97,13 @@ def _run_locked(
     resume: bool,
 ) -> OutputFiles:
     recipe = Recipe.of(plan)
-    journal = Journal(Path(plan.spec.path), recipe)
+    whole = not plan.model.broken
+    journal = Journal(Path(plan.spec.path), recipe, None if whole else contents(plan))
+    if not whole:
+        resume = True
+        clear_stale(plan, journal)
+    elif resume:
+        take_over(plan, recipe, journal)
     done = _done_before(plan, recipe, journal, overwrite) if resume else {}
     remove_leftovers(_outputs(plan))
     # Nothing gets its final name before the checksums of the archive it came from hold.
@@ -120,20 +127,27 @@ def _run_locked(
         files.finish()
         if files.failures:
             raise next(iter(files.failures.values()))
-        for name, data in plan.layout.extras:
-            write_small(Path(name), data)
-        if _is_model_folder(plan):
-            dtype = plan.spec.dtype or "bf16"
-            copy_companions(Path(plan.model.path), Path(plan.spec.path), dtype)
-        if files.written or not recorded(plan, recipe):
-            write_manifest(plan, recipe, files.pieces)
-        journal.remove()
+        if whole:
+            _complete(plan, recipe, journal, files)
     except BaseException:
         files.discard()
         if not any(Path(f.path).exists() for f in plan.layout.files):
             journal.remove()
         raise
     return files
+
+
+def _complete(plan: Plan, recipe: Recipe, journal: Journal, files: OutputFiles) -> None:
+    """Write what says that an output is whole, when all of its shards are."""
+    for name, data in plan.layout.extras:
+        write_small(Path(name), data)
+    if _is_model_folder(plan):
+        dtype = plan.spec.dtype or "bf16"
+        copy_companions(Path(plan.model.path), Path(plan.spec.path), dtype)
+    if files.written or not recorded(plan, recipe):
+        write_manifest(plan, recipe, files.pieces)
+    journal.remove()
+    remove_incomplete(plan, recipe)
 
 
 def _check_members(plan: Plan, files: OutputFiles) -> None:

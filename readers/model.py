@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from anamnesis.errors import AnamnesisError, FormatError
+from anamnesis.errors import FormatError
 from anamnesis.limits import Limits
-from anamnesis.readers import open_container
 from anamnesis.readers.base import Container, Dropped, FileId, Member, Stored, Tensor
-from anamnesis.readers.find import Found, find_files
+from anamnesis.readers.find import find_files
 from anamnesis.readers.folder import Folder
 from anamnesis.readers.index import check_index, read_object
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
-from anamnesis.readers.source import is_url
+from anamnesis.readers.shards import open_all, without_parts
 
 # JSON files that say how a checkpoint was quantised; each is a hint, none is required.
 CONFIGS = (
@@ -27,8 +25,6 @@ CONFIGS = (
     "hf_quant_config.json",
     "params.json",
 )
-_REQUESTS = 8  # headers that are fetched at a time
-_SHOWN = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +32,7 @@ class Model:
     """A model as its headers tell it: nothing of the payload has been read.
 
     `members` are the archive entries whose CRC-32 must hold; `notes` are remarks for the user.
+    `broken` says of each file that could not be read why; its tensors are not among these.
     """
 
     path: str
@@ -48,6 +45,7 @@ class Model:
     options: Options = field(default_factory=Options)
     members: tuple[Member, ...] = ()
     notes: tuple[str, ...] = ()
+    broken: tuple[str, ...] = ()
 
     def select(self, include: Sequence[str], exclude: Sequence[str]) -> Model:
         """The same model with only the tensors whose names match (shell patterns).
@@ -66,17 +64,34 @@ class Model:
         return replace(self, tensors=kept, members=members)
 
 
-def load_model(path: str, options: Options | None = None, limits: Limits | None = None) -> Model:
+def load_model(
+    path: str,
+    options: Options | None = None,
+    limits: Limits | None = None,
+    *,
+    keep_going: bool = False,
+) -> Model:
     """Open what `path` means (see `find`) and resolve its tensors.
+
+    With `keep_going`, shards of an index that cannot be read are left out, and with them every
+    tensor of which they may hold a part; `Model.broken` names them.
 
     Raises OSError, FormatError, UnsupportedError, LimitError, SecurityError, UsageError or
     IntegrityError.
     """
     limits, options = limits or Limits(), options or Options()
     found = find_files(path, limits)
-    containers = _open_all(path, found, limits)
-    notes = check_index(found.index, containers) if found.index else ()
-    merged = _merge(containers)
+    containers, broken = open_all(path, found, limits, keep_going)
+    names = dict(zip(found.paths, found.index.shards, strict=True)) if found.index else {}
+    notes: tuple[str, ...] = ()
+    if found.index:
+        notes = check_index(found.index, {names[p]: c for p, c in containers.items()})
+    merged = _merge(list(containers.values()))
+    if found.index and broken:
+        missing = [names[p] for p in found.paths if p not in containers]
+        merged = replace(merged, stored=without_parts(merged.stored, found.index, missing))
+        # A scale that is missing may be in a shard that is.
+        options = replace(options, assume_unit_scale=False)
     ledger = Ledger(merged, _read_configs(found.folder, limits), options)
     resolve(ledger)
     rank = {name: number for number, name in enumerate(merged.stored)}
@@ -92,52 +107,8 @@ def load_model(path: str, options: Options | None = None, limits: Limits | None 
         options=options,
         members=merged.members,
         notes=(*notes, *merged.notes),
+        broken=broken,
     )
-
-
-def _open_all(path: str, found: Found, limits: Limits) -> list[Container]:
-    """The containers of all files; when some cannot be read, the error names each of them."""
-
-    def attempt(name: str) -> Container | AnamnesisError | OSError:
-        try:
-            return open_container(name, limits)
-        except (AnamnesisError, OSError) as error:
-            return error
-
-    paths = found.paths
-    if len(paths) > 1 and is_url(paths[0]):
-        with ThreadPoolExecutor(min(_REQUESTS, len(paths))) as pool:
-            return _whole(path, found, pool.map(attempt, paths), limits)
-    return _whole(path, found, map(attempt, paths), limits)
-
-
-def _whole(
-    path: str, found: Found, results: Iterable[Container | AnamnesisError | OSError], limits: Limits
-) -> list[Container]:
-    containers: list[Container] = []
-    failures: list[AnamnesisError | OSError] = []
-    count = 0
-    for name, result in zip(found.paths, results, strict=True):
-        if isinstance(result, Container):
-            count += len(result.stored)
-            limits.items(count, f"{path}: stored tensors")
-            containers.append(result)
-        elif isinstance(result, FileNotFoundError) and found.index:
-            failures.append(FormatError(f"{name}: is missing; {found.index.path} names it"))
-        else:
-            failures.append(result)
-    for failure in failures:
-        if not isinstance(failure, FormatError):
-            raise failure
-    if len(failures) > 1:
-        told = "; ".join(str(failure) for failure in failures[:_SHOWN])
-        more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
-        raise FormatError(
-            f"{path}: {len(failures)} of {len(found.paths)} files cannot be read: {told}{more}"
-        )
-    if failures:
-        raise failures[0]
-    return containers
 
 
 def _merge(containers: Sequence[Container]) -> Container:
