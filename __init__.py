@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from anamnesis.limits import Limits
     from anamnesis.pipeline.api import convert, inspect, open_model, remember, run, scan, verify
+    from anamnesis.pipeline.diff import diff
     from anamnesis.pipeline.stats import stats
 
 __version__ = "0.1.0"
 __all__ = [
     "Limits",
     "convert",
+    "diff",
     "inspect",
     "open_model",
     "remember",
@@ -24,7 +26,7 @@ __all__ = [
     "stats",
     "verify",
 ]
-_HOMES = {"Limits": "limits", "stats": "pipeline.stats"}
+_HOMES = {"Limits": "limits", "diff": "pipeline.diff", "stats": "pipeline.stats"}
 
 
 def __getattr__(name: str) -> Any:

@@ -18,6 +18,7 @@ import click
 
 from anamnesis import __version__
 from anamnesis.errors import AnamnesisError, UsageError
+from anamnesis.pipeline.diff_command import diff_command
 from anamnesis.pipeline.flags import limit_flags, limits_from, size_flag
 from anamnesis.pipeline.stats_command import stats_command
 
@@ -250,6 +251,7 @@ def schema_command() -> None:
 
 
 cli.add_command(stats_command)
+cli.add_command(diff_command)
 
 
 def _remark(notes: Sequence[str]) -> None:
