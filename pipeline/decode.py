@@ -10,7 +10,7 @@ import numpy as np
 from anamnesis.errors import AnamnesisError, FormatError
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.pipeline.plan import Step
-from anamnesis.readers.batch import BlockReader
+from anamnesis.readers.batch import BlockReader, aligned
 
 OUT = {"BF16": np.uint16, "F32": np.float32, "F16": np.float16}
 
@@ -32,8 +32,9 @@ def decode_function(step: Step, reader: BlockReader) -> Callable[[Any, Window], 
             where = tensor.components[0].stored
             raise FormatError(f"{where.file.path}: tensor {tensor.name!r}: {error}") from error
     kind = OUT[step.dtype]
-    out = np.empty(step.window_units * tensor.unit_elems, kind)
-    work = np.empty(out.shape, np.float32) if kind is np.float16 else out
+    most = step.window_units * tensor.unit_elems
+    out = aligned(most, kind)
+    work = aligned(most, np.float32) if kind is np.float16 else out
     params["narrowed"] = work is not out  # float32 is a stop on the way, not the result
 
     def run(views: Any, window: Window) -> Any:

@@ -31,6 +31,8 @@ from anamnesis.readers.strides import gather
 # Between the parts of two lines: reading over so much costs less than another call.
 _GAP_BYTES = 8 * KiB
 
+CACHE_LINE = 64
+
 OpenFile = Callable[[FileId], SourceFile]
 
 
@@ -136,7 +138,7 @@ class BlockReader:
         need = shape[0] * shape[1]
         buffer = self._buffers.get(component.role)
         if buffer is None or len(buffer) < need or not self._reuse:
-            buffer = np.empty(need, np.uint8)
+            buffer = aligned(need, np.uint8)
             self._buffers[component.role] = buffer
         return buffer[:need].reshape(shape)
 
@@ -185,6 +187,18 @@ class BlockReader:
             file = self._open(stored.file)
             raw = self._raws[component.role] = open_raw(stored, file, self._crc32)
         return raw
+
+
+def aligned(count: int, dtype: Any) -> Any:
+    """An uninitialised array that begins with a cache line.
+
+    Large arrays of numpy begin 16 bytes into one, where kernels that take a line of packed codes,
+    or write 32 bytes, touch two.
+    """
+    kind = np.dtype(dtype)
+    room = np.empty(count * kind.itemsize + CACHE_LINE, np.uint8)
+    skip = -room.ctypes.data % CACHE_LINE
+    return room[skip : skip + count * kind.itemsize].view(kind)
 
 
 def iter_windows(tensor: Tensor, units: int, start: int = 0, stop: int = -1) -> Iterator[Window]:

@@ -15,7 +15,7 @@ import pytest
 import anamnesis
 from anamnesis.kernels import Window
 from anamnesis.readers.base import Access, Component, Stored, Tensor
-from anamnesis.readers.batch import BlockReader
+from anamnesis.readers.batch import BlockReader, aligned
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 from anamnesis.readers.source import LocalFile
@@ -58,6 +58,17 @@ def test_nothing_is_copied_between_the_read_and_the_kernel(
     again = reader.read(Window(100, 200))
     assert again.views["payload"].ctypes.data == filled[0]
     files.close()
+
+
+@pytest.mark.parametrize(("count", "kind"), [(1, np.uint8), (5, np.float32), (1 << 20, np.uint16)])
+def test_buffers_begin_with_a_cache_line(count: int, kind: type) -> None:
+    for _ in range(5):
+        array = aligned(count, kind)
+        assert array.shape == (count,)
+        assert array.dtype == kind
+        assert array.ctypes.data % 64 == 0
+        assert array.flags.c_contiguous
+        assert array.flags.writeable
 
 
 def test_public_batches_own_their_memory(sample: Path) -> None:
