@@ -84,14 +84,16 @@ def _leaves(step: Step) -> list[LeafPiece]:
     tensor, elems = step.tensor, step.tensor.elems
     if not elems:
         return []
+    grain = tensor.unit_elems * tensor.unit_multiple  # where windows may start and end
     stride = leaf = LEAF_BYTES // step.itemsize
-    if is_deflated(tensor) or tensor.unit_elems * tensor.unit_multiple > leaf // 8:
+    if is_deflated(tensor) or grain > leaf // 8:
         stride = elems
     found = []
     for first in range(0, elems, stride):
         last = min(first + stride, elems)
-        start = first // tensor.unit_elems // tensor.unit_multiple * tensor.unit_multiple
-        found.append(LeafPiece(step, start, -(-last // tensor.unit_elems), first, last, leaf))
+        start = first // grain * tensor.unit_multiple
+        stop = min(-(-last // grain) * tensor.unit_multiple, tensor.units)
+        found.append(LeafPiece(step, start, stop, first, last, leaf))
     return found
 
 

@@ -1,8 +1,8 @@
 """The range of the scales that a quantised tensor stores, while its blocks stream by.
 
-What counts as the scale, by encoding: the component in `ROLES`, or the number `d` of a ggml block
-(`block_fields.py`). Scales are as stored: of INT8 rows that is SCB, the absolute maximum, and of
-twice quantised bitsandbytes absmax what the codes stand for.
+They are the numbers of the column `scale` of `scan`: by encoding the component in `ROLES`, or the
+number `d` of a ggml block (`block_fields.py`). Scales are as stored: of INT8 rows that is SCB, the
+absolute maximum, and of twice quantised bitsandbytes absmax what the codes stand for.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels.bits import to_float32
-from anamnesis.pipeline.block_fields import FIELDS, read_fields
+from anamnesis.pipeline.block_fields import FIELDS
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
 from anamnesis.readers.dtypes import DTYPES
 
-# Of each encoding that is not ggml's: the component that holds its scales.
+# The component that holds the scales, of encodings whose blocks do not; of NVFP4 if it is there.
 ROLES = {
     "awq-gemm": "scales",
     "awq-gemv": "scales",
@@ -30,9 +30,9 @@ ROLES = {
     "fp8-e4m3fnuz": "scale",
     "fp8-e5m2": "scale",
     "fp8-e5m2fnuz": "scale",
+    "gguf-nvfp4": "scale",
     "gptq": "scales",
 }
-_INNER = {"gguf-nvfp4"}  # without a `d`: the scales of its runs are what a block stores
 
 Range = tuple[float, float]
 
@@ -48,6 +48,7 @@ class ScaleRange:
         role = ROLES.get(tensor.encoding) if tensor.quantised else None
         found = [c for c in tensor.components if c.role == role]
         self._component: Component | None = found[0] if found else None
+        self._fields = None if found else FIELDS.get(tensor.encoding)
         if self._component is not None and self._component.access.kind == "whole":
             whole = reader.wholes()[1][self._component.role]
             self._put(to_float32(whole.dtype, whole.array))
@@ -62,13 +63,10 @@ class ScaleRange:
 
     def add(self, views: Mapping[str, Any], batch: Window) -> None:
         """Look at the raw blocks of a range of units."""
-        tensor, component = self._tensor, self._component
-        if component is not None:
-            self._put(self._numbers(component, views[component.role], batch))
-        elif tensor.encoding in _INNER:
-            self._put(read_fields(tensor.encoding, views["payload"])["scales"])
-        elif tensor.encoding in FIELDS:
-            self._put(FIELDS[tensor.encoding].scale(views["payload"]))
+        if self._component is not None:
+            self._put(self._numbers(self._component, views[self._component.role], batch))
+        elif self._fields is not None:
+            self._put(self._fields.scale(views["payload"]))
 
     def _numbers(self, component: Component, view: Any, batch: Window) -> Any:
         dtype = component.stored.dtype
