@@ -81,10 +81,11 @@ def _batch(table: Table, body: int) -> Batch:
         raise FormatError(f"{where}: an array of negative length, or of more nulls than items")
     end = 0
     for offset, nbytes in buffers:
-        if nbytes < 0 or not (end if nbytes else 0) <= offset <= body - nbytes:
+        inside = nbytes >= 0 and (end if nbytes else 0) <= offset <= body - nbytes
+        if not inside or offset % 8:
             raise FormatError(
                 f"{where}: buffer of {nbytes:,} bytes at {offset:,}: not inside of the body of "
-                f"{body:,} bytes, or not after the one before"
+                f"{body:,} bytes, not after the one before, or not aligned"
             )
         end = offset + nbytes if nbytes else end
     packed = table.table(3)

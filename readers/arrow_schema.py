@@ -77,6 +77,7 @@ def read_schema(schema: Table, path: str) -> Columns:
 
 def _dtype(field: Table, path: str) -> str:
     where = f"{path}: schema: column {_name(field)}"
+    field.text(0)
     dtype = _pairs(field, 6).get("dtype", b"").decode(errors="replace")
     children = field.tables(5, 1)
     if field.number(2, "B") != _LARGE_LIST or not children:
