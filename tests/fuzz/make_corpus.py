@@ -9,6 +9,7 @@ import importlib.util
 import json
 import pickle
 import struct
+import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,11 @@ from typing import Any
 from gguf_parts import Parts, Tensor, write_parts
 from zip_parts import ZIP64, Member, write_zip
 
+from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gguf_types import GGML_TYPES
+from anamnesis.writers import arrow
+from anamnesis.writers.base import Item, Storage
+from anamnesis.writers.part import PartFile
 
 HERE = Path(__file__).resolve().parent
 Entry = tuple[str, list[int]]
@@ -246,7 +251,32 @@ limits: {max_items: 1000, max_single_alloc: 1GiB, max_total_bytes: null, max_exp
     }
 
 
+def arrow_seeds() -> dict[str, bytes]:
+    """What our own sink writes; other people's files are refused by their schema."""
+    items = [
+        Item("a", (3, 2), "BF16", 6),
+        Item("ü", (2,), "F32", 2),
+        Item("s", (), "I64", 1),
+        Item("e", (0, 2), "F32", 0),
+    ]
+    seeds = {}
+    for codec in ("none", "lz4", "zstd"):
+        chosen = items if codec == "none" else items[:2]
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "m.arrow"
+            layout = arrow.layout(chosen, path, 1, Storage(codec))
+            part = PartFile(layout.files[0])
+            with part.part.open("r+b") as file:
+                for item, (_, slot) in zip(chosen, layout.places, strict=True):
+                    nbytes = item.elems * DTYPES[item.dtype].bits // 8
+                    slot.write(file.fileno(), 0, bytes(range(nbytes)))
+            part.commit(arrow)
+            seeds["plain" if codec == "none" else codec] = path.read_bytes()
+    return seeds
+
+
 SEEDS = {
+    "arrow": arrow_seeds,
     "gguf": gguf_seeds,
     "json": json_seeds,
     "npz": npz_seeds,

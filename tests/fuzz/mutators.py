@@ -98,6 +98,19 @@ def mutate_legacy(data: bytes, chance: Random, mutate: Mutate) -> bytes:
     return b"".join(pieces)
 
 
+def mutate_arrow(data: bytes, chance: Random, mutate: Mutate) -> bytes:
+    """Numbers of a few bytes in the metadata, or a text of one length for another."""
+    out = bytearray(data)
+    for _ in range(chance.choice((1, 1, 2, 4))):
+        width = chance.choice((1, 2, 4, 8))
+        at = chance.randrange(len(out) // width) * width
+        old = int.from_bytes(out[at : at + width], "little")
+        edges = (0, 1, 8, (1 << 8 * width) - 1, 1 << 8 * width - 1, len(data), old + 1, old - 1)
+        new = chance.choice((*edges, old ^ 1 << chance.randrange(8 * width)))
+        out[at : at + width] = (new % (1 << 8 * width)).to_bytes(width, "little")
+    return bytes(out) if chance.random() < 0.8 else mutate(bytes(out), len(out) + GROWTH)
+
+
 def mutate_npy(data: bytes, chance: Random, mutate: Mutate) -> bytes:
     """The text of the header, with its length made right."""
     code, at = ("<H", 10) if data[6] == 1 else ("<I", 12)
@@ -148,6 +161,7 @@ def mutate_zip(data: bytes, chance: Random, mutate: Mutate) -> bytes:
 
 
 MUTATORS: dict[str, Mutator] = {
+    "arrow": guarded(mutate_arrow),
     "gguf": guarded(mutate_gguf),
     "json": guarded(mutate_json),
     "npz": guarded(mutate_zip),

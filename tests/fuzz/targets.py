@@ -93,6 +93,11 @@ def check_model(lab: Lab, path: str, data: bytes, convert: bool) -> None:
 
 
 def _check_inside(stored: Stored, size: int) -> None:
+    if stored.view is not None and stored.view.rows is not None:
+        for offset, nbytes in (place for run in stored.view.rows.runs for place in run.buffers):
+            if not 0 <= offset <= offset + nbytes <= size:
+                raise BrokenPromiseError(f"{stored.name!r} is not inside of its {size} bytes")
+        return
     begin, end = stored.offset, stored.offset + stored.nbytes
     if stored.view is not None and stored.view.strides is not None and stored.nbytes:
         steps = zip(stored.shape, stored.view.strides, strict=True)
@@ -202,6 +207,7 @@ _YAML = (
 _SECTIONS = ("inputs", "output", "path", "format", "select", "numbers", "run", "limits", "512MiB")
 
 TARGETS: dict[str, Target] = {
+    "arrow": Target("m.arrow", check_model, ("anamnesis.tensors", "lance.bfloat16"), 8_192),
     "gguf": Target("m.gguf", check_model, ("general.alignment", "split.count", "split.no")),
     "json": Target("model.safetensors.index.json", check_json, (*_JSON, "weight_map", "../")),
     "npz": Target("m.npz", check_model, ("descr", "fortran_order", "shape", "<f4", ">V2", "|O")),

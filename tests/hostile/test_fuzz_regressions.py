@@ -65,7 +65,7 @@ def test_most_seeds_are_accepted(fuzz: Any, lab: Any) -> None:
     assert sorted(refused) == ["nested", "pickle"]
 
 
-@pytest.mark.parametrize("name", ["gguf", "npz", "pth", "pth-legacy", "safetensors"])
+@pytest.mark.parametrize("name", ["arrow", "gguf", "npz", "pth", "pth-legacy", "safetensors"])
 def test_mutators_keep_the_structure(name: str, fuzz: Any, lab: Any) -> None:
     """Many mutants get past the checksums and lengths, and they differ from the seeds."""
     from mutators import MUTATORS
