@@ -79,7 +79,8 @@ class Fp8(_Scaled):
             tensor.params["grid"],
         )
         self._listed = bn == 1 < tensor.unit_elems
-        run = tensor.unit_elems if self._listed else bn
+        self._whole = bn >= tensor.unit_elems
+        run = tensor.unit_elems if self._listed else min(bn, LONGEST) if self._whole else bn
         super().__init__(parts, tensor.unit_elems, tensor.unit_elems, run)
         self.multiple = self.per_unit * self._bm
 
@@ -99,7 +100,7 @@ class Fp8(_Scaled):
         grid = grid.reshape(-1, self._across)
         if self._listed:
             return {"scales": grid[line - low]} if "scales" in wanted else {}
-        return {"scale": grid[line - low, run]}
+        return {"scale": grid[line - low, run * (not self._whole)]}
 
 
 class BnbFourBit(_Scaled):
@@ -130,10 +131,11 @@ class BnbInt8(_Scaled):
 
     def __init__(self, parts: Parts) -> None:
         columns = parts.tensor.unit_elems
-        super().__init__(parts, columns, columns, columns)
+        super().__init__(parts, columns, columns, LONGEST)
 
     def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
-        scale = self.parts.numbers("SCB", start, stop)
+        unit, _ = self.split(start, stop)
+        scale = self.parts.numbers("SCB", int(unit[0]), int(unit[-1]) + 1)[unit - unit[0]]
         return {"scale": scale, "scales": (scale * _INVERSE_127)[:, None]}
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,7 @@ SHAPE = (40, 300, 7)
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Bytes of every read from here on."""
     counted: list[int] = []
-    preadv = anamnesis.readers.source.os.preadv
+    preadv = os.preadv
 
     def spy(fd: int, buffers: list[memoryview], offset: int) -> int:
         got: int = preadv(fd, buffers, offset)
@@ -123,6 +124,11 @@ def test_slices_where_units_are_not_rows(
                 assert tensor[index].tobytes() == whole[index].tobytes()
 
 
+def random_slice() -> slice:
+    start, stop = (int(x) if RNG.random() < 0.7 else None for x in RNG.integers(-8, 8, 2))
+    return slice(start, stop, int(RNG.choice([-3, -2, -1, 1, 2, 3])))
+
+
 def test_random_indices() -> None:
     """`pick` alone, against numpy, with slabs of few elements."""
     from anamnesis.readers.base import FileId, Stored
@@ -134,12 +140,9 @@ def test_random_indices() -> None:
         shape = tuple(int(d) for d in shape)
         array = np.resize(data, shape)
         index = tuple(
-            int(RNG.integers(-d, d))
-            if RNG.random() < 0.3
-            else slice(*(int(x) if RNG.random() < 0.7 else None for x in RNG.integers(-8, 8, 2)),
-                       int(RNG.choice([-3, -2, -1, 1, 2, 3])))
+            int(RNG.integers(-d, d)) if RNG.random() < 0.3 else random_slice()
             for d in shape[: RNG.integers(1, len(shape) + 1)]
-        )  # fmt: skip
+        )
         picked = pick(index, shape, "x")
         wanted = array[index]
         assert picked.shape == np.shape(wanted)

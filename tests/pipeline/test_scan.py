@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ import pytest
 
 import anamnesis
 from anamnesis.errors import LimitError, UnsupportedError, UsageError
-from anamnesis.pipeline import scan as scan_module
 from anamnesis.pipeline.scan import RAW, decoded_schema
+from anamnesis.pipeline.values import Values
 
 Write = Callable[..., Path]
 RNG = np.random.default_rng(5)
@@ -24,7 +25,7 @@ RNG = np.random.default_rng(5)
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int]]:
     """`(offset, bytes)` of every read from here on."""
     counted: list[tuple[int, int]] = []
-    preadv = anamnesis.readers.source.os.preadv
+    preadv = os.preadv
 
     def spy(fd: int, buffers: list[memoryview], offset: int) -> int:
         got: int = preadv(fd, buffers, offset)
@@ -63,7 +64,7 @@ def test_one_schema_whatever_the_formats(sample: Path, fp8_model: Path, gptq: Pa
     for path in (sample, fp8_model, gptq):
         assert anamnesis.scan(path).schema.equals(RAW, check_metadata=True)
         for dtype in ("f32", "bf16"):
-            schema = anamnesis.scan(path, decode=dtype).schema  # type: ignore[arg-type]
+            schema = anamnesis.scan(path, decode=dtype).schema
             assert schema.equals(decoded_schema(dtype.upper()), check_metadata=True)
     assert isinstance(anamnesis.scan(sample), pa.RecordBatchReader)
 
@@ -297,7 +298,7 @@ def test_payload_is_where_the_file_was_read_to(
     fp8_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     targets: list[tuple[int, int]] = []
-    preadv = anamnesis.readers.source.os.preadv
+    preadv = os.preadv
 
     def spy(fd: int, buffers: list[memoryview], offset: int) -> int:
         for view in buffers:
@@ -317,15 +318,15 @@ def test_values_are_where_they_were_decoded_to(
     fp8_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     outs: list[int] = []
-    fill = scan_module.Values.fill
+    fill = Values.fill
 
     def spy(self: Any, first: int, out: Any) -> None:
         outs.append(out.ctypes.data)
         fill(self, first, out)
 
-    monkeypatch.setattr(scan_module.Values, "fill", spy)
+    monkeypatch.setattr(Values, "fill", spy)
     for decode in ("f32", "bf16"):
-        batches = list(anamnesis.scan(fp8_model, "b.weight", decode=decode))  # type: ignore[arg-type]
+        batches = list(anamnesis.scan(fp8_model, "b.weight", decode=decode))
         assert {b["values"].values.buffers()[1].address for b in batches} <= set(outs)
         numbers = batches[0]["values"].values.to_numpy(zero_copy_only=True)
         assert numbers.ctypes.data == batches[0]["values"].values.buffers()[1].address

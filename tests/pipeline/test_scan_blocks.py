@@ -278,3 +278,20 @@ def test_nvfp4_scales_of_tensors_and_experts(tmp_path: Path) -> None:
     codes = 2 * runs / np.array(found["scales"])[..., None]
     assert np.array_equal(codes, np.round(codes))
     assert np.abs(codes).max() == 12
+
+
+@pytest.mark.parametrize("int8", [False, True])
+def test_rows_longer_than_any_are_cut(tmp_path: Path, write_safetensors: Any, int8: bool) -> None:
+    """Each part keeps the scale of its row."""
+    width = (1 << 18) + 3
+    codes = np.random.default_rng(3).integers(0, 0x7F, (2, width), dtype=np.uint8)
+    scales = np.array([0.5, 3], "<f4")
+    entries = {
+        "x.weight": ("I8" if int8 else "F8_E4M3", codes.shape, codes.tobytes()),
+        "x.SCB" if int8 else "x.weight_scale": ("F32", (2,), scales.tobytes()),
+    }
+    path = write_safetensors(tmp_path / "m.safetensors", entries)
+    found = columns(anamnesis.open_model(path)["x.weight"].tensor)
+    assert found["scale"] == [0.5, 0.5, 3, 3]
+    assert found["elems"] == [1 << 18, 3] * 2
+    assert b"".join(found["payload"]) == codes.tobytes()
