@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
 _BINS = 12
 _NAME_CELLS = 28
+_PIPED_NAME_CELLS = 96  # to line up; a longer name is printed whole
 _ALARM = "bold red"
+_WORTH_BYTES = 64 << 20  # decoded; the speed of less is that of starting up
 _GAP = "  "
 
 Cell = Callable[["TensorStats"], str]
@@ -119,7 +121,7 @@ def _word(row: TensorStats) -> str:
 
 
 def _scheme(row: TensorStats) -> str:
-    return f"{row.scheme} {row.dtype}" if row.scheme == "passthrough" else row.scheme
+    return row.dtype if row.scheme == "passthrough" else row.scheme
 
 
 def print_stats(found: Stats) -> None:
@@ -129,9 +131,11 @@ def print_stats(found: Stats) -> None:
     console = Console(highlight=False, soft_wrap=True)
     width = console.width if console.is_terminal else None
     for line in _lines(found, _columns(bars), width):
-        text = line.plain.encode(encoding, "backslashreplace").decode(encoding)
-        line.plain = text
-        console.print(line if console.is_terminal else Text(text))
+        line.plain = line.plain.encode(encoding, "backslashreplace").decode(encoding)
+        if console.is_terminal:
+            console.print(line)
+        else:
+            sys.stdout.write(f"{line.plain}\n")
 
 
 def as_text(found: Stats, *, width: int | None, most: int) -> str:
@@ -148,6 +152,7 @@ def _lines(
         max([cell_len(column.head), *(cell_len(line[i]) for line in cells)])
         for i, column in enumerate(columns)
     ]
+    widths[0] = min(widths[0], width or _PIPED_NAME_CELLS)
     lines = [Text(printable(_title(found)), "bold")]
     heads = [column.head for column in columns]
     lines.append(_line(heads, columns, widths, dict.fromkeys(heads, "bold")))
@@ -164,9 +169,9 @@ def _lines(
 def _title(found: Stats) -> str:
     elements = sum(row.elements for row in found.rows)
     text = f"{found.path}: {found.container}, {len(found.rows)} tensors, {elements:,} values"
-    if found.seconds < 1:
+    if found.value_bytes < _WORTH_BYTES:
         return text
-    rate = format_bytes(found.value_bytes / found.seconds)
+    rate = format_bytes(found.value_bytes / max(found.seconds, 1e-9))
     return f"{text} in {found.seconds:.2f} s ({rate}/s)"
 
 
@@ -191,7 +196,7 @@ def _short(
             if set(cells) - nothing or not column.rank:
                 some.append((column, cells))
     names = some[0][1]
-    names[:] = [_tail(name, max(_NAME_CELLS, width // 3)) for name in names]
+    names[:] = [_shortened(name, max(_NAME_CELLS, width // 3)) for name in names]
     kept = _fitting(some, width)
     lines = [[some[i][1][at] for i in kept] for at in range(len(rows))]
     return [some[i][0] for i in kept], lines
@@ -210,8 +215,15 @@ def _fitting(columns: Sequence[tuple[_Column, list[str]]], width: int) -> list[i
     return sorted(kept)
 
 
-def _tail(name: str, width: int) -> str:
-    """The end of a name that is too long: its start is what the others have as well."""
+def _shortened(name: str, width: int) -> str:
+    """A name in so many cells: what tells it from others, its numbers and its end, goes last."""
+    parts = name.split(".")
+    for i in (*range(len(parts) - 2), -1) if len(parts) > 2 else ():
+        if cell_len(".".join(parts)) <= width:
+            break
+        if not parts[i].isdecimal():
+            parts[i] = parts[i][:1]
+    name = ".".join(parts)
     if cell_len(name) <= width:
         return name
     while cell_len(name) > width - 1:
