@@ -50,7 +50,9 @@ def open_safetensors(path: str, limits: Limits) -> Container:
         raise FormatError(f"{path}: header: must be a JSON object, found {_show(table)}")
     metadata = _metadata(path, table.pop(METADATA, {}))
     limits.items(len(table), f"{path}: tensors")
-    spans = sorted(_entries(file_id, table, data_start, limits), key=_position)
+    spans = list(_entries(file_id, table, data_start, limits))
+    spans.reverse()  # tensors without bytes have no order but the header's
+    spans.sort(key=_position)
     _check_cover(file_id, spans, data_start)
     return Container("safetensors", (file_id,), {s.name: s for s in spans}, metadata)
 
@@ -92,7 +94,7 @@ def _metadata(path: str, value: Any) -> dict[str, str]:
 def _entries(
     file: FileId, table: dict[str, Any], data_start: int, limits: Limits
 ) -> Iterator[Stored]:
-    """The tensors that the header lists, each checked by itself; empties `table` as it goes."""
+    """The tensors that the header lists, last first; empties `table` as it goes."""
     available = file.size - data_start
     while table:
         name, entry = table.popitem()
