@@ -1,9 +1,10 @@
 """FP8 codes as vectors: 32 codes to float32 by way of binary16, and tables held in registers.
 
-E4M3 and E5M2 codes, shifted, are the upper bits of a binary16 number of which only the exponent's
-offset differs, and CPUs turn binary16 into float32 in one instruction, subnormals included. Where
-one scale covers many codes it is faster to scale and round the 128 magnitudes once: as BF16 they
-fill four registers of AVX-512, and two permutations look 32 codes up (llvm.x86.avx512.vpermi2var).
+Codes, shifted, are the upper bits of a binary16 number of which only the exponent's offset differs,
+and CPUs turn binary16 into float32 in one instruction, subnormals included. (E5M2FNUZ has numbers
+where binary16 has infinities, so that its exponents are lowered by one.) Where one scale covers
+many codes it is faster to scale and round the 128 magnitudes once: as BF16 they fill four registers
+of AVX-512, and two permutations look 32 codes up (llvm.x86.avx512.vpermi2var).
 
 Which of the two a CPU has is known when a kernel is compiled: `has_lanes` and `has_tables` are
 constants there, and what they guard is left out of the machine code. Without either, and with
@@ -31,13 +32,16 @@ if DISABLED:
     def to_reals(codes: Any, shift: Any, mask: Any, keep: Any, nan: Any) -> Any:
         raise NotImplementedError
 
+    def to_reals_e5m2fnuz(codes: Any) -> Any:
+        raise NotImplementedError
+
     def load_scales(scales: Any, at: Any) -> Any:
         raise NotImplementedError
 
     def load_table(table: Any, at: Any) -> Any:
         raise NotImplementedError
 
-    def look_up(out: Any, at: Any, codes: Any, *parts: Any) -> None:
+    def look_up(out: Any, at: Any, codes: Any, nan: Any, *parts: Any) -> None:
         raise NotImplementedError
 
 else:
@@ -92,14 +96,40 @@ else:
             keep, nan = (all_lanes(number, codes.type) for number in args[3:])
             bits = builder.and_(builder.shl(builder.sext(codes, halves), shift), mask)
             is_nan = builder.icmp_unsigned("==", builder.and_(codes, keep), nan)
-            quiet = builder.or_(bits, _vector._same(halves, 0x7E00))
-            bits = builder.select(is_nan, quiet, bits)
-            if "+f16c" not in _features(context):  # would be a call that does not link
-                return ir.Constant(_REALS.llvm, ir.Undefined)
-            half = ir.VectorType(ir.HalfType(), STEP)
-            return builder.fpext(builder.bitcast(bits, half), _REALS.llvm)
+            return _extended(context, builder, bits, is_nan)
 
         return _REALS(codes, *[types.int64] * 4), build
+
+    @intrinsic
+    def to_reals_e5m2fnuz(typingctx: Any, codes: Any) -> Any:
+        """32 codes of E5M2FNUZ as float32; 0x80 becomes NaN."""
+        if codes != _CODES:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            halves = ir.VectorType(_I16, STEP)
+            wide = builder.shl(builder.zext(args[0], halves), _vector._same(halves, 8))
+            magnitude = builder.and_(wide, _vector._same(halves, 0x7F00))
+            # Half of it: an exponent less, or a place to the right for the two lowest exponents,
+            # which are subnormal then. The one that is too large elsewhere loses to the other.
+            lower = builder.sub(magnitude, _vector._same(halves, 0x0400))
+            right = builder.lshr(magnitude, _vector._same(halves, 1))
+            larger = builder.icmp_signed(">", lower, right)
+            half = builder.select(larger, lower, right)
+            bits = builder.or_(half, builder.and_(wide, _vector._same(halves, 0x8000)))
+            is_nan = builder.icmp_unsigned("==", args[0], _vector._same(args[0].type, 0x80))
+            return _extended(context, builder, bits, is_nan)
+
+        return _REALS(codes), build
+
+    def _extended(context: Any, builder: Any, bits: Any, is_nan: Any) -> Any:
+        """Bits of binary16 as float32, with some made NaN."""
+        quiet = builder.or_(bits, _vector._same(bits.type, 0x7E00))
+        bits = builder.select(is_nan, quiet, bits)
+        if "+f16c" not in _features(context):  # would be a call that does not link
+            return ir.Constant(_REALS.llvm, ir.Undefined)
+        half = ir.VectorType(ir.HalfType(), STEP)
+        return builder.fpext(builder.bitcast(bits, half), _REALS.llvm)
 
     def _loader(result: Any) -> Any:
         @intrinsic
@@ -120,9 +150,12 @@ else:
 
     @intrinsic
     def look_up(
-        typingctx: Any, out: Any, at: Any, codes: Any, t0: Any, t1: Any, t2: Any, t3: Any
+        typingctx: Any, out: Any, at: Any, codes: Any, nan: Any, t0: Any, t1: Any, t2: Any, t3: Any
     ) -> Any:
-        """Set `out[at:at+32]` to the entries of a table in four parts, with the codes' signs."""
+        """Set `out[at:at+32]` to the entries of a table in four parts, with the codes' signs.
+
+        The code that is `nan`, as a signed number, becomes NaN; none if it is above 127.
+        """
         if codes != _CODES or {t0, t1, t2, t3} != {_PART}:
             return None
 
@@ -134,14 +167,17 @@ else:
                 "llvm.x86.avx512.vpermi2var.hi.512", fnty=ir.FunctionType(kind, [kind] * 3)
             )
             wide = builder.sext(args[2], kind)
-            low = builder.call(permute, [args[3], wide, args[4]])  # by the low six bits
-            high = builder.call(permute, [args[5], wide, args[6]])
+            low = builder.call(permute, [args[4], wide, args[5]])  # by the low six bits
+            high = builder.call(permute, [args[6], wide, args[7]])
             bit_6 = builder.and_(wide, _vector._same(kind, 64))
             is_high = builder.icmp_unsigned("!=", bit_6, _vector._same(kind, 0))
             sign = builder.and_(wide, _vector._same(kind, 0x8000))
             bits = builder.xor(builder.select(is_high, high, low), sign)
+            lone = _vector._splat(builder, builder.trunc(args[3], _I16), STEP)
+            is_nan = builder.icmp_unsigned("==", wide, lone)
+            bits = builder.select(is_nan, _vector._same(kind, 0x7FC0), bits)
             where = _vector._pointer(context, builder, out, args[0], args[1], kind)
             builder.store(bits, where, align=1)
             return context.get_dummy_value()
 
-        return types.void(out, types.intp, codes, t0, t1, t2, t3), build
+        return types.void(out, types.intp, codes, types.int64, t0, t1, t2, t3), build

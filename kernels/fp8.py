@@ -33,6 +33,7 @@ from anamnesis.kernels._fp8_vector import (
     load_table,
     look_up,
     to_reals,
+    to_reals_e5m2fnuz,
 )
 from anamnesis.kernels._jit import inline, jit, put
 from anamnesis.kernels._vector import load32, store
@@ -48,12 +49,12 @@ class Format(NamedTuple):
     """`values` float32 `[256]` by code, and the numbers that `to_reals` takes."""
 
     values: Any
-    shift: int
+    shift: int  # 0 where `to_reals_e5m2fnuz` takes the place of `to_reals`
     mask: int
     keep: int
     nan: int
-    factor: float  # of `to_reals`; 0 where the format does not fit into binary16
-    mirrored: bool  # the upper 128 codes are the lower with the other sign
+    factor: float  # of `to_reals`
+    lone: int  # the signed code that is NaN and not the negative of another; above 127: none
 
 
 def _finite(exponent_bits: int, bias: int) -> Any:
@@ -75,10 +76,10 @@ def _with(values: Any, special: Mapping[int, float]) -> Any:
 _NAN, _INF = np.nan, np.inf
 _IEEE = {0x7C: _INF, 0x7D: _NAN, 0x7E: _NAN, 0x7F: _NAN}
 _IEEE |= {code + 0x80: -value for code, value in _IEEE.items()}
-E4M3 = Format(_with(_finite(4, 7), {0x7F: _NAN, 0xFF: -_NAN}), 7, 0xBFFF, 0x7F, 0x7F, 2.0**8, True)
-E5M2 = Format(_with(_finite(5, 15), _IEEE), 8, 0xFFFF, 0, 1, 1.0, True)
-E4M3FNUZ = Format(_with(_finite(4, 8), {0x80: _NAN}), 7, 0xBFFF, 0xFF, 0x80, 2.0**7, False)
-E5M2FNUZ = Format(_with(_finite(5, 16), {0x80: _NAN}), 0, 0, 0, 0, 0.0, False)
+E4M3 = Format(_with(_finite(4, 7), {0x7F: _NAN, 0xFF: -_NAN}), 7, 0xBFFF, 0x7F, 0x7F, 2.0**8, 999)
+E5M2 = Format(_with(_finite(5, 15), _IEEE), 8, 0xFFFF, 0, 1, 1.0, 999)
+E4M3FNUZ = Format(_with(_finite(4, 8), {0x80: _NAN}), 7, 0xBFFF, 0xFF, 0x80, 2.0**7, -128)
+E5M2FNUZ = Format(_with(_finite(5, 16), {0x80: _NAN}), 0, 0, 0xFF, 0x80, 1.0, -128)
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -153,7 +154,7 @@ def _scaled(
     codes: Any, scale: Any, code: Any, per: Any, columns: Any, bm: Any, bn: Any, row: Any, out: Any
 ) -> None:
     tables = np.empty(_TABLES * ENTRIES, out.dtype)
-    each = has_lanes() and code[-2] > 0 and bn == 1 and columns >= STEP
+    each = has_lanes() and bn == 1 and columns >= STEP
     done, rows = 0, out.shape[0] // columns
     while done < rows:
         line = (row + done) % per
@@ -176,8 +177,7 @@ def _rows(
     tables: Any, out: Any,
 ) -> None:  # fmt: skip
     """`rows` rows from element `at` on; `scales[b]` is that of columns `[b * bn, b * bn + bn)`."""
-    mirrored = code[-1]
-    if not (has_tables(out) and mirrored and bn >= STEP and rows * bn >= _WORTH_A_TABLE):
+    if not (has_tables(out) and bn >= STEP and rows * bn >= _WORTH_A_TABLE):
         for start in range(at, at + rows * columns, columns):
             _row(codes, start, start + columns, scales, bn, code, out, start)
         return
@@ -191,7 +191,7 @@ def _rows(
                 begin = start + (first + block) * bn
                 end = min(begin + bn, start + columns)
                 if end - begin >= STEP:
-                    _look_up(codes, begin, end, tables, block * ENTRIES, out)
+                    _look_up(codes, begin, end, code[-1], tables, block * ENTRIES, out)
                 else:
                     s = scales[first + block : first + block + 1]
                     _row(codes, begin, end, s, bn, code, out, begin)
@@ -203,29 +203,32 @@ def _row(
 ) -> None:
     """Elements `[begin, end)`, every `bn` under the next scale, to `out[to]` and on."""
     values, shift, mask, keep, nan, factor, _ = code
-    fits = has_lanes() and factor > 0
     to -= begin
     for block in range(len(scales)):
         scale = scales[block]
         stop = min(begin + bn, end)
-        if fits and stop - begin >= STEP and not abs(scale) >= _HUGE:
+        if not has_lanes() or stop - begin < STEP or abs(scale) >= _HUGE:
+            for j in range(begin, stop):
+                put(out, to + j, values[codes[j]] * scale)
+        elif shift:
             for j in range(begin, stop, STEP):
                 j = min(j, stop - STEP)  # the last step goes over some elements again
                 reals = to_reals(load32(codes, j), shift, mask, keep, nan)
                 store(out, to + j, reals * (scale * np.float32(factor)))
         else:
-            for j in range(begin, stop):
-                put(out, to + j, values[codes[j]] * scale)
+            for j in range(begin, stop, STEP):
+                j = min(j, stop - STEP)
+                store(out, to + j, to_reals_e5m2fnuz(load32(codes, j)) * scale)
         begin = stop
 
 
 @inline
-def _look_up(codes: Any, begin: Any, end: Any, tables: Any, table: Any, out: Any) -> None:
+def _look_up(codes: Any, begin: Any, end: Any, nan: Any, tables: Any, table: Any, out: Any) -> None:
     t0, t1 = load_table(tables, table), load_table(tables, table + STEP)
     t2, t3 = load_table(tables, table + 2 * STEP), load_table(tables, table + 3 * STEP)
     for j in range(begin, end, STEP):
         j = min(j, end - STEP)
-        look_up(out, j, load32(codes, j), t0, t1, t2, t3)
+        look_up(out, j, load32(codes, j), nan, t0, t1, t2, t3)
 
 
 @inline
@@ -234,5 +237,8 @@ def _each(codes: Any, at: Any, scales: Any, code: Any, out: Any) -> None:
     _, shift, mask, keep, nan, factor, _ = code
     for j in range(0, len(scales), STEP):
         j = min(j, len(scales) - STEP)
-        reals = to_reals(load32(codes, at + j), shift, mask, keep, nan)
+        if shift:
+            reals = to_reals(load32(codes, at + j), shift, mask, keep, nan)
+        else:
+            reals = to_reals_e5m2fnuz(load32(codes, at + j))
         store(out, at + j, reals * np.float32(factor) * load_scales(scales, j))

@@ -222,10 +222,11 @@ codes, outs = case["codes"], {}
 for name in ("64x64", "1x32", "64x1", "1x300"):
     block = tuple(map(int, name.split("x")))
     params = {"block": block, "rows": len(codes), "scale": case[name]}
-    for dtype in (np.uint16, np.float32):
-        out = np.empty(codes.size, dtype)
-        decoder("fp8-e4m3")({"payload": codes}, params, Window(0, len(codes)), out)
-        outs[name + np.dtype(dtype).name] = out
+    for encoding in sys.argv[3:]:
+        for dtype in (np.uint16, np.float32):
+            out = np.empty(codes.size, dtype)
+            decoder(encoding)({"payload": codes}, params, Window(0, len(codes)), out)
+            outs[encoding + name + np.dtype(dtype).name] = out
 np.savez(sys.argv[2], **outs)
 """
 
@@ -247,14 +248,28 @@ def test_cpus_without_the_instructions(cpu: str, features: str, tmp_path: Path) 
     np.savez(tmp_path / "case.npz", codes=codes[0], **scales)
     environ = {**os.environ, "NUMBA_CPU_NAME": cpu, "NUMBA_CPU_FEATURES": features}
     environ["ANAMNESIS_CACHE"] = str(tmp_path)
-    command = [sys.executable, "-c", OTHER_CPU, "case.npz", "outs.npz"]
+    command = [sys.executable, "-c", OTHER_CPU, "case.npz", "outs.npz", *FORMATS]
     subprocess.run(command, env=environ, cwd=tmp_path, check=True)
     outs = np.load(tmp_path / "outs.npz")
     for name, block in blocks.items():
         flat = spread(scales[name], block, shape)[0]
-        for dtype in (np.uint16, np.float32):
-            found = outs[name + np.dtype(dtype).name].reshape(64, 300)
-            assert_same(found, expected("fp8-e4m3", codes[0], flat, dtype))
+        for encoding in FORMATS:
+            for dtype in (np.uint16, np.float32):
+                found = outs[encoding + name + np.dtype(dtype).name].reshape(64, 300)
+                assert_same(found, expected(encoding, codes[0], flat, dtype))
+
+
+@pytest.mark.parametrize("block", [(64, 64), (1, 32), (64, 1), (1, 300), (64, 300)])
+@pytest.mark.parametrize("encoding", FORMATS)
+def test_every_path_of_every_format(encoding: str, block: tuple[int, int]) -> None:
+    """By tables, by lanes, and code by code, with every code under every kind of scale."""
+    codes = np.resize(CODES, (1, 64, 300))
+    grid = (1, -(-64 // block[0]), -(-300 // block[1]))
+    scales = np.resize(SCALES, grid)
+    found = decode(encoding, codes, scales, block)
+    assert_same(
+        found, expected(encoding, codes[0], spread(scales, block, codes.shape)[0], np.uint16)
+    )
 
 
 def test_one_scale_that_is_no_number_does_not_touch_the_rest() -> None:
