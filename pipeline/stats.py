@@ -29,6 +29,7 @@ from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 from anamnesis.readers.raw import SpanCrc
 from anamnesis.readers.schemes.base import Options
+from anamnesis.readers.source import public_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -209,7 +210,8 @@ def run_stats(plan: StatsPlan, execute: str, options: ExecutorOptions, progress:
     found = _Collector(progress)
     if model.members:
         crc32_function(plan.value_bytes)  # loads the kernel, if it pays
-    progress.start(plan.value_bytes, [(model.path, plan.value_bytes)])
+    path = public_name(model.path)
+    progress.start(plan.value_bytes, [(path, plan.value_bytes)])
     try:
         executor_named(execute)(plan.tasks, options, found)
     finally:
@@ -225,7 +227,7 @@ def run_stats(plan: StatsPlan, execute: str, options: ExecutorOptions, progress:
             inputs.close()
     rows = tuple(_row(tensor, found.leaves[tensor.name]) for tensor in plan.tensors)
     seconds = time.perf_counter() - begin
-    return Stats(model.path, model.container, rows, model.notes, plan.value_bytes, seconds)
+    return Stats(path, model.container, rows, model.notes, plan.value_bytes, seconds)
 
 
 class _Collector:

@@ -29,6 +29,7 @@ from anamnesis.pipeline.plan import (
 from anamnesis.pipeline.stats_task import LeafPiece, StatsTask
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import Model
+from anamnesis.readers.source import is_url
 
 LEAF_BYTES = 64 * MiB
 # Counters, and what numpy makes of them and of a window of integers or float64; measured.
@@ -107,7 +108,10 @@ def _group(pieces: Sequence[LeafPiece]) -> tuple[StatsTask, ...]:
         if group:
             memory = max(piece.step.memory_bytes for piece in group)
             key = f"stats-{len(tasks):06d}"
-            tasks.append(StatsTask(key, 0, "", tuple(group), filled, memory))
+            # Where an output would be: a folder that workers see anyway, as it holds the input.
+            path = group[0].step.tensor.components[0].stored.file.path
+            part = "/" if is_url(path) else path
+            tasks.append(StatsTask(key, 0, part, tuple(group), filled, memory))
         group, filled = [], 0
 
     for piece in pieces:
