@@ -166,11 +166,11 @@ def test_more_than_two_to_the_31_elements(
     part = PartFile(file)  # sparse
     slot = layout.places[0][1]
     assert isinstance(slot, arrow_slot.ArrowSlot)
-    with part.part.open("r+b") as out:
+    with part.part.open("r+b") as sparse:
         for batch in range(slot.batches):
-            slot.write(out.fileno(), batch * slot.batch_rows * shape[-1], b"\1")
-        slot.write(out.fileno(), items[0].elems - 3, b"\7\x08\x09")
-        layout.places[1][1].write(out.fileno(), 0, b"\1\2\3\4")
+            slot.write(sparse.fileno(), batch * slot.batch_rows * shape[-1], b"\1")
+        slot.write(sparse.fileno(), items[0].elems - 3, b"\7\x08\x09")
+        layout.places[1][1].write(sparse.fileno(), 0, b"\1\2\3\4")
     part.commit(arrow)
     read = 0
     read_into = LocalFile.read_into
