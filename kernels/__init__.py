@@ -16,7 +16,8 @@ One row a format, sorted by name; the module is imported on first use.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, NamedTuple
@@ -98,6 +99,23 @@ ENCODINGS: dict[str, Encoding] = {
     "gguf-tq2-0": Encoding("gguf_bits:decode_tq2_0", block_elems=256, block_bytes=66, ggml_type=35),
     "gptq": Encoding("gptq:decode", prepare="gptq:prepare"),
 }
+
+
+# Who is told the name of each kernel that has to be compiled, just before.
+watchers: list[Callable[[str], None]] = []
+
+
+@contextmanager
+def compiling(tell: Callable[[str], None]) -> Iterator[None]:
+    """Have `tell` called, in any thread, with the name of each kernel that has to be compiled.
+
+    That is seconds of work, on the first use of a kernel on a machine.
+    """
+    watchers.append(tell)
+    try:
+        yield
+    finally:
+        watchers.remove(tell)
 
 
 def _load(target: str) -> Any:

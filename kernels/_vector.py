@@ -104,7 +104,7 @@ if DISABLED:
 else:
     _I8, _I16, _I32 = (ir.IntType(width) for width in (8, 16, 32))
 
-    class Lanes(types.Type):
+    class Lanes(types.Type):  # type: ignore[misc]
         """The numba type of a vector of `count` numbers of a scalar numba type."""
 
         def __init__(self, dtype: Any, count: int) -> None:

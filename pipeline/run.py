@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anamnesis.errors import UsageError
+from anamnesis.kernels import compiling
 from anamnesis.pipeline.companions import companions, copy_companions
 from anamnesis.pipeline.executors import Options, executor
 from anamnesis.pipeline.incomplete import clear_stale, contents, remove_incomplete, take_over
@@ -120,7 +121,8 @@ def _run_locked(
             manifest_path(Path(plan.spec.path)).unlink(missing_ok=True)
         if archived:
             crc32_function(plan.out_bytes)  # loads the kernel, if it pays
-        executor(execute)(tasks, options, files)
+        with compiling(_compile_note(progress)):
+            executor(execute)(tasks, options, files)
         if archived and files.written and not files.failures:
             _check_members(plan, files)
             files.release()
@@ -135,6 +137,19 @@ def _run_locked(
             journal.remove()
         raise
     return files
+
+
+def _compile_note(progress: Progress) -> Callable[[str], None]:
+    """Says once that kernels are being compiled: without it, a first run looks stuck."""
+    told = False
+
+    def tell(kernel: str) -> None:
+        nonlocal told
+        if not told:
+            progress.note("compiling kernels, once for this machine: a few seconds")
+        told = True
+
+    return tell
 
 
 def _complete(plan: Plan, recipe: Recipe, journal: Journal, files: OutputFiles) -> None:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from typing import TYPE_CHECKING
 
 from anamnesis.pipeline.progress import printable
 from anamnesis.pipeline.report import Report, SchemeReport
 from anamnesis.pipeline.run import Outcome
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
 
 
 def size(nbytes: int) -> str:
@@ -23,6 +25,10 @@ def size(nbytes: int) -> str:
 
 def print_report(found: Report, *, entries: bool = False) -> None:
     """A model's schemes as a table, and with `entries` its tensors as another."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     console = Console(highlight=False, soft_wrap=True)
     console.print(
         Text.assemble(
@@ -45,6 +51,8 @@ def print_report(found: Report, *, entries: bool = False) -> None:
 
 
 def _entries(found: Report) -> Table:
+    from rich.table import Table
+
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in ("tensor", "shape", "scheme", "out", "components"):
         table.add_column(name, overflow="fold")
@@ -62,6 +70,8 @@ def _entries(found: Report) -> Table:
 
 def _plain(value: object) -> Text:
     """What a file says, which may look like rich's markup or move the cursor."""
+    from rich.text import Text
+
     return Text(printable(value))
 
 

@@ -66,9 +66,11 @@ def test_rooms_import_in_one_direction(path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_only_jit_imports_numba(path: Path) -> None:
-    if path != ROOT / "kernels" / "_jit.py":
-        assert not within(imports(path), "numba", "llvmlite")
+def test_only_the_compiler_imports_numba(path: Path) -> None:
+    if path != ROOT / "kernels" / "_numba.py":
+        assert not within(imports(path), "numba")
+    if path.name not in ("_compile.py", "_numba.py", "_objects.py"):
+        assert not within(imports(path), "llvmlite")
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
 from anamnesis.pipeline.executors import Listener, Options
@@ -13,11 +13,7 @@ from anamnesis.pipeline.task import Cancelled, Receipt, run_task
 
 
 def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
-    """Run `tasks` on `options.threads` threads."""
-    from dask._task_spec import Task as Node
-    from dask.callbacks import Callback
-    from dask.threaded import get
-
+    """Run `tasks` on `options.threads` threads; the first of them start while Dask is imported."""
     stop = threading.Event()
     by_key = {task.key: task for task in tasks}
 
@@ -32,17 +28,42 @@ def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
         except Exception as error:
             return error
 
-    def finished(key: str, result: Any, dsk: Any, state: Any, worker: Any) -> None:
+    def tell(key: str, result: Any) -> None:
         if isinstance(result, Receipt):
             listener.done(result)
         elif isinstance(result, Exception):
             listener.failed(by_key[key], result)
 
-    graph = {key: Node(key, guarded, task) for key, task in by_key.items()}
     pool = ThreadPoolExecutor(options.threads, thread_name_prefix="amn")
     try:
-        with Callback(posttask=finished):
-            get(graph, list(graph), pool=pool, num_workers=options.threads)
+        first = {task.key: pool.submit(guarded, task) for task in tasks[: options.threads]}
+        if len(first) < len(tasks):
+            _schedule(by_key, guarded, first, tell, pool, options.threads)
+        else:
+            keys = {future: key for key, future in first.items()}
+            for future in as_completed(keys):
+                tell(keys[future], future.result())
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _schedule(
+    tasks: Mapping[str, Task],
+    function: Callable[[Task], Any],
+    running: Mapping[str, Future[Any]],
+    tell: Callable[[str, Any], None],
+    pool: ThreadPoolExecutor,
+    threads: int,
+) -> None:
+    """Have Dask run `tasks`, those excepted that are `running` in its pool already."""
+    from dask._task_spec import Task as Node
+    from dask.callbacks import Callback as Told
+    from dask.threaded import get
+
+    graph = {
+        key: Node(key, running[key].result) if key in running else Node(key, function, task)
+        for key, task in tasks.items()
+    }
+    with Told(posttask=lambda key, result, dsk, state, worker: tell(key, result)):
+        get(graph, list(graph), pool=pool, num_workers=threads)

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from anamnesis.kernels import crc32 as module
+from anamnesis.kernels._compile import again
 from anamnesis.kernels._jit import cpu_features
 from anamnesis.kernels.crc32 import FOLD_BYTES, crc32
 
@@ -30,9 +31,9 @@ def test_same_as_zlib(nbytes: int, value: int) -> None:
 def test_every_width_of_multiplication(
     width: int, pattern: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "fold", module._folder(width))
-    plain = getattr(module._run, "py_func")  # noqa: B009 - numba's, which has no types
-    monkeypatch.setattr(module, "_run", numba.njit(nogil=True)(plain))
+    compiled: Any = again("crc32")
+    monkeypatch.setattr(compiled, "fold", compiled._folder(width))
+    monkeypatch.setattr(module, "_run", numba.njit(nogil=True)(compiled._run.py_func))
     random: Any = np.random.default_rng(3).integers(0, 256, 9 * FOLD_BYTES * 4 + 5, dtype=np.uint8)
     data: Any = {"zeros": random * 0, "ones": random | 255, "random": random}[pattern]
     assert crc32(data, 99) == zlib.crc32(data, 99)
