@@ -1,71 +1,87 @@
-"""A recovered model folder loads in transformers as it is, with the weights that were meant."""
+"""A recovered model folder loads in transformers as it is, with the weights that were meant.
+
+A tiny Llama is quantised live to FP8 blocks, NF4 and GPTQ (`tiny_llama.py`), converted, and loaded;
+its logits are those of the weights that the libraries themselves recover.
+"""
 
 from __future__ import annotations
 
+import importlib
 import json
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
-import torch
-from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 import anamnesis
 
-pytestmark = pytest.mark.oracle
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+save_file = pytest.importorskip("safetensors.torch").save_file
+
+pytestmark = [
+    pytest.mark.oracle,
+    # The libraries' own, on import.
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(600),
+]
 
 
-@pytest.fixture
-def fp8_folder(tmp_path: Path) -> Path:
-    """A tiny Llama, saved by transformers, its projections quantised to FP8 in 128 x 128 blocks."""
-    torch.manual_seed(0)
-    config = LlamaConfig(
-        hidden_size=192,
-        intermediate_size=320,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        vocab_size=128,
-        tie_word_embeddings=False,
-    )
-    folder = tmp_path / "tiny-fp8"
-    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
-    stored = {}
-    for name, value in load_file(folder / "model.safetensors").items():
-        if not name.endswith("_proj.weight"):
-            stored[name] = value
-            continue
-        rows, columns = -(-value.shape[0] // 128), -(-value.shape[1] // 128)
-        padded = torch.zeros(rows * 128, columns * 128)
-        padded[: value.shape[0], : value.shape[1]] = value.float()
-        scale = padded.view(rows, 128, columns, 128).abs().amax((1, 3)) / 448
-        wide = scale.repeat_interleave(128, 0).repeat_interleave(128, 1)
-        codes = (padded / wide)[: value.shape[0], : value.shape[1]].to(torch.float8_e4m3fn)
-        stored[name] = codes.contiguous()
-        stored[f"{name}_scale_inv"] = scale
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
-    path = folder / "config.json"
-    text = json.loads(path.read_text())
-    text["quantization_config"] = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-    path.write_text(json.dumps(text))
-    return folder
+@pytest.fixture(scope="module")
+def llama() -> Any:
+    sys.path.insert(0, str(Path(__file__).parent))
+    return importlib.import_module("tiny_llama")
 
 
-@pytest.mark.parametrize("shard_size", ["5GB", "300KB"])
-def test_transformers_loads_the_output(fp8_folder: Path, tmp_path: Path, shard_size: str) -> None:
-    out = tmp_path / "tiny-bf16"
-    anamnesis.remember(fp8_folder, out, max_shard_size=shard_size)
-    model, report = AutoModelForCausalLM.from_pretrained(
+def logits(model: Any) -> Any:
+    tokens = torch.arange(3, 59, 7).view(2, 4)
+    with torch.no_grad():
+        return model(tokens).logits
+
+
+@pytest.mark.parametrize("shard_size", ["5GB", "100kB"])
+@pytest.mark.parametrize("method", ["fp8", "gptq", "nf4"])
+def test_logits_are_those_of_the_library_s_weights(
+    llama: Any, method: str, shard_size: str, tmp_path: Path
+) -> None:
+    if method not in llama.available():
+        pytest.skip("make test-oracles brings GPTQModel")
+    source, out = tmp_path / "quantised", tmp_path / "recovered"
+    weights = llama.save_llama(source, seed=7)
+    found = llama.quantise(method, weights)
+    llama.save_quantised(source, found)
+    anamnesis.remember(source, out, max_shard_size=shard_size)
+    assert (len(list(out.glob("model*.safetensors"))) > 1) == (shard_size == "100kB")
+    config = json.loads((out / "config.json").read_text())
+    assert "quantization_config" not in config
+    loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
         out, dtype="auto", output_loading_info=True
     )
-    assert not report["missing_keys"]
-    assert not report["unexpected_keys"]
-    assert model.dtype == torch.bfloat16
-    assert not hasattr(model.config, "quantization_config")
-    ours = anamnesis.open_model(out)
-    for name, value in model.state_dict().items():
-        bits = value.contiguous().view(torch.uint16).numpy()
-        assert bits.tobytes() == ours[name].to_numpy().tobytes(), name
-    with torch.no_grad():
-        logits = model(torch.arange(8)[None]).logits
-    assert torch.isfinite(logits).all()
+    for key in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+        assert not report[key]
+    assert loaded.dtype == torch.bfloat16
+    assert type(loaded) is transformers.LlamaForCausalLM
+    truth = tmp_path / "truth"
+    transformers.LlamaForCausalLM(loaded.config).save_pretrained(truth)
+    save_file(found.recovered, truth / "model.safetensors", metadata={"format": "pt"})
+    expected = transformers.AutoModelForCausalLM.from_pretrained(truth, dtype=torch.bfloat16)
+    assert set(loaded.state_dict()) == set(found.recovered)
+    for name, value in loaded.state_dict().items():
+        assert torch.equal(value, found.recovered[name]), name
+        if name.endswith("_proj.weight"):
+            assert not torch.equal(value, weights[name]), name
+    assert torch.equal(logits(loaded), logits(expected))
+    assert logits(loaded).float().std() > 0
+    assert torch.isfinite(logits(loaded)).all()
+
+
+def test_the_golden_files_are_what_the_libraries_make(llama: Any, tmp_path: Path) -> None:
+    """tests/data/llama, which the default tests read, made again."""
+    sys.path.insert(0, str(Path(__file__).parents[1] / "data" / "llama"))
+    make = importlib.import_module("make_llama")
+    for method in llama.available():
+        make.make(tmp_path / method, method)
+        for path in (make.FOLDER / method).iterdir():
+            if path.suffix in (".safetensors", ".sha256"):
+                assert path.read_bytes() == (tmp_path / method / path.name).read_bytes(), path
