@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 import anamnesis
@@ -51,10 +52,9 @@ def gptq(tmp_path: Path, write_safetensors: Write) -> Path:
 
 
 def rows(table: Any, name: str) -> Any:
-    """The values of one tensor of a scan, flat, as bits or numbers."""
-    names = np.asarray(table["tensor"].cast(pa.utf8()).to_pylist())
-    values = table["values"].to_pylist()
-    return np.array([x for i in np.flatnonzero(names == name) for x in values[i]])
+    """The values of one tensor of a decoded scan, flat."""
+    mine = table.filter(pc.equal(table["tensor"].cast(pa.utf8()), name))
+    return pc.list_flatten(mine["values"]).to_numpy()
 
 
 # --- the schema
