@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -330,3 +332,35 @@ def test_values_are_where_they_were_decoded_to(
         assert {b["values"].values.buffers()[1].address for b in batches} <= set(outs)
         numbers = batches[0]["values"].values.to_numpy(zero_copy_only=True)
         assert numbers.ctypes.data == batches[0]["values"].values.buffers()[1].address
+
+
+# --- where it is used
+
+
+def test_an_arrow_dataset_is_scanned_as_its_source(fp8_model: Path, tmp_path: Path) -> None:
+    """Recovered to Arrow, rows are the decoded ones, from batches that lie apart."""
+    anamnesis.remember(fp8_model, tmp_path / "out", to="arrow", dtype="f32", threads=1)
+    wanted = anamnesis.scan(fp8_model, "*.weight", columns=["row", "values"], decode="f32")
+    found = anamnesis.scan(tmp_path / "out", "*.weight", columns=["row", "values"], decode="f32")
+    assert found.read_all().combine_chunks().equals(wanted.read_all().combine_chunks())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs /proc")
+def test_streams_that_are_dropped_close_their_files(fp8_model: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        reader = anamnesis.scan(fp8_model, decode="bf16", memory="8MiB")
+        reader.read_next_batch()
+        del reader
+    assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_the_api_is_light_until_it_is_used() -> None:
+    code = (
+        "import sys, anamnesis\nfrom anamnesis import open_model, scan\n"
+        "print([m for m in ('numpy', 'pyarrow', 'numba', 'rich', 'dask') if m in sys.modules])"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert done.stdout.strip() == "[]"
