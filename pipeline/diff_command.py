@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,14 +71,18 @@ def diff_command(
     --fail-under asks for more.
     """
     from anamnesis.pipeline.diff import diff
-    from anamnesis.pipeline.diff_files import check_table
+    from anamnesis.pipeline.diff_files import SUFFIXES, check_target
     from anamnesis.pipeline.diff_plot import check_plot
     from anamnesis.pipeline.progress import make_progress, printable
 
     if out is not None:
-        check_table(Path(out), overwrite)
+        check_target(Path(out), SUFFIXES, overwrite)
     if plot is not None:
         check_plot(Path(plot), overwrite)
+    for path in (a, b):
+        there = out is not None and os.path.exists(out) and os.path.exists(path)
+        if there and os.path.samefile(out or "", path):
+            raise UsageError(f"{out}: is an input; choose another output")
     if fail_under is not None and math.isnan(fail_under):
         raise UsageError("--fail-under: found nan; allowed: a number of dB")
     limits = limits_from(settings)

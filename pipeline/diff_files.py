@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,18 @@ from anamnesis.writers.part import check_final, write_small
 SUFFIXES = (".arrow", ".csv", ".json", ".parquet")
 
 
-def check_table(path: Path, overwrite: bool) -> None:
-    """UsageError when a table cannot be written to `path`."""
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: the suffix says the format; allowed: {', '.join(SUFFIXES)}")
+def check_target(path: Path, suffixes: Sequence[str], overwrite: bool) -> None:
+    """UsageError when a file of one of these formats cannot be written to `path`."""
+    if path.suffix not in suffixes:
+        raise UsageError(f"{path}: the suffix says the format; allowed: {', '.join(suffixes)}")
+    if not path.parent.is_dir():
+        raise UsageError(f"{path}: the folder {path.parent} is not there")
     check_final(path, overwrite)
 
 
 def write_table(found: Diff, path: Path, *, overwrite: bool) -> None:
     """Write a file that is there whole or not at all."""
-    check_table(path, overwrite)
+    check_target(path, SUFFIXES, overwrite)
     write_small(path, _encode(found, path.suffix))
 
 

@@ -29,8 +29,9 @@ from anamnesis.pipeline.plan import (
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 
-# Elements of a window of one side, as float32: two of them fit in a core's cache together.
-WINDOW_ELEMS = 64 << 10
+# Elements of a window of one side: 1 MiB of float32. Narrower ones cost packed columns, which are
+# decoded a strip at a time, more than what a cache gains by them.
+WINDOW_ELEMS = 256 << 10
 TASK_ELEMS = TASK_BYTES // 4
 _NUMBERS = ("int", "bool")
 

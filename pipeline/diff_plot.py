@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.errors import UsageError
+from anamnesis.pipeline.diff_files import check_target
 from anamnesis.pipeline.diff_picture import draw
 from anamnesis.pipeline.diff_report import Diff
 from anamnesis.pipeline.diff_scene import PAPER, Box, Label, Scene
 from anamnesis.pipeline.progress import printable
-from anamnesis.writers.part import check_final, write_small
+from anamnesis.writers.part import write_small
 
 SUFFIXES = (".html", ".png", ".svg")
 _FONT = "'DejaVu Sans', Verdana, 'Segoe UI', Helvetica, Arial, sans-serif"
@@ -40,9 +41,7 @@ rect:hover {{ stroke: #1f2328; stroke-width: 1.5 }}</style>
 
 def check_plot(path: Path, overwrite: bool) -> None:
     """UsageError when a picture cannot be drawn or cannot be written to `path`."""
-    if path.suffix not in SUFFIXES:
-        raise UsageError(f"{path}: the suffix says the format; allowed: {', '.join(SUFFIXES)}")
-    check_final(path, overwrite)
+    check_target(path, SUFFIXES, overwrite)
     if path.suffix == ".png" and find_spec("matplotlib") is None:
         raise UsageError(
             f"{path}: PNG needs matplotlib: pip install 'anamnesis-arrow[plot]'; "
