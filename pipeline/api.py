@@ -102,12 +102,18 @@ def convert(path: str | Path, out: str | Path, *, to: str, **settings: Any) -> O
 
 
 def run(job: Job | str | Path) -> Sequence[Outcome]:
-    """Run a job file, or a job made in Python; one outcome an input. Run again, it resumes."""
+    """Run a job file, or a job made in Python; one outcome an input. Run again, it resumes.
+
+    The first error of any input is raised after all of them were tried.
+    """
     from anamnesis.pipeline.config import load_job
     from anamnesis.pipeline.jobs import run_job
 
     loaded = load_job(str(job)) if isinstance(job, str | Path) else job
-    return run_job(loaded, resume=True).outcomes
+    summary = run_job(loaded, resume=True)
+    if summary.failures:
+        raise summary.failures[0][1]
+    return summary.outcomes
 
 
 def verify(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Sequence
@@ -65,8 +66,8 @@ class Bars(Tally):
                 return
             if len(self.files) > 1 and file_index not in self.finished:
                 if file_index not in self._bars:
-                    path, size = self.files[file_index]
-                    self._bars[file_index] = self._rich.add_task(_base(path), total=size)
+                    name, size = self._short(file_index), self.files[file_index][1]
+                    self._bars[file_index] = self._rich.add_task(name, total=size)
                 self._rich.advance(self._bars[file_index], nbytes)
             self._rich.update(self._overall, completed=self.moved, total=self.total)
 
@@ -85,14 +86,24 @@ class Bars(Tally):
 
     def close(self) -> None:
         with self.lock:
+            nothing = bool(self.files) and not any(self.written)
             self.forget()
             if self._rich is None:
                 return
+            if nothing and self._overall is not None:
+                self._rich.remove_task(self._overall)
             for bar in self._bars.values():
                 self._rich.remove_task(bar)
             self._bars.clear()
             self._rich.stop()
             self._rich = self._overall = None
+
+    def _short(self, file_index: int) -> str:
+        """Of a numbered shard only that: its name would be cut where it differs from others."""
+        name = _base(self.files[file_index][0])
+        if self._console.width < 100 and re.search(r"\d{5}-of-\d{5}", name):
+            return f"shard {file_index + 1}/{len(self.files)}"
+        return name
 
     def _title(self) -> str:
         if len(self.files) == 1:

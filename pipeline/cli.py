@@ -197,10 +197,9 @@ def run_command(
         progress = make_progress("quiet" if quiet else "auto")
         _finish(run_job(loaded, progress=progress, resume=True), quiet=quiet)
         return
-    for _, plan in plan_job(loaded):
-        if isinstance(plan, BaseException):
-            raise plan
-        click.echo(explain(plan))
+    planned = plan_job(loaded)
+    click.echo("\n\n".join(explain(p) for _, p in planned if not isinstance(p, BaseException)))
+    _fail([(s, p) for s, p in planned if isinstance(p, BaseException)], len(planned))
 
 
 def _finish(summary: Summary, *, quiet: bool) -> None:
@@ -210,10 +209,24 @@ def _finish(summary: Summary, *, quiet: bool) -> None:
         _remark(summary.notes)
         for outcome in summary.outcomes:
             click.echo(sentence(outcome))
-    for source, error in summary.failures:
-        click.echo(f"failed: {source}: {_line(error)}", err=True)
-    if summary.failures:
-        raise summary.failures[0][1]
+    _fail(summary.failures, summary.inputs)
+
+
+class _Several(Exception):  # noqa: N818 - stands for others
+    """Some inputs of a job failed; the exit code is that of the first."""
+
+    def __init__(self, failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
+        self.first = failures[0][1]
+        kind, _, text = _line(self.first).partition(": ")
+        super().__init__(f"{kind}: {len(failures)} of {inputs} inputs failed, the first: {text}")
+
+
+def _fail(failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
+    """Name every input that failed, and end with an error, if there are any."""
+    for source, error in failures:
+        click.echo(f"failed: {_plain(source)}: {_line(error)}", err=True)
+    if failures:
+        raise _Several(failures, inputs) from failures[0][1]
 
 
 @cli.command("verify")
@@ -264,6 +277,8 @@ def _print_json(document: Any) -> None:
 
 
 def _line(error: BaseException) -> str:
+    if isinstance(error, _Several):
+        return str(error)
     if isinstance(error, AnamnesisError):
         kind, text = error.kind, str(error)
     elif isinstance(error, click.ClickException):
@@ -288,6 +303,8 @@ def _os_message(error: OSError) -> str:
 
 
 def _exit_code(error: BaseException) -> int:
+    if isinstance(error, _Several):
+        error = error.first
     if isinstance(error, AnamnesisError):
         return error.exit_code
     return UsageError.exit_code if isinstance(error, click.UsageError) else 1

@@ -29,11 +29,12 @@ from anamnesis.writers.base import Storage
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """What a job made, what failed: `(input, error)`, and remarks on the inputs."""
+    """What a job of so many inputs made, what failed: `(input, error)`, and remarks."""
 
     outcomes: tuple[Outcome, ...]
     failures: tuple[tuple[str, BaseException], ...] = ()
     notes: tuple[str, ...] = ()
+    inputs: int = 1
 
 
 def job_for(
@@ -140,7 +141,7 @@ def run_job(
             if len(planned) == 1:
                 raise
             failures.append((source, error))
-    return Summary(tuple(outcomes), tuple(failures), tuple(notes))
+    return Summary(tuple(outcomes), tuple(failures), tuple(notes), len(planned))
 
 
 def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limits) -> Plan:

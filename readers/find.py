@@ -24,6 +24,7 @@ from anamnesis.readers.source import base_name, is_url, open_source
 
 OLLAMA = "ollama:"
 _PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
+_SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
 # In a folder without an index, the first pattern that matches names the weights.
 _WEIGHTS = (
     "model*.safetensors",
@@ -122,11 +123,29 @@ def _in_folder(folder: Folder, limits: Limits) -> Found:
             whole = _whole_models(found)
             if pattern == "*.gguf" and len(whole) > 1:
                 raise UsageError(f"{folder.path}: holds {len(whole)} GGUF models; name one of them")
+            _refuse_gaps(folder, [n for n in names if fnmatchcase(n, pattern)])
             return Found(whole, folder)
     if not names and is_url(folder.path):
         # Nothing lists a folder over HTTP; this is what an unsharded model is called.
         return Found([folder.join("model.safetensors")], folder)
     raise FormatError(f"{folder.path}: no weights found (looked for {', '.join(_WEIGHTS)})")
+
+
+def _refuse_gaps(folder: Folder, names: Sequence[str]) -> None:
+    """Names such as `model-00001-of-00003.safetensors` tell without an index what is missing."""
+    there: dict[tuple[str, ...], set[int]] = {}
+    for name in names:
+        if shard := _SHARD.fullmatch(name):
+            there.setdefault(shard.group(1, 3, 4), set()).add(int(shard[2]))
+    for (begin, total, end), numbers in there.items():
+        missing = int(total) - len(numbers)
+        if missing > 0:
+            first = next(n for n in range(1, int(total) + 1) if n not in numbers)
+            more = f" and {missing - 1} more are" if missing > 1 else " is"
+            raise FormatError(
+                f"{folder.path}: {begin}{first:05d}-of-{total}{end}{more} missing; the names of "
+                f"the others count {int(total)}"
+            )
 
 
 def _sharded(index: Index, folder: Folder) -> Found:

@@ -269,14 +269,18 @@ def _client(options: Options) -> Iterator[Any]:
         with Client(options.scheduler, set_as_default=False) as client:
             yield client
         return
-    with (
-        LocalCluster(
+    try:
+        cluster = LocalCluster(
             n_workers=options.threads,
             threads_per_worker=1,
             processes=True,
             dashboard_address=":0",
             silence_logs=logging.CRITICAL,
-        ) as cluster,
-        Client(cluster, set_as_default=False) as client,
-    ):
+        )
+    except RuntimeError as error:
+        raise UsageError(
+            f"the workers of a cluster on this machine did not start: {error} A script must call "
+            'under `if __name__ == "__main__":`, as each worker imports it'
+        ) from error
+    with cluster, Client(cluster, set_as_default=False) as client:
         yield client

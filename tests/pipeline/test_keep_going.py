@@ -228,3 +228,18 @@ def test_an_input_that_changes_while_it_is_resumed(model: Path, tmp_path: Path) 
     os.utime(model / SHARDS[0], ns=(1, 1))
     with pytest.raises((IntegrityError, anamnesis.errors.UsageError)):
         run_job(job(model, out), resume=True)
+
+
+def test_i04_numbered_names_tell_what_is_missing_without_an_index(
+    model: Path, tmp_path: Path
+) -> None:
+    (model / "model.safetensors.index.json").unlink()
+    assert len(load_model(str(model)).tensors) == 16
+    (model / SHARDS[1]).unlink()
+    with pytest.raises(FormatError, match=f"{SHARDS[1]} is missing; .* count 4"):
+        load_model(str(model))
+    (model / SHARDS[3]).unlink()
+    with pytest.raises(FormatError, match=f"{SHARDS[1]} and 1 more are missing"):
+        load_model(str(model))
+    # A pattern says what is meant.
+    assert len(load_model(str(model / "model-00003-*")).tensors) == 4
