@@ -13,11 +13,13 @@ import numpy as np
 import pytest
 
 import anamnesis
+import anamnesis.pipeline.diff as diff_module
 from anamnesis.errors import IntegrityError, LimitError, UsageError
 from anamnesis.kernels.diff import Sums
 from anamnesis.limits import Limits
 from anamnesis.pipeline import diff_plan
 from anamnesis.pipeline.diff_report import Row
+from anamnesis.pipeline.task import run_task
 
 Entry = tuple[str, tuple[int, ...], bytes]
 Write = Callable[[Path, Mapping[str, Entry]], Path]
@@ -201,6 +203,26 @@ def test_every_executor_gives_the_same_bits(
     assert anamnesis.diff(*pair, executor="distributed", threads=2).rows == serial.rows
 
 
+def test_the_order_that_tasks_end_in_does_not_count(
+    tmp_path: Path, write_safetensors: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    values = np.random.default_rng(4).standard_normal(3_000_000).astype(np.float32)
+    a, b = (
+        write_safetensors(tmp_path / f"{entry[0]}.safetensors", {"t": entry})
+        for entry in (f32(values), bf16(values))
+    )
+    monkeypatch.setattr(diff_plan, "TASK_ELEMS", 9000)
+    plain = anamnesis.diff(a, b)
+
+    def backwards(tasks: Any, options: Any, listener: Any) -> None:
+        assert len(tasks) > 11
+        for task in reversed(tasks):
+            listener.done(run_task(task))
+
+    monkeypatch.setattr(diff_module, "executor_named", lambda name: backwards)
+    assert anamnesis.diff(a, b).rows == plain.rows
+
+
 def test_numbers_that_are_not_finite(tmp_path: Path, write_safetensors: Write) -> None:
     nan, inf = math.nan, math.inf
     a = write_safetensors(
@@ -372,10 +394,7 @@ def test_a_damaged_archive_is_told(tmp_path: Path) -> None:
 
 
 def test_engines_take_it_as_it_is(models: Mapping[str, tuple[Path, Any]]) -> None:
-    import duckdb
-    import pandas
-    import polars
-
+    duckdb, pandas, polars = map(pytest.importorskip, ("duckdb", "pandas", "polars"))
     found = anamnesis.diff(models["f32"][0], models["gptq"][0])
     wanted = found["l.weight"].sqnr_db
     assert polars.DataFrame(found)["sqnr_db"].to_list() == [wanted]
