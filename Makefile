@@ -8,7 +8,7 @@ LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITABLE := --config-settings editable_mode=strict -e
 
-.PHONY: help demo test lint typecheck fuzz test-oracles bench clean
+.PHONY: help demo test lint typecheck fuzz test-oracles bench bench-peers bench-publish bench-check clean
 help:
 	@echo "make demo          install, run the quickstart job, show what it did"
 	@echo "make test          install and run the tests"
@@ -17,6 +17,9 @@ help:
 	@echo "make fuzz          atheris on every parser, FUZZ_SECONDS=20 each (installs it)"
 	@echo "make test-oracles  bit equality with torch-based libraries (installs them)"
 	@echo "make bench         kernels and end to end, as ratios to the copy and I/O floors"
+	@echo "make bench-peers   the same, with the other libraries installed first"
+	@echo "make bench-check   instructions and ratios of kernels against what is recorded"
+	@echo "make bench-publish make bench, then docs/performance.md and its plots; QUIET=0.1 waits"
 	@echo "make clean         remove the virtual environment and outputs"
 
 $(BIN)/python:
@@ -65,8 +68,22 @@ fuzz: $(VENV)/fuzz-$(LISTING)
 test-oracles: $(VENV)/oracles
 	ANAMNESIS_ORACLES=$(abspath $(VENV)) $(BIN)/python -m pytest -q -m oracle
 
+# Results of a run go to benchmarks/results; QUIET=0.1 waits until others take at most 0.1 CPUs.
+BENCH := ANAMNESIS_ORACLES=$${ANAMNESIS_ORACLES:-$(abspath $(VENV))} \
+  $(BIN)/python -m benchmarks $(if $(QUIET),--quiet $(QUIET))
+
 bench: $(VENV)/dev-$(LISTING)
-	$(BIN)/python -m benchmarks
+	$(BENCH) all
+
+bench-peers: $(VENV)/oracles
+	$(BENCH) all
+
+bench-publish: $(VENV)/oracles
+	$(PIP) install $(EDITABLE) ".[test,dev,plot]"
+	$(BENCH) all --publish
+
+bench-check: $(VENV)/dev-$(LISTING)
+	$(BIN)/python -m benchmarks check
 
 clean:
 	rm -rf $(VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -30,7 +30,7 @@ def main(context: click.Context, quiet: float | None) -> None:
     patience.begin(quiet)
     console.print(describe(machine()))
     if context.invoked_subcommand is None:
-        context.invoke(everything)
+        context.invoke(everything, publish=False)
 
 
 @main.command("kernels")
@@ -128,7 +128,7 @@ def check_command(patterns: Sequence[str], record: bool) -> None:
 @main.command("report")
 @click.option("--plots/--no-plots", default=True, help="Draw them again, too.")
 def report_command(plots: bool) -> None:
-    """Write docs/performance.md and its plots from the results that are kept."""
+    """Write docs/performance.md and its plots from docs/performance.json."""
     from benchmarks import page
 
     page.write()
@@ -139,10 +139,21 @@ def report_command(plots: bool) -> None:
     console.print(f"{page.PAGE} is written")
 
 
-@main.command("all")
+@main.command("publish")
 @click.pass_context
-def everything(context: click.Context) -> None:
-    """Everything that docs/performance.md shows, and the page itself."""
+def publish_command(context: click.Context) -> None:
+    """Put the results that runs kept into docs/performance.json, and write the page."""
+    from benchmarks import page
+
+    page.gather()
+    context.invoke(report_command)
+
+
+@main.command("all")
+@click.option("--publish", is_flag=True, help="Then do what `publish` does.")
+@click.pass_context
+def everything(context: click.Context, publish: bool) -> None:
+    """Everything that docs/performance.md shows; some ten minutes of a quiet machine."""
     for command in (
         kernels_command,
         end_to_end_command,
@@ -151,9 +162,10 @@ def everything(context: click.Context) -> None:
         shares_command,
         tasks_command,
         startup_command,
-        report_command,
     ):
         context.invoke(command)
+    if publish:
+        context.invoke(publish_command)
 
 
 if __name__ == "__main__":

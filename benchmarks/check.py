@@ -4,7 +4,7 @@
 - Speed on a window as part of a copy's in the same run, the best of several rounds, may fall to
   half of what is recorded. Where it is recorded for another processor it is shown and not judged.
 
-`--record` makes today's figures the expected ones; they are in results/check.json.
+`--record` makes today's figures the expected ones; they are in check.json.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import json
 import shutil
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,10 +24,10 @@ from anamnesis.kernels import Window
 from benchmarks import instructions
 from benchmarks.cases import CASES
 from benchmarks.kernels import _matches
-from benchmarks.measure import RESULTS, interleave, machine, scratch
+from benchmarks.measure import interleave, machine, scratch
 from benchmarks.opened import opened
 
-EXPECTED = RESULTS / "check.json"
+EXPECTED = Path(__file__).with_name("check.json")
 MORE_INSTRUCTIONS = 1.3
 LESS_SPEED = 0.5
 ROWS, COLUMNS = 128, 4096

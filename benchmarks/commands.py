@@ -12,16 +12,23 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = "from anamnesis.pipeline.cli import main; main()"
-# Notes on stderr when a file to be written is opened first: start-up is over.
+# Notes on stderr when the first values are written, or else when the output is opened.
 STAMPED = """
-import os, sys, time
-def note(event, arguments):
+import atexit, os, sys, time
+def opened(event, arguments):
     if event == "open" and isinstance(arguments[0], str) and arguments[0].endswith(".part"):
-        if not seen:
-            seen.append(time.perf_counter())
-            os.write(2, b"begun %r\\n" % seen[0])
-seen = []
-sys.addaudithook(note)
+        seen.setdefault("opened", time.perf_counter())
+def pwrite(fd, data, offset):
+    if memoryview(data).nbytes >= 65536:
+        os.pwrite = real
+        seen["written"] = time.perf_counter()
+    return real(fd, data, offset)
+def say():
+    os.write(2, b"begun %a\\n" % seen.get("written", seen.get("opened")))
+seen, real = {}, os.pwrite
+sys.addaudithook(opened)
+os.pwrite = pwrite
+atexit.register(say)
 """
 FLOOR = "from benchmarks.floor import main; main()"
 
@@ -29,8 +36,8 @@ FLOOR = "from benchmarks.floor import main; main()"
 def launch(command: Sequence[str]) -> dict[str, Any]:
     """Run a command through `launch.py`; raises when it fails.
 
-    `begun` is when a command that was started by `remember` or `floor` opened its output, on the
-    clock of `begin`.
+    `begun` is when a command that was started by `remember` or `floor` wrote its first values, on
+    the clock of `begin`.
     """
     script = str(Path(__file__).with_name("launch.py"))
     environment = dict(os.environ)

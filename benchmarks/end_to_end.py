@@ -4,7 +4,7 @@
 - *loop*: `run_plan` in this process, kernels compiled and imports done: reads, decoding, checksums,
   writes, and the commit of the file.
 - *command*: `amn remember` in a process of its own: wall time and peak resident memory. Its work
-  begins when it opens the output; what is before is start-up.
+  begins with the first values that it writes; what is before is start-up.
 - *floor, own process*: the floor after the same imports and the same start-up.
 
 The four take turns; outputs are removed between them, outside of the clock.

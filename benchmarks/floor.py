@@ -4,7 +4,7 @@ The operations are taken from the plan before the clock starts: the same spans i
 split into the same tasks, through buffers of the same sizes, by as many threads.
 
 By itself (`main`) it is the floor of a whole command: a process that imports what the command
-imports, makes the plan, and opens its output no sooner after its start than the command does. A
+imports, makes the plan, and begins no sooner after its start than the command writes values. A
 host takes memory back that a guest leaves free while a process starts, and a floor that did not
 start would not pay for that.
 """

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -56,12 +57,9 @@ def measure(name: str) -> list[dict[str, Any]]:
     results = []
     try:
         path, out = write_model(folder, layer, layers), folder / "out.safetensors"
-        plan = plan_of(path, out)
-        plan = replace(plan, tasks=tuple(replace(t, part=str(out)) for t in plan.tasks))
-        out.touch()
-        os.truncate(out, plan.out_bytes)
+        plan = bound(plan_of(path, out), out)
         for threads in (1, 2):
-            found = [one for _ in range(REPETITIONS + 1) if (one := _once(plan, threads))][1:]
+            found = [one for _ in range(REPETITIONS + 1) if (one := once(plan, threads))][1:]
             middle = sorted(found, key=lambda one: one["wall"])[len(found) // 2]
             results.append({"model": name, "threads": threads, "windows": _windows(plan), **middle})
     finally:
@@ -69,11 +67,18 @@ def measure(name: str) -> list[dict[str, Any]]:
     return results
 
 
+def bound(plan: Plan, out: Path) -> Plan:
+    """The plan with its tasks writing to `out`, which is made."""
+    out.touch()
+    os.truncate(out, plan.out_bytes)
+    return replace(plan, tasks=tuple(replace(t, part=str(out)) for t in plan.tasks))
+
+
 def _windows(plan: Plan) -> int:
     return sum(-(-(p.stop - p.start) // p.step.window_units) for t in plan.tasks for p in t.pieces)
 
 
-def _once(plan: Plan, threads: int) -> dict[str, Any]:
+def once(plan: Plan, threads: int) -> dict[str, Any]:
     """All tasks once, over an output that has its pages."""
     patience.wait()
     clocks = dict.fromkeys(PARTS, 0.0)

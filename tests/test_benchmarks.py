@@ -1,8 +1,10 @@
-"""The table of benchmark cases covers the table of encodings, and every case runs."""
+"""The table of benchmark cases covers the table of encodings, and what is published holds."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import re
 import sys
 from pathlib import Path
 
@@ -29,9 +31,13 @@ def _load_benchmarks() -> None:
 
 _load_benchmarks()
 
-from benchmarks.cases import CASES, TARGETS  # noqa: E402
+from benchmarks import check, commands, page, peers, shares  # noqa: E402
+from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.experiments import EXPERIMENTS  # noqa: E402
-from benchmarks.opened import opened  # noqa: E402
+from benchmarks.families import by_family  # noqa: E402
+from benchmarks.models import write_model  # noqa: E402
+from benchmarks.opened import opened, plan_of  # noqa: E402
+from benchmarks.targets import TARGETS  # noqa: E402
 
 ROWS, COLUMNS = 96, 512
 
@@ -74,3 +80,92 @@ def test_experiments_are_files() -> None:
     folder = ROOT / "benchmarks" / "experiments"
     assert {p.stem for p in folder.glob("[a-z]*.py")} == set(EXPERIMENTS)
     assert list(EXPERIMENTS) == sorted(EXPERIMENTS)
+
+
+def test_the_page_is_made_from_the_published_figures() -> None:
+    """`python -m benchmarks report` mends it."""
+    assert page.PAGE.read_text() == page.rewritten()
+
+
+def test_every_number_of_the_page_is_generated() -> None:
+    text = re.sub(r"<!-- ([\w-]+) -->.*?<!-- /\1 -->", "", page.PAGE.read_text(), flags=re.DOTALL)
+    # The shape of a matrix, settings, names of dtypes and limits of the guard.
+    known = {"1", "45", "11008", "4096", "0.1", "1.8", "2", "16", "32", "8", "30", "302"}
+    assert set(re.findall(r"\d+(?:\.\d+)?", text)) <= known
+
+
+def test_published_kernels_are_the_cases() -> None:
+    cases = page.figures()["kernels"]["results"]["cases"]
+    assert {case["name"] for case in cases} <= set(CASES)
+    assert sum(len(members) for _, members in by_family(cases)) == len(cases)
+
+
+def test_plots_are_drawn(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks import plots
+
+    names = {path.name for path in plots.write(tmp_path)}
+    shown = set(re.findall(r"!\[[^\]]+\]\(([^)]+)\)", page.PAGE.read_text()))
+    assert names == shown
+    assert all((page.DOCS / name).exists() for name in names)
+    assert b"</svg>" in next(tmp_path.iterdir()).read_bytes()
+
+
+# One of each way that peers take a layer; each is compared with ours inside.
+@pytest.mark.parametrize(
+    ("name", "least"),
+    [
+        ("fp8-e4m3 block", {"numpy + ml_dtypes"}),
+        ("fp8-e4m3 tensor", {"numpy + ml_dtypes"}),
+        ("gguf-q4-k", {"gguf-py", "libggml"}),
+        ("gguf-q1-0", {"libggml"}),
+    ],
+)
+def test_peers_decode_the_same_numbers(name: str, least: set[str], tmp_path: Path) -> None:
+    rows, columns = 128, 512
+    case = CASES[name]
+    problem = peers.Problem(case.encoding, case.make(rows, columns), (rows, columns))
+    with opened(case, tmp_path, rows, columns) as found:
+        everything = Window(0, found.step.tensor.units)
+        ours = np.zeros(rows * columns, np.float32)
+        found.decode(found.views(everything), found.params, everything, ours)
+    assert least <= {peer.name for peer, _ in peers.calls(problem, ours)}
+    with pytest.raises(ArithmeticError, match="other numbers"):
+        list(peers.calls(problem, ours + 1))
+
+
+def test_the_guard_goes_red() -> None:
+    usual = {"instructions": 10.0, "to_copy": 0.8}
+    assert check.judge(usual, usual, True) == ""
+    assert "instructions" in check.judge({**usual, "instructions": 13.1}, usual, True)
+    assert "speed" in check.judge({**usual, "to_copy": 0.39}, usual, True)
+    assert check.judge({**usual, "to_copy": 0.39}, usual, False) == ""
+    assert check.judge({**usual, "instructions": None}, usual, True) == ""
+    assert check.judge(usual, {}, True) == ""
+
+
+def test_the_guard_knows_the_cases() -> None:
+    recorded = json.loads(check.EXPECTED.read_text())
+    assert set(recorded["cases"]) <= set(CASES)
+
+
+def test_floor_and_command_begin_alike(tmp_path: Path) -> None:
+    path = write_model(tmp_path, CASES["fp8-e4m3 tensor"].make(256, 512))
+    out = tmp_path / "out.safetensors"
+    command = commands.remember(path, out, 1)
+    size = out.stat().st_size
+    out.unlink()
+    floor = commands.floor(path, out, 1, command["startup"] + 0.2)
+    assert out.stat().st_size == size
+    assert floor["startup"] >= command["startup"] + 0.2
+    for found in (command, floor):
+        assert found["wall"] == pytest.approx(found["startup"] + found["work"])
+        assert 0 < found["work"] < found["wall"]
+
+
+def test_shares_are_of_the_whole(tmp_path: Path) -> None:
+    path = write_model(tmp_path, CASES["gguf-q8-0"].make(512, 4096))
+    plan = shares.bound(plan_of(path, tmp_path / "out.safetensors"), tmp_path / "part")
+    found = shares.once(plan, 2)
+    assert sum(found["shares"].values()) == pytest.approx(1)
+    assert min(found["shares"].values()) > 0

@@ -1,0 +1,86 @@
+"""The sentences with figures in docs/performance.md."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from anamnesis.limits import GiB, MiB
+
+Result = Mapping[str, Any]
+
+
+def machines(found: Mapping[str, Result], describe: Callable[[Result], str]) -> str:
+    """What was measured on what, and how busy others kept it."""
+    machine = {k: v for k, v in found["kernels"]["machine"].items() if k != "load"}
+    lines = describe({**machine, "load": 0}).replace(", load 0.0", "").splitlines()
+    about = [f"{line}  " for line in lines[:-1]] + lines[-1:]
+    for name, document in found.items():
+        other = document["machine"]
+        if other["processor"] != machine["processor"] or other["versions"] != machine["versions"]:
+            about.append(f"\n{name}: {' '.join(describe(other).splitlines())}")
+    busy = [document["others_cpus"] for document in found.values()]
+    known = [b for b in busy if b is not None]
+    if known:
+        about.append("")
+        loud = ": **these are not quiet figures**" if max(known) > 0.2 else ""
+        about.append(
+            f"While it was measured, other work took {min(known):.2f} to {max(known):.2f} of the "
+            f"{machine['cpus']} CPUs{loud}."
+        )
+    return "\n".join(about)
+
+
+def summary(results: Mapping[str, Any]) -> str:
+    cases = results["kernels"]["cases"]
+    judged = [c for c in cases if c["goal"]]
+    met = [c for c in judged if c["matrix"]["to_copy"] >= c["goal"]]
+    ratios = [c["matrix"]["to_copy"] for c in cases]
+    floors = results["end-to-end"]
+    loops = [r["loop_to_floor"] for r in floors]
+    peaks = [r["command"]["peak_bytes"][2] / MiB for r in floors]
+    sizes = results["sizes"]
+    smallest, largest = sizes[0]["stored_bytes"] / GiB, sizes[-1]["stored_bytes"] / GiB
+    grown = [r["command"]["peak_bytes"][0] / MiB for r in sizes]
+    speedups = [c["two_threads"]["speedup"] for c in cases]
+    lines = [
+        f"- **Kernels**: on one thread, {len(met)} of {len(judged)} reach their goal against a "
+        f"plain copy of their output; the median is {statistics.median(ratios):.2f} of the copy's "
+        f"speed. Two threads are {statistics.median(speedups):.2f} times as fast as one "
+        f"(median; {min(speedups):.2f} to {max(speedups):.2f}).",
+        f"- **Whole conversions**: the loop takes {min(loops):.2f} to {max(loops):.2f} times its "
+        f"I/O floor; peak memory is at most {max(peaks):.0f} MiB.",
+        f"- **Memory** does not grow with the model: {min(grown):.0f} to {max(grown):.0f} MiB "
+        f"from {smallest:.2f} to {largest:.2f} GiB stored.",
+    ]
+    for name, line in _peer_lines(cases):
+        lines.append(f"- Against **{name}**: {line}")
+    return "\n".join(lines)
+
+
+def _peer_lines(cases: Sequence[Result]) -> list[tuple[str, str]]:
+    names = sorted({name for case in cases for name in case["peers"]})
+    lines = []
+    for name in names:
+        found = [case["peers"][name]["ours"] for case in cases if name in case["peers"]]
+        text = f"{_round(min(found))} to {_round(max(found))} times as fast on one thread"
+        if len(found) == 1:
+            text = f"{_round(found[0])} times as fast on one thread"
+        lines.append((name, f"{text}, {len(found)} layout{'s' * (len(found) > 1)}."))
+    return lines
+
+
+def _round(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio < 10 else f"{ratio:,.0f}"
+
+
+def behind(cases: Sequence[Result]) -> str:
+    """Which kernels miss their goal."""
+    missed = [c for c in cases if c["goal"] and c["matrix"]["to_copy"] < c["goal"]]
+    if not missed:
+        return "Every kernel reaches its goal."
+    names = ", ".join(
+        f"{c['name']} ({c['matrix']['to_copy']:.2f} of {c['goal']:.2f})" for c in missed
+    )
+    return f"Behind their goal: {names}."
