@@ -13,6 +13,7 @@ import pytest
 from gguf import GGUFReader
 
 import anamnesis
+from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS, Window, decoder
 from anamnesis.pipeline.block_fields import FIELDS, read_fields
 from anamnesis.pipeline.block_numbers import SECTIONS
@@ -295,3 +296,21 @@ def test_rows_longer_than_any_are_cut(tmp_path: Path, write_safetensors: Any, in
     assert found["scale"] == [0.5, 0.5, 3, 3]
     assert found["elems"] == [1 << 18, 3] * 2
     assert b"".join(found["payload"]) == codes.tobytes()
+
+
+def test_a_group_that_does_not_exist(tmp_path: Path, write_safetensors: Any) -> None:
+    """The error of decoding, from the stream too; `scale` alone does not need the index."""
+    index = np.repeat(np.arange(4, dtype="<i4"), 64)
+    index[200] = 9
+    entries = {
+        "m.qweight": ("I32", (32, 64), bytes(32 * 64 * 4)),
+        "m.qzeros": ("I32", (4, 8), bytes(4 * 8 * 4)),
+        "m.scales": ("F16", (4, 64), np.ones((4, 64), "<f2").tobytes()),
+        "m.g_idx": ("I32", (256,), index.tobytes()),
+    }
+    model = anamnesis.open_model(write_safetensors(tmp_path / "m.safetensors", entries))
+    each: list[dict[str, Any]] = [{}, {"columns": ["col"]}, {"decode": "f32"}]
+    for settings in each:
+        with pytest.raises(FormatError, match="g_idx"):
+            model.scan(**settings).read_all()
+    assert model.scan(columns=["scale"]).read_all()["scale"].null_count == 32
