@@ -1,7 +1,7 @@
 """Start-up, time and memory: the interpreter, imports, `inspect` of 11 GB that are all holes.
 
-The last lines convert a model of 1 MiB, which is no work to speak of: once with kernels that earlier
-runs compiled (warm), once with none (cold), each until the first value was written and to its end.
+The last lines convert a model of 1 MiB, which is no work to speak of: with kernels that an earlier
+run compiled, and with none (cold), each until the first values are written and to its end.
 """
 
 from __future__ import annotations
@@ -138,7 +138,7 @@ def _take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str,
                 continue
             phases = {name: found["seconds"]}
             if "begun" in found:
-                phases = {f"{name}: first value": found["begun"] - found["begin"], **phases}
+                phases = {f"{name}: first values": found["begun"] - found["begin"], **phases}
             for phase, duration in phases.items():
                 seconds.setdefault(phase, []).append(duration)
                 peaks.setdefault(phase, []).append(found["peak_bytes"])

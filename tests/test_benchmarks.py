@@ -31,7 +31,7 @@ def _load_benchmarks() -> None:
 
 _load_benchmarks()
 
-from benchmarks import check, commands, page, peers, shares  # noqa: E402
+from benchmarks import check, commands, page, peers, shares, startup  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
 from benchmarks.experiments import EXPERIMENTS  # noqa: E402
 from benchmarks.families import by_family  # noqa: E402
@@ -169,3 +169,10 @@ def test_shares_are_of_the_whole(tmp_path: Path) -> None:
     found = shares.once(plan, 2)
     assert sum(found["shares"].values()) == pytest.approx(1)
     assert min(found["shares"].values()) > 0
+
+
+def test_start_up_is_until_the_first_values(tmp_path: Path) -> None:
+    warm = ["-c", startup.FIRST_BYTE + commands.COMMAND, *startup._remember(tmp_path)]
+    found = startup._take_turns({"warm": warm}, 1)
+    assert list(found) == ["warm: first values", "warm"]
+    assert 0 < found["warm: first values"][0].median < found["warm"][0].median
