@@ -288,7 +288,7 @@ class Picture:
             return decibels(row.sqnr_db)
         most = metrics(row.sums)["max_abs_error"] if row.sums else math.nan
         percent = f"{100 * error:.3g} %" if error < 10 else f"× {error:.3g}"
-        told = f"{percent} · {decibels(row.sqnr_db)} · at most {most:.3g}"
+        told = f"{percent} · {decibels(row.sqnr_db)} · max error {most:.3g}"
         return told.replace("-", "−")
 
 

@@ -79,8 +79,8 @@ def to_svg(scene: Scene) -> str:
 def _svg_box(box: Box) -> str:
     stroke = f' stroke="{box.stroke}"' if box.stroke else ""
     head = (
-        f'<rect x="{box.x:.1f}" y="{box.y:.1f}" width="{box.width:.1f}" '
-        f'height="{box.height:.1f}" fill="{box.fill}"{stroke}'
+        f'<rect x="{_n(box.x)}" y="{_n(box.y)}" width="{_n(box.width)}" '
+        f'height="{_n(box.height)}" fill="{box.fill}"{stroke}'
     )
     return f"{head}><title>{_safe(box.about)}</title></rect>" if box.about else f"{head}/>"
 
@@ -92,9 +92,13 @@ def _svg_label(label: Label) -> str:
     mouse = "" if label.about else ' pointer-events="none"'
     about = f"<title>{_safe(label.about)}</title>" if label.about else ""
     return (
-        f'<text x="{label.x:.1f}" y="{label.y:.1f}" font-size="{label.size:g}" '
+        f'<text x="{_n(label.x)}" y="{_n(label.y)}" font-size="{label.size:g}" '
         f'fill="{label.colour}"{anchor}{weight}{mouse}>{about}{_safe(label.text)}</text>'
     )
+
+
+def _n(pixels: float) -> str:
+    return f"{round(pixels, 1):g}"
 
 
 def _safe(text: str) -> str:
