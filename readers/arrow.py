@@ -35,6 +35,7 @@ FOOTER_BYTES = 100_000_000
 NAMES_BYTES = 256 * MiB
 MESSAGE_BYTES = MiB  # of metadata; 64 arrays take some 3 kB
 _ALIGN = 8
+_KNOWN = 1_000
 _TAIL = struct.Struct("<i6s")
 _BLOCK = struct.Struct("<qi4xq")
 Block = tuple[int, int, int]  # offset, metadata bytes, body bytes
@@ -193,7 +194,7 @@ def _stored(
 ) -> dict[str, Stored]:
     """Every tensor with the place of its values."""
     stored: dict[str, Stored] = {}
-    known: dict[tuple[bytes, int], Batch] = {}  # most batches of a tensor are alike
+    known: dict[tuple[bytes, int], Batch] = {}  # most batches are alike
     first = nbytes = 0
     packed = False
     for number, entry in enumerate(entries):
@@ -227,7 +228,8 @@ def _stored(
         size = row * row_bytes
         nbytes += size
         stored[entry.name] = Stored(entry.name, entry.dtype, entry.shape, file.id, at, size, view)
-        known = {}
+        if len(known) > _KNOWN:
+            known.clear()
     if first != len(blocks):
         raise FormatError(f"{file.path}: footer: {len(blocks) - first:,} batches of no tensor")
     if packed:
