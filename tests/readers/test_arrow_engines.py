@@ -56,11 +56,7 @@ def test_polars(model: dict[str, Any], dtype: str, codec: str, tmp_path: Path) -
     frame = (
         pl.scan_ipc(folder / "*.arrow")
         .group_by(pl.col("tensor").cast(pl.String))
-        .agg(
-            pl.len(),
-            pl.col("values").list.max().max(),
-            pl.col("values").list.len().sum().alias("n"),
-        )
+        .agg(pl.len(), values.list.max().max(), values.list.len().sum().alias("n"))
         .collect()
     )
     back = {n: t.to_numpy() for n, t in anamnesis.open_model(folder).items()}
