@@ -11,7 +11,7 @@ stored once a block: `d`, and `m` or `dmin`. A block without inner scales has `s
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,20 +163,25 @@ FIELDS: dict[str, Fields] = {
 }
 
 
-def read_fields(encoding: str, blocks: Any) -> dict[str, Any]:
-    """`scale`, `scales`, and where the format has them `minimum`, `minimums`, as float32.
+def read_fields(
+    encoding: str, blocks: Any, wanted: Collection[str] = ("scales", "minimum", "minimums")
+) -> dict[str, Any]:
+    """`scale`, and those of `scales`, `minimum` and `minimums` that are wanted and there; float32.
 
     `blocks` is uint8 `[blocks, block bytes]`; the lists are `[blocks, runs]`.
     """
     fields = FIELDS[encoding]
     scale = fields.scale(blocks)
-    found = {"scale": scale, "scales": scale[:, None]}
+    found = {"scale": scale}
     with np.errstate(all="ignore"):
-        if fields.runs is not None:
-            found["scales"] = scale[:, None] * fields.runs(blocks)
-        if fields.minimum is not None:
+        if "scales" in wanted:
+            runs = fields.runs
+            found["scales"] = scale[:, None] if runs is None else scale[:, None] * runs(blocks)
+        if fields.minimum is not None and ("minimum" in wanted or "minimums" in wanted):
             minimum = found["minimum"] = fields.minimum(blocks)
-            found["minimums"] = minimum[:, None]
-            if fields.dips is not None:
-                found["minimums"] = -minimum[:, None] * fields.dips(blocks)
+            if "minimums" in wanted:
+                dips = fields.dips
+                found["minimums"] = minimum[:, None]
+                if dips is not None:
+                    found["minimums"] = -minimum[:, None] * dips(blocks)
     return found

@@ -56,12 +56,13 @@ class Ggml(Runs):
         found = {"payload": payload}
         if any(name in wanted for name in NUMBERS):
             blocks = np.frombuffer(payload.buffers()[2], np.uint8).reshape(stop - start, -1)
-            found |= read_fields(self._tensor.encoding, blocks)
+            found |= read_fields(self._tensor.encoding, blocks, wanted)
             if "scale" in self.parts.by_role:  # NVFP4: one for the tensor, or for each expert
                 every = self._tensor.params["blocks_per_scale"]
                 index = np.arange(start, stop) // every % len(self._factors)
                 found["scale"] = self._factors[index]
-                found["scales"] = found["scales"] * found["scale"][:, None]
+                if "scales" in found:
+                    found["scales"] = found["scales"] * found["scale"][:, None]
         return found
 
     @cached_property

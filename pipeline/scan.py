@@ -201,7 +201,7 @@ class _Raw(_Stream):
             found |= section.place(start, stop)
         if self._wanted & {"payload", *NUMBERS}:
             found |= section.read(start, stop, self._wanted)
-        if "scale" in found and "scales" not in found:
+        if "scales" in self._wanted and "scale" in found and "scales" not in found:
             found["scales"] = found["scale"][:, None]
         if "block" in self._wanted:
             found["block"] = np.arange(start, stop, dtype=np.int64)
