@@ -11,7 +11,9 @@ A value that is not there is null, and nothing between two commas in CSV.
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
@@ -89,9 +91,11 @@ def _entry(row: TensorStats) -> dict[str, Any]:
 
 
 def check_target(path: Path, overwrite: bool) -> None:
-    """UsageError when statistics cannot be written to `path`."""
+    """UsageError or OSError when statistics cannot be written to `path`."""
     if path.suffix not in _FORMATS:
         raise UsageError(f"{path}: the suffix says the format; allowed: {', '.join(_FORMATS)}")
+    if not path.parent.is_dir():
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
     check_final(path, overwrite)
 
 

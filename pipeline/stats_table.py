@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
 _BINS = 12
 _NAME_CELLS = 28
+_NAME_CHARS = 400  # of its end, to shorten; a file may bring names of 65,535
 _PIPED_NAME_CELLS = 96  # to line up; a longer name is printed whole
 _ALARM = "bold red"
 _WORTH_BYTES = 64 << 20  # decoded; the speed of less is that of starting up
@@ -217,15 +218,17 @@ def _fitting(columns: Sequence[tuple[_Column, list[str]]], width: int) -> list[i
 
 def _shortened(name: str, width: int) -> str:
     """A name in so many cells: what tells it from others, its numbers and its end, goes last."""
-    parts = name.split(".")
+    parts = name[-_NAME_CHARS:].split(".")
     for i in (*range(len(parts) - 2), -1) if len(parts) > 2 else ():
         if cell_len(".".join(parts)) <= width:
             break
         if not parts[i].isdecimal():
             parts[i] = parts[i][:1]
+    whole = len(name) <= _NAME_CHARS
     name = ".".join(parts)
-    if cell_len(name) <= width:
+    if whole and cell_len(name) <= width:
         return name
+    name = name[-width:]
     while cell_len(name) > width - 1:
         name = name[1:]
     return f"…{name}"
