@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 Decode = Literal["bf16", "f32"] | None
+_NEAR = 3  # names that an error shows
 
 
 class OpenModel(Mapping[str, "LazyTensor"]):
@@ -26,7 +27,15 @@ class OpenModel(Mapping[str, "LazyTensor"]):
         self._tensors = {t.name: t for t in model.tensors}
 
     def __getitem__(self, name: str) -> LazyTensor:
-        return LazyTensor(self._tensors[name], self._limits)
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            near = [n for n in self._tensors if str(name) in n][:_NEAR]
+            there = f"; there is {', '.join(map(repr, near))}" if near else ""
+            raise KeyError(f"no tensor {name!r}{there}")
+        return LazyTensor(tensor, self._limits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._tensors)

@@ -246,6 +246,16 @@ def test_a_file_that_changed_is_noticed(tmp_path: Path, write_safetensors: Write
         tensor[2:4]
 
 
+def test_a_name_that_is_not_there(sample: Path) -> None:
+    model = anamnesis.open_model(sample)
+    with pytest.raises(KeyError, match=r"no tensor 'attn_k'; there is 'blk\.0\.attn_k\.weight'"):
+        model["attn_k"]
+    with pytest.raises(KeyError, match="no tensor 'zzz'"):
+        model["zzz"]
+    assert "attn_k" not in model
+    assert model.get("zzz") is None
+
+
 # --- Arrow
 
 
