@@ -152,10 +152,14 @@ class _Stream:
         raise NotImplementedError
 
     def _rows(self, tensor: Tensor, row_bytes: int, held: int, multiple: int) -> int:
-        """Rows a batch: two batches and the `held` bytes are within the budget."""
-        room = (self._memory - held) // 2
+        """Rows a batch: two batches and the `held` bytes are within seven eighths of the budget.
+
+        The last eighth is for what the allocator does not give back at once.
+        """
+        room = (self._memory - self._memory // 8 - held) // 2
         if row_bytes > room:
-            need = held + 2 * row_bytes
+            least = held + 2 * row_bytes
+            need = least + (least - 1) // 7
             raise LimitError(
                 f"{tensor.name}: a row and what it is made of need {need:,} bytes, scan's memory "
                 f"is {self._memory:,}: set it to at least {need:,}",
