@@ -313,6 +313,8 @@ def explain(plan: Plan) -> str:
         f"read     {read:,} bytes",
         f"write    {plan.out_bytes:,} bytes, {plan.spec.format}, {len(layout.files)} file(s)",
     ]
+    if plan.spec.storage.compression != "none":
+        lines[-1] += f", before {plan.spec.storage.compression}"
     lines += [f"         {file.path}  {file.nbytes:,} bytes" for file in layout.files]
     lines += [
         f"tasks    {len(plan.tasks)} of up to {TASK_BYTES // MiB} MiB of output, "

@@ -129,6 +129,8 @@ class OutputFiles:
 
     def discard(self) -> None:
         """Remove what has no final name."""
+        for part in self._parts.values():
+            part.stop()
         self._pool.shutdown(wait=True, cancel_futures=True)
         for part in self._parts.values():
             part.discard()

@@ -12,6 +12,8 @@ from __future__ import annotations
 import io
 import os
 import struct
+from collections.abc import Callable
+from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 from anamnesis.limits import MiB
@@ -26,14 +28,14 @@ _CHUNK_BYTES = MiB
 _LENGTH = struct.Struct("<q")  # before a packed buffer; -1: stored as it is
 
 
-def pack(source: int, target: int, out: OutFile) -> None:
+def pack(source: int, target: int, out: OutFile, stopped: Callable[[], bool]) -> None:
     """Write the packed file to the descriptor `target` from the complete plain one at `source`.
 
-    Raises OSError.
+    Raises OSError, and CancelledError soon after `stopped` says so.
     """
     import pyarrow as pa  # noqa: PLC0415
 
-    packer = _Packer(source, target, pa, out.codec)
+    packer = _Packer(source, target, pa, out.codec, stopped)
     (_, start), (_, schema), (at, dictionary) = out.fixed[:3]
     for part in (start, schema, dictionary):
         packer.write(part)
@@ -51,7 +53,10 @@ def pack(source: int, target: int, out: OutFile) -> None:
 class _Packer:
     """Appends to `target`; `at` is its end so far."""
 
-    def __init__(self, source: int, target: int, arrow: Any, codec: str) -> None:
+    def __init__(
+        self, source: int, target: int, arrow: Any, codec: str, stopped: Callable[[], bool]
+    ) -> None:
+        self._stopped = stopped
         self._source, self._target, self._arrow, self._codec = source, target, arrow, codec
         self._chunk = bytearray(_CHUNK_BYTES)
         self.at = 0
@@ -94,6 +99,8 @@ class _Packer:
         view = memoryview(self._chunk)
         done = 0
         while done < nbytes:
+            if self._stopped():
+                raise CancelledError
             got = os.preadv(self._source, [view[: nbytes - done]], source + done)
             if not got:
                 raise OSError(f"an unfinished file ended at byte {source + done:,}")

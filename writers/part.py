@@ -29,6 +29,7 @@ class PartFile:
         self.out = out
         self.final = Path(out.path)
         self._overwrite = overwrite
+        self._stopped = False
         check_final(self.final, overwrite)
         self.part = part or part_path(self.final)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
@@ -67,6 +68,10 @@ class PartFile:
             self.discard()
             raise
 
+    def stop(self) -> None:
+        """Let a commit that is packing, in another thread, fail soon."""
+        self._stopped = True
+
     def _pack(self) -> None:
         """Make the packed file, beside the one it is made from, and go on with that."""
         from anamnesis.writers.arrow_pack import pack  # noqa: PLC0415 - no other format packs
@@ -76,7 +81,7 @@ class PartFile:
         try:
             flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
             self._fd = os.open(self.part, flags, 0o666)
-            pack(source, self._fd, self.out)
+            pack(source, self._fd, self.out, lambda: self._stopped)
             os.fsync(self._fd)
         finally:
             os.close(source)

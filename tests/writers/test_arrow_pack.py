@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -25,7 +25,7 @@ from anamnesis.pipeline.executors import EXECUTORS
 from anamnesis.pipeline.jobs import run_job
 from anamnesis.writers import arrow, arrow_pack, arrow_slot, safetensors
 from anamnesis.writers.base import Item, Storage
-from anamnesis.writers.part import PartFile
+from anamnesis.writers.part import PartFile, check_space
 
 CODECS = ("lz4", "zstd")
 SHAPES: dict[str, tuple[int, ...]] = {
@@ -158,12 +158,12 @@ def test_an_error_while_packing_leaves_nothing(
     final.write_text("mine")
     real = arrow_pack.pack
 
-    def broken(source: int, target: int, out: Any) -> None:
+    def broken(*arguments: Any) -> None:
         def fail(*arguments: Any) -> Any:
             raise OSError(28, "No space left on device")
 
         monkeypatch.setattr(os if name != "rename" else Path, name, fail)
-        real(source, target, out)
+        real(*arguments)
 
     monkeypatch.setattr(arrow_pack, "pack", broken)
     with pytest.raises(OSError, match="No space"):
@@ -202,8 +202,8 @@ def test_a_run_that_was_killed_while_packing_goes_on(sample: Path, tmp_path: Pat
         "import sys, os, signal\n"
         "from anamnesis.writers import arrow_pack as p\n"
         "pack, n = p.pack, []\n"
-        "def dies(source, target, out):\n"
-        "    pack(source, target, out)\n"
+        "def dies(*arguments):\n"
+        "    pack(*arguments)\n"
         "    n.append(1)\n"
         "    if len(n) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "p.pack = dies\n"
@@ -236,6 +236,52 @@ def test_a_damaged_part_is_found_and_made_again(sample: Path, tmp_path: Path) ->
     (outcome,) = run_job(job(sample, out, **settings), resume=True).outcomes
     assert outcome.resumed == 3
     assert path.read_bytes() == whole
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_packing_stops_when_asked(sample: Path, tmp_path: Path, name: str) -> None:
+    """A file of many GB takes minutes; a person does not wait for it."""
+    script = (
+        "import sys, os, signal, threading, time\n"
+        "from anamnesis.writers import arrow_pack as p\n"
+        "copy = p._Packer._copy\n"
+        "def slow(*arguments):\n"
+        "    time.sleep(2)\n"
+        "    copy(*arguments)\n"
+        "p._Packer._copy = slow\n"
+        "def ask():\n"
+        "    while len([n for n in os.listdir(sys.argv[1]) if n.endswith('.part')]) < 2:\n"
+        "        time.sleep(0.05)\n"
+        f"    os.kill(os.getpid(), signal.{name})\n"
+        "threading.Thread(target=ask, daemon=True).start()\n"
+        "from anamnesis.pipeline.cli import main\n"
+        "main(['remember', sys.argv[2], '--to', 'arrow', '--compression', 'lz4', '-o',\n"
+        "      sys.argv[1] + '/x.arrow'])"
+    )
+    command = [sys.executable, "-c", script, str(tmp_path), str(sample)]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert done.returncode == 130, done.stderr
+    assert not [n for n in os.listdir(tmp_path) if n.endswith((".part", ".arrow"))]
+
+
+def test_room_for_the_plain_file_beside_the_packed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    items, _ = contents()
+    layouts = [arrow.layout(items, tmp_path / "x.arrow", 1, Storage(c)) for c in ("none", "zstd")]
+    free = layouts[0].nbytes * 3 // 2
+    status = os.statvfs(tmp_path)
+    monkeypatch.setattr(
+        os, "statvfs", lambda path: Status(free // status.f_frsize, status.f_frsize)
+    )
+    check_space(layouts[0].files)
+    with pytest.raises(OSError, match=f"needs {2 * layouts[1].nbytes:,} bytes"):
+        check_space(layouts[1].files)
+
+
+class Status(NamedTuple):
+    f_bavail: int
+    f_frsize: int
 
 
 def test_another_compression_is_another_job(sample: Path, tmp_path: Path) -> None:
