@@ -8,12 +8,14 @@
 | `row`, `col` | int64 | where its first element is, in a matrix of `shape[-1]` columns |
 | `elems` | int64 | elements it stands for |
 | `scale`, `minimum`, `zero` | float32 | what is stored once a block: d, absmax, …; m or dmin |
-| `scales`, `minimums` | list of float32 | the same for each run of equal length in the block |
+| `scales`, `minimums` | list of float32 | what run j of equal length is made with |
 | `payload` | large_binary | its bytes, views over what was read |
 
     value = scales[j] * (code - zero) + minimums[j]
 
-What a format lacks is null. Decoded rows are `tensor`, `scheme`, `row`, `col` and `values`, a
+What a format lacks is null. GPTQ, and AWQ by outputs, keep codes of many blocks in one word: their
+blocks are rows of the component `scales`, without a payload, and the lines of words are rows of
+`qweight`, without numbers and a place. Decoded rows are `tensor`, `scheme`, `row`, `col` and `values`, a
 large_list: float32, or the bits of BF16 as uint16, since no engine has that type and all of them
 compute with integers. A row is one of the tensor seen as a matrix, cut after 262,144 elements
 (then `col` is not 0). Lists beat one value a row: a fifth of the memory, statistics of a row
