@@ -27,7 +27,10 @@ def print_diff(found: Diff, top: int) -> None:
     console.print(f"{found.summary()}")
     rows = found.compared[: top or None]
     if rows:
-        console.print(_table(rows, console.width))
+        with console.capture() as captured:
+            console.print(_table(rows, console.width))
+        for line in captured.get().splitlines():  # without the last column's padding
+            print(line.rstrip(), file=console.file)
     if len(rows) < len(found.compared):
         console.print(f"and {len(found.compared) - len(rows)} better ones (--top 0 prints all)")
     for status in ("not compared", "only in a", "only in b"):

@@ -15,15 +15,16 @@ import sys
 import tempfile
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import gguf
 
 import anamnesis
 
-Kind = gguf.GGMLQuantizationType
+Kind: Any = gguf.GGMLQuantizationType
 
 
-def kind_of(name: str, kind: Kind, layers: int) -> Kind:
+def kind_of(name: str, kind: Any, layers: int) -> Any:
     """The type of a tensor in the copy."""
     if kind == Kind.F32 or not name.startswith("blk."):
         return kind

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,7 +15,13 @@ import pytest
 
 import anamnesis
 import anamnesis.pipeline.diff as diff_module
-from anamnesis.errors import IntegrityError, LimitError, UsageError
+from anamnesis.errors import (
+    FormatError,
+    IntegrityError,
+    LimitError,
+    UnsupportedError,
+    UsageError,
+)
 from anamnesis.kernels.diff import Sums
 from anamnesis.limits import Limits
 from anamnesis.pipeline import diff_plan
@@ -190,6 +197,26 @@ def test_a_model_and_what_was_recovered_of_it(sample: Path, tmp_path: Path) -> N
     again = anamnesis.diff(out, out)
     assert {row.sqnr_db for row in again} == {math.inf}
     assert repr(again).startswith("<Diff ")
+
+
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
+
+
+@pytest.mark.parametrize("family", sorted(p.name for p in CORPUS.glob("*") if p.is_dir()))
+def test_published_layouts_against_what_is_recovered_of_them(
+    family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(diff_plan, "WINDOW_ELEMS", 3000)
+    monkeypatch.setattr(diff_plan, "TASK_ELEMS", 20_000)
+    for path in sorted((CORPUS / family).glob("*")):
+        out = tmp_path / "recovered.safetensors"
+        with contextlib.suppress(UnsupportedError, FormatError):
+            anamnesis.remember(path, out, dtype="f32")
+            found = anamnesis.diff(path, out)
+            assert {row.status for row in found} == {"compared"}
+            assert {row.sqnr_db for row in found if row.elements} == {math.inf}
+            return
+    pytest.skip(f"none of {family} is implemented")
 
 
 def test_every_executor_gives_the_same_bits(
