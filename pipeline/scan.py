@@ -15,11 +15,13 @@
 
 What a format lacks is null. GPTQ, and AWQ by outputs, keep codes of many blocks in one word: their
 blocks are rows of the component `scales`, without a payload, and the lines of words are rows of
-`qweight`, without numbers and a place. Decoded rows are `tensor`, `scheme`, `row`, `col` and `values`, a
-large_list: float32, or the bits of BF16 as uint16, since no engine has that type and all of them
-compute with integers. A row is one of the tensor seen as a matrix, cut after 262,144 elements
-(then `col` is not 0). Lists beat one value a row: a fifth of the memory, statistics of a row
-without a GROUP BY, and `unnest` still gives the long form.
+`qweight`, without numbers and a place.
+
+Decoded rows are `tensor`, `scheme`, `row`, `col` and `values`, a large_list: float32, or the bits
+of BF16 as uint16, since no engine has that type and all of them compute with integers. A row is one
+of the tensor seen as a matrix, cut after 262,144 elements (then `col` is not 0). Lists beat one
+value a row: a fifth of the memory, statistics of a row without a GROUP BY, and `unnest` still gives
+the long form.
 
 Names are dictionary-encoded with one dictionary for the scan; Polars refuses run-end encoding.
 """
