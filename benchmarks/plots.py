@@ -109,11 +109,11 @@ def _family(axis: Any, name: str, members: Sequence[Result]) -> None:
         axis.plot([ours, copy], [row, row], color="#B9D6EA", linewidth=2.4, zorder=1)
         for peer, found in case["peers"].items():
             colour, marker = PEERS[peer]
-            size = 46 if marker == "*" else 26
+            area = 46 if marker == "*" else 26
             axis.scatter(
                 found["mel_s"],
                 row,
-                s=size,
+                s=area,
                 c=colour,
                 marker=marker,
                 linewidths=0,

@@ -94,18 +94,20 @@ def files(results: Sequence[Result]) -> str:
     rows = []
     for r in results:
         seconds = r["seconds"]
+        missed = r["loop_to_cp"] > r["goal"]
         rows.append(
             [
                 f"{r['name']}, {'disk, synced' if r['on_disk'] else 'tmpfs'}",
                 f"{r['out_bytes'] / 1e6:,.0f}",
                 spread(seconds["cp"]),
                 spread(seconds["loop"]),
-                f"{r['loop_to_cp']:.2f}",
+                f"{r['loop_to_cp']:.2f}{' ✗' if missed else ''}",
+                f"{r['goal']:.1f}",
                 spread(seconds["command"]),
                 f"{r['command_startup']:.2f}",
             ]
         )
-    heads = ("", "MB out", "`cp`, s", "loop, s", "× `cp`", "command, s", "start-up")
+    heads = ("", "MB out", "`cp`, s", "loop, s", "× `cp`", "goal", "command, s", "start-up")
     return markdown(heads, rows)
 
 
