@@ -34,12 +34,15 @@ $(VENV)/dev-$(LISTING): $(BIN)/python pyproject.toml
 	@rm -f $(VENV)/dev-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
 
 # torch first and alone, so that nothing pulls in another build of it.
-$(VENV)/oracles: $(VENV)/dev-$(LISTING) tests/oracles/requirements.txt tests/oracles/packages.txt
+$(VENV)/peers: $(VENV)/dev-$(LISTING) tests/oracles/requirements.txt tests/oracles/packages.txt
 	$(PIP) install torch==2.13.0
 	$(BIN)/python -m pip freeze | grep -i '^torch==' > $(VENV)/torch.txt
 	$(PIP) install -c $(VENV)/torch.txt -r tests/oracles/requirements.txt
 	$(PIP) install --no-deps bitsandbytes==0.50.2
 	$(PIP) install --no-deps --target $(VENV)/packages -r tests/oracles/packages.txt
+	@touch $@
+
+$(VENV)/oracles: $(VENV)/peers tests/oracles/wheels.txt
 	$(PIP) download --no-deps -d $(VENV)/wheels -r tests/oracles/wheels.txt
 	@touch $@
 
@@ -75,10 +78,10 @@ BENCH := ANAMNESIS_ORACLES=$${ANAMNESIS_ORACLES:-$(abspath $(VENV))} \
 bench: $(VENV)/dev-$(LISTING)
 	$(BENCH) all
 
-bench-peers: $(VENV)/oracles
+bench-peers: $(VENV)/peers
 	$(BENCH) all
 
-bench-publish: $(VENV)/oracles
+bench-publish: $(VENV)/peers
 	$(PIP) install $(EDITABLE) ".[test,dev,plot]"
 	$(BENCH) all --publish
 

@@ -21,9 +21,10 @@ from rich.table import Table
 
 from anamnesis.kernels import Window
 from benchmarks.cases import CASES, Case
+from benchmarks.decoders import Problem
 from benchmarks.measure import Neighbours, Times, interleave, keep, scratch
 from benchmarks.opened import Opened, opened
-from benchmarks.peers import Problem, calls, installed
+from benchmarks.peers import calls, installed
 
 ROWS, COLUMNS = 11008, 4096
 WINDOW_ELEMS = 512 * 1024

@@ -33,6 +33,7 @@ _load_benchmarks()
 
 from benchmarks import check, commands, page, peers, shares, startup  # noqa: E402
 from benchmarks.cases import CASES  # noqa: E402
+from benchmarks.decoders import Problem  # noqa: E402
 from benchmarks.experiments import EXPERIMENTS  # noqa: E402
 from benchmarks.families import by_family  # noqa: E402
 from benchmarks.models import write_model  # noqa: E402
@@ -124,7 +125,7 @@ def test_plots_are_drawn(tmp_path: Path) -> None:
 def test_peers_decode_the_same_numbers(name: str, least: set[str], tmp_path: Path) -> None:
     rows, columns = 128, 512
     case = CASES[name]
-    problem = peers.Problem(case.encoding, case.make(rows, columns), (rows, columns))
+    problem = Problem(case.encoding, case.make(rows, columns), (rows, columns))
     with opened(case, tmp_path, rows, columns) as found:
         everything = Window(0, found.step.tensor.units)
         ours = np.zeros(rows * columns, np.float32)
