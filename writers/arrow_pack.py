@@ -4,7 +4,8 @@ Sizes of packed buffers are known when they are packed, so that windows have no 
 file beforehand. The plain file is written first, as always; then one pass in file order reads it
 again, packs buffer by buffer as a stream, and writes the messages and the footer with the places
 that came out. What comes out depends on the plain file's bytes alone, and memory does not grow
-with a batch or a row. A buffer that does not shrink is stored as it is, as the format allows.
+with a batch or a row. A buffer that does not shrink, or does not begin to, is stored as it is, as
+the format allows.
 """
 
 from __future__ import annotations
@@ -86,14 +87,22 @@ class _Packer:
 
     def _buffer(self, source: int, nbytes: int) -> None:
         first = self.at
-        self.write(_LENGTH.pack(nbytes))
-        sink = self._arrow.PythonFile(_Sink(self), mode="w")
-        with self._arrow.CompressedOutputStream(sink, self._codec) as stream:
-            self._copy(source, nbytes, stream)
-        if self.at - first - _LENGTH.size >= nbytes:
+        if self._shrinks(source, nbytes):
+            self.write(_LENGTH.pack(nbytes))
+            sink = self._arrow.PythonFile(_Sink(self), mode="w")
+            with self._arrow.CompressedOutputStream(sink, self._codec) as stream:
+                self._copy(source, nbytes, stream)
+            if self.at - first - _LENGTH.size < nbytes:
+                return
             self.at = first
-            self.write(_LENGTH.pack(-1))
-            self._copy(source, nbytes, self)
+        self.write(_LENGTH.pack(-1))
+        self._copy(source, nbytes, self)
+
+    def _shrinks(self, source: int, nbytes: int) -> bool:
+        """Whether the first chunk does: LZ4 finds nothing in trained BF16, and takes its time."""
+        view = memoryview(self._chunk)[:nbytes]
+        got = os.preadv(self._source, [view], source)
+        return len(self._arrow.compress(view[:got], self._codec, asbytes=True)) < got
 
     def _copy(self, source: int, nbytes: int, stream: _Packer | pa.NativeFile) -> None:
         view = memoryview(self._chunk)
