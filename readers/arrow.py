@@ -24,7 +24,7 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import NAME_BYTES, Limits, MiB
 from anamnesis.readers.arrow_batch import V5, Batch, read_batch, read_dictionary
 from anamnesis.readers.arrow_flatbuffer import Table
-from anamnesis.readers.arrow_listing import Entry, read_listing
+from anamnesis.readers.arrow_listing import Entry, Listing, read_listing
 from anamnesis.readers.arrow_schema import Columns, read_schema
 from anamnesis.readers.base import Container, Rows, Run, Stored, View
 from anamnesis.readers.dtypes import DTYPES
@@ -53,14 +53,13 @@ def open_arrow(path: str, limits: Limits) -> Container:
         if schema is None:
             raise FormatError(f"{path}: footer: no schema")
         columns = read_schema(schema, path)
-        entries = read_listing(columns.listing, f"{path}: schema: anamnesis.tensors", limits)
+        listing = read_listing(columns.listing, path, limits)
         dictionaries, batches = _blocks(footer, footer_at, path, limits)
         names = _names(file, dictionaries, columns, limits)
-        own = _own(entries, names, path)
+        own = _own(listing, names, path)
         stored = _stored(file, own, batches, columns, limits)
         file_id = file.id
-    parts = max((e.shard for e in entries), default=1)
-    about = {"part": own[0].shard if own else 1, "parts": parts}
+    about = {"part": own[0].shard if own else 1, "parts": listing.parts}
     return Container("arrow", (file_id,), stored, about)
 
 
@@ -169,18 +168,15 @@ def _names(
         raise FormatError(f"{where}: not UTF-8") from None
 
 
-def _own(entries: Sequence[Entry], names: Sequence[str], path: str) -> list[Entry]:
+def _own(listing: Listing, names: Sequence[str], path: str) -> Sequence[Entry]:
     """The entries of the tensors in this file; the dictionary tells which file it is."""
     where = f"{path}: dictionary of names"
     if not names:
-        if entries:
-            raise FormatError(
-                f"{where}: is empty; anamnesis.tensors lists {len(entries):,} tensors"
-            )
+        if listing.shards:
+            raise FormatError(f"{where}: is empty, anamnesis.tensors is not")
         return []
-    shard = next((e.shard for e in entries if e.name == names[0]), None)
-    own = [e for e in entries if e.shard == shard]
-    if shard is None or [e.name for e in own] != list(names):
+    own = listing.shards.get(listing.shard_of.get(names[0], 0), [])
+    if [entry.name for entry in own] != list(names):
         raise FormatError(f"{where}: differs from the names that anamnesis.tensors has for a file")
     return own
 

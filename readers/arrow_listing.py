@@ -8,14 +8,17 @@ batches there.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
-from anamnesis.errors import FormatError
+from anamnesis.errors import AnamnesisError, FormatError
 from anamnesis.limits import RANK, SHARDS, Limits
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.strict_json import loads
 
+LISTING = "anamnesis.tensors"
 _KEYS = frozenset(("name", "shape", "dtype", "scheme", "shard", "batches"))
 _DIMENSION_LIMIT = 1 << 63
 
@@ -40,17 +43,48 @@ class Entry:
         return self.shape[-1] if self.shape else 1
 
 
-def read_listing(data: bytes, where: str, limits: Limits) -> list[Entry]:
-    """Check and read the list; raises FormatError or LimitError."""
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """All tensors of a dataset: by file number, and the file number by name."""
+
+    shards: Mapping[int, Sequence[Entry]]
+    shard_of: Mapping[str, int]
+
+    @property
+    def parts(self) -> int:
+        """How many files there are."""
+        return max(self.shards, default=1)
+
+
+def read_listing(data: bytes, path: str, limits: Limits) -> Listing:
+    """Check and read the list in the schema of the file at `path`.
+
+    Raises FormatError or LimitError.
+    """
+    try:
+        return _listing(data, limits)
+    except AnamnesisError as error:
+        error.args = (f"{path}: schema: {error}",)
+        raise
+
+
+@lru_cache(maxsize=1)
+def _listing(data: bytes, limits: Limits) -> Listing:
+    """All files of a dataset have the same list: that of the last file is kept."""
+    where = LISTING
     listed = loads(data, where, limits)
     if type(listed) is not list:
         raise FormatError(f"{where}: must be a list, found {type(listed).__name__}")
     limits.items(len(listed), where)
-    entries = [_entry(item, f"{where}[{number}]", limits) for number, item in enumerate(listed)]
-    names = {entry.name for entry in entries}
-    if len(names) < len(entries):
-        raise FormatError(f"{where}: a name is given twice")
-    return entries
+    shards: dict[int, list[Entry]] = {}
+    shard_of: dict[str, int] = {}
+    for number, item in enumerate(listed):
+        entry = _entry(item, f"{where}[{number}]", limits)
+        if entry.name in shard_of:
+            raise FormatError(f"{where}: {entry.name!r:.200} is given twice")
+        shard_of[entry.name] = entry.shard
+        shards.setdefault(entry.shard, []).append(entry)
+    return Listing(shards, shard_of)
 
 
 def _entry(item: Any, where: str, limits: Limits) -> Entry:

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.arrow_flatbuffer import Table
+from anamnesis.readers.arrow_listing import LISTING
 from anamnesis.readers.dtypes import DTYPES
 
-LISTING = "anamnesis.tensors"
 BFLOAT16 = "lance.bfloat16"
 _SHOWN = 8
 _MOST_FIELDS = 10_000  # of a foreign file, to name the first of them
