@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import ast
 import sys
-from collections.abc import Sequence
 from importlib import import_module
 from importlib.abc import ExecutionLoader, MetaPathFinder
 from importlib.machinery import ModuleSpec
@@ -28,13 +27,11 @@ _FROM = "anamnesis.kernels"
 _TO = "anamnesis.kernels._compiled"
 
 
-def object_code(
-    function: Any, arguments: tuple[Any, ...], takes: Sequence[str | tuple[int, int]]
-) -> bytes:
-    """A kernel compiled for the types of `arguments`, as `_objects.pack` makes it.
+def object_code(function: Any, arguments: tuple[Any, ...], key: _entry.Key) -> bytes:
+    """A kernel compiled for the types of `arguments`, `key`, as `_objects.pack` makes it.
 
-    `takes` is what its entry is given (`_entry.text`). Without object files where numba made
-    something else of these, or the kernel needs more of numba than memory.
+    Without object files where numba made something else of these types than the entry of the kernel
+    takes them to be, or the kernel needs more of numba than memory.
     """
     compiler = _again(function)
     signature = _numba.signature(arguments)
@@ -46,11 +43,12 @@ def object_code(
     needs = {f.name for f in module.functions if f.is_declaration}
     needs |= {v.name for v in module.global_variables if v.is_declaration}
     foreign = {name for name in needs - _entry.GIVEN if not name.startswith("llvm.")}
-    if values != _entry.values(takes) or foreign or made.signature.return_type != none:
+    entry = _entry.Entry(symbol, key)
+    if values != entry.kinds or foreign or made.signature.return_type != none:
         return _objects.pack([])
-    entry = binding.parse_assembly(_entry.text(symbol, takes))
     machine = _objects.target_machine()
-    return _objects.pack([machine.emit_object(entry), library._get_compiled_object()])
+    first = machine.emit_object(binding.parse_assembly(entry.text))
+    return _objects.pack([first, library._get_compiled_object()])
 
 
 def dispatcher(function: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import os
 import sys
@@ -17,7 +18,24 @@ from llvmlite import binding
 
 from anamnesis.kernels import _entry
 
-_engines: list[Any] = []  # what they hold is called
+_METH_FASTCALL = 0x80  # Include/methodobject.h
+_kept: list[Any] = []  # what they hold is called
+
+
+class _Method(ctypes.Structure):
+    """CPython's `PyMethodDef`."""
+
+    _fields_ = (
+        ("name", ctypes.c_char_p),
+        ("function", ctypes.c_void_p),
+        ("flags", ctypes.c_int),
+        ("doc", ctypes.c_char_p),
+    )
+
+
+_new_function = ctypes.PYFUNCTYPE(
+    ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
+)(("PyCFunction_NewEx", ctypes.pythonapi))
 
 
 @cache
@@ -65,21 +83,25 @@ def pack(objects: Sequence[bytes]) -> bytes:
     return b"".join([sizes.encode(), b"\n", *objects])
 
 
-def load(data: bytes) -> int | None:
-    """The address of `_entry.NAME` in what `pack` made; None where numba has to do."""
+def load(data: bytes, key: _entry.Key) -> Any:
+    """The function of Python's that `pack` kept the code of; None where numba has to do."""
     sizes, _, rest = data.partition(b"\n")
     if not sizes or not _entry.fits():
         return None
-    try:
-        engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
-        for size in map(int, sizes.split()):
-            engine.add_object_file(binding.ObjectFileRef.from_data(rest[:size]))
-            rest = rest[size:]
-        engine.finalize_object()
-    except RuntimeError:
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
+    for size in map(int, sizes.split()):
+        engine.add_object_file(binding.ObjectFileRef.from_data(rest[:size]))
+        rest = rest[size:]
+    engine.finalize_object()
+    address, table = (engine.get_function_address(n) for n in (_entry.NAME, _entry.TABLE))
+    if not address or not table:
         return None
-    _engines.append(engine)
-    return int(engine.get_function_address(_entry.NAME)) or None
+    addresses = _entry.table(key)
+    filled: Any = (ctypes.c_void_p * len(addresses)).from_address(table)
+    filled[:] = addresses
+    method = _Method(_entry.NAME.encode(), address, _METH_FASTCALL, None)
+    _kept.append((engine, method, key))
+    return _new_function(ctypes.byref(method), None, None)
 
 
 def target_machine() -> Any:

@@ -37,9 +37,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     made = _compile.object_code
 
-    def counted(function: Any, arguments: Any, takes: Any) -> bytes:
+    def counted(function: Any, arguments: Any, key: Any) -> bytes:
         names.append(function.__name__)
-        return made(function, arguments, takes)
+        return made(function, arguments, key)
 
     monkeypatch.setattr(_compile, "object_code", counted)
     return names
@@ -184,7 +184,7 @@ def test_names_tell_kernels_and_their_arguments_apart() -> None:
             for writeable in (True, False):
                 array = np.empty(4, dtype)
                 array.flags.writeable = writeable
-                key = _native._flatten((array, (1, 2.0)), [])
+                key = _native._key((array, (1, 2.0)))
                 names.add(_objects.file_name(kernel.__wrapped__, _native._signature(key)))
     assert len(names) == 8
 
@@ -210,9 +210,16 @@ def test_without_object_files_numba_does_it(folder: Path, monkeypatch: pytest.Mo
 
 def test_another_numpy_is_left_to_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert _entry.fits()
-    monkeypatch.setattr(_entry, "_SHAPE", _entry._SHAPE + 8)
-    monkeypatch.setattr(_entry, "_STRIDES", _entry._STRIDES + 8)
-    assert not _entry.fits.__wrapped__()
+    for field in ("_TYPE", "_DATA", "_NDIM", "_SHAPE", "_STRIDES", "_DESCR", "_FLAGS"):
+        with monkeypatch.context() as patch:
+            patch.setattr(_entry, field, getattr(_entry, field) + 8)
+            assert not _entry.fits.__wrapped__()
+    monkeypatch.setattr(_entry, "fits", lambda: False)
+    kernel = _native.Kernel(dense._bf16.__wrapped__)
+    out = np.empty(BITS.shape, np.uint16)
+    kernel(BITS, out)
+    np.testing.assert_array_equal(out, BITS)
+    assert list(kernel._calls.values()) == [None]
 
 
 # ---- how it is called
@@ -253,7 +260,7 @@ def square(order: str) -> Any:
 
 @pytest.mark.usefixtures("anywhere")
 @pytest.mark.parametrize("order", ["C", "F", "A"])
-@pytest.mark.parametrize("by", [3, 2.5, np.float32(0.1), np.int8(-3), np.uint64(2**40), np.True_])
+@pytest.mark.parametrize("by", [3, 2.5, np.float32(0.1), np.int8(-3), np.uint32(2**31), np.True_])
 def test_arguments_arrive(order: str, by: Any) -> None:
     kernel = _native.Kernel(mixed)
     first, second = square(order), np.linspace(0, 1, 8).astype(np.float32)
@@ -290,6 +297,46 @@ def test_types_that_kernels_do_not_take() -> None:
         kernel(BITS, object())
 
 
+@pytest.mark.usefixtures("anywhere")
+def test_every_call_is_of_the_types_it_was_compiled_for() -> None:
+    kernel = _native.Kernel(mixed)
+    out, wanted = np.empty(8), np.empty(8)
+    pair = (np.linspace(0, 1, 8), -7)
+    last = np.arange(64).reshape(2, 8, 4)
+    cases: list[tuple[Any, ...]] = [
+        (square(order), p, last, yes, 1, by)
+        for order in "CA"
+        for p in (pair, (pair[0].astype(np.float32), -7))
+        for yes, by in ((True, 2.5), (False, 2))
+    ]
+    for _ in range(2):
+        for case in cases:
+            kernel(*case, out)
+            mixed(*case, wanted)
+            np.testing.assert_allclose(out, wanted, rtol=1e-6)
+    assert len(kernel._calls) == len(cases)
+    assert None not in kernel._calls.values()
+
+
+def test_an_array_in_both_orders_is_in_c_order() -> None:
+    row = np.ones((1, 5), np.int32)
+    assert row.flags.f_contiguous
+    assert _native._key((row,)) == _native._key((np.ones((2, 5), np.int32),))
+
+
+@pytest.mark.usefixtures("anywhere")
+def test_numbers_that_do_not_fit_are_not_cut() -> None:
+    kernel, out = _native.Kernel(divide), np.zeros(1, np.int64)
+    for wrong in (2**63, 2**70):
+        kernel(7, 2, out)
+        assert out[0] == 3
+        with pytest.raises(Exception, match=r"(?i)int"):
+            kernel(wrong, 0, out)
+        assert out[0] == 3
+    kernel(9, 2, out)
+    assert out[0] == 4
+
+
 def test_many_threads_compile_once(compiled: list[str]) -> None:
     kernel = _native.Kernel(dense._bf16.__wrapped__)
     outs = [np.empty(BITS.shape, np.uint16) for _ in range(8)]
@@ -323,6 +370,7 @@ def test_processes_race_and_the_next_needs_no_numba(tmp_path: Path) -> None:
     racing = [start() for _ in range(3)]
     found = [process.communicate(timeout=100)[0] for process in racing]
     assert all(text.startswith(str(bits)) for text in found)
+    assert [process.returncode for process in racing] == [0] * 3
     assert any(text.endswith("True\n") for text in found)
     assert start().communicate(timeout=100)[0] == f"{bits} False\n"
     assert len(list((tmp_path / "cold").rglob("*.kernel"))) == 1
