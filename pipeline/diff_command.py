@@ -71,12 +71,12 @@ def diff_command(
     --fail-under asks for more.
     """
     from anamnesis.pipeline.diff import diff
-    from anamnesis.pipeline.diff_files import SUFFIXES, check_target
     from anamnesis.pipeline.diff_plot import check_plot
     from anamnesis.pipeline.progress import make_progress, printable
+    from anamnesis.pipeline.table_files import check_target
 
     if out is not None:
-        check_target(Path(out), SUFFIXES, overwrite)
+        check_target(Path(out), overwrite)
     if plot is not None:
         check_plot(Path(plot), overwrite)
     for path in (a, b):

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.errors import UsageError
-from anamnesis.pipeline.diff_files import check_target
 from anamnesis.pipeline.diff_picture import draw
 from anamnesis.pipeline.diff_report import Diff
 from anamnesis.pipeline.diff_scene import PAPER, Box, Label, Scene
 from anamnesis.pipeline.progress import printable
+from anamnesis.pipeline.table_files import check_target
 from anamnesis.writers.part import write_small
 
 SUFFIXES = (".html", ".png", ".svg")
@@ -41,7 +41,7 @@ rect:hover {{ stroke: #1f2328; stroke-width: 1.5 }}</style>
 
 def check_plot(path: Path, overwrite: bool) -> None:
     """UsageError when a picture cannot be drawn or cannot be written to `path`."""
-    check_target(path, SUFFIXES, overwrite)
+    check_target(path, overwrite, SUFFIXES)
     if path.suffix == ".png" and find_spec("matplotlib") is None:
         raise UsageError(
             f"{path}: PNG needs matplotlib: pip install 'anamnesis-arrow[plot]'; "

@@ -157,9 +157,10 @@ class Diff:
         The file is there whole or not at all. Raises UsageError for another suffix, or for a
         file that exists without `overwrite`.
         """
-        from anamnesis.pipeline.diff_files import write_table
+        from anamnesis.pipeline.table_files import write_table
 
-        write_table(self, Path(path), overwrite=overwrite)
+        shapes = {"shape": ["x".join(map(str, row.shape)) for row in self.rows]}
+        write_table(Path(path), self.to_arrow(), self.to_dict(), shapes, overwrite=overwrite)
 
     def plot(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Draw SQNR by layer and module type: .svg, .html or .png (which needs matplotlib).

@@ -50,7 +50,7 @@ def stats_command(
     from anamnesis.pipeline.stats import check_column, stats
 
     if out is not None:
-        from anamnesis.pipeline.stats_files import check_target
+        from anamnesis.pipeline.table_files import check_target
 
         check_target(Path(out), overwrite)
     if sort is not None:

@@ -11,18 +11,12 @@ A value that is not there is null, and nothing between two commas in CSV.
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-from collections.abc import Callable
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from anamnesis.errors import UsageError
-from anamnesis.writers.part import check_final, write_small
+from anamnesis.pipeline.table_files import write_table
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.stats import Stats, TensorStats
@@ -90,64 +84,15 @@ def _entry(row: TensorStats) -> dict[str, Any]:
     return entry
 
 
-def check_target(path: Path, overwrite: bool) -> None:
-    """UsageError or OSError when statistics cannot be written to `path`."""
-    if path.suffix not in _FORMATS:
-        raise UsageError(f"{path}: the suffix says the format; allowed: {', '.join(_FORMATS)}")
-    if not path.parent.is_dir():
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
-    check_final(path, overwrite)
-
-
 def write(found: Stats, path: Path, *, overwrite: bool) -> None:
-    """Write a file that is there whole or not at all."""
-    check_target(path, overwrite)
-    write_small(path, _FORMATS[path.suffix](found))
-
-
-def _arrow(found: Stats) -> bytes:
-    sink = BytesIO()
-    with pa.ipc.new_file(sink, SCHEMA) as file:
-        file.write_table(to_arrow(found))
-    return sink.getvalue()
-
-
-def _parquet(found: Stats) -> bytes:
-    from pyarrow import parquet
-
-    sink = BytesIO()
-    parquet.write_table(to_arrow(found), sink)
-    return sink.getvalue()
-
-
-def _csv(found: Stats) -> bytes:
-    from pyarrow import csv
-
-    table = to_arrow(found)
-    shapes = ["x".join(map(str, row.shape)) or "scalar" for row in found.rows]
-    bins = [" ".join(f"{e}:{count}" for e, count in row.exponents) for row in found.rows]
-    for name, values in (("shape", shapes), ("exponents", bins)):
-        at = table.schema.get_field_index(name)
-        table = table.set_column(at, name, pa.array(values, pa.string()))
-    sink = BytesIO()
-    csv.write_csv(table, sink)
-    return sink.getvalue()
-
-
-def _json(found: Stats) -> bytes:
-    return (
-        json.dumps(to_dict(found), indent=2, ensure_ascii=False, allow_nan=False).encode() + b"\n"
-    )
+    """Write a file that is there whole or not at all; its suffix says the format."""
+    as_text = {
+        "shape": ["x".join(map(str, row.shape)) or "scalar" for row in found.rows],
+        "exponents": [" ".join(f"{e}:{n}" for e, n in row.exponents) for row in found.rows],
+    }
+    write_table(path, to_arrow(found), to_dict(found), as_text, overwrite=overwrite)
 
 
 def _utf8(text: str) -> str:
     """Text that UTF-8 can hold: what a file calls its things may be half of a surrogate pair."""
     return text.encode("utf-8", "backslashreplace").decode()
-
-
-_FORMATS: dict[str, Callable[[Stats], bytes]] = {
-    ".arrow": _arrow,
-    ".csv": _csv,
-    ".json": _json,
-    ".parquet": _parquet,
-}
