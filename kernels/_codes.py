@@ -214,33 +214,6 @@ def scale_runs(
 
 
 @jit
-def pair(zeros: Any, scales: Any) -> Any:
-    """One word for a zero point and its scale, whose low eight bits are 0 if it was F16 or BF16."""
-    words = np.empty(zeros.shape, np.uint32)
-    for group in range(zeros.shape[0]):
-        for row in range(zeros.shape[1]):
-            words[group, row] = u32(as_u32(scales[group, row]) | u32(zeros[group, row]))
-    return words
-
-
-@inline
-def _scaled_by(code: Any, word: Any) -> Any:
-    zero = np.float32(np.int32(u32(word & u32(0xFF))))
-    return (np.float32(code) - zero) * as_f32(u32(word & u32(0xFFFFFF00)))
-
-
-@jit
-def scale_pairs(codes: Any, words: Any, half: Any, out: Any) -> None:
-    """One row, with a zero point and a scale for every code, as `pair` joined them."""
-    if half:
-        for i in range(codes.shape[0]):
-            put(out, i, to_half(_scaled_by(codes[i], words[i])))
-    else:
-        for i in range(codes.shape[0]):
-            put(out, i, _scaled_by(codes[i], words[i]))
-
-
-@jit
 def scale_each(codes: Any, zeros: Any, scales: Any, half: Any, out: Any) -> None:
     """One row, with a scale and a zero for every code."""
     if half:

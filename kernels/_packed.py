@@ -17,13 +17,12 @@ import numpy as np
 from anamnesis.kernels._codes import (
     look_up_runs,
     multiply_runs,
-    pair,
     scale_each,
-    scale_pairs,
     scale_runs,
     spread,
 )
 from anamnesis.kernels._jit import jit
+from anamnesis.kernels._pairs import pair, scale_pairs
 from anamnesis.kernels._transpose import (
     LANES,
     prefetch,
@@ -34,7 +33,7 @@ from anamnesis.kernels._transpose import (
 from anamnesis.kernels.bits import u32
 
 COLUMNS = 16  # a tile's output rows: one cache line of words
-SCATTERED = 1024  # inputs a tile covers when each has a scale and a zero of its own
+SCATTERED = 4096  # inputs a tile covers when each has a scale and a zero of its own
 # Rows of a tile are a power of two apart but for this: their words would share cache sets.
 PAD = 16
 
