@@ -40,7 +40,7 @@ def _half(offset: int) -> Read:
 
 def _words(blocks: Any, offset: int, kind: str, count: int) -> Any:
     nbytes = np.dtype(kind).itemsize * count
-    return np.ascontiguousarray(blocks[:, offset : offset + nbytes]).view(kind)
+    return blocks[:, offset : offset + nbytes].view(kind)  # strided, and mostly not aligned
 
 
 def _bits(words: Any, shifts: Any, mask: int) -> Any:
