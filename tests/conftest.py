@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 import struct
 import subprocess
 import sys
@@ -85,3 +87,32 @@ def amn() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, check=False, **settings)
 
     return run
+
+
+@pytest.fixture(scope="session")
+def page_blocks() -> Callable[[Path], list[tuple[str, str]]]:
+    """The code blocks of a Markdown page: the kind and the text of each."""
+
+    def blocks(page: Path) -> list[tuple[str, str]]:
+        return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE)
+
+    return blocks
+
+
+@pytest.fixture(scope="session")
+def as_shown() -> Callable[[str], list[str]]:
+    """The lines of an output, without what differs from run to run: seconds and rates."""
+
+    def lines(text: str) -> list[str]:
+        steady = re.sub(r"in [\d.]+ s \([\d.]+ GB/s\)", "in T", text.strip())
+        return [line.rstrip() for line in steady.splitlines()]
+
+    return lines
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with what the commands of the pages need."""
+    folder = tmp_path_factory.mktemp("checkout")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    return folder

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import re
 import shlex
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,24 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCKS = re.findall(r"```(\w*)\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-# What differs from run to run: seconds and rates.
-TIMING = re.compile(r"in [\d.]+ s \([\d.]+ GB/s\)")
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
+Blocks = list[tuple[str, str]]
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("checkout")
-    shutil.copytree(ROOT / "configs", folder / "configs")
-    return folder
+def blocks(page_blocks: Callable[[Path], Blocks]) -> Blocks:
+    return page_blocks(ROOT / "README.md")
 
 
-def commands() -> list[tuple[str, str]]:
+def commands(blocks: Blocks) -> list[tuple[str, str]]:
     """Every `$ amn …` of the README with the output that it shows."""
     found = []
-    for kind, text in BLOCKS:
+    for kind, text in blocks:
         if kind == "console" and "$ amn" in text:
             for part in text.split("$ ")[1:]:
                 command, _, output = part.partition("\n")
@@ -38,34 +32,34 @@ def commands() -> list[tuple[str, str]]:
     return found
 
 
-def plain(text: str) -> list[str]:
-    return [TIMING.sub("in T", line).rstrip() for line in text.strip().splitlines()]
-
-
-def test_commands_print_what_the_readme_shows(checkout: Path, amn: Amn) -> None:
-    shown = commands()
+def test_commands_print_what_the_readme_shows(
+    checkout: Path, amn: Amn, blocks: Blocks, as_shown: Callable[[str], list[str]]
+) -> None:
+    shown = commands(blocks)
     assert len(shown) >= 5
     for command, output in shown:
         done = amn(*shlex.split(command)[1:], cwd=checkout)
         assert done.returncode == 0, (command, done.stderr)
         if output.strip():
-            assert plain(done.stdout) == plain(output), command
+            assert as_shown(done.stdout) == as_shown(output), command
 
 
-def test_the_job_file_is_the_one_in_configs() -> None:
-    (shown,) = [text for kind, text in BLOCKS if kind == "yaml"]
+def test_the_job_file_is_the_one_in_configs(blocks: Blocks) -> None:
+    (shown,) = [text for kind, text in blocks if kind == "yaml"]
     body = [line for line in shown.splitlines() if not line.startswith("#")]
     kept = (ROOT / "configs/quickstart.yaml").read_text().splitlines()
     assert body == [line for line in kept if not line.startswith("#")]
 
 
-def test_python_runs_and_prints_what_the_readme_shows(checkout: Path, amn: Amn) -> None:
+def test_python_runs_and_prints_what_the_readme_shows(
+    checkout: Path, amn: Amn, blocks: Blocks
+) -> None:
     sample = "configs/sample/smollm2-135m-layer0.gguf"
     out = "out/weights.arrow"
     arguments = ("remember", sample, "--to", "arrow", "--dtype", "f32", "-o", out, "--overwrite")
     assert amn(*arguments, cwd=checkout).returncode == 0
-    texts = [text for kind, text in BLOCKS if kind == "python"]
-    (table,) = [text for kind, text in BLOCKS if kind == ""]
+    texts = [text for kind, text in blocks if kind == "python"]
+    (table,) = [text for kind, text in blocks if kind == ""]
     printed = []
     for text in texts:
         done = subprocess.run(
