@@ -12,7 +12,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -42,8 +42,8 @@ def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
     """
     if not tasks:
         return
-    with _quiet(), _client(options) as client:
-        flight = Flight(client, options.in_flight_bytes, listener)
+    with _quiet(), _client(options) as (client, revive):
+        flight = Flight(client, options.in_flight_bytes, listener, revive)
         flight.greet(tasks)
         flight.run(tasks)
 
@@ -51,8 +51,15 @@ def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
 class Flight:
     """Tasks on their way, and those that wait for room."""
 
-    def __init__(self, client: Any, in_flight_bytes: int, listener: Listener) -> None:
+    def __init__(
+        self,
+        client: Any,
+        in_flight_bytes: int,
+        listener: Listener,
+        revive: Callable[[], object] | None = None,
+    ) -> None:
         self._client = client
+        self._revive = revive
         self._address = client.scheduler.address
         self._listener = listener
         self._least_bytes = in_flight_bytes
@@ -209,6 +216,8 @@ class Flight:
             text = f"{threads} worker thread(s)" if threads else "no workers: waiting for some"
             self._listener.note(text)
             self._threads = threads
+        if self._revive is not None:
+            self._revive()
         self._room = max(self._least_bytes, AHEAD * threads * TASK_BYTES)
 
 
@@ -257,7 +266,8 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _client(options: Options) -> Iterator[Any]:
+def _client(options: Options) -> Iterator[tuple[Any, Callable[[], object] | None]]:
+    """A client, and how to bring back workers of a cluster that is ours."""
     from distributed import Client, LocalCluster
     from distributed.comm.addressing import parse_address, parse_host_port
 
@@ -267,7 +277,7 @@ def _client(options: Options) -> Iterator[Any]:
         except ValueError as error:
             raise UsageError(f"run.scheduler: {options.scheduler}: {error}") from error
         with Client(options.scheduler, set_as_default=False) as client:
-            yield client
+            yield client, None
         return
     try:
         cluster = LocalCluster(
@@ -279,8 +289,9 @@ def _client(options: Options) -> Iterator[Any]:
         )
     except RuntimeError as error:
         raise UsageError(
-            f"the workers of a cluster on this machine did not start: {error} A script must call "
+            f"the workers of a cluster on this machine did not start: {error} In a script, call "
             'under `if __name__ == "__main__":`, as each worker imports it'
         ) from error
     with cluster, Client(cluster, set_as_default=False) as client:
-        yield client
+        # A worker that is not back in time (deploy.lost-worker-timeout) is given up by its cluster.
+        yield client, lambda: cluster.scale(options.threads)

@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from distributed import Client
 
 import anamnesis
 from anamnesis.pipeline import plan as planning
@@ -41,10 +43,14 @@ class Cluster:
         )
         self.address = self._await_address()
         for _ in range(2):
-            self._start(
-                *("worker", self.address, "--nthreads=1", "--memory-limit=2GiB", "--no-dashboard"),
-                *("--death-timeout=60", f"--local-directory={folder}", f"--preload={PRELOAD}"),
-            )
+            self.start_worker()
+
+    def start_worker(self) -> subprocess.Popen[bytes]:
+        """One more, and its nanny."""
+        return self._start(
+            *("worker", self.address, "--nthreads=1", "--memory-limit=2GiB", "--no-dashboard"),
+            *("--death-timeout=60", f"--local-directory={self._folder}", f"--preload={PRELOAD}"),
+        )
 
     def _start(self, *arguments: str) -> subprocess.Popen[bytes]:
         log = (self._folder / f"{len(self._processes)}.log").open("wb")
@@ -76,18 +82,33 @@ class Cluster:
 
     def workers(self) -> list[int]:
         """The processes under the nannies."""
-        found = []
-        for nanny in self._processes[1:]:
-            for entry in Path(f"/proc/{nanny.pid}/task").iterdir():
-                found += [int(pid) for pid in (entry / "children").read_text().split()]
-        command = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in found}
-        return [pid for pid in found if b"spawn_main" in command[pid]]
+        return [pid for nanny in self._processes[1:] for pid in children(nanny.pid)]
+
+    def await_threads(self, count: int) -> None:
+        with Client(self.address, set_as_default=False) as client:
+            client.wait_for_workers(count, timeout=60)
 
     def stop(self) -> None:
         for process in self._processes:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait(timeout=30)
+
+
+def children(pid: int) -> list[int]:
+    """The worker processes that a process started."""
+    found: list[int] = []
+    with suppress(FileNotFoundError):
+        for entry in Path(f"/proc/{pid}/task").iterdir():
+            found += [int(child) for child in (entry / "children").read_text().split()]
+    return [pid for pid in found if b"spawn_main" in command(pid)]
+
+
+def command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
 
 
 @pytest.fixture(scope="module")
@@ -208,6 +229,85 @@ def test_c01_workers_that_are_killed_are_replaced(
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 0, errors
     assert len(killed) >= 2
+    assert contents(tmp_path / "out") == whole(tmp_path)
+    assert hidden(tmp_path) == []
+    assert "Traceback" not in errors
+
+
+def kill_in_turn(
+    workers: Callable[[], list[int]], address: str, process: subprocess.Popen[str], count: int
+) -> set[int]:
+    """SIGKILL so many workers, each when it has joined the cluster, until the job ends."""
+    killed: set[int] = set()
+    with Client(address, set_as_default=False) as client:
+        while len(killed) < count and process.poll() is None:
+            joined = client.run(os.getpid, on_error="ignore", wait=True).values()
+            fresh = set(joined) & set(workers()) - killed
+            for pid in sorted(fresh)[: count - len(killed)]:
+                os.kill(pid, signal.SIGKILL)
+                killed.add(pid)
+                time.sleep(0.3)
+            time.sleep(0.2)
+    return killed
+
+
+@pytest.mark.oracle
+def test_c01_ten_kills_on_a_cluster(
+    cluster: Cluster, model: Callable[..., Path], tmp_path: Path, amn: Amn
+) -> None:
+    model(*(f"slow{n}" for n in range(50)))
+    process = amn("run", job_file(tmp_path), "--scheduler", cluster.address)
+    await_part(tmp_path / "out", process)
+    killed = kill_in_turn(cluster.workers, cluster.address, process, 10)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
+    assert len(killed) == 10
+    assert contents(tmp_path / "out") == whole(tmp_path)
+    assert hidden(tmp_path) == []
+    assert "Traceback" not in errors
+
+
+@pytest.mark.parametrize(
+    "kills", [2, pytest.param(10, marks=[pytest.mark.oracle, pytest.mark.timeout(200)])]
+)
+def test_c01_kills_on_a_cluster_of_its_own(
+    model: Callable[..., Path],
+    tmp_path: Path,
+    amn: Amn,
+    monkeypatch: pytest.MonkeyPatch,
+    kills: int,
+) -> None:
+    """`scheduler: null`: two processes that the run starts and ends."""
+    monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", str(PRELOAD))
+    model(*(f"slow{n}" for n in range(5 * kills)))
+    process = amn("run", job_file(tmp_path, executor="distributed", threads=2))
+    await_part(tmp_path / "out", process)
+    killed: set[int] = set()
+    while len(killed) < kills and process.poll() is None:
+        time.sleep(1.2)  # some are killed before they have joined the cluster again
+        for pid in [pid for pid in children(process.pid) if pid not in killed][:1]:
+            os.kill(pid, signal.SIGKILL)
+            killed.add(pid)
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 0, errors
+    assert len(killed) == kills
+    assert contents(tmp_path / "out") == whole(tmp_path)
+    assert hidden(tmp_path) == []
+    assert "Traceback" not in errors
+
+
+def test_c01_a_node_that_is_lost(
+    cluster: Cluster, model: Callable[..., Path], tmp_path: Path, amn: Amn
+) -> None:
+    """A worker and its nanny are gone for good; the others do their work."""
+    node = cluster.start_worker()
+    cluster.await_threads(3)
+    model(*(f"slow{n}" for n in range(12)))
+    process = amn("run", job_file(tmp_path), "--scheduler", cluster.address)
+    await_part(tmp_path / "out", process)
+    os.killpg(node.pid, signal.SIGKILL)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 0, errors
     assert contents(tmp_path / "out") == whole(tmp_path)
     assert hidden(tmp_path) == []
     assert "Traceback" not in errors
