@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from anamnesis.pipeline.api import convert, inspect, open_model, remember, run, scan, verify
     from anamnesis.pipeline.diff import diff
     from anamnesis.pipeline.stats import stats
+    from anamnesis.writers.arrow_bf16 import register_bfloat16
 
 __version__ = "0.1.0"
 __all__ = [
@@ -20,13 +21,19 @@ __all__ = [
     "diff",
     "inspect",
     "open_model",
+    "register_bfloat16",
     "remember",
     "run",
     "scan",
     "stats",
     "verify",
 ]
-_HOMES = {"Limits": "limits", "diff": "pipeline.diff", "stats": "pipeline.stats"}
+_HOMES = {
+    "Limits": "limits",
+    "diff": "pipeline.diff",
+    "register_bfloat16": "writers.arrow_bf16",
+    "stats": "pipeline.stats",
+}
 
 
 def __getattr__(name: str) -> Any:

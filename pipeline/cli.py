@@ -240,7 +240,7 @@ def _fail(failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
     help="Share of the pieces to decode again.",
 )
 def verify_command(out: str, against: str | None, sample: float) -> None:
-    """Compare OUT with the checksums that were recorded when it was written."""
+    """Compare OUT with the checksums taken when it was written."""
     from anamnesis.pipeline.api import verify
 
     counts = verify(out, against=against, sample=sample)

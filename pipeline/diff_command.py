@@ -65,9 +65,9 @@ def diff_command(
     quiet: bool,
     **settings: Any,
 ) -> int:
-    """Compare the checkpoints A and B of any formats, tensor by tensor, worst first.
+    """Compare two checkpoints of any formats, tensor by tensor.
 
-    A is what B is measured against. Exits 0 whatever the difference, unless --exact or
+    A is what B is measured against; the worst tensors come first. Exits 0 whatever the difference, unless --exact or
     --fail-under asks for more.
     """
     from anamnesis.pipeline.diff import diff

@@ -45,7 +45,10 @@ def stats_command(
     quiet: bool,
     **settings: Any,
 ) -> None:
-    """Range, mean, zeros, NaN, exponents, scales and checksum of every tensor, in one pass."""
+    """Figures of every tensor of PATH, in one pass over its values.
+
+    Range, mean, deviation, zeros, NaN, infinities, exponents, stored scales and checksum.
+    """
     from anamnesis.pipeline.progress import make_progress, printable
     from anamnesis.pipeline.stats import check_column, stats
 
