@@ -207,9 +207,9 @@ def _whole_lines(tensor: Tensor, window: int, most: int) -> int:
         math.lcm(tensor.unit_multiple, max(1, 8 * nbytes // access.unit_bits))
         for nbytes in (CACHE_LINE, CACHE_LINE // 2)
     )
-    for least in (whole, half):
-        if window >= least:
-            return window // least * least
+    nearest = (window + whole // 2) // whole * whole
+    if nearest or window >= half:
+        return nearest or half
     return half if half <= most else window
 
 

@@ -30,17 +30,18 @@ def gptq(inputs: int, outputs: int, bits: int) -> Tensor:
     ("tensor", "window"),
     [
         (awq(4096, 11008), 128),
-        (awq(5120, 13824), 64),
+        (awq(5120, 13824), 128),
         (awq(11008, 4096), 64),  # 47 rows would be 1 MiB
         (awq(28672, 8192), 64),
+        (awq(8192, 28672), 128),
         (awq(2048, 520), 256),
         (awq(128, 24), 24),
         (awq(1 << 20, 1024), 8),  # 64 rows would be 128 MiB
         (gptq(4096, 11008, 4), 128),
-        (gptq(11008, 4096, 4), 32),
-        (gptq(11008, 4096, 8), 32),
+        (gptq(11008, 4096, 4), 48),
+        (gptq(11008, 4096, 8), 48),
         (gptq(11008, 4096, 3), 32),
-        (gptq(40960, 4096, 4), 8),
+        (gptq(40960, 4096, 4), 16),
     ],
 )
 def test_windows_take_whole_cache_lines(tensor: Tensor, window: int) -> None:
