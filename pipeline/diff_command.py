@@ -67,8 +67,8 @@ def diff_command(
 ) -> int:
     """Compare two checkpoints of any formats, tensor by tensor.
 
-    A is what B is measured against; the worst tensors come first. Exits 0 whatever the difference, unless --exact or
-    --fail-under asks for more.
+    A is what B is measured against; the worst tensors come first. Exits 0 whatever the
+    difference, unless --exact or --fail-under asks for more.
     """
     from anamnesis.pipeline.diff import diff
     from anamnesis.pipeline.diff_plot import check_plot
