@@ -257,6 +257,34 @@ def test_bars_come_and_go(clock: Clock) -> None:
 
 
 @pytest.mark.usefixtures("wide")
+def test_on_80_columns_shards_go_by_their_number(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Names would be cut before they differ."""
+    monkeypatch.setenv("COLUMNS", "80")
+    out = Terminal()
+    shown = bars(out, clock)
+    shown.start(6 * GB, FILES)
+    shown.advance(0, GB // 4)
+    shown.advance(2, GB // 4)
+    names = [line.split()[:2] for line in drawn(shown, out)]
+    assert names[1:] == [["shard", "1/3"], ["shard", "3/3"]]
+    shown.close()
+
+
+@pytest.mark.usefixtures("wide")
+def test_nothing_is_drawn_of_what_was_there_already(clock: Clock) -> None:
+    out = Terminal()
+    shown = bars(out, clock)
+    shown.start(6 * GB, FILES)
+    for number in range(3):
+        shown.done(number)
+    out.truncate(0)
+    shown.close()
+    assert "100%" not in out.getvalue()
+
+
+@pytest.mark.usefixtures("wide")
 def test_one_file_has_one_bar(clock: Clock) -> None:
     out = Terminal()
     shown = bars(out, clock)
