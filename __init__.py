@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from anamnesis.limits import Limits
+    from anamnesis.pipeline.analytics.diff import diff
+    from anamnesis.pipeline.analytics.stats import stats
     from anamnesis.pipeline.api import convert, inspect, open_model, remember, run, scan, verify
-    from anamnesis.pipeline.diff import diff
-    from anamnesis.pipeline.stats import stats
     from anamnesis.writers.arrow_bf16 import register_bfloat16
 
 __version__ = "0.1.0"
@@ -30,9 +30,9 @@ __all__ = [
 ]
 _HOMES = {
     "Limits": "limits",
-    "diff": "pipeline.diff",
+    "diff": "pipeline.analytics.diff",
     "register_bfloat16": "writers.arrow_bf16",
-    "stats": "pipeline.stats",
+    "stats": "pipeline.analytics.stats",
 }
 
 

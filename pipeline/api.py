@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anamnesis.limits import Limits
-from anamnesis.pipeline.lazy import Decode, LazyTensor, OpenModel
+from anamnesis.pipeline.analytics.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.pipeline.report import Report, report
 from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
@@ -52,8 +52,8 @@ def scan(
 
     Without `decode` a row is a block: `tensor`, `scheme`, `component`, `block`, `row`, `col`,
     `elems`, `scale`, `minimum`, `zero`, `scales`, `minimums`, `payload`. With `"f32"` or `"bf16"`
-    it is a matrix row: `tensor`, `scheme`, `row`, `col`, `values`. `anamnesis.pipeline.scan`
-    describes them. Only the bytes that `columns` need are read, and `memory` (64 MiB) is held.
+    it is a matrix row: `tensor`, `scheme`, `row`, `col`, `values`; `pipeline.analytics.scan` has
+    their types. Only the bytes that `columns` need are read, and `memory` (64 MiB) is held.
 
     Raises UsageError for an unknown column, LimitError when one row does not fit in `memory`, and
     what `open_model` raises; while it is read, IntegrityError and OSError.

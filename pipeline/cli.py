@@ -18,9 +18,9 @@ import click
 
 from anamnesis import __version__
 from anamnesis.errors import AnamnesisError, UsageError
-from anamnesis.pipeline.diff_command import diff_command
+from anamnesis.pipeline.analytics.diff_command import diff_command
+from anamnesis.pipeline.analytics.stats_command import stats_command
 from anamnesis.pipeline.flags import limit_flags, limits_from, size_flag
-from anamnesis.pipeline.stats_command import stats_command
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.jobs import Summary

@@ -9,10 +9,10 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 
+from anamnesis.pipeline.analytics.slices import Pick
 from anamnesis.pipeline.decode import OUT, decode_function
 from anamnesis.pipeline.members import check_tensor
 from anamnesis.pipeline.plan import Step, step_for
-from anamnesis.pipeline.slices import Pick
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.dtypes import DTYPES

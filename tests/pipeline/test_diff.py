@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import anamnesis
-import anamnesis.pipeline.diff as diff_module
+import anamnesis.pipeline.analytics.diff as diff_module
 from anamnesis.errors import (
     FormatError,
     IntegrityError,
@@ -24,8 +24,8 @@ from anamnesis.errors import (
 )
 from anamnesis.kernels.diff import Sums
 from anamnesis.limits import Limits
-from anamnesis.pipeline import diff_plan
-from anamnesis.pipeline.diff_report import Row
+from anamnesis.pipeline.analytics import diff_plan
+from anamnesis.pipeline.analytics.diff_report import Row
 from anamnesis.pipeline.task import run_task
 
 Entry = tuple[str, tuple[int, ...], bytes]

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import anamnesis
-from anamnesis.pipeline.diff_names import Place, place, spelling
+from anamnesis.pipeline.analytics.diff_names import Place, place, spelling
 
 Entry = tuple[str, tuple[int, ...], bytes]
 Write = Callable[[Path, Mapping[str, Entry]], Path]

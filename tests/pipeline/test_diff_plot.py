@@ -14,13 +14,13 @@ import pytest
 
 from anamnesis.errors import UsageError
 from anamnesis.kernels.diff import Sums
-from anamnesis.pipeline import diff_grid
-from anamnesis.pipeline.diff_grid import gather, scale
-from anamnesis.pipeline.diff_names import place
-from anamnesis.pipeline.diff_picture import draw
-from anamnesis.pipeline.diff_plot import to_png, to_svg
-from anamnesis.pipeline.diff_report import Diff, Row
-from anamnesis.pipeline.diff_scene import (
+from anamnesis.pipeline.analytics import diff_grid
+from anamnesis.pipeline.analytics.diff_grid import gather, scale
+from anamnesis.pipeline.analytics.diff_names import place
+from anamnesis.pipeline.analytics.diff_picture import draw
+from anamnesis.pipeline.analytics.diff_plot import to_png, to_svg
+from anamnesis.pipeline.analytics.diff_report import Diff, Row
+from anamnesis.pipeline.analytics.diff_scene import (
     Box,
     Label,
     Scene,

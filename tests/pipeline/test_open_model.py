@@ -15,7 +15,7 @@ import pytest
 import anamnesis
 from anamnesis.errors import LimitError
 from anamnesis.limits import Limits
-from anamnesis.pipeline.slices import pick
+from anamnesis.pipeline.analytics.slices import pick
 from anamnesis.pipeline.values import read_index
 from anamnesis.readers.files import Files
 
@@ -40,7 +40,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 @pytest.fixture
-def dense(tmp_path: Path, write_safetensors: Write) -> anamnesis.pipeline.lazy.OpenModel:
+def dense(tmp_path: Path, write_safetensors: Write) -> anamnesis.pipeline.analytics.lazy.OpenModel:
     stack = RNG.standard_normal(SHAPE).astype("<f4")
     words = RNG.integers(0, 1 << 16, 1000, dtype=np.uint16)
     entries = {

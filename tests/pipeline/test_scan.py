@@ -17,7 +17,7 @@ import pytest
 
 import anamnesis
 from anamnesis.errors import LimitError, UnsupportedError, UsageError
-from anamnesis.pipeline.scan import RAW, decoded_schema
+from anamnesis.pipeline.analytics.scan import RAW, decoded_schema
 from anamnesis.pipeline.values import Values
 
 Write = Callable[..., Path]
@@ -185,7 +185,7 @@ def test_long_rows_are_cut(tmp_path: Path, write_safetensors: Write) -> None:
 # --- what is read
 
 
-def opened(path: Path, reads: list[tuple[int, int]]) -> anamnesis.pipeline.lazy.OpenModel:
+def opened(path: Path, reads: list[tuple[int, int]]) -> anamnesis.pipeline.analytics.lazy.OpenModel:
     """The model; what opening it reads does not count."""
     model = anamnesis.open_model(path)
     reads.clear()

@@ -15,9 +15,9 @@ from gguf import GGUFReader
 import anamnesis
 from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS, Window, decoder
-from anamnesis.pipeline.block_fields import FIELDS, read_fields
-from anamnesis.pipeline.block_numbers import SECTIONS
-from anamnesis.pipeline.scan import scan_reader
+from anamnesis.pipeline.analytics.block_fields import FIELDS, read_fields
+from anamnesis.pipeline.analytics.block_numbers import SECTIONS
+from anamnesis.pipeline.analytics.scan import scan_reader
 from anamnesis.readers.base import Tensor
 
 DATA = Path(__file__).resolve().parents[1] / "data"

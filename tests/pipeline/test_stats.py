@@ -17,9 +17,9 @@ import anamnesis
 from anamnesis.errors import IntegrityError, LimitError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.pipeline import plan as planning
-from anamnesis.pipeline import stats_plan
+from anamnesis.pipeline.analytics import stats_plan
+from anamnesis.pipeline.analytics.stats import TensorStats
 from anamnesis.pipeline.journal import load_manifest
-from anamnesis.pipeline.stats import TensorStats
 
 Entries = Mapping[str, tuple[str, tuple[int, ...], bytes]]
 Write = Callable[[Path, Entries], Path]
@@ -242,7 +242,7 @@ def test_a_file_that_changes_is_an_error(
         fp8_model.write_bytes(fp8_model.read_bytes()[:-1])
         return plan
 
-    monkeypatch.setattr("anamnesis.pipeline.stats.make_stats_plan", cut)
+    monkeypatch.setattr("anamnesis.pipeline.analytics.stats.make_stats_plan", cut)
     with pytest.raises(IntegrityError):
         anamnesis.stats(fp8_model, executor=executor)
 

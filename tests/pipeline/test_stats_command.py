@@ -18,10 +18,10 @@ from rich.cells import cell_len
 
 import anamnesis
 from anamnesis.errors import UsageError
-from anamnesis.pipeline import stats_table
+from anamnesis.pipeline.analytics import stats_table
+from anamnesis.pipeline.analytics.stats import COLUMNS, Stats
+from anamnesis.pipeline.analytics.stats_files import SCHEMA, to_dict
 from anamnesis.pipeline.cli import cli
-from anamnesis.pipeline.stats import COLUMNS, Stats
-from anamnesis.pipeline.stats_files import SCHEMA, to_dict
 
 Write = Callable[..., Path]
 RNG = np.random.default_rng(3)

@@ -12,8 +12,8 @@ import pytest
 import xxhash
 
 import anamnesis
-from anamnesis.pipeline import stats_plan
-from anamnesis.pipeline.stats_scales import ROLES
+from anamnesis.pipeline.analytics import stats_plan
+from anamnesis.pipeline.analytics.stats_scales import ROLES
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -131,7 +131,7 @@ def test_scales_that_are_not_finite_are_left_out(tmp_path: Path, write_safetenso
 
 def test_every_encoding_with_blocks_or_scales_has_a_row() -> None:
     from anamnesis.kernels import ENCODINGS
-    from anamnesis.pipeline.block_fields import FIELDS
+    from anamnesis.pipeline.analytics.block_fields import FIELDS
 
     assert list(ROLES) == sorted(ROLES)
     assert set(ENCODINGS) - set(ROLES) - set(FIELDS) == {"bf16", "f16", "f32", "f64"}

@@ -15,8 +15,16 @@ import pyarrow as pa
 
 from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
-from anamnesis.pipeline.block_fields import FIELDS, read_fields
-from anamnesis.pipeline.block_rows import LONGEST, NUMBERS, Columns, Lines, Parts, Runs, Section
+from anamnesis.pipeline.analytics.block_fields import FIELDS, read_fields
+from anamnesis.pipeline.analytics.block_rows import (
+    LONGEST,
+    NUMBERS,
+    Columns,
+    Lines,
+    Parts,
+    Runs,
+    Section,
+)
 from anamnesis.readers.dtypes import DTYPES
 
 _INVERSE_127 = np.float32(7.874015718698502e-3)  # kernels/bnb.py

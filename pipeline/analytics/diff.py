@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from anamnesis.errors import UsageError
 from anamnesis.kernels.diff import Sums
 from anamnesis.limits import Limits
+from anamnesis.pipeline.analytics.diff_names import Matched, Pair, match, place
+from anamnesis.pipeline.analytics.diff_plan import DiffPlan, make_diff_plan
+from anamnesis.pipeline.analytics.diff_report import Diff, Row
+from anamnesis.pipeline.analytics.diff_task import DiffReceipt
 from anamnesis.pipeline.config import Settings, job_from
-from anamnesis.pipeline.diff_names import Matched, Pair, match, place
-from anamnesis.pipeline.diff_plan import DiffPlan, make_diff_plan
-from anamnesis.pipeline.diff_report import Diff, Row
-from anamnesis.pipeline.diff_task import DiffReceipt
 from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.executors import executor as executor_named
 from anamnesis.pipeline.members import check_members

@@ -15,7 +15,7 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels.bits import to_float32
-from anamnesis.pipeline.block_fields import FIELDS
+from anamnesis.pipeline.analytics.block_fields import FIELDS
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
 from anamnesis.readers.dtypes import DTYPES

@@ -49,11 +49,11 @@ def stats_command(
 
     Range, mean, deviation, zeros, NaN, infinities, exponents, stored scales and checksum.
     """
+    from anamnesis.pipeline.analytics.stats import check_column, stats
     from anamnesis.pipeline.progress import make_progress, printable
-    from anamnesis.pipeline.stats import check_column, stats
 
     if out is not None:
-        from anamnesis.pipeline.table_files import check_target
+        from anamnesis.pipeline.analytics.table_files import check_target
 
         check_target(Path(out), overwrite)
     if sort is not None:
@@ -78,6 +78,6 @@ def stats_command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
     elif out is None:
-        from anamnesis.pipeline.stats_table import print_stats
+        from anamnesis.pipeline.analytics.stats_table import print_stats
 
         print_stats(found)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from anamnesis.kernels.diff import metrics
-from anamnesis.pipeline.diff_report import Diff, Row, add_up, decibels
+from anamnesis.pipeline.analytics.diff_report import Diff, Row, add_up, decibels
 
 MAX_COLUMNS = 200
 MAX_ROWS = 48

@@ -157,7 +157,7 @@ class Diff:
         The file is there whole or not at all. Raises UsageError for another suffix, or for a
         file that exists without `overwrite`.
         """
-        from anamnesis.pipeline.table_files import write_table
+        from anamnesis.pipeline.analytics.table_files import write_table
 
         shapes = {"shape": ["x".join(map(str, row.shape)) for row in self.rows]}
         write_table(Path(path), self.to_arrow(), self.to_dict(), shapes, overwrite=overwrite)
@@ -167,7 +167,7 @@ class Diff:
 
         Raises UsageError as `write` does.
         """
-        from anamnesis.pipeline.diff_plot import write_plot
+        from anamnesis.pipeline.analytics.diff_plot import write_plot
 
         write_plot(self, Path(path), overwrite=overwrite)
 

@@ -14,8 +14,8 @@ from dataclasses import dataclass, replace
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.limits import Limits
-from anamnesis.pipeline.diff_names import Matched, Pair
-from anamnesis.pipeline.diff_task import DiffPiece, DiffTask, Side
+from anamnesis.pipeline.analytics.diff_names import Matched, Pair
+from anamnesis.pipeline.analytics.diff_task import DiffPiece, DiffTask, Side
 from anamnesis.pipeline.plan import (
     BASE_BYTES,
     TASK_BYTES,

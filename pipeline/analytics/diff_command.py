@@ -16,7 +16,7 @@ from anamnesis.pipeline.flags import limit_flags, limits_from
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anamnesis.pipeline.diff_report import Diff, Row
+    from anamnesis.pipeline.analytics.diff_report import Diff, Row
 
 DIFFERS = 8  # the exit code when --exact or --fail-under does not hold
 
@@ -70,10 +70,10 @@ def diff_command(
     A is what B is measured against; the worst tensors come first. Exits 0 whatever the
     difference, unless --exact or --fail-under asks for more.
     """
-    from anamnesis.pipeline.diff import diff
-    from anamnesis.pipeline.diff_plot import check_plot
+    from anamnesis.pipeline.analytics.diff import diff
+    from anamnesis.pipeline.analytics.diff_plot import check_plot
+    from anamnesis.pipeline.analytics.table_files import check_target
     from anamnesis.pipeline.progress import make_progress, printable
-    from anamnesis.pipeline.table_files import check_target
 
     if out is not None:
         check_target(Path(out), overwrite)
@@ -106,7 +106,7 @@ def diff_command(
     if as_json:
         click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
     elif not quiet:
-        from anamnesis.pipeline.diff_tables import print_diff
+        from anamnesis.pipeline.analytics.diff_tables import print_diff
 
         print_diff(found, top)
     failures = _failures(found, exact, fail_under)
@@ -134,7 +134,7 @@ def _failures(found: Diff, exact: bool, fail_under: float | None) -> list[str]:
 
 
 def _complaint(rows: Sequence[Row], total: int, text: str) -> str:
-    from anamnesis.pipeline.diff_report import decibels
+    from anamnesis.pipeline.analytics.diff_report import decibels
 
     first = rows[0]
     told = decibels(first.sqnr_db) if first.status == "compared" else first.why or first.status

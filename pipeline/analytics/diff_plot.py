@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.errors import UsageError
-from anamnesis.pipeline.diff_picture import draw
-from anamnesis.pipeline.diff_report import Diff
-from anamnesis.pipeline.diff_scene import PAPER, Box, Label, Scene
+from anamnesis.pipeline.analytics.diff_picture import draw
+from anamnesis.pipeline.analytics.diff_report import Diff
+from anamnesis.pipeline.analytics.diff_scene import PAPER, Box, Label, Scene
+from anamnesis.pipeline.analytics.table_files import check_target
 from anamnesis.pipeline.progress import printable
-from anamnesis.pipeline.table_files import check_target
 from anamnesis.writers.part import write_small
 
 SUFFIXES = (".html", ".png", ".svg")

@@ -13,16 +13,16 @@ import xxhash
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.pipeline.analytics.stats_plan import StatsPlan, make_stats_plan
+from anamnesis.pipeline.analytics.stats_scales import join
+from anamnesis.pipeline.analytics.stats_task import Leaf, StatsReceipt
+from anamnesis.pipeline.analytics.stats_values import Exponents, reducer
 from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.executors import executor as executor_named
 from anamnesis.pipeline.members import check_members, crc32_function
 from anamnesis.pipeline.plan import Task
 from anamnesis.pipeline.progress import Progress, make_progress
-from anamnesis.pipeline.stats_plan import StatsPlan, make_stats_plan
-from anamnesis.pipeline.stats_scales import join
-from anamnesis.pipeline.stats_task import Leaf, StatsReceipt
-from anamnesis.pipeline.stats_values import Exponents, reducer
 from anamnesis.pipeline.task import Receipt
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
@@ -111,7 +111,7 @@ class Stats:
 
     def to_arrow(self) -> pa.Table:
         """A `pyarrow.Table` with a row a tensor; columns as in `TensorStats`."""
-        from anamnesis.pipeline.stats_files import to_arrow
+        from anamnesis.pipeline.analytics.stats_files import to_arrow
 
         return to_arrow(self)
 
@@ -121,13 +121,13 @@ class Stats:
 
     def __arrow_c_schema__(self) -> object:
         """The table's schema, without its data."""
-        from anamnesis.pipeline.stats_files import SCHEMA
+        from anamnesis.pipeline.analytics.stats_files import SCHEMA
 
         return SCHEMA.__arrow_c_schema__()
 
     def to_dict(self) -> dict[str, Any]:
         """The object that `amn stats --json` prints."""
-        from anamnesis.pipeline.stats_files import to_dict
+        from anamnesis.pipeline.analytics.stats_files import to_dict
 
         return to_dict(self)
 
@@ -137,12 +137,12 @@ class Stats:
         The file is there whole or not at all. Raises UsageError for another suffix, or for a
         file that exists without `overwrite`.
         """
-        from anamnesis.pipeline.stats_files import write
+        from anamnesis.pipeline.analytics.stats_files import write
 
         write(self, Path(path), overwrite=overwrite)
 
     def __repr__(self) -> str:
-        from anamnesis.pipeline.stats_table import as_text
+        from anamnesis.pipeline.analytics.stats_table import as_text
 
         return as_text(self, width=100, most=20)
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from anamnesis.kernels.diff import Sums, metrics
-from anamnesis.pipeline.diff_report import Diff, Row, decibels
+from anamnesis.pipeline.analytics.diff_report import Diff, Row, decibels
 from anamnesis.pipeline.progress import printable
 
 _LISTED = 10  # tensors without figures, of each kind

@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from anamnesis.pipeline.table_files import write_table
+from anamnesis.pipeline.analytics.table_files import write_table
 
 if TYPE_CHECKING:
-    from anamnesis.pipeline.stats import Stats, TensorStats
+    from anamnesis.pipeline.analytics.stats import Stats, TensorStats
 
 _BIN = pa.struct(
     [

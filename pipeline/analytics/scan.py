@@ -39,8 +39,8 @@ import pyarrow as pa
 
 from anamnesis.errors import LimitError, UnsupportedError, UsageError
 from anamnesis.limits import Limits, MiB
-from anamnesis.pipeline.block_numbers import sections
-from anamnesis.pipeline.block_rows import LONGEST, NUMBERS, Columns, Parts, Section
+from anamnesis.pipeline.analytics.block_numbers import sections
+from anamnesis.pipeline.analytics.block_rows import LONGEST, NUMBERS, Columns, Parts, Section
 from anamnesis.pipeline.plan import Step, charge_tensor, step_for, with_dtype
 from anamnesis.pipeline.values import Values
 from anamnesis.readers.base import Tensor

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 import xxhash
 
+from anamnesis.pipeline.analytics.stats_scales import Range, ScaleRange
+from anamnesis.pipeline.analytics.stats_values import Partial, reducer
 from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.members import crc32_function
 from anamnesis.pipeline.plan import Piece, Task
-from anamnesis.pipeline.stats_scales import Range, ScaleRange
-from anamnesis.pipeline.stats_values import Partial, reducer
 from anamnesis.pipeline.task import Cancelled, Receipt, run_task
 from anamnesis.readers.batch import BlockReader, iter_windows
 from anamnesis.readers.dtypes import DTYPES

@@ -12,9 +12,9 @@ import os
 from collections.abc import Sequence
 
 from anamnesis.kernels.diff import metrics
-from anamnesis.pipeline.diff_grid import Cell, Grid, gather, scale
-from anamnesis.pipeline.diff_report import Diff, Row, decibels
-from anamnesis.pipeline.diff_scene import (
+from anamnesis.pipeline.analytics.diff_grid import Cell, Grid, gather, scale
+from anamnesis.pipeline.analytics.diff_report import Diff, Row, decibels
+from anamnesis.pipeline.analytics.diff_scene import (
     FAINT,
     INK,
     PAPER,

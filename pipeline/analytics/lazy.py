@@ -51,7 +51,7 @@ class OpenModel(Mapping[str, "LazyTensor"]):
         memory: int | str | None = None,
     ) -> pa.RecordBatchReader:
         """As `anamnesis.scan`, of this model; a new stream at every call."""
-        from anamnesis.pipeline.scan import scan_reader
+        from anamnesis.pipeline.analytics.scan import scan_reader
 
         patterns = [tensors] if isinstance(tensors, str) else tensors
         names = [columns] if isinstance(columns, str) else columns
@@ -67,12 +67,12 @@ class OpenModel(Mapping[str, "LazyTensor"]):
         return self.scan().__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        from anamnesis.pipeline.show import model_text
+        from anamnesis.pipeline.analytics.show import model_text
 
         return model_text(self.model)
 
     def _repr_html_(self) -> str:
-        from anamnesis.pipeline.show import model_html
+        from anamnesis.pipeline.analytics.show import model_html
 
         return model_html(self.model)
 
@@ -133,8 +133,8 @@ class LazyTensor:
         Only blocks that hold some of them are read, and what lies between two of them where that is
         short. Raises IndexError. No checksum of an archive is compared, as it is of the whole.
         """
+        from anamnesis.pipeline.analytics.slices import pick
         from anamnesis.pipeline.plan import charge_tensor
-        from anamnesis.pipeline.slices import pick
         from anamnesis.pipeline.values import read_index
 
         picked = pick(index, self.tensor.shape, self.tensor.name)
@@ -184,7 +184,7 @@ class LazyTensor:
         memory: int | str | None = None,
     ) -> pa.RecordBatchReader:
         """As `anamnesis.scan`, of this tensor alone; a new stream at every call."""
-        from anamnesis.pipeline.scan import scan_reader
+        from anamnesis.pipeline.analytics.scan import scan_reader
 
         names = [columns] if isinstance(columns, str) else columns
         return scan_reader((self.tensor,), names, decode, _bytes(memory), self._limits)
@@ -205,12 +205,12 @@ class LazyTensor:
         return self.scan().__arrow_c_stream__(requested_schema)
 
     def __repr__(self) -> str:
-        from anamnesis.pipeline.show import tensor_text
+        from anamnesis.pipeline.analytics.show import tensor_text
 
         return tensor_text(self.tensor)
 
     def _repr_html_(self) -> str:
-        from anamnesis.pipeline.show import tensor_html
+        from anamnesis.pipeline.analytics.show import tensor_html
 
         return tensor_html(self.tensor)
 

@@ -14,7 +14,7 @@ from rich.text import Text
 from anamnesis.pipeline.progress import format_bytes, printable
 
 if TYPE_CHECKING:
-    from anamnesis.pipeline.stats import Stats, TensorStats
+    from anamnesis.pipeline.analytics.stats import Stats, TensorStats
 
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
 _BINS = 12

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from anamnesis.limits import Limits, MiB
+from anamnesis.pipeline.analytics.stats_task import LeafPiece, StatsTask
 from anamnesis.pipeline.plan import (
     BASE_BYTES,
     TASK_BYTES,
@@ -26,7 +27,6 @@ from anamnesis.pipeline.plan import (
     value_bytes,
     with_dtype,
 )
-from anamnesis.pipeline.stats_task import LeafPiece, StatsTask
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import Model
 from anamnesis.readers.source import is_url

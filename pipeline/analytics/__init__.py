@@ -1,0 +1,1 @@
+"""Questions to weights: scans, statistics, comparisons, and tensors in Python."""
