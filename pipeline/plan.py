@@ -25,6 +25,8 @@ from anamnesis.writers.base import PLAIN, Item, Layout, Slot, Storage
 
 WINDOW_BYTES = MiB
 TASK_BYTES = 64 * MiB
+# Small outputs are cut into about so many tasks, so that a few threads end together; but not finer.
+TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 TASK_PIECES = 100  # some 350 bytes each on their way to a worker
 # Read at once from layouts stored in columns, and from strided rows: whole lines of most matrices,
 # which is one call instead of one a line.
@@ -125,7 +127,7 @@ def make_plan(
     ]
     room = memory_bytes - BASE_BYTES
     threads = fit_threads(steps, room, memory_bytes, threads)
-    tasks = _cut(steps, layout)
+    tasks = _cut(steps, layout, _task_bytes(steps))
     widest = max((t.memory_bytes for t in tasks), default=0)
     return Plan(model, spec, layout, items, tuple(tasks), threads, BASE_BYTES + threads * widest)
 
@@ -252,7 +254,13 @@ def fit_threads(steps: Sequence[Step], room: int, memory_bytes: int, threads: in
     return max(1, min(threads, room // max(1, widest.memory_bytes)))
 
 
-def _cut(steps: Sequence[Step], layout: Layout) -> list[Task]:
+def _task_bytes(steps: Sequence[Step]) -> int:
+    """The most output of a task: by what is written, and never by who writes it."""
+    nbytes = sum(_out_bytes(step, 0, step.tensor.units) for step in steps)
+    return min(TASK_BYTES, max(LEAST_TASK_BYTES, nbytes // TASKS))
+
+
+def _cut(steps: Sequence[Step], layout: Layout, task_bytes: int) -> list[Task]:
     tasks: list[Task] = []
     pieces: list[Piece] = []
     filled = 0
@@ -271,9 +279,9 @@ def _cut(steps: Sequence[Step], layout: Layout) -> list[Task]:
         if file != current:
             close()
             current = file
-        for start, stop in _ranges(step):
+        for start, stop in _ranges(step, task_bytes):
             nbytes = _out_bytes(step, start, stop)
-            if filled and (filled + nbytes > TASK_BYTES or len(pieces) >= TASK_PIECES):
+            if filled and (filled + nbytes > task_bytes or len(pieces) >= TASK_PIECES):
                 close()
             pieces.append(Piece(step, start, stop))
             filled += nbytes
@@ -281,7 +289,7 @@ def _cut(steps: Sequence[Step], layout: Layout) -> list[Task]:
     return tasks
 
 
-def _ranges(step: Step) -> list[tuple[int, int]]:
+def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:
     """Cut a tensor where a task must end; cuts fall on batch boundaries."""
     units = step.tensor.units
     if not step.tensor.elems:
@@ -289,7 +297,7 @@ def _ranges(step: Step) -> list[tuple[int, int]]:
     if is_deflated(step.tensor):
         return [(0, units)]
     per_batch = max(1, step.batch_units * step.tensor.unit_elems * step.itemsize)
-    stride = step.batch_units * max(1, TASK_BYTES // per_batch)
+    stride = step.batch_units * max(1, task_bytes // per_batch)
     return [(start, min(start + stride, units)) for start in range(0, units, stride)]
 
 
@@ -316,8 +324,9 @@ def explain(plan: Plan) -> str:
     if plan.spec.storage.compression != "none":
         lines[-1] += f", before {plan.spec.storage.compression}"
     lines += [f"         {file.path}  {file.nbytes:,} bytes" for file in layout.files]
+    largest = max((task.out_bytes for task in plan.tasks), default=0)
     lines += [
-        f"tasks    {len(plan.tasks)} of up to {TASK_BYTES // MiB} MiB of output, "
+        f"tasks    {len(plan.tasks)} of up to {-(-largest // MiB)} MiB of output, "
         f"windows of about {WINDOW_BYTES // MiB} MiB",
         f"memory   {plan.memory_bytes / MiB:.0f} MiB projected for {plan.threads} thread(s)",
     ]
