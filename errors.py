@@ -6,6 +6,8 @@ still catch what they expect. The file system's own `OSError` is passed through 
 
 from __future__ import annotations
 
+from typing import Self
+
 
 def printable(value: object) -> str:
     """Text as one line that a terminal shows and does not obey."""
@@ -24,6 +26,11 @@ class AnamnesisError(Exception):
 
     kind = "error"
     exit_code = 1
+
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
+        # MemoryError's own, which comes before Exception's, makes no subclass when it is called by
+        # name, as Dask's unpickling of errors does (tblib).
+        return Exception.__new__(cls, *args)
 
     def __init__(self, message: str = "") -> None:
         super().__init__(printable(message))

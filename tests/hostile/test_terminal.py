@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from anamnesis.errors import FormatError, LimitError
+from anamnesis.errors import AnamnesisError, FormatError, LimitError
 
 NAMES = (
     "\x1b]52;c;T1dORUQ=\x07",
@@ -69,3 +69,10 @@ def test_every_error_is_one_line_whatever_it_quotes() -> None:
     limit = LimitError("a\tb", limit="items", need=2, have=1)
     assert (str(limit), limit.need) == ("a\\tb", 2)
     assert str(pickle.loads(pickle.dumps(limit))) == "a\\tb"
+
+
+@pytest.mark.parametrize("cls", AnamnesisError.__subclasses__())
+def test_errors_come_back_from_workers(cls: type[AnamnesisError]) -> None:
+    """Dask has tblib unpickle errors, which calls `__new__` by name."""
+    assert str(cls.__new__(cls, "a")) == "a"
+    assert str(pickle.loads(pickle.dumps(cls("a\n")))) == "a\\n"
