@@ -20,7 +20,8 @@ def machines(found: Mapping[str, Result], describe: Callable[[Result], str]) -> 
         other = document["machine"]
         if other["processor"] != machine["processor"] or other["versions"] != machine["versions"]:
             about.append(f"\n{name}: {' '.join(describe(other).splitlines())}")
-    busy = [document["others_cpus"] for document in found.values()]
+    # Beside `tasks` its own workers are others.
+    busy = [document["others_cpus"] for name, document in found.items() if name != "tasks"]
     known = [b for b in busy if b is not None]
     if known:
         about.append("")
