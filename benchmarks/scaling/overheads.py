@@ -73,6 +73,7 @@ def task_costs(tasks: int, workers: int, repeat: int) -> dict[str, Any]:
     kept = planning.TASK_BYTES
     planning.TASK_BYTES = 1  # so that every tensor is a task
     results: dict[str, Any] = {"tasks": tasks, "workers": workers}
+    patience.wait()  # before the cluster, whose idle workers are never quiet
     try:
         with tempfile.TemporaryDirectory(dir=in_memory()) as folder, cluster(workers) as found:
             plan = _tiny(Path(folder), tasks, tasks)
@@ -82,7 +83,6 @@ def task_costs(tasks: int, workers: int, repeat: int) -> dict[str, Any]:
                 seconds: list[float] = []
                 spent: dict[str, list[float]] = {}
                 for _ in range(repeat + 1):  # the first warms up
-                    patience.wait()
                     # What a run costs whatever its tasks are.
                     fixed = timed(lambda: _convert(one, name, options))  # noqa: B023
                     before = found.processor_seconds()
