@@ -53,6 +53,8 @@ ENCODINGS: dict[str, Encoding] = {
     "f16": Encoding("dense:decode_f16"),
     "f32": Encoding("dense:decode_f32"),
     "f64": Encoding("dense:decode_f64"),
+    "fp4-mx": Encoding("fp4:decode_mx"),
+    "fp4-nv": Encoding("fp4:decode_nv", prepare="fp4:prepare_nv"),
     "fp8-e4m3": Encoding("fp8:decode_e4m3", prepare="fp8:prepare"),
     "fp8-e4m3fnuz": Encoding("fp8:decode_e4m3fnuz", prepare="fp8:prepare"),
     "fp8-e5m2": Encoding("fp8:decode_e5m2", prepare="fp8:prepare"),

@@ -1,0 +1,143 @@
+"""Four-bit floats in blocks along a row: MXFP4 and NVFP4, as safetensors files hold them.
+
+| encoding | elements a block | scale of a block |
+|---|---|---|
+| MXFP4 | 32 | E8M0, one byte: 2**(e - 127), 255 is NaN |
+| NVFP4 | 16 | E4M3, one byte, and a float32 for the whole matrix |
+
+A code is E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6. A byte holds element 2k in its low
+half and 2k + 1 in its high half; codes and scales are tensors of their own.
+
+    MXFP4: value = e2m1 * 2**(e - 127)
+    NVFP4: value = e2m1 * (e4m3 * global), or e2m1 * (e4m3 / global)
+
+Every step rounds to float32, the result once to BF16. Under `reference` a `narrow` NVFP4 scale is
+rounded to BF16 before it is multiplied with. Sources: OCP Microscaling Formats specification 1.0,
+sections 5.3.3, 5.4.1 and 6.3; https://github.com/vllm-project/compressed-tensors
+compressors/nvfp4 and mxfp4, quantization/lifecycle/forward_helpers.py (`_dequantize`);
+nvidia-modelopt torch/quantization/qtensor/nvfp4_tensor.py (`dequantize`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._jit import jit
+from anamnesis.kernels._lookup import load_numbers, load_u64, table_for
+from anamnesis.kernels._nibbles import look_up_8_low_first, look_up_low_first
+from anamnesis.kernels._vector import load16
+from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.fp8 import E4M3
+
+MX_BLOCK, NV_BLOCK = 32, 16
+_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+_E2M1[8] = -0.0
+_E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
+_ONE = np.ones(1, np.float32)
+
+
+@jit
+def _mx(codes: Any, exponents: Any, powers: Any, e2m1: Any, out: Any) -> None:
+    numbers = load_numbers(e2m1, 0)
+    for block in range(exponents.shape[0]):
+        table = table_for(out, numbers * powers[exponents[block]])
+        look_up_low_first(out, 32 * block, table, load16(codes, 16 * block))
+
+
+@jit
+def _nv(codes: Any, bytes_: Any, scales: Any, e2m1: Any, out: Any) -> None:
+    numbers = load_numbers(e2m1, 0)
+    for block in range(bytes_.shape[0]):
+        table = table_for(out, numbers * scales[bytes_[block]])
+        look_up_8_low_first(out, 16 * block, table, load_u64(codes, 8 * block))
+
+
+def decode_mx(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """MXFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 32]`.
+
+    Raises ValueError for shapes that do not fit one another, as `decode_nv` does.
+    """
+    codes, scale = _checked(blocks, MX_BLOCK, out)
+    _mx(codes, scale, _E8M0, _E2M1, out)
+
+
+def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments of `decode_nv`, from the tensor's parameters and its whole components.
+
+    `wholes["global"]`, absent for 1, is one number or one for each matrix of `scalars["rows"]`
+    rows; `scalars["global"]` says `multiply` or `divide` by it. With `scalars["narrow"]` and
+    `rounding: reference` the scales are rounded to BF16. One matrix has its 256 scales made here.
+    """
+    stored = wholes.get("global")
+    factors = _ONE if stored is None else to_float32(stored.dtype, stored.array).reshape(-1)
+    how = scalars.get("global", "multiply")
+    if how not in ("multiply", "divide"):
+        raise ValueError(f"global: {how!r}; allowed is multiply or divide")
+    if factors.size > 1 and scalars.get("rows", 0) < 1:
+        raise ValueError(f"{factors.size} global scales, and no rows of a matrix")
+    narrow = bool(scalars.get("narrow")) and scalars.get("rounding") == "reference"
+    prepared = {"factors": factors, "divide": how == "divide", "narrowed_scales": narrow}
+    if factors.size == 1:
+        prepared["scales"] = _scales(factors[0], prepared)
+    return prepared
+
+
+def _scales(factor: Any, params: Mapping[str, Any]) -> Any:
+    """What each of the 256 scale bytes stands for in one matrix; NaNs are quiet and plain."""
+    with np.errstate(all="ignore"):
+        scales = E4M3.values / factor if params["divide"] else E4M3.values * factor
+        if params["narrowed_scales"]:
+            bits = scales.view(np.uint32)
+            odd = bits >> np.uint32(16) & np.uint32(1)
+            rounded = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
+            scales = np.where(np.isnan(scales), scales, rounded.view(np.float32))
+    scales[np.isnan(scales)] = np.nan
+    return scales
+
+
+def decode_nv(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """NVFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 16]`.
+
+    `params` are `prepare_nv`'s, and the `rows` of a matrix where there are several.
+    """
+    codes, scale = _checked(blocks, NV_BLOCK, out)
+    scales = params.get("scales")
+    if scales is not None:
+        _nv(codes, scale, scales, _E2M1, out)
+        return
+    factors, per, rows = params["factors"], params["rows"], window.stop - window.start
+    if blocks["payload"].shape[0] != rows or window.stop > factors.size * per:
+        raise ValueError(f"{factors.size} global scales of {per} rows each, for rows {window}")
+    each, row = scale.shape[0] // max(1, rows), window.start
+    while row < window.stop:
+        end = min((row // per + 1) * per, window.stop)
+        first, last = (row - window.start) * each, (end - window.start) * each
+        part = codes[first * 8 : last * 8], scale[first:last]
+        _nv(*part, _scales(factors[row // per], params), _E2M1, out[first * 16 : last * 16])
+        row = end
+
+
+def _checked(blocks: Mapping[str, Any], size: int, out: Any) -> tuple[Any, Any]:
+    """Codes and scale bytes, flat and read-only: kernels are compiled once an output dtype."""
+    payload, scale = blocks["payload"], blocks["scale"]
+    rows, half = payload.shape
+    if (
+        2 * half % size
+        or scale.shape != (rows, 2 * half // size)
+        or out.shape != (rows * 2 * half,)
+    ):
+        raise ValueError(
+            f"payload {payload.shape}, scale {scale.shape}, out {out.shape} do not fit blocks of"
+            f" {size}"
+        )
+    codes, scale = payload.reshape(-1), scale.reshape(-1)
+    codes.flags.writeable = scale.flags.writeable = False
+    return codes, scale

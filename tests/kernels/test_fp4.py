@@ -1,0 +1,173 @@
+"""The MXFP4 and NVFP4 kernels against the same formula in numpy and ml_dtypes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from anamnesis.kernels import Window, decoder, preparer
+
+ROWS, COLUMNS = 24, 192
+BLOCK = {"fp4-mx": 32, "fp4-nv": 16}
+GLOBALS = {
+    "none": None,
+    "one": np.float32([0.0137]),
+    "scalar": np.float32(700.3),
+    "stack": np.float32([0.02, 1500.7, 3e-39, np.nan]),
+    "odd": np.float32([0.0, np.inf, -2.5, 3e38]),
+}
+
+
+def same(found: Any, wanted: Any) -> None:
+    """Bit for bit; NaNs have to be NaNs."""
+    found = found.reshape(wanted.shape)
+    nan = np.isnan(wanted)
+    np.testing.assert_array_equal(np.isnan(found), nan)
+    bits = np.dtype(f"u{wanted.itemsize}")
+    np.testing.assert_array_equal(found.view(bits)[~nan], wanted.view(bits)[~nan])
+
+
+def layer(encoding: str, columns: int = COLUMNS) -> tuple[dict[str, Any], Any, Any]:
+    """Blocks with every scale byte, each element's code as a number, and as its scale."""
+    rng = np.random.default_rng(5)
+    size = BLOCK[encoding]
+    payload = rng.integers(0, 256, (ROWS, columns // 2), np.uint8)
+    scale = np.resize(rng.permutation(256).astype(np.uint8), (ROWS, columns // size))
+    codes = np.stack([payload & 15, payload >> 4], -1).reshape(ROWS, columns)
+    if encoding == "fp4-mx":
+        numbers = scale.view(ml_dtypes.float8_e8m0fnu)
+    else:
+        numbers = scale.view(ml_dtypes.float8_e4m3fn)
+    for array in (payload, scale):
+        array.setflags(write=False)
+    e2m1 = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32)
+    return {"payload": payload, "scale": scale}, e2m1, numbers.astype(np.float32)
+
+
+def decoded(
+    encoding: str, blocks: Any, params: Any, dtype: Any = np.uint16, step: int = ROWS
+) -> Any:
+    out = []
+    for start in range(0, ROWS, step):
+        stop = min(start + step, ROWS)
+        part = {role: array[start:stop] for role, array in blocks.items()}
+        out.append(np.empty((stop - start) * part["payload"].shape[1] * 2, dtype))
+        decoder(encoding)(part, params, Window(start, stop), out[-1])
+    return np.concatenate(out)
+
+
+def check(encoding: str, blocks: Any, params: Any, wanted: Any) -> None:
+    with np.errstate(all="ignore"):
+        bf16 = wanted.astype(ml_dtypes.bfloat16)
+    for step in (ROWS, 7, 1):
+        same(decoded(encoding, blocks, params, step=step).view(ml_dtypes.bfloat16), bf16)
+        same(decoded(encoding, blocks, params, np.float32, step), wanted)
+
+
+def test_mx() -> None:
+    blocks, e2m1, scale = layer("fp4-mx")
+    with np.errstate(over="ignore"):
+        check("fp4-mx", blocks, {}, e2m1 * np.repeat(scale, 32, 1))
+
+
+@pytest.mark.parametrize("rounding", ["exact", "reference"])
+@pytest.mark.parametrize("narrow", [False, True])
+@pytest.mark.parametrize("how", ["multiply", "divide"])
+@pytest.mark.parametrize("name", GLOBALS)
+def test_nv(name: str, how: str, narrow: bool, rounding: str) -> None:
+    factors = GLOBALS[name]
+    params: dict[str, Any] = {"global": how, "narrow": narrow, "rounding": rounding}
+    wholes = {}
+    each = np.float32(1)
+    if factors is not None:
+        wholes["global"] = SimpleNamespace(dtype="F32", array=factors)
+        each = factors.reshape(-1)
+        params["rows"] = ROWS // each.size
+        each = np.repeat(each, ROWS // each.size)[:, None]
+    prepare = preparer("fp4-nv")
+    assert prepare is not None
+    params |= prepare(params, wholes)
+    blocks, e2m1, scale = layer("fp4-nv")
+    with np.errstate(all="ignore"):
+        scale = scale * each if how == "multiply" else scale / each
+        if narrow and rounding == "reference":
+            scale = scale.astype(ml_dtypes.bfloat16).astype(np.float32)
+        check("fp4-nv", blocks, params, e2m1 * np.repeat(scale, 16, 1))
+
+
+def test_the_low_half_comes_first() -> None:
+    payload = np.array([[0x21] + [0] * 15], np.uint8)
+    for encoding, one in (("fp4-mx", 127), ("fp4-nv", 0x38)):
+        scale = np.full((1, 32 // BLOCK[encoding]), one, np.uint8)
+        out = np.empty(32, np.float32)
+        params = (preparer(encoding) or (lambda *_: {}))({}, {})
+        decoder(encoding)({"payload": payload, "scale": scale}, params, Window(0, 1), out)
+        assert out[:3].tolist() == [0.5, 1.0, 0.0]
+
+
+@pytest.mark.parametrize("encoding", BLOCK)
+def test_shapes_are_checked_before_the_kernel(encoding: str) -> None:
+    blocks, _, _ = layer(encoding)
+    params = (preparer(encoding) or (lambda *_: {}))({}, {})
+    payload, scale = blocks["payload"], blocks["scale"]
+    for short in (
+        {"payload": payload[:-1]},
+        {"payload": payload[:, :-1]},
+        {"scale": scale[:, :-1]},
+        {"scale": scale[:-1]},
+        {"payload": payload[:, :-4], "scale": scale[:, :-1]},
+    ):
+        with pytest.raises(ValueError, match="do not fit"):
+            decoded(encoding, blocks | short, params)
+
+
+def test_global_scales_have_to_cover_the_rows() -> None:
+    prepare = preparer("fp4-nv")
+    assert prepare is not None
+    wholes = {"global": SimpleNamespace(dtype="F32", array=np.ones(3, np.float32))}
+    with pytest.raises(ValueError, match="no rows of a matrix"):
+        prepare({}, wholes)
+    with pytest.raises(ValueError, match="'add'; allowed is multiply or divide"):
+        prepare({"global": "add", "rows": 8}, wholes)
+    params = {"rows": 7} | prepare({"rows": 7}, wholes)
+    with pytest.raises(ValueError, match="3 global scales of 7 rows each"):
+        decoded("fp4-nv", layer("fp4-nv")[0], params)
+
+
+def test_nothing_to_decode() -> None:
+    empty = np.empty((4, 0), np.uint8)
+    for encoding in BLOCK:
+        params = (preparer(encoding) or (lambda *_: {}))({}, {})
+        blocks = {"payload": empty, "scale": empty}
+        decoder(encoding)(blocks, params, Window(0, 4), np.empty(0, np.uint16))
+
+
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {"NUMBA_DISABLE_JIT": "1"},
+        {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+f16c,+fma"},
+        {"NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
+    ],
+    ids=["no compiler", "haswell", "generic"],
+)
+def test_elsewhere(environ: dict[str, str]) -> None:
+    """The same bits without the compiler, and where machines look up bytes, or nothing."""
+    chosen = "test_mx or half or (test_nv and stack and reference)"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
+        env={**os.environ, **environ},
+        capture_output=True,
+        text=True,
+        timeout=110,
+        cwd=Path(__file__).resolve().parents[2],
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
