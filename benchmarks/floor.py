@@ -130,6 +130,19 @@ def _reads(component: Component, window: Window, at: int) -> list[Read]:
         return [
             Read(stored.file.path, stored.offset + begin, at, min(nbytes, stored.nbytes - begin))
         ]
+    if access.kind == "cycle":
+        lines = window.stop - window.start
+        first = window.start % access.period
+        if lines >= access.period:
+            return [Read(stored.file.path, stored.offset, at, stored.nbytes)]
+        here = min(lines, access.period - first) * access.line_bytes
+        again = lines * access.line_bytes - here
+        begin = stored.offset + first * access.line_bytes
+        found = [
+            Read(stored.file.path, begin, at, here),
+            Read(stored.file.path, stored.offset, at + here, again),
+        ]
+        return found if again else found[:1]
     if nbytes >= access.line_bytes:
         return [Read(stored.file.path, stored.offset, at, stored.nbytes)]
     nbytes = min(nbytes, access.line_bytes - begin)

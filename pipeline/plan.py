@@ -179,11 +179,16 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     window = _whole_lines(tensor, window, 8 * WINDOW_BYTES // max(1, unit_bytes))
     window = min(window, -(-tensor.units // multiple) * multiple)
     batch = window
-    columns = [c for c in tensor.components if c.access.kind == "columns" or _strided(c)]
+    columns = [
+        c for c in tensor.components if c.access.kind in ("columns", "cycle") or _strided(c)
+    ]
     if columns and window:
         per_window = sum(_window_bytes(c, window) for c in columns)
         windows = -(-tensor.units // window)
         strips = -(-windows // max(1, STRIP_BYTES // max(1, per_window)))
+        if any(c.access.kind == "cycle" for c in columns):  # read again where it begins again
+            once = sum(_window_bytes(c, tensor.units) for c in columns)
+            strips = 1 if once <= STRIP_BYTES else strips
         batch = window * -(-windows // strips)  # all of one size, but for the last
         batch = min(batch, -(-tensor.units // multiple) * multiple)
     reads = sum(_window_bytes(c, batch) for c in tensor.components)
@@ -235,6 +240,8 @@ def _window_bytes(component: Component, units: int) -> int:
     if access.kind == "columns":
         lines = component.stored.nbytes // max(1, access.line_bytes)
         return lines * min(access.span_bytes(units), access.line_bytes)
+    if access.kind == "cycle":
+        return access.span_bytes(min(units, access.period))
     return 0
 
 

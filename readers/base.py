@@ -128,15 +128,23 @@ class Access:
     - `rows`: unit `u` is bytes `[u * unit_bits / 8, (u + 1) * unit_bits / 8)`.
     - `columns`: `line_bytes` apart lie lines; of each line, unit `u` is the bits
       `[u * unit_bits, (u + 1) * unit_bits)`. Packed layouts stored `[in, out]` are this.
+    - `cycle`: unit `u` is in line `u % period` of `line_bytes` bytes (`unit_bits` again). Bytes
+      that hold a row of the first half of the output beside one of the second are this.
     """
 
-    kind: Literal["whole", "rows", "columns"] = "whole"
+    kind: Literal["whole", "rows", "columns", "cycle"] = "whole"
     unit_bits: int = 0
     line_bytes: int = 0
+    period: int = 0
 
     def span_bytes(self, units: int) -> int:
         """Bytes of `units` units (of one line, for `columns`), rounded up to whole bytes."""
         return -(-units * self.unit_bits // 8)
+
+    @staticmethod
+    def cycle(line_bytes: int, period: int) -> Access:
+        """Lines that begin again after `period` units."""
+        return Access("cycle", 8 * line_bytes, line_bytes, period)
 
 
 WHOLE = Access()

@@ -94,10 +94,16 @@ class BlockReader:
         return blocks
 
     def within(self, blocks: Blocks, batch: Window, window: Window) -> dict[str, Any]:
-        """The kernel's views of a window inside the batch that was read for `batch`."""
+        """The kernel's views of a window inside the batch that was read for `batch`.
+
+        A cycle that was read whole stays whole: it begins with line 0, and else with the window.
+        """
         views = {}
         for component in self._windowed:
             bits, view = component.access.unit_bits, blocks.views[component.role]
+            if component.access.kind == "cycle" and len(view) == component.access.period:
+                views[component.role] = view
+                continue
             begin = (window.start - batch.start) * bits // 8
             end = begin + component.access.span_bytes(window.stop - window.start)
             if component.access.kind == "columns":
@@ -132,6 +138,8 @@ class BlockReader:
         if access.kind == "rows":
             per_row = max(1, access.unit_bits // 8)
             shape = (access.span_bytes(units) // per_row, per_row)
+        elif access.kind == "cycle":
+            shape = (min(units, access.period), access.line_bytes)
         else:
             seg = min(access.span_bytes(units), access.line_bytes)
             shape = (stored.nbytes // access.line_bytes, seg)
@@ -168,6 +176,13 @@ class BlockReader:
             here = min(len(flat), stored.nbytes - begin)
             raw.read_into(begin, flat[:here])
             flat[here:] = 0  # the last unit of the tensor may be short
+            return
+        if access.kind == "cycle":
+            first = window.start % access.period if len(view) < access.period else 0
+            here = min(len(view), access.period - first)
+            raw.read_into(first * access.line_bytes, view[:here].reshape(-1))
+            if here < len(view):
+                raw.read_into(0, view[here:].reshape(-1))
             return
         lines, seg = view.shape
         here = min(seg, access.line_bytes - begin)

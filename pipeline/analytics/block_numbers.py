@@ -252,7 +252,7 @@ def _dense(parts: Parts) -> Sequence[Section]:
 def _plain(parts: Parts) -> Sequence[Section]:
     """An encoding that this table does not know: bytes by units, or by lines."""
     tensor, access = parts.tensor, parts.tensor.components[0].access
-    if access.kind == "columns":
+    if access.kind in ("columns", "cycle"):
         return (Lines(parts, tensor.components[0].role),)
     return (Runs(parts, tensor.unit_elems, access.unit_bits // 8, tensor.unit_elems),)
 

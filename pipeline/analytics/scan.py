@@ -311,6 +311,8 @@ def _read_bytes(tensor: Tensor, units: int) -> int:
         elif access.kind == "columns":
             lines = component.stored.nbytes // max(1, access.line_bytes)
             total += lines * min(access.span_bytes(units), access.line_bytes)
+        elif access.kind == "cycle":
+            total += access.span_bytes(min(units, access.period))
     return total
 
 

@@ -221,3 +221,31 @@ def test_opening_reads_no_payload(
     assert found.schemes["fp8-tensor"].tensors == 1
     assert found.stored_bytes == 11 * 10**9 + 4
     assert sum(counted) < 1 << 20
+
+
+@pytest.mark.parametrize("reuse", [True, False])
+@pytest.mark.parametrize(("period", "units"), [(7, 28), (7, 25), (1, 4), (5, 5)])
+def test_cycles_begin_again(tmp_path: Path, period: int, units: int, reuse: bool) -> None:
+    lines = np.arange(period * 3, dtype=np.uint8).reshape(period, 3)
+    path = tmp_path / "lines"
+    path.write_bytes(lines.tobytes())
+    file = LocalFile(str(path)).id
+    stored = Stored("x", "U8", lines.shape, file, 0, lines.nbytes)
+    access = Access.cycle(3, period)
+    tensor = Tensor("x", (units, 3), "s", "e", (Component("payload", stored, access),), 3)
+    files = Files()
+    reader = BlockReader(tensor, files, reuse=reuse)
+    for start in range(units):
+        for stop in range(start + 1, units + 1):
+            batch = Window(start, stop)
+            blocks = reader.read(batch)
+            view = blocks.views["payload"]
+            first = start if stop - start < period else 0
+            expected = lines[(first + np.arange(min(period, stop - start))) % period]
+            assert np.array_equal(view, expected)
+            middle = Window((start + stop) // 2, stop)
+            part = reader.within(blocks, batch, middle)["payload"]
+            whole = stop - start >= period
+            assert np.array_equal(part, view if whole else view[middle.start - start :])
+            assert blocks.batches[0].num_rows == len(view)
+    files.close()
