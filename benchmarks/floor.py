@@ -143,15 +143,17 @@ def _reads(component: Component, window: Window, at: int) -> list[Read]:
             Read(stored.file.path, stored.offset, at + here, again),
         ]
         return found if again else found[:1]
+    matrix = component.lines * access.line_bytes
+    offset = stored.offset
+    if access.matrix_units:
+        number, unit = divmod(window.start, access.matrix_units)
+        offset, begin = offset + number * matrix, unit * access.unit_bits // 8
     if nbytes >= access.line_bytes:
-        return [Read(stored.file.path, stored.offset, at, stored.nbytes)]
+        return [Read(stored.file.path, offset, at, matrix)]
     nbytes = min(nbytes, access.line_bytes - begin)
-    lines = range(stored.nbytes // access.line_bytes)
     return [
-        Read(
-            stored.file.path, stored.offset + n * access.line_bytes + begin, at + n * nbytes, nbytes
-        )
-        for n in lines
+        Read(stored.file.path, offset + n * access.line_bytes + begin, at + n * nbytes, nbytes)
+        for n in range(component.lines)
     ]
 
 

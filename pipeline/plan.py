@@ -177,20 +177,21 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     multiple = tensor.unit_multiple
     window = max(multiple, WINDOW_BYTES // max(1, unit_bytes) // multiple * multiple)
     window = _whole_lines(tensor, window, 8 * WINDOW_BYTES // max(1, unit_bytes))
-    window = min(window, -(-tensor.units // multiple) * multiple)
+    units = tensor.matrix_units or tensor.units  # that can be read, and decoded, together
+    window = min(window, -(-units // multiple) * multiple)
     batch = window
     columns = [
         c for c in tensor.components if c.access.kind in ("columns", "cycle") or _strided(c)
     ]
     if columns and window:
         per_window = sum(_window_bytes(c, window) for c in columns)
-        windows = -(-tensor.units // window)
+        windows = -(-units // window)
         strips = -(-windows // max(1, STRIP_BYTES // max(1, per_window)))
         if any(c.access.kind == "cycle" for c in columns):  # read again where it begins again
             once = sum(_window_bytes(c, tensor.units) for c in columns)
             strips = 1 if once <= STRIP_BYTES else strips
         batch = window * -(-windows // strips)  # all of one size, but for the last
-        batch = min(batch, -(-tensor.units // multiple) * multiple)
+        batch = min(batch, -(-units // multiple) * multiple)
     reads = sum(_window_bytes(c, batch) for c in tensor.components)
     if columns:
         reads += RUN_BYTES  # through which parts of lines are read
@@ -238,8 +239,7 @@ def _window_bytes(component: Component, units: int) -> int:
     if access.kind == "rows":
         return access.span_bytes(units)
     if access.kind == "columns":
-        lines = component.stored.nbytes // max(1, access.line_bytes)
-        return lines * min(access.span_bytes(units), access.line_bytes)
+        return component.lines * min(access.span_bytes(units), access.line_bytes)
     if access.kind == "cycle":
         return access.span_bytes(min(units, access.period))
     return 0
@@ -304,8 +304,15 @@ def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:
     if is_deflated(step.tensor):
         return [(0, units)]
     per_batch = max(1, step.batch_units * step.tensor.unit_elems * step.itemsize)
-    stride = step.batch_units * max(1, task_bytes // per_batch)
-    return [(start, min(start + stride, units)) for start in range(0, units, stride)]
+    batches = max(1, task_bytes // per_batch)
+    matrix = step.tensor.matrix_units or units
+    each = -(-matrix // step.batch_units)  # batches a matrix
+    if each > batches:
+        stride = step.batch_units * batches
+        cuts = [m + at for m in range(0, units, matrix) for at in range(0, matrix, stride)]
+    else:
+        cuts = list(range(0, units, matrix * (batches // each)))
+    return list(zip(cuts, [*cuts[1:], units], strict=True))
 
 
 def _out_bytes(step: Step, start: int, stop: int) -> int:

@@ -127,7 +127,8 @@ class Access:
     - `whole`: not windowed; read once a task, as a parameter.
     - `rows`: unit `u` is bytes `[u * unit_bits / 8, (u + 1) * unit_bits / 8)`.
     - `columns`: `line_bytes` apart lie lines; of each line, unit `u` is the bits
-      `[u * unit_bits, (u + 1) * unit_bits)`. Packed layouts stored `[in, out]` are this.
+      `[u * unit_bits, (u + 1) * unit_bits)`. Packed layouts stored `[in, out]` are this. With
+      `lines`, so many lines are a matrix, whose units go on in the lines of the next one.
     - `cycle`: unit `u` is in line `u % period` of `line_bytes` bytes (`unit_bits` again). Bytes
       that hold a row of the first half of the output beside one of the second are this.
     """
@@ -136,10 +137,16 @@ class Access:
     unit_bits: int = 0
     line_bytes: int = 0
     period: int = 0
+    lines: int = 0
 
     def span_bytes(self, units: int) -> int:
         """Bytes of `units` units (of one line, for `columns`), rounded up to whole bytes."""
         return -(-units * self.unit_bits // 8)
+
+    @property
+    def matrix_units(self) -> int:
+        """Units of one matrix of a stack of them, in columns; else 0."""
+        return 8 * self.line_bytes // max(1, self.unit_bits) if self.lines else 0
 
     @staticmethod
     def cycle(line_bytes: int, period: int) -> Access:
@@ -158,13 +165,19 @@ class Component:
     stored: Stored
     access: Access = WHOLE
 
+    @property
+    def lines(self) -> int:
+        """Lines that are read for a window, of a component in columns."""
+        return self.access.lines or self.stored.nbytes // max(1, self.access.line_bytes)
+
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
     """A logical tensor: what comes out, and which stored tensors it is made of.
 
     The output is `units` of `unit_elems` elements in row-major order of `shape` (the last may be
-    short). Windows start at multiples of `unit_multiple` units. `components[0]` is the payload.
+    short). Windows start at multiples of `unit_multiple` units, and do not go from one matrix of a
+    stack in columns to the next. `components[0]` is the payload.
     `out_dtype` is the dtype written when the caller asks for none: `BF16`, or the stored
     one for tensors that were never quantised.
     """
@@ -187,6 +200,11 @@ class Tensor:
     @property
     def units(self) -> int:
         return -(-self.elems // self.unit_elems)
+
+    @property
+    def matrix_units(self) -> int:
+        """Units of a matrix, where windows have to end with it: in a stack in columns; else 0."""
+        return self.components[0].access.matrix_units
 
     @property
     def stored_bytes(self) -> int:

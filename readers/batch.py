@@ -134,7 +134,7 @@ class BlockReader:
         return pa.RecordBatch.from_arrays(columns, schema=schema), params
 
     def _target(self, component: Component, units: int) -> Any:
-        access, stored = component.access, component.stored
+        access = component.access
         if access.kind == "rows":
             per_row = max(1, access.unit_bits // 8)
             shape = (access.span_bytes(units) // per_row, per_row)
@@ -142,7 +142,7 @@ class BlockReader:
             shape = (min(units, access.period), access.line_bytes)
         else:
             seg = min(access.span_bytes(units), access.line_bytes)
-            shape = (stored.nbytes // access.line_bytes, seg)
+            shape = (component.lines, seg)
         need = shape[0] * shape[1]
         buffer = self._buffers.get(component.role)
         if buffer is None or len(buffer) < need or not self._reuse:
@@ -170,7 +170,11 @@ class BlockReader:
     def _fill(self, component: Component, window: Window, view: Any) -> None:
         access, stored = component.access, component.stored
         raw = self._raw(component)
-        begin = window.start * access.unit_bits // 8
+        unit, skip = window.start, 0
+        if access.matrix_units:
+            matrix, unit = divmod(unit, access.matrix_units)
+            skip = matrix * access.lines * access.line_bytes
+        begin = unit * access.unit_bits // 8
         if access.kind == "rows":
             flat = view.reshape(-1)
             here = min(len(flat), stored.nbytes - begin)
@@ -187,12 +191,13 @@ class BlockReader:
         lines, seg = view.shape
         here = min(seg, access.line_bytes - begin)
         if seg == access.line_bytes:
-            raw.read_into(0, view.reshape(-1))
+            raw.read_into(skip, view.reshape(-1))
         elif access.line_bytes - here <= _GAP_BYTES:
+            begin += skip
             gather(raw.read_into, begin, (lines, here), (access.line_bytes, 1), view[:, :here])
         else:
             for line in range(lines):
-                raw.read_into(line * access.line_bytes + begin, view[line, :here])
+                raw.read_into(skip + line * access.line_bytes + begin, view[line, :here])
         view[:, here:] = 0
 
     def _raw(self, component: Component) -> RawBytes:
@@ -217,10 +222,18 @@ def aligned(count: int, dtype: Any) -> Any:
 
 
 def iter_windows(tensor: Tensor, units: int, start: int = 0, stop: int = -1) -> Iterator[Window]:
-    """Consecutive windows of at most `units` units that cover `[start, stop)`."""
+    """Consecutive windows of at most `units` units that cover `[start, stop)`.
+
+    Where the payload is a stack in columns, windows end where a matrix ends.
+    """
     stop = tensor.units if stop < 0 else stop
-    for first in range(start, stop, max(1, units)):
-        yield Window(first, min(first + units, stop))
+    border = tensor.matrix_units
+    while start < stop:
+        end = min(start + max(1, units), stop)
+        if border:
+            end = min(end, (start // border + 1) * border)
+        yield Window(start, end)
+        start = end
 
 
 def _field(component: Component, kind: pa.DataType) -> pa.Field:

@@ -309,8 +309,7 @@ def _read_bytes(tensor: Tensor, units: int) -> int:
         if access.kind == "rows":
             total += access.span_bytes(units)
         elif access.kind == "columns":
-            lines = component.stored.nbytes // max(1, access.line_bytes)
-            total += lines * min(access.span_bytes(units), access.line_bytes)
+            total += component.lines * min(access.span_bytes(units), access.line_bytes)
         elif access.kind == "cycle":
             total += access.span_bytes(min(units, access.period))
     return total

@@ -71,3 +71,33 @@ def test_one_window_is_the_least() -> None:
 
 def test_a_tensor_of_nothing() -> None:
     assert step_for(awq(64, 0)).window_units == 0
+
+
+def experts(count: int, inputs: int, outputs: int) -> Tensor:
+    shape = (count, outputs, inputs // 32, 16)
+    stored = Stored("m_blocks", "U8", shape, FILE, 0, count * outputs * inputs // 2)
+    payload = Component("payload", stored, Access("columns", 128, inputs // 2, lines=outputs))
+    return Tensor("m", (count, inputs, outputs), "mxfp4", "e", (payload,), 32 * outputs)
+
+
+@pytest.mark.parametrize(
+    ("tensor", "batch", "tasks"),
+    [
+        (experts(128, 2880, 5760), 90, 64),  # a strip is an expert, a task two of 33 MB
+        (experts(7, 64, 96), 2, 1),
+        (experts(3, 16384, 8192), 172, 9),  # 67 MB of codes an expert: three strips, each a task
+    ],
+)
+def test_strips_of_a_stack_end_with_its_matrices(tensor: Tensor, batch: int, tasks: int) -> None:
+    step = step_for(tensor)
+    assert step.batch_units == batch
+    assert step.batch_units % step.window_units == 0 or step.batch_units == tensor.matrix_units
+    assert step.memory_bytes < planning.STRIP_BYTES + 4 * planning.WINDOW_BYTES
+    ranges = planning._ranges(step, planning.TASK_BYTES)
+    assert len(ranges) == tasks
+    assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
+    assert (ranges[0][0], ranges[-1][1]) == (0, tensor.units)
+    for start, stop in ranges:
+        of, at = divmod(start, tensor.matrix_units)
+        assert at % batch == 0
+        assert stop <= (of + 1) * tensor.matrix_units or at == stop % tensor.matrix_units == 0

@@ -15,7 +15,7 @@ import pytest
 import anamnesis
 from anamnesis.kernels import Window
 from anamnesis.readers.base import Access, Component, Stored, Tensor
-from anamnesis.readers.batch import BlockReader, aligned
+from anamnesis.readers.batch import BlockReader, aligned, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 from anamnesis.readers.source import LocalFile
@@ -248,4 +248,36 @@ def test_cycles_begin_again(tmp_path: Path, period: int, units: int, reuse: bool
             whole = stop - start >= period
             assert np.array_equal(part, view if whole else view[middle.start - start :])
             assert blocks.batches[0].num_rows == len(view)
+    files.close()
+
+
+@pytest.mark.parametrize("width", [6, 20_000])
+@pytest.mark.parametrize("reuse", [True, False])
+def test_stacks_in_columns_are_read_matrix_by_matrix(
+    tmp_path: Path, width: int, reuse: bool
+) -> None:
+    matrices, lines = 3, 5
+    data = np.random.default_rng(2).integers(0, 256, (matrices, lines, width), np.uint8)
+    path = tmp_path / "stack"
+    path.write_bytes(b"?" + data.tobytes())
+    stored = Stored("x", "U8", data.shape, LocalFile(str(path)).id, 1, data.nbytes)
+    access = Access("columns", 16, width, lines=lines)
+    shape, each = (matrices, width // 2, lines), width // 2
+    tensor = Tensor("x", shape, "s", "e", (Component("payload", stored, access),), lines)
+    files = Files()
+    reader = BlockReader(tensor, files, reuse=reuse)
+    for units in (each, each - 1, 2):
+        windows = list(iter_windows(tensor, units, 1))
+        assert [w.start for w in windows] == [1, *(w.stop for w in windows[:-1])]
+        assert windows[-1].stop == tensor.units == matrices * each
+        for window in (windows[0], windows[1], *windows[-3:]):
+            assert 0 < window.stop - window.start <= units
+            matrix, first = divmod(window.start, each)
+            last = (window.stop - 1) % each + 1
+            assert (window.stop - 1) // each == matrix
+            view = reader.read(window).views["payload"]
+            assert np.array_equal(view, data[matrix, :, 2 * first : 2 * last])
+            inner = Window(window.stop - 1, window.stop)
+            part = reader.within(reader.read(window), window, inner)["payload"]
+            assert np.array_equal(part, view[:, -2:])
     files.close()
