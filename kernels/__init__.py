@@ -103,6 +103,7 @@ ENCODINGS: dict[str, Encoding] = {
 }
 
 
+    "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
 # Who is told the name of each kernel that has to be compiled, just before.
 watchers: list[Callable[[str], None]] = []
 

@@ -68,12 +68,13 @@ def read_scales(dtype: str, columns: Any) -> Any:
     """Scales as float32 `[groups, rows]`, from their uint8 `[groups, bytes]`; NaNs made quiet."""
     raw = np.ascontiguousarray(columns).view("<u4" if dtype == "F32" else "<u2")
     scales = np.empty(raw.shape, np.float32)
-    _scales(raw.reshape(-1), dtype == "F16", scales.reshape(-1))
+    widen(raw.reshape(-1), dtype == "F16", scales.reshape(-1))
     return scales
 
 
 @jit
-def _scales(raw: Any, half: Any, scales: Any) -> None:
+def widen(raw: Any, half: Any, scales: Any) -> None:
+    """Bits of BF16, of binary16 if `half`, or of float32, as float32; NaNs made quiet."""
     if half:
         for i in range(raw.shape[0]):
             scales[i] = clean_nan(f16_bits_to_f32(raw[i]))

@@ -71,7 +71,8 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
     """The arguments of `decode_nv`, from the tensor's parameters and its whole components.
 
     `wholes["global"]`, absent for 1, is one number or one for each matrix of `scalars["rows"]`
-    rows; `scalars["global"]` says `multiply` or `divide` by it. With `scalars["narrow"]` and
+    rows; `scalars["global"]` says `multiply` or `divide` by it, after division by
+    `scalars["global_unit"]` if there is one (MLX). With `scalars["narrow"]` and
     `rounding: reference` the scales are rounded to BF16. One matrix has its 256 scales made here.
     """
     stored = wholes.get("global")
@@ -111,6 +112,8 @@ def decode_nv(
     codes, scale = _checked(blocks, NV_BLOCK, out)
     scales = params.get("scales")
     if scales is not None:
+    if "global_unit" in scalars:
+        factors = factors / np.float32(scalars["global_unit"])
         _nv(codes, scale, scales, _E2M1, out)
         return
     factors, per, rows = params["factors"], params["rows"], window.stop - window.start

@@ -49,6 +49,7 @@ SCHEMES: dict[str, Scheme] = {
 
 def resolve(ledger: Ledger) -> None:
     """Run every scheme that shows evidence, then the leftovers' rules."""
+    "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
     kinds = {stored.dtype for stored in ledger.container.stored.values()}
     names = list(ledger.container.stored)
     for row in SCHEMES.values():

@@ -36,7 +36,7 @@ _PARTS = {
     "q_invperm": "EXL2",
     "q_scale_max": "EXL2",
     "q_weight": "EXL2",
-    "qbiases": "Metal affine",
+    "qbiases": "",
     "qscale_weight": "",
     "quant_map": "",
     "qweight": "",
@@ -58,7 +58,10 @@ _PARTS = {
     "weight_zero_point": "",
 }
 # What `quant_method` may say when every tensor that it speaks of has been understood.
-_IMPLEMENTED = ("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "")
+_IMPLEMENTED = (
+    *("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "metal"),
+    "",
+)
 _CODES = ("I8", "U8", "I16", "I32", "U32")
 
 
@@ -111,10 +114,6 @@ def _suspicion(ledger: Ledger, stored: Stored, part: str) -> str | None:
         return _PARTS[part]
     if "quant_state" in part or ".quant_state." in stored.name:
         return ""
-    stem = stored.name.removesuffix(part)
-    siblings = ledger.container.stored
-    if stored.dtype == "U32" and part == "weight" and f"{stem}scales" in siblings:
-        return "MLX"
     if stored.dtype == "U8" and part.endswith("blocks") and len(stored.shape) > 2:
         return "MXFP4 expert blocks"
     config = ledger.quantization().get("quant_method")

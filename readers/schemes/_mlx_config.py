@@ -1,0 +1,79 @@
+"""What an MLX or Metal config says about group sizes and bits: hints, where shapes leave a choice.
+
+    "quantization": {"group_size": 64, "bits": 4, "mode": "affine",
+                     "model.layers.0.mlp.down_proj": {"group_size": 64, "bits": 6},
+                     "lm_head": false}
+
+mlx-lm writes the same block again as `quantization_config`, without a `quant_method`; transformers
+writes `quantization_config` with `quant_method: metal`. A path's own settings come before the
+checkpoint's. Sources: https://github.com/ml-explore/mlx-lm mlx_lm/utils.py (`load_model`,
+`quantize_model`); transformers utils/quantization_config.py (`MetalConfig`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anamnesis.errors import FormatError
+from anamnesis.readers.schemes.base import Ledger
+
+BITS = (1, 2, 3, 4, 5, 6, 8)
+_KEYS = ("quantization", "quantization_config")
+_METHODS = (None, "", "mlx", "metal")
+
+
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """A group size and bits; None where nothing is said."""
+
+    group_size: int | None = None
+    bits: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """The settings in force: `of(path)` gives a module's, its own first."""
+
+    default: Hint = Hint()
+    modules: Mapping[str, Hint] = field(default_factory=dict)
+    found: bool = False  # whether there is such a config at all
+
+    def of(self, path: str) -> Iterator[Hint]:
+        """What may hold for the module `path`; the config may leave out the path's first parts."""
+        while path:
+            if path in self.modules:
+                yield self.modules[path]
+                break
+            path = path.partition(".")[2]
+        yield self.default
+
+
+def stated(ledger: Ledger) -> Stated:
+    """The config's settings; raises FormatError for values that no tool could have written."""
+    config = ledger.configs.get("config.json", {})
+    for holder in (config, config.get("text_config"), config.get("language_config")):
+        if not isinstance(holder, Mapping):
+            continue
+        for key in _KEYS:
+            block = holder.get(key)
+            if isinstance(block, Mapping) and block.get("quant_method") in _METHODS:
+                where = f"{ledger.container.files[0].path}: {key} of its config.json"
+                modules = {
+                    path: _hint(own, f"{where}, {path!r:.80}")
+                    for path, own in block.items()
+                    if isinstance(own, Mapping)
+                }
+                return Stated(_hint(block, where), modules, True)
+    return Stated()
+
+
+def _hint(block: Mapping[str, Any], where: str) -> Hint:
+    size, bits = block.get("group_size"), block.get("bits")
+    if size is not None and (type(size) is not int or size < 1):
+        raise FormatError(f"{where}: group_size: {size!r:.40}; allowed is 1 or more")
+    if bits is not None and (type(bits) is not int or bits not in BITS):
+        allowed = ", ".join(map(str, BITS))
+        raise FormatError(f"{where}: bits: {bits!r:.40}; allowed is {allowed}")
+    return Hint(size, bits)
