@@ -100,10 +100,10 @@ ENCODINGS: dict[str, Encoding] = {
     "gguf-tq1-0": Encoding("gguf_bits:decode_tq1_0", block_elems=256, block_bytes=54, ggml_type=34),
     "gguf-tq2-0": Encoding("gguf_bits:decode_tq2_0", block_elems=256, block_bytes=66, ggml_type=35),
     "gptq": Encoding("gptq:decode", prepare="gptq:prepare"),
+    "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
 }
 
 
-    "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
 # Who is told the name of each kernel that has to be compiled, just before.
 watchers: list[Callable[[str], None]] = []
 

@@ -77,6 +77,8 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
     """
     stored = wholes.get("global")
     factors = _ONE if stored is None else to_float32(stored.dtype, stored.array).reshape(-1)
+    if "global_unit" in scalars:
+        factors = factors / np.float32(scalars["global_unit"])
     how = scalars.get("global", "multiply")
     if how not in ("multiply", "divide"):
         raise ValueError(f"global: {how!r}; allowed is multiply or divide")
@@ -112,8 +114,6 @@ def decode_nv(
     codes, scale = _checked(blocks, NV_BLOCK, out)
     scales = params.get("scales")
     if scales is not None:
-    if "global_unit" in scalars:
-        factors = factors / np.float32(scalars["global_unit"])
         _nv(codes, scale, scales, _E2M1, out)
         return
     factors, per, rows = params["factors"], params["rows"], window.stop - window.start

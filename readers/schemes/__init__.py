@@ -44,12 +44,12 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",)),
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B")),
+    "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
 }
 
 
 def resolve(ledger: Ledger) -> None:
     """Run every scheme that shows evidence, then the leftovers' rules."""
-    "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
     kinds = {stored.dtype for stored in ledger.container.stored.values()}
     names = list(ledger.container.stored)
     for row in SCHEMES.values():
