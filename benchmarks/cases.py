@@ -185,6 +185,17 @@ def _gptq(bits: int, act_order: bool, rows: int, columns: int) -> Layer:
     )
 
 
+def _bitnet(rows: int, columns: int) -> Layer:
+    config = {"quant_method": "bitnet", "linear_class": "autobitlinear"}
+    return Layer(
+        [
+            _weight("U8", _bytes(rows // 4, columns), (rows // 4, columns)),
+            Entry("weight_scale", "F32", (1,), _small(1)),
+        ],
+        config={"quantization_config": config},
+    )
+
+
 def _awq(version: str, rows: int, columns: int) -> Layer:
     groups = -(-columns // GROUP)
     config = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True}
@@ -229,6 +240,8 @@ def _cases_of(encoding: str) -> Iterator[Case]:
             yield _of(f"{encoding} {per}", encoding, _fp8, encoding, per)
     elif encoding.startswith("gguf-"):
         yield _of(encoding, encoding, _gguf, encoding)
+    elif encoding == "bitnet":
+        yield _of("bitnet", encoding, _bitnet)
     elif encoding == "bnb-4bit":
         yield _of("bnb nf4", encoding, _bnb_4bit, False)
         yield _of("bnb nf4 nested", encoding, _bnb_4bit, True)

@@ -48,6 +48,7 @@ ENCODINGS: dict[str, Encoding] = {
     "awq-gemm": Encoding("awq:decode_gemm", prepare="awq:prepare"),
     "awq-gemv": Encoding("awq:decode_gemv", prepare="awq:prepare"),
     "bf16": Encoding("dense:decode_bf16"),
+    "bitnet": Encoding("bitnet:decode", prepare="bitnet:prepare"),
     "bnb-4bit": Encoding("bnb:decode_4bit", prepare="bnb:prepare_4bit"),
     "bnb-int8": Encoding("bnb:decode_int8"),
     "f16": Encoding("dense:decode_f16"),

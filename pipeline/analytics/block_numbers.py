@@ -260,6 +260,7 @@ def _plain(parts: Parts) -> Sequence[Section]:
 SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "awq-gemm": _grouped,
     "awq-gemv": lambda parts: (Gemv(parts),),
+    "bitnet": _plain,
     "bnb-4bit": lambda parts: (BnbFourBit(parts),),
     "bnb-int8": lambda parts: (BnbInt8(parts),),
     "copy": _dense,

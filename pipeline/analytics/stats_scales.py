@@ -24,6 +24,7 @@ from anamnesis.readers.dtypes import DTYPES
 ROLES = {
     "awq-gemm": "scales",
     "awq-gemv": "scales",
+    "bitnet": "weight_scale",
     "bnb-4bit": "absmax",
     "bnb-int8": "SCB",
     "fp8-e4m3": "scale",

@@ -27,6 +27,7 @@ class Scheme:
 
 SCHEMES: dict[str, Scheme] = {
     "awq": Scheme("awq:resolve", suffixes=(".qweight",)),
+    "bitnet": Scheme("bitnet:resolve", dtypes=("U8",)),
     "bnb": Scheme(
         "bnb:resolve",
         suffixes=(

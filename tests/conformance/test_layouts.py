@@ -23,7 +23,6 @@ CORPUS = ROOT.parent / "shared" / "corpus"
 # Recognised and not implemented yet: these must say so, and leave nothing behind.
 UNSUPPORTED = {
     "awq/autoawq-gemv_fast-w4-g64",
-    "bitnet/autobitlinear-offline",
     "compressed-tensors/mxfp4",
     "compressed-tensors/mxfp4a16",
     "compressed-tensors/nvfp4",
