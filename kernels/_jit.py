@@ -51,7 +51,7 @@ types: Any = Placeholder()
 def jit(function: F) -> F:
     """Compile on first use, without the GIL, kept on disk; `out` arrays are always the caller's."""
     if DISABLED:
-        return function
+        return np.errstate(all="ignore")(function)  # as compiled code, which tells nobody
     kernel: Any = Kernel(function)
     return kernel
 

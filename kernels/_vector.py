@@ -49,11 +49,7 @@ def run_blocks(kernel: Any, payload: Any, block_bytes: int, block_elems: int, ou
             f"{flat.shape[0]} bytes in blocks of {block_bytes} do not fill an output of shape"
             f" {out.shape} with {block_elems} elements each"
         )
-    if DISABLED:
-        with np.errstate(all="ignore"):
-            kernel(flat, out)
-    else:
-        kernel(flat, out)
+    kernel(flat, out)
 
 
 @inline

@@ -65,10 +65,9 @@ def decode_gemm(
     _check(scales, params, rows, out)
     zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, True, scales.shape)
     starts, groups, block = params["starts"], params["groups"], block_inputs(_BITS, True)
-    with np.errstate(all="ignore"):
-        decode_runs(
-            words, True, _BITS, block, starts, groups, zeros, scales, _half(params), inputs, out
-        )
+    decode_runs(
+        words, True, _BITS, block, starts, groups, zeros, scales, _half(params), inputs, out
+    )
 
 
 def decode_gemv(
@@ -83,8 +82,7 @@ def decode_gemv(
     scales = read_scales(params["scale_dtype"], blocks["scales"])
     zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, False, scales.shape)
     _check(scales.T, params, rows, out)
-    with np.errstate(all="ignore"):
-        decode_rows(streams, _BITS, params["starts"], zeros, scales, _half(params), inputs, out)
+    decode_rows(streams, _BITS, params["starts"], zeros, scales, _half(params), inputs, out)
 
 
 def _check(scales: Any, params: Mapping[str, Any], rows: int, out: Any) -> None:

@@ -162,13 +162,12 @@ def decode_4bit(
     if narrow == _NARROW["bfloat16"] and out.dtype == np.uint16:
         narrow = 0  # the same rounding once more
     whole = out.shape[0] // size
-    with np.errstate(all="ignore"):
-        codes, half = _flat(packed), size // 2
-        _four_bit(quant_map, absmax[:whole], codes, half, narrow, out[: whole * size])
-        if whole < count:
-            last = np.empty(size, out.dtype)
-            _four_bit(quant_map, absmax[whole:], codes[whole * half :], half, narrow, last)
-            out[whole * size :] = last[: out.shape[0] - whole * size]
+    codes, half = _flat(packed), size // 2
+    _four_bit(quant_map, absmax[:whole], codes, half, narrow, out[: whole * size])
+    if whole < count:
+        last = np.empty(size, out.dtype)
+        _four_bit(quant_map, absmax[whole:], codes[whole * half :], half, narrow, last)
+        out[whole * size :] = last[: out.shape[0] - whole * size]
 
 
 def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
@@ -181,16 +180,15 @@ def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
     if (window.start + codes.size - 1) // size >= params["nested_absmax"].size:
         raise ValueError(f"{params['nested_absmax'].size} nested_absmax, block {window.stop - 1}")
     absmax = np.empty(codes.size, np.float32)
-    with np.errstate(all="ignore"):
-        _nested(
-            codes,
-            params["nested_quant_map"],
-            params["nested_absmax"],
-            size,
-            params["nested_offset"],
-            window.start,
-            absmax,
-        )
+    _nested(
+        codes,
+        params["nested_quant_map"],
+        params["nested_absmax"],
+        size,
+        params["nested_offset"],
+        window.start,
+        absmax,
+    )
     return _flat(absmax)
 
 
@@ -211,5 +209,4 @@ def decode_int8(
     codes, scb = blocks["payload"], _flat(blocks["SCB"]).view("<f4")
     if scb.shape[0] != codes.shape[0] or out.shape[0] != codes.size:
         raise ValueError(f"payload {codes.shape}, {scb.shape[0]} SCB, out {out.shape}")
-    with np.errstate(all="ignore"):
-        _int8(_flat(codes), codes.shape[1], scb, _INVERSE_127, out)
+    _int8(_flat(codes), codes.shape[1], scb, _INVERSE_127, out)

@@ -145,8 +145,7 @@ def _decode(
         bm = matrix_rows = window.stop
     codes = payload.reshape(-1)
     codes.setflags(write=False)  # so that a kernel is compiled once an output dtype
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        _scaled(codes, scale, tuple(code), matrix_rows, columns, bm, bn, window.start, out)
+    _scaled(codes, scale, tuple(code), matrix_rows, columns, bm, bn, window.start, out)
 
 
 @jit

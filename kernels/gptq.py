@@ -80,14 +80,13 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     carry = params["word_bits"] // bits if params["zero_carry"] else 0
     zeros = read_zeros(blocks["qzeros"], bits, params["zero_offset"], carry, False, scales.shape)
     half = params["rounding"] == "reference" and params["scale_dtype"] == "F16"
-    with np.errstate(all="ignore"):
-        if "index" in params:
-            index, narrow = params["index"], params["scale_dtype"] != "F32"
-            decode_scattered(words, bits, index, zeros, scales, narrow, half, inputs, out)
-        else:
-            block = block_inputs(bits, False)
-            starts, groups = params["starts"], params["groups"]
-            decode_runs(words, False, bits, block, starts, groups, zeros, scales, half, inputs, out)
+    if "index" in params:
+        index, narrow = params["index"], params["scale_dtype"] != "F32"
+        decode_scattered(words, bits, index, zeros, scales, narrow, half, inputs, out)
+    else:
+        block = block_inputs(bits, False)
+        starts, groups = params["starts"], params["groups"]
+        decode_runs(words, False, bits, block, starts, groups, zeros, scales, half, inputs, out)
 
 
 def _words(columns: Any, word_bits: int) -> Any:

@@ -137,8 +137,7 @@ def wide_moments(values: Any) -> tuple[int, float, float]:
     that stays in cache.
     """
     found, lanes = np.zeros(3), np.zeros(8)
-    with np.errstate(all="ignore"):
-        _wide_moments(_frozen(values), lanes, found)
+    _wide_moments(_frozen(values), lanes, found)
     count, mean, m2 = found.tolist()
     return int(count), mean, m2
 
