@@ -1,6 +1,6 @@
 """What will be done, decided before a payload byte is read; pure arithmetic on frozen records.
 
-Two sizes rule the loop. A *window* is about 1 MiB of output: read, decoded and written while it
+Two sizes rule the loop. A *window* is about 2 MiB of output: read, decoded and written while it
 stays in cache, through buffers that are reused. A *task* is tens of MiB of output in one file:
 what a scheduler moves around. Neither depends on the number of workers, so every executor
 writes the same bytes and records the same checksums.
@@ -23,7 +23,7 @@ from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
 from anamnesis.writers.base import PLAIN, Item, Layout, Slot, Storage
 
-WINDOW_BYTES = MiB
+WINDOW_BYTES = 2 * MiB
 TASK_BYTES = 64 * MiB
 # Small outputs are cut into about so many tasks, so that a few threads end together; but not finer.
 TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
@@ -176,13 +176,11 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     unit_bytes = tensor.unit_elems * itemsize
     multiple = tensor.unit_multiple
     window = max(multiple, WINDOW_BYTES // max(1, unit_bytes) // multiple * multiple)
-    window = _whole_lines(tensor, window, 8 * WINDOW_BYTES // max(1, unit_bytes))
+    window = _whole_lines(tensor, window, 4 * WINDOW_BYTES // max(1, unit_bytes))
     units = tensor.matrix_units or tensor.units  # that can be read, and decoded, together
     window = min(window, -(-units // multiple) * multiple)
     batch = window
-    columns = [
-        c for c in tensor.components if c.access.kind in ("columns", "cycle") or _strided(c)
-    ]
+    columns = [c for c in tensor.components if c.access.kind in ("columns", "cycle") or _strided(c)]
     if columns and window:
         per_window = sum(_window_bytes(c, window) for c in columns)
         windows = -(-units // window)

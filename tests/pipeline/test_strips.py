@@ -29,19 +29,19 @@ def gptq(inputs: int, outputs: int, bits: int) -> Tensor:
 @pytest.mark.parametrize(
     ("tensor", "window"),
     [
-        (awq(4096, 11008), 128),
-        (awq(5120, 13824), 128),
-        (awq(11008, 4096), 64),  # 47 rows would be 1 MiB
+        (awq(4096, 11008), 256),
+        (awq(5120, 13824), 256),
+        (awq(11008, 4096), 128),  # 95 rows would be 2 MiB
         (awq(28672, 8192), 64),
         (awq(8192, 28672), 128),
-        (awq(2048, 520), 256),
+        (awq(2048, 520), 512),
         (awq(128, 24), 24),
         (awq(1 << 20, 1024), 8),  # 64 rows would be 128 MiB
-        (gptq(4096, 11008, 4), 128),
-        (gptq(11008, 4096, 4), 48),
-        (gptq(11008, 4096, 8), 48),
-        (gptq(11008, 4096, 3), 32),
-        (gptq(40960, 4096, 4), 16),
+        (gptq(4096, 11008, 4), 256),
+        (gptq(11008, 4096, 4), 96),
+        (gptq(11008, 4096, 8), 96),
+        (gptq(11008, 4096, 3), 64),
+        (gptq(40960, 4096, 4), 32),
     ],
 )
 def test_windows_take_whole_cache_lines(tensor: Tensor, window: int) -> None:
@@ -51,7 +51,7 @@ def test_windows_take_whole_cache_lines(tensor: Tensor, window: int) -> None:
 def test_a_matrix_that_fits_is_one_strip() -> None:
     step = step_for(awq(4096, 11008))
     assert step.batch_units == 11008
-    assert 22 * MiB < step.memory_bytes < 24 * MiB
+    assert 23 * MiB < step.memory_bytes < 25 * MiB
 
 
 @pytest.mark.parametrize(("inputs", "outputs"), [(4096, 14336), (14336, 4096), (8192, 28672)])
