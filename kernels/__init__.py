@@ -51,6 +51,8 @@ ENCODINGS: dict[str, Encoding] = {
     "bitnet": Encoding("bitnet:decode", prepare="bitnet:prepare"),
     "bnb-4bit": Encoding("bnb:decode_4bit", prepare="bnb:prepare_4bit"),
     "bnb-int8": Encoding("bnb:decode_int8"),
+    "ct-int8": Encoding("ct:decode_int8", prepare="ct:prepare"),
+    "ct-packed": Encoding("ct:decode_packed", prepare="ct:prepare"),
     "f16": Encoding("dense:decode_f16"),
     "f32": Encoding("dense:decode_f32"),
     "f64": Encoding("dense:decode_f64"),

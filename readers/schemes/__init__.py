@@ -39,6 +39,10 @@ SCHEMES: dict[str, Scheme] = {
             "weight_quant_state",
         ),
     ),
+    "compressed-tensors": Scheme(
+        "ct:resolve",
+        suffixes=("weight_packed", "weight_scale", "bitmask"),
+    ),
     "fp8": Scheme(
         "fp8:resolve",
         dtypes=("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ"),

@@ -47,19 +47,28 @@ _PARTS = {
     "trellis": "EXL3",
     "weight_absmax": "",
     "weight_format": "",
-    "weight_g_idx": "compressed-tensors packed weights",
+    "weight_g_idx": "",
     "weight_global_scale": "NVFP4 (compressed-tensors)",
     "weight_packed": "compressed-tensors packed weights",
     "weight_scale": "",
     "weight_scale_2": "NVFP4 (ModelOpt)",
     "weight_scale_inv": "",
     "weight_scb": "",
-    "weight_shape": "compressed-tensors packed weights",
+    "weight_shape": "",
     "weight_zero_point": "",
 }
 # What `quant_method` may say when every tensor that it speaks of has been understood.
 _IMPLEMENTED = (
-    *("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "metal"),
+    "fp8",
+    "fbgemm_fp8",
+    "mxfp8",
+    "gptq",
+    "awq",
+    "auto-round",
+    "bitsandbytes",
+    "compressed-tensors",
+    "metal",
+),
     "",
 )
 _CODES = ("I8", "U8", "I16", "I32", "U32")

@@ -1,0 +1,113 @@
+"""Scales and zero points of one matrix row of compressed-tensors, as float32.
+
+A place `(first, per, lines, rows)` says which line of a grid row r of a window is under: with
+`R = first + r`, it is line `R // per * lines + R % per // rows`. Nothing here is bounds-checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._jit import as_f32, inline, jit
+from anamnesis.kernels._vector import clean_nan
+from anamnesis.kernels.bits import f16_bits_to_f32, u32
+
+F32, BF16, F16 = 0, 1, 2
+KINDS = {"F32": F32, "BF16": BF16, "F16": F16}
+NONE, PLAIN, DENSE, PADDED = 0, 1, 2, 3  # how zero points are stored
+_u64 = np.uint64
+
+
+@inline
+def line_of(place: Any, row: Any) -> Any:
+    """The line of a grid that row `row` of a window is under."""
+    first, per, lines, rows = place
+    at = first + row
+    return at // per * lines + at % per // rows
+
+
+@jit
+def read_scale_line(raw: Any, kind: Any, line: Any, scales: Any) -> None:
+    """Line `line` of a grid of bytes, to float32 with its NaNs made quiet."""
+    groups = scales.shape[0]
+    at = line * groups
+    if kind == F32:
+        wide = raw.view(np.uint32)
+        for g in range(groups):
+            scales[g] = clean_nan(as_f32(wide[at + g]))
+    elif kind == BF16:
+        narrow = raw.view(np.uint16)
+        for g in range(groups):
+            scales[g] = clean_nan(as_f32(u32(u32(narrow[at + g]) << u32(16))))
+    else:
+        halves = raw.view(np.uint16)
+        for g in range(groups):
+            scales[g] = clean_nan(f16_bits_to_f32(u32(halves[at + g])))
+
+
+@jit
+def read_zero_line(raw: Any, line: Any, zeros: Any) -> None:
+    """Line `line` of a grid of int8, as it is."""
+    groups = zeros.shape[0]
+    for g in range(groups):
+        zeros[g] = np.float32(np.int8(raw[line * groups + g]))
+
+
+@jit
+def unpack_zero_line(raw: Any, bits: Any, padded: Any, row: Any, zeros: Any) -> None:
+    """Row `row` of codes packed in columns of 32-bit words `[words, groups]`: 0 to 2 ** bits - 1.
+
+    A stream runs down each column; `padded` words hold whole codes only.
+    """
+    groups = zeros.shape[0]
+    words = raw.view(np.uint32)
+    mask = u32((1 << bits) - 1)
+    if padded:
+        each = 32 // bits
+        at, shift = row // each * groups, u32(row % each * bits)
+        for g in range(groups):
+            zeros[g] = np.float32(np.int32(u32(u32(words[at + g] >> shift) & mask)))
+        return
+    at, begin = row * bits // 32 * groups, row * bits % 32
+    shift, low = u32(begin), begin + bits <= 32
+    if low:
+        for g in range(groups):
+            zeros[g] = np.float32(np.int32(u32(u32(words[at + g] >> shift) & mask)))
+    else:
+        rest = u32(32 - begin)
+        for g in range(groups):
+            both = u32(u32(words[at + g] >> shift) | u32(words[at + groups + g] << rest))
+            zeros[g] = np.float32(np.int32(u32(both & mask)))
+
+
+@jit
+def spread_padded(stream: Any, bits: Any, codes: Any) -> None:
+    """The codes of words that hold `32 // bits` of 3, 5, 6 or 7 bits each, as bytes.
+
+    `codes` has room for all codes of all words.
+    """
+    words = stream.view(np.uint32)
+    count = words.shape[0]
+    if bits == 7:
+        fours = codes.view(np.uint32)
+        for i in range(count):
+            w = u32(words[i])
+            low = u32(u32(w & u32(0x7F)) | u32(u32(w << u32(1)) & u32(0x7F00)))
+            high = u32(
+                u32(u32(w << u32(2)) & u32(0x7F0000)) | u32(u32(w << u32(3)) & u32(0x7F000000))
+            )
+            fours[i] = u32(low | high)
+    elif bits == 6:
+        for i in range(count):
+            for k in range(5):
+                codes[5 * i + k] = u32(u32(words[i] >> u32(6 * k)) & u32(63))
+    elif bits == 5:
+        for i in range(count):
+            for k in range(6):
+                codes[6 * i + k] = u32(u32(words[i] >> u32(5 * k)) & u32(31))
+    else:
+        for i in range(count):
+            for k in range(10):
+                codes[10 * i + k] = u32(u32(words[i] >> u32(3 * k)) & u32(7))
