@@ -57,6 +57,7 @@ ENCODINGS: dict[str, Encoding] = {
     "f32": Encoding("dense:decode_f32"),
     "f64": Encoding("dense:decode_f64"),
     "fp4-mx": Encoding("fp4:decode_mx"),
+    "fp4-mx-columns": Encoding("fp4:decode_mx_columns"),
     "fp4-nv": Encoding("fp4:decode_nv", prepare="fp4:prepare_nv"),
     "fp8-e4m3": Encoding("fp8:decode_e4m3", prepare="fp8:prepare"),
     "fp8-e4m3fnuz": Encoding("fp8:decode_e4m3fnuz", prepare="fp8:prepare"),

@@ -26,14 +26,18 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import jit
+from anamnesis.kernels._jit import inline, jit
 from anamnesis.kernels._lookup import load_numbers, load_u64, table_for
 from anamnesis.kernels._nibbles import look_up_8_low_first, look_up_low_first
+from anamnesis.kernels._split import SPLIT_WORDS, load16_of, split_pairs
+from anamnesis.kernels._transpose import LANES, transpose8
 from anamnesis.kernels._vector import load16
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
 
 MX_BLOCK, NV_BLOCK = 32, 16
+TILE = SPLIT_WORDS  # lines that are turned together: a cache line of 16-bit numbers
+_PAD = 16  # bytes; rows of a tile a power of two apart would share cache sets
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 _E2M1[8] = -0.0
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
@@ -46,6 +50,62 @@ def _mx(codes: Any, exponents: Any, powers: Any, e2m1: Any, out: Any) -> None:
     for block in range(exponents.shape[0]):
         table = table_for(out, numbers * powers[exponents[block]])
         look_up_low_first(out, 32 * block, table, load16(codes, 16 * block))
+
+
+@inline
+def _tile(
+    codes: Any, exponents: Any, powers: Any, e2m1: Any, first: Any, block: Any, tile: Any
+) -> None:
+    """One block of each of up to 32 lines to a row of `tile`, of which there are 32."""
+    numbers = load_numbers(e2m1, 0)
+    row = tile.shape[0] // TILE
+    for line in range(min(TILE, exponents.shape[0] - first)):
+        table = table_for(tile, numbers * powers[exponents[first + line, block]])
+        look_up_low_first(tile, line * row, table, load16_of(codes, first + line, 16 * block))
+
+
+@jit
+def _mx_columns_16(
+    codes: Any, exponents: Any, powers: Any, e2m1: Any, tile: Any, pairs: Any, turned: Any, out: Any
+) -> None:
+    """Lines of blocks to columns of `out`; `pairs` is the memory of `tile` as rows of uint32."""
+    lines, blocks = exponents.shape
+    row = tile.shape[0] // TILE
+    for first in range(0, lines, TILE):
+        for block in range(blocks):
+            _tile(codes, exponents, powers, e2m1, first, block, tile)
+            at = block * MX_BLOCK * lines + first
+            if lines - first < TILE:
+                for line in range(lines - first):
+                    for i in range(MX_BLOCK):
+                        out[at + i * lines + line] = tile[line * row + i]
+                continue
+            for line in range(0, TILE, LANES):
+                for pair in range(0, MX_BLOCK // 2, LANES):
+                    transpose8(pairs, line, pair, turned, pair, line)
+            for pair in range(MX_BLOCK // 2):
+                split_pairs(turned, pair, out, at + 2 * pair * lines, at + (2 * pair + 1) * lines)
+
+
+@jit
+def _mx_columns_32(
+    codes: Any, exponents: Any, powers: Any, e2m1: Any, tile: Any, rows: Any, out: Any, columns: Any
+) -> None:
+    """The same for float32; `rows` is the memory of `tile`, and `columns` of `out`, in rows."""
+    lines, blocks = exponents.shape
+    row = tile.shape[0] // TILE
+    for first in range(0, lines, TILE):
+        count = min(TILE, lines - first)
+        whole = count - count % LANES
+        for block in range(blocks):
+            _tile(codes, exponents, powers, e2m1, first, block, tile)
+            top = block * MX_BLOCK
+            for line in range(0, whole, LANES):
+                for i in range(0, MX_BLOCK, LANES):
+                    transpose8(rows, line, i, columns, top + i, first + line)
+            for line in range(whole, count):
+                for i in range(MX_BLOCK):
+                    out[(top + i) * lines + first + line] = tile[line * row + i]
 
 
 @jit
@@ -65,6 +125,35 @@ def decode_mx(
     """
     codes, scale = _checked(blocks, MX_BLOCK, out)
     _mx(codes, scale, _E8M0, _E2M1, out)
+
+
+def decode_mx_columns(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """MXFP4 lines to columns: a unit is 32 rows of the output, which are a block of every line.
+
+    `payload` is uint8 `[columns, units * 16]`, `scale` uint8 `[columns, units]`, the last axis of
+    both contiguous; `out` is `units * 32` rows of `columns`. Raises ValueError as above.
+    """
+    codes, scale = blocks["payload"], blocks["scale"]
+    lines, units = scale.shape
+    fits = codes.shape == (lines, 16 * units) and out.shape == (units * MX_BLOCK * lines,)
+    if (
+        not fits
+        or window.stop - window.start != units
+        or {codes.strides[1], scale.strides[1]} > {1}
+    ):
+        raise ValueError(f"payload {codes.shape}, scale {scale.shape}, out {out.shape}: {window}")
+    codes, scale = codes.view(), scale.view()
+    codes.flags.writeable = scale.flags.writeable = False
+    rows = np.empty((TILE, MX_BLOCK + _PAD // out.itemsize), out.dtype)
+    tile, words = rows.reshape(-1), rows.view(np.uint32)
+    if out.dtype == np.float32:
+        columns = out.view(np.uint32).reshape(units * MX_BLOCK, lines)
+        _mx_columns_32(codes, scale, _E8M0, _E2M1, tile, words, out, columns)
+    else:
+        turned = np.empty((MX_BLOCK // 2, TILE), np.uint32)
+        _mx_columns_16(codes, scale, _E8M0, _E2M1, tile, words, turned, out)
 
 
 def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
