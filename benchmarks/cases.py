@@ -215,6 +215,39 @@ def _awq(version: str, rows: int, columns: int) -> Layer:
     return Layer(entries, config={"quantization_config": {**config, "version": version}})
 
 
+# compressed-tensors: packed words in the model's own orientation, or plain INT8.
+def _ct_packed(bits: int, asymmetric: bool, rows: int, columns: int) -> Layer:
+    groups = columns // GROUP
+    weights = {"num_bits": bits, "type": "int", "strategy": "group", "group_size": GROUP}
+    entries = [
+        _packed("weight_packed", rows, columns * bits // 32),
+        Entry("weight_scale", "BF16", (rows, groups), _bf16(_small(rows, groups))),
+        Entry("weight_shape", "I64", (2,), np.array([rows, columns], "<i8")),
+    ]
+    if asymmetric:
+        entries.append(_packed("weight_zero_point", rows * bits // 32, groups))
+    return Layer(entries, config=_ct_config(weights | {"symmetric": not asymmetric}))
+
+
+def _ct_int8(rows: int, columns: int) -> Layer:
+    weights = {"num_bits": 8, "type": "int", "strategy": "channel", "symmetric": True}
+    entries = [
+        _weight("I8", _bytes(rows, columns), (rows, columns)),
+        Entry("weight_scale", "BF16", (rows, 1), _bf16(_small(rows, 1))),
+    ]
+    return Layer(entries, config=_ct_config(weights))
+
+
+def _bf16(numbers: Any) -> Any:
+    return numbers.astype(ml_dtypes.bfloat16).view(np.uint16)
+
+
+def _ct_config(weights: dict[str, Any]) -> dict[str, Any]:
+    group = {"targets": ["Linear"], "weights": weights}
+    config = {"quant_method": "compressed-tensors", "config_groups": {"group_0": group}}
+    return {"quantization_config": config | {"version": "0.20.0"}}
+
+
 def _packed(suffix: str, *shape: int) -> Entry:
     return Entry(suffix, "I32", shape, _bytes(*shape, 4))
 
@@ -247,6 +280,12 @@ def _cases_of(encoding: str) -> Iterator[Case]:
         yield _of("bnb nf4 nested", encoding, _bnb_4bit, True)
     elif encoding == "bnb-int8":
         yield _of("bnb int8", encoding, _bnb_int8)
+    elif encoding == "ct-int8":
+        yield _of("ct int8", encoding, _ct_int8)
+    elif encoding == "ct-packed":
+        for bits in (4, 8, 3):
+            yield _of(f"ct packed int{bits} g128", encoding, _ct_packed, bits, False)
+        yield _of("ct packed int4 g128 asym", encoding, _ct_packed, 4, True)
     elif encoding.startswith("gptq"):
         for bits in (4, 8, 3, 2):
             yield _of(f"gptq int{bits} g128", encoding, _gptq, bits, False)

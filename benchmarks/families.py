@@ -11,6 +11,7 @@ FAMILIES = {
     "GGUF": ("gguf",),
     "bitsandbytes": ("bnb",),
     "GPTQ and AWQ": ("gptq", "awq"),
+    "compressed-tensors": ("ct ",),
     "Dense": ("",),
 }
 
