@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shutil
@@ -16,6 +17,21 @@ import numpy as np
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+
+
+def _load_benchmarks() -> None:
+    """`benchmarks` is no part of the distribution: tests import it from the checkout."""
+    folder = ROOT / "benchmarks"
+    spec = importlib.util.spec_from_file_location(
+        "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec is not None
+    assert spec.loader is not None
+    sys.modules["benchmarks"] = module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+
+
+_load_benchmarks()
 SAMPLE = ROOT / "configs" / "sample" / "smollm2-135m-layer0.gguf"
 
 Entries = Mapping[str, tuple[str, tuple[int, ...], bytes]]

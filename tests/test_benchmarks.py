@@ -2,43 +2,25 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import re
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anamnesis.kernels import ENCODINGS, Window
+from benchmarks import check, commands, page, peers, shares, startup
+from benchmarks.cases import CASES
+from benchmarks.decoders import Problem
+from benchmarks.experiments import EXPERIMENTS
+from benchmarks.families import by_family
+from benchmarks.models import write_model
+from benchmarks.opened import opened, plan_of
+from benchmarks.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
-
-def _load_benchmarks() -> None:
-    """`benchmarks` is no part of the distribution: import it from the checkout."""
-    if "benchmarks" not in sys.modules:
-        folder = ROOT / "benchmarks"
-        spec = importlib.util.spec_from_file_location(
-            "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["benchmarks"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-
-
-_load_benchmarks()
-
-from benchmarks import check, commands, page, peers, shares, startup  # noqa: E402
-from benchmarks.cases import CASES  # noqa: E402
-from benchmarks.decoders import Problem  # noqa: E402
-from benchmarks.experiments import EXPERIMENTS  # noqa: E402
-from benchmarks.families import by_family  # noqa: E402
-from benchmarks.models import write_model  # noqa: E402
-from benchmarks.opened import opened, plan_of  # noqa: E402
-from benchmarks.targets import TARGETS  # noqa: E402
 
 ROWS, COLUMNS = 96, 512
 

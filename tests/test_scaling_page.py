@@ -2,33 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
+from benchmarks.scaling import page, whole
+from benchmarks.scaling.overheads import plan_costs, shard_costs
+
 ROOT = Path(__file__).resolve().parents[1]
-
-
-def _load_benchmarks() -> None:
-    """`benchmarks` is no part of the distribution: import it from the checkout."""
-    if "benchmarks" not in sys.modules:
-        folder = ROOT / "benchmarks"
-        spec = importlib.util.spec_from_file_location(
-            "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["benchmarks"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-
-
-_load_benchmarks()
-
-from benchmarks.scaling import page, whole  # noqa: E402
-from benchmarks.scaling.overheads import plan_costs, shard_costs  # noqa: E402
 
 
 def test_the_page_is_made_from_the_figures() -> None:

@@ -7,12 +7,12 @@ package's errors.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import pth_bytes
 import pytest
 
 from anamnesis.errors import AnamnesisError
@@ -22,18 +22,7 @@ from anamnesis.readers.pth import list_globals
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
-
-def _builders() -> Any:
-    path = Path(__file__).resolve().parents[1] / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-B = _builders()
+B = pth_bytes
 
 
 def top(view: Any) -> bytes:

@@ -6,7 +6,6 @@ process of its own while hostile and good files are opened, listed and converted
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
 import subprocess
@@ -14,20 +13,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pth_bytes
 import pytest
 
-
-def _builders() -> Any:
-    path = Path(__file__).resolve().parents[1] / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-B = _builders()
+B = pth_bytes
 
 _CHILD = """
 import json, sys

@@ -2,30 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import struct
 import zipfile
 from pathlib import Path
-from typing import Any
 
+import pth_bytes
 import pytest
 
 import anamnesis
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError
 
-
-def _builders() -> Any:
-    path = Path(__file__).resolve().parents[1] / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-B = _builders()
+B = pth_bytes
 
 
 def seed(method: int) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import pickle
 import time
@@ -11,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pth_bytes
 import pytest
 
 from anamnesis.errors import (
@@ -23,18 +23,7 @@ from anamnesis.errors import (
 from anamnesis.limits import Limits
 from anamnesis.readers import open_container
 
-
-def _builders() -> Any:
-    path = Path(__file__).resolve().parents[1] / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-B = _builders()
+B = pth_bytes
 Case = tuple[bytes, type[AnamnesisError], str]
 T = B.tensor(B.storage())
 V, G = B.value, B.global_

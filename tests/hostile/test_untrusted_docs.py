@@ -13,8 +13,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pth_bytes
 import pytest
 
 from anamnesis import errors
@@ -143,13 +143,7 @@ def _commands() -> list[str]:
 
 @pytest.fixture
 def checkpoint(tmp_path: Path) -> Path:
-    path = ROOT / "tests" / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module: Any = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    (tmp_path / "model.pth").write_bytes(module.good_pth())
+    (tmp_path / "model.pth").write_bytes(pth_bytes.good_pth())
     return tmp_path
 
 

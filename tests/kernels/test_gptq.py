@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import read_cases as cases
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._codes import to_half
 from anamnesis.kernels._jit import jit
 
-
-def _cases() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "data" / "gptq" / "read_cases.py"
-    spec = importlib.util.spec_from_file_location("read_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases = _cases()
 NAMES = cases.names("gptq", "auto-round")
 
 

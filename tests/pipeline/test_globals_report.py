@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
+import pth_bytes
 import pytest
 
 from anamnesis.errors import FormatError
@@ -18,17 +17,7 @@ from anamnesis.pipeline.globals_report import as_text, report_globals
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 
 
-def _builders() -> Any:
-    path = Path(__file__).resolve().parents[1] / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-B = _builders()
+B = pth_bytes
 EVIL = B.dict_(
     {"w": B.tensor(B.storage()), "x": B.call(B.global_("os", "system"), B.value("exit 1"))}
 )

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ml_dtypes
 import numpy as np
 import pytest
+import read_cases as cases
 from gguf import GGUFReader
 
 import anamnesis
@@ -37,18 +36,6 @@ HALVES = {  # where random bytes would make d or dmin no number
     "gguf-tq1-0": (52,),
     "gguf-tq2-0": (64,),
 }
-
-
-def gptq_cases() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("read_cases", DATA / "gptq" / "read_cases.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases = gptq_cases()
 
 
 def columns(tensor: Tensor, **settings: Any) -> dict[str, list[Any]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,27 +12,11 @@ import xxhash
 import anamnesis
 from anamnesis.pipeline.analytics import stats_plan
 from anamnesis.pipeline.analytics.stats_scales import ROLES
+from benchmarks.cases import CASES
+from benchmarks.models import Layer, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
-
-def _load_benchmarks() -> None:
-    """`benchmarks` is no part of the distribution: import it from the checkout."""
-    if "benchmarks" not in sys.modules:
-        folder = ROOT / "benchmarks"
-        spec = importlib.util.spec_from_file_location(
-            "benchmarks", folder / "__init__.py", submodule_search_locations=[str(folder)]
-        )
-        assert spec is not None
-        assert spec.loader is not None
-        sys.modules["benchmarks"] = module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-
-
-_load_benchmarks()
-
-from benchmarks.cases import CASES  # noqa: E402
-from benchmarks.models import Layer, write_model  # noqa: E402
 
 ROWS, COLUMNS = 96, 512
 # Offset of `d`, binary16, in the blocks of ggml's formats (ggml-common.h), and their size.

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import struct
 import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pth_bytes
 import pytest
 
 from anamnesis.errors import FormatError, UnsupportedError
@@ -19,18 +19,7 @@ from anamnesis.readers.pth import list_globals
 from anamnesis.readers.raw import open_raw
 from anamnesis.readers.source import LocalFile
 
-
-def _builders() -> Any:
-    path = Path(__file__).resolve().parents[1] / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-B = _builders()
+B = pth_bytes
 FLOATS = np.arange(24, dtype="<f4")
 
 

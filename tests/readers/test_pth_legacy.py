@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import pickle
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pth_bytes
 import pytest
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
@@ -17,18 +17,7 @@ from anamnesis.readers.base import Container
 from anamnesis.readers.raw import open_raw
 from anamnesis.readers.source import LocalFile
 
-
-def _builders() -> Any:
-    path = Path(__file__).resolve().parents[1] / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-B = _builders()
+B = pth_bytes
 FLOATS = np.arange(12, dtype="<f4")
 
 
