@@ -1,0 +1,393 @@
+"""What compressed-tensors' tensors say about a weight: shapes decide, the config is a hint."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import anamnesis
+from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.model import load_model
+
+Tensors = dict[str, Any]
+CT: dict[str, Any] = {"quant_method": "compressed-tensors", "version": "0.20.0"}
+
+
+def config(bits: int, version: str = "0.20.0", **other: Any) -> dict[str, Any]:
+    weights = {"num_bits": bits, "type": "int", "symmetric": True, **other}
+    groups = {"group_0": {"targets": ["re:(a+)+$", "Linear"], "weights": weights}}
+    return {**CT, "config_groups": groups, "version": version}
+
+
+def packed(
+    rows: int = 16,
+    inputs: int = 64,
+    bits: int = 4,
+    groups: int = 2,
+    *,
+    padded: bool = False,
+    words: int | None = None,
+    zeros: int | None = None,
+    name: str = "m.q_proj.",
+    **other: Any,
+) -> Tensors:
+    """The tensors of one layer; `zeros` words of zero points."""
+    if words is None:
+        words = -(-inputs // (32 // bits)) if padded else -(-inputs * bits // 32)
+    parts: Tensors = {
+        "weight_packed": np.ones((rows, words), np.int32),
+        "weight_scale": np.ones((rows, groups), ml_dtypes.bfloat16),
+        "weight_shape": np.array([rows, inputs], np.int64),
+    }
+    if zeros is not None:
+        parts["weight_zero_point"] = np.ones((zeros, groups), np.int32)
+    return {f"{name}{role}": part for role, part in (parts | other).items() if part is not None}
+
+
+def int8(rows: int = 16, inputs: int = 64, scale: Any = None, **other: Any) -> Tensors:
+    parts: Tensors = {
+        "weight": np.ones((rows, inputs), np.int8),
+        "weight_scale": np.ones((rows, 1), np.float32) if scale is None else scale,
+    }
+    return {f"m.q_proj.{role}": part for role, part in (parts | other).items()}
+
+
+@pytest.fixture
+def tensors_of(tmp_path: Path) -> Any:
+    """What a checkpoint of these tensors and this config is read as."""
+
+    def read(parts: Tensors, about: Any = None) -> dict[str, Tensor]:
+        save_file(parts, tmp_path / "model.safetensors")
+        if about is not None:
+            (tmp_path / "config.json").write_text(json.dumps({"quantization_config": about}))
+        model = load_model(str(tmp_path))
+        return {t.name: t for t in model.tensors}
+
+    return read
+
+
+@pytest.fixture
+def one(tensors_of: Any) -> Any:
+    def read(parts: Tensors, about: Any = None) -> Tensor:
+        (only,) = tensors_of(parts, about).values()
+        assert isinstance(only, Tensor)
+        return only
+
+    return read
+
+
+@pytest.mark.parametrize("about", [None, CT, config(4), config(8)])
+@pytest.mark.parametrize("name", ["m.q_proj.", ""])
+def test_packed(name: str, about: Any, one: Any) -> None:
+    tensor = one(packed(name=name), about)
+    assert (tensor.name, tensor.shape) == (f"{name}weight", (16, 64))
+    assert (tensor.scheme, tensor.encoding) == ("ct-pack-quantized", "ct-packed")
+    assert tensor.params["bits"] == 4
+    assert tensor.params["group_size"] == 32
+    assert tensor.orientation == "as-stored"
+    access = {c.role: (c.access.kind, c.access.unit_bits) for c in tensor.components}
+    assert access == {"weight_packed": ("rows", 256), "weight_scale": ("rows", 32)}
+
+
+@pytest.mark.parametrize(
+    ("bits", "padded", "version"),
+    [(b, False, "0.20.0") for b in range(1, 9)]
+    + [(b, True, v) for b in (3, 5, 6, 7) for v in ("0.17.1", "0.9.4")],
+)
+@pytest.mark.parametrize("asymmetric", [False, True])
+def test_bits_and_packings(
+    bits: int, padded: bool, version: str, asymmetric: bool, one: Any
+) -> None:
+    zeros = None
+    if asymmetric:
+        zeros = -(-40 // (32 // bits)) if padded else -(-40 * bits // 32)
+    parts = packed(40, 512, bits, 4, padded=padded, zeros=zeros)
+    tensor = one(parts, config(bits, version))
+    assert (tensor.params["bits"], tensor.params["padded"]) == (bits, padded)
+    unit = 1
+    if asymmetric:
+        unit = 32 // bits if padded or 32 % bits == 0 else 32
+    assert (tensor.params["unit_rows"], tensor.unit_elems) == (unit, unit * 512)
+
+
+def test_columns_outweigh_the_version(one: Any) -> None:
+    """Development versions, and configs that were copied."""
+    for padded, version in ((True, "0.20.0"), (False, "0.9.4")):
+        tensor = one(packed(inputs=512, bits=3, padded=padded), config(3, version))
+        assert tensor.params["padded"] is padded
+
+
+def test_a_padded_seven_looks_like_an_eight(one: Any) -> None:
+    for about, bits in ((None, 8), (config(8), 8), (config(7, "0.17.1"), 7), (CT, 8)):
+        assert one(packed(inputs=512, bits=8), about).params["bits"] == bits
+    with pytest.raises(FormatError, match="fit 8 bits, 7 bits padded"):
+        one(packed(inputs=512, bits=8), config(4, "0.17.1"))
+
+
+def test_a_few_columns_of_both_packings(one: Any) -> None:
+    """One word is the same in both; more need the version, or the zero points."""
+    few = packed(inputs=10, bits=3, groups=1)
+    assert one(few, config(3)).params["bits"] == 3
+    some = packed(inputs=20, bits=3, groups=1, words=2)
+    assert one(some, config(3, "0.18.0")).params["padded"] is False
+    assert one(some, config(3, "0.17.1")).params["padded"] is True
+    zeros = packed(200, 20, 3, 1, words=2, zeros=20)
+    unversioned = {k: v for k, v in config(3).items() if k != "version"}
+    assert one(zeros, unversioned).params["padded"] is True
+    with pytest.raises(FormatError, match="fit 3 bits, 3 bits padded"):
+        one(some, unversioned)
+
+
+def test_ambiguous_bits_without_a_config(one: Any) -> None:
+    tiny = packed(inputs=8, groups=1, bits=4)
+    assert one(tiny, config(4)).params["bits"] == 4
+    with pytest.raises(FormatError, match="fit 1 bits, 2 bits, 4 bits"):
+        one(tiny, CT)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float16, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("shape", [(16, 1), (16, 4), (1,), ()], ids=str)
+def test_scales(dtype: Any, shape: tuple[int, ...], one: Any) -> None:
+    scale = np.ones(shape, dtype)
+    for parts in (packed(weight_scale=scale), int8(scale=scale)):
+        tensor = one(parts, CT)
+        windowed = len(shape) == 2
+        assert tensor.components[1].access.kind == ("rows" if windowed else "whole")
+        assert tensor.params["groups"] == (shape[1] if windowed else 1)
+
+
+def test_blocks_need_the_config(one: Any) -> None:
+    scale = np.ones((2, 2), np.float32)
+    about = config(8, strategy="block", block_structure=[8, 48])
+    tensor = one(int8(scale=scale), about)
+    assert (tensor.params["block_rows"], tensor.params["group_size"]) == (8, 48)
+    assert tensor.params["lines"] == 2
+    with pytest.raises(FormatError, match=r"weight_scale.*does not fit"):
+        one(int8(scale=scale), config(8))
+
+
+def test_stacked_experts(one: Any) -> None:
+    parts = {
+        "e.weight_packed": np.ones((3, 20, 8), np.int32),
+        "e.weight_scale": np.ones((3, 20, 2), ml_dtypes.bfloat16),
+        "e.weight_shape": np.array([3, 20, 64], np.int32),
+        "e.weight_zero_point": np.ones((3, 3, 2), np.int32),
+    }
+    tensor = one(parts, config(4))
+    assert tensor.shape == (3, 20, 64)
+    # 20 rows are no whole words of zero points: a unit would reach into the next expert.
+    assert {c.role: c.access.kind for c in tensor.components}["weight_zero_point"] == "whole"
+    assert tensor.params["unit_rows"] == 1
+    parts["e.weight_packed"] = np.ones((3, 24, 8), np.int32)
+    parts["e.weight_scale"] = np.ones((3, 24, 2), ml_dtypes.bfloat16)
+    parts["e.weight_shape"] = np.array([3, 24, 64], np.int32)
+    assert one(parts, config(4)).params["unit_rows"] == 8
+
+
+@pytest.mark.parametrize("kind", ["packed", "int8"])
+def test_group_index(kind: str, one: Any) -> None:
+    index = np.arange(64, dtype=np.int32) // 32
+    parts = packed() if kind == "packed" else int8(scale=np.ones((16, 2), np.float32))
+    tensor = one(parts | {"m.q_proj.weight_g_idx": index[::-1].copy()}, CT)
+    assert tensor.params["act_order"] is True
+    assert tensor.components[-1].role == "weight_g_idx"
+    for bad in (index[:-1].copy(), index.astype(np.int16), index.reshape(1, -1)):
+        with pytest.raises(FormatError, match="weight_g_idx"):
+            one(parts | {"m.q_proj.weight_g_idx": bad}, CT)
+
+
+def test_what_belongs_to_activations_is_dropped(tmp_path: Path) -> None:
+    scalar = np.ones(1, np.float32)
+    parts = int8(input_scale=scalar, input_zero_point=np.zeros(1, np.int8))
+    parts |= {f"m.attn.{name}": scalar for name in ("k_scale", "v_scale", "q_scale")}
+    parts["m.attn.k_zero_point"] = np.zeros(1, np.int8)
+    parts["m.q_proj.bias"] = np.ones(16, np.float16)
+    save_file(parts, tmp_path / "model.safetensors")
+    model = load_model(str(tmp_path / "model.safetensors"))
+    assert {t.name: t.scheme for t in model.tensors} == {
+        "m.q_proj.weight": "ct-int-quantized",
+        "m.q_proj.bias": "passthrough",
+    }
+    assert {d.stored.name.rpartition(".")[2] for d in model.dropped} == {
+        "input_scale", "input_zero_point", "k_scale", "v_scale", "q_scale", "k_zero_point",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"weight_scale": None},
+        {"weight_shape": None},
+        {"weight_shape": np.array([16, 64, 1], np.int64)},
+        {"weight_shape": np.array([15, 64], np.int64)},
+        {"weight_shape": np.array([16, -64], np.int64)},
+        {"weight_shape": np.array([16, 1 << 62], np.int64)},
+        {"weight_shape": np.array([16, 32], np.int64)},
+        {"weight_shape": np.array([16, 64], np.int16)},
+        {"weight_shape": np.array([16, 64], np.float32)},
+        {"weight_scale": np.ones((16, 3), np.float32)},
+        {"weight_scale": np.ones((15, 2), np.float32)},
+        {"weight_scale": np.ones((16, 0), np.float32)},
+        {"weight_scale": np.ones(16, np.float32)},
+        {"weight_scale": np.ones((16, 2), np.float64)},
+        {"weight_scale": np.ones((16, 2), np.int8)},
+        {"weight_zero_point": np.ones((3, 2), np.int32)},
+        {"weight_zero_point": np.ones((2, 1), np.int32)},
+        {"weight_zero_point": np.ones((2, 2), np.int64)},
+        {"weight_zero_point": np.ones((2, 2), np.int8)},
+        {"weight_zero_point": np.ones(2, np.int32)},
+        {"weight_packed": np.ones((16, 9), np.int32)},
+        {"weight_packed": np.ones(128, np.int32)},
+        {"weight_packed": np.ones((2, 2, 8, 8), np.int32)},
+    ],
+    ids=lambda o: " ".join(f"{k} {getattr(v, 'shape', v)} {v!r:.30}" for k, v in o.items()),
+)
+def test_parts_that_do_not_fit(other: Tensors, one: Any) -> None:
+    parts = packed(weight_scale=np.ones((16, 2), np.float32)) | packed(**other)
+    for role, part in other.items():
+        if part is None:
+            del parts[f"m.q_proj.{role}"]
+    with pytest.raises(FormatError, match=r"model\.safetensors: tensor 'm\.q_proj\.weight_"):
+        one(parts, config(4, "0.17.1"))
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"scale": np.ones(16, np.float32)},
+        {"scale": np.ones((1, 64), np.float32)},
+        {"scale": np.ones((16, 2), np.int32)},
+        {"weight_zero_point": np.ones((16, 2), np.int8)},
+        {"weight_zero_point": np.ones((16, 1), np.int32)},
+        {"weight_zero_point": np.ones((16, 1), np.float32)},
+    ],
+    ids=lambda o: " ".join(f"{k} {v.dtype} {v.shape}" for k, v in o.items()),
+)
+def test_int8_parts_that_do_not_fit(other: Tensors, one: Any) -> None:
+    with pytest.raises(FormatError, match=r"model\.safetensors: tensor 'm\.q_proj\.weight_"):
+        one(int8(**other), CT)
+
+
+@pytest.mark.parametrize("shape", [(0, 64), (16, 0), (0, 0)], ids=str)
+def test_empty(shape: tuple[int, int], one: Any, tmp_path: Path) -> None:
+    rows, inputs = shape
+    tensor = one(packed(rows, inputs, groups=1), config(4))
+    assert (tensor.shape, tensor.elems) == (shape, 0)
+    tensor = one(int8(rows, inputs), config(8))
+    assert (tensor.shape, tensor.elems) == (shape, 0)
+    anamnesis.remember(tmp_path, tmp_path / "out.safetensors", threads=1)
+
+
+SPARSE = {
+    "compressed": np.ones((16, 32), ml_dtypes.bfloat16),
+    "bitmask": np.ones((16, 8), np.uint8),
+    "shape": np.array([[16], [64]], np.int64),
+}
+
+
+@pytest.mark.parametrize(
+    ("parts", "name"),
+    [
+        (SPARSE, "sparse-24-bitmask"),
+        (SPARSE | {"row_offsets": np.zeros(16, np.int64)}, "sparse-bitmask"),
+        (
+            SPARSE
+            | {
+                "compressed": np.ones((16, 32), np.int8),
+                "weight_scale": np.ones((16, 1), np.float32),
+            },
+            "sparse-24-bitmask",
+        ),
+        (
+            {
+                "weight_packed": np.ones((4, 128), np.int32),
+                "scale_packed": np.ones((1, 64), np.float16),
+                "meta": np.ones((64, 2), np.int16),
+                "weight_shape": np.array([64, 64], np.int64),
+            },
+            "marlin-24",
+        ),
+    ],
+    ids=["24", "unstructured", "24-int8", "marlin"],
+)
+def test_sparse_layouts_are_refused_by_name(parts: Tensors, name: str, tmp_path: Path) -> None:
+    for stem in ("m.q_proj.", ""):
+        for about in ({}, CT):
+            save_file({stem + k: v for k, v in parts.items()}, tmp_path / "model.safetensors")
+            text = json.dumps({"quantization_config": about} if about else {})
+            (tmp_path / "config.json").write_text(text)
+            with pytest.raises(UnsupportedError, match=name):
+                load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize("parts", [packed(), int8()], ids=["packed", "int8"])
+def test_a_rotated_basis_is_refused_by_name(parts: Tensors, one: Any) -> None:
+    rotated = {"config_groups": {"R1": {"type": "hadamard", "apply": []}}}
+    with pytest.raises(UnsupportedError, match="transform_config"):
+        one(parts, config(8) | {"transform_config": rotated})
+    for nothing in (None, {}, {"config_groups": {}}):
+        one(parts, CT | {"transform_config": nothing})
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        {"quant_method": "quark"},
+        {"quant_method": "modelopt"},
+        {"quant_algo": "W8A8_SQ_PER_CHANNEL"},
+    ],
+    ids=str,
+)
+def test_another_tool_s_int8_is_left_alone(about: Any, one: Any) -> None:
+    with pytest.raises(AnamnesisError):
+        one(int8(), about)
+    with pytest.raises(UnsupportedError, match="pre_quant_scale"):
+        one(int8(pre_quant_scale=np.ones(64, np.float32)), CT)
+
+
+def test_mixed_formats_in_one_checkpoint(tmp_path: Path) -> None:
+    """Packed, INT8, FP8 and dense layers, packed codes apart from their scales in another file."""
+    first = packed(name="a.") | {
+        "c.weight": np.ones((32, 64), ml_dtypes.float8_e4m3fn),
+        "norm.weight": np.ones(64, ml_dtypes.bfloat16),
+    }
+    second = {
+        "a.weight_scale": first.pop("a.weight_scale"),
+        "b.weight": np.full((16, 64), -3, np.int8),
+        "b.weight_scale": np.full((16, 1), 0.5, np.float32),
+        "c.weight_scale": np.ones((32, 1), np.float32),
+    }
+    names = {}
+    for number, parts in enumerate((first, second), 1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file(parts, tmp_path / file)
+        names |= dict.fromkeys(parts, file)
+    index = {"metadata": {}, "weight_map": names}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config(4)}))
+    found = {t.name: t.scheme for t in load_model(str(tmp_path)).tensors}
+    assert found == {
+        "a.weight": "ct-pack-quantized",
+        "b.weight": "ct-int-quantized",
+        "c.weight": "fp8-channel",
+        "norm.weight": "passthrough",
+    }
+    anamnesis.remember(tmp_path, tmp_path / "out", threads=1)
+    values = anamnesis.open_model(tmp_path / "out")
+    assert (values["b.weight"].to_numpy().view(np.uint16) == 0xBFC0).all()  # -1.5
+
+
+def test_packed_bytes_are_another_format_s(one: Any) -> None:
+    parts = {
+        "m.weight_packed": np.ones((16, 32), np.uint8),
+        "m.weight_scale": np.ones((16, 2), np.float32),
+    }
+    with pytest.raises(AnamnesisError):
+        one(parts, CT)
