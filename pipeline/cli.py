@@ -20,7 +20,17 @@ from anamnesis import __version__
 from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.pipeline.analytics.diff_command import diff_command
 from anamnesis.pipeline.analytics.stats_command import stats_command
-from anamnesis.pipeline.flags import limit_flags, limits_from, size_flag
+from anamnesis.pipeline.flags import (
+    all_of,
+    json_flag,
+    limit_flags,
+    limits_from,
+    pattern_flags,
+    resource_flags,
+    scheduler_flag,
+    size_flag,
+    unit_flag,
+)
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.jobs import Summary
@@ -43,23 +53,19 @@ def cli(debug: bool) -> None:
     """Quantised weights in, full precision out."""
 
 
-_json = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
 _keep_going = click.option(
     "--keep-going", is_flag=True, help="Convert what can be had of a model with broken shards."
-)
-_unit = click.option(
-    "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
 )
 
 
 @cli.command("inspect")
 @click.argument("path")
-@_json
+@json_flag
 @click.option(
     "--globals", "only_globals", is_flag=True, help="List what the pickles of PATH would import."
 )
-@_unit
+@unit_flag
 @limit_flags
 def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: Any) -> None:
     """Say what PATH holds, from its headers alone (alias: info)."""
@@ -77,8 +83,8 @@ def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: An
 
 @cli.command("parse")
 @click.argument("path")
-@_json
-@_unit
+@json_flag
+@unit_flag
 @limit_flags
 def parse_command(path: str, as_json: bool, **settings: Any) -> None:
     """Like inspect, with one entry a tensor."""
@@ -98,42 +104,33 @@ def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: boo
         print_report(found, entries=entries)
 
 
-def _conversion(command: Any) -> Any:
-    """The options that `remember` and `convert` share."""
-    for option in reversed(
-        [
-            click.option("-o", "--out", required=True, help="A file (by its suffix) or a folder."),
-            click.option(
-                "--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Output dtype."
-            ),
-            click.option(
-                "--rounding",
-                type=click.Choice(["exact", "reference"]),
-                default="exact",
-                help="exact rounds once; reference replays the library's own order.",
-            ),
-            click.option("--threads", default="auto", help="A number, or auto."),
-            click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB."),
-            size_flag("--max-shard-size", help="Most bytes of data in one file, e.g. 5GB."),
-            click.option(
-                "--compression",
-                type=click.Choice(["none", "lz4", "zstd"]),
-                default="none",
-                help="Compress an arrow output.",
-            ),
-            click.option(
-                "--include", multiple=True, metavar="PATTERN", help="Take only these tensors."
-            ),
-            click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out."),
-            click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
-            _keep_going,
-            _quiet,
-            _unit,
-            limit_flags,
-        ]
-    ):
-        command = option(command)
-    return command
+# The options that `remember` and `convert` share.
+_conversion = all_of(
+    [
+        click.option("-o", "--out", required=True, help="A file (by its suffix) or a folder."),
+        click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Output dtype."),
+        click.option(
+            "--rounding",
+            type=click.Choice(["exact", "reference"]),
+            default="exact",
+            help="exact rounds once; reference replays the library's own order.",
+        ),
+        resource_flags,
+        size_flag("--max-shard-size", help="Most bytes of data in one file, e.g. 5GB."),
+        click.option(
+            "--compression",
+            type=click.Choice(["none", "lz4", "zstd"]),
+            default="none",
+            help="Compress an arrow output.",
+        ),
+        pattern_flags,
+        click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+        _keep_going,
+        _quiet,
+        unit_flag,
+        limit_flags,
+    ]
+)
 
 
 @cli.command("remember")
@@ -170,7 +167,7 @@ def _convert(path: str, to: str, settings: dict[str, Any]) -> None:
 @cli.command("run")
 @click.argument("job", type=click.Path(dir_okay=False))
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+@scheduler_flag
 @_keep_going
 @click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
 @_quiet

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import click
@@ -32,6 +32,19 @@ def size_flag(name: str, **settings: Any) -> Callable[[F], F]:
     return click.option(name, type=_Size(), default=None, **settings)
 
 
+json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+unit_flag = click.option(
+    "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
+)
+scheduler_flag = click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+_PATTERNS = (
+    click.option("--include", multiple=True, metavar="PATTERN", help="Take only these tensors."),
+    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out."),
+)
+_RESOURCES = (
+    click.option("--threads", default="auto", help="A number, or auto."),
+    click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB."),
+)
 _LIMITS = (
     size_flag("--max-single-alloc", help="Most bytes allocated at once for what a file says."),
     size_flag("--max-total-bytes", help="Most bytes of output."),
@@ -46,11 +59,20 @@ _LIMITS = (
 )
 
 
-def limit_flags(command: F) -> F:
-    """Add the flags of `Limits` to a command."""
-    for option in reversed(_LIMITS):
-        command = option(command)
-    return command
+def all_of(options: Sequence[Callable[[F], F]]) -> Callable[[F], F]:
+    """One decorator that adds several options, which help lists in this order."""
+
+    def add(command: F) -> F:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
+
+
+pattern_flags = all_of(_PATTERNS)
+resource_flags = all_of(_RESOURCES)
+limit_flags = all_of(_LIMITS)
 
 
 def limits_from(settings: dict[str, Any]) -> Limits:

@@ -11,7 +11,15 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anamnesis.errors import UsageError
-from anamnesis.pipeline.flags import limit_flags, limits_from
+from anamnesis.pipeline.flags import (
+    json_flag,
+    limit_flags,
+    limits_from,
+    pattern_flags,
+    resource_flags,
+    scheduler_flag,
+    unit_flag,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,7 +32,7 @@ DIFFERS = 8  # the exit code when --exact or --fail-under does not hold
 @click.command("diff")
 @click.argument("a")
 @click.argument("b")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_flag
 @click.option("-o", "--out", help="Write the table here: .parquet, .arrow, .csv or .json.")
 @click.option("--plot", help="Draw error by layer and module here: .svg, .html or .png.")
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
@@ -42,15 +50,11 @@ DIFFERS = 8  # the exit code when --exact or --fail-under does not hold
     metavar="DB",
     help="Exit 8 if the SQNR of a tensor is under so many dB.",
 )
-@click.option("--include", multiple=True, metavar="PATTERN", help="Take only these tensors.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out.")
-@click.option("--threads", default="auto", help="A number, or auto.")
-@click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+@pattern_flags
+@resource_flags
+@scheduler_flag
 @click.option("-q", "--quiet", is_flag=True, help="No progress, no remarks and no table.")
-@click.option(
-    "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
-)
+@unit_flag
 @limit_flags
 def diff_command(
     a: str,

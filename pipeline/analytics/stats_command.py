@@ -8,31 +8,35 @@ from typing import Any
 
 import click
 
-from anamnesis.pipeline.flags import limit_flags, limits_from
+from anamnesis.pipeline.flags import (
+    json_flag,
+    limit_flags,
+    limits_from,
+    pattern_flags,
+    resource_flags,
+    scheduler_flag,
+    unit_flag,
+)
 
 
 @click.command("stats")
 @click.argument("path")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@json_flag
 @click.option(
     "-o", "--out", metavar="FILE", help="Write a .parquet, .arrow, .csv or .json file instead."
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
-@click.option("--include", multiple=True, metavar="PATTERN", help="Take only these tensors.")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out.")
+@pattern_flags
 @click.option(
     "--sort", metavar="COLUMN", help="Sort by a column, e.g. absmax: the largest comes first."
 )
 @click.option(
     "--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Dtype of the values, as remember's."
 )
-@click.option("--threads", default="auto", help="A number, or auto.")
-@click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB.")
-@click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+@resource_flags
+@scheduler_flag
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")
-@click.option(
-    "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
-)
+@unit_flag
 @limit_flags
 def stats_command(
     path: str,
