@@ -40,6 +40,7 @@ TILE = SPLIT_WORDS  # lines that are turned together: a cache line of 16-bit num
 _PAD = 16  # bytes; rows of a tile a power of two apart would share cache sets
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 _E2M1[8] = -0.0
+_WITHOUT_MINUS_ZERO = _E2M1 + np.float32(0)
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
 _ONE = np.ones(1, np.float32)
 
@@ -162,7 +163,8 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
     `wholes["global"]`, absent for 1, is one number or one for each matrix of `scalars["rows"]`
     rows; `scalars["global"]` says `multiply` or `divide` by it, after division by
     `scalars["global_unit"]` if there is one (MLX). With `scalars["narrow"]` and
-    `rounding: reference` the scales are rounded to BF16. One matrix has its 256 scales made here.
+    `rounding: reference` the scales are rounded to BF16. Where `scalars["minus_zero"]` is false,
+    code 8 is 0 (ModelOpt's table). One matrix has its 256 scales made here.
     """
     stored = wholes.get("global")
     factors = _ONE if stored is None else to_float32(stored.dtype, stored.array).reshape(-1)
@@ -174,7 +176,12 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
     if factors.size > 1 and scalars.get("rows", 0) < 1:
         raise ValueError(f"{factors.size} global scales, and no rows of a matrix")
     narrow = bool(scalars.get("narrow")) and scalars.get("rounding") == "reference"
-    prepared = {"factors": factors, "divide": how == "divide", "narrowed_scales": narrow}
+    prepared = {
+        "e2m1": _E2M1 if scalars.get("minus_zero", True) else _WITHOUT_MINUS_ZERO,
+        "factors": factors,
+        "divide": how == "divide",
+        "narrowed_scales": narrow,
+    }
     if factors.size == 1:
         prepared["scales"] = _scales(factors[0], prepared)
     return prepared
@@ -203,7 +210,7 @@ def decode_nv(
     codes, scale = _checked(blocks, NV_BLOCK, out)
     scales = params.get("scales")
     if scales is not None:
-        _nv(codes, scale, scales, _E2M1, out)
+        _nv(codes, scale, scales, params["e2m1"], out)
         return
     factors, per, rows = params["factors"], params["rows"], window.stop - window.start
     if blocks["payload"].shape[0] != rows or window.stop > factors.size * per:
@@ -213,7 +220,8 @@ def decode_nv(
         end = min((row // per + 1) * per, window.stop)
         first, last = (row - window.start) * each, (end - window.start) * each
         part = codes[first * 8 : last * 8], scale[first:last]
-        _nv(*part, _scales(factors[row // per], params), _E2M1, out[first * 16 : last * 16])
+        numbers = _scales(factors[row // per], params)
+        _nv(*part, numbers, params["e2m1"], out[first * 16 : last * 16])
         row = end
 
 

@@ -43,6 +43,11 @@ SCHEMES: dict[str, Scheme] = {
         "ct:resolve",
         suffixes=("weight_packed", "weight_scale", "bitmask"),
     ),
+    "fp4": Scheme(
+        "fp4:resolve",
+        dtypes=("F8_E8M0",),
+        suffixes=("weight_packed", "weight_scale", "weight_scale_2"),
+    ),
     "fp8": Scheme(
         "fp8:resolve",
         dtypes=("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ"),
@@ -50,6 +55,7 @@ SCHEMES: dict[str, Scheme] = {
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",)),
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B")),
     "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
+    "mxfp4": Scheme("mxfp4:resolve", suffixes=("_blocks", "_scales", ".blocks", ".scales")),
 }
 
 

@@ -48,10 +48,10 @@ _PARTS = {
     "weight_absmax": "",
     "weight_format": "",
     "weight_g_idx": "",
-    "weight_global_scale": "NVFP4 (compressed-tensors)",
-    "weight_packed": "compressed-tensors packed weights",
+    "weight_global_scale": "",
+    "weight_packed": "",
     "weight_scale": "",
-    "weight_scale_2": "NVFP4 (ModelOpt)",
+    "weight_scale_2": "",
     "weight_scale_inv": "",
     "weight_scb": "",
     "weight_shape": "",
@@ -60,7 +60,7 @@ _PARTS = {
 # What `quant_method` may say when every tensor that it speaks of has been understood.
 _IMPLEMENTED = (
     *("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "metal"),
-    *("compressed-tensors", ""),
+    *("compressed-tensors", "mxfp4", ""),
 )
 _CODES = ("I8", "U8", "I16", "I32", "U32")
 
@@ -115,7 +115,7 @@ def _suspicion(ledger: Ledger, stored: Stored, part: str) -> str | None:
     if "quant_state" in part or ".quant_state." in stored.name:
         return ""
     if stored.dtype == "U8" and part.endswith("blocks") and len(stored.shape) > 2:
-        return "MXFP4 expert blocks"
+        return ""
     config = ledger.quantization().get("quant_method")
     if config and stored.dtype in _CODES and part == "weight" and len(stored.shape) > 1:
         return ""

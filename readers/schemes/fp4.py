@@ -1,0 +1,202 @@
+"""FP4 weights with a scale for each block of a row, two codes a byte: NVFP4 and MXFP4.
+
+| format | tool | codes | block scales | global scale |
+|---|---|---|---|---|
+| NVFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | `X.weight_global_scale` |
+| NVFP4 | ModelOpt | `X.weight` U8, or fused `X` | `X.weight_scale` | `X.weight_scale_2` |
+| MXFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
+| MXFP4 | ModelOpt, Quark | `X.weight` U8 | `X.weight_scale` | |
+| MXFP4 | DeepSeek-V4 | `X.weight` I8 | `X.scale` or `X.weight_scale_inv` | |
+
+Codes are `[..., out, in / 2]`. NVFP4's scales are F8_E4M3 `[..., out, in / 16]`, MXFP4's U8 or
+F8_E8M0 `[..., out, in / 32]`. A fused ModelOpt `X` has `X_weight_scale` and `X_weight_scale_2`. The
+global scale is a float32 for the tensor, or for each of stacked matrices; compressed-tensors
+divides by it, ModelOpt multiplies. Sources:
+https://github.com/vllm-project/compressed-tensors compressors/nvfp4, mxfp4; nvidia-modelopt
+torch/export/unified_export_hf.py; https://github.com/huggingface/transformers
+integrations/finegrained_fp8.py (`Fp8Dequantize`).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._comfy import Mark, marks
+from anamnesis.readers.schemes.base import Ledger
+
+_E8M0 = ("F8_E8M0", "U8")
+_IMPLEMENTED = "NVFP4 and MXFP4 with linear block scales along the inputs"
+# Parts beside ModelOpt's codes without which they are not the weight.
+_BESIDE = {
+    "pre_quant_scale": "NVFP4 to be folded with pre_quant_scale (ModelOpt NVFP4_AWQ)",
+    "svdquant_lora_a": "NVFP4 with a low-rank part (ModelOpt NVFP4_SVD)",
+    "svdquant_lora_b": "NVFP4 with a low-rank part (ModelOpt NVFP4_SVD)",
+    "weight_zero_point": "FP4 with zero points",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """Codes, what becomes of their name, and the names that stand beside them."""
+
+    codes: Stored
+    name: str  # of the weight that comes out
+    stem: str  # what the names of the other parts begin with, up to `weight_scale`
+
+    def part(self, ledger: Ledger, name: str) -> Stored:
+        found = ledger.get(self.stem + name)
+        if found is None:
+            raise FormatError(
+                f"{where(self.codes)}: no {self.stem + name!r} beside it, "
+                f"in any of {len(ledger.container.files)} file(s)"
+            )
+        return found
+
+    def unsupported(self, what: str) -> UnsupportedError:
+        return UnsupportedError(
+            f"{where(self.codes)}: {what} is recognised and not implemented; "
+            f"implemented are {_IMPLEMENTED}"
+        )
+
+
+def where(*stored: Stored) -> str:
+    """File, and name, dtype and shape of each tensor, for errors."""
+    named = " of ".join(f"{s.name!r} ({s.dtype} {list(s.shape)})" for s in stored)
+    return f"{stored[0].file.path}: tensor {named}"
+
+
+def resolve(ledger: Ledger) -> None:
+    """Claim FP4 codes with their scales; ComfyUI's layers are left alone: theirs are in tiles.
+
+    Raises FormatError for parts that are missing or do not fit one another, UnsupportedError by
+    name for scales in tiles and weights that have to be folded with more.
+    """
+    foreign = marks(ledger)
+    for stored in ledger.free():
+        if stored.dtype == "U8":
+            _claim_u8(ledger, stored, foreign)
+        elif stored.dtype == "I8":
+            _claim_i8(ledger, stored)
+
+
+def _claim_u8(ledger: Ledger, stored: Stored, foreign: dict[str, Mark]) -> None:
+    stem, dot, part = stored.name.rpartition(".")
+    if stem in foreign or stored.name in foreign:
+        return
+    if part == "weight_packed":
+        layer = Layer(stored, f"{stem}{dot}weight", stem + dot)
+        scale = layer.part(ledger, "weight_scale")
+        if scale.dtype in _E8M0:
+            _claim_mx(ledger, layer, scale)
+        else:
+            _claim_nv(ledger, layer, scale, "weight_global_scale", "divide")
+        return
+    stem = stem + dot if part == "weight" else f"{stored.name}_"
+    layer, free = Layer(stored, stored.name, stem), ledger.get
+    if free(f"{stem}weight_scale_2") is not None:
+        _claim_nv(ledger, layer, layer.part(ledger, "weight_scale"), "weight_scale_2", "multiply")
+    elif part == "weight":
+        beside = free(f"{stem}weight_scale")
+        if beside is not None and beside.dtype in _E8M0 and len(beside.shape) > 1:
+            _claim_mx(ledger, layer, beside)
+        elif beside is not None and beside.dtype == "F8_E4M3":
+            layer.part(ledger, "weight_scale_2")
+
+
+def _claim_i8(ledger: Ledger, stored: Stored) -> None:
+    """DeepSeek's codes; integers have scales of other dtypes, or one for each 32 bytes."""
+    stem, dot, part = stored.name.rpartition(".")
+    if part != "weight":
+        return
+    layer = Layer(stored, stored.name, stem + dot)
+    for name in ("scale", "weight_scale_inv"):
+        scale = ledger.get(f"{stem}{dot}{name}")
+        if scale is not None and scale.dtype == "F8_E8M0":
+            _claim_mx(ledger, layer, scale)
+            return
+
+
+def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
+    _refuse(ledger, layer)
+    _fit(layer, scale, 32, "one E8M0 exponent for 32 elements")
+    ledger.claim(_tensor(ledger, layer, scale, "mxfp4", "fp4-mx"))
+
+
+def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) -> None:
+    _refuse(ledger, layer)
+    if scale.dtype == "U8" and len(scale.shape) == 1:
+        raise layer.unsupported(f"NVFP4 with block scales in tiles ({where(scale)})")
+    if scale.dtype != "F8_E4M3":
+        raise FormatError(
+            f"{where(scale, layer.codes)}: allowed are F8_E4M3 scales, or U8 and F8_E8M0 exponents"
+        )
+    shape, codes = scale.shape, layer.codes.shape
+    if len(codes) == 3 and shape == (codes[0], codes[1] // 8, codes[2]) and codes[1] % 8 == 0:
+        raise layer.unsupported("NVFP4 packed along the first dimension of each expert's matrix")
+    _fit(layer, scale, 16, "one E4M3 scale for 16 elements")
+    factor = layer.part(ledger, name)
+    if factor.dtype != "F32":
+        raise FormatError(f"{where(factor, layer.codes)}: allowed is F32")
+    matrices = codes[0] if len(codes) == 3 else 1
+    count = math.prod(factor.shape)
+    if count not in (1, matrices):
+        if len(codes) == 2 and len(factor.shape) == 1:
+            raise layer.unsupported(f"{count} global scales for the shards of a fused module")
+        raise FormatError(
+            f"{where(factor, layer.codes)}: allowed is one number, or {matrices} in a stack"
+        )
+    params = {
+        "global": how,
+        "rows": max(1, codes[-2]),
+        "narrow": how == "divide" and not factor.shape,
+        "minus_zero": how == "divide",
+        "rounding": ledger.options.rounding,
+    }
+    whole = Component("global", factor)
+    ledger.claim(_tensor(ledger, layer, scale, "nvfp4", "fp4-nv", (whole,), params))
+
+
+def _refuse(ledger: Ledger, layer: Layer) -> None:
+    stem = layer.stem
+    for part, what in _BESIDE.items():
+        if f"{stem}{part}" in ledger.container.stored:
+            raise layer.unsupported(what)
+
+
+def _fit(layer: Layer, scale: Stored, size: int, what: str) -> None:
+    """Hold the shape of block scales against that of the codes."""
+    *lead, packed = layer.codes.shape or (0,)
+    if len(lead) not in (1, 2):
+        raise FormatError(f"{where(layer.codes)}: a matrix, or a stack of matrices, is expected")
+    if 2 * packed % size or scale.shape != (*lead, 2 * packed // size):
+        each = f"{2 * packed / size:g}".removesuffix(".0")
+        raise FormatError(
+            f"{where(scale, layer.codes)}: the scale does not fit; allowed: {what}, "
+            f"{[*lead]} x {each}"
+        )
+
+
+def _tensor(
+    ledger: Ledger,
+    layer: Layer,
+    scale: Stored,
+    scheme: str,
+    encoding: str,
+    more: tuple[Component, ...] = (),
+    params: dict[str, object] | None = None,
+) -> Tensor:
+    *lead, packed = layer.codes.shape
+    payload = Component("payload", layer.codes, Access("rows", 8 * max(1, packed)))
+    each = Component("scale", scale, Access("rows", 8 * max(1, scale.shape[-1])))
+    return Tensor(
+        name=layer.name,
+        shape=(*lead, 2 * packed),
+        scheme=scheme,
+        encoding=encoding,
+        components=(payload, each, *more),
+        unit_elems=max(1, 2 * packed),
+        params=params or {},
+    )
