@@ -10,11 +10,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
+import shutil
 import stat
 import tempfile
+import time
 from pathlib import Path
 
 _MAX_BYTES = 1 << 26
+_FORGET_SECONDS = 30 * 24 * 3600
 
 
 def _folder() -> str | None:
@@ -32,13 +36,25 @@ def _folder() -> str | None:
     for root in (base, os.path.join(tempfile.gettempdir(), f"anamnesis-{os.getuid()}")):
         folder = os.path.join(root, "kernels", digest.hexdigest())
         try:
-            os.makedirs(folder, mode=0o700, exist_ok=True)
+            if not os.path.isdir(folder):
+                os.makedirs(folder, mode=0o700, exist_ok=True)
+                if root == base:  # where others may write, a link could lead anywhere
+                    _forget(Path(root, "kernels"))
             status = os.stat(folder)
         except OSError:
             continue
         if os.access(folder, os.W_OK) and _is_ours(status):
             return folder
     return None
+
+
+def _forget(folder: Path) -> None:
+    """Remove what other versions left here, and have not added to for a while."""
+    for other in folder.iterdir():
+        if re.fullmatch("[0-9a-f]{16}", other.name) and not other.is_symlink():
+            with contextlib.suppress(OSError):
+                if other.stat().st_mtime < time.time() - _FORGET_SECONDS:
+                    shutil.rmtree(other)
 
 
 def _is_ours(status: os.stat_result) -> bool:

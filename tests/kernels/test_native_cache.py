@@ -144,6 +144,26 @@ def test_another_owner_s_folder_is_not_used(
     assert _cache._folder() is None
 
 
+def test_a_new_version_removes_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    kernels = tmp_path / "cache" / "kernels"
+    old, fresh, other = kernels / "0123456789abcdef", kernels / ("0" * 16), kernels / "notes"
+    for folder in (old, fresh, other, tmp_path / "elsewhere"):
+        folder.mkdir(parents=True)
+        (folder / "a.kernel").touch()
+    (kernels / "fedcba9876543210").symlink_to(tmp_path / "elsewhere")
+    for folder in (old, other, tmp_path / "elsewhere"):
+        os.utime(folder, (0, 0))
+    monkeypatch.setenv("ANAMNESIS_CACHE", str(tmp_path / "cache"))
+    mine = _cache._folder()
+    assert {p.name for p in kernels.iterdir()} == {
+        *("0" * 16, "notes", "fedcba9876543210", Path(str(mine)).name)
+    }
+    assert (tmp_path / "elsewhere" / "a.kernel").exists()
+    os.utime(fresh, (0, 0))
+    assert _cache._folder() == mine
+    assert fresh.exists()  # only when there is a new version
+
+
 def test_nowhere_to_keep_it(compiled: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(_cache, "FOLDER", None)
     np.testing.assert_array_equal(decoded(), BITS)
