@@ -12,6 +12,7 @@ FAMILIES = {
     "bitsandbytes": ("bnb",),
     "GPTQ and AWQ": ("gptq", "awq"),
     "compressed-tensors": ("ct ",),
+    "MLX": ("mlx",),
     "Dense": ("",),
 }
 

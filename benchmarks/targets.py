@@ -36,7 +36,7 @@ TARGETS = {
 
 _TABLES = frozenset(
     "awq-gemm awq-gemv bnb-4bit ct-packed gguf-iq4-nl gguf-iq4-xs gguf-mxfp4 gguf-nvfp4 gguf-q2-k "
-    "gguf-q3-k gguf-tq1-0 gptq".split()
+    "gguf-q3-k gguf-tq1-0 gptq mlx-affine".split()
 )
 
 

@@ -33,6 +33,9 @@ ROLES = {
     "fp8-e5m2fnuz": "scale",
     "gguf-nvfp4": "scale",
     "gptq": "scales",
+    "hqq-axis0": "scale",
+    "hqq-axis1": "scale",
+    "mlx-affine": "scales",
 }
 
 Range = tuple[float, float]

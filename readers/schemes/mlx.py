@@ -152,6 +152,7 @@ def _floats(module: _Module, product: int) -> Tensor:
     """mxfp4, mxfp8 and nvfp4."""
     if module.biases is not None:
         raise module.error("biases beside scales of U8, which the modes with such do not have")
+    product = product or 128  # nothing is stored; only the shape matters
     if product not in _MODES:
         allowed = ", ".join(f"{bits} ({m[0]})" for bits, m in _MODES.items())
         raise module.error(f"groups of {product} bits under U8 scales; allowed are {allowed}")
