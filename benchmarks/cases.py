@@ -22,7 +22,6 @@ from benchmarks.targets import TARGETS, goal
 
 GROUP = 128  # of GPTQ and AWQ
 BLOCK = 64  # of bitsandbytes
-MLX_GROUP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,6 +196,24 @@ def _bitnet(rows: int, columns: int) -> Layer:
     )
 
 
+def _hqq(bits: int, axis: int, rows: int, columns: int) -> Layer:
+    size, kind = 64, ml_dtypes.bfloat16
+    groups = rows * columns // size
+    lines, line = (groups, size) if axis == 1 else (size, groups)
+    shape = (groups, 1) if axis == 1 else (1, groups)
+    fields = 10 if bits == 3 else 8 // bits
+    dtype, width = ("I32", 4) if bits == 3 else ("U8", 1)
+    packed = -(-lines // fields)
+    return Layer(
+        [
+            Entry("W_q", dtype, (packed, line), _bytes(packed, line * width)),
+            Entry("scale", "BF16", shape, _small(*shape).astype(kind)),
+            Entry("zero", "BF16", shape, (1000 * _small(*shape)).astype(kind)),
+            Entry("shape", "I64", (2,), np.array([rows, columns], np.int64)),
+        ]
+    )
+
+
 def _awq(version: str, rows: int, columns: int) -> Layer:
     groups = -(-columns // GROUP)
     config = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True}
@@ -249,20 +266,6 @@ def _ct_config(weights: dict[str, Any]) -> dict[str, Any]:
     return {"quantization_config": config | {"version": "0.20.0"}}
 
 
-# MLX: a stream of codes a row, scales and biases.
-def _mlx(bits: int, rows: int, columns: int) -> Layer:
-    groups, block = columns // MLX_GROUP, {"group_size": MLX_GROUP, "bits": bits, "mode": "affine"}
-    words = columns * bits // 32
-    return Layer(
-        [
-            Entry("weight", "U32", (rows, words), _bytes(rows, words, 4)),
-            Entry("scales", "F16", (rows, groups), _small(rows, groups).astype(np.float16)),
-            Entry("biases", "F16", (rows, groups), -_small(rows, groups).astype(np.float16)),
-        ],
-        config={"quantization": block, "quantization_config": block},
-    )
-
-
 def _packed(suffix: str, *shape: int) -> Entry:
     return Entry(suffix, "I32", shape, _bytes(*shape, 4))
 
@@ -301,13 +304,14 @@ def _cases_of(encoding: str) -> Iterator[Case]:
         for bits in (4, 8, 3):
             yield _of(f"ct packed int{bits} g128", encoding, _ct_packed, bits, False)
         yield _of("ct packed int4 g128 asym", encoding, _ct_packed, 4, True)
+    elif encoding.startswith("hqq"):
+        axis = int(encoding[-1])
+        for bits in (4, 8, 3, 2, 1):
+            yield _of(f"hqq int{bits} axis {axis}", encoding, _hqq, bits, axis)
     elif encoding.startswith("gptq"):
         for bits in (4, 8, 3, 2):
             yield _of(f"gptq int{bits} g128", encoding, _gptq, bits, False)
         yield _of("gptq int4 act-order", encoding, _gptq, 4, True)
-    elif encoding == "mlx-affine":
-        for bits in (4, 8, 6, 5, 3, 2):
-            yield _of(f"mlx int{bits} g{MLX_GROUP}", encoding, _mlx, bits)
     elif encoding.startswith("awq"):
         version = "gemv" if encoding.endswith("gemv") else "gemm"
         yield _of(f"awq int4 g128{' gemv' * (version == 'gemv')}", encoding, _awq, version)

@@ -104,6 +104,8 @@ ENCODINGS: dict[str, Encoding] = {
     "gguf-tq1-0": Encoding("gguf_bits:decode_tq1_0", block_elems=256, block_bytes=54, ggml_type=34),
     "gguf-tq2-0": Encoding("gguf_bits:decode_tq2_0", block_elems=256, block_bytes=66, ggml_type=35),
     "gptq": Encoding("gptq:decode", prepare="gptq:prepare"),
+    "hqq-axis0": Encoding("hqq:decode_axis0", prepare="hqq:prepare"),
+    "hqq-axis1": Encoding("hqq:decode_axis1", prepare="hqq:prepare"),
     "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
 }
 

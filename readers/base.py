@@ -110,6 +110,8 @@ class Container:
     """What a parser found: stored tensors by name, in file order, and the file's metadata.
 
     `members` are the archive entries whose CRC-32 must hold; `notes` say what was left out.
+    `values` are settings that a layer's dict holds beside its tensors, by dotted name: integers,
+    floats, text, dtypes as `torch.…`, None, and tuples of integers.
     """
 
     kind: str  # the row in the table of readers
@@ -118,6 +120,7 @@ class Container:
     metadata: Mapping[str, Any] = field(default_factory=dict)
     members: tuple[Member, ...] = ()
     notes: tuple[str, ...] = ()
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

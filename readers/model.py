@@ -138,6 +138,7 @@ def _merge(containers: Sequence[Container]) -> Container:
         metadata=first.metadata,
         members=tuple(m for c in containers for m in c.members),
         notes=tuple(n for c in containers for n in c.notes),
+        values={name: value for c in containers for name, value in c.values.items()},
     )
 
 

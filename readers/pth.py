@@ -102,7 +102,7 @@ def _open_zip(file: SourceFile, limits: Limits) -> Container:
     stored = name_all(state.tensors, lambda tensor: _span(tensor, places, swapped))
     unread = tuple(m for m in members.values() if m is not pickle and m is not byte_order)
     metadata = {"serialization": "zip"}
-    return Container("pth", (file.id,), stored, metadata, unread, state.notes)
+    return Container("pth", (file.id,), stored, metadata, unread, state.notes, state.values)
 
 
 def _root(path: str, members: Mapping[str, Member]) -> str:

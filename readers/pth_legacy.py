@@ -98,7 +98,10 @@ def open_legacy(file: SourceFile, limits: Limits) -> Container:
     places = _place(file, stream.position, keys, storages.declared)
     state = flatten(top, path, limits, stored_bytes=file.size, pickle_bytes=stream.position)
     stored = name_all(state.tensors, lambda tensor: _span(file, tensor, places))
-    return Container("pth", (file.id,), stored, {"serialization": "legacy"}, notes=state.notes)
+    metadata = {"serialization": "legacy"}
+    return Container(
+        "pth", (file.id,), stored, metadata, notes=state.notes, values=state.values
+    )
 
 
 def list_legacy(file: SourceFile, limits: Limits) -> Findings:

@@ -39,6 +39,9 @@ WRAPPERS = (
     "weights",
 )
 _SHOWN = 8  # names that a note lists
+# A dict with one of these is a layer whose other values are settings: HQQ's.
+_SETTINGS_BESIDE = frozenset(("W_q", "packing"))
+_SETTING_CHARACTERS = 64
 
 
 class StateDict(NamedTuple):
@@ -46,6 +49,7 @@ class StateDict(NamedTuple):
 
     tensors: dict[str, TorchTensor]
     notes: tuple[str, ...]
+    values: dict[str, Any]  # settings of layers, see `Container`
 
 
 class _Size(NamedTuple):
@@ -166,6 +170,7 @@ class _Walk:
         self._where, self._sizes = where, sizes
         self._tensors: dict[str, TorchTensor] = {}
         self._notes: list[str] = []
+        self._values: dict[str, Any] = {}
         self._others: list[str] = []
         self._other_count = 0
 
@@ -178,7 +183,7 @@ class _Walk:
                 f"left out {self._other_count:,} values that are no tensors: "
                 f"{', '.join(self._others)}{more}"
             )
-        return StateDict(self._tensors, tuple(self._notes))
+        return StateDict(self._tensors, tuple(self._notes), self._values)
 
     def _unwrap(self, top: Node) -> Node:
         while top.kind == "dict":
@@ -220,8 +225,11 @@ class _Walk:
     ) -> Iterator[tuple[str, Any]]:
         """The tensors of one node by name, and its nodes with tensors by prefix; notes the rest."""
         seen: set[str] = set()
+        settings = node.kind == "dict" and not _SETTINGS_BESIDE.isdisjoint(_texts(node))
         for key, child in _children(node):
             if not self._count(child):
+                if settings and type(key) is str:
+                    self._keep(f"{prefix}{key}", child)
                 self._skip(f"{prefix}{_shown(key)}", child)
                 if type(key) is str:
                     self._once(seen, prefix, key)
@@ -262,6 +270,18 @@ class _Walk:
         if nbytes > NAME_BYTES:
             raise FormatError(f"{where}: its name has {nbytes:,} bytes, at most {NAME_BYTES:,}")
         self._tensors[name] = tensor
+
+    def _keep(self, name: str, value: Any) -> None:
+        """A setting of a layer, if it is one."""
+        if type(value) is Global and value.role == "dtype":
+            self._values[name] = f"torch.{value.value}"
+        elif type(value) is Node and value.kind == "tuple" and len(value.items) <= _SHOWN:
+            if all(type(item) is int for item in value.items):
+                self._values[name] = tuple(value.items)
+        elif type(value) in (bool, int, float, type(None)) or (
+            type(value) is str and len(value) <= _SETTING_CHARACTERS
+        ):
+            self._values[name] = value
 
     def _skip(self, name: str, value: Any) -> None:
         if not name.isprintable():

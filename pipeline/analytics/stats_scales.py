@@ -35,7 +35,6 @@ ROLES = {
     "gptq": "scales",
     "hqq-axis0": "scale",
     "hqq-axis1": "scale",
-    "mlx-affine": "scales",
 }
 
 Range = tuple[float, float]

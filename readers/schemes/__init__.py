@@ -54,6 +54,7 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",)),
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B")),
+    "hqq": Scheme("hqq:resolve", suffixes=("W_q",)),
     "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
     "mxfp4": Scheme("mxfp4:resolve", suffixes=("_blocks", "_scales", ".blocks", ".scales")),
 }

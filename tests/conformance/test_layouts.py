@@ -23,12 +23,6 @@ CORPUS = ROOT.parent / "shared" / "corpus"
 # Recognised and not implemented yet: these must say so, and leave nothing behind.
 UNSUPPORTED = {
     "awq/autoawq-gemv_fast-w4-g64",
-    "hqq/w1-g64-axis1",
-    "hqq/w2-g64-axis1",
-    "hqq/w4-g64-axis0",
-    "hqq/w4-g64-axis1",
-    "hqq/w4-g64-axis1-qmodel-pt",
-    "hqq/w8-g64-axis1",
     "quanto/qfloat8",
     "quanto/qint4",
     "quanto/qint8",

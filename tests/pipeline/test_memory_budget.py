@@ -97,12 +97,12 @@ FAMILIES = {
     "gguf-nvfp4": ROWS,
     "awq int4 g128": ROWS,
     "awq int4 g128 gemv": ROWS,
-    "mlx int4 g64": ROWS,
-    "ct int8": ROWS,
-    "ct packed int4 g128 asym": ROWS,
     "gptq int4 g128": COLUMNS,
     "gptq int8 g128": COLUMNS,
     "gptq int4 act-order": COLUMNS,
+    "bitnet": COLUMNS,
+    "hqq int4 axis 1": COLUMNS,
+    "hqq int4 axis 0": COLUMNS,
 }
 SHORT = ("fp8-e4m3 block", "bnb nf4 nested", "gguf-q4-k", "awq int4 g128", "gptq int4 act-order")
 

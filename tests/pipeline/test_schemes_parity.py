@@ -33,10 +33,6 @@ GOLDEN = re.compile(
     r"(gptq-(w\d-(v1|act-order)|square.*|channel|partial.*|padded|one.*|int.*[56]|.*-scales)"
     r"|awq-.*)\.\w+"
 )
-# Those of MLX whose shapes alone tell the bits.
-MLX = re.compile(r"(affine-w(1-g32|3-g32|5-g\d+|[68]-g128)-\w+|(mx|nv)fp[48].*)\.\w+")
-# Those of compressed-tensors that need a config.
-CT_STATED = re.compile(r"(int8|w8)-blocks.*|w3-(padded-)?asym|w[57]-padded-asym|w7-padded")
 ROUNDINGS = ("exact", "reference")
 FP8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz}
 
@@ -87,23 +83,6 @@ def golden() -> Model:
         for rounding in ROUNDINGS:
             bits = values.get(f"{name}.{rounding}", values[f"{name}.exact"])
             expected[rounding][f"{name}.weight"] = bits
-    mlx = entries(DATA / "mlx" / "mlx-cases.safetensors")
-    stored |= {name: entry for name, entry in mlx.items() if MLX.fullmatch(name)}
-    values = load_file(DATA / "mlx" / "mlx-expected.safetensors")
-    for name in {name.rpartition(".")[0] for name in mlx if MLX.fullmatch(name)}:
-        for rounding in ROUNDINGS:
-            bits = values.get(f"{name}.{rounding}", values[f"{name}.exact"])
-            expected[rounding][f"{name}.weight"] = bits
-    packed = entries(DATA / "ct" / "cases.safetensors")
-    values = load_file(DATA / "ct" / "expected.safetensors")
-    for name in {name.partition(".")[0] for name in packed}:
-        if not CT_STATED.fullmatch(name):
-            stored |= {f"ct.{k}": e for k, e in packed.items() if k.startswith(f"{name}.")}
-            exact = values[f"{name}.exact"]
-            expected["exact"][f"ct.{name}.weight"] = exact
-            native = values.get(f"{name}.native")  # binary16
-            reference = exact if native is None else bf16(native)
-            expected["reference"][f"ct.{name}.weight"] = reference
     stored |= {f"hqq.{n}": e for n, e in entries(DATA / "hqq" / "cases.safetensors").items()}
     with np.load(DATA / "hqq" / "expected.npz") as file:
         for name, numbers in file.items():
@@ -255,8 +234,8 @@ def test_the_mixture_has_every_scheme(mixed: Path, every_type: Path) -> None:
     assert of_blocks - schemes == {"gguf-q2-0"}  # newer than gguf-py 0.19
     assert schemes - of_blocks == {
         "hqq",
-        "awq", "bnb-fp4", "bnb-int8", "bnb-nf4", "ct-int-quantized", "ct-pack-quantized",
-        "fp8-block", "fp8-channel", "fp8-tensor", "gptq", "mlx-affine", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp8", "passthrough",
+        "awq", "bnb-fp4", "bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor", "gptq",
+        "mxfp8", "passthrough",
     }  # fmt: skip
 
 
