@@ -2,32 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import ct_cases as cases
 import ml_dtypes
 import numpy as np
 import pytest
 
 from anamnesis.kernels import Window, decoder, preparer
-
-
-def _cases() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "data" / "ct" / "ct_cases.py"
-    spec = importlib.util.spec_from_file_location("ct_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-cases = _cases()
 
 
 def same(found: Any, wanted: Any) -> None:

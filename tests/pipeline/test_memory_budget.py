@@ -97,6 +97,8 @@ FAMILIES = {
     "gguf-nvfp4": ROWS,
     "awq int4 g128": ROWS,
     "awq int4 g128 gemv": ROWS,
+    "ct int8": ROWS,
+    "ct packed int4 g128 asym": ROWS,
     "gptq int4 g128": COLUMNS,
     "gptq int8 g128": COLUMNS,
     "gptq int4 act-order": COLUMNS,

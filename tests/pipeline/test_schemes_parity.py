@@ -33,6 +33,8 @@ GOLDEN = re.compile(
     r"(gptq-(w\d-(v1|act-order)|square.*|channel|partial.*|padded|one.*|int.*[56]|.*-scales)"
     r"|awq-.*)\.\w+"
 )
+# Those of compressed-tensors that need a config.
+CT_STATED = re.compile(r"(int8|w8)-blocks.*|w3-(padded-)?asym|w[57]-padded-asym|w7-padded")
 ROUNDINGS = ("exact", "reference")
 FP8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz}
 
@@ -89,6 +91,16 @@ def golden() -> Model:
             layer, _, rounding = name.rpartition(".")
             if layer != "old":  # in a pickle
                 expected[rounding][f"hqq.{layer}.weight"] = bf16(numbers)
+    packed = entries(DATA / "ct" / "cases.safetensors")
+    values = load_file(DATA / "ct" / "expected.safetensors")
+    for name in {name.partition(".")[0] for name in packed}:
+        if not CT_STATED.fullmatch(name):
+            stored |= {f"ct.{k}": e for k, e in packed.items() if k.startswith(f"{name}.")}
+            exact = values[f"{name}.exact"]
+            expected["exact"][f"ct.{name}.weight"] = exact
+            native = values.get(f"{name}.native")  # binary16
+            reference = exact if native is None else bf16(native)
+            expected["reference"][f"ct.{name}.weight"] = reference
     return stored, expected
 
 
@@ -234,6 +246,7 @@ def test_the_mixture_has_every_scheme(mixed: Path, every_type: Path) -> None:
     assert of_blocks - schemes == {"gguf-q2-0"}  # newer than gguf-py 0.19
     assert schemes - of_blocks == {
         "hqq",
+        "ct-int-quantized", "ct-pack-quantized",
         "awq", "bnb-fp4", "bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor", "gptq",
         "mxfp8", "passthrough",
     }  # fmt: skip
