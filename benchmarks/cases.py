@@ -22,6 +22,7 @@ from benchmarks.targets import TARGETS, goal
 
 GROUP = 128  # of GPTQ and AWQ
 BLOCK = 64  # of bitsandbytes
+MLX_GROUP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -266,6 +267,20 @@ def _ct_config(weights: dict[str, Any]) -> dict[str, Any]:
     return {"quantization_config": config | {"version": "0.20.0"}}
 
 
+# MLX: a stream of codes a row, scales and biases.
+def _mlx(bits: int, rows: int, columns: int) -> Layer:
+    groups, block = columns // MLX_GROUP, {"group_size": MLX_GROUP, "bits": bits, "mode": "affine"}
+    words = columns * bits // 32
+    return Layer(
+        [
+            Entry("weight", "U32", (rows, words), _bytes(rows, words, 4)),
+            Entry("scales", "F16", (rows, groups), _small(rows, groups).astype(np.float16)),
+            Entry("biases", "F16", (rows, groups), -_small(rows, groups).astype(np.float16)),
+        ],
+        config={"quantization": block, "quantization_config": block},
+    )
+
+
 def _packed(suffix: str, *shape: int) -> Entry:
     return Entry(suffix, "I32", shape, _bytes(*shape, 4))
 
@@ -312,6 +327,9 @@ def _cases_of(encoding: str) -> Iterator[Case]:
         for bits in (4, 8, 3, 2):
             yield _of(f"gptq int{bits} g128", encoding, _gptq, bits, False)
         yield _of("gptq int4 act-order", encoding, _gptq, 4, True)
+    elif encoding == "mlx-affine":
+        for bits in (4, 8, 6, 5, 3, 2):
+            yield _of(f"mlx int{bits} g{MLX_GROUP}", encoding, _mlx, bits)
     elif encoding.startswith("awq"):
         version = "gemv" if encoding.endswith("gemv") else "gemm"
         yield _of(f"awq int4 g128{' gemv' * (version == 'gemv')}", encoding, _awq, version)

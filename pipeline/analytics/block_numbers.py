@@ -170,6 +170,22 @@ class Gemv(_Scaled):
         return found
 
 
+class Affine(_Scaled):
+    """MLX: a group of inputs with its scale, and its bias for a minimum."""
+
+    def __init__(self, parts: Parts) -> None:
+        inputs, params = parts.tensor.unit_elems, parts.tensor.params
+        super().__init__(parts, inputs, inputs * params["bits"] // 8, params["group_size"])
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        found = {}
+        for name, role in (("scale", "scales"), ("minimum", "biases")):
+            if {name, f"{name}s"} & set(wanted):
+                found[name] = self.parts.numbers(role, start, stop)
+                found[f"{name}s"] = found[name][:, None]
+        return found
+
+
 class Groups:
     """GPTQ, and AWQ by outputs: a scale and a zero point for each group of inputs and output.
 
@@ -271,6 +287,7 @@ SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "gptq": _grouped,
     "hqq-axis0": _plain,
     "hqq-axis1": _plain,
+    "mlx-affine": lambda parts: (Affine(parts),),
 }
 
 

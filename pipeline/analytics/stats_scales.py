@@ -35,6 +35,7 @@ ROLES = {
     "gptq": "scales",
     "hqq-axis0": "scale",
     "hqq-axis1": "scale",
+    "mlx-affine": "scales",
 }
 
 Range = tuple[float, float]

@@ -97,6 +97,7 @@ FAMILIES = {
     "gguf-nvfp4": ROWS,
     "awq int4 g128": ROWS,
     "awq int4 g128 gemv": ROWS,
+    "mlx int4 g64": ROWS,
     "ct int8": ROWS,
     "ct packed int4 g128 asym": ROWS,
     "gptq int4 g128": COLUMNS,

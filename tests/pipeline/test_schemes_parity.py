@@ -33,6 +33,8 @@ GOLDEN = re.compile(
     r"(gptq-(w\d-(v1|act-order)|square.*|channel|partial.*|padded|one.*|int.*[56]|.*-scales)"
     r"|awq-.*)\.\w+"
 )
+# Those of MLX whose shapes alone tell the bits.
+MLX = re.compile(r"(affine-w(1-g32|3-g32|5-g\d+|[68]-g128)-\w+|(mx|nv)fp[48].*)\.\w+")
 # Those of compressed-tensors that need a config.
 CT_STATED = re.compile(r"(int8|w8)-blocks.*|w3-(padded-)?asym|w[57]-padded-asym|w7-padded")
 ROUNDINGS = ("exact", "reference")
@@ -85,12 +87,13 @@ def golden() -> Model:
         for rounding in ROUNDINGS:
             bits = values.get(f"{name}.{rounding}", values[f"{name}.exact"])
             expected[rounding][f"{name}.weight"] = bits
-    stored |= {f"hqq.{n}": e for n, e in entries(DATA / "hqq" / "cases.safetensors").items()}
-    with np.load(DATA / "hqq" / "expected.npz") as file:
-        for name, numbers in file.items():
-            layer, _, rounding = name.rpartition(".")
-            if layer != "old":  # in a pickle
-                expected[rounding][f"hqq.{layer}.weight"] = bf16(numbers)
+    mlx = entries(DATA / "mlx" / "mlx-cases.safetensors")
+    stored |= {name: entry for name, entry in mlx.items() if MLX.fullmatch(name)}
+    values = load_file(DATA / "mlx" / "mlx-expected.safetensors")
+    for name in {name.rpartition(".")[0] for name in mlx if MLX.fullmatch(name)}:
+        for rounding in ROUNDINGS:
+            bits = values.get(f"{name}.{rounding}", values[f"{name}.exact"])
+            expected[rounding][f"{name}.weight"] = bits
     packed = entries(DATA / "ct" / "cases.safetensors")
     values = load_file(DATA / "ct" / "expected.safetensors")
     for name in {name.partition(".")[0] for name in packed}:
@@ -101,6 +104,12 @@ def golden() -> Model:
             native = values.get(f"{name}.native")  # binary16
             reference = exact if native is None else bf16(native)
             expected["reference"][f"ct.{name}.weight"] = reference
+    stored |= {f"hqq.{n}": e for n, e in entries(DATA / "hqq" / "cases.safetensors").items()}
+    with np.load(DATA / "hqq" / "expected.npz") as file:
+        for name, numbers in file.items():
+            layer, _, rounding = name.rpartition(".")
+            if layer != "old":  # in a pickle
+                expected[rounding][f"hqq.{layer}.weight"] = bf16(numbers)
     return stored, expected
 
 
@@ -248,7 +257,7 @@ def test_the_mixture_has_every_scheme(mixed: Path, every_type: Path) -> None:
         "hqq",
         "ct-int-quantized", "ct-pack-quantized",
         "awq", "bnb-fp4", "bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor", "gptq",
-        "mxfp8", "passthrough",
+        "mlx-affine", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp8", "passthrough",
     }  # fmt: skip
 
 
