@@ -208,8 +208,8 @@ def _hqq(bits: int, axis: int, rows: int, columns: int) -> Layer:
     return Layer(
         [
             Entry("W_q", dtype, (packed, line), _bytes(packed, line * width)),
-            Entry("scale", "BF16", shape, _small(*shape).astype(kind)),
-            Entry("zero", "BF16", shape, (1000 * _small(*shape)).astype(kind)),
+            Entry("scale", "BF16", shape, _small(*shape).astype(kind).view(np.uint16)),
+            Entry("zero", "BF16", shape, (1000 * _small(*shape)).astype(kind).view(np.uint16)),
             Entry("shape", "I64", (2,), np.array([rows, columns], np.int64)),
         ]
     )

@@ -99,9 +99,7 @@ def open_legacy(file: SourceFile, limits: Limits) -> Container:
     state = flatten(top, path, limits, stored_bytes=file.size, pickle_bytes=stream.position)
     stored = name_all(state.tensors, lambda tensor: _span(file, tensor, places))
     metadata = {"serialization": "legacy"}
-    return Container(
-        "pth", (file.id,), stored, metadata, notes=state.notes, values=state.values
-    )
+    return Container("pth", (file.id,), stored, metadata, notes=state.notes, values=state.values)
 
 
 def list_legacy(file: SourceFile, limits: Limits) -> Findings:
