@@ -186,6 +186,70 @@ class Affine(_Scaled):
         return found
 
 
+class Grid(_Scaled):
+    """compressed-tensors: a matrix row, cut where the next scale begins, and its zero points.
+
+    Rows whose groups end inside a byte stay whole, with a list of scales.
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        params, payload = parts.tensor.params, parts.tensor.components[0].stored
+        self._inputs, self._groups = params["in_features"], params["groups"]
+        rows = params["matrices"] * params["rows"]
+        size, bits = params["group_size"], params["bits"]
+        streams = not (params.get("padded") and 32 % bits)
+        self._cut = streams and size * bits % 8 == 0 and not params["act_order"]
+        run = self._inputs if not self._cut or self._groups == 1 else size
+        super().__init__(parts, self._inputs, payload.nbytes // max(1, rows), run)
+
+    def row_bytes(self, wanted: Collection[str]) -> int:
+        listed = 8 * self._groups if not self._cut and "scales" in wanted else 0
+        return super().row_bytes(wanted) + listed
+
+    def offsets(self, start: int, stop: int) -> Any:
+        """Runs of whole bytes; what fills up the last word is the last run's."""
+        unit, run = self.split(start, stop + 1)
+        inside = run * self._run_elems * self._tensor.params["bits"] // 8
+        return np.minimum(unit * self._unit_bytes + inside, self._payload.stored.nbytes)
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        unit, run = self.split(start, stop)
+        params = self._tensor.params
+        matrix, row = np.divmod(unit, params["rows"])
+        line = matrix * params["lines"] + row // params["block_rows"]
+        low, high = int(line.min()) * self._groups, (int(line.max()) + 1) * self._groups
+        scales = self.parts.numbers("weight_scale", low, high).reshape(-1, self._groups)
+        line -= line.min()
+        if not self._cut and self._groups > 1:
+            # Columns in another order than groups have no runs.
+            return {} if params["act_order"] else {"scales": scales[line]}
+        found = {"scale": scales[line, run]}
+        if params["zero"] == "plain" and "zero" in wanted:
+            zeros = self.parts.read("weight_zero_point", low, high).view(np.int8)
+            found["zero"] = zeros.reshape(-1, self._groups)[line, run].astype(np.float32)
+        elif params["zero"] and "zero" in wanted:
+            found["zero"] = self._unpacked(matrix, row)[np.arange(len(run)), run]
+        return found
+
+    def _unpacked(self, matrix: Any, row: Any) -> Any:
+        """Zero points as signed numbers, float32 `[rows, groups]`, from words down the columns."""
+        params, stored = self._tensor.params, self.parts.by_role["weight_zero_point"].stored
+        bits, each, lines = params["bits"], 32 // params["bits"], stored.shape[-2]
+        word, shift = np.divmod(row * bits, 32)
+        if params["padded"]:
+            word, shift = row // each, row % each * bits
+        word += matrix * lines
+        low, high = int(word.min()), min(int(word.max()) + 2, stored.shape[0] * lines)
+        words = self.parts.read(
+            "weight_zero_point", low * 4 * self._groups, high * 4 * self._groups
+        )
+        grid = words.view("<u4").reshape(-1, self._groups).astype(np.uint64)
+        after = np.minimum(word - low + 1, len(grid) - 1)
+        both = grid[word - low] | grid[after] << np.uint64(32)
+        codes = both >> shift.astype(np.uint64)[:, None] & np.uint64((1 << bits) - 1)
+        return codes.astype(np.float32) - np.float32(1 << (bits - 1))
+
+
 class Groups:
     """GPTQ, and AWQ by outputs: a scale and a zero point for each group of inputs and output.
 
@@ -280,6 +344,8 @@ SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "bnb-4bit": lambda parts: (BnbFourBit(parts),),
     "bnb-int8": lambda parts: (BnbInt8(parts),),
     "copy": _dense,
+    "ct-int8": lambda parts: (Grid(parts),),
+    "ct-packed": lambda parts: (Grid(parts),),
     "fp8-e4m3": lambda parts: (Fp8(parts),),
     "fp8-e4m3fnuz": lambda parts: (Fp8(parts),),
     "fp8-e5m2": lambda parts: (Fp8(parts),),

@@ -27,6 +27,8 @@ ROLES = {
     "bitnet": "weight_scale",
     "bnb-4bit": "absmax",
     "bnb-int8": "SCB",
+    "ct-int8": "weight_scale",
+    "ct-packed": "weight_scale",
     "fp8-e4m3": "scale",
     "fp8-e4m3fnuz": "scale",
     "fp8-e5m2": "scale",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 import xxhash
@@ -42,7 +43,11 @@ def stored_scales(encoding: str, layer: Layer) -> Any:
         offset, size = HALVES[encoding]
         blocks = np.ascontiguousarray(arrays["weight"].array).reshape(-1, size)
         return np.ascontiguousarray(blocks[:, offset : offset + 2]).view("<f2")
-    found = [e.array for s, e in arrays.items() if s.endswith(ENDINGS) and e.dtype[0] in "FB"]
+    found = [
+        e.array.view(ml_dtypes.bfloat16) if e.dtype == "BF16" else e.array
+        for s, e in arrays.items()
+        if s.endswith(ENDINGS) and e.dtype[0] in "FB"
+    ]
     if "weight.nested_absmax" in arrays or len(found) != 1:
         return None
     return found[0][:, :4] if encoding == "awq-gemv" else found[0]
