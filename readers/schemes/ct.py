@@ -29,6 +29,7 @@ _IMPLEMENTED = "pack-quantized, int-quantized and naive-quantized of compressed-
 _ACTIVATION_ZEROS = tuple(
     f"{name}_zero_point" for name in ("input", "output", "k", "v", "q", "k_cache", "v_cache")
 )
+_OTHER_SCALES = ("F8_", "U8")  # of FP4 codes that are stored as I8
 # What stands beside weights that are more than codes and scales.
 _FOREIGN = {"pre_quant_scale": "weights to be folded with pre_quant_scale (ModelOpt)"}
 
@@ -65,7 +66,8 @@ def _claim_plain(ledger: Ledger, stated: Settings) -> bool:
         prefix, dot, part = stored.name.rpartition(".")
         if part != "weight" or stored.dtype != "I8" or prefix in foreign:
             continue
-        if ledger.get(f"{prefix}{dot}weight_scale") is not None:
+        scale = ledger.get(f"{prefix}{dot}weight_scale")
+        if scale is not None and not scale.dtype.startswith(_OTHER_SCALES):
             _claim_int8(ledger, stored, prefix + dot, stated)
             claimed = True
     return claimed

@@ -13,8 +13,10 @@ from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
-from anamnesis.readers.base import Tensor
+from anamnesis.readers.base import Container, FileId, Stored, Tensor
 from anamnesis.readers.model import load_model
+from anamnesis.readers.schemes import ct
+from anamnesis.readers.schemes.base import Ledger
 
 Tensors = dict[str, Any]
 CT: dict[str, Any] = {"quant_method": "compressed-tensors", "version": "0.20.0"}
@@ -333,7 +335,7 @@ def test_a_rotated_basis_is_refused_by_name(parts: Tensors, one: Any) -> None:
     with pytest.raises(UnsupportedError, match="transform_config"):
         one(parts, config(8) | {"transform_config": rotated})
     for nothing in (None, {}, {"config_groups": {}}):
-        one(parts, CT | {"transform_config": nothing})
+        one(parts, {**CT, "transform_config": nothing})
 
 
 @pytest.mark.parametrize(
@@ -364,7 +366,7 @@ def test_mixed_formats_in_one_checkpoint(tmp_path: Path) -> None:
         "b.weight_scale": np.full((16, 1), 0.5, np.float32),
         "c.weight_scale": np.ones((32, 1), np.float32),
     }
-    names = {}
+    names: dict[str, str] = {}
     for number, parts in enumerate((first, second), 1):
         file = f"model-0000{number}-of-00002.safetensors"
         save_file(parts, tmp_path / file)
@@ -384,10 +386,19 @@ def test_mixed_formats_in_one_checkpoint(tmp_path: Path) -> None:
     assert (values["b.weight"].to_numpy().view(np.uint16) == 0xBFC0).all()  # -1.5
 
 
-def test_packed_bytes_are_another_format_s(one: Any) -> None:
-    parts = {
-        "m.weight_packed": np.ones((16, 32), np.uint8),
-        "m.weight_scale": np.ones((16, 2), np.float32),
-    }
-    with pytest.raises(AnamnesisError):
-        one(parts, CT)
+def test_bytes_of_other_formats_are_left_alone() -> None:
+    """FP4 and FP6 are packed in U8, or in I8 under scales of eight bits."""
+    file = FileId("model.safetensors", 0, 0, 0, 0)
+    for codes, kind, scale in (
+        ("weight_packed", "U8", "F8_E4M3"),
+        ("weight_packed", "U8", "U8"),
+        ("weight", "I8", "U8"),
+        ("weight", "I8", "F8_E8M0"),
+    ):
+        stored = {
+            "m." + codes: Stored("m." + codes, kind, (16, 32), file, 0, 512),
+            "m.weight_scale": Stored("m.weight_scale", scale, (16, 2), file, 512, 32),
+        }
+        book = Ledger(Container("safetensors", (file,), stored))
+        ct.resolve(book)
+        assert [s.name for s in book.free()] == list(stored)

@@ -145,7 +145,7 @@ def new() -> None:
     assert helpers.loader is not None
     old = importlib.util.module_from_spec(helpers)
     helpers.loader.exec_module(old)
-    out = {}
+    out: dict[str, Any] = {}
     for seed, (name, case) in enumerate({**DENSE, **PADDED}.items()):
         bits, _, _, about = case
         found, weights = parts(seed, name, case)
@@ -176,7 +176,7 @@ def old() -> None:
     from compressed_tensors.quantization import QuantizationArgs
     from compressed_tensors.quantization.lifecycle.forward import dequantize
 
-    out = {}
+    out: dict[str, Any] = {}
     for seed, (name, case) in enumerate(INDEXED.items()):
         bits, shape, _, about = case
         found, weights = parts(100 + seed, name, case)
