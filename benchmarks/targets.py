@@ -36,7 +36,7 @@ TARGETS = {
 
 _TABLES = frozenset(
     "awq-gemm awq-gemv bnb-4bit ct-packed gguf-iq4-nl gguf-iq4-xs gguf-mxfp4 gguf-nvfp4 gguf-q2-k "
-    "gguf-q3-k gguf-tq1-0 gptq mlx-affine".split()
+    "gguf-q3-k gguf-tq1-0 gptq hqq-axis0 hqq-axis1 mlx-affine".split()
 )
 
 

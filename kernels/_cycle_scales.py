@@ -19,13 +19,14 @@ import numpy as np
 from anamnesis.kernels._codes import COUNT, widen
 from anamnesis.kernels._cycles import LANES, shift_of
 from anamnesis.kernels._jit import inline, jit, put
+from anamnesis.kernels._loads import load_fields, load_half, load_plain
 from anamnesis.kernels._lookup import load_numbers, look_up, table_for
 from anamnesis.kernels._round import through_bf16, through_f16
 from anamnesis.kernels._vector import load16, load32, store, to_f32
 from anamnesis.kernels.bits import u32
 
 NARROW = {"F32": 0, "BF16": 1, "F16": 2}
-_TILE = 2048  # codes that are unpacked, or scales that are made float32, at a time
+_TILE = 2048  # scales that are made float32 at a time
 _NO_WORDS = np.empty(0, np.uint32)
 _NO_WORDS.setflags(write=False)
 
@@ -69,6 +70,19 @@ def _spread(data: Any, words: Any, at: Any, count: Any, bits: Any, shift: Any, c
 
 
 @jit
+def _widen(raw: Any, at: Any, count: Any, half: Any, out: Any) -> None:
+    """`count` scales from `at` on as float32."""
+    whole = count - count % LANES
+    if half:
+        for i in range(0, whole, LANES):
+            store(out, i, load_half(raw, at + i))
+    else:
+        for i in range(0, whole, LANES):
+            store(out, i, load_plain(raw, at + i))
+    widen(raw[at + whole : at + count], half, out[whole:])
+
+
+@jit
 def decode_units(
     data: Any,
     words: Any,
@@ -93,14 +107,14 @@ def decode_units(
     binary16, `once` and `twice` are what the two steps are rounded to.
     """
     units = scales.shape[0]
-    many, fields = min(_TILE, units), 10 if bits == 3 else 8 // bits
+    many, fields = min(_TILE, max(1, units)), 10 if bits == 3 else 8 // bits
     scale, zero = np.empty(many, np.float32), np.empty(many, np.float32)
-    codes, rest = np.empty(_TILE, np.uint8), np.empty(LANES, np.float32)
+    codes, rest = np.empty(LANES, np.uint8), np.empty(LANES, np.float32)
     mask = np.uint8((1 << bits) - 1)
     for start in range(0, units, many):
         count = min(many, units - start)
-        widen(scales[start : start + count], half_scales, scale)
-        widen(zeros[start : start + count], half_zeros, zero)
+        _widen(scales, start, count, half_scales, scale)
+        _widen(zeros, start, count, half_zeros, zero)
         for i in range(count):
             unit = first + start + i
             chunk = unit // period
@@ -126,11 +140,8 @@ def decode_units(
             table = table_for(out, numbers)
             whole = size - size % LANES
             if bits == 3:
-                for tile in range(0, whole, _TILE):
-                    stop = min(tile + _TILE, whole)
-                    _spread(data, words, at + tile, stop - tile, bits, shift, codes)
-                    for j in range(tile, stop, LANES):
-                        look_up(out, to + j, table, load16(codes, j - tile))
+                for j in range(0, whole, LANES):
+                    look_up(out, to + j, table, load_fields(words, at + j, shift))
             else:
                 down = np.uint8(shift)
                 for j in range(0, whole, LANES):
@@ -168,8 +179,8 @@ def decode_columns(
     element `scale_base`; `period` and `columns` are in elements.
     """
     scale, zero = np.empty(_TILE, np.float32), np.empty(_TILE, np.float32)
-    codes, rest = np.empty(_TILE, np.uint8), np.empty(LANES, np.float32)
-    fields = 10 if bits == 3 else 8 // bits
+    codes, rest = np.empty(LANES, np.uint8), np.empty(LANES, np.float32)
+    fields, mask = 10 if bits == 3 else 8 // bits, np.uint8((1 << bits) - 1)
     to, stop = 0, out.shape[0]
     while to < stop:
         element = first + to
@@ -177,16 +188,20 @@ def decode_columns(
         count = min(stop - to, (chunk + 1) * period - element, columns - column, _TILE)
         at = element - (base if base else chunk * period)
         line = element - scale_base if scale_base else column
-        widen(scales[line : line + count], half_scales, scale)
-        widen(zeros[line : line + count], half_zeros, zero)
-        _spread(data, words, at, count, bits, shift_of(chunk, bits, fields, low), codes)
-        whole = count - count % LANES
+        _widen(scales, line, count, half_scales, scale)
+        _widen(zeros, line, count, half_zeros, zero)
+        shift, whole = shift_of(chunk, bits, fields, low), count - count % LANES
+        down = np.uint8(shift)
         for i in range(0, whole, LANES):
-            code = to_f32(load16(codes, i))
+            if bits == 3:
+                code = to_f32(load_fields(words, at + i, shift))
+            else:
+                code = to_f32((load16(data, at + i) >> down) & mask)
             each, by = load_numbers(zero, i), load_numbers(scale, i)
             store(out, to + i, _numbers(code, each, by, after, once, twice))
         if whole < count:
-            code = to_f32(load16(codes, whole))
+            _spread(data, words, at + whole, count - whole, bits, shift, codes)
+            code = to_f32(load16(codes, 0))
             each, by = load_numbers(zero, whole), load_numbers(scale, whole)
             store(rest, 0, _numbers(code, each, by, after, once, twice))
             for i in range(whole, count):
