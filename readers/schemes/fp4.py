@@ -31,7 +31,7 @@ _E8M0 = ("F8_E8M0", "U8")
 _IMPLEMENTED = "NVFP4 and MXFP4 with linear block scales along the inputs"
 # Parts beside ModelOpt's codes without which they are not the weight.
 _BESIDE = {
-    "pre_quant_scale": "NVFP4 to be folded with pre_quant_scale (ModelOpt NVFP4_AWQ)",
+    "pre_quant_scale": "a weight to be folded with pre_quant_scale (ModelOpt NVFP4_AWQ, W4A8_AWQ)",
     "svdquant_lora_a": "NVFP4 with a low-rank part (ModelOpt NVFP4_SVD)",
     "svdquant_lora_b": "NVFP4 with a low-rank part (ModelOpt NVFP4_SVD)",
     "weight_zero_point": "FP4 with zero points",
@@ -47,12 +47,10 @@ class Layer:
     stem: str  # what the names of the other parts begin with, up to `weight_scale`
 
     def part(self, ledger: Ledger, name: str) -> Stored:
+        """A tensor beside the codes; raises FormatError where there is none."""
         found = ledger.get(self.stem + name)
         if found is None:
-            raise FormatError(
-                f"{where(self.codes)}: no {self.stem + name!r} beside it, "
-                f"in any of {len(ledger.container.files)} file(s)"
-            )
+            raise missing(ledger, self.codes, self.stem + name)
         return found
 
     def unsupported(self, what: str) -> UnsupportedError:
@@ -68,6 +66,13 @@ def where(*stored: Stored) -> str:
     return f"{stored[0].file.path}: tensor {named}"
 
 
+def missing(ledger: Ledger, stored: Stored, other: str) -> FormatError:
+    """The error of a tensor that lacks what has to stand beside it."""
+    return FormatError(
+        f"{where(stored)}: no {other!r} beside it, in any of {len(ledger.container.files)} file(s)"
+    )
+
+
 def resolve(ledger: Ledger) -> None:
     """Claim FP4 codes with their scales; ComfyUI's layers are left alone: theirs are in tiles.
 
@@ -80,6 +85,8 @@ def resolve(ledger: Ledger) -> None:
             _claim_u8(ledger, stored, foreign)
         elif stored.dtype == "I8":
             _claim_i8(ledger, stored)
+    for stored in ledger.free():
+        _refuse_orphan(ledger, stored)
 
 
 def _claim_u8(ledger: Ledger, stored: Stored, foreign: dict[str, Mark]) -> None:
@@ -117,6 +124,16 @@ def _claim_i8(ledger: Ledger, stored: Stored) -> None:
         if scale is not None and scale.dtype == "F8_E8M0":
             _claim_mx(ledger, layer, scale)
             return
+
+
+def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
+    """A global scale whose codes are in no file."""
+    for part, codes in (("weight_global_scale", "weight_packed"), ("weight_scale_2", "weight")):
+        stem = stored.name.removesuffix(part)
+        if stem == stored.name or (stem and not stem.endswith(".")):
+            continue
+        if stem + codes not in ledger.container.stored:
+            raise missing(ledger, stored, stem + codes)
 
 
 def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:

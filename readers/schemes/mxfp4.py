@@ -17,7 +17,7 @@ from __future__ import annotations
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.readers.schemes.fp4 import where
+from anamnesis.readers.schemes.fp4 import missing, where
 
 _TRANSPOSED = ("gate_up_proj", "down_proj")
 _ENDINGS = (("_blocks", "_scales"), (".blocks", ".scales"))
@@ -49,19 +49,13 @@ def _named(base: str, exponents: str) -> bool:
 
 def _refuse_lone(ledger: Ledger, scales: Stored, blocks: str) -> None:
     if blocks not in ledger.container.stored:
-        raise _missing(ledger, scales, blocks)
-
-
-def _missing(ledger: Ledger, stored: Stored, other: str) -> FormatError:
-    return FormatError(
-        f"{where(stored)}: no {other!r} beside it, in any of {len(ledger.container.files)} file(s)"
-    )
+        raise missing(ledger, scales, blocks)
 
 
 def _tensor(ledger: Ledger, name: str, blocks: Stored, other: str, transposed: bool) -> Tensor:
     scales = ledger.get(other)
     if scales is None:
-        raise _missing(ledger, blocks, other)
+        raise missing(ledger, blocks, other)
     if transposed and name.rpartition(".")[2] not in _TRANSPOSED:
         raise UnsupportedError(
             f"{where(blocks)}: MXFP4 blocks of a parameter whose orientation is not known are "

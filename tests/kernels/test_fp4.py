@@ -17,12 +17,12 @@ from anamnesis.kernels import Window, decoder, preparer
 
 ROWS, COLUMNS = 24, 192
 BLOCK = {"fp4-mx": 32, "fp4-nv": 16}
-GLOBALS = {
+GLOBALS: dict[str, Any] = {
     "none": None,
-    "one": np.float32([0.0137]),
+    "one": np.array([0.0137], np.float32),
     "scalar": np.float32(700.3),
-    "stack": np.float32([0.02, 1500.7, 3e-39, np.nan]),
-    "odd": np.float32([0.0, np.inf, -2.5, 3e38]),
+    "stack": np.array([0.02, 1500.7, 3e-39, np.nan], np.float32),
+    "odd": np.array([0.0, np.inf, -2.5, 3e38], np.float32),
 }
 
 
@@ -86,7 +86,7 @@ def test_nv(name: str, how: str, narrow: bool, rounding: str) -> None:
     factors = GLOBALS[name]
     params: dict[str, Any] = {"global": how, "narrow": narrow, "rounding": rounding}
     wholes = {}
-    each = np.float32(1)
+    each: Any = np.float32(1)
     if factors is not None:
         wholes["global"] = SimpleNamespace(dtype="F32", array=factors)
         each = factors.reshape(-1)
@@ -101,6 +101,69 @@ def test_nv(name: str, how: str, narrow: bool, rounding: str) -> None:
         if narrow and rounding == "reference":
             scale = scale.astype(ml_dtypes.bfloat16).astype(np.float32)
         check("fp4-nv", blocks, params, e2m1 * np.repeat(scale, 16, 1))
+
+
+def columns(blocks: Any, start: int, stop: int, dtype: Any = np.uint16) -> Any:
+    """Blocks `[start, stop)` of every line, in columns."""
+    part = {
+        "payload": blocks["payload"][:, 16 * start : 16 * stop],
+        "scale": blocks["scale"][:, start:stop],
+    }
+    out = np.empty((stop - start) * 32 * len(part["scale"]), dtype)
+    decoder("fp4-mx-columns")(part, {}, Window(start, stop), out)
+    return out
+
+
+@pytest.mark.parametrize("lines", [1, 7, 8, 31, 32, 33, 64, 75, 104])
+def test_mx_lines_to_columns(lines: int) -> None:
+    found, e2m1, scale = layer("fp4-mx", 1024)
+    blocks = {role: np.resize(array, (lines, array.shape[1])) for role, array in found.items()}
+    for array in blocks.values():
+        array.setflags(write=False)
+    with np.errstate(over="ignore"):
+        values = e2m1 * np.repeat(scale, 32, 1)
+        wanted = np.resize(values, (lines, 1024)).T.copy()
+        bf16 = wanted.astype(ml_dtypes.bfloat16)
+    for step in (32, 5, 1):
+        for start in range(0, 32, step):
+            stop = min(start + step, 32)
+            rows = slice(32 * start, 32 * stop)
+            same(columns(blocks, start, stop).view(ml_dtypes.bfloat16), bf16[rows])
+            same(columns(blocks, start, stop, np.float32), wanted[rows])
+
+
+def test_shapes_of_columns_are_checked_before_the_kernel() -> None:
+    blocks = layer("fp4-mx")[0]
+    payload, scale = blocks["payload"], blocks["scale"]
+    for short in (
+        {"payload": payload[:-1]},
+        {"payload": payload[:, :-1]},
+        {"payload": np.asfortranarray(payload)},
+        {"scale": scale[:, :-1]},
+        {"scale": scale[:-1]},
+        {"scale": np.asfortranarray(scale)},
+    ):
+        part, out = blocks | short, np.empty(payload.size * 2, np.uint16)
+        with pytest.raises(ValueError, match="payload"):
+            decoder("fp4-mx-columns")(part, {}, Window(0, 6), out)
+    for count, units in ((payload.size * 2 - 1, 6), (payload.size * 2, 5)):
+        with pytest.raises(ValueError, match="payload"):
+            decoder("fp4-mx-columns")(blocks, {}, Window(0, units), np.empty(count, np.uint16))
+
+
+def test_a_table_without_minus_zero() -> None:
+    """ModelOpt's code 8 is 0."""
+    prepare = preparer("fp4-nv")
+    assert prepare is not None
+    blocks = {
+        "payload": np.full((1, 8), 0x88, np.uint8),
+        "scale": np.array([[0x38]], np.uint8),
+    }
+    for minus_zero, bits in ((True, 0x8000), (False, 0)):
+        out = np.empty(16, np.uint16)
+        params = prepare({"minus_zero": minus_zero}, {})
+        decoder("fp4-nv")(blocks, params, Window(0, 1), out)
+        assert set(out.tolist()) == {bits}
 
 
 def test_the_low_half_comes_first() -> None:
@@ -161,7 +224,7 @@ def test_nothing_to_decode() -> None:
 )
 def test_elsewhere(environ: dict[str, str]) -> None:
     """The same bits without the compiler, and where machines look up bytes, or nothing."""
-    chosen = "test_mx or half or (test_nv and stack and reference)"
+    chosen = "test_mx or half or columns or (test_nv and stack and reference)"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
         env={**os.environ, **environ},

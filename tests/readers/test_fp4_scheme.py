@@ -1,0 +1,261 @@
+"""FP4 layouts through the reader against the libraries that write them (tests/data/fp4)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import anamnesis
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.pipeline import plan as planning
+from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes import resolve
+from anamnesis.readers.schemes.base import Ledger
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "fp4"
+CASES = DATA / "cases.safetensors"
+FILE = FileId("model.safetensors", 0, 0, 0, 0)
+Parts = Mapping[str, tuple[str, tuple[int, ...]]]
+Entry = tuple[str, tuple[int, ...], bytes]
+Write = Callable[[Path, Mapping[str, Entry]], Path]
+
+
+def expected(rounding: str) -> dict[str, Any]:
+    """BF16 bits by name."""
+    found = load_file(DATA / "expected.safetensors")
+    plain = {name: bits for name, bits in found.items() if not name.endswith(".reference")}
+    if rounding == "reference":
+        plain |= {name: found.get(f"{name}.reference", bits) for name, bits in plain.items()}
+    return plain
+
+
+def resolved(parts: Parts, config: Any = None) -> Ledger:
+    stored = {
+        name: Stored(
+            name, dtype, shape, FILE, 0, int(np.prod(shape, dtype=object)) * DTYPES[dtype].bits // 8
+        )
+        for name, (dtype, shape) in parts.items()
+    }
+    configs = {"config.json": {"quantization_config": config}} if config else {}
+    ledger = Ledger(Container("safetensors", (FILE,), stored), configs)
+    resolve(ledger)
+    return ledger
+
+
+def only(parts: Parts, config: Any = None) -> Tensor:
+    (tensor,) = resolved(parts, config).tensors.values()
+    return tensor
+
+
+@pytest.mark.parametrize("rounding", ["exact", "reference"])
+@pytest.mark.parametrize("strip", [1 << 20, 700])
+def test_golden(rounding: Any, strip: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whole, and in strips, windows and tasks of a few rows."""
+    if strip < 1 << 20:
+        monkeypatch.setattr(planning, "WINDOW_BYTES", 2000)
+        monkeypatch.setattr(planning, "TASK_BYTES", 6000)
+        monkeypatch.setattr(planning, "STRIP_BYTES", strip)
+    out = tmp_path / "out.safetensors"
+    anamnesis.remember(CASES, out, rounding=rounding, threads=1)
+    found, wanted = load_file(out), expected(rounding)
+    assert set(found) - set(wanted) == {"norm.weight", "mlp.experts.down_proj_bias"}
+    for name, bits in wanted.items():
+        assert found[name].shape == bits.shape, name
+        np.testing.assert_array_equal(found[name].view(np.uint16), bits, name)
+
+
+def test_the_rounding_matters_for_one_case() -> None:
+    exact, reference = expected("exact"), expected("reference")
+    differ = [name for name in exact if not np.array_equal(exact[name], reference[name])]
+    assert differ == ["ct.nv.scalar.weight"]
+
+
+def test_other_outputs(tmp_path: Path) -> None:
+    for dtype in ("f16", "f32"):
+        anamnesis.remember(CASES, tmp_path / f"{dtype}.safetensors", dtype=dtype, threads=1)
+    singles, halves = (load_file(tmp_path / f"{name}.safetensors") for name in ("f32", "f16"))
+    for name, bits in expected("exact").items():
+        with np.errstate(all="ignore"):
+            bf16, f16 = singles[name].astype(ml_dtypes.bfloat16), singles[name].astype(np.float16)
+        np.testing.assert_array_equal(bf16.view(np.uint16), bits, name)
+        np.testing.assert_array_equal(f16.view(np.uint16), halves[name].view(np.uint16), name)
+
+
+def test_slices_of_transposed_experts() -> None:
+    model = anamnesis.open_model(CASES)
+    for name in ("mlp.experts.gate_up_proj", "mlp.experts.down_proj"):
+        whole = expected("exact")[name]
+        for index in (np.s_[1, 33:70, 2:9], np.s_[0:2, 31], np.s_[:, 60:66], np.s_[-1, -1, -1]):
+            np.testing.assert_array_equal(model[name][index].view(np.uint16), whole[index])
+
+
+def test_blocks_and_scales_can_be_queried() -> None:
+    model = anamnesis.open_model(CASES)
+    for name in expected("exact"):
+        raw = list(model[name].batches())
+        stored = {
+            batch.schema.field(c).metadata[b"name"]
+            for batch in raw
+            for c in range(batch.num_columns)
+        }
+        assert len(stored) >= 2
+
+
+def test_names_orientation_and_what_is_dropped() -> None:
+    model = anamnesis.open_model(CASES).model
+    schemes = {t.name: (t.scheme, t.encoding, t.orientation) for t in model.tensors}
+    assert schemes["ct.nv.one.weight"] == ("nvfp4", "fp4-nv", "as-stored")
+    assert schemes["mo.nv.fused_each"] == ("nvfp4", "fp4-nv", "as-stored")
+    assert schemes["ds.experts.scale.weight"] == ("mxfp4", "fp4-mx", "as-stored")
+    assert schemes["square.experts.down_proj"] == ("mxfp4", "fp4-mx-columns", "transposed")
+    assert schemes["original.mlp.experts.down_proj_weight"] == ("mxfp4", "fp4-mx", "as-stored")
+    assert schemes["mlp.experts.down_proj_bias"] == ("passthrough", "copy", "as-stored")
+    assert {d.stored.name for d in model.dropped} == {
+        f"mo.nv.{name}.input_scale" for name in ("plain", "experts", "each")
+    }
+
+
+def test_expert_scales_may_have_trailing_ones() -> None:
+    codes: Parts = {"x.weight": ("U8", (3, 8, 32)), "x.weight_scale": ("F8_E4M3", (3, 8, 4))}
+    for shape in ((3,), (3, 1), (3, 1, 1), (1,), ()):
+        tensor = only({**codes, "x.weight_scale_2": ("F32", shape)})
+        assert tensor.shape == (3, 8, 64)
+        assert tensor.params["rows"] == 8
+    for config in (None, {"quant_method": "modelopt"}, {"quant_method": "compressed-tensors"}):
+        assert only({**codes, "x.weight_scale_2": ("F32", (3,))}, config).scheme == "nvfp4"
+
+
+CT: Parts = {
+    "x.weight_packed": ("U8", (8, 32)),
+    "x.weight_scale": ("F8_E4M3", (8, 4)),
+    "x.weight_global_scale": ("F32", (1,)),
+}
+MO: Parts = {
+    "x.weight": ("U8", (8, 32)),
+    "x.weight_scale": ("F8_E4M3", (8, 4)),
+    "x.weight_scale_2": ("F32", ()),
+}
+MX: Parts = {"x.weight_packed": ("U8", (8, 32)), "x.weight_scale": ("U8", (8, 2))}
+DS: Parts = {"x.weight": ("I8", (8, 32)), "x.scale": ("F8_E8M0", (8, 2))}
+OSS: Parts = {
+    "m.gate_up_proj_blocks": ("U8", (2, 8, 3, 16)),
+    "m.gate_up_proj_scales": ("U8", (2, 8, 3)),
+}
+OWN: Parts = {"m.w_weight.blocks": ("U8", (2, 8, 3, 16)), "m.w_weight.scales": ("U8", (2, 8, 3))}
+
+
+def test_the_rows_of_these_tests_are_complete() -> None:
+    for parts in (CT, MO, MX, DS, OSS, OWN):
+        assert only(parts).quantised
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({**MO, "x.weight_scale": ("U8", (32,))}, "block scales in tiles"),
+        ({**MO, "x.pre_quant_scale": ("BF16", (64,))}, "pre_quant_scale .ModelOpt"),
+        ({**MO, "x.svdquant_lora_a": ("BF16", (4, 64))}, "NVFP4_SVD"),
+        ({**CT, "x.weight_zero_point": ("F8_E4M3", (8, 4))}, "zero points"),
+        ({**MO, "x.weight_scale_2": ("F32", (3,))}, "3 global scales for the shards"),
+        (
+            {
+                "m.gate_up_proj": ("U8", (2, 32, 24)),
+                "m.gate_up_proj_weight_scale": ("F8_E4M3", (2, 4, 24)),
+                "m.gate_up_proj_weight_scale_2": ("F32", ()),
+            },
+            "packed along the first dimension",
+        ),
+        (
+            {"m.other_blocks": ("U8", (2, 8, 3, 16)), "m.other_scales": ("U8", (2, 8, 3))},
+            "orientation is not known",
+        ),
+    ],
+)
+def test_refused_by_name(parts: Parts, message: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"model.safetensors.*{message}.*implemented are"):
+        resolved(parts)
+
+
+@pytest.mark.parametrize(
+    ("parts", "message"),
+    [
+        ({k: v for k, v in CT.items() if "global" not in k}, "no 'x.weight_global_scale' beside"),
+        ({k: v for k, v in CT.items() if k != "x.weight_scale"}, "no 'x.weight_scale' beside"),
+        ({k: v for k, v in CT.items() if "packed" not in k}, "no 'x.weight_packed' beside"),
+        ({k: v for k, v in MO.items() if k != "x.weight_scale_2"}, "no 'x.weight_scale_2' beside"),
+        ({k: v for k, v in MO.items() if k != "x.weight_scale"}, "no 'x.weight_scale' beside"),
+        ({k: v for k, v in MO.items() if k != "x.weight"}, "no 'x.weight' beside"),
+        ({k: v for k, v in OSS.items() if "scales" not in k}, "no 'm.gate_up_proj_scales' beside"),
+        ({k: v for k, v in OSS.items() if "blocks" not in k}, "no 'm.gate_up_proj_blocks' beside"),
+        ({k: v for k, v in OWN.items() if "scales" not in k}, "no 'm.w_weight.scales' beside"),
+        ({k: v for k, v in OWN.items() if "blocks" not in k}, "no 'm.w_weight.blocks' beside"),
+        ({**CT, "x.weight_scale": ("F8_E4M3", (8, 2))}, "one E4M3 scale for 16 elements, .8. x 4"),
+        ({**CT, "x.weight_scale": ("F8_E4M3", (4, 8))}, "the scale does not fit"),
+        ({**CT, "x.weight_scale": ("F8_E4M3", (32,))}, "the scale does not fit"),
+        ({**CT, "x.weight_scale": ("BF16", (8, 4))}, "allowed are F8_E4M3"),
+        ({**CT, "x.weight_packed": ("U8", (8, 33))}, "x 4.125"),
+        ({**CT, "x.weight_packed": ("U8", (32,))}, "a matrix, or a stack"),
+        ({**CT, "x.weight_packed": ("U8", ())}, "a matrix, or a stack"),
+        ({**CT, "x.weight_packed": ("U8", (2, 2, 8, 32))}, "a matrix, or a stack"),
+        ({**CT, "x.weight_global_scale": ("BF16", (1,))}, "allowed is F32"),
+        ({**CT, "x.weight_global_scale": ("F32", (2, 2))}, "allowed is one number"),
+        ({**MX, "x.weight_scale": ("U8", (8, 4))}, "one E8M0 exponent for 32"),
+        ({**MX, "x.weight_scale": ("F8_E8M0", (8, 1))}, "one E8M0 exponent for 32"),
+        ({**DS, "x.scale": ("F8_E8M0", (8, 1))}, "one E8M0 exponent for 32"),
+        ({**OSS, "m.gate_up_proj_scales": ("U8", (2, 3, 8))}, "allowed are blocks"),
+        ({**OSS, "m.gate_up_proj_scales": ("I8", (2, 8, 3))}, "allowed are blocks"),
+        ({**OSS, "m.gate_up_proj_blocks": ("U8", (2, 8, 6, 8))}, "allowed are blocks"),
+        ({**OSS, "m.gate_up_proj_blocks": ("U8", (8, 3, 16))}, "allowed are blocks"),
+    ],
+)
+def test_what_does_not_fit_is_an_error(parts: Parts, message: str) -> None:
+    with pytest.raises(FormatError, match=rf"model.safetensors: tensor '[xm].*{message}"):
+        resolved(parts)
+
+
+def test_comfy_layers_are_left_alone(tmp_path: Path, write_safetensors: Write) -> None:
+    """Their block scales lie in tiles, in shapes that may fit by chance."""
+    mark = json.dumps({"format": "nvfp4"}).encode()
+    entries: dict[str, Entry] = {
+        name: (dtype, shape, bytes(int(np.prod(shape)) * DTYPES[dtype].bits // 8))
+        for name, (dtype, shape) in MO.items()
+    }
+    entries["x.comfy_quant"] = ("U8", (len(mark),), mark)
+    path = write_safetensors(tmp_path / "comfy.safetensors", entries)
+    with pytest.raises(UnsupportedError, match="ComfyUI"):
+        anamnesis.inspect(path)
+
+
+def test_integers_of_eight_bits_are_not_deepseeks() -> None:
+    tensor = only({"x.weight": ("I8", (8, 32)), "x.weight_scale": ("BF16", (8, 1))})
+    assert tensor.scheme == "ct-int-quantized"
+
+
+@pytest.mark.parametrize("shape", [(0, 32), (8, 0), (0, 8, 32), (2, 0, 32), (2, 8, 0)])
+def test_empty_tensors(shape: tuple[int, ...], tmp_path: Path, write_safetensors: Write) -> None:
+    scale = (*shape[:-1], shape[-1] // 8)
+    entries: dict[str, Entry] = {
+        "x.weight_packed": ("U8", shape, b""),
+        "x.weight_scale": ("F8_E4M3", scale, b""),
+        "x.weight_global_scale": ("F32", (1,), bytes(4)),
+        "y.weight": ("I8", shape, b""),
+        "y.scale": ("F8_E8M0", (*shape[:-1], shape[-1] // 16), b""),
+    }
+    if len(shape) == 3:
+        entries["z.down_proj_blocks"] = ("U8", (*shape, 16), b"")
+        entries["z.down_proj_scales"] = ("U8", shape, b"")
+    path = write_safetensors(tmp_path / "in.safetensors", entries)
+    out = tmp_path / "out.safetensors"
+    anamnesis.remember(path, out, threads=1)
+    found = load_file(out)
+    assert found["x.weight"].shape == found["y.weight"].shape == (*shape[:-1], 2 * shape[-1])
+    if len(shape) == 3:
+        assert found["z.down_proj"].shape == (shape[0], 32 * shape[2], shape[1])
