@@ -15,6 +15,7 @@ import numpy as np
 
 from anamnesis.kernels._jit import as_f32, as_u32, inline, jit, put
 from anamnesis.kernels._lookup import load_u64, look_up, table_for
+from anamnesis.kernels._streams import STEP, unpack1, unpack3, unpack5, unpack6
 from anamnesis.kernels._vector import clean_nan, load16, load32, store, to_f32
 from anamnesis.kernels.bits import f16_bits_to_f32, u32
 
@@ -41,15 +42,37 @@ def spread(stream: Any, bits: Any, codes: Any) -> None:
         for i in range(size):
             codes[i] = stream[i]
     else:
+        done = _by_32(stream, bits, codes) * 4  # times eight codes
         eights = codes.view(np.uint64)
         whole = max(0, (size - 8 + bits) // bits)  # where eight bytes can be loaded
-        for i in range(whole):
+        for i in range(done, whole):
             eights[i] = _eight(load_u64(stream, i * bits), bits)
-        for i in range(whole, -(-size // bits)):
+        for i in range(max(done, whole), -(-size // bits)):
             value = _u64(0)
             for j in range(i * bits, min(size, i * bits + bits)):
                 value |= _u64(stream[j]) << _u64(8 * (j - i * bits))
             eights[i] = _eight(value, bits)
+
+
+@inline
+def _by_32(stream: Any, bits: Any, codes: Any) -> Any:
+    """How many times 32 codes were made bytes: all that fill 32, but none of 7 bits."""
+    if bits == 7:
+        return 0
+    steps = stream.shape[0] // (4 * bits)
+    if bits == 1:
+        for i in range(steps):
+            unpack1(stream, 4 * i, codes, STEP * i)
+    elif bits == 3:
+        for i in range(steps):
+            unpack3(stream, 12 * i, codes, STEP * i)
+    elif bits == 5:
+        for i in range(steps):
+            unpack5(stream, 20 * i, codes, STEP * i)
+    else:
+        for i in range(steps):
+            unpack6(stream, 24 * i, codes, STEP * i)
+    return steps
 
 
 @inline

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from anamnesis.kernels import Window, decoder, preparer
+from anamnesis.kernels._codes import spread
 from anamnesis.kernels._jit import jit
 from anamnesis.kernels._round import through_bf16, through_f16
 from anamnesis.kernels._vector import load32, store, to_f32
@@ -170,12 +171,35 @@ def test_vectors_round_as_numpy_does(half: bool) -> None:
     np.testing.assert_array_equal(out.reshape(-1, 32), np.repeat(wanted[:, None], 32, 1))
 
 
-def test_without_the_compiler() -> None:
-    """The numpy twins give the same bits."""
-    chosen = "golden and (w3 or w4 or metal-w8 or fp4) or every_code or (vectors and False)"
+@pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 7, 8])
+def test_streams_of_any_length(bits: int) -> None:
+    """Whole vectors, eights, and what is left; nothing is written past the last eight codes."""
+    rng = np.random.default_rng(bits)
+    for size in (*range(40), 127, 128, 129):
+        stream = rng.integers(0, 256, size, np.uint8)
+        stream.setflags(write=False)
+        count, room = size * 8 // bits, -(-size // bits) * 8
+        codes = np.full(room + 16, 0xEE, np.uint8)
+        spread(stream, bits, codes[:room])
+        ones = np.unpackbits(stream, bitorder="little")[: count * bits].reshape(count, bits)
+        np.testing.assert_array_equal(codes[:count], ones @ (1 << np.arange(bits)))
+        assert (codes[room:] == 0xEE).all()
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"NUMBA_DISABLE_JIT": "1"},  # the numpy twins
+        {"NUMBA_CPU_NAME": "haswell", "NUMBA_CPU_FEATURES": "+avx,+avx2,+f16c,+fma"},
+    ],
+    ids=lambda settings: settings.get("NUMBA_CPU_NAME", "none"),
+)
+def test_elsewhere_and_without_the_compiler(settings: dict[str, str]) -> None:
+    """The same bits."""
+    chosen = "golden and (w3 or w5-g64 or odd-w4 or metal-w8 or fp4) or every_code or any_length"
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
+        env={**os.environ, **settings},
         capture_output=True,
         text=True,
         timeout=110,
