@@ -1,7 +1,7 @@
 """Scales and zero points of one matrix row of compressed-tensors, as float32.
 
-A place `(first, per, lines, rows)` says which line of a grid row r of a window is under: with
-`R = first + r`, it is line `R // per * lines + R % per // rows`. Nothing here is bounds-checked.
+A place `(per, lines, rows)` says which line of a grid a row is under: row r is under line
+`r // per * lines + r % per // rows`. Nothing here is bounds-checked.
 """
 
 from __future__ import annotations
@@ -10,22 +10,22 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._jit import as_f32, inline, jit
+from anamnesis.kernels._codes import scale_each
+from anamnesis.kernels._jit import as_f32, as_u32, inline, jit
+from anamnesis.kernels._pairs import scale_pairs
 from anamnesis.kernels._vector import clean_nan
 from anamnesis.kernels.bits import f16_bits_to_f32, u32
 
 F32, BF16, F16 = 0, 1, 2
 KINDS = {"F32": F32, "BF16": BF16, "F16": F16}
 NONE, PLAIN, DENSE, PADDED = 0, 1, 2, 3  # how zero points are stored
-_u64 = np.uint64
 
 
 @inline
 def line_of(place: Any, row: Any) -> Any:
-    """The line of a grid that row `row` of a window is under."""
-    first, per, lines, rows = place
-    at = first + row
-    return at // per * lines + at % per // rows
+    """The line of a grid that a row is under."""
+    per, lines, rows = place
+    return row // per * lines + row % per // rows
 
 
 @jit
@@ -111,3 +111,28 @@ def spread_padded(stream: Any, bits: Any, codes: Any) -> None:
         for i in range(count):
             for k in range(10):
                 codes[10 * i + k] = u32(u32(words[i] >> u32(3 * k)) & u32(7))
+
+
+@jit
+def scale_scattered(
+    codes: Any, index: Any, zeros: Any, scales: Any, narrow: Any, half: Any, words: Any, out: Any
+) -> None:
+    """A row whose column i is of group `index[i]`, neighbours rarely of the same.
+
+    With scales that were stored in 16 bits (`narrow`) and zero points of 0 to 255 both are gathered
+    at once, as in `_pairs`; `words` is room for a uint32 a column and a group.
+    """
+    inputs, groups = index.shape[0], scales.shape[0]
+    if narrow:
+        both = words[inputs:]
+        for g in range(groups):
+            both[g] = u32(as_u32(scales[g]) | u32(np.int32(zeros[g])))
+        for i in range(inputs):
+            words[i] = both[index[i]]
+        scale_pairs(codes[:inputs], words, half, out)
+    else:
+        each_zero, each_scale = np.empty(inputs, np.float32), np.empty(inputs, np.float32)
+        for i in range(inputs):
+            each_zero[i] = zeros[index[i]]
+            each_scale[i] = scales[index[i]]
+        scale_each(codes[:inputs], each_zero, each_scale, half, out)

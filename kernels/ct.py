@@ -21,21 +21,15 @@ compressors/pack_quantized/helpers.py and quantization/lifecycle/forward_helpers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import (
-    look_up_runs,
-    multiply_runs,
-    scale_each,
-    scale_runs,
-    spread,
-    to_half,
-)
+from anamnesis.kernels._codes import look_up_runs, multiply_runs, scale_runs, spread, to_half
 from anamnesis.kernels._ct_lines import (
     DENSE,
+    F32,
     KINDS,
     NONE,
     PADDED,
@@ -43,6 +37,7 @@ from anamnesis.kernels._ct_lines import (
     line_of,
     read_scale_line,
     read_zero_line,
+    scale_scattered,
     spread_padded,
     unpack_zero_line,
 )
@@ -54,7 +49,24 @@ from anamnesis.kernels.bits import u32
 _ZEROS = {"": NONE, "plain": PLAIN, "dense": DENSE, "padded": PADDED}
 _STEP, _HALF_STEP = 32, 16
 _ALL = 1 << 62  # more rows than there are
-_SHORT_RUN = 16  # columns a group, on average, from which on runs pay
+_SCALE, _ZERO = "weight_scale", "weight_zero_point"
+
+
+class _Bound(NamedTuple):
+    """What does not change from window to window; whole grids are flat bytes, or None."""
+
+    inputs: int
+    unit_rows: int
+    rows: int  # of all matrices
+    row_bytes: int
+    scale_bytes: int  # a row's
+    groups: int
+    packing: tuple[int, bool] | None  # of windowed zero points
+    scales: Any
+    zeros: Any
+    asymmetric: bool
+    narrow: bool
+    settings: tuple[Any, ...]  # of the kernel
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,9 +78,52 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     `bits` and `padded`. `wholes`: `weight_scale` and `weight_zero_point` unless windowed, and
     `weight_g_idx`. Raises ValueError for grids and groups that do not cover the tensor.
     """
-    inputs, groups, size = scalars["in_features"], scalars["groups"], scalars["group_size"]
+    inputs, groups, dtype = scalars["in_features"], scalars["groups"], scalars["scale_dtype"]
     rows, lines, block = scalars["rows"], scalars["lines"], scalars["block_rows"]
-    index = np.arange(inputs, dtype=np.int64) // max(1, size)
+    if max(1, lines) * block < rows or min(groups, block) < 1:
+        raise ValueError(f"{lines} lines of {block} rows do not cover {rows:,} rows")
+    index = _groups_of(scalars, wholes)
+    starts, of_run = runs_of(index, max(1, inputs))
+    scattered = bool((of_run != np.arange(of_run.size)).any())
+    index = index.astype(np.int32) if scattered else np.empty(0, np.int32)
+    starts = np.zeros(1, np.int64) if scattered else starts
+    reference, zero = scalars["rounding"] == "reference", _ZEROS[scalars["zero"]]
+    half, kind = reference and dtype == "F16", KINDS[dtype]
+    bits, padded = scalars["bits"], bool(scalars.get("padded")) and 32 % scalars["bits"] != 0
+    zero_words = _words(rows, bits, padded)
+    cells = groups * (scalars["matrices"] * lines if lines else 1)
+    packed_cells = groups * scalars["matrices"] * zero_words
+    scales = _whole(wholes, _SCALE, cells)
+    zeros = _whole(wholes, _ZERO, cells if zero == PLAIN else packed_cells)
+    place = (_ALL, 0, 1) if scales is None else (rows, lines, block)
+    settings: tuple[Any, ...] = (kind, place, groups, starts, index, inputs, half)
+    row_bytes = inputs
+    if "padded" in scalars:
+        row_bytes = 4 * _words(inputs, bits, padded)
+        aligned = not (np.diff(starts) % _HALF_STEP).any()
+        stored = _ALL if zeros is None else rows, zero_words
+        settings = (*settings, row_bytes, bits, padded, aligned, zero, *stored)
+    bound = _Bound(
+        inputs=max(1, inputs),
+        unit_rows=scalars["unit_rows"],
+        rows=scalars["matrices"] * rows,
+        row_bytes=row_bytes,
+        scale_bytes=groups * (4 if kind == F32 else 2),
+        groups=groups,
+        packing=(bits, padded) if zero > PLAIN else None,
+        scales=scales,
+        zeros=zeros,
+        asymmetric=zero != NONE,
+        narrow=reference and dtype == "BF16",
+        settings=settings,
+    )
+    return {"bound": bound}
+
+
+def _groups_of(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Any:
+    """The group of each column."""
+    inputs, groups = scalars["in_features"], scalars["groups"]
+    index = np.arange(inputs, dtype=np.int64) // max(1, scalars["group_size"])
     if "weight_g_idx" in wholes:
         stored = wholes["weight_g_idx"].array.reshape(-1).astype(np.int64)
         if stored.shape != (inputs,):
@@ -81,44 +136,22 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
             f"weight_g_idx: column {bad[0]:,} is of group {index[bad[0]]:,}; allowed is 0 to "
             f"{groups - 1:,}"
         )
-    if max(1, lines) * block < rows or min(groups, block) < 1:
-        raise ValueError(f"{lines} lines of {block} rows do not cover {rows:,} rows")
-    starts, of_run = runs_of(index, max(1, inputs))
-    scattered = of_run.size * _SHORT_RUN > inputs or (of_run != np.arange(of_run.size)).any()
-    scattered = scattered and not np.array_equal(of_run, np.arange(groups))
-    prepared = {
-        "starts": np.array([0]) if scattered else starts,
-        "index": index if scattered else index[:0],
-        "aligned": not (np.diff(starts) % _HALF_STEP).any(),
-        "kind": KINDS[scalars["scale_dtype"]],
-        "zeros": _ZEROS[scalars["zero"]],
-        "half": scalars["rounding"] == "reference" and scalars["scale_dtype"] == "F16",
-        "narrow": scalars["rounding"] == "reference" and scalars["scale_dtype"] == "BF16",
-        "scale_bytes": 4 if scalars["scale_dtype"] == "F32" else 2,
-        "zero_words": _words(rows, scalars),
-    }
-    whole_lines = scalars["matrices"] * lines if lines else 1
-    for role, count in (
-        ("weight_scale", whole_lines * groups),
-        ("weight_zero_point", whole_lines * groups),
-    ):
-        if role not in wholes:
-            continue
-        if role == "weight_zero_point" and prepared["zeros"] > PLAIN:
-            count = scalars["matrices"] * prepared["zero_words"] * groups
-        array = wholes[role].array
-        if array.size != count:
-            raise ValueError(f"{role}: {array.size:,} numbers where {count:,} are needed")
-        prepared[role] = _flat(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
-    return prepared
+    return index
 
 
-def _words(rows: int, scalars: Mapping[str, Any]) -> int:
-    """Words that a column of zero points takes in one matrix."""
-    bits = scalars.get("bits", 8)
-    if scalars.get("padded"):
-        return -(-rows // (32 // bits))
-    return -(-rows * bits // 32)
+def _words(count: int, bits: int, padded: bool) -> int:
+    """Words that a stream of `count` codes takes."""
+    return -(-count // (32 // bits)) if padded else -(-count * bits // 32)
+
+
+def _whole(wholes: Mapping[str, Any], role: str, count: int) -> Any:
+    """A component's bytes, or None when it is windowed."""
+    if role not in wholes:
+        return None
+    array = wholes[role].array
+    if array.size != count:
+        raise ValueError(f"{role}: {array.size:,} numbers where {count:,} are needed")
+    return _flat(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
 
 
 def decode_packed(
@@ -126,20 +159,13 @@ def decode_packed(
 ) -> None:
     """Rows of `ct-packed`: units of `unit_rows` rows, uint8 `[units, bytes]` of each component.
 
-    `params`: as for `prepare`, and what it made. Raises ValueError for arrays that do not fit one
-    another.
+    `params` holds what `prepare` made. Raises ValueError for arrays that do not fit one another.
     """
-    bits, padded, inputs = params["bits"], params["padded"], params["in_features"]
-    payload = _flat(blocks["weight_packed"].reshape(-1))
-    each = 32 // bits
-    stored = 4 * (-(-inputs // each) if padded else -(-inputs * bits // 32))
-    scales, zeros, place, zero_place = _bind(blocks, params, window, out, payload, stored)
-    _packed(
-        payload, stored, bits, padded and 32 % bits != 0, scales, params["kind"], place,
-        params["groups"], zeros, params["zeros"], zero_place, params["zero_words"],
-        params["starts"], params["index"], params["aligned"], inputs, params["half"], out,
-    )  # fmt: skip
-    if params["narrow"] and out.dtype == np.float32:
+    bound = params["bound"]
+    payload = _flat(blocks["weight_packed"])
+    scales, zeros, first, first_zero = _fit(blocks, bound, window, payload, out)
+    _packed(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
+    if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
 
@@ -147,75 +173,64 @@ def decode_int8(
     blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
 ) -> None:
     """Rows of `ct-int8`; as `decode_packed`."""
-    inputs = params["in_features"]
-    payload = _flat(blocks["weight"].reshape(-1))
-    scales, zeros, place, _ = _bind(blocks, params, window, out, payload, inputs)
-    _int8(
-        payload, scales, params["kind"], place, params["groups"], zeros, params["zeros"] == PLAIN,
-        params["starts"], params["index"], inputs, params["half"], out,
-    )  # fmt: skip
-    if params["narrow"] and out.dtype == np.float32:
+    bound = params["bound"]
+    payload = _flat(blocks["weight"])
+    scales, zeros, first, _ = _fit(blocks, bound, window, payload, out)
+    _int8(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
+    if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
 
-def _bind(
-    blocks: Mapping[str, Any],
-    params: Mapping[str, Any],
-    window: Window,
-    out: Any,
-    payload: Any,
-    row_bytes: int,
-) -> tuple[Any, Any, tuple[int, ...], tuple[int, ...]]:
-    """Scales and zero points as flat bytes, and where rows find theirs; checks all sizes."""
-    inputs, unit_rows, groups = params["in_features"], params["unit_rows"], params["groups"]
-    rows, rest = divmod(out.shape[0], max(1, inputs))
-    units, first = window.stop - window.start, window.start * unit_rows
-    if rest or not (units - 1) * unit_rows < rows <= units * unit_rows:
+def _fit(
+    blocks: Mapping[str, Any], bound: _Bound, window: Window, payload: Any, out: Any
+) -> tuple[Any, Any, int, int]:
+    """Scales and zero points as flat bytes, and the row that each of them begins with."""
+    inputs, unit_rows, most, row_bytes, scale_bytes, groups, packing, scales, zeros, asym = bound[
+        :10
+    ]
+    start, stop = window
+    rows, rest = divmod(out.shape[0], inputs)
+    if rest or not (stop - start - 1) * unit_rows < rows <= (stop - start) * unit_rows:
         raise ValueError(f"out {out.shape} for units {window} of {unit_rows} x {inputs}")
-    if payload.size < rows * row_bytes:
-        raise ValueError(f"payload: {payload.size} bytes for {rows} rows of {row_bytes}")
-    if first + rows > params["matrices"] * params["rows"]:
-        raise ValueError(f"rows from {first} to {first + rows} are past the tensor's end")
-    whole = first, params["rows"], params["lines"], params["block_rows"]
-    window_place = 0, _ALL, 0, 1
-    scales, place = params.get("weight_scale"), whole
+    if payload.shape[0] < rows * row_bytes:
+        raise ValueError(f"payload: {payload.shape[0]} bytes for {rows} rows of {row_bytes}")
+    begin = start * unit_rows
+    if begin + rows > most:
+        raise ValueError(f"rows from {begin} to {begin + rows} are past the tensor's end")
+    first = first_zero = begin
     if scales is None:
-        scales, place = _flat(blocks["weight_scale"].reshape(-1)), window_place
-        if scales.size < rows * groups * params["scale_bytes"]:
-            raise ValueError(f"weight_scale: {scales.size} bytes for {rows} x {groups}")
-    zeros, zero_place = params.get("weight_zero_point"), whole
-    if params["zeros"] == NONE:
+        scales, first = _flat(blocks[_SCALE]), 0
+        if scales.shape[0] < rows * scale_bytes:
+            raise ValueError(f"weight_scale: {scales.shape[0]} bytes for {rows} rows")
+    if not asym:
         zeros = scales
     elif zeros is None:
-        zeros, zero_place = _flat(blocks["weight_zero_point"].reshape(-1)), window_place
-        need = rows * groups
-        if params["zeros"] != PLAIN:
-            need = _words(rows, params) * groups * 4
-        if zeros.size < need:
-            raise ValueError(f"weight_zero_point: {zeros.size} bytes for {rows} x {groups}")
-    return scales, zeros, place, zero_place
+        zeros, first_zero = _flat(blocks[_ZERO]), 0
+        need = 4 * groups * _words(rows, *packing) if packing else groups * rows
+        if zeros.shape[0] < need:
+            raise ValueError(f"weight_zero_point: {zeros.shape[0]} bytes for {rows} rows")
+    return scales, zeros, first, first_zero
 
 
 def _flat(array: Any) -> Any:
     """Read-only, so that kernels are compiled once an output dtype."""
-    view = array.view()
-    view.flags.writeable = False
+    view = array.reshape(-1)
+    view.setflags(write=False)
     return view
 
 
 @jit
 def _packed(
-    payload: Any, row_bytes: Any, bits: Any, padded: Any, scales: Any, kind: Any, place: Any,
-    groups: Any, zeros: Any, zero_kind: Any, zero_place: Any, zero_words: Any,
-    starts: Any, index: Any, aligned: Any, inputs: Any, half: Any, out: Any,
+    payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
+    groups: Any, starts: Any, index: Any, inputs: Any, half: Any, row_bytes: Any, bits: Any,
+    padded: Any, aligned: Any, zero_kind: Any, zero_rows: Any, zero_words: Any, out: Any,
 ) -> None:  # fmt: skip
     each = 32 // bits
     codes = np.empty((row_bytes // 4 * each if padded else inputs) // 32 * 32 + 64, np.uint8)
     used = row_bytes if padded else -(-inputs * bits // 8)
     middle = np.float32(1 << (bits - 1))
     scale, zero = np.empty(groups, np.float32), np.full(groups, middle, np.float32)
-    gathered = index.shape[0]
-    each_scale, each_zero = np.empty(gathered, np.float32), np.empty(gathered, np.float32)
+    words = np.empty(index.shape[0] + groups, np.uint32)
     runs = starts.shape[0] - 1
     for row in range(out.shape[0] // inputs):
         stream = payload[row * row_bytes : row * row_bytes + used]
@@ -225,22 +240,19 @@ def _packed(
         elif bits != 8:
             spread(stream, bits, codes)
             stream = codes
-        read_scale_line(scales, kind, line_of(place, row), scale)
+        read_scale_line(scales, kind, line_of(place, first + row), scale)
         if zero_kind == PLAIN:
-            read_zero_line(zeros, line_of(zero_place, row), zero)
+            read_zero_line(zeros, line_of(place, first + row), zero)
             for g in range(groups):
                 zero[g] += middle
         elif zero_kind != NONE:
-            at = zero_place[0] + row
-            matrix = at // zero_place[1]
-            column = zeros[matrix * zero_words * groups * 4 :]
-            unpack_zero_line(column, bits, zero_kind == PADDED, at % zero_place[1], zero)
+            at = first_zero + row
+            column = zeros[at // zero_rows * zero_words * groups * 4 :]
+            unpack_zero_line(column, bits, zero_kind == PADDED, at % zero_rows, zero)
         to = row * inputs
-        if gathered:
-            for i in range(inputs):
-                each_scale[i] = scale[index[i]]
-                each_zero[i] = zero[index[i]]
-            scale_each(stream[:inputs], each_zero, each_scale, half, out[to:])
+        if index.shape[0]:
+            narrow = kind != F32 and zero_kind != PLAIN
+            scale_scattered(stream, index, zero, scale, narrow, half, words, out[to : to + inputs])
         elif half or not aligned:
             scale_runs(stream, 0, starts, 0, runs, zero, scale, half, out, to)
         elif bits <= 4:
@@ -251,19 +263,27 @@ def _packed(
 
 @jit
 def _int8(
-    codes: Any, scales: Any, kind: Any, place: Any, groups: Any, zeros: Any, asymmetric: Any,
-    starts: Any, index: Any, inputs: Any, half: Any, out: Any,
+    codes: Any, scales: Any, zeros: Any, asymmetric: Any, first: Any, kind: Any, place: Any,
+    groups: Any, starts: Any, index: Any, inputs: Any, half: Any, out: Any,
 ) -> None:  # fmt: skip
     scale, zero = np.empty(groups, np.float32), np.zeros(groups, np.float32)
+    words = np.empty(index.shape[0] + groups, np.uint32)
+    unsigned = np.empty(index.shape[0], np.uint8)
     for row in range(out.shape[0] // inputs):
-        line = line_of(place, row)
+        line = line_of(place, first + row)
         read_scale_line(scales, kind, line, scale)
         if asymmetric:
             read_zero_line(zeros, line, zero)
         to = row * inputs
-        for i in range(index.shape[0]):
-            value = (np.float32(np.int8(codes[to + i])) - zero[index[i]]) * scale[index[i]]
-            put(out, to + i, to_half(value) if half else value)
+        if index.shape[0]:
+            for g in range(groups):
+                zero[g] += np.float32(0x80)
+            for i in range(inputs):
+                unsigned[i] = codes[to + i] ^ np.uint8(0x80)
+            here = out[to : to + inputs]
+            scale_scattered(unsigned, index, zero, scale, kind != F32, half, words, here)
+            for g in range(groups):
+                zero[g] -= np.float32(0x80)
         for k in range(starts.shape[0] - 1):
             s, z = scale[k], zero[k]
             begin, end = to + starts[k], to + starts[k + 1]

@@ -108,6 +108,34 @@ def test_sizes_are_checked_before_the_kernel(name: str) -> None:
             decoder(item.encoding)(blocks, params, window, part)
 
 
+@pytest.mark.parametrize("dtype", ["BF16", "F32", "F16"])
+def test_a_group_index_beside_packed_zero_points(dtype: str) -> None:
+    """Which compressed-tensors 0.9.4 wrote, and could not read."""
+    rng, groups = np.random.default_rng(7), 6
+    codes, zeros = rng.integers(0, 16, (16, 96)), rng.integers(0, 16, (16, groups))
+    index = rng.integers(0, groups, 96).astype(np.int32)
+    kind = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}[dtype]
+    scales = rng.uniform(-0.1, 0.1, (16, groups)).astype(kind)
+    shifts = np.arange(0, 32, 4)
+    down = (zeros.reshape(2, 8, groups).transpose(0, 2, 1) << shifts).sum(-1).astype("<u4")
+    blocks = {
+        "weight_packed": (codes.reshape(16, 12, 8) << shifts).sum(-1).astype("<u4"),
+        "weight_scale": scales,
+        "weight_zero_point": down,
+    }
+    settings = {"groups": groups, "group_size": 16, "zero": "dense", "scale_dtype": dtype}
+    params = made(4, False)[0] | settings | {"rows": 16, "lines": 16, "unit_rows": 8}
+    prepare = preparer("ct-packed")
+    assert prepare is not None
+    params |= prepare(params, {"weight_g_idx": _Whole(index)})
+    views = {role: array.view(np.uint8).reshape(2, -1) for role, array in blocks.items()}
+    out = np.empty(16 * 96, np.float32)
+    decoder("ct-packed")(views, params, Window(0, 2), out)
+    each = scales.astype(np.float32)[:, index]
+    wanted = (codes - zeros[:, index]).astype(np.float32) * each
+    np.testing.assert_array_equal(out.reshape(16, 96), wanted)
+
+
 class _Whole:
     dtype = "I32"
 

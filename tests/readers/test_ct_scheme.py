@@ -334,6 +334,7 @@ def test_a_rotated_basis_is_refused_by_name(parts: Tensors, one: Any) -> None:
     rotated = {"config_groups": {"R1": {"type": "hadamard", "apply": []}}}
     with pytest.raises(UnsupportedError, match="transform_config"):
         one(parts, config(8) | {"transform_config": rotated})
+    nothing: Any
     for nothing in (None, {}, {"config_groups": {}}):
         one(parts, {**CT, "transform_config": nothing})
 
