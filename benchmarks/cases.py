@@ -281,6 +281,37 @@ def _mlx(bits: int, rows: int, columns: int) -> Layer:
     )
 
 
+_FP4 = {"fp4-mx": "mxfp4", "fp4-mx-columns": "mxfp4 gpt-oss", "fp4-nv": "nvfp4"}
+
+
+# FP4: two codes a byte, and a byte of scale for 32 (MXFP4) or 16 (NVFP4) of a row.
+def _fp4(encoding: str, rows: int, columns: int) -> Layer:
+    codes = _bytes(rows, columns // 2)
+    if encoding == "fp4-nv":
+        return Layer(
+            [
+                Entry("weight_packed", "U8", codes.shape, codes),
+                Entry("weight_scale", "F8_E4M3", (rows, columns // 16), codes[:, ::8] % 8 + 0x38),
+                Entry("weight_global_scale", "F32", (1,), 1 / _small(1)),
+            ]
+        )
+    exponents = codes[:, ::16] % 8 + 116
+    if encoding == "fp4-mx":
+        return Layer(
+            [
+                Entry("weight_packed", "U8", codes.shape, codes),
+                Entry("weight_scale", "U8", exponents.shape, exponents),
+            ]
+        )
+    shape = 1, rows, columns // 32  # one expert, which comes out [columns, rows]
+    return Layer(
+        [
+            Entry("down_proj_blocks", "U8", (*shape, 16), codes),
+            Entry("down_proj_scales", "U8", shape, exponents),
+        ]
+    )
+
+
 def _packed(suffix: str, *shape: int) -> Entry:
     return Entry(suffix, "I32", shape, _bytes(*shape, 4))
 
@@ -304,6 +335,8 @@ def _cases_of(encoding: str) -> Iterator[Case]:
     elif encoding.startswith("fp8-"):
         for per in ("block", "channel", "tensor") if encoding == "fp8-e4m3" else ("block",):
             yield _of(f"{encoding} {per}", encoding, _fp8, encoding, per)
+    elif encoding.startswith("fp4-"):
+        yield _of(_FP4[encoding], encoding, _fp4, encoding)
     elif encoding.startswith("gguf-"):
         yield _of(encoding, encoding, _gguf, encoding)
     elif encoding == "bitnet":

@@ -104,6 +104,14 @@ def golden() -> Model:
             native = values.get(f"{name}.native")  # binary16
             reference = exact if native is None else bf16(native)
             expected["reference"][f"ct.{name}.weight"] = reference
+    stored |= {f"fp4.{n}": e for n, e in entries(DATA / "fp4" / "cases.safetensors").items()}
+    for name, bits in load_file(DATA / "fp4" / "expected.safetensors").items():
+        weight = f"fp4.{name.removesuffix('.reference')}"
+        if weight == f"fp4.{name}":
+            expected["exact"][weight] = bits
+            expected["reference"].setdefault(weight, bits)
+        else:
+            expected["reference"][weight] = bits
     stored |= {f"hqq.{n}": e for n, e in entries(DATA / "hqq" / "cases.safetensors").items()}
     with np.load(DATA / "hqq" / "expected.npz") as file:
         for name, numbers in file.items():
@@ -257,7 +265,8 @@ def test_the_mixture_has_every_scheme(mixed: Path, every_type: Path) -> None:
         "hqq",
         "ct-int-quantized", "ct-pack-quantized",
         "awq", "bnb-fp4", "bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor", "gptq",
-        "mlx-affine", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp8", "passthrough",
+        "mlx-affine", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp4", "mxfp8", "nvfp4",
+        "passthrough",
     }  # fmt: skip
 
 
@@ -277,7 +286,8 @@ def test_every_executor_and_sink(
         if executor != "distributed" or rounding == "exact":
             out = tmp_path / f"{executor}.{to}"
             written.add(recovered(mixed, out, executor, to=to, rounding=rounding))
-            assert anamnesis.verify(out)["tensors"] == len(expected[rounding]) + 2  # and two norms
+            count = len(expected[rounding]) + 4  # three norms and a bias
+            assert anamnesis.verify(out)["tensors"] == count
     assert len(written) == 1
     found = read(out)
     assert set(found) >= set(expected[rounding])
