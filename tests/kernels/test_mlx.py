@@ -57,6 +57,18 @@ def test_the_orders_differ() -> None:
     assert not {n for n in moved if n.startswith(("mx", "nv"))}
 
 
+def test_the_unit_of_a_global_scale() -> None:
+    """In float32, where BF16 has too few digits to tell: MLX's `scale * (global / (448 * 6))`."""
+    item, stored = cases.tensor("nvfp4-global"), cases.parts("nvfp4-global")
+    e2m1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+    codes = stored["weight"].view(np.uint8)[..., None] >> np.array([0, 4], np.uint8) & 15
+    values = (e2m1[codes & 7] * np.where(codes > 7, -1, 1)).reshape(4, 128).astype(np.float32)
+    scales = stored["scales"].view(ml_dtypes.float8_e4m3fn).astype(np.float32)
+    scales = scales * (stored["global_scale"] / np.float32(2688))
+    wanted = values * np.repeat(scales, 16, 1)
+    np.testing.assert_array_equal(cases.decoded(item, dtype=np.float32), wanted)
+
+
 def packed(bits: int, codes: Any) -> Any:
     """Rows of codes as bytes of a stream, lowest bit first."""
     stream = (codes[..., None] >> np.arange(bits) & 1).astype(np.uint8)
