@@ -21,6 +21,12 @@ if DISABLED:
     def load16_of(lines: Any, line: Any, at: Any) -> Any:
         return lines[line, at : at + 16]
 
+    def prefetch_of(lines: Any, line: Any, at: Any) -> None:
+        """Nothing to do."""
+
+    def prefetch_out(out: Any, at: Any) -> None:
+        """Nothing to do."""
+
     def split_pairs(words: Any, row: Any, out: Any, low: Any, high: Any) -> None:
         halves = words[row, :SPLIT_WORDS].view(np.uint16)
         out[low : low + SPLIT_WORDS] = halves[0::2]
@@ -51,6 +57,40 @@ else:
             return builder.load(where, align=1)
 
         return result(lines, types.intp, types.intp), build
+
+    def _prefetch(builder: Any, where: Any, write: int) -> None:
+        number = ir.IntType(32)
+        hint = ir.FunctionType(ir.VoidType(), [_BYTES, number, number, number])
+        name = "llvm.prefetch.p0i8"
+        call = builder.module.globals.get(name) or ir.Function(builder.module, hint, name)
+        near = builder.bitcast(where, _BYTES)
+        builder.call(call, [near, number(write), number(3), number(1)])
+
+    @intrinsic
+    def prefetch_of(typingctx: Any, lines: Any, line: Any, at: Any) -> Any:
+        """Bring byte `at` of a line near, to be read; any line will do, even past the end."""
+        if not _lines(lines, types.uint8):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            start = _line(context, builder, lines, args[0], args[1])
+            _prefetch(builder, builder.gep(start, [args[2]]), 0)
+            return context.get_dummy_value()
+
+        return types.void(lines, types.intp, types.intp), build
+
+    @intrinsic
+    def prefetch_out(typingctx: Any, out: Any, at: Any) -> Any:
+        """Bring element `at` near, to be written; any will do, even past the end."""
+        if not _vector._contiguous(out, types.uint16, types.float32):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            where = _vector._pointer(context, builder, out, args[0], args[1], ir.IntType(8))
+            _prefetch(builder, where, 1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp), build
 
     @intrinsic
     def split_pairs(typingctx: Any, words: Any, row: Any, out: Any, low: Any, high: Any) -> Any:

@@ -29,7 +29,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._jit import inline, jit
 from anamnesis.kernels._lookup import load_numbers, load_u64, table_for
 from anamnesis.kernels._nibbles import look_up_8_low_first, look_up_low_first
-from anamnesis.kernels._split import SPLIT_WORDS, load16_of, split_pairs
+from anamnesis.kernels._split import SPLIT_WORDS, load16_of, prefetch_of, prefetch_out, split_pairs
 from anamnesis.kernels._transpose import LANES, transpose8
 from anamnesis.kernels._vector import load16
 from anamnesis.kernels.bits import to_float32
@@ -37,6 +37,7 @@ from anamnesis.kernels.fp8 import E4M3
 
 MX_BLOCK, NV_BLOCK = 32, 16
 TILE = SPLIT_WORDS  # lines that are turned together: a cache line of 16-bit numbers
+CACHE_LINE = 64
 _PAD = 16  # bytes; rows of a tile a power of two apart would share cache sets
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 _E2M1[8] = -0.0
@@ -73,6 +74,9 @@ def _mx_columns_16(
     lines, blocks = exponents.shape
     row = tile.shape[0] // TILE
     for first in range(0, lines, TILE):
+        for line in range(first + TILE, first + 2 * TILE):
+            for ahead in range(0, 16 * blocks, CACHE_LINE):
+                prefetch_of(codes, line, ahead)
         for block in range(blocks):
             _tile(codes, exponents, powers, e2m1, first, block, tile)
             at = block * MX_BLOCK * lines + first
@@ -84,6 +88,8 @@ def _mx_columns_16(
             for line in range(0, TILE, LANES):
                 for pair in range(0, MX_BLOCK // 2, LANES):
                     transpose8(pairs, line, pair, turned, pair, line)
+            for i in range(MX_BLOCK):
+                prefetch_out(out, at + TILE + i * lines)
             for pair in range(MX_BLOCK // 2):
                 split_pairs(turned, pair, out, at + 2 * pair * lines, at + (2 * pair + 1) * lines)
 
