@@ -281,12 +281,12 @@ def _mlx(bits: int, rows: int, columns: int) -> Layer:
     )
 
 
-_FP4 = {"fp4-mx": "mxfp4", "fp4-mx-columns": "mxfp4 gpt-oss", "fp4-nv": "nvfp4"}
+_FP4 = {"fp6-mx": "mxfp6", "fp4-mx": "mxfp4", "fp4-mx-columns": "mxfp4 gpt-oss", "fp4-nv": "nvfp4"}
 
 
-# FP4: two codes a byte, and a byte of scale for 32 (MXFP4) or 16 (NVFP4) of a row.
+# FP4, FP6: packed codes, and a byte of scale for 32 (MXFP4) or 16 (NVFP4) of a row.
 def _fp4(encoding: str, rows: int, columns: int) -> Layer:
-    codes = _bytes(rows, columns // 2)
+    codes = _bytes(rows, columns * 3 // 4 if encoding == "fp6-mx" else columns // 2)
     if encoding == "fp4-nv":
         return Layer(
             [
@@ -295,8 +295,8 @@ def _fp4(encoding: str, rows: int, columns: int) -> Layer:
                 Entry("weight_global_scale", "F32", (1,), 1 / _small(1)),
             ]
         )
-    exponents = codes[:, ::16] % 8 + 116
-    if encoding == "fp4-mx":
+    exponents = codes[:, : columns // 32] % 8 + 116
+    if encoding != "fp4-mx-columns":
         return Layer(
             [
                 Entry("weight_packed", "U8", codes.shape, codes),
@@ -335,7 +335,7 @@ def _cases_of(encoding: str) -> Iterator[Case]:
     elif encoding.startswith("fp8-"):
         for per in ("block", "channel", "tensor") if encoding == "fp8-e4m3" else ("block",):
             yield _of(f"{encoding} {per}", encoding, _fp8, encoding, per)
-    elif encoding.startswith("fp4-"):
+    elif encoding in _FP4:
         yield _of(_FP4[encoding], encoding, _fp4, encoding)
     elif encoding.startswith("gguf-"):
         yield _of(encoding, encoding, _gguf, encoding)

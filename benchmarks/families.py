@@ -12,7 +12,7 @@ FAMILIES = {
     "bitsandbytes": ("bnb",),
     "GPTQ and AWQ": ("gptq", "awq"),
     "compressed-tensors": ("ct ",),
-    "FP4": ("mxfp4", "nvfp4"),
+    "FP4 and FP6": ("mxfp", "nvfp4"),
     "MLX": ("mlx",),
     "Dense": ("",),
 }

@@ -59,6 +59,7 @@ ENCODINGS: dict[str, Encoding] = {
     "fp4-mx": Encoding("fp4:decode_mx"),
     "fp4-mx-columns": Encoding("fp4:decode_mx_columns"),
     "fp4-nv": Encoding("fp4:decode_nv", prepare="fp4:prepare_nv"),
+    "fp6-mx": Encoding("fp6:decode_mx"),
     "fp8-e4m3": Encoding("fp8:decode_e4m3", prepare="fp8:prepare"),
     "fp8-e4m3fnuz": Encoding("fp8:decode_e4m3fnuz", prepare="fp8:prepare"),
     "fp8-e5m2": Encoding("fp8:decode_e5m2", prepare="fp8:prepare"),

@@ -1,4 +1,4 @@
-"""FP4 weights with a scale for each block of a row, two codes a byte: NVFP4 and MXFP4.
+"""FP4 weights with a scale for each block of a row, two codes a byte: NVFP4 and MXFP4; and MXFP6.
 
 | format | tool | codes | block scales | global scale |
 |---|---|---|---|---|
@@ -6,12 +6,13 @@
 | NVFP4 | ModelOpt | `X.weight` U8, or fused `X` | `X.weight_scale` | `X.weight_scale_2` |
 | MXFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | ModelOpt, Quark | `X.weight` U8 | `X.weight_scale` | |
+| MXFP6 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | DeepSeek-V4 | `X.weight` I8 | `X.scale` or `X.weight_scale_inv` | |
 
-Codes are `[..., out, in / 2]`. NVFP4's scales are F8_E4M3 `[..., out, in / 16]`, MXFP4's U8 or
-F8_E8M0 `[..., out, in / 32]`. A fused ModelOpt `X` has `X_weight_scale` and `X_weight_scale_2`. The
-global scale is a float32 for the tensor, or for each of stacked matrices; compressed-tensors
-divides by it, ModelOpt multiplies. Sources:
+Codes are `[..., out, in / 2]`, MXFP6's `[..., out, in * 3 / 4]`. NVFP4's scales are F8_E4M3
+`[..., out, in / 16]`, the others' U8 or F8_E8M0 `[..., out, in / 32]`. A fused ModelOpt `X` has
+`X_weight_scale` and `X_weight_scale_2`. The global scale is a float32 for the tensor, or for each
+of stacked matrices; compressed-tensors divides by it, ModelOpt multiplies. Sources:
 https://github.com/vllm-project/compressed-tensors compressors/nvfp4, mxfp4; nvidia-modelopt
 torch/export/unified_export_hf.py; https://github.com/huggingface/transformers
 integrations/finegrained_fp8.py (`Fp8Dequantize`).
@@ -28,7 +29,8 @@ from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes.base import Ledger
 
 _E8M0 = ("F8_E8M0", "U8")
-_IMPLEMENTED = "NVFP4 and MXFP4 with linear block scales along the inputs"
+_FP6_BLOCK = 24  # bytes of 32 codes
+_IMPLEMENTED = "NVFP4, MXFP4 and MXFP6 with linear block scales along the inputs"
 # Parts beside ModelOpt's codes without which they are not the weight.
 _BESIDE = {
     "pre_quant_scale": "a weight to be folded with pre_quant_scale (ModelOpt NVFP4_AWQ, W4A8_AWQ)",
@@ -138,8 +140,20 @@ def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
 
 def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
     _refuse(ledger, layer)
+    if _is_fp6(layer.codes, scale):
+        columns = layer.codes.shape[-1] * 4 // 3
+        ledger.claim(_tensor(layer, scale, "mxfp6", "fp6-mx", columns=columns))
+        return
     _fit(layer, scale, 32, "one E8M0 exponent for 32 elements")
-    ledger.claim(_tensor(ledger, layer, scale, "mxfp4", "fp4-mx"))
+    ledger.claim(_tensor(layer, scale, "mxfp4", "fp4-mx"))
+
+
+def _is_fp6(codes: Stored, scale: Stored) -> bool:
+    """Whether 24 bytes share an exponent; other tools' FP6 may be of other kinds."""
+    if len(codes.shape) not in (2, 3) or not codes.name.endswith("weight_packed"):
+        return False
+    *lead, packed = codes.shape
+    return packed > 0 == packed % _FP6_BLOCK and scale.shape == (*lead, packed // _FP6_BLOCK)
 
 
 def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) -> None:
@@ -173,7 +187,7 @@ def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) 
         "rounding": ledger.options.rounding,
     }
     whole = Component("global", factor)
-    ledger.claim(_tensor(ledger, layer, scale, "nvfp4", "fp4-nv", (whole,), params))
+    ledger.claim(_tensor(layer, scale, "nvfp4", "fp4-nv", (whole,), params))
 
 
 def _refuse(ledger: Ledger, layer: Layer) -> None:
@@ -197,23 +211,24 @@ def _fit(layer: Layer, scale: Stored, size: int, what: str) -> None:
 
 
 def _tensor(
-    ledger: Ledger,
     layer: Layer,
     scale: Stored,
     scheme: str,
     encoding: str,
     more: tuple[Component, ...] = (),
     params: dict[str, object] | None = None,
+    columns: int = 0,
 ) -> Tensor:
     *lead, packed = layer.codes.shape
+    columns = columns or 2 * packed
     payload = Component("payload", layer.codes, Access("rows", 8 * max(1, packed)))
     each = Component("scale", scale, Access("rows", 8 * max(1, scale.shape[-1])))
     return Tensor(
         name=layer.name,
-        shape=(*lead, 2 * packed),
+        shape=(*lead, columns),
         scheme=scheme,
         encoding=encoding,
         components=(payload, each, *more),
-        unit_elems=max(1, 2 * packed),
+        unit_elems=max(1, columns),
         params=params or {},
     )

@@ -265,8 +265,8 @@ def test_the_mixture_has_every_scheme(mixed: Path, every_type: Path) -> None:
         "hqq",
         "ct-int-quantized", "ct-pack-quantized",
         "awq", "bnb-fp4", "bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor", "gptq",
-        "mlx-affine", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp4", "mxfp8", "nvfp4",
-        "passthrough",
+        "mlx-affine", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp4", "mxfp6", "mxfp8",
+        "nvfp4", "passthrough",
     }  # fmt: skip
 
 

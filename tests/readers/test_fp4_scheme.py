@@ -114,6 +114,7 @@ def test_names_orientation_and_what_is_dropped() -> None:
     schemes = {t.name: (t.scheme, t.encoding, t.orientation) for t in model.tensors}
     assert schemes["ct.nv.one.weight"] == ("nvfp4", "fp4-nv", "as-stored")
     assert schemes["mo.nv.fused_each"] == ("nvfp4", "fp4-nv", "as-stored")
+    assert schemes["ct.mx6.weight"] == ("mxfp6", "fp6-mx", "as-stored")
     assert schemes["ds.experts.scale.weight"] == ("mxfp4", "fp4-mx", "as-stored")
     assert schemes["square.experts.down_proj"] == ("mxfp4", "fp4-mx-columns", "transposed")
     assert schemes["original.mlp.experts.down_proj_weight"] == ("mxfp4", "fp4-mx", "as-stored")
@@ -207,6 +208,10 @@ def test_refused_by_name(parts: Parts, message: str) -> None:
         ({**CT, "x.weight_packed": ("U8", (2, 2, 8, 32))}, "a matrix, or a stack"),
         ({**CT, "x.weight_global_scale": ("BF16", (1,))}, "allowed is F32"),
         ({**CT, "x.weight_global_scale": ("F32", (2, 2))}, "allowed is one number"),
+        (
+            {**MX, "x.weight_packed": ("U8", (8, 24))},
+            "one E8M0 exponent for 32 elements, .8. x 1.5",
+        ),
         ({**MX, "x.weight_scale": ("U8", (8, 4))}, "one E8M0 exponent for 32"),
         ({**MX, "x.weight_scale": ("F8_E8M0", (8, 1))}, "one E8M0 exponent for 32"),
         ({**DS, "x.scale": ("F8_E8M0", (8, 1))}, "one E8M0 exponent for 32"),

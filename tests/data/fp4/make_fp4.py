@@ -39,9 +39,9 @@ def e4m3(*shape: int) -> torch.Tensor:
     return torch.from_numpy(codes + (codes >= 0x7F)).view(torch.float8_e4m3fn)
 
 
-def e8m0(*shape: int, extreme: bool = True) -> torch.Tensor:
-    low, high = (0, 255) if extreme else (100, 140)
-    return torch.from_numpy(rng.integers(low, high, shape, np.uint8))
+def e8m0(*shape: int) -> torch.Tensor:
+    """Every exponent but that of NaN."""
+    return torch.from_numpy(rng.integers(0, 255, shape, np.uint8))
 
 
 def keep(name: str, parts: dict[str, torch.Tensor], values: torch.Tensor) -> None:
@@ -63,10 +63,12 @@ def scheme(group_size: int, bits: int = 4) -> QuantizationScheme:
     )
 
 
-def decompressed(kind: str, parts: dict[str, torch.Tensor], group_size: int) -> torch.Tensor:
+def decompressed(
+    kind: str, parts: dict[str, torch.Tensor], group_size: int, bits: int = 4
+) -> torch.Tensor:
     compressor = BaseCompressor.get_value_from_registry(kind)
     values: torch.Tensor = compressor.decompress(
-        {name.removeprefix("."): t.clone() for name, t in parts.items()}, scheme(group_size)
+        {name.removeprefix("."): t.clone() for name, t in parts.items()}, scheme(group_size, bits)
     )["weight"]
     return values
 
@@ -85,6 +87,8 @@ def compressed_tensors() -> None:
             expect(f"ct.nv.{name}.weight.reference", values)
     parts = {".weight_packed": random_bytes(16, 64), ".weight_scale": e8m0(16, 4)}
     keep("ct.mx", parts, decompressed("mxfp4-pack-quantized", parts, 32))
+    parts = {".weight_packed": random_bytes(8, 96), ".weight_scale": e8m0(8, 4)}
+    keep("ct.mx6", parts, decompressed("mxfp6-pack-quantized", parts, 32, 6))
 
 
 def modelopt() -> None:
