@@ -66,6 +66,7 @@ class _Bound(NamedTuple):
     zeros: Any
     asymmetric: bool
     narrow: bool
+    scattered: bool
     settings: tuple[Any, ...]  # of the kernel
 
 
@@ -85,8 +86,6 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     index = _groups_of(scalars, wholes)
     starts, of_run = runs_of(index, max(1, inputs))
     scattered = bool((of_run != np.arange(of_run.size)).any())
-    index = index.astype(np.int32) if scattered else np.empty(0, np.int32)
-    starts = np.zeros(1, np.int64) if scattered else starts
     reference, zero = scalars["rounding"] == "reference", _ZEROS[scalars["zero"]]
     half, kind = reference and dtype == "F16", KINDS[dtype]
     bits, padded = scalars["bits"], bool(scalars.get("padded")) and 32 % scalars["bits"] != 0
@@ -96,13 +95,14 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     scales = _whole(wholes, _SCALE, cells)
     zeros = _whole(wholes, _ZERO, cells if zero == PLAIN else packed_cells)
     place = (_ALL, 0, 1) if scales is None else (rows, lines, block)
-    settings: tuple[Any, ...] = (kind, place, groups, starts, index, inputs, half)
+    columns = index.astype(np.int32) if scattered else starts
+    settings: tuple[Any, ...] = (kind, place, groups, columns, inputs, half)
     row_bytes = inputs
     if "padded" in scalars:
         row_bytes = 4 * _words(inputs, bits, padded)
         aligned = not (np.diff(starts) % _HALF_STEP).any()
         stored = _ALL if zeros is None else rows, zero_words
-        settings = (*settings, row_bytes, bits, padded, aligned, zero, *stored)
+        settings = (*settings, row_bytes, bits, padded, zero, *stored, aligned)
     bound = _Bound(
         inputs=max(1, inputs),
         unit_rows=scalars["unit_rows"],
@@ -115,6 +115,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         zeros=zeros,
         asymmetric=zero != NONE,
         narrow=reference and dtype == "BF16",
+        scattered=scattered,
         settings=settings,
     )
     return {"bound": bound}
@@ -164,7 +165,8 @@ def decode_packed(
     bound = params["bound"]
     payload = _flat(blocks["weight_packed"])
     scales, zeros, first, first_zero = _fit(blocks, bound, window, payload, out)
-    _packed(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
+    kernel = _packed_scattered if bound.scattered else _packed
+    kernel(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
@@ -176,7 +178,8 @@ def decode_int8(
     bound = params["bound"]
     payload = _flat(blocks["weight"])
     scales, zeros, first, _ = _fit(blocks, bound, window, payload, out)
-    _int8(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
+    kernel = _int8_scattered if bound.scattered else _int8
+    kernel(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
@@ -220,40 +223,55 @@ def _flat(array: Any) -> Any:
 
 
 @jit
+def _unpack(payload: Any, row: Any, row_bytes: Any, bits: Any, padded: Any, codes: Any) -> None:
+    """The codes of a row as bytes; `codes` has room for those of all words, in whole 32."""
+    stream = payload[row * row_bytes : row * row_bytes + row_bytes]
+    if padded:
+        spread_padded(stream, bits, codes)
+    else:
+        spread(stream, bits, codes)
+
+
+@jit
+def _read_lines(
+    scales: Any, zeros: Any, row: Any, zero_row: Any, kind: Any, place: Any, bits: Any,
+    zero_kind: Any, zero_rows: Any, zero_words: Any, scale: Any, zero: Any,
+) -> None:  # fmt: skip
+    """Scales and zero points of a row of packed codes."""
+    groups, middle = scale.shape[0], np.float32(1 << (bits - 1))
+    read_scale_line(scales, kind, line_of(place, row), scale)
+    if zero_kind == PLAIN:
+        read_zero_line(zeros, line_of(place, row), zero)
+        for g in range(groups):
+            zero[g] += middle
+    elif zero_kind == NONE:
+        zero[:] = middle
+    else:
+        column = zeros[zero_row // zero_rows * zero_words * groups * 4 :]
+        unpack_zero_line(column, bits, zero_kind == PADDED, zero_row % zero_rows, zero)
+
+
+@jit
 def _packed(
     payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
-    groups: Any, starts: Any, index: Any, inputs: Any, half: Any, row_bytes: Any, bits: Any,
-    padded: Any, aligned: Any, zero_kind: Any, zero_rows: Any, zero_words: Any, out: Any,
+    groups: Any, starts: Any, inputs: Any, half: Any, row_bytes: Any, bits: Any, padded: Any,
+    zero_kind: Any, zero_rows: Any, zero_words: Any, aligned: Any, out: Any,
 ) -> None:  # fmt: skip
-    each = 32 // bits
-    codes = np.empty((row_bytes // 4 * each if padded else inputs) // 32 * 32 + 64, np.uint8)
-    used = row_bytes if padded else -(-inputs * bits // 8)
-    middle = np.float32(1 << (bits - 1))
-    scale, zero = np.empty(groups, np.float32), np.full(groups, middle, np.float32)
-    words = np.empty(index.shape[0] + groups, np.uint32)
+    """Where columns of one group are a run."""
+    codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
+    scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
     runs = starts.shape[0] - 1
     for row in range(out.shape[0] // inputs):
-        stream = payload[row * row_bytes : row * row_bytes + used]
-        if padded:
-            spread_padded(stream, bits, codes)
+        stream = payload[row * row_bytes : row * row_bytes + row_bytes]
+        if bits != 8:
+            _unpack(payload, row, row_bytes, bits, padded, codes)
             stream = codes
-        elif bits != 8:
-            spread(stream, bits, codes)
-            stream = codes
-        read_scale_line(scales, kind, line_of(place, first + row), scale)
-        if zero_kind == PLAIN:
-            read_zero_line(zeros, line_of(place, first + row), zero)
-            for g in range(groups):
-                zero[g] += middle
-        elif zero_kind != NONE:
-            at = first_zero + row
-            column = zeros[at // zero_rows * zero_words * groups * 4 :]
-            unpack_zero_line(column, bits, zero_kind == PADDED, at % zero_rows, zero)
+        _read_lines(
+            scales, zeros, first + row, first_zero + row, kind, place, bits,
+            zero_kind, zero_rows, zero_words, scale, zero,
+        )  # fmt: skip
         to = row * inputs
-        if index.shape[0]:
-            narrow = kind != F32 and zero_kind != PLAIN
-            scale_scattered(stream, index, zero, scale, narrow, half, words, out[to : to + inputs])
-        elif half or not aligned:
+        if half or not aligned:
             scale_runs(stream, 0, starts, 0, runs, zero, scale, half, out, to)
         elif bits <= 4:
             look_up_runs(stream, 0, starts, 0, runs, zero, scale, out, to)
@@ -262,28 +280,37 @@ def _packed(
 
 
 @jit
+def _packed_scattered(
+    payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
+    groups: Any, index: Any, inputs: Any, half: Any, row_bytes: Any, bits: Any, padded: Any,
+    zero_kind: Any, zero_rows: Any, zero_words: Any, aligned: Any, out: Any,
+) -> None:  # fmt: skip
+    """As `_packed`, column i of group `index[i]`."""
+    codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
+    scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
+    words = np.empty(inputs + groups, np.uint32)
+    narrow = kind != F32 and zero_kind != PLAIN
+    for row in range(out.shape[0] // inputs):
+        _unpack(payload, row, row_bytes, bits, padded, codes)
+        _read_lines(
+            scales, zeros, first + row, first_zero + row, kind, place, bits,
+            zero_kind, zero_rows, zero_words, scale, zero,
+        )  # fmt: skip
+        here = out[row * inputs : row * inputs + inputs]
+        scale_scattered(codes, index, zero, scale, narrow, half, words, here)
+
+
+@jit
 def _int8(
     codes: Any, scales: Any, zeros: Any, asymmetric: Any, first: Any, kind: Any, place: Any,
-    groups: Any, starts: Any, index: Any, inputs: Any, half: Any, out: Any,
+    groups: Any, starts: Any, inputs: Any, half: Any, out: Any,
 ) -> None:  # fmt: skip
     scale, zero = np.empty(groups, np.float32), np.zeros(groups, np.float32)
-    words = np.empty(index.shape[0] + groups, np.uint32)
-    unsigned = np.empty(index.shape[0], np.uint8)
     for row in range(out.shape[0] // inputs):
-        line = line_of(place, first + row)
+        line, to = line_of(place, first + row), row * inputs
         read_scale_line(scales, kind, line, scale)
         if asymmetric:
             read_zero_line(zeros, line, zero)
-        to = row * inputs
-        if index.shape[0]:
-            for g in range(groups):
-                zero[g] += np.float32(0x80)
-            for i in range(inputs):
-                unsigned[i] = codes[to + i] ^ np.uint8(0x80)
-            here = out[to : to + inputs]
-            scale_scattered(unsigned, index, zero, scale, kind != F32, half, words, here)
-            for g in range(groups):
-                zero[g] -= np.float32(0x80)
         for k in range(starts.shape[0] - 1):
             s, z = scale[k], zero[k]
             begin, end = to + starts[k], to + starts[k + 1]
@@ -298,6 +325,29 @@ def _int8(
                 for at in range(begin, end, _STEP):
                     at = min(at, end - _STEP)  # the last step goes over some elements again
                     store(out, at, (to_f32(signed(load32(codes, at))) - z) * s)
+
+
+@jit
+def _int8_scattered(
+    codes: Any, scales: Any, zeros: Any, asymmetric: Any, first: Any, kind: Any, place: Any,
+    groups: Any, index: Any, inputs: Any, half: Any, out: Any,
+) -> None:  # fmt: skip
+    """As `_int8`, column i of group `index[i]`: codes and zero points are made unsigned."""
+    scale, zero = np.empty(groups, np.float32), np.zeros(groups, np.float32)
+    words, unsigned = np.empty(inputs + groups, np.uint32), np.empty(inputs, np.uint8)
+    for row in range(out.shape[0] // inputs):
+        line, to = line_of(place, first + row), row * inputs
+        read_scale_line(scales, kind, line, scale)
+        if asymmetric:
+            read_zero_line(zeros, line, zero)
+        for g in range(groups):
+            zero[g] += np.float32(0x80)
+        for i in range(inputs):
+            unsigned[i] = codes[to + i] ^ np.uint8(0x80)
+        here = out[to : to + inputs]
+        scale_scattered(unsigned, index, zero, scale, kind != F32, half, words, here)
+        if not asymmetric:
+            zero[:] = 0
 
 
 @jit
