@@ -224,6 +224,15 @@ def _awq(version: str, rows: int, columns: int) -> Layer:
             _packed("qzeros", groups, rows // 8),
             Entry("scales", "F16", (groups, rows), _small(groups, rows).astype(np.float16)),
         ]
+    elif version == "gemv_fast":
+        words = -(-groups // 8)
+        codes = _bytes(rows // 4, 2 * columns).view(np.int16)
+        scales = _small(words * 8, rows).astype(np.float16)
+        entries = [
+            Entry("qweight", "I16", codes.shape, codes),
+            Entry("qzeros", "F16", scales.shape, -8 * scales),
+            Entry("scales", "F16", scales.shape, scales),
+        ]
     else:
         words = -(-groups // 8)
         entries = [
@@ -364,8 +373,9 @@ def _cases_of(encoding: str) -> Iterator[Case]:
         for bits in (4, 8, 6, 5, 3, 2):
             yield _of(f"mlx int{bits} g{MLX_GROUP}", encoding, _mlx, bits)
     elif encoding.startswith("awq"):
-        version = "gemv" if encoding.endswith("gemv") else "gemm"
-        yield _of(f"awq int4 g128{' gemv' * (version == 'gemv')}", encoding, _awq, version)
+        version = encoding.removeprefix("awq-").replace("-", "_")
+        name = "" if version == "gemm" else f" {version.replace('_', '-')}"
+        yield _of(f"awq int4 g128{name}", encoding, _awq, version)
 
 
 CASES: dict[str, Case] = {c.name: c for encoding in ENCODINGS for c in _cases_of(encoding)}

@@ -47,6 +47,7 @@ Prepare = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 ENCODINGS: dict[str, Encoding] = {
     "awq-gemm": Encoding("awq:decode_gemm", prepare="awq:prepare"),
     "awq-gemv": Encoding("awq:decode_gemv", prepare="awq:prepare"),
+    "awq-gemv-fast": Encoding("awq:decode_gemv_fast", prepare="awq:prepare"),
     "bf16": Encoding("dense:decode_bf16"),
     "bitnet": Encoding("bitnet:decode", prepare="bitnet:prepare"),
     "bnb-4bit": Encoding("bnb:decode_4bit", prepare="bnb:prepare_4bit"),

@@ -1,18 +1,21 @@
-"""AWQ: 4-bit codes along the outputs (GEMM) or the inputs (GEMV).
+"""AWQ: 4-bit codes along the outputs (GEMM) or the inputs (GEMV, GEMV-fast).
 
 | | `qweight`, I32 | `qzeros`, I32 | `scales`, F16 or BF16 |
 |---|---|---|---|
 | GEMM | `[in, out / 8]` | `[groups, out / 8]` | `[groups, out]` |
 | GEMV | `[out, in / 8]` | `[out, zw]` | `[out, 8 * zw]`, `zw` words hold the groups and padding |
+| GEMV-fast | I16 `[out / 4, in]` | F16 `[8 * zw, out]` | F16 `[8 * zw, out]` |
 
 Nibble k of a GEMM word, lowest first, is output `8 * column + (0, 2, 4, 6, 1, 3, 5, 7)[k]`; those
-of GEMV are in order. Zeros are stored as they are:
+of GEMV are in order, and GEMV-fast interleaves four rows (`_interleaved.py`). Zeros are stored as
+they are, but by GEMV-fast as `-zero * scale`, rounded to F16:
 
     value = (code - zero) * scale          float32, rounded once to BF16
+    value = code * scale + stored          GEMV-fast
 
 Output is `nn.Linear`'s `[out, in]`: GEMM is transposed, GEMV is not. Sources:
 https://github.com/casper-hansen/AutoAWQ awq/utils/packing_utils.py (`dequantize_gemm`),
-awq/modules/linear/gemv.py.
+awq/modules/linear/gemv.py, gemv_fast.py.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales, read_zeros
+from anamnesis.kernels._interleaved import COLUMNS, ROWS, STEP, decode_interleaved
 from anamnesis.kernels._packed import (
     block_inputs,
     decode_rows,
@@ -83,6 +87,27 @@ def decode_gemv(
     zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, False, scales.shape)
     _check(scales.T, params, rows, out)
     decode_rows(streams, _BITS, params["starts"], zeros, scales, _half(params), inputs, out)
+
+
+def decode_gemv_fast(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """Units `window` of four output rows, from uint8 `[units, bytes]` and columns of scales.
+
+    Parameters as for `decode_gemm`, and `group_size`.
+    """
+    inputs, rows = params["in_features"], ROWS * (window.stop - window.start)
+    stream = blocks["qweight"].reshape(-1)
+    stream.setflags(write=False)
+    size = params["group_size"] if params["group_size"] > 0 else inputs
+    if stream.size != rows * inputs // 2 or inputs % COLUMNS or size % STEP:
+        raise ValueError(f"qweight: {stream.size} bytes for {rows} rows of {inputs}, groups {size}")
+    scales = read_scales("F16", blocks["scales"])
+    added = read_scales("F16", blocks["qzeros"])
+    _check(scales, params, rows, out)
+    if added.shape != scales.shape:
+        raise ValueError(f"qzeros {added.shape}, scales {scales.shape}")
+    decode_interleaved(stream, size, scales, added, _half(params), inputs, out)
 
 
 def _check(scales: Any, params: Mapping[str, Any], rows: int, out: Any) -> None:

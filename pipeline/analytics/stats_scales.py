@@ -24,6 +24,7 @@ from anamnesis.readers.dtypes import DTYPES
 ROLES = {
     "awq-gemm": "scales",
     "awq-gemv": "scales",
+    "awq-gemv-fast": "scales",
     "bitnet": "weight_scale",
     "bnb-4bit": "absmax",
     "bnb-int8": "SCB",
@@ -81,6 +82,8 @@ class ScaleRange:
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
         if self._tensor.encoding == "awq-gemv":  # rows are filled up to whole words of zeros
             numbers = numbers[:, : self._tensor.params["groups"]]
+        elif self._tensor.encoding == "awq-gemv-fast":  # so are columns
+            numbers = numbers[: self._tensor.params["groups"]]
         return to_float32(dtype, numbers)
 
     def _absmax(self, codes: Any, first: int) -> Any:

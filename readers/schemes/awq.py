@@ -1,9 +1,10 @@
-"""AWQ as AutoAWQ, GPTQModel and AutoRound (`auto_round:auto_awq`) write it: GEMM and GEMV, 4 bits.
+"""AWQ of 4 bits as AutoAWQ, GPTQModel and AutoRound (`auto_round:auto_awq`) write it.
 
 | | `qweight` | `qzeros` | `scales` | output |
 |---|---|---|---|---|
 | GEMM | I32 `[in, out / 8]` | I32 `[groups, out / 8]` | `[groups, out]` | transposed |
 | GEMV | I32 `[out, in / 8]` | I32 `[out, zw]` | `[out, 8 * zw]` | as stored |
+| GEMV-fast | I16 `[out / 4, in]` | F16 `[8 * zw, out]` | F16 `[8 * zw, out]` | as stored |
 
 `zw` holds the groups of a row, eight a word, rounded up to whole words and then to a multiple of
 1, 2 or 4 words for groups of 128, 64 or 32. GEMV-fast and llm-awq interleave rows in I16 words.
@@ -25,26 +26,25 @@ from anamnesis.readers.schemes._packed_linear import (
 )
 from anamnesis.readers.schemes.base import Ledger
 
-_IMPLEMENTED = "AWQ GEMM and GEMV of 4 bits"
+_IMPLEMENTED = "AWQ GEMM, GEMV and GEMV-fast of 4 bits"
 _REPACKED = {
     "exllama": "AWQ for ExLlama",
     "exllamav2": "AWQ for ExLlamaV2",
-    "gemv_fast": "AWQ GEMV-fast",
-    "gemvfast": "AWQ GEMV-fast",
     "ipex": "AWQ for IPEX",
     "llm-awq": "llm-awq",
     "marlin": "AWQ for Marlin",
 }
 _PER_WORD = 8
+_FAST_ROWS, _FAST_COLUMNS = 4, 64  # that GEMV-fast interleaves
 
 
 def resolve(ledger: Ledger) -> None:
-    """Claim modules packed along their outputs (GEMM) or by output rows (GEMV).
+    """Claim modules packed along their outputs (GEMM) or by output rows (GEMV, GEMV-fast).
 
     Raises UnsupportedError for repacked versions by name and for other bits. Shapes that fit
-    neither are left to GPTQ, which comes after.
+    none are left to GPTQ, which comes after.
     """
-    _refuse_interleaved(ledger)
+    _refuse_llm_awq(ledger)
     stated = settings(ledger)
     for module in modules(ledger):
         if stated.method == "awq":
@@ -54,11 +54,15 @@ def resolve(ledger: Ledger) -> None:
             ledger.claim(_gemm(ledger, module, stated))
         elif version == "gemv":
             ledger.claim(_gemv(ledger, module, stated))
+        elif version == "gemv_fast":
+            ledger.claim(_gemv_fast(ledger, module, stated))
 
 
 def _version(module: Module, stated: Settings) -> str:
-    """What the shapes say: gemm, gemv, or "" for a module that is not AWQ's."""
+    """What the tensors say: gemm, gemv, gemv_fast, or "" for a module that is not AWQ's."""
     parts = (module.qweight, module.qzeros, module.scales)
+    if module.qweight.dtype == "I16" and module.qzeros.dtype == "F16":
+        return "gemv_fast"
     words = all(s.dtype in ("I32", "U32") for s in parts[:2])
     if any(len(s.shape) != 2 for s in parts) or not words:
         return ""
@@ -108,7 +112,7 @@ def _gemv(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     _, padded = check_scales(module)
     outputs, words = module.qweight.shape
     inputs = words * _PER_WORD
-    size = _gemv_size(module, stated.group_size, inputs)
+    size = _gemv_size(module, stated.group_size, inputs, module.qzeros.shape[1])
     groups = -(-inputs // (size if size > 0 else max(1, inputs)))
     bits = SCALE_BITS[module.scales.dtype]
     components = (
@@ -127,9 +131,36 @@ def _gemv(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     )
 
 
-def _gemv_size(module: Module, declared: int | None, inputs: int) -> int:
-    """The group size that gives the stored width of zeros; the config's if it does."""
-    width = module.qzeros.shape[1]
+def _gemv_fast(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
+    padded, outputs = check_scales(module)
+    fours, inputs = module.qweight.shape
+    shapes = module.scales.dtype == "F16" and module.qzeros.shape == module.scales.shape
+    if not shapes or outputs != _FAST_ROWS * fours or inputs % _FAST_COLUMNS or padded % _PER_WORD:
+        raise module.error(
+            f"{module.shapes()}; allowed for GEMV-fast are I16 [out / 4, in], in a multiple of "
+            f"{_FAST_COLUMNS}, and F16 [8 * words, out] twice"
+        )
+    size = _gemv_size(module, stated.group_size, inputs, padded // _PER_WORD)
+    groups = -(-inputs // (size if size > 0 else max(1, inputs)))
+    line = Access("columns", 16 * _FAST_ROWS, max(1, 2 * outputs))
+    components = (
+        Component("qweight", module.qweight, Access("rows", 16 * max(1, inputs))),
+        Component("scales", module.scales, line),
+        Component("qzeros", module.qzeros, line),
+    )
+    return Tensor(
+        name=f"{module.prefix}.weight",
+        shape=(outputs, inputs),
+        scheme="awq",
+        encoding="awq-gemv-fast",
+        components=components,
+        unit_elems=max(1, _FAST_ROWS * inputs),
+        params=_params(ledger, module, "gemv_fast", inputs, size, groups),
+    )
+
+
+def _gemv_size(module: Module, declared: int | None, inputs: int, width: int) -> int:
+    """The group size that gives the stored `width` of zeros; the config's if it does."""
     for size in (declared, 128, 64, 32, -1):
         if size is None:
             continue
@@ -167,14 +198,13 @@ def _refuse(module: Module, stated: Settings) -> None:
             raise module.unsupported(f"{_REPACKED[value]} ({field})", _IMPLEMENTED)
 
 
-def _refuse_interleaved(ledger: Ledger) -> None:
-    """Rows interleaved by four in I16 words, with zeros that are scaled already."""
+def _refuse_llm_awq(ledger: Ledger) -> None:
+    """Rows interleaved by four in I16 words, with zeros of another name."""
     for stored in ledger.free():
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or stored.dtype != "I16":
             continue
-        for sibling, name in (("qzeros", "AWQ GEMV-fast"), ("scaled_zeros", "llm-awq")):
-            zeros = ledger.get(f"{prefix}{dot}{sibling}")
-            if zeros is not None and zeros.dtype in SCALE_BITS:
-                module = Module(prefix, stored, zeros, zeros, None)
-                raise module.unsupported(name, _IMPLEMENTED)
+        zeros = ledger.get(f"{prefix}{dot}scaled_zeros")
+        if zeros is not None and zeros.dtype in SCALE_BITS:
+            module = Module(prefix, stored, zeros, zeros, None)
+            raise module.unsupported("llm-awq", _IMPLEMENTED)

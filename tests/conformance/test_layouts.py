@@ -22,7 +22,6 @@ CORPUS = ROOT.parent / "shared" / "corpus"
 
 # Recognised and not implemented yet: these must say so, and leave nothing behind.
 UNSUPPORTED = {
-    "awq/autoawq-gemv_fast-w4-g64",
     "quanto/qfloat8",
     "quanto/qint4",
     "quanto/qint8",

@@ -99,16 +99,15 @@ def test_groups_have_to_cover_the_inputs() -> None:
         prepare({"in_features": 40, "groups": 2, "group_size": 16}, {})
 
 
-@pytest.mark.parametrize("encoding", ["awq-gemm", "awq-gemv"])
+@pytest.mark.parametrize("name", ["awq-gemm", "awq-gemv-g32", "awq-gemv-fast-g32"])
 @pytest.mark.parametrize("role", ["qweight", "qzeros", "scales"])
-def test_shapes_are_checked_before_the_kernel(encoding: str, role: str) -> None:
-    name = "awq-gemm" if encoding == "awq-gemm" else "awq-gemv-g32"
+def test_shapes_are_checked_before_the_kernel(name: str, role: str) -> None:
     item, stored = cases.tensor(name), cases.parts(name)
     blocks = {r: array.view(np.uint8) for r, array in stored.items()}
     for short in (blocks[role][:-2], blocks[role][:, :4]):
         out, params = np.empty(item.elems, np.uint16), prepared(dict(item.params))
         with pytest.raises(ValueError, match=r"qweight|qzeros|scales"):
-            decoder(encoding)(blocks | {role: short}, params, Window(0, item.shape[0]), out)
+            decoder(item.encoding)(blocks | {role: short}, params, Window(0, item.units), out)
 
 
 def test_without_the_compiler() -> None:

@@ -204,11 +204,10 @@ def awq(
     return Case(parts, config, bits(exact), bits(reference))
 
 
-def awq_gemv(inputs: int, outputs: int, group: int, *, seed: int = 0) -> Case:
-    """A layer packed by AutoAWQ for GEMV, and its twin packed for GEMM, which it can read."""
-    gemv = load("awq.modules.linear.gemv").WQLinear_GEMV
-    gemm = load("awq.modules.linear.gemm").WQLinear_GEMM
-    dequantize = load("awq.utils.packing_utils").dequantize_gemm
+def _awq_layer(
+    inputs: int, outputs: int, group: int, seed: int
+) -> tuple[torch.nn.Linear, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """A layer, and the scales, zero points and codes that it was made of."""
     rng = np.random.default_rng(seed)
     groups = inputs // group
     scale = torch.from_numpy(rng.uniform(0.01, 0.02, (outputs, groups))).half()
@@ -217,6 +216,15 @@ def awq_gemv(inputs: int, outputs: int, group: int, *, seed: int = 0) -> Case:
     linear = torch.nn.Linear(inputs, outputs, bias=False)
     each = [part.repeat_interleave(group, 1).float() for part in (scale, zeros)]
     linear.weight.data = (codes - each[1]) * each[0]
+    return linear, scale, zeros, codes
+
+
+def awq_gemv(inputs: int, outputs: int, group: int, *, seed: int = 0) -> Case:
+    """A layer packed by AutoAWQ for GEMV, and its twin packed for GEMM, which it can read."""
+    gemv = load("awq.modules.linear.gemv").WQLinear_GEMV
+    gemm = load("awq.modules.linear.gemm").WQLinear_GEMM
+    dequantize = load("awq.utils.packing_utils").dequantize_gemm
+    linear, scale, zeros, _ = _awq_layer(inputs, outputs, group, seed)
     packed = gemv.from_linear(linear, 4, group, scales=scale, zeros=zeros)
     twin = gemm.from_linear(linear, 4, group, scales=scale.T, zeros=zeros.T)
     parts = {name: getattr(packed, name) for name in ("qweight", "qzeros", "scales")}
@@ -224,3 +232,22 @@ def awq_gemv(inputs: int, outputs: int, group: int, *, seed: int = 0) -> Case:
     exact = dequantize(twin.qweight, twin.qzeros, twin.scales.float(), 4, group)
     config = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemv"}
     return Case(parts, config, bits(exact), bits(reference))
+
+
+def awq_gemv_fast(inputs: int, outputs: int, group: int, *, seed: int = 0) -> Case:
+    """A layer packed by AutoAWQ for GEMV-fast, which nothing of it unpacks without a GPU.
+
+    What its kernel computes, code * scale + zero with the zero as it packed it, is computed here
+    from the codes.
+    """
+    linear, scale, zeros, codes = _awq_layer(inputs, outputs, group, seed)
+    fast = load("awq.modules.linear.gemv_fast").WQLinear_GEMVFast
+    packed = fast.from_linear(linear, 4, group, scales=scale, zeros=zeros)
+    parts = {name: getattr(packed, name) for name in ("qweight", "qzeros", "scales")}
+    each = [
+        parts[name][: inputs // group].T.repeat_interleave(group, 1).float()
+        for name in ("scales", "qzeros")
+    ]
+    exact = (codes * each[0] + each[1]).T
+    config = {"quant_method": "awq", "bits": 4, "group_size": group, "version": "gemv_fast"}
+    return Case(parts, config, bits(exact), bits(exact.half()))

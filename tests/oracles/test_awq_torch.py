@@ -63,6 +63,12 @@ def test_gemv(libraries: ModuleType, inputs: int, group: int, tmp_path: Path) ->
     compare(libraries.awq_gemv(inputs, 96, group), tmp_path)
 
 
+@pytest.mark.parametrize("group", [32, 64, 128])
+@pytest.mark.parametrize("inputs", [128, 384, 1152])
+def test_gemv_fast(libraries: ModuleType, inputs: int, group: int, tmp_path: Path) -> None:
+    compare(libraries.awq_gemv_fast(inputs, 96, group), tmp_path)
+
+
 @pytest.mark.skipif(not CORPUS.is_dir(), reason="the corpus is not beside the checkout")
 @pytest.mark.parametrize("layout", ["autoawq-gemm-w4-g64", "gemm-w4-g64"])
 def test_corpus_in_the_library_s_order(libraries: ModuleType, layout: str, tmp_path: Path) -> None:

@@ -121,7 +121,6 @@ def test_gemv_of_a_width_that_no_group_size_makes() -> None:
         ({"version": "exllamav2"}, "ExLlamaV2"),
         ({"version": "marlin"}, "Marlin"),
         ({"version": "ipex"}, "IPEX"),
-        ({"version": "gemv_fast"}, "GEMV-fast"),
         ({"backend": "llm-awq"}, "llm-awq"),
     ],
     ids=str,
@@ -131,17 +130,49 @@ def test_repacked_versions_are_refused_by_name(config: dict[str, Any], name: str
         resolved(gemm(), AWQ | config)
 
 
-@pytest.mark.parametrize(
-    ("zeros", "name"), [("qzeros", "AWQ GEMV-fast"), ("scaled_zeros", "llm-awq")]
-)
-def test_interleaved_rows_are_refused_by_their_tensors(zeros: str, name: str) -> None:
+def fast(inputs: int, outputs: int, width: int, **other: Any) -> Shapes:
     parts: Shapes = {
-        "qweight": ("I16", (24, 256)),
-        "scales": ("F16", (8, 96)),
-        zeros: ("F16", (8, 96)),
+        "qweight": ("I16", (outputs // 4, inputs)),
+        "qzeros": ("F16", (8 * width, outputs)),
+        "scales": ("F16", (8 * width, outputs)),
     }
+    return {role: part for role, part in (parts | other).items() if part}
+
+
+@pytest.mark.parametrize("config", [None, AWQ, AWQ | {"version": "gemv_fast"}, {"bits": 4}])
+def test_gemv_fast_is_told_by_its_tensors(config: Any) -> None:
+    tensor = resolved(fast(256, 96, 1), config)
+    assert (tensor.encoding, tensor.shape, tensor.units) == ("awq-gemv-fast", (96, 256), 24)
+    assert (tensor.params["groups"], tensor.orientation) == (2, "as-stored")
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        fast(256, 96, 1, scales=("F16", (8, 92))),
+        fast(256, 96, 1, scales=("BF16", (8, 96))),
+        fast(256, 96, 1, qzeros=("F16", (16, 96))),
+        fast(256, 96, 1, scales=("F16", (7, 96)), qzeros=("F16", (7, 96))),
+        fast(256, 96, 1, qweight=("I16", (23, 256))),
+        fast(224, 96, 1),
+        fast(256, 96, 3),
+    ],
+    ids=str,
+)
+def test_gemv_fast_that_does_not_fit(parts: Shapes) -> None:
+    with pytest.raises(FormatError, match=r"GEMV-fast|words of zeros a row"):
+        resolved(parts, AWQ)
+
+
+def test_empty_gemv_fast() -> None:
+    assert resolved(fast(0, 96, 0), AWQ).elems == 0
+    assert resolved(fast(256, 0, 1), AWQ).elems == 0
+
+
+def test_llm_awq_is_refused_by_its_tensors() -> None:
+    parts = fast(256, 96, 1, qzeros=(), scaled_zeros=("F16", (8, 96)))
     for config in (None, {"quant_method": "awq", "bits": 4}):
-        with pytest.raises(UnsupportedError, match=name):
+        with pytest.raises(UnsupportedError, match="llm-awq"):
             resolved(parts, config)
 
 

@@ -62,6 +62,9 @@ def cases() -> dict[str, libraries.Case]:
         "awq-gemv-g32": libraries.awq_gemv(96, 32, 32, seed=55),
         "awq-gemv-g64": libraries.awq_gemv(192, 32, 64, seed=56),
         "awq-gemv-g128": libraries.awq_gemv(256, 32, 128, seed=57),
+        "awq-gemv-fast-g32": libraries.awq_gemv_fast(192, 16, 32, seed=58),
+        "awq-gemv-fast-g64": libraries.awq_gemv_fast(192, 32, 64, seed=59),
+        "awq-gemv-fast-g128": libraries.awq_gemv_fast(256, 16, 128, seed=60),
     }
     for number, packing in enumerate(
         ("auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel")
