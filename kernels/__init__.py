@@ -109,6 +109,15 @@ ENCODINGS: dict[str, Encoding] = {
     "hqq-axis0": Encoding("hqq:decode_axis0", prepare="hqq:prepare"),
     "hqq-axis1": Encoding("hqq:decode_axis1", prepare="hqq:prepare"),
     "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
+    "torchao-int4": Encoding("torchao:decode_int4"),
+    "torchao-mxfp4-tiles": Encoding("torchao:decode_tiled_mx"),
+    "torchao-mxfp8-e4m3-tiles": Encoding(
+        "torchao:decode_tiled_e4m3", prepare="torchao:prepare_tiles"
+    ),
+    "torchao-mxfp8-e5m2-tiles": Encoding(
+        "torchao:decode_tiled_e5m2", prepare="torchao:prepare_tiles"
+    ),
+    "torchao-nvfp4-tiles": Encoding("torchao:decode_tiled_nv", prepare="fp4:prepare_nv"),
 }
 
 

@@ -207,7 +207,7 @@ class Tensor:
     @property
     def matrix_units(self) -> int:
         """Units of a matrix, where windows have to end with it: in a stack in columns; else 0."""
-        return self.components[0].access.matrix_units
+        return max(component.access.matrix_units for component in self.components)
 
     @property
     def stored_bytes(self) -> int:

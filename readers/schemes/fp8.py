@@ -140,7 +140,8 @@ def _is_scale(ledger: Ledger, name: str) -> bool:
         if name.endswith(ending):
             base = name[: -len(ending)]
             layer = _layer(base)
-            others = (base, f"{layer}.weight", f"{layer}.weight_packed", f"{layer}.qweight")
+            parts = (".weight", ".weight_packed", ".qweight")
+            others = [base, f"{base}_qdata", *(layer + part for part in parts)]  # torchao's second
             return any(other in stored for other in others)
     return False
 
@@ -151,6 +152,8 @@ def _other_scale(ledger: Ledger, name: str) -> bool:
     names = [f"{name}{ending}" for ending in ("_scale_2", "_scales", "_scale_inv", "_scale")]
     if part == "weight":
         names += [f"{stem}{dot}{n}" for n in ("scale", "scales", "weight_global_scale")]
+    if part.endswith("_qdata"):  # torchao's
+        names.append(f"{name.removesuffix('qdata')}scale")
     found = (ledger.container.stored.get(n) for n in names)
     return any(scale is not None and scale.dtype not in ENCODINGS for scale in found)
 

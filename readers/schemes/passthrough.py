@@ -25,8 +25,8 @@ _PARTS = {
     "SCB": "",
     "W_q": "HQQ",
     "_data": "Quanto",
-    "_weight_qdata": "torchao",
-    "_weight_scale": "torchao",
+    "_weight_scale": "torchao without its metadata",
+    "_weight_zero_point": "torchao without its metadata",
     "absmax": "",
     "comfy_quant": "ComfyUI quantised weights",
     "g_idx": "",
@@ -60,7 +60,7 @@ _PARTS = {
 # What `quant_method` may say when every tensor that it speaks of has been understood.
 _IMPLEMENTED = (
     *("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "metal"),
-    *("compressed-tensors", "mxfp4", ""),
+    *("compressed-tensors", "mxfp4", "torchao", ""),
 )
 _CODES = ("I8", "U8", "I16", "I32", "U32")
 
@@ -112,6 +112,8 @@ def _suspicion(ledger: Ledger, stored: Stored, part: str) -> str | None:
         return ""
     if part in _PARTS:
         return _PARTS[part]
+    if part.startswith("_") and part.endswith("_qdata"):
+        return "torchao without its metadata"
     if "quant_state" in part or ".quant_state." in stored.name:
         return ""
     if stored.dtype == "U8" and part.endswith("blocks") and len(stored.shape) > 2:
