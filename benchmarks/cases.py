@@ -215,6 +215,31 @@ def _hqq(bits: int, axis: int, rows: int, columns: int) -> Layer:
     )
 
 
+def _quanto(kind: str, rows: int, columns: int) -> Layer:
+    bits, size = int(kind[-1]), 128
+    scale = np.ascontiguousarray(_small(rows * columns // size).astype(ml_dtypes.bfloat16))
+    if bits == 8:
+        dtype = "I8" if kind == "int8" else "F8_E4M3"
+        codes = _bytes(rows, columns)
+        codes[codes & 0x7F == 0x7F] = 0  # NaN, as E4M3
+        return Layer(
+            [
+                Entry("weight._data", dtype, (rows, columns), codes),
+                Entry("weight._scale", "BF16", (rows, 1), scale[:rows].view(np.uint16)),
+            ]
+        )
+    groups = rows * columns // size
+    lines = groups * bits // 8
+    return Layer(
+        [
+            Entry("weight._data._data", "U8", (lines, size), _bytes(lines, size)),
+            Entry("weight._scale", "BF16", (groups, 1), scale.view(np.uint16)),
+            Entry("weight._shift", "BF16", (groups, 1), scale.view(np.uint16)),
+            Entry("bias", "BF16", (rows,), scale[:rows].view(np.uint16)),
+        ]
+    )
+
+
 def _awq(version: str, rows: int, columns: int) -> Layer:
     groups = -(-columns // GROUP)
     config = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True}
@@ -365,6 +390,9 @@ def _cases_of(encoding: str) -> Iterator[Case]:
         axis = int(encoding[-1])
         for bits in (4, 8, 3, 2, 1):
             yield _of(f"hqq int{bits} axis {axis}", encoding, _hqq, bits, axis)
+    elif encoding.startswith("quanto"):
+        for kind in ("int8", "float8") if encoding == "quanto-bytes" else ("int4", "int2"):
+            yield _of(f"quanto {kind}", encoding, _quanto, kind)
     elif encoding.startswith("gptq"):
         for bits in (4, 8, 3, 2):
             yield _of(f"gptq int{bits} g128", encoding, _gptq, bits, False)

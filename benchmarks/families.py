@@ -14,6 +14,7 @@ FAMILIES = {
     "compressed-tensors": ("ct ",),
     "FP4 and FP6": ("mxfp", "nvfp4"),
     "MLX": ("mlx",),
+    "HQQ, Quanto and BitNet": ("hqq", "quanto", "bitnet"),
     "Dense": ("",),
 }
 

@@ -109,6 +109,8 @@ ENCODINGS: dict[str, Encoding] = {
     "hqq-axis0": Encoding("hqq:decode_axis0", prepare="hqq:prepare"),
     "hqq-axis1": Encoding("hqq:decode_axis1", prepare="hqq:prepare"),
     "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
+    "quanto-bits": Encoding("quanto:decode_bits", prepare="quanto:prepare_bits"),
+    "quanto-bytes": Encoding("quanto:decode_bytes", prepare="quanto:prepare_bytes"),
     "torchao-int4": Encoding("torchao:decode_int4"),
     "torchao-mxfp4-tiles": Encoding("torchao:decode_tiled_mx"),
     "torchao-mxfp8-e4m3-tiles": Encoding(

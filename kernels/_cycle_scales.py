@@ -41,7 +41,8 @@ def words_of(data: Any, bits: int) -> Any:
 
 
 @inline
-def _narrowed(values: Any, narrow: Any) -> Any:
+def narrowed(values: Any, narrow: Any) -> Any:
+    """Float32 lanes, rounded to the format that `narrow` stands for."""
     if narrow == 1:
         values = through_bf16(values)
     elif narrow == 2:
@@ -53,8 +54,8 @@ def _narrowed(values: Any, narrow: Any) -> Any:
 def _numbers(codes: Any, zero: Any, scale: Any, after: Any, first: Any, second: Any) -> Any:
     """Float32 lanes of the values of `codes`, which are float32 lanes."""
     if after:
-        return _narrowed(_narrowed(codes * scale, first) - zero, second)
-    return _narrowed(_narrowed(codes - zero, first) * scale, second)
+        return narrowed(narrowed(codes * scale, first) - zero, second)
+    return narrowed(narrowed(codes - zero, first) * scale, second)
 
 
 @jit

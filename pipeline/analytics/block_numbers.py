@@ -364,6 +364,8 @@ SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "hqq-axis0": _plain,
     "hqq-axis1": _plain,
     "mlx-affine": lambda parts: (Affine(parts),),
+    "quanto-bits": _plain,
+    "quanto-bytes": _plain,
 }
 
 

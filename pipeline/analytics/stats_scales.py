@@ -39,6 +39,8 @@ ROLES = {
     "hqq-axis0": "scale",
     "hqq-axis1": "scale",
     "mlx-affine": "scales",
+    "quanto-bits": "_scale",
+    "quanto-bytes": "_scale",
 }
 
 Range = tuple[float, float]

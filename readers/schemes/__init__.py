@@ -57,6 +57,7 @@ SCHEMES: dict[str, Scheme] = {
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",)),
     "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
     "mxfp4": Scheme("mxfp4:resolve", suffixes=("_blocks", "_scales", ".blocks", ".scales")),
+    "quanto": Scheme("quanto:resolve", suffixes=("._data",)),
     "torchao": Scheme("torchao:resolve", containers=("safetensors",), suffixes=("_qdata",)),
 }
 

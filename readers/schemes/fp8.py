@@ -152,6 +152,8 @@ def _other_scale(ledger: Ledger, name: str) -> bool:
     names = [f"{name}{ending}" for ending in ("_scale_2", "_scales", "_scale_inv", "_scale")]
     if part == "weight":
         names += [f"{stem}{dot}{n}" for n in ("scale", "scales", "weight_global_scale")]
+    if part == "_data":  # Quanto's
+        names.append(f"{stem}{dot}_scale")
     if part.endswith("_qdata"):  # torchao's
         names.append(f"{name.removesuffix('qdata')}scale")
     found = (ledger.container.stored.get(n) for n in names)

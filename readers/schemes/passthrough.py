@@ -23,8 +23,8 @@ ACTIVATION_SCALES = frozenset(
 # The last part of a name that only quantised layouts use, and the method that it alone tells.
 _PARTS = {
     "SCB": "",
-    "W_q": "HQQ",
-    "_data": "Quanto",
+    "W_q": "",
+    "_data": "",
     "_weight_scale": "torchao without its metadata",
     "_weight_zero_point": "torchao without its metadata",
     "absmax": "",
@@ -60,7 +60,7 @@ _PARTS = {
 # What `quant_method` may say when every tensor that it speaks of has been understood.
 _IMPLEMENTED = (
     *("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "metal"),
-    *("compressed-tensors", "mxfp4", "torchao", ""),
+    *("compressed-tensors", "mxfp4", "bitnet", "hqq", "quanto", "torchao", ""),
 )
 _CODES = ("I8", "U8", "I16", "I32", "U32")
 

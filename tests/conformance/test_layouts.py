@@ -22,9 +22,6 @@ CORPUS = ROOT.parent / "shared" / "corpus"
 
 # Recognised and not implemented yet: these must say so, and leave nothing behind.
 UNSUPPORTED = {
-    "quanto/qfloat8",
-    "quanto/qint4",
-    "quanto/qint8",
 }
 # The caller has to say that these need no scale.
 UNIT_SCALE = {"fp8/raw-e4m3"}

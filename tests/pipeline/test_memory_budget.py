@@ -109,6 +109,8 @@ FAMILIES = {
     "bitnet": COLUMNS,
     "hqq int4 axis 1": COLUMNS,
     "hqq int4 axis 0": COLUMNS,
+    "quanto int4": COLUMNS,
+    "quanto int8": ROWS,
 }
 SHORT = ("fp8-e4m3 block", "bnb nf4 nested", "gguf-q4-k", "awq int4 g128", "gptq int4 act-order")
 

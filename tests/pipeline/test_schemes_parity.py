@@ -118,6 +118,17 @@ def golden() -> Model:
             layer, _, rounding = name.rpartition(".")
             if layer != "old":  # in a pickle
                 expected[rounding][f"hqq.{layer}.weight"] = bf16(numbers)
+    quanto = entries(DATA / "quanto" / "cases.safetensors")
+    stored |= {f"quanto.{name}": entry for name, entry in quanto.items()}
+    for name, (_, shape, _) in quanto.items():
+        if name.endswith(".bias"):  # as long as there are outputs; what it holds is another matter
+            zeros = np.zeros(shape, np.uint16)
+            stored[f"quanto.{name}"] = ("BF16", shape, zeros.tobytes())
+            expected["exact"][f"quanto.{name}"] = expected["reference"][f"quanto.{name}"] = zeros
+    with np.load(DATA / "quanto" / "expected.npz") as file:
+        for name, numbers in file.items():
+            layer, _, rounding = name.rpartition(".")
+            expected[rounding][f"quanto.{layer}.weight"] = bf16(numbers)
     return stored, expected
 
 
@@ -262,7 +273,7 @@ def test_the_mixture_has_every_scheme(mixed: Path, every_type: Path) -> None:
     of_blocks = {name for name, row in ENCODINGS.items() if row.ggml_type >= 0}
     assert of_blocks - schemes == {"gguf-q2-0"}  # newer than gguf-py 0.19
     assert schemes - of_blocks == {
-        "hqq",
+        "hqq", "quanto",
         "ct-int-quantized", "ct-pack-quantized",
         "awq", "bnb-fp4", "bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor", "gptq",
         "mlx-affine", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp4", "mxfp6", "mxfp8",

@@ -1,0 +1,176 @@
+"""Quanto: bytes with a scale a row, and 4- or 2-bit codes with a scale and a shift a group.
+
+| tensor | stored | content |
+|---|---|---|
+| `_data` of 8 bits | I8, F8_E4M3, F8_E5M2 or F8_E4M3FNUZ `[out, …]` | numbers |
+| `_scale` of 8 bits | BF16, F16 or F32 `[out, 1, …]`, or one | |
+| `_data` of fewer | U8 `[ceil(N / 2 or 4), g]` | bits `b * k` and up of line r: row `k * R + r` |
+| `_scale`, `_shift` | `[N, 1]`; `_shift` float, or U8 or I8 for an integer | |
+
+    value = number * scale                       8 bits
+    value = code * scale - shift                 float shift
+    value = (code - shift) * scale               integer shift
+
+each step float32, rounded once to BF16. `reference` is the library's order: each product and
+difference of floats is rounded to the dtype of the scale. Source:
+https://github.com/huggingface/optimum-quanto 0.2.7 optimum/quanto/tensor/qbytes.py, qbits.py,
+packed.py (`dequantize`, `pack_weights`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._codes import to_half
+from anamnesis.kernels._cycle_scales import NARROW, decode_units, narrowed
+from anamnesis.kernels._cycles import lines_of
+from anamnesis.kernels._jit import as_f32, bf16_bits, jit, put
+from anamnesis.kernels._vector import load32, signed, store, to_f32
+from anamnesis.kernels.bits import to_float32, u32
+from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
+
+_FLOATS = {"F8_E4M3": decode_e4m3, "F8_E4M3FNUZ": decode_e4m3fnuz, "F8_E5M2": decode_e5m2}
+_NO_WORDS = np.empty(0, np.uint32)
+_NO_WORDS.setflags(write=False)
+_STEP = 32
+
+
+def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """`scale`, float32 `[1, rows, 1]` or `[1, 1, 1]`, in the terms of `kernels.fp8`.
+
+    `scalars`: `rows`, `columns`, `rounding`; `wholes`: `_scale`, a number for every row or one.
+    """
+    stored = wholes["_scale"]
+    scale = to_float32(stored.dtype, stored.array).reshape(-1)
+    if scale.size not in (1, scalars["rows"]):
+        raise ValueError(f"{scale.size} scales for {scalars['rows']} rows")
+    scale[np.isnan(scale)] = np.nan  # one that rounding keeps a NaN
+    scale.setflags(write=False)
+    return {
+        "scale": scale.reshape(1, -1, 1),
+        "scales": scale,
+        "block": (1, scalars["columns"]),
+        "narrow": NARROW[stored.dtype] if scalars["rounding"] == "reference" else 0,
+    }
+
+
+def decode_bytes(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """Rows `window`, from uint8 `[rows, columns]` of `payload`.
+
+    `params`: `data_dtype`, `rows`, `columns` of all of them, and what `prepare_bytes` made. Raises
+    ValueError for arrays that do not fit one another.
+    """
+    payload, columns, narrow = blocks["payload"], params["columns"], params["narrow"]
+    rows = window.stop - window.start
+    if payload.shape != (rows, columns) or out.shape != (rows * columns,):
+        raise ValueError(f"payload {payload.shape}, out {out.shape}: rows {window} of {columns}")
+    if not 0 <= window.start <= window.stop <= params["rows"]:
+        raise ValueError(f"rows {window} of {params['rows']}")
+    if narrow == NARROW["BF16"] and out.dtype == np.uint16:
+        narrow = 0  # the same rounding once more
+    decode = _FLOATS.get(params["data_dtype"])
+    if decode is None:
+        codes = payload.reshape(-1)
+        codes.setflags(write=False)
+        _int8(codes, params["scales"], columns, narrow, window.start, out)
+    elif narrow:
+        # FP8's kernels round once: the library's order is this pass.
+        singles = np.empty(out.shape, np.float32)
+        decode(blocks, params, window, singles)
+        _narrowed(singles, narrow, out)
+    else:
+        decode(blocks, params, window, out)
+
+
+@jit
+def _int8(codes: Any, scales: Any, columns: Any, narrow: Any, first: Any, out: Any) -> None:
+    spare = np.empty(_STEP, np.uint8)
+    numbers = np.empty(_STEP, np.float32)
+    for row in range(out.shape[0] // max(1, columns)):
+        scale = scales[first + row if scales.shape[0] > 1 else 0]
+        at, whole = row * columns, columns - columns % _STEP
+        for i in range(at, at + whole, _STEP):
+            store(out, i, narrowed(to_f32(signed(load32(codes, i))) * scale, narrow))
+        if whole < columns:
+            for i in range(columns - whole):
+                spare[i] = codes[at + whole + i]
+            store(numbers, 0, narrowed(to_f32(signed(load32(spare, 0))) * scale, narrow))
+            for i in range(columns - whole):
+                put(out, at + whole + i, numbers[i])
+
+
+@jit
+def _narrowed(singles: Any, narrow: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        if narrow == 2:
+            put(out, i, to_half(singles[i]))
+        else:
+            put(out, i, as_f32(u32(u32(bf16_bits(singles[i])) << u32(16))))
+
+
+def prepare_bits(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """How the two steps are rounded, and how scales and shifts are stored.
+
+    `scalars`: `scale_dtype`, `shift_dtype` (U8 and I8 for integers), `rounding`.
+    """
+    scale, shift = scalars["scale_dtype"], scalars["shift_dtype"]
+    narrow = NARROW[scale] if scalars["rounding"] == "reference" else 0
+    after = shift in NARROW
+    return {
+        "after": after,
+        "once": narrow if after else 0,
+        "twice": narrow,
+        "raw_scale": np.dtype("<u4" if scale == "F32" else "<u2"),
+        "raw_shift": np.dtype({"F32": "<u4"}.get(shift, "<u2") if after else "i1"),
+        "half_scale": scale == "F16",
+        "half_shift": shift == "F16",
+    }
+
+
+def decode_bits(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """Groups `window`, from uint8 `[lines, group_size]` of `payload`, `[groups, bytes]` of others.
+
+    `params`: `bits`, `group_size`, `period` (packed lines), and what `prepare_bits` made. Raises
+    ValueError as above.
+    """
+    bits, size, period = params["bits"], params["group_size"], params["period"]
+    data, base = lines_of(blocks["payload"], window, period)
+    scales = blocks["_scale"].reshape(-1).view(params["raw_scale"])
+    shifts = blocks["_shift"].reshape(-1).view(params["raw_shift"])
+    if not params["after"]:
+        shifts = shifts.astype(np.float32).view(np.uint32)
+    scales.setflags(write=False)
+    shifts.setflags(write=False)
+    groups = window.stop - window.start
+    if blocks["payload"].shape[1] != size or out.shape != (groups * size,):
+        raise ValueError(f"payload {blocks['payload'].shape}, out {out.shape}: {groups} x {size}")
+    if scales.shape != (groups,) or shifts.shape != (groups,):
+        raise ValueError(f"_scale {scales.shape}, _shift {shifts.shape}: groups {window}")
+    if not 0 <= window.start <= window.stop <= 8 // bits * period:
+        raise ValueError(f"groups {window} of {8 // bits} times {period}")
+    decode_units(
+        data,
+        _NO_WORDS,
+        base,
+        period,
+        size,
+        bits,
+        True,
+        scales,
+        shifts,
+        params["half_scale"],
+        params["half_shift"],
+        params["after"],
+        params["once"],
+        params["twice"],
+        window.start,
+        out,
+    )
