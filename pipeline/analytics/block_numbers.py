@@ -16,6 +16,7 @@ import pyarrow as pa
 from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.pipeline.analytics.block_fields import FIELDS, read_fields
+from anamnesis.pipeline.analytics.block_micro import Micro, Turned
 from anamnesis.pipeline.analytics.block_rows import (
     LONGEST,
     NUMBERS,
@@ -356,6 +357,10 @@ SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "copy": _dense,
     "ct-int8": lambda parts: (Grid(parts),),
     "ct-packed": lambda parts: (Grid(parts),),
+    "fp4-mx": lambda parts: (Micro(parts),),
+    "fp4-mx-columns": lambda parts: (Turned(parts),),
+    "fp4-nv": lambda parts: (Micro(parts),),
+    "fp6-mx": lambda parts: (Micro(parts),),
     "fp8-e4m3": lambda parts: (Fp8(parts),),
     "fp8-e4m3fnuz": lambda parts: (Fp8(parts),),
     "fp8-e5m2": lambda parts: (Fp8(parts),),

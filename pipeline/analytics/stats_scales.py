@@ -15,6 +15,7 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.fp8 import E4M3
 from anamnesis.pipeline.analytics.block_fields import FIELDS
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
@@ -30,6 +31,10 @@ ROLES = {
     "bnb-int8": "SCB",
     "ct-int8": "weight_scale",
     "ct-packed": "weight_scale",
+    "fp4-mx": "scale",
+    "fp4-mx-columns": "scale",
+    "fp4-nv": "scale",
+    "fp6-mx": "scale",
     "fp8-e4m3": "scale",
     "fp8-e4m3fnuz": "scale",
     "fp8-e5m2": "scale",
@@ -81,6 +86,8 @@ class ScaleRange:
         dtype = component.stored.dtype
         if self._nested:
             return self._absmax(view.reshape(-1), batch.start)
+        if self._tensor.encoding == "fp4-nv":
+            return E4M3.values[view]
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
         if self._tensor.encoding == "awq-gemv":  # rows are filled up to whole words of zeros
             numbers = numbers[:, : self._tensor.params["groups"]]

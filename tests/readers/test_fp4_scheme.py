@@ -15,6 +15,7 @@ from safetensors.numpy import load_file
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
+from anamnesis.pipeline.analytics.scan import scan_reader
 from anamnesis.readers.base import Container, FileId, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import resolve
@@ -107,6 +108,32 @@ def test_blocks_and_scales_can_be_queried() -> None:
             for c in range(batch.num_columns)
         }
         assert len(stored) >= 2
+
+
+def test_codes_times_scales_are_the_values() -> None:
+    """Rows of a scan by themselves: their bytes, their scales, and what they were decoded to."""
+    for tensor in anamnesis.open_model(CASES).model.tensors:
+        if not tensor.quantised or tensor.encoding == "fp6-mx":
+            continue
+        rows = scan_reader((tensor,)).read_all().to_pydict()
+        packed = np.stack([np.frombuffer(raw, np.uint8) for raw in rows["payload"]])
+        codes = np.stack([packed & 15, packed >> 4], -1).reshape(len(packed), -1)
+        scales = rows["scales"] if rows["scales"][0] else [[scale] for scale in rows["scale"]]
+        with np.errstate(all="ignore"):
+            found = codes.view(ml_dtypes.float4_e2m1fn).astype(np.float32) * np.float32(scales)
+            found = found.astype(ml_dtypes.bfloat16).view(np.uint16)
+        wanted = expected("exact")[tensor.name]
+        if tensor.orientation == "transposed":
+            wanted = wanted.swapaxes(1, 2)
+        else:
+            every = tensor.shape[-1] // found.shape[1]
+            block, each = np.arange(len(found)), found.shape[1]
+            assert rows["row"] == (block // every).tolist()
+            assert rows["col"] == (block % every * each).tolist()
+        wanted, found = wanted.reshape(-1), found.reshape(-1)
+        nonzero = wanted & 0x7FFF != 0  # ModelOpt has no -0
+        np.testing.assert_array_equal(found[nonzero], wanted[nonzero], tensor.name)
+        assert not (found[~nonzero] & 0x7FFF).any()
 
 
 def test_names_orientation_and_what_is_dropped() -> None:
