@@ -111,6 +111,7 @@ ENCODINGS: dict[str, Encoding] = {
     "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
     "quanto-bits": Encoding("quanto:decode_bits", prepare="quanto:prepare_bits"),
     "quanto-bytes": Encoding("quanto:decode_bytes", prepare="quanto:prepare_bytes"),
+    "quark-int4": Encoding("quark:decode_int4", prepare="awq:prepare"),
     "torchao-int4": Encoding("torchao:decode_int4"),
     "torchao-mxfp4-tiles": Encoding("torchao:decode_tiled_mx"),
     "torchao-mxfp8-e4m3-tiles": Encoding(

@@ -58,6 +58,7 @@ SCHEMES: dict[str, Scheme] = {
     "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
     "mxfp4": Scheme("mxfp4:resolve", suffixes=("_blocks", "_scales", ".blocks", ".scales")),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",)),
+    "quark": Scheme("quark:resolve", suffixes=("weight_scale",)),
     "torchao": Scheme("torchao:resolve", containers=("safetensors",), suffixes=("_qdata",)),
 }
 

@@ -60,7 +60,7 @@ _PARTS = {
 # What `quant_method` may say when every tensor that it speaks of has been understood.
 _IMPLEMENTED = (
     *("fp8", "fbgemm_fp8", "mxfp8", "gptq", "awq", "auto-round", "bitsandbytes", "metal"),
-    *("compressed-tensors", "mxfp4", "bitnet", "hqq", "quanto", "torchao", ""),
+    *("compressed-tensors", "mxfp4", "bitnet", "hqq", "quanto", "quark", "torchao", ""),
 )
 _CODES = ("I8", "U8", "I16", "I32", "U32")
 

@@ -1,0 +1,130 @@
+"""Quark's INT4 in groups: AWQ's GEMM layout under other names, signed or not.
+
+| part | stored |
+|---|---|
+| `X.weight` | I32 `[in, out / 8]`, nibbles in AWQ's order |
+| `X.weight_scale` | BF16, F16 or F32 `[groups, out]` |
+| `X.weight_zero_point` | I32 `[groups, out / 8]`; may be missing where codes are signed |
+
+Neither the order of the nibbles nor their sign is in the tensors: `quantization_config` says them
+(`export.pack_method`, and `weight.dtype` of all its groups of layers). Quark's FP8 and MXFP4 are
+read by `fp8` and `fp4`. Source: amd-quark 0.13 torch/utils/pack.py,
+torch/export/nn/modules/realquantizer.py (https://quark.docs.amd.com).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._ct_grid import misfit, where
+from anamnesis.readers.schemes._packed_linear import SCALE_BITS
+from anamnesis.readers.schemes.base import Ledger
+
+_IMPLEMENTED = "Quark's FP8, MXFP4, and INT4 in groups with pack_method reorder"
+_ENCODINGS = {"int4": "quark-int4", "uint4": "awq-gemm"}
+_PER_WORD = 8
+_ROTATED = ("input_rotation", "input_prescale")
+
+
+def resolve(ledger: Ledger) -> None:
+    """Claim I32 weights with their scales, where the config speaks of Quark.
+
+    Raises FormatError for parts that are missing or do not fit one another, UnsupportedError by
+    name for another order, other numbers and rotated weights.
+    """
+    config = ledger.quantization()
+    if config.get("quant_method") != "quark":
+        return
+    dtypes = set(_weight_dtypes(config))
+    for stored in ledger.free():
+        stem, dot, part = stored.name.rpartition(".")
+        if part in _ROTATED:
+            raise _unsupported(stored, f"Quark's rotated weights ({part})")
+        if part == "weight" and stored.dtype == "I32":
+            ledger.claim(_tensor(ledger, stored, stem + dot, _encoding(stored, config, dtypes)))
+
+
+def _weight_dtypes(config: Mapping[str, Any]) -> Iterator[str]:
+    """The four-bit dtypes of weights, over the whole config."""
+    layers = [config.get("global_quant_config")]
+    for key in ("layer_quant_config", "layer_type_quant_config"):
+        group = config.get(key)
+        layers += group.values() if isinstance(group, Mapping) else ()
+    for layer in layers:
+        weight = layer.get("weight") if isinstance(layer, Mapping) else None
+        for one in weight if isinstance(weight, list) else [weight]:
+            dtype = one.get("dtype") if isinstance(one, Mapping) else None
+            if isinstance(dtype, str) and dtype in _ENCODINGS:
+                yield dtype
+
+
+def _encoding(stored: Stored, config: Mapping[str, Any], dtypes: set[str]) -> str:
+    export = config.get("export")
+    order = export.get("pack_method") if isinstance(export, Mapping) else None
+    if order != "reorder":
+        raise _unsupported(stored, f"Quark's INT4 with pack_method {order!r:.40}")
+    if len(dtypes) != 1:
+        found = " and ".join(sorted(dtypes)) or "neither int4 nor uint4"
+        raise _unsupported(stored, f"Quark's I32 weights of a config with {found}")
+    return _ENCODINGS[next(iter(dtypes))]
+
+
+def _tensor(ledger: Ledger, codes: Stored, stem: str, encoding: str) -> Tensor:
+    scale, zeros = ledger.get(f"{stem}weight_scale"), ledger.get(f"{stem}weight_zero_point")
+    if scale is None or (zeros is None and encoding == "awq-gemm"):
+        missing = "weight_zero_point" if scale is not None else "weight_scale"
+        raise FormatError(
+            f"{where(codes)}: no {stem + missing!r} beside it, in any of "
+            f"{len(ledger.container.files)} file(s)"
+        )
+    if len(codes.shape) != 2:
+        raise misfit(codes, "a matrix")
+    inputs, words = codes.shape
+    outputs = words * _PER_WORD
+    if scale.shape == (outputs,):
+        raise _unsupported(codes, "Quark's INT4 with a scale a channel")
+    groups = scale.shape[0] if len(scale.shape) == 2 else 0
+    if scale.dtype not in SCALE_BITS or groups < 1 or scale.shape[1] != outputs or inputs % groups:
+        raise misfit(
+            scale, f"{', '.join(SCALE_BITS)} [groups, {outputs}], groups that divide {inputs:,}"
+        )
+    bits, line = SCALE_BITS[scale.dtype], max(1, words * 4)
+    components = [
+        Component("qweight", codes, Access("columns", 4, line)),
+        Component("scales", scale, Access("columns", bits, max(1, outputs * bits // 8))),
+    ]
+    if zeros is not None:
+        if zeros.dtype in SCALE_BITS:
+            raise _unsupported(zeros, "Quark's zero points that are no integers")
+        if zeros.dtype != "I32" or zeros.shape != (groups, words):
+            raise misfit(zeros, f"I32 {[groups, words]}")
+        components.append(Component("qzeros", zeros, Access("columns", 4, line)))
+    return Tensor(
+        name=codes.name,
+        shape=(outputs, inputs),
+        scheme="quark-int4",
+        encoding=encoding,
+        components=tuple(components),
+        unit_elems=max(1, inputs),
+        unit_multiple=_PER_WORD,
+        params={
+            "bits": 4,
+            "group_size": max(1, inputs // groups),
+            "act_order": False,
+            "version": "gemm",
+            "groups": groups,
+            "in_features": inputs,
+            "scale_dtype": scale.dtype,
+            "rounding": "exact",  # Quark multiplies in float32
+        },
+        orientation="transposed",
+    )
+
+
+def _unsupported(stored: Stored, what: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{where(stored)}: {what} is recognised and not implemented; implemented are {_IMPLEMENTED}"
+    )

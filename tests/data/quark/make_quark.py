@@ -1,0 +1,87 @@
+"""Write tests/data/quark/*.safetensors: Quark's INT4 of four bits, and what Quark reads back.
+
+Made with amd-quark 0.13, torch 2.13.0 (CPU) and safetensors 0.8. Of amd-quark, whose import wants a
+GPU's libraries, two pieces run on their own: torch/utils/pack.py (`Pack_4_bits`), and
+`dequantize_int_per_group_affine` of torch/kernel/hw_emulation/hw_emulation_interface.py. `signed`
+and `unsigned` hold the stored tensors, as RealQuantizer exports them (transposed scales, packed
+zero points), `expected` the BF16 bits (U16) of each weight.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+FOLDER = Path(__file__).parent
+(QUARK,) = (Path(p) / "quark" for p in sys.path if (Path(p) / "quark" / "torch").is_dir())
+generator = torch.Generator().manual_seed(8)
+
+
+def pack_method(dtype: str) -> Any:
+    """`Pack_4_bits` of a pack.py whose imports are empty."""
+    for name, names in (
+        ("quark.torch.quantization.config.type", ("Dtype", "QSchemeType", "ZeroPointType")),
+        ("quark.torch.quantization.constants", ("PER_GROUP_INT_TRANSPOSE_DTYPES",)),
+        ("quark.torch.quantization.utils", ("get_dtype_params",)),
+        ("quark.torch.utils.numerics", ("safe_log2",)),
+    ):
+        parts = name.split(".")
+        for end in range(1, len(parts) + 1):
+            sys.modules.setdefault(".".join(parts[:end]), ModuleType(".".join(parts[:end])))
+        vars(sys.modules[name]).update(dict.fromkeys(names))
+    spec = importlib.util.spec_from_file_location("pack", QUARK / "torch" / "utils" / "pack.py")
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.Pack_4_bits("per_group", dtype)
+
+
+def dequantize() -> Any:
+    path = QUARK / "torch" / "kernel" / "hw_emulation" / "hw_emulation_interface.py"
+    wanted = ("_prepare_scale_for_group_dequant", "dequantize_int_per_group_affine")
+    tree = ast.parse(path.read_text())
+    tree.body = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in wanted]
+    space: dict[str, Any] = {"torch": torch}
+    exec(compile(tree, str(path), "exec"), space)  # noqa: S102
+    return space[wanted[1]]
+
+
+def main() -> None:
+    expected: dict[str, torch.Tensor] = {}
+    for kind, dtype, low in (("signed", "int4", -8), ("unsigned", "uint4", 0)):
+        pack, state = pack_method(dtype), {}
+        for name, rows, columns, size, scale_dtype, zeros in (
+            ("bf16", 24, 96, 32, torch.bfloat16, "any"),
+            ("f16", 16, 128, 128, torch.float16, "any"),
+            ("f32", 8, 64, 16, torch.float32, "any"),
+            ("symmetric", 16, 64, 32, torch.bfloat16, "none" if low else "any"),
+        ):
+            codes = torch.randint(low, low + 16, (rows, columns), generator=generator)
+            zero = torch.randint(low, low + 16, (rows, columns // size), generator=generator)
+            scale = torch.randn(rows, columns // size, generator=generator).to(scale_dtype)
+            if zeros == "none":
+                zero = torch.zeros_like(zero)
+            layer = f"{kind}.{name}"
+            state[f"{layer}.weight"] = pack.pack(codes.to(torch.int32), True)
+            state[f"{layer}.weight_scale"] = scale.t().contiguous()
+            if zeros != "none":
+                state[f"{layer}.weight_zero_point"] = pack.pack(zero.to(torch.int32), True)
+            back = pack.unpack(state[f"{layer}.weight"], True)
+            values = dequantize()(back, scale, zero, 1, size)
+            expected[f"{layer}.weight"] = values.to(torch.bfloat16).view(torch.uint16)
+        state[f"{kind}.norm.weight"] = torch.ones(4)
+        state[f"{kind}.bf16.input_scale"] = torch.ones(1)
+        save_file(state, FOLDER / f"{kind}.safetensors")
+    save_file(expected, FOLDER / "expected.safetensors")
+
+
+if __name__ == "__main__":
+    main()

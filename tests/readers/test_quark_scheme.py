@@ -1,0 +1,173 @@
+"""Quark's tensors through the reader against Quark's own packing (tests/data/quark)."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import anamnesis
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.pipeline import plan as planning
+from anamnesis.readers.base import Container, FileId, Stored
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes import resolve
+from anamnesis.readers.schemes.base import Ledger
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "quark"
+FILE = FileId("model.safetensors", 0, 0, 0, 0)
+Parts = Mapping[str, tuple[str, tuple[int, ...]]]
+
+
+def config(*dtypes: str, order: Any = "reorder", **other: Any) -> dict[str, Any]:
+    """As Quark writes it: the first dtype for all layers, the others for some."""
+    weights: list[Any] = [{"weight": {"dtype": d, "qscheme": "per_group"}} for d in dtypes]
+    return {
+        "quant_method": "quark",
+        "export": {"pack_method": order},
+        "global_quant_config": weights[0] if weights else None,
+        "layer_quant_config": {f"*{i}": layer for i, layer in enumerate(weights[1:])},
+        "layer_type_quant_config": None,
+    } | other
+
+
+def resolved(parts: Parts, about: Any) -> Ledger:
+    stored = {
+        name: Stored(
+            name, dtype, shape, FILE, 0, int(np.prod(shape, dtype=object)) * DTYPES[dtype].bits // 8
+        )
+        for name, (dtype, shape) in parts.items()
+    }
+    configs = {"config.json": {"quantization_config": about}}
+    ledger = Ledger(Container("safetensors", (FILE,), stored), configs)
+    resolve(ledger)
+    return ledger
+
+
+@pytest.mark.parametrize("rounding", ["exact", "reference"])
+@pytest.mark.parametrize(("kind", "dtype"), [("signed", "int4"), ("unsigned", "uint4")])
+@pytest.mark.parametrize("strip", [1 << 20, 700])
+def test_golden(
+    rounding: Any,
+    kind: str,
+    dtype: str,
+    strip: int,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whole, and in strips, windows and tasks of a few rows."""
+    if strip < 1 << 20:
+        monkeypatch.setattr(planning, "WINDOW_BYTES", 600)
+        monkeypatch.setattr(planning, "TASK_BYTES", 2000)
+        monkeypatch.setattr(planning, "STRIP_BYTES", strip)
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes((DATA / f"{kind}.safetensors").read_bytes())
+    (model / "config.json").write_text(json.dumps({"quantization_config": config(dtype)}))
+    anamnesis.remember(model, tmp_path / "out.safetensors", rounding=rounding, threads=1)
+    found, expected = (
+        load_file(f) for f in (tmp_path / "out.safetensors", DATA / "expected.safetensors")
+    )
+    expected = {name: bits for name, bits in expected.items() if name.startswith(f"{kind}.")}
+    assert set(found) == {*expected, f"{kind}.norm.weight"}
+    for name, bits in expected.items():
+        assert found[name].dtype == ml_dtypes.bfloat16
+        np.testing.assert_array_equal(found[name].view(np.uint16), bits, name)
+
+
+INT4: Parts = {
+    "m.weight": ("I32", (64, 2)),
+    "m.weight_scale": ("BF16", (2, 16)),
+    "m.weight_zero_point": ("I32", (2, 2)),
+}
+
+
+def test_signs_come_from_the_config() -> None:
+    for dtype, encoding in (("int4", "quark-int4"), ("uint4", "awq-gemm")):
+        for about in (config(dtype), config("fp8_e4m3", dtype), config(dtype, dtype)):
+            (tensor,) = resolved(INT4, about).tensors.values()
+            assert (tensor.shape, tensor.encoding) == ((16, 64), encoding)
+            assert (tensor.scheme, tensor.orientation) == ("quark-int4", "transposed")
+            assert tensor.params["group_size"] == 32
+
+
+def test_several_quantisers_of_one_weight_are_looked_through() -> None:
+    about = config(global_quant_config={"weight": [{"dtype": "fp8_e4m3"}, {"dtype": "int4"}]})
+    (tensor,) = resolved(INT4, about).tensors.values()
+    assert tensor.encoding == "quark-int4"
+
+
+def test_fp8_and_mxfp4_are_read_by_their_tensors() -> None:
+    parts: Parts = {
+        "a.weight": ("F8_E4M3", (16, 64)),
+        "a.weight_scale": ("F32", ()),
+        "a.input_scale": ("F32", ()),
+        "b.weight": ("F8_E4M3", (16, 64)),
+        "b.weight_scale": ("BF16", (16,)),
+        "c.weight": ("U8", (16, 32)),
+        "c.weight_scale": ("U8", (16, 2)),
+        "c.output_scale": ("F32", ()),
+        "d.weight": ("BF16", (4, 4)),
+    }
+    ledger = resolved(parts, config("fp8_e4m3", "fp4"))
+    schemes = {t.name: t.scheme for t in ledger.tensors.values()}
+    assert schemes == {
+        "a.weight": "fp8-tensor",
+        "b.weight": "fp8-channel",
+        "c.weight": "mxfp4",
+        "d.weight": "passthrough",
+    }
+    assert {d.stored.name for d in ledger.dropped} == {"a.input_scale", "c.output_scale"}
+
+
+@pytest.mark.parametrize(
+    ("parts", "words"),
+    [
+        ({"m.weight_scale": ("BF16", (2, 15))}, r"allowed: BF16, F16, F32 \[groups, 16\]"),
+        ({"m.weight_scale": ("BF16", (3, 16))}, "groups that divide 64"),
+        ({"m.weight_scale": ("BF16", (0, 16))}, "groups that divide 64"),
+        ({"m.weight_scale": ("BF16", ())}, "groups that divide 64"),
+        ({"m.weight_scale": ("I8", (2, 16))}, "groups that divide 64"),
+        ({"m.weight_zero_point": ("I32", (2, 16))}, r"allowed: I32 \[2, 2\]"),
+        ({"m.weight_zero_point": ("I8", (2, 2))}, r"allowed: I32 \[2, 2\]"),
+        ({"m.weight": ("I32", (2, 64, 2))}, "allowed: a matrix"),
+    ],
+)
+@pytest.mark.parametrize("dtype", ["int4", "uint4"])
+def test_misfits(parts: Any, words: str, dtype: str) -> None:
+    with pytest.raises(FormatError, match=words):
+        resolved({**INT4, **parts}, config(dtype))
+
+
+def test_missing_parts() -> None:
+    alone: Parts = {name: INT4[name] for name in ("m.weight", "n.weight_scale") if name in INT4}
+    other: Parts = {"n.weight": ("I32", (64, 2)), "n.weight_scale": ("BF16", (2, 16))}
+    with pytest.raises(FormatError, match=r"no 'm\.weight_scale' beside it"):
+        resolved({**alone, **other}, config("int4"))
+    assert resolved(other, config("int4")).tensors["n.weight"].encoding == "quark-int4"
+    with pytest.raises(FormatError, match=r"no 'n\.weight_zero_point' beside it"):
+        resolved(other, config("uint4"))
+
+
+@pytest.mark.parametrize(
+    ("parts", "about", "words"),
+    [
+        ({}, config("int4", order="order"), "pack_method 'order'"),
+        ({}, config("int4", export=None), "pack_method None"),
+        ({}, config("int4", "uint4"), "int4 and uint4"),
+        ({}, config("fp8_e4m3"), "neither int4 nor uint4"),
+        ({"m.weight_scale": ("BF16", (16,))}, config("int4"), "a scale a channel"),
+        ({"m.weight_zero_point": ("F32", (2, 16))}, config("int4"), "zero points that are no"),
+        ({"m.input_rotation": ("I8", (64, 64))}, config("int4"), "rotated"),
+        ({}, {"quant_method": "other"}, "other is recognised"),
+    ],
+)
+def test_refused_by_name(parts: Any, about: Any, words: str) -> None:
+    with pytest.raises(UnsupportedError, match=words):
+        resolved({**parts, **{k: v for k, v in INT4.items() if k not in parts}}, about)
