@@ -371,6 +371,12 @@ SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "mlx-affine": lambda parts: (Affine(parts),),
     "quanto-bits": _plain,
     "quanto-bytes": _plain,
+    "quark-int4": _plain,
+    "torchao-int4": _plain,
+    "torchao-mxfp4-tiles": _plain,
+    "torchao-mxfp8-e4m3-tiles": _plain,
+    "torchao-mxfp8-e5m2-tiles": _plain,
+    "torchao-nvfp4-tiles": _plain,
 }
 
 

@@ -46,6 +46,12 @@ ROLES = {
     "mlx-affine": "scales",
     "quanto-bits": "_scale",
     "quanto-bytes": "_scale",
+    "quark-int4": "scales",
+    "torchao-int4": "scale",
+    "torchao-mxfp4-tiles": "scale",
+    "torchao-mxfp8-e4m3-tiles": "scale",
+    "torchao-mxfp8-e5m2-tiles": "scale",
+    "torchao-nvfp4-tiles": "scale",
 }
 
 Range = tuple[float, float]
@@ -65,7 +71,10 @@ class ScaleRange:
         self._fields = None if found else FIELDS.get(tensor.encoding)
         if self._component is not None and self._component.access.kind == "whole":
             whole = reader.wholes()[1][self._component.role]
-            self._put(to_float32(whole.dtype, whole.array))
+            array = whole.array
+            if tensor.encoding.endswith("-tiles"):
+                array = self._in_order(array, 0)
+            self._put(to_float32(whole.dtype, array))
             self._component = None
         elif "nested_offset" in tensor.params:
             self._nested = reader.wholes()[1]
@@ -86,7 +95,9 @@ class ScaleRange:
         dtype = component.stored.dtype
         if self._nested:
             return self._absmax(view.reshape(-1), batch.start)
-        if self._tensor.encoding == "fp4-nv":
+        if self._tensor.encoding.endswith("-tiles"):
+            view = self._in_order(view, batch.start)
+        if self._tensor.encoding in ("fp4-nv", "torchao-nvfp4-tiles"):
             return E4M3.values[view]
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
         if self._tensor.encoding == "awq-gemv":  # rows are filled up to whole words of zeros
@@ -94,6 +105,16 @@ class ScaleRange:
         elif self._tensor.encoding == "awq-gemv-fast":  # so are columns
             numbers = numbers[: self._tensor.params["groups"]]
         return to_float32(dtype, numbers)
+
+    def _in_order(self, tiles: Any, first: int) -> Any:
+        """Scales in tiles from unit `first` on, without what fills the tiles up."""
+        from anamnesis.kernels.torchao import TILE_BLOCKS, TILE_ROWS, untile
+
+        shape, blocks = self._tensor.shape, self._tensor.params["blocks"]
+        flat = tiles.reshape(-1).view(np.uint8)
+        line = TILE_ROWS * TILE_BLOCKS * max(1, -(-blocks // TILE_BLOCKS))
+        left = math.prod(shape[:-1]) - first * TILE_ROWS
+        return untile(flat, min(left, flat.size // line * TILE_ROWS), blocks)
 
     def _absmax(self, codes: Any, first: int) -> Any:
         """As in `kernels/bnb.py`: every step rounds to float32."""

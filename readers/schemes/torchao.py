@@ -111,6 +111,8 @@ def _fp8(
     elif math.prod(scale.shape) != math.prod(grid) and not tiles:
         raise one.misfit(scale, f"{math.prod(grid)} numbers")
     params: dict[str, object] = {"block": (bm, bn), "grid": grid, "rows": max(1, rows)}
+    if tiles:
+        params["blocks"] = grid[2]
     return Tensor(
         name=one.name,
         shape=codes.shape,
@@ -271,7 +273,9 @@ def _fp4(
         Component("payload", one.codes, Access("rows", rows * 8 * max(1, packed))),
         Component("scale", scale, Access("rows", 8 * max(1, each))),
     ]
-    params: dict[str, object] = {"in_features": columns} if tiles else {}
+    params: dict[str, object] = {}
+    if tiles:
+        params = {"in_features": columns, "blocks": columns // size}
     if factor is not None:
         components.append(Component("global", factor))
         params |= {"global": "multiply", "rows": max(1, lead[-1])}

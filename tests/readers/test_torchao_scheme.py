@@ -109,6 +109,36 @@ def test_slices_and_raw_blocks() -> None:
         assert sum(batch.num_rows for batch in model[name].batches())
 
 
+def test_scans_and_the_range_of_scales() -> None:
+    """What fills tiles up is no scale."""
+    stored, data = anamnesis.open_model(CASES).model.stored, CASES.read_bytes()
+
+    def numbers(name: str, dtype: Any) -> Any:
+        at = stored[name].offset
+        return np.frombuffer(data[at : at + stored[name].nbytes], dtype).astype(np.float32)
+
+    ranges = {row.tensor: (row.scale_min, row.scale_max) for row in anamnesis.stats(CASES)}
+    int4 = numbers("int4.group32._weight_scale", ml_dtypes.bfloat16)
+    assert ranges["int4.group32.weight"] == (int4.min(), int4.max())
+    tiles = numbers("tiles.nv.plain._weight_scale", ml_dtypes.float8_e4m3fn)
+    low, high = ranges["tiles.nv.plain.weight"]
+    assert (low, high) == (tiles[tiles > 0].min(), tiles.max())
+    for name in ("tiles.mx.fp8.weight", "tiles.mx.e5m2.weight", "tiles.mx.fp4.weight"):
+        least, most = ranges[name]
+        assert least is not None
+        assert most is not None
+        assert 2.0**-20 < least < most
+    found = anamnesis.scan(CASES, columns=["tensor"]).read_all()
+    assert found.num_rows
+
+
+def test_every_executor_and_sink(tmp_path: Path) -> None:
+    whole = tmp_path / "serial.safetensors"
+    anamnesis.remember(CASES, whole, executor="serial")
+    anamnesis.remember(CASES, tmp_path / "threads.safetensors", executor="threads", threads=2)
+    assert whole.read_bytes() == (tmp_path / "threads.safetensors").read_bytes()
+
+
 def test_schemes_and_what_is_dropped() -> None:
     model = anamnesis.open_model(CASES).model
     found = {t.name: (t.scheme, t.encoding) for t in model.tensors}
