@@ -24,6 +24,7 @@ from anamnesis.errors import (
 )
 from anamnesis.kernels.diff import Sums
 from anamnesis.limits import Limits
+from anamnesis.pipeline import plan as planning
 from anamnesis.pipeline.analytics import diff_plan
 from anamnesis.pipeline.analytics.diff_report import Row
 from anamnesis.pipeline.task import run_task
@@ -239,6 +240,7 @@ def test_the_order_that_tasks_end_in_does_not_count(
         for entry in (f32(values), bf16(values))
     )
     monkeypatch.setattr(diff_plan, "TASK_ELEMS", 9000)
+    monkeypatch.setattr(planning, "WINDOW_BYTES", 1 << 20)
     plain = anamnesis.diff(a, b)
 
     def backwards(tasks: Any, options: Any, listener: Any) -> None:
