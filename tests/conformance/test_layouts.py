@@ -21,8 +21,7 @@ OWN = ROOT / "tests" / "data" / "layouts"
 CORPUS = ROOT.parent / "shared" / "corpus"
 
 # Recognised and not implemented yet: these must say so, and leave nothing behind.
-UNSUPPORTED = {
-}
+UNSUPPORTED: set[str] = set()
 # The caller has to say that these need no scale.
 UNIT_SCALE = {"fp8/raw-e4m3"}
 # bitsandbytes gives -0 for FP4 code 8 and its oracle on other paths +0: zeros compare as equal.
