@@ -44,12 +44,13 @@ def summary(results: Mapping[str, Any]) -> str:
     sizes = results["sizes"]
     smallest, largest = sizes[0]["stored_bytes"] / GiB, sizes[-1]["stored_bytes"] / GiB
     grown = [r["command"]["peak_bytes"][0] / MiB for r in sizes]
-    speedups = [c["two_threads"]["speedup"] for c in cases]
+    speedups, machine = ([c["two_threads"][key] for c in cases] for key in ("speedup", "machine"))
     lines = [
         f"- **Kernels**: on one thread, {len(met)} of {len(judged)} reach their goal against a "
         f"plain copy of their output; the median is {statistics.median(ratios):.2f} of the copy's "
         f"speed. Two threads are {statistics.median(speedups):.2f} times as fast as one "
-        f"(median; {min(speedups):.2f} to {max(speedups):.2f}).",
+        f"(median; {min(speedups):.2f} to {max(speedups):.2f}), where the machine itself gives "
+        f"{statistics.median(machine):.2f} ({min(machine):.2f} to {max(machine):.2f}).",
         f"- **Whole conversions**: the loop takes {min(loops):.2f} to {max(loops):.2f} times its "
         f"I/O floor; peak memory is at most {max(peaks):.0f} MiB.",
         f"- **Memory** does not grow with the model: {min(grown):.0f} to {max(grown):.0f} MiB "

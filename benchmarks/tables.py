@@ -27,7 +27,7 @@ def spread(times: Sequence[float], digits: int = 2, scale: float = 1.0) -> str:
 def kernels(cases: Sequence[Result]) -> str:
     rows = []
     for family, members in by_family(cases):
-        rows.append([f"**{family}**", *[""] * 6])
+        rows.append([f"**{family}**", *[""] * 7])
         for case in members:
             window, matrix = case["window"], case["matrix"]
             missed = case["goal"] and matrix["to_copy"] < case["goal"]
@@ -40,9 +40,10 @@ def kernels(cases: Sequence[Result]) -> str:
                     f"{matrix['to_copy']:.2f}{' ✗' if missed else ''}",
                     f"{case['goal']:.2f}" if case["goal"] else "",
                     f"{case['two_threads']['speedup']:.2f}",
+                    f"{case['two_threads']['machine']:.2f}",
                 ]
             )
-    heads = ("", "window", "45 M", "range", "× copy", "goal", "two threads, ×")
+    heads = ("", "window", "45 M", "range", "× copy", "goal", "two threads, ×", "machine, ×")
     return markdown(heads, rows)
 
 

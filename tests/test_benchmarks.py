@@ -155,7 +155,11 @@ def test_shares_are_of_the_whole(tmp_path: Path) -> None:
 
 
 def test_start_up_is_until_the_first_values(tmp_path: Path) -> None:
-    warm = ["-c", startup.FIRST_BYTE + commands.COMMAND, *startup._remember(tmp_path)]
+    warm = [
+        "-c",
+        startup.FIRST_BYTE + commands.COMMAND,
+        *startup._remember(tmp_path, "fp8-e4m3 block"),
+    ]
     found = startup._take_turns({"warm": warm}, 1)
     assert list(found) == ["warm: first values", "warm"]
     assert 0 < found["warm: first values"][0].median < found["warm"][0].median
