@@ -10,6 +10,7 @@ processors are worth at that moment. Peers decode a layer of half a window, in t
 from __future__ import annotations
 
 import shutil
+import statistics
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from fnmatch import fnmatchcase
@@ -23,9 +24,10 @@ from rich.table import Table
 
 from anamnesis.kernels import Window
 from anamnesis.pipeline.plan import WINDOW_BYTES
+from anamnesis.readers.batch import aligned
 from benchmarks.cases import CASES, Case
 from benchmarks.decoders import Problem
-from benchmarks.measure import Neighbours, Times, interleave, keep, scratch
+from benchmarks.measure import Neighbours, Times, interleave, keep, rounds, scratch
 from benchmarks.opened import Opened, opened
 from benchmarks.peers import calls, installed
 
@@ -35,7 +37,7 @@ PEER_ELEMS = 512 * 1024
 WINDOW_CALLS, WINDOW_REPETITIONS = 8, 25
 MATRIX_REPETITIONS = 7
 PEER_REPETITIONS = 5
-THREAD_SECONDS, THREAD_REPETITIONS = 0.04, 15
+THREAD_SECONDS, THREAD_REPETITIONS = 0.03, 15
 
 
 def run(console: Console, patterns: Sequence[str] = (), rows: int = ROWS) -> list[dict[str, Any]]:
@@ -78,7 +80,7 @@ def against_peers(case: Case, folder: Path, rows: int, columns: int) -> dict[str
         views = found.views(window)
         works: dict[str, Callable[[], Any]] = {}
         for name, kind in (("float32", np.float32), ("bfloat16", np.uint16)):
-            out = np.ones(tensor.elems, kind)
+            out = _ones(tensor.elems, kind)
             works[name] = _decoding(found, views, window, out)
             if name == "float32":
                 works[name]()
@@ -100,6 +102,13 @@ def against_peers(case: Case, folder: Path, rows: int, columns: int) -> dict[str
     }
 
 
+def _ones(elems: int, kind: Any) -> Any:
+    """Memory as the conversion has it: numpy's begins anywhere in a cache line."""
+    array = aligned(elems, kind)
+    array[:] = 1
+    return array
+
+
 def _decoding(found: Opened, views: Any, window: Window, out: Any) -> Callable[[], Any]:
     return lambda: found.decode(views, found.params, window, out)
 
@@ -109,7 +118,7 @@ def _against_copy(
 ) -> dict[str, float | list[float]]:
     elems = min(window.stop * found.step.tensor.unit_elems, found.step.tensor.elems)
     views = found.views(window)
-    out, source, target = (np.ones(elems, found.kind) for _ in range(3))
+    out, source, target = (_ones(elems, found.kind) for _ in range(3))
     took = interleave(
         {
             "kernel": _decoding(found, views, window, out),
@@ -137,19 +146,25 @@ def _two_threads(found: Opened, window: Window) -> dict[str, Any]:
     views = found.views(window)
     decoding = []
     for _ in range(2):
-        own = {role: view.copy() for role, view in views.items()}
-        decoding.append(_lasting(_decoding(found, own, window, np.ones(elems, found.kind))))
+        own = {}
+        for role, view in views.items():
+            own[role] = aligned(view.size, view.dtype).reshape(view.shape)
+            own[role][:] = view
+        decoding.append(_lasting(_decoding(found, own, window, _ones(elems, found.kind))))
     hashing = [_hashing(), _hashing()]
     with ThreadPoolExecutor(2) as pool:
 
         def together(works: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
             return lambda: list(pool.map(lambda work: work(), works))
 
-        took = interleave(
+        def in_turn(works: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+            return together([lambda: [work() for work in works]])
+
+        took = rounds(
             {
-                "one": together(decoding[:1]),
+                "one": in_turn(decoding),
                 "two": together(decoding),
-                "one hash": together(hashing[:1]),
+                "one hash": in_turn(hashing),
                 "two hashes": together(hashing),
             },
             THREAD_REPETITIONS,
@@ -180,8 +195,9 @@ def _hashing() -> Callable[[], Any]:
     return lambda: pbkdf2_hmac("sha256", b"", b"", rounds)
 
 
-def _speedup(one: Times, two: Times) -> float:
-    return 2 * one.median / two.median
+def _speedup(one: Sequence[float], two: Sequence[float]) -> float:
+    """Of neighbours in time: processors that are shared change their speed by the second."""
+    return statistics.median(a / b for a, b in zip(one, two, strict=True))
 
 
 def _rates(elems: int, times: Times) -> list[float]:

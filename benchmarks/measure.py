@@ -45,7 +45,18 @@ def interleave(
     calls: int = 1,
     after: Callable[[], Any] | None = None,
 ) -> dict[Any, Times]:
-    """Time each work in turn, so that a busy neighbour slows all of them alike.
+    """Time each work in turn, so that a busy neighbour slows all of them alike; see `rounds`."""
+    found = rounds(works, repetitions, calls, after)
+    return {name: Times.of(seconds) for name, seconds in found.items()}
+
+
+def rounds(
+    works: Mapping[Any, Callable[[], Any]],
+    repetitions: int,
+    calls: int = 1,
+    after: Callable[[], Any] | None = None,
+) -> dict[Any, list[float]]:
+    """Seconds of each work, round by round.
 
     One repetition is `calls` calls in a row, of which the mean counts; a first round warms up.
     `after` cleans up behind each work, outside of the clock. Rounds that `patience` finds
@@ -63,7 +74,7 @@ def interleave(
             rest -= len(stretch)
             for name, found in seconds.items():
                 found += [one[name] for one in stretch]
-    return {name: Times.of(found) for name, found in seconds.items()}
+    return seconds
 
 
 def _round(
