@@ -45,9 +45,12 @@ def write_model(folder: Path, layer: Layer, layers: int = 1) -> Path:
         return _write_gguf(folder / "model.gguf", layer, layers)
     path = folder / "model.safetensors"
     _write_safetensors(path, layer, layers)
-    if layer.config:
-        (folder / "config.json").write_text(json.dumps(layer.config))
-    return folder if layer.config else path
+    config = folder / "config.json"
+    config.unlink(missing_ok=True)  # of another layer
+    if not layer.config:
+        return path
+    config.write_text(json.dumps(layer.config))
+    return folder
 
 
 def safetensors_header(layer: Layer, layers: int) -> bytes:
