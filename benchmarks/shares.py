@@ -34,8 +34,8 @@ from benchmarks.opened import plan_of
 
 USUAL = ("fp8", "q8_0", "q4_k", "nf4", "gptq", "awq")
 PARTS = ("kernels", "reads", "writes", "checksums", "Python")
-REPETITIONS = 5
-GIB = 0.25
+REPETITIONS = 3
+GIB = 1.0
 
 
 def run(console: Console) -> list[dict[str, Any]]:
