@@ -8,7 +8,6 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-import torch
 from safetensors.numpy import load_file, save_file
 
 import anamnesis
@@ -106,7 +105,10 @@ def test_refusals(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.oracle
 def test_unpacked_codes_are_refused(tmp_path: Path) -> None:
+    import torch
+
     settings = {"shape": torch.Size([12, 64]), "packing": None, "nbits": 4, "axis": 1}
     layer = {"W_q": torch.ones(12, 64), "scale": torch.ones(12, 1), "zero": torch.ones(12, 1)}
     torch.save({"m": layer | settings}, tmp_path / "qmodel.pt")
@@ -159,7 +161,10 @@ def test_what_does_not_fit(change: dict[str, Any], message: str, tmp_path: Path)
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.oracle
 def test_values_in_a_pickle_that_are_no_settings(tmp_path: Path) -> None:
+    import torch
+
     layer = {"W_q": torch.ones(6, 64, dtype=torch.uint8), "scale": torch.ones(12, 1)}
     layer |= {"zero": torch.ones(12, 1), "shape": (12, "64"), "packing": "4bit_u8"}
     torch.save({"m": layer}, tmp_path / "qmodel.pt")
