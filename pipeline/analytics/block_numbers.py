@@ -320,15 +320,6 @@ class Groups:
         return first, elems, last - first + 1 != elems
 
 
-class GemvFast(Groups):
-    """AWQ's GEMV-fast: zero points are stored as what is added to the products."""
-
-    def read(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
-        roles = {"scale": "scales", "minimum": "qzeros"}
-        named = {name for name in roles if {name, f"{name}s"} & set(wanted)}
-        return {name: self._parts.numbers(roles[name], start, stop) for name in named}
-
-
 def _grouped(parts: Parts) -> Sequence[Section]:
     return Groups(parts), Lines(parts, "qweight")
 
@@ -350,7 +341,7 @@ def _plain(parts: Parts) -> Sequence[Section]:
 SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "awq-gemm": _grouped,
     "awq-gemv": lambda parts: (Gemv(parts),),
-    "awq-gemv-fast": lambda parts: (GemvFast(parts), *_plain(parts)),
+    "awq-gemv-fast": _plain,
     "bitnet": _plain,
     "bnb-4bit": lambda parts: (BnbFourBit(parts),),
     "bnb-int8": lambda parts: (BnbInt8(parts),),

