@@ -176,7 +176,7 @@ def test_d03_a_read_that_fails(
         anamnesis.remember(path, tmp_path / "out.safetensors")
     assert caught.value.errno == code
     assert caught.value.filename == str(path)
-    assert "at byte 3," in str(caught.value)
+    assert "at byte 4," in str(caught.value)
     assert nothing_left(tmp_path)
 
 
