@@ -141,6 +141,7 @@ def client() -> Iterator[Callable[..., Client]]:
 @pytest.fixture
 def tasks(fp8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, ...]:
     monkeypatch.setattr(planning, "TASK_BYTES", MiB)
+    monkeypatch.setattr(planning, "WINDOW_BYTES", MiB)
     spec = Spec(str(tmp_path / "out.safetensors"))
     plan = make_plan(load_model(str(fp8_model)), spec, memory_bytes=1 << 30, threads=2)
     assert len(plan.tasks) > 20
