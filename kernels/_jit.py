@@ -18,7 +18,6 @@ F = TypeVar("F", bound=Callable[..., Any])
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 if not DISABLED:
     from anamnesis.kernels._native import Kernel
-    from anamnesis.kernels._objects import cpu
 
 
 class Placeholder:
@@ -59,13 +58,6 @@ def jit(function: F) -> F:
 def inline(function: F) -> F:
     """A scalar helper that is compiled into the kernels that call it."""
     return function
-
-
-def cpu_features() -> frozenset[str]:
-    """What kernels may use of the CPU that they are compiled for, in LLVM's names."""
-    if DISABLED:
-        return frozenset()
-    return frozenset(f[1:] for f in cpu()[1].split(",") if f.startswith("+"))
 
 
 if DISABLED:

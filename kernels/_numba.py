@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 import numba
 from llvmlite import ir as ir
 from numba.core import types as types
-from numba.core.registry import cpu_target
 from numba.extending import intrinsic as intrinsic
 from numba.extending import lower_builtin as lower_builtin
 from numba.extending import models as models
@@ -53,12 +52,6 @@ def inline(function: F) -> F:
     """A scalar helper that is compiled into the kernels that call it."""
     helper: F = numba.extending.register_jitable(function)
     return helper
-
-
-def cpu_features() -> frozenset[str]:
-    """What kernels may use of the CPU that they are compiled for, in LLVM's names."""
-    _, _, features = cpu_target.target_context.codegen().magic_tuple()
-    return frozenset(f[1:] for f in features.split(",") if f.startswith("+"))
 
 
 def signature(arguments: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -304,4 +304,4 @@ else:
     _operate(operator.sub, "sub", "sub", "fsub")
     _operate(operator.mul, "mul", "mul", "fmul")
 
-load4, load8, load16, load32, load64 = (_loader(count) for count in (4, 8, 16, 32, 64))
+load4, load8, load16, load32 = (_loader(count) for count in (4, 8, 16, 32))

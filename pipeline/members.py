@@ -8,31 +8,20 @@ powers by repeated squaring; polynomials are integers whose bit 31 is x^0.
 
 from __future__ import annotations
 
-import sys
-import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 
-from anamnesis.limits import GiB, MiB
+from zlib_ng.zlib_ng import crc32
+
+from anamnesis.limits import MiB
 from anamnesis.readers.base import FileId, Member, Tensor
-from anamnesis.readers.inflate import Crc32
 from anamnesis.readers.raw import SpanCrc
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.zip import check_crc32, checksum
 
 _POLYNOMIAL = 0xEDB88320
 _READ_BYTES = MiB
-_KERNEL_BYTES = 4 * GiB  # zlib takes as long for them as loading the kernel does
-
-
-def crc32_function(nbytes: int = 0) -> Crc32:
-    """The fastest CRC-32: the kernel, if it is loaded or `nbytes` are worth it; else zlib's."""
-    if nbytes < _KERNEL_BYTES and "anamnesis.kernels._jit" not in sys.modules:
-        return zlib.crc32
-    from anamnesis.kernels.crc32 import crc32
-
-    return crc32
 
 
 def check_members(
@@ -48,11 +37,10 @@ def check_members(
     found: dict[tuple[str, str], list[SpanCrc]] = defaultdict(list)
     for span in spans:
         found[span.path, span.member].append(span)
-    crc32 = crc32_function(sum(m.nbytes for m in members))
     for member in members:
         file = open_file(member.file)
         parts = sorted(found.get((member.file.path, member.name), ()), key=lambda s: s[2:])
-        check_crc32(member, _crc32(file, member, parts, crc32))
+        check_crc32(member, _crc32(file, member, parts))
 
 
 def check_tensor(
@@ -76,21 +64,21 @@ def join(first: int, second: int, second_bytes: int) -> int:
     return _times(_power(second_bytes), first) ^ second
 
 
-def _crc32(file: SourceFile, member: Member, parts: Sequence[SpanCrc], crc32: Crc32) -> int:
+def _crc32(file: SourceFile, member: Member, parts: Sequence[SpanCrc]) -> int:
     if member.deflated:
         whole = [part for part in parts if part.stop == member.nbytes]
-        return whole[0].crc32 if whole else checksum(file, member, crc32)
+        return whole[0].crc32 if whole else checksum(file, member)
     value = at = 0
     for part in parts:
         if part.start < at:
             continue  # read twice: a storage that tensors share
-        value = _read(file, member, at, part.start, value, crc32)
+        value = _read(file, member, at, part.start, value)
         value = join(value, part.crc32, part.stop - part.start)
         at = part.stop
-    return _read(file, member, at, member.nbytes, value, crc32)
+    return _read(file, member, at, member.nbytes, value)
 
 
-def _read(file: SourceFile, member: Member, start: int, stop: int, value: int, crc32: Crc32) -> int:
+def _read(file: SourceFile, member: Member, start: int, stop: int, value: int) -> int:
     buffer = bytearray(min(_READ_BYTES, stop - start))
     for at in range(start, stop, _READ_BYTES):
         view = memoryview(buffer)[: stop - at]

@@ -24,7 +24,7 @@ from anamnesis.pipeline.journal import (
     write_manifest,
 )
 from anamnesis.pipeline.lock import OutputLock
-from anamnesis.pipeline.members import check_members, crc32_function
+from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.writing import OutputFiles
@@ -119,8 +119,6 @@ def _run_locked(
             if done:  # of which only the manifest may know
                 journal.add({plan.layout.files[number].path: done[number] for number in done})
             manifest_path(Path(plan.spec.path)).unlink(missing_ok=True)
-        if archived:
-            crc32_function(plan.out_bytes)  # loads the kernel, if it pays
         with compiling(_compile_note(progress)):
             executor(execute)(tasks, options, files)
         if archived and files.written and not files.failures:

@@ -18,7 +18,6 @@ from functools import singledispatch
 import xxhash
 
 from anamnesis.pipeline.decode import decode_function
-from anamnesis.pipeline.members import crc32_function
 from anamnesis.pipeline.plan import Piece, Task
 from anamnesis.readers.batch import BlockReader, iter_windows
 from anamnesis.readers.files import Files
@@ -89,7 +88,7 @@ def _run_piece(
     tensor, slot = step.tensor, step.slot
     if slot is None:
         raise ValueError(f"{tensor.name}: a step without a place in a file")
-    reader = BlockReader(tensor, files, reuse=True, crc32=crc32_function())
+    reader = BlockReader(tensor, files, reuse=True)
     decode = decode_function(step, reader)
     digest = xxhash.xxh3_128()
     read_bytes = 0

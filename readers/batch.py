@@ -11,7 +11,6 @@ bytes: nothing is copied between `pread` and decoding.
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -23,7 +22,6 @@ from anamnesis.kernels import Window
 from anamnesis.limits import KiB
 from anamnesis.readers.base import Component, FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.inflate import Crc32
 from anamnesis.readers.raw import RawBytes, SpanCrc, open_raw
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.strides import gather
@@ -58,18 +56,12 @@ class BlockReader:
     overwritten: this is the conversion loop. Without it every window owns its memory.
     """
 
-    def __init__(
-        self, tensor: Tensor, open_file: OpenFile, *, reuse: bool, crc32: Crc32 = zlib.crc32
-    ) -> None:
-        """Prepare to read `tensor`; files are opened through `open_file`.
-
-        `crc32` is `zlib.crc32` or what does the same, for the bytes of archive entries.
-        """
+    def __init__(self, tensor: Tensor, open_file: OpenFile, *, reuse: bool) -> None:
+        """Prepare to read `tensor`; files are opened through `open_file`."""
         self.tensor = tensor
         self._windowed = [c for c in tensor.components if c.access.kind != "whole"]
         self._wholes = [c for c in tensor.components if c.access.kind == "whole"]
         self._open = open_file
-        self._crc32 = crc32
         self._reuse = reuse
         self._cache: dict[int, Blocks] = {}
         self._buffers: dict[str, Any] = {}
@@ -205,7 +197,7 @@ class BlockReader:
         if raw is None:
             stored = component.stored
             file = self._open(stored.file)
-            raw = self._raws[component.role] = open_raw(stored, file, self._crc32)
+            raw = self._raws[component.role] = open_raw(stored, file)
         return raw
 
 

@@ -8,16 +8,14 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-import zlib
-from collections.abc import Callable
 from typing import Any
+
+from zlib_ng import zlib_ng
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import KiB
 from anamnesis.readers.base import Member
 from anamnesis.readers.source import SourceFile
-
-Crc32 = Callable[[Any, int], int]
 
 _CHUNK_BYTES = 256 * KiB  # inflated at a time
 _PACKED_BYTES = 64 * KiB  # read at a time
@@ -30,15 +28,9 @@ class Inflater:
     Reaching the declared size checks that the stream ends there, with the entry's last byte.
     """
 
-    def __init__(
-        self,
-        member: Member,
-        file: SourceFile,
-        crc32: Crc32 = zlib.crc32,
-        chunk_bytes: int = _CHUNK_BYTES,
-    ) -> None:
+    def __init__(self, member: Member, file: SourceFile, chunk_bytes: int = _CHUNK_BYTES) -> None:
         """Begin at the start of the entry; nothing is read yet."""
-        self._member, self._file, self._crc32 = member, file, crc32
+        self._member, self._file = member, file
         self._chunk_bytes = chunk_bytes
         self.nbytes = member.nbytes
         self._crc = self._checked = 0
@@ -80,7 +72,7 @@ class Inflater:
         return Spool(self, self.nbytes)
 
     def _restart(self) -> None:
-        self._stream = zlib.decompressobj(-zlib.MAX_WBITS)
+        self._stream = zlib_ng.decompressobj(-zlib_ng.MAX_WBITS)
         self._packed = 0  # bytes of the entry that were read
         self._input = b""
         self._chunk, self._start = b"", 0
@@ -95,7 +87,7 @@ class Inflater:
         self._chunk = chunk
         end = self._start + len(chunk)
         if end > self._checked:
-            self._crc = self._crc32(memoryview(chunk)[self._checked - self._start :], self._crc)
+            self._crc = zlib_ng.crc32(memoryview(chunk)[self._checked - self._start :], self._crc)
             self._checked = end
         if end == self._member.nbytes:
             self._end()
@@ -111,7 +103,7 @@ class Inflater:
             last = not self._input
             try:
                 data = self._stream.decompress(self._input, most)
-            except zlib.error as error:
+            except zlib_ng.error as error:
                 raise self._wrong(f"broken deflate stream ({error})") from None
             self._input = self._stream.unconsumed_tail
             if data or last:

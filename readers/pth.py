@@ -13,8 +13,9 @@ machine, which imports and calls nothing (`pickle_vm`, `torch_globals`).
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Mapping
+
+from zlib_ng.zlib_ng import crc32
 
 from anamnesis.errors import FormatError, SecurityError, UnsupportedError
 from anamnesis.limits import Limits
@@ -142,7 +143,7 @@ def _read(file: SourceFile, member: Member, limits: Limits) -> bytes:
     """The whole of a small member, checked."""
     limits.alloc(member.nbytes, f"{file.path}: member {member.name!r:.200}", PICKLE_BYTES)
     data = read_start(file, member, member.nbytes)
-    check_crc32(member, zlib.crc32(data))
+    check_crc32(member, crc32(data))
     return data
 
 

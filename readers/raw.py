@@ -8,15 +8,15 @@ bytes as they stream by.
 from __future__ import annotations
 
 import math
-import zlib
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
+from zlib_ng.zlib_ng import crc32
 
 from anamnesis.limits import KiB
 from anamnesis.readers.base import Stored
-from anamnesis.readers.inflate import Crc32, Inflater
+from anamnesis.readers.inflate import Inflater
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.strides import gather_part
 
@@ -45,15 +45,15 @@ class RawBytes(Protocol):
         ...
 
 
-def open_raw(stored: Stored, file: SourceFile, crc32: Crc32 = zlib.crc32) -> RawBytes:
-    """Reads `stored` from `file`, undoing what its view says; `crc32` is a faster `zlib.crc32`."""
+def open_raw(stored: Stored, file: SourceFile) -> RawBytes:
+    """Reads `stored` from `file`, undoing what its view says."""
     if stored.view is None:
         return _Plain(stored, file)
     if stored.view.rows is not None:
         from anamnesis.readers.arrow_values import RowBytes  # noqa: PLC0415 - for Arrow alone
 
         return RowBytes(stored, stored.view.rows, file)
-    return _Viewed(stored, file, crc32)
+    return _Viewed(stored, file)
 
 
 class _Plain:
@@ -68,7 +68,7 @@ class _Plain:
 
 
 class _Viewed:
-    def __init__(self, stored: Stored, file: SourceFile, crc32: Crc32) -> None:
+    def __init__(self, stored: Stored, file: SourceFile) -> None:
         view = stored.view
         assert view is not None
         self._stored, self._view = stored, view
@@ -76,10 +76,10 @@ class _Viewed:
         self._read: Callable[[int, Any], None] = file.read_into
         self._inflater = None
         if view.member is not None and view.member.deflated:
-            self._inflater = Inflater(view.member, file, crc32)
+            self._inflater = Inflater(view.member, file)
             self._read = self._inflater.read_into
         self._spooled = False
-        self._crc32, self._crc = crc32, 0
+        self._crc = 0
         self._first = self._next = -1
 
     def read_into(self, begin: int, buffer: Any) -> None:
@@ -116,7 +116,7 @@ class _Viewed:
         if self._first < 0:
             self._first = self._next = begin
         if begin == self._next:
-            self._crc = self._crc32(buffer, self._crc)
+            self._crc = crc32(buffer, self._crc)
             self._next = begin + len(buffer)
 
     def _gather(self, begin: int, buffer: Any, strides: tuple[int, ...]) -> None:

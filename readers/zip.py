@@ -11,13 +11,14 @@ leave zeros, and the descriptor then has to agree. Names are data: nothing is ev
 from __future__ import annotations
 
 import struct
-import zlib
 from operator import attrgetter
+
+from zlib_ng.zlib_ng import crc32
 
 from anamnesis.errors import FormatError, IntegrityError
 from anamnesis.limits import KiB, Limits, MiB
 from anamnesis.readers.base import Member
-from anamnesis.readers.inflate import Crc32, Inflater
+from anamnesis.readers.inflate import Inflater
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.zip_directory import (
     DEFLATED,
@@ -77,10 +78,10 @@ def read_start(file: SourceFile, member: Member, nbytes: int) -> bytes:
     return bytes(start)
 
 
-def checksum(file: SourceFile, member: Member, crc32: Crc32 = zlib.crc32) -> int:
+def checksum(file: SourceFile, member: Member) -> int:
     """The CRC-32 of a member's data, read to its end; FormatError for a broken deflate stream."""
     if member.deflated:
-        return Inflater(member, file, crc32).drain()
+        return Inflater(member, file).drain()
     value = 0
     buffer = bytearray(min(_READ_BYTES, member.nbytes))
     for start in range(0, member.nbytes, _READ_BYTES):

@@ -11,7 +11,6 @@ import numpy as np
 
 from anamnesis.kernels.diff import Comparison, Sums
 from anamnesis.pipeline.decode import decode_function
-from anamnesis.pipeline.members import crc32_function
 from anamnesis.pipeline.plan import Piece, Step, Task
 from anamnesis.pipeline.task import Cancelled, Receipt, run_task
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
@@ -128,7 +127,7 @@ def _values(side: Side, piece: DiffPiece, files: OpenFile, spans: list[SpanCrc])
     """One side's numbers, window by window, in memory that the next window reuses."""
     step = side.step
     tensor = step.tensor
-    reader = BlockReader(tensor, files, reuse=True, crc32=crc32_function())
+    reader = BlockReader(tensor, files, reuse=True)
     decode = decode_function(step, reader)
     dtype = np.dtype("?" if step.dtype == "BOOL" else DTYPES[step.dtype].numpy)
     order = _rows_put_back(side)

@@ -20,7 +20,7 @@ from anamnesis.pipeline.analytics.stats_values import Exponents, reducer
 from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.executors import executor as executor_named
-from anamnesis.pipeline.members import check_members, crc32_function
+from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.plan import Task
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.task import Receipt
@@ -208,8 +208,6 @@ def run_stats(plan: StatsPlan, execute: str, options: ExecutorOptions, progress:
     begin = time.perf_counter()
     model = plan.model
     found = _Collector(progress)
-    if model.members:
-        crc32_function(plan.value_bytes)  # loads the kernel, if it pays
     path = public_name(model.path)
     progress.start(plan.value_bytes, [(path, plan.value_bytes)])
     try:

@@ -11,7 +11,6 @@ import xxhash
 from anamnesis.pipeline.analytics.stats_scales import Range, ScaleRange
 from anamnesis.pipeline.analytics.stats_values import Partial, reducer
 from anamnesis.pipeline.decode import decode_function
-from anamnesis.pipeline.members import crc32_function
 from anamnesis.pipeline.plan import Piece, Task
 from anamnesis.pipeline.task import Cancelled, Receipt, run_task
 from anamnesis.readers.batch import BlockReader, iter_windows
@@ -86,7 +85,7 @@ def _run_piece(
 ) -> int:
     step = piece.step
     tensor, whole = step.tensor, piece.leaf_elems
-    reader = BlockReader(tensor, files, reuse=True, crc32=crc32_function())
+    reader = BlockReader(tensor, files, reuse=True)
     scales = ScaleRange(tensor, reader)
     decode = decode_function(step, reader)
     counts, digest = reducer(step.dtype), xxhash.xxh3_128()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import zlib
 from pathlib import Path
 
@@ -12,7 +11,7 @@ import pytest
 import anamnesis
 from anamnesis.errors import IntegrityError
 from anamnesis.pipeline import members as module
-from anamnesis.pipeline.members import check_members, crc32_function, join
+from anamnesis.pipeline.members import check_members, join
 from anamnesis.readers.base import Member
 from anamnesis.readers.raw import SpanCrc
 from anamnesis.readers.source import LocalFile
@@ -91,16 +90,6 @@ def test_only_what_is_left_is_read(tmp_path: Path) -> None:
         spans = [span(128, 60_000, str(path)), span(60_001, 100_000, str(path))]
         check_members((member,), spans, lambda wanted: Spy())  # type: ignore[arg-type, return-value]
         assert read == [(0, 128), (60_000, 1)]
-
-
-def test_the_kernel_is_used_where_it_pays(monkeypatch: pytest.MonkeyPatch) -> None:
-    from anamnesis.kernels.crc32 import crc32
-
-    monkeypatch.delitem(sys.modules, "anamnesis.kernels._jit")
-    assert crc32_function(1000) is zlib.crc32
-    assert crc32_function(1 << 40) is crc32
-    monkeypatch.setitem(sys.modules, "anamnesis.kernels._jit", sys)
-    assert crc32_function() is crc32
 
 
 @pytest.mark.parametrize("executor", ["serial", "threads", "distributed"])

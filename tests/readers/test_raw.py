@@ -90,16 +90,6 @@ def test_a_span_is_what_was_read_in_order(tmp_path: Path) -> None:
     file.close()
 
 
-def test_the_checksum_is_the_callers(tmp_path: Path) -> None:
-    data = RNG.bytes(100)
-    file, member = write(tmp_path, deflate(data), data, True)
-    stored = Stored("t", "U8", (100,), file.id, 0, 100, View(member=member))
-    raw = open_raw(stored, file, lambda chunk, value: value + len(chunk))
-    raw.read_into(0, np.empty(100, np.uint8))
-    assert raw.spans()[0].crc32 == 100
-    file.close()
-
-
 class TestInflater:
     DATA = bytes(RNG.integers(0, 4, 1 << 20, dtype=np.uint8))
 
