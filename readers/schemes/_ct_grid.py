@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from anamnesis.errors import FormatError
 from anamnesis.readers.base import Access, Component, Stored
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes._errors import misfit
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._scale_grid import Block
 
@@ -85,13 +85,3 @@ def grid_of(
         if found == wanted:
             return grid(wanted[-2], wanted[-1], min(bm, rows), min(bn, inputs), False)
     raise misfit(scale, f"{', '.join(tried)}, for {weight.name!r} of {list(shape)}")
-
-
-def where(stored: Stored) -> str:
-    """A tensor as errors name it."""
-    return f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"
-
-
-def misfit(stored: Stored, allowed: str) -> FormatError:
-    """For a tensor that does not fit the others."""
-    return FormatError(f"{where(stored)}: does not fit; allowed: {allowed}")

@@ -18,6 +18,7 @@ from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import open_raw
+from anamnesis.readers.schemes._errors import missing, where
 from anamnesis.readers.schemes.base import Ledger
 
 # By name, how each is stored: i an integer, b a truth value, t text, s a shape.
@@ -91,12 +92,9 @@ def read_layer(ledger: Ledger, codes: Stored, files: Files) -> tuple[Layer, list
     if "packing" in found and found["packing"] is None:
         raise _unsupported(codes, "HQQ without bit packing")
     scale, zero = (_part(ledger, prefix, name) for name in ("scale", "zero"))
-    missing = [n for n, part in (("scale", scale), ("zero", zero)) if part is None]
+    lacks = [prefix + n for n, part in (("scale", scale), ("zero", zero)) if part is None]
     if scale is None or zero is None:
-        raise FormatError(
-            f"{where(codes)}: no {' and no '.join(missing)} beside it, in any of "
-            f"{len(ledger.container.files)} file(s); HQQ has both"
-        )
+        raise missing(ledger, codes, *lacks, why="HQQ has both")
     if "shape" not in found:
         raise FormatError(f"{where(codes)}: no {prefix}shape beside it, which the output needs")
     layer = Layer(
@@ -192,11 +190,6 @@ def _compute(codes: Stored, found: dict[str, Any]) -> str:
     if not isinstance(value, str) or value not in _COMPUTE:
         raise _misfit(codes, "compute_dtype", value, "bfloat16, float16 or float32")
     return _COMPUTE[value]
-
-
-def where(stored: Stored) -> str:
-    """A tensor for error messages."""
-    return f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"
 
 
 def _misfit(codes: Stored, name: str, value: Any, allowed: str) -> FormatError:

@@ -15,6 +15,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Stored
+from anamnesis.readers.schemes._errors import missing
 from anamnesis.readers.schemes.base import Ledger
 
 WORD_BITS = {"I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8}
@@ -83,12 +84,10 @@ def refuse_incomplete(ledger: Ledger, stated: Settings) -> None:
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or not dot or not stated.method:
             continue
-        missing = [p for p in ("qzeros", "scales") if ledger.get(f"{prefix}.{p}") is None]
-        if missing:
-            raise FormatError(
-                f"{stored.file.path}: tensor {stored.name!r}: no {' and no '.join(missing)} beside "
-                f"it, in any of {len(ledger.container.files)} file(s); {stated.method} has both"
-            )
+        names = [f"{prefix}.{part}" for part in ("qzeros", "scales")]
+        lacks = [name for name in names if ledger.get(name) is None]
+        if lacks:
+            raise missing(ledger, stored, *lacks, why=f"{stated.method} has both")
 
 
 def settings(ledger: Ledger) -> Settings:

@@ -14,6 +14,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Stored
+from anamnesis.readers.schemes._errors import where
 
 Block = tuple[int, int]
 SCALE_DTYPES = ("BF16", "F16", "F32", "F64", "F8_E8M0", "U8")
@@ -105,7 +106,7 @@ def scale_grid(weight: Stored, scale: Stored, declared: list[Block]) -> ScaleGri
             return ScaleGrid("channel", _clamp(rows, 1, rows, columns), (matrices, 1, columns), 1)
         if len(shape) == len(lead) + 1 and shape[:-1] == lead:
             raise UnsupportedError(
-                f"{_where(weight, scale)}: {shape[-1]} scales for {rows:,} rows: one for each "
+                f"{where(scale, weight)}: {shape[-1]} scales for {rows:,} rows: one for each "
                 "shard of a fused module, whose sizes the file does not tell; implemented are "
                 "one scale a tensor, a row, a column or a block"
             )
@@ -120,12 +121,5 @@ def _clamp(bm: int, bn: int, rows: int, columns: int) -> Block:
     return max(1, min(bm, rows)), max(1, min(bn, columns))
 
 
-def _where(weight: Stored, scale: Stored) -> str:
-    return (
-        f"{scale.file.path}: tensor {scale.name!r} ({scale.dtype} {list(scale.shape)}) of "
-        f"{weight.name!r} ({weight.dtype} {list(weight.shape)})"
-    )
-
-
 def _misfit(weight: Stored, scale: Stored, allowed: str) -> FormatError:
-    return FormatError(f"{_where(weight, scale)}: the scale does not fit; allowed: {allowed}")
+    return FormatError(f"{where(scale, weight)}: the scale does not fit; allowed: {allowed}")

@@ -20,6 +20,7 @@ from typing import Any
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Stored
+from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.strict_json import loads
 
@@ -44,8 +45,7 @@ class Described:
 
     @property
     def where(self) -> str:
-        shape = list(self.codes.shape)
-        return f"{self.codes.file.path}: tensor {self.codes.name!r} ({self.codes.dtype} {shape})"
+        return where(self.codes)
 
     def part(self, name: str, dtypes: tuple[str, ...]) -> Stored:
         """The stored tensor of that role; raises FormatError without one, or for its dtype."""

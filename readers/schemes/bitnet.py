@@ -20,6 +20,7 @@ from collections.abc import Iterator
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._errors import need, where
 from anamnesis.readers.schemes.base import Ledger
 
 _SCALES = ("BF16", "F16", "F32")
@@ -45,7 +46,7 @@ def resolve(ledger: Ledger) -> None:
             scale = ledger.get(f"{weight.name}_scale")
             if scale is not None and scale.dtype in _SCALES and math.prod(scale.shape) == 1:
                 raise FormatError(
-                    f"{_where(weight)}: packed like BitNet, and no config.json beside it says "
+                    f"{where(weight)}: packed like BitNet, and no config.json beside it says "
                     "whether its scale multiplies (quantization_config.linear_class: "
                     "autobitlinear) or divides (bitlinear)"
                 )
@@ -60,36 +61,31 @@ def _matrices(ledger: Ledger) -> Iterator[Stored]:
 
 def _divides(ledger: Ledger) -> bool:
     block = ledger.quantization()
-    where = f"{ledger.container.files[0].path}: its quantization config"
+    config = f"{ledger.container.files[0].path}: its quantization config"
     linear, mode = block.get("linear_class", "bitlinear"), block.get("quantization_mode", "offline")
     for key, value, allowed in (
         ("linear_class", linear, tuple(_CLASSES)),
         ("quantization_mode", mode, _MODES),
     ):
         if not isinstance(value, str) or value not in allowed:
-            raise FormatError(f"{where}: {key}: {value!r:.60}; allowed is {' or '.join(allowed)}")
+            raise FormatError(f"{config}: {key}: {value!r:.60}; allowed is {' or '.join(allowed)}")
     if linear == "autobitlinear" and mode == "online":
         packed = next(_matrices(ledger), None)
         if packed is not None:
             raise FormatError(
-                f"{_where(packed)}: packed, but quantization_mode online says that the weights are "
+                f"{where(packed)}: packed, but quantization_mode online says that the weights are "
                 "dense"
             )
     return _CLASSES[linear]
 
 
 def _tensor(ledger: Ledger, weight: Stored, divides: bool) -> Tensor:
-    scale = ledger.get(f"{weight.name}_scale")
-    if scale is None:
-        raise FormatError(
-            f"{_where(weight)}: no {weight.name}_scale in any of "
-            f"{len(ledger.container.files)} file(s); BitNet's packed weights have one"
-        )
+    scale = need(ledger, weight, f"{weight.name}_scale", "BitNet's packed weights have one")
     if scale.dtype not in _SCALES or math.prod(scale.shape) != 1:
-        raise FormatError(f"{_where(scale)}: allowed is one number of {', '.join(_SCALES)}")
+        raise FormatError(f"{where(scale)}: allowed is one number of {', '.join(_SCALES)}")
     lines, inputs = weight.shape
     if not lines or not inputs:
-        raise FormatError(f"{_where(weight)}: a packed matrix without elements")
+        raise FormatError(f"{where(weight)}: a packed matrix without elements")
     return Tensor(
         name=weight.name,
         shape=(lines * _PER_BYTE, inputs),
@@ -109,7 +105,3 @@ def _tensor(ledger: Ledger, weight: Stored, divides: bool) -> Tensor:
             "rounding": ledger.options.rounding,
         },
     )
-
-
-def _where(stored: Stored) -> str:
-    return f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"

@@ -26,6 +26,7 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.schemes._bnb_state import QUANT_TYPES, QuantState, read_state
+from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes.base import Ledger
 
 _STATE = ".quant_state.bitsandbytes__"
@@ -49,7 +50,7 @@ def resolve(ledger: Ledger) -> None:
                 _claim_4bit(ledger, stored, name, ".", read_state(stored, kind, files))
             elif found:
                 raise UnsupportedError(
-                    f"{_where(stored)}: bitsandbytes {kind!r:.40}: recognised, not implemented; "
+                    f"{where(stored)}: bitsandbytes {kind!r:.40}: recognised, not implemented; "
                     f"implemented are {', '.join(QUANT_TYPES)} and INT8"
                 )
             elif stored.name.endswith("weight" + _STATE_ALONE):
@@ -144,7 +145,7 @@ def _check_layout(stored: Stored, files: Files) -> None:
         raise _misfit(stored, f"layout {layout}", f"0 (row) to {len(_LAYOUTS) - 1}")
     if layout:
         raise UnsupportedError(
-            f"{_where(stored)}: bitsandbytes INT8 in layout {_LAYOUTS[layout]!r}: recognised, not "
+            f"{where(stored)}: bitsandbytes INT8 in layout {_LAYOUTS[layout]!r}: recognised, not "
             "implemented; implemented is 'row'"
         )
 
@@ -152,7 +153,7 @@ def _check_layout(stored: Stored, files: Files) -> None:
 def _part(ledger: Ledger, evidence: Stored, name: str) -> Stored:
     stored = ledger.get(name)
     if stored is None:
-        raise FormatError(f"{_where(evidence)}: its tensor {name!r} is missing, or not its own")
+        raise FormatError(f"{where(evidence)}: its tensor {name!r} is missing, or not its own")
     return stored
 
 
@@ -163,9 +164,5 @@ def _check(stored: Stored, dtypes: tuple[str, ...], elems: int) -> None:
         )
 
 
-def _where(stored: Stored) -> str:
-    return f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"
-
-
 def _misfit(stored: Stored, found: str, allowed: str) -> FormatError:
-    return FormatError(f"{_where(stored)}: found {found}; allowed: {allowed}")
+    return FormatError(f"{where(stored)}: found {found}; allowed: {allowed}")

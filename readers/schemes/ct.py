@@ -16,13 +16,14 @@ https://github.com/vllm-project/compressed-tensors compressors/ of 0.20.0, and o
 
 from __future__ import annotations
 
-from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.errors import FormatError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.schemes._comfy import marks
 from anamnesis.readers.schemes._ct_config import Settings, settings
-from anamnesis.readers.schemes._ct_grid import Grid, grid_of, misfit, where
+from anamnesis.readers.schemes._ct_grid import Grid, grid_of
 from anamnesis.readers.schemes._ct_layout import Packing, packings
+from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
 from anamnesis.readers.schemes.base import Ledger
 
 _IMPLEMENTED = "pack-quantized, int-quantized and naive-quantized of compressed-tensors"
@@ -77,8 +78,8 @@ def _claim_packed(
     ledger: Ledger, packed: Stored, stem: str, stated: Settings, files: Files
 ) -> None:
     _refuse_foreign(ledger, packed, stem)
-    stored_shape = _part(ledger, packed, f"{stem}weight_shape")
-    scale = _part(ledger, packed, f"{stem}weight_scale")
+    stored_shape = need(ledger, packed, f"{stem}weight_shape")
+    scale = need(ledger, packed, f"{stem}weight_scale")
     shape = _shape(stored_shape, packed, files)
     matrices = shape[0] if len(shape) == 3 else 1
     rows, inputs = shape[-2:]
@@ -120,7 +121,7 @@ def _claim_packed(
 
 def _claim_int8(ledger: Ledger, codes: Stored, stem: str, stated: Settings) -> None:
     _refuse_foreign(ledger, codes, stem)
-    scale = _part(ledger, codes, f"{stem}weight_scale")
+    scale = need(ledger, codes, f"{stem}weight_scale")
     shape = codes.shape
     if len(shape) not in (2, 3):
         raise misfit(codes, "a matrix, or a stack of matrices")
@@ -244,7 +245,7 @@ def _refuse_packings(
 def _refuse_foreign(ledger: Ledger, codes: Stored, stem: str) -> None:
     for part, what in _FOREIGN.items():
         if ledger.container.stored.get(stem + part) is not None:
-            raise _unsupported(codes, what)
+            raise unsupported(codes, what, _IMPLEMENTED)
 
 
 def _refuse_sparse(ledger: Ledger) -> None:
@@ -255,22 +256,6 @@ def _refuse_sparse(ledger: Ledger) -> None:
         stem = prefix + dot
         if part == "bitmask" and f"{stem}compressed" in stored:
             rows = f"{stem}row_offsets" in stored
-            raise _unsupported(one, "sparse-bitmask" if rows else "sparse-24-bitmask")
+            raise unsupported(one, "sparse-bitmask" if rows else "sparse-24-bitmask", _IMPLEMENTED)
         if part in ("scale_packed", "meta") and f"{stem}weight_packed" in stored:
-            raise _unsupported(one, "marlin-24")
-
-
-def _unsupported(stored: Stored, what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{where(stored)}: {what} is recognised and not implemented; implemented are {_IMPLEMENTED}"
-    )
-
-
-def _part(ledger: Ledger, codes: Stored, name: str) -> Stored:
-    found = ledger.get(name)
-    if found is None:
-        raise FormatError(
-            f"{where(codes)}: no {name!r} beside it, "
-            f"in any of {len(ledger.container.files)} file(s)"
-        )
-    return found
+            raise unsupported(one, "marlin-24", _IMPLEMENTED)

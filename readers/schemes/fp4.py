@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.schemes._comfy import Mark, marks
+from anamnesis.readers.schemes._errors import missing, need, unsupported, where
 from anamnesis.readers.schemes.base import Ledger
 
 _E8M0 = ("F8_E8M0", "U8")
@@ -50,29 +51,10 @@ class Layer:
 
     def part(self, ledger: Ledger, name: str) -> Stored:
         """A tensor beside the codes; raises FormatError where there is none."""
-        found = ledger.get(self.stem + name)
-        if found is None:
-            raise missing(ledger, self.codes, self.stem + name)
-        return found
+        return need(ledger, self.codes, self.stem + name)
 
     def unsupported(self, what: str) -> UnsupportedError:
-        return UnsupportedError(
-            f"{where(self.codes)}: {what} is recognised and not implemented; "
-            f"implemented are {_IMPLEMENTED}"
-        )
-
-
-def where(*stored: Stored) -> str:
-    """File, and name, dtype and shape of each tensor, for errors."""
-    named = " of ".join(f"{s.name!r} ({s.dtype} {list(s.shape)})" for s in stored)
-    return f"{stored[0].file.path}: tensor {named}"
-
-
-def missing(ledger: Ledger, stored: Stored, other: str) -> FormatError:
-    """The error of a tensor that lacks what has to stand beside it."""
-    return FormatError(
-        f"{where(stored)}: no {other!r} beside it, in any of {len(ledger.container.files)} file(s)"
-    )
+        return unsupported(self.codes, what, _IMPLEMENTED)
 
 
 def resolve(ledger: Ledger) -> None:

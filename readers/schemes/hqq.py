@@ -20,7 +20,8 @@ from typing import Any
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Access, Component, Tensor
 from anamnesis.readers.files import Files
-from anamnesis.readers.schemes._hqq_layer import Layer, read_layer, where
+from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._hqq_layer import Layer, read_layer
 from anamnesis.readers.schemes.base import Ledger
 
 SCALES = {"BF16": 16, "F16": 16, "F32": 32}

@@ -23,6 +23,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._errors import missing
 from anamnesis.readers.schemes._mlx_config import BITS, Hint, Stated, stated
 from anamnesis.readers.schemes.base import Ledger
 
@@ -87,10 +88,7 @@ def _module(ledger: Ledger, weight: Stored, stem: str, config: Stated) -> _Modul
         return None
     if scales is None:
         if biases is not None or (config.found and len(weight.shape) > 1):
-            raise FormatError(
-                f"{weight.file.path}: tensor {weight.name!r}: no '{stem}scales' beside it, in any "
-                f"of {len(ledger.container.files)} file(s); MLX's packed weights have them"
-            )
+            raise missing(ledger, weight, f"{stem}scales", why="MLX's packed weights have them")
         return None
     return _Module(stem, weight, scales, biases, ledger.get(f"{stem}global_scale"))
 
@@ -111,10 +109,7 @@ def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
         return
     biases = _biases(ledger, stem)
     if biases is not None and biases.shape == stored.shape and len(stored.shape) > 1:
-        raise FormatError(
-            f"{stored.file.path}: tensor {stored.name!r}: no '{stem}weight' beside it, in any of "
-            f"{len(ledger.container.files)} file(s)"
-        )
+        raise missing(ledger, stored, f"{stem}weight")
 
 
 def _tensor(ledger: Ledger, module: _Module, config: Stated) -> Tensor:

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._errors import missing, where
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.readers.schemes.fp4 import missing, where
 
 _TRANSPOSED = ("gate_up_proj", "down_proj")
 _ENDINGS = (("_blocks", "_scales"), (".blocks", ".scales"))

@@ -18,6 +18,7 @@ import math
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._errors import need, where
 from anamnesis.readers.schemes._quanto_shape import shape_of
 from anamnesis.readers.schemes.base import Ledger
 
@@ -49,15 +50,15 @@ def resolve(ledger: Ledger) -> None:
 
 
 def _whole_bytes(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
-    scale = _part(ledger, codes, f"{weight}._scale")
+    scale = need(ledger, codes, f"{weight}._scale")
     if codes.dtype not in _BYTES or not codes.shape or 0 in codes.shape:
-        raise FormatError(f"{_where(codes)}: allowed is a matrix of {', '.join(_BYTES)}")
+        raise FormatError(f"{where(codes)}: allowed is a matrix of {', '.join(_BYTES)}")
     rows, columns = codes.shape[0], math.prod(codes.shape[1:])
     one = math.prod(scale.shape) == 1
     by_row = scale.shape == (rows, *[1] * (len(codes.shape) - 1))
     if scale.dtype not in _SCALES or not (one or by_row):
         raise FormatError(
-            f"{_where(scale)}: allowed is one number, or one for each of {rows:,} rows, of "
+            f"{where(scale)}: allowed is one number, or one for each of {rows:,} rows, of "
             f"{', '.join(_SCALES)}"
         )
     return Tensor(
@@ -82,9 +83,9 @@ def _whole_bytes(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
 
 
 def _bits(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
-    scale, shift = (_part(ledger, codes, f"{weight}.{n}") for n in ("_scale", "_shift"))
+    scale, shift = (need(ledger, codes, f"{weight}.{n}") for n in ("_scale", "_shift"))
     if codes.dtype != "U8" or len(codes.shape) < 2 or 0 in codes.shape:
-        raise FormatError(f"{_where(codes)}: allowed is a matrix of U8")
+        raise FormatError(f"{where(codes)}: allowed is a matrix of U8")
     lines, size = codes.shape[0], math.prod(codes.shape[1:])
     groups = math.prod(scale.shape)
     for stored, dtypes in ((scale, _SCALES), (shift, _SHIFTS)):
@@ -93,18 +94,18 @@ def _bits(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
             (),
         ):
             raise FormatError(
-                f"{_where(stored)}: allowed is a number for each of {groups:,} groups, of "
+                f"{where(stored)}: allowed is a number for each of {groups:,} groups, of "
                 f"{', '.join(dtypes)}"
             )
     fit = [bits for bits in (4, 2) if groups and -(-groups // (8 // bits)) == lines]
     if len(fit) != 1:
         raise FormatError(
-            f"{_where(codes)}: {lines:,} lines for {groups:,} groups, of which a line holds 2 (4 "
+            f"{where(codes)}: {lines:,} lines for {groups:,} groups, of which a line holds 2 (4 "
             "bits) or 4 (2 bits)"
         )
     shape = (groups, *codes.shape[1:])  # of a convolution that was not grouped
     if len(codes.shape) == 2:
-        shape = shape_of(ledger, weight, groups, size, _where(codes))
+        shape = shape_of(ledger, weight, groups, size, where(codes))
     return Tensor(
         name=weight,
         shape=shape,
@@ -126,17 +127,3 @@ def _bits(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
             "rounding": ledger.options.rounding,
         },
     )
-
-
-def _part(ledger: Ledger, codes: Stored, name: str) -> Stored:
-    stored = ledger.get(name)
-    if stored is None:
-        raise FormatError(
-            f"{_where(codes)}: no {name} beside it, in any of {len(ledger.container.files)} "
-            "file(s); Quanto stores one"
-        )
-    return stored
-
-
-def _where(stored: Stored) -> str:
-    return f"{stored.file.path}: tensor {stored.name!r} ({stored.dtype} {list(stored.shape)})"

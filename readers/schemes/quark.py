@@ -17,9 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
-from anamnesis.readers.schemes._ct_grid import misfit, where
+from anamnesis.readers.schemes._errors import misfit, missing, unsupported
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 
@@ -42,7 +41,7 @@ def resolve(ledger: Ledger) -> None:
     for stored in ledger.free():
         stem, dot, part = stored.name.rpartition(".")
         if part in _ROTATED:
-            raise _unsupported(stored, f"Quark's rotated weights ({part})")
+            raise unsupported(stored, f"Quark's rotated weights ({part})", _IMPLEMENTED)
         if part == "weight" and stored.dtype == "I32":
             ledger.claim(_tensor(ledger, stored, stem + dot, _encoding(stored, config, dtypes)))
 
@@ -65,27 +64,24 @@ def _encoding(stored: Stored, config: Mapping[str, Any], dtypes: set[str]) -> st
     export = config.get("export")
     order = export.get("pack_method") if isinstance(export, Mapping) else None
     if order != "reorder":
-        raise _unsupported(stored, f"Quark's INT4 with pack_method {order!r:.40}")
+        raise unsupported(stored, f"Quark's INT4 with pack_method {order!r:.40}", _IMPLEMENTED)
     if len(dtypes) != 1:
         found = " and ".join(sorted(dtypes)) or "neither int4 nor uint4"
-        raise _unsupported(stored, f"Quark's I32 weights of a config with {found}")
+        raise unsupported(stored, f"Quark's I32 weights of a config with {found}", _IMPLEMENTED)
     return _ENCODINGS[next(iter(dtypes))]
 
 
 def _tensor(ledger: Ledger, codes: Stored, stem: str, encoding: str) -> Tensor:
     scale, zeros = ledger.get(f"{stem}weight_scale"), ledger.get(f"{stem}weight_zero_point")
     if scale is None or (zeros is None and encoding == "awq-gemm"):
-        missing = "weight_zero_point" if scale is not None else "weight_scale"
-        raise FormatError(
-            f"{where(codes)}: no {stem + missing!r} beside it, in any of "
-            f"{len(ledger.container.files)} file(s)"
-        )
+        lacks = "weight_zero_point" if scale is not None else "weight_scale"
+        raise missing(ledger, codes, stem + lacks)
     if len(codes.shape) != 2:
         raise misfit(codes, "a matrix")
     inputs, words = codes.shape
     outputs = words * _PER_WORD
     if scale.shape == (outputs,):
-        raise _unsupported(codes, "Quark's INT4 with a scale a channel")
+        raise unsupported(codes, "Quark's INT4 with a scale a channel", _IMPLEMENTED)
     groups = scale.shape[0] if len(scale.shape) == 2 else 0
     if scale.dtype not in SCALE_BITS or groups < 1 or scale.shape[1] != outputs or inputs % groups:
         raise misfit(
@@ -98,7 +94,7 @@ def _tensor(ledger: Ledger, codes: Stored, stem: str, encoding: str) -> Tensor:
     ]
     if zeros is not None:
         if zeros.dtype in SCALE_BITS:
-            raise _unsupported(zeros, "Quark's zero points that are no integers")
+            raise unsupported(zeros, "Quark's zero points that are no integers", _IMPLEMENTED)
         if zeros.dtype != "I32" or zeros.shape != (groups, words):
             raise misfit(zeros, f"I32 {[groups, words]}")
         components.append(Component("qzeros", zeros, Access("columns", 4, line)))
@@ -121,10 +117,4 @@ def _tensor(ledger: Ledger, codes: Stored, stem: str, encoding: str) -> Tensor:
             "rounding": "exact",  # Quark multiplies in float32
         },
         orientation="transposed",
-    )
-
-
-def _unsupported(stored: Stored, what: str) -> UnsupportedError:
-    return UnsupportedError(
-        f"{where(stored)}: {what} is recognised and not implemented; implemented are {_IMPLEMENTED}"
     )

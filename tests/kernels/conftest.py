@@ -1,10 +1,17 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from types import ModuleType
+from types import MappingProxyType, ModuleType
 
 import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PLAIN = MappingProxyType({"NUMBA_DISABLE_JIT": "1"})
 
 
 @pytest.fixture(scope="session")
@@ -17,3 +24,26 @@ def ggml() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture
+def elsewhere(request: pytest.FixtureRequest) -> Callable[..., None]:
+    """Run tests of the same file in a process of other settings: the same bits come out.
+
+    `elsewhere(chosen, settings)` takes pytest's `-k` and environment variables; by default kernels
+    are plain Python there, on numpy twins of the intrinsics.
+    """
+
+    def run(chosen: str, settings: Mapping[str, str] = PLAIN) -> None:
+        options = ("-q", "-p", "no:cacheprovider", "-k", chosen)
+        done = subprocess.run(
+            [sys.executable, "-m", "pytest", *options, str(request.path)],
+            env={**os.environ, **settings},
+            capture_output=True,
+            text=True,
+            timeout=110,
+            cwd=ROOT,
+        )
+        assert done.returncode == 0, done.stdout[-3000:]
+
+    return run

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -115,14 +113,6 @@ def test_shapes_are_checked_before_the_kernel() -> None:
         prepare(params, {"weight_scale": Whole("F32", np.ones(2, np.float32))})
 
 
-def test_without_the_compiler() -> None:
+def test_without_the_compiler(elsewhere: Callable[..., None]) -> None:
     """The numpy twins give the same bits."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "golden", __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    elsewhere("golden")

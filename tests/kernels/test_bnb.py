@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -264,15 +263,7 @@ def test_arrays_that_do_not_fit() -> None:
     ],
     ids=["python", "generic"],
 )
-def test_the_same_elsewhere(setting: dict[str, str], which: str) -> None:
-    command = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
-    done = subprocess.run(
-        [*command, "-k", which, __file__],
-        cwd=Path(__file__).resolve().parents[2],
-        env=os.environ | setting | {"BNB_INNER_RUN": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout[-3000:]
+def test_the_same_elsewhere(
+    setting: dict[str, str], which: str, elsewhere: Callable[..., None]
+) -> None:
+    elsewhere(which, setting | {"BNB_INNER_RUN": "1"})

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ct_cases as cases
@@ -166,15 +163,6 @@ def test_grids_and_groups_are_checked(
         prepare(params, {role: _Whole(array) for role, array in wholes.items()})
 
 
-def test_without_the_compiler() -> None:
+def test_without_the_compiler(elsewhere: Callable[..., None]) -> None:
     """The numpy twins give the same bits."""
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider",
-         "-k", "golden and exact or every_code", __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=Path(__file__).resolve().parents[2],
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout[-2000:]
+    elsewhere("golden and exact or every_code")

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -222,15 +219,7 @@ def test_nothing_to_decode() -> None:
     ],
     ids=["no compiler", "haswell", "generic"],
 )
-def test_elsewhere(environ: dict[str, str]) -> None:
+def test_elsewhere(environ: dict[str, str], elsewhere: Callable[..., None]) -> None:
     """The same bits without the compiler, and where machines look up bytes, or nothing."""
     chosen = "test_mx or half or columns or (test_nv and stack and reference)"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
-        env={**os.environ, **environ},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    elsewhere(chosen, environ)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -209,15 +206,7 @@ def test_shapes_are_checked_before_the_kernel(role: str) -> None:
             decoder("gptq")(blocks | {role: short}, params, Window(0, wanted.shape[0]), out)
 
 
-def test_without_the_compiler() -> None:
+def test_without_the_compiler(elsewhere: Callable[..., None]) -> None:
     """The numpy twins give the same bits."""
     chosen = "golden and (w3 or w4-act or padded or int16 or carry or w6)"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    elsewhere(chosen)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -143,15 +141,7 @@ def test_shapes_are_checked_before_the_kernel(name: str) -> None:
         run(views, params, Window(0, item.units), out[:-1])
 
 
-def test_without_the_compiler() -> None:
+def test_without_the_compiler(elsewhere: Callable[..., None]) -> None:
     """The numpy twins give the same bits."""
     chosen = "golden and (w8 or g24 or w3 or w2 or a0-g64) or beyond and (1-3-exact or 0-8)"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    elsewhere(chosen)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import ml_dtypes
@@ -206,15 +203,9 @@ def test_streams_of_any_length(bits: int) -> None:
     ],
     ids=lambda settings: settings.get("NUMBA_CPU_NAME", "none"),
 )
-def test_elsewhere_and_without_the_compiler(settings: dict[str, str]) -> None:
-    """The same bits."""
+def test_elsewhere_and_without_the_compiler(
+    settings: dict[str, str], elsewhere: Callable[..., None]
+) -> None:
+    """The same bits, without the compiler as well."""
     chosen = "golden and (w3 or w5-g64 or odd-w4 or metal-w8 or fp4) or every_code or any_length"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
-        env={**os.environ, **settings},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    elsewhere(chosen, settings)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -128,15 +126,7 @@ def test_shapes_are_checked_before_the_kernel(name: str) -> None:
             prepared(item, {"_scale": Whole("F32", np.ones(2, np.float32))})
 
 
-def test_without_the_compiler() -> None:
+def test_without_the_compiler(elsewhere: Callable[..., None]) -> None:
     """The numpy twins give the same bits."""
     chosen = "golden and (qint8 or e4m3-f16 or rows or zero) or every_byte and I8"
-    done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", chosen, __file__],
-        env={**os.environ, "NUMBA_DISABLE_JIT": "1"},
-        capture_output=True,
-        text=True,
-        timeout=110,
-        cwd=Path(__file__).resolve().parents[2],
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
+    elsewhere(chosen)

@@ -109,7 +109,7 @@ def test_beside_other_families(tmp_path: Path) -> None:
     [
         (pair(), None, "no config.json beside it says whether its scale multiplies"),
         (pair(), {}, "linear_class: autobitlinear"),
-        ({"m.weight": PACKED}, BITNET, "no m.weight_scale in any of 1 file"),
+        ({"m.weight": PACKED}, BITNET, "no 'm.weight_scale' beside it, in any of 1 file"),
         (pair() | {"m.q_proj.weight_scale": np.ones(2, np.float32)}, BITNET, "one number of BF16"),
         (pair() | {"m.q_proj.weight_scale": np.ones(1, np.int32)}, BITNET, "one number of BF16"),
         (pair() | {"m.q_proj.weight": PACKED[:0]}, BITNET, "without elements"),

@@ -119,8 +119,8 @@ def test_unpacked_codes_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"scale": None}, "no scale beside it, in any of 1 file"),
-        ({"scale": None, "zero": None}, "no scale and no zero"),
+        ({"scale": None}, "no 'm.q_proj.scale' beside it, in any of 1 file"),
+        ({"scale": None, "zero": None}, "no 'm.q_proj.scale' and no 'm.q_proj.zero'"),
         ({"shape": None}, "no m.q_proj.shape beside it"),
         ({"shape": np.array([12, 65], np.int64)}, "12 groups for 780 elements"),
         ({"shape": np.array([-12, -64], np.int64)}, "its shape is"),

@@ -122,15 +122,15 @@ def test_the_values_of_a_layer(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensors", "config", "message"),
     [
-        (eight(_scale=None), None, r"no m.weight._scale beside it, in any of 1 file"),
+        (eight(_scale=None), None, r"no 'm.weight._scale' beside it, in any of 1 file"),
         (eight(_scale=np.ones((5, 1), BF16)), None, "one for each of 6 rows"),
         (eight(_scale=np.ones((1, 6), BF16)), None, "one for each of 6 rows"),
         (eight(_scale=np.ones((6, 1), np.int32)), None, "of BF16, F16, F32"),
         (eight(_data=np.ones((6, 40), np.uint8)), None, "a matrix of I8"),
         (eight(_data=np.ones((0, 40), np.int8)), None, "a matrix of I8"),
         (eight(_data=np.ones((), np.int8)), None, "a matrix of I8"),
-        (four("m.weight", 3, 40, 6, _shift=None), None, "no m.weight._shift"),
-        (four("m.weight", 3, 40, 6, _scale=None), None, "no m.weight._scale"),
+        (four("m.weight", 3, 40, 6, _shift=None), None, "no 'm.weight._shift'"),
+        (four("m.weight", 3, 40, 6, _scale=None), None, "no 'm.weight._scale'"),
         (four("m.weight", 3, 40, 6, _shift=np.ones((5, 1), BF16)), None, "each of 6 groups"),
         (four("m.weight", 3, 40, 6, _shift=np.ones((6, 1), np.int32)), None, "BF16, F16, F32, U8"),
         (four("m.weight", 3, 40, 6, _scale=np.ones(6, BF16)), None, "each of 6 groups"),
@@ -161,5 +161,5 @@ def test_what_does_not_fit(
 
 
 def test_parts_alone_are_left_over(tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"no m\.weight\._scale"):
+    with pytest.raises(FormatError, match=r"no 'm\.weight\._scale'"):
         load_model(str(written(tmp_path, {"m.weight._data._data": np.ones((2, 2), np.int8)})))
