@@ -102,7 +102,7 @@ class Inflater:
                 self._packed += size
             last = not self._input
             try:
-                data = self._stream.decompress(self._input, most)
+                data: bytes = self._stream.decompress(self._input, most)
             except zlib_ng.error as error:
                 raise self._wrong(f"broken deflate stream ({error})") from None
             self._input = self._stream.unconsumed_tail
