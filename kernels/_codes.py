@@ -13,9 +13,9 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._jit import as_f32, as_u32, inline, jit, put
-from anamnesis.kernels._lookup import load_u64, look_up, table_for
-from anamnesis.kernels._streams import STEP, unpack1, unpack3, unpack5, unpack6
+from anamnesis.kernels._jit import as_f32, as_u32, inline, jit, put, variants
+from anamnesis.kernels._lookup import look_up, table_for
+from anamnesis.kernels._streams import STEP, UNPACK
 from anamnesis.kernels._vector import clean_nan, load16, load32, store, to_f32
 from anamnesis.kernels.bits import f16_bits_to_f32, u32
 
@@ -23,56 +23,48 @@ COUNT = np.arange(16, dtype=np.uint8)
 _u16, _u64 = np.uint16, np.uint64
 
 
-@jit
-def spread(stream: Any, bits: Any, codes: Any) -> None:
-    """The codes of `stream`, uint8, as bytes; `codes`, uint8, has room for a multiple of 8."""
-    size = stream.shape[0]
+@variants
+def spread(bits: int) -> Any:
+    """`(stream, codes)`: the codes of a stream, uint8, as bytes; room is for a multiple of 8."""
     if bits == 4:
-        pairs = codes.view(np.uint16)
-        for i in range(size):
-            byte = _u16(stream[i])
-            pairs[i] = _u16(_u16(byte | _u16(byte << _u16(4))) & _u16(0x0F0F))
+
+        def to_bytes(stream: Any, codes: Any) -> None:
+            pairs = codes.view(np.uint16)
+            for i in range(stream.shape[0]):
+                byte = _u16(stream[i])
+                pairs[i] = _u16(_u16(byte | _u16(byte << _u16(4))) & _u16(0x0F0F))
+
     elif bits == 2:
-        fours = codes.view(np.uint32)
-        for i in range(size):
-            wide = u32(stream[i])
-            wide = u32(wide | u32(wide << u32(12)))
-            fours[i] = u32(u32(wide | u32(wide << u32(6))) & u32(0x03030303))
+
+        def to_bytes(stream: Any, codes: Any) -> None:
+            fours = codes.view(np.uint32)
+            for i in range(stream.shape[0]):
+                wide = u32(stream[i])
+                wide = u32(wide | u32(wide << u32(12)))
+                fours[i] = u32(u32(wide | u32(wide << u32(6))) & u32(0x03030303))
+
     elif bits == 8:
-        for i in range(size):
-            codes[i] = stream[i]
-    else:
-        done = _by_32(stream, bits, codes) * 4  # times eight codes
-        eights = codes.view(np.uint64)
-        whole = max(0, (size - 8 + bits) // bits)  # where eight bytes can be loaded
-        for i in range(done, whole):
-            eights[i] = _eight(load_u64(stream, i * bits), bits)
-        for i in range(max(done, whole), -(-size // bits)):
-            value = _u64(0)
-            for j in range(i * bits, min(size, i * bits + bits)):
-                value |= _u64(stream[j]) << _u64(8 * (j - i * bits))
-            eights[i] = _eight(value, bits)
 
+        def to_bytes(stream: Any, codes: Any) -> None:
+            for i in range(stream.shape[0]):
+                codes[i] = stream[i]
 
-@inline
-def _by_32(stream: Any, bits: Any, codes: Any) -> Any:
-    """How many times 32 codes were made bytes: all that fill 32, but none of 7 bits."""
-    if bits == 7:
-        return 0
-    steps = stream.shape[0] // (4 * bits)
-    if bits == 1:
-        for i in range(steps):
-            unpack1(stream, 4 * i, codes, STEP * i)
-    elif bits == 3:
-        for i in range(steps):
-            unpack3(stream, 12 * i, codes, STEP * i)
-    elif bits == 5:
-        for i in range(steps):
-            unpack5(stream, 20 * i, codes, STEP * i)
     else:
-        for i in range(steps):
-            unpack6(stream, 24 * i, codes, STEP * i)
-    return steps
+        unpack = UNPACK[bits]
+
+        def to_bytes(stream: Any, codes: Any) -> None:
+            size = stream.shape[0]
+            steps = size // (4 * bits)
+            for i in range(steps):
+                unpack(stream, 4 * bits * i, codes, STEP * i)
+            eights = codes.view(np.uint64)
+            for i in range(steps * 4, -(-size // bits)):
+                value = _u64(0)
+                for j in range(i * bits, min(size, i * bits + bits)):
+                    value |= _u64(stream[j]) << _u64(8 * (j - i * bits))
+                eights[i] = _eight(value, bits)
+
+    return to_bytes
 
 
 @inline
@@ -119,31 +111,47 @@ def read_zeros(
     if columns.shape[0] != groups or columns.shape[1] * 8 < rows * bits:
         raise ValueError(f"qzeros: {columns.shape} bytes for {shape} zero points of {bits} bits")
     zeros = np.empty(shape, np.float32)
-    _zeros(np.ascontiguousarray(columns), bits, offset, carry, nibbles, zeros)
+    unpack = _zeros(bits, "nibbles" if nibbles else "carry" if carry else "plain")
+    unpack(np.ascontiguousarray(columns), offset, carry, zeros)
     return zeros
 
 
-@jit
-def _zeros(columns: Any, bits: Any, offset: Any, carry: Any, nibbles: Any, zeros: Any) -> None:
-    codes = np.empty((columns.shape[1] // bits + 1) * 8, np.uint8)
-    mask = np.int32((1 << bits) - 1)
-    rows = zeros.shape[1]
-    for group in range(zeros.shape[0]):
-        spread(columns[group], bits, codes)
-        if nibbles:
-            for first in range(0, rows, 8):
+@variants
+def _zeros(bits: int, order: str) -> Any:
+    """`(columns, offset, carry, zeros)`: see `read_zeros`."""
+    to_bytes, mask, room = spread(bits), np.int32((1 << bits) - 1), 8
+    if order == "nibbles":
+
+        def fields(codes: Any, offset: Any, carry: Any, zeros: Any) -> None:
+            for first in range(0, zeros.shape[0], 8):
                 for k in range(8):
-                    zeros[group, first + k] = codes[first + k // 2 + k % 2 * 4]
-        elif carry:
+                    zeros[first + k] = codes[first + k // 2 + k % 2 * 4]
+
+    elif order == "carry":
+
+        def fields(codes: Any, offset: Any, carry: Any, zeros: Any) -> None:
             over = 0
-            for row in range(rows):
+            for row in range(zeros.shape[0]):
                 field = np.int64(codes[row]) + offset + (over if row % carry else 0)
                 over = 1 if field > mask else 0
-                zeros[group, row] = field & mask
-        else:
-            line, add = zeros[group], np.int32(offset)
-            for row in range(rows):
-                line[row] = np.float32(np.int32(np.int32(np.int32(codes[row]) + add) & mask))
+                zeros[row] = field & mask
+
+    else:
+
+        def fields(codes: Any, offset: Any, carry: Any, zeros: Any) -> None:
+            add = np.int32(offset)
+            for row in range(zeros.shape[0]):
+                zeros[row] = np.float32(np.int32(np.int32(np.int32(codes[row]) + add) & mask))
+
+    write = jit(fields)
+
+    def unpack(columns: Any, offset: Any, carry: Any, zeros: Any) -> None:
+        codes = np.empty((columns.shape[1] // bits + 1) * room, np.uint8)
+        for group in range(zeros.shape[0]):
+            to_bytes(columns[group], codes)
+            write(codes, offset, carry, zeros[group])
+
+    return unpack
 
 
 @inline
@@ -218,7 +226,6 @@ def scale_runs(
     end: Any,
     zeros: Any,
     scales: Any,
-    half: Any,
     out: Any,
     row: Any,
 ) -> None:
@@ -229,12 +236,45 @@ def scale_runs(
     for k in range(run, end):
         zero, scale = zeros[k], scales[k]
         some, here = codes[starts[k] - first : starts[k + 1] - first], out[row + starts[k] :]
-        if half:
-            for i in range(some.shape[0]):
-                put(here, i, to_half((np.float32(some[i]) - zero) * scale))
-        else:
-            for i in range(some.shape[0]):
-                put(here, i, (np.float32(some[i]) - zero) * scale)
+        for i in range(some.shape[0]):
+            put(here, i, (np.float32(some[i]) - zero) * scale)
+
+
+@jit
+def halve_runs(
+    codes: Any,
+    first: Any,
+    starts: Any,
+    run: Any,
+    end: Any,
+    zeros: Any,
+    scales: Any,
+    out: Any,
+    row: Any,
+) -> None:
+    """As `scale_runs`, and values are rounded to binary16 first."""
+    for k in range(run, end):
+        zero, scale = zeros[k], scales[k]
+        some, here = codes[starts[k] - first : starts[k + 1] - first], out[row + starts[k] :]
+        for i in range(some.shape[0]):
+            put(here, i, to_half((np.float32(some[i]) - zero) * scale))
+
+
+RUNS = {"halve": halve_runs, "scale": scale_runs, "table": look_up_runs, "vector": multiply_runs}
+
+
+def are_whole(starts: Any) -> bool:
+    """Whether all runs are multiples of 16."""
+    return not (np.diff(starts) % 16).any()
+
+
+def way_of(bits: int, whole: bool, half: bool) -> str:
+    """Which of `RUNS` is for codes of that width; `whole` is what `are_whole` said of the runs."""
+    if half:
+        return "halve"
+    if not whole:
+        return "scale"
+    return "table" if bits <= 4 else "vector"
 
 
 @jit

@@ -60,7 +60,9 @@ def _again(function: Any) -> Any:
     """The same kernel of the other package; for one that no kernel file has, a copy."""
     package, _, name = function.__module__.rpartition(".")
     if package == _FROM:
-        return getattr(again(name), function.__qualname__)
+        factory, constants = getattr(function, "variant", (function.__qualname__, None))
+        found = getattr(again(name), factory)
+        return found if constants is None else found(*constants)
     names = dict(function.__globals__)
     for name in function.__code__.co_names:
         if str(getattr(names.get(name), "__module__", "")).startswith(_FROM):

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._codes import scale_each
-from anamnesis.kernels._jit import as_f32, as_u32, inline, jit
+from anamnesis.kernels._jit import as_f32, as_u32, inline, jit, variants
 from anamnesis.kernels._pairs import scale_pairs
 from anamnesis.kernels._vector import clean_nan
 from anamnesis.kernels.bits import f16_bits_to_f32, u32
@@ -82,35 +82,34 @@ def unpack_zero_line(raw: Any, bits: Any, padded: Any, row: Any, zeros: Any) -> 
             zeros[g] = np.float32(np.int32(u32(both & mask)))
 
 
-@jit
-def spread_padded(stream: Any, bits: Any, codes: Any) -> None:
-    """The codes of words that hold `32 // bits` of 3, 5, 6 or 7 bits each, as bytes.
+@variants
+def spread_padded(bits: int) -> Any:
+    """`(stream, codes)`: codes of words that hold `32 // bits` of 3, 5, 6 or 7 bits, as bytes.
 
     `codes` has room for all codes of all words.
     """
-    words = stream.view(np.uint32)
-    count = words.shape[0]
+    each, mask = 32 // bits, u32((1 << bits) - 1)
     if bits == 7:
-        fours = codes.view(np.uint32)
-        for i in range(count):
-            w = u32(words[i])
-            low = u32(u32(w & u32(0x7F)) | u32(u32(w << u32(1)) & u32(0x7F00)))
-            high = u32(
-                u32(u32(w << u32(2)) & u32(0x7F0000)) | u32(u32(w << u32(3)) & u32(0x7F000000))
-            )
-            fours[i] = u32(low | high)
-    elif bits == 6:
-        for i in range(count):
-            for k in range(5):
-                codes[5 * i + k] = u32(u32(words[i] >> u32(6 * k)) & u32(63))
-    elif bits == 5:
-        for i in range(count):
-            for k in range(6):
-                codes[6 * i + k] = u32(u32(words[i] >> u32(5 * k)) & u32(31))
+
+        def to_bytes(stream: Any, codes: Any) -> None:
+            words, fours = stream.view(np.uint32), codes.view(np.uint32)
+            for i in range(words.shape[0]):
+                w = u32(words[i])
+                low = u32(u32(w & u32(0x7F)) | u32(u32(w << u32(1)) & u32(0x7F00)))
+                high = u32(
+                    u32(u32(w << u32(2)) & u32(0x7F0000)) | u32(u32(w << u32(3)) & u32(0x7F000000))
+                )
+                fours[i] = u32(low | high)
+
     else:
-        for i in range(count):
-            for k in range(10):
-                codes[10 * i + k] = u32(u32(words[i] >> u32(3 * k)) & u32(7))
+
+        def to_bytes(stream: Any, codes: Any) -> None:
+            words = stream.view(np.uint32)
+            for i in range(words.shape[0]):
+                for k in range(each):
+                    codes[each * i + k] = u32(u32(words[i] >> u32(bits * k)) & mask)
+
+    return to_bytes
 
 
 @jit

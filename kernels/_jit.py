@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -53,6 +54,24 @@ def jit(function: F) -> F:
         return np.errstate(all="ignore")(function)  # as compiled code, which tells nobody
     kernel: Any = Kernel(function)
     return kernel
+
+
+def variants(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """Kernels that differ in constants: `factory(*constants)` gives the function of one.
+
+    Each is compiled when it is first called: a kernel that is told at run time how wide its codes
+    are would be compiled with the code of all widths.
+    """
+
+    @cache
+    def variant(*constants: Any) -> Any:
+        function = factory(*constants)
+        function.__name__ = factory.__name__
+        function.__qualname__ = "-".join(map(str, (factory.__name__, *constants)))
+        function.variant = factory.__name__, constants
+        return jit(function)
+
+    return variant
 
 
 def inline(function: F) -> F:

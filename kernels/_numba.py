@@ -8,6 +8,7 @@ as LLVM IR here. These are the names of `_jit` as `_compile` gives them to a ker
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import numba
@@ -32,6 +33,11 @@ def jit(function: F) -> F:
     """Compile lazily, without the GIL, and without what only a call from Python needs."""
     compiled: F = numba.njit(nogil=True, no_cpython_wrapper=True, no_cfunc_wrapper=True)(function)
     return compiled
+
+
+def variants(factory: Callable[..., Any]) -> Callable[..., Any]:
+    """As `_jit.variants`."""
+    return cache(lambda *constants: jit(factory(*constants)))
 
 
 def callable_from_python(function: Any) -> Any:

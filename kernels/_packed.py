@@ -14,14 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._codes import (
-    look_up_runs,
-    multiply_runs,
-    scale_each,
-    scale_runs,
-    spread,
-)
-from anamnesis.kernels._jit import jit
+from anamnesis.kernels._codes import RUNS, scale_each, spread
+from anamnesis.kernels._jit import jit, variants
 from anamnesis.kernels._pairs import pair, scale_pairs
 from anamnesis.kernels._transpose import (
     LANES,
@@ -54,147 +48,126 @@ def runs_of(index: Any, block: int) -> tuple[Any, Any]:
     return starts.astype(np.int64), index[starts[:-1]]
 
 
-@jit
-def decode_runs(
-    words: Any,
-    nibbles: Any,
-    bits: Any,
-    block: Any,
-    starts: Any,
-    groups: Any,
-    zeros: Any,
-    scales: Any,
-    half: Any,
-    inputs: Any,
-    out: Any,
-) -> None:
-    """Columns of `words` to rows of `out`, where long runs of inputs share a group.
+@variants
+def decode_runs(bits: int, nibbles: bool, way: str) -> Any:
+    """Columns of words to rows of `out`, where long runs of inputs share a group.
 
-    `words` is uint32 `[in * bits / 32, rows]`, or `[in, rows / 8]` when each holds the `nibbles`
-    of eight outputs in AWQ's order. Run k is inputs `[starts[k], starts[k + 1])` of group
-    `groups[k]`; no run crosses a multiple of `block`. `zeros` and `scales` are float32
-    `[groups, rows]`, `half` rounds values to binary16 first, `out` is `rows * inputs` elements.
+    `(words, starts, groups, zeros, scales, inputs, out)`: `words` is uint32
+    `[in * bits / 32, rows]`, or `[in, rows / 8]` when each holds the `nibbles` of eight outputs in
+    AWQ's order. Run k is inputs `[starts[k], starts[k + 1])` of group `groups[k]`; no run crosses a
+    multiple of `block_inputs`. `zeros` and `scales` are float32 `[groups, rows]`, `out` is
+    `rows * inputs` elements. `way` is of `way_of`.
     """
-    columns = LANES * LANES if nibbles else COLUMNS
-    tile = np.empty((columns, block * bits // 32 + PAD), np.uint32)
-    streams = tile.view(np.uint8)
-    planes = np.empty((LANES, LANES, LANES), np.uint32)
-    codes = np.empty(block, np.uint8)
-    zero_tile = np.empty((columns, groups.shape[0]), np.float32)
-    scale_tile = np.empty((columns, groups.shape[0]), np.float32)
-    whole = not half and _whole(starts)
-    rows = zeros.shape[1]
-    for column in range(0, rows, columns):
-        _turn_rows(zeros, groups, column, zero_tile)
-        _turn_rows(scales, groups, column, scale_tile)
-        run = 0
-        for first in range(0, inputs, block):
-            last = min(first + block, inputs)
-            if nibbles:
-                _turn_nibbles(words, first, last, column // LANES, planes, tile)
-            else:
-                _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
-            end = run
-            while starts[end] < last:
-                end += 1
-            size = -(-(last - first) * bits // 8)
-            for lane in range(min(columns, rows - column)):
-                row = column + lane
-                line = lane
-                if nibbles:  # tile rows are in the order of nibbles, then of words
-                    line = (lane % 8 // 2 + lane % 2 * 4) * LANES + lane // LANES
-                source = streams[line, :size]
-                if bits != 8:
-                    spread(source, bits, codes)
-                    source = codes
-                at, zero, scale = row * inputs, zero_tile[lane], scale_tile[lane]
-                if not whole:
-                    scale_runs(source, first, starts, run, end, zero, scale, half, out, at)
-                elif bits <= 4:
-                    look_up_runs(source, first, starts, run, end, zero, scale, out, at)
-                else:
-                    multiply_runs(source, first, starts, run, end, zero, scale, out, at)
-            run = end
+    block, columns = block_inputs(bits, nibbles), LANES * LANES if nibbles else COLUMNS
+    width = block * bits // 32 + PAD
+    to_bytes, decode = spread(bits), RUNS[way]
+    if nibbles:
+
+        def turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+            planes = np.empty((LANES, LANES, LANES), np.uint32)
+            _turn_nibbles(words, first, last, column // LANES, planes, tile)
+
+    else:
+
+        def turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+            _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
+
+    fill = jit(turn)
+
+    def rows_of(
+        words: Any, starts: Any, groups: Any, zeros: Any, scales: Any, inputs: Any, out: Any
+    ) -> None:
+        tile = np.empty((columns, width), np.uint32)
+        streams = tile.view(np.uint8)
+        codes = np.empty(block, np.uint8)
+        zero_tile = np.empty((columns, groups.shape[0]), np.float32)
+        scale_tile = np.empty((columns, groups.shape[0]), np.float32)
+        rows = zeros.shape[1]
+        for column in range(0, rows, columns):
+            _turn_rows(zeros, groups, column, zero_tile)
+            _turn_rows(scales, groups, column, scale_tile)
+            run = 0
+            for first in range(0, inputs, block):
+                last = min(first + block, inputs)
+                fill(words, first, last, column, tile)
+                end = run
+                while starts[end] < last:
+                    end += 1
+                size = -(-(last - first) * bits // 8)
+                for lane in range(min(columns, rows - column)):
+                    line = lane
+                    if nibbles:  # tile rows are in the order of nibbles, then of words
+                        line = (lane % 8 // 2 + lane % 2 * 4) * LANES + lane // LANES
+                    source = streams[line, :size]
+                    if bits != 8:
+                        to_bytes(source, codes)
+                        source = codes
+                    at, zero, scale = (column + lane) * inputs, zero_tile[lane], scale_tile[lane]
+                    decode(source, first, starts, run, end, zero, scale, out, at)
+                run = end
+
+    return rows_of
 
 
-@jit
-def decode_scattered(
-    words: Any,
-    bits: Any,
-    index: Any,
-    zeros: Any,
-    scales: Any,
-    narrow: Any,
-    half: Any,
-    inputs: Any,
-    out: Any,
-) -> None:
+@variants
+def decode_scattered(bits: int, narrow: bool) -> Any:
     """As `decode_runs`, where input i is of group `index[i]` and neighbours rarely share one.
 
-    `narrow` scales were stored in 16 bits, which leaves the low bits of a float32 to the zero
-    point: gathering both for each input is most of the work.
+    `(words, index, zeros, scales, half, inputs, out)`. `narrow` scales were stored in 16 bits,
+    which leaves the low bits of a float32 to the zero point: gathering both for each input is most
+    of the work. `half` rounds values to binary16 first.
     """
-    tile = np.empty((COLUMNS, SCATTERED * bits // 32 + PAD), np.uint32)
-    zero_tile = np.empty((COLUMNS, SCATTERED + PAD), np.float32)
-    scale_tile = np.empty((COLUMNS, SCATTERED + PAD), np.float32)
-    streams, both = tile.view(np.uint8), scale_tile.view(np.uint32)
-    codes = np.empty(SCATTERED, np.uint8)
-    rows = zeros.shape[1]
-    grid = pair(zeros, scales) if narrow else scales.view(np.uint32)
-    for column in range(0, rows, COLUMNS):
-        for first in range(0, inputs, SCATTERED):
-            last = min(first + SCATTERED, inputs)
-            _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
-            _turn_rows(grid, index[first:last], column, both)
-            if not narrow:
-                _turn_rows(zeros, index[first:last], column, zero_tile)
-            size = -(-(last - first) * bits // 8)
-            for lane in range(min(COLUMNS, rows - column)):
-                source = streams[lane, :size]
-                if bits != 8:
-                    spread(source, bits, codes)
-                    source = codes
-                part, here = source[: last - first], out[(column + lane) * inputs + first :]
-                if narrow:
-                    scale_pairs(part, both[lane], half, here)
-                else:
-                    scale_each(part, zero_tile[lane], scale_tile[lane], half, here)
+    to_bytes, width = spread(bits), SCATTERED * bits // 32 + PAD
+
+    def rows_of(
+        words: Any, index: Any, zeros: Any, scales: Any, half: Any, inputs: Any, out: Any
+    ) -> None:
+        tile = np.empty((COLUMNS, width), np.uint32)
+        zero_tile = np.empty((COLUMNS, SCATTERED + PAD), np.float32)
+        scale_tile = np.empty((COLUMNS, SCATTERED + PAD), np.float32)
+        streams, both = tile.view(np.uint8), scale_tile.view(np.uint32)
+        codes = np.empty(SCATTERED, np.uint8)
+        rows = zeros.shape[1]
+        grid = pair(zeros, scales) if narrow else scales.view(np.uint32)
+        for column in range(0, rows, COLUMNS):
+            for first in range(0, inputs, SCATTERED):
+                last = min(first + SCATTERED, inputs)
+                _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
+                _turn_rows(grid, index[first:last], column, both)
+                if not narrow:
+                    _turn_rows(zeros, index[first:last], column, zero_tile)
+                size = -(-(last - first) * bits // 8)
+                for lane in range(min(COLUMNS, rows - column)):
+                    source = streams[lane, :size]
+                    if bits != 8:
+                        to_bytes(source, codes)
+                        source = codes
+                    part, here = source[: last - first], out[(column + lane) * inputs + first :]
+                    if narrow:
+                        scale_pairs(part, both[lane], half, here)
+                    else:
+                        scale_each(part, zero_tile[lane], scale_tile[lane], half, here)
+
+    return rows_of
 
 
-@jit
-def decode_rows(
-    streams: Any,
-    bits: Any,
-    starts: Any,
-    zeros: Any,
-    scales: Any,
-    half: Any,
-    inputs: Any,
-    out: Any,
-) -> None:
-    """As `decode_runs`, from streams that lie as rows: `streams` is uint8 `[rows, bytes]`.
+@variants
+def decode_rows(bits: int, way: str) -> Any:
+    """As `decode_runs`, from streams that lie as rows.
 
-    `zeros` and `scales` are float32 `[rows, runs]`, of any width from there on.
+    `(streams, starts, zeros, scales, inputs, out)`: `streams` is uint8 `[rows, bytes]`, `zeros` and
+    `scales` are float32 `[rows, runs]`, of any width from there on.
     """
-    codes = np.empty(-(-inputs // 32) * 32, np.uint8)
-    runs = starts.shape[0] - 1
-    whole = not half and bits <= 4 and _whole(starts)
-    for row in range(streams.shape[0]):
-        spread(streams[row], bits, codes)
-        at, zero, scale = row * inputs, zeros[row], scales[row]
-        if whole:
-            look_up_runs(codes, 0, starts, 0, runs, zero, scale, out, at)
-        else:
-            scale_runs(codes, 0, starts, 0, runs, zero, scale, half, out, at)
+    to_bytes, decode = spread(bits), RUNS[way]
 
+    def rows_of(streams: Any, starts: Any, zeros: Any, scales: Any, inputs: Any, out: Any) -> None:
+        codes = np.empty(-(-inputs // 32) * 32, np.uint8)
+        runs = starts.shape[0] - 1
+        for row in range(streams.shape[0]):
+            to_bytes(streams[row], codes)
+            decode(codes, 0, starts, 0, runs, zeros[row], scales[row], out, row * inputs)
 
-@jit
-def _whole(starts: Any) -> bool:
-    """Whether all runs are multiples of 16."""
-    for k in range(starts.shape[0] - 1):  # noqa: SIM110 - numba has no generators
-        if (starts[k + 1] - starts[k]) % 16:
-            return False
-    return True
+    return rows_of
 
 
 @jit

@@ -1,4 +1,4 @@
-"""Streams of codes of 1 to 6 bits to bytes, 32 codes at a time.
+"""Streams of codes of 1 to 7 bits to bytes, 32 codes at a time.
 
     code k = bits [k * b, (k + 1) * b) of the little-endian bytes
 
@@ -60,4 +60,4 @@ else:
         return unpack
 
 
-unpack1, unpack3, unpack5, unpack6 = (_unpacker(bits) for bits in (1, 3, 5, 6))
+UNPACK = {bits: _unpacker(bits) for bits in (1, 3, 5, 6, 7)}

@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import read_scales, read_zeros
+from anamnesis.kernels._codes import are_whole, read_scales, read_zeros, way_of
 from anamnesis.kernels._interleaved import COLUMNS, ROWS, STEP, decode_interleaved
 from anamnesis.kernels._packed import (
     block_inputs,
@@ -39,7 +39,7 @@ _BITS = 4
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """`starts` and `groups` of the runs of inputs that share a scale.
+    """`starts` and `groups` of the runs of inputs that share a scale; `whole`: multiples of 16.
 
     `scalars`: `version`, `in_features`, `group_size` (-1: all), `groups`. Raises ValueError for
     inputs without a group.
@@ -50,7 +50,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         raise ValueError(f"{groups:,} groups of {size:,} do not cover {inputs:,} inputs")
     block = block_inputs(_BITS, True) if scalars["version"] == "gemm" else max(1, inputs)
     starts, of_run = runs_of(index, block)
-    return {"starts": starts, "groups": of_run}
+    return {"starts": starts, "groups": of_run, "whole": are_whole(starts)}
 
 
 def decode_gemm(
@@ -68,10 +68,9 @@ def decode_gemm(
         raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
     _check(scales, params, rows, out)
     zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, True, scales.shape)
-    starts, groups, block = params["starts"], params["groups"], block_inputs(_BITS, True)
-    decode_runs(
-        words, True, _BITS, block, starts, groups, zeros, scales, _half(params), inputs, out
-    )
+    starts, groups = params["starts"], params["groups"]
+    runs = decode_runs(_BITS, True, way_of(_BITS, params["whole"], _half(params)))
+    runs(words, starts, groups, zeros, scales, inputs, out)
 
 
 def decode_gemv(
@@ -86,7 +85,9 @@ def decode_gemv(
     scales = read_scales(params["scale_dtype"], blocks["scales"])
     zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, False, scales.shape)
     _check(scales.T, params, rows, out)
-    decode_rows(streams, _BITS, params["starts"], zeros, scales, _half(params), inputs, out)
+    starts = params["starts"]
+    rows_of = decode_rows(_BITS, way_of(_BITS, params["whole"], _half(params)))
+    rows_of(streams, starts, zeros, scales, inputs, out)
 
 
 def decode_gemv_fast(

@@ -26,7 +26,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import look_up_runs, multiply_runs, scale_runs, spread, to_half
+from anamnesis.kernels._codes import RUNS, are_whole, spread, to_half, way_of
 from anamnesis.kernels._ct_lines import (
     DENSE,
     F32,
@@ -41,7 +41,7 @@ from anamnesis.kernels._ct_lines import (
     spread_padded,
     unpack_zero_line,
 )
-from anamnesis.kernels._jit import as_f32, bf16_bits, jit, put
+from anamnesis.kernels._jit import as_f32, bf16_bits, jit, put, variants
 from anamnesis.kernels._packed import runs_of
 from anamnesis.kernels._vector import load16, load32, signed, store, to_f32
 from anamnesis.kernels.bits import u32
@@ -66,7 +66,7 @@ class _Bound(NamedTuple):
     zeros: Any
     asymmetric: bool
     narrow: bool
-    scattered: bool
+    kernel: Any
     settings: tuple[Any, ...]  # of the kernel
 
 
@@ -96,13 +96,19 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     zeros = _whole(wholes, _ZERO, cells if zero == PLAIN else packed_cells)
     place = (_ALL, 0, 1) if scales is None else (rows, lines, block)
     columns = index.astype(np.int32) if scattered else starts
-    settings: tuple[Any, ...] = (kind, place, groups, columns, inputs, half)
+    settings: tuple[Any, ...] = (kind, place, groups, columns, inputs)
     row_bytes = inputs
     if "padded" in scalars:
         row_bytes = 4 * _words(inputs, bits, padded)
-        aligned = not (np.diff(starts) % _HALF_STEP).any()
         stored = _ALL if zeros is None else rows, zero_words
-        settings = (*settings, row_bytes, bits, padded, zero, *stored, aligned)
+        settings = (*settings, row_bytes, zero, *stored)
+        if scattered:
+            kernel = _packed_scattered(bits, padded, half)
+        else:
+            kernel = _packed(bits, padded, way_of(bits, are_whole(starts), half))
+    else:
+        settings = (*settings, half)
+        kernel = _int8_scattered if scattered else _int8
     bound = _Bound(
         inputs=max(1, inputs),
         unit_rows=scalars["unit_rows"],
@@ -115,7 +121,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         zeros=zeros,
         asymmetric=zero != NONE,
         narrow=reference and dtype == "BF16",
-        scattered=scattered,
+        kernel=kernel,
         settings=settings,
     )
     return {"bound": bound}
@@ -165,8 +171,7 @@ def decode_packed(
     bound = params["bound"]
     payload = _flat(blocks["weight_packed"])
     scales, zeros, first, first_zero = _fit(blocks, bound, window, payload, out)
-    kernel = _packed_scattered if bound.scattered else _packed
-    kernel(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
+    bound.kernel(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
@@ -178,8 +183,7 @@ def decode_int8(
     bound = params["bound"]
     payload = _flat(blocks["weight"])
     scales, zeros, first, _ = _fit(blocks, bound, window, payload, out)
-    kernel = _int8_scattered if bound.scattered else _int8
-    kernel(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
+    bound.kernel(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
@@ -223,16 +227,6 @@ def _flat(array: Any) -> Any:
 
 
 @jit
-def _unpack(payload: Any, row: Any, row_bytes: Any, bits: Any, padded: Any, codes: Any) -> None:
-    """The codes of a row as bytes; `codes` has room for those of all words, in whole 32."""
-    stream = payload[row * row_bytes : row * row_bytes + row_bytes]
-    if padded:
-        spread_padded(stream, bits, codes)
-    else:
-        spread(stream, bits, codes)
-
-
-@jit
 def _read_lines(
     scales: Any, zeros: Any, row: Any, zero_row: Any, kind: Any, place: Any, bits: Any,
     zero_kind: Any, zero_rows: Any, zero_words: Any, scale: Any, zero: Any,
@@ -251,53 +245,57 @@ def _read_lines(
         unpack_zero_line(column, bits, zero_kind == PADDED, zero_row % zero_rows, zero)
 
 
-@jit
-def _packed(
-    payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
-    groups: Any, starts: Any, inputs: Any, half: Any, row_bytes: Any, bits: Any, padded: Any,
-    zero_kind: Any, zero_rows: Any, zero_words: Any, aligned: Any, out: Any,
-) -> None:  # fmt: skip
-    """Where columns of one group are a run."""
-    codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
-    scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
-    runs = starts.shape[0] - 1
-    for row in range(out.shape[0] // inputs):
-        stream = payload[row * row_bytes : row * row_bytes + row_bytes]
-        if bits != 8:
-            _unpack(payload, row, row_bytes, bits, padded, codes)
-            stream = codes
-        _read_lines(
-            scales, zeros, first + row, first_zero + row, kind, place, bits,
-            zero_kind, zero_rows, zero_words, scale, zero,
-        )  # fmt: skip
-        to = row * inputs
-        if half or not aligned:
-            scale_runs(stream, 0, starts, 0, runs, zero, scale, half, out, to)
-        elif bits <= 4:
-            look_up_runs(stream, 0, starts, 0, runs, zero, scale, out, to)
-        else:
-            multiply_runs(stream, 0, starts, 0, runs, zero, scale, out, to)
+@variants
+def _packed(bits: int, padded: bool, way: str) -> Any:
+    """Packed codes where columns of one group are a run; `way` is of `way_of`."""
+    to_bytes, decode = (spread_padded if padded else spread)(bits), RUNS[way]
+
+    def rows_of(
+        payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
+        groups: Any, starts: Any, inputs: Any, row_bytes: Any, zero_kind: Any, zero_rows: Any,
+        zero_words: Any, out: Any,
+    ) -> None:  # fmt: skip
+        codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
+        scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
+        runs = starts.shape[0] - 1
+        for row in range(out.shape[0] // inputs):
+            stream = payload[row * row_bytes : row * row_bytes + row_bytes]
+            if bits != 8:
+                to_bytes(stream, codes)
+                stream = codes
+            _read_lines(
+                scales, zeros, first + row, first_zero + row, kind, place, bits,
+                zero_kind, zero_rows, zero_words, scale, zero,
+            )  # fmt: skip
+            decode(stream, 0, starts, 0, runs, zero, scale, out, row * inputs)
+
+    return rows_of
 
 
-@jit
-def _packed_scattered(
-    payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
-    groups: Any, index: Any, inputs: Any, half: Any, row_bytes: Any, bits: Any, padded: Any,
-    zero_kind: Any, zero_rows: Any, zero_words: Any, aligned: Any, out: Any,
-) -> None:  # fmt: skip
+@variants
+def _packed_scattered(bits: int, padded: bool, half: bool) -> Any:
     """As `_packed`, column i of group `index[i]`."""
-    codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
-    scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
-    words = np.empty(inputs + groups, np.uint32)
-    narrow = kind != F32 and zero_kind != PLAIN
-    for row in range(out.shape[0] // inputs):
-        _unpack(payload, row, row_bytes, bits, padded, codes)
-        _read_lines(
-            scales, zeros, first + row, first_zero + row, kind, place, bits,
-            zero_kind, zero_rows, zero_words, scale, zero,
-        )  # fmt: skip
-        here = out[row * inputs : row * inputs + inputs]
-        scale_scattered(codes, index, zero, scale, narrow, half, words, here)
+    to_bytes = (spread_padded if padded else spread)(bits)
+
+    def rows_of(
+        payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
+        groups: Any, index: Any, inputs: Any, row_bytes: Any, zero_kind: Any, zero_rows: Any,
+        zero_words: Any, out: Any,
+    ) -> None:  # fmt: skip
+        codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
+        scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
+        words = np.empty(inputs + groups, np.uint32)
+        narrow = kind != F32 and zero_kind != PLAIN
+        for row in range(out.shape[0] // inputs):
+            to_bytes(payload[row * row_bytes : row * row_bytes + row_bytes], codes)
+            _read_lines(
+                scales, zeros, first + row, first_zero + row, kind, place, bits,
+                zero_kind, zero_rows, zero_words, scale, zero,
+            )  # fmt: skip
+            here = out[row * inputs : row * inputs + inputs]
+            scale_scattered(codes, index, zero, scale, narrow, half, words, here)
+
+    return rows_of
 
 
 @jit

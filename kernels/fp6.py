@@ -24,6 +24,7 @@ from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
 
 BLOCK, BLOCK_BYTES = 32, 24
+_SPREAD = spread(6)
 _RUN = 128  # blocks whose codes are spread at a time
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
 # An E2M3 code is an E4M3 code of the same bits, the sign moved up, but for the exponents' offset.
@@ -39,7 +40,7 @@ def _mx(
     codes = np.empty(_RUN * BLOCK, np.uint8)
     for first in range(0, exponents.shape[0], _RUN):
         last = min(first + _RUN, exponents.shape[0])
-        spread(data[first * BLOCK_BYTES : last * BLOCK_BYTES], 6, codes)
+        _SPREAD(data[first * BLOCK_BYTES : last * BLOCK_BYTES], codes)
         for block in range(first, last):
             power, at = powers[exponents[block]], (block - first) * BLOCK
             if has_lanes():

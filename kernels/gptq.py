@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import read_scales, read_zeros
+from anamnesis.kernels._codes import are_whole, read_scales, read_zeros, way_of
 from anamnesis.kernels._packed import (
     block_inputs,
     decode_runs,
@@ -61,7 +61,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     starts, of_run = runs_of(index, block_inputs(scalars["bits"], False))
     if of_run.size * _SHORT_RUN > inputs:
         return {"index": index}
-    return {"starts": starts, "groups": of_run}
+    return {"starts": starts, "groups": of_run, "whole": are_whole(starts)}
 
 
 def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
@@ -79,14 +79,14 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         raise ValueError(f"scales {scales.shape}, out {out.shape}: rows {window} of {inputs}")
     carry = params["word_bits"] // bits if params["zero_carry"] else 0
     zeros = read_zeros(blocks["qzeros"], bits, params["zero_offset"], carry, False, scales.shape)
-    half = params["rounding"] == "reference" and params["scale_dtype"] == "F16"
     if "index" in params:
         index, narrow = params["index"], params["scale_dtype"] != "F32"
-        decode_scattered(words, bits, index, zeros, scales, narrow, half, inputs, out)
+        scattered = decode_scattered(bits, narrow)
+        scattered(words, index, zeros, scales, _half(params), inputs, out)
     else:
-        block = block_inputs(bits, False)
         starts, groups = params["starts"], params["groups"]
-        decode_runs(words, False, bits, block, starts, groups, zeros, scales, half, inputs, out)
+        runs = decode_runs(bits, False, way_of(bits, params["whole"], _half(params)))
+        runs(words, starts, groups, zeros, scales, inputs, out)
 
 
 def _words(columns: Any, word_bits: int) -> Any:
@@ -101,3 +101,7 @@ def _words(columns: Any, word_bits: int) -> Any:
         words = joined
     words.setflags(write=False)
     return words
+
+
+def _half(params: Mapping[str, Any]) -> bool:
+    return bool(params["rounding"] == "reference" and params["scale_dtype"] == "F16")

@@ -25,15 +25,13 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import spread, widen
-from anamnesis.kernels._jit import jit
+from anamnesis.kernels._jit import jit, variants
 from anamnesis.kernels._round import through_bf16, through_f16
 from anamnesis.kernels._vector import load32, store, to_f32
 
 STEP = 32  # codes in a vector; group sizes are multiples of it
 _CODES = 4096  # unpacked at a time, at least a group
 _GROUPS = 128  # whose scales are made float32 at a time
-
-_NARROW = {"F32": 0, "BF16": 1, "F16": 2}  # what `reference` rounds to
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -45,7 +43,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     dtype, bits, size = scalars["scale_dtype"], scalars["bits"], scalars["group_size"]
     if size <= 0 or size % STEP or bits not in (1, 2, 3, 4, 5, 6, 8):
         raise ValueError(f"{bits} bits in groups of {size}")
-    narrow = _NARROW[dtype] if scalars["rounding"] == "reference" else 0
+    narrow = dtype if scalars["rounding"] == "reference" else "F32"
     return {
         "group_bytes": size * bits // 8,
         "raw": np.dtype("<u4" if dtype == "F32" else "<u2"),
@@ -77,37 +75,39 @@ def decode_affine(
     # Always read-only, so that a kernel is compiled once an output dtype.
     for array in (data, scales, biases):
         array.setflags(write=False)
-    half, bits, narrow, twice = params["half"], params["bits"], params["narrow"], params["twice"]
-    _affine(data, scales, biases, half, bits, size, narrow, twice, out)
+    affine = _affine(params["bits"], params["narrow"])
+    affine(data, scales, biases, params["half"], size, params["twice"], out)
+
+
+@variants
+def _affine(bits: int, narrow: str) -> Any:
+    """`(data, scales, biases, half, size, twice, out)`: codes of groups to values."""
+    to_bytes, multiply = spread(bits), _SCALE[narrow]
+
+    def values_of(
+        data: Any, scales: Any, biases: Any, half: Any, size: Any, twice: Any, out: Any
+    ) -> None:
+        many = max(1, min(_CODES // size, _GROUPS))
+        codes = np.empty(many * size, np.uint8)
+        scale, bias = np.empty(many, np.float32), np.empty(many, np.float32)
+        for first in range(0, scales.shape[0], many):
+            count = min(many, scales.shape[0] - first)
+            widen(scales[first : first + count], half, scale)
+            widen(biases[first : first + count], half, bias)
+            at = first * size
+            stream = data[at * bits // 8 : (at + count * size) * bits // 8]
+            if bits != 8:
+                to_bytes(stream, codes)
+                stream = codes
+            multiply(stream, size, scale, bias, count, twice, out, at)
+
+    return values_of
 
 
 @jit
-def _affine(
-    data: Any, scales: Any, biases: Any, half: Any, bits: Any, size: Any, narrow: Any, twice: Any,
-    out: Any,
-) -> None:  # fmt: skip
-    many = max(1, min(_CODES // size, _GROUPS))
-    codes = np.empty(many * size, np.uint8)
-    scale, bias = np.empty(many, np.float32), np.empty(many, np.float32)
-    for first in range(0, scales.shape[0], many):
-        count = min(many, scales.shape[0] - first)
-        widen(scales[first : first + count], half, scale)
-        widen(biases[first : first + count], half, bias)
-        at = first * size
-        stream = data[at * bits // 8 : (at + count * size) * bits // 8]
-        if bits != 8:
-            spread(stream, bits, codes)
-            stream = codes
-        if narrow == 0:
-            _scale(stream, size, scale, bias, count, out, at)
-        elif narrow == 1:
-            _scale_bf16(stream, size, scale, bias, count, twice, out, at)
-        else:
-            _scale_f16(stream, size, scale, bias, count, twice, out, at)
-
-
-@jit
-def _scale(codes: Any, size: Any, scales: Any, biases: Any, groups: Any, out: Any, to: Any) -> None:
+def _scale(
+    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
+) -> None:
     for group in range(groups):
         scale, bias = scales[group], biases[group]
         for at in range(group * size, (group + 1) * size, STEP):
@@ -142,3 +142,6 @@ def _scale_f16(
         else:
             for at in range(group * size, (group + 1) * size, STEP):
                 store(out, to + at, through_f16(to_f32(load32(codes, at)) * scale + bias))
+
+
+_SCALE = {"F32": _scale, "BF16": _scale_bf16, "F16": _scale_f16}

@@ -189,7 +189,7 @@ def test_streams_of_any_length(bits: int) -> None:
         stream.setflags(write=False)
         count, room = size * 8 // bits, -(-size // bits) * 8
         codes = np.full(room + 16, 0xEE, np.uint8)
-        spread(stream, bits, codes[:room])
+        spread(bits)(stream, codes[:room])
         ones = np.unpackbits(stream, bitorder="little")[: count * bits].reshape(count, bits)
         np.testing.assert_array_equal(codes[:count], ones @ (1 << np.arange(bits)))
         assert (codes[room:] == 0xEE).all()

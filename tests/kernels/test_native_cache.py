@@ -395,3 +395,15 @@ def test_processes_race_and_the_next_needs_no_numba(tmp_path: Path) -> None:
     assert start().communicate(timeout=100)[0] == f"{bits} False\n"
     assert len(list((tmp_path / "cold").rglob("*.kernel"))) == 1
     assert not list((tmp_path / "cold").rglob("*.part"))
+
+
+def test_a_variant_has_a_name_and_a_file_of_its_own() -> None:
+    from anamnesis.kernels._codes import spread
+
+    three, five = spread(3), spread(5)
+    assert three is spread(3)
+    assert (three.__name__, repr(three)) == ("spread", "<Kernel anamnesis.kernels._codes.spread-3>")
+    assert _objects.file_name(three.__wrapped__, "()") != _objects.file_name(five.__wrapped__, "()")
+    again = _compile._again(three.__wrapped__)
+    assert again is not _compile._again(five.__wrapped__)
+    assert again.py_func.__closure__ is not None
