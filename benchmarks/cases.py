@@ -85,6 +85,13 @@ def _cases_of(encoding: str) -> Iterator[Case]:
     elif encoding == "mlx-affine":
         for bits in (4, 8, 6, 5, 3, 2):
             yield _of(f"mlx int{bits} g{layers.MLX_GROUP}", encoding, layers.mlx, bits)
+    elif encoding == "quark-int4":
+        yield _of("quark int4 g128", encoding, layers.quark)
+    elif encoding == "torchao-int4":
+        yield _of("torchao int4 g128", encoding, layers.torchao_int4)
+    elif encoding.startswith("torchao-"):
+        kind = encoding.removeprefix("torchao-").removesuffix("-tiles")
+        yield _of(f"torchao {kind} tiles", encoding, layers.torchao_tiles, kind)
     elif encoding.startswith("awq"):
         version = encoding.removeprefix("awq-").replace("-", "_")
         name = "" if version == "gemm" else f" {version.replace('_', '-')}"

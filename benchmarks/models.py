@@ -28,11 +28,15 @@ class Entry:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """The tensors of one layer, the container they go in, and the folder's config.json."""
+    """The tensors of one layer, the container they go in, and the folder's config.json.
+
+    `described` is what the file's metadata says of the layer's weight, as torchao writes it.
+    """
 
     entries: Sequence[Entry]
     container: str = "safetensors"
     config: Mapping[str, Any] = field(default_factory=dict)
+    described: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -55,7 +59,12 @@ def write_model(folder: Path, layer: Layer, layers: int = 1) -> Path:
 
 def safetensors_header(layer: Layer, layers: int) -> bytes:
     """The length and the header of a safetensors file, padded to 8 bytes."""
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    metadata = {"format": "pt"}
+    if layer.described:
+        names = [f"model.layers.{number}.{WEIGHT}.weight" for number in range(layers)]
+        metadata |= dict.fromkeys(names, json.dumps(layer.described))
+        metadata["tensor_names"] = json.dumps(names)
+    header: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
     for name, entry in _named(layer, layers):
         end = offset + entry.array.nbytes

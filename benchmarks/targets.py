@@ -37,7 +37,8 @@ TARGETS = {
 _TABLES = frozenset(
     "awq-gemm awq-gemv awq-gemv-fast bnb-4bit ct-packed fp4-mx fp4-mx-columns fp4-nv "
     "gguf-iq4-nl gguf-iq4-xs gguf-mxfp4 gguf-nvfp4 gguf-q2-k gguf-q3-k gguf-tq1-0 gptq "
-    "hqq-axis0 hqq-axis1 mlx-affine quanto-bits".split()
+    "hqq-axis0 hqq-axis1 mlx-affine quanto-bits quark-int4 torchao-int4 torchao-mxfp4-tiles "
+    "torchao-nvfp4-tiles".split()
 )
 
 
