@@ -15,7 +15,7 @@ from anamnesis.pipeline.analytics import block_numbers, stats_plan
 from anamnesis.pipeline.analytics.block_numbers import SECTIONS
 from anamnesis.pipeline.analytics.stats_scales import ROLES
 from benchmarks.cases import CASES
-from benchmarks.models import Layer, write_model
+from benchmarks.models import Entry, Layer, write_model
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -51,9 +51,20 @@ def stored_scales(encoding: str, layer: Layer) -> Any:
     ]
     if "weight.nested_absmax" in arrays or len(found) != 1:
         return None
+    if encoding.endswith("-tiles"):
+        return in_rows(arrays["_weight_scale"])
     if encoding == "awq-gemv-fast":
         return found[0][: COLUMNS // 128]
     return found[0][:, :4] if encoding == "awq-gemv" else found[0]
+
+
+def in_rows(scale: Entry) -> Any:
+    """torchao's tiles of 32 x (4 x 4) bytes: 128 rows of 4 blocks (`to_blocked`)."""
+    kind = ml_dtypes.float8_e4m3fn if scale.dtype == "F8_E4M3" else ml_dtypes.float8_e8m0fnu
+    down, across = scale.shape[0] // 32, scale.shape[1] // 16
+    tiles = scale.array.reshape(down, across, 32, 4, 4).transpose(0, 3, 2, 1, 4)
+    rows = np.ascontiguousarray(tiles).reshape(128 * down, 4 * across)[:ROWS]
+    return rows.view(kind).astype(np.float32)
 
 
 @pytest.fixture(autouse=True)
