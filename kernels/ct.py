@@ -66,8 +66,9 @@ class _Bound(NamedTuple):
     zeros: Any
     asymmetric: bool
     narrow: bool
-    kernel: Any
-    settings: tuple[Any, ...]  # of the kernel
+    scattered: bool
+    constants: tuple[Any, ...]  # of the kernel for packed codes
+    settings: tuple[Any, ...]  # its arguments
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -98,17 +99,15 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     columns = index.astype(np.int32) if scattered else starts
     settings: tuple[Any, ...] = (kind, place, groups, columns, inputs)
     row_bytes = inputs
+    constants: tuple[Any, ...] = ()
     if "padded" in scalars:
         row_bytes = 4 * _words(inputs, bits, padded)
         stored = _ALL if zeros is None else rows, zero_words
         settings = (*settings, row_bytes, zero, *stored)
-        if scattered:
-            kernel = _packed_scattered(bits, padded, half)
-        else:
-            kernel = _packed(bits, padded, way_of(bits, are_whole(starts), half))
+        way = half if scattered else way_of(bits, are_whole(starts), half)
+        constants = (bits, padded, way)
     else:
         settings = (*settings, half)
-        kernel = _int8_scattered if scattered else _int8
     bound = _Bound(
         inputs=max(1, inputs),
         unit_rows=scalars["unit_rows"],
@@ -121,7 +120,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         zeros=zeros,
         asymmetric=zero != NONE,
         narrow=reference and dtype == "BF16",
-        kernel=kernel,
+        scattered=scattered,
+        constants=constants,
         settings=settings,
     )
     return {"bound": bound}
@@ -171,7 +171,9 @@ def decode_packed(
     bound = params["bound"]
     payload = _flat(blocks["weight_packed"])
     scales, zeros, first, first_zero = _fit(blocks, bound, window, payload, out)
-    bound.kernel(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
+    make = _packed_scattered if bound.scattered else _packed
+    kernel = make(*bound.constants)
+    kernel(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
@@ -183,7 +185,8 @@ def decode_int8(
     bound = params["bound"]
     payload = _flat(blocks["weight"])
     scales, zeros, first, _ = _fit(blocks, bound, window, payload, out)
-    bound.kernel(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
+    kernel = _int8_scattered if bound.scattered else _int8
+    kernel(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
