@@ -19,7 +19,7 @@ help:
 	@echo "make bench         kernels and end to end, as ratios to the copy and I/O floors"
 	@echo "make bench-peers   the same, with the other libraries installed first"
 	@echo "make bench-check   instructions and ratios of kernels against what is recorded"
-	@echo "make bench-publish make bench, then docs/performance.md and its plots; QUIET=0.1 waits"
+	@echo "make bench-publish everything of docs/performance.md, and its plots; QUIET=0.1 waits"
 	@echo "make clean         remove the virtual environment and outputs"
 
 $(BIN)/python:
@@ -76,10 +76,12 @@ BENCH := ANAMNESIS_ORACLES=$${ANAMNESIS_ORACLES:-$(abspath $(VENV))} \
   $(BIN)/python -m benchmarks $(if $(QUIET),--quiet $(QUIET))
 
 bench: $(VENV)/dev-$(LISTING)
-	$(BENCH) all
+	$(BENCH) kernels
+	$(BENCH) end-to-end
 
 bench-peers: $(VENV)/peers
-	$(BENCH) all
+	$(BENCH) kernels
+	$(BENCH) end-to-end
 
 bench-publish: $(VENV)/peers
 	$(PIP) install $(EDITABLE) ".[test,dev,plot]"

@@ -153,7 +153,7 @@ def publish_command(context: click.Context) -> None:
 @click.option("--publish", is_flag=True, help="Then do what `publish` does.")
 @click.pass_context
 def everything(context: click.Context, publish: bool) -> None:
-    """Everything that docs/performance.md shows; some ten minutes of a quiet machine."""
+    """Everything that docs/performance.md shows; some twenty minutes of a quiet machine."""
     for command in (
         kernels_command,
         end_to_end_command,
