@@ -7,14 +7,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from anamnesis.version import __version__ as __version__
+
 if TYPE_CHECKING:
+    from anamnesis.analytics.diff.run import diff
+    from anamnesis.analytics.stats.run import stats
     from anamnesis.limits import Limits
-    from anamnesis.pipeline.analytics.diff import diff
-    from anamnesis.pipeline.analytics.stats import stats
-    from anamnesis.pipeline.api import convert, inspect, open_model, remember, run, scan, verify
+    from anamnesis.model.api import convert, inspect, open_model, remember, run, scan, verify
     from anamnesis.writers.arrow_bf16 import register_bfloat16
 
-__version__ = "0.1.0"
 __all__ = [
     "Limits",
     "convert",
@@ -30,9 +31,9 @@ __all__ = [
 ]
 _HOMES = {
     "Limits": "limits",
-    "diff": "pipeline.analytics.diff",
+    "diff": "analytics.diff.run",
     "register_bfloat16": "writers.arrow_bf16",
-    "stats": "pipeline.analytics.stats",
+    "stats": "analytics.stats.run",
 }
 
 
@@ -41,7 +42,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'anamnesis' has no attribute {name!r}")
     from importlib import import_module
 
-    home = _HOMES.get(name, "pipeline.api")
+    home = _HOMES.get(name, "model.api")
     value = getattr(import_module(f"anamnesis.{home}"), name)
     globals()[name] = value
     return value

@@ -1,6 +1,6 @@
 """`python -m anamnesis`: the command line, where its scripts are not on the path."""
 
-from anamnesis.pipeline.cli import main
+from anamnesis.cli.main import main
 
 if __name__ == "__main__":
     main()

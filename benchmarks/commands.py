@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-COMMAND = "from anamnesis.pipeline.cli import main; main()"
+COMMAND = "from anamnesis.cli.main import main; main()"
 # Notes on stderr when the first values are written, or else when the output is opened.
 STAMPED = """
 import atexit, os, sys, time

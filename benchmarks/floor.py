@@ -161,7 +161,7 @@ def main() -> None:
     """Arguments: model, output, threads, seconds from the process's start to the first write."""
     begin = float(os.environ["AMN_BENCH_BEGIN"])
     path, out, threads, startup = sys.argv[1:]
-    import anamnesis.pipeline.cli
+    import anamnesis.cli.main
     import anamnesis.pipeline.run  # noqa: F401
     from anamnesis.kernels import decoder
     from benchmarks.opened import plan_of

@@ -103,7 +103,7 @@ def write_sparse(path: Path, layer: Layer, layers: int, vocabulary: Sequence[str
 
 def bytes_read(path: Path) -> tuple[int, int]:
     """Tensors, and the bytes of the file that `inspect` reads."""
-    from anamnesis.pipeline.api import inspect
+    from anamnesis.model.api import inspect
 
     total = 0
     read_into = LocalFile.read_into

@@ -115,3 +115,13 @@ def _entry(tensor: Tensor) -> dict[str, Any]:
             for c in tensor.components
         ],
     }
+
+
+def size(nbytes: int) -> str:
+    """Bytes in the unit that keeps three digits."""
+    value = float(nbytes)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

@@ -1,4 +1,4 @@
-"""A tensor's values in memory, whole or a slice, and its raw blocks, outside of a run."""
+"""A tensor's values in memory, and its raw blocks, outside of a run."""
 
 from __future__ import annotations
 
@@ -9,15 +9,12 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 
-from anamnesis.pipeline.analytics.slices import Pick
 from anamnesis.pipeline.decode import OUT, decode_function
 from anamnesis.pipeline.members import check_tensor
 from anamnesis.pipeline.plan import Step, step_for
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.dtypes import DTYPES
-
-_SLAB_ELEMS = 1 << 20  # decoded at a time for a slice that leaves out columns
 
 
 class Values:
@@ -37,7 +34,7 @@ class Values:
     @property
     def dtype(self) -> Any:
         """The numpy dtype that `fill` takes: BF16 as uint16 bits, BOOL as uint8."""
-        return _held_as(self._step.dtype)
+        return held_as(self._step.dtype)
 
     def fill(self, first: int, out: Any) -> None:
         """The elements from `first` on, flat in row-major order, into `out`, one-dimensional."""
@@ -69,32 +66,6 @@ def to_numpy(tensor: Tensor, open_file: OpenFile) -> Any:
     return as_public(out, tensor.out_dtype).reshape(tensor.shape)
 
 
-def read_index(tensor: Tensor, picked: Pick, open_file: OpenFile) -> Any:
-    """The values that an index picks, in an owned array; only blocks that hold some are read.
-
-    No checksum of an archive is compared: that would read the entry to its end.
-    """
-    step = step_for(tensor)
-    kind = _held_as(step.dtype)
-    out = np.empty([len(axis) for axis in picked.axes], kind)
-    if picked.elems:
-        source = Values(tensor, open_file, step)
-        scratch = np.empty(0, kind)
-        for slab in picked.slabs(_SLAB_ELEMS):
-            target = out[slab.place]
-            if slab.steps is None:
-                source.fill(slab.first, target.reshape(-1))
-                continue
-            if len(scratch) < slab.length:
-                scratch = np.empty(slab.length, kind)
-            source.fill(slab.first, scratch[: slab.length])
-            shape, steps = slab.steps
-            strides = tuple(s * kind.itemsize for s in steps)
-            target[...] = np.lib.stride_tricks.as_strided(scratch, shape, strides, writeable=False)
-    values = as_public(picked.finish(out), step.dtype)
-    return values if values.ndim else values[()]
-
-
 def raw_batches(tensor: Tensor, open_file: OpenFile, max_bytes: int) -> Iterator[pa.RecordBatch]:
     """The raw blocks of a tensor; every batch owns its memory."""
     reader = BlockReader(tensor, open_file, reuse=False)
@@ -121,6 +92,6 @@ def public_dtype(dtype: str) -> Any:
     return np.dtype(special.get(dtype) or DTYPES[dtype].numpy)
 
 
-def _held_as(dtype: str) -> Any:
+def held_as(dtype: str) -> Any:
     """The numpy dtype that values are decoded as."""
     return np.dtype(OUT.get(dtype) or DTYPES[dtype].numpy)

@@ -97,7 +97,7 @@ def amn() -> Callable[..., subprocess.CompletedProcess[str]]:
     """Run the command line in a process of its own."""
 
     def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
-        code = "from anamnesis.pipeline.cli import main; main()"
+        code = "from anamnesis.cli.main import main; main()"
         command = [sys.executable, "-c", code, *map(str, arguments)]
         settings = {"capture_output": True, "text": True, "timeout": 110, **settings}
         return subprocess.run(command, check=False, **settings)

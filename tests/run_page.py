@@ -81,7 +81,7 @@ def _console(text: str, environment: dict[str, str]) -> str:
 def _with_amn(folder: Path) -> dict[str, str]:
     """The environment of a terminal of 100 columns, where `amn` is this checkout's."""
     command = folder / "amn"
-    code = "from anamnesis.pipeline.cli import main; main()"
+    code = "from anamnesis.cli.main import main; main()"
     command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{code}' \"$@\"\n")
     command.chmod(0o755)
     path = f"{folder}{os.pathsep}{os.environ['PATH']}"

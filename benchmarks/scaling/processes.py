@@ -76,7 +76,7 @@ def cluster(workers: int) -> Iterator[Cluster]:
 
 def watched(arguments: Sequence[str]) -> dict[str, Any]:
     """Run the command line; wall and processor seconds, and the peak of every process of it."""
-    code = "from anamnesis.pipeline.cli import main; main()"
+    code = "from anamnesis.cli.main import main; main()"
     begin = time.perf_counter()
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     process = subprocess.Popen([sys.executable, "-c", code, *arguments])

@@ -19,13 +19,13 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from anamnesis import __version__
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.executors import Listener, Options
 from anamnesis.pipeline.plan import TASK_BYTES, Task
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.readers.source import is_url
+from anamnesis.version import __version__
 
 TRIES = 3  # of a task that the file system failed; other errors come again with certainty
 AHEAD = 2  # tasks in flight for every thread of the cluster

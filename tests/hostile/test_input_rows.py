@@ -88,7 +88,7 @@ def test_d01_truncated_between_header_and_values(path: Path) -> None:
 def test_d01_in_a_process_of_its_own(path: Path, tmp_path: Path, amn: Amn) -> None:
     """No signal: the process lives to say so."""
     code = (
-        "import os, sys; from anamnesis.pipeline.cli import main;"
+        "import os, sys; from anamnesis.cli.main import main;"
         "from anamnesis.readers.source import LocalFile as F; read = F.read_into\n"
         "def cut(self, offset, buffer):\n"
         "    if memoryview(buffer).nbytes > 100_000: os.truncate(self.path, 4096)\n"

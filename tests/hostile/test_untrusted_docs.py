@@ -19,8 +19,8 @@ import pytest
 
 from anamnesis import errors
 from anamnesis import limits as limits_module
+from anamnesis.cli.main import cli
 from anamnesis.limits import Limits
-from anamnesis.pipeline.cli import cli
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "untrusted-input.md"

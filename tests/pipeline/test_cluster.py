@@ -25,7 +25,7 @@ from anamnesis.pipeline.jobs import run_job
 from anamnesis.pipeline.progress import make_progress
 
 PRELOAD = Path(__file__).with_name("worker_preload.py")
-CLI = "import sys; from anamnesis.pipeline.cli import main; main()"
+CLI = "import sys; from anamnesis.cli.main import main; main()"
 SMALL = (
     "import anamnesis.pipeline.plan as plan; plan.WINDOW_BYTES = 10_000; plan.TASK_BYTES = 20_000; "
 )

@@ -79,7 +79,7 @@ def test_w06_the_order_as_the_kernel_sees_it(fp8_model: Path, tmp_path: Path) ->
     )
     names = "pwrite64,write,fsync,fdatasync,rename,renameat,renameat2,unlink"
     strace = ["strace", "-f", "-y", "--seccomp-bpf", "-e", f"trace={names}", "-o", str(log)]
-    main = [sys.executable, "-c", "from anamnesis.pipeline.cli import main; main()"]
+    main = [sys.executable, "-c", "from anamnesis.cli.main import main; main()"]
     done = subprocess.run(
         [*strace, *main, "run", str(job)], check=False, capture_output=True, text=True, timeout=110
     )

@@ -94,7 +94,7 @@ SLOW = (
     "write = s.RawSlot.write\n"
     "def slow(*a): time.sleep(0.03); write(*a)\n"
     "s.RawSlot.write = slow\n"
-    "from anamnesis.pipeline.cli import main; main(sys.argv[1:])"
+    "from anamnesis.cli.main import main; main(sys.argv[1:])"
 )
 
 

@@ -136,7 +136,7 @@ def test_stopped_in_the_middle(fp8_model: Path, tmp_path: Path, name: str, code:
         "write = s.RawSlot.write\n"
         "def slow(*a): time.sleep(0.05); write(*a)\n"
         "s.RawSlot.write = slow\n"
-        "from anamnesis.pipeline.cli import main; main(sys.argv[1:])"
+        "from anamnesis.cli.main import main; main(sys.argv[1:])"
     )
     child = subprocess.Popen(
         [sys.executable, "-c", script, "remember", str(fp8_model), "-o", str(out)],

@@ -13,9 +13,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import anamnesis
+from anamnesis.analytics.scan.run import scan_reader
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
-from anamnesis.pipeline.analytics.scan import scan_reader
 from anamnesis.readers.base import Container, FileId, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import resolve

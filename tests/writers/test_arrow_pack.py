@@ -207,7 +207,7 @@ def test_a_run_that_was_killed_while_packing_goes_on(sample: Path, tmp_path: Pat
         "    n.append(1)\n"
         "    if len(n) == 2: os.kill(os.getpid(), signal.SIGKILL)\n"
         "p.pack = dies\n"
-        "from anamnesis.pipeline.cli import main; main(['run', sys.argv[1]])"
+        "from anamnesis.cli.main import main; main(['run', sys.argv[1]])"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "job.yaml")]
     done = subprocess.run(command, capture_output=True, timeout=120)
@@ -253,7 +253,7 @@ def test_packing_stops_when_asked(sample: Path, tmp_path: Path) -> None:
         "        time.sleep(0.05)\n"
         "    os.kill(os.getpid(), signal.SIGINT)\n"
         "threading.Thread(target=ask, daemon=True).start()\n"
-        "from anamnesis.pipeline.cli import main\n"
+        "from anamnesis.cli.main import main\n"
         "main(['remember', sys.argv[2], '--to', 'arrow', '--compression', 'lz4', '-o',\n"
         "      sys.argv[1] + '/x.arrow'])"
     )

@@ -1,0 +1,1 @@
+"""Questions to weights, answered by the plan, the tasks and the loop of a conversion."""

@@ -1,0 +1,1 @@
+"""`diff`: how far two models are from each other."""

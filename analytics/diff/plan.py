@@ -1,0 +1,174 @@
+"""How two models go through the comparison: ranges of elements that both sides can start at.
+
+The two sides of a pair have units and windows of their own (blocks of 256, matrix rows, 32 packed
+rows at a time). A piece is a range of elements that starts at a unit of both, so a task needs
+nothing but its own pieces; inside, each side streams in its own windows. As in `plan`, nothing
+depends on the number of workers, so every executor adds the same numbers in the same order.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from anamnesis.analytics.diff.names import Matched, Pair
+from anamnesis.analytics.diff.task import DiffPiece, DiffTask, Side
+from anamnesis.errors import UnsupportedError
+from anamnesis.limits import Limits
+from anamnesis.pipeline.plan import (
+    BASE_BYTES,
+    TASK_BYTES,
+    TASK_PIECES,
+    charge_tensor,
+    fit_threads,
+    is_deflated,
+    step_for,
+    with_dtype,
+)
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.dtypes import DTYPES
+
+# Elements of a window of one side: 1 MiB of float32. Narrower ones cost packed columns, which are
+# decoded a strip at a time, more than what a cache gains by them.
+WINDOW_ELEMS = 256 << 10
+TASK_ELEMS = TASK_BYTES // 4
+_NUMBERS = ("int", "bool")
+
+
+@dataclass(frozen=True, slots=True)
+class DiffPlan:
+    """All tasks; `skipped` are pairs that cannot be compared: `(number, why)`."""
+
+    tasks: tuple[DiffTask, ...]
+    skipped: tuple[tuple[int, str], ...]
+    threads: int
+    memory_bytes: int  # projected peak of one process
+
+
+def make_diff_plan(
+    matched: Matched, *, memory_bytes: int, threads: int, limits: Limits
+) -> DiffPlan:
+    """Cut the comparison of all pairs into tasks.
+
+    Raises LimitError when a tensor is over `limits` or its windows do not fit in `memory_bytes`;
+    uses fewer than `threads` threads when only so many fit.
+    """
+    pieces: list[DiffPiece] = []
+    skipped: list[tuple[int, str]] = []
+    for number, pair in enumerate(matched.pairs):
+        why = _incomparable(pair)
+        if why:
+            skipped.append((number, why))
+            continue
+        for tensor in (pair.a, pair.b):
+            charge_tensor(tensor, limits)
+        pieces += _cut(number, pair)
+    tasks = _group(pieces)
+    widest = max(pieces, key=_memory, default=None)
+    room, need = memory_bytes - BASE_BYTES, 0
+    if widest is not None:
+        need = _memory(widest)
+        both = replace(widest.step, memory_bytes=need)
+        threads = fit_threads([both], room, memory_bytes, threads)
+    return DiffPlan(tuple(tasks), tuple(skipped), threads, BASE_BYTES + threads * need)
+
+
+def _incomparable(pair: Pair) -> str:
+    """Why a pair is not compared, or nothing."""
+    if pair.a.shape != pair.b.shape:
+        return f"shape {list(pair.a.shape)} against {list(pair.b.shape)}"
+    kinds = [_kind(tensor) for tensor in (pair.a, pair.b)]
+    if (kinds[0] in _NUMBERS) != (kinds[1] in _NUMBERS) or "complex" in kinds:
+        return f"dtype {pair.a.out_dtype} against {pair.b.out_dtype}"
+    try:
+        for tensor in (pair.a, pair.b):
+            _wide(tensor)
+    except UnsupportedError:
+        return f"dtype {pair.a.out_dtype} against {pair.b.out_dtype}"
+    return ""
+
+
+def _kind(tensor: Tensor) -> str:
+    return "float" if tensor.quantised else DTYPES[tensor.out_dtype].kind
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    """The tensor as float32; integers as they are."""
+    return tensor if _kind(tensor) in _NUMBERS else with_dtype(tensor, "F32")
+
+
+def _cut(number: int, pair: Pair) -> list[DiffPiece]:
+    if not pair.a.elems:
+        return []
+    a, b = _side(pair.a, pair.heads_a), _side(pair.b, pair.heads_b)
+    exact = _kind(pair.a) in _NUMBERS
+    elems = pair.a.elems
+    grain = math.lcm(*(_grain(side) for side in (a, b)))
+    # A layout stored in columns is read in strips; a piece that is cut short makes shorter ones.
+    target = max([TASK_ELEMS, *(s.step.batch_units * s.step.tensor.unit_elems for s in (a, b))])
+    if is_deflated(pair.a) or is_deflated(pair.b) or grain > target:
+        grain = target = elems
+    stride = max(1, target // grain) * grain
+    return [
+        DiffPiece(a.step, start, min(start + stride, elems), number, a, b, exact)
+        for start in range(0, elems, stride)
+    ]
+
+
+def _side(tensor: Tensor, heads: int) -> Side:
+    step = step_for(_wide(tensor))
+    head_rows = tensor.shape[0] // heads if heads else 0
+    side = Side(step, head_rows)
+    multiple = _grain(side) // tensor.unit_elems
+    window = max(multiple, WINDOW_ELEMS // tensor.unit_elems // multiple * multiple)
+    batch = max(1, step.batch_units // window) * window
+    # What `step_for` counted, for a batch that may have grown to whole heads, and their copy.
+    grown = max(1.0, batch / max(1, step.batch_units))
+    spare = 8 * window * tensor.unit_elems
+    memory = math.ceil(step.memory_bytes * grown) + spare
+    return replace(
+        side, step=replace(step, window_units=window, batch_units=batch, memory_bytes=memory)
+    )
+
+
+def _grain(side: Side) -> int:
+    """Elements that a range of this side has to start at a multiple of."""
+    tensor = side.step.tensor
+    grain = tensor.unit_elems * tensor.unit_multiple
+    if side.head_rows:
+        grain = math.lcm(grain, side.head_rows * math.prod(tensor.shape[1:]))
+    return grain
+
+
+def _group(pieces: Sequence[DiffPiece]) -> list[DiffTask]:
+    tasks: list[DiffTask] = []
+    group: list[DiffPiece] = []
+    filled = 0
+    for piece in pieces:
+        elems = piece.stop - piece.start
+        if group and (filled + elems > TASK_ELEMS or len(group) >= TASK_PIECES):
+            tasks.append(_task(len(tasks), group))
+            group, filled = [], 0
+        group.append(piece)
+        filled += elems
+    return [*tasks, _task(len(tasks), group)] if group else tasks
+
+
+def _task(number: int, pieces: Sequence[DiffPiece]) -> DiffTask:
+    reads = sum(_read_bytes(piece) for piece in pieces)
+    memory = max(_memory(piece) for piece in pieces)
+    return DiffTask(f"diff-{number:06d}", 0, "", tuple(pieces), reads, memory)
+
+
+def _memory(piece: DiffPiece) -> int:
+    return piece.a.step.memory_bytes + piece.b.step.memory_bytes
+
+
+def _read_bytes(piece: DiffPiece) -> int:
+    """Stored bytes of both sides, in proportion: for progress, not for reading."""
+    elems = piece.stop - piece.start
+    return sum(
+        side.step.tensor.stored_bytes * elems // side.step.tensor.elems
+        for side in (piece.a, piece.b)
+    )

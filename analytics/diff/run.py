@@ -1,0 +1,214 @@
+"""Two checkpoints compared tensor by tensor in one pass: `diff()`, and the work behind it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from anamnesis.analytics.diff.names import Matched, Pair, match, place
+from anamnesis.analytics.diff.plan import DiffPlan, make_diff_plan
+from anamnesis.analytics.diff.report import Diff, Row
+from anamnesis.analytics.diff.task import DiffReceipt
+from anamnesis.errors import UsageError
+from anamnesis.kernels.diff import Sums
+from anamnesis.limits import Limits
+from anamnesis.pipeline.config import Settings, job_from
+from anamnesis.pipeline.executors import Options as ExecutorOptions
+from anamnesis.pipeline.executors import executor as executor_named
+from anamnesis.pipeline.members import check_members
+from anamnesis.pipeline.plan import TASK_BYTES, Task
+from anamnesis.pipeline.progress import Progress, make_progress
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.files import Files
+from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.schemes.base import Options
+
+if TYPE_CHECKING:
+    from anamnesis.pipeline.task import Receipt
+
+
+def diff(
+    a: str | Path,
+    b: str | Path,
+    *,
+    include: Sequence[str] = ("*",),
+    exclude: Sequence[str] = (),
+    threads: int | Literal["auto"] = "auto",
+    memory: int | str | None = None,
+    executor: Literal["serial", "threads", "distributed"] | None = None,
+    scheduler: str | None = None,
+    assume_unit_scale: bool = False,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+) -> Diff:
+    """Compare two checkpoints of any formats, as float32, tensor by tensor; worst first.
+
+    Tensors are matched by name, also between GGUF's names and Hugging Face's; `include` and
+    `exclude` are shell patterns on the name of either side. Each file is read once, in windows,
+    within `memory` (as `512MiB`). `executor` is `threads` unless a `scheduler`, the address of
+    Dask's, is given; the figures are the same from all of them.
+    Raises UsageError when no tensor of A is in B, and what `open_model` raises.
+    """
+    run: dict[str, Any] = {"threads": threads, "scheduler": scheduler}
+    run["executor"] = executor or ("distributed" if scheduler else "threads")
+    if memory is not None:
+        run["memory"] = memory
+    settings = job_from(
+        inputs=[os.fspath(a), os.fspath(b)],
+        output={"path": "-"},  # none is written; the job is what checks and fills in the rest
+        run=run,
+        select={"include": list(include), "exclude": list(exclude)},
+    ).resolve()
+    limits = limits or settings.limits
+    options = Options(assume_unit_scale)
+    models = [load_model(path, options, limits) for path in settings.inputs]
+    matched = match(models[0], models[1], settings.include, settings.exclude)
+    _require_pairs(models, matched)
+    plan = make_diff_plan(
+        matched, memory_bytes=settings.memory_bytes, threads=settings.threads, limits=limits
+    )
+    sums = _run(plan, settings, models, matched, progress or make_progress("quiet"))
+    notes = (*models[0].notes, *models[1].notes, *matched.notes)
+    return Diff(models[0].path, models[1].path, _rows(models, matched, plan, sums), notes)
+
+
+class _Listener:
+    """Collects receipts; the first failure ends the run."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.receipts: list[DiffReceipt] = []
+        self.failure: Exception | None = None
+        self._progress = progress
+
+    def wanted(self, task: Task) -> bool:
+        return self.failure is None
+
+    def done(self, receipt: Receipt) -> None:
+        if isinstance(receipt, DiffReceipt):
+            self.receipts.append(receipt)
+            self._progress.advance(0, receipt.read_bytes)
+
+    def failed(self, task: Task, error: Exception) -> None:
+        self.failure = self.failure or error
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+
+def _run(
+    plan: DiffPlan,
+    settings: Settings,
+    models: Sequence[Model],
+    matched: Matched,
+    progress: Progress,
+) -> dict[int, Sums]:
+    listener = _Listener(progress)
+    options = ExecutorOptions(
+        threads=plan.threads,
+        scheduler=settings.scheduler,
+        in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * TASK_BYTES),
+    )
+    total = sum(task.out_bytes for task in plan.tasks)
+    try:
+        progress.start(total, [(f"{models[0].path} : {models[1].path}", total)])
+        executor_named(settings.executor)(plan.tasks, options, listener)
+        if listener.failure is not None:
+            raise listener.failure
+        _check_archives(models, matched, listener.receipts)
+    finally:
+        progress.close()
+    found: dict[int, Sums] = {}
+    pieces = sorted((p for r in listener.receipts for p in r.found), key=lambda p: p[:2])
+    for pair, _, sums in pieces:  # in the order of the tensor, whoever was first
+        found[pair] = found.get(pair, Sums()) + sums
+    return found
+
+
+def _check_archives(
+    models: Sequence[Model], matched: Matched, receipts: Sequence[DiffReceipt]
+) -> None:
+    """Hold the CRC-32 of the archive entries that were read."""
+    names = [{p.a.name for p in matched.pairs}, {p.b.name for p in matched.pairs}]
+    files = Files()
+    try:
+        for model, chosen in zip(models, names, strict=True):
+            if model.members:
+                spans = [span for receipt in receipts for span in receipt.spans]
+                check_members(_members(model, chosen), spans, files)
+        files.check_unchanged()
+    finally:
+        files.close()
+
+
+def _members(model: Model, names: set[str]) -> list[Any]:
+    """The archive entries of these tensors, each once."""
+    views = [c.stored.view for t in model.tensors if t.name in names for c in t.components]
+    return list(dict.fromkeys(v.member for v in views if v is not None and v.member is not None))
+
+
+def _require_pairs(models: Sequence[Model], matched: Matched) -> None:
+    if matched.pairs or not (matched.only_a or matched.only_b):
+        if any(model.tensors for model in models) and not matched.pairs:
+            raise UsageError("--include and --exclude leave no tensor to compare")
+        return
+    raise UsageError(
+        f"{models[0].path} and {models[1].path} have no tensor in common; they have names such as "
+        f"{_first(matched.only_a)} and {_first(matched.only_b)}"
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    return f"{names[0]!r:.200}" if names else "none"
+
+
+def _rows(
+    models: Sequence[Model], matched: Matched, plan: DiffPlan, sums: dict[int, Sums]
+) -> tuple[Row, ...]:
+    """Compared tensors, worst first; then pairs without figures; then those without a partner."""
+    skipped = dict(plan.skipped)
+    compared, others = [], []
+    for number, pair in enumerate(matched.pairs):
+        if number in skipped:
+            others.append(_row(pair, None, skipped[number]))
+        else:
+            compared.append(_row(pair, sums.get(number, Sums()), None))
+    compared.sort(key=lambda row: (row.broken == 0, row.rank, row.tensor))
+    for model, names, status in zip(
+        models, (matched.only_a, matched.only_b), ("only in a", "only in b"), strict=True
+    ):
+        tensors = {t.name: t for t in model.tensors}
+        others += [_single(tensors[name], status) for name in names]
+    return (*compared, *others)
+
+
+def _row(pair: Pair, sums: Sums | None, why: str | None) -> Row:
+    where = place(pair.a.name)
+    return Row(
+        tensor=pair.a.name,
+        tensor_b=pair.b.name,
+        layer=where.layer,
+        module=where.kind,
+        shape=pair.a.shape,
+        scheme_a=pair.a.scheme,
+        scheme_b=pair.b.scheme,
+        status="compared" if why is None else "not compared",
+        why=why,
+        sums=sums,
+    )
+
+
+def _single(tensor: Tensor, status: Any) -> Row:
+    where = place(tensor.name)
+    in_a = status == "only in a"
+    return Row(
+        tensor=tensor.name,
+        tensor_b=None,
+        layer=where.layer,
+        module=where.kind,
+        shape=tensor.shape,
+        scheme_a=tensor.scheme if in_a else None,
+        scheme_b=None if in_a else tensor.scheme,
+        status=status,
+    )

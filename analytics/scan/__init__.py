@@ -1,0 +1,1 @@
+"""`scan`: raw blocks and values of a model as Arrow record batches."""

@@ -1,0 +1,1 @@
+"""`stats`: what the values of every tensor are like."""

@@ -1,0 +1,286 @@
+"""`stats()`: figures of every tensor's values, from one streaming pass."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+import xxhash
+
+from anamnesis.analytics.stats.plan import StatsPlan, make_stats_plan
+from anamnesis.analytics.stats.scales import join
+from anamnesis.analytics.stats.task import Leaf, StatsReceipt
+from anamnesis.analytics.stats.values import Exponents, reducer
+from anamnesis.errors import UsageError
+from anamnesis.limits import Limits
+from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.executors import Options as ExecutorOptions
+from anamnesis.pipeline.executors import executor as executor_named
+from anamnesis.pipeline.members import check_members
+from anamnesis.pipeline.plan import Task
+from anamnesis.pipeline.progress import Progress, make_progress
+from anamnesis.pipeline.task import Receipt
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.files import Files
+from anamnesis.readers.model import load_model
+from anamnesis.readers.raw import SpanCrc
+from anamnesis.readers.schemes.base import Options
+from anamnesis.readers.source import public_name
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+@dataclass(frozen=True, slots=True)
+class TensorStats:
+    """The figures of one tensor; those that have no value are None.
+
+    `dtype` is that of the values, `elements` their number. `min`, `max`, `mean`, `std` (of the
+    population) and `absmax` are of the finite values. `exponents` holds pairs `(e, count)`: so
+    many values with 2**e <= |x| < 2**(e + 1), for integers and floats alike. `scale_min` and
+    `scale_max` are of the finite scales that the scheme stores. `xxh3` is the xxh3-128 of the
+    values' bytes, little-endian, row-major; of a tensor over 64 MiB, that of the digests of its
+    64 MiB pieces, 16 bytes each, in order.
+    """
+
+    tensor: str
+    shape: tuple[int, ...]
+    scheme: str
+    dtype: str
+    elements: int
+    stored_bytes: int
+    min: float | None
+    max: float | None
+    mean: float | None
+    std: float | None
+    absmax: float | None
+    zeros: int
+    nans: int
+    infs: int
+    exponents: Exponents
+    scale_min: float | None
+    scale_max: float | None
+    xxh3: str
+
+
+COLUMNS = tuple(TensorStats.__dataclass_fields__)
+_SORTABLE = tuple(c for c in COLUMNS if c not in ("shape", "exponents"))
+
+
+@dataclass(frozen=True, repr=False)
+class Stats:
+    """The figures of a model's tensors, in file order unless sorted; a table for Arrow's tools.
+
+    `notes` are remarks on the input; `value_bytes` were decoded in `seconds`.
+    """
+
+    path: str
+    container: str
+    rows: tuple[TensorStats, ...]
+    notes: tuple[str, ...] = ()
+    value_bytes: int = 0
+    seconds: float = field(default=0.0, compare=False)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self) -> Iterator[TensorStats]:
+        return iter(self.rows)
+
+    def __getitem__(self, tensor: str) -> TensorStats:
+        for row in self.rows:
+            if row.tensor == tensor:
+                return row
+        raise KeyError(tensor)
+
+    def sort(self, column: str) -> Stats:
+        """By a column: numbers from the largest, text from A; without a value last."""
+        check_column(column)
+
+        def key(row: TensorStats) -> tuple[bool, Any]:
+            value = getattr(row, column)
+            if value is None:
+                return True, 0
+            return False, value if isinstance(value, str) else -value
+
+        return replace(self, rows=tuple(sorted(self.rows, key=key)))
+
+    def to_arrow(self) -> pa.Table:
+        """A `pyarrow.Table` with a row a tensor; columns as in `TensorStats`."""
+        from anamnesis.analytics.stats.files import to_arrow
+
+        return to_arrow(self)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The table by the Arrow PyCapsule interface, which Polars, DuckDB and others take."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """The table's schema, without its data."""
+        from anamnesis.analytics.stats.files import SCHEMA
+
+        return SCHEMA.__arrow_c_schema__()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The object that `amn stats --json` prints."""
+        from anamnesis.analytics.stats.files import to_dict
+
+        return to_dict(self)
+
+    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
+        """Write the table as the suffix of `path` says: .parquet, .arrow, .csv or .json.
+
+        The file is there whole or not at all. Raises UsageError for another suffix, or for a
+        file that exists without `overwrite`.
+        """
+        from anamnesis.analytics.stats.files import write
+
+        write(self, Path(path), overwrite=overwrite)
+
+    def __repr__(self) -> str:
+        from anamnesis.analytics.stats.table import as_text
+
+        return as_text(self, width=100, most=20)
+
+
+def check_column(column: str) -> None:
+    """UsageError when rows cannot be sorted by a column."""
+    if column not in _SORTABLE:
+        raise UsageError(f"sort: found {column!r}; allowed: {', '.join(_SORTABLE)}")
+
+
+def stats(
+    path: str | Path,
+    tensors: Sequence[str] = ("*",),
+    *,
+    exclude: Sequence[str] = (),
+    dtype: Literal["bf16", "f16", "f32"] | None = None,
+    executor: Literal["serial", "threads", "distributed"] | None = None,
+    scheduler: str | None = None,
+    threads: int | Literal["auto"] = "auto",
+    memory: int | str | None = None,
+    limits: Limits | None = None,
+    progress: Progress | None = None,
+    assume_unit_scale: bool = False,
+) -> Stats:
+    """Figures of the matching tensors (shell patterns): one pass, nothing is written.
+
+    Values are those that `remember` would write with `dtype`. `executor` is `threads` unless a
+    `scheduler`, the address of Dask's, is given; the figures are the same from all of them.
+    Raises the classes of `anamnesis.errors`, or OSError.
+    """
+    run: dict[str, Any] = {"threads": threads, "scheduler": scheduler}
+    run["executor"] = executor or ("distributed" if scheduler else "threads")
+    if memory is not None:
+        run["memory"] = memory
+    settings = job_from(
+        inputs=[path],
+        output={"path": "none", "dtype": dtype},
+        select={"include": list(tensors), "exclude": list(exclude)},
+        run=run,
+    ).resolve()
+    limits = limits or settings.limits
+    model = load_model(str(path), Options(assume_unit_scale), limits)
+    model = model.select(settings.include, settings.exclude)
+    plan = make_stats_plan(
+        model,
+        dtype=dtype,
+        memory_bytes=settings.memory_bytes,
+        threads=settings.threads,
+        limits=limits,
+    )
+    options = ExecutorOptions(
+        threads=plan.threads,
+        scheduler=settings.scheduler,
+        in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * (64 << 20)),
+    )
+    return run_stats(plan, settings.executor, options, progress or make_progress("quiet"))
+
+
+def run_stats(plan: StatsPlan, execute: str, options: ExecutorOptions, progress: Progress) -> Stats:
+    """Run a plan and put together what its tasks found. Raises the first error of any task."""
+    import time
+
+    begin = time.perf_counter()
+    model = plan.model
+    found = _Collector(progress)
+    path = public_name(model.path)
+    progress.start(plan.value_bytes, [(path, plan.value_bytes)])
+    try:
+        executor_named(execute)(plan.tasks, options, found)
+    finally:
+        progress.close()
+    if found.failure is not None:
+        raise found.failure
+    if model.members:
+        inputs = Files()
+        try:
+            check_members(model.members, found.spans, inputs)
+            inputs.check_unchanged()
+        finally:
+            inputs.close()
+    rows = tuple(_row(tensor, found.leaves[tensor.name]) for tensor in plan.tensors)
+    seconds = time.perf_counter() - begin
+    return Stats(path, model.container, rows, model.notes, plan.value_bytes, seconds)
+
+
+class _Collector:
+    """Listens to an executor; one failure makes everything else unwanted."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.leaves: dict[str, list[Leaf]] = defaultdict(list)
+        self.spans: list[SpanCrc] = []
+        self.failure: Exception | None = None
+
+    def wanted(self, task: Task) -> bool:
+        return self.failure is None
+
+    def done(self, receipt: Receipt) -> None:
+        if isinstance(receipt, StatsReceipt):
+            for leaf in receipt.leaves:
+                self.leaves[leaf.tensor].append(leaf)
+        self.spans += receipt.spans
+        self._progress.advance(0, receipt.out_bytes)
+
+    def failed(self, task: Task, error: Exception) -> None:
+        self.failure = self.failure or error
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+
+def _row(tensor: Tensor, leaves: list[Leaf]) -> TensorStats:
+    leaves.sort(key=lambda leaf: leaf.number)
+    partial, scales = reducer(tensor.out_dtype).take(), None
+    for leaf in leaves:
+        partial += leaf.partial
+        scales = join(scales, leaf.scales)
+    mean, std = (partial.sums.mean_std() if partial.sums else None) or (None, None)
+    low, high = partial.low, partial.high
+    digests = [leaf.xxh3 for leaf in leaves] or [xxhash.xxh3_128_digest(b"")]
+    whole = digests[0] if len(digests) == 1 else xxhash.xxh3_128_digest(b"".join(digests))
+    return TensorStats(
+        tensor=tensor.name,
+        shape=tensor.shape,
+        scheme=tensor.scheme,
+        dtype=tensor.out_dtype,
+        elements=math.prod(tensor.shape),
+        stored_bytes=tensor.stored_bytes,
+        min=low,
+        max=high,
+        mean=mean,
+        std=std,
+        absmax=None if low is None or high is None else max(abs(low), abs(high)),
+        zeros=partial.zeros,
+        nans=partial.nans,
+        infs=partial.infs,
+        exponents=partial.exponents,
+        scale_min=scales[0] if scales else None,
+        scale_max=scales[1] if scales else None,
+        xxh3=whole.hex(),
+    )

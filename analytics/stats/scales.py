@@ -1,0 +1,144 @@
+"""The range of the scales that a quantised tensor stores, while its blocks stream by.
+
+They are the numbers of the column `scale` of `scan`: by encoding the component in `ROLES`, or the
+number `d` of a ggml block (`block_fields.py`). Scales are as stored: of INT8 rows that is SCB, the
+absolute maximum, and of twice quantised bitsandbytes absmax what the codes stand for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.analytics.scan.ggml_fields import FIELDS
+from anamnesis.kernels import Window
+from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.fp8 import E4M3
+from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.batch import BlockReader, Whole
+from anamnesis.readers.dtypes import DTYPES
+
+# The component that holds the scales, of encodings whose blocks do not; of NVFP4 if it is there.
+ROLES = {
+    "awq-gemm": "scales",
+    "awq-gemv": "scales",
+    "awq-gemv-fast": "scales",
+    "bitnet": "weight_scale",
+    "bnb-4bit": "absmax",
+    "bnb-int8": "SCB",
+    "ct-int8": "weight_scale",
+    "ct-packed": "weight_scale",
+    "fp4-mx": "scale",
+    "fp4-mx-columns": "scale",
+    "fp4-nv": "scale",
+    "fp6-mx": "scale",
+    "fp8-e4m3": "scale",
+    "fp8-e4m3fnuz": "scale",
+    "fp8-e5m2": "scale",
+    "fp8-e5m2fnuz": "scale",
+    "gguf-nvfp4": "scale",
+    "gptq": "scales",
+    "hqq-axis0": "scale",
+    "hqq-axis1": "scale",
+    "mlx-affine": "scales",
+    "quanto-bits": "_scale",
+    "quanto-bytes": "_scale",
+    "quark-int4": "scales",
+    "torchao-int4": "scale",
+    "torchao-mxfp4-tiles": "scale",
+    "torchao-mxfp8-e4m3-tiles": "scale",
+    "torchao-mxfp8-e5m2-tiles": "scale",
+    "torchao-nvfp4-tiles": "scale",
+}
+
+Range = tuple[float, float]
+
+
+class ScaleRange:
+    """Minimum and maximum of the finite scales of one tensor; None where it has no scales."""
+
+    def __init__(self, tensor: Tensor, reader: BlockReader) -> None:
+        """Reads the scales at once where they are a parameter of the whole tensor."""
+        self._tensor = tensor
+        self._low, self._high = math.inf, -math.inf
+        self._nested: Mapping[str, Whole] = {}
+        role = ROLES.get(tensor.encoding) if tensor.quantised else None
+        found = [c for c in tensor.components if c.role == role]
+        self._component: Component | None = found[0] if found else None
+        self._fields = None if found else FIELDS.get(tensor.encoding)
+        if self._component is not None and self._component.access.kind == "whole":
+            whole = reader.wholes()[1][self._component.role]
+            array = whole.array
+            if tensor.encoding.endswith("-tiles"):
+                array = self._in_order(array, 0)
+            self._put(to_float32(whole.dtype, array))
+            self._component = None
+        elif "nested_offset" in tensor.params:
+            self._nested = reader.wholes()[1]
+
+    @property
+    def found(self) -> Range | None:
+        """The range so far."""
+        return (self._low, self._high) if self._low <= self._high else None
+
+    def add(self, views: Mapping[str, Any], batch: Window) -> None:
+        """Look at the raw blocks of a range of units."""
+        if self._component is not None:
+            self._put(self._numbers(self._component, views[self._component.role], batch))
+        elif self._fields is not None:
+            self._put(self._fields.scale(views["payload"]))
+
+    def _numbers(self, component: Component, view: Any, batch: Window) -> Any:
+        dtype = component.stored.dtype
+        if self._nested:
+            return self._absmax(view.reshape(-1), batch.start)
+        if self._tensor.encoding.endswith("-tiles"):
+            view = self._in_order(view, batch.start)
+        if self._tensor.encoding in ("fp4-nv", "torchao-nvfp4-tiles"):
+            return E4M3.values[view]
+        numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
+        if self._tensor.encoding == "awq-gemv":  # rows are filled up to whole words of zeros
+            numbers = numbers[:, : self._tensor.params["groups"]]
+        elif self._tensor.encoding == "awq-gemv-fast":  # so are columns
+            numbers = numbers[: self._tensor.params["groups"]]
+        return to_float32(dtype, numbers)
+
+    def _in_order(self, tiles: Any, first: int) -> Any:
+        """Scales in tiles from unit `first` on, without what fills the tiles up."""
+        from anamnesis.kernels.torchao import TILE_BLOCKS, TILE_ROWS, untile
+
+        shape, blocks = self._tensor.shape, self._tensor.params["blocks"]
+        flat = tiles.reshape(-1).view(np.uint8)
+        line = TILE_ROWS * TILE_BLOCKS * max(1, -(-blocks // TILE_BLOCKS))
+        left = math.prod(shape[:-1]) - first * TILE_ROWS
+        return untile(flat, min(left, flat.size // line * TILE_ROWS), blocks)
+
+    def _absmax(self, codes: Any, first: int) -> Any:
+        """As in `kernels/bnb.py`: every step rounds to float32."""
+        params, nested = self._tensor.params, self._nested
+        table = to_float32("F32", nested["nested_quant_map"].array).reshape(-1)
+        outer = to_float32("F32", nested["nested_absmax"].array).reshape(-1)
+        groups = np.arange(first, first + len(codes)) // params["nested_blocksize"]
+        with np.errstate(all="ignore"):
+            return table[codes] * outer[groups] + np.float32(params["nested_offset"])
+
+    def _put(self, scales: Any) -> None:
+        if not scales.size:
+            return
+        low, high = float(scales.min()), float(scales.max())
+        if not (math.isfinite(low) and math.isfinite(high)):
+            finite = scales[np.isfinite(scales)]
+            if not finite.size:
+                return
+            low, high = float(finite.min()), float(finite.max())
+        self._low, self._high = min(self._low, low), max(self._high, high)
+
+
+def join(first: Range | None, second: Range | None) -> Range | None:
+    """The range of two."""
+    if first is None or second is None:
+        return first or second
+    return min(first[0], second[0]), max(first[1], second[1])

@@ -1,0 +1,334 @@
+"""The command line: `amn`, also installed as `anamnesis`.
+
+Errors are one line on stderr, `error: KIND: message`, with the exit codes of
+`anamnesis.errors`; `--debug` shows the traceback. Everything heavy is imported by the command
+that needs it, so that `--help` stays quick.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anamnesis.cli.diff_command import diff_command
+from anamnesis.cli.flags import (
+    all_of,
+    json_flag,
+    limit_flags,
+    limits_from,
+    pattern_flags,
+    resource_flags,
+    scheduler_flag,
+    size_flag,
+    unit_flag,
+)
+from anamnesis.cli.stats_command import stats_command
+from anamnesis.errors import AnamnesisError, UsageError
+from anamnesis.version import __version__
+
+if TYPE_CHECKING:
+    from anamnesis.pipeline.jobs import Summary
+
+FORMATS = ("safetensors", "arrow")
+_ALIASES = {"info": "inspect", "dequantize": "remember"}
+
+
+class _Group(click.Group):
+    """Commands with aliases, listed once."""
+
+    def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
+        return super().get_command(ctx, _ALIASES.get(name, name))
+
+
+@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="amn")
+@click.option("--debug", is_flag=True, help="Show the traceback of an error.")
+def cli(debug: bool) -> None:
+    """Quantised weights in, full precision out."""
+
+
+_quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
+_keep_going = click.option(
+    "--keep-going", is_flag=True, help="Convert what can be had of a model with broken shards."
+)
+
+
+@cli.command("inspect")
+@click.argument("path")
+@json_flag
+@click.option(
+    "--globals", "only_globals", is_flag=True, help="List what the pickles of PATH would import."
+)
+@unit_flag
+@limit_flags
+def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: Any) -> None:
+    """Say what PATH holds, from its headers alone (alias: info)."""
+    if not only_globals:
+        _inspect(path, as_json, settings, entries=False)
+        return
+    from anamnesis.pipeline.globals_report import as_text, report_globals
+
+    found = report_globals(path, limits_from(settings))
+    if as_json:
+        _print_json(found.to_dict())
+    else:
+        click.echo(as_text(found))
+
+
+@cli.command("parse")
+@click.argument("path")
+@json_flag
+@unit_flag
+@limit_flags
+def parse_command(path: str, as_json: bool, **settings: Any) -> None:
+    """Like inspect, with one entry a tensor."""
+    _inspect(path, as_json, settings, entries=True)
+
+
+def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: bool) -> None:
+    from anamnesis.model.api import inspect
+
+    found = inspect(path, limits=limits_from(settings), **settings)
+    _remark(found.notes)
+    if as_json:
+        _print_json(found.to_dict(entries=entries))
+    else:
+        from anamnesis.cli.tables import print_report
+
+        print_report(found, entries=entries)
+
+
+# The options that `remember` and `convert` share.
+_conversion = all_of(
+    [
+        click.option("-o", "--out", required=True, help="A file (by its suffix) or a folder."),
+        click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Output dtype."),
+        click.option(
+            "--rounding",
+            type=click.Choice(["exact", "reference"]),
+            default="exact",
+            help="exact rounds once; reference replays the library's own order.",
+        ),
+        resource_flags,
+        size_flag("--max-shard-size", help="Most bytes of data in one file, e.g. 5GB."),
+        click.option(
+            "--compression",
+            type=click.Choice(["none", "lz4", "zstd"]),
+            default="none",
+            help="Compress an arrow output.",
+        ),
+        pattern_flags,
+        click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+        _keep_going,
+        _quiet,
+        unit_flag,
+        limit_flags,
+    ]
+)
+
+
+@cli.command("remember")
+@click.argument("path")
+@click.option("--to", type=click.Choice(FORMATS), default="safetensors", help="Output format.")
+@_conversion
+def remember_command(path: str, to: str, **settings: Any) -> None:
+    """Recover the precision of PATH (alias: dequantize)."""
+    _convert(path, to, settings)
+
+
+@cli.command("convert")
+@click.argument("path")
+@click.option("--to", type=click.Choice(FORMATS), required=True, help="Output format.")
+@_conversion
+def convert_command(path: str, to: str, **settings: Any) -> None:
+    """Convert PATH to another container, through full precision."""
+    _convert(path, to, settings)
+
+
+def _convert(path: str, to: str, settings: dict[str, Any]) -> None:
+    from anamnesis.pipeline.jobs import job_for, run_job
+    from anamnesis.pipeline.progress import make_progress
+
+    out, threads, quiet = (settings.pop(name) for name in ("out", "threads", "quiet"))
+    threads = int(threads) if threads.isdecimal() else threads
+    settings["include"] = settings["include"] or ("*",)
+    limits = limits_from(settings)
+    job = job_for(path, out, to=to, threads=threads, **settings)
+    progress = make_progress("quiet" if quiet else "auto")
+    _finish(run_job(job, limits=limits, progress=progress), quiet=quiet)
+
+
+@cli.command("run")
+@click.argument("job", type=click.Path(dir_okay=False))
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@scheduler_flag
+@_keep_going
+@click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
+@_quiet
+def run_command(
+    job: str,
+    overrides: Sequence[str],
+    scheduler: str | None,
+    keep_going: bool,
+    dry_run: bool,
+    quiet: bool,
+) -> None:
+    """Run the batch job in the YAML file JOB; run it again to resume."""
+    from anamnesis.pipeline.config import load_job
+    from anamnesis.pipeline.jobs import plan_job, run_job
+    from anamnesis.pipeline.plan import explain
+    from anamnesis.pipeline.progress import make_progress
+
+    if scheduler:
+        overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
+    if keep_going:
+        overrides = [*overrides, "run.keep_going=true"]
+    loaded = load_job(job, overrides)
+    if not dry_run:
+        progress = make_progress("quiet" if quiet else "auto")
+        _finish(run_job(loaded, progress=progress, resume=True), quiet=quiet)
+        return
+    planned = plan_job(loaded)
+    click.echo("\n\n".join(explain(p) for _, p in planned if not isinstance(p, BaseException)))
+    _fail([(s, p) for s, p in planned if isinstance(p, BaseException)], len(planned))
+
+
+def _finish(summary: Summary, *, quiet: bool) -> None:
+    from anamnesis.cli.tables import sentence
+
+    if not quiet:
+        _remark(summary.notes)
+        for outcome in summary.outcomes:
+            click.echo(sentence(outcome))
+    _fail(summary.failures, summary.inputs)
+
+
+class _Several(Exception):  # noqa: N818 - stands for others
+    """Some inputs of a job failed; the exit code is that of the first."""
+
+    def __init__(self, failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
+        self.first = failures[0][1]
+        kind, _, text = _line(self.first).partition(": ")
+        super().__init__(f"{kind}: {len(failures)} of {inputs} inputs failed, the first: {text}")
+
+
+def _fail(failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
+    """Name every input that failed, and end with an error, if there are any."""
+    for source, error in failures:
+        click.echo(f"failed: {_plain(source)}: {_line(error)}", err=True)
+    if failures:
+        raise _Several(failures, inputs) from failures[0][1]
+
+
+@cli.command("verify")
+@click.argument("out")
+@click.option("--against", metavar="INPUT", help="Also decode INPUT again and compare.")
+@click.option(
+    "--sample",
+    type=click.FloatRange(0, 1, min_open=True),
+    default=1.0,
+    show_default=True,
+    help="Share of the pieces to decode again.",
+)
+def verify_command(out: str, against: str | None, sample: float) -> None:
+    """Compare OUT with the checksums taken when it was written."""
+    from anamnesis.model.api import verify
+
+    counts = verify(out, against=against, sample=sample)
+    click.echo(
+        f"{out}: {counts['files']} file(s), {counts['tensors']} tensors, {counts['bytes']:,} "
+        "bytes: as written"
+    )
+    if against is not None:
+        click.echo(
+            f"{against}: {counts['pieces_decoded']} of {counts['pieces']} pieces decoded again: "
+            "the same"
+        )
+
+
+@cli.command("schema")
+def schema_command() -> None:
+    """Print the JSON Schema of the job file."""
+    from anamnesis.pipeline.config import schema
+
+    _print_json(schema())
+
+
+cli.add_command(stats_command)
+cli.add_command(diff_command)
+
+
+def _remark(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {_plain(note)}", err=True)
+
+
+def _print_json(document: Any) -> None:
+    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, _Several):
+        return str(error)
+    if isinstance(error, AnamnesisError):
+        kind, text = error.kind, str(error)
+    elif isinstance(error, click.ClickException):
+        kind, text = "usage", error.format_message()
+    elif isinstance(error, OSError):
+        kind, text = type(error).__name__, _os_message(error)
+    else:
+        kind, text = type(error).__name__, str(error) or "unexpected; --debug shows where"
+    return f"{kind}: {_plain(text)}"
+
+
+def _plain(text: str) -> str:
+    """One line; a file's names may hold what a terminal would obey."""
+    from anamnesis.pipeline.progress import printable
+
+    return printable(" ".join(text.split()))
+
+
+def _os_message(error: OSError) -> str:
+    text = error.strerror or str(error)
+    return f"{error.filename}: {text}" if error.filename is not None else text
+
+
+def _exit_code(error: BaseException) -> int:
+    if isinstance(error, _Several):
+        error = error.first
+    if isinstance(error, AnamnesisError):
+        return error.exit_code
+    return UsageError.exit_code if isinstance(error, click.UsageError) else 1
+
+
+def _terminate(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit with its code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    debug = "--debug" in arguments
+    # `--debug` may stand anywhere; a stopped job cleans up, whoever stops it.
+    arguments = [a for a in arguments if a != "--debug"]
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        code = cli.main(arguments, prog_name="amn", standalone_mode=False)
+        sys.exit(code if isinstance(code, int) else 0)
+    except (KeyboardInterrupt, click.Abort):
+        click.echo("error: interrupted: nothing unfinished was left behind", err=True)
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except Exception as error:
+        if debug:
+            raise
+        click.echo(f"error: {_line(error)}", err=True)
+        sys.exit(_exit_code(error))

@@ -1,0 +1,88 @@
+"""Reports as a person reads them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from anamnesis.pipeline.progress import printable
+from anamnesis.pipeline.report import Report, SchemeReport, size
+from anamnesis.pipeline.run import Outcome
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from rich.text import Text
+
+
+def print_report(found: Report, *, entries: bool = False) -> None:
+    """A model's schemes as a table, and with `entries` its tensors as another."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(
+        Text.assemble(
+            (printable(found.path), "bold"),
+            f": {found.container}, {found.tensors} tensors ({found.stored_tensors} stored), "
+            f"{size(found.stored_bytes)} -> {size(found.bf16_bytes)} as BF16",
+        )
+    )
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name, justify in (("scheme", "left"), ("tensors", "right"), ("stored", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table.add_column("details")
+    for name, scheme in found.schemes.items():
+        table.add_row(
+            name, str(scheme.tensors), size(scheme.stored_bytes), _plain(_details(scheme))
+        )
+    console.print(table)
+    if entries:
+        console.print(_entries(found))
+
+
+def _entries(found: Report) -> Table:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for name in ("tensor", "shape", "scheme", "out", "components"):
+        table.add_column(name, overflow="fold")
+    for entry in found.entries:
+        components = ", ".join(f"{c['dtype']} {c['shape']}" for c in entry["components"])
+        table.add_row(
+            _plain(entry["name"]),
+            _plain(entry["shape"]),
+            entry["scheme"],
+            entry["out_dtype"],
+            _plain(components),
+        )
+    return table
+
+
+def _plain(value: object) -> Text:
+    """What a file says, which may look like rich's markup or move the cursor."""
+    from rich.text import Text
+
+    return Text(printable(value))
+
+
+def _details(scheme: SchemeReport) -> str:
+    return ", ".join(
+        f"{key} {'/'.join(str(v) for v in values)}" for key, values in scheme.details.items()
+    )
+
+
+def sentence(outcome: Outcome) -> str:
+    """One line on what a run made."""
+    if outcome.resumed == len(outcome.files):
+        return (
+            f"{outcome.path}: {outcome.tensors} tensors, all done before: checked again in "
+            f"{outcome.seconds:.2f} s"
+        )
+    rate = outcome.out_bytes / max(outcome.seconds, 1e-9) / 1e9
+    files = f"{len(outcome.files)} files" if len(outcome.files) > 1 else "1 file"
+    if outcome.resumed:
+        files += f" ({outcome.resumed} done before)"
+    return (
+        f"{outcome.path}: {outcome.tensors} tensors, {files}, {size(outcome.out_bytes)} "
+        f"in {outcome.seconds:.2f} s ({rate:.2f} GB/s)"
+    )

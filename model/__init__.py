@@ -1,0 +1,1 @@
+"""The open model, and the functions that people call."""

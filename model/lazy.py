@@ -1,0 +1,232 @@
+"""An open model: tensors by name, and slices of them, decoded when they are used."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, Literal
+
+from anamnesis.limits import Limits, MiB
+from anamnesis.readers.base import FileId, Tensor
+from anamnesis.readers.model import Model
+from anamnesis.readers.source import SourceFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+Decode = Literal["bf16", "f32"] | None
+_NEAR = 3  # names that an error shows
+
+
+class OpenModel(Mapping[str, "LazyTensor"]):
+    """The tensors of a model by output name; as an Arrow stream, its raw blocks (see `scan`)."""
+
+    def __init__(self, model: Model, limits: Limits | None = None) -> None:
+        self.model = model
+        self._limits = limits or Limits()
+        self._tensors = {t.name: t for t in model.tensors}
+
+    def __getitem__(self, name: str) -> LazyTensor:
+        tensor = self._tensors.get(name)
+        if tensor is None:
+            near = [n for n in self._tensors if str(name) in n][:_NEAR]
+            there = f"; there is {', '.join(map(repr, near))}" if near else ""
+            raise KeyError(f"no tensor {name!r}{there}")
+        return LazyTensor(tensor, self._limits)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._tensors)
+
+    def __len__(self) -> int:
+        return len(self._tensors)
+
+    def scan(
+        self,
+        tensors: str | Sequence[str] = ("*",),
+        columns: str | Sequence[str] | None = None,
+        decode: Decode = None,
+        memory: int | str | None = None,
+    ) -> pa.RecordBatchReader:
+        """As `anamnesis.scan`, of this model; a new stream at every call."""
+        from anamnesis.analytics.scan.run import scan_reader
+
+        patterns = [tensors] if isinstance(tensors, str) else tensors
+        names = [columns] if isinstance(columns, str) else columns
+        chosen = self.model.select(patterns, ()).tensors
+        return scan_reader(chosen, names, decode, _bytes(memory), self._limits)
+
+    def batches(self, max_bytes: int = MiB) -> Iterator[pa.RecordBatch]:
+        """The raw blocks of all tensors, one after the other: see `LazyTensor.batches`."""
+        for tensor in self.values():
+            yield from tensor.batches(max_bytes)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.scan().__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        from anamnesis.model.show import model_text
+
+        return model_text(self.model)
+
+    def _repr_html_(self) -> str:
+        from anamnesis.model.show import model_html
+
+        return model_html(self.model)
+
+
+class LazyTensor:
+    """One logical tensor, decoded on demand.
+
+    `tensor[10:20]` reads and decodes only the blocks that hold those rows. As an Arrow stream it is
+    its raw blocks (see `scan`).
+    """
+
+    def __init__(self, tensor: Tensor, limits: Limits) -> None:
+        self.tensor = tensor
+        self._limits = limits
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The output shape, outermost dimension first."""
+        return self.tensor.shape
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return len(self.tensor.shape)
+
+    @property
+    def size(self) -> int:
+        """Number of elements."""
+        return self.tensor.elems
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the values, once decoded."""
+        from anamnesis.pipeline.plan import value_bytes
+
+        return value_bytes(self.tensor)
+
+    @property
+    def dtype(self) -> Any:
+        """The numpy dtype of the values: `ml_dtypes.bfloat16`, or what a dense tensor has."""
+        from anamnesis.pipeline.values import public_dtype
+
+        return public_dtype(self.tensor.out_dtype)
+
+    @property
+    def scheme(self) -> str:
+        """How it is stored, e.g. `fp8-block`, `gguf-q4-k` or `passthrough`."""
+        return self.tensor.scheme
+
+    def __len__(self) -> int:
+        if not self.tensor.shape:
+            raise TypeError(f"{self.tensor.name}: a tensor without dimensions has no length")
+        return self.tensor.shape[0]
+
+    def __getitem__(self, index: Any) -> Any:
+        """The values of integers and slices (any step, and `...`), in an owned numpy array.
+
+        Only blocks that hold some of them are read, and what lies between two of them where that is
+        short. Raises IndexError. No checksum of an archive is compared, as it is of the whole.
+        """
+        from anamnesis.model.slices import pick, read_index
+        from anamnesis.pipeline.plan import charge_tensor
+
+        picked = pick(index, self.tensor.shape, self.tensor.name)
+        charge_tensor(self.tensor, self._limits)
+        where = f"tensor {self.tensor.name!r:.200}: values"
+        self._limits.alloc(picked.elems * self.dtype.itemsize, where)
+        with _files() as open_file:
+            return read_index(self.tensor, picked, open_file)
+
+    def to_numpy(self) -> Any:
+        """An owned array: `ml_dtypes.bfloat16`, or the stored dtype of a dense tensor."""
+        from anamnesis.pipeline.plan import charge_tensor
+        from anamnesis.pipeline.values import to_numpy
+
+        charge_tensor(self.tensor, self._limits)
+        self._limits.alloc(self.nbytes, f"tensor {self.tensor.name!r:.200}: values")
+        with _files() as open_file:
+            return to_numpy(self.tensor, open_file)
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+        if copy is False:
+            raise ValueError(
+                f"{self.tensor.name}: decoding makes a new array; copy=False cannot be"
+            )
+        values = self.to_numpy()
+        return values if dtype is None else values.astype(dtype, copy=False)
+
+    def to_torch(self, index: Any = ...) -> Any:
+        """The values, or those of an index, as a torch tensor over the decoded memory: no copy.
+
+        BF16 is `torch.bfloat16`. Raises ImportError without torch.
+        """
+        from importlib import import_module
+
+        import numpy as np
+
+        torch = import_module("torch")
+        values = self.to_numpy() if index is ... else np.asarray(self[index])
+        if values.dtype.name == "bfloat16":  # which torch does not take from numpy
+            return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
+        return torch.from_numpy(values)
+
+    def scan(
+        self,
+        columns: str | Sequence[str] | None = None,
+        decode: Decode = None,
+        memory: int | str | None = None,
+    ) -> pa.RecordBatchReader:
+        """As `anamnesis.scan`, of this tensor alone; a new stream at every call."""
+        from anamnesis.analytics.scan.run import scan_reader
+
+        names = [columns] if isinstance(columns, str) else columns
+        return scan_reader((self.tensor,), names, decode, _bytes(memory), self._limits)
+
+    def batches(self, max_bytes: int = MiB) -> Iterator[pa.RecordBatch]:
+        """The raw quantised blocks, about `max_bytes` a batch; each batch owns its memory.
+
+        Whole-tensor parameters come first, as a batch of their own, when there are any.
+        """
+        from anamnesis.pipeline.plan import charge_tensor
+        from anamnesis.pipeline.values import raw_batches
+
+        charge_tensor(self.tensor, self._limits)
+        with _files() as open_file:
+            yield from raw_batches(self.tensor, open_file, max_bytes)
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        return self.scan().__arrow_c_stream__(requested_schema)
+
+    def __repr__(self) -> str:
+        from anamnesis.model.show import tensor_text
+
+        return tensor_text(self.tensor)
+
+    def _repr_html_(self) -> str:
+        from anamnesis.model.show import tensor_html
+
+        return tensor_html(self.tensor)
+
+
+def _bytes(size: int | str | None) -> int | None:
+    from anamnesis.pipeline.config import parse_size
+
+    return None if size is None else parse_size(size)
+
+
+@contextmanager
+def _files() -> Iterator[Callable[[FileId], SourceFile]]:
+    from anamnesis.readers.files import Files
+
+    files = Files()
+    try:
+        yield files
+        files.check_unchanged()
+    finally:
+        files.close()

@@ -1,1 +1,0 @@
-"""Questions to weights: scans, statistics, comparisons, and tensors in Python."""
