@@ -16,15 +16,17 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.pipeline.plan import Piece, Plan, Task
-from anamnesis.readers.base import Component
-from anamnesis.readers.batch import iter_windows
+from anamnesis.pipeline.plan import Plan, Step, Task
+from anamnesis.pipeline.windows import Windows
+from anamnesis.readers.base import FileId
+from anamnesis.readers.batch import BlockReader
 
 
 class Read(NamedTuple):
@@ -91,70 +93,46 @@ class Floor:
             os.close(fd)
 
 
+class _Recorder:
+    """An input file of which nothing is read: it notes what would be, and where it would go."""
+
+    def __init__(self, path: str, found: list[Read | Write], room: int) -> None:
+        self._path, self._found, self._room = path, found, room
+        self._at = 0
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        nbytes = memoryview(buffer).nbytes
+        begins = not self._found or len(self._found[-1]) != len(Read._fields)
+        at = 0 if begins or self._at + nbytes > self._room else self._at
+        self._found.append(Read(self._path, offset, at, nbytes))
+        self._at = at + nbytes
+
+
 def _operations(task: Task) -> list[Read | Write]:
     found: list[Read | Write] = []
+    files: dict[str, Any] = {}
+
+    def open_file(wanted: FileId) -> Any:
+        if wanted.path not in files:
+            files[wanted.path] = _Recorder(wanted.path, found, task.memory_bytes)
+        return files[wanted.path]
+
     for piece in task.pieces:
-        found += _of_piece(piece)
-    return found
-
-
-def _of_piece(piece: Piece) -> list[Read | Write]:
-    step, tensor = piece.step, piece.step.tensor
-    if step.slot is None:
-        raise ValueError("a step without a place")
-    found: list[Read | Write] = []
-    whole = [c.stored for c in tensor.components if c.access.kind == "whole"]
-    if tensor.encoding != "copy":
-        found += [Read(s.file.path, s.offset, 0, s.nbytes) for s in whole]
-    for batch in iter_windows(tensor, step.batch_units, piece.start, piece.stop):
-        at = 0
-        for component in tensor.components:
-            reads = _reads(component, batch, at)
-            at += sum(r.nbytes for r in reads)
-            found += reads
-        for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
+        step, tensor = piece.step, piece.step.tensor
+        if step.slot is None:
+            raise ValueError("a step without a place")
+        for window, _, _ in Windows(step, open_file, _undecoded).over(piece.start, piece.stop):
             first = window.start * tensor.unit_elems
             last = min(window.stop * tensor.unit_elems, tensor.elems)
             found += [Write(*span) for span in step.slot.ranges(first, last)]
     return found
 
 
-def _reads(component: Component, window: Window, at: int) -> list[Read]:
-    """What `BlockReader` reads of a component for a window."""
-    access, stored = component.access, component.stored
-    if access.kind == "whole":
-        return []
-    begin = window.start * access.unit_bits // 8
-    nbytes = access.span_bytes(window.stop - window.start)
-    if access.kind == "rows":
-        return [
-            Read(stored.file.path, stored.offset + begin, at, min(nbytes, stored.nbytes - begin))
-        ]
-    if access.kind == "cycle":
-        lines = window.stop - window.start
-        first = window.start % access.period
-        if lines >= access.period:
-            return [Read(stored.file.path, stored.offset, at, stored.nbytes)]
-        here = min(lines, access.period - first) * access.line_bytes
-        again = lines * access.line_bytes - here
-        begin = stored.offset + first * access.line_bytes
-        found = [
-            Read(stored.file.path, begin, at, here),
-            Read(stored.file.path, stored.offset, at + here, again),
-        ]
-        return found if again else found[:1]
-    matrix = component.lines * access.line_bytes
-    offset = stored.offset
-    if access.matrix_units:
-        number, unit = divmod(window.start, access.matrix_units)
-        offset, begin = offset + number * matrix, unit * access.unit_bits // 8
-    if nbytes >= access.line_bytes:
-        return [Read(stored.file.path, offset, at, matrix)]
-    nbytes = min(nbytes, access.line_bytes - begin)
-    return [
-        Read(stored.file.path, offset + n * access.line_bytes + begin, at + n * nbytes, nbytes)
-        for n in range(component.lines)
-    ]
+def _undecoded(step: Step, reader: BlockReader) -> Callable[[Any, Window], None]:
+    """Parameters are read, as for decoding; values are not made."""
+    if step.tensor.encoding != "copy":
+        reader.wholes()
+    return lambda views, window: None
 
 
 def main() -> None:

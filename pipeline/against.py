@@ -8,11 +8,10 @@ from pathlib import Path
 import xxhash
 
 from anamnesis.errors import IntegrityError, UsageError
-from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.journal import load_manifest, manifest_items
 from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.batch import BlockReader, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
@@ -49,13 +48,8 @@ def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
 
 
 def _digest(tensor: Tensor, start: int, stop: int, files: Files) -> str:
-    step = step_for(tensor)
-    reader = BlockReader(tensor, files, reuse=True)
-    decode = decode_function(step, reader)
     digest = xxhash.xxh3_128()
     first, last = start // tensor.unit_elems, -(-stop // tensor.unit_elems)
-    for batch in iter_windows(tensor, step.batch_units, first, last):
-        blocks = reader.read(batch)
-        for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
-            digest.update(decode(reader.within(blocks, batch, window), window))
+    for _, _, values in Windows(step_for(tensor), files).over(first, last):
+        digest.update(values)
     return digest.hexdigest()

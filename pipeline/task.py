@@ -17,15 +17,10 @@ from functools import singledispatch
 
 import xxhash
 
-from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.plan import Piece, Task
-from anamnesis.readers.batch import BlockReader, iter_windows
+from anamnesis.pipeline.windows import Cancelled, Windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
-
-
-class Cancelled(Exception):  # noqa: N818 - not an error
-    """The run was stopped; the task ended between two windows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +83,15 @@ def _run_piece(
     tensor, slot = step.tensor, step.slot
     if slot is None:
         raise ValueError(f"{tensor.name}: a step without a place in a file")
-    reader = BlockReader(tensor, files, reuse=True)
-    decode = decode_function(step, reader)
+    windows = Windows(step, files)
     digest = xxhash.xxh3_128()
-    read_bytes = 0
-    for batch in iter_windows(tensor, step.batch_units, piece.start, piece.stop):
-        blocks = reader.read(batch)
-        read_bytes += sum(view.nbytes for view in blocks.views.values())
-        for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
-            if cancelled is not None and cancelled():
-                raise Cancelled
-            views = blocks.views if window == batch else reader.within(blocks, batch, window)
-            values = decode(views, window)
-            digest.update(values)
-            slot.write(fd, window.start * tensor.unit_elems, values)
-    spans += reader.spans()
+    for window, _, values in windows.over(piece.start, piece.stop, cancelled):
+        digest.update(values)
+        slot.write(fd, window.start * tensor.unit_elems, values)
+    spans += windows.spans()
     first = piece.start * tensor.unit_elems
     last = min(piece.stop * tensor.unit_elems, tensor.elems)
-    return PieceReceipt(tensor.name, first, last, digest.hexdigest()), read_bytes
+    return PieceReceipt(tensor.name, first, last, digest.hexdigest()), windows.read_bytes
+
+
+__all__ = ["Cancelled", "PieceReceipt", "Receipt", "run_task"]

@@ -9,9 +9,10 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 
-from anamnesis.pipeline.decode import OUT, decode_function
+from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.members import check_tensor
 from anamnesis.pipeline.plan import Step, step_for
+from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.dtypes import DTYPES
@@ -28,8 +29,7 @@ class Values:
         self.tensor = tensor
         self._step = step or step_for(tensor)
         self._open = open_file
-        self._reader = BlockReader(tensor, open_file, reuse=True)
-        self._decode = decode_function(self._step, self._reader)
+        self._windows = Windows(self._step, open_file)
 
     @property
     def dtype(self) -> Any:
@@ -38,23 +38,20 @@ class Values:
 
     def fill(self, first: int, out: Any) -> None:
         """The elements from `first` on, flat in row-major order, into `out`, one-dimensional."""
-        tensor, step = self.tensor, self._step
+        tensor = self.tensor
         last = first + len(out)
         span = tensor.unit_elems * tensor.unit_multiple
         start = first // span * tensor.unit_multiple
         stop = min(-(-last // span) * tensor.unit_multiple, tensor.units) if len(out) else start
-        for batch in iter_windows(tensor, step.batch_units, start, stop):
-            blocks = self._reader.read(batch)
-            for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
-                views = self._reader.within(blocks, batch, window)
-                values = self._decode(views, window).view(out.dtype)
-                at = window.start * tensor.unit_elems
-                begin, end = max(first, at), min(last, at + len(values))
-                out[begin - first : end - first] = values[begin - at : end - at]
+        for window, _, found in self._windows.over(start, stop):
+            values = found.view(out.dtype)
+            at = window.start * tensor.unit_elems
+            begin, end = max(first, at), min(last, at + len(values))
+            out[begin - first : end - first] = values[begin - at : end - at]
 
     def check(self) -> None:
         """Hold archive entries that were read in order against their CRC-32."""
-        check_tensor(self.tensor, self._reader.spans(), self._open)
+        check_tensor(self.tensor, self._windows.spans(), self._open)
 
 
 def to_numpy(tensor: Tensor, open_file: OpenFile) -> Any:

@@ -61,6 +61,7 @@ class BlockReader:
         self.tensor = tensor
         self._windowed = [c for c in tensor.components if c.access.kind != "whole"]
         self._wholes = [c for c in tensor.components if c.access.kind == "whole"]
+        self.read_bytes = 0  # of all windows so far
         self._open = open_file
         self._reuse = reuse
         self._cache: dict[int, Blocks] = {}
@@ -82,7 +83,9 @@ class BlockReader:
             if self._reuse:
                 self._cache = {units: blocks}
         for component in self._windowed:
-            self._fill(component, window, blocks.views[component.role])
+            view = blocks.views[component.role]
+            self._fill(component, window, view)
+            self.read_bytes += view.nbytes
         return blocks
 
     def within(self, blocks: Blocks, batch: Window, window: Window) -> dict[str, Any]:

@@ -78,6 +78,16 @@ def test_only_the_compiler_imports_numba(path: Path) -> None:
         assert not within(imports(path), "llvmlite")
 
 
+def test_windows_are_decoded_in_one_place() -> None:
+    """Nobody else makes windows for decoding; `raw_batches` cuts raw blocks."""
+    modules = [*MODULES, *(ROOT / "benchmarks").rglob("*.py")]
+    decode = "anamnesis.pipeline.decode.decode_function"
+    assert {name(p) for p in modules if decode in imports(p)} == {"pipeline/windows.py"}
+    windows = "anamnesis.readers.batch.iter_windows"
+    found = {name(p) for p in modules if windows in imports(p)}
+    assert found == {"pipeline/windows.py", "pipeline/values.py"}
+
+
 @pytest.mark.parametrize("path", MODULES, ids=name)
 def test_files_stay_short(path: Path) -> None:
     assert len(path.read_text().splitlines()) <= 400

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.diff import Comparison, Sums
-from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.plan import Piece, Step, Task
-from anamnesis.pipeline.task import Cancelled, Receipt, run_task
-from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
+from anamnesis.pipeline.task import Receipt, run_task
+from anamnesis.pipeline.windows import Cancelled, Windows
+from anamnesis.readers.batch import OpenFile
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
@@ -127,17 +127,13 @@ def _values(side: Side, piece: DiffPiece, files: OpenFile, spans: list[SpanCrc])
     """One side's numbers, window by window, in memory that the next window reuses."""
     step = side.step
     tensor = step.tensor
-    reader = BlockReader(tensor, files, reuse=True)
-    decode = decode_function(step, reader)
+    windows = Windows(step, files)
     dtype = np.dtype("?" if step.dtype == "BOOL" else DTYPES[step.dtype].numpy)
     order = _rows_put_back(side)
-    units = piece.start // tensor.unit_elems, -(-piece.stop // tensor.unit_elems)
-    for batch in iter_windows(tensor, step.batch_units, *units):
-        blocks = reader.read(batch)
-        for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
-            views = blocks.views if window == batch else reader.within(blocks, batch, window)
-            yield order(decode(views, window).view(dtype))
-    spans += reader.spans()
+    first, last = piece.start // tensor.unit_elems, -(-piece.stop // tensor.unit_elems)
+    for _, _, values in windows.over(first, last):
+        yield order(values.view(dtype))
+    spans += windows.spans()
 
 
 def _rows_put_back(side: Side) -> Callable[[Any], Any]:

@@ -10,10 +10,9 @@ import xxhash
 
 from anamnesis.analytics.stats.scales import Range, ScaleRange
 from anamnesis.analytics.stats.values import Partial, reducer
-from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.plan import Piece, Task
-from anamnesis.pipeline.task import Cancelled, Receipt, run_task
-from anamnesis.readers.batch import BlockReader, iter_windows
+from anamnesis.pipeline.task import Receipt, run_task
+from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
@@ -85,32 +84,24 @@ def _run_piece(
 ) -> int:
     step = piece.step
     tensor, whole = step.tensor, piece.leaf_elems
-    reader = BlockReader(tensor, files, reuse=True)
-    scales = ScaleRange(tensor, reader)
-    decode = decode_function(step, reader)
+    windows = Windows(step, files)
+    scales = ScaleRange(tensor, windows.reader)
     counts, digest = reducer(step.dtype), xxhash.xxh3_128()
     kind = DTYPES[step.dtype].numpy
-    read_bytes, at = 0, piece.first
-    for batch in iter_windows(tensor, step.batch_units, piece.start, piece.stop):
-        blocks = reader.read(batch)
-        read_bytes += sum(view.nbytes for view in blocks.views.values())
-        scales.add(blocks.views, batch)
-        for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
-            if cancelled is not None and cancelled():
-                raise Cancelled
-            views = blocks.views if window == batch else reader.within(blocks, batch, window)
-            values = decode(views, window).view(kind)
-            values = values[at - window.start * tensor.unit_elems :][: piece.last - at]
-            while len(values):
-                some = values[: whole - at % whole]
-                digest.update(some)
-                counts.add(some)
-                values, at = values[len(some) :], at + len(some)
-                if at % whole == 0 or at == piece.last:
-                    number = (at - 1) // whole
-                    leaves.append(
-                        Leaf(tensor.name, number, digest.digest(), counts.take(), scales.found)
-                    )
-                    digest.reset()
-    spans += reader.spans()
-    return read_bytes
+    at = piece.first
+    for window, views, found in windows.over(piece.start, piece.stop, cancelled):
+        scales.add(views, window)
+        values = found.view(kind)[at - window.start * tensor.unit_elems :][: piece.last - at]
+        while len(values):
+            some = values[: whole - at % whole]
+            digest.update(some)
+            counts.add(some)
+            values, at = values[len(some) :], at + len(some)
+            if at % whole == 0 or at == piece.last:
+                number = (at - 1) // whole
+                leaves.append(
+                    Leaf(tensor.name, number, digest.digest(), counts.take(), scales.found)
+                )
+                digest.reset()
+    spans += windows.spans()
+    return windows.read_bytes

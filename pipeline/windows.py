@@ -1,0 +1,82 @@
+"""The one loop: a tensor's units, read in batches and decoded window by window.
+
+A *window* is what stays in cache from decoding to its use; a *batch* is what is read at a time, one
+window or, of layouts stored in columns, several. Whoever wants values takes them from here:
+conversion writes them, `verify --against` hashes them, `stats` counts them, `diff` compares them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+from anamnesis.kernels import Window
+from anamnesis.pipeline.decode import decode_function
+from anamnesis.pipeline.plan import Step
+from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
+from anamnesis.readers.raw import SpanCrc
+
+Views = Mapping[str, Any]  # role -> uint8 [rows, bytes]
+Decode = Callable[[Views, Window], Any]
+Cancel = Callable[[], bool]
+
+
+class Cancelled(Exception):  # noqa: N818 - not an error
+    """The run was stopped; the task ended between two windows."""
+
+
+class Decoded(NamedTuple):
+    """A window of output units, the raw blocks it is made of, and its values.
+
+    `values` is one-dimensional, of the dtype that the step asks for (BF16 as uint16 bits; stored
+    bytes as uint8 where nothing is decoded). The next window overwrites both.
+    """
+
+    window: Window
+    views: Views
+    values: Any
+
+
+class Windows:
+    """One tensor, read and decoded as a step of the plan says, as often as somebody asks."""
+
+    def __init__(
+        self,
+        step: Step,
+        open_file: OpenFile,
+        decoder: Callable[[Step, BlockReader], Decode] = decode_function,
+    ) -> None:
+        """Read the tensor's parameters; `decoder` makes the function that decodes a window.
+
+        Raises FormatError when they are not what the kernel can take, or what reading raises.
+        """
+        self.step = step
+        self.reader = BlockReader(step.tensor, open_file, reuse=True)
+        self._decode = decoder(step, self.reader)
+
+    def over(
+        self, start: int = 0, stop: int = -1, cancelled: Cancel | None = None
+    ) -> Iterator[Decoded]:
+        """The windows of units `[start, stop)`, in order; -1 is the tensor's end.
+
+        `start` is where a window may start. Asks `cancelled` before each window, and raises
+        Cancelled when it says so.
+        """
+        step, reader, decode = self.step, self.reader, self._decode
+        tensor = step.tensor
+        for batch in iter_windows(tensor, step.batch_units, start, stop):
+            blocks = reader.read(batch)
+            for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
+                if cancelled is not None and cancelled():
+                    raise Cancelled
+                views = blocks.views if window == batch else reader.within(blocks, batch, window)
+                yield Decoded(window, views, decode(views, window))
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of the raw blocks read so far, without the tensor's parameters."""
+        return self.reader.read_bytes
+
+    def spans(self) -> list[SpanCrc]:
+        """Checksums of the archive entries' bytes that were read in order so far."""
+        return self.reader.spans()
