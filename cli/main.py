@@ -135,9 +135,11 @@ _conversion = all_of(
 
 @cli.command("remember")
 @click.argument("path")
-@click.option("--to", type=click.Choice(FORMATS), default="safetensors", help="Output format.")
+@click.option(
+    "--to", type=click.Choice(FORMATS), help="Output format; without it, by the suffix of --out."
+)
 @_conversion
-def remember_command(path: str, to: str, **settings: Any) -> None:
+def remember_command(path: str, to: str | None, **settings: Any) -> None:
     """Recover the precision of PATH (alias: dequantize)."""
     _convert(path, to, settings)
 
@@ -151,7 +153,7 @@ def convert_command(path: str, to: str, **settings: Any) -> None:
     _convert(path, to, settings)
 
 
-def _convert(path: str, to: str, settings: dict[str, Any]) -> None:
+def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
     from anamnesis.pipeline.jobs import job_for, run_job
     from anamnesis.pipeline.progress import make_progress
 

@@ -10,6 +10,7 @@ from anamnesis.limits import Limits
 from anamnesis.model.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.pipeline.report import Report, report
 from anamnesis.readers.model import load_model
+from anamnesis.readers.paths import expand
 from anamnesis.readers.schemes.base import Options
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ def remember(
     path: str | Path,
     out: str | Path,
     *,
-    to: str = "safetensors",
+    to: str | None = None,
     dtype: str | None = None,
     rounding: Rounding = "exact",
     threads: int | Literal["auto"] = "auto",
@@ -77,8 +78,10 @@ def remember(
 ) -> Outcome:
     """Recover the precision of `path` into `out`: a file (by its suffix) or a folder.
 
-    `dtype` is `bf16`, `f16` or `f32`; without one, recovered tensors become BF16 and the others
-    keep their dtype. Raises the classes of `anamnesis.errors`, or OSError.
+    `to` is the format (`safetensors`, `arrow`); without one the suffix of `out` says it, and a
+    folder gets safetensors. `dtype` is `bf16`, `f16` or `f32`; without one, recovered tensors
+    become BF16 and the others keep their dtype. Raises the classes of `anamnesis.errors`, or
+    OSError.
     """
     from anamnesis.pipeline.jobs import job_for, run_job
 
@@ -126,11 +129,12 @@ def verify(
     """
     from anamnesis.pipeline.journal import verify_output
 
-    counts = verify_output(Path(out))
+    out = Path(expand(str(out)))
+    counts = verify_output(out)
     if against is not None:
         from anamnesis.pipeline.against import decode_again
 
-        counts |= decode_again(Path(out), str(against), sample)
+        counts |= decode_again(out, str(against), sample)
     return counts
 
 

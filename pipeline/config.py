@@ -1,8 +1,8 @@
 """The job file and the one owner of every default.
 
 `Job` is what a file, a command line or a caller wrote; `Job.resolve()` is what it means: a
-frozen `Settings`, resolved once and passed by value. Paths are taken literally: `~`, `$VAR` and
-`..` are not expanded, and a relative path is relative to the current directory of the process
+frozen `Settings`, resolved once and passed by value. A leading `~/` is the home folder, `${VAR}` is
+refused (`readers.paths`), and a relative path is relative to the current directory of the process
 that runs the job (not to the job file).
 """
 
@@ -20,6 +20,8 @@ from msgspec import Meta, Struct
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.pipeline.validate import at, build, require_key, shown
+from anamnesis.readers.paths import expand
+from anamnesis.writers import format_of
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.yaml_strict import Document
@@ -79,8 +81,12 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     path: Annotated[Text, Meta(description="A file, or a folder for many shards.")]
     format: Annotated[
-        Literal["safetensors", "arrow"], Meta(description="The container to write.")
-    ] = "safetensors"
+        Literal["safetensors", "arrow"] | None,
+        Meta(
+            description="The container to write. null: what the suffix of path says, else "
+            "safetensors; a suffix that says another one is an error."
+        ),
+    ] = None
     dtype: Annotated[
         Dtype | None,
         Meta(
@@ -257,16 +263,17 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise UsageError(f"run.scheduler: needs run.executor distributed, found {run.executor}")
         if run.executor == "serial" and run.threads not in ("auto", 1):
             raise UsageError(f"run.threads: the serial executor uses 1, found {run.threads}")
-        if output.compression != "none" and output.format != "arrow":
+        path = expand(output.path, "output.path")
+        form = format_of(path, output.format)
+        if output.compression != "none" and form != "arrow":
             raise UsageError(
-                f"output.compression: {output.compression} is for output.format arrow, found "
-                f"{output.format}"
+                f"output.compression: {output.compression} is for output.format arrow, found {form}"
             )
         threads = available_cpus() if run.threads == "auto" else run.threads
         return Settings(
-            inputs=job.inputs,
-            path=output.path,
-            format=output.format,
+            inputs=tuple(expand(path, "inputs") for path in job.inputs),
+            path=path,
+            format=form,
             dtype=output.dtype or "bf16",
             max_shard_bytes=parse_size(output.max_shard_size),
             overwrite=output.overwrite,
@@ -304,9 +311,10 @@ def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Job
     """
     from anamnesis.pipeline import yaml_strict
 
+    path = expand(os.fspath(path))
     document = yaml_strict.read(path)
     data = {} if document.data is None else document.data
-    marks = {(): os.fspath(path), **document.marks}
+    marks = {(): path, **document.marks}
     for override in overrides:
         key, equals, value = override.partition("=")
         if not equals or not key:

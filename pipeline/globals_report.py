@@ -13,6 +13,7 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.detect import detect
 from anamnesis.readers.find import find_files
+from anamnesis.readers.paths import expand
 from anamnesis.readers.pickle_globals import Findings, GlobalName
 from anamnesis.readers.pth import list_globals, open_pth
 
@@ -46,7 +47,7 @@ def report_globals(path: str, limits: Limits) -> GlobalsReport:
     Raises OSError, LimitError, and FormatError or UnsupportedError for a file that is nothing to
     look into, such as an error page or an archive that cannot be read.
     """
-    found = [_of_file(file, limits) for file in find_files(path, limits).paths]
+    found = [_of_file(file, limits) for file in find_files(expand(path), limits).paths]
     return GlobalsReport(
         path,
         tuple(name for findings in found for name in findings.globals),

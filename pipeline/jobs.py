@@ -20,7 +20,8 @@ from anamnesis.pipeline.plan import Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
 from anamnesis.readers.find import OLLAMA
-from anamnesis.readers.model import load_model
+from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.patterns import matching, require_matches
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import is_url
 from anamnesis.writers import WRITERS
@@ -41,7 +42,7 @@ def job_for(
     path: str,
     out: str,
     *,
-    to: str = "safetensors",
+    to: str | None = None,
     dtype: str | None = None,
     rounding: str = "exact",
     threads: int | str = "auto",
@@ -84,14 +85,43 @@ def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | B
     limits = limits or settings.limits
     planned: list[tuple[str, Plan | BaseException]] = []
     sources = _inputs(settings)
+    patterns = _Patterns((*settings.include, *settings.exclude))
     for source, out in zip(sources, _outputs(settings, sources), strict=True):
         try:
-            planned.append((source, _plan_one(job, settings, source, out, limits)))
+            model = _load(settings, source, limits)
+            model = patterns.select(model, settings, alone=len(sources) == 1)
+            planned.append((source, _plan_one(job, settings, model, out, limits)))
         except Exception as error:
             if len(sources) == 1:
                 raise
             planned.append((source, error))
+    if not any(isinstance(plan, BaseException) for _, plan in planned):
+        patterns.require(", ".join(sources))
     return planned
+
+
+class _Patterns:
+    """The patterns of a job, each of which must fit a tensor of one of its inputs."""
+
+    def __init__(self, patterns: Sequence[str]) -> None:
+        self._patterns = patterns
+        self._matched: set[str] = set()
+        self._names: list[str] = []
+        self._whole = True
+
+    def select(self, model: Model, settings: Settings, *, alone: bool) -> Model:
+        """The chosen tensors of an input; UsageError when there are none."""
+        names = [tensor.name for tensor in model.tensors]
+        self._matched |= matching(names, self._patterns)
+        self._names += names[:1]
+        self._whole &= not model.broken  # what they fit may be in a shard that is missing
+        every = alone and self._whole
+        return model.select(settings.include, settings.exclude, every=every)
+
+    def require(self, where: str) -> None:
+        """UsageError for a pattern that fits nothing in any input."""
+        if self._whole:
+            require_matches(self._names, self._patterns, where, self._matched)
 
 
 def run_job(
@@ -144,11 +174,12 @@ def run_job(
     return Summary(tuple(outcomes), tuple(failures), tuple(notes), len(planned))
 
 
-def _plan_one(job: Job, settings: Settings, source: str, out: str, limits: Limits) -> Plan:
+def _load(settings: Settings, source: str, limits: Limits) -> Model:
     options = Options(settings.assume_unit_scale, settings.rounding)
-    model = load_model(source, options, limits, keep_going=settings.keep_going)
-    if settings.include != ("*",) or settings.exclude:
-        model = model.select(settings.include, settings.exclude)
+    return load_model(source, options, limits, keep_going=settings.keep_going)
+
+
+def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limits) -> Plan:
     spec = Spec(
         path=incomplete_path(out) if model.broken else out,
         format=settings.format,

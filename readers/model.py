@@ -7,12 +7,14 @@ from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from typing import Any
 
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Container, Dropped, FileId, Member, Stored, Tensor
 from anamnesis.readers.find import find_files
 from anamnesis.readers.folder import Folder
 from anamnesis.readers.index import check_index, read_object
+from anamnesis.readers.paths import expand
+from anamnesis.readers.patterns import require_matches
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
 from anamnesis.readers.shards import open_all, without_parts
@@ -47,17 +49,25 @@ class Model:
     notes: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
 
-    def select(self, include: Sequence[str], exclude: Sequence[str]) -> Model:
+    def select(
+        self, include: Sequence[str], exclude: Sequence[str], *, every: bool = True
+    ) -> Model:
         """The same model with only the tensors whose names match (shell patterns).
 
-        Archive entries that only the others need are left out as well.
+        Archive entries that only the others need are left out as well. Raises UsageError when no
+        tensor is left and, with `every`, for a pattern that fits no tensor.
         """
+        if every:
+            require_matches([t.name for t in self.tensors], (*include, *exclude), self.path)
         kept = tuple(
             t
             for t in self.tensors
             if any(fnmatchcase(t.name, p) for p in include)
             and not any(fnmatchcase(t.name, p) for p in exclude)
         )
+        if self.tensors and not kept:
+            texts = [f"include {' '.join(include)}", *(f"exclude {p}" for p in exclude)]
+            raise UsageError(f"{self.path}: {', '.join(texts)}: no tensor is left")
         names = {t.name for t in kept}
         unused = _members(t for t in self.tensors if t.name not in names) - _members(kept)
         members = tuple(m for m in self.members if m not in unused)
@@ -80,6 +90,7 @@ def load_model(
     IntegrityError.
     """
     limits, options = limits or Limits(), options or Options()
+    path = expand(path)
     found = find_files(path, limits)
     containers, broken = open_all(path, found, limits, keep_going)
     names = dict(zip(found.paths, found.index.shards, strict=True)) if found.index else {}

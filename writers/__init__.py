@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import PurePath
 
+from anamnesis.errors import UsageError
 from anamnesis.writers.base import WriterModule
 
 
@@ -26,6 +28,40 @@ WRITERS: dict[str, Writer] = {
     "arrow": Writer("arrow", ".arrow", ("bf16", "f16", "f32")),
     "safetensors": Writer("safetensors", ".safetensors", ("bf16", "f16", "f32")),
 }
+
+
+# Names of files that no row writes: a folder of such a name would be taken for one.
+_OTHER_SUFFIXES = frozenset(
+    ".bin .ckpt .csv .feather .gguf .h5 .ipc .json .msgpack .npy .npz .onnx .parquet .pkl .pt .pth "
+    ".tar .zip".split()
+)
+
+
+def format_of(path: str, asked: str | None = None) -> str:
+    """The format of the output at `path`: the one that was `asked` for, else by the suffix.
+
+    A path without a suffix of the table is a folder, of safetensors unless another is asked for.
+    Raises UsageError when the suffix is another format's, or of files that no format here writes.
+    """
+    suffix = PurePath(path).suffix
+    if asked is not None and suffix == WRITERS[asked].suffix:
+        return asked
+    by_suffix = [name for name, row in WRITERS.items() if suffix and row.suffix == suffix]
+    if by_suffix and asked is None:
+        return f"{suffix[1:]}" if suffix[1:] in by_suffix else by_suffix[0]
+    if by_suffix:
+        raise UsageError(
+            f"output.path: {path}: its suffix says {by_suffix[0]}, output.format (--to) says "
+            f"{asked}; change one of them"
+        )
+    known = {row.suffix for row in WRITERS.values()} | _OTHER_SUFFIXES
+    if suffix.lower() in known:
+        files = ", ".join(sorted({row.suffix for row in WRITERS.values() if row.suffix}))
+        raise UsageError(
+            f"output.path: {path}: files that end in {suffix} are not written; a file ends in one "
+            f"of {files}, and a folder needs another name"
+        )
+    return asked or "safetensors"
 
 
 def writer(name: str) -> WriterModule:

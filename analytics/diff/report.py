@@ -158,9 +158,10 @@ class Diff:
         file that exists without `overwrite`.
         """
         from anamnesis.analytics.table_files import write_table
+        from anamnesis.readers.paths import local_path
 
         shapes = {"shape": ["x".join(map(str, row.shape)) for row in self.rows]}
-        write_table(Path(path), self.to_arrow(), self.to_dict(), shapes, overwrite=overwrite)
+        write_table(local_path(path), self.to_arrow(), self.to_dict(), shapes, overwrite=overwrite)
 
     def plot(self, path: str | Path, *, overwrite: bool = False) -> None:
         """Draw SQNR by layer and module type: .svg, .html or .png (which needs matplotlib).
@@ -168,8 +169,9 @@ class Diff:
         Raises UsageError as `write` does.
         """
         from anamnesis.analytics.diff.plot import write_plot
+        from anamnesis.readers.paths import local_path
 
-        write_plot(self, Path(path), overwrite=overwrite)
+        write_plot(self, local_path(path), overwrite=overwrite)
 
     def summary(self) -> str:
         """One sentence on the whole."""

@@ -23,6 +23,7 @@ from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.patterns import require_matches
 from anamnesis.readers.schemes.base import Options
 
 if TYPE_CHECKING:
@@ -64,6 +65,9 @@ def diff(
     limits = limits or settings.limits
     options = Options(assume_unit_scale)
     models = [load_model(path, options, limits) for path in settings.inputs]
+    names = [tensor.name for model in models for tensor in model.tensors]
+    patterns = (*settings.include, *settings.exclude)
+    require_matches(names, patterns, " and ".join(model.path for model in models))
     matched = match(models[0], models[1], settings.include, settings.exclude)
     _require_pairs(models, matched)
     plan = make_diff_plan(

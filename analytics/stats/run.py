@@ -138,8 +138,9 @@ class Stats:
         file that exists without `overwrite`.
         """
         from anamnesis.analytics.stats.files import write
+        from anamnesis.readers.paths import local_path
 
-        write(self, Path(path), overwrite=overwrite)
+        write(self, local_path(path), overwrite=overwrite)
 
     def __repr__(self) -> str:
         from anamnesis.analytics.stats.table import as_text

@@ -343,8 +343,10 @@ def test_patterns_choose_by_either_name(tmp_path: Path, write_safetensors: Write
     assert [r.tensor for r in anamnesis.diff(a, b, exclude=["output*", "x"])] == [
         found.rows[0].tensor
     ]
-    with pytest.raises(UsageError, match="leave no tensor"):
+    with pytest.raises(UsageError, match=r"a\.safetensors and .*b\.gguf: .*'nothing\*'"):
         anamnesis.diff(a, b, include=["nothing*"])
+    with pytest.raises(UsageError, match="leave no tensor"):
+        anamnesis.diff(a, b, exclude=["*"])
 
 
 def test_nothing_in_common_is_an_error(tmp_path: Path, write_safetensors: Write) -> None:

@@ -280,8 +280,8 @@ def test_messages_show_no_control_characters(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["~/x", "~root/x", "$HOME/x", "${HOME}", "%USERPROFILE%", "../x", "a/../../x", "/a//b/./c/",
-     "-x", "*.gguf", " x ", "file:///x", "`id`", "$(id)"],
+    ["$", "a$HOME", "a/~/b", "%USERPROFILE%", "../x", "a/../../x", "/a//b/./c/",
+     "-x", "*.q4", " x ", "file:///x", "`id`", "$(id)"],
 )  # fmt: skip
 def test_y04_paths_are_literal(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/elsewhere")
@@ -292,3 +292,33 @@ def test_y04_paths_are_literal(name: str, tmp_path: Path, monkeypatch: pytest.Mo
     assert settings.path == name
     overridden = load_job(path, [f"output.path='{name}'", f"inputs=['{name}']"]).resolve()
     assert overridden == settings
+
+
+@pytest.mark.parametrize("name", ["~", "~/x", "~/../x"])
+def test_y04_a_leading_tilde_is_the_home_folder(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", "/elsewhere")
+    path = tmp_path / "job.yaml"
+    path.write_text(f"inputs: ['{name}']\noutput: {{path: '{name}'}}")
+    settings = load_job(path).resolve()
+    assert settings.inputs == (settings.path,) == (name.replace("~", "/elsewhere"),)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        *(("${HOME}", r"\$\{HOME\}"), ("a/${B}/c", r"\$\{B\}"), ("$HOME/x", r"\$HOME")),
+        *(("~root/x", "~root"), ("~nobody-here/x", "~nobody-here"), ("${", r"\$\{")),
+        ("https://host/${TOKEN}/m.gguf", r"\$\{TOKEN\}"),
+    ],
+)
+def test_y04_a_variable_is_refused_by_name(name: str, named: str, tmp_path: Path) -> None:
+    path = tmp_path / "job.yaml"
+    for text in (f"inputs: [a]\noutput: {{path: '{name}'}}", f"inputs: ['{name}']\n{OUTPUT}"):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=f"(output.path|inputs): .*: {named} is not expanded"):
+            load_job(path).resolve()
+
+
+OUTPUT = "output: {path: o}"

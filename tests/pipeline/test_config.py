@@ -161,7 +161,8 @@ def test_choices_are_the_rows_of_the_tables() -> None:
     from anamnesis.writers import WRITERS
 
     defs = schema()["$defs"]
-    assert sorted(defs["Output"]["properties"]["format"]["enum"]) == sorted(WRITERS)
+    formats = defs["Output"]["properties"]["format"]["anyOf"][0]["enum"]
+    assert sorted(formats) == sorted(WRITERS)
     assert sorted(defs["Run"]["properties"]["executor"]["enum"]) == sorted(EXECUTORS)
     dtypes = {dtype for row in WRITERS.values() for dtype in row.dtypes}
     assert set(get_args(config.Dtype)) == dtypes

@@ -1,0 +1,42 @@
+"""Shell patterns on tensor names: a pattern that fits no tensor is a misspelt one.
+
+Taken for "nothing to do", it would pass for success: an include that fits nothing makes an empty
+output, an exclude that fits nothing converts what was to be left out.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
+
+from anamnesis.errors import UsageError
+
+
+def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+    """Those of the patterns that fit at least one of the names."""
+    known = list(names)
+    return {p for p in patterns if any(fnmatchcase(name, p) for name in known)}
+
+
+def require_matches(
+    names: Iterable[str], patterns: Sequence[str], path: str, matched: set[str] | None = None
+) -> None:
+    """UsageError that names the patterns which fit no tensor of the model at `path`.
+
+    `matched` are those that are known to fit. A model without tensors asks for none.
+    """
+    known = list(names)
+    fitting = matching(known, patterns) if matched is None else matched
+    missing = [p for p in patterns if p not in fitting]
+    if not missing or not known:
+        return
+    nearest = difflib.get_close_matches(missing[0], known, 1, 0.0)
+    one = len(missing) == 1
+    raise UsageError(
+        f"{path}: no tensor fits the pattern{'' if one else 's'} "
+        f"{', '.join(map(repr, missing))}; names are such as {(nearest or known)[0]}"
+    )
+
+
+__all__ = ["matching", "require_matches"]
