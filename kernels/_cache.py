@@ -1,23 +1,32 @@
 """Where compiled kernels are kept, and files there that are whole or not used at all.
 
-What is loaded from here is run as machine code, so the folder and its files have to be the user's
-own and nobody else's to write, a file is complete or has another name, and its first line is a
-checksum of the rest.
+What is loaded from here is run as machine code. So every folder on the way has to be the user's or
+the machine's own and nobody else's to write: whoever may write one of them can put another below
+it. A file is complete or has another name, and its first line is a checksum of its own name, of
+the kernels' sources and of the rest, which a copy of another kernel's file does not have either.
 """
 
 from __future__ import annotations
 
 import contextlib
+import grp
 import hashlib
 import os
+import pwd
 import re
+import secrets
 import shutil
 import stat
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+from anamnesis import owned
+from anamnesis.errors import AnamnesisError
+
 _MAX_BYTES = 1 << 26
+_MAX_LINKS = 40  # as the kernel follows in one path
 _FORGET_SECONDS = 30 * 24 * 3600
 
 
@@ -34,18 +43,74 @@ def _folder() -> str | None:
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "anamnesis"
     )
     for root in (base, os.path.join(tempfile.gettempdir(), f"anamnesis-{os.getuid()}")):
-        folder = os.path.join(root, "kernels", digest.hexdigest())
+        folder = os.path.abspath(os.path.join(root, "kernels", digest.hexdigest()))
         try:
-            if not os.path.isdir(folder):
-                os.makedirs(folder, mode=0o700, exist_ok=True)
-                if root == base:  # where others may write, a link could lead anywhere
-                    _forget(Path(root, "kernels"))
-            status = os.stat(folder)
+            new = _make(folder)
+            if not _is_safe(folder) or not os.access(folder, os.W_OK):
+                continue
+            if new:
+                _forget(Path(folder).parent)
         except OSError:
             continue
-        if os.access(folder, os.W_OK) and _is_ours(status):
-            return folder
+        return folder
     return None
+
+
+def _make(folder: str) -> bool:
+    """Make a folder and what is missing above it, for the user alone; whether it was missing."""
+    if os.path.isdir(folder):
+        return False
+    _make(os.path.dirname(folder))
+    with contextlib.suppress(FileExistsError):
+        os.mkdir(folder, 0o700)
+    return True
+
+
+def _is_safe(path: str, links: int = 0) -> bool:
+    """Whether nobody but the user and root can change what is found at an absolute path.
+
+    Every component is looked at, and what links lead to; the last one is a folder of the user's.
+    """
+    status = os.lstat(path)
+    for prefix in _prefixes(path):
+        status = os.lstat(prefix)
+        if status.st_uid not in (0, os.getuid()):
+            return False
+        if stat.S_ISLNK(status.st_mode):
+            target = os.path.join(os.path.dirname(prefix), os.readlink(prefix))
+            rest = path[len(prefix) :]
+            return links < _MAX_LINKS and _is_safe(os.path.abspath(target + rest), links + 1)
+        if _others_write(status) and not status.st_mode & stat.S_ISVTX:
+            return False
+    # The last one was made for the user alone, and holds what is run.
+    return status.st_uid == os.getuid() and not _others_write(status)
+
+
+def _prefixes(path: str) -> Iterator[str]:
+    """`/`, `/a`, `/a/b` of `/a/b`."""
+    yield os.sep
+    for at in range(1, len(path) + 1):
+        if at == len(path) or path[at] == os.sep:
+            yield path[:at]
+
+
+def _others_write(status: os.stat_result) -> bool:
+    if status.st_mode & stat.S_IWOTH:
+        return True
+    return bool(status.st_mode & stat.S_IWGRP) and not _is_private_group(status.st_gid)
+
+
+def _is_private_group(gid: int) -> bool:
+    """Whether a group is the one that many systems make with a user, and for that user alone."""
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.getuid())
+    except KeyError:
+        return False
+    return (
+        user.pw_gid == gid
+        and group.gr_name == user.pw_name
+        and not set(group.gr_mem) - {user.pw_name}
+    )
 
 
 def _forget(folder: Path) -> None:
@@ -57,10 +122,6 @@ def _forget(folder: Path) -> None:
                     shutil.rmtree(other)
 
 
-def _is_ours(status: os.stat_result) -> bool:
-    return status.st_uid == os.getuid() and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
-
-
 FOLDER = _folder()
 
 
@@ -69,15 +130,14 @@ def read(name: str) -> bytes | None:
     if FOLDER is None:
         return None
     try:
-        fd = os.open(os.path.join(FOLDER, name), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        with open(fd, "rb") as file:
-            status = os.fstat(fd)
-            if not stat.S_ISREG(status.st_mode) or not _is_ours(status):
-                return None
-            line, data = file.readline(100), file.read(_MAX_BYTES)
-    except OSError:
+        data = owned.read_owned(os.path.join(FOLDER, name), _MAX_BYTES)
+        status = os.lstat(os.path.join(FOLDER, name))
+    except (OSError, AnamnesisError):
         return None
-    return data if line == _checksum(data) else None
+    if status.st_uid != os.getuid() or status.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return None
+    line, _, content = data.partition(b"\n")
+    return content if line == _checksum(name, content) else None
 
 
 def write(name: str, data: bytes) -> None:
@@ -87,16 +147,39 @@ def write(name: str, data: bytes) -> None:
     """
     if FOLDER is None:
         return
+    part = os.path.join(FOLDER, f"{name}.{secrets.token_hex(4)}.part")
     with contextlib.suppress(OSError):
-        fd, part = tempfile.mkstemp(prefix=name, suffix=".part", dir=FOLDER)
+        fd = owned.create(part, 0o600)
         try:
             with open(fd, "wb") as file:
-                file.write(_checksum(data) + data)
+                file.write(_checksum(name, data) + b"\n" + data)
             os.replace(part, os.path.join(FOLDER, name))
         except OSError:
             os.unlink(part)
             raise
 
 
-def _checksum(data: bytes) -> bytes:
-    return hashlib.blake2b(data, digest_size=16).hexdigest().encode() + b"\n"
+def is_plain() -> bool:
+    """Whether all that lies in the folder, numba's own files too, is the user's own and regular.
+
+    numba opens its files by itself; it would wait for a FIFO, and follow a link.
+    """
+    if FOLDER is None:
+        return False
+    try:
+        for folder, folders, files in os.walk(FOLDER):
+            for name in (*folders, *files):
+                status = os.lstat(os.path.join(folder, name))
+                regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
+                if not regular or status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
+                    return False
+    except OSError:
+        return False
+    return True
+
+
+def _checksum(name: str, data: bytes) -> bytes:
+    """Of what a file holds and of the place it is meant for: the folder's name is the sources'."""
+    key = f"{os.path.basename(FOLDER or '')}/{name}".encode()
+    digest = hashlib.blake2b(key, digest_size=8).digest()
+    return hashlib.blake2b(data, digest_size=16, key=digest).hexdigest().encode()

@@ -21,7 +21,7 @@ from numba.extending import overload
 from numba.extending import register_model as register_model
 from numba.extending import type_callable as type_callable
 
-from anamnesis.kernels._cache import FOLDER
+from anamnesis.kernels._cache import FOLDER, is_plain
 
 F = TypeVar("F", bound=Callable[..., Any])
 DISABLED = False
@@ -49,7 +49,7 @@ def callable_from_python(function: Any) -> Any:
     before = numba.config.CACHE_DIR
     numba.config.CACHE_DIR = FOLDER or before
     try:
-        return numba.njit(nogil=True, cache=FOLDER is not None)(function.py_func)
+        return numba.njit(nogil=True, cache=FOLDER is not None and is_plain())(function.py_func)
     finally:
         numba.config.CACHE_DIR = before
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -83,15 +84,27 @@ def pack(objects: Sequence[bytes]) -> bytes:
     return b"".join([sizes.encode(), b"\n", *objects])
 
 
+def _unpack(data: bytes) -> list[bytes]:
+    """What `pack` was given; nothing unless the sizes are those of all the bytes."""
+    line, _, rest = data.partition(b"\n")
+    numbers = line.split()
+    if not all(number.isdigit() for number in numbers):
+        return []
+    sizes = [int(number) for number in numbers]
+    if 0 in sizes or sum(sizes) != len(rest):
+        return []
+    ends = list(accumulate(sizes))
+    return [rest[end - size : end] for size, end in zip(sizes, ends, strict=True)]
+
+
 def load(data: bytes, key: _entry.Key) -> Any:
     """The function of Python's that `pack` kept the code of; None where numba has to do."""
-    sizes, _, rest = data.partition(b"\n")
-    if not sizes or not _entry.fits():
+    objects = _unpack(data)
+    if not objects or not _entry.fits():
         return None
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
-    for size in map(int, sizes.split()):
-        engine.add_object_file(binding.ObjectFileRef.from_data(rest[:size]))
-        rest = rest[size:]
+    for each in objects:
+        engine.add_object_file(binding.ObjectFileRef.from_data(each))
     engine.finalize_object()
     address, table = (engine.get_function_address(n) for n in (_entry.NAME, _entry.TABLE))
     if not address or not table:

@@ -19,11 +19,12 @@ from pathlib import Path
 import xxhash
 
 from anamnesis.errors import FormatError
+from anamnesis.owned import sync_folder
 from anamnesis.pipeline.journal import Journal, Recipe
 from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.plan import Plan
 from anamnesis.readers.source import public_name
-from anamnesis.writers.part import remove_leftovers, sync_folder
+from anamnesis.writers.part import remove_leftovers
 
 
 def incomplete_path(out: str) -> str:

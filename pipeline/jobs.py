@@ -26,6 +26,7 @@ from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import is_url
 from anamnesis.writers import WRITERS
 from anamnesis.writers.base import Storage
+from anamnesis.writers.part import free_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,7 @@ def run_job(
         for text in plan.model.broken:
             progress.note(f"left out: {text}")
         try:
-            _check_space(plan, settings.overwrite)
+            _check_space(plan, settings.overwrite, progress)
             outcomes.append(
                 run_plan(
                     plan,
@@ -197,7 +198,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
     )
 
 
-def _check_space(plan: Plan, overwrite: bool) -> None:
+def _check_space(plan: Plan, overwrite: bool, progress: Progress) -> None:
     """Refuse an output that the file system has no room for, before any of it is written.
 
     Files that are there already may be kept by a resumed job, and take none.
@@ -207,9 +208,10 @@ def _check_space(plan: Plan, overwrite: bool) -> None:
     folder = Path(plan.spec.path).absolute().parent
     while not folder.exists():
         folder = folder.parent
-    status = os.statvfs(folder)
-    free = status.f_bavail * status.f_frsize
-    if need > free:
+    free = free_bytes(folder)
+    if free is None:
+        progress.note(f"the file system of {folder} does not say how much room it has")
+    elif need > free:
         text = f"the output needs {need:,} bytes, {free:,} are free in its folder"
         raise OSError(errno.ENOSPC, text, plan.spec.path)
 

@@ -17,15 +17,16 @@ from typing import Any
 
 import xxhash
 
+from anamnesis import owned
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
-from anamnesis.limits import INDEX_BYTES, Limits
+from anamnesis.limits import INDEX_BYTES, RECORD_BYTES, Limits
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.written import Written, open_written
-from anamnesis.readers.source import LocalFile, public_name
+from anamnesis.readers.source import public_name
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
 from anamnesis.writers.base import PLAIN, Item, Layout, Storage
-from anamnesis.writers.part import sync_folder, write_small
+from anamnesis.writers.part import write_small
 
 VERSION = 1
 Pieces = Sequence[Sequence[Any]]  # [tensor, start, stop, xxh3]; elements
@@ -86,7 +87,8 @@ class Journal:
             if name in self._contents:
                 entry.append(self._contents[name])
             lines += json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
-        fd = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o666)
+        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
+        fd = owned.open_owned(self.path, flags, RECORD_BYTES - len(lines))
         try:
             view = memoryview(lines)
             while view:
@@ -95,7 +97,7 @@ class Journal:
         finally:
             os.close(fd)
         if not self._named:
-            sync_folder(self.path.parent)
+            owned.sync_folder(self.path.parent)
             self._named = True
 
     def finished(self, *, start_again: bool = False) -> dict[str, Pieces]:
@@ -122,10 +124,10 @@ class Journal:
     def entries(self) -> Iterator[Entry]:
         """All lines that are whole, whatever job they are of."""
         try:
-            lines = self.path.read_bytes().splitlines()
+            fd = owned.open_owned(self.path, os.O_RDONLY, RECORD_BYTES)
         except FileNotFoundError:
             return
-        for line in lines:
+        for line in owned.lines(fd, INDEX_BYTES):
             try:
                 digest, entry = loads(line, str(self.path), Limits())
                 found = Entry(*entry)
@@ -202,7 +204,7 @@ def verify_output(out: Path) -> dict[str, int]:
     Returns counts (`files`, `tensors`, `bytes`). Raises IntegrityError naming the file and the
     tensor that differ, UsageError when there is no manifest.
     """
-    document = load_manifest(out)
+    document = load_manifest(out, strangers=True)
     items = manifest_items(document)
     module = writer(document["format"])
     storage = Storage(**document.get("storage", {}))
@@ -239,20 +241,20 @@ def compare(layout: Layout, places: Mapping[str, Any], pieces: Iterable[Sequence
     return total
 
 
-def load_manifest(out: Path) -> dict[str, Any]:
-    """The manifest of the output at `out`.
+def load_manifest(out: Path, *, strangers: bool = False) -> dict[str, Any]:
+    """The manifest of the output at `out`; with `strangers`, also another user's.
 
-    Raises UsageError when there is none, FormatError or IntegrityError when it cannot be trusted.
+    Raises SecurityError or LimitError when it is no file of this program's, UsageError when there
+    is none, FormatError or IntegrityError when it cannot be trusted.
     """
     path = manifest_path(out)
     try:
-        with LocalFile(path) as file:
-            Limits().alloc(file.size, str(path), INDEX_BYTES)
-            document = loads(file.read(0, file.size), str(path), Limits())
+        data = owned.read_owned(path, RECORD_BYTES, strangers=strangers)
     except FileNotFoundError:
         raise UsageError(
             f"{path}: no manifest; only outputs of this program can be verified"
         ) from None
+    document = loads(data, str(path), Limits())
     if not isinstance(document, dict) or document.get("anamnesis") != VERSION:
         raise FormatError(f"{path}: not a manifest of version {VERSION}")
     if document.pop("xxh3", None) != _digest(document):

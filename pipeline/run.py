@@ -11,6 +11,7 @@ from pathlib import Path
 
 from anamnesis.errors import UsageError
 from anamnesis.kernels import compiling
+from anamnesis.owned import sync_folder
 from anamnesis.pipeline.companions import companions, copy_companions
 from anamnesis.pipeline.executors import Options, executor
 from anamnesis.pipeline.incomplete import clear_stale, contents, remove_incomplete, take_over
@@ -30,7 +31,7 @@ from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
 from anamnesis.writers import WRITERS
-from anamnesis.writers.part import remove_leftovers, sync_folder, write_small
+from anamnesis.writers.part import remove_leftovers, write_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ def run_plan(
     _refuse_inputs(plan)
     created = _make_folders([out.parent, *(Path(f.path).parent for f in plan.layout.files)])
     try:
-        with OutputLock(out):
+        with OutputLock(out, progress.note):
             outcome = _run_locked(plan, execute, options, progress, overwrite, resume)
     except BaseException:
         for folder in reversed(created):

@@ -17,6 +17,7 @@ from functools import singledispatch
 
 import xxhash
 
+from anamnesis import owned
 from anamnesis.pipeline.plan import Piece, Task
 from anamnesis.pipeline.windows import Cancelled, Windows
 from anamnesis.readers.files import Files
@@ -54,7 +55,7 @@ def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt
     receipts = []
     spans: list[SpanCrc] = []
     read_bytes = 0
-    fd = os.open(os.path.join(task.origin, task.part), os.O_WRONLY | os.O_CLOEXEC)
+    fd = owned.open_part(os.path.join(task.origin, task.part))
     try:
         for piece in task.pieces:
             receipt, nbytes = _run_piece(piece, files, fd, cancelled, spans)

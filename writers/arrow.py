@@ -13,10 +13,12 @@ With a compression the finished file is made from that one, batch by batch; see 
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from anamnesis import owned
 from anamnesis.errors import IntegrityError, LimitError
 from anamnesis.limits import MiB
 from anamnesis.writers import arrow_ipc as ipc
@@ -95,7 +97,7 @@ def check(path: Path, expected: OutFile) -> None:
 
     if expected.codec:
         start = b"".join(data for _, data in expected.fixed[:3])
-        with path.open("rb") as file:
+        with open(owned.open_finished(path), "rb") as file:
             if file.read(len(start)) != start:
                 raise IntegrityError(f"{path}: the first {len(start):,} bytes are not the header")
     else:
@@ -103,7 +105,9 @@ def check(path: Path, expected: OutFile) -> None:
     slots = [slot for slot in expected.slots if isinstance(slot, ArrowSlot)]
     try:
         # A map: the values of the two batches are not touched, unless they are packed.
-        with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
+        with open(owned.open_finished(path), "rb") as file:
+            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        with pa.ipc.open_file(pa.py_buffer(mapped)) as reader:
             count = reader.num_record_batches
             wanted = sum(slot.batches for slot in slots)
             schema = pa.ipc.read_schema(pa.py_buffer(expected.fixed[1][1]))

@@ -13,6 +13,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol
 
+from anamnesis import owned
 from anamnesis.errors import IntegrityError
 
 
@@ -118,17 +119,21 @@ def write_all(fd: int, data: Any, offset: int) -> None:
 
 def check_known(path: Path, expected: OutFile) -> None:
     """IntegrityError unless a file has its size and every byte that was known beforehand."""
-    size = path.stat().st_size
+    with open(owned.open_finished(path), "rb", buffering=0) as file:
+        _compare_known(path, file.fileno(), expected)
+
+
+def _compare_known(path: Path, fd: int, expected: OutFile) -> None:
+    size = os.fstat(fd).st_size
     if size != expected.nbytes:
         raise IntegrityError(f"{path}: {size:,} bytes were written, {expected.nbytes:,} laid out")
     heads = (head for slot in expected.slots for head in slot.heads())
-    with path.open("rb", buffering=0) as file:
-        for offset, data in chain(expected.fixed, heads):
-            if os.pread(file.fileno(), len(data), offset) != data:
-                raise IntegrityError(
-                    f"{path}: the {len(data):,} bytes from byte {offset:,} on are not the header "
-                    "that was laid out"
-                )
+    for offset, data in chain(expected.fixed, heads):
+        if os.pread(fd, len(data), offset) != data:
+            raise IntegrityError(
+                f"{path}: the {len(data):,} bytes from byte {offset:,} on are not the header "
+                "that was laid out"
+            )
 
 
 def shard_groups(sizes: Sequence[int], order: Sequence[int], max_bytes: int) -> list[list[int]]:

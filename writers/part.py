@@ -15,7 +15,9 @@ import secrets
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from anamnesis import owned
 from anamnesis.errors import UsageError
+from anamnesis.owned import sync_folder
 from anamnesis.writers.base import OutFile, WriterModule, write_all
 
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
@@ -32,8 +34,7 @@ class PartFile:
         self._stopped = False
         check_final(self.final, overwrite)
         self.part = part or part_path(self.final)
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-        self._fd = os.open(self.part, flags, 0o666)
+        self._fd = owned.create(self.part)
         try:
             # Blocks are not allocated here: on tmpfs that clears every page by one thread, and
             # the writes that follow do it in parallel.
@@ -79,8 +80,7 @@ class PartFile:
         plain, source = self.part, self._fd
         self.part, self._fd = part_path(self.final), -1
         try:
-            flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
-            self._fd = os.open(self.part, flags, 0o666)
+            self._fd = owned.create(self.part)
             pack(source, self._fd, self.out, lambda: self._stopped)
             os.fsync(self._fd)
         finally:
@@ -142,18 +142,23 @@ def check_space(files: Sequence[OutFile]) -> None:
     for folder, nbytes in twice.items():
         need[folder] += nbytes
     for folder, nbytes in need.items():
-        status = os.statvfs(folder)
-        free = status.f_bavail * status.f_frsize
-        if nbytes > free:
+        free = free_bytes(folder)
+        if free is not None and nbytes > free:
             raise OSError(
                 errno.ENOSPC, f"the output needs {nbytes:,} bytes, {free:,} are free", str(folder)
             )
 
 
+def free_bytes(folder: Path) -> int | None:
+    """The room in a folder, or None where its file system does not say (all counts are zero)."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize if status.f_blocks else None
+
+
 def write_small(path: Path, data: bytes) -> None:
     """Write a small file whole: `.part`, sync, rename, sync of the folder."""
     part = part_path(path)
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
+    fd = owned.create(part)
     try:
         try:
             write_all(fd, data, 0)
@@ -166,12 +171,3 @@ def write_small(path: Path, data: bytes) -> None:
             part.unlink()
         raise
     sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` durable."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

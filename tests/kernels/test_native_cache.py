@@ -99,12 +99,41 @@ def shared(path: Path) -> None:
     path.chmod(0o620)
 
 
-def pipe(path: Path) -> None:
+def a_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
 
 
-@pytest.mark.parametrize("damage", [flip, another_checksum, cut, empty, link, shared, pipe])
+def pipe(path: Path) -> None:
+    path.unlink()
+    os.mkfifo(path)
+
+
+def huge(path: Path) -> None:
+    os.truncate(path, 3 << 30)
+
+
+def another_kernel(path: Path) -> None:
+    """A whole file, with a right checksum, of other code: what a copy gone astray leaves."""
+    _cache.write("another.kernel", _objects.pack([b"\x7fELF of another"]))
+    path.with_name("another.kernel").replace(path)
+
+
+def of_other_sources(path: Path) -> None:
+    """A whole file of the folder of another version."""
+    before = _cache.FOLDER
+    _cache.FOLDER = str(path.parent.with_name("0123456789abcdef"))
+    os.mkdir(_cache.FOLDER, 0o700)
+    _cache.write(path.name, b"1\nx")
+    Path(_cache.FOLDER, path.name).replace(path)
+    _cache.FOLDER = before
+
+
+DAMAGES = [flip, another_checksum, cut, empty, link, shared, a_folder, pipe, huge]
+DAMAGES += [another_kernel, of_other_sources]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
 def test_damaged_or_not_ours_is_compiled_again(
     folder: Path, compiled: list[str], damage: Callable[[Path], None]
 ) -> None:
@@ -112,7 +141,7 @@ def test_damaged_or_not_ours_is_compiled_again(
     damage(the_file(folder))
     np.testing.assert_array_equal(decoded(), BITS)
     assert compiled == ["_bf16"] * 2
-    if damage is not pipe:
+    if damage is not a_folder:
         np.testing.assert_array_equal(decoded(), BITS)
         assert len(compiled) == 2  # what was wrong was replaced
 
@@ -142,6 +171,76 @@ def test_another_owner_s_folder_is_not_used(
     uid = os.getuid()
     monkeypatch.setattr(_cache.os, "getuid", lambda: uid + 1)
     assert _cache._folder() is None
+
+
+def test_the_sizes_in_a_file_are_those_of_its_objects() -> None:
+    whole = [b"ab", b"cde"]
+    assert _objects._unpack(_objects.pack(whole)) == whole
+    for data in (b"", b"\n", b"2 4\nabcde", b"2 2\nabcde", b"-1 6\nabcde", b"x\n", b"0 5\nabcde"):
+        assert _objects._unpack(data) == []
+
+
+def test_a_folder_above_that_others_may_write_is_no_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Below it another could have put folders of his, or put them there later."""
+    above = tmp_path / "above"
+    (above / "cache").mkdir(parents=True, mode=0o700)
+    monkeypatch.setenv("ANAMNESIS_CACHE", str(above / "cache"))
+    monkeypatch.setattr(_cache.tempfile, "gettempdir", lambda: str(above))
+    assert Path(str(_cache._folder())).is_relative_to(above / "cache")
+    for mode, safe in ((0o777, False), (0o775, False), (0o1777, True), (0o755, True)):
+        above.chmod(mode)
+        monkeypatch.setattr(_cache, "_is_private_group", lambda gid: False)
+        assert (_cache._folder() is not None) is safe, oct(mode)
+    above.chmod(0o775)
+    monkeypatch.setattr(_cache, "_is_private_group", lambda gid: True)
+    assert _cache._folder() is not None
+
+
+@pytest.mark.parametrize("level", ["base", "kernels", "digest"])
+def test_another_s_folder_below_the_temporary_one_is_no_place(
+    level: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else made the fallback before, or a part of it, for all to write."""
+    monkeypatch.setenv("ANAMNESIS_CACHE", "/proc/nowhere")
+    monkeypatch.setattr(_cache.tempfile, "gettempdir", lambda: str(tmp_path))
+    mine = Path(str(_cache._folder()))
+    planted = {"base": mine.parents[1], "kernels": mine.parent, "digest": mine}[level]
+    uid, real = os.getuid(), os.lstat
+
+    def lstat(path: str) -> os.stat_result:
+        status = real(path)
+        theirs = str(path) == str(planted)
+        return os.stat_result([*status[:4], uid + 1 if theirs else status.st_uid, *status[5:10]])
+
+    monkeypatch.setattr(_cache.os, "lstat", lstat)
+    assert _cache._folder() is None
+
+
+def test_links_on_the_way_count_with_what_they_lead_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    (tmp_path / "to").symlink_to("scratch")
+    monkeypatch.setenv("ANAMNESIS_CACHE", str(tmp_path / "to"))
+    monkeypatch.setattr(_cache.tempfile, "gettempdir", lambda: "/proc/nowhere")
+    assert _cache._folder() is not None
+    scratch.chmod(0o777)
+    assert _cache._folder() is None
+    scratch.chmod(0o700)
+    (tmp_path / "to").unlink()
+    (tmp_path / "to").symlink_to("to")
+    assert _cache._folder() is None
+
+
+def test_numba_s_own_files_are_left_alone_where_one_is_no_file(folder: Path) -> None:
+    (folder / "numba").mkdir()
+    (folder / "numba" / "index.nbi").write_bytes(b"x")
+    assert _cache.is_plain()
+    os.mkfifo(folder / "numba" / "other.nbi")
+    assert not _cache.is_plain()
 
 
 def test_a_new_version_removes_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

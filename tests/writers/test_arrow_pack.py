@@ -281,6 +281,7 @@ def test_room_for_the_plain_file_beside_the_packed_one(
 class Status(NamedTuple):
     f_bavail: int
     f_frsize: int
+    f_blocks: int = 1
 
 
 def test_another_compression_is_another_job(sample: Path, tmp_path: Path) -> None:

@@ -1,0 +1,146 @@
+"""How this program opens the files that it makes for itself: journals, locks, manifests, `.part`s.
+
+They have names that anybody can know, in folders that may come from a stranger or be written by
+one. A link in such a place would lend the stranger what the link leads to (a journal appended to a
+start-up file of a shell is run by it), a FIFO would be waited for without end, and a device or a
+file of gigabytes would fill the memory. So nothing is followed, nothing is waited for, and size,
+kind and owner are looked at on the open descriptor, before the first byte. A test of the walls
+(`tests/test_architecture.py`) shows that nothing opens such a file by other means.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from anamnesis.errors import IntegrityError, LimitError, SecurityError
+
+_FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
+# What `fsync` of a folder answers where folders cannot be synced: CIFS, and some file systems in
+# user space. Names are as durable there as that file system makes them by itself.
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+
+
+def create(path: str | Path, mode: int = 0o666) -> int:
+    """A descriptor for a new file, to read and write; FileExistsError where any name is."""
+    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+
+
+def open_owned(
+    path: str | Path, flags: int, max_bytes: int, *, mode: int = 0o666, strangers: bool = False
+) -> int:
+    """A descriptor for a file of this program's that may be there already.
+
+    `flags` are those of `os.open`, without `O_TRUNC`. `max_bytes` is the most that such a file
+    ever holds. With `strangers`, it may belong to anybody: its content is not trusted then.
+
+    Raises SecurityError for a link, for what is no regular file, for another's file, and where it
+    is to be written, for one with a second name; LimitError for a larger one; OSError.
+    """
+    path = os.fspath(path)
+    try:
+        fd = os.open(path, flags | _FLAGS, mode)
+    except OSError as error:
+        if error.errno == errno.ELOOP and os.path.islink(path):
+            raise SecurityError(_refusal(path, "is a link")) from None
+        if error.errno in (errno.ENXIO, errno.ENODEV, errno.EISDIR):  # nobody reads that FIFO
+            raise SecurityError(_refusal(path, "is not a regular file")) from None
+        raise
+    try:
+        _check(path, os.fstat(fd), flags & os.O_ACCMODE != os.O_RDONLY, max_bytes, strangers)
+    except BaseException:
+        os.close(fd)
+        raise
+    return fd
+
+
+def read_owned(path: str | Path, max_bytes: int, *, strangers: bool = False) -> bytes:
+    """All of such a file. Raises as `open_owned`, IntegrityError when it is cut meanwhile."""
+    fd = open_owned(path, os.O_RDONLY, max_bytes, strangers=strangers)
+    with open(fd, "rb", buffering=0) as file:
+        data = bytearray(os.fstat(fd).st_size)
+        view = memoryview(data)
+        while view:
+            got = file.readinto(view)
+            if not got:
+                raise IntegrityError(f"{path}: ended {len(view):,} bytes early: it was cut")
+            view = view[got:]
+    return bytes(data)
+
+
+def lines(fd: int, most: int) -> Iterator[bytes]:
+    """The lines of a file that are no longer than `most` bytes; closes the descriptor."""
+    with open(fd, "rb") as file:
+        whole = True  # whether the line before ended where it was cut
+        while line := file.readline(most):
+            if whole and line.endswith(b"\n"):
+                yield line
+            whole = line.endswith(b"\n")
+
+
+def open_finished(path: str | Path) -> int:
+    """A descriptor to read a finished output, which its user may have put elsewhere and linked.
+
+    Raises SecurityError for what is no regular file, and OSError.
+    """
+    fd = os.open(path, os.O_RDONLY | (_FLAGS & ~os.O_NOFOLLOW))
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise SecurityError(_refusal(os.fspath(path), "is not a regular file"))
+    return fd
+
+
+def open_part(path: str | Path) -> int:
+    """A descriptor to write windows into a `.part` that the client of this run has just made.
+
+    On another machine the client may have another number there, so that the owner tells nothing.
+    """
+    return open_owned(path, os.O_WRONLY, 1 << 62, strangers=True)
+
+
+def sync_folder(folder: str | Path) -> None:
+    """Make the names in `folder` durable, where its file system can."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(fd)
+
+
+def _check(
+    path: str, status: os.stat_result, writes: bool, max_bytes: int, strangers: bool
+) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        raise SecurityError(_refusal(path, "is not a regular file"))
+    if writes and status.st_nlink > 1:
+        raise SecurityError(_refusal(path, f"has {status.st_nlink} names (hard links)"))
+    if not strangers and not _is_ours(path, status):
+        raise SecurityError(_refusal(path, f"belongs to user {status.st_uid}"))
+    if status.st_size > max_bytes:
+        raise LimitError(
+            f"{path}: has {status.st_size:,} bytes; what this program writes there has never more "
+            f"than {max_bytes:,}; remove it",
+            limit="owned.max_bytes",
+            need=status.st_size,
+            have=max_bytes,
+        )
+
+
+def _is_ours(path: str, status: os.stat_result) -> bool:
+    """Whether a file is the user's, or the folder's owner's, who could replace it at any time.
+
+    On some network file systems what a user makes is shown as another's, folders as well as files.
+    """
+    if status.st_uid == os.geteuid():
+        return True
+    return status.st_uid == os.stat(os.path.dirname(path) or ".").st_uid
+
+
+def _refusal(path: str, what: str) -> str:
+    return f"{path}: {what}, and none of this program's making; remove it and run again"
