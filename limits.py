@@ -24,6 +24,8 @@ NPY_HEADER_BYTES = 10_000  # numpy's own cap
 RANK = 64
 SHARDS = 10_000
 INDEX_BYTES = 100 * MiB
+# Measured on 100,000 dense tensors in one file, from opening it to the manifest; rounded up.
+RECORD_BYTES = 4 * KiB
 OUTPUT_BYTES = 16 << 40  # of one input; a sparse file may declare far more than any disk has
 ZIP_ENTRIES = 1 << 20
 RECORD_BYTES = GiB  # of a journal or a manifest of this program's own
@@ -35,13 +37,15 @@ class Limits:
     """A caller's budget; every field tightens the fixed floors and never loosens them.
 
     `max_single_alloc` and `max_total_bytes` are bytes, `max_items` counts tensors or other
-    entries of one container, `max_expansion_ratio` is bytes out per byte stored.
+    entries of one container, `max_expansion_ratio` is bytes out per byte stored. `record_bytes` is
+    memory for the records of a model's tensors, which a run takes from its budget.
     """
 
     max_single_alloc: int = 8 * GiB
     max_total_bytes: int | None = None
     max_items: int = 2_000_000
     max_expansion_ratio: int = 1_000
+    record_bytes: int | None = None
 
     def __post_init__(self) -> None:
         for name in ("max_single_alloc", "max_total_bytes", "max_items", "max_expansion_ratio"):
@@ -56,6 +60,22 @@ class Limits:
     def items(self, count: int, what: str, floor: int | None = None) -> None:
         """Refuse a container that declares `count` entries."""
         self._charge("max_items", count, self.max_items, floor, what)
+
+    def tensors(self, count: int, what: str) -> None:
+        """Refuse a file of `count` tensors before records of them are made.
+
+        A conversion, which sets `record_bytes`, holds `RECORD_BYTES` of each until it is done.
+        """
+        self.items(count, what)
+        need = count * RECORD_BYTES
+        if self.record_bytes is not None and need > self.record_bytes:
+            raise LimitError(
+                f"{what}: what is known of {count:,} tensors takes {need:,} bytes of memory, "
+                f"run.memory leaves {self.record_bytes:,} for it; raise it (--memory) by the rest",
+                limit="run.memory",
+                need=need,
+                have=self.record_bytes,
+            )
 
     def total(self, nbytes: int, what: str) -> None:
         """Refuse a job whose output is over `max_total_bytes`."""

@@ -59,7 +59,7 @@ def opened(case: Case, folder: Path, rows: int, columns: int) -> Iterator[Opened
         prepare = preparer(case.encoding)
         params = dict(found[0].tensor.params)
         if prepare is not None:
-            params |= prepare(found[0].tensor.params, reader.wholes()[1])
+            params |= prepare(found[0].tensor.params, reader.wholes())
         yield Opened(found[0], reader, decoder(case.encoding), params)
     finally:
         files.close()

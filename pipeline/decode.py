@@ -25,7 +25,7 @@ def decode_function(step: Step, reader: BlockReader) -> Callable[[Any, Window], 
     params = dict(tensor.params)
     if prepare is not None:
         try:
-            params |= prepare(tensor.params, reader.wholes()[1])
+            params |= prepare(tensor.params, reader.wholes())
         except AnamnesisError:
             raise
         except ValueError as error:

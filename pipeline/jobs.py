@@ -7,7 +7,7 @@ import glob
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from anamnesis.limits import Limits
 from anamnesis.pipeline.config import Job, Settings, job_from
 from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
-from anamnesis.pipeline.plan import Plan, Spec, make_plan
+from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
 from anamnesis.readers.find import OLLAMA
@@ -177,6 +177,8 @@ def run_job(
 
 def _load(settings: Settings, source: str, limits: Limits) -> Model:
     options = Options(settings.assume_unit_scale, settings.rounding)
+    room = settings.memory_bytes - BASE_BYTES  # without any, the plan says what is missing
+    limits = replace(limits, record_bytes=room if room > 0 else None)
     return load_model(source, options, limits, keep_going=settings.keep_going)
 
 

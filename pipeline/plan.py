@@ -15,9 +15,10 @@ from pathlib import Path
 
 from anamnesis.errors import LimitError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
-from anamnesis.limits import Limits, MiB
+from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.readers.base import Access, Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.gc_pause import gc_paused
 from anamnesis.readers.model import Model
 from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
@@ -114,7 +115,11 @@ def make_plan(
     Raises LimitError when the output or a tensor is over `limits`, or one window of one tensor does
     not fit in `memory_bytes`; uses fewer than `threads` threads when only so many fit.
     """
-    limits = limits or Limits()
+    with gc_paused():
+        return _make_plan(model, spec, memory_bytes, threads, limits or Limits())
+
+
+def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits: Limits) -> Plan:
     tensors = [with_dtype(t, out_dtype_of(t, spec)) for t in model.tensors]
     for tensor in tensors:
         charge_tensor(tensor, limits)
@@ -125,11 +130,11 @@ def make_plan(
     steps = [
         step_for(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)
     ]
-    room = memory_bytes - BASE_BYTES
-    threads = fit_threads(steps, room, memory_bytes, threads)
+    base = BASE_BYTES + RECORD_BYTES * len(model.stored)
+    threads = fit_threads(steps, memory_bytes - base, memory_bytes, threads)
     tasks = _cut(steps, layout, _task_bytes(steps))
     widest = max((t.memory_bytes for t in tasks), default=0)
-    return Plan(model, spec, layout, items, tuple(tasks), threads, BASE_BYTES + threads * widest)
+    return Plan(model, spec, layout, items, tuple(tasks), threads, base + threads * widest)
 
 
 def charge_tensor(tensor: Tensor, limits: Limits) -> None:
@@ -159,7 +164,9 @@ def out_dtype_of(tensor: Tensor, spec: Spec) -> str:
 
 def with_dtype(tensor: Tensor, dtype: str) -> Tensor:
     """A dense tensor whose dtype changes is decoded like any other; else its bytes are copied."""
-    if tensor.encoding != "copy" or tensor.out_dtype == dtype:
+    if tensor.out_dtype == dtype:
+        return tensor
+    if tensor.encoding != "copy":
         return replace(tensor, out_dtype=dtype)
     encoding = tensor.out_dtype.lower()
     if encoding not in ENCODINGS:
@@ -244,16 +251,18 @@ def _window_bytes(component: Component, units: int) -> int:
 
 
 def fit_threads(steps: Sequence[Step], room: int, memory_bytes: int, threads: int) -> int:
+    """How many threads `room` allows, which is what the process itself leaves of `memory_bytes`."""
+    base = memory_bytes - room
     if not steps:
         return threads
     widest = max(steps, key=lambda s: s.memory_bytes)
     if widest.memory_bytes > room:
         raise LimitError(
             f"{widest.tensor.name}: one window needs {widest.memory_bytes:,} bytes besides the "
-            f"{BASE_BYTES:,} of the process; run.memory (--memory) is {memory_bytes:,}: "
-            f"set it to at least {widest.memory_bytes + BASE_BYTES:,}",
+            f"{base:,} of the process; run.memory (--memory) is {memory_bytes:,}: "
+            f"set it to at least {widest.memory_bytes + base:,}",
             limit="run.memory",
-            need=widest.memory_bytes + BASE_BYTES,
+            need=widest.memory_bytes + base,
             have=memory_bytes,
         )
     return max(1, min(threads, room // max(1, widest.memory_bytes)))

@@ -32,8 +32,13 @@ class Report:
     bf16_bytes: int
     schemes: Mapping[str, SchemeReport]
     metadata: Mapping[str, Any]
-    entries: tuple[Mapping[str, Any], ...] = ()
     notes: tuple[str, ...] = ()
+    _tensors: tuple[Tensor, ...] = field(default=(), repr=False)
+
+    @property
+    def entries(self) -> tuple[dict[str, Any], ...]:
+        """One for each tensor, as `parse --json` has them."""
+        return tuple(map(_entry, self._tensors))
 
     def to_dict(self, *, entries: bool = False) -> dict[str, Any]:
         """The JSON object that `inspect --json` (with `entries`, `parse --json`) prints."""
@@ -72,8 +77,8 @@ def report(model: Model) -> Report:
         bf16_bytes=sum(_bf16_bytes(t) for t in model.tensors),
         schemes={name: _scheme(tensors) for name, tensors in sorted(schemes.items())},
         metadata=model.metadata,
-        entries=tuple(_entry(t) for t in model.tensors),
         notes=model.notes,
+        _tensors=model.tensors,
     )
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
-import pyarrow as pa
 
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.members import check_tensor
@@ -16,6 +15,9 @@ from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.dtypes import DTYPES
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 class Values:
@@ -65,15 +67,17 @@ def to_numpy(tensor: Tensor, open_file: OpenFile) -> Any:
 
 def raw_batches(tensor: Tensor, open_file: OpenFile, max_bytes: int) -> Iterator[pa.RecordBatch]:
     """The raw blocks of a tensor; every batch owns its memory."""
+    from anamnesis.readers.record_batches import block_batches, whole_batch
+
     reader = BlockReader(tensor, open_file, reuse=False)
-    wholes, _ = reader.wholes()
-    if wholes is not None:
-        yield wholes
+    parameters = whole_batch(tensor, reader.wholes())
+    if parameters is not None:
+        yield parameters
     step = step_for(tensor)
     per_unit = max(1, tensor.stored_bytes // max(1, tensor.units))
     units = max(1, max_bytes // per_unit // tensor.unit_multiple) * tensor.unit_multiple
     for window in iter_windows(tensor, min(units, step.batch_units)):
-        yield from reader.read(window).batches
+        yield from block_batches(tensor, reader.read(window))
     check_tensor(tensor, reader.spans(), open_file)
 
 

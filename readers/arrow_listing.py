@@ -75,7 +75,7 @@ def _listing(data: bytes, limits: Limits) -> Listing:
     listed = loads(data, where, limits)
     if type(listed) is not list:
         raise FormatError(f"{where}: must be a list, found {type(listed).__name__}")
-    limits.items(len(listed), where)
+    limits.tensors(len(listed), where)
     shards: dict[int, list[Entry]] = {}
     shard_of: dict[str, int] = {}
     for number, item in enumerate(listed):

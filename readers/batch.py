@@ -1,22 +1,15 @@
-"""The Arrow contract: record batches of raw quantised blocks, as views over what was read.
+"""Raw quantised blocks of a logical tensor, window by window, as kernels get them.
 
-A logical tensor is read window by window. The batch's first column is the payload, one row a
-block (a GGUF block, a matrix row, 32 bytes of NF4; a packed line, for layouts stored in columns),
-as `fixed_size_binary`; per-block parameters that align with it row by row are further columns,
-those that do not make a batch of their own. Whole-tensor parameters (scale grids, group indices,
-codebooks) come once a tensor, as a one-row batch of `large_binary`. The kernel reads the same
-bytes: nothing is copied between `pread` and decoding.
+Nothing is copied between `pread` and decoding; `record_batches` shows the same bytes as Arrow.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
-import pyarrow as pa
 
 from anamnesis.kernels import Window
 from anamnesis.limits import KiB
@@ -43,10 +36,9 @@ class Whole(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """One window as read: its record batches, and the kernel's views of the same bytes."""
+    """One window as read: for each role, uint8 `[rows, bytes]`."""
 
-    batches: tuple[pa.RecordBatch, ...]
-    views: dict[str, Any]  # role -> uint8 [rows, bytes]
+    views: dict[str, Any]
 
 
 class BlockReader:
@@ -66,7 +58,6 @@ class BlockReader:
         self._reuse = reuse
         self._cache: dict[int, Blocks] = {}
         self._buffers: dict[str, Any] = {}
-        self._metadata = _metadata(tensor)
         self._raws: dict[str, RawBytes] = {}
 
     def spans(self) -> list[SpanCrc]:
@@ -79,7 +70,7 @@ class BlockReader:
         blocks = self._cache.get(units) if self._reuse else None
         if blocks is None:
             targets = {c.role: self._target(c, units) for c in self._windowed}
-            blocks = Blocks(self._batches(targets), targets)
+            blocks = Blocks(targets)
             if self._reuse:
                 self._cache = {units: blocks}
         for component in self._windowed:
@@ -107,26 +98,16 @@ class BlockReader:
                 views[component.role] = view[begin // view.shape[1] : -(-end // view.shape[1])]
         return views
 
-    def wholes(self) -> tuple[pa.RecordBatch | None, dict[str, Whole]]:
-        """The whole-tensor parameters: as a one-row batch, and as kernels get them."""
-        if not self._wholes:
-            return None, {}
-        columns, fields, params = [], [], {}
+    def wholes(self) -> dict[str, Whole]:
+        """The whole-tensor parameters as kernels get them, by role."""
+        params = {}
         for component in self._wholes:
             stored = component.stored
             data = np.empty(stored.nbytes, np.uint8)
             self._raw(component).read_into(0, data)
             array = data.view(DTYPES[stored.dtype].numpy).reshape(stored.shape)
             params[component.role] = Whole(stored.dtype, array)
-            offsets = pa.py_buffer(np.array([0, stored.nbytes], np.int64))
-            columns.append(
-                pa.LargeBinaryArray.from_buffers(
-                    pa.large_binary(), 1, [None, offsets, pa.py_buffer(data)]
-                )
-            )
-            fields.append(_field(component, pa.large_binary()))
-        schema = pa.schema(fields, metadata=self._metadata)
-        return pa.RecordBatch.from_arrays(columns, schema=schema), params
+        return params
 
     def _target(self, component: Component, units: int) -> Any:
         access = component.access
@@ -144,23 +125,6 @@ class BlockReader:
             buffer = aligned(need, np.uint8)
             self._buffers[component.role] = buffer
         return buffer[:need].reshape(shape)
-
-    def _batches(self, views: dict[str, Any]) -> tuple[pa.RecordBatch, ...]:
-        groups: dict[int, list[Component]] = {}
-        for component in self._windowed:
-            groups.setdefault(views[component.role].shape[0], []).append(component)
-        batches = []
-        for rows, components in groups.items():
-            columns, fields = [], []
-            for component in components:
-                view = views[component.role]
-                kind = pa.binary(view.shape[1])
-                buffers = [None, pa.py_buffer(view.reshape(-1))]
-                columns.append(pa.FixedSizeBinaryArray.from_buffers(kind, rows, buffers))
-                fields.append(_field(component, kind))
-            schema = pa.schema(fields, metadata=self._metadata)
-            batches.append(pa.RecordBatch.from_arrays(columns, schema=schema))
-        return tuple(batches)
 
     def _fill(self, component: Component, window: Window, view: Any) -> None:
         access, stored = component.access, component.stored
@@ -229,19 +193,3 @@ def iter_windows(tensor: Tensor, units: int, start: int = 0, stop: int = -1) -> 
             end = min(end, (start // border + 1) * border)
         yield Window(start, end)
         start = end
-
-
-def _field(component: Component, kind: pa.DataType) -> pa.Field:
-    stored = component.stored
-    about = {"name": stored.name, "dtype": stored.dtype, "shape": json.dumps(stored.shape)}
-    return pa.field(component.role, kind, nullable=False, metadata=about)
-
-
-def _metadata(tensor: Tensor) -> dict[str, str]:
-    return {
-        "anamnesis.tensor": tensor.name,
-        "anamnesis.scheme": tensor.scheme,
-        "anamnesis.encoding": tensor.encoding,
-        "anamnesis.shape": json.dumps(tensor.shape),
-        "anamnesis.orientation": tensor.orientation,
-    }

@@ -44,7 +44,7 @@ def open_gguf(path: str, limits: Limits) -> Container:
         for twice in part.stored.keys() & merged.keys():
             raise FormatError(f"{name}: tensor {twice!r:.200} is also in {merged[twice].file.path}")
         merged.update(part.stored)
-        limits.items(len(merged), f"{path}: tensors in all parts")
+        limits.tensors(len(merged), f"{path}: tensors in all parts")
         parts.append(part)
     metadata = parts[0].header.metadata
     check_total(paths[0], len(merged), metadata)

@@ -95,6 +95,7 @@ def read_header(file: SourceFile, limits: Limits) -> Header:
         if count * least > cursor.left:
             raise cursor.error(what, f"{count:,} entries cannot fit in {cursor.left:,} bytes")
         limits.items(count, f"{file.path}: {what}", GGUF_ITEMS)
+    limits.tensors(n_tensors, f"{file.path}: tensor count (bytes 8..15)")
     metadata = _key_values(cursor, n_key_values, limits)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     tensors = _tensors(cursor, n_tensors)

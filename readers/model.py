@@ -12,6 +12,7 @@ from anamnesis.limits import Limits
 from anamnesis.readers.base import Container, Dropped, FileId, Member, Stored, Tensor
 from anamnesis.readers.find import find_files
 from anamnesis.readers.folder import Folder
+from anamnesis.readers.gc_pause import gc_paused
 from anamnesis.readers.index import check_index, read_object
 from anamnesis.readers.paths import expand
 from anamnesis.readers.patterns import require_matches
@@ -89,7 +90,11 @@ def load_model(
     Raises OSError, FormatError, UnsupportedError, LimitError, SecurityError, UsageError or
     IntegrityError.
     """
-    limits, options = limits or Limits(), options or Options()
+    with gc_paused():
+        return _load_model(path, options or Options(), limits or Limits(), keep_going)
+
+
+def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -> Model:
     path = expand(path)
     found = find_files(path, limits)
     containers, broken = open_all(path, found, limits, keep_going)

@@ -44,12 +44,13 @@ def open_safetensors(path: str, limits: Limits) -> Container:
         header = _read_header(file, limits)
         file_id = file.id
     data_start = LENGTH_BYTES + len(header)
+    limits.tensors(header.count(b'"data_offsets"'), f"{path}: tensors")
     table = strict_json.loads(header, f"{path}: header", limits)
     del header
     if type(table) is not dict:
         raise FormatError(f"{path}: header: must be a JSON object, found {_show(table)}")
     metadata = _metadata(path, table.pop(METADATA, {}))
-    limits.items(len(table), f"{path}: tensors")
+    limits.tensors(len(table), f"{path}: tensors")
     spans = list(_entries(file_id, table, data_start, limits))
     spans.reverse()  # tensors without bytes have no order but the header's
     spans.sort(key=_position)

@@ -50,7 +50,7 @@ def _sound(
     for name, result in zip(found.paths, results, strict=True):
         if isinstance(result, Container):
             count += len(result.stored)
-            limits.items(count, f"{path}: stored tensors")
+            limits.tensors(count, f"{path}: stored tensors")
             containers[name] = result
         elif isinstance(result, FileNotFoundError) and found.index:
             failures.append(FormatError(f"{name}: is missing; {found.index.path} names it"))

@@ -82,6 +82,7 @@ def flatten(
         only = " but an optimiser's" if size.optimiser_tensors else ""
         raise UnsupportedError(f"{where}: a mapping that holds no tensors{only}")
     limits.items(size.tensors, f"{where}: tensors", min(STATE_TENSORS, pickle_bytes))
+    limits.tensors(size.tensors, f"{where}: tensors")
     limits.items(size.entries, f"{where}: values, every path to them counted", STATE_ENTRIES)
     limits.alloc(size.name_bytes, f"{where}: tensor names (bytes)", STATE_NAME_BYTES)
     limits.total(size.nbytes, f"{where}: tensors, every name counted (bytes)")

@@ -70,14 +70,14 @@ class ScaleRange:
         self._component: Component | None = found[0] if found else None
         self._fields = None if found else FIELDS.get(tensor.encoding)
         if self._component is not None and self._component.access.kind == "whole":
-            whole = reader.wholes()[1][self._component.role]
+            whole = reader.wholes()[self._component.role]
             array = whole.array
             if tensor.encoding.endswith("-tiles"):
                 array = self._in_order(array, 0)
             self._put(to_float32(whole.dtype, array))
             self._component = None
         elif "nested_offset" in tensor.params:
-            self._nested = reader.wholes()[1]
+            self._nested = reader.wholes()
 
     @property
     def found(self) -> Range | None:

@@ -8,6 +8,7 @@ routers and norms own tensors called `scale` too.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
@@ -97,12 +98,15 @@ def dense(stored: Stored) -> Tensor:
         shape=stored.shape,
         scheme="passthrough",
         encoding="copy",
-        components=(
-            Component("payload", stored, Access("rows", unit * DTYPES[stored.dtype].bits)),
-        ),
+        components=(Component("payload", stored, _rows_of(unit * DTYPES[stored.dtype].bits)),),
         unit_elems=unit,
         out_dtype=stored.dtype,
     )
+
+
+@cache
+def _rows_of(unit_bits: int) -> Access:
+    return Access("rows", unit_bits)
 
 
 def _suspicion(ledger: Ledger, stored: Stored, part: str) -> str | None:

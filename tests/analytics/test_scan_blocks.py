@@ -204,7 +204,7 @@ def prepared_map(tensor: Tensor) -> Any:
     from anamnesis.readers.files import Files
 
     files = Files()
-    found = prepare_4bit(tensor.params, BlockReader(tensor, files, reuse=False).wholes()[1])
+    found = prepare_4bit(tensor.params, BlockReader(tensor, files, reuse=False).wholes())
     files.close()
     return found["quant_map"]
 

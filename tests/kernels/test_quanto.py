@@ -47,7 +47,7 @@ def test_golden(name: str, rounding: str) -> None:
     wanted = wanted.reshape(-1)
     files, size = Files(), item.unit_elems
     reader = BlockReader(item, files, reuse=False)
-    params = prepared(item, reader.wholes()[1])
+    params = prepared(item, reader.wholes())
     whole = Window(0, item.units)
     blocks = reader.read(whole)
 
@@ -108,7 +108,7 @@ def test_shapes_are_checked_before_the_kernel(name: str) -> None:
     item = tensor(name, "exact")
     files = Files()
     reader = BlockReader(item, files, reuse=False)
-    views, wholes = reader.read(Window(0, item.units)).views, reader.wholes()[1]
+    views, wholes = reader.read(Window(0, item.units)).views, reader.wholes()
     files.close()
     run, params = decoder(item.encoding), prepared(item, wholes)
     out, every = np.empty(item.elems, np.uint16), Window(0, item.units)

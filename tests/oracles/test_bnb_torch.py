@@ -38,7 +38,7 @@ def decoded(tensor: Tensor, dtype: Any) -> Any:
     files = Files()
     reader = BlockReader(tensor, files, reuse=True)
     prepare = preparer(tensor.encoding)
-    params = prepare(tensor.params, reader.wholes()[1]) if prepare else tensor.params
+    params = prepare(tensor.params, reader.wholes()) if prepare else tensor.params
     out = np.empty(tensor.elems, dtype)
     for window in iter_windows(tensor, 37):
         part = out[window.start * tensor.unit_elems : window.stop * tensor.unit_elems]

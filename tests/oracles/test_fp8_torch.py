@@ -51,7 +51,7 @@ def recovered(
         reader = BlockReader(tensor, files, reuse=True)
         prepare = preparer(tensor.encoding)
         assert prepare is not None
-        params = {**tensor.params, **prepare(tensor.params, reader.wholes()[1])}
+        params = {**tensor.params, **prepare(tensor.params, reader.wholes())}
         out = np.empty(tensor.elems, np.uint16)
         for window in iter_windows(tensor, 37):
             part = out[window.start * tensor.unit_elems : window.stop * tensor.unit_elems]

@@ -18,6 +18,7 @@ from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.batch import BlockReader, aligned, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
+from anamnesis.readers.record_batches import block_batches, whole_batch
 from anamnesis.readers.source import LocalFile
 
 
@@ -54,7 +55,11 @@ def test_nothing_is_copied_between_the_read_and_the_kernel(
     files = Files()
     reader = BlockReader(tensor, files, reuse=True)
     first = reader.read(Window(0, 100))
-    assert filled == [address(first.batches[0]["payload"])] == [first.views["payload"].ctypes.data]
+    assert (
+        filled
+        == [address(block_batches(tensor, first)[0]["payload"])]
+        == [first.views["payload"].ctypes.data]
+    )
     again = reader.read(Window(100, 200))
     assert again.views["payload"].ctypes.data == filled[0]
     files.close()
@@ -106,15 +111,16 @@ def test_layouts_in_columns_and_whole_parameters(tmp_path: Path) -> None:
     reader = BlockReader(tensor, files, reuse=True)
     batch = Window(2, 9)
     blocks = reader.read(batch)
-    assert [b.num_rows for b in blocks.batches] == [lines, 3]
+    assert [b.num_rows for b in block_batches(tensor, blocks)] == [lines, 3]
     assert np.array_equal(blocks.views["qweight"], data[:, 8:36])
     assert np.array_equal(blocks.views["scales"], scales[:, 4:18])
     inner = reader.within(blocks, batch, Window(4, 6))
     assert np.array_equal(inner["qweight"], data[:, 16:24])
     assert np.shares_memory(inner["qweight"], blocks.views["qweight"])
-    wholes, params = reader.wholes()
-    assert wholes is not None
-    assert wholes["g_idx"][0].as_py() == order.tobytes()
+    params = reader.wholes()
+    parameters = whole_batch(tensor, params)
+    assert parameters is not None
+    assert parameters["g_idx"][0].as_py() == order.tobytes()
     assert params["g_idx"].dtype == "I32"
     assert np.array_equal(params["g_idx"].array, order)
     files.close()
@@ -247,7 +253,7 @@ def test_cycles_begin_again(tmp_path: Path, period: int, units: int, reuse: bool
             part = reader.within(blocks, batch, middle)["payload"]
             whole = stop - start >= period
             assert np.array_equal(part, view if whole else view[middle.start - start :])
-            assert blocks.batches[0].num_rows == len(view)
+            assert block_batches(tensor, blocks)[0].num_rows == len(view)
     files.close()
 
 

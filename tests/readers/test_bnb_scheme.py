@@ -33,7 +33,7 @@ def decoded(tensor: Tensor, units: int = 3, dtype: Any = np.uint16) -> Any:
     files = Files()
     reader = BlockReader(tensor, files, reuse=True)
     prepare = preparer(tensor.encoding)
-    params = prepare(tensor.params, reader.wholes()[1]) if prepare else tensor.params
+    params = prepare(tensor.params, reader.wholes()) if prepare else tensor.params
     out = np.full(tensor.elems, 77, dtype)
     for window in iter_windows(tensor, units):
         part = out[window.start * tensor.unit_elems : window.stop * tensor.unit_elems]

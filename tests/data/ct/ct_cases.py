@@ -69,7 +69,7 @@ def decoded(item: Tensor, units: int = 0, dtype: Any = np.uint16) -> Any:
     params: Mapping[str, Any] = item.params
     prepare = preparer(item.encoding)
     assert prepare is not None
-    params = {**params, **prepare(item.params, reader.wholes()[1])}
+    params = {**params, **prepare(item.params, reader.wholes())}
     out = np.full(item.elems, 0x7777, dtype)
     for window in iter_windows(item, units or item.units):
         part = out[window.start * item.unit_elems : window.stop * item.unit_elems]

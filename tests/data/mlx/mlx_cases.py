@@ -85,7 +85,7 @@ def decoded(item: Tensor, units: int = 0, dtype: Any = np.uint16) -> Any:
     params: Mapping[str, Any] = item.params
     prepare = preparer(item.encoding)
     if prepare is not None:
-        params = {**params, **prepare(item.params, reader.wholes()[1])}
+        params = {**params, **prepare(item.params, reader.wholes())}
     out = np.full(item.elems, 0x7777, dtype)
     for window in iter_windows(item, max(units or item.units, 1)):
         part = out[window.start * item.unit_elems : window.stop * item.unit_elems]
