@@ -1,8 +1,7 @@
 """The other files of a model folder: what goes along with the weights, and what must not.
 
-A recovered model whose `config.json` still speaks of quantisation is loaded wrongly, or not at
-all (huggingface/transformers#34847, ml-explore/mlx-lm#223). So every quantisation block is cut out
-of it, its dtype keys are set, quantisation sidecars stay behind, and everything else is copied.
+Every quantisation block is cut out of the configurations, their dtype keys are set, files that are
+about quantisation stay behind (all by the table in `config_rules`), and everything else is copied.
 """
 
 from __future__ import annotations
@@ -10,11 +9,13 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from anamnesis.errors import FormatError
 from anamnesis.limits import Limits, MiB
+from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
 from anamnesis.readers.folder import check_inside
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
@@ -22,23 +23,10 @@ from anamnesis.writers.part import write_small
 
 # Copied files are small; weights of another format that lie beside are not companions.
 MAX_BYTES = 256 * MiB
-_QUANTISATION = ("quantization_config", "quantization", "compression_config")
-_SIDECARS = frozenset(
-    [
-        "quantize_config.json",
-        "quant_config.json",
-        "hf_quant_config.json",
-        "quanto_qmap.json",
-        "quantization_map.json",
-        "quantization_config.json",
-        "recipe.yaml",
-    ]
-)
 _WEIGHTS = frozenset(
     ".safetensors .gguf .bin .pt .pth .ckpt .npz .npy .h5 .msgpack .onnx .arrow .part "
     ".imatrix .index".split()
 )
-_DTYPES = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
 def companions(source: Path) -> Iterator[Path]:
@@ -48,9 +36,11 @@ def companions(source: Path) -> Iterator[Path]:
     """
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
         path = Path(entry.path)
-        if entry.name.startswith(".") or entry.name in _SIDECARS:
+        if entry.name.startswith(".") or left_out(entry.name) is not None:
             continue
-        if path.suffix in _WEIGHTS or entry.name.endswith(".index.json"):
+        if path.suffix in _WEIGHTS or ".safetensors.index." in entry.name:
+            continue
+        if entry.name.endswith(".index.json"):
             continue
         try:
             status = entry.stat()
@@ -61,40 +51,50 @@ def companions(source: Path) -> Iterator[Path]:
             yield path
 
 
-def copy_companions(source: Path, target: Path, dtype: str) -> list[str]:
-    """Copy what goes along into `target`; the names. `config.json` is cleaned on the way."""
+def copy_companions(
+    source: Path, target: Path, dtype: str | None, note: Callable[[str], None]
+) -> list[str]:
+    """Copy what goes along into `target`; the names. Configurations are cleaned on the way.
+
+    Without a `dtype` nothing was decoded, and the dtypes that configurations name are kept. One
+    that is no JSON cannot be cleaned: it is left out with a `note`.
+    """
     copied = []
     for path in companions(source):
         with LocalFile(path) as file:
             data = file.read(0, file.size)
-        if path.name == "config.json":
-            config = loads(data, str(path), Limits())
-            if isinstance(config, dict):
-                text = json.dumps(clean_config(config, dtype), indent=2, ensure_ascii=False)
-                data = text.encode() + b"\n"
+        if is_config(path.name):
+            try:
+                data = _cleaned(path, data, dtype)
+            except FormatError as error:
+                note(f"left out: {error}")
+                continue
         write_small(target / path.name, data)
         copied.append(path.name)
     return copied
 
 
-def clean_config(config: Mapping[str, Any], dtype: str) -> dict[str, Any]:
+def _cleaned(path: Path, data: bytes, dtype: str | None) -> bytes:
+    """A configuration as it has to be; the very same bytes when no rule has anything to say."""
+    config = loads(data, str(path), Limits())
+    if not isinstance(config, dict):
+        return data
+    if path.name == "config.json":
+        found = clean_config(config, dtype)
+    else:
+        found = clean(path.name, config, dtype)
+    if found == config:
+        return data
+    return json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n"
+
+
+def clean_config(config: Mapping[str, Any], dtype: str | None) -> dict[str, Any]:
     """A model's config without quantisation blocks, at any depth, and with its dtype set.
 
     Both spellings of the key are set at the top (`torch_dtype`, and `dtype` of transformers 5);
     in nested configs only those that were there.
     """
-    name = _DTYPES[dtype]
-    cleaned = _strip(config, name)
-    return {**cleaned, "torch_dtype": name, "dtype": name}
-
-
-def _strip(value: Any, name: str) -> Any:
-    if isinstance(value, list):
-        return [_strip(item, name) for item in value]
-    if not isinstance(value, Mapping):
-        return value
-    kept = {k: _strip(v, name) for k, v in value.items() if k not in _QUANTISATION}
-    for key in ("torch_dtype", "dtype"):
-        if isinstance(kept.get(key), str):
-            kept[key] = name
-    return kept
+    cleaned: dict[str, Any] = clean("config.json", config, dtype)
+    if dtype is None:
+        return cleaned
+    return {**cleaned, "torch_dtype": LONG[dtype], "dtype": LONG[dtype]}

@@ -16,6 +16,7 @@ from pathlib import Path
 from anamnesis.errors import LimitError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
+from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.readers.base import Access, Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gc_pause import gc_paused
@@ -125,6 +126,7 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         charge_tensor(tensor, limits)
     items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
     module = writer(spec.format)
+    spec = with_input(spec, model)
     layout = module.layout(items, Path(spec.path), spec.max_shard_bytes, spec.storage)
     limits.total(layout.nbytes, f"{spec.path}: output")
     steps = [
@@ -135,6 +137,22 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     tasks = _cut(steps, layout, _task_bytes(steps))
     widest = max((t.memory_bytes for t in tasks), default=0)
     return Plan(model, spec, layout, items, tuple(tasks), threads, base + threads * widest)
+
+
+def decoded_dtype(model: Model, spec: Spec) -> str | None:
+    """The dtype (bf16, f16, f32) that recovered tensors get; None when all stay as they are."""
+    decoded = any(tensor.quantised for tensor in model.tensors)
+    return spec.dtype or ("bf16" if decoded else None)
+
+
+def with_input(spec: Spec, model: Model) -> Spec:
+    """The same with what the output keeps of its input: the stem of names, and metadata."""
+    if spec.format != "safetensors":
+        return spec
+    alone = len(model.files) == 1 and model.files[0].path == model.path
+    stem = stem_of((file.path for file in model.files), folder=not alone)
+    metadata = metadata_of(model, decoded_dtype(model, spec))
+    return replace(spec, storage=replace(spec.storage, stem=stem, metadata=metadata))
 
 
 def charge_tensor(tensor: Tensor, limits: Limits) -> None:

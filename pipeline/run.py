@@ -26,7 +26,7 @@ from anamnesis.pipeline.journal import (
 )
 from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.members import check_members
-from anamnesis.pipeline.plan import Plan
+from anamnesis.pipeline.plan import Plan, decoded_dtype
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
@@ -156,8 +156,8 @@ def _complete(plan: Plan, recipe: Recipe, journal: Journal, files: OutputFiles) 
     for name, data in plan.layout.extras:
         write_small(Path(name), data)
     if _is_model_folder(plan):
-        dtype = plan.spec.dtype or "bf16"
-        copy_companions(Path(plan.model.path), Path(plan.spec.path), dtype)
+        dtype = decoded_dtype(plan.model, plan.spec)
+        copy_companions(Path(plan.model.path), Path(plan.spec.path), dtype, files.note)
     if files.written or not recorded(plan, recipe):
         write_manifest(plan, recipe, files.pieces)
     journal.remove()

@@ -151,11 +151,24 @@ def _merge(containers: Sequence[Container]) -> Container:
         kind=first.kind,
         files=tuple(f for c in containers for f in c.files),
         stored=stored,
-        metadata=first.metadata,
+        metadata=_metadata(containers),
         members=tuple(m for c in containers for m in c.members),
         notes=tuple(n for c in containers for n in c.notes),
         values={name: value for c in containers for name, value in c.values.items()},
     )
+
+
+def _metadata(containers: Sequence[Container]) -> Mapping[str, Any]:
+    """That of the first file; of safetensors, what only others say besides.
+
+    GGUF's is settings of its reader, which may differ by file.
+    """
+    if containers[0].kind != "safetensors":
+        return containers[0].metadata
+    merged: dict[str, Any] = {}
+    for container in containers:
+        merged = {**container.metadata, **merged}
+    return merged
 
 
 def _members(tensors: Iterable[Tensor]) -> set[Member]:

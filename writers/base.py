@@ -33,10 +33,14 @@ class Storage:
     """How a format keeps values, where it leaves a choice; the first of each is the usual one.
 
     `compression` is none, lz4 or zstd, `bf16` the Arrow type of BF16: extension or uint16.
+    `stem` begins the names of safetensors files in a folder, and `metadata` are pairs of key and
+    text for their headers.
     """
 
     compression: str = "none"
     bf16: str = "extension"
+    stem: str = "model"
+    metadata: tuple[tuple[str, str], ...] = ()
 
 
 PLAIN = Storage()

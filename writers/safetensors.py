@@ -78,11 +78,11 @@ def layout(
     else:
         groups = shard_groups(sizes, range(len(items)), max_shard_bytes)
         groups = [_aligned(items, group) for group in groups]
-        paths = [path / _shard_name(i, len(groups)) for i in range(len(groups))]
+        paths = [path / _shard_name(storage.stem, i, len(groups)) for i in range(len(groups))]
     places: list[tuple[int, Slot]] = [(0, RawSlot(0, 8))] * len(items)
     files = []
     for number, (group, name) in enumerate(zip(groups, paths, strict=True)):
-        header = _header([(items[i], sizes[i]) for i in group])
+        header = _header([(items[i], sizes[i]) for i in group], storage.metadata)
         offset = len(header)
         for i in group:
             places[i] = (number, RawSlot(offset, DTYPES[items[i].dtype].bits))
@@ -91,7 +91,7 @@ def layout(
     extras: tuple[tuple[str, bytes], ...] = ()
     if len(files) > 1:
         index = _index(items, groups, paths, sum(sizes))
-        extras = ((str(path / "model.safetensors.index.json"), index),)
+        extras = ((str(path / f"{storage.stem}.safetensors.index.json"), index),)
     return Layout(tuple(files), tuple(places), tuple(i for g in groups for i in g), extras)
 
 
@@ -104,14 +104,14 @@ def _aligned(items: Sequence[Item], group: Sequence[int]) -> list[int]:
     return sorted(group, key=lambda i: -DTYPES[items[i].dtype].bits)
 
 
-def _shard_name(number: int, count: int) -> str:
+def _shard_name(stem: str, number: int, count: int) -> str:
     if count == 1:
-        return "model.safetensors"
-    return f"model-{number + 1:05d}-of-{count:05d}.safetensors"
+        return f"{stem}.safetensors"
+    return f"{stem}-{number + 1:05d}-of-{count:05d}.safetensors"
 
 
-def _header(entries: Sequence[tuple[Item, int]]) -> bytes:
-    header: dict[str, Any] = {"__metadata__": _METADATA}
+def _header(entries: Sequence[tuple[Item, int]], metadata: Sequence[tuple[str, str]] = ()) -> bytes:
+    header: dict[str, Any] = {"__metadata__": {**_METADATA, **dict(metadata)}}
     offset = 0
     for item, nbytes in entries:
         header[item.name] = {

@@ -51,7 +51,7 @@ def folder(tmp_path: Path, write_safetensors: Write) -> Path:
         "modeling_x.py",
         "generation_config.json",
     ):
-        (source / name).write_text(f"{{}} {name}")
+        (source / name).write_text(json.dumps({"name": name}))
     for name in ("quantize_config.json", "hf_quant_config.json", "recipe.yaml", ".hidden"):
         (source / name).write_text("{}")
     (source / "pytorch_model.bin").write_bytes(b"other weights")
@@ -75,7 +75,7 @@ def test_a_folder_that_model_libraries_load(folder: Path, tmp_path: Path) -> Non
         "dtype": "bfloat16",
         "text_config": {"dtype": "bfloat16", "hidden_size": 300},
     }
-    assert (out / "modeling_x.py").read_text() == "{} modeling_x.py"
+    assert (out / "modeling_x.py").read_text() == '{"name": "modeling_x.py"}'
     model = anamnesis.open_model(out)
     assert set(model) == {"layer.weight", "norm.weight"}
     weight = anamnesis.open_model(folder)["layer.weight"]

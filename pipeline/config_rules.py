@@ -1,0 +1,143 @@
+"""What the files beside a model say of quantisation, and what becomes of it: one table.
+
+A recovered model whose configuration still speaks of quantisation is loaded wrongly, or not at
+all (huggingface/transformers#34847, ml-explore/mlx-lm#223, vllm-project/vllm-ascend#453). A row
+says of which files it speaks, by a shell pattern; of which keys in them, at any depth (none: of the
+whole file); what is done; and why. The first row that fits counts.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Any, Literal
+
+_CONFIGS = "*config*.json|params.json"
+_MAIN = "config.json|params.json"
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """A row. `files` and `keys` are shell patterns with `|` between them; `keys` may be empty.
+
+    `leave` keeps the file out of the output, `remove` takes the key out of it, `dtype` writes the
+    output's number format as its value, in the spelling that it had. With `narrow`, a value that
+    names no narrow number format is none of the row's business; nor is true or false.
+    """
+
+    files: str
+    keys: str
+    action: Literal["leave", "remove", "dtype"]
+    why: str
+    narrow: bool = False
+
+
+RULES = (
+    Rule("quantize_config.json", "", "leave", "GPTQ: loaders take it for packed weights"),
+    Rule("quant_config.json", "", "leave", "AWQ: loaders take it for packed weights"),
+    Rule("hf_quant_config.json", "", "leave", "ModelOpt: vLLM and TensorRT-LLM read it first"),
+    Rule("quant_model_description*.json", "", "leave", "ModelSlim: vllm-ascend looks for it"),
+    Rule("quanto_qmap.json|quantization_map.json", "", "leave", "Quanto: which layers are codes"),
+    Rule("quantization_config.json", "", "leave", "AutoRound, EXL3, SDNQ: how weights are stored"),
+    Rule("jang_config.json", "", "leave", "JANG: widths of the packed weights"),
+    Rule("recipe.yaml", "", "leave", "LLM Compressor: how it was quantised"),
+    Rule("measurement.json|job_new.json", "", "leave", "EXL2: how it was quantised"),
+    Rule("_anamnesis.json|*.anamnesis.json", "", "leave", "a manifest of other weights"),
+    Rule(_CONFIGS, "quantization_config|*_quantization_config", "remove", "the method"),
+    Rule(_CONFIGS, "compression_config|sparsity_config", "remove", "compressed-tensors"),
+    Rule(_CONFIGS, "quantization", "remove", "MLX, Mistral"),
+    Rule(_CONFIGS, "quantize", "remove", "ModelSlim: vllm-ascend takes the model for quantised"),
+    Rule(_CONFIGS, "quant_config|*_quant_config|quantize_config", "remove", "older tools"),
+    Rule(_CONFIGS, "quant_method|quantization_method|quantization_bit", "remove", "older tools"),
+    Rule(_CONFIGS, "load_in_4bit|load_in_8bit|_load_in_4bit|_load_in_8bit|bnb_4bit_*", "remove",
+         "bitsandbytes would quantise again"),
+    Rule(_MAIN, "scale_fmt|weight_block_size|activation_scheme", "remove", "FP8 of DeepSeek"),
+    # Not removed: what is missing counts as fp4 for DeepSeek V4 (vllm-project/vllm#42970).
+    Rule(_MAIN, "*dtype", "dtype", "the number format of some of the weights", narrow=True),
+    Rule("config.json", "torch_dtype|dtype", "dtype", "the number format of the weights"),
+)  # fmt: skip
+# A file that no row knows by name: notes and tables of quantisation tools, and no code.
+_SPEAKS = re.compile(
+    r"(?:.*[_.-])?(?:de|re)?quant(?:o|s|ize|ized|ization|isation)?(?:[_.-].*)?"
+    r"\.(?:json|ya?ml|csv|txt|log)",
+    re.IGNORECASE,
+)
+_NARROW = re.compile(
+    r"(?:torch\.)?(?:"
+    r"(?:fp|float|f)[468](?![0-9]).*|(?:mx|nv)(?:fp|int)[0-9].*|nf4.*|e[2-5]m[0-3].*|"
+    r"u?int[1-8](?![0-9]).*|[iu][248]|w[0-9]+a[0-9]+.*|q[0-9]+(?:_.*)?|ue8m0"
+    r")",
+    re.IGNORECASE,
+)
+LONG = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+SHORT = {"bf16": "bf16", "f16": "fp16", "f32": "fp32"}
+
+
+def left_out(name: str) -> str | None:
+    """Why the file of that name is no part of a recovered model; None when it may be."""
+    for rule in RULES:
+        if not rule.keys and _fits(name, rule.files):
+            return rule.why
+    return "its name speaks of quantisation" if _SPEAKS.fullmatch(name) else None
+
+
+def is_config(name: str) -> bool:
+    """Whether rows speak of keys in a file of that name."""
+    return any(rule.keys and _fits(name, rule.files) for rule in RULES)
+
+
+def clean(name: str, document: Any, dtype: str | None) -> Any:
+    """What is in the JSON file `name`, for weights of `dtype` (bf16, f16, f32).
+
+    Without a `dtype` nothing was decoded, and only narrow formats are overwritten, by bf16.
+    """
+    rules = [rule for rule in RULES if rule.keys and _fits(name, rule.files)]
+    return _cleaned(document, rules, dtype)
+
+
+def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
+    if isinstance(value, list):
+        return [_cleaned(item, rules, dtype) for item in value]
+    if not isinstance(value, Mapping):
+        return value
+    kept = {}
+    for key, inner in value.items():
+        rule = next((r for r in rules if _speaks_of(r, key, inner)), None)
+        if rule is None:
+            kept[key] = _cleaned(inner, rules, dtype)
+        elif rule.action == "dtype":
+            name = dtype if dtype or not is_narrow(inner) else "bf16"
+            kept[key] = inner if name is None else _spelt(key, inner, name)
+    return kept
+
+
+def _speaks_of(rule: Rule, key: str, value: Any) -> bool:
+    if not _fits(key, rule.keys):
+        return False
+    if rule.action == "dtype":
+        return isinstance(value, str) and (not rule.narrow or is_narrow(value))
+    return not isinstance(value, bool) or key.endswith("bit")
+
+
+def is_narrow(value: str) -> bool:
+    """Whether a value names a number format of 8 bits or fewer, or a quantised one."""
+    return _NARROW.fullmatch(value) is not None
+
+
+def _spelt(key: str, old: str, dtype: str) -> str:
+    """`dtype` in the spelling of the old value: bf16 for fp8, bfloat16 for float8_e4m3fn.
+
+    torch's own keys take torch's names alone.
+    """
+    if key in ("torch_dtype", "dtype"):
+        return LONG[dtype]
+    return LONG[dtype] if "float" in old.lower() or "int" in old.lower() else SHORT[dtype]
+
+
+def _fits(name: str, patterns: str) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns.split("|"))
+
+
+__all__ = ["LONG", "RULES", "SHORT", "Rule", "clean", "is_config", "is_narrow", "left_out"]

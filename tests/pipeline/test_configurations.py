@@ -1,0 +1,152 @@
+"""What the files beside a recovered model say: nothing of quantisation, wherever it was stated."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.pipeline.companions import clean_config
+from anamnesis.pipeline.config_rules import RULES, clean, is_narrow, left_out
+
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def convert(tmp_path: Path, write_safetensors: Write) -> Callable[..., Path]:
+    """Recover a folder of an FP8 weight (or a dense one) with these files beside it."""
+
+    def run(files: dict[str, Any], *, dense: bool = False, **settings: Any) -> Path:
+        source, out = tmp_path / "in", tmp_path / "out"
+        source.mkdir()
+        entries: dict[str, Any] = {"a.weight": ("F8_E4M3", (2, 2), bytes(4))}
+        entries["a.weight_scale"] = ("F32", (), np.float32(1).tobytes())
+        if dense:
+            entries = {"a.weight": ("F32", (2, 2), bytes(16))}
+        write_safetensors(source / "model.safetensors", entries)
+        for name, document in files.items():
+            text = document if isinstance(document, str) else json.dumps(document)
+            (source / name).write_text(text)
+        anamnesis.remember(source, out, **settings)
+        return out
+
+    return run
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("quantize_config.json", "quant_config.json", "hf_quant_config.json", "recipe.yaml"),
+        *("quant_model_description.json", "quant_model_description_w8a8_dynamic.json"),
+        *("quanto_qmap.json", "quantization_map.json", "quantization_config.json"),
+        *("jang_config.json", "quant_log.csv", "my-quant-report.yml", "quantized_layers.txt"),
+        *("_anamnesis.json", "model.safetensors.anamnesis.json", "job_new.json"),
+    ],
+)
+def test_a_file_about_quantisation_stays_behind(name: str) -> None:
+    assert left_out(name)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("config.json", "tokenizer.json", "modeling_quant.py", "quantization_utils.py"),
+        *("quantum_vocab.json", "generation_config.json", "README.md", "preprocessor_config.json"),
+        *("params.json", "adapter_config.json", "chat_template.jinja"),
+    ],
+)
+def test_other_files_go_along(name: str) -> None:
+    assert left_out(name) is None
+
+
+def test_every_row_has_its_reason() -> None:
+    assert all(rule.why and rule.files for rule in RULES)
+    assert all(bool(rule.keys) == (rule.action != "leave") for rule in RULES)
+
+
+def test_configurations_are_cleaned_at_any_depth(convert: Callable[..., Path]) -> None:
+    config = {
+        "architectures": ["X"],
+        "torch_dtype": "float8_e4m3fn",
+        "quantize": "w8a8_dynamic",
+        "expert_dtype": "fp4",
+        "scale_fmt": "ue8m0",
+        "quantization_config": {"quant_method": "fp8"},
+        "text_config": {
+            "ple_embedding_dtype": "float8_e4m3fn",
+            "compression_config": {"format": "int-quantized"},
+            "mamba_ssm_dtype": "float32",
+            "dtype": "float16",
+        },
+        "vision_config": {"use_quant_conv": True, "num_quantizers": 8, "quantize": True},
+        "parts": [{"quantization": {"bits": 4}, "kept": None}],
+    }
+    params = {"dim": 4, "quantization": {"qformat_weight": "fp8_e4m3", "qscheme_act": "TENSOR"}}
+    generation = {"temperature": 0.6, "quantization_config": {"quant_method": "fp8"}}
+    files: dict[str, Any] = {"params.json": params, "generation_config.json": generation}
+    out = convert({"config.json": config, **files, "hf_quant_config.json": {"quantization": {}}})
+    assert sorted(p.name for p in out.iterdir()) == [
+        *("config.json", "generation_config.json", "model.safetensors", "params.json"),
+    ]
+    assert json.loads((out / "config.json").read_text()) == {
+        "architectures": ["X"],
+        "torch_dtype": "bfloat16",
+        "expert_dtype": "bf16",
+        "text_config": {
+            "ple_embedding_dtype": "bfloat16",
+            "mamba_ssm_dtype": "float32",
+            "dtype": "bfloat16",
+        },
+        "vision_config": {"use_quant_conv": True, "num_quantizers": 8, "quantize": True},
+        "parts": [{"kept": None}],
+        "dtype": "bfloat16",
+    }
+    assert json.loads((out / "params.json").read_text()) == {"dim": 4}
+    assert json.loads((out / "generation_config.json").read_text()) == {"temperature": 0.6}
+
+
+def test_a_file_of_which_no_row_speaks_keeps_its_bytes(convert: Callable[..., Path]) -> None:
+    text = '{"a" :1,\n\n "quant_conv": [1.0e3]}'
+    out = convert({"config.json": {}, "tokenizer_config.json": text, "notes.json": "no JSON"})
+    assert (out / "tokenizer_config.json").read_text() == text
+    assert (out / "notes.json").read_text() == "no JSON"
+
+
+def test_what_is_no_json_cannot_be_cleaned(convert: Callable[..., Path]) -> None:
+    out = convert({"config.json": {}, "generation_config.json": '{"quantization_config": '})
+    assert not (out / "generation_config.json").exists()
+
+
+def test_a_dense_model_keeps_the_dtypes_that_its_config_names(convert: Callable[..., Path]) -> None:
+    config = {"torch_dtype": "float32", "text_config": {"dtype": "float16"}}
+    out = convert({"config.json": config}, dense=True)
+    assert json.loads((out / "config.json").read_text()) == config
+
+
+@pytest.mark.parametrize(("dtype", "long", "short"), [
+    ("bf16", "bfloat16", "bf16"), ("f16", "float16", "fp16"), ("f32", "float32", "fp32"),
+])  # fmt: skip
+def test_dtypes_keep_their_spelling(dtype: str, long: str, short: str) -> None:
+    config = {"expert_dtype": "fp8", "x_dtype": "float8_e4m3fn", "y_dtype": "int8", "dtype": "fp8"}
+    assert clean_config(config, dtype) == {
+        "expert_dtype": short,
+        "x_dtype": long,
+        "y_dtype": long,
+        "dtype": long,
+        "torch_dtype": long,
+    }
+    assert clean("params.json", {"w_dtype": "nvfp4"}, None) == {"w_dtype": "bf16"}
+
+
+def test_names_of_narrow_formats() -> None:
+    narrow = (
+        "fp8 fp4 float8_e4m3fn torch.float8_e5m2 int8 uint4 int4 nf4 mxfp4 nvfp4 w8a8 e4m3 q4_k"
+    )
+    assert all(is_narrow(name) for name in narrow.split())
+    wide = "bfloat16 float16 float32 fp16 fp32 bf16 int32 int64 uint16 auto torch.bfloat16 f32 f16"
+    assert not any(is_narrow(name) for name in wide.split())
