@@ -28,7 +28,7 @@ INDEX_BYTES = 100 * MiB
 RECORD_BYTES = 4 * KiB
 OUTPUT_BYTES = 16 << 40  # of one input; a sparse file may declare far more than any disk has
 ZIP_ENTRIES = 1 << 20
-RECORD_BYTES = GiB  # of a journal or a manifest of this program's own
+OWNED_BYTES = GiB  # of a journal or a manifest of this program's own
 INDEX_ITEMS = 750_000  # tensors that a model.safetensors.index.json lists
 
 

@@ -19,7 +19,7 @@ import xxhash
 
 from anamnesis import owned
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
-from anamnesis.limits import INDEX_BYTES, RECORD_BYTES, Limits
+from anamnesis.limits import INDEX_BYTES, OWNED_BYTES, Limits
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.written import Written, open_written
 from anamnesis.readers.source import public_name
@@ -88,7 +88,7 @@ class Journal:
                 entry.append(self._contents[name])
             lines += json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        fd = owned.open_owned(self.path, flags, RECORD_BYTES - len(lines))
+        fd = owned.open_owned(self.path, flags, OWNED_BYTES - len(lines))
         try:
             view = memoryview(lines)
             while view:
@@ -124,7 +124,7 @@ class Journal:
     def entries(self) -> Iterator[Entry]:
         """All lines that are whole, whatever job they are of."""
         try:
-            fd = owned.open_owned(self.path, os.O_RDONLY, RECORD_BYTES)
+            fd = owned.open_owned(self.path, os.O_RDONLY, OWNED_BYTES)
         except FileNotFoundError:
             return
         for line in owned.lines(fd, INDEX_BYTES):
@@ -249,7 +249,7 @@ def load_manifest(out: Path, *, strangers: bool = False) -> dict[str, Any]:
     """
     path = manifest_path(out)
     try:
-        data = owned.read_owned(path, RECORD_BYTES, strangers=strangers)
+        data = owned.read_owned(path, OWNED_BYTES, strangers=strangers)
     except FileNotFoundError:
         raise UsageError(
             f"{path}: no manifest; only outputs of this program can be verified"
