@@ -51,7 +51,7 @@ FIXED = (
     ("index: bytes", "limits.INDEX_BYTES"),
     ("index: tensors", "limits.INDEX_ITEMS"),
     ("index: shards", "limits.SHARDS"),
-    ("journal, manifest: bytes", "limits.RECORD_BYTES"),
+    ("journal, manifest: bytes", "limits.OWNED_BYTES"),
     ("job file: bytes", "pipeline.yaml_strict.MAX_BYTES"),
     ("job file: values", "pipeline.yaml_strict.MAX_NODES"),
     ("job file: nesting", "pipeline.yaml_strict.MAX_DEPTH"),
