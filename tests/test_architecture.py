@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from anamnesis.kernels import ENCODINGS
+from anamnesis.kernels.encoders import ENCODERS
 from anamnesis.pipeline.executors import EXECUTORS
 from anamnesis.readers import READERS
 from anamnesis.readers.schemes import SCHEMES
@@ -158,7 +159,9 @@ def test_files_stay_short(path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "table", [ENCODINGS, EXECUTORS, READERS, SCHEMES, WRITERS], ids=lambda t: next(iter(t))
+    "table",
+    [ENCODERS, ENCODINGS, EXECUTORS, READERS, SCHEMES, WRITERS],
+    ids=lambda t: next(iter(t)),
 )
 def test_tables_are_sorted(table: dict[str, object]) -> None:
     assert list(table) == sorted(table)
@@ -169,7 +172,8 @@ def test_every_file_is_in_its_table() -> None:
     on_disk = {p.stem for p in (ROOT / "readers/schemes").glob("[a-z]*.py")}
     assert on_disk == schemes
     kernels = {row.target.partition(":")[0] for row in ENCODINGS.values()}
-    others = {"bits", "diff", "stats"}  # decode nothing
+    kernels |= {row.target.partition(":")[0] for row in ENCODERS.values()}
+    others = {"bits", "diff", "encoders", "stats"}  # decode nothing
     assert {p.stem for p in (ROOT / "kernels").glob("[a-z]*.py")} == kernels | others
 
 

@@ -1,0 +1,84 @@
+"""The sum of a float32 vector in torch's order, a stretch at a time.
+
+torch 2.13 on an x86 CPU (`aten/src/ATen/native/cpu/SumKernel.cpp`, one thread; AVX-512 is not used
+there) sees the vector as rows of 32: four accumulators of eight lanes. Each lane adds up 2**p rows,
+p a quarter of the bits of the number of rows and at least 4, hands its sum on to a second level,
+2**p of which go to a third, and so on, up to a fourth. At the end the levels are added, then whole
+vectors that are left, the accumulators, the numbers that are left, and the lanes. Fewer than eight
+numbers go to four accumulators in turn.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._jit import jit
+
+LANES, ACCUMULATORS, LEVELS = 8, 4, 4
+ROW = LANES * ACCUMULATORS
+
+
+@jit
+def _add_rows(values: Any, first: Any, power: Any, steps: Any, sums: Any) -> None:
+    for row in range(values.shape[0] // ROW):
+        for lane in range(ROW):
+            sums[0, lane] += values[row * ROW + lane]
+        done = first + row + 1
+        if done % (1 << power) == 0 and done <= steps:
+            for level in range(1, LEVELS):
+                for lane in range(ROW):
+                    sums[level, lane] += sums[level - 1, lane]
+                    sums[level - 1, lane] = np.float32(0)
+                if done & (((1 << power) - 1) << (level * power)):
+                    break
+
+
+class Cascade:
+    """Adds up `count` numbers, given in order in stretches of a multiple of `ROW`, the last any."""
+
+    def __init__(self, count: int) -> None:
+        rows = count // ROW
+        self._power = max(4, (rows - 1).bit_length() // LEVELS if rows > 1 else 0)
+        self._steps = rows >> self._power << self._power
+        self._rows = 0
+        self._sums = np.zeros((LEVELS, ROW), np.float32)
+        self._rest = np.empty(0, np.float32)
+
+    def add(self, values: Any) -> None:
+        """The next numbers, a contiguous float32 array."""
+        whole = len(values) // ROW * ROW
+        _add_rows(values[:whole], self._rows, self._power, self._steps, self._sums)
+        self._rows += whole // ROW
+        self._rest = values[whole:].copy()
+
+    def total(self) -> Any:
+        """The sum, float32."""
+        with np.errstate(all="ignore"):
+            lanes = self._sums[0]
+            for level in range(1, LEVELS):
+                lanes = lanes + self._sums[level]
+            parts = lanes.reshape(ACCUMULATORS, LANES)
+            first, vectors = parts[0].copy(), len(self._rest) // LANES
+            for i in range(vectors):
+                first += self._rest[i * LANES : (i + 1) * LANES]
+            for part in parts[1:]:
+                first += part
+            if not self._rows and not vectors:
+                return _few(self._rest)
+            total = np.float32(0)
+            for value in (*self._rest[vectors * LANES :], *first):
+                total = np.float32(total + value)
+            return total
+
+
+def _few(values: Any) -> Any:
+    sums = np.zeros(ACCUMULATORS, np.float32)
+    whole = len(values) // ACCUMULATORS * ACCUMULATORS
+    for i, value in enumerate(values):
+        sums[i % ACCUMULATORS if i < whole else 0] += value
+    total = sums[0]
+    for value in sums[1:]:
+        total = np.float32(total + value)
+    return total

@@ -1,0 +1,57 @@
+"""Least and greatest numbers of groups, and their greatest magnitudes.
+
+Floats are compared by their bits, as integers in the same order, since loops over those
+vectorise: a magnitude is its bits without the sign; a signed number's bits below the sign are
+flipped where it is negative. A NaN is above every number there (or below, if its sign is set), so
+that a group with one gives one, as torch's `amin` and `amax` do.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._jit import jit
+from anamnesis.kernels.bits import u32
+
+_i32 = np.int32
+
+
+@jit
+def _magnitudes(bits: Any, group: Any, greatest: Any) -> None:
+    for g in range(greatest.shape[0]):
+        most = u32(0)
+        for i in range(g * group, (g + 1) * group):
+            bit = u32(bits[i] & u32(0x7FFFFFFF))
+            most = max(most, bit)
+        greatest[g] = most
+
+
+@jit
+def _ends(bits: Any, group: Any, least: Any, most: Any) -> None:
+    for g in range(least.shape[0]):
+        low, high = _i32(0x7FFFFFFF), _i32(-0x80000000)
+        for i in range(g * group, (g + 1) * group):
+            bit = bits[i]
+            key = _i32(bit ^ _i32(_i32(bit >> _i32(31)) & _i32(0x7FFFFFFF)))
+            low = min(low, key)
+            high = max(high, key)
+        least[g], most[g] = low, high
+
+
+def magnitudes(values: Any, group: int) -> Any:
+    """The greatest magnitude of each `group` numbers of a flat float32 array; NaN if one is NaN."""
+    greatest = np.empty(len(values) // group, np.uint32)
+    _magnitudes(values.view(np.uint32), group, greatest)
+    return greatest.view(np.float32)
+
+
+def ends(values: Any, group: int) -> tuple[Any, Any]:
+    """The least and the greatest of each `group` numbers; NaN, both, if one is NaN."""
+    keys = np.empty((2, len(values) // group), np.int32)
+    _ends(values.view(np.int32), group, keys[0], keys[1])
+    both = (keys ^ (keys >> 31 & 0x7FFFFFFF)).view(np.float32)
+    nan = np.isnan(both).any(0)
+    both[:, nan] = np.nan
+    return both[0], both[1]

@@ -1,0 +1,59 @@
+"""Shared exponents of microscaling groups: the rules of the libraries, and the powers of two.
+
+E8M0 byte `e` stands for 2**(e - 127).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._narrow import narrow
+from anamnesis.kernels.bits import to_float32
+
+# Where a group's greatest magnitude goes: floor(log2(the format's largest)).
+_TOP = {4: 2, 8: 8}
+_MANTISSA = {"F32": 23, "BF16": 7, "F16": 10}
+
+
+def powers(exponents: Any) -> Any:
+    """2**(e - 127) as float32; infinity for 255, as torch's `2.0 ** 128` is."""
+    scales = to_float32("F8_E8M0", exponents)
+    return np.where(exponents == 255, np.float32(np.inf), scales)
+
+
+def exponents(greatest: Any, bits: int, dtype: str) -> Any:
+    """compressed-tensors' `generate_mx_scales`: uint8, for the greatest magnitudes of groups.
+
+    A magnitude is rounded to a power of two as one of a single mantissa bit would be: up from 1.75
+    times the power on. What has no exponent, zeros and subnormals, gives 0.
+    """
+    mantissa = _MANTISSA[dtype]
+    if dtype == "F16":
+        raw, bias, most = greatest.astype(np.float16).view(np.uint16).astype(np.int64), 15, 31
+    else:
+        shift = 23 - mantissa
+        raw, bias, most = greatest.view(np.uint32).astype(np.int64) >> shift, 127, 255
+    field = (raw + (1 << mantissa - 2)) >> mantissa
+    exponent = 127 + field - bias - _TOP[bits]
+    exponent = np.where(field == 0, 0, np.where(field >= most, 255, exponent))
+    if dtype == "F16":  # in which powers below 2**-24 are 0, and a scale of 0 becomes 1
+        exponent = np.where(exponent < 127 - 24, 127, exponent)
+    return np.clip(exponent, 0, 255).astype(np.uint8)
+
+
+def mlx_scales(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:
+    """MLX's `fp_quantize` on the CPU: stored bytes, and the scales that it divides by.
+
+    The exponent is ceil(log2(greatest / largest)), 0 for a quotient of 0; quotients, the exponent's
+    sum with 127 and its power of two are rounded to `dtype`. What is not finite becomes the least
+    int32, a power of 0.
+    """
+    quotient = narrow(greatest / np.float32(largest), dtype)
+    logs = np.ceil(np.log2(quotient.astype(np.float64)).astype(np.float32))
+    logs = np.where(np.isfinite(logs), logs, np.float32(-(2.0**31)))
+    logs = np.where(quotient == 0, np.float32(0), logs)
+    biased = narrow(logs + np.float32(127), dtype)
+    scales = narrow(np.exp2(np.maximum(logs, -1000).astype(np.float64)).astype(np.float32), dtype)
+    return np.where(np.isfinite(biased), biased, 0).astype(np.int64).astype(np.uint8), scales

@@ -1,0 +1,250 @@
+"""bitsandbytes: NF4 and FP4 blocks, their statistics quantised or not, and INT8 rows.
+
+Four bits, elements flat in row-major order, `block` of them under one number:
+
+    absmax = greatest magnitude of the block
+    code = the number of midpoints between neighbours of the map that are below clamp(w / absmax)
+
+where `w / absmax` is `w * (1 / max(absmax, 1e-38))`, but for a last block that is short; FP4's map
+is not in order, and the count is looked up. Element 2k is in the high half of byte k. Nested:
+
+    offset = mean of all absmax, in the order of `cascade_sum`
+    X.absmax = code of the dynamic map for (absmax - offset) / nested_absmax, 256 blocks under one
+
+INT8, of the numbers as binary16: code = round(w * (127 / SCB)), SCB the row's greatest magnitude.
+Source: bitsandbytes 0.50.2 `functional.quantize_4bit`, `backends/default/ops.py`,
+`csrc/cpu_ops.cpp`, on a CPU. The quant state is its JSON, filled up with spaces.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._extremes import magnitudes
+from anamnesis.kernels._jit import jit
+from anamnesis.kernels._narrow import narrow
+from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+
+_NESTED = 256  # blocks under one number
+_PLACES = 65536
+_OFFSET_CHARS = 26  # more than any float's repr
+_DTYPES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32"}
+_NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
+        -0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0,
+        0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224,
+        0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)  # fmt: skip
+_FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
+_LEAST = np.float32(1e-38)
+
+
+def quant_map(kind: str) -> Any:
+    """The sixteen numbers that codes stand for, float32."""
+    if kind == "nf4":
+        return np.array(_NF4, np.float32)
+    values = np.array([*_FP4, 0.0, *(-value for value in _FP4[1:])], np.float32)
+    return values / np.float32(12)
+
+
+@cache
+def _order(kind: str) -> tuple[Any, Any]:
+    """Midpoints of the sorted map, and the codes in that order."""
+    values = quant_map(kind)
+    order = np.argsort(values, kind="stable").astype(np.uint8)
+    ordered = values[order]
+    return (ordered[:-1] + ordered[1:]) / np.float32(2), order
+
+
+@cache
+def dynamic_map() -> Any:
+    """bitsandbytes' `create_dynamic_map`: 256 float32, sorted; the map of nested statistics."""
+    numbers = [0.0, 1.0]
+    for i in range(7):
+        count = 2**i + 1
+        step = float(np.float32((np.float32(1) - np.float32(0.1)) / np.float32(count - 1)))
+        places = np.arange(count)
+        # torch's linspace goes from both ends, and rounds a product and its sum once.
+        from_start = (float(np.float32(0.1)) + step * places).astype(np.float32)
+        from_end = (1 - step * (count - 1 - places)).astype(np.float32)
+        bounds = np.where(places < count // 2, from_start, from_end)
+        means = (bounds[:-1] + bounds[1:]) / np.float32(2)
+        numbers += [
+            float(sign * x) for x in np.float32(10.0 ** (i - 6)) * means for sign in (1, -1)
+        ]
+    return np.array(sorted(numbers), np.float32)
+
+
+@jit
+def _four_bits(values: Any, scales: Any, block: Any, bounds: Any, order: Any, out: Any) -> None:
+    low, high = np.float32(-1), np.float32(1)
+    for b in range(scales.shape[0]):
+        scale = scales[b]
+        for i in range(b * (block // 2), (b + 1) * (block // 2)):
+            codes = 0
+            for j in range(2):
+                value = values[2 * i + j] * scale
+                value = low if value < low else value
+                value = high if value > high else value
+                count = 0
+                for k in range(15):
+                    count += 0 if bounds[k] >= value else 1
+                codes = codes << 4 | order[count]
+            out[i] = codes
+
+
+@cache
+def _nearest_of_places() -> Any:
+    """The code of the dynamic map for each of 65,536 places from -1 to 1, uint8."""
+    numbers = dynamic_map()
+    midpoints = np.float32(0.5) * (numbers[:-1] + numbers[1:])
+    steps = np.float32(2) * np.arange(_PLACES, dtype=np.float32) / np.float32(_PLACES - 1)
+    return np.searchsorted(midpoints, np.float32(-1) + steps, side="left").astype(np.uint8)
+
+
+def _dynamic_codes(values: Any, absmax: Any) -> Any:
+    """`quantize_blockwise`: the code of the place of each number; 0 in a block of zeros.
+
+    A place's product and sum are rounded once, as the library is compiled.
+    """
+    inverse = np.repeat(np.float32(1) / absmax, _NESTED)[: len(values)]
+    values = np.clip(values * inverse, np.float32(-1), np.float32(1))
+    halves = (values + np.float32(1)) * np.float32(0.5)
+    places = (halves.astype(np.float64) * (_PLACES - 1) + 0.5).astype(np.float32)
+    codes = _nearest_of_places()[np.nan_to_num(places).astype(np.uint16)]
+    return np.where(np.isfinite(inverse), codes, np.uint8(0))
+
+
+def _form_four(kind: str, name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    matrix_of(shape)
+    block, nested = int(settings["block"]), bool(settings["nested"])
+    count = int(np.prod(shape, dtype=np.int64))
+    if count % 2:
+        raise Unfit(f"its {count} elements are no whole number of bytes")
+    blocks = -(-count // block)
+    unit = block * (_NESTED if nested else 1)
+    parts = [Part("weight", name, "U8", (count // 2, 1), 1, unit // 2)]
+    if nested:
+        parts += [
+            Part("absmax", f"{name}.absmax", "U8", (blocks,), 1, _NESTED),
+            Part("nested", f"{name}.nested_absmax", "F32", (-(-blocks // _NESTED),), 1, 1),
+            Part("nested_map", f"{name}.nested_quant_map", "F32", (256,)),
+        ]
+    else:
+        parts.append(Part("absmax", f"{name}.absmax", "F32", (blocks,), 1, 1))
+    state = len(_state(kind, shape, dtype, settings, None))
+    parts += [
+        Part("map", f"{name}.quant_map", "F32", (16,)),
+        Part("state", f"{name}.quant_state.bitsandbytes__{kind}", "U8", (state,)),
+    ]
+    return Form(unit, tuple(parts), statistics=("absmax_mean",) if nested else ())
+
+
+def _state(kind: str, shape: Shape, dtype: str, settings: Settings, offset: Any) -> bytes:
+    """The quant state in a length that does not depend on the offset."""
+    state: dict[str, Any] = {"quant_type": kind, "blocksize": int(settings["block"])}
+    state |= {"dtype": _DTYPES[dtype], "shape": list(shape)}
+    if settings["nested"]:
+        state |= {"nested_blocksize": _NESTED, "nested_dtype": "float32"}
+        state["nested_offset"] = 0.0 if offset is None else float(offset)
+        length = len(json.dumps(state | {"nested_offset": 0})) + _OFFSET_CHARS
+        return json.dumps(state).encode().ljust(length)
+    return json.dumps(state).encode()
+
+
+def form_nf4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Codes of the quantiles of a normal distribution."""
+    return _form_four("nf4", name, shape, dtype, settings)
+
+
+def form_fp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Codes of a four-bit float."""
+    return _form_four("fp4", name, shape, dtype, settings)
+
+
+def _encode_four(kind: str, values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    block, nested = int(params["block"]), bool(params["nested"])
+    bounds, order = _order(kind)
+    full = len(values) // block * block
+    with np.errstate(all="ignore"):
+        absmax = block_maxima(values, block)
+        scales = np.float32(1) / np.maximum(absmax[: full // block], _LEAST)
+        _four_bits(values[:full], scales, block, bounds, order, out["weight"][: full // 2])
+        if full < len(values):
+            rest = values[full:] / absmax[-1:]  # which is 1e-38 at least
+            one = np.ones(1, np.float32)
+            _four_bits(rest, one, len(rest), bounds, order, out["weight"][full // 2 :])
+        if nested:
+            _nest(absmax - np.float32(params["absmax_mean"]), out)
+        else:
+            out["absmax"][:] = absmax
+    if len(out["map"]):
+        out["map"][:] = quant_map(kind)
+        offset = params["absmax_mean"] if nested else None
+        text = _state(kind, params["shape"], params["dtype"], params, offset)
+        out["state"][:] = np.frombuffer(text, np.uint8)
+
+
+def _nest(left: Any, out: Mapping[str, Any]) -> None:
+    """Quantise what is left of the statistics, 256 at a time."""
+    padded = np.zeros(-(-len(left) // _NESTED) * _NESTED, np.float32)
+    padded[: len(left)] = left
+    nested = magnitudes(padded, _NESTED)
+    out["nested"][:] = nested
+    out["absmax"][:] = _dynamic_codes(left, nested)
+    if len(out["nested_map"]):
+        out["nested_map"][:] = dynamic_map()
+
+
+def block_maxima(values: Any, block: int) -> Any:
+    """The greatest magnitude of each block; that of a short last one is 1e-38 at least."""
+    full = len(values) // block * block
+    absmax = magnitudes(values[:full], block)
+    if full == len(values):
+        return absmax
+    last = np.maximum(magnitudes(values[full:], len(values) - full), _LEAST)
+    return np.concatenate([absmax, last])
+
+
+def encode_nf4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """`quantize_4bit(…, quant_type="nf4")`."""
+    _encode_four("nf4", values, params, out)
+
+
+def encode_fp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """`quantize_4bit(…, quant_type="fp4")`."""
+    _encode_four("fp4", values, params, out)
+
+
+@jit
+def _rows_of_bytes(values: Any, factors: Any, columns: Any, out: Any) -> None:
+    for row in range(factors.shape[0]):
+        for i in range(row * columns, (row + 1) * columns):
+            code = values[i] * factors[row]
+            code = (code + np.float32(12582912)) - np.float32(12582912)
+            out[i] = np.int8(code) if code == code else np.int8(0)
+
+
+def form_int8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """A byte an element and a number a row."""
+    rows, columns = matrix_of(shape)
+    if len(shape) > 2:
+        raise Unfit(f"it is a stack of matrices, {list(shape)}")
+    parts = (
+        Part("weight", name, "I8", shape, 1, columns),
+        Part("scale", sibling(name, "SCB"), "F32", (rows,), 1, 1),
+    )
+    return Form(columns, parts)
+
+
+def encode_int8(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """`int8_vectorwise_quant` of the numbers as binary16, on the CPU."""
+    columns = params["columns"]
+    with np.errstate(all="ignore"):
+        values = narrow(values, "F16")
+        out["scale"][:] = magnitudes(values, columns)
+        factors = np.float32(1) / out["scale"] * np.float32(127)  # torch's order for 127 / scale
+    _rows_of_bytes(values, factors, columns, out["weight"])

@@ -1,0 +1,168 @@
+"""FP4 weights: E2M1 codes, two a byte, the first in the low half, under scales of short groups.
+
+| target | group | scale of a group | of the tensor |
+|---|---|---|---|
+| `nvfp4` compressed-tensors | 16 | E4M3 of `amax / 6 * global`, 2**-3 for 0 | 448 * 6 / amax |
+| `nvfp4` mlx | 16 | E4M3 of `amax / 6`, U8 `scales` | none |
+| `mxfp4` compressed-tensors | 32 | E8M0, `_mx.exponents` | |
+| `mxfp4` mlx | 32 | E8M0, `_mx.mlx_scales` | |
+
+compressed-tensors rounds a tie to the even code and keeps the sign of what becomes 0; MLX takes the
+lower magnitude, and +0. Sources: compressed-tensors 0.20 `quantization/utils/helpers.py` and
+`fp4_utils.py`, `compressors/nvfp4/helpers.py`; MLX 0.32 `mlx/ops.cpp` `fp_quantize` on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._extremes import magnitudes
+from anamnesis.kernels._jit import inline, jit, variants
+from anamnesis.kernels._mx import exponents, mlx_scales, powers
+from anamnesis.kernels._narrow import KINDS, narrow, rounded
+from anamnesis.kernels.encode_fp8 import LARGEST, to_e4m3
+from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+
+_SIX = np.float32(6)
+_TINY = {"F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}  # torch.finfo(dtype).tiny
+
+
+@variants
+def codes_of(kind: int, mlx: bool) -> Any:
+    """`(values, scales, group, out)`: codes of `values` over their scales, one a group, as pairs.
+
+    `values` is flat, and its quotients are rounded to `kind`.
+    """
+
+    def code_of(value: Any, scale: Any) -> Any:
+        quotient = rounded(np.divide(value, scale), kind)
+        size = abs(quotient)
+        code = np.uint8(size > np.float32(0.25))
+        if mlx:
+            code += np.uint8(size > np.float32(0.75)) + np.uint8(size > np.float32(1.25))
+            code += np.uint8(size > np.float32(1.75)) + np.uint8(size > np.float32(2.5))
+            code += np.uint8(size > np.float32(3.5)) + np.uint8(size > np.float32(5))
+            # Nothing is nearer than anything else to infinity, and the first entry stays.
+            code = np.uint8(0) if size == np.float32(np.inf) else np.uint8(code)
+            negative = quotient < 0 and code != 0
+        else:
+            code += np.uint8(size >= np.float32(0.75)) + np.uint8(size > np.float32(1.25))
+            code += np.uint8(size >= np.float32(1.75)) + np.uint8(size > np.float32(2.5))
+            code += np.uint8(size >= np.float32(3.5)) + np.uint8(size > np.float32(5))
+            negative = quotient < 0
+        return np.uint8(code | 8) if negative else np.uint8(code)
+
+    code_of = inline(code_of)
+
+    def run(values: Any, scales: Any, group: Any, out: Any) -> None:
+        half = group // 2
+        for g in range(scales.shape[0]):
+            scale = scales[g]
+            for i in range(g * half, (g + 1) * half):
+                low, high = code_of(values[2 * i], scale), code_of(values[2 * i + 1], scale)
+                out[i] = np.uint8(low | np.uint8(high << 4))
+
+    return run
+
+
+@jit
+def _e4m3(values: Any, out: Any) -> None:
+    for i in range(values.shape[0]):
+        out[i] = to_e4m3(values[i])
+
+
+def e4m3_codes(values: Any) -> Any:
+    """E4M3 codes of a flat float32 array within +-464."""
+    out = np.empty(len(values), np.uint8)
+    _e4m3(values, out)
+    return out
+
+
+def e4m3_values(codes: Any) -> Any:
+    """The float32 numbers of non-negative E4M3 codes; NaN for 0x7F."""
+    exponent, mantissa = (codes >> 3).astype(np.int32), (codes & 7).astype(np.float32)
+    normal = np.ldexp(np.float32(1) + mantissa / np.float32(8), exponent - 7)
+    values = np.where(exponent == 0, mantissa * np.float32(2.0**-9), normal)
+    return np.where(codes & 0x7F == 0x7F, np.float32(np.nan), values).astype(np.float32)
+
+
+def form_mxfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Groups of 32 along a row."""
+    _, columns = matrix_of(shape, 32)
+    parts = _parts(name, shape, str(settings["style"]), 32, "U8")
+    return Form(columns, parts)
+
+
+def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """Both libraries' rule for the exponent, and their codes of the quotients."""
+    dtype, mlx = params["dtype"], params["style"] == "mlx"
+    with np.errstate(all="ignore"):
+        greatest = magnitudes(values, 32)
+        if mlx:
+            out["scale"][:], scales = mlx_scales(greatest, 6, dtype)
+        else:
+            out["scale"][:] = exponents(greatest, 4, dtype)
+            scales = powers(out["scale"])
+    codes_of(KINDS[dtype], mlx)(values, scales, 32, out["weight"].view(np.uint8))
+
+
+def form_nvfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Groups of 16 along a row, and, but for MLX, a scale for all of them."""
+    _, columns = matrix_of(shape, 16)
+    if settings["style"] == "mlx":
+        return Form(columns, _parts(name, shape, "mlx", 16, "U8"))
+    if len(shape) > 2:
+        raise Unfit(f"it is a stack of matrices, {list(shape)}")
+    parts = _parts(name, shape, str(settings["style"]), 16, "F8_E4M3")
+    whole = Part("global", name + "_global_scale", "F32", (1,))
+    return Form(columns, (*parts, whole), statistics=("extent",))
+
+
+def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """Scales first, in the library's order of dtypes, then the codes."""
+    dtype, codes = params["dtype"], out["weight"].view(np.uint8)
+    with np.errstate(all="ignore"):
+        local = narrow(magnitudes(values, 16) / _SIX, dtype)
+        if params["style"] == "mlx":
+            out["scale"][:] = _mlx_e4m3(local)
+            codes_of(KINDS[dtype], True)(values, e4m3_values(out["scale"]), 16, codes)
+            return
+        whole = global_scale(params["least"], params["most"], dtype)
+        wanted = np.clip(whole * local, -LARGEST, LARGEST)
+        found = e4m3_codes(wanted)
+        found[found == 0] = 0x20  # 0.125, the library's stand-in for a scale of 0
+        out["scale"][:] = found
+        out["global"][:] = whole
+        codes_of(0, False)(values, e4m3_values(found) / whole, 16, codes)
+
+
+def global_scale(least: Any, most: Any, dtype: str) -> Any:
+    """compressed-tensors' `generate_gparam`: float32, computed in the weight's dtype."""
+    greatest = np.float32(max(abs(least), abs(most)))
+    greatest = np.maximum(greatest, np.float32(_TINY[dtype]))
+    # torch divides a number by a tensor as the tensor's reciprocal times the number.
+    inverse = narrow(np.array([np.float32(1) / greatest], np.float32), dtype)
+    scale = narrow(inverse * (LARGEST * _SIX), dtype)[0]
+    return scale if np.isfinite(scale) else np.float32(1)
+
+
+def _mlx_e4m3(scales: Any) -> Any:
+    """MLX's `to_fp8`, which saturates."""
+    return e4m3_codes(np.minimum(scales, LARGEST))
+
+
+def _parts(name: str, shape: Shape, style: str, group: int, kind: str) -> tuple[Part, ...]:
+    columns = shape[-1]
+    scales = (*shape[:-1], columns // group)
+    if style == "mlx":
+        return (
+            Part("weight", name, "U32", (*shape[:-1], columns // 8), 1, columns // 8),
+            Part("scale", sibling(name, "scales"), "U8", scales, 1, columns // group),
+        )
+    return (
+        Part("weight", name + "_packed", "U8", (*shape[:-1], columns // 2), 1, columns // 2),
+        Part("scale", name + "_scale", kind, scales, 1, columns // group),
+    )

@@ -1,0 +1,210 @@
+"""FP8 weights: E4M3 codes under scales of blocks, rows, the tensor, or groups of 32.
+
+| target | scales | what is stored |
+|---|---|---|
+| `fp8-block` deepseek | F32 `X_scale_inv`, a block | amax / 448; code of `w / scale` |
+| `fp8-block` transformers | F32 `X_scale_inv`, a block | 1 / factor; of `w * factor`, 448 / amax |
+| compressed-tensors | `X_scale`, the weight's dtype | amax / 448; of `w / scale`, rounded to it |
+| `mxfp8` compressed-tensors | U8 `X_scale`, 2**(e - 127) | `_mx.exponents`; of `w / scale` |
+| `mxfp8` mlx | U8 `scales`, U32 `weight` | `_mx.mlx_scales`; of `w / scale` |
+
+Codes are clamped to +-448 and rounded to nearest, ties to even. Sources:
+compressed-tensors 0.20 `quantization/utils/helpers.py`, `lifecycle/forward_helpers.py`;
+transformers 5.23 `integrations/finegrained_fp8.py` `Fp8Quantize`; DeepSeek-V3
+`inference/kernel.py`; MLX 0.32 `mlx/ops.cpp` `fp_quantize`, which on the CPU computes in the
+array's dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._extremes import magnitudes
+from anamnesis.kernels._jit import as_f32, as_u32, inline, variants
+from anamnesis.kernels._mx import exponents, mlx_scales, powers
+from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, rounded, stored
+from anamnesis.kernels.bits import u32
+from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+
+LARGEST = np.float32(448)
+_MAGIC = np.float32(2.0**14)  # the last place of its float32 is E4M3's smallest, 2**-9
+
+
+@inline
+def to_e4m3(value: Any) -> Any:
+    """The E4M3 code of a float32 of at most 464 in magnitude, nearest even; 0x7F for NaN."""
+    bits = as_u32(value)
+    magnitude = u32(bits & u32(0x7FFFFFFF))
+    odd = u32(u32(magnitude >> u32(20)) & u32(1))
+    normal = u32(u32(u32(magnitude + u32(0x7FFFF)) + odd) - u32(120 << 23)) >> u32(20)
+    small = u32(as_u32(as_f32(magnitude) + _MAGIC) - u32(141 << 23))
+    code = small if magnitude < u32(121 << 23) else normal  # below 2**-6
+    if magnitude > u32(0x7F800000):
+        code = u32(0x7F)
+    return np.uint8(u32(code | u32(u32(bits >> u32(24)) & u32(0x80))))
+
+
+@variants
+def codes_of(kind: int, multiply: bool, zero: bool) -> Any:
+    """`(values, scales, group, rows, out)`: codes of `values` over (or times) their scales.
+
+    `values` and `out` are `[n, columns]`; `scales` is `[lines, groups]`, for each `rows` rows and
+    `group` columns one. The quotient is rounded to `kind`; with `zero`, 0 is added, after
+    which -0 is 0.
+    """
+
+    def run(values: Any, scales: Any, group: Any, rows: Any, out: Any) -> None:
+        columns = values.shape[1]
+        for row in range(values.shape[0]):
+            line = row // rows
+            for g in range(scales.shape[1]):
+                scale = scales[line, g]
+                for i in range(g * group, min(columns, (g + 1) * group)):
+                    value = values[row, i]
+                    value = value * scale if multiply else rounded(np.divide(value, scale), kind)
+                    if zero:
+                        value = value + np.float32(0)
+                    value = LARGEST if value > LARGEST else value
+                    value = -LARGEST if value < -LARGEST else value
+                    out[row, i] = to_e4m3(value)
+
+    return run
+
+
+def _grid(rows: int, columns: int, block: int) -> tuple[int, int]:
+    return -(-rows // block), -(-columns // block)
+
+
+def form_block(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Blocks of `block` rows and columns, those at the edges smaller."""
+    block = int(settings["block"])
+    if block < 1:
+        raise Unfit(f"blocks of {block}")
+    _, columns = matrix_of(shape)
+    high, wide = _grid(shape[-2], columns, block)
+    if settings["style"] == "transformers" and (shape[-2] % block or columns % block):
+        raise Unfit(f"its {shape[-2]} x {columns} elements are no whole blocks of {block}")
+    ours = settings["style"] == "compressed-tensors"
+    if len(shape) > 2 and shape[-2] % block:
+        raise Unfit(f"its stacked matrices of {shape[-2]} rows are no whole blocks of {block}")
+    grid = (*shape[:-2], high, wide)
+    kind, suffix = (dtype, "_scale") if ours else ("F32", "_scale_inv")
+    parts = (
+        Part("weight", name, "F8_E4M3", shape, 1, columns),
+        Part("scale", name + suffix, kind, grid, block, wide),
+    )
+    return Form(columns, parts, multiple=block)
+
+
+def encode_block(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """Weight codes and one scale a block; blocks of zeros have the scale that the library gives."""
+    columns, block, style = params["columns"], int(params["block"]), params["style"]
+    values = values.reshape(-1, columns)
+    _, wide = _grid(len(values), columns, block)
+    padded = np.zeros((len(values), wide * block), np.float32) if columns % block else values
+    if padded is not values:
+        padded[:, :columns] = values
+    lines = magnitudes(padded.reshape(-1), block).reshape(-1, wide)
+    # NaN is greater than any number here, too.
+    greatest = np.maximum.reduceat(lines, np.arange(0, len(lines), block))
+    codes = out["weight"].reshape(values.shape)
+    with np.errstate(all="ignore"):
+        if style == "compressed-tensors":
+            scales = _ct_scales(greatest, params["dtype"])
+            out["scale"][:] = stored(scales, params["dtype"]).reshape(-1)
+            codes_of(KINDS[params["dtype"]], False, True)(values, scales, block, block, codes)
+            return
+        if style == "transformers":
+            # torch divides a number by a tensor as the tensor's reciprocal times the number.
+            factors = np.where(greatest > 0, np.float32(1) / greatest * LARGEST, np.float32(1))
+            out["scale"][:] = (np.float32(1) / factors).reshape(-1)
+            codes_of(0, True, False)(values, factors, block, block, codes)
+            return
+        scales = np.where(greatest == 0, np.float32(1), greatest / LARGEST)
+        out["scale"][:] = scales.reshape(-1)
+        codes_of(0, False, False)(values, scales, block, block, codes)
+
+
+def _ct_scales(greatest: Any, dtype: str) -> Any:
+    """compressed-tensors' symmetric scales, in the weight's dtype; its epsilon instead of 0."""
+    scales = narrow(greatest / LARGEST, dtype)
+    return np.where(scales == 0, np.float32(EPSILON[dtype]), scales)
+
+
+def form_channel(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """A scale a row."""
+    _, columns = matrix_of(shape)
+    parts = (
+        Part("weight", name, "F8_E4M3", shape, 1, columns),
+        Part("scale", name + "_scale", dtype, (*shape[:-1], 1), 1, 1),
+    )
+    return Form(columns, parts)
+
+
+def encode_channel(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """compressed-tensors' strategy `channel`."""
+    columns, dtype = params["columns"], params["dtype"]
+    with np.errstate(all="ignore"):
+        scales = _ct_scales(magnitudes(values, columns), dtype)[:, None]
+    out["scale"][:] = stored(scales, dtype).reshape(-1)
+    values, codes = values.reshape(-1, columns), out["weight"].reshape(-1, columns)
+    codes_of(KINDS[dtype], False, True)(values, scales, columns, 1, codes)
+
+
+def form_tensor(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """One scale, of the whole tensor's greatest magnitude."""
+    _, columns = matrix_of(shape)
+    if len(shape) > 2:
+        raise Unfit(f"it is a stack of matrices, {list(shape)}")
+    parts = (
+        Part("weight", name, "F8_E4M3", shape, 1, columns),
+        Part("scale", name + "_scale", dtype, (1,)),
+    )
+    return Form(columns, parts, statistics=("extent",))
+
+
+def encode_tensor(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """compressed-tensors' strategy `tensor`."""
+    columns, dtype = params["columns"], params["dtype"]
+    greatest = np.array([max(abs(params["least"]), abs(params["most"]))], np.float32)
+    with np.errstate(all="ignore"):
+        scales = _ct_scales(greatest, dtype)
+    out["scale"][:] = stored(scales, dtype)[: len(out["scale"])]
+    values, codes = values.reshape(-1, columns), out["weight"].reshape(-1, columns)
+    run = codes_of(KINDS[dtype], False, True)
+    run(values, scales[None], columns, max(1, len(values)), codes)
+
+
+def form_mxfp8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Groups of 32 along a row, an exponent each."""
+    _, columns = matrix_of(shape, 32)
+    groups = columns // 32
+    scales = (*shape[:-1], groups)
+    if settings["style"] == "mlx":
+        parts = (
+            Part("weight", name, "U32", (*shape[:-1], columns // 4), 1, columns // 4),
+            Part("scale", sibling(name, "scales"), "U8", scales, 1, groups),
+        )
+    else:
+        parts = (
+            Part("weight", name, "F8_E4M3", shape, 1, columns),
+            Part("scale", name + "_scale", "U8", scales, 1, groups),
+        )
+    return Form(columns, parts)
+
+
+def encode_mxfp8(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """Both libraries' rule for the exponent, and codes of the quotients."""
+    dtype, mlx = params["dtype"], params["style"] == "mlx"
+    with np.errstate(all="ignore"):
+        greatest = magnitudes(values, 32)
+        if mlx:
+            out["scale"][:], scales = mlx_scales(greatest, 448, dtype)
+        else:
+            out["scale"][:] = exponents(greatest, 8, dtype)
+            scales = powers(out["scale"])
+    codes = out["weight"].view(np.uint8).reshape(-1, 32)
+    codes_of(KINDS[dtype], False, not mlx)(values.reshape(-1, 32), scales[:, None], 32, 1, codes)

@@ -1,0 +1,147 @@
+"""compressed-tensors' integers, rounded to nearest from the least and the greatest of each group.
+
+    symmetric      scale = max(|least|, |most|) / (2**bits - 1) * 2
+    asymmetric     scale = (most - least) / (2**bits - 1),  zero = -2**(bits-1) - least / scale
+    code = clamp(round(w / scale + zero), -2**(bits-1), 2**(bits-1) - 1)
+
+with `least <= 0 <= most`, each step rounded to the weight's dtype, which is that of the scales; a
+scale of 0 becomes the dtype's epsilon. A group is `group` elements of a row, or (0) the row.
+
+| target | weight | zero points |
+|---|---|---|
+| `ct-pack-quantized` | I32 `X_packed`, streams of `code + 2**(bits-1)`; I64 `X_shape` | packed |
+| `ct-int-quantized` | I8 `X`, the codes | I8 `X_zero_point` |
+
+Packed zero points run down the rows: I32 `[ceil(rows * bits / 32), groups]`. Source:
+compressed-tensors 0.20 `quantization/utils/helpers.py` `calculate_qparams`,
+`compressors/pack_quantized` and `naive_quantized`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._extremes import ends, magnitudes
+from anamnesis.kernels._jit import variants
+from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, rounded, stored
+from anamnesis.kernels._pack import pack, pack_rows
+from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of
+
+
+@variants
+def codes_of(kind: int) -> Any:
+    """`(values, scales, zeros, group, half, out)`: `code + half` of each of a flat array.
+
+    Quotients and sums are rounded to `kind`; `out` is uint8.
+    """
+
+    def run(values: Any, scales: Any, zeros: Any, group: Any, half: Any, out: Any) -> None:
+        low, high = np.float32(-half), np.float32(half - 1)
+        for g in range(scales.shape[0]):
+            scale, zero = scales[g], zeros[g]
+            for i in range(g * group, (g + 1) * group):
+                value = rounded(rounded(np.divide(values[i], scale), kind) + zero, kind)
+                value = high if value > high else value
+                value = low if value < low else value
+                # To nearest, ties to even, of at most 128 in magnitude.
+                value = (value + np.float32(12582912)) - np.float32(12582912)
+                value = value if value == value else low  # what the cast of a NaN gives
+                out[i] = np.uint8(np.int32(value) + np.int32(half))
+
+    return run
+
+
+def _group(columns: int, settings: Settings) -> int:
+    return int(settings["group"]) or columns
+
+
+def _scales(name: str, shape: Shape, dtype: str, groups: int) -> Part:
+    return Part("scale", name + "_scale", dtype, (*shape[:-1], groups), 1, groups)
+
+
+def form_packed(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Codes packed along the rows."""
+    bits, group = int(settings["bits"]), int(settings["group"])
+    rows, columns = matrix_of(shape, group or 1)
+    groups = columns // _group(columns, settings)
+    words = -(-columns * bits // 32)
+    parts = [
+        Part("weight", name + "_packed", "I32", (*shape[:-1], words), 1, words),
+        _scales(name, shape, dtype, groups),
+        Part("shape", name + "_shape", "I64", (len(shape),)),
+    ]
+    if settings["sym"]:
+        return Form(columns, tuple(parts))
+    if len(shape) > 2:
+        raise Unfit(f"it is a stack of matrices, {list(shape)}, and zero points run down the rows")
+    zeros = (-(-rows * bits // 32), groups)
+    parts.append(Part("zero", name + "_zero_point", "I32", zeros, 32, bits * groups))
+    return Form(columns, tuple(parts), multiple=32)
+
+
+def form_bytes(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """A byte a code."""
+    _, columns = matrix_of(shape, int(settings["group"]) or 1)
+    groups = columns // _group(columns, settings)
+    parts = [Part("weight", name, "I8", shape, 1, columns), _scales(name, shape, dtype, groups)]
+    if not settings["sym"]:
+        zeros = (*shape[:-1], groups)
+        parts.append(Part("zero", name + "_zero_point", "I8", zeros, 1, groups))
+    return Form(columns, tuple(parts))
+
+
+def encode_packed(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """Codes, scales, and zero points when they are not all 0."""
+    bits, columns = int(params["bits"]), params["columns"]
+    codes, zeros = _codes(values, params, out)
+    packed = out["weight"]
+    if columns * bits % 32 == 0 and columns % 8 == 0:
+        pack(codes, bits, packed.view(np.uint8))
+    else:
+        packed[:] = pack_rows(codes.reshape(-1, columns), bits).reshape(-1)
+    out["shape"][:] = params["shape"][: len(out["shape"])]
+    if "zero" in out:
+        lines = (zeros.reshape(len(values) // columns, -1) + (1 << bits - 1)).astype(np.uint8)
+        out["zero"][:] = pack_rows(lines.T, bits).T.reshape(-1)
+
+
+def encode_bytes(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """Codes as int8, scales, and zero points when they are not all 0."""
+    codes, zeros = _codes(values, params, out)
+    out["weight"][:] = (codes - np.uint8(1 << int(params["bits"]) - 1)).view(np.int8)
+    if "zero" in out:
+        out["zero"][:] = zeros.astype(np.int8)
+
+
+def _codes(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Offset codes, uint8, and zero points, float32, one a group; stores the scales."""
+    dtype, bits = params["dtype"], int(params["bits"])
+    group = _group(params["columns"], params)
+    half = 1 << bits - 1
+    with np.errstate(all="ignore"):
+        if params["sym"]:
+            levels = narrow(np.array([(1 << bits) - 1], np.float32), dtype)[0] / np.float32(2)
+            scales = narrow(magnitudes(values, group) / levels, dtype)
+            zeros = np.zeros_like(scales)
+        else:
+            scales, zeros = _asymmetric(values, group, bits, dtype)
+    scales = np.where(scales == 0, np.float32(EPSILON[dtype]), scales)
+    out["scale"][:] = stored(scales, dtype)
+    codes = np.empty(len(values), np.uint8)
+    codes_of(KINDS[dtype])(values, scales, zeros, group, half, codes)
+    return codes, zeros
+
+
+def _asymmetric(values: Any, group: int, bits: int, dtype: str) -> tuple[Any, Any]:
+    least, most = ends(values, group)
+    # torch's min and max keep NaNs, as numpy's do.
+    least, most = np.minimum(least, np.float32(0)), np.maximum(most, np.float32(0))
+    half = np.float32(1 << bits - 1)
+    levels = narrow(np.array([(1 << bits) - 1], np.float32), dtype)[0]
+    scales = narrow(narrow(most - least, dtype) / levels, dtype)
+    zeros = narrow(-half - narrow(least / scales, dtype), dtype)
+    zeros = np.rint(np.clip(zeros, -half, half - 1))
+    return scales, np.nan_to_num(zeros, nan=0)

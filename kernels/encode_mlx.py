@@ -1,0 +1,70 @@
+"""MLX's affine codes: `q * scale + bias` in groups along the rows.
+
+    scale = max((most - least) / (2**bits - 1), 1e-7), its sign chosen so that the end of greater
+    magnitude (`edge`) is a whole number q0 of scales; then scale = edge / q0, bias = edge
+    code = clamp(round((w - bias) / scale), 0, 2**bits - 1)
+
+in float32; scales and biases are then rounded to the weight's dtype. Where q0 is 0 the bias is 0.
+U32 `X.weight` holds a row's codes as a stream, U8 and wider widths alike. Source: MLX 0.32
+`mlx/backend/cpu/quantized.cpp` `quantize`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._extremes import ends
+from anamnesis.kernels._jit import jit
+from anamnesis.kernels._narrow import stored
+from anamnesis.kernels._pack import pack
+from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+
+
+@jit
+def _affine(values: Any, scales: Any, biases: Any, group: Any, most: Any, out: Any) -> None:
+    for g in range(scales.shape[0]):
+        scale, bias = scales[g], biases[g]
+        for i in range(g * group, (g + 1) * group):
+            code = np.divide(values[i] - bias, scale)
+            code = code if code > np.float32(0) else np.float32(0)
+            code = code if code < most else most
+            out[i] = np.uint8((code + np.float32(8388608)) - np.float32(8388608))
+
+
+def form_affine(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Groups of `group` elements of a row."""
+    bits, group = int(settings["bits"]), int(settings["group"])
+    _, columns = matrix_of(shape, group)
+    if columns * bits % 32:
+        raise Unfit(f"its rows of {columns} codes of {bits} bits are no whole number of words")
+    words, groups = columns * bits // 32, columns // group
+    scales = (*shape[:-1], groups)
+    parts = (
+        Part("weight", name, "U32", (*shape[:-1], words), 1, words),
+        Part("scale", sibling(name, "scales"), dtype, scales, 1, groups),
+        Part("bias", sibling(name, "biases"), dtype, scales, 1, groups),
+    )
+    return Form(columns, parts)
+
+
+def encode_affine(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """Scales and biases in float32, then the codes of what is left."""
+    bits, group, dtype = int(params["bits"]), int(params["group"]), params["dtype"]
+    levels = np.float32((1 << bits) - 1)
+    with np.errstate(all="ignore"):
+        least, most = ends(values, group)
+        below = np.abs(least) > np.abs(most)
+        scales = np.maximum((most - least) / levels, np.float32(1e-7))
+        scales = np.where(below, scales, -scales)
+        edge = np.where(below, least, most)
+        steps = np.rint(edge / scales)
+        scales = np.where(steps != 0, edge / steps, scales)
+        biases = np.where(steps != 0, edge, np.float32(0))
+    out["scale"][:] = stored(scales, dtype)
+    out["bias"][:] = stored(biases, dtype)
+    codes = np.empty(len(values), np.uint8)
+    _affine(values, scales, biases, group, levels, codes)
+    pack(codes, bits, out["weight"].view(np.uint8))

@@ -1,0 +1,162 @@
+"""The table of encoders: how numbers become the stored tensors of a quantised layout.
+
+An encoder is the way back of a row in `ENCODINGS`. It has two functions:
+
+- `form(name, shape, dtype, settings)` says, from the shape alone, which tensors are stored (their
+  names, dtypes and shapes) and which windows of the matrix can be encoded by themselves. It raises
+  `Unfit` with the reason when the layout cannot hold a tensor of that shape;
+- `encode(values, params, out)` fills `out`, which maps a part's role to a contiguous 1-D array of
+  its elements for one window. `values` are the window's float32 numbers, flat; `params` holds the
+  settings, `dtype` (`BF16`, `F16` or `F32`: what the numbers were stored as, in which libraries
+  round their scales), `columns` (the row length), `first` (the window's first unit), and the
+  whole-tensor statistics that the form asked for.
+
+What is written is, bit for bit, what the library named in the row's module writes.
+One row a target, sorted by name; the module is imported on first use.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, NamedTuple
+
+Setting = int | bool | str
+Settings = Mapping[str, Setting]
+
+
+class Unfit(ValueError):  # noqa: N818 - a reason more than an error
+    """A layout cannot hold a tensor of this shape; the message says why."""
+
+
+class Part(NamedTuple):
+    """A stored tensor: every `units` units of the matrix make `elems` elements of it.
+
+    With `units` 0 it does not grow with the matrix, and the window that starts at 0 fills all of
+    it. `dtype` is the safetensors name.
+    """
+
+    role: str
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    units: int = 0
+    elems: int = 0
+
+    def span(self, start: int, stop: int) -> tuple[int, int]:
+        """The elements `[first, last)` that the window of units `[start, stop)` fills."""
+        total = math.prod(self.shape)
+        if not self.units:
+            return (0, total) if start == 0 else (0, 0)
+        first = start // self.units * self.elems
+        return first, min(-(-stop // self.units) * self.elems, total)
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """How a tensor of one shape is stored.
+
+    The matrix is units of `unit_elems` elements, flat in row-major order (the last may be short);
+    windows start at multiples of `multiple` units, and do not go from one matrix of a stack, of
+    `matrix_units` units, to the next (0: there is one). `statistics` names what has to be known
+    of the whole tensor before its first window: `extent` (`least`, `most`), `absmax_mean`.
+    """
+
+    unit_elems: int
+    parts: tuple[Part, ...]
+    multiple: int = 1
+    matrix_units: int = 0
+    statistics: tuple[str, ...] = ()
+
+
+class Key(NamedTuple):
+    """A setting of an encoder: its default, and the values that are allowed."""
+
+    default: Setting
+    allowed: tuple[Setting, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Encoder:
+    """A row: the module with `form_X` and `encode_X`, X the target's second half."""
+
+    target: str  # "module:X" inside anamnesis.kernels
+    reads_back: str  # the row of ENCODINGS that decodes it
+    keys: Mapping[str, Key] = field(default_factory=dict)
+
+
+Shape = tuple[int, ...]
+FormOf = Callable[[str, Shape, str, Settings], Form]
+Encode = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], None]
+
+_BITS = (2, 3, 4, 5, 6, 7, 8)
+_BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
+_FOUR_BITS = {"block": Key(64, _BLOCKS), "nested": Key(False, (False, True))}
+_CT = "compressed-tensors"
+
+ENCODERS: dict[str, Encoder] = {
+    "bnb-fp4": Encoder("encode_bnb:fp4", "bnb-4bit", _FOUR_BITS),
+    "bnb-int8": Encoder("encode_bnb:int8", "bnb-int8"),
+    "bnb-nf4": Encoder("encode_bnb:nf4", "bnb-4bit", _FOUR_BITS),
+    "ct-int-quantized": Encoder(
+        "encode_ints:bytes",
+        "ct-int8",
+        {"bits": Key(8, _BITS), "group": Key(0, ()), "sym": Key(True, (False, True))},
+    ),
+    "ct-pack-quantized": Encoder(
+        "encode_ints:packed",
+        "ct-packed",
+        {"bits": Key(4, _BITS), "group": Key(128, ()), "sym": Key(True, (False, True))},
+    ),
+    "fp8-block": Encoder(
+        "encode_fp8:block",
+        "fp8-e4m3",
+        {"block": Key(128, ()), "style": Key("deepseek", (_CT, "deepseek", "transformers"))},
+    ),
+    "fp8-channel": Encoder("encode_fp8:channel", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
+    "fp8-tensor": Encoder("encode_fp8:tensor", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
+    "mlx-affine": Encoder(
+        "encode_mlx:affine",
+        "mlx-affine",
+        {"bits": Key(4, (2, 3, 4, 5, 6, 8)), "group": Key(64, (32, 64, 128))},
+    ),
+    "mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", {"style": Key(_CT, (_CT, "mlx"))}),
+    "mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", {"style": Key(_CT, (_CT, "mlx"))}),
+    "nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx"))}),
+}
+
+
+def _load(name: str, kind: str) -> Any:
+    module, _, target = ENCODERS[name].target.partition(":")
+    return getattr(import_module(f"anamnesis.kernels.{module}"), f"{kind}_{target}")
+
+
+def former(name: str) -> FormOf:
+    """The function that lays an encoder's parts out."""
+    form: FormOf = _load(name, "form")
+    return form
+
+
+def encoder(name: str) -> Encode:
+    """The encode function of a row; imports its module on first use."""
+    encode: Encode = _load(name, "encode")
+    return encode
+
+
+def matrix_of(shape: Shape, group: int = 1) -> tuple[int, int]:
+    """Rows and columns of a matrix, or of a stack of them as one.
+
+    Raises `Unfit` for a vector, and for rows that are no whole number of groups.
+    """
+    if len(shape) < 2 or not math.prod(shape):
+        raise Unfit(f"it has the shape {list(shape)}, and no rows")
+    if shape[-1] % group:
+        raise Unfit(f"its rows of {shape[-1]} elements are no whole number of groups of {group}")
+    return math.prod(shape[:-1]), shape[-1]
+
+
+def sibling(name: str, suffix: str) -> str:
+    """The name of a tensor beside `X.weight`, as libraries name it: `X.` and the suffix."""
+    return name.removesuffix("weight") + suffix if name.endswith(".weight") else f"{name}_{suffix}"

@@ -1,0 +1,86 @@
+"""Encoders write what the libraries write, whatever the windows; their table is in order."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections import defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from anamnesis.kernels import ENCODINGS
+from anamnesis.kernels.encoders import ENCODERS, Unfit, encoder, former
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "encode" / "expected.safetensors"
+
+
+def _cases() -> ModuleType:
+    path = Path(__file__).with_name("encode_cases.py")
+    spec = importlib.util.spec_from_file_location("encode_cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ours = _cases()
+KEPT = [case for case in ours.cases() if case[1].get("style") != "transformers"]
+
+
+def _expected() -> dict[str, dict[str, np.ndarray]]:
+    found: dict[str, dict[str, np.ndarray]] = defaultdict(dict)
+    for name, array in load_file(DATA).items():
+        label, _, part = name.partition("/")
+        found[label][part] = array
+    return found
+
+
+EXPECTED = _expected()
+
+
+@pytest.mark.parametrize("case", KEPT, ids=ours.label)
+def test_bytes_are_the_librarys(case: Any) -> None:
+    ours.assert_same(ours.encoded(case, ours.golden_matrix(), "BF16"), EXPECTED[ours.label(case)])
+
+
+@pytest.mark.parametrize("case", KEPT, ids=ours.label)
+@pytest.mark.parametrize("shape", [(160, 256), (70, 384)], ids=str)
+def test_windows_do_not_show(case: Any, shape: tuple[int, int]) -> None:
+    values = ours.matrix("outlier", *shape, seed=3)
+    whole = ours.encoded(case, values, "BF16")
+    ours.assert_same(ours.encoded(case, values, "BF16", step=1), whole)
+
+
+def test_plain_python_gives_the_same(elsewhere: Callable[..., None]) -> None:
+    elsewhere("test_bytes_are_the_librarys")
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_rows_of_the_table(name: str) -> None:
+    row = ENCODERS[name]
+    assert row.reads_back in ENCODINGS
+    assert callable(former(name))
+    assert callable(encoder(name))
+    for key in row.keys.values():
+        assert not key.allowed or key.default in key.allowed
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_what_has_no_rows_is_unfit(name: str) -> None:
+    settings = {key: row.default for key, row in ENCODERS[name].keys.items()}
+    for shape in ((), (64,), (0, 64)):
+        with pytest.raises(Unfit):
+            former(name)("X.weight", shape, "BF16", settings)
+
+
+def test_rows_of_other_lengths_are_unfit() -> None:
+    for name in ("mxfp4", "mxfp8", "nvfp4", "mlx-affine", "ct-pack-quantized"):
+        settings = {key: row.default for key, row in ENCODERS[name].keys.items()}
+        with pytest.raises(Unfit, match="whole number"):
+            former(name)("X.weight", (64, 40), "BF16", settings)
