@@ -179,6 +179,18 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = False
 
+    def worker_threads(self) -> int:
+        """How many threads that is here; UsageError for settings that contradict each other."""
+        if self.scheduler is not None and self.executor != "distributed":
+            raise UsageError(
+                f"run.scheduler: needs run.executor distributed, found {self.executor}"
+            )
+        if self.executor == "serial" and self.threads not in ("auto", 1):
+            raise UsageError(f"run.threads: the serial executor uses 1, found {self.threads}")
+        if self.executor == "serial":
+            return 1
+        return available_cpus() if self.threads == "auto" else self.threads
+
 
 class JobLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an input may make this program allocate; fixed floors hold whatever is said here."""
@@ -259,17 +271,13 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         """
         job = build(Job, _plain(self))
         output, numbers, run = job.output, job.numbers, job.run
-        if run.scheduler is not None and run.executor != "distributed":
-            raise UsageError(f"run.scheduler: needs run.executor distributed, found {run.executor}")
-        if run.executor == "serial" and run.threads not in ("auto", 1):
-            raise UsageError(f"run.threads: the serial executor uses 1, found {run.threads}")
+        threads = run.worker_threads()
         path = expand(output.path, "output.path")
         form = format_of(path, output.format)
         if output.compression != "none" and form != "arrow":
             raise UsageError(
                 f"output.compression: {output.compression} is for output.format arrow, found {form}"
             )
-        threads = available_cpus() if run.threads == "auto" else run.threads
         return Settings(
             inputs=tuple(expand(path, "inputs") for path in job.inputs),
             path=path,
@@ -285,7 +293,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             passthrough=numbers.passthrough or output.dtype or "keep",
             assume_unit_scale=numbers.assume_unit_scale,
             executor=run.executor,
-            threads=1 if run.executor == "serial" else threads,
+            threads=threads,
             memory_bytes=parse_size(run.memory),
             scheduler=run.scheduler,
             keep_going=run.keep_going,

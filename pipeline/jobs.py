@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import glob
 import os
 import re
@@ -14,7 +13,7 @@ from typing import Any
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.pipeline.config import Job, Settings, job_from
-from anamnesis.pipeline.executors import Options as ExecutorOptions
+from anamnesis.pipeline.executors import options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
@@ -26,7 +25,6 @@ from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import is_url
 from anamnesis.writers import WRITERS
 from anamnesis.writers.base import Storage
-from anamnesis.writers.part import free_bytes
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,15 +145,10 @@ def run_job(
             failures.append((source, plan))
             continue
         notes += plan.model.notes
-        options = ExecutorOptions(
-            threads=plan.threads,
-            scheduler=settings.scheduler,
-            in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * (64 << 20)),
-        )
+        options = options_for(plan.threads, settings.memory_bytes, settings.scheduler)
         for text in plan.model.broken:
             progress.note(f"left out: {text}")
         try:
-            _check_space(plan, settings.overwrite, progress)
             outcomes.append(
                 run_plan(
                     plan,
@@ -198,24 +191,6 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         threads=settings.threads,
         limits=limits,
     )
-
-
-def _check_space(plan: Plan, overwrite: bool, progress: Progress) -> None:
-    """Refuse an output that the file system has no room for, before any of it is written.
-
-    Files that are there already may be kept by a resumed job, and take none.
-    """
-    files = [f for f in plan.layout.files if overwrite or not os.path.exists(f.path)]
-    need = sum(f.nbytes for f in files)
-    folder = Path(plan.spec.path).absolute().parent
-    while not folder.exists():
-        folder = folder.parent
-    free = free_bytes(folder)
-    if free is None:
-        progress.note(f"the file system of {folder} does not say how much room it has")
-    elif need > free:
-        text = f"the output needs {need:,} bytes, {free:,} are free in its folder"
-        raise OSError(errno.ENOSPC, text, plan.spec.path)
 
 
 def _inputs(settings: Settings) -> list[str]:

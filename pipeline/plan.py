@@ -9,14 +9,17 @@ writes the same bytes and records the same checksums.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import groupby
+from operator import itemgetter
 from pathlib import Path
 
 from anamnesis.errors import LimitError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.pipeline.kept import metadata_of, stem_of
+from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, out_bytes, pack
 from anamnesis.readers.base import Access, Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gc_pause import gc_paused
@@ -29,7 +32,6 @@ WINDOW_BYTES = 2 * MiB
 TASK_BYTES = 64 * MiB
 # Small outputs are cut into about so many tasks, so that a few threads end together; but not finer.
 TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
-TASK_PIECES = 100  # some 350 bytes each on their way to a worker
 # Read at once from layouts stored in columns, and from strided rows: whole lines of most matrices,
 # which is one call instead of one a line.
 STRIP_BYTES = 24 * MiB
@@ -55,43 +57,6 @@ class Spec:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """How one tensor goes through the loop; sizes in output units."""
-
-    tensor: Tensor
-    dtype: str  # of the output, safetensors name
-    itemsize: int
-    slot: Slot | None
-    window_units: int
-    batch_units: int
-    memory_bytes: int  # buffers and parameters of one task
-
-
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """A range of one tensor's units."""
-
-    step: Step
-    start: int
-    stop: int
-
-
-@dataclass(frozen=True, slots=True)
-class Task:
-    """What one worker does at a time: pieces of one output file, in file order."""
-
-    key: str
-    file: int
-    part: str  # path of the unfinished output file; set when the run starts
-    pieces: tuple[Piece, ...]
-    out_bytes: int
-    memory_bytes: int
-    # For workers elsewhere: the folder that relative paths start from. They also sync before they
-    # report, as their pages must have left them when the client renames.
-    origin: str = ""
-
-
-@dataclass(frozen=True, slots=True)
 class Plan:
     """All of a job's work for one input."""
 
@@ -99,7 +64,7 @@ class Plan:
     spec: Spec
     layout: Layout
     items: tuple[Item, ...]
-    tasks: tuple[Task, ...]
+    tasks: tuple[WriteTask, ...]
     threads: int
     memory_bytes: int  # projected peak of one process
 
@@ -133,10 +98,11 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         step_for(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)
     ]
     base = BASE_BYTES + RECORD_BYTES * len(model.stored)
-    threads = fit_threads(steps, memory_bytes - base, memory_bytes, threads)
-    tasks = _cut(steps, layout, _task_bytes(steps))
+    needs = [(step.memory_bytes, step.tensor.name) for step in steps]
+    threads = fit_threads(needs, base, memory_bytes, threads)
+    tasks = tuple(_cut(steps, layout, _task_bytes(steps)))
     widest = max((t.memory_bytes for t in tasks), default=0)
-    return Plan(model, spec, layout, items, tuple(tasks), threads, base + threads * widest)
+    return Plan(model, spec, layout, items, tasks, threads, base + threads * widest)
 
 
 def decoded_dtype(model: Model, spec: Spec) -> str | None:
@@ -268,57 +234,47 @@ def _window_bytes(component: Component, units: int) -> int:
     return 0
 
 
-def fit_threads(steps: Sequence[Step], room: int, memory_bytes: int, threads: int) -> int:
-    """How many threads `room` allows, which is what the process itself leaves of `memory_bytes`."""
-    base = memory_bytes - room
-    if not steps:
+def fit_threads(
+    needs: Sequence[tuple[int, str]], base_bytes: int, memory_bytes: int, threads: int
+) -> int:
+    """How many threads fit in `memory_bytes`, of which the process itself holds `base_bytes`.
+
+    Each may need the most of `needs`: bytes of buffers, with the name of the tensor. Raises
+    LimitError when none fits.
+    """
+    if not needs:
         return threads
-    widest = max(steps, key=lambda s: s.memory_bytes)
-    if widest.memory_bytes > room:
+    need, name = max(needs, key=itemgetter(0))
+    room = memory_bytes - base_bytes
+    if need > room:
         raise LimitError(
-            f"{widest.tensor.name}: one window needs {widest.memory_bytes:,} bytes besides the "
-            f"{base:,} of the process; run.memory (--memory) is {memory_bytes:,}: "
-            f"set it to at least {widest.memory_bytes + base:,}",
+            f"{name}: one window needs {need:,} bytes besides the "
+            f"{base_bytes:,} of the process; run.memory (--memory) is {memory_bytes:,}: "
+            f"set it to at least {need + base_bytes:,}",
             limit="run.memory",
-            need=widest.memory_bytes + base,
+            need=need + base_bytes,
             have=memory_bytes,
         )
-    return max(1, min(threads, room // max(1, widest.memory_bytes)))
+    return max(1, min(threads, room // max(1, need)))
 
 
 def _task_bytes(steps: Sequence[Step]) -> int:
     """The most output of a task: by what is written, and never by who writes it."""
-    nbytes = sum(_out_bytes(step, 0, step.tensor.units) for step in steps)
+    nbytes = sum(out_bytes(step, 0, step.tensor.units) for step in steps)
     return min(TASK_BYTES, max(LEAST_TASK_BYTES, nbytes // TASKS))
 
 
-def _cut(steps: Sequence[Step], layout: Layout, task_bytes: int) -> list[Task]:
-    tasks: list[Task] = []
-    pieces: list[Piece] = []
-    filled = 0
-    current = 0
-
-    def close() -> None:
-        nonlocal pieces, filled
-        if pieces:
-            memory = max(p.step.memory_bytes for p in pieces)
-            key = f"task-{len(tasks):06d}"
-            tasks.append(Task(key, current, "", tuple(pieces), filled, memory))
-        pieces, filled = [], 0
-
-    for number in layout.order:
-        step, file = steps[number], layout.places[number][0]
-        if file != current:
-            close()
-            current = file
-        for start, stop in _ranges(step, task_bytes):
-            nbytes = _out_bytes(step, start, stop)
-            if filled and (filled + nbytes > task_bytes or len(pieces) >= TASK_PIECES):
-                close()
-            pieces.append(Piece(step, start, stop))
-            filled += nbytes
-    close()
-    return tasks
+def _cut(steps: Sequence[Step], layout: Layout, task_bytes: int) -> Iterator[WriteTask]:
+    count = 0
+    for file, numbers in groupby(layout.order, lambda number: layout.places[number][0]):
+        pieces = (
+            Piece(steps[number], start, stop)
+            for number in numbers
+            for start, stop in _ranges(steps[number], task_bytes)
+        )
+        for group in pack(pieces, task_bytes):
+            yield WriteTask(f"task-{count:06d}", group, *load(group), file)
+            count += 1
 
 
 def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:
@@ -340,11 +296,6 @@ def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], units], strict=True))
 
 
-def _out_bytes(step: Step, start: int, stop: int) -> int:
-    elems = min(stop * step.tensor.unit_elems, step.tensor.elems) - start * step.tensor.unit_elems
-    return elems * step.itemsize
-
-
 def explain(plan: Plan) -> str:
     """A page for `--dry-run`: what would be read, decoded and written, and what it takes."""
     model, layout = plan.model, plan.layout
@@ -363,7 +314,7 @@ def explain(plan: Plan) -> str:
     if plan.spec.storage.compression != "none":
         lines[-1] += f", before {plan.spec.storage.compression}"
     lines += [f"         {file.path}  {file.nbytes:,} bytes" for file in layout.files]
-    largest = max((task.out_bytes for task in plan.tasks), default=0)
+    largest = max((task.work_bytes for task in plan.tasks), default=0)
     lines += [
         f"tasks    {len(plan.tasks)} of up to {-(-largest // MiB)} MiB of output, "
         f"windows of about {WINDOW_BYTES // MiB} MiB",
@@ -375,4 +326,4 @@ def explain(plan: Plan) -> str:
     return "\n".join(lines)
 
 
-__all__ = ["Piece", "Plan", "Spec", "Step", "Task", "WRITERS", "explain", "make_plan"]
+__all__ = ["WRITERS", "Piece", "Plan", "Spec", "Step", "Task", "WriteTask", "explain", "make_plan"]

@@ -84,7 +84,7 @@ def run_plan(
         files=tuple(f.path for f in plan.layout.files),
         tensors=len(plan.items),
         read_bytes=sum(r.read_bytes for r in outcome.receipts),
-        out_bytes=sum(r.out_bytes for r in outcome.receipts),
+        out_bytes=sum(r.work_bytes for r in outcome.receipts),
         seconds=seconds,
         resumed=len(plan.layout.files) - len(outcome.written),
     )

@@ -1,10 +1,10 @@
 """The one function that workers run: read windows, decode them, write them at their place.
 
 A task carries spans only. It opens its files itself, holds one read buffer and one output
-buffer, and returns a receipt; payload never passes through the scheduler. Jobs that write
-nothing have tasks of their own kind, a subclass of `Task`, and register what does them with
-`run_task.register` in the module of that class, which a worker imports to read the task. The
-executors run any kind, and pass on any subclass of `Receipt`.
+buffer, and returns a receipt; payload never passes through the scheduler. Every kind of job has a
+subclass of `Task`, and registers what does it with `run_task.register` in the module of that class,
+which a worker imports to read the task. The executors run any kind, and pass on any subclass of
+`Receipt`.
 """
 
 from __future__ import annotations
@@ -18,9 +18,8 @@ from functools import singledispatch
 import xxhash
 
 from anamnesis import owned
-from anamnesis.pipeline.plan import Piece, Task
-from anamnesis.pipeline.windows import Cancelled, Windows
-from anamnesis.readers.files import Files
+from anamnesis.pipeline.plan import Piece, Task, WriteTask
+from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
 from anamnesis.readers.raw import SpanCrc
 
 
@@ -36,63 +35,57 @@ class PieceReceipt:
 
 @dataclass(frozen=True, slots=True)
 class Receipt:
-    """What a task did: payload bytes in, value bytes out, wall seconds."""
+    """What a task did: payload bytes in, what it counts for in the progress, wall seconds."""
 
     key: str
-    file: int
     read_bytes: int
-    out_bytes: int
+    work_bytes: int
     seconds: float
+    spans: tuple[SpanCrc, ...]  # of archive entries, for their CRC-32
+
+
+@dataclass(frozen=True, slots=True)
+class WriteReceipt(Receipt):
+    """What a task wrote; `work_bytes` are bytes of values."""
+
     pieces: tuple[PieceReceipt, ...]
-    spans: tuple[SpanCrc, ...] = ()  # of archive entries, for their CRC-32
 
 
 @singledispatch
 def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt:
     """Do a task. Raises the package's errors and OSError; Cancelled when asked to stop."""
+    raise TypeError(f"{task.key}: nothing is registered that does a {type(task).__name__}")
+
+
+@run_task.register
+def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None) -> WriteReceipt:
+    """Write the values of a task's pieces into its output file."""
     begin = time.perf_counter()
-    files = Files(task.origin)
-    receipts = []
-    spans: list[SpanCrc] = []
-    read_bytes = 0
     fd = owned.open_part(os.path.join(task.origin, task.part))
     try:
-        for piece in task.pieces:
-            receipt, nbytes = _run_piece(piece, files, fd, cancelled, spans)
-            receipts.append(receipt)
-            read_bytes += nbytes
-        files.check_unchanged()
+        with inputs_of(task, cancelled) as inputs:
+            pieces = tuple(_run_piece(piece, inputs, fd) for piece in task.pieces)
         if task.origin:
             os.fdatasync(fd)
     finally:
         os.close(fd)
-        files.close()
     seconds = time.perf_counter() - begin
-    return Receipt(
-        task.key, task.file, read_bytes, task.out_bytes, seconds, tuple(receipts), tuple(spans)
-    )
+    spans = tuple(inputs.spans)
+    return WriteReceipt(task.key, inputs.read_bytes, task.work_bytes, seconds, spans, pieces)
 
 
-def _run_piece(
-    piece: Piece,
-    files: Files,
-    fd: int,
-    cancelled: Callable[[], bool] | None,
-    spans: list[SpanCrc],
-) -> tuple[PieceReceipt, int]:
-    step = piece.step
-    tensor, slot = step.tensor, step.slot
+def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> PieceReceipt:
+    tensor, slot = piece.step.tensor, piece.step.slot
     if slot is None:
         raise ValueError(f"{tensor.name}: a step without a place in a file")
-    windows = Windows(step, files)
     digest = xxhash.xxh3_128()
-    for window, _, values in windows.over(piece.start, piece.stop, cancelled):
-        digest.update(values)
-        slot.write(fd, window.start * tensor.unit_elems, values)
-    spans += windows.spans()
+    with inputs.opened(piece.step) as windows:
+        for window, _, values in windows.over(piece.start, piece.stop):
+            digest.update(values)
+            slot.write(fd, window.start * tensor.unit_elems, values)
     first = piece.start * tensor.unit_elems
     last = min(piece.stop * tensor.unit_elems, tensor.elems)
-    return PieceReceipt(tensor.name, first, last, digest.hexdigest()), windows.read_bytes
+    return PieceReceipt(tensor.name, first, last, digest.hexdigest())
 
 
-__all__ = ["Cancelled", "PieceReceipt", "Receipt", "run_task"]
+__all__ = ["Cancelled", "PieceReceipt", "Receipt", "WriteReceipt", "run_task"]

@@ -8,12 +8,14 @@ conversion writes them, `verify --against` hashes them, `stats` counts them, `di
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from anamnesis.kernels import Window
 from anamnesis.pipeline.decode import decode_function
-from anamnesis.pipeline.plan import Step
+from anamnesis.pipeline.plan import Step, Task
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
+from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
 
 Views = Mapping[str, Any]  # role -> uint8 [rows, bytes]
@@ -45,23 +47,25 @@ class Windows:
         step: Step,
         open_file: OpenFile,
         decoder: Callable[[Step, BlockReader], Decode] = decode_function,
+        *,
+        cancelled: Cancel | None = None,
     ) -> None:
         """Read the tensor's parameters; `decoder` makes the function that decodes a window.
 
         Raises FormatError when they are not what the kernel can take, or what reading raises.
         """
         self.step = step
+        self._cancelled = cancelled
         self.reader = BlockReader(step.tensor, open_file, reuse=True)
         self._decode = decoder(step, self.reader)
 
-    def over(
-        self, start: int = 0, stop: int = -1, cancelled: Cancel | None = None
-    ) -> Iterator[Decoded]:
+    def over(self, start: int = 0, stop: int = -1) -> Iterator[Decoded]:
         """The windows of units `[start, stop)`, in order; -1 is the tensor's end.
 
         `start` is where a window may start. Asks `cancelled` before each window, and raises
         Cancelled when it says so.
         """
+        cancelled = self._cancelled
         step, reader, decode = self.step, self.reader, self._decode
         tensor = step.tensor
         for batch in iter_windows(tensor, step.batch_units, start, stop):
@@ -80,3 +84,31 @@ class Windows:
     def spans(self) -> list[SpanCrc]:
         """Checksums of the archive entries' bytes that were read in order so far."""
         return self.reader.spans()
+
+
+class Inputs:
+    """What one task reads: its files, and how much of them so far."""
+
+    def __init__(self, files: Files, cancelled: Cancel | None = None) -> None:
+        self.read_bytes = 0
+        self.spans: list[SpanCrc] = []
+        self._files, self._cancelled = files, cancelled
+
+    @contextmanager
+    def opened(self, step: Step) -> Iterator[Windows]:
+        """The windows of a tensor, whose reading counts when the block ends."""
+        windows = Windows(step, self._files, cancelled=self._cancelled)
+        yield windows
+        self.read_bytes += windows.read_bytes
+        self.spans += windows.spans()
+
+
+@contextmanager
+def inputs_of(task: Task, cancelled: Cancel | None = None) -> Iterator[Inputs]:
+    """The inputs of a task, which must be the same at its end as when it was planned."""
+    files = Files(task.origin)
+    try:
+        yield Inputs(files, cancelled)
+        files.check_unchanged()
+    finally:
+        files.close()

@@ -10,9 +10,9 @@ from threading import Lock
 from typing import Any
 
 from anamnesis.pipeline.journal import Journal, Pieces
-from anamnesis.pipeline.plan import Plan, Task
+from anamnesis.pipeline.plan import Plan, Task, WriteTask
 from anamnesis.pipeline.progress import Progress
-from anamnesis.pipeline.task import Receipt
+from anamnesis.pipeline.task import Receipt, WriteReceipt
 from anamnesis.writers import writer
 from anamnesis.writers.part import PartFile, check_final, check_space, part_path
 
@@ -37,6 +37,7 @@ class OutputFiles:
         self._module = writer(plan.spec.format)
         self._overwrite = False
         self._lock = Lock()
+        self._numbers: dict[str, int] = {}  # of the file of a task
         self._paths: dict[int, Path] = {}  # of the unfinished files
         self._parts: dict[int, PartFile] = {}
         self._left: dict[int, int] = {}
@@ -44,9 +45,9 @@ class OutputFiles:
         self._commits: dict[int, Future[None]] = {}
         self.pieces: dict[int, list[Sequence[Any]]] = {}
         self.failures: dict[int, Exception] = {}
-        self.receipts: list[Receipt] = []
+        self.receipts: list[WriteReceipt] = []
 
-    def open(self, done: Mapping[int, Pieces], *, overwrite: bool) -> list[Task]:
+    def open(self, done: Mapping[int, Pieces], *, overwrite: bool) -> list[WriteTask]:
         """The tasks of every file not `done` before, bound to its `.part`.
 
         Raises UsageError when a file is there and may not be replaced, OSError (ENOSPC) when the
@@ -61,7 +62,8 @@ class OutputFiles:
             self._paths[number] = part_path(final)
             self._left[number] = 0
             self.pieces[number] = []
-        check_space([files[number] for number in new])
+        for folder in check_space([files[number] for number in new]):
+            self.note(f"the file system of {folder} does not say how much room it has")
         for number, pieces in done.items():
             self.pieces[number] = list(pieces)
             self._progress.done(number)
@@ -69,6 +71,7 @@ class OutputFiles:
         for task in self._plan.tasks:
             if task.file in self._paths:
                 self._left[task.file] += 1
+                self._numbers[task.key] = task.file
                 tasks.append(replace(task, part=str(self._paths[task.file])))
         for number, left in self._left.items():
             if not left:
@@ -83,26 +86,29 @@ class OutputFiles:
 
     def wanted(self, task: Task) -> bool:
         """Whether the file of a task can still become whole; it is there when this returns."""
-        if task.file not in self.failures and task.file not in self._parts:
+        number = self._numbers[task.key]
+        if number not in self.failures and number not in self._parts:
             try:
-                self._create(task.file)
+                self._create(number)
             except Exception as error:
-                self._fail(task.file, error)
-        return task.file not in self.failures
+                self._fail(number, error)
+        return number not in self.failures
 
     def done(self, receipt: Receipt) -> None:
         """Count a finished task; the last of a file commits it."""
+        if not isinstance(receipt, WriteReceipt):
+            raise TypeError(f"{receipt.key}: wrote nothing")
         self.receipts.append(receipt)
-        number = receipt.file
+        number = self._numbers[receipt.key]
         self.pieces[number] += [[p.tensor, p.start, p.stop, p.xxh3] for p in receipt.pieces]
-        self._progress.advance(number, receipt.out_bytes)
+        self._progress.advance(number, receipt.work_bytes)
         self._left[number] -= 1
         if not self._left[number]:
             self._commit(number)
 
     def failed(self, task: Task, error: Exception) -> None:
         """Give up the file of a task; the first error is the one that is reported."""
-        self._fail(task.file, error)
+        self._fail(self._numbers[task.key], error)
 
     def note(self, text: str) -> None:
         """Pass a remark on to the person."""

@@ -128,10 +128,11 @@ def remove_leftovers(finals: Iterable[Path]) -> None:
             (folder / name).unlink(missing_ok=True)
 
 
-def check_space(files: Sequence[OutFile]) -> None:
+def check_space(files: Sequence[OutFile]) -> list[Path]:
     """OSError (ENOSPC) unless the file systems have room for all of `files` together.
 
-    A file that is packed needs room twice while it is; they are packed one by one.
+    A file that is packed needs room twice while it is; they are packed one by one. The answer are
+    the folders whose file systems do not say how much room they have.
     """
     need: dict[Path, int] = {}
     twice: dict[Path, int] = {}
@@ -141,12 +142,18 @@ def check_space(files: Sequence[OutFile]) -> None:
         twice[folder] = max(twice.get(folder, 0), file.nbytes if file.codec else 0)
     for folder, nbytes in twice.items():
         need[folder] += nbytes
+    silent = []
     for folder, nbytes in need.items():
         free = free_bytes(folder)
-        if free is not None and nbytes > free:
+        if free is None:
+            silent.append(folder)
+        elif nbytes > free:
             raise OSError(
-                errno.ENOSPC, f"the output needs {nbytes:,} bytes, {free:,} are free", str(folder)
+                errno.ENOSPC,
+                f"the output needs {nbytes:,} bytes, {free:,} are free in its folder",
+                str(folder),
             )
+    return silent
 
 
 def free_bytes(folder: Path) -> int | None:

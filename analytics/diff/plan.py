@@ -9,23 +9,14 @@ depends on the number of workers, so every executor adds the same numbers in the
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from anamnesis.analytics.diff.names import Matched, Pair
-from anamnesis.analytics.diff.task import DiffPiece, DiffTask, Side
+from anamnesis.analytics.diff.task import DiffPiece, Side
+from anamnesis.analytics.reduction import Reduction, plan_reduction
 from anamnesis.errors import UnsupportedError
 from anamnesis.limits import Limits
-from anamnesis.pipeline.plan import (
-    BASE_BYTES,
-    TASK_BYTES,
-    TASK_PIECES,
-    charge_tensor,
-    fit_threads,
-    is_deflated,
-    step_for,
-    with_dtype,
-)
+from anamnesis.pipeline.plan import TASK_BYTES, charge_tensor, is_deflated, step_for, with_dtype
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 
@@ -37,13 +28,10 @@ _NUMBERS = ("int", "bool")
 
 
 @dataclass(frozen=True, slots=True)
-class DiffPlan:
+class DiffPlan(Reduction):
     """All tasks; `skipped` are pairs that cannot be compared: `(number, why)`."""
 
-    tasks: tuple[DiffTask, ...]
     skipped: tuple[tuple[int, str], ...]
-    threads: int
-    memory_bytes: int  # projected peak of one process
 
 
 def make_diff_plan(
@@ -64,14 +52,10 @@ def make_diff_plan(
         for tensor in (pair.a, pair.b):
             charge_tensor(tensor, limits)
         pieces += _cut(number, pair)
-    tasks = _group(pieces)
-    widest = max(pieces, key=_memory, default=None)
-    room, need = memory_bytes - BASE_BYTES, 0
-    if widest is not None:
-        need = _memory(widest)
-        both = replace(widest.step, memory_bytes=need)
-        threads = fit_threads([both], room, memory_bytes, threads)
-    return DiffPlan(tuple(tasks), tuple(skipped), threads, BASE_BYTES + threads * need)
+    plan = plan_reduction(
+        "diff", pieces, 4 * TASK_ELEMS, memory_bytes=memory_bytes, threads=threads
+    )
+    return DiffPlan(plan.tasks, plan.threads, plan.memory_bytes, tuple(skipped))
 
 
 def _incomparable(pair: Pair) -> str:
@@ -111,7 +95,7 @@ def _cut(number: int, pair: Pair) -> list[DiffPiece]:
         grain = target = elems
     stride = max(1, target // grain) * grain
     return [
-        DiffPiece(a.step, start, min(start + stride, elems), number, a, b, exact)
+        DiffPiece(number, start, min(start + stride, elems), a, b, exact)
         for start in range(0, elems, stride)
     ]
 
@@ -139,36 +123,3 @@ def _grain(side: Side) -> int:
     if side.head_rows:
         grain = math.lcm(grain, side.head_rows * math.prod(tensor.shape[1:]))
     return grain
-
-
-def _group(pieces: Sequence[DiffPiece]) -> list[DiffTask]:
-    tasks: list[DiffTask] = []
-    group: list[DiffPiece] = []
-    filled = 0
-    for piece in pieces:
-        elems = piece.stop - piece.start
-        if group and (filled + elems > TASK_ELEMS or len(group) >= TASK_PIECES):
-            tasks.append(_task(len(tasks), group))
-            group, filled = [], 0
-        group.append(piece)
-        filled += elems
-    return [*tasks, _task(len(tasks), group)] if group else tasks
-
-
-def _task(number: int, pieces: Sequence[DiffPiece]) -> DiffTask:
-    reads = sum(_read_bytes(piece) for piece in pieces)
-    memory = max(_memory(piece) for piece in pieces)
-    return DiffTask(f"diff-{number:06d}", 0, "", tuple(pieces), reads, memory)
-
-
-def _memory(piece: DiffPiece) -> int:
-    return piece.a.step.memory_bytes + piece.b.step.memory_bytes
-
-
-def _read_bytes(piece: DiffPiece) -> int:
-    """Stored bytes of both sides, in proportion: for progress, not for reading."""
-    elems = piece.stop - piece.start
-    return sum(
-        side.step.tensor.stored_bytes * elems // side.step.tensor.elems
-        for side in (piece.a, piece.b)
-    )

@@ -2,32 +2,22 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 from anamnesis.analytics.diff.names import Matched, Pair, match, place
 from anamnesis.analytics.diff.plan import DiffPlan, make_diff_plan
 from anamnesis.analytics.diff.report import Diff, Row
-from anamnesis.analytics.diff.task import DiffReceipt
+from anamnesis.analytics.reduction import ExecutorName, Settings, members_of, reduce, settle
 from anamnesis.errors import UsageError
 from anamnesis.kernels.diff import Sums
 from anamnesis.limits import Limits
-from anamnesis.pipeline.config import Settings, job_from
-from anamnesis.pipeline.executors import Options as ExecutorOptions
-from anamnesis.pipeline.executors import executor as executor_named
-from anamnesis.pipeline.members import check_members
-from anamnesis.pipeline.plan import TASK_BYTES, Task
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.files import Files
 from anamnesis.readers.model import Model, load_model
 from anamnesis.readers.patterns import require_matches
 from anamnesis.readers.schemes.base import Options
-
-if TYPE_CHECKING:
-    from anamnesis.pipeline.task import Receipt
 
 
 def diff(
@@ -38,7 +28,7 @@ def diff(
     exclude: Sequence[str] = (),
     threads: int | Literal["auto"] = "auto",
     memory: int | str | None = None,
-    executor: Literal["serial", "threads", "distributed"] | None = None,
+    executor: ExecutorName | None = None,
     scheduler: str | None = None,
     assume_unit_scale: bool = False,
     limits: Limits | None = None,
@@ -52,53 +42,31 @@ def diff(
     Dask's, is given; the figures are the same from all of them.
     Raises UsageError when no tensor of A is in B, and what `open_model` raises.
     """
-    run: dict[str, Any] = {"threads": threads, "scheduler": scheduler}
-    run["executor"] = executor or ("distributed" if scheduler else "threads")
-    if memory is not None:
-        run["memory"] = memory
-    settings = job_from(
-        inputs=[os.fspath(a), os.fspath(b)],
-        output={"path": "-"},  # none is written; the job is what checks and fills in the rest
-        run=run,
-        select={"include": list(include), "exclude": list(exclude)},
-    ).resolve()
-    limits = limits or settings.limits
+    settings = settle(
+        [a, b],
+        select=(include, exclude),
+        limits=limits,
+        executor=executor,
+        scheduler=scheduler,
+        memory=memory,
+        threads=threads,
+    )
     options = Options(assume_unit_scale)
-    models = [load_model(path, options, limits) for path in settings.inputs]
+    models = [load_model(path, options, settings.limits) for path in settings.inputs]
     names = [tensor.name for model in models for tensor in model.tensors]
     patterns = (*settings.include, *settings.exclude)
     require_matches(names, patterns, " and ".join(model.path for model in models))
     matched = match(models[0], models[1], settings.include, settings.exclude)
     _require_pairs(models, matched)
     plan = make_diff_plan(
-        matched, memory_bytes=settings.memory_bytes, threads=settings.threads, limits=limits
+        matched,
+        memory_bytes=settings.memory_bytes,
+        threads=settings.threads,
+        limits=settings.limits,
     )
     sums = _run(plan, settings, models, matched, progress or make_progress("quiet"))
     notes = (*models[0].notes, *models[1].notes, *matched.notes)
     return Diff(models[0].path, models[1].path, _rows(models, matched, plan, sums), notes)
-
-
-class _Listener:
-    """Collects receipts; the first failure ends the run."""
-
-    def __init__(self, progress: Progress) -> None:
-        self.receipts: list[DiffReceipt] = []
-        self.failure: Exception | None = None
-        self._progress = progress
-
-    def wanted(self, task: Task) -> bool:
-        return self.failure is None
-
-    def done(self, receipt: Receipt) -> None:
-        if isinstance(receipt, DiffReceipt):
-            self.receipts.append(receipt)
-            self._progress.advance(0, receipt.read_bytes)
-
-    def failed(self, task: Task, error: Exception) -> None:
-        self.failure = self.failure or error
-
-    def note(self, text: str) -> None:
-        self._progress.note(text)
 
 
 def _run(
@@ -108,48 +76,16 @@ def _run(
     matched: Matched,
     progress: Progress,
 ) -> dict[int, Sums]:
-    listener = _Listener(progress)
-    options = ExecutorOptions(
-        threads=plan.threads,
-        scheduler=settings.scheduler,
-        in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * TASK_BYTES),
-    )
-    total = sum(task.out_bytes for task in plan.tasks)
-    try:
-        progress.start(total, [(f"{models[0].path} : {models[1].path}", total)])
-        executor_named(settings.executor)(plan.tasks, options, listener)
-        if listener.failure is not None:
-            raise listener.failure
-        _check_archives(models, matched, listener.receipts)
-    finally:
-        progress.close()
+    """The sums of every pair, added in the order of its tensor."""
+    label = f"{models[0].path} : {models[1].path}"
+    archives = [
+        members_of(models[0], [pair.a for pair in matched.pairs]),
+        members_of(models[1], [pair.b for pair in matched.pairs]),
+    ]
     found: dict[int, Sums] = {}
-    pieces = sorted((p for r in listener.receipts for p in r.found), key=lambda p: p[:2])
-    for pair, _, sums in pieces:  # in the order of the tensor, whoever was first
+    for pair, sums in reduce(plan, settings, label, archives, progress):
         found[pair] = found.get(pair, Sums()) + sums
     return found
-
-
-def _check_archives(
-    models: Sequence[Model], matched: Matched, receipts: Sequence[DiffReceipt]
-) -> None:
-    """Hold the CRC-32 of the archive entries that were read."""
-    names = [{p.a.name for p in matched.pairs}, {p.b.name for p in matched.pairs}]
-    files = Files()
-    try:
-        for model, chosen in zip(models, names, strict=True):
-            if model.members:
-                spans = [span for receipt in receipts for span in receipt.spans]
-                check_members(_members(model, chosen), spans, files)
-        files.check_unchanged()
-    finally:
-        files.close()
-
-
-def _members(model: Model, names: set[str]) -> list[Any]:
-    """The archive entries of these tensors, each once."""
-    views = [c.stored.view for t in model.tensors if t.name in names for c in t.components]
-    return list(dict.fromkeys(v.member for v in views if v is not None and v.member is not None))
 
 
 def _require_pairs(models: Sequence[Model], matched: Matched) -> None:

@@ -1,8 +1,7 @@
-"""The function that workers run for a diff: decode both sides, reduce them window by window."""
+"""What workers do for a diff: decode both sides of a piece, reduce them window by window."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -10,13 +9,10 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.diff import Comparison, Sums
-from anamnesis.pipeline.plan import Piece, Step, Task
-from anamnesis.pipeline.task import Receipt, run_task
-from anamnesis.pipeline.windows import Cancelled, Windows
-from anamnesis.readers.batch import OpenFile
+from anamnesis.pipeline.plan import Step
+from anamnesis.pipeline.windows import Inputs
+from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.files import Files
-from anamnesis.readers.raw import SpanCrc
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,64 +24,52 @@ class Side:
 
 
 @dataclass(frozen=True, slots=True)
-class DiffPiece(Piece):
-    """A range of a pair's *elements*; `exact` for integers, which are not cast to float32."""
+class DiffPiece:
+    """Elements `[first, last)` of a pair; `exact` for integers, which are not cast to float32."""
 
     pair: int
+    first: int
+    last: int
     a: Side
     b: Side
     exact: bool = False
 
+    @property
+    def tensors(self) -> tuple[Tensor, ...]:
+        return self.a.step.tensor, self.b.step.tensor
 
-@dataclass(frozen=True, slots=True)
-class DiffTask(Task):
-    """What one worker does at a time. `out_bytes` are the stored bytes that it reads."""
+    @property
+    def value_bytes(self) -> int:
+        """Of one side, as float32."""
+        return 4 * (self.last - self.first)
 
-    pieces: tuple[DiffPiece, ...]
+    @property
+    def work_bytes(self) -> int:
+        """Stored bytes of both sides, in proportion: for progress, not for reading."""
+        elems = self.last - self.first
+        return sum(tensor.stored_bytes * elems // tensor.elems for tensor in self.tensors)
 
+    @property
+    def memory_bytes(self) -> int:
+        return self.a.step.memory_bytes + self.b.step.memory_bytes
 
-@dataclass(frozen=True, slots=True)
-class DiffReceipt(Receipt):
-    """What a task found: `(pair, first element, sums)` a piece."""
-
-    found: tuple[tuple[int, int, Sums], ...] = ()
-
-
-@run_task.register
-def run_diff_task(task: DiffTask, cancelled: Callable[[], bool] | None = None) -> DiffReceipt:
-    """Do a task. Raises the package's errors and OSError; Cancelled when asked to stop."""
-    begin = time.perf_counter()
-    files = Files(task.origin)
-    spans: list[SpanCrc] = []
-    found = []
-    try:
-        for piece in task.pieces:
-            compare = _compare_exact if piece.exact else _compare
-            sums = compare(piece, files, spans, cancelled or (lambda: False))
-            found.append((piece.pair, piece.start, sums))
-        files.check_unchanged()
-    finally:
-        files.close()
-    seconds = time.perf_counter() - begin
-    read_bytes = task.out_bytes
-    return DiffReceipt(task.key, 0, read_bytes, 0, seconds, (), tuple(spans), found=tuple(found))
+    def reduce(self, inputs: Inputs) -> tuple[int, Sums]:
+        """The number of the pair, and the sums of the piece."""
+        compare = _compare_exact if self.exact else _compare
+        return self.pair, compare(_side_by_side(self, inputs))
 
 
-def _compare(
-    piece: DiffPiece, files: OpenFile, spans: list[SpanCrc], cancelled: Callable[[], bool]
-) -> Sums:
+def _compare(values: Iterator[tuple[Any, Any]]) -> Sums:
     comparison = Comparison()
-    for a, b in _side_by_side(piece, files, spans, cancelled):
+    for a, b in values:
         comparison.add(a, b)
     return comparison.result()
 
 
-def _compare_exact(
-    piece: DiffPiece, files: OpenFile, spans: list[SpanCrc], cancelled: Callable[[], bool]
-) -> Sums:
+def _compare_exact(values: Iterator[tuple[Any, Any]]) -> Sums:
     """Integers and booleans: equal is equal, and errors are those of their float64."""
     total = Sums()
-    for a, b in _side_by_side(piece, files, spans, cancelled):
+    for a, b in values:
         x, y = a.astype(np.float64), b.astype(np.float64)
         distance = np.abs(x - y)
         total += Sums(
@@ -102,16 +86,12 @@ def _compare_exact(
     return total
 
 
-def _side_by_side(
-    piece: DiffPiece, files: OpenFile, spans: list[SpanCrc], cancelled: Callable[[], bool]
-) -> Iterator[tuple[Any, Any]]:
+def _side_by_side(piece: DiffPiece, inputs: Inputs) -> Iterator[tuple[Any, Any]]:
     """The values of both sides in runs of equal length: where either side's window ends."""
-    sides = [_values(side, piece, files, spans) for side in (piece.a, piece.b)]
+    sides = [_values(side, piece, inputs) for side in (piece.a, piece.b)]
     a = b = np.empty(0, np.float32)
-    done = piece.start
-    while done < piece.stop:
-        if cancelled():
-            raise Cancelled
+    done = piece.first
+    while done < piece.last:
         a = a if len(a) else next(sides[0])
         b = b if len(b) else next(sides[1])
         elems = min(len(a), len(b))
@@ -119,21 +99,18 @@ def _side_by_side(
         a, b = a[elems:], b[elems:]
         done += elems
     for side in sides:
-        for _ in side:  # to its end, where it reports what it read
+        for _ in side:  # to its end, where its reading is counted
             raise AssertionError("a side went on after its piece")
 
 
-def _values(side: Side, piece: DiffPiece, files: OpenFile, spans: list[SpanCrc]) -> Iterator[Any]:
+def _values(side: Side, piece: DiffPiece, inputs: Inputs) -> Iterator[Any]:
     """One side's numbers, window by window, in memory that the next window reuses."""
-    step = side.step
-    tensor = step.tensor
-    windows = Windows(step, files)
+    step, unit_elems = side.step, side.step.tensor.unit_elems
     dtype = np.dtype("?" if step.dtype == "BOOL" else DTYPES[step.dtype].numpy)
     order = _rows_put_back(side)
-    first, last = piece.start // tensor.unit_elems, -(-piece.stop // tensor.unit_elems)
-    for _, _, values in windows.over(first, last):
-        yield order(values.view(dtype))
-    spans += windows.spans()
+    with inputs.opened(step) as windows:
+        for _, _, values in windows.over(piece.first // unit_elems, -(-piece.last // unit_elems)):
+            yield order(values.view(dtype))
 
 
 def _rows_put_back(side: Side) -> Callable[[Any], Any]:

@@ -12,14 +12,12 @@ A value that is not there is null, and nothing between two commas in CSV.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
+from anamnesis.analytics.stats.record import Figures, TensorStats
 from anamnesis.analytics.table_files import write_table
-
-if TYPE_CHECKING:
-    from anamnesis.analytics.stats.run import Stats, TensorStats
 
 _BIN = pa.struct(
     [
@@ -51,7 +49,7 @@ SCHEMA = pa.schema(
 )
 
 
-def to_arrow(found: Stats) -> pa.Table:
+def to_arrow(found: Figures) -> pa.Table:
     """One row a tensor."""
     columns = []
     for field in SCHEMA:
@@ -64,7 +62,7 @@ def to_arrow(found: Stats) -> pa.Table:
     return pa.Table.from_arrays(columns, schema=SCHEMA)
 
 
-def to_dict(found: Stats) -> dict[str, Any]:
+def to_dict(found: Figures) -> dict[str, Any]:
     """The JSON document."""
     return {
         "path": _utf8(found.path),
@@ -84,7 +82,7 @@ def _entry(row: TensorStats) -> dict[str, Any]:
     return entry
 
 
-def write(found: Stats, path: Path, *, overwrite: bool) -> None:
+def write(found: Figures, path: Path, *, overwrite: bool) -> None:
     """Write a file that is there whole or not at all; its suffix says the format."""
     as_text = {
         "shape": ["x".join(map(str, row.shape)) or "scalar" for row in found.rows],

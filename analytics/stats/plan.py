@@ -8,19 +8,16 @@ are decoded for both sides, and each value counts for one.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from anamnesis.analytics.stats.task import LeafPiece, StatsTask
+from anamnesis.analytics.reduction import Reduction, plan_reduction
+from anamnesis.analytics.stats.task import LeafPiece
 from anamnesis.limits import Limits, MiB
 from anamnesis.pipeline.plan import (
-    BASE_BYTES,
     TASK_BYTES,
-    TASK_PIECES,
     Spec,
     Step,
     charge_tensor,
-    fit_threads,
     is_deflated,
     out_dtype_of,
     step_for,
@@ -29,26 +26,16 @@ from anamnesis.pipeline.plan import (
 )
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import Model
-from anamnesis.readers.source import is_url
 
 LEAF_BYTES = 64 * MiB
-# Counters and what numpy makes of them, or of a window of integers: 9 MiB; and scales as float32.
-REDUCER_BYTES = 16 * MiB
 
 
 @dataclass(frozen=True, slots=True)
-class StatsPlan:
+class StatsPlan(Reduction):
     """All tasks of one model; `tensors` have the dtype that their values are decoded to."""
 
     model: Model
     tensors: tuple[Tensor, ...]
-    tasks: tuple[StatsTask, ...]
-    threads: int
-    memory_bytes: int  # projected peak of one process
-
-    @property
-    def value_bytes(self) -> int:
-        return sum(task.out_bytes for task in self.tasks)
 
 
 def make_stats_plan(
@@ -69,16 +56,9 @@ def make_stats_plan(
     for tensor in tensors:
         charge_tensor(tensor, limits)
     limits.total(sum(map(value_bytes, tensors)), f"{model.path}: values")
-    steps = [_step(tensor) for tensor in tensors]
-    threads = fit_threads(steps, memory_bytes - BASE_BYTES, memory_bytes, threads)
-    tasks = _group([piece for step in steps for piece in _leaves(step)])
-    widest = max((t.memory_bytes for t in tasks), default=0)
-    return StatsPlan(model, tensors, tasks, threads, BASE_BYTES + threads * widest)
-
-
-def _step(tensor: Tensor) -> Step:
-    step = step_for(tensor)
-    return replace(step, memory_bytes=step.memory_bytes + REDUCER_BYTES)
+    pieces = [piece for tensor in tensors for piece in _leaves(step_for(tensor))]
+    plan = plan_reduction("stats", pieces, TASK_BYTES, memory_bytes=memory_bytes, threads=threads)
+    return StatsPlan(plan.tasks, plan.threads, plan.memory_bytes, model, tensors)
 
 
 def _leaves(step: Step) -> list[LeafPiece]:
@@ -96,29 +76,3 @@ def _leaves(step: Step) -> list[LeafPiece]:
         stop = min(-(-last // grain) * tensor.unit_multiple, tensor.units)
         found.append(LeafPiece(step, start, stop, first, last, leaf))
     return found
-
-
-def _group(pieces: Sequence[LeafPiece]) -> tuple[StatsTask, ...]:
-    tasks: list[StatsTask] = []
-    group: list[LeafPiece] = []
-    filled = 0
-
-    def close() -> None:
-        nonlocal group, filled
-        if group:
-            memory = max(piece.step.memory_bytes for piece in group)
-            key = f"stats-{len(tasks):06d}"
-            # Where an output would be: a folder that workers see anyway, as it holds the input.
-            path = group[0].step.tensor.components[0].stored.file.path
-            part = "/" if is_url(path) else path
-            tasks.append(StatsTask(key, 0, part, tuple(group), filled, memory))
-        group, filled = [], 0
-
-    for piece in pieces:
-        nbytes = (piece.last - piece.first) * piece.step.itemsize
-        if filled + nbytes > TASK_BYTES or len(group) >= TASK_PIECES:
-            close()
-        group.append(piece)
-        filled += nbytes
-    close()
-    return tuple(tasks)

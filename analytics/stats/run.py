@@ -3,87 +3,41 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import xxhash
 
+from anamnesis.analytics.reduction import ExecutorName, Settings, reduce, settle
 from anamnesis.analytics.stats.plan import StatsPlan, make_stats_plan
+from anamnesis.analytics.stats.record import COLUMNS, Figures, TensorStats
 from anamnesis.analytics.stats.scales import join
-from anamnesis.analytics.stats.task import Leaf, StatsReceipt
-from anamnesis.analytics.stats.values import Exponents, reducer
+from anamnesis.analytics.stats.task import Leaf
+from anamnesis.analytics.stats.values import reducer
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
-from anamnesis.pipeline.config import job_from
-from anamnesis.pipeline.executors import Options as ExecutorOptions
-from anamnesis.pipeline.executors import executor as executor_named
-from anamnesis.pipeline.members import check_members
-from anamnesis.pipeline.plan import Task
 from anamnesis.pipeline.progress import Progress, make_progress
-from anamnesis.pipeline.task import Receipt
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
-from anamnesis.readers.raw import SpanCrc
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import public_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-
-@dataclass(frozen=True, slots=True)
-class TensorStats:
-    """The figures of one tensor; those that have no value are None.
-
-    `dtype` is that of the values, `elements` their number. `min`, `max`, `mean`, `std` (of the
-    population) and `absmax` are of the finite values. `exponents` holds pairs `(e, count)`: so
-    many values with 2**e <= |x| < 2**(e + 1), for integers and floats alike. `scale_min` and
-    `scale_max` are of the finite scales that the scheme stores. `xxh3` is the xxh3-128 of the
-    values' bytes, little-endian, row-major; of a tensor over 64 MiB, that of the digests of its
-    64 MiB pieces, 16 bytes each, in order.
-    """
-
-    tensor: str
-    shape: tuple[int, ...]
-    scheme: str
-    dtype: str
-    elements: int
-    stored_bytes: int
-    min: float | None
-    max: float | None
-    mean: float | None
-    std: float | None
-    absmax: float | None
-    zeros: int
-    nans: int
-    infs: int
-    exponents: Exponents
-    scale_min: float | None
-    scale_max: float | None
-    xxh3: str
-
-
-COLUMNS = tuple(TensorStats.__dataclass_fields__)
 _SORTABLE = tuple(c for c in COLUMNS if c not in ("shape", "exponents"))
 
 
 @dataclass(frozen=True, repr=False)
-class Stats:
+class Stats(Figures):
     """The figures of a model's tensors, in file order unless sorted; a table for Arrow's tools.
 
     `notes` are remarks on the input; `value_bytes` were decoded in `seconds`.
     """
-
-    path: str
-    container: str
-    rows: tuple[TensorStats, ...]
-    notes: tuple[str, ...] = ()
-    value_bytes: int = 0
-    seconds: float = field(default=0.0, compare=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -160,7 +114,7 @@ def stats(
     *,
     exclude: Sequence[str] = (),
     dtype: Literal["bf16", "f16", "f32"] | None = None,
-    executor: Literal["serial", "threads", "distributed"] | None = None,
+    executor: ExecutorName | None = None,
     scheduler: str | None = None,
     threads: int | Literal["auto"] = "auto",
     memory: int | str | None = None,
@@ -174,89 +128,42 @@ def stats(
     `scheduler`, the address of Dask's, is given; the figures are the same from all of them.
     Raises the classes of `anamnesis.errors`, or OSError.
     """
-    run: dict[str, Any] = {"threads": threads, "scheduler": scheduler}
-    run["executor"] = executor or ("distributed" if scheduler else "threads")
-    if memory is not None:
-        run["memory"] = memory
-    settings = job_from(
-        inputs=[path],
-        output={"path": "none", "dtype": dtype},
-        select={"include": list(tensors), "exclude": list(exclude)},
-        run=run,
-    ).resolve()
-    limits = limits or settings.limits
-    model = load_model(str(path), Options(assume_unit_scale), limits)
-    model = model.select(settings.include, settings.exclude)
+    settings = settle(
+        [path],
+        select=(tensors, exclude),
+        dtype=dtype,
+        limits=limits,
+        executor=executor,
+        scheduler=scheduler,
+        memory=memory,
+        threads=threads,
+    )
+    model = load_model(settings.inputs[0], Options(assume_unit_scale), settings.limits)
     plan = make_stats_plan(
-        model,
+        model.select(settings.include, settings.exclude),
         dtype=dtype,
         memory_bytes=settings.memory_bytes,
         threads=settings.threads,
-        limits=limits,
+        limits=settings.limits,
     )
-    options = ExecutorOptions(
-        threads=plan.threads,
-        scheduler=settings.scheduler,
-        in_flight_bytes=max(settings.memory_bytes, 2 * plan.threads * (64 << 20)),
-    )
-    return run_stats(plan, settings.executor, options, progress or make_progress("quiet"))
+    return _run(plan, settings, progress or make_progress("quiet"))
 
 
-def run_stats(plan: StatsPlan, execute: str, options: ExecutorOptions, progress: Progress) -> Stats:
+def _run(plan: StatsPlan, settings: Settings, progress: Progress) -> Stats:
     """Run a plan and put together what its tasks found. Raises the first error of any task."""
-    import time
-
     begin = time.perf_counter()
     model = plan.model
-    found = _Collector(progress)
     path = public_name(model.path)
-    progress.start(plan.value_bytes, [(path, plan.value_bytes)])
-    try:
-        executor_named(execute)(plan.tasks, options, found)
-    finally:
-        progress.close()
-    if found.failure is not None:
-        raise found.failure
-    if model.members:
-        inputs = Files()
-        try:
-            check_members(model.members, found.spans, inputs)
-            inputs.check_unchanged()
-        finally:
-            inputs.close()
-    rows = tuple(_row(tensor, found.leaves[tensor.name]) for tensor in plan.tensors)
+    leaves: dict[str, list[Leaf]] = defaultdict(list)
+    for found in reduce(plan, settings, path, [model.members], progress):
+        for leaf in found:
+            leaves[leaf.tensor].append(leaf)
+    rows = tuple(_row(tensor, leaves[tensor.name]) for tensor in plan.tensors)
     seconds = time.perf_counter() - begin
-    return Stats(path, model.container, rows, model.notes, plan.value_bytes, seconds)
-
-
-class _Collector:
-    """Listens to an executor; one failure makes everything else unwanted."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.leaves: dict[str, list[Leaf]] = defaultdict(list)
-        self.spans: list[SpanCrc] = []
-        self.failure: Exception | None = None
-
-    def wanted(self, task: Task) -> bool:
-        return self.failure is None
-
-    def done(self, receipt: Receipt) -> None:
-        if isinstance(receipt, StatsReceipt):
-            for leaf in receipt.leaves:
-                self.leaves[leaf.tensor].append(leaf)
-        self.spans += receipt.spans
-        self._progress.advance(0, receipt.out_bytes)
-
-    def failed(self, task: Task, error: Exception) -> None:
-        self.failure = self.failure or error
-
-    def note(self, text: str) -> None:
-        self._progress.note(text)
+    return Stats(path, model.container, rows, model.notes, plan.work_bytes, seconds)
 
 
 def _row(tensor: Tensor, leaves: list[Leaf]) -> TensorStats:
-    leaves.sort(key=lambda leaf: leaf.number)
     partial, scales = reducer(tensor.out_dtype).take(), None
     for leaf in leaves:
         partial += leaf.partial

@@ -5,16 +5,13 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from anamnesis.analytics.stats.record import Figures, TensorStats
 from anamnesis.pipeline.progress import format_bytes, printable
-
-if TYPE_CHECKING:
-    from anamnesis.analytics.stats.run import Stats, TensorStats
 
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
 _BINS = 12
@@ -125,7 +122,7 @@ def _scheme(row: TensorStats) -> str:
     return row.dtype if row.scheme == "passthrough" else row.scheme
 
 
-def print_stats(found: Stats) -> None:
+def print_stats(found: Figures) -> None:
     """To standard output: what fits on a terminal, or all columns for a pipe."""
     encoding = sys.stdout.encoding or "ascii"
     bars = _BARS if encoding.lower().replace("-", "").startswith("utf") else _ASCII_BARS
@@ -139,13 +136,13 @@ def print_stats(found: Stats) -> None:
             sys.stdout.write(f"{line.plain}\n")
 
 
-def as_text(found: Stats, *, width: int | None, most: int) -> str:
+def as_text(found: Figures, *, width: int | None, most: int) -> str:
     """The table without colours, of the first `most` tensors."""
     return "\n".join(line.plain for line in _lines(found, _columns(_BARS), width, most))
 
 
 def _lines(
-    found: Stats, columns: list[_Column], width: int | None, most: int | None = None
+    found: Figures, columns: list[_Column], width: int | None, most: int | None = None
 ) -> list[Text]:
     rows = found.rows[:most]
     columns, cells = _short(columns, rows, width) if width else _full(columns, rows)
@@ -167,7 +164,7 @@ def _lines(
     return lines
 
 
-def _title(found: Stats) -> str:
+def _title(found: Figures) -> str:
     elements = sum(row.elements for row in found.rows)
     text = f"{found.path}: {found.container}, {len(found.rows)} tensors, {elements:,} values"
     if found.value_bytes < _WORTH_BYTES:

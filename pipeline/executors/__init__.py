@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Protocol
 
-from anamnesis.pipeline.plan import Task
+from anamnesis.pipeline.plan import TASK_BYTES, Task
 from anamnesis.pipeline.task import Receipt
 
 
@@ -45,6 +45,11 @@ class Options:
     threads: int
     scheduler: str | None = None
     in_flight_bytes: int = 1 << 30
+
+
+def options_for(threads: int, memory_bytes: int, scheduler: str | None) -> Options:
+    """What a job of so many threads hands to its executor."""
+    return Options(threads, scheduler, max(memory_bytes, 2 * threads * TASK_BYTES))
 
 
 EXECUTORS = {

@@ -22,7 +22,7 @@ from typing import Any
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.executors import Listener, Options
-from anamnesis.pipeline.plan import TASK_BYTES, Task
+from anamnesis.pipeline.plan import TASK_BYTES, Task, WriteTask
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.readers.source import is_url
 from anamnesis.version import __version__
@@ -142,7 +142,7 @@ class Flight:
         """Submit waiting tasks while there is room; one always flies."""
         while self._waiting:
             task = self._waiting[-1]
-            if self._flying and self._flying_bytes + task.out_bytes > self._room:
+            if self._flying and self._flying_bytes + task.work_bytes > self._room:
                 break
             self._waiting.pop()
             if self._listener.wanted(task):
@@ -152,7 +152,7 @@ class Flight:
         self._tries[task.key] = self._tries.get(task.key, 0) + 1
         future = self._client.submit(run_task, replace(task, origin=self._origin), pure=False)
         self._flying[future.key] = task
-        self._flying_bytes += task.out_bytes
+        self._flying_bytes += task.work_bytes
         future.add_done_callback(self._landed.put)
 
     def _results(self, landed: Sequence[Any]) -> Iterator[tuple[Task, Receipt | Exception]]:
@@ -167,7 +167,7 @@ class Flight:
             receipts = {}  # each by itself tells which one failed, and how
         for future in landed:
             task = self._flying.pop(future.key)
-            self._flying_bytes -= task.out_bytes
+            self._flying_bytes -= task.work_bytes
             try:
                 yield task, receipts.get(future.key) or self._fetch([future])[0]
             except (Exception, asyncio.CancelledError) as error:
@@ -227,12 +227,15 @@ def _answer(paths: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def _paths(task: Task) -> list[str]:
-    files = {c.stored.file.path for piece in task.pieces for c in piece.step.tensor.components}
-    return [os.path.dirname(task.part), *(path for path in sorted(files) if not is_url(path))]
+    """Where a task's files are: the folder of its output, and its inputs."""
+    outputs = [os.path.dirname(task.part)] if isinstance(task, WriteTask) else []
+    components = [c for piece in task.pieces for t in piece.tensors for c in t.components]
+    inputs = sorted({c.stored.file.path for c in components})
+    return outputs + [path for path in inputs if not is_url(path)]
 
 
 def _names(task: Task) -> str:
-    names = list(dict.fromkeys(piece.step.tensor.name for piece in task.pieces))
+    names = list(dict.fromkeys(t.name for piece in task.pieces for t in piece.tensors[:1]))
     return names[0] if len(names) == 1 else f"{names[0]} to {names[-1]}"
 
 

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 import anamnesis
-import anamnesis.analytics.diff.run as diff_module
+from anamnesis.analytics import reduction
 from anamnesis.analytics.diff import plan as diff_plan
 from anamnesis.analytics.diff.report import Row
 from anamnesis.errors import (
@@ -248,7 +248,7 @@ def test_the_order_that_tasks_end_in_does_not_count(
         for task in reversed(tasks):
             listener.done(run_task(task))
 
-    monkeypatch.setattr(diff_module, "executor_named", lambda name: backwards)
+    monkeypatch.setattr(reduction, "executor", lambda name: backwards)
     assert anamnesis.diff(a, b).rows == plain.rows
 
 

@@ -73,7 +73,7 @@ class Client:
         assert not pure
         before = sum(sent.key == task.key for sent in self.sent)
         self.sent.append(task)
-        self.flying += task.out_bytes
+        self.flying += task.work_bytes
         self.most_flying = max(self.most_flying, self.flying)
         return Future(f"{task.key}-{before}", self._pool.submit(self._do, task, before))
 
@@ -81,7 +81,7 @@ class Client:
         try:
             answer = self._answer(task, before)
         finally:
-            self.flying -= task.out_bytes
+            self.flying -= task.work_bytes
         if isinstance(answer, BaseException):
             raise answer
         return answer
@@ -150,7 +150,7 @@ def tasks(fp8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t
 
 
 def receipt(task: Task) -> Receipt:
-    return Receipt(task.key, task.file, 0, task.out_bytes, 0.0, ())
+    return Receipt(task.key, 0, task.work_bytes, 0.0, ())
 
 
 def test_bytes_in_flight_are_bounded(
@@ -160,7 +160,7 @@ def test_bytes_in_flight_are_bounded(
     cluster, listener = client(), Recorder()
     Flight(cluster, 5 * MiB, listener).run(tasks)
     assert sorted(listener.receipts) == [task.key for task in tasks]
-    assert max(t.out_bytes for t in tasks) < cluster.most_flying <= 5 * MiB
+    assert max(t.work_bytes for t in tasks) < cluster.most_flying <= 5 * MiB
 
 
 def test_the_window_grows_with_the_cluster(
@@ -184,7 +184,7 @@ def test_one_task_flies_however_small_the_window(
     cluster, listener = client(), Recorder()
     Flight(cluster, 1, listener).run(tasks)
     assert len(listener.receipts) == len(tasks)
-    assert cluster.most_flying == max(t.out_bytes for t in tasks)
+    assert cluster.most_flying == max(t.work_bytes for t in tasks)
 
 
 def test_tasks_carry_spans_only(
@@ -228,7 +228,7 @@ def test_a_worker_has_other_device_numbers(
     monkeypatch.chdir("/")
     identity = task.pieces[0].step.tensor.components[0].stored.file
     object.__setattr__(identity, "device", identity.device + 1)
-    assert run_task(task).out_bytes == task.out_bytes
+    assert run_task(task).work_bytes == task.work_bytes
     object.__setattr__(identity, "mtime_ns", identity.mtime_ns + 1)
     with pytest.raises(IntegrityError, match="changed while it was read"):
         run_task(task)

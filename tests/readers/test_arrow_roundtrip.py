@@ -195,7 +195,7 @@ def test_more_than_two_to_the_31_elements(
     out = tmp_path / "o.safetensors"
     spec = planning.Spec(str(out))
     plan = planning.make_plan(model.model, spec, memory_bytes=1 << 30, threads=2)
-    assert sum(task.out_bytes for task in plan.tasks) == items[0].elems + 4
+    assert sum(task.work_bytes for task in plan.tasks) == items[0].elems + 4
 
 
 def test_a_compressed_row_longer_than_a_task_is_one_task(

@@ -1,0 +1,230 @@
+"""Jobs that read models and write nothing: their settings, tasks, runs and archive checks.
+
+`stats` and `diff` bring what differs: how tensors are cut into pieces, what a piece is reduced to,
+and how the findings of pieces are put together. A piece is a record that travels to a worker, and
+has a `reduce`; what it returns travels back in the receipt of its task.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from msgspec import Struct
+
+from anamnesis.limits import Limits
+from anamnesis.pipeline.config import Dtype, Run, Select, Text, parse_size
+from anamnesis.pipeline.executors import Options as ExecutorOptions
+from anamnesis.pipeline.executors import executor, options_for
+from anamnesis.pipeline.members import check_members
+from anamnesis.pipeline.plan import BASE_BYTES, fit_threads
+from anamnesis.pipeline.progress import Progress
+from anamnesis.pipeline.task import Receipt, run_task
+from anamnesis.pipeline.validate import build
+from anamnesis.pipeline.windows import Inputs, inputs_of
+from anamnesis.pipeline.work import Task, Work, load, pack
+from anamnesis.readers.base import Member, Tensor
+from anamnesis.readers.files import Files
+from anamnesis.readers.model import Model
+from anamnesis.readers.paths import expand
+from anamnesis.readers.raw import SpanCrc
+
+ExecutorName = Literal["serial", "threads", "distributed"]
+
+
+class Reducible(Work, Protocol):
+    """A piece of work that knows how it is done; small and picklable."""
+
+    def reduce(self, inputs: Inputs) -> Any:
+        """Read, decode and reduce the piece; the finding is small and picklable too."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceTask(Task):
+    """Pieces whose findings come back in a receipt; nothing is written."""
+
+    pieces: tuple[Reducible, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReduceReceipt(Receipt):
+    """What a task found, a finding a piece."""
+
+    found: tuple[Any, ...]
+
+
+@run_task.register
+def run_reduce_task(task: ReduceTask, cancelled: Callable[[], bool] | None = None) -> ReduceReceipt:
+    """Reduce the pieces of a task one after the other."""
+    begin = time.perf_counter()
+    with inputs_of(task, cancelled) as inputs:
+        found = tuple(piece.reduce(inputs) for piece in task.pieces)
+    seconds = time.perf_counter() - begin
+    spans = tuple(inputs.spans)
+    return ReduceReceipt(task.key, inputs.read_bytes, task.work_bytes, seconds, spans, found)
+
+
+class Request(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What a caller asks for, checked as a job file is."""
+
+    inputs: tuple[Text, ...]
+    select: Select = Select()
+    run: Run = Run()
+    dtype: Dtype | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """A request with every default filled in and every size in bytes."""
+
+    inputs: tuple[str, ...]
+    include: tuple[str, ...]
+    exclude: tuple[str, ...]
+    executor: ExecutorName
+    scheduler: str | None
+    threads: int
+    memory_bytes: int
+    limits: Limits
+
+
+def settle(
+    inputs: Sequence[str | os.PathLike[str]],
+    *,
+    select: tuple[Sequence[str], Sequence[str]],
+    dtype: str | None = None,
+    limits: Limits | None,
+    executor: str | None,
+    scheduler: str | None,
+    memory: int | str | None,
+    threads: int | str,
+) -> Settings:
+    """The settings of a request; `select` are the patterns to include and to exclude.
+
+    The executor is `threads` unless a `scheduler` is given. Raises UsageError, with the key.
+    """
+    run: dict[str, Any] = {"threads": threads, "scheduler": scheduler}
+    run["executor"] = executor or ("distributed" if scheduler else "threads")
+    if memory is not None:
+        run["memory"] = memory
+    data = {
+        "inputs": [os.fsdecode(path) for path in inputs],
+        "select": {"include": list(select[0]), "exclude": list(select[1])},
+        "run": run,
+        "dtype": dtype,
+    }
+    request = build(Request, data)
+    return Settings(
+        inputs=tuple(expand(path, "inputs") for path in request.inputs),
+        include=request.select.include,
+        exclude=request.select.exclude,
+        executor=request.run.executor,
+        scheduler=request.run.scheduler,
+        threads=request.run.worker_threads(),
+        memory_bytes=parse_size(request.run.memory),
+        limits=limits or Limits(),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Reduction:
+    """All tasks of a job, and what they take."""
+
+    tasks: tuple[ReduceTask, ...]
+    threads: int
+    memory_bytes: int  # projected peak of one process
+
+    @property
+    def work_bytes(self) -> int:
+        return sum(task.work_bytes for task in self.tasks)
+
+
+def plan_reduction(
+    name: str,
+    pieces: Iterable[Reducible],
+    most_bytes: int,
+    *,
+    memory_bytes: int,
+    threads: int,
+) -> Reduction:
+    """Pack pieces into tasks of at most `most_bytes` of values, whatever threads and memory are.
+
+    Raises LimitError when one piece does not fit in `memory_bytes`; uses fewer than `threads`
+    threads when only so many fit.
+    """
+    groups = enumerate(pack(pieces, most_bytes))
+    tasks = tuple(ReduceTask(f"{name}-{n:06d}", group, *load(group)) for n, group in groups)
+    needs = [(piece.memory_bytes, piece.tensors[0].name) for t in tasks for piece in t.pieces]
+    threads = fit_threads(needs, BASE_BYTES, memory_bytes, threads)
+    widest = max((task.memory_bytes for task in tasks), default=0)
+    return Reduction(tasks, threads, BASE_BYTES + threads * widest)
+
+
+def reduce(
+    plan: Reduction,
+    settings: Settings,
+    label: str,
+    archives: Sequence[Sequence[Member]],
+    progress: Progress,
+) -> list[Any]:
+    """The findings of all pieces, in the order of the pieces, whoever was first.
+
+    `archives` are the archive entries of each model whose CRC-32 must hold. Raises the first error
+    of any task, IntegrityError for such an entry.
+    """
+    collector = _Collector(progress)
+    options: ExecutorOptions = options_for(plan.threads, settings.memory_bytes, settings.scheduler)
+    progress.start(plan.work_bytes, [(label, plan.work_bytes)])
+    try:
+        executor(settings.executor)(plan.tasks, options, collector)
+        if collector.failure is not None:
+            raise collector.failure
+        _check_archives(archives, collector.spans)
+    finally:
+        progress.close()
+    return [found for task in plan.tasks for found in collector.found[task.key]]
+
+
+class _Collector:
+    """Listens to an executor; one failure makes everything else unwanted."""
+
+    def __init__(self, progress: Progress) -> None:
+        self._progress = progress
+        self.found: dict[str, tuple[Any, ...]] = {}
+        self.spans: list[SpanCrc] = []
+        self.failure: Exception | None = None
+
+    def wanted(self, task: Task) -> bool:
+        return self.failure is None
+
+    def done(self, receipt: Receipt) -> None:
+        if isinstance(receipt, ReduceReceipt):
+            self.found[receipt.key] = receipt.found
+        self.spans += receipt.spans
+        self._progress.advance(0, receipt.work_bytes)
+
+    def failed(self, task: Task, error: Exception) -> None:
+        self.failure = self.failure or error
+
+    def note(self, text: str) -> None:
+        self._progress.note(text)
+
+
+def _check_archives(archives: Iterable[Sequence[Member]], spans: Sequence[SpanCrc]) -> None:
+    """Hold the CRC-32 of the archive entries that were read."""
+    with closing(Files()) as files:
+        for members in archives:
+            check_members(members, spans, files)
+        files.check_unchanged()
+
+
+def members_of(model: Model, tensors: Iterable[Tensor]) -> list[Member]:
+    """The archive entries that these tensors of a model lie in, each once."""
+    if not model.members:
+        return []
+    views = [c.stored.view for t in tensors for c in t.components]
+    return list(dict.fromkeys(v.member for v in views if v is not None and v.member is not None))
