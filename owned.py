@@ -10,6 +10,7 @@ kind and owner are looked at on the open descriptor, before the first byte. A te
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -24,9 +25,36 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
 
 
+_unfinished: dict[str, None] = {}  # in the order they were made
+
+
 def create(path: str | Path, mode: int = 0o666) -> int:
-    """A descriptor for a new file, to read and write; FileExistsError where any name is."""
-    return os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    """A descriptor for a new file, to read and write; FileExistsError where any name is.
+
+    It is unfinished until `settle` says otherwise, and removed by `remove_unfinished`.
+    """
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    _unfinished[os.path.abspath(path)] = None
+    return fd
+
+
+def make_folder(path: str | Path) -> None:
+    """Make a folder, which `remove_unfinished` removes again while it is empty."""
+    os.mkdir(path)
+    _unfinished[os.path.abspath(path)] = None
+
+
+def settle(*paths: str | Path) -> None:
+    """What was made under these names is complete, has another name, or is gone."""
+    for path in paths:
+        _unfinished.pop(os.path.abspath(path), None)
+
+
+def remove_unfinished() -> None:
+    """Before the process ends itself: remove what no code is going to finish or remove."""
+    for path in reversed(tuple(_unfinished)):
+        with contextlib.suppress(OSError):
+            os.rmdir(path) if os.path.isdir(path) else os.unlink(path)
 
 
 def open_owned(

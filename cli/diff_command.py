@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
@@ -19,6 +18,7 @@ from anamnesis.cli.flags import (
     scheduler_flag,
     unit_flag,
 )
+from anamnesis.cli.streams import print_json, remark
 from anamnesis.errors import UsageError
 
 if TYPE_CHECKING:
@@ -105,10 +105,9 @@ def diff_command(
     if plot is not None:
         found.plot(plot, overwrite=overwrite)
     if not quiet:
-        for note in found.notes:
-            click.echo(f"note: {printable(' '.join(note.split()))}", err=True)
+        remark(found.notes)
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False, allow_nan=False))
+        print_json(found.to_dict())
     elif not quiet:
         from anamnesis.analytics.diff.table import print_diff
 

@@ -7,16 +7,24 @@ that needs it, so that `--help` stays quick.
 
 from __future__ import annotations
 
-import json
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from anamnesis import stopping
 from anamnesis.cli.diff_command import diff_command
+from anamnesis.cli.failure import (
+    INTERNAL,
+    REPORT,
+    SeveralError,
+    check_address_space,
+    exit_code,
+    line,
+    plain,
+)
 from anamnesis.cli.flags import (
     all_of,
     json_flag,
@@ -29,7 +37,7 @@ from anamnesis.cli.flags import (
     unit_flag,
 )
 from anamnesis.cli.stats_command import stats_command
-from anamnesis.errors import AnamnesisError, UsageError
+from anamnesis.cli.streams import open_missing, print_json, remark
 from anamnesis.version import __version__
 
 if TYPE_CHECKING:
@@ -76,7 +84,7 @@ def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: An
 
     found = report_globals(path, limits_from(settings))
     if as_json:
-        _print_json(found.to_dict())
+        print_json(found.to_dict())
     else:
         click.echo(as_text(found))
 
@@ -95,9 +103,9 @@ def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: boo
     from anamnesis.model.api import inspect
 
     found = inspect(path, limits=limits_from(settings), **settings)
-    _remark(found.notes)
+    remark(found.notes)
     if as_json:
-        _print_json(found.to_dict(entries=entries))
+        print_json(found.to_dict(entries=entries))
     else:
         from anamnesis.cli.tables import print_report
 
@@ -205,27 +213,18 @@ def _finish(summary: Summary, *, quiet: bool) -> None:
     from anamnesis.cli.tables import sentence
 
     if not quiet:
-        _remark(summary.notes)
+        remark(summary.notes)
         for outcome in summary.outcomes:
             click.echo(sentence(outcome))
     _fail(summary.failures, summary.inputs)
 
 
-class _Several(Exception):  # noqa: N818 - stands for others
-    """Some inputs of a job failed; the exit code is that of the first."""
-
-    def __init__(self, failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
-        self.first = failures[0][1]
-        kind, _, text = _line(self.first).partition(": ")
-        super().__init__(f"{kind}: {len(failures)} of {inputs} inputs failed, the first: {text}")
-
-
 def _fail(failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
     """Name every input that failed, and end with an error, if there are any."""
     for source, error in failures:
-        click.echo(f"failed: {_plain(source)}: {_line(error)}", err=True)
+        click.echo(f"failed: {plain(source)}: {line(error)}", err=True)
     if failures:
-        raise _Several(failures, inputs) from failures[0][1]
+        raise SeveralError(failures, inputs) from failures[0][1]
 
 
 @cli.command("verify")
@@ -244,13 +243,13 @@ def verify_command(out: str, against: str | None, sample: float) -> None:
 
     counts = verify(out, against=against, sample=sample)
     click.echo(
-        f"{out}: {counts['files']} file(s), {counts['tensors']} tensors, {counts['bytes']:,} "
-        "bytes: as written"
+        f"{plain(out)}: {counts['files']} file(s), {counts['tensors']} tensors, "
+        f"{counts['bytes']:,} bytes: as written"
     )
     if against is not None:
         click.echo(
-            f"{against}: {counts['pieces_decoded']} of {counts['pieces']} pieces decoded again: "
-            "the same"
+            f"{plain(against)}: {counts['pieces_decoded']} of {counts['pieces']} pieces decoded "
+            "again: the same"
         )
 
 
@@ -259,58 +258,11 @@ def schema_command() -> None:
     """Print the JSON Schema of the job file."""
     from anamnesis.pipeline.config import schema
 
-    _print_json(schema())
+    print_json(schema())
 
 
 cli.add_command(stats_command)
 cli.add_command(diff_command)
-
-
-def _remark(notes: Sequence[str]) -> None:
-    for note in notes:
-        click.echo(f"note: {_plain(note)}", err=True)
-
-
-def _print_json(document: Any) -> None:
-    click.echo(json.dumps(document, indent=2, ensure_ascii=False))
-
-
-def _line(error: BaseException) -> str:
-    if isinstance(error, _Several):
-        return str(error)
-    if isinstance(error, AnamnesisError):
-        kind, text = error.kind, str(error)
-    elif isinstance(error, click.ClickException):
-        kind, text = "usage", error.format_message()
-    elif isinstance(error, OSError):
-        kind, text = type(error).__name__, _os_message(error)
-    else:
-        kind, text = type(error).__name__, str(error) or "unexpected; --debug shows where"
-    return f"{kind}: {_plain(text)}"
-
-
-def _plain(text: str) -> str:
-    """One line; a file's names may hold what a terminal would obey."""
-    from anamnesis.pipeline.progress import printable
-
-    return printable(" ".join(text.split()))
-
-
-def _os_message(error: OSError) -> str:
-    text = error.strerror or str(error)
-    return f"{error.filename}: {text}" if error.filename is not None else text
-
-
-def _exit_code(error: BaseException) -> int:
-    if isinstance(error, _Several):
-        error = error.first
-    if isinstance(error, AnamnesisError):
-        return error.exit_code
-    return UsageError.exit_code if isinstance(error, click.UsageError) else 1
-
-
-def _terminate(signum: int, frame: Any) -> None:
-    raise KeyboardInterrupt
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -319,18 +271,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     # `--debug` may stand anywhere; a stopped job cleans up, whoever stops it.
     arguments = [a for a in arguments if a != "--debug"]
-    signal.signal(signal.SIGTERM, _terminate)
+    open_missing()
     try:
+        check_address_space()
+        stopping.listen()
         code = cli.main(arguments, prog_name="amn", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, click.Abort):
-        click.echo("error: interrupted: nothing unfinished was left behind", err=True)
-        sys.exit(130)
+        click.echo(stopping.MESSAGE, err=True)
+        sys.exit(stopping.EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except Exception as error:
         if debug:
             raise
-        click.echo(f"error: {_line(error)}", err=True)
-        sys.exit(_exit_code(error))
+        code = exit_code(error)
+        click.echo(f"error: {line(error)}", err=True)
+        if code == INTERNAL:
+            click.echo(REPORT, err=True)
+        sys.exit(code)

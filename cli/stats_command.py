@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from anamnesis.cli.flags import (
     scheduler_flag,
     unit_flag,
 )
+from anamnesis.cli.streams import print_json, remark
 
 
 @click.command("stats")
@@ -73,14 +73,13 @@ def stats_command(
     if sort is not None:
         found = found.sort(sort)
     if not quiet:
-        for note in found.notes:
-            click.echo(f"note: {printable(' '.join(note.split()))}", err=True)
+        remark(found.notes)
     if out is not None:
         found.write(out, overwrite=overwrite)
         if not quiet and not as_json:
             click.echo(f"{printable(out)}: {len(found)} tensors")
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2, ensure_ascii=False))
+        print_json(found.to_dict())
     elif out is None:
         from anamnesis.analytics.stats.table import print_stats
 

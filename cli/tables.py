@@ -75,14 +75,14 @@ def sentence(outcome: Outcome) -> str:
     """One line on what a run made."""
     if outcome.resumed == len(outcome.files):
         return (
-            f"{outcome.path}: {outcome.tensors} tensors, all done before: checked again in "
-            f"{outcome.seconds:.2f} s"
+            f"{printable(outcome.path)}: {outcome.tensors} tensors, all done before: "
+            f"checked again in {outcome.seconds:.2f} s"
         )
     rate = outcome.out_bytes / max(outcome.seconds, 1e-9) / 1e9
     files = f"{len(outcome.files)} files" if len(outcome.files) > 1 else "1 file"
     if outcome.resumed:
         files += f" ({outcome.resumed} done before)"
     return (
-        f"{outcome.path}: {outcome.tensors} tensors, {files}, {size(outcome.out_bytes)} "
+        f"{printable(outcome.path)}: {outcome.tensors} tensors, {files}, {size(outcome.out_bytes)} "
         f"in {outcome.seconds:.2f} s ({rate:.2f} GB/s)"
     )

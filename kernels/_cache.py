@@ -157,6 +157,8 @@ def write(name: str, data: bytes) -> None:
         except OSError:
             os.unlink(part)
             raise
+        finally:
+            owned.settle(part)
 
 
 def is_plain() -> bool:

@@ -20,7 +20,7 @@ import xxhash
 
 from anamnesis.errors import FormatError
 from anamnesis.owned import sync_folder
-from anamnesis.pipeline.journal import Journal, Recipe
+from anamnesis.pipeline.journal import Journal, Recipe, recorded_name
 from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.plan import Plan
 from anamnesis.readers.source import public_name
@@ -61,7 +61,7 @@ def contents(plan: Plan) -> Mapping[str, str]:
     for number, file in enumerate(plan.layout.files):
         fixed = [[offset, data.hex()] for offset, data in file.fixed]
         text = json.dumps([spec, file.nbytes, fixed, inside[number]], sort_keys=True, default=str)
-        found[Path(file.path).name] = xxhash.xxh3_128(text.encode()).hexdigest()
+        found[recorded_name(file.path)] = xxhash.xxh3_128(text.encode()).hexdigest()
     return found
 
 
@@ -85,7 +85,7 @@ def take_over(plan: Plan, recipe: Recipe, journal: Journal) -> None:
         known = {entry.content: entry for entry in before.entries() if entry.content}
         wanted = contents(plan)
         for file in plan.layout.files:
-            entry = known.get(wanted[Path(file.path).name])
+            entry = known.get(wanted[recorded_name(file.path)])
             if entry is None or os.path.lexists(file.path):
                 continue
             source = folder / Path(entry.name).name

@@ -48,7 +48,7 @@ class Recipe:
             for t in plan.model.tensors
         ]
         items = [[i.name, i.shape, i.dtype] for i in plan.items]
-        names = [[Path(f.path).name, f.nbytes] for f in plan.layout.files]
+        names = [[recorded_name(f.path), f.nbytes] for f in plan.layout.files]
         kind: list[Any] = [VERSION, plan.spec.format]
         if plan.spec.storage != PLAIN:
             kind.append(asdict(plan.spec.storage))
@@ -82,7 +82,7 @@ class Journal:
         """Record files that are about to get their final names; durable when this returns."""
         lines = b"\n"  # begins a line after one that was cut
         for file, pieces in found.items():
-            name = Path(file).name
+            name = recorded_name(file)
             entry = [self._recipe.inputs, self._recipe.settings, name, pieces]
             if name in self._contents:
                 entry.append(self._contents[name])
@@ -145,6 +145,11 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
 
+def recorded_name(path: str | Path) -> str:
+    """The name of an output file in journals and manifests."""
+    return public_name(Path(path).name)
+
+
 def manifest_path(out: Path) -> Path:
     """Where the manifest of an output file or folder lies: beside it.
 
@@ -163,7 +168,7 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "inputs": [[public_name(f.path), f.size, f.mtime_ns] for f in plan.model.files],
         "options": asdict(plan.model.options),
         "recipe": [recipe.inputs, recipe.settings],
-        "files": [[Path(f.path).name, os.stat(f.path).st_size] for f in plan.layout.files],
+        "files": [[recorded_name(f.path), os.stat(f.path).st_size] for f in plan.layout.files],
         "items": [[i.name, list(i.shape), i.dtype, i.elems, i.scheme] for i in plan.items],
         "pieces": sorted(list(piece) for some in pieces.values() for piece in some),
     }

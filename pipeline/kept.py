@@ -53,6 +53,8 @@ def stem_of(paths: Iterable[str], *, folder: bool = True) -> str:
     if len(stems) != 1:
         return USUAL_STEM
     (stem,) = stems
+    if not stem.isprintable():  # or no text in UTF-8, which headers and manifests are
+        return USUAL_STEM
     if not stem or stem.startswith(".") or stem == "pytorch_model" or _QUANTISED.search(stem):
         return USUAL_STEM
     return stem if folder or stem in LOOKED_FOR else USUAL_STEM

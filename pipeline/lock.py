@@ -54,6 +54,7 @@ class OutputLock:
     ) -> None:
         try:
             self._path.unlink(missing_ok=True)
+            owned.settle(self._path)
         finally:
             os.close(self._fd)
 

@@ -61,6 +61,8 @@ def make_progress(
     `auto` is bars on a terminal that can move its cursor, and plain lines elsewhere.
     """
     stream = sys.stderr if stream is None else stream
+    if stream is None:  # a service, or a program with windows: there is nobody to tell
+        return Silent()
     if mode == "auto":
         mode = "bar" if stream.isatty() and os.environ.get("TERM") != "dumb" else "plain"
     if mode == "bar":

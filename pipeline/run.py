@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from anamnesis import owned, stopping
 from anamnesis.errors import UsageError
 from anamnesis.kernels import compiling
 from anamnesis.owned import sync_folder
@@ -22,6 +23,7 @@ from anamnesis.pipeline.journal import (
     intact,
     manifest_path,
     recorded,
+    recorded_name,
     write_manifest,
 )
 from anamnesis.pipeline.lock import OutputLock
@@ -64,6 +66,7 @@ def run_plan(
     With `resume`, files that an earlier run of the same recipe finished are kept when their
     checksums hold. Raises the first error of any file, after the others are done.
     """
+    stopping.check()
     begin = time.perf_counter()
     out = Path(plan.spec.path)
     _refuse_inputs(plan)
@@ -77,6 +80,7 @@ def run_plan(
                 folder.rmdir()
         raise
     finally:
+        owned.settle(*created)
         progress.close()
     seconds = time.perf_counter() - begin
     return Outcome(
@@ -200,7 +204,7 @@ def _done_before(
     by_name = journal.finished(start_again=overwrite)
     found = {} if overwrite else recorded(plan, recipe)
     for number, file in enumerate(plan.layout.files):
-        name = Path(file.path).name
+        name = recorded_name(file.path)
         if name in by_name:
             found[number] = by_name[name]
     for number, pieces in list(found.items()):
@@ -227,7 +231,7 @@ def _make_folders(folders: Sequence[Path]) -> list[Path]:
         missing = [p for p in (folder, *folder.parents) if not p.exists()]
         for path in reversed(missing):
             with contextlib.suppress(FileExistsError):
-                path.mkdir()
+                owned.make_folder(path)
                 created.append(path)
                 sync_folder(path.parent)
     return created

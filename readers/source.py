@@ -15,6 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
 
+from anamnesis import stopping
 from anamnesis.errors import FormatError, IntegrityError
 from anamnesis.readers.base import FileId
 
@@ -81,7 +82,11 @@ def base_name(path: str) -> str:
 
 
 def public_name(path: str) -> str:
-    """A path or URL as it may be written into files: without password, signature or token."""
+    """A path or URL as it may be written into files: without password, signature or token.
+
+    What of a path is not UTF-8, and so half of a surrogate pair in Python's text, is escaped.
+    """
+    path = path.encode("utf-8", "backslashreplace").decode()
     if not is_url(path):
         return path
     plain = re.split("[?#]", path, maxsplit=1)[0]
@@ -127,6 +132,7 @@ class LocalFile:
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable buffer from `offset`; IntegrityError if the file ends before."""
+        stopping.check()
         view = memoryview(buffer).cast("B")
         done = 0
         while done < len(view):

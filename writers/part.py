@@ -64,6 +64,7 @@ class PartFile:
             if record is not None:
                 record()
             self.part.rename(self.final)
+            owned.settle(self.part)
             sync_folder(self.final.parent)
         except BaseException:
             self.discard()
@@ -86,6 +87,7 @@ class PartFile:
         finally:
             os.close(source)
             plain.unlink()
+            owned.settle(plain)
 
     def discard(self) -> None:
         """Remove what was written; a second call does nothing."""
@@ -94,6 +96,7 @@ class PartFile:
         finally:
             with contextlib.suppress(FileNotFoundError):
                 self.part.unlink()
+            owned.settle(self.part)
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1  # a close that fails has closed all the same
@@ -177,4 +180,6 @@ def write_small(path: Path, data: bytes) -> None:
         with contextlib.suppress(FileNotFoundError):
             part.unlink()
         raise
+    finally:
+        owned.settle(part)
     sync_folder(path.parent)

@@ -19,6 +19,7 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from anamnesis import stopping
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.executors import Listener, Options
@@ -45,7 +46,8 @@ def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
     with _quiet(), _client(options) as (client, revive):
         flight = Flight(client, options.in_flight_bytes, listener, revive)
         flight.greet(tasks)
-        flight.run(tasks)
+        with stopping.waking(flight.wake):
+            flight.run(tasks)
 
 
 class Flight:
@@ -79,6 +81,7 @@ class Flight:
         self._listener.note(f"scheduler {self._address}, dashboard {link}")
         self._look()
         while not self._threads:
+            stopping.check()
             time.sleep(POLL_SECONDS / 10)
             self._look()
         widest = max(tasks, key=lambda t: t.memory_bytes)
@@ -120,9 +123,13 @@ class Flight:
             self._waiting = [suspect]
             self._work()
             for task in self._suspects:
-                error = RuntimeError(f"{_names(task)}: every worker that was given it died")
+                error = ChildProcessError(f"{_names(task)}: every worker that was given it died")
                 self._listener.failed(task, error)
             self._suspects = []
+
+    def wake(self) -> None:
+        """Have `run` look whether it is to end; from any thread."""
+        self._landed.put(None)
 
     def _work(self) -> None:
         self._fill()
@@ -132,8 +139,11 @@ class Flight:
             except Empty:
                 self._look()
                 continue
+            finally:
+                stopping.check()
             while not self._landed.empty():
                 landed.append(self._landed.get())
+            landed = [future for future in landed if future is not None]  # those of `wake`
             for task, result in self._results(landed):
                 self._land(task, result)
             self._fill()
@@ -181,6 +191,7 @@ class Flight:
         fetching = asyncio.run_coroutine_threadsafe(coroutine, self._client.loop.asyncio_loop)
         while True:
             done, _ = wait([fetching], timeout=POLL_SECONDS)
+            stopping.check()
             if done:
                 return list(fetching.result())
             if self._client.status != "running":

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from typing import Any
 
+from anamnesis import stopping
 from anamnesis.pipeline.executors import Listener, Options
 from anamnesis.pipeline.plan import Task
 from anamnesis.pipeline.task import Cancelled, Receipt, run_task
@@ -19,7 +20,7 @@ def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
 
     def guarded(task: Task) -> Receipt | Exception | None:
         def unwanted() -> bool:
-            return stop.is_set() or not listener.wanted(task)
+            return stop.is_set() or stopping.requested() or not listener.wanted(task)
 
         try:
             return None if unwanted() else run_task(task, unwanted)

@@ -322,7 +322,7 @@ def test_c02_a_poison_shard_fails_alone(
     assert process.returncode == 1
     last = errors.splitlines()[-1]
     assert last.startswith(
-        "error: RuntimeError: poison.weight: every worker that was given it died"
+        "error: ChildProcessError: poison.weight: every worker that was given it died"
     )
     assert "Traceback" not in errors
     there = contents(tmp_path / "out")
