@@ -54,6 +54,8 @@ def _cases_of(encoding: str) -> Iterator[Case]:
     elif encoding.startswith("fp8-"):
         for per in ("block", "channel", "tensor") if encoding == "fp8-e4m3" else ("block",):
             yield _of(f"{encoding} {per}", encoding, layers.fp8, encoding, per)
+    elif encoding == "folded":
+        yield _of("nvfp4 awq", encoding, layers.nvfp4_awq)
     elif encoding in _FP4:
         yield _of(_FP4[encoding], encoding, layers.fp4, encoding)
     elif encoding.startswith("gguf-"):

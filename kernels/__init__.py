@@ -57,6 +57,7 @@ ENCODINGS: dict[str, Encoding] = {
     "f16": Encoding("dense:decode_f16"),
     "f32": Encoding("dense:decode_f32"),
     "f64": Encoding("dense:decode_f64"),
+    "folded": Encoding("folded:decode", prepare="folded:prepare"),
     "fp4-mx": Encoding("fp4:decode_mx"),
     "fp4-mx-columns": Encoding("fp4:decode_mx_columns"),
     "fp4-nv": Encoding("fp4:decode_nv", prepare="fp4:prepare_nv"),

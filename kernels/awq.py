@@ -8,7 +8,8 @@
 
 Nibble k of a GEMM word, lowest first, is output `8 * column + (0, 2, 4, 6, 1, 3, 5, 7)[k]`; those
 of GEMV are in order, and GEMV-fast interleaves four rows (`_interleaved.py`). Zeros are stored as
-they are, but by GEMV-fast as `-zero * scale`, rounded to F16:
+they are, but by GEMV-fast as `-zero * scale`, rounded to F16; those of a symmetric GEMM layer
+without `qzeros` are 8:
 
     value = (code - zero) * scale          float32, rounded once to BF16
     value = code * scale + stored          GEMV-fast
@@ -67,7 +68,10 @@ def decode_gemm(
     if words.shape != (inputs, rows // 8) or rows % 8:
         raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
     _check(scales, params, rows, out)
-    zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, True, scales.shape)
+    if "qzeros" in blocks:
+        zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, True, scales.shape)
+    else:
+        zeros = np.full(scales.shape, np.float32(1 << (_BITS - 1)))
     starts, groups = params["starts"], params["groups"]
     runs = decode_runs(_BITS, True, way_of(_BITS, params["whole"], _half(params)))
     runs(words, starts, groups, zeros, scales, inputs, out)

@@ -37,6 +37,20 @@ from anamnesis.kernels.bits import to_float32, u32
 _NARROW = {"float32": 0, "bfloat16": 1, "float16": 2}
 _INVERSE_127 = np.float32(7.874015718698502e-3)
 _LANES = 32
+# `functional.get_4bit_type`: quantiles of a normal distribution, and 1 bit of fraction.
+_MAPS = {
+    "fp4": [
+        *(0.0, 0.0052083334885537624, 0.6666666865348816, 1.0, 0.3333333432674408, 0.5),
+        *(0.1666666716337204, 0.25, 0.0, -0.0052083334885537624, -0.6666666865348816, -1.0),
+        *(-0.3333333432674408, -0.5, -0.1666666716337204, -0.25),
+    ],
+    "nf4": [
+        *(-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453),
+        *(-0.28444138169288635, -0.18477343022823334, -0.09105003625154495, 0.0),
+        *(0.07958029955625534, 0.16093020141124725, 0.24611230194568634, 0.33791524171829224),
+        *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
+    ],
+}
 
 
 @inline
@@ -111,10 +125,13 @@ def prepare_4bit(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[
 
     `scalars`: `quant_type` (nf4, fp4), `group_size` (elements a block), `dtype` (of the quant
     state), `absmax_dtype`, `rounding`, and for quantised statistics `nested_blocksize` and
-    `nested_offset`; `wholes`: `quant_map` float32 `[16]`, `nested_quant_map` float32 `[256]`,
-    `nested_absmax` float32.
+    `nested_offset`; `wholes`: `quant_map` float32 `[16]`, the library's own where it is not stored,
+    `nested_quant_map` float32 `[256]`, `nested_absmax` float32.
     """
-    quant_map = _numbers(wholes["quant_map"], 16)
+    if "quant_map" in wholes:
+        quant_map = _numbers(wholes["quant_map"], 16)
+    else:
+        quant_map = np.array(_MAPS[scalars["quant_type"]], np.float32)
     if scalars["quant_type"] == "fp4" and quant_map[8] == 0:
         quant_map[8] = -0.0
     reference = scalars.get("rounding") == "reference"

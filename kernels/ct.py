@@ -3,7 +3,7 @@
 | encoding | codes | zero points, if there are any |
 |---|---|---|
 | `ct-packed` | I32 `[rows, words]`, packed along each row | I32, packed *down* the rows, or I8 |
-| `ct-int8` | I8 `[rows, columns]` | I8 |
+| `ct-int8` | I8 `[rows, columns]` | I8; ModelSlim: F32, F16 or BF16 |
 
 Packed are streams of `b` bits, lowest bit first. They are dense, 32 codes in `b` words (version
 0.18 and later), or padded: a word holds `32 // b` codes and its top bits are unused (0.17 and
@@ -46,7 +46,8 @@ from anamnesis.kernels._packed import runs_of
 from anamnesis.kernels._vector import load16, load32, signed, store, to_f32
 from anamnesis.kernels.bits import u32
 
-_ZEROS = {"": NONE, "plain": PLAIN, "dense": DENSE, "padded": PADDED}
+_ZEROS = {"": NONE, "plain": PLAIN, "float": PLAIN, "dense": DENSE, "padded": PADDED}
+_INT8_ZEROS, _FLOAT_ZEROS = 1, 2  # of plain INT8: the second and on, by the kind of float
 _STEP, _HALF_STEP = 32, 16
 _ALL = 1 << 62  # more rows than there are
 _SCALE, _ZERO = "weight_scale", "weight_zero_point"
@@ -64,7 +65,8 @@ class _Bound(NamedTuple):
     packing: tuple[int, bool] | None  # of windowed zero points
     scales: Any
     zeros: Any
-    asymmetric: bool
+    asymmetric: int  # 0 for no zero points, else as `_INT8_ZEROS` says
+    zero_bytes: int  # of a zero point that is not packed
     narrow: bool
     scattered: bool
     constants: tuple[Any, ...]  # of the kernel for packed codes
@@ -76,9 +78,10 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
 
     `scalars`: `in_features`, `rows` of a matrix, `matrices`, `unit_rows` (rows a unit), `groups`
     and `group_size` of a row, `lines` of the grid a matrix (0: one for all) and `block_rows`, which
-    a line covers, `zero` ("", plain, dense, padded), `scale_dtype`, `rounding`, and of packed codes
-    `bits` and `padded`. `wholes`: `weight_scale` and `weight_zero_point` unless windowed, and
-    `weight_g_idx`. Raises ValueError for grids and groups that do not cover the tensor.
+    a line covers, `zero` ("", plain, dense, padded, or float with `zero_dtype`), `scale_dtype`,
+    `rounding`, and of packed codes `bits` and `padded`. `wholes`: `weight_scale` and
+    `weight_zero_point` unless windowed, and `weight_g_idx`. Raises ValueError for grids and groups
+    that do not cover the tensor.
     """
     inputs, groups, dtype = scalars["in_features"], scalars["groups"], scalars["scale_dtype"]
     rows, lines, block = scalars["rows"], scalars["lines"], scalars["block_rows"]
@@ -118,13 +121,21 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         packing=(bits, padded) if zero > PLAIN else None,
         scales=scales,
         zeros=zeros,
-        asymmetric=zero != NONE,
+        asymmetric=_zeros_of(scalars),
+        zero_bytes=4 if scalars.get("zero_dtype") == "F32" else 2 if "zero_dtype" in scalars else 1,
         narrow=reference and dtype == "BF16",
         scattered=scattered,
         constants=constants,
         settings=settings,
     )
     return {"bound": bound}
+
+
+def _zeros_of(scalars: Mapping[str, Any]) -> int:
+    """How zero points of INT8 are stored, for its kernels."""
+    if scalars["zero"] == "float":
+        return _FLOAT_ZEROS + KINDS[scalars["zero_dtype"]]
+    return _INT8_ZEROS if scalars["zero"] else 0
 
 
 def _groups_of(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Any:
@@ -216,7 +227,8 @@ def _fit(
         zeros = scales
     elif zeros is None:
         zeros, first_zero = _flat(blocks[_ZERO]), 0
-        need = 4 * groups * _words(rows, *packing) if packing else groups * rows
+        each = groups * bound.zero_bytes
+        need = 4 * groups * _words(rows, *packing) if packing else each * rows
         if zeros.shape[0] < need:
             raise ValueError(f"weight_zero_point: {zeros.shape[0]} bytes for {rows} rows")
     return scales, zeros, first, first_zero
@@ -310,8 +322,10 @@ def _int8(
     for row in range(out.shape[0] // inputs):
         line, to = line_of(place, first + row), row * inputs
         read_scale_line(scales, kind, line, scale)
-        if asymmetric:
+        if asymmetric == _INT8_ZEROS:
             read_zero_line(zeros, line, zero)
+        elif asymmetric:
+            read_scale_line(zeros, asymmetric - _FLOAT_ZEROS, line, zero)
         for k in range(starts.shape[0] - 1):
             s, z = scale[k], zero[k]
             begin, end = to + starts[k], to + starts[k + 1]
@@ -339,14 +353,17 @@ def _int8_scattered(
     for row in range(out.shape[0] // inputs):
         line, to = line_of(place, first + row), row * inputs
         read_scale_line(scales, kind, line, scale)
-        if asymmetric:
+        if asymmetric == _INT8_ZEROS:
             read_zero_line(zeros, line, zero)
+        elif asymmetric:
+            read_scale_line(zeros, asymmetric - _FLOAT_ZEROS, line, zero)
         for g in range(groups):
             zero[g] += np.float32(0x80)
         for i in range(inputs):
             unsigned[i] = codes[to + i] ^ np.uint8(0x80)
         here = out[to : to + inputs]
-        scale_scattered(unsigned, index, zero, scale, kind != F32, half, words, here)
+        narrow = kind != F32 and asymmetric <= _INT8_ZEROS
+        scale_scattered(unsigned, index, zero, scale, narrow, half, words, here)
         if not asymmetric:
             zero[:] = 0
 

@@ -3,7 +3,7 @@
 | encoding | elements a block | scale of a block |
 |---|---|---|
 | MXFP4 | 32 | E8M0, one byte: 2**(e - 127), 255 is NaN |
-| NVFP4 | 16 | E4M3, one byte, and a float32 for the whole matrix |
+| NVFP4 | 16 (ModelOpt: or 32) | E4M3, one byte, and a float32 for the whole matrix |
 
 A code is E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6. A byte holds element 2k in its low
 half and 2k + 1 in its high half; codes and scales are tensors of their own.
@@ -211,8 +211,12 @@ def decode_nv(
 ) -> None:
     """NVFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 16]`.
 
-    `params` are `prepare_nv`'s, and the `rows` of a matrix where there are several.
+    `params` are `prepare_nv`'s, the `rows` of a matrix where there are several, and `block_elems`,
+    where a scale is for a multiple of 16 elements.
     """
+    repeats = params.get("block_elems", NV_BLOCK) // NV_BLOCK
+    if repeats > 1:
+        blocks = {**blocks, "scale": np.repeat(blocks["scale"], repeats, axis=1)}
     codes, scale = _checked(blocks, NV_BLOCK, out)
     scales = params.get("scales")
     if scales is not None:

@@ -86,17 +86,24 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     """The scale grid as float32 `[matrices or 1, block rows, block columns]`.
 
     `scalars["grid"]` is that shape; `wholes["scale"]` is the stored tensor, in any shape of as
-    many numbers. Without one every scale is 1. NaNs are made such that rounding keeps them.
+    many numbers, or of those of `scalars["stored_grid"]`, which has more blocks than are used.
+    Without one every scale is 1. NaNs are made such that rounding keeps them.
     """
     scale = wholes.get("scale")
     if scale is None:
         return {"scale": np.ones(scalars["grid"], np.float32)}
     with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        grid = to_float32(scale.dtype, scale.array).reshape(scalars["grid"])
+        grid = to_float32(scale.dtype, used_blocks(scalars, scale.array))
     nan = np.isnan(grid)
     if nan.any():
         grid[nan] = (grid[nan].view(np.uint32) & 0xFFFF0000 | 0x00400000).view(np.float32)
     return {"scale": np.ascontiguousarray(grid)}
+
+
+def used_blocks(scalars: Mapping[str, Any], scale: Any) -> Any:
+    """A stored grid of any shape as `[matrices or 1, block rows, block columns]` that are used."""
+    _, lines, across = scalars["grid"]
+    return scale.reshape(scalars.get("stored_grid", scalars["grid"]))[:, :lines, :across]
 
 
 def decode_e4m3(

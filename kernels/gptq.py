@@ -8,6 +8,7 @@
 | `g_idx` | I32 `[in]` | group of each input; all zeros, or no tensor: `i // group_size` |
 
     zero  = (stored + 1) & (2**b - 1)      checkpoint format v1 ("gptq"); v2: as stored
+    zero  = 2**(b - 1)                     symmetric layers without `qzeros`
     value = (code - zero) * scale          float32, rounded once to BF16
 
 Words are of 32 bits; 8 and 16 (`pack_dtype`) give the same streams. GPTQModel writes the zeros of
@@ -77,8 +78,7 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
     if scales.shape[1] != rows or out.shape != (rows * inputs,):
         raise ValueError(f"scales {scales.shape}, out {out.shape}: rows {window} of {inputs}")
-    carry = params["word_bits"] // bits if params["zero_carry"] else 0
-    zeros = read_zeros(blocks["qzeros"], bits, params["zero_offset"], carry, False, scales.shape)
+    zeros = _zeros(blocks.get("qzeros"), params, scales.shape)
     if "index" in params:
         index, narrow = params["index"], params["scale_dtype"] != "F32"
         scattered = decode_scattered(bits, narrow)
@@ -87,6 +87,15 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         starts, groups = params["starts"], params["groups"]
         runs = decode_runs(bits, False, way_of(bits, params["whole"], _half(params)))
         runs(words, starts, groups, zeros, scales, inputs, out)
+
+
+def _zeros(stored: Any, params: Mapping[str, Any], shape: tuple[int, int]) -> Any:
+    """Zero points as float32 `[groups, rows]`."""
+    bits = params["bits"]
+    if stored is None:
+        return np.full(shape, np.float32(1 << (bits - 1)))
+    carry = params["word_bits"] // bits if params["zero_carry"] else 0
+    return read_zeros(stored, bits, params["zero_offset"], carry, False, shape)
 
 
 def _words(columns: Any, word_bits: int) -> Any:

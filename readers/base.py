@@ -210,6 +210,11 @@ class Tensor:
         return max(component.access.matrix_units for component in self.components)
 
     @property
+    def coding(self) -> str:
+        """The encoding of the codes alone: of a folded tensor, that of its weight before it."""
+        return str(self.params.get("inner", self.encoding))
+
+    @property
     def stored_bytes(self) -> int:
         return sum(c.stored.nbytes for c in self.components)
 

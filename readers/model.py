@@ -27,6 +27,7 @@ CONFIGS = (
     "quant_config.json",
     "hf_quant_config.json",
     "params.json",
+    "quant_model_description.json",
 )
 
 

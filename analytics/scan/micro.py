@@ -18,8 +18,9 @@ class Micro(Runs):
 
     def __init__(self, parts: Parts) -> None:
         tensor = parts.tensor
-        size, bits = _BLOCKS[tensor.encoding]
-        self._e4m3, self._params = tensor.encoding == "fp4-nv", tensor.params
+        size, bits = _BLOCKS[tensor.coding]
+        self._e4m3, self._params = tensor.coding == "fp4-nv", tensor.params
+        size = tensor.params.get("block_elems", size)
         super().__init__(parts, tensor.unit_elems, tensor.unit_elems * bits // 8, size)
 
     def row_bytes(self, wanted: Collection[str]) -> int:

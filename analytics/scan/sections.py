@@ -52,7 +52,7 @@ class Ggml(Runs):
     """A ggml block holds its scales, so reading one is reading all of it."""
 
     def __init__(self, parts: Parts) -> None:
-        row = ENCODINGS[parts.tensor.encoding]
+        row = ENCODINGS[parts.tensor.coding]
         super().__init__(parts, row.block_elems, row.block_bytes, row.block_elems)
 
     def row_bytes(self, wanted: Collection[str]) -> int:
@@ -65,7 +65,7 @@ class Ggml(Runs):
         found = {"payload": payload}
         if any(name in wanted for name in NUMBERS):
             blocks = np.frombuffer(payload.buffers()[2], np.uint8).reshape(stop - start, -1)
-            found |= read_fields(self._tensor.encoding, blocks, wanted)
+            found |= read_fields(self._tensor.coding, blocks, wanted)
             if "scale" in self.parts.by_role:  # NVFP4: one for the tensor, or for each expert
                 every = self._tensor.params["blocks_per_scale"]
                 index = np.arange(start, stop) // every % len(self._factors)
@@ -84,10 +84,9 @@ class Fp8(_Scaled):
 
     def __init__(self, parts: Parts) -> None:
         tensor = parts.tensor
-        (self._bm, bn), (_, self._lines, self._across) = (
-            tensor.params["block"],
-            tensor.params["grid"],
-        )
+        params = tensor.params
+        self._bm, bn = params["block"]
+        _, self._lines, self._across = params.get("stored_grid", params["grid"])
         self._listed = bn == 1 < tensor.unit_elems
         self._whole = bn >= tensor.unit_elems
         run = tensor.unit_elems if self._listed else min(bn, LONGEST) if self._whole else bn
@@ -228,6 +227,9 @@ class Grid(_Scaled):
         if params["zero"] == "plain" and "zero" in wanted:
             zeros = self.parts.read("weight_zero_point", low, high).view(np.int8)
             found["zero"] = zeros.reshape(-1, self._groups)[line, run].astype(np.float32)
+        elif params["zero"] == "float" and "zero" in wanted:
+            zeros = self.parts.numbers("weight_zero_point", low, high)
+            found["zero"] = zeros.reshape(-1, self._groups)[line, run]
         elif params["zero"] and "zero" in wanted:
             found["zero"] = self._unpacked(matrix, row)[np.arange(len(run)), run]
         return found
@@ -289,10 +291,12 @@ class Groups:
     def _zeros(self, first: int, last: int) -> Any:
         from anamnesis.kernels._codes import read_zeros
 
+        bits, shape = self._params["bits"], (last - first, self._outputs)
+        if "qzeros" not in self._parts.by_role:
+            return np.full(shape, np.float32(1 << (bits - 1)))
         line = self._parts.by_role["qzeros"].access.line_bytes
         words = self._parts.read("qzeros", first * line, last * line).reshape(-1, line)
-        bits, shape = self._params["bits"], (last - first, self._outputs)
-        if self._parts.tensor.encoding == "awq-gemm":
+        if self._parts.tensor.coding == "awq-gemm":
             return read_zeros(words, bits, 0, 0, True, shape)
         carry = self._params["word_bits"] // bits if self._params["zero_carry"] else 0
         return read_zeros(words, bits, self._params["zero_offset"], carry, False, shape)
@@ -375,5 +379,5 @@ def sections(parts: Parts) -> Sequence[Section]:
     """The rows of one tensor; ggml's encodings are those of `block_fields`."""
     if not parts.tensor.elems:
         return ()
-    encoding = parts.tensor.encoding
+    encoding = parts.tensor.coding
     return (Ggml(parts),) if encoding in FIELDS else SECTIONS.get(encoding, _plain)(parts)

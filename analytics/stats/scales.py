@@ -16,7 +16,7 @@ import numpy as np
 from anamnesis.analytics.scan.ggml_fields import FIELDS
 from anamnesis.kernels import Window
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.fp8 import E4M3
+from anamnesis.kernels.fp8 import E4M3, used_blocks
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
 from anamnesis.readers.dtypes import DTYPES
@@ -65,15 +65,17 @@ class ScaleRange:
         self._tensor = tensor
         self._low, self._high = math.inf, -math.inf
         self._nested: Mapping[str, Whole] = {}
-        role = ROLES.get(tensor.encoding) if tensor.quantised else None
+        role = ROLES.get(tensor.coding) if tensor.quantised else None
         found = [c for c in tensor.components if c.role == role]
         self._component: Component | None = found[0] if found else None
-        self._fields = None if found else FIELDS.get(tensor.encoding)
+        self._fields = None if found else FIELDS.get(tensor.coding)
         if self._component is not None and self._component.access.kind == "whole":
             whole = reader.wholes()[self._component.role]
             array = whole.array
-            if tensor.encoding.endswith("-tiles"):
+            if tensor.coding.endswith("-tiles"):
                 array = self._in_order(array, 0)
+            elif "stored_grid" in tensor.params:
+                array = used_blocks(tensor.params, array)
             self._put(to_float32(whole.dtype, array))
             self._component = None
         elif "nested_offset" in tensor.params:
@@ -95,14 +97,14 @@ class ScaleRange:
         dtype = component.stored.dtype
         if self._nested:
             return self._absmax(view.reshape(-1), batch.start)
-        if self._tensor.encoding.endswith("-tiles"):
+        if self._tensor.coding.endswith("-tiles"):
             view = self._in_order(view, batch.start)
-        if self._tensor.encoding in ("fp4-nv", "torchao-nvfp4-tiles"):
+        if self._tensor.coding in ("fp4-nv", "torchao-nvfp4-tiles"):
             return E4M3.values[view]
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
-        if self._tensor.encoding == "awq-gemv":  # rows are filled up to whole words of zeros
+        if self._tensor.coding == "awq-gemv":  # rows are filled up to whole words of zeros
             numbers = numbers[:, : self._tensor.params["groups"]]
-        elif self._tensor.encoding == "awq-gemv-fast":  # so are columns
+        elif self._tensor.coding == "awq-gemv-fast":  # so are columns
             numbers = numbers[: self._tensor.params["groups"]]
         return to_float32(dtype, numbers)
 

@@ -33,6 +33,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=(
             ".SCB",
             ".quant_map",
+            "_absmax",
             ".weight_scb",
             "quant_state.bitsandbytes__fp4",
             "quant_state.bitsandbytes__nf4",
@@ -41,12 +42,12 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "compressed-tensors": Scheme(
         "ct:resolve",
-        suffixes=("weight_packed", "weight_scale", "bitmask"),
+        suffixes=("_packed", "_scale", "bitmask"),
     ),
     "fp4": Scheme(
         "fp4:resolve",
         dtypes=("F8_E8M0",),
-        suffixes=("weight_packed", "weight_scale", "weight_scale_2"),
+        suffixes=("_packed", "_scale", "_scale_2"),
     ),
     "fp8": Scheme(
         "fp8:resolve",
@@ -56,6 +57,7 @@ SCHEMES: dict[str, Scheme] = {
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B")),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",)),
     "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
+    "modelslim": Scheme("modelslim:resolve", suffixes=("weight_scale", "weight_offset")),
     "mxfp4": Scheme("mxfp4:resolve", suffixes=("_blocks", "_scales", ".blocks", ".scales")),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",)),
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",)),

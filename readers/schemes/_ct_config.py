@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from anamnesis.errors import UnsupportedError
+from anamnesis.readers.schemes._modelslim_config import is_modelslim
 from anamnesis.readers.schemes._scale_grid import Block, declared_blocks
 from anamnesis.readers.schemes.base import Ledger
 
@@ -49,6 +50,7 @@ def settings(ledger: Ledger) -> Settings:
     parts = _VERSION.match(version[:40]) if isinstance(version, str) else None
     padded = (int(parts[1]), int(parts[2])) < _DENSE_SINCE if parts else None
     foreign = method not in ("", "compressed-tensors") or bool(found.get("quant_algo"))
+    foreign = foreign or is_modelslim(ledger)
     return Settings(method, frozenset(bits), padded, declared_blocks(found), foreign)
 
 

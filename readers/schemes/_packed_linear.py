@@ -5,12 +5,15 @@ A module is `X.qweight`, `X.qzeros` and `X.scales`, with `X.g_idx` for some; wha
 names other ones, per-module `dynamic` or `extra_config` included, is only asked where the shapes
 leave a choice. (`dynamic` holds regular expressions; they are never run, a file must not be able to
 make one that does not end.) A config that no tool could have written is an error all the same.
+
+A symmetric module may have no zero points: `qzeros` of no elements, or no `qzeros` under a config
+that says `sym` (or, AWQ's word, no `zero_point`). Its zero is `2 ** (bits - 1)`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
@@ -32,7 +35,7 @@ class Module:
 
     prefix: str
     qweight: Stored
-    qzeros: Stored
+    qzeros: Stored | None  # None: symmetric
     scales: Stored
     g_idx: Stored | None
 
@@ -46,12 +49,23 @@ class Module:
             f"implemented; implemented are {implemented}"
         )
 
+    @property
+    def parts(self) -> tuple[Stored, ...]:
+        """Codes, zero points if there are any, and scales."""
+        zeros = () if self.qzeros is None else (self.qzeros,)
+        return (self.qweight, *zeros, self.scales)
+
+    @property
+    def zeros(self) -> Stored:
+        """The zero points of a layout that has them; raises FormatError for a layer without."""
+        if self.qzeros is None:
+            raise self.error("no qzeros beside it")
+        return self.qzeros
+
     def shapes(self) -> str:
         """All shapes, for errors."""
-        parts = (self.qweight, self.qzeros, self.scales, self.g_idx)
-        return ", ".join(
-            f"{s.name.rpartition('.')[2]} {s.dtype} {list(s.shape)}" for s in parts if s is not None
-        )
+        parts = (*self.parts, *(() if self.g_idx is None else (self.g_idx,)))
+        return ", ".join(f"{s.name.rpartition('.')[2]} {s.dtype} {list(s.shape)}" for s in parts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +79,34 @@ class Settings:
     sym: bool | None
     formats: Mapping[str, str]  # the fields that name a packing, lower case
     quantizer: str
+    layers: Mapping[str, Any] = field(default_factory=dict)  # AutoRound's `extra_config`
+
+    def of(self, prefix: str) -> Settings:
+        """Those of one layer, where the config names it; names that are patterns are not run."""
+        own = self.layers.get(prefix)
+        if not isinstance(own, Mapping):
+            return self
+        bits, size = own.get("bits"), own.get("group_size")
+        return replace(
+            self,
+            bits=bits if type(bits) is int and bits in range(2, 9) else self.bits,
+            group_size=size if type(size) is int and (size > 0 or size == -1) else self.group_size,
+        )
 
 
-def modules(ledger: Ledger) -> Iterator[Module]:
-    """Every complete module that nobody has claimed."""
+def modules(ledger: Ledger, stated: Settings) -> Iterator[Module]:
+    """Every complete module that nobody has claimed; `qzeros` of no elements are dropped."""
     for stored in ledger.free():
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or not dot:
             continue
         qzeros, scales = ledger.get(f"{prefix}.qzeros"), ledger.get(f"{prefix}.scales")
-        if qzeros is not None and scales is not None:
+        if scales is None or (qzeros is None and not stated.sym):
+            continue
+        if qzeros is not None and 0 in qzeros.shape and 0 not in stored.shape:
+            ledger.drop(qzeros, "zero points of no elements: the layer is symmetric")
+            qzeros = None
+        if 0 not in stored.shape or qzeros is not None:
             yield Module(prefix, stored, qzeros, scales, ledger.get(f"{prefix}.g_idx"))
 
 
@@ -84,10 +116,11 @@ def refuse_incomplete(ledger: Ledger, stated: Settings) -> None:
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or not dot or not stated.method:
             continue
-        names = [f"{prefix}.{part}" for part in ("qzeros", "scales")]
+        names = [f"{prefix}.{part}" for part in ("qzeros", "scales")[bool(stated.sym) :]]
         lacks = [name for name in names if ledger.get(name) is None]
         if lacks:
-            raise missing(ledger, stored, *lacks, why=f"{stated.method} has both")
+            why = f"{stated.method} has both, but for a config with sym"
+            raise missing(ledger, stored, *lacks, why=why)
 
 
 def settings(ledger: Ledger) -> Settings:
@@ -112,6 +145,8 @@ def settings(ledger: Ledger) -> Settings:
     where = f"{ledger.container.files[0].path}: its quantization config"
     bits = _integer(merged, "bits", tuple(range(2, 9)) if planar else _BITS[method], where)
     sym = merged.get("sym")
+    if isinstance(merged.get("zero_point"), bool) and not isinstance(sym, bool):
+        sym = not merged["zero_point"]
     return Settings(
         method,
         bits,
@@ -120,6 +155,7 @@ def settings(ledger: Ledger) -> Settings:
         sym if isinstance(sym, bool) else None,
         formats,
         _text(quantizer if isinstance(quantizer, str) else " ".join(map(str, quantizer or ()))),
+        layers if isinstance(layers := merged.get("extra_config"), Mapping) else {},
     )
 
 
@@ -147,7 +183,7 @@ def _integer(
 
 def check_scales(module: Module) -> tuple[int, int]:
     """`(groups, columns)` of the scales; raises FormatError for a tensor that is no matrix."""
-    for stored in (module.qweight, module.qzeros, module.scales):
+    for stored in module.parts:
         if len(stored.shape) != 2:
             raise module.error(f"rank {len(stored.shape)} where a matrix is expected", stored)
     if module.scales.dtype not in SCALE_BITS:

@@ -2,7 +2,9 @@
 
 A block's size is never computed from the quotient of two shapes: a grid is ceil-sized, and 200
 rows under 2 scales are blocks of 128 and 72, not of 100. Sizes that the config declares are
-tried first, then the ones that files use without saying so; the grid must fit one exactly.
+tried first, then the ones that files use without saying so; the grid must fit one exactly. Only a
+grid of declared blocks may have more of them than the weight needs, at its ends: they are unused
+(https://github.com/ModelCloud/GPTQModel/pull/2889).
 """
 
 from __future__ import annotations
@@ -30,6 +32,7 @@ class ScaleGrid:
     block: Block
     grid: tuple[int, int, int]
     axis: int | None = None  # of the matrix, for kind channel: 0 a scale a row, 1 a column
+    stored: tuple[int, int, int] | None = None  # the grid with its unused blocks, if there are any
 
 
 def stack(stored: Stored) -> tuple[int, int, int]:
@@ -67,8 +70,10 @@ def _pair(value: Any) -> Block | None:
     return None
 
 
-def scale_grid(weight: Stored, scale: Stored, declared: list[Block]) -> ScaleGrid:
-    """What `scale` says about `weight`.
+def scale_grid(
+    weight: Stored, scale: Stored, declared: list[Block], *, by_column: bool = False
+) -> ScaleGrid:
+    """What `scale` says about `weight`; `by_column`: a number for each column of stacked matrices.
 
     Raises FormatError when no reading fits, and UnsupportedError for the scales of a fused
     module's shards, whose sizes are not in the file.
@@ -79,6 +84,8 @@ def scale_grid(weight: Stored, scale: Stored, declared: list[Block]) -> ScaleGri
     shape = scale.shape
     if len(shape) == 4 and shape[1] == shape[3] == 1:
         shape = (shape[0], shape[2])  # ModelOpt FP8_PB_WO keeps the blocks' own axes
+    if by_column and len(weight.shape) == 3 and shape == (matrices, columns, 1):
+        shape = (matrices, 1, columns)
     tried = []
     for bm, bn in _candidates(scale.dtype, declared) if len(weight.shape) in (2, 3) else ():
         blocks = -(-rows // bm), -(-columns // bn)
@@ -104,6 +111,11 @@ def scale_grid(weight: Stored, scale: Stored, declared: list[Block]) -> ScaleGri
             return ScaleGrid("channel", _clamp(1, columns, rows, columns), (matrices, rows, 1), 0)
         if shape == (*lead, 1, columns):
             return ScaleGrid("channel", _clamp(rows, 1, rows, columns), (matrices, 1, columns), 1)
+        for bm, bn in declared:
+            blocks = -(-rows // bm), -(-columns // bn)
+            if shape[:-2] == lead and len(shape) == len(lead) + 2 and _covers(shape[-2:], blocks):
+                block, stored = _clamp(bm, bn, rows, columns), (matrices, shape[-2], shape[-1])
+                return ScaleGrid("block", block, (matrices, *blocks), stored=stored)
         if len(shape) == len(lead) + 1 and shape[:-1] == lead:
             raise UnsupportedError(
                 f"{where(scale, weight)}: {shape[-1]} scales for {rows:,} rows: one for each "
@@ -115,6 +127,10 @@ def scale_grid(weight: Stored, scale: Stored, declared: list[Block]) -> ScaleGri
 
 def _candidates(dtype: str, declared: list[Block]) -> Iterable[Block]:
     return dict.fromkeys([*declared, *([_MX] if dtype in _EXPONENTS else []), _DEFAULT])
+
+
+def _covers(found: tuple[int, ...], blocks: tuple[int, int]) -> bool:
+    return found[0] >= blocks[0] and found[1] >= blocks[1]
 
 
 def _clamp(bm: int, bn: int, rows: int, columns: int) -> Block:

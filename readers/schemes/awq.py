@@ -8,13 +8,19 @@
 
 `zw` holds the groups of a row, eight a word, rounded up to whole words and then to a multiple of
 1, 2 or 4 words for groups of 128, 64 or 32. GEMV-fast and llm-awq interleave rows in I16 words.
-The shapes tell all of these apart, from each other and from GPTQ. Sources:
-https://github.com/casper-hansen/AutoAWQ awq/modules/linear/gemm.py, gemv.py, gemv_fast.py.
+The shapes tell all of these apart, from each other and from GPTQ. Where a layer's input comes from
+an activation, AutoAWQ divides that by `X.act.scales` (MPT, Falcon, GPT-J, GPTBigCode, StarCoder2;
+Bloom: `X.gelu_impl.scales`) and multiplies the columns of the layer by them: they are divided by
+them here, since the output has no such activation. Sources:
+https://github.com/casper-hansen/AutoAWQ awq/modules/linear/gemm.py, gemv.py, gemv_fast.py,
+awq/modules/act.py, and `get_act_for_scaling` of awq/models.
 """
 
 from __future__ import annotations
 
-from anamnesis.readers.base import Access, Component, Tensor
+from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._errors import unsupported
+from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._packed_linear import (
     SCALE_BITS,
     Module,
@@ -36,6 +42,8 @@ _REPACKED = {
 }
 _PER_WORD = 8
 _FAST_ROWS, _FAST_COLUMNS = 4, 64  # that GEMV-fast interleaves
+_ACTIVATIONS = (".act.scales", ".gelu_impl.scales")
+_AFTER_ACTIVATIONS = ("c_proj", "dense_4h_to_h", "down_proj", "fc_out")
 
 
 def resolve(ledger: Ledger) -> None:
@@ -46,20 +54,37 @@ def resolve(ledger: Ledger) -> None:
     """
     _refuse_llm_awq(ledger)
     stated = settings(ledger)
-    for module in modules(ledger):
+    divisors = _divisors(ledger) if stated.method == "awq" else {}
+    for module in modules(ledger, stated):
         if stated.method == "awq":
             _refuse(module, stated)
         version = _version(module, stated)
-        if version == "gemm":
-            ledger.claim(_gemm(ledger, module, stated))
-        elif version == "gemv":
-            ledger.claim(_gemv(ledger, module, stated))
-        elif version == "gemv_fast":
-            ledger.claim(_gemv_fast(ledger, module, stated))
+        divisor = divisors.get(module.prefix)
+        if version:
+            tensor = _TENSORS[version](ledger, module, stated)
+            ledger.claim(folded(tensor, factor=divisor, divide=True) if divisor else tensor)
+
+
+def _divisors(ledger: Ledger) -> dict[str, Stored]:
+    """Scales of activations, by the layer that comes next; raises UnsupportedError for none."""
+    found = {}
+    for stored in ledger.free():
+        block = next((stored.name[: -len(e)] for e in _ACTIVATIONS if stored.name.endswith(e)), "")
+        if not block:
+            continue
+        after = [f"{block}.{name}" for name in _AFTER_ACTIVATIONS]
+        layers = [name for name in after if ledger.get(f"{name}.qweight") is not None]
+        if len(layers) != 1:
+            what = f"AWQ's scales of an activation before {' or '.join(layers) or 'no known layer'}"
+            raise unsupported(stored, what, f"those before one of {', '.join(_AFTER_ACTIVATIONS)}")
+        found[layers[0]] = stored
+    return found
 
 
 def _version(module: Module, stated: Settings) -> str:
     """What the tensors say: gemm, gemv, gemv_fast, or "" for a module that is not AWQ's."""
+    if module.qzeros is None:
+        return _symmetric_version(module, stated)
     parts = (module.qweight, module.qzeros, module.scales)
     if module.qweight.dtype == "I16" and module.qzeros.dtype == "F16":
         return "gemv_fast"
@@ -84,23 +109,37 @@ def _version(module: Module, stated: Settings) -> str:
     return hinted if hinted in found else "".join(found[:1])
 
 
+def _symmetric_version(module: Module, stated: Settings) -> str:
+    """Without zero points: gemm, where words hold eight outputs each, or ""."""
+    parts = (module.qweight, module.scales)
+    if any(len(s.shape) != 2 for s in parts) or module.qweight.dtype not in ("I32", "U32"):
+        return ""
+    columns, outputs = module.qweight.shape[1], module.scales.shape[1]
+    if columns != outputs and columns * _PER_WORD == outputs:
+        return "gemm"
+    if stated.method == "awq":
+        raise module.unsupported(f"AWQ without qzeros ({module.shapes()})", _IMPLEMENTED)
+    return ""
+
+
 def _gemm(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     groups, outputs = check_scales(module)
     inputs, words = module.qweight.shape
     size = group_size(module, stated.group_size, inputs, groups)
     line = max(1, words * 4)
     bits = SCALE_BITS[module.scales.dtype]
-    components = (
+    components = [
         Component("qweight", module.qweight, Access("columns", 4, line)),
         Component("scales", module.scales, Access("columns", bits, max(1, outputs * bits // 8))),
-        Component("qzeros", module.qzeros, Access("columns", 4, line)),
-    )
+    ]
+    if module.qzeros is not None:
+        components.append(Component("qzeros", module.qzeros, Access("columns", 4, line)))
     return Tensor(
         name=f"{module.prefix}.weight",
         shape=(outputs, inputs),
         scheme="awq",
         encoding="awq-gemm",
-        components=components,
+        components=tuple(components),
         unit_elems=max(1, inputs),
         unit_multiple=_PER_WORD,
         params=_params(ledger, module, "gemm", inputs, size, groups),
@@ -112,13 +151,13 @@ def _gemv(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     _, padded = check_scales(module)
     outputs, words = module.qweight.shape
     inputs = words * _PER_WORD
-    size = _gemv_size(module, stated.group_size, inputs, module.qzeros.shape[1])
+    size = _gemv_size(module, stated.group_size, inputs, module.zeros.shape[1])
     groups = -(-inputs // (size if size > 0 else max(1, inputs)))
     bits = SCALE_BITS[module.scales.dtype]
     components = (
         Component("qweight", module.qweight, Access("rows", words * 32)),
         Component("scales", module.scales, Access("rows", padded * bits)),
-        Component("qzeros", module.qzeros, Access("rows", module.qzeros.shape[1] * 32)),
+        Component("qzeros", module.zeros, Access("rows", module.zeros.shape[1] * 32)),
     )
     return Tensor(
         name=f"{module.prefix}.weight",
@@ -134,7 +173,7 @@ def _gemv(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
 def _gemv_fast(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     padded, outputs = check_scales(module)
     fours, inputs = module.qweight.shape
-    shapes = module.scales.dtype == "F16" and module.qzeros.shape == module.scales.shape
+    shapes = module.scales.dtype == "F16" and module.zeros.shape == module.scales.shape
     if not shapes or outputs != _FAST_ROWS * fours or inputs % _FAST_COLUMNS or padded % _PER_WORD:
         raise module.error(
             f"{module.shapes()}; allowed for GEMV-fast are I16 [out / 4, in], in a multiple of "
@@ -146,7 +185,7 @@ def _gemv_fast(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     components = (
         Component("qweight", module.qweight, Access("rows", 16 * max(1, inputs))),
         Component("scales", module.scales, line),
-        Component("qzeros", module.qzeros, line),
+        Component("qzeros", module.zeros, line),
     )
     return Tensor(
         name=f"{module.prefix}.weight",
@@ -157,6 +196,9 @@ def _gemv_fast(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
         unit_elems=max(1, _FAST_ROWS * inputs),
         params=_params(ledger, module, "gemv_fast", inputs, size, groups),
     )
+
+
+_TENSORS = {"gemm": _gemm, "gemv": _gemv, "gemv_fast": _gemv_fast}
 
 
 def _gemv_size(module: Module, declared: int | None, inputs: int, width: int) -> int:

@@ -12,6 +12,7 @@
 | format of the rows, U8 `[]`: 0 | `M.weight_format` | |
 
 The four-bit tensor's shape is the state's, as stored: GPT-2's `Conv1D` weights stay `[in, out]`.
+The stacked experts of `Experts4bit` have no state: see `_bnb_experts.py`.
 Sources: bitsandbytes 0.50.2 `functional.py`, `nn/modules.py`
 (https://github.com/bitsandbytes-foundation/bitsandbytes); GPTQModel 7.7.0
 `nn_modules/qlinear/bitsandbytes.py` (https://github.com/ModelCloud/GPTQModel).
@@ -25,6 +26,7 @@ from typing import Any
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.files import Files
+from anamnesis.readers.schemes._bnb_experts import claim_experts
 from anamnesis.readers.schemes._bnb_state import QUANT_TYPES, QuantState, read_state
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes.base import Ledger
@@ -42,6 +44,7 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for a group whose parts are missing or do not fit one another,
     UnsupportedError for other types of state and for the column layouts of old INT8 files.
     """
+    claim_experts(ledger)
     files = Files()
     try:
         for stored in list(ledger.free()):

@@ -9,9 +9,11 @@
 | group of each input, old files | `X.weight_g_idx` I32 `[i]` | same |
 
 `G` is 1 for a scale a row; I8 zero points have the shape of the scales. Stacked experts have one
-more dimension in front of everything. U8 `weight_packed` is another format's (FP4, FP6). Source:
+more dimension in front of everything. Where they are one parameter `X` (`experts.gate_up_proj`),
+its parts are `X_packed`, `X_scale`, `X_zero_point` and `X_shape`, which may be missing, or tell
+each expert's. U8 `weight_packed` is another format's (FP4, FP6). Sources:
 https://github.com/vllm-project/compressed-tensors compressors/ of 0.20.0, and of 0.9.4 for what
-0.20 no longer reads.
+0.20 no longer reads; https://github.com/vllm-project/llm-compressor/pull/3017 for fused experts.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ from anamnesis.readers.schemes._comfy import marks
 from anamnesis.readers.schemes._ct_config import Settings, settings
 from anamnesis.readers.schemes._ct_grid import Grid, grid_of
 from anamnesis.readers.schemes._ct_layout import Packing, packings
-from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
+from anamnesis.readers.schemes._errors import misfit, missing, need, unsupported, where
+from anamnesis.readers.schemes._packed_linear import SCALE_BITS
+from anamnesis.readers.schemes._scale_grid import Block
 from anamnesis.readers.schemes.base import Ledger
 
 _IMPLEMENTED = "pack-quantized, int-quantized and naive-quantized of compressed-tensors"
@@ -46,9 +50,11 @@ def resolve(ledger: Ledger) -> None:
     files, claimed = Files(), False
     try:
         for stored in ledger.free():
-            prefix, dot, part = stored.name.rpartition(".")
-            if part == "weight_packed" and stored.dtype in ("I32", "U32"):
-                _claim_packed(ledger, stored, prefix + dot, stated, files)
+            name = stored.name.removesuffix("_packed")
+            if name == stored.name or stored.dtype not in ("I32", "U32"):
+                continue
+            if _is_weight(name) or _is_stacked(ledger, stored, name):
+                _claim_packed(ledger, stored, name, stated, files)
                 claimed = True
         files.check_unchanged()
     finally:
@@ -60,31 +66,49 @@ def resolve(ledger: Ledger) -> None:
             ledger.drop(stored, "activation zero point")
 
 
+def _is_weight(name: str) -> bool:
+    return name.rpartition(".")[2] == "weight"
+
+
+def _is_stacked(ledger: Ledger, codes: Stored, name: str) -> bool:
+    """Whether codes are of experts that are one parameter, by their rank and by a scale."""
+    return len(codes.shape) == 3 and ledger.get(f"{name}_scale") is not None
+
+
 def _claim_plain(ledger: Ledger, stated: Settings) -> bool:
     claimed = False
     foreign = marks(ledger)
     for stored in ledger.free():
-        prefix, dot, part = stored.name.rpartition(".")
-        if part != "weight" or stored.dtype != "I8" or prefix in foreign:
+        name = stored.name
+        if stored.dtype != "I8" or name.rpartition(".")[0] in foreign:
             continue
-        scale = ledger.get(f"{prefix}{dot}weight_scale")
-        if scale is not None and not scale.dtype.startswith(_OTHER_SCALES):
-            _claim_int8(ledger, stored, prefix + dot, stated)
+        if f"{name}_offset" in ledger.container.stored:
+            continue  # ModelSlim's
+        scale = ledger.get(f"{name}_scale")
+        if scale is None or scale.dtype.startswith(_OTHER_SCALES):
+            continue
+        if _is_weight(name) or _is_stacked(ledger, stored, name):
+            _claim_int8(ledger, stored, stated)
             claimed = True
     return claimed
 
 
 def _claim_packed(
-    ledger: Ledger, packed: Stored, stem: str, stated: Settings, files: Files
+    ledger: Ledger, packed: Stored, name: str, stated: Settings, files: Files
 ) -> None:
-    _refuse_foreign(ledger, packed, stem)
-    stored_shape = need(ledger, packed, f"{stem}weight_shape")
-    scale = need(ledger, packed, f"{stem}weight_scale")
-    shape = _shape(stored_shape, packed, files)
+    _refuse_foreign(ledger, packed, name)
+    stored_shape = ledger.get(f"{name}_shape")
+    scale = need(ledger, packed, f"{name}_scale")
+    if stored_shape is not None:
+        shape = _shape(stored_shape, packed, files)
+    elif _is_weight(name):
+        raise missing(ledger, packed, f"{name}_shape")
+    else:
+        shape = _shape_of_words(packed, scale, stated)
     matrices = shape[0] if len(shape) == 3 else 1
     rows, inputs = shape[-2:]
     grid = grid_of(packed, (matrices, rows, inputs), shape, scale, stated.blocks)
-    zeros, g_idx = ledger.get(f"{stem}weight_zero_point"), ledger.get(f"{stem}weight_g_idx")
+    zeros, g_idx = ledger.get(f"{name}_zero_point"), ledger.get(f"{name}_g_idx")
     zero_words = _zero_words(zeros, grid)
     found = packings(packed.shape[-1], inputs, zero_words, rows, stated)
     if len(found) != 1:
@@ -111,38 +135,52 @@ def _claim_packed(
             else Component("weight_zero_point", zeros, access)
         )
     ledger.claim(
-        _tensor(
-            ledger, f"{stem}weight", shape, "packed", components, grid, g_idx, scale, unit,
+        int_tensor(
+            ledger, name, shape, "packed", components, grid, g_idx, scale, unit,
             {"bits": packing.bits, "padded": packing.padded, "zero": zero},
         )
     )  # fmt: skip
-    ledger.drop(stored_shape, "shape of a packed weight")
+    if stored_shape is not None:
+        ledger.drop(stored_shape, "shape of a packed weight")
 
 
-def _claim_int8(ledger: Ledger, codes: Stored, stem: str, stated: Settings) -> None:
-    _refuse_foreign(ledger, codes, stem)
-    scale = need(ledger, codes, f"{stem}weight_scale")
+def _claim_int8(ledger: Ledger, codes: Stored, stated: Settings) -> None:
+    _refuse_foreign(ledger, codes, codes.name)
+    scale = need(ledger, codes, f"{codes.name}_scale")
+    zeros = ledger.get(f"{codes.name}_zero_point")
+    if zeros is not None and zeros.dtype != "I8":
+        raise misfit(zeros, "I8, like the scales")
+    ledger.claim(int8_tensor(ledger, codes, scale, zeros, stated.blocks))
+
+
+def int8_tensor(
+    ledger: Ledger, codes: Stored, scale: Stored, zeros: Stored | None, blocks: list[Block]
+) -> Tensor:
+    """Plain INT8 codes with scales, and zero points of I8 or floats in the shape of the scales.
+
+    Raises FormatError for parts that do not fit one another.
+    """
     shape = codes.shape
     if len(shape) not in (2, 3):
         raise misfit(codes, "a matrix, or a stack of matrices")
     matrices = shape[0] if len(shape) == 3 else 1
-    grid = grid_of(codes, (matrices, shape[-2], shape[-1]), shape, scale, stated.blocks)
-    zeros, g_idx = ledger.get(f"{stem}weight_zero_point"), ledger.get(f"{stem}weight_g_idx")
+    grid = grid_of(codes, (matrices, shape[-2], shape[-1]), shape, scale, blocks)
+    g_idx = ledger.get(f"{codes.name}_g_idx")
     components = [
         Component("weight", codes, Access("rows", 8 * max(1, shape[-1]))),
         grid.component("weight_scale", scale, 1),
     ]
+    params: dict[str, object] = {"bits": 8, "zero": ""}
     if zeros is not None:
-        components.append(grid.component("weight_zero_point", grid.checked(zeros, ("I8",)), 1))
-    ledger.claim(
-        _tensor(
-            ledger, codes.name, shape, "int8", components, grid, g_idx, scale, 1,
-            {"bits": 8, "zero": "" if zeros is None else "plain"},
-        )
-    )  # fmt: skip
+        params["zero"] = "plain" if zeros.dtype == "I8" else "float"
+        if zeros.dtype != "I8":
+            params["zero_dtype"] = zeros.dtype
+        checked = grid.checked(zeros, ("I8", *SCALE_BITS))
+        components.append(grid.component("weight_zero_point", checked, 1))
+    return int_tensor(ledger, codes.name, shape, "int8", components, grid, g_idx, scale, 1, params)
 
 
-def _tensor(
+def int_tensor(
     ledger: Ledger,
     name: str,
     shape: tuple[int, ...],
@@ -154,6 +192,10 @@ def _tensor(
     unit: int,
     params: dict[str, object],
 ) -> Tensor:
+    """A logical tensor of `ct-packed` or `ct-int8` (`kind`), in units of `unit` rows.
+
+    Raises FormatError for a `g_idx` or groups that do not fit the columns.
+    """
     inputs = shape[-1]
     if g_idx is not None:
         if g_idx.dtype not in ("I32", "I64") or g_idx.shape != (inputs,) or not grid.by_rows:
@@ -199,11 +241,18 @@ def _zero_words(zeros: Stored | None, grid: Grid) -> int | None:
 
 
 def _shape(stored: Stored, packed: Stored, files: Files) -> tuple[int, ...]:
-    """The numbers of a `weight_shape`, checked against the packed tensor but for its columns."""
+    """The numbers of a `weight_shape`, checked against the packed tensor but for its columns.
+
+    Of a stack it holds all three, or rows and columns of each matrix: the same ones.
+    """
     size = {"I64": 8, "I32": 4}.get(stored.dtype)
     rank = len(packed.shape)
-    if size is None or rank not in (2, 3) or stored.shape != (rank,):
-        raise misfit(stored, f"I64 or I32 [{rank}], for {packed.name!r} {list(packed.shape)}")
+    each = rank == 3 and stored.shape == (packed.shape[0], 2)
+    if size is None or rank not in (2, 3) or not (each or stored.shape == (rank,)):
+        stack = f" or {[packed.shape[0], 2]}" if rank == 3 else ""
+        raise misfit(
+            stored, f"I64 or I32 [{rank}]{stack}, for {packed.name!r} {list(packed.shape)}"
+        )
     file = files(stored.file)
     if stored.view is None:
         data = file.read(stored.offset, stored.nbytes)
@@ -217,14 +266,36 @@ def _shape(stored: Stored, packed: Stored, files: Files) -> tuple[int, ...]:
         data = raw.tobytes()
     shape = tuple(
         int.from_bytes(data[at : at + size], "little", signed=True)
-        for at in range(0, size * rank, size)
+        for at in range(0, len(data), size)
     )
+    if each and len(set(zip(shape[::2], shape[1::2], strict=True))) == 1:
+        shape = (packed.shape[0], *shape[:2])
     if shape[:-1] != packed.shape[:-1] or not 0 <= shape[-1] <= 32 * packed.shape[-1]:
         raise FormatError(
             f"{where(stored)}: says {list(shape)}, beside {packed.name!r} {packed.dtype} "
             f"{list(packed.shape)}"
         )
     return shape
+
+
+def _shape_of_words(packed: Stored, scale: Stored, stated: Settings) -> tuple[int, ...]:
+    """The shape of packed codes that nobody wrote down: codes of the config's bits fill the words.
+
+    Raises FormatError where the config states no bits, or ones that leave a choice, or groups that
+    the scales are not.
+    """
+    bits = next(iter(stated.bits)) if len(stated.bits) == 1 else 0
+    if not bits or 32 % bits:
+        raise FormatError(
+            f"{where(packed)}: no shape beside it, and the config's num_bits "
+            f"({sorted(stated.bits)}) do not tell one; allowed is one of 1, 2, 4 and 8"
+        )
+    inputs = packed.shape[-1] * 32 // bits
+    groups = scale.shape[-1] if scale.shape else 1
+    sizes = [size for block, size in stated.blocks if block == 1]
+    if groups > 1 and sizes and all(size * groups != inputs for size in sizes):
+        raise misfit(scale, f"{inputs:,} inputs of {packed.name!r} in groups of {sizes}")
+    return (*packed.shape[:-1], inputs)
 
 
 def _refuse_packings(
@@ -242,7 +313,8 @@ def _refuse_packings(
     )
 
 
-def _refuse_foreign(ledger: Ledger, codes: Stored, stem: str) -> None:
+def _refuse_foreign(ledger: Ledger, codes: Stored, name: str) -> None:
+    stem = name.removesuffix("weight") if _is_weight(name) else f"{name}_"
     for part, what in _FOREIGN.items():
         if ledger.container.stored.get(stem + part) is not None:
             raise unsupported(codes, what, _IMPLEMENTED)

@@ -3,16 +3,22 @@
 | format | tool | codes | block scales | global scale |
 |---|---|---|---|---|
 | NVFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | `X.weight_global_scale` |
-| NVFP4 | ModelOpt | `X.weight` U8, or fused `X` | `X.weight_scale` | `X.weight_scale_2` |
+| NVFP4 | ModelOpt | `X.weight` U8 | `X.weight_scale` | `X.weight_scale_2` |
 | MXFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | ModelOpt, Quark | `X.weight` U8 | `X.weight_scale` | |
 | MXFP6 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | DeepSeek-V4 | `X.weight` I8 | `X.scale` or `X.weight_scale_inv` | |
 
+The parameter of stacked experts is `X` instead of `X.weight`, and its parts are `X_packed`,
+`X_scale`, `X_global_scale`, `X_scale_2`, `X_scale_inv`; ModelOpt also writes `X_weight_scale` and
+`X_weight_scale_2`.
+
 Codes are `[..., out, in / 2]`, MXFP6's `[..., out, in * 3 / 4]`. NVFP4's scales are F8_E4M3
-`[..., out, in / 16]`, the others' U8 or F8_E8M0 `[..., out, in / 32]`. A fused ModelOpt `X` has
-`X_weight_scale` and `X_weight_scale_2`. The global scale is a float32 for the tensor, or for each
-of stacked matrices; compressed-tensors divides by it, ModelOpt multiplies. Sources:
+`[..., out, in / 16]`, or `[..., out, in / 32]` of ModelOpt's W4A8_NVFP4_FP8, the others'
+U8 or F8_E8M0 `[..., out, in / 32]`. The global scale is a float32 for the tensor, for each of
+stacked matrices, or two of them: for the gate's half of its rows and for the other half.
+compressed-tensors divides by it, ModelOpt multiplies. ModelOpt's NVFP4_AWQ and NVFP4_SVD have a
+`pre_quant_scale` and a low-rank part besides (`_fold.py`). Sources:
 https://github.com/vllm-project/compressed-tensors compressors/nvfp4, mxfp4; nvidia-modelopt
 torch/export/unified_export_hf.py; https://github.com/huggingface/transformers
 integrations/finegrained_fp8.py (`Fp8Dequantize`).
@@ -27,18 +33,12 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._errors import missing, need, unsupported, where
+from anamnesis.readers.schemes._fold import smoothed
 from anamnesis.readers.schemes.base import Ledger
 
 _E8M0 = ("F8_E8M0", "U8")
 _FP6_BLOCK = 24  # bytes of 32 codes
 _IMPLEMENTED = "NVFP4, MXFP4 and MXFP6 with linear block scales along the inputs"
-# Parts beside ModelOpt's codes without which they are not the weight.
-_BESIDE = {
-    "pre_quant_scale": "a weight to be folded with pre_quant_scale (ModelOpt NVFP4_AWQ, W4A8_AWQ)",
-    "svdquant_lora_a": "NVFP4 with a low-rank part (ModelOpt NVFP4_SVD)",
-    "svdquant_lora_b": "NVFP4 with a low-rank part (ModelOpt NVFP4_SVD)",
-    "weight_zero_point": "FP4 with zero points",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +47,17 @@ class Layer:
 
     codes: Stored
     name: str  # of the weight that comes out
-    stem: str  # what the names of the other parts begin with, up to `weight_scale`
+    stem: str = ""  # what the names of the parts begin with, up to `scale`; by default `NAME_`
 
     def part(self, ledger: Ledger, name: str) -> Stored:
         """A tensor beside the codes; raises FormatError where there is none."""
-        return need(ledger, self.codes, self.stem + name)
+        return need(ledger, self.codes, (self.stem or f"{self.name}_") + name)
+
+    @property
+    def module(self) -> str:
+        """What the names of parts that are not of the codes alone begin with."""
+        base = self.name.removesuffix("weight")
+        return base if base != self.name else f"{self.name}_"
 
     def unsupported(self, what: str) -> UnsupportedError:
         return unsupported(self.codes, what, _IMPLEMENTED)
@@ -74,39 +80,49 @@ def resolve(ledger: Ledger) -> None:
 
 
 def _claim_u8(ledger: Ledger, stored: Stored, foreign: dict[str, Mark]) -> None:
-    stem, dot, part = stored.name.rpartition(".")
+    stem, _, part = stored.name.rpartition(".")
     if stem in foreign or stored.name in foreign:
         return
-    if part == "weight_packed":
-        layer = Layer(stored, f"{stem}{dot}weight", stem + dot)
-        scale = layer.part(ledger, "weight_scale")
+    name = stored.name.removesuffix("_packed")
+    if name != stored.name and (part == "weight_packed" or _stacked(ledger, stored, f"{name}_")):
+        layer = Layer(stored, name)
+        scale = layer.part(ledger, "scale")
         if scale.dtype in _E8M0:
             _claim_mx(ledger, layer, scale)
         else:
-            _claim_nv(ledger, layer, scale, "weight_global_scale", "divide")
+            _claim_nv(ledger, layer, scale, "global_scale", "divide")
         return
-    stem = stem + dot if part == "weight" else f"{stored.name}_"
-    layer, free = Layer(stored, stored.name, stem), ledger.get
-    if free(f"{stem}weight_scale_2") is not None:
-        _claim_nv(ledger, layer, layer.part(ledger, "weight_scale"), "weight_scale_2", "multiply")
-    elif part == "weight":
-        beside = free(f"{stem}weight_scale")
-        if beside is not None and beside.dtype in _E8M0 and len(beside.shape) > 1:
+    for stem in (f"{stored.name}_weight_", f"{stored.name}_"):
+        layer, beside = Layer(stored, stored.name, stem), ledger.get(f"{stem}scale")
+        if ledger.get(f"{stem}scale_2") is not None:
+            _claim_nv(ledger, layer, layer.part(ledger, "scale"), "scale_2", "multiply")
+            return
+        if beside is None or not (part == "weight" or _stacked(ledger, stored, stem)):
+            continue
+        if beside.dtype in _E8M0 and len(beside.shape) > 1:
             _claim_mx(ledger, layer, beside)
-        elif beside is not None and beside.dtype == "F8_E4M3":
-            layer.part(ledger, "weight_scale_2")
+            return
+        if beside.dtype == "F8_E4M3":
+            layer.part(ledger, "scale_2")
+
+
+def _stacked(ledger: Ledger, stored: Stored, stem: str) -> bool:
+    """Whether codes are of stacked experts, and have a scale."""
+    return len(stored.shape) == 3 and ledger.get(f"{stem}scale") is not None
 
 
 def _claim_i8(ledger: Ledger, stored: Stored) -> None:
     """DeepSeek's codes; integers have scales of other dtypes, or one for each 32 bytes."""
     stem, dot, part = stored.name.rpartition(".")
-    if part != "weight":
-        return
-    layer = Layer(stored, stored.name, stem + dot)
-    for name in ("scale", "weight_scale_inv"):
-        scale = ledger.get(f"{stem}{dot}{name}")
+    names = [f"{stored.name}_scale_inv"]
+    if part == "weight":
+        names.append(f"{stem}{dot}scale")
+    elif len(stored.shape) == 3:
+        names.append(f"{stored.name}_scale")
+    for name in names:
+        scale = ledger.get(name)
         if scale is not None and scale.dtype == "F8_E8M0":
-            _claim_mx(ledger, layer, scale)
+            _claim_mx(ledger, Layer(stored, stored.name), scale)
             return
 
 
@@ -124,10 +140,11 @@ def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
     _refuse(ledger, layer)
     if _is_fp6(layer.codes, scale):
         columns = layer.codes.shape[-1] * 4 // 3
-        ledger.claim(_tensor(layer, scale, "mxfp6", "fp6-mx", columns=columns))
-        return
-    _fit(layer, scale, 32, "one E8M0 exponent for 32 elements")
-    ledger.claim(_tensor(layer, scale, "mxfp4", "fp4-mx"))
+        tensor = _tensor(layer, scale, "mxfp6", "fp6-mx", columns=columns)
+    else:
+        _fit(layer, scale, 32, "one E8M0 exponent for 32 elements")
+        tensor = _tensor(layer, scale, "mxfp4", "fp4-mx")
+    ledger.claim(smoothed(ledger, layer.module, tensor))
 
 
 def _is_fp6(codes: Stored, scale: Stored) -> bool:
@@ -149,34 +166,39 @@ def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) 
     shape, codes = scale.shape, layer.codes.shape
     if len(codes) == 3 and shape == (codes[0], codes[1] // 8, codes[2]) and codes[1] % 8 == 0:
         raise layer.unsupported("NVFP4 packed along the first dimension of each expert's matrix")
-    _fit(layer, scale, 16, "one E4M3 scale for 16 elements")
+    wide = how == "multiply" and bool(shape) and 2 * codes[-1] == 32 * shape[-1] > 0
+    size = 32 if wide else 16
+    _fit(layer, scale, size, f"one E4M3 scale for {size} elements")
     factor = layer.part(ledger, name)
     if factor.dtype != "F32":
         raise FormatError(f"{where(factor, layer.codes)}: allowed is F32")
     matrices = codes[0] if len(codes) == 3 else 1
-    count = math.prod(factor.shape)
-    if count not in (1, matrices):
+    count, rows = math.prod(factor.shape), codes[-2]
+    if len(codes) == 3 and factor.shape == (matrices, 2) and rows % 2 == 0:
+        rows //= 2  # gate and up
+    elif count not in (1, matrices):
         if len(codes) == 2 and len(factor.shape) == 1:
             raise layer.unsupported(f"{count} global scales for the shards of a fused module")
         raise FormatError(
-            f"{where(factor, layer.codes)}: allowed is one number, or {matrices} in a stack"
+            f"{where(factor, layer.codes)}: allowed is one number, or {matrices} or "
+            f"{[matrices, 2]} in a stack"
         )
     params = {
         "global": how,
-        "rows": max(1, codes[-2]),
+        "rows": max(1, rows),
+        "block_elems": size,
         "narrow": how == "divide" and not factor.shape,
         "minus_zero": how == "divide",
         "rounding": ledger.options.rounding,
     }
     whole = Component("global", factor)
-    ledger.claim(_tensor(layer, scale, "nvfp4", "fp4-nv", (whole,), params))
+    tensor = _tensor(layer, scale, "nvfp4", "fp4-nv", (whole,), params)
+    ledger.claim(smoothed(ledger, layer.module, tensor))
 
 
 def _refuse(ledger: Ledger, layer: Layer) -> None:
-    stem = layer.stem
-    for part, what in _BESIDE.items():
-        if f"{stem}{part}" in ledger.container.stored:
-            raise layer.unsupported(what)
+    if f"{layer.name}_zero_point" in ledger.container.stored:
+        raise layer.unsupported("FP4 with zero points")
 
 
 def _fit(layer: Layer, scale: Stored, size: int, what: str) -> None:

@@ -7,16 +7,22 @@
 | DeepSeek-V4 | `X.weight` | `X.scale` |
 | Mistral | `X.weight` | `X.qscale_weight` |
 | ComfyUI, old | `X.weight` | `X.scale_weight`, and a tensor `scaled_fp8` in the file |
+| Qwen3.8's n-gram tables | `X.shard_0.weight`, … | `X.weight_scale`, one number |
 
 All of them are multiplied with, whatever their names say (`_inv`). The name pairs a scale with
 its weight, the shapes tell what one scale covers (`_scale_grid.py`), in any shard of the model.
+The stacked matrices of `fbgemm_fp8` are Llama-4's experts, `[experts, in, out]`: their scales are
+of the columns, `[experts, 1, out]` for `gate_up_proj` and `[experts, out, 1]` for `down_proj`.
 Sources: https://github.com/deepseek-ai/DeepSeek-V3 README_WEIGHTS.md;
-https://github.com/vllm-project/compressed-tensors; https://github.com/comfyanonymous/ComfyUI.
+https://github.com/vllm-project/compressed-tensors; https://github.com/comfyanonymous/ComfyUI;
+https://github.com/huggingface/transformers integrations/fbgemm_fp8.py
+(`FbgemmFp8Llama4TextExperts`), and pull request 48368 for the n-gram tables.
 """
 
 from __future__ import annotations
 
 import math
+import re
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Access, Component, Stored, Tensor
@@ -42,6 +48,7 @@ _COMFY_FORMATS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
 _NAMES = {"tensor": "fp8-tensor", "channel": "fp8-channel", "block": "fp8-block", "mx": "mxfp8"}
 # Endings of scales that are FP8 numbers themselves, of weights in other formats (NVFP4).
 _SCALE_ENDINGS = ("_scale_inv", "_scale_2", "_scale", ".scales")
+_SHARD = re.compile(r"\.shard_[0-9]{1,9}$")
 
 
 def resolve(ledger: Ledger) -> None:
@@ -72,7 +79,8 @@ def resolve(ledger: Ledger) -> None:
 def _claim(ledger: Ledger, stored: Stored, declared: list[Block]) -> bool:
     scale = _scale_of(ledger, stored)
     if scale is not None:
-        grid = scale_grid(stored, scale, declared)
+        fbgemm = ledger.quantization().get("quant_method") == "fbgemm_fp8"
+        grid = scale_grid(stored, scale, declared, by_column=fbgemm)
         components = (_payload(stored), Component("scale", scale))
         ledger.claim(_tensor(stored, _NAMES[grid.kind], components, grid))
         return True
@@ -95,6 +103,8 @@ def _tensor(
     params = {"block": grid.block, "grid": grid.grid, "rows": max(1, rows)}
     if grid.axis is not None:
         params["axis"] = grid.axis
+    if grid.stored is not None:
+        params["stored_grid"] = grid.stored
     return Tensor(
         name=stored.name,
         shape=stored.shape,
@@ -130,7 +140,18 @@ def _scale_of(ledger: Ledger, stored: Stored) -> Stored | None:
         plain = ledger.get(f"{stem}{dot}scale")
         if plain is not None and plain.dtype in SCALE_DTYPES:
             return plain
+        return _shared_scale(ledger, stem)
     return found[0] if found else None
+
+
+def _shared_scale(ledger: Ledger, stem: str) -> Stored | None:
+    """The one number of a table that is stored as `X.shard_0`, `X.shard_1`, and so on."""
+    table = _SHARD.sub("", stem)
+    if table == stem or f"{table}.weight" in ledger.container.stored:
+        return None
+    scale = ledger.container.stored.get(f"{table}.weight_scale")
+    one = scale is not None and scale.dtype in SCALE_DTYPES and math.prod(scale.shape) == 1
+    return scale if one else None
 
 
 def _is_scale(ledger: Ledger, name: str) -> bool:

@@ -47,8 +47,8 @@ def resolve(ledger: Ledger) -> None:
     _refuse_marlin(ledger)
     stated = settings(ledger)
     refuse_incomplete(ledger, stated)
-    for module in modules(ledger):
-        ledger.claim(_tensor(ledger, module, stated))
+    for module in modules(ledger, stated):
+        ledger.claim(_tensor(ledger, module, stated.of(module.prefix)))
 
 
 def _tensor(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
@@ -65,8 +65,10 @@ def _tensor(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     components = [
         Component("qweight", module.qweight, _columns(module.qweight.shape[1], word_bits, 0)),
         Component("scales", module.scales, _columns(outputs, scale_bits, 0)),
-        Component("qzeros", module.qzeros, _columns(module.qzeros.shape[1], word_bits, bits)),
     ]
+    if module.qzeros is not None:
+        access = _columns(module.qzeros.shape[1], word_bits, bits)
+        components.append(Component("qzeros", module.qzeros, access))
     if module.g_idx is not None:
         components.append(Component("g_idx", module.g_idx))
     return Tensor(
@@ -104,12 +106,13 @@ def _columns(columns: int, bits: int, code_bits: int) -> Access:
 
 def _bits(module: Module, stated: Settings) -> tuple[int, int]:
     """`(bits, inputs)` from the shapes; the config decides where they leave a choice."""
-    (rows, columns), (groups, zero_words) = module.qweight.shape, module.qzeros.shape
+    (rows, columns), zeros = module.qweight.shape, module.qzeros
     outputs, word = module.scales.shape[1], WORD_BITS.get(module.qweight.dtype)
-    if word is None or module.qzeros.dtype != module.qweight.dtype:
+    if word is None or (zeros is not None and zeros.dtype != module.qweight.dtype):
+        beside = f", zeros in {zeros.dtype}" if zeros is not None else ""
         raise module.error(
-            f"packed in {module.qweight.dtype}, zeros in {module.qzeros.dtype}; allowed is one of "
-            f"{', '.join(WORD_BITS)} for both"
+            f"packed in {module.qweight.dtype}{beside}; allowed is one of {', '.join(WORD_BITS)} "
+            "for both"
         )
     known = None
     if module.g_idx is not None:
@@ -119,13 +122,19 @@ def _bits(module: Module, stated: Settings) -> tuple[int, int]:
     fitting = [
         bits
         for bits in ((2, 3, 4, 5, 6, 7, 8) if word == 32 else (2, 4, 8))
-        if zero_words == -(-outputs * bits // word)
+        if (zeros is None or zeros.shape == (module.scales.shape[0], -(-outputs * bits // word)))
         and (rows * word % bits == 0 if known is None else rows == -(-known * bits // word))
     ]
-    if columns != outputs or groups != module.scales.shape[0] or not fitting:
+    if zeros is None and known is None:  # nothing but the config tells, and the groups agree
+        size, groups = stated.group_size or 0, module.scales.shape[0]
+        inputs = rows * word // (stated.bits or 1)
+        agree = -(-inputs // (size if size > 0 else max(1, inputs))) == groups if size else False
+        fitting = [bits for bits in fitting if bits == stated.bits and agree]
+    if columns != outputs or not fitting:
         raise module.error(
             "the shapes fit neither GPTQ (qweight [in * b / 32, out], qzeros [groups, "
-            "out * b / 32], scales [groups, out]) nor AWQ (qweight [in, out / 8], qzeros "
+            "out * b / 32], scales [groups, out]; of a symmetric layer without qzeros the config "
+            "states bits and group_size) nor AWQ (qweight [in, out / 8], qzeros "
             f"[groups, out / 8], scales [groups, out]); found {module.shapes()}"
         )
     bits = min(fitting, key=lambda b: (b != stated.bits, b not in (2, 3, 4, 8), b != 4))

@@ -140,4 +140,4 @@ def test_every_encoding_with_blocks_or_scales_has_a_row() -> None:
     from anamnesis.kernels import ENCODINGS
 
     assert list(ROLES) == sorted(ROLES)
-    assert set(ENCODINGS) - set(ROLES) - set(FIELDS) == {"bf16", "f16", "f32", "f64"}
+    assert set(ENCODINGS) - set(ROLES) - set(FIELDS) == {"bf16", "f16", "f32", "f64", "folded"}

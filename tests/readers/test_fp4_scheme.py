@@ -189,8 +189,6 @@ def test_the_rows_of_these_tests_are_complete() -> None:
     ("parts", "message"),
     [
         ({**MO, "x.weight_scale": ("U8", (32,))}, "block scales in tiles"),
-        ({**MO, "x.pre_quant_scale": ("BF16", (64,))}, "pre_quant_scale .ModelOpt"),
-        ({**MO, "x.svdquant_lora_a": ("BF16", (4, 64))}, "NVFP4_SVD"),
         ({**CT, "x.weight_zero_point": ("F8_E4M3", (8, 4))}, "zero points"),
         ({**MO, "x.weight_scale_2": ("F32", (3,))}, "3 global scales for the shards"),
         (

@@ -1,0 +1,146 @@
+"""Weights in another basis than the layer's input: decode the codes, then undo the change.
+
+| change | tool | after `W`, the number that the codes mean, as float32 |
+|---|---|---|
+| low-rank part | ModelOpt NVFP4_SVD | `W + b @ a`, products added in the order of the rank |
+| factor of a column | ModelOpt `pre_quant_scale` | `W * factor`: the input was multiplied by it |
+| factor of a column | AutoAWQ `act.scales` | `W / factor`: the activation is divided by it |
+| rotation | ComfyUI ConvRot | `W @ H`, in groups of columns |
+
+in this order; each step is float32, the last is rounded once to BF16. `H` is the Kronecker power of
+
+    1  1  1 -1
+    1  1 -1  1
+    1 -1  1  1
+   -1  1  1  1
+
+divided by the square root of its size, a power of 4: symmetric, and its own inverse. What was lost
+when the rotated weight was rounded to codes is not regained. Terms of a sum are added one after the
+other in float32, with `b @ a` each product and sum rounded once: as libraries for matrices do it.
+Sources: nvidia-modelopt 0.47 torch/export/quant_utils.py (`_update_svdquant`);
+https://github.com/casper-hansen/AutoAWQ awq/modules/act.py; PyPI comfy-kitchen 0.2.40
+backends/eager/quantization.py (`dequantize_int8_convrot_weight`), tensor/int8_utils.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window, decoder, preparer
+from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels.bits import to_float32
+
+_FOUR = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float32)
+
+
+def rotation(size: int) -> Any:
+    """The matrix of a group, float32 `[size, size]`; raises ValueError where there is none."""
+    matrix = _FOUR
+    while len(matrix) < size:
+        matrix = np.kron(matrix, _FOUR)
+    if len(matrix) != size:
+        raise ValueError(f"a rotation of {size} columns; allowed are powers of 4")
+    return matrix / np.float32(size**0.5)
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the encoding `scalars["inner"]` needs, and the parts of the change.
+
+    `scalars`: `columns`, `fold` (multiply, divide or "") and `rotation`, the columns of a group or
+    0; `wholes`: `factor`, a number a column, and `low_rank_a` `[rank, columns]`. Raises ValueError
+    for parts that do not fit.
+    """
+    inner, columns = preparer(scalars["inner"]), scalars["columns"]
+    prepared = {} if inner is None else inner(scalars, wholes)
+    if scalars.get("fold"):
+        stored = wholes["factor"]
+        factor = to_float32(stored.dtype, stored.array).reshape(-1)
+        if factor.size != columns:
+            raise ValueError(f"{factor.size:,} factors for {columns:,} columns")
+        factor[np.isnan(factor)] = np.nan
+        prepared["factor"] = factor
+    if "low_rank_a" in wholes:
+        stored = wholes["low_rank_a"]
+        prepared["low_rank"] = to_float32(stored.dtype, stored.array).reshape(-1, columns)
+    if scalars.get("rotation"):
+        prepared["matrix"] = rotation(scalars["rotation"])
+        if columns % scalars["rotation"]:
+            raise ValueError(f"{columns:,} columns in groups of {scalars['rotation']}")
+    return prepared
+
+
+def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+    """Rows `window`; blocks and parameters are the inner encoding's, and what `prepare` made.
+
+    `low_rank_b` is uint8 `[rows, bytes]` of `low_rank_dtype`. Raises ValueError for arrays that do
+    not fit.
+    """
+    columns = params["columns"]
+    numbers = np.empty(out.shape, np.float32)
+    decoder(params["inner"])(blocks, params, window, numbers)
+    rows = out.shape[0] // max(1, columns)
+    if rows * columns != out.shape[0]:
+        raise ValueError(f"out {out.shape} for rows {window} of {columns} columns")
+    if "low_rank" in params:
+        a = params["low_rank"]
+        raw = np.ascontiguousarray(blocks["low_rank_b"]).reshape(-1)
+        dtype = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[params["low_rank_dtype"]]
+        b = to_float32(params["low_rank_dtype"], raw.view(dtype)).reshape(-1, len(a))
+        if b.shape[0] < rows:
+            raise ValueError(f"low_rank_b: {b.shape[0]} rows for {rows}")
+        _add_product(b, a, columns, np.empty(columns, np.float32), numbers)
+    if "matrix" in params:
+        _rotate(numbers, params["matrix"], np.empty(len(params["matrix"]), np.float32), out)
+    elif params.get("fold"):
+        _scale(numbers, params["factor"], params["fold"] == "divide", out)
+    else:
+        _round(numbers, out)
+
+
+@jit
+def _scale(numbers: Any, factor: Any, divide: Any, out: Any) -> None:
+    columns = factor.shape[0]
+    for start in range(0, out.shape[0], columns):
+        if divide:
+            for i in range(columns):
+                put(out, start + i, numbers[start + i] / factor[i])
+        else:
+            for i in range(columns):
+                put(out, start + i, numbers[start + i] * factor[i])
+
+
+@jit
+def _round(numbers: Any, out: Any) -> None:
+    for i in range(out.shape[0]):
+        put(out, i, numbers[i])
+
+
+@jit
+def _add_product(b: Any, a: Any, columns: Any, row: Any, numbers: Any) -> None:
+    """`numbers += b @ a`; double holds a product of two floats, so each step is rounded once."""
+    for line in range(numbers.shape[0] // columns):
+        for i in range(columns):
+            row[i] = np.float32(0)
+        for k in range(a.shape[0]):
+            left = np.float64(b[line, k])
+            for i in range(columns):
+                row[i] = np.float32(left * np.float64(a[k, i]) + np.float64(row[i]))
+        for i in range(columns):
+            numbers[line * columns + i] += row[i]
+
+
+@jit
+def _rotate(numbers: Any, matrix: Any, row: Any, out: Any) -> None:
+    size = matrix.shape[0]
+    for start in range(0, out.shape[0], size):
+        for i in range(size):
+            row[i] = np.float32(0)
+        for k in range(size):
+            number = numbers[start + k]
+            for i in range(size):
+                row[i] += number * matrix[k, i]
+        for i in range(size):
+            put(out, start + i, row[i])

@@ -1,0 +1,67 @@
+"""Tensors whose codes are a weight in another basis: what has to be undone goes with them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.schemes._errors import misfit, need
+from anamnesis.readers.schemes._packed_linear import SCALE_BITS
+from anamnesis.readers.schemes.base import Ledger
+
+
+def folded(
+    tensor: Tensor,
+    *,
+    factor: Stored | None = None,
+    divide: bool = False,
+    low_rank: tuple[Stored, Stored] | None = None,
+    rotation: int = 0,
+) -> Tensor:
+    """The same tensor, its codes' values changed as `kernels/folded.py` says.
+
+    `factor` has a number a column; `low_rank` is `a` `[rank, columns]` and `b` `[rows, rank]`, of a
+    tensor whose unit is a row; `rotation` is the columns of a group. Raises FormatError for parts
+    that do not fit.
+    """
+    rows, columns = tensor.shape[-2], tensor.shape[-1]
+    params = {**tensor.params, "inner": tensor.encoding, "columns": columns}
+    components = list(tensor.components)
+    if factor is not None:
+        shapes = ((columns,), (1, columns), (1, 1, columns))
+        if factor.dtype not in SCALE_BITS or factor.shape not in shapes:
+            raise misfit(factor, f"{', '.join(SCALE_BITS)} [{columns}], for {tensor.name!r}")
+        params["fold"] = "divide" if divide else "multiply"
+        components.append(Component("factor", factor))
+    if low_rank is not None:
+        a, b = low_rank
+        rank = a.shape[0] if len(a.shape) == 2 else 0
+        for part, shape in ((a, (rank, columns)), (b, (rows, rank))):
+            if part.dtype not in SCALE_BITS or part.shape != shape or not rank:
+                allowed = f"{', '.join(SCALE_BITS)} {list(shape)}, of the same rank in both"
+                raise misfit(part, f"{allowed}, for {tensor.name!r}")
+        params["low_rank_dtype"] = b.dtype
+        components.append(Component("low_rank_a", a))
+        access = Access("rows", rank * SCALE_BITS[b.dtype])
+        components.append(Component("low_rank_b", b, access))
+    if rotation:
+        params["rotation"] = rotation
+    return replace(tensor, encoding="folded", components=tuple(components), params=params)
+
+
+def smoothed(ledger: Ledger, module: str, tensor: Tensor) -> Tensor:
+    """ModelOpt's weights, with what of AWQ, SmoothQuant and SVDQuant stands beside them.
+
+    `MODULE.pre_quant_scale` is what the input was multiplied by before it was quantised, so the
+    weight's columns are; `svdquant_lora_b @ svdquant_lora_a` is what the codes leave out. `module`
+    is the beginning of these names. Raises FormatError for parts that do not fit.
+    """
+    factor = ledger.get(f"{module}pre_quant_scale")
+    a, b = (ledger.get(f"{module}svdquant_lora_{side}") for side in "ab")
+    if factor is None and a is None and b is None:
+        return tensor
+    parts = None
+    if a is not None or b is not None:
+        codes = tensor.components[0].stored
+        parts = tuple(need(ledger, codes, f"{module}svdquant_lora_{side}") for side in "ab")
+    return folded(tensor, factor=factor, low_rank=None if parts is None else (parts[0], parts[1]))
