@@ -43,7 +43,7 @@ from anamnesis.version import __version__
 if TYPE_CHECKING:
     from anamnesis.pipeline.jobs import Summary
 
-FORMATS = ("safetensors", "arrow")
+FORMATS = ("safetensors", "arrow", "hf")
 _ALIASES = {"info": "inspect", "dequantize": "remember"}
 
 
@@ -131,6 +131,11 @@ _conversion = all_of(
             default="none",
             help="Compress an arrow output.",
         ),
+        click.option(
+            "--names",
+            type=click.Choice(["stored", "hf"]),
+            help="Names of a GGUF's tensors; hf is usual with --to hf.",
+        ),
         pattern_flags,
         click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
         _keep_going,
@@ -191,8 +196,8 @@ def run_command(
 ) -> None:
     """Run the batch job in the YAML file JOB; run it again to resume."""
     from anamnesis.pipeline.config import load_job
+    from anamnesis.pipeline.explain import explain
     from anamnesis.pipeline.jobs import plan_job, run_job
-    from anamnesis.pipeline.plan import explain
     from anamnesis.pipeline.progress import make_progress
 
     if scheduler:

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from anamnesis.limits import Limits
 from anamnesis.model.lazy import Decode, LazyTensor, OpenModel
+from anamnesis.names.open import open_named
 from anamnesis.pipeline.report import Report, report
-from anamnesis.readers.model import load_model
 from anamnesis.readers.paths import expand
 from anamnesis.readers.schemes.base import Options
 
@@ -29,14 +29,18 @@ def inspect(path: str | Path, *, limits: Limits | None = None, **options: Any) -
     LimitError, SecurityError or OSError.
     """
     limits = limits or Limits()
-    found = report(load_model(str(path), Options(**options), limits))
+    found = report(open_named(str(path), Options(**options), limits))
     limits.total(found.bf16_bytes, f"{path}: as BF16")
     return found
 
 
 def open_model(path: str | Path, *, limits: Limits | None = None, **options: Any) -> OpenModel:
-    """A lazy mapping of names to tensors; nothing but headers is read until one is used."""
-    return OpenModel(load_model(str(path), Options(**options), limits), limits)
+    """A lazy mapping of names to tensors; nothing but headers is read until one is used.
+
+    With `names="hf"`, a GGUF's tensors are those of a Hugging Face folder: renamed, split, joined
+    and in its order of rows (docs/gguf-and-hf.md).
+    """
+    return OpenModel(open_named(str(path), Options(**options), limits), limits)
 
 
 def scan(

@@ -8,12 +8,12 @@ from pathlib import Path
 import xxhash
 
 from anamnesis.errors import IntegrityError, UsageError
+from anamnesis.names.open import open_named
 from anamnesis.pipeline.journal import load_manifest, manifest_items
 from anamnesis.pipeline.plan import step_for, with_dtype
 from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
-from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
 
 
@@ -24,7 +24,7 @@ def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
     UsageError when `source` has not the tensors of the output.
     """
     document = load_manifest(out, strangers=True)
-    tensors = {t.name: t for t in load_model(source, Options(**document["options"])).tensors}
+    tensors = {t.name: t for t in open_named(source, Options(**document["options"])).tensors}
     dtypes = {item.name: item.dtype for item in manifest_items(document)}
     pieces = document["pieces"]
     count = min(len(pieces), max(1, round(sample * len(pieces))))

@@ -81,10 +81,18 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     path: Annotated[Text, Meta(description="A file, or a folder for many shards.")]
     format: Annotated[
-        Literal["safetensors", "arrow"] | None,
+        Literal["safetensors", "arrow", "hf"] | None,
         Meta(
-            description="The container to write. null: what the suffix of path says, else "
-            "safetensors; a suffix that says another one is an error."
+            description="The container to write; hf is a model folder that transformers loads. "
+            "null: what the suffix of path says, else safetensors; a suffix that says another one "
+            "is an error."
+        ),
+    ] = None
+    names: Annotated[
+        Literal["stored", "hf"] | None,
+        Meta(
+            description="Under which names a GGUF's tensors are written: stored, as they are in "
+            "the file, or hf, as Hugging Face has them. null: hf for format hf, else stored."
         ),
     ] = None
     dtype: Annotated[
@@ -229,6 +237,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     inputs: tuple[str, ...]
     path: str
     format: str
+    names: Literal["stored", "hf"]
     dtype: Dtype
     max_shard_bytes: int
     overwrite: bool
@@ -282,6 +291,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             inputs=tuple(expand(path, "inputs") for path in job.inputs),
             path=path,
             format=form,
+            names=output.names or ("hf" if form == "hf" else "stored"),
             dtype=output.dtype or "bf16",
             max_shard_bytes=parse_size(output.max_shard_size),
             overwrite=output.overwrite,

@@ -12,6 +12,7 @@ from typing import Any
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.names.open import open_named
 from anamnesis.pipeline.config import Job, Settings, job_from
 from anamnesis.pipeline.executors import options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
@@ -19,7 +20,7 @@ from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
 from anamnesis.readers.find import OLLAMA
-from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import is_url
@@ -56,13 +57,14 @@ def job_for(
     bf16: str = "extension",
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
+    names: str | None = None,
 ) -> Job:
     """The job of one input, as `remember` and `convert` make it."""
     output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
     run: dict[str, Any] = {"threads": threads, "executor": executor, "keep_going": keep_going}
     if memory is not None:
         run["memory"] = memory
-    output |= {"compression": compression, "bf16": bf16}
+    output |= {"compression": compression, "bf16": bf16, "names": names}
     if max_shard_size is not None:
         output["max_shard_size"] = max_shard_size
     return job_from(
@@ -145,6 +147,11 @@ def run_job(
             failures.append((source, plan))
             continue
         notes += plan.model.notes
+        if plan.model.container == "gguf" and settings.names == "stored":
+            notes.append(
+                f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
+                "hf -o FOLDER` writes a folder that transformers loads"
+            )
         options = options_for(plan.threads, settings.memory_bytes, settings.scheduler)
         for text in plan.model.broken:
             progress.note(f"left out: {text}")
@@ -169,28 +176,44 @@ def run_job(
 
 
 def _load(settings: Settings, source: str, limits: Limits) -> Model:
-    options = Options(settings.assume_unit_scale, settings.rounding)
+    options = Options(settings.assume_unit_scale, settings.rounding, settings.names)
     room = settings.memory_bytes - BASE_BYTES  # without any, the plan says what is missing
     limits = replace(limits, record_bytes=room if room > 0 else None)
-    return load_model(source, options, limits, keep_going=settings.keep_going)
+    return open_named(source, options, limits, keep_going=settings.keep_going)
 
 
 def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limits) -> Plan:
+    dtype, passthrough = job.output.dtype, job.numbers.passthrough
+    described = settings.format == "hf" and model.container == "gguf"
+    if described:
+        from anamnesis.names.folder import usual_dtype
+
+        dtype = dtype or usual_dtype(model)
+        passthrough = passthrough or dtype
     spec = Spec(
         path=incomplete_path(out) if model.broken else out,
         format=settings.format,
-        dtype=job.output.dtype,
-        passthrough=job.numbers.passthrough,
+        dtype=dtype,
+        passthrough=passthrough,
         max_shard_bytes=settings.max_shard_bytes,
         storage=Storage(settings.compression, settings.bf16),
     )
-    return make_plan(
+    plan = make_plan(
         model,
         spec,
         memory_bytes=settings.memory_bytes,
         threads=settings.threads,
         limits=limits,
     )
+    if described and settings.names == "hf":
+        from anamnesis.names.folder import describe
+
+        files, notes = describe(model, dtype or "bf16", limits)
+        extras = tuple((os.path.join(spec.path, name), data) for name, data in files.items())
+        layout = replace(plan.layout, extras=(*plan.layout.extras, *extras))
+        model = replace(model, notes=(*model.notes, *notes))
+        plan = replace(plan, layout=layout, model=model)
+    return plan
 
 
 def _inputs(settings: Settings) -> list[str]:

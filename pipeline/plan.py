@@ -9,7 +9,7 @@ writes the same bytes and records the same checksums.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby
 from operator import itemgetter
@@ -18,6 +18,7 @@ from pathlib import Path
 from anamnesis.errors import LimitError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
+from anamnesis.names.derived import Derived
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, out_bytes, pack
 from anamnesis.readers.base import Access, Component, Tensor
@@ -161,8 +162,32 @@ def with_dtype(tensor: Tensor, dtype: str) -> Tensor:
     return replace(tensor, encoding=encoding, out_dtype=dtype)
 
 
+def source_dtype(tensor: Derived) -> str:
+    """What the sources of a derived tensor are decoded to before it is made of them."""
+    return "F32" if tensor.value else tensor.out_dtype
+
+
+def source_steps(tensor: Derived) -> Callable[[int], Step]:
+    """The step of each source of a derived tensor."""
+    dtype = source_dtype(tensor)
+    return lambda number: step_for(with_dtype(tensor.sources[number], dtype))
+
+
+def _derived_step(tensor: Derived, slot: Slot | None) -> Step:
+    itemsize = DTYPES[tensor.out_dtype].bits // 8
+    window = max(1, WINDOW_BYTES // max(1, tensor.unit_elems * itemsize))
+    window = min(window, tensor.units)
+    step = source_steps(tensor)
+    widest = sorted(step(n).memory_bytes for n in range(len(tensor.sources)))
+    values = window * tensor.unit_elems * (itemsize + DTYPES[source_dtype(tensor)].bits // 8)
+    memory = sum(widest[-tensor.together :]) + values + RUN_BYTES
+    return Step(tensor, tensor.out_dtype, itemsize, slot, window, window, memory)
+
+
 def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     """The window sizes of one tensor; without a slot, for values that stay in memory."""
+    if isinstance(tensor, Derived):
+        return _derived_step(tensor, slot)
     itemsize = DTYPES[tensor.out_dtype].bits // 8
     unit_bytes = tensor.unit_elems * itemsize
     multiple = tensor.unit_multiple
@@ -296,34 +321,4 @@ def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:
     return list(zip(cuts, [*cuts[1:], units], strict=True))
 
 
-def explain(plan: Plan) -> str:
-    """A page for `--dry-run`: what would be read, decoded and written, and what it takes."""
-    model, layout = plan.model, plan.layout
-    schemes: dict[str, int] = {}
-    for tensor in model.tensors:
-        schemes[tensor.scheme] = schemes.get(tensor.scheme, 0) + 1
-    read = sum(t.stored_bytes for t in model.tensors)
-    lines = [
-        f"input    {model.path}  ({model.container}, {len(model.files)} file(s))",
-        "tensors  "
-        + f"{len(model.tensors)}: "
-        + ", ".join(f"{count} {name}" for name, count in sorted(schemes.items())),
-        f"read     {read:,} bytes",
-        f"write    {plan.out_bytes:,} bytes, {plan.spec.format}, {len(layout.files)} file(s)",
-    ]
-    if plan.spec.storage.compression != "none":
-        lines[-1] += f", before {plan.spec.storage.compression}"
-    lines += [f"         {file.path}  {file.nbytes:,} bytes" for file in layout.files]
-    largest = max((task.work_bytes for task in plan.tasks), default=0)
-    lines += [
-        f"tasks    {len(plan.tasks)} of up to {-(-largest // MiB)} MiB of output, "
-        f"windows of about {WINDOW_BYTES // MiB} MiB",
-        f"memory   {plan.memory_bytes / MiB:.0f} MiB projected for {plan.threads} thread(s)",
-    ]
-    lines += [f"left out {text}" for text in model.broken]
-    for dropped in model.dropped:
-        lines.append(f"dropped  {dropped.stored.name} ({dropped.why})")
-    return "\n".join(lines)
-
-
-__all__ = ["WRITERS", "Piece", "Plan", "Spec", "Step", "Task", "WriteTask", "explain", "make_plan"]
+__all__ = ["WRITERS", "Piece", "Plan", "Spec", "Step", "Task", "WriteTask", "make_plan"]

@@ -182,7 +182,9 @@ def _is_model_folder(plan: Plan) -> bool:
     """Whether a folder goes in and a folder comes out that model libraries load."""
     row = WRITERS[plan.spec.format]
     folder_out = Path(plan.spec.path).suffix != row.suffix
-    return plan.spec.format == "safetensors" and folder_out and os.path.isdir(plan.model.path)
+    return (
+        plan.spec.format in ("safetensors", "hf") and folder_out and os.path.isdir(plan.model.path)
+    )
 
 
 def _outputs(plan: Plan) -> Iterator[Path]:

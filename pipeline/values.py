@@ -40,16 +40,7 @@ class Values:
 
     def fill(self, first: int, out: Any) -> None:
         """The elements from `first` on, flat in row-major order, into `out`, one-dimensional."""
-        tensor = self.tensor
-        last = first + len(out)
-        span = tensor.unit_elems * tensor.unit_multiple
-        start = first // span * tensor.unit_multiple
-        stop = min(-(-last // span) * tensor.unit_multiple, tensor.units) if len(out) else start
-        for window, _, found in self._windows.over(start, stop):
-            values = found.view(out.dtype)
-            at = window.start * tensor.unit_elems
-            begin, end = max(first, at), min(last, at + len(values))
-            out[begin - first : end - first] = values[begin - at : end - at]
+        self._windows.fill(first, out)
 
     def check(self) -> None:
         """Hold archive entries that were read in order against their CRC-32."""

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from anamnesis.kernels import Window
+from anamnesis.names.derived import Derived
 from anamnesis.pipeline.decode import decode_function
-from anamnesis.pipeline.plan import Step, Task
+from anamnesis.pipeline.gather import Fill, Gatherer, finisher
+from anamnesis.pipeline.plan import Step, Task, source_steps
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
@@ -56,8 +58,14 @@ class Windows:
         """
         self.step = step
         self._cancelled = cancelled
-        self.reader = BlockReader(step.tensor, open_file, reuse=True)
-        self._decode = decoder(step, self.reader)
+        self.reader: Any
+        self._decode: Decode
+        if isinstance(step.tensor, Derived):
+            self.reader = Gatherer(step, _sources(step.tensor, open_file))
+            self._decode = finisher(step)
+        else:
+            self.reader = BlockReader(step.tensor, open_file, reuse=True)
+            self._decode = decoder(step, self.reader)
 
     def over(self, start: int = 0, stop: int = -1) -> Iterator[Decoded]:
         """The windows of units `[start, stop)`, in order; -1 is the tensor's end.
@@ -76,14 +84,32 @@ class Windows:
                 views = blocks.views if window == batch else reader.within(blocks, batch, window)
                 yield Decoded(window, views, decode(views, window))
 
+    def fill(self, first: int, out: Any) -> None:
+        """The elements from `first` on, flat in row-major order, into `out`, one-dimensional.
+
+        Only the blocks that the range touches are read.
+        """
+        tensor = self.step.tensor
+        last = first + len(out)
+        span = tensor.unit_elems * tensor.unit_multiple
+        start = first // span * tensor.unit_multiple
+        stop = min(-(-last // span) * tensor.unit_multiple, tensor.units) if len(out) else start
+        for window, _, found in self.over(start, stop):
+            values = found.view(out.dtype)
+            at = window.start * tensor.unit_elems
+            begin, end = max(first, at), min(last, at + len(values))
+            out[begin - first : end - first] = values[begin - at : end - at]
+
     @property
     def read_bytes(self) -> int:
         """Bytes of the raw blocks read so far, without the tensor's parameters."""
-        return self.reader.read_bytes
+        count: int = self.reader.read_bytes
+        return count
 
     def spans(self) -> list[SpanCrc]:
         """Checksums of the archive entries' bytes that were read in order so far."""
-        return self.reader.spans()
+        spans: list[SpanCrc] = self.reader.spans()
+        return spans
 
 
 class Inputs:
@@ -112,3 +138,14 @@ def inputs_of(task: Task, cancelled: Cancel | None = None) -> Iterator[Inputs]:
         files.check_unchanged()
     finally:
         files.close()
+
+
+def _sources(tensor: Derived, open_file: OpenFile) -> Callable[[int], tuple[Fill, Windows]]:
+    """Opens the sources of a derived tensor, each through windows of its own."""
+    steps = source_steps(tensor)
+
+    def open_source(number: int) -> tuple[Fill, Windows]:
+        windows = Windows(steps(number), open_file)
+        return windows.fill, windows
+
+    return open_source

@@ -18,7 +18,7 @@ from anamnesis.readers.schemes import SCHEMES
 from anamnesis.writers import WRITERS
 
 ROOT = Path(__file__).resolve().parents[1]
-ROOMS = ("analytics", "cli", "kernels", "model", "pipeline", "readers", "writers")
+ROOMS = ("analytics", "cli", "kernels", "model", "names", "pipeline", "readers", "writers")
 MODULES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 HEAVY = ("dask", "distributed", "numba", "llvmlite", "pyarrow", "numpy", "ml_dtypes", "rich")
 
@@ -57,11 +57,14 @@ def test_rooms_import_in_one_direction(path: Path) -> None:
         assert not others
         assert not within(found, "pyarrow", "dask", "ml_dtypes")
     if room == "readers":
-        others = ("pipeline", "writers", "analytics", "model", "cli")
+        others = ("pipeline", "writers", "analytics", "model", "cli", "names")
         assert not within(found, "dask", *(f"anamnesis.{other}" for other in others))
         inner = {m for m in ours if m.startswith("anamnesis.kernels.")}
         table = {"anamnesis.kernels.ENCODINGS", "anamnesis.kernels.Window"}
         assert inner <= table | {"anamnesis.kernels.Encoding"}
+    if room == "names":
+        others = ("pipeline", "writers", "analytics", "model", "cli", "kernels")
+        assert not within(found, "dask", *(f"anamnesis.{other}" for other in others))
     above = {"pipeline": ("analytics", "model", "cli"), "analytics": ("model", "cli")}
     above["model"] = ("cli",)
     assert not within(found, *(f"anamnesis.{other}" for other in above.get(room, ())))

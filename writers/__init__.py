@@ -24,8 +24,11 @@ class Writer:
     dtypes: tuple[str, ...]
 
 
+FOLDER = "/"  # in place of a suffix: the output is always a folder
+
 WRITERS: dict[str, Writer] = {
     "arrow": Writer("arrow", ".arrow", ("bf16", "f16", "f32")),
+    "hf": Writer("safetensors", FOLDER, ("bf16", "f16", "f32")),
     "safetensors": Writer("safetensors", ".safetensors", ("bf16", "f16", "f32")),
 }
 
@@ -56,7 +59,7 @@ def format_of(path: str, asked: str | None = None) -> str:
         )
     known = {row.suffix for row in WRITERS.values()} | _OTHER_SUFFIXES
     if suffix.lower() in known:
-        files = ", ".join(sorted({row.suffix for row in WRITERS.values() if row.suffix}))
+        files = ", ".join(sorted({row.suffix for row in WRITERS.values() if row.suffix != FOLDER}))
         raise UsageError(
             f"output.path: {path}: files that end in {suffix} are not written; a file ends in one "
             f"of {files}, and a folder needs another name"

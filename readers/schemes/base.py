@@ -16,6 +16,7 @@ class Options:
 
     assume_unit_scale: bool = False
     rounding: Literal["exact", "reference"] = "exact"
+    names: Literal["stored", "hf"] = "stored"  # of a GGUF's tensors
 
 
 @dataclass(slots=True)

@@ -1,0 +1,304 @@
+"""From rows of the table to derived tensors: where every element of a tensor comes from.
+
+A `Link` ties one Hugging Face tensor, or a part of it, to one GGUF tensor, or a part of it. All the
+links that end in a tensor make it; those that begin in one share its elements. Either side can be
+the source, as patterns say the same in both directions.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from anamnesis.errors import FormatError
+from anamnesis.names.derived import Part, Segment, derive
+from anamnesis.names.pattern import Pattern, Side
+from anamnesis.names.values import VALUES
+from anamnesis.readers.base import Tensor
+
+Facts = Callable[[str], int]  # the size that a name stands for, in the layer of the link
+Direction = Literal["to-hf", "to-gguf"]
+
+
+@dataclass(frozen=True, slots=True)
+class Link:
+    """One part of one tensor on each side; `value` is what GGUF stores of what HF stores.
+
+    `facts` gives the sizes of axes that shapes alone do not tell.
+    """
+
+    hf: str
+    gguf: str
+    pattern: Pattern
+    value: str = ""
+    facts: Facts | None = None
+
+    def ends(self, direction: Direction) -> tuple[str, str]:
+        """`(source, target)`."""
+        return (self.gguf, self.hf) if direction == "to-hf" else (self.hf, self.gguf)
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    """A part of a source: its axes with sizes and strides, in elements, from `base` on."""
+
+    source: Tensor
+    base: int
+    sizes: Mapping[str, int]
+    strides: Mapping[str, int]
+
+
+def arrange(
+    links: Sequence[Link], sources: Mapping[str, Tensor], direction: Direction
+) -> list[Tensor]:
+    """Every target tensor whose sources are all there, in the order of the links.
+
+    Raises FormatError where shapes contradict the table, or a target lacks one of its parts.
+    """
+    outgoing: dict[str, list[int]] = {}
+    incoming: dict[str, list[int]] = {}
+    for number, link in enumerate(links):
+        source, target = link.ends(direction)
+        outgoing.setdefault(source, []).append(number)
+        incoming.setdefault(target, []).append(number)
+    pieces: dict[int, _Piece] = {}
+    for name, numbers in outgoing.items():
+        cut = _cut(sources[name], [links[n] for n in numbers], direction)
+        pieces.update(zip(numbers, cut, strict=True))
+    return [
+        _join(target, [links[n] for n in numbers], [pieces[n] for n in numbers], direction)
+        for target, numbers in incoming.items()
+    ]
+
+
+def _sides(link: Link, direction: Direction) -> tuple[Side, Side]:
+    hf, gguf = link.pattern.hf, link.pattern.gguf
+    return (gguf, hf) if direction == "to-hf" else (hf, gguf)
+
+
+def _cut(tensor: Tensor, links: Sequence[Link], direction: Direction) -> list[_Piece]:
+    """The parts of a source, one a link, in the order in which they lie along the joined axis."""
+    shape = tensor.shape
+    try:
+        sides = [_sides(link, direction)[0].expand(len(shape)) for link in links]
+        known = [_known(link) for link in links]
+        if len(links) > 1:
+            _fill_joined(shape, sides, known)
+        pieces = []
+        first = 0
+        for side, sizes in zip(sides, known, strict=True):
+            solved, strides = _solve(shape, side, sizes, joined=len(links) > 1)
+            step, count = _along_join(side, solved, strides)
+            if len(links) == 1:
+                first = 0
+            pieces.append(_Piece(tensor, first * step, solved, strides))
+            first += count
+        if len(links) > 1:
+            total = _joined_total(shape, sides[0], pieces[0].sizes)
+            if first != total:
+                raise ValueError(f"parts of {first} where {total} lie along the joined axis")
+    except ValueError as error:
+        where = tensor.components[0].stored.file.path
+        raise FormatError(
+            f"{where}: tensor {tensor.name!r:.200} {list(shape)}: {error} "
+            f"({' and '.join(link.ends(direction)[1] for link in links[:4])})"
+        ) from error
+    return pieces
+
+
+def _known(link: Link) -> dict[str, int]:
+    sizes = {}
+    for axis, text in link.pattern.sizes:
+        if text.isdigit():
+            sizes[axis] = int(text)
+        elif link.facts is not None:
+            size = link.facts(text)
+            if size:
+                sizes[axis] = size
+    return sizes
+
+
+def _solve(
+    shape: tuple[int, ...], side: Side, known: Mapping[str, int], *, joined: bool
+) -> tuple[dict[str, int], dict[str, int]]:
+    """Sizes and strides of a side's axes; what one dimension leaves open follows from its size."""
+    sizes = dict(known)
+    strides: dict[str, int] = {}
+    for d, axes in enumerate(side.dims):
+        product = math.prod(sizes[a] for a in axes if a in sizes)
+        unknown = [a for a in axes if a not in sizes]
+        if joined and d == side.join:
+            if unknown:
+                raise ValueError(f"the size of axis {unknown[0]!r} is not known")
+        elif len(unknown) == 1 and product and shape[d] % product == 0:
+            sizes[unknown[0]] = shape[d] // product
+        elif unknown or product != shape[d]:
+            given = ", ".join(f"{a} {sizes.get(a, 'unknown')}" for a in axes)
+            raise ValueError(f"dimension {d} is {shape[d]}, which does not fit {given}")
+        step = math.prod(shape[d + 1 :])
+        for axis in reversed(axes):
+            strides[axis] = step
+            step *= _whole(shape[d], axes, axis, side, sizes) if joined else sizes[axis]
+    return sizes, strides
+
+
+def _whole(
+    size: int, axes: tuple[str, ...], axis: str, side: Side, sizes: Mapping[str, int]
+) -> int:
+    """The size of an axis in the whole tensor, where a part has but a piece of the joined one."""
+    if axis != side.join_axis:
+        return sizes[axis]
+    return size // math.prod(sizes[a] for a in axes if a != axis)
+
+
+def _joined_total(shape: tuple[int, ...], side: Side, sizes: Mapping[str, int]) -> int:
+    """Elements along the joined axis, or the joined dimension, of the whole tensor."""
+    size = shape[side.join]
+    if not side.join_axis:
+        return size
+    rest = math.prod(sizes[a] for a in side.dims[side.join] if a != side.join_axis)
+    if size % max(1, rest):
+        raise ValueError(f"dimension {side.join} is {size}, no multiple of {rest}")
+    return size // max(1, rest)
+
+
+def _fill_joined(
+    shape: tuple[int, ...], sides: Sequence[Side], known: Sequence[dict[str, int]]
+) -> None:
+    """Sizes along the joined axis: of one part, or of equal ones, what the others leave."""
+    open_parts: list[tuple[int, str]] = []
+    taken = 0
+    for number, side in enumerate(sides):
+        if side.join < 0:
+            raise ValueError("several parts, and no axis that they are joined along")
+        axes = side.dims[side.join]
+        if side.join_axis and sum(a not in known[number] for a in axes if a != side.join_axis) == 1:
+            _split_evenly(shape[side.join], sides, known, number)
+        names = (side.join_axis,) if side.join_axis else axes
+        unknown = [a for a in names if a not in known[number]]
+        if len(unknown) > 1:
+            raise ValueError(f"the sizes of axes {unknown} are not known")
+        if unknown:
+            open_parts.append((number, unknown[0]))
+        else:
+            taken += math.prod(known[number][a] for a in names)
+    if not open_parts:
+        return
+    left = _joined_total(shape, sides[0], known[0]) - taken
+    if left < 0 or left % len(open_parts):
+        raise ValueError(f"{left} along the joined axis is left for {len(open_parts)} parts")
+    for number, axis in open_parts:
+        rest = math.prod(
+            known[number][a]
+            for a in sides[number].dims[sides[number].join]
+            if a != axis and not sides[number].join_axis
+        )
+        each = left // len(open_parts)
+        if each % max(1, rest):
+            raise ValueError(f"{each} along the joined axis is no multiple of {rest}")
+        known[number][axis] = each // max(1, rest)
+
+
+def _split_evenly(
+    size: int, sides: Sequence[Side], known: Sequence[dict[str, int]], number: int
+) -> None:
+    """Where all parts' sizes along the joined axis are known, the other axis follows."""
+    side = sides[number]
+    total = 0
+    for other, sizes in zip(sides, known, strict=True):
+        if other.join_axis not in sizes:
+            return
+        total += sizes[other.join_axis]
+    axes = side.dims[side.join]
+    missing = next(a for a in axes if a != side.join_axis and a not in known[number])
+    rest = math.prod(known[number][a] for a in axes if a in known[number] and a != side.join_axis)
+    if total and size % (total * rest) == 0:
+        known[number][missing] = size // (total * rest)
+
+
+def _along_join(
+    side: Side, sizes: Mapping[str, int], strides: Mapping[str, int]
+) -> tuple[int, int]:
+    """The step between neighbours along the joined axis, and how many this part has."""
+    if side.join < 0:
+        return 0, 0
+    if side.join_axis:
+        return strides[side.join_axis], sizes[side.join_axis]
+    axes = side.dims[side.join]
+    return strides[axes[-1]], math.prod(sizes[a] for a in axes)
+
+
+def _join(
+    name: str, links: Sequence[Link], pieces: Sequence[_Piece], direction: Direction
+) -> Tensor:
+    """The target of all these links."""
+    sides = []
+    for link, piece in zip(links, pieces, strict=True):
+        side = _sides(link, direction)[1]
+        rest = sum(axis.startswith("rest") for axis in piece.sizes)
+        explicit = sum(axes != ("...",) for axes in side.dims)
+        sides.append(side.expand(explicit + rest if ("...",) in side.dims else explicit))
+    first = sides[0]
+    inner = len(pieces) > 1 and (first.join > 0 or bool(first.join_axis and first.join == 0))
+    if inner and first.join_axis and first.dims[first.join][0] == first.join_axis:
+        inner = first.join > 0
+    shape = _shape(sides, pieces)
+    sources: list[Tensor] = []
+    numbers = []
+    for piece in pieces:
+        if piece.source not in sources:
+            sources.append(piece.source)
+        numbers.append(sources.index(piece.source))
+    segments: tuple[Segment, ...] = (_box(sides, pieces, numbers),) if inner else ()
+    if not inner:
+        made = []
+        start = 0
+        for side, piece, number in zip(sides, pieces, numbers, strict=True):
+            made.append(_box([side], [piece], [number], start))
+            start += made[-1].elems
+        segments = tuple(made)
+    value = links[0].value
+    if value and direction == "to-hf":
+        value = VALUES[value].inverse
+    return derive(name, shape, tuple(sources), segments, value)
+
+
+def _shape(sides: Sequence[Side], pieces: Sequence[_Piece]) -> tuple[int, ...]:
+    shape = []
+    for d, axes in enumerate(sides[0].dims):
+        if d == sides[0].join and len(pieces) > 1:
+            counts = []
+            for side, piece in zip(sides, pieces, strict=True):
+                counts.append(math.prod(piece.sizes.get(a, 1) for a in side.dims[d]))
+            shape.append(sum(counts))
+        else:
+            shape.append(math.prod(pieces[0].sizes.get(a, 1) for a in axes))
+    return tuple(shape)
+
+
+def _box(
+    sides: Sequence[Side], pieces: Sequence[_Piece], numbers: Sequence[int], start: int = 0
+) -> Segment:
+    """One segment; several pieces share it, each with its range along the joined axis."""
+    side = sides[0]
+    axes = [a for dim in side.dims for a in dim]
+    joined = -1
+    if len(pieces) > 1:
+        joined = axes.index(side.join_axis or side.dims[side.join][0])
+    dims = [pieces[0].sizes.get(a, 1) for a in axes]
+    parts = []
+    at = 0
+    for own, piece, number in zip(sides, pieces, numbers, strict=True):
+        names = [a for dim in own.dims for a in dim]
+        lo = [0] * len(names)
+        hi = [piece.sizes.get(a, 1) for a in names]
+        if joined >= 0:
+            lo[joined], hi[joined] = at, at + hi[joined]
+            at = hi[joined]
+        strides = [piece.strides.get(a, 0) for a in names]
+        parts.append(Part(number, tuple(lo), tuple(hi), piece.base, tuple(strides)))
+    if joined >= 0:
+        dims[joined] = at
+    return Segment(start, tuple(dims), tuple(parts))

@@ -1,0 +1,190 @@
+"""A tensor that is other tensors' elements in another order: records only, nothing is read here.
+
+The output is cut into *segments*, flat ranges of it that follow one another. A segment is a box of
+`dims`; each of its parts is a smaller box of those, whose elements lie in one source with a stride
+an axis. Slices, gathers of rows, transposes, stacks and concatenations are all of this form.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+from anamnesis.readers.base import Component, Tensor
+
+UNIT_ELEMS = 1 << 19  # a window of BF16 values has twice as many
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Elements `[lo, hi)` along each axis of a segment, out of `source`.
+
+    Element `index` is the source's flat element `base + sum((index - lo) * strides)`.
+    """
+
+    source: int
+    lo: tuple[int, ...]
+    hi: tuple[int, ...]
+    base: int
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The output's elements from `start` on, as a box of `dims` in row-major order."""
+
+    start: int
+    dims: tuple[int, ...]
+    parts: tuple[Part, ...]
+
+    @property
+    def elems(self) -> int:
+        return math.prod(self.dims)
+
+
+@dataclass(frozen=True, slots=True)
+class Derived(Tensor):
+    """A logical tensor made of the elements of `sources`, with `value` applied to each.
+
+    `value` is a row in the table of `names.values`, or "". Units are rows of the innermost axes
+    that lie together; windows of any length may start at any of them.
+    """
+
+    sources: tuple[Tensor, ...] = ()
+    segments: tuple[Segment, ...] = ()
+    value: str = ""
+
+    @property
+    def matrix_units(self) -> int:
+        """Windows need not end with a matrix: sources are read by element."""
+        return 0
+
+    @property
+    def stored_bytes(self) -> int:
+        """Bytes of the sources that belong to this tensor, in proportion to their elements."""
+        used = [0] * len(self.sources)
+        for segment in self.segments:
+            for part in segment.parts:
+                box = (hi - lo for lo, hi in zip(part.lo, part.hi, strict=True))
+                used[part.source] += math.prod(box)
+        return sum(
+            source.stored_bytes * count // max(1, source.elems)
+            for source, count in zip(self.sources, used, strict=True)
+        )
+
+    @property
+    def together(self) -> int:
+        """Most sources that one segment needs."""
+        return max((len({p.source for p in s.parts}) for s in self.segments), default=0)
+
+
+def derive(
+    name: str,
+    shape: tuple[int, ...],
+    sources: tuple[Tensor, ...],
+    segments: tuple[Segment, ...],
+    value: str,
+) -> Tensor:
+    """The tensor `name`: a `Derived`, or a plain one where the elements lie in order in one source.
+
+    Its scheme, and the dtype it has when none is asked for, are those of its sources.
+    """
+    segments = tuple(_merged(segment) for segment in segments)
+    if not value:
+        plain = _plain(name, shape, sources, segments)
+        if plain is not None:
+            return plain
+    kind = next((s for s in sources if s.quantised), sources[0])
+    return Derived(
+        name=name,
+        shape=shape,
+        scheme=kind.scheme,
+        encoding="derived",
+        components=tuple(c for source in sources for c in source.components),
+        unit_elems=_unit(shape, segments),
+        out_dtype=kind.out_dtype,
+        sources=sources,
+        segments=segments,
+        value=value,
+    )
+
+
+def _merged(segment: Segment) -> Segment:
+    """Neighbouring axes become one where every part goes over both in steps of the inner one."""
+    dims = list(segment.dims)
+    parts = [[list(p.lo), list(p.hi), list(p.strides)] for p in segment.parts]
+    axis = len(dims) - 2
+    while axis >= 0:
+        inner = dims[axis + 1]
+        if all(_mergeable(part, axis, inner) for part in parts):
+            for lo, hi, strides in parts:
+                lo[axis : axis + 2] = [lo[axis] * inner]
+                hi[axis : axis + 2] = [hi[axis] * inner]
+                strides[axis : axis + 2] = [strides[axis + 1] if inner > 1 else strides[axis]]
+            dims[axis : axis + 2] = [dims[axis] * inner]
+        axis -= 1
+    made = tuple(
+        Part(p.source, tuple(lo), tuple(hi), p.base, tuple(strides))
+        for p, (lo, hi, strides) in zip(segment.parts, parts, strict=True)
+    )
+    return Segment(segment.start, tuple(dims), made)
+
+
+def _mergeable(part: list[list[int]], axis: int, inner: int) -> bool:
+    lo, hi, strides = part
+    if lo[axis + 1] != 0 or hi[axis + 1] != inner:
+        return False
+    if inner == 1:
+        return True
+    return hi[axis] - lo[axis] == 1 or strides[axis] == strides[axis + 1] * inner
+
+
+def _plain(
+    name: str,
+    shape: tuple[int, ...],
+    sources: tuple[Tensor, ...],
+    segments: tuple[Segment, ...],
+) -> Tensor | None:
+    """A tensor that is a run of one source: the source itself, or a part of its bytes."""
+    if len(sources) != 1 or len(segments) != 1 or len(segments[0].parts) != 1:
+        return None
+    part, source = segments[0].parts[0], sources[0]
+    if isinstance(source, Derived) or len(segments[0].dims) != 1:
+        return None
+    if part.strides != (1,) and segments[0].elems > 1:
+        return None
+    count = math.prod(shape)
+    if part.base == 0 and count == source.elems:
+        return replace(source, name=name, shape=shape)
+    return _run_of(name, shape, source, part.base)
+
+
+def _run_of(name: str, shape: tuple[int, ...], source: Tensor, first: int) -> Tensor | None:
+    """The elements from `first` on as a tensor of their own, where whole units lie in one place."""
+    if len(source.components) != 1:
+        return None
+    component = source.components[0]
+    stored, access = component.stored, component.access
+    count = math.prod(shape)
+    unit = source.unit_elems * source.unit_multiple
+    if access.kind != "rows" or stored.view is not None or first % unit or count % unit:
+        return None
+    begin = first // source.unit_elems * access.unit_bits
+    nbytes = count // source.unit_elems * access.unit_bits
+    if begin % 8 or nbytes % 8:
+        return None
+    piece = replace(stored, offset=stored.offset + begin // 8, nbytes=nbytes // 8, shape=shape)
+    components = (Component(component.role, piece, access),)
+    return replace(source, name=name, shape=shape, components=components)
+
+
+def _unit(shape: tuple[int, ...], segments: tuple[Segment, ...]) -> int:
+    """Elements at whose multiples windows should start: the innermost axes that fit in one."""
+    if len(segments) != 1:
+        return max(1, shape[-1] if shape else 1)
+    unit = 1
+    for size in reversed(segments[0].dims):
+        if unit * size > UNIT_ELEMS:
+            break
+        unit *= size
+    return unit

@@ -1,0 +1,264 @@
+"""Llama, and dense models whose layers have its names."""
+
+from __future__ import annotations
+
+from anamnesis.names.families._blocks import (
+    ATTENTION,
+    MLP,
+    NORMS,
+    POST_NORMS,
+    QK_NORMS,
+    ROPED_ATTENTION,
+    SPARSE_EXPERTS,
+    TOP,
+    plus_one,
+)
+from anamnesis.names.family import Family
+
+_PLAIN = ATTENTION + MLP + NORMS
+_ROPED = ROPED_ATTENTION + MLP + NORMS
+_INSIDE = (
+    ("model.", ""),
+    ("language_model.model.", "language_model."),
+    ("model.language_model.", ""),
+    ("model.text_model.", ""),
+)
+
+FAMILIES = (
+    Family(
+        "apertus",
+        ("apertus",),
+        ("ApertusForCausalLM",),
+        TOP,
+        ATTENTION
+        + QK_NORMS
+        + MLP
+        + """
+attn_norm           attention_layernorm
+ffn_norm            feedforward_layernorm
+""",
+    ),
+    Family("arcee", ("arcee",), ("ArceeForCausalLM",), TOP, _ROPED),
+    Family(
+        "baichuan",
+        ("baichuan",),
+        ("BaichuanForCausalLM", "BaiChuanForCausalLM"),
+        TOP,
+        MLP
+        + NORMS
+        + """
+attn_q              self_attn.W_pack     (+h t d) c -> (h d t) c; t=2 h=heads
+attn_k              self_attn.W_pack     (+h t d) c -> (h d t) c; t=2 h=heads
+attn_v              self_attn.W_pack     (+h t d) c -> (h t d) c; t=2 h=heads
+attn_output         self_attn.o_proj
+""",
+    ),
+    Family("command-r", ("command-r",), ("CohereForCausalLM",), TOP, _PLAIN + QK_NORMS),
+    Family("cohere2", ("cohere2",), ("Cohere2ForCausalLM",), TOP, _PLAIN),
+    Family("ernie4_5", ("ernie4_5",), ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"), TOP, _PLAIN),
+    Family(
+        "exaone",
+        ("exaone",),
+        ("ExaoneForCausalLM",),
+        """
+token_embd          transformer.wte
+output_norm         transformer.ln_f
+output              lm_head
+rope_freqs          -
+""",
+        """
+attn_q              attn.attention.q_proj
+attn_k              attn.attention.k_proj
+attn_v              attn.attention.v_proj
+attn_output         attn.attention.out_proj
+attn_norm           ln_1
+ffn_norm            ln_2
+ffn_gate            mlp.c_fc_0
+ffn_up              mlp.c_fc_1
+ffn_down            mlp.c_proj
+""",
+        layers="transformer.h.{i}.",
+    ),
+    Family(
+        "exaone4",
+        ("exaone4",),
+        ("Exaone4ForCausalLM",),
+        TOP,
+        ATTENTION + QK_NORMS + MLP + POST_NORMS,
+    ),
+    Family(
+        "glm4",
+        ("glm4",),
+        ("Glm4ForCausalLM",),
+        TOP,
+        ATTENTION
+        + """
+attn_norm           input_layernorm
+post_attention_norm post_self_attn_layernorm
+ffn_norm            post_attention_layernorm
+post_ffw_norm       post_mlp_layernorm
+ffn_up              mlp.gate_up_proj
+ffn_down            mlp.down_proj
+""",
+    ),
+    Family("granite", ("granite",), ("GraniteForCausalLM",), TOP, _ROPED),
+    Family(
+        "hunyuan-dense",
+        ("hunyuan-dense",),
+        ("HunYuanDenseV1ForCausalLM",),
+        TOP,
+        _PLAIN
+        + """
+attn_q_norm         self_attn.query_layernorm
+attn_k_norm         self_attn.key_layernorm
+""",
+    ),
+    Family(
+        "internlm2",
+        ("internlm2",),
+        ("InternLM2ForCausalLM",),
+        """
+token_embd          model.tok_embeddings
+output_norm         model.norm
+output              output
+rope_freqs          -
+""",
+        """
+attn_q              attention.wqkv       (g +s t e) ... -> (g s e t) ...; t=2 g=heads-kv s=q-per-kv
+attn_k              attention.wqkv       (g +s t e) ... -> (g s e t) ...; t=2 g=heads-kv s=1
+attn_v              attention.wqkv       (g +s t e) ... -> (g s t e) ...; t=2 g=heads-kv s=1
+attn_output         attention.wo
+attn_norm           attention_norm
+ffn_norm            ffn_norm
+ffn_gate            feed_forward.w1
+ffn_down            feed_forward.w2
+ffn_up              feed_forward.w3
+""",
+        layers="model.layers.{i}.",
+    ),
+    Family("jais2", ("jais2",), ("Jais2ForCausalLM",), TOP, _PLAIN),
+    Family(
+        "llama",
+        ("llama",),
+        (
+            "LlamaForCausalLM",
+            "MistralForCausalLM",
+            "InternLM3ForCausalLM",
+            "XverseForCausalLM",
+            "LLaMAForCausalLM",
+            "LlavaForConditionalGeneration",
+            "Idefics3ForConditionalGeneration",
+            "SmolVLMForConditionalGeneration",
+        ),
+        TOP,
+        _ROPED,
+        lacks=("blk.0.ffn_gate_exps.weight",),
+        paths=_INSIDE,
+    ),
+    Family("minicpm", ("minicpm",), ("MiniCPMForCausalLM",), TOP, _ROPED),
+    Family(
+        "mistral3",
+        ("mistral3",),
+        ("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
+        TOP,
+        _ROPED,
+        paths=_INSIDE,
+    ),
+    Family(
+        "mixtral",
+        ("llama",),
+        ("MixtralForCausalLM",),
+        TOP,
+        ROPED_ATTENTION + NORMS + SPARSE_EXPERTS,
+        has=("blk.0.ffn_gate_exps.weight",),
+    ),
+    Family(
+        "nemotron",
+        ("nemotron",),
+        ("NemotronForCausalLM",),
+        plus_one(TOP),
+        plus_one(NORMS) + ATTENTION + MLP,
+    ),
+    Family("olmo", ("olmo",), ("OlmoForCausalLM",), TOP, ROPED_ATTENTION + MLP),
+    Family(
+        "olmo2",
+        ("olmo2",),
+        ("Olmo2ForCausalLM", "Olmo3ForCausalLM"),
+        TOP,
+        ATTENTION + QK_NORMS + MLP + POST_NORMS,
+    ),
+    Family("orion", ("orion",), ("OrionForCausalLM",), TOP, _PLAIN),
+    Family(
+        "phi2",
+        ("phi2",),
+        ("PhiForCausalLM",),
+        """
+token_embd          model.embed_tokens
+output_norm         model.final_layernorm
+output              lm_head
+""",
+        """
+attn_norm           input_layernorm
+attn_q              self_attn.q_proj
+attn_k              self_attn.k_proj
+attn_v              self_attn.v_proj
+attn_output         self_attn.dense
+ffn_up              mlp.fc1
+ffn_down            mlp.fc2
+""",
+    ),
+    Family(
+        "phi3",
+        ("phi3",),
+        ("Phi3ForCausalLM",),
+        TOP
+        + """
+rope_factors_long   -
+rope_factors_short  -
+""",
+        NORMS
+        + """
+attn_qkv            self_attn.qkv_proj
+attn_output         self_attn.o_proj
+ffn_up              mlp.gate_up_proj
+ffn_down            mlp.down_proj
+""",
+    ),
+    Family(
+        "seed_oss",
+        ("seed_oss",),
+        ("SeedOssForCausalLM",),
+        TOP,
+        ATTENTION
+        + MLP
+        + """
+attn_norm           input_layernorm
+post_attention_norm post_attention_layernorm
+""",
+    ),
+    Family("smollm3", ("smollm3",), ("SmolLM3ForCausalLM",), TOP, _ROPED),
+    Family(
+        "stablelm",
+        ("stablelm",),
+        ("StableLmForCausalLM",),
+        TOP,
+        _PLAIN
+        + """
+attn_q_norm.weight  self_attn.q_layernorm.norms.{x}.weight
+attn_k_norm.weight  self_attn.k_layernorm.norms.{x}.weight
+""",
+    ),
+    Family(
+        "starcoder2",
+        ("starcoder2",),
+        ("Starcoder2ForCausalLM",),
+        TOP,
+        ATTENTION
+        + NORMS
+        + """
+ffn_up              mlp.c_fc
+ffn_down            mlp.c_proj
+""",
+    ),
+    Family("xverse", ("xverse",), ("XverseForCausalLM",), TOP, _ROPED),
+)

@@ -1,0 +1,62 @@
+"""Open a model under the names that the caller asked for."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from anamnesis.errors import UsageError
+from anamnesis.limits import Limits
+from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.schemes.base import Options
+from anamnesis.readers.source import is_url
+
+
+def open_named(
+    path: str,
+    options: Options | None = None,
+    limits: Limits | None = None,
+    *,
+    keep_going: bool = False,
+) -> Model:
+    """What `path` means, with its tensors under `options.names`.
+
+    `stored` are the names of the file. `hf` are Hugging Face's: those of a GGUF change, with the
+    vision tower of the one `mmproj` file that lies beside it; other containers have them already.
+    Raises what `load_model` and `hf_view` raise.
+    """
+    options, limits = options or Options(), limits or Limits()
+    model = load_model(path, options, limits, keep_going=keep_going)
+    if options.names == "stored" or model.container != "gguf":
+        return model
+    from anamnesis.names.view import hf_view  # noqa: PLC0415 - tables that few models need
+
+    vision, notes = _vision(model, options, limits)
+    viewed = hf_view(model, vision).model
+    return replace(viewed, notes=(*viewed.notes, *notes))
+
+
+def _vision(model: Model, options: Options, limits: Limits) -> tuple[Model | None, tuple[str, ...]]:
+    """The vision tower that lies beside a text model, and remarks."""
+    if model.metadata.get("general.architecture") == "clip":
+        raise UsageError(
+            f"{model.path}: is the vision tower of a model; open the model itself, and the tower "
+            "beside it comes along"
+        )
+    first = model.files[0].path
+    if is_url(first):
+        return None, ()
+    folder = Path(first).parent
+    names = sorted(
+        entry.name
+        for entry in os.scandir(folder)
+        if entry.name.lower().endswith(".gguf") and "mmproj" in entry.name.lower()
+    )
+    if not names:
+        return None, ()
+    if len(names) > 1:
+        listed = ", ".join(names)
+        return None, (f"{folder}: {listed}: more than one vision tower; none is taken",)
+    path = str(folder / names[0])
+    return load_model(path, options, limits), (f"{path}: the vision tower comes along",)

@@ -1,0 +1,160 @@
+"""A GGUF model under Hugging Face's names: the tensors of a model folder, out of a GGUF's.
+
+Nothing is read: tensors are renamed, cut and joined as records (`names.derived`), and the payload
+goes through the windows of any other conversion.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.names.arrange import Link, arrange
+from anamnesis.names.facts import Facts
+from anamnesis.names.families import families
+from anamnesis.names.family import Family, Row
+from anamnesis.names.values import VALUES
+from anamnesis.readers.base import Dropped, Tensor
+from anamnesis.readers.model import Model
+
+_NUMBER = re.compile(r"\d+")
+
+
+@dataclass(frozen=True, slots=True)
+class HfView:
+    """A model under Hugging Face's names, and the family that gave them.
+
+    `tied` says that the file has no output matrix: it is that of the embeddings.
+    """
+
+    model: Model
+    family: Family
+    tied: bool
+
+
+def hf_view(model: Model, vision: Model | None = None) -> HfView:
+    """The tensors of a Hugging Face folder, out of a GGUF (and the `mmproj` file beside it).
+
+    Raises UnsupportedError for an architecture, or a tensor, that the table does not have, and
+    FormatError where shapes or key/values contradict it.
+    """
+    family = family_of(model)
+    path, head = family.paths[0]
+    rows = family.rows
+    tensors = {t.name: t for t in model.tensors}
+    prefixes = {"": str(model.metadata.get("general.architecture", ""))}
+    facts = [(model, tensors, rows, prefixes[""])]
+    if vision is not None:
+        from anamnesis.names.vision import projector  # noqa: PLC0415 - for these files alone
+
+        tower = projector(vision)
+        path, head = tower.path, tower.head
+        added = {t.name: t for t in vision.tensors}
+        for name in added.keys() & tensors.keys():
+            raise FormatError(f"{vision.path}: tensor {name!r:.200} is also in {model.path}")
+        facts.append((vision, added, tower.rows, tower.facts_prefix))
+    links: list[Link] = []
+    dropped: list[Dropped] = list(model.dropped)
+    for source, names, table, prefix in facts:
+        finder = _Finder(source, family.name, table, prefix, {"m": path, "h": head})
+        for name, tensor in names.items():
+            found = list(finder.links(tensor))
+            links += found
+            if not found:
+                dropped.append(
+                    Dropped(tensor.components[0].stored, "follows from the configuration")
+                )
+            tensors[name] = tensor
+    made = arrange(links, tensors, "to-hf")
+    notes = [*model.notes, *family.notes, *_inexact(links)]
+    files = model.files if vision is None else (*model.files, *vision.files)
+    viewed = replace(
+        model, tensors=tuple(made), dropped=tuple(dropped), notes=tuple(notes), files=files
+    )
+    return HfView(viewed, family, "output.weight" not in model.stored)
+
+
+def family_of(model: Model) -> Family:
+    """The row of a GGUF's architecture; UnsupportedError lists what is known."""
+    if model.container != "gguf":
+        raise UnsupportedError(
+            f"{model.path}: is {model.container}; Hugging Face names are a view of GGUF files"
+        )
+    architecture = model.metadata.get("general.architecture")
+    names = model.stored.keys()
+    patterns = {re.sub(r"^((?:enc\.|dec\.)?blk)\.\d+\.", r"\1.0.", name) for name in names}
+    rows = [f for f in families() if architecture in f.gguf]
+    for family in sorted(rows, key=lambda f: -len(f.has) - len(f.lacks)):
+        if patterns.issuperset(family.has) and not patterns.intersection(family.lacks):
+            return family
+    known = ", ".join(sorted({name for f in families() for name in f.gguf}))
+    raise UnsupportedError(
+        f"{model.path}: architecture {architecture!r:.100} is not in the table of names; known are "
+        f"{known}. --names stored (or --to safetensors) writes the tensors under the names they "
+        "have in the file"
+    )
+
+
+class _Finder:
+    """From GGUF names to links, by the rows of one table."""
+
+    def __init__(
+        self,
+        model: Model,
+        family: str,
+        rows: Sequence[Row],
+        prefix: str,
+        paths: Mapping[str, str],
+    ) -> None:
+        self._model, self._family, self._prefix, self._paths = model, family, prefix, paths
+        self._rows: dict[str, list[Row]] = {}
+        for row in rows:
+            key = _NUMBER.sub("#", re.sub(r"\{[a-z]\}", "#", row.gguf))
+            self._rows.setdefault(key, []).append(row)
+
+    def links(self, tensor: Tensor) -> Iterator[Link]:
+        """The links that begin in a tensor; none where it has no counterpart.
+
+        Raises UnsupportedError when no row has its name.
+        """
+        known = False
+        for row in self._rows.get(_NUMBER.sub("#", tensor.name), ()):
+            match = row.matcher.fullmatch(tensor.name)
+            if match is None:
+                continue
+            known = True
+            if row.hf:
+                yield from self._expanded(row, tensor, match.groupdict())
+        if not known:
+            raise UnsupportedError(
+                f"{self._model.path}: tensor {tensor.name!r:.200} is not in the table of "
+                f"{self._family!r}; --names stored writes tensors under the names they have"
+            )
+
+    def _expanded(self, row: Row, tensor: Tensor, found: Mapping[str, Any]) -> Iterator[Link]:
+        facts = Facts(self._model.metadata, int(found.get("i") or 0), self._prefix)
+        name = row.hf
+        for key, value in {**self._paths, **found, "k": facts.deepstack}.items():
+            name = name.replace(f"{{{key}}}", str(value))
+        if "{x}" not in name:
+            yield Link(name, tensor.name, row.pattern, row.value, facts)
+            return
+        for expert in range(tensor.shape[0] if tensor.shape else 0):
+            hf = name.replace("{x}", str(expert))
+            yield Link(hf, tensor.name, row.pattern, row.value, facts)
+
+
+def _inexact(links: Sequence[Link]) -> Iterator[str]:
+    """One remark an operation whose way back is not exact."""
+    for value in sorted({link.value for link in links if link.value}):
+        names = [link.hf for link in links if link.value == value]
+        why = VALUES[VALUES[value].inverse].why
+        if why:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            yield (
+                f"{names[0]}{more}: {why}; numbers that were BF16 or F16 come back exactly, "
+                "float32 ones may differ in their last bits"
+            )

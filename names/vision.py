@@ -1,0 +1,185 @@
+"""Vision towers: what an `mmproj` file holds, by the kind of its projector.
+
+The towers of `conversion/` in https://github.com/ggml-org/llama.cpp; rows as in `names.family`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from anamnesis.errors import UnsupportedError
+from anamnesis.names.family import Row, rows_of
+from anamnesis.readers.model import Model
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One kind of projector; `path` and `head` are where its models have text model and head."""
+
+    projectors: tuple[str, ...]  # clip.projector_type
+    architecture: str
+    top: str
+    block: str
+    layers: str
+    path: str
+    head: str = ""
+    facts_prefix: str = "clip.vision"
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, those of layers with their full templates."""
+        return (*rows_of(self.top, "", ""), *rows_of(self.block, "v.blk.{i}.", self.layers))
+
+
+_SIGLIP = """
+ln1                 layer_norm1
+ln2                 layer_norm2
+attn_q              self_attn.q_proj
+attn_k              self_attn.k_proj
+attn_v              self_attn.v_proj
+attn_out            self_attn.out_proj
+ffn_up              mlp.fc1
+ffn_down            mlp.fc2
+"""
+
+_PATCHES = """
+v.patch_embd.weight!    {tower}patch_embed.proj.weight  o c +t h w -> o c h w; t=1
+v.patch_embd.weight.1!  {tower}patch_embed.proj.weight  o c +t h w -> o c h w; t=1
+v.patch_embd.bias       {tower}patch_embed.proj.bias
+"""
+
+_QWEN_ATTENTION = """
+ln1                 norm1
+ln2                 norm2
+attn_q              attn.qkv              +r ... -> r ...
+attn_k              attn.qkv              +r ... -> r ...
+attn_v              attn.qkv              +r ... -> r ...
+attn_out            attn.proj
+"""
+
+_QWEN2_TOP = (
+    _PATCHES.replace("{tower}", "visual.")
+    + """
+v.post_ln           visual.merger.ln_q
+mm.0                visual.merger.mlp.0
+mm.2                visual.merger.mlp.2
+"""
+)
+
+TOWERS = (
+    Tower(
+        ("gemma3",),
+        "Gemma3ForConditionalGeneration",
+        """
+mm.input_projection.weight  multi_modal_projector.mm_input_projection_weight!
+mm.soft_emb_norm.weight     multi_modal_projector.mm_soft_emb_norm.weight  +1
+v.patch_embd                vision_tower.vision_model.embeddings.patch_embedding
+v.position_embd             vision_tower.vision_model.embeddings.position_embedding
+v.post_ln                   vision_tower.vision_model.post_layernorm
+""",
+        _SIGLIP,
+        "vision_tower.vision_model.encoder.layers.{i}.",
+        "language_model.model.",
+        "language_model.",
+    ),
+    Tower(
+        ("idefics3",),
+        "Idefics3ForConditionalGeneration",
+        """
+mm.model.fc         model.connector.modality_projection.proj
+v.patch_embd        model.vision_model.embeddings.patch_embedding
+v.position_embd     model.vision_model.embeddings.position_embedding
+v.post_ln           model.vision_model.post_layernorm
+""",
+        _SIGLIP,
+        "model.vision_model.encoder.layers.{i}.",
+        "model.text_model.",
+    ),
+    Tower(
+        ("pixtral",),
+        "LlavaForConditionalGeneration",
+        """
+mm.1                multi_modal_projector.linear_1
+mm.2                multi_modal_projector.linear_2
+v.pre_ln            vision_tower.ln_pre
+v.patch_embd        vision_tower.patch_conv
+""",
+        """
+attn_q              attention.q_proj      rope:heads
+attn_k              attention.k_proj      rope:heads
+attn_v              attention.v_proj
+attn_out            attention.o_proj
+ln1                 attention_norm
+ln2                 ffn_norm
+ffn_gate            feed_forward.gate_proj
+ffn_up              feed_forward.up_proj
+ffn_down            feed_forward.down_proj
+""",
+        "vision_tower.transformer.layers.{i}.",
+        "language_model.model.",
+        "language_model.",
+    ),
+    Tower(
+        ("qwen2.5vl_merger",),
+        "Qwen2_5_VLForConditionalGeneration",
+        _QWEN2_TOP,
+        _QWEN_ATTENTION
+        + """
+ffn_gate            mlp.gate_proj
+ffn_up              mlp.up_proj
+ffn_down            mlp.down_proj
+""",
+        "visual.blocks.{i}.",
+        "model.",
+    ),
+    Tower(
+        ("qwen2vl_merger",),
+        "Qwen2VLForConditionalGeneration",
+        _QWEN2_TOP,
+        _QWEN_ATTENTION
+        + """
+ffn_up              mlp.fc1
+ffn_down            mlp.fc2
+""",
+        "visual.blocks.{i}.",
+        "model.",
+    ),
+    Tower(
+        ("qwen3vl_merger",),
+        "Qwen3VLForConditionalGeneration",
+        _PATCHES.replace("{tower}", "model.visual.")
+        + """
+v.position_embd     model.visual.pos_embed
+v.post_ln           model.visual.merger.norm
+mm.0                model.visual.merger.linear_fc1
+mm.2                model.visual.merger.linear_fc2
+v.deepstack.{i}.fc1   model.visual.deepstack_merger_list.{k}.linear_fc1
+v.deepstack.{i}.fc2   model.visual.deepstack_merger_list.{k}.linear_fc2
+v.deepstack.{i}.norm  model.visual.deepstack_merger_list.{k}.norm
+""",
+        """
+ln1                 norm1
+ln2                 norm2
+attn_qkv            attn.qkv
+attn_out            attn.proj
+ffn_up              mlp.linear_fc1
+ffn_down            mlp.linear_fc2
+""",
+        "model.visual.blocks.{i}.",
+        "model.language_model.",
+    ),
+)
+
+
+def projector(model: Model) -> Tower:
+    """The row of a vision file's projector; UnsupportedError lists what is known."""
+    metadata = model.metadata
+    kind = metadata.get("clip.projector_type") or metadata.get("clip.vision.projector_type")
+    for tower in TOWERS:
+        if kind in tower.projectors:
+            return tower
+    known = ", ".join(name for tower in TOWERS for name in tower.projectors)
+    raise UnsupportedError(
+        f"{model.path}: projector {kind!r:.100} is not in the table of names; known are {known}"
+    )
