@@ -164,7 +164,7 @@ def _run_of(name: str, shape: tuple[int, ...], source: Tensor, first: int) -> Te
     if len(source.components) != 1:
         return None
     component = source.components[0]
-    stored, access = component.stored, component.access
+    stored, access = component.stored, component.placement
     count = math.prod(shape)
     unit = source.unit_elems * source.unit_multiple
     if access.kind != "rows" or stored.view is not None or first % unit or count % unit:

@@ -21,7 +21,7 @@ from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, out_bytes, pack
-from anamnesis.readers.base import Access, Component, Tensor
+from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gc_pause import gc_paused
 from anamnesis.readers.model import Model
@@ -36,7 +36,6 @@ TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # Read at once from layouts stored in columns, and from strided rows: whole lines of most matrices,
 # which is one call instead of one a line.
 STRIP_BYTES = 24 * MiB
-CACHE_LINE = 64
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
@@ -126,7 +125,7 @@ def charge_tensor(tensor: Tensor, limits: Limits) -> None:
     """Charge what decoding one tensor allocates besides its windows, and how much it grows."""
     where = f"{tensor.components[0].stored.file.path}: tensor {tensor.name!r:.200}"
     for component in tensor.components:
-        if component.access.kind == "whole":
+        if not component.placement.windowed:
             # As stored, and as the float32 that kernels make of it.
             nbytes = max(component.stored.nbytes, 4 * math.prod(component.stored.shape))
             limits.alloc(nbytes, f"{where}: {component.role}")
@@ -192,47 +191,29 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     unit_bytes = tensor.unit_elems * itemsize
     multiple = tensor.unit_multiple
     window = max(multiple, WINDOW_BYTES // max(1, unit_bytes) // multiple * multiple)
-    window = _whole_lines(tensor, window, 4 * WINDOW_BYTES // max(1, unit_bytes))
+    most = 4 * WINDOW_BYTES // max(1, unit_bytes)
+    window = tensor.components[0].placement.window_units(window, most, multiple)
     units = tensor.matrix_units or tensor.units  # that can be read, and decoded, together
     window = min(window, -(-units // multiple) * multiple)
     batch = window
-    columns = [c for c in tensor.components if c.access.kind in ("columns", "cycle") or _strided(c)]
+    columns = [c for c in tensor.components if c.placement.in_lines or _strided(c)]
     if columns and window:
-        per_window = sum(_window_bytes(c, window) for c in columns)
+        per_window = sum(c.window_bytes(window) for c in columns)
         windows = -(-units // window)
         strips = -(-windows // max(1, STRIP_BYTES // max(1, per_window)))
-        if any(c.access.kind == "cycle" for c in columns):  # read again where it begins again
-            once = sum(_window_bytes(c, tensor.units) for c in columns)
+        if any(c.placement.wraps for c in columns):  # read again where it begins again
+            once = sum(c.window_bytes(tensor.units) for c in columns)
             strips = 1 if once <= STRIP_BYTES else strips
         batch = window * -(-windows // strips)  # all of one size, but for the last
         batch = min(batch, -(-units // multiple) * multiple)
-    reads = sum(_window_bytes(c, batch) for c in tensor.components)
+    reads = sum(c.window_bytes(batch) for c in tensor.components)
     if columns:
         reads += RUN_BYTES  # through which parts of lines are read
     # Whole parameters are held as stored, and again as the float32 that `prepare` makes of them.
-    wholes = sum(3 * c.stored.nbytes for c in tensor.components if c.access.kind == "whole")
+    wholes = sum(3 * c.stored.nbytes for c in tensor.components if not c.placement.windowed)
     scratch = 2 if tensor.out_dtype == "F16" and tensor.encoding != "copy" else 0
     out = window * tensor.unit_elems * itemsize * (1 + scratch)
     return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, reads + wholes + out)
-
-
-def _whole_lines(tensor: Tensor, window: int, most: int) -> int:
-    """A window that takes whole cache lines of a payload stored in columns, or else halves of them.
-
-    What is left of a line would be fetched again for the next window, and kernels turn 32 bytes at
-    a time: windows of matrices with many inputs are wider than others, up to `most` units.
-    """
-    access = tensor.components[0].access
-    if access.kind != "columns":
-        return window
-    whole, half = (
-        math.lcm(tensor.unit_multiple, max(1, 8 * nbytes // access.unit_bits))
-        for nbytes in (CACHE_LINE, CACHE_LINE // 2)
-    )
-    nearest = (window + whole // 2) // whole * whole
-    if nearest or window >= half:
-        return nearest or half
-    return half if half <= most else window
 
 
 def _strided(component: Component) -> bool:
@@ -246,17 +227,6 @@ def is_deflated(tensor: Tensor) -> bool:
     if any(v.member is not None and v.member.deflated for v in views):
         return True
     return any(v.rows is not None and v.rows.longest_packed > TASK_BYTES for v in views)
-
-
-def _window_bytes(component: Component, units: int) -> int:
-    access: Access = component.access
-    if access.kind == "rows":
-        return access.span_bytes(units)
-    if access.kind == "columns":
-        return component.lines * min(access.span_bytes(units), access.line_bytes)
-    if access.kind == "cycle":
-        return access.span_bytes(min(units, access.period))
-    return 0
 
 
 def fit_threads(

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from anamnesis.readers.placement import WHOLE, Placement
+
 
 @dataclass(frozen=True, slots=True)
 class FileId:
@@ -124,54 +126,16 @@ class Container:
 
 
 @dataclass(frozen=True, slots=True)
-class Access:
-    """How a component's bytes lie along the output units.
-
-    - `whole`: not windowed; read once a task, as a parameter.
-    - `rows`: unit `u` is bytes `[u * unit_bits / 8, (u + 1) * unit_bits / 8)`.
-    - `columns`: `line_bytes` apart lie lines; of each line, unit `u` is the bits
-      `[u * unit_bits, (u + 1) * unit_bits)`. Packed layouts stored `[in, out]` are this. With
-      `lines`, so many lines are a matrix, whose units go on in the lines of the next one.
-    - `cycle`: unit `u` is in line `u % period` of `line_bytes` bytes (`unit_bits` again). Bytes
-      that hold a row of the first half of the output beside one of the second are this.
-    """
-
-    kind: Literal["whole", "rows", "columns", "cycle"] = "whole"
-    unit_bits: int = 0
-    line_bytes: int = 0
-    period: int = 0
-    lines: int = 0
-
-    def span_bytes(self, units: int) -> int:
-        """Bytes of `units` units (of one line, for `columns`), rounded up to whole bytes."""
-        return -(-units * self.unit_bits // 8)
-
-    @property
-    def matrix_units(self) -> int:
-        """Units of one matrix of a stack of them, in columns; else 0."""
-        return 8 * self.line_bytes // max(1, self.unit_bits) if self.lines else 0
-
-    @staticmethod
-    def cycle(line_bytes: int, period: int) -> Access:
-        """Lines that begin again after `period` units."""
-        return Access("cycle", 8 * line_bytes, line_bytes, period)
-
-
-WHOLE = Access()
-
-
-@dataclass(frozen=True, slots=True)
 class Component:
     """One stored tensor in its role inside a logical tensor."""
 
     role: str  # the format's own name: qweight, scales, absmax, payload, …
     stored: Stored
-    access: Access = WHOLE
+    placement: Placement = WHOLE
 
-    @property
-    def lines(self) -> int:
-        """Lines that are read for a window, of a component in columns."""
-        return self.access.lines or self.stored.nbytes // max(1, self.access.line_bytes)
+    def window_bytes(self, units: int) -> int:
+        """Bytes that are read for so many output units."""
+        return self.placement.window_bytes(self.stored.nbytes, units)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,7 +171,7 @@ class Tensor:
     @property
     def matrix_units(self) -> int:
         """Units of a matrix, where windows have to end with it: in a stack in columns; else 0."""
-        return max(component.access.matrix_units for component in self.components)
+        return max(component.placement.matrix_units for component in self.components)
 
     @property
     def coding(self) -> str:

@@ -12,15 +12,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.limits import KiB
 from anamnesis.readers.base import Component, FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.raw import RawBytes, SpanCrc, open_raw
 from anamnesis.readers.source import SourceFile
-from anamnesis.readers.strides import gather
-
-# Between the parts of two lines: reading over so much costs less than another call.
-_GAP_BYTES = 8 * KiB
 
 CACHE_LINE = 64
 
@@ -51,8 +46,8 @@ class BlockReader:
     def __init__(self, tensor: Tensor, open_file: OpenFile, *, reuse: bool) -> None:
         """Prepare to read `tensor`; files are opened through `open_file`."""
         self.tensor = tensor
-        self._windowed = [c for c in tensor.components if c.access.kind != "whole"]
-        self._wholes = [c for c in tensor.components if c.access.kind == "whole"]
+        self._windowed = [c for c in tensor.components if c.placement.windowed]
+        self._wholes = [c for c in tensor.components if not c.placement.windowed]
         self.read_bytes = 0  # of all windows so far
         self._open = open_file
         self._reuse = reuse
@@ -75,7 +70,8 @@ class BlockReader:
                 self._cache = {units: blocks}
         for component in self._windowed:
             view = blocks.views[component.role]
-            self._fill(component, window, view)
+            read, nbytes = self._raw(component).read_into, component.stored.nbytes
+            component.placement.fill(read, nbytes, window, view)
             self.read_bytes += view.nbytes
         return blocks
 
@@ -84,19 +80,9 @@ class BlockReader:
 
         A cycle that was read whole stays whole: it begins with line 0, and else with the window.
         """
-        views = {}
-        for component in self._windowed:
-            bits, view = component.access.unit_bits, blocks.views[component.role]
-            if component.access.kind == "cycle" and len(view) == component.access.period:
-                views[component.role] = view
-                continue
-            begin = (window.start - batch.start) * bits // 8
-            end = begin + component.access.span_bytes(window.stop - window.start)
-            if component.access.kind == "columns":
-                views[component.role] = view[:, begin:end]
-            else:
-                views[component.role] = view[begin // view.shape[1] : -(-end // view.shape[1])]
-        return views
+        return {
+            c.role: c.placement.slice(blocks.views[c.role], batch, window) for c in self._windowed
+        }
 
     def wholes(self) -> dict[str, Whole]:
         """The whole-tensor parameters as kernels get them, by role."""
@@ -110,54 +96,13 @@ class BlockReader:
         return params
 
     def _target(self, component: Component, units: int) -> Any:
-        access = component.access
-        if access.kind == "rows":
-            per_row = max(1, access.unit_bits // 8)
-            shape = (access.span_bytes(units) // per_row, per_row)
-        elif access.kind == "cycle":
-            shape = (min(units, access.period), access.line_bytes)
-        else:
-            seg = min(access.span_bytes(units), access.line_bytes)
-            shape = (component.lines, seg)
+        shape = component.placement.view_shape(component.stored.nbytes, units)
         need = shape[0] * shape[1]
         buffer = self._buffers.get(component.role)
         if buffer is None or len(buffer) < need or not self._reuse:
             buffer = aligned(need, np.uint8)
             self._buffers[component.role] = buffer
         return buffer[:need].reshape(shape)
-
-    def _fill(self, component: Component, window: Window, view: Any) -> None:
-        access, stored = component.access, component.stored
-        raw = self._raw(component)
-        unit, skip = window.start, 0
-        if access.matrix_units:
-            matrix, unit = divmod(unit, access.matrix_units)
-            skip = matrix * access.lines * access.line_bytes
-        begin = unit * access.unit_bits // 8
-        if access.kind == "rows":
-            flat = view.reshape(-1)
-            here = min(len(flat), stored.nbytes - begin)
-            raw.read_into(begin, flat[:here])
-            flat[here:] = 0  # the last unit of the tensor may be short
-            return
-        if access.kind == "cycle":
-            first = window.start % access.period if len(view) < access.period else 0
-            here = min(len(view), access.period - first)
-            raw.read_into(first * access.line_bytes, view[:here].reshape(-1))
-            if here < len(view):
-                raw.read_into(0, view[here:].reshape(-1))
-            return
-        lines, seg = view.shape
-        here = min(seg, access.line_bytes - begin)
-        if seg == access.line_bytes:
-            raw.read_into(skip, view.reshape(-1))
-        elif access.line_bytes - here <= _GAP_BYTES:
-            begin += skip
-            gather(raw.read_into, begin, (lines, here), (access.line_bytes, 1), view[:, :here])
-        else:
-            for line in range(lines):
-                raw.read_into(skip + line * access.line_bytes + begin, view[line, :here])
-        view[:, here:] = 0
 
     def _raw(self, component: Component) -> RawBytes:
         raw = self._raws.get(component.role)

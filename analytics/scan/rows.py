@@ -163,7 +163,7 @@ class Lines:
         self._parts, self.component = parts, role
         component = parts.by_role[role]
         self._bytes = component.stored.nbytes
-        self._line = max(1, component.access.line_bytes)
+        self._line = max(1, component.placement.line_bytes)
         self._piece = min(self._line, self._LONGEST)
         self._per_line = -(-self._line // self._piece)
         self.rows = -(-self._bytes // self._line) * self._per_line

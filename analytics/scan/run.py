@@ -277,7 +277,7 @@ class _Decoded(_Stream):
         excess = step.memory_bytes - self._memory // 2
         if excess <= 0 or windows < 2:
             return step
-        each = _read_bytes(tensor, step.window_units)
+        each = sum(c.window_bytes(step.window_units) for c in tensor.components)
         fewer = max(1, windows - -(-excess // max(1, each)))
         held = step.memory_bytes - (windows - fewer) * each
         return replace(step, batch_units=fewer * step.window_units, memory_bytes=held)
@@ -299,20 +299,6 @@ def _ranges(total: int, rows: int, multiple: int) -> Iterator[tuple[int, int]]:
     for first in range(0, total, whole):
         for start in range(first, min(first + whole, total), rows):
             yield start, min(start + rows, first + whole, total)
-
-
-def _read_bytes(tensor: Tensor, units: int) -> int:
-    """Bytes of the buffers that `units` units are read into."""
-    total = 0
-    for component in tensor.components:
-        access = component.access
-        if access.kind == "rows":
-            total += access.span_bytes(units)
-        elif access.kind == "columns":
-            total += component.lines * min(access.span_bytes(units), access.line_bytes)
-        elif access.kind == "cycle":
-            total += access.span_bytes(min(units, access.period))
-    return total
 
 
 def _array(found: Any, kind: pa.DataType, count: int) -> Any:

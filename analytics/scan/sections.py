@@ -294,7 +294,7 @@ class Groups:
         bits, shape = self._params["bits"], (last - first, self._outputs)
         if "qzeros" not in self._parts.by_role:
             return np.full(shape, np.float32(1 << (bits - 1)))
-        line = self._parts.by_role["qzeros"].access.line_bytes
+        line = self._parts.by_role["qzeros"].placement.line_bytes
         words = self._parts.read("qzeros", first * line, last * line).reshape(-1, line)
         if self._parts.tensor.coding == "awq-gemm":
             return read_zeros(words, bits, 0, 0, True, shape)
@@ -336,10 +336,10 @@ def _dense(parts: Parts) -> Sequence[Section]:
 
 def _plain(parts: Parts) -> Sequence[Section]:
     """An encoding that this table does not know: bytes by units, or by lines."""
-    tensor, access = parts.tensor, parts.tensor.components[0].access
-    if access.kind in ("columns", "cycle"):
+    tensor, placement = parts.tensor, parts.tensor.components[0].placement
+    if placement.in_lines:
         return (Lines(parts, tensor.components[0].role),)
-    return (Runs(parts, tensor.unit_elems, access.unit_bits // 8, tensor.unit_elems),)
+    return (Runs(parts, tensor.unit_elems, placement.unit_bits // 8, tensor.unit_elems),)
 
 
 SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {

@@ -69,7 +69,7 @@ class ScaleRange:
         found = [c for c in tensor.components if c.role == role]
         self._component: Component | None = found[0] if found else None
         self._fields = None if found else FIELDS.get(tensor.coding)
-        if self._component is not None and self._component.access.kind == "whole":
+        if self._component is not None and not self._component.placement.windowed:
             whole = reader.wholes()[self._component.role]
             array = whole.array
             if tensor.coding.endswith("-tiles"):

@@ -15,7 +15,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._bnb_state import BLOCK_SIZES, QUANT_TYPES
 from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
 from anamnesis.readers.schemes.base import Ledger
@@ -65,8 +66,8 @@ def _tensor(ledger: Ledger, codes: Stored, absmax: Stored) -> Tensor:
         scheme=f"bnb-{kind}",
         encoding="bnb-4bit",
         components=(
-            Component("payload", codes, Access("rows", 4 * size)),
-            Component("absmax", absmax, Access("rows", 32)),
+            Component("payload", codes, Contiguous(4 * size)),
+            Component("absmax", absmax, Contiguous(32)),
         ),
         unit_elems=size,
         params={

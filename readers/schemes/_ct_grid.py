@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from anamnesis.readers.base import Access, Component, Stored
+from anamnesis.readers.base import Component, Stored
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._errors import misfit
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._scale_grid import Block
@@ -33,9 +34,7 @@ class Grid:
         """Numbers of this grid, for units of `unit` rows."""
         if not self.by_rows:
             return Component(role, stored)
-        return Component(
-            role, stored, Access("rows", unit * self.groups * DTYPES[stored.dtype].bits)
-        )
+        return Component(role, stored, Contiguous(unit * self.groups * DTYPES[stored.dtype].bits))
 
     def checked(self, stored: Stored, dtypes: tuple[str, ...]) -> Stored:
         """A tensor of the same shape as the scales; raises FormatError for others."""

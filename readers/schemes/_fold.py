@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._errors import misfit, need
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
@@ -42,7 +43,7 @@ def folded(
                 raise misfit(part, f"{allowed}, for {tensor.name!r}")
         params["low_rank_dtype"] = b.dtype
         components.append(Component("low_rank_a", a))
-        access = Access("rows", rank * SCALE_BITS[b.dtype])
+        access = Contiguous(rank * SCALE_BITS[b.dtype])
         components.append(Component("low_rank_b", b, access))
     if rotation:
         params["rotation"] = rotation

@@ -18,7 +18,8 @@ awq/modules/act.py, and `get_act_for_scaling` of awq/models.
 
 from __future__ import annotations
 
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._errors import unsupported
 from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._packed_linear import (
@@ -129,11 +130,11 @@ def _gemm(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     line = max(1, words * 4)
     bits = SCALE_BITS[module.scales.dtype]
     components = [
-        Component("qweight", module.qweight, Access("columns", 4, line)),
-        Component("scales", module.scales, Access("columns", bits, max(1, outputs * bits // 8))),
+        Component("qweight", module.qweight, Strided(4, line)),
+        Component("scales", module.scales, Strided(bits, max(1, outputs * bits // 8))),
     ]
     if module.qzeros is not None:
-        components.append(Component("qzeros", module.qzeros, Access("columns", 4, line)))
+        components.append(Component("qzeros", module.qzeros, Strided(4, line)))
     return Tensor(
         name=f"{module.prefix}.weight",
         shape=(outputs, inputs),
@@ -155,9 +156,9 @@ def _gemv(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     groups = -(-inputs // (size if size > 0 else max(1, inputs)))
     bits = SCALE_BITS[module.scales.dtype]
     components = (
-        Component("qweight", module.qweight, Access("rows", words * 32)),
-        Component("scales", module.scales, Access("rows", padded * bits)),
-        Component("qzeros", module.zeros, Access("rows", module.zeros.shape[1] * 32)),
+        Component("qweight", module.qweight, Contiguous(words * 32)),
+        Component("scales", module.scales, Contiguous(padded * bits)),
+        Component("qzeros", module.zeros, Contiguous(module.zeros.shape[1] * 32)),
     )
     return Tensor(
         name=f"{module.prefix}.weight",
@@ -181,9 +182,9 @@ def _gemv_fast(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
         )
     size = _gemv_size(module, stated.group_size, inputs, padded // _PER_WORD)
     groups = -(-inputs // (size if size > 0 else max(1, inputs)))
-    line = Access("columns", 16 * _FAST_ROWS, max(1, 2 * outputs))
+    line = Strided(16 * _FAST_ROWS, max(1, 2 * outputs))
     components = (
-        Component("qweight", module.qweight, Access("rows", 16 * max(1, inputs))),
+        Component("qweight", module.qweight, Contiguous(16 * max(1, inputs))),
         Component("scales", module.scales, line),
         Component("qzeros", module.zeros, line),
     )

@@ -19,7 +19,8 @@ import math
 from collections.abc import Iterator
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Planar
 from anamnesis.readers.schemes._errors import need, where
 from anamnesis.readers.schemes.base import Ledger
 
@@ -92,7 +93,7 @@ def _tensor(ledger: Ledger, weight: Stored, divides: bool) -> Tensor:
         scheme="bitnet",
         encoding="bitnet",
         components=(
-            Component("payload", weight, Access.cycle(inputs, lines)),
+            Component("payload", weight, Planar(8 * inputs, lines)),
             Component("weight_scale", scale),
         ),
         unit_elems=inputs,

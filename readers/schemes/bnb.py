@@ -24,8 +24,9 @@ import math
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.files import Files
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._bnb_experts import claim_experts
 from anamnesis.readers.schemes._bnb_state import QUANT_TYPES, QuantState, read_state
 from anamnesis.readers.schemes._errors import where
@@ -87,8 +88,8 @@ def _claim_4bit(ledger: Ledger, text: Stored, name: str, dot: str, state: QuantS
     _check(absmax, tuple(allowed), state.blocks)
     params["absmax_dtype"] = absmax.dtype
     components = [
-        Component("payload", codes, Access("rows", 4 * state.blocksize)),
-        Component("absmax", absmax, Access("rows", allowed[absmax.dtype])),
+        Component("payload", codes, Contiguous(4 * state.blocksize)),
+        Component("absmax", absmax, Contiguous(allowed[absmax.dtype])),
     ]
     wholes = {"quant_map": 16}
     if state.nested_blocksize:
@@ -132,8 +133,8 @@ def _claim_int8(ledger: Ledger, scb: Stored, files: Files) -> None:
             scheme="bnb-int8",
             encoding="bnb-int8",
             components=(
-                Component("payload", codes, Access("rows", 8 * max(1, columns))),
-                Component("SCB", scb, Access("rows", 32)),
+                Component("payload", codes, Contiguous(8 * max(1, columns))),
+                Component("SCB", scb, Contiguous(32)),
             ),
             unit_elems=max(1, columns),
             params={"bits": 8},

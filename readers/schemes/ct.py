@@ -19,8 +19,9 @@ https://github.com/vllm-project/compressed-tensors compressors/ of 0.20.0, and o
 from __future__ import annotations
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.files import Files
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import marks
 from anamnesis.readers.schemes._ct_config import Settings, settings
 from anamnesis.readers.schemes._ct_grid import Grid, grid_of
@@ -122,13 +123,13 @@ def _claim_packed(
     if zero_words is not None:
         zero = "padded" if packing.padded else "dense"
     components = [
-        Component("weight_packed", packed, Access("rows", unit * 32 * max(1, packed.shape[-1]))),
+        Component("weight_packed", packed, Contiguous(unit * 32 * max(1, packed.shape[-1]))),
         grid.component("weight_scale", scale, unit),
     ]
     if zeros is not None and zero_words is None:
         components.append(grid.component("weight_zero_point", grid.checked(zeros, ("I8",)), unit))
     elif zeros is not None:
-        access = Access("rows", packing.words(unit) * 32 * max(1, grid.groups))
+        access = Contiguous(packing.words(unit) * 32 * max(1, grid.groups))
         components.append(
             Component("weight_zero_point", zeros)
             if whole_zeros
@@ -167,7 +168,7 @@ def int8_tensor(
     grid = grid_of(codes, (matrices, shape[-2], shape[-1]), shape, scale, blocks)
     g_idx = ledger.get(f"{codes.name}_g_idx")
     components = [
-        Component("weight", codes, Access("rows", 8 * max(1, shape[-1]))),
+        Component("weight", codes, Contiguous(8 * max(1, shape[-1]))),
         grid.component("weight_scale", scale, 1),
     ]
     params: dict[str, object] = {"bits": 8, "zero": ""}

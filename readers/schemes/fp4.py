@@ -30,7 +30,8 @@ import math
 from dataclasses import dataclass
 
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._errors import missing, need, unsupported, where
 from anamnesis.readers.schemes._fold import smoothed
@@ -225,8 +226,8 @@ def _tensor(
 ) -> Tensor:
     *lead, packed = layer.codes.shape
     columns = columns or 2 * packed
-    payload = Component("payload", layer.codes, Access("rows", 8 * max(1, packed)))
-    each = Component("scale", scale, Access("rows", 8 * max(1, scale.shape[-1])))
+    payload = Component("payload", layer.codes, Contiguous(8 * max(1, packed)))
+    each = Component("scale", scale, Contiguous(8 * max(1, scale.shape[-1])))
     return Tensor(
         name=layer.name,
         shape=(*lead, columns),

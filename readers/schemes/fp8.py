@@ -25,7 +25,8 @@ import math
 import re
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._scale_grid import (
     SCALE_DTYPES,
@@ -93,7 +94,7 @@ def _claim(ledger: Ledger, stored: Stored, declared: list[Block]) -> bool:
 
 
 def _payload(stored: Stored) -> Component:
-    return Component("payload", stored, Access("rows", 8 * max(1, stack(stored)[2])))
+    return Component("payload", stored, Contiguous(8 * max(1, stack(stored)[2])))
 
 
 def _tensor(

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.gguf_types import encoding_of
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes.base import Ledger
 
 
@@ -21,7 +22,7 @@ def resolve(ledger: Ledger) -> None:
         row = ENCODINGS.get(encoding)
         if row is None or not row.block_bytes:
             continue
-        components = [Component("payload", stored, Access("rows", row.block_bytes * 8))]
+        components = [Component("payload", stored, Contiguous(row.block_bytes * 8))]
         params: dict[str, int] = {}
         if stored.dtype == "NVFP4":
             scale = _scale(ledger, stored)

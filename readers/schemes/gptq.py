@@ -16,7 +16,8 @@ auto_round/inference/convert_model.py, export/export_to_autoround/export.py.
 from __future__ import annotations
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Tensor
+from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.placement import Placement, Strided
 from anamnesis.readers.schemes._packed_linear import (
     SCALE_BITS,
     WORD_BITS,
@@ -99,9 +100,9 @@ def _tensor(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     )
 
 
-def _columns(columns: int, bits: int, code_bits: int) -> Access:
+def _columns(columns: int, bits: int, code_bits: int) -> Placement:
     """Lines of `columns` numbers of `bits`; a unit is one of them, or a code inside."""
-    return Access("columns", code_bits or bits, max(1, columns * bits // 8))
+    return Strided(code_bits or bits, max(1, columns * bits // 8))
 
 
 def _bits(module: Module, stated: Settings) -> tuple[int, int]:

@@ -18,8 +18,9 @@ from __future__ import annotations
 from typing import Any
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Tensor
+from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.files import Files
+from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._hqq_layer import Layer, read_layer
 from anamnesis.readers.schemes.base import Ledger
@@ -76,17 +77,16 @@ def _tensor(ledger: Ledger, layer: Layer) -> Tensor:
     beside = (("scale", layer.scale), ("zero", layer.zero))
     if axis == 1:
         unit, period = size, lines
-        numbers = [Component(n, s, Access("rows", SCALES[s.dtype])) for n, s in beside]
+        numbers = [Component(n, s, Contiguous(SCALES[s.dtype])) for n, s in beside]
     else:
         unit = _divisor(columns, layer.shape[1])
         period = lines * columns // unit
         params |= {"unit": unit, "columns": columns // unit}
         numbers = [
-            Component(n, s, Access.cycle(unit * SCALES[s.dtype] // 8, columns // unit))
-            for n, s in beside
+            Component(n, s, Planar(unit * SCALES[s.dtype], columns // unit)) for n, s in beside
         ]
     # Bytes of one code each do not begin again.
-    codes = Access("rows", 8 * unit) if bits == 8 else Access.cycle(unit * width, period)
+    codes = Contiguous(8 * unit) if bits == 8 else Planar(8 * unit * width, period)
     return Tensor(
         name=f"{layer.prefix}weight",
         shape=layer.shape,

@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous, Placement
 from anamnesis.readers.schemes._errors import missing
 from anamnesis.readers.schemes._mlx_config import BITS, Hint, Stated, stated
 from anamnesis.readers.schemes.base import Ledger
@@ -193,9 +194,9 @@ def _logical(
     )
 
 
-def _rows(stored: Stored) -> Access:
+def _rows(stored: Stored) -> Placement:
     bits = 32 if stored.dtype == "U32" else _SCALE_BITS[stored.dtype]
-    return Access("rows", bits * max(1, stored.shape[-1]))
+    return Contiguous(bits * max(1, stored.shape[-1]))
 
 
 def _group_bits(module: _Module) -> int:

@@ -15,7 +15,8 @@ gpt_oss/torch/weights.py.
 from __future__ import annotations
 
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous, Placement, Strided
 from anamnesis.readers.schemes._errors import missing, where
 from anamnesis.readers.schemes.base import Ledger
 
@@ -69,21 +70,21 @@ def _tensor(ledger: Ledger, name: str, blocks: Stored, other: str, transposed: b
         )
     experts, outputs = lead
     inputs = count * _BLOCK
-    if transposed:
-        access = (
-            Access("columns", 8 * _BYTES, max(1, count * _BYTES), lines=outputs),
-            Access("columns", 8, max(1, count), lines=outputs),
-        )
-    else:
-        access = Access("rows", 8 * _BYTES * max(1, count)), Access("rows", 8 * max(1, count))
+
+    def placement(block_bytes: int) -> Placement:
+        line_bytes = max(1, count) * block_bytes
+        if transposed:
+            return Strided(8 * block_bytes, line_bytes, lines=outputs)
+        return Contiguous(8 * line_bytes)
+
     return Tensor(
         name=name,
         shape=(experts, inputs, outputs) if transposed else (experts, outputs, inputs),
         scheme="mxfp4",
         encoding="fp4-mx-columns" if transposed else "fp4-mx",
         components=(
-            Component("payload", blocks, access[0]),
-            Component("scale", scales, access[1]),
+            Component("payload", blocks, placement(_BYTES)),
+            Component("scale", scales, placement(1)),
         ),
         unit_elems=max(1, _BLOCK * outputs if transposed else inputs),
         orientation="transposed" if transposed else "as-stored",

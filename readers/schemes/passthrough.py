@@ -11,8 +11,9 @@ import math
 from functools import cache
 
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.placement import Contiguous, Placement
 from anamnesis.readers.schemes.base import Ledger
 
 # Scales of activations and of the key/value cache: they have no part in the weights.
@@ -105,8 +106,8 @@ def dense(stored: Stored) -> Tensor:
 
 
 @cache
-def _rows_of(unit_bits: int) -> Access:
-    return Access("rows", unit_bits)
+def _rows_of(unit_bits: int) -> Placement:
+    return Contiguous(unit_bits)
 
 
 def _suspicion(ledger: Ledger, stored: Stored, part: str) -> str | None:

@@ -17,7 +17,8 @@ from __future__ import annotations
 import math
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes._errors import need, where
 from anamnesis.readers.schemes._quanto_shape import shape_of
 from anamnesis.readers.schemes.base import Ledger
@@ -67,7 +68,7 @@ def _whole_bytes(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
         scheme="quanto",
         encoding="quanto-bytes",
         components=(
-            Component("payload", codes, Access("rows", 8 * columns)),
+            Component("payload", codes, Contiguous(8 * columns)),
             Component("_scale", scale),
         ),
         unit_elems=columns,
@@ -112,9 +113,9 @@ def _bits(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
         scheme="quanto",
         encoding="quanto-bits",
         components=(
-            Component("payload", codes, Access.cycle(size, lines)),
-            Component("_scale", scale, Access("rows", _SCALES[scale.dtype])),
-            Component("_shift", shift, Access("rows", _SHIFTS[shift.dtype])),
+            Component("payload", codes, Planar(8 * size, lines)),
+            Component("_scale", scale, Contiguous(_SCALES[scale.dtype])),
+            Component("_shift", shift, Contiguous(_SHIFTS[shift.dtype])),
         ),
         unit_elems=size,
         params={

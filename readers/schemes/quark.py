@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Strided
 from anamnesis.readers.schemes._errors import misfit, missing, unsupported
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
@@ -89,15 +90,15 @@ def _tensor(ledger: Ledger, codes: Stored, stem: str, encoding: str) -> Tensor:
         )
     bits, line = SCALE_BITS[scale.dtype], max(1, words * 4)
     components = [
-        Component("qweight", codes, Access("columns", 4, line)),
-        Component("scales", scale, Access("columns", bits, max(1, outputs * bits // 8))),
+        Component("qweight", codes, Strided(4, line)),
+        Component("scales", scale, Strided(bits, max(1, outputs * bits // 8))),
     ]
     if zeros is not None:
         if zeros.dtype in SCALE_BITS:
             raise unsupported(zeros, "Quark's zero points that are no integers", _IMPLEMENTED)
         if zeros.dtype != "I32" or zeros.shape != (groups, words):
             raise misfit(zeros, f"I32 {[groups, words]}")
-        components.append(Component("qzeros", zeros, Access("columns", 4, line)))
+        components.append(Component("qzeros", zeros, Strided(4, line)))
     return Tensor(
         name=codes.name,
         shape=(outputs, inputs),

@@ -20,7 +20,8 @@ import math
 from collections.abc import Callable
 
 from anamnesis.errors import FormatError
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._ct_grid import Grid, grid_of
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._torchao_metadata import Described, described
@@ -119,7 +120,7 @@ def _fp8(
         scheme=scheme,
         encoding=f"torchao-mx{ENCODINGS[codes.dtype]}-tiles" if tiles else ENCODINGS[codes.dtype],
         components=(
-            Component("payload", codes, Access("rows", 8 * max(1, columns))),
+            Component("payload", codes, Contiguous(8 * max(1, columns))),
             Component("scale", scale),
         ),
         unit_elems=max(1, columns),
@@ -159,7 +160,7 @@ def _integers(
     sizes = matrices, shape[-2], shape[-1]
     grid: Grid = grid_of(codes, sizes, shape, scale, [(block[-2], block[-1])])
     components = [
-        Component("weight", codes, Access("rows", 8 * max(1, shape[-1]))),
+        Component("weight", codes, Contiguous(8 * max(1, shape[-1]))),
         grid.component("weight_scale", scale, 1),
     ]
     if zeros is not None:
@@ -208,14 +209,14 @@ def _int4(ledger: Ledger, one: Described) -> Tensor:
     if size % 2:
         raise one.unsupported(f"groups of {size}")
     line = max(1, rows * bits // 8)
-    access = Access("columns", bits, line, lines=max(1, groups) if lead else 0)
+    access = Strided(bits, line, lines=max(1, groups) if lead else 0)
     return Tensor(
         name=one.name,
         shape=(*lead, rows, columns),
         scheme="torchao-int4",
         encoding="torchao-int4",
         components=(
-            Component("payload", codes, Access("rows", 8 * max(1, packed))),
+            Component("payload", codes, Contiguous(8 * max(1, packed))),
             Component("scale", scale, access),
             Component("zero_point", zero, access),
         ),
@@ -270,8 +271,8 @@ def _fp4(
     rows = _TILE_ROWS if tiles else 1
     each = rows * (-(-columns // size // _TILE_BLOCKS) * _TILE_BLOCKS if tiles else columns // size)
     components = [
-        Component("payload", one.codes, Access("rows", rows * 8 * max(1, packed))),
-        Component("scale", scale, Access("rows", 8 * max(1, each))),
+        Component("payload", one.codes, Contiguous(rows * 8 * max(1, packed))),
+        Component("scale", scale, Contiguous(8 * max(1, each))),
     ]
     params: dict[str, object] = {}
     if tiles:

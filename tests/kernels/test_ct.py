@@ -90,7 +90,7 @@ def test_sizes_are_checked_before_the_kernel(name: str) -> None:
     units, unit = item.units, item.params["unit_rows"]
     blocks = {}
     for part in item.components:
-        blocks[part.role] = np.zeros((units, part.access.unit_bits // 8), np.uint8)
+        blocks[part.role] = np.zeros((units, part.placement.unit_bits // 8), np.uint8)
     out = np.empty(item.elems, np.uint16)
     decoder(item.encoding)(blocks, params, Window(0, units), out)
     for role, array in blocks.items():

@@ -6,7 +6,8 @@ import pytest
 
 from anamnesis.pipeline import plan as planning
 from anamnesis.pipeline.plan import step_for
-from anamnesis.readers.base import Access, Component, FileId, Stored, Tensor
+from anamnesis.readers.base import Component, FileId, Stored, Tensor
+from anamnesis.readers.placement import Strided
 
 MiB = 1 << 20
 FILE = FileId("model.safetensors", 1 << 40, 0, 0, 0)
@@ -14,14 +15,14 @@ FILE = FileId("model.safetensors", 1 << 40, 0, 0, 0)
 
 def awq(inputs: int, outputs: int) -> Tensor:
     words = Stored("m.qweight", "I32", (inputs, outputs // 8), FILE, 0, inputs * outputs // 2)
-    payload = Component("qweight", words, Access("columns", 4, outputs // 2))
+    payload = Component("qweight", words, Strided(4, outputs // 2))
     return Tensor("m.weight", (outputs, inputs), "awq", "awq-gemm", (payload,), inputs, 8)
 
 
 def gptq(inputs: int, outputs: int, bits: int) -> Tensor:
     lines = inputs * bits // 32
     words = Stored("m.qweight", "I32", (lines, outputs), FILE, 0, 4 * lines * outputs)
-    payload = Component("qweight", words, Access("columns", 32, 4 * outputs))
+    payload = Component("qweight", words, Strided(32, 4 * outputs))
     multiple = 32 if bits == 3 else 32 // bits
     return Tensor("m.weight", (outputs, inputs), "gptq", "gptq", (payload,), inputs, multiple)
 
@@ -76,7 +77,7 @@ def test_a_tensor_of_nothing() -> None:
 def experts(count: int, inputs: int, outputs: int) -> Tensor:
     shape = (count, outputs, inputs // 32, 16)
     stored = Stored("m_blocks", "U8", shape, FILE, 0, count * outputs * inputs // 2)
-    payload = Component("payload", stored, Access("columns", 128, inputs // 2, lines=outputs))
+    payload = Component("payload", stored, Strided(128, inputs // 2, lines=outputs))
     return Tensor("m", (count, inputs, outputs), "mxfp4", "e", (payload,), 32 * outputs)
 
 

@@ -14,6 +14,7 @@ import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored, Tensor
 from anamnesis.readers.model import load_model
+from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
@@ -59,13 +60,10 @@ def test_gemm(config: Any) -> None:
     tensor = resolved(gemm(), config)
     assert (tensor.shape, tensor.scheme, tensor.encoding) == ((96, 256), "awq", "awq-gemm")
     assert (tensor.orientation, tensor.unit_elems, tensor.unit_multiple) == ("transposed", 256, 8)
-    access = {
-        c.role: (c.access.kind, c.access.unit_bits, c.access.line_bytes) for c in tensor.components
-    }
-    assert access == {
-        "qweight": ("columns", 4, 48),
-        "scales": ("columns", 16, 192),
-        "qzeros": ("columns", 4, 48),
+    assert {c.role: c.placement for c in tensor.components} == {
+        "qweight": Strided(4, 48),
+        "scales": Strided(16, 192),
+        "qzeros": Strided(4, 48),
     }
     assert tensor.params["group_size"] == 64
     assert tensor.params["act_order"] is False
@@ -79,7 +77,7 @@ def test_a_square_weight_is_transposed_all_the_same() -> None:
 @pytest.mark.parametrize("dtype", ["F16", "BF16", "F32"])
 def test_scale_dtypes(dtype: str) -> None:
     tensor = resolved(gemm(scales=(dtype, (4, 96))), AWQ)
-    assert tensor.components[1].access.line_bytes == 96 * (4 if dtype == "F32" else 2)
+    assert tensor.components[1].placement.line_bytes == 96 * (4 if dtype == "F32" else 2)
     with pytest.raises(FormatError, match=r"scales.*dtype I32"):
         resolved(gemm(scales=("I32", (4, 96))), AWQ)
 
@@ -106,7 +104,7 @@ def test_gemv(inputs: int, width: int, declared: int | None, groups: int) -> Non
         "as-stored",
     )
     assert tensor.params["groups"] == groups
-    assert {c.access.kind for c in tensor.components} == {"rows"}
+    assert {type(c.placement) for c in tensor.components} == {Contiguous}
 
 
 def test_gemv_of_a_width_that_no_group_size_makes() -> None:

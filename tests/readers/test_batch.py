@@ -14,10 +14,11 @@ import pytest
 
 import anamnesis
 from anamnesis.kernels import Window
-from anamnesis.readers.base import Access, Component, Stored, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.batch import BlockReader, aligned, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
+from anamnesis.readers.placement import Planar, Strided
 from anamnesis.readers.record_batches import block_batches, whole_batch
 from anamnesis.readers.source import LocalFile
 
@@ -102,8 +103,8 @@ def test_layouts_in_columns_and_whole_parameters(tmp_path: Path) -> None:
             Stored("o", "I32", (5,), file.id, data.nbytes + scales.nbytes, order.nbytes),
         ]
     components = (
-        Component("qweight", stored[0], Access("columns", 32, width)),
-        Component("scales", stored[1], Access("columns", 16, 20)),
+        Component("qweight", stored[0], Strided(32, width)),
+        Component("scales", stored[1], Strided(16, 20)),
         Component("g_idx", stored[2]),
     )
     tensor = Tensor("w", (10, 6), "gptq", "gptq", components, unit_elems=6)
@@ -145,7 +146,7 @@ def test_parts_of_lines_in_few_calls(
     path.write_bytes(bytes(7) + data.tobytes())
     with LocalFile(path) as file:
         stored = Stored("q", "U8", data.shape, file.id, 7, data.nbytes)
-    component = Component("qweight", stored, Access("columns", 8, width))
+    component = Component("qweight", stored, Strided(8, width))
     tensor = Tensor("w", (width, lines), "gptq", "gptq", (component,), unit_elems=lines)
     files = Files()
     reader = BlockReader(tensor, files, reuse=True)
@@ -237,7 +238,7 @@ def test_cycles_begin_again(tmp_path: Path, period: int, units: int, reuse: bool
     path.write_bytes(lines.tobytes())
     file = LocalFile(str(path)).id
     stored = Stored("x", "U8", lines.shape, file, 0, lines.nbytes)
-    access = Access.cycle(3, period)
+    access = Planar(8 * 3, period)
     tensor = Tensor("x", (units, 3), "s", "e", (Component("payload", stored, access),), 3)
     files = Files()
     reader = BlockReader(tensor, files, reuse=reuse)
@@ -267,7 +268,7 @@ def test_stacks_in_columns_are_read_matrix_by_matrix(
     path = tmp_path / "stack"
     path.write_bytes(b"?" + data.tobytes())
     stored = Stored("x", "U8", data.shape, LocalFile(str(path)).id, 1, data.nbytes)
-    access = Access("columns", 16, width, lines=lines)
+    access = Strided(16, width, lines=lines)
     shape, each = (matrices, width // 2, lines), width // 2
     tensor = Tensor("x", shape, "s", "e", (Component("payload", stored, access),), lines)
     files = Files()

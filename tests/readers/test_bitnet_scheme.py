@@ -14,6 +14,7 @@ from safetensors.numpy import save_file
 import anamnesis
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
 from anamnesis.readers.model import load_model
+from anamnesis.readers.placement import Planar
 
 BITNET = {"quant_method": "bitnet", "linear_class": "autobitlinear", "quantization_mode": "offline"}
 RNG = np.random.default_rng(5)
@@ -67,8 +68,7 @@ def test_what_the_tensor_is(tmp_path: Path) -> None:
     found = {t.name: t for t in load_model(str(path)).tensors}
     tensor = found["m.q_proj.weight"]
     assert (tensor.shape, tensor.scheme, tensor.encoding) == ((24, 40), "bitnet", "bitnet")
-    access = tensor.components[0].access
-    assert (access.kind, access.line_bytes, access.period) == ("cycle", 40, 6)
+    assert tensor.components[0].placement == Planar(8 * 40, 6)
     assert found["m.q_proj.bias"].scheme == found["m.q_proj.rms_norm.weight"].scheme
     assert set(found) == {"m.q_proj.weight", "m.q_proj.bias", "m.q_proj.rms_norm.weight"}
 

@@ -15,6 +15,7 @@ import anamnesis
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored, Tensor
 from anamnesis.readers.model import load_model
+from anamnesis.readers.placement import WHOLE, Contiguous
 from anamnesis.readers.schemes import ct
 from anamnesis.readers.schemes.base import Ledger
 
@@ -94,8 +95,10 @@ def test_packed(name: str, about: Any, one: Any) -> None:
     assert tensor.params["bits"] == 4
     assert tensor.params["group_size"] == 32
     assert tensor.orientation == "as-stored"
-    access = {c.role: (c.access.kind, c.access.unit_bits) for c in tensor.components}
-    assert access == {"weight_packed": ("rows", 256), "weight_scale": ("rows", 32)}
+    assert {c.role: c.placement for c in tensor.components} == {
+        "weight_packed": Contiguous(256),
+        "weight_scale": Contiguous(32),
+    }
 
 
 @pytest.mark.parametrize(
@@ -161,7 +164,7 @@ def test_scales(dtype: Any, shape: tuple[int, ...], one: Any) -> None:
     for parts in (packed(weight_scale=scale), int8(scale=scale)):
         tensor = one(parts, CT)
         windowed = len(shape) == 2
-        assert tensor.components[1].access.kind == ("rows" if windowed else "whole")
+        assert tensor.components[1].placement.windowed is windowed
         assert tensor.params["groups"] == (shape[1] if windowed else 1)
 
 
@@ -185,7 +188,7 @@ def test_stacked_experts(one: Any) -> None:
     tensor = one(parts, config(4))
     assert tensor.shape == (3, 20, 64)
     # 20 rows are no whole words of zero points: a unit would reach into the next expert.
-    assert {c.role: c.access.kind for c in tensor.components}["weight_zero_point"] == "whole"
+    assert {c.role: c.placement for c in tensor.components}["weight_zero_point"] is WHOLE
     assert tensor.params["unit_rows"] == 1
     parts["e.weight_packed"] = np.ones((3, 24, 8), np.int32)
     parts["e.weight_scale"] = np.ones((3, 24, 2), ml_dtypes.bfloat16)

@@ -148,7 +148,7 @@ def test_shapes(
     assert tensor.shape == shape
     assert math.prod(grid) == math.prod(scale)
     assert tensor.elems == tensor.units * tensor.unit_elems
-    assert tensor.components[0].access.span_bytes(tensor.units) == math.prod(shape)
+    assert tensor.components[0].placement.span_bytes(tensor.units) == math.prod(shape)
     assert pickle.loads(pickle.dumps(tensor)) == tensor
     if scheme == "fp8-channel":
         assert tensor.params["axis"] == (0 if block[1] == max(1, shape[-1]) else 1)

@@ -14,9 +14,10 @@ import pytest
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import Limits
-from anamnesis.readers.base import Access, Container
+from anamnesis.readers.base import Container
 from anamnesis.readers.gguf import open_gguf
 from anamnesis.readers.gguf_types import GGML_TYPES
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
@@ -211,7 +212,7 @@ def test_geometry_of_every_encoding(encoding: str, tmp_path: Path) -> None:
     assert tensor.out_dtype == "BF16"
     (payload,) = tensor.components
     assert (payload.role, payload.stored.nbytes) == ("payload", nbytes)
-    assert payload.access == Access("rows", 8 * row.block_bytes)
+    assert payload.placement == Contiguous(8 * row.block_bytes)
     assert ledger.tensors["n"].scheme == "passthrough"
     if row.ggml_type in (q.value for q in gguf.GGMLQuantizationType):
         kind = gguf.GGMLQuantizationType(row.ggml_type)
@@ -290,9 +291,9 @@ def test_nvfp4_takes_its_scale_and_leaves_that_of_activations(tmp_path: Path) ->
     )
     ledger = resolved(path)
     tensor = ledger.tensors["b.w.weight"]
-    assert [(c.role, c.stored.name, c.access.kind) for c in tensor.components] == [
-        ("payload", "b.w.weight", "rows"),
-        ("scale", "b.w.scale", "whole"),
+    assert [(c.role, c.stored.name, c.placement.windowed) for c in tensor.components] == [
+        ("payload", "b.w.weight", True),
+        ("scale", "b.w.scale", False),
     ]
     assert tensor.params == {"blocks_per_scale": 8}
     assert [d.stored.name for d in ledger.dropped] == ["b.w.input_scale"]

@@ -15,6 +15,7 @@ import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored, Tensor
 from anamnesis.readers.model import load_model
+from anamnesis.readers.placement import WHOLE, Strided
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
@@ -65,14 +66,11 @@ def test_what_comes_out() -> None:
     assert (tensor.shape, tensor.scheme, tensor.encoding) == ((96, 256), "gptq", "gptq")
     assert (tensor.orientation, tensor.out_dtype) == ("transposed", "BF16")
     assert (tensor.unit_elems, tensor.unit_multiple, tensor.units) == (256, 8, 96)
-    access = {
-        c.role: (c.access.kind, c.access.unit_bits, c.access.line_bytes) for c in tensor.components
-    }
-    assert access == {
-        "qweight": ("columns", 32, 384),
-        "scales": ("columns", 16, 192),
-        "qzeros": ("columns", 4, 48),
-        "g_idx": ("whole", 0, 0),
+    assert {c.role: c.placement for c in tensor.components} == {
+        "qweight": Strided(32, 384),
+        "scales": Strided(16, 192),
+        "qzeros": Strided(4, 48),
+        "g_idx": WHOLE,
     }
     told = {k: tensor.params[k] for k in ("bits", "group_size", "act_order", "sym", "zero_offset")}
     assert told == {"bits": 4, "group_size": 64, "act_order": False, "sym": True, "zero_offset": 1}

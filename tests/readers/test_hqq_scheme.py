@@ -13,6 +13,7 @@ from safetensors.numpy import load_file, save_file
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.model import load_model
+from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes.base import Options
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "hqq"
@@ -50,8 +51,9 @@ def test_what_the_tensors_are(tmp_path: Path) -> None:
     assert set(found) == {"m.q_proj.weight", "m.q_proj.bias"}
     tensor = found["m.q_proj.weight"]
     assert (tensor.shape, tensor.scheme, tensor.encoding) == ((12, 64), "hqq", "hqq-axis1")
-    access = {c.role: (c.access.kind, c.access.unit_bits) for c in tensor.components}
-    assert access == {"W_q": ("cycle", 512), "scale": ("rows", 16), "zero": ("rows", 16)}
+    found = {c.role: c.placement for c in tensor.components}
+    assert found.pop("W_q") == Planar(512, 6)
+    assert found == {"scale": Contiguous(16), "zero": Contiguous(16)}
     assert len(model.dropped) == len(LAYER) - 3
     assert {d.why for d in model.dropped} == {"setting of HQQ"}
 

@@ -15,6 +15,7 @@ import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored, Tensor
 from anamnesis.readers.model import load_model
+from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
@@ -102,11 +103,10 @@ def test_with_a_config(product: int) -> None:
         assert (tensor.scheme, tensor.encoding) == ("mlx-affine", "mlx-affine")
         assert (tensor.orientation, tensor.unit_elems) == ("as-stored", 3 * size)
         assert sizes(tensor) == (bits, size)
-        access = {c.role: (c.access.kind, c.access.unit_bits) for c in tensor.components}
-        assert access == {
-            "payload": ("rows", 3 * product),
-            "scales": ("rows", 48),
-            "biases": ("rows", 48),
+        assert {c.role: c.placement for c in tensor.components} == {
+            "payload": Contiguous(3 * product),
+            "scales": Contiguous(48),
+            "biases": Contiguous(48),
         }
 
 
@@ -173,7 +173,7 @@ def test_dtypes_and_both_kinds_of_biases(dtype: str, biases: str) -> None:
     tensor = resolved(parts, quantization(64, 4))
     assert tensor.params["order"] == ("mlx" if biases == "biases" else "metal")
     assert tensor.params["scale_dtype"] == dtype
-    assert tensor.components[1].access.unit_bits == 3 * (32 if dtype == "F32" else 16)
+    assert tensor.components[1].placement.unit_bits == 3 * (32 if dtype == "F32" else 16)
 
 
 @pytest.mark.parametrize("layer", ["", "embed_tokens.", "a.b.switch_mlp.up_proj."])
@@ -205,8 +205,7 @@ def test_modes(mode: str, words: int, groups: int, inputs: int, encoding: str) -
             assert (tensor.scheme, tensor.encoding) == (f"mlx-{mode}", encoding)
             assert [c.role for c in tensor.components] == ["payload", "scale"]
             assert tensor.params["rows"] == 40
-            kind = tensor.components[1].access.kind
-            assert kind == ("whole" if mode == "mxfp8" else "rows")
+            assert tensor.components[1].placement.windowed is (mode != "mxfp8")
             if mode == "mxfp8":
                 assert tensor.params["grid"] == (3 if len(lead) > 1 else 1, 40, 2)
                 assert tensor.params["block"] == (1, 32)
