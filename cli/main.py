@@ -160,6 +160,11 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
 @cli.command("convert")
 @click.argument("path")
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="Output format.")
+@click.option(
+    "--encode",
+    metavar="NAME[:KEY=VALUE,…]",
+    help="Encode matrices as fp8-block, nvfp4, bnb-nf4, mlx-affine:bits=4, …",
+)
 @_conversion
 def convert_command(path: str, to: str, **settings: Any) -> None:
     """Convert PATH to another container, through full precision."""

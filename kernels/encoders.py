@@ -95,6 +95,7 @@ _BITS = (2, 3, 4, 5, 6, 7, 8)
 _BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _FOUR_BITS = {"block": Key(64, _BLOCKS), "nested": Key(False, (False, True))}
 _CT = "compressed-tensors"
+_MLX = {"style": Key("mlx", ("mlx",))}
 
 ENCODERS: dict[str, Encoder] = {
     "bnb-fp4": Encoder("encode_bnb:fp4", "bnb-4bit", _FOUR_BITS),
@@ -122,6 +123,9 @@ ENCODERS: dict[str, Encoder] = {
         "mlx-affine",
         {"bits": Key(4, (2, 3, 4, 5, 6, 8)), "group": Key(64, (32, 64, 128))},
     ),
+    "mlx-mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", _MLX),
+    "mlx-mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", _MLX),
+    "mlx-nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", _MLX),
     "mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", {"style": Key(_CT, (_CT, "mlx"))}),
     "mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", {"style": Key(_CT, (_CT, "mlx"))}),
     "nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx"))}),

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import xxhash
 
-from anamnesis.errors import IntegrityError, UsageError
+from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.journal import load_manifest, manifest_items
 from anamnesis.pipeline.plan import step_for, with_dtype
@@ -24,6 +24,11 @@ def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
     UsageError when `source` has not the tensors of the output.
     """
     document = load_manifest(out, strangers=True)
+    if "encode" in document:
+        raise UnsupportedError(
+            f"{out}: is encoded as {document['encode']}; what can be decoded again and compared is "
+            "an output of recovered values (verify without --against holds its checksums)"
+        )
     tensors = {t.name: t for t in open_named(source, Options(**document["options"])).tensors}
     dtypes = {item.name: item.dtype for item in manifest_items(document)}
     pieces = document["pieces"]

@@ -16,6 +16,7 @@ from typing import Any
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits, MiB
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
+from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.folder import check_inside
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
@@ -52,9 +53,15 @@ def companions(source: Path) -> Iterator[Path]:
 
 
 def copy_companions(
-    source: Path, target: Path, dtype: str | None, note: Callable[[str], None]
+    source: Path,
+    target: Path,
+    dtype: str | None,
+    note: Callable[[str], None],
+    choices: Chosen = (),
 ) -> list[str]:
     """Copy what goes along into `target`; the names. Configurations are cleaned on the way.
+
+    `config.json` gets what loaders need of the tensors that `choices` say were encoded.
 
     Without a `dtype` nothing was decoded, and the dtypes that configurations name are kept. One
     that is no JSON cannot be cleaned: it is left out with a `note`.
@@ -65,7 +72,7 @@ def copy_companions(
             data = file.read(0, file.size)
         if is_config(path.name):
             try:
-                data = _cleaned(path, data, dtype)
+                data = _cleaned(path, data, dtype, choices)
             except FormatError as error:
                 note(f"left out: {error}")
                 continue
@@ -74,13 +81,13 @@ def copy_companions(
     return copied
 
 
-def _cleaned(path: Path, data: bytes, dtype: str | None) -> bytes:
+def _cleaned(path: Path, data: bytes, dtype: str | None, choices: Chosen) -> bytes:
     """A configuration as it has to be; the very same bytes when no rule has anything to say."""
     config = loads(data, str(path), Limits())
     if not isinstance(config, dict):
         return data
     if path.name == "config.json":
-        found = clean_config(config, dtype)
+        found = described(clean_config(config, dtype), choices)
     else:
         found = clean(path.name, config, dtype)
     if found == config:

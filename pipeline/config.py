@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.pipeline.targets import EncodeRule
 from anamnesis.pipeline.validate import at, build, require_key, shown
 from anamnesis.readers.paths import expand
 from anamnesis.writers import format_of
@@ -100,6 +101,15 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(
             description="Number format of the output. null: bf16 for recovered tensors, and the "
             "others keep theirs."
+        ),
+    ] = None
+    encode: Annotated[
+        # msgspec mixes up a pattern with what stands beside it in a union.
+        str | tuple[EncodeRule, ...] | None,
+        Meta(
+            description="What matrices are encoded as: a target such as nvfp4 or "
+            "mlx-affine:bits=4,group=64 under the usual policy, or rules, of which the first that "
+            "fits a tensor's name counts. null: nothing is encoded."
         ),
     ] = None
     max_shard_size: Annotated[

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
+from anamnesis.pipeline.targets import parse_encode
 from anamnesis.readers.find import OLLAMA
 from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches
@@ -44,6 +45,7 @@ def job_for(
     *,
     to: str | None = None,
     dtype: str | None = None,
+    encode: str | Sequence[Mapping[str, str]] | None = None,
     rounding: str = "exact",
     threads: int | str = "auto",
     memory: int | str | None = None,
@@ -64,7 +66,7 @@ def job_for(
     run: dict[str, Any] = {"threads": threads, "executor": executor, "keep_going": keep_going}
     if memory is not None:
         run["memory"] = memory
-    output |= {"compression": compression, "bf16": bf16, "names": names}
+    output |= {"compression": compression, "bf16": bf16, "names": names, "encode": encode}
     if max_shard_size is not None:
         output["max_shard_size"] = max_shard_size
     return job_from(
@@ -197,6 +199,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         passthrough=passthrough,
         max_shard_bytes=settings.max_shard_bytes,
         storage=Storage(settings.compression, settings.bf16),
+        encode=parse_encode(job.output.encode, "output.encode"),
     )
     plan = make_plan(
         model,

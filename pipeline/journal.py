@@ -52,6 +52,8 @@ class Recipe:
         kind: list[Any] = [VERSION, plan.spec.format]
         if plan.spec.storage != PLAIN:
             kind.append(asdict(plan.spec.storage))
+        if plan.spec.encode is not None:
+            kind.append(str(plan.spec.encode))
         return cls(_digest([files]), _digest([*kind, tensors, items, names]))
 
 
@@ -169,9 +171,11 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "options": asdict(plan.model.options),
         "recipe": [recipe.inputs, recipe.settings],
         "files": [[recorded_name(f.path), os.stat(f.path).st_size] for f in plan.layout.files],
-        "items": [[i.name, list(i.shape), i.dtype, i.elems, i.scheme] for i in plan.items],
+        "items": [_row(item) for item in plan.items],
         "pieces": sorted(list(piece) for some in pieces.values() for piece in some),
     }
+    if plan.spec.encode is not None:
+        document["encode"] = str(plan.spec.encode)
     document["xxh3"] = _digest(document)
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     write_small(manifest_path(Path(plan.spec.path)), data)
@@ -270,9 +274,14 @@ def load_manifest(out: Path, *, strangers: bool = False) -> dict[str, Any]:
 def manifest_items(document: Mapping[str, Any]) -> tuple[Item, ...]:
     """The tensors of a manifest, in the order they were laid out."""
     return tuple(
-        Item(name, tuple(shape), dtype, elems, scheme)
-        for name, shape, dtype, elems, scheme in document["items"]
+        Item(name, tuple(shape), dtype, elems, scheme, *rest)
+        for name, shape, dtype, elems, scheme, *rest in document["items"]
     )
+
+
+def _row(item: Item) -> list[Any]:
+    row: list[Any] = [item.name, list(item.shape), item.dtype, item.elems, item.scheme]
+    return [*row, True] if item.joined else row
 
 
 def _places(items: Sequence[Item], layout: Layout) -> dict[str, Any]:

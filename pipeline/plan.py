@@ -9,18 +9,19 @@ writes the same bytes and records the same checksums.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, islice
 from operator import itemgetter
 from pathlib import Path
 
-from anamnesis.errors import LimitError, UnsupportedError
+from anamnesis.errors import LimitError, UnsupportedError, UsageError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.kept import metadata_of, stem_of
-from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, out_bytes, pack
+from anamnesis.pipeline.targets import KEEP, Choice, Encode
+from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, pack
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gc_pause import gc_paused
@@ -54,6 +55,7 @@ class Spec:
     passthrough: str | None = None  # keep, bf16, f16, f32
     max_shard_bytes: int = 5_000_000_000
     storage: Storage = PLAIN
+    encode: Encode | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,7 @@ class Plan:
     tasks: tuple[WriteTask, ...]
     threads: int
     memory_bytes: int  # projected peak of one process
+    choices: tuple[tuple[str, Choice], ...] = ()  # of a run that encodes, for each tensor
 
     @property
     def out_bytes(self) -> int:
@@ -89,20 +92,52 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     tensors = [with_dtype(t, out_dtype_of(t, spec)) for t in model.tensors]
     for tensor in tensors:
         charge_tensor(tensor, limits)
-    items = tuple(Item(t.name, t.shape, t.out_dtype, t.elems, t.scheme) for t in tensors)
+    choices = [spec.encode.choose(tensor) if spec.encode else KEEP for tensor in tensors]
+    items = [item for t, choice in zip(tensors, choices, strict=True) for item in choice.items(t)]
+    if spec.encode:
+        _refuse_twice(items, spec)
     module = writer(spec.format)
     spec = with_input(spec, model)
     layout = module.layout(items, Path(spec.path), spec.max_shard_bytes, spec.storage)
     limits.total(layout.nbytes, f"{spec.path}: output")
-    steps = [
-        step_for(tensor, slot) for tensor, (_, slot) in zip(tensors, layout.places, strict=True)
+    whole = [
+        choice.piece(step_for(choice.aligned(tensor), slots[0]), slots)
+        for tensor, choice, slots in zip(tensors, choices, _slots(layout, choices), strict=True)
     ]
     base = BASE_BYTES + RECORD_BYTES * len(model.stored)
-    needs = [(step.memory_bytes, step.tensor.name) for step in steps]
+    needs = [(piece.memory_bytes, piece.step.tensor.name) for piece in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
-    tasks = tuple(_cut(steps, layout, _task_bytes(steps)))
+    tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole)))
     widest = max((t.memory_bytes for t in tasks), default=0)
-    return Plan(model, spec, layout, items, tasks, threads, base + threads * widest)
+    chosen = (
+        tuple((t.name, c) for t, c in zip(tensors, choices, strict=True)) if spec.encode else ()
+    )
+    memory_bytes = base + threads * widest
+    return Plan(model, spec, layout, tuple(items), tasks, threads, memory_bytes, chosen)
+
+
+def _refuse_twice(items: Sequence[Item], spec: Spec) -> None:
+    """UsageError when what encoding adds has the name of another tensor."""
+    seen: set[str] = set()
+    for item in items:
+        if item.name in seen:
+            raise UsageError(
+                f"{spec.path}: {spec.encode} stores a tensor {item.name!r:.200}, and so does the "
+                "input; exclude one of them"
+            )
+        seen.add(item.name)
+
+
+def _slots(layout: Layout, choices: Sequence[Choice]) -> Iterator[tuple[Slot, ...]]:
+    """The slots of each tensor's stored tensors."""
+    places = iter(layout.places)
+    for choice in choices:
+        yield tuple(slot for _, slot in islice(places, choice.parts))
+
+
+def _placed(items: Sequence[Item], whole: Iterable[Piece]) -> dict[int, Piece]:
+    """The pieces by the number of the item that they are placed by, the first of joined ones."""
+    return dict(zip((n for n, item in enumerate(items) if not item.joined), whole, strict=True))
 
 
 def decoded_dtype(model: Model, spec: Spec) -> str | None:
@@ -253,19 +288,20 @@ def fit_threads(
     return max(1, min(threads, room // max(1, need)))
 
 
-def _task_bytes(steps: Sequence[Step]) -> int:
-    """The most output of a task: by what is written, and never by who writes it."""
-    nbytes = sum(out_bytes(step, 0, step.tensor.units) for step in steps)
+def _task_bytes(whole: Iterable[Piece]) -> int:
+    """The most output of a task: by what is decoded, and never by who writes it."""
+    nbytes = sum(piece.value_bytes for piece in whole)
     return min(TASK_BYTES, max(LEAST_TASK_BYTES, nbytes // TASKS))
 
 
-def _cut(steps: Sequence[Step], layout: Layout, task_bytes: int) -> Iterator[WriteTask]:
+def _cut(placed: Mapping[int, Piece], layout: Layout, task_bytes: int) -> Iterator[WriteTask]:
     count = 0
     for file, numbers in groupby(layout.order, lambda number: layout.places[number][0]):
         pieces = (
-            Piece(steps[number], start, stop)
+            replace(placed[number], start=start, stop=stop)
             for number in numbers
-            for start, stop in _ranges(steps[number], task_bytes)
+            if number in placed
+            for start, stop in _ranges(placed[number].step, task_bytes)
         )
         for group in pack(pieces, task_bytes):
             yield WriteTask(f"task-{count:06d}", group, *load(group), file)

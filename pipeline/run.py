@@ -14,6 +14,7 @@ from anamnesis.errors import UsageError
 from anamnesis.kernels import compiling
 from anamnesis.owned import sync_folder
 from anamnesis.pipeline.companions import companions, copy_companions
+from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.executors import Options, executor
 from anamnesis.pipeline.incomplete import clear_stale, contents, remove_incomplete, take_over
 from anamnesis.pipeline.journal import (
@@ -30,6 +31,8 @@ from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.plan import Plan, decoded_dtype
 from anamnesis.pipeline.progress import Progress
+from anamnesis.pipeline.quant_config import config_blocks
+from anamnesis.pipeline.work import WriteTask
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
 from anamnesis.writers import WRITERS
@@ -70,6 +73,8 @@ def run_plan(
     begin = time.perf_counter()
     out = Path(plan.spec.path)
     _refuse_inputs(plan)
+    if _is_model_folder(plan):
+        config_blocks(plan.choices, "")  # which refuses what no loader takes
     created = _make_folders([out.parent, *(Path(f.path).parent for f in plan.layout.files)])
     try:
         with OutputLock(out, progress.note):
@@ -125,6 +130,7 @@ def _run_locked(
                 journal.add({plan.layout.files[number].path: done[number] for number in done})
             manifest_path(Path(plan.spec.path)).unlink(missing_ok=True)
         with compiling(_compile_note(progress)):
+            tasks = _with_statistics(tasks, execute, options, progress)
             executor(execute)(tasks, options, files)
         if archived and files.written and not files.failures:
             _check_members(plan, files)
@@ -140,6 +146,21 @@ def _run_locked(
             journal.remove()
         raise
     return files
+
+
+def _with_statistics(
+    tasks: list[WriteTask], execute: str, options: Options, progress: Progress
+) -> list[WriteTask]:
+    """The first pass, where an encoder asks for it; raises its first error."""
+    if not any(isinstance(piece, EncodedPiece) for task in tasks for piece in task.pieces):
+        return tasks
+    from anamnesis.pipeline.statistics import FirstPass, statistics_tasks, with_statistics
+
+    listener = FirstPass(progress.note)
+    executor(execute)(statistics_tasks(tasks), options, listener)
+    if listener.failure is not None:
+        raise listener.failure
+    return with_statistics(tasks, listener.found)
 
 
 def _compile_note(progress: Progress) -> Callable[[str], None]:
@@ -161,7 +182,8 @@ def _complete(plan: Plan, recipe: Recipe, journal: Journal, files: OutputFiles) 
         write_small(Path(name), data)
     if _is_model_folder(plan):
         dtype = decoded_dtype(plan.model, plan.spec)
-        copy_companions(Path(plan.model.path), Path(plan.spec.path), dtype, files.note)
+        source, target = Path(plan.model.path), Path(plan.spec.path)
+        copy_companions(source, target, dtype, files.note, plan.choices)
     if files.written or not recorded(plan, recipe):
         write_manifest(plan, recipe, files.pieces)
     journal.remove()

@@ -11,26 +11,18 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import singledispatch
 
 import xxhash
 
 from anamnesis import owned
+from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.plan import Piece, Task, WriteTask
 from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
+from anamnesis.pipeline.work import PieceReceipt
 from anamnesis.readers.raw import SpanCrc
-
-
-@dataclass(frozen=True, slots=True)
-class PieceReceipt:
-    """Elements `[start, stop)` of a tensor were written; `xxh3` is the digest of their bytes."""
-
-    tensor: str
-    start: int
-    stop: int
-    xxh3: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +56,7 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
     fd = owned.open_part(os.path.join(task.origin, task.part))
     try:
         with inputs_of(task, cancelled) as inputs:
-            pieces = tuple(_run_piece(piece, inputs, fd) for piece in task.pieces)
+            pieces = tuple(r for piece in task.pieces for r in _run_piece(piece, inputs, fd))
         if task.origin:
             os.fdatasync(fd)
     finally:
@@ -74,7 +66,10 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
     return WriteReceipt(task.key, inputs.read_bytes, task.work_bytes, seconds, spans, pieces)
 
 
-def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> PieceReceipt:
+def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> Iterable[PieceReceipt]:
+    if isinstance(piece, EncodedPiece):
+        with inputs.opened(piece.step) as windows:
+            return piece.write(windows, fd)
     tensor, slot = piece.step.tensor, piece.step.slot
     if slot is None:
         raise ValueError(f"{tensor.name}: a step without a place in a file")
@@ -85,7 +80,7 @@ def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> PieceReceipt:
             slot.write(fd, window.start * tensor.unit_elems, values)
     first = piece.start * tensor.unit_elems
     last = min(piece.stop * tensor.unit_elems, tensor.elems)
-    return PieceReceipt(tensor.name, first, last, digest.hexdigest())
+    return (PieceReceipt(tensor.name, first, last, digest.hexdigest()),)
 
 
 __all__ = ["Cancelled", "PieceReceipt", "Receipt", "WriteReceipt", "run_task"]

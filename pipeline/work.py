@@ -29,6 +29,16 @@ class Step:
     memory_bytes: int  # buffers and parameters of one task
 
 
+@dataclass(frozen=True, slots=True)
+class PieceReceipt:
+    """Elements `[start, stop)` of a tensor were written; `xxh3` is the digest of their bytes."""
+
+    tensor: str
+    start: int
+    stop: int
+    xxh3: str
+
+
 class Work(Protocol):
     """A piece of a task: a range of one tensor's values, or of two that are compared."""
 

@@ -55,7 +55,7 @@ def layout(
     if path.suffix == SUFFIX:
         groups, paths = [list(range(len(items)))], [path]
     else:
-        groups = shard_groups([s.nbytes for s in slots], range(len(items)), max_shard_bytes)
+        groups = shard_groups(items, [s.nbytes for s in slots], max_shard_bytes)
         names = [f"part-{i + 1:05d}-of-{len(groups):05d}{SUFFIX}" for i in range(len(groups))]
         paths = [path / name for name in names]
     text = listing(items, [slot.batches for slot in slots], groups)

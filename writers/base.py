@@ -19,13 +19,17 @@ from anamnesis.errors import IntegrityError
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A tensor to store: `dtype` is the safetensors name, `elems` the product of `shape`."""
+    """A tensor to store: `dtype` is the safetensors name, `elems` the product of `shape`.
+
+    One that is `joined` lies in the same file as the item before it: the scales of a weight.
+    """
 
     name: str
     shape: tuple[int, ...]
     dtype: str
     elems: int
     scheme: str = ""
+    joined: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,17 +144,29 @@ def _compare_known(path: Path, fd: int, expected: OutFile) -> None:
             )
 
 
-def shard_groups(sizes: Sequence[int], order: Sequence[int], max_bytes: int) -> list[list[int]]:
+def shard_groups(items: Sequence[Item], sizes: Sequence[int], max_bytes: int) -> list[list[int]]:
     """Split item numbers, in their order, into shards of at most `max_bytes` of values.
 
-    A tensor is never split; one that is larger than the limit gets a shard of its own.
+    A tensor is never split, nor are joined ones; what is larger than the limit gets a shard of its
+    own.
     """
     groups: list[list[int]] = []
     filled = 0
-    for item in order:
-        if not groups or (filled and filled + sizes[item] > max_bytes):
+    for together in _joined(items):
+        size = sum(sizes[item] for item in together)
+        if not groups or (filled and filled + size > max_bytes):
             groups.append([])
             filled = 0
-        groups[-1].append(item)
-        filled += sizes[item]
+        groups[-1] += together
+        filled += size
     return groups or [[]]
+
+
+def _joined(items: Sequence[Item]) -> list[list[int]]:
+    found: list[list[int]] = []
+    for number, item in enumerate(items):
+        if item.joined and found:
+            found[-1].append(number)
+        else:
+            found.append([number])
+    return found

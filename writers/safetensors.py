@@ -76,7 +76,7 @@ def layout(
         groups = [_aligned(items, range(len(items)))]
         paths = [path]
     else:
-        groups = shard_groups(sizes, range(len(items)), max_shard_bytes)
+        groups = shard_groups(items, sizes, max_shard_bytes)
         groups = [_aligned(items, group) for group in groups]
         paths = [path / _shard_name(storage.stem, i, len(groups)) for i in range(len(groups))]
     places: list[tuple[int, Slot]] = [(0, RawSlot(0, 8))] * len(items)

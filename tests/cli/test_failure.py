@@ -66,7 +66,7 @@ from anamnesis.cli.main import main
 main(sys.argv[1:])
 """
 PATCHES = {
-    "planning": "import anamnesis.pipeline.jobs as m; m.load_model = lambda *a, **b: {}['no']",
+    "planning": "import anamnesis.pipeline.jobs as m; m.open_named = lambda *a, **b: {}['no']",
     "a task": "import anamnesis.pipeline.task as m; m._run_piece = lambda *a: {}['no']",
     "a writer": "import anamnesis.writers.safetensors as m\nm.RawSlot.write = lambda *a: {}['no']",
     "the end": "import anamnesis.pipeline.run as m; m.write_manifest = lambda *a, **b: {}['no']",

@@ -1,0 +1,166 @@
+"""What a loader has to know of encoded weights: the blocks of `config.json`, by method.
+
+| targets | block |
+|---|---|
+| `fp8-block` | `quantization_config`: fp8, `weight_block_size`, `modules_to_not_convert` |
+| compressed-tensors | `quantization_config`: a `config_group` a target, `ignore` |
+| `bnb-*` | `quantization_config`: bitsandbytes, `llm_int8_skip_modules` |
+| MLX | `quantization`, and the same as `quantization_config`: `false` for what is kept |
+
+Sources: transformers 5.23 `utils/quantization_config.py`, compressed-tensors 0.20
+`quantization/quant_config.py`, mlx-lm `utils.py` (`save_config`, `load_model`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from anamnesis.errors import UnsupportedError
+from anamnesis.pipeline.targets import Choice, Target
+
+Chosen = Sequence[tuple[str, Choice]]
+_CT_FORMATS = {
+    "ct-int-quantized": "int-quantized",
+    "ct-pack-quantized": "pack-quantized",
+    "fp8-block": "float-quantized",
+    "fp8-channel": "float-quantized",
+    "fp8-tensor": "float-quantized",
+    "mxfp4": "mxfp4-pack-quantized",
+    "mxfp8": "mxfp8-quantized",
+    "nvfp4": "nvfp4-pack-quantized",
+}
+
+
+def config_blocks(choices: Chosen, dtype: str) -> dict[str, Any]:
+    """The keys of `config.json` that speak of the encoded tensors of a model; empty for none.
+
+    `dtype` is the number format of what is kept, in torch's spelling. Raises UnsupportedError for
+    targets that no loader takes in one model.
+    """
+    targets = {str(c.target): c.target for _, c in choices if c.target is not None}
+    if not targets:
+        return {}
+    methods = {_method(target) for target in targets.values()}
+    if len(methods) > 1 or (methods != {_ct} and len(targets) > 1):
+        raise UnsupportedError(
+            f"output.encode: {', '.join(targets)}: no loader takes these in one model; "
+            "compressed-tensors' targets can be mixed with each other"
+        )
+    (method,) = methods
+    blocks: dict[str, Any] = method(choices, dtype)
+    return blocks
+
+
+def _method(target: Target) -> Any:
+    style = target.settings.get("style")
+    if target.name.startswith("mlx-") or style == "mlx":
+        return _mlx
+    if target.name.startswith("bnb-"):
+        return _bitsandbytes
+    return _fp8 if style in ("deepseek", "transformers") else _ct
+
+
+def _module(name: str) -> str:
+    return name.removesuffix(".weight")
+
+
+def _kept(choices: Chosen) -> list[str]:
+    """Modules of matrices that stay as they are."""
+    return [_module(n) for n, c in choices if c.target is None and n.endswith(".weight") and c.wide]
+
+
+def _targets(choices: Chosen) -> dict[str, tuple[Target, list[str]]]:
+    found: dict[str, tuple[Target, list[str]]] = {}
+    for name, choice in choices:
+        if choice.target is not None:
+            found.setdefault(str(choice.target), (choice.target, []))[1].append(_module(name))
+    return found
+
+
+def _fp8(choices: Chosen, dtype: str) -> dict[str, Any]:
+    ((target, _),) = _targets(choices).values()
+    block = target.settings["block"]
+    found: dict[str, Any] = {"quant_method": "fp8", "fmt": "e4m3", "activation_scheme": "dynamic"}
+    found["weight_block_size"] = [block, block]
+    found["modules_to_not_convert"] = _kept(choices)
+    return {"quantization_config": found}
+
+
+def _ct(choices: Chosen, dtype: str) -> dict[str, Any]:
+    rows = list(_targets(choices).values())
+    alone = len(rows) == 1
+    groups = {}
+    for number, (target, modules) in enumerate(rows):
+        form = _CT_FORMATS[target.name]
+        groups[f"group_{number}"] = {
+            "targets": ["Linear"] if alone else modules,
+            "weights": _ct_weights(target),
+            "input_activations": None,
+            "output_activations": None,
+            "format": form,
+        }
+    formats = {group["format"] for group in groups.values()}
+    found = {
+        "quant_method": "compressed-tensors",
+        "format": formats.pop() if len(formats) == 1 else "mixed-precision",
+        "quantization_status": "compressed",
+        "config_groups": groups,
+        "ignore": _kept(choices) if alone else [],
+        "kv_cache_scheme": None,
+    }
+    return {"quantization_config": found}
+
+
+def _ct_weights(target: Target) -> dict[str, Any]:
+    settings = target.settings
+    found: dict[str, Any] = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
+    if target.name.startswith("ct-"):
+        group = settings["group"]
+        found |= {"num_bits": settings["bits"], "type": "int", "symmetric": settings["sym"]}
+        found |= {"strategy": "group", "group_size": group} if group else {"strategy": "channel"}
+    elif target.name == "nvfp4":
+        found |= {"num_bits": 4, "strategy": "tensor_group", "group_size": 16}
+        found |= {"scale_dtype": "torch.float8_e4m3fn", "zp_dtype": "torch.float8_e4m3fn"}
+    elif target.name.startswith("mxfp"):
+        found |= {"num_bits": int(target.name[-1]), "strategy": "group", "group_size": 32}
+        found |= {"scale_dtype": "torch.uint8", "zp_dtype": "torch.uint8"}
+    else:
+        found["strategy"] = target.name.removeprefix("fp8-")
+        if target.name == "fp8-block":
+            found["block_structure"] = [settings["block"]] * 2
+    return found
+
+
+def _bitsandbytes(choices: Chosen, dtype: str) -> dict[str, Any]:
+    ((target, _),) = _targets(choices).values()
+    four = target.name != "bnb-int8"
+    found: dict[str, Any] = {"quant_method": "bitsandbytes", "load_in_4bit": four}
+    found |= {"load_in_8bit": not four, "llm_int8_skip_modules": _kept(choices)}
+    if four:
+        found |= {
+            "bnb_4bit_quant_type": target.name.removeprefix("bnb-"),
+            "bnb_4bit_use_double_quant": target.settings["nested"],
+            "bnb_4bit_compute_dtype": dtype,
+            "bnb_4bit_quant_storage": "uint8",
+        }
+    return {"quantization_config": found}
+
+
+def _mlx(choices: Chosen, dtype: str) -> dict[str, Any]:
+    ((target, _),) = _targets(choices).values()
+    mode = target.name.removeprefix("mlx-")
+    if mode == "affine":
+        found: dict[str, Any] = {"group_size": target.settings["group"]}
+        found["bits"] = target.settings["bits"]
+    else:
+        found = {"group_size": 16 if mode == "nvfp4" else 32, "bits": int(mode[-1])}
+    found["mode"] = mode
+    found |= dict.fromkeys(_kept(choices), False)
+    return {"quantization": found, "quantization_config": found}
+
+
+def described(config: Mapping[str, Any], choices: Iterable[tuple[str, Choice]]) -> dict[str, Any]:
+    """A model's config with what loaders need of its encoded weights."""
+    dtype = str(config.get("dtype") or config.get("torch_dtype") or "bfloat16")
+    return {**config, **config_blocks(list(choices), dtype)}

@@ -1,0 +1,230 @@
+"""What a job encodes its tensors as: `NAME[:KEY=VALUE,…]`, rules, and the choice for each tensor.
+
+A name alone is a policy: matrices that canonical tools leave alone stay as they are. A rule speaks
+for what its pattern fits, and the first that fits counts. What a target cannot hold is kept, with
+the reason.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import get_close_matches
+from fnmatch import fnmatchcase
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+from anamnesis.errors import UsageError
+from anamnesis.kernels.encoders import ENCODERS, Form, Key, Setting, Unfit, former
+from anamnesis.pipeline.encoding import Encoded, EncodedPiece
+from anamnesis.pipeline.work import Piece, Step
+from anamnesis.readers.base import Tensor
+from anamnesis.writers.base import Item, Slot
+
+# Linear layers only: what compressed-tensors, bitsandbytes and FP8 quantisers take by default, less
+# the modules that they name: embeddings, heads, norms, routers and convolutions.
+_EMBEDDINGS = re.compile(
+    r"(?:^|[._])(?:(?:word_|position_|token_type_|patch_|tok_|pos_)?embed(?:s|d|der|ding|dings)?"
+    r"(?:_tokens|_positions|_in|_out)?|wte|wpe|token_embd|shared)(?:[._]|$)"
+)
+_HEADS = re.compile(r"(?:^|[._])(?:lm_head|head|output|score|classifier|embed_out)\.weight$")
+_ALWAYS = re.compile(
+    r"(?:^|[._])(?:\w*norm\w*|ln_?\w*|router|gate|\w*_gate|ffn_gate_inp|conv\w*|rotary\w*|"
+    r"bias|A_log|D)(?:\.(?:weight|bias|wg\.weight))?$"
+)
+_ENCODABLE = ("BF16", "F16", "F32")
+
+
+class EncodeRule(
+    Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, rename={"target": "as"}
+):
+    """Which tensors become what."""
+
+    tensors: Annotated[str, Meta(min_length=1, description="A shell pattern on their names.")]
+    target: Annotated[
+        str, Meta(min_length=1, description="NAME, or NAME:KEY=VALUE,…: docs/encoding.md has them.")
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A row of the table of encoders with every setting filled in."""
+
+    name: str
+    settings: Mapping[str, Setting]
+
+    def __str__(self) -> str:
+        rows = ENCODERS[self.name].keys
+        changed = [f"{k}={_shown(v)}" for k, v in self.settings.items() if v != rows[k].default]
+        return f"{self.name}:{','.join(changed)}" if changed else self.name
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Tensors whose names fit the shell pattern, and what they become."""
+
+    tensors: str
+    target: Target
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What becomes of a tensor: a target with its form, or none and the reason."""
+
+    target: Target | None
+    form: Form | None = None
+    why: str = ""
+    wide: bool = False  # a matrix, which loaders take for a layer
+
+    @property
+    def parts(self) -> int:
+        """How many stored tensors it makes."""
+        return len(self.form.parts) if self.form else 1
+
+    def items(self, tensor: Tensor) -> list[Item]:
+        """The stored tensors, the payload first; the others stay in its file."""
+        if self.target is None or self.form is None:
+            return [Item(tensor.name, tensor.shape, tensor.out_dtype, tensor.elems, tensor.scheme)]
+        name = self.target.name
+        return [
+            Item(part.name, part.shape, part.dtype, math.prod(part.shape), name, joined=number > 0)
+            for number, part in enumerate(self.form.parts)
+        ]
+
+    def aligned(self, tensor: Tensor) -> Tensor:
+        """The tensor with windows that start where those of the form do."""
+        if self.form is None:
+            return tensor
+        elems = self.form.unit_elems * self.form.multiple
+        multiple = elems // math.gcd(elems, tensor.unit_elems)
+        return replace(tensor, unit_multiple=math.lcm(tensor.unit_multiple, multiple))
+
+    def piece(self, step: Step, slots: tuple[Slot, ...]) -> Piece:
+        """All of a tensor, to be stored in these slots."""
+        if self.target is None or self.form is None:
+            return Piece(step, 0, step.tensor.units)
+        encoded = Encoded(self.target.name, self.target.settings, self.form, slots)
+        return EncodedPiece(step, 0, step.tensor.units, encoded)
+
+    def __str__(self) -> str:
+        return str(self.target) if self.target else f"kept, {self.why}"
+
+
+KEEP = Choice(None)
+
+
+@dataclass(frozen=True, slots=True)
+class Encode:
+    """A job's `output.encode`: one target under the usual policy, or rules."""
+
+    target: Target | None = None
+    rules: tuple[Rule, ...] = ()
+
+    def choose(self, tensor: Tensor) -> Choice:
+        """The choice for a tensor with the dtype that it is decoded to."""
+        return replace(self._choose(tensor), wide=len(tensor.shape) == 2)
+
+    def _choose(self, tensor: Tensor) -> Choice:
+        if self.target is not None:
+            why = left_alone(tensor, self.target)
+            return Choice(None, why=why) if why else _fitted(tensor, self.target)
+        for rule in self.rules:
+            if fnmatchcase(tensor.name, rule.tensors):
+                return _fitted(tensor, rule.target)
+        return Choice(None, why="no rule fits its name")
+
+    def __str__(self) -> str:
+        if self.target is not None:
+            return str(self.target)
+        return "; ".join(f"{rule.tensors} as {rule.target}" for rule in self.rules)
+
+
+def _fitted(tensor: Tensor, target: Target) -> Choice:
+    if tensor.out_dtype not in _ENCODABLE:
+        return Choice(None, why=f"it holds {tensor.out_dtype}")
+    try:
+        form = former(target.name)(tensor.name, tensor.shape, tensor.out_dtype, target.settings)
+    except Unfit as error:
+        return Choice(None, why=f"{target.name} cannot hold it: {error}")
+    return Choice(target, form)
+
+
+def left_alone(tensor: Tensor, target: Target) -> str:
+    """Why the usual policy of a target keeps a tensor as it is; empty when it does not."""
+    name = tensor.name
+    if len(tensor.shape) < 2:
+        return "it is no matrix"
+    if len(tensor.shape) > 3:
+        return "it is a convolution"
+    if _ALWAYS.search(name):
+        return "norms, routers, biases and convolutions are kept"
+    if target.name == "mlx-affine" or target.settings.get("style") == "mlx":
+        return ""  # MLX takes embeddings and heads, too
+    if _EMBEDDINGS.search(name):
+        return "embeddings are kept"
+    if _HEADS.search(name):
+        return "output heads are kept"
+    if len(tensor.shape) == 2 and "." in name and not name.endswith("weight"):
+        return "it is no layer's weight"
+    return ""
+
+
+def parse_target(text: str, where: str = "--encode") -> Target:
+    """The target that `NAME[:KEY=VALUE,…]` names; UsageError with the nearest valid name."""
+    name, _, rest = text.partition(":")
+    if name not in ENCODERS:
+        raise UsageError(f"{where}: found {name!r}; {_nearest(name, ENCODERS)}")
+    keys = ENCODERS[name].keys
+    settings = {key: row.default for key, row in keys.items()}
+    for pair in filter(None, rest.split(",")):
+        key, equals, value = pair.partition("=")
+        if key not in keys:
+            allowed = _nearest(key, keys) if keys else f"{name} has no settings"
+            raise UsageError(f"{where}: {name}: found {key!r}; {allowed}")
+        if not equals:
+            raise UsageError(f"{where}: {name}: found {pair!r}; allowed: KEY=VALUE")
+        settings[key] = _value(f"{where}: {name}: {key}", value, keys[key])
+    return Target(name, settings)
+
+
+def parse_encode(value: str | Sequence[EncodeRule] | None, where: str) -> Encode | None:
+    """What `output.encode` means; None for nothing."""
+    if value is None:
+        return None
+    if isinstance(value, str):
+        return Encode(parse_target(value, where))
+    rules = [
+        Rule(rule.tensors, parse_target(rule.target, f"{where}[{number}].as"))
+        for number, rule in enumerate(value)
+    ]
+    return Encode(rules=tuple(rules))
+
+
+def _value(where: str, text: str, key: Key) -> Setting:
+    value: Setting = text
+    if isinstance(key.default, bool):
+        words = {"true": True, "1": True, "yes": True, "false": False, "0": False, "no": False}
+        if text.lower() not in words:
+            raise UsageError(f"{where}: found {text!r}; allowed: true, false")
+        value = words[text.lower()]
+    elif isinstance(key.default, int):
+        if not text.isdecimal() or len(text) > 9:
+            raise UsageError(f"{where}: found {text!r}; allowed: a whole number")
+        value = int(text)
+    if key.allowed and value not in key.allowed:
+        allowed = ", ".join(_shown(choice) for choice in key.allowed)
+        raise UsageError(f"{where}: found {text!r}; allowed: {allowed}")
+    return value
+
+
+def _shown(value: Setting) -> str:
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _nearest(text: str, names: Mapping[str, object]) -> str:
+    near = get_close_matches(text, names, 1)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    return f"{hint}allowed: {', '.join(names)}"

@@ -1,0 +1,64 @@
+"""From a window's values to the parts that an encoder makes of it, in reused memory.
+
+A window of values, in the dtype that the tensor is decoded to, becomes float32 in a buffer that is
+used again, and the encoder fills one buffer a part.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.encoders import Part, encoder
+from anamnesis.pipeline.encoding import Encoded
+from anamnesis.pipeline.work import Step
+from anamnesis.readers.dtypes import DTYPES
+
+_HELD = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
+
+
+class WindowParts:
+    """Makes the parts of a tensor's windows, one window after the other."""
+
+    def __init__(self, step: Step, encoded: Encoded) -> None:
+        """Make the buffers that windows of `step` need."""
+        elems = step.window_units * step.tensor.unit_elems
+        units = -(-elems // encoded.form.unit_elems)
+        self._dtype, self._parts = step.dtype, encoded.form.parts
+        self._wide = np.empty(elems, np.float32)
+        self._room = {part.role: _room(part, units) for part in self._parts}
+        self._encode = encoder(encoded.name)
+        self._params: dict[str, Any] = {
+            **encoded.settings,
+            **encoded.statistics,
+            "dtype": step.dtype,
+            "columns": encoded.form.unit_elems,
+            "shape": step.tensor.shape,
+        }
+
+    def encode(self, values: Any, start: int, stop: int) -> dict[str, Any]:
+        """The parts of a window, by role; the next one overwrites them."""
+        out = {}
+        for part in self._parts:
+            first, last = part.span(start, stop)
+            out[part.role] = self._room[part.role][: last - first]
+        wide = widened(values, self._dtype, self._wide)
+        self._encode(wide, {**self._params, "first": start}, out)
+        return out
+
+
+def _room(part: Part, units: int) -> Any:
+    first, last = part.span(0, units)
+    return np.zeros(last - first, DTYPES[part.dtype].numpy)
+
+
+def widened(values: Any, dtype: str, room: Any = None) -> Any:
+    """A window's values, of BF16 bits, binary16 or float32, as float32 in `room`, or new."""
+    held = values.view(_HELD[dtype])
+    wide = np.empty(len(held), np.float32) if room is None else room[: len(held)]
+    if held.dtype == np.uint16:
+        np.left_shift(held, 16, out=wide.view(np.uint32), dtype=np.uint32)
+    else:
+        wide[:] = held
+    return wide

@@ -1,0 +1,224 @@
+"""`output.encode`: one pass to a quantised layout, the policy, and what loaders need."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+import anamnesis
+from anamnesis.errors import UnsupportedError, UsageError
+from anamnesis.kernels.encoders import ENCODERS
+from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.explain import explain
+from anamnesis.pipeline.jobs import plan_job
+from anamnesis.pipeline.targets import parse_target
+
+Amn = Callable[..., subprocess.CompletedProcess[str]]
+Parts = dict[str, tuple[str, list[int], bytes]]
+LINEAR = "model.layers.0.mlp.up_proj.weight"
+
+
+def _cases() -> ModuleType:
+    path = Path(__file__).resolve().parents[1] / "kernels" / "encode_cases.py"
+    spec = importlib.util.spec_from_file_location("encode_cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ours = _cases()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A folder with every kind of tensor that the usual policy knows, in BF16."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    shapes = {
+        LINEAR: (256, 512),
+        "model.layers.0.self_attn.q_proj.weight": (512, 256),
+        "model.layers.0.self_attn.q_proj.bias": (512,),
+        "model.layers.0.mlp.gate.weight": (8, 256),
+        "model.layers.0.input_layernorm.weight": (256,),
+        "model.layers.0.narrow.weight": (64, 72),
+        "model.embed_tokens.weight": (300, 256),
+        "lm_head.weight": (300, 256),
+    }
+    tensors = {
+        name: ours.matrix("plain", *shape, seed=i)
+        if len(shape) == 2
+        else np.ones(shape, np.float32)
+        for i, (name, shape) in enumerate(shapes.items())
+    }
+    half = {name: value.astype(ml_dtypes.bfloat16) for name, value in tensors.items()}
+    save_file(half, folder / "model.safetensors", metadata={"format": "pt"})
+    config = {"model_type": "llama", "torch_dtype": "bfloat16"}
+    (folder / "config.json").write_text(json.dumps(config))
+    return folder
+
+
+def parts_of(path: Path) -> Parts:
+    """Every stored tensor of a folder: dtype, shape, bytes."""
+    found: Parts = {}
+    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+        data = file.read_bytes()
+        length = int.from_bytes(data[:8], "little")
+        for name, entry in json.loads(data[8 : 8 + length]).items():
+            if name != "__metadata__":
+                first, last = entry["data_offsets"]
+                payload = data[8 + length + first : 8 + length + last]
+                found[name] = (entry["dtype"], entry["shape"], payload)
+    return found
+
+
+def values_of(model: Path, name: str) -> np.ndarray:
+    with safe_open(model / "model.safetensors", framework="numpy") as file:
+        return np.asarray(file.get_tensor(name)).astype(np.float32)
+
+
+# Settings that change what is stored; tests/kernels has all of them.
+CASES = [c for c in ours.cases() if c[1].get("bits", 8) in (3, 8) and c[1].get("block") != 32]
+
+
+@pytest.mark.parametrize("case", CASES, ids=ours.label)
+def test_files_hold_what_the_encoder_makes(model: Path, tmp_path: Path, case: Any) -> None:
+    out = tmp_path / "out.safetensors"
+    anamnesis.convert(model, out, to="safetensors", encode=ours.label(case), include=[LINEAR])
+    expected = ours.encoded(case, values_of(model, LINEAR), "BF16")
+    found = parts_of(out)
+    prefix = LINEAR.removesuffix("weight")
+    assert found.keys() == {prefix + name for name in expected}
+    for name, array in expected.items():
+        assert found[prefix + name][1] == list(array.shape)
+        assert found[prefix + name][2] == array.tobytes()
+    assert anamnesis.verify(out)["tensors"] == len(expected)
+
+
+@pytest.mark.parametrize("encode", ["fp8-tensor", "bnb-nf4:nested=true", "nvfp4", "fp8-block"])
+def test_executors_shards_and_memory_do_not_show(model: Path, tmp_path: Path, encode: str) -> None:
+    for number, executor in enumerate(("serial", "threads")):
+        out = tmp_path / str(number)
+        size = 90_000 if number else "5GB"
+        anamnesis.convert(
+            model, out, to="safetensors", encode=encode, executor=executor, max_shard_size=size
+        )
+        anamnesis.verify(out)
+    first, second = parts_of(tmp_path / "0"), parts_of(tmp_path / "1")
+    assert first == second
+    assert len(list((tmp_path / "1").glob("*.safetensors"))) > 2
+    index = json.loads((tmp_path / "1" / "model.safetensors.index.json").read_text())["weight_map"]
+    assert index.keys() == first.keys()
+    together = {index[name] for name in first if name.startswith(LINEAR)}
+    assert len(together) == 1
+
+
+def test_policy_and_reasons(model: Path, tmp_path: Path) -> None:
+    job = job_from(inputs=[model], output={"path": tmp_path / "o", "encode": "mxfp4"})
+    ((_, plan),) = plan_job(job)
+    assert not isinstance(plan, BaseException)
+    choices = {name: str(choice) for name, choice in plan.choices}
+    assert choices == {
+        LINEAR: "mxfp4",
+        "model.layers.0.self_attn.q_proj.weight": "mxfp4",
+        "model.layers.0.self_attn.q_proj.bias": "kept, it is no matrix",
+        "model.layers.0.mlp.gate.weight": "kept, norms, routers, biases and convolutions are kept",
+        "model.layers.0.input_layernorm.weight": "kept, it is no matrix",
+        "model.layers.0.narrow.weight": "kept, mxfp4 cannot hold it: its rows of 72 elements are "
+        "no whole number of groups of 32",
+        "model.embed_tokens.weight": "kept, embeddings are kept",
+        "lm_head.weight": "kept, output heads are kept",
+    }
+    page = explain(plan)
+    for name, choice in choices.items():
+        assert f"encode   {name}: {choice}" in page
+
+
+def test_rules_in_a_job_file(model: Path, tmp_path: Path, amn: Amn) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(
+        f"inputs: [{model}]\noutput:\n  path: {tmp_path / 'out'}\n  encode:\n"
+        "  - {tensors: '*.mlp.up*', as: nvfp4}\n  - {tensors: '*.self_attn.*', as: fp8-channel}\n"
+    )
+    assert amn("run", job).returncode == 0
+    found = parts_of(tmp_path / "out")
+    assert found[LINEAR + "_packed"][0] == "U8"
+    assert found["model.layers.0.self_attn.q_proj.weight"][0] == "F8_E4M3"
+    assert found["model.layers.0.self_attn.q_proj.bias"][0] == "BF16"
+    config = json.loads((tmp_path / "out" / "config.json").read_text())["quantization_config"]
+    assert config["format"] == "mixed-precision"
+    assert [g["format"] for g in config["config_groups"].values()] == [
+        "nvfp4-pack-quantized",
+        "float-quantized",
+    ]
+    again = amn("run", job)  # nothing is left to do
+    assert again.returncode == 0
+    assert parts_of(tmp_path / "out") == found
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_what_is_written_is_read_back(model: Path, tmp_path: Path, name: str) -> None:
+    out = tmp_path / "out"
+    anamnesis.convert(model, out, to="safetensors", encode=name)
+    opened = anamnesis.open_model(out)
+    values = values_of(model, LINEAR)
+    found = opened[LINEAR].to_numpy().astype(np.float32)
+    error = np.abs(found - values).sum() / np.abs(values).sum()
+    assert error < (0.05 if "8" in name and name != "fp8-tensor" else 0.25)
+    for kept in ("model.layers.0.input_layernorm.weight", "model.layers.0.mlp.gate.weight"):
+        assert (
+            opened[kept].to_numpy().astype(np.float32).tolist() == values_of(model, kept).tolist()
+        )
+
+
+def test_targets_of_two_loaders_are_refused(model: Path, tmp_path: Path) -> None:
+    rules = [{"tensors": "*.mlp.*", "as": "bnb-nf4"}, {"tensors": "*", "as": "nvfp4"}]
+    with pytest.raises(UnsupportedError, match="no loader"):
+        anamnesis.convert(model, tmp_path / "out", to="safetensors", encode=rules)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("nvfp5", "did you mean 'nvfp4'"),
+        ("fp8-channel:bits=4", "found 'bits'"),
+        ("mlx-affine:bits=7", "allowed: 2, 3, 4, 5, 6, 8"),
+        ("ct-pack-quantized:group=all", "a whole number"),
+        ("bnb-nf4:nested=maybe", "true, false"),
+        ("bnb-nf4:nested", "KEY=VALUE"),
+        ("", "allowed: bnb-fp4"),
+    ],
+)
+def test_wrong_targets(text: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_target(text)
+
+
+def test_a_name_that_is_taken(tmp_path: Path) -> None:
+    weight = np.ones((128, 128), ml_dtypes.bfloat16)
+    save_file({"w": weight, "w_packed": weight[0]}, tmp_path / "in.safetensors")
+    with pytest.raises(UsageError, match="stores a tensor 'w_packed'"):
+        anamnesis.convert(
+            tmp_path / "in.safetensors", tmp_path / "out.safetensors", to="safetensors",
+            encode="nvfp4",
+        )  # fmt: skip
+
+
+def test_compare_with_the_input_is_refused(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    anamnesis.convert(model, out, to="safetensors", encode="fp8-channel")
+    with pytest.raises(UnsupportedError, match="encoded as fp8-channel"):
+        anamnesis.verify(out, against=model)
