@@ -11,6 +11,7 @@ import math
 from dataclasses import dataclass, replace
 
 from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.placement import Contiguous
 
 UNIT_ELEMS = 1 << 19  # a window of BF16 values has twice as many
 
@@ -164,17 +165,19 @@ def _run_of(name: str, shape: tuple[int, ...], source: Tensor, first: int) -> Te
     if len(source.components) != 1:
         return None
     component = source.components[0]
-    stored, access = component.stored, component.placement
+    stored, placement = component.stored, component.placement
     count = math.prod(shape)
     unit = source.unit_elems * source.unit_multiple
-    if access.kind != "rows" or stored.view is not None or first % unit or count % unit:
+    if not isinstance(placement, Contiguous) or stored.view is not None:
         return None
-    begin = first // source.unit_elems * access.unit_bits
-    nbytes = count // source.unit_elems * access.unit_bits
+    if first % unit or count % unit:
+        return None
+    begin = first // source.unit_elems * placement.unit_bits
+    nbytes = count // source.unit_elems * placement.unit_bits
     if begin % 8 or nbytes % 8:
         return None
     piece = replace(stored, offset=stored.offset + begin // 8, nbytes=nbytes // 8, shape=shape)
-    components = (Component(component.role, piece, access),)
+    components = (Component(component.role, piece, placement),)
     return replace(source, name=name, shape=shape, components=components)
 
 
