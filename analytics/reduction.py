@@ -17,12 +17,13 @@ from typing import Any, Literal, Protocol
 from msgspec import Struct
 
 from anamnesis.limits import Limits
-from anamnesis.pipeline.config import Dtype, Run, Select, Text, parse_size
+from anamnesis.pipeline.config import Dtype, Run, Select, Text
 from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.executors import executor, options_for
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.plan import BASE_BYTES, fit_threads
 from anamnesis.pipeline.progress import Progress
+from anamnesis.pipeline.sizes import parse_size
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.pipeline.validate import build
 from anamnesis.pipeline.windows import Inputs, inputs_of

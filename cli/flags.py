@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
@@ -19,7 +20,7 @@ class _Size(click.ParamType[int]):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from anamnesis.pipeline.config import parse_size
+        from anamnesis.pipeline.sizes import parse_size
 
         try:
             return parse_size(value)
@@ -27,9 +28,9 @@ class _Size(click.ParamType[int]):
             self.fail(str(error), param, ctx)
 
 
-def size_flag(name: str, **settings: Any) -> Callable[[F], F]:
+def size_flag(*names: str, **settings: Any) -> Callable[[F], F]:
     """An option whose value is a size such as 512MiB."""
-    return click.option(name, type=_Size(), default=None, **settings)
+    return click.option(*names, type=_Size(), default=None, **settings)
 
 
 json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
@@ -37,6 +38,12 @@ unit_flag = click.option(
     "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
 )
 scheduler_flag = click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+key_value_flag = click.option(
+    "--gguf-kv",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Add or change a key/value of a GGUF output; @FILE.json holds many.",
+)
 _PATTERNS = (
     click.option("--include", multiple=True, metavar="PATTERN", help="Take only these tensors."),
     click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out."),
@@ -80,3 +87,31 @@ def limits_from(settings: dict[str, Any]) -> Limits:
     names = ("max_single_alloc", "max_total_bytes", "max_items", "max_expansion_ratio")
     given = {name: settings.pop(name) for name in names}
     return Limits(**{name: value for name, value in given.items() if value is not None})
+
+
+def key_values_from(given: Sequence[str]) -> dict[str, Any]:
+    """What `--gguf-kv` says: values are JSON, and text where they are none."""
+    found: dict[str, Any] = {}
+    for text in given:
+        if text.startswith("@"):
+            found |= _key_values_in(text[1:])
+            continue
+        key, equals, value = text.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--gguf-kv {text!r:.100}: allowed: KEY=VALUE, or @FILE.json")
+        try:
+            found[key] = json.loads(value)
+        except ValueError:
+            found[key] = value
+    return found
+
+
+def _key_values_in(path: str) -> dict[str, Any]:
+    from anamnesis.readers.source import LocalFile
+    from anamnesis.readers.strict_json import loads
+
+    with LocalFile(path) as file:
+        document = loads(file.read(0, file.size), path, Limits())
+    if not isinstance(document, dict):
+        raise UsageError(f"{path}: found a {type(document).__name__}; allowed: a JSON object")
+    return document

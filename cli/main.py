@@ -28,6 +28,8 @@ from anamnesis.cli.failure import (
 from anamnesis.cli.flags import (
     all_of,
     json_flag,
+    key_value_flag,
+    key_values_from,
     limit_flags,
     limits_from,
     pattern_flags,
@@ -43,7 +45,7 @@ from anamnesis.version import __version__
 if TYPE_CHECKING:
     from anamnesis.pipeline.jobs import Summary
 
-FORMATS = ("safetensors", "arrow", "hf")
+FORMATS = ("safetensors", "arrow", "hf", "gguf")
 _ALIASES = {"info": "inspect", "dequantize": "remember"}
 
 
@@ -124,7 +126,11 @@ _conversion = all_of(
             help="exact rounds once; reference replays the library's own order.",
         ),
         resource_flags,
-        size_flag("--max-shard-size", help="Most bytes of data in one file, e.g. 5GB."),
+        size_flag(
+            "--max-shard-size",
+            "--split-max-size",
+            help="Most bytes of data in one file, e.g. 5GB.",
+        ),
         click.option(
             "--compression",
             type=click.Choice(["none", "lz4", "zstd"]),
@@ -136,6 +142,7 @@ _conversion = all_of(
             type=click.Choice(["stored", "hf"]),
             help="Names of a GGUF's tensors; hf is usual with --to hf.",
         ),
+        key_value_flag,
         pattern_flags,
         click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
         _keep_going,
@@ -178,6 +185,7 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
     out, threads, quiet = (settings.pop(name) for name in ("out", "threads", "quiet"))
     threads = int(threads) if threads.isdecimal() else threads
     settings["include"] = settings["include"] or ("*",)
+    settings["key_values"] = key_values_from(settings.pop("gguf_kv"))
     limits = limits_from(settings)
     job = job_for(path, out, to=to, threads=threads, **settings)
     progress = make_progress("quiet" if quiet else "auto")

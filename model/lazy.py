@@ -215,7 +215,7 @@ class LazyTensor:
 
 
 def _bytes(size: int | str | None) -> int | None:
-    from anamnesis.pipeline.config import parse_size
+    from anamnesis.pipeline.sizes import parse_size
 
     return None if size is None else parse_size(size)
 

@@ -162,7 +162,7 @@ def _plain(
 
 def _run_of(name: str, shape: tuple[int, ...], source: Tensor, first: int) -> Tensor | None:
     """The elements from `first` on as a tensor of their own, where whole units lie in one place."""
-    if len(source.components) != 1:
+    if len(source.components) != 1 or source.params:
         return None
     component = source.components[0]
     stored, placement = component.stored, component.placement

@@ -16,7 +16,7 @@ _FILE_TYPES: dict[int, Dtype] = {
     1: "f16",
     32: "bf16",
 }  # of llama_ftype, those that are not quantised
-_DTYPES: dict[Dtype, str] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
+_DTYPES: dict[str, str] = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
 
 
 def usual_dtype(model: Model) -> Dtype:
@@ -31,14 +31,12 @@ def usual_dtype(model: Model) -> Dtype:
     for stored in model.stored.values():
         name = stored.dtype.lower()
         nbytes[name] = nbytes.get(name, 0) + stored.nbytes
-    known: list[Dtype] = sorted(_DTYPES, key=lambda name: -nbytes.get(name, 0))
+    known: list[Dtype] = sorted(("bf16", "f16", "f32"), key=lambda name: -nbytes.get(name, 0))
     quantised = any(count > nbytes.get(known[0], 0) for count in nbytes.values())
     return "bf16" if quantised else known[0]
 
 
-def describe(
-    model: Model, dtype: Dtype, limits: Limits
-) -> tuple[dict[str, bytes], tuple[str, ...]]:
+def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The small files of a folder by name, and remarks on what could not be said."""
     family = family_of(model)
     config: dict[str, Any] = {

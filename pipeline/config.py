@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 import os
-import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,56 +18,16 @@ from msgspec import Meta, Struct
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.pipeline.sizes import Size, parse_size
 from anamnesis.pipeline.targets import EncodeRule
 from anamnesis.pipeline.validate import at, build, require_key, shown
 from anamnesis.readers.paths import expand
-from anamnesis.writers import format_of
+from anamnesis.writers import format_of, usual_shard_size
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.yaml_strict import Document
 
-UNITS = {
-    "B": 1,
-    "KiB": 1 << 10,
-    "MiB": 1 << 20,
-    "GiB": 1 << 30,
-    "TiB": 1 << 40,
-    "kB": 10**3,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-}
-MAX_SIZE_BYTES = (1 << 63) - 1
 MAX_THREADS = 1024
-_SIZE = re.compile(
-    rf"(?P<whole>[0-9]{{1,19}})(\.(?P<part>[0-9]{{1,12}}))? ?(?P<unit>{'|'.join(UNITS)})?"
-)
-SIZE_PATTERN = f"^{re.sub('[?]P<[a-z]+>', '', _SIZE.pattern)}$"
-_SIZE_FORM = "whole bytes (1048576), binary (512MiB: KiB MiB GiB TiB) or decimal (5GB: kB MB GB TB)"
-
-
-def parse_size(size: int | str) -> int:
-    """Bytes in `size`: an int, or text such as `512MiB`, `1.5GB` or `4096`.
-
-    Raises `UsageError` for another form, a size of zero, a part of a byte, or over 2**63 - 1.
-    """
-    if isinstance(size, int) and not isinstance(size, bool):
-        nbytes, rest = size, 0
-    elif isinstance(size, str) and (match := _SIZE.fullmatch(size)):
-        whole, part, unit = match["whole"], match["part"] or "", match["unit"] or "B"
-        nbytes, rest = divmod(int(whole + part) * UNITS[unit], 10 ** len(part))
-    else:
-        raise UsageError(f"found {shown(size)}; allowed: {_SIZE_FORM}")
-    if rest or not 1 <= nbytes <= MAX_SIZE_BYTES:
-        raise UsageError(f"found {shown(size)}; allowed: whole bytes from 1 to 2**63 - 1")
-    return nbytes
-
-
-Size = Annotated[
-    Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=SIZE_PATTERN)],
-    Meta(extra={"form": _SIZE_FORM, "check": parse_size}),
-]
 Count = Annotated[int, Meta(ge=1, extra={"form": "a whole number, 1 or more"})]
 Text = Annotated[
     str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"form": "text, at least one character"})
@@ -82,7 +41,7 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     path: Annotated[Text, Meta(description="A file, or a folder for many shards.")]
     format: Annotated[
-        Literal["safetensors", "arrow", "hf"] | None,
+        Literal["safetensors", "arrow", "hf", "gguf"] | None,
         Meta(
             description="The container to write; hf is a model folder that transformers loads. "
             "null: what the suffix of path says, else safetensors; a suffix that says another one "
@@ -96,6 +55,12 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "the file, or hf, as Hugging Face has them. null: hf for format hf, else stored."
         ),
     ] = None
+    key_values: Annotated[
+        dict[str, Any],
+        Meta(
+            description="Key/values of a GGUF to add or change; one that is there keeps its type."
+        ),
+    ] = {}
     dtype: Annotated[
         Dtype | None,
         Meta(
@@ -113,8 +78,12 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     max_shard_size: Annotated[
-        Size, Meta(description="Most bytes of tensor data in one file; 5GB or 512MiB.")
-    ] = "5GB"
+        Size | None,
+        Meta(
+            description="Most bytes of tensor data in one file; 5GB or 512MiB. null: 5GB in a "
+            "folder; a GGUF is one file."
+        ),
+    ] = None
     overwrite: Annotated[bool, Meta(description="Replace an output that exists.")] = False
     compression: Annotated[
         Literal["none", "lz4", "zstd"],
@@ -248,6 +217,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     path: str
     format: str
     names: Literal["stored", "hf"]
+    key_values: dict[str, Any]
     dtype: Dtype
     max_shard_bytes: int
     overwrite: bool
@@ -301,9 +271,10 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             inputs=tuple(expand(path, "inputs") for path in job.inputs),
             path=path,
             format=form,
+            key_values=output.key_values,
             names=output.names or ("hf" if form == "hf" else "stored"),
             dtype=output.dtype or "bf16",
-            max_shard_bytes=parse_size(output.max_shard_size),
+            max_shard_bytes=parse_size(output.max_shard_size or usual_shard_size(form)),
             overwrite=output.overwrite,
             compression=output.compression,
             bf16=output.bf16,

@@ -16,6 +16,7 @@ from anamnesis.names.open import open_named
 from anamnesis.pipeline.config import Job, Settings, job_from
 from anamnesis.pipeline.executors import options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
+from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
@@ -60,6 +61,7 @@ def job_for(
     include: Sequence[str] = ("*",),
     exclude: Sequence[str] = (),
     names: str | None = None,
+    key_values: dict[str, Any] | None = None,
 ) -> Job:
     """The job of one input, as `remember` and `convert` make it."""
     output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
@@ -67,6 +69,8 @@ def job_for(
     if memory is not None:
         run["memory"] = memory
     output |= {"compression": compression, "bf16": bf16, "names": names, "encode": encode}
+    if key_values:
+        output["key_values"] = key_values
     if max_shard_size is not None:
         output["max_shard_size"] = max_shard_size
     return job_from(
@@ -149,7 +153,7 @@ def run_job(
             failures.append((source, plan))
             continue
         notes += plan.model.notes
-        if plan.model.container == "gguf" and settings.names == "stored":
+        if plan.model.container == "gguf" and settings.format == "safetensors":
             notes.append(
                 f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
                 "hf -o FOLDER` writes a folder that transformers loads"
@@ -185,22 +189,16 @@ def _load(settings: Settings, source: str, limits: Limits) -> Model:
 
 
 def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limits) -> Plan:
-    dtype, passthrough = job.output.dtype, job.numbers.passthrough
-    described = settings.format == "hf" and model.container == "gguf"
-    if described:
-        from anamnesis.names.folder import usual_dtype
-
-        dtype = dtype or usual_dtype(model)
-        passthrough = passthrough or dtype
     spec = Spec(
         path=incomplete_path(out) if model.broken else out,
         format=settings.format,
-        dtype=dtype,
-        passthrough=passthrough,
+        dtype=job.output.dtype,
+        passthrough=job.numbers.passthrough,
         max_shard_bytes=settings.max_shard_bytes,
         storage=Storage(settings.compression, settings.bf16),
         encode=parse_encode(job.output.encode, "output.encode"),
     )
+    model, spec = prepared(model, spec, settings, limits)
     plan = make_plan(
         model,
         spec,
@@ -208,15 +206,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         threads=settings.threads,
         limits=limits,
     )
-    if described and settings.names == "hf":
-        from anamnesis.names.folder import describe
-
-        files, notes = describe(model, dtype or "bf16", limits)
-        extras = tuple((os.path.join(spec.path, name), data) for name, data in files.items())
-        layout = replace(plan.layout, extras=(*plan.layout.extras, *extras))
-        model = replace(model, notes=(*model.notes, *notes))
-        plan = replace(plan, layout=layout, model=model)
-    return plan
+    return described(plan, settings, limits)
 
 
 def _inputs(settings: Settings) -> list[str]:

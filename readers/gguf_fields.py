@@ -26,6 +26,7 @@ from anamnesis.limits import (
     MiB,
 )
 from anamnesis.readers.gguf_cursor import Cursor
+from anamnesis.readers.gguf_types import ARRAY, BOOL, NUMBERS, STRING, KeyValue
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
 from anamnesis.readers.source import SourceFile
 
@@ -41,7 +42,7 @@ _KEY_VALUE_BYTES = 8 + 1 + 4 + 1  # the least that an entry can take
 _TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _COUNTS = struct.Struct("<QQ")
 _TYPE_AND_OFFSET = struct.Struct("<IQ")
-_UINT32, _BOOL, _STRING, _ARRAY = 4, 7, 8, 9
+_UINT32 = 4
 
 
 class _Number(NamedTuple):
@@ -50,19 +51,7 @@ class _Number(NamedTuple):
     nbytes: int
 
 
-_NUMBERS: dict[int, _Number] = {
-    0: _Number("uint8", "B", 1),
-    1: _Number("int8", "b", 1),
-    2: _Number("uint16", "H", 2),
-    3: _Number("int16", "h", 2),
-    4: _Number("uint32", "I", 4),
-    5: _Number("int32", "i", 4),
-    6: _Number("float32", "f", 4),
-    7: _Number("bool", "B", 1),
-    10: _Number("uint64", "Q", 8),
-    11: _Number("int64", "q", 8),
-    12: _Number("float64", "d", 8),
-}
+_NUMBERS = {i: _Number(name, code, struct.calcsize(code)) for i, (name, code) in NUMBERS.items()}
 
 
 class TensorInfo(NamedTuple):
@@ -102,6 +91,53 @@ def read_header(file: SourceFile, limits: Limits) -> Header:
     return Header(metadata, tensors, alignment, -(-cursor.at // alignment) * alignment)
 
 
+def read_key_values(file: SourceFile, limits: Limits) -> dict[str, KeyValue]:
+    """All key/values of an open file with their types, arrays of any length whole.
+
+    Raises what `read_header` raises, LimitError when they take more than `METADATA_BYTES`.
+    """
+    cursor = Cursor(file)
+    _check_magic(cursor)
+    _, count = _COUNTS.unpack(cursor.take(16, "tensor and key/value counts"))
+    limits.items(count, f"{file.path}: key/value count (bytes 16..23)", GGUF_ITEMS)
+    found: dict[str, KeyValue] = {}
+    kept_bytes = 0
+    for index in range(count):
+        key = cursor.name(f"key {index:,}")
+        what = f"value of {key!r:.200}"
+        type_id = cursor.u32(what)
+        if type_id != ARRAY:
+            found[key] = KeyValue(type_id, _value(cursor, type_id, what, limits))
+            continue
+        item_type, count = cursor.u32(what), cursor.u64(what)
+        items = _items(cursor, item_type, count, what, limits)
+        kept_bytes += _kept_bytes(items)
+        limits.alloc(kept_bytes, f"{file.path}: key/values", METADATA_BYTES)
+        found[key] = KeyValue(ARRAY, items, item_type)
+    return found
+
+
+def _items(cursor: Cursor, type_id: int, count: int, what: str, limits: Limits) -> list[Any]:
+    """The items of an array, whose length is held against the bytes that are left."""
+    _check_array(cursor, type_id, count, what, limits)
+    row = _NUMBERS.get(type_id)
+    if row is None:
+        return [cursor.string(what, limits) for _ in range(count)]
+    values = struct.unpack(f"<{count}{row.code}", cursor.take(count * row.nbytes, what))
+    return list(map(bool, values)) if type_id == BOOL else list(values)
+
+
+def _check_array(cursor: Cursor, type_id: int, count: int, what: str, limits: Limits) -> None:
+    row = _NUMBERS.get(type_id)
+    if row is None and type_id != STRING:
+        why = "are not read" if type_id == ARRAY else "do not exist"
+        raise cursor.error(what, f"arrays of value type {type_id:,} {why}")
+    least = row.nbytes if row else 8
+    if count * least > cursor.left:
+        raise cursor.error(what, f"{count:,} items cannot fit in {cursor.left:,} bytes")
+    limits.items(count, f"{cursor.file.path}: {what}: array", GGUF_ARRAY_ITEMS)
+
+
 def _check_magic(cursor: Cursor) -> None:
     file = cursor.file
     head = file.read(0, min(file.size, HEAD_BYTES))
@@ -135,7 +171,7 @@ def _key_values(cursor: Cursor, count: int, limits: Limits) -> dict[str, Any]:
         value: Any
         if key == "general.alignment":
             value = _alignment(cursor, type_id, limits)
-        elif type_id == _ARRAY:
+        elif type_id == ARRAY:
             value = _array(cursor, what, limits)
         else:
             value = _value(cursor, type_id, what, limits)
@@ -164,13 +200,13 @@ def _alignment(cursor: Cursor, type_id: int, limits: Limits) -> int:
 
 
 def _value(cursor: Cursor, type_id: int, what: str, limits: Limits) -> Any:
-    if type_id == _STRING:
+    if type_id == STRING:
         return cursor.string(what, limits)
     row = _NUMBERS.get(type_id)
     if row is None:
         raise cursor.error(what, f"value type {type_id:,} is none of 0 to 12")
     value = struct.unpack("<" + row.code, cursor.take(row.nbytes, what))[0]
-    if type_id == _BOOL:
+    if type_id == BOOL:
         if value > 1:
             raise cursor.error(what, f"{value} is no bool; 0 and 1 are")
         return bool(value)
@@ -182,21 +218,12 @@ def _array(cursor: Cursor, what: str, limits: Limits) -> Any:
     type_id = cursor.u32(what)
     count = cursor.u64(what)
     row = _NUMBERS.get(type_id)
-    if row is None and type_id != _STRING:
-        why = "are not read" if type_id == _ARRAY else "do not exist"
-        raise cursor.error(what, f"arrays of value type {type_id:,} {why}")
-    least = row.nbytes if row else 8
-    if count * least > cursor.left:
-        raise cursor.error(what, f"{count:,} items cannot fit in {cursor.left:,} bytes")
-    limits.items(count, f"{cursor.file.path}: {what}: array", GGUF_ARRAY_ITEMS)
+    if count <= (KEPT_NUMBERS if row else KEPT_STRINGS):
+        return _items(cursor, type_id, count, what, limits)
+    _check_array(cursor, type_id, count, what, limits)
     if row is None:
-        if count <= KEPT_STRINGS:
-            return [cursor.string(what, limits) for _ in range(count)]
         cursor.skip_strings(count, what)
         return {"type": "string", "count": count}
-    if count <= KEPT_NUMBERS:
-        values = struct.unpack(f"<{count}{row.code}", cursor.take(count * row.nbytes, what))
-        return list(map(bool, values)) if type_id == _BOOL else list(values)
     cursor.skip(count * row.nbytes, what)
     return {"type": row.name, "count": count}
 

@@ -6,7 +6,7 @@ Geometry of the quantised types comes from the table of encodings, so a new row 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
@@ -21,6 +21,31 @@ class GgmlType(NamedTuple):
     name: str
     block_elems: int
     block_bytes: int
+
+
+class KeyValue(NamedTuple):
+    """A typed value of a header; of an array `value` is a list, and `item_type` its items' type."""
+
+    type_id: int
+    value: Any
+    item_type: int = -1
+
+
+BOOL, STRING, ARRAY = 7, 8, 9
+# Types of values that are numbers: name, and code of `struct`.
+NUMBERS: dict[int, tuple[str, str]] = {
+    0: ("uint8", "B"),
+    1: ("int8", "b"),
+    2: ("uint16", "H"),
+    3: ("int16", "h"),
+    4: ("uint32", "I"),
+    5: ("int32", "i"),
+    6: ("float32", "f"),
+    7: ("bool", "B"),
+    10: ("uint64", "Q"),
+    11: ("int64", "q"),
+    12: ("float64", "d"),
+}
 
 
 def encoding_of(dtype: str) -> str:
@@ -114,6 +139,15 @@ def _table() -> dict[int, GgmlType]:
 
 
 GGML_TYPES: dict[int, GgmlType] = _table()
+
+
+_NUMBERS_OF = {row.name: type_id for type_id, row in GGML_TYPES.items()}
+
+
+def type_named(name: str) -> tuple[int, GgmlType] | None:
+    """Number and geometry of the type of that name, if there is one that is read."""
+    number = _NUMBERS_OF.get(name)
+    return None if number is None else (number, GGML_TYPES[number])
 
 
 def ggml_type(type_id: int, where: str) -> GgmlType:

@@ -28,6 +28,7 @@ FOLDER = "/"  # in place of a suffix: the output is always a folder
 
 WRITERS: dict[str, Writer] = {
     "arrow": Writer("arrow", ".arrow", ("bf16", "f16", "f32")),
+    "gguf": Writer("gguf", ".gguf", ("bf16", "f16", "f32")),
     "hf": Writer("safetensors", FOLDER, ("bf16", "f16", "f32")),
     "safetensors": Writer("safetensors", ".safetensors", ("bf16", "f16", "f32")),
 }
@@ -71,3 +72,8 @@ def writer(name: str) -> WriterModule:
     """The module of an output format, imported on first use."""
     module: WriterModule = import_module(f"anamnesis.writers.{WRITERS[name].module}")
     return module
+
+
+def usual_shard_size(name: str) -> int:
+    """Most bytes of a file when nobody says: of a GGUF, all of them."""
+    return (1 << 63) - 1 if name == "gguf" else 5_000_000_000

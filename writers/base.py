@@ -38,13 +38,14 @@ class Storage:
 
     `compression` is none, lz4 or zstd, `bf16` the Arrow type of BF16: extension or uint16.
     `stem` begins the names of safetensors files in a folder, and `metadata` are pairs of key and
-    text for their headers.
+    text for their headers. `key_values` are those of a GGUF, packed (`gguf_values.pack`).
     """
 
     compression: str = "none"
     bf16: str = "extension"
     stem: str = "model"
     metadata: tuple[tuple[str, str], ...] = ()
+    key_values: str = ""
 
 
 PLAIN = Storage()

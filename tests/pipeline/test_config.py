@@ -17,7 +17,8 @@ import pytest
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import GiB, Limits, MiB
 from anamnesis.pipeline import config
-from anamnesis.pipeline.config import Job, Output, Run, job_from, load_job, parse_size, schema
+from anamnesis.pipeline.config import Job, Output, Run, job_from, load_job, schema
+from anamnesis.pipeline.sizes import parse_size
 
 FULL = """
 inputs:
