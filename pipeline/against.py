@@ -9,12 +9,11 @@ import xxhash
 
 from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
 from anamnesis.names.open import open_named
-from anamnesis.pipeline.journal import load_manifest, manifest_items
+from anamnesis.pipeline.journal import load_manifest
 from anamnesis.pipeline.plan import step_for, with_dtype
 from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
-from anamnesis.readers.schemes.base import Options
 
 
 def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
@@ -23,15 +22,15 @@ def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
     Returns counts (`pieces`, `pieces_decoded`). Raises IntegrityError for the first that differs,
     UsageError when `source` has not the tensors of the output.
     """
-    document = load_manifest(out, strangers=True)
-    if "encode" in document:
+    manifest = load_manifest(out, strangers=True)
+    if manifest.encode:
         raise UnsupportedError(
-            f"{out}: is encoded as {document['encode']}; what can be decoded again and compared is "
+            f"{out}: is encoded as {manifest.encode}; what can be decoded again and compared is "
             "an output of recovered values (verify without --against holds its checksums)"
         )
-    tensors = {t.name: t for t in open_named(source, Options(**document["options"])).tensors}
-    dtypes = {item.name: item.dtype for item in manifest_items(document)}
-    pieces = document["pieces"]
+    tensors = {t.name: t for t in open_named(source, manifest.options).tensors}
+    dtypes = {item.name: item.dtype for item in manifest.layout_items()}
+    pieces = manifest.pieces
     count = min(len(pieces), max(1, round(sample * len(pieces))))
     chosen = sorted(random.Random(out.name).sample(range(len(pieces)), count))
     files = Files()

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,15 +21,23 @@ from anamnesis import owned
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
 from anamnesis.limits import INDEX_BYTES, OWNED_BYTES, Limits
 from anamnesis.pipeline.plan import Plan
+from anamnesis.pipeline.records import (
+    VERSION,
+    Entry,
+    Manifest,
+    Pieces,
+    check_cover,
+    check_files,
+    lay_out,
+    read_entry,
+    read_manifest,
+)
 from anamnesis.pipeline.written import Written, open_written
 from anamnesis.readers.source import public_name
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
-from anamnesis.writers.base import PLAIN, Item, Layout, Storage
+from anamnesis.writers.base import PLAIN, Item, Layout
 from anamnesis.writers.part import write_small
-
-VERSION = 1
-Pieces = Sequence[Sequence[Any]]  # [tensor, start, stop, xxh3]; elements
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +63,6 @@ class Recipe:
         if plan.spec.encode is not None:
             kind.append(str(plan.spec.encode))
         return cls(_digest([files]), _digest([*kind, tensors, items, names]))
-
-
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """A line of a journal: a finished file, its pieces, and what it is made of, if recorded."""
-
-    inputs: str
-    settings: str
-    name: str
-    pieces: Pieces
-    content: str = ""
 
 
 class Journal:
@@ -109,10 +106,10 @@ class Journal:
         `start_again`; else it raises UsageError or IntegrityError.
         """
         found: dict[str, Pieces] = {}
+        if start_again and not self._is_known():
+            self.remove()
+            return {}
         for entry in self.entries():
-            if start_again and not self.knows(entry):
-                self.remove()
-                return {}
             if entry.settings != self._recipe.settings:
                 raise UsageError(f"{self.path}: is of another job; --overwrite starts again")
             if entry.inputs != self._recipe.inputs:
@@ -124,19 +121,27 @@ class Journal:
         return found
 
     def entries(self) -> Iterator[Entry]:
-        """All lines that are whole, whatever job they are of."""
+        """All lines that are whole, whatever job they are of.
+
+        Raises FormatError for one that is whole and says what no line can.
+        """
         try:
             fd = owned.open_owned(self.path, os.O_RDONLY, OWNED_BYTES)
         except FileNotFoundError:
             return
-        for line in owned.lines(fd, INDEX_BYTES):
+        for number, line in enumerate(owned.lines(fd, INDEX_BYTES), 1):
             try:
-                digest, entry = loads(line, str(self.path), Limits())
-                found = Entry(*entry)
-            except (AnamnesisError, TypeError, ValueError):
+                value = loads(line, str(self.path), Limits())
+            except AnamnesisError:
                 continue
-            if digest == _digest(entry):
-                yield found
+            if isinstance(value, list) and len(value) == 2 and value[0] == _digest(value[1]):
+                yield read_entry(value[1], f"{self.path}: line {number}")
+
+    def _is_known(self) -> bool:
+        try:
+            return all(map(self.knows, self.entries()))
+        except FormatError:
+            return False
 
     def knows(self, entry: Entry) -> bool:
         """Whether a line is of this very recipe."""
@@ -182,27 +187,38 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
 
 
 def recorded(plan: Plan, recipe: Recipe) -> dict[int, Pieces]:
-    """The pieces of a complete output by file number, if its manifest is of this very recipe."""
+    """The pieces of a complete output by file number, if its manifest is of this very recipe.
+
+    Raises what `load_manifest` does for one that cannot be trusted.
+    """
     try:
         document = load_manifest(Path(plan.spec.path))
-    except AnamnesisError:
+    except UsageError:
         return {}
-    if document.get("recipe") != [recipe.inputs, recipe.settings]:
+    except (FormatError, IntegrityError) as error:
+        raise type(error)(f"{error}; --overwrite makes the output again") from error
+    if document.recipe != (recipe.inputs, recipe.settings):
         return {}
     numbers = {i.name: place[0] for i, place in zip(plan.items, plan.layout.places, strict=True)}
     found: dict[int, Pieces] = {}
     for number in range(len(plan.layout.files)):
-        found[number] = [p for p in document["pieces"] if numbers.get(p[0]) == number]
+        found[number] = [p for p in document.pieces if numbers.get(p[0]) == number]
     return found
 
 
 def intact(plan: Plan, number: int, pieces: Pieces) -> bool:
-    """Whether an output file is there and holds what was recorded of it."""
+    """Whether an output file is there and holds what was recorded of it.
+
+    Raises FormatError for a record that leaves out a part of it.
+    """
     file = plan.layout.files[number]
+    places = zip(plan.items, plan.layout.places, strict=True)
+    elems = {item.name: item.elems for item, place in places if place[0] == number}
+    check_cover(elems, pieces, f"{file.path}: what was recorded of it")
     try:
         writer(plan.spec.format).check(Path(file.path), file)
         compare(plan.layout, _places(plan.items, plan.layout), pieces)
-    except (OSError, AnamnesisError, KeyError):
+    except (OSError, AnamnesisError):
         return False
     return True
 
@@ -213,18 +229,16 @@ def verify_output(out: Path) -> dict[str, int]:
     Returns counts (`files`, `tensors`, `bytes`). Raises IntegrityError naming the file and the
     tensor that differ, UsageError when there is no manifest.
     """
-    document = load_manifest(out, strangers=True)
-    items = manifest_items(document)
-    module = writer(document["format"])
-    storage = Storage(**document.get("storage", {}))
-    layout = module.layout(items, out, document["max_shard_bytes"], storage)
+    manifest, path = load_manifest(out, strangers=True), str(manifest_path(out))
+    items, layout = manifest.layout_items(), lay_out(manifest, out, path)
+    check_files(manifest, layout, path)
     for file in layout.files:
-        module.check(Path(file.path), file)
-    total = compare(layout, _places(items, layout), document["pieces"])
+        writer(manifest.format).check(Path(file.path), file)
+    total = compare(layout, _places(items, layout), manifest.pieces)
     return {"files": len(layout.files), "tensors": len(items), "bytes": total}
 
 
-def compare(layout: Layout, places: Mapping[str, Any], pieces: Iterable[Sequence[Any]]) -> int:
+def compare(layout: Layout, places: Mapping[str, Any], pieces: Pieces) -> int:
     """Read recorded pieces again; the bytes read, or IntegrityError for the first that differs."""
     total = 0
     opened: dict[int, Written] = {}
@@ -250,7 +264,7 @@ def compare(layout: Layout, places: Mapping[str, Any], pieces: Iterable[Sequence
     return total
 
 
-def load_manifest(out: Path, *, strangers: bool = False) -> dict[str, Any]:
+def load_manifest(out: Path, *, strangers: bool = False) -> Manifest:
     """The manifest of the output at `out`; with `strangers`, also another user's.
 
     Raises SecurityError or LimitError when it is no file of this program's, UsageError when there
@@ -268,15 +282,7 @@ def load_manifest(out: Path, *, strangers: bool = False) -> dict[str, Any]:
         raise FormatError(f"{path}: not a manifest of version {VERSION}")
     if document.pop("xxh3", None) != _digest(document):
         raise IntegrityError(f"{path}: damaged: it is not what its own checksum says")
-    return document
-
-
-def manifest_items(document: Mapping[str, Any]) -> tuple[Item, ...]:
-    """The tensors of a manifest, in the order they were laid out."""
-    return tuple(
-        Item(name, tuple(shape), dtype, elems, scheme, *rest)
-        for name, shape, dtype, elems, scheme, *rest in document["items"]
-    )
+    return read_manifest(document, str(path))
 
 
 def _row(item: Item) -> list[Any]:

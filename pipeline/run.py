@@ -19,7 +19,6 @@ from anamnesis.pipeline.executors import Options, executor
 from anamnesis.pipeline.incomplete import clear_stale, contents, remove_incomplete, take_over
 from anamnesis.pipeline.journal import (
     Journal,
-    Pieces,
     Recipe,
     intact,
     manifest_path,
@@ -32,6 +31,7 @@ from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.plan import Plan, decoded_dtype
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.quant_config import config_blocks
+from anamnesis.pipeline.records import Pieces
 from anamnesis.pipeline.work import WriteTask
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from threading import Lock
-from typing import Any
 
-from anamnesis.pipeline.journal import Journal, Pieces
+from anamnesis.pipeline.journal import Journal
 from anamnesis.pipeline.plan import Plan, Task, WriteTask
 from anamnesis.pipeline.progress import Progress
+from anamnesis.pipeline.records import Piece, Pieces
 from anamnesis.pipeline.task import Receipt, WriteReceipt
 from anamnesis.writers import writer
 from anamnesis.writers.part import PartFile, check_final, check_space, part_path
@@ -43,7 +43,7 @@ class OutputFiles:
         self._left: dict[int, int] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="amn-commit")
         self._commits: dict[int, Future[None]] = {}
-        self.pieces: dict[int, list[Sequence[Any]]] = {}
+        self.pieces: dict[int, list[Piece]] = {}
         self.failures: dict[int, Exception] = {}
         self.receipts: list[WriteReceipt] = []
 
@@ -100,7 +100,7 @@ class OutputFiles:
             raise TypeError(f"{receipt.key}: wrote nothing")
         self.receipts.append(receipt)
         number = self._numbers[receipt.key]
-        self.pieces[number] += [[p.tensor, p.start, p.stop, p.xxh3] for p in receipt.pieces]
+        self.pieces[number] += [(p.tensor, p.start, p.stop, p.xxh3) for p in receipt.pieces]
         self._progress.advance(number, receipt.work_bytes)
         self._left[number] -= 1
         if not self._left[number]:

@@ -168,7 +168,7 @@ def test_the_checksum_is_the_manifests(
     monkeypatch.setattr(planning, "LEAST_TASK_BYTES", planning.TASK_BYTES)
     out = tmp_path / "out.safetensors"
     anamnesis.remember(fp8_model, out)
-    recorded = {name: xxh3 for name, _, _, xxh3 in load_manifest(out)["pieces"]}
+    recorded = {name: xxh3 for name, _, _, xxh3 in load_manifest(out).pieces}
     for row in anamnesis.stats(fp8_model):
         expected = recorded.get(row.tensor, xxhash.xxh3_128_hexdigest(b""))
         assert row.xxh3 == expected
