@@ -24,7 +24,8 @@ from anamnesis.errors import UsageError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from anamnesis.analytics.diff.report import Diff, Row
+    from anamnesis.analytics.diff.record import Row
+    from anamnesis.analytics.diff.report import Diff
 
 DIFFERS = 8  # the exit code when --exact or --fail-under does not hold
 
@@ -137,7 +138,7 @@ def _failures(found: Diff, exact: bool, fail_under: float | None) -> list[str]:
 
 
 def _complaint(rows: Sequence[Row], total: int, text: str) -> str:
-    from anamnesis.analytics.diff.report import decibels
+    from anamnesis.analytics.diff.record import decibels
 
     first = rows[0]
     told = decibels(first.sqnr_db) if first.status == "compared" else first.why or first.status

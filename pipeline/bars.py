@@ -23,7 +23,8 @@ from rich.progress import (
 from rich.progress import Progress as RichProgress
 from rich.table import Column
 
-from anamnesis.pipeline.progress import Clock, Outlet, Tally, printable
+from anamnesis.errors import printable
+from anamnesis.pipeline.tally import Clock, Outlet, Tally
 
 
 class Bars(Tally):

@@ -9,7 +9,7 @@ import numpy as np
 
 from anamnesis.errors import AnamnesisError, FormatError
 from anamnesis.kernels import Window, decoder, preparer
-from anamnesis.pipeline.plan import Step
+from anamnesis.pipeline.work import Step
 from anamnesis.readers.batch import BlockReader, aligned
 
 OUT = {"BF16": np.uint16, "F32": np.float32, "F16": np.float16}

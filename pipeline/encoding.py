@@ -8,15 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from anamnesis.kernels.encoders import Form, Setting
-from anamnesis.pipeline.work import Piece, PieceReceipt
+from anamnesis.pipeline.work import Piece
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.writers.base import Slot
-
-if TYPE_CHECKING:
-    from anamnesis.pipeline.windows import Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +46,7 @@ class EncodedPiece(Piece):
 
     @property
     def work_bytes(self) -> int:
-        return self.encoded.nbytes(*self._units(self.start, self.stop))
+        return self.encoded.nbytes(*self.units(self.start, self.stop))
 
     @property
     def memory_bytes(self) -> int:
@@ -59,35 +55,10 @@ class EncodedPiece(Piece):
         return (
             self.step.memory_bytes
             + 7 * elems
-            + self.encoded.nbytes(*self._units(0, self.step.window_units))
+            + self.encoded.nbytes(*self.units(0, self.step.window_units))
         )
 
-    def write(self, windows: Windows, fd: int) -> tuple[PieceReceipt, ...]:
-        """Encode the windows of the piece and store them; a receipt for each part."""
-        import xxhash
-
-        from anamnesis.pipeline.window_parts import WindowParts
-
-        form, slots = self.encoded.form, self.encoded.slots
-        parts_of = WindowParts(self.step, self.encoded)
-        digests = [xxhash.xxh3_128() for _ in form.parts]
-        for window, _, values in windows.over(self.start, self.stop):
-            start, stop = self._units(window.start, window.stop)
-            found = parts_of.encode(values, start, stop)
-            for part, slot, digest in zip(form.parts, slots, digests, strict=True):
-                first, last = part.span(start, stop)
-                if last > first:
-                    digest.update(found[part.role])
-                    slot.write(fd, first, found[part.role])
-        start, stop = self._units(self.start, self.stop)
-        spans = [part.span(start, stop) for part in form.parts]
-        return tuple(
-            PieceReceipt(part.name, first, last, digest.hexdigest())
-            for part, (first, last), digest in zip(form.parts, spans, digests, strict=True)
-            if last > first
-        )
-
-    def _units(self, start: int, stop: int) -> tuple[int, int]:
+    def units(self, start: int, stop: int) -> tuple[int, int]:
         """The encoder's units of a range of the tensor's own, which starts where a window may."""
         tensor, unit = self.step.tensor, self.encoded.form.unit_elems
         first, last = start * tensor.unit_elems, min(stop * tensor.unit_elems, tensor.elems)

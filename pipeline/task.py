@@ -20,6 +20,7 @@ import xxhash
 from anamnesis import owned
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.plan import Piece, Task, WriteTask
+from anamnesis.pipeline.window_parts import write_encoded
 from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
 from anamnesis.pipeline.work import PieceReceipt
 from anamnesis.readers.raw import SpanCrc
@@ -69,7 +70,7 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
 def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> Iterable[PieceReceipt]:
     if isinstance(piece, EncodedPiece):
         with inputs.opened(piece.step) as windows:
-            return piece.write(windows, fd)
+            return write_encoded(piece, windows, fd)
     tensor, slot = piece.step.tensor, piece.step.slot
     if slot is None:
         raise ValueError(f"{tensor.name}: a step without a place in a file")

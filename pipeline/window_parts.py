@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import xxhash
 
 from anamnesis.kernels.encoders import Part, encoder
-from anamnesis.pipeline.encoding import Encoded
-from anamnesis.pipeline.work import Step
+from anamnesis.pipeline.encoding import Encoded, EncodedPiece
+from anamnesis.pipeline.windows import Windows
+from anamnesis.pipeline.work import PieceReceipt, Step
 from anamnesis.readers.dtypes import DTYPES
 
 _HELD = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
@@ -46,6 +48,28 @@ class WindowParts:
         wide = widened(values, self._dtype, self._wide)
         self._encode(wide, {**self._params, "first": start}, out)
         return out
+
+
+def write_encoded(piece: EncodedPiece, windows: Windows, fd: int) -> tuple[PieceReceipt, ...]:
+    """Encode the windows of the piece and store them; a receipt for each part."""
+    form, slots = piece.encoded.form, piece.encoded.slots
+    parts_of = WindowParts(piece.step, piece.encoded)
+    digests = [xxhash.xxh3_128() for _ in form.parts]
+    for window, _, values in windows.over(piece.start, piece.stop):
+        start, stop = piece.units(window.start, window.stop)
+        found = parts_of.encode(values, start, stop)
+        for part, slot, digest in zip(form.parts, slots, digests, strict=True):
+            first, last = part.span(start, stop)
+            if last > first:
+                digest.update(found[part.role])
+                slot.write(fd, first, found[part.role])
+    start, stop = piece.units(piece.start, piece.stop)
+    spans = [part.span(start, stop) for part in form.parts]
+    return tuple(
+        PieceReceipt(part.name, first, last, digest.hexdigest())
+        for part, (first, last), digest in zip(form.parts, spans, digests, strict=True)
+        if last > first
+    )
 
 
 def _room(part: Part, units: int) -> Any:

@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import struct
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -21,9 +21,7 @@ from anamnesis.errors import FormatError
 from anamnesis.limits import KiB
 from anamnesis.readers.base import Rows, Run, Stored
 from anamnesis.readers.source import SourceFile
-
-if TYPE_CHECKING:
-    from anamnesis.readers.raw import SpanCrc
+from anamnesis.readers.spans import SpanCrc
 
 _LENGTH = struct.Struct("<q")
 _STEP_ROWS = 64 * KiB  # of what is checked at a time

@@ -8,10 +8,10 @@ from importlib import import_module
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits
-from anamnesis.readers import READERS, Reader
 from anamnesis.readers.base import Container
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
 from anamnesis.readers.source import SourceFile, base_name, is_url, open_source
+from anamnesis.readers.table import READERS, Reader
 from anamnesis.readers.zip_kinds import among
 
 Open = Callable[[str, Limits], Container]

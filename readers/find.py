@@ -20,9 +20,9 @@ from anamnesis.readers.folder import (
     folder_of,
 )
 from anamnesis.readers.index import ENDINGS, INDEXES, Index, read_index
+from anamnesis.readers.ollama import OLLAMA as OLLAMA
 from anamnesis.readers.source import base_name, is_url, open_source
 
-OLLAMA = "ollama:"
 _PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
 _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
 # In a folder without an index, the first pattern that matches names the weights.

@@ -24,11 +24,11 @@ from anamnesis.errors import (
     UsageError,
 )
 from anamnesis.limits import Limits, MiB
-from anamnesis.readers.find import OLLAMA
 from anamnesis.readers.folder import LocalFolder
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
 
+OLLAMA = "ollama:"
 MODEL_LAYER = "application/vnd.ollama.image.model"
 HOST, NAMESPACE, TAG = "registry.ollama.ai", "library", "latest"
 MANIFEST_BYTES = 4 * MiB

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import numpy as np
 from zlib_ng.zlib_ng import crc32
@@ -18,31 +18,11 @@ from anamnesis.limits import KiB
 from anamnesis.readers.base import Stored
 from anamnesis.readers.inflate import Inflater
 from anamnesis.readers.source import SourceFile
+from anamnesis.readers.spans import RawBytes as RawBytes
+from anamnesis.readers.spans import SpanCrc as SpanCrc
 from anamnesis.readers.strides import gather_part
 
 _SPOOL_BYTES = 256 * KiB  # what an inflater keeps
-
-
-class SpanCrc(NamedTuple):
-    """The CRC-32 of bytes `[start, stop)` of an entry (uncompressed) of the archive at `path`."""
-
-    path: str
-    member: str
-    start: int
-    stop: int
-    crc32: int
-
-
-class RawBytes(Protocol):
-    """What `open_raw` gives."""
-
-    def read_into(self, begin: int, buffer: Any) -> None:
-        """Fill `buffer` (uint8, one-dimensional) with the tensor's bytes from `begin` on."""
-        ...
-
-    def spans(self) -> list[SpanCrc]:
-        """What was read in order so far, with its checksum."""
-        ...
 
 
 def open_raw(stored: Stored, file: SourceFile) -> RawBytes:

@@ -10,8 +10,8 @@ from collections.abc import Iterable
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.limits import Limits
-from anamnesis.readers import Reader
 from anamnesis.readers.source import SourceFile
+from anamnesis.readers.table import Reader
 from anamnesis.readers.zip_directory import read_directory
 
 _SCRIPT = "/constants.pkl"  # beside a data.pkl like a checkpoint's

@@ -41,8 +41,38 @@ def within(found: set[str], *packages: str) -> set[str]:
     return {m for m in found if any(m == p or m.startswith(p + ".") for p in packages)}
 
 
+PACKAGE = {
+    p: ".".join(("anamnesis", *p.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+    for p in (*ROOT.glob("*.py"), *MODULES)
+}
+
+
 def name(path: Path) -> str:
     return str(path.relative_to(ROOT))
+
+
+def circles() -> list[str]:
+    """Modules that import one another, by way of others too; imports inside functions count."""
+    names, edges = set(PACKAGE.values()), {}
+    for path, module in PACKAGE.items():
+        found = {m for m in imports(path) if m in names}
+        # `from anamnesis import owned` is of that module, and of the package only by its way.
+        edges[module] = {m for m in found if not within(found - {m}, m)} - {module}
+    while ends := [m for m, onwards in edges.items() if not onwards & edges.keys()]:
+        for end in ends:
+            del edges[end]
+    return sorted(edges)  # circles, and what leads to them
+
+
+def test_no_modules_import_one_another_in_a_circle() -> None:
+    assert circles() == []
+
+
+def test_private_names_of_other_projects_stay_theirs() -> None:
+    """Nothing of Dask, pyarrow or numpy that begins with an underscore is imported."""
+    others = ("dask", "distributed", "matplotlib", "ml_dtypes", "numpy", "pyarrow", "rich")
+    found = {m for path in MODULES for m in within(imports(path), *others)}
+    assert not {m for m in found if any(part.startswith("_") for part in m.split("."))}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

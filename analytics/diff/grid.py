@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from anamnesis.analytics.diff.report import Diff, Row, add_up, decibels
+from anamnesis.analytics.diff.record import Findings, Row, add_up, decibels
 from anamnesis.kernels.diff import metrics
 
 MAX_COLUMNS = 200
@@ -93,7 +93,7 @@ class Grid:
     left_out: int  # module types that are not shown
 
 
-def gather(found: Diff) -> Grid:
+def gather(found: Findings) -> Grid:
     """Sort the compared tensors into a grid."""
     inside = [row for row in found.compared if row.layer is not None]
     layers = sorted({row.layer for row in inside if row.layer is not None})

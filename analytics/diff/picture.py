@@ -12,7 +12,7 @@ import os
 from collections.abc import Sequence
 
 from anamnesis.analytics.diff.grid import Cell, Grid, gather, scale
-from anamnesis.analytics.diff.report import Diff, Row, decibels
+from anamnesis.analytics.diff.record import Findings, Row, decibels
 from anamnesis.analytics.diff.scene import (
     FAINT,
     INK,
@@ -39,7 +39,7 @@ _SAME, _BROKEN = "#e7e9ec", "#c4314b"
 class Picture:
     """Draws one comparison; `scene` is the result."""
 
-    def __init__(self, found: Diff) -> None:
+    def __init__(self, found: Findings) -> None:
         self.found = found
         self.grid: Grid = gather(found)
         self.scale = scale(self.grid)
@@ -292,12 +292,12 @@ class Picture:
         return told.replace("-", "−")
 
 
-def draw(found: Diff) -> Scene:
+def draw(found: Findings) -> Scene:
     """The scene of a comparison."""
     return Picture(found).scene
 
 
-def _schemes(found: Diff, side: str) -> list[str]:
+def _schemes(found: Findings, side: str) -> list[str]:
     """Schemes of one side, the most common first, as counts of tensors."""
     counts: dict[str, int] = {}
     for row in found.compared:

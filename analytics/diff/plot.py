@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.analytics.diff.picture import draw
-from anamnesis.analytics.diff.report import Diff
+from anamnesis.analytics.diff.record import Findings
 from anamnesis.analytics.diff.scene import PAPER, Box, Label, Scene
 from anamnesis.analytics.table_files import check_target
 from anamnesis.errors import UsageError
@@ -49,7 +49,7 @@ def check_plot(path: Path, overwrite: bool) -> None:
         )
 
 
-def write_plot(found: Diff, path: Path, *, overwrite: bool) -> None:
+def write_plot(found: Findings, path: Path, *, overwrite: bool) -> None:
     """Draw it into a file that is there whole or not at all."""
     check_plot(path, overwrite)
     scene = draw(found)

@@ -8,7 +8,8 @@ from typing import Any, Literal
 
 from anamnesis.analytics.diff.names import Matched, Pair, match, place
 from anamnesis.analytics.diff.plan import DiffPlan, make_diff_plan
-from anamnesis.analytics.diff.report import Diff, Row
+from anamnesis.analytics.diff.record import Row
+from anamnesis.analytics.diff.report import Diff
 from anamnesis.analytics.reduction import ExecutorName, Settings, members_of, reduce, settle
 from anamnesis.errors import UsageError
 from anamnesis.kernels.diff import Sums

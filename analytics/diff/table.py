@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anamnesis.analytics.diff.report import Diff, Row, decibels
+from anamnesis.analytics.diff.record import Findings, Row, decibels
 from anamnesis.kernels.diff import Sums, metrics
 from anamnesis.pipeline.progress import printable
 
@@ -18,7 +18,7 @@ _ROOMY = 116  # characters across
 _FILE_WIDTH = 1000  # what goes elsewhere than to a terminal is not cut
 
 
-def print_diff(found: Diff, top: int) -> None:
+def print_diff(found: Findings, top: int) -> None:
     """The worst `top` tensors (0: all), and what was not compared, to standard output."""
     console = Console(highlight=False, soft_wrap=True)
     if not console.is_terminal:

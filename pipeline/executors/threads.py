@@ -58,12 +58,11 @@ def _schedule(
     threads: int,
 ) -> None:
     """Have Dask run `tasks`, those excepted that are `running` in its pool already."""
-    from dask._task_spec import Task as Node
     from dask.callbacks import Callback as Told
     from dask.threaded import get
 
     graph = {
-        key: Node(key, running[key].result) if key in running else Node(key, function, task)
+        key: (running[key].result,) if key in running else (function, task)
         for key, task in tasks.items()
     }
     with Told(posttask=lambda key, result, dsk, state, worker: tell(key, result)):

@@ -16,7 +16,7 @@ import pytest
 import anamnesis
 from anamnesis.analytics import reduction
 from anamnesis.analytics.diff import plan as diff_plan
-from anamnesis.analytics.diff.report import Row
+from anamnesis.analytics.diff.record import Row
 from anamnesis.errors import (
     FormatError,
     IntegrityError,

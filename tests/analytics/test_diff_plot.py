@@ -17,7 +17,8 @@ from anamnesis.analytics.diff.grid import gather, scale
 from anamnesis.analytics.diff.names import place
 from anamnesis.analytics.diff.picture import draw
 from anamnesis.analytics.diff.plot import to_png, to_svg
-from anamnesis.analytics.diff.report import Diff, Row
+from anamnesis.analytics.diff.record import Row
+from anamnesis.analytics.diff.report import Diff
 from anamnesis.analytics.diff.scene import (
     Box,
     Label,
