@@ -17,18 +17,9 @@ from anamnesis.readers.index import check_index, read_object
 from anamnesis.readers.paths import expand
 from anamnesis.readers.patterns import require_matches
 from anamnesis.readers.schemes import resolve
+from anamnesis.readers.schemes._stated import FILES
 from anamnesis.readers.schemes.base import Ledger, Options
 from anamnesis.readers.shards import open_all, without_parts
-
-# JSON files that say how a checkpoint was quantised; each is a hint, none is required.
-CONFIGS = (
-    "config.json",
-    "quantize_config.json",
-    "quant_config.json",
-    "hf_quant_config.json",
-    "params.json",
-    "quant_model_description.json",
-)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +114,7 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         metadata=merged.metadata,
         options=options,
         members=merged.members,
-        notes=(*notes, *merged.notes),
+        notes=(*notes, *merged.notes, *ledger.notes),
         broken=broken,
     )
 
@@ -181,7 +172,7 @@ def _read_configs(folder: Folder | None, limits: Limits) -> dict[str, Mapping[st
     found: dict[str, Mapping[str, Any]] = {}
     if folder is None:
         return found
-    for name in CONFIGS:
+    for name in FILES:
         file = folder.open(name)
         if file is not None:
             with file:

@@ -1,9 +1,14 @@
 """The table of schemes: how stored tensors make up logical ones; one file a family.
 
-A row says where its `resolve(ledger)` is and what tells it apart: a stored dtype, or a name's
-ending. A module is imported only when a checkpoint shows one of these. Rows are sorted by
-name and run in that order; each claims only groups that are complete by their tensors. What
-is left over is `passthrough`'s, which runs last.
+A row says where its `resolve(ledger)` is, what tells it apart (a stored dtype, or a name's ending)
+and of which stated methods it understands the tensors. A module is imported only when a
+checkpoint shows its evidence. Rows are sorted by name and run in that order; each claims only
+groups that are complete by their tensors. What is left over is `passthrough`'s, which runs last.
+
+A method that the configuration states is never ignored (`_stated`): one that no row understands
+is refused before anything else, and at the end every tensor is decoded (with a note where the row
+understands none of the methods stated), or dense by evidence (`_leftovers`), or the model is
+refused.
 """
 
 from __future__ import annotations
@@ -11,23 +16,30 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
+from itertools import islice
 
+from anamnesis.readers.schemes._details import check_details
+from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes.base import Ledger
 
 
 @dataclass(frozen=True, slots=True)
 class Scheme:
-    """A row: the module, the container kinds it may appear in, and the evidence for it."""
+    """A row: the module, the container kinds it may appear in, and the evidence for it.
+
+    `methods` are those whose tensors it understands, in the spelling of `_stated.canonical`.
+    """
 
     target: str  # "module:function" inside anamnesis.readers.schemes
     containers: tuple[str, ...] = ()  # empty: any
     dtypes: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
+    methods: tuple[str, ...] = ()
 
 
 SCHEMES: dict[str, Scheme] = {
-    "awq": Scheme("awq:resolve", suffixes=(".qweight",)),
-    "bitnet": Scheme("bitnet:resolve", dtypes=("U8",)),
+    "awq": Scheme("awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "gptq")),
+    "bitnet": Scheme("bitnet:resolve", dtypes=("U8",), methods=("bitnet",)),
     "bnb": Scheme(
         "bnb:resolve",
         suffixes=(
@@ -39,42 +51,89 @@ SCHEMES: dict[str, Scheme] = {
             "quant_state.bitsandbytes__nf4",
             "weight_quant_state",
         ),
+        methods=("bitsandbytes",),
     ),
     "compressed-tensors": Scheme(
         "ct:resolve",
         suffixes=("_packed", "_scale", "bitmask"),
+        methods=("auto-round", "compressed-tensors"),
     ),
     "fp4": Scheme(
         "fp4:resolve",
         dtypes=("F8_E8M0",),
         suffixes=("_packed", "_scale", "_scale_2"),
+        methods=(
+            *("auto-round", "comfyui", "compressed-tensors", "fp8", "modelopt", "mxfp4", "nvfp4"),
+            "quark",
+        ),
     ),
     "fp8": Scheme(
         "fp8:resolve",
         dtypes=("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ"),
+        methods=(
+            *("auto-round", "comfyui", "compressed-tensors", "fbgemm-fp8", "fp8", "modelopt"),
+            *("mxfp4", "mxfp8", "nvfp4", "quark"),
+        ),
     ),
-    "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",)),
-    "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B")),
-    "hqq": Scheme("hqq:resolve", suffixes=("W_q",)),
-    "mlx": Scheme("mlx:resolve", dtypes=("U32",), suffixes=(".biases", ".qbiases")),
-    "modelslim": Scheme("modelslim:resolve", suffixes=("weight_scale", "weight_offset")),
-    "mxfp4": Scheme("mxfp4:resolve", suffixes=("_blocks", "_scales", ".blocks", ".scales")),
-    "quanto": Scheme("quanto:resolve", suffixes=("._data",)),
-    "quark": Scheme("quark:resolve", suffixes=("weight_scale",)),
-    "torchao": Scheme("torchao:resolve", containers=("safetensors",), suffixes=("_qdata",)),
+    "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",), methods=("gguf",)),
+    "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B"), methods=("auto-round", "gptq")),
+    "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
+    "mlx": Scheme(
+        "mlx:resolve",
+        dtypes=("U32",),
+        suffixes=(".biases", ".qbiases"),
+        methods=("jang", "metal", "mlx"),
+    ),
+    "modelslim": Scheme(
+        "modelslim:resolve",
+        suffixes=("weight_scale", "weight_offset"),
+        methods=("modelslim",),
+    ),
+    "mxfp4": Scheme(
+        "mxfp4:resolve",
+        suffixes=("_blocks", "_scales", ".blocks", ".scales"),
+        methods=("mxfp4", "quark"),
+    ),
+    "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),
+    "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
+    "torchao": Scheme(
+        "torchao:resolve", containers=("safetensors",), suffixes=("_qdata",), methods=("torchao",)
+    ),
 }
 
 
 def resolve(ledger: Ledger) -> None:
-    """Run every scheme that shows evidence, then the leftovers' rules."""
+    """Run every scheme that shows evidence, then the leftovers' rules.
+
+    Raises UnsupportedError for a stated method that no scheme understands. A layout of another
+    method than those stated, complete by its own tensors, is decoded and noted: mixed checkpoints
+    are normal.
+    """
+    implemented = ", ".join(SCHEMES)
+    understood = {method for row in SCHEMES.values() for method in row.methods}
+    for one in ledger.stated:
+        if one.method and one.method not in understood:
+            raise unknown_method(ledger, one, implemented)
+    check_details(ledger)
     kinds = {stored.dtype for stored in ledger.container.stored.values()}
     names = list(ledger.container.stored)
     for row in SCHEMES.values():
         if row.containers and ledger.container.kind not in row.containers:
             continue
         if kinds.intersection(row.dtypes) or any(n.endswith(row.suffixes) for n in names):
+            before = len(ledger.tensors)
             _function(row.target)(ledger)
-    _function("passthrough:resolve")(ledger)
+            _check_methods(ledger, row, before)
+    passthrough = import_module("anamnesis.readers.schemes.passthrough")
+    passthrough.resolve(ledger, implemented)
+
+
+def _check_methods(ledger: Ledger, row: Scheme, before: int) -> None:
+    """Hold what a row has claimed, the tensors from number `before` on, against what is stated."""
+    claimed = list(islice(ledger.tensors.values(), before, None))
+    methods = {one.method for one in ledger.stated}
+    if claimed and methods and "" not in methods and methods.isdisjoint(row.methods):
+        ledger.note(foreign_layout(ledger, claimed))
 
 
 def _function(target: str) -> Callable[[Ledger], None]:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Container, Dropped, Stored, Tensor
+from anamnesis.readers.schemes._stated import Stated, stated
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,9 +25,9 @@ class Ledger:
     """The stored tensors of a whole model, and which of them are spoken for.
 
     A scheme looks at what is free, and claims a group only when the tensors themselves are
-    evidence enough; `configs` (JSON objects by file name: `config.json`,
-    `quantize_config.json`, `hf_quant_config.json`, `params.json`) is a hint. A scheme leaves
-    what it does not know alone: what nobody claimed is dealt with after the last one.
+    evidence enough; `configs` (JSON objects by file name, those of `_stated.FILES`) is a hint. A
+    scheme leaves what it does not know alone: what nobody claimed is dealt with after the last
+    one. `notes` are remarks for the user, where a file has two readings and one was chosen.
     """
 
     container: Container
@@ -34,6 +35,8 @@ class Ledger:
     options: Options = field(default_factory=Options)
     tensors: dict[str, Tensor] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    _stated: tuple[Stated, ...] | None = None
     _taken: set[str] = field(default_factory=set)
 
     def free(self) -> Iterator[Stored]:
@@ -61,21 +64,26 @@ class Ledger:
         self._taken.add(stored.name)
         self.dropped.append(Dropped(stored, why))
 
+    def note(self, text: str) -> None:
+        """Tell the user of a choice; the same text counts once."""
+        if text not in self.notes:
+            self.notes.append(text)
+
+    @property
+    def stated(self) -> tuple[Stated, ...]:
+        """Every quantisation method that the checkpoint's configuration states.
+
+        None for GGUF: the file itself gives each tensor's type, and what lies beside it may be the
+        configuration of another model.
+        """
+        if self._stated is None:
+            gguf = self.container.kind == "gguf"
+            self._stated = () if gguf else stated(self.configs, self.container.metadata)
+        return self._stated
+
     def quantization(self) -> Mapping[str, Any]:
         """The checkpoint's quantisation block, wherever its tool put it; empty if there is none."""
-        config = self.configs.get("config.json", {})
-        for holder in (config, config.get("text_config"), config.get("llm_config")):
-            if isinstance(holder, Mapping):
-                for key in ("quantization_config", "compression_config", "quantization"):
-                    block = holder.get(key)
-                    if isinstance(block, Mapping):
-                        return block
-        for name in ("quantize_config.json", "quant_config.json", "hf_quant_config.json"):
-            block = self.configs.get(name)
-            if block:
-                inner = block.get("quantization")
-                return inner if isinstance(inner, Mapping) else block
-        return {}
+        return next((one.block for one in self.stated if one.block), {})
 
 
 def matrix(stored: Stored) -> tuple[int, int, int]:

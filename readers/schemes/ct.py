@@ -32,23 +32,20 @@ from anamnesis.readers.schemes._scale_grid import Block
 from anamnesis.readers.schemes.base import Ledger
 
 _IMPLEMENTED = "pack-quantized, int-quantized and naive-quantized of compressed-tensors"
-_ACTIVATION_ZEROS = tuple(
-    f"{name}_zero_point" for name in ("input", "output", "k", "v", "q", "k_cache", "v_cache")
-)
 _OTHER_SCALES = ("F8_", "U8")  # of FP4 codes that are stored as I8
 # What stands beside weights that are more than codes and scales.
 _FOREIGN = {"pre_quant_scale": "weights to be folded with pre_quant_scale (ModelOpt)"}
 
 
 def resolve(ledger: Ledger) -> None:
-    """Claim packed and INT8 weights with their scales; drop what is of activations only.
+    """Claim packed and INT8 weights with their scales.
 
     Raises FormatError for parts that are missing or do not fit one another, UnsupportedError for
     sparse and rotated checkpoints by name.
     """
     _refuse_sparse(ledger)
     stated = settings(ledger)
-    files, claimed = Files(), False
+    files = Files()
     try:
         for stored in ledger.free():
             name = stored.name.removesuffix("_packed")
@@ -56,15 +53,11 @@ def resolve(ledger: Ledger) -> None:
                 continue
             if _is_weight(name) or _is_stacked(ledger, stored, name):
                 _claim_packed(ledger, stored, name, stated, files)
-                claimed = True
         files.check_unchanged()
     finally:
         files.close()
     if not stated.foreign:
-        claimed = _claim_plain(ledger, stated) or claimed
-    for stored in ledger.free() if claimed else ():
-        if stored.name.rpartition(".")[2] in _ACTIVATION_ZEROS:
-            ledger.drop(stored, "activation zero point")
+        _claim_plain(ledger, stated)
 
 
 def _is_weight(name: str) -> bool:
@@ -76,8 +69,7 @@ def _is_stacked(ledger: Ledger, codes: Stored, name: str) -> bool:
     return len(codes.shape) == 3 and ledger.get(f"{name}_scale") is not None
 
 
-def _claim_plain(ledger: Ledger, stated: Settings) -> bool:
-    claimed = False
+def _claim_plain(ledger: Ledger, stated: Settings) -> None:
     foreign = marks(ledger)
     for stored in ledger.free():
         name = stored.name
@@ -90,8 +82,6 @@ def _claim_plain(ledger: Ledger, stated: Settings) -> bool:
             continue
         if _is_weight(name) or _is_stacked(ledger, stored, name):
             _claim_int8(ledger, stored, stated)
-            claimed = True
-    return claimed
 
 
 def _claim_packed(

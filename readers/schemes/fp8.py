@@ -36,8 +36,8 @@ from anamnesis.readers.schemes._scale_grid import (
     scale_grid,
     stack,
 )
+from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.readers.schemes.passthrough import ACTIVATION_SCALES
 
 ENCODINGS = {
     "F8_E4M3": "fp8-e4m3",

@@ -165,7 +165,7 @@ def test_missing_parts() -> None:
         ({"m.weight_scale": ("BF16", (16,))}, config("int4"), "a scale a channel"),
         ({"m.weight_zero_point": ("F32", (2, 16))}, config("int4"), "zero points that are no"),
         ({"m.input_rotation": ("I8", (64, 64))}, config("int4"), "rotated"),
-        ({}, {"quant_method": "other"}, "other is recognised"),
+        ({}, {"quant_method": "other"}, r"\(other\): no such method is known"),
     ],
 )
 def test_refused_by_name(parts: Any, about: Any, words: str) -> None:

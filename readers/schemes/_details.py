@@ -1,0 +1,109 @@
+"""What a stated method says of its own layout: values that no scheme knows are refused by name.
+
+Several layouts share containers: AutoRound's `mx_int` has the tensors of MXFP4, and other numbers
+in them. So a field that selects a layout may only have values whose layout is read, or refused
+where its tensors are (then with more to say).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from anamnesis.errors import UnsupportedError
+from anamnesis.readers.schemes._stated import Stated
+from anamnesis.readers.schemes.base import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Detail:
+    """A field of a method's block, or of a mapping inside of it (one `*` for any of its keys)."""
+
+    path: tuple[str, ...]
+    known: re.Pattern[str]  # of a whole value, in lower case with dashes
+
+
+def _known(*patterns: str) -> re.Pattern[str]:
+    return re.compile("|".join(patterns))
+
+
+_GPTQ = _known("auto", "gptq(-v2|-p)?", "marlin", "bitblas", "qqq", "ipex", "safetensors")
+_AWQ = _known(
+    "gemm", "gemv", "gemv[-_]fast", "exllama(v2)?", "ipex", "llm-awq", "marlin", "awq", "auto"
+)
+_ROUND = _known(
+    "(opt-)?(rtn-)?int(-(a?sym|asym-float-zp|sym-gptq|sym-neuqi))*[0-9]*",
+    "(opt-)?(rtn-)?(mx-?fp[468]?(e[0-9]m[0-9])?(-rceil|-even)?)",
+    "(opt-)?(rtn-)?(nv-?fp4?(-v2)?(-rtn)?(-with-(static|global)-(gs|scale))?)",
+    "(block-)?fp(8|-8)?(-e4m3|-e5m2)?(-sym)?(-unit-scale|-gaudi3-sym)?",
+)
+_CT = _known(
+    *("dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized"),
+    *("mixed-precision", "nvfp4-pack-quantized", "mxfp[46]-pack-quantized", "mxfp8-quantized"),
+    *("marlin-24", "sparse-bitmask", "sparse-24-bitmask"),
+)
+_MODELOPT = _known(
+    "(w4a16-|w4a8-)?(nvfp4|mxfp4)(-.*)?",
+    "fp8(-.*)?",
+    "w[48]a(8|16)(-.*)?",
+    "mxfp8(-.*)?",
+    "int[48](-.*)?",
+    "mixed-precision",
+    "none",
+)
+
+# By method; sorted.
+DETAILS: dict[str, tuple[Detail, ...]] = {
+    "auto-round": (
+        Detail(("data_type",), _ROUND),
+        Detail(("extra_config", "*", "data_type"), _ROUND),
+    ),
+    "awq": (Detail(("version",), _AWQ),),
+    "compressed-tensors": (
+        Detail(("format",), _CT),
+        Detail(("config_groups", "*", "format"), _CT),
+        Detail(("config_groups", "*", "weights", "type"), _known("int", "float")),
+    ),
+    "gptq": (Detail(("checkpoint_format",), _GPTQ),),
+    "mlx": (
+        Detail(("mode",), _known("affine", "mxfp[48]", "nvfp4")),
+        Detail(("*", "mode"), _known("affine", "mxfp[48]", "nvfp4")),
+    ),
+    "modelopt": (
+        Detail(("quant_algo",), _MODELOPT),
+        Detail(("quantized_layers", "*", "quant_algo"), _MODELOPT),
+    ),
+}
+
+
+def check_details(ledger: Ledger) -> None:
+    """Raise UnsupportedError for a value that selects a layout which no scheme knows."""
+    for stated in ledger.stated:
+        for detail in DETAILS.get(stated.method, ()):
+            for path, value in _values(stated.block, detail.path):
+                text = value.strip().lower().replace("_", "-")
+                if text and not detail.known.fullmatch(text[:200]):
+                    raise _error(ledger, stated, path, value)
+
+
+def _values(block: object, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
+    """`(path, text)` of every field at `path`."""
+    if not path:
+        if isinstance(block, str):
+            yield "", block
+        return
+    if not isinstance(block, Mapping):
+        return
+    inner: Mapping[str, Any] = block
+    for key in inner if path[0] == "*" else (path[0],):
+        for rest, text in _values(inner.get(key), path[1:]):
+            yield f".{key}{rest}", text
+
+
+def _error(ledger: Ledger, stated: Stated, path: str, value: str) -> UnsupportedError:
+    return UnsupportedError(
+        f"{ledger.container.files[0].path}: its {stated}: {path[1:]}: {value!r:.80} is a layout "
+        f"of {stated.method} that is not implemented; its tensors could be taken for another's"
+    )

@@ -1,0 +1,129 @@
+"""When integers that no scheme claimed are codes, and when they are the model's own.
+
+Under a configuration that names a method, integers of rank 2 and more are codes unless they are a
+buffer that this table knows, or of a module that the configuration says was left alone. Without
+one they are codes when they are called like a weight and floats stand beside them, or when they
+stand in a leaf of the module tree beside floats and no float is the weight: then something has to
+be done to both of them to make the weight. An array of integers by itself is what it is.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from fnmatch import fnmatchcase
+from typing import Any
+
+from anamnesis.readers.base import Stored
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes._siblings import harmless
+from anamnesis.readers.schemes._stated import Stated
+
+# Last part of a name -> what the integers are.
+BUFFERS: dict[str, str] = {
+    "attention_mask": "which positions see which",
+    "causal_mask": "which positions see which",
+    "position_ids": "positions, counted from 0",
+    "relative_position_index": "the entry of a bias table for each pair of positions (Swin)",
+    "tid2eid": "the experts of a token, by its number (DeepSeek-V4)",
+    "token_type_ids": "segments of the input",
+}
+# Keys of a quantisation block that list what was left alone, over all tools.
+LEFT_ALONE = (
+    *("exclude", "exclude_modules", "excluded_layers", "ignore", "ignored_layers"),
+    *("linear_weights_not_to_quantize", "llm_int8_skip_modules", "modules_to_not_convert"),
+    *("modules_to_not_quantize",),
+)
+_NARROW = ("I8", "U8", "I16", "U16", "I32", "U32")
+_LEAST = 64  # integers of rank 1 that are more than a buffer
+_LONGEST_PATTERN = 512
+
+
+def is_buffer(stored: Stored) -> bool:
+    """Whether integers are known to be no codes."""
+    part, shape = stored.name.rpartition(".")[2], stored.shape
+    if part == "bias" and stored.dtype == "U8":  # GPT-2's causal mask, of old files
+        return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
+    return part in BUFFERS
+
+
+class LeftAlone:
+    """The modules that a configuration's blocks say were not quantised.
+
+    Entries are names of modules or of tensors, their last parts, or shell patterns. Regular
+    expressions (`re:…`) are never run.
+    """
+
+    def __init__(self, stated: tuple[Stated, ...]) -> None:
+        entries = {entry for one in stated for entry in _entries(one.block)}
+        entries = {e for e in entries if 0 < len(e) <= _LONGEST_PATTERN and e[:3] != "re:"}
+        self._patterns = tuple(e for e in entries if set(e) & set("*?["))
+        self._names = entries.difference(self._patterns)
+
+    def has(self, name: str) -> bool:
+        """Whether the tensor `name` is of such a module."""
+        parts = name.split(".")
+        paths = {".".join(parts[: at + 1]) for at in range(len(parts))}
+        if self._names.intersection(paths) or self._names.intersection(parts):
+            return True
+        return any(fnmatchcase(path, p) for p in self._patterns for path in paths)
+
+
+def _entries(block: Mapping[str, Any]) -> Iterator[str]:
+    for key in LEFT_ALONE:
+        listed = block.get(key)
+        for entry in listed if isinstance(listed, list) else ():
+            if isinstance(entry, str):
+                yield entry
+
+
+class Modules:
+    """What stands in each module: the parts right in it, and whether it holds other modules."""
+
+    def __init__(self, stored: Mapping[str, Stored]) -> None:
+        self.parts: dict[str, dict[str, Stored]] = {}
+        self._inner: set[str] = set()
+        for one in stored.values():
+            module, _, part = one.name.rpartition(".")
+            if module not in self.parts:
+                self.parts[module] = {}
+                self._mark(module)
+            self.parts[module][part] = one
+
+    def _mark(self, module: str) -> None:
+        while module:
+            module = module.rpartition(".")[0]
+            if module in self._inner:
+                return
+            self._inner.add(module)
+
+    def relative(self, module: str) -> Iterator[str]:
+        """Names below a module, relative to it, to a depth of two."""
+        yield from self.parts.get(module, ())
+        for inner in ("centroids", "res_centroids"):
+            for part in self.parts.get(f"{module}.{inner}", ()):
+                yield f"{inner}.{part}"
+
+    def unexplained(self, stored: Stored) -> Stored | None:
+        """A float beside integers for which there is no reason but that they are codes."""
+        module, _, part = stored.name.rpartition(".")
+        beside = {
+            name: one
+            for name, one in self.parts[module].items()
+            if DTYPES[one.dtype].kind == "float" and harmless(name) is None
+        }
+        for name, one in beside.items():
+            if name.startswith(f"{part}_") and len(stored.shape) > 1:
+                return one
+        leaf = bool(module) and module not in self._inner
+        alone = leaf and stored.dtype in _NARROW and "weight" not in beside
+        if (part == "weight" and module and len(stored.shape) > 1) or (alone and is_many(stored)):
+            return next(iter(beside.values()), None)
+        return None
+
+
+def is_many(stored: Stored) -> bool:
+    """Whether integers are too many, or of too high a rank, for a counter or a list of sizes."""
+    if len(stored.shape) > 1:
+        return True
+    return stored.dtype in _NARROW and math.prod(stored.shape) >= _LEAST

@@ -1,0 +1,142 @@
+"""What speaks against a tensor that no scheme claimed being dense: the one rule, for all schemes.
+
+At the end every stored tensor is part of a decoded weight, dropped with a reason, or dense by
+evidence: a float, a flag or a buffer that has nothing to do with a decoded weight. What is none of
+these is suspected here, for one of five reasons, and the model is refused:
+
+- its number format is a code's (FP8, FP4), and nobody scaled it;
+- its name is one that only quantised layouts use;
+- it stands beside a decoded weight, and no scheme read it (`_siblings`);
+- it is of integers that are codes (`_integers`);
+- with its neighbours it has the names of a method that is recognised and refused (`_refused`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from anamnesis.readers.base import Stored
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes._integers import LeftAlone, Modules, is_buffer
+from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
+from anamnesis.readers.schemes._siblings import Harmless, Stems, harmless
+from anamnesis.readers.schemes.base import Ledger
+
+# The last part of a name that only quantised layouts use.
+_PARTS = frozenset(
+    "SCB W_q _data _weight_scale _weight_zero_point absmax comfy_quant g_idx nested_absmax "
+    "nested_quant_map q_groups q_invperm q_scale_max q_weight qbiases qscale_weight quant_map "
+    "qweight qzeros scale_weight suh svh trellis weight_absmax weight_format weight_g_idx "
+    "weight_global_scale weight_packed weight_scale weight_scale_2 weight_scale_inv weight_scb "
+    "weight_shape weight_zero_point".split()
+)
+# Beside nothing but other tensors, and of a quantised model: applied to an activation or an input.
+_OF_INPUTS = frozenset("channel_scales pre_quant_scale smooth_factor smooth_scale".split())
+_SIGNS = frozenset(
+    part.rpartition(".")[2] for row in REFUSED.values() for sign in row.signs for part in sign
+).difference(("weight", "qweight"))
+
+
+@dataclass(frozen=True, slots=True)
+class Suspect:
+    """A tensor that may not pass as dense, why, and the other tensor that tells (or None).
+
+    With `method`, the names in its module are those of a method that is refused.
+    """
+
+    stored: Stored
+    why: Literal["code", "name", "sibling", "integers"]
+    other: str = ""
+    method: Refused | None = None
+
+
+class Rule:
+    """What is dense, for one model whose schemes have all run."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._gguf = ledger.container.kind == "gguf"
+        self._quantised = not self._gguf and any(t.quantised for t in ledger.tensors.values())
+        self._alone = LeftAlone(ledger.stated)
+        self._modules: Modules | None = None
+        self._stems = Stems()
+        for tensor in ledger.tensors.values():
+            # A plain cast has no layout of which a part could be left over.
+            plain = tensor.scheme == "fp8-unit" and not ledger.stated
+            if tensor.quantised and not plain and not self._gguf:
+                self._stems.add(tensor.name)
+
+    def judge(self, stored: Stored) -> Suspect | Harmless | None:
+        """What speaks against it; why it may be left out; None for what is dense."""
+        known = DTYPES.get(stored.dtype)
+        part = stored.name.rpartition(".")[2]
+        if known is None or known.kind == "code":
+            return self._suspect(stored, "code")
+        if self._gguf:
+            return None  # its type says what it is
+        if part in _PARTS or _is_quantised_name(stored, part):
+            return self._suspect(stored, "name")
+        beside = self._stems.beside(stored) if self._stems else None
+        if beside is not None:
+            row = harmless(beside[1])
+            if row is not None:
+                return row if row.dropped else None
+            return self._suspect(stored, "sibling", beside[0])
+        if self._quantised:
+            row = harmless(part)
+            if row is not None and row.dropped:
+                return row
+            if part in _OF_INPUTS or (part == "scales" and self._lone(stored)):
+                return self._suspect(stored, "name")
+        if known.kind == "int" and stored.shape and not is_buffer(stored):
+            return self._integers(stored)
+        return self._suspect(stored, "name") if part in _SIGNS and self._signed(stored) else None
+
+    def _integers(self, stored: Stored) -> Suspect | None:
+        part = stored.name.rpartition(".")[2]
+        if part in _SIGNS and self._signed(stored):
+            return self._suspect(stored, "integers")
+        other = self._tree().unexplained(stored)
+        if other is not None:
+            return self._suspect(stored, "integers", other.name)
+        if self._ledger.stated and len(stored.shape) > 1 and not self._alone.has(stored.name):
+            return self._suspect(stored, "integers")
+        return None
+
+    def _signed(self, stored: Stored) -> Refused | None:
+        """The refused method that the names in a tensor's module tell, if codes are among them."""
+        module = stored.name.rpartition(".")[0]
+        if module.rpartition(".")[2] in ("centroids", "res_centroids"):
+            module = module.rpartition(".")[0]
+        tree = self._tree()
+        kinds = {DTYPES[s.dtype].kind for s in tree.parts.get(module, {}).values()}
+        if not kinds.intersection(("int", "code")):
+            return None
+        return by_signs(tree.relative(module))
+
+    def _suspect(
+        self, stored: Stored, why: Literal["code", "name", "sibling", "integers"], other: str = ""
+    ) -> Suspect:
+        torchao = REFUSED["torchao-pickle"] if _is_torchao(stored) else None
+        return Suspect(stored, why, other, torchao or self._signed(stored))
+
+    def _lone(self, stored: Stored) -> bool:
+        """Whether nothing else stands in its module: `act.scales` of AWQ."""
+        return len(self._tree().parts[stored.name.rpartition(".")[0]]) == 1
+
+    def _tree(self) -> Modules:
+        if self._modules is None:
+            self._modules = Modules(self._ledger.container.stored)
+        return self._modules
+
+
+def _is_quantised_name(stored: Stored, part: str) -> bool:
+    if _is_torchao(stored) or "quant_state" in part or ".quant_state." in stored.name:
+        return True
+    return stored.dtype == "U8" and part.endswith("blocks") and len(stored.shape) > 2
+
+
+def _is_torchao(stored: Stored) -> bool:
+    part = stored.name.rpartition(".")[2]
+    return part.startswith("_") and part.endswith("_qdata")

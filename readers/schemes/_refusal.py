@@ -1,0 +1,105 @@
+"""The error for tensors that may not pass as dense, in words that help the one who reads it."""
+
+from __future__ import annotations
+
+from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
+from anamnesis.readers.base import Stored, Tensor
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes import _refused
+from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._leftovers import Suspect
+from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
+from anamnesis.readers.schemes._stated import Stated
+from anamnesis.readers.schemes.base import Ledger
+
+_COMFY = "_quantization_metadata"
+_SCALES = frozenset(
+    "SCB absmax scale_weight qscale_weight weight_global_scale weight_scale weight_scale_2 "
+    "weight_scale_inv weight_scales".split()
+)
+
+
+def unknown_method(ledger: Ledger, stated: Stated, implemented: str) -> UnsupportedError:
+    """For a configuration that names a method of which no scheme knows what its tensors mean."""
+    row = _refused.refused(stated.method)
+    what = (
+        str(row)
+        if row
+        else "no such method is known, so that its tensors could not be told from dense ones"
+    )
+    return UnsupportedError(
+        f"{ledger.container.files[0].path}: its {stated}: {what}; implemented are {implemented}"
+    )
+
+
+def foreign_layout(ledger: Ledger, claimed: list[Tensor]) -> str:
+    """The note on tensors in the layout of one method under a configuration that names another."""
+    first = claimed[0]
+    others = f", and {len(claimed) - 1} more" if len(claimed) > 1 else ""
+    return (
+        f"{first.components[0].stored.file.path}: {first.name!r}{others}: in the layout of "
+        f"{first.scheme}, and decoded as such, while {_all(ledger)} speaks of another method"
+    )
+
+
+def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> AnamnesisError:
+    """For what no scheme consumed; `suspects` is not empty."""
+    one = min(suspects, key=_rank)
+    others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
+    found, about = where(one.stored) + others, _all(ledger)
+    under = f", under {about}" if about else ""
+    if one.method:
+        return UnsupportedError(f"{found}{under}: {one.method}; implemented are {implemented}")
+    marked = any(s.stored.name.endswith("comfy_quant") for s in suspects)
+    if marked or _COMFY in ledger.container.metadata:
+        return UnsupportedError(
+            f"{found}: ComfyUI quantised weights of this format are recognised and not "
+            f"implemented; implemented are {implemented}"
+        )
+    if one.why == "sibling":
+        scheme = ledger.tensors[one.other].scheme
+        return UnsupportedError(
+            f"{found}{under}: stands beside {one.other!r}, which has the layout of {scheme}, and "
+            "no scheme reads it: it may change the weight's value or its basis"
+        )
+    if one.why == "integers":
+        beside = f" beside {one.other!r}" if one.other else ""
+        return UnsupportedError(
+            f"{found}{under}: integers{beside} that no scheme decoded are codes of a layout that "
+            f"is not known, and no dense weights; implemented are {implemented}"
+        )
+    if one.why == "code" and one.stored.dtype.startswith("F8_E") and one.stored.dtype != "F8_E8M0":
+        return UnsupportedError(f"{found}{under}: FP8 codes without a scale{_hint(ledger)}")
+    return FormatError(
+        f"{found}: a quantisation tensor that no scheme consumed; the weight it belongs to is "
+        f"missing, dense, or of another layout ({about or 'no configuration names a method'})"
+    )
+
+
+def _rank(suspect: Suspect) -> tuple[bool, int, bool]:
+    """What tells most comes first: a named method, a sibling, codes of a weight."""
+    order = ("sibling", "integers", "name", "code").index(suspect.why)
+    return suspect.method is None, order, not suspect.stored.name.endswith("weight")
+
+
+def _all(ledger: Ledger) -> str:
+    return " and ".join(str(one) for one in ledger.stated)
+
+
+def _hint(ledger: Ledger) -> str:
+    """What to do about FP8 codes: a plain cast has no scale anywhere in the model."""
+    scale = next((s for s in ledger.container.stored.values() if _is_scale(ledger, s)), None)
+    if scale is None:
+        return "; --assume-unit-scale takes them as a plain cast"
+    return f" of a name that is known, in a model that has scales, such as {scale.name!r}"
+
+
+def _is_scale(ledger: Ledger, stored: Stored) -> bool:
+    module, dot, part = stored.name.rpartition(".")
+    if part in _SCALES or part in ACTIVATION_SCALES or part.endswith("_scale_inv"):
+        return True
+    base = stored.name.removesuffix("_scale") if part.endswith("_scale") else ""
+    if part in ("scale", "scales"):  # norms of diffusion models have such, and no weight
+        base = f"{module}{dot}weight"
+    weight = ledger.container.stored.get(base)
+    return weight is not None and DTYPES[weight.dtype].kind == "code"

@@ -1,0 +1,139 @@
+"""Methods that are recognised and not implemented: why, and which tool can recover the weights.
+
+One table for errors and for docs/formats/README.md. A row's `signs` are parts of names that stand
+together in one module and that no other method uses so: they tell the method where no
+configuration does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A method: its title, what its tensors are, and what can turn them into dense weights."""
+
+    title: str
+    why: str
+    tool: str
+    signs: tuple[tuple[str, ...], ...] = ()
+
+    def __str__(self) -> str:
+        return f"{self.title} ({self.why}) is recognised and not implemented; {self.tool}"
+
+
+_CODEBOOKS = "its integers index codebooks"
+_ROTATED = "its weights are kept in a rotated basis"
+_TILED = "its integers lie in tiles of one GPU kernel"
+
+# By the canonical name of the method; sorted.
+REFUSED: dict[str, Refused] = {
+    "aqlm": Refused(
+        "AQLM", _CODEBOOKS, "the aqlm package can dequantise it", (("codes", "codebooks"),)
+    ),
+    "bitblas": Refused("BitBLAS", _TILED, "GPTQModel can load it on a GPU"),
+    "deepspeedfp": Refused("DeepSpeed FP", "its numbers have 6 or 12 bits", "DeepSpeed reads it"),
+    "eetq": Refused("EETQ", _TILED, "the eetq package can load it", (("weight", "weight_scales"),)),
+    "exl2": Refused(
+        "EXL2",
+        "its groups differ in width, in the order of a permutation",
+        "exllamav2 can reconstruct it on a GPU",
+        (("q_weight",), ("q_groups",), ("q_scale_max",), ("q_invperm",)),
+    ),
+    "exl3": Refused(
+        "EXL3",
+        "its codes are paths in a trellis, in a rotated basis",
+        "exllamav3 can reconstruct it on a GPU",
+        (("trellis",), ("suh",), ("svh",)),
+    ),
+    "fouroversix": Refused(
+        "Four Over Six", "NVFP4 with scales of its own", "the fouroversix package dequantises it"
+    ),
+    "fp-quant": Refused("FP-Quant", _ROTATED, "the fp_quant package can load it on a GPU"),
+    "gemma": Refused("Gemma's INT2 and INT4", "packed rows", "transformers dequantises it"),
+    "higgs": Refused(
+        "HIGGS",
+        "grid points in a rotated basis, in tiles",
+        "transformers dequantises it on a GPU",
+        (("weight", "tables2"), ("weight", "tables")),
+    ),
+    "marlin": Refused("Marlin", _TILED, "vLLM can load it on a GPU"),
+    "paroquant": Refused(
+        "ParoQuant",
+        "AWQ's codes in a basis of pairwise rotations",
+        "the paroquant package can load it",
+        (("theta", "pairs"),),
+    ),
+    "qqq": Refused("QQQ", _TILED, "GPTQModel can load it on a GPU"),
+    "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
+    "quip": Refused(
+        "QuIP#",
+        "lattice codes in a rotated basis",
+        "quip-sharp's own code can decode it on a GPU",
+        (("Qidxs",), ("SU", "SV")),
+    ),
+    "sinq": Refused("SINQ", "codes with two scales and a shift", "the sinq package can load it"),
+    "spinquant": Refused("SpinQuant", _ROTATED, "its own code can load it"),
+    "spqr": Refused(
+        "SpQR",
+        "packed tiles, quantised scales and sparse outliers",
+        "the spqr_quant package can load it on a GPU",
+        (("dense_weights", "row_offsets"), ("dense_weights", "col_vals")),
+    ),
+    "squeezellm": Refused(
+        "SqueezeLLM",
+        "codes of a table a channel, and sparse outliers",
+        "its own code can load it",
+        (("qweight", "lookup_table"),),
+    ),
+    "svdquant": Refused(
+        "SVDQuant (Nunchaku)",
+        "four-bit codes in tiles, smoothed, with a low-rank part",
+        "nunchaku can load it on a GPU",
+        (("qweight", "wscales"), ("qweight", "proj_down")),
+    ),
+    "torchao-pickle": Refused(
+        "torchao without its metadata",
+        "what a tensor is stood in a pickle",
+        "torchao can save it as safetensors",
+        (("_weight_scale",), ("_weight_zero_point",)),
+    ),
+    "vptq": Refused(
+        "VPTQ",
+        _CODEBOOKS,
+        "the vptq package can dequantise it",
+        (("centroids.weight", "indices"), ("res_centroids.weight",)),
+    ),
+}
+# Other names that tools write for a method of the table above.
+ALIASES: dict[str, str] = {
+    "exllamav2": "exl2",
+    "exllamav3": "exl3",
+    "fpquant": "fp-quant",
+    "gptq-marlin": "marlin",
+    "gptq-marlin-24": "marlin",
+    "marlin-24": "marlin",
+    "nunchaku": "svdquant",
+    "quip-sharp": "quip",
+}
+
+
+def refused(method: str) -> Refused | None:
+    """The row of a method by its canonical name."""
+    return REFUSED.get(ALIASES.get(method, method))
+
+
+def by_signs(parts: Iterable[str]) -> Refused | None:
+    """The method that the names in one module tell, each relative to the module."""
+    there = frozenset(parts)
+    for row in REFUSED.values():
+        if any(there.issuperset(sign) for sign in row.signs):
+            return row
+    return None
+
+
+def titles() -> str:
+    """All of them, for documentation."""
+    return ", ".join(row.title for row in REFUSED.values())

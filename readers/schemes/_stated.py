@@ -1,0 +1,205 @@
+"""Which quantisation methods a checkpoint's configuration names, wherever a tool put that.
+
+| place | written by |
+|---|---|
+| `quantization_config`, `compression_config`, at any depth of `config.json` | transformers, vLLM |
+| `quantization` of `config.json` and of `params.json` | MLX, Mistral |
+| `quantize` of `config.json`, `quant_model_description.json` | ModelSlim |
+| `quantize_config.json`, `quant_config.json` | AutoGPTQ, AutoAWQ |
+| `hf_quant_config.json` | ModelOpt |
+| `quantization_config.json`, `quanto_qmap.json`, `quantization_map.json` | ExLlamaV3, Quanto |
+| `jang_config.json` | JANG |
+| the same keys in the `__metadata__` of safetensors, as JSON text | Nunchaku, ComfyUI |
+
+A block without a method's name is told by the keys that only one tool writes; where none is, its
+method is "", and still a method that may have touched the tensors.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anamnesis.errors import FormatError
+from anamnesis.limits import Limits, MiB
+from anamnesis.readers.strict_json import loads
+
+# JSON files beside the tensors that state a method, and which, if they do not say it themselves.
+FILES: dict[str, str] = {
+    "config.json": "",
+    "hf_quant_config.json": "modelopt",
+    "jang_config.json": "jang",
+    "params.json": "",
+    "quant_config.json": "awq",
+    "quant_model_description.json": "modelslim",
+    "quantization_config.json": "",
+    "quantization_map.json": "quanto",
+    "quantize_config.json": "gptq",
+    "quanto_qmap.json": "quanto",
+}
+# The rest of them is about nothing else; in these a block stands among other settings.
+_WHOLE_MODELS = ("config.json", "params.json")
+# Keys of a model's configuration whose value is a block, or the name of a method.
+KEYS = (
+    "compression_config",
+    "quant_config",
+    "quant_method",
+    "quantization",
+    "quantization_config",
+    "quantization_method",
+    "quantize",
+    "quantize_config",
+)
+_ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …
+_METADATA_KEYS = (*KEYS, "config")
+_COMFY = "_quantization_metadata"
+_NAMES = ("quant_method", "method", "qformat_weight")
+_DEPTH = 6
+_METADATA_BYTES = 16 * MiB
+_MODELSLIM = re.compile(r"w\d{1,2}a\d{1,2}")  # `quantize: w8a8_dynamic`
+_NOT_STATED = ("", "dense", "false", "none", "null")
+
+# Key -> the method of a block that has it and names none.
+_TELLING: dict[str, str] = {
+    "activation_scheme": "fp8",
+    "bnb_4bit_quant_type": "bitsandbytes",
+    "config_groups": "compressed-tensors",
+    "linear_class": "bitnet",
+    "load_in_4bit": "bitsandbytes",
+    "load_in_8bit": "bitsandbytes",
+    "model_quant_type": "modelslim",
+    "q_group_size": "awq",
+    "quant_algo": "modelopt",
+    "w_bit": "awq",
+    "weight_block_size": "fp8",
+}
+# Other spellings of a method, in lower case with dashes.
+_ALIASES: dict[str, str] = {
+    "ascend": "modelslim",
+    "auto-awq": "awq",
+    "auto-gptq": "gptq",
+    "autoawq": "awq",
+    "autogptq": "gptq",
+    "autoround": "auto-round",
+    "bitsandbytes-4bit": "bitsandbytes",
+    "bitsandbytes-8bit": "bitsandbytes",
+    "bnb": "bitsandbytes",
+    "four-over-six": "fouroversix",
+    "fp8-e4m3": "fp8",
+    "fp8-e5m2": "fp8",
+    "gptqmodel": "gptq",
+    "inc": "auto-round",
+    "modelopt-fp4": "modelopt",
+    "modelopt-fp8": "modelopt",
+    "modelopt-mixed": "modelopt",
+    "modelopt-mxfp8": "modelopt",
+    "msmodelslim": "modelslim",
+    "optimum-quanto": "quanto",
+    "quip#": "quip",
+    "quip-sharp": "quip",
+    "quipsharp": "quip",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Stated:
+    """A method that a configuration states; `where` names the file and the path of the key."""
+
+    method: str  # lower case with dashes; "" for a block that names none
+    where: str
+    named: str = ""  # as it is written
+    block: Mapping[str, Any] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return f"{self.where} ({self.named})" if self.named else self.where
+
+
+def stated(
+    configs: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any]
+) -> tuple[Stated, ...]:
+    """Every method that `configs` (by file name) and safetensors' `metadata` state."""
+    found: list[Stated] = []
+    for name in sorted(configs, key=lambda name: (name not in _WHOLE_MODELS, name)):
+        if name in _WHOLE_MODELS:
+            found += _walk(configs[name], f"{name}: ", 0)
+        elif name in FILES:
+            found += _sidecar(name, configs[name])
+    for key in _METADATA_KEYS:
+        found += _from_text(key, metadata.get(key))
+    if isinstance(metadata.get(_COMFY), str):
+        found.append(Stated("comfyui", f"metadata {_COMFY}", "ComfyUI"))
+    # mlx-lm writes its block twice, once under a key where others name their method.
+    named = [one.block for one in found if one.method]
+    return tuple(one for one in found if one.method or one.block not in named)
+
+
+def canonical(name: str) -> str:
+    """A method's name in the one spelling that the tables here use."""
+    text = name.strip().lower().replace("_", "-").rpartition("/")[2]
+    return _ALIASES.get(text, text)
+
+
+def _walk(config: Mapping[str, Any], where: str, depth: int) -> Iterator[Stated]:
+    """Blocks at this level, those of KEYS that transformers reads first, then those below."""
+    order = sorted(KEYS, key=lambda key: key != "quantization_config")
+    more = [key for key in config if key.endswith(_ENDINGS)]
+    for key in (*order, *more):
+        if key in config:
+            one = _block(key, config[key], where + key)
+            if one is not None:
+                yield one
+    for key, value in config.items():
+        if isinstance(value, Mapping) and key not in (*KEYS, *more) and depth < _DEPTH:
+            yield from _walk(value, f"{where}{key}.", depth + 1)
+
+
+def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
+    inner = next((config[key] for key in KEYS if isinstance(config.get(key), Mapping)), config)
+    one = _block(name, inner, name)
+    if one is not None:
+        default = FILES[name]
+        yield one if one.method else Stated(default, name, default, one.block)
+
+
+def _block(key: str, value: object, where: str) -> Stated | None:
+    """What one key says; None where it says that nothing is quantised."""
+    if isinstance(value, str):
+        method = "modelslim" if _MODELSLIM.match(value) else canonical(value[:200])
+        return None if method in _NOT_STATED else Stated(method, where, value[:80])
+    if not isinstance(value, Mapping) or not value:
+        return None
+    for name in _NAMES:
+        text = value.get(name)
+        if text is not None and not isinstance(text, str):
+            text = repr(text)[:80]
+        if text and canonical(text) not in _NOT_STATED:
+            return Stated(canonical(text[:200]), f"{where}.{name}", text[:80], value)
+    method = next((_TELLING[k] for k in _TELLING if value.get(k)), "")
+    if not method and key == "compression_config":
+        method = "compressed-tensors"
+    if not method and key == "quantization" and ("bits" in value or "group_size" in value):
+        method = "mlx"
+    return Stated(method, where, method, value)
+
+
+def _from_text(key: str, text: object) -> Iterator[Stated]:
+    """Metadata is text: JSON of a block or of a whole configuration, or a method's name."""
+    if not isinstance(text, str):
+        return
+    where = f"metadata {key}"
+    if len(text) > _METADATA_BYTES:
+        raise FormatError(f"{where}: {len(text):,} characters, allowed {_METADATA_BYTES:,}")
+    value: object = text
+    if text.lstrip()[:1] == "{":
+        try:
+            value = loads(text.encode(), where, Limits())
+        except FormatError:
+            value = {key: None}  # of no meaning to anyone, and still a statement
+    if key != "config":
+        one = _block(key, value, where)
+        if one is not None:
+            yield one
+    elif isinstance(value, Mapping):
+        yield from _walk(value, f"{where}: ", 0)

@@ -1,0 +1,265 @@
+"""What stands beside a decoded weight is read, harmless by the table, or the model is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anamnesis.errors import AnamnesisError, UnsupportedError
+from anamnesis.readers.base import Container, FileId, Stored
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes import SCHEMES, resolve
+from anamnesis.readers.schemes._siblings import HARMLESS, harmless
+from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
+from anamnesis.readers.schemes.base import Ledger, Options
+
+FILE = FileId("model.safetensors", 0, 0, 0, 0)
+Parts = Mapping[str, tuple[str, tuple[int, ...]]]
+
+# One complete layer `m` of each scheme that needs no payload, and the method that writes it.
+LAYERS: dict[str, tuple[str, Parts]] = {
+    "awq": (
+        "awq",
+        {"m.qweight": ("I32", (64, 4)), "m.qzeros": ("I32", (2, 4)), "m.scales": ("F16", (2, 32))},
+    ),
+    "bitnet": ("bitnet", {"m.weight": ("U8", (8, 32)), "m.weight_scale": ("BF16", (1,))}),
+    "bnb-int8": ("bitsandbytes", {"m.weight": ("I8", (32, 64)), "m.SCB": ("F32", (32,))}),
+    "ct-int8": (
+        "compressed-tensors",
+        {"m.weight": ("I8", (32, 64)), "m.weight_scale": ("BF16", (32, 1))},
+    ),
+    "fp8": ("fp8", {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())}),
+    "gptq": (
+        "gptq",
+        {
+            "m.qweight": ("I32", (8, 32)),
+            "m.qzeros": ("I32", (2, 4)),
+            "m.scales": ("F16", (2, 32)),
+            "m.g_idx": ("I32", (64,)),
+        },
+    ),
+    "mlx": (
+        "mlx",
+        {"m.weight": ("U32", (32, 8)), "m.scales": ("F16", (32, 1)), "m.biases": ("F16", (32, 1))},
+    ),
+    "mxfp4": (
+        "mxfp4",
+        {"m.down_proj_blocks": ("U8", (2, 4, 1, 16)), "m.down_proj_scales": ("U8", (2, 4, 1))},
+    ),
+    "nvfp4": (
+        "modelopt",
+        {
+            "m.weight": ("U8", (32, 32)),
+            "m.weight_scale": ("F8_E4M3", (32, 4)),
+            "m.weight_scale_2": ("F32", ()),
+        },
+    ),
+    "quanto": (
+        "quanto",
+        {"m.weight._data": ("I8", (32, 64)), "m.weight._scale": ("F32", (32, 1))},
+    ),
+    "quark": (
+        "quark",
+        {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())},
+    ),
+}
+STEMS = {"mxfp4": "m.down_proj_"}
+
+
+def resolved(parts: Parts, quantization: Any = None) -> Ledger:
+    stored = {
+        name: Stored(name, dtype, shape, FILE, 0, prod(shape) * DTYPES[dtype].bits // 8)
+        for name, (dtype, shape) in parts.items()
+    }
+    configs = {"config.json": {"quantization_config": quantization}} if quantization else {}
+    book = Ledger(Container("safetensors", (FILE,), stored), configs)
+    resolve(book)
+    assert not list(book.free())
+    return book
+
+
+def about(method: str) -> dict[str, Any]:
+    if method == "mlx":
+        return {"quant_method": "mlx", "bits": 4, "group_size": 64}
+    return {"quant_method": method}
+
+
+@pytest.mark.parametrize("layer", sorted(LAYERS))
+def test_a_layer_by_itself_is_decoded(layer: str) -> None:
+    method, parts = LAYERS[layer]
+    book = resolved(parts, about(method))
+    assert all(t.quantised for t in book.tensors.values())
+    assert book.notes == []
+
+
+SIDE = {
+    "act.scales": ("F16", (64,)),
+    "channel_scales": ("F16", (1, 64)),
+    "had_K": ("F16", (4, 4)),
+    "input_rotation.weight": ("F16", (64, 64)),
+    "pairs": ("I16", (8, 64)),
+    "perm": ("I32", (64,)),
+    "pre_quant_scale": ("BF16", (64,)),
+    "quant_bias": ("I32", (32,)),
+    "smooth_factor": ("F32", (64,)),
+    "svdquant_lora_a": ("BF16", (8, 64)),
+    "theta": ("F16", (8, 32)),
+    "weight_offset": ("F32", (32, 1)),
+    "zz": ("F64", ()),
+}
+
+READ = {("ct-int8", "weight_offset"), ("nvfp4", "pre_quant_scale")}  # by their schemes
+
+
+@pytest.mark.parametrize("side", sorted(SIDE))
+@pytest.mark.parametrize("layer", sorted(LAYERS))
+@pytest.mark.parametrize("configured", [True, False], ids=["config", "bare"])
+def test_a_tensor_that_no_scheme_read_refuses_the_model(
+    layer: str, side: str, configured: bool
+) -> None:
+    method, parts = LAYERS[layer]
+    stem = STEMS.get(layer, "m.")
+    if stem.endswith("_") and "." in side:
+        stem = stem[:-1] + "."
+    parts, about_it = {**parts, stem + side: SIDE[side]}, about(method) if configured else None
+    if (layer, side) in READ:
+        book = resolved(parts, about_it)
+        assert any(
+            c.stored.name == stem + side for t in book.tensors.values() for c in t.components
+        )
+        return
+    with pytest.raises(AnamnesisError):
+        resolved(parts, about_it)
+
+
+def test_the_error_names_both_and_the_method() -> None:
+    method, parts = LAYERS["fp8"]
+    with pytest.raises(UnsupportedError) as caught:
+        resolved({**parts, "m.theta": SIDE["theta"]}, about(method))
+    for text in ("'m.theta' (F16 [8, 32])", "'m.weight'", "fp8-tensor", "(fp8)"):
+        assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("row", HARMLESS, ids=lambda row: row.pattern)
+def test_what_the_table_calls_harmless_stays_or_is_dropped(row: Any) -> None:
+    method, parts = LAYERS["ct-int8"]
+    name = "m." + row.pattern.replace("[ABE]", "A").replace("*", "x.", 1).replace("*", "").strip(
+        "*"
+    )
+    assert harmless(name[2:]) is not None
+    book = resolved({**parts, name: ("F32", (4,))}, about(method))
+    assert (name in book.tensors) != row.dropped
+    assert row.reason
+    if row.dropped:
+        assert {d.stored.name: d.why for d in book.dropped}[name] == row.reason
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"m.bias": ("F32", (32,)), "n.weight": ("BF16", (4, 4)), "n.theta": ("F32", (4,))},
+        {"self_attn.sinks": ("BF16", (8,)), "self_attn.q_norm.weight": ("BF16", (8,))},
+        {"m_norm.weight": ("BF16", (8,)), "mm.scale": ("F32", ()), "layer_scale": ("F32", (8,))},
+        {"m.lora_A.default.weight": ("F32", (4, 4)), "m.lora_B.default.weight": ("F32", (4, 4))},
+        {"gate.weight": ("F32", (4, 4)), "gate.e_score_correction_bias": ("F32", (4,))},
+        {"mixer.A_log": ("F32", (4,)), "mixer.D": ("F32", (4,)), "mixer.dt_bias": ("F32", (4,))},
+    ],
+)
+@pytest.mark.parametrize("layer", ["awq", "fp8", "mlx"])
+def test_other_modules_are_left_alone(layer: str, others: Parts) -> None:
+    method, parts = LAYERS[layer]
+    book = resolved({**parts, **others}, about(method))
+    assert set(others) <= set(book.tensors)
+
+
+def test_parameters_of_stacked_experts_are_each_other_s_neighbours() -> None:
+    parts: Parts = {
+        "e.gate_up_proj": ("F8_E4M3", (2, 32, 64)),
+        "e.gate_up_proj_scale": ("F32", (2, 1, 1)),
+        "e.gate_up_proj_bias": ("BF16", (2, 32)),
+        "e.down_proj": ("BF16", (2, 4, 4)),
+        "e.router": ("F32", (4,)),
+    }
+    assert set(resolved(parts).tensors) == set(parts) - {"e.gate_up_proj_scale"}
+    with pytest.raises(UnsupportedError, match=r"'e\.gate_up_proj_theta'"):
+        resolved({**parts, "e.gate_up_proj_theta": ("F32", (4,))})
+
+
+def test_a_plain_cast_has_no_layout_to_be_part_of() -> None:
+    parts: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.freqs": ("F32", (4,))}
+    stored = {
+        name: Stored(name, dtype, shape, FILE, 0, prod(shape) * DTYPES[dtype].bits // 8)
+        for name, (dtype, shape) in parts.items()
+    }
+    book = Ledger(Container("safetensors", (FILE,), stored), {}, Options(assume_unit_scale=True))
+    resolve(book)
+    assert set(book.tensors) == set(parts)
+
+
+# What a hypothetical tool might come up with.
+WORD = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=12)
+SHAPES = st.lists(st.integers(1, 64), max_size=3).map(tuple)
+ANY = st.tuples(st.sampled_from(sorted(set(DTYPES) - {"F4", "F6_E2M3", "F6_E3M2"})), SHAPES)
+UNDERSTOOD = {method for row in SCHEMES.values() for method in row.methods}
+
+
+@given(
+    method=WORD.filter(lambda w: canonical(w) not in UNDERSTOOD | set(_NOT_STATED)),
+    key=st.sampled_from(KEYS),
+    layer=st.sampled_from(sorted(LAYERS)),
+    others=st.dictionaries(WORD, ANY, max_size=3),
+)
+def test_no_invented_method_is_converted(
+    method: str, key: str, layer: str, others: dict[str, Any]
+) -> None:
+    parts = {**{f"m.{k}": v for k, v in others.items()}, **LAYERS[layer][1]}
+    value: Any = method if key in ("quantize", "quant_method") else {"quant_method": method}
+    stored = {
+        name: Stored(name, dtype, shape, FILE, 0, prod(shape) * DTYPES[dtype].bits // 8)
+        for name, (dtype, shape) in parts.items()
+    }
+    for config in ({key: value}, {"text_config": {key: value}}):
+        book = Ledger(Container("safetensors", (FILE,), stored), {"config.json": config})
+        with pytest.raises(UnsupportedError):
+            resolve(book)
+
+
+@given(
+    layer=st.sampled_from(sorted(LAYERS)),
+    name=WORD,
+    what=ANY,
+    configured=st.booleans(),
+)
+def test_no_invented_sibling_is_converted(
+    layer: str, name: str, what: tuple[str, tuple[int, ...]], configured: bool
+) -> None:
+    """It is refused, consumed by the scheme, or harmless by name: it never comes out in silence."""
+    method, parts = LAYERS[layer]
+    full = STEMS.get(layer, "m.") + name
+    if full in parts:
+        return
+    try:
+        book = resolved({**parts, full: what}, about(method) if configured else None)
+    except AnamnesisError:
+        return
+    row = harmless(name)
+    assert full not in book.tensors or (row is not None and not row.dropped)
+
+
+@given(
+    method=st.sampled_from(sorted(UNDERSTOOD - {"gguf"})),
+    name=WORD,
+    dtype=st.sampled_from([d for d, row in DTYPES.items() if row.kind in ("int", "code")]),
+    shape=st.lists(st.sampled_from([2, 8, 32]), min_size=2, max_size=3).map(tuple),
+)
+def test_no_codes_come_out_dense_under_a_method(
+    method: str, name: str, dtype: str, shape: tuple[int, ...]
+) -> None:
+    parts: Parts = {"n.weight": ("BF16", (4, 4)), f"m.{name}": (dtype, shape)}
+    with pytest.raises(AnamnesisError):
+        resolved(parts, about(method))

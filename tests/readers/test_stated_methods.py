@@ -1,0 +1,343 @@
+"""A method that a configuration names is decoded, harmless by evidence, or refused by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
+from anamnesis.readers.base import Container, FileId, Stored
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes import SCHEMES, resolve
+from anamnesis.readers.schemes._refused import ALIASES, REFUSED
+from anamnesis.readers.schemes._stated import FILES, canonical, stated
+from anamnesis.readers.schemes.base import Ledger
+
+FILE = FileId("model.safetensors", 0, 0, 0, 0)
+Parts = Mapping[str, tuple[str, tuple[int, ...]]]
+
+DENSE: Parts = {"m.weight": ("BF16", (64, 64)), "m.bias": ("BF16", (64,))}
+AWQ: Parts = {
+    "m.qweight": ("I32", (64, 4)),
+    "m.qzeros": ("I32", (2, 4)),
+    "m.scales": ("F16", (2, 32)),
+}
+FP8: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())}
+AQLM: Parts = {
+    "m.codes": ("I16", (24, 4, 1)),
+    "m.codebooks": ("F16", (1, 64, 1, 8)),
+    "m.scales": ("F16", (24, 1, 1, 1)),
+}
+
+
+def ledger(
+    parts: Parts,
+    configs: Mapping[str, Any] | None = None,
+    metadata: Mapping[str, str] | None = None,
+    kind: str = "safetensors",
+) -> Ledger:
+    stored = {}
+    for name, (dtype, shape) in parts.items():
+        elems = 1
+        for side in shape:
+            elems *= side
+        stored[name] = Stored(name, dtype, shape, FILE, 0, elems * DTYPES[dtype].bits // 8)
+    return Ledger(Container(kind, (FILE,), stored, metadata or {}), configs or {})
+
+
+def resolved(parts: Parts, quantization: Any = None, **more: Any) -> Ledger:
+    configs = {"config.json": {"quantization_config": quantization}} if quantization else {}
+    book = ledger(parts, more.pop("configs", configs), **more)
+    resolve(book)
+    assert not list(book.free())
+    return book
+
+
+@pytest.mark.parametrize(
+    ("file", "config"),
+    [
+        ("config.json", {"quantization_config": {"quant_method": "foo-bits"}}),
+        ("config.json", {"compression_config": {"quant_method": "Foo_Bits"}}),
+        ("config.json", {"quantization": {"quant_method": "foo-bits", "bits": 4}}),
+        ("config.json", {"quantization": "foo-bits"}),
+        ("config.json", {"quantize": "foo-bits"}),
+        ("config.json", {"quant_method": "foo-bits"}),
+        ("config.json", {"quant_config": {"method": "foo-bits"}}),
+        ("config.json", {"text_config": {"quantization_config": {"quant_method": "foo-bits"}}}),
+        (
+            "config.json",
+            {
+                "quantization_config": {"quant_method": "fp8"},
+                "a": {"b": {"quantization_config": {"quant_method": "foo-bits"}}},
+            },
+        ),
+        ("params.json", {"quantization": {"qformat_weight": "foo-bits"}}),
+        ("quantize_config.json", {"quant_method": "foo-bits"}),
+        ("quant_config.json", {"quant_method": "foo-bits"}),
+        ("hf_quant_config.json", {"quantization": {"quant_method": "foo-bits"}}),
+        ("quantization_config.json", {"quant_method": "foo-bits"}),
+        ("jang_config.json", {"quantization": {"method": "foo-bits"}}),
+        ("quanto_qmap.json", {"method": "foo-bits"}),
+        ("quant_model_description.json", {"quant_method": "foo-bits"}),
+    ],
+)
+@pytest.mark.parametrize("parts", [DENSE, AWQ, FP8], ids=["dense", "awq", "fp8"])
+def test_an_unknown_method_is_refused_wherever_it_stands(
+    file: str, config: Any, parts: Parts
+) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{file}.*\((?i:foo.bits)\): no such method"):
+        resolve(ledger(parts, {file: config}))
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"quantization_config": '{"method": "foo-bits", "rank": 32}'},
+        {"quant_method": "foo-bits"},
+        {"config": '{"quantization_config": {"quant_method": "foo-bits"}}'},
+    ],
+)
+def test_an_unknown_method_is_refused_in_metadata(metadata: dict[str, str]) -> None:
+    with pytest.raises(UnsupportedError, match=r"metadata .*\(foo-bits\)"):
+        resolve(ledger(AWQ, metadata=metadata))
+
+
+def test_metadata_that_nobody_can_read_is_a_statement_all_the_same() -> None:
+    parts: Parts = {"m.weight": ("I8", (8, 8))}
+    with pytest.raises(UnsupportedError, match="metadata quantization_config"):
+        resolve(ledger(parts, metadata={"quantization_config": "{broken"}))
+
+
+@pytest.mark.parametrize("method", sorted(REFUSED))
+def test_a_refused_method_is_named_with_its_reason(method: str) -> None:
+    row = REFUSED[method]
+    if method not in SCHEMES:
+        with pytest.raises(UnsupportedError) as caught:
+            resolve(
+                ledger(DENSE, {"config.json": {"quantization_config": {"quant_method": method}}})
+            )
+        assert f"({method})" in str(caught.value)
+        assert row.title in str(caught.value)
+        assert row.tool in str(caught.value)
+
+
+def test_what_is_refused_is_not_implemented() -> None:
+    understood = {method for row in SCHEMES.values() for method in row.methods}
+    assert not understood & (set(REFUSED) | set(ALIASES))
+    assert set(ALIASES.values()) <= set(REFUSED)
+    assert list(REFUSED) == sorted(REFUSED)
+    assert list(FILES) == sorted(FILES)
+    for method in (*understood, *REFUSED):
+        assert canonical(method) == method
+
+
+@pytest.mark.parametrize("method", ["aqlm", "AQLM", "org/aqlm"])
+def test_spellings_of_a_method_are_one(method: str) -> None:
+    with pytest.raises(UnsupportedError, match=r"AQLM \(its integers index codebooks\)"):
+        resolved(AQLM, {"quant_method": method})
+
+
+@pytest.mark.parametrize(
+    ("parts", "title"),
+    [
+        (AQLM, "AQLM"),
+        ({"m.Qidxs": ("I16", (24, 4)), "m.SU": ("F16", (32,)), "m.SV": ("F16", (24,))}, "QuIP#"),
+        (
+            {
+                "m.dense_weights": ("I64", (64,)),
+                "m.row_offsets": ("I32", (25,)),
+                "m.col_vals": ("I32", (24,)),
+            },
+            "SpQR",
+        ),
+        ({"m.centroids.weight": ("F16", (1, 2048)), "m.indices": ("I16", (1, 8, 64))}, "VPTQ"),
+        ({**AWQ, "m.theta": ("F16", (8, 32)), "m.pairs": ("I16", (8, 64))}, "ParoQuant"),
+        ({"m.weight": ("I8", (64, 32)), "m.weight_scales": ("F16", (32,))}, "EETQ"),
+        (
+            {
+                "m.weight": ("I16", (8, 32)),
+                "m.scales": ("F16", (32, 1)),
+                "m.tables": ("F16", (16, 2)),
+                "m.tables2": ("F32", (16, 16, 2)),
+            },
+            "HIGGS",
+        ),
+        ({"m.qweight": ("I8", (32, 32)), "m.wscales": ("BF16", (1, 32))}, "SVDQuant"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_names_tell_a_refused_method_without_a_configuration(parts: Parts, title: str) -> None:
+    with pytest.raises(UnsupportedError, match=f"{title}.* is recognised and not implemented"):
+        resolved(parts)
+
+
+INTEGERS = ("I8", "U8", "I16", "I32", "I64")
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+@pytest.mark.parametrize("method", ["gptq", "fp8", "bitsandbytes", "compressed-tensors", "hqq", ""])
+def test_integers_are_never_dense_under_a_method(dtype: str, method: str) -> None:
+    for shape in ((8, 8), (2, 8, 8)):
+        for name in ("m.weight", "m.anything", "m.experts.down_proj"):
+            about = {"quant_method": method} if method else {"some": "thing"}
+            with pytest.raises(AnamnesisError):
+                resolved({**DENSE, name.replace("m.", "x."): (dtype, shape)}, about)
+
+
+@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"])
+def test_small_floats_are_never_dense(dtype: str) -> None:
+    for about in (None, {"quant_method": "fp8"}, {"quant_method": "gptq"}):
+        with pytest.raises(AnamnesisError):
+            resolved({"m.anything": (dtype, (8, 8))}, about)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"m.codes": ("I32", (32, 8)), "m.grid": ("F16", (16, 2))},
+        {"m.weight": ("I8", (32, 8)), "m.shift": ("F16", (32,))},
+        {"m.indices": ("U8", (256,)), "m.values": ("F16", (16,))},
+        {"weight": ("I8", (32, 8)), "weight_range": ("F16", (32,))},
+        {"x.experts.w1": ("I8", (2, 32, 8)), "x.experts.w1_s": ("F16", (2, 32))},
+    ],
+)
+def test_integers_that_need_their_neighbours_are_refused_without_a_method(parts: Parts) -> None:
+    with pytest.raises(UnsupportedError, match="are codes of a layout that is not known"):
+        resolved(parts)
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"labels": ("I64", (100, 2)), "images": ("F32", (100, 4))},
+        {"weight": ("I8", (32, 8))},
+        {"m.attn.relative_position_index": ("I64", (49, 49)), "m.attn.table": ("F32", (169, 3))},
+        {"m.embeddings.position_ids": ("I64", (1, 512)), "m.embeddings.w": ("F32", (2, 2))},
+        {"h.0.attn.bias": ("U8", (1, 1, 16, 16)), "h.0.attn.c_attn.weight": ("F32", (4, 4))},
+        {"bn.num_batches_tracked": ("I64", ()), "bn.running_mean": ("F32", (4,)), **DENSE},
+        {"gate.tid2eid": ("I32", (100, 6)), "gate.weight": ("F32", (4, 4))},
+        {
+            "model.table": ("I32", (4, 4)),
+            "model.cls": ("F32", (4,)),
+            "model.n.weight": ("F32", (4,)),
+        },
+    ],
+)
+def test_integers_of_the_model_itself_stay(parts: Parts) -> None:
+    assert all(not t.quantised for t in resolved(parts).tensors.values())
+
+
+def test_buffers_stay_under_a_method_too() -> None:
+    parts: Parts = {
+        **FP8,
+        "layers.0.ffn.gate.tid2eid": ("I32", (100, 6)),
+        "layers.0.ffn.gate.bias": ("F32", (4,)),
+        "e.position_ids": ("I64", (1, 512)),
+        "bn.num_batches_tracked": ("I64", ()),
+        "mask": ("BOOL", (4, 4)),
+    }
+    assert set(resolved(parts, {"quant_method": "fp8"}).tensors) == set(parts) - {"m.weight_scale"}
+
+
+@pytest.mark.parametrize("entry", ["x.table", "x", "table", "*.table", "x.*"])
+@pytest.mark.parametrize("key", ["ignore", "modules_to_not_convert", "exclude_modules"])
+def test_what_the_configuration_left_alone_stays(key: str, entry: str) -> None:
+    parts: Parts = {**FP8, "x.table": ("I32", (4, 4))}
+    about = {"quant_method": "fp8", key: [entry]}
+    assert "x.table" in resolved(parts, about).tensors
+    with pytest.raises(UnsupportedError):
+        resolved(parts, {"quant_method": "fp8", key: ["re:.*", "other", 7, None]})
+
+
+def test_an_unquantised_model_with_a_known_method_is_dense() -> None:
+    assert not resolved(DENSE, {"quant_method": "fp8"}).tensors["m.weight"].quantised
+
+
+@pytest.mark.parametrize("value", [None, False, "", "none", {}])
+def test_a_configuration_that_states_nothing(value: Any) -> None:
+    for key in ("quantization_config", "quantization", "quantize"):
+        assert stated({"config.json": {key: value}}, {}) == ()
+
+
+def test_gguf_says_itself_what_its_types_are() -> None:
+    config = {"config.json": {"quantization_config": {"quant_method": "foo-bits"}}}
+    resolve(ledger({"blk.0.attn_q.weight": ("F32", (4, 4))}, config, kind="gguf"))
+
+
+def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
+    book = resolved({**AWQ, **{f"x.{k}": v for k, v in FP8.items()}}, {"quant_method": "awq"})
+    assert len(book.notes) == 1
+    assert "fp8-tensor" in book.notes[0]
+    assert "(awq) speaks of another method" in book.notes[0]
+    assert resolved(AWQ, {"quant_method": "awq"}).notes == []
+
+
+@pytest.mark.parametrize(
+    ("about", "value"),
+    [
+        ({"quant_method": "auto-round", "data_type": "mx_int"}, "mx_int"),
+        ({"quant_method": "auto-round", "data_type": "nv_fp4_e5m3"}, "nv_fp4_e5m3"),
+        (
+            {"quant_method": "auto-round", "extra_config": {"m": {"data_type": "mx_uint4"}}},
+            "mx_uint4",
+        ),
+        ({"quant_method": "gptq", "checkpoint_format": "gptq_v3"}, "gptq_v3"),
+        ({"quant_method": "awq", "version": "gemx"}, "gemx"),
+        ({"quant_method": "compressed-tensors", "format": "foo-quantized"}, "foo-quantized"),
+        ({"quant_method": "modelopt", "quant_algo": "Q3_FOO"}, "Q3_FOO"),
+    ],
+)
+def test_a_layout_that_a_method_names_is_not_taken_for_another(about: Any, value: str) -> None:
+    parts: Parts = {"m.weight_packed": ("U8", (32, 32)), "m.weight_scale": ("U8", (32, 2))}
+    with pytest.raises(UnsupportedError, match=f"{value}.* is a layout of"):
+        resolved(parts, about)
+
+
+@pytest.mark.parametrize(
+    "data_type",
+    [
+        *("int", "int_sym", "int_asym", "rtn_int_sym", "opt_rtn_int_sym_neuqi", "int_sym_gptq"),
+        *("mx_fp", "mx_fp4", "mx_fp4e2m1", "mx_fp8", "nv_fp", "nv_fp4", "nv_fp4_with_static_gs"),
+        *("fp", "fp8", "fp8_e4m3", "fp8_e5m2", "block_fp8_sym", "fp8_unit_scale"),
+    ],
+)
+def test_data_types_of_auto_round_that_are_read(data_type: str) -> None:
+    resolved(AWQ, {"quant_method": "auto-round", "data_type": data_type, "bits": 4})
+
+
+def test_assume_unit_scale_is_offered_where_no_scale_is() -> None:
+    with pytest.raises(UnsupportedError, match="--assume-unit-scale"):
+        resolved({"m.weight": ("F8_E4M3", (8, 8)), "m.norm.scale": ("F32", (8,))})
+    for name in ("m.weight_scale_2", "x.weight_scale", "m.input_scale", "m.scales"):
+        with pytest.raises(AnamnesisError) as caught:
+            resolved({"m.weight": ("F8_E4M3", (8, 8)), name: ("F32", (7, 3))})
+        assert "--assume-unit-scale" not in str(caught.value)
+
+
+def test_not_implemented_is_said_of_what_is_not() -> None:
+    with pytest.raises(UnsupportedError) as caught:
+        resolved({"m.weight": ("I8", (8, 8))}, {"quant_method": "gptq"})
+    assert "gptq is recognised and not implemented" not in str(caught.value)
+    assert "(gptq)" in str(caught.value)
+    with pytest.raises(FormatError, match="no scheme consumed"):
+        resolved({"m.weight_scale_inv": ("F32", ())}, {"quant_method": "fp8"})
+
+
+def test_files_beside_the_tensors_are_read(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save_file
+
+    import anamnesis
+
+    save_file({"m.weight": np.ones((4, 4), np.float32)}, tmp_path / "model.safetensors")
+    anamnesis.inspect(tmp_path)
+    for name in FILES:
+        path = tmp_path / name
+        path.write_text(json.dumps({"quantization": {"quant_method": "foo-bits"}}))
+        with pytest.raises(UnsupportedError, match=name):
+            anamnesis.inspect(tmp_path)
+        path.unlink()
