@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Any
 
+from anamnesis import stopping
 from anamnesis.errors import FormatError, IntegrityError, UnsupportedError
 from anamnesis.limits import KiB, MiB
 from anamnesis.readers.base import FileId
@@ -59,6 +60,7 @@ class RemoteFile:
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable buffer from `offset`; IntegrityError if the file ends before."""
+        stopping.check()
         view = memoryview(buffer).cast("B")
         if offset + len(view) > self.size:
             raise IntegrityError(
@@ -131,7 +133,7 @@ class RemoteFile:
         else:
             ahead = self._ahead = _AHEAD_BYTES
         stop = min(offset + max(nbytes, ahead), self.size)
-        data = call(self.path, lambda: self._fetch(offset, stop))
+        data = call(self.path, lambda: self._fetch(offset, stop), stop - offset)
         if len(data) != stop - offset:
             raise IntegrityError(
                 f"{self.path}: {len(data):,} bytes came where bytes {offset:,} to {stop:,} were "

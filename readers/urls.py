@@ -1,21 +1,43 @@
 """Requests to fsspec's file systems (https://filesystem-spec.readthedocs.io), and their errors.
 
 Drivers come as extras and take their credentials from where they always do, or from fsspec's own
-configuration.
+configuration. Their code raises whatever it likes; what comes out of it here is an OSError or one
+of this package's errors. An exception that this package's own code raises is passed on as it is.
+
+A request has `STALL_SECONDS` to answer, and a body as long again for every `SLOWEST_BYTES` of it;
+over HTTP a body may not pause for that long either. Three times that, and the pauses between, is
+when a read fails. It is made in a thread, so that neither a driver without a time limit of its own
+nor one that sleeps keeps the program from ending.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
+import re
+import threading
 import time
+import traceback
+import zlib
 from collections.abc import Callable
+from queue import Empty, SimpleQueue
 from typing import Any, TypeVar
 
-from anamnesis.errors import AnamnesisError, UnsupportedError, UsageError
+from anamnesis import stopping
+from anamnesis.errors import (
+    AnamnesisError,
+    FormatError,
+    IntegrityError,
+    UnsupportedError,
+    UsageError,
+)
+from anamnesis.limits import MiB
 
 _ATTEMPTS = 3
 _PAUSE_SECONDS = 0.5
+STALL_SECONDS = 30.0
+SLOWEST_BYTES = MiB  # a body's, in STALL_SECONDS
+_POLL_SECONDS = 0.2
 _EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _EXTRAS["hf"] = "hf"
 T = TypeVar("T")
@@ -37,8 +59,13 @@ def filesystem(url: str) -> tuple[Any, str]:
         raise UnsupportedError(
             f"{url}: reading {protocol}:// needs a driver that is not installed: {hint}"
         ) from error
-    except ValueError as error:
-        raise UsageError(f"{url}: {error}") from error
+    except (AnamnesisError, OSError):
+        raise
+    except Exception as error:  # all of it is a driver's, which cannot make sense of this URL
+        if _is_no_archive(error):
+            raise FormatError(f"{url}: {_told(error)}") from error
+        text = str(error) if isinstance(error, ValueError) else _told(error)
+        raise UsageError(f"{url}: {text}") from error
     return fs, path
 
 
@@ -65,12 +92,15 @@ def http_range(fs: Any, url: str, start: int, stop: int, size: int) -> bytes:
 
     fsspec's own `cat_file` would take the whole file from a server that ignores ranges.
     """
-    from fsspec.asyn import sync  # noqa: PLC0415 - fsspec is for URLs alone
+    import aiohttp  # noqa: PLC0415 - for URLs alone
+    from fsspec.asyn import sync  # noqa: PLC0415
 
     async def fetch() -> bytes:
         settings = dict(fs.kwargs)
         headers = {**settings.pop("headers", {}), "Range": f"bytes={start}-{stop - 1}"}
         headers["Accept-Encoding"] = "identity"
+        patience = aiohttp.ClientTimeout(total=None, connect=STALL_SECONDS, sock_read=STALL_SECONDS)
+        settings.setdefault("timeout", patience)
         session = await fs.set_session()
         async with session.get(fs.encode_url(url), headers=headers, **settings) as response:
             response.raise_for_status()
@@ -78,6 +108,8 @@ def http_range(fs: Any, url: str, start: int, stop: int, size: int) -> bytes:
                 raise UnsupportedError(
                     f"{url}: the server does not serve ranges of it; download the file first"
                 )
+            if response.status == 206:
+                _check_range(url, response.headers.get("Content-Range", ""), start, stop, size)
             try:
                 data: bytes = await response.content.readexactly(stop - start)
             except asyncio.IncompleteReadError as error:
@@ -88,18 +120,95 @@ def http_range(fs: Any, url: str, start: int, stop: int, size: int) -> bytes:
     return data
 
 
-def call(url: str, request: Callable[[], T]) -> T:
-    """Make a request, again when the connection failed; drivers' own errors become OSError."""
-    for attempt in range(1, _ATTEMPTS + 1):
+def _check_range(url: str, found: str, start: int, stop: int, size: int) -> None:
+    """IntegrityError unless a partial answer says that it is the range that was asked for.
+
+    RFC 9110, section 14.4; `*` is a size that the server does not know.
+    """
+    match = re.fullmatch(r"\s*bytes\s+(\d+)-(\d+)/(\d+|\*)\s*", found, re.ASCII | re.IGNORECASE)
+    wanted = (str(start), str(stop - 1))
+    if match is None or match.groups()[:2] != wanted or match[3] not in ("*", str(size)):
+        raise IntegrityError(
+            f"{url}: bytes {start:,} to {stop - 1:,} of {size:,} were asked for; the answer says "
+            f"it is {found!r:.100} (Content-Range)"
+        )
+
+
+def call(url: str, request: Callable[[], T], nbytes: int = 0) -> T:
+    """Make a request, again when the connection failed; drivers' own errors become OSError.
+
+    `nbytes` are those of the body that is to come.
+    """
+    seconds = STALL_SECONDS * (1 + nbytes / SLOWEST_BYTES)
+    for attempt in range(1, _ATTEMPTS):
         try:
-            return request()
-        except AnamnesisError:
-            raise
+            return _in_time(request, seconds)
         except Exception as error:
-            if attempt == _ATTEMPTS or not _passing(error):
-                raise _os_error(url, error) from error
+            if not _passing(error):
+                raise _translated(url, error) from error
+        stopping.check()
         time.sleep(_PAUSE_SECONDS * attempt)
-    raise AssertionError("unreachable")
+    try:
+        return _in_time(request, seconds)
+    except Exception as error:
+        raise _translated(url, error) from error
+
+
+def _in_time(request: Callable[[], T], seconds: float) -> T:
+    """Make a request in a thread; TimeoutError when it takes longer than `seconds`.
+
+    The thread is left alone then: nothing waits for it, at the program's end neither.
+    """
+    answers: SimpleQueue[Callable[[], T]] = SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answer = request()
+        except BaseException as error:
+            caught = error
+
+            def fail() -> T:
+                raise caught
+
+            answers.put(fail)
+        else:
+            answers.put(lambda: answer)
+
+    threading.Thread(target=ask, name="amn-request", daemon=True).start()
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        stopping.check()
+        try:
+            answered = answers.get(timeout=_POLL_SECONDS)
+        except Empty:
+            continue
+        return answered()
+    raise TimeoutError(errno.ETIMEDOUT, f"no answer in {seconds:.0f} seconds")
+
+
+def _translated(url: str, error: Exception) -> Exception:
+    """The error that this package raises for one of a request."""
+    if isinstance(error, AnamnesisError) or _is_ours(error):
+        return error
+    if _is_no_archive(error):
+        return FormatError(f"{url}: {_told(error)}")
+    return _os_error(url, error)
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether this package's own code raised it, and no driver: a bug, unless the system's word."""
+    if isinstance(error, OSError):
+        return False
+    *_, (last, _) = traceback.walk_tb(error.__traceback__)
+    return str(last.f_globals.get("__name__", "")).startswith("anamnesis.")
+
+
+def _is_no_archive(error: Exception) -> bool:
+    """Whether a driver of archives (`zip://`, `tar://`) says that this is none."""
+    import tarfile  # noqa: PLC0415
+    import zipfile  # noqa: PLC0415
+
+    return isinstance(error, zipfile.BadZipFile | tarfile.TarError | zlib.error)
 
 
 def _status(error: BaseException) -> int | None:

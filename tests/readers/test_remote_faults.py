@@ -1,0 +1,212 @@
+"""Servers that answer with another range, stop sending or say nothing; URLs that mean nothing."""
+
+from __future__ import annotations
+
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import FormatError, IntegrityError, UsageError
+from anamnesis.readers import urls
+
+MIB = 1 << 20
+CLI = [sys.executable, "-m", "anamnesis"]
+
+
+@dataclass
+class Server:
+    """One file; `say` changes the text of Content-Range, `stop_at` is where bodies end early."""
+
+    data: bytes = b""
+    say: str = "bytes {first}-{last}/{size}"
+    shift: int = 0  # of the bytes that are sent
+    stop_at: int = 1 << 62
+    silent: bool = False
+    url: str = ""
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    served: Server
+    released: threading.Event
+
+    def _is_absent(self) -> bool:
+        if self.path == "/m.safetensors":
+            return False
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return True
+
+    def do_HEAD(self) -> None:
+        if self._is_absent():
+            return
+        self.send_response(200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(len(self.served.data)))
+        self.end_headers()
+
+    def do_GET(self) -> None:
+        server = self.served
+        if self._is_absent():
+            return
+        match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
+        if server.silent:
+            self.released.wait()
+        first, last = (int(match[1]), int(match[2])) if match else (0, len(server.data) - 1)
+        last = min(last, len(server.data) - 1)
+        body = server.data[first + server.shift : last + 1 + server.shift]
+        self.send_response(206 if match else 200)
+        text = server.say.format(first=first, last=last, size=len(server.data))
+        if match and text:
+            self.send_header("Content-Range", text)
+        self.send_header("Content-Length", str(last + 1 - first))
+        self.end_headers()
+        self.wfile.write(body[: max(0, server.stop_at - first)])
+        if len(body) > server.stop_at - first:
+            self.wfile.flush()
+            self.released.wait()
+
+    def log_message(self, *_: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(fp8_model: Path) -> Iterator[Server]:
+    pytest.importorskip("aiohttp")
+    served, released = Server(fp8_model.read_bytes()), threading.Event()
+    handler = type("Handler", (_Handler,), {"served": served, "released": released})
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    httpd.daemon_threads = True
+    served.url = f"http://127.0.0.1:{httpd.server_address[1]}/m.safetensors"
+    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
+    thread.start()
+    yield served
+    released.set()
+    httpd.shutdown()
+    httpd.server_close()
+    thread.join()
+
+
+OTHERS = {
+    "none": "",
+    "another start": "bytes 1-{last}/{size}",
+    "another end": "bytes {first}-0/{size}",
+    "another size": "bytes {first}-{last}/1",
+    "another unit": "items {first}-{last}/{size}",
+    "no range": "bytes */{size}",
+    "words": "all of it",
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_another_range_than_was_asked_for(what: str, server: Server, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    server.say, server.shift = OTHERS[what], 1
+    with pytest.raises(IntegrityError, match="Content-Range") as caught:
+        anamnesis.remember(server.url, out)
+    assert server.url in str(caught.value)
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_a_size_that_the_server_does_not_know(server: Server) -> None:
+    server.say = "bytes {first}-{last}/*"
+    assert anamnesis.inspect(server.url).tensors == 6
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["says nothing", "stops in a body"])
+def test_a_server_that_stops_ends_within_the_stated_time(
+    silent: bool, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three attempts of STALL_SECONDS each; docs/inputs.md says what that comes to."""
+    monkeypatch.setattr(urls, "STALL_SECONDS", 0.4)
+    monkeypatch.setattr(urls, "_PAUSE_SECONDS", 0.0)
+    server.silent, server.stop_at = silent, 3 * MIB
+    begin = time.monotonic()
+    with pytest.raises(OSError, match=r"[Tt]imeout|no answer") as caught:
+        anamnesis.remember(server.url, tmp_path / "out.safetensors", executor="serial")
+    assert time.monotonic() - begin < 10
+    assert caught.value.filename == server.url
+    assert not list(tmp_path.glob("*out*"))
+
+
+def test_the_time_is_the_one_that_the_pages_state() -> None:
+    pauses = urls._PAUSE_SECONDS * sum(range(1, urls._ATTEMPTS))
+    assert 90 < urls._ATTEMPTS * urls.STALL_SECONDS + pauses < 95
+
+
+@pytest.mark.parametrize("silent", [True, False], ids=["says nothing", "stops in a body"])
+@pytest.mark.parametrize("threads", ["1", "2"])
+def test_sigterm_ends_a_run_that_waits_for_a_server(
+    silent: bool, threads: str, server: Server, tmp_path: Path
+) -> None:
+    server.silent, server.stop_at = silent, 3 * MIB
+    out = tmp_path / "o" / "out.safetensors"
+    command = [*CLI, "remember", server.url, "-o", str(out), "--threads", threads]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        time.sleep(3)
+        assert process.poll() is None
+        begin = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, errors = process.communicate(timeout=30)
+        assert time.monotonic() - begin < 5
+    finally:
+        process.kill()
+        process.communicate()
+    assert process.returncode == 130
+    assert "interrupted" in errors
+    assert not out.parent.exists()
+
+
+def test_a_bug_of_ours_behind_a_url_is_none_of_the_server(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: object) -> None:
+        raise KeyError("no")
+
+    broken.__globals__["__name__"] = "anamnesis.readers.urls"
+    monkeypatch.setattr(urls, "_check_range", broken)
+    try:
+        with pytest.raises(KeyError):
+            anamnesis.inspect(server.url)
+    finally:
+        broken.__globals__["__name__"] = __name__
+
+
+@pytest.mark.parametrize(
+    ("url", "error", "text"),
+    [
+        ("zip://x.safetensors::{file}", FormatError, "not a zip file"),
+        ("zip://a::zip://b::{file}", FormatError, "not a zip file"),
+        ("tar://x.safetensors::{file}", FormatError, "ReadError"),
+        ("nowhere://x/y", UsageError, "Protocol not known: nowhere"),
+        ("simplecache::nowhere://x", UsageError, "Protocol not known: nowhere"),
+        ("dir://x", UsageError, "dir://x"),
+        ("reference://x", UsageError, "reference://x"),
+        ("generic://x", UsageError, "generic://x"),
+        ("data://x", OSError, "data://x"),
+        ("http://127.0.0.1:99999/x", OSError, "99999"),
+        ("http://[::1/x.safetensors", OSError, "Invalid IPv6"),
+    ],
+)
+def test_urls_that_mean_nothing(
+    url: str, error: type[Exception], text: str, tmp_path: Path
+) -> None:
+    pytest.importorskip("aiohttp")
+    path = tmp_path / "x"
+    path.write_bytes(np.arange(2000, dtype=np.int16).tobytes())
+    with pytest.raises(error, match=re.escape(text)):
+        anamnesis.inspect(url.format(file=path))
