@@ -20,8 +20,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import import_module
 from typing import Any, NamedTuple
+
+from anamnesis.kernels import ENCODINGS
 
 Setting = int | bool | str
 Settings = Mapping[str, Setting]
@@ -35,7 +38,8 @@ class Part(NamedTuple):
     """A stored tensor: every `units` units of the matrix make `elems` elements of it.
 
     With `units` 0 it does not grow with the matrix, and the window that starts at 0 fills all of
-    it. `dtype` is the safetensors name.
+    it. `dtype` is the safetensors name, or ggml's of a type of blocks, `block_elems` elements in
+    `block_bytes` bytes.
     """
 
     role: str
@@ -44,6 +48,8 @@ class Part(NamedTuple):
     shape: tuple[int, ...]
     units: int = 0
     elems: int = 0
+    block_elems: int = 0
+    block_bytes: int = 0
 
     def span(self, start: int, stop: int) -> tuple[int, int]:
         """The elements `[first, last)` that the window of units `[start, stop)` fills."""
@@ -52,6 +58,11 @@ class Part(NamedTuple):
             return (0, total) if start == 0 else (0, 0)
         first = start // self.units * self.elems
         return first, min(-(-stop // self.units) * self.elems, total)
+
+    def room(self, start: int, stop: int) -> int:
+        """Elements of the array that holds that window: of blocks, bytes."""
+        first, last = self.span(start, stop)
+        return (last - first) // (self.block_elems or 1) * (self.block_bytes or 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +91,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A row: the module with `form_X` and `encode_X`, X the target's second half."""
+    """A row: the module with `encode_X` and, but for ggml's types, `form_X`."""
 
     target: str  # "module:X" inside anamnesis.kernels
     reads_back: str  # the row of ENCODINGS that decodes it
@@ -118,6 +129,24 @@ ENCODERS: dict[str, Encoder] = {
     ),
     "fp8-channel": Encoder("encode_fp8:channel", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
     "fp8-tensor": Encoder("encode_fp8:tensor", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
+    "gguf-iq4-nl": Encoder("encode_gguf_iq4:iq4_nl", "gguf-iq4-nl"),
+    "gguf-iq4-xs": Encoder("encode_gguf_iq4:iq4_xs", "gguf-iq4-xs"),
+    "gguf-mxfp4": Encoder("encode_gguf_fp4:mxfp4", "gguf-mxfp4"),
+    "gguf-nvfp4": Encoder("encode_gguf_fp4:nvfp4", "gguf-nvfp4"),
+    "gguf-q1-0": Encoder("encode_gguf_bits:q1_0", "gguf-q1-0"),
+    "gguf-q2-0": Encoder("encode_gguf_bits:q2_0", "gguf-q2-0"),
+    "gguf-q2-k": Encoder("encode_gguf_k:q2_k", "gguf-q2-k"),
+    "gguf-q3-k": Encoder("encode_gguf_k:q3_k", "gguf-q3-k"),
+    "gguf-q4-0": Encoder("encode_gguf_legacy:q4_0", "gguf-q4-0"),
+    "gguf-q4-1": Encoder("encode_gguf_legacy:q4_1", "gguf-q4-1"),
+    "gguf-q4-k": Encoder("encode_gguf_k:q4_k", "gguf-q4-k"),
+    "gguf-q5-0": Encoder("encode_gguf_legacy:q5_0", "gguf-q5-0"),
+    "gguf-q5-1": Encoder("encode_gguf_legacy:q5_1", "gguf-q5-1"),
+    "gguf-q5-k": Encoder("encode_gguf_k:q5_k", "gguf-q5-k"),
+    "gguf-q6-k": Encoder("encode_gguf_k:q6_k", "gguf-q6-k"),
+    "gguf-q8-0": Encoder("encode_gguf_legacy:q8_0", "gguf-q8-0"),
+    "gguf-tq1-0": Encoder("encode_gguf_bits:tq1_0", "gguf-tq1-0"),
+    "gguf-tq2-0": Encoder("encode_gguf_bits:tq2_0", "gguf-tq2-0"),
     "mlx-affine": Encoder(
         "encode_mlx:affine",
         "mlx-affine",
@@ -138,7 +167,11 @@ def _load(name: str, kind: str) -> Any:
 
 
 def former(name: str) -> FormOf:
-    """The function that lays an encoder's parts out."""
+    """The function that lays an encoder's parts out; that of blocks for all of ggml's types."""
+    encoding = ENCODERS[name].reads_back
+    if ENCODINGS[encoding].ggml_type >= 0:
+        form_blocks = import_module("anamnesis.kernels._ggml").form_blocks
+        return partial(form_blocks, encoding)
     form: FormOf = _load(name, "form")
     return form
 

@@ -33,8 +33,8 @@ class Encoded:
         """Bytes stored of the encoder's units `[start, stop)`."""
         total = 0
         for part in self.form.parts:
-            first, last = part.span(start, stop)
-            total += (last - first) * DTYPES[part.dtype].bits // 8
+            bits = 8 if part.block_bytes else DTYPES[part.dtype].bits
+            total += part.room(start, stop) * bits // 8
         return total
 
 

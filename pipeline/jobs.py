@@ -196,7 +196,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         passthrough=job.numbers.passthrough,
         max_shard_bytes=settings.max_shard_bytes,
         storage=Storage(settings.compression, settings.bf16),
-        encode=parse_encode(job.output.encode, "output.encode"),
+        encode=parse_encode(job.output.encode, "output.encode", settings.format),
     )
     model, spec = prepared(model, spec, settings, limits)
     plan = make_plan(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
@@ -172,11 +172,18 @@ def left_alone(tensor: Tensor, target: Target) -> str:
     return ""
 
 
-def parse_target(text: str, where: str = "--encode") -> Target:
-    """The target that `NAME[:KEY=VALUE,…]` names; UsageError with the nearest valid name."""
+def parse_target(text: str, where: str = "--encode", form: str = "safetensors") -> Target:
+    """The target that `NAME[:KEY=VALUE,…]` names in a format of output.
+
+    In a GGUF, where only ggml's types can be, `q4-k`, `Q4_K` and `gguf-q4-k` are one. Raises
+    UsageError with the nearest valid name.
+    """
     name, _, rest = text.partition(":")
-    if name not in ENCODERS:
-        raise UsageError(f"{where}: found {name!r}; {_nearest(name, ENCODERS)}")
+    known = names_for(form)
+    if form == "gguf":
+        name = "gguf-" + name.lower().replace("_", "-").removeprefix("gguf-")
+    if name not in known:
+        raise UsageError(f"{where}: found {text!r}; {_nearest(name, known)}")
     keys = ENCODERS[name].keys
     settings = {key: row.default for key, row in keys.items()}
     for pair in filter(None, rest.split(",")):
@@ -190,14 +197,21 @@ def parse_target(text: str, where: str = "--encode") -> Target:
     return Target(name, settings)
 
 
-def parse_encode(value: str | Sequence[EncodeRule] | None, where: str) -> Encode | None:
-    """What `output.encode` means; None for nothing."""
+def names_for(form: str) -> list[str]:
+    """The targets that a format of output can hold."""
+    return [name for name in ENCODERS if name.startswith("gguf-") == (form == "gguf")]
+
+
+def parse_encode(
+    value: str | Sequence[EncodeRule] | None, where: str, form: str = "safetensors"
+) -> Encode | None:
+    """What `output.encode` means in a format of output; None for nothing."""
     if value is None:
         return None
     if isinstance(value, str):
-        return Encode(parse_target(value, where))
+        return Encode(parse_target(value, where, form))
     rules = [
-        Rule(rule.tensors, parse_target(rule.target, f"{where}[{number}].as"))
+        Rule(rule.tensors, parse_target(rule.target, f"{where}[{number}].as", form))
         for number, rule in enumerate(value)
     ]
     return Encode(rules=tuple(rules))
@@ -224,7 +238,7 @@ def _shown(value: Setting) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _nearest(text: str, names: Mapping[str, object]) -> str:
+def _nearest(text: str, names: Collection[str]) -> str:
     near = get_close_matches(text, names, 1)
     hint = f"did you mean {near[0]!r}? " if near else ""
     return f"{hint}allowed: {', '.join(names)}"

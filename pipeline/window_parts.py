@@ -43,8 +43,7 @@ class WindowParts:
         """The parts of a window, by role; the next one overwrites them."""
         out = {}
         for part in self._parts:
-            first, last = part.span(start, stop)
-            out[part.role] = self._room[part.role][: last - first]
+            out[part.role] = self._room[part.role][: part.room(start, stop)]
         wide = widened(values, self._dtype, self._wide)
         self._encode(wide, {**self._params, "first": start}, out)
         return out
@@ -73,8 +72,8 @@ def write_encoded(piece: EncodedPiece, windows: Windows, fd: int) -> tuple[Piece
 
 
 def _room(part: Part, units: int) -> Any:
-    first, last = part.span(0, units)
-    return np.zeros(last - first, DTYPES[part.dtype].numpy)
+    kind = np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy
+    return np.zeros(part.room(0, units), kind)
 
 
 def widened(values: Any, dtype: str, room: Any = None) -> Any:

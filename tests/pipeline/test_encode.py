@@ -18,11 +18,10 @@ from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import UnsupportedError, UsageError
-from anamnesis.kernels.encoders import ENCODERS
 from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.explain import explain
 from anamnesis.pipeline.jobs import plan_job
-from anamnesis.pipeline.targets import parse_target
+from anamnesis.pipeline.targets import names_for, parse_target
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 Parts = dict[str, tuple[str, list[int], bytes]]
@@ -168,7 +167,7 @@ def test_rules_in_a_job_file(model: Path, tmp_path: Path, amn: Amn) -> None:
     assert parts_of(tmp_path / "out") == found
 
 
-@pytest.mark.parametrize("name", ENCODERS)
+@pytest.mark.parametrize("name", names_for("safetensors"))
 def test_what_is_written_is_read_back(model: Path, tmp_path: Path, name: str) -> None:
     out = tmp_path / "out"
     anamnesis.convert(model, out, to="safetensors", encode=name)
@@ -200,6 +199,7 @@ def test_targets_of_two_loaders_are_refused(model: Path, tmp_path: Path) -> None
         ("bnb-nf4:nested=maybe", "true, false"),
         ("bnb-nf4:nested", "KEY=VALUE"),
         ("", "allowed: bnb-fp4"),
+        ("gguf-q4-k", "allowed: bnb-fp4"),
     ],
 )
 def test_wrong_targets(text: str, said: str) -> None:
