@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anamnesis.kernels import ENCODINGS
-from benchmarks import layers
+from benchmarks import layers, vendor_layers
 from benchmarks.models import Layer
 from benchmarks.targets import TARGETS, goal
 
@@ -55,7 +55,13 @@ def _cases_of(encoding: str) -> Iterator[Case]:
         for per in ("block", "channel", "tensor") if encoding == "fp8-e4m3" else ("block",):
             yield _of(f"{encoding} {per}", encoding, layers.fp8, encoding, per)
     elif encoding == "folded":
-        yield _of("nvfp4 awq", encoding, layers.nvfp4_awq)
+        yield _of("nvfp4 awq", encoding, vendor_layers.nvfp4_awq)
+    elif encoding == "aqlm":
+        yield _of("aqlm 2x8 g8", encoding, vendor_layers.aqlm)
+    elif encoding == "int4-pairs":
+        yield _of("modelopt int4 g128", encoding, vendor_layers.modelopt_int4)
+    elif encoding == "int4-rows":
+        yield _of("comfy int4", encoding, vendor_layers.comfy_int4)
     elif encoding in _FP4:
         yield _of(_FP4[encoding], encoding, layers.fp4, encoding)
     elif encoding.startswith("gguf-"):

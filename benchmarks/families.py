@@ -13,6 +13,8 @@ FAMILIES = {
     "GPTQ and AWQ": ("gptq", "awq", "quark"),
     "compressed-tensors": ("ct ",),
     "FP4 and FP6": ("mxfp", "nvfp4"),
+    "AQLM": ("aqlm",),
+    "ModelOpt and ComfyUI INT4": ("modelopt", "comfy"),
     "torchao": ("torchao",),
     "MLX": ("mlx",),
     "HQQ, Quanto and BitNet": ("hqq", "quanto", "bitnet"),

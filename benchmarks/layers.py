@@ -321,19 +321,6 @@ def fp4(encoding: str, rows: int, columns: int) -> Layer:
     )
 
 
-# ModelOpt: a factor for each column besides.
-def nvfp4_awq(rows: int, columns: int) -> Layer:
-    codes = _bytes(rows, columns // 2)
-    return Layer(
-        [
-            _weight("U8", codes, codes.shape),
-            Entry("weight_scale", "F8_E4M3", (rows, columns // 16), codes[:, ::8] % 8 + 0x38),
-            Entry("weight_scale_2", "F32", (), _small(1)),
-            Entry("pre_quant_scale", "F32", (columns,), _small(columns)),
-        ]
-    )
-
-
 # Quark: AWQ's words under the names of compressed-tensors.
 def quark(rows: int, columns: int) -> Layer:
     groups, weight = columns // GROUP, {"dtype": "int4", "qscheme": "per_group"}

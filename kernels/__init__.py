@@ -45,6 +45,7 @@ Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
 Prepare = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 
 ENCODINGS: dict[str, Encoding] = {
+    "aqlm": Encoding("aqlm:decode", prepare="aqlm:prepare"),
     "awq-gemm": Encoding("awq:decode_gemm", prepare="awq:prepare"),
     "awq-gemv": Encoding("awq:decode_gemv", prepare="awq:prepare"),
     "awq-gemv-fast": Encoding("awq:decode_gemv_fast", prepare="awq:prepare"),
@@ -109,6 +110,8 @@ ENCODINGS: dict[str, Encoding] = {
     "gptq": Encoding("gptq:decode", prepare="gptq:prepare"),
     "hqq-axis0": Encoding("hqq:decode_axis0", prepare="hqq:prepare"),
     "hqq-axis1": Encoding("hqq:decode_axis1", prepare="hqq:prepare"),
+    "int4-pairs": Encoding("int4:decode_pairs", prepare="ct:prepare"),
+    "int4-rows": Encoding("int4:decode_rows", prepare="ct:prepare"),
     "mlx-affine": Encoding("mlx:decode_affine", prepare="mlx:prepare"),
     "quanto-bits": Encoding("quanto:decode_bits", prepare="quanto:prepare_bits"),
     "quanto-bytes": Encoding("quanto:decode_bytes", prepare="quanto:prepare_bytes"),

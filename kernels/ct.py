@@ -79,7 +79,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     `scalars`: `in_features`, `rows` of a matrix, `matrices`, `unit_rows` (rows a unit), `groups`
     and `group_size` of a row, `lines` of the grid a matrix (0: one for all) and `block_rows`, which
     a line covers, `zero` ("", plain, dense, padded, or float with `zero_dtype`), `scale_dtype`,
-    `rounding`, and of packed codes `bits` and `padded`. `wholes`: `weight_scale` and
+    `rounding`, and of packed codes `bits`, `padded` and, where they fill no words, the `row_bytes`
+    of a row. `wholes`: `weight_scale` and
     `weight_zero_point` unless windowed, and `weight_g_idx`. Raises ValueError for grids and groups
     that do not cover the tensor.
     """
@@ -104,7 +105,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     row_bytes = inputs
     constants: tuple[Any, ...] = ()
     if "padded" in scalars:
-        row_bytes = 4 * _words(inputs, bits, padded)
+        row_bytes = scalars.get("row_bytes", 4 * _words(inputs, bits, padded))
         stored = _ALL if zeros is None else rows, zero_words
         settings = (*settings, row_bytes, zero, *stored)
         way = half if scattered else way_of(bits, are_whole(starts), half)

@@ -107,8 +107,13 @@ def decode_tiled_mx(
 def decode_tiled_nv(
     blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
 ) -> None:
-    """NVFP4, the same; `params` are those of `fp4.prepare_nv` besides."""
+    """NVFP4, the same; `params` are those of `fp4.prepare_nv` besides.
+
+    With `high_first` (ComfyUI) element 2k is in the high half of a byte.
+    """
     parts, rows = _rows(blocks, params, window, out, 16)
+    if params.get("high_first"):
+        parts["payload"] = parts["payload"] << np.uint8(4) | parts["payload"] >> np.uint8(4)
     fp4.decode_nv(parts, params, rows, out)
 
 

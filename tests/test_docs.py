@@ -47,7 +47,7 @@ def test_the_index_names_every_row_of_the_tables() -> None:
 
 def test_every_scheme_is_on_the_page_of_its_family() -> None:
     """A page for each row of SCHEMES, and one for what is dense."""
-    pages = {"bnb": "bitsandbytes", "mxfp4": "fp4"}
+    pages = {"bnb": "bitsandbytes", "comfy": "comfyui", "mxfp4": "fp4"}
     for name in [*SCHEMES, "dense"]:
         page = FORMATS / f"{pages.get(name, name)}.md"
         assert f"({page.name})" in (FORMATS / "README.md").read_text()

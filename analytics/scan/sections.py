@@ -343,6 +343,7 @@ def _plain(parts: Parts) -> Sequence[Section]:
 
 
 SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
+    "aqlm": _plain,
     "awq-gemm": _grouped,
     "awq-gemv": lambda parts: (Gemv(parts),),
     "awq-gemv-fast": _plain,
@@ -363,6 +364,8 @@ SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
     "gptq": _grouped,
     "hqq-axis0": _plain,
     "hqq-axis1": _plain,
+    "int4-pairs": _plain,
+    "int4-rows": _plain,
     "mlx-affine": lambda parts: (Affine(parts),),
     "quanto-bits": _plain,
     "quanto-bytes": _plain,

@@ -23,6 +23,7 @@ from anamnesis.readers.dtypes import DTYPES
 
 # The component that holds the scales, of encodings whose blocks do not; of NVFP4 if it is there.
 ROLES = {
+    "aqlm": "scales",
     "awq-gemm": "scales",
     "awq-gemv": "scales",
     "awq-gemv-fast": "scales",
@@ -43,6 +44,8 @@ ROLES = {
     "gptq": "scales",
     "hqq-axis0": "scale",
     "hqq-axis1": "scale",
+    "int4-pairs": "weight_scale",
+    "int4-rows": "weight_scale",
     "mlx-affine": "scales",
     "quanto-bits": "_scale",
     "quanto-bytes": "_scale",

@@ -38,6 +38,7 @@ class Scheme:
 
 
 SCHEMES: dict[str, Scheme] = {
+    "aqlm": Scheme("aqlm:resolve", suffixes=(".codebooks",), methods=("aqlm",)),
     "awq": Scheme("awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "gptq")),
     "bitnet": Scheme("bitnet:resolve", dtypes=("U8",), methods=("bitnet",)),
     "bnb": Scheme(
@@ -53,6 +54,7 @@ SCHEMES: dict[str, Scheme] = {
         ),
         methods=("bitsandbytes",),
     ),
+    "comfy": Scheme("comfy:resolve", suffixes=(".weight",), methods=("comfyui",)),
     "compressed-tensors": Scheme(
         "ct:resolve",
         suffixes=("_packed", "_scale", "bitmask"),
@@ -75,6 +77,9 @@ SCHEMES: dict[str, Scheme] = {
             *("mxfp4", "mxfp8", "nvfp4", "quark"),
         ),
     ),
+    "gemma": Scheme(
+        "gemma:resolve", suffixes=("weight_scale", "embedding_scale"), methods=("gemma",)
+    ),
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",), methods=("gguf",)),
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B"), methods=("auto-round", "gptq")),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
@@ -84,6 +89,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=(".biases", ".qbiases"),
         methods=("jang", "metal", "mlx"),
     ),
+    "modelopt": Scheme("modelopt:resolve", suffixes=("_scale",), methods=("modelopt",)),
     "modelslim": Scheme(
         "modelslim:resolve",
         suffixes=("weight_scale", "weight_offset"),

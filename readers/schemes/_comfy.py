@@ -23,25 +23,26 @@ MARK = ".comfy_quant"
 _KEY = "_quantization_metadata"
 _MARK_BYTES = 64 << 10
 _METADATA_BYTES = 16 * MiB
+_ROTATION = 256  # where the mark does not say how many columns
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
-    """What a layer says of itself; `stored` is the marking tensor, None for file metadata."""
+    """What a layer says of itself; `stored` is the marking tensor, None for file metadata.
+
+    `rotation` is the columns of a group that ConvRot turned together, 0 where it did not.
+    """
 
     format: str
     stored: Stored | None
+    rotation: int = 0
 
 
 def marks(ledger: Ledger) -> dict[str, Mark]:
-    """The marks of a checkpoint by layer name. Reads the text of marking tensors.
-
-    A layer in another basis (`convrot…`) gets a format of its own: its codes alone are not
-    the weight.
-    """
+    """The marks of a checkpoint by layer name. Reads the text of marking tensors."""
     found = {}
     for layer, about in _from_metadata(ledger).items():
-        found[layer] = Mark(_format(about, ledger.container.files[0].path, layer), None)
+        found[layer] = _mark(about, ledger.container.files[0].path, layer, None)
     with ExitStack() as stack:
         files: dict[str, SourceFile] = {}
         for stored in ledger.free():
@@ -56,7 +57,7 @@ def marks(ledger: Ledger) -> dict[str, Mark]:
                 files[stored.file.path] = stack.enter_context(open_source(stored.file.path))
             text = files[stored.file.path].read(stored.offset, stored.nbytes)
             layer = stored.name[: -len(MARK)]
-            found[layer] = Mark(_format(loads(text, where, Limits()), where, layer), stored)
+            found[layer] = _mark(loads(text, where, Limits()), where, layer, stored)
     return found
 
 
@@ -74,9 +75,12 @@ def _from_metadata(ledger: Ledger) -> Mapping[str, Any]:
     return layers
 
 
-def _format(about: Any, where: str, layer: str) -> str:
+def _mark(about: Any, where: str, layer: str, stored: Stored | None) -> Mark:
     name = about.get("format") if isinstance(about, dict) else None
     if not isinstance(name, str):
         raise FormatError(f"{where}: layer {layer!r}: expected an object with a string 'format'")
-    rotated = any(key.startswith("convrot") and value for key, value in about.items())
-    return f"convrot {name}" if rotated and not name.startswith("convrot") else name
+    rotated = about.get("convrot") or name.startswith("convrot")
+    size = about.get("convrot_groupsize", _ROTATION) if rotated else 0
+    if type(size) is not int or size < 0:
+        raise FormatError(f"{where}: layer {layer!r}: convrot_groupsize {size!r:.40}")
+    return Mark(name, stored, size)

@@ -30,9 +30,6 @@ _TILED = "its integers lie in tiles of one GPU kernel"
 
 # By the canonical name of the method; sorted.
 REFUSED: dict[str, Refused] = {
-    "aqlm": Refused(
-        "AQLM", _CODEBOOKS, "the aqlm package can dequantise it", (("codes", "codebooks"),)
-    ),
     "bitblas": Refused("BitBLAS", _TILED, "GPTQModel can load it on a GPU"),
     "deepspeedfp": Refused("DeepSpeed FP", "its numbers have 6 or 12 bits", "DeepSpeed reads it"),
     "eetq": Refused("EETQ", _TILED, "the eetq package can load it", (("weight", "weight_scales"),)),
@@ -52,7 +49,6 @@ REFUSED: dict[str, Refused] = {
         "Four Over Six", "NVFP4 with scales of its own", "the fouroversix package dequantises it"
     ),
     "fp-quant": Refused("FP-Quant", _ROTATED, "the fp_quant package can load it on a GPU"),
-    "gemma": Refused("Gemma's INT2 and INT4", "packed rows", "transformers dequantises it"),
     "higgs": Refused(
         "HIGGS",
         "grid points in a rotated basis, in tiles",

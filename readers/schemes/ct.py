@@ -18,6 +18,9 @@ https://github.com/vllm-project/compressed-tensors compressors/ of 0.20.0, and o
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.files import Files
@@ -169,6 +172,36 @@ def int8_tensor(
         checked = grid.checked(zeros, ("I8", *SCALE_BITS))
         components.append(grid.component("weight_zero_point", checked, 1))
     return int_tensor(ledger, codes.name, shape, "int8", components, grid, g_idx, scale, 1, params)
+
+
+def packed_tensor(
+    ledger: Ledger,
+    name: str,
+    codes: Stored,
+    shape: tuple[int, ...],
+    scale: Stored,
+    *,
+    bits: int,
+    unit: int = 1,
+) -> Tensor:
+    """Symmetric codes of rows that fill whole bytes, or of `unit` rows together, with their scales.
+
+    The bytes are those of `ct-packed`; another encoding may put them in that order first. Raises
+    FormatError for a scale that does not fit.
+    """
+    matrices, (rows, inputs) = math.prod(shape[:-2]), shape[-2:]
+    if len(scale.shape) == 1 and scale.shape[0] == rows > 1:
+        scale = replace(scale, shape=(rows, 1))
+    grid = grid_of(codes, (matrices, rows, inputs), shape, scale, [])
+    row_bytes = -(-inputs * bits // 8)
+    components = [
+        Component("weight_packed", codes, Contiguous(unit * 8 * max(1, row_bytes))),
+        grid.component("weight_scale", scale, unit),
+    ]
+    params = {"bits": bits, "padded": False, "zero": "", "row_bytes": row_bytes}
+    return int_tensor(
+        ledger, name, shape, "packed", components, grid, None, scale, unit, dict(params)
+    )
 
 
 def int_tensor(

@@ -35,6 +35,7 @@ from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._errors import missing, need, unsupported, where
 from anamnesis.readers.schemes._fold import smoothed
+from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 
 _E8M0 = ("F8_E8M0", "U8")
@@ -95,6 +96,8 @@ def _claim_u8(ledger: Ledger, stored: Stored, foreign: dict[str, Mark]) -> None:
         return
     for stem in (f"{stored.name}_weight_", f"{stored.name}_"):
         layer, beside = Layer(stored, stored.name, stem), ledger.get(f"{stem}scale")
+        if beside is not None and beside.dtype in SCALE_BITS:
+            continue  # integers
         if ledger.get(f"{stem}scale_2") is not None:
             _claim_nv(ledger, layer, layer.part(ledger, "scale"), "scale_2", "multiply")
             return

@@ -69,7 +69,7 @@ def resolve(ledger: Ledger) -> None:
             continue
         layer = _layer(stored.name)
         mark = comfy.get(layer)
-        if mark and mark.format != _COMFY_FORMATS.get(stored.dtype):
+        if mark and (mark.rotation or mark.format != _COMFY_FORMATS.get(stored.dtype)):
             continue
         if _claim(ledger, stored, declared):
             claimed.add(layer)

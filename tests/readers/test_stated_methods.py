@@ -27,10 +27,9 @@ AWQ: Parts = {
     "m.scales": ("F16", (2, 32)),
 }
 FP8: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())}
-AQLM: Parts = {
-    "m.codes": ("I16", (24, 4, 1)),
-    "m.codebooks": ("F16", (1, 64, 1, 8)),
-    "m.scales": ("F16", (24, 1, 1, 1)),
+VPTQ: Parts = {
+    "m.indices": ("I16", (1, 24, 4)),
+    "m.centroids.weight": ("F16", (1, 512)),
 }
 
 
@@ -135,16 +134,16 @@ def test_what_is_refused_is_not_implemented() -> None:
         assert canonical(method) == method
 
 
-@pytest.mark.parametrize("method", ["aqlm", "AQLM", "org/aqlm"])
+@pytest.mark.parametrize("method", ["vptq", "VPTQ", "org/vptq"])
 def test_spellings_of_a_method_are_one(method: str) -> None:
-    with pytest.raises(UnsupportedError, match=r"AQLM \(its integers index codebooks\)"):
-        resolved(AQLM, {"quant_method": method})
+    with pytest.raises(UnsupportedError, match=r"VPTQ \(its integers index codebooks\)"):
+        resolved(VPTQ, {"quant_method": method})
 
 
 @pytest.mark.parametrize(
     ("parts", "title"),
     [
-        (AQLM, "AQLM"),
+        (VPTQ, "VPTQ"),
         ({"m.Qidxs": ("I16", (24, 4)), "m.SU": ("F16", (32,)), "m.SV": ("F16", (24,))}, "QuIP#"),
         (
             {

@@ -1,0 +1,59 @@
+"""Layers of ModelOpt, ComfyUI and AQLM, as `layers.py` has those of others."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+
+from benchmarks.layers import GROUP, _bytes, _small, _weight
+from benchmarks.models import Entry, Layer
+
+_MODELOPT = {"quantization_config": {"quant_method": "modelopt"}}
+
+
+def nvfp4_awq(rows: int, columns: int) -> Layer:
+    """A factor for each column besides."""
+    codes = _bytes(rows, columns // 2)
+    return Layer(
+        [
+            _weight("U8", codes, codes.shape),
+            Entry("weight_scale", "F8_E4M3", (rows, columns // 16), codes[:, ::8] % 8 + 0x38),
+            Entry("weight_scale_2", "F32", (), _small(1)),
+            Entry("pre_quant_scale", "F32", (columns,), _small(columns)),
+        ],
+        config=_MODELOPT,
+    )
+
+
+def modelopt_int4(rows: int, columns: int) -> Layer:
+    codes, scale = _bytes(rows // 2, columns), _small(rows, columns // GROUP)
+    return Layer(
+        [_weight("U8", codes, codes.shape), Entry("weight_scale", "F32", scale.shape, scale)],
+        config=_MODELOPT,
+    )
+
+
+def comfy_int4(rows: int, columns: int) -> Layer:
+    """Without a rotation, which is another encoding's."""
+    codes = _bytes(rows, columns // 2)
+    mark = json.dumps({"format": "convrot_w4a4", "convrot_groupsize": 0}).encode()
+    return Layer(
+        [
+            _weight("I8", codes, codes.shape),
+            Entry("weight_scale", "F32", (rows,), _small(rows)),
+            Entry("comfy_quant", "U8", (len(mark),), np.frombuffer(mark, np.uint8)),
+        ]
+    )
+
+
+def aqlm(rows: int, columns: int) -> Layer:
+    """Two books of 256 vectors of 8 columns."""
+    books = (_small(2, 256, 1, 8) - np.float32(2.0**-7)).astype("<f2")
+    return Layer(
+        [
+            Entry("codes", "I8", (rows, columns // 8, 2), _bytes(rows, columns // 8, 2)),
+            Entry("codebooks", "F16", books.shape, books),
+            Entry("scales", "F16", (rows, 1, 1, 1), np.full(rows, 1.5, "<f2")),
+        ]
+    )

@@ -1,0 +1,60 @@
+"""Signed nibbles in other orders than words of codes plus 8: brought into those, then decoded.
+
+| encoding | stored, of `[out, in]` | low and high half of a byte, two's complement |
+|---|---|---|
+| `int4-pairs` | U8 `[out / 2, in]` | rows 2r and 2r + 1 of a column |
+| `int4-rows` | I8 `[out, in / 2]` | columns 2k and 2k + 1 of a row |
+
+    value = code * scale          float32, rounded once to BF16
+
+Turning the sign bit of a nibble adds 8 to it, which is how `ct.py` has its codes. Sources:
+nvidia-modelopt 0.47 torch/export/quant_utils.py (`pack_int4_in_uint8`), torch/quantization/qtensor/
+int4_tensor.py; PyPI comfy-kitchen 0.2.40 backends/eager/svdquant.py (`_pack_int4_row_major`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window, ct
+from anamnesis.kernels._jit import jit
+
+_SIGNS = np.uint8(0x88)
+
+
+def decode_rows(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """Rows `window`; blocks and parameters as for `ct.decode_packed`, of 4 bits."""
+    ct.decode_packed(
+        {**blocks, "weight_packed": blocks["weight_packed"] ^ _SIGNS}, params, window, out
+    )
+
+
+def decode_pairs(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+) -> None:
+    """Units `window` of two rows; the same."""
+    pairs = blocks["weight_packed"]
+    if pairs.shape[1] % 2:
+        raise ValueError(f"rows of {pairs.shape[1]} columns; allowed are even ones")
+    rows = np.empty((2 * pairs.shape[0], pairs.shape[1] // 2), np.uint8)
+    flat = pairs.view()
+    flat.setflags(write=False)
+    _part(flat, rows)
+    ct.decode_packed({**blocks, "weight_packed": rows}, params, window, out)
+
+
+@jit
+def _part(pairs: Any, rows: Any) -> None:
+    """Low halves of a row of bytes to one row of nibbles, high halves to the next; signs turned."""
+    for line in range(pairs.shape[0]):
+        for i in range(rows.shape[1]):
+            first, second = pairs[line, 2 * i], pairs[line, 2 * i + 1]
+            low = np.uint8(np.uint8(first & np.uint8(15)) | np.uint8(second << np.uint8(4)))
+            high = np.uint8(np.uint8(first >> np.uint8(4)) | np.uint8(second & np.uint8(0xF0)))
+            rows[2 * line, i] = low ^ np.uint8(0x88)
+            rows[2 * line + 1, i] = high ^ np.uint8(0x88)

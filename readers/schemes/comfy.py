@@ -1,0 +1,169 @@
+"""ComfyUI's layers that a mark speaks of: NVFP4, MXFP8, INT8 and INT4, rotated or not.
+
+| `format` | `X.weight` | `X.weight_scale` | besides |
+|---|---|---|---|
+| nvfp4 | U8 `[o, i / 2]`, element 2k in the high half | F8_E4M3 in tiles | `X.weight_scale_2` F32 |
+| mxfp8 | F8_E4M3 or F8_E5M2 `[o, i]` | F8_E8M0 (or U8) in tiles | |
+| int8_tensorwise | I8 `[o, i]` | F32 `[]`, `[1]` or `[o, 1]` | `convrot`, `convrot_groupsize` |
+| int8_blockwise | I8 `[o, i]` | F32 `[ceil(o / 128), ceil(i / 128)]` | the same |
+| convrot_w4a4 | I8 `[o, i / 2]`, signed, 2k in the low half | F32 `[o]` | `convrot_groupsize` |
+
+Tiles are `[ceil(o / 128) * 128, ceil(blocks / 4) * 4]` (`kernels/torchao.py`). A rotated weight is
+rotated back (`kernels/folded.py`). The mark is `X.comfy_quant`, or in the file's metadata
+(`_comfy.py`); its FP8 formats are read by `fp8`. Sources: https://github.com/comfyanonymous/ComfyUI
+comfy/quant_ops.py, comfy/ops.py; PyPI comfy-kitchen 0.2.40 tensor/nvfp4.py, mxfp8.py, int8.py,
+convrot_w4a4.py and backends/eager/quantization.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from anamnesis.errors import UnsupportedError
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.schemes._comfy import Mark, marks
+from anamnesis.readers.schemes._errors import misfit, need, unsupported
+from anamnesis.readers.schemes._fold import folded, smoothed
+from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.schemes.ct import int8_tensor, packed_tensor
+
+_TILE_ROWS, _TILE_BLOCKS = 128, 4
+_FP8 = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2"}
+_BLOCK = (128, 128)
+_ROTATED = (
+    "ConvRot's layers are rotated back, in float32: exact but for the rounding of its sums, some "
+    "1e-6 of the largest weight of a group, far below half a last place of BF16; what rounding the "
+    "rotated weight to codes has lost is spread over the group"
+)
+_IMPLEMENTED = (
+    "ComfyUI's float8_e4m3fn, float8_e5m2, nvfp4, mxfp8, int8_tensorwise, int8_blockwise and "
+    "convrot_w4a4"
+)
+
+
+def resolve(ledger: Ledger) -> None:
+    """Claim the layers that are marked, and drop their marks.
+
+    Raises FormatError for parts that are missing or do not fit one another, UnsupportedError by
+    name for other formats.
+    """
+    for layer, mark in marks(ledger).items():
+        codes = ledger.get(f"{layer}.weight")
+        if codes is None:
+            continue
+        make = _FORMATS.get(mark.format)
+        if make is None and (codes.dtype in _FP8 and not mark.rotation):
+            continue  # of `fp8`, or of nobody
+        if make is None:
+            raise _unsupported(codes, mark)
+        tensor = smoothed(ledger, f"{layer}.", make(ledger, codes, mark))
+        if mark.rotation:
+            if tensor.encoding == "folded":
+                raise _unsupported(codes, mark, "with a pre_quant_scale")
+            tensor = folded(tensor, rotation=mark.rotation)
+            ledger.note(_ROTATED)
+        ledger.claim(tensor)
+        if mark.stored is not None:
+            ledger.drop(mark.stored, f"ComfyUI mark of a layer: {mark.format}")
+
+
+def _unsupported(codes: Stored, mark: Mark, more: str = "") -> UnsupportedError:
+    what = f"ComfyUI's {mark.format[:40]}{', rotated' if mark.rotation else ''} {more}".rstrip()
+    return unsupported(codes, what, _IMPLEMENTED)
+
+
+def _matrix(codes: Stored, dtypes: tuple[str, ...]) -> tuple[int, int]:
+    if len(codes.shape) != 2 or codes.dtype not in dtypes:
+        raise misfit(codes, f"a matrix of {' or '.join(dtypes)}")
+    return codes.shape[0], codes.shape[1]
+
+
+def _tiles(scale: Stored, rows: int, blocks: int, dtypes: tuple[str, ...]) -> None:
+    down, across = -(-rows // _TILE_ROWS), -(-blocks // _TILE_BLOCKS)
+    shape = down * _TILE_ROWS, across * _TILE_BLOCKS
+    if scale.shape != shape or scale.dtype not in dtypes:
+        raise misfit(scale, f"{' or '.join(dtypes)} {list(shape)}, in tiles")
+
+
+def _nvfp4(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
+    rows, packed = _matrix(codes, ("U8",))
+    columns, blocks = 2 * packed, packed // 8
+    if packed % 8:
+        raise misfit(codes, "rows of whole blocks of 16")
+    scale = need(ledger, codes, f"{codes.name}_scale")
+    _tiles(scale, rows, blocks, ("F8_E4M3",))
+    factor = need(ledger, codes, f"{codes.name}_scale_2")
+    if factor.dtype != "F32" or factor.shape not in ((), (1,)):
+        raise misfit(factor, "F32, one number")
+    line = _TILE_ROWS * -(-blocks // _TILE_BLOCKS) * _TILE_BLOCKS
+    return Tensor(
+        name=codes.name,
+        shape=(rows, columns),
+        scheme="nvfp4",
+        encoding="torchao-nvfp4-tiles",
+        components=(
+            Component("payload", codes, Contiguous(_TILE_ROWS * 8 * max(1, packed))),
+            Component("scale", scale, Contiguous(8 * max(1, line))),
+            Component("global", factor),
+        ),
+        unit_elems=max(1, _TILE_ROWS * columns),
+        params={
+            "in_features": columns,
+            "blocks": blocks,
+            "global": "multiply",
+            "rows": max(1, rows),
+            "high_first": True,
+        },
+    )
+
+
+def _mxfp8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
+    rows, columns = _matrix(codes, tuple(_FP8))
+    blocks = columns // 32
+    if columns % 32:
+        raise misfit(codes, "rows of whole blocks of 32")
+    scale = need(ledger, codes, f"{codes.name}_scale")
+    _tiles(scale, rows, blocks, ("F8_E8M0", "U8"))
+    return Tensor(
+        name=codes.name,
+        shape=codes.shape,
+        scheme="mxfp8",
+        encoding=f"torchao-mxfp8-{_FP8[codes.dtype]}-tiles",
+        components=(
+            Component("payload", codes, Contiguous(8 * max(1, columns))),
+            Component("scale", scale),
+        ),
+        unit_elems=max(1, columns),
+        params={
+            "block": (1, 32),
+            "grid": (1, rows, blocks),
+            "rows": max(1, rows),
+            "blocks": blocks,
+        },
+    )
+
+
+def _int8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
+    rows, _ = _matrix(codes, ("I8",))
+    scale = need(ledger, codes, f"{codes.name}_scale")
+    if scale.shape == (rows,) and rows > 1:
+        scale = replace(scale, shape=(rows, 1))
+    blocks = [_BLOCK] if mark.format == "int8_blockwise" else []
+    return replace(int8_tensor(ledger, codes, scale, None, blocks), scheme="comfy-int8")
+
+
+def _int4(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
+    rows, packed = _matrix(codes, ("I8", "U8"))
+    scale = need(ledger, codes, f"{codes.name}_scale")
+    tensor = packed_tensor(ledger, codes.name, codes, (rows, 2 * packed), scale, bits=4)
+    return replace(tensor, scheme="comfy-int4", encoding="int4-rows")
+
+
+_FORMATS = {
+    "convrot_w4a4": _int4,
+    "int8_blockwise": _int8,
+    "int8_tensorwise": _int8,
+    "mxfp8": _mxfp8,
+    "nvfp4": _nvfp4,
+}

@@ -1,0 +1,103 @@
+"""Gemma's own quantisation (`quant_method: gemma`): 2, 4 and 8 bits, layers and embeddings.
+
+| part | stored | what comes out |
+|---|---|---|
+| `X.weight` | U8 `[out, in / 2]` or `[out, in / 4]`, or I8 `[out, in]` | `X.weight` |
+| `X.weight_scale` | F32 `[out, 1]` | |
+| `X.embedding_quantized` | the same, a row for each token | `X.weight` |
+| `X.embedding_scale` | F32 `[tokens, blocks]` | |
+| `X.input_activation_scale`, `X.output_activation_scale` | F32 `[]` | dropped |
+
+Codes of 4 and 2 bits are stored plus 8 and plus 2, the first in the lowest bits. How many bits a
+U8 has is the config's to say: `num_bits`, and `module_quant_configs` for modules that match regular
+expressions. Those are never run, but for names without any meaning as such; where there are others,
+the columns must be a size that the model has. Source: https://github.com/huggingface/transformers
+integrations/gemma_quant.py (`QuantizedLinear`, `QuantizedEmbedding`).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+from anamnesis.readers.base import Stored, Tensor
+from anamnesis.readers.schemes._errors import misfit, need, unsupported
+from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.schemes.ct import int8_tensor, packed_tensor
+
+_SCALES = {"weight": "weight_scale", "embedding_quantized": "embedding_scale"}
+_ACTIVATIONS = ("input_activation_scale", "output_activation_scale")
+_PLAIN = re.compile(r"(?:[\w-]|\\?\.)+")
+_IMPLEMENTED = "2, 4 and 8 bits that the config or the sizes of the model tell"
+
+
+def resolve(ledger: Ledger) -> None:
+    """Claim packed layers and embeddings, and drop the scales of their activations.
+
+    Raises FormatError for parts that are missing or do not fit, UnsupportedError for codes whose
+    width nothing tells.
+    """
+    config = ledger.quantization()
+    if config.get("quant_method") != "gemma":
+        return
+    sizes = set(_sizes(ledger.configs.get("config.json", {})))
+    for stored in ledger.free():
+        module, _, part = stored.name.rpartition(".")
+        if part in _ACTIVATIONS:
+            ledger.drop(stored, "activation scale")
+        elif part in _SCALES and stored.dtype in ("I8", "U8"):
+            ledger.claim(_tensor(ledger, stored, module, _SCALES[part], config, sizes))
+
+
+def _tensor(
+    ledger: Ledger,
+    codes: Stored,
+    module: str,
+    part: str,
+    config: Mapping[str, Any],
+    sizes: set[int],
+) -> Tensor:
+    scale = need(ledger, codes, f"{module}.{part}")
+    if len(codes.shape) != 2:
+        raise misfit(codes, "a matrix")
+    rows, packed = codes.shape
+    if codes.dtype == "I8":
+        tensor = int8_tensor(ledger, codes, scale, None, [])
+    else:
+        bits = _bits(codes, module, config, sizes)
+        name, shape = f"{module}.weight", (rows, packed * 8 // bits)
+        tensor = packed_tensor(ledger, name, codes, shape, scale, bits=bits)
+    return replace(tensor, name=f"{module}.weight", scheme=f"gemma-int{tensor.params['bits']}")
+
+
+def _bits(codes: Stored, module: str, config: Mapping[str, Any], sizes: set[int]) -> int:
+    stated, own = config.get("num_bits"), config.get("module_quant_configs")
+    unknown = False
+    for pattern, about in own.items() if isinstance(own, Mapping) else ():
+        if not _PLAIN.fullmatch(pattern[:400]):
+            unknown = True
+        elif pattern.replace("\\", "") in module:
+            bits = about.get("num_bits", stated) if isinstance(about, Mapping) else stated
+            if bits in (2, 4):
+                return int(bits)
+    fitting = [bits for bits in (2, 4) if codes.shape[1] * 8 // bits in sizes]
+    if unknown and len(fitting) == 1:
+        return fitting[0]
+    if unknown or stated not in (2, 4):
+        raise unsupported(codes, f"Gemma's U8 of {stated!r:.40} bits or others", _IMPLEMENTED)
+    return int(stated)
+
+
+def _sizes(config: Any) -> Iterator[int]:
+    """Integers of a config, and the product of heads and their size, at any depth it has."""
+    if not isinstance(config, Mapping):
+        return
+    for value in config.values():
+        if type(value) is int:
+            yield value
+        yield from _sizes(value)
+    heads, size = config.get("num_attention_heads"), config.get("head_dim")
+    if type(heads) is int and type(size) is int:
+        yield heads * size

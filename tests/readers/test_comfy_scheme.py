@@ -1,0 +1,77 @@
+"""ComfyUI's marked layers: what is told of a rotation, and every refusal.
+
+Values are held to comfy-kitchen's own in tests/conformance/test_layouts.py.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import anamnesis
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.readers.model import load_model
+
+LAYOUTS = Path(__file__).resolve().parents[1] / "data" / "layouts" / "comfyui"
+
+
+def layer(mark: dict[str, Any], **parts: Any) -> dict[str, Any]:
+    text = np.frombuffer(json.dumps(mark).encode(), np.uint8)
+    plain = {
+        "x.weight": np.ones((8, 64), np.int8),
+        "x.weight_scale": np.ones((8, 1), np.float32),
+        "x.comfy_quant": text,
+    }
+    return plain | {f"x.{name}": part for name, part in parts.items()}
+
+
+def test_a_rotation_is_noted(tmp_path: Path) -> None:
+    for kind, noted in (("int8-convrot-mark", True), ("int8-row-meta", False)):
+        notes = load_model(str(LAYOUTS / kind / "model.safetensors")).notes
+        assert any("rotated back" in note for note in notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("mark", "parts", "error", "message"),
+    [
+        ({"format": "asym_w4a8_int8"}, {}, UnsupportedError, "ComfyUI's asym_w4a8_int8"),
+        (
+            {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 32},
+            {},
+            FormatError,
+            "powers of 4",
+        ),
+        (
+            {"format": "int8_tensorwise", "convrot": True},
+            {},
+            FormatError,
+            "64 columns in groups of 256",
+        ),
+        (
+            {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 16},
+            {"pre_quant_scale": np.ones(64, np.float32)},
+            UnsupportedError,
+            "with a pre_quant_scale",
+        ),
+        ({"format": "nvfp4"}, {}, FormatError, "a matrix of U8"),
+        ({"format": "int8_tensorwise"}, {"weight_scale": np.ones(9, "f4")}, FormatError, "fit"),
+        (
+            {"format": "int8_tensorwise", "convrot": 1, "convrot_groupsize": -4},
+            {},
+            FormatError,
+            "-4",
+        ),
+    ],
+)
+def test_what_is_refused(
+    mark: dict[str, Any], parts: dict[str, Any], error: Any, message: str, tmp_path: Path
+) -> None:
+    save_file(layer(mark, **parts), tmp_path / "in.safetensors")
+    with pytest.raises(error, match=message):
+        anamnesis.remember(tmp_path / "in.safetensors", tmp_path / "out.safetensors", threads=1)
+    assert not (tmp_path / "out.safetensors").exists()
