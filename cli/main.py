@@ -189,7 +189,7 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
     limits = limits_from(settings)
     job = job_for(path, out, to=to, threads=threads, **settings)
     progress = make_progress("quiet" if quiet else "auto")
-    _finish(run_job(job, limits=limits, progress=progress), quiet=quiet)
+    _finish(run_job(job, limits=limits, progress=progress, resume=True), quiet=quiet)
 
 
 @cli.command("run")

@@ -100,7 +100,7 @@ def remember(
         overwrite=overwrite,
         **settings,
     )
-    return run_job(job, limits=limits).outcomes[0]
+    return run_job(job, limits=limits, resume=True).outcomes[0]
 
 
 def convert(path: str | Path, out: str | Path, *, to: str, **settings: Any) -> Outcome:
@@ -128,12 +128,16 @@ def verify(
 ) -> dict[str, int]:
     """Compare an output with its recorded checksums; IntegrityError names what differs.
 
+    Weights in the folder that the record does not list are named as well.
+
     With `against`, that input is decoded again, a `sample` (a share) of the pieces or all, and
     compared with the checksums too.
     """
     from anamnesis.pipeline.journal import verify_output
+    from anamnesis.pipeline.place import refuse_foreign_weights
 
     out = Path(expand(str(out)))
+    refuse_foreign_weights(out)
     counts = verify_output(out)
     if against is not None:
         from anamnesis.pipeline.against import decode_again

@@ -39,9 +39,7 @@ def companions(source: Path) -> Iterator[Path]:
         path = Path(entry.path)
         if entry.name.startswith(".") or left_out(entry.name) is not None:
             continue
-        if path.suffix in _WEIGHTS or ".safetensors.index." in entry.name:
-            continue
-        if entry.name.endswith(".index.json"):
+        if is_weights(entry.name):
             continue
         try:
             status = entry.stat()
@@ -50,6 +48,12 @@ def companions(source: Path) -> Iterator[Path]:
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
             check_inside(str(source), entry.path)
             yield path
+
+
+def is_weights(name: str) -> bool:
+    """Whether a file of that name holds weights, or is an index of such files."""
+    index = name.endswith(".index.json") or ".safetensors.index." in name
+    return index or os.path.splitext(name)[1] in _WEIGHTS
 
 
 def copy_companions(

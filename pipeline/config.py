@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -22,7 +23,7 @@ from anamnesis.pipeline.sizes import Size, parse_size
 from anamnesis.pipeline.targets import EncodeRule
 from anamnesis.pipeline.validate import at, build, require_key, shown
 from anamnesis.readers.paths import expand
-from anamnesis.writers import format_of, usual_shard_size
+from anamnesis.writers import WRITERS, format_of, usual_shard_size
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.yaml_strict import Document
@@ -85,6 +86,13 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     overwrite: Annotated[bool, Meta(description="Replace an output that exists.")] = False
+    manifest: Annotated[
+        Literal["beside", "inside"],
+        Meta(
+            description="Where the record lies that verify needs: beside the output, or inside the "
+            "folder, which can then be moved."
+        ),
+    ] = "beside"
     compression: Annotated[
         Literal["none", "lz4", "zstd"],
         Meta(description="How an arrow output is compressed; safetensors has none."),
@@ -221,6 +229,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     dtype: Dtype
     max_shard_bytes: int
     overwrite: bool
+    manifest: Literal["beside", "inside"]
     compression: Literal["none", "lz4", "zstd"]
     bf16: Literal["extension", "uint16"]
     include: tuple[str, ...]
@@ -267,6 +276,8 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             raise UsageError(
                 f"output.compression: {output.compression} is for output.format arrow, found {form}"
             )
+        if output.manifest == "inside" and PurePath(path).suffix == WRITERS[form].suffix:
+            raise UsageError(f"output.manifest: inside is for folders, and {path} is one file")
         return Settings(
             inputs=tuple(expand(path, "inputs") for path in job.inputs),
             path=path,
@@ -276,6 +287,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             dtype=output.dtype or "bf16",
             max_shard_bytes=parse_size(output.max_shard_size or usual_shard_size(form)),
             overwrite=output.overwrite,
+            manifest=output.manifest,
             compression=output.compression,
             bf16=output.bf16,
             include=job.select.include,

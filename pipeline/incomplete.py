@@ -45,7 +45,7 @@ def incomplete_error(plan: Plan) -> FormatError:
 
 def contents(plan: Plan) -> Mapping[str, str]:
     """By file name, a digest of all that the bytes of an output file follow from."""
-    spec = asdict(replace(plan.spec, path=""))
+    spec = asdict(replace(plan.spec, path="", manifest="beside"))
     inside: dict[int, list[object]] = {number: [] for number in range(len(plan.layout.files))}
     tensors = {tensor.name: tensor for tensor in plan.model.tensors}
     for number in plan.layout.order:
@@ -68,16 +68,16 @@ def contents(plan: Plan) -> Mapping[str, str]:
 def clear_stale(plan: Plan, journal: Journal) -> None:
     """Before such a run: forget one of other shards or settings."""
     if any(not journal.knows(entry) for entry in journal.entries()):
-        _remove(Path(plan.spec.path), journal)
+        remove_recorded(Path(plan.spec.path), journal)
 
 
-def take_over(plan: Plan, recipe: Recipe, journal: Journal) -> None:
-    """Before the run of a whole model: move what is the same in it into place.
+def take_over(plan: Plan, out: Path, recipe: Recipe, journal: Journal) -> None:
+    """Before the run of the whole model that goes to `out`: move what is the same into place.
 
     Every file is recorded before it is moved; the checksums are compared later, as of any file
     that an earlier run finished.
     """
-    folder = Path(incomplete_path(plan.spec.path))
+    folder = Path(incomplete_path(str(out)))
     before = Journal(folder, recipe)
     if not folder.is_dir():
         return
@@ -95,18 +95,18 @@ def take_over(plan: Plan, recipe: Recipe, journal: Journal) -> None:
                 sync_folder(Path(file.path).parent)
 
 
-def remove_incomplete(plan: Plan, recipe: Recipe) -> None:
-    """After the run of a whole model: its parts are of no more use."""
-    folder = Path(incomplete_path(plan.spec.path))
+def remove_incomplete(out: Path, recipe: Recipe) -> None:
+    """After the run of the whole model that went to `out`: its parts are of no more use."""
+    folder = Path(incomplete_path(str(out)))
     if folder.is_dir():
         with OutputLock(folder):
-            _remove(folder, Journal(folder, recipe))
+            remove_recorded(folder, Journal(folder, recipe))
             with contextlib.suppress(OSError):
                 folder.rmdir()
 
 
-def _remove(folder: Path, journal: Journal) -> None:
-    """Remove what the journal lists, and the journal."""
+def remove_recorded(folder: Path, journal: Journal) -> None:
+    """Remove what the journal lists in `folder`, and the journal."""
     names = [Path(entry.name).name for entry in journal.entries()]
     if folder.is_dir():
         remove_leftovers([folder / name for name in names])

@@ -17,6 +17,7 @@ from anamnesis.pipeline.config import Job, Settings, job_from
 from anamnesis.pipeline.executors import options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.output_needs import described, prepared
+from anamnesis.pipeline.place import refuse_input_folders
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
@@ -52,6 +53,7 @@ def job_for(
     memory: int | str | None = None,
     executor: str = "threads",
     overwrite: bool = False,
+    manifest: str = "beside",
     assume_unit_scale: bool = False,
     passthrough: str | None = None,
     keep_going: bool = False,
@@ -65,6 +67,7 @@ def job_for(
 ) -> Job:
     """The job of one input, as `remember` and `convert` make it."""
     output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
+    output["manifest"] = manifest
     run: dict[str, Any] = {"threads": threads, "executor": executor, "keep_going": keep_going}
     if memory is not None:
         run["memory"] = memory
@@ -93,7 +96,10 @@ def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | B
     planned: list[tuple[str, Plan | BaseException]] = []
     sources = _inputs(settings)
     patterns = _Patterns((*settings.include, *settings.exclude))
-    for source, out in zip(sources, _outputs(settings, sources), strict=True):
+    outs = _outputs(settings, sources)
+    for out in outs:
+        refuse_input_folders(out, sources)
+    for source, out in zip(sources, outs, strict=True):
         try:
             model = _load(settings, source, limits)
             model = patterns.select(model, settings, alone=len(sources) == 1)
@@ -197,6 +203,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         max_shard_bytes=settings.max_shard_bytes,
         storage=Storage(settings.compression, settings.bf16),
         encode=parse_encode(job.output.encode, "output.encode", settings.format),
+        manifest=settings.manifest,
     )
     model, spec = prepared(model, spec, settings, limits)
     plan = make_plan(

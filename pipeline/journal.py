@@ -39,6 +39,8 @@ from anamnesis.writers import writer
 from anamnesis.writers.base import PLAIN, Item, Layout
 from anamnesis.writers.part import write_small
 
+MANIFEST_NAME = "_anamnesis.json"  # inside of a folder
+
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
@@ -157,16 +159,25 @@ def recorded_name(path: str | Path) -> str:
     return public_name(Path(path).name)
 
 
-def manifest_path(out: Path) -> Path:
-    """Where the manifest of an output file or folder lies: beside it.
+def manifest_path(out: Path, *, inside: bool = False) -> Path:
+    """Where the manifest of an output file or folder lies: beside it, or `inside` the folder.
 
-    Not inside a folder, which engines may read as a dataset of all the files in it.
+    Engines that read a folder as a dataset of all the files in it leave out a name that begins
+    with an underscore, or a dot.
     """
-    return out.with_name(out.name + ".anamnesis.json")
+    return out / MANIFEST_NAME if inside else out.with_name(out.name + ".anamnesis.json")
 
 
-def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> None:
-    """Record a complete output; `pieces` by file number."""
+def find_manifest(out: Path) -> Path:
+    """The manifest that counts: the one inside of a folder, if there is one."""
+    inside = manifest_path(out, inside=True)
+    return inside if out.is_dir() and os.path.lexists(inside) else manifest_path(out)
+
+
+def write_manifest(
+    plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces], others: Sequence[str]
+) -> None:
+    """Record a complete output; `pieces` by file number, `others` the names of its other files."""
     document = {
         "anamnesis": VERSION,
         "format": plan.spec.format,
@@ -176,6 +187,7 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         "options": asdict(plan.model.options),
         "recipe": [recipe.inputs, recipe.settings],
         "files": [[recorded_name(f.path), os.stat(f.path).st_size] for f in plan.layout.files],
+        "others": list(others),
         "items": [_row(item) for item in plan.items],
         "pieces": sorted(list(piece) for some in pieces.values() for piece in some),
     }
@@ -183,7 +195,15 @@ def write_manifest(plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces]) -> 
         document["encode"] = str(plan.spec.encode)
     document["xxh3"] = _digest(document)
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    write_small(manifest_path(Path(plan.spec.path)), data)
+    out, inside = Path(plan.spec.path), plan.spec.manifest == "inside"
+    write_small(manifest_path(out, inside=inside), data)
+    if is_folder(plan):  # the other one would be of an earlier output
+        manifest_path(out, inside=not inside).unlink(missing_ok=True)
+
+
+def is_folder(plan: Plan) -> bool:
+    """Whether the output is a folder, and not one file."""
+    return plan.layout.files[0].path != str(Path(plan.spec.path))
 
 
 def recorded(plan: Plan, recipe: Recipe) -> dict[int, Pieces]:
@@ -229,7 +249,7 @@ def verify_output(out: Path) -> dict[str, int]:
     Returns counts (`files`, `tensors`, `bytes`). Raises IntegrityError naming the file and the
     tensor that differ, UsageError when there is no manifest.
     """
-    manifest, path = load_manifest(out, strangers=True), str(manifest_path(out))
+    manifest, path = load_manifest(out, strangers=True), str(find_manifest(out))
     items, layout = manifest.layout_items(), lay_out(manifest, out, path)
     check_files(manifest, layout, path)
     for file in layout.files:
@@ -270,7 +290,7 @@ def load_manifest(out: Path, *, strangers: bool = False) -> Manifest:
     Raises SecurityError or LimitError when it is no file of this program's, UsageError when there
     is none, FormatError or IntegrityError when it cannot be trusted.
     """
-    path = manifest_path(out)
+    path = find_manifest(out)
     try:
         data = owned.read_owned(path, OWNED_BYTES, strangers=strangers)
     except FileNotFoundError:

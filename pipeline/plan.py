@@ -56,6 +56,7 @@ class Spec:
     max_shard_bytes: int = 5_000_000_000
     storage: Storage = PLAIN
     encode: Encode | None = None
+    manifest: str = "beside"  # or inside, of a folder
 
 
 @dataclass(frozen=True, slots=True)

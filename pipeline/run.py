@@ -5,22 +5,30 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from anamnesis import owned, stopping
-from anamnesis.errors import UsageError
+from anamnesis.errors import FormatError, UsageError
 from anamnesis.kernels import compiling
 from anamnesis.owned import sync_folder
-from anamnesis.pipeline.companions import companions, copy_companions
+from anamnesis.pipeline.companions import copy_companions
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.executors import Options, executor
-from anamnesis.pipeline.incomplete import clear_stale, contents, remove_incomplete, take_over
+from anamnesis.pipeline.incomplete import (
+    clear_stale,
+    contents,
+    remove_incomplete,
+    remove_recorded,
+    take_over,
+)
 from anamnesis.pipeline.journal import (
     Journal,
     Recipe,
+    find_manifest,
     intact,
+    is_folder,
     manifest_path,
     recorded,
     recorded_name,
@@ -28,15 +36,16 @@ from anamnesis.pipeline.journal import (
 )
 from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.members import check_members
+from anamnesis.pipeline.place import Place, is_model_folder, others, planned
 from anamnesis.pipeline.plan import Plan, decoded_dtype
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.quant_config import config_blocks
 from anamnesis.pipeline.records import Pieces
+from anamnesis.pipeline.staging import clear, promote, settle, staged
 from anamnesis.pipeline.work import WriteTask
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
-from anamnesis.writers import WRITERS
-from anamnesis.writers.part import remove_leftovers, write_small
+from anamnesis.writers.part import remove_leftovers, remove_parts, write_small
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +81,19 @@ def run_plan(
     stopping.check()
     begin = time.perf_counter()
     out = Path(plan.spec.path)
+    recipe = Recipe.of(plan)
     _refuse_inputs(plan)
-    if _is_model_folder(plan):
+    if is_model_folder(plan):
         config_blocks(plan.choices, "")  # which refuses what no loader takes
-    created = _make_folders([out.parent, *(Path(f.path).parent for f in plan.layout.files)])
+    created = _make_folders([out.parent])
     try:
         with OutputLock(out, progress.note):
-            outcome = _run_locked(plan, execute, options, progress, overwrite, resume)
+            made = _begin(plan, recipe, overwrite)
+            created += _make_folders([Path(f.path).parent for f in made.layout.files])
+            run = _Run(made, out, recipe, progress)
+            outcome = run.run(execute, options, overwrite, resume or made is not plan)
+            if made is not plan:
+                promote(plan, recipe)
     except BaseException:
         for folder in reversed(created):
             with contextlib.suppress(OSError):
@@ -99,53 +114,115 @@ def run_plan(
     )
 
 
-def _run_locked(
-    plan: Plan,
-    execute: str,
-    options: Options,
-    progress: Progress,
-    overwrite: bool,
-    resume: bool,
-) -> OutputFiles:
-    recipe = Recipe.of(plan)
-    whole = not plan.model.broken
-    journal = Journal(Path(plan.spec.path), recipe, None if whole else contents(plan))
-    if not whole:
-        resume = True
-        clear_stale(plan, journal)
-    elif resume:
-        take_over(plan, recipe, journal)
-    done = _done_before(plan, recipe, journal, overwrite) if resume else {}
-    remove_leftovers(_outputs(plan))
-    # Nothing gets its final name before the checksums of the archive it came from hold.
-    archived = bool(plan.model.members)
-    files = OutputFiles(plan, progress, journal, hold=archived)
-    try:
-        progress.start(plan.out_bytes, [(f.path, f.nbytes) for f in plan.layout.files])
-        tasks = files.open(done, overwrite=overwrite)
+def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
+    """Look at what is there, and say where to write: the plan itself, or the staged one.
+
+    Raises UsageError for what is in the way.
+    """
+    out = Path(plan.spec.path)
+    journal = Journal(out, recipe)
+    if is_folder(plan):
+        settle(plan)
+    place = Place.of(plan, recipe, journal)
+    place.check(overwrite)
+    if not is_folder(plan):
+        return plan
+    if place.other and overwrite:
+        clear(out, recipe, keep=recipe)
+        return staged(plan)
+    clear(out, recipe)
+    if overwrite:
+        with contextlib.suppress(FormatError):
+            if any(not journal.knows(entry) for entry in journal.entries()):
+                remove_recorded(out, journal)  # of another job, or of other inputs
+    return plan
+
+
+@dataclass(frozen=True, slots=True)
+class _Run:
+    """One run of a plan, the files of which may be staged; the output is to be at `out` then."""
+
+    plan: Plan
+    out: Path
+    recipe: Recipe
+    progress: Progress
+
+    def run(self, execute: str, options: Options, overwrite: bool, resume: bool) -> OutputFiles:
+        """Make what is not done, and complete the output."""
+        plan, recipe = self.plan, self.recipe
+        whole = not plan.model.broken
+        journal = Journal(Path(plan.spec.path), recipe, None if whole else contents(plan))
+        if not whole:
+            resume = True
+            clear_stale(plan, journal)
+        elif resume:
+            take_over(plan, self.out, recipe, journal)
+        replaces = overwrite and not self._is_staged  # what is complete counts for nothing
+        done = _done_before(plan, recipe, journal, replaces) if resume else {}
         if not resume:
             journal.remove()
-        if files.written:
-            if done:  # of which only the manifest may know
+        remove_leftovers([manifest_path(Path(plan.spec.path)), *planned(plan)])
+        if is_folder(plan):
+            remove_parts(Path(plan.spec.path))
+        # Nothing gets its final name before the checksums of the archive it came from hold.
+        archived = bool(plan.model.members)
+        files = OutputFiles(
+            plan, self.progress, journal, hold=archived, stale=self._stale(replaces)
+        )
+        try:
+            names = [str(self._final(f.path)) for f in plan.layout.files]
+            sizes = [f.nbytes for f in plan.layout.files]
+            self.progress.start(plan.out_bytes, list(zip(names, sizes, strict=True)))
+            tasks = files.open(done, overwrite=overwrite)
+            if files.written and done:  # of which only the manifest may know
                 journal.add({plan.layout.files[number].path: done[number] for number in done})
-            manifest_path(Path(plan.spec.path)).unlink(missing_ok=True)
-        with compiling(_compile_note(progress)):
-            tasks = _with_statistics(tasks, execute, options, progress)
-            executor(execute)(tasks, options, files)
-        if archived and files.written and not files.failures:
-            _check_members(plan, files)
-            files.release()
-        files.finish()
-        if files.failures:
-            raise next(iter(files.failures.values()))
-        if whole:
-            _complete(plan, recipe, journal, files)
-    except BaseException:
-        files.discard()
-        if not any(Path(f.path).exists() for f in plan.layout.files):
-            journal.remove()
-        raise
-    return files
+            with compiling(_compile_note(self.progress)):
+                tasks = _with_statistics(tasks, execute, options, self.progress)
+                executor(execute)(tasks, options, files)
+            if archived and files.written and not files.failures:
+                _check_members(plan, files)
+                files.release()
+            files.finish()
+            if files.failures:
+                raise next(iter(files.failures.values()))
+            if whole:
+                self._complete(journal, files)
+        except BaseException:
+            files.discard()
+            if not any(Path(f.path).exists() for f in plan.layout.files):
+                journal.remove()
+            raise
+        return files
+
+    @property
+    def _is_staged(self) -> bool:
+        return Path(self.plan.spec.path) != self.out
+
+    def _stale(self, replaces: bool) -> Path | None:
+        """A manifest of another output, which ends with the first file that is replaced."""
+        if not replaces and recorded(self.plan, self.recipe):
+            return None
+        return find_manifest(Path(self.plan.spec.path))
+
+    def _final(self, path: str) -> Path:
+        return self.out / Path(path).name if self._is_staged else Path(path)
+
+    def _complete(self, journal: Journal, files: OutputFiles) -> None:
+        """Write what says that an output is whole, when all of its files are."""
+        plan = self.plan
+        names = [Path(name).name for name, _ in plan.layout.extras]
+        if others(plan):  # so that they are known for this program's after a kill
+            journal.add({name: [] for name in others(plan)})
+        for name, data in plan.layout.extras:
+            write_small(Path(name), data)
+        if is_model_folder(plan):
+            source, folder = Path(plan.model.path), Path(plan.spec.path)
+            dtype = decoded_dtype(plan.model, plan.spec)
+            names += copy_companions(source, folder, dtype, files.note, plan.choices)
+        if files.written or not recorded(plan, self.recipe):
+            write_manifest(plan, self.recipe, files.pieces, names)
+        journal.remove()
+        remove_incomplete(self.out, self.recipe)
 
 
 def _with_statistics(
@@ -176,20 +253,6 @@ def _compile_note(progress: Progress) -> Callable[[str], None]:
     return tell
 
 
-def _complete(plan: Plan, recipe: Recipe, journal: Journal, files: OutputFiles) -> None:
-    """Write what says that an output is whole, when all of its shards are."""
-    for name, data in plan.layout.extras:
-        write_small(Path(name), data)
-    if _is_model_folder(plan):
-        dtype = decoded_dtype(plan.model, plan.spec)
-        source, target = Path(plan.model.path), Path(plan.spec.path)
-        copy_companions(source, target, dtype, files.note, plan.choices)
-    if files.written or not recorded(plan, recipe):
-        write_manifest(plan, recipe, files.pieces)
-    journal.remove()
-    remove_incomplete(plan, recipe)
-
-
 def _check_members(plan: Plan, files: OutputFiles) -> None:
     spans = [span for receipt in files.receipts for span in receipt.spans]
     inputs = Files()
@@ -198,24 +261,6 @@ def _check_members(plan: Plan, files: OutputFiles) -> None:
         inputs.check_unchanged()
     finally:
         inputs.close()
-
-
-def _is_model_folder(plan: Plan) -> bool:
-    """Whether a folder goes in and a folder comes out that model libraries load."""
-    row = WRITERS[plan.spec.format]
-    folder_out = Path(plan.spec.path).suffix != row.suffix
-    return (
-        plan.spec.format in ("safetensors", "hf") and folder_out and os.path.isdir(plan.model.path)
-    )
-
-
-def _outputs(plan: Plan) -> Iterator[Path]:
-    """Every file that a run may write."""
-    yield manifest_path(Path(plan.spec.path))
-    yield from (Path(file.path) for file in plan.layout.files)
-    yield from (Path(name) for name, _ in plan.layout.extras)
-    if _is_model_folder(plan):
-        yield from (Path(plan.spec.path) / p.name for p in companions(Path(plan.model.path)))
 
 
 def _done_before(

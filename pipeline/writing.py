@@ -28,8 +28,16 @@ class OutputFiles:
     """
 
     def __init__(
-        self, plan: Plan, progress: Progress, journal: Journal, *, hold: bool = False
+        self,
+        plan: Plan,
+        progress: Progress,
+        journal: Journal,
+        *,
+        hold: bool = False,
+        stale: Path | None = None,
     ) -> None:
+        """Listen for `plan`; `stale` is a manifest that holds no longer with the first new file."""
+        self._stale = stale
         self._plan = plan
         self._progress = progress
         self._journal = journal
@@ -158,6 +166,8 @@ class OutputFiles:
 
         def record() -> None:
             self._journal.add({self._plan.layout.files[number].path: self.pieces[number]})
+            if self._stale is not None:
+                self._stale.unlink(missing_ok=True)
 
         def commit() -> None:
             self._parts[number].commit(self._module, record)

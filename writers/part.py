@@ -119,6 +119,11 @@ def check_final(final: Path, overwrite: bool) -> None:
         raise UsageError(f"{final}: is a folder; an output file cannot replace it")
 
 
+def is_part(name: str) -> bool:
+    """Whether `name` is that of an unfinished file, of whatever run."""
+    return _PART.fullmatch(name) is not None
+
+
 def remove_leftovers(finals: Iterable[Path]) -> None:
     """Remove the unfinished files of a run that was killed; the caller holds the output's lock."""
     names: dict[Path, set[str]] = {}
@@ -157,6 +162,13 @@ def check_space(files: Sequence[OutFile]) -> list[Path]:
                 str(folder),
             )
     return silent
+
+
+def remove_parts(folder: Path) -> None:
+    """Remove every unfinished file in an output's own folder; the caller holds its lock."""
+    for name in os.listdir(folder) if folder.is_dir() else ():
+        if is_part(name):
+            (folder / name).unlink(missing_ok=True)
 
 
 def free_bytes(folder: Path) -> int | None:

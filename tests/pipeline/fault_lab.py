@@ -27,6 +27,8 @@ from typing import Any
 
 from fault_shim import ERRORS, KILLS, KINDS, Shim
 
+RENAMES = "overwrite, by renames"
+
 
 class Lab:
     """A folder with an input, a job over it, and what an undisturbed run of it makes."""
@@ -42,7 +44,7 @@ class Lab:
         self.damaged: dict[str, bytes] = {}  # shards that may be found damaged
         self.source = root / "model"
         self.out = root / "out"
-        self.manifest = root / "out.anamnesis.json"
+        self.atomic = True  # whether folders can be exchanged in one step
         write_input(self.source)
         self.run()
         self.truth = self.outputs()
@@ -55,7 +57,10 @@ class Lab:
         """Run the job here; the number of files that were done before."""
         from anamnesis.pipeline.config import job_from
         from anamnesis.pipeline.jobs import run_job
+        from anamnesis.writers import exchange
 
+        if not self.atomic:
+            exchange.swapped = lambda new, old: False
         output = {"path": str(self.out), "max_shard_size": "76kB", **output}
         job = job_from(
             inputs=[str(self.source)],
@@ -119,16 +124,37 @@ class Lab:
             (self.root / name).write_bytes(data)
 
     def whole(self) -> dict[str, int]:
-        """Shards that are complete, with their inodes; Wrong for one neither new nor old."""
+        """Shards that are complete, with their inodes; Wrong for one neither new nor old.
+
+        They lie in the output folder, or in the one that is to replace it.
+        """
         found = {}
-        for path in self.out.glob("model-*"):
-            name = str(path.relative_to(self.root))
-            data = path.read_bytes()
-            if data == self.truth[name]:
-                found[name] = path.stat().st_ino
-            elif data != self.older.get(name) and data != self.damaged.get(name):
-                raise Wrong(f"{name}: has its final name and is not whole")
+        for folder in (self.out, self.root / ".out.anamnesis-new"):
+            for path in folder.glob("model-*"):
+                name = f"out/{path.name}"
+                data = path.read_bytes()
+                if data == self.truth[name]:
+                    found[name] = path.stat().st_ino
+                elif data != self.older.get(name) and data != self.damaged.get(name):
+                    raise Wrong(f"{path}: has its final name and is not whole")
         return found
+
+    def old_or_new(self) -> None:
+        """Under the output's name is one of the two models, whole and with its own manifest."""
+        from anamnesis.pipeline.journal import verify_output
+
+        found = {
+            name: data
+            for name, data in self.outputs().items()
+            if name.startswith("out/") and not name.endswith("anamnesis.json")
+        }
+        models = [
+            {name: data for name, data in model.items() if name.startswith("out/")}
+            for model in (self.older, self.truth)
+        ]
+        if found not in models:
+            raise Wrong(f"is neither the old nor the new model: {sorted(found)}")
+        verify_output(self.out)
 
     def check(self, stopped: Any, failing: list[str]) -> dict[str, int]:
         """What must hold after a fault, before anything is repaired."""
@@ -144,8 +170,11 @@ class Lab:
 
     def again(self, settings: Mapping[str, Any]) -> Mapping[str, Any]:
         """How to run the job once more: an output that is complete is not to be replaced again."""
-        shards = sum("/model-0" in name for name in self.truth)
-        return {} if self.manifest.exists() and len(self.whole()) == shards else settings
+        new = [name for name in self.truth if "/model-0" in name]
+        there = all((self.root / name).exists() for name in new)
+        if there and all((self.root / name).read_bytes() == self.truth[name] for name in new):
+            return {}
+        return settings
 
     def finish(self, found: dict[str, int], **settings: Any) -> None:
         """Run again; the end must be that of a run that was left alone."""
@@ -199,6 +228,7 @@ def states(lab: Lab) -> Iterator[tuple[str, dict[str, bytes], dict[str, Any]]]:
     lab.damaged = {shard: damaged}
     yield "fresh", {}, {}
     yield "overwrite", lab.older, {"overwrite": True}
+    yield RENAMES, lab.older, {"overwrite": True}
     yield "damaged", {**lab.truth, shard: damaged}, {}
 
 
@@ -207,6 +237,7 @@ def sweep(lab: Lab, wanted: int, rng: random.Random) -> dict[str, Any]:
     cases = []
     traces = {}
     for state, files, settings in states(lab):
+        lab.atomic = state != RENAMES
         lab.put(files)
         status, answer = lab.faulted(0, "", **settings)
         if status or lab.outputs() != lab.truth:
@@ -220,6 +251,7 @@ def sweep(lab: Lab, wanted: int, rng: random.Random) -> dict[str, Any]:
     by_state = {state: (files, settings) for state, files, settings in states(lab)}
     for state, at, kind in cases[:wanted]:
         files, settings = by_state[state]
+        lab.atomic = state != RENAMES
         lab.put(files)
         try:
             status, answer = lab.faulted(at, kind, **settings)
@@ -230,6 +262,8 @@ def sweep(lab: Lab, wanted: int, rng: random.Random) -> dict[str, Any]:
             if kind not in ERRORS and not (os.WIFSIGNALED(status) and answer is None):
                 raise Wrong(f"was not killed: {answer}")
             found = lab.check(answer, failing)
+            if state == "overwrite":
+                lab.old_or_new()
             if rng.random() < 0.25:  # the second run is stopped as well
                 lab.faulted(rng.randrange(1, 50), rng.choice(KILLS), **lab.again(settings))
                 found |= lab.whole()
@@ -333,6 +367,7 @@ def main() -> None:
     rng = random.Random(arguments.seed)
     lab = Lab(arguments.folder / "lab")
     found = sweep(lab, arguments.faults, rng)
+    lab.atomic = True
     found["moments"] = moments(lab, arguments.kills, rng)
     found["limited"] = limited(lab)
     found["small disk"] = small_disk(arguments.folder / "disk")

@@ -111,7 +111,7 @@ class Shim:
             before = self._keep(path)
             if before:
                 self._undo.setdefault(os.path.dirname(path), []).append(
-                    lambda: os.link(before, path)
+                    lambda: self.real["rename"](before, path)
                 )
         elif name in ("open", "mkdir") and not os.path.lexists(path):
             remove = self.real["unlink" if name == "open" else "rmdir"]
@@ -127,7 +127,7 @@ class Shim:
     def _rename_back(self, source: str, target: str, before: str) -> None:
         self.real["rename"](target, source)
         if before:
-            os.link(before, target)
+            self.real["rename"](before, target)
 
     def _lose(self) -> None:
         for log in self._unsynced.values():

@@ -1,0 +1,208 @@
+"""Whose files lie where an output is to go: nobody's, this program's, or another's.
+
+A folder that gets a second model beside the first is loaded wrongly in silence: transformers takes
+`model.safetensors` before the index of new shards. So an output folder is empty, or this program's
+own: what its manifest lists, or the journal of a run that was stopped. Anything else is refused by
+name, and never removed. And an output never goes into, onto or around the folder of an input, the
+configuration of which it would replace by its own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from anamnesis.errors import FormatError, IntegrityError, UsageError
+from anamnesis.pipeline.companions import companions, is_weights
+from anamnesis.pipeline.journal import (
+    MANIFEST_NAME,
+    Journal,
+    Recipe,
+    is_folder,
+    load_manifest,
+    recorded_name,
+)
+from anamnesis.pipeline.plan import Plan
+from anamnesis.pipeline.records import Manifest
+from anamnesis.readers.index import ENDINGS
+from anamnesis.writers import WRITERS
+from anamnesis.writers.part import is_part
+
+_SHOWN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """An output's place as a run finds it; the caller holds the output's lock.
+
+    `manifest` is that of a complete output that is there, or None; `owned` are the names in the
+    folder that are this program's.
+    """
+
+    plan: Plan
+    recipe: Recipe
+    manifest: Manifest | None
+    owned: frozenset[str]
+    strangers: tuple[str, ...]
+
+    @classmethod
+    def of(cls, plan: Plan, recipe: Recipe, journal: Journal) -> Place:
+        """Look at the place of a plan's output."""
+        out = Path(plan.spec.path)
+        manifest, damaged = None, False
+        try:
+            manifest = load_manifest(out)
+        except (FormatError, IntegrityError):
+            damaged = True
+        except UsageError:  # there is none
+            pass
+        if not is_folder(plan):
+            return cls(plan, recipe, manifest, frozenset(), ())
+        owned = set(listed(manifest)) if manifest else set()
+        if os.path.lexists(journal.path):
+            damaged = True  # or cut, which cannot be told from short
+            with contextlib.suppress(FormatError):
+                owned |= {entry.name for entry in journal.entries()}
+        if damaged:  # they are this program's, and say no longer of what
+            owned |= {recorded_name(path) for path in planned(plan)}
+        if owned:
+            owned.add(MANIFEST_NAME)
+        return cls(plan, recipe, manifest, frozenset(owned), tuple(_strangers(out, owned)))
+
+    @property
+    def complete(self) -> bool:
+        """Whether a complete output of this very recipe is there."""
+        return self.manifest is not None and self._is_recipe(self.manifest)
+
+    @property
+    def other(self) -> bool:
+        """Whether a complete folder of another output is there, or of this one once more."""
+        out = Path(self.plan.spec.path)
+        if self.manifest is None or not is_folder(self.plan):
+            return False
+        return any(os.path.lexists(out / name) for name in listed(self.manifest))
+
+    def check(self, overwrite: bool) -> None:
+        """Raise UsageError for what is in the way, by name.
+
+        Of a complete output of this very recipe, which is only to be checked again, files that
+        no library takes for weights are let be.
+        """
+        names = list(self.strangers)
+        if self.complete and not overwrite:
+            names = [name for name in names if is_weights(name)]
+        out = self.plan.spec.path
+        if names:
+            raise UsageError(
+                f"{out}: is in use: {shown(names)} {'is' if len(names) == 1 else 'are'} not of an "
+                "output of this program; choose an empty folder, or remove what is there"
+            )
+        if self.other and not self.complete and not overwrite:
+            raise UsageError(
+                f"{out}: exists already, with another output; pass --overwrite to replace it"
+            )
+        if self.other and overwrite and os.path.ismount(out):
+            raise UsageError(
+                f"{out}: is a mount point, and cannot be replaced as a whole; choose a folder in it"
+            )
+
+    def _is_recipe(self, document: Manifest) -> bool:
+        return document.recipe == (self.recipe.inputs, self.recipe.settings)
+
+
+def others(plan: Plan) -> list[str]:
+    """The names of what a run writes besides tensors and the manifest: an index, companions."""
+    names = [Path(name).name for name, _ in plan.layout.extras]
+    if is_model_folder(plan):
+        names += [path.name for path in companions(Path(plan.model.path))]
+    return names
+
+
+def planned(plan: Plan) -> Iterator[Path]:
+    """The final paths of every file that a run writes, but for the manifest."""
+    yield from (Path(file.path) for file in plan.layout.files)
+    yield from (Path(plan.spec.path) / name for name in others(plan))
+
+
+def is_model_folder(plan: Plan) -> bool:
+    """Whether a folder goes in and a folder comes out that model libraries load."""
+    row = WRITERS[plan.spec.format]
+    folder_out = Path(plan.spec.path).suffix != row.suffix
+    loaded = plan.spec.format in ("safetensors", "hf")
+    return loaded and folder_out and os.path.isdir(plan.model.path)
+
+
+def listed(manifest: Manifest) -> list[str]:
+    """The names that a manifest lists: files with tensors, and the others."""
+    names = [name for name, _ in manifest.files]
+    return [Path(name).name for name in (*names, *manifest.others)]
+
+
+def refuse_foreign_weights(out: Path) -> None:
+    """IntegrityError for weights in an output folder that its manifest does not list.
+
+    Raises what `load_manifest` raises, too.
+    """
+    manifest = load_manifest(out, strangers=True)
+    if not out.is_dir():
+        return
+    names = [name for name in _strangers(out, listed(manifest)) if is_weights(name)]
+    if names:
+        raise IntegrityError(
+            f"{out}: holds {shown(names)}, which the manifest does not list; a library may load "
+            "that instead of what was written"
+        )
+
+
+def refuse_input_folders(out: str, sources: Sequence[str]) -> None:
+    """UsageError for an output that is, lies in or lies around the folder of an input.
+
+    Folders are compared as the file system knows them, so that links, mounts and names in other
+    case make no difference.
+    """
+    place = list(_existing(Path(out)))
+    for source in sources:
+        folder = Path(source)
+        if source.endswith(ENDINGS) and folder.is_file():
+            folder = folder.parent
+        if not folder.is_dir():
+            continue
+        ours = os.stat(folder)
+        above = [os.stat(path) for path in _existing(Path(os.path.realpath(folder)))]
+        for path in place:
+            if os.path.samestat(os.stat(path), ours):
+                where = "is" if path == Path(out).absolute() else "lies in"
+                raise UsageError(f"{out}: {where} the input {source}; choose another output")
+        if Path(out).is_dir() and any(os.path.samestat(os.stat(out), s) for s in above):
+            raise UsageError(f"{out}: the input {source} lies in it; choose another output")
+
+
+def shown(names: Sequence[str]) -> str:
+    """Some of the names, and how many more there are."""
+    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
+
+
+def _existing(path: Path) -> Iterator[Path]:
+    """A path and the folders above it, as far as they exist; links are followed."""
+    path = path.absolute()
+    while not path.exists() and path != path.parent:
+        path = path.parent
+    real = Path(os.path.realpath(path))
+    yield path
+    yield from (real, *real.parents)
+
+
+def _strangers(folder: Path, owned: Iterable[str]) -> Iterator[str]:
+    known = set(owned)
+    if not folder.is_dir():
+        return
+    for name in sorted(os.listdir(folder)):
+        if recorded_name(name) not in known and not is_part(name):
+            yield name
+
+
+__all__ = ["Place", "is_model_folder", "listed", "others", "planned", "refuse_foreign_weights"]

@@ -1,0 +1,297 @@
+"""An output folder is empty, or this program's own: nothing is mixed, eaten, or misleading."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import IntegrityError, UsageError
+from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.jobs import run_job
+from anamnesis.writers import exchange
+
+Amn = Callable[..., subprocess.CompletedProcess[str]]
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def model(tmp_path: Path, write_safetensors: Write) -> Path:
+    """A model folder: three tensors of 4 kB, one of them FP8, and a configuration."""
+    folder = tmp_path / "model"
+    folder.mkdir()
+    rng = np.random.default_rng(5)
+    codes = rng.integers(0, 126, (32, 64), dtype=np.uint8)
+    entries: dict[str, Any] = {
+        name: ("BF16", (2048,), rng.integers(0, 9999, 2048, dtype=np.uint16).tobytes())
+        for name in ("a", "b")
+    }
+    entries["c.weight"] = ("F8_E4M3", (32, 64), codes.tobytes())
+    entries["c.weight_scale"] = ("F32", (), np.float32(0.5).tobytes())
+    write_safetensors(folder / "model.safetensors", entries)
+    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
+    (folder / "tokenizer.json").write_text("{}")
+    return folder
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(p.relative_to(folder)): p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+SHARDS = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+SHARDED = ["config.json", *SHARDS, "model.safetensors.index.json", "tokenizer.json"]
+
+
+@pytest.mark.parametrize("to", ["safetensors", "arrow"])
+@pytest.mark.parametrize("overwrite", [False, True])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "pytorch_model.bin", "README.md", ".git", "sub/x", "part-0.arrow"]
+)
+def test_a_folder_in_use_is_refused_by_name(
+    model: Path, tmp_path: Path, name: str, overwrite: bool, to: str
+) -> None:
+    out = tmp_path / "out"
+    (out / name).parent.mkdir(parents=True)
+    (out / name).write_text("mine")
+    before = contents(tmp_path)
+    with pytest.raises(UsageError, match=rf"out: is in use: {name.split('/')[0]} is not of"):
+        anamnesis.remember(model, out, to=to, overwrite=overwrite)
+    assert contents(tmp_path) == before
+    assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
+
+
+def test_another_output_in_the_folder_is_refused_without_overwrite(
+    model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    anamnesis.remember(model, out)
+    before = contents(out)
+    with pytest.raises(UsageError, match="exists already, with another output; pass --overwrite"):
+        anamnesis.remember(model, out, max_shard_size=4096)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [({}, {"max_shard_size": 4096}), ({"max_shard_size": 4096}, {}), ({"to": "arrow"}, {})],
+)
+def test_overwrite_replaces_all_of_the_old(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    before: dict[str, Any],
+    after: dict[str, Any],
+    atomic: bool,
+) -> None:
+    if not atomic:
+        monkeypatch.setattr(exchange, "swapped", lambda new, old: False)
+    out = tmp_path / "out"
+    anamnesis.remember(model, out, **before)
+    outcome = anamnesis.remember(model, out, overwrite=True, **after)
+    assert all(Path(path).is_file() for path in outcome.files)
+    assert names(out) == (
+        SHARDED if after else ["config.json", "model.safetensors", "tokenizer.json"]
+    )
+    assert names(tmp_path) == ["model", "out", "out.anamnesis.json"]
+    assert anamnesis.verify(out)["tensors"] == 3
+    anamnesis.remember(model, tmp_path / "fresh", **after)
+    assert contents(out) == contents(tmp_path / "fresh")
+
+
+def test_a_strangers_file_in_an_own_folder_is_never_removed(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    anamnesis.remember(model, out)
+    (out / "notes.txt").write_text("mine")
+    with pytest.raises(UsageError, match=r"notes\.txt is not of an output"):
+        anamnesis.remember(model, out, dtype="f32", overwrite=True)
+    assert anamnesis.remember(model, out).resumed == 1  # nothing is written but what was
+    assert (out / "notes.txt").read_text() == "mine"
+
+
+def test_a_folder_of_a_stopped_run_is_cleared_for_another(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    anamnesis.remember(model, out, max_shard_size=4096)
+    # As a kill before the manifest leaves it: all files, and the journal.
+    manifest = tmp_path / "out.anamnesis.json"
+    document = json.loads(manifest.read_text())
+    manifest.unlink()
+    from anamnesis.pipeline.journal import Journal, Recipe
+
+    journal = Journal(out, Recipe(*document["recipe"]))
+    journal.add({name: [] for name, _ in document["files"]})
+    journal.add({name: [] for name in document["others"]})
+    anamnesis.remember(model, out, overwrite=True)
+    assert names(out) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert names(tmp_path) == ["model", "out", "out.anamnesis.json"]
+
+
+@pytest.mark.parametrize("to", ["safetensors", "arrow"])
+def test_verify_names_foreign_weights(model: Path, tmp_path: Path, to: str, amn: Amn) -> None:
+    out = tmp_path / "out"
+    anamnesis.remember(model, out, to=to, max_shard_size=4096)
+    (out / "notes.txt").write_text("harmless")
+    assert anamnesis.verify(out)["files"] == 3
+    foreign = "model.safetensors" if to == "safetensors" else "part-9.arrow"
+    (out / foreign).write_bytes(b"older")
+    with pytest.raises(IntegrityError, match=f"holds {foreign}, which the manifest does not list"):
+        anamnesis.verify(out)
+    assert amn("verify", out).returncode == 7
+    with pytest.raises(UsageError, match=f"{foreign} is not of an output"):
+        anamnesis.remember(model, out, to=to, max_shard_size=4096)
+
+
+def test_an_index_counts_as_weights(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    anamnesis.remember(model, out)
+    (out / "model.safetensors.index.json").write_text("{}")
+    with pytest.raises(IntegrityError, match=r"index\.json"):
+        anamnesis.verify(out)
+
+
+PLACES = ["model", "model/", "link", "model/out", "link/out", ".", "model/x/y"]
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_an_output_never_meets_the_input(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, overwrite: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to("model")
+    before = contents(tmp_path)
+    for source in ("model", "link", str(model)):
+        with pytest.raises(UsageError, match="the input"):
+            anamnesis.remember(source, place, overwrite=overwrite)
+    with pytest.raises(UsageError, match="the input"):
+        anamnesis.remember("model", "model/out.safetensors", overwrite=overwrite)
+    assert contents(tmp_path) == before
+
+
+def test_an_output_never_meets_another_input_of_the_job(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "b").symlink_to("model")
+    job = job_from(inputs=[str(model), str(tmp_path / "b")], output={"path": str(tmp_path / "b")})
+    with pytest.raises(UsageError, match="the input"):
+        run_job(job)
+
+
+def test_a_folder_found_by_its_index_is_an_input_too(model: Path, tmp_path: Path) -> None:
+    index = {"weight_map": dict.fromkeys(("a", "b", "c.weight"), "model.safetensors")}
+    index["weight_map"]["c.weight_scale"] = "model.safetensors"
+    path = model / "model.safetensors.index.json"
+    path.write_text(json.dumps(index))
+    with pytest.raises(UsageError, match="lies in the input"):
+        anamnesis.remember(path, model / "out")
+
+
+def test_a_folder_that_holds_the_input_file_is_in_use(model: Path) -> None:
+    before = contents(model)
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="is in use"):
+            anamnesis.remember(model / "model.safetensors", model, to="arrow", overwrite=overwrite)
+    anamnesis.remember(model / "model.safetensors", model / "beside.safetensors")  # a file may
+    (model / "beside.safetensors").unlink()
+    (model / "beside.safetensors.anamnesis.json").unlink()
+    assert contents(model) == before
+
+
+def test_a_hard_link_to_an_input_is_refused(model: Path, tmp_path: Path) -> None:
+    os.link(model / "model.safetensors", tmp_path / "o.safetensors")
+    with pytest.raises(UsageError, match="is the input"):
+        anamnesis.remember(model, tmp_path / "o.safetensors", overwrite=True)
+
+
+def test_a_companion_that_is_linked_to_the_inputs_leaves_it_alone(
+    model: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    anamnesis.remember(model, out)
+    for link in (os.link, os.symlink):
+        (out / "config.json").unlink()
+        link(model / "config.json", out / "config.json")
+        anamnesis.remember(model, out, dtype="f32", overwrite=True)
+        assert "quantization_config" in (model / "config.json").read_text()
+        assert "quantization_config" not in (out / "config.json").read_text()
+        anamnesis.remember(model, out, overwrite=True)
+
+
+def test_an_output_that_is_a_link_is_replaced_where_it_leads(model: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    anamnesis.remember(model, tmp_path / "out")
+    anamnesis.remember(model, tmp_path / "out", max_shard_size=4096, overwrite=True)
+    assert (tmp_path / "out").is_symlink()
+    assert names(tmp_path / "disk") == SHARDED
+    assert names(tmp_path) == ["disk", "model", "out", "out.anamnesis.json"]
+
+
+# --- the manifest inside
+
+
+def test_a_folder_with_its_manifest_inside_can_be_moved(model: Path, tmp_path: Path) -> None:
+    out, moved = tmp_path / "out", tmp_path / "elsewhere"
+    anamnesis.remember(model, out, manifest="inside", max_shard_size=4096)
+    assert names(tmp_path) == ["model", "out"]
+    assert names(out) == sorted([*SHARDED, "_anamnesis.json"])
+    out.rename(moved)
+    assert anamnesis.verify(moved)["files"] == 3
+    assert anamnesis.remember(model, moved, manifest="inside", max_shard_size=4096).resumed == 3
+    anamnesis.remember(model, moved, manifest="inside", overwrite=True)
+    assert names(moved) == ["_anamnesis.json", "config.json", "model.safetensors", "tokenizer.json"]
+    assert names(tmp_path) == ["elsewhere", "model"]
+    anamnesis.remember(moved, tmp_path / "again", dtype="f32")
+    assert "_anamnesis.json" not in names(tmp_path / "again")
+
+
+@pytest.mark.parametrize("before", ["beside", "inside"])
+def test_there_is_one_manifest_whatever_was_there(model: Path, tmp_path: Path, before: str) -> None:
+    out = tmp_path / "out"
+    after = {"beside": "inside", "inside": "beside"}[before]
+    anamnesis.remember(model, out, manifest=before)
+    anamnesis.remember(model, out, manifest=after, overwrite=True)
+    there = [(out / "_anamnesis.json").exists(), (tmp_path / "out.anamnesis.json").exists()]
+    assert there == [after == "inside", after == "beside"]
+    assert anamnesis.verify(out)["tensors"] == 3
+
+
+def test_a_dataset_in_arrow_does_not_see_its_manifest(model: Path, tmp_path: Path) -> None:
+    dataset = pytest.importorskip("pyarrow.dataset")
+    anamnesis.remember(model, tmp_path / "out", to="arrow", manifest="inside", max_shard_size=4096)
+    found = dataset.dataset(tmp_path / "out", format="arrow")
+    assert len(found.files) == 3
+    assert len(anamnesis.open_model(tmp_path / "out")) == 3
+
+
+def test_inside_is_for_folders(model: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"output\.manifest: inside is for folders"):
+        anamnesis.remember(model, tmp_path / "o.safetensors", manifest="inside")
+
+
+# --- one file
+
+
+def test_a_file_keeps_its_manifest_until_it_is_replaced(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "o.safetensors"
+    anamnesis.remember(model, out)
+    from anamnesis.pipeline import task as tasks
+
+    def poisoned(*rest: object) -> None:
+        raise IntegrityError("poison")
+
+    monkeypatch.setattr(tasks, "_run_piece", poisoned)
+    with pytest.raises(IntegrityError, match="poison"):
+        anamnesis.remember(model, out, dtype="f32", overwrite=True)
+    assert anamnesis.verify(out)["tensors"] == 3
