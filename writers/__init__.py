@@ -35,10 +35,7 @@ WRITERS: dict[str, Writer] = {
 
 
 # Names of files that no row writes: a folder of such a name would be taken for one.
-_OTHER_SUFFIXES = frozenset(
-    ".bin .ckpt .csv .feather .gguf .h5 .ipc .json .msgpack .npy .npz .onnx .parquet .pkl .pt .pth "
-    ".tar .zip".split()
-)
+_OTHER_SUFFIXES = frozenset(".feather .gguf .ipc .parquet".split())
 
 
 def format_of(path: str, asked: str | None = None) -> str:

@@ -33,13 +33,13 @@ def test_a_suffix_of_the_table_means_its_format(name: str) -> None:
 
 
 def test_a_folder_is_safetensors_unless_said_otherwise() -> None:
-    assert format_of("out") == format_of("out/llama-3.1") == "safetensors"
+    assert format_of("out") == format_of("out/llama-3.1") == format_of("x.pt") == "safetensors"
 
 
 @pytest.mark.parametrize(
     ("path", "asked"),
-    [("w.safetensors", "arrow"), ("w.arrow", "safetensors"), ("w.npz", None), ("w.bin", "arrow"),
-     ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.pth", None)],
+    [("w.safetensors", "arrow"), ("w.arrow", "safetensors"), ("w.feather", None), ("w.ipc", "arrow"),
+     ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.Feather", None)],
 )  # fmt: skip
 def test_a_contradiction_is_a_usage_error(path: str, asked: str | None) -> None:
     with pytest.raises(UsageError, match=f"output.path: {path}: "):
@@ -57,7 +57,9 @@ def test_the_command_line_and_python_follow_the_suffix(
     done = amn("remember", plain, "--to", "arrow", "-o", tmp_path / "w2.safetensors")
     assert done.returncode == 2
     assert "its suffix says safetensors" in done.stderr
-    assert amn("convert", plain, "--to", "safetensors", "-o", tmp_path / "w.npz").returncode == 2
+    assert (
+        amn("convert", plain, "--to", "safetensors", "-o", tmp_path / "w.feather").returncode == 2
+    )
     assert sorted(tmp_path.iterdir()) == before
 
 

@@ -138,7 +138,8 @@ class Shim:
             # Folders last: they are empty when what was made in them is gone.
             for folder in sorted(self._undo, key=len, reverse=True):
                 for undo in reversed(self._undo[folder]):
-                    undo()
+                    with contextlib.suppress(FileNotFoundError):  # a folder that is gone for good
+                        undo()
 
 
 def _creates(args: tuple[Any, ...]) -> bool:
