@@ -277,11 +277,21 @@ def _done_before(
         if name in by_name:
             found[number] = by_name[name]
     for number, pieces in list(found.items()):
-        if not intact(plan, number, pieces):
+        if not _is_intact(plan, number, pieces, overwrite):
             del found[number]
             if not overwrite:
                 Path(plan.layout.files[number].path).unlink(missing_ok=True)
     return found
+
+
+def _is_intact(plan: Plan, number: int, pieces: Pieces, overwrite: bool) -> bool:
+    """As `intact`; with `overwrite`, a record that cannot be is no reason to stop."""
+    try:
+        return intact(plan, number, pieces)
+    except FormatError:
+        if overwrite:
+            return False
+        raise
 
 
 def _refuse_inputs(plan: Plan) -> None:
