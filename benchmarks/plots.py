@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.limits import GiB, MiB
-from benchmarks.families import by_family
+from benchmarks.cases import by_family
 from benchmarks.page import figures
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from anamnesis.limits import GiB, MiB
-from benchmarks.families import by_family
+from benchmarks.cases import by_family
 from benchmarks.shares import PARTS
 
 Result = Mapping[str, Any]

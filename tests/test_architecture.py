@@ -37,6 +37,12 @@ def imports(path: Path, *, top_level: bool = False) -> set[str]:
     return found
 
 
+def constants(path: Path) -> set[str]:
+    """The strings of a file."""
+    nodes = ast.walk(ast.parse(path.read_text()))
+    return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
+
+
 def within(found: set[str], *packages: str) -> set[str]:
     return {m for m in found if any(m == p or m.startswith(p + ".") for p in packages)}
 
@@ -209,17 +215,31 @@ def test_every_file_is_in_its_table() -> None:
     assert on_disk == schemes
     kernels = {row.target.partition(":")[0] for row in ENCODINGS.values()}
     kernels |= {row.target.partition(":")[0] for row in ENCODERS.values()}
-    others = {"bits", "diff", "encoders", "stats"}  # decode nothing
+    others = {"bits", "diff", "encoders", "stats", "table"}  # decode nothing
     assert {p.stem for p in (ROOT / "kernels").glob("[a-z]*.py")} == kernels | others
 
 
-def test_targets_exist() -> None:
+def test_a_row_says_all_of_an_encoding() -> None:
+    """What other rooms know of encodings is in the table, not in tables of their own."""
     from importlib import import_module
 
-    for row in ENCODINGS.values():
-        for target in filter(None, (row.target, row.prepare)):
+    from anamnesis.kernels._row import FAMILIES
+
+    for encoding, row in ENCODINGS.items():
+        targets = [("anamnesis.kernels", t) for t in (row.target, row.prepare)]
+        targets.append(("anamnesis.analytics.scan", row.sections))
+        targets += [("benchmarks", bench.layer) for bench in row.cases]
+        for room, target in targets:
             module, _, function = target.partition(":")
-            assert callable(getattr(import_module(f"anamnesis.kernels.{module}"), function))
+            assert not target or callable(getattr(import_module(f"{room}.{module}"), function))
+        assert row.family in FAMILIES
+        assert row.cases, encoding
+    names = set(ENCODINGS) - {"bf16", "f16", "f32", "f64"}  # also dtypes, and words of settings
+    ours = [p for p in MODULES if p.parts[-2] in ("stats", "scan", "diff", "pipeline", "cli")]
+    listing = {
+        name(p) for p in [*ours, ROOT / "benchmarks/cases.py"] if len(names & constants(p)) > 5
+    }
+    assert listing == {"analytics/scan/ggml_fields.py"}  # the fields of ggml's blocks
 
 
 def test_packages_listed_by_hand_are_the_folders() -> None:

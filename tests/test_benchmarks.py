@@ -12,13 +12,11 @@ import pytest
 
 from anamnesis.kernels import ENCODINGS, Window
 from benchmarks import check, commands, page, peers, shares, startup
-from benchmarks.cases import CASES
+from benchmarks.cases import CASES, by_family
 from benchmarks.decoders import Problem
 from benchmarks.experiments import EXPERIMENTS
-from benchmarks.families import by_family
 from benchmarks.models import write_model
 from benchmarks.opened import opened, plan_of
-from benchmarks.targets import TARGETS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -28,15 +26,6 @@ ROWS, COLUMNS = 96, 512
 
 def test_every_encoding_has_a_case() -> None:
     assert {case.encoding for case in CASES.values()} == set(ENCODINGS)
-
-
-def test_every_target_is_one_of_a_case() -> None:
-    known = {name for name in TARGETS if name.split(" ")[0].rstrip("0123456789") in _families()}
-    assert known <= set(CASES)
-
-
-def _families() -> set[str]:
-    return {name.split(" ")[0].rstrip("0123456789") for name in CASES}
 
 
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)

@@ -6,15 +6,15 @@ for each run of equal length in the block: mostly `[scale]`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from functools import cached_property
+from importlib import import_module
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
-from anamnesis.analytics.scan.ggml_fields import FIELDS, read_fields
-from anamnesis.analytics.scan.micro import Micro, Turned
+from anamnesis.analytics.scan.ggml_fields import read_fields
 from anamnesis.analytics.scan.rows import (
     LONGEST,
     NUMBERS,
@@ -324,7 +324,8 @@ class Groups:
         return first, elems, last - first + 1 != elems
 
 
-def _grouped(parts: Parts) -> Sequence[Section]:
+def grouped(parts: Parts) -> Sequence[Section]:
+    """GPTQ, and AWQ by outputs: scales by group, and words without numbers."""
     return Groups(parts), Lines(parts, "qweight")
 
 
@@ -335,52 +336,22 @@ def _dense(parts: Parts) -> Sequence[Section]:
 
 
 def _plain(parts: Parts) -> Sequence[Section]:
-    """An encoding that this table does not know: bytes by units, or by lines."""
+    """An encoding whose row names no sections: bytes by units, or by lines."""
     tensor, placement = parts.tensor, parts.tensor.components[0].placement
     if placement.in_lines:
         return (Lines(parts, tensor.components[0].role),)
     return (Runs(parts, tensor.unit_elems, placement.unit_bits // 8, tensor.unit_elems),)
 
 
-SECTIONS: dict[str, Callable[[Parts], Sequence[Section]]] = {
-    "aqlm": _plain,
-    "awq-gemm": _grouped,
-    "awq-gemv": lambda parts: (Gemv(parts),),
-    "awq-gemv-fast": _plain,
-    "bitnet": _plain,
-    "bnb-4bit": lambda parts: (BnbFourBit(parts),),
-    "bnb-int8": lambda parts: (BnbInt8(parts),),
-    "copy": _dense,
-    "ct-int8": lambda parts: (Grid(parts),),
-    "ct-packed": lambda parts: (Grid(parts),),
-    "fp4-mx": lambda parts: (Micro(parts),),
-    "fp4-mx-columns": lambda parts: (Turned(parts),),
-    "fp4-nv": lambda parts: (Micro(parts),),
-    "fp6-mx": lambda parts: (Micro(parts),),
-    "fp8-e4m3": lambda parts: (Fp8(parts),),
-    "fp8-e4m3fnuz": lambda parts: (Fp8(parts),),
-    "fp8-e5m2": lambda parts: (Fp8(parts),),
-    "fp8-e5m2fnuz": lambda parts: (Fp8(parts),),
-    "gptq": _grouped,
-    "hqq-axis0": _plain,
-    "hqq-axis1": _plain,
-    "int4-pairs": _plain,
-    "int4-rows": _plain,
-    "mlx-affine": lambda parts: (Affine(parts),),
-    "quanto-bits": _plain,
-    "quanto-bytes": _plain,
-    "quark-int4": _plain,
-    "torchao-int4": _plain,
-    "torchao-mxfp4-tiles": _plain,
-    "torchao-mxfp8-e4m3-tiles": _plain,
-    "torchao-mxfp8-e5m2-tiles": _plain,
-    "torchao-nvfp4-tiles": _plain,
-}
-
-
 def sections(parts: Parts) -> Sequence[Section]:
-    """The rows of one tensor; ggml's encodings are those of `block_fields`."""
+    """The rows of one tensor, as its encoding's row in the table says."""
     if not parts.tensor.elems:
         return ()
-    encoding = parts.tensor.coding
-    return (Ggml(parts),) if encoding in FIELDS else SECTIONS.get(encoding, _plain)(parts)
+    if parts.tensor.coding == "copy":
+        return _dense(parts)
+    row = ENCODINGS.get(parts.tensor.coding)
+    if row is None or not row.sections:
+        return _plain(parts)
+    module, _, name = row.sections.partition(":")
+    found = getattr(import_module(f"anamnesis.analytics.scan.{module}"), name)(parts)
+    return found if isinstance(found, tuple) else (found,)

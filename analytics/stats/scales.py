@@ -1,8 +1,9 @@
 """The range of the scales that a quantised tensor stores, while its blocks stream by.
 
-They are the numbers of the column `scale` of `scan`: by encoding the component in `ROLES`, or the
-number `d` of a ggml block (`block_fields.py`). Scales are as stored: of INT8 rows that is SCB, the
-absolute maximum, and of twice quantised bitsandbytes absmax what the codes stand for.
+They are the numbers of the column `scale` of `scan`: the component that an encoding's row names
+(`scales`), or the number `d` of a ggml block (`ggml_fields.py`). Scales are as stored: of INT8 rows
+that is SCB, the absolute maximum, and of twice quantised bitsandbytes absmax what the codes stand
+for.
 """
 
 from __future__ import annotations
@@ -14,48 +15,12 @@ from typing import Any
 import numpy as np
 
 from anamnesis.analytics.scan.ggml_fields import FIELDS
-from anamnesis.kernels import Window
+from anamnesis.kernels import ENCODINGS, Window
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3, used_blocks
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
 from anamnesis.readers.dtypes import DTYPES
-
-# The component that holds the scales, of encodings whose blocks do not; of NVFP4 if it is there.
-ROLES = {
-    "aqlm": "scales",
-    "awq-gemm": "scales",
-    "awq-gemv": "scales",
-    "awq-gemv-fast": "scales",
-    "bitnet": "weight_scale",
-    "bnb-4bit": "absmax",
-    "bnb-int8": "SCB",
-    "ct-int8": "weight_scale",
-    "ct-packed": "weight_scale",
-    "fp4-mx": "scale",
-    "fp4-mx-columns": "scale",
-    "fp4-nv": "scale",
-    "fp6-mx": "scale",
-    "fp8-e4m3": "scale",
-    "fp8-e4m3fnuz": "scale",
-    "fp8-e5m2": "scale",
-    "fp8-e5m2fnuz": "scale",
-    "gguf-nvfp4": "scale",
-    "gptq": "scales",
-    "hqq-axis0": "scale",
-    "hqq-axis1": "scale",
-    "int4-pairs": "weight_scale",
-    "int4-rows": "weight_scale",
-    "mlx-affine": "scales",
-    "quanto-bits": "_scale",
-    "quanto-bytes": "_scale",
-    "quark-int4": "scales",
-    "torchao-int4": "scale",
-    "torchao-mxfp4-tiles": "scale",
-    "torchao-mxfp8-e4m3-tiles": "scale",
-    "torchao-mxfp8-e5m2-tiles": "scale",
-    "torchao-nvfp4-tiles": "scale",
-}
 
 Range = tuple[float, float]
 
@@ -68,7 +33,8 @@ class ScaleRange:
         self._tensor = tensor
         self._low, self._high = math.inf, -math.inf
         self._nested: Mapping[str, Whole] = {}
-        role = ROLES.get(tensor.coding) if tensor.quantised else None
+        row = ENCODINGS.get(tensor.coding) if tensor.quantised else None
+        role = row.scales if row else ""
         found = [c for c in tensor.components if c.role == role]
         self._component: Component | None = found[0] if found else None
         self._fields = None if found else FIELDS.get(tensor.coding)

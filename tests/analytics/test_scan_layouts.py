@@ -12,9 +12,8 @@ import pytest
 from safetensors.numpy import load_file
 
 import anamnesis
-from anamnesis.analytics.scan import sections as block_numbers
-from anamnesis.analytics.scan.sections import SECTIONS
 from anamnesis.errors import UnsupportedError
+from anamnesis.kernels import ENCODINGS
 
 ROOT = Path(__file__).resolve().parents[2]
 BASES = (ROOT / "tests" / "data" / "layouts", ROOT.parent / "shared" / "corpus")
@@ -52,7 +51,8 @@ def test_layout(folder: Path) -> None:
     names = blocks["tensor"].cast(pa.utf8())
     for name, tensor in model.items():
         mine = blocks.filter(pc.equal(names, name))
-        bytes_only = SECTIONS.get(tensor.tensor.encoding) is block_numbers._plain
+        row = ENCODINGS.get(tensor.tensor.coding)
+        bytes_only = row is not None and not row.sections
         covered = pc.sum(mine["elems"]).as_py()
         assert covered == tensor.size or (bytes_only and covered is None)
         stored = tensor.tensor.components[0].stored.nbytes

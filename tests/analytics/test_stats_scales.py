@@ -11,10 +11,8 @@ import pytest
 import xxhash
 
 import anamnesis
-from anamnesis.analytics.scan import sections as block_numbers
-from anamnesis.analytics.scan.sections import SECTIONS
 from anamnesis.analytics.stats import plan as stats_plan
-from anamnesis.analytics.stats.scales import ROLES
+from anamnesis.kernels import ENCODINGS
 from benchmarks.cases import CASES
 from benchmarks.models import Entry, Layer, write_model
 
@@ -115,7 +113,7 @@ def test_the_range_is_that_of_the_scans_column(name: str, tmp_path: Path) -> Non
         found = (quantised[0].scale_min, quantised[0].scale_max)
         assert found[0] is not None
         if not len(column):  # a scan gives the bytes of these only
-            assert SECTIONS[CASES[name].encoding] is block_numbers._plain
+            assert not ENCODINGS[CASES[name].encoding].sections
             return
         assert found == (column.min(), column.max())
 
@@ -137,7 +135,6 @@ def test_scales_that_are_not_finite_are_left_out(tmp_path: Path, write_safetenso
 
 def test_every_encoding_with_blocks_or_scales_has_a_row() -> None:
     from anamnesis.analytics.scan.ggml_fields import FIELDS
-    from anamnesis.kernels import ENCODINGS
 
-    assert list(ROLES) == sorted(ROLES)
-    assert set(ENCODINGS) - set(ROLES) - set(FIELDS) == {"bf16", "f16", "f32", "f64", "folded"}
+    scaled = {name for name, row in ENCODINGS.items() if row.scales}
+    assert set(ENCODINGS) - scaled - set(FIELDS) == {"bf16", "f16", "f32", "f64", "folded"}
