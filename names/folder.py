@@ -6,8 +6,12 @@ import json
 from typing import Any, Literal
 
 from anamnesis.limits import Limits
+from anamnesis.names.config import config_of
+from anamnesis.names.tokenizer import tokenizer_files
 from anamnesis.names.view import family_of
+from anamnesis.readers.gguf_fields import read_key_values
 from anamnesis.readers.model import Model
+from anamnesis.readers.source import open_source
 
 Dtype = Literal["bf16", "f16", "f32"]
 
@@ -38,9 +42,22 @@ def usual_dtype(model: Model) -> Dtype:
 
 def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The small files of a folder by name, and remarks on what could not be said."""
-    family = family_of(model)
-    config: dict[str, Any] = {
-        "architectures": [family.architectures[0]],
-        "torch_dtype": _DTYPES[dtype],
-    }
-    return {"config.json": json.dumps(config, indent=2).encode() + b"\n"}, ()
+    with open_source(model.files[0].path) as file:
+        values = read_key_values(file, limits)
+    config, notes = config_of(family_of(model), values, model, _DTYPES[dtype])
+    files = {"config.json": _json(config), "generation_config.json": _json(_generation(config))}
+    tokenizer, more = tokenizer_files(values)
+    return files | tokenizer, (*notes, *more)
+
+
+def _generation(config: dict[str, Any]) -> dict[str, Any]:
+    """What text generation starts from: the ids of the special tokens."""
+    ids = {key: config[key] for key in _GENERATION_IDS if config.get(key) is not None}
+    return {"_from_model_config": True, **ids}
+
+
+_GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
+
+
+def _json(document: Any) -> bytes:
+    return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"

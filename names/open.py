@@ -30,7 +30,7 @@ def open_named(
     model = load_model(path, options, limits, keep_going=keep_going)
     if options.names == "stored" or model.container != "gguf":
         return model
-    from anamnesis.names.view import hf_view  # noqa: PLC0415 - tables that few models need
+    from anamnesis.names.view import hf_view
 
     vision, notes = _vision(model, options, limits)
     viewed = hf_view(model, vision).model

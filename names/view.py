@@ -48,7 +48,7 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
     prefixes = {"": str(model.metadata.get("general.architecture", ""))}
     facts = [(model, tensors, rows, prefixes[""])]
     if vision is not None:
-        from anamnesis.names.vision import projector  # noqa: PLC0415 - for these files alone
+        from anamnesis.names.vision import projector
 
         tower = projector(vision)
         path, head = tower.path, tower.head

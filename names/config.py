@@ -1,0 +1,110 @@
+"""`config.json` out of a GGUF's key/values: one row a key, by class of model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.names.config_rows import ALL, CLASSES, ModelClass
+from anamnesis.names.family import Family
+from anamnesis.names.rope import rope_scaling
+from anamnesis.readers.gguf_types import KeyValue
+from anamnesis.readers.model import Model
+
+_NONE_IF_ZERO = ("sliding_window",)
+_ALWAYS = ("bos", "eos", "pad")
+_IDS = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
+
+
+def class_of(family: Family, values: Mapping[str, KeyValue], model: Model) -> str:
+    """The class that a GGUF was made of, where an architecture of GGUF stands for several."""
+    names = model.stored.keys()
+    first = family.architectures[0]
+    if family.name == "deepseek2" and any(n.endswith("exp_probs_b.bias") for n in names):
+        return "DeepseekV3ForCausalLM"
+    if family.name == "mamba" and _get(values, "mamba.ssm.dt_b_c_rms"):
+        return "FalconMambaForCausalLM"
+    if family.name == "olmo2" and _get(values, "olmo2.attention.sliding_window"):
+        return "Olmo3ForCausalLM"
+    if family.name == "bert" and _get(values, "tokenizer.ggml.model") != "bert":
+        return "RobertaModel" if _get(values, "tokenizer.ggml.model") == "gpt2" else first
+    return first
+
+
+def config_of(
+    family: Family, values: Mapping[str, KeyValue], model: Model, dtype: str
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The configuration of a text model, and remarks on what the file does not say.
+
+    Keys that the file does not have are left to the class's defaults.
+    """
+    name = class_of(family, values, model)
+    row = CLASSES.get(name)
+    config: dict[str, Any] = {"architectures": [name], "torch_dtype": dtype, "dtype": dtype}
+    if row is None:
+        return config, (f"config.json: {name} is not described; complete it by hand",)
+    config["model_type"] = row.model_type
+    prefix = str(_get(values, "general.architecture"))
+    for key, source in _rows(row):
+        found = _get(values, f"{prefix}.{source}")
+        if found is not None and (found or key not in _NONE_IF_ZERO):
+            config[key] = _shortest(found)
+    seen = _from_tensors(model, row)
+    config |= {
+        k: v
+        for k, v in seen.items()
+        if k in config or k not in ("intermediate_size", "num_hidden_layers")
+    }
+    config |= row.constants
+    config |= rope_scaling(values, prefix, model, config)
+    for token in _IDS:
+        found = _get(values, f"tokenizer.ggml.{_GGUF_IDS.get(token, token)}_token_id")
+        if found is not None or token in _ALWAYS:  # a class's default may be beyond this vocabulary
+            config[f"{token}_token_id"] = found
+    for change in row.changes:
+        change(config, {k: v.value for k, v in values.items()}, prefix, model)
+    return config, ()
+
+
+_GGUF_IDS = {"unk": "unknown", "pad": "padding", "sep": "seperator"}  # as they are spelled there
+
+
+def _rows(row: ModelClass) -> list[tuple[str, str]]:
+    rows = dict(line.split() for line in ALL.strip().splitlines())
+    rows |= dict(line.split() for line in row.rows.strip().splitlines() if line.strip())
+    return [(key, source) for key, source in rows.items() if source != "-"]
+
+
+def _from_tensors(model: Model, row: ModelClass) -> dict[str, Any]:
+    stored = model.stored
+    found: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in stored}
+    if "token_embd.weight" in stored:
+        found["vocab_size"] = stored["token_embd.weight"].shape[0]
+    down = {stored[n].shape[-1] for n in stored if n.endswith(".ffn_down.weight")}
+    if len(down) == 1:
+        found["intermediate_size"] = down.pop()
+    layers = [int(n.split(".")[1]) for n in stored if n.startswith("blk.")]
+    if layers:  # without those that only predict further tokens, whose tensors are left out
+        found["num_hidden_layers"] = max(layers) + 1
+    for key, name in row.biases.items():
+        found[key] = any(n.endswith(name) for n in stored)
+    return found
+
+
+def _get(values: Mapping[str, KeyValue], key: str) -> Any:
+    found = values.get(key)
+    return None if found is None else found.value
+
+
+def _shortest(value: Any) -> Any:
+    """A float32 as the shortest decimal that means it; one number where all layers have it."""
+    if isinstance(value, float):
+        return float(str(np.float32(value)))
+    if isinstance(value, list):
+        numbers = {v for v in value if v} or set(value)
+        if len(numbers) == 1 and all(isinstance(v, (int, float)) for v in value):
+            return _shortest(next(iter(numbers)))
+        return [_shortest(v) for v in value]
+    return value

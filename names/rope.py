@@ -1,0 +1,97 @@
+"""Rotary embeddings' scaling: what config.json says of it, out of key/values and factor tensors."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.readers.base import Stored
+from anamnesis.readers.gguf_types import KeyValue
+from anamnesis.readers.model import Model
+from anamnesis.readers.raw import open_raw
+from anamnesis.readers.source import open_source
+
+_MOST = 1 << 16  # elements of a tensor of factors
+
+
+def rope_scaling(
+    values: Mapping[str, KeyValue], prefix: str, model: Model, config: Mapping[str, Any]
+) -> dict[str, Any]:
+    """`rope_scaling`, `partial_rotary_factor` and what belongs to them, as a file says it."""
+
+    def get(key: str) -> Any:
+        found = values.get(f"{prefix}.rope.{key}")
+        return None if found is None else found.value
+
+    out: dict[str, Any] = {}
+    heads = config.get("num_attention_heads") or config.get("n_head")
+    width = config.get("head_dim") or 0
+    if not width and isinstance(heads, int) and heads:
+        width = int(config.get("hidden_size") or config.get("n_embd") or 0) // heads
+    turned = get("dimension_count")
+    if turned and width and turned < width:
+        out["partial_rotary_factor"] = turned / width
+    length = get("scaling.original_context_length")
+    scaling: dict[str, Any] = {}
+    long, short = (_floats(model, f"rope_factors_{kind}.weight") for kind in ("long", "short"))
+    if long and short:
+        scaling = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
+        out["original_max_position_embeddings"] = length
+    elif get("scaling.type") in ("linear", "yarn") and get("scaling.factor"):
+        scaling = {"rope_type": get("scaling.type"), "factor": get("scaling.factor")}
+        for key, name in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+            if get(f"scaling.{name}") is not None:
+                scaling[key] = get(f"scaling.{name}")
+        if length:
+            scaling["original_max_position_embeddings"] = length
+    elif "rope_freqs.weight" in model.stored and get("freq_base"):
+        scaling = _llama3(_floats(model, "rope_freqs.weight"), float(get("freq_base")))
+    if scaling:
+        out["rope_scaling"] = scaling
+    return out
+
+
+def _llama3(factors: list[float], base: float) -> dict[str, Any]:
+    """The settings of Llama 3's scaling whose factors these are; empty where none fits.
+
+    Frequencies with waves longer than `original / low` are divided by `factor`, those shorter than
+    `original / high` stay, and between them the factor goes over.
+    """
+    dim = 2 * len(factors)
+    top = max(factors, default=1.0)
+    freqs = 1.0 / (np.float32(base) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))
+    for power in range(6, 21):
+        length = 1 << power
+        made = [_factor(2 * math.pi / float(f), top, length) for f in freqs]
+        if np.allclose(made, factors, rtol=1e-5):
+            return {
+                "rope_type": "llama3",
+                "factor": top,
+                "low_freq_factor": 1.0,
+                "high_freq_factor": 4.0,
+                "original_max_position_embeddings": length,
+            }
+    return {}
+
+
+def _factor(wave: float, factor: float, length: int) -> float:
+    if wave < length / 4.0:
+        return 1.0
+    if wave > length:
+        return factor
+    smooth = (length / wave - 1.0) / 3.0
+    return 1.0 / ((1.0 - smooth) / factor + smooth)
+
+
+def _floats(model: Model, name: str) -> list[float]:
+    """A small float32 tensor's numbers, as the shortest decimals that mean them."""
+    stored: Stored | None = model.stored.get(name)
+    if stored is None or stored.dtype != "F32" or stored.nbytes > 4 * _MOST:
+        return []
+    data = np.empty(stored.nbytes, np.uint8)
+    with open_source(stored.file.path) as file:
+        open_raw(stored, file).read_into(0, data)
+    return [float(str(x)) for x in data.view("<f4")]

@@ -1,0 +1,198 @@
+"""Hugging Face names of GGUF files, made with numpy and the `gguf` package, and given ones."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import anamnesis
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.names.families import families
+from anamnesis.names.family import Family
+from anamnesis.pipeline import plan
+
+gguf = pytest.importorskip("gguf")
+
+CORPUS = Path(os.environ.get("ANAMNESIS_SHARED", "/nonexistent")) / "gguf-hf"
+if not CORPUS.is_dir():
+    CORPUS = Path(__file__).resolve().parents[3] / "shared" / "gguf-hf"
+GIVEN = sorted(p.parent.name for p in CORPUS.glob("*/inverse.json"))
+
+
+def write(path: Path, name: str, keys: dict[str, int], tensors: dict[str, Any]) -> Path:
+    """A GGUF of an architecture with some integers and arrays."""
+    writer = gguf.GGUFWriter(str(path), name)
+    for key, value in keys.items():
+        writer.add_uint32(f"{name}.{key}", value)
+    for tensor, array in tensors.items():
+        kind = gguf.GGMLQuantizationType.BF16 if array.dtype == ml_dtypes.bfloat16 else None
+        data = array.view(np.uint8) if kind else array
+        writer.add_tensor(tensor, data, raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def permuted(weight: Any, heads: int) -> Any:
+    """As `LlamaModel.permute` of llama.cpp's converter."""
+    split = weight.reshape(heads, 2, weight.shape[0] // heads // 2, *weight.shape[1:])
+    return np.ascontiguousarray(split.swapaxes(1, 2).reshape(weight.shape))
+
+
+HEADS = {"attention.head_count": 4, "attention.head_count_kv": 2, "embedding_length": 32}
+
+
+def values(*shape: int, dtype: Any = np.float32) -> Any:
+    """Numbers that BF16 and F16 have, all different."""
+    rng = np.random.default_rng(sum(shape))
+    return (rng.integers(-120, 120, shape) / 64).astype(dtype)
+
+
+def through(source: Path, out: Path, **settings: Any) -> dict[str, Any]:
+    """The tensors of the folder that a GGUF is converted to."""
+    anamnesis.convert(source, out, to="hf", **settings)
+    found: dict[str, Any] = {}
+    for file in out.glob("*.safetensors"):
+        found |= load_file(file)
+    return found
+
+
+@pytest.mark.parametrize("window", [64, 200, 2 << 20])
+@pytest.mark.parametrize("executor", ["serial", "threads"])
+def test_heads_rows_come_back_whatever_the_window_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int, executor: str
+) -> None:
+    monkeypatch.setattr(plan, "WINDOW_BYTES", window)
+    q, k, bias = values(32, 24), values(16, 24), values(32)
+    tensors = {
+        "blk.0.attn_q.weight": permuted(q, 4),
+        "blk.0.attn_k.weight": permuted(k, 2),
+        "blk.0.attn_q.bias": permuted(bias, 4),
+    }
+    source = write(tmp_path / "m.gguf", "llama", HEADS, tensors)
+    found = through(source, tmp_path / "out", executor=executor, names="hf")
+    prefix = "model.layers.0.self_attn."
+    assert set(found) == {
+        f"{prefix}q_proj.weight",
+        f"{prefix}k_proj.weight",
+        f"{prefix}q_proj.bias",
+    }
+    assert np.array_equal(found[f"{prefix}q_proj.weight"], q)
+    assert np.array_equal(found[f"{prefix}k_proj.weight"], k)
+    assert np.array_equal(found[f"{prefix}q_proj.bias"], bias)
+
+
+@pytest.mark.parametrize("window", [48, 2 << 20])
+def test_transposes_and_interleaved_parts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    monkeypatch.setattr(plan, "WINDOW_BYTES", window)
+    fused, down = values(3, 8, 10), values(3, 5, 8)  # [expert, in, gate and up in turn]
+    tensors = {
+        "blk.1.ffn_gate_exps.weight": np.ascontiguousarray(fused[..., 0::2].swapaxes(1, 2)),
+        "blk.1.ffn_up_exps.weight": np.ascontiguousarray(fused[..., 1::2].swapaxes(1, 2)),
+        "blk.1.ffn_down_exps.weight": np.ascontiguousarray(down.swapaxes(1, 2)),
+    }
+    source = write(tmp_path / "m.gguf", "gpt-oss", {"expert_count": 3}, tensors)
+    found = through(source, tmp_path / "out")
+    assert np.array_equal(found["model.layers.1.mlp.experts.gate_up_proj"], fused)
+    assert np.array_equal(found["model.layers.1.mlp.experts.down_proj"], down)
+
+
+def test_experts_are_bytes_of_their_stack(tmp_path: Path) -> None:
+    stack = values(3, 4, 6)
+    source = write(tmp_path / "m.gguf", "olmoe", {}, {"blk.0.ffn_up_exps.weight": stack})
+    model = anamnesis.open_model(source, names="hf")
+    for expert in range(3):
+        tensor = model[f"model.layers.0.mlp.experts.{expert}.up_proj.weight"]
+        assert tensor.tensor.encoding == "copy"
+        assert np.array_equal(tensor.to_numpy(), stack[expert])
+
+
+def test_quantised_rows_move_as_they_are_dequantised(tmp_path: Path) -> None:
+    q = values(32, 64)
+    codes = gguf.quantize(permuted(q, 4), gguf.GGMLQuantizationType.Q8_0)
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama")
+    writer.add_uint32("llama.attention.head_count", 4)
+    writer.add_tensor("blk.0.attn_q.weight", codes, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = through(tmp_path / "m.gguf", tmp_path / "out", dtype="f32")
+    expected = gguf.dequantize(gguf.quantize(q, gguf.GGMLQuantizationType.Q8_0), codes_type())
+    assert np.array_equal(found["model.layers.0.self_attn.q_proj.weight"], expected)
+
+
+def codes_type() -> Any:
+    return gguf.GGMLQuantizationType.Q8_0
+
+
+def test_norms_lose_the_one_that_was_added(tmp_path: Path) -> None:
+    norm = values(16)
+    tensors = {"output_norm.weight": norm + np.float32(1)}
+    source = write(tmp_path / "m.gguf", "gemma2", {}, tensors)
+    found = through(source, tmp_path / "out")
+    assert np.array_equal(found["model.norm.weight"], norm)
+
+
+def test_an_unknown_architecture_names_the_known_ones(tmp_path: Path) -> None:
+    source = write(tmp_path / "m.gguf", "nothing", {}, {"a.weight": values(4)})
+    with pytest.raises(UnsupportedError, match=r"gemma3, .*--names stored"):
+        anamnesis.convert(source, tmp_path / "out", to="hf")
+    other = write(tmp_path / "x.gguf", "llama", {}, {"x.weight": values(4)})
+    with pytest.raises(UnsupportedError, match=r"'x\.weight' is not in the table"):
+        anamnesis.convert(other, tmp_path / "out", to="hf")
+
+
+def test_shapes_that_contradict_the_heads_are_refused(tmp_path: Path) -> None:
+    tensors = {"blk.0.attn_q.weight": values(10, 4)}
+    source = write(tmp_path / "m.gguf", "llama", HEADS, tensors)
+    with pytest.raises(FormatError, match="dimension 0 is 10, which does not fit"):
+        anamnesis.convert(source, tmp_path / "out", to="hf")
+
+
+def test_plain_remember_names_the_command(tmp_path: Path) -> None:
+    from anamnesis.pipeline.jobs import job_for, run_job
+
+    source = write(tmp_path / "m.gguf", "olmoe", {}, {"output.weight": values(4, 4)})
+    summary = run_job(job_for(str(source), str(tmp_path / "plain")))
+    assert f"amn convert {source} --to hf -o FOLDER" in summary.notes[-1]
+
+
+def test_verify_reads_the_view_again(tmp_path: Path) -> None:
+    q = values(32, 24)
+    source = write(tmp_path / "m.gguf", "llama", HEADS, {"blk.0.attn_q.weight": permuted(q, 4)})
+    anamnesis.convert(source, tmp_path / "out", to="hf")
+    counts = anamnesis.verify(tmp_path / "out", against=source)
+    assert counts["pieces_decoded"] == counts["pieces"] == 1
+
+
+@pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
+def test_rows_name_both_sides_or_say_that_there_is_none(family: Family) -> None:
+    for row in family.rows:
+        assert row.matcher.fullmatch(row.gguf.replace("{i}", "3"))
+        assert ("{i}" in row.gguf) == ("{i}" in row.hf) or not row.hf
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_converted_models_come_back_bit_for_bit(name: str, tmp_path: Path) -> None:
+    folder = CORPUS / name
+    anamnesis.convert(folder / "model.gguf", tmp_path / "out", to="hf")
+    original = anamnesis.open_model(folder / "hf")
+    found = anamnesis.open_model(tmp_path / "out")
+    stated = json.loads((folder / "inverse.json").read_text())["hf"]
+    assert set(found) == {k for k, v in stated.items() if v["status"] != "not in gguf"}
+    for key in found:
+        expected = original[key].to_numpy()
+        assert found[key].dtype == expected.dtype
+        assert found[key].to_numpy().tobytes() == expected.tobytes(), key
