@@ -3,24 +3,40 @@
 NVFP4 alone has companions (`_repack_nvfp4` in https://github.com/ggml-org/llama.cpp,
 conversion/base.py): beside `NAME.weight`, `NAME.scale` holds one float32 for the tensor or one
 for each expert, and is left out where it is 1; `NAME.input_scale` is for activations.
+
+Quantisers of diffusion models take matrices only: what was a convolution is stored as one, and
+`comfy.gguf.orig_shape.NAME` in the metadata, an array, is the shape that it had, outermost
+dimension first, with the same elements in the same order
+(https://github.com/city96/ComfyUI-GGUF tools/convert.py, loader.py).
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
+from anamnesis.limits import RANK
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.gguf_types import encoding_of
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.schemes.passthrough import dense
 
 
 def resolve(ledger: Ledger) -> None:
-    """Claim the quantised tensors of a GGUF model; the others are left as they are."""
+    """Claim the quantised tensors of a GGUF model, and the others whose shape the metadata says.
+
+    Raises FormatError for a shape of another number of elements, and for scales that do not fit.
+    """
     for stored in ledger.free():
+        shape = _shape(ledger, stored)
         encoding = encoding_of(stored.dtype)
         row = ENCODINGS.get(encoding)
         if row is None or not row.block_bytes:
+            if shape != stored.shape:
+                ledger.claim(replace(dense(stored), shape=shape))
             continue
         components = [Component("payload", stored, Contiguous(row.block_bytes * 8))]
         params: dict[str, int] = {}
@@ -33,7 +49,7 @@ def resolve(ledger: Ledger) -> None:
         ledger.claim(
             Tensor(
                 name=stored.name,
-                shape=stored.shape,
+                shape=shape,
                 scheme=encoding,
                 encoding=encoding,
                 components=tuple(components),
@@ -41,6 +57,22 @@ def resolve(ledger: Ledger) -> None:
                 params=params,
             )
         )
+
+
+def _shape(ledger: Ledger, stored: Stored) -> tuple[int, ...]:
+    """A tensor's shape before it was made a matrix; its own where the metadata says nothing."""
+    key = f"comfy.gguf.orig_shape.{stored.name}"
+    found = ledger.container.metadata.get(key)
+    if found is None:
+        return stored.shape
+    sizes = list(found) if isinstance(found, list | tuple) and len(found) <= RANK else []
+    whole = bool(sizes) and all(type(size) is int and size >= 0 for size in sizes)
+    if not whole or math.prod(sizes) != math.prod(stored.shape):
+        raise FormatError(
+            f"{stored.file.path}: metadata {key:.200}: found {found!r:.100}; allowed are sizes of "
+            f"{math.prod(stored.shape):,} elements, as stored in {list(stored.shape)}"
+        )
+    return tuple(sizes)
 
 
 def _scale(ledger: Ledger, weight: Stored) -> Stored | None:

@@ -392,3 +392,35 @@ def test_names_of_activation_scales_mean_nothing_in_gguf(tmp_path: Path) -> None
     ledger = resolved(write(tmp_path / "m.gguf", tensors))
     assert not ledger.dropped
     assert ledger.tensors["blk.0.attn.k_scale"].out_dtype == "F32"
+
+
+def test_a_shape_that_comfyui_kept_in_the_metadata(tmp_path: Path) -> None:
+    """The same elements in the same order, quantised or not; of other sizes it is an error."""
+    import anamnesis
+
+    rng = np.random.default_rng(7)
+    values = rng.standard_normal((16, 256)).astype(np.float32)
+    blocks = gguf.quants.quantize(values, gguf.GGMLQuantizationType.Q8_0)
+
+    def written(name: str, shape: list[int]) -> Path:
+        writer = gguf.GGUFWriter(str(tmp_path / name), "flux")
+        writer.add_tensor("a.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+        writer.add_tensor("b.weight", values)
+        for tensor in ("a.weight", "b.weight"):
+            writer.add_array(f"comfy.gguf.orig_shape.{tensor}", shape)
+        writer.write_header_to_file()
+        writer.write_kv_data_to_file()
+        writer.write_tensors_to_file()
+        writer.close()
+        return tmp_path / name
+
+    model = anamnesis.open_model(written("right.gguf", [64, 16, 2, 2]))
+    plain = gguf.quants.dequantize(blocks, gguf.GGMLQuantizationType.Q8_0)
+    for tensor, wanted in (("a.weight", plain), ("b.weight", values)):
+        found = model[tensor].to_numpy()
+        assert found.shape == (64, 16, 2, 2)
+        np.testing.assert_array_equal(
+            found.reshape(16, 256).astype(np.float32), wanted.astype(found.dtype).astype("f4")
+        )
+    with pytest.raises(FormatError, match=r"orig_shape.a.weight: found \[64, 16, 2, 3\]"):
+        anamnesis.open_model(written("wrong.gguf", [64, 16, 2, 3]))
