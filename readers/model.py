@@ -102,6 +102,7 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         options = replace(options, assume_unit_scale=False)
     ledger = Ledger(merged, _read_configs(found.folder, limits), options)
     resolve(ledger)
+    ledger.settle()
     rank = {name: number for number, name in enumerate(merged.stored)}
     tensors = sorted(ledger.tensors.values(), key=lambda t: rank[t.components[0].stored.name])
     return Model(

@@ -86,11 +86,12 @@ class Settings:
         own = self.layers.get(prefix)
         if not isinstance(own, Mapping):
             return self
-        bits, size = own.get("bits"), own.get("group_size")
+        bits, size, sym = own.get("bits"), own.get("group_size"), own.get("sym")
         return replace(
             self,
             bits=bits if type(bits) is int and bits in range(2, 9) else self.bits,
             group_size=size if type(size) is int and (size > 0 or size == -1) else self.group_size,
+            sym=sym if isinstance(sym, bool) else self.sym,
         )
 
 

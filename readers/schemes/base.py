@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -27,7 +27,8 @@ class Ledger:
     A scheme looks at what is free, and claims a group only when the tensors themselves are
     evidence enough; `configs` (JSON objects by file name, those of `_stated.FILES`) is a hint. A
     scheme leaves what it does not know alone: what nobody claimed is dealt with after the last
-    one. `notes` are remarks for the user, where a file has two readings and one was chosen.
+    one. `notes` are remarks for the user, where a file has two readings and one was chosen;
+    `later` is what has to read a little of the payload before it can choose (`settle`).
     """
 
     container: Container
@@ -36,6 +37,7 @@ class Ledger:
     tensors: dict[str, Tensor] = field(default_factory=dict)
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    later: list[Callable[[Ledger], None]] = field(default_factory=list)
     _stated: tuple[Stated, ...] | None = None
     _taken: set[str] = field(default_factory=set)
 
@@ -63,6 +65,12 @@ class Ledger:
         """Leave a stored tensor out of the output."""
         self._taken.add(stored.name)
         self.dropped.append(Dropped(stored, why))
+
+    def settle(self) -> None:
+        """Let those schemes choose that have asked to read some of the payload."""
+        for choose in self.later:
+            choose(self)
+        self.later.clear()
 
     def note(self, text: str) -> None:
         """Tell the user of a choice; the same text counts once."""

@@ -50,6 +50,14 @@ def resolve(ledger: Ledger) -> None:
     refuse_incomplete(ledger, stated)
     for module in modules(ledger, stated):
         ledger.claim(_tensor(ledger, module, stated.of(module.prefix)))
+    if stated.sym or not stated.method:
+        ledger.later.append(_settle_zeros)
+
+
+def _settle_zeros(ledger: Ledger) -> None:
+    from anamnesis.readers.schemes._gptq_zeros import settle  # noqa: PLC0415 - it reads payload
+
+    settle(ledger)
 
 
 def _tensor(ledger: Ledger, module: Module, stated: Settings) -> Tensor:

@@ -26,6 +26,7 @@ from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Placement
 from anamnesis.readers.schemes._errors import missing
 from anamnesis.readers.schemes._mlx_config import BITS, Hint, Stated, stated
+from anamnesis.readers.schemes._mlx_sizes import Inputs
 from anamnesis.readers.schemes.base import Ledger
 
 _SCALE_BITS = {"BF16": 16, "F16": 16, "F32": 32, "U8": 8}
@@ -67,7 +68,7 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for a layer that lacks a part, for shapes that fit no mode, and for those
     that fit several where no config decides.
     """
-    config = stated(ledger)
+    config, inputs = stated(ledger), Inputs(ledger)
     for stored in ledger.free():
         stem = stored.name.removesuffix("weight")
         if stem == stored.name:
@@ -75,7 +76,9 @@ def resolve(ledger: Ledger) -> None:
             continue
         module = _module(ledger, stored, stem, config)
         if module is not None:
-            ledger.claim(_tensor(ledger, module, config))
+            ledger.claim(_tensor(ledger, module, config, inputs))
+    for note in inputs.notes():
+        ledger.note(f"{ledger.container.files[0].path}: {note}")
 
 
 def _module(ledger: Ledger, weight: Stored, stem: str, config: Stated) -> _Module | None:
@@ -113,7 +116,7 @@ def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
         raise missing(ledger, stored, f"{stem}weight")
 
 
-def _tensor(ledger: Ledger, module: _Module, config: Stated) -> Tensor:
+def _tensor(ledger: Ledger, module: _Module, config: Stated, known: Inputs) -> Tensor:
     dtype = module.scales.dtype
     if dtype not in _SCALE_BITS:
         raise module.error(f"dtype {dtype}; allowed is {', '.join(_SCALE_BITS)}", module.scales)
@@ -129,7 +132,10 @@ def _tensor(ledger: Ledger, module: _Module, config: Stated) -> Tensor:
         raise module.error("biases have the dtype and the shape of scales", biases)
     if module.global_scale is not None:
         raise module.error("a global_scale, which only nvfp4 has", module.global_scale)
-    bits, size = _affine_sizes(module, product, config)
+    bits, size = _affine_sizes(module, product, config, known)
+    if product:
+        layer, groups = module.stem.removesuffix("."), module.scales.shape[-1]
+        bits, size = known.settle(layer, groups, (bits, size), _usual(product))
     inputs = module.scales.shape[-1] * size
     metal = biases.name.endswith("qbiases")
     params = {
@@ -209,16 +215,19 @@ def _group_bits(module: _Module) -> int:
     return words * 32 // groups
 
 
-def _affine_sizes(module: _Module, product: int, config: Stated) -> tuple[int, int]:
+def _affine_sizes(module: _Module, product: int, config: Stated, known: Inputs) -> tuple[int, int]:
     """`(bits, group size)`: what the config says if it fits, or the only ones that do."""
     if not product:
         return 4, 64  # nothing is stored; only the shape matters
-    usual = [(b, s) for s in _GROUP_SIZES for b in BITS if b * s == product]
+    usual = _usual(product)
     hints = list(config.of(module.stem.removesuffix(".")))
     for hint in (*hints, Hint()):
         found = _fitting(hint, product, usual)
         if len(found) == 1:
             return found[0]
+    jang = known.by_jang(product)
+    if jang is not None:
+        return jang
     said = next((h for h in hints if h.bits or h.group_size), None)
     what = f"groups of {product:,} bits, which "
     if usual:
@@ -234,6 +243,10 @@ def _affine_sizes(module: _Module, product: int, config: Stated) -> tuple[int, i
             '{"quantization": {"group_size": …, "bits": …}}'
         )
     raise module.error(what)
+
+
+def _usual(product: int) -> list[tuple[int, int]]:
+    return [(b, s) for s in _GROUP_SIZES for b in BITS if b * s == product]
 
 
 def _fitting(hint: Hint, product: int, usual: list[tuple[int, int]]) -> list[tuple[int, int]]:

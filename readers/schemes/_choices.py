@@ -1,0 +1,75 @@
+"""Layouts that tensors alone do not tell apart: which one was taken, for the user to know.
+
+Only where no configuration names a method: one that does has said which layout it means.
+
+| taken | could be | told by nothing when |
+|---|---|---|
+| NVFP4's and MXFP8's block scales in rows | ComfyUI's, in tiles of 128 by 4 | the tiles are whole |
+| a scale a row | a scale a column | the matrix is square, and so are all others like it |
+| AWQ's GEMV | GPTQ in groups of eight | always |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.schemes.base import Ledger
+
+_TILE_ROWS, _TILE_COLUMNS = 128, 4
+
+
+def note_choices(ledger: Ledger) -> None:
+    """Add a note for each kind of choice that the decoded tensors show."""
+    if ledger.stated or ledger.container.kind == "gguf":
+        return
+    decoded = [t for t in ledger.tensors.values() if t.quantised]
+    for chosen, said in _CHOICES:
+        found = chosen(decoded)
+        if found:
+            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+            first = found[0]
+            ledger.note(
+                f"{first.components[0].stored.file.path}: {first.name!r}{others}: {said}; no "
+                "configuration beside the tensors says which"
+            )
+
+
+def _in_tiles(decoded: Iterable[Tensor]) -> list[Tensor]:
+    found = []
+    for tensor in decoded:
+        multiplied = tensor.scheme == "nvfp4" and tensor.params.get("global") == "multiply"
+        if (multiplied or tensor.scheme == "mxfp8") and (scale := _part(tensor, "scale")):
+            rows, columns = (1, 1, *scale.stored.shape)[-2:]
+            if len(tensor.shape) == 2 and not rows % _TILE_ROWS and not columns % _TILE_COLUMNS:
+                found.append(tensor)
+    return found
+
+
+def _square(decoded: Iterable[Tensor]) -> list[Tensor]:
+    """Square matrices whose scales lie along one axis, unless others show which."""
+    found = []
+    for tensor in decoded:
+        scale = _part(tensor, "scale")
+        if tensor.scheme != "fp8-channel" or scale is None or len(tensor.shape) < 2:
+            continue
+        if len(scale.stored.shape) == len(tensor.shape) - 1:
+            if tensor.shape[-1] != tensor.shape[-2]:
+                return []
+            found.append(tensor)
+    return found
+
+
+def _gemv(decoded: Iterable[Tensor]) -> list[Tensor]:
+    return [tensor for tensor in decoded if tensor.encoding == "awq-gemv"]
+
+
+def _part(tensor: Tensor, role: str) -> Component | None:
+    return next((c for c in tensor.components if c.role == role), None)
+
+
+_CHOICES: tuple[tuple[Callable[[Iterable[Tensor]], list[Tensor]], str], ...] = (
+    (_in_tiles, "block scales taken to lie in rows; ComfyUI's lie in tiles, in the same shape"),
+    (_square, "a square matrix, its scales taken to be one a row, not one a column"),
+    (_gemv, "taken as AWQ GEMV; GPTQ in groups of eight inputs has the same shapes"),
+)

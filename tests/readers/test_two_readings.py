@@ -1,0 +1,199 @@
+"""Where tensors have two readings the configuration decides, or a note says which was taken."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import anamnesis
+from anamnesis.readers.base import Container, FileId, Stored
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.schemes import resolve
+from anamnesis.readers.schemes.base import Ledger
+
+FILE = FileId("model.safetensors", 0, 0, 0, 0)
+INPUTS, OUTPUTS, GROUP = 128, 64, 64
+GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True}
+
+
+def gptq(folder: Path, zeros: int | np.ndarray[Any, Any], config: Any) -> Path:
+    """A layer of 4 bits whose stored zero points are `zeros`."""
+    rng = np.random.default_rng(7)
+    stored = np.broadcast_to(np.asarray(zeros, np.uint32), (INPUTS // GROUP, OUTPUTS))
+    words = np.zeros((INPUTS // GROUP, OUTPUTS // 8), np.uint32)
+    for k in range(8):
+        words |= stored[:, k::8] << np.uint32(4 * k)
+    tensors = {
+        "q.qweight": rng.integers(0, 2**32, (INPUTS // 8, OUTPUTS), np.uint32).view(np.int32),
+        "q.qzeros": words.view(np.int32),
+        "q.scales": np.full((INPUTS // GROUP, OUTPUTS), 0.25, np.float16),
+    }
+    save_file(tensors, folder / "model.safetensors")
+    if config is not None:
+        (folder / "config.json").write_text(json.dumps({"quantization_config": config}))
+    return folder
+
+
+def values(folder: Path) -> np.ndarray[Any, Any]:
+    model = anamnesis.open_model(folder)
+    found: np.ndarray[Any, Any] = model["q.weight"].to_numpy().astype(np.float32)
+    return found
+
+
+def symmetric(folder: Path) -> np.ndarray[Any, Any]:
+    """`(code - 8) * scale`, from the file's own words."""
+    from safetensors.numpy import load_file
+
+    words = load_file(folder / "model.safetensors")["q.qweight"].view(np.uint32)
+    codes = (words[:, None, :] >> (4 * np.arange(8, dtype=np.uint32))[None, :, None]) & 15
+    return ((codes.reshape(INPUTS, OUTPUTS).astype(np.float32) - 8) * 0.25).T
+
+
+@pytest.mark.parametrize(
+    ("zeros", "about", "noted"),
+    [
+        (7, {}, False),
+        (8, {}, True),
+        (8, {"checkpoint_format": "gptq_v2"}, False),
+        (7, {"checkpoint_format": "gptq_v2"}, True),
+        (8, {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"}, True),
+        (8, {"quant_method": "auto-round", "packing_format": "auto_round"}, False),
+    ],
+)
+def test_symmetric_gptq_has_the_middle_as_its_zero_point(
+    tmp_path: Path, zeros: int, about: Any, noted: bool
+) -> None:
+    folder = gptq(tmp_path, zeros, GPTQ | about)
+    notes = load_model(str(folder)).notes
+    assert any("qzeros of 'q.weight'" in note for note in notes) == noted
+    np.testing.assert_array_equal(values(folder), symmetric(folder))
+
+
+def test_zero_points_that_are_not_symmetric_are_used_as_stored_and_noted(tmp_path: Path) -> None:
+    zeros = np.arange(OUTPUTS) % 15
+    lying = gptq(tmp_path, zeros, GPTQ)
+    (note,) = load_model(str(lying)).notes
+    assert "by neither convention" in note
+    found = values(lying)
+    (lying / "config.json").write_text(json.dumps({"quantization_config": GPTQ | {"sym": False}}))
+    assert load_model(str(lying)).notes == ()
+    np.testing.assert_array_equal(values(lying), found)
+
+
+def test_a_layer_of_its_own_is_not_symmetric(tmp_path: Path) -> None:
+    about = {"quant_method": "auto-round", "extra_config": {"q": {"sym": False, "bits": 4}}}
+    folder = gptq(tmp_path, 8, GPTQ | about)
+    assert load_model(str(folder)).notes == ()
+    np.testing.assert_array_equal(values(folder), symmetric(folder) - 0.25)
+
+
+def test_gptq_without_a_configuration(tmp_path: Path) -> None:
+    assert load_model(str(gptq(tmp_path, 7, None))).notes == ()
+    (note,) = load_model(str(gptq(tmp_path, 8, None))).notes
+    assert "other convention" in note
+    np.testing.assert_array_equal(values(tmp_path), symmetric(tmp_path))
+    (note,) = load_model(str(gptq(tmp_path, np.arange(OUTPUTS) % 14, None))).notes
+    assert "no configuration says" in note
+
+
+def mlx(folder: Path, layer: str, config: Any, jang: Any = None) -> Model:
+    """A layer of 16 words and two groups a row: 2 bits by 128, 4 by 64 or 8 by 32."""
+    rng = np.random.default_rng(3)
+    grid = np.full((24, 2), 0.5, np.float16)
+    tensors = {
+        f"{layer}.weight": rng.integers(0, 2**32, (24, 16), np.uint32),
+        f"{layer}.scales": grid,
+        f"{layer}.biases": grid,
+    }
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text(json.dumps(config))
+    if jang is not None:
+        (folder / "jang_config.json").write_text(json.dumps({"quantization": jang}))
+    return load_model(str(folder))
+
+
+def by(bits: int, size: int, **more: Any) -> dict[str, Any]:
+    return {"quantization": {"bits": bits, "group_size": size}, **more}
+
+
+@pytest.mark.parametrize(
+    ("layer", "config", "jang", "bits", "noted"),
+    [
+        ("gate_proj", by(8, 32), None, 8, False),
+        ("gate_proj", by(8, 32, hidden_size=64), None, 8, False),
+        ("gate_proj", by(8, 32, hidden_size=256), None, 2, True),
+        ("m.q_proj", by(8, 32, text_config={"hidden_size": 128}), None, 4, True),
+        ("down_proj", by(8, 32, hidden_size=256), None, 8, False),
+        ("gate_proj", by(2, 128, hidden_size=128), None, 2, True),  # a multiple may be meant
+        ("gate_proj", by(8, 32, hidden_size=100), None, 8, True),
+        ("gate_proj", by(8, 32, hidden_size=64, vision={"hidden_size": 256}), None, 8, False),
+        ("down_proj", by(8, 32), {"block_size": 128, "bit_widths_used": [2, 6]}, 2, True),
+        ("down_proj", by(8, 32), {"block_size": 128, "bit_widths_used": [4, 6]}, 8, False),
+        ("gate_proj", by(8, 32, hidden_size=256), {"block_size": 128}, 2, True),
+        ("down_proj", {}, {"block_size": 64}, 4, False),
+    ],
+)
+def test_mlx_layers_have_the_inputs_that_the_model_says(
+    tmp_path: Path, layer: str, config: Any, jang: Any, bits: int, noted: bool
+) -> None:
+    model = mlx(tmp_path, layer, config, jang)
+    (tensor,) = model.tensors
+    assert tensor.params["bits"] == bits
+    assert tensor.shape == (24, 512 // bits)
+    assert any(layer in note for note in model.notes) == noted
+
+
+def notes(parts: Any, configs: Any = None) -> list[str]:
+    stored = {
+        name: Stored(name, dtype, shape, FILE, 0, int(np.prod(shape)) * DTYPES[dtype].bits // 8)
+        for name, (dtype, shape) in parts.items()
+    }
+    book = Ledger(Container("safetensors", (FILE,), stored), configs or {})
+    resolve(book)
+    return book.notes
+
+
+def nvfp4(rows: int, columns: int) -> dict[str, Any]:
+    return {
+        "x.weight": ("U8", (rows, columns // 2)),
+        "x.weight_scale": ("F8_E4M3", (rows, columns // 16)),
+        "x.weight_scale_2": ("F32", ()),
+    }
+
+
+def mxfp8(rows: int, columns: int) -> dict[str, Any]:
+    return {
+        "x.weight": ("F8_E4M3", (rows, columns)),
+        "x.weight_scale": ("U8", (rows, columns // 32)),
+    }
+
+
+@pytest.mark.parametrize("parts", [nvfp4(128, 64), mxfp8(256, 128)])
+def test_scales_that_may_lie_in_tiles_are_noted(parts: Any) -> None:
+    (note,) = notes(parts)
+    assert "'x.weight'" in note
+    assert "tiles" in note
+    about = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
+    assert notes(parts, {"config.json": about}) == []
+
+
+@pytest.mark.parametrize("parts", [nvfp4(64, 64), nvfp4(128, 48), mxfp8(128, 96), mxfp8(96, 128)])
+def test_scales_of_no_whole_tiles_have_one_reading(parts: Any) -> None:
+    assert notes(parts) == []
+
+
+def test_the_scales_of_square_matrices_alone_are_noted() -> None:
+    square = {"x.weight": ("F8_E4M3", (64, 64)), "x.weight_scale": ("F32", (64,))}
+    (note,) = notes(square)
+    assert "one a row, not one a column" in note
+    wide = {"y.weight": ("F8_E4M3", (64, 96)), "y.weight_scale": ("F32", (64,))}
+    assert notes({**square, **wide}) == []
+    assert notes({**square, "x.weight_scale": ("F32", (64, 1))}) == []
+    about = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
+    assert notes(square, {"config.json": about}) == []
