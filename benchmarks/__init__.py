@@ -1,1 +1,1 @@
-"""Benchmarks: kernels, the whole conversion against its I/O floor, start-up, and experiments."""
+"""Benchmarks: kernels, the whole conversion against its I/O floor, and start-up."""

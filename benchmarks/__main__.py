@@ -11,7 +11,6 @@ os.environ |= {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "TORCHDYNAMO_DISA
 import click
 from rich.console import Console
 
-from benchmarks.experiments import EXPERIMENTS
 from benchmarks.measure import describe, machine, patience
 
 console = Console(highlight=False, width=max(120, Console().width))
@@ -103,16 +102,6 @@ def startup_command(repeat: int) -> None:
     from benchmarks import startup
 
     startup.run(console, repeat)
-
-
-@main.command("experiments")
-@click.argument("names", nargs=-1, type=click.Choice(sorted(EXPERIMENTS)))
-def experiments_command(names: Sequence[str]) -> None:
-    """Repeat experiments of docs/performance-experiments.md; all of them without a name."""
-    from benchmarks.experiments import run
-
-    for name in names or sorted(EXPERIMENTS):
-        run(name, console)
 
 
 @main.command("check")

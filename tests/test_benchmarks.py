@@ -14,7 +14,6 @@ from anamnesis.kernels import ENCODINGS, Window
 from benchmarks import check, commands, page, peers, shares, startup
 from benchmarks.cases import CASES, by_family
 from benchmarks.decoders import Problem
-from benchmarks.experiments import EXPERIMENTS
 from benchmarks.models import write_model
 from benchmarks.opened import opened, plan_of
 
@@ -48,12 +47,6 @@ def test_windows_and_the_whole_give_the_same_numbers(case: object, tmp_path: Pat
     numbers = whole if found.kind == np.float32 else (whole.astype(np.uint32) << 16).view("<f4")
     assert np.isfinite(numbers).all()
     assert len(np.unique(numbers)) > (3 if case.encoding == "bitnet" else 8)
-
-
-def test_experiments_are_files() -> None:
-    folder = ROOT / "benchmarks" / "experiments"
-    assert {p.stem for p in folder.glob("[a-z]*.py")} == set(EXPERIMENTS)
-    assert list(EXPERIMENTS) == sorted(EXPERIMENTS)
 
 
 def test_the_page_is_made_from_the_published_figures() -> None:
