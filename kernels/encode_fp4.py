@@ -3,13 +3,15 @@
 | target | group | scale of a group | of the tensor |
 |---|---|---|---|
 | `nvfp4` compressed-tensors | 16 | E4M3 of `amax / 6 * global`, 2**-3 for 0 | 448 * 6 / amax |
+| `nvfp4` modelopt | 16 | E4M3 of `amax / (6 * global)`, of 1 for 0 | amax / (448 * 6) |
 | `nvfp4` mlx | 16 | E4M3 of `amax / 6`, U8 `scales` | none |
 | `mxfp4` compressed-tensors | 32 | E8M0, `_mx.exponents` | |
 | `mxfp4` mlx | 32 | E8M0, `_mx.mlx_scales` | |
 
-compressed-tensors rounds a tie to the even code and keeps the sign of what becomes 0; MLX takes the
-lower magnitude, and +0. Sources: compressed-tensors 0.20 `quantization/utils/helpers.py` and
-`fp4_utils.py`, `compressors/nvfp4/helpers.py`; MLX 0.32 `mlx/ops.cpp` `fp_quantize` on the CPU.
+compressed-tensors and ModelOpt round a tie to the even code and keep the sign of what becomes 0;
+MLX takes the lower magnitude, and +0. Sources: compressed-tensors 0.20
+`quantization/utils/helpers.py` and `fp4_utils.py`, `compressors/nvfp4/helpers.py`; ModelOpt 0.47
+`torch/quantization/qtensor/nvfp4_tensor.py`; MLX 0.32 `mlx/ops.cpp` `fp_quantize` on the CPU.
 """
 
 from __future__ import annotations
@@ -117,7 +119,10 @@ def form_nvfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     if len(shape) > 2:
         raise Unfit(f"it is a stack of matrices, {list(shape)}")
     parts = _parts(name, shape, str(settings["style"]), 16, "F8_E4M3")
-    whole = Part("global", name + "_global_scale", "F32", (1,))
+    if settings["style"] == "modelopt":
+        whole = Part("global", name + "_scale_2", "F32", ())
+    else:
+        whole = Part("global", name + "_global_scale", "F32", (1,))
     return Form(columns, (*parts, whole), statistics=("extent",))
 
 
@@ -130,6 +135,9 @@ def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
             out["scale"][:] = _mlx_e4m3(local)
             codes_of(KINDS[dtype], True)(values, e4m3_values(out["scale"]), 16, codes)
             return
+        if params["style"] == "modelopt":
+            _encode_modelopt(values, params, out)
+            return
         whole = global_scale(params["least"], params["most"], dtype)
         wanted = np.clip(whole * local, -LARGEST, LARGEST)
         found = e4m3_codes(wanted)
@@ -137,6 +145,20 @@ def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
         out["scale"][:] = found
         out["global"][:] = whole
         codes_of(0, False)(values, e4m3_values(found) / whole, 16, codes)
+
+
+def _encode_modelopt(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """ModelOpt's `NVFP4QTensor.quantize`, float32 throughout; scales are 2**-9 at least."""
+    greatest = np.float32(max(abs(params["least"]), abs(params["most"])))
+    whole = np.float32(greatest / np.float32(6 * 448))
+    wanted = magnitudes(values, 16) / np.float32(_SIX * whole)
+    wanted = np.where(wanted == 0, np.float32(1), wanted)
+    found = e4m3_codes(np.clip(wanted, np.float32(2.0**-9), LARGEST))
+    out["scale"][:] = found
+    out["global"][:] = whole
+    codes_of(0, False)(values, e4m3_values(found) * whole, 16, out["weight"])
+    if whole == 0:  # 0 / 0, which the library searches to the end of its bounds for
+        out["weight"][:] = 0x77
 
 
 def global_scale(least: Any, most: Any, dtype: str) -> Any:
@@ -162,7 +184,8 @@ def _parts(name: str, shape: Shape, style: str, group: int, kind: str) -> tuple[
             Part("weight", name, "U32", (*shape[:-1], columns // 8), 1, columns // 8),
             Part("scale", sibling(name, "scales"), "U8", scales, 1, columns // group),
         )
+    packed = name if style == "modelopt" else name + "_packed"
     return (
-        Part("weight", name + "_packed", "U8", (*shape[:-1], columns // 2), 1, columns // 2),
+        Part("weight", packed, "U8", (*shape[:-1], columns // 2), 1, columns // 2),
         Part("scale", name + "_scale", kind, scales, 1, columns // group),
     )

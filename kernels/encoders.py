@@ -157,7 +157,7 @@ ENCODERS: dict[str, Encoder] = {
     "mlx-nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", _MLX),
     "mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", {"style": Key(_CT, (_CT, "mlx"))}),
     "mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", {"style": Key(_CT, (_CT, "mlx"))}),
-    "nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx"))}),
+    "nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx", "modelopt"))}),
 }
 
 

@@ -5,6 +5,7 @@
 | `fp8-block` | `quantization_config`: fp8, `weight_block_size`, `modules_to_not_convert` |
 | compressed-tensors | `quantization_config`: a `config_group` a target, `ignore` |
 | `bnb-*` | `quantization_config`: bitsandbytes, `llm_int8_skip_modules` |
+| `nvfp4` modelopt | `quantization_config`: modelopt, `quant_algo`, `exclude_modules` |
 | MLX | `quantization`, and the same as `quantization_config`: `false` for what is kept |
 
 Sources: transformers 5.23 `utils/quantization_config.py`, compressed-tensors 0.20
@@ -58,6 +59,8 @@ def _method(target: Target) -> Any:
         return _mlx
     if target.name.startswith("bnb-"):
         return _bitsandbytes
+    if style == "modelopt":
+        return _modelopt
     return _fp8 if style in ("deepseek", "transformers") else _ct
 
 
@@ -85,6 +88,12 @@ def _fp8(choices: Chosen, dtype: str) -> dict[str, Any]:
     found["weight_block_size"] = [block, block]
     found["modules_to_not_convert"] = _kept(choices)
     return {"quantization_config": found}
+
+
+def _modelopt(choices: Chosen, dtype: str) -> dict[str, Any]:
+    found: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
+    found |= {"kv_cache_quant_algo": None, "exclude_modules": _kept(choices)}
+    return {"quantization_config": {**found, "ignore": found["exclude_modules"]}}
 
 
 def _ct(choices: Chosen, dtype: str) -> dict[str, Any]:

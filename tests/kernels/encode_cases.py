@@ -30,6 +30,7 @@ def cases() -> Iterator[tuple[str, Settings]]:
         yield target, {"style": "compressed-tensors"}
     for target in ("mxfp4", "mxfp8", "nvfp4"):
         yield target, {"style": "mlx"}
+    yield "nvfp4", {"style": "modelopt"}
     for style in ("compressed-tensors", "deepseek", "transformers"):
         yield "fp8-block", {"block": 128, "style": style}
     yield "fp8-block", {"block": 32, "style": "deepseek"}

@@ -127,6 +127,16 @@ def mlx(weight: Any, kind: str, settings: Settings) -> Written:
     return dict(zip(("weight", "scales", "biases"), map(np.array, bits_of), strict=False))
 
 
+def modelopt(weight: Any, settings: Settings) -> Written:
+    """nvidia-modelopt 0.47's wheel, unpacked, on PYTHONPATH; the file that has its formulas."""
+    from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
+
+    made, scale, whole = NVFP4QTensor.quantize(weight.clone(), 16)
+    codes = made._quantized_data
+    found = {"weight": codes, "weight_scale": scale.reshape(weight.shape[0], -1)}
+    return {k: stored(v) for k, v in {**found, "weight_scale_2": whole}.items()}
+
+
 def transformers_fp8(weight: Any, settings: Settings) -> Written:
     from types import SimpleNamespace
 
@@ -157,6 +167,8 @@ def written(target: str, settings: Settings, weight: Any) -> Written:
         return bitsandbytes(weight, target, settings)
     if target == "mlx-affine" or style == "mlx":
         return mlx(weight, target, settings)
+    if style == "modelopt":
+        return modelopt(weight, settings)
     blocks: dict[str, Callable[[Any, Settings], Written]] = {
         "deepseek": deepseek_fp8,
         "transformers": transformers_fp8,
