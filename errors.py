@@ -51,7 +51,7 @@ class FormatError(AnamnesisError, ValueError):
 
 
 class UnsupportedError(AnamnesisError, NotImplementedError):
-    """A layout that is recognised and not implemented."""
+    """A layout or a method that is not implemented."""
 
     kind = "UnsupportedError"
     exit_code = 4

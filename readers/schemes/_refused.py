@@ -130,6 +130,9 @@ def by_signs(parts: Iterable[str]) -> Refused | None:
     return None
 
 
-def titles() -> str:
-    """All of them, for documentation."""
-    return ", ".join(row.title for row in REFUSED.values())
+def table() -> str:
+    """The rows as Markdown, for docs/formats/README.md."""
+    lines = ["| method | `quant_method` | why | what can help |", "|---|---|---|---|"]
+    for name, row in REFUSED.items():
+        lines.append(f"| {row.title} | `{name}` | {row.why} | {row.tool} |")
+    return "\n".join(lines)

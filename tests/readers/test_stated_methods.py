@@ -13,7 +13,7 @@ from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import SCHEMES, resolve
-from anamnesis.readers.schemes._refused import ALIASES, REFUSED
+from anamnesis.readers.schemes._refused import ALIASES, REFUSED, table
 from anamnesis.readers.schemes._stated import FILES, canonical, stated
 from anamnesis.readers.schemes.base import Ledger
 
@@ -340,3 +340,14 @@ def test_files_beside_the_tensors_are_read(tmp_path: Path) -> None:
         with pytest.raises(UnsupportedError, match=name):
             anamnesis.inspect(tmp_path)
         path.unlink()
+
+
+def test_the_page_has_the_table_of_what_is_refused() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "formats" / "README.md"
+    assert table() in page.read_text(), f"docs/formats/README.md wants this table:\n{table()}"
+
+
+def test_the_page_names_every_place_where_methods_are_stated() -> None:
+    page = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text()
+    for name in FILES:
+        assert f"`{name}`" in page
