@@ -35,6 +35,7 @@ Text = Annotated[
 ]
 Dtype = Literal["bf16", "f16", "f32"]
 _FLOORS = Limits()
+_SCHEDULER_SCHEMES = ("tcp", "tls", "ucx", "ws", "wss", "inproc")
 
 
 class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -179,6 +180,13 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         if self.scheduler is not None and self.executor != "distributed":
             raise UsageError(
                 f"run.scheduler: needs run.executor distributed, found {self.executor}"
+            )
+        scheme, there, _ = (self.scheduler or "").partition("://")
+        if there and scheme not in _SCHEDULER_SCHEMES:
+            raise UsageError(
+                f"run.scheduler: {self.scheduler}: found {scheme}://; a scheduler's address begins "
+                f"with one of {', '.join(f'{s}://' for s in _SCHEDULER_SCHEMES)} (its dashboard "
+                "is another)"
             )
         if self.executor == "serial" and self.threads not in ("auto", 1):
             raise UsageError(f"run.threads: the serial executor uses 1, found {self.threads}")

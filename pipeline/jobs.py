@@ -14,7 +14,7 @@ from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.config import Job, Settings, job_from
-from anamnesis.pipeline.executors import options_for
+from anamnesis.pipeline.executors import SchedulerError, options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.place import refuse_input_folders
@@ -153,6 +153,7 @@ def run_job(
     failures: list[tuple[str, BaseException]] = []
     notes: list[str] = []
     progress = progress or make_progress("quiet")
+    gone: SchedulerError | None = None
     planned = plan_job(job, limits)
     for source, plan in planned:
         if isinstance(plan, BaseException):
@@ -164,6 +165,9 @@ def run_job(
                 f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
                 "hf -o FOLDER` writes a folder that transformers loads"
             )
+        if gone is not None:
+            failures.append((source, gone))
+            continue
         options = options_for(plan.threads, settings.memory_bytes, settings.scheduler)
         for text in plan.model.broken:
             progress.note(f"left out: {text}")
@@ -184,6 +188,7 @@ def run_job(
             if len(planned) == 1:
                 raise
             failures.append((source, error))
+            gone = error if isinstance(error, SchedulerError) else None
     return Summary(tuple(outcomes), tuple(failures), tuple(notes), len(planned))
 
 

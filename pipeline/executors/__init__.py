@@ -19,6 +19,10 @@ from anamnesis.pipeline.plan import TASK_BYTES, Task
 from anamnesis.pipeline.task import Receipt
 
 
+class SchedulerError(ConnectionError):
+    """A cluster's scheduler cannot be reached, or was lost; other runs of a job need not try."""
+
+
 class Listener(Protocol):
     """Who is told how the tasks fare; `wanted` may be called from any thread."""
 

@@ -22,7 +22,8 @@ from typing import Any
 from anamnesis import stopping
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import MiB
-from anamnesis.pipeline.executors import Listener, Options
+from anamnesis.pipeline.executors import Listener, Options, SchedulerError
+from anamnesis.pipeline.executors.scheduler import connected
 from anamnesis.pipeline.plan import TASK_BYTES, Task, WriteTask
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.readers.source import is_url
@@ -198,11 +199,11 @@ class Flight:
                 fetching.cancel()
                 raise self._lost()
 
-    def _lost(self) -> ConnectionError:
+    def _lost(self) -> SchedulerError:
         # Closing the client in the ordinary way waits for the scheduler to come back.
         with suppress(Exception):
             self._client.sync(self._client._close, fast=True, callback_timeout=5)
-        return ConnectionError(
+        return SchedulerError(
             f"the scheduler {self._address} was lost; run the job again to go on where it was"
         )
 
@@ -283,14 +284,9 @@ def _quiet() -> Iterator[None]:
 def _client(options: Options) -> Iterator[tuple[Any, Callable[[], object] | None]]:
     """A client, and how to bring back workers of a cluster that is ours."""
     from distributed import Client, LocalCluster
-    from distributed.comm.addressing import parse_address, parse_host_port
 
     if options.scheduler:
-        try:  # a client that cannot read it would take a minute to go away
-            parse_host_port(parse_address(options.scheduler)[1])
-        except ValueError as error:
-            raise UsageError(f"run.scheduler: {options.scheduler}: {error}") from error
-        with Client(options.scheduler, set_as_default=False) as client:
+        with connected(options.scheduler) as client:
             yield client, None
         return
     try:
