@@ -7,6 +7,7 @@ needs (https://distributed.dask.org/en/stable/tls.html), and whether anybody lis
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 import ssl
@@ -40,7 +41,7 @@ def connected(address: str) -> Iterator[Any]:
         raise SchedulerError(f"the scheduler {address} cannot be reached: {error}") from error
     try:
         client = Client(address, set_as_default=False, timeout=CONNECT_SECONDS)
-    except (OSError, ssl.SSLError) as error:
+    except (Exception, asyncio.CancelledError) as error:  # nothing but Dask's own code is in it
         raise SchedulerError(_refusal(address, error, secure)) from error
     with client:
         yield client

@@ -162,10 +162,10 @@ def test_one_protocol_where_the_other_is_spoken(
     secure: Cluster, plain: Cluster, certificates: Settings, amn: Any
 ) -> None:
     code, errors, _ = amn(secure.address.replace("tls", "tcp"), certificates)
-    assert code == 1
+    assert code == 1, errors
     assert "under TLS its address begins with tls://" in errors.splitlines()[-1]
     code, errors, _ = amn(plain.address.replace("tcp", "tls"), certificates)
-    assert code == 1
+    assert code == 1, errors
     assert "it may have no TLS" in errors.splitlines()[-1]
 
 
