@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 
 import pytest
@@ -43,6 +44,19 @@ def test_the_index_names_every_row_of_the_tables() -> None:
     named = words(FORMATS / "README.md")
     for table in (READERS, SCHEMES, ENCODINGS):
         assert set(table) - named == set()
+
+
+def test_the_tables_of_formats_are_made_of_the_codes_own() -> None:
+    """`python tests/format_tables.py --write` mends them."""
+    spec = spec_from_file_location("format_tables", ROOT / "tests" / "format_tables.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    for page in made.PAGES:
+        assert page.read_text() == made.rewritten(page), page
+    pages = {"bnb": "bitsandbytes", "comfy": "comfyui", "mxfp4": "fp4"}
+    assert {pages.get(name, name) for name in SCHEMES} <= set(made.FAMILIES)
 
 
 def test_every_scheme_is_on_the_page_of_its_family() -> None:

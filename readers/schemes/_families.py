@@ -1,0 +1,183 @@
+"""What each family of formats is called, told by, and held against; pages and errors read it.
+
+The tables of README.md and docs/formats/README.md are made of these rows and of the table of
+encodings by `python tests/format_tables.py --write`, and a test holds them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Family:
+    """A row: what of a family is read.
+
+    `schemes` are the names that `inspect` prints, `oracle` what expected values come from.
+    """
+
+    title: str
+    holds: str
+    containers: str
+    told_by: str
+    schemes: str
+    oracle: str
+
+
+# By the page in docs/formats; in the order that they are listed.
+FAMILIES: dict[str, Family] = {
+    "dense": Family(
+        "dense",
+        "F64, F32, F16, BF16; integers, booleans and complex numbers stay as they are",
+        "any",
+        "what no other scheme took, and is no code",
+        "passthrough",
+        "numpy, ml_dtypes, rational arithmetic",
+    ),
+    "fp8": Family(
+        "FP8: DeepSeek, compressed-tensors, ModelOpt, fbgemm, Mistral, ComfyUI",
+        "E4M3, E5M2 and their FNUZ twins; a scale a tensor, row, column, block or 32 "
+        "elements; names of DeepSeek, compressed-tensors, ModelOpt, fbgemm, Mistral, ComfyUI",
+        "any",
+        "FP8 dtype and a scale's name",
+        "fp8-block fp8-channel fp8-tensor mxfp8 fp8-unit",
+        "ml_dtypes, compressed-tensors, transformers",
+    ),
+    "bitsandbytes": Family(
+        "bitsandbytes",
+        "NF4 and FP4, double-quantised or not; INT8",
+        "any",
+        "quant state, `SCB`",
+        "bnb-nf4 bnb-fp4 bnb-int8",
+        "bitsandbytes",
+    ),
+    "gptq": Family(
+        "GPTQ, AutoRound",
+        "v1, v2, AutoRound; 2, 3, 4, 8 bits (AutoRound 2 to 8); act-order, any group size",
+        "any",
+        "`qweight`, `qzeros`, `scales` and their shapes",
+        "gptq",
+        "GPTQModel, AutoRound",
+    ),
+    "awq": Family(
+        "AWQ",
+        "4 bits, GEMM and GEMV",
+        "any",
+        "the same",
+        "awq",
+        "AutoAWQ",
+    ),
+    "compressed-tensors": Family(
+        "compressed-tensors: packed integers, INT8",
+        "packed integers of 1 to 8 bits, INT8",
+        "any",
+        "I32 `weight_packed`, I8 `weight` with `weight_scale`",
+        "ct-pack-quantized ct-int-quantized",
+        "compressed-tensors",
+    ),
+    "modelslim": Family(
+        "ModelSlim: INT8",
+        "INT8 with offsets",
+        "any",
+        "`weight_offset` beside I8, or `quant_model_description.json`",
+        "modelslim-int8",
+        "compressed-tensors, by the same numbers",
+    ),
+    "comfyui": Family(
+        "ComfyUI: NVFP4, MXFP8, INT8, INT4, rotated or not",
+        "marked NVFP4, MXFP8, INT8 and INT4, rotations (ConvRot) undone",
+        "safetensors",
+        "its marks",
+        "nvfp4 mxfp8 comfy-int8 comfy-int4",
+        "comfy-kitchen",
+    ),
+    "modelopt": Family(
+        "ModelOpt: INT4, INT8",
+        "INT4 and INT8, AWQ and SmoothQuant folded",
+        "any",
+        "its config, U8 pairs of rows or I8",
+        "modelopt-int4 modelopt-int8",
+        "ModelOpt",
+    ),
+    "gemma": Family(
+        "Gemma: 2, 4, 8 bits",
+        "2, 4 and 8 bits, embeddings too",
+        "any",
+        "`quant_method: gemma`",
+        "gemma-int2 gemma-int4 gemma-int8",
+        "transformers",
+    ),
+    "aqlm": Family(
+        "AQLM",
+        "additive codebooks",
+        "any",
+        "`codebooks`",
+        "aqlm",
+        "aqlm",
+    ),
+    "fp4": Family(
+        "FP4 and FP6: compressed-tensors, ModelOpt, DeepSeek-V4, gpt-oss",
+        "of compressed-tensors, ModelOpt, Quark, DeepSeek-V4 and gpt-oss; stacked experts",
+        "any",
+        "packed U8 or I8, and E4M3 or E8M0 scales for blocks",
+        "nvfp4 mxfp4 mxfp6",
+        "compressed-tensors, ModelOpt, transformers",
+    ),
+    "bitnet": Family(
+        "BitNet",
+        "packed ternary weights",
+        "any",
+        "`quant_method: bitnet`, U8 matrices",
+        "bitnet",
+        "transformers",
+    ),
+    "hqq": Family(
+        "HQQ",
+        "1, 2, 3, 4 and 8 bits along both axes; also as `qmodel.pt`",
+        "any",
+        "`W_q`",
+        "hqq",
+        "hqq",
+    ),
+    "quanto": Family(
+        "Quanto",
+        "8, 4 and 2 bits, float8",
+        "any",
+        "names that end in `._data`",
+        "quanto",
+        "optimum-quanto",
+    ),
+    "mlx": Family(
+        "MLX, and transformers' Metal",
+        "affine groups of 2 to 8 bits, MXFP4, MXFP8, NVFP4",
+        "any",
+        "U32 `weight` with `scales`",
+        "mlx-affine mlx-mxfp4 mlx-mxfp8 mlx-nvfp4",
+        "mlx, transformers",
+    ),
+    "quark": Family(
+        "Quark: INT4; its FP8 and MXFP4 are above",
+        "INT4 in groups; its FP8 and MXFP4 are of the families above",
+        "any",
+        "`quant_method: quark`, I32 `weight` with `weight_scale`",
+        "quark-int4",
+        "amd-quark",
+    ),
+    "torchao": Family(
+        "torchao",
+        "float8, integers in groups, MX and NVFP4, tiled or not",
+        "safetensors",
+        "its metadata, `_qdata`",
+        "torchao-float8 torchao-int8 torchao-intx torchao-int4 torchao-mx torchao-nvfp4",
+        "torchao",
+    ),
+    "gguf": Family(
+        "ggml's block types",
+        "every block type: Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, TQ1_0, TQ2_0, Q1_0, Q2_0, "
+        "MXFP4, NVFP4",
+        "GGUF",
+        "type of the tensor",
+        "",
+        "ggml, gguf-py",
+    ),
+}

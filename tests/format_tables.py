@@ -1,0 +1,89 @@
+"""The tables of families in README.md and docs/formats/README.md, from the code's own.
+
+python tests/format_tables.py            # says which page differs
+python tests/format_tables.py --write    # mends it
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from pathlib import Path
+
+from anamnesis.kernels import ENCODINGS
+from anamnesis.readers.schemes import SCHEMES
+from anamnesis.readers.schemes._families import FAMILIES
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", ROOT / "docs/formats/README.md")
+
+
+def _code(names: list[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def families(folder: str) -> str:
+    """Names and schemes, for readers in a hurry."""
+    lines = ["| family | what of it | schemes |", "|---|---|---|"]
+    for page, row in FAMILIES.items():
+        schemes = _code(row.schemes.split()) or "`gguf-q4-k`, …"
+        title = row.title.partition(":")[0]
+        lines.append(f"| [{title}]({folder}{page}.md) | {row.holds} | {schemes} |")
+    return "\n".join(lines)
+
+
+def index() -> str:
+    """All that a row says."""
+    head = "| family | container | told by | schemes | oracle | page |"
+    lines = [head, "|---|---|---|---|---|---|"]
+    for page, row in FAMILIES.items():
+        schemes = _code(row.schemes.split()) or "`gguf-…`, see below"
+        cells = (
+            row.title,
+            row.containers,
+            row.told_by,
+            schemes,
+            row.oracle,
+            f"[{page}]({page}.md)",
+        )
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def tables() -> str:
+    """The rows of the code's tables."""
+    ggml = [name for name, row in ENCODINGS.items() if row.block_bytes]
+    others = [name for name in ENCODINGS if name not in ggml]
+    return "\n".join(
+        (
+            f"- Block types of GGUF, each a scheme and an encoding: {_code(ggml)}.",
+            "- `SCHEMES` ([readers/schemes](../../readers/schemes/__init__.py)) says where a "
+            f"family is told: {_code(list(SCHEMES))}.",
+            "- `ENCODINGS` ([kernels](../../kernels/table.py)) says how it is decoded: "
+            f"{_code(others)}, and the block types.",
+        )
+    )
+
+
+def rewritten(page: Path) -> str:
+    """The page with its generated parts made again."""
+    parts = {
+        "families": lambda: families("docs/formats/"),
+        "index": index,
+        "tables": tables,
+    }
+
+    def made(match: re.Match[str]) -> str:
+        return f"<!-- {match[1]} -->\n{parts[match[1]]()}\n<!-- /{match[1]} -->"
+
+    pattern = rf"<!-- ({'|'.join(parts)}) -->\n.*?<!-- /\1 -->"
+    return re.sub(pattern, made, page.read_text(), flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    for path in PAGES:
+        text = rewritten(path)
+        if text != path.read_text():
+            print(f"{path.relative_to(ROOT)} differs")
+            if "--write" in sys.argv:
+                path.write_text(text)
