@@ -36,7 +36,7 @@ TASK_BYTES = 64 * MiB
 TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # Read at once from layouts stored in columns, and from strided rows: whole lines of most matrices,
 # which is one call instead of one a line.
-STRIP_BYTES = 24 * MiB
+READ_AHEAD_BYTES = 24 * MiB
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
@@ -236,11 +236,11 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     if columns and window:
         per_window = sum(c.window_bytes(window) for c in columns)
         windows = -(-units // window)
-        strips = -(-windows // max(1, STRIP_BYTES // max(1, per_window)))
+        reads_ahead = -(-windows // max(1, READ_AHEAD_BYTES // max(1, per_window)))
         if any(c.placement.wraps for c in columns):  # read again where it begins again
             once = sum(c.window_bytes(tensor.units) for c in columns)
-            strips = 1 if once <= STRIP_BYTES else strips
-        batch = window * -(-windows // strips)  # all of one size, but for the last
+            reads_ahead = 1 if once <= READ_AHEAD_BYTES else reads_ahead
+        batch = window * -(-windows // reads_ahead)  # all of one size, but for the last
         batch = min(batch, -(-units // multiple) * multiple)
     reads = sum(c.window_bytes(batch) for c in tensor.components)
     if columns:

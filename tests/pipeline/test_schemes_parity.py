@@ -228,7 +228,7 @@ def every_type(tmp_path: Path) -> Path:
 def small(monkeypatch: pytest.MonkeyPatch, window: int, task: int, strip: int) -> None:
     monkeypatch.setattr(planning, "WINDOW_BYTES", window)
     monkeypatch.setattr(planning, "TASK_BYTES", task)
-    monkeypatch.setattr(planning, "STRIP_BYTES", strip)
+    monkeypatch.setattr(planning, "READ_AHEAD_BYTES", strip)
 
 
 def recovered(source: Path, out: Path, executor: str = "serial", **settings: Any) -> bytes:

@@ -63,7 +63,7 @@ def test_golden(rounding: Any, strip: int, tmp_path: Path, monkeypatch: pytest.M
     if strip < 1 << 20:
         monkeypatch.setattr(planning, "WINDOW_BYTES", 2000)
         monkeypatch.setattr(planning, "TASK_BYTES", 6000)
-        monkeypatch.setattr(planning, "STRIP_BYTES", strip)
+        monkeypatch.setattr(planning, "READ_AHEAD_BYTES", strip)
     out = tmp_path / "out.safetensors"
     anamnesis.remember(CASES, out, rounding=rounding, threads=1)
     found, wanted = load_file(out), expected(rounding)

@@ -65,7 +65,7 @@ def test_golden(
     if strip < 1 << 20:
         monkeypatch.setattr(planning, "WINDOW_BYTES", 600)
         monkeypatch.setattr(planning, "TASK_BYTES", 2000)
-        monkeypatch.setattr(planning, "STRIP_BYTES", strip)
+        monkeypatch.setattr(planning, "READ_AHEAD_BYTES", strip)
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_bytes((DATA / f"{kind}.safetensors").read_bytes())

@@ -49,7 +49,7 @@ def test_windows_take_whole_cache_lines(tensor: Tensor, window: int) -> None:
     assert step_for(tensor).window_units == window
 
 
-def test_a_matrix_that_fits_is_one_strip() -> None:
+def test_a_matrix_that_fits_is_one_read_ahead() -> None:
     step = step_for(awq(4096, 11008))
     assert step.batch_units == 11008
     assert 23 * MiB < step.memory_bytes < 25 * MiB
@@ -58,11 +58,11 @@ def test_a_matrix_that_fits_is_one_strip() -> None:
 @pytest.mark.parametrize(("inputs", "outputs"), [(4096, 14336), (14336, 4096), (8192, 28672)])
 def test_larger_ones_are_cut_evenly(inputs: int, outputs: int) -> None:
     step = step_for(awq(inputs, outputs))
-    strips = -(-inputs * outputs // 2 // planning.STRIP_BYTES)
+    strips = -(-inputs * outputs // 2 // planning.READ_AHEAD_BYTES)
     assert -(-outputs // step.batch_units) == strips
     assert step.batch_units % step.window_units == 0
     assert step.batch_units - outputs / strips < step.window_units
-    assert step.batch_units * inputs // 2 <= planning.STRIP_BYTES
+    assert step.batch_units * inputs // 2 <= planning.READ_AHEAD_BYTES
 
 
 def test_one_window_is_the_least() -> None:
@@ -89,11 +89,13 @@ def experts(count: int, inputs: int, outputs: int) -> Tensor:
         (experts(3, 16384, 8192), 172, 9),  # 67 MB of codes an expert: three strips, each a task
     ],
 )
-def test_strips_of_a_stack_end_with_its_matrices(tensor: Tensor, batch: int, tasks: int) -> None:
+def test_read_aheads_of_a_stack_end_with_its_matrices(
+    tensor: Tensor, batch: int, tasks: int
+) -> None:
     step = step_for(tensor)
     assert step.batch_units == batch
     assert step.batch_units % step.window_units == 0 or step.batch_units == tensor.matrix_units
-    assert step.memory_bytes < planning.STRIP_BYTES + 4 * planning.WINDOW_BYTES
+    assert step.memory_bytes < planning.READ_AHEAD_BYTES + 4 * planning.WINDOW_BYTES
     ranges = planning._ranges(step, planning.TASK_BYTES)
     assert len(ranges) == tasks
     assert [start for start, _ in ranges[1:]] == [stop for _, stop in ranges[:-1]]
