@@ -1,4 +1,4 @@
-"""Windows and strips of layouts that are stored in columns."""
+"""Windows and batches of layouts that are stored in columns."""
 
 from __future__ import annotations
 
@@ -58,10 +58,10 @@ def test_a_matrix_that_fits_is_one_read_ahead() -> None:
 @pytest.mark.parametrize(("inputs", "outputs"), [(4096, 14336), (14336, 4096), (8192, 28672)])
 def test_larger_ones_are_cut_evenly(inputs: int, outputs: int) -> None:
     step = step_for(awq(inputs, outputs))
-    strips = -(-inputs * outputs // 2 // planning.READ_AHEAD_BYTES)
-    assert -(-outputs // step.batch_units) == strips
+    batches = -(-inputs * outputs // 2 // planning.READ_AHEAD_BYTES)
+    assert -(-outputs // step.batch_units) == batches
     assert step.batch_units % step.window_units == 0
-    assert step.batch_units - outputs / strips < step.window_units
+    assert step.batch_units - outputs / batches < step.window_units
     assert step.batch_units * inputs // 2 <= planning.READ_AHEAD_BYTES
 
 
@@ -84,9 +84,9 @@ def experts(count: int, inputs: int, outputs: int) -> Tensor:
 @pytest.mark.parametrize(
     ("tensor", "batch", "tasks"),
     [
-        (experts(128, 2880, 5760), 90, 64),  # a strip is an expert, a task two of 33 MB
+        (experts(128, 2880, 5760), 90, 64),  # a batch is an expert, a task two of 33 MB
         (experts(7, 64, 96), 2, 1),
-        (experts(3, 16384, 8192), 172, 9),  # 67 MB of codes an expert: three strips, each a task
+        (experts(3, 16384, 8192), 172, 9),  # 67 MB of codes an expert: three batches, each a task
     ],
 )
 def test_read_aheads_of_a_stack_end_with_its_matrices(
