@@ -74,6 +74,9 @@ def diff_command(
 
     A is what B is measured against; the worst tensors come first. Exits 0 whatever the
     difference, unless --exact or --fail-under asks for more.
+
+    \b
+    Example: amn diff models/llama models/llama-fp8 --plot loss.svg
     """
     from anamnesis.analytics.diff.plot import check_plot
     from anamnesis.analytics.diff.run import diff

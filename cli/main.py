@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anamnesis import stopping
+from anamnesis.cli.completion import completion_command
 from anamnesis.cli.diff_command import diff_command
 from anamnesis.cli.failure import (
     INTERNAL,
     REPORT,
-    SeveralError,
     check_address_space,
     exit_code,
     line,
@@ -43,9 +43,11 @@ from anamnesis.cli.streams import open_missing, print_json, remark
 from anamnesis.version import __version__
 
 if TYPE_CHECKING:
-    from anamnesis.pipeline.jobs import Summary
+    from anamnesis.limits import Limits
+    from anamnesis.pipeline.config import Job
 
 FORMATS = ("safetensors", "arrow", "hf", "gguf")
+_RESUMED = ("convert", "dequantize", "remember", "run")
 _ALIASES = {"info": "inspect", "dequantize": "remember"}
 
 
@@ -56,13 +58,29 @@ class _Group(click.Group):
         return super().get_command(ctx, _ALIASES.get(name, name))
 
 
-@click.group(cls=_Group, context_settings={"help_option_names": ["-h", "--help"]})
+_EPILOG = """\b
+Exit codes:
+  0    done                      5  LimitError
+  1    the file system said no   6  SecurityError
+  2    usage                     7  IntegrityError
+  3    FormatError               8  diff: not as close as asked
+  4    UnsupportedError         70  internal: a bug
+  130  stopped by a signal
+"""
+
+
+@click.group(
+    cls=_Group,
+    context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
+    epilog=_EPILOG,
+)
 @click.version_option(__version__, prog_name="amn")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Quantised weights in, full precision out."""
 
 
+_dry_run = click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
 _keep_going = click.option(
     "--keep-going", is_flag=True, help="Convert what can be had of a model with broken shards."
@@ -78,7 +96,11 @@ _keep_going = click.option(
 @unit_flag
 @limit_flags
 def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: Any) -> None:
-    """Say what PATH holds, from its headers alone (alias: info)."""
+    """Say what PATH holds, from its headers alone (alias: info).
+
+    \b
+    Example: amn inspect models/llama-fp8 --json
+    """
     if not only_globals:
         _inspect(path, as_json, settings, entries=False)
         return
@@ -97,7 +119,11 @@ def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: An
 @unit_flag
 @limit_flags
 def parse_command(path: str, as_json: bool, **settings: Any) -> None:
-    """Like inspect, with one entry a tensor."""
+    """Like inspect, with one entry a tensor.
+
+    \b
+    Example: amn parse model.gguf
+    """
     _inspect(path, as_json, settings, entries=True)
 
 
@@ -144,8 +170,23 @@ _conversion = all_of(
         ),
         key_value_flag,
         pattern_flags,
-        click.option("--overwrite", is_flag=True, help="Replace an output that exists."),
+        click.option(
+            "--bf16",
+            type=click.Choice(["extension", "uint16"]),
+            default="extension",
+            help="The type of BF16 in an arrow output: lance.bfloat16, or the bits.",
+        ),
+        click.option("--overwrite", is_flag=True, help="Replace an output of this program."),
+        click.option(
+            "--manifest",
+            type=click.Choice(["beside", "inside"]),
+            default="beside",
+            help="Where verify's record lies; with inside, a folder can be moved.",
+        ),
+        scheduler_flag,
         _keep_going,
+        _dry_run,
+        json_flag,
         _quiet,
         unit_flag,
         limit_flags,
@@ -160,7 +201,11 @@ _conversion = all_of(
 )
 @_conversion
 def remember_command(path: str, to: str | None, **settings: Any) -> None:
-    """Recover the precision of PATH (alias: dequantize)."""
+    """Recover the precision of PATH (alias: dequantize); run it again to resume.
+
+    \b
+    Example: amn remember models/llama-fp8 -o out/llama-bf16
+    """
     _convert(path, to, settings)
 
 
@@ -174,22 +219,39 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
 )
 @_conversion
 def convert_command(path: str, to: str, **settings: Any) -> None:
-    """Convert PATH to another container, through full precision."""
+    """Convert PATH to another container, through full precision; run it again to resume.
+
+    \b
+    Example: amn convert model.gguf --to arrow -o weights.arrow
+    """
     _convert(path, to, settings)
 
 
 def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
-    from anamnesis.pipeline.jobs import job_for, run_job
-    from anamnesis.pipeline.progress import make_progress
+    from anamnesis.pipeline.jobs import job_for
 
-    out, threads, quiet = (settings.pop(name) for name in ("out", "threads", "quiet"))
+    out, threads = (settings.pop(name) for name in ("out", "threads"))
+    how = {name: settings.pop(name) for name in ("quiet", "as_json", "dry_run")}
     threads = int(threads) if threads.isdecimal() else threads
     settings["include"] = settings["include"] or ("*",)
     settings["key_values"] = key_values_from(settings.pop("gguf_kv"))
     limits = limits_from(settings)
     job = job_for(path, out, to=to, threads=threads, **settings)
+    _work(job, limits, **how)
+
+
+def _work(job: Job, limits: Limits | None, quiet: bool, as_json: bool, dry_run: bool) -> None:
+    """Run a job, going on where an earlier run was stopped; or say what it would do."""
+    from anamnesis.cli.outcomes import finish, show_plans
+    from anamnesis.pipeline.jobs import plan_job, run_job
+    from anamnesis.pipeline.progress import make_progress
+
+    if dry_run:
+        show_plans(plan_job(job, limits), as_json=as_json)
+        return
     progress = make_progress("quiet" if quiet else "auto")
-    _finish(run_job(job, limits=limits, progress=progress, resume=True), quiet=quiet)
+    summary = run_job(job, limits=limits, progress=progress, resume=True)
+    finish(summary, quiet=quiet, as_json=as_json)
 
 
 @cli.command("run")
@@ -197,52 +259,28 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 @scheduler_flag
 @_keep_going
-@click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
+@_dry_run
+@json_flag
 @_quiet
 def run_command(
     job: str,
     overrides: Sequence[str],
     scheduler: str | None,
     keep_going: bool,
-    dry_run: bool,
-    quiet: bool,
+    **how: bool,
 ) -> None:
-    """Run the batch job in the YAML file JOB; run it again to resume."""
+    """Run the batch job in the YAML file JOB; run it again to resume.
+
+    \b
+    Example: amn run job.yaml --set output.dtype=f32 --dry-run
+    """
     from anamnesis.pipeline.config import load_job
-    from anamnesis.pipeline.explain import explain
-    from anamnesis.pipeline.jobs import plan_job, run_job
-    from anamnesis.pipeline.progress import make_progress
 
     if scheduler:
         overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
     if keep_going:
         overrides = [*overrides, "run.keep_going=true"]
-    loaded = load_job(job, overrides)
-    if not dry_run:
-        progress = make_progress("quiet" if quiet else "auto")
-        _finish(run_job(loaded, progress=progress, resume=True), quiet=quiet)
-        return
-    planned = plan_job(loaded)
-    click.echo("\n\n".join(explain(p) for _, p in planned if not isinstance(p, BaseException)))
-    _fail([(s, p) for s, p in planned if isinstance(p, BaseException)], len(planned))
-
-
-def _finish(summary: Summary, *, quiet: bool) -> None:
-    from anamnesis.cli.tables import sentence
-
-    if not quiet:
-        remark(summary.notes)
-        for outcome in summary.outcomes:
-            click.echo(sentence(outcome))
-    _fail(summary.failures, summary.inputs)
-
-
-def _fail(failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
-    """Name every input that failed, and end with an error, if there are any."""
-    for source, error in failures:
-        click.echo(f"failed: {plain(source)}: {line(error)}", err=True)
-    if failures:
-        raise SeveralError(failures, inputs) from failures[0][1]
+    _work(load_job(job, overrides), None, **how)
 
 
 @cli.command("verify")
@@ -255,11 +293,19 @@ def _fail(failures: Sequence[tuple[str, BaseException]], inputs: int) -> None:
     show_default=True,
     help="Share of the pieces to decode again.",
 )
-def verify_command(out: str, against: str | None, sample: float) -> None:
-    """Compare OUT with the checksums taken when it was written."""
+@json_flag
+def verify_command(out: str, against: str | None, sample: float, as_json: bool) -> None:
+    """Compare OUT with the checksums taken when it was written.
+
+    \b
+    Example: amn verify out/llama-bf16 --against models/llama-fp8 --sample 0.01
+    """
     from anamnesis.model.api import verify
 
     counts = verify(out, against=against, sample=sample)
+    if as_json:
+        print_json({"path": out, **counts})
+        return
     click.echo(
         f"{plain(out)}: {counts['files']} file(s), {counts['tensors']} tensors, "
         f"{counts['bytes']:,} bytes: as written"
@@ -273,12 +319,17 @@ def verify_command(out: str, against: str | None, sample: float) -> None:
 
 @cli.command("schema")
 def schema_command() -> None:
-    """Print the JSON Schema of the job file."""
+    """Print the JSON Schema of the job file.
+
+    \b
+    Example: amn schema > job.schema.json
+    """
     from anamnesis.pipeline.config import schema
 
     print_json(schema())
 
 
+cli.add_command(completion_command)
 cli.add_command(stats_command)
 cli.add_command(diff_command)
 
@@ -296,7 +347,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = cli.main(arguments, prog_name="amn", standalone_mode=False)
         sys.exit(code if isinstance(code, int) else 0)
     except (KeyboardInterrupt, click.Abort):
-        click.echo(stopping.MESSAGE, err=True)
+        again = "; the same command again goes on where this one stopped"
+        writes = any(name in _RESUMED for name in arguments[:1])
+        click.echo(stopping.MESSAGE + again * writes, err=True)
         sys.exit(stopping.EXIT_CODE)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -52,6 +52,9 @@ def stats_command(
     """Figures of every tensor of PATH, in one pass over its values.
 
     Range, mean, deviation, zeros, NaN, infinities, exponents, stored scales and checksum.
+
+    \b
+    Example: amn stats models/llama-fp8 --sort absmax -o stats.parquet
     """
     from anamnesis.analytics.stats.run import check_column, stats
     from anamnesis.pipeline.progress import make_progress, printable

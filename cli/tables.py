@@ -20,6 +20,8 @@ def print_report(found: Report, *, entries: bool = False) -> None:
     from rich.text import Text
 
     console = Console(highlight=False, soft_wrap=True)
+    if not console.is_terminal:  # what reads a pipe wants names whole
+        console = Console(highlight=False, soft_wrap=True, width=1 << 16)
     console.print(
         Text.assemble(
             (printable(found.path), "bold"),

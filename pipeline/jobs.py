@@ -51,7 +51,8 @@ def job_for(
     rounding: str = "exact",
     threads: int | str = "auto",
     memory: int | str | None = None,
-    executor: str = "threads",
+    executor: str | None = None,
+    scheduler: str | None = None,
     overwrite: bool = False,
     manifest: str = "beside",
     assume_unit_scale: bool = False,
@@ -68,7 +69,9 @@ def job_for(
     """The job of one input, as `remember` and `convert` make it."""
     output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
     output["manifest"] = manifest
+    executor = executor or ("distributed" if scheduler else "threads")
     run: dict[str, Any] = {"threads": threads, "executor": executor, "keep_going": keep_going}
+    run["scheduler"] = scheduler
     if memory is not None:
         run["memory"] = memory
     output |= {"compression": compression, "bf16": bf16, "names": names, "encode": encode}
@@ -155,6 +158,8 @@ def run_job(
     progress = progress or make_progress("quiet")
     gone: SchedulerError | None = None
     planned = plan_job(job, limits)
+    if job.output.max_shard_size is not None and _is_one_file(settings):
+        notes.append(f"max_shard_size has no effect: {settings.path} is one file")
     for source, plan in planned:
         if isinstance(plan, BaseException):
             failures.append((source, plan))
@@ -190,6 +195,11 @@ def run_job(
             failures.append((source, error))
             gone = error if isinstance(error, SchedulerError) else None
     return Summary(tuple(outcomes), tuple(failures), tuple(notes), len(planned))
+
+
+def _is_one_file(settings: Settings) -> bool:
+    suffix = WRITERS[settings.format].suffix
+    return settings.format != "gguf" and Path(settings.path).suffix == suffix
 
 
 def _load(settings: Settings, source: str, limits: Limits) -> Model:

@@ -1,0 +1,24 @@
+"""`amn completion SHELL`: the script that makes a shell complete commands and flags."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.command("completion")
+@click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
+@click.pass_context
+def completion_command(ctx: click.Context, shell: str) -> None:
+    """Print the completion script of SHELL.
+
+    \b
+    Example: eval "$(amn completion bash)"
+    """
+    from click.shell_completion import get_completion_class
+
+    kind = get_completion_class(shell)
+    if kind is not None:
+        click.echo(kind(ctx.find_root().command, {}, "amn", "_AMN_COMPLETE").source())
+
+
+__all__ = ["completion_command"]

@@ -1,0 +1,79 @@
+"""What `remember`, `convert` and `run` did, or would do, as sentences or as one JSON object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from anamnesis.cli.failure import SeveralError, line, plain
+from anamnesis.cli.streams import print_json, remark
+
+if TYPE_CHECKING:
+    from anamnesis.pipeline.jobs import Summary
+    from anamnesis.pipeline.plan import Plan
+
+Failures = Sequence[tuple[str, BaseException]]
+
+
+def finish(summary: Summary, *, quiet: bool, as_json: bool) -> None:
+    """Print what a job made; raises an error when an input failed."""
+    from anamnesis.cli.tables import sentence
+
+    if as_json:
+        outcomes = [asdict(outcome) for outcome in summary.outcomes]
+        failures = _failures(summary.failures)
+        print_json({"outcomes": outcomes, "failures": failures, "notes": list(summary.notes)})
+    elif not quiet:
+        remark(summary.notes)
+        for outcome in summary.outcomes:
+            click.echo(sentence(outcome))
+    _fail(summary.failures, summary.inputs)
+
+
+def show_plans(planned: Sequence[tuple[str, Plan | BaseException]], *, as_json: bool) -> None:
+    """Print what would be done; raises an error when an input cannot be planned."""
+    from anamnesis.pipeline.explain import explain
+
+    plans = [plan for _, plan in planned if not isinstance(plan, BaseException)]
+    failures = [(source, plan) for source, plan in planned if isinstance(plan, BaseException)]
+    if as_json:
+        print_json({"plans": [_plan(plan) for plan in plans], "failures": _failures(failures)})
+    else:
+        click.echo("\n\n".join(explain(plan) for plan in plans))
+    _fail(failures, len(planned))
+
+
+def _plan(plan: Plan) -> dict[str, Any]:
+    return {
+        "input": plan.model.path,
+        "container": plan.model.container,
+        "path": plan.spec.path,
+        "format": plan.spec.format,
+        "files": [{"path": file.path, "nbytes": file.nbytes} for file in plan.layout.files],
+        "tensors": len(plan.items),
+        "read_bytes": sum(tensor.stored_bytes for tensor in plan.model.tensors),
+        "out_bytes": plan.out_bytes,
+        "tasks": len(plan.tasks),
+        "threads": plan.threads,
+        "memory_bytes": plan.memory_bytes,
+        "dropped": [{"name": d.stored.name, "why": d.why} for d in plan.model.dropped],
+        "notes": list(plan.model.notes),
+    }
+
+
+def _failures(failures: Failures) -> list[dict[str, str]]:
+    return [{"input": source, "error": line(error)} for source, error in failures]
+
+
+def _fail(failures: Failures, inputs: int) -> None:
+    """Name every input that failed, and end with an error, if there are any."""
+    for source, error in failures:
+        click.echo(f"failed: {plain(source)}: {line(error)}", err=True)
+    if failures:
+        raise SeveralError(failures, inputs) from failures[0][1]
+
+
+__all__ = ["finish", "show_plans"]

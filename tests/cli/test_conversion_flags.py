@@ -1,0 +1,160 @@
+"""Flags of remember, convert, run and verify: JSON, dry runs, schedulers, help, completion."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anamnesis import stopping
+from anamnesis.cli.main import cli
+
+Amn = Callable[..., subprocess.CompletedProcess[str]]
+VERBS = {"remember": (), "convert": ("--to", "safetensors")}
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_json_and_dry_run(verb: str, amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    flags = (*VERBS[verb], "-o", out, "--json", "--max-shard-size", "16MB")
+    plan = json.loads(amn(verb, fp8_model, *flags, "--dry-run").stdout)["plans"][0]
+    assert not out.exists()
+    assert "tasks " in amn(verb, fp8_model, *flags[:-3], "--dry-run").stdout
+    done = json.loads(amn(verb, fp8_model, *flags).stdout)
+    assert (done["failures"], done["outcomes"][0]["resumed"]) == ([], 0)
+    assert done["outcomes"][0]["files"] == [file["path"] for file in plan["files"]]
+    assert [Path(f["path"]).stat().st_size for f in plan["files"]] == [
+        file["nbytes"] for file in plan["files"]
+    ]
+    again = json.loads(amn(verb, fp8_model, *flags).stdout)
+    assert again["outcomes"][0]["resumed"] == len(plan["files"]) > 1
+    verified = json.loads(amn("verify", out, "--json").stdout)
+    assert verified == {
+        "path": str(out),
+        "files": len(plan["files"]),
+        "tensors": plan["tensors"],
+        "bytes": verified["bytes"],
+    }
+
+
+def test_json_of_a_job_lists_what_failed(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(f"inputs: [{fp8_model}, {tmp_path}/no.gguf]\noutput: {{path: {tmp_path}/o}}\n")
+    plans = json.loads(amn("run", job, "--json", "--dry-run").stdout)
+    done = amn("run", job, "--json")
+    found = json.loads(done.stdout)
+    assert (len(found["outcomes"]), done.returncode) == (len(plans["plans"]), 1) == (1, 1)
+    assert found["failures"] == plans["failures"]
+    assert found["failures"][0]["input"] == f"{tmp_path}/no.gguf"
+
+
+@pytest.mark.parametrize("address", ["http://localhost:8787/status", "https://h/status"])
+@pytest.mark.parametrize("verb", ["remember", "stats"])
+def test_a_dashboard_is_no_scheduler(
+    amn: Amn, fp8_model: Path, tmp_path: Path, verb: str, address: str
+) -> None:
+    out = ("-o", tmp_path / ("o" if verb == "remember" else "o.csv"))
+    done = amn(verb, fp8_model, *out, "--scheduler", address)
+    assert done.returncode == 2
+    assert "run.scheduler" in done.stderr
+    assert "a scheduler is at tcp://HOST:8786" in done.stderr
+
+
+def test_a_flag_without_effect_is_noted(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
+    done = amn("remember", fp8_model, "-o", tmp_path / "o.safetensors", "--max-shard-size", "1GB")
+    assert "note: max_shard_size has no effect" in done.stderr
+
+
+def test_bf16_and_manifest(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow")
+    flags = (
+        "--to",
+        "arrow",
+        "--bf16",
+        "uint16",
+        "--manifest",
+        "inside",
+        "--dtype",
+        "bf16",
+        "--include",
+        "*.weight",
+    )
+    assert amn("remember", fp8_model, "-o", tmp_path / "o", *flags).returncode == 0
+    assert (tmp_path / "o" / "_anamnesis.json").exists()
+    with pa.ipc.open_file(tmp_path / "o" / "part-00001-of-00001.arrow") as reader:
+        assert str(reader.schema.field("values").type) == "large_list<item: uint16 not null>"
+
+
+def test_tables_are_not_cut_in_a_pipe(amn: Amn, write_safetensors: object, tmp_path: Path) -> None:
+    name = "model.layers.0." + "x" * 200 + ".weight"
+    path = write_safetensors(  # type: ignore[operator]
+        tmp_path / "a.safetensors", {name: ("F32", (1,), bytes(4))}
+    )
+    assert name in amn("parse", path).stdout
+
+
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_help_has_an_example(name: str, amn: Amn) -> None:
+    assert "Example: " in amn(name, "--help").stdout
+
+
+def test_the_top_help_lists_exit_codes(amn: Amn) -> None:
+    text = amn("--help").stdout
+    assert all(code in text for code in ("3    FormatError", "130  stopped", "70  internal"))
+
+
+@pytest.mark.parametrize(("shell", "line"), [("bash", "complete -o"), ("zsh", "#compdef amn"),
+                                             ("fish", "complete --no-files")])  # fmt: skip
+def test_completion(shell: str, line: str, amn: Amn) -> None:
+    assert line in amn("completion", shell).stdout
+
+
+def test_a_shell_is_given_the_commands() -> None:
+    env = {
+        **os.environ,
+        "_AMN_COMPLETE": "bash_complete",
+        "COMP_WORDS": "amn re",
+        "COMP_CWORD": "1",
+    }
+    code = "from anamnesis.cli.main import main; main([])"
+    done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
+    assert "plain,remember" in done.stdout
+
+
+SLOW = (
+    "import sys, time, anamnesis.writers.safetensors as s\n"
+    "write = s.RawSlot.write\n"
+    "def slow(*a): time.sleep(0.03); write(*a)\n"
+    "s.RawSlot.write = slow\n"
+    "from anamnesis.cli.main import main; main(sys.argv[1:])"
+)
+
+
+def test_remember_goes_on_where_it_was_stopped(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    command = ["remember", str(fp8_model), "-o", str(out), "--max-shard-size", "8MB"]
+    child = subprocess.Popen(
+        [sys.executable, "-c", SLOW, *command, "--threads", "1"], stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 60
+    while not (out.is_dir() and list(out.glob("model-*"))):
+        assert time.monotonic() < deadline
+        assert child.poll() is None
+        time.sleep(0.002)
+    child.send_signal(signal.SIGINT)
+    _, errors = child.communicate(timeout=60)
+    assert child.returncode == stopping.EXIT_CODE
+    assert errors.splitlines()[-1] == (
+        f"{stopping.MESSAGE}; the same command again goes on where this one stopped"
+    )
+    done = amn(*command)
+    assert done.returncode == 0, done.stderr
+    assert "done before" in done.stdout
+    assert amn("verify", out).returncode == 0
