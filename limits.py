@@ -33,12 +33,35 @@ INDEX_ITEMS = 750_000  # tensors that a model.safetensors.index.json lists
 
 
 @dataclass(frozen=True, slots=True)
+class Allow:
+    """What a caller lets pass that is refused without his word; nothing of it runs code.
+
+    `follow_links`: links out of a model's folder that he owns, to regular files that he owns.
+    `leave_out_unknown`: pickled objects of unknown classes are left out instead of refused.
+    """
+
+    follow_links: bool = False
+    leave_out_unknown: bool = False
+
+    def __or__(self, other: Allow) -> Allow:
+        """What either of two allows."""
+        return Allow(
+            self.follow_links or other.follow_links,
+            self.leave_out_unknown or other.leave_out_unknown,
+        )
+
+
+NOTHING = Allow()
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
     """A caller's budget; every field tightens the fixed floors and never loosens them.
 
     `max_single_alloc` and `max_total_bytes` are bytes, `max_items` counts tensors or other
     entries of one container, `max_expansion_ratio` is bytes out per byte stored. `record_bytes` is
-    memory for the records of a model's tensors, which a run takes from its budget.
+    memory for the records of a model's tensors, which a run takes from its budget. `allow` is no
+    matter of size; it goes along because the same readers have to know it.
     """
 
     max_single_alloc: int = 8 * GiB
@@ -46,6 +69,7 @@ class Limits:
     max_items: int = 2_000_000
     max_expansion_ratio: int = 1_000
     record_bytes: int | None = None
+    allow: Allow = NOTHING
 
     def __post_init__(self) -> None:
         for name in ("max_single_alloc", "max_total_bytes", "max_items", "max_expansion_ratio"):

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import click
 
 from anamnesis.errors import UsageError
-from anamnesis.limits import Limits
+from anamnesis.limits import Allow, Limits
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -63,6 +63,16 @@ _LIMITS = (
         type=click.IntRange(min=1),
         help="Most bytes of output for each byte stored.",
     ),
+    click.option(
+        "--follow-links",
+        is_flag=True,
+        help="Follow links out of a model's folder that are yours, to files of yours.",
+    ),
+    click.option(
+        "--leave-out-unknown",
+        is_flag=True,
+        help="Leave pickled objects of unknown classes out; nothing is run.",
+    ),
 )
 
 
@@ -83,10 +93,11 @@ limit_flags = all_of(_LIMITS)
 
 
 def limits_from(settings: dict[str, Any]) -> Limits:
-    """The limits among a command's settings, which are taken out; the others are the usual ones."""
+    """The limits, and what is allowed, among a command's settings, which are taken out."""
     names = ("max_single_alloc", "max_total_bytes", "max_items", "max_expansion_ratio")
     given = {name: settings.pop(name) for name in names}
-    return Limits(**{name: value for name, value in given.items() if value is not None})
+    allow = Allow(settings.pop("follow_links"), settings.pop("leave_out_unknown"))
+    return Limits(**{k: value for k, value in given.items() if value is not None}, allow=allow)
 
 
 def key_values_from(given: Sequence[str]) -> dict[str, Any]:

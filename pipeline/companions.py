@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.errors import FormatError
-from anamnesis.limits import Limits, MiB
+from anamnesis.limits import NOTHING, Allow, Limits, MiB
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
 from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.folder import check_inside
@@ -30,7 +30,7 @@ _WEIGHTS = frozenset(
 )
 
 
-def companions(source: Path) -> Iterator[Path]:
+def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
     """Files of a model folder that belong to the recovered model, `config.json` included.
 
     Raises SecurityError for one that is a link out of the folder.
@@ -46,7 +46,7 @@ def companions(source: Path) -> Iterator[Path]:
         except OSError:  # a link to nothing
             continue
         if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
-            check_inside(str(source), entry.path)
+            check_inside(str(source), entry.path, allow)
             yield path
 
 
@@ -62,6 +62,7 @@ def copy_companions(
     dtype: str | None,
     note: Callable[[str], None],
     choices: Chosen = (),
+    allow: Allow = NOTHING,
 ) -> list[str]:
     """Copy what goes along into `target`; the names. Configurations are cleaned on the way.
 
@@ -71,7 +72,7 @@ def copy_companions(
     that is no JSON cannot be cleaned: it is left out with a `note`.
     """
     copied = []
-    for path in companions(source):
+    for path in companions(source, allow):
         with LocalFile(path) as file:
             data = file.read(0, file.size)
         if is_config(path.name):
@@ -87,7 +88,7 @@ def copy_companions(
 
 def _cleaned(path: Path, data: bytes, dtype: str | None, choices: Chosen) -> bytes:
     """A configuration as it has to be; the very same bytes when no rule has anything to say."""
-    config = loads(data, str(path), Limits())
+    config = loads(data, str(path), Limits(), python=True)
     if not isinstance(config, dict):
         return data
     if path.name == "config.json":

@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -18,7 +19,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from anamnesis.errors import UsageError
-from anamnesis.limits import Limits
+from anamnesis.limits import Allow, Limits
 from anamnesis.pipeline.sizes import Size, parse_size
 from anamnesis.pipeline.targets import EncodeRule
 from anamnesis.pipeline.validate import at, build, require_key, shown
@@ -227,6 +228,22 @@ class JobLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         )
 
 
+class JobAllow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What is refused without a word of yours; nothing of it runs code."""
+
+    follow_links: Annotated[
+        bool,
+        Meta(
+            description="Follow links out of a model's folder that belong to you, to regular files "
+            "that belong to you."
+        ),
+    ] = False
+    leave_out_unknown: Annotated[
+        bool,
+        Meta(description="Leave pickled objects of unknown classes out instead of refusing them."),
+    ] = False
+
+
 class Settings(Struct, frozen=True, kw_only=True):
     """A job with every default filled in and every size in bytes; small and picklable.
 
@@ -274,6 +291,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     numbers: Numbers = Numbers()
     run: Run = Run()
     limits: JobLimits = JobLimits()
+    allow: JobAllow = JobAllow()
 
     def resolve(self) -> Settings:
         """What the job means here; checks it again, as constructors alone check nothing.
@@ -313,7 +331,10 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             memory_bytes=parse_size(run.memory),
             scheduler=run.scheduler,
             keep_going=run.keep_going,
-            limits=job.limits.resolve(),
+            limits=replace(
+                job.limits.resolve(),
+                allow=Allow(job.allow.follow_links, job.allow.leave_out_unknown),
+            ),
         )
 
 

@@ -65,6 +65,8 @@ def job_for(
     exclude: Sequence[str] = (),
     names: str | None = None,
     key_values: dict[str, Any] | None = None,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
 ) -> Job:
     """The job of one input, as `remember` and `convert` make it."""
     output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
@@ -89,6 +91,7 @@ def job_for(
             "assume_unit_scale": assume_unit_scale,
             "passthrough": passthrough,
         },
+        allow={"follow_links": follow_links, "leave_out_unknown": leave_out_unknown},
     )
 
 
@@ -96,6 +99,7 @@ def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | B
     """Read every input's headers and plan it; an input that cannot be planned has its error."""
     settings = job.resolve()
     limits = limits or settings.limits
+    limits = replace(limits, allow=limits.allow | settings.limits.allow)
     planned: list[tuple[str, Plan | BaseException]] = []
     sources = _inputs(settings)
     patterns = _Patterns((*settings.include, *settings.exclude))

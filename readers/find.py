@@ -7,11 +7,11 @@ import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
 
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers import READERS
+from anamnesis.readers.choice import INDEX_NAME, choose
 from anamnesis.readers.folder import (
     Folder,
     LocalFolder,
@@ -19,31 +19,26 @@ from anamnesis.readers.folder import (
     check_inside,
     folder_of,
 )
-from anamnesis.readers.index import ENDINGS, INDEXES, Index, read_index
+from anamnesis.readers.index import INDEXES, Index, read_index
 from anamnesis.readers.ollama import OLLAMA as OLLAMA
+from anamnesis.readers.pipelines import PIPELINE, components
 from anamnesis.readers.source import base_name, is_url, open_source
 
 _PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
 _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
-# In a folder without an index, the first pattern that matches names the weights.
-_WEIGHTS = (
-    "model*.safetensors",
-    "*model*.safetensors",
-    "*.safetensors",
-    "*.gguf",
-    "pytorch_model*.bin",
-    "*.pth",
-    "*.arrow",
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The weight files, the folder that their configurations lie in, and the index, if any."""
+    """The weight files, the folder that their configurations lie in, and the index, if any.
+
+    `notes` say what else the folder holds, and why it is left out.
+    """
 
     paths: list[str]
     folder: Folder | None
     index: Index | None = None
+    notes: tuple[str, ...] = ()
 
 
 def find_files(path: str, limits: Limits) -> Found:
@@ -59,7 +54,7 @@ def find_files(path: str, limits: Limits) -> Found:
 
         return Found([blob_path(path, limits)], None)
     if os.path.isdir(path):
-        return _in_folder(LocalFolder(path), limits)
+        return _in_folder(LocalFolder(path, limits.allow), limits)
     if os.path.lexists(path) or not glob.has_magic(path):
         return _one_file(path, limits)
     paths = sorted(glob.glob(path))
@@ -67,21 +62,21 @@ def find_files(path: str, limits: Limits) -> Found:
         raise FileNotFoundError(2, "no file matches", path)
     root = os.path.dirname(path[: glob.magic_check.search(path).start()])  # type: ignore[attr-defined]
     for match in paths:
-        check_inside(root, match)
-    return _files(paths)
+        check_inside(root, match, limits.allow)
+    return _files(paths, limits)
 
 
 def _one_file(path: str, limits: Limits) -> Found:
-    folder = folder_of(path)
-    if folder is not None and base_name(path).endswith(ENDINGS):
+    folder = folder_of(path, limits.allow)
+    if folder is not None and INDEX_NAME.fullmatch(base_name(path)):
         with open_source(path) as file:
             return _sharded(read_index(file, folder, limits), folder)
     return Found([path], folder)
 
 
-def _files(paths: Sequence[str]) -> Found:
+def _files(paths: Sequence[str], limits: Limits) -> Found:
     whole = _whole_models(paths)
-    return Found(whole, folder_of(whole[0]))
+    return Found(whole, folder_of(whole[0], limits.allow))
 
 
 def _at_url(url: str, limits: Limits) -> Found:
@@ -96,7 +91,7 @@ def _at_url(url: str, limits: Limits) -> Found:
         matches = urls.call(url, lambda: fs.glob(path))
         if not matches:
             raise FileNotFoundError(2, "no file matches", url)
-        return _files(sorted(fs.unstrip_protocol(match) for match in matches))
+        return _files(sorted(fs.unstrip_protocol(match) for match in matches), limits)
     known = {extension for row in READERS.values() for extension in row.extensions}
     is_file = http or os.path.splitext(base_name(url))[1].lower() in {*known, ".json"}
     if url.endswith("/") or not (is_file or not urls.call(url, lambda: fs.isdir(path))):
@@ -108,27 +103,47 @@ def _at_url(url: str, limits: Limits) -> Found:
 
 def _in_folder(folder: Folder, limits: Limits) -> Found:
     names = folder.names()
-    candidates = [name for name in INDEXES if name in names or not names]
-    others = [name for name in names if name.endswith(ENDINGS)]
-    if not candidates and len(others) > 1:
-        raise UsageError(f"{folder.path}: holds {len(others)} indexes; name one of them")
-    for name in candidates or others:
+    if not names and is_url(folder.path):
+        return _unlisted(folder, limits)
+    if PIPELINE in names:
+        _refuse_pipeline(folder, limits)
+
+    def read(name: str) -> Index:
+        file = folder.open(name)
+        if file is None:
+            raise FileNotFoundError(2, "is gone", name)
+        with file:
+            return read_index(file, folder, limits)
+
+    choice = choose(folder.path, names, read)
+    if choice.index:
+        return _sharded(choice.index, folder, choice.notes)
+    whole = _whole_models([folder.join(name) for name in choice.names])
+    if whole[0].endswith(".gguf") and len(whole) > 1:
+        raise UsageError(f"{folder.path}: holds {len(whole)} GGUF models; name one of them")
+    _refuse_gaps(folder, choice.names)
+    return Found(whole, folder, notes=choice.notes)
+
+
+def _refuse_pipeline(folder: Folder, limits: Limits) -> None:
+    """Several models are no model; a job takes them one by one."""
+    found, _ = components(folder, limits)
+    if found:
+        raise UsageError(
+            f"{folder.path}: is a diffusers pipeline, of which {', '.join(found)} hold weights; "
+            f"name one of these folders, such as {folder.path}/{found[0]} (remember, convert and "
+            "run take them all)"
+        )
+
+
+def _unlisted(folder: Folder, limits: Limits) -> Found:
+    """Nothing lists a folder over HTTP: an index, or what an unsharded model is called."""
+    for name in INDEXES:
         file = folder.open(name)
         if file is not None:
             with file:
                 return _sharded(read_index(file, folder, limits), folder)
-    for pattern in _WEIGHTS:
-        found = [folder.join(name) for name in names if fnmatchcase(name, pattern)]
-        if found:
-            whole = _whole_models(found)
-            if pattern == "*.gguf" and len(whole) > 1:
-                raise UsageError(f"{folder.path}: holds {len(whole)} GGUF models; name one of them")
-            _refuse_gaps(folder, [n for n in names if fnmatchcase(n, pattern)])
-            return Found(whole, folder)
-    if not names and is_url(folder.path):
-        # Nothing lists a folder over HTTP; this is what an unsharded model is called.
-        return Found([folder.join("model.safetensors")], folder)
-    raise FormatError(f"{folder.path}: no weights found (looked for {', '.join(_WEIGHTS)})")
+    return Found([folder.join("model.safetensors")], folder)
 
 
 def _refuse_gaps(folder: Folder, names: Sequence[str]) -> None:
@@ -148,8 +163,8 @@ def _refuse_gaps(folder: Folder, names: Sequence[str]) -> None:
             )
 
 
-def _sharded(index: Index, folder: Folder) -> Found:
-    return Found([folder.join(shard) for shard in index.shards], folder, index)
+def _sharded(index: Index, folder: Folder, notes: tuple[str, ...] = ()) -> Found:
+    return Found([folder.join(shard) for shard in index.shards], folder, index, notes)
 
 
 def _whole_models(paths: Sequence[str]) -> list[str]:

@@ -1,24 +1,35 @@
 """Folders that hold a model, here or behind a URL, and what may be opened in them.
 
-What an index, a pattern or a format's own rules name must lie in the folder: a symlink out of it
-is a SecurityError, since the folder may come from a stranger and the link would lend his model
-the reader's files. One kind of link out is known and kept: in the cache of the Hugging Face hub,
-`models--X/snapshots/REVISION/*` link to `models--X/blobs/*` of the same repository
-(https://huggingface.co/docs/huggingface_hub/guides/manage-cache). A path that the caller names
-by itself may be any link.
+What an index, a pattern or a format's own rules name must lie in the folder. A symlink out of it
+would lend a stranger's model the reader's files, and an unpacked archive's links belong to whoever
+unpacked it, so that their owner says nothing. Links out are followed
+
+- in the cache of the Hugging Face hub, from `models--X/snapshots/REVISION/*` to `models--X/blobs/*`
+  of the same repository (https://huggingface.co/docs/huggingface_hub/guides/manage-cache);
+- to a blob of any such repository that is named by a digest of its content (SHA-1 or SHA-256), as
+  `hf download --local-dir` of older releases left them: only who knows its content can name it;
+- with `Allow.follow_links`, to any other file.
+
+For the last two, the links and the file must belong to the caller, and the file be a regular one.
+
+Anything else is a SecurityError. A path that the caller names by itself may be any link.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Protocol
 
 from anamnesis.errors import SecurityError
+from anamnesis.limits import NOTHING, Allow
 from anamnesis.readers.source import LocalFile, SourceFile, is_url, open_source
 
 _HUB_REPOSITORY = ("models--", "datasets--", "spaces--")
+_DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
+_LINKS = 40  # that may follow one another, as in Linux
 
 
 class Folder(Protocol):
@@ -32,7 +43,7 @@ class Folder(Protocol):
         ...
 
     def join(self, name: str) -> str:
-        """The path of `name` in it; SecurityError when that leads out of it."""
+        """The path of `name`, which may be in folders in it; SecurityError when it leads out."""
         ...
 
     def open(self, name: str) -> SourceFile | None:
@@ -43,17 +54,19 @@ class Folder(Protocol):
 class LocalFolder:
     """A folder on this machine."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, allow: Allow = NOTHING) -> None:
+        """`allow` says whether the caller's own links out of it are followed."""
         self.path = path
+        self._allow = allow
 
     def names(self) -> list[str]:
         """The names in it, sorted; none of hidden files."""
         return sorted(name for name in os.listdir(self.path or ".") if not name.startswith("."))
 
     def join(self, name: str) -> str:
-        """The path of `name` in it; SecurityError when that leads out of it."""
+        """The path of `name`, which may be in folders in it; SecurityError when it leads out."""
         path = os.path.join(self.path, _plain(self.path, name))
-        check_inside(self.path, path)
+        check_inside(self.path, path, self._allow)
         return path
 
     def open(self, name: str) -> SourceFile | None:
@@ -92,35 +105,72 @@ class RemoteFolder:
             return None
 
 
-def folder_of(path: str) -> Folder | None:
+def folder_of(path: str, allow: Allow = NOTHING) -> Folder | None:
     """The folder that the file at `path` lies in, or None when a URL does not tell."""
     if not is_url(path):
-        return LocalFolder(os.path.dirname(path))
+        return LocalFolder(os.path.dirname(path), allow)
     if "::" in path:
         return None
     # A signature or a token in the query is for that one file.
     return RemoteFolder(re.split("[?#]", path, maxsplit=1)[0].rpartition("/")[0])
 
 
-def check_inside(folder: str, path: str) -> None:
+def check_inside(folder: str, path: str, allow: Allow = NOTHING) -> None:
     """Raise SecurityError when `path` leads out of `folder`; see the rule above."""
     root, target = Path(os.path.realpath(folder or ".")), Path(os.path.realpath(path))
-    if target.is_relative_to(root):
+    if target.is_relative_to(root) or _same_repository(root, target):
         return
+    why = ""
+    if allow.follow_links or _is_blob(target):
+        why = _not_own(root, path, target)
+        if not why:
+            return
+    raise SecurityError(
+        f"{path}: is a link to {target}, out of the folder {folder or '.'}"
+        + (f": {why}" if why else "; name that file itself, or say --follow-links if the links are "
+           "your own (a folder from an archive may hold links that its author chose)")
+    )  # fmt: skip
+
+
+def _same_repository(root: Path, target: Path) -> bool:
     for snapshots in (root, *root.parents):
         repository = snapshots.parent
         if snapshots.name == "snapshots" and repository.name.startswith(_HUB_REPOSITORY):
-            if target.is_relative_to(repository / "blobs"):
-                return
-            break
-    raise SecurityError(
-        f"{path}: is a link to {target}, out of the folder {folder or '.'}; name that file itself "
-        "if it is meant"
+            return target.is_relative_to(repository / "blobs")
+    return False
+
+
+def _is_blob(target: Path) -> bool:
+    repository = target.parent.parent
+    return (
+        target.parent.name == "blobs"
+        and repository.name.startswith(_HUB_REPOSITORY)
+        and _DIGEST.fullmatch(target.name) is not None
     )
 
 
+def _not_own(root: Path, path: str, target: Path) -> str:
+    """Why a link is not followed although the caller follows links; "" when it is.
+
+    Every link from the folder on has to belong to the caller, and what they lead to as well.
+    """
+    mine = os.geteuid()
+    at = os.path.join(os.path.realpath(os.path.dirname(path) or "."), os.path.basename(path))
+    if not Path(at).is_relative_to(root):
+        return "the way to it leaves the folder"
+    for _ in range(_LINKS):
+        status = os.lstat(at)
+        if status.st_uid != mine:
+            return f"{at} belongs to another user"
+        if not stat.S_ISLNK(status.st_mode):
+            return "" if stat.S_ISREG(status.st_mode) else f"{target} is no regular file"
+        at = os.path.normpath(os.path.join(os.path.realpath(os.path.dirname(at)), os.readlink(at)))
+    return "too many links follow one another"
+
+
 def _plain(folder: str, name: str) -> str:
-    if not name or name in (".", "..") or os.path.basename(name) != name or "\0" in name:
+    """A name, or one in folders below, without `..` and the like."""
+    if any(part in ("", ".", "..") for part in name.split("/")) or "\0" in name:
         raise SecurityError(f"{folder}: {name!r:.200} is not the name of a file in this folder")
     return name
 

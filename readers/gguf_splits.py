@@ -52,7 +52,7 @@ def part_paths(path: str, metadata: Mapping[str, Any], limits: Limits) -> list[s
         )
     if is_url(path):
         return [f"{folder}/{n}" for n in names]
-    return [path if n == name else LocalFolder(folder).join(n) for n in names]
+    return [path if n == name else LocalFolder(folder, limits.allow).join(n) for n in names]
 
 
 def check_part(path: str, number: int, count: int, metadata: Mapping[str, Any]) -> None:

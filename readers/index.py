@@ -1,15 +1,16 @@
 """The index of a sharded model: which shard holds which tensor.
 
 Format: https://huggingface.co/docs/transformers/big_models#sharded-checkpoints: a JSON object
-with `weight_map`, tensor names to file names in the same folder, and `metadata.total_size`, the
-bytes of all tensors. Index and shards must tell the same; `total_size` is only remarked on, since
-tools that merge or tie weights leave it wrong.
+with `weight_map`, tensor names to file names in the same folder or below, and
+`metadata.total_size`, the bytes of all tensors. The map selects: a shard may hold more than its
+model, such as what another revision needs. `total_size` is only remarked on, since tools that
+merge or tie weights leave it wrong.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from anamnesis.errors import FormatError, SecurityError
@@ -19,9 +20,10 @@ from anamnesis.readers.folder import Folder
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.strict_json import loads
 
-# Tried first, in this order; then the only name with such an ending.
+# Asked for, in this order, where nothing lists a folder.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
-ENDINGS = (".safetensors.index.json", ".bin.index.json")
+_NUMBERS = frozenset(("BF16", "BOOL", "C64", "F16", "F32", "F64", "I64", "U64"))  # hold no codes
+_SHOWN = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,38 +67,108 @@ def read_index(file: SourceFile, folder: Folder, limits: Limits) -> Index:
     return index
 
 
-def read_object(file: SourceFile, limits: Limits) -> dict[str, Any]:
-    """A small JSON file that must be an object, such as an index or a configuration."""
+def read_object(file: SourceFile, limits: Limits, *, python: bool = False) -> dict[str, Any]:
+    """A small JSON file that must be an object; of a configuration, as Python's own `json` reads.
+
+    Raises FormatError or LimitError.
+    """
     limits.alloc(file.size, file.path, INDEX_BYTES)
-    document = loads(file.read(0, file.size), file.path, limits)
+    document = loads(file.read(0, file.size), file.path, limits, python=python)
     if not isinstance(document, dict):
         raise FormatError(f"{file.path}: must be a JSON object, found {type(document).__name__}")
     return document
 
 
-def check_index(index: Index, shards: Mapping[str, Container]) -> tuple[str, ...]:
-    """Hold an index against those of its shards that could be read; returns remarks.
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """The tensors of each shard that are the model's, and remarks."""
 
-    Raises FormatError when a tensor is not where the index says, or is not in the index.
+    shards: dict[str, Container]
+    notes: tuple[str, ...]
+
+
+def select(index: Index, shards: Mapping[str, Container]) -> Selection:
+    """Of those shards of an index that could be read, exactly the tensors of its `weight_map`.
+
+    - One that is in another shard than the index says is taken from there when there is only one.
+    - Codes bring the tensors along that stand beside them in their module, such as scales: an index
+      from before the model was quantised does not know of them.
+    - An index of which fewer than half the tensors are there is that of another model. Then the
+      shards are taken whole, as transformers takes them.
+
+    Whatever of this was done is said in `notes`; so is what is absent or left out.
     """
-    for tensor, shard in index.weight_map.items():
-        if shard in shards and tensor not in shards[shard].stored:
-            raise FormatError(
-                f"{index.path}: weight_map: lists tensor {tensor!r:.200} in {shard}, which has no "
-                "such tensor"
-            )
+    holders: dict[str, list[str]] = {}
     for shard, container in shards.items():
-        for tensor in container.stored:
-            listed = index.weight_map.get(tensor)
-            if listed != shard:
-                where = "does not list it" if listed is None else f"says it is in {listed}"
-                raise FormatError(
-                    f"{container.files[0].path}: tensor {tensor!r:.200}: {index.path} {where}"
-                )
-    held = sum(s.nbytes for c in shards.values() for s in c.stored.values())
+        for name in container.stored:
+            holders.setdefault(name, []).append(shard)
+    places: dict[str, str] = {}
+    moved: list[str] = []
+    absent: list[str] = []
+    for name, shard in index.weight_map.items():
+        if shard not in shards:
+            continue  # could not be read
+        if name in shards[shard].stored:
+            places[name] = shard
+        elif len(holders.get(name, ())) == 1:
+            places[name] = holders[name][0]
+            moved.append(f"{name} ({places[name]})")
+        else:
+            absent.append(name)
+    if len(absent) > len(places):
+        text = f"is of another model ({_some(absent)} in no file); the files are taken whole"
+        return Selection(dict(shards), (f"{index.path}: the index {text}",))
+    companions = _companions(places, shards)
+    kept = {
+        shard: _only(container, shard, places | companions) for shard, container in shards.items()
+    }
+    left = [name for name in holders if name not in places and name not in companions]
+    notes = [
+        f"{index.path}: {text} {_some(names)}"
+        for text, names in (
+            ("lists tensors that no file has:", absent),
+            ("says another file for", moved),
+            ("does not list these, which belong to codes and are taken:", list(companions)),
+            ("does not list these, which are left out:", left),
+        )
+        if names
+    ]
+    return Selection(kept, (*notes, *_size_note(index, shards, kept)))
+
+
+def _companions(places: Mapping[str, str], shards: Mapping[str, Container]) -> dict[str, str]:
+    """Tensors beside selected ones that hold codes, in the same shard and module."""
+    modules = {
+        (shard, name.rpartition(".")[0])
+        for name, shard in places.items()
+        if "." in name and shards[shard].stored[name].dtype not in _NUMBERS
+    }
+    return {
+        name: shard
+        for shard, container in shards.items()
+        for name in container.stored
+        if name not in places and (shard, name.rpartition(".")[0]) in modules
+    }
+
+
+def _only(container: Container, shard: str, places: Mapping[str, str]) -> Container:
+    stored = {name: s for name, s in container.stored.items() if places.get(name) == shard}
+    return container if len(stored) == len(container.stored) else replace(container, stored=stored)
+
+
+def _size_note(
+    index: Index, shards: Mapping[str, Container], kept: Mapping[str, Container]
+) -> tuple[str, ...]:
+    held = sum(s.nbytes for c in kept.values() for s in c.stored.values())
     if index.total_size is None or index.total_size == held or len(shards) < len(index.shards):
         return ()
     return (
         f"{index.path}: metadata.total_size: says {index.total_size!r:.80}, the shards hold "
         f"{held:,} bytes; it is not used",
     )
+
+
+def _some(names: list[str]) -> str:
+    """The first of some names, fit for a message."""
+    shown = ", ".join(f"{name:.100}" for name in names[:_SHOWN])
+    return f"{shown} and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else shown

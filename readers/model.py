@@ -8,16 +8,15 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from anamnesis.errors import FormatError, UsageError
-from anamnesis.limits import Limits
+from anamnesis.limits import NOTHING, Allow, Limits
 from anamnesis.readers.base import Container, Dropped, FileId, Member, Stored, Tensor
+from anamnesis.readers.configs import read_configs
 from anamnesis.readers.find import find_files
-from anamnesis.readers.folder import Folder
 from anamnesis.readers.gc_pause import gc_paused
-from anamnesis.readers.index import check_index, read_object
+from anamnesis.readers.index import select
 from anamnesis.readers.paths import expand
 from anamnesis.readers.patterns import require_matches
 from anamnesis.readers.schemes import resolve
-from anamnesis.readers.schemes._stated import FILES
 from anamnesis.readers.schemes.base import Ledger, Options
 from anamnesis.readers.shards import open_all, without_parts
 
@@ -41,6 +40,7 @@ class Model:
     members: tuple[Member, ...] = ()
     notes: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
+    allow: Allow = NOTHING
 
     def select(
         self, include: Sequence[str], exclude: Sequence[str], *, every: bool = True
@@ -91,17 +91,20 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
     found = find_files(path, limits)
     containers, broken = open_all(path, found, limits, keep_going)
     names = dict(zip(found.paths, found.index.shards, strict=True)) if found.index else {}
-    notes: tuple[str, ...] = ()
+    notes = found.notes
     if found.index:
-        notes = check_index(found.index, {names[p]: c for p, c in containers.items()})
+        chosen = select(found.index, {names[p]: c for p, c in containers.items()})
+        containers = {p: chosen.shards[names[p]] for p in containers}
+        notes += chosen.notes
     merged = _merge(list(containers.values()))
     if found.index and broken:
         missing = [names[p] for p in found.paths if p not in containers]
         merged = replace(merged, stored=without_parts(merged.stored, found.index, missing))
         # A scale that is missing may be in a shard that is.
         options = replace(options, assume_unit_scale=False)
-    ledger = Ledger(merged, _read_configs(found.folder, limits), options)
-    resolve(ledger)
+    configs = read_configs(found.folder, limits)
+    ledger = Ledger(merged, configs.found, options)
+    configs.settle(ledger, resolve)
     ledger.settle()
     rank = {name: number for number, name in enumerate(merged.stored)}
     tensors = sorted(ledger.tensors.values(), key=lambda t: rank[t.components[0].stored.name])
@@ -115,8 +118,9 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         metadata=merged.metadata,
         options=options,
         members=merged.members,
-        notes=(*notes, *merged.notes, *ledger.notes),
+        notes=(*notes, *configs.notes(), *merged.notes, *ledger.notes),
         broken=broken,
+        allow=limits.allow,
     )
 
 
@@ -167,15 +171,3 @@ def _metadata(containers: Sequence[Container]) -> Mapping[str, Any]:
 def _members(tensors: Iterable[Tensor]) -> set[Member]:
     views = (c.stored.view for t in tensors for c in t.components)
     return {v.member for v in views if v is not None and v.member is not None}
-
-
-def _read_configs(folder: Folder | None, limits: Limits) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
-    if folder is None:
-        return found
-    for name in FILES:
-        file = folder.open(name)
-        if file is not None:
-            with file:
-                found[name] = read_object(file, limits)
-    return found

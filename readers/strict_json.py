@@ -9,6 +9,7 @@ skeleton (brackets, colons, commas) shows all of that before anything is built f
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import msgspec
@@ -19,6 +20,7 @@ from anamnesis.limits import GiB, Limits, MiB
 MAX_DEPTH = 32
 PARSED_BYTES = GiB  # of Python objects, estimated from the skeleton
 
+_WORDS = re.compile(rb"NaN|Infinity")
 _SKELETON = b'"[]{}:,'
 _REST = bytes(set(range(256)) - set(_SKELETON))
 _NAME_SEARCH_BYTES = 16 * MiB
@@ -27,23 +29,33 @@ _NAME_SEARCH_BYTES = 16 * MiB
 _DICT_BYTES, _LIST_BYTES, _MEMBER_BYTES, _VALUE_BYTES = 200, 72, 40, 40
 
 
-def loads(data: bytes | bytearray, what: str, limits: Limits) -> Any:
+def loads(data: bytes | bytearray, what: str, limits: Limits, *, python: bool = False) -> Any:
     """The value of a JSON text in UTF-8; `what` names the file and the field in errors.
+
+    With `python`, NaN, Infinity and -Infinity are numbers too: Python's `json`, with which
+    configurations are written, makes them.
 
     Raises FormatError for whatever is no JSON, for a name given twice in one object and for
     nesting deeper than `MAX_DEPTH`; LimitError when the parsed value would be too large.
     """
     members = _check_skeleton(data, what, limits)
     try:
-        value = msgspec.json.decode(data)
-    except UnicodeDecodeError as error:
-        raise FormatError(f"{what}: not UTF-8: {error.reason}") from None
+        value = _python(data) if python and _WORDS.search(data) else msgspec.json.decode(data)
+    except UnicodeError as error:
+        raise FormatError(f"{what}: not UTF-8: {getattr(error, 'reason', error)}") from None
     except (msgspec.MsgspecError, ValueError) as error:
         raise FormatError(f"{what}: {_reason(data, str(error))}") from None
     except RecursionError:
         raise FormatError(f"{what}: nested too deeply to parse here") from None
     if _members(value) != members:
         raise FormatError(f"{what}: {_repeated(data)} is given twice in one object")
+    return value
+
+
+def _python(data: bytes | bytearray) -> Any:
+    """The value as Python reads it, whose texts must be texts here too."""
+    value = json.loads(data.decode())
+    json.dumps(value, ensure_ascii=False).encode()  # a lone surrogate is no UTF-8
     return value
 
 

@@ -64,7 +64,8 @@ def test_shards_by_their_index(make: Make) -> None:
     assert found(folder / INDEX) == ["b.safetensors", "a.safetensors"]
     model = load_model(str(folder))
     assert [t.name for t in model.tensors] == ["x", "y", "z"]
-    assert model.notes == ()
+    assert model.notes == (f"{folder}: left out c.safetensors: the index does not name it",)
+    assert load_model(str(folder / INDEX)).notes == ()
 
 
 @pytest.mark.parametrize("index", ["diffusion_pytorch_model.safetensors.index.json"])

@@ -1,0 +1,69 @@
+"""The JSON files beside the weights that say how they were quantised.
+
+Each is a hint, and none is required. One that cannot be read is no reason to refuse a model that
+needs none: a container that describes itself, or tensors that are all understood without it. But
+it may name a method, so that codes which nobody decoded are then refused with what is wrong in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from anamnesis.errors import AnamnesisError, FormatError
+from anamnesis.limits import Limits
+from anamnesis.readers.folder import Folder
+from anamnesis.readers.index import read_object
+from anamnesis.readers.schemes._stated import FILES
+from anamnesis.readers.schemes.base import Ledger
+
+# These say by themselves what each tensor is, or hold what was never a Hugging Face model's.
+_NEED_NONE = frozenset(("arrow", "gguf", "npy", "npz", "pth"))
+_PLAIN = frozenset(("BF16", "BOOL", "C64", "F16", "F32", "F64", "I64", "U64"))
+
+
+@dataclass(slots=True)
+class Configs:
+    """Those that could be read, by file name, and the errors of the others."""
+
+    found: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    broken: list[FormatError] = field(default_factory=list)
+
+    def settle(self, ledger: Ledger, resolve: Callable[[Ledger], None]) -> None:
+        """Resolve the model; raise the first broken file's error if it might have mattered."""
+        if self.broken and ledger.container.kind not in _NEED_NONE:
+            raise self.broken[0]
+        try:
+            resolve(ledger)
+        except AnamnesisError:
+            if self.broken and ledger.container.kind != "gguf":
+                raise self.broken[0] from None
+            raise
+        if self.broken and ledger.container.kind != "gguf":
+            for tensor in ledger.tensors.values():
+                plain = tensor.quantised or tensor.out_dtype in _PLAIN or len(tensor.shape) < 2
+                if not plain:
+                    raise self.broken[0]
+
+    def notes(self) -> tuple[str, ...]:
+        """Remarks on files that were not used."""
+        return tuple(f"{error}; it is not used" for error in self.broken)
+
+
+def read_configs(folder: Folder | None, limits: Limits) -> Configs:
+    """Read the configurations of a folder; raises LimitError, OSError and SecurityError."""
+    configs = Configs()
+    for name in FILES if folder is not None else ():
+        assert folder is not None
+        try:
+            file = folder.open(name)
+            if file is not None:
+                with file:
+                    configs.found[name] = read_object(file, limits, python=True)
+        except FormatError as error:
+            configs.broken.append(error)
+    return configs
+
+
+__all__ = ["Configs", "read_configs"]

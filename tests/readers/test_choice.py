@@ -1,0 +1,271 @@
+"""Which files of a folder are the model, by the table of docs/inputs.md; links and configurations."""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import FormatError, SecurityError, UsageError
+from anamnesis.limits import Allow, Limits
+from anamnesis.readers.choice import KINDS, TRAINING, choose
+from anamnesis.readers.find import find_files
+from anamnesis.readers.index import Index
+from anamnesis.readers.model import load_model
+
+Write = Callable[..., Path]
+FOLLOW = Limits(allow=Allow(follow_links=True))
+
+
+def chosen(names: Sequence[str], **indexes: Sequence[str]) -> tuple[list[str], str]:
+    """What is chosen of the names, and all remarks; indexes as `stem_ending=(shards)`."""
+
+    def read(name: str) -> Index:
+        stem = name.partition(".")[0]
+        return Index(name, {f"t{n}": s for n, s in enumerate(indexes[stem])})
+
+    found = choose("m", sorted(names), read)
+    files = [Path(found.index.path).name] if found.index else list(found.names)
+    return files, " | ".join(found.notes)
+
+
+INDEX = "model.safetensors.index.json"
+ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"
+
+
+@pytest.mark.parametrize(
+    ("names", "expected", "said"),
+    [
+        (["model.safetensors", "pytorch_model.bin"], ["model.safetensors"], "pytorch_model.bin"),
+        (["model.safetensors", "model.fp16.safetensors"], ["model.safetensors"], "model.fp16"),
+        (["model.fp16.safetensors"], ["model.fp16.safetensors"], ""),
+        (
+            ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"],
+            ["diffusion_pytorch_model.fp16.safetensors"],
+            "diffusion_pytorch_model.bin",
+        ),
+        (
+            ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.non_ema.safetensors"],
+            ["diffusion_pytorch_model.safetensors"],
+            "non_ema",
+        ),
+        ([ONE, TWO, "model.fp16-00001-of-00001.safetensors"], [ONE, TWO], "model.fp16-00001"),
+        ([ONE, TWO, "model-00001-of-00001.bf16.safetensors"], [ONE, TWO], "00001.bf16"),
+        ([ONE, TWO, "model.safetensors"], ["model.safetensors"], ONE),
+        ([ONE, TWO, "consolidated.safetensors"], [ONE, TWO], "in another layout"),
+        (["sd.safetensors", "sd.fp16.safetensors"], ["sd.safetensors"], "sd.fp16"),
+        (["consolidated.safetensors"], ["consolidated.safetensors"], ""),
+        (["consolidated.00.pth"], ["consolidated.00.pth"], ""),
+        (["qmodel.pt", "config.json"], ["qmodel.pt"], ""),
+        (["weights.pt", "rng_state.pt"], ["weights.pt"], "rng_state.pt: the state of a training"),
+        (["weights.npz"], ["weights.npz"], ""),
+        (["pytorch_model.bin", "optimizer.bin", "scheduler.bin"], ["pytorch_model.bin"],
+         "optimizer.bin, scheduler.bin: the state of a training run"),
+        (["model.safetensors", "training_args.bin", "optimizer.pt", "scheduler.pt",
+          "rng_state_0.pth"], ["model.safetensors"], "training_args.bin"),
+        (["net.pth", "optim.pth"], ["net.pth"], "optim.pth"),
+        (["adapter_model.safetensors", "adapter_model.bin"], ["adapter_model.safetensors"], "bin"),
+    ],
+)  # fmt: skip
+def test_the_table(names: list[str], expected: list[str], said: str) -> None:
+    files, notes = chosen(names)
+    assert files == expected
+    assert said in notes
+    assert bool(notes) == bool(said)
+
+
+def test_safetensors_come_before_an_index_of_bin() -> None:
+    names = ["model.safetensors", "pytorch_model-1.bin", "pytorch_model.bin.index.json"]
+    assert chosen(names, pytorch_model=["pytorch_model-1.bin"])[0] == ["model.safetensors"]
+
+
+def test_an_index_whose_files_are_not_there_hides_nothing() -> None:
+    for names in (["model.safetensors", INDEX], [ONE, TWO, INDEX], ["other.safetensors", INDEX]):
+        files, notes = chosen(names, model=["model-00001-of-00004.safetensors"])
+        assert files == names[:-1]
+        assert f"the index {INDEX} is not used" in notes or "and the index" in notes
+    with pytest.raises(FormatError, match=r"no weights found.*none of its files is there"):
+        chosen([INDEX], model=[ONE])
+    # One that is there is enough: then those that are missing are an error.
+    assert chosen([TWO, INDEX], model=[ONE, TWO])[0] == [INDEX]
+
+
+def test_a_single_file_comes_before_the_shards_of_an_index() -> None:
+    files, notes = chosen([ONE, TWO, "model.safetensors", INDEX], model=[ONE, TWO])
+    assert files == ["model.safetensors"]
+    assert f"the index {INDEX} is not used" in notes
+    assert ONE in notes
+    assert chosen(["model.safetensors", INDEX], model=["model.safetensors"])[0] == [INDEX]
+
+
+def test_an_index_of_diffusers_comes_before_its_single_file() -> None:
+    stem = "diffusion_pytorch_model"
+    names = [f"{stem}.safetensors", f"{stem}.safetensors.index.json", "a.safetensors"]
+    assert chosen(names, **{stem: ["a.safetensors"]})[0] == [names[1]]
+
+
+def test_variants_that_nothing_tells_apart() -> None:
+    for stem in ("model", "any"):
+        names = [f"{stem}.fp16.safetensors", f"{stem}.bf16.safetensors"]
+        with pytest.raises(UsageError, match=rf"2 variants of {stem}.safetensors") as caught:
+            chosen(names)
+        assert all(name in str(caught.value) for name in names)
+
+
+def test_only_training_state() -> None:
+    with pytest.raises(FormatError, match=r"no weights found.*optimizer\.bin"):
+        chosen(["optimizer.bin", "scheduler.pt"])
+
+
+def test_the_page_has_the_table() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "inputs.md").read_text()
+    table = page.partition("<!-- files -->")[2].partition("<!-- end -->")[0]
+    rows = [line for line in table.splitlines() if line.startswith("| `")]
+    expected = []
+    for kind in KINDS:
+        cells = [f"`{kind.single}`" if kind.single else ""]
+        cells.append(", ".join(f"`{stem}{kind.ending}.index.json`" for stem in kind.indexed))
+        cells.append(", ".join(f"`{pattern}`" for pattern in kind.patterns))
+        expected.append("| " + " | ".join([f"`{kind.ending}`", *cells]) + " |")
+    assert rows == expected
+    assert ", ".join(f"`{pattern}`" for pattern in TRAINING) in " ".join(page.split())
+
+
+# --- in folders below, and over links
+
+
+def shard(write: Write, path: Path, value: float = 1.0) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write(path, {"w": ("F32", (1,), struct.pack("<f", value))})
+
+
+def test_an_index_names_files_in_folders_below(write_safetensors: Write, tmp_path: Path) -> None:
+    shard(write_safetensors, tmp_path / "m" / "parts" / "a.safetensors")
+    document = {"weight_map": {"w": "parts/a.safetensors"}}
+    (tmp_path / "m" / INDEX).write_text(json.dumps(document))
+    assert [t.name for t in load_model(str(tmp_path / "m")).tensors] == ["w"]
+    anamnesis.remember(tmp_path / "m", tmp_path / "out")
+    (tmp_path / "m" / "parts").rename(tmp_path / "outside")
+    (tmp_path / "m" / "parts").symlink_to("../outside")
+    with pytest.raises(SecurityError, match="out of the folder"):
+        load_model(str(tmp_path / "m"))
+
+
+@pytest.fixture
+def linked(write_safetensors: Write, tmp_path: Path) -> Path:
+    """A folder of links to a folder of one's own, with an index and a configuration."""
+    shard(write_safetensors, tmp_path / "store" / "one")
+    (tmp_path / "store" / "two").write_text("{}")
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "model-1.safetensors").symlink_to("../store/one")
+    (folder / "config.json").symlink_to(tmp_path / "store" / "two")
+    (folder / INDEX).write_text(json.dumps({"weight_map": {"w": "model-1.safetensors"}}))
+    return folder
+
+
+def test_links_of_ones_own_are_followed_on_request(linked: Path, tmp_path: Path) -> None:
+    for path in (linked, linked / INDEX, linked / "*.safetensors", linked / "model-1.safetensors"):
+        with pytest.raises(SecurityError, match="--follow-links"):
+            load_model(str(path))
+        assert [t.name for t in load_model(str(path), limits=FOLLOW).tensors] == ["w"]
+    anamnesis.remember(linked, tmp_path / "out", follow_links=True)
+    assert (tmp_path / "out" / "config.json").is_file()
+    assert anamnesis.inspect(linked, limits=FOLLOW).to_dict()["tensors"] == 1
+
+
+def test_links_of_others_are_never_followed(
+    linked: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SecurityError, match="belongs to another user"):
+        load_model(str(linked), limits=FOLLOW)
+
+
+def test_links_to_what_is_no_file_are_never_followed(linked: Path) -> None:
+    (linked / "config.json").unlink()
+    for target in ("/dev/zero", "../store"):
+        (linked / "config.json").symlink_to(target)
+        with pytest.raises(SecurityError, match=r"config\.json"):
+            load_model(str(linked), limits=FOLLOW)
+        (linked / "config.json").unlink()
+
+
+@pytest.mark.parametrize("name", ["0a" * 20, "0a" * 32])
+def test_a_blob_is_named_by_its_content(
+    write_safetensors: Write, tmp_path: Path, name: str
+) -> None:
+    """What `hf download --local-dir` left until 0.23; a link to any other name needs the flag."""
+    blobs = tmp_path / "cache" / "models--owner--name" / "blobs"
+    shard(write_safetensors, blobs / name)
+    shard(write_safetensors, blobs / "secret")
+    (tmp_path / "m").mkdir()
+    link = tmp_path / "m" / "model.safetensors"
+    link.symlink_to(blobs / name)
+    assert [t.name for t in load_model(str(tmp_path / "m")).tensors] == ["w"]
+    link.unlink()
+    link.symlink_to(blobs / "secret")
+    with pytest.raises(SecurityError, match="--follow-links"):
+        load_model(str(tmp_path / "m"))
+
+
+def test_the_command_line_follows_links(
+    linked: Path, amn: Callable[..., object], tmp_path: Path
+) -> None:
+    for command in (("inspect", linked), ("parse", linked), ("stats", linked),
+                    ("remember", linked, "-o", tmp_path / "out")):  # fmt: skip
+        refused = amn(*command)
+        assert refused.returncode == 6  # type: ignore[attr-defined]
+        assert "--follow-links" in refused.stderr  # type: ignore[attr-defined]
+        assert amn(*command, "--follow-links").returncode == 0  # type: ignore[attr-defined]
+
+
+# --- configurations
+
+
+def test_infinity_is_read_as_python_writes_it(write_safetensors: Write, tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    shard(write_safetensors, folder / "model.safetensors")
+    config = {"limit": [0.0, float("inf"), -float("inf")], "quantization_config": None}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert len(load_model(str(folder / "model.safetensors")).tensors) == 1
+    anamnesis.remember(folder, tmp_path / "out")
+    copied = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert copied["limit"] == config["limit"]
+    assert "quantization_config" not in copied
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"a":1,"a":2}', "\ufeff{}"])
+def test_a_broken_configuration_refuses_what_needs_it(
+    sample: Path, write_safetensors: Write, tmp_path: Path, text: str
+) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (folder / "config.json").write_text(text)
+    np.savez(folder / "weights.npz", w=np.ones((2, 2), np.float32))
+    model = load_model(str(folder))
+    assert ["config.json" in note for note in model.notes] == [True]
+    anamnesis.remember(folder, tmp_path / "out")
+    assert (tmp_path / "out" / "config.json").exists() == (text == "[]")  # nothing to clean
+    np.savez(folder / "weights.npz", w=np.ones((2, 2), np.int8))
+    with pytest.raises(FormatError, match=r"config\.json"):
+        load_model(str(folder))
+    (folder / "weights.npz").unlink()
+    (folder / "a.gguf").write_bytes(sample.read_bytes())
+    assert load_model(str(folder)).tensors
+    shard(write_safetensors, folder / "model.safetensors")
+    with pytest.raises(FormatError, match=r"config\.json"):
+        load_model(str(folder))
+
+
+def test_found_names_what_is_left_out(write_safetensors: Write, tmp_path: Path) -> None:
+    shard(write_safetensors, tmp_path / "model.safetensors")
+    (tmp_path / "optimizer.bin").write_bytes(b"x")
+    (note,) = find_files(str(tmp_path), Limits()).notes
+    assert note == f"{tmp_path}: left out optimizer.bin: the state of a training run"
