@@ -131,7 +131,7 @@ class _Patterns:
 
     def select(self, model: Model, settings: Settings, *, alone: bool) -> Model:
         """The chosen tensors of an input; UsageError when there are none."""
-        names = [tensor.name for tensor in model.tensors]
+        names = [*(tensor.name for tensor in model.tensors), *model.unread]
         self._matched |= matching(names, self._patterns)
         self._names += names[:1]
         self._whole &= not model.broken  # what they fit may be in a shard that is missing

@@ -113,7 +113,8 @@ class Container:
 
     `members` are the archive entries whose CRC-32 must hold; `notes` say what was left out.
     `values` are settings that a layer's dict holds beside its tensors, by dotted name: integers,
-    floats, text, dtypes as `torch.…`, None, and tuples of integers.
+    floats, text, dtypes as `torch.…`, None, and tuples of integers. `unread` are the names of what
+    cannot be read and was left out, so that patterns may fit them.
     """
 
     kind: str  # the row in the table of readers
@@ -123,6 +124,7 @@ class Container:
     members: tuple[Member, ...] = ()
     notes: tuple[str, ...] = ()
     values: Mapping[str, Any] = field(default_factory=dict)
+    unread: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

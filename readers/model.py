@@ -27,6 +27,7 @@ class Model:
 
     `members` are the archive entries whose CRC-32 must hold; `notes` are remarks for the user.
     `broken` says of each file that could not be read why; its tensors are not among these.
+    `unread` are names of what was left out, which patterns may fit.
     """
 
     path: str
@@ -41,6 +42,7 @@ class Model:
     notes: tuple[str, ...] = ()
     broken: tuple[str, ...] = ()
     allow: Allow = NOTHING
+    unread: tuple[str, ...] = ()
 
     def select(
         self, include: Sequence[str], exclude: Sequence[str], *, every: bool = True
@@ -51,7 +53,9 @@ class Model:
         tensor is left and, with `every`, for a pattern that fits no tensor.
         """
         if every:
-            require_matches([t.name for t in self.tensors], (*include, *exclude), self.path)
+            require_matches(
+                [*(t.name for t in self.tensors), *self.unread], (*include, *exclude), self.path
+            )
         kept = tuple(
             t
             for t in self.tensors
@@ -121,6 +125,7 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         notes=(*notes, *configs.notes(), *merged.notes, *ledger.notes),
         broken=broken,
         allow=limits.allow,
+        unread=merged.unread,
     )
 
 
@@ -152,6 +157,7 @@ def _merge(containers: Sequence[Container]) -> Container:
         members=tuple(m for c in containers for m in c.members),
         notes=tuple(n for c in containers for n in c.notes),
         values={name: value for c in containers for name, value in c.values.items()},
+        unread=tuple(name for c in containers for name in c.unread),
     )
 
 

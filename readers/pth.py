@@ -92,7 +92,9 @@ def _open_zip(file: SourceFile, limits: Limits) -> Container:
     where = f"{file.path}: {pickle.name}"
     data = _read(file, pickle, limits)
     storages = Storages(where)
-    machine = Machine(data, where, StateDictPolicy(where, storages), limits)
+    unknown = limits.allow.leave_out_unknown
+    policy = StateDictPolicy(where, storages, leave_out_unknown=unknown)
+    machine = Machine(data, where, policy, limits)
     top = run(machine)
     _refuse_rest(machine, limits)
     places = {
@@ -103,7 +105,9 @@ def _open_zip(file: SourceFile, limits: Limits) -> Container:
     stored = name_all(state.tensors, lambda tensor: _span(tensor, places, swapped))
     unread = tuple(m for m in members.values() if m is not pickle and m is not byte_order)
     metadata = {"serialization": "zip"}
-    return Container("pth", (file.id,), stored, metadata, unread, state.notes, state.values)
+    return Container(
+        "pth", (file.id,), stored, metadata, unread, state.notes, state.values, state.unread
+    )
 
 
 def _root(path: str, members: Mapping[str, Member]) -> str:
@@ -178,6 +182,7 @@ def _span(tensor: TorchTensor, places: Mapping[str, Member], swapped: bool) -> S
     itemsize = item_bytes(tensor.dtype)
     # Offsets in a deflated member count from its inflated start.
     offset = (0 if member.deflated else member.offset) + tensor.offset * itemsize
-    view = View(tensor.strides, itemsize if swapped and itemsize > 1 else 0, member)
+    numbers = itemsize // 2 if tensor.dtype == "complex64" else itemsize
+    view = View(tensor.strides, numbers if swapped and numbers > 1 else 0, member)
     dtype = TORCH_DTYPES[tensor.dtype]
     return Stored("", dtype, tensor.shape, member.file, offset, tensor.nbytes, view)

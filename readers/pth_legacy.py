@@ -92,14 +92,23 @@ def open_legacy(file: SourceFile, limits: Limits) -> Container:
     _check_system(where, stream.next(where, _plain(where)))
     where = f"{path}: object"
     storages = Storages(where, legacy=True)
-    top = stream.next(where, StateDictPolicy(where, storages))
+    unknown = limits.allow.leave_out_unknown
+    top = stream.next(where, StateDictPolicy(where, storages, leave_out_unknown=unknown))
     where = f"{path}: storage keys"
     keys = _check_keys(where, stream.next(where, _plain(where)), storages.declared)
     places = _place(file, stream.position, keys, storages.declared)
     state = flatten(top, path, limits, stored_bytes=file.size, pickle_bytes=stream.position)
     stored = name_all(state.tensors, lambda tensor: _span(file, tensor, places))
     metadata = {"serialization": "legacy"}
-    return Container("pth", (file.id,), stored, metadata, notes=state.notes, values=state.values)
+    return Container(
+        "pth",
+        (file.id,),
+        stored,
+        metadata,
+        notes=state.notes,
+        values=state.values,
+        unread=state.unread,
+    )
 
 
 def list_legacy(file: SourceFile, limits: Limits) -> Findings:

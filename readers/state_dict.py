@@ -5,6 +5,8 @@ The conventions, since no standard exists:
 - `{"layers": [t, u], "head": {"weight": w}}` gives `layers.0`, `layers.1`, `head.weight`.
 - A dict with the keys `state` and `param_groups` is an optimiser's (torch/optim/optimizer.py,
   `state_dict`); its tensors are left out, and so is everything that is no tensor. Notes say so.
+- Beside such a wrapper, what trainers keep with a model (callbacks, states of random numbers and
+  schedulers) is left out as an optimiser's state is.
 - The wrapper of a training checkpoint is no part of the names: `state_dict` at the top, and
   `model`, `module`, … where nothing beside it holds tensors.
 - Two names for one tensor are two tensors; their bytes are counted before any is made.
@@ -12,6 +14,7 @@ The conventions, since no standard exists:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -19,7 +22,7 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import NAME_BYTES, Limits, MiB
 from anamnesis.readers.base import Stored
 from anamnesis.readers.pickle_vm import PICKLE_DEPTH, Node
-from anamnesis.readers.torch_globals import Global, Scalar
+from anamnesis.readers.torch_globals import Global, Scalar, Unknown
 from anamnesis.readers.torch_records import Storage, TorchTensor
 
 # Fixed limits of one checkpoint file. A node that is shared counts once a path to it.
@@ -38,6 +41,17 @@ WRAPPERS = (
     "params_ema",
     "weights",
 )
+# Of the wrappers those that no module is called: beside them, these keys are a trainer's
+# (Lightning, accelerate, torchtune) and no part of the model.
+_WHOLE = frozenset((ALWAYS_WRAPPER, "model", "model_state", "model_state_dict", "module"))
+_TRAINING = re.compile(
+    "amp|callbacks|ema_decay|hparams|hyper_parameters|loops|native_amp.*|random_states?.*|"
+    ".*(?:lr_sched|optim|rng_state|sampler|scaler|scheduler).*"
+)
+# Numbers that weights never are: left out with a note. Other tensors that are not converted are
+# weights of a kind that is not implemented, and an error.
+_NO_WEIGHTS = frozenset(("complex128", "complex32"))
+_UNKNOWN_SHOWN = 32
 _SHOWN = 8  # names that a note lists
 # A dict with one of these is a layer whose other values are settings: HQQ's.
 _SETTINGS_BESIDE = frozenset(("W_q", "packing"))
@@ -50,6 +64,7 @@ class StateDict(NamedTuple):
     tensors: dict[str, TorchTensor]
     notes: tuple[str, ...]
     values: dict[str, Any]  # settings of layers, see `Container`
+    unread: tuple[str, ...] = ()  # names of tensors that are left out
 
 
 class _Size(NamedTuple):
@@ -172,6 +187,8 @@ class _Walk:
         self._tensors: dict[str, TorchTensor] = {}
         self._notes: list[str] = []
         self._values: dict[str, Any] = {}
+        self._unread: list[str] = []
+        self._unknown: list[str] = []
         self._others: list[str] = []
         self._other_count = 0
 
@@ -184,11 +201,19 @@ class _Walk:
                 f"left out {self._other_count:,} values that are no tensors: "
                 f"{', '.join(self._others)}{more}"
             )
-        return StateDict(self._tensors, tuple(self._notes), self._values)
+        if self._unknown:
+            more = ", …" if len(self._unknown) > _UNKNOWN_SHOWN else ""
+            self._notes.append(
+                "left out objects of unknown classes, of which nothing was run: "
+                f"{', '.join(self._unknown[:_UNKNOWN_SHOWN])}{more}"
+            )
+        return StateDict(self._tensors, tuple(self._notes), self._values, tuple(self._unread))
 
     def _unwrap(self, top: Node) -> Node:
         while top.kind == "dict":
             holders = [(k, v) for k, v in _children(top) if self._count(v)]
+            if any(self._wraps(key, value) for key, value in holders):
+                holders = [(k, v) for k, v in holders if not _is_training(k)]
             single = len(holders) == 1 and holders[0][0] in WRAPPERS
             if not single or type(holders[0][1]) is not Node or holders[0][1].kind != "dict":
                 return top
@@ -199,9 +224,23 @@ class _Walk:
                 if type(key) is str:
                     self._once(seen, "", key)
                 if child is not inner:
-                    self._skip(_shown(key), child)
+                    self._leave(_shown(key), child)
             top = inner
         return top
+
+    def _wraps(self, key: Any, value: Any) -> bool:
+        """Whether an entry holds a whole model's tensors."""
+        holds = type(value) is Node and value.kind == "dict" and self._count(value)
+        return bool(holds) and type(key) is str and key in _WHOLE
+
+    def _leave(self, name: str, value: Any) -> None:
+        """Leave out an entry beside the model, with its tensors if it has some."""
+        count = self._count(value)
+        if count:
+            tensors = f"{count:,} tensor{'s' * (count != 1)}"
+            self._notes.append(f"left out {name}: the state of a training run, {tensors}")
+        else:
+            self._skip(name, value)
 
     def _count(self, value: Any) -> int:
         if type(value) is Node:
@@ -226,6 +265,7 @@ class _Walk:
     ) -> Iterator[tuple[str, Any]]:
         """The tensors of one node by name, and its nodes with tensors by prefix; notes the rest."""
         seen: set[str] = set()
+        trained = at_top and any(self._wraps(key, child) for key, child in _children(node))
         settings = node.kind == "dict" and not _SETTINGS_BESIDE.isdisjoint(_texts(node))
         for key, child in _children(node):
             if not self._count(child):
@@ -237,6 +277,9 @@ class _Walk:
                 continue
             part = self._part(prefix, key)
             self._once(seen, prefix, part)
+            if trained and _is_training(key):
+                self._leave(_shown(key), child)
+                continue
             if at_top and part == ALWAYS_WRAPPER and type(child) is Node and child.kind == "dict":
                 self._notes.append(f"the names inside of {ALWAYS_WRAPPER!r} come without it")
                 yield "", child
@@ -260,6 +303,10 @@ class _Walk:
 
     def _add(self, name: str, tensor: TorchTensor) -> None:
         where = f"{self._where}: tensor {name!r:.200}"
+        if tensor.dtype in _NO_WEIGHTS:
+            self._unread.append(name)
+            self._notes.append(f"left out {name!r:.200}: {tensor.refused} is not converted")
+            return
         if tensor.refused:
             raise UnsupportedError(f"{where}: {tensor.refused} is not converted")
         if name in self._tensors:
@@ -291,9 +338,16 @@ class _Walk:
         if dropped:
             self._notes.append(f"left out {name}: an optimiser's state, {dropped:,} tensors")
             return
+        if type(value) is Unknown:
+            self._unknown.append(f"{name} ({value.path})")
+            return
         self._other_count += 1
         if len(self._others) < _SHOWN:
             self._others.append(f"{name} ({_kind(value)})")
+
+
+def _is_training(key: Any) -> bool:
+    return type(key) is str and _TRAINING.fullmatch(key) is not None
 
 
 def _shown(key: Any) -> str:
@@ -311,4 +365,6 @@ def _kind(value: Any) -> str:
     names = {TorchTensor: "one tensor", Storage: "a bare storage", Global: "a class"}
     if type(value) is Scalar:
         return value.what
+    if type(value) is Unknown:
+        return f"an object of {value.path}"
     return names.get(type(value), type(value).__name__)

@@ -1,8 +1,10 @@
 """Which globals a checkpoint may name, and the record that each one stands for.
 
 The rows are what state dicts need, out of `_get_allowed_globals` in torch's
-_weights_only_unpickler.py; nothing of torch is imported. A global that is not in the table is a
-`SecurityError`. `_codecs.encode`, `bytearray` and the like, which torch lets through, are not.
+_weights_only_unpickler.py, and NumPy's scalars, which trainers keep beside weights; nothing of
+torch or NumPy is imported. Values that are no tensors (bytes, complex numbers, counters) become
+records without content. A global that is not in the table is a `SecurityError`, or with
+`Allow.leave_out_unknown` an `Unknown`, and so is all that is made of it: nothing is run either way.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ from typing import Any
 from anamnesis.errors import FormatError, SecurityError
 from anamnesis.readers.pickle_vm import Node
 from anamnesis.readers.torch_records import STORAGE_CLASSES, TORCH_DTYPES, TorchTensor, view
+
+_NOTHING_RAN = "nothing was imported or called"
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,9 +32,16 @@ class Global:
 
 @dataclass(frozen=True, slots=True)
 class Scalar:
-    """A value that is no tensor and has no number or text of its own: a device, a layout."""
+    """A value that is no tensor and has no number or text of its own: a device, bytes."""
 
     what: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unknown:
+    """What stands for an object of a class, or of a function, that is not in the table."""
+
+    path: str
 
 
 def _dict(where: str, arguments: list[Any]) -> Node:
@@ -73,6 +84,25 @@ def _scalar(what: str) -> Callable[[str, list[Any]], Scalar]:
         return Scalar(what)
 
     return call
+
+
+def _encoded(where: str, arguments: list[Any]) -> Scalar:
+    """_codecs.encode(text, "latin1"), as protocol 2 spells bytes; no other codec is one."""
+    if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
+        raise SecurityError(
+            f"{where}: a call of '_codecs.encode' that spells no bytes; {_NOTHING_RAN}"
+        )
+    return Scalar("bytes")
+
+
+def _bytearray(where: str, arguments: list[Any]) -> Scalar:
+    """bytearray(), bytearray(bytes) and, of protocol 2, bytearray(text, "latin-1")."""
+    kinds = [type(argument) for argument in arguments]
+    if kinds not in ([], [bytes], [Scalar], [str, str]):
+        raise SecurityError(
+            f"{where}: a call of 'builtins.bytearray' with no bytes; {_NOTHING_RAN}"
+        )
+    return Scalar("bytearray")
 
 
 def _tensor(where: str, arguments: list[Any]) -> TorchTensor:
@@ -149,11 +179,24 @@ def _count(where: str, name: str, arguments: list[Any], least: int, most: int) -
         raise FormatError(f"{where}: {name}: has {len(arguments)} arguments, not {least}..{most}")
 
 
+def _dict_like(cls: Global) -> bool:
+    return cls.call is _dict
+
+
 _Row = tuple[str, Callable[[str, list[Any]], Any] | None]
 _ROWS: dict[tuple[str, str], _Row] = {
+    ("__builtin__", "bytearray"): ("class", _bytearray),
+    ("__builtin__", "complex"): ("class", _scalar("complex")),
     ("__builtin__", "set"): ("class", _set),
+    ("_codecs", "encode"): ("function", _encoded),
+    ("builtins", "bytearray"): ("class", _bytearray),
+    ("builtins", "complex"): ("class", _scalar("complex")),
     ("builtins", "set"): ("class", _set),
+    ("collections", "Counter"): ("class", _dict),
     ("collections", "OrderedDict"): ("class", _dict),
+    ("numpy", "dtype"): ("class", _scalar("numpy.dtype")),
+    ("numpy._core.multiarray", "scalar"): ("function", _scalar("numpy scalar")),
+    ("numpy.core.multiarray", "scalar"): ("function", _scalar("numpy scalar")),
     ("torch", "Size"): ("class", _size),
     ("torch", "Tensor"): ("class", None),
     ("torch", "device"): ("class", _scalar("device")),
@@ -199,41 +242,58 @@ def _table() -> dict[tuple[str, str], Global]:
     return table
 
 
+_PATH_CHARACTERS = 200  # of an unknown global that are kept
+
 # By module and name apart: a dotted name must not reach into an allowed module.
 ALLOWED: dict[tuple[str, str], Global] = _table()
 
 
 class StateDictPolicy:
-    """The strict policy: records for what is in the table, SecurityError for everything else."""
+    """Records for what is in the table; SecurityError for everything else, or an `Unknown`."""
 
-    def __init__(self, where: str, load: Callable[[Any], Any]) -> None:
+    def __init__(
+        self, where: str, load: Callable[[Any], Any], *, leave_out_unknown: bool = False
+    ) -> None:
         """`load` answers for persistent ids."""
         self._where, self.persistent = where, load
+        self._lenient = leave_out_unknown
 
-    def find(self, module: str, name: str) -> Global:
+    def find(self, module: str, name: str) -> Any:
         found = ALLOWED.get((module, name))
         if found is None:
-            raise self._security(f"global {_shown(module, name)}")
+            return self._unknown(f"global {_shown(module, name)}", f"{module}.{name}")
         return found
 
     def extension(self, code: int) -> Any:
-        raise self._security(f"global number {code} of copyreg's extension registry")
+        what = f"global number {code} of copyreg's extension registry"
+        return self._unknown(what, f"copyreg extension {code}")
 
     def call(self, function: Any, arguments: Any) -> Any:
+        if type(function) is Unknown:
+            return function
         if type(function) is not Global:
             raise FormatError(f"{self._where}: REDUCE of something that is no function")
         if type(arguments) is not Node or arguments.kind != "tuple":
             raise FormatError(f"{self._where}: {function.path}: its arguments are no tuple")
+        for argument in arguments.items:
+            if type(argument) is Unknown:  # a tensor of an unknown class, say
+                return argument
         if function.call is None:
-            raise self._security(f"a call of {function.path}")
+            return self._unknown(f"a call of {function.path}", function.path)
         return function.call(self._where, arguments.items)
 
     def construct(self, how: str, cls: Any, arguments: Any) -> Any:
+        if type(cls) is Unknown:
+            return cls
+        if type(cls) is Global and how == "NEWOBJ" and _dict_like(cls):
+            return Node("dict", [])  # `__new__` of a dict takes no notice of arguments
         path = cls.path if type(cls) is Global else "something that is no class"
-        raise self._security(f"opcode {how}, which makes an object of {path}")
+        return self._unknown(f"opcode {how}, which makes an object of {path}", path)
 
     def build(self, target: Any, state: Any) -> Any:
         """Attributes of a dict (`_metadata`) or a tensor are of no use here."""
+        if type(target) is Unknown or type(target) is Scalar:
+            return target
         if type(target) is TorchTensor or (type(target) is Node and target.kind == "dict"):
             for key in _keys(state):
                 if type(key) is str and key.startswith("__"):
@@ -244,11 +304,17 @@ class StateDictPolicy:
         raise FormatError(f"{self._where}: BUILD on something that has no state")
 
     def odd(self, what: str, value: Any) -> bool:
-        return False
+        return type(value) is Unknown
+
+    def _unknown(self, what: str, path: str) -> Unknown:
+        if self._lenient:
+            return Unknown(path[:_PATH_CHARACTERS])
+        error = self._security(what)
+        raise SecurityError(f"{error}; --leave-out-unknown leaves such objects out, unrun")
 
     def _security(self, what: str) -> SecurityError:
         return SecurityError(
-            f"{self._where}: names {what}, which no tensor needs; nothing was imported or called. "
+            f"{self._where}: names {what}, which no tensor needs; {_NOTHING_RAN}. "
             "`amn inspect --globals` lists all that the file names"
         )
 

@@ -28,7 +28,7 @@ TORCH_DTYPES: dict[str, str] = {
     "bool": "BOOL",
     "complex128": "",
     "complex32": "",
-    "complex64": "",
+    "complex64": "C64",
     "float16": "F16",
     "float32": "F32",
     "float4_e2m1fn_x2": "",
@@ -54,7 +54,7 @@ TORCH_DTYPES: dict[str, str] = {
     **{f"{sign}int{bits}": "" for sign in ("", "u") for bits in range(1, 8)},
 }
 # Bytes of an element of the dtypes that are refused; their storages must fit all the same.
-_REFUSED_BYTES = {"bits16": 2, "complex128": 16, "complex32": 4, "complex64": 8, "qint32": 4}
+_REFUSED_BYTES = {"bits16": 2, "complex128": 16, "complex32": 4, "qint32": 4}
 
 STORAGE_CLASSES: dict[str, str] = {
     "BFloat16Storage": "bfloat16",

@@ -253,7 +253,7 @@ def test_sizes_that_cannot_be_meant(text: Any) -> None:
         (
             "zzz: 1",
             "job.yaml:3:1: zzz: unknown key; "
-            "the keys here are inputs, output, select, numbers, run, limits",
+            "the keys here are inputs, output, select, numbers, run, limits, allow",
         ),
         (
             "run: {threads: 0}",
@@ -340,7 +340,7 @@ def test_errors_name_the_place_and_what_is_allowed(job_file: Any, text: str, exp
         (
             "[a]",
             "job.yaml: found a list; allowed: a mapping with the keys "
-            "inputs, output, select, numbers, run, limits",
+            "inputs, output, select, numbers, run, limits, allow",
         ),
     ],
 )

@@ -1,4 +1,4 @@
-"""Which files of a folder are the model, by the table of docs/inputs.md; links and configurations."""
+"""Which files of a folder are the model, links out of it, and configurations that are broken."""
 
 from __future__ import annotations
 

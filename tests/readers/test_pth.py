@@ -251,8 +251,6 @@ def test_untyped_storages(name: str, module: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tensor", "text"),
     [
-        (B.tensor(B.storage(elems=1, cls="ComplexFloatStorage"), (1,)), "torch.complex64"),
-        (B.tensor(B.storage(elems=1, cls="ComplexDoubleStorage"), (1,)), "torch.complex128"),
         (B.tensor(B.storage(elems=1, cls="QInt8Storage"), (1,)), "torch.qint8 (quantised"),
         (untyped("float4_e2m1fn_x2", 4, (4,)), "torch.float4_e2m1fn_x2"),
         (untyped("bits8", 4, (4,)), "torch.bits8"),
@@ -270,13 +268,47 @@ def test_untyped_storages(name: str, module: str, tmp_path: Path) -> None:
     ids=lambda v: v if isinstance(v, str) else "",
 )
 def test_what_is_not_converted_is_named(tensor: bytes, text: str, tmp_path: Path) -> None:
-    nbytes = {"torch.complex64": 8, "torch.float4_e2m1fn_x2": 4, "torch.bits8": 4}.get(text, 16)
+    nbytes = {"torch.float4_e2m1fn_x2": 4, "torch.bits8": 4}.get(text, 16)
     nbytes = 1 if "qint8" in text else nbytes
     top = B.dict_({"blocks": B.dict_({"w": tensor})})
     with pytest.raises(UnsupportedError) as caught:
         opened(tmp_path, B.pth(B.pickled(top), {"0": bytes(nbytes)} if b"Q" in tensor else {}))
     assert "tensor 'blocks.w'" in str(caught.value)
     assert text in str(caught.value)
+
+
+def test_complex_tensors(tmp_path: Path) -> None:
+    """complex64 is a dtype of safetensors; wider ones are none and do not refuse the rest."""
+    data = bytes(range(16))
+    entries = {
+        "c": B.tensor(B.storage(elems=2, cls="ComplexFloatStorage"), (2,)),
+        "z": B.tensor(B.storage("1", elems=1, cls="ComplexDoubleStorage"), (1,)),
+    }
+    for order in (b"little", b"big"):
+        content = B.pth(
+            B.pickled(B.dict_(entries)), {"0": data, "1": data}, extra=[("byteorder", order)]
+        )
+        container = opened(tmp_path, content)
+        assert list(container.stored) == ["c"]
+        assert container.stored["c"].dtype == "C64"
+        swapped = np.frombuffer(data, ">u4" if order == b"big" else "<u4").astype("<u4").tobytes()
+        assert values(container, "c") == swapped
+        assert container.unread == ("z",)
+        (note,) = container.notes
+        assert note == "left out 'z': dtype torch.complex128 (complex) is not converted"
+
+
+@pytest.mark.parametrize("key", ["callbacks", "rng_state", "cuda_rng_state_all", "lr_schedulers"])
+@pytest.mark.parametrize("wrapper", ["state_dict", "model", "module"])
+def test_the_state_of_a_training_run(key: str, wrapper: str, tmp_path: Path) -> None:
+    """Lightning's and others' checkpoints: what load_state_dict takes, and nothing beside it."""
+    beside = B.dict_({"best": T, "more": B.dict_({"score": T})})
+    found, notes = names(tmp_path, {key: beside, wrapper: B.dict_({"net.w": T}), "epoch": b"N"})
+    assert found == ["net.w"]
+    assert f"left out {key}: the state of a training run, 2 tensors" in notes
+    # Without a wrapper such a name is a module's like any other.
+    found, _ = names(tmp_path, {key: beside, "body": B.dict_({"w": T})})
+    assert found == [f"{key}.best", f"{key}.more.score", "body.w"]
 
 
 def test_ways_to_rebuild_a_tensor(tmp_path: Path) -> None:
