@@ -77,6 +77,8 @@ TRAINING = (
     "training_args*",
     "training_state*",
 )
+# Files beside a GGUF model that belong to it: its vision tower, and what a quantiser measured.
+BESIDE_GGUF = ("*mmproj*", "*imatrix*")
 # The same weights in another layout, beside those of Hugging Face.
 DUPLICATES = ("consolidated*",)
 
@@ -152,6 +154,8 @@ def _of_kind(
         return Choice((kind.single,))
     for pattern in kind.patterns:
         matches = [name for name in names if fnmatchcase(name, pattern)]
+        if kind.ending == ".gguf":
+            matches = [n for n in matches if not _fits(n.lower(), BESIDE_GGUF)] or matches
         if matches:
             return Choice(tuple(_settle(path, pattern, matches)))
     return None

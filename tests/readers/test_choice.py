@@ -65,6 +65,8 @@ ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors
         (["qmodel.pt", "config.json"], ["qmodel.pt"], ""),
         (["weights.pt", "rng_state.pt"], ["weights.pt"], "rng_state.pt: the state of a training"),
         (["weights.npz"], ["weights.npz"], ""),
+        (["m-Q4_K.gguf", "mmproj-F16.gguf"], ["m-Q4_K.gguf"], "mmproj-F16.gguf"),
+        (["mmproj-F16.gguf"], ["mmproj-F16.gguf"], ""),
         (["pytorch_model.bin", "optimizer.bin", "scheduler.bin"], ["pytorch_model.bin"],
          "optimizer.bin, scheduler.bin: the state of a training run"),
         (["model.safetensors", "training_args.bin", "optimizer.pt", "scheduler.pt",
