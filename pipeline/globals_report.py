@@ -1,7 +1,8 @@
 """What the pickles of a file would import: the report of `amn inspect --globals`.
 
 Nothing in the file can stop the report or runs for it. A global counts as allowed when
-conversion takes it; one that is not is why `remember` refuses the file with a SecurityError.
+conversion takes it; one that is not is why `remember` refuses the file with a SecurityError. An
+array of objects of NumPy is a pickle too, and refused whatever it names.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.detect import detect
 from anamnesis.readers.find import find_files
+from anamnesis.readers.npy import open_npy
+from anamnesis.readers.npz import list_object, list_objects, open_npz
 from anamnesis.readers.paths import expand
 from anamnesis.readers.pickle_globals import Findings, GlobalName
 from anamnesis.readers.pth import list_globals, open_pth
@@ -60,7 +63,11 @@ def _of_file(path: str, limits: Limits) -> Findings:
         chosen = detect(path, limits)
     except (FormatError, UnsupportedError):
         chosen = open_pth  # a pickle of another kind, TorchScript: looked into all the same
-    return list_globals(path, limits) if chosen is open_pth else Findings((), ())
+    if chosen is open_pth:
+        return list_globals(path, limits)
+    if chosen is open_npz:
+        return list_objects(path, limits)
+    return list_object(path, limits) if chosen is open_npy else Findings((), ())
 
 
 def as_text(report: GlobalsReport) -> str:

@@ -14,7 +14,7 @@ import os
 from typing import NamedTuple
 
 from anamnesis.errors import FormatError
-from anamnesis.limits import Limits
+from anamnesis.limits import RANK, Limits
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
@@ -34,7 +34,8 @@ def open_gguf(path: str, limits: Limits) -> Container:
     given = _open_part(path, limits)
     paths = part_paths(path, given.header.metadata, limits)
     if len(paths) == 1:
-        return Container("gguf", (given.file,), given.stored, given.header.metadata)
+        metadata = given.header.metadata
+        return Container("gguf", (given.file,), given.stored, metadata, notes=_behind(given))
     parts: list[_Part] = []
     merged: dict[str, Stored] = {}
     for number, name in enumerate(paths):
@@ -48,13 +49,24 @@ def open_gguf(path: str, limits: Limits) -> Container:
         parts.append(part)
     metadata = parts[0].header.metadata
     check_total(paths[0], len(merged), metadata)
-    return Container("gguf", tuple(part.file for part in parts), merged, metadata)
+    notes = tuple(note for part in parts for note in _behind(part))
+    return Container("gguf", tuple(part.file for part in parts), merged, metadata, notes=notes)
 
 
 class _Part(NamedTuple):
     header: Header
     file: FileId
     stored: dict[str, Stored]
+
+
+def _behind(part: _Part) -> tuple[str, ...]:
+    """A remark when more follows the last tensor than its padding; llama.cpp takes no notice."""
+    align = part.header.alignment
+    end = max((s.offset + s.nbytes for s in part.stored.values()), default=part.header.data_start)
+    left = part.file.size - -(-end // align) * align
+    if left <= 0:
+        return ()
+    return (f"{part.file.path}: {left:,} bytes behind the last tensor belong to none; not read",)
 
 
 def _open_part(path: str, limits: Limits) -> _Part:
@@ -101,8 +113,28 @@ def _spans(file: FileId, header: Header) -> dict[str, Stored]:
             end = info.offset + nbytes
             padded = -(-end // header.alignment) * header.alignment
             previous = info.name
-        spans[info.name] = Stored(info.name, kind.name, info.dims[::-1], file, start, nbytes)
+        shape = _shape(where, info, header)
+        spans[info.name] = Stored(info.name, kind.name, shape, file, start, nbytes)
     return spans
+
+
+def _shape(where: str, info: TensorInfo, header: Header) -> tuple[int, ...]:
+    """The shape, outermost first; of one that ComfyUI-GGUF has stored as a matrix, its own.
+
+    Its quantiser takes rows only whose length is a multiple of a block's, and keeps the true shape
+    in an array of int32 (https://github.com/city96/ComfyUI-GGUF, loader.py, `get_orig_shape`).
+    """
+    key = f"comfy.gguf.orig_shape.{info.name}"
+    given = header.metadata.get(key)
+    if given is None:
+        return info.dims[::-1]
+    fits = isinstance(given, list) and all(type(d) is int and d >= 0 for d in given)
+    if not fits or len(given) > RANK or math.prod(given) != math.prod(info.dims):
+        raise FormatError(
+            f"{where}: {key!r:.200}: {given!r:.80} is no shape of its {math.prod(info.dims):,} "
+            "elements"
+        )
+    return tuple(given)
 
 
 def _nbytes(where: str, dims: tuple[int, ...], kind: GgmlType) -> int:

@@ -21,6 +21,7 @@ class Cursor:
 
     def __init__(self, file: SourceFile) -> None:
         self.file = file
+        self.arrays = 0  # in arrays, counted by who reads them
         self._start = 0  # of the chunk, in the file
         self._chunk = b""
         self._pos = 0  # in the chunk; may lie behind its end after a skip

@@ -3,7 +3,8 @@
 Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian:
 
     magic "GGUF", version u32, tensor count u64, key/value count u64
-    key/value     key string, value type u32, value; an array is item type u32, count u64, items
+    key/value     key string, value type u32, value; an array is item type u32, count u64, items,
+                  which may be arrays again
     tensor        name string, dimension count u32, dimensions u64 (fastest first), ggml type u32,
                   offset u64 (from the start of the data, a multiple of `general.alignment`)
     string        length u64, bytes in UTF-8, no NUL at the end
@@ -32,12 +33,15 @@ from anamnesis.readers.source import SourceFile
 
 MAGIC = b"GGUF"
 VERSIONS = (2, 3)
-MAX_DIMENSIONS = 4
+MAX_DIMENSIONS = 5  # ggml's are 4; files for diffusion models have Conv3d weights
+MAX_NESTING = 4  # of arrays in arrays
+NESTED_ARRAYS = 1 << 16  # in one file
 DEFAULT_ALIGNMENT = 32
 METADATA_BYTES = 100 * MiB  # of strings and lists kept
 KEPT_NUMBERS = 1024  # longer arrays are summed up as their type and count
 KEPT_STRINGS = 64
 
+_ARRAY_BYTES = 4 + 8  # of an array without items
 _KEY_VALUE_BYTES = 8 + 1 + 4 + 1  # the least that an entry can take
 _TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _COUNTS = struct.Struct("<QQ")
@@ -130,7 +134,7 @@ def _items(cursor: Cursor, type_id: int, count: int, what: str, limits: Limits) 
 def _check_array(cursor: Cursor, type_id: int, count: int, what: str, limits: Limits) -> None:
     row = _NUMBERS.get(type_id)
     if row is None and type_id != STRING:
-        why = "are not read" if type_id == ARRAY else "do not exist"
+        why = "are not carried over" if type_id == ARRAY else "do not exist"
         raise cursor.error(what, f"arrays of value type {type_id:,} {why}")
     least = row.nbytes if row else 8
     if count * least > cursor.left:
@@ -172,7 +176,7 @@ def _key_values(cursor: Cursor, count: int, limits: Limits) -> dict[str, Any]:
         if key == "general.alignment":
             value = _alignment(cursor, type_id, limits)
         elif type_id == ARRAY:
-            value = _array(cursor, what, limits)
+            value = _array(cursor, what, limits, 0)
         else:
             value = _value(cursor, type_id, what, limits)
         if isinstance(value, (str, list)):
@@ -182,10 +186,10 @@ def _key_values(cursor: Cursor, count: int, limits: Limits) -> dict[str, Any]:
     return metadata
 
 
-def _kept_bytes(value: str | list[Any]) -> int:
+def _kept_bytes(value: Any) -> int:
     if isinstance(value, str):
         return len(value)
-    return sum(len(item) if isinstance(item, str) else 32 for item in value)
+    return 32 + sum(map(_kept_bytes, value)) if isinstance(value, list) else 32
 
 
 def _alignment(cursor: Cursor, type_id: int, limits: Limits) -> int:
@@ -213,11 +217,13 @@ def _value(cursor: Cursor, type_id: int, what: str, limits: Limits) -> Any:
     return value
 
 
-def _array(cursor: Cursor, what: str, limits: Limits) -> Any:
+def _array(cursor: Cursor, what: str, limits: Limits, depth: int) -> Any:
     """A short array as a list, a long one as `{"type": item type, "count": items}`."""
     type_id = cursor.u32(what)
     count = cursor.u64(what)
     row = _NUMBERS.get(type_id)
+    if type_id == ARRAY:
+        return _nested(cursor, count, what, limits, depth + 1)
     if count <= (KEPT_NUMBERS if row else KEPT_STRINGS):
         return _items(cursor, type_id, count, what, limits)
     _check_array(cursor, type_id, count, what, limits)
@@ -226,6 +232,18 @@ def _array(cursor: Cursor, what: str, limits: Limits) -> Any:
         return {"type": "string", "count": count}
     cursor.skip(count * row.nbytes, what)
     return {"type": row.name, "count": count}
+
+
+def _nested(cursor: Cursor, count: int, what: str, limits: Limits, depth: int) -> Any:
+    """The items of an array of arrays; each is walked over, however many are kept."""
+    if count * _ARRAY_BYTES > cursor.left:
+        raise cursor.error(what, f"{count:,} arrays cannot fit in {cursor.left:,} bytes")
+    if depth > MAX_NESTING:
+        raise cursor.error(what, f"arrays are nested more than {MAX_NESTING} deep")
+    cursor.arrays += count
+    limits.items(cursor.arrays, f"{cursor.file.path}: {what}: arrays in arrays", NESTED_ARRAYS)
+    kept = [_array(cursor, what, limits, depth) for _ in range(count)]
+    return kept if count <= KEPT_NUMBERS else {"type": "array", "count": count}
 
 
 def _tensors(cursor: Cursor, count: int) -> list[TensorInfo]:

@@ -65,6 +65,10 @@ _UNSUPPORTED = {
 _UNSUPPORTED_KINDS = {"M": "dates", "S": "byte strings", "U": "text", "V": "void", "m": "durations"}
 
 
+class NotNumbersError(UnsupportedError):
+    """An array of text, dates, structures or wide complex numbers, which no weight is."""
+
+
 class Header(NamedTuple):
     """What a header tells; `shape` outermost first, `nbytes` of the numbers."""
 
@@ -82,15 +86,18 @@ def open_npy(path: str, limits: Limits) -> Container:
     SecurityError (objects, which are pickles), LimitError or OSError.
     """
     with open_source(path) as file:
-        stored = read_array(
-            path,
-            os.path.splitext(os.path.basename(path))[0],
-            file.id,
-            file.size,
-            None,
-            lambda nbytes: file.read(0, min(nbytes, file.size)),
-            limits,
-        )
+        try:
+            stored = read_array(
+                path,
+                os.path.splitext(os.path.basename(path))[0],
+                file.id,
+                file.size,
+                None,
+                lambda nbytes: file.read(0, min(nbytes, file.size)),
+                limits,
+            )
+        except NotNumbersError as error:
+            raise UnsupportedError(str(error)) from None
         return Container("npy", (file.id,), {stored.name: stored})
 
 
@@ -130,6 +137,20 @@ def read_array(
     if member is not None and not member.deflated:
         offset += member.offset
     return Stored(name, header.dtype, header.shape, file, offset, header.nbytes, view)
+
+
+def objects_at(where: str, start: Callable[[int], bytes], limits: Limits) -> int | None:
+    """Where the pickle of an array of objects begins; None for other arrays and broken headers."""
+    head = start(START_BYTES)
+    try:
+        offset, version = _header_span(where, head, 1 << 62, limits)
+        text = _decode(where, start(offset)[_text_at(version) : offset], version)
+        _parse(text)
+    except SecurityError:
+        return offset
+    except AnamnesisError:
+        pass
+    return None
 
 
 def _text_at(version: int) -> int:
@@ -195,7 +216,7 @@ def _dtype(descr: Any) -> tuple[str, int]:
             raise FormatError(f"descr: must be text, found {descr!r:.80}")
         if _has_objects(descr):
             raise SecurityError(f"descr: {descr!r:.80} has Python objects, stored as a pickle")
-        raise UnsupportedError(f"descr: {descr!r:.80}: structured arrays are not read")
+        raise NotNumbersError(f"descr: {descr!r:.80}: structured arrays are not read")
     found = _DESCR.fullmatch(descr)
     if found is None:
         raise FormatError(f"descr: {descr!r:.80} is no type")
@@ -211,7 +232,9 @@ def _dtype(descr: Any) -> tuple[str, int]:
         what = _UNSUPPORTED_KINDS[kind]
     if what is None:
         raise FormatError(f"descr: {descr!r:.80} is no type")
-    raise UnsupportedError(f"descr: {descr!r:.80} ({what}) is not read; these are: {_known()}")
+    weights = kind == "f" or kind + size == "V1"
+    error = UnsupportedError if weights else NotNumbersError
+    raise error(f"descr: {descr!r:.80} ({what}) is not read; these are: {_known()}")
 
 
 def _known() -> str:

@@ -7,10 +7,15 @@ but for pickles, which have no business in an archive that is safe to load.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 from anamnesis.errors import AnamnesisError, FormatError, SecurityError
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import Container, Member, Stored
-from anamnesis.readers.npy import MAGIC, START_BYTES, read_array
+from anamnesis.readers.npy import MAGIC, START_BYTES, NotNumbersError, objects_at, read_array
+from anamnesis.readers.pickle_globals import Findings, collect_globals
+from anamnesis.readers.pickle_vm import PICKLE_BYTES
 from anamnesis.readers.source import SourceFile, open_source
 from anamnesis.readers.zip import check_crc32, checksum, read_members, read_start
 
@@ -22,16 +27,30 @@ _CHECK_BYTES = 64 * MiB
 def open_npz(path: str, limits: Limits) -> Container:
     """Parse the directory of an archive and the headers of its arrays; no other data is read.
 
-    Raises what `read_members` and `open_npy` raise; SecurityError for a pickle; IntegrityError
-    when a header is broken because the member is damaged.
+    Arrays that are no numbers (text, dates, structures) are left out with a note, and with
+    `Allow.leave_out_unknown` pickles are. Raises what `read_members` and `open_npy` raise;
+    SecurityError for a pickle; IntegrityError when a header is broken because the member is
+    damaged.
     """
     stored: dict[str, Stored] = {}
     notes: list[str] = []
+    unread: list[str] = []
     with open_source(path) as file:
         members = read_members(file, limits)
         for member in members:
             try:
                 array = _array(file, member, limits)
+            except NotNumbersError as error:
+                notes.append(f"{error}; it was left out")
+                unread.append(member.name.removesuffix(SUFFIX))
+                continue
+            except SecurityError as error:
+                if not limits.allow.leave_out_unknown:
+                    hint = "; --leave-out-unknown leaves it out, unread"
+                    raise SecurityError(f"{error}{hint}") from None
+                notes.append(f"{error}; it was left out, unread")
+                unread.append(member.name.removesuffix(SUFFIX))
+                continue
             except AnamnesisError:
                 _check_intact(file, member)
                 raise
@@ -41,7 +60,45 @@ def open_npz(path: str, limits: Limits) -> Container:
                 raise FormatError(f"{path}: array {array.name!r:.200} is in the archive twice")
             else:
                 stored[array.name] = array
-        return Container("npz", (file.id,), stored, {}, tuple(members), tuple(notes))
+        return Container(
+            "npz", (file.id,), stored, {}, tuple(members), tuple(notes), unread=tuple(unread)
+        )
+
+
+def list_objects(path: str, limits: Limits) -> Findings:
+    """The globals of the pickles in an archive: object arrays, and members that are pickles."""
+    with open_source(path) as file:
+        found = [
+            _findings(
+                f"{path}: {member.name}", member.name, partial(read_start, file, member), limits
+            )
+            for member in read_members(file, limits)
+        ]
+    return Findings(
+        tuple(name for findings in found for name in findings.globals),
+        tuple(problem for findings in found for problem in findings.problems),
+    )
+
+
+def list_object(path: str, limits: Limits) -> Findings:
+    """The globals of the pickle that a .npy file of objects is."""
+    with open_source(path) as file:
+        return _findings(path, path, lambda n: file.read(0, min(n, file.size)), limits)
+
+
+def _findings(where: str, name: str, start: Callable[[int], bytes], limits: Limits) -> Findings:
+    head = start(START_BYTES)
+    if head.startswith(MAGIC):
+        at = objects_at(where, start, limits)
+        if at is None:
+            return Findings((), ())
+        data = start(at + PICKLE_BYTES)[at:]
+        found = collect_globals(data, f"{where}: array of objects", limits)
+        problem = f"{where}: is an array of Python objects, stored as a pickle"
+        return Findings(found.globals, (problem, *found.problems))
+    if name.endswith(_PICKLES) or (head[:1] == b"\x80" and head[1:2] <= b"\5"):
+        return collect_globals(start(PICKLE_BYTES), where, limits)
+    return Findings((), ())
 
 
 def _array(file: SourceFile, member: Member, limits: Limits) -> Stored | None:

@@ -172,13 +172,16 @@ def _wide_sizes(
 ) -> tuple[int, int]:
     """The packed and unpacked size that a local header tells in its ZIP64 field.
 
-    That holds both sizes when one of them is masked. PyTorch's writer (miniz, `add_mem_ex`) leaves
+    That holds both sizes when one of them is masked, and repeats them when Python up to 3.11.3 was
+    told to have the field (`force_zip64`, as NumPy tells it). PyTorch's writer (miniz, `add_mem_ex`) leaves
     zeros instead, with the unpacked size in the field when it takes more than 32 bits; behind, it
     repeats the offset of a header beyond 4 GiB.
     """
     if wide is None:
         raise FormatError("local header: ZIP64 field: missing, though a size is masked")
     numbers = [n for (n,) in struct.iter_unpack("<Q", wide)] if len(wide) % 8 == 0 else []
+    if numbers == [nbytes, packed] and MASK32 not in (packed, nbytes):
+        return packed, nbytes
     zeros = described and packed == nbytes == 0
     miniz = zeros and entry.nbytes >= MASK32
     both = 2 if miniz or MASK32 in (packed, nbytes) else 0

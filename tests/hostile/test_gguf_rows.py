@@ -139,10 +139,15 @@ def cases(build: Any) -> dict[str, Case]:
             LimitError,
             "value of 'k'",
         ),
-        "G13-array-of-arrays": (
-            key_value("k", ARRAY, array(ARRAY, 1, array(U32, 1, u32(1)))),
+        "G13-array-of-arrays-5-deep": (
+            key_value("k", ARRAY, array(ARRAY, 1) * 5 + array(U32, 1, u32(1))),
             FormatError,
-            "value of 'k'",
+            "value of 'k': arrays are nested more than 4 deep",
+        ),
+        "G13-70,000-arrays": (
+            key_value("k", ARRAY, array(ARRAY, 70_000, array(U32, 0) * 70_000)),
+            LimitError,
+            "arrays in arrays: needs 70,000",
         ),
         "G13-array-of-arrays-100000-deep": (key_value("k", ARRAY, deep), FormatError, "'k'"),
         "G13-array-of-arrays-2-62-wide": (
@@ -196,11 +201,11 @@ def cases(build: Any) -> dict[str, Case]:
         ),
         **{
             f"G19-{n}-dimensions": (
-                tensor([8] * min(n, 5), n_dims=n),
+                tensor([8] * min(n, 6), n_dims=n),
                 FormatError,
                 "'w': dimension count",
             )
-            for n in (5, 1_000_000, 2**32 - 1)
+            for n in (6, 1_000_000, 2**32 - 1)
         },
         "G20-dimension-minus-1": (tensor([-1]), FormatError, "tensor 'w'"),
         "G20-product-wraps-to-4": (tensor([2**62 + 1, 4], I8), FormatError, "tensor 'w'"),

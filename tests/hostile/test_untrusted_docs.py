@@ -36,6 +36,8 @@ FIXED = (
     ("GGUF: key/values kept in memory", "readers.gguf_fields.METADATA_BYTES"),
     ("GGUF: alignment", "limits.GGUF_ALIGNMENT"),
     ("GGUF: rank", "readers.gguf_fields.MAX_DIMENSIONS"),
+    ("GGUF: nesting of arrays", "readers.gguf_fields.MAX_NESTING"),
+    ("GGUF: arrays in arrays", "readers.gguf_fields.NESTED_ARRAYS"),
     ("NumPy: header", "limits.NPY_HEADER_BYTES"),
     ("ZIP: members", "limits.ZIP_ENTRIES"),
     ("ZIP: name of a member", "readers.zip_directory.NAME_BYTES"),

@@ -1,4 +1,4 @@
-"""Which files of a folder are the model, links out of it, and configurations that are broken."""
+"""The files of a folder that are the model; links out of it; configurations that are broken."""
 
 from __future__ import annotations
 

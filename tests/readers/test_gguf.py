@@ -193,7 +193,69 @@ def test_tensors_may_be_listed_in_another_order_than_they_lie(tmp_path: Path) ->
 def test_scalars_and_padding_behind_the_last_tensor(tmp_path: Path) -> None:
     for tail in (0, 28, 1000):
         path = write(tmp_path / "x.gguf", [("s", [], F32, 4)], tail=tail)
-        assert opened(path).stored["s"].shape == ()
+        container = opened(path)
+        assert container.stored["s"].shape == ()
+        said = [f"{path}: 972 bytes behind the last tensor belong to none; not read"]
+        assert list(container.notes) == (said if tail == 1000 else [])
+
+
+def test_five_dimensions(tmp_path: Path) -> None:
+    """Conv3d weights of video models, which gguf-py reads and writes."""
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "wan")
+    writer.add_tensor("w", np.arange(96, dtype=np.float16).reshape(8, 3, 1, 2, 2))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    container = same_as_reference(tmp_path / "x.gguf")
+    assert container.stored["w"].shape == (8, 3, 1, 2, 2)
+
+
+def with_shape(path: Path, shape: Any, dtype: int = 5) -> Path:
+    """A Q8_0 matrix and a plain one, with the key that ComfyUI-GGUF gives the first."""
+    writer = gguf.GGUFWriter(path, "flux")
+    data = np.zeros((2, 34), np.uint8)
+    writer.add_tensor("w", data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
+    writer.add_tensor("v", np.zeros((2, 32), np.float32))
+    writer.add_key_value(
+        "comfy.gguf.orig_shape.w", shape, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(dtype)
+    )
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def test_the_shape_that_comfyui_keeps(tmp_path: Path) -> None:
+    for shape in ([4, 4, 2, 2], [64], [1, 64]):
+        ledger = resolved(with_shape(tmp_path / "x.gguf", shape))
+        assert ledger.tensors["w"].shape == tuple(shape)
+        assert ledger.tensors["v"].shape == (2, 32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype"), [([4, 4], 5), ([-8, -8], 5), ([64.0], 6), (["64"], 8), ([0], 5)]
+)
+def test_a_shape_that_is_none(shape: Any, dtype: int, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=r"comfy\.gguf\.orig_shape\.w.*no shape of its 64"):
+        opened(with_shape(tmp_path / "x.gguf", shape, dtype))
+
+
+def test_arrays_in_arrays(tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(tmp_path / "x.gguf", "any")
+    nested = [[1, 2], [3], []]
+    inner = b"".join(
+        struct.pack("<IQ", 4, len(row)) + struct.pack(f"<{len(row)}I", *row) for row in nested
+    )
+    writer.write_header_to_file()
+    writer.close()
+    key = struct.pack("<Q", 1) + b"k"
+    value = struct.pack("<IIQ", 9, 9, len(nested)) + inner
+    text = struct.pack("<Q", 1) + b"t" + struct.pack("<IQ", 8, 1) + b"x"
+    content = struct.pack("<4sIQQ", b"GGUF", 3, 0, 2) + key + value + text
+    (tmp_path / "x.gguf").write_bytes(content)
+    assert opened(tmp_path / "x.gguf").metadata == {"k": nested, "t": "x"}
 
 
 @pytest.mark.parametrize("encoding", QUANTISED)
