@@ -60,7 +60,7 @@ def _choose(file: SourceFile, head: bytes, limits: Limits) -> Reader:
         if row.decisive or not named:
             return row
     for row in named:
-        if row.judges:
+        if row.judges or (row.empty and head.startswith(row.empty)):
             return row
     other = recognise(path, head, readable())
     if other:

@@ -13,7 +13,8 @@ class Reader:
 
     A magic number is `decisive` when nothing else has it; otherwise the file's name may say more.
     Of archives, one member's name has to end with `holds`. A parser that `judges` is asked about
-    every file of its names whose first bytes, or members, no row knows.
+    every file of its names whose first bytes, or members, no row knows. A file without any tensor
+    may begin with `empty` instead.
     """
 
     target: str  # "module:function" inside anamnesis.readers; called with (path, limits)
@@ -23,6 +24,7 @@ class Reader:
     decisive: bool = True
     holds: str = ""
     judges: bool = False
+    empty: bytes = b""
 
 
 _TORCH = (".ckpt", ".pt", ".pth", ".th")
@@ -30,7 +32,7 @@ READERS: dict[str, Reader] = {
     "arrow": Reader("arrow:open_arrow", b"ARROW1", (".arrow", ".feather")),
     "gguf": Reader("gguf:open_gguf", b"GGUF", (".gguf",)),
     "npy": Reader("npy:open_npy", b"\x93NUMPY", (".npy",)),
-    "npz": Reader("npz:open_npz", b"PK\x03\x04", (".npz",), holds=".npy"),
+    "npz": Reader("npz:open_npz", b"PK\x03\x04", (".npz",), holds=".npy", empty=b"PK\x05\x06"),
     "pth": Reader("pth:open_pth", b"PK\x03\x04", _TORCH, holds="/data.pkl", judges=True),
     "pth-legacy": Reader("pth:open_pth", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", _TORCH),
     "safetensors": Reader(

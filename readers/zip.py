@@ -173,9 +173,9 @@ def _wide_sizes(
     """The packed and unpacked size that a local header tells in its ZIP64 field.
 
     That holds both sizes when one of them is masked, and repeats them when Python up to 3.11.3 was
-    told to have the field (`force_zip64`, as NumPy tells it). PyTorch's writer (miniz, `add_mem_ex`) leaves
-    zeros instead, with the unpacked size in the field when it takes more than 32 bits; behind, it
-    repeats the offset of a header beyond 4 GiB.
+    told to have the field (`force_zip64`, as NumPy tells it). PyTorch's writer (miniz,
+    `add_mem_ex`) leaves zeros instead, with the unpacked size in the field when it takes more than
+    32 bits; behind, it repeats the offset of a header beyond 4 GiB.
     """
     if wide is None:
         raise FormatError("local header: ZIP64 field: missing, though a size is masked")

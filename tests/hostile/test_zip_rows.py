@@ -437,7 +437,7 @@ def cases() -> dict[str, Case]:
             "local header: ZIP64 field",
         ),
         "Z16-local-without-masks": (
-            archive(replace(A, local={"extra": wide(size, size)})),
+            archive(replace(A, local={"extra": wide(size, size + 1)})),
             FormatError,
             "local header: ZIP64 field",
         ),
@@ -738,3 +738,23 @@ def test_z22_what_pytorch_writes(tmp_path: Path) -> None:
         assert weights.offset % 64 == 0
         assert file.read(weights.offset, 20) == np.arange(5, dtype="<f4").tobytes()
         assert zlib.crc32(file.read(weights.offset, 20)) == weights.crc32
+
+
+def test_sizes_in_both_places(tmp_path: Path) -> None:
+    """What zipfile of Python 3.8 to 3.11.3 wrote under `force_zip64`, as numpy.savez asks."""
+    size = len(array())
+    packed = len(deflate(array()))
+    # To a pipe: zeros in both places, and sizes of 64 bits behind the data.
+    behind = struct.pack("<4sI2Q", b"PK\7\x08", zlib.crc32(array()), size, size)
+    piped = replace(described(A), descriptor=behind)
+    for member, extra in (
+        (A, wide(size, size)),
+        (PACKED, wide(size, packed)),
+        (piped, wide(0, 0)),
+    ):
+        local = {**member.local, "extra": extra}
+        path = tmp_path / "m.npz"
+        path.write_bytes(archive(replace(member, local=local), B))
+        assert list(open_npz(str(path), Limits()).stored) == ["a", "b"]
+        with zipfile.ZipFile(path) as reference:
+            assert reference.testzip() is None

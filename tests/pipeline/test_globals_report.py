@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pth_bytes
 import pytest
 
@@ -45,6 +46,21 @@ def test_as_json(amn: Amn, tmp_path: Path) -> None:
         ],
         "problems": [],
     }
+
+
+def test_arrays_of_objects(tmp_path: Path) -> None:
+    """They are pickles, which numpy runs when it is told to."""
+    objects = np.array([{}, print], dtype=object)
+    np.savez(tmp_path / "m.npz", w=np.ones(2), bad=objects)
+    np.save(tmp_path / "m.npy", objects)
+    for name, where in (("m.npz", "m.npz: bad.npy"), ("m.npy", "m.npy")):
+        found = report_globals(str(tmp_path / name), Limits())
+        assert "builtins.print" in {g.name for g in found.refused}
+        assert {g.pickle for g in found.globals} == {f"{tmp_path}/{where}: array of objects"}
+        said = f"{tmp_path}/{where}: is an array of Python objects, stored as a pickle"
+        assert found.problems == (said,)
+    np.savez(tmp_path / "good.npz", w=np.ones(2))
+    assert report_globals(str(tmp_path / "good.npz"), Limits()).globals == ()
 
 
 def test_as_text(amn: Amn, tmp_path: Path) -> None:

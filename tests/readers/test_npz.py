@@ -22,7 +22,7 @@ from anamnesis.errors import (
     SecurityError,
     UnsupportedError,
 )
-from anamnesis.limits import Limits
+from anamnesis.limits import Allow, Limits
 from anamnesis.pipeline.members import check_members
 from anamnesis.readers import open_container
 from anamnesis.readers.files import Files
@@ -140,13 +140,53 @@ def test_one_array_under_two_names(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "array",
+    [np.array(["a"]), np.array([b"a"]), np.zeros(2, "c16"), np.zeros(2, "M8[s]"),
+     np.zeros(2, "i4,f4")],
+    ids=["text", "bytes", "complex128", "dates", "structures"],
+)  # fmt: skip
+def test_what_is_no_number_is_left_out(array: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path, good=np.ones(2), bad=array)
+    container = open_npz(str(path), Limits())
+    assert list(container.stored) == ["good"]
+    assert container.unread == ("bad",)
+    (note,) = container.notes
+    assert "member 'bad.npy': header: descr" in note
+    # A pattern that fits it fits something.
+    model = load_model(str(path))
+    assert [t.name for t in model.select(("*",), ("bad",)).tensors] == ["good"]
+    np.save(tmp_path / "a.npy", array)
+    with pytest.raises(UnsupportedError):  # alone it is the whole file
+        open_container(str(tmp_path / "a.npy"), Limits())
+
+
+def test_objects_are_left_out_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path, good=np.ones(2), bad=np.array([{}]))
+    with pytest.raises(SecurityError, match="--leave-out-unknown"):
+        open_npz(str(path), Limits())
+    container = open_npz(str(path), Limits(allow=Allow(leave_out_unknown=True)))
+    assert list(container.stored) == ["good"]
+    assert ["bad.npy" in note for note in container.notes] == [True]
+
+
+def test_an_empty_archive(tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path)
+    assert np.load(path).files == []
+    assert dict(open_container(str(path), Limits()).stored) == {}
+    assert load_model(str(path)).tensors == ()
+
+
+@pytest.mark.parametrize(
     ("array", "error"),
     [
         (np.array([{}]), SecurityError),
-        (np.array(["a"]), UnsupportedError),
-        (np.zeros(2, "c16"), UnsupportedError),
+        (np.zeros(2, "V1"), UnsupportedError),
+        (np.zeros(2, np.longdouble), UnsupportedError),
     ],
-    ids=["object", "text", "complex128"],
+    ids=["object", "float8", "long double"],
 )
 def test_the_member_is_named(array: Any, error: type[AnamnesisError], tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
