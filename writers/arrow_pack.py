@@ -17,7 +17,7 @@ from collections.abc import Callable
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
-from anamnesis.limits import MiB
+from anamnesis.limits import Limits, MiB
 from anamnesis.writers import arrow_ipc as ipc
 from anamnesis.writers.arrow_slot import ArrowSlot
 from anamnesis.writers.base import OutFile, write_all
@@ -46,9 +46,23 @@ def pack(source: int, target: int, out: OutFile, stopped: Callable[[], bool]) ->
     for slot in out.slots:
         assert isinstance(slot, ArrowSlot)
         blocks += [packer.batch(slot, batch) for batch in range(slot.batches)]
-    for part in ipc.footer(schema, block, blocks):
+    first, *rest = ipc.footer(schema, block, blocks)
+    packer.write(ipc.END_OF_STREAM)
+    packer.leave(_slack(out, packer.at))
+    for part in (first[len(ipc.END_OF_STREAM) :], *rest):
         packer.write(part)
     os.ftruncate(target, packer.at)
+
+
+def _slack(out: OutFile, at: int) -> int:
+    """Bytes without meaning, a hole where the file system has such, before the footer.
+
+    Readers refuse a file from which more than so many times its bytes would come, as from one made
+    to fill a disk; zeros pack better than that, and what was written must be read back.
+    """
+    slots = [slot for slot in out.slots if isinstance(slot, ArrowSlot)]
+    values = sum(slot.rows * slot.row_bytes for slot in slots)
+    return int(ipc.padded(max(0, -(-values // Limits().max_expansion_ratio) - at)))
 
 
 class _Packer:
@@ -65,6 +79,10 @@ class _Packer:
     def write(self, data: Any) -> None:
         write_all(self._target, data, self.at)
         self.at += len(data)
+
+    def leave(self, nbytes: int) -> None:
+        """Go on so many bytes further; nothing is written there."""
+        self.at += nbytes
 
     def batch(self, slot: ArrowSlot, batch: int) -> ipc.Block:
         """Pack one batch; its block in the packed file."""

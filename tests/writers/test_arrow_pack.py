@@ -104,6 +104,22 @@ def test_the_order_of_windows_does_not_matter(codec: str, tmp_path: Path) -> Non
     assert write(tmp_path / "b.arrow", codec, windows=20).read_bytes() == whole
 
 
+@pytest.mark.parametrize("codec", CODECS)
+def test_zeros_are_read_back_without_a_flag(codec: str, tmp_path: Path) -> None:
+    """They pack to less than a thousandth, and more than that times a file's bytes is refused."""
+    zeros = np.zeros((2048, 4096), np.float32)
+    np.savez(tmp_path / "m.npz", w=zeros, v=np.ones(3, np.float32))
+    out = tmp_path / "o.arrow"
+    anamnesis.remember(tmp_path / "m.npz", out, compression=codec)
+    assert out.stat().st_size < zeros.nbytes // 100
+    model = anamnesis.open_model(out)
+    assert list(model) == ["w", "v"]
+    assert not model["w"].to_numpy().any()
+    data = out.read_bytes()
+    with pa.ipc.open_file(data) as file, pa.ipc.open_stream(data[8:]) as stream:
+        assert file.read_all().equals(stream.read_all())
+
+
 def test_noise_is_stored_as_it_is(tmp_path: Path) -> None:
     """A packed buffer that is longer than the plain one would be a loss; -1 stands before it."""
     plain = write(tmp_path / "plain.arrow", "none")
