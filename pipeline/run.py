@@ -218,7 +218,8 @@ class _Run:
         if is_model_folder(plan):
             source, folder = Path(plan.model.path), Path(plan.spec.path)
             dtype = decoded_dtype(plan.model, plan.spec)
-            names += copy_companions(source, folder, dtype, files.note, plan.choices)
+            note, allow = files.note, plan.model.allow
+            names += copy_companions(source, folder, dtype, note, plan.choices, allow)
         if files.written or not recorded(plan, self.recipe):
             write_manifest(plan, self.recipe, files.pieces, names)
         journal.remove()
