@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -19,7 +18,8 @@ import msgspec
 from msgspec import Meta, Struct
 
 from anamnesis.errors import UsageError
-from anamnesis.limits import Allow, Limits
+from anamnesis.limits import Limits
+from anamnesis.pipeline.permits import JobAllow, JobLimits
 from anamnesis.pipeline.sizes import Size, parse_size
 from anamnesis.pipeline.targets import EncodeRule
 from anamnesis.pipeline.validate import at, build, require_key, shown
@@ -30,12 +30,10 @@ if TYPE_CHECKING:
     from anamnesis.pipeline.yaml_strict import Document
 
 MAX_THREADS = 1024
-Count = Annotated[int, Meta(ge=1, extra={"form": "a whole number, 1 or more"})]
 Text = Annotated[
     str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"form": "text, at least one character"})
 ]
 Dtype = Literal["bf16", "f16", "f32"]
-_FLOORS = Limits()
 _SCHEDULER_SCHEMES = ("tcp", "tls", "ucx", "ws", "wss", "inproc")
 
 
@@ -201,49 +199,6 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return available_cpus() if self.threads == "auto" else self.threads
 
 
-class JobLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What an input may make this program allocate; fixed floors hold whatever is said here."""
-
-    max_items: Annotated[
-        Count, Meta(description="Most tensors or other entries of one container.")
-    ] = _FLOORS.max_items
-    max_single_alloc: Annotated[Size, Meta(description="Most bytes allocated at once.")] = (
-        _FLOORS.max_single_alloc
-    )
-    max_total_bytes: Annotated[
-        Size | None, Meta(description="Most bytes of output. null: no limit.")
-    ] = _FLOORS.max_total_bytes
-    max_expansion_ratio: Annotated[
-        Count, Meta(description="Most bytes of output for each byte stored.")
-    ] = _FLOORS.max_expansion_ratio
-
-    def resolve(self) -> Limits:
-        """The readers' `Limits`, in bytes."""
-        total = self.max_total_bytes
-        return Limits(
-            max_single_alloc=parse_size(self.max_single_alloc),
-            max_total_bytes=None if total is None else parse_size(total),
-            max_items=self.max_items,
-            max_expansion_ratio=self.max_expansion_ratio,
-        )
-
-
-class JobAllow(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What is refused without a word of yours; nothing of it runs code."""
-
-    follow_links: Annotated[
-        bool,
-        Meta(
-            description="Follow links out of a model's folder that belong to you, to regular files "
-            "that belong to you."
-        ),
-    ] = False
-    leave_out_unknown: Annotated[
-        bool,
-        Meta(description="Leave pickled objects of unknown classes out instead of refusing them."),
-    ] = False
-
-
 class Settings(Struct, frozen=True, kw_only=True):
     """A job with every default filled in and every size in bytes; small and picklable.
 
@@ -331,10 +286,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             memory_bytes=parse_size(run.memory),
             scheduler=run.scheduler,
             keep_going=run.keep_going,
-            limits=replace(
-                job.limits.resolve(),
-                allow=Allow(job.allow.follow_links, job.allow.leave_out_unknown),
-            ),
+            limits=job.limits.resolve(job.allow),
         )
 
 

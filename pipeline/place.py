@@ -27,7 +27,6 @@ from anamnesis.pipeline.journal import (
 )
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.records import Manifest
-from anamnesis.readers.index import ENDINGS
 from anamnesis.writers import WRITERS
 from anamnesis.writers.part import is_part
 
@@ -166,7 +165,7 @@ def refuse_input_folders(out: str, sources: Sequence[str]) -> None:
     place = list(_existing(Path(out)))
     for source in sources:
         folder = Path(source)
-        if source.endswith(ENDINGS) and folder.is_file():
+        if INDEX_NAME.fullmatch(source) and folder.is_file():
             folder = folder.parent
         if not folder.is_dir():
             continue

@@ -14,7 +14,7 @@ import os
 from typing import NamedTuple
 
 from anamnesis.errors import FormatError
-from anamnesis.limits import RANK, Limits
+from anamnesis.limits import Limits
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
@@ -113,28 +113,8 @@ def _spans(file: FileId, header: Header) -> dict[str, Stored]:
             end = info.offset + nbytes
             padded = -(-end // header.alignment) * header.alignment
             previous = info.name
-        shape = _shape(where, info, header)
-        spans[info.name] = Stored(info.name, kind.name, shape, file, start, nbytes)
+        spans[info.name] = Stored(info.name, kind.name, info.dims[::-1], file, start, nbytes)
     return spans
-
-
-def _shape(where: str, info: TensorInfo, header: Header) -> tuple[int, ...]:
-    """The shape, outermost first; of one that ComfyUI-GGUF has stored as a matrix, its own.
-
-    Its quantiser takes rows only whose length is a multiple of a block's, and keeps the true shape
-    in an array of int32 (https://github.com/city96/ComfyUI-GGUF, loader.py, `get_orig_shape`).
-    """
-    key = f"comfy.gguf.orig_shape.{info.name}"
-    given = header.metadata.get(key)
-    if given is None:
-        return info.dims[::-1]
-    fits = isinstance(given, list) and all(type(d) is int and d >= 0 for d in given)
-    if not fits or len(given) > RANK or math.prod(given) != math.prod(info.dims):
-        raise FormatError(
-            f"{where}: {key!r:.200}: {given!r:.80} is no shape of its {math.prod(info.dims):,} "
-            "elements"
-        )
-    return tuple(given)
 
 
 def _nbytes(where: str, dims: tuple[int, ...], kind: GgmlType) -> int:

@@ -211,37 +211,6 @@ def test_five_dimensions(tmp_path: Path) -> None:
     assert container.stored["w"].shape == (8, 3, 1, 2, 2)
 
 
-def with_shape(path: Path, shape: Any, dtype: int = 5) -> Path:
-    """A Q8_0 matrix and a plain one, with the key that ComfyUI-GGUF gives the first."""
-    writer = gguf.GGUFWriter(path, "flux")
-    data = np.zeros((2, 34), np.uint8)
-    writer.add_tensor("w", data, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    writer.add_tensor("v", np.zeros((2, 32), np.float32))
-    writer.add_key_value(
-        "comfy.gguf.orig_shape.w", shape, gguf.GGUFValueType.ARRAY, gguf.GGUFValueType(dtype)
-    )
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def test_the_shape_that_comfyui_keeps(tmp_path: Path) -> None:
-    for shape in ([4, 4, 2, 2], [64], [1, 64]):
-        ledger = resolved(with_shape(tmp_path / "x.gguf", shape))
-        assert ledger.tensors["w"].shape == tuple(shape)
-        assert ledger.tensors["v"].shape == (2, 32)
-
-
-@pytest.mark.parametrize(
-    ("shape", "dtype"), [([4, 4], 5), ([-8, -8], 5), ([64.0], 6), (["64"], 8), ([0], 5)]
-)
-def test_a_shape_that_is_none(shape: Any, dtype: int, tmp_path: Path) -> None:
-    with pytest.raises(FormatError, match=r"comfy\.gguf\.orig_shape\.w.*no shape of its 64"):
-        opened(with_shape(tmp_path / "x.gguf", shape, dtype))
-
-
 def test_arrays_in_arrays(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "any")
     nested = [[1, 2], [3], []]
