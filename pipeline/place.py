@@ -27,6 +27,7 @@ from anamnesis.pipeline.journal import (
 )
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.records import Manifest
+from anamnesis.readers.choice import INDEX_NAME
 from anamnesis.writers import WRITERS
 from anamnesis.writers.part import is_part
 
