@@ -17,6 +17,18 @@ _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # of llama_ftype
 _UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7
 
 
+def described(found: Mapping[str, KeyValue], model: Model, dtype: str) -> dict[str, KeyValue]:
+    """The key/values of an architecture with those that every file has."""
+    name = Path(model.path).resolve().name
+    return {
+        **found,
+        "general.type": KeyValue(STRING, "model"),
+        "general.name": KeyValue(STRING, name),
+        "general.file_type": KeyValue(_UINT32, _FILE_TYPES[dtype]),
+        "general.quantization_version": KeyValue(_UINT32, 2),
+    }
+
+
 def key_values(model: Model, dtype: str, limits: Limits) -> dict[str, KeyValue]:
     """What describes `model` in a GGUF whose matrices are of `dtype`.
 

@@ -29,7 +29,7 @@ _GPT4O = (
     rf"{_ENDING}|\p{{N}}{{1,3}}| ?[^\s\p{{L}}\p{{N}}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 # What is split before bytes are mapped; "" is GPT-2's own expression.
-_SPLITS: dict[str, str] = {
+SPLITS: dict[str, str] = {
     "default": "",
     "dbrx": _LLAMA3,
     "gpt-2": "",
@@ -44,7 +44,7 @@ _SPLITS: dict[str, str] = {
     "smaug-bpe": _LLAMA3,
     "stablelm2": _QWEN2,
 }
-_DIGITS = ("codeshell", "command-r", "refact", "smollm", "starcoder")  # one by one, then GPT-2's
+DIGITS = ("codeshell", "command-r", "refact", "smollm", "starcoder")  # one by one, then GPT-2's
 
 
 def tokenizer_files(values: Mapping[str, KeyValue]) -> tuple[dict[str, bytes], tuple[str, ...]]:
@@ -161,15 +161,15 @@ def _byte_level(plain: Mapping[str, Any], tokens: list[str]) -> tuple[Any, tuple
     space = bool(plain.get("tokenizer.ggml.add_space_prefix", False))
     steps: list[Any] = []
     notes: tuple[str, ...] = ()
-    if name in _DIGITS:
+    if name in DIGITS:
         steps.append(pre_tokenizers.Digits(individual_digits=True))
-    elif _SPLITS.get(name):
-        steps.append(pre_tokenizers.Split(Regex(_SPLITS[name]), "isolated"))
-    elif name not in _SPLITS:
+    elif SPLITS.get(name):
+        steps.append(pre_tokenizers.Split(Regex(SPLITS[name]), "isolated"))
+    elif name not in SPLITS:
         notes = (
             f"tokenizer.json: pre-tokeniser {name!r:.100} is not known; GPT-2's stands for it",
         )
-    own = not _SPLITS.get(name)
+    own = not SPLITS.get(name)
     steps.append(pre_tokenizers.ByteLevel(add_prefix_space=space, use_regex=own))
     made.pre_tokenizer = steps[0] if len(steps) == 1 else pre_tokenizers.Sequence(steps)
     made.decoder = decoders.ByteLevel()

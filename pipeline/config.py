@@ -269,7 +269,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             path=path,
             format=form,
             key_values=output.key_values,
-            names=output.names or ("hf" if form == "hf" else "stored"),
+            names=output.names or ("hf" if form in ("hf", "gguf") else "stored"),
             dtype=output.dtype or "bf16",
             max_shard_bytes=parse_size(output.max_shard_size or usual_shard_size(form)),
             overwrite=output.overwrite,

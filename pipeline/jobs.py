@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
@@ -207,7 +207,9 @@ def _is_one_file(settings: Settings) -> bool:
 
 
 def _load(settings: Settings, source: str, limits: Limits) -> Model:
-    options = Options(settings.assume_unit_scale, settings.rounding, settings.names)
+    # What goes into a GGUF is taken under the names that it has.
+    names: Literal["stored", "hf"] = "stored" if settings.format == "gguf" else settings.names
+    options = Options(settings.assume_unit_scale, settings.rounding, names)
     room = settings.memory_bytes - BASE_BYTES  # without any, the plan says what is missing
     limits = replace(limits, record_bytes=room if room > 0 else None)
     return open_named(source, options, limits, keep_going=settings.keep_going)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers.model import Model
 
@@ -25,12 +26,7 @@ def prepared(model: Model, spec: Spec, settings: Settings, limits: Limits) -> tu
         dtype = spec.dtype or usual_dtype(model)
         return model, replace(spec, dtype=dtype, passthrough=spec.passthrough or dtype)
     if spec.format == "gguf":
-        from anamnesis.names.key_values import changed, key_values
-        from anamnesis.writers.gguf_values import pack
-
-        found = key_values(model, spec.dtype or "bf16", limits)
-        packed = pack(changed(found, settings.key_values))
-        return model, replace(spec, storage=replace(spec.storage, key_values=packed))
+        return _for_gguf(model, spec, settings, limits)
     return model, spec
 
 
@@ -45,3 +41,44 @@ def described(plan: Plan, settings: Settings, limits: Limits) -> Plan:
     extras = tuple((os.path.join(spec.path, name), data) for name, data in files.items())
     layout = replace(plan.layout, extras=(*plan.layout.extras, *extras))
     return replace(plan, layout=layout, model=replace(model, notes=(*model.notes, *notes)))
+
+
+def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> tuple[Model, Spec]:
+    """GGUF's names, types and key/values for a model folder; a GGUF keeps its own."""
+    from anamnesis.names import key_values
+    from anamnesis.writers.gguf_values import pack
+
+    outtype = spec.dtype or "bf16"
+    if model.container == "gguf" or settings.names == "stored":
+        found = key_values.key_values(model, outtype, limits)
+    else:
+        from anamnesis.names.gguf_view import gguf_view, kept_dtype
+        from anamnesis.names.vocabulary import vocabulary
+        from anamnesis.pipeline.plan import with_dtype
+        from anamnesis.readers.folder import LocalFolder
+
+        config = _config(model.path, limits)
+        view = gguf_view(model, config)
+        words = vocabulary(LocalFolder(model.path), config, settings.key_values, limits)
+        found = key_values.described(view.values | words, model, outtype)
+        tensors = tuple(with_dtype(t, kept_dtype(t, outtype)) for t in view.model.tensors)
+        model = replace(view.model, tensors=tensors)
+        spec = replace(spec, dtype=outtype, passthrough="keep")
+    packed = pack(key_values.changed(found, settings.key_values))
+    return model, replace(spec, storage=replace(spec.storage, key_values=packed))
+
+
+def _config(path: str, limits: Limits) -> dict[str, Any]:
+    """The configuration in a model folder; UsageError where there is none."""
+    from anamnesis.readers.folder import LocalFolder
+    from anamnesis.readers.strict_json import loads
+
+    file = LocalFolder(path).open("config.json") if os.path.isdir(path) else None
+    if file is None:
+        raise UsageError(
+            f"{path}: a GGUF for llama.cpp is made of a model folder with its config.json; --names "
+            "stored writes the tensors of any input under the names they have"
+        )
+    with file:
+        document = loads(file.read(0, file.size), f"{path}/config.json", limits)
+    return document if isinstance(document, dict) else {}

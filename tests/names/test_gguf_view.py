@@ -1,0 +1,160 @@
+"""Model folders to GGUF: against files of llama.cpp's converter, where they are."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import anamnesis
+from anamnesis.errors import UnsupportedError, UsageError
+from anamnesis.names.gguf_config import WRITTEN
+from anamnesis.names.vocabulary import _fields
+
+gguf = pytest.importorskip("gguf")
+
+CORPUS = Path(__file__).resolve().parents[3] / "shared" / "gguf-hf"
+GIVEN = [
+    path.parent.parent.name
+    for path in sorted(CORPUS.glob("*/hf/config.json"))
+    if json.loads(path.read_text())["architectures"][0] in WRITTEN
+]
+HEADS, HIDDEN, ROWS = 4, 32, 300
+# Named after the folder, and summed up from the model card and the sizes of tensors.
+DIFFERENT = {"general.name", "general.size_label"}
+
+
+def fields(path: Path) -> dict[str, Any]:
+    """All key/values, typed, as the package reads them."""
+    return {
+        key: (field.types, field.contents())
+        for key, field in gguf.GGUFReader(str(path)).fields.items()
+        if not key.startswith("GGUF.")
+    }
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_files_are_those_of_the_converter(name: str, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    anamnesis.convert(CORPUS / name / "hf", out, to="gguf", dtype="bf16")
+    expected, found = fields(CORPUS / name / "model.gguf"), fields(out)
+    assert {k: v for k, v in found.items() if k not in DIFFERENT} == {
+        k: v for k, v in expected.items() if k not in DIFFERENT
+    }
+    tensors = {t.name: t for t in gguf.GGUFReader(str(out)).tensors}
+    for tensor in gguf.GGUFReader(str(CORPUS / name / "model.gguf")).tensors:
+        own = tensors.pop(tensor.name)
+        assert own.tensor_type == tensor.tensor_type
+        assert list(own.shape) == list(tensor.shape)
+        assert own.data.tobytes() == tensor.data.tobytes(), tensor.name
+    assert not tensors
+    assert anamnesis.verify(out)["tensors"]
+
+
+def folder(path: Path, **changes: Any) -> Path:
+    """A tiny Llama with a byte-level tokenizer."""
+    tokenizers = pytest.importorskip("tokenizers")
+    path.mkdir()
+    made = tokenizers.Tokenizer(tokenizers.models.BPE())
+    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
+    made.decoder = tokenizers.decoders.ByteLevel()
+    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
+    trainer = tokenizers.trainers.BpeTrainer(
+        vocab_size=280, initial_alphabet=alphabet, show_progress=False
+    )
+    made.train_from_iterator(["the cat sat on the mat and the hat"] * 4, trainer)
+    made.add_special_tokens(["<|end|>"])
+    made.save(str(path / "tokenizer.json"))
+    (path / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    config = {
+        "architectures": ["LlamaForCausalLM"],
+        "hidden_size": HIDDEN,
+        "num_attention_heads": HEADS,
+        "num_key_value_heads": 2,
+        "num_hidden_layers": 1,
+        "vocab_size": ROWS,
+        "rms_norm_eps": 1e-6,
+        "max_position_embeddings": 64,
+        **changes,
+    }
+    (path / "config.json").write_text(json.dumps(config))
+    rng = np.random.default_rng(1)
+
+    def values(*shape: int) -> Any:
+        return (rng.integers(-120, 120, shape) / 64).astype(np.float32)
+
+    prefix = "model.layers.0."
+    tensors = {
+        "model.embed_tokens.weight": values(ROWS, HIDDEN),
+        "model.norm.weight": values(HIDDEN),
+        f"{prefix}self_attn.q_proj.weight": values(HIDDEN, HIDDEN),
+        f"{prefix}self_attn.k_proj.weight": values(HIDDEN // 2, HIDDEN),
+    }
+    save_file(tensors, path / "model.safetensors")
+    return path
+
+
+def test_there_and_back_is_the_identity(tmp_path: Path) -> None:
+    source = folder(tmp_path / "hf")
+    anamnesis.convert(source, tmp_path / "m.gguf", to="gguf", dtype="f32")
+    anamnesis.convert(tmp_path / "m.gguf", tmp_path / "back", to="hf")
+    before = load_file(source / "model.safetensors")
+    after = load_file(tmp_path / "back" / "model.safetensors")
+    assert before.keys() == after.keys()
+    for name, array in before.items():
+        assert np.array_equal(array, after[name]), name
+    values = fields(tmp_path / "m.gguf")
+    assert values["tokenizer.ggml.pre"][1] == "gpt-2"
+    tokens = values["tokenizer.ggml.tokens"][1]
+    assert len(tokens) == ROWS
+    assert tokens[-1] == f"[PAD{ROWS - 1}]"
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["num_key_value_heads"] == 2
+    assert config["tie_word_embeddings"] is True
+
+
+def test_the_tokenizer_comes_back(tmp_path: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    source = folder(tmp_path / "hf")
+    anamnesis.convert(source, tmp_path / "m.gguf", to="gguf")
+    anamnesis.convert(tmp_path / "m.gguf", tmp_path / "back", to="hf")
+    before, after = (
+        tokenizers.Tokenizer.from_file(str(path / "tokenizer.json"))
+        for path in (source, tmp_path / "back")
+    )
+    for text in ("the cat", "Grüße, 世界! 123  x\n\ty", "a<|end|>b"):
+        assert before.encode(text).ids == after.encode(text).ids
+
+
+def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
+    llama3 = {"rope_type": "llama3", "factor": 8.0}
+    for number, change in enumerate(
+        [{"architectures": ["Unheard"]}, {"architectures": ["BambaForCausalLM"]}]
+    ):
+        source = folder(tmp_path / f"hf{number}", **change)
+        with pytest.raises(UnsupportedError, match="--names stored"):
+            anamnesis.convert(source, tmp_path / "out.gguf", to="gguf")
+    source = folder(tmp_path / "scaled", rope_scaling={**llama3, "rope_type": "longrope"})
+    with pytest.raises(UnsupportedError, match="tensor of factors"):
+        anamnesis.convert(source, tmp_path / "out.gguf", to="gguf")
+
+
+def test_stored_names_are_for_any_input(tmp_path: Path) -> None:
+    source = folder(tmp_path / "hf", architectures=["Unheard"])
+    out = tmp_path / "out.gguf"
+    anamnesis.convert(source, out, to="gguf", names="stored")
+    names = {t.name for t in gguf.GGUFReader(str(out)).tensors}
+    assert "model.norm.weight" in names
+    with pytest.raises(UsageError, match="model folder"):
+        anamnesis.convert(source / "model.safetensors", tmp_path / "x.gguf", to="gguf")
+
+
+def test_fields_of_a_cut_buffer_are_refused() -> None:
+    assert list(_fields("x", b"\x08\x96\x01\x12\x02hi")) == [(1, 150), (2, b"hi")]
+    for data in (b"\x08", b"\x12\x05hi", b"\x0b", b"\x08" + b"\xff" * 12):
+        with pytest.raises(anamnesis.errors.FormatError):
+            list(_fields("x", data))
