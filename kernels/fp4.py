@@ -6,7 +6,9 @@
 | NVFP4 | 16 (ModelOpt: or 32) | E4M3, one byte, and a float32 for the whole matrix |
 
 A code is E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6. A byte holds element 2k in its low
-half and 2k + 1 in its high half; codes and scales are tensors of their own.
+half and 2k + 1 in its high half; codes and scales are tensors of their own. AutoRound's MXINT4 is
+MXFP4 with other numbers: a sign and 0 to 7 quarters (auto-round 0.16.1
+experimental/qmodules/mxint4_utils.py).
 
     MXFP4: value = e2m1 * 2**(e - 127)
     NVFP4: value = e2m1 * (e4m3 * global), or e2m1 * (e4m3 / global)
@@ -42,6 +44,7 @@ _PAD = 16  # bytes; rows of a tile a power of two apart would share cache sets
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 _E2M1[8] = -0.0
 _WITHOUT_MINUS_ZERO = _E2M1 + np.float32(0)
+_QUARTERS = np.array([*range(8), -0.0, *range(-1, -8, -1)], np.float32) / np.float32(4)
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
 _ONE = np.ones(1, np.float32)
 
@@ -128,10 +131,11 @@ def decode_mx(
 ) -> None:
     """MXFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 32]`.
 
-    Raises ValueError for shapes that do not fit one another, as `decode_nv` does.
+    With `params["quarters"]` MXINT4's. Raises ValueError for shapes that do not fit one another, as
+    `decode_nv` does.
     """
     codes, scale = _checked(blocks, MX_BLOCK, out)
-    _mx(codes, scale, _E8M0, _E2M1, out)
+    _mx(codes, scale, _E8M0, _QUARTERS if params.get("quarters") else _E2M1, out)
 
 
 def decode_mx_columns(

@@ -36,6 +36,7 @@ _AWQ = _known(
 _ROUND = _known(
     "(opt-)?(rtn-)?int(-(a?sym|asym-float-zp|sym-gptq|sym-neuqi))*[0-9]*",
     "(opt-)?(rtn-)?(mx-?fp[468]?(e[0-9]m[0-9])?(-rceil|-even)?)",
+    "mx-?int4?",
     "(opt-)?(rtn-)?(nv-?fp4?(-v2)?(-rtn)?(-with-(static|global)-(gs|scale))?)",
     "(block-)?fp(8|-8)?(-e4m3|-e5m2)?(-sym)?(-unit-scale|-gaudi3-sym)?",
 )

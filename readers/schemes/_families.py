@@ -120,7 +120,7 @@ FAMILIES: dict[str, Family] = {
         "of compressed-tensors, ModelOpt, Quark, DeepSeek-V4 and gpt-oss; stacked experts",
         "any",
         "packed U8 or I8, and E4M3 or E8M0 scales for blocks",
-        "nvfp4 mxfp4 mxfp6",
+        "nvfp4 mxfp4 mxfp6 mxint4",
         "compressed-tensors, ModelOpt, transformers",
     ),
     "bitnet": Family(

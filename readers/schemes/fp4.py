@@ -6,8 +6,11 @@
 | NVFP4 | ModelOpt | `X.weight` U8 | `X.weight_scale` | `X.weight_scale_2` |
 | MXFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | ModelOpt, Quark | `X.weight` U8 | `X.weight_scale` | |
+| MXINT4 | AutoRound | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP6 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | DeepSeek-V4 | `X.weight` I8 | `X.scale` or `X.weight_scale_inv` | |
+
+MXINT4 has the tensors of MXFP4: only AutoRound's config tells, by a `data_type` of `mx_int`.
 
 The parameter of stacked experts is `X` instead of `X.weight`, and its parts are `X_packed`,
 `X_scale`, `X_global_scale`, `X_scale_2`, `X_scale_inv`; ModelOpt also writes `X_weight_scale` and
@@ -27,7 +30,8 @@ integrations/finegrained_fp8.py (`Fp8Dequantize`).
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
@@ -148,7 +152,32 @@ def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
     else:
         _fit(layer, scale, 32, "one E8M0 exponent for 32 elements")
         tensor = _tensor(layer, scale, "mxfp4", "fp4-mx")
+        if _are_quarters(ledger, layer):
+            tensor = replace(tensor, scheme="mxint4", params={"quarters": True})
     ledger.claim(smoothed(ledger, layer.module, tensor))
+
+
+def _are_quarters(ledger: Ledger, layer: Layer) -> bool:
+    """Whether AutoRound says MXINT4 of a layer: by its own entry, or for all that have none.
+
+    Entries are names or regular expressions, which are never run: where they say something else
+    than the rest, a layer that no name is of is refused.
+    """
+    config = ledger.quantization()
+    own = config.get("extra_config")
+    entries = own if isinstance(own, Mapping) else {}
+    said = {name: _says_int(one) for name, one in entries.items()}
+    general = bool(_says_int(config))
+    found = said.get(layer.name.removesuffix(".weight"))
+    if found is None and any(one not in (None, general) for one in said.values()):
+        raise layer.unsupported("MXFP4 beside MXINT4, told apart by regular expressions")
+    return general if found is None else found
+
+
+def _says_int(block: object) -> bool | None:
+    """Whether a `data_type` is an MX integer; None where there is none."""
+    kind = block.get("data_type") if isinstance(block, Mapping) else None
+    return kind.lower().replace("_", "").startswith("mxint") if isinstance(kind, str) else None
 
 
 def _is_fp6(codes: Stored, scale: Stored) -> bool:

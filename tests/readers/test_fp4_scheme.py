@@ -289,3 +289,21 @@ def test_empty_tensors(shape: tuple[int, ...], tmp_path: Path, write_safetensors
     assert found["x.weight"].shape == found["y.weight"].shape == (*shape[:-1], 2 * shape[-1])
     if len(shape) == 3:
         assert found["z.down_proj"].shape == (shape[0], 32 * shape[2], shape[1])
+
+
+def test_mxint4_is_what_autoround_says() -> None:
+    """The same tensors as MXFP4: by the config for all layers, or for those that it names."""
+    parts: Parts = {"a.weight_packed": ("U8", (8, 32)), "a.weight_scale": ("U8", (8, 2))}
+    round_ = {"quant_method": "auto-round", "bits": 4}
+    for about, scheme in (
+        ({"data_type": "mx_int"}, "mxint4"),
+        ({"data_type": "mx_int4"}, "mxint4"),
+        ({"data_type": "mx_fp"}, "mxfp4"),
+        ({"data_type": "mx_fp", "extra_config": {"a": {"data_type": "mx_int"}}}, "mxint4"),
+        ({"data_type": "mx_int", "extra_config": {"a": {"data_type": "mx_fp"}}}, "mxfp4"),
+        ({"data_type": "mx_int", "extra_config": {"b.*": {"bits": 8}}}, "mxint4"),
+    ):
+        assert only(parts, {**round_, **about}).scheme == scheme
+    mixed = {"data_type": "mx_int", "extra_config": {"(b|c)+": {"data_type": "mx_fp"}}}
+    with pytest.raises(UnsupportedError, match="MXFP4 beside MXINT4"):
+        resolved(parts, {**round_, **mixed})

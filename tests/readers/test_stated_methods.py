@@ -278,7 +278,7 @@ def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
 @pytest.mark.parametrize(
     ("about", "value"),
     [
-        ({"quant_method": "auto-round", "data_type": "mx_int"}, "mx_int"),
+        ({"quant_method": "auto-round", "data_type": "mx_int8"}, "mx_int8"),
         ({"quant_method": "auto-round", "data_type": "nv_fp4_e5m3"}, "nv_fp4_e5m3"),
         (
             {"quant_method": "auto-round", "extra_config": {"m": {"data_type": "mx_uint4"}}},

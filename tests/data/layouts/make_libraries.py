@@ -1,16 +1,19 @@
-"""Make the layouts of ComfyUI, ModelOpt, Gemma and AQLM in this folder, by their own code.
+"""Make the layouts of ComfyUI, ModelOpt, Gemma, AQLM and MXINT4 in this folder, by their own code.
 
     cd / && python …/tests/data/layouts/make_libraries.py
 
-Needs comfy-kitchen 0.2.40 (its eager backend), nvidia-modelopt 0.47.0, transformers 5.23.0, aqlm
-1.1.7, torch 2.13.0 (CPU) and safetensors 0.8; those versions made the files that are here. Expected
-values are BF16 bits: the library's float32 result, rounded once. Run it outside the checkout, whose
-folder `kernels` hides a package that transformers looks for.
+Needs auto-round 0.16.1 (on the module path, if it is not installed), comfy-kitchen 0.2.40 (its
+eager backend), nvidia-modelopt 0.47.0, transformers 5.23.0, aqlm 1.1.7, torch 2.13.0 (CPU) and
+safetensors 0.8; those versions made the files that are here. Expected values are BF16 bits: the
+library's float32 result, rounded once. Run it outside the checkout, whose folder `kernels` hides a
+package that transformers looks for.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -202,6 +205,26 @@ def aqlm(books: int, bits: int, rows: int, columns: int) -> None:
     write(f"transformers/aqlm-{books}x{bits}", stored, {"a.weight": weight}, config, {})
 
 
+def unpack_int4(codes: torch.Tensor, rows: int, columns: int) -> torch.Tensor:
+    """By AutoRound's own file, without the package: its import wants much that this does not."""
+    name = "auto_round/experimental/qmodules/mxint4_utils.py"
+    (path,) = (Path(p) / name for p in sys.path if (Path(p) / name).is_file())
+    spec = importlib.util.spec_from_file_location("mxint4_utils", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.unpack_int4_from_uint8(codes, rows, columns, torch.float32)
+
+
+def mxint4() -> None:
+    codes = torch.randint(0, 256, (24, 48), dtype=torch.uint8)
+    exponents = torch.randint(110, 140, (24, 3), dtype=torch.uint8)
+    scales = exponents.view(torch.float8_e8m0fnu).float()
+    weight = unpack_int4(codes, 24, 96) * scales.repeat_interleave(32, 1)
+    config = {"quant_method": "auto-round", "bits": 4, "data_type": "mx_int"}
+    stored = {"a.weight_packed": codes, "a.weight_scale": exponents}
+    write("auto-round/mxint4", stored, {"a.weight": weight}, {"quantization_config": config}, {})
+
+
 if __name__ == "__main__":
     for kind in COMFY:
         comfy(kind, by_metadata=kind in ("mxfp8", "int8-row"))
@@ -218,3 +241,4 @@ if __name__ == "__main__":
     aqlm(2, 8, 1, 8)
     aqlm(1, 9, 2, 4)
     aqlm(3, 5, 1, 4)
+    mxint4()
