@@ -12,7 +12,9 @@ import pytest
 
 import anamnesis
 from anamnesis.pipeline.companions import clean_config
-from anamnesis.pipeline.config_rules import RULES, clean, is_narrow, left_out
+from anamnesis.pipeline.config_rules import RULES, clean, is_config, is_narrow, left_out
+from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
+from anamnesis.readers.schemes._stated import _ENDINGS, FILES, KEYS
 
 Write = Callable[..., Path]
 
@@ -150,3 +152,39 @@ def test_names_of_narrow_formats() -> None:
     assert all(is_narrow(name) for name in narrow.split())
     wide = "bfloat16 float16 float32 fp16 fp32 bf16 int32 int64 uint16 auto torch.bfloat16 f32 f16"
     assert not any(is_narrow(name) for name in wide.split())
+
+
+def test_what_states_a_method_is_not_left_behind() -> None:
+    for name in FILES:
+        assert left_out(name) or is_config(name), name
+    for key in (*KEYS, *(f"text{ending}" for ending in _ENDINGS)):
+        for value in ({"quant_method": "fp8"}, "w8a8", None):
+            assert clean("config.json", {"a": [{key: value}]}, "bf16") == {"a": [{}]}, key
+
+
+def test_no_scale_of_activations_is_left(tmp_path: Path, write_safetensors: Write) -> None:
+    """Beside the weight, at the module above it, and behind the name of a fused parameter."""
+    scale = ("F32", (), np.float32(2).tobytes())
+    entries: dict[str, Any] = {"l.0.attn.q_proj.weight_scale": scale}
+    entries["l.0.attn.q_proj.weight"] = ("F8_E4M3", (2, 2), bytes(4))
+    kept = {"l.0.attn.q_proj.weight"}
+    entries |= {f"l.0.attn.q_proj.{name}": scale for name in ACTIVATION_SCALES}
+    entries |= {f"l.0.attn.{name}": scale for name in ACTIVATION_SCALES}
+    entries |= {f"l.0.attn.attn.{name}": scale for name in ("k_scale", "v_scale", "q_scale")}
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    assert set(anamnesis.open_model(path)) == kept
+    anamnesis.remember(path, tmp_path / "out")
+    assert set(anamnesis.open_model(tmp_path / "out")) == kept
+
+
+def test_a_fused_parameters_activation_scales_go_too(
+    tmp_path: Path, write_safetensors: Write
+) -> None:
+    scale = ("F32", (2,), np.ones(2, np.float32).tobytes())
+    entries: dict[str, Any] = {}
+    for name in ("gate_up_proj", "down_proj"):
+        entries[f"l.experts.{name}"] = ("F8_E4M3", (2, 2, 2), bytes(8))
+        entries[f"l.experts.{name}_scale"] = scale
+        entries[f"l.experts.{name}_input_scale"] = scale
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    assert set(anamnesis.open_model(path)) == {"l.experts.gate_up_proj", "l.experts.down_proj"}
