@@ -2,31 +2,26 @@
 
 from __future__ import annotations
 
-import glob
-import os
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.config import Job, Settings, job_from
 from anamnesis.pipeline.executors import SchedulerError, options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
+from anamnesis.pipeline.inputs import Inputs, copy_rest, inputs_of, refuse_indexes
 from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.place import refuse_input_folders
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
 from anamnesis.pipeline.targets import parse_encode
-from anamnesis.readers.find import OLLAMA
 from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches
 from anamnesis.readers.schemes.base import Options
-from anamnesis.readers.source import is_url
 from anamnesis.writers import WRITERS
 from anamnesis.writers.base import Storage
 
@@ -98,15 +93,26 @@ def job_for(
 def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | BaseException]]:
     """Read every input's headers and plan it; an input that cannot be planned has its error."""
     settings = job.resolve()
+    limits = _limits(settings, limits)
+    return _plan_all(job, settings, inputs_of(settings, limits), limits)
+
+
+def _limits(settings: Settings, limits: Limits | None) -> Limits:
+    """The caller's limits, or the job's; what either allows is allowed."""
     limits = limits or settings.limits
-    limits = replace(limits, allow=limits.allow | settings.limits.allow)
+    return replace(limits, allow=limits.allow | settings.limits.allow)
+
+
+def _plan_all(
+    job: Job, settings: Settings, inputs: Inputs, limits: Limits
+) -> list[tuple[str, Plan | BaseException]]:
     planned: list[tuple[str, Plan | BaseException]] = []
-    sources = _inputs(settings)
+    sources = [source for source, _ in inputs.models]
     patterns = _Patterns((*settings.include, *settings.exclude))
-    outs = _outputs(settings, sources)
-    for out in outs:
-        refuse_input_folders(out, sources)
-    for source, out in zip(sources, outs, strict=True):
+    folders = [pipeline.source for pipeline in inputs.pipelines]
+    for out in (*(out for _, out in inputs.models), *(p.out for p in inputs.pipelines)):
+        refuse_input_folders(out, [*sources, *folders])
+    for source, out in inputs.models:
         try:
             model = _load(settings, source, limits)
             model = patterns.select(model, settings, alone=len(sources) == 1)
@@ -161,7 +167,11 @@ def run_job(
     notes: list[str] = []
     progress = progress or make_progress("quiet")
     gone: SchedulerError | None = None
-    planned = plan_job(job, limits)
+    limits = _limits(settings, limits)
+    inputs = inputs_of(settings, limits)
+    planned = _plan_all(job, settings, inputs, limits)
+    if not settings.overwrite:
+        refuse_indexes(inputs)
     if job.output.max_shard_size is not None and _is_one_file(settings):
         notes.append(f"max_shard_size has no effect: {settings.path} is one file")
     for source, plan in planned:
@@ -198,6 +208,8 @@ def run_job(
                 raise
             failures.append((source, error))
             gone = error if isinstance(error, SchedulerError) else None
+    for pipeline in inputs.pipelines if not failures else ():
+        copy_rest(pipeline, notes.append, limits)
     return Summary(tuple(outcomes), tuple(failures), tuple(notes), len(planned))
 
 
@@ -235,42 +247,3 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         limits=limits,
     )
     return described(plan, settings, limits)
-
-
-def _inputs(settings: Settings) -> list[str]:
-    """The job's inputs; a glob that matches folders stands for each of them."""
-    sources: list[str] = []
-    for source in settings.inputs:
-        folders = []
-        if glob.has_magic(source) and not os.path.lexists(source):
-            folders = sorted(p for p in glob.glob(source) if os.path.isdir(p))
-        sources += folders or [source]
-    return sources
-
-
-def _outputs(settings: Settings, sources: Sequence[str]) -> list[str]:
-    """One output an input: the path itself, or a folder of its own below it."""
-    if len(settings.inputs) == len(sources) == 1 and sources[0] == settings.inputs[0]:
-        return [settings.path]
-    base = Path(settings.path)
-    if base.suffix == WRITERS[settings.format].suffix:
-        raise UsageError(
-            f"output.path: {settings.path}: several inputs need a folder, not one file"
-        )
-    names = [_stem(source) for source in sources]
-    for number, name in enumerate(names):
-        if name in names[:number]:
-            raise UsageError(f"inputs: two of them would be written to {base / name}")
-    return [str(base / name) for name in names]
-
-
-def _stem(source: str) -> str:
-    if is_url(source):
-        source = re.split("[?#]", source, maxsplit=1)[0].rstrip("/")
-    elif source.startswith(OLLAMA):
-        return re.sub("[/:]", "-", source.removeprefix(OLLAMA))
-    path = Path(source)
-    name = path.name if path.is_dir() else path.stem
-    if any(c in name for c in "*?["):
-        name = path.parent.name
-    return name or "model"
