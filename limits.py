@@ -101,6 +101,17 @@ class Limits:
                 have=self.record_bytes,
             )
 
+    def memory(self, nbytes: int, what: str) -> None:
+        """Refuse what takes more memory than a conversion has for what is not payload."""
+        if self.record_bytes is not None and nbytes > self.record_bytes:
+            raise LimitError(
+                f"{what}: takes {nbytes:,} bytes of memory, run.memory leaves "
+                f"{self.record_bytes:,} for it; raise it (--memory) by the rest",
+                limit="run.memory",
+                need=nbytes,
+                have=self.record_bytes,
+            )
+
     def total(self, nbytes: int, what: str) -> None:
         """Refuse a job whose output is over `max_total_bytes`."""
         have = OUTPUT_BYTES if self.max_total_bytes is None else self.max_total_bytes

@@ -13,17 +13,20 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from anamnesis.errors import FormatError
-from anamnesis.limits import NOTHING, Allow, Limits, MiB
+from anamnesis.errors import FormatError, LimitError
+from anamnesis.limits import INDEX_BYTES, NOTHING, Allow, GiB, Limits, MiB
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
 from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.folder import check_inside
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
-from anamnesis.writers.part import write_small
+from anamnesis.writers.part import link_again, write_small, write_stream
 
 # Copied files are small; weights of another format that lie beside are not companions.
 MAX_BYTES = 256 * MiB
+COMPANION_BYTES = GiB  # all of them together
+_CHUNK_BYTES = MiB
+_CONFIG_FACTOR = 8  # of memory, for the text and the values of a configuration
 _WEIGHTS = frozenset(
     ".safetensors .gguf .bin .pt .pth .ckpt .npz .npy .h5 .msgpack .onnx .arrow .part "
     ".imatrix .index".split()
@@ -72,18 +75,61 @@ def copy_companions(
     that is no JSON cannot be cleaned: it is left out with a `note`.
     """
     copied = []
+    written: dict[tuple[int, int], Path] = {}  # by the device and inode of the source
     for path in companions(source, allow):
+        final = target / path.name
         with LocalFile(path) as file:
-            data = file.read(0, file.size)
-        if is_config(path.name):
-            try:
-                data = _cleaned(path, data, dtype, choices)
-            except FormatError as error:
-                note(f"left out: {error}")
-                continue
-        write_small(target / path.name, data)
+            if is_config(path.name):
+                try:
+                    write_small(final, _cleaned(path, _read(file), dtype, choices))
+                except FormatError as error:
+                    note(f"left out: {error}")
+                    continue
+            else:
+                same = written.setdefault((file.id.device, file.id.inode), final)
+                if same == final or not link_again(same, final):
+                    write_stream(final, _chunks(file))
         copied.append(path.name)
     return copied
+
+
+def check_companions(source: Path, out_bytes: int, limits: Limits, allow: Allow) -> None:
+    """LimitError when what goes along is too much, with the `out_bytes` of the weights or alone.
+
+    A file with several names, links or hard links, counts once, as it is written once.
+    """
+    sizes: dict[tuple[int, int], int] = {}
+    for path in companions(source, allow):
+        status = path.stat()
+        sizes[status.st_dev, status.st_ino] = status.st_size
+        if is_config(path.name):
+            limits.memory(status.st_size * _CONFIG_FACTOR, str(path))
+    total = sum(sizes.values())
+    what = f"{source}: files beside the weights"
+    if total > COMPANION_BYTES:
+        raise LimitError(
+            f"{what}: {total:,} bytes go along; the fixed limit is {COMPANION_BYTES:,}",
+            limit="companions",
+            need=total,
+            have=COMPANION_BYTES,
+        )
+    limits.total(out_bytes + total, f"{what}, and the output")
+
+
+def _read(file: LocalFile) -> bytes:
+    """A configuration, which is read whole."""
+    Limits().alloc(file.size, file.path, INDEX_BYTES)
+    return file.read(0, file.size)
+
+
+def _chunks(file: LocalFile) -> Iterator[memoryview]:
+    """What a file holds, a piece at a time, in memory that is used again."""
+    buffer = memoryview(bytearray(min(_CHUNK_BYTES, file.size)))
+    for at in range(0, file.size, _CHUNK_BYTES):
+        view = buffer[: file.size - at]
+        file.read_into(at, view)
+        yield view
+    file.check_unchanged()
 
 
 def _cleaned(path: Path, data: bytes, dtype: str | None, choices: Chosen) -> bytes:

@@ -9,12 +9,13 @@ from typing import Any, Literal
 
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
+from anamnesis.pipeline.companions import check_companions
 from anamnesis.pipeline.config import Job, Settings, job_from
 from anamnesis.pipeline.executors import SchedulerError, options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.inputs import Inputs, copy_rest, inputs_of, refuse_indexes
 from anamnesis.pipeline.output_needs import described, prepared
-from anamnesis.pipeline.place import refuse_input_folders
+from anamnesis.pipeline.place import is_model_folder, refuse_input_folders
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.run import Outcome, run_plan
@@ -222,9 +223,14 @@ def _load(settings: Settings, source: str, limits: Limits) -> Model:
     # What goes into a GGUF is taken under the names that it has.
     names: Literal["stored", "hf"] = "stored" if settings.format == "gguf" else settings.names
     options = Options(settings.assume_unit_scale, settings.rounding, names)
-    room = settings.memory_bytes - BASE_BYTES  # without any, the plan says what is missing
-    limits = replace(limits, record_bytes=room if room > 0 else None)
+    limits = _with_room(settings, limits)
     return open_named(source, options, limits, keep_going=settings.keep_going)
+
+
+def _with_room(settings: Settings, limits: Limits) -> Limits:
+    """The limits, with the memory that is there for what is not payload."""
+    room = settings.memory_bytes - BASE_BYTES  # without any, the plan says what is missing
+    return replace(limits, record_bytes=room if room > 0 else None)
 
 
 def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limits) -> Plan:
@@ -246,4 +252,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         threads=settings.threads,
         limits=limits,
     )
+    if is_model_folder(plan):
+        room = _with_room(settings, limits)
+        check_companions(Path(model.path), plan.out_bytes, room, model.allow)
     return described(plan, settings, limits)

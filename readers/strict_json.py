@@ -68,7 +68,9 @@ def _check_skeleton(data: bytes | bytearray, what: str, limits: Limits) -> int:
     # Two strings never touch in JSON, so "" is always one string without skeleton inside.
     skeleton = bytes(text.translate(None, _REST)).replace(b'""', b"")
     del text
-    limits.alloc(_estimate(skeleton) + len(data), f"{what}: parsed JSON", PARSED_BYTES)
+    need = _estimate(skeleton) + len(data)
+    limits.alloc(need, f"{what}: parsed JSON", PARSED_BYTES)
+    limits.memory(need, f"{what}: parsed JSON")
     if b'"' in skeleton:
         skeleton = b"".join(skeleton.split(b'"')[::2])
     members = skeleton.count(b":")

@@ -177,13 +177,36 @@ def free_bytes(folder: Path) -> int | None:
     return status.f_bavail * status.f_frsize if status.f_blocks else None
 
 
+def link_again(path: Path, name: Path) -> bool:
+    """Give a file of this run another name; False where the file system has no hard links."""
+    part = part_path(name)
+    try:
+        os.link(path, part)
+    except OSError:
+        return False
+    try:
+        part.rename(name)
+    finally:
+        part.unlink(missing_ok=True)  # rename leaves it where both are one file already
+    sync_folder(name.parent)
+    return True
+
+
 def write_small(path: Path, data: bytes) -> None:
     """Write a small file whole: `.part`, sync, rename, sync of the folder."""
+    write_stream(path, [data])
+
+
+def write_stream(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
+    """Write a file whole from its pieces in order, which may use their memory again."""
     part = part_path(path)
     fd = owned.create(part)
     try:
         try:
-            write_all(fd, data, 0)
+            at = 0
+            for piece in pieces:
+                write_all(fd, piece, at)
+                at += len(piece)
             os.fsync(fd)
         finally:
             os.close(fd)

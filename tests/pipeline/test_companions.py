@@ -1,0 +1,112 @@
+"""What goes along with the weights: streamed, counted, and each file written once."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import LimitError
+from anamnesis.limits import Limits
+from anamnesis.pipeline import companions as module
+
+MIB = 1 << 20
+
+
+@pytest.fixture
+def model(tmp_path: Path, write_safetensors: Callable[..., Path]) -> Path:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    values = np.arange(64, dtype=np.float32).tobytes()
+    write_safetensors(folder / "model.safetensors", {"w": ("F32", (8, 8), values)})
+    (folder / "config.json").write_text("{}")
+    return folder
+
+
+def big(path: Path, nbytes: int) -> bytes:
+    data = np.random.default_rng(1).bytes(nbytes)
+    path.write_bytes(data)
+    return data
+
+
+def test_a_large_file_is_streamed(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = big(model / "tokenizer.model", 5 * MIB + 3)
+    pieces: list[int] = []
+    write = module.write_stream
+
+    def counted(path: Path, chunks: object) -> None:
+        def each():  # type: ignore[no-untyped-def]
+            for chunk in chunks:  # type: ignore[attr-defined]
+                pieces.append(len(chunk))
+                yield chunk
+
+        write(path, each())
+
+    monkeypatch.setattr(module, "write_stream", counted)
+    anamnesis.remember(model, tmp_path / "out")
+    assert (tmp_path / "out" / "tokenizer.model").read_bytes() == data
+    assert pieces == [MIB] * 5 + [3]
+
+
+def test_a_file_with_many_names_is_written_once(model: Path, tmp_path: Path) -> None:
+    """As a hub's cache has it, where equal files are links to one blob; or a bomb."""
+    data = big(model / "a.model", MIB)
+    for number in range(20):
+        (model / f"{number}.txt").symlink_to("a.model")
+    os.link(model / "a.model", model / "hard.txt")
+    anamnesis.remember(model, tmp_path / "out", limits=Limits(max_total_bytes=MIB + 10_000))
+    made = [tmp_path / "out" / name for name in ("a.model", "0.txt", "19.txt", "hard.txt")]
+    assert all(path.read_bytes() == data and not path.is_symlink() for path in made)
+    assert len({path.stat().st_ino for path in made}) == 1
+    assert anamnesis.verify(tmp_path / "out")["tensors"] == 1
+
+
+def test_without_hard_links_each_is_a_copy(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = big(model / "a.model", 1000)
+    (model / "b.txt").symlink_to("a.model")
+
+    def link(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    monkeypatch.setattr(os, "link", link)
+    anamnesis.remember(model, tmp_path / "out")
+    assert (tmp_path / "out" / "b.txt").read_bytes() == data
+    assert not [name for name in os.listdir(tmp_path / "out") if name.startswith(".")]
+
+
+def test_the_limits_count_them_before_anything_is_written(model: Path, tmp_path: Path) -> None:
+    big(model / "a.model", MIB)
+    with pytest.raises(LimitError, match="files beside the weights, and the output") as caught:
+        anamnesis.remember(model, tmp_path / "out", limits=Limits(max_total_bytes=MIB))
+    assert caught.value.limit == "max_total_bytes"
+    assert not (tmp_path / "out").exists()
+
+
+def test_all_of_them_have_a_fixed_limit(model: Path, tmp_path: Path) -> None:
+    for number in range(5):
+        with (model / f"{number}.dat").open("wb") as file:
+            file.truncate(250 * MIB)
+    with pytest.raises(LimitError, match="go along; the fixed limit is 1,073,741,824"):
+        anamnesis.remember(model, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_configuration_is_charged_to_the_memory_budget(
+    name: str, model: Path, tmp_path: Path
+) -> None:
+    (model / name).write_text(json.dumps({"x": [[]] * 4_000_000}))
+    with pytest.raises(LimitError, match=r"run\.memory leaves") as caught:
+        anamnesis.remember(model, tmp_path / "out", memory="220MiB")
+    assert caught.value.limit == "run.memory"
+    assert name in str(caught.value)
+    assert not (tmp_path / "out").exists()
