@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 
-from anamnesis.errors import FormatError, IntegrityError, UnsupportedError, UsageError
+from anamnesis.errors import FormatError, IntegrityError, LimitError, UnsupportedError, UsageError
 from anamnesis.limits import RANK
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gguf_types import GGML_TYPES
@@ -158,6 +158,9 @@ def lay_out(manifest: Manifest, out: Path, what: str) -> Layout:
         return module.layout(items, out, manifest.max_shard_bytes, storage)
     except (FormatError, UnsupportedError, UsageError) as error:
         raise FormatError(f"{what}: {error}") from error
+    except LimitError as error:
+        text = f"{what}: {error}"
+        raise LimitError(text, limit=error.limit, need=error.need, have=error.have) from error
 
 
 def _one_of(found: str, allowed: Iterable[str], field: str) -> None:

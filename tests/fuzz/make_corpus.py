@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import record_targets
 from gguf_parts import Parts, Tensor, write_parts
 from zip_parts import ZIP64, Member, write_zip
 
@@ -284,6 +285,7 @@ SEEDS = {
     "pth-legacy": legacy_seeds,
     "safetensors": safetensors_seeds,
     "yaml": yaml_seeds,
+    **record_targets.SEEDS,
 }
 
 

@@ -162,8 +162,12 @@ def mutate_zip(data: bytes, chance: Random, mutate: Mutate) -> bytes:
 
 MUTATORS: dict[str, Mutator] = {
     "arrow": guarded(mutate_arrow),
+    "config": guarded(mutate_json),
     "gguf": guarded(mutate_gguf),
+    "index": guarded(mutate_json),
+    "journal": guarded(mutate_json),
     "json": guarded(mutate_json),
+    "manifest": guarded(mutate_json),
     "npz": guarded(mutate_zip),
     "pth": guarded(mutate_zip),
     "pth-legacy": guarded(mutate_legacy),

@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import record_targets
+
 from anamnesis.errors import AnamnesisError
 from anamnesis.limits import Limits
 from anamnesis.pipeline.config import load_job
@@ -177,6 +179,18 @@ def check_yaml(lab: Lab, path: str, data: bytes, convert: bool) -> None:
 Check = Callable[[Lab, str, bytes, bool], None]
 
 
+def check_record(name: str) -> Check:
+    """One of `record_targets`, which need files beside the input."""
+
+    def check(lab: Lab, path: str, data: bytes, convert: bool) -> None:
+        record_targets.CHECKS[name](documented, lab.path, data)
+
+    return check
+
+
+_METHODS = ('"quant_method"', '"gptq"', '"fp8"', '"compressed-tensors"', '"bits"', '"group_size"')
+
+
 class Target(NamedTuple):
     """The name that inputs have, what is done with them, and words for the fuzzer to try."""
 
@@ -208,8 +222,12 @@ _SECTIONS = ("inputs", "output", "path", "format", "select", "numbers", "run", "
 
 TARGETS: dict[str, Target] = {
     "arrow": Target("m.arrow", check_model, ("anamnesis.tensors", "lance.bfloat16"), 8_192),
+    "config": Target("config.json", check_record("config"), (*_JSON, *_METHODS)),
     "gguf": Target("m.gguf", check_model, ("general.alignment", "split.count", "split.no")),
+    "index": Target("index.json", check_record("index"), (*_JSON, '"weight_map"', "../")),
+    "journal": Target("journal", check_record("journal"), _JSON),
     "json": Target("model.safetensors.index.json", check_json, (*_JSON, "weight_map", "../")),
+    "manifest": Target("manifest", check_record("manifest"), (*_JSON, *_DTYPES, '"pieces"')),
     "npz": Target("m.npz", check_model, ("descr", "fortran_order", "shape", "<f4", ">V2", "|O")),
     "pth": Target("m.pth", check_pth, ("ctorch\nFloatStorage\n", "data.pkl"), 4_096),
     "pth-legacy": Target("m.pt", check_pth, ("ctorch\nHalfStorage\n", "storage")),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -87,6 +88,24 @@ def test_mutators_keep_the_structure(name: str, fuzz: Any, lab: Any) -> None:
             open_container(lab.place(target.name, mutant), fuzz.LIMITS)
             accepted.add(mutant)
     assert len(accepted - set(seeds)) > 20
+
+
+@pytest.mark.parametrize("name", ["config", "index", "journal", "manifest"])
+def test_records_and_configurations_of_any_values(name: str, fuzz: Any, lab: Any) -> None:
+    """A part of what the fuzzer does, in every run: odd values everywhere in the seeds."""
+    from mutators import MUTATORS
+
+    def mutate(part: bytes, most: int) -> bytes:
+        at = chance.randrange(len(part)) if part else 0
+        return (part[:at] + bytes((chance.randrange(256),)) + part[at + 1 :])[:most]
+
+    chance = Random(int(os.environ.get("FUZZ_SEED", "7")))
+    seeds = [path.read_bytes() for path in KEPT if path.parent.name == name]
+    for _ in range(int(os.environ.get("FUZZ_MUTANTS", "300"))):
+        mutant = chance.choice(seeds)
+        for _ in range(chance.randrange(1, 4)):
+            mutant = MUTATORS[name](mutant, chance, mutate)
+        fuzz.TARGETS[name].run(lab, mutant)
 
 
 @pytest.mark.parametrize("error", [KeyError("x"), MemoryError(), RecursionError()])
