@@ -63,7 +63,7 @@ def test_most_seeds_are_accepted(fuzz: Any, lab: Any) -> None:
                 open_container(lab.place(target.name, path.read_bytes()), fuzz.LIMITS)
             except AnamnesisError:
                 refused.append(path.name)
-    assert sorted(refused) == ["nested", "pickle"]
+    assert refused == ["pickle"]
 
 
 @pytest.mark.parametrize("name", ["arrow", "gguf", "npz", "pth", "pth-legacy", "safetensors"])
