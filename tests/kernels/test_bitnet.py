@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
+from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.readers.batch import Whole
@@ -39,11 +39,6 @@ def decode(packed: Any, params: dict[str, Any], window: Window, dtype: Any) -> A
     out = np.empty(rows * packed.shape[1], dtype)
     decoder("bitnet")({"payload": view}, params, window, out)
     return out.reshape(rows, -1)
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return values.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])

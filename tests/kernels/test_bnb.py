@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
+from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
 
@@ -33,11 +34,6 @@ def load(name: str) -> dict[str, Any]:
             if key.startswith(f"{name}."):
                 parts[key[len(name) + 1 :]] = expected.get_tensor(key).reshape(-1)
     return parts
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return np.asarray(values).astype(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 def same(found: Any, wanted: Any) -> None:

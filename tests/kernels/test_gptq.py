@@ -10,17 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 import read_cases as cases
+from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._codes import to_half
 from anamnesis.kernels._jit import jit
 
 NAMES = cases.names("gptq", "auto-round")
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return np.asarray(values, np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])

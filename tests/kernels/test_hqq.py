@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.readers.base import Tensor
@@ -39,11 +40,6 @@ def decode(item: Tensor, window: Window, views: dict[str, Any], dtype: Any) -> A
     out = np.empty((window.stop - window.start) * item.unit_elems, dtype)
     decoder(item.encoding)(views, prepared(item.params), window, out)
     return out
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return values.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])

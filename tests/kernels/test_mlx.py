@@ -9,6 +9,7 @@ import ml_dtypes
 import mlx_cases as cases
 import numpy as np
 import pytest
+from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._codes import spread
@@ -24,11 +25,6 @@ def same(found: Any, wanted: Any) -> None:
     nan = wanted & 0x7FFF > 0x7F80
     np.testing.assert_array_equal(found[nan] & 0x7FC0, 0x7FC0)
     np.testing.assert_array_equal(found[~nan], wanted[~nan])
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return np.asarray(values, np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])

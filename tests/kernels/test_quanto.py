@@ -9,6 +9,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.readers.base import Tensor
@@ -31,11 +32,6 @@ def prepared(item: Tensor, wholes: Any) -> dict[str, Any]:
     prepare = preparer(item.encoding)
     assert prepare is not None
     return {**item.params, **prepare(item.params, wholes)}
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return values.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])

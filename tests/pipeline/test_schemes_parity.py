@@ -19,6 +19,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 from safetensors.numpy import load_file
+from small_models import bf16
 
 import anamnesis
 from anamnesis.kernels import ENCODINGS
@@ -52,11 +53,6 @@ def entries(path: Path) -> dict[str, Entry]:
         for name, e in header.items()
         for begin, end in [e["data_offsets"]]
     }
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return np.asarray(values, np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 Model = tuple[dict[str, Entry], dict[str, dict[str, Any]]]

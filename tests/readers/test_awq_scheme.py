@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes import resolve
-from anamnesis.readers.schemes.base import Ledger
 
 FILE = FileId("model.safetensors", 0, 0, 0, 0)
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus" / "awq"
@@ -44,12 +44,7 @@ def gemv(inputs: int, outputs: int, width: int, **other: Any) -> Shapes:
 
 
 def resolved(parts: Shapes, config: Any = None) -> Tensor:
-    stored = {
-        f"model.q_proj.{role}": Stored(f"model.q_proj.{role}", dtype, shape, FILE, 0, 64)
-        for role, (dtype, shape) in parts.items()
-    }
-    configs = {"config.json": {"quantization_config": config}} if config else {}
-    book = Ledger(Container("safetensors", (FILE,), stored), configs)
+    book = ledger_of(parts, config or None, prefix="model.q_proj.", file=FILE)
     resolve(book)
     assert not list(book.free())
     return book.tensors["model.q_proj.weight"]

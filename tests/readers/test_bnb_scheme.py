@@ -12,6 +12,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
+from small_models import bf16
 
 from anamnesis.errors import AnamnesisError, FormatError, LimitError, UnsupportedError
 from anamnesis.kernels import decoder, preparer
@@ -40,11 +41,6 @@ def decoded(tensor: Tensor, units: int = 3, dtype: Any = np.uint16) -> Any:
         decoder(tensor.encoding)(reader.read(window).views, params, window, part)
     files.close()
     return out
-
-
-def bf16(values: Any) -> Any:
-    with np.errstate(all="ignore"):
-        return np.asarray(values).astype(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 def same(found: Any, wanted: Any) -> None:

@@ -11,12 +11,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_models import ledger_of
 
 import anamnesis
 from anamnesis.analytics.scan.run import scan_reader
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
-from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
@@ -39,14 +40,7 @@ def expected(rounding: str) -> dict[str, Any]:
 
 
 def resolved(parts: Parts, config: Any = None) -> Ledger:
-    stored = {
-        name: Stored(
-            name, dtype, shape, FILE, 0, int(np.prod(shape, dtype=object)) * DTYPES[dtype].bits // 8
-        )
-        for name, (dtype, shape) in parts.items()
-    }
-    configs = {"config.json": {"quantization_config": config}} if config else {}
-    ledger = Ledger(Container("safetensors", (FILE,), stored), configs)
+    ledger = ledger_of(parts, config or None, file=FILE)
     resolve(ledger)
     return ledger
 

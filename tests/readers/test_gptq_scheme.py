@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import WHOLE, Strided
 from anamnesis.readers.schemes import resolve
@@ -40,15 +41,12 @@ def module(
 
 
 def ledger(layers: Mapping[str, Shapes], config: Any = None, file: str = "config.json") -> Ledger:
-    stored = {
-        f"{prefix}.{role}": Stored(f"{prefix}.{role}", dtype, shape, FILE, 0, 64)
-        for prefix, parts in layers.items()
-        for role, (dtype, shape) in parts.items()
+    parts = {
+        f"{name}.{role}": part for name, layer in layers.items() for role, part in layer.items()
     }
-    configs = {}
-    if config is not None:
-        configs[file] = {"quantization_config": config} if file == "config.json" else config
-    return Ledger(Container("safetensors", (FILE,), stored), configs)
+    if file == "config.json":
+        return ledger_of(parts, config, file=FILE)
+    return ledger_of(parts, configs={} if config is None else {file: config}, file=FILE)
 
 
 def resolved(parts: Shapes, config: Any = None, file: str = "config.json") -> Tensor:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
+from small_models import bf16
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
@@ -28,10 +28,6 @@ def written(folder: Path, parts: dict[str, Any], prefix: str = "m.q_proj.") -> P
     path = folder / "model.safetensors"
     save_file({f"{prefix}{n}": a for n, a in parts.items() if a is not None}, path)
     return path
-
-
-def bf16(values: Any) -> Any:
-    return values.astype(ml_dtypes.bfloat16).view(np.uint16)
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])

@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes import resolve
@@ -56,12 +57,8 @@ def floats(words: int, groups: int, *lead: int, **other: Any) -> Shapes:
 
 
 def ledger(parts: Shapes, config: Any = None, layer: str = "model.layers.0.q_proj.") -> Ledger:
-    stored = {
-        f"{layer}{role}": Stored(f"{layer}{role}", dtype, shape, FILE, 0, 64)
-        for role, (dtype, shape) in parts.items()
-    }
     configs = {"config.json": config} if config else {}
-    return Ledger(Container("safetensors", (FILE,), stored), configs)
+    return ledger_of(parts, prefix=layer, configs=configs, file=FILE)
 
 
 def resolved(parts: Shapes, config: Any = None, layer: str = "model.layers.0.q_proj.") -> Tensor:

@@ -11,12 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
-from anamnesis.readers.base import Container, FileId, Stored
-from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.base import FileId
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
@@ -38,14 +38,7 @@ def config(*dtypes: str, order: Any = "reorder", **other: Any) -> dict[str, Any]
 
 
 def resolved(parts: Parts, about: Any) -> Ledger:
-    stored = {
-        name: Stored(
-            name, dtype, shape, FILE, 0, int(np.prod(shape, dtype=object)) * DTYPES[dtype].bits // 8
-        )
-        for name, (dtype, shape) in parts.items()
-    }
-    configs = {"config.json": {"quantization_config": about}}
-    ledger = Ledger(Container("safetensors", (FILE,), stored), configs)
+    ledger = ledger_of(parts, about, file=FILE)
     resolve(ledger)
     return ledger
 

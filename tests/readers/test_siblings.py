@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from small_models import ledger_of
 
 from anamnesis.errors import AnamnesisError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored
@@ -72,12 +73,7 @@ STEMS = {"mxfp4": "m.down_proj_"}
 
 
 def resolved(parts: Parts, quantization: Any = None) -> Ledger:
-    stored = {
-        name: Stored(name, dtype, shape, FILE, 0, prod(shape) * DTYPES[dtype].bits // 8)
-        for name, (dtype, shape) in parts.items()
-    }
-    configs = {"config.json": {"quantization_config": quantization}} if quantization else {}
-    book = Ledger(Container("safetensors", (FILE,), stored), configs)
+    book = ledger_of(parts, quantization or None, file=FILE)
     resolve(book)
     assert not list(book.free())
     return book

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from small_models import ledger_of
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
-from anamnesis.readers.base import Container, FileId, Stored
-from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.base import FileId
 from anamnesis.readers.schemes import SCHEMES, resolve
 from anamnesis.readers.schemes._refused import ALIASES, REFUSED, table
 from anamnesis.readers.schemes._stated import FILES, canonical, stated
@@ -39,13 +39,7 @@ def ledger(
     metadata: Mapping[str, str] | None = None,
     kind: str = "safetensors",
 ) -> Ledger:
-    stored = {}
-    for name, (dtype, shape) in parts.items():
-        elems = 1
-        for side in shape:
-            elems *= side
-        stored[name] = Stored(name, dtype, shape, FILE, 0, elems * DTYPES[dtype].bits // 8)
-    return Ledger(Container(kind, (FILE,), stored, metadata or {}), configs or {})
+    return ledger_of(parts, configs=configs, metadata=metadata, kind=kind, file=FILE)
 
 
 def resolved(parts: Parts, quantization: Any = None, **more: Any) -> Ledger:

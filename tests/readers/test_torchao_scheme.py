@@ -11,12 +11,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
 from anamnesis.readers.base import Container, FileId, Stored, Tensor
-from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
 
@@ -41,14 +41,8 @@ def meta(kind: str, names: Any = ("qdata", "scale"), **about: Any) -> str:
 
 
 def resolved(parts: Parts, metadata: Mapping[str, str], **options: Any) -> Ledger:
-    stored = {
-        name: Stored(
-            name, dtype, shape, FILE, 0, int(np.prod(shape, dtype=object)) * DTYPES[dtype].bits // 8
-        )
-        for name, (dtype, shape) in parts.items()
-    }
     metadata = {"tensor_names": json.dumps(list(metadata)), **metadata}
-    ledger = Ledger(Container("safetensors", (FILE,), stored, metadata), {}, Options(**options))
+    ledger = ledger_of(parts, metadata=metadata, options=Options(**options), file=FILE)
     resolve(ledger)
     return ledger
 
