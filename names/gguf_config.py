@@ -12,6 +12,7 @@ from typing import Any
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.names.config_rows import ALL, CLASSES
+from anamnesis.names.rope import llama3_factors
 from anamnesis.readers.gguf_types import STRING, KeyValue
 
 _UINT32, _FLOAT32, _BOOL = 4, 6, 7
@@ -37,6 +38,7 @@ _ROPE_DIMENSION = (
 _VOCAB_SIZE = "arcee cohere2 deepseek2 granite granitemoe llama smollm3".split()
 _NO_BASE = "gemma gemma2 gptneox stablelm".split()
 _NO_WINDOW = "llama qwen2 qwen2moe qwen3 qwen3moe starcoder2 dots1 smollm3".split()
+_LLAMA3 = ("arcee", "granite", "granitemoe", "llama", "smollm3")
 _NO_SPACE = ("gemma", "gemma2")
 _NO_SCALING = ("cohere2", "command-r")
 _EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts")
@@ -58,9 +60,10 @@ def architecture_values(
         )
     settings = _flat(config)
     scaling = _scaling_of(settings)
-    if scaling.get("rope_type") in ("llama3", "longrope", "su"):
+    kind = scaling.get("rope_type")
+    if kind in ("longrope", "su") or (kind == "llama3" and architecture not in _LLAMA3):
         raise UnsupportedError(
-            f"{where}: rope scaling {scaling['rope_type']!r} needs a tensor of factors, which is "
+            f"{where}: rope scaling {kind!r} needs a tensor of factors, which is "
             "not implemented for writing"
         )
     row = CLASSES[_SAME_AS.get(name, name)]
@@ -76,6 +79,19 @@ def architecture_values(
     _derive(values, architecture, settings)
     _scale(values, architecture, scaling)
     return values
+
+
+def generated(
+    architecture: str, config: Mapping[str, Any]
+) -> tuple[tuple[str, tuple[float, ...]], ...]:
+    """Vectors that follow from the configuration: the factors of Llama 3's rope scaling."""
+    settings = _flat(config)
+    scaling = _scaling_of(settings)
+    if scaling.get("rope_type") != "llama3" or architecture not in _LLAMA3:
+        return ()
+    width = settings.get("head_dim") or settings["hidden_size"] // settings["num_attention_heads"]
+    factors = llama3_factors(scaling, float(settings.get("rope_theta", 10000.0)), int(width))
+    return (("rope_freqs.weight", factors),)
 
 
 def _flat(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -77,6 +77,31 @@ def _llama3(factors: list[float], base: float) -> dict[str, Any]:
     return {}
 
 
+def llama3_factors(scaling: Mapping[str, Any], base: float, width: int) -> tuple[float, ...]:
+    """The factors of Llama 3's scaling for heads of `width`, in float32 as the converter has them.
+
+    (`LlamaModel.generate_extra_tensors` in https://github.com/ggml-org/llama.cpp, conversion/.)
+    """
+    one, low = np.float32(1), np.float32(scaling.get("low_freq_factor", 1.0))
+    high, factor = (
+        np.float32(scaling.get(key, usual))
+        for key, usual in (("high_freq_factor", 4.0), ("factor", 8.0))
+    )
+    length = np.float32(scaling.get("original_max_position_embeddings", 8192))
+    steps = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
+    found = []
+    for freq in one / np.float32(base) ** steps:
+        wave = np.float32(2 * math.pi) / freq
+        if wave < length / high:
+            found.append(1.0)
+        elif wave > length / low:
+            found.append(float(factor))
+        else:
+            smooth = (length / wave - low) / (high - low)
+            found.append(float(one / ((one - smooth) / factor + smooth)))
+    return tuple(found)
+
+
 def _factor(wave: float, factor: float, length: int) -> float:
     if wave < length / 4.0:
         return 1.0

@@ -52,6 +52,7 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
     if model.container == "gguf" or settings.names == "stored":
         found = key_values.key_values(model, outtype, limits)
     else:
+        from anamnesis.names.gguf_config import generated
         from anamnesis.names.gguf_view import gguf_view, kept_dtype
         from anamnesis.names.vocabulary import vocabulary
         from anamnesis.pipeline.plan import with_dtype
@@ -63,7 +64,9 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
         found = key_values.described(view.values | words, model, outtype)
         tensors = tuple(with_dtype(t, kept_dtype(t, outtype)) for t in view.model.tensors)
         model = replace(view.model, tensors=tensors)
-        spec = replace(spec, dtype=outtype, passthrough="keep")
+        vectors = generated(view.family.gguf[0], config)
+        storage = replace(spec.storage, generated=vectors)
+        spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
     packed = pack(key_values.changed(found, settings.key_values))
     return model, replace(spec, storage=replace(spec.storage, key_values=packed))
 

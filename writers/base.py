@@ -38,7 +38,8 @@ class Storage:
 
     `compression` is none, lz4 or zstd, `bf16` the Arrow type of BF16: extension or uint16.
     `stem` begins the names of safetensors files in a folder, and `metadata` are pairs of key and
-    text for their headers. `key_values` are those of a GGUF, packed (`gguf_values.pack`).
+    text for their headers. `key_values` are those of a GGUF, packed (`gguf_values.pack`),
+    and `generated` its float32 vectors that no input has: name and numbers.
     """
 
     compression: str = "none"
@@ -46,6 +47,7 @@ class Storage:
     stem: str = "model"
     metadata: tuple[tuple[str, str], ...] = ()
     key_values: str = ""
+    generated: tuple[tuple[str, tuple[float, ...]], ...] = ()
 
 
 PLAIN = Storage()

@@ -96,21 +96,30 @@ def layout(
     files = []
     for number, (group, name) in enumerate(zip(groups, paths, strict=True)):
         own_count, own = (count, values) if number == 0 else (0, b"")
+        vectors = storage.generated if number == 0 else ()
         if len(groups) > 1:
-            own_count, own = own_count + 3, own + _split(number, len(groups), len(items))
+            total = len(items) + len(storage.generated)
+            own_count, own = own_count + 3, own + _split(number, len(groups), total)
         offsets = {}
         at = 0
         for i in group:
             offsets[i] = at
             at += padded[i]
-        header = _HEAD.pack(b"GGUF", 3, len(group), own_count) + own
+        header = _HEAD.pack(b"GGUF", 3, len(group) + len(vectors), own_count) + own
         header += b"".join(_info(items[i], types[i][0], offsets[i]) for i in group)
+        known: list[tuple[int, bytes]] = []
+        for vector, numbers in vectors:
+            item = Item(vector, (len(numbers),), "F32", len(numbers))
+            header += _info(item, 0, at)
+            known.append((at, struct.pack(f"<{len(numbers)}f", *numbers)))
+            at += 4 * len(numbers) + -4 * len(numbers) % align
         header += b"\0" * (-len(header) % align)
+        fixed = [(len(header) + offset, data) for offset, data in known]
         for i in group:
             kind = types[i][1]
             slot = BlockSlot(len(header) + offsets[i], kind.block_elems, kind.block_bytes)
             places[i] = (number, slot)
-        files.append(OutFile(str(name), len(header) + at, ((0, header),)))
+        files.append(OutFile(str(name), len(header) + at, ((0, header), *fixed)))
     return Layout(tuple(files), tuple(places), tuple(i for g in groups for i in g))
 
 

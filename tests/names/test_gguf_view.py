@@ -130,6 +130,30 @@ def test_the_tokenizer_comes_back(tmp_path: Path) -> None:
         assert before.encode(text).ids == after.encode(text).ids
 
 
+def test_rope_factors_are_made_and_read_back(tmp_path: Path) -> None:
+    scaling = {
+        "rope_type": "llama3",
+        "factor": 8.0,
+        "low_freq_factor": 1.0,
+        "high_freq_factor": 4.0,
+        "original_max_position_embeddings": 128,
+    }
+    source = folder(tmp_path / "hf", rope_scaling=scaling, rope_theta=500000.0, head_dim=16)
+    out = tmp_path / "m.gguf"
+    anamnesis.convert(source, out, to="gguf", max_shard_size=20_000)
+    parts = sorted(tmp_path.glob("m-*.gguf"))
+    tensors = {t.name: t for part in parts for t in gguf.GGUFReader(str(part)).tensors}
+    factors = tensors["rope_freqs.weight"].data
+    assert factors.shape == (8,)
+    assert factors[0] == 1.0
+    assert factors[-1] == 8.0
+    assert fields(parts[0])["split.tensors.count"][1] == len(tensors) == 5
+    assert anamnesis.verify(out)["tensors"] == 4
+    anamnesis.convert(parts[0], tmp_path / "back", to="hf")
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["rope_scaling"] == scaling
+
+
 def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
     llama3 = {"rope_type": "llama3", "factor": 8.0}
     for number, change in enumerate(
