@@ -15,7 +15,7 @@ from anamnesis.errors import AnamnesisError, FormatError
 from anamnesis.limits import Limits
 from anamnesis.readers.folder import Folder
 from anamnesis.readers.index import read_object
-from anamnesis.readers.schemes._stated import FILES
+from anamnesis.readers.schemes._stated import FILES, speaks
 from anamnesis.readers.schemes.base import Ledger
 
 # These say by themselves what each tensor is, or hold what was never a Hugging Face model's.
@@ -54,8 +54,10 @@ class Configs:
 def read_configs(folder: Folder | None, limits: Limits) -> Configs:
     """Read the configurations of a folder; raises LimitError, OSError and SecurityError."""
     configs = Configs()
-    for name in FILES if folder is not None else ():
-        assert folder is not None
+    if folder is None:
+        return configs
+    others = [name for name in folder.names() if name not in FILES and speaks(name)]
+    for name in (*FILES, *others):
         try:
             file = folder.open(name)
             if file is not None:

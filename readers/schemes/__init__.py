@@ -19,7 +19,7 @@ from importlib import import_module
 from itertools import islice
 
 from anamnesis.readers.schemes._choices import note_choices
-from anamnesis.readers.schemes._details import check_details
+from anamnesis.readers.schemes._details import check_basis, check_details
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes.base import Ledger
 
@@ -131,6 +131,7 @@ def resolve(ledger: Ledger) -> None:
             before = len(ledger.tensors)
             _function(row.target)(ledger)
             _check_methods(ledger, row, before)
+    check_basis(ledger)
     note_choices(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented)

@@ -40,6 +40,13 @@ _ROUND = _known(
     "(opt-)?(rtn-)?(nv-?fp4?(-v2)?(-rtn)?(-with-(static|global)-(gs|scale))?)",
     "(block-)?fp(8|-8)?(-e4m3|-e5m2)?(-sym)?(-unit-scale|-gaudi3-sym)?",
 )
+_PACKING = _known(
+    *("auto", "auto-(round|gptq|awq)", "auto-round:(auto-)?(gptq|awq)(model)?(-.*)?"),
+    *(
+        "auto-round:fp8.*",
+        "auto-round:(llm-compressor-?)?((mx|nv)-?fp[0-9]*|mx-?int4?)?(-with-.*)?",
+    ),
+)
 _CT = _known(
     *("dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized"),
     *("mixed-precision", "nvfp4-pack-quantized", "mxfp[46]-pack-quantized", "mxfp8-quantized"),
@@ -60,6 +67,7 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
     "auto-round": (
         Detail(("data_type",), _ROUND),
         Detail(("extra_config", "*", "data_type"), _ROUND),
+        Detail(("packing_format",), _PACKING),
     ),
     "awq": (Detail(("version",), _AWQ),),
     "compressed-tensors": (
@@ -77,6 +85,26 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("quantized_layers", "*", "quant_algo"), _MODELOPT),
     ),
 }
+
+# Of any method: weights are kept in another basis, which no tensor shows.
+_ROTATED = ("hadamard", "hadamard_config", "online_rotation", "rotation_config", "transform_config")
+
+
+def check_basis(ledger: Ledger) -> None:
+    """Raise UnsupportedError for weights that a configuration says to be in a rotated basis.
+
+    After all schemes: those that know the method have more to say.
+    """
+    for stated in ledger.stated:
+        for key in _ROTATED:
+            value = stated.block.get(key)
+            if isinstance(value, Mapping):
+                value = value.get("config_groups", value)
+            if value:
+                raise UnsupportedError(
+                    f"{ledger.container.files[0].path}: its {stated}: {key}: weights in a rotated "
+                    "basis are not implemented: without the rotation of their inputs they are noise"
+                )
 
 
 def check_details(ledger: Ledger) -> None:

@@ -21,6 +21,7 @@ from anamnesis.readers.schemes._stated import Stated
 
 # Last part of a name -> what the integers are.
 BUFFERS: dict[str, str] = {
+    "_extra_state": "what Transformer Engine keeps of its FP8 recipe, as bytes",
     "attention_mask": "which positions see which",
     "causal_mask": "which positions see which",
     "position_ids": "positions, counted from 0",

@@ -18,7 +18,7 @@ from typing import Literal
 
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes._integers import LeftAlone, Modules, is_buffer
+from anamnesis.readers.schemes._integers import LeftAlone, Modules, is_buffer, is_many
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import Harmless, Stems, harmless
 from anamnesis.readers.schemes.base import Ledger
@@ -33,6 +33,7 @@ _PARTS = frozenset(
 )
 # Beside nothing but other tensors, and of a quantised model: applied to an activation or an input.
 _OF_INPUTS = frozenset("channel_scales pre_quant_scale smooth_factor smooth_scale".split())
+_COLUMN = 64  # numbers of a packed weight, at least
 _SIGNS = frozenset(
     part.rpartition(".")[2] for row in REFUSED.values() for sign in row.signs for part in sign
 ).difference(("weight", "qweight"))
@@ -89,8 +90,11 @@ class Rule:
                 return row
             if part in _OF_INPUTS or (part == "scales" and self._lone(stored)):
                 return self._suspect(stored, "name")
-        if known.kind == "int" and stored.shape and not is_buffer(stored):
+        codes = known.kind == "int" or (known.kind == "bool" and part.startswith("weight"))
+        if codes and stored.shape and not is_buffer(stored):
             return self._integers(stored)
+        if self._in_a_column(stored, part):
+            return self._suspect(stored, "integers")
         return self._suspect(stored, "name") if part in _SIGNS and self._signed(stored) else None
 
     def _integers(self, stored: Stored) -> Suspect | None:
@@ -100,9 +104,19 @@ class Rule:
         other = self._tree().unexplained(stored)
         if other is not None:
             return self._suspect(stored, "integers", other.name)
-        if self._ledger.stated and len(stored.shape) > 1 and not self._alone.has(stored.name):
+        many = len(stored.shape) > 1 or (stored.dtype in ("I8", "U8") and is_many(stored))
+        if self._ledger.stated and many and not self._alone.has(stored.name):
             return self._suspect(stored, "integers")
         return None
+
+    def _in_a_column(self, stored: Stored, part: str) -> bool:
+        """Whether floats are codes under another name: bitsandbytes' four bits, without a state.
+
+        With `bnb_4bit_quant_storage` they are called BF16 or so; their shape is `[n, 1]`.
+        """
+        bnb = any(one.method == "bitsandbytes" for one in self._ledger.stated)
+        column = len(stored.shape) == 2 and stored.shape[1] == 1 and stored.shape[0] >= _COLUMN
+        return bnb and column and part.startswith("weight") and not self._alone.has(stored.name)
 
     def _signed(self, stored: Stored) -> Refused | None:
         """The refused method that the names in a tensor's module tell, if codes are among them."""

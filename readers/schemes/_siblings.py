@@ -27,6 +27,10 @@ _ACTIVATION_ZEROS = frozenset(
     "q_zero_point v_cache_zero_point v_zero_point".split()
 )
 
+_NORMS = ("layer_norm", "layernorm", "norm", "rms_norm")
+_NORM = "of a norm inside of the layer, which is a module of its own"
+_LORA = "an adapter's: PEFT keeps it beside the weight"
+
 
 class Harmless(NamedTuple):
     """Names relative to the layer, and why the weight does not depend on the tensor."""
@@ -38,9 +42,7 @@ class Harmless(NamedTuple):
 
 HARMLESS: tuple[Harmless, ...] = (
     *(Harmless(name, True, "activation scale") for name in sorted(ACTIVATION_SCALES)),
-    Harmless("*lora_[ABE]*", False, "an adapter's: added to the layer's output, by PEFT"),
-    Harmless("*norm.bias", False, "of a norm inside of the layer, which is a module of its own"),
-    Harmless("*norm.weight", False, "of a norm inside of the layer, which is a module of its own"),
+    *(Harmless(f"{norm}.{part}", False, _NORM) for norm in _NORMS for part in ("bias", "weight")),
     *(Harmless(name, True, "activation zero point") for name in sorted(_ACTIVATION_ZEROS)),
     Harmless("act_quant_scale", True, "activation scale"),
     Harmless("act_quantizer._amax", True, "activation scale"),
@@ -49,7 +51,8 @@ HARMLESS: tuple[Harmless, ...] = (
     Harmless("e_score_correction_bias", False, "a router's: added to its output"),
     Harmless("input_quantizer._amax", True, "activation scale"),
     Harmless("input_offset", True, "activation zero point"),
-    Harmless("lora_magnitude_vector*", False, "an adapter's: kept beside the weight by PEFT"),
+    *(Harmless(name, False, _LORA) for name in ("lora_A.*", "lora_B.*", "lora_embedding_[AB]*")),
+    Harmless("lora_magnitude_vector*", False, _LORA),
     Harmless("num_batches_tracked", False, "a counter of a batch norm"),
     Harmless("output_quantizer._amax", True, "activation scale"),
     Harmless("running_mean", False, "a statistic of a batch norm"),

@@ -39,6 +39,8 @@ FILES: dict[str, str] = {
     "quantize_config.json": "gptq",
     "quanto_qmap.json": "quanto",
 }
+# Other names that tools may come up with: they count when they name a method.
+_SPEAKS = re.compile(r"(.*[_.-])?(de|re)?quant[a-z]*([_.-].*)?\.json", re.IGNORECASE)
 # The rest of them is about nothing else; in these a block stands among other settings.
 _WHOLE_MODELS = ("config.json", "params.json")
 # Keys of a model's configuration whose value is a block, or the name of a method.
@@ -124,8 +126,9 @@ def stated(
     for name in sorted(configs, key=lambda name: (name not in _WHOLE_MODELS, name)):
         if name in _WHOLE_MODELS:
             found += _walk(configs[name], f"{name}: ", 0)
-        elif name in FILES:
-            found += _sidecar(name, configs[name])
+        else:
+            known = name in FILES
+            found += (one for one in _sidecar(name, configs[name]) if known or one.method)
     for key in _METADATA_KEYS:
         found += _from_text(key, metadata.get(key))
     if isinstance(metadata.get(_COMFY), str):
@@ -135,32 +138,58 @@ def stated(
     return tuple(one for one in found if one.method or one.block not in named)
 
 
+def speaks(name: str) -> bool:
+    """Whether a file of that name may state a method, one that FILES does not have included."""
+    return name in FILES or _SPEAKS.fullmatch(name) is not None
+
+
 def canonical(name: str) -> str:
     """A method's name in the one spelling that the tables here use."""
     text = name.strip().lower().replace("_", "-").rpartition("/")[2]
     return _ALIASES.get(text, text)
 
 
-def _walk(config: Mapping[str, Any], where: str, depth: int) -> Iterator[Stated]:
+def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
     """Blocks at this level, those of KEYS that transformers reads first, then those below."""
+    if isinstance(config, list):
+        for number, item in enumerate(config if depth < _DEPTH else ()):
+            if isinstance(item, (dict, list)):
+                yield from _walk(item, f"{where}{number}.", depth + 1)
+        return
+    if not isinstance(config, Mapping):
+        return
     order = sorted(KEYS, key=lambda key: key != "quantization_config")
     more = [key for key in config if key.endswith(_ENDINGS)]
     for key in (*order, *more):
         if key in config:
-            one = _block(key, config[key], where + key)
-            if one is not None:
-                yield one
+            yield from _blocks(key, config[key], where + key)
     for key, value in config.items():
-        if isinstance(value, Mapping) and key not in (*KEYS, *more) and depth < _DEPTH:
+        if isinstance(value, (dict, list)) and key not in (*KEYS, *more) and depth < _DEPTH:
             yield from _walk(value, f"{where}{key}.", depth + 1)
 
 
 def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
     inner = next((config[key] for key in KEYS if isinstance(config.get(key), Mapping)), config)
-    one = _block(name, inner, name)
-    if one is not None:
-        default = FILES[name]
+    default = FILES.get(name, "")
+    for one in _blocks(name, inner, name):
         yield one if one.method else Stated(default, name, default, one.block)
+
+
+def _blocks(key: str, value: object, where: str) -> Iterator[Stated]:
+    """What one key says: a block, a list of them, or a block that holds another."""
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            if not isinstance(item, list):
+                yield from _blocks(key, item, f"{where}.{number}")
+        return
+    one = _block(key, value, where)
+    if one is None:
+        return
+    inner = [name for name in KEYS if isinstance(one.block.get(name), Mapping)]
+    if one.method or not inner:
+        yield one
+    for name in inner:
+        yield from _blocks(name, one.block[name], f"{where}.{name}")
 
 
 def _block(key: str, value: object, where: str) -> Stated | None:
@@ -198,8 +227,6 @@ def _from_text(key: str, text: object) -> Iterator[Stated]:
         except FormatError:
             value = {key: None}  # of no meaning to anyone, and still a statement
     if key != "config":
-        one = _block(key, value, where)
-        if one is not None:
-            yield one
-    elif isinstance(value, Mapping):
+        yield from _blocks(key, value, where)
+    else:
         yield from _walk(value, f"{where}: ", 0)

@@ -76,6 +76,12 @@ def resolved(parts: Parts, quantization: Any = None, **more: Any) -> Ledger:
         ("jang_config.json", {"quantization": {"method": "foo-bits"}}),
         ("quanto_qmap.json", {"method": "foo-bits"}),
         ("quant_model_description.json", {"quant_method": "foo-bits"}),
+        ("quantization_map.json", {"method": "foo-bits"}),
+        ("my_quant_settings.json", {"quant_method": "foo-bits"}),
+        ("config.json", {"quantization_config": [{"quant_method": "foo-bits"}]}),
+        ("config.json", {"parts": [{"quantization_config": {"quant_method": "foo-bits"}}]}),
+        ("config.json", {"quantization_config": {"quant_config": {"quant_method": "foo-bits"}}}),
+        ("config.json", {"vision_quantization_config": {"quant_method": "foo-bits"}}),
     ],
 )
 @pytest.mark.parametrize("parts", [DENSE, AWQ, FP8], ids=["dense", "awq", "fp8"])
@@ -181,6 +187,34 @@ def test_integers_are_never_dense_under_a_method(dtype: str, method: str) -> Non
                 resolved({**DENSE, name.replace("m.", "x."): (dtype, shape)}, about)
 
 
+@pytest.mark.parametrize(
+    ("method", "parts"),
+    [
+        ("bitsandbytes", {"x.weight": ("BF16", (2048, 1))}),
+        ("bitsandbytes", {"x.weight": ("U8", (4096,))}),
+        ("hqq", {"x.weight": ("BOOL", (32, 64))}),
+        ("gptq", {"x.weight_mask": ("BOOL", (32, 64))}),
+    ],
+)
+def test_codes_under_other_names_are_never_dense_under_a_method(method: str, parts: Parts) -> None:
+    with pytest.raises(UnsupportedError, match=rf"\({method}\)"):
+        resolved({**DENSE, **parts}, {"quant_method": method})
+
+
+def test_heads_of_one_output_are_dense() -> None:
+    parts: Parts = {**DENSE, "score.weight": ("BF16", (1, 4096)), "gate.scale": ("F32", (64, 1))}
+    assert len(resolved(parts, {"quant_method": "bitsandbytes"}).tensors) == 4
+
+
+@pytest.mark.parametrize("key", ["rotation_config", "transform_config", "hadamard"])
+@pytest.mark.parametrize("method", ["fp8", "modelopt", "awq"])
+def test_a_rotated_basis_is_refused_under_any_method(method: str, key: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{key}.*rotated"):
+        resolved(FP8, {"quant_method": method, key: {"size": 32}})
+    for nothing in (None, {}, False, {"config_groups": {}}):
+        resolved(FP8, {"quant_method": method, key: nothing})
+
+
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"])
 def test_small_floats_are_never_dense(dtype: str) -> None:
     for about in (None, {"quant_method": "fp8"}, {"quant_method": "gptq"}):
@@ -278,6 +312,17 @@ def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
             {"quant_method": "auto-round", "extra_config": {"m": {"data_type": "mx_uint4"}}},
             "mx_uint4",
         ),
+        (
+            {"quant_method": "auto-round", "packing_format": "auto_round:mx_int"},
+            "auto_round:mx_int",
+        ),
+        (
+            {
+                "quant_method": "auto-round",
+                "packing_format": "auto_round:llm_compressor_nvfp4_e5m3",
+            },
+            "e5m3",
+        ),
         ({"quant_method": "gptq", "checkpoint_format": "gptq_v3"}, "gptq_v3"),
         ({"quant_method": "awq", "version": "gemx"}, "gemx"),
         ({"quant_method": "compressed-tensors", "format": "foo-quantized"}, "foo-quantized"),
@@ -298,8 +343,21 @@ def test_a_layout_that_a_method_names_is_not_taken_for_another(about: Any, value
         *("fp", "fp8", "fp8_e4m3", "fp8_e5m2", "block_fp8_sym", "fp8_unit_scale"),
     ],
 )
-def test_data_types_of_auto_round_that_are_read(data_type: str) -> None:
+def test_data_types_of_auto_round_that_are_known(data_type: str) -> None:
     resolved(AWQ, {"quant_method": "auto-round", "data_type": data_type, "bits": 4})
+
+
+@pytest.mark.parametrize(
+    "packing",
+    [
+        *("auto_round", "auto_round:auto_gptq", "auto_round:gptq", "auto_round:gptqmodel", "auto"),
+        *("auto_round:auto_awq", "auto_round:fp8", "auto_round:fp8_static", "auto_gptq"),
+        *("auto_round:llm_compressor", "auto_round:llm_compressor_nvfp4", "auto_round:mx_fp4"),
+    ],
+)
+def test_packings_of_auto_round_that_are_known(packing: str) -> None:
+    about = {"quant_method": "auto-round", "packing_format": packing}
+    resolved(FP8, about)
 
 
 def test_assume_unit_scale_is_offered_where_no_scale_is() -> None:
@@ -328,12 +386,14 @@ def test_files_beside_the_tensors_are_read(tmp_path: Path) -> None:
 
     save_file({"m.weight": np.ones((4, 4), np.float32)}, tmp_path / "model.safetensors")
     anamnesis.inspect(tmp_path)
-    for name in FILES:
+    for name in (*FILES, "requantized.json", "some-quant-notes.json"):
         path = tmp_path / name
         path.write_text(json.dumps({"quantization": {"quant_method": "foo-bits"}}))
         with pytest.raises(UnsupportedError, match=name):
             anamnesis.inspect(tmp_path)
         path.unlink()
+    (tmp_path / "quant_notes.json").write_text('{"by": "somebody"}')
+    assert anamnesis.inspect(tmp_path).notes == ()
 
 
 def test_the_page_has_the_table_of_what_is_refused() -> None:
