@@ -313,8 +313,8 @@ def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
             "mx_uint4",
         ),
         (
-            {"quant_method": "auto-round", "packing_format": "auto_round:mx_int"},
-            "auto_round:mx_int",
+            {"quant_method": "auto-round", "packing_format": "auto_round:mx_uint"},
+            "auto_round:mx_uint",
         ),
         (
             {
