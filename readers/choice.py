@@ -8,8 +8,9 @@ before a single file, and files without a variant (`.fp16`) unless one is asked 
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -81,6 +82,7 @@ TRAINING = (
 BESIDE_GGUF = ("*mmproj*", "*imatrix*")
 # The same weights in another layout, beside those of Hugging Face.
 DUPLICATES = ("consolidated*",)
+ORIGINAL = "original"  # a folder of them
 
 _VARIANT = re.compile(
     r"(.+?)-\d{5}-of-\d{5}\.([A-Za-z]\w*)|(.+?)\.([A-Za-z]\w*)(?:-\d{5}-of-\d{5})?"
@@ -95,11 +97,15 @@ ReadIndex = Callable[[str], Index]
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Names of the files of a model, or its index; `notes` say what else is there and left out."""
+    """Names of the files of a model, or its index; `notes` say what else is there and left out.
+
+    `variant`: they are all of one variant, such as `fp16`, and the plain files are not there.
+    """
 
     names: tuple[str, ...]
     index: Index | None = None
     notes: tuple[str, ...] = ()
+    variant: bool = False
 
 
 def choose(path: str, names: Sequence[str], read: ReadIndex) -> Choice:
@@ -111,15 +117,13 @@ def choose(path: str, names: Sequence[str], read: ReadIndex) -> Choice:
     notes: list[str] = []
     training = {name for name in names if _fits(name, TRAINING)}
     rest = [name for name in names if name not in training]
-    for kind in KINDS:
-        chosen = _of_kind(path, kind, rest, read, notes)
-        if chosen is None:
-            continue
+    for kind, chosen in _candidates(path, rest, read, notes):
         named = set(chosen.index.shards if chosen.index else chosen.names)
         left = [n for n in rest if n.endswith(kind.ending) and n not in named]
         others = [n for n in rest if _weights(n) and not n.endswith(kind.ending)]
         by_index = chosen.index is not None
         duplicates = [n for n in left + others if _fits(n, DUPLICATES)]
+        duplicates += [f"{n}/" for n in rest if n == ORIGINAL]
         left = [n for n in left if n not in duplicates]
         others = [n for n in others if n not in duplicates]
         _note(notes, path, training, "the state of a training run")
@@ -131,6 +135,37 @@ def choose(path: str, names: Sequence[str], read: ReadIndex) -> Choice:
     _note(notes, path, training, "the state of a training run")
     also = "".join(f"; {note.removeprefix(f'{path}: ')}" for note in notes)
     raise FormatError(f"{path}: no weights found (looked for {looked}){also}")
+
+
+def _candidates(
+    path: str, names: Sequence[str], read: ReadIndex, notes: list[str]
+) -> Iterator[tuple[Kind, Choice]]:
+    """What each row gives, the best first: a variant comes after the plain files of the next row.
+
+    transformers and diffusers take no variant unasked, but fall back from safetensors to .bin.
+    """
+    variant: tuple[Kind, Choice] | None = None
+    for kind in KINDS:
+        if variant is not None and kind.ending != ".bin":
+            continue
+        chosen = _of_kind(path, kind, names, read, notes)
+        if chosen is None:
+            continue
+        if kind.ending == ".safetensors" and chosen.variant:
+            variant = (kind, chosen)
+        elif variant is None or (not chosen.variant and _same_model(variant[1], chosen)):
+            yield kind, chosen
+    if variant is not None:
+        yield variant
+
+
+def _same_model(variant: Choice, plain: Choice) -> bool:
+    """Whether .bin files are called as the plain ones of a safetensors variant would be."""
+    split = _variant(variant.names[0].removesuffix(".safetensors"))
+    stem = split[0] if split else ""
+    stem = "pytorch_model" if stem == "model" else stem
+    first = os.path.basename(plain.index.path) if plain.index else plain.names[0]
+    return first.startswith((f"{stem}.", f"{stem}-"))
 
 
 def _of_kind(
@@ -157,7 +192,10 @@ def _of_kind(
         if kind.ending == ".gguf":
             matches = [n for n in matches if not _fits(n.lower(), BESIDE_GGUF)] or matches
         if matches:
-            return Choice(tuple(_settle(path, pattern, matches)))
+            settled = _settle(path, pattern, matches)
+            ending = kind.ending
+            variant = all(_variant(name.removesuffix(ending)) for name in settled)
+            return Choice(tuple(settled), variant=variant)
     return None
 
 

@@ -95,6 +95,13 @@ def _encoded(where: str, arguments: list[Any]) -> Scalar:
     return Scalar("bytes")
 
 
+def _no_bytes(where: str, arguments: list[Any]) -> Scalar:
+    """bytes(), as protocol 2 spells those that are empty."""
+    if arguments:
+        raise SecurityError(f"{where}: a call of 'builtins.bytes'; {_NOTHING_RAN}")
+    return Scalar("bytes")
+
+
 def _bytearray(where: str, arguments: list[Any]) -> Scalar:
     """bytearray(), bytearray(bytes) and, of protocol 2, bytearray(text, "latin-1")."""
     kinds = [type(argument) for argument in arguments]
@@ -186,6 +193,7 @@ def _dict_like(cls: Global) -> bool:
 _Row = tuple[str, Callable[[str, list[Any]], Any] | None]
 _ROWS: dict[tuple[str, str], _Row] = {
     ("__builtin__", "bytearray"): ("class", _bytearray),
+    ("__builtin__", "bytes"): ("class", _no_bytes),
     ("__builtin__", "complex"): ("class", _scalar("complex")),
     ("__builtin__", "set"): ("class", _set),
     ("_codecs", "encode"): ("function", _encoded),

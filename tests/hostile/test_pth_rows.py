@@ -125,6 +125,7 @@ BYTES = B.call(G("_codecs", "encode"), V("x"), V("latin1"))
     [
         (BYTES, "bytes"),
         (b"C\x01x", "bytes"),
+        (B.call(G("__builtin__", "bytes")), "bytes"),
         (B.call(G("builtins", "bytearray"), BYTES), "bytearray"),
         (B.call(G("__builtin__", "bytearray"), V("x"), V("latin-1")), "bytearray"),
         (B.call(G("builtins", "bytearray")), "bytearray"),

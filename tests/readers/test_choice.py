@@ -47,9 +47,14 @@ ONE, TWO = "model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors
         (["model.fp16.safetensors"], ["model.fp16.safetensors"], ""),
         (
             ["diffusion_pytorch_model.bin", "diffusion_pytorch_model.fp16.safetensors"],
-            ["diffusion_pytorch_model.fp16.safetensors"],
-            "diffusion_pytorch_model.bin",
+            ["diffusion_pytorch_model.bin"],
+            "diffusion_pytorch_model.fp16.safetensors",
         ),
+        (["model.fp16.safetensors", "pytorch_model.fp16.bin"], ["model.fp16.safetensors"], "bin"),
+        (["model.fp16.safetensors", "pytorch_model.bin"], ["pytorch_model.bin"], "model.fp16"),
+        (["model.fp16.safetensors", "adapter_model.bin"], ["model.fp16.safetensors"], "adapter"),
+        (["model.fp16.safetensors", "other.pth"], ["model.fp16.safetensors"], "other.pth"),
+        ([ONE, TWO, "original"], [ONE, TWO], "original/: the same model in another layout"),
         (
             ["diffusion_pytorch_model.safetensors", "diffusion_pytorch_model.non_ema.safetensors"],
             ["diffusion_pytorch_model.safetensors"],
