@@ -47,6 +47,22 @@ def comfy_int4(rows: int, columns: int) -> Layer:
     )
 
 
+def comfy_w4a8(rows: int, columns: int) -> Layer:
+    """In groups of 16, without a rotation."""
+    codes = _bytes(rows, columns // 2)
+    about = {"format": "asym_w4a8_int8", "group_size": 16, "convrot_groupsize": 0}
+    mark = json.dumps(about).encode()
+    relative = codes[:, ::8] % 8 + np.uint8(0x48)
+    return Layer(
+        [
+            _weight("I8", codes, codes.shape),
+            Entry("weight_s_rel", "F8_E4M3", (rows, columns // 16), relative),
+            Entry("weight_s_channel", "F32", (rows,), _small(rows)),
+            Entry("comfy_quant", "U8", (len(mark),), np.frombuffer(mark, np.uint8)),
+        ]
+    )
+
+
 def aqlm(rows: int, columns: int) -> Layer:
     """Two books of 256 vectors of 8 columns."""
     books = (_small(2, 256, 1, 8) - np.float32(2.0**-7)).astype("<f2")

@@ -75,6 +75,14 @@ ENCODINGS: dict[str, Encoding] = {
         sections="sections:BnbInt8",
         cases=(Bench("bnb int8", "layers:bnb_int8", target=3400),),
     ),
+    "comfy-w4a8": Encoding(
+        "w4a8:decode",
+        prepare="w4a8:prepare",
+        family="ModelOpt and ComfyUI INT4",
+        scales="channel",
+        goal=0.2,
+        cases=(Bench("comfy w4a8", "vendor_layers:comfy_w4a8"),),
+    ),
     "ct-int8": Encoding(
         "ct:decode_int8",
         prepare="ct:prepare",

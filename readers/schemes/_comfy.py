@@ -23,19 +23,21 @@ MARK = ".comfy_quant"
 _KEY = "_quantization_metadata"
 _MARK_BYTES = 64 << 10
 _METADATA_BYTES = 16 * MiB
-_ROTATION = 256  # where the mark does not say how many columns
+_ROTATION, _GROUP = 256, 16  # where the mark does not say how many columns
 
 
 @dataclass(frozen=True, slots=True)
 class Mark:
     """What a layer says of itself; `stored` is the marking tensor, None for file metadata.
 
-    `rotation` is the columns of a group that ConvRot turned together, 0 where it did not.
+    `rotation` is the columns of a group that ConvRot turned together, 0 where it did not; `group`
+    those that share a scale, in formats that need it said.
     """
 
     format: str
     stored: Stored | None
     rotation: int = 0
+    group: int = 0
 
 
 def marks(ledger: Ledger) -> dict[str, Mark]:
@@ -79,8 +81,9 @@ def _mark(about: Any, where: str, layer: str, stored: Stored | None) -> Mark:
     name = about.get("format") if isinstance(about, dict) else None
     if not isinstance(name, str):
         raise FormatError(f"{where}: layer {layer!r}: expected an object with a string 'format'")
-    rotated = about.get("convrot") or name.startswith("convrot")
+    rotated = about.get("convrot") or name.startswith("convrot") or name == "asym_w4a8_int8"
     size = about.get("convrot_groupsize", _ROTATION) if rotated else 0
     if type(size) is not int or size < 0:
         raise FormatError(f"{where}: layer {layer!r}: convrot_groupsize {size!r:.40}")
-    return Mark(name, stored, size)
+    group = about.get("group_size", _GROUP)
+    return Mark(name, stored, size, group if type(group) is int else 0)

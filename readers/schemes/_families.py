@@ -88,7 +88,7 @@ FAMILIES: dict[str, Family] = {
         "marked NVFP4, MXFP8, INT8 and INT4, rotations (ConvRot) undone",
         "safetensors",
         "its marks",
-        "nvfp4 mxfp8 comfy-int8 comfy-int4",
+        "nvfp4 mxfp8 comfy-int8 comfy-int4 comfy-w4a8",
         "comfy-kitchen",
     ),
     "modelopt": Family(

@@ -7,6 +7,7 @@
 | int8_tensorwise | I8 `[o, i]` | F32 `[]`, `[1]` or `[o, 1]` | `convrot`, `convrot_groupsize` |
 | int8_blockwise | I8 `[o, i]` | F32 `[ceil(o / 128), ceil(i / 128)]` | the same |
 | convrot_w4a4 | I8 `[o, i / 2]`, signed, 2k in the low half | F32 `[o]` | `convrot_groupsize` |
+| asym_w4a8_int8 | I8 `[o, i / 2]` or `[o, i * 3 / 4]` | `kernels/w4a8.py` | and `group_size` |
 
 Tiles are `[ceil(o / 128) * 128, ceil(blocks / 4) * 4]` (`kernels/torchao.py`). A rotated weight is
 rotated back (`kernels/folded.py`). The mark is `X.comfy_quant`, or in the file's metadata
@@ -21,7 +22,8 @@ from dataclasses import replace
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
-from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._errors import misfit, need, unsupported
 from anamnesis.readers.schemes._fold import folded, smoothed
@@ -37,8 +39,8 @@ _ROTATED = (
     "rotated weight to codes has lost is spread over the group"
 )
 _IMPLEMENTED = (
-    "ComfyUI's float8_e4m3fn, float8_e5m2, nvfp4, mxfp8, int8_tensorwise, int8_blockwise and "
-    "convrot_w4a4"
+    "ComfyUI's float8_e4m3fn, float8_e5m2, nvfp4, mxfp8, int8_tensorwise, int8_blockwise, "
+    "asym_w4a8_int8 and convrot_w4a4"
 )
 
 
@@ -160,7 +162,46 @@ def _int4(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
     return replace(tensor, scheme="comfy-int4", encoding="int4-rows")
 
 
+def _w4a8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
+    rows, packed = _matrix(codes, ("I8", "U8"))
+    relative = need(ledger, codes, f"{codes.name}_s_rel")
+    channel = need(ledger, codes, f"{codes.name}_s_channel")
+    groups = relative.shape[1] if len(relative.shape) == 2 else 0
+    columns = groups * mark.group
+    if relative.dtype not in ("F8_E4M3", "F32") or relative.shape != (rows, groups) or not columns:
+        raise misfit(relative, f"F8_E4M3 or F32 [{rows}, groups of {mark.group}]")
+    bits = 4 if 2 * packed == columns else 6 if 4 * packed == 3 * columns else 0
+    if not bits:
+        raise misfit(codes, f"4 or 6 bits for {groups:,} groups of {mark.group} columns")
+    if channel.dtype != "F32" or channel.shape != (rows,):
+        raise misfit(channel, f"F32 [{rows}]")
+    components = [
+        Component("codes", codes, Contiguous(8 * max(1, packed))),
+        Component("relative", relative, Contiguous(DTYPES[relative.dtype].bits * groups)),
+        Component("channel", channel, Contiguous(32)),
+    ]
+    book, added = ledger.get(f"{codes.name}_codebook"), ledger.get(f"{codes.name}_correction")
+    if book is not None:
+        if book.dtype != "F32" or book.shape != (1 << bits,):
+            raise misfit(book, f"F32 [{1 << bits}]")
+        components.append(Component("codebook", book))
+    if added is not None:
+        if added.dtype != "F32" or added.shape != (groups, rows):
+            raise misfit(added, f"F32 {[groups, rows]}")
+        components.append(Component("correction", added, Strided(32, 4 * max(1, rows))))
+    return Tensor(
+        name=codes.name,
+        shape=(rows, columns),
+        scheme="comfy-w4a8",
+        encoding="comfy-w4a8",
+        components=tuple(components),
+        unit_elems=columns,
+        params={"bits": bits, "in_features": columns, "relative_dtype": relative.dtype},
+    )
+
+
 _FORMATS = {
+    "asym_w4a8_int8": _w4a8,
     "convrot_w4a4": _int4,
     "int8_blockwise": _int8,
     "int8_tensorwise": _int8,

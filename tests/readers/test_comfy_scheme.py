@@ -15,6 +15,7 @@ from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.pipeline import plan as planning
 from anamnesis.readers.model import load_model
 
 LAYOUTS = Path(__file__).resolve().parents[1] / "data" / "layouts" / "comfyui"
@@ -39,7 +40,7 @@ def test_a_rotation_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mark", "parts", "error", "message"),
     [
-        ({"format": "asym_w4a8_int8"}, {}, UnsupportedError, "ComfyUI's asym_w4a8_int8"),
+        ({"format": "svdquant_w4a4"}, {}, UnsupportedError, "ComfyUI's svdquant_w4a4"),
         (
             {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 32},
             {},
@@ -75,3 +76,19 @@ def test_what_is_refused(
     with pytest.raises(error, match=message):
         anamnesis.remember(tmp_path / "in.safetensors", tmp_path / "out.safetensors", threads=1)
     assert not (tmp_path / "out.safetensors").exists()
+
+
+@pytest.mark.parametrize("kind", [p.name for p in sorted(LAYOUTS.iterdir())])
+def test_windows_of_a_few_rows_give_the_same(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = LAYOUTS / kind / "model.safetensors"
+    anamnesis.remember(source, tmp_path / "whole.safetensors", threads=1)
+    monkeypatch.setattr(planning, "WINDOW_BYTES", 2000)
+    monkeypatch.setattr(planning, "TASK_BYTES", 9000)
+    anamnesis.remember(source, tmp_path / "parts.safetensors", threads=1)
+    whole, parts = (anamnesis.open_model(tmp_path / f"{n}.safetensors") for n in ("whole", "parts"))
+    for name in whole:
+        np.testing.assert_array_equal(
+            whole[name].to_numpy().view(np.uint16), parts[name].to_numpy().view(np.uint16)
+        )

@@ -72,6 +72,21 @@ COMFY = {
     ),
 }
 
+W4A8 = {"format": "asym_w4a8_int8", "group_size": 16, "convrot_groupsize": 64}
+COMFY |= {
+    f"w4a8-{kind}": (
+        "AsymW4A8Int8Layout",
+        {"group_size": 16, "convrot_groupsize": 64, **options},
+        W4A8,
+    )
+    for kind, options in {
+        "codebook": {},
+        "plain-f32": {"codebook": False, "scale_dtype": torch.float32},
+        "correction": {"codebook": False, "symmetric": False},
+        "6-bits": {"bits": 6},
+    }.items()
+}
+
 
 def comfy(name: str, by_metadata: bool) -> None:
     layout, options, mark = COMFY[name]
@@ -227,7 +242,8 @@ def mxint4() -> None:
 
 if __name__ == "__main__":
     for kind in COMFY:
-        comfy(kind, by_metadata=kind in ("mxfp8", "int8-row"))
+        if not kind.startswith("w4a8"):
+            comfy(kind, by_metadata=kind in ("mxfp8", "int8-row"))
     modelopt_int4("W4A16_AWQ", smooth=True, stacked=False)
     modelopt_int4("W4A16_AWQ", smooth=False, stacked=True)
     modelopt_int4("W4A8_AWQ", smooth=True, stacked=False)
@@ -242,3 +258,6 @@ if __name__ == "__main__":
     aqlm(1, 9, 2, 4)
     aqlm(3, 5, 1, 4)
     mxint4()
+    for kind in COMFY:
+        if kind.startswith("w4a8"):
+            comfy(kind, by_metadata=False)

@@ -1,0 +1,100 @@
+"""ComfyUI's grouped W4A8: codes of 4 or 6 bits that stand for INT8, a scale a group and a row.
+
+| tensor | stored | |
+|---|---|---|
+| `codes` | I8 `[rows, columns / 2]`, or `[rows, columns * 3 / 4]` | see below |
+| `relative` | F8_E4M3 or F32 `[rows, groups]` | |
+| `channel` | F32 `[rows]` | |
+| `codebook` | F32 `[16]`; may be missing: a code less the middle of its range | |
+| `correction` | F32 `[groups, rows]`; may be missing | |
+
+Column 2k is in the low half of byte k, 2k + 1 in its high half. Of 6 bits these are the lower four;
+the upper two follow in a plane of their own, those of column 4k in the lowest bits of a byte.
+
+    number = round(codebook[code] * relative), to even, within -127 to 127
+    value  = number * channel + correction
+
+each step float32, rounded once to BF16. Weights are stored rotated (`folded.py`). Source: PyPI
+comfy-kitchen 0.2.40 backends/eager/w4a8_int8.py (`_dequant_int4_grouped_to_int8`,
+`_dequantize_w4a8_int8_weight_from_int8`), tensor/w4a8_packed.py (`_unpack_codes`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.fp8 import E4M3
+
+_WHOLE = np.float32(12582912)  # 1.5 * 2**23: what is added to it has no fraction left
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """`table`, float32 `[2 ** bits]`: what the codes stand for before their scales."""
+    bits = scalars["bits"]
+    table = np.arange(1 << bits, dtype=np.float32) - np.float32(1 << (bits - 1))
+    if "codebook" in wholes:
+        table = to_float32(wholes["codebook"].dtype, wholes["codebook"].array).reshape(-1)
+        if table.size != 1 << bits:
+            raise ValueError(f"a codebook of {table.size} numbers for {bits} bits")
+    return {"table": table}
+
+
+def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+    """Rows `window`, from uint8 `[rows, bytes]`, and `[groups, bytes]` of `correction`.
+
+    `params`: `bits`, `in_features`, `relative_dtype`, and `table` as `prepare` made it. Raises
+    ValueError for arrays that do not fit one another.
+    """
+    rows, columns, bits = window.stop - window.start, params["in_features"], params["bits"]
+    codes = np.ascontiguousarray(blocks["codes"])
+    raw = np.ascontiguousarray(blocks["relative"])
+    relative = E4M3.values[raw] if params["relative_dtype"] == "F8_E4M3" else raw.view("<f4")
+    channel = np.ascontiguousarray(blocks["channel"]).reshape(-1).view("<f4")
+    corrected = "correction" in blocks
+    added = np.zeros((1, 1), np.float32)
+    if corrected:
+        added = np.ascontiguousarray(blocks["correction"]).view("<f4")
+    groups = relative.shape[1]
+    if (
+        codes.shape != (rows, columns * bits // 8)
+        or relative.shape[0] != rows
+        or groups < 1
+        or columns % groups
+        or channel.shape != (rows,)
+        or (corrected and added.shape != (groups, rows))
+        or out.shape != (rows * columns,)
+    ):
+        raise ValueError(f"codes {codes.shape}, relative {relative.shape}, out {out.shape}")
+    arrays = [array.view() for array in (codes, relative, channel, added)]
+    for array in arrays:
+        array.setflags(write=False)  # so that a kernel is compiled once an output dtype
+    _decode(params["table"], *arrays, corrected, bits == 6, columns, out)
+
+
+@jit
+def _decode(
+    table: Any, codes: Any, relative: Any, channel: Any, added: Any, corrected: Any, wide: Any,
+    columns: Any, out: Any,
+) -> None:  # fmt: skip
+    size = columns // relative.shape[1]
+    for row in range(codes.shape[0]):
+        for column in range(columns):
+            byte = np.int64(codes[row, column // 2])
+            code = byte >> 4 if column % 2 else byte & 15
+            if wide:
+                high = np.int64(codes[row, columns // 2 + column // 4]) >> (2 * (column % 4))
+                code |= (high & 3) << 4
+            group = column // size
+            number = np.float32(table[code] * relative[row, group])
+            number = min(max(number, np.float32(-127)), np.float32(127))
+            number = np.float32(np.float32(number + _WHOLE) - _WHOLE)
+            value = np.float32(number * channel[row])
+            if corrected:
+                value = np.float32(value + added[group, row])
+            put(out, row * columns + column, value)
