@@ -139,7 +139,7 @@ ENCODINGS: dict[str, Encoding] = {
         "fp4:decode_mx_columns",
         family="FP4 and FP6",
         scales="scale",
-        sections="micro:Turned",
+        sections="micro:Transposed",
         goal=0.35,
         cases=(Bench("mxfp4 gpt-oss", "layers:fp4", ("fp4-mx-columns",)),),
     ),

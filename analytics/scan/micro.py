@@ -53,7 +53,7 @@ class Micro(Runs):
         return factors / np.float32(self._params.get("global_unit", 1))
 
 
-class Turned(Micro):
+class Transposed(Micro):
     """Blocks in the order they are stored in: parts of columns of the output, of no one row."""
 
     def __init__(self, parts: Parts) -> None:
