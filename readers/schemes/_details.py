@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anamnesis.errors import UnsupportedError
+from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
 
@@ -88,6 +89,7 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
 
 # Of any method: weights are kept in another basis, which no tensor shows.
 _ROTATED = ("hadamard", "hadamard_config", "online_rotation", "rotation_config", "transform_config")
+_FOUR_BIT_FLOATS = ("mxfp4", "mxfp6", "nvfp4")
 
 
 def check_basis(ledger: Ledger) -> None:
@@ -104,6 +106,28 @@ def check_basis(ledger: Ledger) -> None:
                 raise UnsupportedError(
                     f"{ledger.container.files[0].path}: its {stated}: {key}: weights in a rotated "
                     "basis are not implemented: without the rotation of their inputs they are noise"
+                )
+
+
+def check_numbers(ledger: Ledger) -> None:
+    """Raise UnsupportedError for codes read as floats where all weights are said to be integers.
+
+    compressed-tensors says so of each group of layers, and FP4 and integers share containers.
+    """
+    for stated in ledger.stated:
+        groups = stated.block.get("config_groups") if stated.method == "compressed-tensors" else {}
+        kinds = set()
+        for group in groups.values() if isinstance(groups, Mapping) else ():
+            weights = group.get("weights") if isinstance(group, Mapping) else None
+            kinds.add(weights.get("type", "int") if isinstance(weights, Mapping) else None)
+        if kinds != {"int"}:
+            continue
+        for tensor in ledger.tensors.values():
+            if tensor.scheme in _FOUR_BIT_FLOATS:
+                raise UnsupportedError(
+                    f"{where(tensor.components[0].stored)}: has the layout of {tensor.scheme}, and "
+                    f"its {stated} says that all weights are integers: such integers are not "
+                    "implemented"
                 )
 
 

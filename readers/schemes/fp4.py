@@ -175,9 +175,15 @@ def _are_quarters(ledger: Ledger, layer: Layer) -> bool:
 
 
 def _says_int(block: object) -> bool | None:
-    """Whether a `data_type` is an MX integer; None where there is none."""
-    kind = block.get("data_type") if isinstance(block, Mapping) else None
-    return kind.lower().replace("_", "").startswith("mxint") if isinstance(kind, str) else None
+    """Whether `data_type`, or else `packing_format`, is of MX integers; None where none is."""
+    if not isinstance(block, Mapping):
+        return None
+    for key in ("data_type", "packing_format"):
+        kind = block.get(key)
+        if isinstance(kind, str):
+            name = kind.lower().rpartition(":")[2]
+            return name.replace("_", "").replace("-", "").startswith("mxint")
+    return None
 
 
 def _is_fp6(codes: Stored, scale: Stored) -> bool:

@@ -346,8 +346,7 @@ def test_a_rotated_basis_is_refused_by_name(parts: Tensors, one: Any) -> None:
     "about",
     [
         {"quant_method": "quark"},
-        {"quant_method": "modelopt"},
-        {"quant_algo": "W8A8_SQ_PER_CHANNEL"},
+        {"quant_method": "hqq"},
     ],
     ids=str,
 )

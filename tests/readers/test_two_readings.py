@@ -11,6 +11,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import anamnesis
+from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.model import Model, load_model
@@ -197,3 +198,35 @@ def test_the_scales_of_square_matrices_alone_are_noted() -> None:
     assert notes({**square, "x.weight_scale": ("F32", (64, 1))}) == []
     about = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
     assert notes(square, {"config.json": about}) == []
+
+
+PACKED = {"x.weight_packed": ("U8", (8, 32)), "x.weight_scale": ("U8", (8, 2))}
+
+
+@pytest.mark.parametrize(
+    ("about", "scheme"),
+    [
+        ({"data_type": "mx_int"}, "mxint4"),
+        ({"data_type": "mx_fp4", "packing_format": "auto_round:llm_compressor"}, "mxfp4"),
+        ({"packing_format": "auto_round:mx_int"}, "mxint4"),
+        ({"packing_format": "auto_round:llm_compressor"}, "mxfp4"),
+    ],
+)
+def test_auto_round_says_whether_packed_numbers_are_floats(about: Any, scheme: str) -> None:
+    quantization = {"quantization_config": {"quant_method": "auto-round", **about}}
+    stored = {n: Stored(n, d, s, FILE, 0, int(np.prod(s))) for n, (d, s) in PACKED.items()}
+    book = Ledger(Container("safetensors", (FILE,), stored), {"config.json": quantization})
+    resolve(book)
+    assert book.tensors["x.weight"].scheme == scheme
+
+
+@pytest.mark.parametrize("kinds", [("int",), ("int", "int"), ("float",), ("int", "float")])
+def test_integers_of_compressed_tensors_are_not_read_as_fp4(kinds: tuple[str, ...]) -> None:
+    groups = {f"group_{k}": {"weights": {"num_bits": 4, "type": t}} for k, t in enumerate(kinds)}
+    about = {"quant_method": "compressed-tensors", "config_groups": groups}
+    configs = {"config.json": {"quantization_config": about}}
+    if set(kinds) != {"int"}:
+        assert notes(PACKED, configs) == []
+        return
+    with pytest.raises(UnsupportedError, match="says that all weights are integers"):
+        notes(PACKED, configs)
