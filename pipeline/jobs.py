@@ -112,7 +112,8 @@ def _plan_all(
     patterns = _Patterns((*settings.include, *settings.exclude))
     folders = [pipeline.source for pipeline in inputs.pipelines]
     for out in (*(out for _, out in inputs.models), *(p.out for p in inputs.pipelines)):
-        refuse_input_folders(out, [*sources, *folders])
+        if Path(out).suffix != WRITERS[settings.format].suffix:
+            refuse_input_folders(out, [*sources, *folders])
     for source, out in inputs.models:
         try:
             model = _load(settings, source, limits)

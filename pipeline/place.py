@@ -3,8 +3,8 @@
 A folder that gets a second model beside the first is loaded wrongly in silence: transformers takes
 `model.safetensors` before the index of new shards. So an output folder is empty, or this program's
 own: what its manifest lists, or the journal of a run that was stopped. Anything else is refused by
-name, and never removed. And an output never goes into, onto or around the folder of an input, the
-configuration of which it would replace by its own.
+name, and never removed. And an output folder never lies in, on or around the folder of an input,
+the configuration of which it would replace by its own.
 """
 
 from __future__ import annotations
@@ -158,7 +158,7 @@ def refuse_foreign_weights(out: Path) -> None:
 
 
 def refuse_input_folders(out: str, sources: Sequence[str]) -> None:
-    """UsageError for an output that is, lies in or lies around the folder of an input.
+    """UsageError for an output folder that is, lies in or lies around the folder of an input.
 
     Folders are compared as the file system knows them, so that links, mounts and names in other
     case make no difference.

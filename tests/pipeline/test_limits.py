@@ -173,6 +173,8 @@ def test_quiet(fp8_model: Path, sample: Path, tmp_path: Path, amn: Amn) -> None:
     for run in runs:
         done = amn(*run, "--quiet")
         assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
-    done = amn(*runs[0], "-q")
+    done = amn(*runs[0], "-q")  # which checks what is there
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    done = amn(*runs[0], "-q", "--dtype", "f32")
     assert done.returncode == UsageError.exit_code
     assert done.stderr.startswith("error: usage: ")

@@ -174,9 +174,15 @@ def test_an_output_never_meets_the_input(
     for source in ("model", "link", str(model)):
         with pytest.raises(UsageError, match="the input"):
             anamnesis.remember(source, place, overwrite=overwrite)
-    with pytest.raises(UsageError, match="the input"):
-        anamnesis.remember("model", "model/out.safetensors", overwrite=overwrite)
     assert contents(tmp_path) == before
+
+
+def test_a_file_may_lie_beside_the_inputs(model: Path) -> None:
+    before = contents(model)
+    anamnesis.remember(model, model / "out.safetensors")
+    after = contents(model)
+    assert {name: after[name] for name in before} == before
+    assert set(after) - set(before) == {"out.safetensors", "out.safetensors.anamnesis.json"}
 
 
 def test_an_output_never_meets_another_input_of_the_job(model: Path, tmp_path: Path) -> None:

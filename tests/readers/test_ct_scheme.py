@@ -384,8 +384,8 @@ def test_mixed_formats_in_one_checkpoint(tmp_path: Path) -> None:
         "c.weight": "fp8-channel",
         "norm.weight": "passthrough",
     }
-    anamnesis.remember(tmp_path, tmp_path / "out", threads=1)
-    values = anamnesis.open_model(tmp_path / "out")
+    anamnesis.remember(tmp_path, tmp_path / "out.safetensors", threads=1)
+    values = anamnesis.open_model(tmp_path / "out.safetensors")
     assert (values["b.weight"].to_numpy().view(np.uint16) == 0xBFC0).all()  # -1.5
 
 
