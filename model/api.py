@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from anamnesis.limits import Limits
+from anamnesis.limits import Allow, Limits
 from anamnesis.model.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.report import Report, report
@@ -29,6 +30,7 @@ def inspect(path: str | Path, *, limits: Limits | None = None, **options: Any) -
     LimitError, SecurityError or OSError.
     """
     limits = limits or Limits()
+    limits = _permitted(limits, options)
     found = report(open_named(str(path), Options(**options), limits))
     limits.total(found.bf16_bytes, f"{path}: as BF16")
     return found
@@ -40,7 +42,17 @@ def open_model(path: str | Path, *, limits: Limits | None = None, **options: Any
     With `names="hf"`, a GGUF's tensors are those of a Hugging Face folder: renamed, split, joined
     and in its order of rows (docs/gguf-and-hf.md).
     """
+    limits = _permitted(limits, options)
     return OpenModel(open_named(str(path), Options(**options), limits), limits)
+
+
+def _permitted(limits: Limits | None, options: dict[str, Any]) -> Limits:
+    """The limits with `follow_links` and `leave_out_unknown`, which are taken out of `options`."""
+    limits = limits or Limits()
+    allow = Allow(
+        options.pop("follow_links", False) is True, options.pop("leave_out_unknown", False) is True
+    )
+    return replace(limits, allow=limits.allow | allow)
 
 
 def scan(

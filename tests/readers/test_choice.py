@@ -185,6 +185,8 @@ def test_links_of_ones_own_are_followed_on_request(linked: Path, tmp_path: Path)
     anamnesis.remember(linked, tmp_path / "out", follow_links=True)
     assert (tmp_path / "out" / "config.json").is_file()
     assert anamnesis.inspect(linked, limits=FOLLOW).to_dict()["tensors"] == 1
+    assert anamnesis.inspect(linked, follow_links=True).to_dict()["tensors"] == 1
+    assert list(anamnesis.open_model(linked, follow_links=True)) == ["w"]
 
 
 def test_links_of_others_are_never_followed(
