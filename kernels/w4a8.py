@@ -71,10 +71,11 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         or out.shape != (rows * columns,)
     ):
         raise ValueError(f"codes {codes.shape}, relative {relative.shape}, out {out.shape}")
-    arrays = [array.view() for array in (codes, relative, channel, added)]
-    for array in arrays:
+    codes, relative, channel, added = (a.view() for a in (codes, relative, channel, added))
+    for array in (codes, relative, channel, added):
         array.setflags(write=False)  # so that a kernel is compiled once an output dtype
-    _decode(params["table"], *arrays, corrected, bits == 6, columns, out)
+    table, wide = params["table"], bits == 6
+    _decode(table, codes, relative, channel, added, corrected, wide, columns, out)
 
 
 @jit
