@@ -33,6 +33,9 @@ from anamnesis.cli.streams import print_json, remark
 @click.option(
     "--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Dtype of the values, as remember's."
 )
+@click.option(
+    "--names", type=click.Choice(["stored", "hf"]), default="stored", help="Of a GGUF's tensors."
+)
 @resource_flags
 @scheduler_flag
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")

@@ -47,7 +47,7 @@ class Gatherer:
         self._closed_bytes = 0
         dtype = source_dtype(tensor)
         kind = np.dtype(OUT.get(dtype) or DTYPES[dtype].numpy)
-        self._values = aligned(step.window_units * tensor.unit_elems, kind)
+        self._values = aligned(step.batch_units * tensor.unit_elems, kind)
 
     def read(self, window: Window) -> Gathered:
         """The elements of a window, as its sources have them."""
@@ -64,8 +64,11 @@ class Gatherer:
         return Gathered({"payload": out.view(np.uint8)})
 
     def within(self, blocks: Gathered, batch: Window, window: Window) -> dict[str, Any]:
-        """Not asked for: a batch is one window."""
-        return blocks.views
+        """The elements of a window inside those of the batch that was read."""
+        flat = blocks.views["payload"]
+        bytes_ = self._values.itemsize * self.tensor.unit_elems
+        begin, end = (window.start - batch.start) * bytes_, (window.stop - batch.start) * bytes_
+        return {"payload": flat[begin:end]}
 
     @property
     def read_bytes(self) -> int:

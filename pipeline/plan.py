@@ -211,7 +211,6 @@ def source_steps(tensor: Derived) -> Callable[[int], Step]:
 def _derived_step(tensor: Derived, slot: Slot | None) -> Step:
     itemsize = DTYPES[tensor.out_dtype].bits // 8
     window = max(1, WINDOW_BYTES // max(1, tensor.unit_elems * itemsize))
-    window = min(window, tensor.units)
     step = source_steps(tensor)
     widest = sorted(step(n).memory_bytes for n in range(len(tensor.sources)))
     values = window * tensor.unit_elems * (itemsize + DTYPES[source_dtype(tensor)].bits // 8)

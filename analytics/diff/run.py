@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,13 +12,14 @@ from anamnesis.analytics.diff.plan import DiffPlan, make_diff_plan
 from anamnesis.analytics.diff.record import Row
 from anamnesis.analytics.diff.report import Diff
 from anamnesis.analytics.reduction import ExecutorName, Settings, members_of, reduce, settle
-from anamnesis.errors import UsageError
+from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.kernels.diff import Sums
 from anamnesis.limits import Limits
+from anamnesis.names.open import open_named
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.model import Model, load_model
-from anamnesis.readers.patterns import require_matches
+from anamnesis.readers.model import Model
+from anamnesis.readers.patterns import matching, require_matches
 from anamnesis.readers.schemes.base import Options
 
 
@@ -53,9 +55,10 @@ def diff(
         threads=threads,
     )
     options = Options(assume_unit_scale)
-    models = [load_model(path, options, settings.limits) for path in settings.inputs]
-    names = [tensor.name for model in models for tensor in model.tensors]
     patterns = (*settings.include, *settings.exclude)
+    models = [open_named(path, options, settings.limits) for path in settings.inputs]
+    models = _same_basis(models, options, settings.limits, patterns)
+    names = [tensor.name for model in models for tensor in model.tensors]
     require_matches(names, patterns, " and ".join(model.path for model in models))
     matched = match(models[0], models[1], settings.include, settings.exclude)
     _require_pairs(models, matched)
@@ -68,6 +71,34 @@ def diff(
     sums = _run(plan, settings, models, matched, progress or make_progress("quiet"))
     notes = (*models[0].notes, *models[1].notes, *matched.notes)
     return Diff(models[0].path, models[1].path, _rows(models, matched, plan, sums), notes)
+
+
+def _same_basis(
+    models: Sequence[Model], options: Options, limits: Limits, patterns: Sequence[str]
+) -> list[Model]:
+    """The same models, with a GGUF under Hugging Face's names where the other has those.
+
+    Rows of q and k, fused projections and experts are then compared as they lie there. It stays as
+    it is for `patterns` that speak of the names in the file.
+    """
+    found = list(models)
+    for number, model in enumerate(models):
+        other, stored = _names(models[1 - number]), _names(model)
+        if model.container != "gguf" or stored <= other:
+            continue
+        try:
+            viewed = open_named(model.path, replace(options, names="hf"), limits)
+        except AnamnesisError:  # an architecture without rows: matched by name alone
+            continue
+        names = _names(viewed)
+        needed = matching(sorted(stored), patterns) - matching(sorted(names | other), patterns)
+        if not needed and len(other & names) > len(other & stored):
+            found[number] = viewed
+    return found
+
+
+def _names(model: Model) -> set[str]:
+    return {tensor.name for tensor in model.tensors}
 
 
 def _run(

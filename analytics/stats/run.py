@@ -20,9 +20,9 @@ from anamnesis.analytics.stats.task import Leaf
 from anamnesis.analytics.stats.values import reducer
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.names.open import open_named
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import public_name
 
@@ -121,6 +121,7 @@ def stats(
     limits: Limits | None = None,
     progress: Progress | None = None,
     assume_unit_scale: bool = False,
+    names: Literal["stored", "hf"] = "stored",
 ) -> Stats:
     """Figures of the matching tensors (shell patterns): one pass, nothing is written.
 
@@ -138,7 +139,8 @@ def stats(
         memory=memory,
         threads=threads,
     )
-    model = load_model(settings.inputs[0], Options(assume_unit_scale), settings.limits)
+    options = Options(assume_unit_scale, names=names)
+    model = open_named(settings.inputs[0], options, settings.limits)
     plan = make_stats_plan(
         model.select(settings.include, settings.exclude),
         dtype=dtype,

@@ -177,6 +177,21 @@ def test_verify_reads_the_view_again(tmp_path: Path) -> None:
     assert counts["pieces_decoded"] == counts["pieces"] == 1
 
 
+def test_diff_and_stats_take_the_view(tmp_path: Path) -> None:
+    q = values(32, 24)
+    tensors = {"blk.0.attn_q.weight": permuted(q, 4), "output_norm.weight": values(24)}
+    source = write(tmp_path / "m.gguf", "llama", HEADS, tensors)
+    anamnesis.convert(source, tmp_path / "out", to="hf")
+    compared = anamnesis.diff(source, tmp_path / "out")
+    assert len(compared.rows) == 2
+    assert all(row.identical for row in compared.rows)
+    first, second = (
+        {row.tensor: row.xxh3 for row in found}
+        for found in (anamnesis.stats(source, names="hf"), anamnesis.stats(tmp_path / "out"))
+    )
+    assert first == second
+
+
 @pytest.mark.parametrize("family", families(), ids=lambda family: family.name)
 def test_rows_name_both_sides_or_say_that_there_is_none(family: Family) -> None:
     for row in family.rows:
