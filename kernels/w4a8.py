@@ -71,11 +71,16 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         or out.shape != (rows * columns,)
     ):
         raise ValueError(f"codes {codes.shape}, relative {relative.shape}, out {out.shape}")
-    codes, relative, channel, added = (a.view() for a in (codes, relative, channel, added))
-    for array in (codes, relative, channel, added):
-        array.setflags(write=False)  # so that a kernel is compiled once an output dtype
     table, wide = params["table"], bits == 6
+    codes, relative, channel, added = map(_fixed, (codes, relative, channel, added))
     _decode(table, codes, relative, channel, added, corrected, wide, columns, out)
+
+
+def _fixed(array: Any) -> Any:
+    """A read-only view, so that a kernel is compiled once an output dtype."""
+    view = array.view()
+    view.setflags(write=False)
+    return view
 
 
 @jit
