@@ -25,7 +25,8 @@ GRACE_SECONDS = 10.0
 EXIT_CODE = 130
 MESSAGE = "error: interrupted: nothing unfinished was left behind"
 _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-_asked = threading.Event()
+# A plain value: the lock of an Event would be waited for by a handler that interrupts another.
+_asked = False
 _wakers: list[Callable[[], object]] = []
 
 
@@ -34,7 +35,8 @@ def listen() -> None:
 
     One that is ignored stays so: `nohup`, and jobs that a shell put into the background.
     """
-    _asked.clear()
+    global _asked
+    _asked = False
     reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
     os.set_blocking(reader, True)
     for number in _SIGNALS:
@@ -47,12 +49,12 @@ def listen() -> None:
 
 def requested() -> bool:
     """Whether the command was asked to end."""
-    return _asked.is_set()
+    return _asked
 
 
 def check() -> None:
     """Raise KeyboardInterrupt when the command was asked to end."""
-    if _asked.is_set():
+    if _asked:
         raise KeyboardInterrupt
 
 
@@ -68,14 +70,15 @@ def waking(wake: Callable[[], object]) -> Iterator[None]:
 
 def _received(number: int, frame: object) -> None:
     """The flag again, for whatever the main thread does before the other thread had its turn."""
-    if number in _SIGNALS:
-        _asked.set()
+    global _asked
+    _asked = True
 
 
 def _watch(reader: int) -> None:
     """Wait for the first signal, wake everybody, and see to it that the process ends."""
+    global _asked
     _next(reader)
-    _asked.set()
+    _asked = True
     for wake in tuple(_wakers):
         with contextlib.suppress(Exception):
             wake()

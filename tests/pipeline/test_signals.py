@@ -134,7 +134,7 @@ def test_whoever_waits_is_woken_and_others_are_not_asked(monkeypatch: pytest.Mon
         with pytest.raises(KeyboardInterrupt):
             stopping.check()
     finally:
-        stopping._asked.clear()
+        stopping._asked = False
         os.close(reader)
         os.close(writer)
     assert told == ["woken", "removed"]
