@@ -67,6 +67,12 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
         vectors = generated(view.family.gguf[0], config)
         storage = replace(spec.storage, generated=vectors)
         spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
+    if spec.encode is not None:
+        from anamnesis.pipeline.gguf_encode import encoded_as, facts_of
+
+        encode = spec.encode.of([tensor.name for tensor in model.tensors], facts_of(found))
+        spec = replace(spec, encode=encode)
+        found |= encoded_as(encode)
     packed = pack(key_values.changed(found, settings.key_values))
     return model, replace(spec, storage=replace(spec.storage, key_values=packed))
 

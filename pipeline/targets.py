@@ -8,9 +8,8 @@ the reason.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Annotated
@@ -20,21 +19,12 @@ from msgspec import Meta, Struct
 from anamnesis.errors import UsageError
 from anamnesis.kernels.encoders import ENCODERS, Form, Key, Setting, Unfit, former
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
+from anamnesis.pipeline.policy import FALLBACKS, MIXTURES, Facts, left_alone, mixed
 from anamnesis.pipeline.work import Piece, Step
 from anamnesis.readers.base import Tensor
+from anamnesis.readers.gguf_types import encoding_of
 from anamnesis.writers.base import Item, Slot
 
-# Linear layers only: what compressed-tensors, bitsandbytes and FP8 quantisers take by default, less
-# the modules that they name: embeddings, heads, norms, routers and convolutions.
-_EMBEDDINGS = re.compile(
-    r"(?:^|[._])(?:(?:word_|position_|token_type_|patch_|tok_|pos_)?embed(?:s|d|der|ding|dings)?"
-    r"(?:_tokens|_positions|_in|_out)?|wte|wpe|token_embd|shared)(?:[._]|$)"
-)
-_HEADS = re.compile(r"(?:^|[._])(?:lm_head|head|output|score|classifier|embed_out)\.weight$")
-_ALWAYS = re.compile(
-    r"(?:^|[._])(?:\w*norm\w*|ln_?\w*|router|gate|\w*_gate|ffn_gate_inp|conv\w*|rotary\w*|"
-    r"bias|A_log|D)(?:\.(?:weight|bias|wg\.weight))?$"
-)
 _ENCODABLE = ("BF16", "F16", "F32")
 
 
@@ -110,7 +100,9 @@ class Choice:
         return EncodedPiece(step, 0, step.tensor.units, encoded)
 
     def __str__(self) -> str:
-        return str(self.target) if self.target else f"kept, {self.why}"
+        if self.target is None:
+            return f"kept, {self.why}"
+        return f"{self.target}, as {self.why}" if self.why else str(self.target)
 
 
 KEEP = Choice(None)
@@ -122,6 +114,15 @@ class Encode:
 
     target: Target | None = None
     rules: tuple[Rule, ...] = ()
+    mixture: str = ""
+    types: Mapping[str, str] = field(default_factory=dict)  # of a mixture, by tensor
+
+    def of(self, names: Sequence[str], facts: Facts) -> Encode:
+        """The same for a model of such tensors: a mixture's types are chosen among all of them."""
+        if not self.mixture:
+            return self
+        kept = [name for name in names if not left_alone(name, 2, "ggml")]
+        return replace(self, types=mixed(self.mixture, kept, facts))
 
     def choose(self, tensor: Tensor) -> Choice:
         """The choice for a tensor with the dtype that it is decoded to."""
@@ -129,7 +130,9 @@ class Encode:
 
     def _choose(self, tensor: Tensor) -> Choice:
         if self.target is not None:
-            why = left_alone(tensor, self.target)
+            if tensor.name in self.types and len(tensor.shape) > 1:
+                return _fitted(tensor, Target(encoding_of(self.types[tensor.name]), {}))
+            why = left_alone(tensor.name, len(tensor.shape), kind_of(self.target))
             return Choice(None, why=why) if why else _fitted(tensor, self.target)
         for rule in self.rules:
             if fnmatchcase(tensor.name, rule.tensors):
@@ -138,7 +141,7 @@ class Encode:
 
     def __str__(self) -> str:
         if self.target is not None:
-            return str(self.target)
+            return self.mixture or str(self.target)
         return "; ".join(f"{rule.tensors} as {rule.target}" for rule in self.rules)
 
 
@@ -148,28 +151,25 @@ def _fitted(tensor: Tensor, target: Target) -> Choice:
     try:
         form = former(target.name)(tensor.name, tensor.shape, tensor.out_dtype, target.settings)
     except Unfit as error:
-        return Choice(None, why=f"{target.name} cannot hold it: {error}")
+        why = f"{target.name} cannot hold it: {error}"
+        if type_of(target) not in FALLBACKS:
+            return Choice(None, why=why)
+        found = _fitted(tensor, Target(encoding_of(FALLBACKS[type_of(target)]), {}))
+        return replace(found, why=found.why or why)
     return Choice(target, form)
 
 
-def left_alone(tensor: Tensor, target: Target) -> str:
-    """Why the usual policy of a target keeps a tensor as it is; empty when it does not."""
-    name = tensor.name
-    if len(tensor.shape) < 2:
-        return "it is no matrix"
-    if len(tensor.shape) > 3:
-        return "it is a convolution"
-    if _ALWAYS.search(name):
-        return "norms, routers, biases and convolutions are kept"
-    if target.name == "mlx-affine" or target.settings.get("style") == "mlx":
-        return ""  # MLX takes embeddings and heads, too
-    if _EMBEDDINGS.search(name):
-        return "embeddings are kept"
-    if _HEADS.search(name):
-        return "output heads are kept"
-    if len(tensor.shape) == 2 and "." in name and not name.endswith("weight"):
-        return "it is no layer's weight"
-    return ""
+def type_of(target: Target) -> str:
+    """The ggml type that a target of GGUF stands for."""
+    return target.name.removeprefix("gguf-").replace("-", "_").upper()
+
+
+def kind_of(target: Target) -> str:
+    """The kind of policy that a target is under, as `policy.left_alone` knows it."""
+    if target.name.startswith("gguf-"):
+        return "ggml"
+    mlx = target.name.startswith("mlx-") or target.settings.get("style") == "mlx"
+    return "mlx" if mlx else "linear"
 
 
 def parse_target(text: str, where: str = "--encode", form: str = "safetensors") -> Target:
@@ -209,6 +209,9 @@ def parse_encode(
     if value is None:
         return None
     if isinstance(value, str):
+        mixture = value.upper().replace("-", "_")
+        if form == "gguf" and mixture in MIXTURES:
+            return Encode(Target(encoding_of(MIXTURES[mixture].usual), {}), mixture=mixture)
         return Encode(parse_target(value, where, form))
     rules = [
         Rule(rule.tensors, parse_target(rule.target, f"{where}[{number}].as", form))

@@ -1,0 +1,36 @@
+"""What an encoding takes from a GGUF's key/values, and what it writes there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from anamnesis.pipeline.policy import FILE_TYPES, MIXTURES, Facts
+from anamnesis.pipeline.targets import Encode, type_of
+from anamnesis.readers.gguf_types import KeyValue
+
+_UINT32 = 4
+_QUANTIZATION_VERSION = 2  # ggml.h, GGML_QNT_VERSION
+
+
+def facts_of(found: Mapping[str, KeyValue]) -> Facts:
+    """What mixtures ask of a model; 0 layers when its key/values do not say."""
+    kind = str(found["general.architecture"].value) if "general.architecture" in found else ""
+    layers, experts = (
+        int(found[key].value) if key in found and isinstance(found[key].value, int) else 0
+        for key in (f"{kind}.block_count", f"{kind}.expert_count")
+    )
+    return Facts(layers, experts, large=layers == 80 and kind in ("llama", "qwen2"))
+
+
+def encoded_as(encode: Encode) -> dict[str, KeyValue]:
+    """The key/values that say how most of the weights are stored."""
+    if encode.mixture:
+        number = MIXTURES[encode.mixture].file_type
+    else:
+        targets = [encode.target] if encode.target else [rule.target for rule in encode.rules]
+        types = [type_of(target) for target in targets]
+        number = FILE_TYPES[types[0]]
+    return {
+        "general.file_type": KeyValue(_UINT32, number),
+        "general.quantization_version": KeyValue(_UINT32, _QUANTIZATION_VERSION),
+    }

@@ -1,0 +1,148 @@
+"""`--to gguf --encode`: ggml's bytes, llama.cpp's choice of types, fallbacks and key/values."""
+
+from __future__ import annotations
+
+import ctypes
+from pathlib import Path
+
+import gguf
+import libggml
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import UsageError
+from anamnesis.pipeline.policy import Facts, left_alone, mixed
+from anamnesis.pipeline.targets import parse_target
+
+LIBRARY = ctypes.CDLL(str(Path(libggml.__file__).parent / "lib64" / "libggml-base.so"))
+LAYERS = 4
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    """A llama of four layers, F32, as a converter would write it."""
+    path = tmp_path / "in.gguf"
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(LAYERS)
+    writer.add_file_type(0)
+    rng = np.random.default_rng(5)
+
+    def add(name: str, *shape: int) -> None:
+        writer.add_tensor(name, rng.standard_normal(shape).astype(np.float32))
+
+    add("token_embd.weight", 64, 256)
+    for layer in range(LAYERS):
+        for part in ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up"):
+            add(f"blk.{layer}.{part}.weight", 64, 256)
+        add(f"blk.{layer}.ffn_down.weight", 32, 512)
+        add(f"blk.{layer}.attn_norm.weight", 256)
+        add(f"blk.{layer}.ffn_gate_inp.weight", 8, 256)
+    add("narrow.weight", 16, 96)
+    add("odd.weight", 16, 30)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def tensors(path: Path) -> dict[str, gguf.ReaderTensor]:
+    return {tensor.name: tensor for tensor in gguf.GGUFReader(path).tensors}
+
+
+def by_ggml(kind: int, values: np.ndarray) -> bytes:
+    call = LIBRARY.ggml_quantize_chunk
+    call.restype, size, pointer = ctypes.c_size_t, ctypes.c_int64, ctypes.c_void_p
+    call.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
+    out = np.zeros(values.nbytes, np.uint8)
+    rows, columns = values.shape
+    wrote = call(kind, values.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+    return out[:wrote].tobytes()
+
+
+@pytest.mark.parametrize("encode", ["q8-0", "Q4_K", "gguf-q6-k", "iq4-xs", "Q4_K_M", "mxfp4"])
+def test_blocks_are_ggmls(model: Path, tmp_path: Path, encode: str) -> None:
+    out = tmp_path / "out.gguf"
+    anamnesis.convert(model, out, to="gguf", encode=encode)
+    before, after = tensors(model), tensors(out)
+    assert before.keys() == after.keys()
+    quantised = 0
+    for name, tensor in after.items():
+        source = np.ascontiguousarray(before[name].data)
+        if tensor.tensor_type in (0, 1, 30):
+            assert tensor.data.tobytes() == source.tobytes()
+            continue
+        quantised += 1
+        expected = by_ggml(int(tensor.tensor_type), source.reshape(-1, source.shape[-1]))
+        assert tensor.data.tobytes() == expected, name
+    assert quantised >= 7 * LAYERS
+    anamnesis.verify(out)
+
+
+def test_fallbacks_and_key_values(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    anamnesis.convert(model, out, to="gguf", encode="q4-k")
+    kinds = {name: tensor.tensor_type.name for name, tensor in tensors(out).items()}
+    assert kinds["blk.0.attn_q.weight"] == kinds["token_embd.weight"] == "Q4_K"
+    assert kinds["narrow.weight"] == "Q5_0"
+    assert kinds["odd.weight"] == kinds["blk.1.attn_norm.weight"] == "F32"
+    assert kinds["blk.0.ffn_gate_inp.weight"] == "F32"
+    fields = gguf.GGUFReader(out).fields
+    assert int(fields["general.file_type"].parts[-1][0]) == 14
+    assert int(fields["general.quantization_version"].parts[-1][0]) == 2
+
+
+def test_mixture_of_four_layers(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.gguf"
+    anamnesis.convert(model, out, to="gguf", encode="Q4_K_M")
+    kinds = {name: tensor.tensor_type.name for name, tensor in tensors(out).items()}
+    # An eighth of four layers is none: the last one, and every third from the third on.
+    assert [kinds[f"blk.{n}.attn_v.weight"] for n in range(4)] == ["Q4_K", "Q4_K", "Q6_K", "Q6_K"]
+    assert [kinds[f"blk.{n}.ffn_down.weight"] for n in range(4)] == ["Q4_K", "Q4_K", "Q6_K", "Q6_K"]
+    assert kinds["token_embd.weight"] == "Q6_K"  # which is the output, too
+    assert kinds["blk.0.ffn_gate.weight"] == "Q4_K"
+    fields = gguf.GGUFReader(out).fields
+    assert int(fields["general.file_type"].parts[-1][0]) == 15
+
+
+def test_mixtures_of_many_layers() -> None:
+    names = [f"blk.{n}.{part}.weight" for n in range(32) for part in ("attn_v", "ffn_down")]
+    names += ["output.weight", "token_embd.weight"]
+    found = mixed("Q4_K_M", names, Facts(32))
+    more = [n for n in range(32) if found[f"blk.{n}.ffn_down.weight"] == "Q6_K"]
+    assert more == [0, 1, 2, 3, 6, 9, 12, 15, 18, 21, 24, 27, 28, 29, 30, 31]
+    assert found["output.weight"] == "Q6_K"
+    assert found["token_embd.weight"] == "Q4_K"
+    small = mixed("Q4_K_S", names, Facts(32))
+    assert [n for n in range(32) if small[f"blk.{n}.attn_v.weight"] == "Q5_K"] == [0, 1, 2, 3]
+    eight = mixed("Q5_K_M", names, Facts(32, experts=8))
+    assert {eight[f"blk.{n}.attn_v.weight"] for n in range(32)} == {"Q8_0"}
+
+
+def test_what_a_gguf_cannot_hold(model: Path) -> None:
+    with pytest.raises(UsageError, match="allowed: gguf-iq4-nl"):
+        parse_target("nvfp5", form="gguf")
+    with pytest.raises(UsageError, match="found 'bnb-nf4'"):
+        parse_target("bnb-nf4", form="gguf")
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "kept"),
+    [
+        ("model.layers.0.mlp.gate.weight", "linear", True),
+        ("model.layers.0.mlp.gate_proj.weight", "linear", False),
+        ("model.layers.0.mlp.shared_expert.gate_proj.weight", "linear", False),
+        ("model.layers.0.mlp.shared_expert_gate.weight", "linear", True),
+        ("model.layers.0.self_attn.attn_output.weight", "linear", False),
+        ("output.weight", "linear", True),
+        ("model.embed_tokens.weight", "linear", True),
+        ("model.embed_tokens.weight", "mlx", False),
+        ("shared.weight", "linear", True),
+        ("transformer.h.0.ln_1.weight", "linear", True),
+        ("blk.0.ffn_gate.weight", "ggml", False),
+        ("blk.0.ffn_gate_inp.weight", "ggml", True),
+    ],
+)
+def test_names_that_are_left_alone(name: str, kind: str, kept: bool) -> None:
+    assert bool(left_alone(name, 2, kind)) == kept
