@@ -29,12 +29,12 @@ SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 EXECUTORS = ("threads", "threads", "serial")
 SHARDS = 3
 REST = ("o/out", "o/out.anamnesis.json", "o/out/model.safetensors.index.json")
-# A run of this takes some 0.6 s, half of it imports; windows are slowed down a little.
+# A run of this takes a second, half of it imports; windows are slowed down.
 CODE = """
 import sys, time, anamnesis.pipeline.plan as plan, anamnesis.writers.safetensors as s
 plan.WINDOW_BYTES, plan.TASK_BYTES = 24_000, 50_000
 write = s.RawSlot.write
-def slow(*a): time.sleep(0.002); write(*a)
+def slow(*a): time.sleep(0.02); write(*a)
 s.RawSlot.write = slow
 from anamnesis.cli.main import main; main()
 """
