@@ -38,6 +38,8 @@ def note_choices(ledger: Ledger) -> None:
 def _in_tiles(decoded: Iterable[Tensor]) -> list[Tensor]:
     found = []
     for tensor in decoded:
+        if tensor.encoding.endswith("-tiles"):
+            continue  # a mark said so
         multiplied = tensor.scheme == "nvfp4" and tensor.params.get("global") == "multiply"
         if (multiplied or tensor.scheme == "mxfp8") and (scale := _part(tensor, "scale")):
             rows, columns = (1, 1, *scale.stored.shape)[-2:]

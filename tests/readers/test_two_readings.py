@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
@@ -182,6 +183,19 @@ def test_scales_that_may_lie_in_tiles_are_noted(parts: Any) -> None:
     assert "tiles" in note
     about = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
     assert notes(parts, {"config.json": about}) == []
+
+
+def test_a_mark_says_that_scales_lie_in_tiles(tmp_path: Path) -> None:
+    tensors = {
+        "x.weight": np.zeros((128, 32), np.uint8),
+        "x.weight_scale": np.zeros((128, 4), ml_dtypes.float8_e4m3fn),
+        "x.weight_scale_2": np.ones((), np.float32),
+        "x.comfy_quant": np.frombuffer(b'{"format": "nvfp4"}', np.uint8),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    model = load_model(str(tmp_path))
+    assert [t.scheme for t in model.tensors] == ["nvfp4"]
+    assert model.notes == ()
 
 
 @pytest.mark.parametrize("parts", [nvfp4(64, 64), nvfp4(128, 48), mxfp8(128, 96), mxfp8(96, 128)])
