@@ -32,6 +32,7 @@ CT = {
     "version": "0.20.0",
     "config_groups": {"g": {"weights": {"num_bits": 4, "type": "int", "group_size": 32}}},
 }
+FP4 = {"quant_method": "compressed-tensors", "format": "mixed-precision"}
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": 32, "sym": True}
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 32, "version": "gemm"}
 BLOCKS = {"quant_method": "fp8", "weight_block_size": [128, 128]}
@@ -145,7 +146,7 @@ CASES: dict[str, tuple[Any, Any, Any, Callable[[Outputs], Outputs]]] = {
     "int8": (fused_int8(), CT, CT, stacked),
     **{
         f"nvfp4 ct {shape}": (
-            fused_nvfp4("ct", shape, ("_packed", "_scale", "_global_scale")), CT, CT, stacked
+            fused_nvfp4("ct", shape, ("_packed", "_scale", "_global_scale")), FP4, FP4, stacked
         )
         for shape in ((3, 1), (3, 2))
     },
@@ -158,7 +159,7 @@ CASES: dict[str, tuple[Any, Any, Any, Callable[[Outputs], Outputs]]] = {
     },
     "mxfp4 ct": (
         fused_mxfp4("U8", "U8", ("weight_packed", "weight_scale"), ("_packed", "_scale")),
-        CT, CT, stacked,
+        FP4, FP4, stacked,
     ),
     **{
         f"mxfp4 deepseek{name}": (
