@@ -9,6 +9,7 @@ from anamnesis.limits import Limits
 from anamnesis.names.config import config_of
 from anamnesis.names.tokenizer import tokenizer_files
 from anamnesis.names.view import family_of
+from anamnesis.names.vision import tower_of, with_tower
 from anamnesis.readers.gguf_fields import read_key_values
 from anamnesis.readers.model import Model
 from anamnesis.readers.source import open_source
@@ -45,6 +46,11 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     with open_source(model.files[0].path) as file:
         values = read_key_values(file, limits)
     config, notes = config_of(family_of(model), values, model, _DTYPES[dtype])
+    with open_source(model.files[-1].path) as file:
+        last = {key: value.value for key, value in read_key_values(file, limits).items()}
+    if last.get("general.architecture") == "clip":
+        config, why = with_tower(tower_of(last, model.files[-1].path), config, last)
+        notes = (*notes, why)
     files = {"config.json": _json(config), "generation_config.json": _json(_generation(config))}
     tokenizer, more = tokenizer_files(values)
     return files | tokenizer, (*notes, *more)

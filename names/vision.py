@@ -5,8 +5,10 @@ The towers of `conversion/` in https://github.com/ggml-org/llama.cpp; rows as in
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.names.family import Row, rows_of
@@ -19,6 +21,7 @@ class Tower:
 
     projectors: tuple[str, ...]  # clip.projector_type
     architecture: str
+    model_types: tuple[str, str]  # of the whole, and of the tower
     top: str
     block: str
     layers: str
@@ -71,6 +74,7 @@ TOWERS = (
     Tower(
         ("gemma3",),
         "Gemma3ForConditionalGeneration",
+        ("gemma3", "siglip_vision_model"),
         """
 mm.input_projection.weight  multi_modal_projector.mm_input_projection_weight!
 mm.soft_emb_norm.weight     multi_modal_projector.mm_soft_emb_norm.weight  +1
@@ -86,6 +90,7 @@ v.post_ln                   vision_tower.vision_model.post_layernorm
     Tower(
         ("idefics3",),
         "Idefics3ForConditionalGeneration",
+        ("idefics3", "idefics3_vision"),
         """
 mm.model.fc         model.connector.modality_projection.proj
 v.patch_embd        model.vision_model.embeddings.patch_embedding
@@ -99,6 +104,7 @@ v.post_ln           model.vision_model.post_layernorm
     Tower(
         ("pixtral",),
         "LlavaForConditionalGeneration",
+        ("llava", "pixtral"),
         """
 mm.1                multi_modal_projector.linear_1
 mm.2                multi_modal_projector.linear_2
@@ -123,6 +129,7 @@ ffn_down            feed_forward.down_proj
     Tower(
         ("qwen2.5vl_merger",),
         "Qwen2_5_VLForConditionalGeneration",
+        ("qwen2_5_vl", "qwen2_5_vl"),
         _QWEN2_TOP,
         _QWEN_ATTENTION
         + """
@@ -136,6 +143,7 @@ ffn_down            mlp.down_proj
     Tower(
         ("qwen2vl_merger",),
         "Qwen2VLForConditionalGeneration",
+        ("qwen2_vl", "qwen2_vl"),
         _QWEN2_TOP,
         _QWEN_ATTENTION
         + """
@@ -148,6 +156,7 @@ ffn_down            mlp.fc2
     Tower(
         ("qwen3vl_merger",),
         "Qwen3VLForConditionalGeneration",
+        ("qwen3_vl", "qwen3_vl"),
         _PATCHES.replace("{tower}", "model.visual.")
         + """
 v.position_embd     model.visual.pos_embed
@@ -172,14 +181,55 @@ ffn_down            mlp.linear_fc2
 )
 
 
+# Keys of `vision_config`, and the GGUF keys after `clip.vision.` that they come from.
+_SETTINGS = {
+    "hidden_size": "embedding_length",
+    "intermediate_size": "feed_forward_length",
+    "num_hidden_layers": "block_count",
+    "num_attention_heads": "attention.head_count",
+    "image_size": "image_size",
+    "patch_size": "patch_size",
+    "layer_norm_eps": "attention.layer_norm_epsilon",
+}
+_QWEN = {"depth": "block_count", "num_heads": "attention.head_count"}
+_WHY = (
+    "config.json: tokens of images, and the processor's files, are not in a GGUF; complete them "
+    "from the model that this one was made of"
+)
+
+
+def with_tower(
+    tower: Tower, text: dict[str, Any], metadata: Mapping[str, Any]
+) -> tuple[dict[str, Any], str]:
+    """The configuration of text model and tower together, and what it does not say."""
+    whole, kind = tower.model_types
+    vision: dict[str, Any] = {"model_type": kind}
+    for key, source in (_SETTINGS | (_QWEN if "qwen" in kind else {})).items():
+        value = metadata.get(f"clip.vision.{source}")
+        if value is not None:
+            vision[key] = value
+    if "qwen" in kind:
+        width = metadata.get("clip.vision.projection_dim")
+        vision |= {"embed_dim": vision.pop("hidden_size", None), "hidden_size": width}
+    shared = ("torch_dtype", "dtype", "tie_word_embeddings")
+    inner = {key: value for key, value in text.items() if key != "architectures"}
+    config = {"architectures": [tower.architecture], "model_type": whole}
+    config |= {key: text[key] for key in shared if key in text}
+    return config | {"text_config": inner, "vision_config": vision}, _WHY
+
+
 def projector(model: Model) -> Tower:
     """The row of a vision file's projector; UnsupportedError lists what is known."""
-    metadata = model.metadata
+    return tower_of(model.metadata, model.path)
+
+
+def tower_of(metadata: Mapping[str, Any], path: str) -> Tower:
+    """The row of the projector that a file's key/values name."""
     kind = metadata.get("clip.projector_type") or metadata.get("clip.vision.projector_type")
     for tower in TOWERS:
         if kind in tower.projectors:
             return tower
     known = ", ".join(name for tower in TOWERS for name in tower.projectors)
     raise UnsupportedError(
-        f"{model.path}: projector {kind!r:.100} is not in the table of names; known are {known}"
+        f"{path}: projector {kind!r:.100} is not in the table of names; known are {known}"
     )

@@ -177,6 +177,38 @@ def test_verify_reads_the_view_again(tmp_path: Path) -> None:
     assert counts["pieces_decoded"] == counts["pieces"] == 1
 
 
+def test_the_vision_tower_beside_a_model_comes_along(tmp_path: Path) -> None:
+    source = write(tmp_path / "m.gguf", "llama", HEADS, {"output_norm.weight": values(16)})
+    patches = values(4, 3, 2, 2)
+    writer = gguf.GGUFWriter(str(tmp_path / "mmproj-m.gguf"), "clip")
+    writer.add_string("clip.projector_type", "qwen2vl_merger")
+    writer.add_uint32("clip.vision.block_count", 1)
+    qkv = values(3, 4)
+    for name, array in {
+        "v.blk.0.attn_q.weight": qkv[0:1],
+        "v.blk.0.attn_k.weight": qkv[1:2],
+        "v.blk.0.attn_v.weight": qkv[2:3],
+        "v.patch_embd.weight": patches,
+        "v.patch_embd.weight.1": patches + 1,
+    }.items():
+        writer.add_tensor(name, np.ascontiguousarray(array))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = through(source, tmp_path / "out")
+    both = np.stack([patches, patches + 1], axis=2)
+    assert np.array_equal(found["visual.patch_embed.proj.weight"], both)
+    assert np.array_equal(found["visual.blocks.0.attn.qkv.weight"], qkv)
+    assert "model.norm.weight" in found
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == ["Qwen2VLForConditionalGeneration"]
+    assert config["vision_config"]["depth"] == 1
+    assert config["text_config"]["num_attention_heads"] == 4
+    (tmp_path / "mmproj-other.gguf").write_bytes((tmp_path / "mmproj-m.gguf").read_bytes())
+    assert set(through(source, tmp_path / "alone")) == {"model.norm.weight"}
+
+
 def test_diff_and_stats_take_the_view(tmp_path: Path) -> None:
     q = values(32, 24)
     tensors = {"blk.0.attn_q.weight": permuted(q, 4), "output_norm.weight": values(24)}
