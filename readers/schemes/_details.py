@@ -70,13 +70,13 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("extra_config", "*", "data_type"), _ROUND),
         Detail(("packing_format",), _PACKING),
     ),
-    "awq": (Detail(("version",), _AWQ),),
+    "awq": tuple(Detail((key,), _AWQ) for key in ("checkpoint_format", "format", "version")),
     "compressed-tensors": (
         Detail(("format",), _CT),
         Detail(("config_groups", "*", "format"), _CT),
         Detail(("config_groups", "*", "weights", "type"), _known("int", "float")),
     ),
-    "gptq": (Detail(("checkpoint_format",), _GPTQ),),
+    "gptq": tuple(Detail((key,), _GPTQ) for key in ("checkpoint_format", "format")),
     "mlx": (
         Detail(("mode",), _known("affine", "mxfp[48]", "nvfp4")),
         Detail(("*", "mode"), _known("affine", "mxfp[48]", "nvfp4")),
@@ -119,7 +119,7 @@ def check_numbers(ledger: Ledger) -> None:
         kinds = set()
         for group in groups.values() if isinstance(groups, Mapping) else ():
             weights = group.get("weights") if isinstance(group, Mapping) else None
-            kinds.add(weights.get("type", "int") if isinstance(weights, Mapping) else None)
+            kinds.add(weights.get("type") if isinstance(weights, Mapping) else None)
         if kinds != {"int"}:
             continue
         for tensor in ledger.tensors.values():

@@ -116,6 +116,10 @@ class Modules:
         for name, one in beside.items():
             if name.startswith(f"{part}_") and len(stored.shape) > 1:
                 return one
+        above, _, layer = module.rpartition(".")
+        for name, one in self.parts.get(above, {}).items() if part == "weight" and layer else ():
+            if name.startswith(f"{layer}_") and DTYPES[one.dtype].kind == "float":
+                return one
         leaf = bool(module) and module not in self._inner
         alone = leaf and stored.dtype in _NARROW and "weight" not in beside
         if (part == "weight" and module and len(stored.shape) > 1) or (alone and is_many(stored)):

@@ -31,8 +31,11 @@ _PARTS = frozenset(
     "weight_global_scale weight_packed weight_scale weight_scale_2 weight_scale_inv weight_scb "
     "weight_shape weight_zero_point".split()
 )
-# Beside nothing but other tensors, and of a quantised model: applied to an activation or an input.
-_OF_INPUTS = frozenset("channel_scales pre_quant_scale smooth_factor smooth_scale".split())
+# Wherever it stands in a quantised model: applied to activations, so that weights are not theirs.
+_OF_INPUTS = frozenset(
+    "R1 R2 R3 R4 channel_scales had_K hadamard hadamard_matrix input_rotation left_trans "
+    "pre_quant_scale right_trans rotation rotation_matrix smooth_factor smooth_scale".split()
+)
 _COLUMN = 64  # numbers of a packed weight, at least
 _SIGNS = frozenset(
     part.rpartition(".")[2] for row in REFUSED.values() for sign in row.signs for part in sign

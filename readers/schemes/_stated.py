@@ -60,7 +60,7 @@ _COMFY = "_quantization_metadata"
 _NAMES = ("quant_method", "method", "qformat_weight")
 _DEPTH = 6
 _METADATA_BYTES = 16 * MiB
-_MODELSLIM = re.compile(r"w\d{1,2}a\d{1,2}")  # `quantize: w8a8_dynamic`
+_MODELSLIM = re.compile(r"w8a(8|16)(_dynamic|_mix)?", re.IGNORECASE)  # `quantize: w8a8_dynamic`
 _NOT_STATED = ("", "dense", "false", "none", "null")
 
 # Key -> the method of a block that has it and names none.
@@ -195,7 +195,7 @@ def _blocks(key: str, value: object, where: str) -> Iterator[Stated]:
 def _block(key: str, value: object, where: str) -> Stated | None:
     """What one key says; None where it says that nothing is quantised."""
     if isinstance(value, str):
-        method = "modelslim" if _MODELSLIM.match(value) else canonical(value[:200])
+        method = "modelslim" if _MODELSLIM.fullmatch(value) else canonical(value[:200])
         return None if method in _NOT_STATED else Stated(method, where, value[:80])
     if not isinstance(value, Mapping) or not value:
         return None

@@ -201,6 +201,19 @@ def test_codes_under_other_names_are_never_dense_under_a_method(method: str, par
         resolved({**DENSE, **parts}, {"quant_method": method})
 
 
+@pytest.mark.parametrize("quantize", ["w4a4_flatquant", "w8a8s", "w4a8_dynamic", "w8a8_foo"])
+def test_other_widths_of_modelslim_are_refused_by_name(quantize: str) -> None:
+    parts: Parts = {"m.weight": ("I8", (32, 64)), "m.weight_scale": ("F32", (32, 1))}
+    with pytest.raises(UnsupportedError, match=quantize):
+        resolve(ledger(parts, {"config.json": {"quantize": quantize}}))
+
+
+@pytest.mark.parametrize("part", ["R1", "had_K", "rotation", "channel_scales"])
+def test_rotations_elsewhere_in_a_quantised_model_are_refused(part: str) -> None:
+    with pytest.raises(AnamnesisError, match=part):
+        resolved({**FP8, f"layers.0.self_attn.{part}": ("F32", (64, 64))})
+
+
 def test_heads_of_one_output_are_dense() -> None:
     parts: Parts = {**DENSE, "score.weight": ("BF16", (1, 4096)), "gate.scale": ("F32", (64, 1))}
     assert len(resolved(parts, {"quant_method": "bitsandbytes"}).tensors) == 4
@@ -230,6 +243,7 @@ def test_small_floats_are_never_dense(dtype: str) -> None:
         {"m.indices": ("U8", (256,)), "m.values": ("F16", (16,))},
         {"weight": ("I8", (32, 8)), "weight_range": ("F16", (32,))},
         {"x.experts.w1": ("I8", (2, 32, 8)), "x.experts.w1_s": ("F16", (2, 32))},
+        {"a.weight": ("I8", (32, 64)), "a_step": ("F32", (32,))},
     ],
 )
 def test_integers_that_need_their_neighbours_are_refused_without_a_method(parts: Parts) -> None:
@@ -324,7 +338,9 @@ def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
             "e5m3",
         ),
         ({"quant_method": "gptq", "checkpoint_format": "gptq_v3"}, "gptq_v3"),
+        ({"quant_method": "gptq", "format": "paroquant"}, "paroquant"),
         ({"quant_method": "awq", "version": "gemx"}, "gemx"),
+        ({"quant_method": "awq", "format": "paroquant"}, "paroquant"),
         ({"quant_method": "compressed-tensors", "format": "foo-quantized"}, "foo-quantized"),
         ({"quant_method": "modelopt", "quant_algo": "Q3_FOO"}, "Q3_FOO"),
     ],
