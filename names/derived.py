@@ -74,6 +74,12 @@ class Derived(Tensor):
         )
 
     @property
+    def scattered(self) -> bool:
+        """Whether neighbours in the output lie apart in a source, as in a transposed matrix."""
+        parts = (part for segment in self.segments for part in segment.parts)
+        return any(part.strides and part.strides[-1] > 1 for part in parts)
+
+    @property
     def together(self) -> int:
         """Most sources that one segment needs."""
         return max((len({p.source for p in s.parts}) for s in self.segments), default=0)

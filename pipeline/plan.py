@@ -213,9 +213,14 @@ def _derived_step(tensor: Derived, slot: Slot | None) -> Step:
     window = max(1, WINDOW_BYTES // max(1, tensor.unit_elems * itemsize))
     step = source_steps(tensor)
     widest = sorted(step(n).memory_bytes for n in range(len(tensor.sources)))
-    values = window * tensor.unit_elems * (itemsize + DTYPES[source_dtype(tensor)].bits // 8)
+    gathered = DTYPES[source_dtype(tensor)].bits // 8
+    batch = window
+    if tensor.scattered:  # whose lines are read again for each batch
+        most = max(1, READ_AHEAD_BYTES // max(1, tensor.unit_elems * gathered * window))
+        batch = window * min(most, -(-tensor.units // window))
+    values = tensor.unit_elems * (window * itemsize + batch * gathered)
     memory = sum(widest[-tensor.together :]) + values + RUN_BYTES
-    return Step(tensor, tensor.out_dtype, itemsize, slot, window, window, memory)
+    return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, memory)
 
 
 def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
