@@ -181,7 +181,8 @@ def run_job(
             failures.append((source, plan))
             continue
         notes += plan.model.notes
-        if plan.model.container == "gguf" and settings.format == "safetensors":
+        plain = settings.format == "safetensors"
+        if plan.model.container == "gguf" and settings.names == "stored" and plain:
             notes.append(
                 f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
                 "hf -o FOLDER` writes a folder that transformers loads"

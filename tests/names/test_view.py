@@ -167,6 +167,8 @@ def test_plain_remember_names_the_command(tmp_path: Path) -> None:
     source = write(tmp_path / "m.gguf", "olmoe", {}, {"output.weight": values(4, 4)})
     summary = run_job(job_for(str(source), str(tmp_path / "plain")))
     assert f"amn convert {source} --to hf -o FOLDER" in summary.notes[-1]
+    renamed = run_job(job_for(str(source), str(tmp_path / "renamed"), names="hf"))
+    assert not renamed.notes
 
 
 def test_verify_reads_the_view_again(tmp_path: Path) -> None:
