@@ -180,13 +180,7 @@ def run_job(
         if isinstance(plan, BaseException):
             failures.append((source, plan))
             continue
-        notes += plan.model.notes
-        plain = settings.format == "safetensors"
-        if plan.model.container == "gguf" and settings.names == "stored" and plain:
-            notes.append(
-                f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
-                "hf -o FOLDER` writes a folder that transformers loads"
-            )
+        notes += _remarks(source, plan, settings)
         if gone is not None:
             failures.append((source, gone))
             continue
@@ -214,6 +208,25 @@ def run_job(
     for pipeline in inputs.pipelines if not failures else ():
         copy_rest(pipeline, notes.append, limits)
     return Summary(tuple(outcomes), tuple(failures), tuple(notes), len(planned))
+
+
+def _remarks(source: str, plan: Plan, settings: Settings) -> list[str]:
+    """What the user should know of a plan that is right and may still surprise."""
+    notes = list(plan.model.notes)
+    plain = settings.format == "safetensors" and settings.names == "stored"
+    if plan.model.container == "gguf" and plain:
+        notes.append(
+            f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
+            "hf -o FOLDER` writes a folder that transformers loads"
+        )
+    quantised = {tensor.name for tensor in plan.model.tensors if tensor.quantised}
+    again = [name for name, choice in plan.choices if choice.target and name in quantised]
+    if again:
+        notes.append(
+            f"{len(again)} tensor(s) were quantised before, {again[0]} first; they are decoded to "
+            "BF16 and encoded again, which adds a second loss to the first"
+        )
+    return notes
 
 
 def _is_one_file(settings: Settings) -> bool:

@@ -222,3 +222,13 @@ def test_compare_with_the_input_is_refused(model: Path, tmp_path: Path) -> None:
     anamnesis.convert(model, out, to="safetensors", encode="fp8-channel")
     with pytest.raises(UnsupportedError, match="encoded as fp8-channel"):
         anamnesis.verify(out, against=model)
+
+
+def test_a_second_quantisation_is_said(model: Path, tmp_path: Path, amn: Amn) -> None:
+    once, twice = tmp_path / "once", tmp_path / "twice"
+    first = amn("convert", model, "--to", "safetensors", "--encode", "fp8-channel", "-o", once)
+    assert first.returncode == 0
+    assert "quantised before" not in first.stderr
+    again = amn("convert", once, "--to", "safetensors", "--encode", "mxfp4", "-o", twice)
+    assert again.returncode == 0
+    assert f"2 tensor(s) were quantised before, {LINEAR} first" in again.stderr.replace("\n", " ")
