@@ -11,6 +11,8 @@ import click
 from anamnesis.errors import UsageError
 from anamnesis.limits import Allow, Limits
 
+DTYPES = ("bf16", "f16", "f32")
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -43,6 +45,11 @@ key_value_flag = click.option(
     multiple=True,
     metavar="KEY=VALUE",
     help="Add or change a key/value of a GGUF output; @FILE.json holds many.",
+)
+outtype_flag = click.option(
+    "--outtype",
+    type=click.Choice(DTYPES),
+    help="The --dtype of a GGUF output, by llama.cpp's name.",
 )
 _PATTERNS = (
     click.option("--include", multiple=True, metavar="PATTERN", help="Take only these tensors."),
@@ -98,6 +105,17 @@ def limits_from(settings: dict[str, Any]) -> Limits:
     given = {name: settings.pop(name) for name in names}
     allow = Allow(settings.pop("follow_links"), settings.pop("leave_out_unknown"))
     return Limits(**{k: value for k, value in given.items() if value is not None}, allow=allow)
+
+
+def dtype_from(outtype: str | None, to: str, dtype: str | None) -> str | None:
+    """The dtype that `--outtype` or `--dtype` says; UsageError where they do not go together."""
+    if outtype is None:
+        return dtype
+    if to != "gguf":
+        raise UsageError(f"--outtype {outtype} with --to {to}: it is for --to gguf; use --dtype")
+    if dtype not in (None, outtype):
+        raise UsageError(f"--outtype {outtype} and --dtype {dtype}: give one of them")
+    return outtype
 
 
 def key_values_from(given: Sequence[str]) -> dict[str, Any]:

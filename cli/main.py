@@ -26,12 +26,15 @@ from anamnesis.cli.failure import (
     plain,
 )
 from anamnesis.cli.flags import (
+    DTYPES,
     all_of,
+    dtype_from,
     json_flag,
     key_value_flag,
     key_values_from,
     limit_flags,
     limits_from,
+    outtype_flag,
     pattern_flags,
     resource_flags,
     scheduler_flag,
@@ -144,7 +147,7 @@ def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: boo
 _conversion = all_of(
     [
         click.option("-o", "--out", required=True, help="A file (by its suffix) or a folder."),
-        click.option("--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Output dtype."),
+        click.option("--dtype", type=click.Choice(DTYPES), help="Output dtype."),
         click.option(
             "--rounding",
             type=click.Choice(["exact", "reference"]),
@@ -217,13 +220,15 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
     metavar="NAME[:KEY=VALUE,…]",
     help="Encode matrices as fp8-block, nvfp4, bnb-nf4, mlx-affine:bits=4, …",
 )
+@outtype_flag
 @_conversion
-def convert_command(path: str, to: str, **settings: Any) -> None:
+def convert_command(path: str, to: str, outtype: str | None, **settings: Any) -> None:
     """Convert PATH to another container, through full precision; run it again to resume.
 
     \b
     Example: amn convert model.gguf --to arrow -o weights.arrow
     """
+    settings["dtype"] = dtype_from(outtype, to, settings["dtype"])
     _convert(path, to, settings)
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+import anamnesis
 from anamnesis import stopping
 from anamnesis.cli.main import cli
 
@@ -42,6 +43,31 @@ def test_json_and_dry_run(verb: str, amn: Amn, fp8_model: Path, tmp_path: Path) 
         "tensors": plan["tensors"],
         "bytes": verified["bytes"],
     }
+
+
+@pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])
+def test_outtype_is_the_dtype_of_a_gguf(
+    dtype: str, amn: Amn, fp8_model: Path, tmp_path: Path
+) -> None:
+    pytest.importorskip("gguf")
+    flags = ("--to", "gguf", "--names", "stored")
+    for name in ("outtype", "dtype"):
+        out = tmp_path / f"{name}.gguf"
+        assert amn("convert", fp8_model, *flags, f"--{name}", dtype, "-o", out).returncode == 0
+    assert (tmp_path / "outtype.gguf").read_bytes() == (tmp_path / "dtype.gguf").read_bytes()
+    tensors = anamnesis.open_model(tmp_path / "outtype.gguf").model.tensors
+    assert {t.out_dtype for t in tensors} == {dtype.upper(), "I64"}
+
+
+def test_outtype_goes_with_gguf_alone(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    other = amn("convert", fp8_model, "--to", "hf", "--outtype", "f16", "-o", out)
+    assert (other.returncode, "use --dtype" in other.stderr) == (2, True)
+    both = ("--to", "gguf", "--outtype", "f16", "--dtype", "f32", "-o", out)
+    assert amn("convert", fp8_model, *both).returncode == 2
+    same = ("--to", "gguf", "--names", "stored", "--outtype", "f16", "--dtype", "f16")
+    assert amn("convert", fp8_model, *same, "--dry-run", "-o", out).returncode == 0
+    assert not out.exists()
 
 
 def test_json_of_a_job_lists_what_failed(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
