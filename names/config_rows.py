@@ -85,6 +85,13 @@ rms_norm_eps  -
 intermediate_size -
 head_dim      -
 """
+_HYBRID = """
+mamba_d_conv   ssm.conv_kernel
+mamba_d_ssm    ssm.inner_size
+mamba_d_state  ssm.state_size
+mamba_n_groups ssm.group_count
+mamba_n_heads  ssm.time_step_rank
+"""
 _T5 = """
 d_model                  embedding_length
 d_kv                     attention.key_length
@@ -127,6 +134,18 @@ class ModelClass:
 
 _ATTENTION_BIAS = {"attention_bias": "attn_q.bias"}
 _BIASES = {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"}
+
+# Falcon-H1's weights carry its multipliers in a GGUF, and llama.cpp gates before its norm.
+_UNSCALED: dict[str, Any] = {
+    f"{name}_multiplier": 1.0
+    for name in "attention_in attention_out embedding key lm_head ssm_in ssm_out".split()
+} | {"mlp_multipliers": [1.0] * 2, "ssm_multipliers": [1.0] * 5, "mamba_norm_before_gate": False}
+_HYBRID_BIASES = {
+    "mamba_conv_bias": "ssm_conv1d.bias",
+    "mamba_proj_bias": "ssm_in.bias",
+    "mamba_rms_norm": "ssm_norm.weight",
+    "projectors_bias": "ssm_out.bias",
+}
 
 
 def _nope(config: dict[str, Any], values: Mapping[str, Any], prefix: str, model: Model) -> None:
@@ -273,6 +292,9 @@ CLASSES: dict[str, ModelClass] = {
     "ExaoneForCausalLM": ModelClass("exaone", _EPSILON + "num_layers block_count\n"),
     "FalconForCausalLM": ModelClass(
         "falcon", _EPSILON + "ffn_hidden_size feed_forward_length\n", changes=(_falcon,)
+    ),
+    "FalconH1ForCausalLM": ModelClass(
+        "falcon_h1", _HYBRID, _UNSCALED, {**_BIASES, **_HYBRID_BIASES}
     ),
     "FalconMambaForCausalLM": ModelClass("falcon_mamba", _SSM, changes=(_inner,)),
     "GPT2LMHeadModel": ModelClass("gpt2", _GPT2),

@@ -95,8 +95,9 @@ attn_norm           input_layernorm
 ffn_norm!           pre_ff_layernorm.weight
 """,
         notes=(
-            "the converter multiplied weights with the multipliers of config.json, and the file "
-            "does not have them: config.json has 1 for each, the model computes the same",
+            "the converter multiplied weights with the model's multipliers, which the file does "
+            "not have: they stay multiplied, config.json has 1 for each, and the model computes "
+            "the same but for rounding",
         ),
     ),
     Family(

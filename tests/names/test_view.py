@@ -245,3 +245,23 @@ def test_converted_models_come_back_bit_for_bit(name: str, tmp_path: Path) -> No
         expected = original[key].to_numpy()
         assert found[key].dtype == expected.dtype
         assert found[key].to_numpy().tobytes() == expected.tobytes(), key
+
+
+def test_a_multiplied_falcon_h1_has_multipliers_of_one(tmp_path: Path) -> None:
+    """The file has products only, and `FalconH1ForCausalLM`'s defaults are other sizes."""
+    sizes = {"inner_size": 24, "state_size": 8, "time_step_rank": 3, "group_count": 1}
+    keys = {**HEADS, **{f"ssm.{key}": size for key, size in sizes.items()}, "ssm.conv_kernel": 4}
+    tensors = {"token_embd.weight": values(16, 32), "blk.0.ssm_in.weight": values(67, 32)}
+    source = write(tmp_path / "m.gguf", "falcon-h1", keys, tensors)
+    anamnesis.convert(source, tmp_path / "out", to="hf")
+    assert "has 1 for each" in "".join(anamnesis.open_model(source, names="hf").model.notes)
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["model_type"] == "falcon_h1"
+    multipliers = {key: value for key, value in config.items() if "multiplier" in key}
+    assert len(multipliers) == 9
+    assert multipliers.pop("mlp_multipliers") == [1.0] * 2
+    assert multipliers.pop("ssm_multipliers") == [1.0] * 5
+    assert set(multipliers.values()) == {1.0}
+    found = [config[f"mamba_{key}"] for key in ("d_ssm", "d_state", "n_heads", "n_groups")]
+    assert (found, config["mamba_d_conv"]) == ([24, 8, 3, 1], 4)
+    assert not config["mamba_rms_norm"]
