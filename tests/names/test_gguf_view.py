@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_folder import METHODS, add_tokenizer, llama_folder
 from safetensors.numpy import load_file, save_file
 
 import anamnesis
@@ -59,17 +60,7 @@ def folder(path: Path, **changes: Any) -> Path:
     """A tiny Llama with a byte-level tokenizer."""
     tokenizers = pytest.importorskip("tokenizers")
     path.mkdir()
-    made = tokenizers.Tokenizer(tokenizers.models.BPE())
-    made.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(add_prefix_space=False)
-    made.decoder = tokenizers.decoders.ByteLevel()
-    alphabet = tokenizers.pre_tokenizers.ByteLevel.alphabet()
-    trainer = tokenizers.trainers.BpeTrainer(
-        vocab_size=280, initial_alphabet=alphabet, show_progress=False
-    )
-    made.train_from_iterator(["the cat sat on the mat and the hat"] * 4, trainer)
-    made.add_special_tokens(["<|end|>"])
-    made.save(str(path / "tokenizer.json"))
-    (path / "tokenizer_config.json").write_text('{"eos_token": "<|end|>"}')
+    add_tokenizer(path, 280, tokenizers.pre_tokenizers.ByteLevel.alphabet())
     config = {
         "architectures": ["LlamaForCausalLM"],
         "hidden_size": HIDDEN,
@@ -115,6 +106,23 @@ def test_there_and_back_is_the_identity(tmp_path: Path) -> None:
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["num_key_value_heads"] == 2
     assert config["tie_word_embeddings"] is True
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "f32"])
+@pytest.mark.parametrize("method", METHODS)
+def test_a_quantised_folder_gives_the_gguf_of_its_recovered_one(
+    method: str, dtype: str, tmp_path: Path
+) -> None:
+    """The recovered weights are the libraries' own (tests/data/llama/*/recovered.sha256)."""
+    source = llama_folder(tmp_path / "quantised" / "llama", method)
+    recovered = tmp_path / "recovered" / "llama"  # general.name is the folder's name
+    anamnesis.remember(source, recovered, dtype=dtype)
+    for name in (source, recovered):
+        anamnesis.convert(name, name.with_suffix(".gguf"), to="gguf", dtype=dtype)
+    written = source.with_suffix(".gguf").read_bytes()
+    assert written == recovered.with_suffix(".gguf").read_bytes()
+    kinds = {t.tensor_type.name for t in gguf.GGUFReader(str(source.with_suffix(".gguf"))).tensors}
+    assert kinds == {dtype.upper(), "F32"}
 
 
 def test_the_tokenizer_comes_back(tmp_path: Path) -> None:
