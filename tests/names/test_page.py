@@ -1,10 +1,21 @@
-"""docs/gguf-and-hf.md says what the tables have. `python tests/names/test_page.py` mends it."""
+"""docs/gguf-and-hf.md says what the tables have, and real output.
+
+`PYTHONPATH=tests/builders python tests/names/test_page.py` mends the tables.
+"""
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+from llama_folder import llama_folder
+
+import anamnesis
 from anamnesis.names.families import families
 from anamnesis.names.family import Row
 from anamnesis.names.gguf_config import WRITTEN
@@ -65,6 +76,24 @@ def rewritten(text: str) -> str:
 def test_the_page_says_what_the_tables_have() -> None:
     text = PAGE.read_text()
     assert text == rewritten(text)
+
+
+def test_commands_print_what_the_page_shows(
+    tmp_path: Path,
+    page_blocks: Callable[[Path], list[tuple[str, str]]],
+    as_shown: Callable[[str], list[str]],
+) -> None:
+    pytest.importorskip("gguf")
+    source = llama_folder(tmp_path / "llama-fp8", "fp8")
+    anamnesis.convert(source, tmp_path / "llama.gguf", to="gguf")
+    command = [sys.executable, str(PAGE.parents[1] / "tests" / "run_page.py"), str(PAGE)]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    shown = [text for kind, text in page_blocks(PAGE) if kind == "console"]
+    printed = [text for text in json.loads(done.stdout) if text is not None]
+    assert [as_shown(text) for text in printed] == [as_shown(text) for text in shown]
+    assert len(shown) == 2
+    assert not any("error: " in text for text in printed)
 
 
 if __name__ == "__main__":
