@@ -62,11 +62,16 @@ def line(error: BaseException) -> str:
         kind = LimitError.kind
         text = f"out of memory, by a limit on the address space or the machine: {error}"
     elif isinstance(error, OSError):
-        kind, text = type(error).__name__, _os_message(error)
+        kind, text = _builtin(error), _os_message(error)
     else:
         name, told = type(error).__name__, str(error)
         kind, text = "internal", f"{name}: {told}" if told else name
     return f"{kind}: {plain(text)}"
+
+
+def _builtin(error: OSError) -> str:
+    """The documented name: that of Python's own class, which ours are kinds of."""
+    return next(kind.__name__ for kind in type(error).__mro__ if kind.__module__ == "builtins")
 
 
 def plain(text: str) -> str:

@@ -176,11 +176,6 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def worker_threads(self) -> int:
         """How many threads that is here; UsageError for settings that contradict each other."""
-        if (self.scheduler or "").startswith(("http://", "https://")):
-            raise UsageError(
-                f"run.scheduler: {self.scheduler} is a web page, such as the dashboard; a "
-                "scheduler is at tcp://HOST:8786, tls:// or ws://"
-            )
         if self.scheduler is not None and self.executor != "distributed":
             raise UsageError(
                 f"run.scheduler: needs run.executor distributed, found {self.executor}"

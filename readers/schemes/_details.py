@@ -119,7 +119,7 @@ def check_numbers(ledger: Ledger) -> None:
         kinds = set()
         for group in groups.values() if isinstance(groups, Mapping) else ():
             weights = group.get("weights") if isinstance(group, Mapping) else None
-            kinds.add(weights.get("type") if isinstance(weights, Mapping) else None)
+            kinds.add(str(weights.get("type")) if isinstance(weights, Mapping) else "")
         if kinds != {"int"}:
             continue
         for tensor in ledger.tensors.values():

@@ -90,7 +90,7 @@ def test_a_dashboard_is_no_scheduler(
     done = amn(verb, fp8_model, *out, "--scheduler", address)
     assert done.returncode == 2
     assert "run.scheduler" in done.stderr
-    assert "a scheduler is at tcp://HOST:8786" in done.stderr
+    assert "a scheduler's address begins with one of tcp://" in done.stderr
 
 
 def test_a_flag_without_effect_is_noted(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:

@@ -262,13 +262,11 @@ def test_cut_anywhere(value: Any) -> None:
         (b"c\xff\nsystem\n.", r"'\\xff.system'"),
         (b"ctorch._utils\n_rebuild_tensor_v2.__globals__\n.", "__globals__"),
         (b"ctorch\n_utils._rebuild_tensor_v2\n.", "_rebuild_tensor_v2"),
-        (b"c_codecs\nencode\n.", "'_codecs.encode'"),
         (b"\x82\x07.", "global number 7"),
         (b"\x83\x07\x01.", "global number 263"),
         (b"\x84\x07\x01\0\0.", "global number 263"),
         (b"(icollections\nOrderedDict\n.", "INST"),
         (b"(ccollections\nOrderedDict\no.", "OBJ"),
-        (b"ccollections\nOrderedDict\n)\x81.", "NEWOBJ"),
         (b"ccollections\nOrderedDict\n)}\x92.", "NEWOBJ_EX"),
         (b"ctorch\nFloatStorage\n)R.", "a call of torch.FloatStorage"),
         (b"ctorch\nfloat32\n)R.", "a call of torch.float32"),
@@ -352,12 +350,20 @@ def test_collecting_stops_at_what_is_broken() -> None:
     assert "0xff is no opcode" in found.problems[0]
 
 
+# Read as records: nothing of these is called (see `torch_globals`).
+_RECORDED = {"bytearray", "bytes", "complex", "set"}
+
+
 def test_the_table_allows_nothing_that_runs_code() -> None:
     modules = {module for module, _ in ALLOWED}
     assert modules <= {
         "__builtin__",
+        "_codecs",
         "builtins",
         "collections",
+        "numpy",
+        "numpy._core.multiarray",
+        "numpy.core.multiarray",
         "torch",
         "torch._tensor",
         "torch._utils",
@@ -366,5 +372,5 @@ def test_the_table_allows_nothing_that_runs_code() -> None:
         "torch.storage",
         "torch.tensor",
     }
-    assert {name for module, name in ALLOWED if "builtin" in module} == {"set"}
+    assert {name for module, name in ALLOWED if "builtin" in module} == _RECORDED
     assert not any("." in name for _, name in ALLOWED)
