@@ -163,7 +163,8 @@ def check_json(lab: Lab, path: str, data: bytes, convert: bool) -> None:
     with documented(path), open_source(path) as file:
         folder = LocalFolder(str(lab.path))
         for shard in read_index(file, folder, LIMITS).shards:
-            if os.path.dirname(folder.join(shard)) != str(lab.path):
+            place = os.path.normpath(folder.join(shard))  # `a/b` lies below, `a/../b` is refused
+            if ".." in shard.split("/") or not place.startswith(f"{lab.path}{os.sep}"):
                 raise BrokenPromiseError(f"{shard!r} leads out of the folder")
 
 
