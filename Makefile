@@ -51,7 +51,7 @@ demo: $(VENV)/run-$(LISTING)
 	@PATH="$(abspath $(BIN)):$$PATH" sh configs/demo.sh
 
 test: $(VENV)/dev-$(LISTING)
-	$(BIN)/python -m pytest -q -m "not oracle"
+	$(BIN)/python -m pytest -q -m "not oracle" -n auto --dist loadscope
 
 lint: $(VENV)/dev-$(LISTING)
 	$(BIN)/ruff check .
@@ -69,7 +69,7 @@ fuzz: $(VENV)/fuzz-$(LISTING)
 	$(BIN)/python tests/fuzz/run.py $(TARGETS)
 
 test-oracles: $(VENV)/oracles
-	ANAMNESIS_ORACLES=$(abspath $(VENV)) $(BIN)/python -m pytest -q -m oracle
+	ANAMNESIS_ORACLES=$(abspath $(VENV)) $(BIN)/python -m pytest -q -m oracle -n auto --dist loadscope
 
 # Results of a run go to benchmarks/results; QUIET=0.1 waits until others take at most 0.1 CPUs.
 BENCH := ANAMNESIS_ORACLES=$${ANAMNESIS_ORACLES:-$(abspath $(VENV))} \

@@ -42,6 +42,7 @@ READ_AHEAD_BYTES = 24 * MiB
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
 # more. Measured by tests/pipeline/test_memory_budget.py; see docs/memory.md.
 BASE_BYTES = 184 * MiB
+BASE_TENSORS = 1000  # whose records it includes
 COMPILE_BYTES = 72 * MiB
 
 
@@ -105,7 +106,7 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         choice.piece(step_for(choice.aligned(tensor), slots[0]), slots)
         for tensor, choice, slots in zip(tensors, choices, _slots(layout, choices), strict=True)
     ]
-    base = BASE_BYTES + RECORD_BYTES * len(model.stored)
+    base = BASE_BYTES + RECORD_BYTES * max(0, len(model.stored) - BASE_TENSORS)
     needs = [(piece.memory_bytes, piece.step.tensor.name) for piece in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
     tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole)))

@@ -174,9 +174,6 @@ def test_tensors_with_attributes(new: bool, tmp_path: Path) -> None:
 
 
 REFUSED: dict[str, Callable[[], Any]] = {
-    "complex64": lambda: torch.zeros(2, dtype=torch.complex64),
-    "complex128": lambda: torch.zeros(2, dtype=torch.complex128),
-    "complex32": lambda: torch.zeros(2, dtype=torch.complex32),
     "quantised": lambda: torch.quantize_per_tensor(torch.randn(4), 0.1, 0, torch.qint8),
     "channels": lambda: torch.quantize_per_channel(
         torch.randn(2, 2), torch.ones(2), torch.zeros(2), 0, torch.quint8
@@ -199,6 +196,18 @@ def test_what_is_not_converted_is_named(new: bool, kind: str, tmp_path: Path) ->
         open_container(str(path), Limits())
     assert "'blocks.odd'" in str(caught.value)
     assert all(g.allowed for g in list_globals(str(path), Limits()).globals)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("dtype", [torch.complex32, torch.complex128], ids=str)
+@pytest.mark.parametrize("new", FORMATS)
+def test_complex_numbers_without_a_dtype_of_ours_are_left_out(
+    new: bool, dtype: torch.dtype, tmp_path: Path
+) -> None:
+    value = {"blocks": {"odd": torch.zeros(2, dtype=dtype)}, "w": torch.ones(2)}
+    found = open_container(str(save(tmp_path / "m.pth", value, new)), Limits())
+    assert list(found.stored) == ["w"]
+    assert "blocks.odd" in "; ".join(found.notes)
 
 
 @pytest.mark.filterwarnings("ignore")
