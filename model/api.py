@@ -11,7 +11,7 @@ from anamnesis.limits import Allow, Limits
 from anamnesis.model.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.report import Report, report
-from anamnesis.readers.paths import expand
+from anamnesis.readers.paths import output_path
 from anamnesis.readers.schemes.base import Options
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def verify(
     from anamnesis.pipeline.journal import verify_output
     from anamnesis.pipeline.place import refuse_foreign_weights
 
-    out = Path(expand(str(out)))
+    out = Path(output_path(str(out)))
     refuse_foreign_weights(out)
     counts = verify_output(out)
     if against is not None:

@@ -23,7 +23,7 @@ from anamnesis.pipeline.permits import JobAllow, JobLimits
 from anamnesis.pipeline.sizes import Size, parse_size
 from anamnesis.pipeline.targets import EncodeRule
 from anamnesis.pipeline.validate import at, build, require_key, shown
-from anamnesis.readers.paths import expand
+from anamnesis.readers.paths import expand, output_path
 from anamnesis.writers import WRITERS, format_of, usual_shard_size
 
 if TYPE_CHECKING:
@@ -251,7 +251,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         job = build(Job, _plain(self))
         output, numbers, run = job.output, job.numbers, job.run
         threads = run.worker_threads()
-        path = expand(output.path, "output.path")
+        path = output_path(output.path, "output.path")
         form = format_of(path, output.format)
         if output.compression != "none" and form != "arrow":
             raise UsageError(

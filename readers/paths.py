@@ -43,9 +43,25 @@ def expand(path: str, key: str = "") -> str:
     return home + path[len(first) :]
 
 
+def output_path(path: str, key: str = "") -> str:
+    """The expanded path of an output, the last part of which is a name.
+
+    What lies beside an output has its name with something before or after, so `.` and `..` become
+    the real path of the folder. Raises what `expand` does, and UsageError for the root.
+    """
+    path = expand(path, key)
+    if is_url(path) or Path(path).name not in ("", ".."):
+        return path
+    real = os.path.realpath(path)
+    if not Path(real).name:
+        where = f"{key}: {path}" if key else path
+        raise UsageError(f"{where}: is the root of the file system; choose a folder in it")
+    return real
+
+
 def local_path(path: str | Path) -> Path:
     """The expanded path of a file to write, whether it came as text or not."""
     return Path(expand(str(path)))
 
 
-__all__ = ["expand", "local_path"]
+__all__ = ["expand", "local_path", "output_path"]

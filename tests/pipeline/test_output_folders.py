@@ -177,6 +177,27 @@ def test_an_output_never_meets_the_input(
     assert contents(tmp_path) == before
 
 
+@pytest.mark.parametrize("place", [".", "./", "../new", "../new/sub/.."])
+def test_an_output_may_be_the_current_folder(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str
+) -> None:
+    folder = tmp_path / "new"
+    folder.mkdir()
+    monkeypatch.chdir(folder)
+    anamnesis.remember(model, place)
+    assert anamnesis.verify(place)["tensors"] == 3
+    assert names(folder) == ["config.json", "model.safetensors", "tokenizer.json"]
+    assert (tmp_path / "new.anamnesis.json").is_file()
+
+
+@pytest.mark.parametrize("place", ["/", "//", "/.."])
+def test_the_root_is_no_output(model: Path, place: str) -> None:
+    with pytest.raises(UsageError, match="is the root of the file system"):
+        anamnesis.remember(model, place)
+    with pytest.raises(UsageError, match="is the root of the file system"):
+        anamnesis.verify(place)
+
+
 def test_a_file_may_lie_beside_the_inputs(model: Path) -> None:
     before = contents(model)
     anamnesis.remember(model, model / "out.safetensors")
