@@ -219,13 +219,36 @@ def test_heads_of_one_output_are_dense() -> None:
     assert len(resolved(parts, {"quant_method": "bitsandbytes"}).tensors) == 4
 
 
-@pytest.mark.parametrize("key", ["rotation_config", "transform_config", "hadamard"])
+ROTATIONS = (
+    "rotation_config",
+    "transform_config",
+    "hadamard",
+    "use_QuaRot",
+    "r1_rotate",
+    "transforms",
+)
+
+
+@pytest.mark.parametrize("key", ROTATIONS)
 @pytest.mark.parametrize("method", ["fp8", "modelopt", "awq"])
 def test_a_rotated_basis_is_refused_under_any_method(method: str, key: str) -> None:
     with pytest.raises(UnsupportedError, match=rf"{key}.*rotated"):
         resolved(FP8, {"quant_method": method, key: {"size": 32}})
-    for nothing in (None, {}, False, {"config_groups": {}}):
+    for nothing in (None, {}, [], 0, False, {"config_groups": {}}):
         resolved(FP8, {"quant_method": method, key: nothing})
+
+
+@pytest.mark.parametrize("key", ROTATIONS)
+def test_a_rotated_basis_is_refused_beside_the_blocks(key: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"config.json: {key}.*rotated"):
+        resolved(FP8, configs={"config.json": {key: True}})
+    resolved(FP8, configs={"config.json": {key: "none"}})
+    resolved(DENSE, configs={"config.json": {key: True}})  # a model of floats is as it is
+
+
+@pytest.mark.parametrize("key", ["rotary_emb_base", "partial_rotary_factor", "rotate_half_rope"])
+def test_rotary_positions_are_no_rotated_basis(key: str) -> None:
+    resolved(FP8, {"quant_method": "fp8", key: 0.5})
 
 
 @pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"])
