@@ -7,6 +7,8 @@ Only where no configuration names a method: one that does has said which layout 
 | NVFP4's and MXFP8's block scales in rows | ComfyUI's, in tiles of 128 by 4 | the tiles are whole |
 | a scale a row | a scale a column | the matrix is square, and so are all others like it |
 | AWQ's GEMV | GPTQ in groups of eight | always |
+| MXFP4 in `weight_packed` | AutoRound's MXINT4 | always |
+| INT8 `weight` with `weight_scale` | ComfyUI's ConvRot, its mark lost | always |
 """
 
 from __future__ import annotations
@@ -66,6 +68,27 @@ def _gemv(decoded: Iterable[Tensor]) -> list[Tensor]:
     return [tensor for tensor in decoded if tensor.encoding == "awq-gemv"]
 
 
+def _fp4(decoded: Iterable[Tensor]) -> list[Tensor]:
+    return [t for t in decoded if t.scheme == "mxfp4" and _stored_as(t, "weight_packed", "U8")]
+
+
+def _int8(decoded: Iterable[Tensor]) -> list[Tensor]:
+    """Eight-bit integers in the inputs' order, without a zero point: what ConvRot has too."""
+    return [
+        tensor
+        for tensor in decoded
+        if tensor.scheme == "ct-int-quantized"
+        and len(tensor.components) == 2
+        and _stored_as(tensor, "weight", "I8")
+    ]
+
+
+def _stored_as(tensor: Tensor, part: str, dtype: str) -> bool:
+    """Whether the codes of a tensor are in a stored one that is called `part`."""
+    codes = tensor.components[0].stored
+    return codes.dtype == dtype and codes.name.rpartition(".")[2] == part
+
+
 def _part(tensor: Tensor, role: str) -> Component | None:
     return next((c for c in tensor.components if c.role == role), None)
 
@@ -74,4 +97,6 @@ _CHOICES: tuple[tuple[Callable[[Iterable[Tensor]], list[Tensor]], str], ...] = (
     (_in_tiles, "block scales taken to lie in rows; ComfyUI's lie in tiles, in the same shape"),
     (_square, "a square matrix, its scales taken to be one a row, not one a column"),
     (_gemv, "taken as AWQ GEMV; GPTQ in groups of eight inputs has the same shapes"),
+    (_fp4, "taken as MXFP4; AutoRound's MXINT4 has the same tensors"),
+    (_int8, "taken as integers times their scales; ComfyUI's ConvRot without its mark is the same"),
 )

@@ -217,6 +217,22 @@ def test_the_scales_of_square_matrices_alone_are_noted() -> None:
 PACKED = {"x.weight_packed": ("U8", (8, 32)), "x.weight_scale": ("U8", (8, 2))}
 
 
+INT8 = {"x.weight": ("I8", (8, 64)), "x.weight_scale": ("F32", (8, 1))}
+
+
+@pytest.mark.parametrize(
+    ("parts", "method", "said"),
+    [
+        (PACKED, "compressed-tensors", "taken as MXFP4; AutoRound's MXINT4"),
+        (INT8, "compressed-tensors", "ConvRot without its mark"),
+    ],
+)
+def test_containers_of_two_methods_are_noted(parts: Any, method: str, said: str) -> None:
+    (note,) = notes(parts)
+    assert said in note
+    assert notes(parts, {"config.json": {"quantization_config": {"quant_method": method}}}) == []
+
+
 @pytest.mark.parametrize(
     ("about", "scheme"),
     [
