@@ -14,6 +14,7 @@ from anamnesis.readers.model import Model
 from anamnesis.readers.source import open_source
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # of llama_ftype
+_ALIGNMENT, _SPLIT = "general.alignment", "split."
 _UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7
 
 
@@ -38,7 +39,7 @@ def key_values(model: Model, dtype: str, limits: Limits) -> dict[str, KeyValue]:
     if model.container == "gguf":
         with open_source(model.files[0].path) as file:
             found = read_key_values(file, limits)
-        found = {key: value for key, value in found.items() if not key.startswith("split.")}
+        found = {key: value for key, value in found.items() if not key.startswith(_SPLIT)}
     else:
         name = Path(model.path).stem or "model"
         found["general.architecture"] = KeyValue(STRING, "unknown")
@@ -53,32 +54,41 @@ def changed(found: Mapping[str, KeyValue], given: Mapping[str, Any]) -> dict[str
     """The same with the caller's own, which keep the type of a key that is there.
 
     A new key's type is that of the value: bool, int32 (int64 where it must), float32, string, or an
-    array of one of these. Raises UsageError for a value that has none, or does not fit.
+    array of one of these. Raises UsageError for a value that has none, or does not fit, and for
+    keys that say where the data of a file lies.
     """
     out = dict(found)
     for key, value in given.items():
+        if key == _ALIGNMENT or key.startswith(_SPLIT):
+            raise UsageError(f"{key}: is set by what is written, and cannot be given")
         out[key] = _as(key, value, out.get(key))
     return out
 
 
 def _as(key: str, value: Any, there: KeyValue | None) -> KeyValue:
+    if there is not None and isinstance(value, list) != (there.type_id == ARRAY):
+        raise UsageError(f"{key}: found {value!r:.100}; the key is {_kind(there)}")
     if isinstance(value, list):
         items = [_as(key, item, None) for item in value]
         kinds = {item.type_id for item in items} or {STRING}
-        if there is not None and there.type_id == ARRAY:
+        if there is not None:
             kinds = {there.item_type}
         if len(kinds) != 1 or ARRAY in kinds:
             raise UsageError(f"{key}: found {value!r:.100}; allowed: a list of one type")
         return KeyValue(ARRAY, value, kinds.pop())
     guessed = _guess(key, value)
-    if there is None or there.type_id == ARRAY:
+    if there is None:
         return guessed
     same = guessed.type_id == STRING and there.type_id == STRING
     number = guessed.type_id != STRING and there.type_id in NUMBERS
     if not same and not number:
-        kind = "text" if there.type_id == STRING else NUMBERS.get(there.type_id, ("list",))[0]
-        raise UsageError(f"{key}: found {value!r:.100}; the key is {kind}")
+        raise UsageError(f"{key}: found {value!r:.100}; the key is {_kind(there)}")
     return KeyValue(there.type_id, value)
+
+
+def _kind(there: KeyValue) -> str:
+    names = {STRING: "text", ARRAY: "a list"}
+    return names.get(there.type_id) or NUMBERS[there.type_id][0]
 
 
 def _guess(key: str, value: Any) -> KeyValue:

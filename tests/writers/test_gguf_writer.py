@@ -133,6 +133,26 @@ def test_values_that_do_not_fit_are_refused(source: Path, tmp_path: Path, given:
         anamnesis.convert(source, tmp_path / "out.gguf", to="gguf", key_values=given)
 
 
+@pytest.mark.parametrize(
+    ("key", "value", "message"),
+    [
+        ("general.alignment", 3, "is set by what is written"),
+        ("general.alignment", 64, "is set by what is written"),
+        ("split.count", 2, "is set by what is written"),
+        ("t.names", "a", "found 'a'; the key is a list"),
+        ("t.i8", [1], "; the key is int8"),
+        ("t.u8", "a", "found 'a'; the key is uint8"),
+    ],
+)
+def test_keys_of_the_writer_and_of_another_type_are_refused(
+    source: Path, tmp_path: Path, key: str, value: Any, message: str
+) -> None:
+    out = tmp_path / "out.gguf"
+    with pytest.raises(UsageError, match=f"{key}: .*{message}"):
+        anamnesis.convert(source, out, to="gguf", key_values={key: value})
+    assert not out.exists()
+
+
 def test_what_gguf_does_not_have_is_refused() -> None:
     path = Path("x.gguf")
     for item in (Item("a", (2,), "C64", 2), Item("a", (1, 1, 1, 1, 1), "F32", 1)):
