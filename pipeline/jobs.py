@@ -219,6 +219,9 @@ def _remarks(source: str, plan: Plan, settings: Settings) -> list[str]:
             f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
             "hf -o FOLDER` writes a folder that transformers loads"
         )
+    if plan.choices and not any(choice.target for _, choice in plan.choices):
+        name, first = next((c for c in plan.choices if c[1].wide), plan.choices[0])
+        notes.append(f"nothing is encoded: {name} is {first}")
     quantised = {tensor.name for tensor in plan.model.tensors if tensor.quantised}
     again = [name for name, choice in plan.choices if choice.target and name in quantised]
     if again:

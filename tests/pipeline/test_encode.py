@@ -145,6 +145,23 @@ def test_policy_and_reasons(model: Path, tmp_path: Path) -> None:
         assert f"encode   {name}: {choice}" in page
 
 
+def test_a_run_that_encodes_nothing_says_so(model: Path, tmp_path: Path, amn: Amn) -> None:
+    def note(number: int, *include: str) -> str:
+        flags = [part for pattern in include for part in ("--include", pattern)]
+        out = tmp_path / str(number)
+        result = amn(
+            "convert", model, "--to", "safetensors", "-o", out, "--encode", "mxfp4", *flags
+        )
+        assert result.returncode == 0, result.stderr
+        return result.stderr
+
+    said = note(0, "*norm.weight", "*narrow.weight")
+    assert "nothing is encoded: model.layers.0.narrow.weight is kept, mxfp4 cannot hold it" in said
+    said = note(1, "*norm.weight")
+    assert "nothing is encoded: model.layers.0.input_layernorm.weight is kept, it is no" in said
+    assert "nothing is encoded" not in note(2)
+
+
 def test_rules_in_a_job_file(model: Path, tmp_path: Path, amn: Amn) -> None:
     job = tmp_path / "job.yaml"
     job.write_text(
