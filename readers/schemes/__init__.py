@@ -19,7 +19,12 @@ from importlib import import_module
 from itertools import islice
 
 from anamnesis.readers.schemes._choices import note_choices
-from anamnesis.readers.schemes._details import check_basis, check_details, check_numbers
+from anamnesis.readers.schemes._details import (
+    check_basis,
+    check_codes,
+    check_details,
+    check_numbers,
+)
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes.base import Ledger
 
@@ -133,6 +138,7 @@ def resolve(ledger: Ledger) -> None:
             _function(row.target)(ledger)
             _check_methods(ledger, row, before)
     check_basis(ledger)
+    check_codes(ledger)
     check_numbers(ledger)
     note_choices(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")

@@ -63,6 +63,24 @@ _MODELOPT = _known(
     "none",
 )
 
+_NUMBER = "v?[0-9].*"  # of a version
+_FLOATS = ("auto", "(torch[.])?(b?float16|bf16|fp16|float32|fp32)")
+_FORMAT = _known(
+    *(one.pattern for one in (_AWQ, _CT, _GPTQ, _MODELOPT, _PACKING, _ROUND)),
+    *("float8-e[45]m[23](fn|fnuz)?", "int8-tensorwise", "jang", "mlx", "pt"),
+)
+
+# Fields of any method that has no row of its own for them.
+ANY: dict[str, re.Pattern[str]] = {
+    "checkpoint_format": _FORMAT,
+    "data_type": _known(_ROUND.pattern, *_FLOATS, "u?int[0-9]*", "float8-e[45]m[23](fn|fnuz)?"),
+    "fmt": _known("((float|fp)8-)?e[45]m[23](fn|fnuz)?"),
+    "format": _FORMAT,
+    "mode": _known("affine", "auto", "default", "dynamic", "mxfp[48]", "nvfp4", "static"),
+    "quant_algo": _known(_MODELOPT.pattern, "awq", "gptq"),
+    "version": _known(_NUMBER, _AWQ.pattern, _GPTQ.pattern),
+}
+
 # By method; sorted.
 DETAILS: dict[str, tuple[Detail, ...]] = {
     "auto-round": (
@@ -70,13 +88,19 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("extra_config", "*", "data_type"), _ROUND),
         Detail(("packing_format",), _PACKING),
     ),
-    "awq": tuple(Detail((key,), _AWQ) for key in ("checkpoint_format", "format", "version")),
+    "awq": (
+        *(Detail((key,), _AWQ) for key in ("checkpoint_format", "format")),
+        Detail(("version",), _known(_NUMBER, _AWQ.pattern)),
+    ),
     "compressed-tensors": (
         Detail(("format",), _CT),
         Detail(("config_groups", "*", "format"), _CT),
         Detail(("config_groups", "*", "weights", "type"), _known("int", "float")),
     ),
-    "gptq": tuple(Detail((key,), _GPTQ) for key in ("checkpoint_format", "format")),
+    "gptq": (
+        *(Detail((key,), _GPTQ) for key in ("checkpoint_format", "format")),
+        Detail(("data_type",), _known("u?int.*", *_FLOATS)),
+    ),
     "mlx": (
         Detail(("mode",), _known("affine", "mxfp[48]", "nvfp4")),
         Detail(("*", "mode"), _known("affine", "mxfp[48]", "nvfp4")),
@@ -147,10 +171,27 @@ def check_numbers(ledger: Ledger) -> None:
                 )
 
 
+def check_codes(ledger: Ledger) -> None:
+    """Raise UnsupportedError for FP8 stored as one of E4M3 and E5M2 and stated as the other."""
+    for stated in ledger.stated:
+        text = str(stated.block.get("fmt")).lower()
+        other = {"e5m2": "F8_E4M3", "e4m3": "F8_E5M2"}
+        wrong = tuple(dtype for name, dtype in other.items() if name in text)
+        for tensor in ledger.tensors.values() if wrong else ():
+            stored = tensor.components[0].stored
+            if tensor.quantised and stored.dtype.startswith(wrong):
+                raise UnsupportedError(
+                    f"{where(stored)}: is {stored.dtype}, and its {stated} says fmt: {text:.80}"
+                )
+
+
 def check_details(ledger: Ledger) -> None:
     """Raise UnsupportedError for a value that selects a layout which no scheme knows."""
     for stated in ledger.stated:
-        for detail in DETAILS.get(stated.method, ()):
+        own = DETAILS.get(stated.method, ())
+        paths = {detail.path for detail in own}
+        general = (Detail((key,), known) for key, known in ANY.items() if (key,) not in paths)
+        for detail in (*own, *(general if stated.method else ())):
             for path, value in _values(stated.block, detail.path):
                 text = value.strip().lower().replace("_", "-")
                 if text and not detail.known.fullmatch(text[:200]):
@@ -158,10 +199,10 @@ def check_details(ledger: Ledger) -> None:
 
 
 def _values(block: object, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:
-    """`(path, text)` of every field at `path`."""
+    """`(path, text)` of every field at `path`; a number is the text that it is written as."""
     if not path:
-        if isinstance(block, str):
-            yield "", block
+        if isinstance(block, (str, int, float)) and not isinstance(block, bool):
+            yield "", str(block)
         return
     if not isinstance(block, Mapping):
         return

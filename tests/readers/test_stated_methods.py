@@ -219,6 +219,38 @@ def test_heads_of_one_output_are_dense() -> None:
     assert len(resolved(parts, {"quant_method": "bitsandbytes"}).tensors) == 4
 
 
+FIELDS = ("checkpoint_format", "data_type", "format", "mode", "quant_algo", "version")
+
+
+@pytest.mark.parametrize("field", [*FIELDS, "fmt"])
+@pytest.mark.parametrize("method", ["fp8", "gptq", "awq", "compressed-tensors", "hqq", "modelopt"])
+def test_an_unknown_value_of_a_field_that_selects_a_layout_is_refused(
+    method: str, field: str
+) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{field}: 'zorp' is a layout of {method}"):
+        resolved(FP8, {"quant_method": method, field: "zorp"})
+
+
+@pytest.mark.parametrize(
+    "about",
+    [
+        *({"data_type": name} for name in ("nf4", "fp4", "mx_fp")),
+        {"checkpoint_format": 5},
+        {"format": "gptq_v3"},
+    ],
+)
+def test_gptq_of_other_numbers_is_refused(about: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="is a layout of gptq"):
+        resolved(AWQ, {"quant_method": "gptq", "bits": 4, **about})
+
+
+@pytest.mark.parametrize("fmt", ["e5m2", "float8_e5m2"])
+def test_eight_bit_floats_are_of_the_kind_that_is_stated(fmt: str) -> None:
+    with pytest.raises(UnsupportedError, match=r"'m.weight'.* is F8_E4M3, .* says fmt: .*e5m2"):
+        resolved(FP8, {"quant_method": "fp8", "fmt": fmt})
+    resolved(FP8, {"quant_method": "fp8", "fmt": fmt.replace("e5m2", "e4m3"), "version": "1.0"})
+
+
 ROTATIONS = (
     "rotation_config",
     "transform_config",
