@@ -248,11 +248,11 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
 def _work(job: Job, limits: Limits | None, quiet: bool, as_json: bool, dry_run: bool) -> None:
     """Run a job, going on where an earlier run was stopped; or say what it would do."""
     from anamnesis.cli.outcomes import finish, show_plans
-    from anamnesis.pipeline.jobs import plan_job, run_job
+    from anamnesis.pipeline.jobs import rehearse_job, run_job
     from anamnesis.pipeline.progress import make_progress
 
     if dry_run:
-        show_plans(plan_job(job, limits), as_json=as_json)
+        show_plans(rehearse_job(job, limits), as_json=as_json)
         return
     progress = make_progress("quiet" if quiet else "auto")
     summary = run_job(job, limits=limits, progress=progress, resume=True)

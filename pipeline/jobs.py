@@ -18,7 +18,7 @@ from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.place import is_model_folder, refuse_input_folders
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
-from anamnesis.pipeline.run import Outcome, run_plan
+from anamnesis.pipeline.run import Outcome, check_place, run_plan
 from anamnesis.pipeline.targets import parse_encode
 from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches
@@ -96,6 +96,24 @@ def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | B
     settings = job.resolve()
     limits = _limits(settings, limits)
     return _plan_all(job, settings, inputs_of(settings, limits), limits)
+
+
+def rehearse_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | BaseException]]:
+    """As `plan_job`, with an error also for an input whose output's place is not free.
+
+    A job of one input raises it, as `run_job` does.
+    """
+    planned = plan_job(job, limits)
+    for number, (source, plan) in enumerate(planned):
+        if isinstance(plan, BaseException):
+            continue
+        try:
+            check_place(plan, job.output.overwrite)
+        except Exception as error:
+            if len(planned) == 1:
+                raise
+            planned[number] = source, error
+    return planned
 
 
 def _limits(settings: Settings, limits: Limits | None) -> Limits:

@@ -114,6 +114,13 @@ def run_plan(
     )
 
 
+def check_place(plan: Plan, overwrite: bool) -> None:
+    """Raise UsageError for what `run_plan` would find in the way of its output; nothing changes."""
+    recipe = Recipe.of(plan)
+    _refuse_inputs(plan)
+    Place.of(plan, recipe, Journal(Path(plan.spec.path), recipe)).check(overwrite)
+
+
 def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
     """Look at what is there, and say where to write: the plan itself, or the staged one.
 

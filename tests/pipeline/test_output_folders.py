@@ -71,6 +71,25 @@ def test_a_folder_in_use_is_refused_by_name(
     assert not [p for p in tmp_path.iterdir() if p.name.startswith(".")]
 
 
+@pytest.mark.parametrize("flags", [[], ["--overwrite"]])
+def test_a_dry_run_says_what_is_in_the_way(
+    model: Path, tmp_path: Path, amn: Amn, flags: list[str]
+) -> None:
+    out = tmp_path / "out"
+    dry = ("remember", model, "-o", out, "--dry-run", *flags)
+    assert amn(*dry).returncode == 0
+    assert not out.exists()
+    anamnesis.remember(model, out)
+    assert amn(*dry).returncode == 0
+    (out / "pytorch_model.bin").write_text("mine")
+    before = contents(tmp_path)
+    found = amn(*dry)
+    assert "out: is in use: pytorch_model.bin is not of" in found.stderr
+    assert contents(tmp_path) == before
+    real = amn("remember", model, "-o", out, *flags)
+    assert (found.returncode, found.stderr) == (real.returncode, real.stderr)
+
+
 def test_another_output_in_the_folder_is_refused_without_overwrite(
     model: Path, tmp_path: Path
 ) -> None:
