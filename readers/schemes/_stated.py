@@ -3,6 +3,7 @@
 | place | written by |
 |---|---|
 | `quantization_config`, `compression_config`, at any depth of `config.json` | transformers, vLLM |
+| other spellings of these keys, such as `quantizationConfig`, `quant_cfg` | anyone |
 | `quantization` of `config.json` and of `params.json` | MLX, Mistral |
 | `quantize` of `config.json`, `quant_model_description.json` | ModelSlim |
 | `quantize_config.json`, `quant_config.json` | AutoGPTQ, AutoAWQ |
@@ -54,7 +55,15 @@ KEYS = (
     "quantize",
     "quantize_config",
 )
+# Their other spellings, in lower case without underscores, and others' keys.
+_SPELLINGS = frozenset(
+    (
+        *(key.replace("_", "") for key in KEYS),
+        *("quantcfg", "quantizationcfg", "weightquantization", "weightquantizationconfig"),
+    )
+)
 _ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …
+_QUANTIZER = "quantizer"  # audio codecs have one too, and it quantises no weights
 _METADATA_KEYS = (*KEYS, "config")
 _COMFY = "_quantization_metadata"
 _NAMES = ("quant_method", "method", "qformat_weight")
@@ -129,7 +138,8 @@ def stated(
         else:
             known = name in FILES
             found += (one for one in _sidecar(name, configs[name]) if known or one.method)
-    for key in _METADATA_KEYS:
+    more = [key for key in metadata if key not in KEYS and _is_key(key, metadata[key])]
+    for key in (*_METADATA_KEYS, *more):
         found += _from_text(key, metadata.get(key))
     if isinstance(metadata.get(_COMFY), str):
         found.append(Stated("comfyui", f"metadata {_COMFY}", "ComfyUI"))
@@ -159,13 +169,21 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
     if not isinstance(config, Mapping):
         return
     order = sorted(KEYS, key=lambda key: key != "quantization_config")
-    more = [key for key in config if key.endswith(_ENDINGS)]
+    more = [key for key in config if key not in KEYS and _is_key(key, config[key])]
     for key in (*order, *more):
         if key in config:
             yield from _blocks(key, config[key], where + key)
     for key, value in config.items():
         if isinstance(value, (dict, list)) and key not in (*KEYS, *more) and depth < _DEPTH:
             yield from _walk(value, f"{where}{key}.", depth + 1)
+
+
+def _is_key(key: str, value: object) -> bool:
+    """Whether a key is a spelling of those that state a method."""
+    text = key.lower().replace("_", "").replace("-", "")
+    if text == _QUANTIZER:
+        return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *_TELLING))
+    return text in _SPELLINGS or key.endswith(_ENDINGS)
 
 
 def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:

@@ -157,7 +157,8 @@ def test_names_of_narrow_formats() -> None:
 def test_what_states_a_method_is_not_left_behind() -> None:
     for name in FILES:
         assert left_out(name) or is_config(name), name
-    for key in (*KEYS, *(f"text{ending}" for ending in _ENDINGS)):
+    others = ("quantizationConfig", "quantConfig", "quant_cfg", "weight_quantization")
+    for key in (*KEYS, *others, *(f"text{ending}" for ending in _ENDINGS)):
         for value in ({"quant_method": "fp8"}, "w8a8", None):
             assert clean("config.json", {"a": [{key: value}]}, "bf16") == {"a": [{}]}, key
 

@@ -60,6 +60,11 @@ def resolved(parts: Parts, quantization: Any = None, **more: Any) -> Ledger:
         ("config.json", {"quantize": "foo-bits"}),
         ("config.json", {"quant_method": "foo-bits"}),
         ("config.json", {"quant_config": {"method": "foo-bits"}}),
+        ("config.json", {"quantizationConfig": {"quant_method": "foo-bits"}}),
+        ("config.json", {"quant_cfg": {"quant_method": "foo-bits"}}),
+        ("config.json", {"quantizer": {"quant_method": "foo-bits"}}),
+        ("config.json", {"weight_quantization": {"method": "foo-bits"}}),
+        ("config.json", {"weight-quantization": "foo-bits"}),
         ("config.json", {"text_config": {"quantization_config": {"quant_method": "foo-bits"}}}),
         (
             "config.json",
@@ -97,12 +102,25 @@ def test_an_unknown_method_is_refused_wherever_it_stands(
     [
         {"quantization_config": '{"method": "foo-bits", "rank": 32}'},
         {"quant_method": "foo-bits"},
+        {"quantizationConfig": '{"quant_method": "foo-bits"}'},
         {"config": '{"quantization_config": {"quant_method": "foo-bits"}}'},
     ],
 )
 def test_an_unknown_method_is_refused_in_metadata(metadata: dict[str, str]) -> None:
     with pytest.raises(UnsupportedError, match=r"metadata .*\(foo-bits\)"):
         resolve(ledger(AWQ, metadata=metadata))
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"quantizer": "rvq", "num_quantizers": 8, "quantizer_dropout": 0.5},
+        {"quantizer": {"codebook_size": 1024, "method": "rvq"}},
+        {"quantize": False, "quant_cfg": None, "quantizationConfig": {}},
+    ],
+)
+def test_settings_of_a_model_that_quantises_signals_state_no_method(config: Any) -> None:
+    assert stated({"config.json": config}, {}) == ()
 
 
 def test_metadata_that_nobody_can_read_is_a_statement_all_the_same() -> None:
