@@ -95,6 +95,12 @@ class Place:
         if self.complete and not overwrite:
             names = [name for name in names if is_weights(name)]
         out = self.plan.spec.path
+        index = f"{out}.index.json"
+        if not is_folder(self.plan) and os.path.lexists(index):
+            raise UsageError(
+                f"{out}: would be loaded in place of the model that {index} describes; choose "
+                "another folder or name"
+            )
         if names:
             raise UsageError(
                 f"{out}: is in use: {shown(names)} {'is' if len(names) == 1 else 'are'} not of an "

@@ -217,6 +217,19 @@ def test_the_root_is_no_output(model: Path, place: str) -> None:
         anamnesis.verify(place)
 
 
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_file_never_hides_the_model_of_an_index(
+    model: Path, tmp_path: Path, overwrite: bool
+) -> None:
+    sharded = tmp_path / "sharded"
+    anamnesis.remember(model, sharded, max_shard_size=4096)
+    before = contents(tmp_path)
+    for source in (sharded, sharded / "model.safetensors.index.json", model):
+        with pytest.raises(UsageError, match="would be loaded in place of the model"):
+            anamnesis.remember(source, sharded / "model.safetensors", overwrite=overwrite)
+        assert contents(tmp_path) == before
+
+
 def test_a_file_may_lie_beside_the_inputs(model: Path) -> None:
     before = contents(model)
     anamnesis.remember(model, model / "out.safetensors")
