@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from anamnesis.errors import UnsupportedError
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
@@ -115,6 +115,7 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
 _ROTATED = re.compile(r".*(hadamard|rotat|quarot|spinquant).*|transforms?|transform_config")
 _POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
 _NOTHING = ("", "false", "no", "none", "null")
+_CT_INTEGERS = ("ct-int-quantized", "ct-pack-quantized")
 _FOUR_BIT_FLOATS = ("mxfp4", "mxfp6", "nvfp4")
 
 
@@ -150,25 +151,40 @@ def _turns(key: str, value: object) -> bool:
 
 
 def check_numbers(ledger: Ledger) -> None:
-    """Raise UnsupportedError for codes read as floats where all weights are said to be integers.
+    """Hold what compressed-tensors says of all weights against what their layouts are.
 
-    compressed-tensors says so of each group of layers, and FP4 and integers share containers.
+    It says of each group of layers whether codes are integers or floats, whose containers are
+    shared, and whether integers have zero points. Raises UnsupportedError for codes of the other
+    kind, FormatError for an asymmetric layer without zero points.
     """
     for stated in ledger.stated:
-        groups = stated.block.get("config_groups") if stated.method == "compressed-tensors" else {}
-        kinds = set()
-        for group in groups.values() if isinstance(groups, Mapping) else ():
-            weights = group.get("weights") if isinstance(group, Mapping) else None
-            kinds.add(str(weights.get("type")) if isinstance(weights, Mapping) else "")
-        if kinds != {"int"}:
-            continue
-        for tensor in ledger.tensors.values():
-            if tensor.scheme in _FOUR_BIT_FLOATS:
+        kinds, symmetric = _of_weights(stated, "type"), _of_weights(stated, "symmetric")
+        for tensor in ledger.tensors.values() if len(kinds) == 1 else ():
+            payload = tensor.components[0].stored
+            integers = tensor.scheme in _CT_INTEGERS
+            if (kinds == {"int"} and tensor.scheme in _FOUR_BIT_FLOATS) or (
+                kinds == {"float"} and integers
+            ):
                 raise UnsupportedError(
-                    f"{where(tensor.components[0].stored)}: has the layout of {tensor.scheme}, and "
-                    f"its {stated} says that all weights are integers: such integers are not "
-                    "implemented"
+                    f"{where(payload)}: has the layout of {tensor.scheme}, and its {stated} says "
+                    f"that all weights are of type {min(kinds)}: such codes are not implemented"
                 )
+            zeros = any(part.role == "weight_zero_point" for part in tensor.components)
+            if integers and symmetric == {"False"} and not zeros:
+                raise FormatError(
+                    f"{where(payload)}: no zero points beside it, and its {stated} says that all "
+                    "weights are asymmetric"
+                )
+
+
+def _of_weights(stated: Stated, key: str) -> set[str]:
+    """What the groups of compressed-tensors' configuration say of their weights, as text."""
+    groups = stated.block.get("config_groups") if stated.method == "compressed-tensors" else None
+    found = set()
+    for group in groups.values() if isinstance(groups, Mapping) else ():
+        weights = group.get("weights") if isinstance(group, Mapping) else None
+        found.add(str(weights.get(key)) if isinstance(weights, Mapping) else "")
+    return found
 
 
 def check_codes(ledger: Ledger) -> None:

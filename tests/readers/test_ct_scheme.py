@@ -405,3 +405,14 @@ def test_bytes_of_other_formats_are_left_alone() -> None:
         book = Ledger(Container("safetensors", (file,), stored))
         ct.resolve(book)
         assert [s.name for s in book.free()] == list(stored)
+
+
+@pytest.mark.parametrize("layer", [packed, int8])
+def test_what_the_configuration_says_of_all_weights_is_held(layer: Any, tensors_of: Any) -> None:
+    """An asymmetric layer has zero points, and integers are no floats of as many bits."""
+    bits = 4 if layer is packed else 8
+    with pytest.raises(FormatError, match="no zero points beside it"):
+        tensors_of(layer(), config(bits, symmetric=False))
+    with pytest.raises(UnsupportedError, match="all weights are of type float"):
+        tensors_of(layer(), config(bits, type="float"))
+    assert tensors_of(layer(), config(bits))

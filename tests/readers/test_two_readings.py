@@ -258,5 +258,5 @@ def test_integers_of_compressed_tensors_are_not_read_as_fp4(kinds: tuple[str, ..
     if set(kinds) != {"int"}:
         assert notes(PACKED, configs) == []
         return
-    with pytest.raises(UnsupportedError, match="says that all weights are integers"):
+    with pytest.raises(UnsupportedError, match="says that all weights are of type int"):
         notes(PACKED, configs)
