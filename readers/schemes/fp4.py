@@ -203,6 +203,8 @@ def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) 
             f"{where(scale, layer.codes)}: allowed are F8_E4M3 scales, or U8 and F8_E8M0 exponents"
         )
     shape, codes = scale.shape, layer.codes.shape
+    if len(codes) not in (2, 3):
+        raise FormatError(f"{where(layer.codes)}: allowed is a matrix, or a stack of matrices")
     if len(codes) == 3 and shape == (codes[0], codes[1] // 8, codes[2]) and codes[1] % 8 == 0:
         raise layer.unsupported("NVFP4 packed along the first dimension of each expert's matrix")
     wide = how == "multiply" and bool(shape) and 2 * codes[-1] == 32 * shape[-1] > 0

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import layer_targets
 import record_targets
 from gguf_parts import Parts, Tensor, write_parts
 from zip_parts import ZIP64, Member, write_zip
@@ -280,6 +281,7 @@ SEEDS = {
     "arrow": arrow_seeds,
     "gguf": gguf_seeds,
     "json": json_seeds,
+    "layers": layer_targets.seeds,
     "npz": npz_seeds,
     "pth": pth_seeds,
     "pth-legacy": legacy_seeds,

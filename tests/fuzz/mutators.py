@@ -167,6 +167,7 @@ MUTATORS: dict[str, Mutator] = {
     "index": guarded(mutate_json),
     "journal": guarded(mutate_json),
     "json": guarded(mutate_json),
+    "layers": guarded(mutate_json),
     "manifest": guarded(mutate_json),
     "npz": guarded(mutate_zip),
     "pth": guarded(mutate_zip),

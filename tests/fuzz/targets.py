@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+import layer_targets
 import record_targets
 
 from anamnesis.errors import AnamnesisError
@@ -189,6 +190,11 @@ def check_record(name: str) -> Check:
     return check
 
 
+def check_layers(lab: Lab, path: str, data: bytes, convert: bool) -> None:
+    """Names, dtypes, shapes and a configuration, as every scheme's `resolve` sees them."""
+    layer_targets.check_layers(documented, lab.path, data)
+
+
 _METHODS = ('"quant_method"', '"gptq"', '"fp8"', '"compressed-tensors"', '"bits"', '"group_size"')
 
 
@@ -228,6 +234,7 @@ TARGETS: dict[str, Target] = {
     "index": Target("index.json", check_record("index"), (*_JSON, '"weight_map"', "../")),
     "journal": Target("journal", check_record("journal"), _JSON),
     "json": Target("model.safetensors.index.json", check_json, (*_JSON, "weight_map", "../")),
+    "layers": Target("layers", check_layers, (*_JSON, *_METHODS, *_DTYPES, '"tensors"')),
     "manifest": Target("manifest", check_record("manifest"), (*_JSON, *_DTYPES, '"pieces"')),
     "npz": Target("m.npz", check_model, ("descr", "fortran_order", "shape", "<f4", ">V2", "|O")),
     "pth": Target("m.pth", check_pth, ("ctorch\nFloatStorage\n", "data.pkl"), 4_096),
