@@ -75,7 +75,7 @@ class Diff(Findings):
         write_table(local_path(path), self.to_arrow(), self.to_dict(), shapes, overwrite=overwrite)
 
     def plot(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Draw SQNR by layer and module type: .svg, .html or .png (which needs matplotlib).
+        """Draw SQNR by layer and module type: .svg, .html or .png (extra `plot`).
 
         Raises UsageError as `write` does.
         """
