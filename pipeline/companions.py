@@ -18,6 +18,7 @@ from anamnesis.limits import INDEX_BYTES, NOTHING, Allow, GiB, Limits, MiB
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
 from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.folder import check_inside
+from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers.part import link_again, write_small, write_stream
@@ -79,12 +80,13 @@ def copy_companions(
     for path in companions(source, allow):
         final = target / path.name
         with LocalFile(path) as file:
-            if is_config(path.name):
-                try:
-                    write_small(final, _cleaned(path, _read(file), dtype, choices))
-                except FormatError as error:
-                    note(f"left out: {error}")
-                    continue
+            try:
+                changed = _changed(path, file, dtype, choices)
+            except FormatError as error:
+                note(f"left out: {error}")
+                continue
+            if changed is not None:
+                write_small(final, changed)
             else:
                 same = written.setdefault((file.id.device, file.id.inode), final)
                 if same == final or not link_again(same, final):
@@ -130,6 +132,25 @@ def _chunks(file: LocalFile) -> Iterator[memoryview]:
         file.read_into(at, view)
         yield view
     file.check_unchanged()
+
+
+def _changed(path: Path, file: LocalFile, dtype: str | None, choices: Chosen) -> bytes | None:
+    """What is written for a file that speaks of quantisation, or may; None for its very bytes.
+
+    Raises FormatError for settings that are no JSON.
+    """
+    if is_config(path.name):
+        return _cleaned(path, _read(file), dtype, choices)
+    if not may_state(path.name) or file.size > OTHER_BYTES:
+        return None
+    try:
+        data = _read(file)
+        document = loads(data, str(path), Limits(), python=True)
+    except FormatError:
+        return None
+    if not isinstance(document, dict) or not stated({path.name: document}, {}):
+        return None
+    return _cleaned(path, data, dtype, choices)
 
 
 def _cleaned(path: Path, data: bytes, dtype: str | None, choices: Chosen) -> bytes:

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-_CONFIGS = "*config*.json|params.json"
+from anamnesis.readers.schemes._stated import ENDINGS, KEYS, is_key
+
+_CONFIGS = "*.json"  # that hold settings, or state a method all the same
+_SETTINGS = "*config*.json|params.json"
 _MAIN = "config.json|params.json"
 
 
@@ -24,7 +27,8 @@ class Rule:
 
     `leave` keeps the file out of the output, `remove` takes the key out of it, `dtype` writes the
     output's number format as its value, in the spelling that it had. With `narrow`, a value that
-    names no narrow number format is none of the row's business; nor is true or false.
+    names no narrow number format is none of the row's business; nor is true or false. With
+    `spellings`, every key is meant under which a method is looked for.
     """
 
     files: str
@@ -32,6 +36,7 @@ class Rule:
     action: Literal["leave", "remove", "dtype"]
     why: str
     narrow: bool = False
+    spellings: bool = False
 
 
 RULES = (
@@ -45,16 +50,9 @@ RULES = (
     Rule("recipe.yaml", "", "leave", "LLM Compressor: how it was quantised"),
     Rule("measurement.json|job_new.json", "", "leave", "EXL2: how it was quantised"),
     Rule("_anamnesis.json|*.anamnesis.json", "", "leave", "a manifest of other weights"),
-    Rule(_CONFIGS, "quantization_config|*_quantization_config", "remove", "the method"),
-    Rule(_CONFIGS, "compression_config|sparsity_config", "remove", "compressed-tensors"),
-    Rule(_CONFIGS, "quantization", "remove", "MLX, Mistral"),
-    Rule(_CONFIGS, "quantize", "remove", "ModelSlim: vllm-ascend takes the model for quantised"),
-    Rule(_CONFIGS, "quant_config|*_quant_config|quantize_config", "remove", "older tools"),
-    Rule(_CONFIGS, "quantizationConfig|quantConfig|quantizeConfig|quantMethod|compressionConfig",
-         "remove", "other spellings"),
-    Rule(_CONFIGS, "quant_cfg|quantization_cfg|weight_quantization|weight_quantization_config",
-         "remove", "other spellings"),
-    Rule(_CONFIGS, "quant_method|quantization_method|quantization_bit", "remove", "older tools"),
+    Rule(_CONFIGS, "|".join((*KEYS, *(f"*{ending}" for ending in ENDINGS))), "remove",
+         "the method, in any spelling of the key", spellings=True),
+    Rule(_CONFIGS, "sparsity_config|quantization_bit", "remove", "older tools"),
     Rule(_CONFIGS, "load_in_4bit|load_in_8bit|_load_in_4bit|_load_in_8bit|bnb_4bit_*", "remove",
          "bitsandbytes would quantise again"),
     Rule(_MAIN, "scale_fmt|weight_block_size|activation_scheme", "remove", "FP8 of DeepSeek"),
@@ -87,9 +85,24 @@ def left_out(name: str) -> str | None:
     return "its name speaks of quantisation" if _SPEAKS.fullmatch(name) else None
 
 
+def table() -> str:
+    """The rows as Markdown, for docs/outputs.md."""
+    lines = ["| files | keys | are | because |", "|---|---|---|---|"]
+    done = {"leave": "left out", "remove": "removed", "dtype": "set to the output's"}
+    for rule in RULES:
+        narrow = ", if it names a narrow format" if rule.narrow else ""
+        what = f"{done[rule.action]}{narrow}"
+        lines.append(f"| {_code(rule.files)} | {_code(rule.keys)} | {what} | {rule.why} |")
+    return "\n".join(lines)
+
+
+def _code(patterns: str) -> str:
+    return ", ".join(f"`{pattern}`" for pattern in patterns.split("|") if pattern)
+
+
 def is_config(name: str) -> bool:
-    """Whether rows speak of keys in a file of that name."""
-    return any(rule.keys and _fits(name, rule.files) for rule in RULES)
+    """Whether a file of that name holds settings; rows speak of keys in it."""
+    return _fits(name, _SETTINGS)
 
 
 def clean(name: str, document: Any, dtype: str | None) -> Any:
@@ -118,7 +131,7 @@ def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
 
 
 def _speaks_of(rule: Rule, key: str, value: Any) -> bool:
-    if not _fits(key, rule.keys):
+    if not _fits(key, rule.keys) and not (rule.spellings and is_key(key, value)):
         return False
     if rule.action == "dtype":
         return isinstance(value, str) and (not rule.narrow or is_narrow(value))
@@ -144,4 +157,4 @@ def _fits(name: str, patterns: str) -> bool:
     return any(fnmatchcase(name, pattern) for pattern in patterns.split("|"))
 
 
-__all__ = ["LONG", "RULES", "SHORT", "Rule", "clean", "is_config", "is_narrow", "left_out"]
+__all__ = ["LONG", "RULES", "SHORT", "Rule", "clean", "is_config", "is_narrow", "left_out", "table"]

@@ -15,11 +15,19 @@ from anamnesis.errors import AnamnesisError, FormatError
 from anamnesis.limits import Limits
 from anamnesis.readers.folder import Folder
 from anamnesis.readers.index import read_object
-from anamnesis.readers.schemes._stated import FILES, speaks
+from anamnesis.readers.schemes._stated import (
+    FILES,
+    OTHER_BYTES,
+    is_settings,
+    may_state,
+    speaks,
+)
 from anamnesis.readers.schemes.base import Ledger
 
 # These say by themselves what each tensor is, or hold what was never a Hugging Face model's.
 _NEED_NONE = frozenset(("arrow", "gguf", "npy", "npz", "pth"))
+_OTHERS = 256  # files that are not known for stating a method, and are asked
+_UNLISTED = ("generation_config.json",)  # asked for where nothing lists a folder
 _PLAIN = frozenset(("BF16", "BOOL", "C64", "F16", "F32", "F64", "I64", "U64"))
 
 
@@ -29,6 +37,7 @@ class Configs:
 
     found: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     broken: list[FormatError] = field(default_factory=list)
+    unread: list[str] = field(default_factory=list)  # remarks on files that need not be read
 
     def settle(self, ledger: Ledger, resolve: Callable[[Ledger], None]) -> None:
         """Resolve the model; raise the first broken file's error if it might have mattered."""
@@ -48,7 +57,7 @@ class Configs:
 
     def notes(self) -> tuple[str, ...]:
         """Remarks on files that were not used."""
-        return tuple(f"{error}; it is not used" for error in self.broken)
+        return (*(f"{error}; it is not used" for error in self.broken), *self.unread)
 
 
 def read_configs(folder: Folder | None, limits: Limits) -> Configs:
@@ -56,8 +65,8 @@ def read_configs(folder: Folder | None, limits: Limits) -> Configs:
     configs = Configs()
     if folder is None:
         return configs
-    others = [name for name in folder.names() if name not in FILES and speaks(name)]
-    for name in (*FILES, *others):
+    names = folder.names()
+    for name in (*FILES, *(n for n in names if n not in FILES and speaks(n))):
         try:
             file = folder.open(name)
             if file is not None:
@@ -65,7 +74,31 @@ def read_configs(folder: Folder | None, limits: Limits) -> Configs:
                     configs.found[name] = read_object(file, limits, python=True)
         except FormatError as error:
             configs.broken.append(error)
+    _read_others(configs, folder, [n for n in names or _UNLISTED if may_state(n)], limits)
     return configs
+
+
+def _read_others(configs: Configs, folder: Folder, names: list[str], limits: Limits) -> None:
+    """What nobody expects to state a method, and may: settings first, each if it is small.
+
+    None of them is a reason to refuse a model. Those that hold settings and cannot be read are
+    remarked on.
+    """
+    names = [n for n in names if n not in FILES and not speaks(n)]
+    names.sort(key=lambda name: (not is_settings(name), name))
+    if len(names) > _OTHERS:
+        more = f"{len(names):,} JSON files; only the first {_OTHERS} were asked for a method"
+        configs.unread.append(f"{folder.path}: {more}")
+    for name in names[:_OTHERS]:
+        try:
+            file = folder.open(name)
+            if file is not None:
+                with file:
+                    if file.size <= OTHER_BYTES:
+                        configs.found[name] = read_object(file, limits, python=True)
+        except (AnamnesisError, OSError) as error:
+            if is_settings(name):
+                configs.unread.append(f"{error}; it is not used")
 
 
 __all__ = ["Configs", "read_configs"]

@@ -18,13 +18,9 @@ from dataclasses import dataclass
 from importlib import import_module
 from itertools import islice
 
+from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices
-from anamnesis.readers.schemes._details import (
-    check_basis,
-    check_codes,
-    check_details,
-    check_numbers,
-)
+from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes.base import Ledger
 

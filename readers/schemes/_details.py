@@ -111,43 +111,8 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
     ),
 }
 
-# Keys of any method, in lower case: weights are kept in another basis, which no tensor shows.
-_ROTATED = re.compile(r".*(hadamard|rotat|quarot|spinquant).*|transforms?|transform_config")
-_POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
-_NOTHING = ("", "false", "no", "none", "null")
 _CT_INTEGERS = ("ct-int-quantized", "ct-pack-quantized")
 _FOUR_BIT_FLOATS = ("mxfp4", "mxfp6", "nvfp4")
-
-
-def check_basis(ledger: Ledger) -> None:
-    """Raise UnsupportedError for weights that a configuration says to be in a rotated basis.
-
-    After all schemes: those that know the method have more to say. Beside the stated blocks the
-    model's configuration itself may say so, if anything of the model is quantised.
-    """
-    blocks = [(str(stated), stated.block) for stated in ledger.stated]
-    if blocks or any(tensor.quantised for tensor in ledger.tensors.values()):
-        blocks.append(("config.json", ledger.configs.get("config.json", {})))
-    for name, block in blocks:
-        for key, value in block.items():
-            if _turns(key, value):
-                raise UnsupportedError(
-                    f"{ledger.container.files[0].path}: its {name}: {key:.80}: weights in a "
-                    "rotated basis are not implemented: without the rotation of their inputs they "
-                    "are noise"
-                )
-
-
-def _turns(key: str, value: object) -> bool:
-    """Whether a key is of a rotation, and its value says that there is one."""
-    text = key.lower()
-    if "." in key or not _ROTATED.fullmatch(text) or _POSITIONS.fullmatch(text):
-        return False  # a name with dots is a tensor's
-    if isinstance(value, Mapping):
-        value = value.get("config_groups", value)
-    if isinstance(value, str):
-        return value.strip().lower() not in _NOTHING
-    return bool(value)
 
 
 def check_numbers(ledger: Ledger) -> None:

@@ -10,6 +10,7 @@
 | `hf_quant_config.json` | ModelOpt |
 | `quantization_config.json`, `quanto_qmap.json`, `quantization_map.json` | ExLlamaV3, Quanto |
 | `jang_config.json` | JANG |
+| the same keys in `generation_config.json`, and in any other small JSON file | anyone |
 | the same keys in the `__metadata__` of safetensors, as JSON text | Nunchaku, ComfyUI |
 
 A block without a method's name is told by the keys that only one tool writes; where none is, its
@@ -44,6 +45,14 @@ FILES: dict[str, str] = {
 _SPEAKS = re.compile(r"(.*[_.-])?(de|re)?quant[a-z]*([_.-].*)?\.json", re.IGNORECASE)
 # The rest of them is about nothing else; in these a block stands among other settings.
 _WHOLE_MODELS = ("config.json", "params.json")
+# Any other file of settings counts when it names a method, and what is no file of settings (results
+# of evaluations, say) when there is a block around the name. Vocabularies are neither.
+_SETTINGS = re.compile(r".*config.*\.json", re.IGNORECASE)
+_VOCABULARIES = re.compile(
+    r"(tokenizer|vocab|merges|added_tokens|special_tokens|chat_template).*|.*\.index\.json|"
+    r"_?[^/]*anamnesis\.json",
+    re.IGNORECASE,
+)
 # Keys of a model's configuration whose value is a block, or the name of a method.
 KEYS = (
     "compression_config",
@@ -62,8 +71,9 @@ _SPELLINGS = frozenset(
         *("quantcfg", "quantizationcfg", "weightquantization", "weightquantizationconfig"),
     )
 )
-_ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …
+ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …
 _QUANTIZER = "quantizer"  # audio codecs have one too, and it quantises no weights
+OTHER_BYTES = MiB  # of a file that is not known for stating a method, at most
 _METADATA_KEYS = (*KEYS, "config")
 _COMFY = "_quantization_metadata"
 _NAMES = ("quant_method", "method", "qformat_weight")
@@ -135,10 +145,12 @@ def stated(
     for name in sorted(configs, key=lambda name: (name not in _WHOLE_MODELS, name)):
         if name in _WHOLE_MODELS:
             found += _walk(configs[name], f"{name}: ", 0)
-        else:
+        elif speaks(name):
             known = name in FILES
             found += (one for one in _sidecar(name, configs[name]) if known or one.method)
-    more = [key for key in metadata if key not in KEYS and _is_key(key, metadata[key])]
+        else:
+            found += _among_others(name, configs[name])
+    more = [key for key in metadata if key not in KEYS and is_key(key, metadata[key])]
     for key in (*_METADATA_KEYS, *more):
         found += _from_text(key, metadata.get(key))
     if isinstance(metadata.get(_COMFY), str):
@@ -151,6 +163,24 @@ def stated(
 def speaks(name: str) -> bool:
     """Whether a file of that name may state a method, one that FILES does not have included."""
     return name in FILES or _SPEAKS.fullmatch(name) is not None
+
+
+def is_settings(name: str) -> bool:
+    """Whether a file of that name holds settings, among which a method may be."""
+    return _SETTINGS.fullmatch(name) is not None and _VOCABULARIES.fullmatch(name) is None
+
+
+def may_state(name: str) -> bool:
+    """Whether a JSON file of that name may state a method, whatever it is about."""
+    return name.endswith(".json") and _VOCABULARIES.fullmatch(name) is None
+
+
+def _among_others(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
+    """What a file says that is not known for stating a method."""
+    for one in _walk(config, f"{name}: ", 0):
+        block = one.block or one.where.endswith("quant_method")
+        if one.method and (block or is_settings(name)):
+            yield one
 
 
 def canonical(name: str) -> str:
@@ -169,7 +199,7 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
     if not isinstance(config, Mapping):
         return
     order = sorted(KEYS, key=lambda key: key != "quantization_config")
-    more = [key for key in config if key not in KEYS and _is_key(key, config[key])]
+    more = [key for key in config if key not in KEYS and is_key(key, config[key])]
     for key in (*order, *more):
         if key in config:
             yield from _blocks(key, config[key], where + key)
@@ -178,12 +208,12 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
             yield from _walk(value, f"{where}{key}.", depth + 1)
 
 
-def _is_key(key: str, value: object) -> bool:
-    """Whether a key is a spelling of those that state a method."""
+def is_key(key: str, value: object) -> bool:
+    """Whether a key states a method, in any of its spellings."""
     text = key.lower().replace("_", "").replace("-", "")
     if text == _QUANTIZER:
         return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *_TELLING))
-    return text in _SPELLINGS or key.endswith(_ENDINGS)
+    return text in _SPELLINGS or key.endswith(ENDINGS)
 
 
 def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:

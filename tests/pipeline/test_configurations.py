@@ -12,9 +12,9 @@ import pytest
 
 import anamnesis
 from anamnesis.pipeline.companions import clean_config
-from anamnesis.pipeline.config_rules import RULES, clean, is_config, is_narrow, left_out
+from anamnesis.pipeline.config_rules import RULES, clean, is_config, is_narrow, left_out, table
 from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
-from anamnesis.readers.schemes._stated import _ENDINGS, FILES, KEYS
+from anamnesis.readers.schemes._stated import ENDINGS, FILES, KEYS
 
 Write = Callable[..., Path]
 
@@ -157,10 +157,15 @@ def test_names_of_narrow_formats() -> None:
 def test_what_states_a_method_is_not_left_behind() -> None:
     for name in FILES:
         assert left_out(name) or is_config(name), name
-    others = ("quantizationConfig", "quantConfig", "quant_cfg", "weight_quantization")
-    for key in (*KEYS, *others, *(f"text{ending}" for ending in _ENDINGS)):
+    others = ("quantizationConfig", "quant-cfg", "Quant_Config", "weight_quantization")
+    for key in (*KEYS, *others, *(f"text{ending}" for ending in ENDINGS)):
         for value in ({"quant_method": "fp8"}, "w8a8", None):
             assert clean("config.json", {"a": [{key: value}]}, "bf16") == {"a": [{}]}, key
+
+
+def test_the_page_has_the_rows_of_the_table() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
+    assert table() == page.read_text().partition("<!-- rules -->\n")[2].partition("\n<!-- end")[0]
 
 
 def test_no_scale_of_activations_is_left(tmp_path: Path, write_safetensors: Write) -> None:

@@ -14,7 +14,7 @@ from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
 from anamnesis.readers.base import FileId
 from anamnesis.readers.schemes import SCHEMES, resolve
 from anamnesis.readers.schemes._refused import ALIASES, REFUSED, table
-from anamnesis.readers.schemes._stated import FILES, canonical, stated
+from anamnesis.readers.schemes._stated import FILES, canonical, may_state, stated
 from anamnesis.readers.schemes.base import Ledger
 
 FILE = FileId("model.safetensors", 0, 0, 0, 0)
@@ -83,6 +83,11 @@ def resolved(parts: Parts, quantization: Any = None, **more: Any) -> Ledger:
         ("quant_model_description.json", {"quant_method": "foo-bits"}),
         ("quantization_map.json", {"method": "foo-bits"}),
         ("my_quant_settings.json", {"quant_method": "foo-bits"}),
+        ("generation_config.json", {"quantization_config": {"quant_method": "foo-bits"}}),
+        ("generation_config.json", {"quantization": "foo-bits"}),
+        ("processor_config.json", {"a": [{"quantization_config": {"method": "foo-bits"}}]}),
+        ("args.json", {"model": {"quantization_config": {"quant_method": "foo-bits"}}}),
+        ("args.json", {"quant_method": "foo-bits"}),
         ("config.json", {"quantization_config": [{"quant_method": "foo-bits"}]}),
         ("config.json", {"parts": [{"quantization_config": {"quant_method": "foo-bits"}}]}),
         ("config.json", {"quantization_config": {"quant_config": {"quant_method": "foo-bits"}}}),
@@ -121,6 +126,15 @@ def test_an_unknown_method_is_refused_in_metadata(metadata: dict[str, str]) -> N
 )
 def test_settings_of_a_model_that_quantises_signals_state_no_method(config: Any) -> None:
     assert stated({"config.json": config}, {}) == ()
+
+
+def test_results_and_vocabularies_state_no_method() -> None:
+    assert (
+        stated({"results.json": {"quantization": "Q4_K_M", "quantize": {"seconds": 3}}}, {}) == ()
+    )
+    for name in ("tokenizer_config.json", "vocab.json", "model.safetensors.index.json", "a.txt"):
+        assert not may_state(name)
+    assert may_state("generation_config.json")
 
 
 def test_metadata_that_nobody_can_read_is_a_statement_all_the_same() -> None:
@@ -294,6 +308,38 @@ def test_a_rotated_basis_is_refused_beside_the_blocks(key: str) -> None:
         resolved(FP8, configs={"config.json": {key: True}})
     resolved(FP8, configs={"config.json": {key: "none"}})
     resolved(DENSE, configs={"config.json": {key: True}})  # a model of floats is as it is
+
+
+NESTED = (
+    {"algo_config": [{"name": "rotation", "r1": True}]},
+    {"algo_config": {"type": "QuaRot"}},
+    {"export": {"weight": {"layers": [{"online_rotation": {"r4": True}}]}}},
+    {"algorithms": ["awq", "spinquant"]},
+    {"preprocessing": "hadamard"},
+    {"a": {"transforms": {"q": 1}}},
+)
+
+
+@pytest.mark.parametrize("more", NESTED, ids=json.dumps)
+@pytest.mark.parametrize("method", ["fp8", "quark"])
+def test_a_rotated_basis_is_found_at_any_depth(method: str, more: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="rotated basis"):
+        resolved(FP8, {"quant_method": method, **more})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"algo_config": [{"name": "smooth"}, {"name": "gptq", "rotation": {"r1": False}}]},
+        {"algo_config": [{"rotation_config": {"enabled": False, "block": 32}}]},
+        {"layers": {"model.rotation.proj": {"bits": 4}}, "skip": ["rotation"]},
+        {"algo_config": [{"name": "rotary"}]},
+    ],
+    ids=json.dumps,
+)
+def test_what_is_off_or_about_other_things_is_no_rotation(more: dict[str, Any]) -> None:
+    resolved(FP8, {"quant_method": "fp8", **more})
+    resolved(FP8, configs={"config.json": {"vision_config": {"transforms": ["resize"]}}})
 
 
 @pytest.mark.parametrize("key", ["rotary_emb_base", "partial_rotary_factor", "rotate_half_rope"])

@@ -1,0 +1,102 @@
+"""Weights in another basis, by what a configuration says: refused, since no tensor shows it.
+
+A rotated weight is noise without the rotation of its inputs, which some loaders do on the fly.
+Tools say so under keys of their own (`rotation_config`, `hadamard_block_size`,
+compressed-tensors' `transform_config`) or by the name of an algorithm (Quark's
+`algo_config: [{name: rotation, …}]`), at any depth.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from anamnesis.errors import UnsupportedError
+from anamnesis.readers.schemes.base import Ledger
+
+# Keys and names, in lower case.
+_ROTATED = re.compile(r".*(hadamard|rotat|quarot|spinquant).*")
+_TRANSFORMS = re.compile(r"transforms?|transform_config")  # parts of a model have others
+_POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
+_NAMING = re.compile(r".*(algo|kind|method|mode|name|preprocess|transform|type).*")
+_NOTHING = ("", "false", "no", "none", "null")
+_SWITCHES = ("enable", "enabled", "is_enabled")
+_DEPTH = 32
+
+
+def check_basis(ledger: Ledger) -> None:
+    """Raise UnsupportedError for weights that a configuration says to be in a rotated basis.
+
+    After all schemes: those that know the method have more to say. Beside the stated blocks the
+    model's configuration itself may say so, if anything of the model is quantised.
+    """
+    for one in ledger.stated:
+        _check(ledger, str(one), one.block, stated=True)
+    if ledger.stated or any(tensor.quantised for tensor in ledger.tensors.values()):
+        _check(ledger, "config.json", ledger.configs.get("config.json", {}), stated=False)
+
+
+def _check(ledger: Ledger, where: str, block: Mapping[str, Any], *, stated: bool) -> None:
+    path = next(_rotations(block, stated, 0), None)
+    if path is not None:
+        raise UnsupportedError(
+            f"{ledger.container.files[0].path}: its {where}: {path:.80}: weights in a rotated "
+            "basis are not implemented: without the rotation of their inputs they are noise"
+        )
+
+
+def _rotations(value: object, stated: bool, depth: int) -> Iterator[str]:
+    """The paths of what speaks of a rotation; `stated` if that is a method's own block."""
+    if depth > _DEPTH:
+        return
+    if isinstance(value, list):
+        for number, item in enumerate(value):
+            for path in _rotations(item, stated, depth + 1):
+                yield f"{number}.{path}"
+        return
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if _turns(key, inner, stated or not depth) or (stated and _names_one(key, inner)):
+            yield key
+        elif not _is_off(inner):
+            for path in _rotations(inner, stated, depth + 1):
+                yield f"{key}.{path}"
+
+
+def _turns(key: str, value: object, whole: bool) -> bool:
+    """Whether a key is of a rotation, and its value says that there is one.
+
+    `whole` if the key is of a method or of the whole model, not of some part of it.
+    """
+    text = key.lower()
+    known = _ROTATED.fullmatch(text) or (whole and _TRANSFORMS.fullmatch(text))
+    if "." in key or not known or _POSITIONS.fullmatch(text):
+        return False  # a name with dots is a tensor's
+    if isinstance(value, Mapping):
+        value = value.get("config_groups", value)
+    return not _is_off(value)
+
+
+def _names_one(key: str, value: object) -> bool:
+    """Whether a value is the name of an algorithm that rotates, or a list with one."""
+    texts = value if isinstance(value, list) else [value]
+    return "." not in key and _NAMING.fullmatch(key.lower()) is not None and any(
+        isinstance(text, str)
+        and _ROTATED.fullmatch(text[:200].lower()) is not None
+        and _POSITIONS.fullmatch(text[:200].lower()) is None
+        for text in texts
+    )  # fmt: skip
+
+
+def _is_off(value: object) -> bool:
+    """Whether a value says no, or is of settings that all do."""
+    if isinstance(value, str):
+        return value.strip().lower() in _NOTHING
+    if isinstance(value, Mapping):
+        if any(value.get(key) is False for key in _SWITCHES):
+            return True
+        return all(_is_off(inner) for inner in value.values())
+    return not value
+
+
+__all__ = ["check_basis"]

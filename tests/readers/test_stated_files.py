@@ -1,0 +1,127 @@
+"""Which JSON files beside the weights are asked for a method, and what the others may hold."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import UnsupportedError
+from anamnesis.limits import MiB
+from anamnesis.readers.configs import _OTHERS
+from anamnesis.readers.model import load_model
+from anamnesis.readers.schemes._stated import (
+    _SPELLINGS,
+    _WHOLE_MODELS,
+    ENDINGS,
+    FILES,
+    KEYS,
+    may_state,
+    speaks,
+)
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
+
+UNKNOWN = json.dumps({"quantization_config": {"quant_method": "foo-bits"}})
+Folder = Callable[..., Path]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, write_safetensors: Callable[[Path, Any], Path]) -> Folder:
+    """Write a model of one FP8 layer without a configuration, with other files beside it."""
+
+    def write(**others: str) -> Path:
+        scale = ("F32", (), np.float32(2).tobytes())
+        parts = {"m.weight": ("F8_E4M3", (2, 2), bytes(4)), "m.weight_scale": scale}
+        write_safetensors(tmp_path / "model.safetensors", parts)
+        for name, text in others.items():
+            (tmp_path / f"{name}.json").write_text(text)
+        return tmp_path
+
+    return write
+
+
+@pytest.mark.parametrize("name", ["generation_config", "args"])
+def test_any_small_file_of_json_is_asked(folder: Folder, name: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{name}.json.*foo-bits"):
+        load_model(str(folder(**{name: UNKNOWN})))
+
+
+def test_files_that_need_not_be_read_refuse_nothing(folder: Folder) -> None:
+    path = folder(
+        broken_config="{",
+        list_config="[1]",
+        results="{",
+        large=UNKNOWN + " " * MiB,
+        tokenizer=UNKNOWN,
+    )
+    os.mkfifo(path / "pipe.json")
+    (path / "link.json").symlink_to("/etc/hostname")
+    model = load_model(str(path))
+    assert [t.scheme for t in model.tensors] == ["fp8-tensor"]
+    assert [note.count("it is not used") for note in model.notes] == [1, 1]
+    assert "broken_config.json" in model.notes[0]
+    assert "list_config.json" in model.notes[1]
+
+
+def test_more_files_than_are_asked_are_told(folder: Folder) -> None:
+    path = folder(z_config=UNKNOWN)
+    for number in range(_OTHERS + 1):
+        (path / f"{number}.json").write_text("{}")
+    with pytest.raises(UnsupportedError, match=r"z_config\.json"):  # settings come first
+        load_model(str(path))
+    (path / "z_config.json").unlink()
+    assert "257 JSON files" in load_model(str(path)).notes[-1]
+
+
+def test_what_states_a_method_is_cleaned_wherever_it_stands(folder: Folder) -> None:
+    """In files of any name; all others keep their very bytes."""
+    block = {"quantization_config": {"quant_method": "fp8"}, "dtype": "fp8"}
+    same = {"results": '{"quantization": "Q4_K_M",  "x": 1}', "list": "[1,  2]"}
+    path = folder(config="{}", args=json.dumps({"model": block}), **same)
+    out = path.parent / "out"
+    anamnesis.remember(str(path), str(out))
+    assert json.loads((out / "args.json").read_text()) == {"model": {"dtype": "fp8"}}
+    for name, text in same.items():
+        assert (out / f"{name}.json").read_text() == text
+
+
+def listed(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
+
+
+def table() -> str:
+    """The rows of docs/inputs.md on where a method is looked for, from the code's own tables."""
+    plain = {key.replace("_", "") for key in KEYS}
+    keys = (
+        f"{listed(KEYS)}; {listed(sorted(_SPELLINGS - plain))}; {listed('*' + e for e in ENDINGS)}"
+    )
+    files = {name: method for name, method in FILES.items() if name not in _WHOLE_MODELS}
+    rows = [
+        (listed(_WHOLE_MODELS), "at any depth, under the keys below"),
+        *((f"`{n}`", f"as a whole{m and f': {m}'}") for n, m in files.items()),
+        ("`*quant*.json`", "as a whole, when a method is named in it"),
+        ("`*config*.json`, `generation_config.json` too", "at any depth, when a method is named"),
+        ("any other `*.json`", "at any depth, when there is a block that names a method"),
+        ("metadata of safetensors", "the same keys, and `config`, as JSON text"),
+        ("keys, in any case, with `_`, `-` or nothing between the words", keys),
+    ]  # fmt: skip
+    return "\n".join(("| where | what |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)))
+
+
+def test_the_page_names_every_place_of_a_method() -> None:
+    text = PAGE.read_text()
+    assert table() == text.partition("<!-- stated -->\n")[2].partition("\n<!-- end -->")[0]
+    assert speaks("a-quant.json")
+    assert may_state("any.json")
+
+
+if __name__ == "__main__":
+    head, mark, rest = PAGE.read_text().partition("<!-- stated -->\n")
+    PAGE.write_text(head + mark + table() + rest[rest.index("\n<!-- end -->") :])
