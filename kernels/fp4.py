@@ -4,6 +4,7 @@
 |---|---|---|
 | MXFP4 | 32 | E8M0, one byte: 2**(e - 127), 255 is NaN |
 | NVFP4 | 16 (ModelOpt: or 32) | E4M3, one byte, and a float32 for the whole matrix |
+| NVFP4 of AutoRound's `nvfp4_v2` | 16 | E5M3, one byte without a sign |
 
 A code is E2M1: a sign and one of 0, 0.5, 1, 1.5, 2, 3, 4, 6. A byte holds element 2k in its low
 half and 2k + 1 in its high half; codes and scales are tensors of their own. AutoRound's MXINT4 is
@@ -14,7 +15,10 @@ experimental/qmodules/mxint4_utils.py).
     NVFP4: value = e2m1 * (e4m3 * global), or e2m1 * (e4m3 / global)
 
 Every step rounds to float32, the result once to BF16. Under `reference` a `narrow` NVFP4 scale is
-rounded to BF16 before it is multiplied with. Sources: OCP Microscaling Formats specification 1.0,
+rounded to BF16 before it is multiplied with. E5M3 has the exponents of E5M2, 0xFF is NaN, and
+nothing is infinite (auto-round 0.16.1 data_type/nvfp.py, `e5m3_to_float_tensor`).
+
+Sources: OCP Microscaling Formats specification 1.0,
 sections 5.3.3, 5.4.1 and 6.3; https://github.com/vllm-project/compressed-tensors
 compressors/nvfp4 and mxfp4, quantization/lifecycle/forward_helpers.py (`_dequantize`);
 nvidia-modelopt torch/quantization/qtensor/nvfp4_tensor.py (`dequantize`).
@@ -47,6 +51,22 @@ _WITHOUT_MINUS_ZERO = _E2M1 + np.float32(0)
 _QUARTERS = np.array([*range(8), -0.0, *range(-1, -8, -1)], np.float32) / np.float32(4)
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
 _ONE = np.ones(1, np.float32)
+
+
+def _e5m3() -> Any:
+    exponent, mantissa = np.divmod(np.arange(256), 8)
+    lead = np.where(exponent > 0, 8, 0)
+    values = np.ldexp(lead + mantissa, np.maximum(exponent, 1) - 18).astype(np.float32)
+    values[0xFF] = np.nan
+    return values
+
+
+_SCALE_CODES = {"e4m3": E4M3.values, "e5m3": _e5m3()}
+
+
+def scale_codes(params: Mapping[str, Any]) -> Any:
+    """What NVFP4's 256 scale bytes stand for, float32: E4M3, or as `params["scale_code"]` says."""
+    return _SCALE_CODES[params.get("scale_code", "e4m3")]
 
 
 @jit
@@ -174,7 +194,8 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
     rows; `scalars["global"]` says `multiply` or `divide` by it, after division by
     `scalars["global_unit"]` if there is one (MLX). With `scalars["narrow"]` and
     `rounding: reference` the scales are rounded to BF16. Where `scalars["minus_zero"]` is false,
-    code 8 is 0 (ModelOpt's table). One matrix has its 256 scales made here.
+    code 8 is 0 (ModelOpt's table). `scalars["scale_code"]` is "e5m3" where scales are no E4M3.
+    One matrix has its 256 scales made here.
     """
     stored = wholes.get("global")
     factors = _ONE if stored is None else to_float32(stored.dtype, stored.array).reshape(-1)
@@ -191,6 +212,7 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
         "factors": factors,
         "divide": how == "divide",
         "narrowed_scales": narrow,
+        "codes": scale_codes(scalars),
     }
     if factors.size == 1:
         prepared["scales"] = _scales(factors[0], prepared)
@@ -200,7 +222,8 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
 def _scales(factor: Any, params: Mapping[str, Any]) -> Any:
     """What each of the 256 scale bytes stands for in one matrix; NaNs are quiet and plain."""
     with np.errstate(all="ignore"):
-        scales = E4M3.values / factor if params["divide"] else E4M3.values * factor
+        codes = params["codes"]
+        scales = codes / factor if params["divide"] else codes * factor
         if params["narrowed_scales"]:
             bits = scales.view(np.uint32)
             odd = bits >> np.uint32(16) & np.uint32(1)

@@ -19,7 +19,7 @@ class Micro(Runs):
     def __init__(self, parts: Parts) -> None:
         tensor = parts.tensor
         size, bits = _BLOCKS[tensor.coding]
-        self._e4m3, self._params = tensor.coding == "fp4-nv", tensor.params
+        self._two_scales, self._params = tensor.coding == "fp4-nv", tensor.params
         size = tensor.params.get("block_elems", size)
         super().__init__(parts, tensor.unit_elems, tensor.unit_elems * bits // 8, size)
 
@@ -30,7 +30,7 @@ class Micro(Runs):
         found = super().read(start, stop, wanted)
         if any(name in wanted for name in NUMBERS):
             found["scale"] = scale = self._scale(self.parts.read("scale", start, stop))
-            if self._e4m3 and "scales" in wanted:
+            if self._two_scales and "scales" in wanted:
                 unit, _ = self.split(start, stop)
                 matrix = unit // self._params.get("rows", self.rows) % len(self._factors)
                 with np.errstate(all="ignore"):
@@ -41,9 +41,9 @@ class Micro(Runs):
 
     def _scale(self, raw: Any) -> Any:
         from anamnesis.kernels.bits import to_float32
-        from anamnesis.kernels.fp8 import E4M3
+        from anamnesis.kernels.fp4 import scale_codes
 
-        return E4M3.values[raw] if self._e4m3 else to_float32("F8_E8M0", raw)
+        return scale_codes(self._params)[raw] if self._two_scales else to_float32("F8_E8M0", raw)
 
     @cached_property
     def _factors(self) -> Any:
@@ -57,7 +57,7 @@ class Transposed(Micro):
     """Blocks in the order they are stored in: parts of columns of the output, of no one row."""
 
     def __init__(self, parts: Parts) -> None:
-        self._e4m3 = False
+        self._two_scales = False
         Runs.__init__(self, parts, 32, 16, 32)
 
     def place(self, start: int, stop: int) -> Columns:

@@ -17,7 +17,8 @@ import numpy as np
 from anamnesis.analytics.scan.ggml_fields import FIELDS
 from anamnesis.kernels import ENCODINGS, Window
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.fp8 import E4M3, used_blocks
+from anamnesis.kernels.fp4 import scale_codes
+from anamnesis.kernels.fp8 import used_blocks
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
 from anamnesis.readers.dtypes import DTYPES
@@ -69,7 +70,7 @@ class ScaleRange:
         if self._tensor.coding.endswith("-tiles"):
             view = self._in_order(view, batch.start)
         if self._tensor.coding in ("fp4-nv", "torchao-nvfp4-tiles"):
-            return E4M3.values[view]
+            return scale_codes(self._tensor.params)[view]
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
         if self._tensor.coding == "awq-gemv":  # rows are filled up to whole words of zeros
             numbers = numbers[:, : self._tensor.params["groups"]]

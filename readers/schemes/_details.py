@@ -38,19 +38,24 @@ _ROUND = _known(
     "(opt-)?(rtn-)?int(-(a?sym|asym-float-zp|sym-gptq|sym-neuqi))*[0-9]*",
     "(opt-)?(rtn-)?(mx-?fp[468]?(e[0-9]m[0-9])?(-rceil|-even)?)",
     "mx-?int4?",
-    "(opt-)?(rtn-)?(nv-?fp4?(-v2)?(-rtn)?(-with-(static|global)-(gs|scale))?)",
+    "(opt-)?(rtn-)?(nv-?fp4?(-v2|-e5m3)?(-rtn)?(-with-(static|global)-(gs|scale))?)",
     "(block-)?fp(8|-8)?(-e4m3|-e5m2)?(-sym)?(-unit-scale|-gaudi3-sym)?",
 )
 _PACKING = _known(
     *("auto", "auto-(round|gptq|awq)", "auto-round:(auto-)?(gptq|awq)(model)?(-.*)?"),
     *(
         "auto-round:fp8.*",
-        "auto-round:(llm-compressor-?)?((mx|nv)-?fp[0-9]*|mx-?int4?)?(-with-.*)?",
+        "auto-round:(llm-compressor-?)?((mx|nv)-?fp[0-9]*(-v2|-e5m3)?|mx-?int4?)?(-with-.*)?",
     ),
 )
 _CT = _known(
     *("dense", "int-quantized", "float-quantized", "naive-quantized", "pack-quantized"),
-    *("mixed-precision", "nvfp4-pack-quantized", "mxfp[46]-pack-quantized", "mxfp8-quantized"),
+    *(
+        "mixed-precision",
+        "nvfp4(-e5m3)?-pack-quantized",
+        "mxfp[46]-pack-quantized",
+        "mxfp8-quantized",
+    ),
     *("marlin-24", "sparse-bitmask", "sparse-24-bitmask"),
 )
 _MODELOPT = _known(

@@ -4,13 +4,16 @@
 |---|---|---|---|---|
 | NVFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | `X.weight_global_scale` |
 | NVFP4 | ModelOpt | `X.weight` U8 | `X.weight_scale` | `X.weight_scale_2` |
+| NVFP4, E5M3 scales | AutoRound | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | ModelOpt, Quark | `X.weight` U8 | `X.weight_scale` | |
 | MXINT4 | AutoRound | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP6 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | DeepSeek-V4 | `X.weight` I8 | `X.scale` or `X.weight_scale_inv` | |
 
-MXINT4 has the tensors of MXFP4: only AutoRound's config tells, by a `data_type` of `mx_int`.
+MXINT4 has the tensors of MXFP4: only AutoRound's config tells, by a `data_type` of `mx_int`. The
+scales of its `nvfp4_v2` (formats `…nvfp4_e5m3`, also under compressed-tensors) are U8, one for 16
+elements, and there is no global scale.
 
 The parameter of stacked experts is `X` instead of `X.weight`, and its parts are `X_packed`,
 `X_scale`, `X_global_scale`, `X_scale_2`, `X_scale_inv`; ModelOpt also writes `X_weight_scale` and
@@ -30,7 +33,8 @@ integrations/finegrained_fp8.py (`Fp8Dequantize`).
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from anamnesis.errors import FormatError, UnsupportedError
@@ -43,6 +47,7 @@ from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 
 _E8M0 = ("F8_E8M0", "U8")
+_E5M3 = re.compile("e5m3|nv_?fp4?_v2")
 _FP6_BLOCK = 24  # bytes of 32 codes
 _IMPLEMENTED = "NVFP4, MXFP4 and MXFP6 with linear block scales along the inputs"
 
@@ -93,7 +98,9 @@ def _claim_u8(ledger: Ledger, stored: Stored, foreign: dict[str, Mark]) -> None:
     if name != stored.name and (part == "weight_packed" or _stacked(ledger, stored, f"{name}_")):
         layer = Layer(stored, name)
         scale = layer.part(ledger, "scale")
-        if scale.dtype in _E8M0:
+        if scale.dtype == "U8" and _has_e5m3(ledger, layer, scale):
+            _claim_e5m3(ledger, layer, scale)
+        elif scale.dtype in _E8M0:
             _claim_mx(ledger, layer, scale)
         else:
             _claim_nv(ledger, layer, scale, "global_scale", "divide")
@@ -155,6 +162,34 @@ def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
         if _are_quarters(ledger, layer):
             tensor = replace(tensor, scheme="mxint4", params={"quarters": True})
     ledger.claim(smoothed(ledger, layer.module, tensor))
+
+
+def _has_e5m3(ledger: Ledger, layer: Layer, scale: Stored) -> bool:
+    """Whether U8 scales are E5M3: by their number, where a configuration names the format."""
+    *lead, packed = layer.codes.shape
+    if packed % 8 or scale.shape != (*lead, packed // 8):
+        return False
+    texts = [text.lower().replace("-", "_") for one in ledger.stated for text in _texts(one.block)]
+    return any(_E5M3.search(text) for text in texts)
+
+
+def _texts(block: Mapping[str, object]) -> Iterator[str]:
+    """What names a format in a block of configuration, in it and in its entries for layers."""
+    for key, value in block.items():
+        if key in ("data_type", "format", "packing_format") and isinstance(value, str):
+            yield value[:200]
+        elif key in ("config_groups", "extra_config") and isinstance(value, Mapping):
+            for entry in value.values():
+                if isinstance(entry, Mapping):
+                    yield from _texts(entry)
+
+
+def _claim_e5m3(ledger: Ledger, layer: Layer, scale: Stored) -> None:
+    _refuse(ledger, layer)
+    if len(layer.codes.shape) not in (2, 3):
+        raise FormatError(f"{where(layer.codes)}: allowed is a matrix, or a stack of matrices")
+    params: dict[str, object] = {"scale_code": "e5m3", "minus_zero": True}
+    ledger.claim(_tensor(layer, scale, "nvfp4", "fp4-nv", params=params))
 
 
 def _are_quarters(ledger: Ledger, layer: Layer) -> bool:

@@ -22,7 +22,6 @@ SHARED = [ROOT.parent / "shared" / name for name in ("corpus", "layouts")]
 
 # Recognised and not implemented yet: these must say so, and leave nothing behind.
 UNSUPPORTED: set[str] = {
-    "auto-round/nvfp4-e5m3",
     "transformers/eetq-int8",
 }
 # The caller has to say that these need no scale.

@@ -301,3 +301,31 @@ def test_mxint4_is_what_autoround_says() -> None:
     mixed = {"data_type": "mx_int", "extra_config": {"(b|c)+": {"data_type": "mx_fp"}}}
     with pytest.raises(UnsupportedError, match="MXFP4 beside MXINT4"):
         resolved(parts, {**round_, **mixed})
+
+
+def test_e5m3_is_stated_and_has_a_scale_for_16_elements(
+    tmp_path: Path, write_safetensors: Write
+) -> None:
+    """U8 scales without a global one: another number of them, or another format, are not E5M3."""
+    parts: Parts = {"a.weight_packed": ("U8", (8, 32)), "a.weight_scale": ("U8", (8, 4))}
+    round_ = {"quant_method": "auto-round", "bits": 4}
+    for about in (
+        {**round_, "data_type": "nvfp4_v2"},
+        {**round_, "extra_config": {"a": {"data_type": "nvfp4_v2"}}},
+        {**round_, "packing_format": "auto_round:llm_compressor_nvfp4_e5m3"},
+        {"quant_method": "compressed-tensors", "format": "nvfp4-e5m3-pack-quantized"},
+    ):
+        tensor = only(parts, about)
+        assert (tensor.scheme, tensor.params["scale_code"]) == ("nvfp4", "e5m3")
+        assert only({**parts, "a.weight_scale": ("U8", (8, 2))}, about).scheme == "mxfp4"
+        with pytest.raises(FormatError, match="one E8M0 exponent for 32"):
+            resolved({**parts, "a.weight_scale": ("U8", (8, 5))}, about)
+    with pytest.raises(FormatError, match="one E8M0 exponent for 32"):
+        resolved(parts, {**round_, "data_type": "nv_fp"})
+    nan = {
+        "a.weight_packed": ("U8", (1, 8), b"\x21" * 8),
+        "a.weight_scale": ("U8", (1, 1), b"\xff"),
+    }
+    path = write_safetensors(tmp_path / "model.safetensors", nan)
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": {**round_, **about}}))
+    assert np.isnan(anamnesis.open_model(path)["a.weight"].to_numpy().astype(np.float32)).all()

@@ -440,7 +440,7 @@ def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
     ("about", "value"),
     [
         ({"quant_method": "auto-round", "data_type": "mx_int8"}, "mx_int8"),
-        ({"quant_method": "auto-round", "data_type": "nv_fp4_e5m3"}, "nv_fp4_e5m3"),
+        ({"quant_method": "auto-round", "data_type": "nv_fp4_e5m4"}, "nv_fp4_e5m4"),
         (
             {"quant_method": "auto-round", "extra_config": {"m": {"data_type": "mx_uint4"}}},
             "mx_uint4",
@@ -452,9 +452,9 @@ def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
         (
             {
                 "quant_method": "auto-round",
-                "packing_format": "auto_round:llm_compressor_nvfp4_e5m3",
+                "packing_format": "auto_round:llm_compressor_nvfp4_e5m4",
             },
-            "e5m3",
+            "e5m4",
         ),
         ({"quant_method": "gptq", "checkpoint_format": "gptq_v3"}, "gptq_v3"),
         ({"quant_method": "gptq", "format": "paroquant"}, "paroquant"),
