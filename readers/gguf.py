@@ -13,12 +13,12 @@ import math
 import os
 from typing import NamedTuple
 
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
-from anamnesis.readers.gguf_types import Q2_0, GgmlType, ggml_type, q2_0_group_128
+from anamnesis.readers.gguf_types import FP8, Q2_0, GgmlType, ggml_type, q2_0_group_128
 from anamnesis.readers.source import open_source
 
 ELEMS_LIMIT = 1 << 63
@@ -72,7 +72,19 @@ def _behind(part: _Part) -> tuple[str, ...]:
 def _open_part(path: str, limits: Limits) -> _Part:
     with open_source(path) as file:
         header = read_header(file, limits)
-        return _Part(header, file.id, _spans(file.id, header))
+        part = _Part(header, file.id, _spans(file.id, header))
+        _check_fp8(part)
+        return part
+
+
+def _check_fp8(part: _Part) -> None:
+    """Refuse FP8 with room behind it: forks use its number for blocks that hold scales too."""
+    last = max(part.stored.values(), key=lambda s: s.offset + s.nbytes, default=None)
+    if last is not None and last.dtype in FP8.values() and _behind(part):
+        raise UnsupportedError(
+            f"{part.file.path}: tensor {last.name!r:.200}: {last.dtype}, with more than a byte an "
+            "element: FP8 in blocks with a scale, as forks of llama.cpp have it, is not implemented"
+        )
 
 
 def _spans(file: FileId, header: Header) -> dict[str, Stored]:

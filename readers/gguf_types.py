@@ -2,6 +2,11 @@
 
 Numbers and names: https://github.com/ggml-org/ggml/blob/master/include/ggml.h, `enum ggml_type`.
 Geometry of the quantised types comes from the table of encodings, so a new row there is enough.
+
+FP8 has no number in ggml up to 0.25.3 (llama-cpp-python 0.3.36), whose types end at 42. The header
+of stable-diffusion.cpp (include/stable-diffusion.h, `sd_type_t`, since the version of September
+2026) gives 43 to E4M3 and 44 to E5M2, one byte an element. Forks of llama.cpp use 43 for blocks
+that hold a scale too; those take more room, so the rule that tensors lie side by side tells them.
 """
 
 from __future__ import annotations
@@ -53,6 +58,7 @@ def encoding_of(dtype: str) -> str:
     return "gguf-" + dtype.lower().replace("_", "-")
 
 
+FP8 = {43: "F8_E4M3", 44: "F8_E5M2"}
 _PLAIN = {
     0: "F32",
     1: "F16",
@@ -62,6 +68,7 @@ _PLAIN = {
     27: "I64",
     28: "F64",
     30: "BF16",
+    **FP8,
 }
 
 _QUANTISED = {
@@ -103,8 +110,11 @@ _REFUSED = {
     36: "IQ4_NL_4_4, removed from ggml, or I2_S of bitnet.cpp",
     37: "IQ4_NL_4_8, removed from ggml",
     38: "IQ4_NL_8_8, removed from ggml",
+    51: "FP8 E4M3 of a fork of llama.cpp, with scales in blocks of 32 or beside the tensor",
+    52: "FP8 E5M2 of a fork of llama.cpp, with scales in blocks of 32",
     142: "PQ2_0 of PrismML, or IQ2_TN of ik_llama.cpp",
     143: "PTQ1_0 of PrismML, or IQ1_TN of ik_llama.cpp",
+    255: "FP8 E4M3 of a fork of llama.cpp, whose layout no release of it says",
 }
 _PRIVATE = range(133, 400)  # ik_llama.cpp's own, the row-interleaved ones from 202
 _PRIVATE_NAMES = {

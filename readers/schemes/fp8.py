@@ -58,6 +58,8 @@ def resolve(ledger: Ledger) -> None:
     Codes without any scale are claimed only under `assume_unit_scale`. Raises FormatError for
     a scale that does not fit, UnsupportedError for the scales of fused shards.
     """
+    if ledger.container.kind == "gguf":
+        return  # a type among ggml's, with companions of its own
     declared = declared_blocks(ledger.quantization())
     comfy = marks(ledger)
     claimed = set()

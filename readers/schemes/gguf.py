@@ -1,6 +1,6 @@
 """GGUF: every quantised tensor is one logical tensor of blocks; one scheme name a ggml type.
 
-NVFP4 alone has companions (`_repack_nvfp4` in https://github.com/ggml-org/llama.cpp,
+NVFP4 and FP8 have companions (`_repack_nvfp4` in https://github.com/ggml-org/llama.cpp,
 conversion/base.py): beside `NAME.weight`, `NAME.scale` holds one float32 for the tensor or one
 for each expert, and is left out where it is 1; `NAME.input_scale` is for activations.
 
@@ -19,10 +19,13 @@ from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RANK
 from anamnesis.readers.base import Component, Stored, Tensor
-from anamnesis.readers.gguf_types import encoding_of
+from anamnesis.readers.gguf_types import FP8, encoding_of
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.schemes.fp8 import ENCODINGS as FP8_ENCODINGS
 from anamnesis.readers.schemes.passthrough import dense
+
+_NUMBERS = {name: number for number, name in FP8.items()}
 
 
 def resolve(ledger: Ledger) -> None:
@@ -32,6 +35,9 @@ def resolve(ledger: Ledger) -> None:
     """
     for stored in ledger.free():
         shape = _shape(ledger, stored)
+        if stored.dtype in FP8.values():
+            _claim_fp8(ledger, stored, shape)
+            continue
         encoding = encoding_of(stored.dtype)
         row = ENCODINGS.get(encoding)
         if row is None or not row.block_bytes:
@@ -59,6 +65,32 @@ def resolve(ledger: Ledger) -> None:
         )
 
 
+def _claim_fp8(ledger: Ledger, stored: Stored, shape: tuple[int, ...]) -> None:
+    """One byte an element; ggml has the type as a number of its own, so no scale means 1."""
+    scale = _scale(ledger, stored)
+    experts = 1 if scale is None else scale.shape[0]
+    columns = max(1, stored.shape[-1] if stored.shape else 1)
+    rows = max(1, math.prod(stored.shape) // columns // experts)
+    ledger.claim(
+        Tensor(
+            name=stored.name,
+            shape=shape,
+            scheme="fp8-unit" if scale is None else "fp8-tensor",
+            encoding=FP8_ENCODINGS[stored.dtype],
+            components=(
+                Component("payload", stored, Contiguous(8 * columns)),
+                *(() if scale is None else (Component("scale", scale),)),
+            ),
+            unit_elems=columns,
+            params={"block": (rows, columns), "grid": (experts, 1, 1), "rows": rows},
+        )
+    )
+    ledger.note(
+        f"{stored.file.path}: FP8 tensors have the number {_NUMBERS[stored.dtype]} that "
+        "stable-diffusion.cpp gave this type; no release of ggml known here has one for it"
+    )
+
+
 def _shape(ledger: Ledger, stored: Stored) -> tuple[int, ...]:
     """A tensor's shape before it was made a matrix; its own where the metadata says nothing."""
     key = f"comfy.gguf.orig_shape.{stored.name}"
@@ -76,11 +108,11 @@ def _shape(ledger: Ledger, stored: Stored) -> tuple[int, ...]:
 
 
 def _scale(ledger: Ledger, weight: Stored) -> Stored | None:
-    """The scale of an NVFP4 tensor: float32 `[1]`, or `[experts]` of a stack of matrices."""
+    """The scale of NVFP4 or FP8: float32 `[1]`, or `[experts]` of a stack of matrices."""
     base = weight.name.removesuffix(".weight")
     activations = ledger.get(f"{base}.input_scale")
     if activations is not None:
-        ledger.drop(activations, "scale of NVFP4 activations; the weights do not depend on it")
+        ledger.drop(activations, "scale of activations; the weights do not depend on it")
     scale = ledger.get(f"{base}.scale")
     if scale is None:
         return None

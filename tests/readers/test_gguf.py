@@ -8,15 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+import ml_dtypes
 import numpy as np
 import pytest
 
+import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Container
 from anamnesis.readers.gguf import open_gguf
-from anamnesis.readers.gguf_types import GGML_TYPES
+from anamnesis.readers.gguf_types import FP8, GGML_TYPES
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
@@ -253,7 +255,7 @@ def test_geometry_of_every_encoding(encoding: str, tmp_path: Path) -> None:
 
 def test_the_table_of_types_agrees_with_gguf_py() -> None:
     for type_id, row in GGML_TYPES.items():
-        if type_id != Q2_0:  # newer than gguf-py 0.19
+        if type_id not in (Q2_0, *FP8):  # not in gguf-py 0.19
             kind = gguf.GGMLQuantizationType(type_id)
             assert (kind.name, *gguf.GGML_QUANT_SIZES[kind]) == row
 
@@ -352,6 +354,48 @@ def test_nvfp4_scale_of_the_wrong_form_is_refused(
     path = nvfp4(tmp_path / "x.gguf", 3, ("b.w.scale", dims, type_id, nbytes))
     with pytest.raises(FormatError, match=r"tensor 'b\.w\.scale'"):
         resolved(path)
+
+
+@pytest.mark.parametrize(("type_id", "kind"), [(43, "float8_e4m3fn"), (44, "float8_e5m2")])
+@pytest.mark.parametrize("scales", [(), (1,), (3,)])
+def test_fp8_of_one_byte_an_element(
+    type_id: int, kind: str, scales: tuple[int, ...], tmp_path: Path
+) -> None:
+    """Against ml_dtypes: without a scale, with one, and with one for each expert."""
+    codes = np.resize(np.arange(256, dtype=np.uint8), (3, 6, 64))
+    more = [("b.scale", list(scales), F32, 4 * scales[0])] if scales else []
+    tensors = [("b.weight", [64, 6, 3], type_id, codes.size), *more]
+    path = write(tmp_path / "x.gguf", [*tensors, ("b.input_scale", [1], F32, 4)])
+    factors = np.array([0.1, 3e38, 1e-40][: scales[0] if scales else 0], np.float32)
+    stored = opened(path).stored
+    with path.open("r+b") as file:
+        for name, array in (("b.weight", codes), ("b.scale", factors)):
+            if array.size:
+                file.seek(stored[name].offset)
+                file.write(array.tobytes())
+    model = anamnesis.open_model(path)
+    assert list(model) == ["b.weight"]
+    assert "stable-diffusion.cpp" in str(model.model.notes)
+    with np.errstate(all="ignore"):
+        wanted = codes.view(getattr(ml_dtypes, kind)).astype(np.float32)
+        if scales:
+            wanted = wanted * factors[:, None, None]
+        wanted = wanted.astype(ml_dtypes.bfloat16)
+    found = model["b.weight"].to_numpy().view(ml_dtypes.bfloat16)
+    nan = np.isnan(wanted)
+    assert np.array_equal(np.isnan(found), nan)
+    assert np.array_equal(found.view(np.uint16)[~nan], wanted.view(np.uint16)[~nan])
+
+
+def test_fp8_in_blocks_with_a_scale_is_refused(tmp_path: Path) -> None:
+    """As forks have it: 34 bytes for 32, or 132 for 128, in the middle of a file or at its end."""
+    for nbytes in (34 * 8, 132 * 2):
+        path = write(tmp_path / "last.gguf", [("n", [8], F32, 32), ("w", [128, 2], 43, nbytes)])
+        with pytest.raises(UnsupportedError, match="in blocks with a scale"):
+            opened(path)
+        path = write(tmp_path / "first.gguf", [("w", [128, 2], 43, nbytes), ("n", [8], F32, 32)])
+        with pytest.raises(FormatError, match="leaves a gap"):
+            opened(path)
 
 
 def count_reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
