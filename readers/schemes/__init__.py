@@ -19,7 +19,7 @@ from importlib import import_module
 from itertools import islice
 
 from anamnesis.readers.schemes._basis import check_basis
-from anamnesis.readers.schemes._choices import note_choices
+from anamnesis.readers.schemes._choices import note_choices, note_integers
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes.base import Ledger
@@ -139,6 +139,7 @@ def resolve(ledger: Ledger) -> None:
     note_choices(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented)
+    note_integers(ledger)
 
 
 def _check_methods(ledger: Ledger, row: Scheme, before: int) -> None:

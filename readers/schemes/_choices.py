@@ -9,6 +9,7 @@ Only where no configuration names a method: one that does has said which layout 
 | AWQ's GEMV | GPTQ in groups of eight | always |
 | MXFP4 in `weight_packed` | AutoRound's MXINT4 | always |
 | INT8 `weight` with `weight_scale` | ComfyUI's ConvRot, its mark lost | always |
+| an integer matrix called `weight` by itself | codes without their scales | always |
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._integers import NARROW
 from anamnesis.readers.schemes.base import Ledger
 
+_WEIGHTS = ("weight", "weights", "_proj", "kernel")
 _TILE_ROWS, _TILE_COLUMNS = 128, 4
 
 
@@ -35,6 +39,24 @@ def note_choices(ledger: Ledger) -> None:
                 f"{first.components[0].stored.file.path}: {first.name!r}{others}: {said}; no "
                 "configuration beside the tensors says which"
             )
+
+
+def note_integers(ledger: Ledger) -> None:
+    """Add a note on integer matrices that pass as they are and are called like a weight."""
+    if ledger.stated or ledger.container.kind == "gguf":
+        return
+    found = [
+        tensor.components[0].stored
+        for tensor in ledger.tensors.values()
+        if tensor.out_dtype in NARROW and not tensor.quantised and len(tensor.shape) > 1
+    ]
+    found = [stored for stored in found if stored.name.endswith(_WEIGHTS)]
+    if found:
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        ledger.note(
+            f"{where(found[0])}{others}: integers by themselves, kept as they are; codes of a "
+            "weight whose scales are missing look the same, and no configuration says which"
+        )
 
 
 def _in_tiles(decoded: Iterable[Tensor]) -> list[Tensor]:

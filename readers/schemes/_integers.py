@@ -35,7 +35,7 @@ LEFT_ALONE = (
     *("linear_weights_not_to_quantize", "llm_int8_skip_modules", "modules_to_not_convert"),
     *("modules_to_not_quantize",),
 )
-_NARROW = ("I8", "U8", "I16", "U16", "I32", "U32")
+NARROW = ("I8", "U8", "I16", "U16", "I32", "U32")
 _LEAST = 64  # integers of rank 1 that are more than a buffer
 _LONGEST_PATTERN = 512
 
@@ -121,7 +121,7 @@ class Modules:
             if name.startswith(f"{layer}_") and DTYPES[one.dtype].kind == "float":
                 return one
         leaf = bool(module) and module not in self._inner
-        alone = leaf and stored.dtype in _NARROW and "weight" not in beside
+        alone = leaf and stored.dtype in NARROW and "weight" not in beside
         if (part == "weight" and module and len(stored.shape) > 1) or (alone and is_many(stored)):
             return next(iter(beside.values()), None)
         return None
@@ -131,4 +131,4 @@ def is_many(stored: Stored) -> bool:
     """Whether integers are too many, or of too high a rank, for a counter or a list of sizes."""
     if len(stored.shape) > 1:
         return True
-    return stored.dtype in _NARROW and math.prod(stored.shape) >= _LEAST
+    return stored.dtype in NARROW and math.prod(stored.shape) >= _LEAST

@@ -20,7 +20,13 @@ from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._integers import LeftAlone, Modules, is_buffer, is_many
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
-from anamnesis.readers.schemes._siblings import Harmless, Stems, harmless
+from anamnesis.readers.schemes._siblings import (
+    Harmless,
+    Stems,
+    harmless,
+    known_scale,
+    turns,
+)
 from anamnesis.readers.schemes.base import Ledger
 
 # The last part of a name that only quantised layouts use.
@@ -84,14 +90,16 @@ class Rule:
         beside = self._stems.beside(stored) if self._stems else None
         if beside is not None:
             row = harmless(beside[1])
+            if row is None and "." not in beside[1]:  # `k_scale` beside a module `k`
+                row = known_scale(part)
             if row is not None:
                 return row if row.dropped else None
             return self._suspect(stored, "sibling", beside[0])
         if self._quantised:
-            row = harmless(part)
-            if row is not None and row.dropped:
+            row = known_scale(part)
+            if row is not None:
                 return row
-            if part in _OF_INPUTS or (part == "scales" and self._lone(stored)):
+            if part in _OF_INPUTS or turns(part) or (part == "scales" and self._lone(stored)):
                 return self._suspect(stored, "name")
         codes = known.kind == "int" or (known.kind == "bool" and part.startswith("weight"))
         if codes and stored.shape and not is_buffer(stored):

@@ -8,6 +8,7 @@ that no list could hold. So the list is of what is known to leave the weight alo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import NamedTuple
@@ -58,8 +59,22 @@ HARMLESS: tuple[Harmless, ...] = (
     Harmless("running_mean", False, "a statistic of a batch norm"),
     Harmless("running_var", False, "a statistic of a batch norm"),
 )
+# Behind the name of a module and `_`: what is a parameter of its own, as `gate_up_proj` is.
+_OWN = re.compile(r"(.*_)?(embeddings?|embeds?|experts|kernel|proj|projs|tokens?)(_bias)?")
+# Modules beside a module, called after it, that turn or permute its inputs.
+_TURNING = re.compile(r"(.*_)?(hadamard|perm|permutation|rotate|rotations?|smooth|smoothing)(_.*)?")
 _EXACT = {row.pattern: row for row in HARMLESS if not set(row.pattern) & set("*[")}
 _PATTERNS = tuple(row for row in HARMLESS if row.pattern not in _EXACT)
+
+
+def is_own(rest: str) -> bool:
+    """Whether `X_rest` is no part of the module `X`, but a parameter beside it."""
+    return _OWN.fullmatch(rest) is not None
+
+
+def turns(name: str) -> bool:
+    """Whether the last part of a name, or its module's, is that of a rotation or a permutation."""
+    return _TURNING.fullmatch(name) is not None
 
 
 def harmless(rest: str) -> Harmless | None:
@@ -68,15 +83,23 @@ def harmless(rest: str) -> Harmless | None:
     return row or next((row for row in _PATTERNS if fnmatchcase(rest, row.pattern)), None)
 
 
+def known_scale(part: str) -> Harmless | None:
+    """The row for a name that is of activations, wherever it stands in a quantised model."""
+    row = harmless(part)
+    return row if row is not None and row.dropped else None
+
+
 class Stems:
     """Decoded weights by what the names of the tensors beside them begin with.
 
-    Those of `X.weight` begin with `X.`; those of a parameter without that ending, such as
-    `experts.gate_up_proj`, with its name and a dot or an underscore.
+    Those of `X.weight` begin with `X.`, or are called `X_…` and stand where `X` does, without a
+    module of their own; those of a parameter without that ending, such as `experts.gate_up_proj`,
+    with its name and a dot or an underscore.
     """
 
     def __init__(self) -> None:
         self._weights: dict[str, str] = {}
+        self._joined: dict[str, str] = {}  # `X_` of `X.weight`
 
     def __bool__(self) -> bool:
         return bool(self._weights)
@@ -84,18 +107,25 @@ class Stems:
     def add(self, weight: str) -> None:
         """A weight's name; one without a module, `weight`, has no layer that others could be of."""
         stem, dot, last = weight.rpartition(".")
-        if last == "weight":
-            self._weights[stem + dot if dot else "weight_"] = weight
-        else:
+        if last != "weight":
             self._weights[weight + "."] = self._weights[weight + "_"] = weight
+        elif dot:
+            self._weights[stem + "."] = self._joined[stem + "_"] = weight
+        else:
+            self._weights["weight_"] = weight
 
     def beside(self, stored: Stored) -> tuple[str, str] | None:
         """`(weight, rest of the name)` for a tensor beside a decoded weight."""
         name = stored.name
         for end in _ends(name):
+            rest = name[end:]
             weight = self._weights.get(name[:end])
-            if weight is not None and (name[end - 1] == "." or "." not in name[end:]):
-                return weight, name[end:]
+            if weight is None:
+                weight = self._joined.get(name[:end])
+                if weight is None or is_own(rest):
+                    continue
+            if name[end - 1] == "." or "." not in rest or turns(rest.partition(".")[0]):
+                return weight, rest
         return None
 
 

@@ -15,7 +15,7 @@ from anamnesis.errors import AnamnesisError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import SCHEMES, resolve
-from anamnesis.readers.schemes._siblings import HARMLESS, harmless
+from anamnesis.readers.schemes._siblings import HARMLESS, harmless, is_own
 from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
 from anamnesis.readers.schemes.base import Ledger, Options
 
@@ -173,6 +173,57 @@ def test_other_modules_are_left_alone(layer: str, others: Parts) -> None:
     assert set(others) <= set(book.tensors)
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("m_rotation", "m_offset", "m_zz", "m_scale", "m_lora_down", "m_perm"),
+        *("m_rotation.weight", "m_online_hadamard.weight", "m_permutation.index"),
+        *("rotation", "online_rotation", "hadamard_matrix"),
+    ],
+)
+@pytest.mark.parametrize("module", ["", "l.0.mlp."])
+@pytest.mark.parametrize("layer", ["awq", "ct-int8", "fp8", "mxfp4", "nvfp4"])
+def test_a_tensor_called_after_a_module_is_beside_it(layer: str, module: str, name: str) -> None:
+    method, parts = LAYERS[layer]
+    if layer == "mxfp4":
+        name = name.replace("m_", "m.down_proj_")
+    for about_it in (about(method), None):
+        with pytest.raises(AnamnesisError, match=name.replace(".", r"\.")):
+            resolved({module + n: v for n, v in {**parts, name: ("F32", (4, 4))}.items()}, about_it)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"m_up_proj": ("BF16", (4, 4, 4)), "m_proj.weight": ("BF16", (4, 4))},
+        {"m_norm.weight": ("BF16", (8,)), "m_bias": ("BF16", (32,)), "mm_x": ("F32", ())},
+        {"m_embed": ("BF16", (4, 4)), "m_tokens": ("BF16", (4, 4)), "m_token": ("F32", (4,))},
+        {
+            "m_up_proj_bias": ("BF16", (4, 4)),
+            "n.m_x": ("BF16", (4,)),
+            "rotary_emb.x": ("F32", (4,)),
+        },
+        {"m_shared.weight": ("BF16", (4, 4)), "m_shared.bias": ("BF16", (4,))},
+    ],
+)
+@pytest.mark.parametrize("module", ["", "l.0.mlp."])
+@pytest.mark.parametrize("layer", ["awq", "fp8", "mlx", "nvfp4"])
+def test_modules_and_parameters_of_a_like_name_are_left_alone(
+    layer: str, module: str, others: Parts
+) -> None:
+    method, parts = LAYERS[layer]
+    parts = {module + name: what for name, what in {**parts, **others}.items()}
+    assert {module + name for name in others} <= set(resolved(parts, about(method)).tensors)
+
+
+def test_scales_of_activations_are_no_module_s() -> None:
+    """`k_scale` beside the module `k` is of the cache, `k_input_scale` of the inputs."""
+    parts = {f"a.k{name[1:]}": what for name, what in LAYERS["fp8"][1].items()}
+    others: Parts = {"a.k_scale": ("F32", ()), "a.k_input_scale": ("F32", ())}
+    book = resolved({**parts, **others}, about("fp8"))
+    assert {one.stored.name for one in book.dropped} == set(others)
+
+
 def test_parameters_of_stacked_experts_are_each_other_s_neighbours() -> None:
     parts: Parts = {
         "e.gate_up_proj": ("F8_E4M3", (2, 32, 64)),
@@ -245,6 +296,28 @@ def test_no_invented_sibling_is_converted(
         return
     row = harmless(name)
     assert full not in book.tensors or (row is not None and not row.dropped)
+
+
+@given(
+    layer=st.sampled_from(sorted(set(LAYERS) - set(STEMS))),
+    module=st.sampled_from(["", "l.0.mlp."]),
+    name=WORD,
+    what=ANY,
+    configured=st.booleans(),
+)
+def test_no_invented_sibling_of_a_module_is_converted(
+    layer: str, module: str, name: str, what: tuple[str, tuple[int, ...]], configured: bool
+) -> None:
+    """The same beside the module, called after it."""
+    method, parts = LAYERS[layer]
+    full = f"{module}m_{name}"
+    parts = {module + part: of for part, of in parts.items()}
+    try:
+        book = resolved({**parts, full: what}, about(method) if configured else None)
+    except AnamnesisError:
+        return
+    row = harmless(name)
+    assert full not in book.tensors or is_own(name) or (row is not None and not row.dropped)
 
 
 @given(

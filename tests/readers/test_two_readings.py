@@ -260,3 +260,23 @@ def test_integers_of_compressed_tensors_are_not_read_as_fp4(kinds: tuple[str, ..
         return
     with pytest.raises(UnsupportedError, match="says that all weights are of type int"):
         notes(PACKED, configs)
+
+
+@pytest.mark.parametrize("dtype", ["I8", "U8", "I32"])
+@pytest.mark.parametrize("name", ["m.weight", "e.down_proj", "weight"])
+def test_an_integer_matrix_by_itself_is_kept_and_noted(dtype: str, name: str) -> None:
+    (note,) = notes({name: (dtype, (8, 8)), "n.weight": ("BF16", (8,))})
+    assert f"'{name}' ({dtype} [8, 8])" in note
+    assert "kept as they are" in note
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"position_ids": ("I64", (1, 8)), "m.weight": ("I64", (8, 8))},
+        {"m.weight": ("I8", (8,)), "table": ("I32", (8, 8))},
+        {"attn.bias": ("U8", (1, 1, 8, 8)), "m.weight": ("BF16", (8, 8))},
+    ],
+)
+def test_other_integers_are_no_matter_of_choice(parts: Any) -> None:
+    assert notes(parts) == []
