@@ -12,7 +12,8 @@ from anamnesis.names.arrange import Link, arrange
 from anamnesis.names.facts import Facts
 from anamnesis.names.families import families
 from anamnesis.names.family import Family, Row
-from anamnesis.names.gguf_config import architecture_values
+from anamnesis.names.gguf_config import architecture_values, keys_of
+from anamnesis.names.keys import Keys
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
@@ -22,16 +23,24 @@ _FLOAT = re.compile(
     r"(?:.*_norm|.*\.ffn_gate_inp(?:_shexp)?|position_embd|token_types|.*\.ssm_conv1d|"
     r".*\.shortconv\.conv|.*\.altup_(?:correct|predict)_coef)\.weight"
 )
-_SKIPPED = re.compile(r".*(?:\.attention\.masked_bias|\.attn\.bias|\.rotary_emb\.inv_freq)")
+# Buffers; heads of encoders that llama.cpp has no graph for; what predicts further tokens.
+_SKIPPED = re.compile(
+    r".*(?:\.attention\.masked_bias|\.attn\.bias|\.rotary_emb\.inv_freq|position_ids)|"
+    r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|vocab_\w+\..*|mtp\..*"
+)
+# Towers of multimodal models, which are files of their own.
+_TOWERS = re.compile(
+    r".*(?:visual\.|vision_|audio_|projector\.|patch_embed|connector\.|multi_modal|image_newline).*"
+)
 
 
 @dataclass(frozen=True, slots=True)
 class GgufView:
-    """A model under GGUF's names, and the key/values that its architecture asks for."""
+    """A model under GGUF's names, its architecture's key/values, and the row that made them."""
 
     model: Model
     values: dict[str, KeyValue]
-    family: Family
+    keys: Keys
 
 
 def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
@@ -41,10 +50,11 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     where shapes contradict it.
     """
     name = str((config.get("architectures") or [""])[0])
-    tensors = {t.name: t for t in model.tensors if not _SKIPPED.fullmatch(t.name)}
+    tensors = {t.name: t for t in model.tensors if not _left_out(t.name)}
     family = _family(model, name, tensors)
     architecture = family.gguf[0]
-    values = architecture_values(architecture, name, config, model.path)
+    keys = keys_of(name, model.path)
+    values = architecture_values(keys, architecture, config, model.path)
     metadata = {key: value.value for key, value in values.items()}
     finder = _Finder(family, tensors)
     links: list[Link] = []
@@ -61,12 +71,19 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
         links = [link for link in links if link.gguf != "output.weight"]
     made = arrange(links, tensors, "to-gguf")
     left = tuple(
-        Dropped(t.components[0].stored, "a buffer that llama.cpp has no use for")
+        Dropped(t.components[0].stored, _left_out(t.name))
         for t in model.tensors
         if t.name not in tensors
     )
     viewed = replace(model, tensors=tuple(made), dropped=(*model.dropped, *left))
-    return GgufView(viewed, values, family)
+    return GgufView(viewed, values, keys)
+
+
+def _left_out(name: str) -> str:
+    """Why a tensor is not in the GGUF of a text model; empty where it is."""
+    if _SKIPPED.fullmatch(name):
+        return "llama.cpp has no use for it"
+    return "it belongs to a tower beside the text model" if _TOWERS.fullmatch(name) else ""
 
 
 def kept_dtype(tensor: Tensor, outtype: str) -> str:

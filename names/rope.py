@@ -80,6 +80,7 @@ def _llama3(factors: list[float], base: float) -> dict[str, Any]:
 def llama3_factors(scaling: Mapping[str, Any], base: float, width: int) -> tuple[float, ...]:
     """The factors of Llama 3's scaling for heads of `width`, in float32 as the converter has them.
 
+    Powers are those of float64, rounded: numpy's own for float32 depend on the processor.
     (`LlamaModel.generate_extra_tensors` in https://github.com/ggml-org/llama.cpp, conversion/.)
     """
     one, low = np.float32(1), np.float32(scaling.get("low_freq_factor", 1.0))
@@ -90,14 +91,15 @@ def llama3_factors(scaling: Mapping[str, Any], base: float, width: int) -> tuple
     length = np.float32(scaling.get("original_max_position_embeddings", 8192))
     steps = np.arange(0, width, 2, dtype=np.float32) / np.float32(width)
     found = []
-    for freq in one / np.float32(base) ** steps:
-        wave = np.float32(2 * math.pi) / freq
+    powers = (np.float64(base) ** steps.astype(np.float64)).astype(np.float32)
+    for freq in one / powers:
+        wave = one / freq * np.float32(2 * math.pi)  # torch divides a number by multiplying it
         if wave < length / high:
             found.append(1.0)
         elif wave > length / low:
             found.append(float(factor))
         else:
-            smooth = (length / wave - low) / (high - low)
+            smooth = (one / wave * length - low) / (high - low)
             found.append(float(one / ((one - smooth) / factor + smooth)))
     return tuple(found)
 

@@ -1,6 +1,6 @@
 """What GGUF stores of each number of a Hugging Face tensor, and the way back.
 
-Computed in float32, as llama.cpp's converter does; the result is rounded once to the output's
+Results are float32 numbers, as in llama.cpp's converter, and rounded once to the output's
 dtype. An operation that is not `exact` may differ from the original in the last bit of float32: it
 gives back every BF16 and F16 number, and not every float32 one.
 """
@@ -14,6 +14,8 @@ from typing import Any
 import numpy as np
 
 InPlace = Callable[[Any], None]
+
+_BLOCK = 1 << 14  # numbers that are widened at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,13 +39,20 @@ def _subtract_one(x: Any) -> None:
 
 
 def _negative_exp(x: Any) -> None:
-    np.exp(x, out=x)
+    _in_float64(np.exp, x)
     np.negative(x, out=x)
 
 
 def _log_negative(x: Any) -> None:
     np.negative(x, out=x)
-    np.log(x, out=x)
+    _in_float64(np.log, x)
+
+
+def _in_float64(function: Callable[[Any], Any], x: Any) -> None:
+    """The function's values, rounded once: numpy's own for float32 depend on the processor."""
+    for start in range(0, x.size, _BLOCK):
+        block = x[start : start + _BLOCK]
+        block[:] = function(block.astype(np.float64))
 
 
 VALUES: dict[str, Value] = {

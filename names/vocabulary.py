@@ -1,31 +1,40 @@
 """The key/values of a GGUF's tokenizer, out of a model folder's files.
 
-Byte-level BPE comes from `tokenizer.json`, SentencePiece BPE from `tokenizer.model`; special tokens
-and chat templates as the `gguf` package (extra `gguf`) finds them. Types of tokens are those of
-llama.cpp (`llama_token_type`), whose numbers are SentencePiece's.
+What SentencePiece made is in `names.pieces`; byte-level BPE and WordPiece come from
+`tokenizer.json`. Special tokens and chat templates are as the `gguf` package (extra `gguf`) finds
+them.
 """
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits, MiB
+from anamnesis.names import pieces
+from anamnesis.names.keys import Keys
+from anamnesis.names.pieces import CONTROL, NORMAL, UNUSED, USER_DEFINED, Token, Tokens
 from anamnesis.names.tokenizer import DIGITS, SPLITS
 from anamnesis.readers.folder import LocalFolder
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 from anamnesis.readers.strict_json import loads
 
-_UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7
-_NORMAL, _CONTROL, _USER_DEFINED, _UNUSED = 1, 3, 4, 5
+_UINT32, _BOOL = 4, 7
 _MOST = 256 * MiB
 _PRE = "tokenizer.ggml.pre"
+_NORMALISERS = ("BertNormalizer", "Lowercase", "StripAccents")
+_MODELS = ("tokenizer.model", "spiece.model")
+# How the `gguf` package names tokens, where a file's keys do otherwise.
+_IDS = {"unk": "unknown", "pad": "padding", "sep": "seperator"}
 
 
 def vocabulary(
-    folder: LocalFolder, config: Mapping[str, Any], given: Mapping[str, Any], limits: Limits
+    folder: LocalFolder,
+    config: Mapping[str, Any],
+    keys: Keys,
+    given: Mapping[str, Any],
+    limits: Limits,
 ) -> dict[str, KeyValue]:
     """All `tokenizer.*` keys; `given` are the caller's own, which may name the pre-tokeniser.
 
@@ -33,22 +42,46 @@ def vocabulary(
     """
     text = config.get("text_config")
     size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else 0)
-    size = int(size or 0)
-    model = _read(folder, "tokenizer.model", limits)
-    if model is not None:
-        settings = _object(folder, "tokenizer_config.json", limits)
-        added = {
-            int(number): token
-            for number, token in (settings.get("added_tokens_decoder") or {}).items()
-        }
-        values = _sentencepiece(folder.join("tokenizer.model"), model, size, added)
-        if isinstance(settings.get("add_prefix_space"), bool):
-            space = KeyValue(_BOOL, settings["add_prefix_space"])
-            values["tokenizer.ggml.add_space_prefix"] = space
-    else:
-        document = _object(folder, "tokenizer.json", limits)
-        values = _byte_level(folder.path, document, size, given.get(_PRE))
-    return values | _special(folder.path, len(values["tokenizer.ggml.tokens"].value))
+    size = -(int(size or 0) // -keys.multiple) * keys.multiple
+    try:
+        values = _of_folder(folder, size, keys, given, limits)
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{folder.path}: its tokenizer's files are broken: {error!r}") from error
+    tokens = values["tokenizer.ggml.tokens"].value
+    return values | _normaliser(folder, limits) | _special(folder.path, tokens, keys)
+
+
+def _of_folder(
+    folder: LocalFolder, size: int, keys: Keys, given: Mapping[str, Any], limits: Limits
+) -> dict[str, KeyValue]:
+    settings = read_object(folder, "tokenizer_config.json", limits)
+    document = read_object(folder, "tokenizer.json", limits)
+    added = {int(token["id"]): token for token in document.get("added_tokens") or ()}
+    for name in _MODELS:
+        data = _read(folder, name, limits)
+        if data is not None:
+            named = {int(n): t for n, t in (settings.get("added_tokens_decoder") or {}).items()}
+            texts = read_object(folder, "added_tokens.json", limits)
+            return _sentencepiece(folder.join(name), data, size, keys, (texts, named, added))
+    model = document.get("model") or {}
+    kind, decoder = model.get("type"), (document.get("decoder") or {}).get("type")
+    if kind == "BPE" and decoder == "ByteLevel":
+        return _byte_level(folder.path, document, size, added, given.get(_PRE))
+    if kind == "BPE" and model.get("byte_fallback"):
+        tokens = pieces.of_merges(document, added)
+        tokens.resize(size or len(tokens.texts))
+        space = KeyValue(_BOOL, pieces.prefixes_space(document))
+        return tokens.values("llama", "default") | {"tokenizer.ggml.add_space_prefix": space}
+    if kind == "Unigram":
+        tokens, normaliser = pieces.of_unigram(document, added)
+        tokens.resize(size or len(tokens.texts))
+        return tokens.values("t5", "default") | normaliser
+    if kind == "WordPiece":
+        return _wordpiece(document, size, added)
+    raise UnsupportedError(
+        f"{folder.path}: tokenizer.json: {kind or 'no'!r:.50} model; a GGUF's vocabulary is made "
+        "of BPE, a unigram model or WordPiece there, or of a tokenizer.model"
+    )
 
 
 def _read(folder: LocalFolder, name: str, limits: Limits) -> bytes | None:
@@ -60,53 +93,78 @@ def _read(folder: LocalFolder, name: str, limits: Limits) -> bytes | None:
         return file.read(0, file.size)
 
 
-def _object(folder: LocalFolder, name: str, limits: Limits) -> dict[str, Any]:
+def read_object(folder: LocalFolder, name: str, limits: Limits) -> dict[str, Any]:
+    """The object in a JSON file of a folder; empty where there is none."""
     data = _read(folder, name, limits)
     document = {} if data is None else loads(data, f"{folder.path}/{name}", limits)
     return document if isinstance(document, dict) else {}
 
 
-def _lists(
-    kind: str, pre: str, tokens: list[str], types: list[int], scores: list[float] | None
+def _sentencepiece(
+    path: str,
+    data: bytes,
+    size: int,
+    keys: Keys,
+    added: tuple[Mapping[str, int], Mapping[int, Token], Mapping[int, Token]],
 ) -> dict[str, KeyValue]:
-    values = {
-        "tokenizer.ggml.model": KeyValue(STRING, kind),
-        _PRE: KeyValue(STRING, pre),
-        "tokenizer.ggml.tokens": KeyValue(ARRAY, tokens, STRING),
-    }
-    if scores is not None:
-        values["tokenizer.ggml.scores"] = KeyValue(ARRAY, scores, _FLOAT32)
-    values["tokenizer.ggml.token_type"] = KeyValue(ARRAY, types, _INT32)
-    return values
+    """`added` are the tokens of added_tokens.json, tokenizer_config.json and tokenizer.json."""
+    texts, named, more = added
+    tokens, normaliser = pieces.of_model(path, data)
+    tokens.resize(size or len(tokens.texts))
+    for text, number in texts.items():
+        tokens.set(int(number), text, USER_DEFINED)
+    if keys.vocabulary == "unigram":
+        return tokens.values("t5", "default") | normaliser
+    if keys.vocabulary in ("added", "added-spaced"):
+        for number, token in (*named.items(), *more.items()):
+            kind = CONTROL if token.get("special") else USER_DEFINED
+            tokens.set(number, str(token["content"]), kind)
+        if keys.vocabulary == "added-spaced":
+            key = "tokenizer.ggml.add_space_prefix"
+            return tokens.values("llama", "default") | {key: normaliser[key]}
+    else:
+        for number, token in named.items():
+            tokens.set(number, *pieces.as_added(token))
+    return tokens.values("llama", "default")
+
+
+def _numbered(vocab: Mapping[str, int], size: int, added: Mapping[int, Token]) -> Tokens:
+    """The tokens of a vocabulary by number, unused ones where it has none."""
+    by_number = {number: text for text, number in vocab.items()}
+    tokens = Tokens()
+    for number in range(max(size, max([*by_number, *added], default=-1) + 1)):
+        if number in added:
+            tokens.append(*pieces.as_added(added[number]))
+        elif number in by_number:
+            tokens.append(by_number[number], NORMAL)
+        else:
+            tokens.append(f"[PAD{number}]", UNUSED)
+    return tokens
 
 
 def _byte_level(
-    where: str, document: Mapping[str, Any], size: int, given: object
+    where: str, document: Mapping[str, Any], size: int, added: Mapping[int, Token], given: object
 ) -> dict[str, KeyValue]:
-    model = document.get("model") or {}
-    vocab = model.get("vocab")
-    decoder = (document.get("decoder") or {}).get("type")
-    if model.get("type") != "BPE" or not isinstance(vocab, dict) or decoder != "ByteLevel":
-        raise UnsupportedError(
-            f"{where}: tokenizer.json: {model.get('type') or 'no'!r:.50} model; a GGUF's "
-            "vocabulary is made of byte-level BPE there, or of a tokenizer.model"
-        )
+    model = document["model"]
     pre = str(given) if given else _pre_tokenizer(where, document.get("pre_tokenizer") or {})
-    added = {t["id"]: t for t in document.get("added_tokens", ())}
-    by_id = {number: token for token, number in vocab.items()}
-    by_id |= {number: token["content"] for number, token in added.items()}
-    tokens, types = [], []
-    for number in range(max(size, max(by_id, default=-1) + 1)):
-        token = by_id.get(number)
-        kind = _NORMAL if token is not None else _UNUSED
-        if number in added:
-            kind = _CONTROL if added[number].get("special") else _USER_DEFINED
-        tokens.append(f"[PAD{number}]" if token is None else token)
-        types.append(kind)
-    values = _lists("gpt2", pre, tokens, types, None)
-    merges = [m if isinstance(m, str) else " ".join(m) for m in model.get("merges", ())]
+    values = _numbered(model["vocab"], size, added).values("gpt2", pre, scored=False)
+    merges = [
+        m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m)
+        for m in model.get("merges") or ()
+    ]
     values["tokenizer.ggml.merges"] = KeyValue(ARRAY, merges, STRING)
     return values
+
+
+def _wordpiece(
+    document: Mapping[str, Any], size: int, added: Mapping[int, Token]
+) -> dict[str, KeyValue]:
+    """llama.cpp marks the beginnings of words, WordPiece their continuations."""
+    tokens = _numbered(document["model"]["vocab"], size, added)
+    for number, (text, kind) in enumerate(zip(tokens.texts, tokens.types, strict=True)):
+        if kind != CONTROL:
+            tokens.texts[number] = text[2:] if text.startswith("##") else f"▁{text}"
+    return tokens.values("bert", "default", scored=False)
 
 
 def _pre_tokenizer(where: str, document: Mapping[str, Any]) -> str:
@@ -127,91 +185,42 @@ def _pre_tokenizer(where: str, document: Mapping[str, Any]) -> str:
     )
 
 
-def _special(path: str, count: int) -> dict[str, KeyValue]:
-    """Ids of special tokens, whether they are added, and chat templates."""
+def _normaliser(folder: LocalFolder, limits: Limits) -> dict[str, KeyValue]:
+    """Whether a `tokenizer.json` lowers case and strips accents, where it says so."""
+    document = read_object(folder, "tokenizer.json", limits)
+    values: dict[str, KeyValue] = {}
+    for step in pieces.steps(document.get("normalizer"), "normalizers"):
+        kind = step.get("type")
+        if kind in ("Lowercase", "StripAccents"):
+            step = {"lowercase" if kind == "Lowercase" else "strip_accents": True}
+        for name in ("lowercase", "strip_accents"):
+            if isinstance(step.get(name), bool) and kind in _NORMALISERS:
+                values[f"tokenizer.ggml.normalizer.{name}"] = KeyValue(_BOOL, step[name])
+    return values
+
+
+def _special(path: str, tokens: list[str], keys: Keys) -> dict[str, KeyValue]:
+    """Ids of special tokens, whether they are added, normalisation, and the chat template."""
     try:
-        from gguf import SpecialVocab
+        from gguf import GGUFWriter, SpecialVocab
     except ImportError as error:
         raise UnsupportedError(
             "special tokens of a GGUF need the `gguf` package: pip install anamnesis[gguf]"
         ) from error
-    found = SpecialVocab(path, load_merges=False, n_vocab=count)
+    found = SpecialVocab(path, load_merges=False, n_vocab=len(tokens))
+    numbers = dict(found.special_token_ids)
+    for name, token in keys.tokens.items():
+        number = tokens.index(token) if token in tokens else token
+        if isinstance(number, int):
+            numbers[name.rstrip("!")] = number if name.endswith("!") else numbers.get(name, number)
     values: dict[str, KeyValue] = {}
-    for name, number in found.special_token_ids.items():
-        key = {"unk": "unknown", "pad": "padding", "sep": "seperator"}.get(name, name)
-        values[f"tokenizer.ggml.{key}_token_id"] = KeyValue(_UINT32, int(number))
+    for name, number in numbers.items():
+        if hasattr(GGUFWriter, f"add_{name}_token_id"):
+            key = f"tokenizer.ggml.{_IDS.get(name, name)}_token_id"
+            values[key] = KeyValue(_UINT32, int(number))
     for name, flag in found.add_special_token.items():
         values[f"tokenizer.ggml.add_{name}_token"] = KeyValue(_BOOL, bool(flag))
     template = found.chat_template
     if isinstance(template, str):
         values["tokenizer.chat_template"] = KeyValue(STRING, template)
     return values
-
-
-def _sentencepiece(
-    path: str, data: bytes, size: int, added: Mapping[int, Mapping[str, Any]]
-) -> dict[str, KeyValue]:
-    tokens, scores, types = [], [], []
-    for field, value in _fields(path, data):
-        if field != 1 or not isinstance(value, bytes):
-            continue
-        piece, score, kind = "", 0.0, _NORMAL
-        for inner, found in _fields(path, value):
-            if inner == 1 and isinstance(found, bytes):
-                piece = found.decode(errors="replace")
-            elif inner == 2 and isinstance(found, bytes):
-                score = struct.unpack("<f", found)[0]
-            elif inner == 3 and isinstance(found, int):
-                kind = found
-        tokens.append(piece)
-        scores.append(score)
-        types.append(_NORMAL if kind == _USER_DEFINED else kind)
-    for number in range(len(tokens), size):
-        tokens.append(f"[PAD{number}]")
-        scores.append(-10000.0)
-        types.append(_UNUSED)
-    for number, token in added.items():
-        if number < len(tokens):
-            special = bool(token.get("special"))
-            text = str(token["content"])
-            tokens[number] = text if special else text.replace("▁", " ")
-            scores[number], types[number] = -1000.0, _CONTROL if special else _USER_DEFINED
-    return _lists("llama", "default", tokens, types, scores)
-
-
-def _fields(path: str, data: bytes) -> Iterator[tuple[int, int | bytes]]:
-    """The fields of a protocol buffer: numbers of varints, bytes of all others.
-
-    https://protobuf.dev/programming-guides/encoding; the messages are `ModelProto` and
-    `SentencePiece` of https://github.com/google/sentencepiece.
-    """
-    at = 0
-
-    def varint() -> int:
-        nonlocal at
-        value = shift = 0
-        while at < len(data) and shift < _VARINT_BITS:
-            byte = data[at]
-            at += 1
-            value |= (byte & 127) << shift
-            if byte < 128:
-                return value
-            shift += 7
-        raise FormatError(f"{path}: byte {at:,}: a number is cut off")
-
-    while at < len(data):
-        key = varint()
-        kind = key & 7
-        if kind == 0:
-            yield key >> 3, varint()
-            continue
-        length = {1: 8, 5: 4}.get(kind)
-        if kind == 2:
-            length = varint()
-        if length is None or length > len(data) - at:
-            raise FormatError(f"{path}: byte {at:,}: a field of wire type {kind} is cut off")
-        yield key >> 3, data[at : at + length]
-        at += length
-
-
-_VARINT_BITS = 64

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers.model import Model
 
@@ -52,19 +51,21 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
     if model.container == "gguf" or settings.names == "stored":
         found = key_values.key_values(model, outtype, limits)
     else:
+        from anamnesis.names.folder_config import folder_config
         from anamnesis.names.gguf_config import generated
         from anamnesis.names.gguf_view import gguf_view, kept_dtype
         from anamnesis.names.vocabulary import vocabulary
         from anamnesis.pipeline.plan import with_dtype
         from anamnesis.readers.folder import LocalFolder
 
-        config = _config(model.path, limits)
+        folder = LocalFolder(model.path)
+        config = folder_config(folder, limits)
         view = gguf_view(model, config)
-        words = vocabulary(LocalFolder(model.path), config, settings.key_values, limits)
-        found = key_values.described(view.values | words, model, outtype)
+        words = vocabulary(folder, config, view.keys, settings.key_values, limits)
+        found = key_values.described(words | view.values, model, outtype)
         tensors = tuple(with_dtype(t, kept_dtype(t, outtype)) for t in view.model.tensors)
         model = replace(view.model, tensors=tensors)
-        vectors = generated(view.family.gguf[0], config)
+        vectors = generated(view.keys, config, model.path)
         storage = replace(spec.storage, generated=vectors)
         spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
     if spec.encode is not None:
@@ -75,19 +76,3 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
         found |= encoded_as(encode)
     packed = pack(key_values.changed(found, settings.key_values))
     return model, replace(spec, storage=replace(spec.storage, key_values=packed))
-
-
-def _config(path: str, limits: Limits) -> dict[str, Any]:
-    """The configuration in a model folder; UsageError where there is none."""
-    from anamnesis.readers.folder import LocalFolder
-    from anamnesis.readers.strict_json import loads
-
-    file = LocalFolder(path).open("config.json") if os.path.isdir(path) else None
-    if file is None:
-        raise UsageError(
-            f"{path}: a GGUF for llama.cpp is made of a model folder with its config.json; --names "
-            "stored writes the tensors of any input under the names they have"
-        )
-    with file:
-        document = loads(file.read(0, file.size), f"{path}/config.json", limits)
-    return document if isinstance(document, dict) else {}

@@ -14,7 +14,7 @@ from safetensors.numpy import load_file, save_file
 import anamnesis
 from anamnesis.errors import UnsupportedError, UsageError
 from anamnesis.names.gguf_config import WRITTEN
-from anamnesis.names.vocabulary import _fields
+from anamnesis.names.pieces import fields as wire_fields
 
 gguf = pytest.importorskip("gguf")
 
@@ -27,6 +27,7 @@ GIVEN = [
 HEADS, HIDDEN, ROWS = 4, 32, 300
 # Named after the folder, and summed up from the model card and the sizes of tensors.
 DIFFERENT = {"general.name", "general.size_label"}
+ULP = np.float32(2**-23)  # how much torch's exponential may be off, of its value
 
 
 def fields(path: Path) -> dict[str, Any]:
@@ -51,7 +52,10 @@ def test_files_are_those_of_the_converter(name: str, tmp_path: Path) -> None:
         own = tensors.pop(tensor.name)
         assert own.tensor_type == tensor.tensor_type
         assert list(own.shape) == list(tensor.shape)
-        assert own.data.tobytes() == tensor.data.tobytes(), tensor.name
+        if tensor.name.endswith(".ssm_a"):  # ours are the exponentials, rounded once
+            assert np.all(np.abs(own.data - tensor.data) <= np.abs(tensor.data) * ULP)
+        else:
+            assert own.data.tobytes() == tensor.data.tobytes(), tensor.name
     assert not tensors
     assert anamnesis.verify(out)["tensors"]
 
@@ -165,7 +169,7 @@ def test_rope_factors_are_made_and_read_back(tmp_path: Path) -> None:
 def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
     llama3 = {"rope_type": "llama3", "factor": 8.0}
     for number, change in enumerate(
-        [{"architectures": ["Unheard"]}, {"architectures": ["BambaForCausalLM"]}]
+        [{"architectures": ["Unheard"]}, {"architectures": ["ApertusForCausalLM"]}]
     ):
         source = folder(tmp_path / f"hf{number}", **change)
         with pytest.raises(UnsupportedError, match="--names stored"):
@@ -186,7 +190,7 @@ def test_stored_names_are_for_any_input(tmp_path: Path) -> None:
 
 
 def test_fields_of_a_cut_buffer_are_refused() -> None:
-    assert list(_fields("x", b"\x08\x96\x01\x12\x02hi")) == [(1, 150), (2, b"hi")]
+    assert list(wire_fields("x", b"\x08\x96\x01\x12\x02hi")) == [(1, 150), (2, b"hi")]
     for data in (b"\x08", b"\x12\x05hi", b"\x0b", b"\x08" + b"\xff" * 12):
         with pytest.raises(anamnesis.errors.FormatError):
-            list(_fields("x", data))
+            list(wire_fields("x", data))

@@ -1,0 +1,233 @@
+"""Decoders whose layers are all attention and one feed-forward part."""
+
+from __future__ import annotations
+
+from anamnesis.names.keys import Keys
+from anamnesis.names.keys._common import (
+    BASE,
+    COMMON,
+    EPSILON,
+    LLAMA,
+    PATTERN,
+    RMS,
+    SIZES,
+    UNSCALED,
+    VOCABULARY,
+    WIDTH,
+    WINDOW,
+)
+
+_LLAMA3 = ("llama3",)
+_LONG = ("longrope", "su")
+_FOUR = "feed_forward_length 4*hidden_size|4*n_embd|4*d_model\n"
+_GRANITE = """
+attention.key_length     -
+attention.value_length   -
+rope.dimension_count     @split-width
+attention.scale          @nonzero:attention_multiplier
+embedding_scale          @nonzero:embedding_multiplier
+residual_scale           @nonzero:residual_multiplier
+logit_scale              @nonzero:logits_scaling
+"""
+_LATENT_HEADS = """
+attention.q_lora_rank    q_lora_rank
+attention.kv_lora_rank   kv_lora_rank
+attention.key_length     qk_nope_head_dim+qk_rope_head_dim
+rope.dimension_count     qk_rope_head_dim
+"""
+PHI3 = (
+    SIZES
+    + RMS
+    + BASE
+    + """
+context_length           n_positions|max_position_embeddings
+rope.dimension_count     @turned-hidden:1.0
+rope.scaling.original_context_length @rope:original_max_position_embeddings|max_position_embeddings
+rope.scaling.attn_factor @long-factor
+attention.sliding_window sliding_window|=0
+"""
+)
+
+KEYS = (
+    Keys(
+        (
+            "ArceeForCausalLM",
+            "Idefics3ForConditionalGeneration",
+            "LLaMAForCausalLM",
+            "LlamaForCausalLM",
+            "LlavaForConditionalGeneration",
+            "MistralForCausalLM",
+            "SmolLM3ForCausalLM",
+            "SmolVLMForConditionalGeneration",
+        ),
+        LLAMA,
+        _LLAMA3,
+    ),
+    Keys(
+        ("BloomForCausalLM",),
+        SIZES
+        + EPSILON
+        + _FOUR
+        + """
+context_length           seq_length|hidden_size|n_embed
+embedding_length         hidden_size|n_embed
+attention.head_count     n_head|num_attention_heads
+attention.head_count_kv  n_head|num_attention_heads
+""",
+    ),
+    Keys(
+        ("CohereForCausalLM",),
+        COMMON
+        + UNSCALED
+        + """
+context_length           model_max_length|max_position_embeddings
+logit_scale              logit_scale
+""",
+    ),
+    Keys(
+        ("Cohere2ForCausalLM",),
+        COMMON
+        + UNSCALED
+        + WINDOW
+        + VOCABULARY
+        + """
+logit_scale              logit_scale
+rope.dimension_count     @turned-split:rotary_pct,1.0
+""",
+    ),
+    Keys(("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "SeedOssForCausalLM"), COMMON),
+    Keys(("Exaone4ForCausalLM",), COMMON + VOCABULARY + WINDOW + PATTERN, _LLAMA3),
+    Keys(
+        ("ExaoneForCausalLM",),
+        COMMON + "rope.dimension_count @turned-split:partial_rotary_factor,1.0\n",
+        _LLAMA3,
+    ),
+    Keys(
+        ("FalconForCausalLM",),
+        SIZES
+        + EPSILON
+        + _FOUR
+        + """
+context_length           =2048
+tensor_data_layout       ="jploski"
+attention.head_count_kv  num_kv_heads|n_head_kv|=1
+""",
+    ),
+    Keys(
+        ("Glm4ForCausalLM",),
+        COMMON + "rope.dimension_count @turned:0.5\n",
+        tokens={
+            "eos": "<|endoftext|>",
+            "eot": "<|user|>",
+            "unk": "<|endoftext|>",
+            "bos": "<|endoftext|>",
+        },
+    ),
+    Keys(("GPT2LMHeadModel",), SIZES + EPSILON + _FOUR),
+    Keys(
+        ("GPTBigCodeForCausalLM",),
+        SIZES + EPSILON + _FOUR + "attention.head_count_kv =1\n",
+    ),
+    Keys(
+        ("GPTNeoXForCausalLM",),
+        SIZES
+        + EPSILON
+        + """
+attention.head_count_kv  -
+rope.dimension_count     @turned-split:rotary_pct,1.0
+use_parallel_residual    use_parallel_residual|=true
+""",
+    ),
+    Keys(("GraniteForCausalLM",), LLAMA + _GRANITE, _LLAMA3),
+    Keys(("HunYuanDenseV1ForCausalLM",), COMMON + "tokenizer.ggml.eos_token_id eod_token_id\n"),
+    Keys(
+        ("InternLM2ForCausalLM",),
+        COMMON,
+        tokens={"eos!": "<|im_end|>"},
+        vocabulary="added-spaced",
+    ),
+    Keys(("InternLM3ForCausalLM",), LLAMA),
+    Keys(("Jais2ForCausalLM",), COMMON + WIDTH),
+    Keys(
+        ("MiniCPM3ForCausalLM",),
+        SIZES + RMS + VOCABULARY + _LATENT_HEADS,
+        _LONG,
+    ),
+    Keys(
+        ("MiniCPMForCausalLM",),
+        COMMON
+        + """
+embedding_scale          @real:scale_emb
+residual_scale           @over-root:scale_depth,num_hidden_layers
+logit_scale              @ratio:hidden_size,dim_model_base
+""",
+        _LONG,
+    ),
+    Keys(
+        ("Ministral3ForCausalLM",),
+        LLAMA
+        + """
+rope.scaling.yarn_log_multiplier @rope:mscale_all_dim
+attention.temperature_scale @rope:llama_4_scaling_beta
+""",
+    ),
+    Keys(
+        ("MPTForCausalLM", "MptForCausalLM"),
+        SIZES
+        + _FOUR
+        + """
+context_length           max_seq_len
+embedding_length         d_model
+attention.head_count_kv  attn_config.kv_n_heads
+attention.layer_norm_epsilon =1e-5
+attention.clamp_kqv      attn_config.clip_qkv
+attention.max_alibi_bias @alibi
+""",
+    ),
+    Keys(
+        ("NemotronForCausalLM",),
+        COMMON
+        + VOCABULARY
+        + """
+attention.layer_norm_epsilon layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps
+rope.dimension_count     @turned-hidden:1.0
+rope.scaling.type        @linear-or-none
+rope.scaling.factor      factor|@rope:factor
+tokenizer.ggml.padding_token_id =0
+tokenizer.ggml.unknown_token_id =1
+""",
+    ),
+    Keys(
+        ("OlmoForCausalLM",),
+        COMMON
+        + """
+attention.layer_norm_epsilon =1e-5
+attention.clamp_kqv      clip_qkv
+""",
+    ),
+    Keys(("Olmo2ForCausalLM", "Olmo3ForCausalLM"), COMMON + WINDOW + PATTERN),
+    Keys(
+        ("PhiForCausalLM",),
+        SIZES
+        + EPSILON
+        + _FOUR
+        + """
+context_length           n_positions|max_position_embeddings
+attention.head_count_kv  num_attention_heads|n_head
+rope.dimension_count     @turned-hidden:0.5
+tokenizer.ggml.add_bos_token =false
+""",
+    ),
+    Keys(("Phi3ForCausalLM",), PHI3, _LONG, vocabulary="added"),
+    Keys(
+        ("StableLmForCausalLM",),
+        SIZES
+        + EPSILON
+        + """
+rope.dimension_count     @turned-split:partial_rotary_factor,0.25
+use_parallel_residual    use_parallel_residual|=true
+attention.layer_norm_epsilon layer_norm_eps|norm_eps
+""",
+    ),
+    Keys(("Starcoder2ForCausalLM",), COMMON),
+)

@@ -1,0 +1,72 @@
+"""Encoders, and encoders with decoders."""
+
+from __future__ import annotations
+
+from anamnesis.names.keys import Keys
+from anamnesis.names.keys._common import COMMON, POOLING, UNSCALED, VOCABULARY
+
+_BERT = (
+    COMMON
+    + POOLING
+    + """
+attention.causal         =false
+tokenizer.ggml.token_type_count type_vocab_size|=1
+"""
+)
+_T5_ENCODER = """
+block_count              n_layers|num_hidden_layers|n_layer|num_layers
+context_length           n_positions|=512
+embedding_length         d_model
+feed_forward_length      d_ff
+attention.head_count     num_heads
+attention.key_length     d_kv
+attention.value_length   d_kv
+attention.layer_norm_epsilon layer_norm_epsilon
+attention.layer_norm_rms_epsilon layer_norm_epsilon
+attention.relative_buckets_count relative_attention_num_buckets
+"""
+
+KEYS = (
+    Keys(("BertForMaskedLM", "BertModel"), _BERT),
+    Keys(
+        ("DistilBertForMaskedLM", "DistilBertModel"),
+        _BERT
+        + """
+feed_forward_length      hidden_dim
+attention.layer_norm_epsilon =1e-12
+""",
+    ),
+    Keys(
+        ("ModernBertForMaskedLM", "ModernBertModel"),
+        COMMON
+        + POOLING
+        + VOCABULARY
+        + UNSCALED
+        + """
+attention.causal         =false
+attention.sliding_window local_attention
+attention.sliding_window_pattern global_attn_every_n_layers
+attention.layer_norm_epsilon -
+attention.layer_norm_rms_epsilon norm_eps
+hidden_activation        hidden_activation
+tokenizer.ggml.add_bos_token =true
+tokenizer.ggml.add_eos_token =true
+tokenizer.ggml.add_sep_token =true
+""",
+    ),
+    Keys(
+        ("NomicBertModel",),
+        _BERT
+        + "context_length @trained-positions\nrope.freq_base @rope:rope_theta|rotary_emb_base\n",
+    ),
+    Keys(
+        ("T5ForConditionalGeneration",),
+        _T5_ENCODER
+        + """
+decoder_block_count      num_decoder_layers
+decoder_start_token_id   decoder_start_token_id
+""",
+        vocabulary="unigram",
+    ),
+    Keys(("T5EncoderModel",), _T5_ENCODER, vocabulary="unigram"),
+)

@@ -1,0 +1,177 @@
+"""Mixtures of experts, and multi-head latent attention."""
+
+from __future__ import annotations
+
+from anamnesis.names.keys import Keys
+from anamnesis.names.keys._common import (
+    COMMON,
+    EXPERT_SIZE,
+    LLAMA,
+    NEXT,
+    PATTERN,
+    ROUTED,
+    SIGMOID,
+    SIZES,
+    UNSCALED,
+    VOCABULARY,
+    WINDOW,
+)
+from anamnesis.names.keys.dense import PHI3
+
+_GLM = {
+    "bos": "[gMASK]",
+    "eot": "<|user|>",
+    "unk": "<|endoftext|>",
+    "eom": "<|observation|>",
+}
+_LATENT = (
+    COMMON
+    + VOCABULARY
+    + ROUTED
+    + """
+attention.head_count_kv  =1
+attention.q_lora_rank    q_lora_rank
+attention.kv_lora_rank   kv_lora_rank|=512
+attention.key_length     kv_lora_rank+qk_rope_head_dim
+attention.value_length   kv_lora_rank
+attention.key_length_mla qk_nope_head_dim+qk_rope_head_dim
+attention.value_length_mla v_head_dim
+expert_feed_forward_length moe_intermediate_size|intermediate_size
+expert_shared_count      n_shared_experts|=0
+expert_weights_norm      @true:norm_topk_prob
+leading_dense_block_count first_k_dense_replace|@dense-layers
+rope.dimension_count     qk_rope_head_dim
+rope.scaling.yarn_log_multiplier @log-multiplier
+"""
+)
+_GRANITE = """
+attention.key_length     -
+attention.value_length   -
+rope.dimension_count     @split-width
+attention.scale          @nonzero:attention_multiplier
+embedding_scale          @nonzero:embedding_multiplier
+residual_scale           @nonzero:residual_multiplier
+logit_scale              @nonzero:logits_scaling
+expert_shared_feed_forward_length @nonzero:shared_intermediate_size
+"""
+GRANITE_MOE = LLAMA + _GRANITE
+
+KEYS = (
+    Keys(
+        ("AfmoeForCausalLM",),
+        LLAMA
+        + WINDOW
+        + EXPERT_SIZE
+        + """
+expert_shared_count      num_shared_experts
+leading_dense_block_count num_dense_layers
+expert_weights_norm      route_norm
+expert_weights_scale     route_scale
+""",
+    ),
+    Keys(
+        ("DbrxForCausalLM",),
+        SIZES
+        + """
+context_length           max_seq_len
+embedding_length         d_model
+feed_forward_length      ffn_config.ffn_hidden_size
+attention.head_count_kv  attn_config.kv_n_heads
+rope.freq_base           attn_config.rope_theta|@rope:rope_theta
+attention.clamp_kqv      attn_config.clip_qkv
+expert_count             ffn_config.moe_num_experts
+expert_used_count        ffn_config.moe_top_k
+attention.layer_norm_epsilon =1e-5
+""",
+    ),
+    Keys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"), _LATENT),
+    Keys(("Dots1ForCausalLM",), COMMON + ROUTED),
+    Keys(
+        ("Ernie4_5_MoeForCausalLM",),
+        COMMON
+        + EXPERT_SIZE
+        + """
+expert_count             moe_num_experts
+expert_used_count        moe_k
+interleave_moe_layer_step moe_layer_interval
+leading_dense_block_count moe_layer_start_index
+expert_shared_count      moe_num_shared_experts
+expert_shared_feed_forward_length @shared-part
+""",
+    ),
+    Keys(
+        ("ExaoneMoeForCausalLM",),
+        COMMON
+        + VOCABULARY
+        + WINDOW
+        + PATTERN
+        + EXPERT_SIZE
+        + NEXT
+        + UNSCALED
+        + """
+nextn_predict_layers     num_nextn_predict_layers|=0
+expert_shared_count      num_shared_experts
+expert_shared_feed_forward_length moe_intermediate_size*num_shared_experts
+expert_weights_scale     routed_scaling_factor
+expert_weights_norm      norm_topk_prob
+leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
+""",
+        ("llama3",),
+    ),
+    Keys(
+        ("Glm4MoeForCausalLM",),
+        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @turned:0.5\n",
+        tokens=_GLM,
+    ),
+    Keys(("Glm4MoeLiteForCausalLM",), _LATENT, tokens=_GLM),
+    Keys(
+        ("GptOssForCausalLM",),
+        COMMON + WINDOW + "expert_feed_forward_length intermediate_size\n",
+    ),
+    Keys(("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"), GRANITE_MOE, ("llama3",)),
+    Keys(
+        ("Llama4ForCausalLM",),
+        LLAMA
+        + """
+feed_forward_length      intermediate_size_mlp
+interleave_moe_layer_step interleave_moe_layer_step
+expert_feed_forward_length intermediate_size
+attention.sliding_window @all-full
+""",
+        ("llama3",),
+    ),
+    Keys(("MellumForCausalLM",), COMMON + EXPERT_SIZE + WINDOW + PATTERN),
+    Keys(
+        ("MiniMaxM2ForCausalLM",),
+        COMMON
+        + """
+expert_feed_forward_length intermediate_size
+rope.dimension_count     rotary_dim
+""",
+    ),
+    Keys(("MixtralForCausalLM",), LLAMA, ("llama3",)),
+    Keys(
+        ("OlmoeForCausalLM",),
+        COMMON + "attention.layer_norm_rms_epsilon =1e-5\n",
+    ),
+    Keys(
+        ("PhiMoEForCausalLM", "PhimoeForCausalLM"),
+        PHI3
+        + """
+expert_count             num_local_experts|num_experts
+expert_used_count        num_experts_per_tok|num_experts_per_token
+""",
+        ("longrope", "su"),
+        vocabulary="added",
+    ),
+    Keys(
+        ("SolarOpenForCausalLM",),
+        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @turned:0.5\n",
+        tokens={
+            "eos": "<|endoftext|>",
+            "eot": "<|endoftext|>",
+            "unk": "<unk>",
+            "bos": "<|startoftext|>",
+        },
+    ),
+)

@@ -1,0 +1,45 @@
+"""Qwen's models, dense, of experts, and with linear attention."""
+
+from __future__ import annotations
+
+from anamnesis.names.keys import Keys
+from anamnesis.names.keys._common import COMMON, EXPERT_SIZE, POOLING, SHARED_SIZE
+
+_LINEAR = (
+    COMMON
+    + EXPERT_SIZE
+    + SHARED_SIZE
+    + """
+ssm.conv_kernel          linear_conv_kernel_dim
+ssm.state_size           linear_key_head_dim
+ssm.group_count          linear_num_key_heads
+ssm.time_step_rank       linear_num_value_heads
+ssm.inner_size           linear_value_head_dim*linear_num_value_heads
+full_attention_interval  full_attention_interval|=4
+rope.dimension_count     @turned:0.25
+"""
+)
+_SECTIONS = "rope.dimension_sections @sections|=[11,11,10,0]\n"
+
+KEYS = (
+    Keys(("Qwen2ForCausalLM", "Qwen3ForCausalLM"), COMMON + POOLING),
+    Keys(
+        ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"),
+        COMMON + EXPERT_SIZE + SHARED_SIZE,
+    ),
+    Keys(("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"), COMMON),
+    Keys(("Qwen3NextForCausalLM",), _LINEAR),
+    Keys(
+        ("Qwen3VLForConditionalGeneration",),
+        COMMON + "n_deepstack_layers @count:vision_config.deepstack_visual_indexes\n",
+    ),
+    Keys(
+        (
+            "Qwen3_5ForCausalLM",
+            "Qwen3_5ForConditionalGeneration",
+            "Qwen3_5MoeForCausalLM",
+            "Qwen3_5MoeForConditionalGeneration",
+        ),
+        _LINEAR + _SECTIONS,
+    ),
+)
