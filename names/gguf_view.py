@@ -75,15 +75,28 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
         for t in model.tensors
         if t.name not in tensors
     )
-    viewed = replace(model, tensors=tuple(made), dropped=(*model.dropped, *left))
+    viewed = replace(
+        model,
+        tensors=tuple(made),
+        dropped=(*model.dropped, *left),
+        notes=(*model.notes, *_notes(left)),
+    )
     return GgufView(viewed, values, keys)
+
+
+def _notes(left: Sequence[Dropped]) -> Iterator[str]:
+    """One remark a reason for which tensors are left out."""
+    for reason in sorted({d.why for d in left}):
+        names = [d.stored.name for d in left if d.why == reason]
+        more = f" and {len(names) - 1} more are" if len(names) > 1 else " is"
+        yield f"{names[0]}{more} left out: {reason}"
 
 
 def _left_out(name: str) -> str:
     """Why a tensor is not in the GGUF of a text model; empty where it is."""
     if _SKIPPED.fullmatch(name):
         return "llama.cpp has no use for it"
-    return "it belongs to a tower beside the text model" if _TOWERS.fullmatch(name) else ""
+    return "part of a tower beside the text model" if _TOWERS.fullmatch(name) else ""
 
 
 def kept_dtype(tensor: Tensor, outtype: str) -> str:

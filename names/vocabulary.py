@@ -7,6 +7,7 @@ them.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -207,7 +208,13 @@ def _special(path: str, tokens: list[str], keys: Keys) -> dict[str, KeyValue]:
         raise UnsupportedError(
             "special tokens of a GGUF need the `gguf` package: pip install anamnesis[gguf]"
         ) from error
-    found = SpecialVocab(path, load_merges=False, n_vocab=len(tokens))
+    log = logging.getLogger("gguf.vocab")  # it warns of templates for two texts
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        found = SpecialVocab(path, load_merges=False, n_vocab=len(tokens))
+    finally:
+        log.setLevel(level)
     numbers = dict(found.special_token_ids)
     for name, token in keys.tokens.items():
         number = tokens.index(token) if token in tokens else token

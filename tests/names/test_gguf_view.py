@@ -14,7 +14,9 @@ from safetensors.numpy import load_file, save_file
 import anamnesis
 from anamnesis.errors import UnsupportedError, UsageError
 from anamnesis.names.gguf_config import WRITTEN
+from anamnesis.names.gguf_view import gguf_view
 from anamnesis.names.pieces import fields as wire_fields
+from anamnesis.readers.model import load_model
 
 gguf = pytest.importorskip("gguf")
 
@@ -164,6 +166,20 @@ def test_rope_factors_are_made_and_read_back(tmp_path: Path) -> None:
     anamnesis.convert(parts[0], tmp_path / "back", to="hf")
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["rope_scaling"] == scaling
+
+
+def test_what_llama_cpp_has_no_use_for_is_left_out_with_a_note(tmp_path: Path) -> None:
+    source = folder(tmp_path / "hf")
+    tensors = load_file(source / "model.safetensors")
+    for name in ("vision_tower.patch.weight", "mtp.fc.weight", "mtp.norm.weight"):
+        tensors[name] = np.ones((2, 2), np.float32)
+    save_file(tensors, source / "model.safetensors")
+    config = json.loads((source / "config.json").read_text())
+    view = gguf_view(load_model(str(source)), config)
+    assert len(view.model.tensors) == 4
+    notes = "\n".join(view.model.notes)
+    assert "vision_tower.patch.weight is left out: part of a tower" in notes
+    assert "mtp.fc.weight and 1 more are left out: llama.cpp has no use" in notes
 
 
 def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
