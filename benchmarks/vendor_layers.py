@@ -1,4 +1,4 @@
-"""Layers of ModelOpt, ComfyUI and AQLM, as `layers.py` has those of others."""
+"""Layers of ModelOpt, ComfyUI, AQLM and ExLlamaV3, as `layers.py` has those of others."""
 
 from __future__ import annotations
 
@@ -73,3 +73,17 @@ def aqlm(rows: int, columns: int) -> Layer:
             Entry("scales", "F16", (rows, 1, 1, 1), np.full(rows, 1.5, "<f2")),
         ]
     )
+
+
+def exl3(bits: int, codebook: str, rows: int, columns: int) -> Layer:
+    """Whole groups of 128 outputs."""
+    rows = -(-rows // 128) * 128
+    tile = (columns // 16, rows // 16, 16 * bits)
+    entries = [
+        Entry("trellis", "I16", tile, _bytes(*tile[:2], 32 * bits)),
+        Entry("suh", "F16", (columns,), np.full(columns, -1.5, "<f2")),
+        Entry("svh", "F16", (rows,), np.full(rows, 0.0625, "<f2")),
+    ]
+    if codebook == "mul1":
+        entries.append(Entry("mul1", "I32", (), np.array(0x83DCD12D, "<u4")))
+    return Layer(entries)

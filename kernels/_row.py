@@ -14,6 +14,7 @@ FAMILIES = (
     "compressed-tensors",
     "FP4 and FP6",
     "AQLM",
+    "EXL3",
     "ModelOpt and ComfyUI INT4",
     "torchao",
     "MLX",

@@ -105,6 +105,16 @@ ENCODINGS: dict[str, Encoding] = {
             Bench("ct packed int4 g128 asym", "layers:ct_packed", (4, True)),
         ),
     ),
+    "exl3": Encoding(
+        "exl3:decode",
+        prepare="exl3:prepare",
+        family="EXL3",
+        scales="svh",
+        cases=(
+            Bench("exl3 4 bits", "vendor_layers:exl3", (4, "3inst")),
+            Bench("exl3 3 bits mul1", "vendor_layers:exl3", (3, "mul1")),
+        ),
+    ),
     "f16": Encoding(
         "dense:decode_f16",
         family="Dense",

@@ -20,7 +20,7 @@ from benchmarks.opened import opened, plan_of
 ROOT = Path(__file__).resolve().parents[1]
 
 
-ROWS, COLUMNS = 96, 512
+ROWS, COLUMNS = 128, 512
 
 
 def test_every_encoding_has_a_case() -> None:

@@ -62,6 +62,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=("_packed", "_scale", "bitmask"),
         methods=("auto-round", "compressed-tensors"),
     ),
+    "exl3": Scheme("exl3:resolve", suffixes=(".trellis",), methods=("exl3", "exllamav3")),
     "fp4": Scheme(
         "fp4:resolve",
         dtypes=("F8_E8M0",),

@@ -115,6 +115,14 @@ FAMILIES: dict[str, Family] = {
         "aqlm",
         "aqlm",
     ),
+    "exl3": Family(
+        "EXL3",
+        "ExLlamaV3's trellises of 1 to 8 whole bits, with any of its three codebooks",
+        "any",
+        "`trellis`",
+        "exl3",
+        "GPTQModel, scipy",
+    ),
     "fp4": Family(
         "FP4 and FP6: compressed-tensors, ModelOpt, DeepSeek-V4, gpt-oss",
         "of compressed-tensors, ModelOpt, Quark, DeepSeek-V4 and gpt-oss; stacked experts",

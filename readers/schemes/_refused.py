@@ -39,12 +39,6 @@ REFUSED: dict[str, Refused] = {
         "exllamav2 can reconstruct it on a GPU",
         (("q_weight",), ("q_groups",), ("q_scale_max",), ("q_invperm",)),
     ),
-    "exl3": Refused(
-        "EXL3",
-        "its codes are paths in a trellis, in a rotated basis",
-        "exllamav3 can reconstruct it on a GPU",
-        (("trellis",), ("suh",), ("svh",)),
-    ),
     "fouroversix": Refused(
         "Four Over Six", "NVFP4 with scales of its own", "the fouroversix package dequantises it"
     ),
@@ -106,7 +100,6 @@ REFUSED: dict[str, Refused] = {
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {
     "exllamav2": "exl2",
-    "exllamav3": "exl3",
     "fpquant": "fp-quant",
     "gptq-marlin": "marlin",
     "gptq-marlin-24": "marlin",
