@@ -8,10 +8,11 @@ LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITABLE := --config-settings editable_mode=strict -e
 
-.PHONY: help demo test lint typecheck fuzz test-oracles bench bench-peers bench-publish bench-check clean
+.PHONY: help demo test test-minimum lint typecheck fuzz test-oracles bench bench-peers bench-publish bench-check clean
 help:
 	@echo "make demo          install, run the quickstart job, show what it did"
 	@echo "make test          install and run the tests"
+	@echo "make test-minimum  install the oldest dependencies that pyproject allows, run a part of the tests"
 	@echo "make lint          ruff check and format"
 	@echo "make typecheck     mypy, strict"
 	@echo "make fuzz          atheris on every parser, FUZZ_SECONDS=20 each (installs it)"
@@ -53,6 +54,24 @@ demo: $(VENV)/run-$(LISTING)
 test: $(VENV)/dev-$(LISTING)
 	$(BIN)/python -m pytest -q -m "not oracle" -n auto --dist loadscope
 
+# The oldest Python and the oldest release of every dependency, with the tests that touch each.
+MINIMUM := .venv-minimum
+MINIMUM_PYTHON ?= $(shell command -v python3.11 || echo $(PYTHON))
+MINIMUM_TESTS := tests/test_dependencies.py tests/cli/test_cli.py tests/pipeline/test_executors.py \
+  tests/pipeline/test_config.py tests/kernels/test_native_cache.py tests/conformance \
+  tests/readers/test_arrow_roundtrip.py tests/writers/test_arrow.py
+
+$(MINIMUM)/installed-$(LISTING): tests/minimum.py pyproject.toml
+	@$(MINIMUM_PYTHON) -m venv --clear $(MINIMUM)
+	@$(MINIMUM_PYTHON) tests/minimum.py hypothesis pytest pytest-timeout pytest-xdist safetensors \
+	  > $(MINIMUM)/pins.txt
+	@$(MINIMUM)/bin/python -m pip --disable-pip-version-check -q install \
+	  -r $(MINIMUM)/pins.txt $(EDITABLE) .
+	@touch $@
+
+test-minimum: $(MINIMUM)/installed-$(LISTING)
+	ANAMNESIS_MINIMUM=1 $(MINIMUM)/bin/python -m pytest -q -n auto --dist loadscope $(MINIMUM_TESTS)
+
 lint: $(VENV)/dev-$(LISTING)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -91,4 +110,4 @@ bench-check: $(VENV)/dev-$(LISTING)
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf $(VENV) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MINIMUM) build out *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -16,7 +16,13 @@ DTYPES = ("bf16", "f16", "f32")
 F = TypeVar("F", bound=Callable[..., Any])
 
 
-class _Size(click.ParamType[int]):
+if TYPE_CHECKING:
+    _IntType = click.ParamType[int]
+else:
+    _IntType = click.ParamType  # cannot be subscripted before click 8.4
+
+
+class _Size(_IntType):
     """Bytes, as `parse_size` understands them."""
 
     name = "size"

@@ -1,0 +1,76 @@
+"""What the package imports is declared, with bounds that `make test-minimum` installs."""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import os
+import re
+import sys
+import tomllib
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+# Modules whose distribution has another name.
+DISTRIBUTION = {"yaml": "PyYAML", "zlib_ng": "zlib-ng", "distributed": "dask", "torch": ""}
+
+
+@pytest.fixture(scope="module")
+def minimum() -> ModuleType:
+    spec = spec_from_file_location("minimum", ROOT / "tests" / "minimum.py")
+    assert spec is not None
+    assert spec.loader is not None
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
+
+
+def imported() -> set[str]:
+    """Top names of what the package's files import, wherever in them, but for Python's own."""
+    found: set[str] = set()
+    packages = PROJECT["tool"]["setuptools"]["packages"]
+    for package in packages:
+        folder = ROOT.joinpath(*package.split(".")[1:])
+        for path in folder.glob("*.py"):
+            for node in ast.walk(ast.parse(path.read_text())):
+                if isinstance(node, ast.Import):
+                    found.update(alias.name for alias in node.names)
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    found.add(node.module)
+    return {name.partition(".")[0] for name in found} - sys.stdlib_module_names - {"anamnesis"}
+
+
+def test_what_is_imported_is_declared() -> None:
+    project = PROJECT["project"]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"]]
+    lines += [
+        line for name, extra in extras.items() if name not in ("dev", "test") for line in extra
+    ]
+    declared = {re.match(r"[\w.-]+", line)[0].lower() for line in lines}  # type: ignore[index]
+    used = {DISTRIBUTION.get(name, name).lower() for name in imported()} - {""}
+    assert used - declared == set()
+
+
+def test_every_bound_names_an_oldest_release(minimum: ModuleType) -> None:
+    pins = minimum.pins("pytest")
+    assert "dask[distributed]==" in pins["dask"]
+    assert set(pins) >= {"click", "llvmlite", "numba", "numpy", "pyarrow", "pytest"}
+    with pytest.raises(ValueError, match="not in the test extra: nothing"):
+        minimum.pins("nothing")
+
+
+@pytest.mark.skipif("ANAMNESIS_MINIMUM" not in os.environ, reason="is of make test-minimum")
+def test_the_oldest_releases_are_those_installed(minimum: ModuleType) -> None:
+    """No pin was raised by what another one asks for."""
+    assert sys.version_info[:2] == (3, 11)
+    for name, pin in minimum.pins().items():
+        oldest = pin.partition("==")[2].split(".")
+        installed = importlib.metadata.version(name).split(".")
+        assert installed[: len(oldest)] == oldest, name
+        assert not any(part.strip("0") for part in installed[len(oldest) :]), name
