@@ -10,18 +10,22 @@ from typing import TYPE_CHECKING, Any
 from anamnesis.version import __version__ as __version__
 
 if TYPE_CHECKING:
+    from anamnesis import errors
     from anamnesis.analytics.diff.run import diff
     from anamnesis.analytics.stats.run import stats
     from anamnesis.limits import Limits
-    from anamnesis.model.api import convert, inspect, open_model, remember, run, scan, verify
+    from anamnesis.model.api import inspect, open_model, parse, run, scan, verify
+    from anamnesis.model.conversion import convert, remember
     from anamnesis.writers.arrow_bf16 import register_bfloat16
 
 __all__ = [
     "Limits",
     "convert",
     "diff",
+    "errors",
     "inspect",
     "open_model",
+    "parse",
     "register_bfloat16",
     "remember",
     "run",
@@ -31,8 +35,10 @@ __all__ = [
 ]
 _HOMES = {
     "Limits": "limits",
+    "convert": "model.conversion",
     "diff": "analytics.diff.run",
     "register_bfloat16": "writers.arrow_bf16",
+    "remember": "model.conversion",
     "stats": "analytics.stats.run",
 }
 
@@ -42,6 +48,8 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'anamnesis' has no attribute {name!r}")
     from importlib import import_module
 
+    if name == "errors":
+        return import_module("anamnesis.errors")
     home = _HOMES.get(name, "model.api")
     value = getattr(import_module(f"anamnesis.{home}"), name)
     globals()[name] = value
@@ -49,4 +57,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *__all__])
+    """What people call, and what every module has; not what this file is made of."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

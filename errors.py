@@ -43,6 +43,10 @@ class UsageError(AnamnesisError, ValueError):
     exit_code = 2
 
 
+class ArgumentError(UsageError, TypeError):
+    """A keyword that a function does not have; the message names the nearest that it has."""
+
+
 class FormatError(AnamnesisError, ValueError):
     """A file breaks its own format."""
 

@@ -6,7 +6,7 @@ Every check is made before the allocation that it guards.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anamnesis.errors import LimitError, UsageError
 
@@ -76,6 +76,10 @@ class Limits:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"limits.{name}: must be at least 1, found {value}")
+
+    def allowing(self, follow_links: bool, leave_out_unknown: bool) -> Limits:
+        """The same limits, which also allow this; what they allowed before stays allowed."""
+        return replace(self, allow=self.allow | Allow(follow_links, leave_out_unknown))
 
     def alloc(self, nbytes: int, what: str, floor: int | None = None) -> None:
         """Refuse an allocation of `nbytes` before it is made."""

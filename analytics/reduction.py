@@ -12,10 +12,11 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 from msgspec import Struct
 
+from anamnesis.keywords import Executor, PathLike, Patterns
 from anamnesis.limits import Limits
 from anamnesis.pipeline.config import Dtype, Run, Select, Text
 from anamnesis.pipeline.executors import Options as ExecutorOptions
@@ -32,9 +33,8 @@ from anamnesis.readers.base import Member, Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import Model
 from anamnesis.readers.paths import expand
+from anamnesis.readers.patterns import patterns
 from anamnesis.readers.raw import SpanCrc
-
-ExecutorName = Literal["serial", "threads", "distributed"]
 
 
 class Reducible(Work, Protocol):
@@ -86,7 +86,7 @@ class Settings:
     inputs: tuple[str, ...]
     include: tuple[str, ...]
     exclude: tuple[str, ...]
-    executor: ExecutorName
+    executor: Executor
     scheduler: str | None
     threads: int
     memory_bytes: int
@@ -94,9 +94,9 @@ class Settings:
 
 
 def settle(
-    inputs: Sequence[str | os.PathLike[str]],
+    inputs: Sequence[PathLike],
     *,
-    select: tuple[Sequence[str], Sequence[str]],
+    select: tuple[Patterns, Patterns],
     dtype: str | None = None,
     limits: Limits | None,
     executor: str | None,
@@ -114,15 +114,15 @@ def settle(
         run["memory"] = memory
     data = {
         "inputs": [os.fsdecode(path) for path in inputs],
-        "select": {"include": list(select[0]), "exclude": list(select[1])},
+        "select": {"include": patterns(select[0]), "exclude": patterns(select[1])},
         "run": run,
         "dtype": dtype,
     }
     request = build(Request, data)
     return Settings(
         inputs=tuple(expand(path, "inputs") for path in request.inputs),
-        include=request.select.include,
-        exclude=request.select.exclude,
+        include=tuple(patterns(request.select.include)),
+        exclude=tuple(patterns(request.select.exclude)),
         executor=request.run.executor,
         scheduler=request.run.scheduler,
         threads=request.run.worker_threads(),

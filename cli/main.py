@@ -233,7 +233,7 @@ def convert_command(path: str, to: str, outtype: str | None, **settings: Any) ->
 
 
 def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
-    from anamnesis.pipeline.jobs import job_for
+    from anamnesis.pipeline.keys import job_for
 
     out, threads = (settings.pop(name) for name in ("out", "threads"))
     how = {name: settings.pop(name) for name in ("quiet", "as_json", "dry_run")}

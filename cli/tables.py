@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.progress import printable
-from anamnesis.pipeline.report import Report, SchemeReport, size
-from anamnesis.pipeline.run import Outcome
+from anamnesis.pipeline.report import Report, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -34,9 +34,7 @@ def print_report(found: Report, *, entries: bool = False) -> None:
         table.add_column(name, justify=justify)  # type: ignore[arg-type]
     table.add_column("details")
     for name, scheme in found.schemes.items():
-        table.add_row(
-            name, str(scheme.tensors), size(scheme.stored_bytes), _plain(_details(scheme))
-        )
+        table.add_row(name, str(scheme.tensors), size(scheme.stored_bytes), _plain(scheme.about))
     console.print(table)
     if entries:
         console.print(_entries(found))
@@ -65,12 +63,6 @@ def _plain(value: object) -> Text:
     from rich.text import Text
 
     return Text(printable(value))
-
-
-def _details(scheme: SchemeReport) -> str:
-    return ", ".join(
-        f"{key} {'/'.join(str(v) for v in values)}" for key, values in scheme.details.items()
-    )
 
 
 def sentence(outcome: Outcome) -> str:

@@ -1,13 +1,14 @@
-"""The Python API: what the command line does, as functions."""
+"""The Python API: what the command line does, as functions (`conversion` has two more)."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from anamnesis.limits import Allow, Limits
+from anamnesis.keywords import Names, PathLike, Patterns, Rounding, Size, keywords
+from anamnesis.limits import Limits
 from anamnesis.model.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.report import Report, report
@@ -17,154 +18,191 @@ from anamnesis.readers.schemes.base import Options
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from anamnesis.pipeline.callback import ProgressLike
     from anamnesis.pipeline.config import Job
-    from anamnesis.pipeline.run import Outcome
-
-Rounding = Literal["exact", "reference"]
+    from anamnesis.pipeline.outcome import Outcome
 
 
-def inspect(path: str | Path, *, limits: Limits | None = None, **options: Any) -> Report:
+@keywords
+def inspect(
+    path: PathLike,
+    *,
+    names: Names = "stored",
+    rounding: Rounding = "exact",
+    assume_unit_scale: bool = False,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
+    limits: Limits | None = None,
+) -> Report:
     """What a model holds, from its headers alone: container, schemes, stored and BF16 bytes.
 
-    `limits.max_total_bytes` is held against the BF16 bytes. Raises FormatError, UnsupportedError,
-    LimitError, SecurityError or OSError.
+    The keywords are those of `open_model`. `limits.max_total_bytes` is held against the BF16
+    bytes. Raises FormatError, UnsupportedError, LimitError, SecurityError or OSError.
     """
-    limits = limits or Limits()
-    limits = _permitted(limits, options)
-    found = report(open_named(str(path), Options(**options), limits))
-    limits.total(found.bf16_bytes, f"{path}: as BF16")
+    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
+    options = Options(assume_unit_scale, rounding, names)
+    found = report(open_named(os.fsdecode(path), options, limits))
+    limits.total(found.bf16_bytes, f"{os.fsdecode(path)}: as BF16")
     return found
 
 
-def open_model(path: str | Path, *, limits: Limits | None = None, **options: Any) -> OpenModel:
+@keywords
+def parse(
+    path: PathLike,
+    *,
+    names: Names = "stored",
+    rounding: Rounding = "exact",
+    assume_unit_scale: bool = False,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
+    limits: Limits | None = None,
+) -> Report:
+    """As `inspect`, for the sake of the tensors: `entries`, and `to_arrow` with a row a tensor."""
+    return inspect(
+        path,
+        names=names,
+        rounding=rounding,
+        assume_unit_scale=assume_unit_scale,
+        follow_links=follow_links,
+        leave_out_unknown=leave_out_unknown,
+        limits=limits,
+    )
+
+
+@keywords
+def open_model(
+    path: PathLike,
+    *,
+    names: Names = "stored",
+    rounding: Rounding = "exact",
+    assume_unit_scale: bool = False,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
+    limits: Limits | None = None,
+) -> OpenModel:
     """A lazy mapping of names to tensors; nothing but headers is read until one is used.
 
-    With `names="hf"`, a GGUF's tensors are those of a Hugging Face folder: renamed, split, joined
+    path: a file, a model folder, a glob, an `ollama:` name or an fsspec URL.
+    names: with `hf`, a GGUF's tensors are those of a Hugging Face folder: renamed, split, joined
     and in its order of rows (docs/gguf-and-hf.md).
+    rounding: `exact` rounds once, `reference` replays the library's own order.
+    assume_unit_scale: take FP8 tensors without a scale as a plain cast.
+    follow_links: follow links out of the model's folder that are yours, to files of yours.
+    leave_out_unknown: leave pickled objects of unknown classes out, of which nothing is run.
+    limits: what a file may make this program allocate (`Limits`).
     """
-    limits = _permitted(limits, options)
-    return OpenModel(open_named(str(path), Options(**options), limits), limits)
+    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
+    options = Options(assume_unit_scale, rounding, names)
+    return OpenModel(open_named(os.fsdecode(path), options, limits), limits)
 
 
-def _permitted(limits: Limits | None, options: dict[str, Any]) -> Limits:
-    """The limits with `follow_links` and `leave_out_unknown`, which are taken out of `options`."""
-    limits = limits or Limits()
-    allow = Allow(
-        options.pop("follow_links", False) is True, options.pop("leave_out_unknown", False) is True
-    )
-    return replace(limits, allow=limits.allow | allow)
-
-
+@keywords
 def scan(
-    path: str | Path,
-    tensors: str | Sequence[str] = ("*",),
+    path: PathLike,
+    tensors: Patterns = "*",
     *,
     columns: str | Sequence[str] | None = None,
     decode: Decode = None,
-    memory: int | str | None = None,
+    memory: Size | None = None,
+    names: Names = "stored",
+    rounding: Rounding = "exact",
+    assume_unit_scale: bool = False,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
     limits: Limits | None = None,
-    **options: Any,
 ) -> pa.RecordBatchReader:
     """The matching tensors (shell patterns) as one Arrow stream: raw blocks, or decoded rows.
 
     Without `decode` a row is a block: `tensor`, `scheme`, `component`, `block`, `row`, `col`,
     `elems`, `scale`, `minimum`, `zero`, `scales`, `minimums`, `payload`. With `"f32"` or `"bf16"`
     it is a matrix row: `tensor`, `scheme`, `row`, `col`, `values`; `analytics.scan.run` has
-    their types. Only the bytes that `columns` need are read, and `memory` (64 MiB) is held.
+    their types. Only the bytes that `columns` need are read, and `memory` (64 MiB) is held. The
+    other keywords are those of `open_model`.
 
     Raises UsageError for an unknown column, LimitError when one row does not fit in `memory`, and
     what `open_model` raises; while it is read, IntegrityError and OSError.
     """
-    model = open_model(path, limits=limits, **options)
+    model = open_model(
+        path,
+        names=names,
+        rounding=rounding,
+        assume_unit_scale=assume_unit_scale,
+        follow_links=follow_links,
+        leave_out_unknown=leave_out_unknown,
+        limits=limits,
+    )
     return model.scan(tensors, columns=columns, decode=decode, memory=memory)
 
 
-def remember(
-    path: str | Path,
-    out: str | Path,
+@keywords
+def run(
+    job: Job | Mapping[str, Any] | PathLike,
     *,
-    to: str | None = None,
-    dtype: str | None = None,
-    rounding: Rounding = "exact",
-    threads: int | Literal["auto"] = "auto",
-    memory: int | str | None = None,
-    overwrite: bool = False,
+    set: Mapping[str, Any] | Sequence[str] = (),  # noqa: A002 - the flag's name
+    scheduler: str | None = None,
+    keep_going: bool | None = None,
     limits: Limits | None = None,
-    **settings: Any,
-) -> Outcome:
-    """Recover the precision of `path` into `out`: a file (by its suffix) or a folder.
+    progress: ProgressLike = False,
+) -> Sequence[Outcome]:
+    """Run a job; one outcome an input. Run again, it goes on where it was stopped.
 
-    `to` is the format (`safetensors`, `arrow`); without one the suffix of `out` says it, and a
-    folder gets safetensors. `dtype` is `bf16`, `f16` or `f32`; without one, recovered tensors
-    become BF16 and the others keep their dtype. Raises the classes of `anamnesis.errors`, or
-    OSError.
-    """
-    from anamnesis.pipeline.jobs import job_for, run_job
-
-    job = job_for(
-        str(path),
-        str(out),
-        to=to,
-        dtype=dtype,
-        rounding=rounding,
-        threads=threads,
-        memory=memory,
-        overwrite=overwrite,
-        **settings,
-    )
-    return run_job(job, limits=limits, resume=True).outcomes[0]
-
-
-def convert(path: str | Path, out: str | Path, *, to: str, **settings: Any) -> Outcome:
-    """Any input to any target; `remember` with the target named."""
-    return remember(path, out, to=to, **settings)
-
-
-def run(job: Job | str | Path) -> Sequence[Outcome]:
-    """Run a job file, or a job made in Python; one outcome an input. Run again, it resumes.
+    job: the path of a job file, or its contents as a mapping, or a `Job`.
+    set: settings that come before the job's, `{"output.dtype": "f32"}` or `["output.dtype=f32"]`.
+    scheduler: run on the Dask scheduler of that address.
+    keep_going: convert what can be had of models with broken shards.
+    limits: in place of the job's.
+    progress: as `remember` has it, anew for each input.
 
     The first error of any input is raised after all of them were tried.
     """
-    from anamnesis.pipeline.config import load_job
+    from anamnesis.pipeline.callback import reporter
+    from anamnesis.pipeline.config import any_job
     from anamnesis.pipeline.jobs import run_job
 
-    loaded = load_job(str(job)) if isinstance(job, str | Path) else job
-    summary = run_job(loaded, resume=True)
+    overrides: list[tuple[str, Any] | str] = [*(set.items() if isinstance(set, Mapping) else set)]
+    if scheduler is not None:
+        overrides += [("run.executor", "distributed"), ("run.scheduler", scheduler)]
+    if keep_going is not None:
+        overrides.append(("run.keep_going", keep_going))
+    told = reporter(progress)
+    summary = run_job(any_job(job, overrides), limits=limits, progress=told, resume=True)
     if summary.failures:
         raise summary.failures[0][1]
     return summary.outcomes
 
 
+@keywords
 def verify(
-    out: str | Path, *, against: str | Path | None = None, sample: float = 1.0
+    out: PathLike, *, against: PathLike | None = None, sample: float = 1.0
 ) -> dict[str, int]:
     """Compare an output with its recorded checksums; IntegrityError names what differs.
 
     Weights in the folder that the record does not list are named as well.
 
-    With `against`, that input is decoded again, a `sample` (a share) of the pieces or all, and
-    compared with the checksums too.
+    against: decode this input again, and compare with the checksums too.
+    sample: a share of its pieces, above 0; 1 is all of them.
+
+    Returns counts: `files`, `tensors`, `bytes`, and with `against` `pieces`, `pieces_decoded`.
     """
     from anamnesis.pipeline.journal import verify_output
     from anamnesis.pipeline.place import refuse_foreign_weights
 
-    out = Path(output_path(str(out)))
-    refuse_foreign_weights(out)
-    counts = verify_output(out)
+    place = Path(output_path(os.fsdecode(out)))
+    refuse_foreign_weights(place)
+    counts = verify_output(place)
     if against is not None:
         from anamnesis.pipeline.against import decode_again
 
-        counts |= decode_again(out, str(against), sample)
+        counts |= decode_again(place, os.fsdecode(against), sample)
     return counts
 
 
 __all__ = [
     "LazyTensor",
     "OpenModel",
-    "convert",
     "inspect",
     "open_model",
-    "remember",
+    "parse",
     "run",
     "scan",
     "verify",

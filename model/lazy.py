@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal
+from types import EllipsisType
+from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
+from anamnesis.keywords import Patterns, Size
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import Model
+from anamnesis.readers.patterns import patterns
 from anamnesis.readers.source import SourceFile
 
 if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
     import pyarrow as pa
+    import torch
 
-Decode = Literal["bf16", "f32"] | None
+Decode: TypeAlias = Literal["bf16", "f32"] | None
+Along: TypeAlias = SupportsIndex | slice | EllipsisType
+Index: TypeAlias = Along | tuple[Along, ...]
 _NEAR = 3  # names that an error shows
 
 
@@ -45,17 +53,16 @@ class OpenModel(Mapping[str, "LazyTensor"]):
 
     def scan(
         self,
-        tensors: str | Sequence[str] = ("*",),
+        tensors: Patterns = "*",
         columns: str | Sequence[str] | None = None,
         decode: Decode = None,
-        memory: int | str | None = None,
+        memory: Size | None = None,
     ) -> pa.RecordBatchReader:
         """As `anamnesis.scan`, of this model; a new stream at every call."""
         from anamnesis.analytics.scan.run import scan_reader
 
-        patterns = [tensors] if isinstance(tensors, str) else tensors
         names = [columns] if isinstance(columns, str) else columns
-        chosen = self.model.select(patterns, ()).tensors
+        chosen = self.model.select(patterns(tensors), ()).tensors
         return scan_reader(chosen, names, decode, _bytes(memory), self._limits)
 
     def batches(self, max_bytes: int = MiB) -> Iterator[pa.RecordBatch]:
@@ -65,6 +72,12 @@ class OpenModel(Mapping[str, "LazyTensor"]):
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.scan().__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_schema__(self) -> object:
+        """The columns of the raw blocks; nothing is read."""
+        from anamnesis.analytics.scan.run import RAW
+
+        return RAW.__arrow_c_schema__()
 
     def __repr__(self) -> str:
         from anamnesis.model.show import model_text
@@ -111,7 +124,7 @@ class LazyTensor:
         return value_bytes(self.tensor)
 
     @property
-    def dtype(self) -> Any:
+    def dtype(self) -> np.dtype[Any]:
         """The numpy dtype of the values: `ml_dtypes.bfloat16`, or what a dense tensor has."""
         from anamnesis.pipeline.values import public_dtype
 
@@ -127,9 +140,10 @@ class LazyTensor:
             raise TypeError(f"{self.tensor.name}: a tensor without dimensions has no length")
         return self.tensor.shape[0]
 
-    def __getitem__(self, index: Any) -> Any:
+    def __getitem__(self, index: Index) -> npt.NDArray[Any]:
         """The values of integers and slices (any step, and `...`), in an owned numpy array.
 
+        An integer for every axis gives a numpy scalar, as numpy's own arrays do.
         Only blocks that hold some of them are read, and what lies between two of them where that is
         short. Raises IndexError. No checksum of an archive is compared, as it is of the whole.
         """
@@ -143,7 +157,7 @@ class LazyTensor:
         with _files() as open_file:
             return read_index(self.tensor, picked, open_file)
 
-    def to_numpy(self) -> Any:
+    def to_numpy(self) -> npt.NDArray[Any]:
         """An owned array: `ml_dtypes.bfloat16`, or the stored dtype of a dense tensor."""
         from anamnesis.pipeline.plan import charge_tensor
         from anamnesis.pipeline.values import to_numpy
@@ -153,7 +167,9 @@ class LazyTensor:
         with _files() as open_file:
             return to_numpy(self.tensor, open_file)
 
-    def __array__(self, dtype: Any = None, copy: bool | None = None) -> Any:
+    def __array__(
+        self, dtype: npt.DTypeLike | None = None, copy: bool | None = None
+    ) -> npt.NDArray[Any]:
         if copy is False:
             raise ValueError(
                 f"{self.tensor.name}: decoding makes a new array; copy=False cannot be"
@@ -161,7 +177,7 @@ class LazyTensor:
         values = self.to_numpy()
         return values if dtype is None else values.astype(dtype, copy=False)
 
-    def to_torch(self, index: Any = ...) -> Any:
+    def to_torch(self, index: Index = ...) -> torch.Tensor:
         """The values, or those of an index, as a torch tensor over the decoded memory: no copy.
 
         BF16 is `torch.bfloat16`. Raises ImportError without torch.
@@ -180,7 +196,7 @@ class LazyTensor:
         self,
         columns: str | Sequence[str] | None = None,
         decode: Decode = None,
-        memory: int | str | None = None,
+        memory: Size | None = None,
     ) -> pa.RecordBatchReader:
         """As `anamnesis.scan`, of this tensor alone; a new stream at every call."""
         from anamnesis.analytics.scan.run import scan_reader
@@ -203,6 +219,12 @@ class LazyTensor:
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         return self.scan().__arrow_c_stream__(requested_schema)
 
+    def __arrow_c_schema__(self) -> object:
+        """The columns of the raw blocks; nothing is read."""
+        from anamnesis.analytics.scan.run import RAW
+
+        return RAW.__arrow_c_schema__()
+
     def __repr__(self) -> str:
         from anamnesis.model.show import tensor_text
 
@@ -214,7 +236,7 @@ class LazyTensor:
         return tensor_html(self.tensor)
 
 
-def _bytes(size: int | str | None) -> int | None:
+def _bytes(size: Size | None) -> int | None:
     from anamnesis.pipeline.sizes import parse_size
 
     return None if size is None else parse_size(size)

@@ -9,6 +9,7 @@ from operator import index as as_integer
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from anamnesis.pipeline.plan import step_for
 from anamnesis.pipeline.values import Values, as_public, held_as
@@ -132,7 +133,7 @@ def _along(part: Any, size: int, where: str) -> range:
     return range(number % size, number % size + 1)
 
 
-def read_index(tensor: Tensor, picked: Pick, open_file: OpenFile) -> Any:
+def read_index(tensor: Tensor, picked: Pick, open_file: OpenFile) -> npt.NDArray[Any]:
     """The values that an index picks, in an owned array; only blocks that hold some are read.
 
     No checksum of an archive is compared: that would read the entry to its end.
@@ -155,4 +156,4 @@ def read_index(tensor: Tensor, picked: Pick, open_file: OpenFile) -> Any:
             strides = tuple(s * kind.itemsize for s in steps)
             target[...] = np.lib.stride_tricks.as_strided(scratch, shape, strides, writeable=False)
     values = as_public(picked.finish(out), step.dtype)
-    return values if values.ndim else values[()]
+    return values if values.ndim else values[()]  # as numpy does: a scalar

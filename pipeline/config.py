@@ -12,7 +12,7 @@ import math
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import PurePath
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import Meta, Struct
@@ -22,17 +22,17 @@ from anamnesis.limits import Limits
 from anamnesis.pipeline.permits import JobAllow, JobLimits
 from anamnesis.pipeline.sizes import Size, parse_size
 from anamnesis.pipeline.targets import EncodeRule
-from anamnesis.pipeline.validate import at, build, require_key, shown
+from anamnesis.pipeline.validate import KeyPath, at, build, require_key, shown
 from anamnesis.readers.paths import expand, output_path
+from anamnesis.readers.patterns import patterns
 from anamnesis.writers import WRITERS, format_of, usual_shard_size
 
-if TYPE_CHECKING:
-    from anamnesis.pipeline.yaml_strict import Document
-
 MAX_THREADS = 1024
+Override: TypeAlias = str | tuple[str, Any]
 Text = Annotated[
     str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"form": "text, at least one character"})
 ]
+Patterns = Annotated[str | tuple[Text, ...], Meta(extra={"form": "a pattern, or a list of them"})]
 Dtype = Literal["bf16", "f16", "f32"]
 _SCHEDULER_SCHEMES = ("tcp", "tls", "ucx", "ws", "wss", "inproc")
 
@@ -110,10 +110,10 @@ class Select(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Which tensors, by shell patterns on their names."""
 
     include: Annotated[
-        tuple[Text, ...], Meta(description="Take tensors that match any of these.")
+        Patterns, Meta(description="Take tensors that match this, or any of these.")
     ] = ("*",)
     exclude: Annotated[
-        tuple[Text, ...], Meta(description="Then leave out those that match any of these.")
+        Patterns, Meta(description="Then leave out those that match this, or any of these.")
     ] = ()
 
 
@@ -271,8 +271,8 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             manifest=output.manifest,
             compression=output.compression,
             bf16=output.bf16,
-            include=job.select.include,
-            exclude=job.select.exclude,
+            include=tuple(patterns(job.select.include)),
+            exclude=tuple(patterns(job.select.exclude)),
             rounding=numbers.rounding,
             passthrough=numbers.passthrough or output.dtype or "keep",
             assume_unit_scale=numbers.assume_unit_scale,
@@ -294,37 +294,55 @@ def job_from(**sections: Any) -> Job:
     return build(Job, _plain(sections))
 
 
-def load_job(path: str | os.PathLike[str], overrides: Sequence[str] = ()) -> Job:
-    """The job in a YAML file, with `KEY=VALUE` overrides such as `output.dtype=f32`.
+def load_job(path: str | os.PathLike[str], overrides: Sequence[Override] = ()) -> Job:
+    """The job in a YAML file, with overrides: `output.dtype=f32`, or the key and the value.
 
-    Override values are YAML (`run.threads=4`, `inputs=[a, b]`); one for a section replaces the
+    Values in text are YAML (`run.threads=4`, `inputs=[a, b]`); one for a section replaces the
     whole section. Raises `UsageError` with file, line, column and the key's path, `LimitError`
     for a file that is too big, `SecurityError` for `!!python` tags, and `OSError`.
     """
     from anamnesis.pipeline import yaml_strict
 
-    path = expand(os.fspath(path))
+    path = expand(os.fsdecode(path))
     document = yaml_strict.read(path)
     data = {} if document.data is None else document.data
-    marks = {(): path, **document.marks}
+    return _overridden(data, {(): path, **document.marks}, overrides)
+
+
+def any_job(
+    job: Job | Mapping[str, Any] | str | os.PathLike[str], overrides: Sequence[Override] = ()
+) -> Job:
+    """The job in a file, in a mapping with the file's keys, or as it is, with overrides."""
+    if isinstance(job, str | os.PathLike):
+        return load_job(job, overrides)
+    return _overridden(_plain(job), {}, overrides)
+
+
+def _overridden(data: Any, marks: dict[KeyPath, str], overrides: Sequence[Override]) -> Job:
+    from anamnesis.pipeline import yaml_strict
+
     for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or not key:
-            raise UsageError(f"--set {shown(override)}: allowed: KEY=VALUE, as output.dtype=f32")
-        _override(data, marks, tuple(key.split(".")), yaml_strict.parse(value, f"--set {key}"))
+        if isinstance(override, tuple):
+            key, value = override[0], _plain(override[1])
+        else:
+            key, equals, text = override.partition("=")
+            if not equals or not key:
+                raise UsageError(
+                    f"--set {shown(override)}: allowed: KEY=VALUE, as output.dtype=f32"
+                )
+            value = yaml_strict.parse(text, f"--set {key}").data
+        _override(data, marks, tuple(key.split(".")), value)
     return build(Job, data, marks)
 
 
-def _override(
-    data: Any, marks: dict[tuple[str | int, ...], str], path: tuple[str, ...], value: Document
-) -> None:
+def _override(data: Any, marks: dict[KeyPath, str], path: tuple[str, ...], value: Any) -> None:
     require_key(Job, path, {(): "--set"})
     for depth, key in enumerate(path):
         if not isinstance(data, dict):
             raise UsageError(at(path[:depth], marks, f"found {shown(data)}; allowed: a mapping"))
         if depth < len(path) - 1:
             data = data.setdefault(key, {})
-    data[path[-1]] = value.data
+    data[path[-1]] = value
     for old in [old for old in marks if old[: len(path)] == path]:
         del marks[old]
     marks[path] = "--set"

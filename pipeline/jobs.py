@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.companions import check_companions
-from anamnesis.pipeline.config import Job, Settings, job_from
+from anamnesis.pipeline.config import Job, Settings
 from anamnesis.pipeline.executors import SchedulerError, options_for
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.inputs import Inputs, copy_rest, inputs_of, refuse_indexes
+from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.place import is_model_folder, refuse_input_folders
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
-from anamnesis.pipeline.run import Outcome, check_place, run_plan
+from anamnesis.pipeline.run import check_place, run_plan
 from anamnesis.pipeline.targets import parse_encode
 from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches
@@ -35,60 +36,6 @@ class Summary:
     failures: tuple[tuple[str, BaseException], ...] = ()
     notes: tuple[str, ...] = ()
     inputs: int = 1
-
-
-def job_for(
-    path: str,
-    out: str,
-    *,
-    to: str | None = None,
-    dtype: str | None = None,
-    encode: str | Sequence[Mapping[str, str]] | None = None,
-    rounding: str = "exact",
-    threads: int | str = "auto",
-    memory: int | str | None = None,
-    executor: str | None = None,
-    scheduler: str | None = None,
-    overwrite: bool = False,
-    manifest: str = "beside",
-    assume_unit_scale: bool = False,
-    passthrough: str | None = None,
-    keep_going: bool = False,
-    max_shard_size: int | str | None = None,
-    compression: str = "none",
-    bf16: str = "extension",
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    names: str | None = None,
-    key_values: dict[str, Any] | None = None,
-    follow_links: bool = False,
-    leave_out_unknown: bool = False,
-) -> Job:
-    """The job of one input, as `remember` and `convert` make it."""
-    output: dict[str, Any] = {"path": out, "format": to, "dtype": dtype, "overwrite": overwrite}
-    output["manifest"] = manifest
-    executor = executor or ("distributed" if scheduler else "threads")
-    run: dict[str, Any] = {"threads": threads, "executor": executor, "keep_going": keep_going}
-    run["scheduler"] = scheduler
-    if memory is not None:
-        run["memory"] = memory
-    output |= {"compression": compression, "bf16": bf16, "names": names, "encode": encode}
-    if key_values:
-        output["key_values"] = key_values
-    if max_shard_size is not None:
-        output["max_shard_size"] = max_shard_size
-    return job_from(
-        inputs=[path],
-        output=output,
-        run=run,
-        select={"include": list(include), "exclude": list(exclude)},
-        numbers={
-            "rounding": rounding,
-            "assume_unit_scale": assume_unit_scale,
-            "passthrough": passthrough,
-        },
-        allow={"follow_links": follow_links, "leave_out_unknown": leave_out_unknown},
-    )
 
 
 def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | BaseException]]:
@@ -198,7 +145,8 @@ def run_job(
         if isinstance(plan, BaseException):
             failures.append((source, plan))
             continue
-        notes += _remarks(source, plan, settings)
+        remarks = _remarks(source, plan, settings)
+        notes += remarks
         if gone is not None:
             failures.append((source, gone))
             continue
@@ -206,16 +154,15 @@ def run_job(
         for text in plan.model.broken:
             progress.note(f"left out: {text}")
         try:
-            outcomes.append(
-                run_plan(
-                    plan,
-                    settings.executor,
-                    options,
-                    progress,
-                    overwrite=settings.overwrite,
-                    resume=resume,
-                )
+            outcome = run_plan(
+                plan,
+                settings.executor,
+                options,
+                progress,
+                overwrite=settings.overwrite,
+                resume=resume,
             )
+            outcomes.append(replace(outcome, notes=tuple(remarks)))
             if plan.model.broken:
                 raise incomplete_error(plan)
         except Exception as error:

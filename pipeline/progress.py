@@ -10,7 +10,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
-from typing import IO, Literal, Protocol
+from typing import IO, Literal, Protocol, runtime_checkable
 
 from anamnesis.errors import UsageError
 from anamnesis.errors import printable as printable
@@ -24,6 +24,7 @@ LINE_SECONDS = 5.0
 STEP_SECONDS = 1.0
 
 
+@runtime_checkable
 class Progress(Protocol):
     """Told of output bytes as they are written; sizes are bytes.
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from anamnesis.pipeline.html import html_table
+from anamnesis.pipeline.tabular import Tabular
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.model import Model
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,10 +24,19 @@ class SchemeReport:
     stored_bytes: int
     details: Mapping[str, tuple[Any, ...]] = field(default_factory=dict)
 
+    @property
+    def about(self) -> str:
+        """The settings as text: `bits 4, group_size 64/128`."""
+        pairs = self.details.items()
+        return ", ".join(f"{key} {'/'.join(str(v) for v in values)}" for key, values in pairs)
+
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """A model by its headers. `bf16_bytes` is its size with every float tensor as BF16."""
+class Report(Tabular):
+    """A model by its headers. `bf16_bytes` is its size with every float tensor as BF16.
+
+    For Arrow's tools it is a table with a row a tensor: see `to_arrow`.
+    """
 
     path: str
     container: str
@@ -39,6 +53,28 @@ class Report:
     def entries(self) -> tuple[dict[str, Any], ...]:
         """One for each tensor, as `parse --json` has them."""
         return tuple(map(_entry, self._tensors))
+
+    def to_arrow(self) -> pa.Table:
+        """A row a tensor: `tensor`, `shape`, `scheme`, `out_dtype`, `elements`, `stored_bytes`.
+
+        `components` lists the stored parts: name, dtype, shape, nbytes.
+        """
+        import pyarrow as pa
+
+        rows = [_arrow_row(tensor) for tensor in self._tensors]
+        return pa.Table.from_pylist(rows, schema=_schema())
+
+    def _repr_html_(self) -> str:
+        title = (
+            f"{self.path}: {self.container}, {self.tensors:,} tensors, "
+            f"{size(self.stored_bytes)}, {size(self.bf16_bytes)} as BF16"
+        )
+        rows = [
+            (name, scheme.tensors, size(scheme.stored_bytes), scheme.about)
+            for name, scheme in self.schemes.items()
+        ]
+        head = ["scheme", "tensors", "stored", "details"]
+        return html_table(title, head, rows, len(rows), self.notes)
 
     def to_dict(self, *, entries: bool = False) -> dict[str, Any]:
         """The JSON object that `inspect --json` (with `entries`, `parse --json`) prints."""
@@ -120,6 +156,42 @@ def _entry(tensor: Tensor) -> dict[str, Any]:
             for c in tensor.components
         ],
     }
+
+
+def _arrow_row(tensor: Tensor) -> dict[str, Any]:
+    entry = _entry(tensor)
+    parts = [{**part, "name": _utf8(part["name"])} for part in entry["components"]]
+    return {
+        "tensor": _utf8(tensor.name),
+        "shape": entry["shape"],
+        "scheme": tensor.scheme,
+        "out_dtype": tensor.out_dtype,
+        "elements": tensor.elems,
+        "stored_bytes": tensor.stored_bytes,
+        "components": parts,
+    }
+
+
+def _utf8(text: str) -> str:
+    """Text that UTF-8 can hold: what a file calls its things may be half of a surrogate pair."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _schema() -> pa.Schema:
+    import pyarrow as pa
+
+    text, whole = pa.string(), pa.int64()
+    part = {"name": text, "dtype": text, "shape": pa.list_(whole), "nbytes": whole}
+    columns: dict[str, pa.DataType] = {
+        "tensor": text,
+        "shape": pa.list_(whole),
+        "scheme": text,
+        "out_dtype": text,
+        "elements": whole,
+        "stored_bytes": whole,
+        "components": pa.list_(pa.struct(list(part.items()))),
+    }
+    return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
 
 
 def size(nbytes: int) -> str:

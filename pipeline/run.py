@@ -36,6 +36,7 @@ from anamnesis.pipeline.journal import (
 )
 from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.members import check_members
+from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.place import Place, is_model_folder, others, planned
 from anamnesis.pipeline.plan import Plan, decoded_dtype
 from anamnesis.pipeline.progress import Progress
@@ -46,22 +47,6 @@ from anamnesis.pipeline.work import WriteTask
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
 from anamnesis.writers.part import remove_leftovers, remove_parts, write_small
-
-
-@dataclass(frozen=True, slots=True)
-class Outcome:
-    """What a run made. Bytes are payload read and values written; seconds are wall time.
-
-    `resumed` counts files that an earlier run had finished.
-    """
-
-    path: str
-    files: tuple[str, ...]
-    tensors: int
-    read_bytes: int
-    out_bytes: int
-    seconds: float
-    resumed: int = 0
 
 
 def run_plan(

@@ -106,12 +106,20 @@ def _value(kind: Any, value: Any, marks: Marks, path: KeyPath) -> Any:
     except msgspec.ValidationError as error:
         item = re.search(r"\$\[(\d+)\]`?$", str(error))
         if item and isinstance(value, list):
-            path, kind = (*path, int(item[1])), get_args(_bare(kind))[0]
+            path, kind = (*path, int(item[1])), _item(kind)
             value = value[int(item[1])]
         raise UsageError(at(path, marks, _wrong(kind, value))) from None
     except UsageError as error:
         raise UsageError(at(path, marks, str(error))) from None
     return converted
+
+
+def _item(kind: Any) -> Any:
+    """What a list's items are, where it may also be something else."""
+    kind = _bare(kind)
+    if get_origin(kind) in (Union, UnionType):
+        kind = next(part for part in get_args(kind) if get_origin(part) is tuple)
+    return get_args(kind)[0]
 
 
 def _wrong(kind: Any, value: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import ml_dtypes
 import numpy as np
+import numpy.typing as npt
 
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.members import check_tensor
@@ -47,7 +48,7 @@ class Values:
         check_tensor(self.tensor, self._windows.spans(), self._open)
 
 
-def to_numpy(tensor: Tensor, open_file: OpenFile) -> Any:
+def to_numpy(tensor: Tensor, open_file: OpenFile) -> npt.NDArray[Any]:
     """All values of a tensor in one owned array of its output shape."""
     values = Values(tensor, open_file)
     out = np.empty(tensor.elems, values.dtype)
@@ -72,18 +73,18 @@ def raw_batches(tensor: Tensor, open_file: OpenFile, max_bytes: int) -> Iterator
     check_tensor(tensor, reader.spans(), open_file)
 
 
-def as_public(out: Any, dtype: str) -> Any:
+def as_public(out: npt.NDArray[Any], dtype: str) -> npt.NDArray[Any]:
     """BF16 bits as `ml_dtypes.bfloat16` and BOOL bytes as `bool`, in the same memory."""
     kind = public_dtype(dtype)
     return out if out.dtype == kind else out.view(kind)
 
 
-def public_dtype(dtype: str) -> Any:
+def public_dtype(dtype: str) -> np.dtype[Any]:
     """The numpy dtype of values of a stored dtype."""
     special = {"BF16": ml_dtypes.bfloat16, "BOOL": np.bool_}
     return np.dtype(special.get(dtype) or DTYPES[dtype].numpy)
 
 
-def held_as(dtype: str) -> Any:
+def held_as(dtype: str) -> np.dtype[Any]:
     """The numpy dtype that values are decoded as."""
     return np.dtype(OUT.get(dtype) or DTYPES[dtype].numpy)

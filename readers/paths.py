@@ -59,9 +59,9 @@ def output_path(path: str, key: str = "") -> str:
     return real
 
 
-def local_path(path: str | Path) -> Path:
+def local_path(path: str | os.PathLike[str]) -> Path:
     """The expanded path of a file to write, whether it came as text or not."""
-    return Path(expand(str(path)))
+    return Path(expand(os.fspath(path)))
 
 
 __all__ = ["expand", "local_path", "output_path"]

@@ -13,22 +13,27 @@ from fnmatch import fnmatchcase
 from anamnesis.errors import UsageError
 
 
-def matching(names: Iterable[str], patterns: Iterable[str]) -> set[str]:
+def patterns(given: str | Iterable[str]) -> list[str]:
+    """The patterns of an argument or a setting: a text is one of them, and no list of letters."""
+    return [given] if isinstance(given, str) else list(given)
+
+
+def matching(names: Iterable[str], wanted: Iterable[str]) -> set[str]:
     """Those of the patterns that fit at least one of the names."""
     known = list(names)
-    return {p for p in patterns if any(fnmatchcase(name, p) for name in known)}
+    return {p for p in wanted if any(fnmatchcase(name, p) for name in known)}
 
 
 def require_matches(
-    names: Iterable[str], patterns: Sequence[str], path: str, matched: set[str] | None = None
+    names: Iterable[str], wanted: Sequence[str], path: str, matched: set[str] | None = None
 ) -> None:
     """UsageError that names the patterns which fit no tensor of the model at `path`.
 
     `matched` are those that are known to fit. A model without tensors asks for none.
     """
     known = list(names)
-    fitting = matching(known, patterns) if matched is None else matched
-    missing = [p for p in patterns if p not in fitting]
+    fitting = matching(known, wanted) if matched is None else matched
+    missing = [p for p in wanted if p not in fitting]
     if not missing or not known:
         return
     nearest = difflib.get_close_matches(missing[0], known, 1, 0.0)
@@ -39,4 +44,4 @@ def require_matches(
     )
 
 
-__all__ = ["matching", "require_matches"]
+__all__ = ["matching", "patterns", "require_matches"]

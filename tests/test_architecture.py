@@ -258,6 +258,7 @@ def test_no_stray_module_in_the_root() -> None:
         "__init__.py",
         "__main__.py",
         "errors.py",
+        "keywords.py",
         "limits.py",
         "owned.py",
         "stopping.py",

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anamnesis.analytics.diff.record import COUNTS, FIGURES, Findings, Row, decibels, finite, utf8
 from anamnesis.kernels.diff import metrics
+from anamnesis.keywords import PathLike
+from anamnesis.pipeline.html import html_table
+from anamnesis.pipeline.tabular import Tabular
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_SHOWN = 5
+    from anamnesis.analytics.diff.drawing import Drawing
+
+_SHOWN = 5  # tensors in a `repr`
 
 
 @dataclass(frozen=True, slots=True)
-class Diff(Findings):
+class Diff(Findings, Tabular):
     """Two checkpoints compared. `rows` begin with the compared tensors, worst first.
 
-    Polars, DuckDB, pandas and others take it as it is: it has `__arrow_c_stream__`.
+    For Arrow's tools it is a table with a row a tensor: see `to_arrow`.
     """
 
     def to_arrow(self) -> pa.Table:
@@ -28,14 +32,6 @@ class Diff(Findings):
         import pyarrow as pa
 
         return pa.Table.from_pylist([row.to_dict() for row in self.rows], schema=_schema())
-
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The table by the Arrow PyCapsule interface, which Polars, DuckDB and others take."""
-        return self.to_arrow().__arrow_c_stream__(requested_schema)
-
-    def __arrow_c_schema__(self) -> object:
-        """The table's schema, without its data."""
-        return _schema().__arrow_c_schema__()
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,7 +58,7 @@ class Diff(Findings):
             "notes": [utf8(note) for note in self.notes],
         }
 
-    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def write(self, path: PathLike, *, overwrite: bool = False) -> None:
         """Write the table as the suffix of `path` says: .parquet, .arrow, .csv or .json.
 
         The file is there whole or not at all. Raises UsageError for another suffix, or for a
@@ -74,15 +70,30 @@ class Diff(Findings):
         shapes = {"shape": ["x".join(map(str, row.shape)) for row in self.rows]}
         write_table(local_path(path), self.to_arrow(), self.to_dict(), shapes, overwrite=overwrite)
 
-    def plot(self, path: str | Path, *, overwrite: bool = False) -> None:
-        """Draw SQNR by layer and module type: .svg, .html or .png (extra `plot`).
+    def plot(self, path: PathLike | None = None, *, overwrite: bool = False) -> Drawing:
+        """Draw SQNR by layer and module type; a notebook shows what is returned (extra `plot`).
 
-        Raises UsageError as `write` does.
+        With a `path` it is also written there, as its suffix says: .svg, .html or .png. Raises
+        UsageError as `write` does, and without matplotlib.
         """
-        from anamnesis.analytics.diff.plot import write_plot
+        from anamnesis.analytics.diff.drawing import Drawing
+        from anamnesis.analytics.diff.plot import check_matplotlib, write_plot
         from anamnesis.readers.paths import local_path
 
-        write_plot(self, local_path(path), overwrite=overwrite)
+        check_matplotlib("plot")
+        if path is not None:
+            write_plot(self, local_path(path), overwrite=overwrite)
+        return Drawing(self)
+
+    def _repr_html_(self) -> str:
+        head = ["tensor", "SQNR", "max |error|", "cosine", "a", "b", "remark"]
+        return html_table(
+            f"{self.a} : {self.b}: {self.summary()}",
+            head,
+            map(_cells, self.rows),
+            len(self.rows),
+            self.notes,
+        )
 
     def __repr__(self) -> str:
         lines = [f"<Diff {self.a!r} : {self.b!r}: {self.summary()}>"]
@@ -92,6 +103,16 @@ class Diff(Findings):
         if len(self.compared) > _SHOWN:
             lines.append(f"  and {len(self.compared) - _SHOWN} more, better ones")
         return "\n".join(lines)
+
+
+def _cells(row: Row) -> tuple[str | None, ...]:
+    """A row of the table for a notebook."""
+    remark = row.why if row.status == "compared" else row.why or row.status
+    if not row.sums:
+        return row.tensor, "", "", "", row.scheme_a, row.scheme_b, remark
+    figures = metrics(row.sums)
+    worst, cosine = f"{figures['max_abs_error']:.3g}", f"{figures['cosine']:.6f}"
+    return row.tensor, decibels(row.sqnr_db), worst, cosine, row.scheme_a, row.scheme_b, remark
 
 
 def _schema() -> pa.Schema:

@@ -4,47 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from anamnesis.analytics.diff.names import Matched, Pair, match, place
 from anamnesis.analytics.diff.plan import DiffPlan, make_diff_plan
 from anamnesis.analytics.diff.record import Row
 from anamnesis.analytics.diff.report import Diff
-from anamnesis.analytics.reduction import ExecutorName, Settings, members_of, reduce, settle
+from anamnesis.analytics.reduction import Settings, members_of, reduce, settle
 from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.kernels.diff import Sums
+from anamnesis.keywords import Executor, PathLike, Patterns, Size, Threads, keywords
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
-from anamnesis.pipeline.progress import Progress, make_progress
+from anamnesis.pipeline.callback import ProgressLike, reporter
+from anamnesis.pipeline.progress import Progress
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches
 from anamnesis.readers.schemes.base import Options
 
 
+@keywords
 def diff(
-    a: str | Path,
-    b: str | Path,
+    a: PathLike,
+    b: PathLike,
     *,
-    include: Sequence[str] = ("*",),
-    exclude: Sequence[str] = (),
-    threads: int | Literal["auto"] = "auto",
-    memory: int | str | None = None,
-    executor: ExecutorName | None = None,
-    scheduler: str | None = None,
+    include: Patterns = "*",
+    exclude: Patterns = (),
     assume_unit_scale: bool = False,
+    executor: Executor | None = None,
+    scheduler: str | None = None,
+    threads: Threads = "auto",
+    memory: Size | None = None,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
     limits: Limits | None = None,
-    progress: Progress | None = None,
+    progress: ProgressLike = False,
 ) -> Diff:
     """Compare two checkpoints of any formats, as float32, tensor by tensor; worst first.
 
-    Tensors are matched by name, also between GGUF's names and Hugging Face's; `include` and
-    `exclude` are shell patterns on the name of either side. Each file is read once, in windows,
-    within `memory` (as `512MiB`). `executor` is `threads` unless a `scheduler`, the address of
-    Dask's, is given; the figures are the same from all of them.
+    Tensors are matched by name, also between GGUF's names and Hugging Face's. Each file is read
+    once, in windows.
+
+    a, b: what is measured against, and what is measured; paths as in `open_model`.
+    include, exclude: shell patterns on the name of either side, one or several.
+    assume_unit_scale: take FP8 tensors without a scale as a plain cast.
+    executor: `threads` unless a `scheduler`, the address of Dask's, is given; the figures are
+    the same from all of them.
+    threads, memory: how many, and the budget of a process (`512MiB`).
+    follow_links, leave_out_unknown, limits: what a file may ask for, as `open_model` has them.
+    progress: True for a report on standard error, or a function that gets two numbers, the bytes
+    that are done and the bytes of all.
+
     Raises UsageError when no tensor of A is in B, and what `open_model` raises.
     """
+    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
     settings = settle(
         [a, b],
         select=(include, exclude),
@@ -68,7 +82,7 @@ def diff(
         threads=settings.threads,
         limits=settings.limits,
     )
-    sums = _run(plan, settings, models, matched, progress or make_progress("quiet"))
+    sums = _run(plan, settings, models, matched, reporter(progress))
     notes = (*models[0].notes, *models[1].notes, *matched.notes)
     return Diff(models[0].path, models[1].path, _rows(models, matched, plan, sums), notes)
 

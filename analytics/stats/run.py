@@ -5,23 +5,34 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import xxhash
 
-from anamnesis.analytics.reduction import ExecutorName, Settings, reduce, settle
+from anamnesis.analytics.reduction import Settings, reduce, settle
 from anamnesis.analytics.stats.plan import StatsPlan, make_stats_plan
 from anamnesis.analytics.stats.record import COLUMNS, Figures, TensorStats
 from anamnesis.analytics.stats.scales import join
 from anamnesis.analytics.stats.task import Leaf
 from anamnesis.analytics.stats.values import reducer
 from anamnesis.errors import UsageError
+from anamnesis.keywords import (
+    Dtype,
+    Executor,
+    Names,
+    PathLike,
+    Patterns,
+    Size,
+    Threads,
+    keywords,
+)
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
-from anamnesis.pipeline.progress import Progress, make_progress
+from anamnesis.pipeline.callback import ProgressLike, reporter
+from anamnesis.pipeline.progress import Progress
+from anamnesis.pipeline.tabular import Tabular
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import public_name
@@ -33,7 +44,7 @@ _SORTABLE = tuple(c for c in COLUMNS if c not in ("shape", "exponents"))
 
 
 @dataclass(frozen=True, repr=False)
-class Stats(Figures):
+class Stats(Figures, Tabular):
     """The figures of a model's tensors, in file order unless sorted; a table for Arrow's tools.
 
     `notes` are remarks on the input; `value_bytes` were decoded in `seconds`.
@@ -69,23 +80,13 @@ class Stats(Figures):
 
         return to_arrow(self)
 
-    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
-        """The table by the Arrow PyCapsule interface, which Polars, DuckDB and others take."""
-        return self.to_arrow().__arrow_c_stream__(requested_schema)
-
-    def __arrow_c_schema__(self) -> object:
-        """The table's schema, without its data."""
-        from anamnesis.analytics.stats.files import SCHEMA
-
-        return SCHEMA.__arrow_c_schema__()
-
     def to_dict(self) -> dict[str, Any]:
         """The object that `amn stats --json` prints."""
         from anamnesis.analytics.stats.files import to_dict
 
         return to_dict(self)
 
-    def write(self, path: str | Path, *, overwrite: bool = False) -> None:
+    def write(self, path: PathLike, *, overwrite: bool = False) -> None:
         """Write the table as the suffix of `path` says: .parquet, .arrow, .csv or .json.
 
         The file is there whole or not at all. Raises UsageError for another suffix, or for a
@@ -101,6 +102,11 @@ class Stats(Figures):
 
         return as_text(self, width=100, most=20)
 
+    def _repr_html_(self) -> str:
+        from anamnesis.analytics.stats.table import as_html
+
+        return as_html(self)
+
 
 def check_column(column: str) -> None:
     """UsageError when rows cannot be sorted by a column."""
@@ -108,30 +114,44 @@ def check_column(column: str) -> None:
         raise UsageError(f"sort: found {column!r}; allowed: {', '.join(_SORTABLE)}")
 
 
+@keywords
 def stats(
-    path: str | Path,
-    tensors: Sequence[str] = ("*",),
+    path: PathLike,
+    include: Patterns = "*",
     *,
-    exclude: Sequence[str] = (),
-    dtype: Literal["bf16", "f16", "f32"] | None = None,
-    executor: ExecutorName | None = None,
-    scheduler: str | None = None,
-    threads: int | Literal["auto"] = "auto",
-    memory: int | str | None = None,
-    limits: Limits | None = None,
-    progress: Progress | None = None,
+    exclude: Patterns = (),
+    dtype: Dtype | None = None,
+    names: Names = "stored",
     assume_unit_scale: bool = False,
-    names: Literal["stored", "hf"] = "stored",
+    executor: Executor | None = None,
+    scheduler: str | None = None,
+    threads: Threads = "auto",
+    memory: Size | None = None,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
+    limits: Limits | None = None,
+    progress: ProgressLike = False,
 ) -> Stats:
-    """Figures of the matching tensors (shell patterns): one pass, nothing is written.
+    """Figures of every tensor's values: one pass, nothing is written.
 
-    Values are those that `remember` would write with `dtype`. `executor` is `threads` unless a
-    `scheduler`, the address of Dask's, is given; the figures are the same from all of them.
+    path: a file, a model folder, a glob, an `ollama:` name or an fsspec URL.
+    include, exclude: shell patterns on names, one or several; all tensors without them.
+    dtype: of the values, as `remember` would write them; BF16 for quantised ones without it.
+    names: `hf` for a GGUF's tensors under Hugging Face's names.
+    assume_unit_scale: take FP8 tensors without a scale as a plain cast.
+    executor: `threads` unless a `scheduler`, the address of Dask's, is given; the figures are
+    the same from all of them.
+    threads, memory: how many, and the budget of a process (`512MiB`).
+    follow_links, leave_out_unknown, limits: what a file may ask for, as `open_model` has them.
+    progress: True for a report on standard error, or a function that gets two numbers, the bytes
+    that are done and the bytes of all.
+
     Raises the classes of `anamnesis.errors`, or OSError.
     """
+    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
     settings = settle(
         [path],
-        select=(tensors, exclude),
+        select=(include, exclude),
         dtype=dtype,
         limits=limits,
         executor=executor,
@@ -148,7 +168,7 @@ def stats(
         threads=settings.threads,
         limits=settings.limits,
     )
-    return _run(plan, settings, progress or make_progress("quiet"))
+    return _run(plan, settings, reporter(progress))
 
 
 def _run(plan: StatsPlan, settings: Settings, progress: Progress) -> Stats:

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.text import Text
 
 from anamnesis.analytics.stats.record import Figures, TensorStats
+from anamnesis.pipeline.html import html_table
 from anamnesis.pipeline.progress import format_bytes, printable
 
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
@@ -139,6 +140,14 @@ def print_stats(found: Figures) -> None:
 def as_text(found: Figures, *, width: int | None, most: int) -> str:
     """The table without colours, of the first `most` tensors."""
     return "\n".join(line.plain for line in _lines(found, _columns(_BARS), width, most))
+
+
+def as_html(found: Figures) -> str:
+    """The table for a notebook, with the columns that a wide terminal has."""
+    columns = [(column.head, column.short) for column in _columns(_BARS) if column.short]
+    rows = ([cell(row) for _, cell in columns] for row in found.rows)
+    heads = [head for head, _ in columns]
+    return html_table(_title(found), heads, rows, len(found.rows), found.notes)
 
 
 def _lines(

@@ -162,7 +162,8 @@ def test_shapes_that_contradict_the_heads_are_refused(tmp_path: Path) -> None:
 
 
 def test_plain_remember_names_the_command(tmp_path: Path) -> None:
-    from anamnesis.pipeline.jobs import job_for, run_job
+    from anamnesis.pipeline.jobs import run_job
+    from anamnesis.pipeline.keys import job_for
 
     source = write(tmp_path / "m.gguf", "olmoe", {}, {"output.weight": values(4, 4)})
     summary = run_job(job_for(str(source), str(tmp_path / "plain")))

@@ -1,0 +1,62 @@
+"""Keyword arguments of the public functions: their types, and what a misspelt one is told."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from functools import wraps
+from inspect import signature
+from typing import Literal, ParamSpec, TypeAlias, TypeVar
+
+from anamnesis.errors import ArgumentError, printable
+
+PathLike: TypeAlias = str | os.PathLike[str]
+Patterns: TypeAlias = str | Sequence[str]  # shell patterns on names; a text is one of them
+Size: TypeAlias = int | str  # bytes, or text such as "512MiB"
+Threads: TypeAlias = int | Literal["auto"]
+Dtype: TypeAlias = Literal["bf16", "f16", "f32"]
+Executor: TypeAlias = Literal["serial", "threads", "distributed"]
+Names: TypeAlias = Literal["stored", "hf"]
+Rounding: TypeAlias = Literal["exact", "reference"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+_ALIKE = 0.5  # as difflib counts; `dtyp` and `dtype` are 0.89
+
+
+def keywords(function: Callable[P, R]) -> Callable[P, R]:
+    """The same function, which raises ArgumentError for a keyword that it does not have.
+
+    Names, types and defaults stay those of `function`, for `help()`, editors and type checkers.
+    """
+    names = tuple(signature(function).parameters)
+
+    @wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs:
+            if name not in names:
+                raise ArgumentError(_message(function.__name__, name, names))
+        return function(*args, **kwargs)
+
+    return checked
+
+
+def _message(function: str, name: str, names: Sequence[str]) -> str:
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    near = get_close_matches(name, names, 1, _ALIKE)
+    likely = f"did you mean {near[0]!r}?" if near else f"its keywords are {', '.join(names)}"
+    return f"{function}() has no keyword {printable(name)!r:.100}; {likely}"
+
+
+__all__ = [
+    "Dtype",
+    "Executor",
+    "Names",
+    "PathLike",
+    "Patterns",
+    "Rounding",
+    "Size",
+    "Threads",
+    "keywords",
+]

@@ -1,0 +1,136 @@
+"""`remember` and `convert`: a conversion of one input, as a function."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+from anamnesis.keywords import (
+    Dtype,
+    Executor,
+    Names,
+    PathLike,
+    Patterns,
+    Rounding,
+    Size,
+    Threads,
+    keywords,
+)
+from anamnesis.limits import Limits
+
+if TYPE_CHECKING:
+    from anamnesis.pipeline.callback import ProgressLike
+    from anamnesis.pipeline.outcome import Outcome
+
+Format: TypeAlias = Literal["arrow", "gguf", "hf", "safetensors"]
+Encode: TypeAlias = str | Sequence[Mapping[str, str]]
+
+
+@keywords
+def remember(
+    path: PathLike,
+    out: PathLike,
+    *,
+    to: Format | None = None,
+    dtype: Dtype | None = None,
+    encode: Encode | None = None,
+    names: Names | None = None,
+    key_values: Mapping[str, Any] | None = None,
+    max_shard_size: Size | None = None,
+    compression: Literal["none", "lz4", "zstd"] = "none",
+    bf16: Literal["extension", "uint16"] = "extension",
+    manifest: Literal["beside", "inside"] = "beside",
+    overwrite: bool = False,
+    include: Patterns = "*",
+    exclude: Patterns = (),
+    rounding: Rounding = "exact",
+    passthrough: Literal["keep", "bf16", "f16", "f32"] | None = None,
+    assume_unit_scale: bool = False,
+    executor: Executor | None = None,
+    scheduler: str | None = None,
+    threads: Threads = "auto",
+    memory: Size | None = None,
+    keep_going: bool = False,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
+    limits: Limits | None = None,
+    progress: ProgressLike = False,
+) -> Outcome:
+    """Recover the precision of `path` into `out`; called again, it goes on where it was stopped.
+
+    path: a file, a model folder, a glob, an `ollama:` name or an fsspec URL.
+    out: a file, by its suffix, or a folder.
+    to: the output format; without it the suffix of `out` says it, and a folder gets safetensors.
+    dtype: of the output; without it recovered tensors become BF16, and the others keep theirs.
+    encode: a target such as `fp8-block` or `mlx-affine:bits=4`, or rules (docs/encoding.md).
+    names: under which names a GGUF's tensors are written, `stored` or `hf`.
+    key_values: of a GGUF output, to add or change.
+    max_shard_size: most bytes of data in one file of a folder, `5GB` or a number.
+    compression: of an arrow output: none, lz4 or zstd.
+    bf16: the type of BF16 in an arrow output: the extension type lance.bfloat16, or uint16.
+    manifest: where the record for `verify` lies, beside the output or inside the folder.
+    overwrite: replace an output of this program.
+    include, exclude: shell patterns on tensors' names, one or several.
+    rounding: `exact` rounds once, `reference` replays the library's own order.
+    passthrough: what becomes of float tensors that were not quantised: `keep`, or a dtype.
+    assume_unit_scale: take FP8 tensors without a scale as a plain cast.
+    executor: `threads` unless a `scheduler`, the address of Dask's, is given.
+    threads, memory: how many, and the budget of a process (`512MiB`).
+    keep_going: convert what can be had of a model with broken shards.
+    follow_links, leave_out_unknown, limits: what a file may ask for, as `open_model` has them.
+    progress: True for a report on standard error, or a function that gets two numbers, the bytes
+    that are done and the bytes of all; what it raises ends the run.
+
+    Raises the classes of `anamnesis.errors`, or OSError, and leaves no output behind then.
+    """
+    return _run(locals())
+
+
+@keywords
+def convert(
+    path: PathLike,
+    out: PathLike,
+    *,
+    to: Format,
+    dtype: Dtype | None = None,
+    encode: Encode | None = None,
+    names: Names | None = None,
+    key_values: Mapping[str, Any] | None = None,
+    max_shard_size: Size | None = None,
+    compression: Literal["none", "lz4", "zstd"] = "none",
+    bf16: Literal["extension", "uint16"] = "extension",
+    manifest: Literal["beside", "inside"] = "beside",
+    overwrite: bool = False,
+    include: Patterns = "*",
+    exclude: Patterns = (),
+    rounding: Rounding = "exact",
+    passthrough: Literal["keep", "bf16", "f16", "f32"] | None = None,
+    assume_unit_scale: bool = False,
+    executor: Executor | None = None,
+    scheduler: str | None = None,
+    threads: Threads = "auto",
+    memory: Size | None = None,
+    keep_going: bool = False,
+    follow_links: bool = False,
+    leave_out_unknown: bool = False,
+    limits: Limits | None = None,
+    progress: ProgressLike = False,
+) -> Outcome:
+    """Any input to any target: `remember` with the target named, and with all of its keywords."""
+    return _run(locals())
+
+
+def _run(given: dict[str, Any]) -> Outcome:
+    """Run the conversion that a function's arguments, by name, ask for."""
+    from anamnesis.pipeline.callback import reporter
+    from anamnesis.pipeline.jobs import run_job
+    from anamnesis.pipeline.keys import job_for
+
+    limits, progress = given.pop("limits"), reporter(given.pop("progress"))
+    path, out = os.fsdecode(given.pop("path")), os.fsdecode(given.pop("out"))
+    job = job_for(path, out, **given)
+    return run_job(job, limits=limits, progress=progress, resume=True).outcomes[0]
+
+
+__all__ = ["convert", "remember"]

@@ -1,0 +1,42 @@
+"""What is a table for Arrow's tools: one interface for whatever knows how to make its table."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+
+class Tabular:
+    """A table by the Arrow PyCapsule interface, for classes that have `to_arrow`.
+
+    https://arrow.apache.org/docs/format/CDataInterface/PyCapsuleInterface.html: Polars, DuckDB,
+    pandas and pyarrow take such an object wherever they take a table or a frame.
+    """
+
+    __slots__ = ()
+
+    def to_arrow(self) -> pa.Table:
+        """The table, as a `pyarrow.Table`."""
+        raise NotImplementedError
+
+    def __arrow_c_stream__(self, requested_schema: object = None) -> object:
+        """The table as a stream of record batches."""
+        return self.to_arrow().__arrow_c_stream__(requested_schema)
+
+    def __arrow_c_array__(self, requested_schema: object = None) -> tuple[object, object]:
+        """The table as one record batch: the schema and a struct array of all rows."""
+        import pyarrow as pa
+
+        table = self.to_arrow().combine_chunks()
+        batches = table.to_batches() or [pa.RecordBatch.from_pylist([], table.schema)]
+        schema, array = batches[0].__arrow_c_array__(requested_schema)
+        return schema, array
+
+    def __arrow_c_schema__(self) -> object:
+        """The table's columns."""
+        return self.to_arrow().schema.__arrow_c_schema__()
+
+
+__all__ = ["Tabular"]
