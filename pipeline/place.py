@@ -25,6 +25,7 @@ from anamnesis.pipeline.journal import (
     load_manifest,
     recorded_name,
 )
+from anamnesis.pipeline.neighbours import refuse_joining
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.records import Manifest
 from anamnesis.readers.choice import INDEX_NAME
@@ -95,12 +96,8 @@ class Place:
         if self.complete and not overwrite:
             names = [name for name in names if is_weights(name)]
         out = self.plan.spec.path
-        index = f"{out}.index.json"
-        if not is_folder(self.plan) and os.path.lexists(index):
-            raise UsageError(
-                f"{out}: would be loaded in place of the model that {index} describes; choose "
-                "another folder or name"
-            )
+        if not is_folder(self.plan):
+            refuse_joining(out, self.plan.model.path, self.plan.model.allow)
         if names:
             raise UsageError(
                 f"{out}: is in use: {shown(names)} {'is' if len(names) == 1 else 'are'} not of an "

@@ -46,7 +46,7 @@ from anamnesis.pipeline.staging import clear, promote, settle, staged
 from anamnesis.pipeline.work import WriteTask
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
-from anamnesis.writers.part import remove_leftovers, remove_parts, write_small
+from anamnesis.writers.part import check_final, remove_leftovers, remove_parts, write_small
 
 
 def run_plan(
@@ -103,7 +103,13 @@ def check_place(plan: Plan, overwrite: bool) -> None:
     """Raise UsageError for what `run_plan` would find in the way of its output; nothing changes."""
     recipe = Recipe.of(plan)
     _refuse_inputs(plan)
-    Place.of(plan, recipe, Journal(Path(plan.spec.path), recipe)).check(overwrite)
+    journal = Journal(Path(plan.spec.path), recipe)
+    place = Place.of(plan, recipe, journal)
+    place.check(overwrite)
+    if not is_folder(plan):
+        ours = not overwrite and (place.complete or journal.finished())
+        if not ours:
+            check_final(Path(plan.spec.path), overwrite)
 
 
 def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:

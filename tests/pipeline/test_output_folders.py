@@ -15,7 +15,7 @@ import pytest
 import anamnesis
 from anamnesis.errors import IntegrityError, UsageError
 from anamnesis.pipeline.config import job_from
-from anamnesis.pipeline.jobs import run_job
+from anamnesis.pipeline.jobs import rehearse_job, run_job
 from anamnesis.writers import exchange
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
@@ -236,6 +236,57 @@ def test_a_file_may_lie_beside_the_inputs(model: Path) -> None:
     after = contents(model)
     assert {name: after[name] for name in before} == before
     assert set(after) - set(before) == {"out.safetensors", "out.safetensors.anamnesis.json"}
+
+
+def test_a_file_never_joins_the_model_of_a_folder(
+    model: Path, tmp_path: Path, write_safetensors: Write
+) -> None:
+    """What a loader would read with it, or instead of it, whatever the input was."""
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.json").write_text("{}")
+    entries: dict[str, Any] = {"x": ("BF16", (4,), bytes(8))}
+    write_safetensors(other / "weights-1.safetensors", entries)
+    for name in ("weights-2.safetensors", "model.safetensors"):
+        with pytest.raises(UsageError, match="with, or in place of, the model that is in"):
+            anamnesis.remember(model, other / name)
+    (other / "weights-1.safetensors").rename(other / "pytorch_model.bin")
+    with pytest.raises(UsageError, match=r"the model that is in .* \(pytorch_model.bin\)"):
+        anamnesis.remember(model, other / "w.safetensors")
+    assert names(other) == ["config.json", "pytorch_model.bin"]
+
+
+def test_a_file_may_lie_beside_files_that_are_no_model_together(
+    model: Path, tmp_path: Path
+) -> None:
+    """A folder without a configuration, of models in one file each, and not the input itself."""
+    flat = tmp_path / "flat"
+    for name in ("a.safetensors", "b.safetensors"):
+        anamnesis.remember(model / "model.safetensors", flat / name)
+    assert anamnesis.verify(flat / "b.safetensors")["tensors"] == 3
+    (flat / "b.safetensors").unlink()
+    with pytest.raises(UsageError, match="in place of"):
+        anamnesis.remember(flat, flat / "c.safetensors")
+    anamnesis.remember(flat / "a.safetensors", flat / "c.safetensors")
+
+
+def test_a_dry_run_refuses_the_file_that_a_run_refuses(model: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out.safetensors"
+    job = job_from(inputs=[str(model)], output={"path": str(out)})
+    again = job_from(inputs=[str(model)], output={"path": str(out), "overwrite": True})
+    out.write_bytes(b"a file of somebody's")
+    for call in (rehearse_job, run_job):
+        with pytest.raises(UsageError, match="exists already; pass --overwrite"):
+            call(job)
+    rehearse_job(again)
+    assert out.read_bytes() == b"a file of somebody's"
+    run_job(again)
+    rehearse_job(job)  # which would check that it is whole, and keep it
+    out.unlink()
+    out.mkdir()
+    for call in (rehearse_job, run_job):
+        with pytest.raises(UsageError, match="is a folder"):
+            call(again)
 
 
 def test_an_output_never_meets_another_input_of_the_job(model: Path, tmp_path: Path) -> None:
