@@ -87,3 +87,35 @@ def exl3(bits: int, codebook: str, rows: int, columns: int) -> Layer:
     if codebook == "mul1":
         entries.append(Entry("mul1", "I32", (), np.array(0x83DCD12D, "<u4")))
     return Layer(entries)
+
+
+def comfy_awq(rows: int, columns: int) -> Layer:
+    """In groups of 64."""
+    codes = _bytes(rows, columns // 2)
+    numbers = np.full((columns // 64, rows), 1.5, "<f2")
+    mark = json.dumps({"format": "awq_w4a16", "group_size": 64}).encode()
+    return Layer(
+        [
+            _weight("I8", codes, codes.shape),
+            Entry("weight_scale", "F16", numbers.shape, numbers),
+            Entry("weight_zero", "F16", numbers.shape, numbers),
+            Entry("comfy_quant", "U8", (len(mark),), np.frombuffer(mark, np.uint8)),
+        ]
+    )
+
+
+def comfy_svdquant(rows: int, columns: int) -> Layer:
+    """Of rank 16, not in tiles."""
+    rank, codes = 16, _bytes(rows, columns // 2)
+    scale, up = np.full((columns // 64, rows), 1.5, "<f2"), np.full((rows, rank), 0.25, "<f2")
+    mark = json.dumps({"format": "svdquant_w4a4"}).encode()
+    return Layer(
+        [
+            _weight("I8", codes, codes.shape),
+            Entry("weight_scale", "F16", scale.shape, scale),
+            Entry("smooth_factor", "F16", (columns,), np.full(columns, 1.5, "<f2")),
+            Entry("proj_down", "F16", (columns, rank), np.full((columns, rank), 0.25, "<f2")),
+            Entry("proj_up", "F16", up.shape, up),
+            Entry("comfy_quant", "U8", (len(mark),), np.frombuffer(mark, np.uint8)),
+        ]
+    )

@@ -342,6 +342,17 @@ ENCODINGS: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("quark int4 g128", "layers:quark"),),
     ),
+    "svdquant": Encoding(
+        "svdquant:decode",
+        prepare="svdquant:prepare",
+        family="ModelOpt and ComfyUI INT4",
+        scales="scale",
+        goal=0.0,
+        cases=(
+            Bench("comfy awq w4a16", "vendor_layers:comfy_awq"),
+            Bench("comfy svdquant", "vendor_layers:comfy_svdquant"),
+        ),
+    ),
     "torchao-int4": Encoding(
         "torchao:decode_int4",
         family="torchao",

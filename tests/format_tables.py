@@ -13,6 +13,7 @@ from pathlib import Path
 from anamnesis.kernels import ENCODINGS
 from anamnesis.readers.schemes import SCHEMES
 from anamnesis.readers.schemes._families import FAMILIES
+from anamnesis.readers.schemes._refused import table as refused
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs/formats/README.md")
@@ -70,6 +71,7 @@ def rewritten(page: Path) -> str:
     parts = {
         "families": lambda: families("docs/formats/"),
         "index": index,
+        "refused": refused,
         "tables": tables,
     }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from anamnesis.errors import FormatError
@@ -38,6 +38,7 @@ class Mark:
     stored: Stored | None
     rotation: int = 0
     group: int = 0
+    options: Mapping[str, Any] = field(default_factory=dict)  # all of the mark
 
 
 def marks(ledger: Ledger) -> dict[str, Mark]:
@@ -86,4 +87,4 @@ def _mark(about: Any, where: str, layer: str, stored: Stored | None) -> Mark:
     if type(size) is not int or size < 0:
         raise FormatError(f"{where}: layer {layer!r}: convrot_groupsize {size!r:.40}")
     group = about.get("group_size", _GROUP)
-    return Mark(name, stored, size, group if type(group) is int else 0)
+    return Mark(name, stored, size, group if type(group) is int else 0, about)

@@ -84,11 +84,11 @@ FAMILIES: dict[str, Family] = {
         "compressed-tensors, by the same numbers",
     ),
     "comfyui": Family(
-        "ComfyUI: NVFP4, MXFP8, INT8, INT4, rotated or not",
-        "marked NVFP4, MXFP8, INT8 and INT4, rotations (ConvRot) undone",
+        "ComfyUI: NVFP4, MXFP8, INT8, INT4, SVDQuant, rotated or not",
+        "marked NVFP4, MXFP8, INT8 and INT4, rotations (ConvRot) and SVDQuant undone",
         "safetensors",
         "its marks",
-        "nvfp4 mxfp8 comfy-int8 comfy-int4 comfy-w4a8",
+        "nvfp4 mxfp8 comfy-int8 comfy-int4 comfy-w4a8 comfy-awq comfy-svdquant",
         "comfy-kitchen",
     ),
     "modelopt": Family(

@@ -32,7 +32,12 @@ _TILED = "its integers lie in tiles of one GPU kernel"
 REFUSED: dict[str, Refused] = {
     "bitblas": Refused("BitBLAS", _TILED, "GPTQModel can load it on a GPU"),
     "deepspeedfp": Refused("DeepSpeed FP", "its numbers have 6 or 12 bits", "DeepSpeed reads it"),
-    "eetq": Refused("EETQ", _TILED, "the eetq package can load it", (("weight", "weight_scales"),)),
+    "eetq": Refused(
+        "EETQ",
+        "its integers lie in the order of the GPU that quantised them, which no file says",
+        "the eetq package can load it on a GPU",
+        (("weight", "weight_scales"),),
+    ),
     "exl2": Refused(
         "EXL2",
         "its groups differ in width, in the order of a permutation",
@@ -80,8 +85,8 @@ REFUSED: dict[str, Refused] = {
     ),
     "svdquant": Refused(
         "SVDQuant (Nunchaku)",
-        "four-bit codes in tiles, smoothed, with a low-rank part",
-        "nunchaku can load it on a GPU",
+        "tiles, fused layers, and biases that make up for moved inputs, which no file says",
+        "nunchaku can run it on a GPU; ComfyUI's own SVDQuant files are read",
         (("qweight", "wscales"), ("qweight", "proj_down")),
     ),
     "torchao-pickle": Refused(

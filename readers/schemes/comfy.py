@@ -8,6 +8,7 @@
 | int8_blockwise | I8 `[o, i]` | F32 `[ceil(o / 128), ceil(i / 128)]` | the same |
 | convrot_w4a4 | I8 `[o, i / 2]`, signed, 2k in the low half | F32 `[o]` | `convrot_groupsize` |
 | asym_w4a8_int8 | I8 `[o, i / 2]` or `[o, i * 3 / 4]` | `kernels/w4a8.py` | and `group_size` |
+| svdquant_w4a4, awq_w4a16 | I8 `[o, i / 2]`, or tiles | `_comfy_svdquant.py` | the same |
 
 Tiles are `[ceil(o / 128) * 128, ceil(blocks / 4) * 4]` (`kernels/torchao.py`). A rotated weight is
 rotated back (`kernels/folded.py`). The mark is `X.comfy_quant`, or in the file's metadata
@@ -25,6 +26,7 @@ from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._comfy import Mark, marks
+from anamnesis.readers.schemes._comfy_svdquant import awq, svdquant
 from anamnesis.readers.schemes._errors import misfit, need, unsupported
 from anamnesis.readers.schemes._fold import folded, smoothed
 from anamnesis.readers.schemes.base import Ledger
@@ -40,7 +42,7 @@ _ROTATED = (
 )
 _IMPLEMENTED = (
     "ComfyUI's float8_e4m3fn, float8_e5m2, nvfp4, mxfp8, int8_tensorwise, int8_blockwise, "
-    "asym_w4a8_int8 and convrot_w4a4"
+    "asym_w4a8_int8, convrot_w4a4, awq_w4a16 and svdquant_w4a4"
 )
 
 
@@ -202,9 +204,11 @@ def _w4a8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
 
 _FORMATS = {
     "asym_w4a8_int8": _w4a8,
+    "awq_w4a16": awq,
     "convrot_w4a4": _int4,
     "int8_blockwise": _int8,
     "int8_tensorwise": _int8,
     "mxfp8": _mxfp8,
     "nvfp4": _nvfp4,
+    "svdquant_w4a4": svdquant,
 }

@@ -40,7 +40,33 @@ def test_a_rotation_is_noted(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("mark", "parts", "error", "message"),
     [
-        ({"format": "svdquant_w4a4"}, {}, UnsupportedError, "ComfyUI's svdquant_w4a4"),
+        ({"format": "svdquant_w8a8"}, {}, UnsupportedError, "ComfyUI's svdquant_w8a8"),
+        ({"format": "svdquant_w4a4"}, {}, FormatError, r"BF16, F16, F32 \[2, 8\]"),
+        (
+            {"format": "svdquant_w4a4", "lowrank_branch_input_basis": "post_smoothing"},
+            {},
+            UnsupportedError,
+            "of the input 'post_smoothing'",
+        ),
+        (
+            {"format": "svdquant_w4a4"},
+            {"weight": np.ones((2, 1, 8, 512), np.int8)},
+            FormatError,
+            r"tiles of \[32, 128\]",
+        ),
+        (
+            {"format": "svdquant_w4a4"},
+            {"weight_scale": np.ones((2, 8), np.float16)},
+            FormatError,
+            "smooth_factor",
+        ),
+        ({"format": "awq_w4a16"}, {}, FormatError, "zero"),
+        (
+            {"format": "awq_w4a16", "group_size": 32},
+            {"weight_scale": np.ones((2, 8), "f4"), "weight_zero": np.ones((2, 8), "f4")},
+            FormatError,
+            "groups of 32 of 128 columns",
+        ),
         (
             {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 32},
             {},

@@ -2,15 +2,18 @@
 
     cd / && python …/tests/data/layouts/make_codes.py [LAYOUT …]
 
-Needs, for all of them, auto-round 0.16.1, torch 2.13.0 (CPU) and safetensors 0.8; those versions
-made the files that are here. Expected values are BF16 bits: the library's float32 result, rounded
-once. Each layout has numbers of its own seed, so that making one leaves the others as they are.
+Needs, for all of them, auto-round 0.16.1, comfy-kitchen 0.2.40, torch 2.13.0 (CPU) and safetensors
+0.8; those versions made the files that are here. Expected values are BF16 bits: the library's
+float32 result, rounded once. Each layout has numbers of its own seed, so that making one leaves the
+others as they are.
 """
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from layout_files import write
@@ -36,7 +39,74 @@ def nvfp4_e5m3() -> None:
     write("auto-round/nvfp4-v2", stored, {"a.weight": weight}, {"quantization_config": config})
 
 
+def comfy_mark(mark: dict[str, Any]) -> torch.Tensor:
+    return torch.frombuffer(bytearray(json.dumps(mark).encode()), dtype=torch.uint8)
+
+
+def comfy_awq() -> None:
+    """By comfy-kitchen's own `dequantize`, in float32."""
+    from comfy_kitchen.tensor.awq_w4a16 import TensorCoreAWQW4A16Layout as Layout
+
+    codes = torch.randint(-128, 128, (24, 96), dtype=torch.int8)
+    scale, zeros = (torch.rand(3, 24) + 0.1).bfloat16(), torch.randn(3, 24).bfloat16()
+    params = Layout.Params(
+        scale=scale.float(), orig_dtype=torch.float32, orig_shape=(24, 192), zeros=zeros.float()
+    )
+    stored = {
+        "a.weight": codes,
+        "a.weight_scale": scale,
+        "a.weight_zero": zeros,
+        "a.comfy_quant": comfy_mark({"format": "awq_w4a16", "group_size": 64}),
+    }
+    write("comfyui/awq-w4a16", stored, {"a.weight": Layout.dequantize(codes, params)}, None)
+
+
+def comfy_svdquant(tiled: bool) -> None:
+    """Codes, scales and tiles by comfy-kitchen's own functions; then smoothing and low rank.
+
+    Its `dequantize` multiplies by a unit matrix that is quantised to 4 bits itself, so what it
+    gives is not the weight's own numbers: the sums are made here, as kernels/svdquant.py says.
+    """
+    from comfy_kitchen.backends.eager import svdquant
+
+    rows, columns, rank = 256, 192, 16
+    codes = torch.randint(-128, 128, (2, 3, 32, 128), dtype=torch.int8)
+    scale = (torch.rand(2, 3, 128) * 0.1).bfloat16()
+    up = (torch.randn(2, rank, 128) * 0.1).bfloat16()
+    flat = svdquant._tile_packed_weight_to_row_major(codes)
+    lines = svdquant._tile_packed_scales_to_natural(scale)
+    natural_up = svdquant._tile_packed_lora_up_to_natural(up)
+    smooth = (torch.rand(columns) + 0.5).bfloat16()
+    down = (torch.randn(columns, rank) * 0.1).bfloat16()
+    numbers = svdquant._unpack_int4_row_major(flat).float().view(rows, 3, 64)
+    residual = (numbers * lines.t().float().unsqueeze(-1)).view(rows, columns) / smooth.float()
+    low = torch.zeros(rows, columns)
+    for k in range(rank):
+        product = natural_up[:, k, None].double() * down[None, :, k].double()
+        low = (product + low.double()).float()
+    bias = torch.randn(rows).bfloat16()
+    moved = residual.double().sum(1) * svdquant._GELU_UNSIGNED_SHIFT + bias.double()
+    mark: dict[str, Any] = {"format": "svdquant_w4a4", "act_unsigned": tiled}
+    if tiled:
+        mark["layout"] = "kitchen_tile_packed_w4a4"
+    prefix = "a." if tiled else "a.weight_"
+    stored = {
+        "a.weight": codes if tiled else flat,
+        "a.weight_scale": scale if tiled else lines,
+        f"{prefix}smooth_factor": smooth,
+        f"{prefix}proj_down": down,
+        f"{prefix}proj_up": up if tiled else natural_up,
+        "a.bias": bias,
+        "a.comfy_quant": comfy_mark(mark),
+    }
+    expected = {"a.weight": residual + low, "a.bias": moved.float() if tiled else bias}
+    write(f"comfyui/svdquant-w4a4{'-tiles' if tiled else ''}", stored, expected, None)
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
+    "comfy-awq": comfy_awq,
+    "comfy-svdquant": lambda: comfy_svdquant(tiled=False),
+    "comfy-svdquant-tiles": lambda: comfy_svdquant(tiled=True),
     "nvfp4-e5m3": nvfp4_e5m3,
 }
 
