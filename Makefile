@@ -23,7 +23,12 @@ help:
 	@echo "make bench-publish everything of docs/performance.md, and its plots; QUIET=0.1 waits"
 	@echo "make clean         remove the virtual environment and outputs"
 
+# Not with an f-string: this has to be read by whatever Python there is.
+OLDEST := import sys; sys.exit(sys.version_info < (3, 11) and "error: Python 3.11 or newer is \
+needed, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % tuple(sys.version_info[:2]))
+
 $(BIN)/python:
+	@$(PYTHON) -c '$(OLDEST)'
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/run-$(LISTING): $(BIN)/python pyproject.toml

@@ -48,6 +48,9 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'anamnesis' has no attribute {name!r}")
     from importlib import import_module
 
+    from anamnesis import supported
+
+    supported.check()
     if name == "errors":
         return import_module("anamnesis.errors")
     home = _HOMES.get(name, "model.api")

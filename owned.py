@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import stat
 from collections.abc import Iterator
@@ -20,9 +21,9 @@ from pathlib import Path
 from anamnesis.errors import IntegrityError, LimitError, SecurityError
 
 _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
-# What `fsync` of a folder answers where folders cannot be synced: CIFS, and some file systems in
-# user space. Names are as durable there as that file system makes them by itself.
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS)
+# What a file system answers that has no such sync: `fsync` of a folder on CIFS and on some in user
+# space, where names are as durable as it makes them by itself, and `F_FULLFSYNC` on macOS.
+_NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY)
 
 
 _unfinished: dict[str, None] = {}  # in the order they were made
@@ -129,13 +130,39 @@ def open_part(path: str | Path) -> int:
     return open_owned(path, os.O_WRONLY, 1 << 62, strangers=True)
 
 
+def sync(fd: int) -> None:
+    """Make a file's bytes durable: on the medium, not in a drive's cache.
+
+    On macOS `fsync` hands them to the drive only, and `F_FULLFSYNC` asks the drive to write them
+    (its fsync(2)); file systems without that, such as SMB, have to make do with `fsync`. Any other
+    failure is final: a second sync may find the pages dropped and say that all is well.
+    """
+    full = getattr(fcntl, "F_FULLFSYNC", None)
+    if full is not None:
+        try:
+            fcntl.fcntl(fd, full)
+            return
+        except OSError as error:
+            if error.errno not in _NO_SYNC:
+                raise
+    os.fsync(fd)
+
+
+def sync_data(fd: int) -> None:
+    """`sync` without times and other facts about the file, where the system tells them apart."""
+    if hasattr(os, "fdatasync"):
+        os.fdatasync(fd)
+    else:
+        sync(fd)
+
+
 def sync_folder(folder: str | Path) -> None:
     """Make the names in `folder` durable, where its file system can."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        os.fsync(fd)
+        sync(fd)
     except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
+        if error.errno not in _NO_SYNC:
             raise
     finally:
         os.close(fd)

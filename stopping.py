@@ -37,8 +37,8 @@ def listen() -> None:
     """
     global _asked
     _asked = False
-    reader, writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
-    os.set_blocking(reader, True)
+    reader, writer = os.pipe()  # not inherited; macOS has no pipe2
+    os.set_blocking(writer, False)
     for number in _SIGNALS:
         if signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, _received)

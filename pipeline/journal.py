@@ -94,7 +94,7 @@ class Journal:
             view = memoryview(lines)
             while view:
                 view = view[os.write(fd, view) :]
-            os.fsync(fd)
+            owned.sync(fd)
         finally:
             os.close(fd)
         if not self._named:

@@ -59,7 +59,7 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
         with inputs_of(task, cancelled) as inputs:
             pieces = tuple(r for piece in task.pieces for r in _run_piece(piece, inputs, fd))
         if task.origin:
-            os.fdatasync(fd)
+            owned.sync_data(fd)
     finally:
         os.close(fd)
     seconds = time.perf_counter() - begin

@@ -55,7 +55,7 @@ class PartFile:
         which the final name stands for the complete file.
         """
         try:
-            os.fsync(self._fd)
+            owned.sync(self._fd)
             if self.out.codec:
                 self._pack()
             self._close()
@@ -83,7 +83,7 @@ class PartFile:
         try:
             self._fd = owned.create(self.part)
             pack(source, self._fd, self.out, lambda: self._stopped)
-            os.fsync(self._fd)
+            owned.sync(self._fd)
         finally:
             os.close(source)
             plain.unlink()
@@ -207,7 +207,7 @@ def write_stream(path: Path, pieces: Iterable[bytes | memoryview]) -> None:
             for piece in pieces:
                 write_all(fd, piece, at)
                 at += len(piece)
-            os.fsync(fd)
+            owned.sync(fd)
         finally:
             os.close(fd)
         part.rename(path)
