@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from anamnesis.names.config_rows import ALL, CLASSES, ModelClass
+from anamnesis.names.config_class import ModelClass, put, words
+from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.family import Family
 from anamnesis.names.rope import rope_scaling
 from anamnesis.readers.gguf_types import KeyValue
@@ -26,10 +27,12 @@ def class_of(family: Family, values: Mapping[str, KeyValue], model: Model) -> st
         return "DeepseekV3ForCausalLM"
     if family.name == "mamba" and _get(values, "mamba.ssm.dt_b_c_rms"):
         return "FalconMambaForCausalLM"
+    if family.name == "glm4moe" and not any(n.endswith(".attn_q.bias") for n in names):
+        return "SolarOpenForCausalLM"
     if family.name == "olmo2" and _get(values, "olmo2.attention.sliding_window"):
         return "Olmo3ForCausalLM"
-    if family.name == "bert" and _get(values, "tokenizer.ggml.model") != "bert":
-        return "RobertaModel" if _get(values, "tokenizer.ggml.model") == "gpt2" else first
+    if family.name == "roberta" and _get(values, "tokenizer.ggml.model") == "t5":
+        return "XLMRobertaModel"
     return first
 
 
@@ -45,18 +48,16 @@ def config_of(
     config: dict[str, Any] = {"architectures": [name], "torch_dtype": dtype, "dtype": dtype}
     if row is None:
         return config, (f"config.json: {name} is not described; complete it by hand",)
-    config["model_type"] = row.model_type
+    config |= {"architectures": [row.same_as or name], "model_type": row.model_type}
     prefix = str(_get(values, "general.architecture"))
-    for key, source in _rows(row):
+    for key, source in row.sources.items():
         found = _get(values, f"{prefix}.{source}")
         if found is not None and (found or key not in _NONE_IF_ZERO):
-            config[key] = _shortest(found)
+            put(config, key, _shortest(found))
     seen = _from_tensors(model, row)
-    config |= {
-        k: v
-        for k, v in seen.items()
-        if k in config or k not in ("intermediate_size", "num_hidden_layers")
-    }
+    config |= {k: v for k, v in seen.items() if row.sources.get(k) == _SOURCED.get(k)}
+    if config.get("num_key_value_heads") == 0:  # a list of zeros, of files of Granite's hybrids
+        config["num_key_value_heads"] = _kv_heads(model, config)
     config |= row.constants
     config |= rope_scaling(values, prefix, model, config)
     for token in _IDS:
@@ -65,16 +66,26 @@ def config_of(
             config[f"{token}_token_id"] = found
     for change in row.changes:
         change(config, {k: v.value for k, v in values.items()}, prefix, model)
-    return config, ()
+    return config, tuple(_remarks(name, row))
+
+
+# Keys that tensors tell better than key/values, where a class has them from these.
+_SOURCED = {"intermediate_size": "feed_forward_length", "num_hidden_layers": "block_count"}
+
+
+def _remarks(name: str, row: ModelClass) -> Iterator[str]:
+    """What a reader of the folder has to know of its class."""
+    if row.same_as:
+        yield f"config.json: transformers has no {name}; {row.same_as} computes the same"
+    if row.remote:
+        yield f"config.json: transformers has no {name}; it needs the model's own code beside it"
+    if row.lacks:
+        yield f"config.json: a GGUF does not say {row.lacks}"
+    if row.missing:
+        yield f"{name}: a GGUF does not have {row.missing}; transformers fills in random numbers"
 
 
 _GGUF_IDS = {"unk": "unknown", "pad": "padding", "sep": "seperator"}  # as they are spelled there
-
-
-def _rows(row: ModelClass) -> list[tuple[str, str]]:
-    rows = dict(line.split() for line in ALL.strip().splitlines())
-    rows |= dict(line.split() for line in row.rows.strip().splitlines() if line.strip())
-    return [(key, source) for key, source in rows.items() if source != "-"]
 
 
 def _from_tensors(model: Model, row: ModelClass) -> dict[str, Any]:
@@ -88,9 +99,17 @@ def _from_tensors(model: Model, row: ModelClass) -> dict[str, Any]:
     layers = [int(n.split(".")[1]) for n in stored if n.startswith("blk.")]
     if layers:  # without those that only predict further tokens, whose tensors are left out
         found["num_hidden_layers"] = max(layers) + 1
+        for key, text in row.kinds.items():
+            found[key] = words(model, range(max(layers) + 1), text)
     for key, name in row.biases.items():
         found[key] = any(n.endswith(name) for n in stored)
     return found
+
+
+def _kv_heads(model: Model, config: Mapping[str, Any]) -> int:
+    """Heads of keys, by the rows of the first layer that has some."""
+    width = config["hidden_size"] // config["num_attention_heads"]
+    return next((model.stored[n].shape[0] // width for n in model.stored if ".attn_k.w" in n), 0)
 
 
 def _get(values: Mapping[str, KeyValue], key: str) -> Any:

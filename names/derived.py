@@ -47,6 +47,7 @@ class Segment:
 class Derived(Tensor):
     """A logical tensor made of the elements of `sources`, with `value` applied to each.
 
+    Elements of no segment are zero.
     `value` is a row in the table of `names.values`, or "". Units are rows of the innermost axes
     that lie together; windows of any length may start at any of them.
     """
@@ -116,10 +117,23 @@ def derive(
     )
 
 
+def after_zeros(tensor: Tensor, rows: int) -> Tensor:
+    """The tensor with so many rows of zeros before its own; it must be a plain matrix."""
+    if isinstance(tensor, Derived):
+        raise ValueError(f"{tensor.name!r:.200}: is derived already")
+    count, width = tensor.shape
+    part = Part(0, (0,), (count * width,), 0, (1,))
+    segments = (Segment(rows * width, (count * width,), (part,)),)
+    return derive(tensor.name, (count + rows, width), (tensor,), segments, "")
+
+
 def _merged(segment: Segment) -> Segment:
-    """Neighbouring axes become one where every part goes over both in steps of the inner one."""
-    dims = list(segment.dims)
-    parts = [[list(p.lo), list(p.hi), list(p.strides)] for p in segment.parts]
+    """Neighbouring axes become one where every part goes over both in steps of the inner one.
+
+    The box of a scalar, which has none, gets one of one element.
+    """
+    dims = list(segment.dims) or [1]
+    parts = [[list(p.lo) or [0], list(p.hi) or [1], list(p.strides) or [1]] for p in segment.parts]
     axis = len(dims) - 2
     while axis >= 0:
         inner = dims[axis + 1]
@@ -154,6 +168,8 @@ def _plain(
 ) -> Tensor | None:
     """A tensor that is a run of one source: the source itself, or a part of its bytes."""
     if len(sources) != 1 or len(segments) != 1 or len(segments[0].parts) != 1:
+        return None
+    if segments[0].elems != math.prod(shape):
         return None
     part, source = segments[0].parts[0], sources[0]
     if isinstance(source, Derived) or len(segments[0].dims) != 1:

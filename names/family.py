@@ -13,7 +13,7 @@ model, `block` rows tensors of a layer: their names follow `blk.{i}.` and the fa
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -43,7 +43,10 @@ class Family:
     """`architectures` are the classes that config.json names, the most usual one first.
 
     `has` and `lacks` are GGUF names (`blk.0.` for any layer) that tell it from other families of
-    the same architecture. `paths` are what `{m}` and `{h}` may be, the usual ones first.
+    the same architecture; `vocabularies` are the kinds of vocabulary that do, if any. `paths` are
+    what `{m}` and `{h}` may be, the usual ones first. `arrays` are key/values that hold tensors of
+    one number, with the dimensions that these have: rows call them `KEY.{i}`. `zero_rows` are
+    tensors whose first rows no GGUF has, and how many.
     """
 
     name: str
@@ -56,6 +59,9 @@ class Family:
     lacks: tuple[str, ...] = ()
     paths: tuple[tuple[str, str], ...] = (("model.", ""),)
     notes: tuple[str, ...] = field(default=())
+    vocabularies: tuple[str, ...] = ()
+    arrays: Mapping[str, int] = field(default_factory=dict)
+    zero_rows: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

@@ -48,10 +48,26 @@ def rope_scaling(
         if length:
             scaling["original_max_position_embeddings"] = length
     elif "rope_freqs.weight" in model.stored and get("freq_base"):
-        scaling = _llama3(_floats(model, "rope_freqs.weight"), float(get("freq_base")))
+        factors = _floats(model, "rope_freqs.weight")
+        scaling = _proportional(factors) or _llama3(factors, float(get("freq_base")))
     if scaling:
         out["rope_scaling"] = scaling
     return out
+
+
+_UNTURNED = 1e30  # what a dimension is divided by that is not turned
+
+
+def _proportional(factors: list[float]) -> dict[str, Any]:
+    """The share of dimensions that are turned, the first of each half (Gemma 4)."""
+    turned = factors.count(1.0)
+    if (
+        not factors
+        or factors[turned:] != [_UNTURNED] * (len(factors) - turned)
+        or all(factor == 1.0 for factor in factors)
+    ):
+        return {}
+    return {"rope_type": "proportional", "partial_rotary_factor": turned / len(factors)}
 
 
 def _llama3(factors: list[float], base: float) -> dict[str, Any]:

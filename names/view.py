@@ -13,9 +13,11 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.arrange import Link, arrange
+from anamnesis.names.derived import after_zeros
 from anamnesis.names.facts import Facts
 from anamnesis.names.families import families
 from anamnesis.names.family import Family, Row
+from anamnesis.names.listed import listed_tensors
 from anamnesis.names.values import VALUES
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.model import Model
@@ -44,7 +46,7 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
     family = family_of(model)
     path, head = family.paths[0]
     rows = family.rows
-    tensors = {t.name: t for t in model.tensors}
+    tensors = {t.name: t for t in (*model.tensors, *listed_tensors(model, family.arrays))}
     prefixes = {"": str(model.metadata.get("general.architecture", ""))}
     facts = [(model, tensors, rows, prefixes[""])]
     if vision is not None:
@@ -68,7 +70,10 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
                     Dropped(tensor.components[0].stored, "follows from the configuration")
                 )
             tensors[name] = tensor
-    made = arrange(links, tensors, "to-hf")
+    made = [
+        after_zeros(t, family.zero_rows[t.name]) if t.name in family.zero_rows else t
+        for t in arrange(links, tensors, "to-hf")
+    ]
     notes = [*model.notes, *family.notes, *_inexact(links)]
     files = model.files if vision is None else (*model.files, *vision.files)
     viewed = replace(
@@ -86,7 +91,12 @@ def family_of(model: Model) -> Family:
     architecture = model.metadata.get("general.architecture")
     names = model.stored.keys()
     patterns = {re.sub(r"^((?:enc\.|dec\.)?blk)\.\d+\.", r"\1.0.", name) for name in names}
-    rows = [f for f in families() if architecture in f.gguf]
+    words = model.metadata.get("tokenizer.ggml.model")
+    rows = [
+        f
+        for f in families()
+        if architecture in f.gguf and (not f.vocabularies or words in (None, *f.vocabularies))
+    ]
     for family in sorted(rows, key=lambda f: -len(f.has) - len(f.lacks)):
         if patterns.issuperset(family.has) and not patterns.intersection(family.lacks):
             return family

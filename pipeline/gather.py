@@ -55,6 +55,8 @@ class Gatherer:
         first = window.start * tensor.unit_elems
         stop = min(window.stop * tensor.unit_elems, tensor.elems)
         out = self._values[: stop - first]
+        if sum(segment.elems for segment in tensor.segments) < tensor.elems:
+            out[:] = 0
         for segment in tensor.segments:
             begin = max(first, segment.start)
             end = min(stop, segment.start + segment.elems)

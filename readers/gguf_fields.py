@@ -121,6 +121,38 @@ def read_key_values(file: SourceFile, limits: Limits) -> dict[str, KeyValue]:
     return found
 
 
+class ArrayPlace(NamedTuple):
+    """Where the items of an array lie in the file, their type and how many there are."""
+
+    offset: int
+    item_type: int
+    items: int
+
+
+def find_array(file: SourceFile, key: str, limits: Limits) -> ArrayPlace | None:
+    """Where the array `key` lies in an open file; None where there is none of that name.
+
+    Raises what `read_header` raises.
+    """
+    cursor = Cursor(file)
+    _check_magic(cursor)
+    _, count = _COUNTS.unpack(cursor.take(16, "tensor and key/value counts"))
+    limits.items(count, f"{file.path}: key/value count (bytes 16..23)", GGUF_ITEMS)
+    for index in range(count):
+        name = cursor.name(f"key {index:,}")
+        what = f"value of {name!r:.200}"
+        type_id = cursor.u32(what)
+        if type_id != ARRAY:
+            _value(cursor, type_id, what, limits)
+        elif name == key:
+            item_type, items = cursor.u32(what), cursor.u64(what)
+            _check_array(cursor, item_type, items, what, limits)
+            return ArrayPlace(cursor.at, item_type, items)
+        else:
+            _array(cursor, what, limits, 0)
+    return None
+
+
 def _items(cursor: Cursor, type_id: int, count: int, what: str, limits: Limits) -> list[Any]:
     """The items of an array, whose length is held against the bytes that are left."""
     _check_array(cursor, type_id, count, what, limits)

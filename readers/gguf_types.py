@@ -36,7 +36,7 @@ class KeyValue(NamedTuple):
     item_type: int = -1
 
 
-BOOL, STRING, ARRAY = 7, 8, 9
+FLOAT32, BOOL, STRING, ARRAY = 6, 7, 8, 9
 # Types of values that are numbers: name, and code of `struct`.
 NUMBERS: dict[int, tuple[str, str]] = {
     0: ("uint8", "B"),

@@ -10,6 +10,13 @@ token_embd_norm     embeddings.LayerNorm
 token_types         embeddings.token_type_embeddings
 """
 
+_BERT_TOP = (
+    _EMBEDDINGS
+    + """
+position_embd       embeddings.position_embeddings
+"""
+)
+
 _LAYER = """
 attn_q              attention.self.query
 attn_k              attention.self.key
@@ -26,17 +33,15 @@ FAMILIES = (
         "bert",
         ("bert",),
         ("BertModel", "BertForMaskedLM"),
-        _EMBEDDINGS
-        + """
-position_embd       embeddings.position_embeddings
-""",
+        _BERT_TOP,
         _LAYER,
         layers="encoder.layer.{i}.",
+        vocabularies=("bert",),
     ),
     Family(
         "distilbert",
         ("bert",),
-        ("DistilBertForMaskedLM", "DistilBertModel"),
+        ("DistilBertModel", "DistilBertForMaskedLM"),
         """
 token_embd          distilbert.embeddings.word_embeddings
 token_embd_norm     distilbert.embeddings.LayerNorm
@@ -93,5 +98,19 @@ ffn_gate            mlp.fc12
 ffn_down            mlp.fc2
 """,
         layers="encoder.layers.{i}.",
+    ),
+    Family(
+        "roberta",
+        ("bert",),
+        ("RobertaModel", "XLMRobertaModel"),
+        _BERT_TOP,
+        _LAYER,
+        layers="encoder.layer.{i}.",
+        notes=(
+            "the first two rows of embeddings.position_embeddings.weight are zero: those of "
+            "padding, which the file does not have",
+        ),
+        vocabularies=("gpt2", "t5"),
+        zero_rows={"embeddings.position_embeddings.weight": 2},
     ),
 )

@@ -29,7 +29,13 @@ FAMILIES = (
         "apertus",
         ("apertus",),
         ("ApertusForCausalLM",),
-        TOP,
+        TOP
+        + """
+xielu.alpha_n.{i}   {m}layers.{i}.mlp.act_fn.alpha_n!
+xielu.alpha_p.{i}   {m}layers.{i}.mlp.act_fn.alpha_p!
+xielu.beta.{i}      {m}layers.{i}.mlp.act_fn.beta!
+xielu.eps.{i}       {m}layers.{i}.mlp.act_fn.eps!
+""",
         ATTENTION
         + QK_NORMS
         + MLP
@@ -37,6 +43,7 @@ FAMILIES = (
 attn_norm           attention_layernorm
 ffn_norm            feedforward_layernorm
 """,
+        arrays={"xielu.alpha_n": 1, "xielu.alpha_p": 1, "xielu.beta": 0, "xielu.eps": 0},
     ),
     Family("arcee", ("arcee",), ("ArceeForCausalLM",), TOP, _ROPED),
     Family(

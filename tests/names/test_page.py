@@ -16,6 +16,7 @@ import pytest
 from llama_folder import llama_folder
 
 import anamnesis
+from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.families import families
 from anamnesis.names.family import Row
 from anamnesis.names.gguf_config import WRITTEN
@@ -54,7 +55,17 @@ def tables() -> dict[str, str]:
     for tower in TOWERS:
         kinds = ", ".join(f"`{name}`" for name in tower.projectors)
         towers.append(f"| {kinds} | `{tower.architecture}` | {changes(tower.rows)} |")
+    lacks = ["| class | what a GGUF does not say, and what is taken |", "|---|---|"]
+    absent = ["| class | instead |", "|---|---|"]
+    for name, row in CLASSES.items():
+        if row.lacks:
+            lacks.append(f"| `{name}` | {row.lacks} |")
+        if row.same_as or row.remote:
+            instead = f"`{row.same_as}`" if row.same_as else "the model's own code"
+            absent.append(f"| `{name}` | {instead} |")
     return {
+        "absent": "\n".join(absent),
+        "lacks": "\n".join(lacks),
         "families": "\n".join(rows),
         "towers": "\n".join(towers),
         "written": ", ".join(f"`{name}`" for name in sorted(WRITTEN)) + ".",

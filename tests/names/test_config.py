@@ -1,0 +1,121 @@
+"""What a model folder says beside the tensors: made with the `gguf` package, read as JSON."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+import anamnesis
+from anamnesis.errors import FormatError
+from anamnesis.limits import Limits
+from anamnesis.names.config_rows import CLASSES
+from anamnesis.names.families import families
+from anamnesis.names.folder import describe
+from anamnesis.names.open import open_named
+from anamnesis.readers.schemes.base import Options
+
+gguf = pytest.importorskip("gguf")
+
+
+def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) -> Path:
+    """A GGUF of an architecture with key/values by their whole names."""
+    writer = gguf.GGUFWriter(str(path), name)
+    for key, value in keys.items():
+        if isinstance(value, list):
+            writer.add_array(key, value)
+        elif isinstance(value, str):
+            writer.add_string(key, value)
+        else:
+            writer.add_uint32(key, value)
+    for tensor, array in tensors.items():
+        writer.add_tensor(tensor, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def numbers(*shape: int) -> Any:
+    return np.random.default_rng(sum(shape)).random(shape, np.float32)
+
+
+def notes(path: Path) -> str:
+    """What a conversion to a folder remarks."""
+    model = open_named(str(path), Options(names="hf"))
+    return "\n".join((*model.notes, *describe(model, "bf16", Limits())[1]))
+
+
+def test_numbers_of_an_activation_are_tensors_again(tmp_path: Path) -> None:
+    arrays: dict[str, Any] = {
+        "xielu.alpha_n": [0.25, 0.5],
+        "xielu.alpha_p": [0.75, 1.5],
+        "xielu.beta": [0.5, 0.5],
+        "xielu.eps": [-1e-6, -1e-6],
+    }
+    keys = {"apertus.block_count": 2, "tokenizer.ggml.tokens": ["a"] * 3000, **arrays}
+    tensors = {f"blk.{i}.ffn_up.weight": numbers(4, 8) for i in range(2)}
+    source = write(tmp_path / "m.gguf", "apertus", keys, tensors)
+    anamnesis.convert(source, tmp_path / "out", to="hf")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    for key, stored in arrays.items():
+        for layer, number in enumerate(stored):
+            made = found[f"model.layers.{layer}.mlp.act_fn.{key.partition('.')[2]}"]
+            assert made.shape == ((1,) if "alpha" in key else ())
+            assert made == np.float32(number)
+    keys["xielu.beta"] = [0.5]
+    source = write(tmp_path / "short.gguf", "apertus", keys, tensors)
+    with pytest.raises(FormatError, match=r"short\.gguf: xielu\.beta: 1 items .* must have 2"):
+        anamnesis.convert(source, tmp_path / "no", to="hf")
+
+
+@pytest.mark.parametrize(
+    ("words", "name"), [("gpt2", "RobertaModel"), ("t5", "XLMRobertaModel"), ("bert", "BertModel")]
+)
+def test_positions_of_padding_are_zero(words: str, name: str, tmp_path: Path) -> None:
+    stored = numbers(10, 6)
+    keys = {"tokenizer.ggml.model": words, "bert.context_length": 10}
+    tensors = {"position_embd.weight": stored, "token_types.weight": numbers(1, 6)}
+    source = write(tmp_path / "m.gguf", "bert", keys, tensors)
+    anamnesis.convert(source, tmp_path / "out", to="hf")
+    found = load_file(tmp_path / "out" / "model.safetensors")
+    rows = found["embeddings.position_embeddings.weight"]
+    before = 0 if words == "bert" else 2
+    assert np.array_equal(rows[before:], stored)
+    assert not rows[:before].any()
+    config = json.loads((tmp_path / "out" / "config.json").read_text())
+    assert config["architectures"] == [name]
+    assert config["max_position_embeddings"] == len(rows) == 10 + before
+    assert config["pad_token_id"] == (1 if before else None)
+    assert f"{name}: a GGUF does not have pooler" in notes(source)
+    assert ("position_embeddings.weight are zero" in notes(source)) == bool(before)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "expected"),
+    [
+        ("minicpm", "transformers has no MiniCPMForCausalLM; GraniteForCausalLM computes"),
+        ("orion", "transformers has no OrionForCausalLM; it needs the model's own code"),
+        ("smollm3", "a GGUF does not say which layers have no rotary embeddings"),
+    ],
+)
+def test_what_a_file_does_not_say_is_a_note(
+    architecture: str, expected: str, tmp_path: Path
+) -> None:
+    keys = {
+        f"{architecture}.{key}": value
+        for key, value in {"embedding_length": 8, "attention.head_count": 2}.items()
+    }
+    tensors = {"blk.0.ffn_norm.weight": numbers(8)}
+    source = write(tmp_path / "m.gguf", architecture, keys, tensors)
+    assert expected in notes(source)
+
+
+def test_first_classes_are_described() -> None:
+    assert {f.architectures[0] for f in families()} <= CLASSES.keys()
+    assert list(CLASSES) == sorted(CLASSES)
