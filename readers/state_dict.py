@@ -48,9 +48,6 @@ _TRAINING = re.compile(
     "amp|callbacks|ema_decay|hparams|hyper_parameters|loops|native_amp.*|random_states?.*|"
     ".*(?:lr_sched|optim|rng_state|sampler|scaler|scheduler).*"
 )
-# Numbers that weights never are: left out with a note. Other tensors that are not converted are
-# weights of a kind that is not implemented, and an error.
-_NO_WEIGHTS = frozenset(("complex128", "complex32"))
 _UNKNOWN_SHOWN = 32
 _SHOWN = 8  # names that a note lists
 # A dict with one of these is a layer whose other values are settings: HQQ's.
@@ -83,9 +80,10 @@ def flatten(
 ) -> StateDict:
     """Name every tensor of the object that a checkpoint's pickle describes.
 
-    Raises UnsupportedError when the object is no mapping of tensors or a tensor is of a kind
-    that is not converted, FormatError for a cycle or one name given twice, and LimitError when the
-    tensors, all names counted, are too many or too large for a file of `stored_bytes`.
+    A tensor of a kind that is not converted is left out. Raises UnsupportedError when the object is
+    no mapping of tensors or holds only such ones, FormatError for a cycle or one name given twice,
+    and LimitError when the tensors, all names counted, are too many or too large for a file of
+    `stored_bytes`.
     """
     if type(top) is not Node or top.kind != "dict":
         raise UnsupportedError(
@@ -187,7 +185,7 @@ class _Walk:
         self._tensors: dict[str, TorchTensor] = {}
         self._notes: list[str] = []
         self._values: dict[str, Any] = {}
-        self._unread: list[str] = []
+        self._unread: dict[str, str] = {}  # names of tensors that are not converted, and why
         self._unknown: list[str] = []
         self._others: list[str] = []
         self._other_count = 0
@@ -207,7 +205,22 @@ class _Walk:
                 "left out objects of unknown classes, of which nothing was run: "
                 f"{', '.join(self._unknown[:_UNKNOWN_SHOWN])}{more}"
             )
+        self._note_unread()
         return StateDict(self._tensors, tuple(self._notes), self._values, tuple(self._unread))
+
+    def _note_unread(self) -> None:
+        """One note for each kind of tensor that is left out; an error when there is no other."""
+        by_kind: dict[str, list[str]] = {}
+        for name, why in self._unread.items():
+            by_kind.setdefault(why, []).append(name)
+        for why, names in by_kind.items():
+            if not self._tensors:
+                raise UnsupportedError(
+                    f"{self._where}: tensor {names[0]!r:.200}: {why} is not converted, and none of "
+                    "its tensors is of another kind"
+                )
+            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            self._notes.append(f"left out {names[0]!r:.200}{more}: {why} is not converted")
 
     def _unwrap(self, top: Node) -> Node:
         while top.kind == "dict":
@@ -303,13 +316,7 @@ class _Walk:
 
     def _add(self, name: str, tensor: TorchTensor) -> None:
         where = f"{self._where}: tensor {name!r:.200}"
-        if tensor.dtype in _NO_WEIGHTS:
-            self._unread.append(name)
-            self._notes.append(f"left out {name!r:.200}: {tensor.refused} is not converted")
-            return
-        if tensor.refused:
-            raise UnsupportedError(f"{where}: {tensor.refused} is not converted")
-        if name in self._tensors:
+        if name in self._tensors or name in self._unread:
             raise FormatError(f"{where} is given twice")
         try:
             nbytes = len(name.encode())
@@ -317,7 +324,10 @@ class _Walk:
             raise FormatError(f"{where}: its name is no text (lone surrogates)") from None
         if nbytes > NAME_BYTES:
             raise FormatError(f"{where}: its name has {nbytes:,} bytes, at most {NAME_BYTES:,}")
-        self._tensors[name] = tensor
+        if tensor.refused:
+            self._unread[name] = tensor.refused
+        else:
+            self._tensors[name] = tensor
 
     def _keep(self, name: str, value: Any) -> None:
         """A setting of a layer, if it is one."""

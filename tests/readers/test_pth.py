@@ -276,6 +276,14 @@ def test_what_is_not_converted_is_named(tensor: bytes, text: str, tmp_path: Path
     assert "tensor 'blocks.w'" in str(caught.value)
     assert text in str(caught.value)
 
+    data = {"0": bytes(nbytes)} if b"Q" in tensor else {}
+    top = B.dict_({"a": tensor, "b": tensor, "plain": B.tensor(B.storage("1"))})
+    container = opened(tmp_path, B.pth(B.pickled(top), {**data, "1": bytes(16)}))
+    assert (list(container.stored), container.unread) == (["plain"], ("a", "b"))
+    (note,) = container.notes
+    assert note.startswith("left out 'a' and 1 more: ")
+    assert text in note
+
 
 def test_complex_tensors(tmp_path: Path) -> None:
     """complex64 is a dtype of safetensors; wider ones are none and do not refuse the rest."""

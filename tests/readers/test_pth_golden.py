@@ -112,7 +112,7 @@ def test_an_index_of_two_checkpoints(tmp_path: Path) -> None:
         names |= dict.fromkeys(open_container(str(tmp_path / shard), Limits()).stored, shard)
     index = {"metadata": {"total_size": 1}, "weight_map": names}
     (tmp_path / "pytorch_model.bin.index.json").write_text(json.dumps(index))
-    out = tmp_path / "out.safetensors"
+    out = tmp_path / "out" / "out.safetensors"
     anamnesis.remember(tmp_path, out)
     found = safetensors(out)
     wanted = expected("tensors") | expected("parameters")
