@@ -1,4 +1,4 @@
-"""Layers of ModelOpt, ComfyUI, AQLM and ExLlamaV3, as `layers.py` has those of others."""
+"""Layers of ModelOpt, ComfyUI, AQLM, ExLlamaV3 and VPTQ, as `layers.py` has those of others."""
 
 from __future__ import annotations
 
@@ -118,4 +118,20 @@ def comfy_svdquant(rows: int, columns: int) -> Layer:
             Entry("proj_up", "F16", up.shape, up),
             Entry("comfy_quant", "U8", (len(mark),), np.frombuffer(mark, np.uint8)),
         ]
+    )
+
+
+def vptq(rows: int, columns: int) -> Layer:
+    """Vectors of 8 outputs, of two books of 256, scaled and shifted."""
+    books = (_small(2, 1, 256 * 8) - np.float32(2.0**-7)).astype("<f2")
+    about = {"vector_lens": [-1, 8], "num_centroids": [-1, 256], "num_res_centroids": [-1, 256]}
+    return Layer(
+        [
+            Entry("indices", "I32", (1, rows // 8, columns // 2), _bytes(rows // 8, columns * 2)),
+            Entry("centroids.weight", "F16", books[0].shape, books[0]),
+            Entry("res_centroids.weight", "F16", books[1].shape, books[1]),
+            Entry("weight_scale", "F16", (columns,), np.full(columns, 1.5, "<f2")),
+            Entry("weight_bias", "F16", (columns,), np.full(columns, 0.0625, "<f2")),
+        ],
+        config={"quantization_config": {"quant_method": "vptq", **about}},
     )

@@ -31,6 +31,10 @@ class Window(NamedTuple):
     stop: int
 
 
+class PayloadError(ValueError):
+    """A number of the payload that the format does not allow, and no array of the wrong shape."""
+
+
 Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
 Prepare = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
 

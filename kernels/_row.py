@@ -15,6 +15,7 @@ FAMILIES = (
     "FP4 and FP6",
     "AQLM",
     "EXL3",
+    "VPTQ",
     "ModelOpt and ComfyUI INT4",
     "torchao",
     "MLX",

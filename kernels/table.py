@@ -389,4 +389,12 @@ ENCODINGS: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("torchao nvfp4 tiles", "layers:torchao_tiles", ("nvfp4",)),),
     ),
+    "vptq": Encoding(
+        "vptq:decode",
+        prepare="vptq:prepare",
+        family="VPTQ",
+        scales="weight_scale",
+        goal=0.2,
+        cases=(Bench("vptq v8 256+256", "vendor_layers:vptq"),),
+    ),
 }

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.errors import AnamnesisError, FormatError
-from anamnesis.kernels import Window, decoder, preparer
+from anamnesis.kernels import PayloadError, Window, decoder, preparer
 from anamnesis.pipeline.work import Step
 from anamnesis.readers.batch import BlockReader, aligned
 
@@ -29,8 +29,7 @@ def decode_function(step: Step, reader: BlockReader) -> Callable[[Any, Window], 
         except AnamnesisError:
             raise
         except ValueError as error:
-            where = tensor.components[0].stored
-            raise FormatError(f"{where.file.path}: tensor {tensor.name!r}: {error}") from error
+            raise _misfit(step, error) from error
     kind = OUT[step.dtype]
     most = step.window_units * tensor.unit_elems
     out = aligned(most, kind)
@@ -40,10 +39,19 @@ def decode_function(step: Step, reader: BlockReader) -> Callable[[Any, Window], 
     def run(views: Any, window: Window) -> Any:
         first = window.start * tensor.unit_elems
         elems = min(window.stop * tensor.unit_elems, tensor.elems) - first
-        decode(views, params, window, work[:elems])
+        try:
+            decode(views, params, window, work[:elems])
+        except PayloadError as error:
+            raise _misfit(step, error) from error
         if work is not out:
             with np.errstate(over="ignore", under="ignore", invalid="ignore"):
                 out[:elems] = work[:elems]
         return out[:elems]
 
     return run
+
+
+def _misfit(step: Step, error: ValueError) -> FormatError:
+    """For numbers of the file that its format does not allow."""
+    path = step.tensor.components[0].stored.file.path
+    return FormatError(f"{path}: tensor {step.tensor.name!r}: {error}")

@@ -108,6 +108,7 @@ SCHEMES: dict[str, Scheme] = {
     "torchao": Scheme(
         "torchao:resolve", containers=("safetensors",), suffixes=("_qdata",), methods=("torchao",)
     ),
+    "vptq": Scheme("vptq:resolve", suffixes=(".centroids.weight",), methods=("vptq",)),
 }
 
 

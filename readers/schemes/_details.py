@@ -102,6 +102,7 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("config_groups", "*", "format"), _CT),
         Detail(("config_groups", "*", "weights", "type"), _known("int", "float")),
     ),
+    "exl3": tuple(Detail((key,), _known("exl3")) for key in ("checkpoint_format", "format")),
     "gptq": (
         *(Detail((key,), _GPTQ) for key in ("checkpoint_format", "format")),
         Detail(("data_type",), _known("u?int.*", *_FLOATS)),
@@ -114,6 +115,7 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("quant_algo",), _MODELOPT),
         Detail(("quantized_layers", "*", "quant_algo"), _MODELOPT),
     ),
+    "vptq": tuple(Detail((key,), _known("vptq")) for key in ("checkpoint_format", "format")),
 }
 
 _CT_INTEGERS = ("ct-int-quantized", "ct-pack-quantized")

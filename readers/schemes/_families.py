@@ -123,6 +123,14 @@ FAMILIES: dict[str, Family] = {
         "exl3",
         "GPTQModel, scipy",
     ),
+    "vptq": Family(
+        "VPTQ",
+        "packed indices of 1 or 2 codebooks, with outliers, norms and permutations",
+        "any",
+        "`centroids.weight`, `indices`; the configuration's sizes",
+        "vptq",
+        "vptq, GPTQModel",
+    ),
     "fp4": Family(
         "FP4 and FP6: compressed-tensors, ModelOpt, DeepSeek-V4, gpt-oss",
         "of compressed-tensors, ModelOpt, Quark, DeepSeek-V4 and gpt-oss; stacked experts",

@@ -95,12 +95,6 @@ REFUSED: dict[str, Refused] = {
         "torchao can save it as safetensors",
         (("_weight_scale",), ("_weight_zero_point",)),
     ),
-    "vptq": Refused(
-        "VPTQ",
-        _CODEBOOKS,
-        "the vptq package can dequantise it",
-        (("centroids.weight", "indices"), ("res_centroids.weight",)),
-    ),
 }
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {

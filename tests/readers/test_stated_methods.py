@@ -27,10 +27,7 @@ AWQ: Parts = {
     "m.scales": ("F16", (2, 32)),
 }
 FP8: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())}
-VPTQ: Parts = {
-    "m.indices": ("I16", (1, 24, 4)),
-    "m.centroids.weight": ("F16", (1, 512)),
-}
+QUIP: Parts = {"m.Qidxs": ("I16", (24, 4)), "m.SU": ("F16", (32,)), "m.SV": ("F16", (24,))}
 
 
 def ledger(
@@ -166,17 +163,16 @@ def test_what_is_refused_is_not_implemented() -> None:
         assert canonical(method) == method
 
 
-@pytest.mark.parametrize("method", ["vptq", "VPTQ", "org/vptq"])
+@pytest.mark.parametrize("method", ["quip", "QuIP#", "QUIP_SHARP", "org/quip"])
 def test_spellings_of_a_method_are_one(method: str) -> None:
-    with pytest.raises(UnsupportedError, match=r"VPTQ \(its integers index codebooks\)"):
-        resolved(VPTQ, {"quant_method": method})
+    with pytest.raises(UnsupportedError, match=r"QuIP# \(lattice codes"):
+        resolved(QUIP, {"quant_method": method})
 
 
 @pytest.mark.parametrize(
     ("parts", "title"),
     [
-        (VPTQ, "VPTQ"),
-        ({"m.Qidxs": ("I16", (24, 4)), "m.SU": ("F16", (32,)), "m.SV": ("F16", (24,))}, "QuIP#"),
+        (QUIP, "QuIP#"),
         (
             {
                 "m.dense_weights": ("I64", (64,)),
@@ -185,7 +181,6 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
             },
             "SpQR",
         ),
-        ({"m.centroids.weight": ("F16", (1, 2048)), "m.indices": ("I16", (1, 8, 64))}, "VPTQ"),
         ({**AWQ, "m.theta": ("F16", (8, 32)), "m.pairs": ("I16", (8, 64))}, "ParoQuant"),
         ({"m.weight": ("I8", (64, 32)), "m.weight_scales": ("F16", (32,))}, "EETQ"),
         (

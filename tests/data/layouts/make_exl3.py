@@ -71,7 +71,9 @@ def make(folder: str, bits: int, kind: str, inputs: int, outputs: int, packed: b
     save_file(named, path / "model.safetensors", {"format": "pt"})
     expected = weight.to(torch.bfloat16).contiguous().view(torch.uint16)
     save_file({"a.weight": expected}, path / "expected.safetensors")
-    config = {"quantization_config": {"quant_method": "exl3", "bits": bits, "version": "1.6.5"}}
+    config = {
+        "quantization_config": {"quant_method": "exl3", "bits": bits, "checkpoint_format": "exl3"}
+    }
     (path / "config.json").write_text(json.dumps(config, indent=1) + "\n")
 
 

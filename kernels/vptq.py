@@ -1,0 +1,181 @@
+"""VPTQ: a vector of outputs a column, looked up in the codebook of a group of columns.
+
+| tensor | stored |
+|---|---|
+| `indices` | I32 `[groups, out / v, words]`: a stream of `b + r` bits a column, lowest first |
+| `centroids` | F16, BF16 or F32 `[groups, 2**b * v]`: vectors of `v` outputs |
+| `res_centroids` | the same of `2**r`: vectors that are added |
+| `outlier_indices` | I16 or I32 `[1, out / w, outliers]`: of the first columns |
+| `outlier_centroids` | `[1, vectors * w]` |
+| `perm` | I16, I32 or I64 `[in]`: where each column belongs |
+| `weight_scale`, `weight_bias` | `[in]`, or `[out]` |
+
+    value = (centroid[index] + residual[index >> b]) * scale + bias
+
+each step float32, rounded once to BF16 at the end; the tools compute in the dtype of the codebooks.
+Sources: PyPI vptq 0.0.5.post1 vptq/ops/quant_gemm.py (`dequant`), vptq/utils/pack.py; GPTQModel
+7.7.0 nn_modules/qlinear/vptq_torch.py, whose outlier indices are wider and whose scales may be the
+outputs'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import PayloadError, Window
+from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels.bits import to_float32
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """float32 `books` and `rest` `[groups, vectors, v]`, `outlier_book` `[vectors, w]`, `scale`,
+    `bias`, and `places`, int64 `[in]`.
+
+    What a layer lacks is empty. Raises ValueError for a `perm` that is no permutation.
+    """
+    columns, length = scalars["in_features"], scalars["vector"]
+
+    def book(role: str, size: int) -> Any:
+        if role not in wholes:
+            return np.empty((0, 0, size), np.float32)
+        values = _numbers(wholes[role])
+        return values.reshape(values.shape[0], -1, size)
+
+    def padded(role: str, bits: int) -> Any:
+        """With a vector for every code, so that none is read from beyond the book."""
+        values = book(role, length)
+        room = (1 << bits) - values.shape[1] if role in wholes else 0
+        return np.pad(values, ((0, 0), (0, room), (0, 0)))
+
+    places = np.arange(columns)
+    if "perm" in wholes:
+        stored = wholes["perm"].array.reshape(-1)
+        places = stored.view(f"<u{stored.itemsize}").astype(np.int64)
+        if not np.array_equal(np.sort(places), np.arange(columns)):
+            raise ValueError(f"a perm that does not order {columns:,} columns")
+    empty = np.empty(0, np.float32)
+    return {
+        "books": padded("centroids", scalars["bits"]),
+        "rest": padded("res_centroids", scalars["residual_bits"]),
+        "outlier_book": book("outlier_centroids", scalars["outlier_vector"]).reshape(
+            -1, scalars["outlier_vector"]
+        ),
+        "scale": _numbers(wholes["weight_scale"]) if "weight_scale" in wholes else empty,
+        "bias": _numbers(wholes["weight_bias"]) if "weight_bias" in wholes else empty,
+        "places": places,
+    }
+
+
+def _numbers(stored: Any) -> Any:
+    values = to_float32(stored.dtype, stored.array)
+    values[np.isnan(values)] = np.nan  # one that rounding keeps a NaN
+    return values
+
+
+def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+    """Units of `unit_rows` outputs `window`, the last may be short.
+
+    `blocks`: uint8 `indices` `[groups, bytes]`, and `outlier_indices` `[units, bytes]` where there
+    are outliers. `params`: `bits`, `residual_bits`, `vector`, `outlier_vector`, `outliers`,
+    `group_size`, `unit_rows`, `in_features`, `index_bytes` (of an outlier), `vectors` of both
+    books, `by_rows` (factors are those of outputs), and what `prepare` made. Raises ValueError for
+    arrays that do not fit, PayloadError for an index beyond its book.
+    """
+    columns, unit_rows = params["in_features"], params["unit_rows"]
+    rows, units = out.shape[0] // max(1, columns), window.stop - window.start
+    words = blocks["indices"].view("<u4")
+    vectors = units * (unit_rows // params["vector"])
+    if (
+        rows * columns != out.shape[0]
+        or not 0 <= units * unit_rows - rows < unit_rows
+        or words.shape[0] != len(params["books"])
+        or words.shape[1] % vectors
+    ):
+        raise ValueError(f"indices {words.shape}, out {out.shape}: {window}")
+    layout = (
+        params["bits"],
+        params["residual_bits"],
+        params["group_size"],
+        params["outliers"],
+        words.shape[1] // vectors,
+    )
+    factors = (params["scale"], params["bias"])
+    first = window.start * unit_rows if params["by_rows"] else -1
+    places, books, rest = params["places"], params["books"], params["rest"]
+    most = np.zeros(2, np.int64)
+    _vectors(words, layout, books, rest, places, *factors, first, most, out)
+    for found, book in zip(most.tolist(), params["vectors"], strict=True):
+        if found >= book:
+            raise PayloadError(f"an index of {found:,} in a codebook of {book:,}")
+    if params["outliers"]:
+        raw = np.ascontiguousarray(blocks["outlier_indices"]).reshape(-1)
+        apart = raw.view(f"<u{params['index_bytes']}").astype(np.int64)
+        vectors = len(params["outlier_book"])
+        if apart.size and apart.max() >= vectors:
+            raise PayloadError(f"an outlier's index of {apart.max():,} in a book of {vectors:,}")
+        table = apart.reshape(-1, params["outliers"])
+        _outliers(table, params["outlier_book"], places, *factors, first, out)
+
+
+@jit
+def _vectors(
+    words: Any,
+    layout: Any,
+    books: Any,
+    rest: Any,
+    places: Any,
+    scale: Any,
+    bias: Any,
+    first: Any,
+    most: Any,
+    out: Any,
+) -> None:
+    bits, more, size, outliers, width = layout
+    length, columns = books.shape[2], places.shape[0]
+    rows = out.shape[0] // columns
+    total, mask = bits + more, (1 << bits) - 1
+    for vector in range(-(-rows // length)):
+        top = vector * length
+        for group in range(books.shape[0]):
+            line = words[group]
+            for j in range(min(size, columns - outliers - group * size)):
+                # The stream of a vector: `total` bits a column, at most 32, in at most two words.
+                word = vector * width + (j * total >> 5)
+                both = np.uint64(line[word])
+                if (j * total & 31) + total > 32:
+                    both |= np.uint64(line[word + 1]) << np.uint64(32)
+                code = np.int64(both >> np.uint64(j * total & 31))
+                one, two = code & mask, code >> bits & ((1 << more) - 1)
+                most[0], most[1] = max(most[0], one), max(most[1], two)
+                place = places[outliers + group * size + j]
+                for i in range(min(length, rows - top)):
+                    value = books[group, one, i]
+                    if more:
+                        value += rest[group, two, i]
+                    at = place if first < 0 else first + top + i
+                    if scale.shape[0]:
+                        value = np.float32(value * scale[at])
+                        value = np.float32(value + bias[at])
+                    put(out, (top + i) * columns + place, value)
+
+
+@jit
+def _outliers(
+    indices: Any, book: Any, places: Any, scale: Any, bias: Any, first: Any, out: Any
+) -> None:
+    length, columns = book.shape[1], places.shape[0]
+    rows = out.shape[0] // columns
+    for vector in range(-(-rows // length)):
+        top = vector * length
+        for j in range(indices.shape[1]):
+            place = places[j]
+            for i in range(min(length, rows - top)):
+                value = book[indices[vector, j], i]
+                at = place if first < 0 else first + top + i
+                if scale.shape[0]:
+                    value = np.float32(value * scale[at])
+                    value = np.float32(value + bias[at])
+                put(out, (top + i) * columns + place, value)
