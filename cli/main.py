@@ -220,6 +220,11 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
     metavar="NAME[:KEY=VALUE,…]",
     help="Encode matrices as fp8-block, nvfp4, bnb-nf4, mlx-affine:bits=4, …",
 )
+@click.option(
+    "--allow-requantize",
+    is_flag=True,
+    help="Encode recovered values where codes cannot be moved as they are.",
+)
 @outtype_flag
 @_conversion
 def convert_command(path: str, to: str, outtype: str | None, **settings: Any) -> None:

@@ -35,6 +35,7 @@ def remember(
     to: Format | None = None,
     dtype: Dtype | None = None,
     encode: Encode | None = None,
+    allow_requantize: bool = False,
     names: Names | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
@@ -64,6 +65,7 @@ def remember(
     to: the output format; without it the suffix of `out` says it, and a folder gets safetensors.
     dtype: of the output; without it recovered tensors become BF16, and the others keep theirs.
     encode: a target such as `fp8-block` or `mlx-affine:bits=4`, or rules (docs/encoding.md).
+    allow_requantize: encode quantised tensors from recovered values where codes cannot be moved.
     names: under which names a GGUF's tensors are written, `stored` or `hf`.
     key_values: of a GGUF output, to add or change.
     max_shard_size: most bytes of data in one file of a folder, `5GB` or a number.
@@ -95,6 +97,7 @@ def convert(
     to: Format,
     dtype: Dtype | None = None,
     encode: Encode | None = None,
+    allow_requantize: bool = False,
     names: Names | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,

@@ -78,6 +78,13 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "fits a tensor's name counts. null: nothing is encoded."
         ),
     ] = None
+    allow_requantize: Annotated[
+        bool,
+        Meta(
+            description="Encode quantised tensors from their recovered values where codes and "
+            "scales cannot be moved as they are."
+        ),
+    ] = False
     max_shard_size: Annotated[
         Size | None,
         Meta(

@@ -20,7 +20,8 @@ class Encoded:
     """How a tensor is stored: an encoder with its settings, the form, and a slot a part.
 
     `statistics` are the numbers of the whole tensor that the form asks for; the pass that finds
-    them comes before any window is encoded.
+    them comes before any window is encoded. With `moved`, codes and scales are those of the source;
+    windows whose numbers the target does not have are encoded from values if `requantize`.
     """
 
     name: str
@@ -28,6 +29,12 @@ class Encoded:
     form: Form
     slots: tuple[Slot, ...]
     statistics: Mapping[str, float] = field(default_factory=dict)
+    moved: bool = False
+    requantize: bool = False
+
+    def part_dtype(self, role: str, default: str) -> str:
+        """The dtype of a part, where the form has it."""
+        return next((part.dtype for part in self.form.parts if part.role == role), default)
 
     def nbytes(self, start: int, stop: int) -> int:
         """Bytes stored of the encoder's units `[start, stop)`."""

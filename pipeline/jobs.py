@@ -187,12 +187,14 @@ def _remarks(source: str, plan: Plan, settings: Settings) -> list[str]:
     if plan.choices and not any(choice.target for _, choice in plan.choices):
         name, first = next((c for c in plan.choices if c[1].wide), plan.choices[0])
         notes.append(f"nothing is encoded: {name} is {first}")
-    quantised = {tensor.name for tensor in plan.model.tensors if tensor.quantised}
-    again = [name for name, choice in plan.choices if choice.target and name in quantised]
-    if again:
+    reasons: dict[str, list[str]] = {}
+    for name, choice in plan.choices:
+        if choice.again:
+            reasons.setdefault(choice.again, []).append(name)
+    for why, names in reasons.items():
         notes.append(
-            f"{len(again)} tensor(s) were quantised before, {again[0]} first; they are decoded to "
-            "BF16 and encoded again, which adds a second loss to the first"
+            f"{len(names)} tensor(s), {names[0]} first, were quantised before ({why}): their "
+            "recovered values are encoded, which adds a second loss to the first"
         )
     return notes
 
@@ -224,7 +226,12 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         passthrough=job.numbers.passthrough,
         max_shard_bytes=settings.max_shard_bytes,
         storage=Storage(settings.compression, settings.bf16),
-        encode=parse_encode(job.output.encode, "output.encode", settings.format),
+        encode=parse_encode(
+            job.output.encode,
+            "output.encode",
+            settings.format,
+            requantize=job.output.allow_requantize,
+        ),
         manifest=settings.manifest,
     )
     model, spec = prepared(model, spec, settings, limits)

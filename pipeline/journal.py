@@ -64,6 +64,8 @@ class Recipe:
             kind.append(asdict(plan.spec.storage))
         if plan.spec.encode is not None:
             kind.append(str(plan.spec.encode))
+            if plan.spec.encode.requantize:
+                kind.append("requantize")
         return cls(_digest([files]), _digest([*kind, tensors, items, names]))
 
 

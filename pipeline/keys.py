@@ -16,6 +16,7 @@ KEYS = {
     "to": "output.format",
     "dtype": "output.dtype",
     "encode": "output.encode",
+    "allow_requantize": "output.allow_requantize",
     "names": "output.names",
     "key_values": "output.key_values",
     "max_shard_size": "output.max_shard_size",

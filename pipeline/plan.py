@@ -21,6 +21,7 @@ from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
+from anamnesis.pipeline.transcode import refuse_lossy
 from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, pack
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
@@ -97,6 +98,8 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     choices = [spec.encode.choose(tensor) if spec.encode else KEEP for tensor in tensors]
     items = [item for t, choice in zip(tensors, choices, strict=True) for item in choice.items(t)]
     if spec.encode:
+        named = zip(tensors, choices, strict=True)
+        refuse_lossy(spec.path, ((t.name, c.target, c.lossy) for t, c in named))
         _refuse_twice(items, spec)
     module = writer(spec.format)
     spec = with_input(spec, model)
@@ -211,7 +214,9 @@ def source_steps(tensor: Derived) -> Callable[[int], Step]:
 
 def _derived_step(tensor: Derived, slot: Slot | None) -> Step:
     itemsize = DTYPES[tensor.out_dtype].bits // 8
-    window = max(1, WINDOW_BYTES // max(1, tensor.unit_elems * itemsize))
+    multiple = tensor.unit_multiple
+    window = WINDOW_BYTES // max(1, tensor.unit_elems * itemsize)
+    window = max(1, window // multiple) * multiple
     step = source_steps(tensor)
     widest = sorted(step(n).memory_bytes for n in range(len(tensor.sources)))
     gathered = DTYPES[source_dtype(tensor)].bits // 8

@@ -18,8 +18,10 @@ from msgspec import Meta, Struct
 
 from anamnesis.errors import UsageError
 from anamnesis.kernels.encoders import ENCODERS, Form, Key, Setting, Unfit, former
+from anamnesis.kernels.transcoders import Source, misfit, suggested
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
 from anamnesis.pipeline.policy import FALLBACKS, MIXTURES, Facts, left_alone, mixed
+from anamnesis.pipeline.transcode import loses, scale_dtype, source_of
 from anamnesis.pipeline.work import Piece, Step
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.gguf_types import encoding_of
@@ -41,10 +43,20 @@ class EncodeRule(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A row of the table of encoders with every setting filled in."""
+    """A row of the table of encoders with every setting filled in.
+
+    `stated` are the settings that somebody asked for: the others may follow what a tensor has.
+    """
 
     name: str
     settings: Mapping[str, Setting]
+    stated: frozenset[str] = field(default=frozenset(), compare=False)
+
+    def suited(self, source: Source) -> Target:
+        """The same with the settings, of those that nobody asked for, of a quantised tensor."""
+        found = suggested(source, self.name, self.settings)
+        new = {key: value for key, value in found.items() if key not in self.stated}
+        return replace(self, settings={**self.settings, **new}) if new else self
 
     def __str__(self) -> str:
         rows = ENCODERS[self.name].keys
@@ -62,12 +74,20 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What becomes of a tensor: a target with its form, or none and the reason."""
+    """What becomes of a tensor: a target with its form, or none and the reason.
+
+    A quantised tensor is `moved`, codes and scales as they are, or it says in `again` why it is
+    encoded anew; `lossy` is that reason where nothing is gained by it.
+    """
 
     target: Target | None
     form: Form | None = None
     why: str = ""
     wide: bool = False  # a matrix, which loaders take for a layer
+    moved: bool = False
+    requantize: bool = False  # numbers that cannot be moved are encoded anew
+    again: str = ""
+    lossy: str = ""
 
     @property
     def parts(self) -> int:
@@ -96,13 +116,30 @@ class Choice:
         """All of a tensor, to be stored in these slots."""
         if self.target is None or self.form is None:
             return Piece(step, 0, step.tensor.units)
-        encoded = Encoded(self.target.name, self.target.settings, self.form, slots)
+        form = self.form
+        if self.moved and not self.requantize:
+            form = replace(form, statistics=())  # which only encoding asks for
+        encoded = Encoded(
+            self.target.name,
+            self.target.settings,
+            form,
+            slots,
+            moved=self.moved,
+            requantize=self.requantize,
+        )
         return EncodedPiece(step, 0, step.tensor.units, encoded)
 
     def __str__(self) -> str:
         if self.target is None:
             return f"kept, {self.why}"
-        return f"{self.target}, as {self.why}" if self.why else str(self.target)
+        said = [str(self.target)]
+        if self.why:
+            said.append(f"as {self.why}")
+        if self.moved:
+            said.append("codes and scales as they are")
+        if self.again:
+            said.append(f"from recovered values: {self.again}")
+        return ", ".join(said)
 
 
 KEEP = Choice(None)
@@ -116,6 +153,7 @@ class Encode:
     rules: tuple[Rule, ...] = ()
     mixture: str = ""
     types: Mapping[str, str] = field(default_factory=dict)  # of a mixture, by tensor
+    requantize: bool = False
 
     def of(self, names: Sequence[str], facts: Facts) -> Encode:
         """The same for a model of such tensors: a mixture's types are chosen among all of them."""
@@ -126,7 +164,10 @@ class Encode:
 
     def choose(self, tensor: Tensor) -> Choice:
         """The choice for a tensor with the dtype that it is decoded to."""
-        return replace(self._choose(tensor), wide=len(tensor.shape) == 2)
+        found = replace(self._choose(tensor), wide=len(tensor.shape) == 2)
+        if self.requantize:
+            found = replace(found, lossy="", requantize=True)
+        return found
 
     def _choose(self, tensor: Tensor) -> Choice:
         if self.target is not None:
@@ -148,15 +189,44 @@ class Encode:
 def _fitted(tensor: Tensor, target: Target) -> Choice:
     if tensor.out_dtype not in _ENCODABLE:
         return Choice(None, why=f"it holds {tensor.out_dtype}")
+    found = _moved(tensor, target)
     try:
-        form = former(target.name)(tensor.name, tensor.shape, tensor.out_dtype, target.settings)
+        if found is None:
+            found = _encoded(tensor, target)
     except Unfit as error:
         why = f"{target.name} cannot hold it: {error}"
         if type_of(target) not in FALLBACKS:
             return Choice(None, why=why)
         found = _fitted(tensor, Target(encoding_of(FALLBACKS[type_of(target)]), {}))
         return replace(found, why=found.why or why)
-    return Choice(target, form)
+    return found
+
+
+def _moved(tensor: Tensor, target: Target) -> Choice | None:
+    """The choice for a quantised tensor whose numbers may be those of a target; None for others."""
+    if not tensor.quantised:
+        return None
+    source = source_of(tensor)
+    target = target.suited(source)
+    if misfit(source, target.name, target.settings):
+        return None
+    try:
+        form = former(target.name)(tensor.name, tensor.shape, scale_dtype(tensor), target.settings)
+    except Unfit:
+        return None
+    return Choice(target, form, moved=True)
+
+
+def _encoded(tensor: Tensor, target: Target) -> Choice:
+    """The choice for a tensor that is encoded from its values."""
+    form = former(target.name)(tensor.name, tensor.shape, tensor.out_dtype, target.settings)
+    if not tensor.quantised:
+        return Choice(target, form)
+    source = source_of(tensor)
+    suited = target.suited(source)
+    again = misfit(source, suited.name, suited.settings)
+    again = again or f"{tensor.scheme} does not fit the settings of {target}"
+    return Choice(target, form, again=again, lossy=again if loses(tensor, form) else "")
 
 
 def type_of(target: Target) -> str:
@@ -186,6 +256,7 @@ def parse_target(text: str, where: str = "--encode", form: str = "safetensors") 
         raise UsageError(f"{where}: found {text!r}; {_nearest(name, known)}")
     keys = ENCODERS[name].keys
     settings = {key: row.default for key, row in keys.items()}
+    stated = set()
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
         if key not in keys:
@@ -194,7 +265,8 @@ def parse_target(text: str, where: str = "--encode", form: str = "safetensors") 
         if not equals:
             raise UsageError(f"{where}: {name}: found {pair!r}; allowed: KEY=VALUE")
         settings[key] = _value(f"{where}: {name}: {key}", value, keys[key])
-    return Target(name, settings)
+        stated.add(key)
+    return Target(name, settings, frozenset(stated))
 
 
 def names_for(form: str) -> list[str]:
@@ -203,7 +275,11 @@ def names_for(form: str) -> list[str]:
 
 
 def parse_encode(
-    value: str | Sequence[EncodeRule] | None, where: str, form: str = "safetensors"
+    value: str | Sequence[EncodeRule] | None,
+    where: str,
+    form: str = "safetensors",
+    *,
+    requantize: bool = False,
 ) -> Encode | None:
     """What `output.encode` means in a format of output; None for nothing."""
     if value is None:
@@ -211,13 +287,14 @@ def parse_encode(
     if isinstance(value, str):
         mixture = value.upper().replace("-", "_")
         if form == "gguf" and mixture in MIXTURES:
-            return Encode(Target(encoding_of(MIXTURES[mixture].usual), {}), mixture=mixture)
-        return Encode(parse_target(value, where, form))
+            usual = Target(encoding_of(MIXTURES[mixture].usual), {})
+            return Encode(usual, mixture=mixture, requantize=requantize)
+        return Encode(parse_target(value, where, form), requantize=requantize)
     rules = [
         Rule(rule.tensors, parse_target(rule.target, f"{where}[{number}].as", form))
         for number, rule in enumerate(value)
     ]
-    return Encode(rules=tuple(rules))
+    return Encode(rules=tuple(rules), requantize=requantize)
 
 
 def _value(where: str, text: str, key: Key) -> Setting:

@@ -1,21 +1,34 @@
-"""From a window's values to the parts that an encoder makes of it, in reused memory.
+"""From a window's values, or its codes, to the parts that an encoder makes of it, in reused memory.
 
 A window of values, in the dtype that the tensor is decoded to, becomes float32 in a buffer that is
-used again, and the encoder fills one buffer a part.
+used again, and the encoder fills one buffer a part. What was made is decoded again while it is in
+cache: for the report of the loss, and where codes were moved, to hold that nothing changed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 import xxhash
 
+from anamnesis.kernels import Window
 from anamnesis.kernels.encoders import Part, encoder
+from anamnesis.kernels.readback import Readback
+from anamnesis.kernels.transcoders import Inexact, Read, transcoder
+from anamnesis.names.derived import Derived
+from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
-from anamnesis.pipeline.windows import Windows
+from anamnesis.pipeline.moved_rows import RowReader
+from anamnesis.pipeline.row_sources import row_sources
+from anamnesis.pipeline.transcode import not_exact
+from anamnesis.pipeline.windows import Decoded, Windows
 from anamnesis.pipeline.work import PieceReceipt, Step
+from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
+
+Numbers = Callable[[Decoded, int, int], Any]
 
 _HELD = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
@@ -31,32 +44,103 @@ class WindowParts:
         self._wide = np.empty(elems, np.float32)
         self._room = {part.role: _room(part, units) for part in self._parts}
         self._encode = encoder(encoded.name)
+        scales = encoded.part_dtype("scale", step.dtype)
         self._params: dict[str, Any] = {
             **encoded.settings,
             **encoded.statistics,
-            "dtype": step.dtype,
+            # Of moved tensors a library has the scales in the dtype that they had.
+            "dtype": scales if encoded.moved and scales in _HELD else step.dtype,
+            "scale_dtype": scales,
             "columns": encoded.form.unit_elems,
             "shape": step.tensor.shape,
         }
 
+    def outs(self, start: int, stop: int) -> dict[str, Any]:
+        """Room for the parts of a window, by role; what does not grow is there for all of them."""
+        return {
+            part.role: self._room[part.role][: part.room(start, stop) if part.units else None]
+            for part in self._parts
+        }
+
     def encode(self, values: Any, start: int, stop: int) -> dict[str, Any]:
         """The parts of a window, by role; the next one overwrites them."""
-        out = {}
-        for part in self._parts:
-            out[part.role] = self._room[part.role][: part.room(start, stop)]
+        out = self.outs(start, stop)
         wide = widened(values, self._dtype, self._wide)
         self._encode(wide, {**self._params, "first": start}, out)
         return out
 
 
+class MovedParts(WindowParts):
+    """Makes the parts of a tensor's windows of its codes and scales, where they are the same."""
+
+    def __init__(self, step: Step, encoded: Encoded, windows: Windows) -> None:
+        """`windows` are the tensor's, with its whole parameters."""
+        super().__init__(step, encoded)
+        self._step, self._encoded = step, encoded
+        rows = row_sources(step.tensor) if isinstance(step.tensor, Derived) else None
+        read, self._write = transcoder(
+            (rows.sources[0] if rows else step.tensor).encoding, encoded.name
+        )
+        if rows is not None:
+            self._numbers = _by_rows(RowReader(rows, windows.open_file, read))
+        else:
+            self._numbers = _by_window(step.tensor, windows.reader.wholes(), read)
+        self._sought = {**self._params, "style": "", **encoded.settings, "dtype": step.dtype}
+        settings = {**encoded.settings, **encoded.statistics}
+        scales, columns = str(self._params["scale_dtype"]), encoded.form.unit_elems
+        self._back = Readback(encoded.name, settings, scales, columns)
+        kind = np.float32 if step.dtype == "F16" else OUT[step.dtype]
+        self._again = np.empty(step.window_units * step.tensor.unit_elems, kind)
+
+    def move(self, decoded: Decoded, start: int, stop: int) -> dict[str, Any]:
+        """The parts of a window that decode to its values.
+
+        Raises UsageError where the target does not have these numbers, unless they may be encoded.
+        """
+        try:
+            return self._moved(decoded, start, stop)
+        except Inexact as error:
+            if self._encoded.requantize:
+                return self.encode(decoded.values, start, stop)
+            raise not_exact(self._step.tensor, self._encoded.name, error) from None
+
+    def _moved(self, decoded: Decoded, start: int, stop: int) -> dict[str, Any]:
+        out = self.outs(start, stop)
+        spans = {part.role: part.span(start, stop) for part in self._parts}
+        found = self._numbers(decoded, start, stop)
+        self._write(found, {**self._sought, "spans": spans}, out)
+        again = self._again[: len(decoded.values)]
+        self._back.into(out, again)
+        if self._step.dtype == "F16":
+            with np.errstate(all="ignore"):
+                again = again.astype(np.float16)
+        self._check(decoded.values, again)
+        return out
+
+    def _check(self, values: Any, again: Any) -> None:
+        """Numbers are the same; a zero may lose its sign, where a target has one zero."""
+        if np.array_equal(values.view(np.uint8), again.view(np.uint8)):
+            return
+        first, second = (np.array(widened(v, self._step.dtype)) for v in (values, again))
+        differ = np.flatnonzero((first != second) & ~(np.isnan(first) & np.isnan(second)))
+        if len(differ):
+            at = differ[0]
+            raise Inexact(f"{first[at]!r:.40} would become {second[at]!r:.40}")
+
+
 def write_encoded(piece: EncodedPiece, windows: Windows, fd: int) -> tuple[PieceReceipt, ...]:
     """Encode the windows of the piece and store them; a receipt for each part."""
-    form, slots = piece.encoded.form, piece.encoded.slots
-    parts_of = WindowParts(piece.step, piece.encoded)
+    encoded = piece.encoded
+    form, slots = encoded.form, encoded.slots
+    maker = make_parts(piece.step, encoded, windows)
     digests = [xxhash.xxh3_128() for _ in form.parts]
-    for window, _, values in windows.over(piece.start, piece.stop):
+    for decoded in windows.over(piece.start, piece.stop):
+        window: Window = decoded.window
         start, stop = piece.units(window.start, window.stop)
-        found = parts_of.encode(values, start, stop)
+        if isinstance(maker, MovedParts):
+            found = maker.move(decoded, start, stop)
+        else:
+            found = maker.encode(decoded.values, start, stop)
         for part, slot, digest in zip(form.parts, slots, digests, strict=True):
             first, last = part.span(start, stop)
             if last > first:
@@ -69,6 +153,24 @@ def write_encoded(piece: EncodedPiece, windows: Windows, fd: int) -> tuple[Piece
         for part, (first, last), digest in zip(form.parts, spans, digests, strict=True)
         if last > first
     )
+
+
+def make_parts(step: Step, encoded: Encoded, windows: Windows) -> WindowParts:
+    """What makes the parts of a tensor's windows."""
+    if encoded.moved:
+        return MovedParts(step, encoded, windows)
+    return WindowParts(step, encoded)
+
+
+def _by_window(tensor: Tensor, wholes: Mapping[str, Any], read: Read) -> Numbers:
+    """The numbers of a window, from its views."""
+    params = {**tensor.params, "shape": tensor.shape, "wholes": wholes}
+    return lambda decoded, start, stop: read(decoded.views, params, decoded.window)
+
+
+def _by_rows(reader: RowReader) -> Numbers:
+    """The numbers of a window, from the rows of a derived tensor's sources."""
+    return lambda decoded, start, stop: reader.numbers(start, stop)
 
 
 def _room(part: Part, units: int) -> Any:

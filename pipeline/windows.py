@@ -57,6 +57,7 @@ class Windows:
         Raises FormatError when they are not what the kernel can take, or what reading raises.
         """
         self.step = step
+        self.open_file = open_file
         self._cancelled = cancelled
         self.reader: Any
         self._decode: Decode

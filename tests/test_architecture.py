@@ -12,6 +12,8 @@ import pytest
 
 from anamnesis.kernels import ENCODINGS
 from anamnesis.kernels.encoders import ENCODERS
+from anamnesis.kernels.transcoders import SOURCES as TRANSCODED
+from anamnesis.kernels.transcoders import TARGETS
 from anamnesis.pipeline.executors import EXECUTORS
 from anamnesis.readers import READERS
 from anamnesis.readers.schemes import SCHEMES
@@ -202,7 +204,7 @@ def test_files_stay_short(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "table",
-    [ENCODERS, ENCODINGS, EXECUTORS, READERS, SCHEMES, WRITERS],
+    [ENCODERS, ENCODINGS, EXECUTORS, READERS, SCHEMES, TARGETS, TRANSCODED, WRITERS],
     ids=lambda t: next(iter(t)),
 )
 def test_tables_are_sorted(table: dict[str, object]) -> None:
@@ -215,7 +217,9 @@ def test_every_file_is_in_its_table() -> None:
     assert on_disk == schemes
     kernels = {row.target.partition(":")[0] for row in ENCODINGS.values()}
     kernels |= {row.target.partition(":")[0] for row in ENCODERS.values()}
-    others = {"bits", "diff", "encoders", "stats", "table"}  # decode nothing
+    for row in (*TRANSCODED.values(), *TARGETS.values()):
+        kernels.add(row[1].partition(":")[0])
+    others = {"bits", "diff", "encoders", "readback", "stats", "table", "transcoders"}
     assert {p.stem for p in (ROOT / "kernels").glob("[a-z]*.py")} == kernels | others
 
 
