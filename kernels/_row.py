@@ -58,19 +58,3 @@ class Encoding:
     scales: str = ""  # role of the component that holds the scales, of blocks that do not
     sections: str = ""  # "module:callable" inside anamnesis.analytics.scan; none: bytes alone
     goal: float = 0.6
-
-
-def ggml(
-    module: str, name: str, elems: int, nbytes: int, number: int = -1, target: int = 0, **row: Any
-) -> Encoding:
-    """The row of a block type of ggml: so many elements and bytes a block, and its number."""
-    return Encoding(
-        f"{module}:decode_{name.removeprefix('gguf-').replace('-', '_')}",
-        family="GGUF",
-        cases=(Bench(name, "layers:gguf", (name,), target),),
-        block_elems=elems,
-        block_bytes=nbytes,
-        ggml_type=number,
-        sections="sections:Ggml",
-        **row,
-    )

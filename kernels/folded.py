@@ -6,6 +6,7 @@
 | factor of a column | ModelOpt `pre_quant_scale` | `W * factor`: the input was multiplied by it |
 | factor of a column | AutoAWQ `act.scales` | `W / factor`: the activation is divided by it |
 | rotation | ComfyUI ConvRot | `W @ H`, in groups of columns |
+| turns of pairs | ParoQuant | `W @ R * factor`: the input was multiplied, then turned |
 
 in this order; each step is float32, the last is rounded once to BF16. `H` is the Kronecker power of
 
@@ -17,9 +18,14 @@ in this order; each step is float32, the last is rounded once to BF16. `H` is th
 divided by the square root of its size, a power of 4: symmetric, and its own inverse. What was lost
 when the rotated weight was rounded to codes is not regained. Terms of a sum are added one after the
 other in float32, with `b @ a` each product and sum rounded once: as libraries for matrices do it.
+
+ParoQuant's `R` is a product of turns, `theta` `[turns, columns / 2]`, of `pairs` `[turns, columns]`
+of columns, two numbers a pair, counted in a group: `(x_i, x_j)` becomes `(x_i cos + x_j sin,
+x_j cos - x_i sin)`. Undone from the last to the first in double, and rounded once to float32.
 Sources: nvidia-modelopt 0.47 torch/export/quant_utils.py (`_update_svdquant`);
 https://github.com/casper-hansen/AutoAWQ awq/modules/act.py; PyPI comfy-kitchen 0.2.40
-backends/eager/quantization.py (`dequantize_int8_convrot_weight`), tensor/int8_utils.py.
+backends/eager/quantization.py (`dequantize_int8_convrot_weight`), tensor/int8_utils.py; PyPI
+paroquant 0.1.16 cli/convert.py (`_quantize_rotated_weight`), GPTQModel 7.7.0 utils/paroquant.py.
 """
 
 from __future__ import annotations
@@ -50,8 +56,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     """What the encoding `scalars["inner"]` needs, and the parts of the change.
 
     `scalars`: `columns`, `fold` (multiply, divide or "") and `rotation`, the columns of a group or
-    0; `wholes`: `factor`, a number a column, and `low_rank_a` `[rank, columns]`. Raises ValueError
-    for parts that do not fit.
+    0; `wholes`: `factor`, a number a column, `low_rank_a` `[rank, columns]`, and `theta` and
+    `pairs` of `pair_group` columns. Raises ValueError for parts that do not fit.
     """
     inner, columns = preparer(scalars["inner"]), scalars["columns"]
     prepared = {} if inner is None else inner(scalars, wholes)
@@ -69,7 +75,31 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         prepared["matrix"] = rotation(scalars["rotation"])
         if columns % scalars["rotation"]:
             raise ValueError(f"{columns:,} columns in groups of {scalars['rotation']}")
+    if "pairs" in wholes:
+        turns = wholes["pairs"].array.reshape(-1, columns // 2, 2)
+        prepared["pairs"] = _places(turns, columns, scalars["pair_group"])
+        stored = wholes["theta"]
+        angles = to_float32(stored.dtype, stored.array).astype(np.float64).reshape(len(turns), -1)
+        angles[turns[..., 0] < 0] = 0
+        prepared["turns"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     return prepared
+
+
+def _places(turns: Any, columns: int, group: int) -> Any:
+    """Columns of each pair, int32 `[turns, pairs, 2]`; a pair of -1 stays where it is.
+
+    Raises ValueError for a column that is no column of its group, or turned twice at a time.
+    """
+    padding = (turns == -1).all(-1)
+    first = np.arange(columns // 2) // (group // 2) * group
+    places = turns.astype(np.int64) + first[:, None]
+    if ((turns < 0) | (turns >= group)).any(-1)[~padding].any():
+        raise ValueError(f"pairs beyond their groups of {group} columns")
+    for row, empty in zip(places, padding, strict=True):
+        if np.bincount(row[~empty].reshape(-1), minlength=1).max() > 1:
+            raise ValueError("pairs that turn a column twice at a time")
+    places[padding] = 0
+    return places.astype(np.int32)
 
 
 def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
@@ -92,7 +122,10 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         if b.shape[0] < rows:
             raise ValueError(f"low_rank_b: {b.shape[0]} rows for {rows}")
         _add_product(b, a, columns, np.empty(columns, np.float32), numbers)
-    if "matrix" in params:
+    if "pairs" in params:
+        row, factor = np.empty(columns, np.float64), params["factor"]
+        _turn_back(numbers, params["pairs"], params["turns"], factor, row, out)
+    elif "matrix" in params:
         _rotate(numbers, params["matrix"], np.empty(len(params["matrix"]), np.float32), out)
     elif params.get("fold"):
         _scale(numbers, params["factor"], params["fold"] == "divide", out)
@@ -144,3 +177,21 @@ def _rotate(numbers: Any, matrix: Any, row: Any, out: Any) -> None:
                 row[i] += number * matrix[k, i]
         for i in range(size):
             put(out, start + i, row[i])
+
+
+@jit
+def _turn_back(numbers: Any, pairs: Any, turns: Any, factor: Any, row: Any, out: Any) -> None:
+    """Each row times the transposed turns, the last first, then times the factors."""
+    columns = factor.shape[0]
+    for start in range(0, out.shape[0], columns):
+        for i in range(columns):
+            row[i] = numbers[start + i]
+        for turn in range(pairs.shape[0] - 1, -1, -1):
+            for pair in range(pairs.shape[1]):
+                i, j = pairs[turn, pair, 0], pairs[turn, pair, 1]
+                if i != j:
+                    cosine, sine = turns[turn, pair, 0], turns[turn, pair, 1]
+                    a, b = row[i], row[j]
+                    row[i], row[j] = a * cosine - b * sine, a * sine + b * cosine
+        for i in range(columns):
+            put(out, start + i, np.float32(row[i] * factor[i]))

@@ -3,12 +3,13 @@
 Where its decoder is, the geometry of its blocks, which component holds its scales, how `scan` shows
 its blocks, what benchmarks measure it on and expect of it, and the family that pages list it under.
 Functions are named by `module:function`, and their modules are imported on first use; rows are
-sorted by name.
+sorted by name. Those of ggml's block types are in `_ggml_table.py`.
 """
 
 from __future__ import annotations
 
-from anamnesis.kernels._row import Bench, Encoding, ggml
+from anamnesis.kernels._ggml_table import GGML
+from anamnesis.kernels._row import Bench, Encoding
 
 ENCODINGS: dict[str, Encoding] = {
     "aqlm": Encoding(
@@ -135,7 +136,10 @@ ENCODINGS: dict[str, Encoding] = {
         "folded:decode",
         prepare="folded:prepare",
         family="FP4 and FP6",
-        cases=(Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),),
+        cases=(
+            Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),
+            Bench("paroquant int4 g128", "vendor_layers:paroquant"),
+        ),
     ),
     "fp4-mx": Encoding(
         "fp4:decode_mx",
@@ -205,41 +209,7 @@ ENCODINGS: dict[str, Encoding] = {
         sections="sections:Fp8",
         cases=(Bench("fp8-e5m2fnuz block", "layers:fp8", ("fp8-e5m2fnuz", "block")),),
     ),
-    "gguf-iq1-m": ggml("gguf_iq1", "gguf-iq1-m", 256, 56, 29, goal=0.2, target=1120),
-    "gguf-iq1-s": ggml("gguf_iq1", "gguf-iq1-s", 256, 50, 19, goal=0.2, target=1200),
-    "gguf-iq2-s": ggml("gguf_iq2", "gguf-iq2-s", 256, 82, 22, goal=0.2, target=1000),
-    "gguf-iq2-xs": ggml("gguf_iq2", "gguf-iq2-xs", 256, 74, 17, goal=0.2, target=1000),
-    "gguf-iq2-xxs": ggml("gguf_iq2", "gguf-iq2-xxs", 256, 66, 16, goal=0.2, target=1000),
-    "gguf-iq3-s": ggml("gguf_iq3", "gguf-iq3-s", 256, 110, 21, goal=0.2, target=1000),
-    "gguf-iq3-xxs": ggml("gguf_iq3", "gguf-iq3-xxs", 256, 98, 18, goal=0.2, target=1000),
-    "gguf-iq4-nl": ggml("gguf_iq4", "gguf-iq4-nl", 32, 18, 20, goal=0.35, target=1880),
-    "gguf-iq4-xs": ggml("gguf_iq4", "gguf-iq4-xs", 256, 136, 23, goal=0.35, target=1770),
-    "gguf-mxfp4": ggml("gguf_fp4", "gguf-mxfp4", 32, 17, 39, goal=0.35, target=1900),
-    "gguf-nvfp4": ggml(
-        "gguf_fp4",
-        "gguf-nvfp4",
-        64,
-        36,
-        40,
-        prepare="gguf_fp4:prepare_nvfp4",
-        scales="scale",
-        goal=0.35,
-    ),
-    "gguf-q1-0": ggml("gguf_bits", "gguf-q1-0", 128, 18, 41),
-    "gguf-q2-0": ggml("gguf_bits", "gguf-q2-0", 64, 18, 42),
-    "gguf-q2-0-g128": ggml("gguf_bits", "gguf-q2-0-g128", 128, 34),
-    "gguf-q2-k": ggml("gguf_k", "gguf-q2-k", 256, 84, 10, goal=0.35, target=945),
-    "gguf-q3-k": ggml("gguf_k", "gguf-q3-k", 256, 110, 11, goal=0.35, target=2300),
-    "gguf-q4-0": ggml("gguf_legacy", "gguf-q4-0", 32, 18, 2, target=3600),
-    "gguf-q4-1": ggml("gguf_legacy", "gguf-q4-1", 32, 20, 3),
-    "gguf-q4-k": ggml("gguf_k", "gguf-q4-k", 256, 144, 12, target=3450),
-    "gguf-q5-0": ggml("gguf_legacy", "gguf-q5-0", 32, 22, 6, target=3000),
-    "gguf-q5-1": ggml("gguf_legacy", "gguf-q5-1", 32, 24, 7, target=3100),
-    "gguf-q5-k": ggml("gguf_k", "gguf-q5-k", 256, 176, 13, target=2000),
-    "gguf-q6-k": ggml("gguf_k", "gguf-q6-k", 256, 210, 14, target=2760),
-    "gguf-q8-0": ggml("gguf_legacy", "gguf-q8-0", 32, 34, 8, target=6000),
-    "gguf-tq1-0": ggml("gguf_bits", "gguf-tq1-0", 256, 54, 34, goal=0.35, target=2600),
-    "gguf-tq2-0": ggml("gguf_bits", "gguf-tq2-0", 256, 66, 35, target=3450),
+    **GGML,
     "gptq": Encoding(
         "gptq:decode",
         prepare="gptq:prepare",

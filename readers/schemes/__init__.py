@@ -41,7 +41,9 @@ class Scheme:
 
 SCHEMES: dict[str, Scheme] = {
     "aqlm": Scheme("aqlm:resolve", suffixes=(".codebooks",), methods=("aqlm",)),
-    "awq": Scheme("awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "gptq")),
+    "awq": Scheme(
+        "awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "gptq", "paroquant")
+    ),
     "bitnet": Scheme("bitnet:resolve", dtypes=("U8",), methods=("bitnet",)),
     "bnb": Scheme(
         "bnb:resolve",

@@ -115,6 +115,9 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("quant_algo",), _MODELOPT),
         Detail(("quantized_layers", "*", "quant_algo"), _MODELOPT),
     ),
+    "paroquant": tuple(
+        Detail((key,), _known("paroquant")) for key in ("checkpoint_format", "format")
+    ),
     "vptq": tuple(Detail((key,), _known("vptq")) for key in ("checkpoint_format", "format")),
 }
 

@@ -60,12 +60,12 @@ FAMILIES: dict[str, Family] = {
         "GPTQModel, AutoRound",
     ),
     "awq": Family(
-        "AWQ",
-        "4 bits, GEMM and GEMV",
+        "AWQ, ParoQuant",
+        "4 bits, GEMM and GEMV; ParoQuant's, turned back",
         "any",
         "the same",
         "awq",
-        "AutoAWQ",
+        "AutoAWQ, paroquant",
     ),
     "compressed-tensors": Family(
         "compressed-tensors: packed integers, INT8",

@@ -55,12 +55,6 @@ REFUSED: dict[str, Refused] = {
         (("weight", "tables2"), ("weight", "tables")),
     ),
     "marlin": Refused("Marlin", _TILED, "vLLM can load it on a GPU"),
-    "paroquant": Refused(
-        "ParoQuant",
-        "AWQ's codes in a basis of pairwise rotations",
-        "the paroquant package can load it",
-        (("theta", "pairs"),),
-    ),
     "qqq": Refused("QQQ", _TILED, "GPTQModel can load it on a GPU"),
     "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
     "quip": Refused(

@@ -11,16 +11,18 @@
 The shapes tell all of these apart, from each other and from GPTQ. Where a layer's input comes from
 an activation, AutoAWQ divides that by `X.act.scales` (MPT, Falcon, GPT-J, GPTBigCode, StarCoder2;
 Bloom: `X.gelu_impl.scales`) and multiplies the columns of the layer by them: they are divided by
-them here, since the output has no such activation. Sources:
+them here, since the output has no such activation. ParoQuant's layers are GEMM layers whose input
+is multiplied by `X.channel_scales` and turned, a pair of columns at a time, by `X.theta` and
+`X.pairs` (for experts: `gate_up_weight_theta` and so on above them). Sources:
 https://github.com/casper-hansen/AutoAWQ awq/modules/linear/gemm.py, gemv.py, gemv_fast.py,
-awq/modules/act.py, and `get_act_for_scaling` of awq/models.
+awq/modules/act.py, and `get_act_for_scaling` of awq/models; PyPI paroquant 0.1.16 cli/convert.py.
 """
 
 from __future__ import annotations
 
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
-from anamnesis.readers.schemes._errors import unsupported
+from anamnesis.readers.schemes._errors import missing, unsupported
 from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._packed_linear import (
     SCALE_BITS,
@@ -63,7 +65,41 @@ def resolve(ledger: Ledger) -> None:
         divisor = divisors.get(module.prefix)
         if version:
             tensor = _TENSORS[version](ledger, module, stated)
-            ledger.claim(folded(tensor, factor=divisor, divide=True) if divisor else tensor)
+            ledger.claim(_unfolded(ledger, module.prefix, tensor, divisor))
+
+
+def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | None) -> Tensor:
+    """In the basis of the layer's input: divided by an activation's scales, or turned back."""
+    if divisor is not None:
+        return folded(tensor, factor=divisor, divide=True)
+    turns = _turns(ledger, prefix)
+    if turns is None:
+        return tensor
+    theta, pairs, factor = turns
+    size = tensor.params["group_size"]
+    ledger.note(
+        "ParoQuant: the turns of pairs of columns were undone in double precision and rounded once"
+    )
+    group = size if size > 0 else tensor.shape[1]
+    return folded(tensor, factor=factor, turns=(theta, pairs), group=group)
+
+
+def _turns(ledger: Ledger, prefix: str) -> tuple[Stored, Stored, Stored] | None:
+    """ParoQuant's `theta`, `pairs` and `channel_scales`; those of experts stand above them."""
+    stored = ledger.container.stored
+    experts, _, kind = prefix.rpartition(".")
+    shared = {"gate_proj": "gate_up", "up_proj": "gate_up", "down_proj": "down"}.get(kind, "")
+    above = f"{experts.rpartition('.')[0]}.{shared}_weight_"
+    for head in (f"{prefix}.", above):
+        theta = stored.get(f"{head}theta")
+        if theta is not None and (head != above or shared):
+            names = (f"{head}pairs", f"{head}channel_scales")
+            beside = [stored.get(name) for name in names]
+            pairs, factor = beside
+            if pairs is None or factor is None:
+                raise missing(ledger, theta, *(n for n in names if n not in stored))
+            return theta, pairs, factor
+    return None
 
 
 def _divisors(ledger: Ledger) -> dict[str, Stored]:

@@ -181,7 +181,6 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
             },
             "SpQR",
         ),
-        ({**AWQ, "m.theta": ("F16", (8, 32)), "m.pairs": ("I16", (8, 64))}, "ParoQuant"),
         ({"m.weight": ("I8", (64, 32)), "m.weight_scales": ("F16", (32,))}, "EETQ"),
         (
             {

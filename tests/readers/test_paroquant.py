@@ -1,0 +1,63 @@
+"""ParoQuant's parts that do not fit; values are held in tests/conformance."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import anamnesis
+from anamnesis.errors import FormatError
+
+PAIRS = np.tile(np.arange(32, dtype=np.int16), (2, 2))
+LAYER: dict[str, Any] = {
+    "qweight": np.zeros((64, 4), np.int32),
+    "qzeros": np.zeros((2, 4), np.int32),
+    "scales": np.ones((2, 32), np.float16),
+    "theta": np.ones((2, 32), np.float16),
+    "pairs": PAIRS,
+    "channel_scales": np.ones((1, 64), np.float16),
+}
+
+
+def write(folder: Path, parts: dict[str, Any]) -> Path:
+    folder.mkdir()
+    stored = {f"x.{name}": array for name, array in parts.items() if array is not None}
+    save_file(stored, folder / "model.safetensors")
+    about = {"quant_method": "paroquant", "bits": 4, "group_size": 32, "krot": 2}
+    (folder / "config.json").write_text(json.dumps({"quantization_config": about}))
+    return folder
+
+
+def changed(at: int, to: int) -> Any:
+    pairs = PAIRS.copy()
+    pairs[1, at] = to
+    return pairs
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"pairs": None}, "x.pairs"),
+        ({"channel_scales": None}, "x.channel_scales"),
+        ({"theta": np.ones((2, 31), np.float16)}, "turns"),
+        ({"theta": np.ones((3, 32), np.float16)}, "I16"),
+        ({"pairs": PAIRS.astype(np.int32)}, "I16"),
+        ({"channel_scales": np.ones((1, 63), np.float16)}, "does not fit"),
+        ({"pairs": changed(5, 32)}, "beyond their groups of 32 columns"),
+        ({"pairs": changed(5, -1)}, "beyond their groups of 32 columns"),
+        ({"pairs": changed(5, 6)}, "turn a column twice"),
+    ],
+)
+def test_parts_that_do_not_fit(change: Any, said: str, tmp_path: Path) -> None:
+    anamnesis.open_model(write(tmp_path / "good", LAYER))["x.weight"].to_numpy()
+    with pytest.raises(FormatError, match=said):
+        anamnesis.open_model(write(tmp_path / "bad", LAYER | change))["x.weight"].to_numpy()
+
+
+def test_that_it_is_algebra_is_said(tmp_path: Path) -> None:
+    assert any("double" in n for n in anamnesis.inspect(write(tmp_path / "m", LAYER)).notes)
