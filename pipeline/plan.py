@@ -9,6 +9,7 @@ writes the same bytes and records the same checksums.
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -20,6 +21,7 @@ from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.kept import metadata_of, stem_of
+from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
 from anamnesis.pipeline.transcode import refuse_lossy
 from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, pack
@@ -102,7 +104,10 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         refuse_lossy(spec.path, ((t.name, c.target, c.lossy) for t, c in named))
         _refuse_twice(items, spec)
     module = writer(spec.format)
-    spec = with_input(spec, model)
+    chosen = (
+        tuple((t.name, c) for t, c in zip(tensors, choices, strict=True)) if spec.encode else ()
+    )
+    spec = with_input(spec, model, chosen)
     layout = module.layout(items, Path(spec.path), spec.max_shard_bytes, spec.storage)
     limits.total(layout.nbytes, f"{spec.path}: output")
     whole = [
@@ -114,9 +119,6 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     threads = fit_threads(needs, base, memory_bytes, threads)
     tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole)))
     widest = max((t.memory_bytes for t in tasks), default=0)
-    chosen = (
-        tuple((t.name, c) for t, c in zip(tensors, choices, strict=True)) if spec.encode else ()
-    )
     memory_bytes = base + threads * widest
     return Plan(model, spec, layout, tuple(items), tasks, threads, memory_bytes, chosen)
 
@@ -151,14 +153,23 @@ def decoded_dtype(model: Model, spec: Spec) -> str | None:
     return spec.dtype or ("bf16" if decoded else None)
 
 
-def with_input(spec: Spec, model: Model) -> Spec:
-    """The same with what the output keeps of its input: the stem of names, and metadata."""
+def with_input(spec: Spec, model: Model, choices: Chosen = ()) -> Spec:
+    """The same with what the output keeps of its input: the stem of names, and metadata.
+
+    What a reader has to know of `choices` goes into the metadata where no `config.json` is written.
+    """
     if spec.format != "safetensors":
         return spec
     alone = len(model.files) == 1 and model.files[0].path == model.path
     stem = stem_of((file.path for file in model.files), folder=not alone)
     metadata = metadata_of(model, decoded_dtype(model, spec))
+    if not os.path.isfile(os.path.join(model.path, "config.json")) or _is_file(spec):
+        metadata += metadata_blocks(choices)
     return replace(spec, storage=replace(spec.storage, stem=stem, metadata=metadata))
+
+
+def _is_file(spec: Spec) -> bool:
+    return Path(spec.path).suffix == WRITERS[spec.format].suffix
 
 
 def charge_tensor(tensor: Tensor, limits: Limits) -> None:

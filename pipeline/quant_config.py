@@ -14,6 +14,7 @@ Sources: transformers 5.23 `utils/quantization_config.py`, compressed-tensors 0.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -51,6 +52,19 @@ def config_blocks(choices: Chosen, dtype: str) -> dict[str, Any]:
     (method,) = methods
     blocks: dict[str, Any] = method(choices, dtype)
     return blocks
+
+
+def metadata_blocks(choices: Chosen) -> tuple[tuple[str, str], ...]:
+    """What `config_blocks` says, as `__metadata__` of files that have no `config.json` beside them.
+
+    Nothing for targets that no loader takes in one model.
+    """
+    try:
+        blocks = config_blocks(choices, "")
+    except UnsupportedError:
+        return ()
+    key = "quantization" if "quantization" in blocks else "quantization_config"
+    return tuple((key, json.dumps(blocks[key])) for key in [key] if key in blocks)
 
 
 def _method(target: Target) -> Any:

@@ -59,14 +59,20 @@ def stated(ledger: Ledger) -> Stated:
         for key in _KEYS:
             block = holder.get(key)
             if isinstance(block, Mapping) and block.get("quant_method") in _METHODS:
-                where = f"{ledger.container.files[0].path}: {key} of its config.json"
-                modules = {
-                    path: _hint(own, f"{where}, {path!r:.80}")
-                    for path, own in block.items()
-                    if isinstance(own, Mapping)
-                }
-                return Stated(_hint(block, where), modules, True)
+                return _of(block, f"{ledger.container.files[0].path}: {key} of its config.json")
+    for one in ledger.stated:  # a file by itself says it in its metadata
+        if one.method == "mlx" and one.where.startswith("metadata"):
+            return _of(one.block, f"{ledger.container.files[0].path}: {one.where}")
     return Stated()
+
+
+def _of(block: Mapping[str, Any], where: str) -> Stated:
+    modules = {
+        path: _hint(own, f"{where}, {path!r:.80}")
+        for path, own in block.items()
+        if isinstance(own, Mapping)
+    }
+    return Stated(_hint(block, where), modules, True)
 
 
 def _hint(block: Mapping[str, Any], where: str) -> Hint:
