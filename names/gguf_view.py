@@ -42,6 +42,12 @@ class GgufView:
     values: dict[str, KeyValue]
     keys: Keys
 
+    @property
+    def tokens(self) -> int:
+        """How many the embeddings have; 0 where there are none."""
+        rows = (t.shape[0] for t in self.model.tensors if t.name == "token_embd.weight")
+        return next(rows, 0)
+
 
 def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     """The tensors of a GGUF, out of a folder whose `config.json` is `config`.

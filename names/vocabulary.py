@@ -31,19 +31,14 @@ _IDS = {"unk": "unknown", "pad": "padding", "sep": "seperator"}
 
 
 def vocabulary(
-    folder: LocalFolder,
-    config: Mapping[str, Any],
-    keys: Keys,
-    given: Mapping[str, Any],
-    limits: Limits,
+    folder: LocalFolder, size: int, keys: Keys, given: Mapping[str, Any], limits: Limits
 ) -> dict[str, KeyValue]:
-    """All `tokenizer.*` keys; `given` are the caller's own, which may name the pre-tokeniser.
+    """All `tokenizer.*` keys of a model whose embeddings have `size` rows.
+
+    `given` are the caller's own, which may name the pre-tokeniser.
 
     Raises UnsupportedError for tokenizers that are not read, FormatError for broken files.
     """
-    text = config.get("text_config")
-    size = config.get("vocab_size") or (text.get("vocab_size") if isinstance(text, dict) else 0)
-    size = -(int(size or 0) // -keys.multiple) * keys.multiple
     try:
         values = _of_folder(folder, size, keys, given, limits)
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:

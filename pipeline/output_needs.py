@@ -61,7 +61,7 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
         folder = LocalFolder(model.path)
         config = folder_config(folder, limits)
         view = gguf_view(model, config)
-        words = vocabulary(folder, config, view.keys, settings.key_values, limits)
+        words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
         found = key_values.described(words | view.values, model, outtype)
         tensors = tuple(with_dtype(t, kept_dtype(t, outtype)) for t in view.model.tensors)
         model = replace(view.model, tensors=tensors)

@@ -33,8 +33,7 @@ class Keys:
     `tokens` are special tokens, by number or by text, where the folder names none of that kind;
     with `!` after the kind, in place of what it names. `vocabulary` is how a `tokenizer.model` is
     read: `added` takes the added tokens of `tokenizer.json` too, `added-spaced` says that a text
-    begins with a space as well, `unigram` is T5's. The number of tokens is a multiple of
-    `multiple`.
+    begins with a space as well, `unigram` is T5's.
     """
 
     classes: tuple[str, ...]
@@ -42,7 +41,6 @@ class Keys:
     factors: tuple[str, ...] = ()
     tokens: Mapping[str, int | str] = field(default_factory=dict)
     vocabulary: Literal["", "added", "added-spaced", "unigram"] = ""
-    multiple: int = 1
 
     @property
     def sources(self) -> dict[str, str]:

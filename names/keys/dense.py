@@ -99,7 +99,11 @@ rope.dimension_count     @turned-split:rotary_pct,1.0
     Keys(("Exaone4ForCausalLM",), COMMON + VOCABULARY + WINDOW + PATTERN, _LLAMA3),
     Keys(
         ("ExaoneForCausalLM",),
-        COMMON + "rope.dimension_count @turned-split:partial_rotary_factor,1.0\n",
+        COMMON
+        + """
+attention.layer_norm_rms_epsilon layer_norm_epsilon
+rope.dimension_count     @turned-split:partial_rotary_factor,1.0
+""",
         _LLAMA3,
     ),
     Keys(

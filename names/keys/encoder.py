@@ -46,8 +46,6 @@ attention.layer_norm_epsilon =1e-12
 attention.causal         =false
 attention.sliding_window local_attention
 attention.sliding_window_pattern global_attn_every_n_layers
-attention.layer_norm_epsilon -
-attention.layer_norm_rms_epsilon norm_eps
 hidden_activation        hidden_activation
 tokenizer.ggml.add_bos_token =true
 tokenizer.ggml.add_eos_token =true

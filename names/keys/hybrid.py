@@ -46,7 +46,7 @@ ssm.time_step_rank       mamba_n_heads
 )
 
 KEYS = (
-    Keys(("BambaForCausalLM",), _HYBRID + "rope.scaling.finetuned =true\n", multiple=16),
+    Keys(("BambaForCausalLM",), _HYBRID + "rope.scaling.finetuned =true\n"),
     Keys(
         ("GraniteMoeHybridForCausalLM",),
         _HYBRID
@@ -55,7 +55,6 @@ context_length           =1048576
 rope.scaling.finetuned   =false
 """,
         ("llama3",),
-        multiple=16,
     ),
     Keys(
         ("JambaForCausalLM",),
@@ -83,7 +82,6 @@ expert_used_count        num_experts_per_tok|num_experts_per_token
 ssm.time_step_rank       time_step_rank|dt_rank|@sixteenths
 ssm.dt_b_c_rms           @is:model_type,falcon_mamba
 """,
-        multiple=8,
     ),
-    Keys(("Mamba2ForCausalLM",), _MAMBA + _MAMBA2, multiple=16),
+    Keys(("Mamba2ForCausalLM",), _MAMBA + _MAMBA2),
 )

@@ -1,0 +1,225 @@
+"""llama.cpp loads the GGUF of a folder, and computes what transformers computes of the folder.
+
+Both compute in float32, in another order: logits agree to `TOLERANCE` of the largest; with GELU,
+which ggml looks up in a table of float16, to `GELU`. It needs `llama-cpp-python`, which compiles
+for minutes and is no part of `make test-oracles`: docs/gguf-and-hf.md says how to install it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from llama_folder import add_tokenizer
+
+import anamnesis
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+tokenizers = pytest.importorskip("tokenizers")
+pytest.importorskip("gguf")
+llama_cpp = pytest.importorskip(
+    "llama_cpp", reason="llama-cpp-python is not installed; docs/gguf-and-hf.md says how"
+)
+
+pytestmark = [
+    pytest.mark.oracle,
+    # The libraries' own, on import.
+    pytest.mark.filterwarnings("ignore"),
+    pytest.mark.timeout(600),
+]
+TOLERANCE, GELU = 1e-4, 1e-3  # of the largest logit
+TOKENS = [5, 9, 44, 33, 7, 18, 120, 61, 2, 90, 211, 14]
+VOCABULARY = 300
+FLOAT32 = 0  # GGML_TYPE_F32
+SIZES: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "intermediate_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 64,
+    "initializer_range": 0.1,
+    "bos_token_id": None,
+    "eos_token_id": 0,
+    "pad_token_id": None,
+}
+GPT: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "n_embd": 64,
+    "n_layer": 2,
+    "n_head": 4,
+    "n_positions": 64,
+    "initializer_range": 0.1,
+}
+EXPERTS: dict[str, Any] = {
+    "num_experts": 4,
+    "num_experts_per_tok": 2,
+    "moe_intermediate_size": 32,
+    "norm_topk_prob": True,
+    "decoder_sparse_step": 1,
+    "mlp_only_layers": [],
+}
+LINEAR: dict[str, Any] = {
+    "head_dim": 32,
+    "shared_expert_intermediate_size": 32,
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 16,
+    "layer_types": ["linear_attention", "full_attention"],
+    "full_attention_interval": 2,
+}
+SSM: dict[str, Any] = {
+    "vocab_size": VOCABULARY,
+    "hidden_size": 64,
+    "num_hidden_layers": 2,
+    "state_size": 16,
+    "initializer_range": 0.1,
+}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 500000.0,
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 32,
+}
+GEMMA = {"head_dim": 32, "tie_word_embeddings": True, "sliding_window": 8}
+MODELS: dict[str, dict[str, Any]] = {
+    "bloom": {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 2, "n_head": 4},
+    "cohere2": {
+        **SIZES,
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "rotary_pct": 1.0,
+    },
+    "deepseek_v2": {
+        **SIZES,
+        "num_key_value_heads": 4,
+        "q_lora_rank": 32,
+        "kv_lora_rank": 32,
+        "qk_nope_head_dim": 16,
+        "qk_rope_head_dim": 8,
+        "v_head_dim": 16,
+        "n_routed_experts": 4,
+        "n_shared_experts": 1,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "first_k_dense_replace": 1,
+        "routed_scaling_factor": 1.0,
+        "head_dim": 8,
+    },
+    "falcon": {
+        **SIZES,
+        "multi_query": True,
+        "parallel_attn": True,
+        "num_kv_heads": 1,
+        "bias": False,
+        "alibi": False,
+    },
+    "falcon_mamba": SSM,
+    "gemma": {**SIZES, **GEMMA},
+    "gemma2": {**SIZES, **GEMMA, "query_pre_attn_scalar": 32},
+    "gemma3_text": {**SIZES, **GEMMA, "query_pre_attn_scalar": 32},
+    "glm4": {**SIZES, "head_dim": 16, "attention_bias": True},
+    "gpt2": GPT,
+    "gpt_bigcode": {**GPT, "multi_query": True},
+    "gpt_neox": {**SIZES, "rotary_pct": 0.25},
+    "granite": {**SIZES, "embedding_multiplier": 12.0, "logits_scaling": 2.0},
+    "jamba": {
+        **SIZES,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "expert_layer_period": 2,
+        "expert_layer_offset": 1,
+        "use_mamba_kernels": False,
+    },
+    "lfm2": {
+        **SIZES,
+        "layer_types": ["conv", "full_attention"],
+        "block_auto_adjust_ff_dim": False,
+    },
+    "llama": {**SIZES, "head_dim": 16, "rope_parameters": LLAMA3},
+    "mamba": SSM,
+    "mamba2": {**SSM, "num_heads": 8, "head_dim": 16, "n_groups": 1, "expand": 2},
+    "mistral": {**SIZES, "head_dim": 32},
+    "mixtral": {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
+    "nemotron": {**SIZES, "partial_rotary_factor": 0.5},
+    "olmo2": SIZES,
+    "phi3": {**SIZES, "original_max_position_embeddings": 64},
+    "qwen2": {**SIZES, "tie_word_embeddings": True},
+    "qwen2_moe": {  # llama.cpp never divides by the sum here, whatever norm_topk_prob says
+        **SIZES,
+        **EXPERTS,
+        "norm_topk_prob": False,
+        "shared_expert_intermediate_size": 64,
+    },
+    "qwen3": {**SIZES, "head_dim": 32},
+    "qwen3_moe": {**SIZES, **EXPERTS, "head_dim": 32},
+    "qwen3_next": {**SIZES, **EXPERTS, **LINEAR},
+    "stablelm": {**SIZES, "use_qkv_bias": True},
+    "starcoder2": {**SIZES, "use_bias": True},
+}
+
+
+def made(path: Path, kind: str, settings: dict[str, Any], auto: Any) -> Any:
+    """A folder with random weights, and its model in float32."""
+    torch.manual_seed(5)
+    model = auto.from_config(transformers.AutoConfig.for_model(kind, **settings)).eval()
+    with torch.no_grad():
+        for value in model.parameters():
+            if value.ndim == 1:  # norms and biases, which begin as ones and zeros
+                value += 0.1 * torch.randn_like(value)
+    model.save_pretrained(path)
+    add_tokenizer(path, 280, tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    return model
+
+
+def loaded(source: Path, out: Path, **settings: Any) -> Any:
+    """llama.cpp's model of the folder, computing in float32."""
+    anamnesis.convert(source, out, to="gguf", dtype="f32")
+    return llama_cpp.Llama(
+        str(out),
+        n_ctx=64,
+        n_threads=1,
+        verbose=False,
+        type_k=FLOAT32,
+        type_v=FLOAT32,
+        flash_attn=False,
+        **settings,
+    )
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_logits_are_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    source = tmp_path / "hf"  # llama.cpp wants certain tokens of a model that is called phi3
+    model = made(source, kind, MODELS[kind], transformers.AutoModelForCausalLM)
+    with torch.no_grad():
+        expected = model(torch.tensor([TOKENS])).logits[0].numpy()
+    other = loaded(source, tmp_path / "m.gguf", logits_all=True)
+    other.eval(TOKENS)
+    found = np.array(other.scores[: len(TOKENS), : expected.shape[1]])
+    largest = np.abs(expected).max()
+    assert largest > 0.1
+    tolerance = GELU if "gelu" in str(model.config.to_dict()) else TOLERANCE
+    assert np.abs(found - expected).max() <= tolerance * largest
+
+
+def test_a_bert_embeds_as_in_transformers(tmp_path: Path) -> None:
+    settings = {**SIZES, "num_key_value_heads": None, "pad_token_id": 0}
+    model = made(tmp_path / "bert", "bert", settings, transformers.AutoModel)
+    text = "the cat sat on the mat"
+    other = loaded(tmp_path / "bert", tmp_path / "m.gguf", embedding=True, pooling_type=0)
+    tokens = other.tokenize(text.encode())
+    with torch.no_grad():
+        expected = model(torch.tensor([tokens])).last_hidden_state[0].numpy()
+    found = np.array(other.embed(text))
+    assert found.shape == expected.shape
+    assert np.abs(found - expected).max() <= GELU * np.abs(expected).max()
