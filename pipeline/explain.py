@@ -31,6 +31,7 @@ def explain(plan: Plan) -> str:
         f"memory   {plan.memory_bytes / MiB:.0f} MiB projected for {plan.threads} thread(s)",
     ]
     lines += [f"left out {text}" for text in model.broken]
+    lines += [f"note     {note}" for note in model.notes]
     lines += [f"encode   {name}: {choice}" for name, choice in plan.choices]
     for dropped in model.dropped:
         lines.append(f"dropped  {dropped.stored.name} ({dropped.why})")

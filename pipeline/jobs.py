@@ -38,6 +38,9 @@ class Summary:
     inputs: int = 1
 
 
+_WHOLE = ("gguf", "hf")  # formats that are loaded as a whole model
+
+
 def plan_job(job: Job, limits: Limits | None = None) -> list[tuple[str, Plan | BaseException]]:
     """Read every input's headers and plan it; an input that cannot be planned has its error."""
     settings = job.resolve()
@@ -82,7 +85,9 @@ def _plan_all(
     for source, out in inputs.models:
         try:
             model = _load(settings, source, limits)
-            model = patterns.select(model, settings, alone=len(sources) == 1)
+            whole = model
+            model = patterns.select(whole, settings, alone=len(sources) == 1)
+            model = _noted(model, len(whole.tensors), settings)
             planned.append((source, _plan_one(job, settings, model, out, limits)))
         except Exception as error:
             if len(sources) == 1:
@@ -91,6 +96,18 @@ def _plan_all(
     if not any(isinstance(plan, BaseException) for _, plan in planned):
         patterns.require(", ".join(sources))
     return planned
+
+
+def _noted(model: Model, of: int, settings: Settings) -> Model:
+    """The chosen tensors, with a note when what loads the output asks for all `of` them."""
+    count = len(model.tensors)
+    if settings.format not in _WHOLE or count == of:
+        return model
+    note = (
+        f"{model.path}: {count:,} of {of:,} tensors chosen by patterns; the output is a part of a "
+        "model, which loaders may refuse or fill up with random numbers"
+    )
+    return replace(model, notes=(*model.notes, note))
 
 
 class _Patterns:

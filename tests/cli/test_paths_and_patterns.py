@@ -117,3 +117,20 @@ def test_home_is_expanded_in_python(
     assert not (tmp_path / "~").exists()
     with pytest.raises(UsageError, match=r"\$\{HOME\} is not expanded"):
         anamnesis.open_model("${HOME}/plain.safetensors")
+
+
+def test_a_part_of_a_model_is_noted_where_a_whole_one_is_loaded(
+    amn: Amn, plain: Path, tmp_path: Path
+) -> None:
+    flags = ("--to", "gguf", "--names", "stored", "-o", tmp_path / "w.gguf")
+    said = "note: " + f"{plain}: 1 of 2 tensors chosen by patterns"
+    for pattern in (("--include", "a.*"), ("--exclude", "b.*")):
+        done = amn("convert", plain, *flags, *pattern, "--overwrite")
+        assert (done.returncode, said in done.stderr) == (0, True), done.stderr
+        assert (
+            said.replace("note: ", "note     ")
+            in amn("convert", plain, *flags, *pattern, "--overwrite", "--dry-run").stdout
+        )
+    assert "note: " not in amn("convert", plain, *flags, "--include", "*", "--overwrite").stderr
+    other = amn("remember", plain, "-o", tmp_path / "w.safetensors", "--include", "a.*")
+    assert (other.returncode, "note: " in other.stderr) == (0, False)
