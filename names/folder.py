@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from typing import Any, Literal
 
 from anamnesis.limits import Limits
@@ -11,6 +12,7 @@ from anamnesis.names.tokenizer import tokenizer_files
 from anamnesis.names.view import family_of
 from anamnesis.names.vision import tower_of, with_tower
 from anamnesis.readers.gguf_fields import read_key_values
+from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
 from anamnesis.readers.source import open_source
 
@@ -51,14 +53,26 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     if last.get("general.architecture") == "clip":
         config, why = with_tower(tower_of(last, model.files[-1].path), config, last)
         notes = (*notes, why)
-    files = {"config.json": _json(config), "generation_config.json": _json(_generation(config))}
+    generation = _generation(config, values)
+    files = {"config.json": _json(config), "generation_config.json": _json(generation)}
     tokenizer, more = tokenizer_files(values)
     return files | tokenizer, (*notes, *more)
 
 
-def _generation(config: dict[str, Any]) -> dict[str, Any]:
-    """What text generation starts from: the ids of the special tokens."""
-    ids = {key: config[key] for key in _GENERATION_IDS if config.get(key) is not None}
+def _generation(config: dict[str, Any], values: Mapping[str, KeyValue]) -> dict[str, Any]:
+    """What text generation starts from: the ids of the special tokens.
+
+    Ends of a turn and of a message end a text too, as they do in llama.cpp.
+    """
+    text = config.get("text_config", config)
+    ids = {key: text[key] for key in _GENERATION_IDS if text.get(key) is not None}
+    ends = [ids[key] for key in ("eos_token_id",) if key in ids]
+    for name in ("eot", "eom"):
+        found = values.get(f"tokenizer.ggml.{name}_token_id")
+        if found is not None and found.value not in ends:
+            ends.append(found.value)
+    if len(ends) > 1:
+        ids["eos_token_id"] = ends
     return {"_from_model_config": True, **ids}
 
 

@@ -16,7 +16,7 @@ from anamnesis.limits import Limits, MiB
 from anamnesis.names import pieces
 from anamnesis.names.keys import Keys
 from anamnesis.names.pieces import CONTROL, NORMAL, UNUSED, USER_DEFINED, Token, Tokens
-from anamnesis.names.tokenizer import DIGITS, SPLITS
+from anamnesis.names.splits import name_of
 from anamnesis.readers.folder import LocalFolder
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 from anamnesis.readers.strict_json import loads
@@ -165,16 +165,10 @@ def _wordpiece(
 
 def _pre_tokenizer(where: str, document: Mapping[str, Any]) -> str:
     """llama.cpp's name of a pre-tokeniser; UnsupportedError names what can be done about it."""
-    steps = document.get("pretokenizers") or [document]
-    kinds = [step.get("type") for step in steps]
-    split = next((s["pattern"].get("Regex") for s in steps if s.get("type") == "Split"), None)
-    if kinds == ["Digits", "ByteLevel"]:
-        return DIGITS[-2]
-    if kinds == ["ByteLevel"]:
-        return "gpt-2"
-    for name in ("llama-bpe", "qwen2", "gpt-4o"):
-        if split == SPLITS[name] and kinds == ["Split", "ByteLevel"]:
-            return name
+    name = name_of(document)
+    if name is not None:
+        return name
+    kinds = [step.get("type") for step in document.get("pretokenizers") or [document]]
     raise UnsupportedError(
         f"{where}: tokenizer.json: its pre-tokeniser ({', '.join(map(str, kinds))}) is not known; "
         f"name llama.cpp's with --gguf-kv {_PRE}=NAME"

@@ -116,6 +116,15 @@ def test_what_a_file_does_not_say_is_a_note(
     assert expected in notes(source)
 
 
+def test_a_turn_ends_a_text_too(tmp_path: Path) -> None:
+    keys = {"tokenizer.ggml.eos_token_id": 3, "tokenizer.ggml.eot_token_id": 5}
+    source = write(tmp_path / "m.gguf", "llama", keys, {"output_norm.weight": numbers(8)})
+    anamnesis.convert(source, tmp_path / "out", to="hf")
+    found = json.loads((tmp_path / "out" / "generation_config.json").read_text())
+    assert found["eos_token_id"] == [3, 5]
+    assert json.loads((tmp_path / "out" / "config.json").read_text())["eos_token_id"] == 3
+
+
 def test_first_classes_are_described() -> None:
     assert {f.architectures[0] for f in families()} <= CLASSES.keys()
     assert list(CLASSES) == sorted(CLASSES)
