@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from anamnesis.limits import Limits
     from anamnesis.pipeline.config import Job
 
-FORMATS = ("safetensors", "arrow", "hf", "gguf")
+FORMATS = ("safetensors", "arrow", "parquet", "hf", "gguf")
 _RESUMED = ("convert", "dequantize", "remember", "run")
 _ALIASES = {"info": "inspect", "dequantize": "remember"}
 
@@ -163,8 +163,7 @@ _conversion = all_of(
         click.option(
             "--compression",
             type=click.Choice(["none", "lz4", "zstd"]),
-            default="none",
-            help="Compress an arrow output.",
+            help="Of an arrow or parquet output; parquet has zstd without it.",
         ),
         click.option(
             "--names",
@@ -175,9 +174,9 @@ _conversion = all_of(
         pattern_flags,
         click.option(
             "--bf16",
-            type=click.Choice(["extension", "uint16"]),
-            default="extension",
-            help="The type of BF16 in an arrow output: lance.bfloat16, or the bits.",
+            type=click.Choice(["extension", "uint16", "float32"]),
+            help="The type of BF16 in an arrow or parquet output: lance.bfloat16 (usual in "
+            "arrow), the bits, or float32 (usual in parquet).",
         ),
         click.option("--overwrite", is_flag=True, help="Replace an output of this program."),
         click.option(

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from anamnesis.pipeline.callback import ProgressLike
     from anamnesis.pipeline.outcome import Outcome
 
-Format: TypeAlias = Literal["arrow", "gguf", "hf", "safetensors"]
+Format: TypeAlias = Literal["arrow", "gguf", "hf", "parquet", "safetensors"]
 Encode: TypeAlias = str | Sequence[Mapping[str, str]]
 
 
@@ -39,8 +39,8 @@ def remember(
     names: Names | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
-    compression: Literal["none", "lz4", "zstd"] = "none",
-    bf16: Literal["extension", "uint16"] = "extension",
+    compression: Literal["none", "lz4", "zstd"] | None = None,
+    bf16: Literal["extension", "uint16", "float32"] | None = None,
     manifest: Literal["beside", "inside"] = "beside",
     overwrite: bool = False,
     include: Patterns = "*",
@@ -69,8 +69,9 @@ def remember(
     names: under which names a GGUF's tensors are written, `stored` or `hf`.
     key_values: of a GGUF output, to add or change.
     max_shard_size: most bytes of data in one file of a folder, `5GB` or a number.
-    compression: of an arrow output: none, lz4 or zstd.
-    bf16: the type of BF16 in an arrow output: the extension type lance.bfloat16, or uint16.
+    compression: of an arrow or parquet output: none, lz4 or zstd; parquet has zstd without it.
+    bf16: the type of BF16 in such an output: the `extension` type lance.bfloat16 (usual in arrow),
+    its bits as `uint16`, or, in parquet, `float32` (usual there).
     manifest: where the record for `verify` lies, beside the output or inside the folder.
     overwrite: replace an output of this program.
     include, exclude: shell patterns on tensors' names, one or several.
@@ -101,8 +102,8 @@ def convert(
     names: Names | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
-    compression: Literal["none", "lz4", "zstd"] = "none",
-    bf16: Literal["extension", "uint16"] = "extension",
+    compression: Literal["none", "lz4", "zstd"] | None = None,
+    bf16: Literal["extension", "uint16", "float32"] | None = None,
     manifest: Literal["beside", "inside"] = "beside",
     overwrite: bool = False,
     include: Patterns = "*",

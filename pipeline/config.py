@@ -26,9 +26,11 @@ from anamnesis.pipeline.validate import KeyPath, at, build, require_key, shown
 from anamnesis.readers.paths import expand, output_path
 from anamnesis.readers.patterns import patterns
 from anamnesis.writers import WRITERS, format_of, usual_shard_size
+from anamnesis.writers.base import PLAIN
 
 MAX_THREADS = 1024
 Override: TypeAlias = str | tuple[str, Any]
+_CHOICES = {"bf16": "bf16", "compression": "compressions"}  # of a row of WRITERS
 Text = Annotated[
     str, Meta(min_length=1, pattern=r"^[^\x00]+$", extra={"form": "text, at least one character"})
 ]
@@ -42,7 +44,7 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     path: Annotated[Text, Meta(description="A file, or a folder for many shards.")]
     format: Annotated[
-        Literal["safetensors", "arrow", "hf", "gguf"] | None,
+        Literal["safetensors", "arrow", "parquet", "hf", "gguf"] | None,
         Meta(
             description="The container to write; hf is a model folder that transformers loads. "
             "null: what the suffix of path says, else safetensors; a suffix that says another one "
@@ -101,16 +103,20 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = "beside"
     compression: Annotated[
-        Literal["none", "lz4", "zstd"],
-        Meta(description="How an arrow output is compressed; safetensors has none."),
-    ] = "none"
-    bf16: Annotated[
-        Literal["extension", "uint16"],
+        Literal["none", "lz4", "zstd"] | None,
         Meta(
-            description="The type of BF16 in an arrow output: the extension type lance.bfloat16, "
-            "2 bytes to readers that do not know it, or the bits as plain uint16."
+            description="How an arrow or parquet output is compressed. null: parquet with zstd, "
+            "arrow not at all; other formats have none."
         ),
-    ] = "extension"
+    ] = None
+    bf16: Annotated[
+        Literal["extension", "uint16", "float32"] | None,
+        Meta(
+            description="The type of BF16 in an arrow or parquet output: the extension type "
+            "lance.bfloat16, 2 bytes to readers that do not know it; the bits as uint16; or, in "
+            "parquet, float32. null: extension in arrow, float32 in parquet."
+        ),
+    ] = None
 
 
 class Select(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -217,8 +223,8 @@ class Settings(Struct, frozen=True, kw_only=True):
     max_shard_bytes: int
     overwrite: bool
     manifest: Literal["beside", "inside"]
-    compression: Literal["none", "lz4", "zstd"]
-    bf16: Literal["extension", "uint16"]
+    compression: str
+    bf16: str
     include: tuple[str, ...]
     exclude: tuple[str, ...]
     rounding: Literal["exact", "reference"]
@@ -260,10 +266,6 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         threads = run.worker_threads()
         path = output_path(output.path, "output.path")
         form = format_of(path, output.format)
-        if output.compression != "none" and form != "arrow":
-            raise UsageError(
-                f"output.compression: {output.compression} is for output.format arrow, found {form}"
-            )
         if output.manifest == "inside" and PurePath(path).suffix == WRITERS[form].suffix:
             raise UsageError(f"output.manifest: inside is for folders, and {path} is one file")
         return Settings(
@@ -276,8 +278,8 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             max_shard_bytes=parse_size(output.max_shard_size or usual_shard_size(form)),
             overwrite=output.overwrite,
             manifest=output.manifest,
-            compression=output.compression,
-            bf16=output.bf16,
+            compression=_stored("compression", output.compression, form),
+            bf16=_stored("bf16", output.bf16, form),
             include=tuple(patterns(job.select.include)),
             exclude=tuple(patterns(job.select.exclude)),
             rounding=numbers.rounding,
@@ -290,6 +292,20 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             keep_going=run.keep_going,
             limits=job.limits.resolve(job.allow),
         )
+
+
+def _stored(setting: str, value: str | None, form: str) -> str:
+    """How a format keeps values: as asked for, or as usual.
+
+    Raises UsageError for what the format does not have; it names those that do.
+    """
+    choices = {name: getattr(row, _CHOICES[setting]) for name, row in WRITERS.items()}
+    if value is None:
+        return choices[form][0] if choices[form] else PLAIN.bf16
+    if value not in choices[form]:
+        formats = " and ".join(name for name, those in choices.items() if value in those)
+        raise UsageError(f"output.{setting}: {value} is for output.format {formats}, found {form}")
+    return value
 
 
 def job_from(**sections: Any) -> Job:

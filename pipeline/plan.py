@@ -115,6 +115,7 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         for tensor, choice, slots in zip(tensors, choices, _slots(layout, choices), strict=True)
     ]
     base = BASE_BYTES + RECORD_BYTES * max(0, len(model.stored) - BASE_TENSORS)
+    base += WRITERS[spec.format].memory_bytes
     needs = [(piece.memory_bytes, piece.step.tensor.name) for piece in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
     tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole)))

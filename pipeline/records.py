@@ -31,7 +31,7 @@ Pieces = Sequence[Piece]
 Elems = Mapping[str, int]  # of every tensor
 T = TypeVar("T")
 _COMPRESSIONS = ("none", "lz4", "zstd")
-_BF16 = ("extension", "uint16")
+_BF16 = ("extension", "uint16", "float32")
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):

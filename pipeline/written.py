@@ -34,7 +34,13 @@ def open_written(file: OutFile) -> Written:
 
     Raises OSError, and of a packed file that is damaged the errors of the readers.
     """
-    return _Packed(file) if file.codec else _Plain(file)
+    if not file.packer:
+        return _Plain(file)
+    if file.packer == "parquet_pack":
+        from anamnesis.writers.parquet_pack import Written as ParquetFile
+
+        return ParquetFile(file)
+    return _Packed(file)
 
 
 class _Plain:

@@ -81,7 +81,10 @@ def layout(
             fixed.append((offset, part))
             offset += len(part)
         group_slots = tuple(slots[i] for i in group)
-        files.append(OutFile(str(name), offset, tuple(fixed), group_slots, codec))
+        out = OutFile(str(name), offset, tuple(fixed), group_slots)
+        if codec:
+            out = replace(out, codec=codec, packer="arrow_pack", packed_bytes=offset)
+        files.append(out)
     places = tuple(zip(numbers, slots, strict=True))
     return Layout(tuple(files), places, tuple(i for group in groups for i in group))
 

@@ -36,7 +36,7 @@ class Item:
 class Storage:
     """How a format keeps values, where it leaves a choice; the first of each is the usual one.
 
-    `compression` is none, lz4 or zstd, `bf16` the Arrow type of BF16: extension or uint16.
+    `compression` is none, lz4 or zstd, `bf16` the Arrow type of BF16: extension, uint16 or float32.
     `stem` begins the names of safetensors files in a folder, and `metadata` are pairs of key and
     text for their headers. `key_values` are those of a GGUF, packed (`gguf_values.pack`),
     and `generated` its float32 vectors that no input has: name and numbers.
@@ -78,14 +78,19 @@ class Slot(Protocol):
 class OutFile:
     """An output file: its final name, its size, and the bytes that are known beforehand.
 
-    With a `codec` all of that, and the slots, are about the file before it is packed.
+    With a `packer`, a module of this room, all of that, and the slots, are about the plain file
+    from which its `pack` makes the finished one, with `codec` (none, lz4, zstd), of at most about
+    `packed_bytes`. `schema` is an Arrow schema that it needs, as an IPC message.
     """
 
     path: str
     nbytes: int
     fixed: tuple[tuple[int, bytes], ...]  # (offset, bytes): header, footer
     slots: tuple[Slot, ...] = ()  # of its tensors, in file order
-    codec: str = ""  # lz4 or zstd, which the finished file is packed with
+    codec: str = ""
+    packer: str = ""
+    schema: bytes = b""
+    packed_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from importlib import import_module
 from pathlib import Path
 
 from anamnesis import owned
@@ -56,7 +57,7 @@ class PartFile:
         """
         try:
             owned.sync(self._fd)
-            if self.out.codec:
+            if self.out.packer:
                 self._pack()
             self._close()
             module.check(self.part, self.out)
@@ -76,8 +77,7 @@ class PartFile:
 
     def _pack(self) -> None:
         """Make the packed file, beside the one it is made from, and go on with that."""
-        from anamnesis.writers.arrow_pack import pack  # noqa: PLC0415 - no other format packs
-
+        pack = import_module(f"anamnesis.writers.{self.out.packer}").pack
         plain, source = self.part, self._fd
         self.part, self._fd = part_path(self.final), -1
         try:
@@ -147,7 +147,7 @@ def check_space(files: Sequence[OutFile]) -> list[Path]:
     for file in files:
         folder = Path(file.path).parent
         need[folder] = need.get(folder, 0) + file.nbytes
-        twice[folder] = max(twice.get(folder, 0), file.nbytes if file.codec else 0)
+        twice[folder] = max(twice.get(folder, 0), file.packed_bytes)
     for folder, nbytes in twice.items():
         need[folder] += nbytes
     silent = []

@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.dataset as ds
 import pytest
-from pyarrow import feather
+from pyarrow import feather, parquet
 
 import anamnesis
 
@@ -37,8 +37,8 @@ def objects(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]
     """Makes the object of each row, anew for every cell."""
     out = tmp_path_factory.mktemp("engines")
 
-    def file(name: str, **settings: Any) -> str:
-        path = out / f"{name}.arrow"
+    def file(name: str, suffix: str = ".arrow", **settings: Any) -> str:
+        path = out / f"{name}{suffix}"
         if not path.exists():
             anamnesis.remember(sample, path, **settings)
         return str(path)
@@ -56,6 +56,7 @@ def objects(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]
         lambda: file("as-it-is"),
         lambda: file("bits", bf16="uint16"),
         lambda: file("wide", dtype="f32"),
+        lambda: file("w", suffix=".parquet"),
         lambda: [ds.dataset(file(name), format="ipc") for name in ("as-it-is", "bits", "wide")],
     ]
 
@@ -63,7 +64,7 @@ def objects(sample: Path, tmp_path_factory: pytest.TempPathFactory) -> list[Any]
 @pytest.mark.parametrize(("row", "cell"), cells())
 def test_a_cell_is_true(row: int, cell: str, objects: list[Any]) -> None:
     names: dict[str, Any] = {
-        "pa": pa, "np": np, "ml_dtypes": ml_dtypes, "feather": feather,
+        "pa": pa, "np": np, "ml_dtypes": ml_dtypes, "feather": feather, "pq": parquet,
     }  # fmt: skip
     for word, package in _PACKAGES.items():
         if word in cell:
