@@ -18,12 +18,12 @@ from msgspec import Struct
 
 from anamnesis.keywords import Executor, PathLike, Patterns
 from anamnesis.limits import Limits
-from anamnesis.pipeline.config import Dtype, Run, Select, Text
 from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.executors import executor, options_for
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.plan import BASE_BYTES, fit_threads
 from anamnesis.pipeline.progress import Progress
+from anamnesis.pipeline.sections import Dtype, Run, Select, Text
 from anamnesis.pipeline.sizes import parse_size
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.pipeline.validate import build

@@ -124,7 +124,7 @@ OPENERS = {
     "kernels/_cache.py": "the kernels' own sources",
     "kernels/_compile.py": "the kernels' own sources",
     "kernels/_objects.py": "numba's version",
-    "pipeline/config.py": "the kernel's count of processors",
+    "pipeline/sections.py": "the kernel's count of processors",
     "pipeline/yaml_strict.py": "a job file",
     "readers/inflate.py": "a file without a name",
     "readers/source.py": "inputs",

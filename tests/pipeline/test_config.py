@@ -16,7 +16,7 @@ import pytest
 
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import GiB, Limits, MiB
-from anamnesis.pipeline import config
+from anamnesis.pipeline import config, sections
 from anamnesis.pipeline.config import Job, Output, Run, job_from, load_job, schema
 from anamnesis.pipeline.sizes import parse_size
 
@@ -112,7 +112,7 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     def threads(**run: Any) -> int:
         return job_from(inputs=["a"], output={"path": "o"}, run=run).resolve().threads
 
-    monkeypatch.setattr(config, "available_cpus", lambda: 7)
+    monkeypatch.setattr(sections, "available_cpus", lambda: 7)
     assert threads() == 7
     assert threads(threads=3) == 3
     assert threads(executor="serial") == 1
@@ -121,7 +121,7 @@ def test_threads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_available_cpus_are_those_of_this_process() -> None:
-    assert 1 <= config.available_cpus() <= len(os.sched_getaffinity(0))
+    assert 1 <= sections.available_cpus() <= len(os.sched_getaffinity(0))
 
 
 def test_a_scheduler_needs_the_executor_that_uses_it() -> None:
