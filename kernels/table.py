@@ -173,6 +173,14 @@ ENCODINGS: dict[str, Encoding] = {
         sections="micro:Micro",
         cases=(Bench("mxfp6", "layers:fp4", ("fp6-mx",)),),
     ),
+    "fp8-divided": Encoding(
+        "fp8_divided:decode",
+        prepare="fp8_divided:prepare",
+        family="FP8",
+        scales="scale",
+        goal=0.1,  # in numpy: two or three passes
+        cases=(Bench("fp8 divided", "vendor_layers:fp8_divided"),),
+    ),
     "fp8-e4m3": Encoding(
         "fp8:decode_e4m3",
         prepare="fp8:prepare",

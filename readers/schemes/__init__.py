@@ -86,6 +86,7 @@ SCHEMES: dict[str, Scheme] = {
         "gemma:resolve", suffixes=("weight_scale", "embedding_scale"), methods=("gemma",)
     ),
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",), methods=("gguf",)),
+    "gguf-packed": Scheme("gguf_packed:resolve", suffixes=(".qweight",), methods=("gguf",)),
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B"), methods=("auto-round", "gptq")),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
     "mlx": Scheme(

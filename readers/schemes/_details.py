@@ -103,6 +103,11 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("config_groups", "*", "weights", "type"), _known("int", "float")),
     ),
     "exl3": tuple(Detail((key,), _known("exl3")) for key in ("checkpoint_format", "format")),
+    "fp8": (Detail(("weight_scale_semantics",), _known("inverse")),),
+    "gguf": tuple(
+        Detail((key,), _known("gguf", "q-[0-9k](-[sml]|-g128)?"))
+        for key in ("checkpoint_format", "format")
+    ),
     "gptq": (
         *(Detail((key,), _GPTQ) for key in ("checkpoint_format", "format")),
         Detail(("data_type",), _known("u?int.*", *_FLOATS)),

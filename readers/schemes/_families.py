@@ -123,6 +123,14 @@ FAMILIES: dict[str, Family] = {
         "exl3",
         "GPTQModel, scipy",
     ),
+    "gguf-packed": Family(
+        "ggml's blocks by GPTQModel",
+        "Q4_0, Q8_0, Q4_K to Q6_K and one and two bits, one type a model",
+        "any",
+        "`qweight` of bytes, and the configuration",
+        "gguf-q4-k and so on",
+        "GPTQModel, gguf-py",
+    ),
     "vptq": Family(
         "VPTQ",
         "packed indices of 1 or 2 codebooks, with outliers, norms and permutations",

@@ -11,10 +11,10 @@ from __future__ import annotations
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._errors import misfit, missing, unsupported
+from anamnesis.readers.schemes._padding import note_padding
 from anamnesis.readers.schemes.base import Ledger
 
 GROUP, TILE = 128, 16
-_SIZES = ("hidden_size", "intermediate_size", "moe_intermediate_size", "vocab_size")
 
 
 def resolve(ledger: Ledger) -> None:
@@ -90,12 +90,4 @@ def _note(ledger: Ledger) -> None:
         "EXL3: the rotation of the weights was undone in double precision and rounded once; "
         "exllamav3 rounds to binary16 in between"
     )
-    config = ledger.configs.get("config.json", {})
-    sizes = {name: config.get(name) for name in _SIZES}
-    padded = {n: s for n, s in sizes.items() if isinstance(s, int) and s > 0 and s % GROUP}
-    if padded:
-        named = ", ".join(f"{name} {size:,}" for name, size in padded.items())
-        ledger.note(
-            f"EXL3 stores matrices in multiples of {GROUP}: those of {named} have more rows or "
-            "columns than the model, and come out as they are stored"
-        )
+    note_padding(ledger, "EXL3", GROUP)

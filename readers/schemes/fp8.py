@@ -9,8 +9,10 @@
 | ComfyUI, old | `X.weight` | `X.scale_weight`, and a tensor `scaled_fp8` in the file |
 | Qwen3.8's n-gram tables | `X.shard_0.weight`, … | `X.weight_scale`, one number |
 
-All of them are multiplied with, whatever their names say (`_inv`). The name pairs a scale with
-its weight, the shapes tell what one scale covers (`_scale_grid.py`), in any shard of the model.
+All of them are multiplied with, whatever their names say (`_inv`); but GPTQModel divides by its
+`weight_scale_inv`, as `weight_scale_semantics: inverse` in its configuration says, and a note does.
+The name pairs a scale with its weight, the shapes tell what one scale covers (`_scale_grid.py`),
+in any shard of the model.
 The stacked matrices of `fbgemm_fp8` are Llama-4's experts, `[experts, in, out]`: their scales are
 of the columns, `[experts, 1, out]` for `gate_up_proj` and `[experts, out, 1]` for `down_proj`.
 Sources: https://github.com/deepseek-ai/DeepSeek-V3 README_WEIGHTS.md;
@@ -23,6 +25,7 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import replace
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
@@ -85,7 +88,8 @@ def _claim(ledger: Ledger, stored: Stored, declared: list[Block]) -> bool:
         fbgemm = ledger.quantization().get("quant_method") == "fbgemm_fp8"
         grid = scale_grid(stored, scale, declared, by_column=fbgemm)
         components = (_payload(stored), Component("scale", scale))
-        ledger.claim(_tensor(stored, _NAMES[grid.kind], components, grid))
+        tensor = _tensor(stored, _NAMES[grid.kind], components, grid)
+        ledger.claim(_divided(ledger, tensor) if inverse(ledger) else tensor)
         return True
     if ledger.options.assume_unit_scale and not _other_scale(ledger, stored.name):
         _, rows, columns = stack(stored)
@@ -93,6 +97,20 @@ def _claim(ledger: Ledger, stored: Stored, declared: list[Block]) -> bool:
         ledger.claim(_tensor(stored, "fp8-unit", (_payload(stored),), grid))
         return True
     return False
+
+
+def inverse(ledger: Ledger) -> bool:
+    """Whether the configuration says that scales are inverses: GPTQModel's, which divides."""
+    return ledger.quantization().get("weight_scale_semantics") == "inverse"
+
+
+def _divided(ledger: Ledger, tensor: Tensor) -> Tensor:
+    ledger.note(
+        "FP8 codes are divided by their scales, since the configuration says "
+        "weight_scale_semantics: inverse (GPTQModel); other tools multiply"
+    )
+    params = {**tensor.params, "codes": tensor.components[0].stored.dtype}
+    return replace(tensor, encoding="fp8-divided", params=params)
 
 
 def _payload(stored: Stored) -> Component:
