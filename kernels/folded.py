@@ -79,9 +79,11 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         turns = wholes["pairs"].array.reshape(-1, columns // 2, 2)
         prepared["pairs"] = _places(turns, columns, scalars["pair_group"])
         stored = wholes["theta"]
-        angles = to_float32(stored.dtype, stored.array).astype(np.float64).reshape(len(turns), -1)
-        angles[turns[..., 0] < 0] = 0
-        prepared["turns"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
+        numbers = to_float32(stored.dtype, stored.array).reshape(len(turns), -1)
+        with np.errstate(invalid="ignore"):  # a file's NaN gives NaN, without a warning
+            angles = numbers.astype(np.float64)
+            angles[turns[..., 0] < 0] = 0
+            prepared["turns"] = np.stack([np.cos(angles), np.sin(angles)], axis=-1)
     return prepared
 
 

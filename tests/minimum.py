@@ -1,7 +1,7 @@
 """The oldest release of every dependency that pyproject allows, a requirement a line for pip.
 
 `python tests/minimum.py` prints those of the package; with names of requirements of the `test`
-extra, those too, which is what `make test-minimum` installs.
+extra, those too, which is what `make test-minimum` installs. With `--any` the bounds themselves.
 """
 
 from __future__ import annotations
@@ -15,17 +15,22 @@ PYPROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
 _BOUND = re.compile(r"([\w.-]+)(\[[\w,-]+\])?>=([\w.]+)((?:,(?:<|!=)[\w.*]+)*)")
 
 
-def pins(*of_tests: str) -> dict[str, str]:
-    """`name==oldest` by name, of the package's dependencies and of some that only tests need.
+def requirements(*of_tests: str) -> list[str]:
+    """The package's dependencies and some that only tests need, as pyproject has them.
 
-    Raises ValueError for a requirement without a lower bound, or a name that tests do not have.
+    Raises ValueError for a name that tests do not have.
     """
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     tests = {_parts(line)[0]: line for line in project["optional-dependencies"]["test"]}
     missing = set(of_tests) - set(tests)
     if missing:
         raise ValueError(f"not in the test extra: {', '.join(sorted(missing))}")
-    found = [_parts(line) for line in (*project["dependencies"], *(tests[n] for n in of_tests))]
+    return [*project["dependencies"], *(tests[name] for name in of_tests)]
+
+
+def pins(*of_tests: str) -> dict[str, str]:
+    """`name==oldest` by name, of `requirements`; ValueError for one without a lower bound."""
+    found = map(_parts, requirements(*of_tests))
     return {name: f"{name}{extra}=={oldest}" for name, extra, oldest in found}
 
 
@@ -37,4 +42,8 @@ def _parts(line: str) -> tuple[str, str, str]:
 
 
 if __name__ == "__main__":
-    print("\n".join(pins(*sys.argv[1:]).values()))
+    names = sys.argv[1:]
+    if "--any" in names:
+        print("\n".join(requirements(*(name for name in names if name != "--any"))))
+    else:
+        print("\n".join(pins(*names).values()))

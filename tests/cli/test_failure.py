@@ -86,6 +86,7 @@ def test_a_bug_anywhere_in_a_run_ends_with_70(where: str, fp8_model: Path, tmp_p
     assert not [p for p in tmp_path.rglob("*") if p.name.endswith((".part", ".lock"))]
 
 
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 def test_an_address_space_that_is_too_small_is_a_limit(fp8_model: Path) -> None:
     """Wherever it hits: in an import, in a thread's start or in a buffer."""
     code = (
