@@ -180,7 +180,7 @@ def _libggml() -> Any:
 
 def _ggml_type(problem: Problem) -> int:
     number = ENCODINGS[problem.encoding].ggml_type
-    if number < 0:
+    if not 0 <= number < 133:  # ik_llama.cpp's are not in it
         raise KeyError(problem.encoding)
     return number
 

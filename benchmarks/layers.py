@@ -85,11 +85,15 @@ _IQ1_M_EXPONENT = 55  # its scale is spread over the high nibbles of four words
 
 def gguf(encoding: str, rows: int, columns: int) -> Layer:
     row = ENCODINGS[encoding]
-    blocks = _bytes(rows * columns // row.block_elems, row.block_bytes)
+    lines = rows if row.row_meta else rows * columns // row.block_elems
+    each = rows * columns // row.block_elems // lines
+    blocks = _bytes(lines, row.row_meta + each * row.block_bytes)
     scales = np.resize(_small(4099).astype("<f2").view(np.uint8).reshape(-1, 2), (len(blocks), 2))
     if encoding in _BYTES_AT:
         for at in _BYTES_AT[encoding]:
             blocks[:, at] = 0x38 if encoding == "gguf-nvfp4" else 120
+    elif row.row_meta == 4:
+        blocks[:, :4] = np.resize(_small(4099), (lines, 1)).view(np.uint8)
     elif encoding == "gguf-iq1-m":
         blocks[:, _IQ1_M_EXPONENT] = blocks[:, _IQ1_M_EXPONENT] & 0x0F | 0x20
     else:

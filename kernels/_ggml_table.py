@@ -1,4 +1,7 @@
-"""The rows of ggml's block types in the table of encodings; sorted by name."""
+"""The rows of ggml's block types in the table of encodings; sorted by name.
+
+Numbers from 133 on are ik_llama.cpp's; `row_meta` is what stands before the blocks of each row.
+"""
 
 from __future__ import annotations
 
@@ -24,15 +27,30 @@ def ggml(
 
 
 GGML: dict[str, Encoding] = {
+    "gguf-iq1-kt": ggml("gguf_ik_trellis", "gguf-iq1-kt", 256, 56, 158, goal=0.0, row_meta=4),
     "gguf-iq1-m": ggml("gguf_iq1", "gguf-iq1-m", 256, 56, 29, goal=0.2, target=1120),
     "gguf-iq1-s": ggml("gguf_iq1", "gguf-iq1-s", 256, 50, 19, goal=0.2, target=1200),
+    "gguf-iq2-k": ggml("gguf_ik", "gguf-iq2-k", 256, 76, 137, goal=0.0),
+    "gguf-iq2-kl": ggml("gguf_ik", "gguf-iq2-kl", 256, 86, 157, goal=0.0, row_meta=2),
+    "gguf-iq2-ks": ggml("gguf_ik", "gguf-iq2-ks", 256, 70, 145, goal=0.0, row_meta=2),
+    "gguf-iq2-kt": ggml("gguf_ik_trellis", "gguf-iq2-kt", 256, 68, 153, goal=0.0, row_meta=4),
     "gguf-iq2-s": ggml("gguf_iq2", "gguf-iq2-s", 256, 82, 22, goal=0.2, target=1000),
     "gguf-iq2-xs": ggml("gguf_iq2", "gguf-iq2-xs", 256, 74, 17, goal=0.2, target=1000),
     "gguf-iq2-xxs": ggml("gguf_iq2", "gguf-iq2-xxs", 256, 66, 16, goal=0.2, target=1000),
+    "gguf-iq3-k": ggml("gguf_ik", "gguf-iq3-k", 256, 110, 138, goal=0.0),
+    "gguf-iq3-ks": ggml("gguf_ik", "gguf-iq3-ks", 256, 102, 156, goal=0.0, row_meta=2),
+    "gguf-iq3-kt": ggml("gguf_ik_trellis", "gguf-iq3-kt", 256, 100, 154, goal=0.0, row_meta=4),
     "gguf-iq3-s": ggml("gguf_iq3", "gguf-iq3-s", 256, 110, 21, goal=0.2, target=1000),
     "gguf-iq3-xxs": ggml("gguf_iq3", "gguf-iq3-xxs", 256, 98, 18, goal=0.2, target=1000),
+    "gguf-iq4-k": ggml("gguf_ik", "gguf-iq4-k", 256, 144, 139, goal=0.0),
+    "gguf-iq4-ks": ggml("gguf_ik", "gguf-iq4-ks", 256, 136, 144, goal=0.0, row_meta=4),
+    "gguf-iq4-kss": ggml("gguf_ik", "gguf-iq4-kss", 256, 128, 146, goal=0.0, row_meta=4),
+    "gguf-iq4-kt": ggml("gguf_ik_trellis", "gguf-iq4-kt", 256, 128, 155, goal=0.0, row_meta=4),
     "gguf-iq4-nl": ggml("gguf_iq4", "gguf-iq4-nl", 32, 18, 20, goal=0.35, target=1880),
     "gguf-iq4-xs": ggml("gguf_iq4", "gguf-iq4-xs", 256, 136, 23, goal=0.35, target=1770),
+    "gguf-iq5-k": ggml("gguf_ik", "gguf-iq5-k", 256, 176, 140, goal=0.0),
+    "gguf-iq5-ks": ggml("gguf_ik", "gguf-iq5-ks", 256, 168, 152, goal=0.0, row_meta=4),
+    "gguf-iq6-k": ggml("gguf_ik", "gguf-iq6-k", 256, 212, 141, goal=0.0),
     "gguf-mxfp4": ggml("gguf_fp4", "gguf-mxfp4", 32, 17, 39, goal=0.35, target=1900),
     "gguf-nvfp4": ggml(
         "gguf_fp4",
@@ -55,6 +73,7 @@ GGML: dict[str, Encoding] = {
     "gguf-q5-0": ggml("gguf_legacy", "gguf-q5-0", 32, 22, 6, target=3000),
     "gguf-q5-1": ggml("gguf_legacy", "gguf-q5-1", 32, 24, 7, target=3100),
     "gguf-q5-k": ggml("gguf_k", "gguf-q5-k", 256, 176, 13, target=2000),
+    "gguf-q6-0": ggml("gguf_ik", "gguf-q6-0", 32, 26, 133, goal=0.0),
     "gguf-q6-k": ggml("gguf_k", "gguf-q6-k", 256, 210, 14, target=2760),
     "gguf-q8-0": ggml("gguf_legacy", "gguf-q8-0", 32, 34, 8, target=6000),
     "gguf-tq1-0": ggml("gguf_bits", "gguf-tq1-0", 256, 54, 34, goal=0.35, target=2600),

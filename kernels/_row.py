@@ -54,6 +54,7 @@ class Encoding:
     prepare: str = ""  # "module:function" that turns whole components into kernel arguments
     block_elems: int = 0
     block_bytes: int = 0
+    row_meta: int = 0  # bytes before the blocks of each row
     ggml_type: int = -1
     scales: str = ""  # role of the component that holds the scales, of blocks that do not
     sections: str = ""  # "module:callable" inside anamnesis.analytics.scan; none: bytes alone

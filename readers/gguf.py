@@ -139,7 +139,8 @@ def _nbytes(where: str, dims: tuple[int, ...], kind: GgmlType) -> int:
     # Dimensions beside a zero must be possible too.
     if math.prod(d or 1 for d in dims) >= ELEMS_LIMIT:
         raise FormatError(f"{where}: dimensions {list(dims)}: 2^63 elements or more")
-    return math.prod(dims) // kind.block_elems * kind.block_bytes
+    blocks = math.prod(dims) // kind.block_elems * kind.block_bytes
+    return blocks + math.prod(dims[1:]) * kind.row_meta if dims else blocks
 
 
 def _settle_q2_0(

@@ -21,11 +21,12 @@ Q2_0, Q2_0_G128 = "Q2_0", "Q2_0_G128"
 
 
 class GgmlType(NamedTuple):
-    """`block_elems` consecutive elements of a row take `block_bytes` bytes."""
+    """`block_elems` elements of a row take `block_bytes`; a row begins with `row_meta` bytes."""
 
     name: str
     block_elems: int
     block_bytes: int
+    row_meta: int = 0
 
 
 class KeyValue(NamedTuple):
@@ -97,6 +98,22 @@ _QUANTISED = {
     40: "NVFP4",
     41: "Q1_0",
     42: Q2_0,
+    133: "Q6_0",
+    137: "IQ2_K",
+    138: "IQ3_K",
+    139: "IQ4_K",
+    140: "IQ5_K",
+    141: "IQ6_K",
+    144: "IQ4_KS",
+    145: "IQ2_KS",
+    146: "IQ4_KSS",
+    152: "IQ5_KS",
+    153: "IQ2_KT",
+    154: "IQ3_KT",
+    155: "IQ4_KT",
+    156: "IQ3_KS",
+    157: "IQ2_KL",
+    158: "IQ1_KT",
 }
 
 _REFUSED = {
@@ -116,26 +133,12 @@ _REFUSED = {
     143: "PTQ1_0 of PrismML, or IQ1_TN of ik_llama.cpp",
     255: "FP8 E4M3 of a fork of llama.cpp, whose layout no release of it says",
 }
-_PRIVATE = range(133, 400)  # ik_llama.cpp's own, the row-interleaved ones from 202
+_PRIVATE = range(133, 400)  # ik_llama.cpp's own
+_INTERLEAVED = range(202, 400)  # of those: rows repacked four, eight or sixteen together
 _PRIVATE_NAMES = {
-    133: "Q6_0",
-    134: "IQ1_BN",
-    135: "IQ2_BN",
-    137: "IQ2_K",
-    138: "IQ3_K",
-    139: "IQ4_K",
-    140: "IQ5_K",
-    141: "IQ6_K",
-    144: "IQ4_KS",
-    145: "IQ2_KS",
-    146: "IQ4_KSS",
-    152: "IQ5_KS",
-    153: "IQ2_KT",
-    154: "IQ3_KT",
-    155: "IQ4_KT",
-    156: "IQ3_KS",
-    157: "IQ2_KL",
-    158: "IQ1_KT",
+    134: "IQ1_BN, which holds no scale,",
+    135: "IQ2_BN, which holds no scale,",
+    151: "Q8_KV, a type of caches,",
 }
 
 
@@ -144,7 +147,7 @@ def _table() -> dict[int, GgmlType]:
     for type_id, name in _QUANTISED.items():
         row = ENCODINGS.get(encoding_of(name))
         if row is not None and row.ggml_type == type_id:
-            table[type_id] = GgmlType(name, row.block_elems, row.block_bytes)
+            table[type_id] = GgmlType(name, row.block_elems, row.block_bytes, row.row_meta)
     return table
 
 
@@ -170,7 +173,8 @@ def ggml_type(type_id: int, where: str) -> GgmlType:
         return row
     name = _REFUSED.get(type_id) or _QUANTISED.get(type_id)
     if name is None and type_id in _PRIVATE:
-        name = f"{_PRIVATE_NAMES.get(type_id, 'a type')} of ik_llama.cpp"
+        plain = "rows repacked together" if type_id in _INTERLEAVED else "a type"
+        name = f"{_PRIVATE_NAMES.get(type_id, plain)} of ik_llama.cpp"
     if name is None:
         raise FormatError(f"{where}: type {type_id:,} is none that ggml has")
     readable = ", ".join(sorted(t.name for t in GGML_TYPES.values()))

@@ -7,6 +7,8 @@ are cited. A block of n runs has `scales[j]` and `minimums[j]` for run j of its 
 
 with the format's own integer codes, grid points or E2M1 numbers. `scale` and `minimum` are what is
 stored once a block: `d`, and `m` or `dmin`. A block without inner scales has `scales = [scale]`.
+Of ik_llama.cpp's types that have a scale a row, and for IQ6_K, whose values are no integers, the
+inner scales are left out; a "block" of the former is a row.
 """
 
 from __future__ import annotations
@@ -122,6 +124,20 @@ def _e8m0(blocks: Any) -> Any:
         return np.ldexp(np.float32(1), blocks[:, 0].astype(np.int32) - 127)
 
 
+def _single(blocks: Any) -> Any:
+    return _words(blocks, 0, "<f4", 1)[:, 0].astype(np.float32)
+
+
+def _iq3_k(blocks: Any) -> Any:
+    signs = _bits(_words(blocks, 4, "<u2", 1)[:, 0], np.arange(16), 1).astype(np.float32)
+    return _halves(6, 16, 2, 1)(blocks) * (1 - 2 * signs)
+
+
+def _iq4_k(blocks: Any) -> Any:
+    pairs = np.stack([blocks[:, 4:8] >> shift & 3 for shift in (0, 2, 4, 6)], 2)
+    return _halves(8, 16)(blocks) + _affine(pairs.reshape(-1, 16), 16, -32)
+
+
 def _one(blocks: Any) -> Any:
     return np.ones(len(blocks), np.float32)
 
@@ -134,15 +150,30 @@ def _ue4m3(blocks: Any) -> Any:
 
 
 FIELDS: dict[str, Fields] = {
+    "gguf-iq1-kt": Fields(_single),
     "gguf-iq1-m": Fields(_iq1_m_d, _iq1_m),
     "gguf-iq1-s": Fields(_half(0), _iq1_s),
+    "gguf-iq2-k": Fields(_half(0), _halves(4, 16, 1, -8)),
+    "gguf-iq2-kl": Fields(_half(0)),
+    "gguf-iq2-ks": Fields(_half(0)),
+    "gguf-iq2-kt": Fields(_single),
     "gguf-iq2-s": Fields(_half(0), _halves(74, 16, 0.25, 0.125)),
     "gguf-iq2-xs": Fields(_half(0), _halves(66, 16, 0.25, 0.125)),
     "gguf-iq2-xxs": Fields(_half(0), _top_bits(6, 8, 0.25, 0.125)),
+    "gguf-iq3-k": Fields(_half(0), _iq3_k),
+    "gguf-iq3-ks": Fields(_half(0)),
+    "gguf-iq3-kt": Fields(_single),
     "gguf-iq3-s": Fields(_half(0), _halves(106, 8, 2, 1)),
     "gguf-iq3-xxs": Fields(_half(0), _top_bits(66, 4, 0.5, 0.25)),
+    "gguf-iq4-k": Fields(_half(0), _iq4_k),
+    "gguf-iq4-ks": Fields(_single),
+    "gguf-iq4-kss": Fields(_single),
+    "gguf-iq4-kt": Fields(_single),
     "gguf-iq4-nl": Fields(_half(0)),
     "gguf-iq4-xs": Fields(_half(0), _iq4_xs),
+    "gguf-iq5-k": Fields(_half(0), _iq4_k),
+    "gguf-iq5-ks": Fields(_single),
+    "gguf-iq6-k": Fields(_half(0)),
     "gguf-mxfp4": Fields(_e8m0),
     "gguf-nvfp4": Fields(_one, _ue4m3),
     "gguf-q1-0": Fields(_half(0)),
@@ -156,6 +187,7 @@ FIELDS: dict[str, Fields] = {
     "gguf-q5-0": Fields(_half(0)),
     "gguf-q5-1": Fields(_half(0), minimum=_half(2)),
     "gguf-q5-k": Fields(_half(0), _six_bits(4, 0), _half(2), _six_bits(4, 4)),
+    "gguf-q6-0": Fields(_half(0)),
     "gguf-q6-k": Fields(_half(208), _int8(192, 16)),
     "gguf-q8-0": Fields(_half(0)),
     "gguf-tq1-0": Fields(_half(52)),

@@ -52,8 +52,8 @@ class Ggml(Runs):
     """A ggml block holds its scales, so reading one is reading all of it."""
 
     def __init__(self, parts: Parts) -> None:
-        row = ENCODINGS[parts.tensor.coding]
-        super().__init__(parts, row.block_elems, row.block_bytes, row.block_elems)
+        elems, payload = parts.tensor.unit_elems, parts.tensor.components[0]
+        super().__init__(parts, elems, payload.placement.unit_bits // 8, elems)
 
     def row_bytes(self, wanted: Collection[str]) -> int:
         return 8 + self.run_bytes + 128 * len({"scales", "minimums"} & set(wanted))

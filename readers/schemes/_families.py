@@ -198,7 +198,7 @@ FAMILIES: dict[str, Family] = {
     "gguf": Family(
         "ggml's block types",
         "every block type: Q4_0 to Q8_0, Q2_K to Q6_K, IQ1 to IQ4, TQ1_0, TQ2_0, Q1_0, Q2_0, "
-        "MXFP4, NVFP4",
+        "MXFP4, NVFP4; ik_llama.cpp's IQ2_K to IQ6_K, KS, KL, KT, Q6_0; FP8",
         "GGUF",
         "type of the tensor",
         "",

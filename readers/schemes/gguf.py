@@ -44,7 +44,11 @@ def resolve(ledger: Ledger) -> None:
             if shape != stored.shape:
                 ledger.claim(replace(dense(stored), shape=shape))
             continue
-        components = [Component("payload", stored, Contiguous(row.block_bytes * 8))]
+        unit, nbytes = row.block_elems, row.block_bytes
+        if row.row_meta:  # a unit is a row, with what stands before its blocks
+            unit = max(row.block_elems, stored.shape[-1])
+            nbytes = row.row_meta + unit // row.block_elems * row.block_bytes
+        components = [Component("payload", stored, Contiguous(8 * nbytes))]
         params: dict[str, int] = {}
         if stored.dtype == "NVFP4":
             scale = _scale(ledger, stored)
@@ -59,7 +63,7 @@ def resolve(ledger: Ledger) -> None:
                 scheme=encoding,
                 encoding=encoding,
                 components=tuple(components),
-                unit_elems=row.block_elems,
+                unit_elems=unit,
                 params=params,
             )
         )

@@ -52,7 +52,11 @@ def test_ggml_fields_are_of_the_encodings_with_blocks() -> None:
     assert set(FIELDS) == {name for name, row in ENCODINGS.items() if row.block_bytes}
 
 
-@pytest.mark.parametrize("name", FIELDS)
+# Not those with a scale a row, nor IQ6_K, whose values are no whole numbers.
+WHOLE = [n for n in FIELDS if not ENCODINGS[n].row_meta and n != "gguf-iq6-k"]
+
+
+@pytest.mark.parametrize("name", WHOLE)
 def test_ggml_codes_are_whole_numbers_under_these_scales(name: str) -> None:
     row, count = ENCODINGS[name], 200
     rng = np.random.default_rng(1)

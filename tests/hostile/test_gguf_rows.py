@@ -232,9 +232,14 @@ def cases(build: Any) -> dict[str, Case]:
         "G23-type-4-removed": (tensor([32], 4), UnsupportedError, "'w': type 4 (Q4_2"),
         "G23-type-36-removed": (tensor([32], 36), UnsupportedError, "'w': type 36"),
         "G23-type-9-never-stored": (tensor([32], 9), UnsupportedError, "'w': type 9 (Q8_1"),
-        "G23-type-139-private": (tensor([256], 139), UnsupportedError, "'w': type 139 (IQ4_K"),
+        "G23-type-134-private": (tensor([256], 134), UnsupportedError, "'w': type 134 (IQ1_BN"),
+        "G23-type-139-short": (tensor([256], 139), FormatError, "past the end of the file"),
         "G23-type-142-private": (tensor([256], 142), UnsupportedError, "'w': type 142 (PQ2_0"),
-        "G23-type-222-private": (tensor([256], 222), UnsupportedError, "'w': type 222"),
+        "G23-type-222-private": (
+            tensor([256], 222),
+            UnsupportedError,
+            "222 (rows repacked together",
+        ),
         "G24-row-of-31": (tensor([31], Q4_0), FormatError, "'w': dimension 0 is 31"),
         "G24-row-of-33-by-32": (
             tensor([33, 32], Q4_0, data=bytes(594)),

@@ -2,21 +2,27 @@
 
     cd / && python …/tests/data/layouts/make_codes.py [LAYOUT …]
 
-Needs, for all of them, auto-round 0.16.1, comfy-kitchen 0.2.40, torch 2.13.0 (CPU) and safetensors
-0.8; those versions made the files that are here. Expected values are BF16 bits: the library's
-float32 result, rounded once. Each layout has numbers of its own seed, so that making one leaves the
-others as they are.
+Needs, for all of them, auto-round 0.16.1, comfy-kitchen 0.2.40, ik-llama-cpp-python 0.1.5, torch
+2.13.0 (CPU) and safetensors 0.8; those versions made the files that are here. Expected values are
+BF16 bits: the library's float32 result, rounded once. Each layout has numbers of its own seed, so
+that making one leaves the others as they are.
 """
 
 from __future__ import annotations
 
+import ctypes
+import importlib.util
 import json
+import struct
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
-from layout_files import write
+from layout_files import HERE, bf16_bits, write
+from safetensors.torch import save_file
 
 
 def nvfp4_e5m3() -> None:
@@ -103,10 +109,71 @@ def comfy_svdquant(tiled: bool) -> None:
     write(f"comfyui/svdquant-w4a4{'-tiles' if tiled else ''}", stored, expected, None)
 
 
+# Of ik_llama.cpp's enum ggml_type: number, elements and bytes of a block, bytes before a row's.
+IK_TYPES = {
+    "q6_0": (133, 32, 26, 0),
+    "iq2_k": (137, 256, 76, 0),
+    "iq3_k": (138, 256, 110, 0),
+    "iq4_k": (139, 256, 144, 0),
+    "iq5_k": (140, 256, 176, 0),
+    "iq6_k": (141, 256, 212, 0),
+    "iq4_ks": (144, 256, 136, 4),
+    "iq2_ks": (145, 256, 70, 2),
+    "iq4_kss": (146, 256, 128, 4),
+    "iq5_ks": (152, 256, 168, 4),
+    "iq2_kt": (153, 256, 68, 4),
+    "iq3_kt": (154, 256, 100, 4),
+    "iq4_kt": (155, 256, 128, 4),
+    "iq3_ks": (156, 256, 102, 2),
+    "iq2_kl": (157, 256, 86, 2),
+    "iq1_kt": (158, 256, 56, 4),
+}
+
+
+class GgmlInit(ctypes.Structure):
+    """`struct ggml_init_params`: initialising fills the table of binary16 numbers."""
+
+    _fields_ = (("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no", ctypes.c_bool))
+
+
+def gguf_ik() -> None:
+    """Random bytes under every scale, decoded by ik_llama.cpp's C from its Python package."""
+    spec = importlib.util.find_spec("ik_llama_cpp")
+    library = ctypes.CDLL(str(Path(spec.origin).parent / "lib" / "libggml.so"))
+    library.ggml_init.argtypes, library.ggml_init.restype = [GgmlInit], ctypes.c_void_p
+    library.ggml_init(GgmlInit(1024, None, True))
+    rng = np.random.default_rng(17)
+    infos, data, expected = [], b"", {}
+    for name, (number, elems, nbytes, meta) in IK_TYPES.items():
+        rows, columns = 8, 512
+        raw = rng.integers(0, 256, (rows, meta + columns // elems * nbytes), np.uint8)
+        kind = "<f4" if meta == 4 else "<f2"
+        for start in [0] if meta else range(0, raw.shape[1], nbytes):
+            scales = rng.standard_normal(rows).astype(kind).view(np.uint8).reshape(rows, -1)
+            raw[:, start : start + scales.shape[1]] = scales
+        decode = getattr(library, f"dequantize_row_{name}")
+        decode.argtypes, decode.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+        values = np.empty((rows, columns), np.float32)
+        for row in range(rows):
+            decode(raw[row].ctypes.data, values[row].ctypes.data, columns)
+        expected[f"{name}.weight"] = torch.from_numpy(values)
+        title = f"{name}.weight".encode()
+        info = struct.pack("<Q", len(title)) + title
+        infos.append(info + struct.pack("<IQQIQ", 2, columns, rows, number, len(data)))
+        data += raw.tobytes() + bytes(-raw.nbytes % 32)
+    head = struct.pack("<4sIQQ", b"GGUF", 3, len(infos), 0) + b"".join(infos)
+    folder = HERE / "gguf" / "ik-llama"
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "model.gguf").write_bytes(head + bytes(-len(head) % 32) + data)
+    bits = {name: bf16_bits(values) for name, values in expected.items()}
+    save_file(bits, folder / "expected.safetensors")
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     "comfy-awq": comfy_awq,
     "comfy-svdquant": lambda: comfy_svdquant(tiled=False),
     "comfy-svdquant-tiles": lambda: comfy_svdquant(tiled=True),
+    "gguf-ik": gguf_ik,
     "nvfp4-e5m3": nvfp4_e5m3,
 }
 
