@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from benchmarks.layers import GROUP, _bytes, _small, _weight, awq
+from benchmarks.layers import GROUP, _bytes, _packed, _small, _weight, awq
 from benchmarks.models import Entry, Layer
 
 _MODELOPT = {"quantization_config": {"quant_method": "modelopt"}}
@@ -160,4 +160,18 @@ def fp8_divided(rows: int, columns: int) -> Layer:
     return Layer(
         [_weight("F8_E4M3", codes, codes.shape), Entry("weight_scale_inv", "F32", (rows,), scale)],
         config={"quantization_config": about},
+    )
+
+
+def gptq_planar(rows: int, columns: int) -> Layer:
+    """GPTQModel's planes of 6 bits."""
+    groups, bits = -(-columns // GROUP), 6
+    scales = _small(groups, rows).astype(np.float16)
+    return Layer(
+        [
+            _packed("qweight", columns * bits // 32, rows),
+            _packed("qzeros", groups, rows * bits // 32),
+            Entry("scales", "F16", scales.shape, scales),
+        ],
+        config={"quantization_config": {"quant_method": "gptq", "bits": 6, "format": "gptq_p"}},
     )

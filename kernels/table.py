@@ -233,6 +233,14 @@ ENCODINGS: dict[str, Encoding] = {
             Bench("gptq int4 act-order", "layers:gptq", (4, True)),
         ),
     ),
+    "gptq-planar": Encoding(
+        "gptq_planar:decode",
+        prepare="gptq_planar:prepare",
+        family="GPTQ and AWQ",
+        scales="scales",
+        goal=0.1,  # planes are joined by numpy
+        cases=(Bench("gptq int6 planar g128", "vendor_layers:gptq_planar"),),
+    ),
     "hqq-axis0": Encoding(
         "hqq:decode_axis0",
         prepare="hqq:prepare",

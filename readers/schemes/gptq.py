@@ -4,7 +4,7 @@
 |---|---|---|
 | gptq, `checkpoint_format` (or `format`) gptq or absent | stored - 1 | 2, 3, 4, 8 bits |
 | gptq, gptq_v2 | as stored | 2, 3, 4, 8 bits |
-| gptq, gptq_p | as stored | 2, 4, 8 bits, like v2; others are planar: refused |
+| gptq, gptq_p | as stored | 2 to 8 bits; 3, 5, 6 and 7 in planes |
 | auto-round, `packing_format` auto_round, auto_round:gptqmodel | as stored | 2 to 8 bits |
 | auto-round, auto_round:auto_gptq, :gptq or absent | stored - 1 | 2 to 8 bits |
 
@@ -31,7 +31,9 @@ from anamnesis.readers.schemes._packed_linear import (
 )
 from anamnesis.readers.schemes.base import Ledger
 
-_IMPLEMENTED = "gptq, gptq_v2, and AutoRound's auto_round, auto_gptq, gptqmodel and auto_awq"
+_IMPLEMENTED = (
+    "gptq, gptq_v2, gptq_p, and AutoRound's auto_round, auto_gptq, gptqmodel and auto_awq"
+)
 # Repacked for one kernel: only the name tells, the tensors are called the same.
 _REPACKED = {"marlin": "Marlin", "bitblas": "BitBLAS", "qqq": "QQQ", "ipex": "IPEX"}
 _PLAIN = ("auto_round", "auto_round:gptqmodel")
@@ -64,7 +66,7 @@ def _tensor(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     _refuse(module, stated)
     groups, outputs = check_scales(module)
     bits, inputs = _bits(module, stated)
-    _check_bits(module, stated, bits)
+    planar = _planar(module, stated, bits)
     size = group_size(module, stated.group_size, inputs, groups)
     if stated.desc_act and module.g_idx is None and groups > 1 and stated.method == "gptq":
         raise module.error("desc_act is set, and there is no g_idx to say which input is where")
@@ -84,7 +86,7 @@ def _tensor(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
         name=f"{module.prefix}.weight",
         shape=(outputs, inputs),
         scheme="gptq",
-        encoding="gptq",
+        encoding="gptq-planar" if planar else "gptq",
         components=tuple(components),
         unit_elems=max(1, inputs),
         unit_multiple=32 // bits if bits in (2, 4, 8) else 32,  # codes that fill whole words
@@ -150,13 +152,17 @@ def _bits(module: Module, stated: Settings) -> tuple[int, int]:
     return bits, rows * word // bits if known is None else known
 
 
-def _check_bits(module: Module, stated: Settings, bits: int) -> None:
-    """Refuse planar codes: their shapes are those of the plain stream, and only names tell."""
+def _planar(module: Module, stated: Settings, bits: int) -> bool:
+    """Whether codes lie in planes: their shapes are those of the plain stream, and names tell."""
     if bits in (2, 4, 8) or stated.method == "auto-round":
-        return
-    if bits == 3 and "gptq_p" not in stated.formats.values():
-        return
-    raise module.unsupported(f"planar {bits}-bit packing (gptq_p)", _IMPLEMENTED)
+        return False
+    planar = "gptq_p" in stated.formats.values()
+    if bits != 3 and not planar:
+        raise module.unsupported(f"GPTQ of {bits} bits that is not called gptq_p", _IMPLEMENTED)
+    words, outputs = module.qweight.shape
+    if planar and (WORD_BITS[module.qweight.dtype] != 32 or words % bits or outputs % 32):
+        raise module.error("planes of words that are not of 32 bits, or that are not filled")
+    return planar
 
 
 def _zero_offset(module: Module, stated: Settings) -> int:

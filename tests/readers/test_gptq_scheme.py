@@ -194,15 +194,34 @@ def test_auto_round(packing: dict[str, Any], offset: int, bits: int) -> None:
 
 
 @pytest.mark.parametrize("bits", [5, 6, 7])
-def test_odd_bits_need_auto_round_s_name(bits: int) -> None:
-    for config in (None, GPTQ, GPTQ | {"checkpoint_format": "gptq_p"}):
-        with pytest.raises(UnsupportedError, match=f"planar {bits}-bit packing"):
+def test_other_bits_need_a_name(bits: int) -> None:
+    for config in (None, GPTQ):
+        with pytest.raises(UnsupportedError, match=f"GPTQ of {bits} bits"):
             resolved(module(bits=bits), config)
 
 
-def test_planar_three_bits() -> None:
-    with pytest.raises(UnsupportedError, match=r"planar 3-bit packing \(gptq_p\)"):
-        resolved(module(bits=3), GPTQ | {"bits": 3, "format": "gptq_p"})
+@pytest.mark.parametrize("bits", [2, 3, 4, 5, 6, 7, 8])
+def test_planar_bits(bits: int) -> None:
+    about = GPTQ | {"bits": bits, "checkpoint_format": "gptq_p"}
+    tensor = resolved(module(bits=bits), about)
+    assert tensor.encoding == ("gptq" if bits in (2, 4, 8) else "gptq-planar")
+    assert (tensor.params["zero_offset"], tensor.unit_multiple) == (
+        0,
+        32 // bits if bits in (2, 4, 8) else 32,
+    )
+
+
+@pytest.mark.parametrize(
+    "shape",
+    [
+        {"outputs": 80},  # planes of outputs that do not fill words
+        {"inputs": 250},
+        {"qweight": ("I16", (96, 96)), "qzeros": ("I16", (4, 36))},
+    ],
+)
+def test_planes_that_do_not_fill_words(shape: Any) -> None:
+    with pytest.raises(FormatError):
+        resolved(module(bits=6, **shape), GPTQ | {"bits": 6, "format": "gptq_p"})
 
 
 @pytest.mark.parametrize(

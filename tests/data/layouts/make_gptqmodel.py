@@ -1,4 +1,4 @@
-"""Make GPTQModel's FP8 layers and ggml blocks in this folder, by its own code.
+"""Make GPTQModel's FP8 layers, ggml blocks and planar GPTQ in this folder, by its own code.
 
     cd / && PYTHONPATH=GPTQModel python …/tests/data/layouts/make_gptqmodel.py
 
@@ -18,7 +18,13 @@ import torch
 from gguf import GGMLQuantizationType, dequantize
 from gptqmodel.nn_modules.qlinear.fp8 import TorchFP8Linear, quantize_fp8_weight
 from gptqmodel.nn_modules.qlinear.gguf import _gguf_quantize
-from gptqmodel.quantization.config import FP8Config, GGUFConfig
+from gptqmodel.quantization.config import FP8Config, GGUFConfig, GPTQConfig
+from gptqmodel.utils.planar_packing import (
+    planar_pack_cols,
+    planar_pack_rows,
+    planar_unpack_cols,
+    planar_unpack_rows,
+)
 from safetensors.torch import save_file
 
 HERE = Path(__file__).resolve().parent / "gptqmodel"
@@ -63,6 +69,27 @@ def blocks(folder: str, name: str, outputs: int, inputs: int, **about: Any) -> N
     write(f"gguf-{folder}", stored, torch.from_numpy(values.copy()), GGUFConfig(**about))
 
 
+def planar(bits: int, inputs: int, outputs: int, group: int, symmetric: bool) -> None:
+    """A layer of gptq_p; values in float32 from the codes, as `dequantize_weight` has them."""
+    codes = torch.randint(0, 1 << bits, (inputs, outputs))
+    zeros = torch.randint(0, 1 << bits, (inputs // group, outputs))
+    if symmetric:
+        zeros[:] = 1 << (bits - 1)
+    scales = (torch.rand(inputs // group, outputs) / 64).half()
+    stored = {
+        "qweight": planar_pack_rows(codes, bits),
+        "qzeros": planar_pack_cols(zeros, bits),
+        "scales": scales,
+        "g_idx": torch.arange(inputs, dtype=torch.int32) // group,
+    }
+    found = planar_unpack_rows(stored["qweight"], bits)
+    shift = planar_unpack_cols(stored["qzeros"], bits)
+    of = stored["g_idx"].long()
+    weight = ((found - shift[of]).float() * scales.float()[of]).T
+    about = GPTQConfig(bits=bits, group_size=group, sym=symmetric, format="gptq_p")
+    write(f"gptq-p-{bits}-bits", stored, weight, about)
+
+
 if __name__ == "__main__":
     fp8("row", 24, 48)
     fp8("tensor-e5m2", 16, 32, weight_scale_method="tensor", format="float8_e5m2")
@@ -71,3 +98,7 @@ if __name__ == "__main__":
     blocks("q6-k", "Q6_K", 2, 256, bits=6, format="q_k")
     blocks("q8-0", "Q8_0", 8, 64, bits=8)
     blocks("q4-0", "Q4_0", 8, 96, bits=4, format="q_0")
+    planar(3, 64, 96, 32, symmetric=True)
+    planar(5, 96, 64, 32, symmetric=False)
+    planar(6, 64, 32, 64, symmetric=False)
+    planar(7, 64, 64, 32, symmetric=True)
