@@ -11,6 +11,7 @@ from anamnesis.names.config_class import ModelClass, put, words
 from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.family import Family
 from anamnesis.names.rope import rope_scaling
+from anamnesis.names.vision_config import CLASSES as TOWERS
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
 
@@ -37,10 +38,11 @@ def class_of(family: Family, values: Mapping[str, KeyValue], model: Model) -> st
 
 
 def config_of(
-    family: Family, values: Mapping[str, KeyValue], model: Model, dtype: str
+    family: Family, values: Mapping[str, KeyValue], model: Model, dtype: str, tower: str = ""
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The configuration of a text model, and remarks on what the file does not say.
 
+    `tower` is the class of the whole where a vision tower lies beside.
     Keys that the file does not have are left to the class's defaults.
     """
     name = class_of(family, values, model)
@@ -66,16 +68,19 @@ def config_of(
             config[f"{token}_token_id"] = found
     for change in row.changes:
         change(config, {k: v.value for k, v in values.items()}, prefix, model)
-    return config, tuple(_remarks(name, row))
+    return config, tuple(_remarks(name, row, tower))
 
 
 # Keys that tensors tell better than key/values, where a class has them from these.
 _SOURCED = {"intermediate_size": "feed_forward_length", "num_hidden_layers": "block_count"}
 
 
-def _remarks(name: str, row: ModelClass) -> Iterator[str]:
+def _remarks(name: str, row: ModelClass, tower: str) -> Iterator[str]:
     """What a reader of the folder has to know of its class."""
-    if row.same_as:
+    if row.same_as and name in TOWERS:
+        if not tower:
+            yield f"no vision tower lies beside the file: config.json is of {row.same_as} alone"
+    elif row.same_as:
         yield f"config.json: transformers has no {name}; {row.same_as} computes the same"
     if row.remote:
         yield f"config.json: transformers has no {name}; it needs the model's own code beside it"

@@ -69,7 +69,7 @@ def value_dim(config: Config, values: Values, prefix: str, model: Model) -> None
 def sections(config: Config, values: Values, prefix: str, model: Model) -> None:
     """How a head's dimensions are shared out among time, height and width."""
     found = values.get(f"{prefix}.rope.dimension_sections", [])
-    config["rope_scaling"] = {"rope_type": "default", "mrope_section": found[:3]}
+    config.setdefault("rope_scaling", {"rope_type": "default"})["mrope_section"] = found[:3]
 
 
 def interleaved_sections(config: Config, values: Values, prefix: str, model: Model) -> None:

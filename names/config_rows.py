@@ -159,10 +159,15 @@ sliding_window             -
     "Phi3ForCausalLM": ModelClass("phi3"),
     "PhiForCausalLM": ModelClass("phi", LAYER_EPS),
     "Qwen2ForCausalLM": ModelClass("qwen2"),
-    "Qwen2VLForConditionalGeneration": ModelClass("qwen2_vl", changes=(change.sections,)),
+    "Qwen2VLForConditionalGeneration": ModelClass(
+        "qwen2", changes=(change.sections,), same_as="Qwen2ForCausalLM"
+    ),
     "Qwen3ForCausalLM": ModelClass("qwen3", biases=ATTENTION_BIAS),
     "Qwen3VLForConditionalGeneration": ModelClass(
-        "qwen3_vl_text", biases=ATTENTION_BIAS, changes=(change.interleaved_sections,)
+        "qwen3",
+        biases=ATTENTION_BIAS,
+        changes=(change.interleaved_sections,),
+        same_as="Qwen3ForCausalLM",
     ),
     "Qwen3_5ForCausalLM": ModelClass(
         "qwen3_5_text", LINEAR, kinds=LINEAR_LAYERS, changes=(change.value_dim,)

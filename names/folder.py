@@ -10,7 +10,8 @@ from anamnesis.limits import Limits
 from anamnesis.names.config import config_of
 from anamnesis.names.tokenizer import tokenizer_files
 from anamnesis.names.view import family_of
-from anamnesis.names.vision import tower_of, with_tower
+from anamnesis.names.vision import tower_of
+from anamnesis.names.vision_config import with_tower
 from anamnesis.readers.gguf_fields import read_key_values
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
@@ -47,11 +48,15 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     """The small files of a folder by name, and remarks on what could not be said."""
     with open_source(model.files[0].path) as file:
         values = read_key_values(file, limits)
-    config, notes = config_of(family_of(model), values, model, _DTYPES[dtype])
     with open_source(model.files[-1].path) as file:
         last = {key: value.value for key, value in read_key_values(file, limits).items()}
+    tower = None
     if last.get("general.architecture") == "clip":
-        config, why = with_tower(tower_of(last, model.files[-1].path), config, last)
+        tower = tower_of(last, model.files[-1].path).architecture
+    config, notes = config_of(family_of(model), values, model, _DTYPES[dtype], tower or "")
+    if tower is not None:
+        words = values.get("tokenizer.ggml.tokens")
+        config, why = with_tower(tower, config, last, words.value if words else [])
         notes = (*notes, why)
     generation = _generation(config, values)
     files = {"config.json": _json(config), "generation_config.json": _json(generation)}

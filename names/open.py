@@ -6,7 +6,7 @@ import os
 from dataclasses import replace
 from pathlib import Path
 
-from anamnesis.errors import UsageError
+from anamnesis.errors import UnsupportedError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers.model import Model, load_model
 from anamnesis.readers.schemes.base import Options
@@ -23,8 +23,9 @@ def open_named(
     """What `path` means, with its tensors under `options.names`.
 
     `stored` are the names of the file. `hf` are Hugging Face's: those of a GGUF change, with the
-    vision tower of the one `mmproj` file that lies beside it; other containers have them already.
-    Raises what `load_model` and `hf_view` raise.
+    vision tower of the one `mmproj` file that lies beside it, if the table knows its projector and
+    all of its tensors; other containers have them already. Raises what `load_model` and `hf_view`
+    raise.
     """
     options, limits = options or Options(), limits or Limits()
     model = load_model(path, options, limits, keep_going=keep_going)
@@ -33,7 +34,13 @@ def open_named(
     from anamnesis.names.view import hf_view
 
     vision, notes = _vision(model, options, limits)
-    viewed = hf_view(model, vision).model
+    try:
+        viewed = hf_view(model, vision).model
+    except UnsupportedError as error:
+        if vision is None or vision.path not in str(error):
+            raise
+        viewed = hf_view(model).model
+        notes = (f"the vision tower is left out: {error}",)
     return replace(viewed, notes=(*viewed.notes, *notes))
 
 

@@ -1,5 +1,7 @@
 """Vision towers: what an `mmproj` file holds, by the kind of its projector.
 
+What `config.json` says of them is in `names.vision_config`.
+
 The towers of `conversion/` in https://github.com/ggml-org/llama.cpp; rows as in `names.family`.
 """
 
@@ -21,7 +23,6 @@ class Tower:
 
     projectors: tuple[str, ...]  # clip.projector_type
     architecture: str
-    model_types: tuple[str, str]  # of the whole, and of the tower
     top: str
     block: str
     layers: str
@@ -74,7 +75,6 @@ TOWERS = (
     Tower(
         ("gemma3",),
         "Gemma3ForConditionalGeneration",
-        ("gemma3", "siglip_vision_model"),
         """
 mm.input_projection.weight  multi_modal_projector.mm_input_projection_weight!
 mm.soft_emb_norm.weight     multi_modal_projector.mm_soft_emb_norm.weight  +1
@@ -90,7 +90,6 @@ v.post_ln                   vision_tower.vision_model.post_layernorm
     Tower(
         ("idefics3",),
         "Idefics3ForConditionalGeneration",
-        ("idefics3", "idefics3_vision"),
         """
 mm.model.fc         model.connector.modality_projection.proj
 v.patch_embd        model.vision_model.embeddings.patch_embedding
@@ -104,7 +103,6 @@ v.post_ln           model.vision_model.post_layernorm
     Tower(
         ("pixtral",),
         "LlavaForConditionalGeneration",
-        ("llava", "pixtral"),
         """
 mm.1                multi_modal_projector.linear_1
 mm.2                multi_modal_projector.linear_2
@@ -129,7 +127,6 @@ ffn_down            feed_forward.down_proj
     Tower(
         ("qwen2.5vl_merger",),
         "Qwen2_5_VLForConditionalGeneration",
-        ("qwen2_5_vl", "qwen2_5_vl"),
         _QWEN2_TOP,
         _QWEN_ATTENTION
         + """
@@ -143,7 +140,6 @@ ffn_down            mlp.down_proj
     Tower(
         ("qwen2vl_merger",),
         "Qwen2VLForConditionalGeneration",
-        ("qwen2_vl", "qwen2_vl"),
         _QWEN2_TOP,
         _QWEN_ATTENTION
         + """
@@ -156,7 +152,6 @@ ffn_down            mlp.fc2
     Tower(
         ("qwen3vl_merger",),
         "Qwen3VLForConditionalGeneration",
-        ("qwen3_vl", "qwen3_vl"),
         _PATCHES.replace("{tower}", "model.visual.")
         + """
 v.position_embd     model.visual.pos_embed
@@ -179,43 +174,6 @@ ffn_down            mlp.linear_fc2
         "model.language_model.",
     ),
 )
-
-
-# Keys of `vision_config`, and the GGUF keys after `clip.vision.` that they come from.
-_SETTINGS = {
-    "hidden_size": "embedding_length",
-    "intermediate_size": "feed_forward_length",
-    "num_hidden_layers": "block_count",
-    "num_attention_heads": "attention.head_count",
-    "image_size": "image_size",
-    "patch_size": "patch_size",
-    "layer_norm_eps": "attention.layer_norm_epsilon",
-}
-_QWEN = {"depth": "block_count", "num_heads": "attention.head_count"}
-_WHY = (
-    "config.json: tokens of images, and the processor's files, are not in a GGUF; complete them "
-    "from the model that this one was made of"
-)
-
-
-def with_tower(
-    tower: Tower, text: dict[str, Any], metadata: Mapping[str, Any]
-) -> tuple[dict[str, Any], str]:
-    """The configuration of text model and tower together, and what it does not say."""
-    whole, kind = tower.model_types
-    vision: dict[str, Any] = {"model_type": kind}
-    for key, source in (_SETTINGS | (_QWEN if "qwen" in kind else {})).items():
-        value = metadata.get(f"clip.vision.{source}")
-        if value is not None:
-            vision[key] = value
-    if "qwen" in kind:
-        width = metadata.get("clip.vision.projection_dim")
-        vision |= {"embed_dim": vision.pop("hidden_size", None), "hidden_size": width}
-    shared = ("torch_dtype", "dtype", "tie_word_embeddings")
-    inner = {key: value for key, value in text.items() if key != "architectures"}
-    config = {"architectures": [tower.architecture], "model_type": whole}
-    config |= {key: text[key] for key in shared if key in text}
-    return config | {"text_config": inner, "vision_config": vision}, _WHY
 
 
 def projector(model: Model) -> Tower:

@@ -103,6 +103,6 @@ FAMILIES = (
         ("Qwen3VLForConditionalGeneration",),
         TOP,
         ATTENTION + QK_NORMS + MLP + NORMS,
-        paths=(("model.language_model.", ""), ("model.", "")),
+        paths=(("model.", ""), ("model.language_model.", "")),
     ),
 )
