@@ -14,8 +14,8 @@ from anamnesis.names.vision import tower_of
 from anamnesis.names.vision_config import with_tower
 from anamnesis.readers.gguf_fields import read_key_values
 from anamnesis.readers.gguf_types import KeyValue
+from anamnesis.readers.llamafile import open_inside
 from anamnesis.readers.model import Model
-from anamnesis.readers.source import open_source
 
 Dtype = Literal["bf16", "f16", "f32"]
 
@@ -46,9 +46,9 @@ def usual_dtype(model: Model) -> Dtype:
 
 def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The small files of a folder by name, and remarks on what could not be said."""
-    with open_source(model.files[0].path) as file:
+    with open_inside(model.files[0].path, limits) as file:
         values = read_key_values(file, limits)
-    with open_source(model.files[-1].path) as file:
+    with open_inside(model.files[-1].path, limits) as file:
         last = {key: value.value for key, value in read_key_values(file, limits).items()}
     tower = None
     if last.get("general.architecture") == "clip":

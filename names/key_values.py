@@ -10,8 +10,8 @@ from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers.gguf_fields import read_key_values
 from anamnesis.readers.gguf_types import ARRAY, NUMBERS, STRING, KeyValue
+from anamnesis.readers.llamafile import open_inside
 from anamnesis.readers.model import Model
-from anamnesis.readers.source import open_source
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # of llama_ftype
 _ALIGNMENT, _SPLIT = "general.alignment", "split."
@@ -37,7 +37,7 @@ def key_values(model: Model, dtype: str, limits: Limits) -> dict[str, KeyValue]:
     """
     found: dict[str, KeyValue] = {}
     if model.container == "gguf":
-        with open_source(model.files[0].path) as file:
+        with open_inside(model.files[0].path, limits) as file:
             found = read_key_values(file, limits)
         found = {key: value for key, value in found.items() if not key.startswith(_SPLIT)}
     else:

@@ -19,7 +19,7 @@ from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
 from anamnesis.readers.gguf_types import FP8, Q2_0, GgmlType, ggml_type, q2_0_group_128
-from anamnesis.readers.source import open_source
+from anamnesis.readers.llamafile import Inside, open_inside
 
 ELEMS_LIMIT = 1 << 63
 
@@ -54,25 +54,30 @@ def open_gguf(path: str, limits: Limits) -> Container:
 
 
 class _Part(NamedTuple):
+    """What was read of one file; its bytes are `size` from byte `base` on."""
+
     header: Header
     file: FileId
     stored: dict[str, Stored]
+    base: int
+    size: int
 
 
 def _behind(part: _Part) -> tuple[str, ...]:
     """A remark when more follows the last tensor than its padding; llama.cpp takes no notice."""
     align = part.header.alignment
-    end = max((s.offset + s.nbytes for s in part.stored.values()), default=part.header.data_start)
-    left = part.file.size - -(-end // align) * align
+    ends = (s.offset + s.nbytes - part.base for s in part.stored.values())
+    end = max(ends, default=part.header.data_start)
+    left = part.size - -(-end // align) * align
     if left <= 0:
         return ()
     return (f"{part.file.path}: {left:,} bytes behind the last tensor belong to none; not read",)
 
 
 def _open_part(path: str, limits: Limits) -> _Part:
-    with open_source(path) as file:
+    with open_inside(path, limits) as file:
         header = read_header(file, limits)
-        part = _Part(header, file.id, _spans(file.id, header))
+        part = _Part(header, file.id, _spans(file, header), file.base, file.size)
         _check_fp8(part)
         return part
 
@@ -87,7 +92,7 @@ def _check_fp8(part: _Part) -> None:
         )
 
 
-def _spans(file: FileId, header: Header) -> dict[str, Stored]:
+def _spans(file: Inside, header: Header) -> dict[str, Stored]:
     """The tensors in the order of their bytes; each byte of the data belongs to one of them."""
     # Those without elements share their offset with the next one, so they go before it.
     tensors = sorted(header.tensors, key=lambda info: (info.offset, 0 not in info.dims))
@@ -125,7 +130,8 @@ def _spans(file: FileId, header: Header) -> dict[str, Stored]:
             end = info.offset + nbytes
             padded = -(-end // header.alignment) * header.alignment
             previous = info.name
-        spans[info.name] = Stored(info.name, kind.name, info.dims[::-1], file, start, nbytes)
+        shape, at = info.dims[::-1], file.base + start
+        spans[info.name] = Stored(info.name, kind.name, shape, file.id, at, nbytes)
     return spans
 
 
@@ -144,7 +150,7 @@ def _nbytes(where: str, dims: tuple[int, ...], kind: GgmlType) -> int:
 
 
 def _settle_q2_0(
-    file: FileId, header: Header, tensors: list[TensorInfo], types: list[GgmlType]
+    file: Inside, header: Header, tensors: list[TensorInfo], types: list[GgmlType]
 ) -> None:
     """Tell the two layouts of type 42 apart by the room that the tensors have.
 

@@ -31,6 +31,7 @@ _TORCH = (".ckpt", ".pt", ".pth", ".th")
 READERS: dict[str, Reader] = {
     "arrow": Reader("arrow:open_arrow", b"ARROW1", (".arrow", ".feather")),
     "gguf": Reader("gguf:open_gguf", b"GGUF", (".gguf",)),
+    "llamafile": Reader("gguf:open_gguf", b"MZqFpD=", (".llamafile",)),
     "npy": Reader("npy:open_npy", b"\x93NUMPY", (".npy",)),
     "npz": Reader("npz:open_npz", b"PK\x03\x04", (".npz",), holds=".npy", empty=b"PK\x05\x06"),
     "pth": Reader("pth:open_pth", b"PK\x03\x04", _TORCH, holds="/data.pkl", judges=True),
