@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from anamnesis.cli.checked import Checked
 from anamnesis.cli.flags import (
     json_flag,
     limit_flags,
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 DIFFERS = 8  # the exit code when --exact or --fail-under does not hold
 
 
-@click.command("diff")
+@click.command("diff", cls=Checked)
 @click.argument("a")
 @click.argument("b")
 @json_flag

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from anamnesis import stopping
+from anamnesis.cli.checked import Checked
 from anamnesis.cli.completion import completion_command
 from anamnesis.cli.diff_command import diff_command
 from anamnesis.cli.failure import (
@@ -56,6 +57,8 @@ _ALIASES = {"info": "inspect", "dequantize": "remember"}
 
 class _Group(click.Group):
     """Commands with aliases, listed once."""
+
+    command_class = Checked
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(name, name))
@@ -244,8 +247,9 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
     threads = int(threads) if threads.isdecimal() else threads
     settings["include"] = settings["include"] or ("*",)
     settings["key_values"] = key_values_from(settings.pop("gguf_kv"))
+    allowed = {name: settings[name] for name in ("follow_links", "leave_out_unknown")}
     limits = limits_from(settings)
-    job = job_for(path, out, to=to, threads=threads, **settings)
+    job = job_for(path, out, to=to, threads=threads, **allowed, **settings)
     _work(job, limits, **how)
 
 
@@ -256,7 +260,10 @@ def _work(job: Job, limits: Limits | None, quiet: bool, as_json: bool, dry_run: 
     from anamnesis.pipeline.progress import make_progress
 
     if dry_run:
-        show_plans(rehearse_job(job, limits), as_json=as_json)
+        from anamnesis.pipeline.remarks import remarks_on_job
+
+        planned = rehearse_job(job, limits)
+        show_plans(planned, remarks_on_job(job, planned), quiet=quiet, as_json=as_json)
         return
     progress = make_progress("quiet" if quiet else "auto")
     summary = run_job(job, limits=limits, progress=progress, resume=True)

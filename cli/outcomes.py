@@ -33,16 +33,25 @@ def finish(summary: Summary, *, quiet: bool, as_json: bool) -> None:
     _fail(summary.failures, summary.inputs)
 
 
-def show_plans(planned: Sequence[tuple[str, Plan | BaseException]], *, as_json: bool) -> None:
+def show_plans(
+    planned: Sequence[tuple[str, Plan | BaseException]],
+    notes: Sequence[str],
+    *,
+    quiet: bool,
+    as_json: bool,
+) -> None:
     """Print what would be done; raises an error when an input cannot be planned."""
     from anamnesis.pipeline.explain import explain
 
     plans = [plan for _, plan in planned if not isinstance(plan, BaseException)]
     failures = [(source, plan) for source, plan in planned if isinstance(plan, BaseException)]
     if as_json:
-        print_json({"plans": [_plan(plan) for plan in plans], "failures": _failures(failures)})
-    else:
+        document = {"plans": [_plan(plan) for plan in plans], "failures": _failures(failures)}
+        print_json({**document, "notes": list(notes)})
+    elif not quiet:
         click.echo("\n\n".join(explain(plan) for plan in plans))
+        explained = {note for plan in plans for note in plan.model.notes}
+        remark([note for note in notes if note not in explained])
     _fail(failures, len(planned))
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from anamnesis.cli.checked import Checked
 from anamnesis.cli.flags import (
     json_flag,
     limit_flags,
@@ -19,7 +20,7 @@ from anamnesis.cli.flags import (
 from anamnesis.cli.streams import print_json, remark
 
 
-@click.command("stats")
+@click.command("stats", cls=Checked)
 @click.argument("path")
 @json_flag
 @click.option(

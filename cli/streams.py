@@ -28,8 +28,10 @@ def print_json(document: Any) -> None:
 
 
 def remark(notes: Sequence[str]) -> None:
-    """Print remarks to standard error, a line each."""
-    for note in notes:
+    """Print remarks to standard error, a line each; of many of a kind the first."""
+    from anamnesis.pipeline.remarks import collapsed
+
+    for note in collapsed(notes):
         click.echo(f"note: {plain(note)}", err=True)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,6 +12,7 @@ from anamnesis.keywords import Names, PathLike, Patterns, Rounding, Size, keywor
 from anamnesis.limits import Limits
 from anamnesis.model.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.names.open import open_named
+from anamnesis.pipeline.idle import Case, given_options, without_effect
 from anamnesis.pipeline.report import Report, report
 from anamnesis.readers.paths import output_path
 from anamnesis.readers.schemes.base import Options
@@ -41,7 +43,9 @@ def inspect(
     """
     limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
     options = Options(assume_unit_scale, rounding, names)
-    found = report(open_named(os.fsdecode(path), options, limits))
+    model = open_named(os.fsdecode(path), options, limits)
+    idle = without_effect(given_options(options, limits.allow), Case([model]))
+    found = report(replace(model, notes=(*model.notes, *idle)))
     limits.total(found.bf16_bytes, f"{os.fsdecode(path)}: as BF16")
     return found
 

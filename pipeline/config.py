@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeAlias
 
 import msgspec
@@ -18,6 +17,7 @@ from msgspec import Meta, Struct
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.pipeline.idle import Place, refuse_idle
 from anamnesis.pipeline.permits import JobAllow, JobLimits
 from anamnesis.pipeline.sections import (
     Dtype,
@@ -97,8 +97,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         threads = run.worker_threads()
         path = output_path(output.path, "output.path")
         form = format_of(path, output.format)
-        if output.manifest == "inside" and PurePath(path).suffix == WRITERS[form].suffix:
-            raise UsageError(f"output.manifest: inside is for folders, and {path} is one file")
+        refuse_idle(output, Place.of(form, path))
         return Settings(
             inputs=tuple(expand(path, "inputs") for path in job.inputs),
             path=path,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anamnesis.limits import MiB
 from anamnesis.pipeline.plan import WINDOW_BYTES, Plan
+from anamnesis.pipeline.remarks import collapsed
 
 
 def explain(plan: Plan) -> str:
@@ -30,8 +31,8 @@ def explain(plan: Plan) -> str:
         f"windows of about {WINDOW_BYTES // MiB} MiB",
         f"memory   {plan.memory_bytes / MiB:.0f} MiB projected for {plan.threads} thread(s)",
     ]
-    lines += [f"left out {text}" for text in model.broken]
-    lines += [f"note     {note}" for note in model.notes]
+    lines += [f"left out {text}" for text in collapsed(model.broken)]
+    lines += [f"note     {note}" for note in collapsed(model.notes)]
     lines += [f"encode   {name}: {choice}" for name, choice in plan.choices]
     for dropped in model.dropped:
         lines.append(f"dropped  {dropped.stored.name} ({dropped.why})")

@@ -19,6 +19,7 @@ from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.place import is_model_folder, refuse_input_folders
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
+from anamnesis.pipeline.remarks import collapsed, remarks_on, remarks_on_settings
 from anamnesis.pipeline.run import check_place, run_plan
 from anamnesis.pipeline.targets import parse_encode
 from anamnesis.readers.model import Model
@@ -156,20 +157,21 @@ def run_job(
     planned = _plan_all(job, settings, inputs, limits)
     if not settings.overwrite:
         refuse_indexes(inputs)
-    if job.output.max_shard_size is not None and _is_one_file(settings):
-        notes.append(f"max_shard_size has no effect: {settings.path} is one file")
-    for source, plan in planned:
+    notes += remarks_on_settings(job, settings, planned)
+    for number, (source, plan) in enumerate(planned, 1):
         if isinstance(plan, BaseException):
             failures.append((source, plan))
             continue
-        remarks = _remarks(source, plan, settings)
+        remarks = remarks_on(source, plan, settings)
         notes += remarks
         if gone is not None:
             failures.append((source, gone))
             continue
         options = options_for(plan.threads, settings.memory_bytes, settings.scheduler)
-        for text in plan.model.broken:
-            progress.note(f"left out: {text}")
+        if len(planned) > 1:
+            progress.note(f"input {number} of {len(planned)}: {source}")
+        for text in collapsed(f"left out: {text}" for text in plan.model.broken):
+            progress.note(text)
         try:
             outcome = run_plan(
                 plan,
@@ -179,7 +181,8 @@ def run_job(
                 overwrite=settings.overwrite,
                 resume=resume,
             )
-            outcomes.append(replace(outcome, notes=tuple(remarks)))
+            about = notes if len(planned) == 1 else remarks
+            outcomes.append(replace(outcome, notes=tuple(about)))
             if plan.model.broken:
                 raise incomplete_error(plan)
         except Exception as error:
@@ -190,35 +193,6 @@ def run_job(
     for pipeline in inputs.pipelines if not failures else ():
         copy_rest(pipeline, notes.append, limits)
     return Summary(tuple(outcomes), tuple(failures), tuple(notes), len(planned))
-
-
-def _remarks(source: str, plan: Plan, settings: Settings) -> list[str]:
-    """What the user should know of a plan that is right and may still surprise."""
-    notes = list(plan.model.notes)
-    plain = settings.format == "safetensors" and settings.names == "stored"
-    if plan.model.container == "gguf" and plain:
-        notes.append(
-            f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
-            "hf -o FOLDER` writes a folder that transformers loads"
-        )
-    if plan.choices and not any(choice.target for _, choice in plan.choices):
-        name, first = next((c for c in plan.choices if c[1].wide), plan.choices[0])
-        notes.append(f"nothing is encoded: {name} is {first}")
-    reasons: dict[str, list[str]] = {}
-    for name, choice in plan.choices:
-        if choice.again:
-            reasons.setdefault(choice.again, []).append(name)
-    for why, names in reasons.items():
-        notes.append(
-            f"{len(names)} tensor(s), {names[0]} first, were quantised before ({why}): their "
-            "recovered values are encoded, which adds a second loss to the first"
-        )
-    return notes
-
-
-def _is_one_file(settings: Settings) -> bool:
-    suffix = WRITERS[settings.format].suffix
-    return settings.format != "gguf" and Path(settings.path).suffix == suffix
 
 
 def _load(settings: Settings, source: str, limits: Limits) -> Model:

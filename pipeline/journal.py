@@ -195,6 +195,9 @@ def write_manifest(
     }
     if plan.spec.encode is not None:
         document["encode"] = str(plan.spec.encode)
+    if plan.model.notes:
+        path = plan.model.path
+        document["notes"] = [note.replace(path, public_name(path)) for note in plan.model.notes]
     document["xxh3"] = _digest(document)
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
     out, inside = Path(plan.spec.path), plan.spec.manifest == "inside"

@@ -56,7 +56,10 @@ class ItemRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A complete output. `inputs` are names, sizes and times; `files` are names and sizes."""
+    """A complete output. `inputs` are names, sizes and times; `files` are names and sizes.
+
+    `notes` are the remarks that were made on the input.
+    """
 
     anamnesis: Literal[1]
     format: str
@@ -70,6 +73,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Storage = Storage()
     others: list[str] = []
     encode: str = ""
+    notes: list[str] = []
 
     def layout_items(self) -> tuple[Item, ...]:
         """The tensors, in the order they were laid out."""

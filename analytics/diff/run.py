@@ -17,6 +17,7 @@ from anamnesis.keywords import Executor, PathLike, Patterns, Size, Threads, keyw
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.callback import ProgressLike, reporter
+from anamnesis.pipeline.idle import Case, given_options, without_effect
 from anamnesis.pipeline.progress import Progress
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import Model
@@ -83,7 +84,9 @@ def diff(
         limits=settings.limits,
     )
     sums = _run(plan, settings, models, matched, reporter(progress))
-    notes = (*models[0].notes, *models[1].notes, *matched.notes)
+    given = given_options(options, settings.limits.allow) + ["threads"] * (threads != "auto")
+    idle = without_effect(given, Case(models, scheduler=scheduler is not None))
+    notes = (*models[0].notes, *models[1].notes, *matched.notes, *idle)
     return Diff(models[0].path, models[1].path, _rows(models, matched, plan, sums), notes)
 
 

@@ -31,6 +31,7 @@ from anamnesis.keywords import (
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.callback import ProgressLike, reporter
+from anamnesis.pipeline.idle import Case, given_options, without_effect
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.tabular import Tabular
 from anamnesis.readers.base import Tensor
@@ -168,7 +169,11 @@ def stats(
         threads=settings.threads,
         limits=settings.limits,
     )
-    return _run(plan, settings, reporter(progress))
+    given = given_options(options, settings.limits.allow)
+    given += ["dtype"] * (dtype is not None) + ["threads"] * (threads != "auto")
+    idle = without_effect(given, Case([model], scheduler=scheduler is not None))
+    found = _run(plan, settings, reporter(progress))
+    return replace(found, notes=(*found.notes, *idle))
 
 
 def _run(plan: StatsPlan, settings: Settings, progress: Progress) -> Stats:

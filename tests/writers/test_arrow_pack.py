@@ -315,7 +315,7 @@ def test_compression_is_for_arrow(
 ) -> None:
     done = amn("remember", sample, "-o", tmp_path / "x.safetensors", "--compression", "lz4")
     assert done.returncode == 2
-    assert "output.compression: lz4 is for output.format arrow" in done.stderr
+    assert "output.compression: lz4 is for arrow and parquet" in done.stderr
     assert not list(tmp_path.iterdir())
     with pytest.raises(UsageError, match="compression zstd: safetensors stores"):
         safetensors.layout([], tmp_path / "x.safetensors", 1, Storage("zstd"))

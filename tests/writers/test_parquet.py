@@ -352,7 +352,7 @@ def test_what_cannot_be(sample: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         anamnesis.remember(sample, out)
     with pytest.raises(UsageError, match=r"output\.bf16: float32 is for output\.format parquet"):
         anamnesis.remember(sample, tmp_path / "w.arrow", bf16="float32")
-    with pytest.raises(UsageError, match=r"output\.compression: zstd is for output\.format arrow"):
+    with pytest.raises(UsageError, match=r"output\.compression: zstd is for arrow and parquet"):
         anamnesis.remember(sample, tmp_path / "w.safetensors", compression="zstd")
     assert os.listdir(tmp_path) == []
     (tmp_path / "in.parquet").write_bytes(b"PAR1" + bytes(100) + b"PAR1")

@@ -1,0 +1,45 @@
+"""Flags that mean something beside others only; given without those they are usage errors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import click
+from click.core import ParameterSource
+
+from anamnesis.errors import UsageError
+
+# By command and parameter: what the flag is for, and whether that is so.
+FLAGS: dict[tuple[str, str], tuple[str, Callable[[Mapping[str, Any]], bool]]] = {
+    ("diff", "overwrite"): ("-o or --plot", lambda given: bool(given["out"] or given["plot"])),
+    ("diff", "top"): (
+        "the printed table, without --json and -q",
+        lambda given: not given["as_json"] and not given["quiet"],
+    ),
+    ("inspect", "assume_unit_scale"): (
+        "inspect without --globals",
+        lambda given: not given["only_globals"],
+    ),
+    ("stats", "overwrite"): ("-o", lambda given: bool(given["out"])),
+    ("verify", "sample"): ("--against", lambda given: given["against"] is not None),
+}
+
+
+class Checked(click.Command):
+    """A command that refuses a flag which has no effect beside the others that were given."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        for parameter in self.params:
+            words, means = FLAGS.get((str(self.name), str(parameter.name)), ("", _always))
+            source = ctx.get_parameter_source(str(parameter.name))
+            if source is ParameterSource.COMMANDLINE and not means(ctx.params):
+                raise UsageError(f"{parameter.opts[-1]}: is for {words}; it has no effect here")
+        return super().invoke(ctx)
+
+
+def _always(given: Mapping[str, Any]) -> bool:
+    return True
+
+
+__all__ = ["FLAGS", "Checked"]

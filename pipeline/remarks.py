@@ -1,0 +1,96 @@
+"""What a user should know of a job that is right and may still surprise, in few lines."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+from anamnesis.pipeline.idle import Case, Place, without_effect
+from anamnesis.pipeline.keys import KEYS
+
+if TYPE_CHECKING:
+    from anamnesis.pipeline.config import Job, Settings
+    from anamnesis.pipeline.plan import Plan
+
+_APART = 3  # so many notes of a kind stay lines of their own
+# What differs between notes of a kind: names in quotes, words with a digit, a dot, a slash or a
+# colon inside, as names of tensors and files have.
+_VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*(?:\d|[./_:](?=\S))\S*")
+
+
+def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
+    """Notes on one input of a job."""
+    notes = list(plan.model.notes)
+    plain = settings.format == "safetensors" and settings.names == "stored"
+    if plan.model.container == "gguf" and plain:
+        notes.append(
+            f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
+            "hf -o FOLDER` writes a folder that transformers loads"
+        )
+    if plan.choices and not any(choice.target for _, choice in plan.choices):
+        name, first = next((c for c in plan.choices if c[1].wide), plan.choices[0])
+        notes.append(f"nothing is encoded: {name} is {first}")
+    reasons: dict[str, list[str]] = {}
+    for name, choice in plan.choices:
+        if choice.again:
+            reasons.setdefault(choice.again, []).append(name)
+    for why, names in reasons.items():
+        notes.append(
+            f"{len(names)} tensor(s), {names[0]} first, were quantised before ({why}): their "
+            "recovered values are encoded, which adds a second loss to the first"
+        )
+    return notes
+
+
+def remarks_on_settings(
+    job: Job, settings: Settings, planned: Sequence[tuple[str, Plan | BaseException]]
+) -> list[str]:
+    """Notes on settings that change nothing for any input of a job."""
+    plans = [plan for _, plan in planned if not isinstance(plan, BaseException)]
+    models = [plan.model for plan in plans]
+    place = Place.of(settings.format, settings.path)
+    scheduler = settings.scheduler is not None
+    return without_effect(given_in(job), Case(models, plans, place, scheduler))
+
+
+def remarks_on_job(job: Job, planned: Sequence[tuple[str, Plan | BaseException]]) -> list[str]:
+    """All notes on a job that is planned, and not run."""
+    settings = job.resolve()
+    notes = remarks_on_settings(job, settings, planned)
+    for source, plan in planned:
+        if not isinstance(plan, BaseException):
+            notes += remarks_on(source, plan, settings)
+    return notes
+
+
+def given_in(job: Job) -> list[str]:
+    """Keywords of the settings that are not as usual, in the order of the table."""
+    usual = type(job)(inputs=job.inputs, output=type(job.output)(path=job.output.path))
+    found = []
+    for name, key in KEYS.items():
+        section, _, field = key.partition(".")
+        value, default = (getattr(getattr(j, section), field) for j in (job, usual))
+        if value != default:
+            found.append(name)
+    return found
+
+
+def collapsed(notes: Iterable[str]) -> list[str]:
+    """The notes, of those that differ in names and numbers alone the first, and how many more.
+
+    All of them are in `--json`, in the manifest and in `Outcome.notes`.
+    """
+    kinds: dict[str, list[str]] = {}
+    for note in notes:
+        kinds.setdefault(_VARYING.sub("*", note), []).append(note)
+    lines = []
+    for same in kinds.values():
+        if len(same) <= _APART:
+            lines += same
+        else:
+            lines.append(f"{same[0]} (and {len(same) - 1:,} more of this kind; --json has all)")
+    return lines
+
+
+__all__ = ["collapsed", "given_in", "remarks_on", "remarks_on_job", "remarks_on_settings"]
