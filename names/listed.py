@@ -9,9 +9,9 @@ from anamnesis.limits import Limits
 from anamnesis.readers.base import Stored, Tensor
 from anamnesis.readers.gguf_fields import find_array
 from anamnesis.readers.gguf_types import FLOAT32
+from anamnesis.readers.llamafile import open_inside
 from anamnesis.readers.model import Model
 from anamnesis.readers.schemes.passthrough import dense
-from anamnesis.readers.source import open_source
 
 _ITEM_BYTES = 4
 
@@ -24,7 +24,7 @@ def listed_tensors(model: Model, arrays: Mapping[str, int]) -> Iterator[Tensor]:
     """
     layers = model.metadata.get(f"{model.metadata.get('general.architecture')}.block_count")
     file = model.files[0]
-    with open_source(file.path) as source:
+    with open_inside(file.path, Limits()) as source:
         for key, rank in arrays.items():
             found = find_array(source, key, Limits())
             if found is None:
@@ -35,6 +35,6 @@ def listed_tensors(model: Model, arrays: Mapping[str, int]) -> Iterator[Tensor]:
                     f"have {layers} of float32 ({FLOAT32}), one a layer"
                 )
             for layer in range(found.items):
-                at = found.offset + layer * _ITEM_BYTES
+                at = source.base + found.offset + layer * _ITEM_BYTES
                 shape = (1,) * rank
                 yield dense(Stored(f"{key}.{layer}", "F32", shape, file, at, _ITEM_BYTES))
