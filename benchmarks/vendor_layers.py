@@ -175,3 +175,15 @@ def gptq_planar(rows: int, columns: int) -> Layer:
         ],
         config={"quantization_config": {"quant_method": "gptq", "bits": 6, "format": "gptq_p"}},
     )
+
+
+def marlin(rows: int, columns: int) -> Layer:
+    """Whole tiles of 64 outputs."""
+    rows = -(-rows // 64) * 64
+    scale = np.full((columns // GROUP, rows), 1.5, "<f2")
+    return Layer(
+        [
+            Entry("B", "I32", (columns // 16, 2 * rows), _bytes(columns // 16, 8 * rows)),
+            Entry("s", "F16", scale.shape, scale),
+        ]
+    )

@@ -283,6 +283,14 @@ ENCODINGS: dict[str, Encoding] = {
         scales="weight_scale",
         cases=(Bench("comfy int4", "vendor_layers:comfy_int4"),),
     ),
+    "marlin": Encoding(
+        "marlin:decode",
+        prepare="ct:prepare",
+        family="GPTQ and AWQ",
+        scales="s",
+        goal=0.0,
+        cases=(Bench("marlin int4 g128", "vendor_layers:marlin"),),
+    ),
     "mlx-affine": Encoding(
         "mlx:decode_affine",
         prepare="mlx:prepare",

@@ -87,8 +87,9 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",), methods=("gguf",)),
     "gguf-packed": Scheme("gguf_packed:resolve", suffixes=(".qweight",), methods=("gguf",)),
-    "gptq": Scheme("gptq:resolve", suffixes=(".qweight", ".B"), methods=("auto-round", "gptq")),
+    "gptq": Scheme("gptq:resolve", suffixes=(".qweight",), methods=("auto-round", "gptq")),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
+    "marlin": Scheme("marlin:resolve", suffixes=(".B",), methods=("gptq", "gptq-marlin", "marlin")),
     "mlx": Scheme(
         "mlx:resolve",
         dtypes=("U32",),

@@ -59,6 +59,14 @@ FAMILIES: dict[str, Family] = {
         "gptq",
         "GPTQModel, AutoRound",
     ),
+    "marlin": Family(
+        "Marlin",
+        "four bits in tiles, of AutoGPTQ",
+        "any",
+        "`B` and `s`",
+        "marlin",
+        "auto-gptq",
+    ),
     "awq": Family(
         "AWQ, ParoQuant",
         "4 bits, GEMM and GEMV; ParoQuant's, turned back",

@@ -54,7 +54,7 @@ REFUSED: dict[str, Refused] = {
         "transformers dequantises it on a GPU",
         (("weight", "tables2"), ("weight", "tables")),
     ),
-    "marlin": Refused("Marlin", _TILED, "vLLM can load it on a GPU"),
+    "marlin-24": Refused("Marlin 2:4", _TILED, "vLLM can load it on a GPU"),
     "qqq": Refused("QQQ", _TILED, "GPTQModel can load it on a GPU"),
     "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
     "quip": Refused(
@@ -94,9 +94,7 @@ REFUSED: dict[str, Refused] = {
 ALIASES: dict[str, str] = {
     "exllamav2": "exl2",
     "fpquant": "fp-quant",
-    "gptq-marlin": "marlin",
-    "gptq-marlin-24": "marlin",
-    "marlin-24": "marlin",
+    "gptq-marlin-24": "marlin-24",
     "nunchaku": "svdquant",
     "quip-sharp": "quip",
 }

@@ -5,9 +5,11 @@
 | GEMM | I32 `[in, out / 8]` | I32 `[groups, out / 8]` | `[groups, out]` | transposed |
 | GEMV | I32 `[out, in / 8]` | I32 `[out, zw]` | `[out, 8 * zw]` | as stored |
 | GEMV-fast | I16 `[out / 4, in]` | F16 `[8 * zw, out]` | F16 `[8 * zw, out]` | as stored |
+| llm-awq | the same | `scaled_zeros`, the same | the same | as stored |
 
 `zw` holds the groups of a row, eight a word, rounded up to whole words and then to a multiple of
-1, 2 or 4 words for groups of 128, 64 or 32. GEMV-fast and llm-awq interleave rows in I16 words.
+1, 2 or 4 words for groups of 128, 64 or 32. GEMV-fast and llm-awq interleave rows in I16 words,
+and their zero points are multiplied by the scales already, with their sign turned.
 The shapes tell all of these apart, from each other and from GPTQ. Where a layer's input comes from
 an activation, AutoAWQ divides that by `X.act.scales` (MPT, Falcon, GPT-J, GPTBigCode, StarCoder2;
 Bloom: `X.gelu_impl.scales`) and multiplies the columns of the layer by them: they are divided by
@@ -55,8 +57,8 @@ def resolve(ledger: Ledger) -> None:
     Raises UnsupportedError for repacked versions by name and for other bits. Shapes that fit
     none are left to GPTQ, which comes after.
     """
-    _refuse_llm_awq(ledger)
     stated = settings(ledger)
+    _claim_llm_awq(ledger, stated)
     divisors = _divisors(ledger) if stated.method == "awq" else {}
     for module in modules(ledger, stated):
         if stated.method == "awq":
@@ -277,13 +279,13 @@ def _refuse(module: Module, stated: Settings) -> None:
             raise module.unsupported(f"{_REPACKED[value]} ({field})", _IMPLEMENTED)
 
 
-def _refuse_llm_awq(ledger: Ledger) -> None:
-    """Rows interleaved by four in I16 words, with zeros of another name."""
+def _claim_llm_awq(ledger: Ledger, stated: Settings) -> None:
+    """llm-awq's own layers: GEMV-fast's, whose zero points are called `scaled_zeros`."""
     for stored in ledger.free():
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or stored.dtype != "I16":
             continue
-        zeros = ledger.get(f"{prefix}{dot}scaled_zeros")
-        if zeros is not None and zeros.dtype in SCALE_BITS:
-            module = Module(prefix, stored, zeros, zeros, None)
-            raise module.unsupported("llm-awq", _IMPLEMENTED)
+        scales, zeros = (ledger.get(f"{prefix}{dot}{name}") for name in ("scales", "scaled_zeros"))
+        if scales is not None and zeros is not None:
+            module = Module(prefix, stored, zeros, scales, None)
+            ledger.claim(_gemv_fast(ledger, module, stated))

@@ -47,7 +47,6 @@ def resolve(ledger: Ledger) -> None:
 
     Raises UnsupportedError for repacked formats by name, FormatError for shapes that disagree.
     """
-    _refuse_marlin(ledger)
     stated = settings(ledger)
     refuse_incomplete(ledger, stated)
     for module in modules(ledger, stated):
@@ -190,16 +189,3 @@ def _refuse(module: Module, stated: Settings) -> None:
             raise module.unsupported(f"{name} (backend)", _IMPLEMENTED) from None
     if module.prefix.rpartition(".")[2] in _EMBEDDINGS:
         raise module.unsupported("a quantised embedding table", "linear layers, lm_head included")
-
-
-def _refuse_marlin(ledger: Ledger) -> None:
-    """Marlin and QQQ of AutoGPTQ and GPTQModel: `X.B`, with `X.s`, or `X.s_channel`."""
-    for stored in ledger.free():
-        prefix, dot, part = stored.name.rpartition(".")
-        if part != "B" or stored.dtype not in ("I32", "U32"):
-            continue
-        for sibling, name in (("s", "Marlin"), ("s_channel", "QQQ")):
-            scales = ledger.get(f"{prefix}{dot}{sibling}")
-            if scales is not None:
-                module = Module(prefix, stored, scales, scales, None)
-                raise module.unsupported(f"{name} ({part}, {sibling})", _IMPLEMENTED)

@@ -101,6 +101,13 @@ def seeds() -> dict[str, bytes]:
     }
     return {
         "awq": _seed(awq, "awq", bits=4, group_size=32, version="gemm", zero_point=True),
+        "awq-llm": _seed(
+            {
+                "a.qweight": ("I16", (2, 128)),
+                "a.scales": ("F16", (8, 8)),
+                "a.scaled_zeros": ("F16", (8, 8)),
+            }
+        ),
         "bitnet": _seed(
             {"a.weight": ("U8", (2, 8)), "a.weight_scale": ("BF16", (1,))},
             "bitnet",
@@ -125,6 +132,9 @@ def seeds() -> dict[str, bytes]:
         "gemma": _seed({"a.weight": ("U8", (8, 16)), "a.weight_scale": ("F32", (8, 1))}, "gemma"),
         "gptq": _seed(gptq, "gptq", bits=4, group_size=32, sym=True, checkpoint_format="gptq"),
         "hqq": _seed(hqq, "hqq"),
+        "marlin": _seed(
+            {"a.B": ("I32", (8, 256)), "a.s": ("F16", (1, 128))}, "gptq", is_marlin_format=True
+        ),
         "mlx": _seed(mlx, quantization={"bits": 4, "group_size": 64, "mode": "affine"}),
         "modelopt": _seed(
             {
@@ -153,6 +163,11 @@ def seeds() -> dict[str, bytes]:
             {**nv, "a.weight_global_scale": ("F32", (1,))},
             "compressed-tensors",
             **_ct(num_bits=4, type="float", group_size=16),
+        ),
+        "nvfp4-e5m3": _seed(
+            {"a.weight_packed": ("U8", (8, 16)), "a.weight_scale": ("U8", (8, 2))},
+            "auto-round",
+            data_type="nvfp4_v2",
         ),
         "quanto": _seed(
             {"a.weight._data": ("I8", (8, 8)), "a.weight._scale": ("F32", (8, 1))}, "quanto"

@@ -162,11 +162,13 @@ def test_empty_gemv_fast() -> None:
     assert resolved(fast(256, 0, 1), AWQ).elems == 0
 
 
-def test_llm_awq_is_refused_by_its_tensors() -> None:
+def test_llm_awq_has_another_name_for_its_zeros() -> None:
     parts = fast(256, 96, 1, qzeros=(), scaled_zeros=("F16", (8, 96)))
     for config in (None, {"quant_method": "awq", "bits": 4}):
-        with pytest.raises(UnsupportedError, match="llm-awq"):
-            resolved(parts, config)
+        tensor = resolved(parts, config)
+        assert (tensor.encoding, tensor.shape) == ("awq-gemv-fast", (96, 256))
+    with pytest.raises(FormatError, match="GEMV-fast"):
+        resolved(parts | {"scales": ("BF16", (8, 96))}, None)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 6, 7, 8])

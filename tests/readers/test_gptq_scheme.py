@@ -249,11 +249,33 @@ def test_a_backend_is_believed_where_the_shapes_are_not_gptq_s() -> None:
         resolved(repacked, GPTQ | {"backend": "marlin"})
 
 
-@pytest.mark.parametrize(("sibling", "name"), [("s", "Marlin"), ("s_channel", "QQQ")])
-def test_marlin_s_own_names(sibling: str, name: str) -> None:
-    parts: Shapes = {"B": ("I32", (16, 192)), sibling: ("F16", (4, 96))}
-    with pytest.raises(UnsupportedError, match=name):
-        resolve(ledger({"model.q_proj": parts}, {"quant_method": "gptq"}))
+MARLIN: Shapes = {"B": ("I32", (16, 256)), "s": ("F16", (2, 128))}
+
+
+@pytest.mark.parametrize("method", ["gptq", "gptq_marlin", "marlin"])
+def test_marlin_s_own_names(method: str) -> None:
+    book = ledger({"a": MARLIN | {"workspace": ("I32", (16,))}}, {"quant_method": method})
+    resolve(book)
+    (tensor,) = book.tensors.values()
+    assert (tensor.name, tensor.shape, tensor.scheme) == ("a.weight", (128, 256), "marlin")
+    assert [d.stored.name for d in book.dropped] == ["a.workspace"]
+
+
+@pytest.mark.parametrize(
+    ("parts", "error", "message"),
+    [
+        ({"s_channel": ("F32", (1, 128))}, UnsupportedError, "QQQ"),
+        ({"B_meta": ("I16", (128, 32))}, UnsupportedError, "Marlin 2:4"),
+        ({"B": ("I32", (16, 192))}, FormatError, "a multiple of 64"),
+        ({"B": ("I32", (16, 16, 2))}, FormatError, "a multiple of 64"),
+        ({"s": ("F16", (3, 128))}, FormatError, "of 256 inputs"),
+        ({"s": ("F16", (32, 128))}, FormatError, "of 256 inputs"),
+        ({"s": ("BF16", (2, 128))}, FormatError, "of 256 inputs"),
+    ],
+)
+def test_what_is_not_marlin_s(parts: Shapes, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        resolve(ledger({"a": {**MARLIN, **parts}}, {"quant_method": "gptq"}))
 
 
 def test_embeddings_are_refused_and_heads_are_not() -> None:

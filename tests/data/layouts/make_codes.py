@@ -15,6 +15,7 @@ import importlib.util
 import json
 import struct
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -169,11 +170,58 @@ def gguf_ik() -> None:
     save_file(bits, folder / "expected.safetensors")
 
 
+def source(path: str) -> Any:
+    """A module by its file on the module path, without the packages around it."""
+    (file,) = [Path(p) / path for p in sys.path if (Path(p) / path).is_file()][:1]
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def marlin(size: int) -> None:
+    """By AutoGPTQ's own packing, told that there is a GPU."""
+    torch.cuda.get_device_capability = lambda: (8, 0)
+    module = source("auto_gptq/nn_modules/qlinear/qlinear_marlin.py")
+    inputs, outputs = 256, 256
+    layer = module.QuantLinear(4, size, inputs, outputs, bias=False)
+    codes = torch.randint(-8, 8, (outputs, inputs)).float()
+    scales = (torch.rand(outputs, inputs // layer.group_size) * 0.1 + 0.01).half()
+    each = scales.float().repeat_interleave(layer.group_size, 1)
+    linear = torch.nn.Linear(inputs, outputs, bias=False, dtype=torch.half)
+    linear.weight.data = (codes * each).half()
+    layer.pack(linear, scales)
+    config = {"quant_method": "gptq", "bits": 4, "is_marlin_format": True, "group_size": size}
+    stored = {"a.B": layer.B, "a.s": layer.s}
+    folder = f"gptq/marlin-{'channel' if size == inputs else size}"
+    write(folder, stored, {"a.weight": codes * each}, {"quantization_config": config})
+
+
+def llm_awq() -> None:
+    """By llm-awq's own module (from its sources), without its CUDA kernels."""
+    sys.modules["awq_inference_engine"] = types.ModuleType("awq_inference_engine")
+    module = source("awq/quantize/qmodule.py")
+    linear = torch.nn.Linear(256, 24, bias=False, dtype=torch.half)
+    scales = (torch.rand(24, 4) * 0.01 + 0.01).half()
+    zeros = torch.randint(0, 16, (24, 4)).half()
+    codes = torch.randint(0, 16, (24, 256)).half()
+    wide = [part.repeat_interleave(64, 1) for part in (scales, zeros)]
+    linear.weight.data = (codes - wide[1]) * wide[0]
+    layer = module.WQLinear.from_linear(linear, 4, 64, scales=scales, zeros=zeros)
+    added = layer.scaled_zeros[:4].t().float().repeat_interleave(64, 1)
+    stored = {f"a.{name}": part for name, part in layer.state_dict().items()}
+    expected = codes.float() * wide[0].float() + added
+    write("awq/llm-awq", stored, {"a.weight": expected}, None)
+
+
 COMMANDS: dict[str, Callable[[], None]] = {
     "comfy-awq": comfy_awq,
     "comfy-svdquant": lambda: comfy_svdquant(tiled=False),
     "comfy-svdquant-tiles": lambda: comfy_svdquant(tiled=True),
     "gguf-ik": gguf_ik,
+    "llm-awq": llm_awq,
+    "marlin": lambda: marlin(128),
+    "marlin-channel": lambda: marlin(256),
     "nvfp4-e5m3": nvfp4_e5m3,
 }
 
