@@ -44,7 +44,7 @@ _ROUND = _known(
 _PACKING = _known(
     *("auto", "auto-(round|gptq|awq)", "auto-round:(auto-)?(gptq|awq)(model)?(-.*)?"),
     *(
-        "auto-round:fp8.*",
+        "auto-round:(fake|fp8.*)",  # fake: rounded, and stored as floats
         "auto-round:(llm-compressor-?)?((mx|nv)-?fp[0-9]*(-v2|-e5m3)?|mx-?int4?)?(-with-.*)?",
     ),
 )

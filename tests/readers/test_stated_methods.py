@@ -534,3 +534,11 @@ def test_the_page_names_every_place_where_methods_are_stated() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text()
     for name in FILES:
         assert f"`{name}`" in page
+
+
+def test_weights_that_were_rounded_and_stored_as_floats_are_dense() -> None:
+    """AutoRound's `fake` export of a method that it has no layout for."""
+    about = {"quant_method": "auto-round", "bits": 8, "packing_format": "auto_round:fake"}
+    assert resolved(DENSE, about).tensors["m.weight"].scheme == "passthrough"
+    with pytest.raises(AnamnesisError):
+        resolved({"m.weight": ("I8", (64, 64))}, about)
