@@ -25,6 +25,7 @@ from anamnesis.pipeline.records import (
     VERSION,
     Entry,
     Manifest,
+    Piece,
     Pieces,
     check_cover,
     check_files,
@@ -225,10 +226,11 @@ def recorded(plan: Plan, recipe: Recipe) -> dict[int, Pieces]:
     if document.recipe != (recipe.inputs, recipe.settings):
         return {}
     numbers = {i.name: place[0] for i, place in zip(plan.items, plan.layout.places, strict=True)}
-    found: dict[int, Pieces] = {}
-    for number in range(len(plan.layout.files)):
-        found[number] = [p for p in document.pieces if numbers.get(p[0]) == number]
-    return found
+    found: dict[int, list[Piece]] = {number: [] for number in range(len(plan.layout.files))}
+    for piece in document.pieces:
+        if piece[0] in numbers:
+            found[numbers[piece[0]]].append(piece)
+    return dict(found)
 
 
 def intact(plan: Plan, number: int, pieces: Pieces) -> bool:

@@ -173,7 +173,9 @@ class Tensor:
     @property
     def matrix_units(self) -> int:
         """Units of a matrix, where windows have to end with it: in a stack in columns; else 0."""
-        return max(component.placement.matrix_units for component in self.components)
+        first, *others = self.components
+        most = first.placement.matrix_units
+        return max(most, *(c.placement.matrix_units for c in others)) if others else most
 
     @property
     def coding(self) -> str:

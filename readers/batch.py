@@ -36,6 +36,9 @@ class Blocks:
     views: dict[str, Any]
 
 
+_SMALL = 1024  # bytes of an array that need not begin with a cache line
+
+
 class BlockReader:
     """Reads windows of one tensor into buffers of its own.
 
@@ -117,9 +120,11 @@ def aligned(count: int, dtype: Any) -> Any:
     """An uninitialised array that begins with a cache line.
 
     Large arrays of numpy begin 16 bytes into one, where kernels that take a line of packed codes,
-    or write 32 bytes, touch two.
+    or write 32 bytes, touch two. Of small ones there may be a million, and nobody would notice.
     """
     kind = np.dtype(dtype)
+    if count * kind.itemsize < _SMALL:
+        return np.empty(count, kind)
     room = np.empty(count * kind.itemsize + CACHE_LINE, np.uint8)
     skip = -room.ctypes.data % CACHE_LINE
     return room[skip : skip + count * kind.itemsize].view(kind)

@@ -96,35 +96,39 @@ def _spans(file: Inside, header: Header) -> dict[str, Stored]:
     """The tensors in the order of their bytes; each byte of the data belongs to one of them."""
     # Those without elements share their offset with the next one, so they go before it.
     tensors = sorted(header.tensors, key=lambda info: (info.offset, 0 not in info.dims))
-    types = [ggml_type(t.type_id, f"{file.path}: tensor {t.name!r:.200}") for t in tensors]
+    kinds: dict[int, GgmlType] = {}
+    for info in tensors:
+        if info.type_id not in kinds:
+            kinds[info.type_id] = ggml_type(info.type_id, _at(file, info.name))
+    types = [kinds[info.type_id] for info in tensors]
     _settle_q2_0(file, header, tensors, types)
     spans: dict[str, Stored] = {}
     end = padded = 0
     previous = ""
     for info, kind in zip(tensors, types, strict=True):
-        where = f"{file.path}: tensor {info.name!r:.200}"
         if info.name in spans:
-            raise FormatError(f"{where}: is listed twice")
-        nbytes = _nbytes(where, info.dims, kind)
+            raise FormatError(f"{_at(file, info.name)}: is listed twice")
+        nbytes = _nbytes(file, info, kind)
         start = header.data_start + info.offset
         if info.offset % header.alignment:
             raise FormatError(
-                f"{where}: offset {info.offset:,} is no multiple of the alignment, "
+                f"{_at(file, info.name)}: offset {info.offset:,} is no multiple of the alignment, "
                 f"{header.alignment:,}"
             )
         if start + nbytes > file.size and (nbytes or info.offset > padded):
             raise FormatError(
-                f"{where}: its {nbytes:,} bytes from byte {start:,} go past the end of the file "
-                f"at {file.size:,}"
+                f"{_at(file, info.name)}: its {nbytes:,} bytes from byte {start:,} go past the end "
+                f"of the file at {file.size:,}"
             )
         if info.offset < end and nbytes:
             raise FormatError(
-                f"{where}: offset {info.offset:,} overlaps {previous!r:.200}, which ends at {end:,}"
+                f"{_at(file, info.name)}: offset {info.offset:,} overlaps {previous!r:.200}, which "
+                f"ends at {end:,}"
             )
         if nbytes and info.offset != padded:
             raise FormatError(
-                f"{where}: offset {info.offset:,} leaves a gap: {previous!r:.200} ends at {end:,} "
-                f"and the next tensor belongs at {padded:,}"
+                f"{_at(file, info.name)}: offset {info.offset:,} leaves a gap: {previous!r:.200} "
+                f"ends at {end:,} and the next tensor belongs at {padded:,}"
             )
         if nbytes:
             end = info.offset + nbytes
@@ -135,17 +139,26 @@ def _spans(file: Inside, header: Header) -> dict[str, Stored]:
     return spans
 
 
-def _nbytes(where: str, dims: tuple[int, ...], kind: GgmlType) -> int:
+def _at(file: Inside, name: str) -> str:
+    """A tensor, for messages alone."""
+    return f"{file.path}: tensor {name!r:.200}"
+
+
+def _nbytes(file: Inside, info: TensorInfo, kind: GgmlType) -> int:
+    dims = info.dims
     row = dims[0] if dims else 1
     if row % kind.block_elems:
         raise FormatError(
-            f"{where}: dimension 0 is {row:,}, no multiple of the {kind.block_elems} elements in a "
-            f"block of {kind.name}"
+            f"{_at(file, info.name)}: dimension 0 is {row:,}, no multiple of the "
+            f"{kind.block_elems} elements in a block of {kind.name}"
         )
     # Dimensions beside a zero must be possible too.
-    if math.prod(d or 1 for d in dims) >= ELEMS_LIMIT:
-        raise FormatError(f"{where}: dimensions {list(dims)}: 2^63 elements or more")
-    blocks = math.prod(dims) // kind.block_elems * kind.block_bytes
+    elems = math.prod(dims)
+    if (elems or math.prod(d or 1 for d in dims)) >= ELEMS_LIMIT:
+        raise FormatError(f"{_at(file, info.name)}: dimensions {list(dims)}: 2^63 elements or more")
+    blocks = elems // kind.block_elems * kind.block_bytes
+    if not kind.row_meta:
+        return blocks
     return blocks + math.prod(dims[1:]) * kind.row_meta if dims else blocks
 
 

@@ -35,10 +35,10 @@ class Cursor:
     def left(self) -> int:
         return self.file.size - self.at
 
-    def error(self, what: str, why: str) -> FormatError:
+    def error(self, what: object, why: str) -> FormatError:
         return FormatError(f"{self.file.path}: {what}: {why} (byte {self.at:,})")
 
-    def take(self, nbytes: int, what: str) -> bytes:
+    def take(self, nbytes: int, what: object) -> bytes:
         begin = self._pos
         end = begin + nbytes
         if end > len(self._chunk):
@@ -47,12 +47,12 @@ class Cursor:
         self._pos = end
         return self._chunk[begin:end]
 
-    def skip(self, nbytes: int, what: str) -> None:
+    def skip(self, nbytes: int, what: object) -> None:
         if nbytes > self.left:
             raise self._short(nbytes, what)
         self._pos += nbytes
 
-    def _fill(self, nbytes: int, what: str) -> None:
+    def _fill(self, nbytes: int, what: object) -> None:
         """Make the chunk begin here and hold at least `nbytes`."""
         left = self.left
         if nbytes > left:
@@ -62,18 +62,18 @@ class Cursor:
         self._start, self._pos = at, 0
         self._next_bytes = min(2 * self._next_bytes, _MAX_CHUNK_BYTES)
 
-    def _short(self, nbytes: int, what: str) -> FormatError:
+    def _short(self, nbytes: int, what: object) -> FormatError:
         return self.error(what, f"takes {nbytes:,} bytes where {self.left:,} are left")
 
-    def u32(self, what: str) -> int:
+    def u32(self, what: object) -> int:
         value: int = _U32.unpack(self.take(4, what))[0]
         return value
 
-    def u64(self, what: str) -> int:
+    def u64(self, what: object) -> int:
         value: int = _U64.unpack(self.take(8, what))[0]
         return value
 
-    def string(self, what: str, limits: Limits) -> str:
+    def string(self, what: object, limits: Limits) -> str:
         """A value; bytes that are no UTF-8 become backslash escapes, as no weight hangs on them."""
         nbytes = self.u64(what)
         if nbytes > self.left:
@@ -81,7 +81,7 @@ class Cursor:
         limits.alloc(nbytes, f"{self.file.path}: {what}", GGUF_STRING_BYTES)
         return self.take(nbytes, what).decode(errors="backslashreplace")
 
-    def name(self, what: str) -> str:
+    def name(self, what: object) -> str:
         """A key or a tensor name: 1 to 65,535 bytes of UTF-8 without NUL."""
         nbytes = self.u64(what)
         if not 1 <= nbytes <= NAME_BYTES:
@@ -95,7 +95,7 @@ class Cursor:
             raise self.error(what, f"{name!r:.80} has a NUL in it")
         return name
 
-    def skip_strings(self, count: int, what: str) -> None:
+    def skip_strings(self, count: int, what: object) -> None:
         """Step over strings by their lengths; past the chunk's end, check against the file's."""
         length_at = _U64.unpack_from
         while count:

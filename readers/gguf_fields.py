@@ -45,7 +45,8 @@ _ARRAY_BYTES = 4 + 8  # of an array without items
 _KEY_VALUE_BYTES = 8 + 1 + 4 + 1  # the least that an entry can take
 _TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
 _COUNTS = struct.Struct("<QQ")
-_TYPE_AND_OFFSET = struct.Struct("<IQ")
+# What follows the number of dimensions: dimensions, type, offset.
+_BEHIND_NAME = tuple(struct.Struct(f"<{n}QIQ") for n in range(MAX_DIMENSIONS + 1))
 _UINT32 = 4
 
 
@@ -278,17 +279,30 @@ def _nested(cursor: Cursor, count: int, what: str, limits: Limits, depth: int) -
     return kept if count <= KEPT_NUMBERS else {"type": "array", "count": count}
 
 
+class _About:
+    """The tensor that is being read, for messages alone: there may be a million of them."""
+
+    __slots__ = ("name", "number")
+
+    def __init__(self) -> None:
+        self.number, self.name = 0, ""
+
+    def __str__(self) -> str:
+        return f"tensor {self.name!r:.200}" if self.name else f"name of tensor {self.number:,}"
+
+
 def _tensors(cursor: Cursor, count: int) -> list[TensorInfo]:
     tensors = []
+    about = _About()
     for index in range(count):
-        name = cursor.name(f"name of tensor {index:,}")
-        what = f"tensor {name!r:.200}"
-        n_dims = cursor.u32(what)
+        about.number, about.name = index, ""
+        name = about.name = cursor.name(about)
+        n_dims = cursor.u32(about)
         if n_dims > MAX_DIMENSIONS:
             raise cursor.error(
-                what, f"dimension count {n_dims:,}; at most {MAX_DIMENSIONS} are allowed"
+                about, f"dimension count {n_dims:,}; at most {MAX_DIMENSIONS} are allowed"
             )
-        dims = struct.unpack(f"<{n_dims}Q", cursor.take(8 * n_dims, what))
-        type_id, offset = _TYPE_AND_OFFSET.unpack(cursor.take(12, what))
-        tensors.append(TensorInfo(name, dims, type_id, offset))
+        fields = _BEHIND_NAME[n_dims]
+        *dims, type_id, offset = fields.unpack(cursor.take(fields.size, about))
+        tensors.append(TensorInfo(name, tuple(dims), type_id, offset))
     return tensors

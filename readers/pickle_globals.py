@@ -46,14 +46,14 @@ class Collector:
         # A report is printed: no lone surrogates in it.
         shown = f"{module}.{name}".encode("utf-8", "backslashreplace").decode()
         self.names[shown] = (module, name) in ALLOWED
-        return _PLACEHOLDER
+        return _REBUILDS if name.startswith("_rebuild_tensor") else _PLACEHOLDER
 
     def extension(self, code: int) -> Any:
         self.names[f"copyreg extension {code}"] = False
         return _PLACEHOLDER
 
     def call(self, function: Any, arguments: Any) -> Any:
-        return _PLACEHOLDER
+        return _TENSOR if function is _REBUILDS else _PLACEHOLDER
 
     def construct(self, how: str, cls: Any, arguments: Any) -> Any:
         return _PLACEHOLDER
@@ -64,6 +64,9 @@ class Collector:
     def persistent(self, identifier: Any) -> Any:
         return _PLACEHOLDER
 
+    def is_tensor(self, value: Any) -> bool:
+        return value is _TENSOR
+
     def odd(self, what: str, value: Any) -> bool:
         return True
 
@@ -73,6 +76,8 @@ class _Placeholder:
 
 
 _PLACEHOLDER = _Placeholder()
+_REBUILDS = _Placeholder()  # a function that gives tensors
+_TENSOR = _Placeholder()
 
 
 def collect_globals(data: bytes, where: str, limits: Limits, position: int = 0) -> Findings:

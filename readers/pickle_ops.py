@@ -12,7 +12,6 @@ from typing import Any
 from anamnesis.errors import LimitError
 from anamnesis.limits import NAME_BYTES
 from anamnesis.readers.pickle_literals import (
-    LINE_BYTES,
     push_bytes,
     push_integer,
     push_old_text,
@@ -23,10 +22,12 @@ from anamnesis.readers.pickle_literals import (
     read_string,
     read_unicode,
 )
+from anamnesis.readers.pickle_memo import memo_get, memo_put, memoize, text_get, text_put
 from anamnesis.readers.pickle_vm import (
     EMPTY,
     HIGHEST_PROTOCOL,
     NODE_BYTES,
+    NUMBER_BYTES,
     PICKLE_OPCODES,
     SLOT_BYTES,
     Machine,
@@ -60,8 +61,17 @@ def _signed_sized(push: Callable[[Machine, bytes], None]) -> Handler:
 
 
 def _number(code: struct.Struct) -> Handler:
+    unpack, size = code.unpack_from, code.size
+
     def handle(machine: Machine) -> None:
-        machine.push_number(machine.number(code))
+        start = machine.position
+        if size > machine.end - start:
+            raise machine.cut("an argument is missing")
+        machine.position = start + size
+        machine.room -= NUMBER_BYTES
+        if machine.room < 0:
+            machine.charge(0)
+        machine.stack.append(unpack(machine.data, start)[0])
 
     return handle
 
@@ -113,7 +123,7 @@ def _marked(kind: str) -> Handler:
 
 def _tuple(count: int) -> Handler:
     def handle(machine: Machine) -> None:
-        items = [machine.pop() for _ in range(count)]
+        items = [machine.pop() for _ in range(count)] if count > 1 else [machine.pop()]
         items.reverse()
         machine.push_node("tuple", items)
 
@@ -147,17 +157,6 @@ def _dup(machine: Machine) -> None:
 
 def _pop_mark(machine: Machine) -> None:
     machine.pop_to_mark()
-
-
-def _memo_index(machine: Machine) -> int:
-    raw = machine.line(LINE_BYTES)
-    if not raw.isdigit() or len(raw) > 10:
-        raise machine.bad(f"{raw[:40]!r} is no place in the memo")
-    return int(raw)
-
-
-def _memoize(machine: Machine) -> None:
-    machine.remember(len(machine.memo))
 
 
 def _name(machine: Machine) -> str:
@@ -196,7 +195,11 @@ def _charge_copy(machine: Machine, value: Any) -> None:
 def _reduce(machine: Machine) -> None:
     arguments = machine.pop()
     _charge_copy(machine, arguments)
-    machine.replace(machine.policy.call(machine.top(), arguments))
+    policy = machine.policy
+    value = policy.call(machine.top(), arguments)
+    machine.stack[-1] = value
+    if policy.is_tensor(value):
+        machine.count_tensor()
 
 
 def _build(machine: Machine) -> None:
@@ -243,21 +246,6 @@ def _unknown(machine: Machine) -> None:
     raise machine.bad(f"0x{machine.data[machine.position]:02x} is no opcode")
 
 
-def _indexed(index: Callable[[Machine], int], do: Callable[[Machine, int], None]) -> Handler:
-    def handle(machine: Machine) -> None:
-        do(machine, index(machine))
-
-    return handle
-
-
-def _index(code: struct.Struct) -> Callable[[Machine], int]:
-    def read(machine: Machine) -> int:
-        index: int = machine.number(code)
-        return index
-
-    return read
-
-
 _HANDLERS: dict[str, Handler] = {
     "(": Machine.mark,
     ")": _empty("tuple"),
@@ -288,15 +276,15 @@ _HANDLERS: dict[str, Handler] = {
     "c": _global,
     "d": _marked("dict"),
     "e": _appends,
-    "g": _indexed(_memo_index, Machine.recall),
-    "h": _indexed(_index(_U1), Machine.recall),
+    "g": text_get,
+    "h": memo_get(1),
     "i": _inst,
-    "j": _indexed(_index(_U4), Machine.recall),
+    "j": memo_get(4),
     "l": _marked("list"),
     "o": _obj,
-    "p": _indexed(_memo_index, Machine.remember),
-    "q": _indexed(_index(_U1), Machine.remember),
-    "r": _indexed(_index(_U4), Machine.remember),
+    "p": text_put,
+    "q": memo_put(1),
+    "r": memo_put(4),
     "s": _set_item,
     "t": _marked("tuple"),
     "u": _set_items,
@@ -321,7 +309,7 @@ _HANDLERS: dict[str, Handler] = {
     "\x91": _marked("set"),
     "\x92": _newobj_ex,
     "\x93": _stack_global,
-    "\x94": _memoize,
+    "\x94": memoize,
     "\x95": _frame,
     "\x96": _sized(_U8, push_bytes),
     "\x97": _buffer,
@@ -333,18 +321,23 @@ OPCODES: tuple[Handler, ...] = tuple(_HANDLERS.get(chr(code), _unknown) for code
 def run(machine: Machine) -> Any:
     """The object that the pickle at the machine's position describes; stops behind its STOP."""
     data, end, opcodes = machine.data, machine.end, OPCODES
-    for _ in range(PICKLE_OPCODES):
-        position = machine.position
-        if position >= end:
-            raise machine.cut("the STOP opcode is missing")
-        opcode = data[position]
-        machine.position = position + 1
-        if opcode == STOP:
-            return machine.finish()
-        opcodes[opcode](machine)
+    total = more = PICKLE_OPCODES
+    while more:
+        for _ in range(more):
+            position = machine.position
+            if position >= end:
+                raise machine.cut("the STOP opcode is missing")
+            opcode = data[position]
+            machine.position = position + 1
+            if opcode == STOP:
+                return machine.finish()
+            opcodes[opcode](machine)
+        more = machine.more_opcodes()
+        total += more
     raise LimitError(
-        f"{machine.where}: more than {PICKLE_OPCODES:,} pickle opcodes, which is the fixed limit",
+        f"{machine.where}: more than {total:,} pickle opcodes, which is the fixed limit for "
+        f"{machine.tensors:,} tensors",
         limit="pickle_opcodes",
-        need=PICKLE_OPCODES + 1,
-        have=PICKLE_OPCODES,
+        need=total + 1,
+        have=total,
     )

@@ -12,15 +12,18 @@ import struct
 from typing import Any, Protocol
 
 from anamnesis.errors import FormatError, LimitError
-from anamnesis.limits import Limits, MiB
+from anamnesis.limits import KiB, Limits, MiB
 
 HIGHEST_PROTOCOL = 5
-# Fixed limits of one pickle, for 50,000 tensors: each takes about 32 opcodes and 3.6 KiB. A second
-# runs 2 to 6 million opcodes.
-PICKLE_BYTES = 64 * MiB
+# Fixed limits of one pickle. A tensor takes about 100 bytes, 29 opcodes and 3.6 KiB, so that each
+# one that was made adds to what the rest may take. A second runs 2 to 6 million opcodes.
+PICKLE_BYTES = 128 * MiB
 PICKLE_DEPTH = 256
 PICKLE_OPCODES = 2_000_000
 PICKLE_WORKING_BYTES = 192 * MiB
+TENSOR_OPCODES = 64
+TENSOR_WORKING_BYTES = 4 * KiB
+_COUNTED_TENSORS = 1024  # at a time against the caller's limits
 # What the working set is charged: sizes of CPython's objects, and for nodes the collector's work.
 NODE_BYTES = 256
 SLOT_BYTES = 16
@@ -78,6 +81,10 @@ class Policy(Protocol):
         """What stands for a persistent id."""
         ...
 
+    def is_tensor(self, value: Any) -> bool:
+        """Whether what a call gave is a tensor, which pays for more of the stream."""
+        ...
+
     def odd(self, what: str, value: Any) -> bool:
         """Whether `value` may take an operation that its kind does not have."""
         ...
@@ -91,16 +98,19 @@ class Machine:
     """
 
     __slots__ = (
-        "_mark",
+        "_granted",
+        "_limits",
         "_marks",
-        "_room",
-        "_stack",
         "data",
         "end",
         "ended",
+        "floor",
         "memo",
         "policy",
         "position",
+        "room",
+        "stack",
+        "tensors",
         "where",
     )
 
@@ -111,10 +121,13 @@ class Machine:
         self.where, self.policy = where, policy
         self.ended = False
         self.memo: dict[int, Any] = {}
-        self._stack: list[Any] = []
+        self.stack: list[Any] = []
         self._marks: list[int] = []
-        self._mark = 0  # the stack's height at the last MARK
-        self._room = min(PICKLE_WORKING_BYTES, limits.max_single_alloc)
+        self.floor = 0  # the stack's height at the last MARK
+        self.room = min(PICKLE_WORKING_BYTES, limits.max_single_alloc)
+        self.tensors = 0  # made so far
+        self._granted = 0  # of them those that were paid for with opcodes
+        self._limits = limits
 
     # Errors
 
@@ -127,16 +140,29 @@ class Machine:
 
     def charge(self, nbytes: int) -> None:
         """Count bytes of the working set before they are allocated."""
-        self._room -= nbytes
-        if self._room < 0:
+        self.room -= nbytes
+        if self.room < 0:
+            have = PICKLE_WORKING_BYTES + TENSOR_WORKING_BYTES * self.tensors
             raise LimitError(
                 f"{self.where}: pickle, before byte {self.position:,}: needs more than "
-                f"{PICKLE_WORKING_BYTES:,} bytes in memory, which is the fixed limit "
+                f"{have:,} bytes in memory, which is the fixed limit for {self.tensors:,} tensors "
                 "(limits.max_single_alloc may lower it)",
                 limit="pickle_working_bytes",
-                need=PICKLE_WORKING_BYTES - self._room,
-                have=PICKLE_WORKING_BYTES,
+                need=have - self.room,
+                have=have,
             )
+
+    def count_tensor(self) -> None:
+        """A tensor was made: more memory for what follows, within the caller's limits."""
+        self.tensors += 1
+        self.room += TENSOR_WORKING_BYTES
+        if not self.tensors % _COUNTED_TENSORS:
+            self._limits.tensors(self.tensors, f"{self.where}: tensors")
+
+    def more_opcodes(self) -> int:
+        """What the tensors that were made since the last question add to the opcodes."""
+        new, self._granted = self.tensors - self._granted, self.tensors
+        return TENSOR_OPCODES * new
 
     # The stream
 
@@ -172,51 +198,52 @@ class Machine:
     # The stack
 
     def push(self, value: Any) -> None:
-        self._stack.append(value)
+        self.stack.append(value)
 
     def push_number(self, value: float) -> None:
         self.charge(NUMBER_BYTES)
-        self._stack.append(value)
+        self.stack.append(value)
 
     def push_node(self, kind: str, items: list[Any]) -> None:
         """A new node; `items` may hold other nodes."""
         self.charge(NODE_BYTES + SLOT_BYTES * len(items))
         node = Node(kind, items)
-        self._deepen(node, items)
-        self._stack.append(node)
+        if items:
+            self._deepen(node, items)
+        self.stack.append(node)
 
     def pop(self) -> Any:
-        if len(self._stack) <= self._mark:
+        if len(self.stack) <= self.floor:
             raise self.bad("the stack is empty")
-        return self._stack.pop()
+        return self.stack.pop()
 
     def top(self) -> Any:
-        if len(self._stack) <= self._mark:
+        if len(self.stack) <= self.floor:
             raise self.bad("the stack is empty")
-        return self._stack[-1]
+        return self.stack[-1]
 
     def replace(self, value: Any) -> None:
         """Put a value in the place of the top one."""
         self.pop()
-        self._stack.append(value)
+        self.stack.append(value)
 
     def mark(self) -> None:
         self.charge(NUMBER_BYTES)
-        self._marks.append(self._mark)
-        self._mark = len(self._stack)
+        self._marks.append(self.floor)
+        self.floor = len(self.stack)
 
     def pop_to_mark(self) -> list[Any]:
         if not self._marks:
             raise self.bad("a MARK is missing")
-        items = self._stack[self._mark :]
-        del self._stack[self._mark :]
-        self._mark = self._marks.pop()
+        items = self.stack[self.floor :]
+        del self.stack[self.floor :]
+        self.floor = self._marks.pop()
         return items
 
     def pop_or_unmark(self) -> None:
         """POP: drops a mark when one is on top."""
-        if self._marks and len(self._stack) == self._mark:
-            self._mark = self._marks.pop()
+        if self._marks and len(self.stack) == self.floor:
+            self.floor = self._marks.pop()
         else:
             self.pop()
 
@@ -257,8 +284,8 @@ class Machine:
     def finish(self) -> Any:
         """The value on top, which must be all that is left."""
         value = self.pop()
-        left = self._stack or self._marks
-        if left and not self.policy.odd("STOP before the end of", self._stack):
+        left = self.stack or self._marks
+        if left and not self.policy.odd("STOP before the end of", self.stack):
             raise self.bad("values or marks are left on the stack at STOP")
         return value
 
@@ -271,4 +298,4 @@ class Machine:
     def recall(self, index: int) -> None:
         if index not in self.memo:
             raise self.bad(f"nothing is remembered under {index}")
-        self._stack.append(self.memo[index])
+        self.stack.append(self.memo[index])

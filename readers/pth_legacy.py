@@ -23,7 +23,7 @@ from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import Container, Stored, View
 from anamnesis.readers.pickle_globals import Collector, Findings, GlobalName
 from anamnesis.readers.pickle_ops import run
-from anamnesis.readers.pickle_vm import PICKLE_BYTES, Machine, Node, Policy
+from anamnesis.readers.pickle_vm import Machine, Node, Policy
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.state_dict import flatten, name_all
 from anamnesis.readers.torch_globals import StateDictPolicy
@@ -32,6 +32,7 @@ from anamnesis.readers.torch_storages import Storages
 
 MAGIC_NUMBER = 0x1950A86A20F9469CFC6C
 PROTOCOL_VERSION = 1001
+WINDOW_BYTES = 64 * MiB  # of the file, in which all pickles lie; read again as it grows
 COUNT_BYTES = 8
 _PICKLES = 5
 _FIRST_BYTES = MiB
@@ -61,7 +62,7 @@ class PickleStream:
                 return value
 
     def _grow(self, nbytes: int, where: str = "") -> None:
-        most = min(self.file.size, PICKLE_BYTES)
+        most = min(self.file.size, WINDOW_BYTES)
         if where and len(self._data) == most:
             raise LimitError(
                 f"{where}: pickle: has no end in the first {most:,} bytes, the fixed limit",

@@ -99,57 +99,71 @@ def _entries(
     available = file.size - data_start
     while table:
         name, entry = table.popitem()
-        where = f"{file.path}: tensor {name!r:.200}"
         if len(name) > NAME_BYTES // 4:
-            limits.alloc(len(name.encode()), f"{where}: name", NAME_BYTES)
+            limits.alloc(len(name.encode()), f"{_at(file, name)}: name", NAME_BYTES)
         if type(entry) is not dict or entry.keys() != _FIELDS:
-            raise FormatError(f"{where}: {_why_no_entry(entry)}")
-        dtype = entry["dtype"]
+            raise FormatError(f"{_at(file, name)}: {_why_no_entry(entry)}")
+        dtype, shape, offsets = entry["dtype"], entry["shape"], entry["data_offsets"]
         row = DTYPES.get(dtype) if type(dtype) is str else None
         if row is None:
-            raise _dtype_error(where, dtype)
-        shape = entry["shape"]
-        bits = row.bits * _elems(where, shape, limits)
-        begin, end = _offsets(where, entry["data_offsets"])
+            raise _dtype_error(_at(file, name), dtype)
+        elems, wrong = _elems(shape)
+        if wrong:
+            if type(shape) is list and len(shape) > RANK:
+                limits.items(len(shape), f"{_at(file, name)}: shape: rank", RANK)
+            raise FormatError(f"{_at(file, name)}: shape: {wrong}")
+        bits = row.bits * elems
+        begin, end = _offsets(offsets)
+        if not 0 <= begin <= end:
+            found = f"must be [begin, end], found {_show(offsets)}"
+            raise FormatError(f"{_at(file, name)}: data_offsets: {found}")
         if bits % 8:
-            raise FormatError(f"{where}: shape: {dtype} {shape} ends inside a byte ({bits:,} bits)")
+            raise FormatError(
+                f"{_at(file, name)}: shape: {dtype} {shape} ends inside a byte ({bits:,} bits)"
+            )
         if end - begin != bits // 8:
             raise FormatError(
-                f"{where}: data_offsets: [{begin:,}, {end:,}] span {end - begin:,} bytes, but "
-                f"{dtype} {_show(shape)} takes {bits // 8:,}"
+                f"{_at(file, name)}: data_offsets: [{begin:,}, {end:,}] span {end - begin:,} "
+                f"bytes, but {dtype} {_show(shape)} takes {bits // 8:,}"
             )
         if end > available:
             raise FormatError(
-                f"{where}: data_offsets: end {end:,} is past the end of the file's data "
+                f"{_at(file, name)}: data_offsets: end {end:,} is past the end of the file's data "
                 f"({available:,} bytes)"
             )
         yield Stored(name, dtype, tuple(shape), file, data_start + begin, end - begin)
 
 
-def _elems(where: str, shape: Any, limits: Limits) -> int:
+def _at(file: FileId, name: str) -> str:
+    """A tensor, for messages alone: there may be a million of them."""
+    return f"{file.path}: tensor {name!r:.200}"
+
+
+def _elems(shape: Any) -> tuple[int, str]:
+    """How many elements a shape has, and what is wrong with it."""
     if type(shape) is not list:
-        raise FormatError(f"{where}: shape: must be a list, found {_show(shape)}")
+        return 0, f"must be a list, found {_show(shape)}"
     if len(shape) > RANK:
-        limits.items(len(shape), f"{where}: shape: rank", RANK)
+        return 0, f"rank {len(shape):,}"
     elems = 1
     extent = 1  # of the dimensions that are not zero: absurd ones are refused beside a zero too
     for dimension in shape:
         if type(dimension) is not int or not 0 <= dimension < DIMENSION_LIMIT:
-            raise FormatError(f"{where}: shape: {_show(dimension)} is no dimension")
+            return 0, f"{_show(dimension)} is no dimension"
         elems *= dimension
         extent *= dimension or 1
     if extent >= DIMENSION_LIMIT:
-        raise FormatError(f"{where}: shape: {_show(shape)} has 2^63 elements or more")
-    return elems
+        return 0, f"{_show(shape)} has 2^63 elements or more"
+    return elems, ""
 
 
-def _offsets(where: str, offsets: Any) -> tuple[int, int]:
-    if type(offsets) is not list or len(offsets) != 2:
-        raise FormatError(f"{where}: data_offsets: must be [begin, end], found {_show(offsets)}")
-    begin, end = offsets
-    if type(begin) is not int or type(end) is not int or not 0 <= begin <= end:
-        raise FormatError(f"{where}: data_offsets: must be [begin, end], found {_show(offsets)}")
-    return begin, end
+def _offsets(offsets: Any) -> tuple[int, int]:
+    """Where a tensor begins and ends; (0, -1) for what is no pair of integers."""
+    if type(offsets) is list and len(offsets) == 2:
+        begin, end = offsets
+        if type(begin) is int and type(end) is int:
+            return begin, end
+    return 0, -1
 
 
 def _why_no_entry(entry: Any) -> str:

@@ -26,7 +26,7 @@ from anamnesis.readers.torch_globals import Global, Scalar, Unknown
 from anamnesis.readers.torch_records import Storage, TorchTensor
 
 # Fixed limits of one checkpoint file. A node that is shared counts once a path to it.
-STATE_TENSORS = 500_000
+STATE_TENSORS = 1 << 20
 STATE_ENTRIES = 2_000_000
 STATE_NAME_BYTES = 64 * MiB
 ALWAYS_WRAPPER = "state_dict"

@@ -311,6 +311,9 @@ class StateDictPolicy:
             raise self._security(f"opcode BUILD, which changes {target.path}")
         raise FormatError(f"{self._where}: BUILD on something that has no state")
 
+    def is_tensor(self, value: Any) -> bool:
+        return type(value) is TorchTensor
+
     def odd(self, what: str, value: Any) -> bool:
         return type(value) is Unknown
 

@@ -8,6 +8,7 @@ torch/_utils.py `_rebuild_tensor_v2` and torch/serialization.py `_save`, `_legac
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 from anamnesis.errors import FormatError, LimitError
@@ -78,6 +79,7 @@ STORAGE_CLASSES: dict[str, str] = {
 }
 
 
+@cache
 def item_bytes(dtype: str) -> int:
     """Bytes of an element of a torch dtype."""
     ours = TORCH_DTYPES[dtype]
@@ -126,34 +128,40 @@ def view(
     """The tensor of `size` and `stride` at `offset` of a storage; FormatError if it leaves it."""
     if type(storage) is not Storage:
         raise FormatError(f"{where}: a tensor whose storage is no storage")
-    where = f"{where}: tensor of storage {storage.key!r:.100}"
     if dtype is None:
         if storage.untyped:
-            raise FormatError(f"{where}: an untyped storage and no dtype")
+            raise FormatError(f"{_at(where, storage)}: an untyped storage and no dtype")
         dtype = storage.dtype
     elif not storage.untyped and dtype != storage.dtype:
-        raise FormatError(f"{where}: dtype {dtype} over a storage of {storage.dtype}")
-    shape, strides = _integers(where, "size", size), _integers(where, "stride", stride)
+        raise FormatError(f"{_at(where, storage)}: dtype {dtype} over a storage of {storage.dtype}")
+    place = (where, storage)
+    shape, strides = _integers(place, "size", size), _integers(place, "stride", stride)
     if len(shape) != len(strides):
-        raise FormatError(f"{where}: {len(shape)} sizes and {len(strides)} strides")
-    start = _integer(where, "storage_offset", offset)
+        raise FormatError(f"{_at(where, storage)}: {len(shape)} sizes and {len(strides)} strides")
+    start = _integer(place, "storage_offset", offset)
     last = start  # the element furthest from the storage's start
     elems = extent = 1
     for dimension, step in zip(shape, strides, strict=True):
-        last += max(0, dimension - 1) * step
+        if dimension > 1:
+            last += (dimension - 1) * step
         elems *= dimension
         extent *= dimension or 1
     if extent >= DIMENSION_LIMIT:
-        raise FormatError(f"{where}: size: 2^63 elements or more")
+        raise FormatError(f"{_at(where, storage)}: size: 2^63 elements or more")
     used, itemsize = last + 1 if elems else start, item_bytes(dtype)
     if used * itemsize > storage.nbytes:
         raise FormatError(
-            f"{where}: size {list(shape)} and stride {list(strides)} at storage_offset {start:,} "
-            f"reach element {used:,} of {storage.nbytes // itemsize:,}"
+            f"{_at(where, storage)}: size {list(shape)} and stride {list(strides)} at "
+            f"storage_offset {start:,} reach element {used:,} of {storage.nbytes // itemsize:,}"
         )
     kept = None if _contiguous(shape, strides) else _plain_strides(shape, strides)
     nbytes = elems * itemsize
     return TorchTensor(dtype, shape, nbytes, storage, start, kept, _refusal(dtype))
+
+
+def _at(where: str, storage: Storage) -> str:
+    """A tensor, for messages alone: there may be a million of them."""
+    return f"{where}: tensor of storage {storage.key!r:.100}"
 
 
 def _refusal(dtype: str) -> str:
@@ -163,25 +171,33 @@ def _refusal(dtype: str) -> str:
     return f"dtype torch.{dtype} ({kind})"
 
 
-def _integers(where: str, what: str, node: Any) -> tuple[int, ...]:
+_Place = tuple[str, Storage]
+
+
+def _integers(place: _Place, what: str, node: Any) -> tuple[int, ...]:
     if type(node) is not Node or node.kind not in ("tuple", "list"):
-        raise FormatError(f"{where}: {what}: must be a tuple of integers")
-    if len(node.items) > RANK:
+        raise FormatError(f"{_at(*place)}: {what}: must be a tuple of integers")
+    items = node.items
+    if len(items) > RANK:
         raise LimitError(
-            f"{where}: {what}: rank {len(node.items):,}, the fixed limit is {RANK}",
+            f"{_at(*place)}: {what}: rank {len(items):,}, the fixed limit is {RANK}",
             limit="rank",
-            need=len(node.items),
+            need=len(items),
             have=RANK,
         )
-    return tuple(_integer(where, what, item) for item in node.items)
+    for item in items:
+        if type(item) is not int or not 0 <= item < DIMENSION_LIMIT:
+            _integer(place, what, item)
+    return tuple(items)
 
 
-def _integer(where: str, what: str, value: Any) -> int:
+def _integer(place: _Place, what: str, value: Any) -> int:
     if type(value) is not int:
-        raise FormatError(f"{where}: {what}: must hold integers, found {type(value).__name__}")
+        kind = type(value).__name__
+        raise FormatError(f"{_at(*place)}: {what}: must hold integers, found {kind}")
     if not 0 <= value < DIMENSION_LIMIT:
         shown = value if value.bit_length() < 128 else f"an integer of {value.bit_length()} bits"
-        raise FormatError(f"{where}: {what}: {shown} is outside 0 .. 2^63-1")
+        raise FormatError(f"{_at(*place)}: {what}: {shown} is outside 0 .. 2^63-1")
     return value
 
 

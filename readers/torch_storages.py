@@ -31,6 +31,9 @@ class Storages:
         self._views: dict[str, Storage] = {}
 
     def __call__(self, identifier: Any) -> Storage:
+        found = self._again(identifier)
+        if found is not None:
+            return found
         where = f"{self._where}: persistent id"
         if type(identifier) is not Node or identifier.kind != "tuple":
             raise FormatError(f"{where}: must be a tuple, found {_shown(identifier)}")
@@ -57,6 +60,20 @@ class Storages:
             )
         view = items[5] if len(items) == 6 else None
         return before if view is None else self._view(before, view)
+
+    def _again(self, identifier: Any) -> Storage | None:
+        """What was declared before in these very words, as each tensor of a storage does."""
+        if type(identifier) is not Node or len(identifier.items) != 5:
+            return None
+        tag, kind, key, _, elems = identifier.items
+        if type(key) is not str or type(elems) is not int or tag != "storage":
+            return None
+        before = self.declared.get(key)
+        if before is None or before.elems != elems or identifier.kind != "tuple":
+            return None
+        if type(kind) is not Global or kind.role != "storage" or kind.value != before.dtype:
+            return None
+        return before if kind.path.endswith("UntypedStorage") == before.untyped else None
 
     def _view(self, root: Storage, view: Any) -> Storage:
         where = f"{self._where}: persistent id: storage {root.key!r:.100}: view"

@@ -47,6 +47,9 @@ _SIGNS = frozenset(
     part.rpartition(".")[2] for row in REFUSED.values() for sign in row.signs for part in sign
 ).difference(("weight", "qweight"))
 
+_MARKS = _PARTS | _SIGNS
+_FLOATS = frozenset(name for name, row in DTYPES.items() if row.kind == "float")
+
 
 @dataclass(frozen=True, slots=True)
 class Suspect:
@@ -68,6 +71,7 @@ class Rule:
         self._ledger = ledger
         self._gguf = ledger.container.kind == "gguf"
         self._quantised = not self._gguf and any(t.quantised for t in ledger.tensors.values())
+        self._plain = not self._quantised and not ledger.stated
         self._alone = LeftAlone(ledger.stated)
         self._modules: Modules | None = None
         self._stems = Stems()
@@ -79,6 +83,11 @@ class Rule:
 
     def judge(self, stored: Stored) -> Suspect | Harmless | None:
         """What speaks against it; why it may be left out; None for what is dense."""
+        if self._plain and stored.dtype in _FLOATS:  # the usual case, of which there are many
+            name = stored.name
+            part = name[name.rfind(".") + 1 :]
+            if part not in _MARKS and part[0:1] != "_" and "quant_state" not in name:
+                return None
         known = DTYPES.get(stored.dtype)
         part = stored.name.rpartition(".")[2]
         if known is None or known.kind == "code":

@@ -59,7 +59,8 @@ class Ledger:
                 f"as {self.tensors[tensor.name].scheme} and as {tensor.scheme}"
             )
         self.tensors[tensor.name] = tensor
-        self._taken.update(c.stored.name for c in tensor.components)
+        for component in tensor.components:
+            self._taken.add(component.stored.name)
 
     def drop(self, stored: Stored, why: str) -> None:
         """Leave a stored tensor out of the output."""

@@ -25,6 +25,7 @@ from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.fp8 import ENCODINGS as FP8_ENCODINGS
 from anamnesis.readers.schemes.passthrough import dense
 
+_SHAPE = "comfy.gguf.orig_shape."
 _NUMBERS = {name: number for number, name in FP8.items()}
 
 
@@ -33,12 +34,14 @@ def resolve(ledger: Ledger) -> None:
 
     Raises FormatError for a shape of another number of elements, and for scales that do not fit.
     """
+    shaped = any(str(key).startswith(_SHAPE) for key in ledger.container.metadata)
+    rows = {dtype: encoding_of(dtype) for dtype in {s.dtype for s in ledger.free()}}
     for stored in ledger.free():
-        shape = _shape(ledger, stored)
+        shape = _shape(ledger, stored) if shaped else stored.shape
         if stored.dtype in FP8.values():
             _claim_fp8(ledger, stored, shape)
             continue
-        encoding = encoding_of(stored.dtype)
+        encoding = rows[stored.dtype]
         row = ENCODINGS.get(encoding)
         if row is None or not row.block_bytes:
             if shape != stored.shape:
@@ -97,7 +100,7 @@ def _claim_fp8(ledger: Ledger, stored: Stored, shape: tuple[int, ...]) -> None:
 
 def _shape(ledger: Ledger, stored: Stored) -> tuple[int, ...]:
     """A tensor's shape before it was made a matrix; its own where the metadata says nothing."""
-    key = f"comfy.gguf.orig_shape.{stored.name}"
+    key = f"{_SHAPE}{stored.name}"
     found = ledger.container.metadata.get(key)
     if found is None:
         return stored.shape

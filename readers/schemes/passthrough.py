@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from functools import cache
+from typing import Any
 
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
@@ -17,6 +18,8 @@ from anamnesis.readers.schemes._leftovers import Rule, Suspect
 from anamnesis.readers.schemes._refusal import leftover
 from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
 from anamnesis.readers.schemes.base import Ledger
+
+_NONE: dict[str, Any] = {}  # shared by all, of whom there may be a million
 
 
 def resolve(ledger: Ledger, implemented: str) -> None:
@@ -43,8 +46,9 @@ def dense(stored: Stored) -> Tensor:
 
     A strided view is read in whole slices along its first dimension.
     """
-    strided = stored.view is not None and stored.view.strides is not None
-    unit = max(1, math.prod(stored.shape[1:])) if strided else 1
+    unit = 1
+    if stored.view is not None and stored.view.strides is not None:
+        unit = max(1, math.prod(stored.shape[1:]))
     return Tensor(
         name=stored.name,
         shape=stored.shape,
@@ -53,6 +57,7 @@ def dense(stored: Stored) -> Tensor:
         components=(Component("payload", stored, _rows_of(unit * DTYPES[stored.dtype].bits)),),
         unit_elems=unit,
         out_dtype=stored.dtype,
+        params=_NONE,
     )
 
 

@@ -526,9 +526,12 @@ def test_p33_500000_names_on_one_tensor(tmp_path: Path) -> None:
     assert len(container.stored) == 500_000
 
 
-def test_p33_one_more(refused: Callable[..., str]) -> None:
-    names = b"".join(b"X\x06\0\0\0%06dh\x50" % n for n in range(500_001))
-    refused(pth(T + b"q\x500}(" + names + b"u"), ".pth", LimitError, "500,000")
+def test_p33_more_names_than_tensors_are_allowed(refused: Callable[..., str]) -> None:
+    """A dict of 1,025 names for one tensor under 1,024 names, in a pickle of as many bytes."""
+    inner = b"".join(b"X\x04\0\0\0%04dh\x50" % n for n in range(1025))
+    outer = b"".join(b"X\x04\0\0\0%04dh\x51" % n for n in range(1024))
+    top = T + b"q\x500}(" + inner + b"uq\x510}(X\x01\0\0\0x" + V("x" * (1 << 20)) + outer + b"u"
+    refused(pth(top), ".pth", LimitError, "1,048,576")
 
 
 @pytest.mark.parametrize(

@@ -9,13 +9,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pth_bytes
 import pytest
 
 import anamnesis
 from anamnesis.errors import LimitError
-from anamnesis.limits import RECORD_BYTES
+from anamnesis.limits import RECORD_BYTES, Limits
+from anamnesis.readers.model import load_model
 
 COUNT = 60_000
+B = pth_bytes
 
 
 @pytest.fixture(scope="module")
@@ -81,3 +84,31 @@ def test_every_tensor_arrives_within_what_was_charged(safetensors: Path, tmp_pat
     assert model[f"layers.{COUNT - 1}.weight"].to_numpy().view(np.uint16).tolist() == [
         (4 * (COUNT - 1) + i) & 0xFFFF for i in range(4)
     ]
+
+
+def checkpoint(path: Path, count: int) -> Path:
+    """`count` tensors of one storage, each four BF16 numbers, as torch.save writes them."""
+    storage = B.storage(elems=4 * count, cls="BFloat16Storage")
+    entries = {f"layers.{i}.weight": B.tensor(storage, (4,), (1,), 4 * i) for i in range(count)}
+    data = np.arange(4 * count, dtype=np.uint32).astype("<u2").tobytes()
+    path.write_bytes(B.pth(B.pickled(B.dict_(entries)), {"0": data}))
+    return path
+
+
+def test_a_checkpoint_of_many_tensors_is_read(tmp_path: Path) -> None:
+    """More than the pickle's fixed budget has room for: each tensor adds what the next takes."""
+    count = 75_000
+    path = checkpoint(tmp_path / "many.pth", count)
+    model = anamnesis.open_model(path)
+    assert len(model) == count
+    assert model[f"layers.{count - 1}.weight"].to_numpy().view(np.uint16).tolist() == [
+        (4 * (count - 1) + i) & 0xFFFF for i in range(4)
+    ]
+
+
+def test_a_checkpoint_is_refused_before_its_records_are_made(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "many.pth", 3000)
+    with pytest.raises(LimitError, match=r"2,048 tensors takes .*--memory") as caught:
+        load_model(str(path), limits=Limits(record_bytes=2000 * RECORD_BYTES))
+    assert (caught.value.limit, caught.value.need) == ("run.memory", 2048 * RECORD_BYTES)
+    assert len(load_model(str(path), limits=Limits(record_bytes=3000 * RECORD_BYTES)).tensors)
