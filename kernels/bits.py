@@ -41,7 +41,8 @@ def to_float32(dtype: str, array: Any) -> Any:
     if dtype == "F32":
         return np.array(array, dtype=np.float32)
     if dtype in ("F16", "F64"):
-        return array.astype(np.float32)
+        with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
+            return array.astype(np.float32)
     if dtype == "BF16":
         return (array.astype(np.uint32) << 16).view(np.float32)
     if dtype in ("F8_E8M0", "U8"):

@@ -4,9 +4,9 @@
     python tests/run_page.py PAGE.md --write    # put what was printed into the page
 
 Blocks run in the order of the page, in the current folder: `python` ones in one namespace, as in a
-notebook, and of `console` ones what stands after `$ ` in those where `amn` is called. A `text`
-block after a `python` one is what that printed. A Python block that needs torch is left out
-without it, and so are the blocks of the kinds that are not run.
+notebook, and of `console` ones what stands after `$ `. A `text` block after a `python` one is what
+that printed. A Python block that needs torch is left out without it, and so are the blocks of the
+kinds that are not run, and those below a line `<!-- not run: … -->` that says why.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from pathlib import Path
 from typing import Any
 
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
-_PROGRESS = re.compile(r"^(\d+ %, |shard \d+/).*\n", re.MULTILINE)
+_NOT_RUN = re.compile(r"^<!-- not run: (.+) -->\n\Z", re.MULTILINE)
+_PROGRESS = re.compile(r"^(\d+ %, |shard \d+/|compiling kernels, ).*\n", re.MULTILINE)
 _COLOUR = re.compile(r"\x1b\[[\d;]*m")
 _COLUMNS = 100
 
@@ -32,11 +33,17 @@ _COLUMNS = 100
 def main(page: str, *flags: str) -> None:
     text = Path(page).read_text()
     blocks = list(FENCE.finditer(text))
-    printed = run([(block[1], block[2]) for block in blocks])
+    printed = run([("" if reason(text, block) else block[1], block[2]) for block in blocks])
     if "--write" in flags:
         Path(page).write_text(_filled(text, blocks, printed))
     else:
         json.dump(printed, sys.stdout)
+
+
+def reason(text: str, block: re.Match[str]) -> str:
+    """Why a block is not run, as the line above it says: `<!-- not run: … -->`."""
+    found = _NOT_RUN.search(text[: block.start()])
+    return found[1] if found else ""
 
 
 def run(blocks: list[tuple[str, str]]) -> list[str | None]:
@@ -48,7 +55,7 @@ def run(blocks: list[tuple[str, str]]) -> list[str | None]:
         for number, (kind, text) in enumerate(blocks):
             if kind == "python" and ("torch" not in text or find_spec("torch")):
                 found.append(_python(text, f"<block {number + 1}>", names))
-            elif kind == "console" and "$ amn" in text:
+            elif kind == "console" and "$ " in text:
                 found.append(_console(text, environment))
             else:
                 found.append(None)

@@ -3,25 +3,46 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
+from typing import Any
 
+import click
 import pytest
 
 import anamnesis
+from anamnesis.cli.main import cli
 from anamnesis.kernels import ENCODINGS
+from anamnesis.pipeline.config import schema
 from anamnesis.readers import READERS
 from anamnesis.readers.schemes import SCHEMES
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMATS = ROOT / "docs" / "formats"
+DOCS = ROOT / "docs"
+SITE = DOCS / "README.md"
+FORMATS = DOCS / "formats"
 PAGES = sorted(
     page
     for pattern in ("*.md", "docs/**/*.md", "configs/**/*.md", "kernels/**/*.md")
     for page in ROOT.glob(pattern)
+    if page.relative_to(ROOT).parts[:2] not in (("docs", "_build"), ("docs", "reference"))
+    and page != ROOT / "docs" / "index.md"
 )
 _LINK = re.compile(r"\[[^\]\[]*\]\(([^()\s]+)\)")
+_WHOLE = re.DOTALL | re.MULTILINE
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
+
+
+def module(path: str) -> Any:
+    """A file of the checkout that no package has, as a module."""
+    spec = spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = module_from_spec(spec)
+    spec.loader.exec_module(made)
+    return made
 
 
 def text_of(page: Path) -> str:
@@ -48,11 +69,7 @@ def test_the_index_names_every_row_of_the_tables() -> None:
 
 def test_the_tables_of_formats_are_made_of_the_codes_own() -> None:
     """`python tests/format_tables.py --write` mends them."""
-    spec = spec_from_file_location("format_tables", ROOT / "tests" / "format_tables.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = module_from_spec(spec)
-    spec.loader.exec_module(made)
+    made = module("tests/format_tables.py")
     for page in made.PAGES:
         assert page.read_text() == made.rewritten(page), page
     pages = {"bnb": "bitsandbytes", "comfy": "comfyui", "mxfp4": "fp4"}
@@ -99,6 +116,75 @@ def test_links_resolve(page: Path) -> None:
         assert file.exists(), target
         if fragment:
             assert fragment in anchors(file), target
+
+
+def test_the_site_lists_every_page_once() -> None:
+    """README.md is the site's contents; pages of formats are listed by formats/README.md."""
+    listed = [
+        name for _, names in module("docs/conf.py").pages_of(SITE.read_text()) for name in names
+    ]
+    pages = {p.relative_to(DOCS).with_suffix("").as_posix() for p in DOCS.rglob("*.md")}
+    kept = {name for name in pages if not name.startswith(("formats/", "_build", "reference/"))}
+    made = {f"reference/{name}" for name in ("cli", "job-file", "python-api")}
+    assert sorted(listed) == sorted((kept | made | {"formats/README"}) - {"README", "index"})
+
+
+def test_links_out_of_the_site_lead_into_the_repository() -> None:
+    linked = module("docs/conf.py").linked
+    text = "[a](../README.md#start) [b](inputs.md) [c](../tests) [d](https://e.org) [f](README.md)"
+    found = re.findall(r"\((.*?)\)", linked(text, DOCS))
+    assert found[0].startswith("https://")
+    assert found[0].endswith("/blob/main/README.md#start")
+    assert found[2].endswith("/tree/main/tests")
+    assert [found[1], *found[3:]] == ["inputs.md", "https://e.org", "index.md"]
+
+
+def test_the_reference_names_every_command_flag_key_and_function() -> None:
+    reference = module("docs/reference.py")
+    commands = reference.command_line()
+    for name, command in cli.commands.items():
+        assert f"## amn {name}\n" in commands
+        for option in command.params:
+            assert isinstance(option, click.Argument) or max(option.opts, key=len) in commands
+    keys = reference.job_file()
+    whole = schema()
+    for section in (whole, *(whole["$defs"][name] for name in ("Output", "Run", "Numbers"))):
+        assert {key for key in section["properties"] if key not in keys} == set()
+    python = reference.python_api()
+    for name in anamnesis.__all__:
+        assert callable(getattr(anamnesis, name)) is (f"## anamnesis.{name}\n" in python)
+    for error in ("FormatError", "LimitError"):
+        assert f"| `{error}` |" in python
+
+
+# Pages whose blocks a test runs, and compares what they print with what is shown.
+RUN = {
+    "README.md": "tests/test_readme.py",
+    "docs/analytics.md": "tests/test_analytics_page.py",
+    "docs/encoding.md": "tests/pipeline/test_encoding_page.py",
+    "docs/gguf-and-hf.md": "tests/names/test_page.py",
+    "docs/python.md": "tests/test_python_page.py",
+    "docs/tutorials": "tests/test_tutorials.py",
+    "docs/untrusted-input.md": "tests/hostile/test_untrusted_docs.py",
+}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_block_is_run_or_says_why_not(page: Path, checkout: Path) -> None:
+    """`<!-- not run: … -->` above a block says why; Python that shows no output is run here."""
+    name = page.relative_to(ROOT).as_posix()
+    test = next((test for key, test in RUN.items() if name.startswith(key)), None)
+    if test is not None:
+        text = (ROOT / test).read_text()
+        assert page.name in text or page.parent.name in text
+        return
+    text = page.read_text()
+    for block in re.finditer(r"^```(console|python|sh|bash|sql|yaml)\n(.*?)^```", text, _WHOLE):
+        if block[1] == "python" and "not run" not in text[: block.start()].rpartition("\n\n")[2]:
+            subprocess.run([sys.executable, "-c", block[2]], cwd=checkout, check=True)
+            continue
+        above = text[: block.start()].rstrip("\n").rpartition("\n")[2]
+        assert re.fullmatch(r"<!-- not run: .+ -->", above), text[block.start() :][:80]
 
 
 def test_paths_that_pages_name_exist() -> None:
