@@ -45,6 +45,11 @@ json_flag = click.option("--json", "as_json", is_flag=True, help="Print one JSON
 unit_flag = click.option(
     "--assume-unit-scale", is_flag=True, help="Take FP8 tensors without a scale as a plain cast."
 )
+loss_flag = click.option(
+    "--loss",
+    metavar="FILE",
+    help="Write what encoding lost: .json, .parquet, .csv, .arrow, .svg, .html or .png.",
+)
 scheduler_flag = click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
 key_value_flag = click.option(
     "--gguf-kv",

@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -35,6 +36,7 @@ from anamnesis.cli.flags import (
     key_values_from,
     limit_flags,
     limits_from,
+    loss_flag,
     outtype_flag,
     pattern_flags,
     resource_flags,
@@ -227,6 +229,7 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
     is_flag=True,
     help="Encode recovered values where codes cannot be moved as they are.",
 )
+@loss_flag
 @outtype_flag
 @_conversion
 def convert_command(path: str, to: str, outtype: str | None, **settings: Any) -> None:
@@ -244,6 +247,7 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
 
     out, threads = (settings.pop(name) for name in ("out", "threads"))
     how = {name: settings.pop(name) for name in ("quiet", "as_json", "dry_run")}
+    how["loss"] = settings.pop("loss", None)
     threads = int(threads) if threads.isdecimal() else threads
     settings["include"] = settings["include"] or ("*",)
     settings["key_values"] = key_values_from(settings.pop("gguf_kv"))
@@ -253,7 +257,14 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
     _work(job, limits, **how)
 
 
-def _work(job: Job, limits: Limits | None, quiet: bool, as_json: bool, dry_run: bool) -> None:
+def _work(
+    job: Job,
+    limits: Limits | None,
+    quiet: bool,
+    as_json: bool,
+    dry_run: bool,
+    loss: str | None = None,
+) -> None:
     """Run a job, going on where an earlier run was stopped; or say what it would do."""
     from anamnesis.cli.outcomes import finish, show_plans
     from anamnesis.pipeline.jobs import rehearse_job, run_job
@@ -265,13 +276,20 @@ def _work(job: Job, limits: Limits | None, quiet: bool, as_json: bool, dry_run: 
         planned = rehearse_job(job, limits)
         show_plans(planned, remarks_on_job(job, planned), quiet=quiet, as_json=as_json)
         return
+    if loss is not None:
+        from anamnesis.analytics.loss import check_loss, write_loss
+
+        check_loss(Path(loss), job.output.overwrite)
     progress = make_progress("quiet" if quiet else "auto")
     summary = run_job(job, limits=limits, progress=progress, resume=True)
+    if loss is not None:
+        write_loss(summary.outcomes, Path(loss), overwrite=job.output.overwrite)
     finish(summary, quiet=quiet, as_json=as_json)
 
 
 @cli.command("run")
 @click.argument("job", type=click.Path(dir_okay=False))
+@loss_flag
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
 @scheduler_flag
 @_keep_going
@@ -283,7 +301,7 @@ def run_command(
     overrides: Sequence[str],
     scheduler: str | None,
     keep_going: bool,
-    **how: bool,
+    **how: Any,
 ) -> None:
     """Run the batch job in the YAML file JOB; run it again to resume.
 

@@ -13,6 +13,7 @@ from anamnesis.cli.streams import print_json, remark
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.jobs import Summary
+    from anamnesis.pipeline.outcome import Outcome
     from anamnesis.pipeline.plan import Plan
 
 Failures = Sequence[tuple[str, BaseException]]
@@ -20,17 +21,30 @@ Failures = Sequence[tuple[str, BaseException]]
 
 def finish(summary: Summary, *, quiet: bool, as_json: bool) -> None:
     """Print what a job made; raises an error when an input failed."""
-    from anamnesis.cli.tables import sentence
+    from anamnesis.cli.tables import loss_sentence, sentence
 
     if as_json:
-        outcomes = [asdict(outcome) for outcome in summary.outcomes]
+        outcomes = [_outcome(outcome) for outcome in summary.outcomes]
         failures = _failures(summary.failures)
         print_json({"outcomes": outcomes, "failures": failures, "notes": list(summary.notes)})
     elif not quiet:
         remark(summary.notes)
         for outcome in summary.outcomes:
             click.echo(sentence(outcome))
+            if outcome.loss:
+                click.echo(loss_sentence(outcome))
     _fail(summary.failures, summary.inputs)
+
+
+def _outcome(outcome: Outcome) -> dict[str, Any]:
+    from msgspec import to_builtins
+
+    made = asdict(outcome)
+    if outcome.loss:
+        made["loss"] = to_builtins(outcome.loss)
+    else:
+        del made["loss"]
+    return made
 
 
 def show_plans(

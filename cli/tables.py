@@ -65,6 +65,26 @@ def _plain(value: object) -> Text:
     return Text(printable(value))
 
 
+def loss_sentence(outcome: Outcome) -> str:
+    """One line on what encoding lost."""
+    from anamnesis.kernels.diff import Sums, metrics
+
+    total, clipped = Sums(), 0
+    for row in outcome.loss:
+        total += row.compared
+        clipped += row.clipped
+    count = f"{len(outcome.loss)} tensor{'s' if len(outcome.loss) > 1 else ''} encoded"
+    lossy = [row for row in outcome.loss if row.sqnr_db is not None]
+    if not lossy:
+        return f"{count}: nothing lost"
+    worst = min(lossy, key=lambda row: row.sqnr_db or 0.0)
+    share = clipped / max(1, total.elems)
+    return (
+        f"{count}: SQNR {metrics(total)['sqnr_db']:.1f} dB, {share:.2%} clipped; worst "
+        f"{printable(worst.tensor)}, {worst.sqnr_db:.1f} dB"
+    )
+
+
 def sentence(outcome: Outcome) -> str:
     """One line on what a run made."""
     if outcome.resumed == len(outcome.files):

@@ -38,7 +38,8 @@ class Blocks(NamedTuple):
 class Facts(NamedTuple):
     """What a form needs besides the parts: the target and its settings, and the window's shape.
 
-    `dtype` is the one that scales are stored in.
+    `dtype` is the one that scales are stored in, `columns` the elements of an encoder's unit, of
+    which there are `rows`.
     """
 
     target: str
@@ -51,10 +52,10 @@ class Facts(NamedTuple):
 class Readback:
     """Decodes the windows of one encoded tensor."""
 
-    def __init__(self, target: str, settings: Mapping[str, Any], dtype: str, columns: int) -> None:
-        """`dtype` is that of the scales, `columns` the elements of an encoder's unit."""
-        self._facts = Facts(target, settings, dtype, columns, 0)
-        self._encoding = ENCODERS[target].reads_back
+    def __init__(self, facts: Facts) -> None:
+        """`facts` of any number of rows."""
+        self._facts = facts
+        self._encoding = ENCODERS[facts.target].reads_back
         self._decode, self._prepare = decoder(self._encoding), preparer(self._encoding)
         row = ENCODINGS[self._encoding]
         self._form = _blocks_of(self._encoding) if row.ggml_type >= 0 else _FORMS[self._encoding]

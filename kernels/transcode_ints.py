@@ -83,10 +83,15 @@ def read_ct_packed(views: Views, params: Mapping[str, Any], window: Any) -> Inte
     if params["zero"] == "plain":
         zeros = _signed_zeros(views, len(scales), groups, bits)
     elif params["zero"]:
-        words = np.ascontiguousarray(views["weight_zero_point"].reshape(-1)).view("<u4")
-        lines = np.ascontiguousarray(words.reshape(-1, groups).T).view(np.uint8)
-        zeros = codes_of(lines, bits, rows).T[: len(scales)].astype(np.float32)
+        zeros = zeros_down(views["weight_zero_point"], groups, bits, rows)[: len(scales)]
     return Integers(codes, bits, scales, zeros)
+
+
+def zeros_down(stored: Any, groups: int, bits: int, rows: int) -> Any:
+    """Zero points, float32 `[rows, groups]`, of bytes of words that are packed down the rows."""
+    words = np.ascontiguousarray(stored.reshape(-1)).view("<u4")
+    lines = np.ascontiguousarray(words.reshape(-1, groups).T).view(np.uint8)
+    return np.ascontiguousarray(codes_of(lines, bits, rows).T.astype(np.float32))
 
 
 def read_ct_bytes(views: Views, params: Mapping[str, Any], window: Any) -> Integers:

@@ -57,11 +57,12 @@ class EncodedPiece(Piece):
 
     @property
     def memory_bytes(self) -> int:
-        # Windows as float32, codes of a byte each, and the scales that glue makes of groups.
+        # Windows as float32, codes of a byte each, the scales that glue makes of groups, and what
+        # is decoded again; what codes are moved through.
         elems = self.step.window_units * self.step.tensor.unit_elems
         return (
             self.step.memory_bytes
-            + 7 * elems
+            + (21 if self.encoded.moved else 12) * elems
             + self.encoded.nbytes(*self.units(0, self.step.window_units))
         )
 

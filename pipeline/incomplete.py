@@ -90,7 +90,7 @@ def take_over(plan: Plan, out: Path, recipe: Recipe, journal: Journal) -> None:
                 continue
             source = folder / Path(entry.name).name
             if source.is_file():
-                journal.add({file.path: entry.pieces})
+                journal.add({file.path: entry.pieces}, {file.path: entry.loss})
                 os.rename(source, file.path)
                 sync_folder(Path(file.path).parent)
 

@@ -15,11 +15,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import xxhash
 
 from anamnesis import owned
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
 from anamnesis.limits import INDEX_BYTES, OWNED_BYTES, Limits
+from anamnesis.pipeline.loss import Losses
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.records import (
     VERSION,
@@ -82,14 +84,20 @@ class Journal:
         self._contents = contents or {}
         self._named = False  # whether its name is known to be on the disk
 
-    def add(self, found: Mapping[str, Pieces]) -> None:
-        """Record files that are about to get their final names; durable when this returns."""
+    def add(self, found: Mapping[str, Pieces], loss: Mapping[str, Losses] | None = None) -> None:
+        """Record files that are about to get their final names; durable when this returns.
+
+        `loss` is what the tensors of some of them lost.
+        """
         lines = b"\n"  # begins a line after one that was cut
         for file, pieces in found.items():
             name = recorded_name(file)
             entry = [self._recipe.inputs, self._recipe.settings, name, pieces]
-            if name in self._contents:
-                entry.append(self._contents[name])
+            lost = (loss or {}).get(file, ())
+            if name in self._contents or lost:
+                entry.append(self._contents.get(name, ""))
+            if lost:
+                entry.append(msgspec.to_builtins(list(lost)))
             lines += json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
         fd = owned.open_owned(self.path, flags, OWNED_BYTES - len(lines))
@@ -124,6 +132,10 @@ class Journal:
                 )
             found[entry.name] = entry.pieces
         return found
+
+    def losses(self) -> dict[str, Losses]:
+        """What the tensors of recorded files lost, by the names of the files."""
+        return {entry.name: entry.loss for entry in self.entries() if self.knows(entry)}
 
     def entries(self) -> Iterator[Entry]:
         """All lines that are whole, whatever job they are of.
@@ -178,9 +190,16 @@ def find_manifest(out: Path) -> Path:
 
 
 def write_manifest(
-    plan: Plan, recipe: Recipe, pieces: Mapping[int, Pieces], others: Sequence[str]
+    plan: Plan,
+    recipe: Recipe,
+    pieces: Mapping[int, Pieces],
+    others: Sequence[str],
+    loss: Losses = (),
 ) -> None:
-    """Record a complete output; `pieces` by file number, `others` the names of its other files."""
+    """Record a complete output; `pieces` by file number, `others` the names of its other files.
+
+    `loss` is what the tensors lost that were encoded.
+    """
     document = {
         "anamnesis": VERSION,
         "format": plan.spec.format,
@@ -196,6 +215,7 @@ def write_manifest(
     }
     if plan.spec.encode is not None:
         document["encode"] = str(plan.spec.encode)
+        document["loss"] = msgspec.to_builtins(list(loss))
     if plan.model.notes:
         path = plan.model.path
         document["notes"] = [note.replace(path, public_name(path)) for note in plan.model.notes]
@@ -210,6 +230,15 @@ def write_manifest(
 def is_folder(plan: Plan) -> bool:
     """Whether the output is a folder, and not one file."""
     return plan.layout.files[0].path != str(Path(plan.spec.path))
+
+
+def recorded_loss(plan: Plan, recipe: Recipe) -> Losses:
+    """What the tensors of a complete output lost, if its manifest is of this very recipe."""
+    try:
+        document = load_manifest(Path(plan.spec.path))
+    except (UsageError, FormatError, IntegrityError):
+        return ()
+    return document.loss if document.recipe == (recipe.inputs, recipe.settings) else ()
 
 
 def recorded(plan: Plan, recipe: Recipe) -> dict[int, Pieces]:

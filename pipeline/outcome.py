@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from anamnesis.pipeline.html import html_table
+from anamnesis.pipeline.loss import TensorLoss
 from anamnesis.pipeline.report import size
 
 
@@ -13,7 +14,8 @@ class Outcome:
     """What a run made. Bytes are payload read and values written; seconds are wall time.
 
     `resumed` counts files that an earlier run had finished. `notes` are remarks on the input and
-    on settings, which the command line prints.
+    on settings, which the command line prints. `loss` has a row for each tensor that was encoded,
+    by name.
     """
 
     path: str
@@ -24,6 +26,7 @@ class Outcome:
     seconds: float
     resumed: int = 0
     notes: tuple[str, ...] = ()
+    loss: tuple[TensorLoss, ...] = ()
 
     def _repr_html_(self) -> str:
         kept = f", {self.resumed} of them done before" if self.resumed else ""

@@ -17,6 +17,7 @@ import msgspec
 
 from anamnesis.errors import FormatError, IntegrityError, LimitError, UnsupportedError, UsageError
 from anamnesis.limits import RANK
+from anamnesis.pipeline.loss import TensorLoss
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gguf_types import GGML_TYPES
 from anamnesis.readers.schemes.base import Options
@@ -35,13 +36,17 @@ _BF16 = ("extension", "uint16", "float32")
 
 
 class Entry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
-    """A line of a journal: a finished file, its pieces, and what it is made of, if recorded."""
+    """A line of a journal: a finished file, its pieces, and what it is made of, if recorded.
+
+    `loss` is what the tensors lost that were encoded.
+    """
 
     inputs: Digest
     settings: Digest
     name: str
     pieces: list[Piece]
     content: str = ""
+    loss: list[TensorLoss] = []
 
 
 class ItemRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
@@ -74,6 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     others: list[str] = []
     encode: str = ""
     notes: list[str] = []
+    loss: list[TensorLoss] = []
 
     def layout_items(self) -> tuple[Item, ...]:
         """The tensors, in the order they were laid out."""

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
 
 from anamnesis import owned, stopping
@@ -31,10 +32,12 @@ from anamnesis.pipeline.journal import (
     is_folder,
     manifest_path,
     recorded,
+    recorded_loss,
     recorded_name,
     write_manifest,
 )
 from anamnesis.pipeline.lock import OutputLock
+from anamnesis.pipeline.loss import Losses, TensorLoss
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.place import Place, is_model_folder, others, planned
@@ -96,6 +99,7 @@ def run_plan(
         out_bytes=sum(r.work_bytes for r in outcome.receipts),
         seconds=seconds,
         resumed=len(plan.layout.files) - len(outcome.written),
+        loss=lost(outcome),
     )
 
 
@@ -172,8 +176,12 @@ class _Run:
             sizes = [f.nbytes for f in plan.layout.files]
             self.progress.start(plan.out_bytes, list(zip(names, sizes, strict=True)))
             tasks = files.open(done, overwrite=overwrite)
+            if plan.choices:
+                files.loss.update(_lost_before(plan, recipe, journal, done))
             if files.written and done:  # of which only the manifest may know
-                journal.add({plan.layout.files[number].path: done[number] for number in done})
+                paths = {number: plan.layout.files[number].path for number in done}
+                loss = {path: files.loss.get(number, ()) for number, path in paths.items()}
+                journal.add({path: done[number] for number, path in paths.items()}, loss)
             with compiling(_compile_note(self.progress)):
                 tasks = _with_statistics(tasks, execute, options, self.progress)
                 executor(execute)(tasks, options, files)
@@ -219,7 +227,7 @@ class _Run:
             note, allow = files.note, plan.model.allow
             names += copy_companions(source, folder, dtype, note, plan.choices, allow)
         if files.written or not recorded(plan, self.recipe):
-            write_manifest(plan, self.recipe, files.pieces, names)
+            write_manifest(plan, self.recipe, files.pieces, names, lost(files))
         journal.remove()
         remove_incomplete(self.out, self.recipe)
 
@@ -281,6 +289,25 @@ def _done_before(
             if not overwrite:
                 Path(plan.layout.files[number].path).unlink(missing_ok=True)
     return found
+
+
+def _lost_before(
+    plan: Plan, recipe: Recipe, journal: Journal, done: Mapping[int, Pieces]
+) -> dict[int, Losses]:
+    """What the tensors of finished files lost: as the journal has it, or the manifest."""
+    by_name, whole = journal.losses(), recorded_loss(plan, recipe)
+    found: dict[int, Losses] = {}
+    for number, pieces in done.items():
+        name = recorded_name(plan.layout.files[number].path)
+        here = {piece[0] for piece in pieces}
+        found[number] = by_name.get(name) or [row for row in whole if row.payload in here]
+    return found
+
+
+def lost(files: OutputFiles) -> tuple[TensorLoss, ...]:
+    """What all encoded tensors lost, by name."""
+    rows = (row for number in files.loss for row in files.loss[number])
+    return tuple(sorted(rows, key=attrgetter("tensor")))
 
 
 def _is_intact(plan: Plan, number: int, pieces: Pieces, overwrite: bool) -> bool:

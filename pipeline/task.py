@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
 
@@ -19,6 +19,7 @@ import xxhash
 
 from anamnesis import owned
 from anamnesis.pipeline.encoding import EncodedPiece
+from anamnesis.pipeline.loss import PieceLoss
 from anamnesis.pipeline.plan import Piece, Task, WriteTask
 from anamnesis.pipeline.window_parts import write_encoded
 from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
@@ -42,6 +43,7 @@ class WriteReceipt(Receipt):
     """What a task wrote; `work_bytes` are bytes of values."""
 
     pieces: tuple[PieceReceipt, ...]
+    loss: tuple[PieceLoss, ...] = ()  # of what was encoded
 
 
 @singledispatch
@@ -54,23 +56,37 @@ def run_task(task: Task, cancelled: Callable[[], bool] | None = None) -> Receipt
 def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None) -> WriteReceipt:
     """Write the values of a task's pieces into its output file."""
     begin = time.perf_counter()
+    pieces: list[PieceReceipt] = []
+    loss: list[PieceLoss] = []
     fd = owned.open_part(os.path.join(task.origin, task.part))
     try:
         with inputs_of(task, cancelled) as inputs:
-            pieces = tuple(r for piece in task.pieces for r in _run_piece(piece, inputs, fd))
+            for piece in task.pieces:
+                if isinstance(piece, EncodedPiece):
+                    with inputs.opened(piece.step) as windows:
+                        found, lost = write_encoded(piece, windows, fd)
+                    pieces += found
+                    loss.append(lost)
+                else:
+                    pieces.append(_run_piece(piece, inputs, fd))
         if task.origin:
             owned.sync_data(fd)
     finally:
         os.close(fd)
     seconds = time.perf_counter() - begin
     spans = tuple(inputs.spans)
-    return WriteReceipt(task.key, inputs.read_bytes, task.work_bytes, seconds, spans, pieces)
+    return WriteReceipt(
+        task.key,
+        inputs.read_bytes,
+        task.work_bytes,
+        seconds,
+        spans,
+        tuple(pieces),
+        tuple(loss),
+    )
 
 
-def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> Iterable[PieceReceipt]:
-    if isinstance(piece, EncodedPiece):
-        with inputs.opened(piece.step) as windows:
-            return write_encoded(piece, windows, fd)
+def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> PieceReceipt:
     tensor, slot = piece.step.tensor, piece.step.slot
     if slot is None:
         raise ValueError(f"{tensor.name}: a step without a place in a file")
@@ -81,7 +97,7 @@ def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> Iterable[PieceReceipt]:
             slot.write(fd, window.start * tensor.unit_elems, values)
     first = piece.start * tensor.unit_elems
     last = min(piece.stop * tensor.unit_elems, tensor.elems)
-    return (PieceReceipt(tensor.name, first, last, digest.hexdigest()),)
+    return PieceReceipt(tensor.name, first, last, digest.hexdigest())
 
 
 __all__ = ["Cancelled", "PieceReceipt", "Receipt", "WriteReceipt", "run_task"]

@@ -14,12 +14,15 @@ import numpy as np
 import xxhash
 
 from anamnesis.kernels import Window
-from anamnesis.kernels.encoders import Part, encoder
-from anamnesis.kernels.readback import Readback
+from anamnesis.kernels.encoders import Form, Part, encoder
+from anamnesis.kernels.ends import NO_ENDS, ends_of
+from anamnesis.kernels.loss import Losses
+from anamnesis.kernels.readback import Facts, Readback
 from anamnesis.kernels.transcoders import Inexact, Read, transcoder
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
+from anamnesis.pipeline.loss import PieceLoss
 from anamnesis.pipeline.moved_rows import RowReader
 from anamnesis.pipeline.row_sources import row_sources
 from anamnesis.pipeline.transcode import not_exact
@@ -30,17 +33,21 @@ from anamnesis.readers.dtypes import DTYPES
 
 Numbers = Callable[[Decoded, int, int], Any]
 
+NEAR_ELEMS = 1 << 17  # 512 KiB as float32
+
 _HELD = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 
 class WindowParts:
-    """Makes the parts of a tensor's windows, one window after the other."""
+    """Makes the parts of a tensor's windows, one window after the other; `losses` add up."""
 
     def __init__(self, step: Step, encoded: Encoded) -> None:
         """Make the buffers that windows of `step` need."""
         elems = step.window_units * step.tensor.unit_elems
         units = -(-elems // encoded.form.unit_elems)
         self._dtype, self._parts = step.dtype, encoded.form.parts
+        self._near = _near(encoded.form)
+        elems = elems if encoded.moved else min(elems, self._near * encoded.form.unit_elems)
         self._wide = np.empty(elems, np.float32)
         self._room = {part.role: _room(part, units) for part in self._parts}
         self._encode = encoder(encoded.name)
@@ -54,6 +61,11 @@ class WindowParts:
             "columns": encoded.form.unit_elems,
             "shape": step.tensor.shape,
         }
+        settings = {**encoded.settings, **encoded.statistics}
+        self._facts = Facts(encoded.name, settings, scales, encoded.form.unit_elems, 0)
+        self._back = Readback(self._facts)
+        self._again = np.empty(elems, np.float32)
+        self.losses = Losses()
 
     def outs(self, start: int, stop: int) -> dict[str, Any]:
         """Room for the parts of a window, by role; what does not grow is there for all of them."""
@@ -63,11 +75,33 @@ class WindowParts:
         }
 
     def encode(self, values: Any, start: int, stop: int) -> dict[str, Any]:
-        """The parts of a window, by role; the next one overwrites them."""
-        out = self.outs(start, stop)
-        wide = widened(values, self._dtype, self._wide)
-        self._encode(wide, {**self._params, "first": start}, out)
+        """The parts of a window, by role; the next one overwrites them.
+
+        It is encoded and looked at by parts that stay in cache.
+        """
+        out, unit = self.outs(start, stop), self._facts.columns
+        values = values.view(_HELD[self._dtype])  # of what is not decoded, bytes
+        for first in range(start, stop, self._near):
+            last = min(first + self._near, stop)
+            some = values[(first - start) * unit : (last - start) * unit]
+            self._encode_some(some, self._within(out, start, (first, last)), first, last)
         return out
+
+    def _within(self, out: Any, start: int, span: tuple[int, int]) -> dict[str, Any]:
+        """The arrays of units of a window, out of those of the window that begins with `start`."""
+        found = {}
+        for part in self._parts:
+            begin = part.room(0, span[0]) - part.room(0, start) if part.units else 0
+            count = part.room(*span) if part.units else len(out[part.role])
+            found[part.role] = out[part.role][begin : begin + count]
+        return found
+
+    def _encode_some(self, values: Any, out: dict[str, Any], first: int, last: int) -> None:
+        wide = widened(values, self._dtype, self._wide)
+        self._encode(wide, {**self._params, "first": first}, out)
+        again = self._again[: len(wide)]
+        self._back.into(out, again)
+        self.losses.add(wide, again, ends_of(out, self._facts._replace(rows=last - first)))
 
 
 class MovedParts(WindowParts):
@@ -86,11 +120,8 @@ class MovedParts(WindowParts):
         else:
             self._numbers = _by_window(step.tensor, windows.reader.wholes(), read)
         self._sought = {**self._params, "style": "", **encoded.settings, "dtype": step.dtype}
-        settings = {**encoded.settings, **encoded.statistics}
-        scales, columns = str(self._params["scale_dtype"]), encoded.form.unit_elems
-        self._back = Readback(encoded.name, settings, scales, columns)
         kind = np.float32 if step.dtype == "F16" else OUT[step.dtype]
-        self._again = np.empty(step.window_units * step.tensor.unit_elems, kind)
+        self._same = np.empty(step.window_units * step.tensor.unit_elems, kind)
 
     def move(self, decoded: Decoded, start: int, stop: int) -> dict[str, Any]:
         """The parts of a window that decode to its values.
@@ -109,27 +140,31 @@ class MovedParts(WindowParts):
         spans = {part.role: part.span(start, stop) for part in self._parts}
         found = self._numbers(decoded, start, stop)
         self._write(found, {**self._sought, "spans": spans}, out)
-        again = self._again[: len(decoded.values)]
+        again = self._same[: len(decoded.values)]
         self._back.into(out, again)
         if self._step.dtype == "F16":
             with np.errstate(all="ignore"):
                 again = again.astype(np.float16)
-        self._check(decoded.values, again)
+        first = widened(decoded.values, self._step.dtype, self._wide)
+        second = widened(again, self._step.dtype, self._again)
+        self._check(first, second)
+        self.losses.add(first, second, NO_ENDS)
         return out
 
-    def _check(self, values: Any, again: Any) -> None:
+    def _check(self, first: Any, second: Any) -> None:
         """Numbers are the same; a zero may lose its sign, where a target has one zero."""
-        if np.array_equal(values.view(np.uint8), again.view(np.uint8)):
+        if np.array_equal(first, second):
             return
-        first, second = (np.array(widened(v, self._step.dtype)) for v in (values, again))
         differ = np.flatnonzero((first != second) & ~(np.isnan(first) & np.isnan(second)))
         if len(differ):
             at = differ[0]
             raise Inexact(f"{first[at]!r:.40} would become {second[at]!r:.40}")
 
 
-def write_encoded(piece: EncodedPiece, windows: Windows, fd: int) -> tuple[PieceReceipt, ...]:
-    """Encode the windows of the piece and store them; a receipt for each part."""
+def write_encoded(
+    piece: EncodedPiece, windows: Windows, fd: int
+) -> tuple[list[PieceReceipt], PieceLoss]:
+    """Encode the windows of the piece and store them; a receipt for each part, and the loss."""
     encoded = piece.encoded
     form, slots = encoded.form, encoded.slots
     maker = make_parts(piece.step, encoded, windows)
@@ -148,11 +183,13 @@ def write_encoded(piece: EncodedPiece, windows: Windows, fd: int) -> tuple[Piece
                 slot.write(fd, first, found[part.role])
     start, stop = piece.units(piece.start, piece.stop)
     spans = [part.span(start, stop) for part in form.parts]
-    return tuple(
+    receipts = [
         PieceReceipt(part.name, first, last, digest.hexdigest())
         for part, (first, last), digest in zip(form.parts, spans, digests, strict=True)
         if last > first
-    )
+    ]
+    name = piece.step.tensor.name
+    return receipts, PieceLoss(name, form.parts[0].name, piece.start, maker.losses.result())
 
 
 def make_parts(step: Step, encoded: Encoded, windows: Windows) -> WindowParts:
@@ -171,6 +208,11 @@ def _by_window(tensor: Tensor, wholes: Mapping[str, Any], read: Read) -> Numbers
 def _by_rows(reader: RowReader) -> Numbers:
     """The numbers of a window, from the rows of a derived tensor's sources."""
     return lambda decoded, start, stop: reader.numbers(start, stop)
+
+
+def _near(form: Form) -> int:
+    """Units that are encoded together: about NEAR_ELEMS elements, where a window may start."""
+    return max(1, NEAR_ELEMS // (form.unit_elems * form.multiple)) * form.multiple
 
 
 def _room(part: Part, units: int) -> Any:

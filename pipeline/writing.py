@@ -9,6 +9,7 @@ from pathlib import Path
 from threading import Lock
 
 from anamnesis.pipeline.journal import Journal
+from anamnesis.pipeline.loss import Losses, PieceLoss, added_up
 from anamnesis.pipeline.plan import Plan, Task, WriteTask
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.records import Piece, Pieces
@@ -54,6 +55,12 @@ class OutputFiles:
         self.pieces: dict[int, list[Piece]] = {}
         self.failures: dict[int, Exception] = {}
         self.receipts: list[WriteReceipt] = []
+        self._pieces_lost: dict[int, list[PieceLoss]] = {}
+        self._encoded = {
+            t.name: (t, str(choice.target))
+            for t, (_, choice) in zip(plan.model.tensors, plan.choices, strict=False)
+        }
+        self.loss: dict[int, Losses] = {}  # by file, as its tensors
 
     def open(self, done: Mapping[int, Pieces], *, overwrite: bool) -> list[WriteTask]:
         """The tasks of every file not `done` before, bound to its `.part`.
@@ -109,6 +116,7 @@ class OutputFiles:
         self.receipts.append(receipt)
         number = self._numbers[receipt.key]
         self.pieces[number] += [(p.tensor, p.start, p.stop, p.xxh3) for p in receipt.pieces]
+        self._pieces_lost.setdefault(number, []).extend(receipt.loss)
         self._progress.advance(number, receipt.work_bytes)
         self._left[number] -= 1
         if not self._left[number]:
@@ -165,7 +173,9 @@ class OutputFiles:
             return
 
         def record() -> None:
-            self._journal.add({self._plan.layout.files[number].path: self.pieces[number]})
+            path = self._plan.layout.files[number].path
+            self.loss[number] = added_up(self._pieces_lost.get(number, ()), self._encoded)
+            self._journal.add({path: self.pieces[number]}, {path: self.loss[number]})
             if self._stale is not None:
                 self._stale.unlink(missing_ok=True)
 
