@@ -194,3 +194,28 @@ def test_paths_that_pages_name_exist() -> None:
             r"`((?:tests|kernels|readers|writers|pipeline)/[\w/.]+\.py)`", page.read_text()
         ):
             assert (ROOT / path).exists(), (page.name, path)
+
+
+_SHOWN_BY = re.compile(r"`(tests/[\w./-]+\.(?:py|sh))`((?:(?::|,) `\w+`)*)")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_tests_that_a_page_names_exist(page: Path) -> None:
+    """`tests/x.py`, alone or with names of tests without `test_`, as docs/inputs.md has them."""
+    for path, names in _SHOWN_BY.findall(text_of(page)):
+        source = ROOT / path
+        assert source.is_file(), path
+        for name in re.findall(r"`(\w+)`", names):
+            assert f"def test_{name}(" in source.read_text(), f"{path}: {name}"
+
+
+@pytest.mark.parametrize("name", ["failures", "inputs", "untrusted-input"])
+def test_what_these_pages_promise_has_its_tests(name: str) -> None:
+    page = (ROOT / "docs" / f"{name}.md").read_text()
+    rows = [line for line in page.splitlines() if line.startswith("| ") and "`tests/" in line]
+    assert len(rows) >= 10
+    for heading in ("which test shows what", "tested"):
+        if f"## {heading}" in page.lower():
+            break
+    else:
+        pytest.fail("no table of tests")
