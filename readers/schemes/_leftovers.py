@@ -23,6 +23,7 @@ from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
     Harmless,
     Stems,
+    calibration,
     harmless,
     known_scale,
     turns,
@@ -96,6 +97,9 @@ class Rule:
             return None  # its type says what it is
         if part in _PARTS or _is_quantised_name(stored, part):
             return self._suspect(stored, "name")
+        row = calibration(stored.name, self._quantised) if part == "_amax" else None
+        if row is not None:
+            return row
         beside = self._stems.beside(stored) if self._stems else None
         if beside is not None:
             row = harmless(beside[1])

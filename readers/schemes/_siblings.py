@@ -46,16 +46,13 @@ HARMLESS: tuple[Harmless, ...] = (
     *(Harmless(f"{norm}.{part}", False, _NORM) for norm in _NORMS for part in ("bias", "weight")),
     *(Harmless(name, True, "activation zero point") for name in sorted(_ACTIVATION_ZEROS)),
     Harmless("act_quant_scale", True, "activation scale"),
-    Harmless("act_quantizer._amax", True, "activation scale"),
     Harmless("bias", False, "the layer's own: added to its output"),
     Harmless("deq_scale", True, "activation scale times the weight's"),
     Harmless("e_score_correction_bias", False, "a router's: added to its output"),
-    Harmless("input_quantizer._amax", True, "activation scale"),
     Harmless("input_offset", True, "activation zero point"),
     *(Harmless(name, False, _LORA) for name in ("lora_A.*", "lora_B.*", "lora_embedding_[AB]*")),
     Harmless("lora_magnitude_vector*", False, _LORA),
     Harmless("num_batches_tracked", False, "a counter of a batch norm"),
-    Harmless("output_quantizer._amax", True, "activation scale"),
     Harmless("running_mean", False, "a statistic of a batch norm"),
     Harmless("running_var", False, "a statistic of a batch norm"),
 )
@@ -81,6 +78,21 @@ def harmless(rest: str) -> Harmless | None:
     """The row for a tensor called `rest` inside of its layer."""
     row = _EXACT.get(rest)
     return row or next((row for row in _PATTERNS if fnmatchcase(rest, row.pattern)), None)
+
+
+_CALIBRATED = Harmless("*_quantizer._amax", True, "what ModelOpt's calibration saw of it")
+
+
+def calibration(name: str, quantised: bool) -> Harmless | None:
+    """The row for the largest number that ModelOpt saw of activations; of weights that stay dense.
+
+    Names are `X.input_quantizer._amax`, `attn.v_bmm_quantizer._amax` and the like.
+    """
+    module, _, part = name.rpartition(".")
+    quantizer = module.rpartition(".")[2]
+    if part != "_amax" or not quantizer.endswith("_quantizer"):
+        return None
+    return None if quantised and quantizer.startswith("weight") else _CALIBRATED
 
 
 def known_scale(part: str) -> Harmless | None:

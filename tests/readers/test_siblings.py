@@ -224,6 +224,21 @@ def test_scales_of_activations_are_no_module_s() -> None:
     assert {one.stored.name for one in book.dropped} == set(others)
 
 
+AMAX = ("m.input_quantizer", "m.output_quantizer", "a.v_bmm_quantizer", "a.softmax_quantizer")
+
+
+def test_what_calibration_saw_is_dropped() -> None:
+    """ModelOpt's, whose names a loader without its quantizers would call unexpected."""
+    parts: Parts = {f"{name}._amax": ("F32", ()) for name in AMAX}
+    for method, layer in (LAYERS["fp8"], ("", {"m.weight": ("BF16", (4, 4))})):
+        book = resolved({**layer, **parts}, about(method) if method else None)
+        assert {one.stored.name for one in book.dropped} == set(parts)
+    weights: Parts = {"m.weight_quantizer._amax": ("F32", ())}
+    assert resolved({"m.weight": ("BF16", (4, 4)), **weights}).dropped
+    with pytest.raises(AnamnesisError):
+        resolved({**LAYERS["fp8"][1], **weights})
+
+
 def test_parameters_of_stacked_experts_are_each_other_s_neighbours() -> None:
     parts: Parts = {
         "e.gate_up_proj": ("F8_E4M3", (2, 32, 64)),
