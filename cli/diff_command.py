@@ -32,11 +32,24 @@ DIFFERS = 8  # the exit code when --exact or --fail-under does not hold
 
 
 @click.command("diff", cls=Checked)
-@click.argument("a")
-@click.argument("b")
+@click.argument("a", type=click.Path())
+@click.argument("b", type=click.Path())
 @json_flag
-@click.option("-o", "--out", help="Write the table here: .parquet, .arrow, .csv or .json.")
-@click.option("--plot", help="Draw error by layer and module here: .svg, .html or .png.")
+@click.option(
+    "-o",
+    "--out",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write the table here: .parquet, .arrow, .csv or .json.",
+    show_default="print it",
+)
+@click.option(
+    "--plot",
+    metavar="FILE",
+    type=click.Path(),
+    help="Draw error by layer and module here: .svg, .html or .png.",
+    show_default="no picture",
+)
 @click.option("--overwrite", is_flag=True, help="Replace files that exist.")
 @click.option(
     "--top",
@@ -51,6 +64,7 @@ DIFFERS = 8  # the exit code when --exact or --fail-under does not hold
     type=float,
     metavar="DB",
     help="Exit 8 if the SQNR of a tensor is under so many dB.",
+    show_default="exit 0 whatever it is",
 )
 @pattern_flags
 @resource_flags

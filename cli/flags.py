@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from anamnesis.errors import UsageError
-from anamnesis.limits import Allow, Limits
+from anamnesis.limits import Allow, GiB, Limits
 
 DTYPES = ("bf16", "f16", "f32")
+_USUAL = Limits()
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -50,36 +51,65 @@ loss_flag = click.option(
     metavar="FILE",
     help="Write what encoding lost: .json, .parquet, .csv, .arrow, .svg, .html or .png.",
 )
-scheduler_flag = click.option("--scheduler", metavar="ADDRESS", help="Run on this Dask scheduler.")
+scheduler_flag = click.option(
+    "--scheduler",
+    metavar="ADDRESS",
+    help="Run on this Dask scheduler, e.g. tcp://host:8786.",
+    show_default="threads of this process",
+)
 key_value_flag = click.option(
     "--gguf-kv",
     multiple=True,
     metavar="KEY=VALUE",
     help="Add or change a key/value of a GGUF output; @FILE.json holds many.",
+    show_default="those of the model",
 )
 outtype_flag = click.option(
     "--outtype",
     type=click.Choice(DTYPES),
     help="The --dtype of a GGUF output, by llama.cpp's name.",
+    show_default="bf16",
 )
 _PATTERNS = (
-    click.option("--include", multiple=True, metavar="PATTERN", help="Take only these tensors."),
-    click.option("--exclude", multiple=True, metavar="PATTERN", help="Leave these out."),
+    click.option(
+        "--include",
+        multiple=True,
+        metavar="PATTERN",
+        help="Take only these tensors; may be given again.",
+        show_default="*",
+    ),
+    click.option(
+        "--exclude",
+        multiple=True,
+        metavar="PATTERN",
+        help="Leave these out; may be given again.",
+        show_default="none",
+    ),
 )
 _RESOURCES = (
-    click.option("--threads", default="auto", help="A number, or auto."),
-    click.option("--memory", default=None, help="Budget of one process, e.g. 256MiB."),
+    click.option(
+        "--threads", default="auto", help="A number, or auto: the processors that are free to use."
+    ),
+    click.option("--memory", help="Budget of one process, e.g. 256MiB.", show_default="512MiB"),
 )
 _LIMITS = (
-    size_flag("--max-single-alloc", help="Most bytes allocated at once for what a file says."),
-    size_flag("--max-total-bytes", help="Most bytes of output."),
+    size_flag(
+        "--max-single-alloc",
+        help="Most bytes allocated at once for what a file says.",
+        show_default=f"{_USUAL.max_single_alloc // GiB}GiB",
+    ),
+    size_flag("--max-total-bytes", help="Most bytes of output.", show_default="16TiB"),
     click.option(
-        "--max-items", type=click.IntRange(min=1), help="Most tensors or entries of a container."
+        "--max-items",
+        type=click.IntRange(min=1),
+        help="Most tensors or entries of a container.",
+        show_default=str(_USUAL.max_items),
     ),
     click.option(
         "--max-expansion-ratio",
         type=click.IntRange(min=1),
         help="Most bytes of output for each byte stored.",
+        show_default=str(_USUAL.max_expansion_ratio),
     ),
     click.option(
         "--follow-links",

@@ -96,7 +96,7 @@ _keep_going = click.option(
 
 
 @cli.command("inspect")
-@click.argument("path")
+@click.argument("path", type=click.Path())
 @json_flag
 @click.option(
     "--globals", "only_globals", is_flag=True, help="List what the pickles of PATH would import."
@@ -122,7 +122,7 @@ def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: An
 
 
 @cli.command("parse")
-@click.argument("path")
+@click.argument("path", type=click.Path())
 @json_flag
 @unit_flag
 @limit_flags
@@ -151,8 +151,19 @@ def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: boo
 # The options that `remember` and `convert` share.
 _conversion = all_of(
     [
-        click.option("-o", "--out", required=True, help="A file (by its suffix) or a folder."),
-        click.option("--dtype", type=click.Choice(DTYPES), help="Output dtype."),
+        click.option(
+            "-o",
+            "--out",
+            required=True,
+            type=click.Path(),
+            help="A file (by its suffix) or a folder.",
+        ),
+        click.option(
+            "--dtype",
+            type=click.Choice(DTYPES),
+            help="Output dtype.",
+            show_default="bf16 for recovered tensors, others keep theirs",
+        ),
         click.option(
             "--rounding",
             type=click.Choice(["exact", "reference"]),
@@ -164,24 +175,28 @@ _conversion = all_of(
             "--max-shard-size",
             "--split-max-size",
             help="Most bytes of data in one file, e.g. 5GB.",
+            show_default="5GB in a folder; a GGUF is one file",
         ),
         click.option(
             "--compression",
             type=click.Choice(["none", "lz4", "zstd"]),
-            help="Of an arrow or parquet output; parquet has zstd without it.",
+            help="Of an arrow or parquet output.",
+            show_default="none in arrow, zstd in parquet",
         ),
         click.option(
             "--names",
             type=click.Choice(["stored", "hf"]),
-            help="Names of a GGUF's tensors; hf is usual with --to hf.",
+            help="Names of the tensors, from or to GGUF.",
+            show_default="hf with --to hf and gguf, else stored",
         ),
         key_value_flag,
         pattern_flags,
         click.option(
             "--bf16",
             type=click.Choice(["extension", "uint16", "float32"]),
-            help="The type of BF16 in an arrow or parquet output: lance.bfloat16 (usual in "
-            "arrow), the bits, or float32 (usual in parquet).",
+            help="The type of BF16 in an arrow or parquet output: lance.bfloat16, the bits, or "
+            "float32 (parquet only).",
+            show_default="extension in arrow, float32 in parquet",
         ),
         click.option("--overwrite", is_flag=True, help="Replace an output of this program."),
         click.option(
@@ -202,13 +217,18 @@ _conversion = all_of(
 
 
 @cli.command("remember")
-@click.argument("path")
+@click.argument("path", type=click.Path())
 @click.option(
-    "--to", type=click.Choice(FORMATS), help="Output format; without it, by the suffix of --out."
+    "--to",
+    type=click.Choice(FORMATS),
+    help="Output format.",
+    show_default="by the suffix of --out, else safetensors",
 )
 @_conversion
 def remember_command(path: str, to: str | None, **settings: Any) -> None:
-    """Recover the precision of PATH (alias: dequantize); run it again to resume.
+    """Recover the precision of PATH (alias: dequantize).
+
+    Run again, it goes on where it was stopped.
 
     \b
     Example: amn remember models/llama-fp8 -o out/llama-bf16
@@ -217,12 +237,13 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
 
 
 @cli.command("convert")
-@click.argument("path")
+@click.argument("path", type=click.Path())
 @click.option("--to", type=click.Choice(FORMATS), required=True, help="Output format.")
 @click.option(
     "--encode",
     metavar="NAME[:KEY=VALUE,…]",
     help="Encode matrices as fp8-block, nvfp4, bnb-nf4, mlx-affine:bits=4, …",
+    show_default="nothing is encoded",
 )
 @click.option(
     "--allow-requantize",
@@ -233,7 +254,9 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
 @outtype_flag
 @_conversion
 def convert_command(path: str, to: str, outtype: str | None, **settings: Any) -> None:
-    """Convert PATH to another container, through full precision; run it again to resume.
+    """Convert PATH to another container or encoding.
+
+    Run again, it goes on where it was stopped.
 
     \b
     Example: amn convert model.gguf --to arrow -o weights.arrow
@@ -290,7 +313,14 @@ def _work(
 @cli.command("run")
 @click.argument("job", type=click.Path(dir_okay=False))
 @loss_flag
-@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Override a setting.")
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting; may be given again.",
+    show_default="what JOB says",
+)
 @scheduler_flag
 @_keep_going
 @_dry_run
@@ -303,7 +333,9 @@ def run_command(
     keep_going: bool,
     **how: Any,
 ) -> None:
-    """Run the batch job in the YAML file JOB; run it again to resume.
+    """Run the batch job in the YAML file JOB.
+
+    Run again, it goes on where it was stopped.
 
     \b
     Example: amn run job.yaml --set output.dtype=f32 --dry-run
@@ -318,8 +350,14 @@ def run_command(
 
 
 @cli.command("verify")
-@click.argument("out")
-@click.option("--against", metavar="INPUT", help="Also decode INPUT again and compare.")
+@click.argument("out", type=click.Path())
+@click.option(
+    "--against",
+    metavar="INPUT",
+    type=click.Path(),
+    help="Also decode INPUT again and compare.",
+    show_default="checksums alone",
+)
 @click.option(
     "--sample",
     type=click.FloatRange(0, 1, min_open=True),

@@ -21,18 +21,29 @@ from anamnesis.cli.streams import print_json, remark
 
 
 @click.command("stats", cls=Checked)
-@click.argument("path")
+@click.argument("path", type=click.Path())
 @json_flag
 @click.option(
-    "-o", "--out", metavar="FILE", help="Write a .parquet, .arrow, .csv or .json file instead."
+    "-o",
+    "--out",
+    metavar="FILE",
+    type=click.Path(),
+    help="Write a .parquet, .arrow, .csv or .json file instead.",
+    show_default="print a table",
 )
 @click.option("--overwrite", is_flag=True, help="Replace a file that exists.")
 @pattern_flags
 @click.option(
-    "--sort", metavar="COLUMN", help="Sort by a column, e.g. absmax: the largest comes first."
+    "--sort",
+    metavar="COLUMN",
+    help="Sort by a column, e.g. absmax: the largest comes first.",
+    show_default="file order",
 )
 @click.option(
-    "--dtype", type=click.Choice(["bf16", "f16", "f32"]), help="Dtype of the values, as remember's."
+    "--dtype",
+    type=click.Choice(["bf16", "f16", "f32"]),
+    help="Dtype of the values, as remember's.",
+    show_default="bf16 for recovered tensors, others keep theirs",
 )
 @click.option(
     "--names", type=click.Choice(["stored", "hf"]), default="stored", help="Of a GGUF's tensors."

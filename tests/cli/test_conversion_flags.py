@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -11,11 +12,15 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import click
 import pytest
 
 import anamnesis
 from anamnesis import stopping
 from anamnesis.cli.main import cli
+from anamnesis.limits import OUTPUT_BYTES, Limits
+from anamnesis.pipeline import config
+from anamnesis.writers import usual_shard_size
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 VERBS = {"remember": (), "convert": ("--to", "safetensors")}
@@ -131,6 +136,30 @@ def test_every_help_has_an_example(name: str, amn: Amn) -> None:
     assert "Example: " in amn(name, "--help").stdout
 
 
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_every_help_has_the_defaults(name: str) -> None:
+    """Of flags that take a value; they are those of the job file and of the limits."""
+    command = cli.commands[name]
+    texts = {}
+    parent = cli.make_context("amn", [], resilient_parsing=True)
+    with command.make_context(name, [], resilient_parsing=True, parent=parent) as ctx:
+        for option in command.params:
+            if isinstance(option, click.Option) and not option.is_flag:
+                (_, text) = option.get_help_record(ctx) or ("", "")
+                assert option.required or "[default: " in text, option.opts
+                texts[str(option.name)] = text
+    usual = Limits()
+    for field, shown in {
+        "memory": str(config.Run().memory),
+        "max_items": str(usual.max_items),
+        "max_expansion_ratio": str(usual.max_expansion_ratio),
+        "max_single_alloc": f"{usual.max_single_alloc >> 30}GiB",
+        "max_total_bytes": f"{OUTPUT_BYTES >> 40}TiB",
+        "max_shard_size": f"{usual_shard_size('safetensors') // 10**9}GB",
+    }.items():
+        assert shown in texts.get(field, shown)
+
+
 def test_the_top_help_lists_exit_codes(amn: Amn) -> None:
     text = amn("--help").stdout
     assert all(code in text for code in ("3    FormatError", "130  stopped", "70  internal"))
@@ -152,6 +181,38 @@ def test_a_shell_is_given_the_commands() -> None:
     code = "from anamnesis.cli.main import main; main([])"
     done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, text=True)
     assert "plain,remember" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("words", "wanted"),
+    [
+        ("rem", "remember"),
+        ("remember x --comp", "--compression"),
+        ("convert x --to pa", "parquet"),
+        ("inspect mod", "model.gguf"),
+    ],
+)
+def test_bash_completes(words: str, wanted: str, tmp_path: Path) -> None:
+    """In bash itself: commands, flags, choices and files."""
+    if not shutil.which("bash"):
+        pytest.skip("needs bash")
+    (tmp_path / "model.gguf").touch()
+    command = tmp_path / "amn"
+    code = "from anamnesis.cli.main import main; main()"
+    command.write_text(f"#!/bin/sh\nexec '{sys.executable}' -c '{code}' \"$@\"\n")
+    command.chmod(0o755)
+    count = len(words.split())
+    script = (
+        'eval "$(amn completion bash)"\n'
+        'compopt() { [ "$2" = default ] && compgen -f mod; }\n'  # what readline would do then
+        f"COMP_WORDS=(amn {words}); COMP_CWORD={count}; _amn_completion amn\n"
+        'echo "${COMPREPLY[@]}"'
+    )
+    env = {**os.environ, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(
+        ["bash", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
+    )
+    assert wanted in done.stdout.split(), done.stderr
 
 
 SLOW = (
