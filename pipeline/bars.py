@@ -14,6 +14,7 @@ from rich.progress import (
     BarColumn,
     DownloadColumn,
     ProgressColumn,
+    Task,
     TaskID,
     TaskProgressColumn,
     TextColumn,
@@ -22,9 +23,12 @@ from rich.progress import (
 )
 from rich.progress import Progress as RichProgress
 from rich.table import Column
+from rich.text import Text
 
 from anamnesis.errors import printable
-from anamnesis.pipeline.tally import Clock, Outlet, Tally
+from anamnesis.pipeline.tally import Clock, Outlet, Tally, format_bytes
+
+_RECENT_SECONDS = 30.0  # of which rich's own speed is
 
 
 class Bars(Tally):
@@ -112,6 +116,16 @@ class Bars(Tally):
         return _base(os.path.dirname(self.files[0][0])) if self.files else "total"
 
 
+class _Speed(TransferSpeedColumn):
+    """The speed of the whole run while it is short: of two reports the second may be a header."""
+
+    def render(self, task: Task) -> Text:
+        elapsed = task.finished_time if task.finished else task.elapsed
+        if not elapsed or elapsed > _RECENT_SECONDS:
+            return super().render(task)
+        return Text(f"{format_bytes(task.completed / elapsed)}/s", style="progress.data.speed")
+
+
 def _columns(width: int) -> list[ProgressColumn]:
     """What fits beside a name that can be told from another; narrow terminals lose the bytes."""
     wide = width >= 72
@@ -121,7 +135,7 @@ def _columns(width: int) -> list[ProgressColumn]:
         TextColumn("{task.description}", markup=False, table_column=name),
         BarColumn(bar_width=20 if wide else 8),
         TaskProgressColumn(),
-        TransferSpeedColumn(),
+        _Speed(),
         TimeRemainingColumn(compact=True),
     ]
     if wide:

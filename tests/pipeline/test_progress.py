@@ -296,6 +296,22 @@ def test_one_file_has_one_bar(clock: Clock) -> None:
 
 
 @pytest.mark.usefixtures("wide")
+def test_a_short_run_has_the_speed_of_all_of_it(clock: Clock) -> None:
+    """Not that of the header, which is the second and last report."""
+    out = Terminal()
+    shown = bars(out, clock)
+    shown.start(GB, [("out/model.safetensors", GB)])
+    clock.now += 2
+    shown.advance(0, GB - 50)
+    clock.now += 0.001
+    shown.done(0)
+    (line,) = drawn(shown, out)
+    assert "499." in line or "500." in line
+    assert "MB/s" in line
+    shown.close()
+
+
+@pytest.mark.usefixtures("wide")
 @pytest.mark.parametrize("header", [0, 50])
 def test_headers_fill_the_bar(clock: Clock, header: int) -> None:
     """The sizes of files hold headers, which no task writes; the total may hold them or not."""
