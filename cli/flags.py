@@ -49,7 +49,9 @@ unit_flag = click.option(
 loss_flag = click.option(
     "--loss",
     metavar="FILE",
+    type=click.Path(),
     help="Write what encoding lost: .json, .parquet, .csv, .arrow, .svg, .html or .png.",
+    show_default="a sentence",
 )
 scheduler_flag = click.option(
     "--scheduler",

@@ -46,6 +46,7 @@ from anamnesis.cli.flags import (
 )
 from anamnesis.cli.stats_command import stats_command
 from anamnesis.cli.streams import open_missing, print_json, remark
+from anamnesis.errors import UsageError
 from anamnesis.version import __version__
 
 if TYPE_CHECKING:
@@ -293,6 +294,10 @@ def _work(
     from anamnesis.pipeline.jobs import rehearse_job, run_job
     from anamnesis.pipeline.progress import make_progress
 
+    if loss is not None and (dry_run or job.output.encode is None):
+        raise UsageError(
+            "--loss: is for runs that encode (--encode, output.encode), and not for --dry-run"
+        )
     if dry_run:
         from anamnesis.pipeline.remarks import remarks_on_job
 

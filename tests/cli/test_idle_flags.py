@@ -23,7 +23,7 @@ ALWAYS = {
     "--json", "--quiet", "--out", "--to", "--encode", "--overwrite", "--include", "--exclude",
     "--memory", "--scheduler", "--dry-run", "--outtype", "--set", "--exact", "--fail-under",
     "--plot", "--sort", "--globals", "--against", "--max-single-alloc", "--max-total-bytes",
-    "--max-items", "--max-expansion-ratio", "--executor", "--debug",
+    "--max-items", "--max-expansion-ratio", "--executor", "--debug", "--loss",
 }  # fmt: skip
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
 
@@ -126,6 +126,16 @@ def test_a_flag_without_the_one_beside_it_is_refused(
         done = amn(row[0], *words)
         assert done.returncode == code, done.stderr
         assert (f"is for {FLAGS[row][0]}; it has no effect here" in done.stderr) == bool(code)
+
+
+def test_a_loss_is_of_encoding(
+    amn: Callable[..., Any], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    to = ("convert", inputs["dense"], "--to", "safetensors", "-o", tmp_path / "o")
+    for flags in ((), ("--encode", "fp8-tensor", "--dry-run")):
+        done = amn(*to, "--loss", tmp_path / "l.csv", *flags)
+        assert (done.returncode, "--loss: is for runs that encode" in done.stderr) == (2, True)
+    assert not (tmp_path / "o").exists()
 
 
 def test_every_flag_of_every_command_is_in_one_table() -> None:
