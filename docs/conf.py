@@ -25,6 +25,7 @@ exclude_patterns = ["README.md", "_build"]
 myst_heading_anchors = 6
 myst_enable_extensions = ["linkify"]
 myst_linkify_fuzzy_links = False
+smartquotes = False  # of `--flag` in texts it would make a dash
 suppress_warnings = ["misc.highlighting_failure", "myst.header"]
 
 html_theme = "furo"
@@ -43,16 +44,17 @@ copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 
 _LINK = re.compile(r"(?<=\]\()(?!https?:)([^()\s#]+)(#[^()\s]*)?(?=\))")
-_LISTED = re.compile(r"^- \[[^\]]+\]\(([^)#]+)\.md\)", re.MULTILINE)
+_LISTED = re.compile(r"^- \[([^\]]+)\]\(([^)#]+)\.md\)", re.MULTILINE)
+_HEADING_OR_FENCE = re.compile(r"^(#+ )|^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
-def pages_of(text: str) -> list[tuple[str, list[str]]]:
-    """The headings of README.md with the pages that are listed below each: the site's contents."""
+def pages_of(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
+    """README.md's headings with the titles and pages that are listed below: the site's contents."""
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
     return [
-        (title, names)
+        (title, pages)
         for title, part in zip(parts[::2], parts[1::2], strict=True)
-        if (names := _LISTED.findall(part))
+        if (pages := _LISTED.findall(part))
     ]
 
 
@@ -60,8 +62,10 @@ def index() -> str:
     """README.md as the site's first page."""
     text = (HERE / "README.md").read_text()
     trees = [
-        f"```{{toctree}}\n:hidden:\n:caption: {title}\n\n" + "\n".join(names) + "\n```\n"
-        for title, names in pages_of(text)
+        f"```{{toctree}}\n:hidden:\n:caption: {caption}\n\n"
+        + "".join(f"{title} <{page}>\n" for title, page in pages)
+        + "```\n"
+        for caption, pages in pages_of(text)
     ]
     return "\n".join([text, *trees])
 
@@ -82,8 +86,17 @@ def linked(text: str, folder: Path) -> str:
     return _LINK.sub(absolute, text)
 
 
+def of_one_title(text: str) -> str:
+    """A page whose headings after the first are all below it, where several were as high."""
+    if len(re.findall(r"^# ", _HEADING_OR_FENCE.sub(lambda m: m[1] or "", text), re.MULTILINE)) < 2:
+        return text
+    first, _, rest = text.partition("\n")
+    deeper = _HEADING_OR_FENCE.sub(lambda m: f"#{m[0]}" if m[1] else m[0], rest)
+    return f"{first}\n{deeper}"
+
+
 def _read(app: Any, name: str, source: list[str]) -> None:
-    text = linked(source[0], (HERE / name).parent)
+    text = of_one_title(linked(source[0], (HERE / name).parent))
     if name == "formats/README":
         families = sorted(p.stem for p in (HERE / "formats").glob("[a-z]*.md"))
         text += "\n```{toctree}\n:hidden:\n\n" + "\n".join(families) + "\n```\n"

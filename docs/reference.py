@@ -65,12 +65,11 @@ def _help(command: click.Command) -> str:
     parts = []
     for text in (command.help or "", command.epilog or ""):
         for part in inspect.cleandoc(text).split("\n\n"):
-            if part.startswith("\b"):
-                parts.append("```text\n" + part.lstrip("\b\n") + "\n```")
-            elif part.startswith("Example: "):
-                parts.append(f"```text\n$ {part.removeprefix('Example: ')}\n```")
+            kept = part.lstrip("\b\n")
+            if kept.startswith("Example: "):
+                parts.append(f"```text\n$ {kept.removeprefix('Example: ')}\n```")
             else:
-                parts.append(part)
+                parts.append(part if kept == part else f"```text\n{kept}\n```")
     return "\n\n".join(parts)
 
 
@@ -187,16 +186,31 @@ def _members(owner: type) -> Iterator[tuple[str, Any]]:
 def _signature(title: str, function: Any) -> str:
     """One line, or one for each parameter where that is too long."""
     signature = inspect.signature(function)
-    shown = [str(p).replace("'", "") for n, p in signature.parameters.items() if n != "self"]
-    stars = [p.kind for n, p in signature.parameters.items() if n != "self"]
-    if inspect.Parameter.KEYWORD_ONLY in stars and inspect.Parameter.VAR_POSITIONAL not in stars:
-        shown.insert(stars.index(inspect.Parameter.KEYWORD_ONLY), "*")
-    gives = signature.return_annotation
-    end = "" if gives is signature.empty else f" -> {str(gives).strip(chr(39))}"
+    shown = []
+    named = False
+    for name, parameter in signature.parameters.items():
+        if name == "self":
+            continue
+        if parameter.kind is parameter.KEYWORD_ONLY and not named:
+            shown.append("*")
+        named = parameter.kind in (parameter.KEYWORD_ONLY, parameter.VAR_POSITIONAL)
+        kind = _annotation(parameter.annotation)
+        default = "" if parameter.default is parameter.empty else f" = {parameter.default!r}"
+        stars = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+        shown.append(f"{stars.get(parameter.kind, '')}{name}{f': {kind}' if kind else ''}{default}")
+    gives = _annotation(signature.return_annotation)
+    end = f" -> {gives}" if gives else ""
     line = f"{title}({', '.join(shown)}){end}"
     if len(line) > 88:
         line = f"{title}(\n" + "".join(f"    {part},\n" for part in shown) + f"){end}"
     return f"```text\n{line}\n```"
+
+
+def _annotation(value: Any) -> str:
+    """A type as its file writes it; nothing where it writes none."""
+    if value is inspect.Signature.empty:
+        return ""
+    return value.strip("'\"") if isinstance(value, str) else getattr(value, "__name__", str(value))
 
 
 def _described(text: str) -> str:

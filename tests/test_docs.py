@@ -120,13 +120,20 @@ def test_links_resolve(page: Path) -> None:
 
 def test_the_site_lists_every_page_once() -> None:
     """README.md is the site's contents; pages of formats are listed by formats/README.md."""
-    listed = [
-        name for _, names in module("docs/conf.py").pages_of(SITE.read_text()) for name in names
-    ]
+    contents = module("docs/conf.py").pages_of(SITE.read_text())
+    listed = [page for _, listing in contents for _, page in listing]
     pages = {p.relative_to(DOCS).with_suffix("").as_posix() for p in DOCS.rglob("*.md")}
     kept = {name for name in pages if not name.startswith(("formats/", "_build", "reference/"))}
     made = {f"reference/{name}" for name in ("cli", "job-file", "python-api")}
     assert sorted(listed) == sorted((kept | made | {"formats/README"}) - {"README", "index"})
+
+
+def test_a_page_has_one_title() -> None:
+    """Of several headings as high as the first, all become a level deeper; code stays."""
+    made = module("docs/conf.py").of_one_title
+    text = "# a\n## b\n# c\n```sh\n# d\n```\n"
+    assert made(text) == "# a\n### b\n## c\n```sh\n# d\n```\n"
+    assert made(text.replace("# c", "c")) == text.replace("# c", "c")
 
 
 def test_links_out_of_the_site_lead_into_the_repository() -> None:
@@ -153,6 +160,7 @@ def test_the_reference_names_every_command_flag_key_and_function() -> None:
     python = reference.python_api()
     for name in anamnesis.__all__:
         assert callable(getattr(anamnesis, name)) is (f"## anamnesis.{name}\n" in python)
+    assert "include: Patterns = '*'," in python
     for error in ("FormatError", "LimitError"):
         assert f"| `{error}` |" in python
 
