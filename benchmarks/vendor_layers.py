@@ -156,6 +156,7 @@ def paroquant(rows: int, columns: int) -> Layer:
 def fp8_divided(rows: int, columns: int) -> Layer:
     """GPTQModel's: a scale a row that is an inverse."""
     codes, scale = _bytes(rows, columns), np.full(rows, 3.0, "<f4")
+    codes[codes & 0x7F == 0x7F] = 0x38  # no code that is no number
     about = {"quant_method": "fp8", "weight_scale_semantics": "inverse"}
     return Layer(
         [_weight("F8_E4M3", codes, codes.shape), Entry("weight_scale_inv", "F32", (rows,), scale)],

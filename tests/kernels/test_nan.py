@@ -88,5 +88,5 @@ def test_what_a_scale_that_is_no_number_covers(name: str, tmp_path: Path) -> Non
         suffix, _, bits_of_scale = what.partition(" ")
         if bits_of_scale not in INFINITE:
             assert (nan == differ).all(), what
-        elif suffix not in DIVISORS:
+        elif suffix not in DIVISORS and case.encoding != "fp8-divided":
             assert (found[differ] & 0x7F80 == 0x7F80).all(), what  # NaN or infinite
