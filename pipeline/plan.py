@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
@@ -162,7 +163,10 @@ def with_input(spec: Spec, model: Model, choices: Chosen = ()) -> Spec:
     if spec.format != "safetensors":
         return spec
     alone = len(model.files) == 1 and model.files[0].path == model.path
-    stem = stem_of((file.path for file in model.files), folder=not alone)
+    names = [file.path for file in model.files]
+    if model.index:  # of which libraries know the name, whatever its shards are called
+        names = [re.sub(r"\.index(\.\w+)?\.json$", "", model.index)]
+    stem = stem_of(names, folder=not alone)
     metadata = metadata_of(model, decoded_dtype(model, spec))
     if not os.path.isfile(os.path.join(model.path, "config.json")) or _is_file(spec):
         metadata += metadata_blocks(choices)

@@ -43,6 +43,7 @@ class Model:
     broken: tuple[str, ...] = ()
     allow: Allow = NOTHING
     unread: tuple[str, ...] = ()
+    index: str = ""  # path of the index by which the files were found
 
     def select(
         self, include: Sequence[str], exclude: Sequence[str], *, every: bool = True
@@ -126,6 +127,7 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         broken=broken,
         allow=limits.allow,
         unread=merged.unread,
+        index=found.index.path if found.index else "",
     )
 
 

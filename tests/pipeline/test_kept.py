@@ -24,7 +24,7 @@ def write(path: Path, entries: Mapping[str, Any], metadata: Mapping[str, str]) -
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": span}
         data += raw
     text = json.dumps(header).encode()
-    path.parent.mkdir(exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(struct.pack("<Q", len(text)) + text + data)
     return path
 
@@ -84,6 +84,29 @@ def test_files_in_a_folder_and_their_index(stem: str, tmp_path: Path) -> None:
     file = tmp_path / "in" / f"{stem}.safetensors"
     anamnesis.remember(file, tmp_path / "four")
     assert [p.name for p in (tmp_path / "four").iterdir()] == [f"{stem}.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("index", "stem"),
+    [
+        ("model.safetensors.index.json", "model"),
+        ("diffusion_pytorch_model.safetensors.index.fp16.json", "diffusion_pytorch_model"),
+        ("adapter_model.safetensors.index.json", "adapter_model"),
+    ],
+)
+def test_shards_of_any_name_get_that_of_their_index(index: str, stem: str, tmp_path: Path) -> None:
+    """Which a library asks for by its name."""
+    folder = tmp_path / "in"
+    write(folder / "sub" / "s.safetensors", {"a": F32}, {})
+    write(folder / "t-00001.safetensors", {"b": F32}, {})
+    shards = {"a": "sub/s.safetensors", "b": "t-00001.safetensors"}
+    (folder / index).write_text(json.dumps({"weight_map": shards}))
+    for number, source in enumerate((folder, folder / index)):
+        out = tmp_path / f"out{number}"
+        anamnesis.remember(source, out)
+        assert [p.name for p in out.iterdir()] == [f"{stem}.safetensors"]
+    anamnesis.remember(folder, tmp_path / "two", max_shard_size=1024)
+    assert (tmp_path / "two" / f"{stem}.safetensors.index.json").is_file()
 
 
 KEPT = {
