@@ -96,7 +96,7 @@ def form_bytes(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
 def encode_packed(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Codes, scales, and zero points when they are not all 0."""
     bits, columns = int(params["bits"]), params["columns"]
-    codes, zeros = _codes(values, params, out)
+    codes, zeros = integers_of(values, params, out)
     packed = out["weight"]
     if columns * bits % 32 == 0 and columns % 8 == 0:
         pack(codes, bits, packed.view(np.uint8))
@@ -110,13 +110,13 @@ def encode_packed(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]
 
 def encode_bytes(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Codes as int8, scales, and zero points when they are not all 0."""
-    codes, zeros = _codes(values, params, out)
+    codes, zeros = integers_of(values, params, out)
     out["weight"][:] = (codes - np.uint8(1 << int(params["bits"]) - 1)).view(np.int8)
     if "zero" in out:
         out["zero"][:] = zeros.astype(np.int8)
 
 
-def _codes(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
+def integers_of(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
     """Offset codes, uint8, and zero points, float32, one a group; stores the scales."""
     dtype, bits = params["dtype"], int(params["bits"])
     group = _group(params["columns"], params)

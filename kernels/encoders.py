@@ -71,7 +71,8 @@ class Form:
 
     The matrix is units of `unit_elems` elements, flat in row-major order (the last may be short);
     windows start at multiples of `multiple` units, and do not go from one matrix of a stack, of
-    `matrix_units` units, to the next (0: there is one). `statistics` names what has to be known
+    `matrix_units` units, to the next (0: there is one). With `transposed` the matrix is that of the
+    tensor, transposed: units are its columns. `statistics` names what has to be known
     of the whole tensor before its first window: `extent` (`least`, `most`), `absmax_mean`.
     """
 
@@ -80,6 +81,7 @@ class Form:
     multiple: int = 1
     matrix_units: int = 0
     statistics: tuple[str, ...] = ()
+    transposed: bool = False
 
 
 class Key(NamedTuple):
@@ -109,6 +111,11 @@ _CT = "compressed-tensors"
 _MLX = {"style": Key("mlx", ("mlx",))}
 
 ENCODERS: dict[str, Encoder] = {
+    "awq": Encoder(
+        "encode_gptq:awq",
+        "awq-gemm",
+        {"bits": Key(4, (4,)), "group": Key(128, ()), "sym": Key(False, (False, True))},
+    ),
     "bnb-fp4": Encoder("encode_bnb:fp4", "bnb-4bit", _FOUR_BITS),
     "bnb-int8": Encoder("encode_bnb:int8", "bnb-int8"),
     "bnb-nf4": Encoder("encode_bnb:nf4", "bnb-4bit", _FOUR_BITS),
@@ -147,6 +154,16 @@ ENCODERS: dict[str, Encoder] = {
     "gguf-q8-0": Encoder("encode_gguf_legacy:q8_0", "gguf-q8-0"),
     "gguf-tq1-0": Encoder("encode_gguf_bits:tq1_0", "gguf-tq1-0"),
     "gguf-tq2-0": Encoder("encode_gguf_bits:tq2_0", "gguf-tq2-0"),
+    "gptq": Encoder(
+        "encode_gptq:gptq",
+        "gptq",
+        {
+            "bits": Key(4, (2, 3, 4, 8)),
+            "group": Key(128, ()),
+            "sym": Key(True, (False, True)),
+            "version": Key(1, (1, 2)),
+        },
+    ),
     "mlx-affine": Encoder(
         "encode_mlx:affine",
         "mlx-affine",

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels import ENCODINGS, Window, decoder
+from anamnesis.kernels._codes import read_zeros
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.encoders import ENCODERS
 from anamnesis.kernels.readback import Facts, Parts
@@ -186,6 +187,20 @@ def _affine(parts: Parts, facts: Facts) -> Ends:
     return _between(biases - scales * np.float32(0.5), biases + scales * last, facts.columns, group)
 
 
+def _transposed(parts: Parts, facts: Facts) -> Ends:
+    settings, outputs = facts.settings, facts.columns
+    group, bits = int(settings["group"]), int(settings["bits"])
+    groups = facts.rows // group
+    scales = _wide(parts["scale"], facts.dtype).reshape(groups, outputs)
+    offset, nibbles = int(settings.get("version", 0) == 1), facts.target == "awq"
+    stored = parts["zero"].view(np.uint8).reshape(groups, -1)
+    zeros = read_zeros(stored, bits, offset, 0, nibbles, (groups, outputs))
+    first = (np.float32(-0.5) - zeros) * scales
+    last = (np.float32((1 << bits) - 0.5) - zeros) * scales
+    first, last = np.repeat(first, group, axis=0), np.repeat(last, group, axis=0)
+    return _between(first, last, outputs, 1)
+
+
 def _four_bits(parts: Parts, facts: Facts) -> Ends:
     absmax, size = parts["absmax"], int(facts.settings["block"])
     if "nested" in parts:
@@ -200,6 +215,7 @@ def _int8(parts: Parts, facts: Facts) -> Ends:
 
 
 _ENDS: Mapping[str, Callable[[Parts, Facts], Ends]] = {
+    "awq-gemm": _transposed,
     "bnb-4bit": _four_bits,
     "bnb-int8": _int8,
     "ct-int8": _integers,
@@ -209,5 +225,6 @@ _ENDS: Mapping[str, Callable[[Parts, Facts], Ends]] = {
     "fp8-e4m3": _fp8,
     "gguf-mxfp4": _gguf_mxfp4,
     "gguf-nvfp4": _gguf_nvfp4,
+    "gptq": _transposed,
     "mlx-affine": _affine,
 }

@@ -17,6 +17,7 @@ from anamnesis.kernels import ENCODINGS, Window, decoder, preparer
 from anamnesis.kernels.encoders import ENCODERS
 
 Parts = Mapping[str, Any]
+TRANSPOSED = ("awq", "gptq")  # whose units are columns of the matrix
 
 
 class Stored(NamedTuple):
@@ -68,7 +69,13 @@ class Readback:
             params = dict(blocks.scalars)
             if self._prepare is not None:
                 params |= self._prepare(blocks.scalars, blocks.wholes)
-            self._decode(blocks.views, params, Window(0, blocks.units), out)
+            window = Window(0, blocks.units)
+            if self._facts.target not in TRANSPOSED:
+                self._decode(blocks.views, params, window, out)
+                return
+            turned = np.empty(len(out), out.dtype)
+            self._decode(blocks.views, params, window, turned)
+            out.reshape(rows, -1)[:] = turned.reshape(-1, rows).T
 
 
 Form = Callable[[Parts, Facts], Blocks]
@@ -154,6 +161,31 @@ def _affine(parts: Parts, facts: Facts) -> Blocks:
     return Blocks(views, scalars, {}, rows)
 
 
+def _transposed(parts: Parts, facts: Facts) -> Blocks:
+    """GPTQ and AWQ: `facts.rows` inputs of `facts.columns` outputs."""
+    settings, inputs = facts.settings, facts.rows
+    group, bits = int(settings["group"]), int(settings["bits"])
+    scalars: dict[str, Any] = {
+        "bits": bits,
+        "group_size": group,
+        "groups": inputs // group,
+        "in_features": inputs,
+        "scale_dtype": facts.dtype,
+        "rounding": "exact",
+        "version": "gemm",
+        "word_bits": 32,
+        "zero_offset": int(settings.get("version", 0) == 1),
+        "zero_carry": False,
+    }
+    lines = inputs * bits // 32 if facts.target == "gptq" else inputs
+    views = {
+        "qweight": _lines(parts["weight"], lines),
+        "scales": _lines(parts["scale"], inputs // group),
+        "qzeros": _lines(parts["zero"], inputs // group),
+    }
+    return Blocks(views, scalars, {}, facts.columns)
+
+
 def _four_bits(parts: Parts, facts: Facts) -> Blocks:
     size, absmax = int(facts.settings["block"]), parts["absmax"]
     kind = facts.target.removeprefix("bnb-")
@@ -189,6 +221,7 @@ def _int8(parts: Parts, facts: Facts) -> Blocks:
 
 
 _FORMS: dict[str, Form] = {
+    "awq-gemm": _transposed,
     "bnb-4bit": _four_bits,
     "bnb-int8": _int8,
     "ct-int8": _integers,
@@ -196,5 +229,6 @@ _FORMS: dict[str, Form] = {
     "fp4-mx": _micro,
     "fp4-nv": _micro,
     "fp8-e4m3": _fp8,
+    "gptq": _transposed,
     "mlx-affine": _affine,
 }

@@ -127,6 +127,15 @@ def after_zeros(tensor: Tensor, rows: int) -> Tensor:
     return derive(tensor.name, (count + rows, width), (tensor,), segments, "")
 
 
+def transposed(tensor: Tensor) -> Tensor:
+    """A matrix with its columns as rows, one unit each."""
+    rows, columns = tensor.shape
+    part = Part(0, (0, 0), (columns, rows), 0, (1, columns))
+    segments = (Segment(0, (columns, rows), (part,)),)
+    found = derive(tensor.name, (columns, rows), (tensor,), segments, "")
+    return replace(found, unit_elems=rows)
+
+
 def _merged(segment: Segment) -> Segment:
     """Neighbouring axes become one where every part goes over both in steps of the inner one.
 

@@ -6,6 +6,7 @@
 | compressed-tensors | `quantization_config`: a `config_group` a target, `ignore` |
 | `bnb-*` | `quantization_config`: bitsandbytes, `llm_int8_skip_modules` |
 | `nvfp4` modelopt | `quantization_config`: modelopt, `quant_algo`, `exclude_modules` |
+| `gptq`, `awq` | `quantization_config` of gptqmodel and AutoAWQ, with what is kept |
 | MLX | `quantization`, and the same as `quantization_config`: `false` for what is kept |
 
 Sources: transformers 5.23 `utils/quantization_config.py`, compressed-tensors 0.20
@@ -15,6 +16,7 @@ Sources: transformers 5.23 `utils/quantization_config.py`, compressed-tensors 0.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -75,6 +77,8 @@ def _method(target: Target) -> Any:
         return _bitsandbytes
     if style == "modelopt":
         return _modelopt
+    if target.name in ("awq", "gptq"):
+        return _awq if target.name == "awq" else _gptq
     return _fp8 if style in ("deepseek", "transformers") else _ct
 
 
@@ -108,6 +112,25 @@ def _modelopt(choices: Chosen, dtype: str) -> dict[str, Any]:
     found: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
     found |= {"kv_cache_quant_algo": None, "exclude_modules": _kept(choices)}
     return {"quantization_config": {**found, "ignore": found["exclude_modules"]}}
+
+
+def _gptq(choices: Chosen, dtype: str) -> dict[str, Any]:
+    ((target, _),) = _targets(choices).values()
+    settings = target.settings
+    found: dict[str, Any] = {"quant_method": "gptq", "bits": settings["bits"]}
+    found |= {"group_size": settings["group"], "sym": settings["sym"], "desc_act": False}
+    found |= {"checkpoint_format": "gptq" if settings["version"] == 1 else "gptq_v2"}
+    found |= {"pack_dtype": "int32", "lm_head": False}
+    # gptqmodel's rules: a minus leaves the modules alone that a pattern fits.
+    kept: dict[str, Any] = {f"-:^{re.escape(module)}$": {} for module in _kept(choices)}
+    return {"quantization_config": {**found, "dynamic": kept} if kept else found}
+
+
+def _awq(choices: Chosen, dtype: str) -> dict[str, Any]:
+    ((target, _),) = _targets(choices).values()
+    found: dict[str, Any] = {"quant_method": "awq", "bits": 4, "version": "gemm"}
+    found |= {"group_size": target.settings["group"], "zero_point": True}
+    return {"quantization_config": {**found, "modules_to_not_convert": _kept(choices)}}
 
 
 def _ct(choices: Chosen, dtype: str) -> dict[str, Any]:

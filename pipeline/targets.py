@@ -19,6 +19,7 @@ from msgspec import Meta, Struct
 from anamnesis.errors import UsageError
 from anamnesis.kernels.encoders import ENCODERS, Form, Key, Setting, Unfit, former
 from anamnesis.kernels.transcoders import Source, misfit, suggested
+from anamnesis.names.derived import transposed
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
 from anamnesis.pipeline.policy import FALLBACKS, MIXTURES, Facts, left_alone, mixed
 from anamnesis.pipeline.transcode import loses, scale_dtype, source_of
@@ -108,6 +109,8 @@ class Choice:
         """The tensor with windows that start where those of the form do."""
         if self.form is None:
             return tensor
+        if self.form.transposed:
+            tensor = transposed(tensor)
         elems = self.form.unit_elems * self.form.multiple
         multiple = elems // math.gcd(elems, tensor.unit_elems)
         return replace(tensor, unit_multiple=math.lcm(tensor.unit_multiple, multiple))

@@ -250,3 +250,68 @@ def test_a_second_quantisation_is_said(model: Path, tmp_path: Path, amn: Amn) ->
     assert again.returncode == 0
     said = again.stderr.replace("\n", " ")
     assert f"2 tensor(s), {LINEAR} first, were quantised before (fp8-channel and mxfp4" in said
+
+
+TRANSPOSED = (
+    ("gptq", "ct-pack-quantized"),
+    ("gptq:bits=8,group=64", "ct-pack-quantized:bits=8,group=64"),
+    ("gptq:bits=3,version=2", "ct-pack-quantized:bits=3"),
+    ("gptq:bits=2,group=32,sym=false,version=2", "ct-pack-quantized:bits=2,group=32,sym=false"),
+    ("awq", "ct-pack-quantized:sym=false"),
+    ("awq:group=32,sym=true", "ct-pack-quantized:group=32"),
+)
+
+
+@pytest.mark.parametrize("window", [50_000, 2 << 20])
+@pytest.mark.parametrize(("encode", "packed"), TRANSPOSED)
+def test_gptq_and_awq_hold_the_numbers_of_packed_words(
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    encode: str,
+    packed: str,
+    window: int,
+) -> None:
+    monkeypatch.setattr("anamnesis.pipeline.plan.WINDOW_BYTES", window)
+    outs = {}
+    for name in (encode, packed):
+        out = tmp_path / name.replace(":", "-")
+        lost = anamnesis.convert(model, out, to="safetensors", encode=name).loss
+        outs[name] = anamnesis.open_model(out), {row.tensor: row for row in lost}
+        anamnesis.verify(out)
+    (first, loss), (second, other) = outs.values()
+    assert len(loss) == 2
+    for name, row in loss.items():
+        assert first[name].tensor.scheme == encode.partition(":")[0]
+        np.testing.assert_array_equal(
+            first[name].to_numpy().view(np.uint16), second[name].to_numpy().view(np.uint16)
+        )
+        assert (row.clipped, row.compared.equal) == (
+            other[name].clipped,
+            other[name].compared.equal,
+        )
+        assert row.sqnr_db == pytest.approx(other[name].sqnr_db, rel=1e-12)
+
+
+def test_gptq_and_awq_tell_their_loaders(model: Path, tmp_path: Path) -> None:
+    config = {}
+    for encode in ("gptq:version=2", "awq"):
+        anamnesis.convert(model, tmp_path / encode, to="safetensors", encode=encode)
+        text = (tmp_path / encode / "config.json").read_text()
+        config[encode[:3]] = json.loads(text)["quantization_config"]
+    assert config["gpt"]["checkpoint_format"] == "gptq_v2"
+    assert config["gpt"]["dynamic"] == {
+        f"-:^{name}$": {}
+        for name in (
+            r"lm_head",
+            r"model\.embed_tokens",
+            r"model\.layers\.0\.mlp\.gate",
+            r"model\.layers\.0\.narrow",
+        )
+    }
+    assert config["awq"] == {
+        "quant_method": "awq", "bits": 4, "version": "gemm", "group_size": 128, "zero_point": True,
+        "modules_to_not_convert": [
+            "lm_head", "model.embed_tokens", "model.layers.0.mlp.gate", "model.layers.0.narrow",
+        ],
+    }  # fmt: skip

@@ -1,0 +1,120 @@
+"""GPTQ's and AWQ's containers of compressed-tensors' integers, which `encode_ints` has.
+
+Both store matrices transposed, so that a window here is `group` inputs, or a multiple, of all
+outputs: `values` are `[inputs, outputs]`, and units are inputs.
+
+| target | codes, I32 `X.qweight` | zero points, I32 `X.qzeros` |
+|---|---|---|
+| `gptq` | `[in * b / 32, out]`, packed down | `[in / g, out * b / 32]`, across |
+| `awq`, 4 bits | `[in, out / 8]`, packed across | `[in / g, out / 8]`, across |
+
+`X.scales` is `[in / g, out]`, in the weight's dtype, and GPTQ's I32 `X.g_idx` `[in]` says which
+group an input is of, in order. GPTQ's first version stores zero points less
+1, which an asymmetric layer's zero of 0 has no room for: `version=2` stores them as they are. The
+outputs of an AWQ word are in its order. Layouts and sources are in `gptq` and `awq`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._pack import pack_rows
+from anamnesis.kernels.encode_ints import integers_of
+from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, sibling
+
+_AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
+
+
+def _group(shape: Shape, settings: Settings) -> tuple[int, int, int]:
+    """Outputs, inputs and the group, of a matrix that has whole groups and words."""
+    if len(shape) != 2 or not shape[0] * shape[1]:
+        raise Unfit(f"it has the shape {list(shape)}, and is no matrix")
+    outputs, inputs = shape
+    group, bits = int(settings["group"]), int(settings["bits"])
+    if group < 32 or group % 32:
+        raise Unfit(f"groups of {group}; they are multiples of 32 here")
+    if inputs % group:
+        raise Unfit(f"its rows of {inputs} elements are no whole number of groups of {group}")
+    if outputs * bits % 32:
+        raise Unfit(f"its {outputs} zero points of {bits} bits are no whole number of words")
+    return outputs, inputs, group
+
+
+def form_gptq(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Codes packed along the inputs."""
+    outputs, inputs, group = _group(shape, settings)
+    bits = int(settings["bits"])
+    if not settings["sym"] and settings["version"] == 1:
+        raise Unfit("its first version has no zero point of 0; version=2 has")
+    parts = (
+        Part(
+            "weight",
+            sibling(name, "qweight"),
+            "I32",
+            (inputs * bits // 32, outputs),
+            32,
+            bits * outputs,
+        ),
+        _zeros(name, outputs, inputs, group, bits),
+        Part("scale", sibling(name, "scales"), dtype, (inputs // group, outputs), group, outputs),
+        Part("g_idx", sibling(name, "g_idx"), "I32", (inputs,), 1, 1),
+    )
+    return Form(outputs, parts, multiple=group, transposed=True)
+
+
+def form_awq(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+    """Codes packed along the outputs."""
+    outputs, inputs, group = _group(shape, settings)
+    words = outputs // 8
+    parts = (
+        Part("weight", sibling(name, "qweight"), "I32", (inputs, words), 1, words),
+        _zeros(name, outputs, inputs, group, 4),
+        Part("scale", sibling(name, "scales"), dtype, (inputs // group, outputs), group, outputs),
+    )
+    return Form(outputs, parts, multiple=group, transposed=True)
+
+
+def _zeros(name: str, outputs: int, inputs: int, group: int, bits: int) -> Part:
+    words = outputs * bits // 32
+    return Part("zero", sibling(name, "qzeros"), "I32", (inputs // group, words), group, words)
+
+
+def _by_output(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Codes, uint8 `[outputs, inputs]`, and zero points `[outputs, groups]` from 0 on; scales."""
+    outputs, group = params["columns"], int(params["group"])
+    lines = np.ascontiguousarray(values.reshape(-1, outputs).T)
+    inputs = lines.shape[1]
+    scales = {"scale": np.empty(outputs * (inputs // group), out["scale"].dtype)}
+    codes, zeros = integers_of(lines.reshape(-1), {**params, "columns": inputs}, scales)
+    out["scale"][:] = scales["scale"].reshape(outputs, -1).T.reshape(-1)
+    half = 1 << int(params["bits"]) - 1
+    return codes.reshape(outputs, inputs), (zeros.reshape(outputs, -1) + half).astype(np.uint8)
+
+
+def encode_gptq(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """A window of inputs."""
+    bits = int(params["bits"])
+    codes, zeros = _by_output(values, params, out)
+    out["weight"][:] = pack_rows(codes, bits).T.reshape(-1)
+    stored = zeros - np.uint8(params["version"] == 1)
+    out["zero"][:] = pack_rows(np.ascontiguousarray(stored.T), bits).reshape(-1)
+    first = params["first"]
+    inputs = np.arange(first, first + len(out["g_idx"]), dtype=np.int32)
+    out["g_idx"][:] = inputs // np.int32(params["group"])
+
+
+def encode_awq(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """A window of inputs."""
+    codes, zeros = _by_output(values, params, out)
+    out["weight"][:] = _words(codes.T).reshape(-1)
+    out["zero"][:] = _words(zeros.T).reshape(-1)
+
+
+def _words(codes: Any) -> Any:
+    """Eight codes of a row, in AWQ's order, as an int32."""
+    eights = codes.reshape(codes.shape[0], -1, 8)[..., list(_AWQ_ORDER)]
+    pairs = eights[..., ::2] | eights[..., 1::2] << np.uint8(4)
+    return np.ascontiguousarray(pairs).view("<i4")
