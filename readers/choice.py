@@ -207,7 +207,21 @@ def _indexes(path: str, kind: Kind, names: Sequence[str]) -> list[str]:
     others = [name for name in names if name.endswith(ending) and name not in known]
     if not there and len(others) > 1:
         raise UsageError(f"{path}: holds {len(others)} indexes; name one of them")
-    return there or others
+    return there or others or _variant_indexes(kind, names)
+
+
+def _variant_indexes(kind: Kind, names: Sequence[str]) -> list[str]:
+    """The index of a variant (`X.safetensors.index.fp16.json`), if it is the only one.
+
+    Plain files of its stem come before it.
+    """
+    found = []
+    for name in names:
+        stem, mark, variant = name.partition(f"{kind.ending}.index.")
+        shard = re.compile(rf"{re.escape(stem)}(-\d{{5}}-of-\d{{5}})?{re.escape(kind.ending)}")
+        if mark and variant.endswith(".json") and not any(map(shard.fullmatch, names)):
+            found.append(name)
+    return found if len(found) == 1 else []
 
 
 def _there(shard: str, names: Sequence[str]) -> bool:
