@@ -188,3 +188,16 @@ def marlin(rows: int, columns: int) -> Layer:
             Entry("s", "F16", scale.shape, scale),
         ]
     )
+
+
+def ct_sparse(rows: int, columns: int) -> Layer:
+    """FP8 of which every first and third of four is kept, with a scale a row."""
+    codes, mask = _bytes(rows, columns // 2) % 0x78, np.full((rows, columns // 8), 0x55, np.uint8)
+    return Layer(
+        [
+            Entry("compressed", "F8_E4M3", codes.shape, codes),
+            Entry("bitmask", "U8", mask.shape, mask),
+            Entry("weight_scale", "F32", (rows, 1), _small(rows)),
+        ],
+        config={"quantization_config": {"quant_method": "compressed-tensors"}},
+    )

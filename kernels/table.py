@@ -3,13 +3,15 @@
 Where its decoder is, the geometry of its blocks, which component holds its scales, how `scan` shows
 its blocks, what benchmarks measure it on and expect of it, and the family that pages list it under.
 Functions are named by `module:function`, and their modules are imported on first use; rows are
-sorted by name. Those of ggml's block types are in `_ggml_table.py`.
+sorted by name. Those of ggml's block types are in `_ggml_table.py`,
+torchao's in `_torchao_table.py`.
 """
 
 from __future__ import annotations
 
 from anamnesis.kernels._ggml_table import GGML
 from anamnesis.kernels._row import Bench, Encoding
+from anamnesis.kernels._torchao_table import TORCHAO
 
 ENCODINGS: dict[str, Encoding] = {
     "aqlm": Encoding(
@@ -336,6 +338,14 @@ ENCODINGS: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("quark int4 g128", "layers:quark"),),
     ),
+    "sparse-24": Encoding(
+        "sparse:decode",
+        prepare="sparse:prepare",
+        family="compressed-tensors",
+        scales="scale",
+        goal=0.0,
+        cases=(Bench("ct sparse 2:4 fp8", "vendor_layers:ct_sparse"),),
+    ),
     "svdquant": Encoding(
         "svdquant:decode",
         prepare="svdquant:prepare",
@@ -347,42 +357,7 @@ ENCODINGS: dict[str, Encoding] = {
             Bench("comfy svdquant", "vendor_layers:comfy_svdquant"),
         ),
     ),
-    "torchao-int4": Encoding(
-        "torchao:decode_int4",
-        family="torchao",
-        scales="scale",
-        goal=0.35,
-        cases=(Bench("torchao int4 g128", "layers:torchao_int4"),),
-    ),
-    "torchao-mxfp4-tiles": Encoding(
-        "torchao:decode_tiled_mx",
-        family="torchao",
-        scales="scale",
-        goal=0.35,
-        cases=(Bench("torchao mxfp4 tiles", "layers:torchao_tiles", ("mxfp4",)),),
-    ),
-    "torchao-mxfp8-e4m3-tiles": Encoding(
-        "torchao:decode_tiled_e4m3",
-        prepare="torchao:prepare_tiles",
-        family="torchao",
-        scales="scale",
-        cases=(Bench("torchao mxfp8-e4m3 tiles", "layers:torchao_tiles", ("mxfp8-e4m3",)),),
-    ),
-    "torchao-mxfp8-e5m2-tiles": Encoding(
-        "torchao:decode_tiled_e5m2",
-        prepare="torchao:prepare_tiles",
-        family="torchao",
-        scales="scale",
-        cases=(Bench("torchao mxfp8-e5m2 tiles", "layers:torchao_tiles", ("mxfp8-e5m2",)),),
-    ),
-    "torchao-nvfp4-tiles": Encoding(
-        "torchao:decode_tiled_nv",
-        prepare="fp4:prepare_nv",
-        family="torchao",
-        scales="scale",
-        goal=0.35,
-        cases=(Bench("torchao nvfp4 tiles", "layers:torchao_tiles", ("nvfp4",)),),
-    ),
+    **TORCHAO,
     "vptq": Encoding(
         "vptq:decode",
         prepare="vptq:prepare",

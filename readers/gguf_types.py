@@ -124,7 +124,8 @@ _REFUSED = {
     31: "Q4_0_4_4, removed from ggml",
     32: "Q4_0_4_8, removed from ggml",
     33: "Q4_0_8_8, removed from ggml",
-    36: "IQ4_NL_4_4, removed from ggml, or I2_S of bitnet.cpp",
+    36: "IQ4_NL_4_4, removed from ggml, or I2_S of bitnet.cpp, whose order of bytes depends on the "
+    "machine that packed it and is not in the file; the model's safetensors can be read",
     37: "IQ4_NL_4_8, removed from ggml",
     38: "IQ4_NL_8_8, removed from ggml",
     51: "FP8 E4M3 of a fork of llama.cpp, with scales in blocks of 32 or beside the tensor",

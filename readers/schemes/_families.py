@@ -76,11 +76,11 @@ FAMILIES: dict[str, Family] = {
         "AutoAWQ, paroquant",
     ),
     "compressed-tensors": Family(
-        "compressed-tensors: packed integers, INT8",
-        "packed integers of 1 to 8 bits, INT8",
+        "compressed-tensors: packed integers, INT8, 2:4 sparsity",
+        "packed integers of 1 to 8 bits, INT8; 2:4 sparse FP8, INT8 and floats",
         "any",
         "I32 `weight_packed`, I8 `weight` with `weight_scale`",
-        "ct-pack-quantized ct-int-quantized",
+        "ct-pack-quantized ct-int-quantized ct-sparse-24",
         "compressed-tensors",
     ),
     "modelslim": Family(

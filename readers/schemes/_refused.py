@@ -89,6 +89,11 @@ REFUSED: dict[str, Refused] = {
         "torchao can save it as safetensors",
         (("_weight_scale",), ("_weight_zero_point",)),
     ),
+    "w4afp8": Refused(
+        "W4AFP8",
+        "signed nibbles whose order no reference on a CPU shows",
+        "SGLang can load it on a GPU",
+    ),
 }
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {

@@ -29,6 +29,7 @@ from anamnesis.readers.schemes._comfy import marks
 from anamnesis.readers.schemes._ct_config import Settings, settings
 from anamnesis.readers.schemes._ct_grid import Grid, grid_of
 from anamnesis.readers.schemes._ct_layout import Packing, packings
+from anamnesis.readers.schemes._ct_sparse import sparse
 from anamnesis.readers.schemes._errors import misfit, missing, need, unsupported, where
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._scale_grid import Block
@@ -46,7 +47,7 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for parts that are missing or do not fit one another, UnsupportedError for
     sparse and rotated checkpoints by name.
     """
-    _refuse_sparse(ledger)
+    _claim_sparse(ledger)
     stated = settings(ledger)
     files = Files()
     try:
@@ -344,14 +345,15 @@ def _refuse_foreign(ledger: Ledger, codes: Stored, name: str) -> None:
             raise unsupported(codes, what, _IMPLEMENTED)
 
 
-def _refuse_sparse(ledger: Ledger) -> None:
-    """Layouts of 2:4 and unstructured sparsity: none of these tensors is a weight by itself."""
+def _claim_sparse(ledger: Ledger) -> None:
+    """Claim 2:4 sparsity; refuse unstructured sparsity, and Marlin's tiles of 2:4."""
     stored = ledger.container.stored
     for one in ledger.free():
         prefix, dot, part = one.name.rpartition(".")
         stem = prefix + dot
         if part == "bitmask" and f"{stem}compressed" in stored:
-            rows = f"{stem}row_offsets" in stored
-            raise unsupported(one, "sparse-bitmask" if rows else "sparse-24-bitmask", _IMPLEMENTED)
+            if f"{stem}row_offsets" in stored:
+                raise unsupported(one, "sparse-bitmask", _IMPLEMENTED)
+            ledger.claim(sparse(ledger, one, stem, int8_tensor))
         if part in ("scale_packed", "meta") and f"{stem}weight_packed" in stored:
             raise unsupported(one, "marlin-24", _IMPLEMENTED)

@@ -113,6 +113,13 @@ def _divided(ledger: Ledger, tensor: Tensor) -> Tensor:
     return replace(tensor, encoding="fp8-divided", params=params)
 
 
+def scaled(stored: Stored, scale: Stored) -> Tensor:
+    """FP8 codes with one scale for all, for a row or a column, or for blocks of the usual size."""
+    grid = scale_grid(stored, scale, [])
+    components = (_payload(stored), Component("scale", scale))
+    return _tensor(stored, _NAMES[grid.kind], components, grid)
+
+
 def _payload(stored: Stored) -> Component:
     return Component("payload", stored, Contiguous(8 * max(1, stack(stored)[2])))
 

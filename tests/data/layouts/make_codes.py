@@ -170,6 +170,37 @@ def gguf_ik() -> None:
     save_file(bits, folder / "expected.safetensors")
 
 
+def ct_sparse(kind: str) -> None:
+    """By compressed-tensors 0.9.4, whose later versions have no such layout."""
+    from compressed_tensors.compressors.sparse_compressors import sparse_24_bitmask as ct
+
+    weight = torch.randn(24, 72)
+    expected = torch.where(ct.get_24_bytemasks(weight), weight, torch.zeros(()))
+    extra = {}
+    if kind == "fp8":
+        scale = torch.rand(24, 1) + 0.5
+        weight = expected.to(torch.float8_e4m3fn)
+        extra = {"a.weight_scale": scale, "a.input_scale": torch.tensor(0.5)}
+        expected = weight.float() * scale
+    elif kind == "int8":
+        scale = torch.rand(24, 1).bfloat16() + 0.5
+        weight = (expected * 30).round().clamp(-128, 127).to(torch.int8)
+        extra = {"a.weight_scale": scale}
+        expected = weight.float() * scale.float()
+    else:
+        weight = weight.bfloat16()
+        expected = torch.where(
+            ct.get_24_bytemasks(weight), weight, torch.zeros((), dtype=weight.dtype)
+        )
+    parts = ct.Sparse24BitMaskTensor.from_dense(weight).dict("a.weight")
+    config = {
+        "quant_method": "compressed-tensors",
+        "sparsity_config": {"format": "sparse-24-bitmask", "sparsity_structure": "2:4"},
+    }
+    folder = f"compressed-tensors/sparse-24-{kind}"
+    write(folder, {**parts, **extra}, {"a.weight": expected}, {"quantization_config": config})
+
+
 def source(path: str) -> Any:
     """A module by its file on the module path, without the packages around it."""
     (file,) = [Path(p) / path for p in sys.path if (Path(p) / path).is_file()][:1]
@@ -218,6 +249,9 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "comfy-awq": comfy_awq,
     "comfy-svdquant": lambda: comfy_svdquant(tiled=False),
     "comfy-svdquant-tiles": lambda: comfy_svdquant(tiled=True),
+    "ct-sparse-bf16": lambda: ct_sparse("bf16"),
+    "ct-sparse-fp8": lambda: ct_sparse("fp8"),
+    "ct-sparse-int8": lambda: ct_sparse("int8"),
     "gguf-ik": gguf_ik,
     "llm-awq": llm_awq,
     "marlin": lambda: marlin(128),

@@ -1,0 +1,44 @@
+"""The rows of torchao's layouts in the table of encodings; sorted by name."""
+
+from __future__ import annotations
+
+from anamnesis.kernels._row import Bench, Encoding
+
+TORCHAO: dict[str, Encoding] = {
+    "torchao-int4": Encoding(
+        "torchao:decode_int4",
+        family="torchao",
+        scales="scale",
+        goal=0.35,
+        cases=(Bench("torchao int4 g128", "layers:torchao_int4"),),
+    ),
+    "torchao-mxfp4-tiles": Encoding(
+        "torchao:decode_tiled_mx",
+        family="torchao",
+        scales="scale",
+        goal=0.35,
+        cases=(Bench("torchao mxfp4 tiles", "layers:torchao_tiles", ("mxfp4",)),),
+    ),
+    "torchao-mxfp8-e4m3-tiles": Encoding(
+        "torchao:decode_tiled_e4m3",
+        prepare="torchao:prepare_tiles",
+        family="torchao",
+        scales="scale",
+        cases=(Bench("torchao mxfp8-e4m3 tiles", "layers:torchao_tiles", ("mxfp8-e4m3",)),),
+    ),
+    "torchao-mxfp8-e5m2-tiles": Encoding(
+        "torchao:decode_tiled_e5m2",
+        prepare="torchao:prepare_tiles",
+        family="torchao",
+        scales="scale",
+        cases=(Bench("torchao mxfp8-e5m2 tiles", "layers:torchao_tiles", ("mxfp8-e5m2",)),),
+    ),
+    "torchao-nvfp4-tiles": Encoding(
+        "torchao:decode_tiled_nv",
+        prepare="fp4:prepare_nv",
+        family="torchao",
+        scales="scale",
+        goal=0.35,
+        cases=(Bench("torchao nvfp4 tiles", "layers:torchao_tiles", ("nvfp4",)),),
+    ),
+}
