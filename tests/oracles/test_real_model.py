@@ -6,6 +6,8 @@ of the folder that `ANAMNESIS_ORACLES` names.
 
 from __future__ import annotations
 
+import ctypes
+import json
 import os
 import zipfile
 from pathlib import Path
@@ -49,3 +51,41 @@ def test_every_tensor_of_smollm2(smollm2: Path, tmp_path: Path) -> None:
             assert got.dtype == torch.bfloat16
             bits = expected.astype(ml_dtypes.bfloat16).view(np.uint16)
             assert np.array_equal(got.view(torch.uint16).numpy(), bits), tensor.name
+
+
+@pytest.mark.timeout(600)
+def test_a_mixture_is_llama_cpps(smollm2: Path, tmp_path: Path) -> None:
+    """Types, blocks and key/values of Q4_K_M, fallbacks included, of a build without FMA."""
+    llama_cpp = pytest.importorskip("llama_cpp")
+    plain, expected, found = (tmp_path / f"{name}.gguf" for name in ("bf16", "expected", "found"))
+    anamnesis.convert(smollm2, plain, to="gguf", dtype="bf16")
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype, settings.nthread = llama_cpp.LLAMA_FTYPE_MOSTLY_Q4_K_M, 1
+    assert not llama_cpp.llama_model_quantize(
+        str(plain).encode(), str(expected).encode(), ctypes.byref(settings)
+    )
+    anamnesis.convert(plain, found, to="gguf", encode="Q4_K_M")
+    first, second = gguf.GGUFReader(str(expected)), gguf.GGUFReader(str(found))
+    tensors = {tensor.name: tensor for tensor in second.tensors}
+    assert {tensor.name for tensor in first.tensors} == tensors.keys()
+    assert {t.tensor_type.name for t in first.tensors} == {"BF16", "Q4_K", "Q5_0", "Q6_K", "Q8_0"}
+    for tensor in first.tensors:
+        assert tensors[tensor.name].tensor_type == tensor.tensor_type, tensor.name
+        np.testing.assert_array_equal(tensors[tensor.name].data, tensor.data, tensor.name)
+    keys = {key for key in first.fields if not key.startswith("GGUF.")}
+    assert keys == {key for key in second.fields if not key.startswith("GGUF.")}
+    for key in keys - {"tokenizer.ggml.tokens", "tokenizer.ggml.merges"}:
+        assert first.fields[key].contents() == second.fields[key].contents(), key
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize(("encode", "least"), [("fp8-block", 30), ("nvfp4", 19)])
+def test_all_of_it_is_encoded(smollm2: Path, tmp_path: Path, encode: str, least: float) -> None:
+    folder, out = tmp_path / "hf", tmp_path / "out"
+    anamnesis.convert(smollm2, folder, to="hf")
+    outcome = anamnesis.convert(folder, out, to="safetensors", encode=encode)
+    anamnesis.verify(out)
+    assert len(outcome.loss) == 30 * 7
+    assert min(row.sqnr_db for row in outcome.loss) > least
+    config = json.loads((out / "config.json").read_text())["quantization_config"]
+    assert config["quant_method"] == ("fp8" if encode == "fp8-block" else "compressed-tensors")

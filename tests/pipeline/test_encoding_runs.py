@@ -1,0 +1,110 @@
+"""Encoding is a conversion like any other: killed and gone on with, on a cluster, in its memory."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+import anamnesis
+from anamnesis.limits import MiB
+from anamnesis.pipeline.plan import BASE_BYTES, COMPILE_BYTES
+
+SLOW = (
+    "import sys, time, anamnesis.writers.safetensors as s\n"
+    "write = s.RawSlot.write\n"
+    "def slow(*a): time.sleep(0.03); write(*a)\n"
+    "s.RawSlot.write = slow\n"
+    "from anamnesis.cli.main import main; main(sys.argv[1:])"
+)
+# Encodes argv[1] as argv[2] into argv[3] within argv[4] and prints the peak of this process.
+PEAK = """
+import re, sys
+import anamnesis
+path, encode, out, memory = sys.argv[1:]
+anamnesis.convert(
+    path, out, to="safetensors", encode=encode, memory=int(memory), threads=2, overwrite=True
+)
+print(int(re.search(r"VmHWM:\\s+(\\d+) kB", open("/proc/self/status").read())[1]) * 1024)
+"""
+
+
+def write_model(path: Path, layers: int, rows: int, columns: int) -> Path:
+    numbers = np.random.default_rng(8).standard_normal((rows, columns), dtype=np.float32)
+    half = (numbers * np.float32(0.02)).astype(ml_dtypes.bfloat16)
+    save_file({f"layers.{n}.mlp.up_proj.weight": half for n in range(layers)}, path)
+    return path
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.glob("*.safetensors")}
+
+
+@pytest.mark.parametrize("encode", ["nvfp4", "fp8-block"])
+def test_killed_and_run_again(
+    tmp_path: Path, amn: Callable[..., subprocess.CompletedProcess[str]], encode: str
+) -> None:
+    """Of NVFP4, the first pass is made again for what is not done."""
+    source = write_model(tmp_path / "m.safetensors", 6, 256, 1024)
+    out = tmp_path / "out"
+    command = ["convert", str(source), "--to", "safetensors", "--encode", encode, "-o", str(out)]
+    command += ["--max-shard-size", "300kB", "--threads", "1"]
+    child = subprocess.Popen([sys.executable, "-c", SLOW, *command], stderr=subprocess.PIPE)
+    deadline = time.monotonic() + 120
+    while not (out.is_dir() and len(list(out.glob("model-*"))) >= 2):
+        assert time.monotonic() < deadline
+        assert child.poll() is None, child.stderr
+        time.sleep(0.002)
+    os.kill(child.pid, signal.SIGKILL)
+    child.communicate(timeout=30)
+    done = amn(*command, "--json")
+    assert done.returncode == 0, done.stderr
+    whole = tmp_path / "whole"
+    settings = {"max_shard_size": "300kB", "threads": 1}
+    first = anamnesis.convert(source, whole, to="safetensors", encode=encode, **settings)
+    assert contents(out) == contents(whole)
+    again = anamnesis.convert(source, out, to="safetensors", encode=encode, **settings)
+    assert again.resumed == len(first.files) > 2
+    assert again.loss == first.loss
+    assert len(again.loss) == 6
+
+
+@pytest.mark.parametrize("encode", ["nvfp4", "bnb-nf4:nested=true"])
+def test_a_cluster_gives_the_same_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: str
+) -> None:
+    monkeypatch.setattr("anamnesis.pipeline.plan.LEAST_TASK_BYTES", 200_000)
+    source = write_model(tmp_path / "m.safetensors", 3, 256, 1024)
+    outs = {}
+    for executor in ("serial", "threads", "distributed"):
+        out = tmp_path / executor / "m.safetensors"
+        outcome = anamnesis.convert(source, out, to="safetensors", encode=encode, executor=executor)
+        outs[executor] = (out.read_bytes(), outcome.loss)
+    assert outs["serial"] == outs["threads"] == outs["distributed"]
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
+@pytest.mark.parametrize("encode", ["nvfp4", "gptq"])
+def test_memory_is_the_budget(tmp_path: Path, encode: str) -> None:
+    """Two matrices of 64 MiB each, and some 48 MiB of budget besides the process."""
+    source = write_model(tmp_path / "m.safetensors", 2, 4096, 8192)
+    budget = BASE_BYTES + (96 if encode == "gptq" else 48) * MiB
+    arguments = [str(source), encode, str(tmp_path / "out"), str(budget)]
+    peaks = []
+    for _ in range(2):  # the first may compile
+        done = subprocess.run(
+            [sys.executable, "-c", PEAK, *arguments], capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        peaks.append(int(done.stdout))
+    assert peaks[0] <= budget + COMPILE_BYTES
+    assert peaks[1] <= budget
