@@ -141,7 +141,7 @@ def _scale(numbers: Any, factor: Any, divide: Any, out: Any) -> None:
     for start in range(0, out.shape[0], columns):
         if divide:
             for i in range(columns):
-                put(out, start + i, numbers[start + i] / factor[i])
+                put(out, start + i, np.divide(numbers[start + i], factor[i]))  # by 0 too
         else:
             for i in range(columns):
                 put(out, start + i, numbers[start + i] * factor[i])

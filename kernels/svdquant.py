@@ -138,7 +138,7 @@ def _values(
             code = (byte >> 4 if i % 2 else byte & 15) - 8
             value = np.float32(np.float32(code) * scale[row, i // size])
             if smooth.shape[0]:
-                value = np.float32(value / smooth[i])
+                value = np.divide(value, smooth[i])
             if centre.shape[0]:
                 value = np.float32(value + centre[row, i // size])
             if down.shape[0]:
@@ -156,5 +156,5 @@ def _biases(codes: Any, scale: Any, smooth: Any, bias: Any, shift: Any, out: Any
             byte = np.int64(codes[row, i // 2])
             code = (byte >> 4 if i % 2 else byte & 15) - 8
             value = np.float32(np.float32(code) * scale[row, i // size])
-            total += np.float64(np.float32(value / smooth[i]))
+            total += np.float64(np.divide(value, smooth[i]))
         put(out, row, np.float32(np.float64(bias[row, 0]) + np.float64(shift) * total))

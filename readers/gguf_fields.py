@@ -190,7 +190,10 @@ def _check_magic(cursor: Cursor) -> None:
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
     known = "versions 2 and 3, little-endian, are read"
     if swapped in (1, *VERSIONS):
-        raise UnsupportedError(f"{file.path}: is a big-endian GGUF v{swapped} file; {known}")
+        raise UnsupportedError(
+            f"{file.path}: is a big-endian GGUF v{swapped} file; {known} (gguf-py's "
+            "gguf-convert-endian turns it round)"
+        )
     if version == 1:
         raise UnsupportedError(f"{file.path}: is GGUF v1, with 32-bit counts; {known}")
     raise FormatError(f"{file.path}: version (bytes 4..7): {version:,}; {known}")

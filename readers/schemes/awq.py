@@ -212,7 +212,8 @@ def _gemv(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
 def _gemv_fast(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     padded, outputs = check_scales(module)
     fours, inputs = module.qweight.shape
-    shapes = module.scales.dtype == "F16" and module.zeros.shape == module.scales.shape
+    shapes = module.zeros.shape == module.scales.shape
+    shapes = shapes and module.scales.dtype == module.zeros.dtype == "F16"
     if not shapes or outputs != _FAST_ROWS * fours or inputs % _FAST_COLUMNS or padded % _PER_WORD:
         raise module.error(
             f"{module.shapes()}; allowed for GEMV-fast are I16 [out / 4, in], in a multiple of "

@@ -166,7 +166,7 @@ def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
 
 def _has_e5m3(ledger: Ledger, layer: Layer, scale: Stored) -> bool:
     """Whether U8 scales are E5M3: by their number, where a configuration names the format."""
-    *lead, packed = layer.codes.shape
+    *lead, packed = layer.codes.shape or (0,)
     if packed % 8 or scale.shape != (*lead, packed // 8):
         return False
     texts = [text.lower().replace("-", "_") for one in ledger.stated for text in _texts(one.block)]

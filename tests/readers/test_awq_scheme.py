@@ -167,8 +167,9 @@ def test_llm_awq_has_another_name_for_its_zeros() -> None:
     for config in (None, {"quant_method": "awq", "bits": 4}):
         tensor = resolved(parts, config)
         assert (tensor.encoding, tensor.shape) == ("awq-gemv-fast", (96, 256))
-    with pytest.raises(FormatError, match="GEMV-fast"):
-        resolved(parts | {"scales": ("BF16", (8, 96))}, None)
+    for wrong in ({"scales": ("BF16", (8, 96))}, {"scaled_zeros": ("I16", (8, 96))}):
+        with pytest.raises(FormatError, match="GEMV-fast"):
+            resolved({**parts, **wrong}, None)
 
 
 @pytest.mark.parametrize("bits", [2, 3, 5, 6, 7, 8])

@@ -118,3 +118,19 @@ def test_windows_of_a_few_rows_give_the_same(
         np.testing.assert_array_equal(
             whole[name].to_numpy().view(np.uint16), parts[name].to_numpy().view(np.uint16)
         )
+
+
+@pytest.mark.parametrize("encoding", ["svdquant", "folded"])
+def test_division_by_zero_is_that_of_numbers(encoding: str) -> None:
+    """A smoothing of 0, in a damaged file, makes infinities and NaNs as numpy has them."""
+    from anamnesis.kernels import folded, svdquant
+
+    factor = np.array([0, 1, 0, -2], np.float32)
+    if encoding == "folded":
+        out = np.empty(4, np.float32)
+        folded._scale(np.array([1, -1, 0, 2], np.float32), factor, True, out)
+    else:
+        none, line, out = np.zeros((0, 0), np.float32), np.empty(4, np.float32), np.empty(4, "f4")
+        codes = np.array([[0x79, 0xA8]], np.uint8)  # 1, -1, 0, 2
+        svdquant._values(codes, np.ones((1, 1), "f4"), none, factor, none, none, line, out)
+    assert np.array_equal(out, np.array([np.inf, -1, np.nan, -1], np.float32), equal_nan=True)

@@ -320,6 +320,8 @@ def test_e5m3_is_stated_and_has_a_scale_for_16_elements(
         assert only({**parts, "a.weight_scale": ("U8", (8, 2))}, about).scheme == "mxfp4"
         with pytest.raises(FormatError, match="one E8M0 exponent for 32"):
             resolved({**parts, "a.weight_scale": ("U8", (8, 5))}, about)
+        with pytest.raises(FormatError, match="a matrix, or a stack"):
+            resolved({**parts, "a.weight_packed": ("U8", ())}, about)
     with pytest.raises(FormatError, match="one E8M0 exponent for 32"):
         resolved(parts, {**round_, "data_type": "nv_fp"})
     nan = {
