@@ -8,12 +8,13 @@ LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITABLE := --config-settings editable_mode=strict -e
 
-.PHONY: help demo docs test test-minimum test-aarch64 lint typecheck fuzz test-oracles bench bench-peers bench-publish bench-check clean
+.PHONY: help demo dist docs test test-minimum test-aarch64 lint typecheck fuzz test-oracles bench bench-peers bench-publish bench-check clean
 help:
 	@echo "make demo          install, run the quickstart job, show what it did"
 	@echo "make test          install and run the tests"
 	@echo "make test-minimum  install the oldest dependencies that pyproject allows, run a part of the tests"
 	@echo "make test-aarch64  emulate an AArch64 machine and convert there (Debian, half an hour)"
+	@echo "make dist          build sdist and wheel, install each alone and recover the sample"
 	@echo "make docs          build docs/ as a site, with links that all lead somewhere"
 	@echo "make lint          ruff check and format"
 	@echo "make typecheck     mypy, strict"
@@ -92,6 +93,10 @@ docs: $(VENV)/docs-$(LISTING)
 	$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/site
 	@echo docs/_build/site/index.html
 
+dist: $(BIN)/python
+	$(PIP) install build
+	$(BIN)/python tests/distribution.py dist
+
 lint: $(VENV)/dev-$(LISTING)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -130,4 +135,4 @@ bench-check: $(VENV)/dev-$(LISTING)
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf $(VENV) $(MINIMUM) .venv-aarch64 build docs/_build docs/index.md docs/reference out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MINIMUM) .venv-aarch64 build dist docs/_build docs/index.md docs/reference out *.egg-info .pytest_cache .mypy_cache .ruff_cache

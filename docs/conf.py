@@ -43,16 +43,26 @@ copybutton_prompt_text = r"\$ "
 copybutton_prompt_is_regexp = True
 copybutton_only_copy_prompt_lines = True
 
+_MADE = {
+    "Reference": [
+        ("Command line", "reference/cli"),
+        ("Job file", "reference/job-file"),
+        ("Python interface", "reference/python-api"),
+    ]
+}
 _LINK = re.compile(r"(?<=\]\()(?!https?:)([^()\s#]+)(#[^()\s]*)?(?=\))")
 _LISTED = re.compile(r"^- \[([^\]]+)\]\(([^)#]+)\.md\)", re.MULTILINE)
 _HEADING_OR_FENCE = re.compile(r"^(#+ )|^```.*?^```$", re.MULTILINE | re.DOTALL)
 
 
 def pages_of(text: str) -> list[tuple[str, list[tuple[str, str]]]]:
-    """README.md's headings with the titles and pages that are listed below: the site's contents."""
+    """README.md's headings with the titles and pages that are listed below: the site's contents.
+
+    Pages that are made come before those.
+    """
     parts = re.split(r"^## (.+)$", text, flags=re.MULTILINE)[1:]
     return [
-        (title, pages)
+        (title, [*_MADE.get(title, ()), *pages])
         for title, part in zip(parts[::2], parts[1::2], strict=True)
         if (pages := _LISTED.findall(part))
     ]
