@@ -21,24 +21,37 @@ Rounding: TypeAlias = Literal["exact", "reference"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+_SHOWN = 3  # names that an error shows
 _ALIKE = 0.5  # as difflib counts; `dtyp` and `dtype` are 0.89
 
 
-def keywords(function: Callable[P, R]) -> Callable[P, R]:
+def keywords(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     """The same function, which raises ArgumentError for a keyword that it does not have.
 
     Names, types and defaults stay those of `function`, for `help()`, editors and type checkers.
+    `name` is what callers know it by.
     """
-    names = tuple(signature(function).parameters)
+    called = name or function.__name__
+    names = tuple(n for n in signature(function).parameters if n != "self")
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        for name in kwargs:
-            if name not in names:
-                raise ArgumentError(_message(function.__name__, name, names))
+        for key in kwargs:
+            if key not in names:
+                raise ArgumentError(_message(called, key, names))
         return function(*args, **kwargs)
 
     return checked
+
+
+def missing(what: str, name: object, names: Sequence[str]) -> KeyError:
+    """The KeyError for a name that is not there, with the nearest of the `names` that are."""
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    wanted = str(name)[:200]
+    near = [n for n in names if wanted in n][:_SHOWN] or get_close_matches(wanted, names, 1)
+    there = f"; there is {', '.join(map(repr, near))}" if near else ""
+    return KeyError(f"no {what} {printable(name)!r:.210}{there}")
 
 
 def _message(function: str, name: str, names: Sequence[str]) -> str:
@@ -59,4 +72,5 @@ __all__ = [
     "Size",
     "Threads",
     "keywords",
+    "missing",
 ]

@@ -7,8 +7,13 @@ Every check is made before the allocation that it guards.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anamnesis.errors import LimitError, UsageError
+from anamnesis.keywords import keywords
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -77,6 +82,18 @@ class Limits:
             if value is not None and value < 1:
                 raise UsageError(f"limits.{name}: must be at least 1, found {value}")
 
+    @classmethod
+    def of(cls, given: Limits | Mapping[str, Any] | None) -> Limits:
+        """The limits that a caller gives: as they are, as a mapping, or none for the usual ones.
+
+        Raises UsageError for what is none of them.
+        """
+        if given is None or isinstance(given, Limits):
+            return given or cls()
+        if not hasattr(given, "keys"):
+            raise UsageError(f"limits: found {given!r:.100}; allowed: Limits(…), or a mapping")
+        return cls(**given)
+
     def allowing(self, follow_links: bool, leave_out_unknown: bool) -> Limits:
         """The same limits, which also allow this; what they allowed before stays allowed."""
         return replace(self, allow=self.allow | Allow(follow_links, leave_out_unknown))
@@ -143,3 +160,7 @@ class Limits:
                 need=need,
                 have=have,
             )
+
+
+LimitsLike: TypeAlias = "Limits | Mapping[str, Any]"  # of a job file's section `limits`
+Limits.__init__ = keywords(Limits.__init__, "Limits")  # type: ignore[method-assign]

@@ -19,8 +19,24 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 if TYPE_CHECKING:
     _IntType = click.ParamType[int]
+    _Choice = click.Choice[str]
 else:
-    _IntType = click.ParamType  # cannot be subscripted before click 8.4
+    _IntType, _Choice = click.ParamType, click.Choice  # cannot be subscripted before click 8.4
+
+
+class Choice(_Choice):
+    """One of several words; a wrong one is told the nearest."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        try:
+            return str(super().convert(value, param, ctx))
+        except click.BadParameter as error:
+            from difflib import get_close_matches
+
+            near = get_close_matches(str(value)[:60], [str(c) for c in self.choices], 1)
+            if not near:
+                raise
+            self.fail(f"{error.message} Did you mean {near[0]!r}?", param, ctx)
 
 
 class _Size(_IntType):
@@ -68,7 +84,7 @@ key_value_flag = click.option(
 )
 outtype_flag = click.option(
     "--outtype",
-    type=click.Choice(DTYPES),
+    type=Choice(DTYPES),
     help="The --dtype of a GGUF output, by llama.cpp's name.",
     show_default="bf16",
 )

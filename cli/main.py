@@ -29,6 +29,7 @@ from anamnesis.cli.failure import (
 )
 from anamnesis.cli.flags import (
     DTYPES,
+    Choice,
     all_of,
     dtype_from,
     json_flag,
@@ -161,13 +162,13 @@ _conversion = all_of(
         ),
         click.option(
             "--dtype",
-            type=click.Choice(DTYPES),
+            type=Choice(DTYPES),
             help="Output dtype.",
             show_default="bf16 for recovered tensors, others keep theirs",
         ),
         click.option(
             "--rounding",
-            type=click.Choice(["exact", "reference"]),
+            type=Choice(["exact", "reference"]),
             default="exact",
             help="exact rounds once; reference replays the library's own order.",
         ),
@@ -180,13 +181,13 @@ _conversion = all_of(
         ),
         click.option(
             "--compression",
-            type=click.Choice(["none", "lz4", "zstd"]),
+            type=Choice(["none", "lz4", "zstd"]),
             help="Of an arrow or parquet output.",
             show_default="none in arrow, zstd in parquet",
         ),
         click.option(
             "--names",
-            type=click.Choice(["stored", "hf"]),
+            type=Choice(["stored", "hf"]),
             help="Names of the tensors, from or to GGUF.",
             show_default="hf with --to hf and gguf, else stored",
         ),
@@ -194,7 +195,7 @@ _conversion = all_of(
         pattern_flags,
         click.option(
             "--bf16",
-            type=click.Choice(["extension", "uint16", "float32"]),
+            type=Choice(["extension", "uint16", "float32"]),
             help="The type of BF16 in an arrow or parquet output: lance.bfloat16, the bits, or "
             "float32 (parquet only).",
             show_default="extension in arrow, float32 in parquet",
@@ -202,7 +203,7 @@ _conversion = all_of(
         click.option("--overwrite", is_flag=True, help="Replace an output of this program."),
         click.option(
             "--manifest",
-            type=click.Choice(["beside", "inside"]),
+            type=Choice(["beside", "inside"]),
             default="beside",
             help="Where verify's record lies; with inside, a folder can be moved.",
         ),
@@ -221,7 +222,7 @@ _conversion = all_of(
 @click.argument("path", type=click.Path())
 @click.option(
     "--to",
-    type=click.Choice(FORMATS),
+    type=Choice(FORMATS),
     help="Output format.",
     show_default="by the suffix of --out, else safetensors",
 )
@@ -239,7 +240,7 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
 
 @cli.command("convert")
 @click.argument("path", type=click.Path())
-@click.option("--to", type=click.Choice(FORMATS), required=True, help="Output format.")
+@click.option("--to", type=Choice(FORMATS), required=True, help="Output format.")
 @click.option(
     "--encode",
     metavar="NAME[:KEY=VALUE,…]",
@@ -417,6 +418,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     debug = "--debug" in arguments
     # `--debug` may stand anywhere; a stopped job cleans up, whoever stops it.
     arguments = [a for a in arguments if a != "--debug"]
+    if not arguments or arguments[0] == "help":  # as people try first
+        arguments = [*arguments[1:2], "--help"]
     open_missing()
     try:
         check_address_space()

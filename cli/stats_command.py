@@ -9,6 +9,7 @@ import click
 
 from anamnesis.cli.checked import Checked
 from anamnesis.cli.flags import (
+    Choice,
     json_flag,
     limit_flags,
     limits_from,
@@ -41,12 +42,12 @@ from anamnesis.cli.streams import print_json, remark
 )
 @click.option(
     "--dtype",
-    type=click.Choice(["bf16", "f16", "f32"]),
+    type=Choice(["bf16", "f16", "f32"]),
     help="Dtype of the values, as remember's.",
     show_default="bf16 for recovered tensors, others keep theirs",
 )
 @click.option(
-    "--names", type=click.Choice(["stored", "hf"]), default="stored", help="Of a GGUF's tensors."
+    "--names", type=Choice(["stored", "hf"]), default="stored", help="Of a GGUF's tensors."
 )
 @resource_flags
 @scheduler_flag

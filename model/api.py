@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anamnesis.keywords import Names, PathLike, Patterns, Rounding, Size, keywords
-from anamnesis.limits import Limits
+from anamnesis.limits import Limits, LimitsLike
 from anamnesis.model.lazy import Decode, LazyTensor, OpenModel
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.idle import Case, given_options, without_effect
@@ -34,14 +34,14 @@ def inspect(
     assume_unit_scale: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
 ) -> Report:
     """What a model holds, from its headers alone: container, schemes, stored and BF16 bytes.
 
     The keywords are those of `open_model`. `limits.max_total_bytes` is held against the BF16
     bytes. Raises FormatError, UnsupportedError, LimitError, SecurityError or OSError.
     """
-    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
+    limits = Limits.of(limits).allowing(follow_links, leave_out_unknown)
     options = Options(assume_unit_scale, rounding, names)
     model = open_named(os.fsdecode(path), options, limits)
     idle = without_effect(given_options(options, limits.allow), Case([model]))
@@ -59,7 +59,7 @@ def parse(
     assume_unit_scale: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
 ) -> Report:
     """As `inspect`, for the sake of the tensors: `entries`, and `to_arrow` with a row a tensor."""
     return inspect(
@@ -82,7 +82,7 @@ def open_model(
     assume_unit_scale: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
 ) -> OpenModel:
     """A lazy mapping of names to tensors; nothing but headers is read until one is used.
 
@@ -95,7 +95,7 @@ def open_model(
     leave_out_unknown: leave pickled objects of unknown classes out, of which nothing is run.
     limits: what a file may make this program allocate (`Limits`).
     """
-    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
+    limits = Limits.of(limits).allowing(follow_links, leave_out_unknown)
     options = Options(assume_unit_scale, rounding, names)
     return OpenModel(open_named(os.fsdecode(path), options, limits), limits)
 
@@ -113,7 +113,7 @@ def scan(
     assume_unit_scale: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
 ) -> pa.RecordBatchReader:
     """The matching tensors (shell patterns) as one Arrow stream: raw blocks, or decoded rows.
 
@@ -145,7 +145,7 @@ def run(
     set: Mapping[str, Any] | Sequence[str] = (),  # noqa: A002 - the flag's name
     scheduler: str | None = None,
     keep_going: bool | None = None,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
     progress: ProgressLike = False,
 ) -> Sequence[Outcome]:
     """Run a job; one outcome an input. Run again, it goes on where it was stopped.
@@ -169,7 +169,8 @@ def run(
     if keep_going is not None:
         overrides.append(("run.keep_going", keep_going))
     told = reporter(progress)
-    summary = run_job(any_job(job, overrides), limits=limits, progress=told, resume=True)
+    own = None if limits is None else Limits.of(limits)
+    summary = run_job(any_job(job, overrides), limits=own, progress=told, resume=True)
     if summary.failures:
         raise summary.failures[0][1]
     return summary.outcomes

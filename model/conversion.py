@@ -17,7 +17,7 @@ from anamnesis.keywords import (
     Threads,
     keywords,
 )
-from anamnesis.limits import Limits
+from anamnesis.limits import Limits, LimitsLike
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.callback import ProgressLike
@@ -55,7 +55,7 @@ def remember(
     keep_going: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
     progress: ProgressLike = False,
 ) -> Outcome:
     """Recover the precision of `path` into `out`; called again, it goes on where it was stopped.
@@ -118,7 +118,7 @@ def convert(
     keep_going: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
     progress: ProgressLike = False,
 ) -> Outcome:
     """Any input to any target: `remember` with the target named, and with all of its keywords."""
@@ -132,6 +132,7 @@ def _run(given: dict[str, Any]) -> Outcome:
     from anamnesis.pipeline.keys import job_for
 
     limits, progress = given.pop("limits"), reporter(given.pop("progress"))
+    limits = None if limits is None else Limits.of(limits)
     path, out = os.fsdecode(given.pop("path")), os.fsdecode(given.pop("out"))
     job = job_for(path, out, **given)
     return run_job(job, limits=limits, progress=progress, resume=True).outcomes[0]

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
 
-from anamnesis.keywords import Patterns, Size
+from anamnesis.keywords import Patterns, Size, missing
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import Model
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 Decode: TypeAlias = Literal["bf16", "f32"] | None
 Along: TypeAlias = SupportsIndex | slice | EllipsisType
 Index: TypeAlias = Along | tuple[Along, ...]
-_NEAR = 3  # names that an error shows
 
 
 class OpenModel(Mapping[str, "LazyTensor"]):
@@ -37,9 +36,7 @@ class OpenModel(Mapping[str, "LazyTensor"]):
     def __getitem__(self, name: str) -> LazyTensor:
         tensor = self._tensors.get(name)
         if tensor is None:
-            near = [n for n in self._tensors if str(name) in n][:_NEAR]
-            there = f"; there is {', '.join(map(repr, near))}" if near else ""
-            raise KeyError(f"no tensor {name!r}{there}")
+            raise missing("tensor", name, list(self._tensors))
         return LazyTensor(tensor, self._limits)
 
     def __contains__(self, name: object) -> bool:

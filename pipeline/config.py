@@ -218,6 +218,9 @@ def _plain(value: Any) -> Any:
 def _path_text(value: Any) -> str:
     if isinstance(value, os.PathLike):
         return os.fsdecode(value)
+    array = hasattr(value, "tobytes") and not isinstance(value, type)
+    if hasattr(value, "itemsize") and not array:  # a dtype of numpy or torch: the error names it
+        return str(getattr(value, "__name__", value)).removeprefix("torch.")
     raise TypeError(f"found {shown(value)} of type {type(value).__name__}; allowed: plain data")
 
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from anamnesis.errors import printable
 from anamnesis.pipeline.html import html_table
 from anamnesis.pipeline.tabular import Tabular
 from anamnesis.readers.base import Tensor
@@ -31,7 +32,7 @@ class SchemeReport:
         return ", ".join(f"{key} {'/'.join(str(v) for v in values)}" for key, values in pairs)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Report(Tabular):
     """A model by its headers. `bf16_bytes` is its size with every float tensor as BF16.
 
@@ -64,17 +65,28 @@ class Report(Tabular):
         rows = [_arrow_row(tensor) for tensor in self._tensors]
         return pa.Table.from_pylist(rows, schema=_schema())
 
-    def _repr_html_(self) -> str:
-        title = (
+    def __repr__(self) -> str:
+        """A line, and one a scheme; never the metadata, which may hold a whole vocabulary."""
+        width = max(map(len, self.schemes), default=0)
+        lines = [f"<Report {printable(self._title())}>"]
+        for name, scheme in self.schemes.items():
+            counts = f"{scheme.tensors:>7,}  {size(scheme.stored_bytes):>10}"
+            lines.append(f"  {name:<{width}}  {counts}  {printable(scheme.about)}".rstrip())
+        return "\n".join(lines)
+
+    def _title(self) -> str:
+        return (
             f"{self.path}: {self.container}, {self.tensors:,} tensors, "
             f"{size(self.stored_bytes)}, {size(self.bf16_bytes)} as BF16"
         )
+
+    def _repr_html_(self) -> str:
         rows = [
             (name, scheme.tensors, size(scheme.stored_bytes), scheme.about)
             for name, scheme in self.schemes.items()
         ]
         head = ["scheme", "tensors", "stored", "details"]
-        return html_table(title, head, rows, len(rows), self.notes)
+        return html_table(self._title(), head, rows, len(rows), self.notes)
 
     def to_dict(self, *, entries: bool = False) -> dict[str, Any]:
         """The JSON object that `inspect --json` (with `entries`, `parse --json`) prints."""

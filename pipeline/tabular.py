@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import pandas as pd
     import pyarrow as pa
 
 
@@ -20,6 +21,10 @@ class Tabular:
     def to_arrow(self) -> pa.Table:
         """The table, as a `pyarrow.Table`."""
         raise NotImplementedError
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The table as a frame; needs pandas."""
+        return self.to_arrow().to_pandas()
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The table as a stream of record batches."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import os
 import re
@@ -26,6 +27,9 @@ from anamnesis.readers.source import base_name, is_url, open_source
 
 _PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
 _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
+
+
+_REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # OWNER/NAME
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +60,7 @@ def find_files(path: str, limits: Limits) -> Found:
     if os.path.isdir(path):
         return _in_folder(LocalFolder(path, limits.allow), limits)
     if os.path.lexists(path) or not glob.has_magic(path):
+        _refuse_repository(path)
         return _one_file(path, limits)
     paths = sorted(glob.glob(path))
     if not paths:
@@ -64,6 +69,13 @@ def find_files(path: str, limits: Limits) -> Found:
     for match in paths:
         check_inside(root, match, limits.allow)
     return _files(paths, limits)
+
+
+def _refuse_repository(path: str) -> None:
+    """FileNotFoundError, with the way out, for what is no file and named as on Hugging Face."""
+    if _REPOSITORY.fullmatch(path) and not os.path.lexists(os.path.dirname(path)):
+        hint = f"No such file or directory; a repository of Hugging Face is hf://{path}"
+        raise FileNotFoundError(errno.ENOENT, hint, path)
 
 
 def _one_file(path: str, limits: Limits) -> Found:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anamnesis.analytics.diff.record import COUNTS, FIGURES, Findings, Row, decibels, finite, utf8
 from anamnesis.kernels.diff import metrics
-from anamnesis.keywords import PathLike
+from anamnesis.keywords import PathLike, missing
 from anamnesis.pipeline.html import html_table
 from anamnesis.pipeline.tabular import Tabular
 
@@ -43,7 +43,7 @@ class Diff(Findings, Tabular):
         for row in self.rows:
             if row.tensor == tensor:
                 return row
-        raise KeyError(tensor)
+        raise missing("tensor", tensor, [row.tensor for row in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `amn diff --json`; figures that are not finite are None."""

@@ -14,7 +14,7 @@ from anamnesis.analytics.reduction import Settings, members_of, reduce, settle
 from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.kernels.diff import Sums
 from anamnesis.keywords import Executor, PathLike, Patterns, Size, Threads, keywords
-from anamnesis.limits import Limits
+from anamnesis.limits import Limits, LimitsLike
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.callback import ProgressLike, reporter
 from anamnesis.pipeline.idle import Case, given_options, without_effect
@@ -39,7 +39,7 @@ def diff(
     memory: Size | None = None,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
     progress: ProgressLike = False,
 ) -> Diff:
     """Compare two checkpoints of any formats, as float32, tensor by tensor; worst first.
@@ -59,7 +59,7 @@ def diff(
 
     Raises UsageError when no tensor of A is in B, and what `open_model` raises.
     """
-    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
+    limits = Limits.of(limits).allowing(follow_links, leave_out_unknown)
     settings = settle(
         [a, b],
         select=(include, exclude),

@@ -27,8 +27,9 @@ from anamnesis.keywords import (
     Size,
     Threads,
     keywords,
+    missing,
 )
-from anamnesis.limits import Limits
+from anamnesis.limits import Limits, LimitsLike
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.callback import ProgressLike, reporter
 from anamnesis.pipeline.idle import Case, given_options, without_effect
@@ -61,7 +62,7 @@ class Stats(Figures, Tabular):
         for row in self.rows:
             if row.tensor == tensor:
                 return row
-        raise KeyError(tensor)
+        raise missing("tensor", tensor, [row.tensor for row in self.rows])
 
     def sort(self, column: str) -> Stats:
         """By a column: numbers from the largest, text from A; without a value last."""
@@ -130,7 +131,7 @@ def stats(
     memory: Size | None = None,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
-    limits: Limits | None = None,
+    limits: LimitsLike | None = None,
     progress: ProgressLike = False,
 ) -> Stats:
     """Figures of every tensor's values: one pass, nothing is written.
@@ -149,7 +150,7 @@ def stats(
 
     Raises the classes of `anamnesis.errors`, or OSError.
     """
-    limits = (limits or Limits()).allowing(follow_links, leave_out_unknown)
+    limits = Limits.of(limits).allowing(follow_links, leave_out_unknown)
     settings = settle(
         [path],
         select=(include, exclude),

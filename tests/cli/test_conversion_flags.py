@@ -245,3 +245,17 @@ def test_remember_goes_on_where_it_was_stopped(amn: Amn, fp8_model: Path, tmp_pa
     assert done.returncode == 0, done.stderr
     assert "done before" in done.stdout
     assert amn("verify", out).returncode == 0
+
+
+def test_what_people_try_first(amn: Amn, tmp_path: Path) -> None:
+    text = amn("--help").stdout
+    for arguments in ((), ("help",)):
+        done = amn(*arguments)
+        assert (done.returncode, done.stdout) == (0, text)
+    assert amn("help", "diff").stdout == amn("diff", "--help").stdout
+    done = amn("remember", "x", "-o", tmp_path / "o", "--dtype", "bfloat16")
+    assert "Did you mean 'bf16'?" in done.stderr
+    done = amn("inspect", "meta-llama/Llama-3.1-8B")
+    assert done.returncode == 1
+    assert "a repository of Hugging Face is hf://meta-llama/Llama-3.1-8B" in done.stderr
+    assert "hf://" not in amn("inspect", f"{tmp_path}/none").stderr

@@ -234,3 +234,62 @@ def test_a_picture_without_a_path_is_shown(sample: Path, tmp_path: Path) -> None
     assert drawing.png[:8] == b"\x89PNG\r\n\x1a\n"
     again = found.plot(tmp_path / "a.svg")
     assert (tmp_path / "a.svg").read_text() == again.svg == drawing.svg
+
+
+@pytest.mark.parametrize("name", ["torch.bfloat16", "float32", "float16"])
+def test_a_dtype_of_a_library_is_told_the_nearest(name: str, sample: Path, tmp_path: Path) -> None:
+    import numpy as np
+
+    class Torch:
+        itemsize = 2
+
+        def __repr__(self) -> str:
+            return name
+
+    given: list[Any] = [Torch()]
+    if "." not in name:
+        given = [getattr(np, name), np.dtype(name)]
+    short = {"torch.bfloat16": "bf16", "float32": "f32", "float16": "f16"}[name]
+    for dtype in given:
+        with pytest.raises(UsageError, match=rf"output\.dtype: found .* did you mean {short}\?"):
+            anamnesis.remember(sample, tmp_path / "o.safetensors", dtype=dtype)
+
+
+def test_limits_may_be_a_mapping(sample: Path) -> None:
+    with pytest.raises(anamnesis.errors.LimitError, match="max_items"):
+        anamnesis.stats(sample, limits={"max_items": 1})
+    said = r"Limits\(\) has no keyword 'max_item'; did you mean 'max_items'"
+    with pytest.raises(ArgumentError, match=said):
+        anamnesis.open_model(sample, limits={"max_item": 1})
+    with pytest.raises(ArgumentError, match=said):
+        anamnesis.Limits(max_item=1)  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"limits: found 3; allowed: Limits"):
+        anamnesis.inspect(sample, limits=3)  # type: ignore[arg-type]
+
+
+def test_a_tensor_that_is_not_there_names_the_nearest(sample: Path) -> None:
+    for found in (
+        anamnesis.open_model(sample),
+        anamnesis.stats(sample),
+        anamnesis.diff(sample, sample),
+    ):
+        with pytest.raises(
+            KeyError, match=r"no tensor 'attn_k'; there is 'blk\.0\.attn_k\.weight'"
+        ):
+            found["attn_k"]
+        with pytest.raises(KeyError, match=r"there is 'blk\.0\.attn_k\.weight'"):
+            found["blk.0.attn_k.weights"]
+
+
+def test_a_report_is_short(sample: Path) -> None:
+    """Also of a model with a vocabulary in its metadata."""
+    text = repr(anamnesis.inspect(sample))
+    assert text.startswith(f"<Report {sample}: gguf, 11 tensors, ")
+    assert len(text.splitlines()) == 4
+    assert "gguf-q4-1" in text
+
+
+def test_tables_are_frames(sample: Path) -> None:
+    pytest.importorskip("pandas")
+    for table in (anamnesis.stats(sample), anamnesis.diff(sample, sample), anamnesis.parse(sample)):
+        assert len(table.to_pandas()) == 11
