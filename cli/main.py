@@ -10,14 +10,18 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
 from anamnesis import stopping
 from anamnesis.cli.checked import Checked
 from anamnesis.cli.completion import completion_command
+from anamnesis.cli.conversion_commands import (
+    convert_command,
+    remember_command,
+    run_command,
+)
 from anamnesis.cli.diff_command import diff_command
 from anamnesis.cli.failure import (
     INTERNAL,
@@ -28,33 +32,15 @@ from anamnesis.cli.failure import (
     plain,
 )
 from anamnesis.cli.flags import (
-    DTYPES,
-    Choice,
-    all_of,
-    dtype_from,
     json_flag,
-    key_value_flag,
-    key_values_from,
     limit_flags,
     limits_from,
-    loss_flag,
-    outtype_flag,
-    pattern_flags,
-    resource_flags,
-    scheduler_flag,
-    size_flag,
     unit_flag,
 )
 from anamnesis.cli.stats_command import stats_command
 from anamnesis.cli.streams import open_missing, print_json, remark
-from anamnesis.errors import UsageError
 from anamnesis.version import __version__
 
-if TYPE_CHECKING:
-    from anamnesis.limits import Limits
-    from anamnesis.pipeline.config import Job
-
-FORMATS = ("safetensors", "arrow", "parquet", "hf", "gguf")
 _RESUMED = ("convert", "dequantize", "remember", "run")
 _ALIASES = {"info": "inspect", "dequantize": "remember"}
 
@@ -88,13 +74,6 @@ Exit codes:
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Quantised weights in, full precision out."""
-
-
-_dry_run = click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
-_quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
-_keep_going = click.option(
-    "--keep-going", is_flag=True, help="Convert what can be had of a model with broken shards."
-)
 
 
 @cli.command("inspect")
@@ -150,211 +129,6 @@ def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: boo
         print_report(found, entries=entries)
 
 
-# The options that `remember` and `convert` share.
-_conversion = all_of(
-    [
-        click.option(
-            "-o",
-            "--out",
-            required=True,
-            type=click.Path(),
-            help="A file (by its suffix) or a folder.",
-        ),
-        click.option(
-            "--dtype",
-            type=Choice(DTYPES),
-            help="Output dtype.",
-            show_default="bf16 for recovered tensors, others keep theirs",
-        ),
-        click.option(
-            "--rounding",
-            type=Choice(["exact", "reference"]),
-            default="exact",
-            help="exact rounds once; reference replays the library's own order.",
-        ),
-        resource_flags,
-        size_flag(
-            "--max-shard-size",
-            "--split-max-size",
-            help="Most bytes of data in one file, e.g. 5GB.",
-            show_default="5GB in a folder; a GGUF is one file",
-        ),
-        click.option(
-            "--compression",
-            type=Choice(["none", "lz4", "zstd"]),
-            help="Of an arrow or parquet output.",
-            show_default="none in arrow, zstd in parquet",
-        ),
-        click.option(
-            "--names",
-            type=Choice(["stored", "hf"]),
-            help="Names of the tensors, from or to GGUF.",
-            show_default="hf with --to hf and gguf, else stored",
-        ),
-        key_value_flag,
-        pattern_flags,
-        click.option(
-            "--bf16",
-            type=Choice(["extension", "uint16", "float32"]),
-            help="The type of BF16 in an arrow or parquet output: lance.bfloat16, the bits, or "
-            "float32 (parquet only).",
-            show_default="extension in arrow, float32 in parquet",
-        ),
-        click.option("--overwrite", is_flag=True, help="Replace an output of this program."),
-        click.option(
-            "--manifest",
-            type=Choice(["beside", "inside"]),
-            default="beside",
-            help="Where verify's record lies; with inside, a folder can be moved.",
-        ),
-        scheduler_flag,
-        _keep_going,
-        _dry_run,
-        json_flag,
-        _quiet,
-        unit_flag,
-        limit_flags,
-    ]
-)
-
-
-@cli.command("remember")
-@click.argument("path", type=click.Path())
-@click.option(
-    "--to",
-    type=Choice(FORMATS),
-    help="Output format.",
-    show_default="by the suffix of --out, else safetensors",
-)
-@_conversion
-def remember_command(path: str, to: str | None, **settings: Any) -> None:
-    """Recover the precision of PATH (alias: dequantize).
-
-    Run again, it goes on where it was stopped.
-
-    \b
-    Example: amn remember models/llama-fp8 -o out/llama-bf16
-    """
-    _convert(path, to, settings)
-
-
-@cli.command("convert")
-@click.argument("path", type=click.Path())
-@click.option("--to", type=Choice(FORMATS), required=True, help="Output format.")
-@click.option(
-    "--encode",
-    metavar="NAME[:KEY=VALUE,…]",
-    help="Encode matrices as fp8-block, nvfp4, bnb-nf4, mlx-affine:bits=4, …",
-    show_default="nothing is encoded",
-)
-@click.option(
-    "--allow-requantize",
-    is_flag=True,
-    help="Encode recovered values where codes cannot be moved as they are.",
-)
-@loss_flag
-@outtype_flag
-@_conversion
-def convert_command(path: str, to: str, outtype: str | None, **settings: Any) -> None:
-    """Convert PATH to another container or encoding.
-
-    Run again, it goes on where it was stopped.
-
-    \b
-    Example: amn convert model.gguf --to arrow -o weights.arrow
-    """
-    settings["dtype"] = dtype_from(outtype, to, settings["dtype"])
-    _convert(path, to, settings)
-
-
-def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
-    from anamnesis.pipeline.keys import job_for
-
-    out, threads = (settings.pop(name) for name in ("out", "threads"))
-    how = {name: settings.pop(name) for name in ("quiet", "as_json", "dry_run")}
-    how["loss"] = settings.pop("loss", None)
-    threads = int(threads) if threads.isdecimal() else threads
-    settings["include"] = settings["include"] or ("*",)
-    settings["key_values"] = key_values_from(settings.pop("gguf_kv"))
-    allowed = {name: settings[name] for name in ("follow_links", "leave_out_unknown")}
-    limits = limits_from(settings)
-    job = job_for(path, out, to=to, threads=threads, **allowed, **settings)
-    _work(job, limits, **how)
-
-
-def _work(
-    job: Job,
-    limits: Limits | None,
-    quiet: bool,
-    as_json: bool,
-    dry_run: bool,
-    loss: str | None = None,
-) -> None:
-    """Run a job, going on where an earlier run was stopped; or say what it would do."""
-    from anamnesis.cli.outcomes import finish, show_plans
-    from anamnesis.pipeline.jobs import rehearse_job, run_job
-    from anamnesis.pipeline.progress import make_progress
-
-    if loss is not None and (dry_run or job.output.encode is None):
-        raise UsageError(
-            "--loss: is for runs that encode (--encode, output.encode), and not for --dry-run"
-        )
-    if dry_run:
-        from anamnesis.pipeline.remarks import remarks_on_job
-
-        planned = rehearse_job(job, limits)
-        show_plans(planned, remarks_on_job(job, planned), quiet=quiet, as_json=as_json)
-        return
-    if loss is not None:
-        from anamnesis.analytics.loss import check_loss, write_loss
-
-        check_loss(Path(loss), job.output.overwrite)
-    progress = make_progress("quiet" if quiet else "auto")
-    summary = run_job(job, limits=limits, progress=progress, resume=True)
-    if loss is not None:
-        write_loss(summary.outcomes, Path(loss), overwrite=job.output.overwrite)
-    finish(summary, quiet=quiet, as_json=as_json)
-
-
-@cli.command("run")
-@click.argument("job", type=click.Path(dir_okay=False))
-@loss_flag
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a setting; may be given again.",
-    show_default="what JOB says",
-)
-@scheduler_flag
-@_keep_going
-@_dry_run
-@json_flag
-@_quiet
-def run_command(
-    job: str,
-    overrides: Sequence[str],
-    scheduler: str | None,
-    keep_going: bool,
-    **how: Any,
-) -> None:
-    """Run the batch job in the YAML file JOB.
-
-    Run again, it goes on where it was stopped.
-
-    \b
-    Example: amn run job.yaml --set output.dtype=f32 --dry-run
-    """
-    from anamnesis.pipeline.config import load_job
-
-    if scheduler:
-        overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
-    if keep_going:
-        overrides = [*overrides, "run.keep_going=true"]
-    _work(load_job(job, overrides), None, **how)
-
-
 @cli.command("verify")
 @click.argument("out", type=click.Path())
 @click.option(
@@ -407,6 +181,8 @@ def schema_command() -> None:
     print_json(schema())
 
 
+for _command in (remember_command, convert_command, run_command):
+    cli.add_command(_command)
 cli.add_command(completion_command)
 cli.add_command(stats_command)
 cli.add_command(diff_command)
