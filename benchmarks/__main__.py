@@ -70,6 +70,18 @@ def files_command(repeat: int, disk: str | None) -> None:
     files.run(console, repeat, disk)
 
 
+@main.command("names")
+@click.option("--gib", default=0.5, show_default=True, help="Size of the models.")
+@click.option("--folder", help="Where the models and outputs go, for a while.")
+@click.option("--threads", default=2, show_default=True)
+@click.option("--repeat", default=5, show_default=True)
+def names_command(gib: float, folder: str | None, threads: int, repeat: int) -> None:
+    """GGUF to Hugging Face's layouts: permutations and transposes against the I/O floor."""
+    from benchmarks import names
+
+    names.run(console, gib, folder, threads, repeat)
+
+
 @main.command("sizes")
 @click.option("--repeat", default=3, show_default=True)
 def sizes_command(repeat: int) -> None:
