@@ -77,7 +77,7 @@ def _claim_fp8(ledger: Ledger, stored: Stored, shape: tuple[int, ...]) -> None:
     scale = _scale(ledger, stored)
     experts = 1 if scale is None else scale.shape[0]
     columns = max(1, stored.shape[-1] if stored.shape else 1)
-    rows = max(1, math.prod(stored.shape) // columns // experts)
+    rows = max(1, math.prod(stored.shape) // columns // max(1, experts))
     ledger.claim(
         Tensor(
             name=stored.name,

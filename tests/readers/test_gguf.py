@@ -390,6 +390,12 @@ def test_fp8_of_one_byte_an_element(
     assert np.array_equal(found.view(np.uint16)[~nan], wanted.view(np.uint16)[~nan])
 
 
+def test_fp8_of_no_experts(tmp_path: Path) -> None:
+    tensors = [("b.weight", [64, 6, 0], 43, 0), ("b.scale", [0], F32, 0), ("n", [4], F32, 16)]
+    model = anamnesis.open_model(write(tmp_path / "x.gguf", tensors))
+    assert model["b.weight"].to_numpy().shape == (0, 6, 64)
+
+
 def test_fp8_in_blocks_with_a_scale_is_refused(tmp_path: Path) -> None:
     """As forks have it: 34 bytes for 32, or 132 for 128, in the middle of a file or at its end."""
     for nbytes in (34 * 8, 132 * 2):
