@@ -4,8 +4,8 @@ Numbers and names: https://github.com/ggml-org/ggml/blob/master/include/ggml.h, 
 Geometry of the quantised types comes from the table of encodings, so a new row there is enough.
 
 FP8 has no number in ggml up to 0.25.3 (llama-cpp-python 0.3.36), whose types end at 42. The header
-of stable-diffusion.cpp (include/stable-diffusion.h, `sd_type_t`, since the version of September
-2026) gives 43 to E4M3 and 44 to E5M2, one byte an element. Forks of llama.cpp use 43 for blocks
+of stable-diffusion.cpp (include/stable-diffusion.h at commit 3f8527a, `sd_type_t`, "same as enum
+ggml_type") gives 43 to E4M3 and 44 to E5M2, one byte an element. Forks of llama.cpp use 43 for blocks
 that hold a scale too; those take more room, so the rule that tensors lie side by side tells them.
 """
 

@@ -77,7 +77,10 @@ def svdquant(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
         Component("smooth", smooth),
     )
     bias = ledger.get(f"{codes.name.removesuffix('weight')}bias")
-    if mark.options.get("act_unsigned") and bias is not None:
+    if mark.options.get("act_unsigned"):
+        if bias is None:
+            what = "SVDQuant that moves its input (act_unsigned), without a bias to make up for it"
+            raise unsupported(codes, what, "such layers with a bias")
         _fit(bias, (rows,))
         ledger.claim(_bias(bias, components, {**params, "bias_dtype": bias.dtype}, unit))
     ledger.note(NOTE)

@@ -60,6 +60,17 @@ def test_a_rotation_is_noted(tmp_path: Path) -> None:
             FormatError,
             "smooth_factor",
         ),
+        (
+            {"format": "svdquant_w4a4", "act_unsigned": True},
+            {
+                "weight_scale": np.ones((2, 8), np.float16),
+                "smooth_factor": np.ones(128, np.float16),
+                "proj_down": np.ones((128, 4), np.float16),
+                "proj_up": np.ones((8, 4), np.float16),
+            },
+            UnsupportedError,
+            "without a bias",
+        ),
         ({"format": "awq_w4a16"}, {}, FormatError, "zero"),
         (
             {"format": "awq_w4a16", "group_size": 32},
