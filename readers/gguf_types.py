@@ -5,8 +5,9 @@ Geometry of the quantised types comes from the table of encodings, so a new row 
 
 FP8 has no number in ggml up to 0.25.3 (llama-cpp-python 0.3.36), whose types end at 42. The header
 of stable-diffusion.cpp (include/stable-diffusion.h at commit 3f8527a, `sd_type_t`, "same as enum
-ggml_type") gives 43 to E4M3 and 44 to E5M2, one byte an element. Forks of llama.cpp use 43 for blocks
-that hold a scale too; those take more room, so the rule that tensors lie side by side tells them.
+ggml_type") gives 43 to E4M3 and 44 to E5M2, one byte an element. Forks of llama.cpp use 43 for
+blocks that hold a scale too; those take more room, so the rule that tensors lie side by side tells
+them.
 """
 
 from __future__ import annotations
