@@ -1,0 +1,88 @@
+"""Folders that were encoded here load in transformers, with the logits of the library's own.
+
+bitsandbytes quantises the same tiny Llama while it loads it. compressed-tensors, FP8 and GGUF are
+loaded to full precision by transformers, and compared with the model of the weights recovered here,
+which the tests of encoders hold against the libraries bit by bit.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anamnesis
+
+torch = pytest.importorskip("torch")
+transformers = pytest.importorskip("transformers")
+
+pytestmark = [
+    pytest.mark.oracle,
+    pytest.mark.filterwarnings("ignore"),  # the libraries' own, on import
+    pytest.mark.timeout(600),
+]
+
+
+@pytest.fixture(scope="module")
+def llama(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of a tiny Llama in BF16."""
+    sys.path.insert(0, str(Path(__file__).parent))
+    folder = tmp_path_factory.mktemp("llama") / "llama"
+    importlib.import_module("tiny_llama").save_llama(folder, seed=3)
+    return folder
+
+
+def logits(path: Path, **settings: Any) -> Any:
+    model = transformers.AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.bfloat16, **settings
+    )
+    with torch.no_grad():
+        return model(torch.arange(3, 59, 7).view(2, 4)).logits
+
+
+@pytest.mark.parametrize("encode", ["bnb-nf4", "bnb-nf4:nested=true", "bnb-fp4"])
+def test_bitsandbytes_quantises_to_the_same_logits(
+    llama: Path, tmp_path: Path, encode: str
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    anamnesis.convert(llama, tmp_path / "out", to="safetensors", encode=encode)
+    config = transformers.BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type=encode[4:7],
+        bnb_4bit_use_double_quant="nested" in encode,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    expected = logits(llama, quantization_config=config)
+    assert torch.equal(logits(tmp_path / "out"), expected)
+    assert not torch.equal(expected, logits(llama))
+
+
+CT = (
+    "ct-pack-quantized:group=32", "ct-pack-quantized:group=32,sym=false",
+    "ct-pack-quantized:bits=8,group=0", "ct-int-quantized",
+    "fp8-channel", "fp8-tensor", "fp8-block:style=compressed-tensors", "nvfp4", "mxfp4",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("encode", CT)
+def test_compressed_tensors_loads_what_is_recovered_here(
+    llama: Path, tmp_path: Path, encode: str
+) -> None:
+    pytest.importorskip("compressed_tensors")
+    anamnesis.convert(llama, tmp_path / "out", to="safetensors", encode=encode)
+    anamnesis.remember(tmp_path / "out", tmp_path / "recovered")
+    settings = transformers.CompressedTensorsConfig(run_compressed=False)
+    found = logits(tmp_path / "out", quantization_config=settings)
+    assert torch.equal(found, logits(tmp_path / "recovered"))
+    assert not torch.equal(found, logits(llama))
+
+
+def test_fp8_blocks_load_what_is_recovered_here(llama: Path, tmp_path: Path) -> None:
+    anamnesis.convert(llama, tmp_path / "out", to="safetensors", encode="fp8-block:block=64")
+    anamnesis.remember(tmp_path / "out", tmp_path / "recovered")
+    settings = transformers.FineGrainedFP8Config(dequantize=True, weight_block_size=(64, 64))
+    found = logits(tmp_path / "out", quantization_config=settings)
+    assert torch.equal(found, logits(tmp_path / "recovered"))
