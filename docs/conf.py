@@ -88,8 +88,8 @@ def linked(text: str, folder: Path) -> str:
         fragment = found[2] or ""
         if path == HERE / "README.md":
             return "index.md" + fragment
-        if path.is_relative_to(HERE) and path.is_file():
-            return found[0]
+        if not path.exists() or (path.is_relative_to(HERE) and path.is_file()):
+            return found[0]  # Sphinx says so of what leads nowhere
         kind = "tree" if path.is_dir() else "blob"
         return f"{_REPOSITORY}/{kind}/main/{path.relative_to(ROOT)}{fragment}"
 

@@ -139,11 +139,12 @@ def test_a_page_has_one_title() -> None:
 def test_links_out_of_the_site_lead_into_the_repository() -> None:
     linked = module("docs/conf.py").linked
     text = "[a](../README.md#start) [b](inputs.md) [c](../tests) [d](https://e.org) [f](README.md)"
+    text += " [g](nowhere.md)"
     found = re.findall(r"\((.*?)\)", linked(text, DOCS))
     assert found[0].startswith("https://")
     assert found[0].endswith("/blob/main/README.md#start")
     assert found[2].endswith("/tree/main/tests")
-    assert [found[1], *found[3:]] == ["inputs.md", "https://e.org", "index.md"]
+    assert [found[1], *found[3:]] == ["inputs.md", "https://e.org", "index.md", "nowhere.md"]
 
 
 def test_the_reference_names_every_command_flag_key_and_function() -> None:
