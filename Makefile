@@ -90,7 +90,7 @@ $(VENV)/docs-$(LISTING): $(BIN)/python pyproject.toml
 	@rm -f $(VENV)/docs-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
 
 docs: $(VENV)/docs-$(LISTING)
-	$(BIN)/python -m sphinx -q -n -W --keep-going -b html docs docs/_build/site
+	$(BIN)/python -m sphinx -q -n -E -W --keep-going -b html docs docs/_build/site
 	@echo docs/_build/site/index.html
 
 dist: $(BIN)/python
