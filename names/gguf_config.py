@@ -20,6 +20,7 @@ _FLOAT_KEYS = re.compile(
     r".*(?:epsilon|freq_base(?:_swa)?|\.scale|_scale|softcapping|clamp_kqv|factor|multiplier|"
     r"alibi_bias|beta_\w+)$"
 )
+_TEXT_KEYS = re.compile(r"rope\.scaling\.type|tensor_data_layout|hidden_activation")
 _ABSOLUTE = ("general.", "tokenizer.")
 _NEEDED = ("block_count", "embedding_length")
 # Without these factors attention turns by wrong angles within any context.
@@ -101,14 +102,16 @@ def _choice(text: str, settings: Settings) -> Any:
 
 def typed(key: str, value: Any) -> KeyValue:
     """A value with the type that llama.cpp reads at `key`; TypeError for other kinds of values."""
-    if isinstance(value, list):
+    if isinstance(value, list) and value:
         items = [typed(key, item) for item in value]
-        kind = items[0].type_id if items else _INT32
-        kind = _INT32 if kind == _UINT32 else kind
-        return KeyValue(ARRAY, [item.value for item in items], kind)
+        kinds = {item.type_id for item in items}
+        if len(kinds) != 1:
+            raise TypeError(f"found {value!r:.100}, numbers of several kinds")
+        kind = kinds.pop()
+        return KeyValue(ARRAY, [item.value for item in items], _INT32 if kind == _UINT32 else kind)
     if isinstance(value, bool):
         return KeyValue(_BOOL, value)
-    if isinstance(value, str):
+    if isinstance(value, str) and _TEXT_KEYS.fullmatch(key):
         return KeyValue(STRING, value)
     if not isinstance(value, (int, float)):
         raise TypeError(f"found {value!r:.100}")
@@ -122,8 +125,13 @@ def generated(keys: Keys, config: Mapping[str, Any], where: str) -> Factors:
     settings = Settings(config)
     scaling = settings.rope
     if settings.scaling == "llama3" and "llama3" in keys.factors:
-        base = float(scaling.get("rope_theta") or 10000.0)
-        return (("rope_freqs.weight", llama3_factors(scaling, base, settings.width)),)
+        try:
+            base = float(scaling.get("rope_theta") or 10000.0)
+            return (("rope_freqs.weight", llama3_factors(scaling, base, settings.width)),)
+        except (ArithmeticError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{where}: config.json: no factors follow from its rope scaling: {error}"
+            ) from error
     if settings.scaling not in keys.factors:
         return ()
     found = []

@@ -12,7 +12,7 @@ from llama_folder import METHODS, add_tokenizer, llama_folder
 from safetensors.numpy import load_file, save_file
 
 import anamnesis
-from anamnesis.errors import UnsupportedError, UsageError
+from anamnesis.errors import FormatError, UnsupportedError, UsageError
 from anamnesis.names.gguf_config import WRITTEN
 from anamnesis.names.gguf_view import gguf_view
 from anamnesis.names.pieces import fields as wire_fields
@@ -192,6 +192,23 @@ def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
             anamnesis.convert(source, tmp_path / "out.gguf", to="gguf")
     source = folder(tmp_path / "scaled", rope_scaling={**llama3, "rope_type": "longrope"})
     with pytest.raises(UnsupportedError, match="tensor of factors"):
+        anamnesis.convert(source, tmp_path / "out.gguf", to="gguf")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"hidden_size": "wide"},
+        {"hidden_size": None},
+        {"num_hidden_layers": []},
+        {"num_key_value_heads": {"a": 1}},
+        {"rope_parameters": {"rope_type": "llama3", "factor": "x"}},
+    ],
+    ids=["text", "missing", "list", "object", "factor"],
+)
+def test_configurations_of_other_kinds_are_refused(changes: Any, tmp_path: Path) -> None:
+    source = folder(tmp_path / "hf", **changes)
+    with pytest.raises(FormatError, match=r"config\.json"):
         anamnesis.convert(source, tmp_path / "out.gguf", to="gguf")
 
 
