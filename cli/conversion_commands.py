@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 FORMATS = ("safetensors", "arrow", "parquet", "hf", "gguf")
 
 _dry_run = click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
+_overwrite = click.option("--overwrite", is_flag=True, help="Replace an output of this program.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
 _keep_going = click.option(
     "--keep-going", is_flag=True, help="Convert what can be had of a model with broken shards."
@@ -91,7 +92,7 @@ _conversion = all_of(
             "float32 (parquet only).",
             show_default="extension in arrow, float32 in parquet",
         ),
-        click.option("--overwrite", is_flag=True, help="Replace an output of this program."),
+        _overwrite,
         click.option(
             "--manifest",
             type=Choice(["beside", "inside"]),
@@ -218,6 +219,7 @@ def _work(
     help="Override a setting; may be given again.",
     show_default="what JOB says",
 )
+@_overwrite
 @scheduler_flag
 @_keep_going
 @_dry_run
@@ -228,6 +230,7 @@ def run_command(
     overrides: Sequence[str],
     scheduler: str | None,
     keep_going: bool,
+    overwrite: bool,
     **how: Any,
 ) -> None:
     """Run the batch job in the YAML file JOB.
@@ -241,6 +244,8 @@ def run_command(
 
     if scheduler:
         overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
+    if overwrite:
+        overrides = [*overrides, "output.overwrite=true"]
     if keep_going:
         overrides = [*overrides, "run.keep_going=true"]
     _work(load_job(job, overrides), None, **how)

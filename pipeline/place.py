@@ -105,7 +105,8 @@ class Place:
             )
         if self.other and not self.complete and not overwrite:
             raise UsageError(
-                f"{out}: exists already, with another output; pass --overwrite to replace it"
+                f"{out}: exists already, with another output; pass --overwrite "
+                "(output.overwrite) to replace it"
             )
         if self.other and overwrite and os.path.ismount(out):
             raise UsageError(

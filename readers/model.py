@@ -148,7 +148,9 @@ def _merge(containers: Sequence[Container]) -> Container:
         for name, entry in container.stored.items():
             if name in stored:
                 raise FormatError(
-                    f"{entry.file.path}: tensor {name!r} is also in {stored[name].file.path}"
+                    f"{entry.file.path}: tensor {name!r} is also in {stored[name].file.path}; the "
+                    "files of a folder, or that a pattern matches, are parts of one model: name "
+                    "several models one by one"
                 )
             stored[name] = entry
     return Container(

@@ -114,7 +114,9 @@ def check_final(final: Path, overwrite: bool) -> None:
     if not os.path.lexists(final):
         return
     if not overwrite:
-        raise UsageError(f"{final}: exists already; pass --overwrite to replace it")
+        raise UsageError(
+            f"{final}: exists already; pass --overwrite (output.overwrite) to replace it"
+        )
     if final.is_dir() and not final.is_symlink():
         raise UsageError(f"{final}: is a folder; an output file cannot replace it")
 

@@ -259,3 +259,13 @@ def test_what_people_try_first(amn: Amn, tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "a repository of Hugging Face is hf://meta-llama/Llama-3.1-8B" in done.stderr
     assert "hf://" not in amn("inspect", f"{tmp_path}/none").stderr
+
+
+def test_run_replaces_an_output_when_told(amn: Amn, sample: Path, tmp_path: Path) -> None:
+    job = tmp_path / "job.yaml"
+    job.write_text(f"inputs: ['{sample}']\noutput: {{path: '{tmp_path}/o.arrow'}}\n")
+    assert amn("run", job).returncode == 0
+    other = ("run", job, "--set", "output.dtype=f32")
+    refused = amn(*other)
+    assert (refused.returncode, "--overwrite (output.overwrite)" in refused.stderr) == (2, True)
+    assert amn(*other, "--overwrite").returncode == 0

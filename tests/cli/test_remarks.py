@@ -90,3 +90,11 @@ def test_inputs_are_counted(amn: Callable[..., Any], sample: Path, tmp_path: Pat
     alone = amn("remember", tmp_path / "a.gguf", "-o", tmp_path / "one.arrow")
     assert "input 1 of" not in alone.stderr
     assert done.stderr.count("names are those of the GGUF") == 3
+
+
+def test_a_pattern_is_one_model(amn: Callable[..., Any], sample: Path, tmp_path: Path) -> None:
+    for name in "ab":
+        (tmp_path / f"{name}.gguf").write_bytes(sample.read_bytes())
+    done = amn("inspect", f"{tmp_path}/*.gguf")
+    assert done.returncode == 3
+    assert "are parts of one model: name several models one by one" in done.stderr
