@@ -119,3 +119,28 @@ def test_given_files_give_folders_that_load(name: str, tmp_path: Path) -> None:
     lacks = made in CLASSES and CLASSES[made].lacks
     if made == given and not lacks and given not in CHANGED:
         same(loaded(CORPUS / name / "hf", torch.float32), after)
+
+
+# Where transformers 5.23 loads a GGUF as another model than the one it was made of.
+OTHERWISE = {
+    "gemma2": "query_pre_attn_scalar is the class's default",
+    "gemma3": "query_pre_attn_scalar is the class's default",
+    "llama3_rope": "the factors of Llama 3's rope scaling are left out",
+    "llama_mha_yarn": "rope scaling is left out",
+    "mixtral": "a Llama with random feed-forward layers",
+}
+
+
+@pytest.mark.parametrize("name", GIVEN)
+def test_transformers_own_loader_gives_the_same(name: str, tmp_path: Path) -> None:
+    pytest.importorskip("accelerate")
+    shutil.copy(CORPUS / name / "model.gguf", tmp_path)
+    anamnesis.convert(tmp_path / "model.gguf", tmp_path / "out", to="hf")
+    auto = transformers.AutoModelForCausalLM
+    try:
+        other = auto.from_pretrained(tmp_path, gguf_file="model.gguf", dtype=torch.float32)
+    except Exception as error:
+        pytest.skip(f"transformers does not load it: {str(error)[:100]}")
+    model = auto.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
+    equal = type(model) is type(other) and torch.equal(logits(model), logits(other.eval()))
+    assert equal == (name not in OTHERWISE)
