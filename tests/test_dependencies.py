@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tomllib
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
@@ -30,6 +31,15 @@ def minimum() -> ModuleType:
     return made
 
 
+def executed(tree: ast.AST) -> Iterator[ast.AST]:
+    """The nodes of a file but for what stands there for type checkers alone."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            continue
+        yield node
+        yield from executed(node)
+
+
 def imported() -> set[str]:
     """Top names of what the package's files import, wherever in them, but for Python's own."""
     found: set[str] = set()
@@ -37,7 +47,7 @@ def imported() -> set[str]:
     for package in packages:
         folder = ROOT.joinpath(*package.split(".")[1:])
         for path in folder.glob("*.py"):
-            for node in ast.walk(ast.parse(path.read_text())):
+            for node in executed(ast.parse(path.read_text())):
                 if isinstance(node, ast.Import):
                     found.update(alias.name for alias in node.names)
                 elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
