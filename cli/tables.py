@@ -75,6 +75,9 @@ def loss_sentence(outcome: Outcome) -> str:
         clipped += row.clipped
     count = f"{len(outcome.loss)} tensor{'s' if len(outcome.loss) > 1 else ''} encoded"
     lossy = [row for row in outcome.loss if row.sqnr_db is not None]
+    broken = [row for row in outcome.loss if row.compared.finite < row.compared.elems]
+    if broken:
+        count += f" (NaN or infinity in {len(broken)}, {printable(broken[0].tensor)} first)"
     if not lossy:
         return f"{count}: nothing lost"
     worst = min(lossy, key=lambda row: row.sqnr_db or 0.0)

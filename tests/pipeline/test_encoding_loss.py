@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 import anamnesis
 from anamnesis.pipeline.journal import load_manifest
+from anamnesis.pipeline.targets import names_for
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = [f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)]
@@ -152,3 +153,36 @@ def test_reports_of_the_command(amn: Amn, model: Path, tmp_path: Path) -> None:
 def test_plain_conversions_report_nothing(amn: Amn, model: Path, tmp_path: Path) -> None:
     done = amn("convert", model, "--to", "safetensors", "-o", tmp_path / "out", "--json")
     assert "loss" not in json.loads(done.stdout)["outcomes"][0]
+
+
+EVERY = [
+    *names_for("safetensors"),
+    *(f"gguf:{name.removeprefix('gguf-')}" for name in names_for("gguf")),
+]
+WHOLE = ("bnb-nf4:nested=true", "fp8-tensor", "nvfp4", "nvfp4:style=modelopt")  # one number for all
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
+@pytest.mark.parametrize("encode", EVERY)
+def test_what_is_not_finite_stays_in_its_row(
+    model: Path, tmp_path: Path, encode: str, value: float
+) -> None:
+    """Libraries differ on NaN and infinity; here they spoil no other row, and are reported."""
+    parts = load_file(model / "model.safetensors")
+    parts = {NAMES[0]: np.ascontiguousarray(parts[NAMES[0]][:128])}
+    source = tmp_path / "m"
+    source.mkdir()
+    (source / "config.json").write_text("{}")
+    outs = {}
+    for name in ("plain", "spoilt"):
+        save_file(parts, source / "model.safetensors")
+        outcome = convert(source, tmp_path / name, encode)
+        outs[name] = anamnesis.open_model(outcome.path)[NAMES[0]].to_numpy().astype(np.float32)
+        counts = outcome.loss[0].compared
+        assert (counts.finite == counts.elems) == (name == "plain")
+        parts[NAMES[0]][40, 100] = value
+    same = (outs["plain"] == outs["spoilt"]).all(axis=1)
+    if encode in WHOLE:
+        return
+    spoilt = range(128) if encode == "fp8-block" else range(40, 41)
+    assert [row for row in np.flatnonzero(~same) if row not in spoilt] == []
