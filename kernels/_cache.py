@@ -37,7 +37,7 @@ def _folder() -> str | None:
     """
     digest = hashlib.blake2b(digest_size=8)
     here = Path(__file__).parent
-    for source in sorted([*here.glob("*.py"), *here.glob("data/*.npy")]):
+    for source in sorted([*here.glob("**/*.py"), *here.glob("data/*.npy")]):
         digest.update(source.read_bytes())
     base = os.environ.get("ANAMNESIS_CACHE") or os.path.join(
         os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache"), "anamnesis"
@@ -159,25 +159,6 @@ def write(name: str, data: bytes) -> None:
             raise
         finally:
             owned.settle(part)
-
-
-def is_plain() -> bool:
-    """Whether all that lies in the folder, numba's own files too, is the user's own and regular.
-
-    numba opens its files by itself; it would wait for a FIFO, and follow a link.
-    """
-    if FOLDER is None:
-        return False
-    try:
-        for folder, folders, files in os.walk(FOLDER):
-            for name in (*folders, *files):
-                status = os.lstat(os.path.join(folder, name))
-                regular = stat.S_ISREG(status.st_mode) or stat.S_ISDIR(status.st_mode)
-                if not regular or status.st_uid != os.getuid() or status.st_mode & stat.S_IWOTH:
-                    return False
-    except OSError:
-        return False
-    return True
 
 
 def _checksum(name: str, data: bytes) -> bytes:

@@ -14,25 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._jit import jit
+from anamnesis.kernels._native import kernel
 
 LANES, ACCUMULATORS, LEVELS = 8, 4, 4
 ROW = LANES * ACCUMULATORS
-
-
-@jit
-def _add_rows(values: Any, first: Any, power: Any, steps: Any, sums: Any) -> None:
-    for row in range(values.shape[0] // ROW):
-        for lane in range(ROW):
-            sums[0, lane] += values[row * ROW + lane]
-        done = first + row + 1
-        if done % (1 << power) == 0 and done <= steps:
-            for level in range(1, LEVELS):
-                for lane in range(ROW):
-                    sums[level, lane] += sums[level - 1, lane]
-                    sums[level - 1, lane] = np.float32(0)
-                if done & (((1 << power) - 1) << (level * power)):
-                    break
+_add_rows = kernel("_cascade:add_rows")
 
 
 class Cascade:

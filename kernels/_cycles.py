@@ -11,18 +11,11 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import inline, jit, put
-from anamnesis.kernels._lookup import load_numbers, look_up, table_for
-from anamnesis.kernels._vector import load16
-
-LANES = 16
 
 
 def lines_of(view: Any, window: Window, period: int) -> tuple[Any, int]:
-    """A cycle's bytes as one read-only array, and the unit that its first line belongs to.
+    """A cycle's bytes as one array, and the unit that its first line belongs to.
 
     Raises ValueError unless `view` has a line for every unit of the window, or all of the cycle.
     """
@@ -30,39 +23,4 @@ def lines_of(view: Any, window: Window, period: int) -> tuple[Any, int]:
     if view.shape[0] != min(units, period) and view.shape[0] != period:
         raise ValueError(f"{view.shape[0]} lines for units {window} of a cycle of {period}")
     flat = view.reshape(-1)
-    flat.setflags(write=False)
     return flat, 0 if view.shape[0] == period else window.start
-
-
-@inline
-def shift_of(chunk: Any, bits: Any, fields: Any, low: Any) -> Any:
-    """How far down the codes of a chunk lie, of so many `fields`."""
-    return bits * chunk if low else bits * (fields - 1 - chunk)
-
-
-@jit
-def decode_table(
-    data: Any,
-    base: Any,
-    period: Any,
-    size: Any,
-    bits: Any,
-    low: Any,
-    numbers: Any,
-    first: Any,
-    out: Any,
-) -> None:
-    """Units of `size` elements from unit `first` on: element = `numbers[code]`, float32 `[16]`.
-
-    `data` is the uint8 lines from that of unit `base` on; codes have 1, 2 or 4 `bits`.
-    """
-    table, mask = table_for(out, load_numbers(numbers, 0)), np.uint8((1 << bits) - 1)
-    for unit in range(first, first + out.shape[0] // size):
-        chunk = unit // period
-        at = (unit - (base if base else chunk * period)) * size
-        shift = np.uint8(shift_of(chunk, bits, 8 // bits, low))
-        to, whole = (unit - first) * size, size - size % LANES
-        for i in range(0, whole, LANES):
-            look_up(out, to + i, table, (load16(data, at + i) >> shift) & mask)
-        for i in range(whole, size):
-            put(out, to + i, numbers[np.uint8(np.uint8(data[at + i] >> shift) & mask)])

@@ -12,32 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._jit import jit
-from anamnesis.kernels.bits import u32
+from anamnesis.kernels._native import kernel
 
-_i32 = np.int32
-
-
-@jit
-def _magnitudes(bits: Any, group: Any, greatest: Any) -> None:
-    for g in range(greatest.shape[0]):
-        most = u32(0)
-        for i in range(g * group, (g + 1) * group):
-            bit = u32(bits[i] & u32(0x7FFFFFFF))
-            most = max(most, bit)
-        greatest[g] = most
-
-
-@jit
-def _ends(bits: Any, group: Any, least: Any, most: Any) -> None:
-    for g in range(least.shape[0]):
-        low, high = _i32(0x7FFFFFFF), _i32(-0x80000000)
-        for i in range(g * group, (g + 1) * group):
-            bit = bits[i]
-            key = _i32(bit ^ _i32(_i32(bit >> _i32(31)) & _i32(0x7FFFFFFF)))
-            low = min(low, key)
-            high = max(high, key)
-        least[g], most[g] = low, high
+_ends = kernel("_extremes:ends")
+_magnitudes = kernel("_extremes:magnitudes")
 
 
 def magnitudes(values: Any, group: int) -> Any:

@@ -10,26 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._codes import to_half
-from anamnesis.kernels._jit import as_f32, as_u32, inline
-from anamnesis.kernels.bits import u32
-
 KINDS = {"F32": 0, "BF16": 1, "F16": 2}
 # torch.finfo(dtype).eps
 EPSILON = {"F32": 2.0**-23, "BF16": 2.0**-7, "F16": 2.0**-10}
-
-
-@inline
-def rounded(value: Any, kind: Any) -> Any:
-    """A float32 rounded to the dtype of `KINDS`, nearest, ties to even; NaNs stay NaNs."""
-    if kind == 1:
-        bits = as_u32(value)
-        up = u32(u32(bits + u32(0x7FFF)) + u32(u32(bits >> u32(16)) & u32(1)))
-        near = as_f32(u32(up & u32(0xFFFF0000)))
-        return near if value == value else value
-    if kind == 2:
-        return to_half(value)
-    return value
 
 
 def bf16_bits(values: Any) -> Any:

@@ -1,115 +1,223 @@
-"""Kernels as object code: functions of Python's own, without the GIL and without numba.
+"""Kernels as Python calls them: bodies by name, run without the GIL and without numba.
 
-A kernel is compiled (`_compile`) once for the types of its arguments, and kept in `_cache` under a
-name that tells these types, the versions of what compiled it, and the CPU. Whatever cannot be had
-so is left to numba itself; so is a call that fails, since numba knows the exception.
+A body (`bodies/`) is compiled once for the types of its arguments (`bodies/_compile.py`), kept in
+`_cache` as object code under a name that tells these types and all that compiled it, and loaded
+by LLVM alone (`_objects.py`). It is called with one block of 64-bit numbers:
+
+    0, then for each argument
+        an array: its address, its shape and, unless it is contiguous, its strides in bytes
+        a number: itself, a real one as float64
+        a tuple: what is in it
+
+With an address in place of the first 0, the body is not run, and what it would have been given is
+written there. Each object is asked for that when it is loaded, and not used if anything differs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import ctypes
+import os
+import struct
+from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from importlib import import_module
+from itertools import count
 from threading import RLock
 from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels import _cache, _entry, _objects, watchers
+from anamnesis.kernels import _cache, _objects, watchers
 
+DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+REALS = (float, np.float32, np.float64)
+WHOLES = (bool, int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32)
+# The types of a call's arguments: of an array `(dtype, dimensions, whether it is contiguous)`, of a
+# tuple another such tuple, and of a number its type.
+Key = tuple[Any, ...]
+Run = Callable[[bytes], None]
+Pack = Callable[..., bytes]
 _LOCK = RLock()
+_RUN = ctypes.CFUNCTYPE(None, ctypes.c_char_p)  # without the GIL
+_first_byte, _address = ctypes.c_char.from_buffer, ctypes.addressof
 
 
 class Kernel:
-    """A kernel as Python calls it: arrays, tuples of arrays and numbers, and numbers.
+    """A body as Python calls it: with arrays, numbers and tuples of these; nothing is returned.
 
-    With a result it runs all the same, but always by numba.
+    `name` is `file:function` below `bodies/`, and with `constants` that of a factory of functions.
     """
 
-    def __init__(self, function: Any) -> None:
-        self.__wrapped__ = function
-        self.__name__, self.__doc__ = function.__name__, function.__doc__
-        self._calls: dict[Any, Callable[..., Any] | None] = {}
-        self._last: Callable[..., Any] = _nothing_yet
+    def __init__(self, name: str, *constants: int | str) -> None:
+        self.name, self.constants = name, constants
+        self._calls: dict[Key, tuple[Run, Pack] | None] = {}
         self._numba: Any = None
 
-    def __repr__(self) -> str:
-        return f"<Kernel {self.__wrapped__.__module__}.{self.__wrapped__.__qualname__}>"
+    def __str__(self) -> str:
+        return "-".join(map(str, (self.name, *self.constants)))
 
-    def __call__(self, *arguments: Any) -> Any:
-        if self._last(*arguments) is None:  # for other types it is NotImplemented
-            return None
-        key = _key(arguments)
+    def __repr__(self) -> str:
+        return f"<Kernel {self}>"
+
+    def __call__(self, *arguments: Any) -> None:
+        values: list[Any] = [0]
+        key = _take(arguments, values)
         try:
             call = self._calls[key]
         except KeyError:
-            call = self._prepare(key, arguments)
-        if call is None or call(*arguments) is not None:
-            return self._by_numba(arguments)
-        self._last = call
-        return None
+            call = self._prepare(key)
+        if call is None:
+            self._by_numba(arguments)
+        else:
+            run, pack = call
+            run(pack(*values))
 
-    def _prepare(self, key: Any, arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
+    def _body(self) -> Any:
+        """The function that is compiled, or with `NUMBA_DISABLE_JIT=1` the one that is called."""
+        module, _, name = self.name.partition(":")
+        if not DISABLED:
+            for watcher in tuple(watchers):
+                watcher(name)
+        found = getattr(import_module(f"anamnesis.kernels.bodies.{module}"), name)
+        return found(*self.constants) if self.constants else found
+
+    def _prepare(self, key: Key) -> tuple[Run, Pack] | None:
         with _LOCK:
             if key not in self._calls:
-                self._calls[key] = self._native(key, arguments) if _is_known(key) else None
+                usable = not DISABLED and all(map(_is_known, key))
+                self._calls[key] = self._native(key) if usable else None
             return self._calls[key]
 
-    def _native(self, key: _entry.Key, arguments: tuple[Any, ...]) -> Callable[..., Any] | None:
-        if not self.__wrapped__.__module__.startswith("anamnesis.kernels."):
-            return None  # what its file is in the cache does not tell whether it has changed
-        name = _objects.file_name(self.__wrapped__, _signature(key))
+    def _native(self, key: Key) -> tuple[Run, Pack] | None:
+        name = _objects.file_name(str(self), _words(key))
         data = _cache.read(name)
         if data is None:
-            data = _compiler(self).object_code(self.__wrapped__, arguments, key)
+            data = _compiler().object_code(self._body(), key)
             _cache.write(name, data)
-        function: Callable[..., Any] | None = _objects.load(data, key)
-        return function
+        address = _objects.load(data) if data else 0
+        if not address:
+            return None
+        run, pack = _RUN(address), struct.Struct(f"=q{_format(key)}").pack
+        return (run, pack) if _agrees(run, pack, key) else None
 
-    def _by_numba(self, arguments: tuple[Any, ...]) -> Any:
+    def _by_numba(self, arguments: tuple[Any, ...]) -> None:
         with _LOCK:
             if self._numba is None:
-                self._numba = _compiler(self).dispatcher(self.__wrapped__)
-        return self._numba(*arguments)
+                self._numba = self._body() if DISABLED else _compiler().dispatcher(self._body())
+        with np.errstate(all="ignore"):  # as compiled code, which tells nobody
+            self._numba(*arguments)
 
 
-def _nothing_yet(*arguments: Any) -> Any:
-    return NotImplemented
+@cache
+def kernel(name: str, *constants: int | str) -> Kernel:
+    """The one kernel of a body: see `Kernel`."""
+    return Kernel(name, *constants)
 
 
-def _compiler(kernel: Kernel) -> Any:
-    """The module that imports numba, after those who watch were told."""
-    for watcher in tuple(watchers):
-        watcher(kernel.__name__)
-    return import_module("anamnesis.kernels._compile")
+def variants(name: str) -> Callable[..., Kernel]:
+    """The kernels of a factory of bodies, by its constants."""
+    return partial(kernel, name)
 
 
-def _key(arguments: tuple[Any, ...]) -> _entry.Key:
-    """The types of a call's arguments."""
+def _compiler() -> Any:
+    """The module that imports numba."""
+    return import_module("anamnesis.kernels.bodies._compile")
+
+
+def _take(arguments: Iterable[Any], values: list[Any]) -> Key:
+    """The types of arguments; what a block holds of them is added to `values`."""
     key: list[Any] = []
-    for value in arguments:
-        kind: Any = type(value)
+    for argument in arguments:
+        kind: Any = type(argument)
         if kind is np.ndarray:
-            kind = _entry.array_key(value)
+            flags = argument.flags
+            contiguous = flags.c_contiguous
+            kind = argument.dtype, argument.ndim, contiguous
+            if contiguous and flags.writeable and argument.size:
+                values.append(_address(_first_byte(argument)))  # in a third of the time
+            else:
+                values.append(argument.__array_interface__["data"][0])
+            values += argument.shape
+            if not contiguous:
+                values += argument.strides
         elif kind is tuple:
-            kind = _key(value)
+            kind = _take(argument, values)
+        else:
+            values.append(argument)
         key.append(kind)
     return tuple(key)
 
 
-def _is_known(key: _entry.Key) -> bool:
-    def one(part: Any) -> bool:
-        return _is_known(part) if isinstance(part, tuple) else part in _entry.SCALARS
-
-    return all(_entry.is_array(part) or one(part) for part in key)
+def is_array(part: Any) -> bool:
+    """Whether a part of a key is an array's."""
+    return isinstance(part, tuple) and bool(part) and isinstance(part[0], np.dtype)
 
 
-def _signature(key: _entry.Key) -> str:
+def _is_known(part: Any) -> bool:
+    if isinstance(part, tuple):
+        return is_array(part) or all(map(_is_known, part))
+    return part in REALS or part in WHOLES
+
+
+def _words(key: Key) -> str:
     """The types in words."""
     parts = []
     for part in key:
-        if _entry.is_array(part):
-            dtype, ndim, flags = part
-            parts.append(f"{dtype.str}{ndim}:{flags:x}")
+        if is_array(part):
+            dtype, ndim, contiguous = part
+            parts.append(f"{dtype.str}{ndim}{'' if contiguous else 's'}")
         else:
-            parts.append(_signature(part) if isinstance(part, tuple) else part.__name__)
+            parts.append(_words(part) if isinstance(part, tuple) else part.__name__)
     return f"({','.join(parts)})"
+
+
+def _format(key: Key) -> str:
+    """How `struct` packs what a block holds of arguments."""
+    parts = []
+    for part in key:
+        if is_array(part):
+            _, ndim, contiguous = part
+            parts.append("q" * (1 + ndim if contiguous else 1 + 2 * ndim))
+        elif isinstance(part, tuple):
+            parts.append(_format(part))
+        else:
+            parts.append("d" if part in REALS else "q")
+    return "".join(parts)
+
+
+def _agrees(run: Run, pack: Pack, key: Key) -> bool:
+    """Whether a body is given arguments of these types as what they are.
+
+    No two sizes, strides and numbers are the same, so that none can stand for another.
+    """
+    arguments, wanted = _examples(key, count(2))
+    report = np.zeros(len(wanted) + 1)
+    values: list[Any] = [report.ctypes.data]
+    taken = _take(arguments, values)
+    run(pack(*values))
+    return taken == key and report.tolist() == [*wanted, len(wanted)]
+
+
+def _examples(key: Key, numbers: Iterator[int]) -> tuple[tuple[Any, ...], list[float]]:
+    """Arguments of the types `key`, and what a body reports of them."""
+    arguments: list[Any] = []
+    seen: list[float] = []
+    for part in key:
+        if is_array(part):
+            dtype, ndim, contiguous = part
+            shape = [next(numbers) for _ in range(ndim)]
+            array = np.empty(shape if contiguous else 1, dtype)
+            if not contiguous:  # nothing is read, so that the strides can be any
+                strides = [(1000 + next(numbers)) * dtype.itemsize for _ in range(ndim)]
+                array = np.lib.stride_tricks.as_strided(array, shape, strides)
+            seen += [array.ctypes.data, *array.shape, *array.strides]
+            arguments.append(array)
+        elif isinstance(part, tuple):
+            inner, more = _examples(part, numbers)
+            arguments.append(inner)
+            seen += more
+        else:
+            number = next(numbers)
+            arguments.append(part(number % 2 if part is bool else number))
+            seen.append(float(arguments[-1]))
+    return tuple(arguments), seen

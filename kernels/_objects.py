@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import ctypes
 import hashlib
 import os
 import sys
-from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -17,26 +14,20 @@ import llvmlite
 import numpy as np
 from llvmlite import binding
 
-from anamnesis.kernels import _entry
-
-_METH_FASTCALL = 0x80  # Include/methodobject.h
-_kept: list[Any] = []  # what they hold is called
-
-
-class _Method(ctypes.Structure):
-    """CPython's `PyMethodDef`."""
-
-    _fields_ = (
-        ("name", ctypes.c_char_p),
-        ("function", ctypes.c_void_p),
-        ("flags", ctypes.c_int),
-        ("doc", ctypes.c_char_p),
-    )
-
-
-_new_function = ctypes.PYFUNCTYPE(
-    ctypes.py_object, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p
-)(("PyCFunction_NewEx", ctypes.pythonapi))
+ENTRY = "anamnesis_kernel"
+# What the code around a body (`numba.cfunc`) calls when a body has raised, or has dropped the last
+# reference to an array of its own. Bodies do neither; one that did would end the process.
+_UNREACHED = (
+    "NRT_Free",
+    "NRT_MemInfo_call_dtor",
+    "numba_do_raise",
+    "numba_gil_ensure",
+    "numba_gil_release",
+    "numba_runtime_build_excinfo_struct",
+    "numba_unpickle",
+)
+_LIBRARY = ("memcpy", "memmove", "memset", "sqrtf")  # which Python is linked with
+_kept: list[Any] = []  # engines, whose code is called
 
 
 @cache
@@ -70,58 +61,40 @@ def _numba_version() -> str:
         return f"{file} {file.stat().st_mtime_ns}"
 
 
-def file_name(function: Any, signature: str) -> str:
-    """The name in the cache of a function compiled for arguments of a signature."""
-    module = function.__module__.rpartition(".")[2]
-    text = f"{function.__module__}.{function.__qualname__}{signature}{_compiler()}"
+def file_name(kernel: str, signature: str) -> str:
+    """The name in the cache of a kernel, `file:function`, for arguments of a signature."""
+    text = f"{kernel}{signature}{_compiler()}"
     digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-    return f"{module}.{function.__qualname__}-{digest}.kernel"
+    return f"{kernel.replace(':', '.')}-{digest}.kernel"
 
 
-def pack(objects: Sequence[bytes]) -> bytes:
-    """Object files as one piece."""
-    sizes = " ".join(str(len(data)) for data in objects)
-    return b"".join([sizes.encode(), b"\n", *objects])
+def is_given(symbol: str) -> bool:
+    """Whether code that needs a symbol can run without numba."""
+    return symbol in (*_UNREACHED, *_LIBRARY) or symbol.startswith(("llvm.", "Py"))
 
 
-def _unpack(data: bytes) -> list[bytes]:
-    """What `pack` was given; nothing unless the sizes are those of all the bytes."""
-    line, _, rest = data.partition(b"\n")
-    numbers = line.split()
-    if not all(number.isdigit() for number in numbers):
-        return []
-    sizes = [int(number) for number in numbers]
-    if 0 in sizes or sum(sizes) != len(rest):
-        return []
-    ends = list(accumulate(sizes))
-    return [rest[end - size : end] for size, end in zip(sizes, ends, strict=True)]
-
-
-def load(data: bytes, key: _entry.Key) -> Any:
-    """The function of Python's that `pack` kept the code of; None where numba has to do."""
-    objects = _unpack(data)
-    if not objects or not _entry.fits():
-        return None
+def load(data: bytes) -> int:
+    """The address of the entry of an object file; 0 where it has none."""
+    for symbol in _UNREACHED:
+        if binding.address_of_symbol(symbol) is None:
+            binding.add_symbol(symbol, binding.address_of_symbol("abort"))
     engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
-    for each in objects:
-        engine.add_object_file(binding.ObjectFileRef.from_data(each))
+    engine.add_object_file(binding.ObjectFileRef.from_data(data))
     engine.finalize_object()
-    address, table = (engine.get_function_address(n) for n in (_entry.NAME, _entry.TABLE))
-    if not address or not table:
-        return None
-    addresses = _entry.table(key)
-    filled: Any = (ctypes.c_void_p * len(addresses)).from_address(table)
-    filled[:] = addresses
-    method = _Method(_entry.NAME.encode(), address, _METH_FASTCALL, None)
-    _kept.append((engine, method, key))
-    return _new_function(ctypes.byref(method), None, None)
+    _kept.append(engine)
+    return int(engine.get_function_address(ENTRY))
 
 
 def target_machine() -> Any:
     """The machine that code is made for, with relocation as in numba/core/codegen.py."""
     binding.initialize_native_target()
     binding.initialize_native_asmprinter()
-    triple = binding.get_process_triple()
-    reloc = "static" if triple.startswith("x86") else "default"
-    target = binding.Target.from_triple(triple)
-    return target.create_target_machine(codemodel="jitdefault", jit=True, reloc=reloc)
+    triple, (name, features) = binding.get_process_triple(), cpu()
+    return binding.Target.from_triple(triple).create_target_machine(
+        cpu=name,
+        features=features,
+        opt=3,
+        codemodel="jitdefault",
+        jit=True,
+        reloc="static" if triple.startswith("x86") else "default",
+    )

@@ -6,37 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._jit import variants
+from anamnesis.kernels._native import variants
 
-_u64 = np.uint64
-
-
-@variants
-def _packer(bits: int) -> Any:
-    """`(codes, out)`: eight codes, uint8, become `bits` bytes, 64 bits at a time."""
-    if bits == 8:
-
-        def run(codes: Any, out: Any) -> None:
-            for i in range(codes.shape[0]):
-                out[i] = codes[i]
-
-    elif bits == 4:
-
-        def run(codes: Any, out: Any) -> None:
-            for i in range(out.shape[0]):
-                out[i] = np.uint8(codes[2 * i] | np.uint8(codes[2 * i + 1] << 4))
-
-    else:
-
-        def run(codes: Any, out: Any) -> None:
-            for i in range(codes.shape[0] // 8):
-                word = _u64(0)
-                for j in range(8):
-                    word |= _u64(codes[8 * i + j]) << _u64(bits * j)
-                for j in range(bits):
-                    out[bits * i + j] = np.uint8(word >> _u64(8 * j))
-
-    return run
+_packer = variants("_pack:packer")
 
 
 def pack(codes: Any, bits: int, out: Any) -> None:

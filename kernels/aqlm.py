@@ -21,8 +21,10 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
-from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+
+_sums = kernel("aqlm:sums")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -50,28 +52,4 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         or out.shape != (units * rows * inputs,)
     ):
         raise ValueError(f"codes {codes.shape}, scales {scales.shape}, out {out.shape}: {window}")
-    codes.setflags(write=False)
     _sums(codes, books, scales, rows, columns, np.empty(columns, np.float32), out)
-
-
-@jit
-def _sums(
-    codes: Any, books: Any, scales: Any, rows: Any, columns: Any, some: Any, out: Any
-) -> None:
-    count, mask = books.shape[0], books.shape[1] - 1
-    groups = codes.shape[1] // count
-    inputs = groups * columns
-    for unit in range(codes.shape[0]):
-        scale = scales[unit]
-        for group in range(groups):
-            for row in range(rows):
-                vector = books[0, codes[unit, group * count] & mask]
-                for i in range(columns):
-                    some[i] = vector[row * columns + i]
-                for book in range(1, count):
-                    vector = books[book, codes[unit, group * count + book] & mask]
-                    for i in range(columns):
-                        some[i] += vector[row * columns + i]
-                at = (unit * rows + row) * inputs + group * columns
-                for i in range(columns):
-                    put(out, at + i, some[i] * scale)

@@ -7,8 +7,8 @@
 | GEMV-fast | I16 `[out / 4, in]` | F16 `[8 * zw, out]` | F16 `[8 * zw, out]` |
 
 Nibble k of a GEMM word, lowest first, is output `8 * column + (0, 2, 4, 6, 1, 3, 5, 7)[k]`; those
-of GEMV are in order, and GEMV-fast interleaves four rows (`_interleaved.py`). Zeros are stored as
-they are, but by GEMV-fast as `-zero * scale`, rounded to F16; those of a symmetric GEMM layer
+of GEMV are in order, and GEMV-fast interleaves four rows (bodies/_interleaved.py). Zeros are stored
+as they are, but by GEMV-fast as `-zero * scale`, rounded to F16; those of a symmetric GEMM layer
 without `qzeros` are 8:
 
     value = (code - zero) * scale          float32, rounded once to BF16
@@ -28,15 +28,14 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import are_whole, read_scales, read_zeros, way_of
-from anamnesis.kernels._interleaved import COLUMNS, ROWS, STEP, decode_interleaved
-from anamnesis.kernels._packed import (
-    block_inputs,
-    decode_rows,
-    decode_runs,
-    runs_of,
-)
+from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels._packed import block_inputs, room_for_runs, runs_of
 
 _BITS = 4
+ROWS, COLUMNS, STEP = 4, 64, 32  # of GEMV-fast: rows and columns that share a run, columns a step
+decode_interleaved = kernel("_interleaved:decode_interleaved")
+decode_rows = variants("_packed:decode_rows")
+decode_runs = variants("_packed:decode_runs")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -63,7 +62,6 @@ def decode_gemm(
     """
     inputs, rows = params["in_features"], window.stop - window.start
     words = blocks["qweight"].view("<u4")
-    words.setflags(write=False)
     scales = read_scales(params["scale_dtype"], blocks["scales"])
     if words.shape != (inputs, rows // 8) or rows % 8:
         raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
@@ -74,7 +72,8 @@ def decode_gemm(
         zeros = np.full(scales.shape, np.float32(1 << (_BITS - 1)))
     starts, groups = params["starts"], params["groups"]
     runs = decode_runs(_BITS, True, way_of(_BITS, params["whole"], _half(params)))
-    runs(words, starts, groups, zeros, scales, inputs, out)
+    room = room_for_runs(_BITS, True, groups.shape[0])
+    runs(words, starts, groups, zeros, scales, inputs, room, out)
 
 
 def decode_gemv(
@@ -82,8 +81,7 @@ def decode_gemv(
 ) -> None:
     """Output rows `window`, from uint8 `[rows, bytes]`; parameters as for `decode_gemm`."""
     inputs, rows = params["in_features"], window.stop - window.start
-    streams = blocks["qweight"].view()
-    streams.setflags(write=False)
+    streams = blocks["qweight"]
     if streams.shape != (rows, inputs // 2):
         raise ValueError(f"qweight: bytes {streams.shape} for rows {window} of {inputs} inputs")
     scales = read_scales(params["scale_dtype"], blocks["scales"])
@@ -91,7 +89,8 @@ def decode_gemv(
     _check(scales.T, params, rows, out)
     starts = params["starts"]
     rows_of = decode_rows(_BITS, way_of(_BITS, params["whole"], _half(params)))
-    rows_of(streams, starts, zeros, scales, inputs, out)
+    codes = np.empty(-(-inputs // 32) * 32, np.uint8)
+    rows_of(streams, starts, zeros, scales, inputs, codes, out)
 
 
 def decode_gemv_fast(
@@ -103,7 +102,6 @@ def decode_gemv_fast(
     """
     inputs, rows = params["in_features"], ROWS * (window.stop - window.start)
     stream = blocks["qweight"].reshape(-1)
-    stream.setflags(write=False)
     size = params["group_size"] if params["group_size"] > 0 else inputs
     if stream.size != rows * inputs // 2 or inputs % COLUMNS or size % STEP:
         raise ValueError(f"qweight: {stream.size} bytes for {rows} rows of {inputs}, groups {size}")

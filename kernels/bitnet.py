@@ -21,11 +21,13 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._cycles import decode_table, lines_of
+from anamnesis.kernels._cycles import lines_of
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 
 _BITS = 2
 _NARROW = {"F32": np.float32, "F16": np.float16, "BF16": np.float32}  # BF16 rounds only once
+decode_table = kernel("_cycles:decode_table")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -44,7 +46,6 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
             numbers = numbers.astype(_NARROW[scalars["scale_dtype"]]).astype(np.float32)
     numbers[np.isnan(numbers)] = np.nan  # one that rounding keeps a NaN
     numbers = np.tile(numbers, 4)
-    numbers.setflags(write=False)
     return {"numbers": numbers}
 
 

@@ -27,16 +27,13 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import as_f32, as_u32, bf16_bits, inline, jit, put
-from anamnesis.kernels._lookup import load_numbers, table_for
-from anamnesis.kernels._nibbles import STEP_BYTES, look_up_pairs
-from anamnesis.kernels._vector import clean_nan, load16, load32, signed, store, to_f32
-from anamnesis.kernels.bits import to_float32, u32
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels._sizes import STEP_BYTES
+from anamnesis.kernels.bits import to_float32
 
 # What `rounding: reference` rounds to before the output's dtype: the dtype of the quant state.
 _NARROW = {"float32": 0, "bfloat16": 1, "float16": 2}
 _INVERSE_127 = np.float32(7.874015718698502e-3)
-_LANES = 32
 # `functional.get_4bit_type`: quantiles of a normal distribution, and 1 bit of fraction.
 _MAPS = {
     "fp4": [
@@ -51,73 +48,9 @@ _MAPS = {
         *(0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0),
     ],
 }
-
-
-@inline
-def _through_f16(value: Any) -> Any:
-    """A float32 rounded to binary16 and back, to nearest, ties to even."""
-    bits = as_u32(value)
-    magnitude = u32(bits & u32(0x7FFFFFFF))
-    if magnitude > u32(0x7F800000):
-        return value
-    if magnitude < u32(0x38800000):  # below 2**-14: multiples of 2**-24, the spacing at 0.5
-        near = as_u32(np.float32(as_f32(magnitude) + np.float32(0.5)) - np.float32(0.5))
-    else:
-        near = u32(magnitude + u32(0xFFF) + u32(u32(magnitude >> u32(13)) & u32(1)))
-        near = u32(near & u32(0xFFFFE000))
-        if near > u32(0x477FE000):  # 65504
-            near = u32(0x7F800000)
-    return as_f32(u32(near | u32(bits & u32(0x80000000))))
-
-
-@inline
-def _through(value: Any, narrow: Any) -> Any:
-    if narrow == 2:
-        return _through_f16(value)
-    return as_f32(u32(u32(bf16_bits(value)) << u32(16)))
-
-
-@jit
-def _four_bit(
-    quant_map: Any, absmax: Any, packed: Any, block_bytes: Any, narrow: Any, out: Any
-) -> None:
-    narrowed = np.empty(16, np.float32)
-    for i in range(absmax.shape[0]):
-        scale = clean_nan(absmax[i])
-        numbers = load_numbers(quant_map, 0) * scale
-        if narrow != 0:
-            for code in range(16):
-                narrowed[code] = _through(np.float32(quant_map[code] * scale), narrow)
-            numbers = load_numbers(narrowed, 0)
-        table = table_for(out, numbers)
-        for at in range(i * block_bytes, (i + 1) * block_bytes, STEP_BYTES):
-            look_up_pairs(out, 2 * at, table, load16(packed, at))
-
-
-@jit
-def _nested(
-    codes: Any, quant_map: Any, absmax: Any, size: Any, offset: Any, first: Any, out: Any
-) -> None:
-    at = 0
-    while at < codes.shape[0]:
-        group = (first + at) // size
-        stop = min(codes.shape[0], (group + 1) * size - first)
-        for i in range(at, stop):
-            out[i] = np.float32(np.float32(quant_map[codes[i]] * absmax[group]) + offset)
-        at = stop
-
-
-@jit
-def _int8(codes: Any, columns: Any, scb: Any, inverse: Any, out: Any) -> None:
-    for row in range(scb.shape[0]):
-        scale = clean_nan(scb[row])
-        start, stop = row * columns, (row + 1) * columns
-        vectors = stop - columns % _LANES
-        for at in range(start, vectors, _LANES):
-            store(out, at, to_f32(signed(load32(codes, at))) * scale * inverse)
-        for at in range(vectors, stop):
-            code = np.float32(np.int8(codes[at]))
-            put(out, at, np.float32(np.float32(code * scale) * inverse))
+_four_bit = kernel("bnb:four_bit")
+_int8 = kernel("bnb:int8")
+_nested = kernel("bnb:nested")
 
 
 def prepare_4bit(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -210,10 +143,8 @@ def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
 
 
 def _flat(array: Any) -> Any:
-    """A read-only view in one dimension: kernels are compiled once an output dtype."""
-    view = array.reshape(-1)
-    view.flags.writeable = False
-    return view
+    """A view in one dimension."""
+    return array.reshape(-1)
 
 
 def decode_int8(

@@ -26,31 +26,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import RUNS, are_whole, spread, to_half, way_of
-from anamnesis.kernels._ct_lines import (
-    DENSE,
-    F32,
-    KINDS,
-    NONE,
-    PADDED,
-    PLAIN,
-    line_of,
-    read_scale_line,
-    read_zero_line,
-    scale_scattered,
-    spread_padded,
-    unpack_zero_line,
-)
-from anamnesis.kernels._jit import as_f32, bf16_bits, jit, put, variants
+from anamnesis.kernels._codes import are_whole, way_of
+from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels._packed import runs_of
-from anamnesis.kernels._vector import load16, load32, signed, store, to_f32
-from anamnesis.kernels.bits import u32
 
+F32, BF16, F16 = 0, 1, 2  # how scales are stored
+KINDS = {"F32": F32, "BF16": BF16, "F16": F16}
+NONE, PLAIN, DENSE, PADDED = 0, 1, 2, 3  # how zero points are stored
 _ZEROS = {"": NONE, "plain": PLAIN, "float": PLAIN, "dense": DENSE, "padded": PADDED}
-_INT8_ZEROS, _FLOAT_ZEROS = 1, 2  # of plain INT8: the second and on, by the kind of float
-_STEP, _HALF_STEP = 32, 16
+INT8_ZEROS, FLOAT_ZEROS = 1, 2  # of plain INT8: the second and on, by the kind of float
 _ALL = 1 << 62  # more rows than there are
 _SCALE, _ZERO = "weight_scale", "weight_zero_point"
+_int8 = kernel("ct:int8")
+_int8_scattered = kernel("ct:int8_scattered")
+_narrow = kernel("ct:narrow_codes")
+_packed = variants("ct:packed")
+_packed_scattered = variants("ct:packed_scattered")
 
 
 class _Bound(NamedTuple):
@@ -65,12 +56,13 @@ class _Bound(NamedTuple):
     packing: tuple[int, bool] | None  # of windowed zero points
     scales: Any
     zeros: Any
-    asymmetric: int  # 0 for no zero points, else as `_INT8_ZEROS` says
+    asymmetric: int  # 0 for no zero points, else as `INT8_ZEROS` says
     zero_bytes: int  # of a zero point that is not packed
     narrow: bool
     scattered: bool
     constants: tuple[Any, ...]  # of the kernel for packed codes
     settings: tuple[Any, ...]  # its arguments
+    codes: int  # room for those of a row
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -101,13 +93,14 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     zeros = _whole(wholes, _ZERO, cells if zero == PLAIN else packed_cells)
     place = (_ALL, 0, 1) if scales is None else (rows, lines, block)
     columns = index.astype(np.int32) if scattered else starts
-    settings: tuple[Any, ...] = (kind, place, groups, columns, inputs)
-    row_bytes = inputs
+    settings: tuple[Any, ...] = (kind, place, columns, inputs)
+    row_bytes = codes = inputs
     constants: tuple[Any, ...] = ()
     if "padded" in scalars:
         row_bytes = scalars.get("row_bytes", 4 * _words(inputs, bits, padded))
         stored = _ALL if zeros is None else rows, zero_words
         settings = (*settings, row_bytes, zero, *stored)
+        codes = row_bytes * 8 // bits // 32 * 32 + 64
         way = half if scattered else way_of(bits, are_whole(starts), half)
         constants = (bits, padded, way)
     else:
@@ -128,6 +121,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         scattered=scattered,
         constants=constants,
         settings=settings,
+        codes=codes,
     )
     return {"bound": bound}
 
@@ -135,8 +129,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
 def _zeros_of(scalars: Mapping[str, Any]) -> int:
     """How zero points of INT8 are stored, for its kernels."""
     if scalars["zero"] == "float":
-        return _FLOAT_ZEROS + KINDS[scalars["zero_dtype"]]
-    return _INT8_ZEROS if scalars["zero"] else 0
+        return FLOAT_ZEROS + KINDS[scalars["zero_dtype"]]
+    return INT8_ZEROS if scalars["zero"] else 0
 
 
 def _groups_of(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Any:
@@ -184,8 +178,8 @@ def decode_packed(
     payload = _flat(blocks["weight_packed"])
     scales, zeros, first, first_zero = _fit(blocks, bound, window, payload, out)
     make = _packed_scattered if bound.scattered else _packed
-    kernel = make(*bound.constants)
-    kernel(*(payload, scales, zeros, first, first_zero, *bound.settings, out))
+    decode = make(*bound.constants)
+    decode(*(payload, scales, zeros, first, first_zero, *bound.settings, _room(bound), out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
 
@@ -197,10 +191,17 @@ def decode_int8(
     bound = params["bound"]
     payload = _flat(blocks["weight"])
     scales, zeros, first, _ = _fit(blocks, bound, window, payload, out)
-    kernel = _int8_scattered if bound.scattered else _int8
-    kernel(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, out))
+    decode = _int8_scattered if bound.scattered else _int8
+    decode(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, _room(bound), out))
     if bound.narrow and out.dtype == np.float32:
         _narrow(out)
+
+
+def _room(bound: _Bound) -> tuple[Any, Any, Any, Any]:
+    """Room for a row's codes, scales and zero points, and for `scale_scattered`."""
+    numbers = np.empty((2, bound.groups), np.float32)
+    words = np.empty(2 * bound.inputs + bound.groups if bound.scattered else 0, np.uint32)
+    return np.empty(bound.codes, np.uint8), numbers[0], numbers[1], words
 
 
 def _fit(
@@ -236,141 +237,4 @@ def _fit(
 
 
 def _flat(array: Any) -> Any:
-    """Read-only, so that kernels are compiled once an output dtype."""
-    view = array.reshape(-1)
-    view.setflags(write=False)
-    return view
-
-
-@jit
-def _read_lines(
-    scales: Any, zeros: Any, row: Any, zero_row: Any, kind: Any, place: Any, bits: Any,
-    zero_kind: Any, zero_rows: Any, zero_words: Any, scale: Any, zero: Any,
-) -> None:  # fmt: skip
-    """Scales and zero points of a row of packed codes."""
-    groups, middle = scale.shape[0], np.float32(1 << (bits - 1))
-    read_scale_line(scales, kind, line_of(place, row), scale)
-    if zero_kind == PLAIN:
-        read_zero_line(zeros, line_of(place, row), zero)
-        for g in range(groups):
-            zero[g] += middle
-    elif zero_kind == NONE:
-        zero[:] = middle
-    else:
-        column = zeros[zero_row // zero_rows * zero_words * groups * 4 :]
-        unpack_zero_line(column, bits, zero_kind == PADDED, zero_row % zero_rows, zero)
-
-
-@variants
-def _packed(bits: int, padded: bool, way: str) -> Any:
-    """Packed codes where columns of one group are a run; `way` is of `way_of`."""
-    to_bytes, decode = (spread_padded if padded else spread)(bits), RUNS[way]
-
-    def rows_of(
-        payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
-        groups: Any, starts: Any, inputs: Any, row_bytes: Any, zero_kind: Any, zero_rows: Any,
-        zero_words: Any, out: Any,
-    ) -> None:  # fmt: skip
-        codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
-        scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
-        runs = starts.shape[0] - 1
-        for row in range(out.shape[0] // inputs):
-            stream = payload[row * row_bytes : row * row_bytes + row_bytes]
-            if bits != 8:
-                to_bytes(stream, codes)
-                stream = codes
-            _read_lines(
-                scales, zeros, first + row, first_zero + row, kind, place, bits,
-                zero_kind, zero_rows, zero_words, scale, zero,
-            )  # fmt: skip
-            decode(stream, 0, starts, 0, runs, zero, scale, out, row * inputs)
-
-    return rows_of
-
-
-@variants
-def _packed_scattered(bits: int, padded: bool, half: bool) -> Any:
-    """As `_packed`, column i of group `index[i]`."""
-    to_bytes = (spread_padded if padded else spread)(bits)
-
-    def rows_of(
-        payload: Any, scales: Any, zeros: Any, first: Any, first_zero: Any, kind: Any, place: Any,
-        groups: Any, index: Any, inputs: Any, row_bytes: Any, zero_kind: Any, zero_rows: Any,
-        zero_words: Any, out: Any,
-    ) -> None:  # fmt: skip
-        codes = np.empty(row_bytes * 8 // bits // 32 * 32 + 64, np.uint8)
-        scale, zero = np.empty(groups, np.float32), np.empty(groups, np.float32)
-        words = np.empty(inputs + groups, np.uint32)
-        narrow = kind != F32 and zero_kind != PLAIN
-        for row in range(out.shape[0] // inputs):
-            to_bytes(payload[row * row_bytes : row * row_bytes + row_bytes], codes)
-            _read_lines(
-                scales, zeros, first + row, first_zero + row, kind, place, bits,
-                zero_kind, zero_rows, zero_words, scale, zero,
-            )  # fmt: skip
-            here = out[row * inputs : row * inputs + inputs]
-            scale_scattered(codes, index, zero, scale, narrow, half, words, here)
-
-    return rows_of
-
-
-@jit
-def _int8(
-    codes: Any, scales: Any, zeros: Any, asymmetric: Any, first: Any, kind: Any, place: Any,
-    groups: Any, starts: Any, inputs: Any, half: Any, out: Any,
-) -> None:  # fmt: skip
-    scale, zero = np.empty(groups, np.float32), np.zeros(groups, np.float32)
-    for row in range(out.shape[0] // inputs):
-        line, to = line_of(place, first + row), row * inputs
-        read_scale_line(scales, kind, line, scale)
-        if asymmetric == _INT8_ZEROS:
-            read_zero_line(zeros, line, zero)
-        elif asymmetric:
-            read_scale_line(zeros, asymmetric - _FLOAT_ZEROS, line, zero)
-        for k in range(starts.shape[0] - 1):
-            s, z = scale[k], zero[k]
-            begin, end = to + starts[k], to + starts[k + 1]
-            if half or end - begin < _HALF_STEP:
-                for i in range(begin, end):
-                    value = (np.float32(np.int8(codes[i])) - z) * s
-                    put(out, i, to_half(value) if half else value)
-            elif end - begin < _STEP:
-                for at in (begin, end - _HALF_STEP):
-                    store(out, at, (to_f32(signed(load16(codes, at))) - z) * s)
-            else:
-                for at in range(begin, end, _STEP):
-                    at = min(at, end - _STEP)  # the last step goes over some elements again
-                    store(out, at, (to_f32(signed(load32(codes, at))) - z) * s)
-
-
-@jit
-def _int8_scattered(
-    codes: Any, scales: Any, zeros: Any, asymmetric: Any, first: Any, kind: Any, place: Any,
-    groups: Any, index: Any, inputs: Any, half: Any, out: Any,
-) -> None:  # fmt: skip
-    """As `_int8`, column i of group `index[i]`: codes and zero points are made unsigned."""
-    scale, zero = np.empty(groups, np.float32), np.zeros(groups, np.float32)
-    words, unsigned = np.empty(inputs + groups, np.uint32), np.empty(inputs, np.uint8)
-    for row in range(out.shape[0] // inputs):
-        line, to = line_of(place, first + row), row * inputs
-        read_scale_line(scales, kind, line, scale)
-        if asymmetric == _INT8_ZEROS:
-            read_zero_line(zeros, line, zero)
-        elif asymmetric:
-            read_scale_line(zeros, asymmetric - _FLOAT_ZEROS, line, zero)
-        for g in range(groups):
-            zero[g] += np.float32(0x80)
-        for i in range(inputs):
-            unsigned[i] = codes[to + i] ^ np.uint8(0x80)
-        here = out[to : to + inputs]
-        narrow = kind != F32 and asymmetric <= _INT8_ZEROS
-        scale_scattered(unsigned, index, zero, scale, narrow, half, words, here)
-        if not asymmetric:
-            zero[:] = 0
-
-
-@jit
-def _narrow(out: Any) -> None:
-    """float32 rounded to BF16 and back."""
-    for i in range(out.shape[0]):
-        out[i] = as_f32(u32(u32(bf16_bits(out[i])) << u32(16)))
+    return array.reshape(-1)

@@ -12,26 +12,12 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import as_f32, jit, put
-from anamnesis.kernels.bits import f16_bits_to_f32, u32
+from anamnesis.kernels._native import kernel
 
-
-@jit
-def _f32(source: Any, out: Any) -> None:
-    for i in range(out.shape[0]):
-        put(out, i, source[i])
-
-
-@jit
-def _f16(source: Any, out: Any) -> None:
-    for i in range(out.shape[0]):
-        put(out, i, f16_bits_to_f32(source[i]))
-
-
-@jit
-def _bf16(source: Any, out: Any) -> None:
-    for i in range(out.shape[0]):
-        put(out, i, as_f32(u32(source[i]) << u32(16)))
+_bf16 = kernel("dense:bf16")
+_f16 = kernel("dense:f16")
+_f32 = kernel("dense:f32")
+_to_odd = kernel("dense:to_odd")
 
 
 def _flat(blocks: Mapping[str, Any], dtype: str) -> Any:
@@ -73,16 +59,3 @@ def decode_f64(
     if out.dtype == np.uint16 or params.get("narrowed"):
         _to_odd(source, single)
     _f32(single, out)
-
-
-@jit
-def _to_odd(source: Any, single: Any) -> None:
-    bits = single.view(np.uint32)
-    for i in range(source.shape[0]):
-        exact = source[i]
-        near = np.float64(single[i])
-        if near == exact or exact != exact:
-            continue
-        if abs(near) > abs(exact):  # step back towards zero, so that the next step is to odd
-            bits[i] -= u32(1)
-        bits[i] |= u32(1)

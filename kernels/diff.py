@@ -16,12 +16,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anamnesis.kernels._jit import DISABLED, intrinsic, ir, jit, types
+from anamnesis.kernels._native import kernel
 
 LANES = 8
-_STEP = 2 * LANES
+STEP = 2 * LANES
 # Rows of the state: |a-b| summed and its maximum, then sums of (a-b)^2, a^2, b^2 and ab.
-_SUM, _MAX, _NOISE, _SIGNAL, _OTHER, _DOT = range(6)
+SUM, MAX, NOISE, SIGNAL, OTHER, DOT = range(6)
+_reduce = kernel("diff:reduce")
 
 
 class Sums(NamedTuple):
@@ -59,22 +60,22 @@ class Comparison:
     def __init__(self) -> None:
         self._state: Any = np.zeros((6, LANES))
         self._counts: Any = np.zeros(2, np.int64)  # finite pairs, equal ones among them
-        self._last: Any = np.zeros((2, _STEP), np.float32)
+        self._last: Any = np.zeros((2, STEP), np.float32)
         self._rest = Sums()
 
     def add(self, a: Any, b: Any) -> None:
         """Compare two contiguous float32 arrays of one dimension and the same length."""
         elems = len(a)
-        whole = elems // _STEP * _STEP
+        whole = elems // STEP * STEP
         before = int(self._counts[0])
-        _reduce(_read_only(a[:whole]), _read_only(b[:whole]), self._state, self._counts)
+        _reduce(a[:whole], b[:whole], self._state, self._counts)
         if whole < elems:  # zeros are finite, equal, and add nothing to a sum
             self._last[:] = 0
             self._last[0, : elems - whole] = a[whole:]
             self._last[1, : elems - whole] = b[whole:]
             first, second = self._last
-            _reduce(_read_only(first), _read_only(second), self._state, self._counts)
-            self._counts -= whole + _STEP - elems
+            _reduce(first, second, self._state, self._counts)
+            self._counts -= whole + STEP - elems
         finite = int(self._counts[0]) - before
         self._rest += Sums(elems=elems) if finite == elems else _others(a, b)
 
@@ -85,12 +86,12 @@ class Comparison:
         sums = Sums(
             finite=finite,
             equal=equal,
-            max_abs=float(self._state[_MAX].max()),
-            sum_abs=lanes[_SUM],
-            noise=lanes[_NOISE],
-            signal=lanes[_SIGNAL],
-            other=lanes[_OTHER],
-            dot=lanes[_DOT],
+            max_abs=float(self._state[MAX].max()),
+            sum_abs=lanes[SUM],
+            noise=lanes[NOISE],
+            signal=lanes[SIGNAL],
+            other=lanes[OTHER],
+            dot=lanes[DOT],
         )
         return sums + self._rest
 
@@ -133,13 +134,6 @@ def _relative(sums: Sums) -> float:
     return math.sqrt(sums.noise) / math.sqrt(sums.signal) if sums.signal else math.inf
 
 
-def _read_only(array: Any) -> Any:
-    """Always of one type, so that the kernel is compiled once."""
-    view = array[:]
-    view.setflags(write=False)
-    return view
-
-
 def _others(a: Any, b: Any) -> Sums:
     """Count the pairs that are not finite."""
     elems = len(a)
@@ -165,7 +159,7 @@ def _bf16(values: Any) -> Any:
     return (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
 
 
-def _reduce_numpy(a: Any, b: Any, state: Any, counts: Any) -> None:
+def reduce_numpy(a: Any, b: Any, state: Any, counts: Any) -> None:
     """What `_reduce` does, of whole steps; the same bits."""
     finite = np.isfinite(a) & np.isfinite(b)
     counts[0] += np.count_nonzero(finite)
@@ -173,119 +167,7 @@ def _reduce_numpy(a: Any, b: Any, state: Any, counts: Any) -> None:
     x = np.where(finite, a, np.float32(0)).astype(np.float64).reshape(-1, LANES)
     y = np.where(finite, b, np.float32(0)).astype(np.float64).reshape(-1, LANES)
     distance = np.abs(x - y)
-    state[_MAX] = np.maximum(state[_MAX], distance.max(axis=0, initial=0))
-    terms = ((_SUM, distance), (_NOISE, distance * distance), (_SIGNAL, x * x))
-    for row, added in (*terms, (_OTHER, y * y), (_DOT, x * y)):
+    state[MAX] = np.maximum(state[MAX], distance.max(axis=0, initial=0))
+    terms = ((SUM, distance), (NOISE, distance * distance), (SIGNAL, x * x))
+    for row, added in (*terms, (OTHER, y * y), (DOT, x * y)):
         state[row] = np.add.reduce(np.vstack([state[row], added]), axis=0)
-
-
-if DISABLED:
-    _reduce = _reduce_numpy
-
-else:
-    _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
-    _F32, _F64 = ir.FloatType(), ir.DoubleType()
-    _SINGLES, _WORDS = ir.VectorType(_F32, _STEP), ir.VectorType(_I32, _STEP)
-    _DOUBLES = ir.VectorType(_F64, LANES)
-
-    def _every(vector: Any, number: Any) -> Any:
-        return ir.Constant(vector, [number] * vector.count)
-
-    def _call(builder: Any, name: str, kind: Any, *args: Any) -> Any:
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(kind, [arg.type for arg in args]), name
-        )
-        return builder.call(function, args)
-
-    def _round(builder: Any, bits: Any) -> Any:
-        odd = builder.and_(builder.lshr(bits, _every(_WORDS, 16)), _every(_WORDS, 1))
-        up = builder.add(builder.add(bits, _every(_WORDS, 0x7FFF)), odd)
-        return builder.lshr(up, _every(_WORDS, 16))
-
-    def _count(builder: Any, mask: Any) -> Any:
-        bits = builder.bitcast(mask, _I16)
-        return builder.zext(_call(builder, "llvm.ctpop.i16", _I16, bits), _I64)
-
-    def _finite(builder: Any, bits: Any) -> Any:
-        magnitude = builder.and_(bits, _every(_WORDS, 0x7FFFFFFF))
-        return builder.icmp_unsigned("<", magnitude, _every(_WORDS, 0x7F800000))
-
-    def _half(builder: Any, vector: Any, half: int) -> Any:
-        order = list(range(half * LANES, (half + 1) * LANES))
-        lanes = ir.Constant(ir.VectorType(_I32, LANES), order)
-        return builder.fpext(builder.shuffle_vector(vector, vector, lanes), _DOUBLES)
-
-    def _add(builder: Any, sums: list[Any], x: Any, y: Any) -> list[Any]:
-        distance = _call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
-        more = builder.fcmp_ordered(">", distance, sums[_MAX])
-        terms = {
-            _SUM: distance,
-            _NOISE: builder.fmul(distance, distance),
-            _SIGNAL: builder.fmul(x, x),
-            _OTHER: builder.fmul(y, y),
-            _DOT: builder.fmul(x, y),
-        }
-        return [
-            builder.select(more, distance, old) if row == _MAX else builder.fadd(old, terms[row])
-            for row, old in enumerate(sums)
-        ]
-
-    @intrinsic
-    def _loop(typingctx: Any, a: Any, b: Any, state: Any, counts: Any, steps: Any) -> Any:
-        """`_reduce` of so many steps."""
-
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            arrays = zip(signature.args[:4], args[:4], strict=True)
-            data = [
-                context.make_array(kind)(context, builder, array).data for kind, array in arrays
-            ]
-            rows = [builder.gep(data[2], [ir.Constant(_I64, LANES * row)]) for row in range(6)]
-            places = [builder.bitcast(row, _DOUBLES.as_pointer()) for row in rows]
-            tallies = [builder.gep(data[3], [ir.Constant(_I64, n)]) for n in range(2)]
-            first = [builder.load(place, align=8) for place in places]
-            first += [builder.load(tally) for tally in tallies]
-            entry = builder.block
-            head, body, end = (builder.append_basic_block(n) for n in ("head", "body", "end"))
-            builder.branch(head)
-            builder.position_at_end(head)
-            at = builder.phi(_I64)
-            at.add_incoming(ir.Constant(_I64, 0), entry)
-            carried = [builder.phi(value.type) for value in first]
-            for phi, value in zip(carried, first, strict=True):
-                phi.add_incoming(value, entry)
-            builder.cbranch(builder.icmp_signed("<", at, args[4]), body, end)
-
-            builder.position_at_end(body)
-            where = builder.mul(at, ir.Constant(_I64, _STEP))
-            pointers = [builder.gep(d, [where]) for d in data[:2]]
-            x, y = (
-                builder.load(builder.bitcast(p, _SINGLES.as_pointer()), align=4) for p in pointers
-            )
-            x_bits, y_bits = builder.bitcast(x, _WORDS), builder.bitcast(y, _WORDS)
-            finite = builder.and_(_finite(builder, x_bits), _finite(builder, y_bits))
-            same = builder.icmp_unsigned("==", _round(builder, x_bits), _round(builder, y_bits))
-            found = [
-                builder.add(carried[6], _count(builder, finite)),
-                builder.add(carried[7], _count(builder, builder.and_(finite, same))),
-            ]
-            x, y = (builder.select(finite, v, _every(_SINGLES, 0.0)) for v in (x, y))
-            sums = carried[:6]
-            for half in range(2):
-                sums = _add(builder, sums, _half(builder, x, half), _half(builder, y, half))
-            for phi, value in zip(carried, [*sums, *found], strict=True):
-                phi.add_incoming(value, builder.block)
-            at.add_incoming(builder.add(at, ir.Constant(_I64, 1)), builder.block)
-            builder.branch(head)
-
-            builder.position_at_end(end)
-            for place, phi in zip(places, carried[:6], strict=True):
-                builder.store(phi, place, align=8)
-            for tally, phi in zip(tallies, carried[6:], strict=True):
-                builder.store(phi, tally)
-            return context.get_dummy_value()
-
-        return types.void(a, b, state, counts, types.intp), build
-
-    @jit
-    def _reduce(a: Any, b: Any, state: Any, counts: Any) -> None:
-        _loop(a, b, state, counts, a.shape[0] // _STEP)

@@ -26,8 +26,8 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._jit import jit
 from anamnesis.kernels._narrow import narrow
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 
 _NESTED = 256  # blocks under one number
@@ -40,6 +40,8 @@ _NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
         0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)  # fmt: skip
 _FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 _LEAST = np.float32(1e-38)
+_four_bits = kernel("encode_bnb:four_bits")
+_rows_of_bytes = kernel("encode_bnb:rows_of_bytes")
 
 
 def quant_map(kind: str) -> Any:
@@ -76,24 +78,6 @@ def dynamic_map() -> Any:
             float(sign * x) for x in np.float32(10.0 ** (i - 6)) * means for sign in (1, -1)
         ]
     return np.array(sorted(numbers), np.float32)
-
-
-@jit
-def _four_bits(values: Any, scales: Any, block: Any, bounds: Any, order: Any, out: Any) -> None:
-    low, high = np.float32(-1), np.float32(1)
-    for b in range(scales.shape[0]):
-        scale = scales[b]
-        for i in range(b * (block // 2), (b + 1) * (block // 2)):
-            codes = 0
-            for j in range(2):
-                value = values[2 * i + j] * scale
-                value = low if value < low else value
-                value = high if value > high else value
-                count = 0
-                for k in range(15):
-                    count += 0 if bounds[k] >= value else 1
-                codes = codes << 4 | order[count]
-            out[i] = codes
 
 
 @cache
@@ -217,15 +201,6 @@ def encode_nf4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -
 def encode_fp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_4bit(…, quant_type="fp4")`."""
     _encode_four("fp4", values, params, out)
-
-
-@jit
-def _rows_of_bytes(values: Any, factors: Any, columns: Any, out: Any) -> None:
-    for row in range(factors.shape[0]):
-        for i in range(row * columns, (row + 1) * columns):
-            code = values[i] * factors[row]
-            code = (code + np.float32(12582912)) - np.float32(12582912)
-            out[i] = np.int8(code) if code == code else np.int8(0)
 
 
 def form_int8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:

@@ -22,58 +22,16 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._jit import inline, jit, variants
 from anamnesis.kernels._mx import exponents, mlx_scales, powers
-from anamnesis.kernels._narrow import KINDS, narrow, rounded
-from anamnesis.kernels.encode_fp8 import LARGEST, to_e4m3
+from anamnesis.kernels._narrow import KINDS, narrow
+from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 
 _SIX = np.float32(6)
 _TINY = {"F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}  # torch.finfo(dtype).tiny
-
-
-@variants
-def codes_of(kind: int, mlx: bool) -> Any:
-    """`(values, scales, group, out)`: codes of `values` over their scales, one a group, as pairs.
-
-    `values` is flat, and its quotients are rounded to `kind`.
-    """
-
-    def code_of(value: Any, scale: Any) -> Any:
-        quotient = rounded(np.divide(value, scale), kind)
-        size = abs(quotient)
-        code = np.uint8(size > np.float32(0.25))
-        if mlx:
-            code += np.uint8(size > np.float32(0.75)) + np.uint8(size > np.float32(1.25))
-            code += np.uint8(size > np.float32(1.75)) + np.uint8(size > np.float32(2.5))
-            code += np.uint8(size > np.float32(3.5)) + np.uint8(size > np.float32(5))
-            # Nothing is nearer than anything else to infinity, and the first entry stays.
-            code = np.uint8(0) if size == np.float32(np.inf) else np.uint8(code)
-            negative = quotient < 0 and code != 0
-        else:
-            code += np.uint8(size >= np.float32(0.75)) + np.uint8(size > np.float32(1.25))
-            code += np.uint8(size >= np.float32(1.75)) + np.uint8(size > np.float32(2.5))
-            code += np.uint8(size >= np.float32(3.5)) + np.uint8(size > np.float32(5))
-            negative = quotient < 0
-        return np.uint8(code | 8) if negative else np.uint8(code)
-
-    code_of = inline(code_of)
-
-    def run(values: Any, scales: Any, group: Any, out: Any) -> None:
-        half = group // 2
-        for g in range(scales.shape[0]):
-            scale = scales[g]
-            for i in range(g * half, (g + 1) * half):
-                low, high = code_of(values[2 * i], scale), code_of(values[2 * i + 1], scale)
-                out[i] = np.uint8(low | np.uint8(high << 4))
-
-    return run
-
-
-@jit
-def _e4m3(values: Any, out: Any) -> None:
-    for i in range(values.shape[0]):
-        out[i] = to_e4m3(values[i])
+_e4m3 = kernel("encode_fp4:e4m3")
+codes_of = variants("encode_fp4:codes_of")
 
 
 def e4m3_codes(values: Any) -> Any:

@@ -25,33 +25,12 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import ends, magnitudes
-from anamnesis.kernels._jit import variants
-from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, rounded, stored
+from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
+from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of
 
-
-@variants
-def codes_of(kind: int) -> Any:
-    """`(values, scales, zeros, group, half, out)`: `code + half` of each of a flat array.
-
-    Quotients and sums are rounded to `kind`; `out` is uint8.
-    """
-
-    def run(values: Any, scales: Any, zeros: Any, group: Any, half: Any, out: Any) -> None:
-        low, high = np.float32(-half), np.float32(half - 1)
-        for g in range(scales.shape[0]):
-            scale, zero = scales[g], zeros[g]
-            for i in range(g * group, (g + 1) * group):
-                value = rounded(rounded(np.divide(values[i], scale), kind) + zero, kind)
-                value = high if value > high else value
-                value = low if value < low else value
-                # To nearest, ties to even, of at most 128 in magnitude.
-                value = (value + np.float32(12582912)) - np.float32(12582912)
-                value = value if value == value else low  # what the cast of a NaN gives
-                out[i] = np.uint8(np.int32(value) + np.int32(half))
-
-    return run
+codes_of = variants("encode_ints:codes_of")
 
 
 def _group(columns: int, settings: Settings) -> int:

@@ -17,21 +17,12 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import ends
-from anamnesis.kernels._jit import jit
 from anamnesis.kernels._narrow import stored
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels._pack import pack
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 
-
-@jit
-def _affine(values: Any, scales: Any, biases: Any, group: Any, most: Any, out: Any) -> None:
-    for g in range(scales.shape[0]):
-        scale, bias = scales[g], biases[g]
-        for i in range(g * group, (g + 1) * group):
-            code = np.divide(values[i] - bias, scale)
-            code = code if code > np.float32(0) else np.float32(0)
-            code = code if code < most else most
-            out[i] = np.uint8((code + np.float32(8388608)) - np.float32(8388608))
+_affine = kernel("encode_mlx:affine")
 
 
 def form_affine(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:

@@ -36,10 +36,15 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window, decoder, preparer
-from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 
 _FOUR = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float32)
+_add_product = kernel("folded:add_product")
+_rotate = kernel("folded:rotate")
+_round = kernel("folded:round_values")
+_scale = kernel("folded:scale")
+_turn_back = kernel("folded:turn_back")
 
 
 def rotation(size: int) -> Any:
@@ -133,67 +138,3 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         _scale(numbers, params["factor"], params["fold"] == "divide", out)
     else:
         _round(numbers, out)
-
-
-@jit
-def _scale(numbers: Any, factor: Any, divide: Any, out: Any) -> None:
-    columns = factor.shape[0]
-    for start in range(0, out.shape[0], columns):
-        if divide:
-            for i in range(columns):
-                put(out, start + i, np.divide(numbers[start + i], factor[i]))  # by 0 too
-        else:
-            for i in range(columns):
-                put(out, start + i, numbers[start + i] * factor[i])
-
-
-@jit
-def _round(numbers: Any, out: Any) -> None:
-    for i in range(out.shape[0]):
-        put(out, i, numbers[i])
-
-
-@jit
-def _add_product(b: Any, a: Any, columns: Any, row: Any, numbers: Any) -> None:
-    """`numbers += b @ a`; double holds a product of two floats, so each step is rounded once."""
-    for line in range(numbers.shape[0] // columns):
-        for i in range(columns):
-            row[i] = np.float32(0)
-        for k in range(a.shape[0]):
-            left = np.float64(b[line, k])
-            for i in range(columns):
-                row[i] = np.float32(left * np.float64(a[k, i]) + np.float64(row[i]))
-        for i in range(columns):
-            numbers[line * columns + i] += row[i]
-
-
-@jit
-def _rotate(numbers: Any, matrix: Any, row: Any, out: Any) -> None:
-    size = matrix.shape[0]
-    for start in range(0, out.shape[0], size):
-        for i in range(size):
-            row[i] = np.float32(0)
-        for k in range(size):
-            number = numbers[start + k]
-            for i in range(size):
-                row[i] += number * matrix[k, i]
-        for i in range(size):
-            put(out, start + i, row[i])
-
-
-@jit
-def _turn_back(numbers: Any, pairs: Any, turns: Any, factor: Any, row: Any, out: Any) -> None:
-    """Each row times the transposed turns, the last first, then times the factors."""
-    columns = factor.shape[0]
-    for start in range(0, out.shape[0], columns):
-        for i in range(columns):
-            row[i] = numbers[start + i]
-        for turn in range(pairs.shape[0] - 1, -1, -1):
-            for pair in range(pairs.shape[1]):
-                i, j = pairs[turn, pair, 0], pairs[turn, pair, 1]
-                if i != j:
-                    cosine, sine = turns[turn, pair, 0], turns[turn, pair, 1]
-                    a, b = row[i], row[j]
-                    row[i], row[j] = a * cosine - b * sine, a * sine + b * cosine
-        for i in range(columns):
-            put(out, start + i, np.float32(row[i] * factor[i]))

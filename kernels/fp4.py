@@ -32,18 +32,13 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import inline, jit
-from anamnesis.kernels._lookup import load_numbers, load_u64, table_for
-from anamnesis.kernels._nibbles import look_up_8_low_first, look_up_low_first
-from anamnesis.kernels._split import SPLIT_WORDS, load16_of, prefetch_of, prefetch_out, split_pairs
-from anamnesis.kernels._transpose import LANES, transpose8
-from anamnesis.kernels._vector import load16
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels._sizes import SPLIT_WORDS
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
 
 MX_BLOCK, NV_BLOCK = 32, 16
 TILE = SPLIT_WORDS  # lines that are turned together: a cache line of 16-bit numbers
-CACHE_LINE = 64
 _PAD = 16  # bytes; rows of a tile a power of two apart would share cache sets
 _E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
 _E2M1[8] = -0.0
@@ -51,6 +46,10 @@ _WITHOUT_MINUS_ZERO = _E2M1 + np.float32(0)
 _QUARTERS = np.array([*range(8), -0.0, *range(-1, -8, -1)], np.float32) / np.float32(4)
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
 _ONE = np.ones(1, np.float32)
+_mx = kernel("fp4:mx")
+_mx_columns_16 = kernel("fp4:mx_columns_16")
+_mx_columns_32 = kernel("fp4:mx_columns_32")
+_nv = kernel("fp4:nv")
 
 
 def _e5m3() -> Any:
@@ -67,83 +66,6 @@ _SCALE_CODES = {"e4m3": E4M3.values, "e5m3": _e5m3()}
 def scale_codes(params: Mapping[str, Any]) -> Any:
     """What NVFP4's 256 scale bytes stand for, float32: E4M3, or as `params["scale_code"]` says."""
     return _SCALE_CODES[params.get("scale_code", "e4m3")]
-
-
-@jit
-def _mx(codes: Any, exponents: Any, powers: Any, e2m1: Any, out: Any) -> None:
-    numbers = load_numbers(e2m1, 0)
-    for block in range(exponents.shape[0]):
-        table = table_for(out, numbers * powers[exponents[block]])
-        look_up_low_first(out, 32 * block, table, load16(codes, 16 * block))
-
-
-@inline
-def _tile(
-    codes: Any, exponents: Any, powers: Any, e2m1: Any, first: Any, block: Any, tile: Any
-) -> None:
-    """One block of each of up to 32 lines to a row of `tile`, of which there are 32."""
-    numbers = load_numbers(e2m1, 0)
-    row = tile.shape[0] // TILE
-    for line in range(min(TILE, exponents.shape[0] - first)):
-        table = table_for(tile, numbers * powers[exponents[first + line, block]])
-        look_up_low_first(tile, line * row, table, load16_of(codes, first + line, 16 * block))
-
-
-@jit
-def _mx_columns_16(
-    codes: Any, exponents: Any, powers: Any, e2m1: Any, tile: Any, pairs: Any, turned: Any, out: Any
-) -> None:
-    """Lines of blocks to columns of `out`; `pairs` is the memory of `tile` as rows of uint32."""
-    lines, blocks = exponents.shape
-    row = tile.shape[0] // TILE
-    for first in range(0, lines, TILE):
-        for line in range(first + TILE, first + 2 * TILE):
-            for ahead in range(0, 16 * blocks, CACHE_LINE):
-                prefetch_of(codes, line, ahead)
-        for block in range(blocks):
-            _tile(codes, exponents, powers, e2m1, first, block, tile)
-            at = block * MX_BLOCK * lines + first
-            if lines - first < TILE:
-                for line in range(lines - first):
-                    for i in range(MX_BLOCK):
-                        out[at + i * lines + line] = tile[line * row + i]
-                continue
-            for line in range(0, TILE, LANES):
-                for pair in range(0, MX_BLOCK // 2, LANES):
-                    transpose8(pairs, line, pair, turned, pair, line)
-            for i in range(MX_BLOCK):
-                prefetch_out(out, at + TILE + i * lines)
-            for pair in range(MX_BLOCK // 2):
-                split_pairs(turned, pair, out, at + 2 * pair * lines, at + (2 * pair + 1) * lines)
-
-
-@jit
-def _mx_columns_32(
-    codes: Any, exponents: Any, powers: Any, e2m1: Any, tile: Any, rows: Any, out: Any, columns: Any
-) -> None:
-    """The same for float32; `rows` is the memory of `tile`, and `columns` of `out`, in rows."""
-    lines, blocks = exponents.shape
-    row = tile.shape[0] // TILE
-    for first in range(0, lines, TILE):
-        count = min(TILE, lines - first)
-        whole = count - count % LANES
-        for block in range(blocks):
-            _tile(codes, exponents, powers, e2m1, first, block, tile)
-            top = block * MX_BLOCK
-            for line in range(0, whole, LANES):
-                for i in range(0, MX_BLOCK, LANES):
-                    transpose8(rows, line, i, columns, top + i, first + line)
-            for line in range(whole, count):
-                for i in range(MX_BLOCK):
-                    out[(top + i) * lines + first + line] = tile[line * row + i]
-
-
-@jit
-def _nv(codes: Any, bytes_: Any, scales: Any, e2m1: Any, out: Any) -> None:
-    numbers = load_numbers(e2m1, 0)
-    for block in range(bytes_.shape[0]):
-        table = table_for(out, numbers * scales[bytes_[block]])
-        look_up_8_low_first(out, 16 * block, table, load_u64(codes, 8 * block))
 
 
 def decode_mx(
@@ -175,8 +97,7 @@ def decode_mx_columns(
         or {codes.strides[1], scale.strides[1]} > {1}
     ):
         raise ValueError(f"payload {codes.shape}, scale {scale.shape}, out {out.shape}: {window}")
-    codes, scale = codes.view(), scale.view()
-    codes.flags.writeable = scale.flags.writeable = False
+
     rows = np.empty((TILE, MX_BLOCK + _PAD // out.itemsize), out.dtype)
     tile, words = rows.reshape(-1), rows.view(np.uint32)
     if out.dtype == np.float32:
@@ -263,7 +184,7 @@ def decode_nv(
 
 
 def _checked(blocks: Mapping[str, Any], size: int, out: Any) -> tuple[Any, Any]:
-    """Codes and scale bytes, flat and read-only: kernels are compiled once an output dtype."""
+    """Codes and scale bytes, flat."""
     payload, scale = blocks["payload"], blocks["scale"]
     rows, half = payload.shape
     if (
@@ -276,5 +197,4 @@ def _checked(blocks: Mapping[str, Any], size: int, out: Any) -> tuple[Any, Any]:
             f" {size}"
         )
     codes, scale = payload.reshape(-1), scale.reshape(-1)
-    codes.flags.writeable = scale.flags.writeable = False
     return codes, scale

@@ -16,42 +16,16 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import spread
-from anamnesis.kernels._fp8_vector import has_lanes, to_reals
-from anamnesis.kernels._jit import jit, put
-from anamnesis.kernels._vector import load32, store
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
 
 BLOCK, BLOCK_BYTES = 32, 24
-_SPREAD = spread(6)
-_RUN = 128  # blocks whose codes are spread at a time
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
 # An E2M3 code is an E4M3 code of the same bits, the sign moved up, but for the exponents' offset.
 _FACTOR = np.float32(2.0**6)
 _VALUES = np.concatenate([E4M3.values[:32], E4M3.values[128:160]]) * _FACTOR
-
-
-@jit
-def _mx(
-    data: Any, exponents: Any, powers: Any, values: Any, code: Any, factor: Any, out: Any
-) -> None:
-    shift, mask, keep, nan = code
-    codes = np.empty(_RUN * BLOCK, np.uint8)
-    for first in range(0, exponents.shape[0], _RUN):
-        last = min(first + _RUN, exponents.shape[0])
-        _SPREAD(data[first * BLOCK_BYTES : last * BLOCK_BYTES], codes)
-        for block in range(first, last):
-            power, at = powers[exponents[block]], (block - first) * BLOCK
-            if has_lanes():
-                some = load32(codes, at)
-                some = (some & 31) | ((some & 32) << 2)
-                # Two steps: the factor alone cannot overflow, and loses nothing.
-                reals = to_reals(some, shift, mask, keep, nan) * factor * power
-                store(out, block * BLOCK, reals)
-            else:
-                for i in range(BLOCK):
-                    put(out, block * BLOCK + i, values[codes[at + i]] * power)
+_mx = kernel("fp6:mx")
 
 
 def decode_mx(
@@ -71,5 +45,4 @@ def decode_mx(
             f" {BLOCK}"
         )
     data, scale = payload.reshape(-1), scale.reshape(-1)
-    data.flags.writeable = scale.flags.writeable = False
     _mx(data, scale, _E8M0, _VALUES, E4M3[1:5], _FACTOR * np.float32(E4M3.factor), out)

@@ -24,25 +24,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._fp8_vector import (
-    ENTRIES,
-    STEP,
-    has_lanes,
-    has_tables,
-    load_scales,
-    load_table,
-    look_up,
-    to_reals,
-    to_reals_e5m2fnuz,
-)
-from anamnesis.kernels._jit import inline, jit, put
-from anamnesis.kernels._vector import load32, store
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 
-_MAGNITUDES = np.arange(ENTRIES, dtype=np.uint8)
-_TABLES = 128  # kept at a time: 32 KiB; rows are written in runs of at least 4,096 elements
-_WORTH_A_TABLE = 512  # elements under one scale
-_HUGE = np.float32(2.0**120)  # scales that a format's factor would make infinite
+_scaled = kernel("fp8:scaled")
 
 
 class Format(NamedTuple):
@@ -151,100 +136,4 @@ def _decode(
     if scale.size == 1:  # all matrices are one run
         bm = matrix_rows = window.stop
     codes = payload.reshape(-1)
-    codes.setflags(write=False)  # so that a kernel is compiled once an output dtype
     _scaled(codes, scale, tuple(code), matrix_rows, columns, bm, bn, window.start, out)
-
-
-@jit
-def _scaled(
-    codes: Any, scale: Any, code: Any, per: Any, columns: Any, bm: Any, bn: Any, row: Any, out: Any
-) -> None:
-    tables = np.empty(_TABLES * ENTRIES, out.dtype)
-    each = has_lanes() and bn == 1 and columns >= STEP
-    done, rows = 0, out.shape[0] // columns
-    while done < rows:
-        line = (row + done) % per
-        scales = scale[min((row + done) // per, scale.shape[0] - 1), line // bm]
-        same = min(rows - done, bm - line % bm, per - line)  # rows under the same scales
-        at = done * columns
-        if each:
-            for start in range(at, at + same * columns, columns):
-                _each(codes, start, scales, code, out)
-        elif len(scales) == 1:
-            _rows(codes, at, 1, same * columns, scales, same * columns, code, tables, out)
-        else:
-            _rows(codes, at, same, columns, scales, bn, code, tables, out)
-        done += same
-
-
-@inline
-def _rows(
-    codes: Any, at: Any, rows: Any, columns: Any, scales: Any, bn: Any, code: Any,
-    tables: Any, out: Any,
-) -> None:  # fmt: skip
-    """`rows` rows from element `at` on; `scales[b]` is that of columns `[b * bn, b * bn + bn)`."""
-    if not (has_tables(out) and bn >= STEP and rows * bn >= _WORTH_A_TABLE):
-        for start in range(at, at + rows * columns, columns):
-            _row(codes, start, start + columns, scales, bn, code, out, start)
-        return
-    for first in range(0, len(scales), _TABLES):
-        blocks = min(_TABLES, len(scales) - first)
-        for block in range(blocks):
-            s = scales[first + block : first + block + 1]
-            _row(_MAGNITUDES, 0, ENTRIES, s, ENTRIES, code, tables, block * ENTRIES)
-        for start in range(at, at + rows * columns, columns):
-            for block in range(blocks):
-                begin = start + (first + block) * bn
-                end = min(begin + bn, start + columns)
-                if end - begin >= STEP:
-                    _look_up(codes, begin, end, code[-1], tables, block * ENTRIES, out)
-                else:
-                    s = scales[first + block : first + block + 1]
-                    _row(codes, begin, end, s, bn, code, out, begin)
-
-
-@inline
-def _row(
-    codes: Any, begin: Any, end: Any, scales: Any, bn: Any, code: Any, out: Any, to: Any
-) -> None:
-    """Elements `[begin, end)`, every `bn` under the next scale, to `out[to]` and on."""
-    values, shift, mask, keep, nan, factor, _ = code
-    to -= begin
-    for block in range(len(scales)):
-        scale = scales[block]
-        stop = min(begin + bn, end)
-        if not has_lanes() or stop - begin < STEP or abs(scale) >= _HUGE:
-            for j in range(begin, stop):
-                put(out, to + j, values[codes[j]] * scale)
-        elif shift:
-            for j in range(begin, stop, STEP):
-                j = min(j, stop - STEP)  # the last step goes over some elements again
-                reals = to_reals(load32(codes, j), shift, mask, keep, nan)
-                store(out, to + j, reals * (scale * np.float32(factor)))
-        else:
-            for j in range(begin, stop, STEP):
-                j = min(j, stop - STEP)
-                store(out, to + j, to_reals_e5m2fnuz(load32(codes, j)) * scale)
-        begin = stop
-
-
-@inline
-def _look_up(codes: Any, begin: Any, end: Any, nan: Any, tables: Any, table: Any, out: Any) -> None:
-    t0, t1 = load_table(tables, table), load_table(tables, table + STEP)
-    t2, t3 = load_table(tables, table + 2 * STEP), load_table(tables, table + 3 * STEP)
-    for j in range(begin, end, STEP):
-        j = min(j, end - STEP)
-        look_up(out, j, load32(codes, j), nan, t0, t1, t2, t3)
-
-
-@inline
-def _each(codes: Any, at: Any, scales: Any, code: Any, out: Any) -> None:
-    """A row from element `at` on, every element under a scale of its own."""
-    _, shift, mask, keep, nan, factor, _ = code
-    for j in range(0, len(scales), STEP):
-        j = min(j, len(scales) - STEP)
-        if shift:
-            reals = to_reals(load32(codes, at + j), shift, mask, keep, nan)
-        else:
-            reals = to_reals_e5m2fnuz(load32(codes, at + j))
-        store(out, at + j, reals * np.float32(factor) * load_scales(scales, j))

@@ -24,74 +24,16 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
+from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import ALL_BYTES, bit_words
-from anamnesis.kernels._jit import inline, jit
-from anamnesis.kernels._lookup import first_digits, load_numbers, look_up, table_for, words
-from anamnesis.kernels._vector import join, load4, load16, load_half, run_blocks
+from anamnesis.kernels._native import kernel
 
-# Codes repeat in the tables, so that the bits above a code need no mask.
-_SIGNS = np.tile(np.array([-1, 1], np.float32), 8)
-_LEVELS = np.tile(np.array([-1, 0, 1, 2], np.float32), 4)
 _ONE_BIT = bit_words(ALL_BYTES, 1)
 _TWO_BITS = (ALL_BYTES[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).view("<u4").reshape(-1)
-
-
-@jit
-def _q1_0(data: Any, spread: Any, out: Any) -> None:
-    signs = load_numbers(_SIGNS, 0)
-    for block in range(data.shape[0] // 18):
-        at = block * 18
-        table = table_for(out, signs * load_half(data, at))
-        for j in range(0, 16, 2):
-            codes = words(spread[data[at + 2 + j]], spread[data[at + 3 + j]])
-            look_up(out, block * 128 + 8 * j, table, codes)
-
-
-@inline
-def _joined(first: Any, second: Any) -> Any:
-    return np.uint64(first) | np.uint64(second) << np.uint64(32)
-
-
-@jit
-def _q2_0(data: Any, spread: Any, block_elems: Any, out: Any) -> None:
-    levels = load_numbers(_LEVELS, 0)
-    qs_bytes = block_elems // 4
-    for block in range(data.shape[0] // (2 + qs_bytes)):
-        at = block * (2 + qs_bytes)
-        table = table_for(out, levels * load_half(data, at))
-        for j in range(at + 2, at + 2 + qs_bytes, 4):
-            low = _joined(spread[data[j]], spread[data[j + 1]])
-            high = _joined(spread[data[j + 2]], spread[data[j + 3]])
-            look_up(out, block * block_elems + 4 * (j - at - 2), table, words(low, high))
-
-
-@jit
-def _tq1_0(data: Any, out: Any) -> None:
-    levels = load_numbers(_LEVELS, 0)
-    for block in range(data.shape[0] // 54):
-        at, to = block * 54, block * 256
-        table = table_for(out, levels * load_half(data, at + 52))
-        first, second, third = load16(data, at), load16(data, at + 16), load16(data, at + 32)
-        for digit in range(5):
-            look_up(out, to + 32 * digit, table, first_digits(first))
-            look_up(out, to + 32 * digit + 16, table, first_digits(second))
-            look_up(out, to + 16 * digit + 160, table, first_digits(third))
-            first, second, third = first * 3, second * 3, third * 3
-        qh = load4(data, at + 48)
-        look_up(out, to + 240, table, first_digits(join(join(qh, qh * 3), join(qh * 9, qh * 27))))
-
-
-@jit
-def _tq2_0(data: Any, out: Any) -> None:
-    levels = load_numbers(_LEVELS, 0)
-    for block in range(data.shape[0] // 66):
-        at, to = block * 66, block * 256
-        table = table_for(out, levels * load_half(data, at + 64))
-        for half in range(2):
-            first, second = load16(data, at + 32 * half), load16(data, at + 32 * half + 16)
-            for pair in range(4):
-                look_up(out, to + 128 * half + 32 * pair, table, first >> (2 * pair))
-                look_up(out, to + 128 * half + 32 * pair + 16, table, second >> (2 * pair))
+_q1_0 = kernel("gguf_bits:q1_0")
+_q2_0 = kernel("gguf_bits:q2_0")
+_tq1_0 = kernel("gguf_bits:tq1_0")
+_tq2_0 = kernel("gguf_bits:tq2_0")
 
 
 def decode_q1_0(

@@ -25,14 +25,15 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import jit
-from anamnesis.kernels._lookup import load_numbers, load_u64, look_up, table_for, words
-from anamnesis.kernels._vector import clean_nan, load16, run_blocks
+from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 
 _DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 _DOUBLED[8] = 0.0  # ggml's integer table has no negative zero
 _ONE = np.ones(1, np.float32)
+_mxfp4 = kernel("gguf_fp4:mxfp4")
+_nvfp4 = kernel("gguf_fp4:nvfp4")
 
 
 def _products(scales: Any) -> Any:
@@ -53,28 +54,6 @@ def _half_ue4m3() -> Any:
 
 _MXFP4 = _products(_half_e8m0())
 _NVFP4 = _products(_half_ue4m3())
-
-
-@jit
-def _mxfp4(data: Any, products: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 17):
-        at = block * 17
-        table = table_for(out, load_numbers(products, 16 * np.int64(data[at])))
-        qs = load16(data, at + 1)
-        look_up(out, block * 32, table, qs)
-        look_up(out, block * 32 + 16, table, qs >> 4)
-
-
-@jit
-def _nvfp4(data: Any, products: Any, scale: Any, out: Any) -> None:
-    factor = clean_nan(scale)
-    for block in range(data.shape[0] // 36):
-        at = block * 36
-        for run in range(4):
-            numbers = load_numbers(products, 16 * np.int64(data[at + run]))
-            qs = load_u64(data, at + 4 + 8 * run)
-            table = table_for(out, numbers * factor)
-            look_up(out, block * 64 + 16 * run, table, words(qs, qs >> np.uint64(4)))
 
 
 def decode_mxfp4(

@@ -37,11 +37,9 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import as_f32, inline, jit, put
-from anamnesis.kernels._vector import clean_nan, load_half, load_u16, run_blocks
-from anamnesis.kernels.bits import u32
+from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._native import kernel
 
-_i64 = np.int64
 _FOUR = [-31, -13, 1, 17]
 _EIGHT = [-63, -40, -23, -10, 1, 13, 28, 47]
 _SIXTEEN = [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113]
@@ -49,6 +47,18 @@ _THIRTY_TWO = [
     *(-126, -114, -103, -92, -83, -74, -65, -57, -50, -43, -36, -30, -24, -18, -12, -6),
     *(-1, 5, 11, 17, 23, 29, 36, 43, 51, 59, 68, 77, 87, 97, 109, 121),
 ]
+_iq2_k = kernel("gguf_ik:iq2_k")
+_iq2_kl = kernel("gguf_ik:iq2_kl")
+_iq2_ks = kernel("gguf_ik:iq2_ks")
+_iq3_k = kernel("gguf_ik:iq3_k")
+_iq3_ks = kernel("gguf_ik:iq3_ks")
+_iq4_k = kernel("gguf_ik:iq4_k")
+_iq4_ks = kernel("gguf_ik:iq4_ks")
+_iq4_kss = kernel("gguf_ik:iq4_kss")
+_iq5_k = kernel("gguf_ik:iq5_k")
+_iq5_ks = kernel("gguf_ik:iq5_ks")
+_iq6_k = kernel("gguf_ik:iq6_k")
+_q6_0 = kernel("gguf_ik:q6_0")
 
 
 def _two_sets(values: list[int], moved: int) -> Any:
@@ -83,227 +93,13 @@ def _iq6() -> Any:
 _IQ6 = _iq6()
 
 
-@inline
-def load_float(data: Any, at: Any) -> Any:
-    """The little-endian float32 at byte `at`; NaNs as in `clean_nan`."""
-    low, high = load_u16(data, at), load_u16(data, at + 2)
-    return clean_nan(as_f32(u32(low | u32(high << u32(16)))))
-
-
-@inline
-def _scale(d: Any, number: Any) -> Any:
-    return np.float32(d * np.float32(number))
-
-
-@jit
-def _q6_0(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 26):
-        at = 26 * block
-        d = load_half(data, at)
-        for j in range(16):
-            high, low = _i64(data[at + 2 + j % 8]) >> 4 * (j // 8), _i64(data[at + 10 + j])
-            put(out, 32 * block + j, _scale(d, (low & 15 | (high & 3) << 4) - 32))
-            put(out, 32 * block + 16 + j, _scale(d, (low >> 4 | (high & 12) << 2) - 32))
-
-
-@jit
-def _iq2_k(data: Any, values: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 76):
-        at = 76 * block
-        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
-        for run in range(16):
-            number = (_i64(data[at + 4 + run // 2]) >> 4 * (run % 2) & 15) - 8
-            scale, first = _scale(d, number), 4 * (extra >> run & 1)
-            part = run // 2
-            qs = at + 12 + 32 * (part // 4) + 16 * (run % 2)
-            for j in range(16):
-                code = _i64(data[qs + j]) >> 2 * (part % 4) & 3
-                put(out, 256 * block + 16 * run + j, scale * values[first + code])
-
-
-@jit
-def _iq3_k(data: Any, values: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 110):
-        at = 110 * block
-        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
-        signs = _i64(load_u16(data, at + 4))
-        for run in range(16):
-            number = 2 * (_i64(data[at + 6 + run // 2]) >> 4 * (run % 2) & 15) + 1
-            scale = _scale(d, -number if signs >> run & 1 else number)
-            first, part, half = 8 * (extra >> run & 1), run // 2, 16 * (run % 2)
-            for j in range(16):
-                low = _i64(data[at + 14 + 32 * (part // 4) + half + j]) >> 2 * (part % 4) & 3
-                high = _i64(data[at + 78 + half + j]) >> part & 1
-                put(out, 256 * block + 16 * run + j, scale * values[first + (low | high << 2)])
-
-
-@jit
-def _iq4_k(data: Any, values: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 144):
-        at = 144 * block
-        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
-        for run in range(16):
-            low = _i64(data[at + 8 + run // 2]) >> 4 * (run % 2) & 15
-            high = _i64(data[at + 4 + run // 4]) >> 2 * (run % 4) & 3
-            scale, first = _scale(d, (low | high << 4) - 32), 16 * (extra >> run & 1)
-            for j in range(16):
-                code = _i64(data[at + 16 + 16 * (run // 2) + j]) >> 4 * (run % 2) & 15
-                put(out, 256 * block + 16 * run + j, scale * values[first + code])
-
-
-@jit
-def _iq5_k(data: Any, values: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 176):
-        at = 176 * block
-        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
-        for run in range(16):
-            low = _i64(data[at + 8 + run // 2]) >> 4 * (run % 2) & 15
-            high = _i64(data[at + 4 + run // 4]) >> 2 * (run % 4) & 3
-            scale, first = _scale(d, (low | high << 4) - 32), 32 * (extra >> run & 1)
-            part, half = run // 2, 16 * (run % 2)
-            for j in range(16):
-                code = _i64(data[at + 16 + 32 * (part // 2) + half + j]) >> 4 * (part % 2) & 15
-                top = _i64(data[at + 144 + half + j]) >> part & 1
-                put(out, 256 * block + 16 * run + j, scale * values[first + (code | top << 4)])
-
-
-@jit
-def _iq6_k(data: Any, values: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 212):
-        at = 212 * block
-        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
-        for run in range(16):
-            number = (_i64(data[at + 4 + run]) ^ 128) - 128
-            scale, first = _scale(d, number), 64 * (extra >> run & 1)
-            part, half = run // 2, 16 * (run % 2)
-            for j in range(16):
-                code = _i64(data[at + 20 + 32 * (part // 2) + half + j]) >> 4 * (part % 2) & 15
-                top = _i64(data[at + 148 + 32 * (part // 4) + half + j]) >> 2 * (part % 4) & 3
-                put(out, 256 * block + 16 * run + j, scale * values[first + (code | top << 4)])
-
-
-@jit
-def _iq2_ks(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 70
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_half(data, 0)
-        for block in range(blocks):
-            at, to = 2 + 70 * block, 256 * (row * blocks + block)
-            extra = _i64(load_u16(data, at))
-            for run in range(8):
-                low = _i64(data[at + 2 + run // 2]) >> 4 * (run % 2) & 15
-                scale = _scale(d, (low | (extra >> 8 + run & 1) << 4) - 16)
-                first = 4 * (extra >> run & 1)
-                for j in range(32):
-                    code = _i64(data[at + 6 + 32 * (run // 4) + j]) >> 2 * (run % 4) & 3
-                    put(out, to + 32 * run + j, scale * values[first + code])
-
-
-@jit
-def _iq3_ks(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 102
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_half(data, 0)
-        for block in range(blocks):
-            at, to = 2 + 102 * block, 256 * (row * blocks + block)
-            extra = _i64(load_u16(data, at))
-            for run in range(8):
-                low = _i64(data[at + 2 + run % 4]) >> 4 * (run // 4) & 15
-                scale = _scale(d, (low | (extra >> run & 1) << 4) - 16)
-                first = 8 * (extra >> 8 + run & 1)
-                for j in range(32):
-                    code = _i64(data[at + 6 + 32 * (run // 4) + j]) >> 2 * (run % 4) & 3
-                    high = _i64(data[at + 70 + j]) >> run & 1
-                    put(out, to + 32 * run + j, scale * values[first + (code | high << 2)])
-
-
-@jit
-def _iq4_ks(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 136
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_float(data, 0)
-        for block in range(blocks):
-            at, to = 4 + 136 * block, 256 * (row * blocks + block)
-            for run in range(8):
-                number = _i64(data[at + run])
-                scale, first = _scale(d, (number & 254) - 127), 16 * (number & 1)
-                for j in range(16):
-                    qs = _i64(data[at + 8 + 16 * run + j])
-                    put(out, to + 32 * run + j, scale * values[first + (qs & 15)])
-                    put(out, to + 32 * run + 16 + j, scale * values[first + (qs >> 4)])
-
-
-@jit
-def _iq4_kss(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 128
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_float(data, 0)
-        for block in range(blocks):
-            at, to = 4 + 128 * block, 256 * (row * blocks + block)
-            for run in range(8):
-                number = _i64(0)
-                for k in range(8):
-                    number |= (_i64(data[at + 16 * run + 2 * k]) & 1) << k
-                scale, first = _scale(d, (number & 254) - 127), 16 * (number & 1)
-                for k in range(8):
-                    word = _i64(load_u16(data, at + 16 * run + 2 * k)) & 0xFFFE
-                    word ^= word >> 1
-                    for i in range(2):
-                        qs = word >> 8 * i & 255
-                        j = to + 32 * run + 2 * k + i
-                        put(out, j, scale * values[first + (qs & 15)])
-                        put(out, j + 16, scale * values[first + (qs >> 4)])
-
-
-@jit
-def _iq5_ks(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 168
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_float(data, 0)
-        for block in range(blocks):
-            at, to = 4 + 168 * block, 256 * (row * blocks + block)
-            for run in range(8):
-                number = _i64(data[at + run])
-                scale, first = _scale(d, (number & 254) - 127), 32 * (number & 1)
-                for j in range(32):
-                    code = _i64(data[at + 8 + 32 * (run // 2) + j]) >> 4 * (run % 2) & 15
-                    top = _i64(data[at + 136 + j]) >> run & 1
-                    put(out, to + 32 * run + j, scale * values[first + (code | top << 4)])
-
-
-@jit
-def _iq2_kl(rows: Any, pairs: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 86
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_half(data, 0)
-        for block in range(blocks):
-            at, to = 2 + 86 * block, 256 * (row * blocks + block)
-            highs = _i64(load_u16(data, at))
-            for run in range(8):
-                low = _i64(data[at + 2 + run % 4]) >> 4 * (run // 4) & 15
-                scale = _scale(d, (low | (highs >> 2 * run & 3) << 4) - 32)
-                for j in range(16):
-                    code = _i64(data[at + 6 + 16 * (run // 2) + j]) >> 4 * (run % 2) & 15
-                    code |= (_i64(data[at + 70 + j]) >> run & 1) << 4
-                    put(out, to + 32 * run + 2 * j, scale * pairs[code, 0])
-                    put(out, to + 32 * run + 2 * j + 1, scale * pairs[code, 1])
-
-
 def rows_of(payload: Any, meta: int, block: int, out: Any) -> Any:
-    """Rows as read-only bytes; raises ValueError unless they are whole, and `out` is their size."""
+    """Rows as bytes; raises ValueError unless they are whole, and `out` is their size."""
     rows, nbytes = payload.shape
     blocks, rest = divmod(nbytes - meta, block)
     if rest or blocks < 0 or out.shape != (256 * rows * blocks,):
         raise ValueError(f"rows of {nbytes} bytes, blocks of {block}: out {out.shape}")
-    view = np.ascontiguousarray(payload).view()
-    view.setflags(write=False)
-    return view
+    return np.ascontiguousarray(payload)
 
 
 Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]

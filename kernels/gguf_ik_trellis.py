@@ -23,110 +23,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import inline, jit, put
-from anamnesis.kernels._vector import load_u16
-from anamnesis.kernels.gguf_ik import IQ4, load_float, rows_of
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels.gguf_ik import IQ4, rows_of
 
-_i64 = np.int64
-_STEP = 0xCBAC1FED
-_OFFSET, _FAR = 4096, 32768
-
-
-@inline
-def _next(x: Any) -> Any:
-    return _i64(x * _i64(_STEP)) & _i64(0xFFFFFFFF)
-
-
-@inline
-def _sum(x: Any) -> Any:
-    fields = x & _i64(0x3F3F3F3F)
-    total = (fields & 63) + (fields >> 8 & 63) + (fields >> 16 & 63) + (fields >> 24)
-    return np.float32(total - 126)
-
-
-@jit
-def _iq1_kt(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 56
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_float(data, 0)
-        for block in range(blocks):
-            at, to = 4 + 56 * block, 256 * (row * blocks + block)
-            for run in range(8):
-                number = _i64(data[at + run])
-                scale = np.float32(d * values[number & 15])
-                for group in range(4):
-                    high = _i64(data[at + 40 + 4 * (run % 4) + group]) << 8 - 4 * (run // 4)
-                    x = _i64(data[at + 8 + 4 * run + group]) | high & 0xF00
-                    x = (x | number << 8 - group & 0x1000) + _OFFSET
-                    for j in range(8):
-                        x = _next(x)
-                        put(out, to + 32 * run + 8 * group + j, scale * _sum(x))
-
-
-@jit
-def _iq2_kt(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 68
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_float(data, 0)
-        for block in range(blocks):
-            at, to = 4 + 68 * block, 256 * (row * blocks + block)
-            for run in range(8):
-                number = _i64(data[at + run % 4]) >> 4 * (run // 4) & 15
-                scale = np.float32(d * values[number])
-                for group in range(4):
-                    x = _i64(load_u16(data, at + 4 + 2 * (4 * run + group))) + _OFFSET
-                    for j in range(8):
-                        x = _next(x)
-                        put(out, to + 32 * run + 8 * group + j, scale * _sum(x))
-
-
-@jit
-def _iq3_kt(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 100
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_float(data, 0)
-        for block in range(blocks):
-            at, to = 4 + 100 * block, 256 * (row * blocks + block)
-            for run in range(8):
-                number = _i64(data[at + run % 4]) >> 4 * (run // 4) & 15
-                scale = np.float32(d * np.float32(number))
-                for group in range(4):
-                    x = _i64(load_u16(data, at + 4 + 2 * (4 * run + group))) + _OFFSET
-                    for j in range(8):
-                        x = _next(x)
-                        value = scale * abs(_sum(x))
-                        if _i64(data[at + 68 + 8 * group + j]) >> run & 1:
-                            value = -value
-                        put(out, to + 32 * run + 8 * group + j, value)
-
-
-@jit
-def _iq4_kt(rows: Any, values: Any, out: Any) -> None:
-    blocks = rows.shape[1] // 128
-    for row in range(rows.shape[0]):
-        data = rows[row]
-        d = load_float(data, 0)
-        for block in range(blocks):
-            at, to = 4 + 128 * block, 256 * (row * blocks + block)
-            for run in range(8):
-                low, high = load_u16(data, at + 4 * run), load_u16(data, at + 4 * run + 2)
-                word = _i64(low) | _i64(high) << 16
-                scale = np.float32(d * np.float32((word & 255) // 2 - 64))
-                offset = _OFFSET + _FAR * (word & 1)
-                for group in range(8):
-                    index = 8 * run + group
-                    nibble = _i64(data[at + 96 + index % 32]) << 8 - 4 * (index // 32) & 0xF00
-                    x = _i64(data[at + 32 + index]) | nibble | (word >> 8 + 3 * group & 7) << 12
-                    x += offset
-                    for j in range(4):
-                        x = _next(x)
-                        put(out, to + 32 * run + 4 * group + j, scale * _sum(x))
+_iq1_kt = kernel("gguf_ik_trellis:iq1_kt")
+_iq2_kt = kernel("gguf_ik_trellis:iq2_kt")
+_iq3_kt = kernel("gguf_ik_trellis:iq3_kt")
+_iq4_kt = kernel("gguf_ik_trellis:iq4_kt")
 
 
 def decode_iq1_kt(

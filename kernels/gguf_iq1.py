@@ -19,81 +19,19 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from anamnesis.kernels import Window
+from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import point_words
-from anamnesis.kernels._jit import inline, jit
-from anamnesis.kernels._lookup import (
-    halves,
-    load_numbers,
-    load_u32,
-    load_u64,
-    look_up,
-    table_for,
-    words,
-)
-from anamnesis.kernels._vector import clean_nan, load_half, load_u16, run_blocks
-from anamnesis.kernels.bits import f16_bits_to_f32, u32
-
-u64 = np.uint64
+from anamnesis.kernels._native import kernel
 
 # Codes: bits 0-1 one of -1, 0, 1, bit 2 the shift's sign, bit 3 the second scale of a table.
-_GRID, _POINTS = point_words("iq1s_grid")
-_HALF = np.zeros((2, 4), np.float32)
-_HALF[:, :3] = _POINTS + np.array([[0.125], [-0.125]], np.float32)
-_SHIFTED = np.tile(_HALF.reshape(-1), 3)  # a table can start at each shift
-_EIGHT = np.uint64(0x0101010101010101)
-
-
-@inline
-def _scale(d: Any, bits: Any) -> Any:
-    return d * np.float32(np.int32(2 * (bits & u32(7)) + 1))
-
-
-@jit
-def _iq1_s(data: Any, grid: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 50):
-        at = block * 50
-        d = load_half(data, at)
-        for run in range(8):
-            qs, qh = load_u32(data, at + 2 + 4 * run), load_u16(data, at + 34 + 2 * run)
-            shifted = load_numbers(_SHIFTED, 4 * np.int64(qh >> u32(15)))
-            table = table_for(out, shifted * _scale(d, qh >> u32(12)))
-            above = u32(qh << u32(8))
-            for pair in range(2):
-                low = grid[qs & u32(255) | above & u32(0x700)]
-                high = grid[qs >> u32(8) & u32(255) | above >> u32(3) & u32(0x700)]
-                look_up(out, block * 256 + 32 * run + 16 * pair, table, words(low, high))
-                qs, above = u32(qs >> u32(16)), u32(above >> u32(6))
-
-
-@jit
-def _iq1_m(data: Any, grid: Any, out: Any) -> None:
-    shifted = load_numbers(_SHIFTED, 0)
-    for block in range(data.shape[0] // 56):
-        at = block * 56
-        scales = load_u64(data, at + 48)
-        half = u32(0)
-        for word in range(4):
-            half |= u32(scales >> u64(16 * word + 12) & u64(15)) << u32(4 * word)
-        d = clean_nan(f16_bits_to_f32(half))
-        for run in range(8):
-            bits = u32(scales >> u64(16 * (run // 2) + 6 * (run % 2)))
-            table = table_for(out, shifted * halves(_scale(d, bits), _scale(d, bits >> u32(3))))
-            qs, qh = load_u32(data, at + 4 * run), load_u16(data, at + 32 + 2 * run)
-            for pair in range(2):
-                low = grid[qs & u32(255) | qh << u32(8) & u32(0x700)]
-                high = grid[qs >> u32(8) & u32(255) | qh << u32(4) & u32(0x700)]
-                low |= _EIGHT * u64(qh >> u32(1) & u32(4))
-                high |= _EIGHT * u64(qh >> u32(5) & u32(4))
-                codes = words(low, high) | (8 * pair)
-                look_up(out, block * 256 + 32 * run + 16 * pair, table, codes)
-                qs, qh = u32(qs >> u32(16)), u32(qh >> u32(8))
+GRID, POINTS = point_words("iq1s_grid")
+_iq1_m = kernel("gguf_iq1:iq1_m")
+_iq1_s = kernel("gguf_iq1:iq1_s")
 
 
 def _run(kernel: Any, payload: Any, block_bytes: int, out: Any) -> None:
-    run_blocks(lambda data, out: kernel(data, _GRID, out), payload, block_bytes, 256, out)
+    run_blocks(lambda data, out: kernel(data, GRID, out), payload, block_bytes, 256, out)
 
 
 def decode_iq1_s(

@@ -34,118 +34,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import inline, jit
-from anamnesis.kernels._vector import (
-    join,
-    lane,
-    load4,
-    load8,
-    load16,
-    load32,
-    load_half,
-    repeat16,
-    run_blocks,
-    signed,
-    store,
-    to_f32,
-)
+from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._native import kernel
 
-
-@jit
-def _q2_k(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 84):
-        at = block * 84
-        d, dmin = load_half(data, at + 80), load_half(data, at + 82)
-        packed = load16(data, at)
-        scales, mins = to_f32(packed & 15) * d, to_f32(packed >> 4) * dmin
-        for h in range(2):
-            qs = load32(data, at + 16 + 32 * h)
-            for j in range(4):
-                k = 8 * h + 2 * j
-                q = to_f32((qs >> (2 * j)) & 3)
-                store(out, block * 256 + 16 * k, q * repeat16(scales, k) - repeat16(mins, k))
-
-
-@inline
-def _scales_q3(data: Any, at: Any) -> Any:
-    low, high = load8(data, at), load4(data, at + 8)
-    pairs = join(join(high & 3, (high >> 2) & 3), join((high >> 4) & 3, high >> 6))
-    return signed((join(low & 15, low >> 4) | (pairs << 4)) - 32)
-
-
-@jit
-def _q3_k(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 110):
-        at = block * 110
-        d = load_half(data, at + 108)
-        scales = to_f32(_scales_q3(data, at + 96)) * d
-        hmask = load32(data, at)
-        for h in range(2):
-            qs = load32(data, at + 32 + 32 * h)
-            for j in range(4):
-                k = 8 * h + 2 * j
-                high = ((hmask >> (4 * h + j)) & 1) << 2
-                q = signed((((qs >> (2 * j)) & 3) | high) - 4)
-                store(out, block * 256 + 16 * k, to_f32(q) * repeat16(scales, k))
-
-
-@inline
-def _scales_mins(data: Any, at: Any) -> Any:
-    first, second, third = load4(data, at), load4(data, at + 4), load4(data, at + 8)
-    scales = join(first & 63, (third & 15) | ((first >> 2) & 48))
-    mins = join(second & 63, (third >> 4) | ((second >> 2) & 48))
-    return to_f32(scales), to_f32(mins)
-
-
-@jit
-def _q4_k(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 144):
-        at = block * 144
-        d, dmin = load_half(data, at), load_half(data, at + 2)
-        sc, m = _scales_mins(data, at + 4)
-        scales, mins = sc * d, m * dmin
-        for i in range(4):
-            qs = load32(data, at + 16 + 32 * i)
-            to, k = block * 256 + 64 * i, 2 * i
-            store(out, to, to_f32(qs & 15) * lane(scales, k) - lane(mins, k))
-            k += 1
-            store(out, to + 32, to_f32(qs >> 4) * lane(scales, k) - lane(mins, k))
-
-
-@jit
-def _q5_k(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 176):
-        at = block * 176
-        d, dmin = load_half(data, at), load_half(data, at + 2)
-        sc, m = _scales_mins(data, at + 4)
-        scales, mins = sc * d, m * dmin
-        qh = load32(data, at + 16)
-        for i in range(4):
-            qs = load32(data, at + 48 + 32 * i)
-            to, k = block * 256 + 64 * i, 2 * i
-            q = (qs & 15) | (((qh >> k) & 1) << 4)
-            store(out, to, to_f32(q) * lane(scales, k) - lane(mins, k))
-            k += 1
-            q = (qs >> 4) | (((qh >> k) & 1) << 4)
-            store(out, to + 32, to_f32(q) * lane(scales, k) - lane(mins, k))
-
-
-@jit
-def _q6_k(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 210):
-        at = block * 210
-        d = load_half(data, at + 208)
-        scales = to_f32(signed(load16(data, at + 192))) * d
-        for h in range(2):
-            qh = load32(data, at + 128 + 32 * h)
-            for j in range(2):
-                ql = load32(data, at + 64 * h + 32 * j)
-                k = 8 * h + 2 * j
-                q = signed(((ql & 15) | (((qh >> (2 * j)) & 3) << 4)) - 32)
-                store(out, block * 256 + 16 * k, to_f32(q) * repeat16(scales, k))
-                k += 4
-                q = signed(((ql >> 4) | (((qh >> (2 * j + 4)) & 3) << 4)) - 32)
-                store(out, block * 256 + 16 * k, to_f32(q) * repeat16(scales, k))
+_q2_k = kernel("gguf_k:q2_k")
+_q3_k = kernel("gguf_k:q3_k")
+_q4_k = kernel("gguf_k:q4_k")
+_q5_k = kernel("gguf_k:q5_k")
+_q6_k = kernel("gguf_k:q6_k")
 
 
 def decode_q2_k(

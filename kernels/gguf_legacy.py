@@ -20,73 +20,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import inline, jit
-from anamnesis.kernels._vector import (
-    join,
-    load16,
-    load32,
-    load_bits32,
-    load_half,
-    run_blocks,
-    signed,
-    store,
-    to_f32,
-)
+from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._native import kernel
 
-
-@inline
-def _nibbles(data: Any, at: Any) -> Any:
-    qs = load16(data, at)
-    return join(qs & 15, qs >> 4)
-
-
-# Scales come first: converting one branches, and a vector that lives across branches can be torn
-# to scalars where the CPU has no register of its shape (the 32 bits of qh did: three times slower).
-
-
-@jit
-def _q4_0(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 18):
-        at = block * 18
-        d = load_half(data, at)
-        q = signed(_nibbles(data, at + 2) - 8)
-        store(out, block * 32, to_f32(q) * d)
-
-
-@jit
-def _q4_1(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 20):
-        at = block * 20
-        d, m = load_half(data, at), load_half(data, at + 2)
-        q = _nibbles(data, at + 4)
-        store(out, block * 32, to_f32(q) * d + m)
-
-
-@jit
-def _q5_0(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 22):
-        at = block * 22
-        d = load_half(data, at)
-        q = signed((_nibbles(data, at + 6) | (load_bits32(data, at + 2) << 4)) - 16)
-        store(out, block * 32, to_f32(q) * d)
-
-
-@jit
-def _q5_1(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 24):
-        at = block * 24
-        d, m = load_half(data, at), load_half(data, at + 2)
-        q = _nibbles(data, at + 8) | (load_bits32(data, at + 4) << 4)
-        store(out, block * 32, to_f32(q) * d + m)
-
-
-@jit
-def _q8_0(data: Any, out: Any) -> None:
-    for block in range(data.shape[0] // 34):
-        at = block * 34
-        d = load_half(data, at)
-        q = signed(load32(data, at + 2))
-        store(out, block * 32, to_f32(q) * d)
+_q4_0 = kernel("gguf_legacy:q4_0")
+_q4_1 = kernel("gguf_legacy:q4_1")
+_q5_0 = kernel("gguf_legacy:q5_0")
+_q5_1 = kernel("gguf_legacy:q5_1")
+_q8_0 = kernel("gguf_legacy:q8_0")
 
 
 def decode_q4_0(

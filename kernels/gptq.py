@@ -30,14 +30,12 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import are_whole, read_scales, read_zeros, way_of
-from anamnesis.kernels._packed import (
-    block_inputs,
-    decode_runs,
-    decode_scattered,
-    runs_of,
-)
+from anamnesis.kernels._native import variants
+from anamnesis.kernels._packed import block_inputs, room_for_runs, room_for_scattered, runs_of
 
 _SHORT_RUN = 16  # inputs a group, on average, from which on runs pay
+decode_runs = variants("_packed:decode_runs")
+decode_scattered = variants("_packed:decode_scattered")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,12 +79,14 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     zeros = _zeros(blocks.get("qzeros"), params, scales.shape)
     if "index" in params:
         index, narrow = params["index"], params["scale_dtype"] != "F32"
+        room = room_for_scattered(bits, narrow, scales)
         scattered = decode_scattered(bits, narrow)
-        scattered(words, index, zeros, scales, _half(params), inputs, out)
+        scattered(words, index, zeros, scales, _half(params), inputs, room, out)
     else:
         starts, groups = params["starts"], params["groups"]
         runs = decode_runs(bits, False, way_of(bits, params["whole"], _half(params)))
-        runs(words, starts, groups, zeros, scales, inputs, out)
+        tiles = room_for_runs(bits, False, groups.shape[0])
+        runs(words, starts, groups, zeros, scales, inputs, tiles, out)
 
 
 def _zeros(stored: Any, params: Mapping[str, Any], shape: tuple[int, int]) -> Any:
@@ -99,7 +99,7 @@ def _zeros(stored: Any, params: Mapping[str, Any], shape: tuple[int, int]) -> An
 
 
 def _words(columns: Any, word_bits: int) -> Any:
-    """Columns of words as uint32 `[words, columns]`, read-only; narrower words are joined."""
+    """Columns of words as uint32 `[words, columns]`; narrower words are joined."""
     words = columns.view(f"<u{word_bits // 8}")
     if word_bits < 32:
         per = 32 // word_bits
@@ -108,7 +108,6 @@ def _words(columns: Any, word_bits: int) -> Any:
             some = words[part::per]
             joined[: len(some)] |= some.astype(np.uint32) << np.uint32(word_bits * part)
         words = joined
-    words.setflags(write=False)
     return words
 
 

@@ -26,8 +26,12 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._cycle_scales import NARROW, decode_columns, decode_units, words_of
+from anamnesis.kernels._cycle_scales import NARROW, words_of
 from anamnesis.kernels._cycles import lines_of
+from anamnesis.kernels._native import kernel
+
+decode_columns = kernel("_cycle_scales:decode_columns")
+decode_units = kernel("_cycle_scales:decode_units")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,11 +130,9 @@ def decode_axis0(
 
 
 def _numbers(blocks: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The stored bits of scales and zeros, read-only."""
+    """The stored bits of scales and zeros."""
     scales = blocks["scale"].reshape(-1).view(params["raw_scale"])
     zeros = blocks["zero"].reshape(-1).view(params["raw_zero"])
-    scales.setflags(write=False)
-    zeros.setflags(write=False)
     return scales, zeros
 
 

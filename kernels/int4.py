@@ -20,9 +20,10 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window, ct
-from anamnesis.kernels._jit import jit
+from anamnesis.kernels._native import kernel
 
 _SIGNS = np.uint8(0x88)
+_part = kernel("int4:part")
 
 
 def decode_rows(
@@ -42,19 +43,5 @@ def decode_pairs(
     if pairs.shape[1] % 2:
         raise ValueError(f"rows of {pairs.shape[1]} columns; allowed are even ones")
     rows = np.empty((2 * pairs.shape[0], pairs.shape[1] // 2), np.uint8)
-    flat = pairs.view()
-    flat.setflags(write=False)
-    _part(flat, rows)
+    _part(pairs, rows)
     ct.decode_packed({**blocks, "weight_packed": rows}, params, window, out)
-
-
-@jit
-def _part(pairs: Any, rows: Any) -> None:
-    """Low halves of a row of bytes to one row of nibbles, high halves to the next; signs turned."""
-    for line in range(pairs.shape[0]):
-        for i in range(rows.shape[1]):
-            first, second = pairs[line, 2 * i], pairs[line, 2 * i + 1]
-            low = np.uint8(np.uint8(first & np.uint8(15)) | np.uint8(second << np.uint8(4)))
-            high = np.uint8(np.uint8(first >> np.uint8(4)) | np.uint8(second & np.uint8(0xF0)))
-            rows[2 * line, i] = low ^ np.uint8(0x88)
-            rows[2 * line + 1, i] = high ^ np.uint8(0x88)

@@ -24,14 +24,11 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import spread, widen
-from anamnesis.kernels._jit import jit, variants
-from anamnesis.kernels._round import through_bf16, through_f16
-from anamnesis.kernels._vector import load32, store, to_f32
+from anamnesis.kernels._native import variants
 
 STEP = 32  # codes in a vector; group sizes are multiples of it
 _CODES = 4096  # unpacked at a time, at least a group
-_GROUPS = 128  # whose scales are made float32 at a time
+_affine = variants("mlx:affine")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,76 +69,6 @@ def decode_affine(
         )
     if out.shape != (groups * size,):
         raise ValueError(f"out: {out.shape} for {groups} groups of {size}")
-    # Always read-only, so that a kernel is compiled once an output dtype.
-    for array in (data, scales, biases):
-        array.setflags(write=False)
     affine = _affine(params["bits"], params["narrow"])
-    affine(data, scales, biases, params["half"], size, params["twice"], out)
-
-
-@variants
-def _affine(bits: int, narrow: str) -> Any:
-    """`(data, scales, biases, half, size, twice, out)`: codes of groups to values."""
-    to_bytes, multiply = spread(bits), _SCALE[narrow]
-
-    def values_of(
-        data: Any, scales: Any, biases: Any, half: Any, size: Any, twice: Any, out: Any
-    ) -> None:
-        many = max(1, min(_CODES // size, _GROUPS))
-        codes = np.empty(many * size, np.uint8)
-        scale, bias = np.empty(many, np.float32), np.empty(many, np.float32)
-        for first in range(0, scales.shape[0], many):
-            count = min(many, scales.shape[0] - first)
-            widen(scales[first : first + count], half, scale)
-            widen(biases[first : first + count], half, bias)
-            at = first * size
-            stream = data[at * bits // 8 : (at + count * size) * bits // 8]
-            if bits != 8:
-                to_bytes(stream, codes)
-                stream = codes
-            multiply(stream, size, scale, bias, count, twice, out, at)
-
-    return values_of
-
-
-@jit
-def _scale(
-    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
-) -> None:
-    for group in range(groups):
-        scale, bias = scales[group], biases[group]
-        for at in range(group * size, (group + 1) * size, STEP):
-            store(out, to + at, to_f32(load32(codes, at)) * scale + bias)
-
-
-@jit
-def _scale_bf16(
-    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
-) -> None:
-    for group in range(groups):
-        scale, bias = scales[group], biases[group]
-        if twice:
-            for at in range(group * size, (group + 1) * size, STEP):
-                product = through_bf16(to_f32(load32(codes, at)) * scale)
-                store(out, to + at, through_bf16(product + bias))
-        else:
-            for at in range(group * size, (group + 1) * size, STEP):
-                store(out, to + at, through_bf16(to_f32(load32(codes, at)) * scale + bias))
-
-
-@jit
-def _scale_f16(
-    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
-) -> None:
-    for group in range(groups):
-        scale, bias = scales[group], biases[group]
-        if twice:
-            for at in range(group * size, (group + 1) * size, STEP):
-                product = through_f16(to_f32(load32(codes, at)) * scale)
-                store(out, to + at, through_f16(product + bias))
-        else:
-            for at in range(group * size, (group + 1) * size, STEP):
-                store(out, to + at, through_f16(to_f32(load32(codes, at)) * scale + bias))
-
-
-_SCALE = {"F32": _scale, "BF16": _scale_bf16, "F16": _scale_f16}
+    codes = np.empty(max(_CODES, size), np.uint8)
+    affine(data, scales, biases, params["half"], size, params["twice"], codes, out)

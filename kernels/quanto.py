@@ -25,18 +25,17 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import to_half
-from anamnesis.kernels._cycle_scales import NARROW, decode_units, narrowed
+from anamnesis.kernels._cycle_scales import NARROW
 from anamnesis.kernels._cycles import lines_of
-from anamnesis.kernels._jit import as_f32, bf16_bits, jit, put
-from anamnesis.kernels._vector import load32, signed, store, to_f32
-from anamnesis.kernels.bits import to_float32, u32
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
 
 _FLOATS = {"F8_E4M3": decode_e4m3, "F8_E4M3FNUZ": decode_e4m3fnuz, "F8_E5M2": decode_e5m2}
 _NO_WORDS = np.empty(0, np.uint32)
-_NO_WORDS.setflags(write=False)
-_STEP = 32
+_int8 = kernel("quanto:int8")
+_narrowed = kernel("quanto:narrow_values")
+decode_units = kernel("_cycle_scales:decode_units")
 
 
 def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +48,6 @@ def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict
     if scale.size not in (1, scalars["rows"]):
         raise ValueError(f"{scale.size} scales for {scalars['rows']} rows")
     scale[np.isnan(scale)] = np.nan  # one that rounding keeps a NaN
-    scale.setflags(write=False)
     return {
         "scale": scale.reshape(1, -1, 1),
         "scales": scale,
@@ -77,7 +75,6 @@ def decode_bytes(
     decode = _FLOATS.get(params["data_dtype"])
     if decode is None:
         codes = payload.reshape(-1)
-        codes.setflags(write=False)
         _int8(codes, params["scales"], columns, narrow, window.start, out)
     elif narrow:
         # FP8's kernels round once: the library's order is this pass.
@@ -86,32 +83,6 @@ def decode_bytes(
         _narrowed(singles, narrow, out)
     else:
         decode(blocks, params, window, out)
-
-
-@jit
-def _int8(codes: Any, scales: Any, columns: Any, narrow: Any, first: Any, out: Any) -> None:
-    spare = np.empty(_STEP, np.uint8)
-    numbers = np.empty(_STEP, np.float32)
-    for row in range(out.shape[0] // max(1, columns)):
-        scale = scales[first + row if scales.shape[0] > 1 else 0]
-        at, whole = row * columns, columns - columns % _STEP
-        for i in range(at, at + whole, _STEP):
-            store(out, i, narrowed(to_f32(signed(load32(codes, i))) * scale, narrow))
-        if whole < columns:
-            for i in range(columns - whole):
-                spare[i] = codes[at + whole + i]
-            store(numbers, 0, narrowed(to_f32(signed(load32(spare, 0))) * scale, narrow))
-            for i in range(columns - whole):
-                put(out, at + whole + i, numbers[i])
-
-
-@jit
-def _narrowed(singles: Any, narrow: Any, out: Any) -> None:
-    for i in range(out.shape[0]):
-        if narrow == 2:
-            put(out, i, to_half(singles[i]))
-        else:
-            put(out, i, as_f32(u32(u32(bf16_bits(singles[i])) << u32(16))))
 
 
 def prepare_bits(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -147,8 +118,6 @@ def decode_bits(
     shifts = blocks["_shift"].reshape(-1).view(params["raw_shift"])
     if not params["after"]:
         shifts = shifts.astype(np.float32).view(np.uint32)
-    scales.setflags(write=False)
-    shifts.setflags(write=False)
     groups = window.stop - window.start
     if blocks["payload"].shape[1] != size or out.shape != (groups * size,):
         raise ValueError(f"payload {blocks['payload'].shape}, out {out.shape}: {groups} x {size}")

@@ -33,13 +33,15 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
-from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 
 TILE_ROWS = 128
 SHIFT = np.float32(0.171875)  # of an input after GELU, which is never below its negative
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
 _NONE = np.zeros((0, 0), np.float32)
+_biases = kernel("svdquant:biases")
+_values = kernel("svdquant:values")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -118,43 +120,3 @@ def _by_row(raw: Any, dtype: str, each: int, whole: bool, tiled: bool = False) -
     if whole:
         return read_scales(dtype, np.ascontiguousarray(raw).reshape(-1, each * _WIDTHS[dtype]))
     return np.ascontiguousarray(read_scales(dtype, raw).T)
-
-
-@jit
-def _values(
-    codes: Any, scale: Any, centre: Any, smooth: Any, up: Any, down: Any, line: Any, out: Any
-) -> None:
-    columns = line.shape[0]
-    size = columns // scale.shape[1]
-    for row in range(codes.shape[0]):
-        for i in range(columns):
-            line[i] = np.float32(0)
-        for k in range(down.shape[0]):
-            left = np.float64(up[row, k])
-            for i in range(columns):
-                line[i] = np.float32(left * np.float64(down[k, i]) + np.float64(line[i]))
-        for i in range(columns):
-            byte = np.int64(codes[row, i // 2])
-            code = (byte >> 4 if i % 2 else byte & 15) - 8
-            value = np.float32(np.float32(code) * scale[row, i // size])
-            if smooth.shape[0]:
-                value = np.divide(value, smooth[i])
-            if centre.shape[0]:
-                value = np.float32(value + centre[row, i // size])
-            if down.shape[0]:
-                value = np.float32(value + line[i])
-            put(out, row * columns + i, value)
-
-
-@jit
-def _biases(codes: Any, scale: Any, smooth: Any, bias: Any, shift: Any, out: Any) -> None:
-    columns = smooth.shape[0]
-    size = columns // scale.shape[1]
-    for row in range(codes.shape[0]):
-        total = np.float64(0)
-        for i in range(columns):
-            byte = np.int64(codes[row, i // 2])
-            code = (byte >> 4 if i % 2 else byte & 15) - 8
-            value = np.float32(np.float32(code) * scale[row, i // size])
-            total += np.float64(np.divide(value, smooth[i]))
-        put(out, row, np.float32(np.float64(bias[row, 0]) + np.float64(shift) * total))

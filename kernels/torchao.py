@@ -26,14 +26,12 @@ import numpy as np
 
 from anamnesis.kernels import Window, fp4, fp8
 from anamnesis.kernels._codes import read_scales
-from anamnesis.kernels._jit import jit, put
-from anamnesis.kernels._lookup import load_numbers, load_u64, table_for
-from anamnesis.kernels._nibbles import look_up_8_low_first, look_up_low_first
-from anamnesis.kernels._vector import load16
+from anamnesis.kernels._native import kernel
 
 TILE_ROWS, TILE_BLOCKS = 128, 4
 _WORDS = 32  # of a tile, four bytes each, in one of its four columns
 _SIGNED = np.array([*range(8), *range(-8, 0)], np.float32)
+_int4 = kernel("torchao:int4")
 
 
 def decode_int4(
@@ -54,32 +52,7 @@ def decode_int4(
             f"{out.shape}: {window} in groups of {size}"
         )
     codes = payload.reshape(-1)
-    codes.setflags(write=False)  # so that a kernel is compiled once an output dtype
     _int4(codes, size, scales, zeros, _SIGNED, out)
-
-
-@jit
-def _int4(codes: Any, size: Any, scales: Any, zeros: Any, signed: Any, out: Any) -> None:
-    numbers, groups = load_numbers(signed, 0), scales.shape[0]
-    at = 0
-    for row in range(scales.shape[1]):
-        for group in range(groups):
-            scale, zero = scales[group, row], zeros[group, row]
-            end = at + size
-            if size % 16 == 0:
-                table = table_for(out, numbers * scale + zero)
-                if size % 32:
-                    look_up_8_low_first(out, at, table, load_u64(codes, at // 2))
-                    at += 16
-                while at < end:
-                    look_up_low_first(out, at, table, load16(codes, at // 2))
-                    at += 32
-            else:
-                while at < end:
-                    byte = codes[at // 2]
-                    put(out, at, signed[byte & 15] * scale + zero)
-                    put(out, at + 1, signed[byte >> 4] * scale + zero)
-                    at += 2
 
 
 def prepare_tiles(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,14 +19,15 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._codes import read_scales, read_zeros, spread
+from anamnesis.kernels._codes import read_scales, read_zeros
 from anamnesis.kernels._narrow import stored
+from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
 from anamnesis.kernels.transcoders import Inexact, Integers
 
 Views = Mapping[str, Any]
-
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
+spread = variants("_codes:spread")
 
 
 def codes_of(stream: Any, bits: int, columns: int) -> Any:

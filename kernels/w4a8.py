@@ -27,11 +27,11 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._jit import jit, put
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
 
-_WHOLE = np.float32(12582912)  # 1.5 * 2**23: what is added to it has no fraction left
+_decode = kernel("w4a8:decode")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -72,35 +72,4 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     ):
         raise ValueError(f"codes {codes.shape}, relative {relative.shape}, out {out.shape}")
     table, wide = params["table"], bits == 6
-    codes, relative, channel, added = map(_fixed, (codes, relative, channel, added))
     _decode(table, codes, relative, channel, added, corrected, wide, columns, out)
-
-
-def _fixed(array: Any) -> Any:
-    """A read-only view, so that a kernel is compiled once an output dtype."""
-    view = array.view()
-    view.setflags(write=False)
-    return view
-
-
-@jit
-def _decode(
-    table: Any, codes: Any, relative: Any, channel: Any, added: Any, corrected: Any, wide: Any,
-    columns: Any, out: Any,
-) -> None:  # fmt: skip
-    size = columns // relative.shape[1]
-    for row in range(codes.shape[0]):
-        for column in range(columns):
-            byte = np.int64(codes[row, column // 2])
-            code = byte >> 4 if column % 2 else byte & 15
-            if wide:
-                high = np.int64(codes[row, columns // 2 + column // 4]) >> (2 * (column % 4))
-                code |= (high & 3) << 4
-            group = column // size
-            number = np.float32(table[code] * relative[row, group])
-            number = min(max(number, np.float32(-127)), np.float32(127))
-            number = np.float32(np.float32(number + _WHOLE) - _WHOLE)
-            value = np.float32(number * channel[row])
-            if corrected:
-                value = np.float32(value + added[group, row])
-            put(out, row * columns + column, value)

@@ -122,7 +122,6 @@ OPENERS = {
     "cli/main.py": "the null device",
     "cli/streams.py": "the null device",
     "kernels/_cache.py": "the kernels' own sources",
-    "kernels/_compile.py": "the kernels' own sources",
     "kernels/_objects.py": "numba's version",
     "pipeline/sections.py": "the kernel's count of processors",
     "pipeline/yaml_strict.py": "a job file",
@@ -180,11 +179,32 @@ def test_what_opens_a_file_is_seen(text: str) -> None:
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)
-def test_only_the_compiler_imports_numba(path: Path) -> None:
-    if path != ROOT / "kernels" / "_numba.py":
-        assert not within(imports(path), "numba")
-    if path.name not in ("_compile.py", "_numba.py", "_objects.py"):
-        assert not within(imports(path), "llvmlite")
+def test_only_bodies_import_numba_and_only_what_is_public_of_it(path: Path) -> None:
+    found = imports(path)
+    if path.parent == ROOT / "kernels" / "bodies":
+        used = within(found, "numba")
+        assert used <= {"numba", *within(used, "numba.types", "numba.extending")}
+    else:
+        assert not within(found, "numba", "anamnesis.kernels.bodies")
+        if path.name != "_objects.py":
+            assert not within(found, "llvmlite")
+
+
+BODIES = {p for p in MODULES if p.parent == ROOT / "kernels" / "bodies"}
+BODIES -= {ROOT / "kernels" / "bodies" / stem for stem in ("_compile.py", "_jit.py")}
+
+
+@pytest.mark.parametrize("path", sorted(BODIES), ids=name)
+def test_bodies_neither_allocate_nor_raise(path: Path) -> None:
+    """Both need numba at run time; scratch comes from glue, or from the stack (`_jit.stack`)."""
+    statements = ast.parse(path.read_text()).body
+    compiled = [s for top in statements for s in (top.orelse if isinstance(top, ast.If) else [top])]
+    for function in compiled:
+        if isinstance(function, ast.FunctionDef):
+            for node in ast.walk(function):
+                assert not isinstance(node, ast.Raise | ast.Assert | ast.Try)
+                if isinstance(node, ast.Call):
+                    assert ast.unparse(node.func) not in ("np.empty", "np.zeros", "np.full")
 
 
 def test_windows_are_decoded_in_one_place() -> None:

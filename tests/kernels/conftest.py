@@ -10,8 +10,24 @@ from types import MappingProxyType, ModuleType
 
 import pytest
 
+from anamnesis.kernels import _native
+
 ROOT = Path(__file__).resolve().parents[2]
 PLAIN = MappingProxyType({"NUMBA_DISABLE_JIT": "1"})
+
+
+@pytest.fixture(autouse=True)
+def only_object_code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No kernel needs numba to run; the tests of what is left to numba are in a file."""
+    prepare = _native.Kernel._prepare
+
+    def checked(kernel: _native.Kernel, key: _native.Key) -> object:
+        call = prepare(kernel, key)
+        assert call is not None or _native.DISABLED, f"{kernel} has no object code for {key}"
+        return call
+
+    if request.path.name != "test_native_cache.py":
+        monkeypatch.setattr(_native.Kernel, "_prepare", checked)
 
 
 @pytest.fixture(scope="session")

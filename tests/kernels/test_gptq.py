@@ -10,11 +10,11 @@ import ml_dtypes
 import numpy as np
 import pytest
 import read_cases as cases
+from numba import njit
 from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
-from anamnesis.kernels._codes import to_half
-from anamnesis.kernels._jit import jit
+from anamnesis.kernels.bodies._codes import to_half
 
 NAMES = cases.names("gptq", "auto-round")
 
@@ -115,7 +115,7 @@ def test_rounding_shares(bits: int, share: float) -> None:
     assert np.mean(found[0] != found[1]) == pytest.approx(share, abs=0.005)
 
 
-@jit
+@njit
 def halved(values: Any, out: Any) -> None:
     for i in range(values.shape[0]):
         out[i] = to_half(values[i])

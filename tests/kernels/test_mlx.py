@@ -9,13 +9,13 @@ import ml_dtypes
 import mlx_cases as cases
 import numpy as np
 import pytest
+from numba import njit
 from small_models import bf16
 
 from anamnesis.kernels import Window, decoder, preparer
-from anamnesis.kernels._codes import spread
-from anamnesis.kernels._jit import jit
-from anamnesis.kernels._round import through_bf16, through_f16
-from anamnesis.kernels._vector import load32, store, to_f32
+from anamnesis.kernels._native import variants
+from anamnesis.kernels.bodies._round import through_bf16, through_f16
+from anamnesis.kernels.bodies._vector import load32, store, to_f32
 
 DTYPES = {"BF16": ml_dtypes.bfloat16, "F16": np.float16, "F32": np.float32}
 
@@ -148,7 +148,7 @@ def test_sizes_that_the_kernel_does_not_have(bits: int, size: int) -> None:
         prepared(bits, size)
 
 
-@jit
+@njit
 def _through(values: Any, half: Any, out: Any) -> None:
     zeros = np.zeros(32, np.uint8)
     for at in range(values.shape[0]):
@@ -185,7 +185,7 @@ def test_streams_of_any_length(bits: int) -> None:
         stream.setflags(write=False)
         count, room = size * 8 // bits, -(-size // bits) * 8
         codes = np.full(room + 16, 0xEE, np.uint8)
-        spread(bits)(stream, codes[:room])
+        variants("_codes:spread")(bits)(stream, codes[:room])
         ones = np.unpackbits(stream, bitorder="little")[: count * bits].reshape(count, bits)
         np.testing.assert_array_equal(codes[:count], ones @ (1 << np.arange(bits)))
         assert (codes[room:] == 0xEE).all()

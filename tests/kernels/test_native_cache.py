@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
-from anamnesis.kernels import _cache, _entry, _native, _objects, compiling, dense
+from anamnesis.kernels import _cache, _native, _objects, compiling
 
 if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
     pytest.skip("nothing is compiled", allow_module_level=True)
-from anamnesis.kernels import _compile
+from anamnesis.kernels.bodies import _compile
+from anamnesis.kernels.bodies._jit import jit
 
 BITS = np.arange(0x3F00, 0x3F40, dtype=np.uint16)
 
@@ -27,7 +31,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     cache = tmp_path / "cache"
     cache.mkdir(mode=0o700)
     monkeypatch.setattr(_cache, "FOLDER", str(cache))
-    monkeypatch.setattr(_compile._numba, "FOLDER", None)
     return cache
 
 
@@ -37,9 +40,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     names: list[str] = []
     made = _compile.object_code
 
-    def counted(function: Any, arguments: Any, key: Any) -> bytes:
-        names.append(function.__name__)
-        return made(function, arguments, key)
+    def counted(body: Any, key: Any) -> bytes:
+        names.append(body.__name__)
+        return made(body, key)
 
     monkeypatch.setattr(_compile, "object_code", counted)
     return names
@@ -47,7 +50,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def decoded() -> Any:
     """What a kernel that was never called before makes of BITS."""
-    kernel = _native.Kernel(dense._bf16.__wrapped__)
+    kernel = _native.Kernel("dense:bf16")
     out = np.empty(BITS.shape, np.uint16)
     kernel(BITS, out)
     assert all(call is not None for call in kernel._calls.values())
@@ -67,7 +70,7 @@ def test_compiled_once(folder: Path, compiled: list[str]) -> None:
     with compiling(told.append):
         for _ in range(3):
             np.testing.assert_array_equal(decoded(), BITS)
-    assert told == compiled == ["_bf16"]
+    assert told == compiled == ["bf16"]
     assert the_file(folder).stat().st_mode & 0o777 == 0o600
 
 
@@ -115,7 +118,7 @@ def huge(path: Path) -> None:
 
 def another_kernel(path: Path) -> None:
     """A whole file, with a right checksum, of other code: what a copy gone astray leaves."""
-    _cache.write("another.kernel", _objects.pack([b"\x7fELF of another"]))
+    _cache.write("another.kernel", b"\x7fELF of another")
     path.with_name("another.kernel").replace(path)
 
 
@@ -140,7 +143,7 @@ def test_damaged_or_not_ours_is_compiled_again(
     decoded()
     damage(the_file(folder))
     np.testing.assert_array_equal(decoded(), BITS)
-    assert compiled == ["_bf16"] * 2
+    assert compiled == ["bf16"] * 2
     if damage is not a_folder:
         np.testing.assert_array_equal(decoded(), BITS)
         assert len(compiled) == 2  # what was wrong was replaced
@@ -153,7 +156,7 @@ def test_another_owner_s_file_is_not_run(
     uid = os.getuid()
     monkeypatch.setattr(_cache.os, "getuid", lambda: uid + 1)
     np.testing.assert_array_equal(decoded(), BITS)
-    assert compiled == ["_bf16"] * 2
+    assert compiled == ["bf16"] * 2
 
 
 def test_another_owner_s_folder_is_not_used(
@@ -171,13 +174,6 @@ def test_another_owner_s_folder_is_not_used(
     uid = os.getuid()
     monkeypatch.setattr(_cache.os, "getuid", lambda: uid + 1)
     assert _cache._folder() is None
-
-
-def test_the_sizes_in_a_file_are_those_of_its_objects() -> None:
-    whole = [b"ab", b"cde"]
-    assert _objects._unpack(_objects.pack(whole)) == whole
-    for data in (b"", b"\n", b"2 4\nabcde", b"2 2\nabcde", b"-1 6\nabcde", b"x\n", b"0 5\nabcde"):
-        assert _objects._unpack(data) == []
 
 
 def test_a_folder_above_that_others_may_write_is_no_place(
@@ -235,14 +231,6 @@ def test_links_on_the_way_count_with_what_they_lead_to(
     assert _cache._folder() is None
 
 
-def test_numba_s_own_files_are_left_alone_where_one_is_no_file(folder: Path) -> None:
-    (folder / "numba").mkdir()
-    (folder / "numba" / "index.nbi").write_bytes(b"x")
-    assert _cache.is_plain()
-    os.mkfifo(folder / "numba" / "other.nbi")
-    assert not _cache.is_plain()
-
-
 def test_a_new_version_removes_what_is_old(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kernels = tmp_path / "cache" / "kernels"
     old, fresh, other = kernels / "0123456789abcdef", kernels / ("0" * 16), kernels / "notes"
@@ -275,7 +263,7 @@ def test_nowhere_to_keep_it(compiled: list[str], monkeypatch: pytest.MonkeyPatch
 def test_another_compiler_is_another_name(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def name() -> str:
         _objects._compiler.cache_clear()
-        return _objects.file_name(dense._bf16.__wrapped__, "()")
+        return _objects.file_name("dense:bf16", "()")
 
     before = name()
     cpu, features = _objects.cpu()
@@ -297,15 +285,14 @@ def test_another_compiler_is_another_name(what: str, monkeypatch: pytest.MonkeyP
 
 
 def test_names_tell_kernels_and_their_arguments_apart() -> None:
-    names = set()
-    for kernel in (dense._bf16, dense._f16):
-        for dtype in (np.uint16, np.float32):
-            for writeable in (True, False):
-                array = np.empty(4, dtype)
-                array.flags.writeable = writeable
-                key = _native._key((array, (1, 2.0)))
-                names.add(_objects.file_name(kernel.__wrapped__, _native._signature(key)))
-    assert len(names) == 8
+    names, square = set(), np.empty((4, 4))
+    for kernel in ("dense:bf16", "dense:f16", "_codes:spread-3", "_codes:spread-5"):
+        for array in (square, square.astype(np.float32), square[:, :2], square[0]):
+            for number in (1, True, 2.0, np.float32(2), (1,)):
+                key = _native._take((array, number), [])
+                names.add(_objects.file_name(kernel, _native._words(key)))
+    assert len(names) == 4 * 4 * 5
+    assert all("/" not in name and ":" not in name for name in names)
 
 
 def test_numba_s_version_is_known_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -317,9 +304,7 @@ def test_numba_s_version_is_known_without_numba(monkeypatch: pytest.MonkeyPatch)
 # ---- what is left to numba
 
 
-def test_without_object_files_numba_does_it(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(_compile, "object_code", lambda *args: _objects.pack([]))
-    kernel = _native.Kernel(dense._bf16.__wrapped__)
+def through_numba(kernel: _native.Kernel) -> None:
     out = np.empty(BITS.shape, np.uint16)
     for _ in range(2):
         kernel(BITS, out)
@@ -327,142 +312,155 @@ def test_without_object_files_numba_does_it(folder: Path, monkeypatch: pytest.Mo
     assert list(kernel._calls.values()) == [None]
 
 
-def test_another_numpy_is_left_to_numba(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert _entry.fits()
-    for field in ("_TYPE", "_DATA", "_NDIM", "_SHAPE", "_STRIDES", "_DESCR", "_FLAGS"):
-        with monkeypatch.context() as patch:
-            patch.setattr(_entry, field, getattr(_entry, field) + 8)
-            assert not _entry.fits.__wrapped__()
-    monkeypatch.setattr(_entry, "fits", lambda: False)
-    kernel = _native.Kernel(dense._bf16.__wrapped__)
-    out = np.empty(BITS.shape, np.uint16)
-    kernel(BITS, out)
-    np.testing.assert_array_equal(out, BITS)
-    assert list(kernel._calls.values()) == [None]
+@pytest.mark.parametrize("code", [b"", None])
+def test_without_an_entry_numba_does_it(
+    code: bytes | None, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if code is None:  # an object file that has another function
+        monkeypatch.setattr(_objects, "ENTRY", "another")
+        code = _compile.object_code(_native.Kernel("dense:bf16")._body(), key_of(BITS, BITS))
+        monkeypatch.undo()
+        monkeypatch.setattr(_cache, "FOLDER", str(folder))
+    monkeypatch.setattr(_compile, "object_code", lambda body, key: code)
+    through_numba(_native.Kernel("dense:bf16"))
+
+
+def key_of(*arguments: Any) -> _native.Key:
+    return _native._take(arguments, [])
+
+
+@jit
+def allocates(out: Any) -> None:
+    out[:] = np.empty(out.shape[0])
+
+
+def test_a_body_that_needs_numba_to_run_has_no_object_code() -> None:
+    assert _compile.object_code(allocates, key_of(np.empty(3))) == b""
+
+
+@pytest.fixture
+def mixed_native(monkeypatch: pytest.MonkeyPatch) -> _native.Kernel:
+    """The kernel of `mixed`, of this file."""
+    monkeypatch.setattr(_native.Kernel, "_body", lambda self: mixed)
+    return _native.Kernel("test:mixed")
+
+
+@pytest.mark.parametrize("order", ["C", "A"])
+def test_no_two_numbers_of_a_block_can_stand_for_each_other(
+    order: str, mixed_native: _native.Kernel
+) -> None:
+    """The self-test sees every exchange, whatever made it."""
+    arguments, _ = example(order, 2.5, True)
+    key = key_of(*arguments)
+    call = mixed_native._prepare(key)
+    assert call is not None
+    run, pack = call
+    assert _native._agrees(run, pack, key)
+    count = struct.calcsize(f"=q{_native._format(key)}") // 8
+    for first, second in combinations(range(1, count), 2):
+
+        def exchanged(*values: Any, pair: tuple[int, int] = (first, second)) -> bytes:
+            block = list(values)
+            block[pair[0]], block[pair[1]] = block[pair[1]], block[pair[0]]
+            return pack(*block)
+
+        with contextlib.suppress(struct.error):  # a real number for a whole one
+            assert not _native._agrees(run, exchanged, key), (first, second)
+
+
+def test_an_object_that_fails_its_test_is_not_used(
+    mixed_native: _native.Kernel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    take = _native._take
+
+    def reversed_shapes(arguments: Any, values: list[Any]) -> _native.Key:
+        key = take(arguments, values)
+        if len(arguments) == 8:  # not the tuple in them
+            values[2], values[3] = values[3], values[2]
+        return key
+
+    monkeypatch.setattr(_native, "_take", reversed_shapes)
+    arguments, wanted = example("C", 2.5, True)
+    mixed_native(*arguments)
+    assert list(mixed_native._calls.values()) == [None]
+    np.testing.assert_array_equal(arguments[-1], wanted)
 
 
 # ---- how it is called
 
 
-def mixed(first: Any, pair: Any, last: Any, yes: Any, add: Any, by: Any, out: Any) -> None:
-    scratch = np.empty(out.shape[0], np.float64)
+@jit
+def mixed(first: Any, pair: Any, last: Any, yes: Any, no: Any, add: Any, by: Any, out: Any) -> None:
     for i in range(out.shape[0]):
-        scratch[i] = first[i, i] * by + last[0, i, 1]
-        if yes:
-            scratch[i] += pair[0][i]
-    for i in range(out.shape[0]):
-        out[i] = scratch[i] + pair[1] + add
+        out[i] = first[i, i + 1] * by + last[1, i, 1] + pair[1] + add
+        if yes and not no:
+            out[i] += pair[0][i]
 
 
-def divide(first: Any, second: Any, out: Any) -> None:
-    out[0] = first // second
-
-
-def total(array: Any) -> Any:
-    return array.sum()
-
-
-@pytest.fixture
-def anywhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Kernels of this file are treated like those of the package."""
-    for function in (mixed, divide, total):
-        monkeypatch.setattr(function, "__module__", "anamnesis.kernels.mixed")
-    monkeypatch.setattr(_compile, "_again", lambda function: _compile._numba.jit(function))
-
-
-def square(order: str) -> Any:
-    array = np.arange(64, dtype=np.int32).reshape(8, 8)
-    return {"C": array, "F": np.asfortranarray(array.T), "A": np.tile(array, (2, 2))[::2, ::2]}[
-        order
-    ]
-
-
-@pytest.mark.usefixtures("anywhere")
-@pytest.mark.parametrize("order", ["C", "F", "A"])
-@pytest.mark.parametrize("by", [3, 2.5, np.float32(0.1), np.int8(-3), np.uint32(2**31), np.True_])
-def test_arguments_arrive(order: str, by: Any) -> None:
-    kernel = _native.Kernel(mixed)
-    first, second = square(order), np.linspace(0, 1, 8).astype(np.float32)
-    second.flags.writeable = False
+def example(order: str, by: Any, yes: bool) -> tuple[tuple[Any, ...], Any]:
+    """Arguments for `mixed`, the last of which is its output, and what that has to become."""
+    first = np.arange(72, dtype=np.int32).reshape(8, 9)
+    if order == "F":
+        first = np.asfortranarray(first)
+    elif order == "A":
+        first = np.repeat(np.repeat(first, 2, 0), 3, 1)[::2, ::3]
+    numbers = np.linspace(0, 1, 8).astype(np.float32)
+    numbers.flags.writeable = False
     last = np.arange(64, dtype=np.int64).reshape(2, 8, 4)[:, ::-1]
+    arguments = (first, (numbers, -7), last, yes, not yes, np.int16(5), by)
+    wanted = np.diag(first, 1) * np.float64(by) + last[1, :, 1] - 2
+    return (*arguments, np.empty(8)), wanted + numbers if yes else wanted
+
+
+@pytest.mark.parametrize("order", ["C", "F", "A"])
+@pytest.mark.parametrize("by", [3, 2.5, np.float32(0.25), np.int8(-3), np.uint32(2**31), True])
+def test_arguments_arrive(order: str, by: Any, mixed_native: _native.Kernel) -> None:
     for yes in (True, False):
-        out, wanted = np.empty(8), np.empty(8)
-        kernel(first, (second, -7), last, yes, np.int16(5), by, out)
-        assert [call is not None for call in kernel._calls.values()] == [True]
-        mixed(first, (second, -7), last, yes, 5, by, wanted)
-        np.testing.assert_array_equal(out, wanted)
+        arguments, wanted = example(order, by, yes)
+        mixed_native(*arguments)
+        np.testing.assert_array_equal(arguments[-1], wanted)
+    assert None not in mixed_native._calls.values()
+    assert len(mixed_native._calls) == 1
 
 
-@pytest.mark.usefixtures("anywhere")
-def test_exceptions_are_numba_s() -> None:
-    kernel, out = _native.Kernel(divide), np.zeros(1, np.int64)
-    kernel(7, 2, out)
-    assert out[0] == 3
-    with pytest.raises(ZeroDivisionError):
-        kernel(7, 0, out)
-    assert all(call is not None for call in kernel._calls.values())
-
-
-@pytest.mark.usefixtures("anywhere")
-def test_results_are_numba_s() -> None:
-    kernel = _native.Kernel(total)
-    assert kernel(np.arange(5.0)) == 10
-    assert list(kernel._calls.values()) == [None]
+def test_arrays_of_nothing(mixed_native: _native.Kernel) -> None:
+    arguments, _ = example("C", 3, True)
+    mixed_native(*arguments[:-1], np.empty(0))
+    mixed_native(np.empty((0, 5), np.int32), *arguments[1:-1], np.empty(0))
+    assert None not in mixed_native._calls.values()
 
 
 def test_types_that_kernels_do_not_take() -> None:
-    kernel = _native.Kernel(dense._bf16.__wrapped__)
     with pytest.raises(Exception, match="Cannot determine Numba type"):
-        kernel(BITS, object())
+        _native.Kernel("dense:bf16")(BITS, object())
 
 
-@pytest.mark.usefixtures("anywhere")
-def test_every_call_is_of_the_types_it_was_compiled_for() -> None:
-    kernel = _native.Kernel(mixed)
-    out, wanted = np.empty(8), np.empty(8)
-    pair = (np.linspace(0, 1, 8), -7)
-    last = np.arange(64).reshape(2, 8, 4)
-    cases: list[tuple[Any, ...]] = [
-        (square(order), p, last, yes, 1, by)
-        for order in "CA"
-        for p in (pair, (pair[0].astype(np.float32), -7))
-        for yes, by in ((True, 2.5), (False, 2))
-    ]
+def test_every_call_is_of_the_types_it_was_compiled_for(mixed_native: _native.Kernel) -> None:
+    cases = [example(order, by, yes) for order in "CA" for yes in (True, False) for by in (2.5, 2)]
     for _ in range(2):
-        for case in cases:
-            kernel(*case, out)
-            mixed(*case, wanted)
-            np.testing.assert_array_equal(out, wanted)
-    assert len(kernel._calls) == len(cases)
-    assert None not in kernel._calls.values()
+        for arguments, wanted in cases:
+            mixed_native(*arguments)
+            np.testing.assert_array_equal(arguments[-1], wanted)
+    assert len(mixed_native._calls) == 4
+    assert None not in mixed_native._calls.values()
 
 
-def test_an_array_in_both_orders_is_in_c_order() -> None:
-    row = np.ones((1, 5), np.int32)
-    assert row.flags.f_contiguous
-    assert _native._key((row,)) == _native._key((np.ones((2, 5), np.int32),))
-
-
-@pytest.mark.usefixtures("anywhere")
-def test_numbers_that_do_not_fit_are_not_cut() -> None:
-    kernel, out = _native.Kernel(divide), np.zeros(1, np.int64)
+def test_numbers_that_do_not_fit_are_not_cut(mixed_native: _native.Kernel) -> None:
+    arguments, wanted = example("C", 3, True)
     for wrong in (2**63, 2**70):
-        kernel(7, 2, out)
-        assert out[0] == 3
-        with pytest.raises(Exception, match=r"(?i)int"):
-            kernel(wrong, 0, out)
-        assert out[0] == 3
-    kernel(9, 2, out)
-    assert out[0] == 4
+        with pytest.raises(struct.error):
+            mixed_native(*arguments[:6], wrong, arguments[-1])
+    mixed_native(*arguments)
+    np.testing.assert_array_equal(arguments[-1], wanted)
 
 
 def test_many_threads_compile_once(compiled: list[str]) -> None:
-    kernel = _native.Kernel(dense._bf16.__wrapped__)
+    kernel = _native.Kernel("dense:bf16")
     outs = [np.empty(BITS.shape, np.uint16) for _ in range(8)]
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda out: kernel(BITS, out), outs))
     assert all((out == BITS).all() for out in outs)
-    assert compiled == ["_bf16"]
+    assert compiled == ["bf16"]
 
 
 # ---- processes
@@ -496,13 +494,8 @@ def test_processes_race_and_the_next_needs_no_numba(tmp_path: Path) -> None:
     assert not list((tmp_path / "cold").rglob("*.part"))
 
 
-def test_a_variant_has_a_name_and_a_file_of_its_own() -> None:
-    from anamnesis.kernels._codes import spread
-
-    three, five = spread(3), spread(5)
-    assert three is spread(3)
-    assert (three.__name__, repr(three)) == ("spread", "<Kernel anamnesis.kernels._codes.spread-3>")
-    assert _objects.file_name(three.__wrapped__, "()") != _objects.file_name(five.__wrapped__, "()")
-    again = _compile._again(three.__wrapped__)
-    assert again is not _compile._again(five.__wrapped__)
-    assert again.py_func.__closure__ is not None
+def test_a_kernel_exists_once_for_its_constants() -> None:
+    spread = _native.variants("_codes:spread")
+    assert spread(3) is spread(3) is _native.kernel("_codes:spread", 3)
+    assert repr(spread(3)) == "<Kernel _codes:spread-3>"
+    assert spread(3)._body() is not spread(5)._body()

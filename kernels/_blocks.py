@@ -1,0 +1,20 @@
+"""Glue of formats whose blocks hold all that they need."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def run_blocks(kernel: Any, payload: Any, block_bytes: int, block_elems: int, out: Any) -> None:
+    """Call `kernel(bytes, out)` on `payload`, `uint8` of any shape, seen as flat bytes.
+
+    Raises `ValueError` unless `payload` is whole blocks and `out` holds exactly their elements.
+    """
+    flat = payload.reshape(-1)
+    blocks, rest = divmod(flat.shape[0], block_bytes)
+    if rest or out.shape != (blocks * block_elems,):
+        raise ValueError(
+            f"{flat.shape[0]} bytes in blocks of {block_bytes} do not fill an output of shape"
+            f" {out.shape} with {block_elems} elements each"
+        )
+    kernel(flat, out)

@@ -1,0 +1,201 @@
+"""Codes packed by halves, quarters or eighths (`_cycles`), with scales and zeros.
+
+3-bit codes lie in words of 32 bits, ten a word. What a code stands for is one of
+
+    value = (code - zero) * scale
+    value = code * scale - zero          ("after")
+
+with a scale and a zero for each unit, or for each element of a cycle of columns. Each step is
+float32; the libraries' own order rounds it to a narrower format as well (`narrow`: 0 none, 1 BF16,
+2 binary16). Nothing here is bounds-checked: shapes are the callers' to check.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._codes import COUNT, widen
+from anamnesis.kernels.bodies._cycles import LANES, shift_of
+from anamnesis.kernels.bodies._jit import inline, jit, local, put, stack
+from anamnesis.kernels.bodies._loads import load_fields, load_half, load_plain
+from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
+from anamnesis.kernels.bodies._round import through_bf16, through_f16
+from anamnesis.kernels.bodies._vector import load16, load32, store, to_f32
+from anamnesis.kernels.bodies.bits import u32
+
+_TILE = 2048  # scales that are made float32 at a time
+
+_scales, _zeros = stack(4 * _TILE), stack(4 * _TILE)
+_some, _rest = stack(LANES), stack(4 * LANES)
+
+
+@inline
+def narrowed(values: Any, narrow: Any) -> Any:
+    """Float32 lanes, rounded to the format that `narrow` stands for."""
+    if narrow == 1:
+        values = through_bf16(values)
+    elif narrow == 2:
+        values = through_f16(values)
+    return values
+
+
+@inline
+def _numbers(codes: Any, zero: Any, scale: Any, after: Any, first: Any, second: Any) -> Any:
+    """Float32 lanes of the values of `codes`, which are float32 lanes."""
+    if after:
+        return narrowed(narrowed(codes * scale, first) - zero, second)
+    return narrowed(narrowed(codes - zero, first) * scale, second)
+
+
+@jit
+def _spread(data: Any, words: Any, at: Any, count: Any, bits: Any, shift: Any, codes: Any) -> None:
+    """`count` codes from byte or word `at` on, as bytes."""
+    if bits == 3:
+        for i in range(count):
+            codes[i] = u32(u32(words[at + i] >> u32(shift)) & u32(7))
+    else:
+        down, mask = np.uint8(shift), np.uint8((1 << bits) - 1)
+        for i in range(count):
+            codes[i] = np.uint8(np.uint8(data[at + i] >> down) & mask)
+
+
+@jit
+def _widen(raw: Any, at: Any, count: Any, half: Any, out: Any) -> None:
+    """`count` scales from `at` on as float32."""
+    whole = count - count % LANES
+    if half:
+        for i in range(0, whole, LANES):
+            store(out, i, load_half(raw, at + i))
+    else:
+        for i in range(0, whole, LANES):
+            store(out, i, load_plain(raw, at + i))
+    widen(raw[at + whole : at + count], half, out[whole:])
+
+
+@jit
+def decode_units(
+    data: Any,
+    words: Any,
+    base: Any,
+    period: Any,
+    size: Any,
+    bits: Any,
+    low: Any,
+    scales: Any,
+    zeros: Any,
+    half_scales: Any,
+    half_zeros: Any,
+    after: Any,
+    once: Any,
+    twice: Any,
+    first: Any,
+    out: Any,
+) -> None:
+    """Units of `size` elements from unit `first` on, each with a scale and a zero.
+
+    `scales` and `zeros` are the stored bits of the window's units, uint16 or uint32; `half_` marks
+    binary16, `once` and `twice` are what the two steps are rounded to.
+    """
+    units = scales.shape[0]
+    many, fields = min(_TILE, max(1, units)), 10 if bits == 3 else 8 // bits
+    scale, zero = local(_scales(), _TILE, np.float32), local(_zeros(), _TILE, np.float32)
+    codes, rest = local(_some(), LANES, np.uint8), local(_rest(), LANES, np.float32)
+    mask = np.uint8((1 << bits) - 1)
+    for start in range(0, units, many):
+        count = min(many, units - start)
+        _widen(scales, start, count, half_scales, scale)
+        _widen(zeros, start, count, half_zeros, zero)
+        for i in range(count):
+            unit = first + start + i
+            chunk = unit // period
+            at = (unit - (base if base else chunk * period)) * size
+            shift, to = shift_of(chunk, bits, fields, low), (start + i) * size
+            if bits == 8:
+                for j in range(0, size - size % 32, 32):
+                    code = to_f32(load32(data, at + j))
+                    store(out, to + j, _numbers(code, zero[i], scale[i], after, once, twice))
+                done = size - size % 32
+                while done < size:
+                    part = min(LANES, size - done)
+                    for j in range(part):
+                        codes[j] = data[at + done + j]
+                    code = to_f32(load16(codes, 0))
+                    store(rest, 0, _numbers(code, zero[i], scale[i], after, once, twice))
+                    for j in range(part):
+                        put(out, to + done + j, rest[j])
+                    done += part
+                continue
+            code = to_f32(load16(COUNT, 0))
+            numbers = _numbers(code, zero[i], scale[i], after, once, twice)
+            table = table_for(out, numbers)
+            whole = size - size % LANES
+            if bits == 3:
+                for j in range(0, whole, LANES):
+                    look_up(out, to + j, table, load_fields(words, at + j, shift))
+            else:
+                down = np.uint8(shift)
+                for j in range(0, whole, LANES):
+                    look_up(out, to + j, table, (load16(data, at + j) >> down) & mask)
+            if whole < size:
+                _spread(data, words, at + whole, size - whole, bits, shift, codes)
+                store(rest, 0, numbers)
+                for j in range(whole, size):
+                    put(out, to + j, rest[codes[j - whole]])
+
+
+@jit
+def decode_columns(
+    data: Any,
+    words: Any,
+    base: Any,
+    period: Any,
+    columns: Any,
+    bits: Any,
+    low: Any,
+    scales: Any,
+    zeros: Any,
+    scale_base: Any,
+    half_scales: Any,
+    half_zeros: Any,
+    after: Any,
+    once: Any,
+    twice: Any,
+    first: Any,
+    out: Any,
+) -> None:
+    """Elements from element `first` on, element e with scale and zero `e % columns`.
+
+    `data` or `words` begin with the code of element `base`, `scales` and `zeros` with that of
+    element `scale_base`; `period` and `columns` are in elements.
+    """
+    scale, zero = local(_scales(), _TILE, np.float32), local(_zeros(), _TILE, np.float32)
+    codes, rest = local(_some(), LANES, np.uint8), local(_rest(), LANES, np.float32)
+    fields, mask = 10 if bits == 3 else 8 // bits, np.uint8((1 << bits) - 1)
+    to, stop = 0, out.shape[0]
+    while to < stop:
+        element = first + to
+        chunk, column = element // period, element % columns
+        count = min(stop - to, (chunk + 1) * period - element, columns - column, _TILE)
+        at = element - (base if base else chunk * period)
+        line = element - scale_base if scale_base else column
+        _widen(scales, line, count, half_scales, scale)
+        _widen(zeros, line, count, half_zeros, zero)
+        shift, whole = shift_of(chunk, bits, fields, low), count - count % LANES
+        down = np.uint8(shift)
+        for i in range(0, whole, LANES):
+            if bits == 3:
+                code = to_f32(load_fields(words, at + i, shift))
+            else:
+                code = to_f32((load16(data, at + i) >> down) & mask)
+            each, by = load_numbers(zero, i), load_numbers(scale, i)
+            store(out, to + i, _numbers(code, each, by, after, once, twice))
+        if whole < count:
+            _spread(data, words, at + whole, count - whole, bits, shift, codes)
+            code = to_f32(load16(codes, 0))
+            each, by = load_numbers(zero, whole), load_numbers(scale, whole)
+            store(rest, 0, _numbers(code, each, by, after, once, twice))
+            for i in range(whole, count):
+                put(out, to + i, rest[i - whole])
+        to += count

@@ -1,0 +1,54 @@
+"""Codes packed by halves, quarters or eighths: a line of bytes holds several lines of the output.
+
+    code of unit u, element j = line (u % period)[j] >> shift(u // period) & mask
+
+`shift` steps by the bits of a code, from 0 up (`low` first) or down to 0. Here a code stands for
+the same number everywhere; `_cycle_scales` is for units with scales. Nothing here is
+bounds-checked: shapes are the callers' to check.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._jit import inline, jit, put
+from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
+from anamnesis.kernels.bodies._vector import load16
+
+LANES = 16
+
+
+@inline
+def shift_of(chunk: Any, bits: Any, fields: Any, low: Any) -> Any:
+    """How far down the codes of a chunk lie, of so many `fields`."""
+    return bits * chunk if low else bits * (fields - 1 - chunk)
+
+
+@jit
+def decode_table(
+    data: Any,
+    base: Any,
+    period: Any,
+    size: Any,
+    bits: Any,
+    low: Any,
+    numbers: Any,
+    first: Any,
+    out: Any,
+) -> None:
+    """Units of `size` elements from unit `first` on: element = `numbers[code]`, float32 `[16]`.
+
+    `data` is the uint8 lines from that of unit `base` on; codes have 1, 2 or 4 `bits`.
+    """
+    table, mask = table_for(out, load_numbers(numbers, 0)), np.uint8((1 << bits) - 1)
+    for unit in range(first, first + out.shape[0] // size):
+        chunk = unit // period
+        at = (unit - (base if base else chunk * period)) * size
+        shift = np.uint8(shift_of(chunk, bits, 8 // bits, low))
+        to, whole = (unit - first) * size, size - size % LANES
+        for i in range(0, whole, LANES):
+            look_up(out, to + i, table, (load16(data, at + i) >> shift) & mask)
+        for i in range(whole, size):
+            put(out, to + i, numbers[np.uint8(np.uint8(data[at + i] >> shift) & mask)])

@@ -1,0 +1,207 @@
+"""Tables of sixteen in a register: the step that all formats of four bits or less share.
+
+Under one scale such a block holds at most sixteen different numbers. They are scaled and rounded
+once, and each element is then a look-up by a code of four bits. LLVM has no instruction for a
+look-up by indices that only a running program knows; it takes sixteen extracts by extracted indices
+for one (`vpermw`, `pshufb`, `tbl`) where the machine has it. Elsewhere they are loads; the results
+are the same.
+
+Vectors are those of `_vector`, and so are the rules for loads and stores.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._jit import DISABLED, bf16_bits
+
+_ENTRIES = 16
+
+
+if DISABLED:
+
+    def load_u32(data: Any, at: Any) -> Any:
+        return data[at : at + 4].copy().view("<u4")[0]
+
+    def load_u64(data: Any, at: Any) -> Any:
+        return data[at : at + 8].copy().view("<u8")[0]
+
+    def load_numbers(numbers: Any, at: Any) -> Any:
+        return numbers[at : at + _ENTRIES]
+
+    def words(low: Any, high: Any) -> Any:
+        return np.array([low, high], "<u8").view(np.uint8)
+
+    def halves(low: Any, high: Any) -> Any:
+        return np.repeat(np.array([low, high], np.float32), _ENTRIES // 2)
+
+    def first_digits(codes: Any) -> Any:
+        return (codes.astype(np.uint16) * 3 >> 8).astype(np.uint8)
+
+    def table_for(out: Any, numbers: Any) -> Any:
+        if out.dtype == np.uint16:
+            return np.array([bf16_bits(number) for number in numbers], np.uint16)
+        return numbers
+
+    def look_up(out: Any, at: Any, table: Any, codes: Any) -> None:
+        out[at : at + _ENTRIES] = table[codes & 15]
+
+else:
+    _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
+    _Lanes = _vector.Lanes
+    _BYTES = _Lanes(types.uint8, _ENTRIES)
+    _NUMBERS = _Lanes(types.float32, _ENTRIES)
+
+    def _vectors_of(element: Any, count: int = _ENTRIES) -> Any:
+        return ir.VectorType(element, count)
+
+    def _loader(width: int, dtype: Any) -> Any:
+        @intrinsic
+        def load(typingctx: Any, data: Any, at: Any) -> Any:
+            if not _vector._contiguous(data, types.uint8):
+                return None
+
+            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                kind = ir.IntType(width)
+                where = _vector._pointer(context, builder, data, args[0], args[1], kind)
+                return builder.load(where, align=1)
+
+            return dtype(data, types.intp), build
+
+        return load
+
+    @intrinsic
+    def load_numbers(typingctx: Any, numbers: Any, at: Any) -> Any:
+        """Sixteen elements of a float32 array, from `at` on."""
+        if not _vector._contiguous(numbers, types.float32):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            kind = _NUMBERS.llvm
+            where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
+            return builder.load(where, align=4)
+
+        return _NUMBERS(numbers, types.intp), build
+
+    @intrinsic
+    def words(typingctx: Any, low: Any, high: Any) -> Any:
+        """Two uint64 as sixteen bytes, the lowest first."""
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            pair = ir.Constant(_vectors_of(_I64, 2), ir.Undefined)
+            for index, word in enumerate(args):
+                pair = builder.insert_element(pair, word, _I32(index))
+            return builder.bitcast(pair, _BYTES.llvm)
+
+        return _BYTES(types.uint64, types.uint64), build
+
+    @intrinsic
+    def halves(typingctx: Any, low: Any, high: Any) -> Any:
+        """One float32 eight times, then another."""
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            first, second = (_vector._splat(builder, number, _ENTRIES // 2) for number in args)
+            return _vector._shuffle(builder, first, second, range(_ENTRIES))
+
+        return _NUMBERS(types.float32, types.float32), build
+
+    @intrinsic
+    def first_digits(typingctx: Any, codes: Any) -> Any:
+        """The first base-3 digit of each byte, read as a fraction of 256."""
+        if not isinstance(codes, _Lanes) or codes.dtype != types.uint8:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            # Written `3 * byte >> 8`, the sum in 16 bits hides the look-up from LLVM.
+            reached = [
+                builder.zext(
+                    builder.icmp_unsigned(">=", args[0], _vector._same(codes.llvm, least)),
+                    codes.llvm,
+                )
+                for least in (86, 171)
+            ]
+            return builder.add(*reached)
+
+        return codes(codes), build
+
+    @intrinsic
+    def table_for(typingctx: Any, out: Any, numbers: Any) -> Any:
+        """Sixteen float32 as entries of an output: as they are, or as BF16 bits for uint16.
+
+        Rounding and NaNs are as in `_vector.store`.
+        """
+        if numbers != _NUMBERS:
+            return None
+        result = _Lanes(out.dtype, _ENTRIES)
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            numbers = args[1]
+            if out.dtype == types.float32:
+                return numbers
+            wide = _vectors_of(_I32)
+            bits = builder.bitcast(numbers, wide)
+            by_16 = _vector._same(wide, 16)
+            odd = builder.and_(builder.lshr(bits, by_16), _vector._same(wide, 1))
+            rounded = builder.add(builder.add(bits, _vector._same(wide, 0x7FFF)), odd)
+            return builder.trunc(builder.lshr(rounded, by_16), result.llvm)
+
+        return result(out, numbers), build
+
+    def _permute(builder: Any, entries: Any, codes: Any) -> Any:
+        chosen = ir.Constant(_vectors_of(entries.type.element), ir.Undefined)
+        for index in map(_I32, range(_ENTRIES)):
+            code = builder.extract_element(codes, index)
+            if code.type.width < 32:
+                code = builder.zext(code, _I32)
+            entry = builder.extract_element(entries, code)
+            chosen = builder.insert_element(chosen, entry, index)
+        return chosen
+
+    def _permute_bytes(builder: Any, entries: Any, codes: Any) -> Any:
+        """The same, one byte of the entries at a time."""
+        width = entries.type.element.width // 8
+        split = builder.bitcast(entries, _vectors_of(_I8, _ENTRIES * width))
+        parts = []
+        for first in range(width):
+            plane = _vector._shuffle(builder, split, split, range(first, _ENTRIES * width, width))
+            parts.append(_permute(builder, plane, codes))
+        while len(parts) > 1:
+            count, bits = parts[0].type.count, parts[0].type.element.width
+            lanes = [lane // 2 + lane % 2 * count for lane in range(2 * count)]
+            pairs = [
+                _vector._shuffle(builder, *pair, lanes)
+                for pair in zip(parts[::2], parts[1::2], strict=True)
+            ]
+            wider = _vectors_of(ir.IntType(2 * bits))
+            parts = [builder.bitcast(pair, wider) for pair in pairs]
+        return parts[0]
+
+    @intrinsic
+    def look_up(typingctx: Any, out: Any, at: Any, table: Any, codes: Any) -> Any:
+        """Set `out[at:at+16]` to the entries that the low four bits of sixteen bytes choose."""
+        if not _vector._contiguous(out, types.uint16, types.float32) or not out.mutable:
+            return None
+        if table != _Lanes(out.dtype, _ENTRIES) or codes != _BYTES:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            entries = builder.bitcast(args[2], _vectors_of(ir.IntType(out.dtype.bitwidth)))
+            masked = builder.and_(args[3], _vector._same(_BYTES.llvm, 15))
+            features = context.codegen().magic_tuple()[2]
+            if "+avx512bw" in features and "+avx512vl" in features:
+                chosen = _permute(builder, entries, builder.zext(masked, entries.type))
+            else:  # elsewhere, machines look up bytes only
+                chosen = _permute_bytes(builder, entries, masked)
+            where = _vector._pointer(context, builder, out, args[0], args[1], chosen.type)
+            builder.store(chosen, where, align=1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, table, codes), build
+
+    load_u32, load_u64 = _loader(32, types.uint32), _loader(64, types.uint64)

@@ -1,0 +1,215 @@
+"""Layouts of packed codes to rows of numbers, without a pass for the transpose.
+
+GPTQ, AutoRound and AWQ store `[in, out]`, as streams of codes (`_codes.py`) that run along one
+axis; 32 codes of b bits fill exactly b words of 32 bits. The streams of some output rows are
+gathered into a tile of fixed size: words are turned, not elements. Each row of the tile is then
+unpacked, scaled and stored in order, so that the output is written once.
+
+The indices and shapes are the callers' to check: nothing here is bounds-checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._packed import COLUMNS, SCATTERED, block_inputs
+from anamnesis.kernels.bodies._codes import RUNS, scale_each, spread
+from anamnesis.kernels.bodies._jit import jit, local, stack, variants
+from anamnesis.kernels.bodies._pairs import pair, scale_pairs
+from anamnesis.kernels.bodies._transpose import (
+    LANES,
+    prefetch,
+    transpose8,
+    transpose8_rows,
+    transpose_nibbles,
+)
+from anamnesis.kernels.bodies.bits import u32
+
+_codes = stack(8192)  # `block_inputs` at most
+_planes = stack(4 * LANES**3)
+
+
+@variants
+def decode_runs(bits: int, nibbles: bool, way: str) -> Any:
+    """Columns of words to rows of `out`, where long runs of inputs share a group.
+
+    `(words, starts, groups, zeros, scales, inputs, room, out)`: `words` is uint32
+    `[in * bits / 32, rows]`, or `[in, rows / 8]` when each holds the `nibbles` of eight outputs in
+    AWQ's order. Run k is inputs `[starts[k], starts[k + 1])` of group `groups[k]`; no run crosses a
+    multiple of `block_inputs`. `zeros` and `scales` are float32 `[groups, rows]`, `out` is
+    `rows * inputs` elements, `room` is what `room_for_runs` gives, `way` what
+    `way_of` does.
+    """
+    block, to_bytes, decode = block_inputs(bits, nibbles), spread(bits), RUNS[way]
+    if nibbles:
+
+        def turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+            planes = local(_planes(), (LANES, LANES, LANES), np.uint32)
+            _turn_nibbles(words, first, last, column // LANES, planes, tile)
+
+    else:
+
+        def turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+            _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
+
+    fill = jit(turn)
+
+    def rows_of(
+        words: Any, starts: Any, groups: Any, zeros: Any, scales: Any, inputs: Any, room: Any,
+        out: Any,
+    ) -> None:  # fmt: skip
+        tile, zero_tile, scale_tile = room
+        columns = tile.shape[0]
+        streams = tile.view(np.uint8)
+        codes = local(_codes(), block, np.uint8)
+        rows = zeros.shape[1]
+        for column in range(0, rows, columns):
+            _turn_rows(zeros, groups, column, zero_tile)
+            _turn_rows(scales, groups, column, scale_tile)
+            run = 0
+            for first in range(0, inputs, block):
+                last = min(first + block, inputs)
+                fill(words, first, last, column, tile)
+                end = run
+                while starts[end] < last:
+                    end += 1
+                size = -(-(last - first) * bits // 8)
+                for lane in range(min(columns, rows - column)):
+                    line = lane
+                    if nibbles:  # tile rows are in the order of nibbles, then of words
+                        line = (lane % 8 // 2 + lane % 2 * 4) * LANES + lane // LANES
+                    source = streams[line, :size]
+                    if bits != 8:
+                        to_bytes(source, codes)
+                        source = codes
+                    at, zero, scale = (column + lane) * inputs, zero_tile[lane], scale_tile[lane]
+                    decode(source, first, starts, run, end, zero, scale, out, at)
+                run = end
+
+    return rows_of
+
+
+@variants
+def decode_scattered(bits: int, narrow: bool) -> Any:
+    """As `decode_runs`, where input i is of group `index[i]` and neighbours rarely share one.
+
+    `(words, index, zeros, scales, half, inputs, room, out)`. `narrow` scales were stored in 16
+    bits, which leaves the low bits of a float32 to the zero point: gathering both for each input
+    is most of the work. `half` rounds values to binary16 first; `room` is what
+    `room_for_scattered` gives.
+    """
+    to_bytes = spread(bits)
+
+    def rows_of(
+        words: Any, index: Any, zeros: Any, scales: Any, half: Any, inputs: Any, room: Any,
+        out: Any,
+    ) -> None:  # fmt: skip
+        tile, zero_tile, scale_tile, grid = room
+        streams, both = tile.view(np.uint8), scale_tile.view(np.uint32)
+        codes = local(_codes(), SCATTERED, np.uint8)
+        rows = zeros.shape[1]
+        if narrow:
+            pair(zeros, scales, grid)
+        for column in range(0, rows, COLUMNS):
+            for first in range(0, inputs, SCATTERED):
+                last = min(first + SCATTERED, inputs)
+                _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
+                _turn_rows(grid, index[first:last], column, both)
+                if not narrow:
+                    _turn_rows(zeros, index[first:last], column, zero_tile)
+                size = -(-(last - first) * bits // 8)
+                for lane in range(min(COLUMNS, rows - column)):
+                    source = streams[lane, :size]
+                    if bits != 8:
+                        to_bytes(source, codes)
+                        source = codes
+                    part, here = source[: last - first], out[(column + lane) * inputs + first :]
+                    if narrow:
+                        scale_pairs(part, both[lane], half, here)
+                    else:
+                        scale_each(part, zero_tile[lane], scale_tile[lane], half, here)
+
+    return rows_of
+
+
+@variants
+def decode_rows(bits: int, way: str) -> Any:
+    """As `decode_runs`, from streams that lie as rows.
+
+    `(streams, starts, zeros, scales, inputs, codes, out)`: `streams` is uint8 `[rows, bytes]`,
+    `zeros` and `scales` are float32 `[rows, runs]`, of any width from there on; `codes` has room
+    for `inputs`, rounded up to 32.
+    """
+    to_bytes, decode = spread(bits), RUNS[way]
+
+    def rows_of(
+        streams: Any, starts: Any, zeros: Any, scales: Any, inputs: Any, codes: Any, out: Any
+    ) -> None:
+        runs = starts.shape[0] - 1
+        for row in range(streams.shape[0]):
+            to_bytes(streams[row], codes)
+            decode(codes, 0, starts, 0, runs, zeros[row], scales[row], out, row * inputs)
+
+    return rows_of
+
+
+@jit
+def _turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+    """Words `[first, last)` of the columns that `tile` has rows for, each column to a row."""
+    columns = min(tile.shape[0], words.shape[1] - column)
+    whole = columns - columns % LANES
+    blocks = last - (last - first) % LANES
+    pairs = column % (2 * COLUMNS) == 0
+    for row in range(first, blocks, LANES):
+        for lane in range(0, whole, LANES):
+            transpose8(words, row, column + lane, tile, lane, row - first)
+        if pairs:
+            for ahead in range(row, row + LANES):
+                prefetch(words, ahead, column + 2 * COLUMNS)
+                prefetch(words, ahead, column + 3 * COLUMNS)
+    for row in range(first, last):
+        for lane in range(whole if row < blocks else 0, columns):
+            tile[lane, row - first] = words[row, column + lane]
+
+
+@jit
+def _turn_rows(grid: Any, rows: Any, column: Any, tile: Any) -> None:
+    """`tile[i, j] = grid[rows[j], column + i]` for the columns that `tile` has rows for."""
+    columns = min(tile.shape[0], grid.shape[1] - column)
+    whole = columns - columns % LANES
+    blocks = rows.shape[0] - rows.shape[0] % LANES
+    for at in range(0, blocks, LANES):
+        for lane in range(0, whole, LANES):
+            transpose8_rows(grid, rows, at, column + lane, tile, lane, at)
+    for at in range(rows.shape[0]):
+        for lane in range(whole if at < blocks else 0, columns):
+            tile[lane, at] = grid[rows[at], column + lane]
+
+
+@jit
+def _turn_nibbles(words: Any, first: Any, last: Any, column: Any, planes: Any, tile: Any) -> None:
+    """Rows `[first, last)` of eight columns: nibble k of column c to stream `8 * k + c`."""
+    columns = min(LANES, words.shape[1] - column)
+    blocks = first
+    if columns == LANES:
+        blocks = last - (last - first) % (LANES * LANES)
+    odd = column % (2 * LANES)  # the line came with the even ones
+    for row in range(first, blocks, LANES * LANES):
+        at = (row - first) // LANES
+        for j in range(LANES):
+            if not odd:
+                for ahead in range(row + LANES * j, row + LANES * j + LANES):
+                    prefetch(words, ahead, column + 2 * LANES)
+            transpose_nibbles(words, row + LANES * j, column, planes, j)
+        for k in range(LANES):
+            transpose8(planes[k], 0, 0, tile, LANES * k, at)
+    for row in range(blocks, last, LANES):
+        for c in range(columns):
+            for k in range(LANES):
+                word = u32(0)
+                for j in range(min(LANES, last - row)):
+                    nibble = u32(u32(words[row + j, column + c] >> u32(4 * k)) & u32(15))
+                    word = u32(word | u32(nibble << u32(4 * j)))
+                tile[LANES * k + c, (row - first) // LANES] = word

@@ -1,0 +1,88 @@
+"""A zero point and a scale for every code, joined in one word of 32 bits.
+
+Where neighbours rarely share a group, gathering both for each input is most of the work. A scale
+that was stored in 16 bits leaves the low eight of its float32 to the zero point, so that one word
+is gathered:
+
+    value = float32(code - (word & 255)) * float32 of the bits word & ~255, rounded once to BF16
+
+Nothing here is bounds-checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._codes import to_half
+from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, inline, jit, put
+from anamnesis.kernels.bodies._vector import load32, store
+from anamnesis.kernels.bodies.bits import u32
+
+_STEP = 32
+
+
+if DISABLED:
+
+    def scaled_by(codes: Any, words: Any, at: Any) -> Any:
+        some = words[at : at + _STEP]
+        scales = (some & np.uint32(0xFFFFFF00)).view(np.float32)
+        return (codes.astype(np.int32) - (some & 255).astype(np.int32)).astype(np.float32) * scales
+
+else:
+    _CODES = _vector.Lanes(types.uint8, _STEP)
+    _REALS = _vector.Lanes(types.float32, _STEP)
+
+    @intrinsic
+    def scaled_by(typingctx: Any, codes: Any, words: Any, at: Any) -> Any:
+        """The values of 32 codes, as float32, with the words from `at` on."""
+        if codes != _CODES or not _vector._contiguous(words, types.uint32):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            wide = ir.VectorType(ir.IntType(32), _STEP)
+            where = _vector._pointer(context, builder, words, args[1], args[2], wide)
+            pairs = builder.load(where, align=4)
+            zeros = builder.and_(pairs, _vector._same(wide, 0xFF))
+            scales = builder.and_(pairs, _vector._same(wide, 0xFFFFFF00))
+            steps = builder.sub(builder.zext(args[0], wide), zeros)
+            reals = builder.sitofp(steps, _REALS.llvm)
+            return builder.fmul(reals, builder.bitcast(scales, _REALS.llvm))
+
+        return _REALS(codes, words, types.intp), build
+
+
+@jit
+def pair(zeros: Any, scales: Any, words: Any) -> None:
+    """One word for a zero point and its scale, whose low eight bits are 0 if it was F16 or BF16."""
+    for group in range(zeros.shape[0]):
+        for row in range(zeros.shape[1]):
+            words[group, row] = u32(as_u32(scales[group, row]) | u32(zeros[group, row]))
+
+
+@inline
+def _scaled(code: Any, word: Any) -> Any:
+    zero = np.float32(np.int32(u32(word & u32(0xFF))))
+    return (np.float32(code) - zero) * as_f32(u32(word & u32(0xFFFFFF00)))
+
+
+@jit
+def scale_pairs(codes: Any, words: Any, half: Any, out: Any) -> None:
+    """One row, with a zero point and a scale for every code, as `pair` joined them.
+
+    NaN scales have to be `clean_nan`'s. `half` rounds values to binary16 first.
+    """
+    if half:
+        for i in range(codes.shape[0]):
+            put(out, i, to_half(_scaled(codes[i], words[i])))
+    else:
+        whole = codes.shape[0] - codes.shape[0] % _STEP
+        for i in range(0, whole, _STEP):
+            store(out, i, scaled_by(load32(codes, i), words, i))
+        for i in range(whole, codes.shape[0]):
+            put(out, i, _scaled(codes[i], words[i]))

@@ -1,0 +1,76 @@
+"""Vectors of float32 rounded to a narrower format and back, as libraries do that compute in it.
+
+To nearest, ties to even; infinities, NaNs and signs stay. A NaN has to be one of `clean_nan`'s or
+of arithmetic's. Written in integers, since not every CPU converts binary16.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._jit import DISABLED
+
+if DISABLED:
+
+    def through_bf16(values: Any) -> Any:
+        bits = values.view(np.uint32)
+        rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
+        return np.where(np.isnan(values), values, rounded.view(np.float32))
+
+    def through_f16(values: Any) -> Any:
+        return values.astype(np.float16).astype(np.float32)
+
+else:
+
+    def _of_lanes(build: Any) -> Any:
+        @intrinsic
+        def rounded(typingctx: Any, values: Any) -> Any:
+            """Float32 lanes, rounded."""
+            if not isinstance(values, _vector.Lanes) or values.dtype != types.float32:
+                return None
+
+            def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                bits = builder.bitcast(args[0], ir.VectorType(ir.IntType(32), values.count))
+                return builder.bitcast(build(builder, bits), values.llvm)
+
+            return values(values), lower
+
+        return rounded
+
+    def _cut(builder: Any, bits: Any, places: int) -> Any:
+        """Integers rounded to multiples of `2 ** places`."""
+
+        def same(number: int) -> Any:
+            return _vector._same(bits.type, number)
+
+        odd = builder.and_(builder.lshr(bits, same(places)), same(1))
+        up = builder.add(builder.add(bits, same((1 << places - 1) - 1)), odd)
+        return builder.and_(up, same(0xFFFFFFFF >> places << places))
+
+    def _f16(builder: Any, bits: Any) -> Any:
+        def same(number: int) -> Any:
+            return _vector._same(bits.type, number)
+
+        magnitude = builder.and_(bits, same(0x7FFFFFFF))
+        sign = builder.and_(bits, same(0x80000000))
+        rounded = _cut(builder, magnitude, 13)
+        large = builder.icmp_unsigned(">=", rounded, same(0x47800000))  # 65536: past the largest
+        rounded = builder.select(large, same(0x7F800000), rounded)
+        # Subnormals are multiples of 2**-24, the last place of 0.5.
+        reals = ir.VectorType(ir.FloatType(), bits.type.count)
+        half = builder.bitcast(same(0x3F000000), reals)
+        moved = builder.fadd(builder.bitcast(magnitude, reals), half)
+        small = builder.bitcast(builder.fsub(moved, half), bits.type)
+        is_small = builder.icmp_unsigned("<", magnitude, same(0x38800000))
+        rounded = builder.select(is_small, small, rounded)
+        is_nan = builder.icmp_unsigned(">", magnitude, same(0x7F800000))
+        return builder.or_(builder.select(is_nan, magnitude, rounded), sign)
+
+    through_bf16 = _of_lanes(lambda builder, bits: _cut(builder, bits, 16))
+    through_f16 = _of_lanes(_f16)

@@ -1,0 +1,119 @@
+"""Before and after `_transpose`: blocks out of lines, and 16-bit numbers out of pairs.
+
+`_transpose` turns words of 32 bits, so 16-bit numbers are turned in pairs, and the pairs are put
+apart when they are stored. Nothing here is bounds-checked; with `NUMBA_DISABLE_JIT=1` numpy does
+it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from anamnesis.kernels._sizes import SPLIT_WORDS
+from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._jit import DISABLED
+
+if DISABLED:
+
+    def load16_of(lines: Any, line: Any, at: Any) -> Any:
+        return lines[line, at : at + 16]
+
+    def prefetch_of(lines: Any, line: Any, at: Any) -> None:
+        """Nothing to do."""
+
+    def prefetch_out(out: Any, at: Any) -> None:
+        """Nothing to do."""
+
+    def split_pairs(words: Any, row: Any, out: Any, low: Any, high: Any) -> None:
+        halves = words[row, :SPLIT_WORDS].view(np.uint16)
+        out[low : low + SPLIT_WORDS] = halves[0::2]
+        out[high : high + SPLIT_WORDS] = halves[1::2]
+
+else:
+    _BYTES = ir.IntType(8).as_pointer()
+
+    def _line(context: Any, builder: Any, kind: Any, array: Any, line: Any) -> Any:
+        """Where a line begins; only the last axis has to be contiguous."""
+        view = context.make_array(kind)(context, builder, array)
+        offset = builder.mul(line, builder.extract_value(view.strides, 0))
+        return builder.gep(builder.bitcast(view.data, _BYTES), [offset])
+
+    def _lines(array: Any, dtype: Any) -> bool:
+        return isinstance(array, types.Array) and array.ndim == 2 and array.dtype == dtype
+
+    @intrinsic
+    def load16_of(typingctx: Any, lines: Any, line: Any, at: Any) -> Any:
+        """Bytes `[at, at + 16)` of a line; `lines` is uint8, its last axis contiguous."""
+        if not _lines(lines, types.uint8):
+            return None
+        result = _vector.Lanes(types.uint8, 16)
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            start = _line(context, builder, lines, args[0], args[1])
+            where = builder.bitcast(builder.gep(start, [args[2]]), result.llvm.as_pointer())
+            return builder.load(where, align=1)
+
+        return result(lines, types.intp, types.intp), build
+
+    def _prefetch(builder: Any, where: Any, write: int) -> None:
+        number = ir.IntType(32)
+        hint = ir.FunctionType(ir.VoidType(), [_BYTES, number, number, number])
+        name = "llvm.prefetch.p0i8"
+        call = builder.module.globals.get(name) or ir.Function(builder.module, hint, name)
+        near = builder.bitcast(where, _BYTES)
+        builder.call(call, [near, number(write), number(3), number(1)])
+
+    @intrinsic
+    def prefetch_of(typingctx: Any, lines: Any, line: Any, at: Any) -> Any:
+        """Bring byte `at` of a line near, to be read; any line will do, even past the end."""
+        if not _lines(lines, types.uint8):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            start = _line(context, builder, lines, args[0], args[1])
+            _prefetch(builder, builder.gep(start, [args[2]]), 0)
+            return context.get_dummy_value()
+
+        return types.void(lines, types.intp, types.intp), build
+
+    @intrinsic
+    def prefetch_out(typingctx: Any, out: Any, at: Any) -> Any:
+        """Bring element `at` near, to be written; any will do, even past the end."""
+        if not _vector._contiguous(out, types.uint16, types.float32):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            where = _vector._pointer(context, builder, out, args[0], args[1], ir.IntType(8))
+            _prefetch(builder, where, 1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp), build
+
+    @intrinsic
+    def split_pairs(typingctx: Any, words: Any, row: Any, out: Any, low: Any, high: Any) -> Any:
+        """The low halves of `words[row, 0:32]` to `out[low:low+32]`, the high ones to `out[high:]`.
+
+        `words` is uint32, its last axis contiguous; `out` is uint16.
+        """
+        if not _vector._contiguous(out, types.uint16) or not out.mutable:
+            return None
+        if not _lines(words, types.uint32):
+            return None
+        intp = types.intp
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            start = _line(context, builder, words, args[0], args[1])
+            whole = ir.VectorType(ir.IntType(16), 2 * SPLIT_WORDS)
+            halves = builder.load(builder.bitcast(start, whole.as_pointer()), align=4)
+            for first, at in ((0, args[3]), (1, args[4])):
+                part = _vector._shuffle(builder, halves, halves, range(first, 64, 2))
+                to = _vector._pointer(context, builder, out, args[2], at, part.type)
+                builder.store(part, to, align=1)
+            return context.get_dummy_value()
+
+        return types.void(words, intp, out, intp, intp), build

@@ -1,0 +1,202 @@
+"""8 x 8 blocks of 32-bit numbers, transposed in registers.
+
+Packed layouts store `[in, out]` and the output is `[out, in]`. Moving words one by one costs a load
+and a store each; eight vectors of eight words turned by three rounds of shuffles cost a third of
+that (docs/performance-experiments.md). The shuffles are LLVM's own, so every CPU has them.
+With `NUMBA_DISABLE_JIT=1` numpy does it. Nothing here is bounds-checked.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from anamnesis.kernels.bodies._jit import DISABLED
+
+LANES = 8
+
+
+if DISABLED:
+
+    def transpose8(source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any) -> None:
+        rows = np.arange(row, row + LANES)
+        transpose8_rows(source, rows, 0, column, tile, line, at)
+
+    def transpose8_rows(
+        source: Any, rows: Any, first: Any, column: Any, tile: Any, line: Any, at: Any
+    ) -> None:
+        block = source[rows[first : first + LANES], column : column + LANES]
+        tile[line : line + LANES, at : at + LANES] = block.T
+
+    def prefetch(words: Any, row: Any, column: Any) -> None:
+        """Nothing to do."""
+
+    def transpose_nibbles(words: Any, row: Any, column: Any, planes: Any, at: Any) -> None:
+        block = words[row : row + LANES, column : column + LANES]
+        shifts = np.arange(0, 32, 4, dtype=np.uint32)
+        for k in range(LANES):
+            nibbles = (block >> shifts[k]) & np.uint32(15)
+            planes[k, at, :LANES] = (nibbles << shifts[:, None]).sum(axis=0, dtype=np.uint32)
+
+else:
+    _I32, _I64 = ir.IntType(32), ir.IntType(64)
+    _VECTOR = ir.VectorType(_I32, LANES)
+    _BYTES = ir.IntType(8).as_pointer()
+
+    def _turned(builder: Any, rows: Any) -> Any:
+        """Swap the off-diagonal halves, then those of each quarter, and so on."""
+        step = LANES // 2
+        while step:
+            kept = [lane + LANES - step if lane & step else lane for lane in range(LANES)]
+            moved = [lane + LANES if lane & step else lane + step for lane in range(LANES)]
+            turned = list(rows)
+            for i in range(LANES):
+                if not i & step:
+                    for to, order in ((i, kept), (i + step, moved)):
+                        lanes = ir.Constant(ir.VectorType(_I32, LANES), order)
+                        turned[to] = builder.shuffle_vector(rows[i], rows[i + step], lanes)
+            rows = turned
+            step //= 2
+        return rows
+
+    def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+        """Pointer to eight numbers of a row; only the last axis has to be contiguous."""
+        view = context.make_array(kind)(context, builder, array)
+        stride = builder.extract_value(view.strides, 0)
+        line = builder.mul(row, stride)
+        offset = builder.add(line, builder.mul(column, ir.Constant(_I64, 4)))
+        base = builder.bitcast(view.data, _BYTES)
+        return builder.bitcast(builder.gep(base, [offset]), _VECTOR.as_pointer())
+
+    def _words(*arrays: Any) -> bool:
+        return all(isinstance(a, types.Array) and a.ndim == 2 for a in arrays) and all(
+            a.dtype in (types.uint32, types.float32) and a.layout in "AC" for a in arrays
+        )
+
+    def _emit(
+        context: Any, builder: Any, kinds: Any, arrays: Any, rows: Any, column: Any, to: Any
+    ) -> Any:
+        (source_kind, tile_kind), (source, tile), (line, at) = kinds, arrays, to
+        loaded = [
+            builder.load(_place(context, builder, source_kind, source, row, column), align=4)
+            for row in rows
+        ]
+        for i, vector in enumerate(_turned(builder, loaded)):
+            place = builder.add(line, ir.Constant(_I64, i))
+            builder.store(vector, _place(context, builder, tile_kind, tile, place, at), align=4)
+        return context.get_dummy_value()
+
+    @intrinsic
+    def transpose8(
+        typingctx: Any, source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any
+    ) -> Any:
+        """`tile[line + i, at + j] = source[row + j, column + i]` for i, j below 8."""
+        if not _words(source, tile) or not tile.mutable:
+            return None
+        intp = types.intp
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            rows = [builder.add(args[1], ir.Constant(_I64, j)) for j in range(LANES)]
+            arrays = args[0], args[3]
+            return _emit(context, builder, (source, tile), arrays, rows, args[2], args[4:])
+
+        return types.void(source, intp, intp, tile, intp, intp), build
+
+    @intrinsic
+    def transpose8_rows(
+        typingctx: Any,
+        source: Any,
+        rows: Any,
+        first: Any,
+        column: Any,
+        tile: Any,
+        line: Any,
+        at: Any,
+    ) -> Any:
+        """As `transpose8`, with row numbers `rows[first : first + 8]` (int64, contiguous)."""
+        if not _words(source, tile) or not tile.mutable:
+            return None
+        if not isinstance(rows, types.Array) or rows.dtype != types.int64 or rows.layout != "C":
+            return None
+        intp = types.intp
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            data = context.make_array(rows)(context, builder, args[1]).data
+            numbers = [
+                builder.load(builder.gep(data, [builder.add(args[2], ir.Constant(_I64, j))]))
+                for j in range(LANES)
+            ]
+            arrays = args[0], args[4]
+            return _emit(context, builder, (source, tile), arrays, numbers, args[3], args[5:])
+
+        return types.void(source, rows, intp, intp, tile, intp, intp), build
+
+    @intrinsic
+    def prefetch(typingctx: Any, words: Any, row: Any, column: Any) -> Any:
+        """Bring the line of `words[row, column]` near; any address will do, even past the end."""
+        if not _words(words):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            place = builder.bitcast(_place(context, builder, words, *args), _BYTES)
+            hint = ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
+            name = "llvm.prefetch.p0i8"
+            call = builder.module.globals.get(name) or ir.Function(builder.module, hint, name)
+            builder.call(call, [place, _I32(0), _I32(2), _I32(1)])  # read, keep in L2, data
+            return context.get_dummy_value()
+
+        return types.void(words, types.intp, types.intp), build
+
+    def _nibbles_turned(builder: Any, rows: Any) -> Any:
+        """As `_turned`, for the eight nibbles of each lane."""
+        step = LANES // 2
+        while step:
+            ones = (1 << 4 * step) - 1
+            low = sum(ones << 8 * step * i for i in range(LANES // 2 // step))
+            keep, move, shift = (
+                ir.Constant(_VECTOR, [number] * LANES)
+                for number in (low, low << 4 * step, 4 * step)
+            )
+            turned = list(rows)
+            for i in range(LANES):
+                if not i & step:
+                    a, b = rows[i], rows[i + step]
+                    up = builder.shl(builder.and_(b, keep), shift)
+                    down = builder.lshr(builder.and_(a, move), shift)
+                    turned[i] = builder.or_(builder.and_(a, keep), up)
+                    turned[i + step] = builder.or_(down, builder.and_(b, move))
+            rows = turned
+            step //= 2
+        return rows
+
+    @intrinsic
+    def transpose_nibbles(
+        typingctx: Any, words: Any, row: Any, column: Any, planes: Any, at: Any
+    ) -> Any:
+        """Nibble j of `planes[k, at, i]` = nibble k of `words[row + j, column + i]`, all to 7."""
+        if not _words(words) or not isinstance(planes, types.Array) or planes.ndim != 3:
+            return None
+        if planes.dtype != types.uint32 or planes.layout != "C":
+            return None
+        intp = types.intp
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            rows = [builder.add(args[1], ir.Constant(_I64, j)) for j in range(LANES)]
+            loaded = [
+                builder.load(_place(context, builder, words, args[0], j, args[2]), align=4)
+                for j in rows
+            ]
+            view = context.make_array(planes)(context, builder, args[3])
+            base = builder.bitcast(view.data, _BYTES)
+            line = builder.mul(args[4], builder.extract_value(view.strides, 1))
+            for k, vector in enumerate(_nibbles_turned(builder, loaded)):
+                plane = builder.mul(builder.extract_value(view.strides, 0), ir.Constant(_I64, k))
+                where = builder.gep(base, [builder.add(plane, line)])
+                builder.store(vector, builder.bitcast(where, _VECTOR.as_pointer()), align=4)
+            return context.get_dummy_value()
+
+        return types.void(words, intp, intp, planes, intp), build

@@ -1,0 +1,281 @@
+"""Short vectors as values in kernels: what numpy's `uint8`, `int8` and `float32` arrays of 4 to 64
+elements would be, held in registers.
+
+LLVM does not vectorise loops that split a byte into two elements 16 apart, so kernels of packed
+formats say what they mean: load bytes, mask and shift and join them, multiply, store. The
+vectors are LLVM's own, which it splits or widens to what the CPU has; the operators `& | ^ << >> +
+- *` take two vectors of one type, or a vector and a number that every lane shares, as numpy does.
+With `NUMBA_DISABLE_JIT=1` they *are* numpy arrays.
+
+Loads and stores are not bounds-checked, here or by `NUMBA_BOUNDSCHECK`: `run_blocks` checks the
+sizes once a call. Multi-byte numbers are read in the host's order, which has to be little-endian.
+"""
+
+from __future__ import annotations
+
+import operator
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+
+from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, bf16_bits, inline
+from anamnesis.kernels.bodies.bits import f16_bits_to_f32, u32
+
+
+@inline
+def clean_nan(value: Any) -> Any:
+    """A float32 NaN made quiet, its payload cut to the bits that BF16 keeps; others as they are."""
+    if value != value:
+        return as_f32(u32(as_u32(value) & u32(0xFFFF0000)) | u32(0x00400000))
+    return value
+
+
+@inline
+def load_half(data: Any, at: Any) -> Any:
+    """The little-endian binary16 at byte `at` as float32, exactly; NaNs as in `clean_nan`."""
+    return clean_nan(f16_bits_to_f32(load_u16(data, at)))
+
+
+if DISABLED:
+
+    def _loader(count: int) -> Any:
+        return lambda data, at: data[at : at + count]
+
+    def load_u16(data: Any, at: Any) -> Any:
+        return u32(int(data[at]) | int(data[at + 1]) << 8)
+
+    def load_bits32(data: Any, at: Any) -> Any:
+        return np.unpackbits(data[at : at + 4], bitorder="little")
+
+    def join(first: Any, second: Any) -> Any:
+        return np.concatenate([first, second])
+
+    def signed(codes: Any) -> Any:
+        return codes.view(np.int8)
+
+    def to_f32(codes: Any) -> Any:
+        return codes.astype(np.float32)
+
+    def lane(vector: Any, index: Any) -> Any:
+        return vector[index]
+
+    def repeat16(vector: Any, index: Any) -> Any:
+        return np.repeat(vector[index : index + 2], 16)
+
+    def store(out: Any, at: Any, values: Any) -> None:
+        if out.dtype == np.uint16:
+            values = [bf16_bits(value) for value in values]
+        out[at : at + len(values)] = values
+
+else:
+    _I8, _I16, _I32 = (ir.IntType(width) for width in (8, 16, 32))
+
+    class Lanes(types.Type):  # type: ignore[misc]
+        """The numba type of a vector of `count` numbers of a scalar numba type."""
+
+        def __init__(self, dtype: Any, count: int) -> None:
+            self.dtype, self.count = dtype, count
+            super().__init__(name=f"Lanes({dtype}, {count})")
+
+        @property
+        def llvm(self) -> Any:
+            real = isinstance(self.dtype, types.Float)
+            element = ir.FloatType() if real else ir.IntType(self.dtype.bitwidth)
+            return ir.VectorType(element, self.count)
+
+    @register_model(Lanes)
+    class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
+        def __init__(self, manager: Any, numba_type: Any) -> None:
+            super().__init__(manager, numba_type, numba_type.llvm)
+
+    def _same(vector_type: Any, number: int) -> Any:
+        return ir.Constant(vector_type, [number] * vector_type.count)
+
+    def _shuffle(builder: Any, first: Any, second: Any, lanes: Any) -> Any:
+        order = list(lanes)
+        return builder.shuffle_vector(
+            first, second, ir.Constant(ir.VectorType(_I32, len(order)), order)
+        )
+
+    def _splat(builder: Any, number: Any, count: int) -> Any:
+        nothing = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
+        one = builder.insert_element(nothing, number, ir.Constant(_I32, 0))
+        return _shuffle(builder, one, nothing, [0] * count)
+
+    def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any, to: Any) -> Any:
+        data = context.make_array(array_type)(context, builder, array).data
+        return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
+
+    def _contiguous(array: Any, *dtypes: Any) -> bool:
+        return isinstance(array, types.Array) and array.layout == "C" and array.dtype in dtypes
+
+    def _loader(count: int) -> Any:
+        @intrinsic
+        def load(typingctx: Any, data: Any, at: Any) -> Any:
+            if not _contiguous(data, types.uint8):
+                return None
+            result = Lanes(types.uint8, count)
+
+            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                where = _pointer(context, builder, data, args[0], args[1], result.llvm)
+                return builder.load(where, align=1)
+
+            return result(data, types.intp), build
+
+        return load
+
+    @intrinsic
+    def load_u16(typingctx: Any, data: Any, at: Any) -> Any:
+        """The little-endian 16-bit number at byte `at`, as uint32."""
+        if not _contiguous(data, types.uint8):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            where = _pointer(context, builder, data, args[0], args[1], _I16)
+            return builder.zext(builder.load(where, align=1), _I32)
+
+        return types.uint32(data, types.intp), build
+
+    @intrinsic
+    def load_bits32(typingctx: Any, data: Any, at: Any) -> Any:
+        """The 32 bits at byte `at`, lowest first, as 32 bytes of 0 or 1."""
+        if not _contiguous(data, types.uint8):
+            return None
+        result = Lanes(types.uint8, 32)
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            where = _pointer(context, builder, data, args[0], args[1], _I32)
+            bits = builder.bitcast(builder.load(where, align=1), ir.VectorType(ir.IntType(1), 32))
+            return builder.zext(bits, result.llvm)
+
+        return result(data, types.intp), build
+
+    @intrinsic
+    def join(typingctx: Any, first: Any, second: Any) -> Any:
+        """The lanes of one vector, then those of another of the same type."""
+        if not isinstance(first, Lanes) or first != second:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return _shuffle(builder, args[0], args[1], range(2 * first.count))
+
+        return Lanes(first.dtype, 2 * first.count)(first, second), build
+
+    @intrinsic
+    def signed(typingctx: Any, codes: Any) -> Any:
+        """Bytes seen as int8."""
+        if not isinstance(codes, Lanes) or codes.dtype != types.uint8:
+            return None
+        return Lanes(types.int8, codes.count)(codes), lambda context, builder, sig, args: args[0]
+
+    @intrinsic
+    def to_f32(typingctx: Any, codes: Any) -> Any:
+        """Small integers as float32."""
+        if not isinstance(codes, Lanes) or not isinstance(codes.dtype, types.Integer):
+            return None
+        result = Lanes(types.float32, codes.count)
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            extend = builder.sext if codes.dtype.signed else builder.zext
+            return builder.sitofp(extend(args[0], ir.VectorType(_I32, codes.count)), result.llvm)
+
+        return result(codes), build
+
+    @intrinsic
+    def lane(typingctx: Any, vector: Any, index: Any) -> Any:
+        """One lane, as a scalar."""
+        if not isinstance(vector, Lanes):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return builder.extract_element(args[0], builder.trunc(args[1], _I32))
+
+        return vector.dtype(vector, types.intp), build
+
+    @intrinsic
+    def repeat16(typingctx: Any, vector: Any, index: Any) -> Any:
+        """Lane `index` 16 times, then lane `index + 1` 16 times."""
+        if not isinstance(vector, Lanes):
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            low = builder.trunc(args[1], _I32)
+            high = builder.add(low, ir.Constant(_I32, 1))
+            first, second = (
+                _splat(builder, builder.extract_element(args[0], at), 16) for at in (low, high)
+            )
+            return _shuffle(builder, first, second, range(32))
+
+        return Lanes(vector.dtype, 32)(vector, types.intp), build
+
+    @intrinsic
+    def store(typingctx: Any, out: Any, at: Any, values: Any) -> Any:
+        """Store float32 lanes from element `at` on: as they are, or rounded to BF16 for uint16.
+
+        To nearest, ties to even. A NaN has to be one that rounding leaves a NaN: arithmetic makes
+        such, and `clean_nan` scales keep them so; checking each lane here costs 10 to 18 %.
+        """
+        if not _contiguous(out, types.uint16, types.float32) or not out.mutable:
+            return None
+        if not isinstance(values, Lanes) or values.dtype != types.float32:
+            return None
+        count = values.count
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            result = args[2]
+            if out.dtype == types.uint16:
+                wide = ir.VectorType(_I32, count)
+                bits = builder.bitcast(result, wide)
+                odd = builder.and_(builder.lshr(bits, _same(wide, 16)), _same(wide, 1))
+                rounded = builder.add(builder.add(bits, _same(wide, 0x7FFF)), odd)
+                # Every other 16-bit half: one permutation for two registers where the CPU has it.
+                halves = builder.bitcast(rounded, ir.VectorType(_I16, 2 * count))
+                result = _shuffle(builder, halves, halves, range(1, 2 * count, 2))
+            where = _pointer(context, builder, out, args[0], args[1], result.type)
+            builder.store(result, where, align=1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, values), build
+
+    def _operate(op: Any, on_unsigned: str, on_signed: str, on_real: str) -> None:
+        @type_callable(op)
+        def typer(context: Any) -> Any:
+            def result(left: Any, right: Any) -> Any:
+                if not isinstance(left, Lanes):
+                    return None
+                real = isinstance(left.dtype, types.Float)
+                if real and not on_real:
+                    return None
+                scalar = right == left.dtype or (not real and isinstance(right, types.Integer))
+                return left if scalar or right == left else None
+
+            return result
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            (left, right), kind = args, signature.args[0]
+            if not isinstance(signature.args[1], Lanes):
+                element = kind.llvm.element
+                if isinstance(kind.dtype, types.Integer) and right.type.width > element.width:
+                    right = builder.trunc(right, element)
+                right = _splat(builder, right, kind.count)
+            if isinstance(kind.dtype, types.Float):
+                return getattr(builder, on_real)(left, right)
+            return getattr(builder, on_signed if kind.dtype.signed else on_unsigned)(left, right)
+
+        lower_builtin(op, Lanes, Lanes)(build)
+        lower_builtin(op, Lanes, types.Number)(build)
+
+    _operate(operator.and_, "and_", "and_", "")
+    _operate(operator.or_, "or_", "or_", "")
+    _operate(operator.xor, "xor", "xor", "")
+    _operate(operator.lshift, "shl", "shl", "")
+    _operate(operator.rshift, "lshr", "ashr", "")
+    _operate(operator.add, "add", "add", "fadd")
+    _operate(operator.sub, "sub", "sub", "fsub")
+    _operate(operator.mul, "mul", "mul", "fmul")
+
+
+load4, load8, load16, load32 = (_loader(count) for count in (4, 8, 16, 32))

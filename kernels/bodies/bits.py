@@ -1,0 +1,32 @@
+"""Bodies of `kernels/bits.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline
+
+u32 = np.uint32
+_SUBNORMAL_F16 = np.float32(2.0**-24)
+
+
+@inline
+def f16_bits_to_f32(half: Any) -> Any:
+    """IEEE binary16 bits to float32, exactly; NaN payloads are kept and infinities stay."""
+    magnitude = u32(half & 0x7FFF)
+    shifted = u32(magnitude << u32(13))
+    bits = u32(shifted + u32(0x38000000))
+    if magnitude >= u32(0x7C00):
+        bits = u32(shifted + u32(0x70000000))
+    value = as_f32(bits)
+    if magnitude < u32(0x400):
+        value = np.float32(np.int32(magnitude)) * _SUBNORMAL_F16
+    return as_f32(u32(as_u32(value) | u32(u32(half & 0x8000) << u32(16))))
+
+
+@inline
+def load_f16(row: Any, at: Any) -> Any:
+    """The little-endian binary16 at bytes `at`, `at + 1` of a byte row, as float32."""
+    return f16_bits_to_f32(u32(row[at]) | u32(u32(row[at + 1]) << u32(8)))

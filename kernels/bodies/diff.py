@@ -1,0 +1,124 @@
+"""Bodies of `kernels/diff.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from anamnesis.kernels.bodies._jit import DISABLED, jit
+from anamnesis.kernels.diff import DOT, LANES, MAX, NOISE, OTHER, SIGNAL, STEP, SUM, reduce_numpy
+
+if DISABLED:
+    reduce = reduce_numpy
+
+else:
+    _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
+    _F32, _F64 = ir.FloatType(), ir.DoubleType()
+    _SINGLES, _WORDS = ir.VectorType(_F32, STEP), ir.VectorType(_I32, STEP)
+    _DOUBLES = ir.VectorType(_F64, LANES)
+
+    def _every(vector: Any, number: Any) -> Any:
+        return ir.Constant(vector, [number] * vector.count)
+
+    def _call(builder: Any, name: str, kind: Any, *args: Any) -> Any:
+        function = builder.module.globals.get(name) or ir.Function(
+            builder.module, ir.FunctionType(kind, [arg.type for arg in args]), name
+        )
+        return builder.call(function, args)
+
+    def _round(builder: Any, bits: Any) -> Any:
+        odd = builder.and_(builder.lshr(bits, _every(_WORDS, 16)), _every(_WORDS, 1))
+        up = builder.add(builder.add(bits, _every(_WORDS, 0x7FFF)), odd)
+        return builder.lshr(up, _every(_WORDS, 16))
+
+    def _count(builder: Any, mask: Any) -> Any:
+        bits = builder.bitcast(mask, _I16)
+        return builder.zext(_call(builder, "llvm.ctpop.i16", _I16, bits), _I64)
+
+    def _finite(builder: Any, bits: Any) -> Any:
+        magnitude = builder.and_(bits, _every(_WORDS, 0x7FFFFFFF))
+        return builder.icmp_unsigned("<", magnitude, _every(_WORDS, 0x7F800000))
+
+    def _half(builder: Any, vector: Any, half: int) -> Any:
+        order = list(range(half * LANES, (half + 1) * LANES))
+        lanes = ir.Constant(ir.VectorType(_I32, LANES), order)
+        return builder.fpext(builder.shuffle_vector(vector, vector, lanes), _DOUBLES)
+
+    def _add(builder: Any, sums: list[Any], x: Any, y: Any) -> list[Any]:
+        distance = _call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
+        more = builder.fcmp_ordered(">", distance, sums[MAX])
+        terms = {
+            SUM: distance,
+            NOISE: builder.fmul(distance, distance),
+            SIGNAL: builder.fmul(x, x),
+            OTHER: builder.fmul(y, y),
+            DOT: builder.fmul(x, y),
+        }
+        return [
+            builder.select(more, distance, old) if row == MAX else builder.fadd(old, terms[row])
+            for row, old in enumerate(sums)
+        ]
+
+    @intrinsic
+    def _loop(typingctx: Any, a: Any, b: Any, state: Any, counts: Any, steps: Any) -> Any:
+        """`reduce` of so many steps."""
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            arrays = zip(signature.args[:4], args[:4], strict=True)
+            data = [
+                context.make_array(kind)(context, builder, array).data for kind, array in arrays
+            ]
+            rows = [builder.gep(data[2], [ir.Constant(_I64, LANES * row)]) for row in range(6)]
+            places = [builder.bitcast(row, _DOUBLES.as_pointer()) for row in rows]
+            tallies = [builder.gep(data[3], [ir.Constant(_I64, n)]) for n in range(2)]
+            first = [builder.load(place, align=8) for place in places]
+            first += [builder.load(tally) for tally in tallies]
+            entry = builder.block
+            head, body, end = (builder.append_basic_block(n) for n in ("head", "body", "end"))
+            builder.branch(head)
+            builder.position_at_end(head)
+            at = builder.phi(_I64)
+            at.add_incoming(ir.Constant(_I64, 0), entry)
+            carried = [builder.phi(value.type) for value in first]
+            for phi, value in zip(carried, first, strict=True):
+                phi.add_incoming(value, entry)
+            builder.cbranch(builder.icmp_signed("<", at, args[4]), body, end)
+
+            builder.position_at_end(body)
+            where = builder.mul(at, ir.Constant(_I64, STEP))
+            pointers = [builder.gep(d, [where]) for d in data[:2]]
+            x, y = (
+                builder.load(builder.bitcast(p, _SINGLES.as_pointer()), align=4) for p in pointers
+            )
+            x_bits, y_bits = builder.bitcast(x, _WORDS), builder.bitcast(y, _WORDS)
+            finite = builder.and_(_finite(builder, x_bits), _finite(builder, y_bits))
+            same = builder.icmp_unsigned("==", _round(builder, x_bits), _round(builder, y_bits))
+            found = [
+                builder.add(carried[6], _count(builder, finite)),
+                builder.add(carried[7], _count(builder, builder.and_(finite, same))),
+            ]
+            x, y = (builder.select(finite, v, _every(_SINGLES, 0.0)) for v in (x, y))
+            sums = carried[:6]
+            for half in range(2):
+                sums = _add(builder, sums, _half(builder, x, half), _half(builder, y, half))
+            for phi, value in zip(carried, [*sums, *found], strict=True):
+                phi.add_incoming(value, builder.block)
+            at.add_incoming(builder.add(at, ir.Constant(_I64, 1)), builder.block)
+            builder.branch(head)
+
+            builder.position_at_end(end)
+            for place, phi in zip(places, carried[:6], strict=True):
+                builder.store(phi, place, align=8)
+            for tally, phi in zip(tallies, carried[6:], strict=True):
+                builder.store(phi, tally)
+            return context.get_dummy_value()
+
+        return types.void(a, b, state, counts, types.intp), build
+
+    @jit
+    def reduce(a: Any, b: Any, state: Any, counts: Any) -> None:
+        """Add whole steps to the sums; see `reduce_numpy`."""
+        _loop(a, b, state, counts, a.shape[0] // STEP)

@@ -1,0 +1,81 @@
+"""Bodies of `kernels/encode_gguf_fp4.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, jit
+from anamnesis.kernels.bodies.bits import u32
+
+_NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+
+
+@inline
+def _code(value: Any, scale: Any) -> Any:
+    """The first code whose number, times the halved scale, is nearest to a value."""
+    best, least = 0, abs(np.float32(_NUMBERS[0] * scale) - value)
+    for i in range(1, 16):
+        error = abs(np.float32(_NUMBERS[i] * scale) - value)
+        if error < least:
+            best, least = i, error
+    return best
+
+
+@jit
+def mxfp4(values: Any, exponents: Any, out: Any) -> None:
+    """MXFP4: the exponent byte, then elements i and 16 + i as low and high half of byte i."""
+    for b in range(exponents.shape[0]):
+        e = u32(exponents[b])
+        bits = u32(0x00200000) << e if e < 2 else u32(u32(e - u32(1)) << u32(23))
+        scale = as_f32(u32(bits))
+        out[17 * b] = exponents[b]
+        for i in range(16):
+            low, high = _code(values[32 * b + i], scale), _code(values[32 * b + 16 + i], scale)
+            out[17 * b + 1 + i] = np.uint8(low | high << 4)
+
+
+@inline
+def _ue4m3(value: Any) -> Any:
+    """`ggml_fp32_to_ue4m3` of a number that is not negative."""
+    if not value > 0:
+        return 0
+    value = np.float32(448) if value > np.float32(448) else value
+    bits = as_u32(value)
+    exponent = int(u32(bits >> u32(23)) & 0xFF) - 120
+    if exponent <= 0:
+        return min(7, int(value * np.float32(512) + np.float32(0.5)))
+    if exponent >= 15:
+        return 0x7E
+    mantissa = int(u32(bits >> u32(20)) & 7) + int(u32(bits >> u32(19)) & 1)
+    if mantissa > 7:
+        mantissa, exponent = 0, exponent + 1
+    return 0x7E if exponent >= 15 else exponent << 3 | mantissa
+
+
+@inline
+def _half_of_ue4m3(code: Any) -> Any:
+    exponent, mantissa = code >> 3 & 15, np.float32(code & 7)
+    if code == 0 or code == 0x7F:
+        return np.float32(0)
+    if exponent == 0:
+        return np.float32(mantissa * np.float32(2.0**-10))
+    power = as_f32(u32((exponent + 119) << 23))
+    return np.float32((np.float32(1) + mantissa / np.float32(8)) * power)
+
+
+@jit
+def nvfp4(values: Any, out: Any) -> None:
+    """NVFP4: four E4M3 scales, then for each run of 16 eight bytes of elements i and 8 + i."""
+    for b in range(values.shape[0] // 64):
+        for s in range(4):
+            first, most = 64 * b + 16 * s, np.float32(0)
+            for i in range(first, first + 16):
+                most = abs(values[i]) if most < abs(values[i]) else most
+            code = _ue4m3(np.float32(most / np.float32(6)))
+            out[36 * b + s] = np.uint8(code)
+            scale = _half_of_ue4m3(code)
+            for i in range(8):
+                low, high = _code(values[first + i], scale), _code(values[first + 8 + i], scale)
+                out[36 * b + 4 + 8 * s + i] = np.uint8(low | high << 4)

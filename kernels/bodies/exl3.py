@@ -1,0 +1,81 @@
+"""Bodies of `kernels/exl3.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._jit import jit, put
+from anamnesis.kernels.exl3 import GROUP, TILE
+
+
+@jit
+def decode(
+    words: Any, bits: Any, table: Any, places: Any, inputs: Any, outputs: Any, square: Any, out: Any
+) -> None:
+    """Trellises of `bits` a number, turned back in double; `square` is room for 128 by 128."""
+    columns = inputs.shape[0]
+    for first in range(0, outputs.shape[0], GROUP):
+        for start in range(0, columns, GROUP):
+            for tile in range(GROUP // TILE * (GROUP // TILE)):
+                across, down = tile // (GROUP // TILE), tile % (GROUP // TILE)
+                line = words[start // TILE + down]
+                _tile(
+                    line,
+                    (first // TILE + across) * 8 * bits,
+                    bits,
+                    table,
+                    places,
+                    square[across * TILE : (across + 1) * TILE, down * TILE : (down + 1) * TILE],
+                )
+            _along_rows(square)
+            for row in range(GROUP):
+                for i in range(GROUP):
+                    square[row, i] *= inputs[start + i]
+            _along_columns(square)
+            for row in range(GROUP):
+                factor = outputs[first + row] / np.float64(GROUP)
+                at = (first + row) * columns + start
+                for i in range(GROUP):
+                    put(out, at + i, np.float32(square[row, i] * factor))
+
+
+@jit
+def _tile(line: Any, at: Any, bits: Any, table: Any, places: Any, part: Any) -> None:
+    """The 256 numbers of a tile, its columns as rows of `part`."""
+    size = 256 * bits
+    for step in range(256):
+        begin = ((step + 1) * bits - 16) % size
+        word = begin >> 5
+        after = word + 1 if (word + 1) * 32 < size else 0
+        both = np.uint64(line[at + word]) << np.uint64(32) | np.uint64(line[at + after])
+        state = both >> np.uint64(48 - (begin & 31)) & np.uint64(0xFFFF)
+        place = places[step]
+        part[place & 15, place >> 4] = np.float64(table[state])
+
+
+@jit
+def _along_rows(square: Any) -> None:
+    """Each row times the Sylvester matrix of 128, by sums and differences of halves."""
+    for row in range(GROUP):
+        step = 1
+        while step < GROUP:
+            for first in range(0, GROUP, 2 * step):
+                for i in range(first, first + step):
+                    a, b = square[row, i], square[row, i + step]
+                    square[row, i], square[row, i + step] = a + b, a - b
+            step *= 2
+
+
+@jit
+def _along_columns(square: Any) -> None:
+    """The Sylvester matrix of 128 times the matrix, a row of it at a time."""
+    step = 1
+    while step < GROUP:
+        for first in range(0, GROUP, 2 * step):
+            for row in range(first, first + step):
+                for i in range(GROUP):
+                    a, b = square[row, i], square[row + step, i]
+                    square[row, i], square[row + step, i] = a + b, a - b
+        step *= 2

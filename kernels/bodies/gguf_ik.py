@@ -1,0 +1,250 @@
+"""Bodies of `kernels/gguf_ik.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._jit import as_f32, inline, jit, put
+from anamnesis.kernels.bodies._vector import clean_nan, load_half, load_u16
+from anamnesis.kernels.bodies.bits import u32
+
+_i64 = np.int64
+
+
+@inline
+def load_float(data: Any, at: Any) -> Any:
+    """The little-endian float32 at byte `at`; NaNs as in `clean_nan`."""
+    low, high = load_u16(data, at), load_u16(data, at + 2)
+    return clean_nan(as_f32(u32(low | u32(high << u32(16)))))
+
+
+@inline
+def _scale(d: Any, number: Any) -> Any:
+    return np.float32(d * np.float32(number))
+
+
+@jit
+def q6_0(data: Any, out: Any) -> None:
+    """Q6_0: d f16, qh u8[8], qs u8[16]."""
+    for block in range(data.shape[0] // 26):
+        at = 26 * block
+        d = load_half(data, at)
+        for j in range(16):
+            # Byte j of qs has elements j and 16 + j, the low half first; two bits each of qh are
+            # their bits 4 and 5.
+            high, low = _i64(data[at + 2 + j % 8]) >> 4 * (j // 8), _i64(data[at + 10 + j])
+            put(out, 32 * block + j, _scale(d, (low & 15 | (high & 3) << 4) - 32))
+            put(out, 32 * block + 16 + j, _scale(d, (low >> 4 | (high & 12) << 2) - 32))
+
+
+@jit
+def iq2_k(data: Any, values: Any, out: Any) -> None:
+    """IQ2_K: d f16, extra u16, scales u8[8], qs u8[64]; `values` has two sets of four."""
+    for block in range(data.shape[0] // 76):
+        at = 76 * block
+        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
+        for run in range(16):
+            # A nibble of scale a run of 16; its bit of extra chooses the set.
+            number = (_i64(data[at + 4 + run // 2]) >> 4 * (run % 2) & 15) - 8
+            scale, first = _scale(d, number), 4 * (extra >> run & 1)
+            part = run // 2
+            qs = at + 12 + 32 * (part // 4) + 16 * (run % 2)
+            for j in range(16):
+                code = _i64(data[qs + j]) >> 2 * (part % 4) & 3
+                put(out, 256 * block + 16 * run + j, scale * values[first + code])
+
+
+@jit
+def iq3_k(data: Any, values: Any, out: Any) -> None:
+    """IQ3_K: d f16, extra u16, scales_h u16, scales_l u8[8], qs u8[64], qh u8[32]."""
+    for block in range(data.shape[0] // 110):
+        at = 110 * block
+        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
+        signs = _i64(load_u16(data, at + 4))
+        for run in range(16):
+            # A nibble of scale a run of 16, its sign in scales_h; its bit of extra chooses the set.
+            number = 2 * (_i64(data[at + 6 + run // 2]) >> 4 * (run % 2) & 15) + 1
+            scale = _scale(d, -number if signs >> run & 1 else number)
+            first, part, half = 8 * (extra >> run & 1), run // 2, 16 * (run % 2)
+            for j in range(16):
+                low = _i64(data[at + 14 + 32 * (part // 4) + half + j]) >> 2 * (part % 4) & 3
+                high = _i64(data[at + 78 + half + j]) >> part & 1
+                put(out, 256 * block + 16 * run + j, scale * values[first + (low | high << 2)])
+
+
+@jit
+def iq4_k(data: Any, values: Any, out: Any) -> None:
+    """IQ4_K: d f16, extra u16, scales_h u8[4], scales_l u8[8], qs u8[128]."""
+    for block in range(data.shape[0] // 144):
+        at = 144 * block
+        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
+        for run in range(16):
+            # Four bits of scale in scales_l, two in scales_h; the bit of extra chooses the set.
+            low = _i64(data[at + 8 + run // 2]) >> 4 * (run % 2) & 15
+            high = _i64(data[at + 4 + run // 4]) >> 2 * (run % 4) & 3
+            scale, first = _scale(d, (low | high << 4) - 32), 16 * (extra >> run & 1)
+            for j in range(16):
+                code = _i64(data[at + 16 + 16 * (run // 2) + j]) >> 4 * (run % 2) & 15
+                put(out, 256 * block + 16 * run + j, scale * values[first + code])
+
+
+@jit
+def iq5_k(data: Any, values: Any, out: Any) -> None:
+    """IQ5_K: d f16, extra u16, scales_h u8[4], scales_l u8[8], qs u8[128], qh u8[32]."""
+    for block in range(data.shape[0] // 176):
+        at = 176 * block
+        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
+        for run in range(16):
+            low = _i64(data[at + 8 + run // 2]) >> 4 * (run % 2) & 15
+            high = _i64(data[at + 4 + run // 4]) >> 2 * (run % 4) & 3
+            scale, first = _scale(d, (low | high << 4) - 32), 32 * (extra >> run & 1)
+            part, half = run // 2, 16 * (run % 2)
+            for j in range(16):
+                code = _i64(data[at + 16 + 32 * (part // 2) + half + j]) >> 4 * (part % 2) & 15
+                # Bit `part` of a byte of qh is bit 4.
+                top = _i64(data[at + 144 + half + j]) >> part & 1
+                put(out, 256 * block + 16 * run + j, scale * values[first + (code | top << 4)])
+
+
+@jit
+def iq6_k(data: Any, values: Any, out: Any) -> None:
+    """IQ6_K: d f16, extra u16, scales int8[16], qs u8[128], qh u8[64]."""
+    for block in range(data.shape[0] // 212):
+        at = 212 * block
+        d, extra = load_half(data, at), _i64(load_u16(data, at + 2))
+        for run in range(16):
+            number = (_i64(data[at + 4 + run]) ^ 128) - 128
+            scale, first = _scale(d, number), 64 * (extra >> run & 1)
+            part, half = run // 2, 16 * (run % 2)
+            for j in range(16):
+                code = _i64(data[at + 20 + 32 * (part // 2) + half + j]) >> 4 * (part % 2) & 15
+                # Two bits of a byte of qh are bits 4 and 5.
+                top = _i64(data[at + 148 + 32 * (part // 4) + half + j]) >> 2 * (part % 4) & 3
+                put(out, 256 * block + 16 * run + j, scale * values[first + (code | top << 4)])
+
+
+@jit
+def iq2_ks(rows: Any, values: Any, out: Any) -> None:
+    """IQ2_KS: d f16 a row; extra u16, scales u8[4], qs u8[64] a block."""
+    blocks = rows.shape[1] // 70
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_half(data, 0)
+        for block in range(blocks):
+            at, to = 2 + 70 * block, 256 * (row * blocks + block)
+            extra = _i64(load_u16(data, at))
+            for run in range(8):
+                # extra: eight bits that choose the set, eight that are bit 4 of a scale.
+                low = _i64(data[at + 2 + run // 2]) >> 4 * (run % 2) & 15
+                scale = _scale(d, (low | (extra >> 8 + run & 1) << 4) - 16)
+                first = 4 * (extra >> run & 1)
+                for j in range(32):
+                    code = _i64(data[at + 6 + 32 * (run // 4) + j]) >> 2 * (run % 4) & 3
+                    put(out, to + 32 * run + j, scale * values[first + code])
+
+
+@jit
+def iq3_ks(rows: Any, values: Any, out: Any) -> None:
+    """IQ3_KS: d f16 a row; extra u16, scales u8[4], qs u8[64], qh u8[32] a block."""
+    blocks = rows.shape[1] // 102
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_half(data, 0)
+        for block in range(blocks):
+            at, to = 2 + 102 * block, 256 * (row * blocks + block)
+            extra = _i64(load_u16(data, at))
+            for run in range(8):
+                # extra: eight bits that are bit 4 of a scale, eight that choose the set.
+                low = _i64(data[at + 2 + run % 4]) >> 4 * (run // 4) & 15
+                scale = _scale(d, (low | (extra >> run & 1) << 4) - 16)
+                first = 8 * (extra >> 8 + run & 1)
+                for j in range(32):
+                    code = _i64(data[at + 6 + 32 * (run // 4) + j]) >> 2 * (run % 4) & 3
+                    high = _i64(data[at + 70 + j]) >> run & 1
+                    put(out, to + 32 * run + j, scale * values[first + (code | high << 2)])
+
+
+@jit
+def iq4_ks(rows: Any, values: Any, out: Any) -> None:
+    """IQ4_KS: d f32 a row; scales u8[8], qs u8[128] a block."""
+    blocks = rows.shape[1] // 136
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_float(data, 0)
+        for block in range(blocks):
+            at, to = 4 + 136 * block, 256 * (row * blocks + block)
+            for run in range(8):
+                number = _i64(data[at + run])
+                # Bit 0 of a scale chooses the set.
+                scale, first = _scale(d, (number & 254) - 127), 16 * (number & 1)
+                for j in range(16):
+                    qs = _i64(data[at + 8 + 16 * run + j])
+                    put(out, to + 32 * run + j, scale * values[first + (qs & 15)])
+                    put(out, to + 32 * run + 16 + j, scale * values[first + (qs >> 4)])
+
+
+@jit
+def iq4_kss(rows: Any, values: Any, out: Any) -> None:
+    """IQ4_KSS: d f32 a row; u16[64] a block, 15 bits of codes and one of the scale each."""
+    blocks = rows.shape[1] // 128
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_float(data, 0)
+        for block in range(blocks):
+            at, to = 4 + 128 * block, 256 * (row * blocks + block)
+            for run in range(8):
+                number = _i64(0)
+                for k in range(8):
+                    # Bit 0 of the k-th word of a run is bit k of its scale.
+                    number |= (_i64(data[at + 16 * run + 2 * k]) & 1) << k
+                scale, first = _scale(d, (number & 254) - 127), 16 * (number & 1)
+                for k in range(8):
+                    word = _i64(load_u16(data, at + 16 * run + 2 * k)) & 0xFFFE
+                    word ^= word >> 1
+                    for i in range(2):
+                        qs = word >> 8 * i & 255
+                        j = to + 32 * run + 2 * k + i
+                        put(out, j, scale * values[first + (qs & 15)])
+                        put(out, j + 16, scale * values[first + (qs >> 4)])
+
+
+@jit
+def iq5_ks(rows: Any, values: Any, out: Any) -> None:
+    """IQ5_KS: d f32 a row; scales u8[8], qs u8[128], qh u8[32] a block."""
+    blocks = rows.shape[1] // 168
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_float(data, 0)
+        for block in range(blocks):
+            at, to = 4 + 168 * block, 256 * (row * blocks + block)
+            for run in range(8):
+                number = _i64(data[at + run])
+                # Bit 0 of a scale chooses the set.
+                scale, first = _scale(d, (number & 254) - 127), 32 * (number & 1)
+                for j in range(32):
+                    code = _i64(data[at + 8 + 32 * (run // 2) + j]) >> 4 * (run % 2) & 15
+                    top = _i64(data[at + 136 + j]) >> run & 1
+                    put(out, to + 32 * run + j, scale * values[first + (code | top << 4)])
+
+
+@jit
+def iq2_kl(rows: Any, pairs: Any, out: Any) -> None:
+    """IQ2_KL: d f16 a row; scales_h u16, scales_l u8[4], qs u8[64], qh u8[16] a block."""
+    blocks = rows.shape[1] // 86
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_half(data, 0)
+        for block in range(blocks):
+            at, to = 2 + 86 * block, 256 * (row * blocks + block)
+            highs = _i64(load_u16(data, at))
+            for run in range(8):
+                low = _i64(data[at + 2 + run % 4]) >> 4 * (run // 4) & 15
+                scale = _scale(d, (low | (highs >> 2 * run & 3) << 4) - 32)
+                for j in range(16):
+                    code = _i64(data[at + 6 + 16 * (run // 2) + j]) >> 4 * (run % 2) & 15
+                    # A nibble of qs and a bit of qh choose a pair.
+                    code |= (_i64(data[at + 70 + j]) >> run & 1) << 4
+                    put(out, to + 32 * run + 2 * j, scale * pairs[code, 0])
+                    put(out, to + 32 * run + 2 * j + 1, scale * pairs[code, 1])

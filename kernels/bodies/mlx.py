@@ -1,0 +1,94 @@
+"""Bodies of `kernels/mlx.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._codes import spread, widen
+from anamnesis.kernels.bodies._jit import jit, local, stack, variants
+from anamnesis.kernels.bodies._round import through_bf16, through_f16
+from anamnesis.kernels.bodies._vector import load32, store, to_f32
+from anamnesis.kernels.mlx import STEP
+
+_GROUPS = 128  # whose scales are made float32 at a time
+
+_scales, _biases = stack(4 * _GROUPS), stack(4 * _GROUPS)
+
+
+@variants
+def affine(bits: int, narrow: str) -> Any:
+    """`(data, scales, biases, half, size, twice, codes, out)`: codes of groups to values.
+
+    `codes` is room for the codes of some groups, one at least.
+    """
+    to_bytes, multiply = spread(bits), _SCALE[narrow]
+
+    def values_of(
+        data: Any,
+        scales: Any,
+        biases: Any,
+        half: Any,
+        size: Any,
+        twice: Any,
+        codes: Any,
+        out: Any,
+    ) -> None:
+        many = max(1, min(codes.shape[0] // size, _GROUPS))
+        scale, bias = local(_scales(), _GROUPS, np.float32), local(_biases(), _GROUPS, np.float32)
+        for first in range(0, scales.shape[0], many):
+            count = min(many, scales.shape[0] - first)
+            widen(scales[first : first + count], half, scale)
+            widen(biases[first : first + count], half, bias)
+            at = first * size
+            stream = data[at * bits // 8 : (at + count * size) * bits // 8]
+            if bits != 8:
+                to_bytes(stream, codes)
+                stream = codes
+            multiply(stream, size, scale, bias, count, twice, out, at)
+
+    return values_of
+
+
+@jit
+def _scale(
+    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
+) -> None:
+    for group in range(groups):
+        scale, bias = scales[group], biases[group]
+        for at in range(group * size, (group + 1) * size, STEP):
+            store(out, to + at, to_f32(load32(codes, at)) * scale + bias)
+
+
+@jit
+def _scale_bf16(
+    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
+) -> None:
+    for group in range(groups):
+        scale, bias = scales[group], biases[group]
+        if twice:
+            for at in range(group * size, (group + 1) * size, STEP):
+                product = through_bf16(to_f32(load32(codes, at)) * scale)
+                store(out, to + at, through_bf16(product + bias))
+        else:
+            for at in range(group * size, (group + 1) * size, STEP):
+                store(out, to + at, through_bf16(to_f32(load32(codes, at)) * scale + bias))
+
+
+@jit
+def _scale_f16(
+    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
+) -> None:
+    for group in range(groups):
+        scale, bias = scales[group], biases[group]
+        if twice:
+            for at in range(group * size, (group + 1) * size, STEP):
+                product = through_f16(to_f32(load32(codes, at)) * scale)
+                store(out, to + at, through_f16(product + bias))
+        else:
+            for at in range(group * size, (group + 1) * size, STEP):
+                store(out, to + at, through_f16(to_f32(load32(codes, at)) * scale + bias))
+
+
+_SCALE = {"F32": _scale, "BF16": _scale_bf16, "F16": _scale_f16}

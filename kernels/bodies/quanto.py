@@ -1,0 +1,45 @@
+"""Bodies of `kernels/quanto.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._codes import to_half
+from anamnesis.kernels.bodies._cycle_scales import narrowed
+from anamnesis.kernels.bodies._jit import as_f32, bf16_bits, jit, local, put, stack
+from anamnesis.kernels.bodies._vector import load32, signed, store, to_f32
+from anamnesis.kernels.bodies.bits import u32
+
+_STEP = 32
+
+_spare, _numbers = stack(_STEP), stack(4 * _STEP)
+
+
+@jit
+def int8(codes: Any, scales: Any, columns: Any, narrow: Any, first: Any, out: Any) -> None:
+    """Rows of int8 codes times a scale, one a row or one for all, rounded to `narrow`."""
+    spare = local(_spare(), _STEP, np.uint8)
+    numbers = local(_numbers(), _STEP, np.float32)
+    for row in range(out.shape[0] // max(1, columns)):
+        scale = scales[first + row if scales.shape[0] > 1 else 0]
+        at, whole = row * columns, columns - columns % _STEP
+        for i in range(at, at + whole, _STEP):
+            store(out, i, narrowed(to_f32(signed(load32(codes, i))) * scale, narrow))
+        if whole < columns:
+            for i in range(columns - whole):
+                spare[i] = codes[at + whole + i]
+            store(numbers, 0, narrowed(to_f32(signed(load32(spare, 0))) * scale, narrow))
+            for i in range(columns - whole):
+                put(out, at + whole + i, numbers[i])
+
+
+@jit
+def narrow_values(singles: Any, narrow: Any, out: Any) -> None:
+    """float32 rounded to `narrow`, 1 for BF16 and 2 for binary16."""
+    for i in range(out.shape[0]):
+        if narrow == 2:
+            put(out, i, to_half(singles[i]))
+        else:
+            put(out, i, as_f32(u32(u32(bf16_bits(singles[i])) << u32(16))))

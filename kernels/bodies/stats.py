@@ -1,0 +1,105 @@
+"""Bodies of `kernels/stats.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._jit import jit
+from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.stats import LEAST, MOST, SINGLE_CHUNK
+
+i32, u64 = np.int32, np.uint64
+_COUNT_BIT = 40
+_INFINITY = 0x7F800000
+
+
+@jit
+def count_each(patterns: Any, table: Any) -> None:
+    """Count patterns, neighbours in different rows."""
+    for i in range(patterns.shape[0]):
+        table[i & 1, patterns[i]] += u32(1)
+
+
+@jit
+def count_words(words: Any, table: Any) -> None:
+    """Four 16-bit patterns a word."""
+    low = u64(0xFFFF)
+    for i in range(words.shape[0]):
+        word = words[i]
+        table[0, word & low] += u32(1)
+        table[1, word >> u64(16) & low] += u32(1)
+        table[0, word >> u64(32) & low] += u32(1)
+        table[1, word >> u64(48)] += u32(1)
+
+
+@jit
+def sum_singles(bits: Any, totals: Any, scratch: Any) -> None:
+    """Add bits to `totals`, a chunk at a time, as long as sums fit `scratch`."""
+    low = (u64(1) << u64(_COUNT_BIT)) - u64(1)
+    for start in range(0, bits.shape[0], SINGLE_CHUNK):
+        _sum_chunk(bits[start : start + SINGLE_CHUNK], scratch)
+        for row in range(scratch.shape[0]):
+            totals[row, 0] += np.int64(scratch[row, 0] >> u64(_COUNT_BIT))
+            totals[row, 1] += np.int64(scratch[row, 0] & low)
+            totals[row, 2] += np.int64(scratch[row, 1] & u64(0xFFFFFFFF))
+            totals[row, 3] += np.int64(scratch[row, 1] >> u64(32))
+            scratch[row, 0] = u64(0)
+            scratch[row, 1] = u64(0)
+
+
+@jit
+def _sum_chunk(bits: Any, scratch: Any) -> None:
+    one = u64(1) << u64(_COUNT_BIT)
+    for i in range(bits.shape[0]):
+        number = bits[i]
+        row = number >> u32(23)
+        m = u64(number & u32(0x7FFFFF))
+        scratch[row, 0] += one | m  # the count above the sum
+        scratch[row, 1] += m * m
+
+
+@jit
+def single_extremes(bits: Any, found: Any) -> None:
+    """Least and greatest key of finite numbers, and how many NaNs and zeros."""
+    low, high, nans, zeros = i32(MOST), i32(LEAST), i32(0), i32(0)
+    for i in range(bits.shape[0]):
+        number = i32(bits[i])
+        magnitude = i32(number & i32(MOST))
+        # In the order of the numbers: negative ones have all other bits turned.
+        key = i32(magnitude ^ i32(number >> i32(31)))
+        finite = magnitude < i32(_INFINITY)
+        low = min(low, key if finite else i32(MOST))
+        high = max(high, key if finite else i32(LEAST))
+        nans = i32(nans + i32(magnitude > i32(_INFINITY)))
+        zeros = i32(zeros + i32(magnitude == i32(0)))
+    found[0], found[1], found[2], found[3] = low, high, nans, zeros
+
+
+@jit
+def wide_moments(values: Any, lanes: Any, found: Any) -> None:
+    """Count, mean and sum of squared distances of the finite ones, in eight lanes."""
+    count = 0
+    for i in range(values.shape[0]):
+        finite = values[i] - values[i] == 0.0
+        lanes[i & 7] += values[i] if finite else 0.0
+        count += finite
+    if count == 0:
+        return
+    mean = _tree(lanes) / count
+    for i in range(values.shape[0]):
+        finite = values[i] - values[i] == 0.0
+        distance = values[i] - mean if finite else 0.0
+        lanes[i & 7] += distance * distance
+    found[0], found[1], found[2] = count, mean, _tree(lanes)
+
+
+@jit
+def _tree(lanes: Any) -> Any:
+    """The sum of eight partial sums, which are cleared."""
+    total = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + (
+        (lanes[1] + lanes[5]) + (lanes[3] + lanes[7])
+    )
+    lanes[:] = 0.0
+    return total
