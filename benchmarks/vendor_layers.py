@@ -6,7 +6,7 @@ import json
 
 import numpy as np
 
-from benchmarks.layers import GROUP, _bytes, _packed, _small, _weight, awq
+from benchmarks.layers import GROUP, _bytes, _packed, _small, _weight
 from benchmarks.models import Entry, Layer
 
 _MODELOPT = {"quantization_config": {"quant_method": "modelopt"}}
@@ -134,22 +134,6 @@ def vptq(rows: int, columns: int) -> Layer:
             Entry("weight_bias", "F16", (columns,), np.full(columns, 0.0625, "<f2")),
         ],
         config={"quantization_config": {"quant_method": "vptq", **about}},
-    )
-
-
-def paroquant(rows: int, columns: int) -> Layer:
-    """AWQ's codes behind eight turns of all pairs of columns."""
-    inner = awq("gemm", rows, columns)
-    order = np.tile(np.arange(GROUP, dtype=np.int16), (8, columns // GROUP))
-    angles = np.full((8, columns // 2), 0.25, "<f2")
-    return Layer(
-        [
-            *inner.entries,
-            Entry("theta", "F16", angles.shape, angles),
-            Entry("pairs", "I16", order.shape, order),
-            Entry("channel_scales", "F16", (1, columns), np.full((1, columns), 1.5, "<f2")),
-        ],
-        config={"quantization_config": {"quant_method": "paroquant", "group_size": GROUP}},
     )
 
 

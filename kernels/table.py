@@ -138,10 +138,7 @@ ENCODINGS: dict[str, Encoding] = {
         "folded:decode",
         prepare="folded:prepare",
         family="FP4 and FP6",
-        cases=(
-            Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),
-            Bench("paroquant int4 g128", "vendor_layers:paroquant"),
-        ),
+        cases=(Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),),
     ),
     "fp4-mx": Encoding(
         "fp4:decode_mx",

@@ -69,7 +69,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "awq": Family(
         "AWQ, ParoQuant",
-        "4 bits, GEMM and GEMV; ParoQuant's, turned back",
+        "4 bits, GEMM and GEMV; ParoQuant's under `--rounding reference`",
         "any",
         "the same",
         "awq",

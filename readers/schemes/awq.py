@@ -22,9 +22,12 @@ awq/modules/act.py, and `get_act_for_scaling` of awq/models; PyPI paroquant 0.1.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
-from anamnesis.readers.schemes._errors import missing, unsupported
+from anamnesis.readers.schemes._errors import missing, unsupported, where
 from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._packed_linear import (
     SCALE_BITS,
@@ -78,10 +81,17 @@ def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | Non
     if turns is None:
         return tensor
     theta, pairs, factor = turns
-    size = tensor.params["group_size"]
+    if ledger.options.rounding != "reference":
+        raise UnsupportedError(
+            f"{where(theta)}: ParoQuant turns pairs of columns by learned angles (paroquant), and "
+            "cosines of these are no exact numbers; --rounding reference undoes the turns in "
+            "double precision"
+        )
     ledger.note(
         "ParoQuant: the turns of pairs of columns were undone in double precision and rounded once"
     )
+    size = tensor.params["group_size"]
+    tensor = replace(tensor, params={**tensor.params, "rounding": "exact"})  # of the codes' values
     group = size if size > 0 else tensor.shape[1]
     return folded(tensor, factor=factor, turns=(theta, pairs), group=group)
 

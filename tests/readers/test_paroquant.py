@@ -1,4 +1,4 @@
-"""ParoQuant's parts that do not fit; values are held in tests/conformance."""
+"""ParoQuant's parts that do not fit; and values against what its own code and others' make."""
 
 from __future__ import annotations
 
@@ -8,11 +8,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 import anamnesis
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UnsupportedError
 
+DATA = Path(__file__).parents[1] / "data" / "paroquant"
 PAIRS = np.tile(np.arange(32, dtype=np.int16), (2, 2))
 LAYER: dict[str, Any] = {
     "qweight": np.zeros((64, 4), np.int32),
@@ -31,6 +32,10 @@ def write(folder: Path, parts: dict[str, Any]) -> Path:
     about = {"quant_method": "paroquant", "bits": 4, "group_size": 32, "krot": 2}
     (folder / "config.json").write_text(json.dumps({"quantization_config": about}))
     return folder
+
+
+def opened(folder: Path) -> Any:
+    return anamnesis.open_model(folder, rounding="reference")
 
 
 def changed(at: int, to: int) -> Any:
@@ -54,10 +59,23 @@ def changed(at: int, to: int) -> Any:
     ],
 )
 def test_parts_that_do_not_fit(change: Any, said: str, tmp_path: Path) -> None:
-    anamnesis.open_model(write(tmp_path / "good", LAYER))["x.weight"].to_numpy()
+    opened(write(tmp_path / "good", LAYER))["x.weight"].to_numpy()
     with pytest.raises(FormatError, match=said):
-        anamnesis.open_model(write(tmp_path / "bad", LAYER | change))["x.weight"].to_numpy()
+        opened(write(tmp_path / "bad", LAYER | change))["x.weight"].to_numpy()
 
 
-def test_that_it_is_algebra_is_said(tmp_path: Path) -> None:
-    assert any("double" in n for n in anamnesis.inspect(write(tmp_path / "m", LAYER)).notes)
+def test_it_is_refused_by_name_where_bits_are_exact(tmp_path: Path) -> None:
+    folder = write(tmp_path / "m", LAYER)
+    with pytest.raises(UnsupportedError, match=r"paroquant.*--rounding reference"):
+        anamnesis.open_model(folder)
+    notes = anamnesis.inspect(folder, rounding="reference").notes
+    assert any("double" in note for note in notes)
+
+
+@pytest.mark.parametrize("name", ["linear", "experts"])
+def test_turns_undone(name: str) -> None:
+    expected = load_file(DATA / name / "expected.safetensors")
+    model = opened(DATA / name)
+    assert set(model) == set(expected)
+    for tensor, bits in expected.items():
+        assert (model[tensor].to_numpy().view(np.uint16) == bits).all(), tensor

@@ -1,6 +1,6 @@
 """Make the ParoQuant layouts in this folder, by the code of paroquant, AutoAWQ and GPTQModel.
 
-    cd / && PYTHONPATH=paroquant:GPTQModel:AutoAWQ python …/tests/data/layouts/make_paroquant.py
+    cd / && PYTHONPATH=paroquant:GPTQModel:AutoAWQ python …/tests/data/paroquant/make_paroquant.py
 
 Needs paroquant 0.1.16, GPTQModel 7.7.0 and AutoAWQ 0.2.7 (unpacked, on the module path), torch
 2.13.0 (CPU) and safetensors. paroquant packs; AutoAWQ's `dequantize_gemm` gives the codes' values
@@ -28,7 +28,7 @@ from awq.utils.packing_utils import dequantize_gemm  # noqa: E402
 from gptqmodel.utils.paroquant import apply_paroquant_rotation_reference  # noqa: E402
 from paroquant.cli.convert import _to_awq_buffers  # noqa: E402
 
-HERE = Path(__file__).resolve().parent / "paroquant"
+HERE = Path(__file__).resolve().parent
 torch.manual_seed(31)
 
 
