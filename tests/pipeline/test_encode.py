@@ -215,8 +215,8 @@ def test_targets_of_two_loaders_are_refused(model: Path, tmp_path: Path) -> None
         ("ct-pack-quantized:group=all", "a whole number"),
         ("bnb-nf4:nested=maybe", "true, false"),
         ("bnb-nf4:nested", "KEY=VALUE"),
-        ("", "allowed: bnb-fp4"),
-        ("gguf-q4-k", "allowed: bnb-fp4"),
+        ("", "allowed: awq, bnb-fp4"),
+        ("gguf-q4-k", "allowed: awq, bnb-fp4"),
     ],
 )
 def test_wrong_targets(text: str, said: str) -> None:
