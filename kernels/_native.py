@@ -84,7 +84,7 @@ class Kernel:
     def _prepare(self, key: Key) -> tuple[Run, Pack] | None:
         with _LOCK:
             if key not in self._calls:
-                usable = not DISABLED and all(map(_is_known, key))
+                usable = not DISABLED and _objects.are_loaded() and all(map(_is_known, key))
                 self._calls[key] = self._native(key) if usable else None
             return self._calls[key]
 

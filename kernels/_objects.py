@@ -73,6 +73,11 @@ def is_given(symbol: str) -> bool:
     return symbol in (*_UNREACHED, *_LIBRARY) or symbol.startswith(("llvm.", "Py"))
 
 
+def are_loaded() -> bool:
+    """Whether object files are loaded here; one in macOS' format (Mach-O) never was, by anybody."""
+    return sys.platform != "darwin"
+
+
 def load(data: bytes) -> int:
     """The address of the entry of an object file; 0 where it has none."""
     for symbol in _UNREACHED:

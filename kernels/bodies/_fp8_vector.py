@@ -57,7 +57,8 @@ else:
 
     def _features(context: Any) -> str:
         triple, _, features = context.codegen().magic_tuple()
-        return f"{features},+f16c" if triple.startswith("aarch64") else features
+        arm = triple.startswith(("aarch64", "arm64"))  # Apple's name is the second
+        return f"{features},+f16c" if arm else features
 
     def _tables_for(context: Any, out: Any) -> bool:
         return out.dtype == types.uint16 and "+avx512bw" in _features(context)

@@ -499,3 +499,28 @@ def test_a_kernel_exists_once_for_its_constants() -> None:
     assert spread(3) is spread(3) is _native.kernel("_codes:spread", 3)
     assert repr(spread(3)) == "<Kernel _codes:spread-3>"
     assert spread(3)._body() is not spread(5)._body()
+
+
+def test_kernels_run_where_objects_are_not_loaded(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On macOS, where none ever was: by numba, to the same bits, and nothing is kept."""
+    expected = decoded()
+    (kept,) = folder.iterdir()
+    kept.unlink()
+    monkeypatch.setattr(_objects, "are_loaded", lambda: False)
+    monkeypatch.setattr(_objects, "load", pytest.fail)
+    kernel = _native.Kernel("dense:bf16")
+    out = np.empty(BITS.shape, np.uint16)
+    kernel(BITS, out)
+    assert out.tolist() == expected.tolist()
+    assert list(kernel._calls.values()) == [None]
+    assert not list(folder.iterdir())
+
+
+@pytest.mark.parametrize(("system", "loaded"), [("linux", True), ("darwin", False)])
+def test_objects_are_loaded_on_linux(
+    system: str, loaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.platform", system)
+    assert _objects.are_loaded() is loaded
