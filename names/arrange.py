@@ -103,9 +103,24 @@ def _cut(tensor: Tensor, links: Sequence[Link], direction: Direction) -> list[_P
         where = tensor.components[0].stored.file.path
         raise FormatError(
             f"{where}: tensor {tensor.name!r:.200} {list(shape)}: {error} "
-            f"({' and '.join(link.ends(direction)[1] for link in links[:4])})"
+            f"({' and '.join(link.ends(direction)[1] for link in links[:4])}){_unsaid(links)}"
         ) from error
     return pieces
+
+
+def _unsaid(links: Sequence[Link]) -> str:
+    """Which sizes the file says nothing of, in the words of `Facts`."""
+    sizes = {
+        (text, link.facts(text))
+        for link in links
+        if link.facts
+        for _, text in link.pattern.sizes
+        if not text.isdigit()
+    }
+    lacking = sorted(text for text, size in sizes if not size)
+    return (
+        f"; the key/values or the configuration do not say: {', '.join(lacking)}" if lacking else ""
+    )
 
 
 def _known(link: Link) -> dict[str, int]:

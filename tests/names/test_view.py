@@ -266,3 +266,9 @@ def test_a_multiplied_falcon_h1_has_multipliers_of_one(tmp_path: Path) -> None:
     found = [config[f"mamba_{key}"] for key in ("d_ssm", "d_state", "n_heads", "n_groups")]
     assert (found, config["mamba_d_conv"]) == ([24, 8, 3, 1], 4)
     assert not config["mamba_rms_norm"]
+
+
+def test_a_file_that_does_not_say_its_heads_is_told_so() -> None:
+    sample = Path(__file__).parents[2] / "configs" / "sample" / "smollm2-135m-layer0.gguf"
+    with pytest.raises(FormatError, match="do not say: heads-kv"):
+        anamnesis.open_model(sample, names="hf")
