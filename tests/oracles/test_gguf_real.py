@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_cpp_module import llama_cpp_or_skip
 
 import anamnesis
 
-llama_cpp = pytest.importorskip("llama_cpp")
+llama_cpp = llama_cpp_or_skip()
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from llama_cpp_module import llama_cpp_or_skip
 
 import anamnesis
 from anamnesis.names.splits import SAME, SPLITS
 
 gguf = pytest.importorskip("gguf")
-llama_cpp = pytest.importorskip("llama_cpp")
+llama_cpp = llama_cpp_or_skip()
 tokenizers = pytest.importorskip("tokenizers")
 
 pytestmark = [pytest.mark.oracle, pytest.mark.filterwarnings("ignore"), pytest.mark.timeout(300)]

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from llama_cpp_module import llama_cpp_or_skip
 from llama_folder import add_tokenizer
 
 import anamnesis
@@ -22,9 +23,7 @@ torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
 tokenizers = pytest.importorskip("tokenizers")
 gguf = pytest.importorskip("gguf")
-llama_cpp = pytest.importorskip(
-    "llama_cpp", reason="llama-cpp-python is not installed; docs/gguf-and-hf.md says how"
-)
+llama_cpp = llama_cpp_or_skip()
 
 pytestmark = [
     pytest.mark.oracle,

@@ -17,6 +17,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 import torch
+from llama_cpp_module import llama_cpp_or_skip
 from safetensors import safe_open
 
 import anamnesis
@@ -56,7 +57,7 @@ def test_every_tensor_of_smollm2(smollm2: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(600)
 def test_a_mixture_is_llama_cpps(smollm2: Path, tmp_path: Path) -> None:
     """Types, blocks and key/values of Q4_K_M, fallbacks included, of a build without FMA."""
-    llama_cpp = pytest.importorskip("llama_cpp")
+    llama_cpp = llama_cpp_or_skip()
     plain, expected, found = (tmp_path / f"{name}.gguf" for name in ("bf16", "expected", "found"))
     anamnesis.convert(smollm2, plain, to="gguf", dtype="bf16")
     settings = llama_cpp.llama_model_quantize_default_params()

@@ -60,7 +60,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
 SLOW = """
 import time, anamnesis.writers.safetensors as s
 write = s.RawSlot.write
-def slow(*a): time.sleep(0.3); write(*a)
+def slow(*a): time.sleep(1.0); write(*a)
 s.RawSlot.write = slow
 """
 # Whatever was raised in here would be lost, and the code never comes to an end.

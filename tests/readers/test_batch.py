@@ -66,7 +66,9 @@ def test_nothing_is_copied_between_the_read_and_the_kernel(
     files.close()
 
 
-@pytest.mark.parametrize(("count", "kind"), [(1, np.uint8), (5, np.float32), (1 << 20, np.uint16)])
+@pytest.mark.parametrize(
+    ("count", "kind"), [(1024, np.uint8), (257, np.float32), (1 << 20, np.uint16)]
+)
 def test_buffers_begin_with_a_cache_line(count: int, kind: type) -> None:
     for _ in range(5):
         array = aligned(count, kind)
