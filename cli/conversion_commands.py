@@ -187,10 +187,10 @@ def _work(
     from anamnesis.pipeline.jobs import rehearse_job, run_job
     from anamnesis.pipeline.progress import make_progress
 
-    if loss is not None and (dry_run or job.output.encode is None):
-        raise UsageError(
-            "--loss: is for runs that encode (--encode, output.encode), and not for --dry-run"
-        )
+    if loss is not None and job.output.encode is None:
+        raise UsageError("--loss: is for runs that encode (--encode, output.encode)")
+    if loss is not None and dry_run:
+        raise UsageError("--loss: nothing is encoded under --dry-run; leave one of them out")
     if dry_run:
         from anamnesis.pipeline.remarks import remarks_on_job
 

@@ -74,6 +74,11 @@ def _of_folder(
         return tokens.values("t5", "default") | normaliser
     if kind == "WordPiece":
         return _wordpiece(document, size, added)
+    if not document:
+        raise UnsupportedError(
+            f"{folder.path}: no tokenizer in the folder (tokenizer.json or tokenizer.model), which "
+            "a GGUF's vocabulary is made of; --names stored writes without"
+        )
     raise UnsupportedError(
         f"{folder.path}: tokenizer.json: {kind or 'no'!r:.50} model; a GGUF's vocabulary is made "
         "of BPE, a unigram model or WordPiece there, or of a tokenizer.model"

@@ -107,6 +107,8 @@ class Findings:
     def summary(self) -> str:
         """One sentence on the whole."""
         compared, total = self.compared, self.total
+        if not compared:
+            return f"nothing compared, {len(self.others)} of another shape or kind or on one side"
         same = sum(row.identical for row in compared)
         count = "all" if same == len(compared) else str(same) if same else "none"
         plural = "" if len(compared) == 1 else "s"

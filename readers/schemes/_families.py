@@ -136,7 +136,7 @@ FAMILIES: dict[str, Family] = {
         "Q4_0, Q8_0, Q4_K to Q6_K and one and two bits, one type a model",
         "any",
         "`qweight` of bytes, and the configuration",
-        "gguf-q4-k and so on",
+        "gguf-q4-0 gguf-q8-0 gguf-q4-k gguf-q5-k gguf-q6-k",
         "GPTQModel, gguf-py",
     ),
     "vptq": Family(

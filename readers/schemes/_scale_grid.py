@@ -60,6 +60,12 @@ def declared_blocks(quantization: Mapping[str, Any]) -> list[Block]:
     return list(dict.fromkeys(block for block in found if block))
 
 
+def is_declared(weight: Stored, block: Block, declared: list[Block]) -> bool:
+    """Whether `block`, cut to the size of the weight, is one of those that a config names."""
+    _, rows, columns = stack(weight)
+    return any(block == _clamp(bm, bn, rows, columns) for bm, bn in declared)
+
+
 def _pair(value: Any) -> Block | None:
     if isinstance(value, str):
         value = [int(v) if v.isdecimal() else 0 for v in value[:40].split("x")]

@@ -31,11 +31,13 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import Mark, marks
+from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._scale_grid import (
     SCALE_DTYPES,
     Block,
     ScaleGrid,
     declared_blocks,
+    is_declared,
     scale_grid,
     stack,
 )
@@ -59,7 +61,8 @@ def resolve(ledger: Ledger) -> None:
     """Claim FP8 weights with their scales; drop the marks and activation scales beside them.
 
     Codes without any scale are claimed only under `assume_unit_scale`. Raises FormatError for
-    a scale that does not fit, UnsupportedError for the scales of fused shards.
+    a scale that does not fit, UnsupportedError for the scales of fused shards. Notes grids
+    that are not those of the configuration's blocks.
     """
     if ledger.container.kind == "gguf":
         return  # a type among ggml's, with companions of its own
@@ -80,6 +83,40 @@ def resolve(ledger: Ledger) -> None:
             claimed.add(layer)
             _drop_mark(ledger, mark)
     _drop_activation_scales(ledger, claimed)
+    _note_grids(ledger, declared)
+
+
+def _note_grids(ledger: Ledger, declared: list[Block]) -> None:
+    """Say which grids of scales are not those that the configuration's blocks would make."""
+    if not declared:
+        return
+    surplus, other = [], []
+    for tensor in ledger.tensors.values():
+        if tensor.scheme == "fp8-block" and "grid" in tensor.params:
+            if "stored_grid" in tensor.params:
+                surplus.append(tensor)
+            elif not is_declared(tensor.components[0].stored, tensor.params["block"], declared):
+                other.append(tensor)
+    if surplus:
+        stored, used = (surplus[0].params[key][1:] for key in ("stored_grid", "grid"))
+        ledger.note(
+            f"{_first(surplus)}: {_by(stored)} scales, and the configuration's blocks of "
+            f"{_by(surplus[0].params['block'])} need {_by(used)}: those past them are unused"
+        )
+    if other:
+        ledger.note(
+            f"{_first(other)}: the scales fit no block of the configuration "
+            f"({', '.join(map(_by, declared))}); taken as blocks of {_by(other[0].params['block'])}"
+        )
+
+
+def _first(tensors: list[Tensor]) -> str:
+    others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    return f"{where(tensors[0].components[0].stored)}{others}"
+
+
+def _by(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}x{pair[1]}"
 
 
 def _claim(ledger: Ledger, stored: Stored, declared: list[Block]) -> bool:

@@ -52,6 +52,17 @@ def test_the_table(pair: tuple[Path, Path], amn: Amn) -> None:
     assert "and 1 better ones" in short.stdout
 
 
+def test_nothing_that_can_be_compared(tmp_path: Path, write_safetensors: Write, amn: Amn) -> None:
+    a, b = (
+        write_safetensors(tmp_path / f"{n}.safetensors", {"x": ("F32", (n,), bytes(4 * n))})
+        for n in (1, 2)
+    )
+    done = amn("diff", a, b)
+    assert "nothing compared, 1 of another shape or kind or on one side" in done.stdout
+    assert "equal BF16 bits" not in done.stdout
+    assert "nothing compared" in repr(anamnesis.diff(a, b))
+
+
 def test_exit_codes(pair: tuple[Path, Path], amn: Amn) -> None:
     failed = amn("diff", *pair, "--exact", "-q")
     assert (failed.returncode, failed.stdout) == (8, "")

@@ -132,9 +132,13 @@ def test_a_loss_is_of_encoding(
     amn: Callable[..., Any], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     to = ("convert", inputs["dense"], "--to", "safetensors", "-o", tmp_path / "o")
-    for flags in ((), ("--encode", "fp8-tensor", "--dry-run")):
+    dry, encode = "under --dry-run", "is for runs that encode (--encode, output.encode)"
+    for flags, said, other in (
+        ((), encode, dry),
+        (("--encode", "fp8-tensor", "--dry-run"), dry, encode),
+    ):
         done = amn(*to, "--loss", tmp_path / "l.csv", *flags)
-        assert (done.returncode, "--loss: is for runs that encode" in done.stderr) == (2, True)
+        assert (done.returncode, said in done.stderr, other in done.stderr) == (2, True, False)
     assert not (tmp_path / "o").exists()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -171,6 +172,34 @@ def test_compressed_tensors_blocks(weights: Any, scale: tuple[int, int]) -> None
     tensor = book.tensors["a.weight"]
     assert tensor.scheme == "fp8-block"
     assert tensor.params["block"] == ((1, 64) if scale[0] == 200 else (64, 32))
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale", "config", "said"),
+    [
+        ((256, 256), (2, 4), BLOCK128, "2x4 scales, .* blocks of 128x128 need 2x2: .* unused"),
+        ((256, 256), (2, 2), {"weight_block_size": [64, 64]}, r"\(64x64\); taken .* 128x128"),
+        ((256, 256), (2, 2), BLOCK128, ""),
+        ((100, 256), (1, 2), BLOCK128, ""),
+        ((64, 64), (2, 2), BLOCK32, ""),
+        ((256, 256), (2, 2), None, ""),
+    ],
+)
+def test_grids_that_contradict_the_configuration_are_noted(
+    shape: tuple[int, ...], scale: tuple[int, ...], config: Any, said: str
+) -> None:
+    tensors = [(f"{n}.weight{e}", d, s) for n in "ab" for e, d, s in _pairs(shape, scale)]
+    book = resolved(*tensors, config=config)
+    if not said:
+        assert book.notes == []
+        return
+    (note,) = book.notes
+    assert re.search(said, note)
+    assert "'a.weight' (F8_E4M3 [256, 256]) and 1 more: " in note
+
+
+def _pairs(weight: tuple[int, ...], scale: tuple[int, ...]) -> list[tuple[str, str, Any]]:
+    return [("", E4M3, weight), ("_scale_inv", F32, scale)]
 
 
 @pytest.mark.parametrize(
