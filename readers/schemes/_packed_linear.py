@@ -18,7 +18,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Stored
-from anamnesis.readers.schemes._errors import missing
+from anamnesis.readers.schemes._errors import missing, where
 from anamnesis.readers.schemes.base import Ledger
 
 WORD_BITS = {"I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8}
@@ -223,3 +223,31 @@ def group_size(module: Module, declared: int | None, inputs: int, groups: int) -
         f"{groups:,} groups for {inputs:,} inputs: no group size makes that ({module.shapes()})",
         module.scales,
     )
+
+
+def note_group_sizes(ledger: Ledger, scheme: str, stated: Settings) -> None:
+    """Say where the scales of a scheme's layers make other groups than the config states.
+
+    GPTQModel's `dynamic` may give each layer its own size; its patterns are not run, so nothing is
+    said then.
+    """
+    if ledger.quantization().get("dynamic"):
+        return
+    other = []
+    for tensor in ledger.tensors.values():
+        if tensor.scheme == scheme and tensor.params["in_features"]:
+            size = stated.of(tensor.name.removesuffix(".weight")).group_size
+            inputs, found = tensor.params["in_features"], tensor.params["group_size"]
+            if size is not None and _whole(size, inputs) != _whole(found, inputs):
+                other.append((tensor, size, _whole(found, inputs)))
+    if other:
+        tensor, size, found = other[0]
+        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        ledger.note(
+            f"{where(tensor.components[0].stored)}{more}: the configuration says group_size "
+            f"{size}, and the scales make groups of {found}, which were taken"
+        )
+
+
+def _whole(size: int, inputs: int) -> int:
+    return size if 0 < size < inputs else inputs

@@ -27,7 +27,7 @@ from dataclasses import replace
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
-from anamnesis.readers.schemes._errors import missing, unsupported, where
+from anamnesis.readers.schemes._errors import misfit, missing, unsupported, where
 from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._packed_linear import (
     SCALE_BITS,
@@ -36,6 +36,7 @@ from anamnesis.readers.schemes._packed_linear import (
     check_scales,
     group_size,
     modules,
+    note_group_sizes,
     settings,
 )
 from anamnesis.readers.schemes.base import Ledger
@@ -71,6 +72,7 @@ def resolve(ledger: Ledger) -> None:
         if version:
             tensor = _TENSORS[version](ledger, module, stated)
             ledger.claim(_unfolded(ledger, module.prefix, tensor, divisor))
+    note_group_sizes(ledger, "awq", stated)
 
 
 def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | None) -> Tensor:
@@ -78,7 +80,12 @@ def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | Non
     if divisor is not None:
         return folded(tensor, factor=divisor, divide=True)
     turns = _turns(ledger, prefix)
+    about = ledger.quantization()
     if turns is None:
+        if str(about.get("quant_method")).lower() == "paroquant":
+            names = [f"{prefix}.{part}" for part in ("theta", "pairs", "channel_scales")]
+            why = "the configuration says paroquant, whose layers are turned"
+            raise missing(ledger, tensor.components[0].stored, *names, why=why)
         return tensor
     theta, pairs, factor = turns
     if ledger.options.rounding != "reference":
@@ -93,7 +100,11 @@ def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | Non
     size = tensor.params["group_size"]
     tensor = replace(tensor, params={**tensor.params, "rounding": "exact"})  # of the codes' values
     group = size if size > 0 else tensor.shape[1]
-    return folded(tensor, factor=factor, turns=(theta, pairs), group=group)
+    tensor = folded(tensor, factor=factor, turns=(theta, pairs), group=group)
+    stated = about.get("krot")
+    if stated is not None and stated != theta.shape[0]:
+        raise misfit(theta, f"{stated!r:.20} turns, as krot of the configuration says")
+    return tensor
 
 
 def _turns(ledger: Ledger, prefix: str) -> tuple[Stored, Stored, Stored] | None:

@@ -26,6 +26,7 @@ from anamnesis.readers.schemes._packed_linear import (
     check_scales,
     group_size,
     modules,
+    note_group_sizes,
     refuse_incomplete,
     settings,
 )
@@ -51,6 +52,7 @@ def resolve(ledger: Ledger) -> None:
     refuse_incomplete(ledger, stated)
     for module in modules(ledger, stated):
         ledger.claim(_tensor(ledger, module, stated.of(module.prefix)))
+    note_group_sizes(ledger, "gptq", stated)
     if stated.sym or not stated.method:
         ledger.later.append(_settle_zeros)
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Strided
 from anamnesis.readers.schemes._errors import misfit, unsupported
+from anamnesis.readers.schemes._packed_linear import note_group_sizes, settings
 from anamnesis.readers.schemes.base import Ledger
 
 _OUTPUTS, _INPUTS = 64, 16
@@ -36,6 +37,7 @@ def resolve(ledger: Ledger) -> None:
             workspace = ledger.get(f"{prefix}{dot}workspace")
             if workspace is not None:
                 ledger.drop(workspace, "memory of Marlin's kernel")
+    note_group_sizes(ledger, "marlin", settings(ledger))
 
 
 def _tensor(ledger: Ledger, name: str, codes: Stored, scale: Stored) -> Tensor:

@@ -72,6 +72,9 @@ def _sizes(ledger: Ledger, layer: str, indices: Stored) -> _Sizes:
         raise unsupported(indices, what, "layers that it describes")
     if vectors[1] < 1 or centroids[1] < 2 or rest[0] > 0:
         raise misfit(indices, f"{_FIELDS} of lengths, of two vectors or more, and no more outliers")
+    if own.get("norm_dim") not in (None, 0, 1):
+        what = f"VPTQ with norm_dim {own['norm_dim']!r:.20}"
+        raise unsupported(indices, what, "0, of inputs, and 1, of outputs")
     inputs, outputs, group = (own.get(k) for k in ("in_features", "out_features", "group_size"))
     return _Sizes(
         vectors,

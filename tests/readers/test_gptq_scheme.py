@@ -419,3 +419,24 @@ def test_corpus_settings() -> None:
             assert ("channel" if size == -1 else f"g{size}") == name[1]
             assert tensor.params["act_order"] is ("descact" in name)
             assert tensor.params["sym"] is ("sym" in name)
+
+
+@pytest.mark.parametrize(
+    ("group", "more", "noted"),
+    [(64, {}, False), (128, {}, True), (128, {"dynamic": {"+:.*q_proj": {}}}, False)],
+)
+def test_groups_that_the_configuration_does_not_say_are_noted(
+    group: int, more: dict[str, Any], noted: bool
+) -> None:
+    book = ledger({"a": module(group=group), "b": module(group=group)}, GPTQ | more)
+    resolve(book)
+    said = [n for n in book.notes if "group_size 64, and the scales make groups of 128" in n]
+    assert len(said) == int(noted)
+    assert book.tensors["a.weight"].params["group_size"] == group
+
+
+def test_groups_of_marlin_that_the_configuration_does_not_say_are_noted() -> None:
+    parts: Shapes = {"B": ("I32", (16, 128)), "s": ("F16", (2, 64))}
+    book = ledger({"a": parts}, GPTQ | {"is_marlin_format": True})
+    resolve(book)
+    assert any("group_size 64, and the scales make groups of 128" in n for n in book.notes)

@@ -49,6 +49,8 @@ def changed(at: int, to: int) -> Any:
     [
         ({"pairs": None}, "x.pairs"),
         ({"channel_scales": None}, "x.channel_scales"),
+        ({"theta": None, "pairs": None, "channel_scales": None}, "no 'x.theta'.* says paroquant"),
+        ({"theta": np.ones((1, 32), np.float16), "pairs": PAIRS[:1]}, "2 turns, as krot"),
         ({"theta": np.ones((2, 31), np.float16)}, "turns"),
         ({"theta": np.ones((3, 32), np.float16)}, "I16"),
         ({"pairs": PAIRS.astype(np.int32)}, "I16"),

@@ -75,6 +75,7 @@ def test_parts_that_do_not_fit(change: Any, error: Any, tmp_path: Path) -> None:
     [
         ({"vector_lens": None}, UnsupportedError),
         ({"num_centroids": [16, "200"]}, UnsupportedError),
+        ({"norm_dim": 2}, UnsupportedError),
         ({"vector_lens": [4, 0]}, FormatError),
         ({"num_centroids": [16, 1]}, FormatError),
         ({"num_res_centroids": [16, 16]}, FormatError),
