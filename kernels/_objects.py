@@ -79,11 +79,15 @@ def are_loaded() -> bool:
 
 
 def load(data: bytes) -> int:
-    """The address of the entry of an object file; 0 where it has none."""
+    """The address of the entry of an object file; 0 where it has none.
+
+    The first engine of a process makes the process' own symbols known, so it comes before those
+    that are looked up here: a symbol without an address is a call of nothing.
+    """
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
     for symbol in _UNREACHED:
         if binding.address_of_symbol(symbol) is None:
             binding.add_symbol(symbol, binding.address_of_symbol("abort"))
-    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), target_machine())
     engine.add_object_file(binding.ObjectFileRef.from_data(data))
     engine.finalize_object()
     _kept.append(engine)
