@@ -44,7 +44,10 @@ class UsageError(AnamnesisError, ValueError):
 
 
 class ArgumentError(UsageError, TypeError):
-    """A keyword that a function does not have; the message names the nearest that it has."""
+    """A keyword that a function does not have, or a value of a kind that it does not take.
+
+    The message names the keyword, and for an unknown one the nearest that there is.
+    """
 
 
 class FormatError(AnamnesisError, ValueError):

@@ -28,17 +28,24 @@ _ALIKE = 0.5  # as difflib counts; `dtyp` and `dtype` are 0.89
 def keywords(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     """The same function, which raises ArgumentError for a keyword that it does not have.
 
+    So it does for an argument, annotated `PathLike`, that is no path.
     Names, types and defaults stay those of `function`, for `help()`, editors and type checkers.
     `name` is what callers know it by.
     """
     called = name or function.__name__
-    names = tuple(n for n in signature(function).parameters if n != "self")
+    parameters = signature(function).parameters
+    names = tuple(n for n in parameters if n != "self")
+    paths = {n: at for at, n in enumerate(parameters) if parameters[n].annotation == "PathLike"}
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for key in kwargs:
             if key not in names:
                 raise ArgumentError(_message(called, key, names))
+        for key, at in paths.items():
+            given = args[at] if at < len(args) else kwargs.get(key, "")
+            if not isinstance(given, str | bytes | os.PathLike):
+                raise ArgumentError(f"{called}: {key}: found {given!r:.100}; allowed: a path")
         return function(*args, **kwargs)
 
     return checked

@@ -114,7 +114,10 @@ def settle(
         run["memory"] = memory
     data = {
         "inputs": [os.fsdecode(path) for path in inputs],
-        "select": {"include": patterns(select[0]), "exclude": patterns(select[1])},
+        "select": {
+            "include": patterns(select[0], "include"),
+            "exclude": patterns(select[1], "exclude"),
+        },
         "run": run,
         "dtype": dtype,
     }

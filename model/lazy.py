@@ -59,7 +59,7 @@ class OpenModel(Mapping[str, "LazyTensor"]):
         from anamnesis.analytics.scan.run import scan_reader
 
         names = [columns] if isinstance(columns, str) else columns
-        chosen = self.model.select(patterns(tensors), ()).tensors
+        chosen = self.model.select(patterns(tensors, "tensors"), ()).tensors
         return scan_reader(chosen, names, decode, _bytes(memory), self._limits)
 
     def batches(self, max_bytes: int = MiB) -> Iterator[pa.RecordBatch]:

@@ -62,7 +62,7 @@ def job_for(path: str, out: str, **settings: Any) -> Job:
 
 def _plain(name: str, value: Any) -> Any:
     if name in ("include", "exclude"):
-        return patterns(value)
+        return patterns(value, name)
     return dict(value) if isinstance(value, Mapping) else value
 
 

@@ -7,15 +7,25 @@ output, an exclude that fits nothing converts what was to be left out.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-from anamnesis.errors import UsageError
+from anamnesis.errors import ArgumentError, UsageError
 
 
-def patterns(given: str | Iterable[str]) -> list[str]:
-    """The patterns of an argument or a setting: a text is one of them, and no list of letters."""
-    return [given] if isinstance(given, str) else list(given)
+def patterns(given: str | Iterable[str], name: str = "patterns") -> list[str]:
+    """The patterns of an argument or a setting: a text is one of them, and no list of letters.
+
+    Raises ArgumentError, with the `name` of the keyword, for what is no text and no list of texts.
+    """
+    if isinstance(given, str):
+        return [given]
+    listed = isinstance(given, Iterable) and not isinstance(given, Mapping | bytes | bytearray)
+    found: list[Any] = list(given) if listed else [given]
+    if not listed or not all(isinstance(one, str) for one in found):
+        raise ArgumentError(f"{name}: found {given!r:.100}; allowed: a pattern, or a list of them")
+    return found
 
 
 def matching(names: Iterable[str], wanted: Iterable[str]) -> set[str]:
