@@ -59,7 +59,7 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
         config, why = with_tower(tower, config, last, words.value if words else [])
         notes = (*notes, why)
     generation = _generation(config, values)
-    files = {"config.json": _json(config), "generation_config.json": _json(generation)}
+    files = {"config.json": as_json(config), "generation_config.json": as_json(generation)}
     tokenizer, more = tokenizer_files(values)
     return files | tokenizer, (*notes, *more)
 
@@ -84,5 +84,6 @@ def _generation(config: dict[str, Any], values: Mapping[str, KeyValue]) -> dict[
 _GENERATION_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 
 
-def _json(document: Any) -> bytes:
+def as_json(document: Any) -> bytes:
+    """A document as Hugging Face's tools lay one out."""
     return json.dumps(document, indent=2, ensure_ascii=False).encode() + b"\n"

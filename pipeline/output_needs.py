@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -34,9 +35,13 @@ def described(plan: Plan, settings: Settings, limits: Limits) -> Plan:
     spec, model = plan.spec, plan.model
     if spec.format != "hf" or model.container != "gguf" or settings.names != "hf":
         return plan
-    from anamnesis.names.folder import describe
+    from anamnesis.names.folder import as_json, describe
+    from anamnesis.pipeline import quant_config
 
     files, notes = describe(model, spec.dtype or "bf16", limits)
+    if plan.choices:  # what loaders need of tensors that are encoded
+        config = quant_config.described(json.loads(files["config.json"]), plan.choices)
+        files["config.json"] = as_json(config)
     extras = tuple((os.path.join(spec.path, name), data) for name, data in files.items())
     layout = replace(plan.layout, extras=(*plan.layout.extras, *extras))
     return replace(plan, layout=layout, model=replace(model, notes=(*model.notes, *notes)))

@@ -8,6 +8,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from llama_folder import METHODS, llama_folder
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
@@ -85,3 +86,21 @@ def test_the_metadata_is_what_the_configuration_would_say(model: Path, tmp_path:
     anamnesis.remember(out, back)
     with safe_open(back, "np") as file:
         assert file.metadata() == {"format": "pt"}
+
+
+@pytest.mark.parametrize(
+    "target", ["bnb-nf4", "fp8-block:block=32", "gptq:group=32,sym=false,version=2", "nvfp4"]
+)
+def test_a_folder_out_of_a_gguf_says_it_as_well(target: str, tmp_path: Path) -> None:
+    """The same block in `config.json`, and the same bytes, as out of the folder it was made of."""
+    llama = llama_folder(tmp_path / "llama", METHODS[0])
+    anamnesis.remember(llama, tmp_path / "dense")
+    anamnesis.convert(tmp_path / "dense", tmp_path / "m.gguf", to="gguf")
+    anamnesis.convert(tmp_path / "m.gguf", tmp_path / "hf", to="hf", encode=target)
+    anamnesis.convert(tmp_path / "dense", tmp_path / "wanted", to="safetensors", encode=target)
+    blocks = [
+        json.loads((tmp_path / name / "config.json").read_text())["quantization_config"]
+        for name in ("hf", "wanted")
+    ]
+    assert blocks[0] == blocks[1]
+    assert values(tmp_path / "hf") == values(tmp_path / "wanted")
