@@ -62,6 +62,10 @@ class Case:
 OUTPUTS: dict[str, tuple[str, Callable[[Place], bool]]] = {
     "bf16": ("arrow and parquet", lambda place: bool(WRITERS[place.form].bf16)),
     "compression": ("arrow and parquet", lambda place: len(WRITERS[place.form].compressions) > 1),
+    "encode": (
+        "safetensors, hf and gguf, which say how it is read",
+        lambda place: place.form in ("gguf", "hf", "safetensors"),
+    ),
     "key_values": ("gguf", lambda place: place.form == "gguf"),
     "manifest": ("folders", lambda place: not place.one_file),
 }

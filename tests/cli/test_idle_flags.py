@@ -83,6 +83,7 @@ def test_a_setting_that_changes_nothing_is_noted(
 REFUSED: dict[str, tuple[Any, dict[str, str], dict[str, str]]] = {
     "bf16": ("uint16", {"to": "parquet"}, {"to": "hf"}),
     "compression": ("zstd", {"to": "arrow"}, {"to": "gguf"}),
+    "encode": ("fp8-tensor", {"to": "safetensors"}, {"to": "arrow"}),
     "key_values": ({"a": 1}, {"to": "gguf", "names": "stored"}, {"to": "arrow"}),
     "manifest": ("inside", {}, {"out": "o.arrow"}),
 }
