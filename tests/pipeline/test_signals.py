@@ -28,6 +28,12 @@ def test_random_moments(tmp_path: Path) -> None:
     assert lab.counts["stopped"]
 
 
+def heed() -> None:
+    """Ignore no signal, also where tests run below nohup or in a shell's background."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_DFL)
+
+
 @pytest.fixture
 def start(tmp_path: Path) -> Iterator[Start]:
     """Start a conversion whose code is changed by `patch`, up to its `.part` file."""
@@ -41,7 +47,7 @@ def start(tmp_path: Path) -> Iterator[Start]:
             [sys.executable, "-c", patch + CLI, *arguments],
             stderr=subprocess.PIPE,
             text=True,
-            **settings,  # type: ignore[call-overload]
+            **{"preexec_fn": heed, **settings},  # type: ignore[call-overload]
         )
         started.append(process)
         deadline = time.monotonic() + 60
