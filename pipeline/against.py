@@ -1,59 +1,97 @@
-"""Decode an input again and compare it with what was recorded of an output."""
+"""Make the values of an output again from an input, and compare with what was recorded."""
 
 from __future__ import annotations
 
 import random
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import xxhash
 
 from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
+from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
+from anamnesis.pipeline.encoded_again import EncodedTensors, Found
 from anamnesis.pipeline.journal import load_manifest
 from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.pipeline.records import Manifest, Piece
 from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
+from anamnesis.readers.model import Model
+
+Check = Callable[[Files], Found]
 
 
 def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
-    """Decode a share of the recorded pieces from `source`; which ones depends on the output alone.
+    """Make a share of the recorded pieces again from `source`; the output alone says which.
 
-    Returns counts (`pieces`, `pieces_decoded`). Raises IntegrityError for the first that differs,
-    UsageError when `source` has not the tensors of the output.
+    What was encoded is encoded again, as the manifest says; the parts of a tensor that come of one
+    range of it are taken together. Returns counts (`pieces`, `pieces_decoded`). Raises
+    IntegrityError for the first that differs, UsageError when `source` has not the tensors of the
+    output, UnsupportedError for a manifest that does not say how tensors were encoded.
     """
     manifest = load_manifest(out, strangers=True)
-    if manifest.encode:
+    if manifest.loss and not manifest.encoded:
         raise UnsupportedError(
-            f"{out}: is encoded as {manifest.encode}; what can be decoded again and compared is "
-            "an output of recovered values (verify without --against holds its checksums)"
+            f"{out}: is encoded as {manifest.encode}, by a version that did not record how; what "
+            "this one encodes can be compared (verify without --against holds the checksums)"
         )
-    tensors = {t.name: t for t in open_named(source, manifest.options).tensors}
+    tensors = {t.name: t for t in _model(manifest, source).tensors}
+    encoded = EncodedTensors(manifest, out, source)
+    remade = encoded.plan(tensors)
+    parts = {piece[0] for again in remade for piece in again.recorded.values()}
     dtypes = {item.name: item.dtype for item in manifest.layout_items()}
-    pieces = manifest.pieces
-    count = min(len(pieces), max(1, round(sample * len(pieces))))
-    chosen = sorted(random.Random(out.name).sample(range(len(pieces)), count))
-    files = Files()
+    checks: list[Check] = [partial(encoded.digests, again) for again in remade]
+    for piece in manifest.pieces:
+        if piece[0] not in parts:
+            tensor = tensors.get(piece[0])
+            if tensor is None:
+                raise UsageError(f"{source}: has no tensor {piece[0]!r}, which {out} has")
+            checks.append(partial(_decoded, with_dtype(tensor, dtypes[piece[0]]), piece))
+    return {"pieces": len(manifest.pieces), "pieces_decoded": _compare(checks, sample, out, source)}
+
+
+def _compare(checks: Sequence[Check], sample: float, out: Path, source: str) -> int:
+    """Do a share of the checks; how many pieces that were, or IntegrityError."""
+    count = min(len(checks), max(1, round(sample * len(checks))))
+    chosen = sorted(random.Random(out.name).sample(range(len(checks)), count))
+    files, done = Files(), 0
     try:
         for number in chosen:
-            name, start, stop, expected = pieces[number]
-            if name not in tensors:
-                raise UsageError(f"{source}: has no tensor {name!r}, which {out} has")
-            found = _digest(with_dtype(tensors[name], dtypes[name]), start, stop, files)
-            if found != expected:
-                raise IntegrityError(
-                    f"{out}: tensor {name!r}: elements {start:,} to {stop:,} differ from {source} "
-                    f"(xxh3-128 {expected} was recorded, {found} is decoded now)"
-                )
+            for (name, start, stop, expected), found in checks[number](files):
+                done += 1
+                if found != expected:
+                    raise IntegrityError(
+                        f"{out}: tensor {name!r}: elements {start:,} to {stop:,} differ from "
+                        f"{source} (xxh3-128 {expected} was recorded, {found} is decoded now)"
+                    )
         files.check_unchanged()
     finally:
         files.close()
-    return {"pieces": len(pieces), "pieces_decoded": count}
+    return done
 
 
-def _digest(tensor: Tensor, start: int, stop: int, files: Files) -> str:
+def _model(manifest: Manifest, source: str) -> Model:
+    """The input under the names that the output was made of: its own, or those of a GGUF."""
+    model = open_named(source, manifest.options)
+    if manifest.format != "gguf" or model.container == "gguf":
+        return model
+    made_of = {row.tensor for row in manifest.encoded} or {item.name for item in manifest.items}
+    if any(tensor.name in made_of for tensor in model.tensors):  # --names stored
+        return model
+    from anamnesis.names.folder_config import folder_config
+    from anamnesis.names.gguf_view import gguf_view
+    from anamnesis.readers.folder import LocalFolder
+
+    return gguf_view(model, folder_config(LocalFolder(model.path), Limits())).model
+
+
+def _decoded(tensor: Tensor, piece: Piece, files: Files) -> Found:
+    """The digest of a piece of recovered values."""
     digest = xxhash.xxh3_128()
-    first, last = start // tensor.unit_elems, -(-stop // tensor.unit_elems)
+    first, last = piece[1] // tensor.unit_elems, -(-piece[2] // tensor.unit_elems)
     for _, _, values in Windows(step_for(tensor), files).over(first, last):
         digest.update(values)
-    return digest.hexdigest()
+    return [(piece, digest.hexdigest())]

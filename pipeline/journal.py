@@ -21,6 +21,7 @@ import xxhash
 from anamnesis import owned
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
 from anamnesis.limits import INDEX_BYTES, OWNED_BYTES, Limits
+from anamnesis.pipeline.encoded_rows import encoded_rows
 from anamnesis.pipeline.loss import Losses
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.records import (
@@ -66,9 +67,7 @@ class Recipe:
         if plan.spec.storage != PLAIN:
             kind.append(asdict(plan.spec.storage))
         if plan.spec.encode is not None:
-            kind.append(str(plan.spec.encode))
-            if plan.spec.encode.requantize:
-                kind.append("requantize")
+            kind.append(msgspec.to_builtins(encoded_rows(plan.tasks)))
         return cls(_digest([files]), _digest([*kind, tensors, items, names]))
 
 
@@ -215,6 +214,7 @@ def write_manifest(
     }
     if plan.spec.encode is not None:
         document["encode"] = str(plan.spec.encode)
+        document["encoded"] = msgspec.to_builtins(encoded_rows(plan.tasks))
         document["loss"] = msgspec.to_builtins(list(loss))
     if plan.model.notes:
         path = plan.model.path

@@ -17,6 +17,7 @@ import msgspec
 
 from anamnesis.errors import FormatError, IntegrityError, LimitError, UnsupportedError, UsageError
 from anamnesis.limits import RANK
+from anamnesis.pipeline.encoded_rows import EncodedRow, check_rows
 from anamnesis.pipeline.loss import TensorLoss
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gguf_types import GGML_TYPES
@@ -63,7 +64,8 @@ class ItemRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_field
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A complete output. `inputs` are names, sizes and times; `files` are names and sizes.
 
-    `notes` are the remarks that were made on the input.
+    `notes` are the remarks that were made on the input, `encode` what was asked for, in words, and
+    `encoded` how each tensor was encoded (version 0.2.0 left that out).
     """
 
     anamnesis: Literal[1]
@@ -78,6 +80,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     storage: Storage = Storage()
     others: list[str] = []
     encode: str = ""
+    encoded: list[EncodedRow] = []
     notes: list[str] = []
     loss: list[TensorLoss] = []
 
@@ -118,6 +121,7 @@ def read_manifest(document: Any, what: str) -> Manifest:
         _one_of(item.dtype, dtypes, f"{field}: dtype")
         elems[item.name] = item.elems
     check_cover(elems, found.pieces, what)
+    check_rows(found.encoded, what)
     return found
 
 

@@ -28,7 +28,7 @@ from anamnesis.readers.base import Tensor
 from anamnesis.readers.gguf_types import encoding_of
 from anamnesis.writers.base import Item, Slot
 
-_ENCODABLE = ("BF16", "F16", "F32")
+ENCODABLE = ("BF16", "F16", "F32")
 
 
 class EncodeRule(
@@ -190,7 +190,7 @@ class Encode:
 
 
 def _fitted(tensor: Tensor, target: Target) -> Choice:
-    if tensor.out_dtype not in _ENCODABLE:
+    if tensor.out_dtype not in ENCODABLE:
         return Choice(None, why=f"it holds {tensor.out_dtype}")
     found = _moved(tensor, target)
     try:

@@ -7,7 +7,7 @@ cache: for the report of the loss, and where codes were moved, to hold that noth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -165,17 +165,10 @@ def write_encoded(
     piece: EncodedPiece, windows: Windows, fd: int
 ) -> tuple[list[PieceReceipt], PieceLoss]:
     """Encode the windows of the piece and store them; a receipt for each part, and the loss."""
-    encoded = piece.encoded
-    form, slots = encoded.form, encoded.slots
-    maker = make_parts(piece.step, encoded, windows)
+    form, slots = piece.encoded.form, piece.encoded.slots
+    maker = make_parts(piece.step, piece.encoded, windows)
     digests = [xxhash.xxh3_128() for _ in form.parts]
-    for decoded in windows.over(piece.start, piece.stop):
-        window: Window = decoded.window
-        start, stop = piece.units(window.start, window.stop)
-        if isinstance(maker, MovedParts):
-            found = maker.move(decoded, start, stop)
-        else:
-            found = maker.encode(decoded.values, start, stop)
+    for start, stop, found in made_of(piece, windows, maker):
         for part, slot, digest in zip(form.parts, slots, digests, strict=True):
             first, last = part.span(start, stop)
             if last > first:
@@ -190,6 +183,22 @@ def write_encoded(
     ]
     name = piece.step.tensor.name
     return receipts, PieceLoss(name, form.parts[0].name, piece.start, maker.losses.result())
+
+
+def made_of(
+    piece: EncodedPiece, windows: Windows, maker: WindowParts
+) -> Iterator[tuple[int, int, dict[str, Any]]]:
+    """What each window of the piece becomes: its units, as the encoder counts, and the parts.
+
+    The next window overwrites the parts.
+    """
+    for decoded in windows.over(piece.start, piece.stop):
+        window: Window = decoded.window
+        start, stop = piece.units(window.start, window.stop)
+        if isinstance(maker, MovedParts):
+            yield start, stop, maker.move(decoded, start, stop)
+        else:
+            yield start, stop, maker.encode(decoded.values, start, stop)
 
 
 def make_parts(step: Step, encoded: Encoded, windows: Windows) -> WindowParts:

@@ -234,13 +234,6 @@ def test_a_name_that_is_taken(tmp_path: Path) -> None:
         )  # fmt: skip
 
 
-def test_compare_with_the_input_is_refused(model: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
-    anamnesis.convert(model, out, to="safetensors", encode="fp8-channel")
-    with pytest.raises(UnsupportedError, match="encoded as fp8-channel"):
-        anamnesis.verify(out, against=model)
-
-
 def test_a_second_quantisation_is_said(model: Path, tmp_path: Path, amn: Amn) -> None:
     once, twice = tmp_path / "once", tmp_path / "twice"
     first = amn("convert", model, "--to", "safetensors", "--encode", "fp8-channel", "-o", once)
