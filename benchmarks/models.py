@@ -30,13 +30,15 @@ class Entry:
 class Layer:
     """The tensors of one layer, the container they go in, and the folder's config.json.
 
-    `described` is what the file's metadata says of the layer's weight, as torchao writes it.
+    `described` is what the file's metadata says of the layer's weight, as torchao writes it;
+    `node` has the attributes of the operator that takes them, in ONNX.
     """
 
     entries: Sequence[Entry]
     container: str = "safetensors"
     config: Mapping[str, Any] = field(default_factory=dict)
     described: Mapping[str, Any] = field(default_factory=dict)
+    node: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
@@ -47,6 +49,8 @@ def write_model(folder: Path, layer: Layer, layers: int = 1) -> Path:
     """Write a model of so many equal layers; the path to open it by."""
     if layer.container == "gguf":
         return _write_gguf(folder / "model.gguf", layer, layers)
+    if layer.container == "onnx":
+        return _write_onnx(folder / "model.onnx", layer, layers)
     path = folder / "model.safetensors"
     _write_safetensors(path, layer, layers)
     config = folder / "config.json"
@@ -113,6 +117,28 @@ def _write_gguf(path: Path, layer: Layer, layers: int) -> Path:
             for entry in layer.entries:
                 file.write(memoryview(entry.array).cast("B"))
                 file.write(bytes(_padded(entry.array.nbytes) - entry.array.nbytes))
+    return path
+
+
+def _write_onnx(path: Path, layer: Layer, layers: int) -> Path:
+    """A node of `MatMulNBits` a layer; the numbers are external data."""
+    from onnx import TensorProto, helper
+
+    data, offset = path.with_name("model.onnx.data"), 0
+    graph = helper.make_graph([], "layers", [], [])
+    with data.open("wb") as file:
+        for number in range(layers):
+            names = [f"model.layers.{number}.{WEIGHT}.{e.suffix}" for e in layer.entries]
+            node = helper.make_node("MatMulNBits", ["x", *names], ["y"], **layer.node)
+            graph.node.append(node)
+            for name, entry in zip(names, layer.entries, strict=True):
+                kind = {"U8": TensorProto.UINT8, "F32": TensorProto.FLOAT}[entry.dtype]
+                tensor = graph.initializer.add(name=name, data_type=kind, dims=entry.shape)
+                tensor.data_location = TensorProto.EXTERNAL
+                for key, value in (("location", data.name), ("offset", str(offset))):
+                    tensor.external_data.add(key=key, value=value)
+                offset += file.write(memoryview(entry.array).cast("B"))
+    path.write_bytes(helper.make_model(graph).SerializeToString())
     return path
 
 

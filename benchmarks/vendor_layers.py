@@ -1,4 +1,4 @@
-"""Layers of ModelOpt, ComfyUI, AQLM, ExLlamaV3 and VPTQ, as `layers.py` has those of others."""
+"""Layers of ModelOpt, ComfyUI, ONNX Runtime, AQLM, ExLlamaV3 and VPTQ; see `layers.py`."""
 
 from __future__ import annotations
 
@@ -31,6 +31,22 @@ def modelopt_int4(rows: int, columns: int) -> Layer:
     return Layer(
         [_weight("U8", codes, codes.shape), Entry("weight_scale", "F32", scale.shape, scale)],
         config=_MODELOPT,
+    )
+
+
+def onnx_nbits(rows: int, columns: int) -> Layer:
+    """Of onnxruntime's `MatMulNBits`, four bits with zero points."""
+    blocks = columns // 32
+    codes, scales = _bytes(rows, blocks, 16), _small(rows, blocks)
+    zeros = _bytes(rows, -(-blocks // 2))
+    return Layer(
+        [
+            Entry("weight_Q4", "U8", codes.shape, codes),
+            Entry("weight_scales", "F32", scales.shape, scales),
+            Entry("weight_zero_points", "U8", zeros.shape, zeros),
+        ],
+        container="onnx",
+        node={"K": columns, "N": rows, "bits": 4, "block_size": 32},
     )
 
 

@@ -306,6 +306,14 @@ ENCODINGS: dict[str, Encoding] = {
             Bench("mlx int2 g64", "layers:mlx", (2,)),
         ),
     ),
+    "onnx-nbits": Encoding(
+        "onnx:decode",
+        prepare="onnx:prepare",
+        family="GPTQ and AWQ",
+        scales="weight_scale",
+        goal=0.35,
+        cases=(Bench("onnx int4 b32", "vendor_layers:onnx_nbits"),),
+    ),
     "quanto-bits": Encoding(
         "quanto:decode_bits",
         prepare="quanto:prepare_bits",

@@ -43,7 +43,7 @@ def tokenizer_files(values: Mapping[str, KeyValue]) -> tuple[dict[str, bytes], t
         made, notes = _tokenizer(words)
     except ImportError:
         return files, (
-            "no tokenizer.json was written: it needs `tokenizers` (pip install anamnesis[hf])",
+            "no tokenizer.json was written: it needs `tokenizers`: pip install anamnesis-arrow[hf]",
         )
     except UnsupportedError as error:
         return files, (f"no tokenizer.json was written: {error}",)

@@ -200,7 +200,7 @@ def _special(path: str, tokens: list[str], keys: Keys) -> dict[str, KeyValue]:
         from gguf import GGUFWriter, SpecialVocab
     except ImportError as error:
         raise UnsupportedError(
-            "special tokens of a GGUF need the `gguf` package: pip install anamnesis[gguf]"
+            "special tokens of a GGUF need the `gguf` package: pip install anamnesis-arrow[gguf]"
         ) from error
     log = logging.getLogger("gguf.vocab")  # it warns of templates for two texts
     level = log.level

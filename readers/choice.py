@@ -59,6 +59,7 @@ KINDS: tuple[Kind, ...] = (
     Kind(".th", ("*.th",)),
     Kind(".npz", ("*.npz",)),
     Kind(".arrow", ("*.arrow",)),
+    Kind(".onnx", ("*.onnx",)),
 )
 # Written by trainers (transformers, accelerate, DeepSpeed, Lightning, torchtune) beside a model.
 TRAINING = (

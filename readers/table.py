@@ -34,6 +34,7 @@ READERS: dict[str, Reader] = {
     "llamafile": Reader("gguf:open_gguf", b"MZqFpD=", (".llamafile",)),
     "npy": Reader("npy:open_npy", b"\x93NUMPY", (".npy",)),
     "npz": Reader("npz:open_npz", b"PK\x03\x04", (".npz",), holds=".npy", empty=b"PK\x05\x06"),
+    "onnx": Reader("onnx:open_onnx", b"\x08", (".onnx",), decisive=False),
     "pth": Reader("pth:open_pth", b"PK\x03\x04", _TORCH, holds="/data.pkl", judges=True),
     "pth-legacy": Reader("pth:open_pth", b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19.", _TORCH),
     "safetensors": Reader(

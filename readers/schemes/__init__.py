@@ -107,6 +107,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=("_blocks", "_scales", ".blocks", ".scales"),
         methods=("mxfp4", "quark"),
     ),
+    "onnx": Scheme("onnx:resolve", containers=("onnx",), suffixes=("",)),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
     "torchao": Scheme(

@@ -195,6 +195,14 @@ FAMILIES: dict[str, Family] = {
         "quark-int4",
         "amd-quark",
     ),
+    "onnx": Family(
+        "ONNX: MatMulNBits and plain initialisers",
+        "ONNX Runtime's `MatMulNBits` of 2, 4 and 8 bits in blocks; initialisers, inside or beside",
+        "onnx",
+        "the operator that takes the initialiser",
+        "onnx-int2 onnx-int4 onnx-int8",
+        "onnxruntime",
+    ),
     "torchao": Family(
         "torchao",
         "float8, integers in groups, MX and NVFP4, tiled or not",

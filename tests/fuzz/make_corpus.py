@@ -277,12 +277,43 @@ def arrow_seeds() -> dict[str, bytes]:
     return seeds
 
 
+def _onnx(graph: Any) -> bytes:
+    """A model of a stated version, so that every release of onnx writes the same."""
+    from onnx import helper
+
+    domains = [helper.make_opsetid("", 17)]
+    model = helper.make_model(graph, opset_imports=domains, ir_version=10)
+    return bytes(model.SerializeToString(deterministic=True))
+
+
+def onnx_seeds() -> dict[str, bytes]:
+    """The golden file, and one whose numbers are its own bytes as external data."""
+    from onnx import TensorProto, helper
+
+    entry = TensorProto(name="a", data_type=1, dims=[2], data_location=TensorProto.EXTERNAL)
+    for key, value in (("location", "m.onnx"), ("offset", "4"), ("length", "8")):
+        entry.external_data.add(key=key, value=value)
+    typed = [
+        helper.make_tensor("f", TensorProto.FLOAT, [2], [1.0, 2.0]),
+        helper.make_tensor("d", TensorProto.DOUBLE, [1], [1.0]),
+        helper.make_tensor("i", TensorProto.INT64, [2], [1, 2]),
+    ]
+    node = helper.make_node("Constant", [], ["c"], value=typed[0])
+    graph = helper.make_graph([node], "g", [], [], [entry, *typed])
+    nbits = HERE.parent / "data" / "onnx" / "cases.onnx"
+    return {
+        "nbits": nbits.read_bytes(),
+        "typed": _onnx(graph),
+    }
+
+
 SEEDS = {
     "arrow": arrow_seeds,
     "gguf": gguf_seeds,
     "json": json_seeds,
     "layers": layer_targets.seeds,
     "npz": npz_seeds,
+    "onnx": onnx_seeds,
     "pth": pth_seeds,
     "pth-legacy": legacy_seeds,
     "safetensors": safetensors_seeds,

@@ -88,7 +88,7 @@ def check_model(lab: Lab, path: str, data: bytes, convert: bool) -> None:
     with documented(path):
         container = open_container(path, LIMITS)
         for stored in container.stored.values():
-            _check_inside(stored, len(data))
+            _check_inside(stored, stored.file.size)
         resolve(Ledger(container))
         _check_zip(container, data)
         if convert or zlib.crc32(data) % ONE_IN == 0:
@@ -237,6 +237,7 @@ TARGETS: dict[str, Target] = {
     "layers": Target("layers", check_layers, (*_JSON, *_METHODS, *_DTYPES, '"tensors"')),
     "manifest": Target("manifest", check_record("manifest"), (*_JSON, *_DTYPES, '"pieces"')),
     "npz": Target("m.npz", check_model, ("descr", "fortran_order", "shape", "<f4", ">V2", "|O")),
+    "onnx": Target("m.onnx", check_model, ("MatMulNBits", "location", "offset", "m.onnx")),
     "pth": Target("m.pth", check_pth, ("ctorch\nFloatStorage\n", "data.pkl"), 4_096),
     "pth-legacy": Target("m.pt", check_pth, ("ctorch\nHalfStorage\n", "storage")),
     "safetensors": Target(

@@ -1,0 +1,243 @@
+"""ONNX files: where their weights lie, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import anamnesis
+from anamnesis.errors import (
+    FormatError,
+    IntegrityError,
+    LimitError,
+    SecurityError,
+    UnsupportedError,
+)
+from anamnesis.limits import Limits
+from anamnesis.readers import open_container
+from anamnesis.readers.model import load_model
+
+onnx = pytest.importorskip("onnx")
+from onnx import helper, numpy_helper  # noqa: E402
+
+DATA = Path(__file__).resolve().parents[1] / "data" / "onnx"
+
+
+def model(*tensors: Any, nodes: Any = (), path: Path) -> str:
+    graph = helper.make_graph(list(nodes), "g", [], [], list(tensors))
+    path.write_bytes(helper.make_model(graph).SerializeToString())
+    return str(path)
+
+
+def array(name: str, values: Any) -> Any:
+    return numpy_helper.from_array(np.asarray(values), name)
+
+
+def nbits(name: str, *more: str, **changed: int) -> Any:
+    numbers = {"K": 32, "N": 2, "bits": 4, "block_size": 32} | changed
+    inputs = ["x", f"{name}_Q4", f"{name}_scales", *more]
+    return helper.make_node("MatMulNBits", inputs, ["y"], domain="com.microsoft", **numbers)
+
+
+def parts(name: str) -> list[Any]:
+    codes = np.arange(32, dtype=np.uint8).reshape(2, 1, 16)
+    return [array(f"{name}_Q4", codes), array(f"{name}_scales", np.ones((2, 1), np.float32))]
+
+
+def test_numbers_inside_lie_where_they_are_said(tmp_path: Path) -> None:
+    """Zeros, repetitions and values that begin alike among them."""
+    rng = np.random.default_rng(3)
+    head = rng.standard_normal(40).astype(np.float32)
+    arrays = {
+        "zeros": np.zeros((64, 3), np.float32),
+        "again": np.zeros((64, 3), np.float32),
+        "a": head,
+        "b": np.concatenate([head[:20], -head[20:]]),
+        "half": rng.standard_normal((3, 5)).astype(np.float16),
+        "double": rng.standard_normal(7),
+        "count": np.arange(6),
+        "empty": np.zeros((0, 4), np.float32),
+        "one": np.float32(3),
+    }
+    path = model(*(array(name, value) for name, value in arrays.items()), path=tmp_path / "m.onnx")
+    stored = open_container(path, Limits()).stored
+    assert list(stored) == list(arrays)
+    data = Path(path).read_bytes()
+    for name, value in arrays.items():
+        item = stored[name]
+        assert item.shape == np.shape(value)
+        assert data[item.offset : item.offset + item.nbytes] == np.asarray(value).tobytes()
+
+
+def test_numbers_in_typed_fields(tmp_path: Path) -> None:
+    """Floats lie as they are; integers are written one by one, and are left out with a note."""
+    floats = helper.make_tensor("floats", 1, [3], [1.5, -2.0, 1e-40])
+    halves = helper.make_tensor("halves", 10, [2], [1.0, 2.0])
+    path = model(floats, halves, path=tmp_path / "m.onnx")
+    container = open_container(path, Limits())
+    item = container.stored["floats"]
+    data = Path(path).read_bytes()[item.offset : item.offset + item.nbytes]
+    assert data == np.array([1.5, -2.0, 1e-40], "<f4").tobytes()
+    assert list(container.stored) == ["floats"]
+    assert "stored one by one" in container.notes[0]
+    assert container.unread == ("halves",)
+
+
+def test_constants_of_floats_are_weights(tmp_path: Path) -> None:
+    value = np.arange(12, dtype=np.float32).reshape(3, 4)
+    shape = np.array([3, 4])
+    nodes = [
+        helper.make_node("Constant", [], ["w"], value=array("", value)),
+        helper.make_node("Constant", [], ["shape"], value=array("", shape)),
+    ]
+    path = model(nodes=nodes, path=tmp_path / "m.onnx")
+    assert list(open_container(path, Limits()).stored) == ["w"]
+    np.testing.assert_array_equal(anamnesis.open_model(path)["w"].to_numpy(), value)
+
+
+def test_a_folder_with_external_data(tmp_path: Path) -> None:
+    folder, out = tmp_path / "in", tmp_path / "out"
+    folder.mkdir()
+    for name in ("external.onnx", "external.onnx.data"):
+        (folder / name).write_bytes((DATA / name).read_bytes())
+    inside = {t.name: t for t in load_model(str(DATA / "cases.onnx")).tensors}
+    found = load_model(str(folder)).tensors
+    assert {t.name for t in found} == set(inside)
+    anamnesis.convert(folder, to="safetensors", out=out / "a")
+    anamnesis.convert(DATA / "cases.onnx", to="safetensors", out=out / "b")
+    first, second = (anamnesis.open_model(out / n) for n in "ab")
+    for name in inside:
+        np.testing.assert_array_equal(
+            first[name].to_numpy().view(np.uint16), second[name].to_numpy().view(np.uint16)
+        )
+
+
+def external(name: str, nbytes: int, **fields: str) -> Any:
+    tensor = onnx.TensorProto(name=name, data_type=1, dims=[nbytes // 4], data_location=1)
+    for key, value in fields.items():
+        tensor.external_data.add(key=key, value=value)
+    return tensor
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "told"),
+    [
+        ({"location": "../w"}, SecurityError, "not the name of a file"),
+        ({"location": "/etc/passwd"}, SecurityError, "not the name of a file"),
+        ({"location": "link"}, SecurityError, "is a link"),
+        ({"location": "gone"}, FormatError, "which is missing"),
+        ({"location": "w", "offset": "12"}, FormatError, "bytes 12 to 28"),
+        ({"location": "w", "offset": "-4"}, FormatError, "no number of bytes"),
+        ({"location": "w", "length": "12"}, FormatError, "its shape takes 16"),
+    ],
+)
+def test_external_data_stays_in_the_folder(
+    tmp_path: Path, fields: dict[str, str], error: type[Exception], told: str
+) -> None:
+    folder = tmp_path / "m"
+    folder.mkdir()
+    (tmp_path / "w").write_bytes(bytes(64))
+    (folder / "w").write_bytes(bytes(16))
+    (folder / "link").symlink_to(tmp_path / "w")
+    path = model(external("a", 16, **fields), path=folder / "m.onnx")
+    with pytest.raises(error, match=told):
+        open_container(path, Limits())
+
+
+def test_external_data_that_changes_is_noticed(tmp_path: Path) -> None:
+    (tmp_path / "w").write_bytes(bytes(16))
+    path = model(external("a", 16, location="w"), path=tmp_path / "m.onnx")
+    opened = anamnesis.open_model(path)
+    (tmp_path / "w").write_bytes(bytes(20))
+    with pytest.raises(IntegrityError):
+        opened["a"].to_numpy()
+
+
+def test_what_is_no_model_or_too_large(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    path.write_bytes(b"\x08\x0a\xff\xff\xff")
+    with pytest.raises(FormatError, match="is no ONNX model"):
+        open_container(str(path), Limits())
+    model(array("a", np.zeros(1 << 12, np.float32)), path=path)
+    with pytest.raises(LimitError, match="weights inside of it"):
+        open_container(str(path), Limits(max_single_alloc=1 << 10))
+    with pytest.raises(LimitError, match=r"run\.memory"):
+        open_container(str(path), Limits(record_bytes=1 << 14))
+
+
+def test_initialisers_that_do_not_fit(tmp_path: Path) -> None:
+    short = array("a", np.zeros(4, np.float32))
+    short.dims[0] = 5
+    with pytest.raises(FormatError, match="takes 20"):
+        open_container(model(short, path=tmp_path / "a.onnx"), Limits())
+    twice = [array("a", np.zeros(4, np.float32))] * 2
+    with pytest.raises(FormatError, match="twice"):
+        open_container(model(*twice, path=tmp_path / "b.onnx"), Limits())
+    text = helper.make_tensor("text", 8, [1], [b"x"])
+    container = open_container(model(text, path=tmp_path / "c.onnx"), Limits())
+    assert "data type 8 is not read" in container.notes[0]
+
+
+def test_weights_are_called_as_before_they_were_quantised(tmp_path: Path) -> None:
+    path = model(*parts("m.weight"), nodes=[nbits("m.weight")], path=tmp_path / "m.onnx")
+    assert [t.name for t in load_model(path).tensors] == ["m.weight"]
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        ({"K": 64}, "does not fit"),
+        ({"N": 3}, "does not fit"),
+        ({"K": 0}, "attribute K"),
+        ({"N": -2}, "attribute N"),
+        ({"bits": 3}, "of 3 bits"),
+        ({"block_size": 24}, "blocks of 24"),
+    ],
+)
+def test_attributes_that_do_not_fit(tmp_path: Path, change: dict[str, int], told: str) -> None:
+    path = model(*parts("m"), nodes=[nbits("m", **change)], path=tmp_path / "m.onnx")
+    with pytest.raises((FormatError, UnsupportedError), match=told):
+        load_model(path)
+
+
+def test_zero_points_that_are_no_integers(tmp_path: Path) -> None:
+    zeros = array("z", np.ones((2, 1), np.float32))
+    path = model(*parts("m"), zeros, nodes=[nbits("m", "z")], path=tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match="zero points"):
+        load_model(path)
+
+
+def test_two_nodes_that_contradict(tmp_path: Path) -> None:
+    nodes = [nbits("m"), nbits("m", block_size=16)]
+    path = model(*parts("m"), nodes=nodes, path=tmp_path / "m.onnx")
+    with pytest.raises(FormatError, match="two nodes"):
+        load_model(path)
+
+
+@pytest.mark.parametrize("op", ["DequantizeLinear", "MatMulInteger", "GatherBlockQuantized"])
+@pytest.mark.parametrize("dtype", ["u1", "i1"])
+def test_codes_of_other_operators_are_refused(tmp_path: Path, op: str, dtype: str) -> None:
+    codes = array("w", np.ones((4, 8), dtype))
+    node = helper.make_node(op, ["w", "s"], ["y"])
+    path = model(codes, array("s", np.float32(1)), nodes=[node], path=tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match=op):
+        load_model(path)
+
+
+def test_codes_in_a_data_type_that_is_not_read(tmp_path: Path) -> None:
+    """Integers of four bits of an operator that dequantises them are not left out in silence."""
+    codes = onnx.TensorProto(name="w", data_type=21, dims=[4], raw_data=b"ab")
+    node = helper.make_node("DequantizeLinear", ["w", "s"], ["y"])
+    path = model(codes, array("s", np.float32(1)), nodes=[node], path=tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match="DequantizeLinear"):
+        load_model(path)
+
+
+def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = model(array("a", np.zeros(4, np.float32)), path=tmp_path / "m.onnx")
+    monkeypatch.setitem(__import__("sys").modules, "onnx", None)
+    with pytest.raises(UnsupportedError, match=r"anamnesis-arrow\[onnx\]"):
+        open_container(path, Limits())
