@@ -6,7 +6,15 @@ still catch what they expect. The file system's own `OSError` is passed through 
 
 from __future__ import annotations
 
+import re
 from typing import Self
+
+_END = r"\s'\"<>)\]"  # of a URL in a text
+_URL = re.compile(
+    r"(?P<scheme>[A-Za-z][A-Za-z0-9+.-]{0,30}://)(?P<user>[^/@\s]*@)?"
+    rf"(?P<rest>[^?{_END}]*)(?P<query>\?[^{_END}]*?(?=[:,.;]*(?:[{_END}]|$)))?"
+)
+_TOKEN = re.compile(r"\b((?i:bearer)\s+|hf_(?=[A-Za-z0-9]{20}))[A-Za-z0-9._~+/=-]{8,}")
 
 
 def printable(value: object) -> str:
@@ -17,11 +25,22 @@ def printable(value: object) -> str:
     return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
+def without_secrets(text: str) -> str:
+    """Text whose URLs have neither password nor query (signatures, tokens), and no token alone."""
+    if "://" in text:
+        text = _URL.sub(_plain_url, text)
+    return _TOKEN.sub(r"\1…", text)
+
+
+def _plain_url(match: re.Match[str]) -> str:
+    return match["scheme"] + match["rest"] + ("?…" if match["query"] else "")
+
+
 class AnamnesisError(Exception):
     """Base of all deliberate errors; `kind` and `exit_code` are the command line's contract.
 
     Messages quote what files say; whatever a terminal would obey in them, a line's end too, is
-    escaped here, once for all.
+    escaped here, once for all, and what is secret in a URL is left out.
     """
 
     kind = "error"
@@ -33,7 +52,7 @@ class AnamnesisError(Exception):
         return Exception.__new__(cls, *args)
 
     def __init__(self, message: str = "") -> None:
-        super().__init__(printable(message))
+        super().__init__(printable(without_secrets(str(message))))
 
 
 class UsageError(AnamnesisError, ValueError):

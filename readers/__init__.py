@@ -12,7 +12,12 @@ from anamnesis.readers.table import Reader as Reader
 
 
 def open_container(path: str, limits: Limits) -> Container:
-    """Parse the headers of the file at `path`, whatever container it is; see `detect`."""
-    from anamnesis.readers.detect import detect
+    """Parse the headers of the file at `path`, whatever container it is; see `detect`.
 
-    return detect(path, limits)(path, limits)
+    One behind a URL is opened once for all who look at it.
+    """
+    from anamnesis.readers.detect import detect
+    from anamnesis.readers.source import holding
+
+    with holding(path):
+        return detect(path, limits)(path, limits)

@@ -7,7 +7,7 @@ it may name a method, so that codes which nobody decoded are then refused with w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from anamnesis.readers.schemes._stated import (
     speaks,
 )
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.together import together
 
 # These say by themselves what each tensor is, or hold what was never a Hugging Face model's.
 _NEED_NONE = frozenset(("arrow", "gguf", "npy", "npz", "pth"))
@@ -66,14 +67,14 @@ def read_configs(folder: Folder | None, limits: Limits) -> Configs:
     if folder is None:
         return configs
     names = folder.names()
-    for name in (*FILES, *(n for n in names if n not in FILES and speaks(n))):
-        try:
-            file = folder.open(name)
-            if file is not None:
-                with file:
-                    configs.found[name] = read_object(file, limits, python=True)
-        except FormatError as error:
-            configs.broken.append(error)
+    likely = (*FILES, *(n for n in names if n not in FILES and speaks(n)))
+    for name, found in _read_each(folder, likely, limits):
+        if isinstance(found, FormatError):
+            configs.broken.append(found)
+        elif isinstance(found, Exception):
+            raise found
+        elif found is not None:
+            configs.found[name] = found
     _read_others(configs, folder, [n for n in names or _UNLISTED if may_state(n)], limits)
     return configs
 
@@ -89,16 +90,32 @@ def _read_others(configs: Configs, folder: Folder, names: list[str], limits: Lim
     if len(names) > _OTHERS:
         more = f"{len(names):,} JSON files; only the first {_OTHERS} were asked for a method"
         configs.unread.append(f"{folder.path}: {more}")
-    for name in names[:_OTHERS]:
+    for name, found in _read_each(folder, names[:_OTHERS], limits, OTHER_BYTES):
+        if isinstance(found, Exception):
+            if is_settings(name):
+                configs.unread.append(f"{found}; it is not used")
+        elif found is not None:
+            configs.found[name] = found
+
+
+def _read_each(
+    folder: Folder, names: Sequence[str], limits: Limits, most_bytes: int | None = None
+) -> Iterator[tuple[str, Mapping[str, Any] | AnamnesisError | OSError | None]]:
+    """Each file's object, the error that reading it raises, or None for none, or a larger one."""
+
+    def read(name: str) -> Mapping[str, Any] | AnamnesisError | OSError | None:
         try:
             file = folder.open(name)
-            if file is not None:
-                with file:
-                    if file.size <= OTHER_BYTES:
-                        configs.found[name] = read_object(file, limits, python=True)
+            if file is None:
+                return None
+            with file:
+                if most_bytes is not None and file.size > most_bytes:
+                    return None
+                return read_object(file, limits, python=True)
         except (AnamnesisError, OSError) as error:
-            if is_settings(name):
-                configs.unread.append(f"{error}; it is not used")
+            return error
+
+    yield from zip(names, together(folder.path, read, names), strict=True)
 
 
 __all__ = ["Configs", "read_configs"]

@@ -26,7 +26,7 @@ class Files:
         if found is not None:
             return found[1]
         if not self._origin or is_url(wanted.path):
-            file, expected = open_source(wanted.path), wanted
+            file, expected = open_source(wanted.path, expected=wanted), wanted
         else:
             file = open_source(os.path.join(self._origin, wanted.path))
             here = file.id

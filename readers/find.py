@@ -97,6 +97,7 @@ def _at_url(url: str, limits: Limits) -> Found:
     local = urls.local_path(url)
     if local is not None:
         return find_files(local, limits)
+    url = urls.pinned(url)
     fs, path = urls.filesystem(url)
     http = urls.is_http(fs)
     if "*" in path and not http:

@@ -1,26 +1,31 @@
-"""Files behind URLs, read in ranges through fsspec (https://filesystem-spec.readthedocs.io).
+"""Files behind URLs, read in ranges; identity is the size and what their server calls the version.
 
-A header costs a few requests: the first read fetches a block, and reads that follow one another
-fetch ahead. Identity is the size and whatever the file system tells a version by (ETag, hash,
-time of change), so that a task on another machine can open the same URL and compare.
+`origin_of` finds who reads the ranges of a URL: `http` for HTTP and the hub, where each answer
+names size and version, or any file system of fsspec, which is asked for them. `FileId.mtime_ns`
+holds a digest of the version, so that a task on another machine can open the same URL and compare.
+A file that was opened with the identity of an earlier look is not asked for it again.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from types import TracebackType
-from typing import Any
+from typing import Any, Protocol
 
 from anamnesis import stopping
 from anamnesis.errors import FormatError, IntegrityError, UnsupportedError
 from anamnesis.limits import KiB, MiB
+from anamnesis.readers import hub, urls
 from anamnesis.readers.base import FileId
-from anamnesis.readers.urls import call, filesystem, http_range, is_http, speaks
+from anamnesis.readers.http import HttpOrigin, HubOrigin, changed
+from anamnesis.readers.retry import call, not_installed
 
-FIRST_BYTES = MiB
-_AHEAD_BYTES, _MAX_AHEAD_BYTES = 64 * KiB, 4 * MiB
+FIRST_BYTES = 256 * KiB  # of which the header of most shards is a part
+_AHEAD_BYTES, MAX_AHEAD_BYTES = 64 * KiB, 4 * MiB
 # What drivers call the version of a file; the first that is there counts.
 _VERSIONS = (
     "ETag",
@@ -39,20 +44,100 @@ _VERSIONS = (
 )
 
 
-class RemoteFile:
-    """A file behind a URL; `FileId.mtime_ns` holds a digest of its version."""
+class Origin(Protocol):
+    """Who reads the ranges of one file; from any thread."""
 
-    def __init__(self, url: str, first_bytes: int = FIRST_BYTES) -> None:
-        """Ask for size and version; raises OSError, FormatError or UnsupportedError."""
+    def identify(self, first_bytes: int) -> tuple[tuple[int, str], bytes]:
+        """Size and version, and as many of the first bytes as came along."""
+        ...
+
+    def read_into(self, start: int, view: memoryview, size: int) -> str | None:
+        """Fill `view` from byte `start`; returns the version of the answer, None for unknown."""
+        ...
+
+
+class StoreOrigin:
+    """A file of one of fsspec's file systems, which is asked for size and version."""
+
+    def __init__(self, url: str) -> None:
+        self.url = url
+        self._fs, self._name = urls.driver(url)
+
+    def identify(self, first_bytes: int) -> tuple[tuple[int, str], bytes]:
+        """Size and version; raises OSError, FormatError or UnsupportedError."""
+        info: Mapping[str, Any] = call(self.url, lambda: self._fs.info(self._name))
+        kind, size = info.get("type", "file"), info.get("size")
+        if kind != "file":
+            raise FormatError(f"{self.url}: is a {kind}, not a file")
+        if size is None:
+            raise UnsupportedError(
+                f"{self.url}: the server does not say how large it is; download the file first"
+            )
+        version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
+        return (int(size), version), b""
+
+    def read_into(self, start: int, view: memoryview, size: int) -> str | None:
+        """Fill `view` from byte `start`."""
+        stop = start + len(view)
+        data = call(self.url, lambda: self._fs.cat_file(self._name, start=start, end=stop), stop)
+        if len(data) != len(view):
+            raise IntegrityError(
+                f"{self.url}: {len(data):,} bytes came where bytes {start:,} to {stop:,} were "
+                "asked for"
+            )
+        view[:] = data
+        return None
+
+    def forget(self) -> None:
+        """Have the next `identify` ask anew."""
+        call(self.url, lambda: self._fs.invalidate_cache(self._name))
+
+
+def origin_of(url: str) -> Origin:
+    """Who reads the ranges of a URL; UnsupportedError when its driver is not installed."""
+    place = hub.parse(url)
+    if place is not None:
+        return HubOrigin(hub.at_commit(place), _http(url))
+    if url.lower().startswith(("http://", "https://")) and "::" not in url:
+        fs, name = urls.driver(url)
+        return HttpOrigin(name, fs)
+    return StoreOrigin(url)
+
+
+def _http(url: str) -> Any:
+    """fsspec's file system for HTTP, through the proxies of the environment as huggingface_hub."""
+    hub.driver(url)
+    import fsspec  # noqa: PLC0415 - for URLs alone
+
+    try:
+        return fsspec.filesystem("http", client_kwargs={"trust_env": True})
+    except ImportError as error:
+        raise not_installed(url, error) from error
+
+
+class RemoteFile:
+    """A file behind a URL."""
+
+    def __init__(
+        self, url: str, first_bytes: int = FIRST_BYTES, expected: FileId | None = None
+    ) -> None:
+        """Open `url`, which is `expected` or anything; raises OSError and this package's errors.
+
+        With `expected`, nothing is asked: every answer has to be of that version.
+        """
         self.path = url
-        self._fs, self._name = filesystem(url)
-        self.id = self._identity()
-        self._file: Any = None
-        self._lock = threading.Lock()
-        self._block = b""
+        self._origin = origin_of(url)
+        self._block: bytes | bytearray = b""
         self._block_at = 0
+        self._lock = threading.Lock()
         self._ahead = first_bytes
         self._next = 0  # where a read that follows the one before would begin
+        if isinstance(self._origin, StoreOrigin) or expected is None:
+            self.id, self._block = self._identity(first_bytes)
+        else:
+            self.id = expected
+        if self._block:
+            self._next, self._ahead = len(self._block), 2 * first_bytes
 
     @property
     def size(self) -> int:
@@ -60,13 +145,7 @@ class RemoteFile:
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable buffer from `offset`; IntegrityError if the file ends before."""
-        stopping.check()
-        view = memoryview(buffer).cast("B")
-        if offset + len(view) > self.size:
-            raise IntegrityError(
-                f"{self.path}: {len(view):,} bytes from byte {offset:,} were expected; it has "
-                f"{self.size:,} bytes"
-            )
+        view = self._checked(offset, buffer)
         with self._lock:
             begin = offset - self._block_at
             done = 0
@@ -74,7 +153,14 @@ class RemoteFile:
                 done = min(len(view), len(self._block) - begin)
                 view[:done] = self._block[begin : begin + done]
             if done < len(view):
-                view[done:] = self._fetch_block(offset + done, len(view) - done)
+                self._fetch_block(offset + done, view[done:])
+
+    def fetch_into(self, offset: int, buffer: Any) -> None:
+        """The same with one request, which leaves what was read before as it is."""
+        view = self._checked(offset, buffer)
+        version = self._origin.read_into(offset, view, self.size)
+        if version and self.id.mtime_ns and digest_of(version) != self.id.mtime_ns:
+            raise changed(self.path)
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """`nbytes` bytes from `offset`, for headers; the caller has checked the size."""
@@ -83,22 +169,22 @@ class RemoteFile:
         return bytes(buffer)
 
     def check_unchanged(self, expected: FileId | None = None) -> None:
-        """Raise IntegrityError when the file is not the one that was opened at first."""
+        """Raise IntegrityError when the file is not the one that was opened at first.
+
+        Where answers name the version, those that came were compared, and nothing is asked.
+        """
         before = expected or self.id
-        call(self.path, lambda: self._fs.invalidate_cache(self._name))
-        now = self._identity()
+        now = self.id
+        if isinstance(self._origin, StoreOrigin):
+            self._origin.forget()
+            now, _ = self._identity(0)
         if now != before:
-            raise IntegrityError(
-                f"{self.path}: changed while it was read (size {before.size:,} -> {now.size:,} "
-                "bytes, or another version of the same size)"
-            )
+            how = f"size {before.size:,} -> {now.size:,} bytes, or another version of the same size"
+            raise changed(self.path, how)
 
     def close(self) -> None:
         """Let go of what was fetched; a second call does nothing."""
         self._block = b""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
 
     def __enter__(self) -> RemoteFile:
         return self
@@ -111,47 +197,75 @@ class RemoteFile:
     ) -> None:
         self.close()
 
-    def _identity(self) -> FileId:
-        info: Mapping[str, Any] = call(self.path, lambda: self._fs.info(self._name))
-        kind, size = info.get("type", "file"), info.get("size")
-        if kind != "file":
-            raise FormatError(f"{self.path}: is a {kind}, not a file")
-        if size is None or info.get("partial") is False:
-            raise UnsupportedError(
-                f"{self.path}: the server does not "
-                + ("say how large it is" if size is None else "serve ranges of it")
-                + "; download the file first"
+    def _checked(self, offset: int, buffer: Any) -> memoryview:
+        stopping.check()
+        view = memoryview(buffer).cast("B")
+        if offset + len(view) > self.size:
+            raise IntegrityError(
+                f"{self.path}: {len(view):,} bytes from byte {offset:,} were expected; it has "
+                f"{self.size:,} bytes"
             )
-        version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
-        digest = hashlib.blake2b(version.encode(), digest_size=8).digest()
-        return FileId(self.path, int(size), int.from_bytes(digest) >> 1 if version else 0, 0, 0)
+        return view
 
-    def _fetch_block(self, offset: int, nbytes: int) -> memoryview:
-        """`nbytes` bytes from `offset`; what comes with them is kept for the next read."""
+    def _identity(self, first_bytes: int) -> tuple[FileId, bytes]:
+        place = hub.parse(self.path)
+        if place is not None:
+            (size, version), head = hub.tree(place).info(place.path), b""
+        else:
+            (size, version), head = self._origin.identify(first_bytes)
+        return FileId(self.path, size, digest_of(version), 0, 0), head
+
+    def _fetch_block(self, offset: int, view: memoryview) -> None:
+        """Fill `view` from `offset`; what comes with it is kept for the next read."""
         if offset == self._next:
-            ahead, self._ahead = self._ahead, min(2 * self._ahead, _MAX_AHEAD_BYTES)
+            ahead, self._ahead = self._ahead, min(2 * self._ahead, MAX_AHEAD_BYTES)
         else:
             ahead = self._ahead = _AHEAD_BYTES
-        stop = min(offset + max(nbytes, ahead), self.size)
-        data = call(self.path, lambda: self._fetch(offset, stop), stop - offset)
-        if len(data) != stop - offset:
-            raise IntegrityError(
-                f"{self.path}: {len(data):,} bytes came where bytes {offset:,} to {stop:,} were "
-                "asked for"
-            )
+        stop = min(offset + max(len(view), ahead), self.size)
+        self._block = b""
+        if stop - offset == len(view):
+            self.fetch_into(offset, view)
+        else:
+            data = bytearray(stop - offset)
+            self.fetch_into(offset, data)
+            view[:] = data[: len(view)]
+            self._block, self._block_at = data, offset
         self._next = stop
-        self._block, self._block_at = (data, offset) if len(data) > nbytes else (b"", 0)
-        return memoryview(data)[:nbytes]
 
-    def _fetch(self, start: int, stop: int) -> bytes:
-        if is_http(self._fs):
-            return http_range(self._fs, self._name, start, stop, self.size)
-        if not speaks(self._fs, "hf"):
-            data: bytes = self._fs.cat_file(self._name, start=start, end=stop)
-            return data
-        # The hub's `cat_file` opens a file that reads ahead.
-        if self._file is None:
-            self._file = self._fs.open(self._name, cache_type="none", block_size=1)
-        self._file.seek(start)
-        data = self._file.read(stop - start)
-        return bytes(data)
+
+def digest_of(version: str) -> int:
+    """What `FileId.mtime_ns` holds of a version; 0 for none."""
+    digest = hashlib.blake2b(version.encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1 if version else 0
+
+
+_held: ContextVar[RemoteFile | None] = ContextVar("held", default=None)
+
+
+class _Borrowed(RemoteFile):
+    """A file that somebody else holds open, and closes."""
+
+    def __init__(self, file: RemoteFile) -> None:
+        self.__dict__ = file.__dict__
+
+    def close(self) -> None:
+        """Leave it to its owner."""
+
+
+@contextmanager
+def held(url: str) -> Iterator[None]:
+    """While this lasts, whoever opens `url` in this context shares one open file."""
+    with RemoteFile(url) as file:
+        token = _held.set(file)
+        try:
+            yield
+        finally:
+            _held.reset(token)
+
+
+def open_remote(url: str, first_bytes: int | None, expected: FileId | None) -> RemoteFile:
+    """Open a URL, or share what is held; see `source.open_source`."""
+    file = _held.get()
+    if file is not None and file.path == url:
+        return _Borrowed(file)
+    return RemoteFile(url, first_bytes or FIRST_BYTES, expected)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 
 from anamnesis.errors import AnamnesisError, FormatError, SecurityError, UnsupportedError
 from anamnesis.limits import Limits
@@ -11,9 +10,8 @@ from anamnesis.readers import open_container
 from anamnesis.readers.base import Container, Stored
 from anamnesis.readers.find import Found
 from anamnesis.readers.index import Index
-from anamnesis.readers.source import is_url
+from anamnesis.readers.together import together
 
-_REQUESTS = 8  # headers that are fetched at a time
 _SHOWN = 5
 
 Result = Container | AnamnesisError | OSError
@@ -34,11 +32,8 @@ def open_all(
         except (AnamnesisError, OSError) as error:
             return error
 
-    paths = found.paths
-    if len(paths) > 1 and is_url(paths[0]):
-        with ThreadPoolExecutor(min(_REQUESTS, len(paths))) as pool:
-            return _sound(path, found, pool.map(attempt, paths), limits, keep_going)
-    return _sound(path, found, map(attempt, paths), limits, keep_going)
+    opened = together(found.paths[0], attempt, found.paths)
+    return _sound(path, found, opened, limits, keep_going)
 
 
 def _sound(

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol, Self
@@ -93,10 +94,13 @@ def public_name(path: str) -> str:
     return re.sub("://[^/@]*@", "://", plain)
 
 
-def open_source(path: str, *, first_bytes: int | None = None) -> SourceFile:
+def open_source(
+    path: str, *, first_bytes: int | None = None, expected: FileId | None = None
+) -> SourceFile:
     """Open a local path or a URL.
 
-    `first_bytes` is what a remote file fetches at the first read; None suits headers. Raises
+    `first_bytes` is what a remote file fetches at the first read; None suits headers. A remote file
+    that was seen before is `expected` to be the same, which its answers show. Raises
     OSError, FormatError when it is no regular file, UnsupportedError when it cannot be read in
     ranges or its driver is not installed.
     """
@@ -107,7 +111,16 @@ def open_source(path: str, *, first_bytes: int | None = None) -> SourceFile:
     local = urls.local_path(path)
     if local is not None:
         return LocalFile(local)
-    return remote.RemoteFile(path, first_bytes or remote.FIRST_BYTES)
+    return remote.open_remote(path, first_bytes, expected)
+
+
+def holding(path: str) -> AbstractContextManager[None]:
+    """While this lasts, a URL is opened once for all who open it; nothing for a local path."""
+    if not is_url(path):
+        return nullcontext()
+    from anamnesis.readers import remote, urls  # noqa: PLC0415 - fsspec is for URLs alone
+
+    return nullcontext() if urls.local_path(path) is not None else remote.held(path)
 
 
 class LocalFile:

@@ -29,7 +29,7 @@ from anamnesis.errors import (
     UsageError,
 )
 from anamnesis.limits import Limits
-from anamnesis.readers import urls
+from anamnesis.readers import retry
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 from anamnesis.readers.source import LocalFile, open_source
@@ -82,7 +82,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(206 if part else 200)
         if part and match:
             end = int(match[1]) + len(chosen) - 1
-            self.send_header("Content-Range", f"bytes {match[1]}-{end}/{len(data)}")
+            size = len(data) if server.tell_size else "*"
+            self.send_header("Content-Range", f"bytes {match[1]}-{end}/{size}")
         if server.say_none:
             self.send_header("Accept-Ranges", "none")
         self.send_header("ETag", server.etag)
@@ -137,7 +138,7 @@ def memory() -> Iterator[Any]:
 
 @pytest.fixture(autouse=True)
 def _no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(urls, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.0)
 
 
 def shards(write: Callable[..., Path], folder: Path) -> dict[str, bytes]:
@@ -172,9 +173,9 @@ def test_inspect_reads_headers_alone(server: Server, fp8_model: Path, sample: Pa
         there = anamnesis.inspect(f"{server.url}/{path.name}").to_dict(entries=True)
         assert here.pop("path") != there.pop("path")
         assert here == there
-        assert server.sent <= MIB + 512
+        assert server.sent <= MIB
         of_model = [r for r in server.requests if path.name in r]
-        assert len(of_model) <= 4
+        assert len(of_model) <= 2
         assert all("bytes=" in r for r in of_model if r.startswith("GET"))
     assert fp8_model.stat().st_size > 10 * MIB
 
@@ -295,9 +296,9 @@ def test_missing_denied_and_dead(server: Server) -> None:
 
 def test_failures_that_pass_are_tried_again(server: Server, fp8_model: Path) -> None:
     server.files = {"m.safetensors": fp8_model.read_bytes()}
-    server.fail_next = 2
+    server.fail_next = 5
     assert anamnesis.inspect(f"{server.url}/m.safetensors").tensors == 6
-    server.fail_next = 3
+    server.fail_next = 6
     with pytest.raises(OSError, match="503"):
         anamnesis.inspect(f"{server.url}/m.safetensors")
 
@@ -305,7 +306,7 @@ def test_failures_that_pass_are_tried_again(server: Server, fp8_model: Path) -> 
 def test_an_answer_that_is_cut_short(server: Server, fp8_model: Path) -> None:
     server.files = {"m.safetensors": fp8_model.read_bytes()}
     server.cut = True
-    with pytest.raises(IntegrityError, match="256 bytes came where bytes 0 to 512 were asked for"):
+    with pytest.raises(IntegrityError, match=r"bytes came where [0-9,]+ were announced"):
         anamnesis.inspect(f"{server.url}/m.safetensors")
 
 
@@ -316,10 +317,9 @@ def test_d02_another_version_of_the_same_size(server: Server, fp8_model: Path) -
     files(model.files[0])
     files.check_unchanged()
     server.etag = '"2"'
-    with pytest.raises(IntegrityError, match="changed while it was read"):
-        files.check_unchanged()
-    with pytest.raises(IntegrityError, match="changed"):
-        Files()(model.files[0])
+    for again in (files, Files()):
+        with pytest.raises(IntegrityError, match="changed while it was read"):
+            again(model.files[0]).read(0, 8)
 
 
 def test_an_error_page_is_named(server: Server) -> None:

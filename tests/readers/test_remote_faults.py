@@ -19,7 +19,7 @@ import pytest
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, UsageError
-from anamnesis.readers import urls
+from anamnesis.readers import http, retry
 
 MIB = 1 << 20
 CLI = [sys.executable, "-m", "anamnesis"]
@@ -131,8 +131,8 @@ def test_a_server_that_stops_ends_within_the_stated_time(
     silent: bool, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Three attempts of STALL_SECONDS each; docs/inputs.md says what that comes to."""
-    monkeypatch.setattr(urls, "STALL_SECONDS", 0.4)
-    monkeypatch.setattr(urls, "_PAUSE_SECONDS", 0.0)
+    monkeypatch.setattr(retry, "STALL_SECONDS", 0.4)
+    monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.0)
     server.silent, server.stop_at = silent, 3 * MIB
     begin = time.monotonic()
     with pytest.raises(OSError, match=r"[Tt]imeout|no answer") as caught:
@@ -143,8 +143,8 @@ def test_a_server_that_stops_ends_within_the_stated_time(
 
 
 def test_the_time_is_the_one_that_the_pages_state() -> None:
-    pauses = urls._PAUSE_SECONDS * sum(range(1, urls._ATTEMPTS))
-    assert 90 < urls._ATTEMPTS * urls.STALL_SECONDS + pauses < 95
+    pauses = sum(retry.PAUSE_SECONDS * 2**n for n in range(retry.STALLS - 1))
+    assert 90 < retry.STALLS * retry.STALL_SECONDS + pauses < 95
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["says nothing", "stops in a body"])
@@ -177,8 +177,8 @@ def test_a_bug_of_ours_behind_a_url_is_none_of_the_server(
     def broken(*_: object) -> None:
         raise KeyError("no")
 
-    broken.__globals__["__name__"] = "anamnesis.readers.urls"
-    monkeypatch.setattr(urls, "_check_range", broken)
+    broken.__globals__["__name__"] = "anamnesis.readers.http"
+    monkeypatch.setattr(http.HttpOrigin, "_announced", broken)
     try:
         with pytest.raises(KeyError):
             anamnesis.inspect(server.url)
