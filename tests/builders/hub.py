@@ -193,7 +193,8 @@ class Hub:
         if self.size(name) < LARGE_BYTES or not self.redirects:
             return await self._file(request, name, writer, self.fault(request), more)
         more |= {"X-Linked-Size": str(self.size(name)), "X-Linked-Etag": f'"{digest}"'}
-        where = f"{self.url.replace('127.0.0.1', 'localhost')}/cdn/{quote(digest)}?Expires={self.epoch}&Signature=s3cr3t"
+        elsewhere = self.url.replace("127.0.0.1", "localhost")
+        where = f"{elsewhere}/cdn/{quote(digest)}?Expires={self.epoch}&Signature=s3cr3t"
         return await self._say(writer, 302, {**more, "Location": where})
 
     async def _file(
