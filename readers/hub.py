@@ -171,10 +171,8 @@ def target(place: Place) -> str:
 
 def secrets(place: Place) -> dict[str, str]:
     """The headers that say who asks; for the hub alone, never for where it redirects to."""
-    _, settings = driver(place.url)
-    from huggingface_hub.utils import build_hf_headers  # noqa: PLC0415 - for such URLs alone
-
-    headers: dict[str, str] = build_hf_headers(token=settings["token"])
+    hub, settings = driver(place.url)
+    headers: dict[str, str] = hub.utils.build_hf_headers(token=settings["token"])
     return headers
 
 
@@ -182,6 +180,7 @@ def driver(url: str) -> tuple[Any, dict[str, Any]]:
     """huggingface_hub, and endpoint and token; None is its own default."""
     try:
         import huggingface_hub  # noqa: PLC0415 - for such URLs alone
+        import huggingface_hub.utils  # noqa: PLC0415
     except ImportError as error:
         raise not_installed(url, error) from error
     from fsspec.config import conf  # noqa: PLC0415 - fsspec is for URLs alone
