@@ -57,3 +57,15 @@ def mlx_scales(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:
     biased = narrow(logs + np.float32(127), dtype)
     scales = narrow(np.exp2(np.maximum(logs, -1000).astype(np.float64)).astype(np.float32), dtype)
     return np.where(np.isfinite(biased), biased, 0).astype(np.int64).astype(np.uint8), scales
+
+
+def ceilings(greatest: Any, largest: int) -> tuple[Any, Any]:
+    """ModelOpt's `MXFP4QTensor`: stored bytes, and the scales that it divides by.
+
+    The exponent is ceil(log2(greatest / largest)) in float32, -127 at least. What is not finite has
+    the byte 0, and is divided by itself.
+    """
+    logs = np.log2((greatest / np.float32(largest)).astype(np.float64)).astype(np.float32)
+    found = np.ceil(np.maximum(logs, np.float32(-127)))
+    stored = np.where(np.isfinite(found), found + np.float32(127), 0).astype(np.uint8)
+    return stored, np.exp2(found.astype(np.float64)).astype(np.float32)

@@ -6,12 +6,20 @@
 | `nvfp4` modelopt | 16 | E4M3 of `amax / (6 * global)`, of 1 for 0 | amax / (448 * 6) |
 | `nvfp4` mlx | 16 | E4M3 of `amax / 6`, U8 `scales` | none |
 | `mxfp4` compressed-tensors | 32 | E8M0, `_mx.exponents` | |
+| `mxfp4` gpt-oss | 32 | E8M0, `_mx.ceilings` | |
 | `mxfp4` mlx | 32 | E8M0, `_mx.mlx_scales` | |
 
 compressed-tensors and ModelOpt round a tie to the even code and keep the sign of what becomes 0;
-MLX takes the lower magnitude, and +0. Sources: compressed-tensors 0.20
+MLX takes the lower magnitude, and +0; ModelOpt's MXFP4 the lower one, and -0 for every 0 and NaN.
+
+gpt-oss stores stacked experts as transformers reads them: of a parameter `X`, `[experts, in, out]`,
+`X_blocks` `[experts, out, in / 32, 16]` and `X_scales` `[experts, out, in / 32]`. What makes such
+folders is ModelOpt's examples/gpt-oss/convert_oai_mxfp4_weight_only.py, with `MXFP4QTensor`.
+
+Sources: compressed-tensors 0.20
 `quantization/utils/helpers.py` and `fp4_utils.py`, `compressors/nvfp4/helpers.py`; ModelOpt 0.47
-`torch/quantization/qtensor/nvfp4_tensor.py`; MLX 0.32 `mlx/ops.cpp` `fp_quantize` on the CPU.
+`torch/quantization/qtensor/nvfp4_tensor.py` and `mxfp4_tensor.py`; MLX 0.32 `mlx/ops.cpp`
+`fp_quantize` on the CPU.
 """
 
 from __future__ import annotations
@@ -22,13 +30,15 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._mx import exponents, mlx_scales, powers
+from anamnesis.kernels._mx import ceilings, exponents, mlx_scales, powers
 from anamnesis.kernels._narrow import KINDS, narrow
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 
+EXPERTS = ("gate_up_proj", "down_proj")  # of gpt-oss, which are stored transposed
 _SIX = np.float32(6)
+_EVEN, _MLX, _MODELOPT = range(3)  # rules of `codes_of`
 _TINY = {"F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}  # torch.finfo(dtype).tiny
 _e4m3 = kernel("encode_fp4:e4m3")
 codes_of = variants("encode_fp4:codes_of")
@@ -50,23 +60,43 @@ def e4m3_values(codes: Any) -> Any:
 
 
 def form_mxfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
-    """Groups of 32 along a row."""
+    """Groups of 32 along a row; of gpt-oss' experts, along the inputs, which are the rows."""
+    if settings["style"] == "gpt-oss":
+        return _form_experts(name, shape)
     _, columns = matrix_of(shape, 32)
     parts = _parts(name, shape, str(settings["style"]), 32, "U8")
     return Form(columns, parts)
 
 
+def _form_experts(name: str, shape: Shape) -> Form:
+    if len(shape) != 3 or name.rpartition(".")[2] not in EXPERTS:
+        raise Unfit(f"gpt-oss' layout is for stacked experts, {' and '.join(EXPERTS)}")
+    matrices, inputs, outputs = shape
+    matrix_of((matrices * outputs, inputs), 32)
+    groups = inputs // 32
+    parts = (
+        Part("weight", name + "_blocks", "U8", (matrices, outputs, groups, 16), 1, 16 * groups),
+        Part("scale", name + "_scales", "U8", (matrices, outputs, groups), 1, groups),
+    )
+    return Form(inputs, parts, transposed=True)
+
+
 def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """Both libraries' rule for the exponent, and their codes of the quotients."""
-    dtype, mlx = params["dtype"], params["style"] == "mlx"
+    """Each library's rule for the exponent, and its codes of the quotients."""
+    dtype, style = params["dtype"], params["style"]
+    kind, rule = KINDS[dtype], _EVEN
     with np.errstate(all="ignore"):
         greatest = magnitudes(values, 32)
-        if mlx:
+        if style == "mlx":
             out["scale"][:], scales = mlx_scales(greatest, 6, dtype)
+            rule = _MLX
+        elif style == "gpt-oss":
+            out["scale"][:], scales = ceilings(greatest, 6)
+            kind, rule = KINDS["F32"], _MODELOPT
         else:
             out["scale"][:] = exponents(greatest, 4, dtype)
             scales = powers(out["scale"])
-    codes_of(KINDS[dtype], mlx)(values, scales, 32, out["weight"].view(np.uint8))
+    codes_of(kind, rule)(values, scales, 32, out["weight"].view(np.uint8))
 
 
 def form_nvfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -91,7 +121,7 @@ def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
         local = narrow(magnitudes(values, 16) / _SIX, dtype)
         if params["style"] == "mlx":
             out["scale"][:] = _mlx_e4m3(local)
-            codes_of(KINDS[dtype], True)(values, e4m3_values(out["scale"]), 16, codes)
+            codes_of(KINDS[dtype], _MLX)(values, e4m3_values(out["scale"]), 16, codes)
             return
         if params["style"] == "modelopt":
             _encode_modelopt(values, params, out)
@@ -102,7 +132,7 @@ def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
         found[found == 0] = 0x20  # 0.125, the library's stand-in for a scale of 0
         out["scale"][:] = found
         out["global"][:] = whole
-        codes_of(0, False)(values, e4m3_values(found) / whole, 16, codes)
+        codes_of(0, _EVEN)(values, e4m3_values(found) / whole, 16, codes)
 
 
 def _encode_modelopt(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
@@ -114,7 +144,7 @@ def _encode_modelopt(values: Any, params: Mapping[str, Any], out: Mapping[str, A
     found = e4m3_codes(np.clip(wanted, np.float32(2.0**-9), LARGEST))
     out["scale"][:] = found
     out["global"][:] = whole
-    codes_of(0, False)(values, e4m3_values(found) * whole, 16, out["weight"])
+    codes_of(0, _EVEN)(values, e4m3_values(found) * whole, 16, out["weight"])
     if whole == 0:  # 0 / 0, which the library searches to the end of its bounds for
         out["weight"][:] = 0x77
 

@@ -72,8 +72,8 @@ class Form:
     The matrix is units of `unit_elems` elements, flat in row-major order (the last may be short);
     windows start at multiples of `multiple` units, and do not go from one matrix of a stack, of
     `matrix_units` units, to the next (0: there is one). With `transposed` the matrix is that of the
-    tensor, transposed: units are its columns. `statistics` names what has to be known
-    of the whole tensor before its first window: `extent` (`least`, `most`), `absmax_mean`.
+    tensor, or each of a stack, transposed: units are its columns. `statistics` names what has to be
+    known of the whole tensor before its first window: `extent` (`least`, `most`), `absmax_mean`.
     """
 
     unit_elems: int
@@ -172,7 +172,7 @@ ENCODERS: dict[str, Encoder] = {
     "mlx-mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", _MLX),
     "mlx-mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", _MLX),
     "mlx-nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", _MLX),
-    "mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", {"style": Key(_CT, (_CT, "mlx"))}),
+    "mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", {"style": Key(_CT, (_CT, "gpt-oss", "mlx"))}),
     "mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", {"style": Key(_CT, (_CT, "mlx"))}),
     "nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx", "modelopt"))}),
 }

@@ -137,10 +137,10 @@ def _function(kind: str, row: str) -> Any:
 
 def misfit(source: Source, target: str, settings: Settings) -> str:
     """Why a tensor cannot become a target with its numbers as they are; empty where it may."""
-    if source.encoding == "derived":
-        return "its numbers are rearranged on the way, and not by whole rows"
     if target in ("awq", "gptq"):
         return f"codes are not moved into the transposed words of {target}"
+    if source.encoding == "derived":
+        return "its numbers are rearranged on the way, and not by whole rows"
     rows = _rows(source.encoding, target)
     if rows is None:
         return f"{source.scheme} and {target} have no numbers in common"

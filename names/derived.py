@@ -128,12 +128,42 @@ def after_zeros(tensor: Tensor, rows: int) -> Tensor:
 
 
 def transposed(tensor: Tensor) -> Tensor:
-    """A matrix with its columns as rows, one unit each."""
-    rows, columns = tensor.shape
-    part = Part(0, (0, 0), (columns, rows), 0, (1, columns))
-    segments = (Segment(0, (columns, rows), (part,)),)
-    found = derive(tensor.name, (columns, rows), (tensor,), segments, "")
-    return replace(found, unit_elems=rows)
+    """A matrix, or each of a stack, with its columns as rows: a unit each of what is derived.
+
+    One that is derived is made of the same sources, where its axes can be told apart.
+    """
+    *lead, rows, columns = tensor.shape
+    shape = (*lead, columns, rows)
+    found = _turned(tensor, shape) if isinstance(tensor, Derived) else None
+    if found is None:
+        matrices = math.prod(lead)
+        strides = (rows * columns, 1, columns)
+        part = Part(0, (0, 0, 0), (matrices, columns, rows), 0, strides)
+        segments = (Segment(0, (matrices, columns, rows), (part,)),)
+        found = derive(tensor.name, shape, (tensor,), segments, "")
+    # What is a plain tensor again, as it was turned before, has units of its own.
+    return replace(found, unit_elems=rows) if isinstance(found, Derived) else found
+
+
+def _turned(tensor: Derived, shape: tuple[int, ...]) -> Tensor | None:
+    """A derived tensor transposed, of its own sources; None where an axis is part of both."""
+    if len(tensor.segments) != 1 or tensor.segments[0].elems != tensor.elems:
+        return None
+    segment, rows, columns = tensor.segments[0], shape[-1], shape[-2]
+    sizes = [math.prod(segment.dims[at:]) for at in range(len(segment.dims) + 1)]
+    if columns not in sizes or rows * columns not in sizes:
+        return None
+    first, middle = sizes.index(rows * columns), sizes.index(columns)
+
+    def turned(axes: tuple[int, ...]) -> tuple[int, ...]:
+        return (*axes[:first], *axes[middle:], *axes[first:middle])
+
+    parts = tuple(
+        replace(p, lo=turned(p.lo), hi=turned(p.hi), strides=turned(p.strides))
+        for p in segment.parts
+    )
+    segments = (Segment(0, turned(segment.dims), parts),)
+    return derive(tensor.name, shape, tensor.sources, segments, tensor.value)
 
 
 def _merged(segment: Segment) -> Segment:

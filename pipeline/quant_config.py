@@ -6,6 +6,7 @@
 | compressed-tensors | `quantization_config`: a `config_group` a target, `ignore` |
 | `bnb-*` | `quantization_config`: bitsandbytes, `llm_int8_skip_modules` |
 | `nvfp4` modelopt | `quantization_config`: modelopt, `quant_algo`, `exclude_modules` |
+| `mxfp4` gpt-oss | `quantization_config`: mxfp4, `modules_to_not_convert` |
 | `gptq`, `awq` | `quantization_config` of gptqmodel and AutoAWQ, with what is kept |
 | MLX | `quantization`, and the same as `quantization_config`: `false` for what is kept |
 
@@ -77,6 +78,8 @@ def _method(target: Target) -> Any:
         return _bitsandbytes
     if style == "modelopt":
         return _modelopt
+    if style == "gpt-oss":
+        return _mxfp4
     if target.name in ("awq", "gptq"):
         return _awq if target.name == "awq" else _gptq
     return _fp8 if style in ("deepseek", "transformers") else _ct
@@ -112,6 +115,11 @@ def _modelopt(choices: Chosen, dtype: str) -> dict[str, Any]:
     found: dict[str, Any] = {"quant_method": "modelopt", "quant_algo": "NVFP4", "group_size": 16}
     found |= {"kv_cache_quant_algo": None, "exclude_modules": _kept(choices)}
     return {"quantization_config": {**found, "ignore": found["exclude_modules"]}}
+
+
+def _mxfp4(choices: Chosen, dtype: str) -> dict[str, Any]:
+    found = {"quant_method": "mxfp4", "modules_to_not_convert": _kept(choices)}
+    return {"quantization_config": found}
 
 
 def _gptq(choices: Chosen, dtype: str) -> dict[str, Any]:

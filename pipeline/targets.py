@@ -209,15 +209,19 @@ def _moved(tensor: Tensor, target: Target) -> Choice | None:
     """The choice for a quantised tensor whose numbers may be those of a target; None for others."""
     if not tensor.quantised:
         return None
-    source = source_of(tensor)
-    target = target.suited(source)
-    if misfit(source, target.name, target.settings):
-        return None
+    target = target.suited(source_of(tensor))
     try:
         form = former(target.name)(tensor.name, tensor.shape, scale_dtype(tensor), target.settings)
     except Unfit:
         return None
+    if misfit(_source(tensor, form), target.name, target.settings):
+        return None
     return Choice(target, form, moved=True)
+
+
+def _source(tensor: Tensor, form: Form) -> Source:
+    """What the table of transcoders asks of a tensor, with the matrix that a form has."""
+    return source_of(transposed(tensor) if form.transposed else tensor)
 
 
 def _encoded(tensor: Tensor, target: Target) -> Choice:
@@ -225,9 +229,8 @@ def _encoded(tensor: Tensor, target: Target) -> Choice:
     form = former(target.name)(tensor.name, tensor.shape, tensor.out_dtype, target.settings)
     if not tensor.quantised:
         return Choice(target, form)
-    source = source_of(tensor)
-    suited = target.suited(source)
-    again = misfit(source, suited.name, suited.settings)
+    suited = target.suited(source_of(tensor))
+    again = misfit(_source(tensor, form), suited.name, suited.settings)
     again = again or f"{tensor.scheme} does not fit the settings of {target}"
     return Choice(target, form, again=again, lossy=again if loses(tensor, form) else "")
 

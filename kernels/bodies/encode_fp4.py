@@ -12,23 +12,27 @@ from anamnesis.kernels.bodies.encode_fp8 import to_e4m3
 
 
 @variants
-def codes_of(kind: int, mlx: bool) -> Any:
+def codes_of(kind: int, rule: int) -> Any:
     """`(values, scales, group, out)`: codes of `values` over their scales, one a group, as pairs.
 
-    `values` is flat, and its quotients are rounded to `kind`.
+    `values` is flat, and its quotients are rounded to `kind`. `rule` says where a tie goes: 0, to
+    the even code; 1, down, and to +0 (MLX); 2, down, and 0 and NaN have a sign (ModelOpt's MXFP4).
     """
 
     def code_of(value: Any, scale: Any) -> Any:
         quotient = rounded(np.divide(value, scale), kind)
         size = abs(quotient)
         code = np.uint8(size > np.float32(0.25))
-        if mlx:
+        if rule:
             code += np.uint8(size > np.float32(0.75)) + np.uint8(size > np.float32(1.25))
             code += np.uint8(size > np.float32(1.75)) + np.uint8(size > np.float32(2.5))
             code += np.uint8(size > np.float32(3.5)) + np.uint8(size > np.float32(5))
-            # Nothing is nearer than anything else to infinity, and the first entry stays.
-            code = np.uint8(0) if size == np.float32(np.inf) else np.uint8(code)
-            negative = quotient < 0 and code != 0
+            if rule == 1:
+                # Nothing is nearer than anything else to infinity, and the first entry stays.
+                code = np.uint8(0) if size == np.float32(np.inf) else np.uint8(code)
+                negative = quotient < 0 and code != 0
+            else:
+                negative = not quotient > 0
         else:
             code += np.uint8(size >= np.float32(0.75)) + np.uint8(size > np.float32(1.25))
             code += np.uint8(size >= np.float32(1.75)) + np.uint8(size > np.float32(2.5))

@@ -31,6 +31,7 @@ def cases() -> Iterator[tuple[str, Settings]]:
     for target in ("mxfp4", "mxfp8", "nvfp4"):
         yield target, {"style": "mlx"}
     yield "nvfp4", {"style": "modelopt"}
+    yield "mxfp4", {"style": "gpt-oss"}
     for style in ("compressed-tensors", "deepseek", "transformers"):
         yield "fp8-block", {"block": 128, "style": style}
     yield "fp8-block", {"block": 32, "style": "deepseek"}
@@ -86,16 +87,22 @@ CLASSES = (
 def encoded(
     case: tuple[str, Settings], values: np.ndarray, dtype: str, step: int = 0
 ) -> dict[str, np.ndarray]:
-    """The stored tensors of `X.weight`, by what follows `X.`, in windows of `step` multiples."""
+    """The stored tensors of `X.weight`, by what follows `X.`, in windows of `step` multiples.
+
+    gpt-oss has one expert, `X.gate_up_proj`, of the matrix transposed.
+    """
     target, given = case
     settings = {key: row.default for key, row in ENCODERS[target].keys.items()} | given
-    form = former(target)("X.weight", values.shape, dtype, settings)
+    name, shape = "X.weight", values.shape
+    if settings.get("style") == "gpt-oss":
+        name, shape = "X.gate_up_proj", (1, *reversed(shape))
+    form = former(target)(name, shape, dtype, settings)
     flat = values.astype(NUMPY[dtype]).astype(np.float32).reshape(-1)
     out = {p.role: np.zeros(math.prod(p.shape), DTYPES[p.dtype].numpy) for p in form.parts}
     units = -(-flat.size // form.unit_elems)
     step = step * form.multiple or units
     params: dict[str, Any] = {**settings, "dtype": dtype, "columns": form.unit_elems}
-    params |= {"shape": values.shape, **statistics(target, settings, flat)}
+    params |= {"shape": shape, **statistics(target, settings, flat)}
     for start in range(0, units, step):
         stop = min(units, start + step)
         window = flat[start * form.unit_elems : stop * form.unit_elems]

@@ -127,6 +127,18 @@ def mlx(weight: Any, kind: str, settings: Settings) -> Written:
     return dict(zip(("weight", "scales", "biases"), map(np.array, bits_of), strict=False))
 
 
+def modelopt_experts(weight: Any) -> Written:
+    """`_to_oai_mxfp4_weight_only` of ModelOpt's examples/gpt-oss, of one expert, transposed."""
+    from modelopt.torch.quantization.qtensor.mxfp4_tensor import MXFP4QTensor
+
+    made, scales = MXFP4QTensor.quantize(weight.clone(), 32)
+    shape = (1, weight.shape[0], -1)
+    return {
+        "gate_up_proj_blocks": stored(made._quantized_data).reshape(*shape, 16),
+        "gate_up_proj_scales": stored(scales).reshape(shape),
+    }
+
+
 def modelopt(weight: Any, settings: Settings) -> Written:
     """nvidia-modelopt 0.47's wheel, unpacked, on PYTHONPATH; the file that has its formulas."""
     from modelopt.torch.quantization.qtensor.nvfp4_tensor import NVFP4QTensor
@@ -169,6 +181,8 @@ def written(target: str, settings: Settings, weight: Any) -> Written:
         return mlx(weight, target, settings)
     if style == "modelopt":
         return modelopt(weight, settings)
+    if style == "gpt-oss":
+        return modelopt_experts(weight)
     blocks: dict[str, Callable[[Any, Settings], Written]] = {
         "deepseek": deepseek_fp8,
         "transformers": transformers_fp8,

@@ -8,6 +8,7 @@ which the tests of encoders hold against the libraries bit by bit.
 from __future__ import annotations
 
 import importlib
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,3 +87,56 @@ def test_fp8_blocks_load_what_is_recovered_here(llama: Path, tmp_path: Path) -> 
     settings = transformers.FineGrainedFP8Config(dequantize=True, weight_block_size=(64, 64))
     found = logits(tmp_path / "out", quantization_config=settings)
     assert torch.equal(found, logits(tmp_path / "recovered"))
+
+
+def test_experts_of_gpt_oss_load_what_is_recovered_here(tmp_path: Path) -> None:
+    save_gpt_oss(tmp_path / "model")
+    out = tmp_path / "out"
+    found = anamnesis.convert(
+        tmp_path / "model", out, to="safetensors", encode="mxfp4:style=gpt-oss"
+    )
+    assert len(found.loss) == 4  # two parameters a layer
+    anamnesis.remember(out, tmp_path / "recovered")
+    expected = logits(tmp_path / "recovered")
+    assert torch.equal(logits(out), expected)  # which it recovers too, without Triton
+    settings = transformers.Mxfp4Config(dequantize=True)
+    assert torch.equal(logits(out, quantization_config=settings), expected)
+    assert not torch.equal(expected, logits(tmp_path / "model"))
+
+
+def save_gpt_oss(folder: Path) -> None:
+    """Two layers of four experts, of random BF16 weights."""
+    torch.manual_seed(4)
+    config = transformers.GptOssConfig(
+        num_hidden_layers=2,
+        num_local_experts=4,
+        vocab_size=64,
+        hidden_size=64,
+        intermediate_size=96,
+        head_dim=16,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_experts_per_tok=2,
+        layer_types=["full_attention", "sliding_attention"],
+    )
+    model = transformers.GptOssForCausalLM(config).to(torch.bfloat16)
+    for parameter in model.parameters():
+        parameter.data.normal_(0, 0.05)
+    model.save_pretrained(folder)
+
+
+@pytest.mark.parametrize("encode", ["Q8_0", "Q4_0"])
+def test_a_gguf_loads_what_is_recovered_here(llama: Path, tmp_path: Path, encode: str) -> None:
+    gguf = pytest.importorskip("gguf")
+    source = tmp_path / "model"
+    shutil.copytree(llama, source)
+    importlib.import_module("llama_folder").add_tokenizer(source, 60, [])
+    out = tmp_path / "out"
+    out.mkdir()
+    anamnesis.convert(source, out / "m.gguf", to="gguf", encode=encode)
+    kinds = {tensor.tensor_type for tensor in gguf.GGUFReader(out / "m.gguf").tensors}
+    assert gguf.GGMLQuantizationType[encode] in kinds
+    anamnesis.convert(out / "m.gguf", tmp_path / "recovered", to="hf")
+    found = logits(out, gguf_file="m.gguf")
+    assert torch.equal(found, logits(tmp_path / "recovered"))
+    assert not torch.equal(found, logits(llama))

@@ -89,7 +89,12 @@ def values_of(model: Path, name: str) -> np.ndarray:
 
 
 # Settings that change what is stored; tests/kernels has all of them.
-CASES = [c for c in ours.cases() if c[1].get("bits", 8) in (3, 8) and c[1].get("block") != 32]
+EXPERTS = ("mxfp4", {"style": "gpt-oss"})
+CASES = [
+    c
+    for c in ours.cases()
+    if c[1].get("bits", 8) in (3, 8) and c[1].get("block") != 32 and c != EXPERTS
+]
 
 
 @pytest.mark.parametrize("case", CASES, ids=ours.label)
@@ -104,6 +109,29 @@ def test_files_hold_what_the_encoder_makes(model: Path, tmp_path: Path, case: An
         assert found[prefix + name][1] == list(array.shape)
         assert found[prefix + name][2] == array.tobytes()
     assert anamnesis.verify(out)["tensors"] == len(expected)
+
+
+@pytest.mark.parametrize("window", [5_000, 2 << 20])
+def test_stacked_experts_of_gpt_oss(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """Each matrix transposed, with its blocks along the inputs; everything else is kept."""
+    monkeypatch.setattr("anamnesis.pipeline.plan.WINDOW_BYTES", window)
+    matrices = [ours.matrix("plain", 40, 96, seed=n).astype(ml_dtypes.bfloat16) for n in range(3)]
+    name = "model.layers.0.mlp.experts.gate_up_proj"
+    stack = np.stack([matrix.T for matrix in matrices])
+    tensors = {name: stack, f"{name}_bias": stack[:, 0], "q_proj.weight": matrices[0]}
+    source, out = tmp_path / "in.safetensors", tmp_path / "out.safetensors"
+    save_file({key: np.ascontiguousarray(value) for key, value in tensors.items()}, source)
+    done = anamnesis.convert(source, out, to="safetensors", encode="mxfp4:style=gpt-oss")
+    assert [row.tensor for row in done.loss] == [name]
+    found = parts_of(out)
+    assert found.keys() == {f"{name}_blocks", f"{name}_scales", f"{name}_bias", "q_proj.weight"}
+    each = [ours.encoded(EXPERTS, matrix.astype(np.float32), "BF16") for matrix in matrices]
+    for end in ("blocks", "scales"):
+        expected = np.concatenate([one[f"gate_up_proj_{end}"] for one in each])
+        assert found[f"{name}_{end}"] == ("U8", list(expected.shape), expected.tobytes())
+    assert anamnesis.open_model(out)[name].tensor.shape == stack.shape
 
 
 @pytest.mark.parametrize("encode", ["fp8-tensor", "bnb-nf4:nested=true", "nvfp4", "fp8-block"])

@@ -295,7 +295,7 @@ def test_rows_in_another_order_move_with_their_codes(
 
 
 @pytest.mark.parametrize("window", [3_000, 2 << 20])
-def test_stacked_experts_of_gpt_oss_become_ggufs(
+def test_stacked_experts_of_gpt_oss_become_ggufs_and_come_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
 ) -> None:
     """Rows of gate and up, which alternate, and codes along the inputs of transposed matrices."""
@@ -324,3 +324,12 @@ def test_stacked_experts_of_gpt_oss_become_ggufs(
         np.testing.assert_array_equal(
             moved[name].to_numpy().astype(np.float32), plain[name].to_numpy().astype(np.float32)
         )
+    for name, place in (("same", source), ("back", tmp_path / "moved.gguf")):
+        settings = {"to": "hf", "encode": "mxfp4:style=gpt-oss"}
+        anamnesis.convert(place, tmp_path / name, **settings)
+        found = load_file(tmp_path / name / "model.safetensors")
+        assert found.keys() == parts.keys()
+        assert all(np.array_equal(found[key], parts[key]) for key in parts)
+        anamnesis.verify(tmp_path / name, against=place)
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["quantization_config"] == {"quant_method": "mxfp4", "modules_to_not_convert": []}
