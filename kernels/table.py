@@ -47,6 +47,13 @@ ENCODINGS: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("awq int4 g128 gemv-fast", "layers:awq", ("gemv_fast",)),),
     ),
+    "basis": Encoding(
+        "basis:decode",
+        prepare="basis:prepare",
+        family="FP4 and FP6",
+        goal=0.0,
+        cases=(Bench("fp-quant mxfp4", "rotated_layers:fp_quant"),),
+    ),
     "bf16": Encoding(
         "dense:decode_bf16",
         family="Dense",

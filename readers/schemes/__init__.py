@@ -20,6 +20,7 @@ from itertools import islice
 
 from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers
+from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes.base import Ledger
@@ -65,6 +66,11 @@ SCHEMES: dict[str, Scheme] = {
         methods=("auto-round", "compressed-tensors"),
     ),
     "exl3": Scheme("exl3:resolve", suffixes=(".trellis",), methods=("exl3", "exllamav3")),
+    "fp-quant": Scheme(
+        "fp_quant:resolve",
+        suffixes=("forward_hadamard_matrix",),
+        methods=("fp-quant", "fpquant"),
+    ),
     "fp4": Scheme(
         "fp4:resolve",
         dtypes=("F8_E8M0",),
@@ -140,6 +146,7 @@ def resolve(ledger: Ledger) -> None:
             before = len(ledger.tensors)
             _function(row.target)(ledger)
             _check_methods(ledger, row, before)
+    undo_transforms(ledger)
     check_basis(ledger)
     check_codes(ledger)
     check_numbers(ledger)

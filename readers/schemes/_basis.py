@@ -1,9 +1,9 @@
 """Weights in another basis, by what a configuration says: refused, since no tensor shows it.
 
 A rotated weight is noise without the rotation of its inputs, which some loaders do on the fly.
-Tools say so under keys of their own (`rotation_config`, `hadamard_block_size`,
-compressed-tensors' `transform_config`) or by the name of an algorithm (Quark's
-`algo_config: [{name: rotation, …}]`), at any depth.
+Tools say so under keys of their own (`rotation_config`, `hadamard_block_size`) or by the name of an
+algorithm (Quark's `algo_config: [{name: rotation, …}]`), at any depth. What schemes have undone
+(compressed-tensors' `transform_config`, FP-Quant) they have put into `Ledger.undone`.
 """
 
 from __future__ import annotations
@@ -29,12 +29,24 @@ def check_basis(ledger: Ledger) -> None:
     """Raise UnsupportedError for weights that a configuration says to be in a rotated basis.
 
     After all schemes: those that know the method have more to say. Beside the stated blocks the
-    model's configuration itself may say so, if anything of the model is quantised.
+    model's configuration itself may say so, if anything of the model is quantised. What schemes
+    have undone counts no more.
     """
     for one in ledger.stated:
-        _check(ledger, str(one), one.block, stated=True)
+        _check(ledger, str(one), _without(one.block, ledger.undone), stated=True)
     if ledger.stated or any(tensor.quantised for tensor in ledger.tensors.values()):
-        _check(ledger, "config.json", ledger.configs.get("config.json", {}), stated=False)
+        config = ledger.configs.get("config.json", {})
+        _check(ledger, "config.json", _without(config, ledger.undone), stated=False)
+
+
+def _without(block: Mapping[str, Any], undone: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """A block of a configuration without what was undone, be it all, or blocks inside of it."""
+    if any(block is one for one in undone):
+        return {}
+    return {
+        key: _without(value, undone) if isinstance(value, Mapping) else value
+        for key, value in block.items()
+    }
 
 
 def _check(ledger: Ledger, where: str, block: Mapping[str, Any], *, stated: bool) -> None:

@@ -1,9 +1,8 @@
 """What compressed-tensors' config says beside the tensors, and what of it makes a file unreadable.
 
 `quantization_config` (older: `compression_config`) has `config_groups`, each with `weights`, a
-`format`, a `version` and, for rotated models, a `transform_config`. The regular expressions in
-`targets` and `ignore` are never run. Source: https://github.com/vllm-project/compressed-tensors
-quantization/quant_config.py, transform/transform_config.py.
+`format`, and a `version`. The regular expressions in their `targets` and `ignore` are never run.
+Source: https://github.com/vllm-project/compressed-tensors quantization/quant_config.py.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from anamnesis.errors import UnsupportedError
 from anamnesis.readers.schemes._modelslim_config import is_modelslim
 from anamnesis.readers.schemes._scale_grid import Block, declared_blocks
 from anamnesis.readers.schemes.base import Ledger
@@ -33,11 +31,10 @@ class Settings:
 
 
 def settings(ledger: Ledger) -> Settings:
-    """The config's hints; raises UnsupportedError for weights that are kept in a rotated basis."""
+    """The config's hints."""
     found = ledger.quantization()
     method = found.get("quant_method")
     method = method.lower() if isinstance(method, str) else ""
-    _refuse_transform(ledger, found.get("transform_config"))
     groups = found.get("config_groups")
     bits = set()
     for group in groups.values() if isinstance(groups, Mapping) else ():
@@ -52,13 +49,3 @@ def settings(ledger: Ledger) -> Settings:
     foreign = method not in ("", "compressed-tensors") or bool(found.get("quant_algo"))
     foreign = foreign or is_modelslim(ledger)
     return Settings(method, frozenset(bits), padded, declared_blocks(found), foreign)
-
-
-def _refuse_transform(ledger: Ledger, transform: object) -> None:
-    if isinstance(transform, Mapping):
-        transform = transform.get("config_groups", transform)
-    if transform:
-        raise UnsupportedError(
-            f"{ledger.container.files[0].path}: its quantization config: transform_config of "
-            "compressed-tensors (weights in a rotated basis) is recognised and not implemented"
-        )

@@ -76,11 +76,12 @@ FAMILIES: dict[str, Family] = {
         "AutoAWQ, paroquant",
     ),
     "compressed-tensors": Family(
-        "compressed-tensors: packed integers, INT8, 2:4 sparsity",
-        "packed integers of 1 to 8 bits, INT8; 2:4 sparse FP8, INT8 and floats",
+        "compressed-tensors: packed integers, INT8, 2:4 sparsity, transforms",
+        "packed integers of 1 to 8 bits, INT8; 2:4 sparse FP8, INT8 and floats; its transforms of "
+        "inputs and outputs undone",
         "any",
         "I32 `weight_packed`, I8 `weight` with `weight_scale`",
-        "ct-pack-quantized ct-int-quantized ct-sparse-24",
+        "ct-pack-quantized ct-int-quantized ct-sparse-24 ct-turned",
         "compressed-tensors",
     ),
     "modelslim": Family(
@@ -154,6 +155,14 @@ FAMILIES: dict[str, Family] = {
         "packed U8 or I8, and E4M3 or E8M0 scales for blocks",
         "nvfp4 mxfp4 mxfp6 mxint4",
         "compressed-tensors, ModelOpt, transformers",
+    ),
+    "fp-quant": Family(
+        "FP-Quant",
+        "MXFP4 and NVFP4 of weights turned in groups of inputs, turned back",
+        "any",
+        "`forward_hadamard_matrix`",
+        "fp-quant",
+        "qutlass's reference",
     ),
     "bitnet": Family(
         "BitNet",

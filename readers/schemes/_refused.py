@@ -47,7 +47,6 @@ REFUSED: dict[str, Refused] = {
     "fouroversix": Refused(
         "Four Over Six", "NVFP4 with scales of its own", "the fouroversix package dequantises it"
     ),
-    "fp-quant": Refused("FP-Quant", _ROTATED, "the fp_quant package can load it on a GPU"),
     "higgs": Refused(
         "HIGGS",
         "grid points in a rotated basis, in tiles",
@@ -91,14 +90,13 @@ REFUSED: dict[str, Refused] = {
     ),
     "w4afp8": Refused(
         "W4AFP8",
-        "signed nibbles whose order no reference on a CPU shows",
+        "its INT4 experts were held against no code that runs on a CPU",
         "SGLang can load it on a GPU",
     ),
 }
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {
     "exllamav2": "exl2",
-    "fpquant": "fp-quant",
     "gptq-marlin-24": "marlin-24",
     "nunchaku": "svdquant",
     "quip-sharp": "quip",

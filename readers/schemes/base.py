@@ -28,7 +28,8 @@ class Ledger:
     evidence enough; `configs` (JSON objects by file name, those of `_stated.FILES`) is a hint. A
     scheme leaves what it does not know alone: what nobody claimed is dealt with after the last
     one. `notes` are remarks for the user, where a file has two readings and one was chosen;
-    `later` is what has to read a little of the payload before it can choose (`settle`).
+    `later` is what has to read a little of the payload before it can choose (`settle`); `undone`
+    are the parts of configurations about a basis that schemes have changed weights back from.
     """
 
     container: Container
@@ -38,6 +39,7 @@ class Ledger:
     dropped: list[Dropped] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     later: list[Callable[[Ledger], None]] = field(default_factory=list)
+    undone: list[Mapping[str, Any]] = field(default_factory=list)
     _stated: tuple[Stated, ...] | None = None
     _taken: set[str] = field(default_factory=set)
 
@@ -58,6 +60,12 @@ class Ledger:
                 f"{tensor.components[0].stored.file.path}: tensor {tensor.name!r} is stored twice, "
                 f"as {self.tensors[tensor.name].scheme} and as {tensor.scheme}"
             )
+        self.tensors[tensor.name] = tensor
+        for component in tensor.components:
+            self._taken.add(component.stored.name)
+
+    def replace(self, tensor: Tensor) -> None:
+        """Enter a logical tensor in the place of the one of its name, if there is one."""
         self.tensors[tensor.name] = tensor
         for component in tensor.components:
             self._taken.add(component.stored.name)

@@ -1,7 +1,8 @@
 """What is fuzzed of the schemes: names, dtypes, shapes and configuration of a layer of each family.
 
-An input is JSON, `{"config": …, "tensors": {name: [dtype, shape]}}`; numbers are zeros. A family
-takes such a layer, leaves it to another, or refuses it by a documented error.
+An input is JSON, `{"config": …, "tensors": {name: [dtype, shape]}, "metadata": {key: text}}`, the
+last if the file has some; numbers are zeros. A family takes such a layer, leaves it to another, or
+refuses it by a documented error.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Any
+
+import vendor_seeds
 
 from anamnesis.limits import Limits
 from anamnesis.readers.dtypes import DTYPES
@@ -29,7 +32,7 @@ def check_layers(guard: Guard, root: Path, data: bytes) -> None:
     about: Any = None
     with suppress(ValueError, RecursionError):
         about = json.loads(data)
-    file = _file(about.get("tensors")) if isinstance(about, dict) else None
+    file = _file(about) if isinstance(about, dict) else None
     if file is None:
         return
     folder = root / "layered"
@@ -40,11 +43,15 @@ def check_layers(guard: Guard, root: Path, data: bytes) -> None:
         load_model(str(folder), limits=LIMITS)
 
 
-def _file(tensors: Any) -> bytes | None:
+def _file(about: dict[str, Any]) -> bytes | None:
     """A safetensors file of zeros; None for what is no list of tensors, or a large one."""
+    tensors, metadata = about.get("tensors"), about.get("metadata")
     if not isinstance(tensors, dict) or len(tensors) > _MOST_TENSORS:
         return None
-    header, at = {}, 0
+    header: dict[str, Any] = {}
+    at = 0
+    if isinstance(metadata, dict):
+        header["__metadata__"] = {key: str(text) for key, text in metadata.items()}
     for name, entry in tensors.items():
         if not isinstance(entry, list) or len(entry) != 2:
             return None
@@ -100,6 +107,7 @@ def seeds() -> dict[str, bytes]:
         "a.shape": ("I64", (2,)),
     }
     return {
+        **vendor_seeds.seeds(),
         "awq": _seed(awq, "awq", bits=4, group_size=32, version="gemm", zero_point=True),
         "awq-llm": _seed(
             {

@@ -116,7 +116,13 @@ def gguf_seeds() -> dict[str, bytes]:
         for number, kind in sorted(GGML_TYPES.items())
         if 32 <= kind.block_elems <= 64
     ]
+    forks = [
+        Tensor(kind.name.encode(), (kind.block_elems, 2), number, 0)
+        for number, kind in sorted(GGML_TYPES.items())
+        if number > 100  # ik_llama.cpp's
+    ]
     return {
+        "forks": write_parts(Parts(3, [], forks, b"")),
         "kinds": write_parts(Parts(3, every_kind, plain[:1], b"")),
         "values": write_parts(Parts(3, pairs, plain, b"")),
         "blocks": write_parts(Parts(3, [], blocks, b"")),

@@ -90,7 +90,7 @@ def test_mutators_keep_the_structure(name: str, fuzz: Any, lab: Any) -> None:
     assert len(accepted - set(seeds)) > 20
 
 
-@pytest.mark.parametrize("name", ["config", "index", "journal", "manifest"])
+@pytest.mark.parametrize("name", ["config", "index", "journal", "layers", "manifest"])
 def test_records_and_configurations_of_any_values(name: str, fuzz: Any, lab: Any) -> None:
     """A part of what the fuzzer does, in every run: odd values everywhere in the seeds."""
     from mutators import MUTATORS

@@ -342,16 +342,6 @@ def test_sparse_parts_that_do_not_fit(parts: Tensors, message: str, tmp_path: Pa
         anamnesis.remember(tmp_path / "bad.safetensors", tmp_path / "out.safetensors", threads=1)
 
 
-@pytest.mark.parametrize("parts", [packed(), int8()], ids=["packed", "int8"])
-def test_a_rotated_basis_is_refused_by_name(parts: Tensors, one: Any) -> None:
-    rotated = {"config_groups": {"R1": {"type": "hadamard", "apply": []}}}
-    with pytest.raises(UnsupportedError, match="transform_config"):
-        one(parts, config(8) | {"transform_config": rotated})
-    nothing: Any
-    for nothing in (None, {}, {"config_groups": {}}):
-        one(parts, {**CT, "transform_config": nothing})
-
-
 @pytest.mark.parametrize(
     "about",
     [

@@ -1,0 +1,103 @@
+"""Weights of layers that turn their inputs, or their outputs, by a matrix in the file: turned back.
+
+Where a layer computes `((x A) W.T) B`, a dense layer with the weight
+
+    B.T W A.T
+
+does the same. `A` and `B` are blocks of one square matrix along the diagonal, as large as the
+stored one:
+
+| matrix | stored as | element |
+|---|---|---|
+| compressed-tensors `hadamard`, `random-hadamard` | +1 and -1 `[n, n]` | stored / sqrt(n) |
+| compressed-tensors `random-matrix` | floats `[n, n]` | as stored |
+| FP-Quant | BF16 `[n, n]` | as stored; the codes are over a number of the tensor besides |
+
+With a permutation `perm` `[n]`, rows and columns of a stored matrix are taken in its order. A bias
+`b` of a layer that turns its outputs becomes `b B`.
+
+The number that a code means is a float32, as the encoding inside has it; products and sums of the
+matrices are double, in the order of the rows of a block, first `A`, then `B`; roots and divisors
+come last, in one division. The result is rounded to float32, and once more to a narrower format.
+Sources: PyPI compressed-tensors 0.20 transform/factory/hadamard.py, matrix_multiply.py,
+transform/utils/matrix.py (`apply_transform_weight`); PyPI fp-quant 0.3.2 module/linear.py,
+module/linear_fns.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import PayloadError, Window, decoder, preparer
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels.bits import to_float32
+
+_CHUNK = 64  # columns that are turned together
+_round = kernel("basis:round_values")
+_times = kernel("basis:times")
+_turned = kernel("basis:turned")
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the encoding `scalars["inner"]` needs, the matrices, float64 `[n, n]`, and `over`.
+
+    `wholes`: `inputs` (`A`) or `outputs` (`B`), with `inputs_perm` or `outputs_perm`, and
+    `divisor`, one number. `scalars`: `columns`, and for each side `inputs_hadamard` and
+    `inputs_inverse`: the matrix is the transpose of the stored one. With `bias` the numbers are a
+    bias. Raises ValueError for parts that do not fit, PayloadError for what is no permutation.
+    """
+    inner = preparer(scalars["inner"])
+    prepared = {} if inner is None else inner(scalars, wholes)
+    prepared["right"] = prepared["left"] = np.zeros((0, 0))
+    prepared["over"] = 1.0
+    if "inputs" in wholes:
+        prepared["right"] = np.ascontiguousarray(_matrix("inputs", scalars, wholes).T)
+    if "outputs" in wholes:
+        matrix = _matrix("outputs", scalars, wholes)
+        side = "right" if scalars.get("bias") else "left"
+        prepared[side] = np.ascontiguousarray(matrix if side == "right" else matrix.T)
+    for side in ("inputs", "outputs"):
+        if side in wholes and scalars[f"{side}_hadamard"]:
+            prepared["over"] *= float(len(wholes[side].array)) ** 0.5
+    if "divisor" in wholes:
+        prepared["over"] *= float(_doubles(wholes["divisor"]).reshape(-1)[0])
+    if scalars["columns"] % max(1, len(prepared["right"])):
+        raise ValueError(f"{scalars['columns']:,} columns in blocks of {len(prepared['right'])}")
+    return prepared
+
+
+def _matrix(side: str, scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Any:
+    matrix = _doubles(wholes[side])
+    if f"{side}_perm" in wholes:
+        order = wholes[f"{side}_perm"].array.reshape(-1)
+        if not np.array_equal(np.sort(order), np.arange(len(matrix))):
+            raise PayloadError(f"{side}_perm is no permutation of {len(matrix)} numbers")
+        matrix = matrix[order][:, order]
+    return matrix.T if scalars[f"{side}_inverse"] else matrix
+
+
+def _doubles(stored: Any) -> Any:
+    if stored.dtype == "F64":
+        return np.array(stored.array, np.float64)
+    return to_float32(stored.dtype, stored.array).astype(np.float64)
+
+
+def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+    """Units `window` of the encoding inside, whole rows of `columns`, and whole blocks of them.
+
+    Raises ValueError for arrays that do not fit.
+    """
+    columns, left, right = params["columns"], params["left"], params["right"]
+    numbers = np.empty(out.shape, np.float32)
+    decoder(params["inner"])(blocks, params, window, numbers)
+    if out.shape[0] % (max(1, columns) * max(1, len(left))):
+        raise ValueError(f"out {out.shape} for rows of {columns} in blocks of {len(left)}")
+    wide = numbers.astype(np.float64).reshape(-1, columns)
+    if len(right):
+        _times(wide, right, np.empty(len(right)))
+    if len(left):
+        _turned(left, wide, np.empty((len(left), _CHUNK)))
+    _round(wide.reshape(-1), params["over"], out)

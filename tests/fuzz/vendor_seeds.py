@@ -1,0 +1,108 @@
+"""Layers of ComfyUI, of 2:4 sparsity, and of weights in another basis, for `layer_targets`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+Entry = tuple[str, tuple[int, ...]]
+_CT = "compressed-tensors"
+
+# ComfyUI's layers by the format of their mark, which stands in the file's metadata.
+_COMFY: dict[str, tuple[dict[str, Any], dict[str, Entry]]] = {
+    "asym_w4a8_int8": (
+        {"group_size": 16},
+        {
+            "weight": ("I8", (8, 16)),
+            "weight_s_rel": ("F8_E4M3", (8, 2)),
+            "weight_s_channel": ("F32", (8,)),
+            "weight_codebook": ("F32", (16,)),
+            "weight_correction": ("F32", (2, 8)),
+        },
+    ),
+    "awq_w4a16": (
+        {},
+        {
+            "weight": ("I8", (8, 64)),
+            "weight_scale": ("F16", (2, 8)),
+            "weight_zero": ("F16", (2, 8)),
+        },
+    ),
+    "convrot_w4a4": (
+        {"convrot_groupsize": 16},
+        {"weight": ("I8", (8, 16)), "weight_scale": ("F32", (8,))},
+    ),
+    "int8_blockwise": ({}, {"weight": ("I8", (8, 32)), "weight_scale": ("F32", (1, 1))}),
+    "int8_tensorwise": (
+        {"convrot": True, "convrot_groupsize": 16},
+        {"weight": ("I8", (8, 32)), "weight_scale": ("F32", (8, 1))},
+    ),
+    "mxfp8": ({}, {"weight": ("F8_E4M3", (8, 32)), "weight_scale": ("F8_E8M0", (128, 4))}),
+    "nvfp4": (
+        {},
+        {
+            "weight": ("U8", (8, 16)),
+            "weight_scale": ("F8_E4M3", (128, 4)),
+            "weight_scale_2": ("F32", ()),
+        },
+    ),
+    "svdquant_w4a4": (
+        {},
+        {
+            "weight": ("I8", (8, 64)),
+            "weight_scale": ("F16", (2, 8)),
+            "proj_down": ("F16", (128, 4)),
+            "proj_up": ("F16", (8, 4)),
+            "smooth_factor": ("F16", (128,)),
+        },
+    ),
+}
+
+
+def _seed(tensors: Mapping[str, Entry], block: Any = None, metadata: Any = None) -> bytes:
+    about = {"config": {} if block is None else {"quantization_config": block}, "tensors": tensors}
+    return json.dumps(about | ({"metadata": metadata} if metadata else {})).encode()
+
+
+def seeds() -> dict[str, bytes]:
+    """One of each, as its page in docs/formats has it."""
+    comfy = {}
+    for kind, (options, parts) in _COMFY.items():
+        marks = {"format_version": "1.0", "layers": {"a": {"format": kind, **options}}}
+        tensors = {f"a.{name}": entry for name, entry in parts.items()}
+        comfy[f"comfy-{kind}"] = _seed(tensors, None, {"_quantization_metadata": json.dumps(marks)})
+    sparse: dict[str, Entry] = {
+        "a.compressed": ("I8", (8, 16)),
+        "a.bitmask": ("U8", (8, 4)),
+        "a.weight_scale": ("F32", (8, 1)),
+        "a.shape": ("I64", (2,)),
+    }
+    turned: dict[str, Entry] = {
+        "a.weight": ("I8", (8, 32)),
+        "a.weight_scale": ("F32", (8, 1)),
+        "a.bias": ("BF16", (8,)),
+        "a.v_input.weight": ("F32", (16, 16)),
+        "a.v_input.perm": ("I64", (16,)),
+        "a.u_output.weight": ("F64", (8, 8)),
+    }
+    apply = {"targets": ["re:a$"], "inverse": False, "ignore": ["h"]}
+    groups = {
+        "v": {"type": "hadamard", "randomize": True, "apply": [{**apply, "location": "input"}]},
+        "u": {"type": "random-matrix", "apply": [{**apply, "location": "output"}]},
+    }
+    fp_quant: dict[str, Entry] = {
+        "a.qweight": ("U8", (8, 16)),
+        "a.scales": ("U8", (8, 1)),
+        "a.weight_global_scale": ("BF16", (1,)),
+        "a.act_global_scale": ("BF16", (1,)),
+        "a.forward_hadamard_matrix": ("BF16", (32, 32)),
+        "a.backward_hadamard_matrix": ("BF16", (32, 32)),
+    }
+    transform = {"quant_method": _CT, "transform_config": {"config_groups": groups}}
+    return {
+        **comfy,
+        "ct-sparse": _seed(sparse, {"quant_method": _CT}),
+        "ct-transform": _seed(turned, transform),
+        "fp-quant": _seed(fp_quant, {"quant_method": "fp_quant", "hadamard_group_size": 32}),
+    }
