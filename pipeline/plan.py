@@ -21,6 +21,7 @@ from anamnesis.errors import LimitError, UnsupportedError, UsageError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
+from anamnesis.pipeline import ahead
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
@@ -30,6 +31,7 @@ from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gc_pause import gc_paused
 from anamnesis.readers.model import Model
+from anamnesis.readers.source import is_url
 from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
 from anamnesis.writers.base import PLAIN, Item, Layout, Slot, Storage
@@ -117,10 +119,17 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     ]
     base = BASE_BYTES + RECORD_BYTES * max(0, len(model.stored) - BASE_TENSORS)
     base += WRITERS[spec.format].memory_bytes
-    needs = [(piece.memory_bytes, piece.step.tensor.name) for piece in whole]
+    remote = any(is_url(file.path) for file in model.files)
+    base += ahead.PROCESS_BYTES if remote else 0
+    more = ahead.THREAD_BYTES if remote else 0
+    needs = [(piece.memory_bytes + more, piece.step.tensor.name) for piece in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
     tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole)))
     widest = max((t.memory_bytes for t in tasks), default=0)
+    if remote and tasks:
+        room = (memory_bytes - base) // threads - widest - more
+        tasks = tuple(_ahead(task, min(room, ahead.MOST_BYTES), more) for task in tasks)
+        widest = max(t.memory_bytes for t in tasks)
     memory_bytes = base + threads * widest
     return Plan(model, spec, layout, tuple(items), tasks, threads, memory_bytes, chosen)
 
@@ -333,6 +342,12 @@ def _cut(placed: Mapping[int, Piece], layout: Layout, task_bytes: int) -> Iterat
         for group in pack(pieces, task_bytes):
             yield WriteTask(f"task-{count:06d}", group, *load(group), file)
             count += 1
+
+
+def _ahead(task: WriteTask, nbytes: int, more: int) -> WriteTask:
+    """The task when it reads so much ahead, and `more` without notice."""
+    memory_bytes = task.memory_bytes + nbytes + more
+    return replace(task, ahead_bytes=nbytes, memory_bytes=memory_bytes)
 
 
 def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:

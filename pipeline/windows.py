@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
+from anamnesis.pipeline.ahead import ahead_of
 from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.gather import Fill, Gatherer, finisher
 from anamnesis.pipeline.plan import Step, Task, source_steps
@@ -133,12 +134,13 @@ class Inputs:
 @contextmanager
 def inputs_of(task: Task, cancelled: Cancel | None = None) -> Iterator[Inputs]:
     """The inputs of a task, which must be the same at its end as when it was planned."""
-    files = Files(task.origin)
-    try:
-        yield Inputs(files, cancelled)
-        files.check_unchanged()
-    finally:
-        files.close()
+    with ahead_of(task) as ahead:
+        files = Files(task.origin, ahead, task.key)
+        try:
+            yield Inputs(files, cancelled)
+            files.check_unchanged()
+        finally:
+            files.close()
 
 
 def _sources(tensor: Derived, open_file: OpenFile) -> Callable[[int], tuple[Fill, Windows]]:

@@ -92,7 +92,8 @@ class Piece:
 class Task:
     """What one worker does at a time; every kind of job has a class of its own.
 
-    `origin` is for workers elsewhere: the folder that relative paths start from.
+    `origin` is for workers elsewhere: the folder that relative paths start from. `ahead_bytes` may
+    be fetched ahead of what is read from behind URLs; they are part of `memory_bytes`.
     """
 
     key: str
@@ -100,6 +101,7 @@ class Task:
     work_bytes: int  # what it counts for in the job's progress
     memory_bytes: int
     origin: str = field(default="", kw_only=True)
+    ahead_bytes: int = field(default=0, kw_only=True)
 
 
 @dataclass(frozen=True, slots=True)

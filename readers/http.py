@@ -26,6 +26,7 @@ from anamnesis.readers.retry import CutShort
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _REFUSED = frozenset((400, 401, 403, 404, 410))  # by an address that was good once
 _HOPS = 8
+_RENEWALS = 2  # of an address that is refused at once
 _KEPT = 4096  # addresses that are remembered
 BUFFER_BYTES = 256 * KiB  # of a connection
 _SECRET_HEADERS = frozenset(("authorization", "cookie", "proxy-authorization"))
@@ -182,12 +183,23 @@ class HttpOrigin:
             await _discard(response)
             with _lock:
                 _addresses.pop(target, None)
-        url, named = target, ""
+        for again in range(_RENEWALS, -1, -1):
+            url, response, named = await self._resolve(method, target, asked)
+            if url == target or response.status not in _REFUSED or not again:
+                break
+            await _discard(response)  # expired on the way: the server makes another
+        return response, named
+
+    async def _resolve(
+        self, method: str, url: str, asked: Mapping[str, str]
+    ) -> tuple[str, Any, str]:
+        """Where redirects lead from the server's own address, the answer there, and the version."""
+        named = ""
         for _ in range(_HOPS):
             response = await self._ask(method, url, asked)
             named = named or (self._named(response.headers) if response.status < 400 else "")
             if response.status not in _REDIRECTS:
-                return response, named
+                return url, response, named
             onwards = response.headers.get("Location", "")
             await _discard(response)
             url = urljoin(url, onwards)

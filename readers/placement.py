@@ -14,7 +14,7 @@ was read (`slice`). Views are uint8 of shape `[rows, bytes]`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -72,6 +72,13 @@ class Placement:
         """Read a window of a component of `nbytes` bytes into its view."""
         raise NotImplementedError
 
+    def ranges(self, nbytes: int, window: Window) -> Iterator[tuple[int, int]]:
+        """Bytes `[begin, stop)` of the component that `fill` reads for a window, in its order.
+
+        Between lines that are read one by one there may be some that it leaves out.
+        """
+        yield 0, nbytes
+
     def slice(self, view: Any, batch: Window, window: Window) -> Any:
         """The view of a window inside that of the batch that was read."""
         raise NotImplementedError
@@ -105,6 +112,10 @@ class Contiguous(Placement):
         here = min(len(flat), nbytes - begin)
         read(begin, flat[:here])
         flat[here:] = 0  # the last unit of the tensor may be short
+
+    def ranges(self, nbytes: int, window: Window) -> Iterator[tuple[int, int]]:
+        begin = window.start * self.unit_bits // 8
+        yield begin, min(nbytes, begin + self.span_bytes(window.stop - window.start))
 
     def slice(self, view: Any, batch: Window, window: Window) -> Any:
         begin = (window.start - batch.start) * self.unit_bits // 8
@@ -155,11 +166,8 @@ class Strided(Placement):
     def fill(self, read: Read, nbytes: int, window: Window, view: Any) -> None:
         from anamnesis.readers.strides import gather  # noqa: PLC0415 - numpy is for reading alone
 
-        first, unit, stride = 0, window.start, self.stride_bytes
-        if self.matrix_units:
-            matrix, unit = divmod(unit, self.matrix_units)
-            first = matrix * self.lines * stride
-        begin = unit * self.unit_bits // 8
+        stride = self.stride_bytes
+        first, begin = self._start(window)
         lines, part = view.shape
         here = min(part, stride - begin)
         if part == stride:
@@ -170,6 +178,28 @@ class Strided(Placement):
             for line in range(lines):
                 read(first + line * stride + begin, view[line, :here])
         view[:, here:] = 0
+
+    def ranges(self, nbytes: int, window: Window) -> Iterator[tuple[int, int]]:
+        stride = self.stride_bytes
+        first, begin = self._start(window)
+        lines, part = self.view_shape(nbytes, window.stop - window.start)
+        here = min(part, stride - begin)
+        if part == stride:
+            yield first, first + lines * stride
+        elif stride - here <= GAP_BYTES:
+            yield first + begin, first + (lines - 1) * stride + begin + here
+        else:
+            for line in range(lines):
+                at = first + line * stride + begin
+                yield at, at + here
+
+    def _start(self, window: Window) -> tuple[int, int]:
+        """Where the matrix of a window begins, and the window in its first line."""
+        first, unit = 0, window.start
+        if self.matrix_units:
+            matrix, unit = divmod(unit, self.matrix_units)
+            first = matrix * self.lines * self.stride_bytes
+        return first, unit * self.unit_bits // 8
 
     def slice(self, view: Any, batch: Window, window: Window) -> Any:
         begin = (window.start - batch.start) * self.unit_bits // 8
@@ -200,6 +230,14 @@ class Planar(Placement):
         read(first * self.line_bytes, view[:here].reshape(-1))
         if here < len(view):
             read(0, view[here:].reshape(-1))
+
+    def ranges(self, nbytes: int, window: Window) -> Iterator[tuple[int, int]]:
+        rows, line = self.view_shape(nbytes, window.stop - window.start)
+        first = window.start % self.lines if rows < self.lines else 0
+        here = min(rows, self.lines - first)
+        yield first * line, (first + here) * line
+        if here < rows:
+            yield 0, (rows - here) * line
 
     def slice(self, view: Any, batch: Window, window: Window) -> Any:
         if len(view) == self.lines:

@@ -3,67 +3,85 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
-from typing import Any
+from contextvars import copy_context
 
 from anamnesis import stopping
+from anamnesis.pipeline.ahead import reading_ahead
 from anamnesis.pipeline.executors import Listener, Options
 from anamnesis.pipeline.plan import Task
 from anamnesis.pipeline.task import Cancelled, Receipt, run_task
 
+Done = tuple[Task, Receipt | Exception | None]
+
 
 def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
     """Run `tasks` on `options.threads` threads; the first of them start while Dask is imported."""
+    with reading_ahead(tasks, options.threads) as skip:
+        _run(tasks, options, listener, skip)
+
+
+def _run(
+    tasks: Sequence[Task], options: Options, listener: Listener, skip: Callable[[Task], None]
+) -> None:
     stop = threading.Event()
-    by_key = {task.key: task for task in tasks}
+    context = copy_context()  # of whoever reads ahead
+    waiting = iter(tasks)
+    lock = threading.Lock()
 
     def guarded(task: Task) -> Receipt | Exception | None:
         def unwanted() -> bool:
             return stop.is_set() or stopping.requested() or not listener.wanted(task)
 
         try:
-            return None if unwanted() else run_task(task, unwanted)
+            if not unwanted():
+                return context.copy().run(run_task, task, unwanted)
+            skip(task)
+            return None
         except Cancelled:
             return None
         except Exception as error:
             return error
 
-    def tell(key: str, result: Any) -> None:
+    def take() -> Done:
+        """The next task, whichever Dask has chosen: what is read ahead comes in their order."""
+        with lock:
+            task = next(waiting)
+        return task, guarded(task)
+
+    def tell(done: Done) -> None:
+        task, result = done
         if isinstance(result, Receipt):
             listener.done(result)
         elif isinstance(result, Exception):
-            listener.failed(by_key[key], result)
+            listener.failed(task, result)
 
     pool = ThreadPoolExecutor(options.threads, thread_name_prefix="amn")
     try:
-        first = {task.key: pool.submit(guarded, task) for task in tasks[: options.threads]}
+        first = [pool.submit(take) for _ in tasks[: options.threads]]
         if len(first) < len(tasks):
-            _schedule(by_key, guarded, first, tell, pool, options.threads)
+            _schedule(len(tasks), take, first, tell, pool)
         else:
-            keys = {future: key for key, future in first.items()}
-            for future in as_completed(keys):
-                tell(keys[future], future.result())
+            for future in as_completed(first):
+                tell(future.result())
     finally:
         stop.set()
         pool.shutdown(wait=True, cancel_futures=True)
 
 
 def _schedule(
-    tasks: Mapping[str, Task],
-    function: Callable[[Task], Any],
-    running: Mapping[str, Future[Any]],
-    tell: Callable[[str, Any], None],
+    count: int,
+    take: Callable[[], Done],
+    running: Sequence[Future[Done]],
+    tell: Callable[[Done], None],
     pool: ThreadPoolExecutor,
-    threads: int,
 ) -> None:
-    """Have Dask run `tasks`, those excepted that are `running` in its pool already."""
+    """Have Dask run `count` tasks, of which the first are `running` in its pool already."""
     from dask.callbacks import Callback as Told
     from dask.threaded import get
 
-    graph = {
-        key: (running[key].result,) if key in running else (function, task)
-        for key, task in tasks.items()
-    }
-    with Told(posttask=lambda key, result, dsk, state, worker: tell(key, result)):
-        get(graph, list(graph), pool=pool, num_workers=threads)
+    graph: dict[int, tuple[Callable[[], Done]]] = dict.fromkeys(range(count), (take,))
+    graph |= {number: (future.result,) for number, future in enumerate(running)}
+    with Told(posttask=lambda key, result, dsk, state, worker: tell(result)):
+        get(graph, list(graph), pool=pool, num_workers=len(running))

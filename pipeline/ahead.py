@@ -1,0 +1,146 @@
+"""What the tasks of a run read from behind URLs, fetched ahead of them.
+
+Within one process the tasks share what is fetched ahead: while one is decoded, the bytes of those
+after it are on their way, so that neither the beginning of a task nor its end waits for a server.
+A worker of a cluster, which is told of one task at a time, fetches ahead within it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import TYPE_CHECKING
+
+from anamnesis.limits import MiB
+from anamnesis.names.derived import Derived
+from anamnesis.pipeline.work import Piece, Task
+from anamnesis.readers.base import Component
+from anamnesis.readers.batch import iter_windows
+from anamnesis.readers.source import is_url
+
+if TYPE_CHECKING:
+    from anamnesis.readers.ahead import Range, ReadAhead
+
+MOST_BYTES = 64 * MiB  # fetched ahead for a thread: a second at half a gigabit, 50 ms at ten
+# A block that is wanted before its turn, and what is read without notice; of a thread.
+THREAD_BYTES = 8 * MiB
+# Drivers, and the buffers of as many connections as are used at a time.
+PROCESS_BYTES = 64 * MiB
+
+_current: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
+
+
+class Ahead:
+    """What is fetched for the tasks of a process, in their order."""
+
+    def __init__(self, tasks: Sequence[Task], threads: int) -> None:
+        from anamnesis.readers.ahead import ReadAhead
+
+        self._tasks = tasks
+        self._next = 0
+        self._added: set[str] = set()
+        self._done: set[str] = set()
+        self._lock = threading.Lock()
+        self.blocks: ReadAhead = ReadAhead(threads * max(t.ahead_bytes for t in tasks))
+
+    @contextmanager
+    def of(self, task: Task) -> Iterator[ReadAhead]:
+        """While a task runs; what it left is let go of at the end."""
+        self._add(task)
+        self._fill()
+        try:
+            yield self.blocks
+        finally:
+            self.skip(task)
+
+    def skip(self, task: Task) -> None:
+        """A task reads nothing, or nothing any more."""
+        with self._lock:
+            self._done.add(task.key)
+        self.blocks.drop(task.key)
+        self._fill()
+
+    def _fill(self) -> None:
+        """Announce tasks while there is room for what they read."""
+        while self.blocks.has_room:
+            with self._lock:
+                if self._next == len(self._tasks):
+                    return
+                task = self._tasks[self._next]
+                self._next += 1
+                if task.key in self._done:
+                    continue
+            self._add(task)
+
+    def _add(self, task: Task) -> None:
+        with self._lock:
+            if task.key in self._added:
+                return
+            self._added.add(task.key)
+        self.blocks.add(task.key, ranges_of(task))
+        with self._lock:
+            late = task.key in self._done
+        if late:
+            self.blocks.drop(task.key)
+
+
+@contextmanager
+def reading_ahead(tasks: Sequence[Task], threads: int) -> Iterator[Callable[[Task], None]]:
+    """While this lasts, `run_task` in this context reads what was fetched ahead for `tasks`.
+
+    Gives a function that says of a task that it is not done after all.
+    """
+    if not any(task.ahead_bytes for task in tasks):
+        yield lambda task: None
+        return
+    ahead = Ahead(tasks, threads)
+    token = _current.set(ahead)
+    try:
+        yield ahead.skip
+    finally:
+        _current.reset(token)
+        ahead.blocks.close()
+
+
+@contextmanager
+def ahead_of(task: Task) -> Iterator[ReadAhead | None]:
+    """What is fetched ahead for a task; None when it reads nothing from behind URLs."""
+    if not task.ahead_bytes:
+        yield None
+        return
+    ahead = _current.get() or Ahead([task], 1)
+    with ahead.of(task) as blocks:
+        yield blocks
+
+
+def ranges_of(task: Task) -> Iterator[Range]:
+    """What a task reads from behind URLs, in its order; what is hard to tell is left out."""
+    for piece in task.pieces:
+        if not isinstance(piece, Piece) or isinstance(piece.step.tensor, Derived):
+            continue
+        tensor = piece.step.tensor
+        components = [c for c in tensor.components if _is_plain(c)]
+        for component in components:
+            if not component.placement.windowed:
+                stored = component.stored
+                yield stored.file, stored.offset, stored.offset + stored.nbytes
+        windowed = [c for c in components if c.placement.windowed]
+        for batch in iter_windows(tensor, piece.step.batch_units, piece.start, piece.stop):
+            for component in windowed:
+                stored = component.stored
+                for begin, stop in component.placement.ranges(stored.nbytes, batch):
+                    yield stored.file, stored.offset + begin, stored.offset + stop
+
+
+def _is_plain(component: Component) -> bool:
+    """Whether a component's bytes lie in a file behind a URL as they are read."""
+    stored = component.stored
+    if not is_url(stored.file.path):
+        return False
+    view = stored.view
+    if view is None:
+        return True
+    deflated = view.member is not None and view.member.deflated
+    return view.strides is None and view.rows is None and not deflated
