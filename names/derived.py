@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
-from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.base import Component, Tensor, record
 from anamnesis.readers.placement import Contiguous
 
 UNIT_ELEMS = 1 << 19  # a window of BF16 values has twice as many
@@ -43,7 +43,7 @@ class Segment:
         return math.prod(self.dims)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Derived(Tensor):
     """A logical tensor made of the elements of `sources`, with `value` applied to each.
 

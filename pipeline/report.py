@@ -108,7 +108,7 @@ class Report(Tabular):
         return document
 
 
-_DETAILS = ("bits", "group_size", "block", "act_order", "dtype")
+_SETTINGS = ("bits", "group_size", "block", "act_order")
 
 
 def report(model: Model) -> Report:
@@ -132,17 +132,18 @@ def report(model: Model) -> Report:
 
 def _scheme(tensors: list[Tensor]) -> SchemeReport:
     details: dict[str, tuple[Any, ...]] = {}
-    for key in _DETAILS:
-        values = {_detail(t, key) for t in tensors} - {None}
+    settings = {id(t.params): t.params for t in tensors}  # dense tensors share theirs
+    for key in _SETTINGS:
+        values = {_hashable(params.get(key)) for params in settings.values()} - {None}
         if values:
             details[key] = tuple(sorted(values, key=str))
+    dtypes = {t.out_dtype for t in tensors if not t.quantised}
+    if dtypes:
+        details["dtype"] = tuple(sorted(dtypes))
     return SchemeReport(len(tensors), sum(t.stored_bytes for t in tensors), details)
 
 
-def _detail(tensor: Tensor, key: str) -> Any:
-    if key == "dtype":
-        return None if tensor.quantised else tensor.out_dtype
-    value = tensor.params.get(key)
+def _hashable(value: Any) -> Any:
     return tuple(value) if isinstance(value, list) else value
 
 

@@ -10,9 +10,21 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from anamnesis.readers.placement import WHOLE, Placement
+
+if TYPE_CHECKING:
+    from dataclasses import dataclass as record
+else:
+
+    def record(*, frozen: bool, slots: bool) -> Any:
+        """As `dataclass`, frozen for type checkers alone.
+
+        A model may have millions of these records, and holding them frozen at run time makes each
+        five times as slow to make: 1.1 us against 0.2 for `Stored`.
+        """
+        return dataclass(slots=slots, unsafe_hash=frozen)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +101,7 @@ class View:
     rows: Rows | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Stored:
     """A tensor as a container stores it: `nbytes` bytes at `offset` of `file`.
 
@@ -127,7 +139,7 @@ class Container:
     unread: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Component:
     """One stored tensor in its role inside a logical tensor."""
 
@@ -140,7 +152,7 @@ class Component:
         return self.placement.window_bytes(self.stored.nbytes, units)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Tensor:
     """A logical tensor: what comes out, and which stored tensors it is made of.
 
@@ -191,9 +203,24 @@ class Tensor:
         return self.scheme != "passthrough"
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Dropped:
     """A stored tensor that has no place in the output, and why."""
 
     stored: Stored
     why: str
+
+
+__all__ = [
+    "Component",
+    "Container",
+    "Dropped",
+    "FileId",
+    "Member",
+    "Rows",
+    "Run",
+    "Stored",
+    "Tensor",
+    "View",
+    "record",
+]

@@ -111,8 +111,11 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
     ledger = Ledger(merged, configs.found, options)
     configs.settle(ledger, resolve)
     ledger.settle()
-    rank = {name: number for number, name in enumerate(merged.stored)}
-    tensors = sorted(ledger.tensors.values(), key=lambda t: rank[t.components[0].stored.name])
+    tensors = list(ledger.tensors.values())
+    in_order = iter(merged.stored)  # each `in` goes on behind the name that the last one found
+    if not all(tensor.components[0].stored.name in in_order for tensor in tensors):
+        rank = {name: number for number, name in enumerate(merged.stored)}
+        tensors.sort(key=lambda t: rank[t.components[0].stored.name])
     return Model(
         path=path,
         container=merged.kind,
