@@ -19,7 +19,8 @@ from anamnesis.analytics.table_files import SUFFIXES, check_target, write_table
 from anamnesis.pipeline.loss import TensorLoss
 from anamnesis.pipeline.outcome import Outcome
 
-_FIGURES = ("sqnr_db", "relative_error", "clipped", "clipped_share")
+_FIGURES = ("sqnr_db", "relative_error", "clipped", "clipped_share", "not_finite")
+_COUNTS = ("clipped", "not_finite")
 
 
 def check_loss(path: Path, overwrite: bool) -> None:
@@ -48,12 +49,17 @@ def write_loss(outcomes: Sequence[Outcome], path: Path, *, overwrite: bool) -> N
         "elements": (pa.int64(), [row.counts[0] for _, row in rows]),
     }
     for name in _FIGURES:
-        kind = pa.int64() if name == "clipped" else number
+        kind = pa.int64() if name in _COUNTS else number
         columns[name] = (kind, [getattr(row, name) for _, row in rows])
     table = pa.table({name: pa.array(values, kind) for name, (kind, values) in columns.items()})
-    document = {"tensors": [{"path": where, **msgspec.to_builtins(row)} for where, row in rows]}
+    document = {"tensors": [_as_json(where, row) for where, row in rows]}
     shapes = ["x".join(map(str, row.shape)) for _, row in rows]
     write_table(path, table, document, {"shape": shapes}, overwrite=overwrite)
+
+
+def _as_json(where: str, row: TensorLoss) -> dict[str, Any]:
+    fields: dict[str, Any] = msgspec.to_builtins(row)
+    return {"path": where, **fields, "not_finite": row.not_finite}
 
 
 def findings(outcomes: Iterable[Outcome]) -> Findings:

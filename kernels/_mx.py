@@ -27,7 +27,9 @@ def exponents(greatest: Any, bits: int, dtype: str) -> Any:
     """compressed-tensors' `generate_mx_scales`: uint8, for the greatest magnitudes of groups.
 
     A magnitude is rounded to a power of two as one of a single mantissa bit would be: up from 1.75
-    times the power on. What has no exponent, zeros and subnormals, gives 0.
+    times the power on. What has no exponent, zeros and subnormals, gives 0. What is rounded up to
+    infinity, or is NaN, gives 255: `powers` is what it is divided by, and `stored_exponents` what
+    is written.
     """
     mantissa = _MANTISSA[dtype]
     if dtype == "F16":
@@ -41,6 +43,15 @@ def exponents(greatest: Any, bits: int, dtype: str) -> Any:
     if dtype == "F16":  # in which powers below 2**-24 are 0, and a scale of 0 becomes 1
         exponent = np.where(exponent < 127 - 24, 127, exponent)
     return np.clip(exponent, 0, 255).astype(np.uint8)
+
+
+def stored_exponents(found: Any, greatest: Any) -> Any:
+    """The bytes that compressed-tensors writes for `exponents`: 127 for an infinite scale.
+
+    It takes the logarithm of that as an int32, of which nothing is left in the byte. A group with
+    NaN keeps the exponent that is NaN: there, the library's own depends on the bits of the NaN.
+    """
+    return np.where((found == 255) & ~np.isnan(greatest), np.uint8(127), found)
 
 
 def mlx_scales(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:

@@ -90,16 +90,17 @@ def _nearest_of_places() -> Any:
 
 
 def _dynamic_codes(values: Any, absmax: Any) -> Any:
-    """`quantize_blockwise`: the code of the place of each number; 0 in a block of zeros.
+    """`quantize_blockwise`: the code of the place of each number; 0 for what is none.
 
-    A place's product and sum are rounded once, as the library is compiled.
+    A place's product and sum are rounded once, as the library is compiled. The inverse of a block
+    of zeros is infinite, and that of subnormals: their products are NaN, or an end of the map.
     """
     inverse = np.repeat(np.float32(1) / absmax, _NESTED)[: len(values)]
     values = np.clip(values * inverse, np.float32(-1), np.float32(1))
     halves = (values + np.float32(1)) * np.float32(0.5)
     places = (halves.astype(np.float64) * (_PLACES - 1) + 0.5).astype(np.float32)
-    codes = _nearest_of_places()[np.nan_to_num(places).astype(np.uint16)]
-    return np.where(np.isfinite(inverse), codes, np.uint8(0))
+    codes: Any = _nearest_of_places()[np.nan_to_num(places).astype(np.uint16)]
+    return codes
 
 
 def _form_four(kind: str, name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -173,9 +174,9 @@ def _encode_four(kind: str, values: Any, params: Mapping[str, Any], out: Mapping
 
 
 def _nest(left: Any, out: Mapping[str, Any]) -> None:
-    """Quantise what is left of the statistics, 256 at a time."""
+    """Quantise what is left of the statistics, 256 at a time; NaN is never the greatest."""
     padded = np.zeros(-(-len(left) // _NESTED) * _NESTED, np.float32)
-    padded[: len(left)] = left
+    padded[: len(left)] = np.where(np.isnan(left), np.float32(0), left)
     nested = magnitudes(padded, _NESTED)
     out["nested"][:] = nested
     out["absmax"][:] = _dynamic_codes(left, nested)

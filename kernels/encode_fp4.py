@@ -30,7 +30,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._mx import ceilings, exponents, mlx_scales, powers
+from anamnesis.kernels._mx import ceilings, exponents, mlx_scales, powers, stored_exponents
 from anamnesis.kernels._narrow import KINDS, narrow
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.encode_fp8 import LARGEST
@@ -94,8 +94,8 @@ def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
             out["scale"][:], scales = ceilings(greatest, 6)
             kind, rule = KINDS["F32"], _MODELOPT
         else:
-            out["scale"][:] = exponents(greatest, 4, dtype)
-            scales = powers(out["scale"])
+            found = exponents(greatest, 4, dtype)
+            out["scale"][:], scales = stored_exponents(found, greatest), powers(found)
     codes_of(kind, rule)(values, scales, 32, out["weight"].view(np.uint8))
 
 

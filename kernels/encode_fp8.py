@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._mx import exponents, mlx_scales, powers
+from anamnesis.kernels._mx import exponents, mlx_scales, powers, stored_exponents
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
@@ -162,7 +162,7 @@ def encode_mxfp8(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
         if mlx:
             out["scale"][:], scales = mlx_scales(greatest, 448, dtype)
         else:
-            out["scale"][:] = exponents(greatest, 8, dtype)
-            scales = powers(out["scale"])
+            found = exponents(greatest, 8, dtype)
+            out["scale"][:], scales = stored_exponents(found, greatest), powers(found)
     codes = out["weight"].view(np.uint8).reshape(-1, 32)
     codes_of(KINDS[dtype], False, not mlx)(values.reshape(-1, 32), scales[:, None], 32, 1, codes)

@@ -19,7 +19,7 @@ from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.place import is_model_folder, refuse_input_folders
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
-from anamnesis.pipeline.remarks import collapsed, remarks_on, remarks_on_settings
+from anamnesis.pipeline.remarks import collapsed, remarks_on, remarks_on_loss, remarks_on_settings
 from anamnesis.pipeline.run import check_place, run_plan
 from anamnesis.pipeline.targets import parse_encode
 from anamnesis.readers.model import Model
@@ -181,7 +181,9 @@ def run_job(
                 overwrite=settings.overwrite,
                 resume=resume,
             )
-            about = notes if len(planned) == 1 else remarks
+            lost = remarks_on_loss(outcome.loss)
+            notes += lost
+            about = notes if len(planned) == 1 else [*remarks, *lost]
             outcomes.append(replace(outcome, notes=tuple(about)))
             if plan.model.broken:
                 raise incomplete_error(plan)

@@ -56,6 +56,16 @@ class TensorLoss(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     sums: _Sums
 
     @property
+    def not_finite(self) -> int:
+        """Numbers that are NaN or infinite, before or after; no sum has them."""
+        return self.counts[0] - self.counts[1]
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether no number of it is finite before and after."""
+        return 0 < self.counts[0] == self.not_finite
+
+    @property
     def compared(self) -> Sums:
         """The sums as `diff` has them."""
         from anamnesis.kernels.diff import Sums

@@ -11,6 +11,7 @@ from anamnesis.pipeline.keys import KEYS
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.config import Job, Settings
+    from anamnesis.pipeline.loss import Losses
     from anamnesis.pipeline.plan import Plan
 
 _APART = 3  # so many notes of a kind stay lines of their own
@@ -76,6 +77,16 @@ def given_in(job: Job) -> list[str]:
     return found
 
 
+def remarks_on_loss(losses: Losses) -> list[str]:
+    """Remarks on what a run that encodes made of its tensors."""
+    return [
+        f"{row.tensor}: nothing that is finite is left of it as {row.target}, where one infinity, "
+        "or nothing but zeros, may spoil all that is under one scale"
+        for row in losses
+        if row.is_lost
+    ]
+
+
 def collapsed(notes: Iterable[str]) -> list[str]:
     """The notes, of those that differ in names and numbers alone the first, and how many more.
 
@@ -93,4 +104,11 @@ def collapsed(notes: Iterable[str]) -> list[str]:
     return lines
 
 
-__all__ = ["collapsed", "given_in", "remarks_on", "remarks_on_job", "remarks_on_settings"]
+__all__ = [
+    "collapsed",
+    "given_in",
+    "remarks_on",
+    "remarks_on_job",
+    "remarks_on_loss",
+    "remarks_on_settings",
+]

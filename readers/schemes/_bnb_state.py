@@ -57,7 +57,8 @@ def read_state(stored: Stored, quant_type: str | None, files: Files) -> QuantSta
         raise FormatError(f"{where}: a quant state of dtype {stored.dtype}; allowed is U8")
     limits = Limits()
     limits.alloc(stored.nbytes, f"{where}: quant state", STATE_BYTES)
-    found = loads(files(stored.file).read(stored.offset, stored.nbytes), where, limits)
+    text = files(stored.file).read(stored.offset, stored.nbytes)
+    found = loads(text, where, limits, python=True)
     if not isinstance(found, dict):
         raise FormatError(f"{where}: found JSON {type(found).__name__}; allowed is an object")
     unknown = sorted(set(found).difference(_PLAIN, _NESTED))
@@ -109,7 +110,8 @@ def _shape(where: str, state: Mapping[str, Any]) -> tuple[int, ...]:
 
 def _offset(where: str, state: Mapping[str, Any]) -> float:
     value = _get(where, state, "nested_offset")
-    if type(value) in (int, float) and abs(value) <= 3.4028234663852886e38:
+    # A weight with infinities has a mean that is none, which the library writes as Python does.
+    if type(value) in (int, float) and (abs(value) <= 3.4028234663852886e38 or value - value != 0):
         return float(value)
     raise FormatError(f"{where}: nested_offset: found {value!r:.100}; allowed is a float32 number")
 

@@ -84,6 +84,32 @@ CLASSES = (
 )
 
 
+# Numbers that libraries do not expect, all of them finite; and what is not.
+EXTREMES = ("all zeros", "minus zeros", "subnormal", "one outlier", "largest halves")
+SPOILED = ("nan", "infinity", "minus infinity", "several")
+
+
+def extreme(kind: str, rows: int, columns: int) -> np.ndarray:
+    """float32 numbers of one of EXTREMES or SPOILED; the latter lie in rows 5 and 70."""
+    values = matrix("plain", rows, columns, seed=1)
+    if kind == "all zeros":
+        values[:] = 0
+    elif kind == "minus zeros":
+        values[:] = -0.0
+    elif kind == "subnormal":
+        values *= np.float32(1e-40)
+    elif kind == "one outlier":
+        values[3, 3] = 3e38
+    elif kind == "largest halves":
+        values[:] = np.sign(values) * np.float32(6e4)
+    elif kind == "several":
+        values[5, :3], values[70, 9] = (np.inf, -np.inf, np.nan), np.inf
+    else:
+        numbers = {"nan": np.nan, "infinity": np.inf, "minus infinity": -np.inf}
+        values[5, 7] = numbers[kind]
+    return values
+
+
 def encoded(
     case: tuple[str, Settings], values: np.ndarray, dtype: str, step: int = 0
 ) -> dict[str, np.ndarray]:

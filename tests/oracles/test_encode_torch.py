@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 from types import ModuleType
 
+import numpy as np
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -44,3 +45,52 @@ def test_bytes_are_the_librarys(case, dtype) -> None:  # type: ignore[no-untyped
             ours.assert_same(ours.encoded(case, values, dtype, step=1), expected)
         except AssertionError as error:
             raise AssertionError(f"{kind}: {error}") from error
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("case", list(ours.cases()), ids=ours.label)
+def test_bytes_are_the_librarys_for_extremes(case, dtype) -> None:  # type: ignore[no-untyped-def]
+    """But for MLX's NVFP4, which has codes of 0 for what is far out of its reach."""
+    if case[1].get("style") in ("modelopt", "gpt-oss"):
+        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    for kind in ours.EXTREMES:
+        if kind == "one outlier" and (dtype == "F16" or case == ("nvfp4", {"style": "mlx"})):
+            continue  # it is infinite in binary16
+        found, expected = _both(case, dtype, kind)
+        try:
+            ours.assert_same(found, expected)
+        except AssertionError as error:
+            raise AssertionError(f"{kind}: {error}") from error
+
+
+# What has one scale for all rows here, or for 128 of them.
+WHOLE = ("fp8-tensor", "fp8-block")
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
+@pytest.mark.parametrize("case", list(ours.cases()), ids=ours.label)
+def test_what_is_not_finite_stays_in_its_row(case, dtype) -> None:  # type: ignore[no-untyped-def]
+    """Other rows have the library's bytes; those rows have none that are defined."""
+    target, settings = case
+    style = settings.get("style")
+    if style in ("modelopt", "gpt-oss"):
+        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    if target in WHOLE or settings.get("nested") or (target == "nvfp4" and style != "mlx"):
+        pytest.skip("one number is for all of it")
+    for kind in ours.SPOILED:
+        found, expected = _both(case, dtype, kind)
+        for name in expected:
+            # A word of zero points has bits of many rows.
+            if name.startswith(("weight.quant_", "weight_shape", "weight_zero_point")):
+                continue
+            have, want = (side[name].reshape(128, -1) for side in (found, expected))
+            rows = np.delete(np.arange(128), [5, 70])
+            assert have[rows].tobytes() == want[rows].tobytes(), f"{kind}: {name}"
+
+
+def _both(case, dtype, kind):  # type: ignore[no-untyped-def]
+    """What is encoded here of 128 rows, and by the library."""
+    with np.errstate(all="ignore"):
+        weight = torch.from_numpy(ours.extreme(kind, 128, 256)).to(TORCH[dtype])
+        expected = libraries.written(*case, weight)
+        return ours.encoded(case, weight.float().numpy(), dtype, step=1), expected

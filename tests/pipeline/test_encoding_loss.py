@@ -150,6 +150,31 @@ def test_reports_of_the_command(amn: Amn, model: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out6").exists()
 
 
+@pytest.mark.parametrize(
+    ("encode", "place", "value"),
+    [
+        ("nvfp4:style=modelopt", slice(None), 0),
+        ("fp8-tensor", (0, 3), np.inf),
+        ("bnb-nf4:nested=true", (0, 3), np.inf),
+    ],
+)
+def test_what_is_lost_altogether_is_said(
+    amn: Amn, model: Path, tmp_path: Path, encode: str, place: Any, value: float
+) -> None:
+    """ModelOpt divides zeros by zero, and others by infinity, or by what is under one."""
+    parts = load_file(model / "model.safetensors")
+    parts[NAMES[0]][place] = value
+    save_file(parts, model / "model.safetensors")
+    command = ["convert", model, "--to", "safetensors", "--encode", encode, "-o", tmp_path / "out"]
+    done = amn(*command, "--loss", tmp_path / "loss.json")
+    assert done.returncode == 0, done.stderr
+    assert f"{NAMES[0]}: nothing that is finite is left" in done.stderr.replace("\n", " ")
+    rows = json.loads((tmp_path / "loss.json").read_text())["tensors"]
+    assert [row["not_finite"] for row in rows] == [rows[0]["counts"][0], 0]
+    found = anamnesis.open_model(tmp_path / "out")[NAMES[0]].to_numpy().astype(np.float32)
+    assert not np.isfinite(found).any()
+
+
 def test_plain_conversions_report_nothing(amn: Amn, model: Path, tmp_path: Path) -> None:
     done = amn("convert", model, "--to", "safetensors", "-o", tmp_path / "out", "--json")
     assert "loss" not in json.loads(done.stdout)["outcomes"][0]
@@ -158,8 +183,17 @@ def test_plain_conversions_report_nothing(amn: Amn, model: Path, tmp_path: Path)
 EVERY = [
     *names_for("safetensors"),
     *(f"gguf:{name.removeprefix('gguf-')}" for name in names_for("gguf")),
+    "bnb-nf4:nested=true",
+    "bnb-fp4:nested=true",
+    "nvfp4:style=modelopt",
 ]
-WHOLE = ("bnb-nf4:nested=true", "fp8-tensor", "nvfp4", "nvfp4:style=modelopt")  # one number for all
+WHOLE = (
+    "bnb-fp4:nested=true",
+    "bnb-nf4:nested=true",
+    "fp8-tensor",
+    "nvfp4",
+    "nvfp4:style=modelopt",
+)  # one number for all
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf], ids=str)
