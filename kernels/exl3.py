@@ -2,14 +2,14 @@
 
 | tensor | stored |
 |---|---|
-| `trellis` | I16 `[in / 16, out / 16, 16 K]`: 256 codes of K bits a tile, 1 to 8 |
+| `trellis` | I16 `[in / 16, out / 16, 16 K]`: 256 codes of K bits: 1 to 8, or 1.5, 2.5, 3.5 |
 | `suh`, `svh` | F16 `[in]`, `[out]`: signs and scales of the inputs and outputs |
 | `su`, `sv` | I16 `[in / 16]`, `[out / 16]`: in older files, a bit a sign, lowest first |
 | `mcg`, `mul1` | I32 `[]`: the multiplier of another codebook than 3INST |
 
 A tile is a circular stream of `256 K` bits, the highest first in little-endian words of 32. The
-state of step `t` is the 16 bits that end with bit `(t + 1) K`, the first of them taken from the end
-of the stream. A procedural codebook makes a binary16 number of a state:
+state of step `t` is the 16 bits that end with bit `(t + 1) K`, rounded down, the first of them
+taken from the end of the stream. A procedural codebook makes a binary16 number of a state:
 
     3inst   x = state * 89226354 + 64248484
     mcg     x = state * 0xcbac1fed
@@ -90,15 +90,16 @@ def _factors(stored: Any, signs: bool) -> Any:
 def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
     """Units of 128 rows `window`, of uint8 `trellis` `[in / 16, bytes]` and `svh` `[units, bytes]`.
 
-    `params`: `bits`, `signs`, and what `prepare` made. Raises ValueError for arrays that do not
-    fit.
+    `params`: `halves` (of a bit a code), `signs`, and what `prepare` made. Raises ValueError for
+    arrays that do not fit.
     """
     units, inputs = window.stop - window.start, params["inputs"]
     words = blocks["trellis"].view("<u4")
     signs = params["signs"]
     outputs = np.ascontiguousarray(blocks["svh"]).reshape(-1).view("<u2" if signs else "<f2")
     factors = _factors(outputs, signs)
-    tile_words = GROUP // TILE * TILE * params["bits"] // 2
+    halves = params["halves"]
+    tile_words = GROUP // TILE * TILE * halves // 4
     if (
         words.shape != (len(inputs) // TILE, units * tile_words)
         or factors.shape != (units * GROUP,)
@@ -106,4 +107,4 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     ):
         raise ValueError(f"trellis {words.shape}, svh {factors.shape}, out {out.shape}: {window}")
     square = np.empty((GROUP, GROUP), np.float64)
-    _decode(words, params["bits"], params["table"], PLACES, inputs, factors, square, out)
+    _decode(words, halves, params["table"], PLACES, inputs, factors, square, out)

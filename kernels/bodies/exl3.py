@@ -12,9 +12,16 @@ from anamnesis.kernels.exl3 import GROUP, TILE
 
 @jit
 def decode(
-    words: Any, bits: Any, table: Any, places: Any, inputs: Any, outputs: Any, square: Any, out: Any
+    words: Any,
+    halves: Any,
+    table: Any,
+    places: Any,
+    inputs: Any,
+    outputs: Any,
+    square: Any,
+    out: Any,
 ) -> None:
-    """Trellises of `bits` a number, turned back in double; `square` is room for 128 by 128."""
+    """Trellises of `halves` of a bit a number, turned back in double; `square` is 128 by 128."""
     columns = inputs.shape[0]
     for first in range(0, outputs.shape[0], GROUP):
         for start in range(0, columns, GROUP):
@@ -23,8 +30,8 @@ def decode(
                 line = words[start // TILE + down]
                 _tile(
                     line,
-                    (first // TILE + across) * 8 * bits,
-                    bits,
+                    (first // TILE + across) * 4 * halves,
+                    halves,
                     table,
                     places,
                     square[across * TILE : (across + 1) * TILE, down * TILE : (down + 1) * TILE],
@@ -42,11 +49,11 @@ def decode(
 
 
 @jit
-def _tile(line: Any, at: Any, bits: Any, table: Any, places: Any, part: Any) -> None:
+def _tile(line: Any, at: Any, halves: Any, table: Any, places: Any, part: Any) -> None:
     """The 256 numbers of a tile, its columns as rows of `part`."""
-    size = 256 * bits
+    size = 128 * halves
     for step in range(256):
-        begin = ((step + 1) * bits - 16) % size
+        begin = (((step + 1) * halves >> 1) - 16) % size
         word = begin >> 5
         after = word + 1 if (word + 1) * 32 < size else 0
         both = np.uint64(line[at + word]) << np.uint64(32) | np.uint64(line[at + after])

@@ -126,7 +126,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "exl3": Family(
         "EXL3",
-        "ExLlamaV3's trellises of 1 to 8 whole bits, with any of its three codebooks",
+        "ExLlamaV3's trellises of 1 to 8 bits, with any of its three codebooks",
         "any",
         "`trellis`",
         "exl3",

@@ -21,7 +21,7 @@ def resolve(ledger: Ledger) -> None:
     """Claim layers by their trellis.
 
     Raises FormatError for parts that are missing or do not fit one another, UnsupportedError for
-    bit rates between whole numbers.
+    half bits with another codebook than mul1.
     """
     found = False
     for stored in ledger.free():
@@ -36,11 +36,8 @@ def resolve(ledger: Ledger) -> None:
 def _tensor(ledger: Ledger, layer: str, trellis: Stored) -> Tensor:
     rows, columns, width = trellis.shape
     inputs, outputs = rows * TILE, columns * TILE
-    if width % TILE == TILE // 2:
-        what = f"EXL3's trellis of {width / TILE:g} bits a weight"
-        raise unsupported(trellis, what, "whole numbers of bits; exllamav3 can reconstruct it")
     if trellis.dtype != "I16" or inputs % GROUP or outputs % GROUP or width not in _WIDTHS:
-        raise misfit(trellis, "I16 [8 n, 8 m, 16 K], K of 1 to 8")
+        raise misfit(trellis, "I16 [8 n, 8 m, 16 K], K of 1 to 8, or of 1.5, 2.5 and 3.5")
     suh, signs = _factors(ledger, trellis, f"{layer}suh", f"{layer}su", inputs)
     svh, other = _factors(ledger, trellis, f"{layer}svh", f"{layer}sv", outputs)
     if signs != other:
@@ -54,6 +51,8 @@ def _tensor(ledger: Ledger, layer: str, trellis: Stored) -> Tensor:
     if len(markers) > 1 or any(m.nbytes != 4 for m in markers):
         raise misfit(markers[-1], "one codebook, mcg or mul1, of one number of 4 bytes")
     kind = markers[0].name.rpartition(".")[2] if markers else "3inst"
+    if width % TILE and kind != "mul1":
+        raise unsupported(trellis, f"EXL3 of {width / TILE:g} bits and codebook {kind}", "mul1's")
     components += [Component(kind, marker) for marker in markers]
     return Tensor(
         name=f"{layer}weight",
@@ -62,12 +61,12 @@ def _tensor(ledger: Ledger, layer: str, trellis: Stored) -> Tensor:
         encoding="exl3",
         components=tuple(components),
         unit_elems=max(1, GROUP * inputs),
-        params={"bits": width // TILE, "codebook": kind, "signs": signs, "scale_dtype": svh.dtype},
+        params={"halves": width // 8, "codebook": kind, "signs": signs, "scale_dtype": svh.dtype},
         orientation="transposed",
     )
 
 
-_WIDTHS = tuple(TILE * bits for bits in range(1, 9))
+_WIDTHS = (*(TILE * bits for bits in range(1, 9)), 24, 40, 56)
 
 
 def _factors(

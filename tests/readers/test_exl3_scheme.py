@@ -33,7 +33,8 @@ def write(folder: Path, parts: dict[str, Any], config: Any = None) -> Path:
 @pytest.mark.parametrize(
     ("part", "array", "error"),
     [
-        ("trellis", np.zeros((16, 8, 72), np.int16), UnsupportedError),  # 4.5 bits
+        ("trellis", np.zeros((16, 8, 56), np.int16), UnsupportedError),  # 3.5 bits, 3INST
+        ("trellis", np.zeros((16, 8, 72), np.int16), FormatError),  # 4.5 bits
         ("trellis", np.zeros((16, 8, 60), np.int16), FormatError),
         ("trellis", np.zeros((16, 8, 144), np.int16), FormatError),  # 9 bits
         ("trellis", np.zeros((16, 8, 64), np.int32), FormatError),

@@ -1,8 +1,10 @@
 """Make the EXL3 layouts in this folder.
 
-    cd / && PYTHONPATH=GPTQModel python …/tests/data/layouts/make_exl3.py
+    cd / && PYTHONPATH=GPTQModel EXL3_DQ=…/exl3_dq.cuh python …/tests/data/layouts/make_exl3.py
 
-Needs GPTQModel 7.7.0 (unpacked, on the module path), torch 2.13.0 (CPU), scipy and safetensors.
+Needs GPTQModel 7.7.0 (unpacked, on the module path), torch 2.13.0 (CPU), scipy and safetensors, and
+for half bits g++ and exllamav3 1.6.5's `exllamav3_ext/quant/exl3_dq.cuh`, of which the functions
+that find a tile's states are compiled for the CPU.
 States, their order in a tile and the codebooks are GPTQModel's `ExllamaV3TorchLinear`; its numbers
 of a codebook are rounded to binary16 here, as exllamav3's `codebook.cuh` has them, which runs on
 GPUs alone. The rotation is scipy's Hadamard matrix in double. Trellises are random: any is valid.
@@ -10,8 +12,13 @@ GPUs alone. The rotation is scipy's Hadamard matrix in double. Trellises are ran
 
 from __future__ import annotations
 
+import ctypes
 import json
+import os
+import subprocess
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from gptqmodel.nn_modules import exllamav3_torch
@@ -37,10 +44,45 @@ def in_binary16(kind: str, device: str, index: int | None) -> torch.Tensor:
 
 exllamav3_torch._codebook_lut = in_binary16
 
+SHIM = """#include <cstdint>
+#define __device__
+#define __forceinline__ inline
+struct half2 { uint32_t x, y; };
+struct FragB { half2 v[2]; half2& operator[](int i) { return v[i]; } };
+template <int cb> half2 decode_3inst_2(uint32_t x, uint32_t y) { return {x, y}; }
+"""
+CALL = """extern "C" void states(const uint32_t* words, uint32_t* out) {
+    for (int lane = 0; lane < 32; lane++) {
+        FragB f[2];
+        dq8_half<WHOLE, 2>(words, lane * 8, f[0], f[1]);
+        for (int i = 0; i < 8; i++)
+            out[lane * 8 + i] = i % 2 ? f[i / 4][i / 2 % 2].y : f[i / 4][i / 2 % 2].x;
+    }
+}
+"""
 
-def make(folder: str, bits: int, kind: str, inputs: int, outputs: int, packed: bool) -> None:
+
+def half_states(trellis: torch.Tensor, whole: int) -> torch.Tensor:
+    """The states of all tiles of `whole` and a half bits, by exllamav3's `dq8_half`."""
+    text = Path(os.environ["EXL3_DQ"]).read_text()
+    shift = text[text.index("__device__ __forceinline__ uint32_t fshift") :]
+    states = text[text.index("template <int KA, int cb>") :]
+    source = SHIM + shift[: shift.index("template")] + states[: states.index("template", 9)] + CALL
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "states.cpp"
+        path.write_text(source)
+        command = ["g++", "-O1", "-std=c++17", "-shared", "-fPIC", f"-DWHOLE={whole}", str(path)]
+        subprocess.run([*command, "-o", str(path.with_suffix(".so"))], check=True)
+        library: Any = ctypes.CDLL(str(path.with_suffix(".so")))
+        found = torch.empty((*trellis.shape[:2], 256), dtype=torch.int32)
+        for tile, out in zip(trellis.flatten(0, 1), found.flatten(0, 1), strict=True):
+            library.states(ctypes.c_void_p(tile.data_ptr()), ctypes.c_void_p(out.data_ptr()))
+    return found.long()
+
+
+def make(folder: str, bits: float, kind: str, inputs: int, outputs: int, packed: bool) -> None:
     """One layer `a`; `packed` signs are those of older files."""
-    tile = (inputs // 16, outputs // 16, 16 * bits)
+    tile = (inputs // 16, outputs // 16, int(16 * bits))
     trellis = torch.randint(-(1 << 15), 1 << 15, tile, dtype=torch.int16)
     stored = {"trellis": trellis}
     if packed:
@@ -61,6 +103,9 @@ def make(folder: str, bits: int, kind: str, inputs: int, outputs: int, packed: b
     layer = exllamav3_torch.ExllamaV3TorchLinear.from_tensors(
         in_features=inputs, out_features=outputs, name="a", tensors=stored
     )
+    if bits % 1:
+        states = half_states(trellis, int(bits))
+        layer._unpack_indices = lambda first=0, last=None: states[:, first:last]
     turn = torch.tensor(hadamard(128)).double()
     inner = layer._decode_inner_weight().double().view(-1, 128, outputs // 128, 128)
     mixed = torch.einsum("ij,ajbk,kl->aibl", turn, inner, turn).reshape(inputs, outputs) / 128
@@ -82,3 +127,5 @@ if __name__ == "__main__":
     make("4-bits-mcg", 4, "mcg", 128, 256, packed=False)
     make("5-bits-mul1", 5, "mul1", 128, 128, packed=False)
     make("1-bit-signs", 1, "3inst", 128, 256, packed=True)
+    make("1-and-a-half-bits", 1.5, "mul1", 128, 256, packed=False)
+    make("3-and-a-half-bits", 3.5, "mul1", 128, 128, packed=False)
