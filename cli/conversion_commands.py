@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from anamnesis.cli.checked import Checked
 from anamnesis.cli.flags import (
     DTYPES,
     Choice,
+    F,
     all_of,
     dtype_from,
     json_flag,
@@ -251,4 +252,73 @@ def run_command(
     _work(load_job(job, overrides), None, **how)
 
 
-__all__ = ["FORMATS", "convert_command", "remember_command", "run_command"]
+def _price(name: str, verb: str) -> Callable[[F], F]:
+    return click.option(
+        f"--price-{name}",
+        type=click.FloatRange(min=0),
+        show_default="no cost",
+        help=f"Price of 1,000 requests to {verb}.",
+    )
+
+
+@click.command("plan", cls=Checked)
+@click.argument("job", type=click.Path(dir_okay=False))
+@click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting; may be given again.",
+    show_default="what JOB says",
+)
+@click.option(
+    "--workers",
+    type=click.IntRange(min=1),
+    help="Workers of one thread, each with a line of its own.",
+    show_default="this process and its threads",
+)
+@size_flag("--bandwidth", help="Bytes a second of a line, each way.", show_default="125MB")
+@click.option(
+    "--latency",
+    type=click.FloatRange(min=0),
+    default=50.0,
+    show_default=True,
+    metavar="MS",
+    help="Milliseconds until an answer begins.",
+)
+@_price("get", "read")
+@_price("put", "write")
+@click.option(
+    "--price-source", default="", show_default="none", help="Whose prices they are, and of when."
+)
+@json_flag
+def plan_command(
+    job: str,
+    overrides: Sequence[str],
+    as_json: bool,
+    workers: int | None,
+    bandwidth: int | None,
+    latency: float,
+    **prices: Any,
+) -> None:
+    """Say what the batch job in JOB would take: bytes, requests, seconds, memory.
+
+    The same fields as run --dry-run, for a stated line and number of workers.
+
+    \b
+    Example: amn plan job.yaml --workers 8 --bandwidth 1GB --latency 20
+    """
+    from anamnesis.cli.outcomes import show_plans
+    from anamnesis.pipeline.config import load_job
+    from anamnesis.pipeline.estimate import Assumed
+    from anamnesis.pipeline.jobs import rehearse_job
+    from anamnesis.pipeline.remarks import remarks_on_job
+
+    found = load_job(job, overrides)
+    assumed = Assumed(workers or 0, float(bandwidth or 125e6), latency / 1e3, **prices)
+    planned = rehearse_job(found, None)
+    notes = remarks_on_job(found, planned)
+    show_plans(planned, notes, quiet=False, as_json=as_json, assumed=assumed)
+
+
+__all__ = ["FORMATS", "convert_command", "plan_command", "remember_command", "run_command"]

@@ -19,6 +19,7 @@ from anamnesis.cli.checked import Checked
 from anamnesis.cli.completion import completion_command
 from anamnesis.cli.conversion_commands import (
     convert_command,
+    plan_command,
     remember_command,
     run_command,
 )
@@ -181,7 +182,7 @@ def schema_command() -> None:
     print_json(schema())
 
 
-for _command in (remember_command, convert_command, run_command):
+for _command in (remember_command, convert_command, run_command, plan_command):
     cli.add_command(_command)
 cli.add_command(completion_command)
 cli.add_command(stats_command)

@@ -12,6 +12,7 @@ from anamnesis.cli.failure import SeveralError, line, plain
 from anamnesis.cli.streams import print_json, remark
 
 if TYPE_CHECKING:
+    from anamnesis.pipeline.estimate import Assumed
     from anamnesis.pipeline.jobs import Summary
     from anamnesis.pipeline.outcome import Outcome
     from anamnesis.pipeline.plan import Plan
@@ -53,23 +54,40 @@ def show_plans(
     *,
     quiet: bool,
     as_json: bool,
+    assumed: Assumed | None = None,
 ) -> None:
-    """Print what would be done; raises an error when an input cannot be planned."""
+    """Print what would be done; raises an error when an input cannot be planned.
+
+    The seconds are for what is `assumed`, None for the usual line.
+    """
+    from anamnesis.pipeline import estimate as estimates
     from anamnesis.pipeline.explain import explain
+
+    usual = assumed or estimates.Assumed()
 
     plans = [plan for _, plan in planned if not isinstance(plan, BaseException)]
     failures = [(source, plan) for source, plan in planned if isinstance(plan, BaseException)]
     if as_json:
-        document = {"plans": [_plan(plan) for plan in plans], "failures": _failures(failures)}
+        document = {
+            "plans": [_plan(plan, usual) for plan in plans],
+            "failures": _failures(failures),
+        }
         print_json({**document, "notes": list(notes)})
     elif not quiet:
-        click.echo("\n\n".join(explain(plan) for plan in plans))
+        found = [
+            estimates.estimate(estimates.amounts_of(plan), plan.threads, usual) for plan in plans
+        ]
+        pages = [explain(plan, one, usual) for plan, one in zip(plans, found, strict=True)]
+        click.echo("\n\n".join(pages))
         explained = {note for plan in plans for note in plan.model.notes}
         remark([note for note in notes if note not in explained])
     _fail(failures, len(planned))
 
 
-def _plan(plan: Plan) -> dict[str, Any]:
+def _plan(plan: Plan, assumed: Assumed) -> dict[str, Any]:
+    from anamnesis.pipeline.estimate import amounts_of, estimate
+
+    found = estimate(amounts_of(plan), plan.threads, assumed)
     return {
         "input": plan.model.path,
         "container": plan.model.container,
@@ -82,6 +100,11 @@ def _plan(plan: Plan) -> dict[str, Any]:
         "tasks": len(plan.tasks),
         "threads": plan.threads,
         "memory_bytes": plan.memory_bytes,
+        "requests": {"get": found.gets, "put": found.puts},
+        "seconds": found.seconds,
+        "seconds_of": found.parts,
+        "cost": found.cost,
+        "assumed": asdict(assumed),
         "dropped": [{"name": d.stored.name, "why": d.why} for d in plan.model.dropped],
         "notes": list(plan.model.notes),
     }

@@ -121,7 +121,7 @@ def ranges_of(task: Task) -> Iterator[Range]:
         if not isinstance(piece, Piece) or isinstance(piece.step.tensor, Derived):
             continue
         tensor = piece.step.tensor
-        components = [c for c in tensor.components if _is_plain(c)]
+        components = [c for c in tensor.components if is_plain(c)]
         for component in components:
             if not component.placement.windowed:
                 stored = component.stored
@@ -134,7 +134,7 @@ def ranges_of(task: Task) -> Iterator[Range]:
                     yield stored.file, stored.offset + begin, stored.offset + stop
 
 
-def _is_plain(component: Component) -> bool:
+def is_plain(component: Component) -> bool:
     """Whether a component's bytes lie in a file behind a URL as they are read."""
     stored = component.stored
     if not is_url(stored.file.path):

@@ -234,6 +234,15 @@ class AheadFile:
         self.close()
 
 
+def blocks_of(ranges: Iterable[Range]) -> tuple[int, int]:
+    """How many requests `ReadAhead` makes for ranges that are read, and the bytes of them all."""
+    by_path: dict[str, list[_Block]] = {}
+    order: list[_Block] = []
+    for file, start, stop in ranges:
+        _cover(by_path.setdefault(file.path, []), order, file, start, min(stop, file.size))
+    return len(order), sum(block.nbytes for block in order)
+
+
 def _start(block: _Block) -> int:
     return block.start
 

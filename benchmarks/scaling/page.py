@@ -11,7 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.limits import MiB
+from anamnesis.pipeline.ahead import MOST_BYTES
+from anamnesis.pipeline.estimate import PART_BYTES, Amounts, Assumed, estimate
 from anamnesis.pipeline.plan import TASK_BYTES
+from anamnesis.readers.ahead import BLOCK_BYTES
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "scaling.md"
@@ -19,6 +22,9 @@ FIGURES = DOCS / "scaling.json"
 WORKERS = (1, 8, 64)
 MODELS = {"70 GB": 70e9, "700 GB": 700e9}  # stored as FP8; twice as much comes out
 SHARD_BYTES = 5e9
+REMOTE_WORKERS = (1, 8, 64)
+REMOTE_MODELS = {**MODELS, "5 TB": 5e12}
+LINES = {"1 Gbit/s": 125e6, "10 Gbit/s": 1.25e9}  # of a worker, each way
 
 Figures = Mapping[str, Any]
 
@@ -61,6 +67,7 @@ def sections(figures: Figures) -> dict[str, str]:
         "measured": "\n".join(_measured(figures, costs)),
         "whole": "\n".join(_whole(figures["whole"])),
         "projected": "\n".join(_projected(costs)),
+        "remote": "\n".join(_remote()),
         "limit": _limit(costs),
     }
 
@@ -218,6 +225,37 @@ def _projected(costs: Costs) -> Iterator[str]:
             for value in (costs.worker_bytes, costs.scheduler_bytes, client)
         )
         yield f"| {name}, {out / 1e9:,.0f} GB out | {tasks:,.0f} | {' | '.join(cells)} | {memory} |"
+
+
+def _remote() -> Iterator[str]:
+    """By the model of `amn plan`, from a hub to a bucket, a worker a line."""
+    yield (
+        "| stored as FP8 | requests in, out | "
+        + " | ".join(f"{n} × {line}" for n in REMOTE_WORKERS for line in LINES)
+        + " |"
+    )
+    yield "|---|---|" + "---|" * (len(REMOTE_WORKERS) * len(LINES))
+    for name, stored in REMOTE_MODELS.items():
+        out, files = 2 * stored, stored / SHARD_BYTES
+        amounts = Amounts(
+            out_bytes=int(out),
+            tasks=int(out / TASK_BYTES),
+            files=int(files),
+            get_bytes=int(stored),
+            gets=int(stored / BLOCK_BYTES),
+            put_bytes=int(out),
+            puts=int(out / PART_BYTES + 2 * out / SHARD_BYTES),
+            opening=2 * int(files) + 4,
+            hops=2,
+            at_a_time=1 + MOST_BYTES // BLOCK_BYTES,
+        )
+        cells = [
+            _duration(estimate(amounts, 1, Assumed(n, bandwidth, 0.05)).seconds)
+            for n in REMOTE_WORKERS
+            for bandwidth in LINES.values()
+        ]
+        counts = f"{amounts.gets + amounts.opening:,}, {amounts.puts:,}"
+        yield f"| {name}, {out / 1e9:,.0f} GB out | {counts} | {' | '.join(cells)} |"
 
 
 def _limit(costs: Costs) -> str:

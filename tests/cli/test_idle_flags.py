@@ -24,6 +24,7 @@ ALWAYS = {
     "--memory", "--scheduler", "--dry-run", "--outtype", "--set", "--exact", "--fail-under",
     "--plot", "--sort", "--globals", "--against", "--max-single-alloc", "--max-total-bytes",
     "--max-items", "--max-expansion-ratio", "--executor", "--debug", "--loss",
+    "--workers", "--bandwidth", "--latency", "--price-get", "--price-put", "--price-source",
 }  # fmt: skip
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
 

@@ -1,0 +1,197 @@
+"""How long a plan should take and how many requests it makes, for a stated line and workers.
+
+A model of four things that go on at the same time, of which the slowest decides: reading over the
+line, decoding, writing over the line, and a cluster's scheduler. Before them come the start, the
+headers and the plan, one after the other; behind them the last blocks. Storage on this machine is
+taken to keep up. What decoding and scheduling take was measured (docs/scaling.md);
+tests/pipeline/test_estimate.py holds the rest against runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from anamnesis.errors import UsageError
+from anamnesis.kernels import Window
+from anamnesis.limits import MiB
+from anamnesis.names.derived import Derived
+from anamnesis.pipeline.ahead import is_plain
+from anamnesis.pipeline.plan import TASK_BYTES, Plan
+from anamnesis.pipeline.work import Piece
+from anamnesis.readers.hub import parse
+from anamnesis.readers.source import is_url
+from anamnesis.readers.together import REQUESTS as OPENED
+
+if TYPE_CHECKING:
+    from anamnesis.readers.ahead import Range
+
+# As measured; docs/scaling.md has the runs.
+START_SECONDS, CLUSTER_START_SECONDS = 0.8, 2.0
+DECODE_SECONDS = 0.6e-9  # a byte of output, one thread
+PLAN_SECONDS = 66e-6  # a task
+SCHEDULER_SECONDS = 4.1e-3  # a task, of all workers together
+DRIVER_SECONDS = 0.6  # of importing a driver
+PART_BYTES = 64 * MiB  # of an upload in parts
+
+
+@dataclass(frozen=True, slots=True)
+class Assumed:
+    """What the seconds and the cost are for; `prices` are for 1,000 requests.
+
+    `workers` are processes of one thread, each with a line of its own; 0 is this process with the
+    threads of the plan. `bandwidth` is bytes a second of a line, each way; `latency` is seconds
+    until an answer begins.
+    """
+
+    workers: int = 0
+    bandwidth: float = 125e6
+    latency: float = 0.05
+    price_get: float | None = None
+    price_put: float | None = None
+    price_source: str = ""
+
+    def __post_init__(self) -> None:
+        if self.priced and not self.price_source:
+            raise UsageError("--price-source: says whose prices --price-get and --price-put are")
+
+    @property
+    def priced(self) -> bool:
+        """Whether prices are stated."""
+        return self.price_get is not None or self.price_put is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Amounts:
+    """What a plan moves; requests and bytes are those behind URLs, `out_bytes` all that is made."""
+
+    out_bytes: int
+    tasks: int
+    files: int  # that are opened
+    get_bytes: int = 0
+    gets: int = 0
+    put_bytes: int = 0
+    puts: int = 0
+    opening: int = 0  # requests for headers
+    hops: int = 1  # requests one after the other for a header
+    at_a_time: int = 1  # that a thread's budget has in flight
+
+    @property
+    def is_remote(self) -> bool:
+        """Whether anything is behind a URL."""
+        return bool(self.gets or self.puts)
+
+
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """Seconds in all, and of each thing that takes some; requests, and what they cost."""
+
+    seconds: float
+    parts: dict[str, float] = field(default_factory=dict)
+    gets: int = 0
+    puts: int = 0
+    cost: float | None = None
+
+
+def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
+    """How long, and how many requests; `threads` are those of the plan, in this process."""
+    lines = max(1, assumed.workers)
+    threads = assumed.workers or threads
+    line = assumed.bandwidth * lines
+    in_flight = max(1, min(amounts.at_a_time * threads, 32 * lines))
+    parts = {
+        "start": (CLUSTER_START_SECONDS if assumed.workers else START_SECONDS)
+        + (DRIVER_SECONDS if amounts.is_remote else 0.0),
+        "open": _opening(amounts, assumed),
+        "plan": PLAN_SECONDS * amounts.tasks,
+        "read": max(amounts.get_bytes / line, amounts.gets * assumed.latency / in_flight),
+        "decode": amounts.out_bytes * DECODE_SECONDS / threads,
+        "write": max(amounts.put_bytes / line, amounts.puts * assumed.latency / in_flight),
+        "schedule": SCHEDULER_SECONDS * amounts.tasks if assumed.workers else 0.0,
+        "end": _ending(amounts, assumed, threads),
+    }
+    together = max(parts[name] for name in ("read", "decode", "write", "schedule"))
+    alone = sum(parts[name] for name in ("start", "open", "plan", "end"))
+    gets = amounts.gets + amounts.opening
+    cost = None
+    if assumed.priced:
+        cost = (gets * (assumed.price_get or 0) + amounts.puts * (assumed.price_put or 0)) / 1000
+    return Estimate(alone + together, parts, gets, amounts.puts, cost)
+
+
+def _opening(amounts: Amounts, assumed: Assumed) -> float:
+    if not amounts.opening:
+        return 0.0
+    rounds = -(-amounts.files // OPENED)
+    return assumed.latency * (rounds * amounts.hops + 3)  # and listing, index, configurations
+
+
+def _ending(amounts: Amounts, assumed: Assumed, threads: int) -> float:
+    """The first block, and the last task, which nothing else goes on beside."""
+    if not amounts.is_remote:
+        return 0.0
+    last = min(TASK_BYTES, amounts.out_bytes / max(1, amounts.tasks)) * DECODE_SECONDS
+    return last + 2 * assumed.latency
+
+
+def amounts_of(plan: Plan) -> Amounts:
+    """What a plan moves, from its tasks."""
+    remote = [file for file in plan.model.files if is_url(file.path)]
+    hub = any(parse(file.path) for file in remote)
+    gets, get_bytes = _gets(plan) if remote else (0, 0)
+    puts = put_bytes = 0
+    if is_url(plan.spec.path):
+        put_bytes = plan.out_bytes
+        puts = sum(-(-file.nbytes // PART_BYTES) + 2 for file in plan.layout.files)
+    hops = 2 if hub or (remote and not _is_http(remote[0].path)) else 1
+    from anamnesis.readers.ahead import BLOCK_BYTES
+
+    ahead = max((task.ahead_bytes for task in plan.tasks), default=0)
+    return Amounts(
+        out_bytes=plan.out_bytes,
+        tasks=len(plan.tasks),
+        files=len(plan.model.files),
+        get_bytes=get_bytes,
+        gets=gets,
+        put_bytes=put_bytes,
+        puts=puts,
+        opening=len(remote) * hops + 4 if remote else 0,
+        hops=hops,
+        at_a_time=1 + ahead // BLOCK_BYTES,  # and the one that is waited for
+    )
+
+
+def _gets(plan: Plan) -> tuple[int, int]:
+    """Requests for the payload, and their bytes."""
+    from anamnesis.readers.ahead import BLOCK_BYTES, blocks_of
+
+    requests = nbytes = 0
+    for task in plan.tasks:
+        ranges: list[Range] = []
+        for piece in task.pieces:
+            if isinstance(piece.step.tensor, Derived):
+                stored = sum(source.stored_bytes for source in piece.step.tensor.sources)
+                nbytes += stored
+                requests += -(-stored // BLOCK_BYTES)
+            else:
+                ranges += _of_piece(piece)
+        found, much = blocks_of(ranges)
+        requests += found
+        nbytes += much
+    return requests, nbytes
+
+
+def _of_piece(piece: Piece) -> Iterator[Range]:
+    for component in piece.step.tensor.components:
+        stored = component.stored
+        if not is_plain(component):
+            yield stored.file, stored.offset, stored.offset + stored.nbytes
+            continue
+        window = Window(piece.start, piece.stop)
+        for begin, stop in component.placement.ranges(stored.nbytes, window):
+            yield stored.file, stored.offset + begin, stored.offset + stop
+
+
+def _is_http(path: str) -> bool:
+    return path.lower().startswith(("http://", "https://"))
