@@ -10,7 +10,7 @@ merge or tie weights leave it wrong.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anamnesis.errors import FormatError, SecurityError
@@ -28,11 +28,12 @@ _SHOWN = 8
 
 @dataclass(frozen=True, slots=True)
 class Index:
-    """What an index says: shard by tensor, and whatever stands for the total size."""
+    """What an index says: shard by tensor, the total size, and its other metadata."""
 
     path: str
     weight_map: Mapping[str, str]
     total_size: Any = None
+    metadata: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def shards(self) -> list[str]:
@@ -55,8 +56,8 @@ def read_index(file: SourceFile, folder: Folder, limits: Limits) -> Index:
         if type(shard) is not str:
             raise FormatError(f"{where}: {tensor!r:.200}: must be a file name, found {shard!r:.80}")
     metadata = document.get("metadata")
-    total = metadata.get("total_size") if isinstance(metadata, dict) else None
-    index = Index(file.path, weight_map, total)
+    more = metadata if isinstance(metadata, dict) else {}
+    index = Index(file.path, weight_map, more.get("total_size"), more)
     shards = index.shards
     limits.items(len(shards), f"{file.path}: shards", SHARDS)
     for shard in shards:

@@ -19,6 +19,7 @@ from anamnesis.readers.patterns import require_matches
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
 from anamnesis.readers.shards import open_all, without_parts
+from anamnesis.readers.source import base_name
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +109,8 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         # A scale that is missing may be in a shard that is.
         options = replace(options, assume_unit_scale=False)
     configs = read_configs(found.folder, limits)
+    if found.index and found.index.metadata:
+        configs.found[base_name(found.index.path)] = found.index.metadata
     ledger = Ledger(merged, configs.found, options)
     configs.settle(ledger, resolve)
     ledger.settle()

@@ -22,6 +22,7 @@ from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers
 from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
+from anamnesis.readers.schemes._parents import note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes.base import Ledger
 
@@ -154,6 +155,7 @@ def resolve(ledger: Ledger) -> None:
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented)
     note_integers(ledger)
+    note_parents(ledger)
 
 
 def _check_methods(ledger: Ledger, row: Scheme, before: int) -> None:

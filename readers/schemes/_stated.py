@@ -11,6 +11,7 @@
 | `quantization_config.json`, `quanto_qmap.json`, `quantization_map.json` | ExLlamaV3, Quanto |
 | `jang_config.json` | JANG |
 | the same keys in `generation_config.json`, and in any other small JSON file | anyone |
+| the same keys in the `metadata` of an index | anyone |
 | the same keys in the `__metadata__` of safetensors, as JSON text | Nunchaku, ComfyUI |
 
 A block without a method's name is told by the keys that only one tool writes; where none is, its
@@ -43,6 +44,7 @@ FILES: dict[str, str] = {
 }
 # Other names that tools may come up with: they count when they name a method.
 _SPEAKS = re.compile(r"(.*[_.-])?(de|re)?quant[a-z]*([_.-].*)?\.json", re.IGNORECASE)
+INDEX = ".index."  # in the names of those that list shards
 # The rest of them is about nothing else; in these a block stands among other settings.
 _WHOLE_MODELS = ("config.json", "params.json")
 # Any other file of settings counts when it names a method, and what is no file of settings (results
@@ -145,6 +147,8 @@ def stated(
     for name in sorted(configs, key=lambda name: (name not in _WHOLE_MODELS, name)):
         if name in _WHOLE_MODELS:
             found += _walk(configs[name], f"{name}: ", 0)
+        elif INDEX in name:
+            found += _walk(configs[name], f"{name}: metadata.", 0)
         elif speaks(name):
             known = name in FILES
             found += (one for one in _sidecar(name, configs[name]) if known or one.method)

@@ -13,7 +13,13 @@ from pathlib import Path
 import pytest
 
 import anamnesis
-from anamnesis.errors import AnamnesisError, FormatError, SecurityError, UsageError
+from anamnesis.errors import (
+    AnamnesisError,
+    FormatError,
+    SecurityError,
+    UnsupportedError,
+    UsageError,
+)
 from anamnesis.limits import Limits
 from anamnesis.readers.find import find_files
 from anamnesis.readers.model import load_model
@@ -263,3 +269,23 @@ def test_a_model_is_of_one_container(sample: Path, make: Make) -> None:
     folder = make({"model-1.safetensors": "x"}, index=None)
     shutil.copy(sample, folder / "a.gguf")
     refused(folder / "*", FormatError, "is safetensors, the files before are gguf")
+
+
+@pytest.mark.parametrize(
+    "said",
+    [{"quantization": "nf9"}, {"quantization_config": {"quant_method": "invented"}}],
+)
+def test_a_method_that_only_an_index_states(make: Make, said: Mapping[str, object]) -> None:
+    folder = make({"a.safetensors": "x", "b.safetensors": "y"})
+    index = json.loads((folder / INDEX).read_text())
+    index["metadata"] |= said
+    (folder / INDEX).write_text(json.dumps(index))
+    refused(folder, UnsupportedError, INDEX, "nf9" if "quantization" in said else "invented")
+
+
+def test_other_metadata_of_an_index_states_nothing(make: Make) -> None:
+    folder = make({"a.safetensors": "x"})
+    index = json.loads((folder / INDEX).read_text())
+    index["metadata"] |= {"total_parameters": 3, "format": "pt", "note": {"a": [1]}}
+    (folder / INDEX).write_text(json.dumps(index))
+    assert load_model(str(folder)).notes == ()

@@ -15,6 +15,7 @@ from anamnesis.errors import AnamnesisError, UnsupportedError
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import SCHEMES, resolve
+from anamnesis.readers.schemes._parents import _ENDINGS, _ORDINARY
 from anamnesis.readers.schemes._siblings import HARMLESS, harmless, is_own
 from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
 from anamnesis.readers.schemes.base import Ledger, Options
@@ -347,3 +348,44 @@ def test_no_codes_come_out_dense_under_a_method(
     parts: Parts = {"n.weight": ("BF16", (4, 4)), f"m.{name}": (dtype, shape)}
     with pytest.raises(AnamnesisError):
         resolved(parts, about(method))
+
+
+def within(module: str, parts: Parts) -> Parts:
+    return {f"{module}.{name}": entry for name, entry in parts.items()}
+
+
+@pytest.mark.parametrize("layer", sorted(set(LAYERS) - {"mxfp4"}))
+@given(
+    part=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=2, max_size=9),
+    shape=st.sampled_from([(64, 64), (32,), (64,), (2, 3, 4)]),
+    module=st.sampled_from(["l.0.mlp", "l.0", "l"]),
+)
+def test_an_invented_parameter_around_a_layer_is_never_silent(
+    layer: str, part: str, shape: tuple[int, ...], module: str
+) -> None:
+    """Unless models are known to have it, it is noted, refused or dropped with a reason."""
+    method, parts = LAYERS[layer]
+    name = f"{module}.{part}"
+    book = ledger_of({**within("l.0.mlp", parts), name: ("F32", shape)}, about(method), file=FILE)
+    try:
+        resolve(book)
+    except AnamnesisError:
+        return
+    told = any(name in note for note in book.notes) or any(d.why for d in book.dropped)
+    known = part in _ORDINARY or part.endswith(_ENDINGS) or is_own(part) or harmless(part)
+    assert told or known
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"l.0.mlp.sinks": ("BF16", (8,)), "l.0.norm.weight": ("BF16", (8,))},
+        {"l.0.mlp.bias": ("BF16", (8,)), "l.0.A_log": ("F32", (8,)), "l.0.D": ("F32", (8,))},
+        {"other.zz": ("F32", (8, 8)), "zz": ("F32", (8, 8)), "l.0.mlp.count": ("F32", ())},
+    ],
+)
+def test_ordinary_parameters_around_a_layer_are_no_note(others: Parts) -> None:
+    method, parts = LAYERS["fp8"]
+    book = resolved({**within("l.0.mlp", parts), **others}, about(method))
+    assert set(others) <= set(book.tensors)
+    assert book.notes == []

@@ -109,6 +109,7 @@ def table() -> str:
         ("`*quant*.json`", "as a whole, when a method is named in it"),
         ("`*config*.json`, `generation_config.json` too", "at any depth, when a method is named"),
         ("any other `*.json`", "at any depth, when there is a block that names a method"),
+        ("metadata of an index", "at any depth"),
         ("metadata of safetensors", "the same keys, and `config`, as JSON text"),
         ("keys, in any case, with `_`, `-` or nothing between the words", keys),
     ]  # fmt: skip

@@ -1,0 +1,72 @@
+"""Parameters of the modules around decoded layers, under names that say nothing: noted.
+
+What stands in a decoded layer and no scheme read is refused (`_siblings`). One module further out
+that cannot be: attention and blocks have parameters of their own. But a tool may put there what its
+layers share, a rotation or scales of their inputs, under a name that no list could hold. So the
+list is of what models are known to have there, and what is not in it is said.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._siblings import is_own
+from anamnesis.readers.schemes.base import Ledger
+
+# transformers 5.23 and diffusers: `self.X = nn.Parameter(…)`, and registered buffers.
+_ORDINARY = frozenset(
+    "A_log D absolute_pos_embed alpha attention_sinks attn_sink beta cap_pad_token class_embedding "
+    "class_token cls_token dist_token dt_bias e_score_correction_bias embeddings gain gamma "
+    "image_newline input_max input_min inv_freq kv_sink lambda_1 lambda_2 lambda_k1 lambda_k2 "
+    "lambda_q1 lambda_q2 latents layer_scalar layer_scale logit_scale mask_token modulation "
+    "norm_gate output_max output_min pad_token per_dim_scale per_expert_scale pos_embed "
+    "pos_embedding position_embedding position_embeddings positional_embedding post_scale probe "
+    "query query_tokens register_tokens relative_position_bias_table rotary_emb running_mean "
+    "running_var scale scale_shift_table sink sinks temperature time_decay time_faaaa time_maa_k "
+    "time_maa_r time_maa_v time_maa_w tokens view_seperator x_pad_token".split()
+)
+_ENDINGS = ("bias", "embed", "embedding", "gate", "norm", "token", "weight")
+
+
+def note_parents(ledger: Ledger) -> None:
+    """Add a note on such parameters, if any layer of the model was decoded."""
+    if ledger.container.kind == "gguf":
+        return
+    modules = _around(tensor.name for tensor in ledger.tensors.values() if tensor.quantised)
+    found = [tensor for tensor in ledger.tensors.values() if modules and _unknown(tensor, modules)]
+    if found:
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        ledger.note(
+            f"{where(found[0].components[0].stored)}{others}: a parameter beside decoded layers "
+            "under a name that is not known here, kept as it is; if its tool multiplies the "
+            "layers' weights or inputs by it, these weights are not the whole of them"
+        )
+
+
+def _around(weights: Iterable[str]) -> set[str]:
+    """The modules that hold the layers of these weights, at any depth."""
+    modules: set[str] = set()
+    for name in weights:
+        layer = name.rpartition(".")[0]
+        module = layer.rpartition(".")[0]
+        while module and module not in modules:
+            modules.add(module)
+            module = module.rpartition(".")[0]
+    return modules
+
+
+def _unknown(tensor: Tensor, modules: set[str]) -> bool:
+    module, _, part = tensor.name.rpartition(".")
+    return (
+        module in modules
+        and not tensor.quantised
+        and DTYPES[tensor.out_dtype].kind == "float"
+        and math.prod(tensor.shape) > 1
+        and part not in _ORDINARY
+        and not part.endswith(_ENDINGS)
+        and not is_own(part)
+    )
