@@ -91,6 +91,23 @@ def aqlm(rows: int, columns: int) -> Layer:
     )
 
 
+def exl2(rows: int, columns: int) -> Layer:
+    """A half of the inputs in groups of 128 with 5 bits, the other with 4."""
+    rows, count = -(-rows // 8) * 8, columns // 128
+    lines = np.where(np.arange(count) < count // 2, 5, 4) * 4
+    groups = np.stack([lines // 4, np.cumsum(lines) - lines], 1).astype("<u2")
+    order = np.random.default_rng(5).permutation(columns).astype("<i4")
+    return Layer(
+        [
+            _packed("q_weight", int(lines.sum()), rows),
+            Entry("q_groups", "I16", (2 * count,), groups),
+            _packed("q_scale", count, rows // 8),
+            Entry("q_scale_max", "F16", (count,), np.full(count, 1.5, "<f2")),
+            Entry("q_invperm", "I32", (columns,), order),
+        ]
+    )
+
+
 def exl3(bits: int, codebook: str, rows: int, columns: int) -> Layer:
     """Whole groups of 128 outputs."""
     rows = -(-rows // 128) * 128

@@ -115,6 +115,14 @@ ENCODINGS: dict[str, Encoding] = {
             Bench("ct packed int4 g128 asym", "layers:ct_packed", (4, True)),
         ),
     ),
+    "exl2": Encoding(
+        "exl2:decode",
+        prepare="exl2:prepare",
+        family="GPTQ and AWQ",
+        scales="scale_max",
+        goal=0.1,  # columns are put into rows one number at a time
+        cases=(Bench("exl2 5 and 4 bits", "vendor_layers:exl2"),),
+    ),
     "exl3": Encoding(
         "exl3:decode",
         prepare="exl3:prepare",

@@ -66,6 +66,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=("_packed", "_scale", "bitmask"),
         methods=("auto-round", "compressed-tensors"),
     ),
+    "exl2": Scheme("exl2:resolve", suffixes=(".q_weight",), methods=("exl2", "exllamav2")),
     "exl3": Scheme("exl3:resolve", suffixes=(".trellis",), methods=("exl3", "exllamav3")),
     "fp-quant": Scheme(
         "fp_quant:resolve",

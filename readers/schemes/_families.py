@@ -124,6 +124,14 @@ FAMILIES: dict[str, Family] = {
         "aqlm",
         "aqlm",
     ),
+    "exl2": Family(
+        "EXL2",
+        "ExLlamaV2's groups of 2 to 8 bits, permuted back",
+        "any",
+        "`q_weight`",
+        "exl2",
+        "exllamav2's kernel, compiled for the CPU",
+    ),
     "exl3": Family(
         "EXL3",
         "ExLlamaV3's trellises of 1 to 8 bits, with any of its three codebooks",

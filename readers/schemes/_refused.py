@@ -38,12 +38,6 @@ REFUSED: dict[str, Refused] = {
         "the eetq package can load it on a GPU",
         (("weight", "weight_scales"),),
     ),
-    "exl2": Refused(
-        "EXL2",
-        "its groups differ in width, in the order of a permutation",
-        "exllamav2 can reconstruct it on a GPU",
-        (("q_weight",), ("q_groups",), ("q_scale_max",), ("q_invperm",)),
-    ),
     "fouroversix": Refused(
         "Four Over Six", "NVFP4 with scales of its own", "the fouroversix package dequantises it"
     ),
@@ -96,7 +90,6 @@ REFUSED: dict[str, Refused] = {
 }
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {
-    "exllamav2": "exl2",
     "gptq-marlin-24": "marlin-24",
     "nunchaku": "svdquant",
     "quip-sharp": "quip",

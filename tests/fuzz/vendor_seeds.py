@@ -1,4 +1,4 @@
-"""Layers of ComfyUI, of 2:4 sparsity, and of weights in another basis, for `layer_targets`."""
+"""Layers of ComfyUI, EXL2, 2:4 sparsity and weights in another basis, for `layer_targets`."""
 
 from __future__ import annotations
 
@@ -99,10 +99,18 @@ def seeds() -> dict[str, bytes]:
         "a.forward_hadamard_matrix": ("BF16", (32, 32)),
         "a.backward_hadamard_matrix": ("BF16", (32, 32)),
     }
+    exl2: dict[str, Entry] = {
+        "a.q_weight": ("I32", (4, 8)),
+        "a.q_groups": ("I16", (2,)),
+        "a.q_scale": ("I32", (1, 1)),
+        "a.q_scale_max": ("F16", (1,)),
+        "a.q_invperm": ("I32", (32,)),
+    }
     transform = {"quant_method": _CT, "transform_config": {"config_groups": groups}}
     return {
         **comfy,
         "ct-sparse": _seed(sparse, {"quant_method": _CT}),
         "ct-transform": _seed(turned, transform),
+        "exl2": _seed(exl2, {"quant_method": "exl2"}),
         "fp-quant": _seed(fp_quant, {"quant_method": "fp_quant", "hadamard_group_size": 32}),
     }

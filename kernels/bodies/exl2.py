@@ -1,0 +1,42 @@
+"""Bodies of `kernels/exl2.py`, which has the layout."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels.bodies._codes import to_half
+from anamnesis.kernels.bodies._jit import jit, put
+
+
+@jit
+def rows(
+    words: Any,
+    packed: Any,
+    scales: Any,
+    bits: Any,
+    word: Any,
+    shift: Any,
+    group: Any,
+    place: Any,
+    narrow: Any,
+    out: Any,
+) -> None:
+    """An input of all rows after the other; `narrow` rounds each number to binary16."""
+    inputs, units = bits.shape[0], words.shape[1]
+    for k in range(inputs):
+        width, down = np.uint64(bits[k]), np.uint64(shift[k])
+        mask = (np.uint64(1) << width) - np.uint64(1)
+        middle = np.int64(1) << np.int64(bits[k] - 1)
+        line, over = word[k], shift[k] + bits[k] > 32
+        for unit in range(units):
+            both = np.uint64(words[line, unit])
+            if over:
+                both |= np.uint64(words[line + 1, unit]) << np.uint64(32)
+            code = np.int64(both >> down & mask) - middle
+            nibble = packed[group[k], unit >> 1] >> 4 * (unit & 1) & 15
+            value = np.float32(code) * scales[group[k], nibble]
+            if narrow:
+                value = to_half(value)
+            put(out, unit * inputs + place[k], value)
