@@ -34,8 +34,6 @@ def _group(shape: Shape, settings: Settings) -> tuple[int, int, int]:
         raise Unfit(f"it has the shape {list(shape)}, and is no matrix")
     outputs, inputs = shape
     group, bits = int(settings["group"]), int(settings["bits"])
-    if group < 32 or group % 32:
-        raise Unfit(f"groups of {group}; they are multiples of 32 here")
     if inputs % group:
         raise Unfit(f"its rows of {inputs} elements are no whole number of groups of {group}")
     if outputs * bits % 32:

@@ -85,10 +85,27 @@ class Form:
 
 
 class Key(NamedTuple):
-    """A setting of an encoder: its default, and the values that are allowed."""
+    """A setting of an encoder: its default, and the values that are allowed.
+
+    Without `allowed` it is a multiple of `step`, and not 0; any whole number where that is 0.
+    """
 
     default: Setting
-    allowed: tuple[Setting, ...]
+    allowed: tuple[Setting, ...] = ()
+    step: int = 0
+
+    def holds(self, value: int) -> bool:
+        """Whether a number of no list is one of the allowed."""
+        return bool(self.allowed) or not self.step or (value > 0 and value % self.step == 0)
+
+    @property
+    def numbers(self) -> str:
+        """The allowed values in words, for a setting that is a number."""
+        if self.allowed:
+            return ", ".join(map(str, self.allowed))
+        if not self.step:
+            return "a whole number"
+        return f"a multiple of {self.step}" if self.step > 1 else "a whole number above 0"
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +131,7 @@ ENCODERS: dict[str, Encoder] = {
     "awq": Encoder(
         "encode_gptq:awq",
         "awq-gemm",
-        {"bits": Key(4, (4,)), "group": Key(128, ()), "sym": Key(False, (False, True))},
+        {"bits": Key(4, (4,)), "group": Key(128, step=32), "sym": Key(False, (False, True))},
     ),
     "bnb-fp4": Encoder("encode_bnb:fp4", "bnb-4bit", _FOUR_BITS),
     "bnb-int8": Encoder("encode_bnb:int8", "bnb-int8"),
@@ -122,17 +139,17 @@ ENCODERS: dict[str, Encoder] = {
     "ct-int-quantized": Encoder(
         "encode_ints:bytes",
         "ct-int8",
-        {"bits": Key(8, _BITS), "group": Key(0, ()), "sym": Key(True, (False, True))},
+        {"bits": Key(8, _BITS), "group": Key(0), "sym": Key(True, (False, True))},
     ),
     "ct-pack-quantized": Encoder(
         "encode_ints:packed",
         "ct-packed",
-        {"bits": Key(4, _BITS), "group": Key(128, ()), "sym": Key(True, (False, True))},
+        {"bits": Key(4, _BITS), "group": Key(128), "sym": Key(True, (False, True))},
     ),
     "fp8-block": Encoder(
         "encode_fp8:block",
         "fp8-e4m3",
-        {"block": Key(128, ()), "style": Key("deepseek", (_CT, "deepseek", "transformers"))},
+        {"block": Key(128, step=1), "style": Key("deepseek", (_CT, "deepseek", "transformers"))},
     ),
     "fp8-channel": Encoder("encode_fp8:channel", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
     "fp8-tensor": Encoder("encode_fp8:tensor", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
@@ -159,7 +176,7 @@ ENCODERS: dict[str, Encoder] = {
         "gptq",
         {
             "bits": Key(4, (2, 3, 4, 8)),
-            "group": Key(128, ()),
+            "group": Key(128, step=32),
             "sym": Key(True, (False, True)),
             "version": Key(1, (1, 2)),
         },

@@ -55,7 +55,7 @@ def write_micro(found: Micro, params: Mapping[str, Any], out: Mapping[str, Any])
     if "global" in out:
         _write_whole(found, params, out["global"], divide=style != "modelopt")
     elif found.whole is not None and found.whole != 1:
-        raise Inexact(f"its scales are under a number of the tensor, {found.whole!r:.40}")
+        raise Inexact(f"its scales are under a number of the tensor, {found.whole!s:.40}")
     out["scale"][:] = found.scales.reshape(-1)
     out["weight"].view(np.uint8)[:] = found.codes.reshape(-1)
 
@@ -81,7 +81,7 @@ def _inverse(whole: Any, divide: bool, dtype: str) -> Any:
                     return other
             below = np.nextafter(below, np.float32(0))
             above = np.nextafter(above, np.float32(np.inf))
-    raise Inexact(f"no inverse of its number, {whole!r:.40}, gives the same {dtype}")
+    raise Inexact(f"no inverse of its number, {whole!s:.40}, gives the same {dtype}")
 
 
 def _numbers(scales: Any, dtype: str) -> Any:
@@ -125,7 +125,7 @@ def write_gguf_nvfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, 
     """ggml's NVFP4, of a tensor whose number is 1."""
     scales = found.scales.reshape(-1, 4)
     if found.whole is not None and found.whole != 1:
-        raise Inexact(f"its scales are under a number of the tensor, {found.whole!r:.40}")
+        raise Inexact(f"its scales are under a number of the tensor, {found.whole!s:.40}")
     if (scales >= 0x7F).any():
         raise Inexact("a scale is negative, or NaN")
     data = out["blocks"].reshape(len(scales), -1)

@@ -90,4 +90,6 @@ def check_rows(rows: Sequence[EncodedRow], what: str) -> None:
 def _is_allowed(value: Setting, key: Key) -> bool:
     if type(value) is not type(key.default):
         return False
-    return value in key.allowed if key.allowed else isinstance(value, int) and value >= 0
+    if key.allowed:
+        return value in key.allowed
+    return isinstance(value, int) and value >= 0 and key.holds(value)

@@ -30,13 +30,14 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
             "hf -o FOLDER` writes a folder that transformers loads"
         )
     if plan.choices and not any(choice.target for _, choice in plan.choices):
-        name, first = next((c for c in plan.choices if c[1].wide), plan.choices[0])
+        reasons = [c for c in plan.choices if c[1].unfit] or [c for c in plan.choices if c[1].wide]
+        name, first = (reasons or plan.choices)[0]
         notes.append(f"nothing is encoded: {name} is {first}")
-    reasons: dict[str, list[str]] = {}
+    again: dict[str, list[str]] = {}
     for name, choice in plan.choices:
         if choice.again:
-            reasons.setdefault(choice.again, []).append(name)
-    for why, names in reasons.items():
+            again.setdefault(choice.again, []).append(name)
+    for why, names in again.items():
         notes.append(
             f"{len(names)} tensor(s), {names[0]} first, were quantised before ({why}): their "
             "recovered values are encoded, which adds a second loss to the first"

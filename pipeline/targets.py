@@ -85,6 +85,7 @@ class Choice:
     form: Form | None = None
     why: str = ""
     wide: bool = False  # a matrix, which loaders take for a layer
+    unfit: bool = False  # the target that it would have cannot hold it
     moved: bool = False
     requantize: bool = False  # numbers that cannot be moved are encoded anew
     again: str = ""
@@ -199,7 +200,7 @@ def _fitted(tensor: Tensor, target: Target) -> Choice:
     except Unfit as error:
         why = f"{target.name} cannot hold it: {error}"
         if type_of(target) not in FALLBACKS:
-            return Choice(None, why=why)
+            return Choice(None, why=why, unfit=True)
         found = _fitted(tensor, Target(encoding_of(FALLBACKS[type_of(target)]), {}))
         return replace(found, why=found.why or why)
     return found
@@ -259,12 +260,14 @@ def parse_target(text: str, where: str = "--encode", form: str = "safetensors") 
     if form == "gguf":
         name = "gguf-" + name.lower().replace("_", "-").removeprefix("gguf-")
     if name not in known:
-        raise UsageError(f"{where}: found {text!r}; {_nearest(name, known)}")
+        raise UsageError(f"{where}: found {text!r}; {_of_gguf(text, form)}{_nearest(name, known)}")
     keys = ENCODERS[name].keys
     settings = {key: row.default for key, row in keys.items()}
     stated = set()
     for pair in filter(None, rest.split(",")):
         key, equals, value = pair.partition("=")
+        if key in stated:
+            raise UsageError(f"{where}: {name}: {key} is given twice")
         if key not in keys:
             allowed = _nearest(key, keys) if keys else f"{name} has no settings"
             raise UsageError(f"{where}: {name}: found {key!r}; {allowed}")
@@ -273,6 +276,18 @@ def parse_target(text: str, where: str = "--encode", form: str = "safetensors") 
         settings[key] = _value(f"{where}: {name}: {key}", value, keys[key])
         stated.add(key)
     return Target(name, settings, frozenset(stated))
+
+
+def _of_gguf(text: str, form: str) -> str:
+    """What to say of a target that is one in a GGUF alone; or is one, and not in a GGUF."""
+    name = text.partition(":")[0].lower().replace("_", "-")
+    if form == "gguf":
+        return f"{name} is for other formats, and not for a GGUF; " if name in ENCODERS else ""
+    if name in ENCODERS and not name.startswith("gguf-"):
+        return ""
+    ggml = "gguf-" + name.removeprefix("gguf-") in ENCODERS
+    ggml = ggml or name.upper().replace("-", "_") in MIXTURES
+    return f"{name} is for a GGUF (--to gguf); " if ggml else ""
 
 
 def names_for(form: str) -> list[str]:
@@ -311,8 +326,8 @@ def _value(where: str, text: str, key: Key) -> Setting:
             raise UsageError(f"{where}: found {text!r}; allowed: true, false")
         value = words[text.lower()]
     elif isinstance(key.default, int):
-        if not text.isdecimal() or len(text) > 9:
-            raise UsageError(f"{where}: found {text!r}; allowed: a whole number")
+        if not text.isdecimal() or len(text) > 9 or not key.holds(int(text)):
+            raise UsageError(f"{where}: found {text!r}; allowed: {key.numbers}")
         value = int(text)
     if key.allowed and value not in key.allowed:
         allowed = ", ".join(_shown(choice) for choice in key.allowed)
@@ -325,6 +340,9 @@ def _shown(value: Setting) -> str:
 
 
 def _nearest(text: str, names: Collection[str]) -> str:
-    near = get_close_matches(text, names, 1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
+    """The valid names, after those that begin as the wrong one does, or that is nearest to it."""
+    text = text.lower()
+    near = [name for name in names if text and name.startswith(text)]
+    near = near or get_close_matches(text, names, 1)
+    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
     return f"{hint}allowed: {', '.join(names)}"

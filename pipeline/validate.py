@@ -104,14 +104,36 @@ def _value(kind: Any, value: Any, marks: Marks, path: KeyPath) -> Any:
         if "check" in extra and converted is not None:
             extra["check"](converted)
     except msgspec.ValidationError as error:
-        item = re.search(r"\$\[(\d+)\]`?$", str(error))
+        item = re.search(r"\$\[(\d+)\](?:\.(\w+))?", str(error))
         if item and isinstance(value, list):
             path, kind = (*path, int(item[1])), _item(kind)
             value = value[int(item[1])]
+            if _is_section(kind) and isinstance(value, dict):
+                path, kind, value = _wrong_field(kind, value, item[2], marks, path)
         raise UsageError(at(path, marks, _wrong(kind, value))) from None
     except UsageError as error:
         raise UsageError(at(path, marks, str(error))) from None
     return converted
+
+
+def _wrong_field(
+    kind: Any, row: dict[Any, Any], name: str | None, marks: Marks, path: KeyPath
+) -> tuple[KeyPath, Any, Any]:
+    """Where a mapping in a list has its wrong value, which that is, and what it should be.
+
+    Raises UsageError for a key that is missing or unknown.
+    """
+    fields = {field.encode_name: field for field in msgspec.structs.fields(kind)}
+    for key in row:
+        if key not in fields:
+            keys = ", ".join(fields)
+            raise UsageError(at((*path, key), marks, f"unknown key; the keys here are {keys}"))
+    for key, field in fields.items():
+        if field.required and key not in row:
+            raise UsageError(at((*path, key), marks, "required, and missing"))
+    if name is None:
+        return path, kind, row
+    return (*path, name), fields[name].type, row[name]
 
 
 def _item(kind: Any) -> Any:
@@ -217,6 +239,9 @@ def _form(kind: Any) -> str:
     if get_origin(kind) is Literal:
         return " | ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
-        return f"a list of {_form(get_args(kind)[0])}"
+        return "a list of " + _form(get_args(kind)[0]).replace("a mapping", "mappings")
+    if _is_section(kind):
+        keys = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
+        return f"a mapping with the keys {keys}"
     words = {str: "text", int: "a whole number", bool: "true | false", type(None): "null"}
     return words.get(kind, str(kind))

@@ -158,7 +158,7 @@ class MovedParts(WindowParts):
         differ = np.flatnonzero((first != second) & ~(np.isnan(first) & np.isnan(second)))
         if len(differ):
             at = differ[0]
-            raise Inexact(f"{first[at]!r:.40} would become {second[at]!r:.40}")
+            raise Inexact(f"{first[at]!s:.40} would become {second[at]!s:.40}")
 
 
 def write_encoded(

@@ -244,12 +244,55 @@ def test_targets_of_two_loaders_are_refused(model: Path, tmp_path: Path) -> None
         ("bnb-nf4:nested=maybe", "true, false"),
         ("bnb-nf4:nested", "KEY=VALUE"),
         ("", "allowed: awq, bnb-fp4"),
-        ("gguf-q4-k", "allowed: awq, bnb-fp4"),
+        ("gguf-q4-k", "gguf-q4-k is for a GGUF .--to gguf.; .*allowed: awq, bnb-fp4"),
+        ("Q4_K_M", "q4-k-m is for a GGUF"),
+        ("NVFP4", "found 'NVFP4'; did you mean 'nvfp4'"),
+        ("fp8", "did you mean 'fp8-block' or 'fp8-channel' or 'fp8-tensor'"),
+        ("gptq:group=100", "group: found '100'; allowed: a multiple of 32"),
+        ("awq:group=0", "group: found '0'; allowed: a multiple of 32"),
+        ("fp8-block:block=0", "block: found '0'; allowed: a whole number above 0"),
+        ("gptq:bits=4,bits=8", "gptq: bits is given twice"),
     ],
 )
 def test_wrong_targets(text: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
         parse_target(text)
+
+
+RULE = {"tensors": "*", "as": "mxfp4"}
+
+
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [
+        (5, "output.encode: found 5; allowed: text | a list of mappings with the keys tensors, as"),
+        (RULE, "output.encode: found a mapping; allowed: text"),
+        (["mxfp4"], r"output.encode\[0\]: found 'mxfp4'; allowed: a mapping with the keys"),
+        ([RULE, {}], r"output.encode\[1\].tensors: required, and missing"),
+        ([{"tensor": "*", "as": "mxfp4"}], r"\[0\].tensor: unknown key; the keys here are tensors"),
+        ([{**RULE, "as": 5}], r"output.encode\[0\].as: found 5; allowed: text"),
+        ([{**RULE, "as": "mxfp"}], r"output.encode\[0\].as: found 'mxfp'; did you mean 'mxfp4'"),
+    ],
+    ids=str,
+)
+def test_wrong_rules(model: Path, tmp_path: Path, encode: Any, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        anamnesis.convert(model, tmp_path / "out", to="safetensors", encode=encode)
+
+
+def test_why_nothing_is_encoded(model: Path, tmp_path: Path) -> None:
+    """Not that a head is kept, which it always is."""
+    done = anamnesis.convert(model, tmp_path / "out", to="safetensors", encode="gptq:sym=false")
+    assert "gptq cannot hold it: its first version has no zero point of 0" in done.notes[0]
+
+
+def test_settings_that_some_follow_are_named(model: Path, tmp_path: Path) -> None:
+    """What is quantised keeps its groups of 128, and the head would get the usual ones of 64."""
+    anamnesis.convert(model, tmp_path / "gptq", to="safetensors", encode="gptq")
+    with pytest.raises(UnsupportedError, match="mlx-affine:group=128, with the settings of what"):
+        anamnesis.convert(
+            tmp_path / "gptq", tmp_path / "out", to="safetensors", encode="mlx-affine"
+        )
 
 
 def test_a_name_that_is_taken(tmp_path: Path) -> None:
