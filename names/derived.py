@@ -127,6 +127,16 @@ def after_zeros(tensor: Tensor, rows: int) -> Tensor:
     return derive(tensor.name, (count + rows, width), (tensor,), segments, "")
 
 
+def without_rows(tensor: Tensor, rows: int) -> Tensor:
+    """The tensor from row `rows` on; it must be a plain matrix that has more."""
+    count, width = tensor.shape
+    if isinstance(tensor, Derived) or not 0 <= rows < count:
+        raise ValueError(f"{tensor.name!r:.200}: cannot do without {rows} of {count} rows")
+    elems = (count - rows) * width
+    segments = (Segment(0, (elems,), (Part(0, (0,), (elems,), rows * width, (1,)),)),)
+    return derive(tensor.name, (count - rows, width), (tensor,), segments, "")
+
+
 def transposed(tensor: Tensor) -> Tensor:
     """A matrix, or each of a stack, with its columns as rows: a unit each of what is derived.
 

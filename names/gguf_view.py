@@ -7,13 +7,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from anamnesis.errors import UnsupportedError
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.arrange import Link, arrange
+from anamnesis.names.derived import without_rows
 from anamnesis.names.facts import Facts
 from anamnesis.names.families import families
 from anamnesis.names.family import Family, Row
 from anamnesis.names.gguf_config import architecture_values, keys_of
 from anamnesis.names.keys import Keys
+from anamnesis.names.settings import padding_rows
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
@@ -58,6 +60,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     name = str((config.get("architectures") or [""])[0])
     tensors = {t.name: t for t in model.tensors if not _left_out(t.name)}
     family = _family(model, name, tensors)
+    tensors |= _after_padding(family, tensors, config, model.path)
     architecture = family.gguf[0]
     keys = keys_of(name, model.path)
     values = architecture_values(keys, architecture, config, model.path)
@@ -73,7 +76,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
             )
         links += found
     links.sort(key=_order)
-    if config.get("tie_word_embeddings") and "output.weight" in {k.gguf for k in links}:
+    if keys.head == "never" or (keys.head == "untied" and config.get("tie_word_embeddings")):
         links = [link for link in links if link.gguf != "output.weight"]
     made = arrange(links, tensors, "to-gguf")
     left = tuple(
@@ -88,6 +91,19 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
         notes=(*model.notes, *_notes(left)),
     )
     return GgufView(viewed, values, keys)
+
+
+def _after_padding(
+    family: Family, tensors: Mapping[str, Tensor], config: Mapping[str, Any], path: str
+) -> Iterator[tuple[str, Tensor]]:
+    """Tensors without the rows before that of the first position, which follows padding's."""
+    rows = padding_rows(config)
+    for name in family.zero_rows:
+        if name in tensors and rows:
+            try:
+                yield name, without_rows(tensors[name], rows)
+            except ValueError as error:
+                raise FormatError(f"{path}: config.json: pad_token_id: {error}") from error
 
 
 def _notes(left: Sequence[Dropped]) -> Iterator[str]:

@@ -19,7 +19,7 @@ from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _UINT8, _INT32, _FLOAT32, _BOOL = 0, 5, 6, 7
 _ADDED_SCORE, _PAD_SCORE = -1000.0, -10000.0
-_BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
+BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<\|.*\|>|<｜.*｜>|<unused.*>", re.DOTALL)
 
 Token = Mapping[str, Any]  # `content` and `special`, as in tokenizer.json's `added_tokens`
@@ -131,7 +131,7 @@ def of_merges(document: Mapping[str, Any], added: Mapping[int, Token]) -> Tokens
         if text is None:
             tokens.append(f"[PAD{number}]", UNUSED, _PAD_SCORE)
             continue
-        kind = BYTE if _BYTE_TOKEN.fullmatch(text) else NORMAL
+        kind = BYTE if BYTE_TOKEN.fullmatch(text) else NORMAL
         kind = UNKNOWN if text == model.get("unk_token") else kind
         tokens.append(text, kind, ranks.get(text, least))
     for number, token in added.items():

@@ -40,8 +40,8 @@ class Settings:
 
     def __init__(self, config: Mapping[str, Any]) -> None:
         text = config.get("text_config")
-        self._values = {**config, **text} if isinstance(text, Mapping) else dict(config)
-        found = self._values.get("rope_parameters") or self._values.get("rope_scaling")
+        self.values = {**config, **text} if isinstance(text, Mapping) else dict(config)
+        found = self.values.get("rope_parameters") or self.values.get("rope_scaling")
         rope = dict(found) if isinstance(found, Mapping) else {}
         full, window = rope.get("full_attention"), rope.get("sliding_attention")
         if full is None and window is None:
@@ -55,7 +55,7 @@ class Settings:
 
     def get(self, path: str) -> Any:
         """The value at a path, with dots between the blocks; None where it is not there."""
-        found: Any = self._values
+        found: Any = self.values
         for key in path.split("."):
             found = found.get(key) if isinstance(found, Mapping) else None
         return found
@@ -207,6 +207,17 @@ def _shared_part(settings: Settings, _: str) -> int | None:
     return settings.number("intermediate_size") // kv if kv and shared > 0 else None
 
 
+def padding_rows(config: Mapping[str, Any]) -> int:
+    """Rows of RoBERTa's positions before the first one: the padding's number and one more."""
+    number = config.get("pad_token_id")
+    return number + 1 if isinstance(number, int) else 0
+
+
+def _positions_after_padding(settings: Settings, _: str) -> int | None:
+    most = settings.get("max_position_embeddings")
+    return most - padding_rows(settings.values) if isinstance(most, int) else None
+
+
 def _trained_positions(settings: Settings, _: str) -> int | None:
     """Positions that Nomic's encoder was trained with, rather than those it extrapolates to."""
     trained = settings.number("max_trained_positions") or 2048
@@ -256,6 +267,7 @@ def _linear_or_none(settings: Settings, _: str) -> str:
 
 
 DERIVED: dict[str, Derived] = {
+    "after-padding": _positions_after_padding,
     "alibi": _alibi,
     "all-full": _all_full,
     "attention-heads": _attention_heads,

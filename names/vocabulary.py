@@ -15,7 +15,16 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits, MiB
 from anamnesis.names import pieces
 from anamnesis.names.keys import Keys
-from anamnesis.names.pieces import CONTROL, NORMAL, UNUSED, USER_DEFINED, Token, Tokens
+from anamnesis.names.pieces import (
+    BYTE,
+    BYTE_TOKEN,
+    CONTROL,
+    NORMAL,
+    UNUSED,
+    USER_DEFINED,
+    Token,
+    Tokens,
+)
 from anamnesis.names.splits import name_of
 from anamnesis.readers.folder import LocalFolder
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
@@ -53,6 +62,8 @@ def _of_folder(
     settings = read_object(folder, "tokenizer_config.json", limits)
     document = read_object(folder, "tokenizer.json", limits)
     added = {int(token["id"]): token for token in document.get("added_tokens") or ()}
+    if keys.vocabulary == "listed":
+        return _listed(document, size, added)
     for name in _MODELS:
         data = _read(folder, name, limits)
         if data is not None:
@@ -141,6 +152,19 @@ def _numbered(vocab: Mapping[str, int], size: int, added: Mapping[int, Token]) -
         else:
             tokens.append(f"[PAD{number}]", UNUSED)
     return tokens
+
+
+def _listed(
+    document: Mapping[str, Any], size: int, added: Mapping[int, Token]
+) -> dict[str, KeyValue]:
+    tokens = _numbered(document["model"]["vocab"], size, {})
+    for number, text in enumerate(tokens.texts):
+        if number in added:
+            special = added[number].get("special")
+            tokens.set(number, str(added[number]["content"]), CONTROL if special else USER_DEFINED)
+        elif BYTE_TOKEN.fullmatch(text):
+            tokens.types[number] = BYTE
+    return tokens.values("llama", "default", scored=False)
 
 
 def _byte_level(

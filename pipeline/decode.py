@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Protocol
 
 import numpy as np
 
 from anamnesis.errors import AnamnesisError, FormatError
 from anamnesis.kernels import PayloadError, Window, decoder, preparer
 from anamnesis.pipeline.work import Step
-from anamnesis.readers.batch import BlockReader, aligned
+from anamnesis.readers.batch import Whole, aligned
 
 OUT = {"BF16": np.uint16, "F32": np.float32, "F16": np.float16}
 
 
-def decode_function(step: Step, reader: BlockReader) -> Callable[[Any, Window], Any]:
+class Parameters(Protocol):
+    """What a tensor is read by, as far as its parameters go."""
+
+    def wholes(self) -> Mapping[str, Whole]:
+        """The parameters of the whole tensor, by role."""
+        ...
+
+
+def decode_function(step: Step, reader: Parameters) -> Callable[[Any, Window], Any]:
     """A function from a window's raw views to its output values, in reused memory."""
     tensor = step.tensor
     if tensor.encoding == "copy":

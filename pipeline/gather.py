@@ -1,28 +1,45 @@
-"""Windows of a derived tensor: its sources' elements, decoded and moved to where they belong.
+"""Windows of a derived tensor: its sources' elements, moved to where they belong.
 
 A window is a run of the output. It is cut into boxes, whose elements lie in the sources with a
-stride an axis; of each, runs of the source are decoded and moved (`readers.strides.gather`), so
-that memory is that of a window whatever the order is.
+stride an axis, and each is filled by its source (`boxes`), so that memory is that of a window
+whatever the order is. Where neighbours of the output lie apart, as in a transposed matrix, a batch
+of windows is read in the order of the source, and turned window by window.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from anamnesis.kernels import Window, decoder
+from anamnesis.kernels.turned import copy_turned
 from anamnesis.names.derived import Derived, Part, Segment
 from anamnesis.names.values import VALUES
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.plan import Step, source_dtype
-from anamnesis.readers.batch import aligned
+from anamnesis.pipeline.stored_blocks import StoredBlocks
+from anamnesis.readers.batch import Whole, aligned
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.raw import SpanCrc
-from anamnesis.readers.strides import gather
 
-Fill = Callable[[int, Any], None]  # (first element, one-dimensional array to fill)
+
+class Boxes(Protocol):
+    """A source by boxes of its elements."""
+
+    @property
+    def read_bytes(self) -> int:
+        """Bytes of its blocks read so far."""
+        ...
+
+    def fill(self, base: int, strides: tuple[int, ...], place: Any) -> None:
+        """The elements from `base` on, with a stride an axis of `place`, into that."""
+        ...
+
+
+OpenBoxes = Callable[[int, Any], Boxes]  # (number of the source, memory that places lie in)
 
 
 class Gathered(NamedTuple):
@@ -31,102 +48,213 @@ class Gathered(NamedTuple):
     views: dict[str, Any]
 
 
+class _Held(NamedTuple):
+    """A part of a box of the output, of `dims` from `start` on, in the order of its source.
+
+    `elements` are those from `lo` on, along each axis of the box.
+    """
+
+    start: int
+    dims: tuple[int, ...]
+    lo: tuple[int, ...]
+    elements: Any
+
+
 class Gatherer:
     """Reads windows of a derived tensor; in place of a `BlockReader` in the one loop.
 
-    `open_source(number)` opens a source of the tensor; few are kept open, the others are closed.
+    `open_source` opens a source of the tensor; few are kept open, the others are closed. With
+    `stored`, what is moved are blocks as they are stored, and else decoded elements.
     """
 
-    def __init__(self, step: Step, open_source: Callable[[int], tuple[Fill, Any]]) -> None:
+    def __init__(self, step: Step, open_source: OpenBoxes, stored: StoredBlocks | None) -> None:
         """Prepare to gather in windows of `step`, whose tensor is a `Derived`."""
         tensor = step.tensor
         assert isinstance(tensor, Derived)
         self.tensor = tensor
         self._open_source = open_source
-        self._open: dict[int, tuple[Fill, Any]] = {}
+        self._open: dict[int, Boxes] = {}
         self._closed_bytes = 0
-        dtype = source_dtype(tensor)
-        kind = np.dtype(OUT.get(dtype) or DTYPES[dtype].numpy)
-        self._values = aligned(step.batch_units * tensor.unit_elems, kind)
+        block = stored.block_elems if stored else 1
+        self._segments = stored.segments if stored else tensor.segments
+        self._unit, self._elems = tensor.unit_elems // block, tensor.elems // block
+        kind = _block_kind(stored.block_bytes) if stored else element_kind(source_dtype(tensor))
+        self._memory = aligned(step.batch_units * self._unit, kind)
+        self._scattered = tensor.scattered
+        self._held: list[_Held] = []
+        if self._scattered:
+            self._turned = aligned(step.window_units * self._unit, kind)
 
-    def read(self, window: Window) -> Gathered:
+    def read(self, window: Window) -> Any:
         """The elements of a window, as its sources have them."""
-        tensor = self.tensor
-        first = window.start * tensor.unit_elems
-        stop = min(window.stop * tensor.unit_elems, tensor.elems)
-        out = self._values[: stop - first]
-        if sum(segment.elems for segment in tensor.segments) < tensor.elems:
-            out[:] = 0
-        for segment in tensor.segments:
-            begin = max(first, segment.start)
-            end = min(stop, segment.start + segment.elems)
-            if begin < end:
-                span = (begin - segment.start, end - segment.start)
-                self._fill(segment, *span, out[begin - first : end - first])
-        return Gathered({"payload": out.view(np.uint8)})
+        first, stop = self._range(window)
+        if self._scattered:
+            self._hold(first, stop)
+            return _Batch(self, window)
+        return Gathered({"payload": self._bytes(self._filled(first, stop))})
 
-    def within(self, blocks: Gathered, batch: Window, window: Window) -> dict[str, Any]:
+    def within(self, blocks: Any, batch: Window, window: Window) -> dict[str, Any]:
         """The elements of a window inside those of the batch that was read."""
-        flat = blocks.views["payload"]
-        bytes_ = self._values.itemsize * self.tensor.unit_elems
-        begin, end = (window.start - batch.start) * bytes_, (window.stop - batch.start) * bytes_
-        return {"payload": flat[begin:end]}
+        first, stop = self._range(window)
+        if self._scattered:
+            return {"payload": self._bytes(self._turn(first, stop))}
+        before = self._range(batch)[0]
+        return {"payload": self._bytes(self._memory[first - before : stop - before])}
 
     @property
     def read_bytes(self) -> int:
         """Bytes of the sources' blocks read so far."""
-        counts: list[int] = [w.read_bytes for _, w in self._open.values()]
-        return self._closed_bytes + sum(counts)
+        return self._closed_bytes + sum(source.read_bytes for source in self._open.values())
+
+    def wholes(self) -> dict[str, Whole]:
+        """None: what is moved as it is stored has no parameters beside its blocks."""
+        return {}
 
     def spans(self) -> list[SpanCrc]:
         """None: nothing is read in order."""
         return []
 
-    def _source(self, number: int) -> Fill:
+    def _range(self, window: Window) -> tuple[int, int]:
+        return window.start * self._unit, min(window.stop * self._unit, self._elems)
+
+    def _bytes(self, values: Any) -> Any:
+        rows = values.view(np.uint8)
+        return rows.reshape(len(values), -1) if values.dtype.kind == "V" else rows
+
+    def _source(self, number: int) -> Boxes:
         found = self._open.pop(number, None)
         if found is None:
             if len(self._open) >= self.tensor.together:
                 oldest = next(iter(self._open))
-                self._closed_bytes += self._open.pop(oldest)[1].read_bytes
-            found = self._open_source(number)
+                self._closed_bytes += self._open.pop(oldest).read_bytes
+            found = self._open_source(number, self._memory)
         self._open[number] = found
-        return found[0]
+        return found
 
-    def _fill(self, segment: Segment, first: int, stop: int, out: Any) -> None:
-        """Elements `[first, stop)` of a segment into `out`."""
-        done = 0
-        for prefix, lo, hi in cover(segment.dims, first, stop):
-            axis = len(prefix)
-            box = (hi - lo, *segment.dims[axis + 1 :])
-            count = int(np.prod(box, dtype=np.int64))
-            target = out[done : done + count].reshape(box)
-            done += count
-            for part in segment.parts:
-                self._part(part, prefix, (lo, hi), target)
+    def _boxes(self, first: int, stop: int) -> Iterator[_Box]:
+        """The boxes that are the output's elements `[first, stop)`, and their parts."""
+        for segment in self._segments:
+            begin = max(first, segment.start) - segment.start
+            end = min(stop, segment.start + segment.elems) - segment.start
+            start = segment.start + begin
+            for prefix, lo, hi in cover(segment.dims, begin, end):
+                box = _Box(start, (hi - lo, *segment.dims[len(prefix) + 1 :]), prefix, lo, segment)
+                yield box
+                start += math.prod(box.dims)
 
-    def _part(self, part: Part, prefix: Sequence[int], span: tuple[int, int], target: Any) -> None:
-        """What of a box a part has: `prefix` fixes the first axes, `span` is along the next."""
-        axis = len(prefix)
-        if any(not a <= i < b for i, a, b in zip(prefix, part.lo, part.hi, strict=False)):
-            return
-        lo, hi = max(span[0], part.lo[axis]), min(span[1], part.hi[axis])
-        if lo >= hi:
-            return
-        base = part.base + (lo - part.lo[axis]) * part.strides[axis]
-        for i, a, stride in zip(prefix, part.lo, part.strides, strict=False):
-            base += (i - a) * stride
-        inner = [slice(a, b) for a, b in zip(part.lo[axis + 1 :], part.hi[axis + 1 :], strict=True)]
-        place = target[(slice(lo - span[0], hi - span[0]), *inner)]
-        fill = self._source(part.source)
-        if place.ndim == 1 and part.strides[axis] == 1 and place.flags.c_contiguous:
-            fill(base, place)
-            return
-        kind = target.dtype
+    def _filled(self, first: int, stop: int) -> Any:
+        """The output's elements `[first, stop)`, each read to its place."""
+        out = self._memory[: stop - first]
+        if sum(segment.elems for segment in self._segments) < self._elems:
+            out[:] = np.zeros((), out.dtype)
+        for box in self._boxes(first, stop):
+            at = box.start - first
+            target = out[at : at + math.prod(box.dims)].reshape(box.dims)
+            for part, index, place in box.parts():
+                base = part.base + sum(i * s for i, s in zip(index, part.strides, strict=False))
+                strides = part.strides[len(box.prefix) :]
+                self._source(part.source).fill(base, strides, target[place])
+        return out
 
-        def read(element: int, buffer: Any) -> None:
-            fill(element, buffer.view(kind))
+    def _hold(self, first: int, stop: int) -> None:
+        """Read the output's elements `[first, stop)` in the order of their sources."""
+        self._held, used = [], 0
+        for box in self._boxes(first, stop):
+            for part, index, place in box.parts():
+                base = part.base + sum(i * s for i, s in zip(index, part.strides, strict=False))
+                strides = part.strides[len(box.prefix) :]
+                shape = tuple(s.stop - s.start for s in place)
+                order = sorted(range(len(shape)), key=lambda a: -strides[a])
+                count = math.prod(shape)
+                room = self._memory[used : used + count].reshape([shape[a] for a in order])
+                used += count
+                self._source(part.source).fill(base, tuple(strides[a] for a in order), room)
+                elements = room.transpose(np.argsort(order))
+                self._held.append(
+                    _Held(box.start, box.dims, tuple(s.start for s in place), elements)
+                )
 
-        gather(read, base, place.shape, tuple(part.strides[axis:]), place)
+    def _turn(self, first: int, stop: int) -> Any:
+        """The output's elements `[first, stop)`, of those that are held."""
+        out = self._turned[: stop - first]
+        if sum(segment.elems for segment in self._segments) < self._elems:
+            out[:] = np.zeros((), out.dtype)
+        for held in self._held:
+            begin = max(first, held.start)
+            end = min(stop, held.start + math.prod(held.dims))
+            at = begin - first
+            for prefix, lo, hi in cover(held.dims, begin - held.start, end - held.start):
+                dims = (hi - lo, *held.dims[len(prefix) + 1 :])
+                target = out[at : at + math.prod(dims)].reshape(dims)
+                at += math.prod(dims)
+                ends = tuple(a + n for a, n in zip(held.lo, held.elements.shape, strict=True))
+                found = clip(held.lo, ends, prefix, (lo, hi))
+                if found is not None:
+                    index, place = found
+                    count = place[0].stop - place[0].start
+                    elements = held.elements[index[:-1]][index[-1] : index[-1] + count]
+                    copy_turned(elements, target[place])
+        return out
+
+
+class _Batch(NamedTuple):
+    """What is held for a batch, of which windows are turned."""
+
+    gatherer: Gatherer
+    window: Window
+
+    @property
+    def views(self) -> dict[str, Any]:
+        """Those of a window that is the whole batch."""
+        return self.gatherer.within(self, self.window, self.window)
+
+
+class _Box(NamedTuple):
+    """Elements of the output from `start` on, of `dims`.
+
+    In their segment they are at `prefix` of the first axes, and from `lo` on of the next.
+    """
+
+    start: int
+    dims: tuple[int, ...]
+    prefix: tuple[int, ...]
+    lo: int
+    segment: Segment
+
+    def parts(self) -> Iterator[tuple[Part, tuple[int, ...], tuple[slice, ...]]]:
+        """The parts that the box has elements of: the index of the first, and their place."""
+        for part in self.segment.parts:
+            found = clip(part.lo, part.hi, self.prefix, (self.lo, self.lo + self.dims[0]))
+            if found is not None:
+                yield part, *found
+
+
+def clip(
+    low: Sequence[int], high: Sequence[int], prefix: Sequence[int], span: tuple[int, int]
+) -> tuple[tuple[int, ...], tuple[slice, ...]] | None:
+    """What a part `[low, high)` has of a box: `prefix` fixes the first axes, `span` is of the next.
+
+    The index of the first element within the part, and the place within the box; None: nothing.
+    """
+    axis = len(prefix)
+    if any(not a <= i < b for i, a, b in zip(prefix, low, high, strict=False)):
+        return None
+    begin, end = max(span[0], low[axis]), min(span[1], high[axis])
+    if begin >= end:
+        return None
+    index = (*(i - a for i, a in zip(prefix, low, strict=False)), begin - low[axis])
+    inner = (slice(a, b) for a, b in zip(low[axis + 1 :], high[axis + 1 :], strict=True))
+    return index, (slice(begin - span[0], end - span[0]), *inner)
+
+
+def element_kind(dtype: str) -> Any:
+    """What elements of a dtype are in memory; BF16 are bits."""
+    return np.dtype(OUT.get(dtype) or DTYPES[dtype].numpy)
+
+
+def _block_kind(nbytes: int) -> Any:
+    """numpy moves whole numbers faster than opaque items."""
+    return np.dtype(f"u{nbytes}" if nbytes in (1, 2, 4, 8) else f"V{nbytes}")
 
 
 def cover(
@@ -157,7 +285,7 @@ def finisher(step: Step) -> Callable[[Any, Window], Any]:
     """From the gathered elements to the values of a step: the value operation, and one rounding."""
     tensor = step.tensor
     assert isinstance(tensor, Derived)
-    kind = np.dtype(OUT.get(step.dtype) or DTYPES[step.dtype].numpy)
+    kind = element_kind(step.dtype)
     if not tensor.value:
         return lambda views, window: views["payload"].view(kind)
     change = VALUES[tensor.value].apply

@@ -43,6 +43,7 @@ TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # Read at once from layouts stored in columns, and from strided rows: whole lines of most matrices,
 # which is one call instead of one a line.
 READ_AHEAD_BYTES = 24 * MiB
+TURNED_BYTES = 32 * MiB  # of a matrix whose rows become columns: what is held in its own order
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
@@ -247,9 +248,12 @@ def _derived_step(tensor: Derived, slot: Slot | None) -> Step:
     gathered = DTYPES[source_dtype(tensor)].bits // 8
     batch = window
     if tensor.scattered:  # whose lines are read again for each batch
-        most = max(1, READ_AHEAD_BYTES // max(1, tensor.unit_elems * gathered * window))
-        batch = window * min(most, -(-tensor.units // window))
+        most = max(1, TURNED_BYTES // max(1, tensor.unit_elems * gathered * window))
+        windows = -(-tensor.units // window)
+        batch = window * -(-windows // -(-windows // most))  # all of one size, but for the last
     values = tensor.unit_elems * (window * itemsize + batch * gathered)
+    if tensor.scattered:
+        values += tensor.unit_elems * window * gathered
     memory = sum(widest[-tensor.together :]) + values + RUN_BYTES
     return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, memory)
 

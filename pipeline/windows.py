@@ -9,14 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any, NamedTuple
+
+import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.ahead import ahead_of
+from anamnesis.pipeline.boxes import DecodedBoxes, StoredBoxes
 from anamnesis.pipeline.decode import decode_function
-from anamnesis.pipeline.gather import Fill, Gatherer, finisher
-from anamnesis.pipeline.plan import Step, Task, source_steps
+from anamnesis.pipeline.gather import Boxes, Gatherer, finisher
+from anamnesis.pipeline.plan import Step, Task, source_dtype, source_steps, with_dtype
+from anamnesis.pipeline.stored_blocks import stored_blocks
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
@@ -63,8 +68,7 @@ class Windows:
         self.reader: Any
         self._decode: Decode
         if isinstance(step.tensor, Derived):
-            self.reader = Gatherer(step, _sources(step.tensor, open_file))
-            self._decode = finisher(step)
+            self.reader, self._decode = gathering(step, open_file)
         else:
             self.reader = BlockReader(step.tensor, open_file, reuse=True)
             self._decode = decoder(step, self.reader)
@@ -143,12 +147,39 @@ def inputs_of(task: Task, cancelled: Cancel | None = None) -> Iterator[Inputs]:
             files.close()
 
 
-def _sources(tensor: Derived, open_file: OpenFile) -> Callable[[int], tuple[Fill, Windows]]:
-    """Opens the sources of a derived tensor, each through windows of its own."""
-    steps = source_steps(tensor)
+def gathering(step: Step, open_file: OpenFile) -> tuple[Gatherer, Decode]:
+    """What reads a derived tensor, and what makes values of that.
 
-    def open_source(number: int) -> tuple[Fill, Windows]:
-        windows = Windows(steps(number), open_file)
-        return windows.fill, windows
+    Blocks are moved as they are stored where they can be, and decoded then.
+    """
+    tensor = step.tensor
+    assert isinstance(tensor, Derived)
+    finish, steps = finisher(step), source_steps(tensor)
+    stored = stored_blocks(
+        tensor, tuple(with_dtype(s, source_dtype(tensor)) for s in tensor.sources)
+    )
+    if stored is None:
 
-    return open_source
+        def decoded(number: int, memory: Any) -> Boxes:
+            return DecodedBoxes(Windows(steps(number), open_file))
+
+        return Gatherer(step, decoded, None), finish
+    nbytes = stored.block_bytes
+
+    def as_stored(number: int, memory: Any) -> Boxes:
+        found = tensor.sources[number].components[0].stored
+        return StoredBoxes(open_file(found.file), found.offset, nbytes, memory)
+
+    gatherer = Gatherer(step, as_stored, stored)
+    blocks = tensor.unit_elems // stored.block_elems
+    units = step.window_units * blocks
+    decode = decode_function(
+        replace(step, tensor=stored.tensor, dtype=source_dtype(tensor), window_units=units),
+        gatherer,
+    )
+
+    def run(views: Views, window: Window) -> Any:
+        values = decode(views, Window(window.start * blocks, window.stop * blocks))
+        return finish({"payload": values.view(np.uint8)}, window)
+
+    return gatherer, run

@@ -11,6 +11,7 @@ from __future__ import annotations
 import os
 import re
 import stat
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from types import TracebackType
@@ -20,6 +21,7 @@ from anamnesis import stopping
 from anamnesis.errors import FormatError, IntegrityError
 from anamnesis.readers.base import FileId
 
+_PARTS = 1024  # buffers a call, the least that POSIX systems have as IOV_MAX in practice
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 # A scheme, or a chain of them as fsspec has it: `simplecache::s3://bucket/key`.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
@@ -123,6 +125,19 @@ def holding(path: str) -> AbstractContextManager[None]:
     return nullcontext() if urls.local_path(path) is not None else remote.held(path)
 
 
+def read_parts(file: SourceFile, offset: int, parts: Sequence[Any]) -> None:
+    """Fill several buffers (uint8) with the bytes from `offset` on, one after the other.
+
+    As few calls as there can be: of a local file one for a thousand of them.
+    """
+    if isinstance(file, LocalFile):
+        file.read_parts(offset, parts)
+        return
+    for part in parts:
+        file.read_into(offset, part)
+        offset += len(part)
+
+
 class LocalFile:
     """An open regular file on this machine."""
 
@@ -145,21 +160,40 @@ class LocalFile:
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable buffer from `offset`; IntegrityError if the file ends before."""
-        stopping.check()
         view = memoryview(buffer).cast("B")
         done = 0
+        stopping.check()
         while done < len(view):
-            try:
-                got = os.preadv(self._fd, [view[done:]], offset + done)
-            except OSError as error:
-                text = f"{error.strerror} at byte {offset + done:,}"
-                raise OSError(error.errno, text, self.path) from error
-            if got == 0:
-                raise IntegrityError(
-                    f"{self.path}: ended at byte {offset + done:,} while {len(view) - done:,} more "
-                    f"were expected; it had {self.size:,} bytes when it was opened"
-                )
-            done += got
+            done += self._read_some(offset + done, [view[done:]], len(view) - done)
+
+    def read_parts(self, offset: int, parts: Sequence[Any]) -> None:
+        """As `read_into`, into one buffer (uint8) after the other."""
+        for first in range(0, len(parts), _PARTS):
+            stopping.check()
+            some = parts[first : first + _PARTS]
+            want = sum(map(len, some))
+            got = self._read_some(offset, some, want)
+            offset += got
+            if got < want:  # a signal, or the end of the file
+                for part in some:
+                    skipped = min(got, len(part))
+                    got -= skipped
+                    self.read_into(offset, part[skipped:])
+                    offset += len(part) - skipped
+
+    def _read_some(self, offset: int, parts: Sequence[Any], want: int) -> int:
+        """Bytes that were read into the parts, at least one."""
+        try:
+            got = os.preadv(self._fd, parts, offset)
+        except OSError as error:
+            text = f"{error.strerror} at byte {offset:,}"
+            raise OSError(error.errno, text, self.path) from error
+        if got == 0 and want:
+            raise IntegrityError(
+                f"{self.path}: ended at byte {offset:,} while {want:,} more were expected; "
+                f"it had {self.size:,} bytes when it was opened"
+            )
+        return got
 
     def read(self, offset: int, nbytes: int) -> bytes:
         """`nbytes` bytes from `offset`, for headers; the caller has checked the size."""

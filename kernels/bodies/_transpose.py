@@ -1,4 +1,4 @@
-"""8 x 8 blocks of 32-bit numbers, transposed in registers.
+"""8 x 8 blocks of 32-bit numbers, and square ones of cache lines, transposed in registers.
 
 Packed layouts store `[in, out]` and the output is `[out, in]`. Moving words one by one costs a load
 and a store each; eight vectors of eight words turned by three rounds of shuffles cost a third of
@@ -18,6 +18,7 @@ from numba.extending import intrinsic
 from anamnesis.kernels.bodies._jit import DISABLED
 
 LANES = 8
+LINE_BYTES = 64
 
 
 if DISABLED:
@@ -31,6 +32,11 @@ if DISABLED:
     ) -> None:
         block = source[rows[first : first + LANES], column : column + LANES]
         tile[line : line + LANES, at : at + LANES] = block.T
+
+    def transpose_lines(source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any) -> None:
+        side = LINE_BYTES // source.itemsize
+        block = source[row : row + side, column : column + side]
+        tile[line : line + side, at : at + side] = block.T
 
     def prefetch(words: Any, row: Any, column: Any) -> None:
         """Nothing to do."""
@@ -49,15 +55,16 @@ else:
 
     def _turned(builder: Any, rows: Any) -> Any:
         """Swap the off-diagonal halves, then those of each quarter, and so on."""
-        step = LANES // 2
+        count = len(rows)
+        step = count // 2
         while step:
-            kept = [lane + LANES - step if lane & step else lane for lane in range(LANES)]
-            moved = [lane + LANES if lane & step else lane + step for lane in range(LANES)]
+            kept = [lane + count - step if lane & step else lane for lane in range(count)]
+            moved = [lane + count if lane & step else lane + step for lane in range(count)]
             turned = list(rows)
-            for i in range(LANES):
+            for i in range(count):
                 if not i & step:
                     for to, order in ((i, kept), (i + step, moved)):
-                        lanes = ir.Constant(ir.VectorType(_I32, LANES), order)
+                        lanes = ir.Constant(ir.VectorType(_I32, count), order)
                         turned[to] = builder.shuffle_vector(rows[i], rows[i + step], lanes)
             rows = turned
             step //= 2
@@ -65,16 +72,24 @@ else:
 
     def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
         """Pointer to eight numbers of a row; only the last axis has to be contiguous."""
+        address = _address(context, builder, kind, array, row, column, 4)
+        return builder.bitcast(address, _VECTOR.as_pointer())
+
+    def _address(
+        context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any, itemsize: int
+    ) -> Any:
         view = context.make_array(kind)(context, builder, array)
         stride = builder.extract_value(view.strides, 0)
         line = builder.mul(row, stride)
-        offset = builder.add(line, builder.mul(column, ir.Constant(_I64, 4)))
-        base = builder.bitcast(view.data, _BYTES)
-        return builder.bitcast(builder.gep(base, [offset]), _VECTOR.as_pointer())
+        offset = builder.add(line, builder.mul(column, ir.Constant(_I64, itemsize)))
+        return builder.gep(builder.bitcast(view.data, _BYTES), [offset])
 
     def _words(*arrays: Any) -> bool:
+        return _are((types.uint32, types.float32), *arrays)
+
+    def _are(numbers: Any, *arrays: Any) -> bool:
         return all(isinstance(a, types.Array) and a.ndim == 2 for a in arrays) and all(
-            a.dtype in (types.uint32, types.float32) and a.layout in "AC" for a in arrays
+            a.dtype in numbers and a.layout in "AC" for a in arrays
         )
 
     def _emit(
@@ -134,6 +149,39 @@ else:
             return _emit(context, builder, (source, tile), arrays, numbers, args[3], args[5:])
 
         return types.void(source, rows, intp, intp, tile, intp, intp), build
+
+    @intrinsic
+    def transpose_lines(
+        typingctx: Any, source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any
+    ) -> Any:
+        """`tile[line + i, at + j] = source[row + j, column + i]` for all of a cache line's numbers.
+
+        Of uint16, 32 by 32, or of uint32, 16 by 16: each line of both is touched once, however
+        many of them fall into one set of the cache.
+        """
+        if not any(_are((kind,), source, tile) for kind in (types.uint16, types.uint32)):
+            return None
+        if not tile.mutable:
+            return None
+        itemsize = source.dtype.bitwidth // 8
+        lanes, intp = LINE_BYTES // itemsize, types.intp
+        vector = ir.VectorType(ir.IntType(8 * itemsize), lanes).as_pointer()
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def place(kind: Any, array: Any, row: Any, step: int, column: Any) -> Any:
+                line = builder.add(row, ir.Constant(_I64, step))
+                where = _address(context, builder, kind, array, line, column, itemsize)
+                return builder.bitcast(where, vector)
+
+            rows = [
+                builder.load(place(source, args[0], args[1], j, args[2]), align=itemsize)
+                for j in range(lanes)
+            ]
+            for i, row in enumerate(_turned(builder, rows)):
+                builder.store(row, place(tile, args[3], args[4], i, args[5]), align=itemsize)
+            return context.get_dummy_value()
+
+        return types.void(source, intp, intp, tile, intp, intp), build
 
     @intrinsic
     def prefetch(typingctx: Any, words: Any, row: Any, column: Any) -> Any:

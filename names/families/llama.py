@@ -151,7 +151,6 @@ ffn_up              feed_forward.w3
             "LlamaForCausalLM",
             "MistralForCausalLM",
             "InternLM3ForCausalLM",
-            "XverseForCausalLM",
             "LLaMAForCausalLM",
             "LlavaForConditionalGeneration",
             "Idefics3ForConditionalGeneration",

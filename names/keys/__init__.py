@@ -33,14 +33,17 @@ class Keys:
     `tokens` are special tokens, by number or by text, where the folder names none of that kind;
     with `!` after the kind, in place of what it names. `vocabulary` is how a `tokenizer.model` is
     read: `added` takes the added tokens of `tokenizer.json` too, `added-spaced` says that a text
-    begins with a space as well, `unigram` is T5's.
+    begins with a space as well, `unigram` is T5's. `listed` takes `tokenizer.json` alone, without
+    scores. `head` says when the matrix of the output is written: `untied` leaves out one that
+    `tie_word_embeddings` calls that of the embeddings, `never` any: llama.cpp takes those.
     """
 
     classes: tuple[str, ...]
     rows: str
     factors: tuple[str, ...] = ()
     tokens: Mapping[str, int | str] = field(default_factory=dict)
-    vocabulary: Literal["", "added", "added-spaced", "unigram"] = ""
+    vocabulary: Literal["", "added", "added-spaced", "listed", "unigram"] = ""
+    head: Literal["", "never", "untied"] = ""
 
     @property
     def sources(self) -> dict[str, str]:

@@ -143,7 +143,11 @@ use_parallel_residual    use_parallel_residual|=true
 """,
     ),
     Keys(("GraniteForCausalLM",), LLAMA + _GRANITE, _LLAMA3),
-    Keys(("HunYuanDenseV1ForCausalLM",), COMMON + "tokenizer.ggml.eos_token_id eod_token_id\n"),
+    Keys(
+        ("HunYuanDenseV1ForCausalLM",),
+        COMMON + "tokenizer.ggml.eos_token_id eod_token_id\n",
+        head="untied",
+    ),
     Keys(
         ("InternLM2ForCausalLM",),
         COMMON,
@@ -234,4 +238,9 @@ attention.layer_norm_epsilon layer_norm_eps|norm_eps
 """,
     ),
     Keys(("Starcoder2ForCausalLM",), COMMON),
+    Keys(
+        ("XverseForCausalLM",),
+        COMMON + WIDTH + 'tensor_data_layout ="Meta AI original pth"\n',
+        vocabulary="listed",
+    ),
 )

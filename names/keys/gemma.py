@@ -17,7 +17,12 @@ attention.sliding_window @window-unless-one
 )
 
 KEYS = (
-    Keys(("GemmaForCausalLM",), SIZES + RMS + HEAD + _KV + _NO_SPACE, tokens={"eot": 107}),
+    Keys(
+        ("GemmaForCausalLM",),
+        SIZES + RMS + HEAD + _KV + _NO_SPACE,
+        tokens={"eot": 107},
+        head="never",
+    ),
     Keys(
         ("Gemma2ForCausalLM",),
         SIZES
@@ -30,6 +35,7 @@ KEYS = (
 attn_logit_softcapping   attn_logit_softcapping
 final_logit_softcapping  final_logit_softcapping
 """,
+        head="never",
     ),
     Keys(("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"), _GEMMA3),
     Keys(

@@ -82,6 +82,7 @@ expert_used_count        num_experts_per_tok|num_experts_per_token
 ssm.time_step_rank       time_step_rank|dt_rank|@sixteenths
 ssm.dt_b_c_rms           @is:model_type,falcon_mamba
 """,
+        head="untied",
     ),
-    Keys(("Mamba2ForCausalLM",), _MAMBA + _MAMBA2),
+    Keys(("Mamba2ForCausalLM",), _MAMBA + _MAMBA2, head="untied"),
 )

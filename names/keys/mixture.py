@@ -84,7 +84,7 @@ expert_used_count        ffn_config.moe_top_k
 attention.layer_norm_epsilon =1e-5
 """,
     ),
-    Keys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"), _LATENT),
+    Keys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"), _LATENT, head="untied"),
     Keys(("Dots1ForCausalLM",), COMMON + ROUTED),
     Keys(
         ("Ernie4_5_MoeForCausalLM",),
@@ -123,7 +123,7 @@ leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
         COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @turned:0.5\n",
         tokens=_GLM,
     ),
-    Keys(("Glm4MoeLiteForCausalLM",), _LATENT, tokens=_GLM),
+    Keys(("Glm4MoeLiteForCausalLM",), _LATENT, tokens=_GLM, head="untied"),
     Keys(
         ("GptOssForCausalLM",),
         COMMON + WINDOW + "expert_feed_forward_length intermediate_size\n",

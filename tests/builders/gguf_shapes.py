@@ -127,6 +127,7 @@ OTHERS: dict[str, dict[str, Any]] = {
     "MambaForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "Mamba2ForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "NomicBertModel": {"n_positions": 2048},
+    "RobertaModel": {"pad_token_id": 1},
 }
 
 

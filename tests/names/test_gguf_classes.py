@@ -22,7 +22,7 @@ from anamnesis.names.family import Family
 from anamnesis.names.gguf_config import WRITTEN, architecture_values, keys_of
 
 gguf = pytest.importorskip("gguf")
-WORDS = "bert"  # whose file is RoBERTa's with another kind of vocabulary
+WORDS = "bert"  # WordPiece
 CASES = [
     pytest.param(name, family, id=f"{name}-{family.name}")
     for name in WRITTEN
@@ -31,12 +31,18 @@ CASES = [
 ]
 
 
+def words(family: Family) -> str:
+    """The kind of vocabulary that tells a family."""
+    return family.vocabularies[0] if family.vocabularies else "gpt2"
+
+
 def written(path: Path, name: str, family: Family) -> dict[str, Any]:
     """A GGUF of every tensor that the family has in one layer; values that BF16 holds."""
-    values = architecture_values(keys_of(name, ""), family.gguf[0], config(name), "")
+    keys = keys_of(name, "")
+    values = architecture_values(keys, family.gguf[0], config(name), "")
     kinds = {key: value for key, value in values.items() if key != "general.architecture"}
     writer = gguf.GGUFWriter(str(path), family.gguf[0])
-    writer.add_tokenizer_model("bert" if WORDS in family.gguf else "gpt2")
+    writer.add_tokenizer_model(words(family))
     for key, value in kinds.items():
         if value.type_id == gguf.GGUFValueType.ARRAY:
             writer.add_array(key, value.value)
@@ -47,6 +53,8 @@ def written(path: Path, name: str, family: Family) -> dict[str, Any]:
     rng = np.random.default_rng(len(name))
     tensors = {}
     for tensor, shape in shapes(family, heads).items():
+        if tensor == "output.weight" and keys.head == "never":
+            continue
         numbers = rng.integers(-120, -20, shape) / 64  # -exp is negative
         tensors[tensor] = numbers.astype(np.float32)
         writer.add_tensor(tensor, tensors[tensor])
@@ -64,10 +72,9 @@ def test_both_ways_are_the_identity(name: str, family: Family, tmp_path: Path) -
     anamnesis.convert(tmp_path / "m.gguf", tmp_path / "hf", to="hf", dtype="f32")
     first = load_file(tmp_path / "hf" / "model.safetensors")
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config(name)))
-    if WORDS in family.gguf:
+    if words(family) == WORDS:
         vocabulary = {word: number for number, word in enumerate(("[UNK]", "[CLS]", "[SEP]", "a"))}
-        words = tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]")
-        made = tokenizers.Tokenizer(words)
+        made = tokenizers.Tokenizer(tokenizers.models.WordPiece(vocabulary, unk_token="[UNK]"))
         made.add_special_tokens(["[UNK]", "[CLS]", "[SEP]"])
         made.save(str(tmp_path / "hf" / "tokenizer.json"))
     else:

@@ -182,6 +182,35 @@ def test_what_llama_cpp_has_no_use_for_is_left_out_with_a_note(tmp_path: Path) -
     assert "mtp.fc.weight and 1 more are left out: llama.cpp has no use" in notes
 
 
+@pytest.mark.parametrize(
+    ("name", "tied", "written"),
+    [
+        ("LlamaForCausalLM", True, True),
+        ("HunYuanDenseV1ForCausalLM", True, False),
+        ("HunYuanDenseV1ForCausalLM", False, True),
+        ("GemmaForCausalLM", False, False),
+    ],
+)
+def test_a_matrix_of_the_output_is_left_out_where_the_converter_does(
+    name: str, tied: bool, written: bool, tmp_path: Path
+) -> None:
+    tensors = {
+        "model.embed_tokens.weight": np.ones((ROWS, HIDDEN), np.float32),
+        "lm_head.weight": np.ones((ROWS, HIDDEN), np.float32),
+    }
+    save_file(tensors, tmp_path / "model.safetensors")
+    config = {
+        "architectures": [name],
+        "hidden_size": HIDDEN,
+        "num_hidden_layers": 1,
+        "num_attention_heads": HEADS,
+        "tie_word_embeddings": tied,
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    view = gguf_view(load_model(str(tmp_path)), config)
+    assert ("output.weight" in {t.name for t in view.model.tensors}) == written
+
+
 def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
     llama3 = {"rope_type": "llama3", "factor": 8.0}
     for number, change in enumerate(

@@ -1,0 +1,41 @@
+"""A matrix with its rows as columns: GPT-2's weights, and experts that are stored so.
+
+Numbers of 2 and 4 bytes go by squares in registers; numpy moves others one by one.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels._native import kernel
+
+_transpose = kernel("turned:transpose")
+_KINDS = {2: np.uint16, 4: np.uint32}
+
+
+def copy_turned(source: Any, out: Any) -> None:
+    """Copy an array into `out`, of the same shape and dtype, whatever the strides of both are."""
+    axis = _line_axis(source, out)
+    if axis < 0:
+        out[...] = source
+        return
+    kind = _KINDS[source.itemsize]
+    lines, rows = (np.moveaxis(array.view(kind), axis, -2) for array in (source, out))
+    for index in np.ndindex(lines.shape[:-2]):
+        _transpose(lines[index].T, rows[index])
+
+
+def _line_axis(source: Any, out: Any) -> int:
+    """The axis before the last that `source` is contiguous along, and `out` along the last; or -1.
+
+    The kernel steps forward from the first element of a line.
+    """
+    size = source.itemsize
+    if size not in _KINDS or source.ndim < 2 or out.strides[-1] != size:
+        return -1
+    if source.strides[-1] == size or min(*source.strides, *out.strides) < 0:
+        return -1
+    found = [a for a, stride in enumerate(source.strides[:-1]) if stride == size]
+    return next((a for a in found if source.shape[a] > 1), -1)

@@ -1,0 +1,208 @@
+"""Windows of derived tensors against numpy's own strided views of the same numbers."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from numpy.lib.stride_tricks import as_strided
+
+from anamnesis.errors import IntegrityError
+from anamnesis.kernels.turned import copy_turned
+from anamnesis.names.derived import Derived, Part, Segment, derive
+from anamnesis.names.open import open_named
+from anamnesis.pipeline import boxes, plan
+from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.pipeline.stored_blocks import stored_blocks
+from anamnesis.pipeline.windows import Windows
+from anamnesis.readers.base import Tensor
+from anamnesis.readers.files import Files
+from anamnesis.readers.schemes.base import Options
+from anamnesis.readers.source import LocalFile, read_parts
+
+Boxes = tuple[tuple[int, tuple[int, ...], tuple[Part, ...]], ...]  # start, dims, parts
+
+
+def whole(shape: tuple[int, ...], strides: tuple[int, ...], base: int = 0) -> Boxes:
+    """One segment of one part."""
+    part = Part(0, (0,) * len(shape), shape, base, strides)
+    return ((0, shape, (part,)),)
+
+
+CASES: dict[str, tuple[tuple[int, ...], Boxes]] = {
+    "rows": ((96, 320), whole((4, 12, 2, 320), (24 * 320, 320, 12 * 320, 1))),
+    "short rows": ((96, 32), whole((4, 12, 2, 32), (24 * 32, 32, 12 * 32, 1))),
+    "every second row": ((96, 320), whole((48, 320), (640, 1), 320)),
+    "turned": ((96, 97), whole((97, 96), (1, 97))),
+    "turned squares": ((128, 192), whole((192, 128), (1, 192))),
+    "turned experts": ((3, 70, 64), whole((3, 64, 70), (70 * 64, 1, 64))),
+    "turned and cut": ((96, 128), whole((40, 96), (2, 128), 7)),
+    "reversed axes": ((8, 9, 10), whole((10, 9, 8), (1, 10, 90))),
+    "beside each other": (
+        (64, 96),
+        (
+            (
+                0,
+                (64, 96),
+                (
+                    Part(0, (0, 0), (64, 32), 64, (96, 1)),
+                    Part(0, (0, 32), (64, 96), 0, (96, 1)),
+                ),
+            ),
+        ),
+    ),
+    "turned beside rows": (
+        (64, 64),
+        (
+            (0, (64, 32), (Part(0, (0, 0), (64, 32), 0, (1, 64)),)),
+            (2048, *whole((2048,), (1,))[0][1:]),
+        ),
+    ),
+}
+
+
+def numpy_of(source: Any, segments: Boxes) -> Any:
+    """The elements, as numpy's strided views give them."""
+    flat = source.reshape(-1)
+    outs = []
+    for _, dims, parts in segments:
+        out = np.zeros(dims, flat.dtype)
+        for part in parts:
+            shape = [hi - lo for lo, hi in zip(part.lo, part.hi, strict=True)]
+            steps = [s * flat.itemsize for s in part.strides]
+            place = tuple(slice(a, b) for a, b in zip(part.lo, part.hi, strict=True))
+            out[place] = as_strided(flat[part.base :], shape, steps)
+        outs.append(out.reshape(-1))
+    return np.concatenate(outs)
+
+
+def stored(path: Path, array: Any, kind: Any = None) -> Tensor:
+    """An array as the tensor of a GGUF."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    if kind is None:
+        writer.add_tensor("w", array)
+    else:
+        writer.add_tensor("w", gguf.quantize(array, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return open_named(str(path), Options(names="stored")).tensors[0]
+
+
+def derived(source: Tensor, segments: Boxes) -> Derived:
+    count = sum(math.prod(dims) for _, dims, _ in segments)
+    columns = segments[-1][1][-1]
+    shape = (count // columns, columns)
+    made = derive("out", shape, (source,), tuple(Segment(*s) for s in segments), "")
+    assert isinstance(made, Derived)
+    return replace(made, unit_elems=columns)  # so that windows of a few rows can be asked for
+
+
+def values_of(tensor: Tensor, windows: int, batches: int) -> Any:
+    """All values, in windows and batches of so many units, where that is less."""
+    step = step_for(tensor)
+    batch = min(windows * batches, step.batch_units)
+    step = replace(step, window_units=min(windows, batch), batch_units=batch)
+    files = Files()
+    found = [d.values.view(np.uint8).tobytes() for d in Windows(step, files).over()]
+    files.close()
+    return np.frombuffer(b"".join(found), np.uint8)
+
+
+@pytest.mark.parametrize("windows", [1, 7, 1 << 20])
+@pytest.mark.parametrize("dtype", ["float16", "float32"])
+@pytest.mark.parametrize("case", CASES)
+def test_elements_are_moved_as_numpy_moves_them(
+    tmp_path: Path, case: str, dtype: str, windows: int
+) -> None:
+    shape, segments = CASES[case]
+    array = np.random.default_rng(1).standard_normal(shape).astype(dtype)
+    tensor = derived(stored(tmp_path / "m.gguf", array), segments)
+    found = values_of(tensor, windows, 3).view(dtype)
+    np.testing.assert_array_equal(found, numpy_of(array, segments))
+
+
+@pytest.mark.parametrize("case", ["rows", "every second row", "short rows", "turned experts"])
+def test_quantised_ones_are_decoded_in_their_order(tmp_path: Path, case: str) -> None:
+    shape, segments = CASES[case]
+    kind = gguf.GGMLQuantizationType.Q8_0
+    array = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    source = with_dtype(stored(tmp_path / "m.gguf", array, kind), "F32")
+    wanted = gguf.dequantize(gguf.quantize(array, kind), kind)
+    found = values_of(derived(source, segments), 5, 2).view(np.float32)
+    np.testing.assert_array_equal(found, numpy_of(wanted.reshape(shape), segments))
+
+
+def test_blocks_that_are_cut_are_decoded_first(tmp_path: Path) -> None:
+    kind = gguf.GGMLQuantizationType.Q8_0
+    array = np.ones((96, 64), np.float32)
+    source = with_dtype(stored(tmp_path / "m.gguf", array, kind), "F32")
+    rows, columns = whole((48, 64), (128, 1)), whole((64, 96), (1, 64))
+    assert stored_blocks(derived(source, rows), (source,)) is not None
+    assert stored_blocks(derived(source, columns), (source,)) is None
+
+
+def test_a_wide_matrix_is_held_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plan, "TURNED_BYTES", 1 << 16)
+    monkeypatch.setattr(plan, "WINDOW_BYTES", 1 << 14)
+    array = np.arange(1024 * 700, dtype=np.float32).reshape(1024, 700)
+    tensor = derived(stored(tmp_path / "m.gguf", array), whole((700, 1024), (1, 700)))
+    step = step_for(tensor)
+    assert step.window_units < step.batch_units < 700
+    found = values_of(tensor, step.window_units, 1 << 20).view(np.float32)
+    np.testing.assert_array_equal(found, array.T.reshape(-1))
+
+
+def test_rows_that_lie_in_order_in_the_file_are_one_read(tmp_path: Path) -> None:
+    shape, segments = CASES["rows"]
+    tensor = stored(tmp_path / "m.gguf", np.zeros(shape, np.float16))
+    found = tensor.components[0].stored
+    memory = np.zeros(math.prod(shape), np.uint16)
+    with LocalFile(found.file.path) as file:
+        source = boxes.StoredBoxes(file, found.offset, 2, memory)
+        runs = source._runs(segments[0][2][0].strides, memory.reshape(segments[0][1]), 0)
+    assert runs is not None
+    assert [(run.first, len(run.parts)) for run in runs] == [(0, 96)]
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float16, np.float32, np.float64])
+@pytest.mark.parametrize("shape", [(5, 7), (64, 96), (131, 33), (2, 40, 70), (0, 4)])
+def test_an_array_is_copied_turned(shape: tuple[int, ...], dtype: Any) -> None:
+    source = np.arange(math.prod(shape)).astype(dtype).reshape(shape)
+    wide = np.zeros((*shape[:-2], shape[-1], shape[-2] + 3), dtype)
+    out = wide[..., : shape[-2]]
+    copy_turned(source.swapaxes(-1, -2), out)
+    np.testing.assert_array_equal(out, source.swapaxes(-1, -2))
+    assert not wide[..., shape[-2] :].any()
+
+
+def test_parts_are_filled_though_the_system_reads_less(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(bytes(range(200)))
+    real = os.preadv
+    monkeypatch.setattr(os, "preadv", lambda fd, parts, at: real(fd, [parts[0][:13]], at))
+    parts = [bytearray(n) for n in (10, 0, 20, 30)]
+    with LocalFile(path) as file:
+        read_parts(file, 5, [memoryview(part) for part in parts])
+        assert b"".join(parts) == bytes(range(5, 65))
+        with pytest.raises(IntegrityError, match="ended at byte 200"):
+            read_parts(file, 190, [memoryview(part) for part in parts])
+
+
+def test_a_permuted_model_reads_each_byte_once(tmp_path: Path) -> None:
+    shape, segments = CASES["rows"]
+    tensor = derived(stored(tmp_path / "m.gguf", np.zeros(shape, np.float16)), segments)
+    files = Files()
+    windows = Windows(step_for(tensor), files)
+    assert len(list(windows.over())) == 1
+    files.close()
+    assert windows.read_bytes == 2 * math.prod(shape)
