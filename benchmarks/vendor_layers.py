@@ -108,6 +108,22 @@ def exl2(rows: int, columns: int) -> Layer:
     )
 
 
+def sinq(rows: int, columns: int) -> Layer:
+    """Four bits in groups of 64 inputs, and a scale for each column."""
+    groups = rows * columns // 64
+    scale, zero = _small(groups, 1), np.full((groups, 1), 7.5, np.float32)
+    about = {"quant_method": "sinq", "method": "sinq", "nbits": 4, "group_size": 64}
+    return Layer(
+        [
+            Entry("W_q", "U8", (groups // 2, 64), _bytes(groups // 2, 64)),
+            Entry("meta.scale", "F32", scale.shape, scale),
+            Entry("meta.zero", "F32", zero.shape, zero),
+            Entry("meta.scale2", "F32", (1, columns), _small(1, columns)),
+        ],
+        config={"quantization_config": about},
+    )
+
+
 def exl3(bits: int, codebook: str, rows: int, columns: int) -> Layer:
     """Whole groups of 128 outputs."""
     rows = -(-rows // 128) * 128

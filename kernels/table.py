@@ -153,7 +153,10 @@ ENCODINGS: dict[str, Encoding] = {
         "folded:decode",
         prepare="folded:prepare",
         family="FP4 and FP6",
-        cases=(Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),),
+        cases=(
+            Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),
+            Bench("sinq int4 g64", "vendor_layers:sinq"),
+        ),
     ),
     "fp4-mx": Encoding(
         "fp4:decode_mx",

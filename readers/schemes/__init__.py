@@ -118,6 +118,7 @@ SCHEMES: dict[str, Scheme] = {
     "onnx": Scheme("onnx:resolve", containers=("onnx",), suffixes=("",)),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
+    "sinq": Scheme("sinq:resolve", suffixes=(".W_q",), methods=("sinq",)),
     "torchao": Scheme(
         "torchao:resolve", containers=("safetensors",), suffixes=("_qdata",), methods=("torchao",)
     ),

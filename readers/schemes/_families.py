@@ -188,6 +188,14 @@ FAMILIES: dict[str, Family] = {
         "hqq",
         "hqq",
     ),
+    "sinq": Family(
+        "SINQ",
+        "SINQ and A-SINQ of 1, 2, 3, 4 and 8 bits along the inputs",
+        "any",
+        "`quant_method: sinq`, `W_q` with `meta.scale2`",
+        "sinq",
+        "sinq",
+    ),
     "quanto": Family(
         "Quanto",
         "8, 4 and 2 bits, float8",

@@ -56,7 +56,6 @@ REFUSED: dict[str, Refused] = {
         "quip-sharp's own code can decode it on a GPU",
         (("Qidxs",), ("SU", "SV")),
     ),
-    "sinq": Refused("SINQ", "codes with two scales and a shift", "the sinq package can load it"),
     "spinquant": Refused("SpinQuant", _ROTATED, "its own code can load it"),
     "spqr": Refused(
         "SpQR",

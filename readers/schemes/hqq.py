@@ -37,13 +37,15 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for what is missing or does not fit, UnsupportedError for quantised scales,
     unpacked codes and scales of whole tensors.
     """
+    if any(one.method == "sinq" for one in ledger.stated):
+        return  # its layers have these names too, and scales besides
     files = Files()
     try:
         for stored in list(ledger.free()):
             if stored.name.rpartition(".")[2] != "W_q":
                 continue
             layer, settings = read_layer(ledger, stored, files)
-            ledger.claim(_tensor(ledger, layer))
+            ledger.claim(layer_tensor(ledger, layer))
             for setting in settings:
                 ledger.drop(setting, "setting of HQQ")
         files.check_unchanged()
@@ -51,7 +53,11 @@ def resolve(ledger: Ledger) -> None:
         files.close()
 
 
-def _tensor(ledger: Ledger, layer: Layer) -> Tensor:
+def layer_tensor(ledger: Ledger, layer: Layer) -> Tensor:
+    """The codes of a layer with their scales and zero points, as its settings have them.
+
+    Raises FormatError for what does not fit.
+    """
     groups, axis = _groups(layer)
     elems = layer.shape[0] * layer.shape[1]
     size, rest = divmod(elems, groups)

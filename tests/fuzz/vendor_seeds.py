@@ -1,4 +1,4 @@
-"""Layers of ComfyUI, EXL2, 2:4 sparsity and weights in another basis, for `layer_targets`."""
+"""Layers of ComfyUI, EXL2, SINQ, 2:4 sparsity and weights in another basis, for `layer_targets`."""
 
 from __future__ import annotations
 
@@ -106,11 +106,18 @@ def seeds() -> dict[str, bytes]:
         "a.q_scale_max": ("F16", (1,)),
         "a.q_invperm": ("I32", (32,)),
     }
+    sinq: dict[str, Entry] = {
+        "a.W_q": ("U8", (4, 32)),
+        "a.meta.scale": ("F32", (8, 1)),
+        "a.meta.zero": ("F32", (8, 1)),
+        "a.meta.scale2": ("F32", (1, 64)),
+    }
     transform = {"quant_method": _CT, "transform_config": {"config_groups": groups}}
     return {
         **comfy,
         "ct-sparse": _seed(sparse, {"quant_method": _CT}),
         "ct-transform": _seed(turned, transform),
         "exl2": _seed(exl2, {"quant_method": "exl2"}),
+        "sinq": _seed(sinq, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "fp-quant": _seed(fp_quant, {"quant_method": "fp_quant", "hadamard_group_size": 32}),
     }

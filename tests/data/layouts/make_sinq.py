@@ -1,0 +1,51 @@
+"""Make the SINQ layouts in this folder, by the package's own code on a CPU.
+
+    cd / && PYTHONPATH=sinq python …/tests/data/layouts/make_sinq.py
+
+Needs sinq 0.2.0 (unpacked, on the module path) and termcolor, transformers 5.23, torch 2.13.0 (CPU)
+and safetensors. Layers are quantised, written and dequantised by it; the values that are expected
+are its own with a `compute_dtype` of float32.
+"""
+
+from __future__ import annotations
+
+import json
+
+import torch
+from layout_files import HERE, bf16_bits
+from safetensors.torch import save_file
+from sinq.patch_model import BaseSINQHFModel
+from sinq.quantizer import Quantizer
+
+torch.manual_seed(37)
+
+
+def make(folder: str, bits: int, group: int, method: str = "sinq") -> None:
+    """A layer `a` of 48 by 128, and its bias."""
+    weight = torch.randn(48, 128) * torch.rand(128)
+    about = {"nbits": bits, "group_size": group, "tiling_mode": "1D", "method": method}
+    activations = torch.rand(256, 128) if method == "asinq" else None
+    internal = {"sinq": "sinq", "asinq": "sinq_awq_l1"}[method]
+    codes, meta = Quantizer.quantize(
+        weight, activations, device="cpu", axis=1, compute_dtype=torch.float32,
+        **(about | {"method": internal}),
+    )  # fmt: skip
+    bias = torch.randn(48).bfloat16()
+    path = HERE / "sinq" / folder
+    path.mkdir(parents=True, exist_ok=True)
+    parts = {"a": {"W_q": codes, "bias": bias, "meta": meta}}
+    BaseSINQHFModel.save_weights_safetensors(parts, str(path))
+    for about_shards in path.glob("*.index.json*"):  # one shard needs none
+        about_shards.unlink()
+    values = {"a.weight": Quantizer.dequantize(codes, dict(meta)), "a.bias": bias}
+    expected = {name: bf16_bits(value) for name, value in values.items()}
+    save_file(expected, path / "expected.safetensors")
+    block = {"quantization_config": {"quant_method": "sinq", **about}}
+    (path / "config.json").write_text(json.dumps(block, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    make("4-bits", 4, 64)
+    make("3-bits", 3, 32)
+    make("2-bits", 2, 128)
+    make("8-bits-awq", 8, 64, "asinq")
