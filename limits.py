@@ -65,7 +65,8 @@ class Limits:
 
     `max_single_alloc` and `max_total_bytes` are bytes, `max_items` counts tensors or other
     entries of one container, `max_expansion_ratio` is bytes out per byte stored. `record_bytes` is
-    memory for the records of a model's tensors, which a run takes from its budget. `allow` is no
+    memory for the records of a model's tensors, which a run takes from its budget, and `disk_bytes`
+    what it may take on local disks besides its output. `allow` is no
     matter of size; it goes along because the same readers have to know it.
     """
 
@@ -74,6 +75,7 @@ class Limits:
     max_items: int = 2_000_000
     max_expansion_ratio: int = 1_000
     record_bytes: int | None = None
+    disk_bytes: int | None = None
     allow: Allow = NOTHING
 
     def __post_init__(self) -> None:

@@ -100,6 +100,7 @@ def _plan(plan: Plan, assumed: Assumed) -> dict[str, Any]:
         "tasks": len(plan.tasks),
         "threads": plan.threads,
         "memory_bytes": plan.memory_bytes,
+        "disk_bytes": plan.disk_bytes,
         "requests": {"get": found.gets, "put": found.puts},
         "seconds": found.seconds,
         "seconds_of": found.parts,

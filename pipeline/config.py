@@ -64,6 +64,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     executor: Literal["serial", "threads", "distributed"]
     threads: int
     memory_bytes: int
+    disk_bytes: int | None
     scheduler: str | None
     keep_going: bool
     limits: Limits
@@ -118,6 +119,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             executor=run.executor,
             threads=threads,
             memory_bytes=parse_size(run.memory),
+            disk_bytes=None if run.disk is None else parse_size(run.disk),
             scheduler=run.scheduler,
             keep_going=run.keep_going,
             limits=job.limits.resolve(job.allow),

@@ -35,6 +35,8 @@ def explain(plan: Plan, found: Estimate | None = None, assumed: Assumed | None =
         f"windows of about {WINDOW_BYTES // MiB} MiB",
         f"memory   {plan.memory_bytes / MiB:.0f} MiB projected for {plan.threads} thread(s)",
     ]
+    if plan.disk_bytes or plan.disk_limit is not None:
+        lines.append(f"disk     {plan.disk_bytes:,} bytes of spools and caches")
     if found is not None and assumed is not None:
         lines += _expected(plan, found, assumed)
     lines += [f"left out {text}" for text in collapsed(model.broken)]

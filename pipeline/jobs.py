@@ -227,6 +227,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
         ),
         manifest=settings.manifest,
     )
+    limits = replace(limits, disk_bytes=settings.disk_bytes)
     model, spec = prepared(model, spec, settings, limits)
     plan = make_plan(
         model,

@@ -22,6 +22,7 @@ from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline import ahead
+from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
@@ -79,6 +80,8 @@ class Plan:
     threads: int
     memory_bytes: int  # projected peak of one process
     choices: tuple[tuple[str, Choice], ...] = ()  # of a run that encodes, for each tensor
+    disk_bytes: int = 0  # of spools and caches
+    disk_limit: int | None = None
 
     @property
     def out_bytes(self) -> int:
@@ -90,8 +93,9 @@ def make_plan(
 ) -> Plan:
     """Lay out the output and cut the work into tasks.
 
-    Raises LimitError when the output or a tensor is over `limits`, or one window of one tensor does
-    not fit in `memory_bytes`; uses fewer than `threads` threads when only so many fit.
+    Raises LimitError when the output or a tensor is over `limits`, spools and caches do not fit on
+    the disk, or one window of one tensor does not fit in `memory_bytes`; uses fewer than `threads`
+    threads when only so many fit.
     """
     with gc_paused():
         return _make_plan(model, spec, memory_bytes, threads, limits or Limits())
@@ -132,7 +136,20 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         tasks = tuple(_ahead(task, min(room, ahead.MOST_BYTES), more) for task in tasks)
         widest = max(t.memory_bytes for t in tasks)
     memory_bytes = base + threads * widest
-    return Plan(model, spec, layout, tuple(items), tasks, threads, memory_bytes, chosen)
+    disk = disk_bytes(whole, model.files, threads)
+    refuse_over_disk(spec.path, disk, limits.disk_bytes)
+    return Plan(
+        model=model,
+        spec=spec,
+        layout=layout,
+        items=tuple(items),
+        tasks=tasks,
+        threads=threads,
+        memory_bytes=memory_bytes,
+        choices=chosen,
+        disk_bytes=disk,
+        disk_limit=limits.disk_bytes,
+    )
 
 
 def _refuse_twice(items: Sequence[Item], spec: Spec) -> None:

@@ -15,6 +15,7 @@ from anamnesis.errors import FormatError, UsageError
 from anamnesis.kernels import compiling
 from anamnesis.owned import sync_folder
 from anamnesis.pipeline.companions import copy_companions
+from anamnesis.pipeline.disk import refuse_over_disk
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.executors import Options, executor
 from anamnesis.pipeline.incomplete import (
@@ -110,6 +111,8 @@ def check_place(plan: Plan, overwrite: bool) -> None:
     journal = Journal(Path(plan.spec.path), recipe)
     place = Place.of(plan, recipe, journal)
     place.check(overwrite)
+    if is_folder(plan) and place.other and overwrite:
+        refuse_over_disk(plan.spec.path, plan.disk_bytes, plan.disk_limit, plan.out_bytes)
     if not is_folder(plan):
         ours = not overwrite and (place.complete or journal.finished())
         if not ours:
@@ -130,6 +133,7 @@ def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
     if not is_folder(plan):
         return plan
     if place.other and overwrite:
+        refuse_over_disk(plan.spec.path, plan.disk_bytes, plan.disk_limit, plan.out_bytes)
         clear(out, recipe, keep=recipe)
         return staged(plan)
     clear(out, recipe)

@@ -154,6 +154,13 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "the first time on a machine (docs/memory.md)."
         ),
     ] = "512MiB"
+    disk: Annotated[
+        Size | None,
+        Meta(
+            description="Most bytes on local disks besides the output: spools, caches that a URL "
+            "names, and a new folder beside one that is replaced (docs/memory.md). null: no limit."
+        ),
+    ] = None
     scheduler: Annotated[
         Text | None,
         Meta(

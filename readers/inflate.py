@@ -21,6 +21,9 @@ _CHUNK_BYTES = 256 * KiB  # inflated at a time
 _PACKED_BYTES = 64 * KiB  # read at a time
 
 
+SPOOL_BYTES = 256 * KiB  # what an inflater keeps; larger entries that are reread are spooled
+
+
 class Inflater:
     """Inflated bytes of an entry from any offset on; made for going forwards.
 

@@ -14,15 +14,12 @@ from typing import Any
 import numpy as np
 from zlib_ng.zlib_ng import crc32
 
-from anamnesis.limits import KiB
 from anamnesis.readers.base import Stored
-from anamnesis.readers.inflate import Inflater
+from anamnesis.readers.inflate import SPOOL_BYTES, Inflater
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.spans import RawBytes as RawBytes
 from anamnesis.readers.spans import SpanCrc as SpanCrc
 from anamnesis.readers.strides import gather_part
-
-_SPOOL_BYTES = 256 * KiB  # what an inflater keeps
 
 
 def open_raw(stored: Stored, file: SourceFile) -> RawBytes:
@@ -104,7 +101,7 @@ class _Viewed:
         if self._inflater is not None and not self._spooled:
             # Strips, and the slices of odd strides, go through the entry again and again.
             self._spooled = True
-            if self._inflater.nbytes > _SPOOL_BYTES:
+            if self._inflater.nbytes > SPOOL_BYTES:
                 self._read = self._inflater.spool().read_into
         # numpy moves integers faster than opaque items.
         kind = f"u{itemsize}" if itemsize in (1, 2, 4, 8) else f"V{itemsize}"

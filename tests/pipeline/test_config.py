@@ -301,7 +301,8 @@ def test_sizes_that_cannot_be_meant(text: Any) -> None:
         (
             "run:",
             "job.yaml:3:1: run: found null; "
-            "allowed: a mapping with the keys executor, threads, memory, scheduler, keep_going",
+            "allowed: a mapping with the keys executor, threads, memory, disk, scheduler, "
+            "keep_going",
         ),
         (
             "select:\n  include:\n    - ok\n    - 3",
