@@ -271,11 +271,12 @@ async def _serve(hub: Hub, ready: Callable[[], object], until: asyncio.Event) ->
     ready()
     await until.wait()
     server.close()
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
-    await asyncio.sleep(0.01)  # in which transports close
+    for _ in range(10):  # also who was let in just now
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)
+        await asyncio.sleep(0.005)  # in which transports close
 
 
 @contextlib.contextmanager

@@ -261,9 +261,9 @@ def test_tasks_that_are_not_done_leave_no_blocks(hub: Hub, folder: Path, tmp_pat
         with ahead.of(task):
             pass
     deadline = time.monotonic() + 20
-    while not ahead.blocks.has_room and time.monotonic() < deadline:
+    while ahead.blocks._used and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert ahead.blocks.has_room
+    assert (ahead.blocks._used, ahead.blocks._waiting, ahead.blocks._flying) == (0, 0, 0)
 
 
 CONVERT = """
