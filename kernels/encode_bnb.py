@@ -120,7 +120,7 @@ def _form_four(kind: str, name: str, shape: Shape, dtype: str, settings: Setting
         ]
     else:
         parts.append(Part("absmax", f"{name}.absmax", "F32", (blocks,), 1, 1))
-    state = len(_state(kind, shape, dtype, settings, None))
+    state = len(quant_state(kind, shape, _DTYPES[dtype], settings, None))
     parts += [
         Part("map", f"{name}.quant_map", "F32", (16,)),
         Part("state", f"{name}.quant_state.bitsandbytes__{kind}", "U8", (state,)),
@@ -128,10 +128,10 @@ def _form_four(kind: str, name: str, shape: Shape, dtype: str, settings: Setting
     return Form(unit, tuple(parts), statistics=("absmax_mean",) if nested else ())
 
 
-def _state(kind: str, shape: Shape, dtype: str, settings: Settings, offset: Any) -> bytes:
-    """The quant state in a length that does not depend on the offset."""
+def quant_state(kind: str, shape: Shape, dtype: str, settings: Settings, offset: Any) -> bytes:
+    """The quant state, `dtype` as torch has it, in a length that the offset does not change."""
     state: dict[str, Any] = {"quant_type": kind, "blocksize": int(settings["block"])}
-    state |= {"dtype": _DTYPES[dtype], "shape": list(shape)}
+    state |= {"dtype": dtype, "shape": list(shape)}
     if settings["nested"]:
         state |= {"nested_blocksize": _NESTED, "nested_dtype": "float32"}
         state["nested_offset"] = 0.0 if offset is None else float(offset)
@@ -169,7 +169,8 @@ def _encode_four(kind: str, values: Any, params: Mapping[str, Any], out: Mapping
     if len(out["map"]):
         out["map"][:] = quant_map(kind)
         offset = params["absmax_mean"] if nested else None
-        text = _state(kind, params["shape"], params["dtype"], params, offset)
+        dtype = _DTYPES[params["dtype"]]
+        text = quant_state(kind, params["shape"], dtype, params, offset)
         out["state"][:] = np.frombuffer(text, np.uint8)
 
 

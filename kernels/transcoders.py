@@ -9,6 +9,7 @@ source of a family goes to any target of it, over a form that both understand:
 | `mx` | `Micro`: pairs of E2M1 codes, an E8M0 byte for each 32 |
 | `nv` | `Micro`: pairs of E2M1 codes, an E4M3 byte for each 16, and the tensor's number |
 | `fp8` | E4M3 codes, and a grid of scales |
+| `bnb-4bit`, `bnb-int8` | bitsandbytes' own, as they are |
 | `blocks` | ggml's blocks, bytes |
 
 `read_X(views, params, window)` makes that form of a window as its reader has it, and
@@ -50,6 +51,7 @@ Write = Callable[[Any, Mapping[str, Any], Mapping[str, Any]], None]
 
 SOURCES: dict[str, tuple[str, str]] = {
     "awq-gemm": ("integers", "transcode_ints:awq"),
+    "bnb-4bit": ("bnb-4bit", "transcode_bnb:four"),
     "bnb-int8": ("bnb-int8", "transcode_rows:bnb_int8"),
     "ct-int8": ("integers", "transcode_ints:ct_bytes"),
     "ct-packed": ("integers", "transcode_ints:ct_packed"),
@@ -67,7 +69,9 @@ SOURCES: dict[str, tuple[str, str]] = {
     "mlx-affine": ("integers", "transcode_ints:mlx"),
 }
 TARGETS: dict[str, tuple[str, str]] = {
+    "bnb-fp4": ("bnb-4bit", "transcode_bnb:four"),
     "bnb-int8": ("bnb-int8", "transcode_rows:bnb_int8"),
+    "bnb-nf4": ("bnb-4bit", "transcode_bnb:four"),
     "ct-int-quantized": ("integers", "transcode_ints:ct_bytes"),
     "ct-pack-quantized": ("integers", "transcode_ints:ct_packed"),
     "fp8-block": ("fp8", "transcode_rows:fp8"),
@@ -147,6 +151,8 @@ def misfit(source: Source, target: str, settings: Settings) -> str:
     family = rows[0][0]
     if family == "integers":
         return _integers_misfit(source, target, settings)
+    if family == "bnb-4bit":
+        return _bnb_misfit(source, target, settings)
     if family == "fp8":
         kind = _FP8_KINDS.get(target, target)
         if source.scheme.removeprefix("mlx-") != kind:
@@ -159,6 +165,21 @@ def misfit(source: Source, target: str, settings: Settings) -> str:
         return "its codes are integers (MXINT4)"
     if family == "nv" and source.params.get("block_elems", 16) % 16:
         return f"a scale is for {source.params['block_elems']} elements"
+    return ""
+
+
+def _bnb_misfit(source: Source, target: str, settings: Settings) -> str:
+    params, nested = source.params, "nested_offset" in source.params
+    if source.scheme != target:
+        return f"the codes of {source.scheme} are not those of {target}"
+    if params["group_size"] != settings["block"]:
+        return f"its blocks are of {params['group_size']} elements, and here of {settings['block']}"
+    if nested != settings["nested"]:
+        return f"its statistics are {'' if nested else 'not '}quantised"
+    if params.get("nested_blocksize", 256) != 256:
+        return f"its statistics are in blocks of {params['nested_blocksize']}, and here of 256"
+    if params["absmax_dtype"] not in ("F32", "U8"):
+        return f"its statistics are {params['absmax_dtype']}, and here F32"
     return ""
 
 
@@ -253,6 +274,8 @@ def suggested(source: Source, target: str, settings: Settings) -> dict[str, Sett
             group = facts.group if facts.group < source.shape[-1] else 0  # one a row
             sym = not facts.offset or bool(source.params.get("sym"))
             found = {"group": group, "sym": sym}
+    elif rows[0][0] == "bnb-4bit":
+        found = {"block": source.params["group_size"], "nested": "nested_offset" in source.params}
     elif target == "fp8-block" and "block" in source.params:
         found = {"block": max(source.params["block"])}
     return {

@@ -21,7 +21,8 @@ from anamnesis.readers.dtypes import DTYPES
 _FLAG = "--allow-requantize (output.allow_requantize)"
 _SCALES = ("scale", "scales", "weight_scale")
 _HELD = ("BF16", "F16", "F32")
-_NOT_BY_ROW = ("bnb-int8", "fp8-e4m3")  # whose scales are not read with the rows
+_TORCH = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
+_NOT_BY_ROW = ("bnb-4bit", "bnb-int8", "fp8-e4m3")  # whose scales are not read with the rows
 
 
 def source_of(tensor: Tensor) -> Source:
@@ -41,11 +42,16 @@ def source_of(tensor: Tensor) -> Source:
 
 
 def scale_dtype(tensor: Tensor) -> str:
-    """The number format of a quantised tensor's scales, where a target may have it too."""
+    """The number format of a quantised tensor's scales, where a target may have it too.
+
+    Of bitsandbytes' four bits, the one that the quant state names.
+    """
     if isinstance(tensor, Derived):
         return scale_dtype(tensor.sources[0])
     if tensor.encoding.startswith("gguf-"):
         return "F16"
+    if tensor.encoding == "bnb-4bit":
+        return _TORCH[tensor.params["dtype"]]
     dtypes: Mapping[str, str] = {c.role: c.stored.dtype for c in tensor.components}
     found = next((dtypes[role] for role in _SCALES if role in dtypes), tensor.out_dtype)
     return found if found in _HELD else tensor.out_dtype

@@ -119,6 +119,10 @@ class MovedParts(WindowParts):
             self._numbers = _by_rows(RowReader(rows, windows.open_file, read))
         else:
             self._numbers = _by_window(step.tensor, windows.reader.wholes(), read)
+        self._moved_back = self._back
+        if "nested_offset" in step.tensor.params:  # which the target gets too
+            known = {**self._facts.settings, "absmax_mean": step.tensor.params["nested_offset"]}
+            self._moved_back = Readback(self._facts._replace(settings=known))
         self._sought = {**self._params, "style": "", **encoded.settings, "dtype": step.dtype}
         kind = np.float32 if step.dtype == "F16" else OUT[step.dtype]
         self._same = np.empty(step.window_units * step.tensor.unit_elems, kind)
@@ -141,7 +145,7 @@ class MovedParts(WindowParts):
         found = self._numbers(decoded, start, stop)
         self._write(found, {**self._sought, "spans": spans}, out)
         again = self._same[: len(decoded.values)]
-        self._back.into(out, again)
+        self._moved_back.into(out, again)
         if self._step.dtype == "F16":
             with np.errstate(all="ignore"):
                 again = again.astype(np.float16)

@@ -46,7 +46,8 @@ ALIKE = (
     *(
         (one, one)
         for one in (
-            "bnb-int8", "ct-pack-quantized:bits=3,sym=false", "fp8-block:style=compressed-tensors",
+            "bnb-fp4", "bnb-int8", "bnb-nf4:block=128,nested=true",
+            "ct-pack-quantized:bits=3,sym=false", "fp8-block:style=compressed-tensors",
             "fp8-channel", "fp8-tensor", "gguf:q2-k", "gguf:q4-k", "gguf:iq4-xs", "gguf:tq1-0",
             "mlx-affine:bits=3",
         )
@@ -333,3 +334,30 @@ def test_stacked_experts_of_gpt_oss_become_ggufs_and_come_back(
         anamnesis.verify(tmp_path / name, against=place)
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["quantization_config"] == {"quant_method": "mxfp4", "modules_to_not_convert": []}
+
+
+@pytest.mark.parametrize("window", [4_000, 2 << 20])
+@pytest.mark.parametrize("encode", ["bnb-nf4:nested=true", "bnb-fp4:block=256", "bnb-nf4"])
+def test_bitsandbytes_is_copied(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, encode: str, window: int
+) -> None:
+    """Settings follow the source; an odd number of blocks, the dtype and maps of the state."""
+    monkeypatch.setattr("anamnesis.pipeline.plan.WINDOW_BYTES", window)
+    values = np.random.default_rng(9).standard_normal((270, 194)).astype(np.float16)
+    model = folder(tmp_path / "m", {NAME: values}, {})
+    source = convert(model, tmp_path / "first", encode)
+    target = encode.partition(":")[0]
+    out = convert(source, tmp_path / "second", target)
+    assert stored(out) == stored(source)
+    first, second = load_file(source / "model.safetensors"), load_file(out / "model.safetensors")
+    first[f"{NAME}.quant_map"][3] += 1  # which no reader of ours refuses, and no target has
+    save_file(first, source / "model.safetensors")
+    with pytest.raises(UsageError, match="its numbers are not exactly those of"):
+        convert(source, tmp_path / "third", target)
+    other = {"bnb-nf4": "bnb-fp4", "bnb-fp4": "bnb-nf4"}[target]
+    with pytest.raises(UsageError, match=f"the codes of {target} are not those of {other}"):
+        convert(out, tmp_path / "fourth", other)
+    assert (
+        json.loads(second[f"{NAME}.quant_state.bitsandbytes__{target[4:]}"].tobytes())["dtype"]
+        == "float16"
+    )
