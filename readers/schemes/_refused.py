@@ -39,15 +39,24 @@ REFUSED: dict[str, Refused] = {
         (("weight", "weight_scales"),),
     ),
     "fouroversix": Refused(
-        "Four Over Six", "NVFP4 with scales of its own", "the fouroversix package dequantises it"
+        "Four Over Six",
+        "FP4 or integers over a maximum, by a rule that its configuration names",
+        "the fouroversix package dequantises it",
+        (("quantized_weight_values", "quantized_weight_amax"),),
+    ),
+    "gptq-for-llama": Refused(
+        "GPTQ-for-LLaMa's first layout, or BitBLAS",
+        "zeros beside qweight are floats times scales in one, and a kernel's tiles in the other",
+        "the code that wrote it can load it",
+        (("qweight", "zeros", "scales"),),
     ),
     "higgs": Refused(
         "HIGGS",
-        "grid points in a rotated basis, in tiles",
+        "grid points in a rotated basis, in the order of the kernel that its tune_metadata names",
         "transformers dequantises it on a GPU",
         (("weight", "tables2"), ("weight", "tables")),
     ),
-    "marlin-24": Refused("Marlin 2:4", _TILED, "vLLM can load it on a GPU"),
+    "marlin-24": Refused("Marlin 2:4", _TILED, "vLLM can load it on a GPU", (("B_24", "B_meta"),)),
     "qqq": Refused("QQQ", _TILED, "GPTQModel can load it on a GPU"),
     "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
     "quip": Refused(

@@ -192,6 +192,31 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
             "HIGGS",
         ),
         ({"m.qweight": ("I8", (32, 32)), "m.wscales": ("BF16", (1, 32))}, "SVDQuant"),
+        (
+            {
+                "m.qweight": ("I32", (96, 64)),
+                "m.zeros": ("F32", (64, 1)),
+                "m.scales": ("F32", (64, 1)),
+            },
+            "GPTQ-for-LLaMa",
+        ),
+        (
+            {
+                "m.quantized_weight_values": ("U8", (128, 32)),
+                "m.quantized_weight_scale_factors": ("U8", (512,)),
+                "m.quantized_weight_amax": ("F32", ()),
+                "m.quantized_weight_metadata": ("I64", (6,)),
+            },
+            "Four Over Six",
+        ),
+        (
+            {
+                "m.B_24": ("I32", (8, 256)),
+                "m.B_meta": ("I16", (8, 256)),
+                "m.s": ("F16", (1, 128)),
+            },
+            "Marlin 2:4",
+        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
