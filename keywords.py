@@ -17,6 +17,7 @@ Threads: TypeAlias = int | Literal["auto"]
 Dtype: TypeAlias = Literal["bf16", "f16", "f32"]
 Executor: TypeAlias = Literal["serial", "threads", "distributed"]
 Names: TypeAlias = Literal["stored", "hf"]
+OutputNames: TypeAlias = Literal["stored", "hf", "mmproj"]
 Rounding: TypeAlias = Literal["exact", "reference"]
 
 P = ParamSpec("P")

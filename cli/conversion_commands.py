@@ -80,8 +80,8 @@ _conversion = all_of(
         ),
         click.option(
             "--names",
-            type=Choice(["stored", "hf"]),
-            help="Names of the tensors, from or to GGUF.",
+            type=Choice(["stored", "hf", "mmproj"]),
+            help="Names of the tensors, from or to GGUF; mmproj is a vision tower of its own.",
             show_default="hf with --to hf and gguf, else stored",
         ),
         key_value_flag,
@@ -147,6 +147,11 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
 )
 @loss_flag
 @outtype_flag
+@click.option(
+    "--mmproj",
+    is_flag=True,
+    help="To GGUF: the vision tower of a model folder, in a file of its own (--names mmproj).",
+)
 @_conversion
 def convert_command(path: str, to: str, outtype: str | None, **settings: Any) -> None:
     """Convert PATH to another container or encoding.
@@ -164,6 +169,10 @@ def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:
     from anamnesis.pipeline.keys import job_for
 
     out, threads = (settings.pop(name) for name in ("out", "threads"))
+    if settings.pop("mmproj", False):
+        if settings["names"] not in (None, "mmproj"):
+            raise UsageError(f"--mmproj: leave out --names {settings['names']} beside it")
+        settings["names"] = "mmproj"
     how = {name: settings.pop(name) for name in ("quiet", "as_json", "dry_run")}
     how["loss"] = settings.pop("loss", None)
     threads = int(threads) if threads.isdecimal() else threads

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 from anamnesis.keywords import (
     Dtype,
     Executor,
-    Names,
+    OutputNames,
     PathLike,
     Patterns,
     Rounding,
@@ -36,7 +36,7 @@ def remember(
     dtype: Dtype | None = None,
     encode: Encode | None = None,
     allow_requantize: bool = False,
-    names: Names | None = None,
+    names: OutputNames | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
     compression: Literal["none", "lz4", "zstd"] | None = None,
@@ -66,7 +66,8 @@ def remember(
     dtype: of the output; without it recovered tensors become BF16, and the others keep theirs.
     encode: a target such as `fp8-block` or `mlx-affine:bits=4`, or rules (docs/encoding.md).
     allow_requantize: encode quantised tensors from recovered values where codes cannot be moved.
-    names: under which names a GGUF's tensors are written, `stored` or `hf`.
+    names: under which names a GGUF's tensors are written, `stored` or `hf`; to GGUF also `mmproj`,
+    the vision tower of a folder in a file of its own.
     key_values: of a GGUF output, to add or change.
     max_shard_size: most bytes of data in one file of a folder, `5GB` or a number.
     compression: of an arrow or parquet output: none, lz4 or zstd; parquet has zstd without it.
@@ -99,7 +100,7 @@ def convert(
     dtype: Dtype | None = None,
     encode: Encode | None = None,
     allow_requantize: bool = False,
-    names: Names | None = None,
+    names: OutputNames | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
     compression: Literal["none", "lz4", "zstd"] | None = None,

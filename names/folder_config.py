@@ -12,7 +12,7 @@ from anamnesis.readers.strict_json import loads
 
 
 def folder_config(folder: LocalFolder, limits: Limits) -> dict[str, Any]:
-    """`config.json`, with `tokenizer_config`, `preprocessor_config` and `pooling` as its blocks.
+    """`config.json`, with the files of its tokenizer and processor, and `pooling`, as its blocks.
 
     Raises UsageError where there is no config.json.
     """
@@ -26,7 +26,7 @@ def folder_config(folder: LocalFolder, limits: Limits) -> dict[str, Any]:
         config = loads(file.read(0, file.size), f"{folder.path}/config.json", limits)
     if not isinstance(config, dict):
         return {}
-    for name in ("tokenizer_config", "preprocessor_config"):
+    for name in ("tokenizer_config", "preprocessor_config", "processor_config"):
         config.setdefault(name, read_object(folder, f"{name}.json", limits))
     config.setdefault("pooling", _pooling(folder, limits))
     return config

@@ -10,17 +10,19 @@ from typing import Any
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.keys import Keys, described
 from anamnesis.names.rope import llama3_factors
-from anamnesis.names.settings import DERIVED, Settings
+from anamnesis.names.settings import DERIVED, Derived, Settings
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 
 Factors = tuple[tuple[str, tuple[float, ...]], ...]
 
 _UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7
 _FLOAT_KEYS = re.compile(
-    r".*(?:epsilon|freq_base(?:_swa)?|\.scale|_scale|softcapping|clamp_kqv|factor|multiplier|"
+    r"(?!clip\.vision\.projector).*(?:epsilon|image_mean|image_std|freq_base(?:_swa)?|\.scale|_scale|softcapping|clamp_kqv|factor|multiplier|"
     r"alibi_bias|beta_\w+)$"
 )
-_TEXT_KEYS = re.compile(r"rope\.scaling\.type|tensor_data_layout|hidden_activation")
+_TEXT_KEYS = re.compile(
+    r"rope\.scaling\.type|tensor_data_layout|hidden_activation|clip\.projector_type"
+)
 _ABSOLUTE = ("general.", "tokenizer.")
 _NEEDED = ("block_count", "embedding_length")
 # Without these factors attention turns by wrong angles within any context.
@@ -55,39 +57,51 @@ def architecture_values(
             f"which llama.cpp's {architecture!r} does not have"
         )
     values = {"general.architecture": KeyValue(STRING, architecture)}
-    for key, source in keys.sources.items():
-        try:
-            value = evaluate(source, settings)
-            if value is not None:
-                full = key if key.startswith(_ABSOLUTE) else f"{architecture}.{key}"
-                values[full] = typed(key, value)
-        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
-            raise FormatError(
-                f"{where}: config.json: {key} cannot be made of {source!r}: {error}"
-            ) from error
+    for key, value in values_of(keys.sources, settings, where).items():
+        values[key if key.startswith(_ABSOLUTE) else f"{architecture}.{key}"] = value
     for key in _NEEDED:
         if f"{architecture}.{key}" not in values:
             raise FormatError(f"{where}: config.json: found no {keys.sources[key]} for {key}")
     return values
 
 
-def evaluate(source: str, settings: Settings) -> Any:
+def values_of(
+    sources: Mapping[str, str],
+    settings: Settings,
+    where: str,
+    derived: Mapping[str, Derived] = DERIVED,
+) -> dict[str, KeyValue]:
+    """What each source says, typed as its key is; keys of which nothing is said are not there."""
+    values = {}
+    for key, source in sources.items():
+        try:
+            value = evaluate(source, settings, derived)
+            if value is not None:
+                values[key] = typed(key, value)
+        except (ArithmeticError, AttributeError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{where}: config.json: {key} cannot be made of {source!r}: {error}"
+            ) from error
+    return values
+
+
+def evaluate(source: str, settings: Settings, derived: Mapping[str, Derived] = DERIVED) -> Any:
     """The first choice of a source that says something; None where none does."""
     if source.startswith("="):
         return json.loads(source[1:])
     for choice in re.split(r"\|(?=[\w@=])", source):
-        found = _choice(choice, settings)
+        found = _choice(choice, settings, derived)
         if found is not None:
             return found
     return None
 
 
-def _choice(text: str, settings: Settings) -> Any:
+def _choice(text: str, settings: Settings, derived: Mapping[str, Derived]) -> Any:
     if text.startswith("="):
         return json.loads(text[1:])
     if text.startswith("@"):
         name, _, arguments = text[1:].partition(":")
-        return DERIVED[name](settings, arguments)
+        return derived[name](settings, arguments)
     total: Any = None
     for product in text.split("+"):
         factors = [int(f) if f.isdigit() else settings.get(f) for f in product.split("*")]

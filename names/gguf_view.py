@@ -10,9 +10,9 @@ from typing import Any
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.arrange import Link, arrange
 from anamnesis.names.derived import without_rows
-from anamnesis.names.facts import Facts
 from anamnesis.names.families import families
-from anamnesis.names.family import Family, Row
+from anamnesis.names.family import Family
+from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import architecture_values, keys_of
 from anamnesis.names.keys import Keys
 from anamnesis.names.settings import padding_rows
@@ -65,7 +65,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     keys = keys_of(name, model.path)
     values = architecture_values(keys, architecture, config, model.path)
     metadata = {key: value.value for key, value in values.items()}
-    finder = _Finder(family, tensors)
+    finder = _finder(family, tensors)
     links: list[Link] = []
     for tensor in tensors.values():
         found = list(finder.links(tensor.name, metadata))
@@ -75,7 +75,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
                 "--names stored writes tensors under the names they have"
             )
         links += found
-    links.sort(key=_order)
+    links.sort(key=by_numbers)
     if keys.head == "never" or (keys.head == "untied" and config.get("tie_word_embeddings")):
         links = [link for link in links if link.gguf != "output.weight"]
     made = arrange(links, tensors, "to-gguf")
@@ -118,7 +118,11 @@ def _left_out(name: str) -> str:
     """Why a tensor is not in the GGUF of a text model; empty where it is."""
     if _SKIPPED.fullmatch(name):
         return "llama.cpp has no use for it"
-    return "part of a tower beside the text model" if _TOWERS.fullmatch(name) else ""
+    return (
+        "part of a tower beside the text model (--mmproj writes it)"
+        if _TOWERS.fullmatch(name)
+        else ""
+    )
 
 
 def kept_dtype(tensor: Tensor, outtype: str) -> str:
@@ -140,61 +144,12 @@ def _family(model: Model, name: str, tensors: Mapping[str, Tensor]) -> Family:
         )
     if len(rows) == 1:
         return rows[0]
-    return max(rows, key=lambda f: sum(map(_Finder(f, tensors).knows, tensors)))
+    return max(rows, key=lambda f: sum(map(_finder(f, tensors).knows, tensors)))
 
 
-class _Finder:
-    """From Hugging Face names to links, by the rows of one family."""
-
-    def __init__(self, family: Family, tensors: Mapping[str, Tensor]) -> None:
-        path, head = self._paths(family, tensors)
-        self._by_key: dict[str, list[tuple[Row, re.Pattern[str]]]] = {}
-        for row in family.rows:
-            text = row.hf.replace("{m}", path).replace("{h}", head)
-            key = _NUMBER.sub("#", re.sub(r"\{[a-z]\}", "#", text))
-            matcher = re.compile(_as_regex(row.hf, path, head))
-            if row.hf:
-                self._by_key.setdefault(key, []).append((row, matcher))
-
-    def _paths(self, family: Family, tensors: Mapping[str, Tensor]) -> tuple[str, str]:
-        for path, head in family.paths:
-            if any(name.startswith(f"{path}layers.") for name in tensors):
-                return path, head
-        return family.paths[0]
-
-    def knows(self, name: str) -> bool:
-        """Whether some row has that name."""
-        return any(True for _ in self._found(name))
-
-    def links(self, name: str, metadata: Mapping[str, Any]) -> Iterator[Link]:
-        """The links that begin in a tensor, in the order of its parts."""
-        rows = list(self._found(name))
-        if any(row.pattern.hf.join >= 0 for row, _ in rows):  # parts, rather than the whole
-            rows = [(row, found) for row, found in rows if row.pattern.hf.join >= 0]
-        for row, found in rows:
-            gguf = row.gguf.replace("{i}", found.get("i") or "")
-            facts = Facts(metadata, int(found.get("i") or 0))
-            yield Link(name, gguf, row.pattern, row.value, facts)
-
-    def _found(self, name: str) -> Iterator[tuple[Row, dict[str, Any]]]:
-        for row, matcher in self._by_key.get(_NUMBER.sub("#", name), ()):
-            match = matcher.fullmatch(name)
-            if match is not None:
-                yield row, match.groupdict()
-
-
-_NUMBER = re.compile(r"\d+")
-
-
-def _order(link: Link) -> tuple[int, ...]:
-    """Layers and experts by their numbers; the sort keeps the order of all others."""
-    return tuple(int(number) for number in _NUMBER.findall(link.hf))
-
-
-def _as_regex(template: str, path: str, head: str) -> str:
-    text = template.replace("{m}", path).replace("{h}", head)
-    parts: Sequence[str] = re.split(r"\{([a-z])\}", text)
-    return "".join(
-        re.escape(part) if number % 2 == 0 else rf"(?P<{part}>\d+)"
-        for number, part in enumerate(parts)
-    )
+def _finder(family: Family, tensors: Mapping[str, Tensor]) -> Finder:
+    """What finds the names of a family, whose text model is where the tensors' is."""
+    for path, head in family.paths:
+        if any(name.startswith(f"{path}layers.") for name in tensors):
+            return Finder(family.rows, path, head)
+    return Finder(family.rows, *family.paths[0])

@@ -22,8 +22,8 @@ def described(found: Mapping[str, KeyValue], model: Model, dtype: str) -> dict[s
     """The key/values of an architecture with those that every file has."""
     name = Path(model.path).resolve().name
     return {
-        **found,
         "general.type": KeyValue(STRING, "model"),
+        **found,
         "general.name": KeyValue(STRING, name),
         "general.file_type": KeyValue(_UINT32, _FILE_TYPES[dtype]),
         "general.quantization_version": KeyValue(_UINT32, 2),

@@ -54,10 +54,13 @@ class Settings:
         self.window: Mapping[str, Any] = window if isinstance(window, Mapping) else {}
 
     def get(self, path: str) -> Any:
-        """The value at a path, with dots between the blocks; None where it is not there."""
+        """The value at a path, with dots between blocks and items; None where it is not there."""
         found: Any = self.values
         for key in path.split("."):
-            found = found.get(key) if isinstance(found, Mapping) else None
+            if isinstance(found, list) and key.isdigit():
+                found = found[int(key)] if int(key) < len(found) else None
+            else:
+                found = found.get(key) if isinstance(found, Mapping) else None
         return found
 
     def first(self, *paths: str) -> Any:

@@ -29,6 +29,10 @@ class Tower:
     path: str
     head: str = ""
     facts_prefix: str = "clip.vision"
+    others: tuple[str, ...] = ()  # classes with the same tower
+    keys: str = ""  # what a GGUF says of it; rows as in `names.keys`, over `settings_of`
+    half: str = ""  # a tensor that is float16 whatever the others are
+    single: tuple[str, ...] = ("v.position_embd.weight",)  # those that are float32
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -71,6 +75,29 @@ mm.2                visual.merger.mlp.2
 """
 )
 
+_KEYS = """
+clip.has_vision_encoder             =true
+clip.vision.projection_dim          text.hidden_size|text.n_embd
+clip.vision.image_size              vision.image_size
+clip.vision.patch_size              vision.patch_size
+clip.vision.embedding_length        vision.hidden_size
+clip.vision.feed_forward_length     vision.intermediate_size
+clip.vision.block_count             vision.num_hidden_layers|vision.depth
+clip.vision.attention.head_count    vision.num_attention_heads|vision.num_heads
+clip.vision.image_mean              processor.image_mean
+clip.vision.image_std               processor.image_std
+"""
+_QWEN2_KEYS = (
+    _KEYS
+    + """
+clip.vision.image_size              vision.image_size|=560
+clip.vision.embedding_length        vision.embed_dim|vision.hidden_size
+clip.vision.feed_forward_length     @inner-of-embedded
+clip.vision.attention.layer_norm_epsilon model.rms_norm_eps|=1e-6
+"""
+)
+_EMBEDDED = ("v.patch_embd.weight", "v.position_embd.weight")
+
 TOWERS = (
     Tower(
         ("gemma3",),
@@ -86,6 +113,15 @@ v.post_ln                   vision_tower.vision_model.post_layernorm
         "vision_tower.vision_model.encoder.layers.{i}.",
         "language_model.model.",
         "language_model.",
+        keys=_KEYS
+        + """
+clip.projector_type                 ="gemma3"
+clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-6
+clip.use_gelu                       =true
+clip.vision.projector.scale_factor  @pooled-side
+""",
+        half="mm.input_projection.weight",
+        single=_EMBEDDED,
     ),
     Tower(
         ("idefics3",),
@@ -99,6 +135,16 @@ v.post_ln           model.vision_model.post_layernorm
         _SIGLIP,
         "model.vision_model.encoder.layers.{i}.",
         "model.text_model.",
+        others=("SmolVLMForConditionalGeneration",),
+        keys=_KEYS
+        + """
+clip.projector_type                 ="idefics3"
+clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-5
+clip.vision.projector.scale_factor  model.scale_factor|=2
+clip.use_gelu                       =true
+clip.vision.preproc_image_size      processor.size.longest_edge|vision.image_size
+""",
+        single=_EMBEDDED,
     ),
     Tower(
         ("pixtral",),
@@ -123,6 +169,14 @@ ffn_down            feed_forward.down_proj
         "vision_tower.transformer.layers.{i}.",
         "language_model.model.",
         "language_model.",
+        keys=_KEYS
+        + """
+clip.projector_type                 ="pixtral"
+clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-5
+clip.use_silu                       @true-if:vision.hidden_act,silu
+clip.use_gelu                       @true-if:vision.hidden_act,gelu
+clip.vision.spatial_merge_size      model.spatial_merge_size
+""",
     ),
     Tower(
         ("qwen2.5vl_merger",),
@@ -136,6 +190,12 @@ ffn_down            mlp.down_proj
 """,
         "visual.blocks.{i}.",
         "model.",
+        keys=_QWEN2_KEYS
+        + """
+clip.projector_type                 ="qwen2.5vl_merger"
+clip.use_silu                       =true
+clip.vision.n_wa_pattern            vision.fullatt_block_indexes.0+1
+""",
     ),
     Tower(
         ("qwen2vl_merger",),
@@ -148,6 +208,7 @@ ffn_down            mlp.fc2
 """,
         "visual.blocks.{i}.",
         "model.",
+        keys=_QWEN2_KEYS + 'clip.projector_type ="qwen2vl_merger"\n',
     ),
     Tower(
         ("qwen3vl_merger",),
@@ -172,6 +233,15 @@ ffn_down            mlp.linear_fc2
 """,
         "model.visual.blocks.{i}.",
         "model.language_model.",
+        keys=_KEYS
+        + """
+clip.projector_type                 ="qwen3vl_merger"
+clip.vision.image_size              vision.image_size|@positions-side
+clip.use_gelu                       =true
+clip.vision.spatial_merge_size      vision.spatial_merge_size
+clip.vision.attention.layer_norm_epsilon model.text_config.rms_norm_eps|=1e-6
+clip.vision.is_deepstack_layers     @deepstack-layers
+""",
     ),
 )
 

@@ -48,7 +48,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     inputs: tuple[str, ...]
     path: str
     format: str
-    names: Literal["stored", "hf"]
+    names: Literal["stored", "hf", "mmproj"]
     key_values: dict[str, Any]
     dtype: Dtype
     max_shard_bytes: int

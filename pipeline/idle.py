@@ -122,6 +122,8 @@ INPUTS: dict[str, tuple[str, Callable[[Case], bool]]] = {
 def refuse_idle(output: Output, place: Place) -> None:
     """UsageError for a setting of the output section that its output has no use for."""
     default = type(output)(path=output.path)
+    if output.names == "mmproj" and place.form != "gguf":
+        raise UsageError(f"output.names: mmproj is for gguf; the output is {place.form}")
     for name, (words, means) in OUTPUTS.items():
         value = getattr(output, name)
         if value not in (getattr(default, name), _NONE.get(name)) and not means(place):

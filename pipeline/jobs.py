@@ -199,7 +199,9 @@ def run_job(
 
 def _load(settings: Settings, source: str, limits: Limits) -> Model:
     # What goes into a GGUF is taken under the names that it has.
-    names: Literal["stored", "hf"] = "stored" if settings.format == "gguf" else settings.names
+    names: Literal["stored", "hf"] = "hf" if settings.names == "hf" else "stored"
+    if settings.format == "gguf":
+        names = "stored"
     options = Options(settings.assume_unit_scale, settings.rounding, names)
     limits = _with_room(settings, limits)
     return open_named(source, options, limits, keep_going=settings.keep_going)

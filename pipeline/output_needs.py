@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
+from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers.model import Model
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.config import Settings
     from anamnesis.pipeline.plan import Plan, Spec
+    from anamnesis.readers.gguf_types import KeyValue
+
+    _Needs: TypeAlias = tuple[Model, Spec, dict[str, KeyValue]]
 
 
 def prepared(model: Model, spec: Spec, settings: Settings, limits: Limits) -> tuple[Model, Spec]:
@@ -53,26 +57,14 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
     from anamnesis.writers.gguf_values import pack
 
     outtype = spec.dtype or "bf16"
+    if model.container == "gguf" and settings.names == "mmproj":
+        raise UsageError(f"{model.path}: mmproj is made of a model folder; found a GGUF")
     if model.container == "gguf" or settings.names == "stored":
         found = key_values.key_values(model, outtype, limits)
+    elif settings.names == "mmproj":
+        model, spec, found = _tower(model, spec, outtype, limits)
     else:
-        from anamnesis.names.folder_config import folder_config
-        from anamnesis.names.gguf_config import generated
-        from anamnesis.names.gguf_view import gguf_view, kept_dtype
-        from anamnesis.names.vocabulary import vocabulary
-        from anamnesis.pipeline.plan import with_dtype
-        from anamnesis.readers.folder import LocalFolder
-
-        folder = LocalFolder(model.path)
-        config = folder_config(folder, limits)
-        view = gguf_view(model, config)
-        words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
-        found = key_values.described(words | view.values, model, outtype)
-        tensors = tuple(with_dtype(t, kept_dtype(t, outtype)) for t in view.model.tensors)
-        model = replace(view.model, tensors=tensors)
-        vectors = generated(view.keys, config, model.path)
-        storage = replace(spec.storage, generated=vectors)
-        spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
+        model, spec, found = _text_model(model, spec, settings, limits)
     if spec.encode is not None:
         from anamnesis.pipeline.gguf_encode import encoded_as, facts_of
 
@@ -81,3 +73,40 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
         found |= encoded_as(encode)
     packed = pack(key_values.changed(found, settings.key_values))
     return model, replace(spec, storage=replace(spec.storage, key_values=packed))
+
+
+def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) -> _Needs:
+    """The text model of a folder."""
+    from anamnesis.names import key_values
+    from anamnesis.names.folder_config import folder_config
+    from anamnesis.names.gguf_config import generated
+    from anamnesis.names.gguf_view import gguf_view, kept_dtype
+    from anamnesis.names.vocabulary import vocabulary
+    from anamnesis.pipeline.plan import with_dtype
+    from anamnesis.readers.folder import LocalFolder
+
+    outtype, folder = spec.dtype or "bf16", LocalFolder(model.path)
+    config = folder_config(folder, limits)
+    view = gguf_view(model, config)
+    words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
+    found = key_values.described(words | view.values, model, outtype)
+    tensors = tuple(with_dtype(t, kept_dtype(t, outtype)) for t in view.model.tensors)
+    vectors = generated(view.keys, config, model.path)
+    storage = replace(spec.storage, generated=vectors)
+    spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
+    return replace(view.model, tensors=tensors), spec, found
+
+
+def _tower(model: Model, spec: Spec, outtype: str, limits: Limits) -> _Needs:
+    """The vision tower of a folder."""
+    from anamnesis.names import key_values
+    from anamnesis.names.folder_config import folder_config
+    from anamnesis.names.mmproj import mmproj_view, tower_dtype
+    from anamnesis.pipeline.plan import with_dtype
+    from anamnesis.readers.folder import LocalFolder
+
+    view = mmproj_view(model, folder_config(LocalFolder(model.path), limits))
+    found = key_values.described(view.values, model, outtype)
+    tensors = tuple(with_dtype(t, tower_dtype(view.tower, t, outtype)) for t in view.model.tensors)
+    spec = replace(spec, dtype=outtype, passthrough="keep")
+    return replace(view.model, tensors=tensors), spec, found

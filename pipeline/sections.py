@@ -34,10 +34,11 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     names: Annotated[
-        Literal["stored", "hf"] | None,
+        Literal["stored", "hf", "mmproj"] | None,
         Meta(
             description="Under which names a GGUF's tensors are written: stored, as they are in "
-            "the file, or hf, as Hugging Face has them. null: hf for format hf, else stored."
+            "the file, or hf, as Hugging Face has them. For format gguf, mmproj is the vision "
+            "tower of a model folder. null: hf for formats hf and gguf, else stored."
         ),
     ] = None
     key_values: Annotated[

@@ -48,9 +48,14 @@ class Keys:
     @property
     def sources(self) -> dict[str, str]:
         """Sources by key; those that are left out are not there."""
-        pairs = (line.split(None, 1) for line in self.rows.splitlines() if line.strip())
-        found = {key: source.strip() for key, source in pairs}
-        return {key: source for key, source in found.items() if source != "-"}
+        return sources_of(self.rows)
+
+
+def sources_of(rows: str) -> dict[str, str]:
+    """Sources by key, of which later ones count; those that are left out are not there."""
+    pairs = (line.split(None, 1) for line in rows.splitlines() if line.strip())
+    found = {key: source.strip() for key, source in pairs}
+    return {key: source for key, source in found.items() if source != "-"}
 
 
 @cache

@@ -144,3 +144,29 @@ def test_transformers_own_loader_gives_the_same(name: str, tmp_path: Path) -> No
     model = auto.from_pretrained(tmp_path / "out", dtype=torch.float32).eval()
     equal = type(model) is type(other) and torch.equal(logits(model), logits(other.eval()))
     assert equal == (name not in OTHERWISE)
+
+
+TOWERS = sorted(path.parent.name for path in CORPUS.glob("*/mmproj.gguf"))
+
+
+@pytest.mark.parametrize("name", TOWERS)
+def test_towers_are_those_of_the_converter(name: str, tmp_path: Path) -> None:
+    import gguf
+
+    out = tmp_path / "mmproj.gguf"
+    anamnesis.convert(CORPUS / name / "hf", out, to="gguf", names="mmproj", dtype="bf16")
+    wanted, found = (gguf.GGUFReader(str(p)) for p in (CORPUS / name / "mmproj.gguf", out))
+    arrays = [
+        {t.name: (t.tensor_type, t.shape.tolist(), t.data.tobytes()) for t in reader.tensors}
+        for reader in (wanted, found)
+    ]
+    assert arrays[0] == arrays[1]
+    keys = [
+        {
+            key: (field.types, field.contents())
+            for key, field in reader.fields.items()
+            if not key.startswith("GGUF.") and key not in ("general.name", "general.size_label")
+        }
+        for reader in (wanted, found)
+    ]
+    assert keys[0] == keys[1]

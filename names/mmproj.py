@@ -1,0 +1,162 @@
+"""The vision tower of a Hugging Face folder as an `mmproj` file: names, types and key/values.
+
+What is said, and of what, is as llama.cpp's converter has it under `--mmproj` (`MmprojModel` of
+conversion/base.py in https://github.com/ggml-org/llama.cpp).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.names.arrange import Link, arrange
+from anamnesis.names.finder import Finder, by_numbers
+from anamnesis.names.gguf_config import values_of
+from anamnesis.names.keys import sources_of
+from anamnesis.names.settings import DERIVED, Derived, Settings
+from anamnesis.names.vision import TOWERS, Tower
+from anamnesis.readers.base import Dropped, Tensor
+from anamnesis.readers.gguf_types import STRING, KeyValue
+from anamnesis.readers.model import Model
+
+_FEWER = ("clip.use_", "clip.vision.projector.", "clip.vision.spatial", "clip.vision.is_deepstack")
+_PATCHES = "v.patch_embd.weight"
+
+
+@dataclass(frozen=True, slots=True)
+class MmprojView:
+    """A tower under llama.cpp's names, its key/values, and the row that made them."""
+
+    model: Model
+    values: dict[str, KeyValue]
+    tower: Tower
+
+
+def mmproj_view(model: Model, config: Mapping[str, Any]) -> MmprojView:
+    """The tensors of an `mmproj` file, out of a folder whose `config.json` is `config`.
+
+    Raises UnsupportedError for a class that has no tower here, and FormatError where the
+    configuration does not say what llama.cpp needs, or shapes contradict it.
+    """
+    name = str((config.get("architectures") or [""])[0])
+    tower = _tower(name, config, model.path)
+    settings = settings_of(config)
+    values = {
+        "general.architecture": KeyValue(STRING, "clip"),
+        "general.type": KeyValue(STRING, "mmproj"),
+    }
+    values |= values_of(sources_of(tower.keys), settings, model.path, derived=_DERIVED)
+    for key, source in sources_of(tower.keys).items():
+        if key not in values and not key.startswith(_FEWER):
+            raise FormatError(f"{model.path}: its configuration has no {source} for {key}")
+    metadata = {key: value.value for key, value in values.items()}
+    outputs = settings.get("vision.deepstack_visual_indexes") or ()
+    finder = Finder(tower.rows, tower.path, tower.head)
+    tensors = {t.name: t for t in model.tensors if finder.knows(t.name)}
+    links: list[Link] = []
+    for tensor in tensors:
+        links += finder.links(tensor, metadata, tower.facts_prefix, outputs)
+    links.sort(key=by_numbers)
+    rest = [t for t in model.tensors if t.name not in tensors]
+    dropped = tuple(Dropped(t.components[0].stored, "part of the text model") for t in rest)
+    made = replace(
+        model,
+        tensors=tuple(arrange(links, tensors, "to-gguf")),
+        dropped=(*model.dropped, *dropped),
+        notes=(*model.notes, *_notes(rest)),
+    )
+    return MmprojView(made, values, tower)
+
+
+def settings_of(config: Mapping[str, Any]) -> Settings:
+    """What rows of towers are about: the blocks `model`, `text`, `vision`, `processor`."""
+    processor: dict[str, Any] = {}
+    for file, block in (
+        ("preprocessor_config", "media_proc_cfg"),
+        ("processor_config", "image_processor"),
+    ):
+        found = config.get(file) or {}
+        inner = found.get(block)
+        processor |= {**found, **(inner if isinstance(inner, Mapping) else {})}
+    text = config.get("text_config")
+    blocks = {
+        "model": config,
+        "text": {**config, **(text if isinstance(text, Mapping) else {})},
+        "vision": config.get("vision_config") or {},
+        "processor": processor,
+    }
+    return Settings(blocks)
+
+
+def tower_dtype(tower: Tower, tensor: Tensor, outtype: str) -> str:
+    """The dtype of a tensor in a file of `outtype`."""
+    if tensor.name == tower.half:
+        return "F16"
+    if len(tensor.shape) < 2 or tensor.name in tower.single:
+        return "F32"
+    if tensor.name.startswith(_PATCHES) and outtype != "f16":
+        return "F32"
+    return outtype.upper()
+
+
+def _tower(name: str, config: Mapping[str, Any], path: str) -> Tower:
+    for tower in TOWERS:
+        if name in (tower.architecture, *tower.others) and config.get("vision_config"):
+            return tower
+    known = ", ".join(n for tower in TOWERS for n in (tower.architecture, *tower.others))
+    raise UnsupportedError(
+        f"{path}: {name or 'its class'!r:.100} has no vision tower that is in the table of names; "
+        f"known are those of {known}"
+    )
+
+
+def _notes(rest: list[Tensor]) -> Iterator[str]:
+    others = [t.name for t in rest if "vision" in t.name or "visual" in t.name]
+    if others:
+        more = f" and {len(others) - 1} more are" if len(others) > 1 else " is"
+        yield f"{others[0]}{more} left out: llama.cpp has no place for it in the tower"
+
+
+def _true_if(settings: Settings, arguments: str) -> bool | None:
+    path, _, text = arguments.partition(",")
+    return True if settings.get(path) == text else None
+
+
+def _inner_of_embedded(settings: Settings, _: str) -> Any:
+    """Qwen2-VL's configuration calls the feed-forward's width `hidden_size`."""
+    embedded = settings.get("vision.embed_dim") is not None
+    return settings.get("vision.hidden_size" if embedded else "vision.intermediate_size")
+
+
+def _positions_side(settings: Settings, _: str) -> int:
+    """The side of an image that has as many patches as there are positions (Qwen3-VL)."""
+    positions = settings.number("vision.num_position_embeddings") or 2304
+    return int(positions**0.5 * (settings.number("vision.patch_size") or 16))
+
+
+def _deepstack_layers(settings: Settings, _: str) -> list[bool] | None:
+    """Which layers have an output of their own."""
+    count = int(settings.number("vision.num_hidden_layers", "vision.depth"))
+    chosen = settings.get("vision.deepstack_visual_indexes") or ()
+    return [layer in chosen for layer in range(count)] or None
+
+
+def _pooled_side(settings: Settings, _: str) -> int | None:
+    """How many patches a side become one token; None for Gemma 3's usual four."""
+    tokens = settings.number("processor.image_seq_length") or 256
+    patches = settings.number("vision.image_size") // settings.number("vision.patch_size")
+    side = int(patches // math.isqrt(int(tokens)))
+    return side if side > 0 and side != 4 else None
+
+
+_DERIVED: dict[str, Derived] = {
+    **DERIVED,
+    "deepstack-layers": _deepstack_layers,
+    "inner-of-embedded": _inner_of_embedded,
+    "pooled-side": _pooled_side,
+    "positions-side": _positions_side,
+    "true-if": _true_if,
+}
