@@ -9,6 +9,8 @@ from types import ModuleType
 import numpy as np
 import pytest
 
+from anamnesis.kernels.encoders import Unfit
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("compressed_tensors")
 pytest.importorskip("bitsandbytes")
@@ -94,3 +96,25 @@ def _both(case, dtype, kind):  # type: ignore[no-untyped-def]
         weight = torch.from_numpy(ours.extreme(kind, 128, 256)).to(TORCH[dtype])
         expected = libraries.written(*case, weight)
         return ours.encoded(case, weight.float().numpy(), dtype, step=1), expected
+
+
+SHAPES = ((1, 256), (3, 128), (130, 384), (257, 160), (2, 1024), (64, 72), (7, 64))
+
+
+@pytest.mark.parametrize("case", list(ours.cases()), ids=ours.label)
+def test_bytes_are_the_librarys_for_other_shapes(case) -> None:  # type: ignore[no-untyped-def]
+    """One row, rows of no whole blocks; what a layout cannot hold is kept, as by the library."""
+    target, settings = case
+    if settings.get("style") in ("modelopt", "gpt-oss"):
+        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    compared = 0
+    for number, shape in enumerate(SHAPES):
+        weight = torch.from_numpy(ours.matrix("plain", *shape, seed=number)).bfloat16()
+        try:
+            found = ours.encoded(case, weight.float().numpy(), "BF16", step=1)
+        except Unfit:
+            continue
+        ours.assert_same(found, libraries.written(*case, weight))
+        compared += 1
+    # transformers' formula keeps what is no whole blocks, which is all of these.
+    assert compared or settings.get("style") == "transformers", target
