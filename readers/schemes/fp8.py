@@ -61,8 +61,8 @@ def resolve(ledger: Ledger) -> None:
     """Claim FP8 weights with their scales; drop the marks and activation scales beside them.
 
     Codes without any scale are claimed only under `assume_unit_scale`. Raises FormatError for
-    a scale that does not fit, UnsupportedError for the scales of fused shards. Notes grids
-    that are not those of the configuration's blocks.
+    a scale that does not fit, or fits other blocks than the configuration's in two ways, and
+    UnsupportedError for the scales of fused shards. Notes other grids than the configuration's.
     """
     if ledger.container.kind == "gguf":
         return  # a type among ggml's, with companions of its own
@@ -83,11 +83,16 @@ def resolve(ledger: Ledger) -> None:
             claimed.add(layer)
             _drop_mark(ledger, mark)
     _drop_activation_scales(ledger, claimed)
-    _note_grids(ledger, declared)
+    _settle_grids(ledger, declared)
 
 
-def _note_grids(ledger: Ledger, declared: list[Block]) -> None:
-    """Say which grids of scales are not those that the configuration's blocks would make."""
+def _settle_grids(ledger: Ledger, declared: list[Block]) -> None:
+    """Note grids of scales that are not those of the configuration's blocks, or refuse them.
+
+    transformers (`Fp8Dequantize._dequantize_one`) makes blocks of what the grid divides, whatever
+    the configuration says, and vLLM loads no such grid: where both lengths divide into the blocks
+    that are taken here, transformers takes the same ones; otherwise nothing settles it.
+    """
     if not declared:
         return
     surplus, other = [], []
@@ -97,6 +102,8 @@ def _note_grids(ledger: Ledger, declared: list[Block]) -> None:
                 surplus.append(tensor)
             elif not is_declared(tensor.components[0].stored, tensor.params["block"], declared):
                 other.append(tensor)
+                if not _evenly(tensor) and ledger.quantization().get("weight_block_size"):
+                    raise _contradiction(tensor, declared)
     if surplus:
         stored, used = (surplus[0].params[key][1:] for key in ("stored_grid", "grid"))
         ledger.note(
@@ -108,6 +115,23 @@ def _note_grids(ledger: Ledger, declared: list[Block]) -> None:
             f"{_first(other)}: the scales fit no block of the configuration "
             f"({', '.join(map(_by, declared))}); taken as blocks of {_by(other[0].params['block'])}"
         )
+
+
+def _evenly(tensor: Tensor) -> bool:
+    """Whether the grid divides the matrix into whole blocks of the size that is taken."""
+    _, rows, columns = stack(tensor.components[0].stored)
+    (_, block_rows, block_columns), (bm, bn) = tensor.params["grid"], tensor.params["block"]
+    return bool(rows == block_rows * bm and columns == block_columns * bn)
+
+
+def _contradiction(tensor: Tensor, declared: list[Block]) -> FormatError:
+    weight, scale = (component.stored for component in tensor.components)
+    return FormatError(
+        f"{where(scale, weight)}: the scales fit no block of the configuration "
+        f"({', '.join(map(_by, declared))}), and leave no whole blocks: "
+        f"{_by(tensor.params['block'])} with a rest or equal parts, which nothing settles; the way "
+        "out is a weight_block_size that is that of the file"
+    )
 
 
 def _first(tensors: list[Tensor]) -> str:

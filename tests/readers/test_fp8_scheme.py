@@ -118,7 +118,7 @@ SHAPES = [
     ((200, 256), F32, (2, 2), BLOCK100, "fp8-block", (100, 128), (1, 2, 2)),
     ((576, 7168), "BF16", (5, 56), BLOCK128, "fp8-block", (128, 128), (1, 5, 56)),
     ((200, 256), "F8_E8M0", (2, 2), BLOCK128, "fp8-block", (128, 128), (1, 2, 2)),
-    ((200, 256), F32, (2, 2), BLOCK32, "fp8-block", (128, 128), (1, 2, 2)),
+    ((256, 256), F32, (2, 2), BLOCK32, "fp8-block", (128, 128), (1, 2, 2)),
     ((200, 256), F32, (2, 2), {"weight_block_size": None}, "fp8-block", (128, 128), (1, 2, 2)),
     ((200, 256), F32, (2, 2), {"weight_block_size": [0, "x"]}, "fp8-block", (128, 128), (1, 2, 2)),
     ((40, 100), "U8", (40, 4), BLOCK128, "mxfp8", (1, 32), (1, 40, 4)),
@@ -196,6 +196,18 @@ def test_grids_that_contradict_the_configuration_are_noted(
     (note,) = book.notes
     assert re.search(said, note)
     assert "'a.weight' (F8_E4M3 [256, 256]) and 1 more: " in note
+
+
+@pytest.mark.parametrize(
+    ("shape", "scale"), [((200, 256), (2, 2)), ((256, 200), (2, 2)), ((3, 200, 256), (3, 2, 2))]
+)
+def test_a_grid_of_other_blocks_with_a_rest_is_refused(
+    shape: tuple[int, ...], scale: tuple[int, ...]
+) -> None:
+    """128 and 72 rows, or the 100 and 100 that transformers would take: two readings."""
+    stated = {"quant_method": "fp8", "weight_block_size": [64, 64]}
+    with pytest.raises(FormatError, match=r"'a.weight_scale_inv'.*no block .*\(64x64\).*128x128"):
+        resolved(("a.weight", E4M3, shape), ("a.weight_scale_inv", F32, scale), config=stated)
 
 
 def _pairs(weight: tuple[int, ...], scale: tuple[int, ...]) -> list[tuple[str, str, Any]]:
