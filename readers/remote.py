@@ -123,7 +123,8 @@ class RemoteFile:
     ) -> None:
         """Open `url`, which is `expected` or anything; raises OSError and this package's errors.
 
-        With `expected`, nothing is asked: every answer has to be of that version.
+        With `expected`, nothing is asked: every answer has to be of that version, or
+        `check_unchanged` finds out.
         """
         self.path = url
         self._origin = origin_of(url)
@@ -132,7 +133,7 @@ class RemoteFile:
         self._lock = threading.Lock()
         self._ahead = first_bytes
         self._next = 0  # where a read that follows the one before would begin
-        if isinstance(self._origin, StoreOrigin) or expected is None:
+        if expected is None:
             self.id, self._block = self._identity(first_bytes)
         else:
             self.id = expected

@@ -12,6 +12,7 @@ from anamnesis.errors import AnamnesisError, FormatError, UsageError
 from anamnesis.readers import hub
 from anamnesis.readers.retry import call as call
 from anamnesis.readers.retry import is_no_archive, not_installed, told
+from anamnesis.readers.together import REQUESTS
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -30,7 +31,7 @@ def driver(url: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # noqa: PLC0415 - fsspec is for URLs alone
 
     try:
-        fs, path = url_to_fs(url)
+        fs, path = url_to_fs(url, **_settings(url))
     except ImportError as error:
         raise not_installed(url, error) from error
     except (AnamnesisError, OSError):
@@ -41,6 +42,16 @@ def driver(url: str) -> tuple[Any, str]:
         text = str(error) if isinstance(error, ValueError) else told(error)
         raise UsageError(f"{url}: {text}") from error
     return fs, path
+
+
+def _settings(url: str) -> dict[str, Any]:
+    """What a driver is told besides its own configuration: botocore pools only 10 connections."""
+    if not url.lower().startswith(("s3://", "s3a://")):
+        return {}
+    from fsspec.config import conf  # noqa: PLC0415 - fsspec is for URLs alone
+
+    own = conf.get("s3", {}).get("config_kwargs", {})
+    return {"config_kwargs": {"max_pool_connections": REQUESTS, **own}}
 
 
 def local_path(url: str) -> str | None:

@@ -1,0 +1,89 @@
+"""Models in a bucket: a server of S3's protocol in a process of its own (moto), through s3fs."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import anamnesis
+from anamnesis.errors import IntegrityError
+from anamnesis.readers.files import Files
+from anamnesis.readers.model import load_model
+
+pytest.importorskip("moto.server")
+s3fs = pytest.importorskip("s3fs")
+SECRET = "s3cr3t" * 4
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        found = None
+        for line in process.stderr:
+            if found := re.search(r"Running on (http://[\w.:]+)", line):
+                break
+        assert found
+        threading.Thread(target=process.stderr.read, daemon=True).start()  # or its pipe fills up
+        yield found[1]
+        process.terminate()
+
+
+@pytest.fixture
+def bucket(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """A bucket, and the environment by which drivers find it."""
+    monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "reader")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    s3fs.S3FileSystem.clear_instance_cache()
+    fs = s3fs.S3FileSystem()
+    if not fs.exists("bucket"):
+        fs.mkdir("bucket")
+    yield fs
+    fs.rm("bucket/m", recursive=True)
+    s3fs.S3FileSystem.clear_instance_cache()
+
+
+def test_a_model_in_a_bucket(bucket: Any, fp8_model: Path, tmp_path: Path) -> None:
+    bucket.pipe("bucket/m/model.safetensors", fp8_model.read_bytes())
+    bucket.pipe("bucket/m/config.json", b"{}")
+    assert anamnesis.inspect("s3://bucket/m/").tensors == 6
+    anamnesis.remember("s3://bucket/m/", tmp_path / "there")
+    anamnesis.remember(fp8_model, tmp_path / "here")
+    here, there = (tmp_path / name / "model.safetensors" for name in ("here", "there"))
+    assert here.read_bytes() == there.read_bytes()
+    record = next(path for path in tmp_path.rglob("*anamnesis.json") if "there" in str(path))
+    assert SECRET not in record.read_text()
+
+
+def test_an_object_that_is_replaced(bucket: Any, fp8_model: Path) -> None:
+    data = fp8_model.read_bytes()
+    bucket.pipe("bucket/m/model.safetensors", data)
+    model = load_model("s3://bucket/m/model.safetensors")
+    files = Files()
+    files(model.files[0]).read(0, 8)
+    files.check_unchanged()
+    bucket.pipe("bucket/m/model.safetensors", data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        files.check_unchanged()
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        Files()(model.files[0])
+
+
+def test_what_is_not_there(bucket: Any, fp8_model: Path) -> None:
+    bucket.pipe("bucket/m/model.safetensors", fp8_model.read_bytes())
+    with pytest.raises(FileNotFoundError) as caught:
+        anamnesis.inspect("s3://bucket/m/none.safetensors")
+    assert SECRET not in str(caught.value)
+    with pytest.raises(OSError, match="none"):
+        anamnesis.inspect("s3://none/m.safetensors")
