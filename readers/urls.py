@@ -12,7 +12,8 @@ from anamnesis.errors import AnamnesisError, FormatError, UsageError
 from anamnesis.readers import hub
 from anamnesis.readers.retry import call as call
 from anamnesis.readers.retry import is_no_archive, not_installed, told
-from anamnesis.readers.together import REQUESTS
+
+_CONNECTIONS = 32  # as many as `ahead` and `together` have requests at a time
 
 
 def filesystem(url: str) -> tuple[Any, str]:
@@ -51,7 +52,7 @@ def _settings(url: str) -> dict[str, Any]:
     from fsspec.config import conf  # noqa: PLC0415 - fsspec is for URLs alone
 
     own = conf.get("s3", {}).get("config_kwargs", {})
-    return {"config_kwargs": {"max_pool_connections": REQUESTS, **own}}
+    return {"config_kwargs": {"max_pool_connections": _CONNECTIONS, **own}}
 
 
 def local_path(url: str) -> str | None:
