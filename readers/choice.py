@@ -172,10 +172,15 @@ def _same_model(variant: Choice, plain: Choice) -> bool:
 def _of_kind(
     path: str, kind: Kind, names: Sequence[str], read: ReadIndex, notes: list[str]
 ) -> Choice | None:
-    indexes = _indexes(path, kind, names)
-    found = [read(name) for name in indexes]
     alone = kind.single in names
-    for name, index in zip(indexes, found, strict=True):
+    for name in _indexes(path, kind, names):
+        try:
+            index = read(name)
+        except FormatError as error:
+            if not alone:
+                raise
+            notes.append(f"{kind.single} is the model, and its index is not used: {error}")
+            continue
         shards = index.shards
         if alone and kind.single not in shards:
             notes.append(f"{path}: {kind.single} is the model, and the index {name} is not used")

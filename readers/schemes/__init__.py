@@ -24,6 +24,7 @@ from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._parents import note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
+from anamnesis.readers.schemes._widths import note_widths
 from anamnesis.readers.schemes.base import Ledger
 
 
@@ -154,6 +155,7 @@ def resolve(ledger: Ledger) -> None:
     check_codes(ledger)
     check_numbers(ledger)
     note_choices(ledger)
+    note_widths(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented)
     note_integers(ledger)

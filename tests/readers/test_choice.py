@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import FormatError, SecurityError, UsageError
@@ -101,6 +102,19 @@ def test_an_index_whose_files_are_not_there_hides_nothing() -> None:
         chosen([INDEX], model=[ONE])
     # One that is there is enough: then those that are missing are an error.
     assert chosen([TWO, INDEX], model=[ONE, TWO])[0] == [INDEX]
+
+
+@pytest.mark.parametrize("text", ['{"weight_map": ', '{"weight_map": {}}', "[]", ""])
+def test_a_broken_index_hides_no_single_file(tmp_path: Path, text: str) -> None:
+    """transformers does not read it either; it may be an index of many files, cut short."""
+    save_file({"a": np.ones(4, np.float32)}, tmp_path / "model.safetensors")
+    (tmp_path / INDEX).write_text(text)
+    model = load_model(str(tmp_path))
+    assert [tensor.name for tensor in model.tensors] == ["a"]
+    assert [INDEX in note and "is not used" in note for note in model.notes] == [True]
+    os.rename(tmp_path / "model.safetensors", tmp_path / ONE)
+    with pytest.raises(FormatError, match=INDEX):
+        load_model(str(tmp_path))
 
 
 def test_a_single_file_comes_before_the_shards_of_an_index() -> None:

@@ -280,3 +280,22 @@ def test_an_integer_matrix_by_itself_is_kept_and_noted(dtype: str, name: str) ->
 )
 def test_other_integers_are_no_matter_of_choice(parts: Any) -> None:
     assert notes(parts) == []
+
+
+@pytest.mark.parametrize(
+    ("more", "noted"),
+    [
+        ({"bits": 3}, "says bits 3, and the shapes hold 4"),
+        ({"bits": 8}, "says bits 8, and the shapes hold 4"),
+        ({}, ""),
+        ({"bits": 8, "dynamic": {"+:.*q.*": {"bits": 4}}}, ""),
+        ({"bits": 8, "input_activations": {"num_bits": 4}}, "says bits 8, and the shapes hold 4"),
+    ],
+)
+def test_a_stated_width_that_the_shapes_contradict_is_noted(
+    tmp_path: Path, more: dict[str, Any], noted: str
+) -> None:
+    model = load_model(str(gptq(tmp_path, 7, {**GPTQ, **more})))
+    found = [note for note in model.notes if "the shapes hold" in note]
+    assert len(found) == bool(noted)
+    assert all(noted in note and "'q.qweight'" in note for note in found)

@@ -1,0 +1,56 @@
+"""Widths of packed codes that are not those of the configuration: taken from the tensors, noted.
+
+The shapes of codes, scales and zero points give the width of GPTQ, AWQ, HQQ and compressed-tensors;
+their own readers make buffers of the stated width and fail on any other shape. So the tensors
+decide. A configuration with overrides (`dynamic`, `extra_config`, groups of layers) states several
+widths, and which layer has which is not asked here: any of them agrees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes.base import Ledger
+
+_METHODS = frozenset(("auto-round", "awq", "compressed-tensors", "gptq", "hqq"))
+_KEYS = frozenset(("bits", "nbits", "num_bits", "w_bit", "w_bits", "wbits", "weight_bits"))
+_OTHERS = ("act", "input", "kv", "output")  # what is not about weights, such as input_activations
+_BYTES = ("I8", "U8")  # integers of a byte each hold narrower ones, too
+_DEPTH = 6
+
+
+def note_widths(ledger: Ledger) -> None:
+    """Add a note on decoded weights of a width that no part of the configuration states."""
+    if any(one.method not in _METHODS for one in ledger.stated):
+        return
+    stated = {bits for one in ledger.stated for bits in _widths(one.block, 0)}
+    if not stated:
+        return
+    found = [
+        tensor
+        for tensor in ledger.tensors.values()
+        if tensor.quantised
+        and tensor.components[0].stored.dtype not in _BYTES
+        and tensor.params.get("bits", next(iter(stated))) not in stated
+    ]
+    if found:
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        ledger.note(
+            f"{where(found[0].components[0].stored)}{others}: the configuration says bits "
+            f"{', '.join(map(str, sorted(stated)))}, and the shapes hold "
+            f"{found[0].params['bits']}, which were taken"
+        )
+
+
+def _widths(value: object, depth: int) -> Iterator[int]:
+    """Every width of weights in a block, those of its overrides included."""
+    if isinstance(value, list):
+        for item in value if depth < _DEPTH else ():
+            yield from _widths(item, depth + 1)
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            if key in _KEYS and type(item) is int:
+                yield item
+            elif depth < _DEPTH and not str(key).startswith(_OTHERS):
+                yield from _widths(item, depth + 1)
