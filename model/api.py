@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from anamnesis.keywords import Names, PathLike, Patterns, Rounding, Size, keywords
@@ -191,8 +190,9 @@ def verify(
     """
     from anamnesis.pipeline.journal import verify_output
     from anamnesis.pipeline.place import refuse_foreign_weights
+    from anamnesis.writers.stores import located
 
-    place = Path(output_path(os.fsdecode(out)))
+    place = located(output_path(os.fsdecode(out)))
     refuse_foreign_weights(place)
     counts = verify_output(place)
     if against is not None:

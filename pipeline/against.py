@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
+from pathlib import PurePath
 
 import xxhash
 
@@ -24,7 +24,7 @@ from anamnesis.readers.model import Model
 Check = Callable[[Files], Found]
 
 
-def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
+def decode_again(out: PurePath, source: str, sample: float) -> dict[str, int]:
     """Make a share of the recorded pieces again from `source`; the output alone says which.
 
     What was encoded is encoded again, as the manifest says; the parts of a tensor that come of one
@@ -53,7 +53,7 @@ def decode_again(out: Path, source: str, sample: float) -> dict[str, int]:
     return {"pieces": len(manifest.pieces), "pieces_decoded": _compare(checks, sample, out, source)}
 
 
-def _compare(checks: Sequence[Check], sample: float, out: Path, source: str) -> int:
+def _compare(checks: Sequence[Check], sample: float, out: PurePath, source: str) -> int:
     """Do a share of the checks; how many pieces that were, or IntegrityError."""
     count = min(len(checks), max(1, round(sample * len(checks))))
     chosen = sorted(random.Random(out.name).sample(range(len(checks)), count))

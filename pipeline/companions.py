@@ -10,7 +10,7 @@ import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from anamnesis.errors import FormatError, LimitError
@@ -21,7 +21,7 @@ from anamnesis.readers.folder import check_inside
 from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
-from anamnesis.writers.part import link_again, write_small, write_stream
+from anamnesis.writers.stores import store_of
 
 # Copied files are small; weights of another format that lie beside are not companions.
 MAX_BYTES = 256 * MiB
@@ -62,7 +62,7 @@ def is_weights(name: str) -> bool:
 
 def copy_companions(
     source: Path,
-    target: Path,
+    target: PurePath,
     dtype: str | None,
     note: Callable[[str], None],
     choices: Chosen = (),
@@ -76,7 +76,8 @@ def copy_companions(
     that is no JSON cannot be cleaned: it is left out with a `note`.
     """
     copied = []
-    written: dict[tuple[int, int], Path] = {}  # by the device and inode of the source
+    store = store_of(target)
+    written: dict[tuple[int, int], PurePath] = {}  # by the device and inode of the source
     for path in companions(source, allow):
         final = target / path.name
         with LocalFile(path) as file:
@@ -86,11 +87,11 @@ def copy_companions(
                 note(f"left out: {error}")
                 continue
             if changed is not None:
-                write_small(final, changed)
+                store.write(final, [changed])
             else:
                 same = written.setdefault((file.id.device, file.id.inode), final)
-                if same == final or not link_again(same, final):
-                    write_stream(final, _chunks(file))
+                if same == final or not store.link(same, final):
+                    store.write(final, _chunks(file))
         copied.append(path.name)
     return copied
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import PurePath
 
 import xxhash
 
@@ -36,7 +36,7 @@ class Again:
 class EncodedTensors:
     """The encoded tensors of an output, planned as they were."""
 
-    def __init__(self, manifest: Manifest, out: Path, source: str) -> None:
+    def __init__(self, manifest: Manifest, out: PurePath, source: str) -> None:
         self._rows = manifest.encoded
         self._items = {item.name: item for item in manifest.layout_items()}
         self._pieces: dict[str, list[Recorded]] = {}

@@ -14,17 +14,17 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import asdict, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 import xxhash
 
 from anamnesis.errors import FormatError
 from anamnesis.owned import sync_folder
 from anamnesis.pipeline.journal import Journal, Recipe, recorded_name
-from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.plan import Plan
 from anamnesis.readers.source import public_name
-from anamnesis.writers.part import remove_leftovers
+from anamnesis.writers.lock import OutputLock
+from anamnesis.writers.stores import located, store_of
 
 
 def incomplete_path(out: str) -> str:
@@ -68,15 +68,17 @@ def contents(plan: Plan) -> Mapping[str, str]:
 def clear_stale(plan: Plan, journal: Journal) -> None:
     """Before such a run: forget one of other shards or settings."""
     if any(not journal.knows(entry) for entry in journal.entries()):
-        remove_recorded(Path(plan.spec.path), journal)
+        remove_recorded(located(plan.spec.path), journal)
 
 
-def take_over(plan: Plan, out: Path, recipe: Recipe, journal: Journal) -> None:
+def take_over(plan: Plan, out: PurePath, recipe: Recipe, journal: Journal) -> None:
     """Before the run of the whole model that goes to `out`: move what is the same into place.
 
     Every file is recorded before it is moved; the checksums are compared later, as of any file
     that an earlier run finished.
     """
+    if not store_of(out).moves:
+        return  # what is there is made again
     folder = Path(incomplete_path(str(out)))
     before = Journal(folder, recipe)
     if not folder.is_dir():
@@ -95,21 +97,22 @@ def take_over(plan: Plan, out: Path, recipe: Recipe, journal: Journal) -> None:
                 sync_folder(Path(file.path).parent)
 
 
-def remove_incomplete(out: Path, recipe: Recipe) -> None:
+def remove_incomplete(out: PurePath, recipe: Recipe) -> None:
     """After the run of the whole model that went to `out`: its parts are of no more use."""
-    folder = Path(incomplete_path(str(out)))
-    if folder.is_dir():
-        with OutputLock(folder):
+    folder, store = located(incomplete_path(str(out))), store_of(out)
+    if store.names(folder) or store.exists(folder):
+        with store.lock(folder):
             remove_recorded(folder, Journal(folder, recipe))
-            with contextlib.suppress(OSError):
-                folder.rmdir()
+    if store.moves:
+        with contextlib.suppress(OSError):
+            os.rmdir(folder)
 
 
-def remove_recorded(folder: Path, journal: Journal) -> None:
+def remove_recorded(folder: PurePath, journal: Journal) -> None:
     """Remove what the journal lists in `folder`, and the journal."""
-    names = [Path(entry.name).name for entry in journal.entries()]
-    if folder.is_dir():
-        remove_leftovers([folder / name for name in names])
+    names, store = [Path(entry.name).name for entry in journal.entries()], store_of(folder)
+    if store.names(folder):
+        store.clear([folder / name for name in names], None, "")
         for name in names:
-            (folder / name).unlink(missing_ok=True)
+            store.remove(folder / name)
     journal.remove()

@@ -19,6 +19,7 @@ from anamnesis.readers.paths import expand
 from anamnesis.readers.pipelines import PIPELINE, components
 from anamnesis.readers.source import is_url
 from anamnesis.writers import WRITERS
+from anamnesis.writers.stores import located, store_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,17 +70,20 @@ def refuse_indexes(inputs: Inputs) -> None:
     The index is written last, so that one which is there beside all models is this one's.
     """
     for pipeline in inputs.pipelines:
-        index = Path(pipeline.out, PIPELINE)
-        outs = [Path(out) for _, out in inputs.models if Path(out).parent == index.parent]
-        if index.exists() and not all(out.is_dir() for out in outs):
+        index = located(pipeline.out) / PIPELINE
+        outs = [located(out) for _, out in inputs.models]
+        outs = [out for out in outs if out.parent == index.parent]
+        store = store_of(index)
+        if store.exists(index) and not all(store.names(out) for out in outs):
             raise UsageError(f"{index}: is of another pipeline; --overwrite replaces it")
 
 
 def copy_rest(pipeline: Pipeline, note: Callable[[str], None], limits: Limits) -> None:
     """Copy what a pipeline has besides its models: its index, scheduler, tokenisers."""
     for name in ("", *pipeline.others):
-        source, target = Path(pipeline.source, name), Path(pipeline.out, name)
-        target.mkdir(parents=True, exist_ok=True)
+        source, target = Path(pipeline.source, name), located(os.path.join(pipeline.out, name))
+        if store_of(target).moves:
+            Path(target).mkdir(parents=True, exist_ok=True)
         copy_companions(source, target, None, note, allow=limits.allow)
 
 
@@ -97,7 +101,7 @@ def _outputs(settings: Settings, sources: Sequence[str]) -> list[str]:
     """One output an input: the path itself, or a folder of its own below it."""
     if len(settings.inputs) == len(sources) == 1 and sources[0] == settings.inputs[0]:
         return [settings.path]
-    base = Path(settings.path)
+    base = located(settings.path)
     _refuse_file(settings, settings.path)
     names = [_stem(source) for source in sources]
     for number, name in enumerate(names):

@@ -9,16 +9,14 @@ nothing else.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from pathlib import PurePath
+from typing import Any, TypeVar
 
 import msgspec
 import xxhash
 
-from anamnesis import owned
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
 from anamnesis.limits import INDEX_BYTES, OWNED_BYTES, Limits
 from anamnesis.pipeline.encoded_rows import encoded_rows
@@ -41,8 +39,9 @@ from anamnesis.readers.source import public_name
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
 from anamnesis.writers.base import PLAIN, Item, Layout
-from anamnesis.writers.part import write_small
+from anamnesis.writers.stores import located, store_of
 
+P = TypeVar("P", bound=PurePath)
 MANIFEST_NAME = "_anamnesis.json"  # inside of a folder
 
 
@@ -52,6 +51,11 @@ class Recipe:
 
     inputs: str
     settings: str
+
+    @property
+    def digest(self) -> str:
+        """Both in one."""
+        return _digest([self.inputs, self.settings])
 
     @classmethod
     def of(cls, plan: Plan) -> Recipe:
@@ -75,13 +79,13 @@ class Journal:
     """The record of a run in the making; every line carries its own digest."""
 
     def __init__(
-        self, out: Path, recipe: Recipe, contents: Mapping[str, str] | None = None
+        self, out: PurePath, recipe: Recipe, contents: Mapping[str, str] | None = None
     ) -> None:
         """The journal of the output at `out`; `contents` are kept with the files of those names."""
         self.path = out.with_name(f".{out.name}.anamnesis.journal")
         self._recipe = recipe
         self._contents = contents or {}
-        self._named = False  # whether its name is known to be on the disk
+        self._store = store_of(out)
 
     def add(self, found: Mapping[str, Pieces], loss: Mapping[str, Losses] | None = None) -> None:
         """Record files that are about to get their final names; durable when this returns.
@@ -98,18 +102,7 @@ class Journal:
             if lost:
                 entry.append(msgspec.to_builtins(list(lost)))
             lines += json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
-        flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND
-        fd = owned.open_owned(self.path, flags, OWNED_BYTES - len(lines))
-        try:
-            view = memoryview(lines)
-            while view:
-                view = view[os.write(fd, view) :]
-            owned.sync(fd)
-        finally:
-            os.close(fd)
-        if not self._named:
-            owned.sync_folder(self.path.parent)
-            self._named = True
+        self._store.append(self.path, lines, OWNED_BYTES)
 
     def finished(self, *, start_again: bool = False) -> dict[str, Pieces]:
         """Recorded files by name. Lines that are cut or damaged count as absent.
@@ -141,11 +134,7 @@ class Journal:
 
         Raises FormatError for one that is whole and says what no line can.
         """
-        try:
-            fd = owned.open_owned(self.path, os.O_RDONLY, OWNED_BYTES)
-        except FileNotFoundError:
-            return
-        for number, line in enumerate(owned.lines(fd, INDEX_BYTES), 1):
+        for number, line in enumerate(self._store.lines(self.path, INDEX_BYTES, OWNED_BYTES), 1):
             try:
                 value = loads(line, str(self.path), Limits())
             except AnamnesisError:
@@ -165,15 +154,15 @@ class Journal:
 
     def remove(self) -> None:
         """Forget the run."""
-        self.path.unlink(missing_ok=True)
+        self._store.remove(self.path)
 
 
-def recorded_name(path: str | Path) -> str:
+def recorded_name(path: str | PurePath) -> str:
     """The name of an output file in journals and manifests."""
-    return public_name(Path(path).name)
+    return public_name(PurePath(path).name)
 
 
-def manifest_path(out: Path, *, inside: bool = False) -> Path:
+def manifest_path(out: P, *, inside: bool = False) -> P:
     """Where the manifest of an output file or folder lies: beside it, or `inside` the folder.
 
     Engines that read a folder as a dataset of all the files in it leave out a name that begins
@@ -182,10 +171,10 @@ def manifest_path(out: Path, *, inside: bool = False) -> Path:
     return out / MANIFEST_NAME if inside else out.with_name(out.name + ".anamnesis.json")
 
 
-def find_manifest(out: Path) -> Path:
+def find_manifest(out: P) -> P:
     """The manifest that counts: the one inside of a folder, if there is one."""
     inside = manifest_path(out, inside=True)
-    return inside if out.is_dir() and os.path.lexists(inside) else manifest_path(out)
+    return inside if store_of(out).exists(inside) else manifest_path(out)
 
 
 def write_manifest(
@@ -199,6 +188,8 @@ def write_manifest(
 
     `loss` is what the tensors lost that were encoded.
     """
+    out = located(plan.spec.path)
+    store = store_of(out)
     document = {
         "anamnesis": VERSION,
         "format": plan.spec.format,
@@ -207,7 +198,7 @@ def write_manifest(
         "inputs": [[public_name(f.path), f.size, f.mtime_ns] for f in plan.model.files],
         "options": asdict(plan.model.options),
         "recipe": [recipe.inputs, recipe.settings],
-        "files": [[recorded_name(f.path), os.stat(f.path).st_size] for f in plan.layout.files],
+        "files": [[recorded_name(f.path), store.size(located(f.path))] for f in plan.layout.files],
         "others": list(others),
         "items": [_row(item) for item in plan.items],
         "pieces": sorted(list(piece) for some in pieces.values() for piece in some),
@@ -221,21 +212,21 @@ def write_manifest(
         document["notes"] = [note.replace(path, public_name(path)) for note in plan.model.notes]
     document["xxh3"] = _digest(document)
     data = json.dumps(document, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
-    out, inside = Path(plan.spec.path), plan.spec.manifest == "inside"
-    write_small(manifest_path(out, inside=inside), data)
+    inside = plan.spec.manifest == "inside"
+    store.write(manifest_path(out, inside=inside), [data])
     if is_folder(plan):  # the other one would be of an earlier output
-        manifest_path(out, inside=not inside).unlink(missing_ok=True)
+        store.remove(manifest_path(out, inside=not inside))
 
 
 def is_folder(plan: Plan) -> bool:
     """Whether the output is a folder, and not one file."""
-    return plan.layout.files[0].path != str(Path(plan.spec.path))
+    return plan.layout.files[0].path != str(located(plan.spec.path))
 
 
 def recorded_loss(plan: Plan, recipe: Recipe) -> Losses:
     """What the tensors of a complete output lost, if its manifest is of this very recipe."""
     try:
-        document = load_manifest(Path(plan.spec.path))
+        document = load_manifest(located(plan.spec.path))
     except (UsageError, FormatError, IntegrityError):
         return ()
     return document.loss if document.recipe == (recipe.inputs, recipe.settings) else ()
@@ -247,7 +238,7 @@ def recorded(plan: Plan, recipe: Recipe) -> dict[int, Pieces]:
     Raises what `load_manifest` does for one that cannot be trusted.
     """
     try:
-        document = load_manifest(Path(plan.spec.path))
+        document = load_manifest(located(plan.spec.path))
     except UsageError:
         return {}
     except (FormatError, IntegrityError) as error:
@@ -272,14 +263,14 @@ def intact(plan: Plan, number: int, pieces: Pieces) -> bool:
     elems = {item.name: item.elems for item, place in places if place[0] == number}
     check_cover(elems, pieces, f"{file.path}: what was recorded of it")
     try:
-        writer(plan.spec.format).check(Path(file.path), file)
+        store_of(file.path).check(writer(plan.spec.format), located(file.path), file)
         compare(plan.layout, _places(plan.items, plan.layout), pieces)
     except (OSError, AnamnesisError):
         return False
     return True
 
 
-def verify_output(out: Path) -> dict[str, int]:
+def verify_output(out: PurePath) -> dict[str, int]:
     """Read an output again and compare it with its manifest.
 
     Returns counts (`files`, `tensors`, `bytes`). Raises IntegrityError naming the file and the
@@ -289,7 +280,7 @@ def verify_output(out: Path) -> dict[str, int]:
     items, layout = manifest.layout_items(), lay_out(manifest, out, path)
     check_files(manifest, layout, path)
     for file in layout.files:
-        writer(manifest.format).check(Path(file.path), file)
+        store_of(out).check(writer(manifest.format), located(file.path), file)
     total = compare(layout, _places(items, layout), manifest.pieces)
     return {"files": len(layout.files), "tensors": len(items), "bytes": total}
 
@@ -320,7 +311,7 @@ def compare(layout: Layout, places: Mapping[str, Any], pieces: Pieces) -> int:
     return total
 
 
-def load_manifest(out: Path, *, strangers: bool = False) -> Manifest:
+def load_manifest(out: PurePath, *, strangers: bool = False) -> Manifest:
     """The manifest of the output at `out`; with `strangers`, also another user's.
 
     Raises SecurityError or LimitError when it is no file of this program's, UsageError when there
@@ -328,7 +319,7 @@ def load_manifest(out: Path, *, strangers: bool = False) -> Manifest:
     """
     path = find_manifest(out)
     try:
-        data = owned.read_owned(path, OWNED_BYTES, strangers=strangers)
+        data = store_of(path).read(path, OWNED_BYTES, strangers=strangers)
     except FileNotFoundError:
         raise UsageError(
             f"{path}: no manifest; only outputs of this program can be verified"

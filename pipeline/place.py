@@ -13,7 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.pipeline.companions import companions, is_weights
@@ -29,8 +29,10 @@ from anamnesis.pipeline.neighbours import refuse_joining
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.records import Manifest
 from anamnesis.readers.choice import INDEX_NAME
+from anamnesis.readers.source import is_url, public_name
 from anamnesis.writers import WRITERS
 from anamnesis.writers.part import is_part
+from anamnesis.writers.stores import located, store_of
 
 _SHOWN = 5
 
@@ -52,7 +54,7 @@ class Place:
     @classmethod
     def of(cls, plan: Plan, recipe: Recipe, journal: Journal) -> Place:
         """Look at the place of a plan's output."""
-        out = Path(plan.spec.path)
+        out = located(plan.spec.path)
         manifest, damaged = None, False
         try:
             manifest = load_manifest(out)
@@ -63,7 +65,7 @@ class Place:
         if not is_folder(plan):
             return cls(plan, recipe, manifest, frozenset(), ())
         owned = set(listed(manifest)) if manifest else set()
-        if os.path.lexists(journal.path):
+        if store_of(out).exists(journal.path):
             damaged = True  # or cut, which cannot be told from short
             with contextlib.suppress(FormatError):
                 owned |= {entry.name for entry in journal.entries()}
@@ -81,10 +83,10 @@ class Place:
     @property
     def other(self) -> bool:
         """Whether a complete folder of another output is there, or of this one once more."""
-        out = Path(self.plan.spec.path)
+        out = located(self.plan.spec.path)
         if self.manifest is None or not is_folder(self.plan):
             return False
-        return any(os.path.lexists(out / name) for name in listed(self.manifest))
+        return any(store_of(out).exists(out / name) for name in listed(self.manifest))
 
     def check(self, overwrite: bool) -> None:
         """Raise UsageError for what is in the way, by name.
@@ -108,7 +110,7 @@ class Place:
                 f"{out}: exists already, with another output; pass --overwrite "
                 "(output.overwrite) to replace it"
             )
-        if self.other and overwrite and os.path.ismount(out):
+        if self.other and overwrite and store_of(out).moves and os.path.ismount(out):
             raise UsageError(
                 f"{out}: is a mount point, and cannot be replaced as a whole; choose a folder in it"
             )
@@ -125,10 +127,10 @@ def others(plan: Plan) -> list[str]:
     return names
 
 
-def planned(plan: Plan) -> Iterator[Path]:
+def planned(plan: Plan) -> Iterator[PurePath]:
     """The final paths of every file that a run writes, but for the manifest."""
-    yield from (Path(file.path) for file in plan.layout.files)
-    yield from (Path(plan.spec.path) / name for name in others(plan))
+    yield from (located(file.path) for file in plan.layout.files)
+    yield from (located(plan.spec.path) / name for name in others(plan))
 
 
 def is_model_folder(plan: Plan) -> bool:
@@ -145,14 +147,12 @@ def listed(manifest: Manifest) -> list[str]:
     return [Path(name).name for name in (*names, *manifest.others)]
 
 
-def refuse_foreign_weights(out: Path) -> None:
+def refuse_foreign_weights(out: PurePath) -> None:
     """IntegrityError for weights in an output folder that its manifest does not list.
 
     Raises what `load_manifest` raises, too.
     """
     manifest = load_manifest(out, strangers=True)
-    if not out.is_dir():
-        return
     names = [name for name in _strangers(out, listed(manifest)) if is_weights(name)]
     if names:
         raise IntegrityError(
@@ -167,6 +167,10 @@ def refuse_input_folders(out: str, sources: Sequence[str]) -> None:
     Folders are compared as the file system knows them, so that links, mounts and names in other
     case make no difference.
     """
+    target = located(out)
+    if not store_of(target).moves:
+        _refuse_around(target, sources)
+        return
     place = list(_existing(Path(out)))
     for source in sources:
         folder = Path(source)
@@ -182,6 +186,15 @@ def refuse_input_folders(out: str, sources: Sequence[str]) -> None:
                 raise UsageError(f"{out}: {where} the input {source}; choose another output")
         if Path(out).is_dir() and any(os.path.samestat(os.stat(out), s) for s in above):
             raise UsageError(f"{out}: the input {source} lies in it; choose another output")
+
+
+def _refuse_around(out: PurePath, sources: Sequence[str]) -> None:
+    """The same where folders are no more than the beginnings of names."""
+    for source in filter(is_url, sources):
+        folder = located(public_name(source))
+        folder = folder.parent if folder.suffix else folder
+        if out == folder or out in folder.parents or folder in out.parents:
+            raise UsageError(f"{out}: is, lies in or around the input {source}; choose another")
 
 
 def shown(names: Sequence[str]) -> str:
@@ -200,11 +213,9 @@ def _existing(path: Path) -> Iterator[Path]:
     yield from (real, *real.parents)
 
 
-def _strangers(folder: Path, owned: Iterable[str]) -> Iterator[str]:
+def _strangers(folder: PurePath, owned: Iterable[str]) -> Iterator[str]:
     known = set(owned)
-    if not folder.is_dir():
-        return
-    for name in sorted(os.listdir(folder)):
+    for name in store_of(folder).names(folder):
         if recorded_name(name) not in known and not is_part(name):
             yield name
 

@@ -15,7 +15,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from operator import itemgetter
-from pathlib import Path
 
 from anamnesis.errors import LimitError, UnsupportedError, UsageError
 from anamnesis.kernels import ENCODINGS
@@ -36,6 +35,7 @@ from anamnesis.readers.source import is_url
 from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
 from anamnesis.writers.base import PLAIN, Item, Layout, Slot, Storage
+from anamnesis.writers.stores import located, store_of
 
 WINDOW_BYTES = 2 * MiB
 TASK_BYTES = 64 * MiB
@@ -116,7 +116,7 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         tuple((t.name, c) for t, c in zip(tensors, choices, strict=True)) if spec.encode else ()
     )
     spec = with_input(spec, model, chosen)
-    layout = module.layout(items, Path(spec.path), spec.max_shard_bytes, spec.storage)
+    layout = module.layout(items, located(spec.path), spec.max_shard_bytes, spec.storage)
     limits.total(layout.nbytes, f"{spec.path}: output")
     whole = [
         choice.piece(step_for(choice.aligned(tensor), slots[0]), slots)
@@ -127,14 +127,16 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     remote = any(is_url(file.path) for file in model.files)
     base += ahead.PROCESS_BYTES if remote else 0
     more = ahead.THREAD_BYTES if remote else 0
-    needs = [(piece.memory_bytes + more, piece.step.tensor.name) for piece in whole]
+    sends = store_of(spec.path).task_bytes(layout.files)  # what waits to be sent
+    needs = [(piece.memory_bytes + more + sends, piece.step.tensor.name) for piece in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
     tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole)))
     widest = max((t.memory_bytes for t in tasks), default=0)
     if remote and tasks:
-        room = (memory_bytes - base) // threads - widest - more
+        room = (memory_bytes - base) // threads - widest - more - sends
         tasks = tuple(_ahead(task, min(room, ahead.MOST_BYTES), more) for task in tasks)
         widest = max(t.memory_bytes for t in tasks)
+    widest += sends
     memory_bytes = base + threads * widest
     disk = disk_bytes(whole, model.files, threads)
     refuse_over_disk(spec.path, disk, limits.disk_bytes)
@@ -201,7 +203,7 @@ def with_input(spec: Spec, model: Model, choices: Chosen = ()) -> Spec:
 
 
 def _is_file(spec: Spec) -> bool:
-    return Path(spec.path).suffix == WRITERS[spec.format].suffix
+    return located(spec.path).suffix == WRITERS[spec.format].suffix
 
 
 def charge_tensor(tensor: Tensor, limits: Limits) -> None:

@@ -10,7 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from pathlib import Path
+from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
@@ -24,6 +24,7 @@ from anamnesis.readers.gguf_types import GGML_TYPES
 from anamnesis.readers.schemes.base import Options
 from anamnesis.writers import WRITERS, writer
 from anamnesis.writers.base import Item, Layout, Storage
+from anamnesis.writers.stores import located, store_of
 
 VERSION = 1
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
@@ -156,12 +157,12 @@ def check_files(manifest: Manifest, layout: Layout, what: str) -> None:
             f"{len(layout.files):,}"
         )
     for (_, nbytes), file in zip(manifest.files, layout.files, strict=True):
-        size = os.stat(file.path).st_size
+        size = store_of(file.path).size(located(file.path))
         if size != nbytes:
             raise IntegrityError(f"{file.path}: has {size:,} bytes, recorded are {nbytes:,}")
 
 
-def lay_out(manifest: Manifest, out: Path, what: str) -> Layout:
+def lay_out(manifest: Manifest, out: PurePath, what: str) -> Layout:
     """Where everything is in the output at `out`.
 
     Raises FormatError where no output can be so, LimitError.

@@ -5,15 +5,14 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anamnesis import owned, stopping
 from anamnesis.errors import FormatError, UsageError
 from anamnesis.kernels import compiling
-from anamnesis.owned import sync_folder
 from anamnesis.pipeline.companions import copy_companions
 from anamnesis.pipeline.disk import refuse_over_disk
 from anamnesis.pipeline.encoding import EncodedPiece
@@ -37,11 +36,10 @@ from anamnesis.pipeline.journal import (
     recorded_name,
     write_manifest,
 )
-from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.loss import Losses, TensorLoss
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.outcome import Outcome
-from anamnesis.pipeline.place import Place, is_model_folder, others, planned
+from anamnesis.pipeline.place import Place, is_model_folder, listed, others, planned
 from anamnesis.pipeline.plan import Plan, decoded_dtype
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.quant_config import config_blocks
@@ -50,7 +48,8 @@ from anamnesis.pipeline.staging import clear, promote, settle, staged
 from anamnesis.pipeline.work import WriteTask
 from anamnesis.pipeline.writing import OutputFiles
 from anamnesis.readers.files import Files
-from anamnesis.writers.part import check_final, remove_leftovers, remove_parts, write_small
+from anamnesis.writers.part import check_final
+from anamnesis.writers.stores import located, store_of
 
 
 def run_plan(
@@ -69,16 +68,17 @@ def run_plan(
     """
     stopping.check()
     begin = time.perf_counter()
-    out = Path(plan.spec.path)
+    out = located(plan.spec.path)
+    store = store_of(out)
     recipe = Recipe.of(plan)
     _refuse_inputs(plan)
     if is_model_folder(plan):
         config_blocks(plan.choices, "")  # which refuses what no loader takes
-    created = _make_folders([out.parent])
+    created = store.make_folders([out.parent])
     try:
-        with OutputLock(out, progress.note):
+        with store.lock(out, progress.note):
             made = _begin(plan, recipe, overwrite)
-            created += _make_folders([Path(f.path).parent for f in made.layout.files])
+            created += store.make_folders([located(f.path).parent for f in made.layout.files])
             run = _Run(made, out, recipe, progress)
             outcome = run.run(execute, options, overwrite, resume or made is not plan)
             if made is not plan:
@@ -108,7 +108,7 @@ def check_place(plan: Plan, overwrite: bool) -> None:
     """Raise UsageError for what `run_plan` would find in the way of its output; nothing changes."""
     recipe = Recipe.of(plan)
     _refuse_inputs(plan)
-    journal = Journal(Path(plan.spec.path), recipe)
+    journal = Journal(located(plan.spec.path), recipe)
     place = Place.of(plan, recipe, journal)
     place.check(overwrite)
     if is_folder(plan) and place.other and overwrite:
@@ -116,7 +116,7 @@ def check_place(plan: Plan, overwrite: bool) -> None:
     if not is_folder(plan):
         ours = not overwrite and (place.complete or journal.finished())
         if not ours:
-            check_final(Path(plan.spec.path), overwrite)
+            check_final(located(plan.spec.path), overwrite)
 
 
 def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
@@ -124,13 +124,17 @@ def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
 
     Raises UsageError for what is in the way.
     """
-    out = Path(plan.spec.path)
-    journal = Journal(out, recipe)
-    if is_folder(plan):
+    out = located(plan.spec.path)
+    store, journal = store_of(out), Journal(out, recipe)
+    if is_folder(plan) and store.moves:
         settle(plan)
     place = Place.of(plan, recipe, journal)
     place.check(overwrite)
     if not is_folder(plan):
+        return plan
+    if not store.moves:
+        if place.manifest is not None and overwrite:  # known for this program's until they are gone
+            journal.add({name: [] for name in listed(place.manifest)})
         return plan
     if place.other and overwrite:
         refuse_over_disk(plan.spec.path, plan.disk_bytes, plan.disk_limit, plan.out_bytes)
@@ -149,7 +153,7 @@ class _Run:
     """One run of a plan, the files of which may be staged; the output is to be at `out` then."""
 
     plan: Plan
-    out: Path
+    out: PurePath
     recipe: Recipe
     progress: Progress
 
@@ -157,7 +161,8 @@ class _Run:
         """Make what is not done, and complete the output."""
         plan, recipe = self.plan, self.recipe
         whole = not plan.model.broken
-        journal = Journal(Path(plan.spec.path), recipe, None if whole else contents(plan))
+        out, store = located(plan.spec.path), store_of(plan.spec.path)
+        journal = Journal(out, recipe, None if whole else contents(plan))
         if not whole:
             resume = True
             clear_stale(plan, journal)
@@ -167,14 +172,14 @@ class _Run:
         done = _done_before(plan, recipe, journal, replaces) if resume else {}
         if not resume:
             journal.remove()
-        remove_leftovers([manifest_path(Path(plan.spec.path)), *planned(plan)])
-        if is_folder(plan):
-            remove_parts(Path(plan.spec.path))
+        finals = [manifest_path(out), *planned(plan)]
+        store.clear(finals, out if is_folder(plan) else None, recipe.digest)
         # Nothing gets its final name before the checksums of the archive it came from hold.
         archived = bool(plan.model.members)
-        files = OutputFiles(
-            plan, self.progress, journal, hold=archived, stale=self._stale(replaces)
-        )
+        # Where folders cannot be exchanged, the old output is whole until all of the new one is.
+        hold = archived or (replaces and not store.moves)
+        stale = self._stale(replaces)
+        files = OutputFiles(plan, self.progress, journal, hold=hold, stale=stale, run=recipe.digest)
         try:
             names = [str(self._final(f.path)) for f in plan.layout.files]
             sizes = [f.nbytes for f in plan.layout.files]
@@ -189,8 +194,9 @@ class _Run:
             with compiling(_compile_note(self.progress)):
                 tasks = _with_statistics(tasks, execute, options, self.progress)
                 executor(execute)(tasks, options, files)
-            if archived and files.written and not files.failures:
-                _check_members(plan, files)
+            if hold and files.written and not files.failures:
+                if archived:
+                    _check_members(plan, files)
                 files.release()
             files.finish()
             if files.failures:
@@ -199,39 +205,45 @@ class _Run:
                 self._complete(journal, files)
         except BaseException:
             files.discard()
-            if not any(Path(f.path).exists() for f in plan.layout.files):
+            with contextlib.suppress(OSError):
+                store.clear(finals, None, "")  # what an earlier run has left, too
+            if not any(store.exists(located(f.path)) for f in plan.layout.files):
                 journal.remove()
             raise
         return files
 
     @property
     def _is_staged(self) -> bool:
-        return Path(self.plan.spec.path) != self.out
+        return located(self.plan.spec.path) != self.out
 
-    def _stale(self, replaces: bool) -> Path | None:
+    def _stale(self, replaces: bool) -> PurePath | None:
         """A manifest of another output, which ends with the first file that is replaced."""
         if not replaces and recorded(self.plan, self.recipe):
             return None
-        return find_manifest(Path(self.plan.spec.path))
+        return find_manifest(located(self.plan.spec.path))
 
-    def _final(self, path: str) -> Path:
-        return self.out / Path(path).name if self._is_staged else Path(path)
+    def _final(self, path: str) -> PurePath:
+        return self.out / PurePath(path).name if self._is_staged else located(path)
 
     def _complete(self, journal: Journal, files: OutputFiles) -> None:
         """Write what says that an output is whole, when all of its files are."""
-        plan = self.plan
+        plan, store = self.plan, store_of(self.plan.spec.path)
         names = [Path(name).name for name, _ in plan.layout.extras]
         if others(plan):  # so that they are known for this program's after a kill
             journal.add({name: [] for name in others(plan)})
         for name, data in plan.layout.extras:
-            write_small(Path(name), data)
+            store.write(located(name), [data])
         if is_model_folder(plan):
-            source, folder = Path(plan.model.path), Path(plan.spec.path)
+            source, folder = Path(plan.model.path), located(plan.spec.path)
             dtype = decoded_dtype(plan.model, plan.spec)
             note, allow = files.note, plan.model.allow
             names += copy_companions(source, folder, dtype, note, plan.choices, allow)
         if files.written or not recorded(plan, self.recipe):
             write_manifest(plan, self.recipe, files.pieces, names, lost(files))
+        if not store.moves and is_folder(plan):
+            kept = {recorded_name(path) for path in planned(plan)}
+            for name in {entry.name for entry in journal.entries()} - kept:
+                store.remove(located(plan.spec.path) / name)  # of the output that was replaced
         journal.remove()
         remove_incomplete(self.out, self.recipe)
 
@@ -291,7 +303,8 @@ def _done_before(
         if not _is_intact(plan, number, pieces, overwrite):
             del found[number]
             if not overwrite:
-                Path(plan.layout.files[number].path).unlink(missing_ok=True)
+                path = located(plan.layout.files[number].path)
+                store_of(path).remove(path)
     return found
 
 
@@ -332,15 +345,3 @@ def _refuse_inputs(plan: Plan) -> None:
             taken = inputs.get((status.st_dev, status.st_ino))
             if taken is not None:
                 raise UsageError(f"{file.path}: is the input {taken}; choose another output")
-
-
-def _make_folders(folders: Sequence[Path]) -> list[Path]:
-    created: list[Path] = []
-    for folder in dict.fromkeys(folders):
-        missing = [p for p in (folder, *folder.parents) if not p.exists()]
-        for path in reversed(missing):
-            with contextlib.suppress(FileExistsError):
-                owned.make_folder(path)
-                created.append(path)
-                sync_folder(path.parent)
-    return created

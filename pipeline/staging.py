@@ -17,7 +17,7 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.owned import sync_folder
@@ -29,7 +29,7 @@ from anamnesis.writers.exchange import exchange, finish_exchange
 from anamnesis.writers.part import remove_parts
 
 
-def staging_folder(out: Path) -> Path:
+def staging_folder(out: PurePath) -> Path:
     """Where the folder is made that is to replace `out`; beside what a link leads to."""
     real = Path(os.path.realpath(out))
     return real.with_name(f".{real.name}.anamnesis-new")
@@ -81,7 +81,7 @@ def settle(plan: Plan) -> None:
         manifest_path(out).unlink(missing_ok=True)
 
 
-def clear(out: Path, recipe: Recipe, keep: Recipe | None = None) -> None:
+def clear(out: PurePath, recipe: Recipe, keep: Recipe | None = None) -> None:
     """Remove a staging folder, but for one of the recipe `keep`: what was recorded of it.
 
     Raises UsageError when it holds anything else, which nobody but a stranger has put there.

@@ -9,15 +9,15 @@ which a worker imports to read the task. The executors run any kind, and pass on
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import singledispatch
+from importlib import import_module
+from pathlib import Path
 
 import xxhash
 
-from anamnesis import owned
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.loss import PieceLoss
 from anamnesis.pipeline.plan import Piece, Task, WriteTask
@@ -25,6 +25,7 @@ from anamnesis.pipeline.window_parts import write_encoded
 from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
 from anamnesis.pipeline.work import PieceReceipt
 from anamnesis.readers.raw import SpanCrc
+from anamnesis.writers.stores import Sink, Stored, StorePath, located, store_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,6 +45,7 @@ class WriteReceipt(Receipt):
 
     pieces: tuple[PieceReceipt, ...]
     loss: tuple[PieceLoss, ...] = ()  # of what was encoded
+    stored: Stored | None = None  # where it is, in a store
 
 
 @singledispatch
@@ -58,24 +60,25 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
     begin = time.perf_counter()
     pieces: list[PieceReceipt] = []
     loss: list[PieceLoss] = []
-    fd = owned.open_part(os.path.join(task.origin, task.part))
+    part = located(task.part)
+    part = part if isinstance(part, StorePath) else Path(task.origin, part)
+    sink = store_of(part).open_part(part)
     try:
         with inputs_of(task, cancelled) as inputs:
             for piece in task.pieces:
                 if isinstance(piece, EncodedPiece):
                     with inputs.opened(piece.step) as windows:
-                        found, lost = write_encoded(piece, windows, fd)
+                        found, lost = write_encoded(piece, windows, sink)
                     pieces += found
                     loss.append(lost)
                 else:
-                    pieces.append(_run_piece(piece, inputs, fd))
-        if task.origin:
-            owned.sync_data(fd)
+                    pieces.append(_run_piece(piece, inputs, sink))
+        stored = sink.finish(bool(task.origin))
     finally:
-        os.close(fd)
+        sink.close()
     seconds = time.perf_counter() - begin
     spans = tuple(inputs.spans)
-    return WriteReceipt(
+    receipt = WriteReceipt(
         task.key,
         inputs.read_bytes,
         task.work_bytes,
@@ -83,10 +86,18 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
         spans,
         tuple(pieces),
         tuple(loss),
+        stored,
     )
+    store_of(part).keep(part, task.key, lambda: _packed(receipt))
+    return receipt
 
 
-def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> PieceReceipt:
+def _packed(receipt: WriteReceipt) -> bytes:
+    packed: bytes = import_module("anamnesis.pipeline.sent").pack(receipt)
+    return packed
+
+
+def _run_piece(piece: Piece, inputs: Inputs, sink: Sink) -> PieceReceipt:
     tensor, slot = piece.step.tensor, piece.step.slot
     if slot is None:
         raise ValueError(f"{tensor.name}: a step without a place in a file")
@@ -94,7 +105,7 @@ def _run_piece(piece: Piece, inputs: Inputs, fd: int) -> PieceReceipt:
     with inputs.opened(piece.step) as windows:
         for window, _, values in windows.over(piece.start, piece.stop):
             digest.update(values)
-            slot.write(fd, window.start * tensor.unit_elems, values)
+            slot.write(sink, window.start * tensor.unit_elems, values)
     first = piece.start * tensor.unit_elems
     last = min(piece.stop * tensor.unit_elems, tensor.elems)
     return PieceReceipt(tensor.name, first, last, digest.hexdigest())

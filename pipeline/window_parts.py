@@ -30,6 +30,7 @@ from anamnesis.pipeline.windows import Decoded, Windows
 from anamnesis.pipeline.work import PieceReceipt, Step
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.writers.base import Target
 
 Numbers = Callable[[Decoded, int, int], Any]
 
@@ -166,7 +167,7 @@ class MovedParts(WindowParts):
 
 
 def write_encoded(
-    piece: EncodedPiece, windows: Windows, fd: int
+    piece: EncodedPiece, windows: Windows, fd: Target
 ) -> tuple[list[PieceReceipt], PieceLoss]:
     """Encode the windows of the piece and store them; a receipt for each part, and the loss."""
     form, slots = piece.encoded.form, piece.encoded.slots

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from pathlib import Path
+from pathlib import PurePath
 from threading import Lock
 
+from anamnesis.pipeline import sent
 from anamnesis.pipeline.journal import Journal
 from anamnesis.pipeline.loss import Losses, PieceLoss, added_up
 from anamnesis.pipeline.plan import Plan, Task, WriteTask
@@ -15,7 +16,8 @@ from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.records import Piece, Pieces
 from anamnesis.pipeline.task import Receipt, WriteReceipt
 from anamnesis.writers import writer
-from anamnesis.writers.part import PartFile, check_final, check_space, part_path
+from anamnesis.writers.part import check_final
+from anamnesis.writers.stores import Unfinished, located, store_of
 
 
 class OutputFiles:
@@ -35,20 +37,26 @@ class OutputFiles:
         journal: Journal,
         *,
         hold: bool = False,
-        stale: Path | None = None,
+        stale: PurePath | None = None,
+        run: str = "",
     ) -> None:
-        """Listen for `plan`; `stale` is a manifest that holds no longer with the first new file."""
+        """Listen for `plan`; `stale` is a manifest that holds no longer with the first new file.
+
+        `run` is a digest of the recipe, by which what is kept of an earlier run is known.
+        """
+        self._run = run
         self._stale = stale
         self._plan = plan
         self._progress = progress
         self._journal = journal
         self._hold = hold
+        self._store = store_of(plan.spec.path)
         self._module = writer(plan.spec.format)
         self._overwrite = False
         self._lock = Lock()
         self._numbers: dict[str, int] = {}  # of the file of a task
-        self._paths: dict[int, Path] = {}  # of the unfinished files
-        self._parts: dict[int, PartFile] = {}
+        self._paths: dict[int, PurePath] = {}  # of the unfinished files
+        self._parts: dict[int, Unfinished] = {}
         self._left: dict[int, int] = {}
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="amn-commit")
         self._commits: dict[int, Future[None]] = {}
@@ -72,12 +80,12 @@ class OutputFiles:
         files = self._plan.layout.files
         new = [number for number in range(len(files)) if number not in done]
         for number in new:
-            final = Path(files[number].path)
+            final = located(files[number].path)
             check_final(final, overwrite)
-            self._paths[number] = part_path(final)
+            self._paths[number] = self._store.part(final, self._run)
             self._left[number] = 0
             self.pieces[number] = []
-        for folder in check_space([files[number] for number in new]):
+        for folder in self._store.check_space([files[number] for number in new]):
             self.note(f"the file system of {folder} does not say how much room it has")
         for number, pieces in done.items():
             self.pieces[number] = list(pieces)
@@ -88,11 +96,32 @@ class OutputFiles:
                 self._left[task.file] += 1
                 self._numbers[task.key] = task.file
                 tasks.append(replace(task, part=str(self._paths[task.file])))
+        tasks = self._without_kept(tasks)
         for number, left in self._left.items():
-            if not left:
+            if not left and number not in self._commits:
                 self._create(number)
                 self._commit(number)
         return tasks
+
+    def _without_kept(self, tasks: list[WriteTask]) -> list[WriteTask]:
+        """The tasks that were not done by an earlier run whose unfinished files are kept."""
+        kept: dict[str, WriteReceipt] = {}
+        for number, part in self._paths.items():
+            if not self._store.found(part):
+                continue
+            self._create(number)  # which forgets what an upload has left that is gone
+            for data in self._store.found(part):
+                receipt = sent.unpack(data)
+                if receipt is not None:
+                    kept[receipt.key] = receipt
+        left = []
+        for task in tasks:
+            before = kept.get(task.key)
+            if before is not None and sent.covers(before, task):
+                self.done(before)
+            else:
+                left.append(task)
+        return left
 
     @property
     def written(self) -> tuple[int, ...]:
@@ -117,6 +146,7 @@ class OutputFiles:
         number = self._numbers[receipt.key]
         self.pieces[number] += [(p.tensor, p.start, p.stop, p.xxh3) for p in receipt.pieces]
         self._pieces_lost.setdefault(number, []).extend(receipt.loss)
+        self._parts[number].receive(receipt.stored)
         self._progress.advance(number, receipt.work_bytes)
         self._left[number] -= 1
         if not self._left[number]:
@@ -166,7 +196,7 @@ class OutputFiles:
         with self._lock:
             if number not in self._parts:
                 file, path = self._plan.layout.files[number], self._paths[number]
-                self._parts[number] = PartFile(file, overwrite=self._overwrite, part=path)
+                self._parts[number] = self._store.create(file, path, overwrite=self._overwrite)
 
     def _commit(self, number: int) -> None:
         if self._hold or number in self.failures:
@@ -177,7 +207,7 @@ class OutputFiles:
             self.loss[number] = added_up(self._pieces_lost.get(number, ()), self._encoded)
             self._journal.add({path: self.pieces[number]}, {path: self.loss[number]})
             if self._stale is not None:
-                self._stale.unlink(missing_ok=True)
+                self._store.remove(self._stale)
 
         def commit() -> None:
             self._parts[number].commit(self._module, record)

@@ -11,7 +11,7 @@ from anamnesis.limits import Limits, MiB
 from anamnesis.readers import open_container
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.raw import RawBytes, open_raw
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import open_source
 from anamnesis.writers.base import OutFile, Slot
 
 _LIMITS = Limits(max_expansion_ratio=1 << 62)  # what was written may be all zeros
@@ -45,7 +45,7 @@ def open_written(file: OutFile) -> Written:
 
 class _Plain:
     def __init__(self, file: OutFile) -> None:
-        self._file = LocalFile(file.path)
+        self._file = open_source(file.path)
         self._buffer = memoryview(bytearray(MiB))
 
     def values(self, name: str, slot: Slot, start: int, stop: int) -> Iterator[memoryview]:

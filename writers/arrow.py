@@ -16,7 +16,7 @@ from __future__ import annotations
 import mmap
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anamnesis import owned
 from anamnesis.errors import IntegrityError, LimitError
@@ -41,7 +41,7 @@ _CHECKED_BYTES = 64 * MiB  # of a packed batch that a check may unpack in memory
 
 
 def layout(
-    items: Sequence[Item], path: Path, max_shard_bytes: int, storage: Storage = PLAIN
+    items: Sequence[Item], path: PurePath, max_shard_bytes: int, storage: Storage = PLAIN
 ) -> Layout:
     """Lay out one file (`path` ends in `.arrow`) or a folder of numbered parts.
 

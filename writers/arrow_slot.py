@@ -17,7 +17,7 @@ import numpy as np
 from anamnesis.limits import MiB
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.writers import arrow_ipc as ipc
-from anamnesis.writers.base import Item, write_all
+from anamnesis.writers.base import Item, Target, write_all
 
 BATCH_BYTES = 16 * MiB  # of values, unless one row is longer
 HEAD_BYTES = MiB  # indices, row numbers and offsets, which one write call builds in memory
@@ -114,7 +114,7 @@ class ArrowSlot:
             if after:
                 yield self.place(batch) + before + values, bytes(after)
 
-    def write(self, fd: int, start: int, values: Any) -> None:
+    def write(self, fd: Target, start: int, values: Any) -> None:
         """Store `values` as the elements from `start` on, with the heads of batches they begin.
 
         Null columns after the values are zeros, as which the file was created.

@@ -7,11 +7,11 @@ tasks write in any order, from any thread or process, without a lock.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
-from pathlib import Path
-from typing import Any, Protocol
+from pathlib import Path, PurePath
+from typing import Any, Protocol, TypeAlias
 
 from anamnesis import owned
 from anamnesis.errors import IntegrityError
@@ -53,10 +53,19 @@ class Storage:
 PLAIN = Storage()
 
 
+class Writable(Protocol):
+    """What takes bytes at offsets: an unfinished file in a store."""
+
+    def write(self, data: Any, offset: int) -> None: ...
+
+
+Target: TypeAlias = int | Writable  # a descriptor, or what stands for one
+
+
 class Slot(Protocol):
     """A tensor's place in an output file; small and picklable."""
 
-    def write(self, fd: int, start: int, values: Any) -> None:
+    def write(self, fd: Target, start: int, values: Any) -> None:
         """Store `values`, a contiguous 1-D array, as the elements from `start` on.
 
         Windows of one tensor do not overlap and together cover it; they come in any order and
@@ -115,7 +124,7 @@ class WriterModule(Protocol):
     """What a module in the table of output formats provides."""
 
     def layout(
-        self, items: Sequence[Item], path: Path, max_shard_bytes: int, storage: Storage = PLAIN
+        self, items: Sequence[Item], path: PurePath, max_shard_bytes: int, storage: Storage = PLAIN
     ) -> Layout:
         """Lay `items` out in one file (when `path` has the format's suffix) or a folder."""
         ...
@@ -125,8 +134,11 @@ class WriterModule(Protocol):
         ...
 
 
-def write_all(fd: int, data: Any, offset: int) -> None:
+def write_all(fd: Target, data: Any, offset: int) -> None:
     """`pwrite` all of a contiguous buffer, however many calls it takes."""
+    if not isinstance(fd, int):
+        fd.write(data, offset)
+        return
     view = memoryview(data).cast("B")
     done = 0
     while done < len(view):
@@ -136,16 +148,24 @@ def write_all(fd: int, data: Any, offset: int) -> None:
 def check_known(path: Path, expected: OutFile) -> None:
     """IntegrityError unless a file has its size and every byte that was known beforehand."""
     with open(owned.open_finished(path), "rb", buffering=0) as file:
-        _compare_known(path, file.fileno(), expected)
+        fd = file.fileno()
+        compare_known(
+            path,
+            os.fstat(fd).st_size,
+            lambda offset, nbytes: os.pread(fd, nbytes, offset),
+            expected,
+        )
 
 
-def _compare_known(path: Path, fd: int, expected: OutFile) -> None:
-    size = os.fstat(fd).st_size
+def compare_known(
+    path: PurePath, size: int, read: Callable[[int, int], bytes], expected: OutFile
+) -> None:
+    """The same for a file that `read(offset, nbytes)` reads, wherever it is."""
     if size != expected.nbytes:
         raise IntegrityError(f"{path}: {size:,} bytes were written, {expected.nbytes:,} laid out")
     heads = (head for slot in expected.slots for head in slot.heads())
     for offset, data in chain(expected.fixed, heads):
-        if os.pread(fd, len(data), offset) != data:
+        if read(offset, len(data)) != data:
             raise IntegrityError(
                 f"{path}: the {len(data):,} bytes from byte {offset:,} on are not the header "
                 "that was laid out"

@@ -16,7 +16,7 @@ import math
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
@@ -28,6 +28,7 @@ from anamnesis.writers.base import (
     OutFile,
     Slot,
     Storage,
+    Target,
     check_known,
     shard_groups,
     write_all,
@@ -48,7 +49,7 @@ class BlockSlot:
     block_elems: int
     block_bytes: int
 
-    def write(self, fd: int, start: int, values: Any) -> None:
+    def write(self, fd: Target, start: int, values: Any) -> None:
         """Store `values`, a whole number of blocks as bytes, as the elements from `start` on."""
         write_all(fd, values, self.offset + self._bytes(start))
 
@@ -65,7 +66,7 @@ class BlockSlot:
 
 
 def layout(
-    items: Sequence[Item], path: Path, max_shard_bytes: int, storage: Storage = PLAIN
+    items: Sequence[Item], path: PurePath, max_shard_bytes: int, storage: Storage = PLAIN
 ) -> Layout:
     """Lay out one file, or splits of at most `max_shard_bytes` of data.
 

@@ -23,7 +23,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
@@ -40,6 +40,7 @@ from anamnesis.writers.base import (
     Layout,
     OutFile,
     Storage,
+    Target,
     shard_groups,
     write_all,
 )
@@ -73,7 +74,7 @@ class ParquetSlot:
     offset: int = 0
     group: int = 0
 
-    def write(self, fd: int, start: int, values: Any) -> None:
+    def write(self, fd: Target, start: int, values: Any) -> None:
         """Store `values` as the elements from `start` on."""
         write_all(fd, values, self.offset + start * self.itemsize)
 
@@ -125,7 +126,7 @@ class ParquetSlot:
 
 
 def layout(
-    items: Sequence[Item], path: Path, max_shard_bytes: int, storage: Storage = PLAIN
+    items: Sequence[Item], path: PurePath, max_shard_bytes: int, storage: Storage = PLAIN
 ) -> Layout:
     """Lay out one file (`path` ends in `.parquet`) or a folder of numbered parts.
 
@@ -261,7 +262,7 @@ def _element(slot: ParquetSlot, bf16: str) -> pa.Field:
     return pa.field("element", kind, nullable=False)
 
 
-def _limit_groups(path: Path, count: int) -> None:
+def _limit_groups(path: PurePath, count: int) -> None:
     if count > MOST_GROUPS:
         raise LimitError(
             f"{path}: {count:,} row groups; the fixed limit is {MOST_GROUPS:,}: write a folder "

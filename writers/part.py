@@ -14,12 +14,13 @@ import re
 import secrets
 from collections.abc import Callable, Iterable, Sequence
 from importlib import import_module
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from anamnesis import owned
 from anamnesis.errors import UsageError
 from anamnesis.owned import sync_folder
 from anamnesis.writers.base import OutFile, WriterModule, write_all
+from anamnesis.writers.stores import store_of
 
 _PART = re.compile(r"\.(.+)\.[0-9a-f]{8}\.part", re.DOTALL)
 
@@ -71,6 +72,9 @@ class PartFile:
             self.discard()
             raise
 
+    def receive(self, stored: object) -> None:
+        """Nothing: what tasks write is in the file."""
+
     def stop(self) -> None:
         """Let a commit that is packing, in another thread, fail soon."""
         self._stopped = True
@@ -109,21 +113,27 @@ def part_path(final: Path) -> Path:
     return final.with_name(f".{final.name}.{secrets.token_hex(4)}.part")
 
 
-def check_final(final: Path, overwrite: bool) -> None:
+def check_final(final: PurePath, overwrite: bool) -> None:
     """UsageError when `final` is there and may not be replaced."""
-    if not os.path.lexists(final):
+    if not store_of(final).exists(final):
         return
     if not overwrite:
         raise UsageError(
             f"{final}: exists already; pass --overwrite (output.overwrite) to replace it"
         )
-    if final.is_dir() and not final.is_symlink():
+    if os.path.isdir(final) and not os.path.islink(final):
         raise UsageError(f"{final}: is a folder; an output file cannot replace it")
 
 
 def is_part(name: str) -> bool:
     """Whether `name` is that of an unfinished file, of whatever run."""
     return _PART.fullmatch(name) is not None
+
+
+def final_name(name: str) -> str:
+    """The name that an unfinished file of this name is to have; "" for other names."""
+    match = _PART.fullmatch(name)
+    return match[1] if match else ""
 
 
 def remove_leftovers(finals: Iterable[Path]) -> None:

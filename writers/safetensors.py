@@ -11,7 +11,7 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from anamnesis.errors import FormatError, LimitError, UsageError
@@ -24,6 +24,7 @@ from anamnesis.writers.base import (
     OutFile,
     Slot,
     Storage,
+    Target,
     check_known,
     shard_groups,
     write_all,
@@ -43,7 +44,7 @@ class RawSlot:
     offset: int
     bits: int  # an element; packed formats have less than a byte
 
-    def write(self, fd: int, start: int, values: Any) -> None:
+    def write(self, fd: Target, start: int, values: Any) -> None:
         """Store `values` as the elements from `start` on, a whole number of bytes."""
         write_all(fd, values, self.offset + start * self.bits // 8)
 
@@ -57,7 +58,7 @@ class RawSlot:
 
 
 def layout(
-    items: Sequence[Item], path: Path, max_shard_bytes: int, storage: Storage = PLAIN
+    items: Sequence[Item], path: PurePath, max_shard_bytes: int, storage: Storage = PLAIN
 ) -> Layout:
     """Lay out one file (`path` ends in `.safetensors`) or a folder of numbered shards.
 
@@ -135,7 +136,7 @@ def _header(entries: Sequence[tuple[Item, int]], metadata: Sequence[tuple[str, s
 
 
 def _index(
-    items: Sequence[Item], groups: Sequence[Sequence[int]], paths: Sequence[Path], total: int
+    items: Sequence[Item], groups: Sequence[Sequence[int]], paths: Sequence[PurePath], total: int
 ) -> bytes:
     weight_map = {
         items[i].name: name.name for group, name in zip(groups, paths, strict=True) for i in group

@@ -20,7 +20,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from anamnesis import stopping
-from anamnesis.errors import LimitError, UsageError
+from anamnesis.errors import LimitError, UnsupportedError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.executors import Listener, Options, SchedulerError
 from anamnesis.pipeline.executors.scheduler import connected
@@ -28,6 +28,7 @@ from anamnesis.pipeline.plan import TASK_BYTES, Task, WriteTask
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.readers.source import is_url
 from anamnesis.version import __version__
+from anamnesis.writers.stores import located, store_of
 
 TRIES = 3  # of a task that the file system failed; other errors come again with certainty
 AHEAD = 2  # tasks in flight for every thread of the cluster
@@ -97,18 +98,15 @@ class Flight:
                     need=need,
                     have=worker["memory_limit"],
                 )
-        paths = [os.path.join(self._origin, path) for path in _paths(tasks[0])]
+        paths = [p if is_url(p) else os.path.join(self._origin, p) for p in _paths(tasks[0])]
         for name, answer in self._client.run(_answer, paths, on_error="return").items():
             if isinstance(answer, BaseException):
                 raise UsageError(f"worker {name}: {answer}; it needs this package, as it is here")
-            version, missing = answer
+            version, refusal = answer
             if version != __version__:
                 raise UsageError(f"worker {name}: has version {version}, here is {__version__}")
-            if missing:
-                raise UsageError(
-                    f"worker {name}: {missing[0]}: not found there; workers need the same storage "
-                    "under the same path"
-                )
+            if refusal:
+                raise UsageError(f"worker {name}: {refusal}")
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Run all tasks that are wanted.
@@ -233,17 +231,26 @@ class Flight:
         self._room = max(self._least_bytes, AHEAD * threads * TASK_BYTES)
 
 
-def _answer(paths: Sequence[str]) -> tuple[str, list[str]]:
-    """What a worker says of itself: its version, and which of the paths it does not see."""
-    return __version__, [path for path in paths if not os.path.exists(path)]
+def _answer(paths: Sequence[str]) -> tuple[str, str]:
+    """What a worker says of itself: its version, and what keeps it from a path; "" for nothing."""
+    for path in paths:
+        try:
+            store_of(path).reach(located(path))
+        except FileNotFoundError:
+            return __version__, (
+                f"{path}: not found there; workers need the same storage under the same path"
+            )
+        except (OSError, UnsupportedError) as error:
+            return __version__, f"{error}; workers need a way to it, and credentials of their own"
+    return __version__, ""
 
 
 def _paths(task: Task) -> list[str]:
     """Where a task's files are: the folder of its output, and its inputs."""
-    outputs = [os.path.dirname(task.part)] if isinstance(task, WriteTask) else []
+    outputs = [str(located(task.part).parent)] if isinstance(task, WriteTask) else []
     components = [c for piece in task.pieces for t in piece.tensors for c in t.components]
     inputs = sorted({c.stored.file.path for c in components})
-    return outputs + [path for path in inputs if not is_url(path)]
+    return outputs + [path for path in inputs if not is_url(path)]  # a read tells of a URL
 
 
 def _names(task: Task) -> str:

@@ -18,10 +18,10 @@ import pytest
 import anamnesis
 from anamnesis import owned
 from anamnesis.errors import AnamnesisError, LimitError, SecurityError, UsageError
-from anamnesis.pipeline import lock as lock_module
 from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.jobs import run_job
-from anamnesis.pipeline.lock import OutputLock
+from anamnesis.writers import lock as lock_module
+from anamnesis.writers.lock import OutputLock
 
 Bounded = Callable[[], AbstractContextManager[None]]
 VICTIM = b"alias ls=ls\n"

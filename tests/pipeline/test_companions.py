@@ -13,7 +13,7 @@ import pytest
 import anamnesis
 from anamnesis.errors import LimitError
 from anamnesis.limits import Limits
-from anamnesis.pipeline import companions as module
+from anamnesis.writers import disk
 
 MIB = 1 << 20
 
@@ -39,7 +39,7 @@ def test_a_large_file_is_streamed(
 ) -> None:
     data = big(model / "tokenizer.model", 5 * MIB + 3)
     pieces: list[int] = []
-    write = module.write_stream
+    write = disk.write_stream
 
     def counted(path: Path, chunks: object) -> None:
         def each():  # type: ignore[no-untyped-def]
@@ -49,7 +49,7 @@ def test_a_large_file_is_streamed(
 
         write(path, each())
 
-    monkeypatch.setattr(module, "write_stream", counted)
+    monkeypatch.setattr(disk, "write_stream", counted)
     anamnesis.remember(model, tmp_path / "out")
     assert (tmp_path / "out" / "tokenizer.model").read_bytes() == data
     assert pieces == [MIB] * 5 + [3]

@@ -18,8 +18,8 @@ from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.pipeline import task as tasks
 from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.jobs import run_job
-from anamnesis.pipeline.lock import OutputLock
 from anamnesis.pipeline.progress import make_progress
+from anamnesis.writers.lock import OutputLock
 
 Job = Callable[..., anamnesis.pipeline.config.Job]
 

@@ -1,0 +1,187 @@
+"""An S3 server on loopback (moto, in a process of its own), and a proxy that breaks things."""
+
+from __future__ import annotations
+
+import re
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, ClassVar
+
+import pytest
+
+KEYS = {
+    "AWS_ACCESS_KEY_ID": "AKIATESTTESTTEST",
+    "AWS_SECRET_ACCESS_KEY": "moto-secret-that-shows-nowhere",
+    "AWS_DEFAULT_REGION": "us-east-1",
+}
+
+
+def free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+@contextmanager
+def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
+    """The endpoint of a server that runs as long as the block."""
+    pytest.importorskip("moto.server", reason="moto[server] is not installed (extra test)")
+    port = free_port()
+    # moto's own command; a server in another process, so that nothing passes by memory.
+    command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        address = "127.0.0.1" if host == "0.0.0.0" else host
+        for _ in range(300):
+            try:
+                socket.create_connection((address, port), 1).close()
+                break
+            except OSError:
+                time.sleep(0.1)
+        yield f"http://{address}:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+class Bucket:
+    """A client for a test to look with, by the server's own protocol."""
+
+    def __init__(self, endpoint: str, name: str) -> None:
+        from botocore.session import Session
+
+        self.name = name
+        self.client: Any = Session().create_client(
+            "s3",
+            endpoint_url=endpoint,
+            region_name=KEYS["AWS_DEFAULT_REGION"],
+            aws_access_key_id=KEYS["AWS_ACCESS_KEY_ID"],
+            aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
+        )
+        self.client.create_bucket(Bucket=name)
+
+    def objects(self) -> list[str]:
+        found = self.client.list_objects_v2(Bucket=self.name).get("Contents", [])
+        return sorted(entry["Key"] for entry in found)
+
+    def read(self, key: str) -> bytes:
+        data: bytes = self.client.get_object(Bucket=self.name, Key=key)["Body"].read()
+        return data
+
+    def put(self, key: str, data: bytes) -> None:
+        self.client.put_object(Bucket=self.name, Key=key, Body=data)
+
+    def uploads(self) -> list[str]:
+        found = self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])
+        return [entry["Key"] for entry in found]
+
+
+class Faults:
+    """What the proxy does to a request: `rules` are (method and path pattern, fault, how often)."""
+
+    def __init__(self) -> None:
+        self.rules: list[list[Any]] = []
+        self.seen: list[str] = []
+
+    def add(self, pattern: str, fault: str, times: int = 1) -> None:
+        """`fault`: slow-down, server-error, cut (the answer), drop, lost-answer, expired."""
+        self.rules.append([re.compile(pattern), fault, times])
+
+    def take(self, line: str) -> str:
+        self.seen.append(line)
+        for rule in self.rules:
+            if rule[2] and rule[0].search(line):
+                rule[2] -= 1
+                return str(rule[1])
+        return ""
+
+
+_ERRORS = {
+    "slow-down": (503, "SlowDown", "Please reduce your request rate."),
+    "server-error": (500, "InternalError", "We encountered an internal error."),
+    "expired": (400, "ExpiredToken", "The provided token has expired."),
+}
+
+
+@contextmanager
+def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
+    """A proxy in front of a server, which does to requests what `faults` says."""
+    target = endpoint.removeprefix("http://")
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        lock: ClassVar[threading.Lock] = threading.Lock()
+
+        def handle_any(self) -> None:
+            body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
+            with self.lock:
+                fault = faults.take(f"{self.command} {self.path}")
+            if fault in _ERRORS:
+                status, code, text = _ERRORS[fault]
+                self.answer(
+                    status,
+                    [],
+                    f"<Error><Code>{code}</Code><Message>{text}</Message></Error>".encode(),
+                )
+                return
+            if fault == "drop":
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            upstream = HTTPConnection(target, timeout=60)
+            headers = {k: v for k, v in self.headers.items() if k.lower() != "expect"}
+            upstream.request(self.command, self.path, body or None, headers)
+            answer = upstream.getresponse()
+            data = answer.read()
+            upstream.close()
+            if fault == "lost-answer":
+                self.close_connection = True
+                self.connection.shutdown(socket.SHUT_RDWR)
+                return
+            self.answer(answer.status, answer.getheaders(), data, cut=fault == "cut")
+
+        def answer(
+            self, status: int, headers: list[tuple[str, str]], data: bytes, cut: bool = False
+        ) -> None:
+            self.send_response_only(status)
+            hop = ("transfer-encoding", "connection", "content-length")
+            given = [(k, v) for k, v in headers if k.lower() not in hop]
+            length = next((v for k, v in headers if k.lower() == "content-length"), None)
+            for key, value in given:
+                self.send_header(key, value)
+            head = self.command == "HEAD" and length
+            self.send_header("Content-Length", str(length if head else len(data)))
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(data[: len(data) // 2] if cut else data)
+            if cut:
+                self.close_connection = True
+                self.wfile.flush()
+                self.connection.shutdown(socket.SHUT_RDWR)
+
+        def log_message(self, *args: object) -> None:
+            pass
+
+        do_GET = do_PUT = do_POST = do_DELETE = do_HEAD = handle_any  # noqa: N815
+
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:
+            pass
+
+    server = Server(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}"
+    finally:
+        server.shutdown()
+        server.server_close()

@@ -1,0 +1,302 @@
+"""Outputs in a bucket: the same bytes as on a disk, whole or absent, whatever fails."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from buckets import KEYS, Bucket, Faults, faulty, s3_server
+
+import anamnesis
+from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
+from anamnesis.writers import stores, upload
+
+WriteSafetensors = Callable[..., Path]
+SHARD = "6MB"
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def bucket(
+    endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    use(endpoint, monkeypatch)
+    yield Bucket(endpoint, f"b{abs(hash(request.node.name)):x}")
+    stores.forget()
+
+
+def use(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for key, value in {**KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
+        monkeypatch.setenv(key, value)
+    stores.forget()
+
+
+@pytest.fixture
+def model(tmp_path: Path, write_safetensors: WriteSafetensors) -> Path:
+    """20 MB of float32 in tensors whose edges lie inside of parts."""
+    rng = np.random.default_rng(5)
+    shapes = [(1500, 1001), (7,), (900, 999), (1, 3), (2000, 1024), (0, 4)]
+    entries = []
+    for number, shape in enumerate(shapes):
+        data = rng.standard_normal(shape).astype(np.float32).tobytes()
+        entries.append((f"layer.{number}.weight", "F32", shape, data))
+    folder = tmp_path / "model"
+    folder.mkdir()
+    write_safetensors(folder / "model.safetensors", {n: (d, s, b) for n, d, s, b in entries})
+    (folder / "config.json").write_text('{"model_type": "none"}')
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Several parts a shard, as S3 has it: none but the last is below 5 MiB."""
+    monkeypatch.setattr(upload, "PART_BYTES", 5 << 20)
+
+
+def convert(model: Path | str, out: Path | str, to: str = "safetensors", **settings: Any) -> None:
+    anamnesis.convert(model, out, to=to, **settings)
+
+
+def local(folder: Path) -> dict[str, bytes]:
+    found = (p for p in folder.rglob("*") if p.is_file() and "anamnesis" not in p.name)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+def remote(bucket: Bucket, prefix: str = "out/") -> dict[str, bytes]:
+    keys = [key for key in bucket.objects() if key.startswith(prefix) and "anamnesis" not in key]
+    return {key.removeprefix(prefix): bucket.read(key) for key in keys}
+
+
+def strays(bucket: Bucket) -> list[str]:
+    """What only an unfinished run has: uploads, locks, journals, parts."""
+    return [*bucket.uploads(), *(key for key in bucket.objects() if "/." in f"/{key}")]
+
+
+@pytest.mark.parametrize(
+    ("name", "form"),
+    [
+        ("folder", "safetensors"),
+        ("folder", "hf"),
+        ("one.safetensors", "safetensors"),
+        ("one.arrow", "arrow"),
+        ("folder", "arrow"),
+    ],
+)
+def test_a_bucket_gets_the_bytes_that_a_disk_gets(
+    bucket: Bucket, model: Path, tmp_path: Path, name: str, form: str
+) -> None:
+    shard = {} if "." in name else {"max_shard_size": SHARD}
+    convert(model, tmp_path / "out" / name, to=form, dtype="bf16", **shard)
+    url = f"s3://{bucket.name}/out/{name}"
+    convert(model, url, to=form, dtype="bf16", **shard)
+    assert remote(bucket) == local(tmp_path / "out")
+    assert strays(bucket) == []
+    assert anamnesis.verify(url) == anamnesis.verify(tmp_path / "out" / name)
+
+
+def test_encoded_tensors_that_lie_in_several_places(
+    bucket: Bucket, model: Path, tmp_path: Path
+) -> None:
+    settings = {"dtype": "bf16", "encode": "fp8-channel"}
+    convert(model, tmp_path / "out", to="hf", **settings)
+    convert(model, f"s3://{bucket.name}/out", to="hf", **settings)
+    assert remote(bucket) == local(tmp_path / "out")
+
+
+def test_any_store_that_fsspec_writes_to(model: Path, tmp_path: Path) -> None:
+    import fsspec
+
+    memory = fsspec.filesystem("memory")
+    memory.store.clear()
+    stores.forget()
+    convert(model, tmp_path / "out", dtype="bf16", max_shard_size=SHARD)
+    convert(model, "memory://out", dtype="bf16", max_shard_size=SHARD)
+    found = {name.removeprefix("/out/"): file.getvalue() for name, file in memory.store.items()}
+    assert {n: d for n, d in found.items() if "anamnesis" not in n} == local(tmp_path / "out")
+    assert not [name for name in found if name.startswith(".")]
+    assert anamnesis.verify("memory://out")["tensors"] == 6
+    memory.store["/out/model-00001-of-00002.safetensors"].getbuffer()[9000] ^= 1
+    with pytest.raises(IntegrityError):
+        anamnesis.verify("memory://out")
+
+
+def test_what_is_there_is_refused_as_in_a_folder(bucket: Bucket, model: Path) -> None:
+    url = f"s3://{bucket.name}/out"
+    bucket.put("out/model.safetensors", b"another's")
+    with pytest.raises(UsageError, match=r"model\.safetensors is not of an output"):
+        convert(model, url, dtype="bf16")
+    assert bucket.objects() == ["out/model.safetensors"]
+
+
+def test_an_output_is_replaced_when_asked(bucket: Bucket, model: Path, tmp_path: Path) -> None:
+    url = f"s3://{bucket.name}/out"
+    convert(model, url, dtype="bf16", max_shard_size="3MB")
+    with pytest.raises(UsageError, match="exists already"):
+        convert(model, url, dtype="f16", max_shard_size=SHARD)
+    convert(model, url, dtype="f16", max_shard_size=SHARD, overwrite=True)
+    convert(model, tmp_path / "out", dtype="f16", max_shard_size=SHARD)
+    assert remote(bucket) == local(tmp_path / "out")
+    assert strays(bucket) == []
+
+
+def test_the_prefix_of_an_input_is_refused(bucket: Bucket, model: Path) -> None:
+    bucket.put("m/model.safetensors", (model / "model.safetensors").read_bytes())
+    source = f"s3://{bucket.name}/m/model.safetensors"
+    with pytest.raises(UsageError, match="the input"):
+        convert(source, f"s3://{bucket.name}/m", dtype="bf16")
+    convert(source, f"s3://{bucket.name}/n", dtype="bf16")  # from store to store
+    assert "n/model.safetensors" in bucket.objects()
+
+
+def test_what_is_packed_is_refused_before_anything_is_sent(bucket: Bucket, model: Path) -> None:
+    with pytest.raises(UnsupportedError, match="parquet"):
+        convert(model, f"s3://{bucket.name}/out.parquet", to="parquet")
+    assert bucket.objects() == []
+    assert strays(bucket) == []
+
+
+PASSING = [
+    ("PUT .*partNumber=1", "slow-down"),
+    ("PUT .*partNumber=1", "server-error"),
+    ("PUT .*partNumber=2", "drop"),
+    ("PUT .*partNumber=2", "lost-answer"),
+    ("POST .*uploads", "lost-answer"),
+    ("POST .*uploadId", "lost-answer"),
+    ("POST .*uploadId", "slow-down"),
+    ("GET .*part/", "cut"),
+    ("PUT .*journal", "server-error"),
+    ("PUT .*anamnesis.json", "drop"),
+    ("DELETE", "drop"),
+]
+
+
+@pytest.mark.parametrize(("pattern", "fault"), PASSING)
+def test_what_passes_is_tried_again(
+    endpoint: str,
+    bucket: Bucket,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    pattern: str,
+    fault: str,
+) -> None:
+    faults = Faults()
+    faults.add(pattern, fault)
+    convert(model, tmp_path / "out", dtype="bf16", max_shard_size="20MB")
+    with faulty(endpoint, faults) as proxy:
+        use(proxy, monkeypatch)
+        convert(model, f"s3://{bucket.name}/out", dtype="bf16", max_shard_size="20MB")
+    assert faults.rules[0][2] == 0, "the fault was never met"
+    assert remote(bucket) == local(tmp_path / "out")
+    if (pattern, fault) == ("POST .*uploads", "lost-answer"):
+        assert strays(bucket) == ["out/model.safetensors"]  # nobody knows its name
+    else:
+        assert strays(bucket) == []
+
+
+@pytest.mark.parametrize("pattern", ["PUT .*partNumber", "POST .*uploadId", "PUT .*journal"])
+def test_what_does_not_pass_ends_the_run_and_leaves_nothing(
+    endpoint: str, bucket: Bucket, model: Path, monkeypatch: pytest.MonkeyPatch, pattern: str
+) -> None:
+    faults = Faults()
+    faults.add(pattern, "expired", 1 << 30)
+    with faulty(endpoint, faults) as proxy:
+        use(proxy, monkeypatch)
+        with pytest.raises(OSError, match="ExpiredToken") as caught:
+            convert(model, f"s3://{bucket.name}/out", dtype="bf16")
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+    assert remote(bucket) == {}
+    assert strays(bucket) == []
+
+
+def test_no_secret_is_written(bucket: Bucket, model: Path) -> None:
+    convert(model, f"s3://{bucket.name}/out", dtype="bf16")
+    for key in bucket.objects():
+        if "anamnesis" in key:
+            assert KEYS["AWS_SECRET_ACCESS_KEY"].encode() not in bucket.read(key)
+            assert KEYS["AWS_ACCESS_KEY_ID"].encode() not in bucket.read(key)
+
+
+def start(model: Path, url: str) -> subprocess.Popen[bytes]:
+    code = (
+        "import sys, anamnesis; from anamnesis.writers import upload; upload.PART_BYTES = 5 << 20\n"
+        "anamnesis.run({'inputs': [sys.argv[1]], 'output': {'path': sys.argv[2], 'dtype': 'bf16',"
+        " 'max_shard_size': '7MB'}, 'run': {'executor': 'serial'}})"
+    )
+    return subprocess.Popen([sys.executable, "-c", code, str(model), url])
+
+
+def test_a_run_that_is_killed_goes_on_with_the_parts_that_were_sent(
+    endpoint: str, bucket: Bucket, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, faults = f"s3://{bucket.name}/out", Faults()
+    faults.add("POST .*uploadId", "server-error", 1 << 30)  # no upload is completed
+    with faulty(endpoint, faults) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
+        run = start(model, url)
+        deadline = time.monotonic() + 60
+        while not any("POST" in s and "uploadId" in s for s in faults.seen):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        os.kill(run.pid, signal.SIGKILL)
+        run.wait()
+    assert remote(bucket).keys().isdisjoint({"model-00001-of-00002.safetensors"})
+    assert bucket.uploads()
+    faults = Faults()
+    with faulty(endpoint, faults) as proxy:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
+        run = start(model, url)
+        assert run.wait(60) == 0
+    again = [s for s in faults.seen if s.startswith("PUT") and "00001-of" in s and "/task-" in s]
+    assert again == []  # what the tasks of the first shard had sent outlived the client
+    convert(model, tmp_path / "out", dtype="bf16", max_shard_size="7MB")
+    assert remote(bucket) == local(tmp_path / "out")
+    assert strays(bucket) == []
+
+
+def test_one_run_an_output(bucket: Bucket, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from anamnesis.writers import lease
+
+    url = f"s3://{bucket.name}/out"
+    path = stores.located(url)
+    with stores.store_of(path).lock(path), pytest.raises(UsageError, match="another run"):
+        convert(model, url, dtype="bf16")
+    assert strays(bucket) == []
+    bucket.put(".out.anamnesis.lock", b'{"host":"gone","machine":"x","pid":1,"token":"t"}')
+    with pytest.raises(UsageError, match="or was killed"):
+        convert(model, url, dtype="bf16")
+    monkeypatch.setattr(lease, "LEASE_SECONDS", 0.0)  # by the store's clock it has run out
+    convert(model, url, dtype="bf16")
+    assert strays(bucket) == []
+
+
+def test_a_run_that_lost_its_lock_completes_nothing(
+    endpoint: str, bucket: Bucket, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from anamnesis.writers.lease import Lease
+
+    inner = Lease.check
+
+    def taken(self: Lease) -> None:
+        bucket.put(".out.anamnesis.lock", b"another's")
+        inner(self)
+
+    monkeypatch.setattr(Lease, "check", taken)
+    with pytest.raises(UsageError, match="taken it over"):
+        convert(model, f"s3://{bucket.name}/out", dtype="bf16")
+    assert remote(bucket) == {}
+    assert bucket.uploads() == []
+    assert bucket.read(".out.anamnesis.lock") == b"another's"

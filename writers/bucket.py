@@ -1,0 +1,214 @@
+"""Outputs in a store of objects: whole objects, conditions in place of locks, no folders."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path, PurePath
+from typing import Any
+
+import msgspec
+
+from anamnesis.errors import LimitError
+from anamnesis.writers.base import OutFile, WriterModule, compare_known
+from anamnesis.writers.lease import Lease
+from anamnesis.writers.objects import Driven, Objects
+from anamnesis.writers.part import final_name
+from anamnesis.writers.s3 import S3
+from anamnesis.writers.stores import Unfinished
+from anamnesis.writers.upload import (
+    OPEN_PARTS,
+    PART_BYTES,
+    STATE,
+    State,
+    Upload,
+    UploadSink,
+    part_bytes,
+    remove_folder,
+)
+
+_S3 = ("s3", "s3a")
+
+
+class Bucket:
+    """The store of which `root` is a URL: a protocol and what comes before the first slash."""
+
+    moves = False
+
+    def __init__(self, root: str) -> None:
+        self._root = root
+        s3 = root.partition("://")[0].lower() in _S3
+        self._objects: Objects = S3(root) if s3 else Driven(root)
+        self._leases: dict[str, Lease] = {}
+
+    def exists(self, path: PurePath) -> bool:
+        try:
+            self._objects.size(str(path))
+        except FileNotFoundError:
+            return False
+        return True
+
+    def names(self, folder: PurePath) -> list[str]:
+        return self._objects.names(str(folder))
+
+    def size(self, path: PurePath) -> int:
+        return self._objects.size(str(path))
+
+    def read(self, path: PurePath, max_bytes: int, *, strangers: bool = False) -> bytes:
+        self._limit(path, max_bytes)
+        return self._objects.get(str(path))[0]
+
+    def write(self, path: PurePath, pieces: Iterable[bytes | memoryview]) -> None:
+        """Small files are sent whole; one that is more than a part, as an upload."""
+        url, held = str(path), bytearray()
+        upload, tags = "", list[tuple[int, str]]()
+        try:
+            for piece in pieces:
+                held += piece
+                while len(held) > PART_BYTES:
+                    upload = upload or self._objects.begin(url, f"{self._folder(path)}")
+                    number = len(tags) + 1
+                    tag = self._objects.part(url, upload, number, bytes(held[:PART_BYTES]))
+                    tags.append((number, tag))
+                    del held[:PART_BYTES]
+            if not upload:
+                self._objects.put(url, bytes(held))
+                return
+            number = len(tags) + 1
+            tags.append((number, self._objects.part(url, upload, number, bytes(held))))
+            self._objects.complete(url, upload, tags, new=False)
+        except BaseException:
+            if upload:
+                self._objects.abort(url, upload)
+            raise
+
+    def remove(self, path: PurePath) -> None:
+        self._objects.remove([str(path)])
+
+    def link(self, path: PurePath, name: PurePath) -> bool:
+        return False
+
+    def append(self, path: PurePath, lines: bytes, max_bytes: int) -> None:
+        """Write the log again with the lines; it is as it was, or whole with them."""
+        try:
+            before, version = self._objects.get(str(path))
+        except FileNotFoundError:
+            self._objects.put(str(path), lines, new=True)
+            return
+        if len(before) + len(lines) > max_bytes:
+            raise LimitError(
+                f"{path}: has {len(before):,} bytes; no more than {max_bytes:,} are read again",
+                limit="owned.max_bytes",
+                need=len(before) + len(lines),
+                have=max_bytes,
+            )
+        self._objects.put(str(path), before + lines, version=version)
+
+    def lines(self, path: PurePath, most: int, max_bytes: int) -> Iterator[bytes]:
+        try:
+            data = self.read(path, max_bytes)
+        except FileNotFoundError:
+            return
+        yield from (line for line in data.splitlines(keepends=True) if len(line) <= most)
+
+    def check(self, module: WriterModule, path: PurePath, out: OutFile) -> None:
+        """The size and every byte that was known beforehand are what was laid out."""
+        url = str(path)
+        size = self._objects.size(url)
+
+        def read(offset: int, nbytes: int) -> bytes:
+            return self._objects.read(url, offset, offset + nbytes) if nbytes else b""
+
+        compare_known(path, size, read, out)
+
+    def lock(
+        self, out: PurePath, note: Callable[[str], None] | None = None
+    ) -> AbstractContextManager[Any]:
+        lease = self._leases[str(out)] = Lease(self._objects, out)
+        return lease
+
+    def make_folders(self, folders: Sequence[PurePath]) -> list[Path]:
+        return []  # a name may hold slashes; there are no folders
+
+    def clear(self, finals: Sequence[PurePath], folder: PurePath | None, keep: str) -> None:
+        """Abort uploads and remove what belongs to them, but for those of the run `keep`."""
+        parents = {final.parent for final in finals} | ({folder} if folder is not None else set())
+        wanted = {final.name for final in finals}
+        for parent in parents:
+            for name in self._objects.names(str(parent)):
+                of = final_name(name)
+                kept = keep and of and self.part(parent / of, keep).name == name
+                if of in wanted and not kept:
+                    remove_folder(self._objects, str(parent / name))
+        urls = {str(final): final for final in finals}
+        for url, upload in self._objects.uploads(_shared(list(urls))):
+            if url not in urls:
+                continue
+            if not keep or upload != self._known_upload(self.part(urls[url], keep)):
+                self._objects.abort(url, upload)
+
+    def check_space(self, files: Sequence[OutFile]) -> list[str]:
+        return []  # a store has no end
+
+    def part(self, final: PurePath, run: str) -> PurePath:
+        return final.with_name(f".{final.name}.{run[:8]}.part")
+
+    def create(self, out: OutFile, part: PurePath, *, overwrite: bool) -> Unfinished:
+        return Upload(self._objects, out, str(part), overwrite, lambda: self._still(out.path))
+
+    def found(self, part: PurePath) -> list[bytes]:
+        names = [name for name in self._objects.names(str(part)) if name.startswith("task-")]
+        return [self._objects.get(f"{part}/{name}")[0] for name in names]
+
+    def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:
+        self._objects.put(f"{part}/{key}", receipt())
+
+    def open_part(self, part: PurePath) -> UploadSink:
+        return UploadSink(self._objects, str(part))
+
+    def reach(self, folder: PurePath) -> None:
+        """Asked once: an answer that does not come now is what a person wants to know."""
+        objects = S3(self._root, attempts=1) if isinstance(self._objects, S3) else self._objects
+        objects.names(str(folder))
+
+    def task_bytes(self, files: Sequence[OutFile]) -> int:
+        return OPEN_PARTS * max((part_bytes(file.nbytes) for file in files), default=0)
+
+    def _still(self, url: str) -> None:
+        """Ask the locks that are held around an object whether they still are."""
+        for out, lease in self._leases.items():
+            if url == out or url.startswith(f"{out}/"):
+                lease.check()
+
+    def _known_upload(self, part: PurePath) -> str:
+        try:
+            data, _ = self._objects.get(f"{part}/{STATE}")
+            return msgspec.json.decode(data, type=State).upload
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return ""
+
+    def _folder(self, path: PurePath) -> str:
+        return str(self.part(path, "00000000"))
+
+    def _limit(self, path: PurePath, max_bytes: int) -> None:
+        size = self._objects.size(str(path))
+        if size > max_bytes:
+            raise LimitError(
+                f"{path}: has {size:,} bytes; what this program writes there has never more than "
+                f"{max_bytes:,}; remove it",
+                limit="owned.max_bytes",
+                need=size,
+                have=max_bytes,
+            )
+
+
+def _shared(urls: Sequence[str]) -> str:
+    """What all of them begin with."""
+    first, last = min(urls), max(urls)
+    same = next(
+        (n for n, pair in enumerate(zip(first, last, strict=False)) if pair[0] != pair[1]), None
+    )
+    return first if same is None else first[:same]
+
+
+__all__ = ["Bucket"]

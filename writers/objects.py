@@ -1,0 +1,203 @@
+"""Objects in a store, and uploads of them in parts, on whatever file system fsspec can write to.
+
+`Objects` is what a bucket needs of a store. Here it is done with fsspec alone: the parts of an
+upload are objects of their own, and `complete` streams them into the final one, which appears when
+its writer is committed (`autocommit=False`). Stores that number parts themselves have a module of
+their own (`s3`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import secrets
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any, Protocol, TypeVar
+
+from anamnesis.readers.urls import call, driver
+
+Parts = Sequence[tuple[int, str]]  # number from 1 on, ETag
+
+T = TypeVar("T")
+
+
+class Objects(Protocol):
+    """Operations by URL. Raises OSError; FileExistsError where a condition does not hold."""
+
+    def names(self, folder: str) -> list[str]:
+        """The names right below a prefix, which ends without a slash."""
+        ...
+
+    def size(self, url: str) -> int: ...
+
+    def read(self, url: str, start: int, stop: int) -> bytes: ...
+
+    def get(self, url: str) -> tuple[bytes, str]:
+        """All of a small object, and what tells its version."""
+        ...
+
+    def age(self, url: str) -> float:
+        """Seconds since it was written, by the store's own clock; infinite where none tells."""
+        ...
+
+    def put(self, url: str, data: bytes, *, version: str | None = None, new: bool = False) -> str:
+        """Write a small object; its version. `new`: only if there is none; or in place of one."""
+        ...
+
+    def remove(self, urls: Sequence[str]) -> None:
+        """Remove objects, those that are there."""
+        ...
+
+    def begin(self, url: str, folder: str) -> str:
+        """Begin an upload to `url`; what names it. `folder` is for what must be kept of it."""
+        ...
+
+    def part(self, url: str, upload: str, number: int, data: Any) -> str:
+        """Send a part, again if need be; its ETag."""
+        ...
+
+    def parts(self, url: str, upload: str) -> dict[int, tuple[str, int]]:
+        """ETag and size of the parts that are there; raises FileNotFoundError."""
+        ...
+
+    def complete(self, url: str, upload: str, parts: Parts, *, new: bool) -> None:
+        """Make the object of its parts; nothing has its name before. `new`: only if none has."""
+        ...
+
+    def abort(self, url: str, upload: str) -> None:
+        """Forget an upload and its parts, if it is there."""
+        ...
+
+    def uploads(self, prefix: str) -> list[tuple[str, str]]:
+        """`(URL, upload)` of those to URLs that begin so, neither complete nor aborted."""
+        ...
+
+
+class Driven:
+    """Objects by an fsspec driver."""
+
+    def __init__(self, root: str) -> None:
+        """Open the driver of the store of which `root` is a URL; UnsupportedError without it."""
+        self._fs, _ = driver(root)
+
+    def names(self, folder: str) -> list[str]:
+        path = self._path(folder)
+
+        def listed() -> list[dict[str, Any]]:
+            self._fs.invalidate_cache()
+            found: list[dict[str, Any]] = self._fs.ls(path, detail=True)
+            return found
+
+        try:
+            found = _asked(folder, listed)
+        except FileNotFoundError:
+            return []
+        names = [str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in found]
+        return sorted(set(names) - {path.rpartition("/")[2]} if len(found) == 1 else set(names))
+
+    def size(self, url: str) -> int:
+        def info() -> int:
+            self._fs.invalidate_cache()
+            found = self._fs.info(self._path(url))
+            if found.get("type") == "directory":
+                raise FileNotFoundError(url)
+            return int(found["size"])
+
+        return _asked(url, info)
+
+    def read(self, url: str, start: int, stop: int) -> bytes:
+        path = self._path(url)
+        return bytes(
+            call(url, lambda: self._fs.cat_file(path, start=start, end=stop), stop - start)
+        )
+
+    def get(self, url: str) -> tuple[bytes, str]:
+        data = bytes(_asked(url, lambda: self._fs.cat_file(self._path(url))))
+        return data, hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def age(self, url: str) -> float:
+        return float("inf")
+
+    def put(self, url: str, data: bytes, *, version: str | None = None, new: bool = False) -> str:
+        path = self._path(url)
+        if version is not None and self.get(url)[1] != version:
+            raise FileExistsError(f"{url}: was written by another meanwhile")
+        mode = "create" if new else "overwrite"
+        _asked(url, lambda: self._fs.pipe_file(path, bytes(data), mode=mode), len(data))
+        return hashlib.md5(data, usedforsecurity=False).hexdigest()
+
+    def remove(self, urls: Sequence[str]) -> None:
+        for url in urls:
+            path = self._path(url)
+            with contextlib.suppress(FileNotFoundError):
+                _asked(url, partial(self._fs.rm_file, path))
+
+    def begin(self, url: str, folder: str) -> str:
+        return f"{folder}/parts-{secrets.token_hex(4)}"
+
+    def part(self, url: str, upload: str, number: int, data: Any) -> str:
+        return self.put(f"{upload}/{number:05d}", bytes(data))
+
+    def parts(self, url: str, upload: str) -> dict[int, tuple[str, int]]:
+        found = {}
+        for name in self.names(upload):
+            data, tag = self.get(f"{upload}/{name}")
+            found[int(name)] = (tag, len(data))
+        return found
+
+    def complete(self, url: str, upload: str, parts: Parts, *, new: bool) -> None:
+        if new and self._exists(url):
+            raise FileExistsError(f"{url}: exists already")
+        path = self._path(url)
+        file: Any = call(url, lambda: self._fs.open(path, "wb", autocommit=False))
+        try:
+            for number, tag in parts:
+                data, found = self.get(f"{upload}/{number:05d}")
+                if found != tag:
+                    raise OSError(f"{url}: part {number:,} is not as it was sent")
+                file.write(data)
+            file.close()
+            file.commit()
+        except BaseException:
+            with contextlib.suppress(Exception):
+                file.discard()
+            raise
+        self.abort(url, upload)
+
+    def abort(self, url: str, upload: str) -> None:
+        self.remove([f"{upload}/{name}" for name in self.names(upload)])
+
+    def uploads(self, prefix: str) -> list[tuple[str, str]]:
+        return []
+
+    def _exists(self, url: str) -> bool:
+        try:
+            self.size(url)
+        except FileNotFoundError:
+            return False
+        return True
+
+    def _path(self, url: str) -> str:
+        return str(self._fs._strip_protocol(url))
+
+
+def _asked(url: str, request: Callable[[], T], nbytes: int = 0) -> T:
+    """`call`, which takes what drivers say of absence and conditions for what it is."""
+
+    def asked() -> T | OSError:
+        try:
+            return request()
+        except FileNotFoundError:
+            return FileNotFoundError(errno.ENOENT, "no such object", url)
+        except FileExistsError:
+            return FileExistsError(errno.EEXIST, "was written by another meanwhile", url)
+
+    answer = call(url, asked, nbytes)
+    if isinstance(answer, OSError):
+        raise answer
+    return answer
+
+
+__all__ = ["Driven", "Objects", "Parts"]

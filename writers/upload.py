@@ -1,0 +1,268 @@
+"""An output file on its way into a store: parts by many workers, complete at the end.
+
+A file is cut into parts of one size. What a task writes fills parts; one that is full is sent, and
+what a task has of the others goes into an object of its own, a *scrap*. When all tasks are done,
+the parts that no task had alone are put together of scraps, and of the bytes that were known
+beforehand, by whoever commits. Nothing has the final name until the upload is completed.
+
+Beside the output lies a folder `.NAME.RUN.part` with `upload`, which tells how to write, scraps,
+and receipts of tasks. RUN is a digest of the recipe, so that a run which is resumed finds what the
+one before has sent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from anamnesis.errors import IntegrityError, UnsupportedError
+from anamnesis.limits import MiB
+from anamnesis.writers.base import OutFile, WriterModule
+from anamnesis.writers.objects import Objects
+from anamnesis.writers.stores import Record, Stored
+
+PART_BYTES = 8 * MiB  # S3 takes 5 MiB to 5 GiB, but for the last part, and 10,000 of them
+MOST_PARTS = 9_000
+OPEN_PARTS = 6  # of a task: two ends, and what an encoder writes to several places
+STATE = "upload"
+
+
+def part_bytes(nbytes: int) -> int:
+    """The size of the parts of a file: whole MiB, so that there are not too many."""
+    return max(PART_BYTES, -(-nbytes // MOST_PARTS // MiB) * MiB)
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """What `upload` says: where parts go, and how they are cut. `fixed` is a digest."""
+
+    url: str
+    upload: str
+    part_bytes: int
+    nbytes: int
+
+
+class UploadSink:
+    """What a task writes to; `folder` is the URL of the unfinished file."""
+
+    def __init__(self, objects: Objects, folder: str) -> None:
+        self._objects, self._folder = objects, folder
+        data, _ = objects.get(f"{folder}/{STATE}")
+        self._state = msgspec.json.decode(data, type=State)
+        self._open: dict[int, _Part] = {}
+        self._sent: list[tuple[int, str]] = []
+
+    def write(self, data: Any, offset: int) -> None:
+        """Put a contiguous buffer at an offset; sends the parts that it completes."""
+        view = memoryview(data).cast("B")
+        size = self._state.part_bytes
+        while view:
+            number, at = divmod(offset, size)
+            part = self._open.get(number)
+            if part is None:
+                part = self._open[number] = _Part(min(size, self._state.nbytes - number * size))
+            taken = min(len(view), len(part.data) - at)
+            part.write(at, view[:taken])
+            view, offset = view[taken:], offset + taken
+            if part.full:
+                del self._open[number]
+                state = self._state
+                tag = self._objects.part(state.url, state.upload, number + 1, part.data)
+                self._sent.append((number + 1, tag))
+
+    def finish(self, durable: bool) -> Stored:
+        """Send what is left as a scrap; the answer says where everything is."""
+        ranges: list[tuple[int, int]] = []
+        data = bytearray()
+        for number, part in sorted(self._open.items()):
+            for start, stop in part.ranges:
+                ranges.append((number * self._state.part_bytes + start, stop - start))
+                data += memoryview(part.data)[start:stop]
+        self._open.clear()
+        scrap = ""
+        if ranges:
+            scrap = f"{ranges[0][0]:016x}"
+            self._objects.put(f"{self._folder}/{scrap}", bytes(data))
+        return Stored(tuple(self._sent), scrap, tuple(ranges))
+
+    def close(self) -> None:
+        self._open.clear()
+
+
+class _Part:
+    """A part that fills up; `ranges` are what of it was written, in order and apart."""
+
+    def __init__(self, nbytes: int) -> None:
+        self.data = bytearray(nbytes)
+        self.ranges: list[tuple[int, int]] = []
+
+    def write(self, at: int, view: memoryview) -> None:
+        self.data[at : at + len(view)] = view
+        self.ranges = _joined([*self.ranges, (at, at + len(view))])
+
+    @property
+    def full(self) -> bool:
+        return self.ranges == [(0, len(self.data))]
+
+
+class Upload:
+    """An output file that is uploaded, as the client has it."""
+
+    def __init__(
+        self,
+        objects: Objects,
+        out: OutFile,
+        folder: str,
+        overwrite: bool,
+        still: Callable[[], None],
+    ) -> None:
+        """Begin it, or go on where an earlier run of the same recipe was. `still` asks the lock."""
+        if out.packer:
+            raise UnsupportedError(
+                f"{out.path}: parquet, and arrow with compression, are packed from a whole file, "
+                "which is not implemented in a store; write a folder on a disk and copy that, or "
+                "write arrow without compression"
+            )
+        self._objects, self._out, self._folder = objects, out, folder
+        self._overwrite, self._still, self._stopped = overwrite, still, False
+        self._tags: dict[int, str] = {}
+        self._scraps: list[Stored] = []
+        self._state = self._resumed() or self._begun()
+        self._done = False
+
+    def receive(self, stored: Stored | None) -> None:
+        """Note what a task has sent."""
+        if stored is not None:
+            self._tags.update(stored.parts)
+            self._scraps.append(stored)
+
+    def commit(self, module: WriterModule, record: Record | None = None) -> None:
+        """Send the parts that are left, look at all of them, `record`, and complete the upload.
+
+        On any error nothing has the final name, or what had it before.
+        """
+        state = self._state
+        try:
+            for number in range(1, -(-state.nbytes // state.part_bytes) + 1):
+                self._look()
+                if number not in self._tags:
+                    data = self._assembled(number)
+                    self._tags[number] = self._objects.part(state.url, state.upload, number, data)
+            self._check_parts()
+            self._still()
+            if record is not None:
+                record()
+            parts = sorted(self._tags.items())
+            self._objects.complete(state.url, state.upload, parts, new=not self._overwrite)
+            self._done = True
+            remove_folder(self._objects, self._folder)
+            size = self._objects.size(state.url)
+            if size != state.nbytes:
+                raise IntegrityError(
+                    f"{state.url}: has {size:,} bytes after its upload, of {state.nbytes:,}"
+                )
+        except BaseException:
+            self.discard()
+            raise
+
+    def stop(self) -> None:
+        self._stopped = True
+
+    def discard(self) -> None:
+        """Abort the upload and remove what belongs to it; a second call does nothing."""
+        if not self._done:
+            self._done = True
+            with contextlib.suppress(OSError):  # the store is gone; the next run finds it
+                self._objects.abort(self._state.url, self._state.upload)
+                remove_folder(self._objects, self._folder)
+
+    def _look(self) -> None:
+        if self._stopped:
+            raise InterruptedError(f"{self._out.path}: the run was stopped")
+
+    def _resumed(self) -> State | None:
+        """The upload of an earlier run, when it is of the same cut, and still there."""
+        with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
+            data, _ = self._objects.get(f"{self._folder}/{STATE}")
+            state = msgspec.json.decode(data, type=State)
+            if state == self._wanted(state.upload):
+                self._objects.parts(state.url, state.upload)
+                return state
+        return None
+
+    def _begun(self) -> State:
+        """A new upload; whatever lies in its folder is of one that is gone."""
+        remove_folder(self._objects, self._folder)
+        upload = self._objects.begin(self._out.path, self._folder)
+        state = self._wanted(upload)
+        try:
+            self._objects.put(f"{self._folder}/{STATE}", msgspec.json.encode(state))
+        except BaseException:
+            self._objects.abort(self._out.path, upload)
+            raise
+        return state
+
+    def _wanted(self, upload: str) -> State:
+        nbytes = self._out.nbytes
+        return State(self._out.path, upload, part_bytes(nbytes), nbytes)
+
+    def _assembled(self, number: int) -> bytearray:
+        """A part from scraps and the bytes that are known; what nobody wrote is zero."""
+        size = self._state.part_bytes
+        first = (number - 1) * size
+        part = bytearray(min(size, self._state.nbytes - first))
+        for offset, data in self._out.fixed:
+            _overlay(part, offset - first, data)
+        for stored in self._scraps:
+            at = 0
+            for offset, nbytes in stored.ranges:
+                if offset < first + len(part) and offset + nbytes > first:
+                    url = f"{self._folder}/{stored.scrap}"
+                    _overlay(part, offset - first, self._objects.read(url, at, at + nbytes))
+                at += nbytes
+        return part
+
+    def _check_parts(self) -> None:
+        """IntegrityError unless the store has every part as it was sent."""
+        state = self._state
+        there = self._objects.parts(state.url, state.upload)
+        for number, tag in sorted(self._tags.items()):
+            size = min(state.part_bytes, state.nbytes - (number - 1) * state.part_bytes)
+            if there.get(number) != (tag, size):
+                raise IntegrityError(
+                    f"{state.url}: part {number:,} of {size:,} bytes ({tag}) is not what the "
+                    f"store has ({there.get(number)}); run again"
+                )
+
+
+def remove_folder(objects: Objects, folder: str) -> None:
+    """Remove all objects right below a prefix."""
+    for name in objects.names(folder):
+        if name.startswith("parts-"):
+            remove_folder(objects, f"{folder}/{name}")
+        else:
+            objects.remove([f"{folder}/{name}"])
+
+
+def _overlay(part: bytearray, at: int, data: bytes) -> None:
+    """Copy what of `data`, which begins at `at`, lies in the part."""
+    begin, end = max(at, 0), min(at + len(data), len(part))
+    if begin < end:
+        part[begin:end] = data[begin - at : end - at]
+
+
+def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    found: list[tuple[int, int]] = []
+    for start, stop in sorted(ranges):
+        if found and start <= found[-1][1]:
+            found[-1] = (found[-1][0], max(stop, found[-1][1]))
+        else:
+            found.append((start, stop))
+    return found
+
+
+__all__ = ["State", "Upload", "UploadSink", "part_bytes", "remove_folder"]
