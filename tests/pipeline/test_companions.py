@@ -44,7 +44,8 @@ def test_a_large_file_is_streamed(
     def counted(path: Path, chunks: object) -> None:
         def each():  # type: ignore[no-untyped-def]
             for chunk in chunks:  # type: ignore[attr-defined]
-                pieces.append(len(chunk))
+                if path.name == "tokenizer.model":
+                    pieces.append(len(chunk))
                 yield chunk
 
         write(path, each())
