@@ -29,9 +29,6 @@ class Disk:
 
     moves = True
 
-    def __init__(self) -> None:
-        self._named: set[Path] = set()  # logs whose names are known to be on the disk
-
     def exists(self, path: PurePath) -> bool:
         return os.path.lexists(path)
 
@@ -64,9 +61,7 @@ class Disk:
             owned.sync(fd)
         finally:
             os.close(fd)
-        if path not in self._named:
-            owned.sync_folder(path.parent)
-            self._named.add(path)
+        owned.sync_folder(path.parent)  # the name may be new, whatever is in the file
 
     def lines(self, path: PurePath, most: int, max_bytes: int) -> Iterator[bytes]:
         try:

@@ -1,0 +1,195 @@
+"""A cluster whose workers share nothing with the client but the bucket."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from buckets import KEYS, Bucket, free_port, s3_server
+
+import anamnesis
+from anamnesis.errors import UsageError
+from anamnesis.writers import stores
+
+pytest.importorskip("s3fs", reason="s3fs is not installed (extra test)")
+
+
+class Cluster:
+    """`dask scheduler` and workers as processes, each in an empty folder of its own."""
+
+    def __init__(self, root: Path, environment: dict[str, str]) -> None:
+        self.address = f"tcp://127.0.0.1:{free_port()}"
+        self._root, self._environment = root, environment
+        self.processes: list[subprocess.Popen[bytes]] = []
+        port = self.address.rpartition(":")[2]
+        self.start("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
+        for _ in range(600):
+            try:
+                socket.create_connection(("127.0.0.1", int(port)), 1).close()
+                return
+            except OSError:
+                time.sleep(0.1)
+
+    def worker(self, **environment: str) -> subprocess.Popen[bytes]:
+        arguments = ("--nthreads", "1", "--no-dashboard", "--memory-limit", "0")
+        return self.start("worker", self.address, *arguments, **environment)
+
+    def start(self, *arguments: str, **environment: str) -> subprocess.Popen[bytes]:
+        folder = self._root / f"process-{len(self.processes)}"
+        folder.mkdir(parents=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distributed.cli.dask_" + arguments[0], *arguments[1:]],
+            cwd=folder,
+            env={**os.environ, **self._environment, "HOME": str(folder), **environment},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        self.processes.append(process)
+        return process
+
+    def written(self) -> list[str]:
+        """Weights on the disks of the processes."""
+        ends = (".safetensors", ".part", ".arrow")
+        return [str(p) for p in self._root.rglob("*") if p.name.endswith(ends)]
+
+    def close(self) -> None:
+        for process in reversed(self.processes):
+            process.kill()
+            process.wait()
+
+
+@pytest.fixture(scope="module")
+def endpoint() -> Iterator[str]:
+    with s3_server() as url:
+        yield url
+
+
+@pytest.fixture
+def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+    found = {**KEYS, "AWS_ENDPOINT_URL": endpoint}
+    for key, value in found.items():
+        monkeypatch.setenv(key, value)
+    stores.forget()
+    return found
+
+
+@pytest.fixture
+def cluster(tmp_path: Path, environment: dict[str, str]) -> Iterator[Cluster]:
+    cluster = Cluster(tmp_path / "cluster", environment)
+    yield cluster
+    cluster.close()
+
+
+@pytest.fixture
+def bucket(
+    endpoint: str,
+    environment: dict[str, str],
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    write_safetensors: Callable[..., Path],
+) -> Bucket:
+    """A bucket with a model of 40 MB in it, which is nowhere else but in `whole`."""
+    bucket = Bucket(endpoint, f"c{abs(hash(request.node.name)):x}")
+    rng = np.random.default_rng(7)
+    shapes = [(3000, 1001), (2500, 1024), (7,), (2200, 2048)]
+    entries = {
+        f"layer.{n}.weight": ("F32", shape, rng.standard_normal(shape).astype("f4").tobytes())
+        for n, shape in enumerate(shapes)
+    }
+    whole = tmp_path / "whole.safetensors"
+    write_safetensors(whole, entries)
+    bucket.put("in/model.safetensors", whole.read_bytes())
+    anamnesis.convert(
+        whole, tmp_path / "want", to="safetensors", dtype="bf16", max_shard_size="9MB"
+    )
+    return bucket
+
+
+def convert(bucket: Bucket, cluster: Cluster, **settings: object) -> None:
+    job = {
+        "inputs": [f"s3://{bucket.name}/in/model.safetensors"],
+        "output": {
+            "path": f"s3://{bucket.name}/out",
+            "dtype": "bf16",
+            "max_shard_size": "9MB",
+            **settings,
+        },
+        "run": {"executor": "distributed", "scheduler": cluster.address},
+    }
+    anamnesis.run(job)
+
+
+def same(bucket: Bucket, want: Path) -> bool:
+    found = {
+        key.removeprefix("out/"): bucket.read(key)
+        for key in bucket.objects()
+        if key.startswith("out/")
+    }
+    return found == {p.name: p.read_bytes() for p in want.iterdir()}
+
+
+def test_from_a_bucket_through_workers_into_a_bucket(
+    bucket: Bucket, cluster: Cluster, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        cluster.worker()
+    convert(bucket, cluster)
+    assert same(bucket, tmp_path / "want")
+    assert bucket.uploads() == []
+    assert cluster.written() == []
+    assert anamnesis.verify(f"s3://{bucket.name}/out")["tensors"] == 4
+
+
+def test_a_worker_that_dies_takes_nothing_along(
+    bucket: Bucket, cluster: Cluster, tmp_path: Path
+) -> None:
+    first = cluster.worker()
+    cluster.worker()
+    job = subprocess.Popen(
+        [sys.executable, "-c", _JOB, bucket.name, cluster.address], env=dict(os.environ)
+    )
+    deadline = time.monotonic() + 60
+    while not any("/task-" in key for key in bucket.objects()) and job.poll() is None:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(first.pid, signal.SIGKILL)
+    assert job.wait(90) == 0
+    assert same(bucket, tmp_path / "want")
+    assert bucket.uploads() == []
+
+
+_JOB = """
+import sys, anamnesis
+anamnesis.run({'inputs': [f's3://{sys.argv[1]}/in/model.safetensors'],
+    'output': {'path': f's3://{sys.argv[1]}/out', 'dtype': 'bf16', 'max_shard_size': '9MB'},
+    'run': {'executor': 'distributed', 'scheduler': sys.argv[2]}})
+"""
+
+
+@pytest.mark.parametrize(
+    ("environment_of_worker", "message"),
+    [
+        ({"AWS_ACCESS_KEY_ID": "", "AWS_SECRET_ACCESS_KEY": ""}, "redentials"),
+        ({"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}, "Could not connect"),
+    ],
+    ids=["credentials", "route"],
+)
+def test_a_worker_that_cannot_reach_the_bucket_is_named(
+    bucket: Bucket, cluster: Cluster, environment_of_worker: dict[str, str], message: str
+) -> None:
+    cluster.worker(AWS_EC2_METADATA_DISABLED="true", **environment_of_worker)
+    begin = time.monotonic()
+    with pytest.raises(UsageError, match=rf"worker tcp://127\.0\.0\.1:\d+: .*{message}") as caught:
+        convert(bucket, cluster)
+    assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
+    assert time.monotonic() - begin < 30
+    assert bucket.objects() == ["in/model.safetensors"]
+    assert bucket.uploads() == []
