@@ -59,7 +59,7 @@ class Client:
         self.status = "running"
         self.threads = threads
         self.memory_limit = 0
-        self.says: Any = (anamnesis.__version__, [])
+        self.says: Any = (anamnesis.__version__, "")
         self.sent: list[Task] = []
         self.flying = self.most_flying = 0
         self._answer = answer
@@ -299,8 +299,8 @@ def test_c03_a_worker_with_too_little_memory_is_refused(
 @pytest.mark.parametrize(
     ("says", "expected"),
     [
-        (("0.0.7", []), "has version 0.0.7, here is"),
-        ((anamnesis.__version__, ["/data/model"]), "/data/model: not found there"),
+        (("0.0.7", ""), "has version 0.0.7, here is"),
+        ((anamnesis.__version__, "/data/model: not found there"), "/data/model: not found there"),
         (ModuleNotFoundError("No module named 'anamnesis'"), "No module named 'anamnesis'"),
     ],
 )
