@@ -185,3 +185,13 @@ def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
     finally:
         server.shutdown()
         server.server_close()
+
+
+def forget_clients() -> None:
+    """Have clients made again, with the endpoint of this test."""
+    import fsspec
+
+    from anamnesis.writers import stores
+
+    fsspec.get_filesystem_class("s3").clear_instance_cache()
+    stores.forget()

@@ -13,11 +13,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from buckets import KEYS, Bucket, free_port, s3_server
+from buckets import KEYS, Bucket, forget_clients, free_port, s3_server
 
 import anamnesis
 from anamnesis.errors import UsageError
-from anamnesis.writers import stores
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra test)")
 
@@ -77,7 +76,7 @@ def environment(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, str
     found = {**KEYS, "AWS_ENDPOINT_URL": endpoint}
     for key, value in found.items():
         monkeypatch.setenv(key, value)
-    stores.forget()
+    forget_clients()
     return found
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buckets import KEYS, Bucket, Faults, faulty, s3_server
+from buckets import KEYS, Bucket, Faults, faulty, forget_clients, s3_server
 
 import anamnesis
 from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
@@ -35,13 +35,13 @@ def bucket(
 ) -> Iterator[Bucket]:
     use(endpoint, monkeypatch)
     yield Bucket(endpoint, f"b{abs(hash(request.node.name)):x}")
-    stores.forget()
+    forget_clients()
 
 
 def use(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for key, value in {**KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
         monkeypatch.setenv(key, value)
-    stores.forget()
+    forget_clients()
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_any_store_that_fsspec_writes_to(model: Path, tmp_path: Path) -> None:
 
     memory = fsspec.filesystem("memory")
     memory.store.clear()
-    stores.forget()
+    forget_clients()
     convert(model, tmp_path / "out", dtype="bf16", max_shard_size=SHARD)
     convert(model, "memory://out", dtype="bf16", max_shard_size=SHARD)
     found = {name.removeprefix("/out/"): file.getvalue() for name, file in memory.store.items()}
