@@ -19,11 +19,20 @@ _zeros = variants("_codes:zero_points")
 widen = kernel("_codes:widen")
 
 
+# The bits of numbers, uint16 or uint32, and whether they are binary16.
+Numbers = tuple[Any, bool]
+
+
+def bits_of(dtype: str, columns: Any) -> Numbers:
+    """Those of numbers of that dtype, from uint8 `[lines, bytes]`, or `[bytes]`."""
+    return np.ascontiguousarray(columns).view("<u4" if dtype == "F32" else "<u2"), dtype == "F16"
+
+
 def read_scales(dtype: str, columns: Any) -> Any:
     """Scales as float32 `[groups, rows]`, from their uint8 `[groups, bytes]`; NaNs made quiet."""
-    raw = np.ascontiguousarray(columns).view("<u4" if dtype == "F32" else "<u2")
+    raw, half = bits_of(dtype, columns)
     scales = np.empty(raw.shape, np.float32)
-    widen(raw.reshape(-1), dtype == "F16", scales.reshape(-1))
+    widen(raw.reshape(-1), half, scales.reshape(-1))
     return scales
 
 

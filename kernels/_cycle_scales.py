@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-NARROW = {"F32": 0, "BF16": 1, "F16": 2}
 _NO_WORDS = np.empty(0, np.uint32)
 
 

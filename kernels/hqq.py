@@ -23,11 +23,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
-
 from anamnesis.kernels import Window
-from anamnesis.kernels._cycle_scales import NARROW, words_of
+from anamnesis.kernels._codes import Numbers, bits_of
+from anamnesis.kernels._cycle_scales import words_of
 from anamnesis.kernels._cycles import lines_of
+from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
 
 decode_columns = kernel("_cycle_scales:decode_columns")
@@ -35,7 +35,7 @@ decode_units = kernel("_cycle_scales:decode_units")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """`once` and `twice`, what the two steps are rounded to, and how scales are stored.
+    """`steps` of the kernels: the zero comes first, and what the two steps are rounded to.
 
     `scalars`: `compute_dtype`, `scale_dtype`, `zero_dtype` (BF16, F16 or F32), `rounding`.
     """
@@ -44,14 +44,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     if scalars["rounding"] == "reference":
         first = compute if compute == zero else "F32"
         steps = (first, first if first == scale else "F32")
-    return {
-        "once": NARROW[steps[0]],
-        "twice": NARROW[steps[1]],
-        "raw_scale": np.dtype("<u4" if scale == "F32" else "<u2"),
-        "raw_zero": np.dtype("<u4" if zero == "F32" else "<u2"),
-        "half_scale": scale == "F16",
-        "half_zero": zero == "F16",
-    }
+    return {"steps": (False, KINDS[steps[0]], KINDS[steps[1]])}
 
 
 def decode_axis1(
@@ -67,26 +60,12 @@ def decode_axis1(
     scales, zeros = _numbers(blocks, params)
     groups = window.stop - window.start
     _check(blocks["W_q"], bits, size, period, window)
-    if scales.shape != (groups,) or zeros.shape != (groups,) or out.shape != (groups * size,):
-        raise ValueError(f"scale {scales.shape}, zero {zeros.shape}, out {out.shape}: {window}")
-    decode_units(
-        data,
-        words_of(data, bits),
-        base,
-        period,
-        size,
-        bits,
-        False,
-        scales,
-        zeros,
-        params["half_scale"],
-        params["half_zero"],
-        False,
-        params["once"],
-        params["twice"],
-        window.start,
-        out,
-    )
+    if {x[0].shape for x in (scales, zeros)} != {(groups,)} or out.shape != (groups * size,):
+        raise ValueError(
+            f"scale {scales[0].shape}, zero {zeros[0].shape}, out {out.shape}: {window}"
+        )
+    planes = data, words_of(data, bits), base, period, size, bits, False
+    decode_units(planes, scales, zeros, params["steps"], window.start, out)
 
 
 def decode_axis0(
@@ -104,36 +83,20 @@ def decode_axis0(
     scales, zeros = _numbers(blocks, params)
     _check(blocks["W_q"], bits, unit, period, window)
     lines = blocks["scale"].shape[0] * unit
-    if scales.shape != (lines,) or zeros.shape != (lines,) or scale_base != zero_base:
-        raise ValueError(f"scale {scales.shape}, zero {zeros.shape}: {lines} numbers")
+    if {x[0].shape for x in (scales, zeros)} != {(lines,)} or scale_base != zero_base:
+        raise ValueError(f"scale {scales[0].shape}, zero {zeros[0].shape}: {lines} numbers")
     if out.shape != ((window.stop - window.start) * unit,):
         raise ValueError(f"out {out.shape}: {window} of {unit}")
-    decode_columns(
-        data,
-        words_of(data, bits),
-        base * unit,
-        period * unit,
-        columns * unit,
-        bits,
-        False,
-        scales,
-        zeros,
-        scale_base * unit,
-        params["half_scale"],
-        params["half_zero"],
-        False,
-        params["once"],
-        params["twice"],
-        window.start * unit,
-        out,
-    )
+    planes = data, words_of(data, bits), base * unit, period * unit, columns * unit, bits, False
+    first, steps = window.start * unit, params["steps"]
+    decode_columns(planes, scales, zeros, scale_base * unit, steps, first, out)
 
 
-def _numbers(blocks: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Any, Any]:
-    """The stored bits of scales and zeros."""
-    scales = blocks["scale"].reshape(-1).view(params["raw_scale"])
-    zeros = blocks["zero"].reshape(-1).view(params["raw_zero"])
-    return scales, zeros
+def _numbers(blocks: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Numbers, Numbers]:
+    """The stored bits of scales and zeros, in one dimension."""
+    scales, half = bits_of(params["scale_dtype"], blocks["scale"])
+    zeros, half_zeros = bits_of(params["zero_dtype"], blocks["zero"])
+    return (scales.reshape(-1), half), (zeros.reshape(-1), half_zeros)
 
 
 def _check(view: Any, bits: int, size: int, period: int, window: Window) -> None:

@@ -25,8 +25,9 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._cycle_scales import NARROW
+from anamnesis.kernels._codes import bits_of
 from anamnesis.kernels._cycles import lines_of
+from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
@@ -52,7 +53,7 @@ def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict
         "scale": scale.reshape(1, -1, 1),
         "scales": scale,
         "block": (1, scalars["columns"]),
-        "narrow": NARROW[stored.dtype] if scalars["rounding"] == "reference" else 0,
+        "narrow": KINDS[stored.dtype] if scalars["rounding"] == "reference" else 0,
     }
 
 
@@ -70,7 +71,7 @@ def decode_bytes(
         raise ValueError(f"payload {payload.shape}, out {out.shape}: rows {window} of {columns}")
     if not 0 <= window.start <= window.stop <= params["rows"]:
         raise ValueError(f"rows {window} of {params['rows']}")
-    if narrow == NARROW["BF16"] and out.dtype == np.uint16:
+    if narrow == KINDS["BF16"] and out.dtype == np.uint16:
         narrow = 0  # the same rounding once more
     decode = _FLOATS.get(params["data_dtype"])
     if decode is None:
@@ -86,22 +87,13 @@ def decode_bytes(
 
 
 def prepare_bits(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """How the two steps are rounded, and how scales and shifts are stored.
+    """`steps` of the kernel: whether the shift comes after the scale, and how they are rounded.
 
     `scalars`: `scale_dtype`, `shift_dtype` (U8 and I8 for integers), `rounding`.
     """
-    scale, shift = scalars["scale_dtype"], scalars["shift_dtype"]
-    narrow = NARROW[scale] if scalars["rounding"] == "reference" else 0
-    after = shift in NARROW
-    return {
-        "after": after,
-        "once": narrow if after else 0,
-        "twice": narrow,
-        "raw_scale": np.dtype("<u4" if scale == "F32" else "<u2"),
-        "raw_shift": np.dtype({"F32": "<u4"}.get(shift, "<u2") if after else "i1"),
-        "half_scale": scale == "F16",
-        "half_shift": shift == "F16",
-    }
+    scale, after = scalars["scale_dtype"], scalars["shift_dtype"] in KINDS
+    narrow = KINDS[scale] if scalars["rounding"] == "reference" else 0
+    return {"steps": (after, narrow if after else 0, narrow)}
 
 
 def decode_bits(
@@ -114,10 +106,12 @@ def decode_bits(
     """
     bits, size, period = params["bits"], params["group_size"], params["period"]
     data, base = lines_of(blocks["payload"], window, period)
-    scales = blocks["_scale"].reshape(-1).view(params["raw_scale"])
-    shifts = blocks["_shift"].reshape(-1).view(params["raw_shift"])
-    if not params["after"]:
-        shifts = shifts.astype(np.float32).view(np.uint32)
+    scales, half = bits_of(params["scale_dtype"], blocks["_scale"].reshape(-1))
+    stored = blocks["_shift"].reshape(-1)
+    if params["steps"][0]:
+        shifts, half_shifts = bits_of(params["shift_dtype"], stored)
+    else:
+        shifts, half_shifts = stored.view(np.int8).astype(np.float32).view(np.uint32), False
     groups = window.stop - window.start
     if blocks["payload"].shape[1] != size or out.shape != (groups * size,):
         raise ValueError(f"payload {blocks['payload'].shape}, out {out.shape}: {groups} x {size}")
@@ -125,21 +119,5 @@ def decode_bits(
         raise ValueError(f"_scale {scales.shape}, _shift {shifts.shape}: groups {window}")
     if not 0 <= window.start <= window.stop <= 8 // bits * period:
         raise ValueError(f"groups {window} of {8 // bits} times {period}")
-    decode_units(
-        data,
-        _NO_WORDS,
-        base,
-        period,
-        size,
-        bits,
-        True,
-        scales,
-        shifts,
-        params["half_scale"],
-        params["half_shift"],
-        params["after"],
-        params["once"],
-        params["twice"],
-        window.start,
-        out,
-    )
+    planes = data, _NO_WORDS, base, period, size, bits, True
+    decode_units(planes, (scales, half), (shifts, half_shifts), params["steps"], window.start, out)

@@ -75,38 +75,26 @@ def _widen(raw: Any, at: Any, count: Any, half: Any, out: Any) -> None:
 
 
 @jit
-def decode_units(
-    data: Any,
-    words: Any,
-    base: Any,
-    period: Any,
-    size: Any,
-    bits: Any,
-    low: Any,
-    scales: Any,
-    zeros: Any,
-    half_scales: Any,
-    half_zeros: Any,
-    after: Any,
-    once: Any,
-    twice: Any,
-    first: Any,
-    out: Any,
-) -> None:
+def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: Any, out: Any) -> None:
     """Units of `size` elements from unit `first` on, each with a scale and a zero.
 
-    `scales` and `zeros` are the stored bits of the window's units, uint16 or uint32; `half_` marks
-    binary16, `once` and `twice` are what the two steps are rounded to.
+    `planes` are `(data, words, base, period, size, bits, low)`; `scales` and `zeros` the stored
+    bits of the window's units, uint16 or uint32, and whether they are binary16; `steps` say whether
+    the zero comes after the scale, and what the two steps are rounded to.
     """
-    units = scales.shape[0]
+    data, words, base, period, size, bits, low = planes
+    raw_scales, half_scales = scales
+    raw_zeros, half_zeros = zeros
+    after, once, twice = steps
+    units = raw_scales.shape[0]
     many, fields = min(_TILE, max(1, units)), 10 if bits == 3 else 8 // bits
     scale, zero = local(_scales(), _TILE, np.float32), local(_zeros(), _TILE, np.float32)
     codes, rest = local(_some(), LANES, np.uint8), local(_rest(), LANES, np.float32)
     mask = np.uint8((1 << bits) - 1)
     for start in range(0, units, many):
         count = min(many, units - start)
-        _widen(scales, start, count, half_scales, scale)
-        _widen(zeros, start, count, half_zeros, zero)
+        _widen(raw_scales, start, count, half_scales, scale)
+        _widen(raw_zeros, start, count, half_zeros, zero)
         for i in range(count):
             unit = first + start + i
             chunk = unit // period
@@ -147,29 +135,17 @@ def decode_units(
 
 @jit
 def decode_columns(
-    data: Any,
-    words: Any,
-    base: Any,
-    period: Any,
-    columns: Any,
-    bits: Any,
-    low: Any,
-    scales: Any,
-    zeros: Any,
-    scale_base: Any,
-    half_scales: Any,
-    half_zeros: Any,
-    after: Any,
-    once: Any,
-    twice: Any,
-    first: Any,
-    out: Any,
+    planes: Any, scales: Any, zeros: Any, scale_base: Any, steps: Any, first: Any, out: Any
 ) -> None:
     """Elements from element `first` on, element e with scale and zero `e % columns`.
 
-    `data` or `words` begin with the code of element `base`, `scales` and `zeros` with that of
-    element `scale_base`; `period` and `columns` are in elements.
+    `planes` begin with the code of element `base`, `scales` and `zeros` with that of element
+    `scale_base`; in place of a size are the columns, which are elements as `period` is.
     """
+    data, words, base, period, columns, bits, low = planes
+    raw_scales, half_scales = scales
+    raw_zeros, half_zeros = zeros
+    after, once, twice = steps
     scale, zero = local(_scales(), _TILE, np.float32), local(_zeros(), _TILE, np.float32)
     codes, rest = local(_some(), LANES, np.uint8), local(_rest(), LANES, np.float32)
     fields, mask = 10 if bits == 3 else 8 // bits, np.uint8((1 << bits) - 1)
@@ -180,8 +156,8 @@ def decode_columns(
         count = min(stop - to, (chunk + 1) * period - element, columns - column, _TILE)
         at = element - (base if base else chunk * period)
         line = element - scale_base if scale_base else column
-        _widen(scales, line, count, half_scales, scale)
-        _widen(zeros, line, count, half_zeros, zero)
+        _widen(raw_scales, line, count, half_scales, scale)
+        _widen(raw_zeros, line, count, half_zeros, zero)
         shift, whole = shift_of(chunk, bits, fields, low), count - count % LANES
         down = np.uint8(shift)
         for i in range(0, whole, LANES):
