@@ -145,6 +145,7 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
     is_flag=True,
     help="Encode recovered values where codes cannot be moved as they are.",
 )
+@click.option("--skip-loss", is_flag=True, help="Leave out the report of what encoding lost.")
 @loss_flag
 @outtype_flag
 @click.option(
@@ -199,6 +200,8 @@ def _work(
 
     if loss is not None and job.output.encode is None:
         raise UsageError("--loss: is for runs that encode (--encode, output.encode)")
+    if loss is not None and job.output.skip_loss:
+        raise UsageError("--loss: --skip-loss (output.skip_loss) leaves it out; take one of them")
     if loss is not None and dry_run:
         raise UsageError("--loss: nothing is encoded under --dry-run; leave one of them out")
     if dry_run:

@@ -36,6 +36,7 @@ def remember(
     dtype: Dtype | None = None,
     encode: Encode | None = None,
     allow_requantize: bool = False,
+    skip_loss: bool = False,
     names: OutputNames | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
@@ -66,6 +67,7 @@ def remember(
     dtype: of the output; without it recovered tensors become BF16, and the others keep theirs.
     encode: a target such as `fp8-block` or `mlx-affine:bits=4`, or rules (docs/encoding.md).
     allow_requantize: encode quantised tensors from recovered values where codes cannot be moved.
+    skip_loss: leave out the report of what encoding lost, and `Outcome.loss` empty.
     names: under which names a GGUF's tensors are written, `stored` or `hf`; to GGUF also `mmproj`,
     the vision tower of a folder in a file of its own.
     key_values: of a GGUF output, to add or change.
@@ -100,6 +102,7 @@ def convert(
     dtype: Dtype | None = None,
     encode: Encode | None = None,
     allow_requantize: bool = False,
+    skip_loss: bool = False,
     names: OutputNames | None = None,
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,

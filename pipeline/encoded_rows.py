@@ -33,14 +33,14 @@ class EncodedRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     requantize: bool = False
 
     def choice(self, tensor: Tensor) -> Choice:
-        """The choice that was made for a tensor, which has `dtype`.
+        """The choice that was made for a tensor, which has `dtype`; its loss is known already.
 
         Raises `kernels.encoders.Unfit` where the layout cannot hold a tensor of that shape.
         """
         held = scale_dtype(tensor) if self.moved else self.dtype
         form = former(self.target)(tensor.name, tensor.shape, held, self.settings)
         target = Target(self.target, self.settings)
-        return Choice(target, form, moved=self.moved, requantize=self.requantize)
+        return Choice(target, form, moved=self.moved, requantize=self.requantize, skip_loss=True)
 
 
 def encoded_rows(tasks: Iterable[Task]) -> list[EncodedRow]:

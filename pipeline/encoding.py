@@ -21,7 +21,8 @@ class Encoded:
 
     `statistics` are the numbers of the whole tensor that the form asks for; the pass that finds
     them comes before any window is encoded. With `moved`, codes and scales are those of the source;
-    windows whose numbers the target does not have are encoded from values if `requantize`.
+    windows whose numbers the target does not have are encoded from values if `requantize`. With
+    `skip_loss` what is encoded is not decoded again for the report.
     """
 
     name: str
@@ -31,6 +32,7 @@ class Encoded:
     statistics: Mapping[str, float] = field(default_factory=dict)
     moved: bool = False
     requantize: bool = False
+    skip_loss: bool = False
 
     def part_dtype(self, role: str, default: str) -> str:
         """The dtype of a part, where the form has it."""

@@ -112,6 +112,10 @@ INPUTS: dict[str, tuple[str, Callable[[Case], bool]]] = {
         "quantised tensors",
         lambda case: any(tensor.quantised for tensor in case.tensors()),
     ),
+    "skip_loss": (
+        "outputs that are encoded",
+        lambda case: any(plan.choices for plan in case.plans),
+    ),
     "threads": (
         "runs in this process, or on a cluster that they start; workers of a scheduler have theirs",
         lambda case: not case.scheduler,

@@ -226,6 +226,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
             "output.encode",
             settings.format,
             requantize=job.output.allow_requantize,
+            skip_loss=job.output.skip_loss,
         ),
         manifest=settings.manifest,
     )

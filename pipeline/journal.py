@@ -72,6 +72,8 @@ class Recipe:
             kind.append(asdict(plan.spec.storage))
         if plan.spec.encode is not None:
             kind.append(msgspec.to_builtins(encoded_rows(plan.tasks)))
+            if plan.spec.encode.skip_loss:  # a report is of all tensors, or not made
+                kind.append("skip_loss")
         return cls(_digest([files]), _digest([*kind, tensors, items, names]))
 
 

@@ -70,6 +70,9 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "scales cannot be moved as they are."
         ),
     ] = False
+    skip_loss: Annotated[
+        bool, Meta(description="Leave out the report of what encoding lost, which takes time.")
+    ] = False
     max_shard_size: Annotated[
         Size | None,
         Meta(

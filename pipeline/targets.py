@@ -88,6 +88,7 @@ class Choice:
     unfit: bool = False  # the target that it would have cannot hold it
     moved: bool = False
     requantize: bool = False  # numbers that cannot be moved are encoded anew
+    skip_loss: bool = False  # what is lost is not added up
     again: str = ""
     lossy: str = ""
 
@@ -130,6 +131,7 @@ class Choice:
             slots,
             moved=self.moved,
             requantize=self.requantize,
+            skip_loss=self.skip_loss,
         )
         return EncodedPiece(step, 0, step.tensor.units, encoded)
 
@@ -158,6 +160,7 @@ class Encode:
     mixture: str = ""
     types: Mapping[str, str] = field(default_factory=dict)  # of a mixture, by tensor
     requantize: bool = False
+    skip_loss: bool = False
 
     def of(self, names: Sequence[str], facts: Facts) -> Encode:
         """The same for a model of such tensors: a mixture's types are chosen among all of them."""
@@ -168,7 +171,8 @@ class Encode:
 
     def choose(self, tensor: Tensor) -> Choice:
         """The choice for a tensor with the dtype that it is decoded to."""
-        found = replace(self._choose(tensor), wide=len(tensor.shape) == 2)
+        found = self._choose(tensor)
+        found = replace(found, wide=len(tensor.shape) == 2, skip_loss=self.skip_loss)
         if self.requantize:
             found = replace(found, lossy="", requantize=True)
         return found
@@ -301,21 +305,23 @@ def parse_encode(
     form: str = "safetensors",
     *,
     requantize: bool = False,
+    skip_loss: bool = False,
 ) -> Encode | None:
     """What `output.encode` means in a format of output; None for nothing."""
     if value is None:
         return None
+    base = Encode(requantize=requantize, skip_loss=skip_loss)
     if isinstance(value, str):
         mixture = value.upper().replace("-", "_")
         if form == "gguf" and mixture in MIXTURES:
             usual = Target(encoding_of(MIXTURES[mixture].usual), {})
-            return Encode(usual, mixture=mixture, requantize=requantize)
-        return Encode(parse_target(value, where, form), requantize=requantize)
+            return replace(base, target=usual, mixture=mixture)
+        return replace(base, target=parse_target(value, where, form))
     rules = [
         Rule(rule.tensors, parse_target(rule.target, f"{where}[{number}].as", form))
         for number, rule in enumerate(value)
     ]
-    return Encode(rules=tuple(rules), requantize=requantize)
+    return replace(base, rules=tuple(rules))
 
 
 def _value(where: str, text: str, key: Key) -> Setting:

@@ -70,7 +70,8 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
                     with inputs.opened(piece.step) as windows:
                         found, lost = write_encoded(piece, windows, sink)
                     pieces += found
-                    loss.append(lost)
+                    if lost is not None:
+                        loss.append(lost)
                 else:
                     pieces.append(_run_piece(piece, inputs, sink))
         stored = sink.finish(bool(task.origin))

@@ -40,7 +40,10 @@ _HELD = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
 
 class WindowParts:
-    """Makes the parts of a tensor's windows, one window after the other; `losses` add up."""
+    """Makes the parts of a tensor's windows, one window after the other.
+
+    `losses` add up, or are None where they are not asked for.
+    """
 
     def __init__(self, step: Step, encoded: Encoded) -> None:
         """Make the buffers that windows of `step` need."""
@@ -66,7 +69,7 @@ class WindowParts:
         self._facts = Facts(encoded.name, settings, scales, encoded.form.unit_elems, 0)
         self._back = Readback(self._facts)
         self._again = np.empty(elems, np.float32)
-        self.losses = Losses()
+        self.losses = None if encoded.skip_loss else Losses()
 
     def outs(self, start: int, stop: int) -> dict[str, Any]:
         """Room for the parts of a window, by role; what does not grow is there for all of them."""
@@ -100,6 +103,8 @@ class WindowParts:
     def _encode_some(self, values: Any, out: dict[str, Any], first: int, last: int) -> None:
         wide = widened(values, self._dtype, self._wide)
         self._encode(wide, {**self._params, "first": first}, out)
+        if self.losses is None:
+            return
         again = self._again[: len(wide)]
         self._back.into(out, again)
         self.losses.add(wide, again, ends_of(out, self._facts._replace(rows=last - first)))
@@ -153,7 +158,8 @@ class MovedParts(WindowParts):
         first = widened(decoded.values, self._step.dtype, self._wide)
         second = widened(again, self._step.dtype, self._again)
         self._check(first, second)
-        self.losses.add(first, second, NO_ENDS)
+        if self.losses is not None:
+            self.losses.add(first, second, NO_ENDS)
         return out
 
     def _check(self, first: Any, second: Any) -> None:
@@ -168,8 +174,11 @@ class MovedParts(WindowParts):
 
 def write_encoded(
     piece: EncodedPiece, windows: Windows, fd: Target
-) -> tuple[list[PieceReceipt], PieceLoss]:
-    """Encode the windows of the piece and store them; a receipt for each part, and the loss."""
+) -> tuple[list[PieceReceipt], PieceLoss | None]:
+    """Encode the windows of the piece and store them; a receipt for each part, and the loss.
+
+    The loss is None where it is not asked for.
+    """
     form, slots = piece.encoded.form, piece.encoded.slots
     maker = make_parts(piece.step, piece.encoded, windows)
     digests = [xxhash.xxh3_128() for _ in form.parts]
@@ -186,6 +195,8 @@ def write_encoded(
         for part, (first, last), digest in zip(form.parts, spans, digests, strict=True)
         if last > first
     ]
+    if maker.losses is None:
+        return receipts, None
     name = piece.step.tensor.name
     return receipts, PieceLoss(name, form.parts[0].name, piece.start, maker.losses.result())
 

@@ -62,6 +62,7 @@ CASES: dict[str, tuple[Any, tuple[str, dict[str, Any]], tuple[str, dict[str, Any
     "names": ("stored", ("dense", {"to": "gguf"}), ("dense", {"to": "hf"})),
     "passthrough": ("bf16", ("dense", {}), ("whole", {})),
     "rounding": ("reference", ("gguf", {}), ("dense", {})),
+    "skip_loss": (True, ("dense", {"encode": "fp8-tensor"}), ("dense", {})),
     "threads": (2, ("dense", {}), ("dense", {"scheduler": "tcp://127.0.0.1:1"})),
 }
 

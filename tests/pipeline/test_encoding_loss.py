@@ -220,3 +220,47 @@ def test_what_is_not_finite_stays_in_its_row(
         return
     spoilt = range(128) if encode == "fp8-block" else range(40, 41)
     assert [row for row in np.flatnonzero(~same) if row not in spoilt] == []
+
+
+@pytest.mark.parametrize("encode", ["fp8-block", "mlx-affine", "gguf:q4-k"])
+def test_the_report_can_be_left_out(
+    model: Path, tmp_path: Path, encode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = convert(model, tmp_path / "told", encode)
+    monkeypatch.setattr("anamnesis.kernels.loss.Losses.add", None)  # is not called
+    monkeypatch.setattr("anamnesis.kernels.readback.Readback.into", None)
+    silent = convert(model, tmp_path / "silent", encode, skip_loss=True)
+    assert told.loss
+    assert silent.loss == ()
+    first, second = (load_manifest(Path(outcome.path)) for outcome in (told, silent))
+    assert second.loss == []
+    assert second.encoded == first.encoded
+    assert second.pieces == first.pieces  # with the digests of all bytes
+    assert second.recipe != first.recipe
+    assert anamnesis.verify(silent.path, against=model)["pieces_decoded"] > 0
+
+
+def test_moved_codes_are_compared_without_the_report(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = convert(model, tmp_path / "first", "nvfp4")
+    checked: list[int] = []
+    monkeypatch.setattr(
+        "anamnesis.pipeline.window_parts.MovedParts._check",
+        lambda self, old, new: checked.append(int(np.array_equal(old, new))),
+    )
+    moved = convert(Path(first.path), tmp_path / "moved", "nvfp4:style=modelopt", skip_loss=True)
+    assert moved.loss == ()
+    assert checked
+    assert all(checked)
+
+
+def test_a_report_that_is_left_out_has_no_file(amn: Amn, model: Path, tmp_path: Path) -> None:
+    how = ["--to", "safetensors", "--encode", "mxfp4", "-o", str(tmp_path / "out"), "--skip-loss"]
+    done = amn("convert", str(model), *how, "--loss", str(tmp_path / "loss.json"))
+    assert done.returncode == 2
+    assert "--skip-loss (output.skip_loss) leaves it out" in done.stderr
+    assert not (tmp_path / "out").exists()
+    done = amn("convert", str(model), *how, "--json")
+    assert done.returncode == 0, done.stderr
+    assert not json.loads(done.stdout).get("loss")
