@@ -32,6 +32,8 @@ _WEIGHTS = frozenset(
     ".safetensors .gguf .bin .pt .pth .ckpt .npz .npy .h5 .msgpack .onnx .arrow .part "
     ".imatrix .index".split()
 )
+# Of downloads that did not end: huggingface_hub, aria2, browsers, wget-likes.
+_UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial".split())
 
 
 def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
@@ -55,9 +57,10 @@ def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file of that name holds weights, or is an index of such files."""
+    """Whether a file of that name holds weights, a part of them, or is an index of such files."""
     index = name.endswith(".index.json") or ".safetensors.index." in name
-    return index or os.path.splitext(name)[1] in _WEIGHTS
+    ending = os.path.splitext(name)[1]
+    return index or ending in _WEIGHTS or ending in _UNFINISHED or ".onnx" in name
 
 
 def copy_companions(

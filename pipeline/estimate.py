@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from anamnesis.errors import UsageError
 from anamnesis.kernels import Window
-from anamnesis.limits import MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.ahead import is_plain
 from anamnesis.pipeline.plan import TASK_BYTES, Plan
@@ -23,6 +22,7 @@ from anamnesis.pipeline.work import Piece
 from anamnesis.readers.hub import parse
 from anamnesis.readers.source import is_url
 from anamnesis.readers.together import REQUESTS as OPENED
+from anamnesis.writers.upload import part_bytes
 
 if TYPE_CHECKING:
     from anamnesis.readers.ahead import Range
@@ -33,7 +33,6 @@ DECODE_SECONDS = 0.6e-9  # a byte of output, one thread
 PLAN_SECONDS = 66e-6  # a task
 SCHEDULER_SECONDS = 4.1e-3  # a task, of all workers together
 DRIVER_SECONDS = 0.6  # of importing a driver
-PART_BYTES = 64 * MiB  # of an upload in parts
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +142,7 @@ def amounts_of(plan: Plan) -> Amounts:
     puts = put_bytes = 0
     if is_url(plan.spec.path):
         put_bytes = plan.out_bytes
-        puts = sum(-(-file.nbytes // PART_BYTES) + 2 for file in plan.layout.files)
+        puts = sum(-(-file.nbytes // part_bytes(file.nbytes)) + 2 for file in plan.layout.files)
     hops = 2 if hub or (remote and not _is_http(remote[0].path)) else 1
     from anamnesis.readers.ahead import BLOCK_BYTES
 

@@ -111,3 +111,17 @@ def test_a_configuration_is_charged_to_the_memory_budget(
     assert caught.value.limit == "run.memory"
     assert name in str(caught.value)
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["model.safetensors.incomplete", "m.gguf.aria2", "model.onnx.data", "model.onnx_data"],
+)
+def test_weights_and_downloads_that_did_not_end_are_no_companions(
+    model: Path, tmp_path: Path, name: str
+) -> None:
+    (model / name).write_bytes(b"part of a model")
+    (model / "README.md").write_text("of the model")
+    anamnesis.remember(model, tmp_path / "out")
+    assert not (tmp_path / "out" / name).exists()
+    assert (tmp_path / "out" / "README.md").exists()
