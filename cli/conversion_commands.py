@@ -100,6 +100,11 @@ _conversion = all_of(
             default="beside",
             help="Where verify's record lies; with inside, a folder can be moved.",
         ),
+        click.option(
+            "--disk",
+            help="Most bytes on local disks besides the output, e.g. 20GB.",
+            show_default="(no limit)",
+        ),
         scheduler_flag,
         _keep_going,
         _dry_run,

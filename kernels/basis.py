@@ -82,7 +82,8 @@ def _matrix(side: str, scalars: Mapping[str, Any], wholes: Mapping[str, Any]) ->
 def _doubles(stored: Any) -> Any:
     if stored.dtype == "F64":
         return np.array(stored.array, np.float64)
-    return to_float32(stored.dtype, stored.array).astype(np.float64)
+    with np.errstate(invalid="ignore"):  # of a signalling NaN, which stays one
+        return to_float32(stored.dtype, stored.array).astype(np.float64)
 
 
 def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:

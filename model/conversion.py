@@ -53,6 +53,7 @@ def remember(
     scheduler: str | None = None,
     threads: Threads = "auto",
     memory: Size | None = None,
+    disk: Size | None = None,
     keep_going: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
@@ -83,6 +84,7 @@ def remember(
     assume_unit_scale: take FP8 tensors without a scale as a plain cast.
     executor: `threads` unless a `scheduler`, the address of Dask's, is given.
     threads, memory: how many, and the budget of a process (`512MiB`).
+    disk: most bytes on local disks besides the output; none is no limit.
     keep_going: convert what can be had of a model with broken shards.
     follow_links, leave_out_unknown, limits: what a file may ask for, as `open_model` has them.
     progress: True for a report on standard error, or a function that gets two numbers, the bytes
@@ -119,6 +121,7 @@ def convert(
     scheduler: str | None = None,
     threads: Threads = "auto",
     memory: Size | None = None,
+    disk: Size | None = None,
     keep_going: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,

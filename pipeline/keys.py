@@ -34,6 +34,7 @@ KEYS = {
     "scheduler": "run.scheduler",
     "threads": "run.threads",
     "memory": "run.memory",
+    "disk": "run.disk",
     "keep_going": "run.keep_going",
     "follow_links": "allow.follow_links",
     "leave_out_unknown": "allow.leave_out_unknown",

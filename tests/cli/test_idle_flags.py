@@ -24,7 +24,8 @@ ALWAYS = {
     "--memory", "--scheduler", "--dry-run", "--outtype", "--set", "--exact", "--fail-under",
     "--plot", "--sort", "--globals", "--against", "--max-single-alloc", "--max-total-bytes",
     "--max-items", "--max-expansion-ratio", "--executor", "--debug", "--loss", "--mmproj",
-    "--workers", "--bandwidth", "--latency", "--price-get", "--price-put", "--price-source",
+    "--disk", "--workers", "--bandwidth", "--latency", "--price-get", "--price-put",
+    "--price-source",
 }  # fmt: skip
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
 
