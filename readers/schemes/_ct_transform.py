@@ -95,18 +95,22 @@ def _unknown(ledger: Ledger, what: str) -> UnsupportedError:
 
 
 def _entries(config: Mapping[str, Any]) -> Iterator[Entry]:
-    groups = config.get("config_groups", {})
-    for group, about in groups.items() if isinstance(groups, Mapping) else ():
+    groups = config.get("config_groups")
+    if not isinstance(groups, Mapping):
+        raise UnknownTargetError(f"config_groups {groups!r:.80}")
+    for group, about in groups.items():
         if not isinstance(about, Mapping) or about.get("type") not in _TYPES:
             raise UnknownTargetError(f"the type of {group!r:.80}")
         applied, size = about.get("apply", []), about.get("head_dim")
         if not isinstance(applied, list) or not all(isinstance(one, Mapping) for one in applied):
             raise UnknownTargetError(f"apply of {group!r:.80}")
-        places = {one.get("location"): bool(one.get("inverse")) for one in applied}
         for one in applied:
             location = one.get("location")
             if location not in (*_TURNING, *_WEIGHTS, *_ATTENTION):
                 raise UnknownTargetError(f"location {location!r:.80}")
+        places = {one["location"]: bool(one.get("inverse")) for one in applied}
+        for one in applied:
+            location = one["location"]
             both = places.get("q_attn") == places.get("k_cache") and about["type"] != _TYPES[2]
             if location in _ATTENTION and not both:
                 raise UnknownTargetError("queries and keys that are turned by different matrices")
