@@ -13,18 +13,11 @@ from contextlib import contextmanager
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
-    """No collection inside, unless it was off before; pauses may nest.
-
-    What was made inside counts as old afterwards, so that it is not walked at once: frozen and
-    unfrozen, objects go to the last generation. Where a program froze some itself, they stay.
-    """
+    """No collection inside, unless it was off before; pauses may nest."""
     enabled = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
         if enabled:
-            if not gc.get_freeze_count():
-                gc.freeze()
-                gc.unfreeze()
             gc.enable()

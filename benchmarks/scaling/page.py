@@ -12,9 +12,10 @@ from typing import Any
 
 from anamnesis.limits import MiB
 from anamnesis.pipeline.ahead import MOST_BYTES
-from anamnesis.pipeline.estimate import PART_BYTES, Amounts, Assumed, estimate
+from anamnesis.pipeline.estimate import Amounts, Assumed, estimate
 from anamnesis.pipeline.plan import TASK_BYTES
 from anamnesis.readers.ahead import BLOCK_BYTES
+from anamnesis.writers.upload import part_bytes
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
 PAGE = DOCS / "scaling.md"
@@ -244,7 +245,7 @@ def _remote() -> Iterator[str]:
             get_bytes=int(stored),
             gets=int(stored / BLOCK_BYTES),
             put_bytes=int(out),
-            puts=int(out / PART_BYTES + 2 * out / SHARD_BYTES),
+            puts=int(out / part_bytes(SHARD_BYTES) + 2 * out / SHARD_BYTES),
             opening=2 * int(files) + 4,
             hops=2,
             at_a_time=1 + MOST_BYTES // BLOCK_BYTES,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from anamnesis.readers.folder import LocalFolder
 
 
 def test_the_files_and_the_way_out_are_named(tmp_path: Path) -> None:
-    keys: Any = None
+    keys: Any = SimpleNamespace(vocabulary="")
     said = r"no tokenizer in the folder \(tokenizer.json or tokenizer.model\).*--names stored"
     with pytest.raises(UnsupportedError, match=said):
         vocabulary(LocalFolder(str(tmp_path)), 8, keys, {}, Limits())

@@ -172,7 +172,7 @@ class TestInflater:
 def test_strips_of_a_deflated_entry_inflate_it_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "_SPOOL_BYTES", 10_000)
+    monkeypatch.setattr(module, "SPOOL_BYTES", 10_000)
     array = np.asfortranarray(RNG.integers(0, 5, (600, 500)).astype("<u2"))
     data = b"header" + array.tobytes("A")
     file, member = write(tmp_path, deflate(data), data, True)
