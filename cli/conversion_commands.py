@@ -39,6 +39,14 @@ FORMATS = ("safetensors", "arrow", "parquet", "hf", "gguf")
 _dry_run = click.option("--dry-run", is_flag=True, help="Explain the plan and write nothing.")
 _overwrite = click.option("--overwrite", is_flag=True, help="Replace an output of this program.")
 _quiet = click.option("-q", "--quiet", is_flag=True, help="Print errors and nothing else.")
+_overrides = click.option(
+    "--set",
+    "overrides",
+    multiple=True,
+    metavar="KEY=VALUE",
+    help="Override a setting; may be given again.",
+    show_default="what JOB says",
+)
 _keep_going = click.option(
     "--keep-going", is_flag=True, help="Convert what can be had of a model with broken shards."
 )
@@ -229,14 +237,7 @@ def _work(
 @click.command("run", cls=Checked)
 @click.argument("job", type=click.Path(dir_okay=False))
 @loss_flag
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a setting; may be given again.",
-    show_default="what JOB says",
-)
+@_overrides
 @_overwrite
 @scheduler_flag
 @_keep_going
@@ -280,14 +281,7 @@ def _price(name: str, verb: str) -> Callable[[F], F]:
 
 @click.command("plan", cls=Checked)
 @click.argument("job", type=click.Path(dir_okay=False))
-@click.option(
-    "--set",
-    "overrides",
-    multiple=True,
-    metavar="KEY=VALUE",
-    help="Override a setting; may be given again.",
-    show_default="what JOB says",
-)
+@_overrides
 @click.option(
     "--workers",
     type=click.IntRange(min=1),

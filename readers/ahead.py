@@ -13,12 +13,12 @@ import threading
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterable
-from types import TracebackType
 from typing import Any
 
 from anamnesis import stopping
 from anamnesis.limits import KiB, MiB
 from anamnesis.readers.base import FileId
+from anamnesis.readers.closing import Closing
 from anamnesis.readers.remote import RemoteFile
 from anamnesis.readers.source import SourceFile
 
@@ -196,7 +196,7 @@ class ReadAhead:
         block.data = memoryview(b"")
 
 
-class AheadFile:
+class AheadFile(Closing):
     """A file behind a URL whose ranges may have been fetched ahead; see `SourceFile`."""
 
     def __init__(self, file: RemoteFile, ahead: ReadAhead, key: str) -> None:
@@ -221,17 +221,6 @@ class AheadFile:
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
         self._file.close()
-
-    def __enter__(self) -> AheadFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def blocks_of(ranges: Iterable[Range]) -> tuple[int, int]:

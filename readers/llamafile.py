@@ -10,12 +10,12 @@ it. Its bytes are a GGUF file, whose offsets count from its own first byte. Prog
 from __future__ import annotations
 
 import struct
-from types import TracebackType
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import FileId
+from anamnesis.readers.closing import Closing
 from anamnesis.readers.source import SourceFile, open_source
 from anamnesis.readers.zip_directory import DEFLATED, Entry, read_directory
 
@@ -24,7 +24,7 @@ _LOCAL = struct.Struct("<4s5H3I2H")
 _VISION = "mmproj"  # in the names of projectors, which are models of their own
 
 
-class Inside:
+class Inside(Closing):
     """Part of an open file as a file of its own; positions count from byte `base`."""
 
     def __init__(self, file: SourceFile, base: int, nbytes: int) -> None:
@@ -50,17 +50,6 @@ class Inside:
 
     def close(self) -> None:
         self._file.close()
-
-    def __enter__(self) -> Inside:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def open_inside(path: str, limits: Limits) -> Inside:

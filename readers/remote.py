@@ -13,7 +13,6 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
-from types import TracebackType
 from typing import Any, Protocol
 
 from anamnesis import stopping
@@ -21,6 +20,7 @@ from anamnesis.errors import FormatError, IntegrityError, UnsupportedError
 from anamnesis.limits import KiB, MiB
 from anamnesis.readers import hub, urls
 from anamnesis.readers.base import FileId
+from anamnesis.readers.closing import Closing
 from anamnesis.readers.http import HttpOrigin, HubOrigin, changed
 from anamnesis.readers.retry import call, not_installed
 
@@ -115,7 +115,7 @@ def _http(url: str) -> Any:
         raise not_installed(url, error) from error
 
 
-class RemoteFile:
+class RemoteFile(Closing):
     """A file behind a URL."""
 
     def __init__(
@@ -186,17 +186,6 @@ class RemoteFile:
     def close(self) -> None:
         """Let go of what was fetched; a second call does nothing."""
         self._block = b""
-
-    def __enter__(self) -> RemoteFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _checked(self, offset: int, buffer: Any) -> memoryview:
         stopping.check()

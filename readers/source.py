@@ -20,6 +20,7 @@ from typing import Any, Protocol, Self
 from anamnesis import stopping
 from anamnesis.errors import FormatError, IntegrityError
 from anamnesis.readers.base import FileId
+from anamnesis.readers.closing import Closing
 
 _PARTS = 1024  # buffers a call, the least that POSIX systems have as IOV_MAX in practice
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -138,7 +139,7 @@ def read_parts(file: SourceFile, offset: int, parts: Sequence[Any]) -> None:
         offset += len(part)
 
 
-class LocalFile:
+class LocalFile(Closing):
     """An open regular file on this machine."""
 
     def __init__(self, path: str | Path) -> None:
@@ -216,17 +217,6 @@ class LocalFile:
         if self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
-
-    def __enter__(self) -> LocalFile:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _identity(path: str, status: os.stat_result) -> FileId:

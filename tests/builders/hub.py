@@ -298,6 +298,21 @@ def running(hub: Hub) -> Iterator[Hub]:
         thread.join(10)
 
 
+@contextlib.contextmanager
+def served(monkeypatch: Any) -> Iterator[Hub]:
+    """A hub that huggingface_hub takes for its own, with nobody's token."""
+    from huggingface_hub import constants
+
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
+        monkeypatch.delenv(name, raising=False)
+    with running(Hub()) as hub:
+        monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+        template = hub.url + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
+        yield hub
+
+
 def main(folder: str, *numbers: str) -> None:
     """Serve the files of a folder until the input ends; prints the URL."""
     root = Path(folder)

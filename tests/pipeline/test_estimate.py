@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub import MODEL, Hub, running
+from hub import MODEL, Hub, served
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -23,19 +23,14 @@ from anamnesis.pipeline.plan import BASE_BYTES, Spec, make_plan
 from anamnesis.readers.model import load_model
 
 pytest.importorskip("aiohttp")
-constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("huggingface_hub")
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
-    with running(Hub()) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield served
+    with served(monkeypatch) as hub:
+        yield hub
 
 
 @pytest.fixture

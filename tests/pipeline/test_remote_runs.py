@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub import MODEL, Hub, Request, running
+from hub import MODEL, Hub, Request, served
 
 import anamnesis
 from anamnesis.errors import IntegrityError
@@ -31,20 +31,15 @@ from anamnesis.readers.placement import Contiguous, Placement, Planar, Strided
 from anamnesis.readers.remote import RemoteFile
 
 pytest.importorskip("aiohttp")
-constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("huggingface_hub")
 SIDE = 2048
 
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
-    monkeypatch.delenv("HF_TOKEN", raising=False)
     monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.01)
-    with running(Hub()) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield served
+    with served(monkeypatch) as hub:
+        yield hub
 
 
 @pytest.fixture

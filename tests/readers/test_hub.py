@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hub import MODEL, Hub, Request, running
+from hub import MODEL, Hub, Request, served
 
 import anamnesis
 from anamnesis.errors import IntegrityError, without_secrets
@@ -21,7 +21,7 @@ from anamnesis.readers.hub import Place, parse
 from anamnesis.readers.model import load_model
 from anamnesis.readers.source import open_source
 
-constants = pytest.importorskip("huggingface_hub.constants")
+pytest.importorskip("huggingface_hub")
 pytest.importorskip("aiohttp")
 MIB = 1 << 20
 TOKEN = "hf_" + "s3cr3t" * 6
@@ -29,15 +29,9 @@ TOKEN = "hf_" + "s3cr3t" * 6
 
 @pytest.fixture
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
-    for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN", "HF_HUB_OFFLINE"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
     monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.0)
-    with running(Hub()) as served:
-        monkeypatch.setattr(constants, "ENDPOINT", served.url)
-        template = served.url + "/{repo_id}/resolve/{revision}/{filename}"
-        monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", template)
-        yield served
+    with served(monkeypatch) as hub:
+        yield hub
 
 
 @pytest.fixture
