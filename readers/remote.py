@@ -79,7 +79,8 @@ class StoreOrigin:
     def read_into(self, start: int, view: memoryview, size: int) -> str | None:
         """Fill `view` from byte `start`."""
         stop = start + len(view)
-        data = call(self.url, lambda: self._fs.cat_file(self._name, start=start, end=stop), stop)
+        nbytes = len(view)
+        data = call(self.url, lambda: self._fs.cat_file(self._name, start=start, end=stop), nbytes)
         if len(data) != len(view):
             raise IntegrityError(
                 f"{self.url}: {len(data):,} bytes came where bytes {start:,} to {stop:,} were "

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 
 import anamnesis
 from anamnesis.errors import IntegrityError
+from anamnesis.readers import remote
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 
@@ -87,3 +88,20 @@ def test_what_is_not_there(bucket: Any, fp8_model: Path) -> None:
     assert SECRET not in str(caught.value)
     with pytest.raises(OSError, match="none"):
         anamnesis.inspect("s3://none/m.safetensors")
+
+
+def test_the_patience_is_for_the_bytes_of_a_range(
+    bucket: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not for all bytes before it, or a server that stalls would be waited for without an end."""
+    bucket.pipe("bucket/m/data", bytes(1 << 20))
+    waited: list[int] = []
+
+    def call(url: str, request: Callable[[], Any], nbytes: int = 0) -> Any:
+        waited.append(nbytes)
+        return request()
+
+    with remote.RemoteFile("s3://bucket/m/data") as file:
+        monkeypatch.setattr(remote, "call", call)
+        file.fetch_into((1 << 20) - 16, bytearray(16))
+    assert waited == [16]
