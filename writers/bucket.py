@@ -93,8 +93,7 @@ class Bucket:
         try:
             before, version = self._objects.get(str(path))
         except FileNotFoundError:
-            self._objects.put(str(path), lines, new=True)
-            return
+            before, version = b"", None
         if len(before) + len(lines) > max_bytes:
             raise LimitError(
                 f"{path}: has {len(before):,} bytes; no more than {max_bytes:,} are read again",
@@ -102,7 +101,12 @@ class Bucket:
                 need=len(before) + len(lines),
                 have=max_bytes,
             )
-        self._objects.put(str(path), before + lines, version=version)
+        after = before + lines
+        try:
+            self._objects.put(str(path), after, version=version, new=version is None)
+        except FileExistsError:  # also when our own answer was lost, and the request made again
+            if self._objects.get(str(path))[0] != after:
+                raise
 
     def lines(self, path: PurePath, most: int, max_bytes: int) -> Iterator[bytes]:
         try:

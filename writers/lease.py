@@ -76,6 +76,9 @@ class Lease:
 
     def _take_over(self) -> None:
         data, version = self._objects.get(self._url)
+        if data == self._data:  # the answer to our own request was lost, and it was made again
+            self._version = version
+            return
         try:
             holder = msgspec.json.decode(data, type=Holder)
         except msgspec.MsgspecError:

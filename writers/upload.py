@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from anamnesis.errors import IntegrityError, UnsupportedError
+from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.writers.base import OutFile, WriterModule
 from anamnesis.writers.objects import Objects
@@ -159,6 +159,7 @@ class Upload:
             parts = sorted(self._tags.items())
             self._objects.complete(state.url, state.upload, parts, new=not self._overwrite)
             self._done = True
+            self._abort_others()
             remove_folder(self._objects, self._folder)
             size = self._objects.size(state.url)
             if size != state.nbytes:
@@ -178,7 +179,20 @@ class Upload:
             self._done = True
             with contextlib.suppress(OSError):  # the store is gone; the next run finds it
                 self._objects.abort(self._state.url, self._state.upload)
+                self._abort_others()
                 remove_folder(self._objects, self._folder)
+
+    def _abort_others(self) -> None:
+        """Abort other uploads to this name: who holds the lock made them, and lost an answer.
+
+        A request to begin one whose answer does not come is made again, and the store has two. A
+        store that does not list them, or a lock that was lost, leaves them to the next run.
+        """
+        with contextlib.suppress(OSError, UsageError):
+            self._still()
+            for url, upload in self._objects.uploads(self._out.path):
+                if url == self._out.path:
+                    self._objects.abort(url, upload)
 
     def _look(self) -> None:
         if self._stopped:
