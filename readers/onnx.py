@@ -268,14 +268,25 @@ def _values(
     """What the operators say of the initialisers that they dequantise."""
     values: dict[str, str | int | None] = {}
     for node in graph.node:
-        if node.op_type not in _QUANTISED:
-            continue
         for name in node.input:
-            if name in stored or name in message.unread:
+            if (name in stored or name in message.unread) and _means_codes(node, stored.get(name)):
                 values.setdefault(f"{name}.op", node.op_type)
         if node.op_type == "MatMulNBits" and len(node.input) > 2 and node.input[1] in stored:
             _enter_nbits(message, node, values)
     return values
+
+
+def _means_codes(node: Any, stored: Stored | None) -> bool:
+    """Whether what an operator takes may be codes: of those that quantise, and of unknown ones.
+
+    Operators outside of ONNX's own are taken for such where they take numbers of 8 bits or fewer.
+    """
+    if node.op_type in _QUANTISED:
+        return True
+    if node.domain in ("", "ai.onnx"):
+        return False
+    row = None if stored is None else DTYPES[stored.dtype]
+    return row is None or (row.bits <= 8 and row.kind != "bool")
 
 
 def _enter_nbits(message: _Message, node: Any, values: dict[str, str | int | None]) -> None:

@@ -227,6 +227,19 @@ def test_codes_of_other_operators_are_refused(tmp_path: Path, op: str, dtype: st
         load_model(path)
 
 
+@pytest.mark.parametrize("dtype", ["u1", "i1"])
+def test_codes_of_an_invented_operator_are_refused(tmp_path: Path, dtype: str) -> None:
+    node = helper.make_node("Unheard", ["w", "f", "n"], ["y"], domain="com.invented")
+    floats, count = array("f", np.ones((4, 8), np.float32)), array("n", np.arange(3))
+    path = model(
+        array("w", np.ones((4, 8), dtype)), floats, count, nodes=[node], path=tmp_path / "m.onnx"
+    )
+    with pytest.raises(UnsupportedError, match="Unheard"):
+        load_model(path)
+    path = model(floats, count, nodes=[node], path=tmp_path / "m.onnx")
+    assert len(load_model(path).tensors) == 2
+
+
 def test_codes_in_a_data_type_that_is_not_read(tmp_path: Path) -> None:
     """Integers of four bits of an operator that dequantises them are not left out in silence."""
     codes = onnx.TensorProto(name="w", data_type=21, dims=[4], raw_data=b"ab")
