@@ -2,7 +2,7 @@
 
 An entry is a module's name, the name of a class, or `re:` and a pattern that has to fit the
 beginning of a name. A file's patterns are only run if they are of a kind that takes no time: text,
-`.`, `.*` at most three times, choices of texts in brackets, `^` and `$`. Source: PyPI
+`.`, `.*` at most twice, choices of texts in brackets, `^` and `$`. Source: PyPI
 compressed-tensors 0.20 utils/match.py (`is_match`).
 """
 
@@ -15,7 +15,7 @@ _PATTERN = re.compile(
     r"\^?(?:[A-Za-z0-9_-]|\\\.|\\d|\[0-9\]\+?|\.\*?|\((?:\?:)?[A-Za-z0-9_|.-]*\))*\$?"
 )
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9_]*")
-_MOST, _STARS = 300, 3
+_MOST, _STARS = 300, 2
 LINEAR = ("Linear", "LinearBase")
 
 

@@ -76,8 +76,12 @@ def undo_transforms(ledger: Ledger) -> None:
     try:
         entries = list(_entries(config))
         online = [entry for entry in entries if entry.location in _TURNING]
+        turned_by: set[Entry] = set()
         for module in _modules(ledger, online):
-            _undo(ledger, module, online)
+            turned_by.update(_undo(ledger, module, online))
+        idle = next((entry for entry in online if entry not in turned_by), None)
+        if idle is not None:  # or weights would stay turned, and a note say that they do not
+            raise UnknownTargetError(f"which modules {idle.stem!r:.80} is of")
     except UnknownTargetError as error:
         raise _unknown(ledger, str(error)) from None
     _drop(ledger, entries)
@@ -137,11 +141,11 @@ def _modules(ledger: Ledger, entries: list[Entry]) -> list[str]:
     return [name.removesuffix(".weight") for name in found if name.endswith(".weight")]
 
 
-def _undo(ledger: Ledger, module: str, entries: list[Entry]) -> None:
-    """Turn the weight of a module, and its bias, if an entry is of it."""
+def _undo(ledger: Ledger, module: str, entries: list[Entry]) -> list[Entry]:
+    """Turn the weight of a module, and its bias, by the entries that are of it; which those are."""
     mine = [entry for entry in entries if _is_of(ledger, entry, module)]
     if not mine:
-        return
+        return mine
     if len(mine) > len({entry.location for entry in mine}):
         raise UnknownTargetError(f"two transforms at one side of {module!r:.80}")
     name = f"{module}.weight"
@@ -156,6 +160,7 @@ def _undo(ledger: Ledger, module: str, entries: list[Entry]) -> None:
     bias = ledger.get(f"{module}.bias")
     if bias is not None and outputs is not None:
         ledger.replace(turned(plain(bias, _SCHEME), outputs=outputs))
+    return mine
 
 
 def _is_of(ledger: Ledger, entry: Entry, module: str) -> bool:

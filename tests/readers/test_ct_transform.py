@@ -83,6 +83,10 @@ def test_what_is_in_the_weights_stays_and_attention_cancels(tmp_path: Path) -> N
         ({}, APPLY | {"location": "q_attn"}, {}, UnsupportedError, "queries and keys"),
         ({}, APPLY | {"targets": ["re:(a+)+$"]}, {}, UnsupportedError, "is not run"),
         ({}, APPLY | {"targets": ["LlamaMLP"]}, {}, UnsupportedError, "class 'LlamaMLP'"),
+        (
+            {"a.down_proj.R4_input.weight": None},
+            *(APPLY | {"targets": ["nowhere"]}, {}, UnsupportedError, "modules 'R4_input' is of"),
+        ),
         ({}, APPLY | {"targets": 7}, {}, UnsupportedError, "no list of names"),
         ({}, 7, {}, UnsupportedError, "apply of 'R4'"),
         ({}, APPLY, {"head_dim": 4}, FormatError, r"no R4_input.weight \[4, 4\]"),
@@ -139,7 +143,7 @@ def test_targets(entry: str, module: str, found: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["re:(a*)*b", "re:.*.*.*.*x", "re:" + "a" * 400, "re:a{9}", "re:[ab]"]
+    "entry", ["re:(a*)*b", "re:.*.*.*x", "re:" + "a" * 400, "re:a{9}", "re:[ab]"]
 )
 def test_patterns_that_are_not_run(entry: str) -> None:
     with pytest.raises(UnknownTargetError):
