@@ -20,7 +20,7 @@ from dataclasses import replace
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
-from anamnesis.readers.schemes._errors import misfit, need, where
+from anamnesis.readers.schemes._errors import misfit, missing, need, where
 from anamnesis.readers.schemes._turned import Turn, plain, turned
 from anamnesis.readers.schemes.base import Ledger
 
@@ -60,6 +60,9 @@ def resolve(ledger: Ledger) -> None:
             ledger.claim(tensor)
             ledger.note(_NOTE)
         _drop(ledger, stem)
+    for stored in ledger.free():  # what has no matrix beside it is turned by one that is not here
+        if stored.name.endswith(".dqweight") and stored.nbytes:
+            raise missing(ledger, stored, stored.name.removesuffix("dqweight") + _MATRIX)
     ledger.undone += [one.block for one in ledger.stated if one.method in _METHODS]
 
 

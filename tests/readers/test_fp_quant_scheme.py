@@ -86,3 +86,9 @@ def test_parts_that_do_not_fit(parts: Any, tmp_path: Path) -> None:
 def test_layers_without_a_matrix_are_refused(tmp_path: Path) -> None:
     with pytest.raises((FormatError, UnsupportedError)):
         opened(tmp_path / "bad", LAYER | {"forward_hadamard_matrix": None})
+
+
+def test_one_layer_without_a_matrix_is_refused(tmp_path: Path) -> None:
+    """Its numbers are floats under a name of no layer, and turned all the same."""
+    with pytest.raises(FormatError, match=r"no 'x\.y\.forward_hadamard_matrix' beside it"):
+        opened(tmp_path / "m", LAYER | {"y.dqweight": np.ones((4, 64), BF16)})
