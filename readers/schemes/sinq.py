@@ -51,7 +51,7 @@ def resolve(ledger: Ledger) -> None:
 
 
 def _claim(ledger: Ledger, layer: str, codes: Stored, bits: object) -> None:
-    if bits not in _BITS:
+    if type(bits) is not int or bits not in _BITS:  # True is 1, and 1.0 is, to Python
         raise unsupported(codes, f"SINQ of {bits!r:.20} bits", _IMPLEMENTED)
     scale, zero, columns = (
         _part(ledger, layer, codes, name) for name in ("scale", "zero", "scale2")
@@ -66,7 +66,7 @@ def _claim(ledger: Ledger, layer: str, codes: Stored, bits: object) -> None:
     if scale.shape != (groups, 1) or not size or groups * size % inputs or inputs % size:
         raise misfit(scale, f"[groups, 1] of {size} of the {inputs:,} inputs of {columns.name!r}")
     shape = (groups * size // inputs, inputs)
-    known = Layer(layer, codes, scale, zero, int(str(bits)), shape, 1, size, "F32")
+    known = Layer(layer, codes, scale, zero, bits, shape, 1, size, "F32")
     tensor = replace(layer_tensor(ledger, known), scheme="sinq", unit_multiple=inputs // size)
     exact = {**tensor.params, "rounding": "exact"}  # its scales are kept as float32
     ledger.claim(folded(replace(tensor, params=exact), factor=columns))
