@@ -223,6 +223,33 @@ def marlin(rows: int, columns: int) -> Layer:
     )
 
 
+def marlin_24(rows: int, columns: int) -> Layer:
+    """Of every four inputs the first and the last are kept."""
+    rows = -(-rows // 64) * 64
+    scale = np.full((columns // GROUP, rows), 1.5, "<f2")
+    meta = np.full((columns // 32, 2 * rows), 0xCCCC, "<u2")
+    return Layer(
+        [
+            _packed("weight_packed", columns // 32, 2 * rows),
+            Entry("meta", "I16", meta.shape, meta),
+            Entry("scale_packed", "F16", scale.shape, scale),
+        ]
+    )
+
+
+def qqq(rows: int, columns: int) -> Layer:
+    """Whole tiles of 64 outputs."""
+    rows = -(-rows // 64) * 64
+    group = np.full((columns // GROUP, rows), 1.5, "<f2")
+    return Layer(
+        [
+            _packed("B", columns // 16, 2 * rows),
+            Entry("s_channel", "F32", (1, rows), _small(1, rows)),
+            Entry("s_group", "F16", group.shape, group),
+        ]
+    )
+
+
 def ct_sparse(rows: int, columns: int) -> Layer:
     """FP8 of which every first and third of four is kept, with a scale a row."""
     codes, mask = _bytes(rows, columns // 2) % 0x78, np.full((rows, columns // 8), 0x55, np.uint8)

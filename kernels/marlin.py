@@ -24,29 +24,17 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels import Window, ct
+from anamnesis.kernels import Window, _tiles, ct
 
-OUTPUTS, INPUTS = 64, 16  # of a tile
-_TILE_BYTES = OUTPUTS * INPUTS // 2
-
-
-def _places() -> Any:
-    """Where each code of a tile lies, `[output, input]`, counted in nibbles."""
-    places = np.empty((OUTPUTS, INPUTS), np.int64)
-    for lane in range(32):
-        for j in range(4):
-            for place, e in enumerate((0, 2, 4, 6, 1, 3, 5, 7)):
-                output = 16 * j + lane // 4 + 8 * (e // 4)
-                places[output, 2 * (lane % 4) + (0, 1, 8, 9)[e % 4]] = 8 * (4 * lane + j) + place
-    return places.reshape(-1)
-
-
-_PLACES = _places()
-# Which of 64 stored scales is that of each output; of one group, 32 at a time.
-_GROUPED = np.arange(OUTPUTS).reshape(8, 8).T.reshape(-1)
-_ORDER = [2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)]
-_SINGLE = np.argsort(_ORDER)
-_ALONE = np.concatenate([_SINGLE, 32 + _SINGLE])
+_lane, _j, _e = _tiles.threads()
+_PLACES = _tiles.places(
+    16 * _j + _lane // 4 + 8 * (_e // 4),
+    2 * (_lane % 4) + np.array((0, 1, 8, 9))[_e % 4],
+    _tiles.NIBBLES,
+)
+# Which of 64 stored scales is that of each output; of one group, which of 32.
+GROUPED = np.arange(64).reshape(8, 8).T.reshape(-1)
+ALONE = np.argsort([2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)])
 
 
 def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
@@ -54,18 +42,12 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
 
     `params` are what `ct.prepare` made. Raises ValueError for arrays that do not fit one another.
     """
-    units, tiles = window.stop - window.start, blocks["B"]
-    if tiles.shape[1] != units * _TILE_BYTES or out.size != units * OUTPUTS * INPUTS * len(tiles):
-        raise ValueError(f"B {tiles.shape}, out {out.shape} for {units} units")
-    raw = np.ascontiguousarray(tiles).reshape(len(tiles), units, _TILE_BYTES)
-    codes = np.stack([raw & 15, raw >> 4], -1).reshape(len(tiles), units, -1)[..., _PLACES]
-    codes = codes.reshape(len(tiles), units, OUTPUTS, INPUTS).transpose(1, 2, 0, 3)
-    pairs = codes.reshape(units * OUTPUTS, -1, 2)
-    rows = pairs[..., 0] | pairs[..., 1] << 4
-    stored = np.ascontiguousarray(blocks["s"]).view(np.uint16).reshape(-1, units, OUTPUTS)
-    scales = stored[..., _ALONE if len(stored) == 1 else _GROUPED].reshape(len(stored), -1).T
+    codes = _tiles.unpack(blocks["B"], 4, _PLACES)
+    if len(codes) != 64 * (window.stop - window.start) or out.size != codes.size:
+        raise ValueError(f"B {blocks['B'].shape}, out {out.shape} for units {window}")
+    order = ALONE if len(blocks["s"]) == 1 else GROUPED
     parts = {
-        "weight_packed": np.ascontiguousarray(rows),
-        "weight_scale": np.ascontiguousarray(scales).view(np.uint8),
+        "weight_packed": _tiles.pack_rows(codes, 4),
+        "weight_scale": _tiles.lines_of_scales(blocks["s"], "<u2", order).view(np.uint8),
     }
     ct.decode_packed(parts, params, window, out)

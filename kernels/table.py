@@ -4,7 +4,8 @@ Where its decoder is, the geometry of its blocks, which component holds its scal
 its blocks, what benchmarks measure it on and expect of it, and the family that pages list it under.
 Functions are named by `module:function`, and their modules are imported on first use; rows are
 sorted by name. Those of ggml's block types are in `_ggml_table.py`,
-torchao's in `_torchao_table.py`.
+torchao's in `_torchao_table.py`, and those of layouts that one kernel or tool has to itself in
+`_vendor_table.py`.
 """
 
 from __future__ import annotations
@@ -12,15 +13,9 @@ from __future__ import annotations
 from anamnesis.kernels._ggml_table import GGML
 from anamnesis.kernels._row import Bench, Encoding
 from anamnesis.kernels._torchao_table import TORCHAO
+from anamnesis.kernels._vendor_table import VENDOR
 
-ENCODINGS: dict[str, Encoding] = {
-    "aqlm": Encoding(
-        "aqlm:decode",
-        prepare="aqlm:prepare",
-        family="AQLM",
-        scales="scales",
-        cases=(Bench("aqlm 2x8 g8", "vendor_layers:aqlm"),),
-    ),
+_OWN: dict[str, Encoding] = {
     "awq-gemm": Encoding(
         "awq:decode_gemm",
         prepare="awq:prepare",
@@ -85,14 +80,6 @@ ENCODINGS: dict[str, Encoding] = {
         sections="sections:BnbInt8",
         cases=(Bench("bnb int8", "layers:bnb_int8", target=3400),),
     ),
-    "comfy-w4a8": Encoding(
-        "w4a8:decode",
-        prepare="w4a8:prepare",
-        family="ModelOpt and ComfyUI INT4",
-        scales="channel",
-        goal=0.2,
-        cases=(Bench("comfy w4a8", "vendor_layers:comfy_w4a8"),),
-    ),
     "ct-int8": Encoding(
         "ct:decode_int8",
         prepare="ct:prepare",
@@ -113,24 +100,6 @@ ENCODINGS: dict[str, Encoding] = {
             Bench("ct packed int8 g128", "layers:ct_packed", (8, False)),
             Bench("ct packed int3 g128", "layers:ct_packed", (3, False)),
             Bench("ct packed int4 g128 asym", "layers:ct_packed", (4, True)),
-        ),
-    ),
-    "exl2": Encoding(
-        "exl2:decode",
-        prepare="exl2:prepare",
-        family="GPTQ and AWQ",
-        scales="scale_max",
-        goal=0.1,  # columns are put into rows one number at a time
-        cases=(Bench("exl2 5 and 4 bits", "vendor_layers:exl2"),),
-    ),
-    "exl3": Encoding(
-        "exl3:decode",
-        prepare="exl3:prepare",
-        family="EXL3",
-        scales="svh",
-        cases=(
-            Bench("exl3 4 bits", "vendor_layers:exl3", (4, "3inst")),
-            Bench("exl3 3 bits mul1", "vendor_layers:exl3", (3, "mul1")),
         ),
     ),
     "f16": Encoding(
@@ -234,7 +203,6 @@ ENCODINGS: dict[str, Encoding] = {
         sections="sections:Fp8",
         cases=(Bench("fp8-e5m2fnuz block", "layers:fp8", ("fp8-e5m2fnuz", "block")),),
     ),
-    **GGML,
     "gptq": Encoding(
         "gptq:decode",
         prepare="gptq:prepare",
@@ -285,28 +253,6 @@ ENCODINGS: dict[str, Encoding] = {
             Bench("hqq int2 axis 1", "layers:hqq", (2, 1)),
             Bench("hqq int1 axis 1", "layers:hqq", (1, 1)),
         ),
-    ),
-    "int4-pairs": Encoding(
-        "int4:decode_pairs",
-        prepare="ct:prepare",
-        family="ModelOpt and ComfyUI INT4",
-        scales="weight_scale",
-        cases=(Bench("modelopt int4 g128", "vendor_layers:modelopt_int4"),),
-    ),
-    "int4-rows": Encoding(
-        "int4:decode_rows",
-        prepare="ct:prepare",
-        family="ModelOpt and ComfyUI INT4",
-        scales="weight_scale",
-        cases=(Bench("comfy int4", "vendor_layers:comfy_int4"),),
-    ),
-    "marlin": Encoding(
-        "marlin:decode",
-        prepare="ct:prepare",
-        family="GPTQ and AWQ",
-        scales="s",
-        goal=0.0,
-        cases=(Bench("marlin int4 g128", "vendor_layers:marlin"),),
     ),
     "mlx-affine": Encoding(
         "mlx:decode_affine",
@@ -369,24 +315,5 @@ ENCODINGS: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("ct sparse 2:4 fp8", "vendor_layers:ct_sparse"),),
     ),
-    "svdquant": Encoding(
-        "svdquant:decode",
-        prepare="svdquant:prepare",
-        family="ModelOpt and ComfyUI INT4",
-        scales="scale",
-        goal=0.0,
-        cases=(
-            Bench("comfy awq w4a16", "vendor_layers:comfy_awq"),
-            Bench("comfy svdquant", "vendor_layers:comfy_svdquant"),
-        ),
-    ),
-    **TORCHAO,
-    "vptq": Encoding(
-        "vptq:decode",
-        prepare="vptq:prepare",
-        family="VPTQ",
-        scales="weight_scale",
-        goal=0.2,
-        cases=(Bench("vptq v8 256+256", "vendor_layers:vptq"),),
-    ),
 }
+ENCODINGS: dict[str, Encoding] = dict(sorted((_OWN | GGML | TORCHAO | VENDOR).items()))

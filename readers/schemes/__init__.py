@@ -99,6 +99,11 @@ SCHEMES: dict[str, Scheme] = {
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight",), methods=("auto-round", "gptq")),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
     "marlin": Scheme("marlin:resolve", suffixes=(".B",), methods=("gptq", "gptq-marlin", "marlin")),
+    "marlin-24": Scheme(
+        "marlin_24:resolve",
+        suffixes=("meta",),
+        methods=("compressed-tensors", "gptq", "gptq-marlin-24", "marlin-24"),
+    ),
     "mlx": Scheme(
         "mlx:resolve",
         dtypes=("U32",),
@@ -117,6 +122,7 @@ SCHEMES: dict[str, Scheme] = {
         methods=("mxfp4", "quark"),
     ),
     "onnx": Scheme("onnx:resolve", containers=("onnx",), suffixes=("",)),
+    "qqq": Scheme("qqq:resolve", suffixes=("s_channel",), methods=("gptq", "qqq")),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
     "sinq": Scheme("sinq:resolve", suffixes=(".W_q",), methods=("sinq",)),

@@ -60,12 +60,13 @@ FAMILIES: dict[str, Family] = {
         "GPTQModel, AutoRound",
     ),
     "marlin": Family(
-        "Marlin",
-        "four bits in tiles, of AutoGPTQ",
+        "Marlin, Marlin 2:4, QQQ",
+        "four bits in tiles, of AutoGPTQ; 2:4 sparse ones of 4 and 8 bits, compressed-tensors' "
+        "`marlin-24` among them; QQQ",
         "any",
-        "`B` and `s`",
-        "marlin",
-        "auto-gptq",
+        "`B` and `s`; `meta` or `B_meta`; `s_channel`",
+        "marlin marlin-24 qqq",
+        "auto-gptq, compressed-tensors, GPTQModel",
     ),
     "awq": Family(
         "AWQ, ParoQuant",

@@ -56,8 +56,6 @@ REFUSED: dict[str, Refused] = {
         "transformers dequantises it on a GPU",
         (("weight", "tables2"), ("weight", "tables")),
     ),
-    "marlin-24": Refused("Marlin 2:4", _TILED, "vLLM can load it on a GPU", (("B_24", "B_meta"),)),
-    "qqq": Refused("QQQ", _TILED, "GPTQModel can load it on a GPU"),
     "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
     "quip": Refused(
         "QuIP#",
@@ -98,7 +96,6 @@ REFUSED: dict[str, Refused] = {
 }
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {
-    "gptq-marlin-24": "marlin-24",
     "nunchaku": "svdquant",
     "quip-sharp": "quip",
 }

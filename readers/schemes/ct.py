@@ -55,6 +55,8 @@ def resolve(ledger: Ledger) -> None:
             name = stored.name.removesuffix("_packed")
             if name == stored.name or stored.dtype not in ("I32", "U32"):
                 continue
+            if ledger.get(f"{name.removesuffix('weight')}meta") is not None:
+                continue  # 2:4 in Marlin's tiles
             if _is_weight(name) or _is_stacked(ledger, stored, name):
                 _claim_packed(ledger, stored, name, stated, files)
         files.check_unchanged()
@@ -346,7 +348,7 @@ def _refuse_foreign(ledger: Ledger, codes: Stored, name: str) -> None:
 
 
 def _claim_sparse(ledger: Ledger) -> None:
-    """Claim 2:4 sparsity; refuse unstructured sparsity, and Marlin's tiles of 2:4."""
+    """Claim 2:4 sparsity; refuse unstructured sparsity."""
     stored = ledger.container.stored
     for one in ledger.free():
         prefix, dot, part = one.name.rpartition(".")
@@ -355,5 +357,3 @@ def _claim_sparse(ledger: Ledger) -> None:
             if f"{stem}row_offsets" in stored:
                 raise unsupported(one, "sparse-bitmask", _IMPLEMENTED)
             ledger.claim(sparse(ledger, one, stem, int8_tensor))
-        if part in ("scale_packed", "meta") and f"{stem}weight_packed" in stored:
-            raise unsupported(one, "marlin-24", _IMPLEMENTED)

@@ -112,12 +112,24 @@ def seeds() -> dict[str, bytes]:
         "a.meta.zero": ("F32", (8, 1)),
         "a.meta.scale2": ("F32", (1, 64)),
     }
+    marlin_24: dict[str, Entry] = {
+        "a.weight_packed": ("I32", (1, 128)),
+        "a.meta": ("I16", (1, 128)),
+        "a.scale_packed": ("F16", (1, 64)),
+    }
+    qqq: dict[str, Entry] = {
+        "a.B": ("I32", (1, 128)),
+        "a.s_channel": ("F32", (1, 64)),
+        "a.s_group": ("F16", (1, 64)),
+    }
     transform = {"quant_method": _CT, "transform_config": {"config_groups": groups}}
     return {
         **comfy,
         "ct-sparse": _seed(sparse, {"quant_method": _CT}),
         "ct-transform": _seed(turned, transform),
         "exl2": _seed(exl2, {"quant_method": "exl2"}),
+        "marlin-24": _seed(marlin_24, {"quant_method": _CT, "format": "marlin-24"}),
+        "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
         "sinq": _seed(sinq, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "fp-quant": _seed(fp_quant, {"quant_method": "fp_quant", "hadamard_group_size": 32}),
     }

@@ -302,17 +302,8 @@ SPARSE = {
     [
         (SPARSE | {"row_offsets": np.zeros(16, np.int64)}, "sparse-bitmask"),
         (SPARSE | {"compressed": np.ones((16, 32), np.int64)}, "sparse-24-bitmask of I64"),
-        (
-            {
-                "weight_packed": np.ones((4, 128), np.int32),
-                "scale_packed": np.ones((1, 64), np.float16),
-                "meta": np.ones((64, 2), np.int16),
-                "weight_shape": np.array([64, 64], np.int64),
-            },
-            "marlin-24",
-        ),
     ],
-    ids=["unstructured", "24-int64", "marlin"],
+    ids=["unstructured", "24-int64"],
 )
 def test_sparse_layouts_are_refused_by_name(parts: Tensors, name: str, tmp_path: Path) -> None:
     for stem in ("m.q_proj.", ""):

@@ -264,8 +264,6 @@ def test_marlin_s_own_names(method: str) -> None:
 @pytest.mark.parametrize(
     ("parts", "error", "message"),
     [
-        ({"s_channel": ("F32", (1, 128))}, UnsupportedError, "QQQ"),
-        ({"B_meta": ("I16", (128, 32))}, UnsupportedError, "Marlin 2:4"),
         ({"B": ("I32", (16, 192))}, FormatError, "a multiple of 64"),
         ({"B": ("I32", (16, 16, 2))}, FormatError, "a multiple of 64"),
         ({"s": ("F16", (3, 128))}, FormatError, "of 256 inputs"),

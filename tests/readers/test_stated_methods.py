@@ -209,14 +209,6 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
             },
             "Four Over Six",
         ),
-        (
-            {
-                "m.B_24": ("I32", (8, 256)),
-                "m.B_meta": ("I16", (8, 256)),
-                "m.s": ("F16", (1, 128)),
-            },
-            "Marlin 2:4",
-        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
