@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from anamnesis.errors import FormatError
 from anamnesis.names.derived import Part, Segment, derive
 from anamnesis.names.pattern import Pattern, Side
-from anamnesis.names.values import VALUES
+from anamnesis.names.values import way_back
 from anamnesis.readers.base import Tensor
 
 Facts = Callable[[str], int]  # the size that a name stands for, in the layer of the link
@@ -266,18 +266,19 @@ def _join(
         if piece.source not in sources:
             sources.append(piece.source)
         numbers.append(sources.index(piece.source))
-    segments: tuple[Segment, ...] = (_box(sides, pieces, numbers),) if inner else ()
+    values = [_value(link, direction) for link in links]
+    made = [replace(_box(sides, pieces, numbers), value=values[0])] if inner else []
     if not inner:
-        made = []
         start = 0
-        for side, piece, number in zip(sides, pieces, numbers, strict=True):
-            made.append(_box([side], [piece], [number], start))
+        for side, piece, number, value in zip(sides, pieces, numbers, values, strict=True):
+            made.append(replace(_box([side], [piece], [number], start), value=value))
             start += made[-1].elems
-        segments = tuple(made)
-    value = links[0].value
-    if value and direction == "to-hf":
-        value = VALUES[value].inverse
-    return derive(name, shape, tuple(sources), segments, value)
+    return derive(name, shape, tuple(sources), tuple(made))
+
+
+def _value(link: Link, direction: Direction) -> str:
+    """What is done to each number on the way to the other side."""
+    return way_back(link.value) if direction == "to-hf" else link.value
 
 
 def _shape(sides: Sequence[Side], pieces: Sequence[_Piece]) -> tuple[int, ...]:

@@ -128,10 +128,11 @@ def gemma4(config: Config, values: Values, prefix: str, model: Model) -> None:
     """Heads of layers that look at everything, which are wider and fewer, and share k and v."""
     config["global_head_dim"] = values.get(f"{prefix}.attention.key_length")
     full = layers_with(model, "attn_k.weight")
-    full = [i for i in full if config["layer_types"][i] == "full_attention"]
+    kinds = config.setdefault("layer_types", ["full_attention"] * config["num_hidden_layers"])
+    full = [i for i in full if kinds[i : i + 1] == ["full_attention"]]
     counts = values.get(f"{prefix}.attention.head_count_kv")
     if isinstance(counts, list):
-        sliding = [i for i, kind in enumerate(config["layer_types"]) if kind != "full_attention"]
+        sliding = [i for i, kind in enumerate(kinds) if kind != "full_attention"]
         config["num_key_value_heads"] = counts[sliding[0]] if sliding else counts[0]
         config["num_global_key_value_heads"] = counts[full[0]] if full else counts[0]
     own = set(layers_with(model, "attn_v.weight"))

@@ -8,6 +8,7 @@ an axis. Slices, gathers of rows, transposes, stacks and concatenations are all 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from anamnesis.readers.base import Component, Tensor, record
@@ -32,11 +33,15 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Segment:
-    """The output's elements from `start` on, as a box of `dims` in row-major order."""
+    """The output's elements from `start` on, as a box of `dims` in row-major order.
+
+    `value` is what is done to each, in the words of `names.values`, or "".
+    """
 
     start: int
     dims: tuple[int, ...]
     parts: tuple[Part, ...]
+    value: str = ""
 
     @property
     def elems(self) -> int:
@@ -45,16 +50,19 @@ class Segment:
 
 @record(frozen=True, slots=True)
 class Derived(Tensor):
-    """A logical tensor made of the elements of `sources`, with `value` applied to each.
+    """A logical tensor made of the elements of `sources`.
 
-    Elements of no segment are zero.
-    `value` is a row in the table of `names.values`, or "". Units are rows of the innermost axes
-    that lie together; windows of any length may start at any of them.
+    Elements of no segment are zero. Units are rows of the innermost axes that lie together; windows
+    of any length may start at any of them.
     """
 
     sources: tuple[Tensor, ...] = ()
     segments: tuple[Segment, ...] = ()
-    value: str = ""
+
+    @property
+    def changed(self) -> bool:
+        """Whether something is done to the numbers, besides moving them."""
+        return any(segment.value for segment in self.segments)
 
     @property
     def matrix_units(self) -> int:
@@ -91,17 +99,15 @@ def derive(
     shape: tuple[int, ...],
     sources: tuple[Tensor, ...],
     segments: tuple[Segment, ...],
-    value: str,
 ) -> Tensor:
     """The tensor `name`: a `Derived`, or a plain one where the elements lie in order in one source.
 
     Its scheme, and the dtype it has when none is asked for, are those of its sources.
     """
-    segments = tuple(_merged(segment) for segment in segments)
-    if not value:
-        plain = _plain(name, shape, sources, segments)
-        if plain is not None:
-            return plain
+    segments = _fused([_merged(segment) for segment in segments])
+    plain = _plain(name, shape, sources, segments)
+    if plain is not None:
+        return plain
     kind = next((s for s in sources if s.quantised), sources[0])
     return Derived(
         name=name,
@@ -113,7 +119,6 @@ def derive(
         out_dtype=kind.out_dtype,
         sources=sources,
         segments=segments,
-        value=value,
     )
 
 
@@ -124,7 +129,7 @@ def after_zeros(tensor: Tensor, rows: int) -> Tensor:
     count, width = tensor.shape
     part = Part(0, (0,), (count * width,), 0, (1,))
     segments = (Segment(rows * width, (count * width,), (part,)),)
-    return derive(tensor.name, (count + rows, width), (tensor,), segments, "")
+    return derive(tensor.name, (count + rows, width), (tensor,), segments)
 
 
 def without_rows(tensor: Tensor, rows: int) -> Tensor:
@@ -134,7 +139,7 @@ def without_rows(tensor: Tensor, rows: int) -> Tensor:
         raise ValueError(f"{tensor.name!r:.200}: cannot do without {rows} of {count} rows")
     elems = (count - rows) * width
     segments = (Segment(0, (elems,), (Part(0, (0,), (elems,), rows * width, (1,)),)),)
-    return derive(tensor.name, (count - rows, width), (tensor,), segments, "")
+    return derive(tensor.name, (count - rows, width), (tensor,), segments)
 
 
 def transposed(tensor: Tensor) -> Tensor:
@@ -150,7 +155,7 @@ def transposed(tensor: Tensor) -> Tensor:
         strides = (rows * columns, 1, columns)
         part = Part(0, (0, 0, 0), (matrices, columns, rows), 0, strides)
         segments = (Segment(0, (matrices, columns, rows), (part,)),)
-        found = derive(tensor.name, shape, (tensor,), segments, "")
+        found = derive(tensor.name, shape, (tensor,), segments)
     # What is a plain tensor again, as it was turned before, has units of its own.
     return replace(found, unit_elems=rows) if isinstance(found, Derived) else found
 
@@ -172,8 +177,8 @@ def _turned(tensor: Derived, shape: tuple[int, ...]) -> Tensor | None:
         replace(p, lo=turned(p.lo), hi=turned(p.hi), strides=turned(p.strides))
         for p in segment.parts
     )
-    segments = (Segment(0, turned(segment.dims), parts),)
-    return derive(tensor.name, shape, tensor.sources, segments, tensor.value)
+    segments = (Segment(0, turned(segment.dims), parts, segment.value),)
+    return derive(tensor.name, shape, tensor.sources, segments)
 
 
 def _merged(segment: Segment) -> Segment:
@@ -197,7 +202,31 @@ def _merged(segment: Segment) -> Segment:
         Part(p.source, tuple(lo), tuple(hi), p.base, tuple(strides))
         for p, (lo, hi, strides) in zip(segment.parts, parts, strict=True)
     )
-    return Segment(segment.start, tuple(dims), made)
+    return replace(segment, dims=tuple(dims), parts=made)
+
+
+def _fused(segments: Sequence[Segment]) -> tuple[Segment, ...]:
+    """Runs of one source that follow one another there, and are treated alike, as one run."""
+    out: list[Segment] = []
+    for segment in segments:
+        before = out[-1] if out else None
+        if before is not None and _is_run(before) and _is_run(segment):
+            (first,), (second,) = before.parts, segment.parts
+            follows = (second.source, second.base) == (first.source, first.base + before.elems)
+            if follows and (segment.start, segment.value) == (
+                before.start + before.elems,
+                before.value,
+            ):
+                count = before.elems + segment.elems
+                out[-1] = replace(before, dims=(count,), parts=(replace(first, hi=(count,)),))
+                continue
+        out.append(segment)
+    return tuple(out)
+
+
+def _is_run(segment: Segment) -> bool:
+    """Whether a segment is one part, whose elements lie in order."""
+    return len(segment.dims) == 1 and [p.strides for p in segment.parts] == [(1,)]
 
 
 def _mergeable(part: list[list[int]], axis: int, inner: int) -> bool:
@@ -217,6 +246,8 @@ def _plain(
 ) -> Tensor | None:
     """A tensor that is a run of one source: the source itself, or a part of its bytes."""
     if len(sources) != 1 or len(segments) != 1 or len(segments[0].parts) != 1:
+        return None
+    if segments[0].value:
         return None
     if segments[0].elems != math.prod(shape):
         return None

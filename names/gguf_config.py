@@ -9,7 +9,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.keys import Keys, described
-from anamnesis.names.rope import llama3_factors
+from anamnesis.names.rope import llama3_factors, proportional_factors
 from anamnesis.names.settings import DERIVED, Derived, Settings
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 
@@ -26,7 +26,7 @@ _TEXT_KEYS = re.compile(
 _ABSOLUTE = ("general.", "tokenizer.")
 _NEEDED = ("block_count", "embedding_length")
 # Without these factors attention turns by wrong angles within any context.
-_WITH_FACTORS = ("llama3", "longrope", "su")
+_WITH_FACTORS = ("llama3", "longrope", "proportional", "su")
 WRITTEN = tuple(described())
 
 
@@ -148,6 +148,10 @@ def generated(keys: Keys, config: Mapping[str, Any], where: str) -> Factors:
             ) from error
     if settings.scaling not in keys.factors:
         return ()
+    if settings.scaling == "proportional":
+        share = scaling.get("partial_rotary_factor", 1.0)
+        width = settings.number("global_head_dim") or settings.width
+        return (("rope_freqs.weight", proportional_factors(width, share)),)
     found = []
     for kind in ("long", "short"):
         factors = scaling.get(f"{kind}_factor")

@@ -15,7 +15,9 @@ from anamnesis.names.family import Family
 from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import architecture_values, keys_of
 from anamnesis.names.keys import Keys
-from anamnesis.names.settings import padding_rows
+from anamnesis.names.listed import listed_values
+from anamnesis.names.settings import Settings, padding_rows
+from anamnesis.names.values import SCALED, times
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
@@ -32,7 +34,7 @@ _SKIPPED = re.compile(
 )
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
-    r".*(?:visual\.|vision_|audio_|projector\.|patch_embed|connector\.|multi_modal|image_newline).*"
+    r".*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|projector\.|patch_embed|connector\.|multi_modal|image_newline).*"
 )
 
 
@@ -61,8 +63,9 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     tensors = {t.name: t for t in model.tensors if not _left_out(t.name)}
     family = _family(model, name, tensors)
     tensors |= _after_padding(family, tensors, config, model.path)
-    architecture = family.gguf[0]
     keys = keys_of(name, model.path)
+    settings = Settings(config)
+    architecture = family.gguf[settings.get(keys.second) is not None if keys.second else 0]
     values = architecture_values(keys, architecture, config, model.path)
     metadata = {key: value.value for key, value in values.items()}
     finder = _finder(family, tensors)
@@ -74,11 +77,12 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
                 f"{model.path}: tensor {tensor.name!r:.200} is not in the table of {name!r}; "
                 "--names stored writes tensors under the names they have"
             )
-        links += found
+        links += [_scaled(link, settings) for link in found]
     links.sort(key=by_numbers)
     if keys.head == "never" or (keys.head == "untied" and config.get("tie_word_embeddings")):
         links = [link for link in links if link.gguf != "output.weight"]
-    made = arrange(links, tensors, "to-gguf")
+    made, listed = listed_values(arrange(links, tensors, "to-gguf"), family.arrays)
+    values |= listed
     left = tuple(
         Dropped(t.components[0].stored, _left_out(t.name))
         for t in model.tensors
@@ -91,6 +95,14 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
         notes=(*model.notes, *_notes(left)),
     )
     return GgufView(viewed, values, keys)
+
+
+def _scaled(link: Link, settings: Settings) -> Link:
+    """The link with the numbers that `config.json` says the tensor is multiplied with."""
+    if not link.value.startswith(SCALED):
+        return link
+    factors = [settings.get(path) for path in link.value.removeprefix(SCALED).split(",")]
+    return replace(link, value=times(1.0 if factor is None else factor for factor in factors))
 
 
 def _after_padding(
@@ -125,10 +137,10 @@ def _left_out(name: str) -> str:
     )
 
 
-def kept_dtype(tensor: Tensor, outtype: str) -> str:
+def kept_dtype(tensor: Tensor, outtype: str, keys: Keys) -> str:
     """The dtype of a tensor in a file of `outtype`: vectors and a few matrices are float32."""
     matrix = len(tensor.shape) > 1 and tensor.name.endswith(".weight")
-    if not matrix or _FLOAT.fullmatch(tensor.name):
+    if not matrix or (_FLOAT.fullmatch(tensor.name) and not keys.all_matrices):
         return "F32"
     return outtype.upper()
 

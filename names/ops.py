@@ -7,7 +7,7 @@ A row's third column is words from this table, with their arguments after a colo
 from __future__ import annotations
 
 from anamnesis.names.pattern import IDENTITY, Pattern, parse
-from anamnesis.names.values import VALUES
+from anamnesis.names.values import is_value
 
 # `{}` is the argument. Left is Hugging Face, right is GGUF.
 PATTERNS: dict[str, str] = {
@@ -27,6 +27,8 @@ PATTERNS: dict[str, str] = {
     # Part of a projection whose rows are, for each group, those of several tensors.
     "grouped-part": "(g +s) c -> +(g s) c; g={} s={}",
     "grouped-rows": "(g +s d) ... -> +(g s d) ...; g={} s={} d={}",
+    # So many rows of a tensor.
+    "part": "+r c -> +r c; r={}",
     # Rotary embeddings turn the two halves of a head's rows in one library, neighbours in the other
     # (`LlamaModel.permute` in https://github.com/ggml-org/llama.cpp, conversion/llama.py).
     "rope": "(h t d) ... -> (h d t) ...; t=2 h={}",
@@ -45,10 +47,10 @@ def operation(text: str) -> tuple[Pattern, str]:
     """The pattern and the value operation of a row's third column; ValueError for unknown words."""
     if "->" in text:
         first, _, rest = text.strip().partition(" ")
-        return (parse(rest), first) if first in VALUES else (parse(text), "")
+        return (parse(rest), first) if is_value(first) else (parse(text), "")
     pattern, value = IDENTITY, ""
     for word in text.split():
-        if word in VALUES:
+        if is_value(word):
             value = word
             continue
         name, _, arguments = word.partition(":")

@@ -70,6 +70,12 @@ def _proportional(factors: list[float]) -> dict[str, Any]:
     return {"rope_type": "proportional", "partial_rotary_factor": turned / len(factors)}
 
 
+def proportional_factors(width: int, share: float) -> tuple[float, ...]:
+    """The factors that turn a share of a head of `width` alone."""
+    turned = int(width * share / 2)
+    return (1.0,) * turned + (_UNTURNED,) * (width // 2 - turned)
+
+
 def _llama3(factors: list[float], base: float) -> dict[str, Any]:
     """The settings of Llama 3's scaling whose factors these are; empty where none fits.
 

@@ -20,6 +20,7 @@ _SCORES = (
 _INNER = (
     "prefix_dense_intermediate_size dense_intermediate_size intermediate_size n_inner hidden_dim"
 ).split()
+_ATTENTION = ("attention", "full_attention", "*")
 _MIRRORED = {
     "rope_theta": (
         "global_rope_theta rope_global_theta rope_theta_global rope_theta rotary_emb_base"
@@ -96,9 +97,9 @@ class Settings:
         return int(self.number("head_dim")) or split_width(self)
 
     def kinds(self) -> list[str]:
-        """`layer_types`, one a layer; empty where they are not said."""
-        found = self.get("layer_types")
-        return [str(kind) for kind in found] if isinstance(found, list) else []
+        """What each layer is, in words or in Nemotron-H's letters; empty where it is not said."""
+        found = self.first("layer_types", "hybrid_override_pattern", "layers_block_type")
+        return [str(kind) for kind in found] if isinstance(found, (list, str)) else []
 
 
 def split_width(settings: Settings) -> int:
@@ -167,7 +168,7 @@ def _attention_heads(settings: Settings, _: str) -> list[int] | None:
     kv = settings.get("num_key_value_heads")
     kinds = settings.kinds()
     if kinds:
-        return [kv if kind in ("attention", "full_attention") else 0 for kind in kinds]
+        return [kv if kind in _ATTENTION else 0 for kind in kinds]
     listed = settings.get("attn_layer_indices")
     if isinstance(listed, list) and listed:
         return [kv if i in listed else 0 for i in range(settings.layers)]
@@ -175,6 +176,41 @@ def _attention_heads(settings: Settings, _: str) -> list[int] | None:
     if not period:
         return None
     return [kv if i % period == offset else 0 for i in range(settings.layers)]
+
+
+def _mixing_layers(settings: Settings, keys: str) -> list[int] | None:
+    """Widths of feed-forward layers, 0 for others; those of experts where the model has some."""
+    experts, dense = keys.split(",")
+    mixture = settings.get("num_experts_per_tok") is not None
+    kinds = ("E", "moe") if mixture else ("-", "mlp")
+    width = settings.get(experts if mixture else dense)
+    return [width if kind in kinds else 0 for kind in settings.kinds()] or None
+
+
+def _by_layer(settings: Settings, keys: str) -> list[Any] | None:
+    """By layer, what layers that look at a window have, or what the others have."""
+    windowed, full = map(settings.get, keys.split(","))
+    if windowed is None or full is None:
+        return None
+    return [windowed if kind == "sliding_attention" else full for kind in settings.kinds()] or None
+
+
+def _doubled(settings: Settings, _: str) -> list[int] | None:
+    """Widths of feed-forward layers where those that share keys and values have twice as wide ones.
+
+    (`use_double_wide_mlp` of Gemma 4.)
+    """
+    if not settings.get("use_double_wide_mlp"):
+        return None
+    own = settings.layers - settings.number("num_kv_shared_layers")
+    width = settings.number("intermediate_size")
+    return [width if layer < own else 2 * width for layer in range(settings.layers)]
+
+
+def _with(settings: Settings, keys: str) -> Any:
+    """One setting, where another is there."""
+    other, key = keys.split(",")
+    return None if settings.get(other) is None else settings.get(key)
 
 
 def _ssm_heads(settings: Settings, _: str) -> int | None:
@@ -274,16 +310,20 @@ DERIVED: dict[str, Derived] = {
     "alibi": _alibi,
     "all-full": _all_full,
     "attention-heads": _attention_heads,
-    "count": lambda s, key: len(s.get(key)) if isinstance(s.get(key), list) else None,
+    "by-layer": _by_layer,
+    "count": lambda s, key: len(s.get(key)) if isinstance(s.get(key), (list, str)) else None,
     "dense-layers": _dense_layers,
     "deviations": _deviations,
+    "doubled": _doubled,
     "gating": _gating,
     "inner": lambda s, _: s.first(*_INNER),
     "is": _is,
+    "lacks": lambda s, key: True if s.get(key) is None else None,
     "linear-or-none": _linear_or_none,
     "log-multiplier": _log_multiplier,
     "long-factor": _long_factor,
     "longest": lambda s, _: s.first("max_length", "max_sequence_length", "model_max_length"),
+    "mixing-layers": _mixing_layers,
     "nonzero": lambda s, key: s.get(key) or None,
     "not-causal": lambda s, _: False if s.get("is_causal") is False else None,
     "over-root": _over_root,
@@ -307,5 +347,6 @@ DERIVED: dict[str, Derived] = {
     "window": lambda s, key: s.window.get(key),
     "window-unless-one": _window_unless_one,
     "windowed": _windowed,
+    "with": _with,
     "yarn": lambda s, key: _scaled(s, key) if s.scaling == "yarn" else None,
 }

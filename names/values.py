@@ -7,7 +7,7 @@ gives back every BF16 and F16 number, and not every float32 one.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +16,10 @@ import numpy as np
 InPlace = Callable[[Any], None]
 
 _BLOCK = 1 << 14  # numbers that are widened at once
+_LOST = "what is below 2^-24 of the sum is lost"
+# `SCALED` and settings of config.json, that a tensor is multiplied with in a GGUF; `_TIMES` and the
+# numbers that they are.
+SCALED, _TIMES = "scaled:", "times:"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,12 +34,24 @@ class Value:
     why: str = ""
 
 
-def _add_one(x: Any) -> None:
-    np.add(x, np.float32(1), out=x)
+def _add(what: float) -> InPlace:
+    number = np.float32(what)
+
+    def run(x: Any) -> None:
+        np.add(x, number, out=x)
+
+    return run
 
 
-def _subtract_one(x: Any) -> None:
-    np.subtract(x, np.float32(1), out=x)
+def _multiply(factors: Iterable[float]) -> InPlace:
+    """One factor after another, each product rounded."""
+    numbers = [np.float32(factor) for factor in factors]
+
+    def run(x: Any) -> None:
+        for number in numbers:
+            np.multiply(x, number, out=x)
+
+    return run
 
 
 def _negative_exp(x: Any) -> None:
@@ -56,12 +72,37 @@ def _in_float64(function: Callable[[Any], Any], x: Any) -> None:
 
 
 VALUES: dict[str, Value] = {
-    "+1": Value(_add_one, "-1"),
-    "-1": Value(
-        _subtract_one, "+1", "1 was added in float32: what is below 2^-24 of the sum is lost"
-    ),
+    "+1": Value(_add(1.0), "-1"),
+    "-1": Value(_add(-1.0), "+1", "1 was added in float32: " + _LOST),
+    "+1/5": Value(_add(0.2), "-1/5"),
+    "+1/5^1.5": Value(_add(5**-1.5), "-1/5^1.5"),
+    "-1/5": Value(_add(-0.2), "+1/5", "0.2 was added in float32: " + _LOST),
+    "-1/5^1.5": Value(_add(-(5**-1.5)), "+1/5^1.5", "5^-1.5 was added in float32: " + _LOST),
     "-exp": Value(_negative_exp, "log-"),
     "log-": Value(
         _log_negative, "-exp", "the logarithm of a stored exponential, rounded to float32"
     ),
 }
+
+
+def is_value(word: str) -> bool:
+    """Whether a word of a row says what is done to each number."""
+    return word in VALUES or word.startswith(SCALED)
+
+
+def way_back(word: str) -> str:
+    """What is done on the way to Hugging Face; "" where a GGUF does not say the factors."""
+    return VALUES[word].inverse if word in VALUES else ""
+
+
+def times(factors: Iterable[float]) -> str:
+    """The word for products with these numbers; "" where they change nothing."""
+    used = [repr(float(factor)) for factor in factors if factor != 1]
+    return _TIMES + ",".join(used) if used else ""
+
+
+def function(word: str) -> InPlace:
+    """What a word stands for."""
+    if word.startswith(_TIMES):
+        return _multiply(map(float, word.removeprefix(_TIMES).split(",")))
+    return VALUES[word].apply

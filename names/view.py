@@ -18,7 +18,7 @@ from anamnesis.names.facts import Facts
 from anamnesis.names.families import families
 from anamnesis.names.family import Family, Row
 from anamnesis.names.listed import listed_tensors
-from anamnesis.names.values import VALUES
+from anamnesis.names.values import VALUES, way_back
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.model import Model
 
@@ -161,7 +161,8 @@ def _inexact(links: Sequence[Link]) -> Iterator[str]:
     """One remark an operation whose way back is not exact."""
     for value in sorted({link.value for link in links if link.value}):
         names = [link.hf for link in links if link.value == value]
-        why = VALUES[VALUES[value].inverse].why
+        back = way_back(value)
+        why = VALUES[back].why if back else ""
         if why:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             yield (

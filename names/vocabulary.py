@@ -20,6 +20,7 @@ from anamnesis.names.pieces import (
     BYTE_TOKEN,
     CONTROL,
     NORMAL,
+    UNKNOWN,
     UNUSED,
     USER_DEFINED,
     Token,
@@ -34,7 +35,20 @@ _UINT32, _BOOL = 4, 7
 _MOST = 256 * MiB
 _PRE = "tokenizer.ggml.pre"
 _NORMALISERS = ("BertNormalizer", "Lowercase", "StripAccents")
+_FAIRSEQ = "sentencepiece.bpe.model"
+_STRIPS = "tokenizer.ggml.remove_extra_whitespaces"
 _MODELS = ("tokenizer.model", "spiece.model")
+_SCORE = -1000.0  # of all tokens of Gemma 4
+# What parsers of Gemma 4's answers have to see.
+_VISIBLE = (
+    "<|channel>",
+    "<channel|>",
+    "<|tool_call>",
+    "<tool_call|>",
+    "<|tool_response>",
+    "<tool_response|>",
+    '<|"|>',
+)
 # How the `gguf` package names tokens, where a file's keys do otherwise.
 _IDS = {"unk": "unknown", "pad": "padding", "sep": "seperator"}
 
@@ -64,6 +78,12 @@ def _of_folder(
     added = {int(token["id"]): token for token in document.get("added_tokens") or ()}
     if keys.vocabulary == "listed":
         return _listed(document, size, added)
+    if keys.vocabulary == "gemma4" and document:
+        return _of_gemma4(document, settings, added)
+    if keys.vocabulary == "fairseq":
+        found = _of_fairseq(folder, document, settings, size, limits)
+        if found is not None:
+            return found
     for name in _MODELS:
         data = _read(folder, name, limits)
         if data is not None:
@@ -167,18 +187,80 @@ def _listed(
     return tokens.values("llama", "default", scored=False)
 
 
+def _of_gemma4(
+    document: Mapping[str, Any], settings: Mapping[str, Any], added: Mapping[int, Token]
+) -> dict[str, KeyValue]:
+    """Pieces with byte fallback that are joined by merges, without scores that mean something.
+
+    Control tokens are those that the tokenizer's settings name.
+    """
+    named = {_text(value) for key, value in settings.items() if key.endswith("_token")}
+    for key in ("additional_special_tokens", "extra_special_tokens"):
+        found = settings.get(key) or ()
+        named |= {_text(t) for t in (found.values() if isinstance(found, Mapping) else found)}
+    vocab = document["model"]["vocab"]
+    texts = {number: text for text, number in vocab.items()}
+    texts |= {number: str(token["content"]) for number, token in added.items()}
+    tokens = Tokens()
+    for number, text in sorted(texts.items()):
+        if len(tokens.texts) != number:
+            raise ValueError(f"no token has the number {len(tokens.texts)}")
+        special = text in named or (text not in vocab and added[number].get("special"))
+        kind = CONTROL if special else NORMAL if text in vocab else USER_DEFINED
+        kind = USER_DEFINED if text in _VISIBLE else kind
+        tokens.append(text, BYTE if BYTE_TOKEN.fullmatch(text) else kind, _SCORE)
+    values = tokens.values("gemma4", "default")
+    del values[_PRE]
+    return values | {"tokenizer.ggml.merges": _merges(document["model"], "▁")}
+
+
+def _of_fairseq(
+    folder: LocalFolder,
+    document: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    size: int,
+    limits: Limits,
+) -> dict[str, KeyValue] | None:
+    """A unigram model's pieces after four tokens in the order of fairseq (XLM-RoBERTa)."""
+    data = _read(folder, _FAIRSEQ, limits)
+    if data is not None:
+        tokens, normaliser = pieces.of_model(folder.join(_FAIRSEQ), data)
+        tokens.resize(size or len(tokens.texts))
+        tokens.texts[:] = ["<s>", "<pad>", "</s>", "<unk>", *tokens.texts[3:-1]]
+        tokens.types[:] = [CONTROL, CONTROL, CONTROL, UNKNOWN, *tokens.types[3:-1]]
+        tokens.scores[:] = [*[0.0] * 4, *tokens.scores[3:-1]]
+        return tokens.values("t5", "default") | normaliser
+    if (document.get("model") or {}).get("type") != "Unigram":
+        return None
+    added = {int(token["id"]): token for token in document.get("added_tokens") or ()}
+    tokens, normaliser = pieces.of_unigram(document, added)
+    for number, token in added.items():
+        if tokens.types[number] == NORMAL and not token.get("special"):
+            tokens.types[number] = USER_DEFINED
+    tokens.resize(max(size, len(tokens.texts)))
+    strips = KeyValue(_BOOL, bool(settings.get("clean_up_tokenization_spaces")))
+    return tokens.values("t5", "default") | normaliser | {_STRIPS: strips}
+
+
+def _text(token: Any) -> str:
+    return str(token.get("content")) if isinstance(token, Mapping) else str(token)
+
+
+def _merges(model: Mapping[str, Any], space: str) -> KeyValue:
+    merges = [
+        m if isinstance(m, str) else " ".join(part.replace(" ", space) for part in m)
+        for m in model.get("merges") or ()
+    ]
+    return KeyValue(ARRAY, merges, STRING)
+
+
 def _byte_level(
     where: str, document: Mapping[str, Any], size: int, added: Mapping[int, Token], given: object
 ) -> dict[str, KeyValue]:
     model = document["model"]
     pre = str(given) if given else _pre_tokenizer(where, document.get("pre_tokenizer") or {})
     values = _numbered(model["vocab"], size, added).values("gpt2", pre, scored=False)
-    merges = [
-        m if isinstance(m, str) else " ".join(part.replace(" ", "Ġ") for part in m)
-        for m in model.get("merges") or ()
-    ]
-    values["tokenizer.ggml.merges"] = KeyValue(ARRAY, merges, STRING)
-    return values
+    return values | {"tokenizer.ggml.merges": _merges(model, "Ġ")}
 
 
 def _wordpiece(

@@ -17,7 +17,7 @@ import numpy as np
 from anamnesis.kernels import Window, decoder
 from anamnesis.kernels.turned import copy_turned
 from anamnesis.names.derived import Derived, Part, Segment
-from anamnesis.names.values import VALUES
+from anamnesis.names.values import function
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.plan import Step, source_dtype
 from anamnesis.pipeline.stored_blocks import StoredBlocks
@@ -282,20 +282,26 @@ def cover(
 
 
 def finisher(step: Step) -> Callable[[Any, Window], Any]:
-    """From the gathered elements to the values of a step: the value operation, and one rounding."""
+    """From gathered elements to the values of a step: what is done to each, and one rounding."""
     tensor = step.tensor
     assert isinstance(tensor, Derived)
     kind = element_kind(step.dtype)
-    if not tensor.value:
+    if not tensor.changed:
         return lambda views, window: views["payload"].view(kind)
-    change = VALUES[tensor.value].apply
+    changes = [
+        (segment.start, segment.start + segment.elems, function(segment.value))
+        for segment in tensor.segments
+        if segment.value
+    ]
     narrow = decoder("f32")
     out = aligned(step.window_units * tensor.unit_elems, kind) if kind != np.float32 else None
 
     def run(views: Any, window: Window) -> Any:
-        work = views["payload"].view(np.float32)
+        work = views["payload"].reshape(-1).view(np.float32)
+        first = window.start * tensor.unit_elems
         with np.errstate(all="ignore"):
-            change(work)
+            for start, stop, change in changes:
+                change(work[max(0, start - first) : max(0, stop - first)])
             if out is None:
                 return work
             values = out[: len(work)]

@@ -90,7 +90,7 @@ def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) ->
     view = gguf_view(model, config)
     words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
     found = key_values.described(words | view.values, model, outtype)
-    tensors = tuple(with_dtype(t, kept_dtype(t, outtype)) for t in view.model.tensors)
+    tensors = tuple(with_dtype(t, kept_dtype(t, outtype, view.keys)) for t in view.model.tensors)
     vectors = generated(view.keys, config, model.path)
     storage = replace(spec.storage, generated=vectors)
     spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)

@@ -248,7 +248,7 @@ def with_dtype(tensor: Tensor, dtype: str) -> Tensor:
 
 def source_dtype(tensor: Derived) -> str:
     """What the sources of a derived tensor are decoded to before it is made of them."""
-    return "F32" if tensor.value else tensor.out_dtype
+    return "F32" if tensor.changed else tensor.out_dtype
 
 
 def source_steps(tensor: Derived) -> Callable[[int], Step]:

@@ -25,7 +25,7 @@ class RowSources(NamedTuple):
 
 def row_sources(tensor: Derived) -> RowSources | None:
     """A derived tensor by rows; None where a row of it is none of a source's codes."""
-    if tensor.value:
+    if tensor.changed:
         return None
     columns = tensor.shape[-1]
     sources = tuple(map(as_stored, tensor.sources))

@@ -77,7 +77,7 @@ laurel_post_norm           laurel.post_laurel_norm
     Family(
         "gemma4",
         ("gemma4",),
-        ("Gemma4ForCausalLM",),
+        ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
         TOP + _PER_LAYER_TOP,
         SANDWICH_NORMS
         + QK_NORMS
@@ -95,5 +95,6 @@ post_ffw_norm_1            post_feedforward_layernorm_1
 post_ffw_norm_2            post_feedforward_layernorm_2
 pre_ffw_norm_2             pre_feedforward_layernorm_2
 """,
+        paths=(("model.", ""), ("model.language_model.", "")),
     ),
 )

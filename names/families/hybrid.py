@@ -18,20 +18,45 @@ ffn_up              feed_forward.up_proj
 ffn_down            feed_forward.down_proj
 """
 
-_MAMBA = """
+_CONVOLUTION = """
 ssm_conv1d.weight   mamba.conv1d.weight   conv
 ssm_conv1d.bias     mamba.conv1d.bias
+"""
+
+_MAMBA = (
+    _CONVOLUTION
+    + """
 ssm_in              mamba.in_proj
 ssm_out             mamba.out_proj
 """
+)
 
-_MAMBA2 = (
-    _MAMBA
-    + """
+_STATES = """
 ssm_a!              mamba.A_log!          -exp column
 ssm_d!              mamba.D!              column
 ssm_dt.bias!        mamba.dt_bias!
 ssm_norm.weight     mamba.norm.weight     grouped:ssm-groups
+"""
+_MAMBA2 = _MAMBA + _STATES
+
+# Falcon-H1's, multiplied with the settings of its configuration.
+_MULTIPLIED = (
+    _CONVOLUTION
+    + _STATES
+    + """
+attn_q              self_attn.q_proj      scaled:attention_in_multiplier
+attn_k              self_attn.k_proj      scaled:key_multiplier,attention_in_multiplier
+attn_v              self_attn.v_proj      scaled:attention_in_multiplier
+attn_output         self_attn.o_proj      scaled:attention_out_multiplier
+ffn_gate            feed_forward.gate_proj scaled:mlp_multipliers.0
+ffn_up              feed_forward.up_proj
+ffn_down            feed_forward.down_proj scaled:mlp_multipliers.1
+ssm_in.weight mamba.in_proj.weight part:ssm-inner scaled:ssm_in_multiplier,ssm_multipliers.0
+ssm_in.weight mamba.in_proj.weight part:ssm-inner scaled:ssm_in_multiplier,ssm_multipliers.1
+ssm_in.weight mamba.in_proj.weight part:ssm-states scaled:ssm_in_multiplier,ssm_multipliers.2
+ssm_in.weight mamba.in_proj.weight part:ssm-states scaled:ssm_in_multiplier,ssm_multipliers.3
+ssm_in.weight mamba.in_proj.weight part:ssm-heads scaled:ssm_in_multiplier,ssm_multipliers.4
+ssm_out             mamba.out_proj        scaled:ssm_out_multiplier
 """
 )
 
@@ -86,10 +111,12 @@ ffn_norm            pre_ff_layernorm
         "falcon-h1",
         ("falcon-h1",),
         ("FalconH1ForCausalLM",),
-        _FINAL_TOP,
-        ATTENTION
-        + _FEED_FORWARD
-        + _MAMBA2
+        """
+token_embd          model.embed_tokens    scaled:embedding_multiplier
+output_norm         model.final_layernorm
+output              lm_head               scaled:lm_head_multiplier
+""",
+        _MULTIPLIED
         + """
 attn_norm           input_layernorm
 ffn_norm!           pre_ff_layernorm.weight

@@ -57,6 +57,8 @@ attn_q              mixer.q_proj          rope-attention:heads
 attn_k              mixer.k_proj          rope-attention:heads-kv
 attn_v              mixer.v_proj
 attn_output         mixer.o_proj
+ffn_latent_down     mixer.fc1_latent_proj
+ffn_latent_up       mixer.fc2_latent_proj
 ffn_up              mixer.up_proj
 ffn_down            mixer.down_proj
 ffn_gate_inp        mixer.gate

@@ -33,17 +33,21 @@ class Keys:
     `tokens` are special tokens, by number or by text, where the folder names none of that kind;
     with `!` after the kind, in place of what it names. `vocabulary` is how a `tokenizer.model` is
     read: `added` takes the added tokens of `tokenizer.json` too, `added-spaced` says that a text
-    begins with a space as well, `unigram` is T5's. `listed` takes `tokenizer.json` alone, without
-    scores. `head` says when the matrix of the output is written: `untied` leaves out one that
-    `tie_word_embeddings` calls that of the embeddings, `never` any: llama.cpp takes those.
+    begins with a space as well, `unigram` is T5's, `fairseq` XLM-RoBERTa's. `listed` takes
+    `tokenizer.json` alone, without scores, `gemma4` with its merges. `head` says when the matrix of
+    the output is written: `untied` leaves out one that `tie_word_embeddings` calls that of the
+    embeddings, `never` any: llama.cpp takes those. `second` is a setting that makes a model one of
+    the family's second architecture. `all_matrices` says that no matrix stays in float32.
     """
 
     classes: tuple[str, ...]
     rows: str
     factors: tuple[str, ...] = ()
     tokens: Mapping[str, int | str] = field(default_factory=dict)
-    vocabulary: Literal["", "added", "added-spaced", "listed", "unigram"] = ""
+    vocabulary: Literal["", "added", "added-spaced", "gemma4", "listed", "fairseq", "unigram"] = ""
     head: Literal["", "never", "untied"] = ""
+    second: str = ""
+    all_matrices: bool = False
 
     @property
     def sources(self) -> dict[str, str]:

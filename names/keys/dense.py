@@ -51,6 +51,7 @@ attention.sliding_window sliding_window|=0
 KEYS = (
     Keys(
         (
+            "ApertusForCausalLM",
             "ArceeForCausalLM",
             "Idefics3ForConditionalGeneration",
             "LLaMAForCausalLM",

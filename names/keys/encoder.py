@@ -58,6 +58,7 @@ tokenizer.ggml.add_sep_token =true
         + "context_length @trained-positions\nrope.freq_base @rope:rope_theta|rotary_emb_base\n",
     ),
     Keys(("RobertaModel",), _BERT + "context_length @after-padding\n"),
+    Keys(("XLMRobertaModel",), _BERT + "context_length @after-padding\n", vocabulary="fairseq"),
     Keys(
         ("T5ForConditionalGeneration",),
         _T5_ENCODER

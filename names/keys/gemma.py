@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anamnesis.names.keys import Keys
-from anamnesis.names.keys._common import COMMON, HEAD, PATTERN, RMS, SIZES, WINDOW
+from anamnesis.names.keys._common import COMMON, EXPERT_SIZE, HEAD, PATTERN, RMS, SIZES, WINDOW
 
 _NO_SPACE = "tokenizer.ggml.add_space_prefix =false\n"
 _KV = "attention.head_count_kv num_key_value_heads|num_attention_heads\n"
@@ -49,5 +49,27 @@ embedding_length_per_layer_input hidden_size_per_layer_input
 attention.shared_kv_layers num_kv_shared_layers
 activation_sparsity_scale @deviations
 """,
+    ),
+    Keys(
+        ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
+        _GEMMA3
+        + PATTERN
+        + EXPERT_SIZE
+        + """
+attention.head_count_kv @by-layer:num_key_value_heads,num_global_key_value_heads|num_key_value_heads
+attention.key_length     global_head_dim
+attention.value_length   global_head_dim
+attention.key_length_swa head_dim
+attention.value_length_swa head_dim
+attention.shared_kv_layers num_kv_shared_layers|=0
+embedding_length_per_layer_input hidden_size_per_layer_input|=0
+expert_feed_forward_length expert_intermediate_size|moe_intermediate_size
+feed_forward_length      @doubled|intermediate_size
+rope.dimension_count     global_head_dim
+rope.dimension_count_swa head_dim
+tokenizer.ggml.add_bos_token =true
+""",
+        ("proportional",),
+        vocabulary="gemma4",
     ),
 )

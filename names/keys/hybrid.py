@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from anamnesis.names.keys import Keys
-from anamnesis.names.keys._common import COMMON, EXPERT_SIZE, SIGMOID, SIZES, VOCABULARY
+from anamnesis.names.keys._common import (
+    BASE,
+    COMMON,
+    EXPERT_SIZE,
+    HEAD,
+    RMS,
+    SIGMOID,
+    SIZES,
+    VOCABULARY,
+)
 from anamnesis.names.keys.mixture import GRANITE_MOE
 
 _MAMBA = """
@@ -70,6 +79,21 @@ expert_count             num_local_experts|num_experts
 expert_used_count        num_experts_per_tok|num_experts_per_token
 """,
     ),
+    Keys(
+        ("FalconH1ForCausalLM",),
+        SIZES
+        + HEAD
+        + BASE
+        + VOCABULARY
+        + RMS
+        + """
+ssm.conv_kernel          mamba_d_conv|=4
+ssm.group_count          mamba_n_groups
+ssm.inner_size           mamba_d_ssm|mamba_expand*hidden_size
+ssm.state_size           mamba_d_state|=128
+ssm.time_step_rank       @ssm-heads
+""",
+    ),
     Keys(("Lfm2ForCausalLM",), _SHORT),
     Keys(
         ("Lfm2MoeForCausalLM",),
@@ -85,4 +109,30 @@ ssm.dt_b_c_rms           @is:model_type,falcon_mamba
         head="untied",
     ),
     Keys(("Mamba2ForCausalLM",), _MAMBA + _MAMBA2, head="untied"),
+    Keys(
+        ("NemotronHForCausalLM",),
+        _HYBRID
+        + """
+block_count              num_hidden_layers|@count:layers_block_type|@count:hybrid_override_pattern
+context_length           =1048576
+feed_forward_length      @mixing-layers:moe_intermediate_size,intermediate_size
+attention.key_length     head_dim|attention_head_dim
+attention.value_length   head_dim|attention_head_dim
+expert_count             @with:num_experts_per_tok,n_routed_experts
+expert_feed_forward_length @with:num_experts_per_tok,moe_intermediate_size
+expert_shared_feed_forward_length @with:num_experts_per_tok,moe_shared_expert_intermediate_size
+expert_shared_count      @with:num_experts_per_tok,n_shared_experts
+expert_weights_norm      @with:num_experts_per_tok,norm_topk_prob
+expert_weights_scale     @with:num_experts_per_tok,routed_scaling_factor
+moe_latent_size          @with:num_experts_per_tok,moe_latent_size
+rope.scaling.finetuned   =false
+ssm.conv_kernel          conv_kernel|d_conv
+ssm.state_size           ssm_state_size|state_size
+ssm.group_count          n_groups
+ssm.inner_size           mamba_num_heads*mamba_head_dim
+ssm.time_step_rank       mamba_num_heads
+tokenizer.ggml.add_bos_token @lacks:num_experts_per_tok
+""",
+        second="num_experts_per_tok",
+    ),
 )

@@ -83,6 +83,7 @@ expert_count             ffn_config.moe_num_experts
 expert_used_count        ffn_config.moe_top_k
 attention.layer_norm_epsilon =1e-5
 """,
+        all_matrices=True,
     ),
     Keys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"), _LATENT, head="untied"),
     Keys(("Dots1ForCausalLM",), COMMON + ROUTED),

@@ -53,6 +53,8 @@ attn_o H ND                   exp_probs_b E                 ffn_down H F
 ffn_down_exps E H X           ffn_down_shexp H X            ffn_gate F H
 ffn_gate_exps E X H           ffn_gate_inp E H              ffn_gate_inp_shexp H
 ffn_gate_shexp X H            ffn_up F H                    ffn_up_exps E X H
+ffn_gate_up_exps E 2X H       ffn_latent_down X H           ffn_latent_up H X
+layer_output_scale 1
 ffn_up_shexp X H              inp_gate X H                  laurel_l X H
 laurel_r H X                  output V H                    per_layer_model_proj X H
 per_layer_token_embd V X      position_embd P H             proj H X
@@ -77,6 +79,9 @@ _MAMBA = {"ssm_a": ("I", "S"), "ssm_d": ("I",), "ssm_dt.bias": ("I",), "ssm_norm
 FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
     "jamba": _MAMBA,
     "mamba": _MAMBA,
+    # gates, values, keys and queries of two groups, and a step each head
+    "falcon-h1": {"ssm_in": ("2I+2GS+M", "H"), "ffn_norm": ("H",)},
+    "gemma4": {"ffn_down_exps.scale": ("E",), "ffn_gate_inp.scale": ("H",)},
     "qwen35": _LINEAR,
     "qwen35moe": _LINEAR,
     "qwen3next": _LINEAR,
@@ -119,15 +124,21 @@ CONFIG: dict[str, Any] = {
     "rotary_pct": 1.0,
 }
 MANY = {"num_key_value_heads": 4}  # as many heads of keys as of queries
+_GEMMA4 = {"global_head_dim": 8, "num_kv_shared_layers": 0}
 OTHERS: dict[str, dict[str, Any]] = {
     "BloomForCausalLM": MANY,
     "FalconForCausalLM": {"new_decoder_architecture": True},
     "FalconMambaForCausalLM": {"intermediate_size": 64, "state_size": 8},
+    "FalconH1ForCausalLM": {"mamba_d_ssm": 64, "mamba_d_head": 8},
     "GPTNeoXForCausalLM": MANY,
+    "Gemma4ForCausalLM": _GEMMA4,
+    "Gemma4ForConditionalGeneration": _GEMMA4,
     "MambaForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "Mamba2ForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "NomicBertModel": {"n_positions": 2048},
+    "NemotronHForCausalLM": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8},
     "RobertaModel": {"pad_token_id": 1},
+    "XLMRobertaModel": {"pad_token_id": 1},
 }
 
 
@@ -142,6 +153,8 @@ def shapes(family: Family, kv_heads: int) -> dict[str, tuple[int, ...]]:
     parts = {row.hf for row in family.rows if row.pattern.hf.join >= 0}
     for row in family.rows:
         gguf = row.gguf.replace("{i}", "0")
+        if gguf.rpartition(".")[0] in family.arrays:  # among the key/values
+            continue
         whole = row.hf in parts and row.pattern.hf.join < 0  # files have one or the other
         weight = gguf.endswith(".weight") or "." not in gguf.removeprefix("blk.0.")
         if row.hf and not whole and (weight or _only_bias(family, row.gguf)):
@@ -175,6 +188,8 @@ def _shape(family: Family, name: str, kv_heads: int) -> tuple[int, ...]:
 
 def _size(text: str, kv_heads: int) -> int:
     sizes = SIZES | {"K": kv_heads}
+    if text == "2I+2GS+M":  # what a state-space layer is made of
+        return 2 * sizes["I"] + 2 * sizes["G"] * sizes["S"] + sizes["M"]
     if text == "NKD+":  # queries, keys and values together
         return (sizes["N"] + 2 * kv_heads) * sizes["D"]
     return prod(sizes[letter] for letter in text)

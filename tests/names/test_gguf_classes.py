@@ -50,6 +50,8 @@ def written(path: Path, name: str, family: Family) -> dict[str, Any]:
             writer.add_key_value(key, value.value, gguf.GGUFValueType(value.type_id))
     kv = values.get(f"{family.gguf[0]}.attention.head_count_kv")
     heads = kv.value if kv is not None and isinstance(kv.value, int) else 4
+    for key in family.arrays:
+        writer.add_array(key, [0.5])
     rng = np.random.default_rng(len(name))
     tensors = {}
     for tensor, shape in shapes(family, heads).items():

@@ -100,7 +100,7 @@ def derived(source: Tensor, segments: Boxes) -> Derived:
     count = sum(math.prod(dims) for _, dims, _ in segments)
     columns = segments[-1][1][-1]
     shape = (count // columns, columns)
-    made = derive("out", shape, (source,), tuple(Segment(*s) for s in segments), "")
+    made = derive("out", shape, (source,), tuple(Segment(*s) for s in segments))
     assert isinstance(made, Derived)
     return replace(made, unit_elems=columns)  # so that windows of a few rows can be asked for
 
