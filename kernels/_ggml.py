@@ -28,3 +28,9 @@ def run_blocks(kernel: Any, values: Any, encoding: str, out: Any) -> None:
     if len(values) // row.block_elems * row.block_bytes != len(out):
         raise ValueError(f"{len(values)} values do not fill {len(out)} bytes of {encoding}")
     kernel(values, out)
+
+
+def run_groups(kernel: Any, values: Any, group: int, encoding: str, out: Any) -> None:
+    """Call `kernel(values, groups, out)`, where `groups` are the values, `group` of them a row."""
+    groups = values.reshape(-1, group)
+    run_blocks(lambda flat, blocks: kernel(flat, groups, blocks), values, encoding, out)

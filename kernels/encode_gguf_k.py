@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anamnesis.kernels._ggml import run_blocks
+from anamnesis.kernels._ggml import run_groups
 from anamnesis.kernels._native import kernel, variants
 
 _q2_k = kernel("encode_gguf_k:q2_k")
@@ -29,24 +29,24 @@ _with_minimums = variants("encode_gguf_k:with_minimums")
 
 def encode_q2_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q2_K_ref`."""
-    run_blocks(_q2_k, values, "gguf-q2-k", out["blocks"])
+    run_groups(_q2_k, values, 16, "gguf-q2-k", out["blocks"])
 
 
 def encode_q3_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q3_K_ref`."""
-    run_blocks(_q3_k, values, "gguf-q3-k", out["blocks"])
+    run_groups(_q3_k, values, 16, "gguf-q3-k", out["blocks"])
 
 
 def encode_q4_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q4_K_ref`."""
-    run_blocks(_with_minimums(15), values, "gguf-q4-k", out["blocks"])
+    run_groups(_with_minimums(15), values, 32, "gguf-q4-k", out["blocks"])
 
 
 def encode_q5_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q5_K_ref`."""
-    run_blocks(_with_minimums(31), values, "gguf-q5-k", out["blocks"])
+    run_groups(_with_minimums(31), values, 32, "gguf-q5-k", out["blocks"])
 
 
 def encode_q6_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q6_K_ref`."""
-    run_blocks(_q6_k, values, "gguf-q6-k", out["blocks"])
+    run_groups(_q6_k, values, 16, "gguf-q6-k", out["blocks"])

@@ -52,6 +52,7 @@ else:
     _I32, _I64 = ir.IntType(32), ir.IntType(64)
     _VECTOR = ir.VectorType(_I32, LANES)
     _BYTES = ir.IntType(8).as_pointer()
+    _LINES = types.uint16, types.uint32, types.float32
 
     def _turned(builder: Any, rows: Any) -> Any:
         """Swap the off-diagonal halves, then those of each quarter, and so on."""
@@ -156,10 +157,10 @@ else:
     ) -> Any:
         """`tile[line + i, at + j] = source[row + j, column + i]` for all of a cache line's numbers.
 
-        Of uint16, 32 by 32, or of uint32, 16 by 16: each line of both is touched once, however
-        many of them fall into one set of the cache.
+        Of uint16, 32 by 32, or of uint32 or float32, 16 by 16: each line of both is touched once,
+        however many of them fall into one set of the cache.
         """
-        if not any(_are((kind,), source, tile) for kind in (types.uint16, types.uint32)):
+        if not any(_are((kind,), source, tile) for kind in _LINES):
             return None
         if not tile.mutable:
             return None

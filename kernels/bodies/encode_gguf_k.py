@@ -1,4 +1,8 @@
-"""Bodies of `kernels/encode_gguf_k.py`, which has the layout."""
+"""Bodies of `kernels/encode_gguf_k.py`, which has the layout.
+
+`groups` are the same numbers as `values`, a group a row. Scales are searched for in sixteen groups
+side by side; what is stored of a super-block is made one after the other, in elements side by side.
+"""
 
 from __future__ import annotations
 
@@ -7,114 +11,173 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX, clamped, half_bits, nearest, put_half
-from anamnesis.kernels.bodies._ggml_search import (
+from anamnesis.kernels.bodies._ggml_lanes import (
+    codes_above,
+    nearest_lanes,
     search_signed,
     search_signed_3,
     search_with_minimum,
+    squares,
 )
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
+from anamnesis.kernels.bodies._lanes import (
+    between,
+    groups_of,
+    lanes,
+    put_bytes,
+    put_lanes,
+    root,
+    size_of,
+    some_groups_of,
+    splat,
+)
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32
 
 _i32 = np.int32
 _f32 = np.float32
 
-_codes, _tried, _weights = stack(1024), stack(128), stack(128)
-_scales, _minimums = stack(64), stack(64)
+_x, _weights, _tried, _tail = stack(2048), stack(2048), stack(2048), stack(2048)
+_codes = stack(1024)
+_scales, _minimums, _inverses, _leasts = stack(128), stack(64), stack(64), stack(64)
 
 
 @inline
-def _spread(codes: Any, shifts: Any, out: Any, at: Any) -> None:
-    """Two bits of each of 256 codes, after `shifts`, four elements 32 apart a byte."""
-    for i in range(64):
+def _spread(codes: Any, out: Any, at: Any) -> None:
+    """Two bits of each of 256 codes, four elements 32 apart a byte."""
+    for i in range(0, 64, 16):
         first = i // 32 * 128 + i % 32
-        byte = 0
-        for j in range(4):
-            byte |= (codes[first + 32 * j] >> shifts & 3) << (2 * j)
-        out[at + i] = np.uint8(byte)
+        pairs = lanes(codes, first) & 3 | (lanes(codes, first + 32) & 3) << 2
+        more = (lanes(codes, first + 64) & 3) << 4 | (lanes(codes, first + 96) & 3) << 6
+        put_bytes(out, at + i, pairs | more)
+
+
+@inline
+def _nibbles(codes: Any, out: Any, at: Any) -> None:
+    """Four bits of each of 256 codes, two elements 32 apart a byte."""
+    for i in range(0, 128, 16):
+        first = i // 32 * 64 + i % 32
+        put_bytes(out, at + i, lanes(codes, first) & 15 | (lanes(codes, first + 32) & 15) << 4)
+
+
+@inline
+def _found_again(
+    values: Any, first: Any, count: Any, most: Any, scale: Any, before: Any, codes: Any, at: Any
+) -> None:
+    """Codes from `at` on, of `count` numbers, under a scale and a minimum as they are stored.
+
+    Under a scale of 0 they are those of the search: `before` has its inverse and least number.
+    """
+    d, minimum = scale
+    inverse, least = before
+    for i in range(0, count, 16):
+        numbers = lanes(values, first + i)
+        if d != 0:
+            found = between(nearest_lanes((numbers + minimum) / d), 0, most)
+        else:
+            found = codes_above(numbers, splat(inverse), splat(least), most)
+        put_lanes(codes, at + i, found)
 
 
 @jit
-def q2_k(values: Any, out: Any) -> None:
+def q2_k(values: Any, groups: Any, out: Any) -> None:
     """Q2_K: scales and minima in halves of 16 bytes, codes of two bits, `d` and `dmin` f16."""
-    codes, tried = local(_codes(), 256, _i32), local(_tried(), 32, _i32)
-    weights = local(_weights(), 32, _f32)
+    x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
+    tried, codes = local(_tried(), (16, 16), _f32), local(_codes(), 256, _i32)
     scales, minimums = local(_scales(), 16, _f32), local(_minimums(), 16, _f32)
+    inverses, leasts = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)
     for b in range(values.shape[0] // 256):
         at, base = 84 * b, 256 * b
+        groups_of(groups, 16 * b, 16, x)
+        for i in range(16):
+            put_lanes(weights, 16 * i, size_of(lanes(x, 16 * i)))
+        scale, minimum, inverse, least = search_with_minimum(
+            x, weights, tried, 16, 3, (_f32(-0.5), _f32(0.1), 15), True
+        )
+        put_lanes(scales, 0, scale)
+        put_lanes(minimums, 0, splat(_f32(-1)) * minimum)
+        put_lanes(inverses, 0, inverse)
+        put_lanes(leasts, 0, least)
         most_scale, most_minimum = _f32(0), _f32(0)
         for j in range(16):
-            for i in range(16):
-                weights[i] = abs(values[base + 16 * j + i])
-            found = search_with_minimum(
-                values, base + 16 * j, 16, 3, weights, codes, 16 * j, tried, _f32(-0.5), 15, True
-            )
-            scales[j], minimums[j] = found
             most_scale = scales[j] if scales[j] > most_scale else most_scale
             most_minimum = minimums[j] if minimums[j] > most_minimum else most_minimum
-        inverse = np.divide(_f32(15), most_scale) if most_scale > 0 else _f32(0)
-        inverse_minimum = np.divide(_f32(15), most_minimum) if most_minimum > 0 else _f32(0)
+        up = np.divide(_f32(15), most_scale) if most_scale > 0 else _f32(0)
+        up_minimum = np.divide(_f32(15), most_minimum) if most_minimum > 0 else _f32(0)
         for j in range(16):
-            low = nearest(inverse * scales[j]) if most_scale > 0 else _i32(0)
-            high = nearest(inverse_minimum * minimums[j]) if most_minimum > 0 else _i32(0)
+            low = nearest(up * scales[j]) if most_scale > 0 else _i32(0)
+            high = nearest(up_minimum * minimums[j]) if most_minimum > 0 else _i32(0)
             out[at + j] = np.uint8((low | high << 4) & 0xFF)
         d_bits = half_bits(most_scale / _f32(15)) if most_scale > 0 else half_bits(_f32(0))
         m_bits = half_bits(most_minimum / _f32(15)) if most_minimum > 0 else half_bits(_f32(0))
         put_half(out, at + 80, d_bits)
         put_half(out, at + 82, m_bits)
-        whole, least = f16_bits_to_f32(d_bits), f16_bits_to_f32(m_bits)
+        whole, under = f16_bits_to_f32(d_bits), f16_bits_to_f32(m_bits)
         for j in range(16):
             d = _f32(whole * _f32(_i32(out[at + j] & 0xF)))
-            if d != 0:
-                m = _f32(least * _f32(_i32(out[at + j] >> 4)))
-                for i in range(16):
-                    value = np.divide(_f32(values[base + 16 * j + i] + m), d)
-                    codes[16 * j + i] = clamped(nearest(value), 0, 3)
-        _spread(codes, 0, out, at + 16)
+            m = _f32(under * _f32(_i32(out[at + j] >> 4)))
+            before = inverses[j], leasts[j]
+            _found_again(values, base + 16 * j, 16, 3, (d, m), before, codes, 16 * j)
+        _spread(codes, out, at + 16)
 
 
 @jit
-def q3_k(values: Any, out: Any) -> None:
+def q3_k(values: Any, groups: Any, out: Any) -> None:
     """Q3_K: a bit of each code, two bits of each, scales of six bits, `d` f16."""
-    codes, scales = local(_codes(), 256, _i32), local(_scales(), 16, _f32)
-    for b in range(values.shape[0] // 256):
-        at, base = 110 * b, 256 * b
-        most, signed = _f32(0), _f32(0)
+    x, tried = local(_x(), (32, 16), _f32), local(_tried(), (32, 16), _f32)
+    scales = local(_scales(), 32, _f32)
+    blocks = values.shape[0] // 256
+    for b in range(0, blocks, 2):
+        groups_of(groups, 16 * b, 16, x[:16])
+        groups_of(groups, 16 * min(b + 1, blocks - 1), 16, x[16:])
+        first, second = search_signed_3(x, tried)
+        put_lanes(scales, 0, first)
+        put_lanes(scales, 16, second)
+        for k in range(min(2, blocks - b)):
+            found = scales[16 * k : 16 * k + 16], tried[16 * k : 16 * k + 16]
+            _store_3(values, 256 * (b + k), found, out, 110 * (b + k))
+
+
+@inline
+def _store_3(values: Any, base: Any, found: Any, out: Any, at: Any) -> None:
+    """A block of Q3_K, of the scales and codes that were found."""
+    codes = local(_codes(), 256, _i32)
+    scales, tried = found
+    most, signed = _f32(0), _f32(0)
+    for j in range(16):
+        if abs(scales[j]) > most:
+            most, signed = abs(scales[j]), scales[j]
+    for i in range(12):
+        out[at + 96 + i] = np.uint8(0)
+    bits = half_bits(_f32(0))
+    if signed != 0:
+        inverse = np.divide(_f32(-32), signed)
         for j in range(16):
-            scales[j] = search_signed_3(values, base + 16 * j, codes, 16 * j)
-            if abs(scales[j]) > most:
-                most, signed = abs(scales[j]), scales[j]
-        for i in range(12):
-            out[at + 96 + i] = np.uint8(0)
-        bits = half_bits(_f32(0))
-        if signed != 0:
-            inverse = np.divide(_f32(-32), signed)
-            for j in range(16):
-                wrapped = _i32(_i32(nearest(inverse * scales[j]) & 0xFF) ^ _i32(0x80)) - _i32(0x80)
-                low = clamped(wrapped, -32, 31) + 32
-                if j < 8:
-                    out[at + 96 + j] = np.uint8(low & 0xF)
-                else:
-                    out[at + 88 + j] |= np.uint8((low & 0xF) << 4)
-                out[at + 104 + j % 4] |= np.uint8((low >> 4) << (2 * (j // 4)))
-            bits = half_bits(np.divide(_f32(1), inverse))
-        put_half(out, at + 108, bits)
-        whole = f16_bits_to_f32(bits)
-        for j in range(16):
-            low = _i32(out[at + 96 + j]) & 0xF if j < 8 else _i32(out[at + 88 + j]) >> 4
-            high = _i32(out[at + 104 + j % 4]) >> (2 * (j // 4)) & 3
-            d = _f32(whole * _f32(_i32((low | high << 4) - 32)))
-            if d != 0:
-                for i in range(16):
-                    code = nearest(np.divide(values[base + 16 * j + i], d))
-                    codes[16 * j + i] = clamped(code, -4, 3) + 4
-        for i in range(32):
-            byte = 0
-            for j in range(8):
-                if codes[32 * j + i] > 3:
-                    byte |= 1 << j
-                    codes[32 * j + i] -= 4
-            out[at + i] = np.uint8(byte)
-        _spread(codes, 0, out, at + 32)
+            wrapped = _i32(_i32(nearest(inverse * scales[j]) & 0xFF) ^ _i32(0x80)) - _i32(0x80)
+            low = clamped(wrapped, -32, 31) + 32
+            if j < 8:
+                out[at + 96 + j] = np.uint8(low & 0xF)
+            else:
+                out[at + 88 + j] |= np.uint8((low & 0xF) << 4)
+            out[at + 104 + j % 4] |= np.uint8((low >> 4) << (2 * (j // 4)))
+        bits = half_bits(np.divide(_f32(1), inverse))
+    put_half(out, at + 108, bits)
+    whole = f16_bits_to_f32(bits)
+    for j in range(16):
+        low = _i32(out[at + 96 + j]) & 0xF if j < 8 else _i32(out[at + 88 + j]) >> 4
+        high = _i32(out[at + 104 + j % 4]) >> (2 * (j // 4)) & 3
+        d = _f32(whole * _f32(_i32((low | high << 4) - 32)))
+        if d != 0:
+            found_again = between(nearest_lanes(lanes(values, base + 16 * j) / d), -4, 3)
+            put_lanes(codes, 16 * j, found_again + 4)
+        else:
+            for i in range(16):
+                codes[16 * j + i] = _i32(tried[i, j]) + 4
+    for i in range(0, 32, 16):
+        byte = splat(0)
+        for j in range(8):
+            byte = byte | (lanes(codes, 32 * j + i) >> 2 & 1) << j
+        put_bytes(out, at + i, byte)
+    _spread(codes, out, at + 32)
 
 
 @variants
@@ -122,123 +185,124 @@ def with_minimums(most: int) -> Any:
     """Q4_K (`most` 15) and Q5_K (31)."""
     four = most == 15
     nbytes = 144 if four else 176
-    start, steps = (-1.0, 20) if four else (-0.5, 15)
+    start, last = (-1.0, 20) if four else (-0.5, 15)
 
-    def run(values: Any, out: Any) -> None:
-        codes, tried = local(_codes(), 256, _i32), local(_tried(), 32, _i32)
-        weights = local(_weights(), 32, _f32)
-        scales, minimums = local(_scales(), 8, _f32), local(_minimums(), 8, _f32)
-        for b in range(values.shape[0] // 256):
-            at, base = nbytes * b, 256 * b
-            most_scale, most_minimum = _f32(0), _f32(0)
-            for j in range(8):
-                total = _f32(0)
-                for i in range(32):
-                    value = values[base + 32 * j + i]
-                    total = _f32(total + _f32(value * value))
-                mean = np.sqrt(_f32(total / _f32(32)))
-                for i in range(32):
-                    weights[i] = mean + abs(values[base + 32 * j + i])
-                found = search_with_minimum(
-                    values,
-                    base + 32 * j,
-                    32,
-                    most,
-                    weights,
-                    codes,
-                    32 * j,
-                    tried,
-                    _f32(start),
-                    steps,
-                    False,
-                )
-                scales[j], minimums[j] = found
-                most_scale = scales[j] if scales[j] > most_scale else most_scale
-                most_minimum = minimums[j] if minimums[j] > most_minimum else most_minimum
-            inverse = np.divide(_f32(63), most_scale) if most_scale > 0 else _f32(0)
-            inverse_minimum = np.divide(_f32(63), most_minimum) if most_minimum > 0 else _f32(0)
-            for j in range(8):
-                low = min(63, nearest(inverse * scales[j]) & 0xFF)
-                high = min(63, nearest(inverse_minimum * minimums[j]) & 0xFF)
-                if j < 4:
-                    out[at + 4 + j] = np.uint8(low)
-                    out[at + 8 + j] = np.uint8(high)
-                else:
-                    out[at + 8 + j] = np.uint8((low & 0xF) | (high & 0xF) << 4)
-                    out[at + j] |= np.uint8((low >> 4) << 6)
-                    out[at + 4 + j] |= np.uint8((high >> 4) << 6)
-            d_bits = half_bits(_f32(most_scale / _f32(63)))
-            m_bits = half_bits(_f32(most_minimum / _f32(63)))
-            put_half(out, at, d_bits)
-            put_half(out, at + 2, m_bits)
-            whole, least = f16_bits_to_f32(d_bits), f16_bits_to_f32(m_bits)
-            for j in range(8):
-                if j < 4:
-                    low, high = _i32(out[at + 4 + j]) & 63, _i32(out[at + 8 + j]) & 63
-                else:
-                    both = _i32(out[at + 8 + j])
-                    low = (both & 0xF) | (_i32(out[at + j]) >> 6) << 4
-                    high = (both >> 4) | (_i32(out[at + 4 + j]) >> 6) << 4
-                d = _f32(whole * _f32(_i32(low)))
-                if d != 0:
-                    m = _f32(least * _f32(_i32(high)))
-                    for i in range(32):
-                        value = np.divide(_f32(values[base + 32 * j + i] + m), d)
-                        codes[32 * j + i] = clamped(nearest(value), 0, most)
-            if four:
-                _nibbles(codes, out, at + 16)
+    def run(values: Any, groups: Any, out: Any) -> None:
+        x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
+        tried, tail = local(_tried(), (32, 16), _f32), local(_tail(), (16, 32), _f32)
+        scales, minimums = local(_scales(), 16, _f32), local(_minimums(), 16, _f32)
+        inverses, leasts = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)
+        blocks = values.shape[0] // 256
+        for b in range(0, blocks, 2):
+            some_groups_of(groups, 8 * b, 32, tail, x)
+            mean = root(squares(x, 32) / _f32(32))
+            for i in range(32):
+                put_lanes(weights, 16 * i, mean + size_of(lanes(x, 16 * i)))
+            scale, minimum, inverse, least = search_with_minimum(
+                x, weights, tried, 32, most, (_f32(start), _f32(0.1), last), False
+            )
+            put_lanes(scales, 0, scale)
+            put_lanes(minimums, 0, splat(_f32(-1)) * minimum)
+            put_lanes(inverses, 0, inverse)
+            put_lanes(leasts, 0, least)
+            for k in range(min(2, blocks - b)):
+                found = scales[8 * k : 8 * k + 8], minimums[8 * k : 8 * k + 8]
+                before = inverses[8 * k : 8 * k + 8], leasts[8 * k : 8 * k + 8]
+                store(values, 256 * (b + k), found, before, out, nbytes * (b + k))
+
+    def store(values: Any, base: Any, found: Any, before: Any, out: Any, at: Any) -> None:
+        codes = local(_codes(), 256, _i32)
+        scales, minimums = found
+        inverses, leasts = before
+        most_scale, most_minimum = _f32(0), _f32(0)
+        for j in range(8):
+            most_scale = scales[j] if scales[j] > most_scale else most_scale
+            most_minimum = minimums[j] if minimums[j] > most_minimum else most_minimum
+        up = np.divide(_f32(63), most_scale) if most_scale > 0 else _f32(0)
+        up_minimum = np.divide(_f32(63), most_minimum) if most_minimum > 0 else _f32(0)
+        for j in range(8):
+            low = min(63, nearest(up * scales[j]) & 0xFF)
+            high = min(63, nearest(up_minimum * minimums[j]) & 0xFF)
+            if j < 4:
+                out[at + 4 + j] = np.uint8(low)
+                out[at + 8 + j] = np.uint8(high)
             else:
-                _nibbles(codes, out, at + 48)
-                for i in range(32):
-                    byte = 0
-                    for j in range(8):
-                        byte |= (codes[32 * j + i] >> 4 & 1) << j
-                    out[at + 16 + i] = np.uint8(byte)
+                out[at + 8 + j] = np.uint8((low & 0xF) | (high & 0xF) << 4)
+                out[at + j] |= np.uint8((low >> 4) << 6)
+                out[at + 4 + j] |= np.uint8((high >> 4) << 6)
+        d_bits = half_bits(_f32(most_scale / _f32(63)))
+        m_bits = half_bits(_f32(most_minimum / _f32(63)))
+        put_half(out, at, d_bits)
+        put_half(out, at + 2, m_bits)
+        whole, under = f16_bits_to_f32(d_bits), f16_bits_to_f32(m_bits)
+        for j in range(8):
+            if j < 4:
+                low, high = _i32(out[at + 4 + j]) & 63, _i32(out[at + 8 + j]) & 63
+            else:
+                both = _i32(out[at + 8 + j])
+                low = (both & 0xF) | (_i32(out[at + j]) >> 6) << 4
+                high = (both >> 4) | (_i32(out[at + 4 + j]) >> 6) << 4
+            d, m = _f32(whole * _f32(_i32(low))), _f32(under * _f32(_i32(high)))
+            own = inverses[j], leasts[j]
+            _found_again(values, base + 32 * j, 32, most, (d, m), own, codes, 32 * j)
+        if four:
+            _nibbles(codes, out, at + 16)
+        else:
+            _nibbles(codes, out, at + 48)
+            for i in range(0, 32, 16):
+                byte = splat(0)
+                for j in range(8):
+                    byte = byte | (lanes(codes, 32 * j + i) >> 4 & 1) << j
+                put_bytes(out, at + 16 + i, byte)
 
+    store = inline(store)
     return run
 
 
-@inline
-def _nibbles(codes: Any, out: Any, at: Any) -> None:
-    """Four bits of each of 256 codes, two elements 32 apart a byte."""
-    for i in range(128):
-        first = i // 32 * 64 + i % 32
-        out[at + i] = np.uint8((codes[first] & 0xF) | (codes[first + 32] & 0xF) << 4)
-
-
 @jit
-def q6_k(values: Any, out: Any) -> None:
+def q6_k(values: Any, groups: Any, out: Any) -> None:
     """Q6_K: four bits of each code, two bits of each, int8 scales, `d` f16."""
+    x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
     codes, scales = local(_codes(), 256, _i32), local(_scales(), 16, _f32)
+    inverses = local(_inverses(), 16, _f32)
     for b in range(values.shape[0] // 256):
         at, base = 210 * b, 256 * b
+        groups_of(groups, 16 * b, 16, x)
+        for i in range(16):
+            put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
+        scale, inverse = search_signed(x, weights, 16, 32)
+        put_lanes(scales, 0, scale)
+        put_lanes(inverses, 0, inverse)
         most, signed = _f32(0), _f32(0)
         for j in range(16):
-            scales[j] = search_signed(values, base + 16 * j, 16, 32, codes, 16 * j)
             if abs(scales[j]) > most:
                 most, signed = abs(scales[j]), scales[j]
         if most < LEAST_MAX:
             for i in range(210):
                 out[at + i] = np.uint8(0)
             continue
-        inverse = np.divide(_f32(-128), signed)
-        bits = half_bits(np.divide(_f32(1), inverse))
+        up = np.divide(_f32(-128), signed)
+        bits = half_bits(np.divide(_f32(1), up))
         put_half(out, at + 208, bits)
         whole = f16_bits_to_f32(bits)
         for j in range(16):
-            scale = min(127, nearest(inverse * scales[j])) & 0xFF
-            out[at + 192 + j] = np.uint8(scale)
-            d = _f32(whole * _f32(_i32((scale ^ 0x80) - 0x80)))
+            stored = min(127, nearest(up * scales[j])) & 0xFF
+            out[at + 192 + j] = np.uint8(stored)
+            d = _f32(whole * _f32(_i32((stored ^ 0x80) - 0x80)))
+            numbers = lanes(values, base + 16 * j)
             if d != 0:
-                for i in range(16):
-                    code = nearest(np.divide(values[base + 16 * j + i], d))
-                    codes[16 * j + i] = clamped(code, -32, 31) + 32
-        for i in range(64):
+                found = between(nearest_lanes(numbers / d), -32, 31) + 32
+            elif inverses[j] != 0:
+                found = between(nearest_lanes(numbers * inverses[j]), -32, 31) + 32
+            else:
+                found = splat(0)
+            put_lanes(codes, 16 * j, found)
+        for i in range(0, 64, 16):
             first = i // 32 * 128 + i % 32
             low = at + i // 32 * 64 + i % 32
-            c0, c1 = codes[first], codes[first + 32]
-            c2, c3 = codes[first + 64], codes[first + 96]
-            out[low] = np.uint8((c0 & 0xF) | (c2 & 0xF) << 4)
-            out[low + 32] = np.uint8((c1 & 0xF) | (c3 & 0xF) << 4)
-            high = (c0 >> 4) | (c1 >> 4) << 2 | (c2 >> 4) << 4 | (c3 >> 4) << 6
-            out[at + 128 + i] = np.uint8(high & 0xFF)
+            c0, c1 = lanes(codes, first), lanes(codes, first + 32)
+            c2, c3 = lanes(codes, first + 64), lanes(codes, first + 96)
+            put_bytes(out, low, c0 & 15 | (c2 & 15) << 4)
+            put_bytes(out, low + 32, c1 & 15 | (c3 & 15) << 4)
+            high = c0 >> 4 | (c1 >> 4) << 2 | (c2 >> 4) << 4 | (c3 >> 4) << 6
+            put_bytes(out, at + 128 + i, high)

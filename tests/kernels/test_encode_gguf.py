@@ -91,6 +91,14 @@ def test_bytes_are_ggmls_for_extremes(name: str) -> None:
         assert_same(found[whole], expected[whole], kind)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_are_ggmls_for_few_blocks(name: str) -> None:
+    """Searches take sixteen groups at a time, whatever number there is."""
+    for rows in (1, 3):
+        values = np.ascontiguousarray(ours.matrix("ties", rows, 256, seed=rows))
+        assert_same(encoded(name, values), by_ggml(name, values), f"{rows} rows")
+
+
 # Where the numbers that blocks stand for are encoded again as the same blocks.
 CLOSED = ("gguf-mxfp4", "gguf-q4-0", "gguf-q5-0", "gguf-q8-0", "gguf-tq1-0", "gguf-tq2-0")
 
@@ -112,4 +120,6 @@ def decoded(name: str, blocks: np.ndarray) -> np.ndarray:
 
 
 def test_plain_python_gives_the_same(elsewhere: Callable[..., None]) -> None:
-    elsewhere("test_bytes_are_ggmls and (q8-0 or q4-1 or q5-0 or tq1-0 or mxfp4 or q1-0)")
+    elsewhere(
+        "few_blocks or (test_bytes_are_ggmls and (q8-0 or q4-1 or q5-0 or tq1-0 or mxfp4 or q1-0))"
+    )
