@@ -22,6 +22,7 @@ from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers
 from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
+from anamnesis.readers.schemes._left_alone import note_left_alone
 from anamnesis.readers.schemes._parents import note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes._widths import note_widths
@@ -45,7 +46,7 @@ class Scheme:
 SCHEMES: dict[str, Scheme] = {
     "aqlm": Scheme("aqlm:resolve", suffixes=(".codebooks",), methods=("aqlm",)),
     "awq": Scheme(
-        "awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "gptq", "paroquant")
+        "awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "paroquant")
     ),
     "bitnet": Scheme("bitnet:resolve", dtypes=("U8",), methods=("bitnet",)),
     "bnb": Scheme(
@@ -162,6 +163,7 @@ def resolve(ledger: Ledger) -> None:
     check_numbers(ledger)
     note_choices(ledger)
     note_widths(ledger)
+    note_left_alone(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented)
     note_integers(ledger)

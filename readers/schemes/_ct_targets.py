@@ -1,9 +1,8 @@
 """Which modules compressed-tensors' `targets` and `ignore` speak of.
 
 An entry is a module's name, the name of a class, or `re:` and a pattern that has to fit the
-beginning of a name. A file's patterns are only run if they are of a kind that takes no time: text,
-`.`, `.*` at most twice, choices of texts in brackets, `^` and `$`. Source: PyPI
-compressed-tensors 0.20 utils/match.py (`is_match`).
+beginning of a name; what is run of these is in `_patterns`. Source: PyPI compressed-tensors 0.20
+utils/match.py (`is_match`).
 """
 
 from __future__ import annotations
@@ -11,11 +10,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable
 
-_PATTERN = re.compile(
-    r"\^?(?:[A-Za-z0-9_-]|\\\.|\\d|\[0-9\]\+?|\.\*?|\((?:\?:)?[A-Za-z0-9_|.-]*\))*\$?"
-)
+from anamnesis.readers.schemes._patterns import LONGEST, compiled
+
 _CLASS = re.compile(r"[A-Z][A-Za-z0-9_]*")
-_MOST, _STARS = 300, 2
 LINEAR = ("Linear", "LinearBase")
 
 
@@ -47,8 +44,7 @@ def names_module(entries: Iterable[str], module: str) -> bool:
 def _is_of(entry: str, module: str) -> bool:
     if not entry.startswith("re:"):
         return entry == module
-    pattern = entry[3:]
-    safe = len(pattern) <= _MOST and _PATTERN.fullmatch(pattern) and len(module) <= _MOST
-    if not safe or pattern.count("*") + pattern.count("+") > _STARS:
+    pattern = compiled(entry[3:])
+    if pattern is None or len(module) > LONGEST:
         raise UnknownTargetError(f"the pattern {entry!r:.80} is not run")
-    return re.match(pattern, module) is not None
+    return pattern.match(module) is not None

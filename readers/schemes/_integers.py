@@ -11,13 +11,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
-from fnmatch import fnmatchcase
-from typing import Any
 
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._siblings import harmless
-from anamnesis.readers.schemes._stated import Stated
 
 # Last part of a name -> what the integers are.
 BUFFERS: dict[str, str] = {
@@ -29,15 +26,8 @@ BUFFERS: dict[str, str] = {
     "tid2eid": "the experts of a token, by its number (DeepSeek-V4)",
     "token_type_ids": "segments of the input",
 }
-# Keys of a quantisation block that list what was left alone, over all tools.
-LEFT_ALONE = (
-    *("exclude", "exclude_modules", "excluded_layers", "ignore", "ignored_layers"),
-    *("linear_weights_not_to_quantize", "llm_int8_skip_modules", "modules_to_not_convert"),
-    *("modules_to_not_quantize",),
-)
 NARROW = ("I8", "U8", "I16", "U16", "I32", "U32")
 _LEAST = 64  # integers of rank 1 that are more than a buffer
-_LONGEST_PATTERN = 512
 
 
 def is_buffer(stored: Stored) -> bool:
@@ -46,36 +36,6 @@ def is_buffer(stored: Stored) -> bool:
     if part == "bias" and stored.dtype == "U8":  # GPT-2's causal mask, of old files
         return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
     return part in BUFFERS
-
-
-class LeftAlone:
-    """The modules that a configuration's blocks say were not quantised.
-
-    Entries are names of modules or of tensors, their last parts, or shell patterns. Regular
-    expressions (`re:…`) are never run.
-    """
-
-    def __init__(self, stated: tuple[Stated, ...]) -> None:
-        entries = {entry for one in stated for entry in _entries(one.block)}
-        entries = {e for e in entries if 0 < len(e) <= _LONGEST_PATTERN and e[:3] != "re:"}
-        self._patterns = tuple(e for e in entries if set(e) & set("*?["))
-        self._names = entries.difference(self._patterns)
-
-    def has(self, name: str) -> bool:
-        """Whether the tensor `name` is of such a module."""
-        parts = name.split(".")
-        paths = {".".join(parts[: at + 1]) for at in range(len(parts))}
-        if self._names.intersection(paths) or self._names.intersection(parts):
-            return True
-        return any(fnmatchcase(path, p) for p in self._patterns for path in paths)
-
-
-def _entries(block: Mapping[str, Any]) -> Iterator[str]:
-    for key in LEFT_ALONE:
-        listed = block.get(key)
-        for entry in listed if isinstance(listed, list) else ():
-            if isinstance(entry, str):
-                yield entry
 
 
 class Modules:

@@ -18,7 +18,8 @@ from typing import Literal
 
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes._integers import LeftAlone, Modules, is_buffer, is_many
+from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
+from anamnesis.readers.schemes._left_alone import LeftAlone
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
     Harmless,

@@ -64,6 +64,8 @@ def resolve(ledger: Ledger) -> None:
     stated = settings(ledger)
     _claim_llm_awq(ledger, stated)
     divisors = _divisors(ledger) if stated.method == "awq" else {}
+    packing = stated.formats.get("packing_format", "")
+    other = stated.method == "auto-round" and packing not in ("", "auto") and "awq" not in packing
     for module in modules(ledger, stated):
         if stated.method == "awq":
             _refuse(module, stated)
@@ -72,6 +74,12 @@ def resolve(ledger: Ledger) -> None:
         if version:
             tensor = _TENSORS[version](ledger, module, stated)
             ledger.claim(_unfolded(ledger, module.prefix, tensor, divisor))
+            if other:
+                ledger.note(
+                    f"{where(module.qweight)}: in AWQ's layout, and decoded as such, while the "
+                    f"configuration says packing_format {packing!r:.80}"
+                )
+                other = False
     note_group_sizes(ledger, "awq", stated)
 
 

@@ -15,6 +15,8 @@ auto_round/inference/convert_model.py, export/export_to_autoround/export.py.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.placement import Placement, Strided
@@ -48,13 +50,23 @@ def resolve(ledger: Ledger) -> None:
 
     Raises UnsupportedError for repacked formats by name, FormatError for shapes that disagree.
     """
-    stated = settings(ledger)
+    stated = _of_gptq(settings(ledger))
     refuse_incomplete(ledger, stated)
     for module in modules(ledger, stated):
         ledger.claim(_tensor(ledger, module, stated.of(module.prefix)))
     note_group_sizes(ledger, "gptq", stated)
     if stated.sym or not stated.method:
         ledger.later.append(_settle_zeros)
+
+
+def _of_gptq(stated: Settings) -> Settings:
+    """Of another method's configuration the sizes alone, which are hints; not how zeros are stored.
+
+    GPTQ's layers under AWQ's name have words that only the configuration of GPTQ would explain.
+    """
+    if stated.method in ("auto-round", "gptq", ""):
+        return stated
+    return replace(stated, method="", sym=stated.sym or None, formats={}, desc_act=False)
 
 
 def _settle_zeros(ledger: Ledger) -> None:

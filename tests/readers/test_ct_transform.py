@@ -143,7 +143,8 @@ def test_targets(entry: str, module: str, found: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "entry", ["re:(a*)*b", "re:.*.*.*x", "re:" + "a" * 400, "re:a{9}", "re:[ab]"]
+    "entry",
+    ["re:(a*)*b", "re:.*.*.*x", "re:" + "a" * 400, "re:a{9}", "re:[^ab]", "re:" + 7 * "(a|b)"],
 )
 def test_patterns_that_are_not_run(entry: str) -> None:
     with pytest.raises(UnknownTargetError):

@@ -10,6 +10,7 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import UnsupportedError
@@ -299,3 +300,76 @@ def test_a_stated_width_that_the_shapes_contradict_is_noted(
     found = [note for note in model.notes if "the shapes hold" in note]
     assert len(found) == bool(noted)
     assert all(noted in note and "'q.qweight'" in note for note in found)
+
+
+GPTQ_LAYER: Any = {
+    "m.qweight": ("I32", (8, 32)),
+    "m.qzeros": ("I32", (2, 4)),
+    "m.scales": ("F16", (2, 32)),
+}
+AWQ_LAYER: Any = {**GPTQ_LAYER, "m.qweight": ("I32", (64, 4))}
+
+
+@pytest.mark.parametrize(
+    ("parts", "about", "scheme", "said"),
+    [
+        (AWQ_LAYER, {"quant_method": "gptq"}, "awq", "speaks of another method"),
+        (GPTQ_LAYER, {"quant_method": "awq"}, "gptq", "speaks of another method"),
+        (
+            AWQ_LAYER,
+            {"quant_method": "auto-round", "packing_format": "auto_round:auto_gptq"},
+            "awq",
+            "says packing_format 'auto_round:auto_gptq'",
+        ),
+    ],
+)
+def test_the_layout_of_one_packing_under_the_name_of_another_is_noted(
+    parts: Any, about: Any, scheme: str, said: str
+) -> None:
+    book = ledger_of(parts, {"bits": 4, "group_size": 32, **about})
+    resolve(book)
+    (tensor,) = book.tensors.values()
+    assert (tensor.scheme, tensor.shape) == (scheme, (32, 64))
+    assert [said in note for note in book.notes] == [True]
+
+
+@pytest.mark.parametrize("zeros", [7, 8])
+def test_zero_points_of_gptq_under_the_name_of_awq_settle_themselves(
+    tmp_path: Path, zeros: int
+) -> None:
+    """AWQ's `zero_point: true` says nothing about what GPTQ takes off the stored numbers."""
+    about = {"quant_method": "awq", "bits": 4, "group_size": GROUP, "zero_point": True}
+    folder = gptq(tmp_path, zeros, about)
+    assert any("speaks of another method" in note for note in load_model(str(folder)).notes)
+    np.testing.assert_array_equal(values(folder), symmetric(folder))
+
+
+@pytest.mark.parametrize(
+    ("method", "listed"),
+    [
+        ("gptq", {"dynamic": {"-:m$": {}}}),
+        ("gptq", {"dynamic": {"+:m": {"bits": 4}, r"-:^(?:k|m)$": {}}}),
+        ("gptq", {"dynamic": {r"-:.*": {}}}),
+        ("gptq", {"modules_to_not_convert": ["m"]}),
+        ("gptq", {"m.": False, "ignore": ["re:[a-z]+"]}),
+        ("auto-round", {"extra_config": {"m": {"bits": 16}}}),
+    ],
+)
+def test_a_layer_that_was_left_alone_and_is_stored_as_codes_is_noted(
+    method: str, listed: Any
+) -> None:
+    about = {"quant_method": method, "bits": 4, "group_size": 32}
+    book = ledger_of(GPTQ_LAYER, {**about, **listed})
+    resolve(book)
+    assert [t.scheme for t in book.tensors.values()] == ["gptq"]
+    assert ["left alone, and it is stored as" in note for note in book.notes] == [True]
+    other = ledger_of(GPTQ_LAYER, {**about, "dynamic": {"-:n$": {}}, "ignore": ["mm", "n*"]})
+    resolve(other)
+    assert other.notes == []
+
+
+def test_a_pattern_that_is_not_run_is_said() -> None:
+    rules = {"dynamic": {"-:(a+)+b(?!c)": {}}}
+    book = ledger_of(GPTQ_LAYER, {"quant_method": "gptq", "bits": 4, "group_size": 32, **rules})
+    resolve(book)
+    assert ["(a+)+b(?!c)" in note and "not run" in note for note in book.notes] == [True]
