@@ -13,6 +13,7 @@ from anamnesis.kernels import ENCODINGS
 
 ALIGNMENT = 32
 WEIGHT = "mlp.up_proj"
+_ONNX = {"F32": 1, "U4": 21, "U8": 2}
 _PLAIN_GGML = {"F32": 0, "F16": 1, "F64": 28, "BF16": 30}
 
 
@@ -39,6 +40,7 @@ class Layer:
     config: Mapping[str, Any] = field(default_factory=dict)
     described: Mapping[str, Any] = field(default_factory=dict)
     node: Mapping[str, int] = field(default_factory=dict)
+    operator: str = "MatMulNBits"
 
     @property
     def nbytes(self) -> int:
@@ -121,20 +123,21 @@ def _write_gguf(path: Path, layer: Layer, layers: int) -> Path:
 
 
 def _write_onnx(path: Path, layer: Layer, layers: int) -> Path:
-    """A node of `MatMulNBits` a layer; the numbers are external data."""
-    from onnx import TensorProto, helper
+    """A node a layer; the numbers are external data."""
+    from onnx import helper
 
     data, offset = path.with_name("model.onnx.data"), 0
     graph = helper.make_graph([], "layers", [], [])
     with data.open("wb") as file:
         for number in range(layers):
             names = [f"model.layers.{number}.{WEIGHT}.{e.suffix}" for e in layer.entries]
-            node = helper.make_node("MatMulNBits", ["x", *names], ["y"], **layer.node)
+            taken = ["x", *names] if layer.operator == "MatMulNBits" else names
+            node = helper.make_node(layer.operator, taken, ["y"], **layer.node)
             graph.node.append(node)
             for name, entry in zip(names, layer.entries, strict=True):
-                kind = {"U8": TensorProto.UINT8, "F32": TensorProto.FLOAT}[entry.dtype]
+                kind = _ONNX[entry.dtype]
                 tensor = graph.initializer.add(name=name, data_type=kind, dims=entry.shape)
-                tensor.data_location = TensorProto.EXTERNAL
+                tensor.data_location = 1  # external
                 for key, value in (("location", data.name), ("offset", str(offset))):
                     tensor.external_data.add(key=key, value=value)
                 offset += file.write(memoryview(entry.array).cast("B"))

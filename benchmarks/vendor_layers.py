@@ -50,6 +50,28 @@ def onnx_nbits(rows: int, columns: int) -> Layer:
     )
 
 
+def onnx_linear(kind: str, rows: int, columns: int) -> Layer:
+    """Of `DequantizeLinear`: a scale and a zero point a column, or blocks of 32 along the rows."""
+    if kind == "U8":
+        codes, scales, zeros = _bytes(rows, columns), _small(columns), _bytes(columns)
+        about = {"axis": 1}
+        shape, grid = codes.shape, scales.shape
+    else:
+        codes, scales = _bytes(rows, columns // 2), _small(rows, columns // 32)
+        zeros, about = _bytes(rows, columns // 64), {"axis": 1, "block_size": 32}
+        shape, grid = (rows, columns), scales.shape
+    return Layer(
+        [
+            Entry("weight_quantized", kind, shape, codes),
+            Entry("weight_scale", "F32", grid, scales),
+            Entry("weight_zero_point", kind, grid, zeros),
+        ],
+        container="onnx",
+        operator="DequantizeLinear",
+        node=about,
+    )
+
+
 def comfy_int4(rows: int, columns: int) -> Layer:
     """Without a rotation, which is another encoding's."""
     codes = _bytes(rows, columns // 2)

@@ -68,6 +68,17 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("marlin-24 int4 g128", "vendor_layers:marlin_24"),),
     ),
+    "onnx-linear": Encoding(
+        "onnx_linear:decode",
+        prepare="onnx_linear:prepare",
+        family="GPTQ and AWQ",
+        scales="scale",
+        goal=0.0,
+        cases=(
+            Bench("onnx int8 dq axis 1", "vendor_layers:onnx_linear", ("U8",)),
+            Bench("onnx int4 dq b32", "vendor_layers:onnx_linear", ("U4",)),
+        ),
+    ),
     "qqq": Encoding(
         "qqq:decode",
         prepare="ct:prepare",

@@ -40,9 +40,9 @@ from anamnesis.kernels.fp8 import E4M3
 MX_BLOCK, NV_BLOCK = 32, 16
 TILE = SPLIT_WORDS  # lines that are turned together: a cache line of 16-bit numbers
 _PAD = 16  # bytes; rows of a tile a power of two apart would share cache sets
-_E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
-_E2M1[8] = -0.0
-_WITHOUT_MINUS_ZERO = _E2M1 + np.float32(0)
+E2M1 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, 0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+E2M1[8] = -0.0
+_WITHOUT_MINUS_ZERO = E2M1 + np.float32(0)
 _QUARTERS = np.array([*range(8), -0.0, *range(-1, -8, -1)], np.float32) / np.float32(4)
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
 _ONE = np.ones(1, np.float32)
@@ -77,7 +77,7 @@ def decode_mx(
     `decode_nv` does.
     """
     codes, scale = _checked(blocks, MX_BLOCK, out)
-    _mx(codes, scale, _E8M0, _QUARTERS if params.get("quarters") else _E2M1, out)
+    _mx(codes, scale, _E8M0, _QUARTERS if params.get("quarters") else E2M1, out)
 
 
 def decode_mx_columns(
@@ -102,10 +102,10 @@ def decode_mx_columns(
     tile, words = rows.reshape(-1), rows.view(np.uint32)
     if out.dtype == np.float32:
         columns = out.view(np.uint32).reshape(units * MX_BLOCK, lines)
-        _mx_columns_32(codes, scale, _E8M0, _E2M1, tile, words, out, columns)
+        _mx_columns_32(codes, scale, _E8M0, E2M1, tile, words, out, columns)
     else:
         turned = np.empty((MX_BLOCK // 2, TILE), np.uint32)
-        _mx_columns_16(codes, scale, _E8M0, _E2M1, tile, words, turned, out)
+        _mx_columns_16(codes, scale, _E8M0, E2M1, tile, words, turned, out)
 
 
 def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -129,7 +129,7 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
         raise ValueError(f"{factors.size} global scales, and no rows of a matrix")
     narrow = bool(scalars.get("narrow")) and scalars.get("rounding") == "reference"
     prepared = {
-        "e2m1": _E2M1 if scalars.get("minus_zero", True) else _WITHOUT_MINUS_ZERO,
+        "e2m1": E2M1 if scalars.get("minus_zero", True) else _WITHOUT_MINUS_ZERO,
         "factors": factors,
         "divide": how == "divide",
         "narrowed_scales": narrow,

@@ -6,25 +6,27 @@ onnx/onnx.proto); 2 GiB are the most that protobuf takes, so larger models keep 
 here. For weights inside of the message the parser does not tell where they lie; they are found
 again by the key, the length and the first bytes of their field, and compared whole.
 
-What becomes of an initialiser is the business of the operators that take it. The attributes of
-those that quantise are settings of the tensor (`Container.values`), for the schemes: `NAME.op`, and
-for `MatMulNBits` also `NAME.K`, `NAME.N`, `NAME.bits`, `NAME.block_size`, `NAME.scales` and such.
+What becomes of an initialiser is the business of the operators that take it; what those say of the
+codes they dequantise are settings of the tensor (`onnx_nodes.py`), for the schemes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.errors import FormatError, SecurityError, UnsupportedError
 from anamnesis.limits import NAME_BYTES, RANK, GiB, Limits
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.folder import Folder, folder_of
+from anamnesis.readers.onnx_nodes import PACKED, Values, quantised, values_of
 from anamnesis.readers.source import SourceFile, open_source
 
 _MESSAGE_BYTES = 2 * GiB  # protobuf's own limit
+_ONE_BY_ONE = (2, 3, 4, 5, 6)  # integers whose field is `int32_data`
 _COPIES = 2  # of the message, while it is parsed
 # TensorProto.DataType, by number; those of fewer than 8 bits are packed, low bits first.
 _DTYPES = {
@@ -54,14 +56,7 @@ _KEY_START = 64  # bytes of a field that are searched for
 _FALSE_STARTS = 16  # other fields that begin with the same bytes, before a search is given up
 # Keys of fields of TensorProto that hold numbers as they are: the number of the field, "bytes".
 _RAW, _FLOATS, _DOUBLES = 9 << 3 | 2, 4 << 3 | 2, 10 << 3 | 2
-# Operators whose integers, or numbers under 16 bits, mean something else than themselves.
-_QUANTISED = frozenset(
-    "ConvInteger DequantizeLinear DynamicQuantizeLSTM DynamicQuantizeMatMul GatherBlockQuantized "
-    "MatMulBnb4 MatMulFpQ4 MatMulInteger MatMulIntegerToFloat MatMulNBits MoE QAttention QGemm "
-    "QLinearAdd QLinearConv QLinearMatMul QMoE QOrderedMatMul".split()
-)
-_NBITS_INPUTS = ("scales", "zero_points", "g_idx")  # those of MatMulNBits behind A and B
-_NBITS_NUMBERS = ("K", "N", "bits", "block_size")
+_MOST_NUMBERS = 1 << 16  # zero points that are stored one by one
 
 
 @dataclass(slots=True)
@@ -77,6 +72,10 @@ class _Message:
     files: dict[str, FileId] = field(default_factory=dict)  # of external data, by location
     notes: list[str] = field(default_factory=list)
     unread: list[str] = field(default_factory=list)
+    codes: frozenset[str] = frozenset()
+    zeros: frozenset[str] = frozenset()
+    scales: frozenset[str] = frozenset()
+    values: Values = field(default_factory=dict)
 
 
 def open_onnx(path: str, limits: Limits) -> Container:
@@ -89,6 +88,7 @@ def open_onnx(path: str, limits: Limits) -> Container:
     with open_source(path) as file:
         message = _read(file, limits)
     graph = _parse(message).graph
+    message.codes, message.zeros, message.scales = quantised(graph)
     limits.tensors(len(graph.initializer), f"{path}: initialisers")
     stored: dict[str, Stored] = {}
     for name, tensor in _tensors(message, graph):
@@ -99,8 +99,8 @@ def open_onnx(path: str, limits: Limits) -> Container:
             raise FormatError(f"{path}: initialiser {name!r:.200} is in the graph twice")
         stored[name] = found
     files = (message.file, *message.files.values())
-    values = _values(message, graph, stored)
     notes, unread = tuple(message.notes), tuple(message.unread)
+    values = {**message.values, **values_of(path, graph, stored, unread)}
     return Container("onnx", files, stored, values=values, notes=notes, unread=unread)
 
 
@@ -126,7 +126,11 @@ def _parse(message: _Message) -> Any:
 
 
 def _tensors(message: _Message, graph: Any) -> Iterator[tuple[str, Any]]:
-    """Initialisers in their order, then constants of floats under the name of their output."""
+    """Initialisers in their order, then constants of floats under the name of their output.
+
+    And any that an operator takes which dequantises.
+    """
+    named = message.codes | message.zeros | message.scales
     for tensor in graph.initializer:
         yield tensor.name, tensor
     if len(graph.sparse_initializer):
@@ -138,8 +142,10 @@ def _tensors(message: _Message, graph: Any) -> Iterator[tuple[str, Any]]:
         for attribute in node.attribute:
             if node.op_type == "Constant" and attribute.name == "value":
                 tensor = attribute.t
-                if len(tensor.dims) and DTYPES[_DTYPES.get(tensor.data_type, "U8")].kind != "int":
-                    yield node.output[0] if len(node.output) else tensor.name, tensor
+                name = node.output[0] if len(node.output) else tensor.name
+                floats = DTYPES[_DTYPES.get(tensor.data_type, "U8")].kind != "int"
+                if (len(tensor.dims) and floats) or name in named:
+                    yield name, tensor
             if attribute.HasField("g"):
                 inner += len(attribute.g.initializer)
             inner += sum(len(graph.initializer) for graph in attribute.graphs)
@@ -153,22 +159,35 @@ def _tensors(message: _Message, graph: Any) -> Iterator[tuple[str, Any]]:
 def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
     """Where an initialiser's numbers lie; None for what cannot be told, with a note."""
     where = f"{message.path}: initialiser {name!r:.200}"
+    if not isinstance(name, str):  # protobuf gives bytes for what is no UTF-8
+        raise FormatError(f"{where}: its name is no UTF-8")
     message.limits.alloc(len(name.encode()), f"{where}: name", NAME_BYTES)
     dims = tuple(tensor.dims)
     if not name or len(dims) > RANK or any(dim < 0 for dim in dims):
         raise FormatError(f"{where}: dims {dims!r:.200}; allowed are {RANK} that are not negative")
-    dtype = _DTYPES.get(tensor.data_type)
+    dtype, kind = _DTYPES.get(tensor.data_type), ""
+    if tensor.data_type in PACKED and name in message.codes | message.zeros:
+        dtype, kind = "U8", PACKED[tensor.data_type]
+    bits = int(kind[1:]) if kind else DTYPES[dtype or "U8"].bits
     if dtype is None or tensor.HasField("segment"):
         _leave_out(message, [name], f"data type {tensor.data_type} is not read")
         return None
-    elems = 1
-    for dim in dims:
-        elems *= dim
-    nbytes = elems * DTYPES[dtype].bits // 8
+    elems = math.prod(dims)
+    nbytes = -(-elems * bits // 8)
+    if kind:
+        message.values |= {f"{name}.type": kind, f"{name}.dims": ",".join(map(str, dims))}
+        dims = (nbytes,)
     if tensor.data_location == _EXTERNAL:
         file, offset = _external(message, where, tensor, nbytes)
         return Stored(name, dtype, dims, file, offset, nbytes)
     key, data = _inside(tensor, dtype)
+    if (
+        not data
+        and nbytes
+        and name in message.zeros - message.codes
+        and _enter_numbers(message, name, tensor)
+    ):
+        return None
     if not data and nbytes:
         _leave_out(message, [name], "its numbers are stored one by one, not as bytes")
         return None
@@ -176,6 +195,17 @@ def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
         raise FormatError(f"{where}: {len(data):,} bytes; {dtype} {list(dims)} takes {nbytes:,}")
     offset = _find(message, where, key, data) if nbytes else 0
     return Stored(name, dtype, dims, message.file, offset, nbytes)
+
+
+def _enter_numbers(message: _Message, name: str, tensor: Any) -> bool:
+    """Enter zero points that are stored one by one; whether these are such, and few."""
+    kind = message.values.get(f"{name}.type", "")
+    few = len(tensor.int32_data) == math.prod(tensor.dims) <= _MOST_NUMBERS
+    if few and not kind and tensor.data_type in _ONE_BY_ONE:
+        message.values[f"{name}.numbers"] = tuple(tensor.int32_data)
+        message.values[f"{name}.type"] = _DTYPES[tensor.data_type]
+        return True
+    return False
 
 
 def _leave_out(message: _Message, names: list[str], why: str) -> None:
@@ -232,6 +262,8 @@ def _varint(number: int) -> bytes:
 def _external(message: _Message, where: str, tensor: Any, nbytes: int) -> tuple[FileId, int]:
     """The file and the offset of external data."""
     fields = {entry.key: entry.value for entry in tensor.external_data}
+    if not all(isinstance(value, str) for value in fields.values()):
+        raise FormatError(f"{where}: external_data: what is no UTF-8")
     location = fields.get("location", "")
     offset = _number(f"{where}: external_data: offset", fields.get("offset", "0"))
     length = _number(f"{where}: external_data: length", fields.get("length", str(nbytes)))
@@ -241,7 +273,10 @@ def _external(message: _Message, where: str, tensor: Any, nbytes: int) -> tuple[
         raise UnsupportedError(f"{where}: its data is in {location!r:.200}, beside a URL's chain")
     if location not in message.files:
         parts = [part for part in location.split("/") if part != "."]
-        path = message.folder.join("/".join(parts))
+        try:
+            path = message.folder.join("/".join(parts))
+        except SecurityError as error:
+            raise SecurityError(f"{where}: its data: {error}") from error
         try:
             with open_source(path) as source:
                 message.files[location] = source.id
@@ -260,46 +295,6 @@ def _number(where: str, text: str) -> int:
     if not (text.isascii() and text.isdigit() and len(text) < 20):
         raise FormatError(f"{where}: {text!r:.100} is no number of bytes")
     return int(text)
-
-
-def _values(
-    message: _Message, graph: Any, stored: Mapping[str, Stored]
-) -> dict[str, str | int | None]:
-    """What the operators say of the initialisers that they dequantise."""
-    values: dict[str, str | int | None] = {}
-    for node in graph.node:
-        for name in node.input:
-            if (name in stored or name in message.unread) and _means_codes(node, stored.get(name)):
-                values.setdefault(f"{name}.op", node.op_type)
-        if node.op_type == "MatMulNBits" and len(node.input) > 2 and node.input[1] in stored:
-            _enter_nbits(message, node, values)
-    return values
-
-
-def _means_codes(node: Any, stored: Stored | None) -> bool:
-    """Whether what an operator takes may be codes: of those that quantise, and of unknown ones.
-
-    Operators outside of ONNX's own are taken for such where they take numbers of 8 bits or fewer.
-    """
-    if node.op_type in _QUANTISED:
-        return True
-    if node.domain in ("", "ai.onnx"):
-        return False
-    row = None if stored is None else DTYPES[stored.dtype]
-    return row is None or (row.bits <= 8 and row.kind != "bool")
-
-
-def _enter_nbits(message: _Message, node: Any, values: dict[str, str | int | None]) -> None:
-    codes = node.input[1]
-    numbers = {attribute.name: attribute.i for attribute in node.attribute}
-    inputs = (*node.input[2:5], "", "", "")
-    said: dict[str, str | int | None] = {key: numbers.get(key, 0) for key in _NBITS_NUMBERS}
-    said |= zip(_NBITS_INPUTS, inputs, strict=False)
-    for key, value in said.items():
-        if values.setdefault(f"{codes}.{key}", value) != value:
-            raise FormatError(
-                f"{message.path}: initialiser {codes!r:.200}: two nodes give it different {key}"
-            )
 
 
 __all__ = ["open_onnx"]

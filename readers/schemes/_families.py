@@ -222,11 +222,12 @@ FAMILIES: dict[str, Family] = {
         "amd-quark",
     ),
     "onnx": Family(
-        "ONNX: MatMulNBits and plain initialisers",
-        "ONNX Runtime's `MatMulNBits` of 2, 4 and 8 bits in blocks; initialisers, inside or beside",
+        "ONNX: MatMulNBits, DequantizeLinear and plain initialisers",
+        "`MatMulNBits` of 2, 4 and 8 bits in blocks; `DequantizeLinear` of every code, axis and "
+        "block; `GatherBlockQuantized`; initialisers, inside or beside",
         "onnx",
         "the operator that takes the initialiser",
-        "onnx-int2 onnx-int4 onnx-int8",
+        "onnx-int2 onnx-int4 onnx-int8 onnx-linear",
         "onnxruntime",
     ),
     "torchao": Family(

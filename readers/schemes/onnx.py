@@ -1,16 +1,20 @@
-"""ONNX Runtime's `MatMulNBits`: codes in blocks along the inputs, a scale and a zero point each.
+"""Codes of `MatMulNBits` and `GatherBlockQuantized` of ONNX Runtime, and of `DequantizeLinear`.
+
+`MatMulNBits` has blocks along the inputs, a scale and a zero point each:
 
 | initialiser | shape | meaning |
 |---|---|---|
 | `B` | U8 `[N, blocks, block_size * bits / 8]` | codes of row n, low bits first |
 | `scales` | F32, F16 or BF16 `[N, blocks]`, or flat | |
 | `zero_points` | U8 `[N, ceil(blocks * bits / 8)]`, or flat | none: `2 ** (bits - 1)` |
+| | or as `scales`, of their dtype | |
 
-`N`, `K`, `bits` and `block_size` are attributes of the node (`readers/onnx.py`). The weight is
-`[N, K]`, as a linear layer stores it: the operator multiplies by its transpose. It is called as `B`
-without the ending that tools add (`_Q4`, `_quant`, …). Other operators on codes are refused by
-name. Source: https://github.com/microsoft/onnxruntime docs/ContribOperators.md
-(`com.microsoft.MatMulNBits`), onnxruntime/core/mlas/lib/q4_dq.cpp.
+`N`, `K`, `bits` and `block_size` are attributes of the node (`readers/onnx_nodes.py`). The weight
+is `[N, K]`, as a linear layer stores it: the operator multiplies by its transpose. It is called as
+`B` without the ending that tools add (`_Q4`, `_quant`, …). The others keep the shape that the graph
+has (`_onnx_linear.py`). Other operators on codes are refused by name. Source:
+https://github.com/microsoft/onnxruntime docs/ContribOperators.md (`com.microsoft.MatMulNBits`),
+onnxruntime/core/mlas/lib/q4_dq.cpp.
 """
 
 from __future__ import annotations
@@ -22,33 +26,39 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.placement import Contiguous
-from anamnesis.readers.schemes._errors import misfit, need, where
+from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
+from anamnesis.readers.schemes._onnx_linear import Grid, Layer, assemble, linear
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import packed_tensor
 
 _BITS = (2, 4, 8)
+_IMPLEMENTED = "float zero points of 2 and 4 bits, which are those that onnxruntime has on a CPU"
 # What onnxruntime's quantizers and onnxruntime-genai's builder add to a weight's name.
 _ENDING = re.compile(r"(_Q\d+(G\d+)?|_quant(ized)?|_DQ_Q\d+)$")
 
 
 def resolve(ledger: Ledger) -> None:
-    """Claim the codes of `MatMulNBits` with their scales and zero points.
+    """Claim codes with their scales and zero points, and drop those of activations.
 
     Raises FormatError for parts that do not fit, UnsupportedError for codes of other operators.
     """
     values = ledger.container.values
     for stored in list(ledger.free()):
         op = values.get(f"{stored.name}.op")
-        if op == "MatMulNBits" and f"{stored.name}.bits" in values and ledger.get(stored.name):
-            ledger.claim(_tensor(ledger, stored))
+        by = values.get(f"{stored.name}.by")
+        if by and ledger.get(stored.name):
+            ledger.claim(_MAKE[by](ledger, stored))
+    for stored in ledger.free():
+        if f"{stored.name}.beside" in values:
+            ledger.drop(stored, "scale or zero point of what is quantised while the model runs")
     for stored in ledger.free():
         op = values.get(f"{stored.name}.op")
         if op and DTYPES[stored.dtype].kind in ("int", "code"):
             raise UnsupportedError(
                 f"{where(stored)}: holds codes for the operator {op}, which is recognised and not "
-                "implemented; implemented is MatMulNBits. onnxruntime's quantizers can write that "
-                "(MatMulNBitsQuantizer of the model before it was quantised)"
+                f"implemented; implemented are {', '.join(_MAKE)}. onnxruntime's quantizers can "
+                "write those (MatMulNBitsQuantizer of the model before it was quantised)"
             )
     for name in ledger.container.unread:
         if values.get(f"{name}.op"):
@@ -83,7 +93,18 @@ def _tensor(ledger: Ledger, codes: Stored) -> Tensor:
     components = tensor.components
     zeros = _name(ledger, codes, "zero_points")
     if zeros:
-        components = (*components, _zeros(need(ledger, codes, zeros), rows, blocks, bits))
+        points = need(ledger, codes, zeros)
+        if points.dtype in SCALE_BITS and bits == 8:
+            raise unsupported(points, "MatMulNBits of 8 bits with float zero points", _IMPLEMENTED)
+        if points.dtype in SCALE_BITS:
+            columns, grid = blocks * size, replace(grid, dtype=scales.dtype)
+            lines = Grid(rows, inputs, rows, rows, blocks, size)
+            name, kind = _weight(ledger, codes), f"U{bits}"
+            layer = Layer(
+                codes, name, (rows, inputs), kind, lines, grid, floats=True, stored_columns=columns
+            )
+            return assemble(ledger, layer)
+        components = (*components, _zeros(points, rows, blocks, bits))
     return replace(
         tensor,
         shape=(rows, inputs),
@@ -97,13 +118,33 @@ def _tensor(ledger: Ledger, codes: Stored) -> Tensor:
 
 def _zeros(zeros: Stored, rows: int, blocks: int, bits: int) -> Component:
     row_bytes = -(-blocks * bits // 8)
-    if zeros.dtype != "U8":
-        raise UnsupportedError(
-            f"{where(zeros)}: zero points of MatMulNBits that are no integers are not implemented"
-        )
-    if zeros.shape not in ((rows, row_bytes), (rows * row_bytes,)):
+    if zeros.dtype != "U8" or zeros.shape not in ((rows, row_bytes), (rows * row_bytes,)):
         raise misfit(zeros, f"U8 {[rows, row_bytes]}")
     return Component("zero_points", zeros, Contiguous(8 * row_bytes))
+
+
+def _linear(ledger: Ledger, codes: Stored) -> Tensor:
+    """Of `DequantizeLinear`."""
+    values = ledger.container.values
+    axis, block = (values[f"{codes.name}.{key}"] for key in ("axis", "block_size"))
+    return linear(ledger, codes, _weight(ledger, codes), axis=axis, block=block)
+
+
+def _gathered(ledger: Ledger, codes: Stored) -> Tensor:
+    """Of `GatherBlockQuantized`, whose rows are looked up; U8 codes are packed in the last axis."""
+    values = ledger.container.values
+    axis, block, bits = (
+        values[f"{codes.name}.{key}"] for key in ("quantize_axis", "block_size", "bits")
+    )
+    if block < 1 or bits not in _BITS:
+        raise FormatError(
+            f"{where(codes)}: GatherBlockQuantized of {bits} bits in blocks of {block}; allowed "
+            f"are {_BITS} bits"
+        )
+    return linear(ledger, codes, _weight(ledger, codes), axis=axis, block=block, bits=bits)
+
+
+_MAKE = {"MatMulNBits": _tensor, "DequantizeLinear": _linear, "GatherBlockQuantized": _gathered}
 
 
 def _number(ledger: Ledger, codes: Stored, key: str) -> int:

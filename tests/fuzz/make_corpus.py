@@ -306,9 +306,10 @@ def onnx_seeds() -> dict[str, bytes]:
     ]
     node = helper.make_node("Constant", [], ["c"], value=typed[0])
     graph = helper.make_graph([node], "g", [], [], [entry, *typed])
-    nbits = HERE.parent / "data" / "onnx" / "cases.onnx"
+    golden = HERE.parent / "data" / "onnx"
     return {
-        "nbits": nbits.read_bytes(),
+        "linear": (golden / "linear.onnx").read_bytes(),
+        "nbits": (golden / "cases.onnx").read_bytes(),
         "typed": _onnx(graph),
     }
 

@@ -226,6 +226,7 @@ _YAML = (
     "%YAML 1.2",
 )
 _SECTIONS = ("inputs", "output", "path", "format", "select", "numbers", "run", "limits", "512MiB")
+_ONNX = ("DequantizeLinear", "GatherBlockQuantized", "axis", "block_size", "quantize_axis", "bits")
 
 TARGETS: dict[str, Target] = {
     "arrow": Target("m.arrow", check_model, ("anamnesis.tensors", "lance.bfloat16"), 8_192),
@@ -237,7 +238,7 @@ TARGETS: dict[str, Target] = {
     "layers": Target("layers", check_layers, (*_JSON, *_METHODS, *_DTYPES, '"tensors"')),
     "manifest": Target("manifest", check_record("manifest"), (*_JSON, *_DTYPES, '"pieces"')),
     "npz": Target("m.npz", check_model, ("descr", "fortran_order", "shape", "<f4", ">V2", "|O")),
-    "onnx": Target("m.onnx", check_model, ("MatMulNBits", "location", "offset", "m.onnx")),
+    "onnx": Target("m.onnx", check_model, ("MatMulNBits", *_ONNX, "location", "offset", "m.onnx")),
     "pth": Target("m.pth", check_pth, ("ctorch\nFloatStorage\n", "data.pkl"), 4_096),
     "pth-legacy": Target("m.pt", check_pth, ("ctorch\nHalfStorage\n", "storage")),
     "safetensors": Target(

@@ -1,4 +1,4 @@
-"""`MatMulNBits` against what onnxruntime multiplies by (tests/data/onnx)."""
+"""Codes of ONNX's operators against what onnxruntime makes of them (tests/data/onnx)."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import BlockReader
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
+from anamnesis.readers.schemes.base import Options
 
 pytest.importorskip("onnx")
 DATA = Path(__file__).resolve().parents[1] / "data" / "onnx"
 EXPECTED = dict(np.load(DATA / "expected.npz"))
 LAYERS = sorted(set(EXPECTED) - {"norm.weight"})
+LINEAR = dict(np.load(DATA / "linear.npz"))
 
 
 def tensor(file: str, name: str) -> Tensor:
@@ -28,7 +30,25 @@ def tensor(file: str, name: str) -> Tensor:
 @pytest.mark.parametrize("file", ["cases.onnx", "external.onnx"])
 @pytest.mark.parametrize("name", LAYERS)
 def test_golden(file: str, name: str) -> None:
-    item, wanted = tensor(file, name), EXPECTED[name]
+    hold(tensor(file, name), EXPECTED[name])
+
+
+@pytest.mark.parametrize("name", sorted(LINEAR))
+def test_linear(name: str) -> None:
+    (item,) = (t for t in load_model(str(DATA / "linear.onnx")).tensors if t.name == name)
+    hold(item, LINEAR[name])
+    if LINEAR[name].dtype == np.float16:
+        (item,) = (
+            t
+            for t in load_model(str(DATA / "linear.onnx"), Options(rounding="reference")).tensors
+            if t.name == name
+        )
+        assert item.params["rounding"] == "reference"
+        hold(item, LINEAR[name].astype(np.float32))
+
+
+def hold(item: Tensor, wanted: Any) -> None:
+    """Hold a whole tensor, and windows of it, against its numbers."""
     assert item.shape == wanted.shape
     files = Files()
     reader = BlockReader(item, files, reuse=False)
@@ -41,13 +61,15 @@ def test_golden(file: str, name: str) -> None:
     def decode(window: Window, views: dict[str, Any], dtype: Any) -> Any:
         for view in views.values():
             view.setflags(write=False)
-        out = np.empty((window.stop - window.start) * item.unit_elems, dtype)
+        rest = item.elems - window.start * item.unit_elems  # the last unit may be short
+        out = np.empty(min(rest, (window.stop - window.start) * item.unit_elems), dtype)
         decoder(item.encoding)(views, params, window, out)
         return out
 
     found = decode(whole, blocks.views, np.float32)
     # The unit matrix loses the sign of a zero; products of binary16 are rounded to it.
-    plain = (found + np.float32(0)).astype(wanted.dtype)
+    lost = np.float32(0 if "nbits" in item.encoding or "nbits" in item.name else -0.0)
+    plain = (found + lost).astype(wanted.dtype)
     assert plain.tobytes() == wanted.reshape(-1).tobytes()
     rounded = bf16(found)
     for step in {1, 3, item.units}:

@@ -125,7 +125,8 @@ def external(name: str, nbytes: int, **fields: str) -> Any:
 @pytest.mark.parametrize(
     ("fields", "error", "told"),
     [
-        ({"location": "../w"}, SecurityError, "not the name of a file"),
+        ({"location": "../w"}, SecurityError, "'a'.*not the name of a file"),
+        ({"location": ""}, SecurityError, "'a'.*not the name of a file"),
         ({"location": "/etc/passwd"}, SecurityError, "not the name of a file"),
         ({"location": "link"}, SecurityError, "is a link"),
         ({"location": "gone"}, FormatError, "which is missing"),
@@ -204,9 +205,12 @@ def test_attributes_that_do_not_fit(tmp_path: Path, change: dict[str, int], told
 
 
 def test_zero_points_that_are_no_integers(tmp_path: Path) -> None:
+    """Of eight bits, onnxruntime has no answer on a CPU."""
     zeros = array("z", np.ones((2, 1), np.float32))
-    path = model(*parts("m"), zeros, nodes=[nbits("m", "z")], path=tmp_path / "m.onnx")
-    with pytest.raises(UnsupportedError, match="zero points"):
+    codes = array("m_Q4", np.ones((2, 1, 32), np.uint8))
+    nodes = [nbits("m", "z", bits=8)]
+    path = model(codes, parts("m")[1], zeros, nodes=nodes, path=tmp_path / "m.onnx")
+    with pytest.raises(UnsupportedError, match="float zero points"):
         load_model(path)
 
 
@@ -217,7 +221,7 @@ def test_two_nodes_that_contradict(tmp_path: Path) -> None:
         load_model(path)
 
 
-@pytest.mark.parametrize("op", ["DequantizeLinear", "MatMulInteger", "GatherBlockQuantized"])
+@pytest.mark.parametrize("op", ["MatMulBnb4", "MatMulInteger", "QMoE"])
 @pytest.mark.parametrize("dtype", ["u1", "i1"])
 def test_codes_of_other_operators_are_refused(tmp_path: Path, op: str, dtype: str) -> None:
     codes = array("w", np.ones((4, 8), dtype))
@@ -241,12 +245,96 @@ def test_codes_of_an_invented_operator_are_refused(tmp_path: Path, dtype: str) -
 
 
 def test_codes_in_a_data_type_that_is_not_read(tmp_path: Path) -> None:
-    """Integers of four bits of an operator that dequantises them are not left out in silence."""
+    """Integers of four bits of an operator that multiplies them are not left out in silence."""
     codes = onnx.TensorProto(name="w", data_type=21, dims=[4], raw_data=b"ab")
-    node = helper.make_node("DequantizeLinear", ["w", "s"], ["y"])
+    node = helper.make_node("MatMulInteger", ["w", "s"], ["y"])
     path = model(codes, array("s", np.float32(1)), nodes=[node], path=tmp_path / "m.onnx")
-    with pytest.raises(UnsupportedError, match="DequantizeLinear"):
+    with pytest.raises(UnsupportedError, match="MatMulInteger"):
         load_model(path)
+
+
+def test_names_that_are_no_text(tmp_path: Path) -> None:
+    """Protobuf gives bytes for them."""
+    path = model(array("abcd", np.ones(4, np.float32)), path=tmp_path / "m.onnx")
+    Path(path).write_bytes(Path(path).read_bytes().replace(b"abcd", b"ab\xff\xfe"))
+    with pytest.raises(FormatError, match="no UTF-8"):
+        load_model(path)
+
+
+def dequantised(tmp_path: Path, *tensors: Any, **attributes: int) -> Any:
+    """The layers of a `DequantizeLinear` of tensors that are called c, s and z."""
+    names = [tensor.name for tensor in tensors]
+    node = helper.make_node("DequantizeLinear", names, ["y"], **attributes)
+    return load_model(model(*tensors, nodes=[node], path=tmp_path / "m.onnx")).tensors
+
+
+CODES = array("c", np.ones((4, 8), np.uint8))
+ONE = array("s", np.float32(1))
+
+
+@pytest.mark.parametrize(
+    ("others", "attributes"),
+    [
+        ((array("s", np.ones(3, np.float32)),), {}),
+        ((array("s", np.ones(8, np.float32)),), {"axis": 0}),
+        ((array("s", np.ones(8, np.float32)),), {"axis": 2}),
+        ((array("s", np.ones(8, np.float32)),), {"axis": -3}),
+        ((array("s", np.ones((4, 2), np.float32)),), {"block_size": 3}),
+        ((array("s", np.ones((4, 2), np.float32)),), {"block_size": -4}),
+        ((array("s", np.ones((4, 2), np.float32)),), {"block_size": 4, "axis": 0}),
+        ((array("s", np.float64(1)),), {}),
+        ((ONE, array("z", np.ones(2, np.uint8))), {}),
+        ((ONE, array("z", np.int8(1))), {}),
+        ((ONE, array("z", np.float32(1))), {}),
+        ((ONE, helper.make_tensor("z", onnx.TensorProto.INT8, [], [3])), {}),
+        ((ONE, helper.make_tensor("z", onnx.TensorProto.UINT8, [2], [3, 3])), {}),
+    ],
+)
+def test_scales_and_zero_points_that_do_not_fit(
+    tmp_path: Path, others: Any, attributes: dict[str, int]
+) -> None:
+    with pytest.raises(FormatError):
+        dequantised(tmp_path, CODES, *others, **attributes)
+
+
+def test_codes_that_nobody_dequantises(tmp_path: Path) -> None:
+    for kind in ("U32", "BOOL"):
+        codes = array("c", np.ones((4, 8), {"U32": np.uint32, "BOOL": np.bool_}[kind]))
+        with pytest.raises(UnsupportedError, match=f"{kind} codes of DequantizeLinear"):
+            dequantised(tmp_path, codes, ONE)
+
+
+def test_layers_may_share_a_scale_and_activations_are_dropped(tmp_path: Path) -> None:
+    more = array("d", np.full((2, 2), 3, np.uint8))
+    zero = helper.make_tensor("z", onnx.TensorProto.UINT8, [], [1])
+    activation = [array("a_s", np.float32(2)), array("a_z", np.uint8(7))]
+    nodes = [
+        helper.make_node("DequantizeLinear", ["c", "s", "z"], ["y"]),
+        helper.make_node("DequantizeLinear", ["d", "s", "z"], ["e"]),
+        helper.make_node("QuantizeLinear", ["x", "a_s", "a_z"], ["xq"]),
+        helper.make_node("DequantizeLinear", ["xq", "a_s", "a_z"], ["xd"]),
+    ]
+    path = model(CODES, more, ONE, zero, *activation, nodes=nodes, path=tmp_path / "m.onnx")
+    found = anamnesis.open_model(path)
+    assert list(found) == ["c", "d"]
+    assert (found["c"].to_numpy().astype(np.float32) == 0).all()
+    assert (found["d"].to_numpy().astype(np.float32) == 2).all()
+
+
+def test_constants_may_be_codes_and_scales(tmp_path: Path) -> None:
+    parts = {"c": np.full((2, 3), 5, np.int8), "s": np.float32(0.5), "z": np.int8(1)}
+    nodes = [helper.make_node("Constant", [], [n], value=array("", v)) for n, v in parts.items()]
+    nodes.append(helper.make_node("DequantizeLinear", list(parts), ["y"]))
+    found = anamnesis.open_model(model(nodes=nodes, path=tmp_path / "m.onnx"))
+    assert found["c"].to_numpy().astype(np.float32).tolist() == [[2.0] * 3] * 2
+
+
+@pytest.mark.parametrize("change", [{"bits": 3}, {"bits": 0}, {"block_size": 0}])
+def test_gathered_rows_of_other_attributes(tmp_path: Path, change: dict[str, int]) -> None:
+    node = helper.make_node("GatherBlockQuantized", ["c", "i", "s"], ["y"], **change)
+    scale = array("s", np.ones((4, 1), np.float32))
+    with pytest.raises(FormatError, match="GatherBlockQuantized"):
+        load_model(model(CODES, scale, nodes=[node], path=tmp_path / "m.onnx"))
 
 
 def test_without_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,148 @@
+"""ONNX's `DequantizeLinear` and its like: any code, less a zero point, times a scale.
+
+    value = (code - zero) * scale                float32, rounded once to BF16
+    value = code * scale - zero * scale          where the zero point is a float
+
+Codes are I8, U8, I16, U16, I32, FP8, or packed, low bits first: I4, U4, I2, U2, F4 (E2M1). A zero
+point is a code of the same kind, or a float. Scales and zero points lie on a grid of `groups` a
+line, each for `size` columns. Line 0 is that of all rows, or row r of matrix m has line
+`m * lines + r // block_rows`. Codes of I32 are rounded to float32 first. Sources:
+https://github.com/onnx/onnx docs/Operators.md (`DequantizeLinear`, opset 21 for blocks);
+https://github.com/microsoft/onnxruntime docs/ContribOperators.md (`GatherBlockQuantized`,
+`MatMulNBits`, whose float zero points are what onnxruntime 1.32 makes of them on a CPU).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.fp4 import E2M1
+from anamnesis.kernels.fp8 import E4M3, E4M3FNUZ, E5M2, E5M2FNUZ
+
+_FP8 = {
+    "F8_E4M3": E4M3,
+    "F8_E4M3FNUZ": E4M3FNUZ,
+    "F8_E5M2": E5M2,
+    "F8_E5M2FNUZ": E5M2FNUZ,
+}
+_WIDE = {"I16": "<i2", "U16": "<u2", "I32": "<i4"}
+_HELD = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2", "F8_E8M0": "|u1"}
+_round = kernel("folded:round_values")
+
+
+def _table(kind: str) -> Any:
+    """The numbers of all codes of up to eight bits, float32."""
+    if kind in _FP8:
+        return _FP8[kind].values
+    if kind == "F4":
+        return E2M1
+    bits = int(kind[1:])
+    codes = np.arange(1 << bits)
+    if kind[0] == "I":
+        codes = codes - (codes >> (bits - 1) << bits)
+    return codes.astype(np.float32)
+
+
+def _numbers(raw: Any, kind: str) -> Any:
+    """float32 of flat bytes."""
+    if kind in _HELD:
+        return to_float32(kind, raw.view(_HELD[kind]))
+    if kind in _WIDE:
+        return raw.view(_WIDE[kind]).astype(np.float32)
+    bits = 8 if kind in _FP8 else int(kind[1:])
+    if bits < 8:
+        raw = raw[:, None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8((1 << bits) - 1)
+    return _table(kind)[raw.reshape(-1)]
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """Scales and zero points that are not windowed, as float32 `[lines, groups]`.
+
+    `scalars`: `groups`, `grid_lines` of the whole grid, `scale_dtype`, `zero_kind`, and
+    `zero_points`, one for all or a number each. Raises ValueError for grids of another size.
+    """
+    prepared = {}
+    shape = (scalars["grid_lines"], scalars["groups"])
+    for role, kind in (("scale", "scale_dtype"), ("zero_point", "zero_kind")):
+        if role in wholes:
+            raw = np.ascontiguousarray(wholes[role].array).reshape(-1).view(np.uint8)
+            prepared[role] = _grid(_numbers(raw, scalars[kind]), shape, role)
+    if scalars["zero_points"]:
+        given = np.array(scalars["zero_points"], np.float32)
+        prepared["zero_point"] = np.full((1, 1), given[0]) if given.size == 1 else _grid(
+            given, shape, "zero_point"
+        )  # fmt: skip
+    return prepared
+
+
+def _grid(numbers: Any, shape: tuple[int, int], role: str) -> Any:
+    count = shape[0] * shape[1]
+    if numbers.size < count:
+        raise ValueError(f"{role}: {numbers.size:,} numbers where {count:,} are needed")
+    return numbers[:count].reshape(shape)
+
+
+def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+    """Units `window` of `unit_rows` rows, uint8 of `codes`, and `scale`, `zero_point` a row.
+
+    `params`: `columns`, `stored_columns` (with what fills a row up), `kind`, `rows` of a matrix,
+    `lines`, `block_rows`, `size`, and what `prepare` made. Raises ValueError for arrays that do not
+    fit.
+    """
+    columns, stored = params["columns"], params["stored_columns"]
+    rows = out.shape[0] // max(1, columns)
+    raw = np.ascontiguousarray(blocks["codes"]).reshape(-1)
+    codes = _numbers(raw, params["kind"])
+    if rows * columns != out.shape[0] or codes.size < rows * stored:
+        raise ValueError(f"out {out.shape}, {codes.size} codes for rows of {columns} columns")
+    numbers = codes[: rows * stored].reshape(rows, stored)[:, :columns]
+    first = window.start * params["unit_rows"]
+    zero, scale = (
+        _spread(_lines(role, kind, blocks, params, (first, rows)), params, columns)
+        for role, kind in (("zero_point", "zero_kind"), ("scale", "scale_dtype"))
+    )
+    with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
+        if zero is not None and params["zero_kind"] in _HELD:
+            numbers = numbers * scale - zero * scale
+        else:
+            numbers = numbers * scale if zero is None else (numbers - zero) * scale
+        numbers = np.ascontiguousarray(numbers)
+        if params["rounding"] == "reference" and params["scale_dtype"] == "F16":
+            numbers = numbers.astype(np.float16).astype(np.float32)
+    _round(numbers.reshape(-1), out)
+
+
+def _lines(
+    role: str,
+    kind: str,
+    blocks: Mapping[str, Any],
+    params: Mapping[str, Any],
+    place: tuple[int, int],
+) -> Any:
+    """Numbers `[rows, groups]`, or `[1, groups]` for all rows; None for no zero point."""
+    first, rows = place
+    if role in blocks:
+        numbers = _numbers(np.ascontiguousarray(blocks[role]).reshape(-1), params[kind])
+        row_bytes = params["zero_row_bytes"] if role == "zero_point" else 0
+        each = row_bytes * 8 // int(params[kind][1:]) if row_bytes else params["groups"]
+        return _grid(numbers, (rows, each), role)[:, : params["groups"]]
+    grid = params.get(role)
+    if grid is None or len(grid) == 1:
+        return grid
+    row = np.arange(first, first + rows)
+    return grid[
+        row // params["rows"] * params["lines"] + row % params["rows"] // params["block_rows"]
+    ]
+
+
+def _spread(lines: Any, params: Mapping[str, Any], columns: int) -> Any:
+    """A number for every column."""
+    if lines is None or lines.shape[1] == 1 or params["size"] == 1:
+        return lines
+    return np.repeat(lines, params["size"], axis=1)[:, :columns]
