@@ -26,7 +26,7 @@ from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
 from anamnesis.pipeline.transcode import refuse_lossy
-from anamnesis.pipeline.work import Piece, Step, Task, WriteTask, load, pack
+from anamnesis.pipeline.work import PackTask, Piece, Step, Task, WriteTask, load, pack
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gc_pause import gc_paused
@@ -45,6 +45,8 @@ TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # which is one call instead of one a line.
 READ_AHEAD_BYTES = 24 * MiB
 TURNED_BYTES = 32 * MiB  # of a matrix whose rows become columns: what is held in its own order
+
+PACK_BUFFERS = 2  # of a tensor's windows: those that go on, and those that are decoded again
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
@@ -123,14 +125,18 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         for tensor, choice, slots in zip(tensors, choices, _slots(layout, choices), strict=True)
     ]
     base = BASE_BYTES + RECORD_BYTES * max(0, len(model.stored) - BASE_TENSORS)
-    base += WRITERS[spec.format].memory_bytes
+    store, packing = store_of(spec.path), WRITERS[spec.format].memory_bytes
+    packs = store.packs and any(file.packer for file in layout.files)
+    base += 0 if packs else packing  # one file at a time, or in every task
     remote = any(is_url(file.path) for file in model.files)
     base += ahead.PROCESS_BYTES if remote else 0
     more = ahead.THREAD_BYTES if remote else 0
-    sends = store_of(spec.path).task_bytes(layout.files)  # what waits to be sent
-    needs = [(piece.memory_bytes + more + sends, piece.step.tensor.name) for piece in whole]
+    sends = store.task_bytes(layout.files)  # what waits to be sent
+    sends += packing if packs else 0
+    times = PACK_BUFFERS if packs else 1
+    needs = [(times * piece.memory_bytes + more + sends, piece.step.tensor.name) for piece in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
-    tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole)))
+    tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole), packs))
     widest = max((t.memory_bytes for t in tasks), default=0)
     if remote and tasks:
         room = (memory_bytes - base) // threads - widest - more - sends
@@ -353,7 +359,10 @@ def _task_bytes(whole: Iterable[Piece]) -> int:
     return min(TASK_BYTES, max(LEAST_TASK_BYTES, nbytes // TASKS))
 
 
-def _cut(placed: Mapping[int, Piece], layout: Layout, task_bytes: int) -> Iterator[WriteTask]:
+def _cut(
+    placed: Mapping[int, Piece], layout: Layout, task_bytes: int, packs: bool
+) -> Iterator[WriteTask]:
+    """The tasks, in file order; of files that are packed by whoever decodes them, one for each."""
     count = 0
     for file, numbers in groupby(layout.order, lambda number: layout.places[number][0]):
         pieces = (
@@ -362,6 +371,13 @@ def _cut(placed: Mapping[int, Piece], layout: Layout, task_bytes: int) -> Iterat
             if number in placed
             for start, stop in _ranges(placed[number].step, task_bytes)
         )
+        if packs:
+            group = tuple(pieces)
+            work, memory = load(group)
+            out = layout.files[file]
+            yield PackTask(f"task-{count:06d}", group, work, PACK_BUFFERS * memory, file, out=out)
+            count += 1
+            continue
         for group in pack(pieces, task_bytes):
             yield WriteTask(f"task-{count:06d}", group, *load(group), file)
             count += 1

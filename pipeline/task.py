@@ -20,10 +20,11 @@ import xxhash
 
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.loss import PieceLoss
+from anamnesis.pipeline.plain_file import PlainFile
 from anamnesis.pipeline.plan import Piece, Task, WriteTask
 from anamnesis.pipeline.window_parts import write_encoded
 from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
-from anamnesis.pipeline.work import PieceReceipt
+from anamnesis.pipeline.work import PackTask, PieceReceipt
 from anamnesis.readers.raw import SpanCrc
 from anamnesis.writers.stores import Sink, Stored, StorePath, located, store_of
 
@@ -91,6 +92,34 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
     )
     store_of(part).keep(part, task.key, lambda: _packed(receipt))
     return receipt
+
+
+@run_task.register
+def run_pack_task(task: PackTask, cancelled: Callable[[], bool] | None = None) -> WriteReceipt:
+    """Decode and pack all of an output file, and send it as it comes out."""
+    begin = time.perf_counter()
+    part, out = located(task.part), task.out
+    sink = store_of(part).open_pack(part)
+    pack = import_module(f"anamnesis.writers.{out.packer}").pack
+    with inputs_of(task, cancelled) as inputs:
+        plain = PlainFile(out, task.pieces, inputs)
+        pack(plain, sink, out, cancelled or _never)
+        pieces = tuple(plain.receipts())
+    receipt = WriteReceipt(
+        task.key,
+        inputs.read_bytes,
+        task.work_bytes,
+        time.perf_counter() - begin,
+        tuple(inputs.spans),
+        pieces,
+        stored=sink.stored(),
+    )
+    store_of(part).keep(part, task.key, lambda: _packed(receipt))
+    return receipt
+
+
+def _never() -> bool:
+    return False
 
 
 def _packed(receipt: WriteReceipt) -> bytes:

@@ -127,12 +127,13 @@ class Inputs:
         self._files, self._cancelled = files, cancelled
 
     @contextmanager
-    def opened(self, step: Step) -> Iterator[Windows]:
-        """The windows of a tensor, whose reading counts when the block ends."""
+    def opened(self, step: Step, *, counted: bool = True) -> Iterator[Windows]:
+        """The windows of a tensor, whose reading counts when the block ends, if it is `counted`."""
         windows = Windows(step, self._files, cancelled=self._cancelled)
         yield windows
-        self.read_bytes += windows.read_bytes
-        self.spans += windows.spans()
+        if counted:
+            self.read_bytes += windows.read_bytes
+            self.spans += windows.spans()
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol, TypeVar
 
 from anamnesis.readers.base import Tensor
-from anamnesis.writers.base import Slot
+from anamnesis.writers.base import OutFile, Slot
 
 TASK_PIECES = 100  # some 350 bytes each on their way to a worker
 
@@ -117,6 +117,13 @@ class WriteTask(Task):
     part: str = ""  # path of the unfinished output file; set when the run starts
 
 
+@dataclass(frozen=True, slots=True)
+class PackTask(WriteTask):
+    """All pieces of an output file that is packed while it is decoded, by one worker."""
+
+    out: OutFile = field(kw_only=True)
+
+
 W = TypeVar("W", bound=Work)
 
 
@@ -138,7 +145,7 @@ def pack(pieces: Iterable[W], most_bytes: int) -> Iterator[tuple[W, ...]]:
 def load(pieces: Iterable[Work]) -> tuple[int, int]:
     """`work_bytes` and `memory_bytes` of a task of these pieces, one after the other."""
     found = [(piece.work_bytes, piece.memory_bytes) for piece in pieces]
-    return sum(work for work, _ in found), max(memory for _, memory in found)
+    return sum(work for work, _ in found), max((memory for _, memory in found), default=0)
 
 
 def out_bytes(step: Step, start: int, stop: int) -> int:

@@ -15,10 +15,10 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path, PurePath
 
-from anamnesis import owned
 from anamnesis.errors import IntegrityError, LimitError
 from anamnesis.limits import MiB
 from anamnesis.writers import arrow_ipc as ipc
@@ -33,6 +33,7 @@ from anamnesis.writers.base import (
     check_known,
     shard_groups,
 )
+from anamnesis.writers.finished import open_finished
 
 SUFFIX = ".arrow"
 FIXED_BYTES = 256 * MiB  # names, and rows without elements, which a layout holds
@@ -89,7 +90,7 @@ def layout(
     return Layout(tuple(files), places, tuple(i for group in groups for i in group))
 
 
-def check(path: Path, expected: OutFile) -> None:
+def check(path: PurePath, expected: OutFile) -> None:
     """All bytes but the values are what was laid out, and Arrow reads the file.
 
     Raises IntegrityError. Values are not read. Of a packed file, the bytes before its batches are
@@ -100,17 +101,21 @@ def check(path: Path, expected: OutFile) -> None:
 
     if expected.codec:
         start = b"".join(data for _, data in expected.fixed[:3])
-        with open(owned.open_finished(path), "rb") as file:
+        with open_finished(path) as file:
             if file.read(len(start)) != start:
                 raise IntegrityError(f"{path}: the first {len(start):,} bytes are not the header")
     else:
-        check_known(path, expected)
+        check_known(Path(path), expected)
     slots = [slot for slot in expected.slots if isinstance(slot, ArrowSlot)]
     try:
-        # A map: the values of the two batches are not touched, unless they are packed.
-        with open(owned.open_finished(path), "rb") as file:
-            mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        with pa.ipc.open_file(pa.py_buffer(mapped)) as reader:
+        with ExitStack() as stack:
+            file = stack.enter_context(open_finished(path))
+            if isinstance(path, Path):
+                # A map: the values of the two batches are not touched, unless they are packed.
+                mapped = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                reader = stack.enter_context(pa.ipc.open_file(pa.py_buffer(mapped)))
+            else:
+                reader = stack.enter_context(pa.ipc.open_file(pa.PythonFile(file, mode="r")))
             count = reader.num_record_batches
             wanted = sum(slot.batches for slot in slots)
             schema = pa.ipc.read_schema(pa.py_buffer(expected.fixed[1][1]))

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 from anamnesis.limits import Limits, MiB
 from anamnesis.writers import arrow_ipc as ipc
 from anamnesis.writers.arrow_slot import ArrowSlot
-from anamnesis.writers.base import OutFile, write_all
+from anamnesis.writers.base import OutFile, PackTarget, Source, read_all, write_all
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,8 +29,10 @@ _CHUNK_BYTES = MiB
 _LENGTH = struct.Struct("<q")  # before a packed buffer; -1: stored as it is
 
 
-def pack(source: int, target: int, out: OutFile, stopped: Callable[[], bool]) -> None:
-    """Write the packed file to the descriptor `target` from the complete plain one at `source`.
+def pack(source: Source, target: PackTarget, out: OutFile, stopped: Callable[[], bool]) -> None:
+    """Write the packed file to `target` from the plain one at `source`, which is read in order.
+
+    Of the latter a part goes back, by no more than a buffer of a batch.
 
     Raises OSError, and CancelledError soon after `stopped` says so.
     """
@@ -51,7 +53,10 @@ def pack(source: int, target: int, out: OutFile, stopped: Callable[[], bool]) ->
     packer.leave(_slack(out, packer.at))
     for part in (first[len(ipc.END_OF_STREAM) :], *rest):
         packer.write(part)
-    os.ftruncate(target, packer.at)
+    if isinstance(target, int):
+        os.ftruncate(target, packer.at)
+    else:
+        target.end(packer.at)
 
 
 def _slack(out: OutFile, at: int) -> int:
@@ -69,7 +74,12 @@ class _Packer:
     """Appends to `target`; `at` is its end so far."""
 
     def __init__(
-        self, source: int, target: int, arrow: Any, codec: str, stopped: Callable[[], bool]
+        self,
+        source: Source,
+        target: PackTarget,
+        arrow: Any,
+        codec: str,
+        stopped: Callable[[], bool],
     ) -> None:
         self._stopped = stopped
         self._source, self._target, self._arrow, self._codec = source, target, arrow, codec
@@ -106,6 +116,8 @@ class _Packer:
     def _buffer(self, source: int, nbytes: int) -> None:
         first = self.at
         if self._shrinks(source, nbytes):
+            if not isinstance(self._target, int):
+                self._target.mark(first)
             self.write(_LENGTH.pack(nbytes))
             sink = self._arrow.PythonFile(_Sink(self), mode="w")
             with self._arrow.CompressedOutputStream(sink, self._codec) as stream:
@@ -113,14 +125,16 @@ class _Packer:
             if self.at - first - _LENGTH.size < nbytes:
                 return
             self.at = first
+            if not isinstance(self._target, int):
+                self._target.rewind()
         self.write(_LENGTH.pack(-1))
         self._copy(source, nbytes, self)
 
     def _shrinks(self, source: int, nbytes: int) -> bool:
         """Whether the first chunk does: LZ4 finds nothing in trained BF16, and takes its time."""
         view = memoryview(self._chunk)[:nbytes]
-        got = os.preadv(self._source, [view], source)
-        return len(self._arrow.compress(view[:got], self._codec, asbytes=True)) < got
+        read_all(self._source, view, source)
+        return len(self._arrow.compress(view, self._codec, asbytes=True)) < len(view)
 
     def _copy(self, source: int, nbytes: int, stream: _Packer | pa.NativeFile) -> None:
         view = memoryview(self._chunk)
@@ -128,11 +142,10 @@ class _Packer:
         while done < nbytes:
             if self._stopped():
                 raise CancelledError
-            got = os.preadv(self._source, [view[: nbytes - done]], source + done)
-            if not got:
-                raise OSError(f"an unfinished file ended at byte {source + done:,}")
-            stream.write(view[:got])
-            done += got
+            part = view[: nbytes - done]
+            read_all(self._source, part, source + done)
+            stream.write(part)
+            done += len(part)
 
 
 class _Sink(io.RawIOBase):

@@ -59,7 +59,33 @@ class Writable(Protocol):
     def write(self, data: Any, offset: int) -> None: ...
 
 
+class Readable(Protocol):
+    """What gives bytes at offsets: a plain file that is made as it is read."""
+
+    def read_into(self, buffer: Any, offset: int) -> None:
+        """Fill all of a writable buffer of bytes."""
+        ...
+
+
+class Rewritable(Writable, Protocol):
+    """What a packed file is written to, nearly in order."""
+
+    def mark(self, offset: int) -> None:
+        """The one place from which on `write` may begin once more; it follows what was written."""
+        ...
+
+    def rewind(self) -> None:
+        """What was written from the mark on does not count."""
+        ...
+
+    def end(self, nbytes: int) -> None:
+        """All is written, and the file has so many bytes; what nobody wrote is zero."""
+        ...
+
+
 Target: TypeAlias = int | Writable  # a descriptor, or what stands for one
+Source: TypeAlias = int | Readable
+PackTarget: TypeAlias = int | Rewritable
 
 
 class Slot(Protocol):
@@ -129,7 +155,7 @@ class WriterModule(Protocol):
         """Lay `items` out in one file (when `path` has the format's suffix) or a folder."""
         ...
 
-    def check(self, path: Path, expected: OutFile) -> None:
+    def check(self, path: PurePath, expected: OutFile) -> None:
         """Reopen a written file; IntegrityError when it is not what was laid out."""
         ...
 
@@ -143,6 +169,20 @@ def write_all(fd: Target, data: Any, offset: int) -> None:
     done = 0
     while done < len(view):
         done += os.pwrite(fd, view[done:], offset + done)
+
+
+def read_all(fd: Source, buffer: Any, offset: int) -> None:
+    """`pread` until a writable buffer is full; OSError where the file ends before."""
+    if not isinstance(fd, int):
+        fd.read_into(buffer, offset)
+        return
+    view = memoryview(buffer).cast("B")
+    done = 0
+    while done < len(view):
+        got = os.preadv(fd, [view[done:]], offset + done)
+        if not got:
+            raise OSError(f"an unfinished file ended at byte {offset + done:,}")
+        done += got
 
 
 def check_known(path: Path, expected: OutFile) -> None:

@@ -15,7 +15,8 @@ from anamnesis.writers.lease import Lease
 from anamnesis.writers.objects import Driven, Objects
 from anamnesis.writers.part import final_name
 from anamnesis.writers.s3 import S3
-from anamnesis.writers.stores import Unfinished
+from anamnesis.writers.stores import Packing, Unfinished
+from anamnesis.writers.stream import PackSink
 from anamnesis.writers.upload import (
     OPEN_PARTS,
     PART_BYTES,
@@ -23,6 +24,7 @@ from anamnesis.writers.upload import (
     State,
     Upload,
     UploadSink,
+    most_bytes,
     part_bytes,
     remove_folder,
 )
@@ -34,6 +36,7 @@ class Bucket:
     """The store of which `root` is a URL: a protocol and what comes before the first slash."""
 
     moves = False
+    packs = True
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -116,7 +119,13 @@ class Bucket:
         yield from (line for line in data.splitlines(keepends=True) if len(line) <= most)
 
     def check(self, module: WriterModule, path: PurePath, out: OutFile) -> None:
-        """The size and every byte that was known beforehand are what was laid out."""
+        """The size and every byte that was known beforehand are what was laid out.
+
+        Of a packed file, what its own module looks at.
+        """
+        if out.packer:
+            module.check(path, out)
+            return
         url = str(path)
         size = self._objects.size(url)
 
@@ -170,13 +179,16 @@ class Bucket:
     def open_part(self, part: PurePath) -> UploadSink:
         return UploadSink(self._objects, str(part))
 
+    def open_pack(self, part: PurePath) -> Packing:
+        return PackSink(self._objects, str(part))
+
     def reach(self, folder: PurePath) -> None:
         """Asked once: an answer that does not come now is what a person wants to know."""
         objects = S3(self._root, attempts=1) if isinstance(self._objects, S3) else self._objects
         objects.names(str(folder))
 
     def task_bytes(self, files: Sequence[OutFile]) -> int:
-        return OPEN_PARTS * max((part_bytes(file.nbytes) for file in files), default=0)
+        return OPEN_PARTS * max((part_bytes(most_bytes(file)) for file in files), default=0)
 
     def _still(self, url: str) -> None:
         """Ask the locks that are held around an object whether they still are."""

@@ -21,13 +21,14 @@ from anamnesis.writers.part import (
     remove_parts,
     write_stream,
 )
-from anamnesis.writers.stores import Unfinished
+from anamnesis.writers.stores import Packing, Unfinished
 
 
 class Disk:
     """The file system of this machine."""
 
     moves = True
+    packs = False
 
     def exists(self, path: PurePath) -> bool:
         return os.path.lexists(path)
@@ -111,6 +112,9 @@ class Disk:
 
     def open_part(self, part: PurePath) -> DiskSink:
         return DiskSink(owned.open_part(Path(part)))
+
+    def open_pack(self, part: PurePath) -> Packing:
+        raise TypeError(f"{part}: is packed from a plain file")
 
     def reach(self, folder: PurePath) -> None:
         os.stat(folder)

@@ -23,13 +23,12 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import PurePath
 from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 import xxhash
 
-from anamnesis import owned
 from anamnesis.errors import IntegrityError, LimitError
 from anamnesis.limits import MiB
 from anamnesis.readers.dtypes import DTYPES
@@ -44,6 +43,7 @@ from anamnesis.writers.base import (
     shard_groups,
     write_all,
 )
+from anamnesis.writers.finished import open_finished
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -161,18 +161,18 @@ def layout(
     return Layout(tuple(files), places, tuple(i for group in groups for i in group))
 
 
-def check(path: Path, expected: OutFile) -> None:
+def check(path: PurePath, expected: OutFile) -> None:
     """Reopen a finished file: its schema, its row groups, and the values of two of them."""
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
     slots = [slot for slot in expected.slots if isinstance(slot, ParquetSlot)]
     wanted = sum(slot.groups for slot in slots)
-    with open(owned.open_finished(path), "rb") as raw:
+    with open_finished(path) as raw:
         _check_frame(path, raw)
     try:
         with (
-            open(owned.open_finished(path), "rb") as raw,
+            open_finished(path) as raw,
             parquet.ParquetFile(raw, memory_map=False, page_checksum_verification=True) as file,
         ):
             count, rows = file.metadata.num_row_groups, file.metadata.num_rows
@@ -189,7 +189,7 @@ def check(path: Path, expected: OutFile) -> None:
         raise IntegrityError(f"{path}: Parquet cannot be read as written: {error}") from error
 
 
-def _check_frame(path: Path, file: IO[bytes]) -> None:
+def _check_frame(path: PurePath, file: IO[bytes]) -> None:
     """Hold the footer, which pages' own checksums leave out, against the one before it.
 
     pyarrow may end the process over a footer that was changed.

@@ -6,18 +6,18 @@ out depends on the plain file's bytes and on pyarrow's version alone.
 
 from __future__ import annotations
 
-import os
+import io
 from collections.abc import Callable, Iterator
 from concurrent.futures import CancelledError
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anamnesis import owned
 from anamnesis.errors import IntegrityError
 from anamnesis.limits import MiB
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.writers.base import OutFile, Slot, write_all
+from anamnesis.writers.base import OutFile, PackTarget, Slot, Source, read_all, write_all
+from anamnesis.writers.finished import open_finished
 from anamnesis.writers.parquet import TAIL_BYTES, ParquetSlot, schema_of, seal_of
 
 if TYPE_CHECKING:
@@ -30,35 +30,61 @@ _NAN16 = 0x7C00  # exponent of binary16, all ones
 _READ_BYTES = MiB
 
 
-def pack(source: int, target: int, out: OutFile, stopped: Callable[[], bool]) -> None:
-    """Write the Parquet file to the descriptor `target` from the complete plain one at `source`.
+def pack(source: Source, target: PackTarget, out: OutFile, stopped: Callable[[], bool]) -> None:
+    """Write the Parquet file to `target` from the plain one at `source`, both in order.
 
     Raises OSError, and CancelledError soon after `stopped` says so.
     """
     import pyarrow as pa  # noqa: PLC0415
     from pyarrow import parquet  # noqa: PLC0415
 
-    schema, fd = schema_of(out), os.dup(target)
-    with (
-        open(fd, "wb") as raw,
-        parquet.ParquetWriter(raw, schema, **_options(schema, out.codec)) as writer,
-    ):
+    schema, file = schema_of(out), _File(target)
+    with parquet.ParquetWriter(file, schema, **_options(schema, out.codec)) as writer:
         for slot in out.slots:
             assert isinstance(slot, ParquetSlot)
             for group in range(slot.groups):
                 if stopped():
                     raise CancelledError
                 writer.write_table(pa.table(_columns(slot, group, source, schema), schema))
-    _seal(target)
+        file.hold()
+    file.seal()
 
 
-def _seal(target: int) -> None:
-    """Put the checksum of the footer before it."""
-    size = os.fstat(target).st_size
-    length = int.from_bytes(os.pread(target, TAIL_BYTES, size - TAIL_BYTES)[:4], "little")
-    begin = size - TAIL_BYTES - length
-    footer = os.pread(target, size - begin, begin)
-    write_all(target, seal_of(footer) + footer, begin)
+class _File(io.RawIOBase):
+    """What pyarrow writes to; the footer is held until its checksum is put before it."""
+
+    def __init__(self, target: PackTarget) -> None:
+        self._target, self._at = target, 0
+        self._held: bytearray | None = None
+
+    def writable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at + len(self._held or b"")
+
+    def write(self, data: Any) -> int:
+        view = memoryview(data).cast("B")
+        if self._held is None:
+            write_all(self._target, view, self._at)
+            self._at += len(view)
+        else:
+            self._held += view
+        return len(view)
+
+    def hold(self) -> None:
+        """All row groups are written; what comes ends with the footer."""
+        self._held = bytearray()
+
+    def seal(self) -> None:
+        """Write what was held, with the checksum of the footer before it."""
+        held = bytes(self._held or b"")
+        length = int.from_bytes(held[-TAIL_BYTES:][:4], "little") + TAIL_BYTES
+        rest, footer = held[:-length], held[-length:]
+        self._held = None
+        self.write(rest + seal_of(footer) + footer)
+        if not isinstance(self._target, int):
+            self._target.end(self._at)
 
 
 class Written:
@@ -68,7 +94,7 @@ class Written:
         from pyarrow import parquet  # noqa: PLC0415
 
         self._path = out.path
-        self._raw = open(owned.open_finished(out.path), "rb")  # noqa: SIM115 - closed by `close`
+        self._raw = open_finished(out.path)
         self._file = parquet.ParquetFile(
             self._raw, memory_map=False, page_checksum_verification=True
         )
@@ -150,7 +176,7 @@ def _options(schema: pa.Schema, codec: str) -> dict[str, Any]:
     }
 
 
-def _columns(slot: ParquetSlot, group: int, source: int, schema: pa.Schema) -> list[pa.Array]:
+def _columns(slot: ParquetSlot, group: int, source: Source, schema: pa.Schema) -> list[pa.Array]:
     """The arrays of one row group."""
     import pyarrow as pa  # noqa: PLC0415
 
@@ -176,15 +202,10 @@ def _columns(slot: ParquetSlot, group: int, source: int, schema: pa.Schema) -> l
     return arrays
 
 
-def _read(slot: ParquetSlot, begin: int, end: int, source: int) -> Any:
+def _read(slot: ParquetSlot, begin: int, end: int, source: Source) -> Any:
     """Elements `[begin, end)` of the plain file, as numpy holds their dtype."""
     data = np.empty((end - begin) * slot.itemsize, np.uint8)
-    view, offset, done = data.data, slot.offset + begin * slot.itemsize, 0
-    while done < len(data):
-        got = os.preadv(source, [view[done:]], offset + done)
-        if not got:
-            raise OSError(f"an unfinished file ended at byte {offset + done:,}")
-        done += got
+    read_all(source, data, slot.offset + begin * slot.itemsize)
     return data.view(DTYPES[slot.item.dtype].numpy)
 
 

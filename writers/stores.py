@@ -16,7 +16,7 @@ from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, Protocol
 
 from anamnesis.readers.source import is_url
-from anamnesis.writers.base import OutFile, WriterModule
+from anamnesis.writers.base import OutFile, Rewritable, WriterModule
 
 Record = Callable[[], None]
 Note = Callable[[str], None]
@@ -61,6 +61,15 @@ class Stored:
     parts: tuple[tuple[int, str], ...] = ()
     scrap: str = ""
     ranges: tuple[tuple[int, int], ...] = ()
+    nbytes: int | None = None  # of the whole file, when it was packed
+
+
+class Packing(Rewritable, Protocol):
+    """An unfinished packed file, as the one worker has it that writes all of it."""
+
+    def stored(self) -> Stored:
+        """Where it is, after its end."""
+        ...
 
 
 class Unfinished(Protocol):
@@ -165,6 +174,15 @@ class Store(Protocol):
 
     def open_part(self, part: PurePath) -> Sink:
         """The unfinished file at `part`, for a worker to write to."""
+        ...
+
+    @property
+    def packs(self) -> bool:
+        """Whether a packed file is made by one task; else from a plain one when it is complete."""
+        ...
+
+    def open_pack(self, part: PurePath) -> Packing:
+        """The unfinished packed file at `part`, for the worker that writes all of it."""
         ...
 
     def reach(self, folder: PurePath) -> None:

@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
+from anamnesis.errors import IntegrityError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.writers.base import OutFile, WriterModule
 from anamnesis.writers.objects import Objects
@@ -34,6 +34,11 @@ STATE = "upload"
 def part_bytes(nbytes: int) -> int:
     """The size of the parts of a file: whole MiB, so that there are not too many."""
     return max(PART_BYTES, -(-nbytes // MOST_PARTS // MiB) * MiB)
+
+
+def most_bytes(out: OutFile) -> int:
+    """The size of a file; of a packed one, what it will not have."""
+    return max(out.nbytes, out.packed_bytes) + (MiB if out.packer else 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +58,7 @@ class UploadSink:
         self._objects, self._folder = objects, folder
         data, _ = objects.get(f"{folder}/{STATE}")
         self._state = msgspec.json.decode(data, type=State)
-        self._open: dict[int, _Part] = {}
+        self._open: dict[int, FilledPart] = {}
         self._sent: list[tuple[int, str]] = []
 
     def write(self, data: Any, offset: int) -> None:
@@ -64,7 +69,9 @@ class UploadSink:
             number, at = divmod(offset, size)
             part = self._open.get(number)
             if part is None:
-                part = self._open[number] = _Part(min(size, self._state.nbytes - number * size))
+                part = self._open[number] = FilledPart(
+                    min(size, self._state.nbytes - number * size)
+                )
             taken = min(len(view), len(part.data) - at)
             part.write(at, view[:taken])
             view, offset = view[taken:], offset + taken
@@ -93,7 +100,7 @@ class UploadSink:
         self._open.clear()
 
 
-class _Part:
+class FilledPart:
     """A part that fills up; `ranges` are what of it was written, in order and apart."""
 
     def __init__(self, nbytes: int) -> None:
@@ -103,6 +110,11 @@ class _Part:
     def write(self, at: int, view: memoryview) -> None:
         self.data[at : at + len(view)] = view
         self.ranges = _joined([*self.ranges, (at, at + len(view))])
+
+    def cut(self, at: int) -> None:
+        """Forget what was written from byte `at` on."""
+        self.ranges = [(start, min(stop, at)) for start, stop in self.ranges if start < at]
+        self.data[at:] = bytes(len(self.data) - at)
 
     @property
     def full(self) -> bool:
@@ -121,17 +133,12 @@ class Upload:
         still: Callable[[], None],
     ) -> None:
         """Begin it, or go on where an earlier run of the same recipe was. `still` asks the lock."""
-        if out.packer:
-            raise UnsupportedError(
-                f"{out.path}: parquet, and arrow with compression, are packed from a whole file, "
-                "which is not implemented in a store; write a folder on a disk and copy that, or "
-                "write arrow without compression"
-            )
         self._objects, self._out, self._folder = objects, out, folder
         self._overwrite, self._still, self._stopped = overwrite, still, False
         self._tags: dict[int, str] = {}
         self._scraps: list[Stored] = []
         self._state = self._resumed() or self._begun()
+        self._nbytes = self._state.nbytes
         self._done = False
 
     def receive(self, stored: Stored | None) -> None:
@@ -139,6 +146,8 @@ class Upload:
         if stored is not None:
             self._tags.update(stored.parts)
             self._scraps.append(stored)
+            if stored.nbytes is not None:
+                self._nbytes = stored.nbytes
 
     def commit(self, module: WriterModule, record: Record | None = None) -> None:
         """Send the parts that are left, look at all of them, `record`, and complete the upload.
@@ -147,7 +156,7 @@ class Upload:
         """
         state = self._state
         try:
-            for number in range(1, -(-state.nbytes // state.part_bytes) + 1):
+            for number in range(1, -(-self._nbytes // state.part_bytes) + 1):
                 self._look()
                 if number not in self._tags:
                     data = self._assembled(number)
@@ -162,9 +171,9 @@ class Upload:
             self._abort_others()
             remove_folder(self._objects, self._folder)
             size = self._objects.size(state.url)
-            if size != state.nbytes:
+            if size != self._nbytes:
                 raise IntegrityError(
-                    f"{state.url}: has {size:,} bytes after its upload, of {state.nbytes:,}"
+                    f"{state.url}: has {size:,} bytes after its upload, of {self._nbytes:,}"
                 )
         except BaseException:
             self.discard()
@@ -222,7 +231,7 @@ class Upload:
 
     def _wanted(self, upload: str) -> State:
         nbytes = self._out.nbytes
-        return State(self._out.path, upload, part_bytes(nbytes), nbytes)
+        return State(self._out.path, upload, part_bytes(most_bytes(self._out)), nbytes)
 
     def _assembled(self, number: int) -> bytearray:
         """A part from scraps and the bytes that are known; what nobody wrote is zero."""
@@ -245,7 +254,7 @@ class Upload:
         state = self._state
         there = self._objects.parts(state.url, state.upload)
         for number, tag in sorted(self._tags.items()):
-            size = min(state.part_bytes, state.nbytes - (number - 1) * state.part_bytes)
+            size = min(state.part_bytes, self._nbytes - (number - 1) * state.part_bytes)
             if there.get(number) != (tag, size):
                 raise IntegrityError(
                     f"{state.url}: part {number:,} of {size:,} bytes ({tag}) is not what the "
@@ -279,4 +288,12 @@ def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
     return found
 
 
-__all__ = ["State", "Upload", "UploadSink", "part_bytes", "remove_folder"]
+__all__ = [
+    "FilledPart",
+    "State",
+    "Upload",
+    "UploadSink",
+    "most_bytes",
+    "part_bytes",
+    "remove_folder",
+]

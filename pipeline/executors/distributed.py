@@ -151,7 +151,7 @@ class Flight:
         """Submit waiting tasks while there is room; one always flies."""
         while self._waiting:
             task = self._waiting[-1]
-            if self._flying and self._flying_bytes + task.work_bytes > self._room:
+            if self._flying and self._flying_bytes + _charge(task) > self._room:
                 break
             self._waiting.pop()
             if self._listener.wanted(task):
@@ -161,7 +161,7 @@ class Flight:
         self._tries[task.key] = self._tries.get(task.key, 0) + 1
         future = self._client.submit(run_task, replace(task, origin=self._origin), pure=False)
         self._flying[future.key] = task
-        self._flying_bytes += task.work_bytes
+        self._flying_bytes += _charge(task)
         future.add_done_callback(self._landed.put)
 
     def _results(self, landed: Sequence[Any]) -> Iterator[tuple[Task, Receipt | Exception]]:
@@ -176,7 +176,7 @@ class Flight:
             receipts = {}  # each by itself tells which one failed, and how
         for future in landed:
             task = self._flying.pop(future.key)
-            self._flying_bytes -= task.work_bytes
+            self._flying_bytes -= _charge(task)
             try:
                 yield task, receipts.get(future.key) or self._fetch([future])[0]
             except (Exception, asyncio.CancelledError) as error:
@@ -229,6 +229,11 @@ class Flight:
         if self._revive is not None:
             self._revive()
         self._room = max(self._least_bytes, AHEAD * threads * TASK_BYTES)
+
+
+def _charge(task: Task) -> int:
+    """Bytes in flight of a task: it writes as it goes, and holds no more, however much it makes."""
+    return min(task.work_bytes, TASK_BYTES)
 
 
 def _answer(paths: Sequence[str]) -> tuple[str, str]:

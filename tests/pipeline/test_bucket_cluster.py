@@ -147,6 +147,19 @@ def test_from_a_bucket_through_workers_into_a_bucket(
     assert anamnesis.verify(f"s3://{bucket.name}/out")["tensors"] == 4
 
 
+def test_packed_shards_go_straight_from_workers(
+    bucket: Bucket, cluster: Cluster, tmp_path: Path
+) -> None:
+    for _ in range(2):
+        cluster.worker()
+    local = {"to": "parquet", "dtype": "bf16", "max_shard_size": "9MB"}
+    anamnesis.convert(tmp_path / "whole.safetensors", tmp_path / "packed", **local)
+    convert(bucket, cluster, format="parquet")
+    assert same(bucket, tmp_path / "packed")
+    assert bucket.uploads() == []
+    assert cluster.written() == []
+
+
 def test_a_worker_that_dies_takes_nothing_along(
     bucket: Bucket, cluster: Cluster, tmp_path: Path
 ) -> None:

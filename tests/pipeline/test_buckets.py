@@ -16,7 +16,7 @@ import pytest
 from buckets import KEYS, Bucket, Faults, faulty, forget_clients, s3_server
 
 import anamnesis
-from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
+from anamnesis.errors import IntegrityError, UsageError
 from anamnesis.writers import stores, upload
 
 WriteSafetensors = Callable[..., Path]
@@ -93,15 +93,24 @@ def strays(bucket: Bucket) -> list[str]:
         ("one.safetensors", "safetensors"),
         ("one.arrow", "arrow"),
         ("folder", "arrow"),
+        ("one.gguf", "gguf"),
+        ("folder", "gguf"),
+        ("one.parquet", "parquet"),
+        ("folder", "parquet"),
+        ("one.arrow", "arrow lz4"),
+        ("folder", "arrow zstd"),
     ],
 )
 def test_a_bucket_gets_the_bytes_that_a_disk_gets(
     bucket: Bucket, model: Path, tmp_path: Path, name: str, form: str
 ) -> None:
-    shard = {} if "." in name else {"max_shard_size": SHARD}
-    convert(model, tmp_path / "out" / name, to=form, dtype="bf16", **shard)
+    form, _, compression = form.partition(" ")
+    settings = {} if "." in name else {"max_shard_size": SHARD}
+    settings |= {"compression": compression} if compression else {}
+    settings |= {"names": "stored"} if form == "gguf" else {}
+    convert(model, tmp_path / "out" / name, to=form, dtype="bf16", **settings)
     url = f"s3://{bucket.name}/out/{name}"
-    convert(model, url, to=form, dtype="bf16", **shard)
+    convert(model, url, to=form, dtype="bf16", **settings)
     assert remote(bucket) == local(tmp_path / "out")
     assert strays(bucket) == []
     assert anamnesis.verify(url) == anamnesis.verify(tmp_path / "out" / name)
@@ -159,13 +168,6 @@ def test_the_prefix_of_an_input_is_refused(bucket: Bucket, model: Path) -> None:
         convert(source, f"s3://{bucket.name}/m", dtype="bf16")
     convert(source, f"s3://{bucket.name}/n", dtype="bf16")  # from store to store
     assert "n/model.safetensors" in bucket.objects()
-
-
-def test_what_is_packed_is_refused_before_anything_is_sent(bucket: Bucket, model: Path) -> None:
-    with pytest.raises(UnsupportedError, match="parquet"):
-        convert(model, f"s3://{bucket.name}/out.parquet", to="parquet")
-    assert bucket.objects() == []
-    assert strays(bucket) == []
 
 
 PASSING = [
