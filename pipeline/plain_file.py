@@ -16,9 +16,8 @@ import xxhash
 
 from anamnesis.kernels import Window
 from anamnesis.limits import MiB
-from anamnesis.pipeline.windows import Inputs, Windows
+from anamnesis.pipeline.windows import Inputs, Windows, batches
 from anamnesis.pipeline.work import Piece, PieceReceipt
-from anamnesis.readers.batch import iter_windows
 from anamnesis.writers.base import OutFile, Slot
 
 KEPT_BYTES = 2 * MiB  # behind what was read last: a packer looks at the beginning of a buffer first
@@ -70,7 +69,7 @@ class PlainFile:
         piece = self._pieces[number]
         step = piece.step
         start = piece.start
-        for batch in iter_windows(step.tensor, step.batch_units, piece.start, piece.stop):
+        for batch in batches(step, piece.start, piece.stop):
             if _place(step.slot, batch.start * step.tensor.unit_elems) > offset:
                 break
             start = batch.start

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from operator import itemgetter
 
-from anamnesis.errors import LimitError, UnsupportedError, UsageError
+from anamnesis.errors import LimitError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
@@ -25,7 +25,7 @@ from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
-from anamnesis.pipeline.transcode import refuse_lossy
+from anamnesis.pipeline.transcode import refuse_lossy, refuse_twice
 from anamnesis.pipeline.work import PackTask, Piece, Step, Task, WriteTask, load, pack
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
@@ -112,7 +112,7 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     if spec.encode:
         named = zip(tensors, choices, strict=True)
         refuse_lossy(spec.path, ((t.name, c.target, c.lossy) for t, c in named))
-        _refuse_twice(items, spec)
+        refuse_twice(spec.path, str(spec.encode), items)
     module = writer(spec.format)
     chosen = (
         tuple((t.name, c) for t, c in zip(tensors, choices, strict=True)) if spec.encode else ()
@@ -158,18 +158,6 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         disk_bytes=disk,
         disk_limit=limits.disk_bytes,
     )
-
-
-def _refuse_twice(items: Sequence[Item], spec: Spec) -> None:
-    """UsageError when what encoding adds has the name of another tensor."""
-    seen: set[str] = set()
-    for item in items:
-        if item.name in seen:
-            raise UsageError(
-                f"{spec.path}: {spec.encode} stores a tensor {item.name!r:.200}, and so does the "
-                "input; exclude one of them"
-            )
-        seen.add(item.name)
 
 
 def _slots(layout: Layout, choices: Sequence[Choice]) -> Iterator[tuple[Slot, ...]]:

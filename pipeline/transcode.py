@@ -17,6 +17,7 @@ from anamnesis.names.derived import Derived
 from anamnesis.pipeline.row_sources import row_sources
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.writers.base import Item
 
 _FLAG = "--allow-requantize (output.allow_requantize)"
 _SCALES = ("scale", "scales", "weight_scale")
@@ -84,6 +85,18 @@ def refuse_lossy(path: str, chosen: Iterable[tuple[str, object, str]]) -> None:
             f"{path}: quantised already, and not exactly what is asked for: {said}. {_FLAG} "
             "encodes their recovered values, which adds a second loss to the first"
         )
+
+
+def refuse_twice(path: str, encode: str, items: Iterable[Item]) -> None:
+    """UsageError when what encoding adds has the name of another tensor."""
+    seen: set[str] = set()
+    for item in items:
+        if item.name in seen:
+            raise UsageError(
+                f"{path}: {encode} stores a tensor {item.name!r:.200}, and so does the input; "
+                "exclude one of them"
+            )
+        seen.add(item.name)
 
 
 def not_exact(tensor: Tensor, target: str, why: object) -> UsageError:

@@ -118,6 +118,11 @@ class Windows:
         return spans
 
 
+def batches(step: Step, start: int, stop: int) -> Iterator[Window]:
+    """What is read at a time of units `[start, stop)`; `over` may begin where one begins."""
+    return iter_windows(step.tensor, step.batch_units, start, stop)
+
+
 class Inputs:
     """What one task reads: its files, and how much of them so far."""
 
