@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.names.about import about
 from anamnesis.readers.gguf_fields import read_key_values
 from anamnesis.readers.gguf_types import ARRAY, NUMBERS, STRING, KeyValue
 from anamnesis.readers.llamafile import open_inside
@@ -18,13 +19,22 @@ _ALIGNMENT, _SPLIT = "general.alignment", "split."
 _UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7
 
 
-def described(found: Mapping[str, KeyValue], model: Model, dtype: str) -> dict[str, KeyValue]:
-    """The key/values of an architecture with those that every file has."""
-    name = Path(model.path).resolve().name
+def described(
+    found: Mapping[str, KeyValue],
+    model: Model,
+    dtype: str,
+    vectors: Sequence[tuple[str, tuple[float, ...]]] = (),
+) -> dict[str, KeyValue]:
+    """The key/values of an architecture with those that every file has.
+
+    `vectors` are in the file besides the tensors of `model`.
+    """
+    shapes = [(t.name, t.shape) for t in model.tensors]
+    shapes += [(name, (len(numbers),)) for name, numbers in vectors]
     return {
         "general.type": KeyValue(STRING, "model"),
+        **about(model.path, shapes),
         **found,
-        "general.name": KeyValue(STRING, name),
         "general.file_type": KeyValue(_UINT32, _FILE_TYPES[dtype]),
         "general.quantization_version": KeyValue(_UINT32, 2),
     }

@@ -14,6 +14,8 @@ from anamnesis.readers.model import Model
 if TYPE_CHECKING:
     from anamnesis.pipeline.config import Settings
     from anamnesis.pipeline.plan import Plan, Spec
+    from anamnesis.pipeline.targets import Encode
+    from anamnesis.readers.base import Tensor
     from anamnesis.readers.gguf_types import KeyValue
 
     _Needs: TypeAlias = tuple[Model, Spec, dict[str, KeyValue]]
@@ -56,11 +58,11 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
     from anamnesis.names import key_values
     from anamnesis.writers.gguf_values import pack
 
-    outtype = spec.dtype or "bf16"
+    outtype, whole = spec.dtype or "bf16", spec.dtype is None
     if model.container == "gguf" and settings.names == "mmproj":
         raise UsageError(f"{model.path}: mmproj is made of a model folder; found a GGUF")
     if model.container == "gguf" or settings.names == "stored":
-        found = key_values.key_values(model, outtype, limits)
+        found, whole = key_values.key_values(model, outtype, limits), False
     elif settings.names == "mmproj":
         model, spec, found = _tower(model, spec, outtype, limits)
     else:
@@ -69,10 +71,22 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
         from anamnesis.pipeline.gguf_encode import encoded_as, facts_of
 
         encode = spec.encode.of([tensor.name for tensor in model.tensors], facts_of(found))
+        if whole:
+            model = replace(model, tensors=tuple(_unrounded(t, encode) for t in model.tensors))
         spec = replace(spec, encode=encode)
         found |= encoded_as(encode)
     packed = pack(key_values.changed(found, settings.key_values))
     return model, replace(spec, storage=replace(spec.storage, key_values=packed))
+
+
+def _unrounded(tensor: Tensor, encode: Encode) -> Tensor:
+    """A tensor as llama.cpp's converter quantises it: out of float32, and kept in F16 if at all."""
+    from anamnesis.pipeline.plan import with_dtype
+
+    wide = with_dtype(tensor, "F32")
+    if encode.choose(wide).target is not None:
+        return wide
+    return with_dtype(tensor, "F16") if tensor.out_dtype == "BF16" else tensor
 
 
 def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) -> _Needs:
@@ -89,9 +103,9 @@ def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) ->
     config = folder_config(folder, limits)
     view = gguf_view(model, config)
     words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
-    found = key_values.described(words | view.values, model, outtype)
-    tensors = tuple(with_dtype(t, kept_dtype(t, outtype, view.keys)) for t in view.model.tensors)
     vectors = generated(view.keys, config, model.path)
+    found = key_values.described(words | view.values, view.model, outtype, vectors)
+    tensors = tuple(with_dtype(t, kept_dtype(t, outtype, view.keys)) for t in view.model.tensors)
     storage = replace(spec.storage, generated=vectors)
     spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
     return replace(view.model, tensors=tensors), spec, found
@@ -106,7 +120,7 @@ def _tower(model: Model, spec: Spec, outtype: str, limits: Limits) -> _Needs:
     from anamnesis.readers.folder import LocalFolder
 
     view = mmproj_view(model, folder_config(LocalFolder(model.path), limits))
-    found = key_values.described(view.values, model, outtype)
+    found = key_values.described(view.values, view.model, outtype)
     tensors = tuple(with_dtype(t, tower_dtype(view.tower, t, outtype)) for t in view.model.tensors)
     spec = replace(spec, dtype=outtype, passthrough="keep")
     return replace(view.model, tensors=tensors), spec, found
