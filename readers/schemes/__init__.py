@@ -25,7 +25,7 @@ from anamnesis.readers.schemes._details import check_codes, check_details, check
 from anamnesis.readers.schemes._left_alone import note_left_alone
 from anamnesis.readers.schemes._parents import note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
-from anamnesis.readers.schemes._widths import note_widths
+from anamnesis.readers.schemes._widths import note_inputs, note_widths
 from anamnesis.readers.schemes.base import Ledger
 
 
@@ -163,6 +163,7 @@ def resolve(ledger: Ledger) -> None:
     check_numbers(ledger)
     note_choices(ledger)
     note_widths(ledger)
+    note_inputs(ledger)
     note_left_alone(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented)

@@ -2,12 +2,14 @@
 
 At the end every stored tensor is part of a decoded weight, dropped with a reason, or dense by
 evidence: a float, a flag or a buffer that has nothing to do with a decoded weight. What is none of
-these is suspected here, for one of five reasons, and the model is refused:
+these is suspected here, for one of six reasons, and the model is refused:
 
 - its number format is a code's (FP8, FP4), and nobody scaled it;
 - its name is one that only quantised layouts use;
 - it stands beside a decoded weight, and no scheme read it (`_siblings`);
 - it is of integers that are codes (`_integers`);
+- it is of floats, and a part of the inputs that its layer must have, as codes in their place
+  would be (`_model_sizes`), in a model that has codes or states a method;
 - with its neighbours it has the names of a method that is recognised and refused (`_refused`).
 """
 
@@ -20,6 +22,7 @@ from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
 from anamnesis.readers.schemes._left_alone import LeftAlone
+from anamnesis.readers.schemes._model_sizes import ModelSizes
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
     Harmless,
@@ -61,9 +64,10 @@ class Suspect:
     """
 
     stored: Stored
-    why: Literal["code", "name", "sibling", "integers"]
+    why: Literal["code", "name", "sibling", "integers", "shape"]
     other: str = ""
     method: Refused | None = None
+    inputs: int = 0  # that its layer must have
 
 
 class Rule:
@@ -75,6 +79,7 @@ class Rule:
         self._quantised = not self._gguf and any(t.quantised for t in ledger.tensors.values())
         self._plain = not self._quantised and not ledger.stated
         self._alone = LeftAlone(ledger.stated)
+        self._sizes = ModelSizes({} if self._gguf else ledger.configs)
         self._modules: Modules | None = None
         self._stems = Stems()
         for tensor in ledger.tensors.values():
@@ -120,6 +125,9 @@ class Rule:
             return self._integers(stored)
         if self._in_a_column(stored, part):
             return self._suspect(stored, "integers")
+        inputs = self._packed(stored, part)
+        if inputs:
+            return Suspect(stored, "shape", inputs=inputs)
         return self._suspect(stored, "name") if part in _SIGNS and self._signed(stored) else None
 
     def _integers(self, stored: Stored) -> Suspect | None:
@@ -142,6 +150,15 @@ class Rule:
         bnb = any(one.method == "bitsandbytes" for one in self._ledger.stated)
         column = len(stored.shape) == 2 and stored.shape[1] == 1 and stored.shape[0] >= _COLUMN
         return bnb and column and part.startswith("weight") and not self._alone.has(stored.name)
+
+    def _packed(self, stored: Stored, part: str) -> int:
+        """The inputs that a layer of floats must have, and has a part of, as codes would; 0."""
+        matrix = len(stored.shape) == 2 and part.startswith("weight")
+        if self._plain or not matrix or DTYPES[stored.dtype].kind != "float":
+            return 0
+        layer, bits = stored.name.rpartition(".")[0], DTYPES[stored.dtype].bits
+        inputs = self._sizes.packed(layer, stored.shape[1], bits)
+        return 0 if not inputs or self._alone.lists(stored.name) else inputs
 
     def _signed(self, stored: Stored) -> Refused | None:
         """The refused method that the names in a tensor's module tell, if codes are among them."""

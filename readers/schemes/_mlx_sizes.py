@@ -11,27 +11,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from anamnesis.readers.schemes._model_sizes import READ_HIDDEN, ModelSizes
 from anamnesis.readers.schemes.base import Ledger
 
 Sizes = tuple[int, int]  # bits, and inputs in a group
-# Last parts of the names of layers that read the residual stream.
-_READ_HIDDEN = frozenset(
-    "embed_tokens gate_proj gate_up_proj k_proj lm_head q_proj qkv_proj up_proj v_proj "
-    "w1 w3".split()
-)
-_HIDDEN = ("d_model", "dim", "embed_dim", "embedding_size", "hidden_dim", "n_embd", "width")
-_DEPTH = 4
 
 
 class Inputs:
     """What the configuration says of the inputs of layers, and the layers that contradict it."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._hidden = {
-            value
-            for key, value in _numbers(ledger.configs.get("config.json", {}), 0)
-            if key.endswith("hidden_size") or key in _HIDDEN
-        }
+        self._hidden = ModelSizes(ledger.configs).hidden
         jang = ledger.configs.get("jang_config.json", {}).get("quantization")
         self._jang: Mapping[str, Any] = jang if isinstance(jang, Mapping) else {}
         self._said: dict[str, list[str]] = {}
@@ -41,7 +31,7 @@ class Inputs:
 
         `others` are what else the tensors allow.
         """
-        hidden = self._hidden if layer.rpartition(".")[2] in _READ_HIDDEN else set()
+        hidden = self._hidden if layer.rpartition(".")[2] in READ_HIDDEN else set()
         jang = self.by_jang(stated[0] * stated[1])
         inputs = groups * stated[1]
         if inputs in hidden or (not hidden and jang in (None, stated)):
@@ -71,14 +61,6 @@ class Inputs:
             return None
         bits = product // size
         return (bits, size) if not isinstance(widths, list) or bits in widths else None
-
-
-def _numbers(config: Mapping[str, Any], depth: int) -> Iterator[tuple[str, int]]:
-    for key, value in config.items():
-        if type(value) is int and value > 0:
-            yield key, value
-        elif isinstance(value, Mapping) and depth < _DEPTH:
-            yield from _numbers(value, depth + 1)
 
 
 def _show(sizes: Sizes) -> str:

@@ -68,6 +68,12 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
             f"{found}{under}: integers{beside} that no scheme decoded are codes of a layout that "
             f"is not known, and no dense weights; implemented are {implemented}"
         )
+    if one.why == "shape":
+        return UnsupportedError(
+            f"{found}{under}: a dense layer of that name has {one.inputs:,} inputs by the model's "
+            "configuration, of which this is the part that codes in their place fill; one that is "
+            "dense all the same has to be listed as left alone (modules_to_not_convert)"
+        )
     if one.why == "code" and one.stored.dtype.startswith("F8_E") and one.stored.dtype != "F8_E8M0":
         return UnsupportedError(f"{found}{under}: FP8 codes without a scale{_hint(ledger)}")
     return FormatError(
@@ -78,7 +84,7 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
 
 def _rank(suspect: Suspect) -> tuple[bool, int, bool]:
     """What tells most comes first: a named method, a sibling, codes of a weight."""
-    order = ("sibling", "integers", "name", "code").index(suspect.why)
+    order = ("sibling", "integers", "shape", "name", "code").index(suspect.why)
     return suspect.method is None, order, not suspect.stored.name.endswith("weight")
 
 

@@ -3,7 +3,8 @@
 The shapes of codes, scales and zero points give the width of GPTQ, AWQ, HQQ and compressed-tensors;
 their own readers make buffers of the stated width and fail on any other shape. So the tensors
 decide. A configuration with overrides (`dynamic`, `extra_config`, groups of layers) states several
-widths, and which layer has which is not asked here: any of them agrees.
+widths, and which layer has which is not asked here: any of them agrees. A layer that ends up with
+other inputs than the model's is noted as well.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._model_sizes import ModelSizes
 from anamnesis.readers.schemes.base import Ledger
 
 _METHODS = frozenset(("auto-round", "awq", "compressed-tensors", "gptq", "hqq"))
@@ -40,6 +42,31 @@ def note_widths(ledger: Ledger) -> None:
             f"{where(found[0].components[0].stored)}{others}: the configuration says bits "
             f"{', '.join(map(str, sorted(stated)))}, and the shapes hold "
             f"{found[0].params['bits']}, which were taken"
+        )
+
+
+def note_inputs(ledger: Ledger) -> None:
+    """Add a note on decoded layers whose inputs are not those that the model must have.
+
+    Where a scheme knows several widths of the same product it has chosen by them already (MLX).
+    """
+    if ledger.container.kind == "gguf" or not ledger.stated:
+        return
+    sizes = ModelSizes(ledger.configs)
+    found = []
+    for tensor in ledger.tensors.values():
+        layer, _, part = tensor.name.rpartition(".")
+        if tensor.quantised and part == "weight" and len(tensor.shape) == 2:
+            inputs = sizes.other(layer, tensor.shape[1])
+            if inputs and not tensor.scheme.startswith("mlx-"):
+                found.append((tensor, inputs))
+    if found:
+        tensor, inputs = found[0]
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        ledger.note(
+            f"{where(tensor.components[0].stored)}{others}: decoded with {tensor.shape[1]:,} "
+            f"inputs, and by the model's configuration such a layer has {inputs:,}: the width of "
+            "its codes, or the configuration, may be another's"
         )
 
 
