@@ -22,6 +22,7 @@ FLAGS: dict[tuple[str, str], tuple[str, Callable[[Mapping[str, Any]], bool]]] = 
         lambda given: not given["only_globals"],
     ),
     ("stats", "overwrite"): ("-o", lambda given: bool(given["out"])),
+    ("verify", "imatrix"): ("--against", lambda given: given["against"] is not None),
     ("verify", "sample"): ("--against", lambda given: given["against"] is not None),
 }
 

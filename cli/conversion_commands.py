@@ -158,6 +158,12 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
     is_flag=True,
     help="Encode recovered values where codes cannot be moved as they are.",
 )
+@click.option(
+    "--imatrix",
+    metavar="FILE",
+    type=click.Path(),
+    help="To GGUF: weigh errors with llama.cpp's importance matrix.",
+)
 @click.option("--skip-loss", is_flag=True, help="Leave out the report of what encoding lost.")
 @loss_flag
 @outtype_flag

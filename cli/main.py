@@ -146,8 +146,17 @@ def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: boo
     show_default=True,
     help="Share of the pieces to decode again.",
 )
+@click.option(
+    "--imatrix",
+    metavar="FILE",
+    type=click.Path(),
+    help="The importance matrix that OUT was encoded with.",
+    show_default="none",
+)
 @json_flag
-def verify_command(out: str, against: str | None, sample: float, as_json: bool) -> None:
+def verify_command(
+    out: str, against: str | None, sample: float, imatrix: str | None, as_json: bool
+) -> None:
     """Compare OUT with the checksums taken when it was written.
 
     \b
@@ -155,7 +164,7 @@ def verify_command(out: str, against: str | None, sample: float, as_json: bool) 
     """
     from anamnesis.model.api import verify
 
-    counts = verify(out, against=against, sample=sample)
+    counts = verify(out, against=against, sample=sample, imatrix=imatrix)
     if as_json:
         print_json({"path": out, **counts})
         return

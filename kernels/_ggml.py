@@ -7,10 +7,16 @@ https://github.com/ggml-org/ggml, src/ggml-quants.c.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import numpy as np
+
 from anamnesis.kernels import ENCODINGS
+from anamnesis.kernels._native import kernel as body
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, matrix_of
+
+_weigh = body("_ggml_weights:weigh")
 
 
 def form_blocks(encoding: str, name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -34,3 +40,41 @@ def run_groups(kernel: Any, values: Any, group: int, encoding: str, out: Any) ->
     """Call `kernel(values, groups, out)`, where `groups` are the values, `group` of them a row."""
     groups = values.reshape(-1, group)
     run_blocks(lambda flat, blocks: kernel(flat, groups, blocks), values, encoding, out)
+
+
+def weighted_rows(
+    values: Any, params: Mapping[str, Any], encoding: str, out: Any
+) -> Iterator[tuple[Any, Any, Any]]:
+    """The rows of one matrix of a stack after another: numbers, weights of columns, bytes."""
+    row = ENCODINGS[encoding]
+    columns, rows = params["columns"], params["shape"][-2]
+    nbytes = columns // row.block_elems * row.block_bytes
+    count, done = len(values) // columns, 0
+    if count * nbytes != len(out):
+        raise ValueError(f"{len(values)} values do not fill {len(out)} bytes of {encoding}")
+    while done < count:
+        matrix, first = divmod(params["first"] + done, rows)
+        last = min(count, done + rows - first)
+        some = values[done * columns : last * columns]
+        yield some, params["weights"](matrix), out[done * nbytes : last * nbytes]
+        done = last
+
+
+def run_weighed(
+    kernel: Any,
+    values: Any,
+    params: Mapping[str, Any],
+    how: tuple[int, int, int],
+    encoding: str,
+    out: Any,
+) -> None:
+    """Call `kernel(values, groups, weights, out)` with the weights of elements, in groups too.
+
+    `how` are the elements of a group, those that have a variance (0: a row), and how often it
+    counts.
+    """
+    group, span, factor = how
+    for some, columns, blocks in weighted_rows(values, params, encoding, out):
+        weights = np.empty_like(some)
+        _weigh(some, columns, span or len(columns), factor, weights)
+        kernel(some, some.reshape(-1, group), weights.reshape(-1, group), blocks)

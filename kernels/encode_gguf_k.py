@@ -8,9 +8,11 @@
 | Q5_K | 32 | 0-31 | the same | greatest / 63 |
 | Q6_K | 16 | -32-31 | weights `w * w`, 18 scales around the first | -128 |
 
-Codes are found again under the scales as stored. Layouts are in `gguf_k`. Source: ggml
-`src/ggml-quants.c`, `quantize_row_q2_K_ref` to `quantize_row_q6_K_ref`, `make_qkx2_quants`,
-`make_q3_quants`, `make_qx_quants`.
+Codes are found again under the scales as stored. With an importance matrix, weights are that of the
+column times `sqrt(variance + w * w)`, the variance being the mean of `w * w` in a super-block
+(Q2_K) or twice that; in Q6_K the column's alone. Scales' own scales are searched for too, but in
+Q6_K. Layouts are in `gguf_k`. Source: ggml `src/ggml-quants.c`, `quantize_row_q2_K_ref` to
+`quantize_row_q6_K_ref` and `quantize_row_q2_K_impl` to `quantize_row_q6_K_impl`.
 """
 
 from __future__ import annotations
@@ -18,35 +20,62 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anamnesis.kernels._ggml import run_groups
+import numpy as np
+
+from anamnesis.kernels._ggml import run_groups, run_weighed, weighted_rows
 from anamnesis.kernels._native import kernel, variants
 
 _q2_k = kernel("encode_gguf_k:q2_k")
 _q3_k = kernel("encode_gguf_k:q3_k")
-_q6_k = kernel("encode_gguf_k:q6_k")
+_q6_k = variants("encode_gguf_k:q6_k")
 _with_minimums = variants("encode_gguf_k:with_minimums")
+_weighted_q2_k = kernel("encode_gguf_k_weighted:q2_k")
+_weighted_q3_k = kernel("encode_gguf_k_weighted:q3_k")
+_weighted_with_minimums = variants("encode_gguf_k_weighted:with_minimums")
 
 
 def encode_q2_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q2_K_ref`."""
-    run_groups(_q2_k, values, 16, "gguf-q2-k", out["blocks"])
+    """`quantize_q2_K`."""
+    if params.get("weights"):
+        run_weighed(_weighted_q2_k, values, params, (16, 256, 1), "gguf-q2-k", out["blocks"])
+    else:
+        run_groups(_q2_k, values, 16, "gguf-q2-k", out["blocks"])
 
 
 def encode_q3_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q3_K_ref`."""
-    run_groups(_q3_k, values, 16, "gguf-q3-k", out["blocks"])
+    """`quantize_q3_K`."""
+    if params.get("weights"):
+        run_weighed(_weighted_q3_k, values, params, (16, 256, 2), "gguf-q3-k", out["blocks"])
+    else:
+        run_groups(_q3_k, values, 16, "gguf-q3-k", out["blocks"])
+
+
+def _with_minimum(most: int, encoding: str, values: Any, params: Any, out: Any) -> None:
+    if params.get("weights"):
+        kernel = _weighted_with_minimums(most)
+        run_weighed(kernel, values, params, (32, 256, 2), encoding, out["blocks"])
+    else:
+        run_groups(_with_minimums(most), values, 32, encoding, out["blocks"])
 
 
 def encode_q4_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q4_K_ref`."""
-    run_groups(_with_minimums(15), values, 32, "gguf-q4-k", out["blocks"])
+    """`quantize_q4_K`."""
+    _with_minimum(15, "gguf-q4-k", values, params, out)
 
 
 def encode_q5_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q5_K_ref`."""
-    run_groups(_with_minimums(31), values, 32, "gguf-q5-k", out["blocks"])
+    """`quantize_q5_K`."""
+    _with_minimum(31, "gguf-q5-k", values, params, out)
 
 
 def encode_q6_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q6_K_ref`."""
-    run_groups(_q6_k, values, 16, "gguf-q6-k", out["blocks"])
+    """`quantize_q6_K`."""
+    weights = params.get("weights")
+    if not weights:
+        groups = values.reshape(-1, 16)
+        _q6_k(0)(values, groups, groups, out["blocks"])
+        return
+    for some, columns, blocks in weighted_rows(values, params, "gguf-q6-k", out["blocks"]):
+        spread = np.broadcast_to(columns, (len(some) // len(columns), len(columns)))
+        groups = np.ascontiguousarray(spread).reshape(-1, 16)
+        _q6_k(1)(some, some.reshape(-1, 16), groups, blocks)

@@ -9,7 +9,8 @@ An encoder is the way back of a row in `ENCODINGS`. It has two functions:
   its elements for one window. `values` are the window's float32 numbers, flat; `params` holds the
   settings, `dtype` (`BF16`, `F16` or `F32`: what the numbers were stored as, in which libraries
   round their scales), `columns` (the row length), `first` (the window's first unit), and the
-  whole-tensor statistics that the form asked for.
+  whole-tensor statistics that the form asked for. `weights` is None, or a function that gives what
+  the columns of a matrix of the stack count, as float32.
 
 What is written is, bit for bit, what the library named in the row's module writes.
 One row a target, sorted by name; the module is imported on first use.
@@ -22,7 +23,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from anamnesis.kernels import ENCODINGS
 
@@ -110,11 +111,16 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A row: the module with `encode_X` and, but for ggml's types, `form_X`."""
+    """A row: the module with `encode_X` and, but for ggml's types, `form_X`.
+
+    `weights` of columns, from an importance matrix, are taken; wanted, where a tool refuses to
+    write all but embeddings and outputs without them; or needed by the encoder.
+    """
 
     target: str  # "module:X" inside anamnesis.kernels
     reads_back: str  # the row of ENCODINGS that decodes it
     keys: Mapping[str, Key] = field(default_factory=dict)
+    weights: Literal["", "taken", "wanted", "needed"] = ""
 
 
 Shape = tuple[int, ...]
@@ -159,15 +165,15 @@ ENCODERS: dict[str, Encoder] = {
     "gguf-nvfp4": Encoder("encode_gguf_fp4:nvfp4", "gguf-nvfp4"),
     "gguf-q1-0": Encoder("encode_gguf_bits:q1_0", "gguf-q1-0"),
     "gguf-q2-0": Encoder("encode_gguf_bits:q2_0", "gguf-q2-0"),
-    "gguf-q2-k": Encoder("encode_gguf_k:q2_k", "gguf-q2-k"),
-    "gguf-q3-k": Encoder("encode_gguf_k:q3_k", "gguf-q3-k"),
+    "gguf-q2-k": Encoder("encode_gguf_k:q2_k", "gguf-q2-k", weights="taken"),
+    "gguf-q3-k": Encoder("encode_gguf_k:q3_k", "gguf-q3-k", weights="taken"),
     "gguf-q4-0": Encoder("encode_gguf_legacy:q4_0", "gguf-q4-0"),
     "gguf-q4-1": Encoder("encode_gguf_legacy:q4_1", "gguf-q4-1"),
-    "gguf-q4-k": Encoder("encode_gguf_k:q4_k", "gguf-q4-k"),
+    "gguf-q4-k": Encoder("encode_gguf_k:q4_k", "gguf-q4-k", weights="taken"),
     "gguf-q5-0": Encoder("encode_gguf_legacy:q5_0", "gguf-q5-0"),
     "gguf-q5-1": Encoder("encode_gguf_legacy:q5_1", "gguf-q5-1"),
-    "gguf-q5-k": Encoder("encode_gguf_k:q5_k", "gguf-q5-k"),
-    "gguf-q6-k": Encoder("encode_gguf_k:q6_k", "gguf-q6-k"),
+    "gguf-q5-k": Encoder("encode_gguf_k:q5_k", "gguf-q5-k", weights="taken"),
+    "gguf-q6-k": Encoder("encode_gguf_k:q6_k", "gguf-q6-k", weights="taken"),
     "gguf-q8-0": Encoder("encode_gguf_legacy:q8_0", "gguf-q8-0"),
     "gguf-tq1-0": Encoder("encode_gguf_bits:tq1_0", "gguf-tq1-0"),
     "gguf-tq2-0": Encoder("encode_gguf_bits:tq2_0", "gguf-tq2-0"),

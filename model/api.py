@@ -177,7 +177,11 @@ def run(
 
 @keywords
 def verify(
-    out: PathLike, *, against: PathLike | None = None, sample: float = 1.0
+    out: PathLike,
+    *,
+    against: PathLike | None = None,
+    sample: float = 1.0,
+    imatrix: PathLike | None = None,
 ) -> dict[str, int]:
     """Compare an output with its recorded checksums; IntegrityError names what differs.
 
@@ -185,6 +189,7 @@ def verify(
 
     against: decode this input again, and compare with the checksums too.
     sample: a share of its pieces, above 0; 1 is all of them.
+    imatrix: the importance matrix with which the output was encoded, if there was one.
 
     Returns counts: `files`, `tensors`, `bytes`, and with `against` `pieces`, `pieces_decoded`.
     """
@@ -198,7 +203,9 @@ def verify(
     if against is not None:
         from anamnesis.pipeline.against import decode_again
 
-        counts |= decode_again(place, os.fsdecode(against), sample)
+        counts |= decode_again(
+            place, os.fsdecode(against), sample, None if imatrix is None else os.fsdecode(imatrix)
+        )
     return counts
 
 

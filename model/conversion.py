@@ -36,6 +36,7 @@ def remember(
     dtype: Dtype | None = None,
     encode: Encode | None = None,
     allow_requantize: bool = False,
+    imatrix: PathLike | None = None,
     skip_loss: bool = False,
     names: OutputNames | None = None,
     key_values: Mapping[str, Any] | None = None,
@@ -68,6 +69,7 @@ def remember(
     dtype: of the output; without it recovered tensors become BF16, and the others keep theirs.
     encode: a target such as `fp8-block` or `mlx-affine:bits=4`, or rules (docs/encoding.md).
     allow_requantize: encode quantised tensors from recovered values where codes cannot be moved.
+    imatrix: an importance matrix of llama.cpp, with which the types of a GGUF weigh errors.
     skip_loss: leave out the report of what encoding lost, and `Outcome.loss` empty.
     names: under which names a GGUF's tensors are written, `stored` or `hf`; to GGUF also `mmproj`,
     the vision tower of a folder in a file of its own.
@@ -104,6 +106,7 @@ def convert(
     dtype: Dtype | None = None,
     encode: Encode | None = None,
     allow_requantize: bool = False,
+    imatrix: PathLike | None = None,
     skip_loss: bool = False,
     names: OutputNames | None = None,
     key_values: Mapping[str, Any] | None = None,

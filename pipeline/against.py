@@ -19,16 +19,20 @@ from anamnesis.pipeline.records import Manifest, Piece
 from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
+from anamnesis.readers.imatrix import open_imatrix
 from anamnesis.readers.model import Model
 
 Check = Callable[[Files], Found]
 
 
-def decode_again(out: PurePath, source: str, sample: float) -> dict[str, int]:
+def decode_again(
+    out: PurePath, source: str, sample: float, imatrix: str | None = None
+) -> dict[str, int]:
     """Make a share of the recorded pieces again from `source`; the output alone says which.
 
     What was encoded is encoded again, as the manifest says; the parts of a tensor that come of one
-    range of it are taken together. Returns counts (`pieces`, `pieces_decoded`). Raises
+    range of it are taken together, with the `imatrix` that was there then.
+    Returns counts (`pieces`, `pieces_decoded`). Raises
     IntegrityError for the first that differs, UsageError when `source` has not the tensors of the
     output, UnsupportedError for a manifest that does not say how tensors were encoded.
     """
@@ -39,7 +43,8 @@ def decode_again(out: PurePath, source: str, sample: float) -> dict[str, int]:
             "this one encodes can be compared (verify without --against holds the checksums)"
         )
     tensors = {t.name: t for t in _model(manifest, source).tensors}
-    encoded = EncodedTensors(manifest, out, source)
+    weights = open_imatrix(imatrix, Limits()) if imatrix is not None else None
+    encoded = EncodedTensors(manifest, out, source, weights)
     remade = encoded.plan(tensors)
     parts = {piece[0] for again in remade for piece in again.recorded.values()}
     dtypes = {item.name: item.dtype for item in manifest.layout_items()}

@@ -50,6 +50,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     format: str
     names: Literal["stored", "hf", "mmproj"]
     key_values: dict[str, Any]
+    imatrix: str | None
     dtype: Dtype
     max_shard_bytes: int
     overwrite: bool
@@ -104,6 +105,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             path=path,
             format=form,
             key_values=output.key_values,
+            imatrix=None if output.imatrix is None else expand(output.imatrix, "output.imatrix"),
             names=output.names or ("hf" if form in ("hf", "gguf") else "stored"),
             dtype=output.dtype or "bf16",
             max_shard_bytes=parse_size(output.max_shard_size or usual_shard_size(form)),

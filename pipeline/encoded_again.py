@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -21,6 +21,7 @@ from anamnesis.pipeline.window_parts import made_of, make_parts
 from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
+from anamnesis.readers.imatrix_entry import Imatrix
 
 Found = list[tuple[Recorded, str]]  # pieces with the digests of what is made now
 
@@ -36,8 +37,15 @@ class Again:
 class EncodedTensors:
     """The encoded tensors of an output, planned as they were."""
 
-    def __init__(self, manifest: Manifest, out: PurePath, source: str) -> None:
-        self._rows = manifest.encoded
+    def __init__(
+        self, manifest: Manifest, out: PurePath, source: str, imatrix: Imatrix | None = None
+    ) -> None:
+        """The tensors of `out` as they were encoded of `source`, with an importance matrix or none.
+
+        Raises UsageError where that is not the one that was there then.
+        """
+        self._rows, self._imatrix = manifest.encoded, imatrix
+        _check_imatrix({row.imatrix for row in self._rows} - {""}, imatrix, out)
         self._items = {item.name: item for item in manifest.layout_items()}
         self._pieces: dict[str, list[Recorded]] = {}
         for piece in manifest.pieces:
@@ -61,7 +69,7 @@ class EncodedTensors:
             )
         tensor = with_dtype(tensor, row.dtype)
         try:
-            choice = row.choice(tensor)
+            choice = row.choice(tensor, self._imatrix)
         except Unfit as error:
             raise UsageError(
                 f"{self._source}: tensor {row.tensor!r}: {row.target} cannot hold it: {error}; "
@@ -124,6 +132,21 @@ class EncodedTensors:
                 if last > first:
                     digests[part.role].update(made[part.role])
         return [(kept, digests[role].hexdigest()) for role, kept in again.recorded.items()]
+
+
+def _check_imatrix(digests: Collection[str], imatrix: Imatrix | None, out: PurePath) -> None:
+    """UsageError where an output was made with another importance matrix, or one is missing."""
+    for digest in digests:
+        if imatrix is None:
+            raise UsageError(
+                f"{out}: was encoded with an importance matrix (xxh3-128 {digest}): give it with "
+                "--imatrix FILE"
+            )
+        if digest != imatrix.digest:
+            raise UsageError(
+                f"{imatrix.path}: is not the importance matrix that {out} was encoded with "
+                f"(xxh3-128 {imatrix.digest}, recorded {digest:.100})"
+            )
 
 
 def _piece(whole: EncodedPiece, first: int, last: int) -> EncodedPiece | None:

@@ -7,22 +7,26 @@ that another version has changes nothing of what an output is.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import msgspec
 
 from anamnesis.errors import FormatError
 from anamnesis.kernels.encoders import ENCODERS, Key, Setting, former
 from anamnesis.pipeline.encoding import EncodedPiece
+from anamnesis.pipeline.importance import weights_of
 from anamnesis.pipeline.targets import ENCODABLE, Choice, Target
 from anamnesis.pipeline.transcode import scale_dtype
 from anamnesis.pipeline.work import Task
 from anamnesis.readers.base import Tensor
+from anamnesis.readers.imatrix_entry import Imatrix
 
 
 class EncodedRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fields=True):
     """How a tensor was encoded.
 
     `dtype` is that of the values that went in; `moved` and `requantize` are those of `Encoded`.
+    `imatrix` is the digest of the importance matrix, where the tensor has weights.
     """
 
     tensor: str
@@ -31,8 +35,9 @@ class EncodedRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     settings: dict[str, bool | int | str]
     moved: bool = False
     requantize: bool = False
+    imatrix: str = ""
 
-    def choice(self, tensor: Tensor) -> Choice:
+    def choice(self, tensor: Tensor, imatrix: Imatrix | None = None) -> Choice:
         """The choice that was made for a tensor, which has `dtype`; its loss is known already.
 
         Raises `kernels.encoders.Unfit` where the layout cannot hold a tensor of that shape.
@@ -40,7 +45,10 @@ class EncodedRow(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
         held = scale_dtype(tensor) if self.moved else self.dtype
         form = former(self.target)(tensor.name, tensor.shape, held, self.settings)
         target = Target(self.target, self.settings)
-        return Choice(target, form, moved=self.moved, requantize=self.requantize, skip_loss=True)
+        found = Choice(target, form, moved=self.moved, requantize=self.requantize, skip_loss=True)
+        if self.imatrix and imatrix is not None:
+            return replace(found, weights=weights_of(imatrix, tensor.name, tensor.shape))
+        return found
 
 
 def encoded_rows(tasks: Iterable[Task]) -> list[EncodedRow]:
@@ -55,9 +63,14 @@ def encoded_rows(tasks: Iterable[Task]) -> list[EncodedRow]:
 
 def _row(piece: EncodedPiece) -> EncodedRow:
     encoded, step = piece.encoded, piece.step
-    settings = dict(encoded.settings)
     return EncodedRow(
-        step.tensor.name, encoded.name, step.dtype, settings, encoded.moved, encoded.requantize
+        step.tensor.name,
+        encoded.name,
+        step.dtype,
+        dict(encoded.settings),
+        encoded.moved,
+        encoded.requantize,
+        encoded.weights.digest if encoded.weights else "",
     )
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from anamnesis.kernels.encoders import Form, Setting
+from anamnesis.pipeline.importance import Weights
 from anamnesis.pipeline.work import Piece
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.writers.base import Slot
@@ -22,7 +23,8 @@ class Encoded:
     `statistics` are the numbers of the whole tensor that the form asks for; the pass that finds
     them comes before any window is encoded. With `moved`, codes and scales are those of the source;
     windows whose numbers the target does not have are encoded from values if `requantize`. With
-    `skip_loss` what is encoded is not decoded again for the report.
+    `skip_loss` what is encoded is not decoded again for the report. `weights` are what errors in
+    the columns count.
     """
 
     name: str
@@ -33,6 +35,7 @@ class Encoded:
     moved: bool = False
     requantize: bool = False
     skip_loss: bool = False
+    weights: Weights | None = None
 
     def part_dtype(self, role: str, default: str) -> str:
         """The dtype of a part, where the form has it."""
@@ -62,8 +65,10 @@ class EncodedPiece(Piece):
         # Windows as float32, codes of a byte each, the scales that glue makes of groups, and what
         # is decoded again; what codes are moved through.
         elems = self.step.window_units * self.step.tensor.unit_elems
+        weights = self.encoded.weights
         return (
             self.step.memory_bytes
+            + (16 * weights.columns if weights else 0)
             + (21 if self.encoded.moved else 12) * elems
             + self.encoded.nbytes(*self.units(0, self.step.window_units))
         )

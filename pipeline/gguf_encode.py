@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from anamnesis.pipeline.importance import key_values_of
 from anamnesis.pipeline.policy import FILE_TYPES, MIXTURES, Facts
 from anamnesis.pipeline.targets import Encode, type_of
 from anamnesis.readers.gguf_types import KeyValue
@@ -30,7 +31,8 @@ def encoded_as(encode: Encode) -> dict[str, KeyValue]:
         targets = [encode.target] if encode.target else [rule.target for rule in encode.rules]
         types = [type_of(target) for target in targets]
         number = FILE_TYPES[types[0]]
-    return {
+    found = {
         "general.file_type": KeyValue(_UINT32, number),
         "general.quantization_version": KeyValue(_UINT32, _QUANTIZATION_VERSION),
     }
+    return found | (key_values_of(encode.imatrix) if encode.imatrix else {})

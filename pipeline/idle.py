@@ -66,6 +66,7 @@ OUTPUTS: dict[str, tuple[str, Callable[[Place], bool]]] = {
         "safetensors, hf and gguf, which say how it is read",
         lambda place: place.form in ("gguf", "hf", "safetensors"),
     ),
+    "imatrix": ("gguf", lambda place: place.form == "gguf"),
     "key_values": ("gguf", lambda place: place.form == "gguf"),
     "manifest": ("folders", lambda place: not place.one_file),
 }
@@ -87,6 +88,12 @@ INPUTS: dict[str, tuple[str, Callable[[Case], bool]]] = {
     "follow_links": (
         "model folders",
         lambda case: any(os.path.isdir(model.path) for model in case.models),
+    ),
+    "imatrix": (
+        "types of a GGUF that weigh errors",
+        lambda case: any(
+            choice.weights is not None for plan in case.plans for _, choice in plan.choices
+        ),
     ),
     "keep_going": (
         "models of several files",

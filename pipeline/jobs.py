@@ -22,6 +22,7 @@ from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.remarks import collapsed, remarks_on, remarks_on_loss, remarks_on_settings
 from anamnesis.pipeline.run import check_place, run_plan
 from anamnesis.pipeline.targets import parse_encode
+from anamnesis.readers.imatrix import Imatrix, open_imatrix
 from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches
 from anamnesis.readers.schemes.base import Options
@@ -83,13 +84,14 @@ def _plan_all(
     for out in (*(out for _, out in inputs.models), *(p.out for p in inputs.pipelines)):
         if Path(out).suffix != WRITERS[settings.format].suffix:
             refuse_input_folders(out, [*sources, *folders])
+    imatrix = open_imatrix(settings.imatrix, limits) if settings.imatrix else None
     for source, out in inputs.models:
         try:
             model = _load(settings, source, limits)
             whole = model
             model = patterns.select(whole, settings, alone=len(sources) == 1)
             model = _noted(model, len(whole.tensors), settings)
-            planned.append((source, _plan_one(job, settings, model, out, limits)))
+            planned.append((source, _plan_one(job, settings, model, out, limits, imatrix)))
         except Exception as error:
             if len(sources) == 1:
                 raise
@@ -213,7 +215,14 @@ def _with_room(settings: Settings, limits: Limits) -> Limits:
     return replace(limits, record_bytes=room if room > 0 else None)
 
 
-def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limits) -> Plan:
+def _plan_one(
+    job: Job,
+    settings: Settings,
+    model: Model,
+    out: str,
+    limits: Limits,
+    imatrix: Imatrix | None,
+) -> Plan:
     spec = Spec(
         path=incomplete_path(out) if model.broken else out,
         format=settings.format,
@@ -227,6 +236,7 @@ def _plan_one(job: Job, settings: Settings, model: Model, out: str, limits: Limi
             settings.format,
             requantize=job.output.allow_requantize,
             skip_loss=job.output.skip_loss,
+            imatrix=imatrix,
         ),
         manifest=settings.manifest,
     )

@@ -17,6 +17,7 @@ KEYS = {
     "dtype": "output.dtype",
     "encode": "output.encode",
     "allow_requantize": "output.allow_requantize",
+    "imatrix": "output.imatrix",
     "skip_loss": "output.skip_loss",
     "names": "output.names",
     "key_values": "output.key_values",

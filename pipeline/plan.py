@@ -22,6 +22,7 @@ from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline import ahead
 from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk
+from anamnesis.pipeline.importance import refuse_unweighted
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
@@ -109,14 +110,14 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         charge_tensor(tensor, limits)
     choices = [spec.encode.choose(tensor) if spec.encode else KEEP for tensor in tensors]
     items = [item for t, choice in zip(tensors, choices, strict=True) for item in choice.items(t)]
+    chosen: tuple[tuple[str, Choice], ...] = ()
     if spec.encode:
-        named = zip(tensors, choices, strict=True)
-        refuse_lossy(spec.path, ((t.name, c.target, c.lossy) for t, c in named))
+        chosen = tuple((t.name, c) for t, c in zip(tensors, choices, strict=True))
+        refuse_lossy(spec.path, ((name, c.target, c.lossy) for name, c in chosen))
+        needing = ((name, str(c.target)) for name, c in chosen if c.unweighted == "needed")
+        refuse_unweighted(spec.path, spec.encode.imatrix, needing)
         refuse_twice(spec.path, str(spec.encode), items)
     module = writer(spec.format)
-    chosen = (
-        tuple((t.name, c) for t, c in zip(tensors, choices, strict=True)) if spec.encode else ()
-    )
     spec = with_input(spec, model, chosen)
     layout = module.layout(items, located(spec.path), spec.max_shard_bytes, spec.storage)
     limits.total(layout.nbytes, f"{spec.path}: output")

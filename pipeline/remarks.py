@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from anamnesis.pipeline.idle import Case, Place, without_effect
+from anamnesis.pipeline.importance import unweighted_note
 from anamnesis.pipeline.keys import KEYS
 
 if TYPE_CHECKING:
@@ -33,6 +34,10 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
         reasons = [c for c in plan.choices if c[1].unfit] or [c for c in plan.choices if c[1].wide]
         name, first = (reasons or plan.choices)[0]
         notes.append(f"nothing is encoded: {name} is {first}")
+    imatrix = plan.spec.encode.imatrix if plan.spec.encode else None
+    if imatrix is not None:
+        missing = [name for name, choice in plan.choices if choice.unweighted]
+        notes += filter(None, [unweighted_note(imatrix, missing)])
     again: dict[str, list[str]] = {}
     for name, choice in plan.choices:
         if choice.again:

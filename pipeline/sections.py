@@ -70,6 +70,13 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             "scales cannot be moved as they are."
         ),
     ] = False
+    imatrix: Annotated[
+        Text | None,
+        Meta(
+            description="An importance matrix of llama.cpp, by which the types of a GGUF weigh "
+            "errors; those of IQ1 to IQ3 need one."
+        ),
+    ] = None
     skip_loss: Annotated[
         bool, Meta(description="Leave out the report of what encoding lost, which takes time.")
     ] = False

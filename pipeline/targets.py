@@ -21,11 +21,13 @@ from anamnesis.kernels.encoders import ENCODERS, Form, Key, Setting, Unfit, form
 from anamnesis.kernels.transcoders import Source, misfit, suggested
 from anamnesis.names.derived import transposed
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
+from anamnesis.pipeline.importance import Weights, needs_weights, takes_weights, weights_of
 from anamnesis.pipeline.policy import FALLBACKS, MIXTURES, Facts, left_alone, mixed
 from anamnesis.pipeline.transcode import loses, scale_dtype, source_of
 from anamnesis.pipeline.work import Piece, Step
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.gguf_types import encoding_of
+from anamnesis.readers.imatrix_entry import Imatrix
 from anamnesis.writers.base import Item, Slot
 
 ENCODABLE = ("BF16", "F16", "F32")
@@ -91,6 +93,8 @@ class Choice:
     skip_loss: bool = False  # what is lost is not added up
     again: str = ""
     lossy: str = ""
+    weights: Weights | None = None
+    unweighted: str = ""  # what an importance matrix has nothing for: "missing", or "needed"
 
     @property
     def parts(self) -> int:
@@ -132,6 +136,7 @@ class Choice:
             moved=self.moved,
             requantize=self.requantize,
             skip_loss=self.skip_loss,
+            weights=self.weights,
         )
         return EncodedPiece(step, 0, step.tensor.units, encoded)
 
@@ -141,6 +146,8 @@ class Choice:
         said = [str(self.target)]
         if self.why:
             said.append(f"as {self.why}")
+        if self.weights:
+            said.append("with weights")
         if self.moved:
             said.append("codes and scales as they are")
         if self.again:
@@ -161,6 +168,7 @@ class Encode:
     types: Mapping[str, str] = field(default_factory=dict)  # of a mixture, by tensor
     requantize: bool = False
     skip_loss: bool = False
+    imatrix: Imatrix | None = None
 
     def of(self, names: Sequence[str], facts: Facts) -> Encode:
         """The same for a model of such tensors: a mixture's types are chosen among all of them."""
@@ -175,7 +183,18 @@ class Encode:
         found = replace(found, wide=len(tensor.shape) == 2, skip_loss=self.skip_loss)
         if self.requantize:
             found = replace(found, lossy="", requantize=True)
-        return found
+        return self._weighed(found, tensor)
+
+    def _weighed(self, found: Choice, tensor: Tensor) -> Choice:
+        """A choice with the weights of the tensor, where its target takes any."""
+        codes = found.moved and not found.requantize
+        if found.target is None or codes or not takes_weights(found.target.name):
+            return found
+        weights = weights_of(self.imatrix, tensor.name, tensor.shape) if self.imatrix else None
+        if weights is not None:
+            return replace(found, weights=weights)
+        needed = needs_weights(found.target.name, tensor.name, self.mixture)
+        return replace(found, unweighted="needed" if needed else "missing")
 
     def _choose(self, tensor: Tensor) -> Choice:
         if self.target is not None:
@@ -306,11 +325,12 @@ def parse_encode(
     *,
     requantize: bool = False,
     skip_loss: bool = False,
+    imatrix: Imatrix | None = None,
 ) -> Encode | None:
     """What `output.encode` means in a format of output; None for nothing."""
     if value is None:
         return None
-    base = Encode(requantize=requantize, skip_loss=skip_loss)
+    base = Encode(requantize=requantize, skip_loss=skip_loss, imatrix=imatrix)
     if isinstance(value, str):
         mixture = value.upper().replace("-", "_")
         if form == "gguf" and mixture in MIXTURES:

@@ -22,6 +22,7 @@ from anamnesis.kernels.transcoders import Inexact, Read, transcoder
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
+from anamnesis.pipeline.importance import OpenWeights
 from anamnesis.pipeline.loss import PieceLoss
 from anamnesis.pipeline.moved_rows import RowReader
 from anamnesis.pipeline.row_sources import row_sources
@@ -29,6 +30,7 @@ from anamnesis.pipeline.transcode import not_exact
 from anamnesis.pipeline.windows import Decoded, Windows
 from anamnesis.pipeline.work import PieceReceipt, Step
 from anamnesis.readers.base import Tensor
+from anamnesis.readers.batch import OpenFile
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.writers.base import Target
 
@@ -45,8 +47,8 @@ class WindowParts:
     `losses` add up, or are None where they are not asked for.
     """
 
-    def __init__(self, step: Step, encoded: Encoded) -> None:
-        """Make the buffers that windows of `step` need."""
+    def __init__(self, step: Step, encoded: Encoded, open_file: OpenFile) -> None:
+        """Make the buffers that windows of `step` need; weights are in a file of their own."""
         elems = step.window_units * step.tensor.unit_elems
         units = -(-elems // encoded.form.unit_elems)
         self._dtype, self._parts = step.dtype, encoded.form.parts
@@ -64,6 +66,7 @@ class WindowParts:
             "scale_dtype": scales,
             "columns": encoded.form.unit_elems,
             "shape": step.tensor.shape,
+            "weights": OpenWeights(encoded.weights, open_file) if encoded.weights else None,
         }
         settings = {**encoded.settings, **encoded.statistics}
         self._facts = Facts(encoded.name, settings, scales, encoded.form.unit_elems, 0)
@@ -115,7 +118,7 @@ class MovedParts(WindowParts):
 
     def __init__(self, step: Step, encoded: Encoded, windows: Windows) -> None:
         """`windows` are the tensor's, with its whole parameters."""
-        super().__init__(step, encoded)
+        super().__init__(step, encoded, windows.open_file)
         self._step, self._encoded = step, encoded
         rows = row_sources(step.tensor) if isinstance(step.tensor, Derived) else None
         read, self._write = transcoder(
@@ -221,7 +224,7 @@ def make_parts(step: Step, encoded: Encoded, windows: Windows) -> WindowParts:
     """What makes the parts of a tensor's windows."""
     if encoded.moved:
         return MovedParts(step, encoded, windows)
-    return WindowParts(step, encoded)
+    return WindowParts(step, encoded, windows.open_file)
 
 
 def _by_window(tensor: Tensor, wholes: Mapping[str, Any], read: Read) -> Numbers:

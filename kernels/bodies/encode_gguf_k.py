@@ -12,12 +12,17 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX, clamped, half_bits, nearest, put_half
 from anamnesis.kernels.bodies._ggml_lanes import (
-    codes_above,
     nearest_lanes,
     search_signed,
     search_signed_3,
     search_with_minimum,
     squares,
+)
+from anamnesis.kernels.bodies._ggml_store import (
+    put_scales_3,
+    store_2,
+    store_3,
+    store_with_minimums,
 )
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
 from anamnesis.kernels.bodies._lanes import (
@@ -38,51 +43,15 @@ _f32 = np.float32
 
 _x, _weights, _tried, _tail = stack(2048), stack(2048), stack(2048), stack(2048)
 _codes = stack(1024)
+_lows, _highs = stack(32), stack(32)
 _scales, _minimums, _inverses, _leasts = stack(128), stack(64), stack(64), stack(64)
-
-
-@inline
-def _spread(codes: Any, out: Any, at: Any) -> None:
-    """Two bits of each of 256 codes, four elements 32 apart a byte."""
-    for i in range(0, 64, 16):
-        first = i // 32 * 128 + i % 32
-        pairs = lanes(codes, first) & 3 | (lanes(codes, first + 32) & 3) << 2
-        more = (lanes(codes, first + 64) & 3) << 4 | (lanes(codes, first + 96) & 3) << 6
-        put_bytes(out, at + i, pairs | more)
-
-
-@inline
-def _nibbles(codes: Any, out: Any, at: Any) -> None:
-    """Four bits of each of 256 codes, two elements 32 apart a byte."""
-    for i in range(0, 128, 16):
-        first = i // 32 * 64 + i % 32
-        put_bytes(out, at + i, lanes(codes, first) & 15 | (lanes(codes, first + 32) & 15) << 4)
-
-
-@inline
-def _found_again(
-    values: Any, first: Any, count: Any, most: Any, scale: Any, before: Any, codes: Any, at: Any
-) -> None:
-    """Codes from `at` on, of `count` numbers, under a scale and a minimum as they are stored.
-
-    Under a scale of 0 they are those of the search: `before` has its inverse and least number.
-    """
-    d, minimum = scale
-    inverse, least = before
-    for i in range(0, count, 16):
-        numbers = lanes(values, first + i)
-        if d != 0:
-            found = between(nearest_lanes((numbers + minimum) / d), 0, most)
-        else:
-            found = codes_above(numbers, splat(inverse), splat(least), most)
-        put_lanes(codes, at + i, found)
 
 
 @jit
 def q2_k(values: Any, groups: Any, out: Any) -> None:
     """Q2_K: scales and minima in halves of 16 bytes, codes of two bits, `d` and `dmin` f16."""
     x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
-    tried, codes = local(_tried(), (16, 16), _f32), local(_codes(), 256, _i32)
+    tried = local(_tried(), (16, 16), _f32)
     scales, minimums = local(_scales(), 16, _f32), local(_minimums(), 16, _f32)
     inverses, leasts = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)
     for b in range(values.shape[0] // 256):
@@ -109,15 +78,7 @@ def q2_k(values: Any, groups: Any, out: Any) -> None:
             out[at + j] = np.uint8((low | high << 4) & 0xFF)
         d_bits = half_bits(most_scale / _f32(15)) if most_scale > 0 else half_bits(_f32(0))
         m_bits = half_bits(most_minimum / _f32(15)) if most_minimum > 0 else half_bits(_f32(0))
-        put_half(out, at + 80, d_bits)
-        put_half(out, at + 82, m_bits)
-        whole, under = f16_bits_to_f32(d_bits), f16_bits_to_f32(m_bits)
-        for j in range(16):
-            d = _f32(whole * _f32(_i32(out[at + j] & 0xF)))
-            m = _f32(under * _f32(_i32(out[at + j] >> 4)))
-            before = inverses[j], leasts[j]
-            _found_again(values, base + 16 * j, 16, 3, (d, m), before, codes, 16 * j)
-        _spread(codes, out, at + 16)
+        store_2(values, base, (d_bits, m_bits), (inverses, leasts), out, at)
 
 
 @jit
@@ -140,7 +101,6 @@ def q3_k(values: Any, groups: Any, out: Any) -> None:
 @inline
 def _store_3(values: Any, base: Any, found: Any, out: Any, at: Any) -> None:
     """A block of Q3_K, of the scales and codes that were found."""
-    codes = local(_codes(), 256, _i32)
     scales, tried = found
     most, signed = _f32(0), _f32(0)
     for j in range(16):
@@ -154,38 +114,16 @@ def _store_3(values: Any, base: Any, found: Any, out: Any, at: Any) -> None:
         for j in range(16):
             wrapped = _i32(_i32(nearest(inverse * scales[j]) & 0xFF) ^ _i32(0x80)) - _i32(0x80)
             low = clamped(wrapped, -32, 31) + 32
-            if j < 8:
-                out[at + 96 + j] = np.uint8(low & 0xF)
-            else:
-                out[at + 88 + j] |= np.uint8((low & 0xF) << 4)
-            out[at + 104 + j % 4] |= np.uint8((low >> 4) << (2 * (j // 4)))
+            put_scales_3(low, j, out, at)
         bits = half_bits(np.divide(_f32(1), inverse))
-    put_half(out, at + 108, bits)
-    whole = f16_bits_to_f32(bits)
-    for j in range(16):
-        low = _i32(out[at + 96 + j]) & 0xF if j < 8 else _i32(out[at + 88 + j]) >> 4
-        high = _i32(out[at + 104 + j % 4]) >> (2 * (j // 4)) & 3
-        d = _f32(whole * _f32(_i32((low | high << 4) - 32)))
-        if d != 0:
-            found_again = between(nearest_lanes(lanes(values, base + 16 * j) / d), -4, 3)
-            put_lanes(codes, 16 * j, found_again + 4)
-        else:
-            for i in range(16):
-                codes[16 * j + i] = _i32(tried[i, j]) + 4
-    for i in range(0, 32, 16):
-        byte = splat(0)
-        for j in range(8):
-            byte = byte | (lanes(codes, 32 * j + i) >> 2 & 1) << j
-        put_bytes(out, at + i, byte)
-    _spread(codes, out, at + 32)
+    store_3(values, base, tried, bits, out, at)
 
 
 @variants
 def with_minimums(most: int) -> Any:
     """Q4_K (`most` 15) and Q5_K (31)."""
-    four = most == 15
-    nbytes = 144 if four else 176
-    start, last = (-1.0, 20) if four else (-0.5, 15)
+    nbytes = 144 if most == 15 else 176
+    start, last = (-1.0, 20) if most == 15 else (-0.5, 15)
 
     def run(values: Any, groups: Any, out: Any) -> None:
         x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
@@ -211,9 +149,8 @@ def with_minimums(most: int) -> Any:
                 store(values, 256 * (b + k), found, before, out, nbytes * (b + k))
 
     def store(values: Any, base: Any, found: Any, before: Any, out: Any, at: Any) -> None:
-        codes = local(_codes(), 256, _i32)
+        lows, highs = local(_lows(), 8, _i32), local(_highs(), 8, _i32)
         scales, minimums = found
-        inverses, leasts = before
         most_scale, most_minimum = _f32(0), _f32(0)
         for j in range(8):
             most_scale = scales[j] if scales[j] > most_scale else most_scale
@@ -223,86 +160,68 @@ def with_minimums(most: int) -> Any:
         for j in range(8):
             low = min(63, nearest(up * scales[j]) & 0xFF)
             high = min(63, nearest(up_minimum * minimums[j]) & 0xFF)
-            if j < 4:
-                out[at + 4 + j] = np.uint8(low)
-                out[at + 8 + j] = np.uint8(high)
-            else:
-                out[at + 8 + j] = np.uint8((low & 0xF) | (high & 0xF) << 4)
-                out[at + j] |= np.uint8((low >> 4) << 6)
-                out[at + 4 + j] |= np.uint8((high >> 4) << 6)
-        d_bits = half_bits(_f32(most_scale / _f32(63)))
-        m_bits = half_bits(_f32(most_minimum / _f32(63)))
-        put_half(out, at, d_bits)
-        put_half(out, at + 2, m_bits)
-        whole, under = f16_bits_to_f32(d_bits), f16_bits_to_f32(m_bits)
-        for j in range(8):
-            if j < 4:
-                low, high = _i32(out[at + 4 + j]) & 63, _i32(out[at + 8 + j]) & 63
-            else:
-                both = _i32(out[at + 8 + j])
-                low = (both & 0xF) | (_i32(out[at + j]) >> 6) << 4
-                high = (both >> 4) | (_i32(out[at + 4 + j]) >> 6) << 4
-            d, m = _f32(whole * _f32(_i32(low))), _f32(under * _f32(_i32(high)))
-            own = inverses[j], leasts[j]
-            _found_again(values, base + 32 * j, 32, most, (d, m), own, codes, 32 * j)
-        if four:
-            _nibbles(codes, out, at + 16)
-        else:
-            _nibbles(codes, out, at + 48)
-            for i in range(0, 32, 16):
-                byte = splat(0)
-                for j in range(8):
-                    byte = byte | (lanes(codes, 32 * j + i) >> 4 & 1) << j
-                put_bytes(out, at + 16 + i, byte)
+            lows[j], highs[j] = low, high
+        bits = half_bits(_f32(most_scale / _f32(63))), half_bits(_f32(most_minimum / _f32(63)))
+        store_with_minimums(values, base, (lows, highs, bits), before, most, out, at)
 
     store = inline(store)
     return run
 
 
-@jit
-def q6_k(values: Any, groups: Any, out: Any) -> None:
-    """Q6_K: four bits of each code, two bits of each, int8 scales, `d` f16."""
-    x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
-    codes, scales = local(_codes(), 256, _i32), local(_scales(), 16, _f32)
-    inverses = local(_inverses(), 16, _f32)
-    for b in range(values.shape[0] // 256):
-        at, base = 210 * b, 256 * b
-        groups_of(groups, 16 * b, 16, x)
-        for i in range(16):
-            put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
-        scale, inverse = search_signed(x, weights, 16, 32)
-        put_lanes(scales, 0, scale)
-        put_lanes(inverses, 0, inverse)
-        most, signed = _f32(0), _f32(0)
-        for j in range(16):
-            if abs(scales[j]) > most:
-                most, signed = abs(scales[j]), scales[j]
-        if most < LEAST_MAX:
-            for i in range(210):
-                out[at + i] = np.uint8(0)
-            continue
-        up = np.divide(_f32(-128), signed)
-        bits = half_bits(np.divide(_f32(1), up))
-        put_half(out, at + 208, bits)
-        whole = f16_bits_to_f32(bits)
-        for j in range(16):
-            stored = min(127, nearest(up * scales[j])) & 0xFF
-            out[at + 192 + j] = np.uint8(stored)
-            d = _f32(whole * _f32(_i32((stored ^ 0x80) - 0x80)))
-            numbers = lanes(values, base + 16 * j)
-            if d != 0:
-                found = between(nearest_lanes(numbers / d), -32, 31) + 32
-            elif inverses[j] != 0:
-                found = between(nearest_lanes(numbers * inverses[j]), -32, 31) + 32
+@variants
+def q6_k(weighted: int) -> Any:
+    """Q6_K: four bits of each code, two bits of each, int8 scales, `d` f16.
+
+    Unless it is `weighted`, squares of the numbers take the place of `columns`.
+    """
+
+    def run(values: Any, groups: Any, columns: Any, out: Any) -> None:
+        x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
+        codes, scales = local(_codes(), 256, _i32), local(_scales(), 16, _f32)
+        inverses = local(_inverses(), 16, _f32)
+        for b in range(values.shape[0] // 256):
+            at, base = 210 * b, 256 * b
+            groups_of(groups, 16 * b, 16, x)
+            if weighted:
+                groups_of(columns, 16 * b, 16, weights)
             else:
-                found = splat(0)
-            put_lanes(codes, 16 * j, found)
-        for i in range(0, 64, 16):
-            first = i // 32 * 128 + i % 32
-            low = at + i // 32 * 64 + i % 32
-            c0, c1 = lanes(codes, first), lanes(codes, first + 32)
-            c2, c3 = lanes(codes, first + 64), lanes(codes, first + 96)
-            put_bytes(out, low, c0 & 15 | (c2 & 15) << 4)
-            put_bytes(out, low + 32, c1 & 15 | (c3 & 15) << 4)
-            high = c0 >> 4 | (c1 >> 4) << 2 | (c2 >> 4) << 4 | (c3 >> 4) << 6
-            put_bytes(out, at + 128 + i, high)
+                for i in range(16):
+                    put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
+            scale, inverse = search_signed(x, weights, 16, 32)
+            put_lanes(scales, 0, scale)
+            put_lanes(inverses, 0, inverse)
+            most, signed = _f32(0), _f32(0)
+            for j in range(16):
+                if abs(scales[j]) > most:
+                    most, signed = abs(scales[j]), scales[j]
+            if most < LEAST_MAX:
+                for i in range(210):
+                    out[at + i] = np.uint8(0)
+                continue
+            up = np.divide(_f32(-128), signed)
+            bits = half_bits(np.divide(_f32(1), up))
+            put_half(out, at + 208, bits)
+            whole = f16_bits_to_f32(bits)
+            for j in range(16):
+                stored = min(127, nearest(up * scales[j])) & 0xFF
+                out[at + 192 + j] = np.uint8(stored)
+                d = _f32(whole * _f32(_i32((stored ^ 0x80) - 0x80)))
+                numbers = lanes(values, base + 16 * j)
+                if d != 0:
+                    found = between(nearest_lanes(numbers / d), -32, 31) + 32
+                elif inverses[j] != 0:
+                    found = between(nearest_lanes(numbers * inverses[j]), -32, 31) + 32
+                else:
+                    found = splat(0)
+                put_lanes(codes, 16 * j, found)
+            for i in range(0, 64, 16):
+                first = i // 32 * 128 + i % 32
+                low = at + i // 32 * 64 + i % 32
+                c0, c1 = lanes(codes, first), lanes(codes, first + 32)
+                c2, c3 = lanes(codes, first + 64), lanes(codes, first + 96)
+                put_bytes(out, low, c0 & 15 | (c2 & 15) << 4)
+                put_bytes(out, low + 32, c1 & 15 | (c3 & 15) << 4)
+                high = c0 >> 4 | (c1 >> 4) << 2 | (c2 >> 4) << 4 | (c3 >> 4) << 6
+                put_bytes(out, at + 128 + i, high)
+
+    return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,9 @@ def inputs(sample: Path, tmp_path: Path, write_safetensors: Callable[..., Path])
     for n in (1, 2):
         entries = {f"w{n}": ("BF16", (4, 4), bytes(32))}
         write_safetensors(folder / f"model-0000{n}-of-00002.safetensors", entries)
+    entry = struct.pack("<ii8sii", 1, 8, b"w.weight", 1, 256) + np.ones(256, "<f4").tobytes()
+    (tmp_path / "imatrix.dat").write_bytes(entry)
+    wide = {"w.weight": ("F32", (2, 256), bytes(2048))}
     bare = {"w.weight": ("F8_E4M3", (4, 4), bytes(16))}
     np.savez(tmp_path / "m.npz", w=np.ones((2, 2), np.float32))
     return {
@@ -46,6 +50,8 @@ def inputs(sample: Path, tmp_path: Path, write_safetensors: Callable[..., Path])
         "whole": write_safetensors(tmp_path / "i.safetensors", {"i": ("I64", (2,), bytes(16))}),
         "bare": write_safetensors(tmp_path / "b.safetensors", bare),
         "folder": folder,
+        "imatrix": tmp_path / "imatrix.dat",
+        "wide": write_safetensors(tmp_path / "x.safetensors", wide),
         "npz": tmp_path / "m.npz",
     }
 
@@ -57,6 +63,11 @@ CASES: dict[str, tuple[Any, tuple[str, dict[str, Any]], tuple[str, dict[str, Any
     "bf16": ("uint16", ("gguf", {"to": "arrow"}), ("gguf", {"to": "arrow", "dtype": "f32"})),
     "dtype": ("f16", ("dense", {}), ("whole", {})),
     "follow_links": (True, ("folder", {}), ("dense", {})),
+    "imatrix": (
+        "imatrix",
+        ("wide", {"to": "gguf", "names": "stored", "encode": "q6-k"}),
+        ("wide", {"to": "gguf", "names": "stored", "encode": "q8-0"}),
+    ),
     "keep_going": (True, ("folder", {}), ("dense", {})),
     "leave_out_unknown": (True, ("npz", {}), ("dense", {})),
     "max_shard_size": ("1GB", ("dense", {}), ("dense", {"out": "o.safetensors"})),
@@ -74,7 +85,7 @@ def test_a_setting_that_changes_nothing_is_noted(
 ) -> None:
     value, means, idle = CASES[name]
     for (source, settings), noted in ((means, False), (idle, True)):
-        how = {**settings, name: value}
+        how = {**settings, name: str(inputs[value]) if value in inputs else value}
         out = str(tmp_path / how.pop("out", "out"))
         job = job_for(str(inputs[source]), out, **how)
         found = remarks_on_job(job, rehearse_job(job))
@@ -87,6 +98,7 @@ REFUSED: dict[str, tuple[Any, dict[str, str], dict[str, str]]] = {
     "bf16": ("uint16", {"to": "parquet"}, {"to": "hf"}),
     "compression": ("zstd", {"to": "arrow"}, {"to": "gguf"}),
     "encode": ("fp8-tensor", {"to": "safetensors"}, {"to": "arrow"}),
+    "imatrix": ("imatrix", {"to": "gguf", "names": "stored"}, {"to": "arrow"}),
     "key_values": ({"a": 1}, {"to": "gguf", "names": "stored"}, {"to": "arrow"}),
     "manifest": ("inside", {}, {"out": "o.arrow"}),
 }
@@ -98,6 +110,7 @@ def test_a_setting_that_the_output_has_no_use_for_is_refused(
 ) -> None:
     value, means, idle = REFUSED[name]
     for settings, refused in ((means, False), (idle, True)):
+        value = str(inputs[value]) if name == "imatrix" and not refused else value
         how: dict[str, Any] = {**settings, name: value}
         job = job_for(str(inputs["dense"]), str(tmp_path / how.pop("out", "out")), **how)
         if not refused:
@@ -116,6 +129,10 @@ BESIDE: dict[tuple[str, str], tuple[str, str]] = {
         "{m} --globals --assume-unit-scale",
     ),
     ("stats", "overwrite"): ("{m} --overwrite -o {t}/a.csv", "{m} --overwrite"),
+    ("verify", "imatrix"): (
+        "{t}/o.arrow --against {m} --imatrix {t}/imatrix.dat",
+        "{t}/o.arrow --imatrix {t}/imatrix.dat",
+    ),
     ("verify", "sample"): ("{t}/o.arrow --against {m} --sample 0.5", "{t}/o.arrow --sample 0.5"),
 }  # fmt: skip
 

@@ -314,9 +314,37 @@ def onnx_seeds() -> dict[str, bytes]:
     }
 
 
+def imatrix_seeds() -> dict[str, bytes]:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    def entry(name: bytes, calls: int, *sums: float) -> bytes:
+        head = struct.pack("<i", len(name)) + name + struct.pack("<ii", calls, len(sums))
+        return head + struct.pack(f"<{len(sums)}f", *sums)
+
+    entries = entry(b"output.weight", 4, 1.0, 2.5) + entry(b"blk.0.attn_q.weight", 0, 3.0)
+    pairs = [
+        (b"general.type", 8, text("imatrix")),
+        (b"imatrix.datasets", 9, struct.pack("<IQ", 8, 1) + text("calibration.txt")),
+        (b"imatrix.chunk_count", 4, struct.pack("<I", 7)),
+        (b"imatrix.chunk_size", 4, struct.pack("<I", 512)),
+    ]
+    tensors = [
+        Tensor(b"blk.0.ffn_up_exps.weight.in_sum2", (3, 2), 0, 0),
+        Tensor(b"blk.0.ffn_up_exps.weight.counts", (1, 2), 0, 0),
+        Tensor(b"blk.0.ffn_up_exps.weight.in_sum", (3, 2), 0, 0),
+    ]
+    return {
+        "gguf": write_parts(Parts(3, pairs, tensors, struct.pack("<24f", *[2.0] * 24))),
+        "legacy": struct.pack("<i", 2) + entries + struct.pack("<ii", 7, 3) + b"txt",
+        "old": struct.pack("<i", 2) + entries,
+    }
+
+
 SEEDS = {
     "arrow": arrow_seeds,
     "gguf": gguf_seeds,
+    "imatrix": imatrix_seeds,
     "json": json_seeds,
     "layers": layer_targets.seeds,
     "npz": npz_seeds,

@@ -26,6 +26,7 @@ from anamnesis.readers import open_container
 from anamnesis.readers.base import Container, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.folder import LocalFolder
+from anamnesis.readers.imatrix import open_imatrix
 from anamnesis.readers.index import read_index
 from anamnesis.readers.pth import list_globals
 from anamnesis.readers.schemes import resolve
@@ -190,6 +191,19 @@ def check_record(name: str) -> Check:
     return check
 
 
+def check_imatrix(lab: Lab, path: str, data: bytes, convert: bool) -> None:
+    """Open an importance matrix; what is accepted lies inside of the file, and has finite means."""
+    with documented(path):
+        found = open_imatrix(path, LIMITS)
+        with open_source(path) as file:
+            for name, entry in found.entries.items():
+                if not 0 < entry.offset <= entry.offset + 4 * entry.count <= len(data):
+                    raise BrokenPromiseError(f"{name!r} is not inside of its {len(data)} bytes")
+                means = entry.means(file, entry.count // 2, entry.count - entry.count // 2)
+                if not ((means >= 0) & (means < float("inf"))).all():
+                    raise BrokenPromiseError(f"{name!r}: no weights: {means}")
+
+
 def check_layers(lab: Lab, path: str, data: bytes, convert: bool) -> None:
     """Names, dtypes, shapes and a configuration, as every scheme's `resolve` sees them."""
     layer_targets.check_layers(documented, lab.path, data)
@@ -232,6 +246,7 @@ TARGETS: dict[str, Target] = {
     "arrow": Target("m.arrow", check_model, ("anamnesis.tensors", "lance.bfloat16"), 8_192),
     "config": Target("config.json", check_record("config"), (*_JSON, *_METHODS)),
     "gguf": Target("m.gguf", check_model, ("general.alignment", "split.count", "split.no")),
+    "imatrix": Target("imatrix", check_imatrix, (".in_sum2", ".counts", "imatrix.chunk_count")),
     "index": Target("index.json", check_record("index"), (*_JSON, '"weight_map"', "../")),
     "journal": Target("journal", check_record("journal"), _JSON),
     "json": Target("model.safetensors.index.json", check_json, (*_JSON, "weight_map", "../")),

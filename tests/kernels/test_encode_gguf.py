@@ -7,6 +7,7 @@ import importlib.util
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import libggml
 import numpy as np
@@ -32,8 +33,8 @@ def _cases() -> ModuleType:
 ours = _cases()
 
 
-def by_ggml(name: str, values: np.ndarray) -> np.ndarray:
-    """`ggml_quantize_chunk` without an importance matrix."""
+def by_ggml(name: str, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """`ggml_quantize_chunk`, with weights of the columns or without."""
     row = ENCODINGS[name]
     out = np.zeros((values.size // row.block_elems, row.block_bytes), np.uint8)
     LIBRARY.ggml_quantize_init(row.ggml_type)
@@ -41,15 +42,22 @@ def by_ggml(name: str, values: np.ndarray) -> np.ndarray:
     call.restype, size, pointer = ctypes.c_size_t, ctypes.c_int64, ctypes.c_void_p
     call.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
     rows, columns = values.shape
-    wrote = call(row.ggml_type, values.ctypes.data, out.ctypes.data, 0, rows, columns, None)
+    matrix = None if weights is None else weights.ctypes.data
+    wrote = call(row.ggml_type, values.ctypes.data, out.ctypes.data, 0, rows, columns, matrix)
     assert wrote == out.nbytes
     return out
 
 
-def encoded(name: str, values: np.ndarray) -> np.ndarray:
+def encoded(name: str, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
+    """Blocks of a matrix, or with `weights [matrices, columns]` of a stack as one matrix."""
     row = ENCODINGS[name]
     out = np.empty((values.size // row.block_elems, row.block_bytes), np.uint8)
-    encoder(name)(values.reshape(-1), {}, {"blocks": out.reshape(-1)})
+    params: dict[str, Any] = {}
+    if weights is not None:
+        shape = (len(weights), len(values) // len(weights), values.shape[1])
+        params = {"columns": values.shape[1], "first": 0, "shape": shape}
+        params["weights"] = lambda matrix: weights[matrix]
+    encoder(name)(values.reshape(-1), params, {"blocks": out.reshape(-1)})
     return out
 
 
