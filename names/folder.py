@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from anamnesis.limits import Limits
 from anamnesis.names.config import config_of
+from anamnesis.names.processor import PROCESSORS, processor_files
 from anamnesis.names.tokenizer import tokenizer_files
 from anamnesis.names.view import family_of
 from anamnesis.names.vision import tower_of
@@ -57,11 +58,27 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     if tower is not None:
         words = values.get("tokenizer.ggml.tokens")
         config, why = with_tower(tower, config, last, words.value if words else [])
-        notes = (*notes, why)
+        notes = (*notes, *why)
     generation = _generation(config, values)
     files = {"config.json": as_json(config), "generation_config.json": as_json(generation)}
     tokenizer, more = tokenizer_files(values)
+    if tower is not None:
+        tokenizer |= _processor(tower, last, tokenizer)
     return files | tokenizer, (*notes, *more)
+
+
+def _processor(
+    tower: str, metadata: Mapping[str, Any], files: Mapping[str, bytes]
+) -> dict[str, bytes]:
+    """The files of a processor, and the tokenizer's settings with the tokens that it asks for."""
+    found = processor_files(tower, metadata)
+    settings = json.loads(files.get("tokenizer_config.json", "{}"))
+    if settings:
+        extra = dict(PROCESSORS[tower].tokens)
+        settings |= {"processor_class": PROCESSORS[tower].name}
+        settings |= {"extra_special_tokens": extra} if extra else {}
+        found["tokenizer_config.json"] = settings
+    return {name: as_json(document) for name, document in found.items()}
 
 
 def _generation(config: dict[str, Any], values: Mapping[str, KeyValue]) -> dict[str, Any]:

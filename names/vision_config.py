@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.names.processor import gemma3_tokens
+
 Metadata = Mapping[str, Any]
 
 
@@ -71,7 +73,6 @@ CLASSES: dict[str, TowerClass] = {
             "eoi_token_index": "<end_of_image>",
             "image_token_index": "<image_soft_token>",
         },
-        lacks=("mm_tokens_per_image",),
     ),
     "Idefics3ForConditionalGeneration": TowerClass(
         "idefics3",
@@ -122,8 +123,8 @@ _SHARED = ("torch_dtype", "dtype", "tie_word_embeddings")
 
 def with_tower(
     architecture: str, text: Mapping[str, Any], metadata: Metadata, tokens: Sequence[str]
-) -> tuple[dict[str, Any], str]:
-    """The configuration of text model and tower together, and what it does not say.
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The configuration of text model and tower together, and a remark on what it does not say.
 
     `metadata` are the tower's key/values, `tokens` the text model's.
     """
@@ -136,11 +137,16 @@ def with_tower(
     config |= {key: text[key] for key in _SHARED if key in text}
     config |= row.whole
     config |= _found(row.whole_rows, metadata)
+    if architecture == "Gemma3ForConditionalGeneration":
+        config["mm_tokens_per_image"] = gemma3_tokens(
+            lambda key: int(metadata.get(_PREFIX + key, 0))
+        )
     config |= {key: tokens.index(word) for key, word in row.tokens.items() if word in tokens}
     absent = [key for key in row.tokens if key not in config]
-    lacks = ", ".join((*absent, *row.lacks, "the files of its processor"))
-    why = f"config.json: a GGUF does not say {lacks}; complete them from the original model"
-    return config | {"text_config": inner, "vision_config": vision}, why
+    lacks = ", ".join((*absent, *row.lacks))
+    why = f"config.json: a GGUF does not say {lacks}; complete it from the original model"
+    config |= {"text_config": inner, "vision_config": vision}
+    return config, (why,) if lacks else ()
 
 
 def _found(rows: str, metadata: Metadata) -> dict[str, Any]:

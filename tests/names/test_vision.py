@@ -9,43 +9,13 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from towers import model, numbers
 
 import anamnesis
 from anamnesis.names.vision import TOWERS
 from anamnesis.names.vision_config import CLASSES
 
-gguf = pytest.importorskip("gguf")
-
-
-def numbers(*shape: int) -> Any:
-    return np.random.default_rng(sum(shape)).random(shape, np.float32)
-
-
-def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) -> Path:
-    writer = gguf.GGUFWriter(str(path), name)
-    for key, value in keys.items():
-        kinds = {int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
-        kinds[float] = writer.add_float32
-        kinds[type(value)](key, value)
-    for tensor, array in tensors.items():
-        writer.add_tensor(tensor, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def model(folder: Path, projector: str, tensors: dict[str, Any], **keys: Any) -> Path:
-    """A Qwen2-VL's text model of one tensor, and a tower of that projector beside it."""
-    sizes = {"embedding_length": 8, "block_count": 3, "feed_forward_length": 32, "patch_size": 4}
-    sizes |= {"attention.head_count": 2, "projection_dim": 6, "image_size": 16} | keys
-    settings = {"clip.projector_type": projector}
-    settings |= {f"clip.vision.{key}": value for key, value in sizes.items()}
-    write(folder / "mmproj-model.gguf", "clip", settings, tensors)
-    text = {"tokenizer.ggml.tokens": ["a", "<|image_pad|>", "<|vision_end|>"]}
-    text["qwen2vl.rope.dimension_sections"] = [2, 3, 3, 0]  # type: ignore[assignment]
-    return write(folder / "model.gguf", "qwen2vl", text, {"output_norm.weight": numbers(8)})
+pytest.importorskip("gguf")
 
 
 def made(source: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
@@ -73,7 +43,7 @@ def test_a_tower_comes_along(tmp_path: Path) -> None:
     assert config["image_token_id"] == 1
     assert config["vision_end_token_id"] == 2
     lacking = "video_token_id, vision_start_token_id, vision_config.window_size"
-    assert f"a GGUF does not say {lacking}, the files of its processor" in notes
+    assert f"a GGUF does not say {lacking}; complete it" in notes
     assert "no vision tower" not in notes
 
 

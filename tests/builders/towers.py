@@ -1,0 +1,43 @@
+"""A tiny Qwen2-VL as two GGUF files: a text model of one tensor, and a tower beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+def numbers(*shape: int) -> Any:
+    """The same ones for a shape."""
+    return np.random.default_rng(sum(shape)).random(shape, np.float32)
+
+
+def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) -> Path:
+    """A GGUF of an architecture."""
+    import gguf
+
+    writer = gguf.GGUFWriter(str(path), name)
+    for key, value in keys.items():
+        kinds = {int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
+        kinds[float] = writer.add_float32
+        kinds[type(value)](key, value)
+    for tensor, array in tensors.items():
+        writer.add_tensor(tensor, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def model(folder: Path, projector: str, tensors: dict[str, Any], **keys: Any) -> Path:
+    """A Qwen2-VL's text model of one tensor, and a tower of that projector beside it."""
+    sizes = {"embedding_length": 8, "block_count": 3, "feed_forward_length": 32, "patch_size": 4}
+    sizes |= {"attention.head_count": 2, "projection_dim": 6, "image_size": 16} | keys
+    settings = {"clip.projector_type": projector}
+    settings |= {f"clip.vision.{key}": value for key, value in sizes.items()}
+    write(folder / "mmproj-model.gguf", "clip", settings, tensors)
+    text = {"tokenizer.ggml.tokens": ["a", "<|image_pad|>", "<|vision_end|>"]}
+    text["qwen2vl.rope.dimension_sections"] = [2, 3, 3, 0]  # type: ignore[assignment]
+    return write(folder / "model.gguf", "qwen2vl", text, {"output_norm.weight": numbers(8)})
