@@ -31,7 +31,7 @@ _FP8 = {
     "F8_E5M2": E5M2,
     "F8_E5M2FNUZ": E5M2FNUZ,
 }
-_WIDE = {"I16": "<i2", "U16": "<u2", "I32": "<i4"}
+_WIDE = {"I16": "<i2", "U16": "<u2", "I32": "<i4", "I64": "<i8"}
 _HELD = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2", "F8_E8M0": "|u1"}
 _round = kernel("folded:round_values")
 

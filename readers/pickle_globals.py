@@ -13,6 +13,7 @@ from anamnesis.limits import Limits
 from anamnesis.readers.pickle_ops import run
 from anamnesis.readers.pickle_vm import Machine
 from anamnesis.readers.torch_globals import ALLOWED
+from anamnesis.readers.torch_subclasses import is_torchao
 
 _PICKLES = 1_000  # that may follow one another in one stream
 
@@ -45,7 +46,7 @@ class Collector:
     def find(self, module: str, name: str) -> Any:
         # A report is printed: no lone surrogates in it.
         shown = f"{module}.{name}".encode("utf-8", "backslashreplace").decode()
-        self.names[shown] = (module, name) in ALLOWED
+        self.names[shown] = (module, name) in ALLOWED or is_torchao(module)
         return _REBUILDS if name.startswith("_rebuild_tensor") else _PLACEHOLDER
 
     def extension(self, code: int) -> Any:

@@ -24,6 +24,8 @@ from anamnesis.readers.base import Stored
 from anamnesis.readers.pickle_vm import PICKLE_DEPTH, Node
 from anamnesis.readers.torch_globals import Global, Scalar, Unknown
 from anamnesis.readers.torch_records import Storage, TorchTensor
+from anamnesis.readers.torch_subclasses import KIND as TORCHAO_KIND
+from anamnesis.readers.torch_subclasses import Setting, is_wrapper
 
 # Fixed limits of one checkpoint file. A node that is shared counts once a path to it.
 STATE_TENSORS = 1 << 20
@@ -50,8 +52,8 @@ _TRAINING = re.compile(
 )
 _UNKNOWN_SHOWN = 32
 _SHOWN = 8  # names that a note lists
-# A dict with one of these is a layer whose other values are settings: HQQ's.
-_SETTINGS_BESIDE = frozenset(("W_q", "packing"))
+# A dict with one of these is a layer whose other values are settings: HQQ's, and torchao's tensors.
+_SETTINGS_BESIDE = frozenset(("W_q", "packing", TORCHAO_KIND))
 _SETTING_CHARACTERS = 64
 
 
@@ -280,11 +282,13 @@ class _Walk:
         seen: set[str] = set()
         trained = at_top and any(self._wraps(key, child) for key, child in _children(node))
         settings = node.kind == "dict" and not _SETTINGS_BESIDE.isdisjoint(_texts(node))
+        wrapper = is_wrapper(node)
         for key, child in _children(node):
             if not self._count(child):
                 if settings and type(key) is str:
                     self._keep(f"{prefix}{key}", child)
-                self._skip(f"{prefix}{_shown(key)}", child)
+                if not wrapper:
+                    self._skip(f"{prefix}{_shown(key)}", child)
                 if type(key) is str:
                     self._once(seen, prefix, key)
                 continue
@@ -373,8 +377,8 @@ def _kind(value: Any) -> str:
     if type(value) is Node:
         return f"{value.kind} of {len(value.pairs()) if value.kind == 'dict' else len(value.items)}"
     names = {TorchTensor: "one tensor", Storage: "a bare storage", Global: "a class"}
-    if type(value) is Scalar:
-        return value.what
+    if type(value) in (Scalar, Setting):
+        return str(value.what)
     if type(value) is Unknown:
         return f"an object of {value.path}"
     return names.get(type(value), type(value).__name__)

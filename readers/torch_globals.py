@@ -3,8 +3,9 @@
 The rows are what state dicts need, out of `_get_allowed_globals` in torch's
 _weights_only_unpickler.py, and NumPy's scalars, which trainers keep beside weights; nothing of
 torch or NumPy is imported. Values that are no tensors (bytes, complex numbers, counters) become
-records without content. A global that is not in the table is a `SecurityError`, or with
-`Allow.leave_out_unknown` an `Unknown`, and so is all that is made of it: nothing is run either way.
+records without content. What is called `torchao.…` stands for itself (`torch_subclasses.py`). Any
+other global that is not in the table is a `SecurityError`, or with `Allow.leave_out_unknown` an
+`Unknown`, and so is all that is made of it: nothing is run either way.
 """
 
 from __future__ import annotations
@@ -16,13 +17,15 @@ from typing import Any
 from anamnesis.errors import FormatError, SecurityError
 from anamnesis.readers.pickle_vm import Node
 from anamnesis.readers.torch_records import STORAGE_CLASSES, TORCH_DTYPES, TorchTensor, view
+from anamnesis.readers.torch_subclasses import Setting, is_torchao, is_wrapper, rebuilt, setting
 
+TORCHAO = "torchao"  # a class or function of that package, which stands for itself
 _NOTHING_RAN = "nothing was imported or called"
 
 
 @dataclass(frozen=True, slots=True)
 class Global:
-    """An allowed global. `role` is "function", "class", "storage", "dtype" or "name"."""
+    """An allowed global. `role` is "function", "class", "storage", "dtype", "name" or `TORCHAO`."""
 
     path: str
     role: str
@@ -137,19 +140,27 @@ def _tensor_v3(where: str, arguments: list[Any]) -> TorchTensor:
     return _with_metadata(tensor, arguments[7:])
 
 
-def _parameter(where: str, arguments: list[Any]) -> TorchTensor:
+def _parameter(where: str, arguments: list[Any]) -> TorchTensor | Node:
     """_rebuild_parameter(data, requires_grad, backward_hooks), and one more with state."""
     _count(where, "_rebuild_parameter", arguments, 1, 4)
     data = arguments[0]
-    if type(data) is not TorchTensor:
+    if type(data) is not TorchTensor and not is_wrapper(data):
         raise FormatError(f"{where}: _rebuild_parameter: its data is no tensor")
-    return data
+    return data  # type: ignore[no-any-return]
 
 
-def _from_type(where: str, arguments: list[Any]) -> TorchTensor:
+def _wrapper(where: str, arguments: list[Any]) -> Any:
+    raise FormatError(f"{where}: _rebuild_wrapper_subclass: a tensor without attributes")
+
+
+def _from_type(where: str, arguments: list[Any]) -> TorchTensor | Node:
     """_rebuild_from_type_v2(function, type, arguments, state): a tensor with attributes."""
     _count(where, "_rebuild_from_type_v2", arguments, 4, 4)
-    function, kind, inner = arguments[:3]
+    function, kind, inner, state = arguments
+    if type(function) is Global and type(kind) is Global and kind.role == TORCHAO:
+        if function.call is _wrapper:
+            return rebuilt(where, kind.path, inner, state)
+        raise FormatError(f"{where}: {kind.path:.200}: is rebuilt as no tensor of its class")
     if type(function) is not Global or function.role != "function" or function.call is None:
         raise FormatError(f"{where}: _rebuild_from_type_v2: its function rebuilds no tensor")
     if function.call is _from_type or type(kind) is not Global or kind.role != "class":
@@ -227,6 +238,7 @@ _ROWS: dict[tuple[str, str], _Row] = {
     ("torch._utils", "_rebuild_tensor"): ("function", _tensor),
     ("torch._utils", "_rebuild_tensor_v2"): ("function", _tensor_v2),
     ("torch._utils", "_rebuild_tensor_v3"): ("function", _tensor_v3),
+    ("torch._utils", "_rebuild_wrapper_subclass"): ("function", _wrapper),
     ("torch.nn.parameter", "Buffer"): ("class", None),
     ("torch.nn.parameter", "Parameter"): ("class", None),
     ("torch.serialization", "_get_layout"): ("function", _scalar("layout")),
@@ -268,6 +280,8 @@ class StateDictPolicy:
 
     def find(self, module: str, name: str) -> Any:
         found = ALLOWED.get((module, name))
+        if found is None and is_torchao(module):
+            return Global(f"{module}.{name}"[:_PATH_CHARACTERS], TORCHAO)
         if found is None:
             return self._unknown(f"global {_shown(module, name)}", f"{module}.{name}")
         return found
@@ -286,6 +300,8 @@ class StateDictPolicy:
         for argument in arguments.items:
             if type(argument) is Unknown:  # a tensor of an unknown class, say
                 return argument
+        if function.role == TORCHAO:
+            return setting(function.path, arguments.items)
         if function.call is None:
             return self._unknown(f"a call of {function.path}", function.path)
         return function.call(self._where, arguments.items)
@@ -295,12 +311,14 @@ class StateDictPolicy:
             return cls
         if type(cls) is Global and how == "NEWOBJ" and _dict_like(cls):
             return Node("dict", [])  # `__new__` of a dict takes no notice of arguments
+        if type(cls) is Global and cls.role == TORCHAO:
+            return Setting(cls.path[-64:])
         path = cls.path if type(cls) is Global else "something that is no class"
         return self._unknown(f"opcode {how}, which makes an object of {path}", path)
 
     def build(self, target: Any, state: Any) -> Any:
         """Attributes of a dict (`_metadata`) or a tensor are of no use here."""
-        if type(target) is Unknown or type(target) is Scalar:
+        if type(target) in (Unknown, Scalar, Setting):
             return target
         if type(target) is TorchTensor or (type(target) is Node and target.kind == "dict"):
             for key in _keys(state):

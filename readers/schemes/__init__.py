@@ -128,7 +128,10 @@ SCHEMES: dict[str, Scheme] = {
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
     "sinq": Scheme("sinq:resolve", suffixes=(".W_q",), methods=("sinq",)),
     "torchao": Scheme(
-        "torchao:resolve", containers=("safetensors",), suffixes=("_qdata",), methods=("torchao",)
+        "torchao:resolve",
+        containers=("pth", "safetensors"),
+        suffixes=("_qdata", "._torchao"),
+        methods=("torchao",),
     ),
     "vptq": Scheme("vptq:resolve", suffixes=(".centroids.weight",), methods=("vptq",)),
 }
@@ -149,7 +152,7 @@ def resolve(ledger: Ledger) -> None:
     check_details(ledger)
     kinds = {stored.dtype for stored in ledger.container.stored.values()}
     # One text, in which an ending is found faster than name by name.
-    names = "\n".join(ledger.container.stored) + "\n"
+    names = "\n".join((*ledger.container.stored, *ledger.container.values)) + "\n"
     for row in SCHEMES.values():
         if row.containers and ledger.container.kind not in row.containers:
             continue

@@ -232,10 +232,11 @@ FAMILIES: dict[str, Family] = {
     ),
     "torchao": Family(
         "torchao",
-        "float8, integers in groups, MX and NVFP4, tiled or not",
-        "safetensors",
-        "its metadata, `_qdata`",
-        "torchao-float8 torchao-int8 torchao-intx torchao-int4 torchao-mx torchao-nvfp4",
+        "float8, integers in groups, MX and NVFP4, tiled or not; its classes in pickles",
+        "safetensors, pth",
+        "its metadata, `_qdata`; its classes in a pickle",
+        "torchao-float8 torchao-int8 torchao-intx torchao-int4 torchao-mx torchao-nvfp4 "
+        "torchao-affine",
         "torchao",
     ),
     "gguf": Family(

@@ -104,6 +104,8 @@ class Layer:
     packed: bool = False
     floats: bool = False
     stored_columns: int = 0
+    zeros: Stored | None = None  # where no node names them
+    scheme: str = "onnx-linear"
 
 
 def linear(
@@ -147,7 +149,7 @@ def assemble(ledger: Ledger, layer: Layer) -> Tensor:
     return Tensor(
         name=layer.name,
         shape=layer.dims,
-        scheme="onnx-linear",
+        scheme=layer.scheme,
         encoding="onnx-linear",
         components=(codes, scales, *zeros),
         unit_elems=max(1, unit_rows * grid.columns),
@@ -176,6 +178,8 @@ def _zeros(
     values, grid, kind = ledger.container.values, layer.grid, layer.kind
     about: dict[str, object] = {"zero_kind": "", "zero_row_bytes": 0, "zero_points": ()}
     name, count = _name(ledger, layer.codes, "zero_points"), grid.grid_lines * grid.groups
+    if layer.zeros is not None:
+        name = layer.zeros.name
     if not name:
         half = (1 << (_bits(kind) - 1),) if layer.packed else ()
         return {**about, "zero_points": half}, ()
@@ -187,15 +191,18 @@ def _zeros(
                 f"{values[f'{name}.type']}; allowed are {count:,} of {kind}"
             )
         return {**about, "zero_points": tuple(numbers)}, ()
-    stored = _part(ledger, layer.codes, "zero_points")
+    stored = layer.zeros or _part(ledger, layer.codes, "zero_points")
     found, dims = code_of(ledger, stored)
+    allowed: tuple[str, ...] = (layer.scale.dtype,) if layer.floats else (kind,)
+    if layer.zeros is not None:
+        allowed = (kind, "I32", "I64")
     row_bytes = -(-grid.groups * _bits(kind) // 8) if layer.packed and grid.by_rows else 0
     if row_bytes and found == "U8" and math.prod(dims) == grid.grid_lines * row_bytes:
         found = kind
-    elif math.prod(dims) == count and found == (layer.scale.dtype if layer.floats else kind):
+    elif math.prod(dims) == count and found in allowed:
         row_bytes = 0
     else:
-        raise misfit(stored, f"{count:,} of {kind}")
+        raise misfit(stored, f"{count:,} of {' or '.join(allowed)}")
     placed: Placement = WHOLE if not grid.by_rows else Contiguous(unit_rows * 8 * row_bytes)
     if grid.by_rows and not row_bytes:
         bits = unit_rows * grid.groups * _bits(found)

@@ -21,14 +21,15 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Stored
 from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._torchao_pickled import Pickled, pickled
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.strict_json import loads
 
 _NAMES = "tensor_names"
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 IMPLEMENTED = (
-    "torchao's Float8Tensor, Int8Tensor, IntxUnpackedToInt8Tensor, Int4Tensor, MXTensor of FP8 and "
-    "FP4, and NVFP4Tensor"
+    "torchao's AffineQuantizedTensor (plain), Float8Tensor, Int8Tensor, IntxUnpackedToInt8Tensor, "
+    "Int4Tensor, MXTensor of FP8 and FP4, and NVFP4Tensor"
 )
 
 
@@ -110,11 +111,12 @@ class Described:
 
 
 def described(ledger: Ledger) -> Iterator[Described]:
-    """The tensors of torchao's classes of which something is stored.
+    """The tensors of torchao's classes of which something is stored, in metadata or a pickle.
 
     Every shard of a model has the metadata of all of it. Raises FormatError for metadata that
     torchao could not have written, and for a tensor that is there in part.
     """
+    yield from map(_of_pickle, pickled(ledger))
     metadata = ledger.container.metadata
     path = ledger.container.files[0].path
     if not isinstance(metadata.get(_NAMES), str):
@@ -154,6 +156,11 @@ def described(ledger: Ledger) -> Iterator[Described]:
                 f"{len(ledger.container.files)} file(s)"
             )
         yield one
+
+
+def _of_pickle(one: Pickled) -> Described:
+    codes = one.parts.get("qdata", next(iter(one.parts.values())))
+    return Described(one.name, one.kind[:80], one.about, one.parts, codes, f"{one.name}.")
 
 
 def _loaded(text: str, where: str) -> Any:

@@ -23,8 +23,11 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._ct_grid import Grid, grid_of
+from anamnesis.readers.schemes._onnx_linear import Grid as LinearGrid
+from anamnesis.readers.schemes._onnx_linear import Layer, assemble
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._torchao_metadata import Described, described
+from anamnesis.readers.schemes._torchao_pickled import AFFINE
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.fp8 import ENCODINGS
 
@@ -35,6 +38,8 @@ _SCALES = tuple(SCALE_BITS)
 # Of activations: they have no part in the weights.
 _ACTIVATIONS = ("act_quant_scale", "act_quant_zero_point", "act_per_tensor_scale")
 _FOLDED = "act_pre_scale"
+# Of AffineQuantizedTensor: zero points are subtracted from codes, or there are none.
+_DOMAINS = ("1", "3", "INT", "NONE", "int", "none")
 
 
 def resolve(ledger: Ledger) -> None:
@@ -56,14 +61,49 @@ def resolve(ledger: Ledger) -> None:
         for role, stored in one.parts.items():
             if role in _ACTIVATIONS:
                 ledger.drop(stored, "activation scale")
-        prefixes.setdefault(one.name.rpartition(".")[0], []).append(one.prefix)
+        prefixes.setdefault(one.prefix.rpartition(".")[0], []).append(one.prefix)
     for stored in ledger.free() if prefixes else ():
-        for prefix in prefixes.get(stored.name.rpartition(".")[0], ()):
-            if stored.name.startswith(prefix):
+        owner = stored.name
+        while owner:
+            owner = owner.rpartition(".")[0]
+            if stored.name.startswith(tuple(prefixes.get(owner, ()))):
                 raise FormatError(
                     f"{stored.file.path}: tensor {stored.name!r}: a part of a torchao tensor that "
                     "its metadata does not name"
                 )
+
+
+def _affine(ledger: Ledger, one: Described) -> Tensor:
+    """Of torchao up to 0.13: integers with zero points, or FP8; scales lie flat, a block each."""
+    codes = one.part("qdata", ("I8", "U8", *ENCODINGS))
+    scale, zeros = (
+        one.part("scale", _SCALES),
+        one.optional("zero_point", ("I8", "U8", "I32", "I64")),
+    )
+    domain, block = one.about.get("zero_point_domain"), one.block()
+    if str(domain).rpartition(".")[2] not in _DOMAINS or one.about.get("transposed"):
+        raise one.unsupported(f"zero_point_domain {domain!r:.40}, or transposed codes")
+    rows, columns = codes.shape if len(codes.shape) == 2 else (0, 0)
+    if len(codes.shape) != 2 or any(
+        side % size for side, size in zip(codes.shape, block, strict=True)
+    ):
+        raise one.error(f"block_size: {list(block)} does not divide {list(codes.shape)}")
+    lines, groups = rows // block[0], columns // block[1]
+    for stored in (scale, *(() if zeros is None else (zeros,))):
+        if math.prod(stored.shape) != lines * groups:
+            raise one.misfit(stored, f"{lines * groups:,} numbers, for blocks of {list(block)}")
+    lying = LinearGrid(rows, columns, max(1, rows), lines, groups, block[1], block[0])
+    layer = Layer(
+        codes,
+        one.name,
+        codes.shape,
+        codes.dtype,
+        lying,
+        scale,
+        zeros=zeros,
+        scheme="torchao-affine",
+    )
+    return assemble(ledger, layer)
 
 
 def _float8(ledger: Ledger, one: Described) -> Tensor:
@@ -305,6 +345,7 @@ def _tiled(one: Described, scale: Stored, columns: int, size: int) -> None:
 
 
 _CLASSES: dict[str, Callable[[Ledger, Described], Tensor]] = {
+    AFFINE: _affine,
     "Float8Tensor": _float8,
     "Int4Tensor": _int4,
     "Int8Tensor": _int8,

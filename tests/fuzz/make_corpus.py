@@ -199,11 +199,20 @@ def pickles(b: Any, legacy: bool) -> dict[str, bytes]:
     meta = b"}" + b.value("version") + b.value(1) + b"s"
     built = ordered + b"}" + b.value("_metadata") + meta + b"sb"
     listed = b.dict_({"l": b.list_(strided, b.tensor(half)), "n": b.value(None), "f": b.value(0.5)})
+    cls, bf16 = b.global_("torchao.x", "Int8Tensor"), b.global_("torch", "bfloat16")
+    wrapper = b.call(
+        b.global_("torch._tensor", "_rebuild_from_type_v2"),
+        b.global_("torch._utils", "_rebuild_wrapper_subclass"),
+        cls,
+        b.tuple_(cls, bf16, b.value((1, 4)), b.value((4, 1))),
+        b.dict_({"qdata": b.tensor(half), "block_size": b.value((1, 4)), "scale": b.tensor(one)}),
+    )
     return {
         "plain": b.dict_({"w": b.tensor(one), "h": b.tensor(half)}),
         "nested": nested,
         "ordered": built,
         "listed": listed,
+        "torchao": b.dict_({"w": wrapper, "h": b.tensor(half)}),
     }
 
 
