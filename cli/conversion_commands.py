@@ -113,6 +113,11 @@ _conversion = all_of(
             help="Most bytes on local disks besides the output, e.g. 20GB.",
             show_default="(no limit)",
         ),
+        click.option(
+            "--staging",
+            help="A folder where files are made that are then sent to a bucket.",
+            show_default="(none: they are sent as they are decoded)",
+        ),
         scheduler_flag,
         _keep_going,
         _dry_run,

@@ -55,6 +55,7 @@ def remember(
     threads: Threads = "auto",
     memory: Size | None = None,
     disk: Size | None = None,
+    staging: PathLike | None = None,
     keep_going: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,
@@ -87,6 +88,7 @@ def remember(
     executor: `threads` unless a `scheduler`, the address of Dask's, is given.
     threads, memory: how many, and the budget of a process (`512MiB`).
     disk: most bytes on local disks besides the output; none is no limit.
+    staging: a folder where the files of an output behind a URL are made before they are sent.
     keep_going: convert what can be had of a model with broken shards.
     follow_links, leave_out_unknown, limits: what a file may ask for, as `open_model` has them.
     progress: True for a report on standard error, or a function that gets two numbers, the bytes
@@ -125,6 +127,7 @@ def convert(
     threads: Threads = "auto",
     memory: Size | None = None,
     disk: Size | None = None,
+    staging: PathLike | None = None,
     keep_going: bool = False,
     follow_links: bool = False,
     leave_out_unknown: bool = False,

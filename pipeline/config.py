@@ -66,6 +66,7 @@ class Settings(Struct, frozen=True, kw_only=True):
     threads: int
     memory_bytes: int
     disk_bytes: int | None
+    staging: str
     scheduler: str | None
     keep_going: bool
     limits: Limits
@@ -122,6 +123,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             threads=threads,
             memory_bytes=parse_size(run.memory),
             disk_bytes=None if run.disk is None else parse_size(run.disk),
+            staging="" if run.staging is None else expand(run.staging, "run.staging"),
             scheduler=run.scheduler,
             keep_going=run.keep_going,
             limits=job.limits.resolve(job.allow),

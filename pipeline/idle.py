@@ -17,6 +17,7 @@ from anamnesis.limits import Allow
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes.base import Options
 from anamnesis.writers import WRITERS
+from anamnesis.writers.stores import StorePath, located
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.plan import Plan
@@ -122,6 +123,10 @@ INPUTS: dict[str, tuple[str, Callable[[Case], bool]]] = {
     "skip_loss": (
         "outputs that are encoded",
         lambda case: any(plan.choices for plan in case.plans),
+    ),
+    "staging": (
+        "outputs behind URLs",
+        lambda case: any(isinstance(located(p.spec.path), StorePath) for p in case.plans),
     ),
     "threads": (
         "runs in this process, or on a cluster that they start; workers of a scheduler have theirs",

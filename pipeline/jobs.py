@@ -28,6 +28,7 @@ from anamnesis.readers.patterns import matching, require_matches
 from anamnesis.readers.schemes.base import Options
 from anamnesis.writers import WRITERS
 from anamnesis.writers.base import Storage
+from anamnesis.writers.stores import StorePath, located
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,6 +240,7 @@ def _plan_one(
             imatrix=imatrix,
         ),
         manifest=settings.manifest,
+        staging=settings.staging if isinstance(located(out), StorePath) else "",
     )
     limits = replace(limits, disk_bytes=settings.disk_bytes)
     model, spec = prepared(model, spec, settings, limits)

@@ -36,6 +36,7 @@ KEYS = {
     "threads": "run.threads",
     "memory": "run.memory",
     "disk": "run.disk",
+    "staging": "run.staging",
     "keep_going": "run.keep_going",
     "follow_links": "allow.follow_links",
     "leave_out_unknown": "allow.leave_out_unknown",

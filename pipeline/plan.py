@@ -21,10 +21,11 @@ from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline import ahead
-from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk
+from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk, staged_bytes
 from anamnesis.pipeline.importance import refuse_unweighted
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
+from anamnesis.pipeline.sending import PACK_BUFFERS, sending
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
 from anamnesis.pipeline.transcode import refuse_lossy, refuse_twice
 from anamnesis.pipeline.work import PackTask, Piece, Step, Task, WriteTask, load, pack
@@ -36,7 +37,7 @@ from anamnesis.readers.source import is_url
 from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
 from anamnesis.writers.base import PLAIN, Item, Layout, Slot, Storage
-from anamnesis.writers.stores import located, store_of
+from anamnesis.writers.stores import located
 
 WINDOW_BYTES = 2 * MiB
 TASK_BYTES = 64 * MiB
@@ -46,8 +47,6 @@ TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # which is one call instead of one a line.
 READ_AHEAD_BYTES = 24 * MiB
 TURNED_BYTES = 32 * MiB  # of a matrix whose rows become columns: what is held in its own order
-
-PACK_BUFFERS = 2  # of a tensor's windows: those that go on, and those that are decoded again
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
@@ -69,6 +68,7 @@ class Spec:
     storage: Storage = PLAIN
     encode: Encode | None = None
     manifest: str = "beside"  # or inside, of a folder
+    staging: str = ""  # the folder where files are made that are then sent to a store
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,7 +83,7 @@ class Plan:
     threads: int
     memory_bytes: int  # projected peak of one process
     choices: tuple[tuple[str, Choice], ...] = ()  # of a run that encodes, for each tensor
-    disk_bytes: int = 0  # of spools and caches
+    disk_bytes: int = 0  # of spools and caches, and of files that are staged
     disk_limit: int | None = None
 
     @property
@@ -126,26 +126,26 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         for tensor, choice, slots in zip(tensors, choices, _slots(layout, choices), strict=True)
     ]
     base = BASE_BYTES + RECORD_BYTES * max(0, len(model.stored) - BASE_TENSORS)
-    store, packing = store_of(spec.path), WRITERS[spec.format].memory_bytes
-    packs = store.packs and any(file.packer for file in layout.files)
-    base += 0 if packs else packing  # one file at a time, or in every task
+    send = sending(spec.path, spec.format, layout.files, staged=bool(spec.staging))
+    base += send.base
     remote = any(is_url(file.path) for file in model.files)
     base += ahead.PROCESS_BYTES if remote else 0
     more = ahead.THREAD_BYTES if remote else 0
-    sends = store.task_bytes(layout.files)  # what waits to be sent
-    sends += packing if packs else 0
-    times = PACK_BUFFERS if packs else 1
-    needs = [(times * piece.memory_bytes + more + sends, piece.step.tensor.name) for piece in whole]
+    more += send.each
+    needs = [(send.times * p.memory_bytes + more, p.step.tensor.name) for p in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
-    tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole), packs))
+    tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole), send.packs))
     widest = max((t.memory_bytes for t in tasks), default=0)
     if remote and tasks:
-        room = (memory_bytes - base) // threads - widest - more - sends
-        tasks = tuple(_ahead(task, min(room, ahead.MOST_BYTES), more) for task in tasks)
+        room = (memory_bytes - base) // threads - widest - more
+        known = more - send.each
+        tasks = tuple(_ahead(task, min(room, ahead.MOST_BYTES), known) for task in tasks)
         widest = max(t.memory_bytes for t in tasks)
-    widest += sends
+    widest += send.each
     memory_bytes = base + threads * widest
     disk = disk_bytes(whole, model.files, threads)
+    if spec.staging:
+        disk += staged_bytes(layout.files, threads, together=bool(model.members))
     refuse_over_disk(spec.path, disk, limits.disk_bytes)
     return Plan(
         model=model,

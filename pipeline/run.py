@@ -111,8 +111,7 @@ def check_place(plan: Plan, overwrite: bool) -> None:
     journal = Journal(located(plan.spec.path), recipe)
     place = Place.of(plan, recipe, journal)
     place.check(overwrite)
-    if is_folder(plan) and place.other and overwrite:
-        refuse_over_disk(plan.spec.path, plan.disk_bytes, plan.disk_limit, plan.out_bytes)
+    _refuse_over_disk(plan, place, overwrite)
     if not is_folder(plan):
         ours = not overwrite and (place.complete or journal.finished())
         if not ours:
@@ -132,12 +131,12 @@ def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
     place.check(overwrite)
     if not is_folder(plan):
         return plan
+    _refuse_over_disk(plan, place, overwrite)
     if not store.moves:
         if place.manifest is not None and overwrite:  # known for this program's until they are gone
             journal.add({name: [] for name in listed(place.manifest)})
         return plan
     if place.other and overwrite:
-        refuse_over_disk(plan.spec.path, plan.disk_bytes, plan.disk_limit, plan.out_bytes)
         clear(out, recipe, keep=recipe)
         return staged(plan)
     clear(out, recipe)
@@ -146,6 +145,13 @@ def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
             if any(not journal.knows(entry) for entry in journal.entries()):
                 remove_recorded(out, journal)  # of another job, or of other inputs
     return plan
+
+
+def _refuse_over_disk(plan: Plan, place: Place, overwrite: bool) -> None:
+    """LimitError when what is whole before an old folder goes does not fit on the disk."""
+    moves = store_of(plan.spec.path).moves
+    if is_folder(plan) and overwrite and (place.other if moves else plan.spec.staging):
+        refuse_over_disk(plan.spec.path, plan.disk_bytes, plan.disk_limit, plan.out_bytes)
 
 
 @dataclass(frozen=True, slots=True)

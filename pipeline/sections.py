@@ -169,7 +169,16 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Size | None,
         Meta(
             description="Most bytes on local disks besides the output: spools, caches that a URL "
-            "names, and a new folder beside one that is replaced (docs/memory.md). null: no limit."
+            "names, a new folder beside one that is replaced, and files in run.staging "
+            "(docs/memory.md). null: no limit."
+        ),
+    ] = None
+    staging: Annotated[
+        Text | None,
+        Meta(
+            description="A folder on this machine where the files of an output behind a URL are "
+            "made before they are sent, each whole; not with executor distributed. null: none, "
+            "what is decoded is sent at once."
         ),
     ] = None
     scheduler: Annotated[
@@ -199,6 +208,11 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"run.scheduler: {self.scheduler}: found {scheme}://; a scheduler's address begins "
                 f"with one of {', '.join(f'{s}://' for s in _SCHEDULER_SCHEMES)} (its dashboard "
                 "is another)"
+            )
+        if self.staging is not None and self.executor == "distributed":
+            raise UsageError(
+                "run.staging: is a folder of this machine, which workers of a cluster do not have; "
+                "found run.executor distributed"
             )
         if self.executor == "serial" and self.threads not in ("auto", 1):
             raise UsageError(f"run.threads: the serial executor uses 1, found {self.threads}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import PurePath
 from threading import Lock
@@ -17,7 +17,8 @@ from anamnesis.pipeline.records import Piece, Pieces
 from anamnesis.pipeline.task import Receipt, WriteReceipt
 from anamnesis.writers import writer
 from anamnesis.writers.part import check_final
-from anamnesis.writers.stores import Unfinished, located, store_of
+from anamnesis.writers.staged import Staged
+from anamnesis.writers.stores import Making, Unfinished, located, store_of
 
 
 class OutputFiles:
@@ -51,6 +52,12 @@ class OutputFiles:
         self._journal = journal
         self._hold = hold
         self._store = store_of(plan.spec.path)
+        # Where unfinished files lie: in the store itself, or on a disk.
+        self._making: Making = self._store
+        self._staged: Staged | None = None
+        if plan.spec.staging:
+            self._staged = Staged(plan.spec.staging, located(plan.spec.path), self._store)
+            self._making = self._staged
         self._module = writer(plan.spec.format)
         self._overwrite = False
         self._lock = Lock()
@@ -82,10 +89,10 @@ class OutputFiles:
         for number in new:
             final = located(files[number].path)
             check_final(final, overwrite)
-            self._paths[number] = self._store.part(final, self._run)
+            self._paths[number] = self._making.part(final, self._run)
             self._left[number] = 0
             self.pieces[number] = []
-        for folder in self._store.check_space([files[number] for number in new]):
+        for folder in self._making.check_space([files[number] for number in new]):
             self.note(f"the file system of {folder} does not say how much room it has")
         for number, pieces in done.items():
             self.pieces[number] = list(pieces)
@@ -107,10 +114,10 @@ class OutputFiles:
         """The tasks that were not done by an earlier run whose unfinished files are kept."""
         kept: dict[str, WriteReceipt] = {}
         for number, part in self._paths.items():
-            if not self._store.found(part):
+            if not self._making.found(part):
                 continue
             self._create(number)  # which forgets what an upload has left that is gone
-            for data in self._store.found(part):
+            for data in self._making.found(part):
                 receipt = sent.unpack(data)
                 if receipt is not None:
                     kept[receipt.key] = receipt
@@ -178,6 +185,7 @@ class OutputFiles:
         for number in self.failures:
             if number in self._parts:
                 self._parts[number].discard()
+        self._close()
 
     def discard(self) -> None:
         """Remove what has no final name."""
@@ -186,6 +194,11 @@ class OutputFiles:
         self._pool.shutdown(wait=True, cancel_futures=True)
         for part in self._parts.values():
             part.discard()
+        self._close()
+
+    def _close(self) -> None:
+        if self._staged is not None:
+            self._staged.close()
 
     def _fail(self, number: int, error: Exception) -> None:
         if isinstance(error, OSError) and error.errno is not None and error.filename is None:
@@ -196,7 +209,7 @@ class OutputFiles:
         with self._lock:
             if number not in self._parts:
                 file, path = self._plan.layout.files[number], self._paths[number]
-                self._parts[number] = self._store.create(file, path, overwrite=self._overwrite)
+                self._parts[number] = self._making.create(file, path, overwrite=self._overwrite)
 
     def _commit(self, number: int) -> None:
         if self._hold or number in self.failures:
@@ -214,3 +227,5 @@ class OutputFiles:
             self._progress.done(number)
 
         self._commits[number] = self._pool.submit(commit)
+        if self._staged is not None:  # no more files lie on the disk than were planned
+            wait([self._commits[number]])

@@ -92,7 +92,27 @@ class Unfinished(Protocol):
         ...
 
 
-class Store(Protocol):
+class Making(Protocol):
+    """Where the unfinished files of a run lie."""
+
+    def check_space(self, files: Sequence[OutFile]) -> list[str]:
+        """OSError (ENOSPC) unless there is room; the folders of which nobody knows."""
+        ...
+
+    def part(self, final: PurePath, run: str) -> PurePath:
+        """The name of the unfinished file of a run, of which `run` is the digest."""
+        ...
+
+    def create(self, out: OutFile, part: PurePath, *, overwrite: bool) -> Unfinished:
+        """Begin a file, or go on with the one that is kept at `part`."""
+        ...
+
+    def found(self, part: PurePath) -> list[bytes]:
+        """Receipts of tasks that were kept with the unfinished file at `part`."""
+        ...
+
+
+class Store(Making, Protocol):
     """Operations on files by path. What is written is whole under its name, or absent."""
 
     @property
@@ -150,22 +170,6 @@ class Store(Protocol):
 
     def clear(self, finals: Sequence[PurePath], folder: PurePath | None, keep: str) -> None:
         """Remove unfinished files of `finals`, and all in `folder`; `keep` is a run to go on."""
-        ...
-
-    def check_space(self, files: Sequence[OutFile]) -> list[str]:
-        """OSError (ENOSPC) unless there is room; the folders of which nobody knows."""
-        ...
-
-    def part(self, final: PurePath, run: str) -> PurePath:
-        """The name of the unfinished file of a run, of which `run` is the digest."""
-        ...
-
-    def create(self, out: OutFile, part: PurePath, *, overwrite: bool) -> Unfinished:
-        """Begin a file, or go on with the one that is kept at `part`."""
-        ...
-
-    def found(self, part: PurePath) -> list[bytes]:
-        """Receipts of tasks that were kept with the unfinished file at `part`."""
         ...
 
     def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:

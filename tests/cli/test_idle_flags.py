@@ -75,6 +75,7 @@ CASES: dict[str, tuple[Any, tuple[str, dict[str, Any]], tuple[str, dict[str, Any
     "passthrough": ("bf16", ("dense", {}), ("whole", {})),
     "rounding": ("reference", ("gguf", {}), ("dense", {})),
     "skip_loss": (True, ("dense", {"encode": "fp8-tensor"}), ("dense", {})),
+    "staging": (".", ("dense", {"out": "memory://staged"}), ("dense", {})),
     "threads": (2, ("dense", {}), ("dense", {"scheduler": "tcp://127.0.0.1:1"})),
 }
 
@@ -86,7 +87,8 @@ def test_a_setting_that_changes_nothing_is_noted(
     value, means, idle = CASES[name]
     for (source, settings), noted in ((means, False), (idle, True)):
         how = {**settings, name: str(inputs[value]) if value in inputs else value}
-        out = str(tmp_path / how.pop("out", "out"))
+        out = how.pop("out", "out")
+        out = out if "://" in out else str(tmp_path / out)
         job = job_for(str(inputs[source]), out, **how)
         found = remarks_on_job(job, rehearse_job(job))
         text = f"{name} has no effect: it is for {INPUTS[name][0]}"

@@ -301,7 +301,7 @@ def test_sizes_that_cannot_be_meant(text: Any) -> None:
         (
             "run:",
             "job.yaml:3:1: run: found null; "
-            "allowed: a mapping with the keys executor, threads, memory, disk, scheduler, "
+            "allowed: a mapping with the keys executor, threads, memory, disk, staging, scheduler, "
             "keep_going",
         ),
         (
