@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
-from anamnesis.readers.schemes._stated import ENDINGS, KEYS, is_key
+from anamnesis.readers.schemes._stated import ENDINGS, KEYS, NARROW, is_key
 
 _CONFIGS = "*.json"  # that hold settings, or state a method all the same
 _SETTINGS = "*config*.json|params.json"
@@ -64,13 +64,6 @@ RULES = (
 _SPEAKS = re.compile(
     r"(?:.*[_.-])?(?:de|re)?quant(?:o|s|ize|ized|ization|isation)?(?:[_.-].*)?"
     r"\.(?:json|ya?ml|csv|txt|log)",
-    re.IGNORECASE,
-)
-_NARROW = re.compile(
-    r"(?:torch\.)?(?:"
-    r"(?:fp|float|f)[468](?![0-9]).*|(?:mx|nv)(?:fp|int)[0-9].*|nf4.*|e[2-5]m[0-3].*|"
-    r"u?int[1-8](?![0-9]).*|[iu][248]|w[0-9]+a[0-9]+.*|q[0-9]+(?:_.*)?|ue8m0"
-    r")",
     re.IGNORECASE,
 )
 LONG = {"bf16": "bfloat16", "f16": "float16", "f32": "float32"}
@@ -140,7 +133,7 @@ def _speaks_of(rule: Rule, key: str, value: Any) -> bool:
 
 def is_narrow(value: str) -> bool:
     """Whether a value names a number format of 8 bits or fewer, or a quantised one."""
-    return _NARROW.fullmatch(value) is not None
+    return NARROW.fullmatch(value) is not None
 
 
 def _spelt(key: str, old: str, dtype: str) -> str:

@@ -23,7 +23,7 @@ from anamnesis.readers.schemes._choices import note_choices, note_integers
 from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._left_alone import note_left_alone
-from anamnesis.readers.schemes._parents import note_parents
+from anamnesis.readers.schemes._parents import note_input_scales, note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes._widths import note_inputs, note_widths
 from anamnesis.readers.schemes.base import Ledger
@@ -172,6 +172,7 @@ def resolve(ledger: Ledger) -> None:
     passthrough.resolve(ledger, implemented)
     note_integers(ledger)
     note_parents(ledger)
+    note_input_scales(ledger)
 
 
 def _check_methods(ledger: Ledger, row: Scheme, before: int) -> None:

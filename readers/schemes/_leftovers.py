@@ -25,12 +25,14 @@ from anamnesis.readers.schemes._left_alone import LeftAlone
 from anamnesis.readers.schemes._model_sizes import ModelSizes
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
+    LORA,
     Harmless,
     Stems,
     calibration,
     harmless,
     known_scale,
     turns,
+    turns_all,
 )
 from anamnesis.readers.schemes.base import Ledger
 
@@ -52,6 +54,10 @@ _SIGNS = frozenset(
     part.rpartition(".")[2] for row in REFUSED.values() for sign in row.signs for part in sign
 ).difference(("weight", "qweight"))
 
+_ADAPTERS = (
+    "adapters (lora_A, lora_B, …) beside decoded weights were kept as they are, and not merged "
+    "into them"
+)
 _MARKS = _PARTS | _SIGNS
 _FLOATS = frozenset(name for name, row in DTYPES.items() if row.kind == "float")
 
@@ -111,14 +117,18 @@ class Rule:
             row = harmless(beside[1])
             if row is None and "." not in beside[1]:  # `k_scale` beside a module `k`
                 row = known_scale(part)
-            if row is not None:
-                return row if row.dropped else None
-            return self._suspect(stored, "sibling", beside[0])
+            codes = row is not None and not row.dropped and known.kind == "int"
+            if row is None or (codes and part.endswith("bias")):
+                return self._suspect(stored, "sibling", beside[0])
+            if row.reason == LORA:
+                self._ledger.note(_ADAPTERS)
+            return row if row.dropped else None
         if self._quantised:
             row = known_scale(part)
             if row is not None:
                 return row
-            if part in _OF_INPUTS or turns(part) or (part == "scales" and self._lone(stored)):
+            turned = turns(part) or turns_all(stored.name.rpartition(".")[0])
+            if part in _OF_INPUTS or turned or (part == "scales" and self._lone(stored)):
                 return self._suspect(stored, "name")
         codes = known.kind == "int" or (known.kind == "bool" and part.startswith("weight"))
         if codes and stored.shape and not is_buffer(stored):

@@ -14,7 +14,8 @@ from collections.abc import Iterable
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
-from anamnesis.readers.schemes._siblings import is_own
+from anamnesis.readers.schemes._integers import is_buffer
+from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES, is_own
 from anamnesis.readers.schemes.base import Ledger
 
 # transformers 5.23 and diffusers: `self.X = nn.Parameter(…)`, and registered buffers.
@@ -36,8 +37,9 @@ def note_parents(ledger: Ledger) -> None:
     """Add a note on such parameters, if any layer of the model was decoded."""
     if ledger.container.kind == "gguf":
         return
-    modules = _around(tensor.name for tensor in ledger.tensors.values() if tensor.quantised)
-    found = [tensor for tensor in ledger.tensors.values() if modules and _unknown(tensor, modules)]
+    weights = [tensor.name for tensor in ledger.tensors.values() if tensor.quantised]
+    modules, layers = _around(weights), {weight.rpartition(".")[0] for weight in weights}
+    found = [t for t in ledger.tensors.values() if modules and _unknown(t, modules, layers)]
     if found:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         ledger.note(
@@ -47,26 +49,52 @@ def note_parents(ledger: Ledger) -> None:
         )
 
 
+def note_input_scales(ledger: Ledger) -> None:
+    """Add a note on dropped scales of activations that have a number for each input of a layer.
+
+    By their names they say how inputs are rounded, which is no matter of the weight; but a tool
+    that multiplies inputs by such numbers, one a channel, has divided the weight by them.
+    """
+    found = []
+    for one in ledger.dropped:
+        module, dot, part = one.stored.name.rpartition(".")
+        weight = ledger.tensors.get(f"{module}{dot}weight")
+        if weight is None or not weight.quantised or part not in ACTIVATION_SCALES:
+            continue
+        if len(weight.shape) > 1 and one.stored.shape[-1:] == (weight.shape[-1],) != (1,):
+            found.append((one.stored, weight.name))
+    if found:
+        stored, name = found[0]
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        ledger.note(
+            f"{where(stored)}{others}: left out as a scale of activations by its name; it has a "
+            f"number for each input of {name!r}, and if its tool multiplies the inputs by them, "
+            "that weight is in another basis"
+        )
+
+
 def _around(weights: Iterable[str]) -> set[str]:
-    """The modules that hold the layers of these weights, at any depth."""
+    """The modules that hold the layers of these weights, at any depth; "" is the model."""
     modules: set[str] = set()
     for name in weights:
-        layer = name.rpartition(".")[0]
-        module = layer.rpartition(".")[0]
-        while module and module not in modules:
+        module = name.rpartition(".")[0].rpartition(".")[0] if "." in name else None
+        while module is not None and module not in modules:
             modules.add(module)
-            module = module.rpartition(".")[0]
+            module = module.rpartition(".")[0] if module else None
     return modules
 
 
-def _unknown(tensor: Tensor, modules: set[str]) -> bool:
+def _unknown(tensor: Tensor, modules: set[str], layers: set[str]) -> bool:
     module, _, part = tensor.name.rpartition(".")
-    return (
-        module in modules
-        and not tensor.quantised
-        and DTYPES[tensor.out_dtype].kind == "float"
-        and math.prod(tensor.shape) > 1
-        and part not in _ORDINARY
-        and not part.endswith(_ENDINGS)
-        and not is_own(part)
-    )
+    kind = DTYPES[tensor.out_dtype].kind
+    if module not in modules or tensor.quantised or math.prod(tensor.shape) < 2:
+        return False
+    stored = tensor.components[0].stored
+    if kind not in ("float", "int") or part in _ORDINARY or is_buffer(stored):
+        return False
+    # `theta_up_proj` beside a decoded `up_proj`; `gate_up_proj` alone is a parameter of its own.
+    joined = (part[at + 1 :] for at, letter in enumerate(part) if letter == "_")
+    prefix = f"{module}." if module else ""
+    if any(f"{prefix}{layer}" in layers for layer in joined):
+        return True
+    return not part.endswith(_ENDINGS) and not is_own(part)

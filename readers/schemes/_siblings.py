@@ -30,7 +30,7 @@ _ACTIVATION_ZEROS = frozenset(
 
 _NORMS = ("layer_norm", "layernorm", "norm", "rms_norm")
 _NORM = "of a norm inside of the layer, which is a module of its own"
-_LORA = "an adapter's: PEFT keeps it beside the weight"
+LORA = "an adapter's: PEFT keeps it beside the weight"
 
 
 class Harmless(NamedTuple):
@@ -50,8 +50,8 @@ HARMLESS: tuple[Harmless, ...] = (
     Harmless("deq_scale", True, "activation scale times the weight's"),
     Harmless("e_score_correction_bias", False, "a router's: added to its output"),
     Harmless("input_offset", True, "activation zero point"),
-    *(Harmless(name, False, _LORA) for name in ("lora_A.*", "lora_B.*", "lora_embedding_[AB]*")),
-    Harmless("lora_magnitude_vector*", False, _LORA),
+    *(Harmless(name, False, LORA) for name in ("lora_A.*", "lora_B.*", "lora_embedding_[AB]*")),
+    Harmless("lora_magnitude_vector*", False, LORA),
     Harmless("num_batches_tracked", False, "a counter of a batch norm"),
     Harmless("running_mean", False, "a statistic of a batch norm"),
     Harmless("running_var", False, "a statistic of a batch norm"),
@@ -60,6 +60,13 @@ HARMLESS: tuple[Harmless, ...] = (
 _OWN = re.compile(r"(.*_)?(embeddings?|embeds?|experts|kernel|proj|projs|tokens?)(_bias)?")
 # Modules beside a module, called after it, that turn or permute its inputs.
 _TURNING = re.compile(r"(.*_)?(hadamard|perm|permutation|rotate|rotations?|smooth|smoothing)(_.*)?")
+# Modules anywhere in a model that turn what layers read.
+_TURNS_ALL = re.compile(
+    r"((act|activation|in|inp|input|offline|online|out|output|weight)_)?"
+    r"(had_?k|hadamards?|quarot|r[1-4]|rotat(e|es|ions?|ors?)|spinquant)"
+    r"(_(in|input|matrix|out|output|weight))?",
+    re.IGNORECASE,
+)
 _EXACT = {row.pattern: row for row in HARMLESS if not set(row.pattern) & set("*[")}
 _PATTERNS = tuple(row for row in HARMLESS if row.pattern not in _EXACT)
 
@@ -72,6 +79,11 @@ def is_own(rest: str) -> bool:
 def turns(name: str) -> bool:
     """Whether the last part of a name, or its module's, is that of a rotation or a permutation."""
     return _TURNING.fullmatch(name) is not None
+
+
+def turns_all(module: str) -> bool:
+    """Whether a module, or one that it is in, turns the inputs of layers by its name."""
+    return any(_TURNS_ALL.fullmatch(part) is not None for part in module.split(".") if part)
 
 
 def harmless(rest: str) -> Harmless | None:

@@ -3,7 +3,7 @@
 | place | written by |
 |---|---|
 | `quantization_config`, `compression_config`, at any depth of `config.json` | transformers, vLLM |
-| other spellings of these keys, such as `quantizationConfig`, `quant_cfg` | anyone |
+| other spellings of these keys, such as `quantizationConfig`, `quant_scheme` | anyone |
 | `quantization` of `config.json` and of `params.json` | MLX, Mistral |
 | `quantize` of `config.json`, `quant_model_description.json` | ModelSlim |
 | `quantize_config.json`, `quant_config.json` | AutoGPTQ, AutoAWQ |
@@ -12,7 +12,7 @@
 | `jang_config.json` | JANG |
 | the same keys in `generation_config.json`, and in any other small JSON file | anyone |
 | the same keys in the `metadata` of an index | anyone |
-| the same keys in the `__metadata__` of safetensors, as JSON text | Nunchaku, ComfyUI |
+| the same in the `__metadata__` of safetensors, as text or JSON | Nunchaku, ComfyUI |
 
 A block without a method's name is told by the keys that only one tool writes; where none is, its
 method is "", and still a method that may have touched the tensors.
@@ -66,23 +66,44 @@ KEYS = (
     "quantize",
     "quantize_config",
 )
-# Their other spellings, in lower case without underscores, and others' keys.
-_SPELLINGS = frozenset(
-    (
-        *(key.replace("_", "") for key in KEYS),
-        *("quantcfg", "quantizationcfg", "weightquantization", "weightquantizationconfig"),
-    )
+# Others that tools may come up with: what is quantised, the word, and what is said about it. In
+# lower case, with nothing between the words.
+PARTS = ("base", "language", "llm", "model", "text", "vision", "weight", "weights")
+WORDS = ("quant", "quantisation", "quantised", "quantization", "quantize", "quantized")
+ABOUT = (
+    *("algo", "algorithm", "cfg", "config", "configuration", "format", "info", "kind", "method"),
+    *("mode", "name", "options", "params", "scheme", "settings", "spec", "strategy", "type"),
 )
+_SPELLING = re.compile(f"({'|'.join(PARTS)})?({'|'.join(WORDS)})({'|'.join(ABOUT)})?")
 ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …
 _QUANTIZER = "quantizer"  # audio codecs have one too, and it quantises no weights
 OTHER_BYTES = MiB  # of a file that is not known for stating a method, at most
 _METADATA_KEYS = (*KEYS, "config")
 _COMFY = "_quantization_metadata"
 _NAMES = ("quant_method", "method", "qformat_weight")
-_DEPTH = 6
+# Other keys of a block whose text may be a method, where no key tells it better.
+_MORE_NAMES = (
+    *("algo", "algorithm", "quant_algorithm", "quant_scheme", "quant_type", "quantization_method"),
+    *("quantization_scheme", "quantization_type", "quantizer", "scheme"),
+)
+# A number format, which says that something is quantised and not by which method.
+NARROW = re.compile(
+    r"(?:torch\.)?(?:"
+    r"(?:fp|float|f)[468](?![0-9]).*|(?:mx|nv)(?:fp|int)[0-9].*|nf4.*|e[2-5]m[0-3].*|"
+    r"u?int[1-8](?![0-9]).*|[iu][248]|w[0-9]+a[0-9]+.*|q[0-9]+(?:_.*)?|ue8m0"
+    r")",
+    re.IGNORECASE,
+)
+_NUMBERS = re.compile(
+    r"[1-8][-_ ]?bits?|(static|dynamic)(_.*)?|(a?sym)(metric)?|true|yes|1", re.IGNORECASE
+)
+_DEPTH = 32  # as deep as JSON is read
 _METADATA_BYTES = 16 * MiB
 _MODELSLIM = re.compile(r"w8a(8|16)(_dynamic|_mix)?", re.IGNORECASE)  # `quantize: w8a8_dynamic`
-_NOT_STATED = ("", "dense", "false", "none", "null")
+_NOT_STATED = frozenset(
+    "0 bf16 bfloat16 dense f16 f32 false float16 float32 fp16 fp32 full n/a no none null "
+    "original unquantized".split()
+) | {""}
 
 # Key -> the method of a block that has it and names none.
 _TELLING: dict[str, str] = {
@@ -154,7 +175,7 @@ def stated(
             found += (one for one in _sidecar(name, configs[name]) if known or one.method)
         else:
             found += _among_others(name, configs[name])
-    more = [key for key in metadata if key not in KEYS and is_key(key, metadata[key])]
+    more = [key for key in metadata if key not in _METADATA_KEYS and _may_speak(metadata[key], key)]
     for key in (*_METADATA_KEYS, *more):
         found += _from_text(key, metadata.get(key))
     if isinstance(metadata.get(_COMFY), str):
@@ -214,10 +235,10 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
 
 def is_key(key: str, value: object) -> bool:
     """Whether a key states a method, in any of its spellings."""
-    text = key.lower().replace("_", "").replace("-", "")
+    text = key.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     if text == _QUANTIZER:
         return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *_TELLING))
-    return text in _SPELLINGS or key.endswith(ENDINGS)
+    return _SPELLING.fullmatch(text) is not None or key.endswith(ENDINGS)
 
 
 def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
@@ -242,13 +263,29 @@ def _blocks(key: str, value: object, where: str) -> Iterator[Stated]:
         yield one
     for name in inner:
         yield from _blocks(name, one.block[name], f"{where}.{name}")
+    for name in one.block if one.method else ():
+        if name not in inner:
+            yield from _named(one.block[name], f"{where}.{name}", 0)
+
+
+def _named(value: object, where: str, depth: int) -> Iterator[Stated]:
+    """Blocks inside of a method's block that name one themselves."""
+    if isinstance(value, Mapping) and isinstance(value.get("quant_method"), str):
+        yield from _blocks("quant_method", value, where)
+    elif isinstance(value, (Mapping, list)) and depth < _DEPTH:
+        for name, inner in value.items() if isinstance(value, Mapping) else enumerate(value):
+            yield from _named(inner, f"{where}.{name}", depth + 1)
 
 
 def _block(key: str, value: object, where: str) -> Stated | None:
     """What one key says; None where it says that nothing is quantised."""
     if isinstance(value, str):
         method = "modelslim" if _MODELSLIM.fullmatch(value) else canonical(value[:200])
-        return None if method in _NOT_STATED else Stated(method, where, value[:80])
+        if method in _NOT_STATED:
+            return None
+        if key not in KEYS and _is_format(value):
+            return Stated("", where, value[:80])
+        return Stated(method, where, value[:80])
     if not isinstance(value, Mapping) or not value:
         return None
     for name in _NAMES:
@@ -258,6 +295,10 @@ def _block(key: str, value: object, where: str) -> Stated | None:
         if text and canonical(text) not in _NOT_STATED:
             return Stated(canonical(text[:200]), f"{where}.{name}", text[:80], value)
     method = next((_TELLING[k] for k in _TELLING if value.get(k)), "")
+    for name in _MORE_NAMES if not method else ():
+        text = value.get(name)
+        if isinstance(text, str) and not _is_format(text) and canonical(text) not in _NOT_STATED:
+            return Stated(canonical(text[:200]), f"{where}.{name}", text[:80], value)
     if not method and key == "compression_config":
         method = "compressed-tensors"
     if not method and key == "quantization" and ("bits" in value or "group_size" in value):
@@ -265,11 +306,24 @@ def _block(key: str, value: object, where: str) -> Stated | None:
     return Stated(method, where, method, value)
 
 
+def _is_format(text: str) -> bool:
+    """Whether a text says how wide numbers are, or of which kind, and no method."""
+    return any(one.fullmatch(text[:200]) for one in (NARROW, _NUMBERS))
+
+
+def _may_speak(text: object, key: str) -> bool:
+    """Whether a value of metadata states a method by its key, or is a document that may."""
+    if is_key(key, text):
+        return True
+    document = isinstance(text, str) and text[:1] == "{" and len(text) <= _METADATA_BYTES
+    return document and key != _COMFY and "quant" in str(text).lower()
+
+
 def _from_text(key: str, text: object) -> Iterator[Stated]:
     """Metadata is text: JSON of a block or of a whole configuration, or a method's name."""
     if not isinstance(text, str):
         return
-    where = f"metadata {key}"
+    where, stating = f"metadata {key}", is_key(key, text)
     if len(text) > _METADATA_BYTES:
         raise FormatError(f"{where}: {len(text):,} characters, allowed {_METADATA_BYTES:,}")
     value: object = text
@@ -277,8 +331,10 @@ def _from_text(key: str, text: object) -> Iterator[Stated]:
         try:
             value = loads(text.encode(), where, Limits())
         except FormatError:
+            if not stating:
+                return
             value = {key: None}  # of no meaning to anyone, and still a statement
-    if key != "config":
+    if stating:
         yield from _blocks(key, value, where)
     else:
         yield from _walk(value, f"{where}: ", 0)

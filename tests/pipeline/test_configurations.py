@@ -157,7 +157,13 @@ def test_names_of_narrow_formats() -> None:
 def test_what_states_a_method_is_not_left_behind() -> None:
     for name in FILES:
         assert left_out(name) or is_config(name), name
-    others = ("quantizationConfig", "quant-cfg", "Quant_Config", "weight_quantization")
+    others = (
+        "quantizationConfig",
+        "quant-cfg",
+        "Quant_Config",
+        "weight_quantization",
+        "quant_scheme",
+    )
     for key in (*KEYS, *others, *(f"text{ending}" for ending in ENDINGS)):
         for value in ({"quant_method": "fp8"}, "w8a8", None):
             assert clean("config.json", {"a": [{key: value}]}, "bf16") == {"a": [{}]}, key

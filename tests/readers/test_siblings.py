@@ -358,15 +358,16 @@ def within(module: str, parts: Parts) -> Parts:
 @given(
     part=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=2, max_size=9),
     shape=st.sampled_from([(64, 64), (32,), (64,), (2, 3, 4)]),
-    module=st.sampled_from(["l.0.mlp", "l.0", "l"]),
+    module=st.sampled_from(["l.0.mlp.", "l.0.", "l.", ""]),
+    dtype=st.sampled_from(["F32", "I64"]),
 )
 def test_an_invented_parameter_around_a_layer_is_never_silent(
-    layer: str, part: str, shape: tuple[int, ...], module: str
+    layer: str, part: str, shape: tuple[int, ...], module: str, dtype: str
 ) -> None:
     """Unless models are known to have it, it is noted, refused or dropped with a reason."""
     method, parts = LAYERS[layer]
-    name = f"{module}.{part}"
-    book = ledger_of({**within("l.0.mlp", parts), name: ("F32", shape)}, about(method), file=FILE)
+    name = f"{module}{part}"
+    book = ledger_of({**within("l.0.mlp", parts), name: (dtype, shape)}, about(method), file=FILE)
     try:
         resolve(book)
     except AnamnesisError:
@@ -381,7 +382,7 @@ def test_an_invented_parameter_around_a_layer_is_never_silent(
     [
         {"l.0.mlp.sinks": ("BF16", (8,)), "l.0.norm.weight": ("BF16", (8,))},
         {"l.0.mlp.bias": ("BF16", (8,)), "l.0.A_log": ("F32", (8,)), "l.0.D": ("F32", (8,))},
-        {"other.zz": ("F32", (8, 8)), "zz": ("F32", (8, 8)), "l.0.mlp.count": ("F32", ())},
+        {"other.zz": ("F32", (8, 8)), "cls_token": ("F32", (8, 8)), "l.0.mlp.count": ("F32", ())},
     ],
 )
 def test_ordinary_parameters_around_a_layer_are_no_note(others: Parts) -> None:
@@ -389,3 +390,45 @@ def test_ordinary_parameters_around_a_layer_are_no_note(others: Parts) -> None:
     book = resolved({**within("l.0.mlp", parts), **others}, about(method))
     assert set(others) <= set(book.tensors)
     assert book.notes == []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("R1.weight", "spinquant.R1.weight", "rotation.weight", "l.0.online_rotation.weight"),
+        *("rotations.l.0.mlp.m", "l.0.mlp.input_hadamard.matrix", "quarot.0", "Rotators.0.weight"),
+    ],
+)
+def test_a_module_that_turns_inputs_is_refused_anywhere(name: str) -> None:
+    method, parts = LAYERS["fp8"]
+    with pytest.raises(AnamnesisError):
+        resolved({**within("l.0.mlp", parts), name: ("F32", (64, 64))}, about(method))
+    kept = {"l.0.rotary_emb.inv_freq": ("F32", (8,)), "rotary.weight": ("F32", (8, 8))}
+    assert resolved({**within("l.0.mlp", parts), **kept}, about(method)).notes == []
+
+
+def test_a_parameter_called_after_a_layer_is_noted() -> None:
+    method, parts = LAYERS["fp8"]
+    book = resolved({**within("l.0", parts), "l.0.theta_m": ("F32", (4,))}, about(method))
+    assert ["'l.0.theta_m'" in note for note in book.notes] == [True]
+
+
+@pytest.mark.parametrize("dtype", ["I8", "I32", "U8"])
+def test_a_bias_of_integers_is_no_bias(dtype: str) -> None:
+    method, parts = LAYERS["ct-int8"]
+    with pytest.raises(UnsupportedError, match=r"'m\.bias'"):
+        resolved({**parts, "m.bias": (dtype, (32,))}, about(method))
+
+
+def test_adapters_that_stay_are_said() -> None:
+    method, parts = LAYERS["fp8"]
+    book = resolved({**parts, "m.lora_A.weight": ("BF16", (8, 64))}, about(method))
+    assert ["not merged" in note for note in book.notes] == [True]
+
+
+@pytest.mark.parametrize(("shape", "said"), [((), 0), ((1,), 0), ((64,), 1), ((1, 64), 1)])
+def test_a_scale_for_each_input_is_left_out_with_a_note(shape: Any, said: int) -> None:
+    method, parts = LAYERS["ct-int8"]
+    book = resolved({**parts, "m.input_scale": ("F32", shape)}, about(method))
+    assert [one.stored.name for one in book.dropped] == ["m.input_scale"]
+    assert ["'m.input_scale'" in note for note in book.notes] == [True] * said

@@ -17,11 +17,13 @@ from anamnesis.limits import MiB
 from anamnesis.readers.configs import _OTHERS
 from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes._stated import (
-    _SPELLINGS,
     _WHOLE_MODELS,
+    ABOUT,
     ENDINGS,
     FILES,
     KEYS,
+    PARTS,
+    WORDS,
     may_state,
     speaks,
 )
@@ -98,10 +100,8 @@ def listed(names: Iterable[str]) -> str:
 
 def table() -> str:
     """The rows of docs/inputs.md on where a method is looked for, from the code's own tables."""
-    plain = {key.replace("_", "") for key in KEYS}
-    keys = (
-        f"{listed(KEYS)}; {listed(sorted(_SPELLINGS - plain))}; {listed('*' + e for e in ENDINGS)}"
-    )
+    made = f"one of {listed(WORDS)}, alone, after {listed(PARTS)}, before {listed(ABOUT)}"
+    keys = f"{listed(KEYS)}; {made}; {listed('*' + e for e in ENDINGS)}"
     files = {name: method for name, method in FILES.items() if name not in _WHOLE_MODELS}
     rows = [
         (listed(_WHOLE_MODELS), "at any depth, under the keys below"),
@@ -110,7 +110,7 @@ def table() -> str:
         ("`*config*.json`, `generation_config.json` too", "at any depth, when a method is named"),
         ("any other `*.json`", "at any depth, when there is a block that names a method"),
         ("metadata of an index", "at any depth"),
-        ("metadata of safetensors", "the same keys, and `config`, as JSON text"),
+        ("metadata of safetensors", "the same keys, and in any value that is a JSON object"),
         ("keys, in any case, with `_`, `-` or nothing between the words", keys),
     ]  # fmt: skip
     return "\n".join(("| where | what |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)))

@@ -62,6 +62,22 @@ def resolved(parts: Parts, quantization: Any = None, **more: Any) -> Ledger:
         ("config.json", {"quantizer": {"quant_method": "foo-bits"}}),
         ("config.json", {"weight_quantization": {"method": "foo-bits"}}),
         ("config.json", {"weight-quantization": "foo-bits"}),
+        ("config.json", {"quant": "foo-bits"}),
+        ("config.json", {"quant_type": "foo-bits"}),
+        ("config.json", {"quantized": {"method": "foo-bits"}}),
+        ("config.json", {"quantization_scheme": "foo-bits"}),
+        ("config.json", {"quantisation": "foo-bits"}),
+        ("config.json", {"quantization_config": {"quant_type": "foo-bits", "bits": 4}}),
+        ("config.json", {"quantization_config": {"algorithm": "foo-bits", "group_size": 64}}),
+        ("config.json", {"quantization": {"scheme": "foo-bits", "bits": 4, "group_size": 64}}),
+        (
+            "config.json",
+            {"quantization_config": {"quant_method": "fp8", "x": [{"quant_method": "foo-bits"}]}},
+        ),
+        (
+            "config.json",
+            {"a": {"b": {"c": {"d": {"e": {"f": {"g": {"h": {"quant_method": "foo-bits"}}}}}}}}},
+        ),
         ("config.json", {"text_config": {"quantization_config": {"quant_method": "foo-bits"}}}),
         (
             "config.json",
@@ -106,6 +122,9 @@ def test_an_unknown_method_is_refused_wherever_it_stands(
         {"quant_method": "foo-bits"},
         {"quantizationConfig": '{"quant_method": "foo-bits"}'},
         {"config": '{"quantization_config": {"quant_method": "foo-bits"}}'},
+        {"anything": '{"text": {"quantization_config": {"quant_method": "foo-bits"}}}'},
+        {"general.quantization": "foo-bits"},
+        {"quantization_format": "foo-bits"},
     ],
 )
 def test_an_unknown_method_is_refused_in_metadata(metadata: dict[str, str]) -> None:
@@ -123,6 +142,19 @@ def test_an_unknown_method_is_refused_in_metadata(metadata: dict[str, str]) -> N
 )
 def test_settings_of_a_model_that_quantises_signals_state_no_method(config: Any) -> None:
     assert stated({"config.json": config}, {}) == ()
+
+
+@pytest.mark.parametrize("value", ["int4", "W4A16", "4bit", "nf4", "q4_0", "mxfp4", True, "true"])
+def test_a_number_format_is_no_method(value: Any) -> None:
+    """Under a key of any spelling: nothing is refused by it, and integers are no dense weights."""
+    configs = {"config.json": {"quant_type": value}}
+    assert "m.weight" in resolved(DENSE, configs=configs).tensors
+    assert "m.weight" in resolved(FP8, configs=configs).tensors
+    if value is not True:
+        with pytest.raises(UnsupportedError):
+            resolved({"m.table": ("I32", (8, 8))}, configs=configs)
+    for full in ("bf16", "float16", "none", "FP32"):
+        assert stated({"config.json": {"quantization": full, "quant_mode": True}}, {}) == ()
 
 
 def test_results_and_vocabularies_state_no_method() -> None:
