@@ -259,6 +259,23 @@ def marlin_24(rows: int, columns: int) -> Layer:
     )
 
 
+def fouroversix(rows: int, columns: int) -> Layer:
+    """NVFP4 with scales in tiles; whole tiles of 128 rows."""
+    rows = -(-rows // 128) * 128
+    codes = _bytes(rows, columns // 2)
+    scales = _bytes(rows * columns // 16) % 0x78
+    about = np.array([rows, columns, rows, columns, 1, 1])
+    return Layer(
+        [
+            Entry("quantized_weight_values", "U8", codes.shape, codes),
+            Entry("quantized_weight_scale_factors", "F8_E4M3", scales.shape, scales),
+            Entry("quantized_weight_amax", "F32", (1,), np.ones(1, np.float32)),
+            Entry("quantized_weight_metadata", "I64", (6,), about),
+        ],
+        config={"quantization_config": {"quant_method": "fouroversix", "dtype": "nvfp4"}},
+    )
+
+
 def qqq(rows: int, columns: int) -> Layer:
     """Whole tiles of 64 outputs."""
     rows = -(-rows // 64) * 64

@@ -38,6 +38,14 @@ VENDOR: dict[str, Encoding] = {
             Bench("exl3 3 bits mul1", "vendor_layers:exl3", (3, "mul1")),
         ),
     ),
+    "fouroversix": Encoding(
+        "fouroversix:decode",
+        prepare="fouroversix:prepare",
+        family="FP4 and FP6",
+        scales="scale",
+        goal=0.0,
+        cases=(Bench("four over six nvfp4", "vendor_layers:fouroversix"),),
+    ),
     "int4-pairs": Encoding(
         "int4:decode_pairs",
         prepare="ct:prepare",

@@ -70,6 +70,9 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "exl2": Scheme("exl2:resolve", suffixes=(".q_weight",), methods=("exl2", "exllamav2")),
     "exl3": Scheme("exl3:resolve", suffixes=(".trellis",), methods=("exl3", "exllamav3")),
+    "fouroversix": Scheme(
+        "fouroversix:resolve", suffixes=("quantized_weight_values",), methods=("fouroversix",)
+    ),
     "fp-quant": Scheme(
         "fp_quant:resolve",
         suffixes=("forward_hadamard_matrix",),

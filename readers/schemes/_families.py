@@ -165,6 +165,14 @@ FAMILIES: dict[str, Family] = {
         "nvfp4 mxfp4 mxfp6 mxint4",
         "compressed-tensors, ModelOpt, transformers",
     ),
+    "fouroversix": Family(
+        "Four Over Six",
+        "NVFP4, MXFP4, INT4 and IF4 over the tensor's maximum, in blocks of 8, 16 or 32",
+        "any",
+        "`quantized_weight_values`; the configuration's dtype and rule",
+        "fouroversix",
+        "fouroversix",
+    ),
     "fp-quant": Family(
         "FP-Quant",
         "MXFP4 and NVFP4 of weights turned in groups of inputs, turned back",

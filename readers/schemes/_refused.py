@@ -38,12 +38,6 @@ REFUSED: dict[str, Refused] = {
         "the eetq package can load it on a GPU",
         (("weight", "weight_scales"),),
     ),
-    "fouroversix": Refused(
-        "Four Over Six",
-        "FP4 or integers over a maximum, by a rule that its configuration names",
-        "the fouroversix package dequantises it",
-        (("quantized_weight_values", "quantized_weight_amax"),),
-    ),
     "gptq-for-llama": Refused(
         "GPTQ-for-LLaMa's first layout, or BitBLAS",
         "zeros beside qweight are floats times scales in one, and a kernel's tiles in the other",

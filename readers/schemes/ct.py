@@ -33,6 +33,7 @@ from anamnesis.readers.schemes._ct_sparse import sparse
 from anamnesis.readers.schemes._errors import misfit, missing, need, unsupported, where
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._scale_grid import Block
+from anamnesis.readers.schemes._small_numbers import WIDTHS, integers
 from anamnesis.readers.schemes.base import Ledger
 
 _IMPLEMENTED = "pack-quantized, int-quantized and naive-quantized of compressed-tensors"
@@ -272,29 +273,14 @@ def _shape(stored: Stored, packed: Stored, files: Files) -> tuple[int, ...]:
 
     Of a stack it holds all three, or rows and columns of each matrix: the same ones.
     """
-    size = {"I64": 8, "I32": 4}.get(stored.dtype)
     rank = len(packed.shape)
     each = rank == 3 and stored.shape == (packed.shape[0], 2)
-    if size is None or rank not in (2, 3) or not (each or stored.shape == (rank,)):
+    if stored.dtype not in WIDTHS or rank not in (2, 3) or not (each or stored.shape == (rank,)):
         stack = f" or {[packed.shape[0], 2]}" if rank == 3 else ""
         raise misfit(
             stored, f"I64 or I32 [{rank}]{stack}, for {packed.name!r} {list(packed.shape)}"
         )
-    file = files(stored.file)
-    if stored.view is None:
-        data = file.read(stored.offset, stored.nbytes)
-    else:
-        import numpy as np  # noqa: PLC0415 - only archives need more than a read
-
-        from anamnesis.readers.raw import open_raw  # noqa: PLC0415
-
-        raw = np.empty(stored.nbytes, np.uint8)
-        open_raw(stored, file).read_into(0, raw)
-        data = raw.tobytes()
-    shape = tuple(
-        int.from_bytes(data[at : at + size], "little", signed=True)
-        for at in range(0, len(data), size)
-    )
+    shape = integers(stored, files)
     if each and len(set(zip(shape[::2], shape[1::2], strict=True))) == 1:
         shape = (packed.shape[0], *shape[:2])
     if shape[:-1] != packed.shape[:-1] or not 0 <= shape[-1] <= 32 * packed.shape[-1]:

@@ -117,6 +117,12 @@ def seeds() -> dict[str, bytes]:
         "a.meta": ("I16", (1, 128)),
         "a.scale_packed": ("F16", (1, 64)),
     }
+    four: dict[str, Entry] = {
+        "a.quantized_weight_values": ("U8", (128, 32)),
+        "a.quantized_weight_scale_factors": ("F8_E4M3", (512,)),
+        "a.quantized_weight_amax": ("F32", ()),
+        "a.quantized_weight_metadata": ("I64", (6,)),
+    }
     qqq: dict[str, Entry] = {
         "a.B": ("I32", (1, 128)),
         "a.s_channel": ("F32", (1, 64)),
@@ -128,6 +134,7 @@ def seeds() -> dict[str, bytes]:
         "ct-sparse": _seed(sparse, {"quant_method": _CT}),
         "ct-transform": _seed(turned, transform),
         "exl2": _seed(exl2, {"quant_method": "exl2"}),
+        "fouroversix": _seed(four, {"quant_method": "fouroversix", "scale_rule": "mse"}),
         "marlin-24": _seed(marlin_24, {"quant_method": _CT, "format": "marlin-24"}),
         "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
         "sinq": _seed(sinq, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),

@@ -232,15 +232,6 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
             },
             "GPTQ-for-LLaMa",
         ),
-        (
-            {
-                "m.quantized_weight_values": ("U8", (128, 32)),
-                "m.quantized_weight_scale_factors": ("U8", (512,)),
-                "m.quantized_weight_amax": ("F32", ()),
-                "m.quantized_weight_metadata": ("I64", (6,)),
-            },
-            "Four Over Six",
-        ),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
