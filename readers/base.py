@@ -196,7 +196,7 @@ class Tensor:
 
     @property
     def stored_bytes(self) -> int:
-        return sum(c.stored.nbytes for c in self.components)
+        return sum([c.stored.nbytes for c in self.components])  # of a million tensors: no generator
 
     @property
     def quantised(self) -> bool:

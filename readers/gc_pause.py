@@ -10,6 +10,8 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+_MANY = 100_000  # objects
+
 
 @contextmanager
 def gc_paused() -> Iterator[None]:
@@ -20,4 +22,16 @@ def gc_paused() -> Iterator[None]:
         yield
     finally:
         if enabled:
+            _count_as_old()
             gc.enable()
+
+
+def _count_as_old() -> None:
+    """Spare the next collections of young objects a walk over all that was made meanwhile.
+
+    Only where that is much: what the program itself had frozen must stay so, and asking for it
+    walks that. (Python allows no less than all objects to be moved.)
+    """
+    if gc.get_count()[0] > _MANY and not gc.get_freeze_count():
+        gc.freeze()
+        gc.unfreeze()

@@ -71,6 +71,9 @@ class Collector:
     def odd(self, what: str, value: Any) -> bool:
         return True
 
+    def run_entries(self, machine: Machine) -> None:
+        """No steps: every opcode is to be seen."""
+
 
 class _Placeholder:
     """Stands for whatever a global, a call or a persistent id would give."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from anamnesis.readers.pickle_literals import LINE_BYTES
-from anamnesis.readers.pickle_vm import MEMO_BYTES, Machine
+from anamnesis.readers.pickle_vm import MEMO_BYTES, Machine, Skipped
 
 Handler = Callable[[Machine], None]
 
@@ -28,7 +28,10 @@ def memo_put(size: int) -> Handler:
             machine.charge(0)
         if len(stack) <= machine.floor:
             raise machine.bad("the stack is empty")
-        machine.memo[from_bytes(machine.data[start : start + size], "little")] = stack[-1]
+        index = from_bytes(machine.data[start : start + size], "little")
+        machine.memo[index] = stack[-1]
+        if index > machine.highest:
+            machine.highest = index
 
     return handle
 
@@ -44,7 +47,7 @@ def memo_get(size: int) -> Handler:
         machine.position = start + size
         index = from_bytes(machine.data[start : start + size], "little")
         if index not in machine.memo:
-            raise machine.bad(f"nothing is remembered under {index}")
+            raise machine.forgotten(index)
         machine.stack.append(machine.memo[index])
 
     return handle
@@ -62,6 +65,8 @@ def text_get(machine: Machine) -> None:
 
 def memoize(machine: Machine) -> None:
     """MEMOIZE: under the next number."""
+    if machine.skipped:
+        raise Skipped  # which number is next is not known
     machine.remember(len(machine.memo))
 
 

@@ -32,6 +32,7 @@ from anamnesis.readers.pickle_vm import (
     SLOT_BYTES,
     Machine,
     Node,
+    Skipped,
 )
 
 Handler = Callable[[Machine], None]
@@ -151,6 +152,12 @@ def _add_items(machine: Machine) -> None:
     machine.extend("set", "ADDITEMS", machine.pop_to_mark())
 
 
+def _mark(machine: Machine) -> None:
+    machine.mark()
+    if machine.steps and machine.data[machine.position : machine.position + 1] == b"X":
+        machine.policy.run_entries(machine)
+
+
 def _dup(machine: Machine) -> None:
     machine.push(machine.top())
 
@@ -247,7 +254,7 @@ def _unknown(machine: Machine) -> None:
 
 
 _HANDLERS: dict[str, Handler] = {
-    "(": Machine.mark,
+    "(": _mark,
     ")": _empty("tuple"),
     "0": Machine.pop_or_unmark,
     "1": _pop_mark,
@@ -320,9 +327,18 @@ OPCODES: tuple[Handler, ...] = tuple(_HANDLERS.get(chr(code), _unknown) for code
 
 def run(machine: Machine) -> Any:
     """The object that the pickle at the machine's position describes; stops behind its STOP."""
+    try:
+        return _run(machine)
+    except Skipped:
+        machine.steps = False
+        machine.start()
+        return _run(machine)
+
+
+def _run(machine: Machine) -> Any:
     data, end, opcodes = machine.data, machine.end, OPCODES
     total = more = PICKLE_OPCODES
-    while more:
+    while more > 0:
         for _ in range(more):
             position = machine.position
             if position >= end:

@@ -89,6 +89,14 @@ class Policy(Protocol):
         """Whether `value` may take an operation that its kind does not have."""
         ...
 
+    def run_entries(self, machine: Machine) -> None:
+        """A dict's entries may follow: run those at once that are known well, or none."""
+        ...
+
+
+class Skipped(Exception):  # noqa: N818 - no error: it never leaves `pickle_ops.run`
+    """A value is asked for that a step did not make; `run` starts over, without steps."""
+
 
 class Machine:
     """The state of the interpreter: a place in the stream, a stack with marks, and a memo.
@@ -101,15 +109,20 @@ class Machine:
         "_granted",
         "_limits",
         "_marks",
+        "_origin",
         "data",
         "end",
         "ended",
         "floor",
+        "highest",
         "memo",
+        "merged",
         "policy",
         "position",
         "room",
+        "skipped",
         "stack",
+        "steps",
         "tensors",
         "where",
     )
@@ -117,17 +130,25 @@ class Machine:
     def __init__(
         self, data: bytes, where: str, policy: Policy, limits: Limits, position: int = 0
     ) -> None:
-        self.data, self.end, self.position = data, len(data), position
-        self.where, self.policy = where, policy
+        self.data, self.end, self._origin = data, len(data), position
+        self.where, self.policy, self._limits = where, policy, limits
+        self.steps = True  # whether the policy may run many opcodes as one
+        self.start()
+
+    def start(self) -> None:
+        """Go to where the pickle begins, with nothing made yet."""
+        self.position = self._origin
         self.ended = False
         self.memo: dict[int, Any] = {}
+        self.highest = -1  # number under which something was remembered
         self.stack: list[Any] = []
         self._marks: list[int] = []
         self.floor = 0  # the stack's height at the last MARK
-        self.room = min(PICKLE_WORKING_BYTES, limits.max_single_alloc)
+        self.room = min(PICKLE_WORKING_BYTES, self._limits.max_single_alloc)
         self.tensors = 0  # made so far
-        self._granted = 0  # of them those that were paid for with opcodes
-        self._limits = limits
+        self.skipped = False  # whether the memo lacks values that a step did not make
+        self.merged = 0  # opcodes of steps since the last grant
+        self._granted = 0  # tensors that were paid for with opcodes
 
     # Errors
 
@@ -159,10 +180,19 @@ class Machine:
         if not self.tensors % _COUNTED_TENSORS:
             self._limits.tensors(self.tensors, f"{self.where}: tensors")
 
+    def stepped(self, position: int, price: int, opcodes: int) -> None:
+        """A tensor was made, up to `position`: what it cost, and its opcodes."""
+        self.position = position
+        self.charge(price)
+        self.merged += opcodes
+        self.skipped = True
+        self.count_tensor()
+
     def more_opcodes(self) -> int:
         """What the tensors that were made since the last question add to the opcodes."""
         new, self._granted = self.tensors - self._granted, self.tensors
-        return TENSOR_OPCODES * new
+        merged, self.merged = self.merged, 0
+        return TENSOR_OPCODES * new - merged
 
     # The stream
 
@@ -294,8 +324,13 @@ class Machine:
     def remember(self, index: int) -> None:
         self.charge(MEMO_BYTES)
         self.memo[index] = self.top()
+        self.highest = max(self.highest, index)
 
     def recall(self, index: int) -> None:
         if index not in self.memo:
-            raise self.bad(f"nothing is remembered under {index}")
+            raise self.forgotten(index)
         self.stack.append(self.memo[index])
+
+    def forgotten(self, index: int) -> Exception:
+        """What to raise when the memo has nothing under `index`."""
+        return Skipped() if self.skipped else self.bad(f"nothing is remembered under {index}")

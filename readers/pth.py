@@ -26,8 +26,8 @@ from anamnesis.readers.pickle_ops import run
 from anamnesis.readers.pickle_vm import PICKLE_BYTES, Machine
 from anamnesis.readers.pth_legacy import list_legacy, open_legacy
 from anamnesis.readers.source import SourceFile, open_source
-from anamnesis.readers.state_dict import flatten, name_all
-from anamnesis.readers.torch_globals import StateDictPolicy
+from anamnesis.readers.state_dict import flatten
+from anamnesis.readers.torch_policy import StateDictPolicy
 from anamnesis.readers.torch_records import TORCH_DTYPES, Storage, TorchTensor, item_bytes
 from anamnesis.readers.torch_storages import Storages
 from anamnesis.readers.zip import check_crc32, read_members, read_start
@@ -102,7 +102,7 @@ def _open_zip(file: SourceFile, limits: Limits) -> Container:
         for key, storage in storages.declared.items()
     }
     state = flatten(top, where, limits, stored_bytes=file.size, pickle_bytes=len(data))
-    stored = name_all(state.tensors, lambda tensor: _span(tensor, places, swapped))
+    stored = _spans(state.tensors, places, swapped)
     unread = tuple(m for m in members.values() if m is not pickle and m is not byte_order)
     metadata = {"serialization": "zip"}
     return Container(
@@ -176,13 +176,28 @@ def _member(path: str, name: str, storage: Storage, members: Mapping[str, Member
     return member
 
 
-def _span(tensor: TorchTensor, places: Mapping[str, Member], swapped: bool) -> Stored:
-    assert tensor.storage is not None
-    member = places[tensor.storage.key]
+def _spans(
+    tensors: Mapping[str, TorchTensor], places: Mapping[str, Member], swapped: bool
+) -> dict[str, Stored]:
+    stored: dict[str, Stored] = {}
+    views: dict[tuple[str, str, tuple[int, ...] | None], View] = {}
+    for name, tensor in tensors.items():
+        assert tensor.storage is not None
+        key = tensor.storage.key
+        view = views.get(kind := (key, tensor.dtype, tensor.strides))
+        if view is None:
+            view = views[kind] = View(tensor.strides, _swap(tensor, swapped), places[key])
+        member = places[key]
+        # Offsets in a deflated member count from its inflated start.
+        start = 0 if member.deflated else member.offset
+        offset = start + tensor.offset * item_bytes(tensor.dtype)
+        dtype = TORCH_DTYPES[tensor.dtype]
+        stored[name] = Stored(name, dtype, tensor.shape, member.file, offset, tensor.nbytes, view)
+    return stored
+
+
+def _swap(tensor: TorchTensor, swapped: bool) -> int:
+    """The size of the numbers whose bytes are to be swapped; 0 for none."""
     itemsize = item_bytes(tensor.dtype)
-    # Offsets in a deflated member count from its inflated start.
-    offset = (0 if member.deflated else member.offset) + tensor.offset * itemsize
     numbers = itemsize // 2 if tensor.dtype == "complex64" else itemsize
-    view = View(tensor.strides, numbers if swapped and numbers > 1 else 0, member)
-    dtype = TORCH_DTYPES[tensor.dtype]
-    return Stored("", dtype, tensor.shape, member.file, offset, tensor.nbytes, view)
+    return numbers if swapped and numbers > 1 else 0

@@ -25,8 +25,8 @@ from anamnesis.readers.pickle_globals import Collector, Findings, GlobalName
 from anamnesis.readers.pickle_ops import run
 from anamnesis.readers.pickle_vm import Machine, Node, Policy
 from anamnesis.readers.source import SourceFile
-from anamnesis.readers.state_dict import flatten, name_all
-from anamnesis.readers.torch_globals import StateDictPolicy
+from anamnesis.readers.state_dict import flatten
+from anamnesis.readers.torch_policy import StateDictPolicy
 from anamnesis.readers.torch_records import TORCH_DTYPES, Storage, TorchTensor, item_bytes
 from anamnesis.readers.torch_storages import Storages
 
@@ -99,7 +99,7 @@ def open_legacy(file: SourceFile, limits: Limits) -> Container:
     keys = _check_keys(where, stream.next(where, _plain(where)), storages.declared)
     places = _place(file, stream.position, keys, storages.declared)
     state = flatten(top, path, limits, stored_bytes=file.size, pickle_bytes=stream.position)
-    stored = name_all(state.tensors, lambda tensor: _span(file, tensor, places))
+    stored = {name: _span(file, name, tensor, places) for name, tensor in state.tensors.items()}
     metadata = {"serialization": "legacy"}
     return Container(
         "pth",
@@ -219,10 +219,10 @@ def _place(
     return places
 
 
-def _span(file: SourceFile, tensor: TorchTensor, places: Mapping[str, int]) -> Stored:
+def _span(file: SourceFile, name: str, tensor: TorchTensor, places: Mapping[str, int]) -> Stored:
     storage = tensor.storage
     assert storage is not None
     offset = places[storage.key] + storage.start + tensor.offset * item_bytes(tensor.dtype)
     view = View(tensor.strides) if tensor.strides is not None else None
     dtype = TORCH_DTYPES[tensor.dtype]
-    return Stored("", dtype, tensor.shape, file.id, offset, tensor.nbytes, view)
+    return Stored(name, dtype, tensor.shape, file.id, offset, tensor.nbytes, view)

@@ -15,12 +15,11 @@ The conventions, since no standard exists:
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import NAME_BYTES, Limits, MiB
-from anamnesis.readers.base import Stored
 from anamnesis.readers.pickle_vm import PICKLE_DEPTH, Node
 from anamnesis.readers.torch_globals import Global, Scalar, Unknown
 from anamnesis.readers.torch_records import Storage, TorchTensor
@@ -105,20 +104,6 @@ def flatten(
     return _Walk(where, sizes).run(top)
 
 
-def name_all(
-    tensors: Mapping[str, TorchTensor], span: Callable[[TorchTensor], Stored]
-) -> dict[str, Stored]:
-    """Stored tensors by name; `span` is asked once for a tensor, however many names it has."""
-    spans: dict[int, Stored] = {}
-    stored: dict[str, Stored] = {}
-    for name, tensor in tensors.items():
-        s = spans.get(id(tensor))
-        if s is None:
-            s = spans[id(tensor)] = span(tensor)
-        stored[name] = Stored(name, s.dtype, s.shape, s.file, s.offset, s.nbytes, s.view)
-    return stored
-
-
 def _measure(top: Node, where: str) -> dict[int, _Size]:
     """Sizes of all nodes under `top` by identity, each node measured once."""
     sizes: dict[int, _Size] = {}
@@ -148,7 +133,7 @@ def _sum(node: Node, sizes: dict[int, _Size], where: str) -> _Size:
         if type(child) is TorchTensor:
             tensors += 1
             nbytes += child.nbytes
-            name_bytes += _length(key)
+            name_bytes += 1 + len(key) if type(key) is str else _length(key)
         elif type(child) is Node:
             size = sizes[id(child)]
             tensors += size.tensors
@@ -225,7 +210,7 @@ class _Walk:
             self._notes.append(f"left out {names[0]!r:.200}{more}: {why} is not converted")
 
     def _unwrap(self, top: Node) -> Node:
-        while top.kind == "dict":
+        while top.kind == "dict" and not _texts(top).isdisjoint(WRAPPERS):
             holders = [(k, v) for k, v in _children(top) if self._count(v)]
             if any(self._wraps(key, value) for key, value in holders):
                 holders = [(k, v) for k, v in holders if not _is_training(k)]
@@ -245,8 +230,9 @@ class _Walk:
 
     def _wraps(self, key: Any, value: Any) -> bool:
         """Whether an entry holds a whole model's tensors."""
-        holds = type(value) is Node and value.kind == "dict" and self._count(value)
-        return bool(holds) and type(key) is str and key in _WHOLE
+        if type(value) is not Node or type(key) is not str or key not in _WHOLE:
+            return False
+        return value.kind == "dict" and self._count(value) > 0
 
     def _leave(self, name: str, value: Any) -> None:
         """Leave out an entry beside the model, with its tensors if it has some."""
@@ -270,21 +256,20 @@ class _Walk:
                 pending.pop()
                 continue
             name, value = entry
-            if type(value) is TorchTensor:
-                self._add(name, value)
-            else:
-                pending.append(self._entries(name, value))
+            pending.append(self._entries(name, value))
 
     def _entries(
         self, prefix: str, node: Node, *, at_top: bool = False
-    ) -> Iterator[tuple[str, Any]]:
-        """The tensors of one node by name, and its nodes with tensors by prefix; notes the rest."""
+    ) -> Iterator[tuple[str, Node]]:
+        """Adds the tensors of one node; gives its nodes with tensors by prefix; notes the rest."""
         seen: set[str] = set()
-        trained = at_top and any(self._wraps(key, child) for key, child in _children(node))
-        settings = node.kind == "dict" and not _SETTINGS_BESIDE.isdisjoint(_texts(node))
         wrapper = is_wrapper(node)
+        texts = _texts(node) if node.kind == "dict" else set()
+        settings = not _SETTINGS_BESIDE.isdisjoint(texts)
+        trained = at_top and not _WHOLE.isdisjoint(texts)
+        trained = trained and any(self._wraps(key, child) for key, child in _children(node))
         for key, child in _children(node):
-            if not self._count(child):
+            if type(child) is not TorchTensor and not self._count(child):
                 if settings and type(key) is str:
                     self._keep(f"{prefix}{key}", child)
                 if not wrapper:
@@ -300,8 +285,10 @@ class _Walk:
             if at_top and part == ALWAYS_WRAPPER and type(child) is Node and child.kind == "dict":
                 self._notes.append(f"the names inside of {ALWAYS_WRAPPER!r} come without it")
                 yield "", child
+            elif type(child) is TorchTensor:
+                self._add(f"{prefix}{part}", child)
             else:
-                yield f"{prefix}{part}{'.' if type(child) is Node else ''}", child
+                yield f"{prefix}{part}.", child
 
     def _part(self, prefix: str, key: Any) -> str:
         if type(key) is str:
@@ -319,19 +306,28 @@ class _Walk:
         seen.add(part)
 
     def _add(self, name: str, tensor: TorchTensor) -> None:
-        where = f"{self._where}: tensor {name!r:.200}"
         if name in self._tensors or name in self._unread:
-            raise FormatError(f"{where} is given twice")
-        try:
-            nbytes = len(name.encode())
-        except UnicodeEncodeError:
-            raise FormatError(f"{where}: its name is no text (lone surrogates)") from None
-        if nbytes > NAME_BYTES:
-            raise FormatError(f"{where}: its name has {nbytes:,} bytes, at most {NAME_BYTES:,}")
+            raise FormatError(f"{self._at(name)} is given twice")
+        if len(name) > NAME_BYTES // 4 or not name.isascii():
+            self._check_name(name)
         if tensor.refused:
             self._unread[name] = tensor.refused
         else:
             self._tensors[name] = tensor
+
+    def _check_name(self, name: str) -> None:
+        try:
+            nbytes = len(name.encode())
+        except UnicodeEncodeError:
+            raise FormatError(f"{self._at(name)}: its name is no text (lone surrogates)") from None
+        if nbytes > NAME_BYTES:
+            raise FormatError(
+                f"{self._at(name)}: its name has {nbytes:,} bytes, at most {NAME_BYTES:,}"
+            )
+
+    def _at(self, name: str) -> str:
+        """A tensor, for messages alone."""
+        return f"{self._where}: tensor {name!r:.200}"
 
     def _keep(self, name: str, value: Any) -> None:
         """A setting of a layer, if it is one."""

@@ -17,10 +17,10 @@ from typing import Any
 from anamnesis.errors import FormatError, SecurityError
 from anamnesis.readers.pickle_vm import Node
 from anamnesis.readers.torch_records import STORAGE_CLASSES, TORCH_DTYPES, TorchTensor, view
-from anamnesis.readers.torch_subclasses import Setting, is_torchao, is_wrapper, rebuilt, setting
+from anamnesis.readers.torch_subclasses import is_wrapper, rebuilt
 
 TORCHAO = "torchao"  # a class or function of that package, which stands for itself
-_NOTHING_RAN = "nothing was imported or called"
+NOTHING_RAN = "nothing was imported or called"
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ def _encoded(where: str, arguments: list[Any]) -> Scalar:
     """_codecs.encode(text, "latin1"), as protocol 2 spells bytes; no other codec is one."""
     if len(arguments) != 2 or type(arguments[0]) is not str or arguments[1] != "latin1":
         raise SecurityError(
-            f"{where}: a call of '_codecs.encode' that spells no bytes; {_NOTHING_RAN}"
+            f"{where}: a call of '_codecs.encode' that spells no bytes; {NOTHING_RAN}"
         )
     return Scalar("bytes")
 
@@ -101,7 +101,7 @@ def _encoded(where: str, arguments: list[Any]) -> Scalar:
 def _no_bytes(where: str, arguments: list[Any]) -> Scalar:
     """bytes(), as protocol 2 spells those that are empty."""
     if arguments:
-        raise SecurityError(f"{where}: a call of 'builtins.bytes'; {_NOTHING_RAN}")
+        raise SecurityError(f"{where}: a call of 'builtins.bytes'; {NOTHING_RAN}")
     return Scalar("bytes")
 
 
@@ -109,9 +109,7 @@ def _bytearray(where: str, arguments: list[Any]) -> Scalar:
     """bytearray(), bytearray(bytes) and, of protocol 2, bytearray(text, "latin-1")."""
     kinds = [type(argument) for argument in arguments]
     if kinds not in ([], [bytes], [Scalar], [str, str]):
-        raise SecurityError(
-            f"{where}: a call of 'builtins.bytearray' with no bytes; {_NOTHING_RAN}"
-        )
+        raise SecurityError(f"{where}: a call of 'builtins.bytearray' with no bytes; {NOTHING_RAN}")
     return Scalar("bytearray")
 
 
@@ -197,8 +195,9 @@ def _count(where: str, name: str, arguments: list[Any], least: int, most: int) -
         raise FormatError(f"{where}: {name}: has {len(arguments)} arguments, not {least}..{most}")
 
 
-def _dict_like(cls: Global) -> bool:
-    return cls.call is _dict
+def dict_like(cls: Any) -> bool:
+    """Whether a call of `cls` makes a dict."""
+    return type(cls) is Global and cls.call is _dict
 
 
 _Row = tuple[str, Callable[[str, list[Any]], Any] | None]
@@ -262,101 +261,6 @@ def _table() -> dict[tuple[str, str], Global]:
     return table
 
 
-_PATH_CHARACTERS = 200  # of an unknown global that are kept
-
 # By module and name apart: a dotted name must not reach into an allowed module.
 ALLOWED: dict[tuple[str, str], Global] = _table()
-
-
-class StateDictPolicy:
-    """Records for what is in the table; SecurityError for everything else, or an `Unknown`."""
-
-    def __init__(
-        self, where: str, load: Callable[[Any], Any], *, leave_out_unknown: bool = False
-    ) -> None:
-        """`load` answers for persistent ids."""
-        self._where, self.persistent = where, load
-        self._lenient = leave_out_unknown
-
-    def find(self, module: str, name: str) -> Any:
-        found = ALLOWED.get((module, name))
-        if found is None and is_torchao(module):
-            return Global(f"{module}.{name}"[:_PATH_CHARACTERS], TORCHAO)
-        if found is None:
-            return self._unknown(f"global {_shown(module, name)}", f"{module}.{name}")
-        return found
-
-    def extension(self, code: int) -> Any:
-        what = f"global number {code} of copyreg's extension registry"
-        return self._unknown(what, f"copyreg extension {code}")
-
-    def call(self, function: Any, arguments: Any) -> Any:
-        if type(function) is Unknown:
-            return function
-        if type(function) is not Global:
-            raise FormatError(f"{self._where}: REDUCE of something that is no function")
-        if type(arguments) is not Node or arguments.kind != "tuple":
-            raise FormatError(f"{self._where}: {function.path}: its arguments are no tuple")
-        for argument in arguments.items:
-            if type(argument) is Unknown:  # a tensor of an unknown class, say
-                return argument
-        if function.role == TORCHAO:
-            return setting(function.path, arguments.items)
-        if function.call is None:
-            return self._unknown(f"a call of {function.path}", function.path)
-        return function.call(self._where, arguments.items)
-
-    def construct(self, how: str, cls: Any, arguments: Any) -> Any:
-        if type(cls) is Unknown:
-            return cls
-        if type(cls) is Global and how == "NEWOBJ" and _dict_like(cls):
-            return Node("dict", [])  # `__new__` of a dict takes no notice of arguments
-        if type(cls) is Global and cls.role == TORCHAO:
-            return Setting(cls.path[-64:])
-        path = cls.path if type(cls) is Global else "something that is no class"
-        return self._unknown(f"opcode {how}, which makes an object of {path}", path)
-
-    def build(self, target: Any, state: Any) -> Any:
-        """Attributes of a dict (`_metadata`) or a tensor are of no use here."""
-        if type(target) in (Unknown, Scalar, Setting):
-            return target
-        if type(target) is TorchTensor or (type(target) is Node and target.kind == "dict"):
-            for key in _keys(state):
-                if type(key) is str and key.startswith("__"):
-                    raise self._security(f"opcode BUILD, which sets {key!r:.100}")
-            return target
-        if type(target) is Global:
-            raise self._security(f"opcode BUILD, which changes {target.path}")
-        raise FormatError(f"{self._where}: BUILD on something that has no state")
-
-    def is_tensor(self, value: Any) -> bool:
-        return type(value) is TorchTensor
-
-    def odd(self, what: str, value: Any) -> bool:
-        return type(value) is Unknown
-
-    def _unknown(self, what: str, path: str) -> Unknown:
-        if self._lenient:
-            return Unknown(path[:_PATH_CHARACTERS])
-        error = self._security(what)
-        raise SecurityError(f"{error}; --leave-out-unknown leaves such objects out, unrun")
-
-    def _security(self, what: str) -> SecurityError:
-        return SecurityError(
-            f"{self._where}: names {what}, which no tensor needs; {_NOTHING_RAN}. "
-            "`amn inspect --globals` lists all that the file names"
-        )
-
-
-def _keys(state: Any) -> list[Any]:
-    """Keys of a state, and of the dicts in the tuple that slots make it."""
-    if type(state) is not Node:
-        return []
-    if state.kind == "dict":
-        return state.items[::2]
-    return [key for item in state.items if type(item) is Node for key in item.items[::2]]
-
-
-def _shown(module: str, name: str) -> str:
-    path = f"{module}.{name}"
-    return repr(path[:200]) + (", …" if len(path) > 200 else "")
+REBUILD_TENSOR = ALLOWED["torch._utils", "_rebuild_tensor_v2"]

@@ -8,11 +8,12 @@ torch/_utils.py `_rebuild_tensor_v2` and torch/serialization.py `_save`, `_legac
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 from anamnesis.errors import FormatError, LimitError
 from anamnesis.limits import RANK
+from anamnesis.readers.base import record
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.pickle_vm import Node
 
@@ -105,7 +106,7 @@ class Storage:
         return self.elems * item_bytes(self.dtype)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class TorchTensor:
     """A view of a storage; `nbytes` is the size of its own elements.
 
@@ -128,35 +129,64 @@ def view(
     """The tensor of `size` and `stride` at `offset` of a storage; FormatError if it leaves it."""
     if type(storage) is not Storage:
         raise FormatError(f"{where}: a tensor whose storage is no storage")
+    dtype = _dtype_of(where, storage, dtype)
+    place = (where, storage)
+    shape, strides = _integers(place, "size", size), _integers(place, "stride", stride)
+    return lay(where, storage, _integer(place, "storage_offset", offset), (shape, strides), dtype)
+
+
+def lay(
+    where: str,
+    storage: Storage,
+    start: int,
+    box: tuple[tuple[int, ...], tuple[int, ...]],
+    dtype: str | None = None,
+) -> TorchTensor:
+    """As `view`, of numbers that are known to be 0 .. 2^63-1; `box` is shape and strides."""
+    shape, strides = box
+    if dtype is None and not storage.untyped:
+        dtype, have = storage.dtype, storage.elems
+    else:
+        dtype = _dtype_of(where, storage, dtype)
+        have = storage.nbytes // item_bytes(dtype)
+    if len(shape) != len(strides):
+        raise FormatError(f"{_at(where, storage)}: {len(shape)} sizes and {len(strides)} strides")
+    elems, reach, kept = _extent(shape, strides)
+    if elems < 0:
+        raise FormatError(f"{_at(where, storage)}: size: 2^63 elements or more")
+    if start + reach > have:
+        raise FormatError(
+            f"{_at(where, storage)}: size {list(shape)} and stride {list(strides)} at "
+            f"storage_offset {start:,} reach element {start + reach:,} of {have:,}"
+        )
+    nbytes = elems * item_bytes(dtype)
+    return TorchTensor(dtype, shape, nbytes, storage, start, kept, _refusal(dtype))
+
+
+def _dtype_of(where: str, storage: Storage, dtype: str | None) -> str:
     if dtype is None:
         if storage.untyped:
             raise FormatError(f"{_at(where, storage)}: an untyped storage and no dtype")
-        dtype = storage.dtype
-    elif not storage.untyped and dtype != storage.dtype:
+        return storage.dtype
+    if not storage.untyped and dtype != storage.dtype:
         raise FormatError(f"{_at(where, storage)}: dtype {dtype} over a storage of {storage.dtype}")
-    place = (where, storage)
-    shape, strides = _integers(place, "size", size), _integers(place, "stride", stride)
-    if len(shape) != len(strides):
-        raise FormatError(f"{_at(where, storage)}: {len(shape)} sizes and {len(strides)} strides")
-    start = _integer(place, "storage_offset", offset)
-    last = start  # the element furthest from the storage's start
-    elems = extent = 1
+    return dtype
+
+
+@lru_cache(maxsize=1024)  # a model has few shapes, and may have a million tensors
+def _extent(
+    shape: tuple[int, ...], strides: tuple[int, ...]
+) -> tuple[int, int, tuple[int, ...] | None]:
+    """Elements (-1: 2^63 or more), elements of the storage from the first to the last of them, and
+    the strides to keep."""
+    reach = elems = extent = 1
     for dimension, step in zip(shape, strides, strict=True):
         if dimension > 1:
-            last += (dimension - 1) * step
+            reach += (dimension - 1) * step
         elems *= dimension
         extent *= dimension or 1
-    if extent >= DIMENSION_LIMIT:
-        raise FormatError(f"{_at(where, storage)}: size: 2^63 elements or more")
-    used, itemsize = last + 1 if elems else start, item_bytes(dtype)
-    if used * itemsize > storage.nbytes:
-        raise FormatError(
-            f"{_at(where, storage)}: size {list(shape)} and stride {list(strides)} at "
-            f"storage_offset {start:,} reach element {used:,} of {storage.nbytes // itemsize:,}"
-        )
     kept = None if _contiguous(shape, strides) else _plain_strides(shape, strides)
-    nbytes = elems * itemsize
-    return TorchTensor(dtype, shape, nbytes, storage, start, kept, _refusal(dtype))
+    return (elems if extent < DIMENSION_LIMIT else -1), (reach if elems else 0), kept
 
 
 def _at(where: str, storage: Storage) -> str:
@@ -164,6 +194,7 @@ def _at(where: str, storage: Storage) -> str:
     return f"{where}: tensor of storage {storage.key!r:.100}"
 
 
+@cache
 def _refusal(dtype: str) -> str:
     if TORCH_DTYPES[dtype]:
         return ""

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import islice
+from itertools import chain, islice
 
 from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers
@@ -154,12 +154,14 @@ def resolve(ledger: Ledger) -> None:
             raise unknown_method(ledger, one, implemented)
     check_details(ledger)
     kinds = {stored.dtype for stored in ledger.container.stored.values()}
-    # One text, in which an ending is found faster than name by name.
-    names = "\n".join((*ledger.container.stored, *ledger.container.values)) + "\n"
+    # One text of the endings, of which there are few, is searched faster than name by name.
+    longest = max(len(suffix) for row in SCHEMES.values() for suffix in row.suffixes)
+    names = chain(ledger.container.stored, ledger.container.values)
+    endings = "\n".join({name[-longest:] for name in names}) + "\n"
     for row in SCHEMES.values():
         if row.containers and ledger.container.kind not in row.containers:
             continue
-        if kinds.intersection(row.dtypes) or any(f"{s}\n" in names for s in row.suffixes):
+        if kinds.intersection(row.dtypes) or any(f"{s}\n" in endings for s in row.suffixes):
             before = len(ledger.tensors)
             _function(row.target)(ledger)
             _check_methods(ledger, row, before)

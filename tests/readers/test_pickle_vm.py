@@ -19,7 +19,8 @@ from anamnesis.readers import pickle_vm
 from anamnesis.readers.pickle_globals import collect_globals
 from anamnesis.readers.pickle_ops import OPCODES, run
 from anamnesis.readers.pickle_vm import Machine, Node
-from anamnesis.readers.torch_globals import ALLOWED, StateDictPolicy
+from anamnesis.readers.torch_globals import ALLOWED
+from anamnesis.readers.torch_policy import StateDictPolicy
 
 PROTOCOLS = range(6)
 
