@@ -10,7 +10,7 @@ from typing import Any
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.keys import Keys, described
 from anamnesis.names.rope import llama3_factors, proportional_factors
-from anamnesis.names.settings import DERIVED, Derived, Settings
+from anamnesis.names.settings import DERIVED, Derived, Settings, of_full_layers
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 
 Factors = tuple[tuple[str, tuple[float, ...]], ...]
@@ -150,7 +150,7 @@ def generated(keys: Keys, config: Mapping[str, Any], where: str) -> Factors:
         return ()
     if settings.scaling == "proportional":
         share = scaling.get("partial_rotary_factor", 1.0)
-        width = settings.number("global_head_dim") or settings.width
+        width = of_full_layers(settings, "global_head_dim,head_dim") or settings.width
         return (("rope_freqs.weight", proportional_factors(width, share)),)
     found = []
     for kind in ("long", "short"):

@@ -187,9 +187,20 @@ def _mixing_layers(settings: Settings, keys: str) -> list[int] | None:
     return [width if kind in kinds else 0 for kind in settings.kinds()] or None
 
 
+def of_full_layers(settings: Settings, keys: str) -> Any:
+    """What layers that look at everything have, where it is not what the others have (Gemma 4).
+
+    `keys` are the setting that says so, and the usual one, of which
+    transformers saves the exceptions by layer, in `per_layer_config`.
+    """
+    stated, usual = keys.split(",")
+    numbers = [str(i) for i, kind in enumerate(settings.kinds()) if kind == "full_attention"]
+    return settings.first(stated, *(f"per_layer_config.{number}.{usual}" for number in numbers))
+
+
 def _by_layer(settings: Settings, keys: str) -> list[Any] | None:
     """By layer, what layers that look at a window have, or what the others have."""
-    windowed, full = map(settings.get, keys.split(","))
+    windowed, full = settings.get(keys.split(",")[1]), of_full_layers(settings, keys)
     if windowed is None or full is None:
         return None
     return [windowed if kind == "sliding_attention" else full for kind in settings.kinds()] or None
@@ -326,6 +337,7 @@ DERIVED: dict[str, Derived] = {
     "mixing-layers": _mixing_layers,
     "nonzero": lambda s, key: s.get(key) or None,
     "not-causal": lambda s, _: False if s.get("is_causal") is False else None,
+    "of-full": of_full_layers,
     "over-root": _over_root,
     "pooling": _pooling,
     "ratio": _ratio,

@@ -79,7 +79,7 @@ def _of_folder(
     if keys.vocabulary == "listed":
         return _listed(document, size, added)
     if keys.vocabulary == "gemma4" and document:
-        return _of_gemma4(document, settings, added)
+        return _of_gemma4(document, settings, size, added)
     if keys.vocabulary == "fairseq":
         found = _of_fairseq(folder, document, settings, size, limits)
         if found is not None:
@@ -188,7 +188,10 @@ def _listed(
 
 
 def _of_gemma4(
-    document: Mapping[str, Any], settings: Mapping[str, Any], added: Mapping[int, Token]
+    document: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    size: int,
+    added: Mapping[int, Token],
 ) -> dict[str, KeyValue]:
     """Pieces with byte fallback that are joined by merges, without scores that mean something.
 
@@ -209,6 +212,7 @@ def _of_gemma4(
         kind = CONTROL if special else NORMAL if text in vocab else USER_DEFINED
         kind = USER_DEFINED if text in _VISIBLE else kind
         tokens.append(text, BYTE if BYTE_TOKEN.fullmatch(text) else kind, _SCORE)
+    tokens.resize(max(size, len(tokens.texts)))
     values = tokens.values("gemma4", "default")
     del values[_PRE]
     return values | {"tokenizer.ggml.merges": _merges(document["model"], "▁")}

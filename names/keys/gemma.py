@@ -56,16 +56,16 @@ activation_sparsity_scale @deviations
         + PATTERN
         + EXPERT_SIZE
         + """
-attention.head_count_kv @by-layer:num_key_value_heads,num_global_key_value_heads|num_key_value_heads
-attention.key_length     global_head_dim
-attention.value_length   global_head_dim
+attention.head_count_kv @by-layer:num_global_key_value_heads,num_key_value_heads|num_key_value_heads
+attention.key_length     @of-full:global_head_dim,head_dim|head_dim
+attention.value_length   @of-full:global_head_dim,head_dim|head_dim
 attention.key_length_swa head_dim
 attention.value_length_swa head_dim
 attention.shared_kv_layers num_kv_shared_layers|=0
 embedding_length_per_layer_input hidden_size_per_layer_input|=0
 expert_feed_forward_length expert_intermediate_size|moe_intermediate_size
 feed_forward_length      @doubled|intermediate_size
-rope.dimension_count     global_head_dim
+rope.dimension_count     @of-full:global_head_dim,head_dim|head_dim
 rope.dimension_count_swa head_dim
 tokenizer.ggml.add_bos_token =true
 """,

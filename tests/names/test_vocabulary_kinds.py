@@ -50,15 +50,15 @@ def test_gemma4_has_merges_and_no_scores(tmp_path: Path) -> None:
     settings = {"eos_token": "<eos>", "pad_token": "<pad>", "soc_token": "<|channel>"}
     (tmp_path / "tokenizer.json").write_text(json.dumps(document))
     (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
-    found = values(tmp_path, "Gemma4ForCausalLM", 10)
+    found = values(tmp_path, "Gemma4ForCausalLM", 11)
     assert found["model"] == "gemma4"
     assert "pre" not in found
-    assert found["tokens"] == [*vocab, "<mask>", "<extra>"]
+    assert found["tokens"] == [*vocab, "<mask>", "<extra>", "[PAD10]"]
     assert found["token_type"] == [
         *(CONTROL, CONTROL, USER_DEFINED, NORMAL, BYTE, NORMAL, NORMAL, NORMAL),
-        *(CONTROL, USER_DEFINED),
+        *(CONTROL, USER_DEFINED, UNUSED),
     ]
-    assert found["scores"] == [-1000.0] * 10
+    assert found["scores"] == [-1000.0] * 10 + [-10000.0]
     assert found["merges"] == ["▁ a"]
 
 

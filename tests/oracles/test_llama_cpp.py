@@ -2,7 +2,7 @@
 
 Both compute in float32, in another order: logits agree to `TOLERANCE` of the largest; with GELU,
 which ggml looks up in a table of float16, to `GELU`. It needs `llama-cpp-python`, which compiles
-for minutes and is no part of `make test-oracles`: docs/gguf-and-hf.md says how to install it.
+for minutes, in a process without libggml-python (`make test-oracles`).
 """
 
 from __future__ import annotations
@@ -90,7 +90,20 @@ LLAMA3 = {
     "original_max_position_embeddings": 32,
 }
 GEMMA = {"head_dim": 32, "tie_word_embeddings": True, "sliding_window": 8}
+WINDOWED = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+MIXER = {"mamba_num_heads": 8, "mamba_head_dim": 16, "ssm_state_size": 16, "n_groups": 2}
 MODELS: dict[str, dict[str, Any]] = {
+    "afmoe": {  # what no file says is as llama.cpp takes it: every fourth layer looks at everything
+        **SIZES,
+        **EXPERTS,
+        "num_hidden_layers": 4,
+        "head_dim": 16,
+        "sliding_window": 8,
+        "num_dense_layers": 1,
+        "mup_enabled": True,
+    },
+    "apertus": {**SIZES, "rope_parameters": LLAMA3},
+    "arcee": {**SIZES, "head_dim": 16},
     "bloom": {"vocab_size": VOCABULARY, "hidden_size": 64, "n_layer": 2, "n_head": 4},
     "cohere2": {
         **SIZES,
@@ -123,10 +136,40 @@ MODELS: dict[str, dict[str, Any]] = {
         "bias": False,
         "alibi": False,
     },
+    "falcon_h1": {
+        **SIZES,
+        "head_dim": 16,
+        "mamba_d_ssm": 64,
+        "mamba_n_heads": 4,
+        "mamba_d_head": 16,
+        "mamba_n_groups": 1,
+        "mamba_d_state": 16,
+        "mamba_rms_norm": False,
+        "key_multiplier": 0.39,
+        "attention_in_multiplier": 0.7,
+        "attention_out_multiplier": 0.9375,
+        "ssm_multipliers": [0.35, 0.25, 0.125, 0.3, 0.7],
+        "ssm_in_multiplier": 1.25,
+        "ssm_out_multiplier": 0.23,
+        "mlp_multipliers": [0.88, 0.27],
+        "embedding_multiplier": 5.65,
+        "lm_head_multiplier": 0.5,
+    },
     "falcon_mamba": SSM,
     "gemma": {**SIZES, **GEMMA},
     "gemma2": {**SIZES, **GEMMA, "query_pre_attn_scalar": 32},
     "gemma3_text": {**SIZES, **GEMMA, "query_pre_attn_scalar": 32},
+    "gemma4_text": {
+        **SIZES,
+        **WINDOWED,
+        "head_dim": 32,
+        "global_head_dim": 64,
+        "final_logit_softcapping": 30.0,  # llama.cpp's own, where a file does not say
+        "vocab_size_per_layer_input": VOCABULARY,
+        "hidden_size_per_layer_input": 32,
+        "num_kv_shared_layers": 0,
+        "tie_word_embeddings": True,
+    },
     "glm4": {**SIZES, "head_dim": 16, "attention_bias": True},
     "gpt2": GPT,
     "gpt_bigcode": {**GPT, "multi_query": True},
@@ -153,6 +196,20 @@ MODELS: dict[str, dict[str, Any]] = {
     "mistral": {**SIZES, "head_dim": 32},
     "mixtral": {**SIZES, "num_local_experts": 4, "num_experts_per_tok": 2},
     "nemotron": {**SIZES, "partial_rotary_factor": 0.5},
+    "nemotron_h": {
+        **SIZES,
+        **MIXER,
+        "num_hidden_layers": 3,
+        "layers_block_type": ["mamba", "attention", "moe"],
+        "head_dim": 16,
+        "n_routed_experts": 4,
+        "num_experts_per_tok": 2,
+        "moe_intermediate_size": 32,
+        "moe_shared_expert_intermediate_size": 32,
+        "n_group": 1,
+        "topk_group": 1,
+    },
+    "olmo": SIZES,
     "olmo2": SIZES,
     "phi3": {**SIZES, "original_max_position_embeddings": 64},
     "qwen2": {**SIZES, "tie_word_embeddings": True},
