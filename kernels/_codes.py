@@ -1,9 +1,7 @@
-"""Codes in a packed stream, their scales and zero points, and the product of the three.
+"""Codes in a packed stream, and scales and zero points as float32.
 
     code k of a stream = bits [k * b, (k + 1) * b) of its little-endian bytes
-    value              = float32(code - zero) * float32(scale), rounded once to BF16
 
-`half` rounds the product to binary16 first, as the libraries do when their scales are F16.
 Nothing here is bounds-checked.
 """
 
@@ -52,17 +50,3 @@ def read_zeros(
     codes = np.empty((columns.shape[1] // bits + 1) * 8, np.uint8)
     unpack(np.ascontiguousarray(columns), offset, carry, codes, zeros)
     return zeros
-
-
-def are_whole(starts: Any) -> bool:
-    """Whether all runs are multiples of 16."""
-    return not (np.diff(starts) % 16).any()
-
-
-def way_of(bits: int, whole: bool, half: bool) -> str:
-    """Which of `RUNS` is for codes of that width; `whole` is what `are_whole` said of the runs."""
-    if half:
-        return "halve"
-    if not whole:
-        return "scale"
-    return "table" if bits <= 4 else "vector"

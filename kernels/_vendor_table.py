@@ -48,14 +48,14 @@ VENDOR: dict[str, Encoding] = {
     ),
     "int4-pairs": Encoding(
         "int4:decode_pairs",
-        prepare="ct:prepare",
+        prepare="int4:prepare",
         family="ModelOpt and ComfyUI INT4",
         scales="weight_scale",
         cases=(Bench("modelopt int4 g128", "vendor_layers:modelopt_int4"),),
     ),
     "int4-rows": Encoding(
         "int4:decode_rows",
-        prepare="ct:prepare",
+        prepare="int4:prepare",
         family="ModelOpt and ComfyUI INT4",
         scales="weight_scale",
         cases=(Bench("comfy int4", "vendor_layers:comfy_int4"),),

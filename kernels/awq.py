@@ -27,30 +27,36 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import are_whole, read_scales, read_zeros, way_of
-from anamnesis.kernels._native import kernel, variants
-from anamnesis.kernels._packed import block_inputs, room_for_runs, runs_of
+from anamnesis.kernels._affine import Affine, Groups, decode_columns, decode_rows, index_of, numbers
+from anamnesis.kernels._codes import bits_of, read_scales, read_zeros
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels._packed import block_inputs
 
 _BITS = 4
 ROWS, COLUMNS, STEP = 4, 64, 32  # of GEMV-fast: rows and columns that share a run, columns a step
 decode_interleaved = kernel("_interleaved:decode_interleaved")
-decode_rows = variants("_packed:decode_rows")
-decode_runs = variants("_packed:decode_runs")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """`starts` and `groups` of the runs of inputs that share a scale; `whole`: multiples of 16.
+def prepare(
+    scalars: Mapping[str, Any], wholes: Mapping[str, Any], signed: bool = False
+) -> dict[str, Any]:
+    """`affine`, whose codes may be `signed`, and `groups_of` the inputs.
 
-    `scalars`: `version`, `in_features`, `group_size` (-1: all), `groups`. Raises ValueError for
-    inputs without a group.
+    `scalars`: `version`, `in_features`, `group_size` (-1: all), `groups`, `scale_dtype`,
+    `rounding`. Raises ValueError for inputs without a group.
     """
     inputs, size, groups = scalars["in_features"], scalars["group_size"], scalars["groups"]
-    index = np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
+    index = index_of(inputs, size)
     if index.max(initial=-1) >= groups:
         raise ValueError(f"{groups:,} groups of {size:,} do not cover {inputs:,} inputs")
-    block = block_inputs(_BITS, True) if scalars["version"] == "gemm" else max(1, inputs)
-    starts, of_run = runs_of(index, block)
-    return {"starts": starts, "groups": of_run, "whole": are_whole(starts)}
+    gemm = scalars["version"] == "gemm"
+    affine = Affine.of(
+        {**scalars, "bits": _BITS}, order="nibbles" if gemm else "dense", signed=signed
+    )
+    return {
+        "affine": affine,
+        "groups_of": Groups.of(index, block_inputs(affine.bits, True) if gemm else inputs),
+    }
 
 
 def decode_gemm(
@@ -58,39 +64,35 @@ def decode_gemm(
 ) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of eight.
 
-    `params`: `in_features`, `scale_dtype`, `rounding`, and what `prepare` made.
+    `params`: `in_features`, and what `prepare` made.
     """
-    inputs, rows = params["in_features"], window.stop - window.start
+    affine, inputs, rows = params["affine"], params["in_features"], window.stop - window.start
     words = blocks["qweight"].view("<u4")
-    scales = read_scales(params["scale_dtype"], blocks["scales"])
+    scales = read_scales(affine.scale_dtype, blocks["scales"])
     if words.shape != (inputs, rows // 8) or rows % 8:
         raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
     _check(scales, params, rows, out)
     if "qzeros" in blocks:
-        zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, True, scales.shape)
+        zeros = read_zeros(blocks["qzeros"], affine.bits, 0, 0, True, scales.shape)
+        if affine.signed:
+            zeros -= np.float32(16) * (zeros >= 8)
     else:
-        zeros = np.full(scales.shape, np.float32(1 << (_BITS - 1)))
-    starts, groups = params["starts"], params["groups"]
-    runs = decode_runs(_BITS, True, way_of(_BITS, params["whole"], _half(params)))
-    room = room_for_runs(_BITS, True, groups.shape[0])
-    runs(words, starts, groups, zeros, scales, inputs, room, out)
+        zeros = np.full(scales.shape, np.float32(affine.middle))
+    decode_columns(affine, params["groups_of"], words, zeros, scales, out)
 
 
 def decode_gemv(
     blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
 ) -> None:
     """Output rows `window`, from uint8 `[rows, bytes]`; parameters as for `decode_gemm`."""
-    inputs, rows = params["in_features"], window.stop - window.start
+    affine, inputs, rows = params["affine"], params["in_features"], window.stop - window.start
     streams = blocks["qweight"]
     if streams.shape != (rows, inputs // 2):
         raise ValueError(f"qweight: bytes {streams.shape} for rows {window} of {inputs} inputs")
-    scales = read_scales(params["scale_dtype"], blocks["scales"])
-    zeros = read_zeros(blocks["qzeros"], _BITS, 0, 0, False, scales.shape)
-    _check(scales.T, params, rows, out)
-    starts = params["starts"]
-    rows_of = decode_rows(_BITS, way_of(_BITS, params["whole"], _half(params)))
-    codes = np.empty(-(-inputs // 32) * 32, np.uint8)
-    rows_of(streams, starts, zeros, scales, inputs, codes, out)
+    scales = bits_of(affine.scale_dtype, blocks["scales"])
+    zeros = read_zeros(blocks["qzeros"], affine.bits, 0, 0, False, scales[0].shape)
+    _check(scales[0].T, params, rows, out)
+    decode_rows(affine, params["groups_of"], streams, numbers(zeros), scales, out)
 
 
 def decode_gemv_fast(
@@ -110,16 +112,13 @@ def decode_gemv_fast(
     _check(scales, params, rows, out)
     if added.shape != scales.shape:
         raise ValueError(f"qzeros {added.shape}, scales {scales.shape}")
-    decode_interleaved(stream, size, scales, added, _half(params), inputs, out)
+    half = params["affine"].twice == "F16"
+    decode_interleaved(stream, size, scales, added, half, inputs, out)
 
 
 def _check(scales: Any, params: Mapping[str, Any], rows: int, out: Any) -> None:
     """Shapes, before code that does not look at them."""
     inputs = params["in_features"]
-    most = int(params["groups"].max(initial=-1))
+    most = int(params["groups_of"].of_run.max(initial=-1))
     if scales.shape[1] != rows or scales.shape[0] <= most or out.shape != (rows * inputs,):
         raise ValueError(f"scales {scales.shape}, out {out.shape}: {rows} rows of {inputs}")
-
-
-def _half(params: Mapping[str, Any]) -> bool:
-    return params["rounding"] == "reference" and params["scale_dtype"] == "F16"

@@ -21,135 +21,136 @@ compressors/pack_quantized/helpers.py and quantization/lifecycle/forward_helpers
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import are_whole, way_of
-from anamnesis.kernels._native import kernel, variants
-from anamnesis.kernels._packed import runs_of
+from anamnesis.kernels._affine import Affine, Groups, check_index, decode_rows, index_of, numbers
+from anamnesis.kernels._codes import bits_of, read_scales
+from anamnesis.kernels._native import kernel
 
-F32, BF16, F16 = 0, 1, 2  # how scales are stored
-KINDS = {"F32": F32, "BF16": BF16, "F16": F16}
-NONE, PLAIN, DENSE, PADDED = 0, 1, 2, 3  # how zero points are stored
-_ZEROS = {"": NONE, "plain": PLAIN, "float": PLAIN, "dense": DENSE, "padded": PADDED}
-INT8_ZEROS, FLOAT_ZEROS = 1, 2  # of plain INT8: the second and on, by the kind of float
-_ALL = 1 << 62  # more rows than there are
 _SCALE, _ZERO = "weight_scale", "weight_zero_point"
-_int8 = kernel("ct:int8")
-_int8_scattered = kernel("ct:int8_scattered")
-_narrow = kernel("ct:narrow_codes")
-_packed = variants("ct:packed")
-_packed_scattered = variants("ct:packed_scattered")
+_WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
+_unpack = kernel("_codes:unpack_zeros")
 
 
-class _Bound(NamedTuple):
-    """What does not change from window to window; whole grids are flat bytes, or None."""
+@dataclass(frozen=True, slots=True)
+class _Grid:
+    """Where the scale and the zero point of a row are in grids of a line for each `block` rows."""
 
+    per: int  # rows of a matrix
+    lines: int  # a matrix has of them; 0: one for all
+    block: int
+
+    def of(self, first: int, rows: int) -> Any:
+        """The lines of some rows."""
+        row = np.arange(first, first + rows)
+        return row // self.per * self.lines + row % self.per // self.block
+
+
+@dataclass(frozen=True, slots=True)
+class _Stored:
+    """Numbers of `width` bytes, one a group; `whole` is None when they are windowed."""
+
+    role: str
+    whole: Any
+    groups: int
+    width: int
+
+    def lines(self, blocks: Mapping[str, Any], grid: _Grid, first: int, rows: int) -> Any:
+        """Those of each row, as uint8 `[rows, bytes]`."""
+        line = self.groups * self.width
+        if self.whole is not None:
+            return self.whole.reshape(-1, line)[grid.of(first, rows)]
+        flat = blocks[self.role].reshape(-1)
+        if flat.shape[0] < rows * line:
+            raise ValueError(f"{self.role}: {flat.shape[0]} bytes for {rows} rows")
+        return flat[: rows * line].reshape(rows, line)
+
+
+@dataclass(frozen=True, slots=True)
+class _Rows:
+    """What does not change from window to window."""
+
+    affine: Affine
+    groups: Groups
     inputs: int
     unit_rows: int
     rows: int  # of all matrices
     row_bytes: int
-    scale_bytes: int  # a row's
-    groups: int
-    packing: tuple[int, bool] | None  # of windowed zero points
-    scales: Any
-    zeros: Any
-    asymmetric: int  # 0 for no zero points, else as `INT8_ZEROS` says
-    zero_bytes: int  # of a zero point that is not packed
-    narrow: bool
-    scattered: bool
-    constants: tuple[Any, ...]  # of the kernel for packed codes
-    settings: tuple[Any, ...]  # its arguments
-    codes: int  # room for those of a row
+    grid: _Grid
+    scales: _Stored
+    zeros: _Stored
+    zero: str  # how zero points are stored: "", plain, dense, padded, or the dtype of floats
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(
+    scalars: Mapping[str, Any], wholes: Mapping[str, Any], signed: bool = False
+) -> dict[str, Any]:
     """What the kernels take besides a window, from the tensor's parameters and whole components.
 
     `scalars`: `in_features`, `rows` of a matrix, `matrices`, `unit_rows` (rows a unit), `groups`
     and `group_size` of a row, `lines` of the grid a matrix (0: one for all) and `block_rows`, which
     a line covers, `zero` ("", plain, dense, padded, or float with `zero_dtype`), `scale_dtype`,
     `rounding`, and of packed codes `bits`, `padded` and, where they fill no words, the `row_bytes`
-    of a row. `wholes`: `weight_scale` and
+    of a row, which are `signed` or have had half of their range added. `wholes`: `weight_scale` and
     `weight_zero_point` unless windowed, and `weight_g_idx`. Raises ValueError for grids and groups
     that do not cover the tensor.
     """
-    inputs, groups, dtype = scalars["in_features"], scalars["groups"], scalars["scale_dtype"]
-    rows, lines, block = scalars["rows"], scalars["lines"], scalars["block_rows"]
-    if max(1, lines) * block < rows or min(groups, block) < 1:
-        raise ValueError(f"{lines} lines of {block} rows do not cover {rows:,} rows")
-    index = _groups_of(scalars, wholes)
-    starts, of_run = runs_of(index, max(1, inputs))
-    scattered = bool((of_run != np.arange(of_run.size)).any())
-    reference, zero = scalars["rounding"] == "reference", _ZEROS[scalars["zero"]]
-    half, kind = reference and dtype == "F16", KINDS[dtype]
-    bits, padded = scalars["bits"], bool(scalars.get("padded")) and 32 % scalars["bits"] != 0
-    zero_words = _words(rows, bits, padded)
-    cells = groups * (scalars["matrices"] * lines if lines else 1)
-    packed_cells = groups * scalars["matrices"] * zero_words
-    scales = _whole(wholes, _SCALE, cells)
-    zeros = _whole(wholes, _ZERO, cells if zero == PLAIN else packed_cells)
-    place = (_ALL, 0, 1) if scales is None else (rows, lines, block)
-    columns = index.astype(np.int32) if scattered else starts
-    settings: tuple[Any, ...] = (kind, place, columns, inputs)
-    row_bytes = codes = inputs
-    constants: tuple[Any, ...] = ()
-    if "padded" in scalars:
-        row_bytes = scalars.get("row_bytes", 4 * _words(inputs, bits, padded))
-        stored = _ALL if zeros is None else rows, zero_words
-        settings = (*settings, row_bytes, zero, *stored)
-        codes = row_bytes * 8 // bits // 32 * 32 + 64
-        way = half if scattered else way_of(bits, are_whole(starts), half)
-        constants = (bits, padded, way)
-    else:
-        settings = (*settings, half)
-    bound = _Bound(
+    inputs, groups, bits = scalars["in_features"], scalars["groups"], scalars["bits"]
+    grid = _Grid(scalars["rows"], scalars["lines"], scalars["block_rows"])
+    if max(1, grid.lines) * grid.block < grid.per or min(groups, grid.block) < 1:
+        raise ValueError(f"{grid.lines} lines of {grid.block} rows do not cover {grid.per:,} rows")
+    packed, matrices = "padded" in scalars, scalars["matrices"]
+    padded = bool(scalars.get("padded")) and 32 % bits != 0
+    zero = scalars["zero_dtype"] if scalars["zero"] == "float" else scalars["zero"]
+    affine = Affine.of(
+        scalars,
+        narrow=("F16", "BF16"),
+        order="padded" if padded else "dense",
+        signed=signed or not packed,
+        small=zero != "plain" if packed else zero not in _WIDTHS,
+    )
+    cells = groups * (matrices * grid.lines if grid.lines else 1)
+    row_bytes = scalars.get("row_bytes", 4 * _words(inputs, bits, padded)) if packed else inputs
+    zero_cells = groups * matrices * _words(grid.per, bits, padded)
+    rows = _Rows(
+        affine,
+        _groups_of(scalars, wholes),
         inputs=max(1, inputs),
         unit_rows=scalars["unit_rows"],
-        rows=scalars["matrices"] * rows,
+        rows=matrices * grid.per,
         row_bytes=row_bytes,
-        scale_bytes=groups * (4 if kind == F32 else 2),
-        groups=groups,
-        packing=(bits, padded) if zero > PLAIN else None,
-        scales=scales,
-        zeros=zeros,
-        asymmetric=_zeros_of(scalars),
-        zero_bytes=4 if scalars.get("zero_dtype") == "F32" else 2 if "zero_dtype" in scalars else 1,
-        narrow=reference and dtype == "BF16",
-        scattered=scattered,
-        constants=constants,
-        settings=settings,
-        codes=codes,
+        grid=grid,
+        scales=_Stored(_SCALE, _whole(wholes, _SCALE, cells), groups, _WIDTHS[affine.scale_dtype]),
+        zeros=_Stored(
+            _ZERO,
+            _whole(wholes, _ZERO, zero_cells if zero in ("dense", "padded") else cells),
+            groups,
+            _WIDTHS.get(zero, 1),
+        ),
+        zero=zero,
     )
-    return {"bound": bound}
+    return {"rows_of": rows}
 
 
-def _zeros_of(scalars: Mapping[str, Any]) -> int:
-    """How zero points of INT8 are stored, for its kernels."""
-    if scalars["zero"] == "float":
-        return FLOAT_ZEROS + KINDS[scalars["zero_dtype"]]
-    return INT8_ZEROS if scalars["zero"] else 0
-
-
-def _groups_of(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Any:
-    """The group of each column."""
+def _groups_of(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Groups:
+    """The groups of the columns."""
     inputs, groups = scalars["in_features"], scalars["groups"]
-    index = np.arange(inputs, dtype=np.int64) // max(1, scalars["group_size"])
+    index = index_of(inputs, max(1, scalars["group_size"]))
     if "weight_g_idx" in wholes:
         stored = wholes["weight_g_idx"].array.reshape(-1).astype(np.int64)
         if stored.shape != (inputs,):
             raise ValueError(f"weight_g_idx: {stored.size:,} entries for {inputs:,} columns")
         if not (stored == -1).any():
             index = stored
-    bad = np.flatnonzero((index < 0) | (index >= groups))
-    if bad.size:
-        raise ValueError(
-            f"weight_g_idx: column {bad[0]:,} is of group {index[bad[0]]:,}; allowed is 0 to "
-            f"{groups - 1:,}"
-        )
-    return index
+    check_index(index, groups, "weight_g_idx", "column")
+    found = Groups.of(index, inputs)
+    if (found.of_run != np.arange(found.of_run.size)).any():
+        return Groups(found.starts, found.of_run, index.astype(np.int32))
+    return found
 
 
 def _words(count: int, bits: int, padded: bool) -> int:
@@ -164,7 +165,7 @@ def _whole(wholes: Mapping[str, Any], role: str, count: int) -> Any:
     array = wholes[role].array
     if array.size != count:
         raise ValueError(f"{role}: {array.size:,} numbers where {count:,} are needed")
-    return _flat(np.ascontiguousarray(array).reshape(-1).view(np.uint8))
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
 def decode_packed(
@@ -174,67 +175,49 @@ def decode_packed(
 
     `params` holds what `prepare` made. Raises ValueError for arrays that do not fit one another.
     """
-    bound = params["bound"]
-    payload = _flat(blocks["weight_packed"])
-    scales, zeros, first, first_zero = _fit(blocks, bound, window, payload, out)
-    make = _packed_scattered if bound.scattered else _packed
-    decode = make(*bound.constants)
-    decode(*(payload, scales, zeros, first, first_zero, *bound.settings, _room(bound), out))
-    if bound.narrow and out.dtype == np.float32:
-        _narrow(out)
+    _decode(blocks["weight_packed"], blocks, params["rows_of"], window, out)
 
 
 def decode_int8(
     blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
 ) -> None:
     """Rows of `ct-int8`; as `decode_packed`."""
-    bound = params["bound"]
-    payload = _flat(blocks["weight"])
-    scales, zeros, first, _ = _fit(blocks, bound, window, payload, out)
-    decode = _int8_scattered if bound.scattered else _int8
-    decode(*(payload, scales, zeros, bound.asymmetric, first, *bound.settings, _room(bound), out))
-    if bound.narrow and out.dtype == np.float32:
-        _narrow(out)
+    _decode(blocks["weight"], blocks, params["rows_of"], window, out)
 
 
-def _room(bound: _Bound) -> tuple[Any, Any, Any, Any]:
-    """Room for a row's codes, scales and zero points, and for `scale_scattered`."""
-    numbers = np.empty((2, bound.groups), np.float32)
-    words = np.empty(2 * bound.inputs + bound.groups if bound.scattered else 0, np.uint32)
-    return np.empty(bound.codes, np.uint8), numbers[0], numbers[1], words
+def _decode(payload: Any, blocks: Mapping[str, Any], of: _Rows, window: Window, out: Any) -> None:
+    rows, rest = divmod(out.shape[0], of.inputs)
+    units, first = window.stop - window.start, window.start * of.unit_rows
+    if rest or not (units - 1) * of.unit_rows < rows <= units * of.unit_rows:
+        raise ValueError(f"out {out.shape} for units {window} of {of.unit_rows} x {of.inputs}")
+    if payload.size < rows * of.row_bytes:
+        raise ValueError(f"payload: {payload.size} bytes for {rows} rows of {of.row_bytes}")
+    if first + rows > of.rows:
+        raise ValueError(f"rows from {first} to {first + rows} are past the tensor's end")
+    streams = payload.reshape(-1)[: rows * of.row_bytes].reshape(rows, of.row_bytes)
+    scales = bits_of(of.affine.scale_dtype, of.scales.lines(blocks, of.grid, first, rows))
+    zeros = _zeros(blocks, of, first, rows)
+    if of.groups.index is not None and of.affine.signed:
+        zeros += np.float32(128)
+    decode_rows(of.affine, of.groups, streams, numbers(zeros), scales, out)
 
 
-def _fit(
-    blocks: Mapping[str, Any], bound: _Bound, window: Window, payload: Any, out: Any
-) -> tuple[Any, Any, int, int]:
-    """Scales and zero points as flat bytes, and the row that each of them begins with."""
-    inputs, unit_rows, most, row_bytes, scale_bytes, groups, packing, scales, zeros, asym = bound[
-        :10
-    ]
-    start, stop = window
-    rows, rest = divmod(out.shape[0], inputs)
-    if rest or not (stop - start - 1) * unit_rows < rows <= (stop - start) * unit_rows:
-        raise ValueError(f"out {out.shape} for units {window} of {unit_rows} x {inputs}")
-    if payload.shape[0] < rows * row_bytes:
-        raise ValueError(f"payload: {payload.shape[0]} bytes for {rows} rows of {row_bytes}")
-    begin = start * unit_rows
-    if begin + rows > most:
-        raise ValueError(f"rows from {begin} to {begin + rows} are past the tensor's end")
-    first = first_zero = begin
-    if scales is None:
-        scales, first = _flat(blocks[_SCALE]), 0
-        if scales.shape[0] < rows * scale_bytes:
-            raise ValueError(f"weight_scale: {scales.shape[0]} bytes for {rows} rows")
-    if not asym:
-        zeros = scales
-    elif zeros is None:
-        zeros, first_zero = _flat(blocks[_ZERO]), 0
-        each = groups * bound.zero_bytes
-        need = 4 * groups * _words(rows, *packing) if packing else each * rows
-        if zeros.shape[0] < need:
-            raise ValueError(f"weight_zero_point: {zeros.shape[0]} bytes for {rows} rows")
-    return scales, zeros, first, first_zero
-
-
-def _flat(array: Any) -> Any:
-    return array.reshape(-1)
+def _zeros(blocks: Mapping[str, Any], of: _Rows, first: int, rows: int) -> Any:
+    """Zero points of rows, float32 `[rows, groups]`, or one line for all."""
+    groups, middle = of.scales.groups, np.float32(of.affine.middle)
+    if not of.zero:
+        return np.full((1, groups), middle)
+    if of.zero in _WIDTHS:
+        return read_scales(of.zero, of.zeros.lines(blocks, of.grid, first, rows))
+    if of.zero == "plain":
+        stored = of.zeros.lines(blocks, of.grid, first, rows).view(np.int8)
+        return stored.astype(np.float32) + middle
+    bits, padded, raw = of.affine.bits, of.zero == "padded", of.zeros.whole
+    place = first, of.grid.per, _words(of.grid.per, bits, padded)
+    if raw is None:
+        raw, place = blocks[_ZERO].reshape(-1), (0, rows, 0)
+        if raw.shape[0] < 4 * groups * _words(rows, bits, padded):
+            raise ValueError(f"weight_zero_point: {raw.shape[0]} bytes for {rows} rows")
+    zeros = np.empty((rows, groups), np.float32)
+    _unpack(raw.view(np.uint32), bits, padded, place, zeros)
+    return zeros

@@ -29,71 +29,65 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import are_whole, read_scales, read_zeros, way_of
+from anamnesis.kernels._affine import Affine, Groups, check_index, decode_columns, index_of
+from anamnesis.kernels._codes import read_scales, read_zeros
 from anamnesis.kernels._native import variants
-from anamnesis.kernels._packed import block_inputs, room_for_runs, room_for_scattered, runs_of
+from anamnesis.kernels._packed import block_inputs, room_for_scattered
 
 _SHORT_RUN = 16  # inputs a group, on average, from which on runs pay
-decode_runs = variants("_packed:decode_runs")
 decode_scattered = variants("_packed:decode_scattered")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """What each input's group is: `starts` and `groups` of runs, or `index` for act-order.
+    """`affine`, and `groups_of` the inputs, each on its own (`index`) for act-order.
 
-    `scalars`: `bits`, `in_features`, `groups`, `group_size`; `wholes["g_idx"]` is the stored index,
-    if there is one. Raises ValueError for a group that does not exist.
+    `scalars`: `bits`, `in_features`, `groups`, `group_size`, `scale_dtype`, `rounding`;
+    `wholes["g_idx"]` is the stored index, if there is one. Raises ValueError for a group that does
+    not exist.
     """
     inputs, groups, size = scalars["in_features"], scalars["groups"], scalars["group_size"]
-    index = np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
+    index = index_of(inputs, size)
     if "g_idx" in wholes:
         stored = wholes["g_idx"].array.reshape(-1).astype(np.int64)
         if stored.shape != (inputs,):
             raise ValueError(f"g_idx: {stored.shape[0]:,} entries for {inputs:,} inputs")
         if groups == 1 or stored.any():
             index = stored
-    bad = np.flatnonzero((index < 0) | (index >= groups))
-    if bad.size:
-        raise ValueError(
-            f"g_idx: input {bad[0]:,} is of group {index[bad[0]]:,}; allowed is 0 to {groups - 1:,}"
-        )
-    starts, of_run = runs_of(index, block_inputs(scalars["bits"], False))
-    if of_run.size * _SHORT_RUN > inputs:
-        return {"index": index}
-    return {"starts": starts, "groups": of_run, "whole": are_whole(starts)}
+    check_index(index, groups, "g_idx", "input")
+    found = Groups.of(index, block_inputs(scalars["bits"], False))
+    if found.of_run.size * _SHORT_RUN > inputs:
+        found = Groups(found.starts, found.of_run, index)
+    return {"affine": Affine.of(scalars), "groups_of": found}
 
 
 def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of zeros.
 
-    `params`: `bits`, `in_features`, `word_bits` (of a stored word), `zero_offset` (1 for v1, 0 for
-    v2), `zero_carry`, `scale_dtype`, `rounding`, and what `prepare` made.
+    `params`: `in_features`, `word_bits` (of a stored word), `zero_offset` (1 for v1, 0 for v2),
+    `zero_carry`, and what `prepare` made.
     """
-    bits, inputs, rows = params["bits"], params["in_features"], window.stop - window.start
+    affine, groups = params["affine"], params["groups_of"]
+    bits, inputs, rows = affine.bits, params["in_features"], window.stop - window.start
     words = _words(blocks["qweight"], params["word_bits"])
-    scales = read_scales(params["scale_dtype"], blocks["scales"])
+    scales = read_scales(affine.scale_dtype, blocks["scales"])
     if words.shape[0] * 32 < inputs * bits or words.shape[1] != rows:
         raise ValueError(f"qweight: words {words.shape} for {inputs} inputs and rows {window}")
     if scales.shape[1] != rows or out.shape != (rows * inputs,):
         raise ValueError(f"scales {scales.shape}, out {out.shape}: rows {window} of {inputs}")
     zeros = _zeros(blocks.get("qzeros"), params, scales.shape)
-    if "index" in params:
-        index, narrow = params["index"], params["scale_dtype"] != "F32"
-        room = room_for_scattered(bits, narrow, scales)
-        scattered = decode_scattered(bits, narrow)
-        scattered(words, index, zeros, scales, _half(params), inputs, room, out)
+    if groups.index is None:
+        decode_columns(affine, groups, words, zeros, scales, out)
     else:
-        starts, groups = params["starts"], params["groups"]
-        runs = decode_runs(bits, False, way_of(bits, params["whole"], _half(params)))
-        tiles = room_for_runs(bits, False, groups.shape[0])
-        runs(words, starts, groups, zeros, scales, inputs, tiles, out)
+        narrow = affine.scale_dtype != "F32"
+        room, kind = room_for_scattered(bits, narrow, scales), affine.last(out)
+        decode_scattered(bits, narrow)(words, groups.index, zeros, scales, kind, room, out)
 
 
 def _zeros(stored: Any, params: Mapping[str, Any], shape: tuple[int, int]) -> Any:
     """Zero points as float32 `[groups, rows]`."""
-    bits = params["bits"]
+    bits = params["affine"].bits
     if stored is None:
-        return np.full(shape, np.float32(1 << (bits - 1)))
+        return np.full(shape, np.float32(params["affine"].middle))
     carry = params["word_bits"] // bits if params["zero_carry"] else 0
     return read_zeros(stored, bits, params["zero_offset"], carry, False, shape)
 
@@ -109,7 +103,3 @@ def _words(columns: Any, word_bits: int) -> Any:
             joined[: len(some)] |= some.astype(np.uint32) << np.uint32(word_bits * part)
         words = joined
     return words
-
-
-def _half(params: Mapping[str, Any]) -> bool:
-    return bool(params["rounding"] == "reference" and params["scale_dtype"] == "F16")

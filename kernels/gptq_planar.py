@@ -51,7 +51,7 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     else:
         groups = blocks["scales"].shape[0]
         parts["qzeros"] = np.full((groups, rows), 1 << (bits - 1), np.uint8)
-    eight = {**params, "bits": 8, "zero_offset": 0, "zero_carry": False}
+    eight = {**params, "zero_offset": 0, "zero_carry": False}
     gptq.decode(parts, eight, window, out)
 
 

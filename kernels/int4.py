@@ -1,4 +1,4 @@
-"""Signed nibbles in other orders than words of codes plus 8: brought into those, then decoded.
+"""Signed nibbles in rows, or in pairs of rows, decoded as `ct.py`'s are.
 
 | encoding | stored, of `[out, in]` | low and high half of a byte, two's complement |
 |---|---|---|
@@ -7,7 +7,7 @@
 
     value = code * scale          float32, rounded once to BF16
 
-Turning the sign bit of a nibble adds 8 to it, which is how `ct.py` has its codes. Sources:
+Sources:
 nvidia-modelopt 0.47 torch/export/quant_utils.py (`pack_int4_in_uint8`), torch/quantization/qtensor/
 int4_tensor.py; PyPI comfy-kitchen 0.2.40 backends/eager/svdquant.py (`_pack_int4_row_major`).
 """
@@ -22,23 +22,19 @@ import numpy as np
 from anamnesis.kernels import Window, ct
 from anamnesis.kernels._native import kernel
 
-_SIGNS = np.uint8(0x88)
 _part = kernel("int4:part")
+decode_rows = ct.decode_packed
 
 
-def decode_rows(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
-) -> None:
-    """Rows `window`; blocks and parameters as for `ct.decode_packed`, of 4 bits."""
-    ct.decode_packed(
-        {**blocks, "weight_packed": blocks["weight_packed"] ^ _SIGNS}, params, window, out
-    )
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """As `ct.prepare`, of signed codes."""
+    return ct.prepare(scalars, wholes, signed=True)
 
 
 def decode_pairs(
     blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
 ) -> None:
-    """Units `window` of two rows; the same."""
+    """Units `window` of two rows; blocks and parameters as for `ct.decode_packed`, of 4 bits."""
     pairs = blocks["weight_packed"]
     if pairs.shape[1] % 2:
         raise ValueError(f"rows of {pairs.shape[1]} columns; allowed are even ones")

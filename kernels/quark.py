@@ -8,8 +8,7 @@
 
     value = (code - zero) * scale          float32, rounded once to BF16
 
-Turning the sign bit of a nibble adds 8 to it, and what is added to both falls out. Source:
-amd-quark 0.13 torch/utils/pack.py (`Pack_4_bits`), torch/kernel/hw_emulation
+Source: amd-quark 0.13 torch/utils/pack.py (`Pack_4_bits`), torch/kernel/hw_emulation
 (`dequantize_int_per_group_affine`).
 """
 
@@ -18,22 +17,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
+from anamnesis.kernels import awq
 
-from anamnesis.kernels import Window
-from anamnesis.kernels.awq import decode_gemm
-
-_SIGNS = np.uint8(0x88)
+decode_int4 = awq.decode_gemm
 
 
-def decode_int4(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
-) -> None:
-    """Output rows `window`; blocks and parameters as for `awq.decode_gemm`."""
-    rows, zeros = window.stop - window.start, blocks.get("qzeros")
-    if zeros is None:
-        zeros = np.full((blocks["scales"].shape[0], rows // 2), _SIGNS)
-    else:
-        zeros = zeros ^ _SIGNS
-    unsigned = {**blocks, "qweight": blocks["qweight"] ^ _SIGNS, "qzeros": zeros}
-    decode_gemm(unsigned, params, window, out)
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """As `awq.prepare`, of signed codes."""
+    return awq.prepare(scalars, wholes, signed=True)

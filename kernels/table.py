@@ -301,7 +301,7 @@ _OWN: dict[str, Encoding] = {
     ),
     "quark-int4": Encoding(
         "quark:decode_int4",
-        prepare="awq:prepare",
+        prepare="quark:prepare",
         family="GPTQ and AWQ",
         scales="scales",
         goal=0.35,

@@ -6,13 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, jit, put, variants
-from anamnesis.kernels.bodies._lookup import look_up, table_for
+from anamnesis.kernels.bodies._jit import as_f32, as_u32, forced, inline, jit, variants
 from anamnesis.kernels.bodies._streams import STEP, UNPACK
-from anamnesis.kernels.bodies._vector import clean_nan, load16, load32, store, to_f32
+from anamnesis.kernels.bodies._vector import clean_nan
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32, u32
 
-COUNT = np.arange(16, dtype=np.uint8)
 _u16, _u64 = np.uint16, np.uint64
 
 
@@ -72,7 +70,48 @@ def _eight(value: Any, bits: Any) -> Any:
     return (value & low) | ((value >> b) & low) << _u64(8)
 
 
-@jit
+@forced
+def read_line(numbers: Any, row: Any, line: Any) -> None:
+    """A row of numbers as float32: `numbers` are their bits and whether these are binary16.
+
+    Where there is one line for all rows it is read with the first.
+    """
+    raw, half = numbers
+    if row == 0 or raw.shape[0] > 1:
+        widen(raw[row, : line.shape[0]], half, line)
+
+
+@variants
+def spread_padded(bits: int) -> Any:
+    """`(stream, codes)`: codes of words that hold `32 // bits` of 3, 5, 6 or 7 bits, as bytes.
+
+    `codes` has room for all codes of all words.
+    """
+    each, mask = 32 // bits, u32((1 << bits) - 1)
+    if bits == 7:
+
+        def to_bytes(stream: Any, codes: Any) -> None:
+            words, fours = stream.view(np.uint32), codes.view(np.uint32)
+            for i in range(words.shape[0]):
+                w = u32(words[i])
+                low = u32(u32(w & u32(0x7F)) | u32(u32(w << u32(1)) & u32(0x7F00)))
+                high = u32(
+                    u32(u32(w << u32(2)) & u32(0x7F0000)) | u32(u32(w << u32(3)) & u32(0x7F000000))
+                )
+                fours[i] = u32(low | high)
+
+    else:
+
+        def to_bytes(stream: Any, codes: Any) -> None:
+            words = stream.view(np.uint32)
+            for i in range(words.shape[0]):
+                for k in range(each):
+                    codes[each * i + k] = u32(u32(words[i] >> u32(bits * k)) & mask)
+
+    return to_bytes
+
+
+@forced
 def widen(raw: Any, half: Any, scales: Any) -> None:
     """Bits of BF16, of binary16 if `half`, or of float32, as float32; NaNs made quiet."""
     if half:
@@ -121,6 +160,34 @@ def zero_points(bits: int, order: str) -> Any:
     return unpack
 
 
+@jit
+def unpack_zeros(words: Any, bits: Any, padded: Any, place: Any, zeros: Any) -> None:
+    """Codes packed in columns of 32-bit words `[words, groups]`, as float32 `[rows, groups]`.
+
+    A stream runs down each column; `padded` words hold whole codes only. `place` is the first row,
+    how many rows each column of words is for, and how many words it has.
+    """
+    first, per, high = place
+    groups = zeros.shape[1]
+    mask = u32((1 << bits) - 1)
+    for i in range(zeros.shape[0]):
+        matrix, row = (first + i) // per, (first + i) % per
+        word, begin = (
+            (row // (32 // bits), row % (32 // bits) * bits)
+            if padded
+            else (row * bits // 32, row * bits % 32)
+        )
+        at, shift = (matrix * high + word) * groups, u32(begin)
+        if begin + bits <= 32:
+            for g in range(groups):
+                zeros[i, g] = np.float32(np.int32(u32(u32(words[at + g] >> shift) & mask)))
+        else:
+            rest = u32(32 - begin)
+            for g in range(groups):
+                both = u32(u32(words[at + g] >> shift) | u32(words[at + groups + g] << rest))
+                zeros[i, g] = np.float32(np.int32(u32(both & mask)))
+
+
 @inline
 def to_half(value: Any) -> Any:
     """float32 rounded to binary16 and back: nearest, ties to even; NaNs stay."""
@@ -135,107 +202,3 @@ def to_half(value: Any) -> Any:
     if magnitude > u32(0x7F800000):
         rounded = magnitude
     return as_f32(u32(rounded | u32(bits & u32(0x80000000))))
-
-
-# Runs are given by offsets: a slice of an array, or a call, costs more than sixteen elements.
-@jit
-def look_up_runs(
-    codes: Any,
-    first: Any,
-    starts: Any,
-    run: Any,
-    end: Any,
-    zeros: Any,
-    scales: Any,
-    out: Any,
-    row: Any,
-) -> None:
-    """As `scale_runs`, for codes below 16 in runs of multiples of 16: each product is looked up."""
-    for k in range(run, end):
-        table = table_for(out, (to_f32(load16(COUNT, 0)) - zeros[k]) * scales[k])
-        at, to = starts[k] - first, row + starts[k]
-        while at < starts[k + 1] - first:
-            look_up(out, to, table, load16(codes, at))
-            at += 16
-            to += 16
-
-
-@jit
-def multiply_runs(
-    codes: Any,
-    first: Any,
-    starts: Any,
-    run: Any,
-    end: Any,
-    zeros: Any,
-    scales: Any,
-    out: Any,
-    row: Any,
-) -> None:
-    """As `scale_runs`, in runs of multiples of 16."""
-    for k in range(run, end):
-        zero, scale = zeros[k], scales[k]
-        at, to, stop = starts[k] - first, row + starts[k], starts[k + 1] - first
-        while at + 32 <= stop:
-            store(out, to, (to_f32(load32(codes, at)) - zero) * scale)
-            at += 32
-            to += 32
-        if at < stop:
-            store(out, to, (to_f32(load16(codes, at)) - zero) * scale)
-
-
-@jit
-def scale_runs(
-    codes: Any,
-    first: Any,
-    starts: Any,
-    run: Any,
-    end: Any,
-    zeros: Any,
-    scales: Any,
-    out: Any,
-    row: Any,
-) -> None:
-    """Runs `[run, end)` of a row that begins at `out[row]`; run k has a zero and a scale.
-
-    Run k is inputs `[starts[k], starts[k + 1])`, and `codes` are those from input `first` on.
-    """
-    for k in range(run, end):
-        zero, scale = zeros[k], scales[k]
-        some, here = codes[starts[k] - first : starts[k + 1] - first], out[row + starts[k] :]
-        for i in range(some.shape[0]):
-            put(here, i, (np.float32(some[i]) - zero) * scale)
-
-
-@jit
-def halve_runs(
-    codes: Any,
-    first: Any,
-    starts: Any,
-    run: Any,
-    end: Any,
-    zeros: Any,
-    scales: Any,
-    out: Any,
-    row: Any,
-) -> None:
-    """As `scale_runs`, and values are rounded to binary16 first."""
-    for k in range(run, end):
-        zero, scale = zeros[k], scales[k]
-        some, here = codes[starts[k] - first : starts[k + 1] - first], out[row + starts[k] :]
-        for i in range(some.shape[0]):
-            put(here, i, to_half((np.float32(some[i]) - zero) * scale))
-
-
-RUNS = {"halve": halve_runs, "scale": scale_runs, "table": look_up_runs, "vector": multiply_runs}
-
-
-@jit
-def scale_each(codes: Any, zeros: Any, scales: Any, half: Any, out: Any) -> None:
-    """One row, with a scale and a zero for every code."""
-    if half:
-        for i in range(codes.shape[0]):
-            put(out, i, to_half((np.float32(codes[i]) - zeros[i]) * scales[i]))
-    else:
-        for i in range(codes.shape[0]):
-            put(out, i, (np.float32(codes[i]) - zeros[i]) * scales[i])

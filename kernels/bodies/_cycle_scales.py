@@ -16,12 +16,12 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._codes import COUNT, widen
+from anamnesis.kernels.bodies._affine import NUMBERS, narrowed
+from anamnesis.kernels.bodies._codes import widen
 from anamnesis.kernels.bodies._cycles import LANES, shift_of
 from anamnesis.kernels.bodies._jit import inline, jit, local, put, stack
 from anamnesis.kernels.bodies._loads import load_fields, load_half, load_plain
 from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
-from anamnesis.kernels.bodies._round import through_bf16, through_f16
 from anamnesis.kernels.bodies._vector import load16, load32, store, to_f32
 from anamnesis.kernels.bodies.bits import u32
 
@@ -29,16 +29,6 @@ _TILE = 2048  # scales that are made float32 at a time
 
 _scales, _zeros = stack(4 * _TILE), stack(4 * _TILE)
 _some, _rest = stack(LANES), stack(4 * LANES)
-
-
-@inline
-def narrowed(values: Any, narrow: Any) -> Any:
-    """Float32 lanes, rounded to the format that `narrow` stands for."""
-    if narrow == 1:
-        values = through_bf16(values)
-    elif narrow == 2:
-        values = through_f16(values)
-    return values
 
 
 @inline
@@ -115,7 +105,7 @@ def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: Any, o
                         put(out, to + done + j, rest[j])
                     done += part
                 continue
-            code = to_f32(load16(COUNT, 0))
+            code = load_numbers(NUMBERS, 0)
             numbers = _numbers(code, zero[i], scale[i], after, once, twice)
             table = table_for(out, numbers)
             whole = size - size % LANES

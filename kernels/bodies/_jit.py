@@ -46,6 +46,13 @@ def inline(function: F) -> F:
     return helper
 
 
+def forced(function: F) -> F:
+    """As `jit`, of a function that is put into the body that calls it, whatever its size."""
+    options = {**OPTIONS, "forceinline": True}
+    compiled: F = numba.njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **options)(function)
+    return compiled
+
+
 if DISABLED:
 
     def as_f32(bits: Any) -> Any:

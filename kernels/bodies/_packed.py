@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._packed import COLUMNS, SCATTERED, block_inputs
-from anamnesis.kernels.bodies._codes import RUNS, scale_each, spread
+from anamnesis.kernels.bodies._affine import applier
+from anamnesis.kernels.bodies._codes import read_line, spread, spread_padded
 from anamnesis.kernels.bodies._jit import jit, local, stack, variants
-from anamnesis.kernels.bodies._pairs import pair, scale_pairs
+from anamnesis.kernels.bodies._pairs import pair, scale_each, scale_pairs, scale_scattered
 from anamnesis.kernels.bodies._transpose import (
     LANES,
     prefetch,
@@ -27,22 +28,22 @@ from anamnesis.kernels.bodies._transpose import (
 )
 from anamnesis.kernels.bodies.bits import u32
 
+AS_THEY_ARE = (4, 8)  # bits of codes that are not spread to bytes before they are applied
 _codes = stack(8192)  # `block_inputs` at most
 _planes = stack(4 * LANES**3)
 
 
 @variants
-def decode_runs(bits: int, nibbles: bool, way: str) -> Any:
+def decode_runs(bits: int, nibbles: bool, *how: Any) -> Any:
     """Columns of words to rows of `out`, where long runs of inputs share a group.
 
-    `(words, starts, groups, zeros, scales, inputs, room, out)`: `words` is uint32
+    `(words, starts, groups, zeros, scales, room, out)`: `words` is uint32
     `[in * bits / 32, rows]`, or `[in, rows / 8]` when each holds the `nibbles` of eight outputs in
     AWQ's order. Run k is inputs `[starts[k], starts[k + 1])` of group `groups[k]`; no run crosses a
     multiple of `block_inputs`. `zeros` and `scales` are float32 `[groups, rows]`, `out` is
-    `rows * inputs` elements, `room` is what `room_for_runs` gives, `way` what
-    `way_of` does.
+    `rows * inputs` elements, `room` is what `room_for_runs` gives, `how` what `applier` takes.
     """
-    block, to_bytes, decode = block_inputs(bits, nibbles), spread(bits), RUNS[way]
+    block, to_bytes, apply = block_inputs(bits, nibbles), spread(bits), applier(bits, *how)
     if nibbles:
 
         def turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
@@ -57,11 +58,10 @@ def decode_runs(bits: int, nibbles: bool, way: str) -> Any:
     fill = jit(turn)
 
     def rows_of(
-        words: Any, starts: Any, groups: Any, zeros: Any, scales: Any, inputs: Any, room: Any,
-        out: Any,
-    ) -> None:  # fmt: skip
+        words: Any, starts: Any, groups: Any, zeros: Any, scales: Any, room: Any, out: Any
+    ) -> None:
         tile, zero_tile, scale_tile = room
-        columns = tile.shape[0]
+        columns, inputs = tile.shape[0], starts[groups.shape[0]]
         streams = tile.view(np.uint8)
         codes = local(_codes(), block, np.uint8)
         rows = zeros.shape[1]
@@ -81,11 +81,11 @@ def decode_runs(bits: int, nibbles: bool, way: str) -> Any:
                     if nibbles:  # tile rows are in the order of nibbles, then of words
                         line = (lane % 8 // 2 + lane % 2 * 4) * LANES + lane // LANES
                     source = streams[line, :size]
-                    if bits != 8:
+                    if bits not in AS_THEY_ARE:
                         to_bytes(source, codes)
                         source = codes
-                    at, zero, scale = (column + lane) * inputs, zero_tile[lane], scale_tile[lane]
-                    decode(source, first, starts, run, end, zero, scale, out, at)
+                    row, zero, scale = (column + lane) * inputs, zero_tile[lane], scale_tile[lane]
+                    apply(source, starts, (first, run, end), zero, scale, out, row)
                 run = end
 
     return rows_of
@@ -95,21 +95,20 @@ def decode_runs(bits: int, nibbles: bool, way: str) -> Any:
 def decode_scattered(bits: int, narrow: bool) -> Any:
     """As `decode_runs`, where input i is of group `index[i]` and neighbours rarely share one.
 
-    `(words, index, zeros, scales, half, inputs, room, out)`. `narrow` scales were stored in 16
+    `(words, index, zeros, scales, kind, room, out)`. `narrow` scales were stored in 16
     bits, which leaves the low bits of a float32 to the zero point: gathering both for each input
-    is most of the work. `half` rounds values to binary16 first; `room` is what
-    `room_for_scattered` gives.
+    is most of the work. `kind` (`_narrow.KINDS`) is what values are rounded to first; `room` is
+    what `room_for_scattered` gives.
     """
     to_bytes = spread(bits)
 
     def rows_of(
-        words: Any, index: Any, zeros: Any, scales: Any, half: Any, inputs: Any, room: Any,
-        out: Any,
-    ) -> None:  # fmt: skip
+        words: Any, index: Any, zeros: Any, scales: Any, kind: Any, room: Any, out: Any
+    ) -> None:
         tile, zero_tile, scale_tile, grid = room
         streams, both = tile.view(np.uint8), scale_tile.view(np.uint32)
         codes = local(_codes(), SCATTERED, np.uint8)
-        rows = zeros.shape[1]
+        rows, inputs = zeros.shape[1], index.shape[0]
         if narrow:
             pair(zeros, scales, grid)
         for column in range(0, rows, COLUMNS):
@@ -127,30 +126,62 @@ def decode_scattered(bits: int, narrow: bool) -> Any:
                         source = codes
                     part, here = source[: last - first], out[(column + lane) * inputs + first :]
                     if narrow:
-                        scale_pairs(part, both[lane], half, here)
+                        scale_pairs(part, both[lane], kind, here)
                     else:
-                        scale_each(part, zero_tile[lane], scale_tile[lane], half, here)
+                        scale_each(part, zero_tile[lane], scale_tile[lane], kind, here)
 
     return rows_of
 
 
 @variants
-def decode_rows(bits: int, way: str) -> Any:
-    """As `decode_runs`, from streams that lie as rows.
+def decode_rows(bits: int, padded: bool, *how: Any) -> Any:
+    """Streams that lie as rows to rows of `out`, where long runs of inputs share a group.
 
-    `(streams, starts, zeros, scales, inputs, codes, out)`: `streams` is uint8 `[rows, bytes]`,
-    `zeros` and `scales` are float32 `[rows, runs]`, of any width from there on; `codes` has room
-    for `inputs`, rounded up to 32.
+    `(starts, streams, zeros, scales, room, out)`: `streams` is uint8 `[rows, bytes]`, of `padded`
+    words or dense, run k of group k. `zeros` and `scales` are each the bits of numbers
+    `[rows, groups or more]`, or one line for all rows, and whether these are binary16. `room` is
+    for a row's codes, rounded up to 32, its zeros and its scales; `how` is what `applier` takes.
     """
-    to_bytes, decode = spread(bits), RUNS[way]
+    to_bytes, apply = (spread_padded if padded else spread)(bits), applier(bits, *how)
 
-    def rows_of(
-        streams: Any, starts: Any, zeros: Any, scales: Any, inputs: Any, codes: Any, out: Any
-    ) -> None:
+    def rows_of(starts: Any, streams: Any, zeros: Any, scales: Any, room: Any, out: Any) -> None:
+        codes, zero, scale = room
         runs = starts.shape[0] - 1
+        inputs = starts[runs]
+        for row in range(streams.shape[0]):
+            source = streams[row]
+            if bits not in AS_THEY_ARE:
+                to_bytes(source, codes)
+                source = codes
+            read_line(zeros, row, zero)
+            read_line(scales, row, scale)
+            apply(source, starts, (0, 0, runs), zero, scale, out, row * inputs)
+
+    return rows_of
+
+
+@variants
+def decode_rows_scattered(bits: int, padded: bool, negative: bool, narrow: bool, kind: int) -> Any:
+    """As `decode_rows`, column i of group `index[i]`.
+
+    `(index, streams, zeros, scales, room, out)`: `room` is besides for two uint32 a column
+    and one a group. `negative` bytes have 128 added, and so have to have had their zero points;
+    `narrow` and `kind` are as in `decode_scattered`.
+    """
+    to_bytes = (spread_padded if padded else spread)(bits)
+
+    def rows_of(index: Any, streams: Any, zeros: Any, scales: Any, room: Any, out: Any) -> None:
+        codes, zero, scale, words = room
+        inputs = index.shape[0]
         for row in range(streams.shape[0]):
             to_bytes(streams[row], codes)
-            decode(codes, 0, starts, 0, runs, zeros[row], scales[row], out, row * inputs)
+            if negative:
+                for i in range(inputs):
+                    codes[i] ^= np.uint8(0x80)
+            read_line(zeros, row, zero)
+            read_line(scales, row, scale)
+            here = out[row * inputs : row * inputs + inputs]
+            scale_scattered(codes, index, zero, scale, (narrow, kind), words, here)
 
     return rows_of
 

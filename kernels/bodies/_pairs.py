@@ -19,8 +19,8 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
-from anamnesis.kernels.bodies._codes import to_half
 from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, inline, jit, put
+from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._vector import load32, store
 from anamnesis.kernels.bodies.bits import u32
 
@@ -72,17 +72,57 @@ def _scaled(code: Any, word: Any) -> Any:
 
 
 @jit
-def scale_pairs(codes: Any, words: Any, half: Any, out: Any) -> None:
+def scale_pairs(codes: Any, words: Any, kind: Any, out: Any) -> None:
     """One row, with a zero point and a scale for every code, as `pair` joined them.
 
-    NaN scales have to be `clean_nan`'s. `half` rounds values to binary16 first.
+    NaN scales have to be `clean_nan`'s. `kind` (`_narrow.KINDS`) is what
+    values are rounded to first.
     """
-    if half:
+    if kind:
         for i in range(codes.shape[0]):
-            put(out, i, to_half(_scaled(codes[i], words[i])))
+            put(out, i, rounded(_scaled(codes[i], words[i]), kind))
     else:
         whole = codes.shape[0] - codes.shape[0] % _STEP
         for i in range(0, whole, _STEP):
             store(out, i, scaled_by(load32(codes, i), words, i))
         for i in range(whole, codes.shape[0]):
             put(out, i, _scaled(codes[i], words[i]))
+
+
+@jit
+def scale_each(codes: Any, zeros: Any, scales: Any, kind: Any, out: Any) -> None:
+    """One row, with a scale and a zero for every code."""
+    if kind:
+        for i in range(codes.shape[0]):
+            put(out, i, rounded((np.float32(codes[i]) - zeros[i]) * scales[i], kind))
+    else:
+        for i in range(codes.shape[0]):
+            put(out, i, (np.float32(codes[i]) - zeros[i]) * scales[i])
+
+
+@jit
+def scale_scattered(
+    codes: Any, index: Any, zeros: Any, scales: Any, how: Any, words: Any, out: Any
+) -> None:
+    """A row whose column i is of group `index[i]`, neighbours rarely of the same.
+
+    `how` is `narrow` and `kind`: with scales that were stored in 16 bits and zero points of 0 to
+    255 (`narrow`) both are gathered at once; `words` is room for two uint32 a column and one a
+    group.
+    """
+    narrow, kind = how
+    inputs, groups = index.shape[0], scales.shape[0]
+    if narrow:
+        both = words[inputs:]
+        for g in range(groups):
+            both[g] = u32(as_u32(scales[g]) | u32(np.int32(zeros[g])))
+        for i in range(inputs):
+            words[i] = both[index[i]]
+        scale_pairs(codes[:inputs], words, kind, out)
+    else:
+        each_zero = words[:inputs].view(np.float32)
+        each_scale = words[inputs : 2 * inputs].view(np.float32)
+        for i in range(inputs):
+            each_zero[i] = zeros[index[i]]
+            each_scale[i] = scales[index[i]]
+        scale_each(codes[:inputs], each_zero, each_scale, kind, out)

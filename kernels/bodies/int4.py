@@ -11,11 +11,11 @@ from anamnesis.kernels.bodies._jit import jit
 
 @jit
 def part(pairs: Any, rows: Any) -> None:
-    """Low halves of a row of bytes to one row of nibbles, high halves to the next; signs turned."""
+    """Low halves of a row of bytes to one row of nibbles, high halves to the next."""
     for line in range(pairs.shape[0]):
         for i in range(rows.shape[1]):
             first, second = pairs[line, 2 * i], pairs[line, 2 * i + 1]
             low = np.uint8(np.uint8(first & np.uint8(15)) | np.uint8(second << np.uint8(4)))
             high = np.uint8(np.uint8(first >> np.uint8(4)) | np.uint8(second & np.uint8(0xF0)))
-            rows[2 * line, i] = low ^ np.uint8(0x88)
-            rows[2 * line + 1, i] = high ^ np.uint8(0x88)
+            rows[2 * line, i] = low
+            rows[2 * line + 1, i] = high

@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.bodies._affine import narrowed
 from anamnesis.kernels.bodies._codes import to_half
-from anamnesis.kernels.bodies._cycle_scales import narrowed
 from anamnesis.kernels.bodies._jit import as_f32, bf16_bits, jit, local, put, stack
 from anamnesis.kernels.bodies._vector import load32, signed, store, to_f32
 from anamnesis.kernels.bodies.bits import u32

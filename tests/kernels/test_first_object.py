@@ -12,18 +12,15 @@ import pytest
 if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
     pytest.skip("nothing is compiled", allow_module_level=True)
 
-# int8's body fills an array with zeros, which is a call of memset.
+# The body of a rotation fills a row with zeros, which is a call of memset.
 CODE = """
 import sys
 import numpy as np
 from anamnesis.kernels._native import kernel
-codes = np.arange(64, dtype=np.uint8)
-scales, none = np.ones(2, np.float32).view(np.uint8), np.zeros(8, np.uint8)
-room = np.empty(32, np.uint8), *np.empty((2, 1), np.float32), np.empty(0, np.uint32)
+numbers, matrix = np.arange(64, dtype=np.float32), np.eye(32, dtype=np.float32)
 out = np.empty(64, np.float32)
-place = 1 << 62, 0, 1
-kernel("ct:int8")(codes, scales, none, 0, 0, 0, place, np.array([0, 32]), 32, False, room, out)
-assert (out == codes).all(), out
+kernel("folded:rotate")(numbers, matrix, np.empty(32, np.float32), out)
+assert (out == numbers).all(), out
 assert ("numba" in sys.modules) == (sys.argv[1] == "compiles")
 """
 

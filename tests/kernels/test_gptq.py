@@ -79,7 +79,7 @@ def test_one_group_across_tiles() -> None:
     prepare = preparer("gptq")
     assert prepare is not None
     params |= prepare(params, {})
-    assert len(params["groups"]) == 2  # cut where a tile ends
+    assert len(params["groups_of"].of_run) == 2  # cut where a tile ends
     blocks = {role: stored[role].view(np.uint8) for role in ("qweight", "qzeros", "scales")}
     blocks["qweight"] = np.tile(blocks["qweight"], (copies, 1))
     out = np.empty(40 * 96 * copies, np.uint16)
@@ -101,7 +101,6 @@ def test_rounding_shares(bits: int, share: float) -> None:
     }
     prepare = preparer("gptq")
     assert prepare is not None
-    params |= prepare(params, {})
     blocks = {
         "qweight": rng.integers(0, 256, (inputs * bits // 32, rows * 4), dtype=np.uint8),
         "qzeros": np.full((groups, rows * bits // 8), 0x77 if bits == 4 else 0x7F, np.uint8),
@@ -110,7 +109,8 @@ def test_rounding_shares(bits: int, share: float) -> None:
     found = []
     for rounding in ("exact", "reference"):
         out = np.empty(rows * inputs, np.uint16)
-        decoder("gptq")(blocks, params | {"rounding": rounding}, Window(0, rows), out)
+        params["rounding"] = rounding
+        decoder("gptq")(blocks, params | prepare(params, {}), Window(0, rows), out)
         found.append(out)
     assert np.mean(found[0] != found[1]) == pytest.approx(share, abs=0.005)
 
