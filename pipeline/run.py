@@ -179,6 +179,10 @@ class _Run:
         if not resume:
             journal.remove()
         finals = [manifest_path(out), *planned(plan)]
+        made = {located(plan.layout.files[number].path) for number in done}
+        if made:  # of which a run that was killed may have left what it no longer needed
+            store.clear([path for path in finals if path in made], None, "")
+        finals = [path for path in finals if path not in made]
         store.clear(finals, out if is_folder(plan) else None, recipe.digest)
         # Nothing gets its final name before the checksums of the archive it came from hold.
         archived = bool(plan.model.members)

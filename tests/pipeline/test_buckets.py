@@ -268,6 +268,25 @@ def test_a_run_that_is_killed_goes_on_with_the_parts_that_were_sent(
     assert strays(bucket) == []
 
 
+def test_what_a_completed_file_left_is_removed_by_the_next_run(
+    bucket: Bucket, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"s3://{bucket.name}/out"
+
+    def killed(self: upload.Upload) -> None:
+        raise OSError("the client ended right after it had completed a file")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(upload.Upload, "_abort_others", killed)
+        patch.setattr(upload.Upload, "discard", lambda self: None)
+        patch.setattr(stores.store_of(url), "clear", lambda *arguments: None)
+        with pytest.raises(OSError, match="right after"):
+            anamnesis.run({"inputs": [model], "output": {"path": url, "max_shard_size": SHARD}})
+    assert any(key.startswith("out/.model-00001") for key in bucket.objects())
+    anamnesis.run({"inputs": [model], "output": {"path": url, "max_shard_size": SHARD}})
+    assert strays(bucket) == []
+
+
 def test_one_run_an_output(bucket: Bucket, model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from anamnesis.writers import lease
 
