@@ -8,13 +8,15 @@ model now, nor come before them.
 from __future__ import annotations
 
 import os
-from pathlib import Path
+from pathlib import PurePath
 
 from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.limits import NOTHING, Allow, Limits
 from anamnesis.readers.choice import choose
-from anamnesis.readers.folder import LocalFolder
+from anamnesis.readers.folder import Folder, LocalFolder, RemoteFolder
 from anamnesis.readers.index import Index, read_index
+from anamnesis.readers.source import is_url, public_name
+from anamnesis.writers.stores import StorePath, located, store_of
 
 _CONFIG = "config.json"
 
@@ -25,15 +27,15 @@ def refuse_joining(out: str, source: str, allow: Allow = NOTHING) -> None:
     `source` is the input; the folder is its, or has a configuration of its own. A file of that name
     that is there already counts as absent.
     """
-    folder, name = Path(out).parent, Path(out).name
+    target = located(out)
+    folder, name = target.parent, target.name
     if f"{name}.index.json" in _names(folder):
         raise UsageError(
             f"{out}: would be loaded in place of the model that {out}.index.json describes; choose "
             "another folder or name"
         )
     names = [other for other in _names(folder) if other != name]
-    is_input = os.path.isdir(source) and folder.is_dir() and os.path.samefile(folder, source)
-    if not is_input and _CONFIG not in names:
+    if not _is_input(folder, source) and _CONFIG not in names:
         return
     now, then = _chosen(folder, names, allow), _chosen(folder, sorted((*names, name)), allow)
     if now and now != then:
@@ -43,16 +45,23 @@ def refuse_joining(out: str, source: str, allow: Allow = NOTHING) -> None:
         )
 
 
-def _names(folder: Path) -> list[str]:
+def _is_input(folder: PurePath, source: str) -> bool:
+    if isinstance(folder, StorePath) or is_url(source):
+        return is_url(source) and located(public_name(source)) == folder
+    return os.path.isdir(source) and os.path.isdir(folder) and os.path.samefile(folder, source)
+
+
+def _names(folder: PurePath) -> list[str]:
     try:
-        return LocalFolder(str(folder)).names()
+        return [n for n in store_of(folder).names(folder) if not n.startswith(".")]
     except OSError:  # it is not there yet
         return []
 
 
-def _chosen(folder: Path, names: list[str], allow: Allow) -> tuple[str, ...]:
+def _chosen(folder: PurePath, names: list[str], allow: Allow) -> tuple[str, ...]:
     """The files of a folder's model; none where there is no model, or it is not clear which."""
-    place = LocalFolder(str(folder), allow)
+    remote = isinstance(folder, StorePath)
+    place: Folder = RemoteFolder(str(folder)) if remote else LocalFolder(str(folder), allow)
 
     def read(name: str) -> Index:
         file = place.open(name)

@@ -11,7 +11,7 @@ from operator import attrgetter
 from pathlib import Path, PurePath
 
 from anamnesis import owned, stopping
-from anamnesis.errors import FormatError, UsageError
+from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.kernels import compiling
 from anamnesis.pipeline.companions import copy_companions
 from anamnesis.pipeline.disk import refuse_over_disk
@@ -30,6 +30,7 @@ from anamnesis.pipeline.journal import (
     find_manifest,
     intact,
     is_folder,
+    load_manifest,
     manifest_path,
     recorded,
     recorded_loss,
@@ -226,11 +227,20 @@ class _Run:
     def _is_staged(self) -> bool:
         return located(self.plan.spec.path) != self.out
 
-    def _stale(self, replaces: bool) -> PurePath | None:
-        """A manifest of another output, which ends with the first file that is replaced."""
+    def _stale(self, replaces: bool) -> list[PurePath]:
+        """What says that another output is whole, which ends with the first file that is replaced.
+
+        A manifest; and where folders cannot be exchanged, what a library finds its files by: an
+        index, a configuration.
+        """
         if not replaces and recorded(self.plan, self.recipe):
-            return None
-        return find_manifest(located(self.plan.spec.path))
+            return []
+        out = located(self.plan.spec.path)
+        found = [find_manifest(out)]
+        if replaces and not store_of(out).moves and is_folder(self.plan):
+            with contextlib.suppress(UsageError, FormatError, IntegrityError):
+                found += [out / Path(name).name for name in load_manifest(out).others]
+        return found
 
     def _final(self, path: str) -> PurePath:
         return self.out / PurePath(path).name if self._is_staged else located(path)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import replace
 from pathlib import PurePath
@@ -38,10 +38,10 @@ class OutputFiles:
         journal: Journal,
         *,
         hold: bool = False,
-        stale: PurePath | None = None,
+        stale: Sequence[PurePath] = (),
         run: str = "",
     ) -> None:
-        """Listen for `plan`; `stale` is a manifest that holds no longer with the first new file.
+        """Listen for `plan`; `stale` holds no longer with the first new file: an old manifest.
 
         `run` is a digest of the recipe, by which what is kept of an earlier run is known.
         """
@@ -219,8 +219,9 @@ class OutputFiles:
             path = self._plan.layout.files[number].path
             self.loss[number] = added_up(self._pieces_lost.get(number, ()), self._encoded)
             self._journal.add({path: self.pieces[number]}, {path: self.loss[number]})
-            if self._stale is not None:
-                self._store.remove(self._stale)
+            for stale in self._stale:
+                self._store.remove(stale)
+            self._stale = ()
 
         def commit() -> None:
             self._parts[number].commit(self._module, record)

@@ -9,6 +9,7 @@ A file that was opened with the identity of an earlier look is not asked for it 
 from __future__ import annotations
 
 import hashlib
+import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,8 +23,9 @@ from anamnesis.readers import hub, urls
 from anamnesis.readers.base import FileId
 from anamnesis.readers.closing import Closing
 from anamnesis.readers.http import HttpOrigin, HubOrigin, changed
-from anamnesis.readers.retry import call, not_installed
+from anamnesis.readers.retry import call, call_on, not_installed
 
+_S3_URL = re.compile("s3a?://", re.IGNORECASE)
 FIRST_BYTES = 256 * KiB  # of which the header of most shards is a part
 _AHEAD_BYTES, MAX_AHEAD_BYTES = 64 * KiB, 4 * MiB
 # What drivers call the version of a file; the first that is there counts.
@@ -81,17 +83,39 @@ class StoreOrigin:
         stop = start + len(view)
         nbytes = len(view)
         data = call(self.url, lambda: self._fs.cat_file(self._name, start=start, end=stop), nbytes)
-        if len(data) != len(view):
-            raise IntegrityError(
-                f"{self.url}: {len(data):,} bytes came where bytes {start:,} to {stop:,} were "
-                "asked for"
-            )
-        view[:] = data
+        _fill(self.url, start, view, data)
         return None
 
     def forget(self) -> None:
         """Have the next `identify` ask anew."""
         call(self.url, lambda: self._fs.invalidate_cache(self._name))
+
+
+class S3Origin(StoreOrigin):
+    """An object in S3, of which every answer names the version: its ETag."""
+
+    def read_into(self, start: int, view: memoryview, size: int) -> str:
+        """Fill `view` from byte `start`; the object's ETag."""
+        bucket, key, _ = self._fs.split_path(self._name)
+        wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{start + len(view) - 1}"}
+
+        async def request() -> tuple[bytes, str]:
+            answer = await self._fs._call_s3("get_object", **wanted)
+            async with answer["Body"] as body:
+                return await body.read(), str(answer.get("ETag") or "")
+
+        data, version = call_on(self._fs.loop, self.url, request, len(view))
+        _fill(self.url, start, view, data)
+        return version
+
+
+def _fill(url: str, start: int, view: memoryview, data: bytes) -> None:
+    if len(data) != len(view):
+        raise IntegrityError(
+            f"{url}: {len(data):,} bytes came where bytes {start:,} to {start + len(view):,} were "
+            "asked for"
+        )
+    view[:] = data
 
 
 def origin_of(url: str) -> Origin:
@@ -102,7 +126,7 @@ def origin_of(url: str) -> Origin:
     if url.lower().startswith(("http://", "https://")) and "::" not in url:
         fs, name = urls.driver(url)
         return HttpOrigin(name, fs)
-    return StoreOrigin(url)
+    return S3Origin(url) if _S3_URL.match(url) else StoreOrigin(url)
 
 
 def _http(url: str) -> Any:

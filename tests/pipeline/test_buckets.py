@@ -16,7 +16,7 @@ import pytest
 from buckets import KEYS, Bucket, Faults, faulty, forget_clients, s3_server
 
 import anamnesis
-from anamnesis.errors import IntegrityError, UsageError
+from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.writers import stores, upload
 
 WriteSafetensors = Callable[..., Path]
@@ -158,6 +158,83 @@ def test_an_output_is_replaced_when_asked(bucket: Bucket, model: Path, tmp_path:
     convert(model, url, dtype="f16", max_shard_size=SHARD, overwrite=True)
     convert(model, tmp_path / "out", dtype="f16", max_shard_size=SHARD)
     assert remote(bucket) == local(tmp_path / "out")
+    assert strays(bucket) == []
+
+
+def test_a_crash_while_an_output_is_replaced_leaves_no_mix(
+    endpoint: str, bucket: Bucket, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reader sees the old output, the new one, or none: no index, no configuration, no manifest.
+
+    The first new file is complete when the second fails, again and again.
+    """
+    url, faults = f"s3://{bucket.name}/out", Faults()
+    old, new = {"dtype": "bf16", "max_shard_size": SHARD}, {"dtype": "f16", "max_shard_size": SHARD}
+    convert(model, url, **old)
+    before = remote(bucket)
+    faults.add("POST .*00002-of.*uploadId", "expired", 1 << 30)
+    with faulty(endpoint, faults) as proxy:
+        use(proxy, monkeypatch)
+        with pytest.raises(OSError, match="ExpiredToken"):
+            convert(model, url, **new, overwrite=True)
+    use(endpoint, monkeypatch)
+    left = remote(bucket)
+    shards = {name for name in before if name.endswith(".safetensors")}
+    assert set(left) <= shards
+    assert left != {name: before[name] for name in left}  # some of it is new
+    with pytest.raises(UsageError, match="no manifest"):
+        anamnesis.verify(url)
+    convert(model, url, **new, overwrite=True)
+    convert(model, tmp_path / "out", **new)
+    assert remote(bucket) == local(tmp_path / "out")
+    assert strays(bucket) == []
+
+
+def test_a_file_that_would_join_a_model_is_refused(
+    bucket: Bucket, model: Path, tmp_path: Path
+) -> None:
+    whole = (model / "model.safetensors").read_bytes()
+    bucket.put("m/a.safetensors", whole)
+    convert(model, f"s3://{bucket.name}/m/b.safetensors", dtype="bf16")  # no model's folder
+    bucket.put("n/a.safetensors", whole)
+    bucket.put("n/config.json", b"{}")
+    with pytest.raises(UsageError, match="would be loaded with, or in place of"):
+        convert(model, f"s3://{bucket.name}/n/b.safetensors", dtype="bf16")
+    bucket.put("o/b.safetensors.index.json", b"{}")
+    with pytest.raises(UsageError, match="would be loaded in place of the model"):
+        convert(model, f"s3://{bucket.name}/o/b.safetensors", dtype="bf16")
+    assert strays(bucket) == []
+
+
+def test_outputs_are_compared_with_their_input(bucket: Bucket, model: Path) -> None:
+    bucket.put("in/model.safetensors", (model / "model.safetensors").read_bytes())
+    for name, to in (("a", "hf"), ("a.parquet", "parquet"), ("a.arrow", "arrow")):
+        url, source = f"s3://{bucket.name}/out/{name}", f"s3://{bucket.name}/in/model.safetensors"
+        convert(model if to == "hf" else source, url, to=to, dtype="bf16")
+        found = anamnesis.verify(url, against=model if to == "hf" else source)
+        assert found["pieces_decoded"] == found["pieces"] > 0
+    bucket.put(
+        "in/model.safetensors", (model / "model.safetensors").read_bytes()[:-4] + b"\1\2\3\4"
+    )
+    with pytest.raises(IntegrityError, match="differ from"):
+        anamnesis.verify(url, against=source)
+
+
+def test_what_can_be_had_of_a_broken_model(bucket: Bucket, model: Path, tmp_path: Path) -> None:
+    convert(model, tmp_path / "in", dtype="f32", max_shard_size=SHARD)
+    broken = sorted((tmp_path / "in").glob("*.safetensors"))[0]
+    whole = broken.read_bytes()
+    broken.write_bytes(whole[:-100])
+    url = f"s3://{bucket.name}/out"
+    for out in (tmp_path / "out", url):
+        with pytest.raises(FormatError, match="cannot be read"):
+            convert(tmp_path / "in", out, dtype="bf16", keep_going=True)
+    assert remote(bucket, "out.incomplete/") == local(tmp_path / "out.incomplete")
+    broken.write_bytes(whole)
+    for out in (tmp_path / "out", url):
+        convert(tmp_path / "in", out, dtype="bf16")
+    assert remote(bucket) == local(tmp_path / "out")
+    assert remote(bucket, "out.incomplete/") == {}
     assert strays(bucket) == []
 
 

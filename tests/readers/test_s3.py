@@ -72,9 +72,12 @@ def test_an_object_that_is_replaced(bucket: Any, fp8_model: Path) -> None:
     bucket.pipe("bucket/m/model.safetensors", data)
     model = load_model("s3://bucket/m/model.safetensors")
     files = Files()
-    files(model.files[0]).read(0, 8)
+    file = files(model.files[0])
+    file.read(0, 8)
     files.check_unchanged()
     bucket.pipe("bucket/m/model.safetensors", data[:-1] + bytes([data[-1] ^ 1]))
+    with pytest.raises(IntegrityError, match="changed while it was read"):  # by its own answer
+        file.fetch_into(0, bytearray(8))
     with pytest.raises(IntegrityError, match="changed while it was read"):
         files.check_unchanged()
     with pytest.raises(IntegrityError, match="changed while it was read"):
@@ -97,11 +100,13 @@ def test_the_patience_is_for_the_bytes_of_a_range(
     bucket.pipe("bucket/m/data", bytes(1 << 20))
     waited: list[int] = []
 
-    def call(url: str, request: Callable[[], Any], nbytes: int = 0) -> Any:
+    asked = remote.call_on
+
+    def call_on(loop: Any, url: str, request: Callable[[], Any], nbytes: int = 0) -> Any:
         waited.append(nbytes)
-        return request()
+        return asked(loop, url, request, nbytes)
 
     with remote.RemoteFile("s3://bucket/m/data") as file:
-        monkeypatch.setattr(remote, "call", call)
+        monkeypatch.setattr(remote, "call_on", call_on)
         file.fetch_into((1 << 20) - 16, bytearray(16))
     assert waited == [16]
