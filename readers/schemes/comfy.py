@@ -90,6 +90,17 @@ def _tiles(scale: Stored, rows: int, blocks: int, dtypes: tuple[str, ...]) -> No
         raise misfit(scale, f"{' or '.join(dtypes)} {list(shape)}, in tiles")
 
 
+def _own_rows(ledger: Ledger, codes: Stored, rows: int, multiple: int) -> int:
+    """Rows without those that fill them up to a multiple, of which the layer's bias has none.
+
+    comfy-kitchen keeps the shape that a weight had with the model, and ComfyUI takes it from the
+    layer that it loads; of a layer without a bias nothing in the file tells it.
+    """
+    bias = ledger.container.stored.get(codes.name.removesuffix("weight") + "bias")
+    own = bias.shape[0] if bias is not None and len(bias.shape) == 1 else rows
+    return own if own > 0 and -(-own // multiple) * multiple == rows else rows
+
+
 def _nvfp4(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
     rows, packed = _matrix(codes, ("U8",))
     columns, blocks = 2 * packed, packed // 8
@@ -97,6 +108,7 @@ def _nvfp4(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
         raise misfit(codes, "rows of whole blocks of 16")
     scale = need(ledger, codes, f"{codes.name}_scale")
     _tiles(scale, rows, blocks, ("F8_E4M3",))
+    rows = _own_rows(ledger, codes, rows, 16)
     factor = need(ledger, codes, f"{codes.name}_scale_2")
     if factor.dtype != "F32" or factor.shape not in ((), (1,)):
         raise misfit(factor, "F32, one number")
@@ -129,9 +141,10 @@ def _mxfp8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
         raise misfit(codes, "rows of whole blocks of 32")
     scale = need(ledger, codes, f"{codes.name}_scale")
     _tiles(scale, rows, blocks, ("F8_E8M0", "U8"))
+    rows = _own_rows(ledger, codes, rows, 32)
     return Tensor(
         name=codes.name,
-        shape=codes.shape,
+        shape=(rows, columns),
         scheme="mxfp8",
         encoding=f"torchao-mxfp8-{_FP8[codes.dtype]}-tiles",
         components=(

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from ml_dtypes import float8_e4m3fn
 from safetensors.numpy import save_file
 
 import anamnesis
@@ -29,6 +30,40 @@ def layer(mark: dict[str, Any], **parts: Any) -> dict[str, Any]:
         "x.comfy_quant": text,
     }
     return plain | {f"x.{name}": part for name, part in parts.items()}
+
+
+@pytest.mark.parametrize(
+    ("kind", "bias", "rows"),
+    [
+        ("nvfp4", 130, 130),
+        ("nvfp4", 144, 144),
+        ("nvfp4", 128, 144),
+        ("nvfp4", None, 144),
+        ("mxfp8", 130, 160),
+        ("mxfp8", 129, 160),
+    ],
+)
+def test_rows_that_fill_up_are_not_the_layer_s(
+    kind: str, bias: int | None, rows: int, tmp_path: Path
+) -> None:
+    """comfy-kitchen stores whole blocks of 16 or 32 rows; the bias has the layer's own."""
+    stored = 144 if kind == "nvfp4" else 160
+    codes = np.tile(np.arange(stored, dtype=np.uint8)[:, None] % 8, (1, 64))
+    scale = np.full((256, 8), 0x38 if kind == "nvfp4" else 127, np.uint8)
+    parts = {"weight": codes * 17, "weight_scale": scale.view(float8_e4m3fn)}
+    if kind == "nvfp4":
+        parts["weight_scale_2"] = np.ones((), np.float32)
+    else:
+        parts |= {"weight": codes.view(float8_e4m3fn), "weight_scale": scale[:, :4]}
+    if bias is not None:
+        parts["bias"] = np.ones(bias, np.float32)
+    save_file(layer({"format": kind}, **parts), tmp_path / "m.safetensors")
+    found = anamnesis.open_model(tmp_path / "m.safetensors")["x.weight"]
+    own = bias if kind == "mxfp8" and bias is not None else rows
+    assert found.shape[0] == own
+    values = found.to_numpy().astype(np.float32)
+    table = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6]) if kind == "nvfp4" else np.arange(8) / 512
+    assert np.array_equal(values[:, 0], table[np.arange(own) % 8])
 
 
 def test_a_rotation_is_noted(tmp_path: Path) -> None:
