@@ -13,10 +13,14 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import ENCODINGS
+from anamnesis.kernels._iq_tables import tables
 from anamnesis.kernels._native import kernel as body
+from anamnesis.kernels._native import variants as bodies
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, matrix_of
 
 _weigh = body("_ggml_weights:weigh")
+_weigh_alone = body("_ggml_weights:weigh_alone")
+_points = bodies("encode_gguf_iq:points")
 
 
 def form_blocks(encoding: str, name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -78,3 +82,40 @@ def run_weighed(
         weights = np.empty_like(some)
         _weigh(some, columns, span or len(columns), factor, weights)
         kernel(some, some.reshape(-1, group), weights.reshape(-1, group), blocks)
+
+
+def weighed_blocks(
+    values: Any, params: Mapping[str, Any], how: tuple[int, float], encoding: str, out: Any
+) -> Iterator[tuple[Any, Any, Any]]:
+    """Numbers, the weights of their errors in blocks of 256, and bytes.
+
+    `how` are how often a block's mean of squares counts for its variance, and, where there are no
+    weights of columns, what part of the variance the square of a number gets.
+    """
+    factor, share = how
+    if not params.get("weights"):
+        weights = np.empty_like(values)
+        _weigh_alone(values, factor, share, weights)
+        yield values, weights, out
+        return
+    for some, columns, blocks in weighted_rows(values, params, encoding, out):
+        weights = np.empty_like(some)
+        _weigh(some, columns, 256, factor, weights)
+        yield some, weights, blocks
+
+
+def run_points(
+    kind: str,
+    grid: str,
+    factor: int,
+    values: Any,
+    params: Mapping[str, Any],
+    out: Mapping[str, Any],
+) -> None:
+    """Encode as points of a grid, with weights of columns or, where a type can, without."""
+    share = 0.25 if kind == "iq2_s" else 0.0
+    encoding = "gguf-" + kind.replace("_", "-")
+    for some, weights, blocks in weighed_blocks(
+        values, params, (factor, share), encoding, out["blocks"]
+    ):
+        _points(kind)(some, weights, *tables(grid), blocks)

@@ -15,6 +15,7 @@ import numpy as np
 
 from anamnesis.kernels import ENCODINGS, Window, decoder
 from anamnesis.kernels._codes import read_zeros
+from anamnesis.kernels._ends_iq import reach
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.encoders import ENCODERS
 from anamnesis.kernels.readback import Facts, Parts
@@ -113,6 +114,13 @@ def _by_codes(parts: Parts, encoding: str, first: int, last: int, codes: int) ->
         found.append(out[::_SUB_BLOCK])
     half = (found[1] - found[0]) / np.float32(2 * (codes - 1))
     return _between(found[0] - half, found[1] + half, _SUB_BLOCK, _SUB_BLOCK)
+
+
+def _gguf_iq(parts: Parts, facts: Facts) -> Ends:
+    row = ENCODINGS[facts.target]
+    kind = facts.target.removeprefix("gguf-").replace("-", "_")
+    size, low, high = reach(kind, parts["blocks"].reshape(-1, row.block_bytes))
+    return Ends(row.block_elems, size, low, high)
 
 
 def _gguf_mxfp4(parts: Parts, facts: Facts) -> Ends:
@@ -223,6 +231,13 @@ _ENDS: Mapping[str, Callable[[Parts, Facts], Ends]] = {
     "fp4-mx": _mx,
     "fp4-nv": _nv,
     "fp8-e4m3": _fp8,
+    "gguf-iq1-m": _gguf_iq,
+    "gguf-iq1-s": _gguf_iq,
+    "gguf-iq2-s": _gguf_iq,
+    "gguf-iq2-xs": _gguf_iq,
+    "gguf-iq2-xxs": _gguf_iq,
+    "gguf-iq3-s": _gguf_iq,
+    "gguf-iq3-xxs": _gguf_iq,
     "gguf-mxfp4": _gguf_mxfp4,
     "gguf-nvfp4": _gguf_nvfp4,
     "gptq": _transposed,

@@ -59,6 +59,13 @@ def left_alone(name: str, dimensions: int, kind: str) -> str:
 
 # What llama.cpp takes for rows that are no whole blocks of a type.
 FALLBACKS: Mapping[str, str] = {
+    "IQ1_M": "IQ4_NL",
+    "IQ1_S": "IQ4_NL",
+    "IQ2_S": "IQ4_NL",
+    "IQ2_XS": "IQ4_NL",
+    "IQ2_XXS": "IQ4_NL",
+    "IQ3_S": "IQ4_NL",
+    "IQ3_XXS": "IQ4_NL",
     "IQ4_XS": "IQ4_NL",
     "Q2_0": "Q4_0",
     "Q2_K": "Q4_0",
@@ -71,7 +78,8 @@ FALLBACKS: Mapping[str, str] = {
 }
 # `general.file_type` of a model that is mostly of a type (llama.h, llama_ftype).
 FILE_TYPES: Mapping[str, int] = {
-    "IQ4_NL": 25, "IQ4_XS": 30, "MXFP4": 38, "NVFP4": 39, "Q1_0": 40,
+    "IQ1_M": 31, "IQ1_S": 24, "IQ2_S": 29, "IQ2_XS": 20, "IQ2_XXS": 19, "IQ3_S": 26,
+    "IQ3_XXS": 23, "IQ4_NL": 25, "IQ4_XS": 30, "MXFP4": 38, "NVFP4": 39, "Q1_0": 40,
     "Q2_0": 41, "Q2_K": 10, "Q3_K": 11, "Q4_0": 2, "Q4_1": 3,
     "Q4_K": 14, "Q5_0": 8, "Q5_1": 9, "Q5_K": 16, "Q6_K": 18,
     "Q8_0": 7, "TQ1_0": 36, "TQ2_0": 37,

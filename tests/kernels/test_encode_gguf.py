@@ -16,7 +16,7 @@ import pytest
 from anamnesis.kernels import ENCODINGS, Window, decoder, preparer
 from anamnesis.kernels.encoders import ENCODERS, encoder
 
-NAMES = [name for name in ENCODERS if name.startswith("gguf-")]
+NAMES = [n for n, row in ENCODERS.items() if n.startswith("gguf-") and row.weights != "needed"]
 LIBRARY = ctypes.CDLL(str(Path(libggml.__file__).parent / "lib64" / "libggml-base.so"))
 
 
@@ -61,6 +61,24 @@ def encoded(name: str, values: np.ndarray, weights: np.ndarray | None = None) ->
     return out
 
 
+# Searches for points of a grid end the process where no distance to any compares.
+ABORTING = [name for name in ENCODERS if name.startswith(("gguf-iq1", "gguf-iq2", "gguf-iq3"))]
+
+
+def answerable(name: str, values: np.ndarray) -> np.ndarray:
+    """The same; without blocks whose squares have no finite sum, where ggml aborts."""
+    if name not in ABORTING:
+        return values
+    blocks = values.reshape(-1, 256)
+    finite = has_squares(blocks)[:, None]
+    return np.where(finite, blocks, np.float32(0)).reshape(values.shape)
+
+
+def has_squares(blocks: np.ndarray) -> np.ndarray:
+    with np.errstate(all="ignore"):
+        return np.isfinite((blocks**2).sum(1))
+
+
 def assert_same(found: np.ndarray, expected: np.ndarray, what: str) -> None:
     wrong = np.flatnonzero((found != expected).any(1))
     at = int(wrong[0]) if len(wrong) else 0
@@ -93,8 +111,10 @@ def test_bytes_are_ggmls_for_extremes(name: str) -> None:
     for kind in (*ours.EXTREMES, *ours.SPOILED):
         values = ours.extreme(kind, 128, 512)
         with np.errstate(all="ignore"):
-            found, expected = encoded(name, values), by_ggml(name, values)
+            found, expected = encoded(name, values), by_ggml(name, answerable(name, values))
         whole = np.isfinite(values.reshape(len(found), -1)).all(1)
+        if name in ABORTING:
+            whole &= has_squares(values.reshape(len(found), -1))
         assert whole.sum() >= len(found) - 4
         assert_same(found[whole], expected[whole], kind)
 

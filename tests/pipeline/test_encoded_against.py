@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -46,6 +47,17 @@ def encoded(source: Path, out: Path, encode: str, **settings: Any) -> Path:
     return out
 
 
+def write_imatrix(path: Path) -> Path:
+    """Weights of both matrices, in llama.cpp's first format."""
+    data = struct.pack("<i", len(NAMES))
+    for number, name in enumerate(NAMES):
+        sums = (np.random.default_rng(number).standard_normal(512) ** 2).astype("<f4")
+        data += struct.pack("<i", len(name)) + name.encode()
+        data += struct.pack("<ii", 3, len(sums)) + sums.tobytes()
+    path.write_bytes(data)
+    return path
+
+
 def manifest_of(out: Path) -> Document:
     document: Document = json.loads(journals.manifest_path(out).read_text())
     document.pop("xxh3")
@@ -64,12 +76,14 @@ def test_every_target_is_made_again(
 ) -> None:
     monkeypatch.setattr("anamnesis.pipeline.plan.LEAST_TASK_BYTES", 60_000)
     monkeypatch.setattr("anamnesis.pipeline.plan.WINDOW_BYTES", 40_000)
-    out = encoded(source, tmp_path / "out", encode)
-    counts = anamnesis.verify(out, against=source)
+    weighed = encode in ENCODERS and ENCODERS[encode].weights
+    imatrix = write_imatrix(tmp_path / "imatrix.dat") if weighed else None
+    out = encoded(source, tmp_path / "out", encode, imatrix=imatrix)
+    counts = anamnesis.verify(out, against=source, imatrix=imatrix)
     assert counts["pieces_decoded"] == counts["pieces"]
     # Matrices that are stored transposed are read as a whole.
     assert counts["pieces"] > counts["tensors"] - (encode in ("awq", "gptq"))
-    some = anamnesis.verify(out, against=source, sample=0.4)["pieces_decoded"]
+    some = anamnesis.verify(out, against=source, sample=0.4, imatrix=imatrix)["pieces_decoded"]
     assert 0 < some < counts["pieces"]
 
 

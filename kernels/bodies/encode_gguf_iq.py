@@ -1,0 +1,282 @@
+"""Bodies of `kernels/encode_gguf_iq2.py` and `kernels/encode_gguf_iq3.py`, which have the layouts.
+
+Sixteen or 32 elements have a scale. Around the first guess others are tried: under each, elements
+become codes, eight or four of them a point, and a point that is not in the grid the best of its
+neighbours there. Then codes are chosen again under the best scale.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from anamnesis.kernels.bodies._ggml import clamped, half_bits, nearest, put_half
+from anamnesis.kernels.bodies._ggml_weights import search_positive
+from anamnesis.kernels.bodies._jit import inline, local, stack, variants
+from anamnesis.kernels.bodies.bits import u32
+
+_f32 = np.float32
+_i32 = np.int32
+
+_x, _roots, _scales = stack(128), stack(128), stack(64)
+_best, _tried = stack(128), stack(128)
+_signs, _is_on, _were_on = stack(16), stack(32), stack(32)
+
+
+class _Type(NamedTuple):
+    """How a type is searched for, `redo` being which points are chosen again under the best scale.
+
+    `width` codes below `most` are a point. Scales are `2 * most - 1 + step * k` codes, k from
+    `-tries` to `tries`. With `even` signs have an even number of ones. Scales of a block are
+    multiples of the greatest / 31, which is stored times `fudge`. Groups whose magnitudes are below
+    `least` count as zeros. `keeps` points and signs where all scales are 0.
+    """
+
+    nbytes: int
+    width: int
+    most: int
+    group: int
+    tries: int
+    step: float
+    even: bool
+    redo: str  # those that are not in the grid; all, if one is not; always all
+    fudge: float
+    least: float
+    keeps: bool = False
+
+
+_TYPES = {
+    "iq2_s": _Type(82, 8, 3, 16, 9, 0.1, False, "each", 0.9875, 1e-8, keeps=True),
+    "iq2_xs": _Type(74, 8, 3, 16, 9, 0.1, True, "each", 1.0, 1e-15),
+    "iq2_xxs": _Type(66, 8, 3, 32, 6, 0.1, True, "always", 1.0, 1e-15),
+    "iq3_s": _Type(110, 4, 8, 32, 9, 0.2, False, "any", 1.033, 0.0, keeps=True),
+    "iq3_xxs": _Type(98, 4, 8, 32, 15, 0.2, True, "each", 1.0125, 1e-8),
+}
+
+
+@inline
+def _sign_bits(values: Any, weights: Any, first: Any, even: Any, x: Any, at: Any) -> Any:
+    """Magnitudes of eight numbers into `x` from `at` on, and a bit of each that is negative.
+
+    Where these have to be even in number, the element that counts least changes its sign.
+    """
+    bits, ones = _i32(0), _i32(0)
+    for i in range(8):
+        value = values[first + i]
+        if value >= 0:
+            x[at + i] = value
+        else:
+            x[at + i] = -value
+            bits |= _i32(1) << i
+            ones += 1
+    if even and ones % 2:
+        place = 0
+        least = _f32(_f32(weights[first] * values[first]) * values[first])
+        for i in range(1, 8):
+            value = values[first + i]
+            size = _f32(_f32(weights[first + i] * value) * value)
+            if size < least:
+                least, place = size, i
+        x[at + place] = -x[at + place]
+        bits ^= _i32(1) << place
+    return bits
+
+
+@inline
+def _key(codes: Any, at: Any, width: Any) -> Any:
+    key = 0
+    for i in range(width):
+        key |= int(codes[at + i]) << ((2 if width == 8 else 3) * i)
+    return key
+
+
+@inline
+def _best_neighbour(tables: Any, start: Any, x: Any, roots: Any, at: Any, scale: Any) -> Any:
+    """`iq2_find_best_neighbour`, `iq3_find_best_neighbour`: a point's number, the first of equals.
+
+    Where nothing compares, which aborts there, it is the nearest.
+    """
+    grid, _, neighbours = tables
+    best, found = _f32(3.4028234663852886e38), int(neighbours[start + 1])
+    for j in range(start + 1, start + 1 + int(neighbours[start])):
+        point = int(neighbours[j])
+        distance = _f32(0)
+        for i in range(grid.shape[1]):
+            number = _f32(2 * _i32(grid[point, i]) + 1)
+            gap = _f32(_f32(scale * number) - x[at + i])
+            distance = _f32(distance + _f32(_f32(roots[at + i] * gap) * gap))
+        if distance < best:
+            best, found = distance, point
+    return found
+
+
+@inline
+def _choose(tables: Any, x: Any, roots: Any, at: Any, most: Any, scales: Any, codes: Any) -> Any:
+    """Codes of a point from `at` on, under an inverse and a scale; whether it is in the grid."""
+    grid, index, _ = tables
+    inverse, scale = scales
+    width = grid.shape[1]
+    for i in range(width):
+        code = nearest(_f32(_f32(0.5) * _f32(_f32(inverse * x[at + i]) - _f32(1))))
+        codes[at + i] = clamped(code, 0, most - 1)
+    number = index[_key(codes, at, width)]
+    if number >= 0:
+        return 1
+    point = _best_neighbour(tables, -int(number) - 1, x, roots, at, scale)
+    for i in range(width):
+        codes[at + i] = _i32(grid[point, i])
+    return 0
+
+
+@inline
+def _sums(x: Any, weights: Any, codes: Any, group: Any) -> Any:
+    """Weighted sums of products of numbers and points, and of squares of points."""
+    sum_qx, sum_q2 = _f32(0), _f32(0)
+    for i in range(group):
+        weight, number = weights[i], _f32(2 * codes[i] + 1)
+        sum_qx = _f32(sum_qx + _f32(_f32(weight * x[i]) * number))
+        sum_q2 = _f32(sum_q2 + _f32(_f32(weight * number) * number))
+    return sum_qx, sum_q2
+
+
+@variants
+def points(kind: str) -> Any:
+    """IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS or IQ3_S, of numbers and the weights of their errors."""
+    nbytes, width, most, group, tries, step, even, redo, fudge, least, keeps = _TYPES[kind]
+    count, each, always = group // width, redo == "each", redo == "always"
+    groups, fresh = 256 // group, 0 if redo == "any" else 1
+    top_code = _f32(2 * most - 1)
+
+    def search(x: Any, weights: Any, roots: Any, top: Any, tables: Any, best_codes: Any) -> Any:
+        """The scale of a group, of numbers `x`; its codes go to `best_codes`."""
+        tried = local(_tried(), 32, _i32)
+        were, now = local(_were_on(), 8, _i32), local(_is_on(), 8, _i32)
+        if always:
+            scale = search_positive(x, weights, group, most + 1, best_codes)
+            top = _f32(scale * _f32(most))
+            if top <= 0:
+                return _f32(0)
+        else:
+            scale = np.divide(top, top_code)
+        for i in range(group):
+            best_codes[i] = 0
+        for k in range(count):
+            were[k] = fresh
+        best = _f32(0)
+        for number in range(-tries, tries + 1):
+            wanted = _f32(top_code + _f32(_f32(number) * _f32(step)))
+            inverse = np.divide(wanted, top)
+            pair = inverse, np.divide(_f32(1), inverse)
+            for k in range(count):
+                now[k] = _choose(tables, x, roots, width * k, most, pair, tried)
+            sum_qx, sum_q2 = _sums(x, weights, tried, group)
+            if sum_q2 > 0 and _f32(sum_qx * sum_qx) > _f32(best * sum_q2):
+                scale = np.divide(sum_qx, sum_q2)
+                best = _f32(scale * sum_qx)
+                for i in range(group):
+                    best_codes[i] = tried[i]
+                for k in range(count):
+                    were[k] = now[k]
+        missing = 0
+        for k in range(count):
+            missing += 1 - were[k]
+        if scale > 0 and (missing or always):
+            pair = np.divide(_f32(1), scale), scale
+            for k in range(count):
+                if not each or not were[k]:
+                    _choose(tables, x, roots, width * k, most, pair, best_codes)
+            sum_qx, sum_q2 = _sums(x, weights, best_codes, group)
+            if sum_q2 > 0:
+                scale = np.divide(sum_qx, sum_q2)
+        return scale
+
+    def place(codes: Any, signs: Any, index: Any, places: Any, out: Any, at: Any) -> None:
+        """Store a group's points and signs; in IQ3_S as the `slot`-th of those that have any."""
+        g, slot = places
+        for k in range(count):
+            point = int(index[_key(codes, width * k, width)])
+            if kind == "iq2_xxs":
+                out[at + 2 + 8 * g + k] = np.uint8(point)
+            elif kind == "iq2_xs":
+                both = point | int(signs[k]) << 9
+                out[at + 2 + 4 * g + 2 * k] = np.uint8(both & 0xFF)
+                out[at + 3 + 4 * g + 2 * k] = np.uint8(both >> 8)
+            elif kind == "iq2_s":
+                number = 2 * g + k
+                out[at + 2 + number] = np.uint8(point & 0xFF)
+                out[at + 66 + number // 4] |= np.uint8((point >> 8) << (2 * (number % 4)))
+            elif kind == "iq3_xxs":
+                out[at + 2 + 8 * g + k] = np.uint8(point)
+            else:
+                out[at + 2 + 8 * slot + k] = np.uint8(point & 0xFF)
+                out[at + 66 + g] |= np.uint8((point >> 8) << k)
+        if kind in ("iq2_s", "iq3_s"):
+            start = at + 34 + 2 * g if kind == "iq2_s" else at + 74 + 4 * slot
+            for k in range(group // 8):
+                out[start + k] = np.uint8(signs[k] & 0xFF)
+        elif kind in ("iq2_xxs", "iq3_xxs"):
+            bits = u32(signs[0]) | u32(signs[1]) << u32(7)
+            bits |= u32(signs[2]) << u32(14) | u32(signs[3]) << u32(21)
+            start = at + 6 + 8 * g if kind == "iq2_xxs" else at + 66 + 4 * g
+            for i in range(4):
+                out[start + i] = np.uint8(bits >> u32(8 * i) & u32(0xFF))
+
+    def place_scale(scale: Any, g: Any, out: Any, at: Any) -> None:
+        """Four bits of a group's scale."""
+        if kind == "iq2_xxs":
+            out[at + 9 + 8 * g] |= np.uint8(scale << 4)
+        elif kind == "iq3_xxs":
+            out[at + 69 + 4 * g] |= np.uint8(scale << 4)
+        else:
+            start = at + nbytes - groups // 2
+            out[start + g // 2] |= np.uint8(scale << (4 * (g % 2)))
+
+    def run(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out: Any) -> None:
+        tables = grid, index, neighbours
+        x, roots = local(_x(), 32, _f32), local(_roots(), 32, _f32)
+        scales, signs = local(_scales(), 16, _f32), local(_signs(), 4, _i32)
+        codes = local(_best(), 32, _i32)
+        for b in range(values.shape[0] // 256):
+            at, most_scale, slot = nbytes * b, _f32(0), 0
+            for i in range(nbytes):
+                out[at + i] = np.uint8(0)
+            for g in range(groups):
+                first = 256 * b + group * g
+                for i in range(group):
+                    roots[i] = np.sqrt(weights[first + i])
+                for k in range(group // 8):
+                    bits = _sign_bits(values, weights, first + 8 * k, even, x, 8 * k)
+                    signs[k] = bits & 127 if even else bits
+                top = x[0]
+                for i in range(1, group):
+                    top = top if top > x[i] else x[i]
+                scales[g] = _f32(0)
+                if top < _f32(least) or (least == 0.0 and top == 0):
+                    continue
+                own = weights[first : first + group]
+                scale = search(x, own, roots, top, tables, codes)
+                if always and scale == 0:
+                    continue
+                if scale < 0:
+                    scale = -scale
+                    for k in range(group // 8):
+                        signs[k] = ~signs[k] & (127 if even else 255)
+                place(codes, signs, index, (g, slot), out, at)
+                slot += 1
+                scales[g] = scale
+                most_scale = most_scale if most_scale > scale else scale
+            if most_scale == 0:
+                if not keeps:
+                    for i in range(nbytes):
+                        out[at + i] = np.uint8(0)
+                continue
+            d = np.divide(most_scale, _f32(31))
+            put_half(out, at, half_bits(_f32(d * _f32(fudge))))
+            inverse = np.divide(_f32(1), d)
+            for g in range(groups):
+                code = nearest(_f32(_f32(0.5) * _f32(_f32(inverse * scales[g]) - _f32(1))))
+                place_scale(clamped(code, 0, 15), g, out, at)
+
+    search, place, place_scale = inline(search), inline(place), inline(place_scale)
+    return run

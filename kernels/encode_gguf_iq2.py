@@ -1,0 +1,35 @@
+"""GGUF's IQ2 types: points of a codebook found by searching, with weights of errors.
+
+| type | scales | signs | variance in weights | points chosen again |
+|---|---|---|---|---|
+| IQ2_XXS | of 32, 13 around that of a first search | even in number | mean of `w * w` | all |
+| IQ2_XS | of 16, 19 around greatest / 5 | even in number | the same | those not in the grid |
+| IQ2_S | the same | any | twice that | the same |
+
+Scales are of so many elements. A weight is that of the column times `sqrt(variance + w * w)`;
+without an importance matrix, which IQ2_S alone can do, `variance / 4 + w * w`. Layouts are in
+`gguf_iq2`.
+Source: ggml `src/ggml-quants.c`, `quantize_row_iq2_xxs_impl`, `_iq2_xs_impl`, `_iq2_s_impl`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from anamnesis.kernels._ggml import run_points
+
+
+def encode_iq2_xxs(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """`quantize_iq2_xxs`."""
+    run_points("iq2_xxs", "iq2xxs_grid", 1, values, params, out)
+
+
+def encode_iq2_xs(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """`quantize_iq2_xs`."""
+    run_points("iq2_xs", "iq2xs_grid", 1, values, params, out)
+
+
+def encode_iq2_s(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+    """`quantize_iq2_s`."""
+    run_points("iq2_s", "iq2s_grid", 2, values, params, out)
