@@ -52,7 +52,9 @@ RULES = (
     Rule("_anamnesis.json|*.anamnesis.json", "", "leave", "a manifest of other weights"),
     Rule(_CONFIGS, "|".join((*KEYS, *(f"*{ending}" for ending in ENDINGS))), "remove",
          "the method, in any spelling of the key", spellings=True),
-    Rule(_CONFIGS, "sparsity_config|quantization_bit", "remove", "older tools"),
+    Rule(_CONFIGS, "sparsity_config|quantization_bit|q_group_size|w_bit", "remove", "older tools"),
+    Rule(_CONFIGS, "is_quantized|quantized|pre_quantized|use_fp8", "remove", "no weight is"),
+    Rule(_CONFIGS, "kv_cache_quant_algo|kv_cache_scheme", "remove", "its scales are dropped"),
     Rule(_CONFIGS, "load_in_4bit|load_in_8bit|_load_in_4bit|_load_in_8bit|bnb_4bit_*", "remove",
          "bitsandbytes would quantise again"),
     Rule(_MAIN, "scale_fmt|weight_block_size|activation_scheme", "remove", "FP8 of DeepSeek"),
@@ -128,7 +130,7 @@ def _speaks_of(rule: Rule, key: str, value: Any) -> bool:
         return False
     if rule.action == "dtype":
         return isinstance(value, str) and (not rule.narrow or is_narrow(value))
-    return not isinstance(value, bool) or key.endswith("bit")
+    return not isinstance(value, bool) or key.endswith(("bit", "quantized", "fp8"))
 
 
 def is_narrow(value: str) -> bool:

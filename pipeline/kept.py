@@ -42,9 +42,9 @@ def stem_of(paths: Iterable[str], *, folder: bool = True) -> str:
     """The stem that output files in a folder get, from the paths of the input's files.
 
     That of safetensors and `.bin` files, when they all have the same and it does not speak of
-    quantisation; else `model`, which is also what `pytorch_model` becomes. A file that came by
-    itself, and not as a `folder`, has a name that means something to a library, or any name at
-    all: the folder that it becomes is a model's.
+    quantisation; else what libraries look for if it begins so, or `model`, which is also what
+    `pytorch_model` becomes. A file that came by itself, and not as a `folder`, has a name that
+    means something to a library, or any name at all: the folder that it becomes is a model's.
     """
     stems = set()
     for path in paths:
@@ -55,8 +55,11 @@ def stem_of(paths: Iterable[str], *, folder: bool = True) -> str:
     (stem,) = stems
     if not stem.isprintable():  # or no text in UTF-8, which headers and manifests are
         return USUAL_STEM
-    if not stem or stem.startswith(".") or stem == "pytorch_model" or _QUANTISED.search(stem):
+    if not stem or stem.startswith(".") or stem == "pytorch_model":
         return USUAL_STEM
+    if _QUANTISED.search(stem):  # `diffusion_pytorch_model-fp8`, `consolidated.nf4`
+        begun = (name for name in LOOKED_FOR if re.match(rf"{name}[^A-Za-z0-9]", stem))
+        return max(begun, key=len, default=USUAL_STEM)
     return stem if folder or stem in LOOKED_FOR else USUAL_STEM
 
 

@@ -1,11 +1,12 @@
 """Layouts that tensors alone do not tell apart: which one was taken, for the user to know.
 
-Only where no configuration names a method: one that does has said which layout it means.
+Mostly where no configuration names a method: one that does has said which layout it means. But few
+say along which axis scales lie, and one may name another FP4 format than the tensors have.
 
 | taken | could be | told by nothing when |
 |---|---|---|
 | NVFP4's and MXFP8's block scales in rows | ComfyUI's, in tiles of 128 by 4 | the tiles are whole |
-| a scale a row | a scale a column | the matrix is square, and so are all others like it |
+| a scale a row (`[n]`), or a column (`[1, n]`) | the other | all such matrices are square |
 | AWQ's GEMV | GPTQ in groups of eight | always |
 | MXFP4 in `weight_packed` | AutoRound's MXINT4 | always |
 | INT8 `weight` with `weight_scale` | ComfyUI's ConvRot, its mark lost | always |
@@ -14,31 +15,67 @@ Only where no configuration names a method: one that does has said which layout 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any
 
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._integers import NARROW
+from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
 
 _WEIGHTS = ("weight", "weights", "_proj", "kernel")
 _TILE_ROWS, _TILE_COLUMNS = 128, 4
+_AXIS = re.compile(r"channel|(^|[^a-z])row|ptpc", re.IGNORECASE)
+_FORMAT = re.compile(r"(?:w4a(?:4|8|16)[-_])?((?:mx|nv)[-_]?fp[468])(?![0-9])")
+_SMALL = ("mxfp4", "mxfp6", "mxfp8", "nvfp4")
+_DEPTH = 16
 
 
 def note_choices(ledger: Ledger) -> None:
     """Add a note for each kind of choice that the decoded tensors show."""
-    if ledger.stated or ledger.container.kind == "gguf":
+    if ledger.container.kind == "gguf":
         return
     decoded = [t for t in ledger.tensors.values() if t.quantised]
-    for chosen, said in _CHOICES:
-        found = chosen(decoded)
+    which = "no configuration beside the tensors says which"
+    for chosen, said in () if ledger.stated else _CHOICES:
+        _note(ledger, chosen(decoded), f"{said}; {which}")
+    if not any(_says_axis(one) for one in ledger.stated):
+        _note(ledger, _square(decoded), f"{_SQUARE}; {which}")
+    named = {name for one in ledger.stated for name in _formats(one.block, one.method)}
+    other = [t for t in decoded if named and t.scheme in _SMALL and t.scheme not in named]
+    said = f"taken as {other[0].scheme} by its tensors" if other else ""
+    _note(ledger, other, f"{said}, and the configuration speaks of {', '.join(sorted(named))}")
+
+
+def _note(ledger: Ledger, found: list[Tensor], said: str) -> None:
+    if found:
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        first = found[0]
+        ledger.note(f"{first.components[0].stored.file.path}: {first.name!r}{others}: {said}")
+
+
+def _says_axis(stated: Stated) -> bool:
+    """Whether a method, or a text of its configuration, says that rows or channels have scales."""
+    return stated.method == "fbgemm-fp8" or any(_AXIS.search(t) for t in _texts(stated.block, 0))
+
+
+def _formats(block: Mapping[str, Any], method: str) -> Iterator[str]:
+    """The small formats that a block names, in the spelling of schemes."""
+    for text in (method, *_texts(block, 0)):
+        found = _FORMAT.match(text.lower())
         if found:
-            others = f" and {len(found) - 1} more" if len(found) > 1 else ""
-            first = found[0]
-            ledger.note(
-                f"{first.components[0].stored.file.path}: {first.name!r}{others}: {said}; no "
-                "configuration beside the tensors says which"
-            )
+            yield found[1].replace("-", "").replace("_", "")
+
+
+def _texts(value: object, depth: int) -> Iterator[str]:
+    """Every text that is a value in a block, at any depth; no names of modules in lists."""
+    for one in value.values() if isinstance(value, Mapping) else ():
+        if isinstance(one, str):
+            yield one[:200]
+        elif isinstance(one, Mapping) and depth < _DEPTH:
+            yield from _texts(one, depth + 1)
 
 
 def note_integers(ledger: Ledger) -> None:
@@ -79,7 +116,8 @@ def _square(decoded: Iterable[Tensor]) -> list[Tensor]:
         scale = _part(tensor, "scale")
         if tensor.scheme != "fp8-channel" or scale is None or len(tensor.shape) < 2:
             continue
-        if len(scale.stored.shape) == len(tensor.shape) - 1:
+        shape = scale.stored.shape
+        if len(shape) == len(tensor.shape) - 1 or (1, *shape)[-2] == 1:
             if tensor.shape[-1] != tensor.shape[-2]:
                 return []
             found.append(tensor)
@@ -115,9 +153,9 @@ def _part(tensor: Tensor, role: str) -> Component | None:
     return next((c for c in tensor.components if c.role == role), None)
 
 
+_SQUARE = "a square matrix, its scales taken to be one a row ([n]), or one a column ([1, n])"
 _CHOICES: tuple[tuple[Callable[[Iterable[Tensor]], list[Tensor]], str], ...] = (
     (_in_tiles, "block scales taken to lie in rows; ComfyUI's lie in tiles, in the same shape"),
-    (_square, "a square matrix, its scales taken to be one a row, not one a column"),
     (_gemv, "taken as AWQ GEMV; GPTQ in groups of eight inputs has the same shapes"),
     (_fp4, "taken as MXFP4; AutoRound's MXINT4 has the same tensors"),
     (_int8, "taken as integers times their scales; ComfyUI's ConvRot without its mark is the same"),

@@ -46,8 +46,9 @@ _PARTS = frozenset(
 )
 # Wherever it stands in a quantised model: applied to activations, so that weights are not theirs.
 _OF_INPUTS = frozenset(
-    "R1 R2 R3 R4 channel_scales had_K hadamard hadamard_matrix input_rotation left_trans "
-    "pre_quant_scale right_trans rotation rotation_matrix smooth_factor smooth_scale".split()
+    "R1 R2 R3 R4 _pre_quant_scale channel_scales had_K hadamard hadamard_matrix input_rotation "
+    "left_trans pre_quant_scale right_trans rotation rotation_matrix smooth_factor "
+    "smooth_scale".split()
 )
 _COLUMN = 64  # numbers of a packed weight, at least
 _SIGNS = frozenset(
@@ -115,8 +116,8 @@ class Rule:
         beside = self._stems.beside(stored) if self._stems else None
         if beside is not None:
             row = harmless(beside[1])
-            if row is None and "." not in beside[1]:  # `k_scale` beside a module `k`
-                row = known_scale(part)
+            if row is None:  # `k_scale` beside a module `k`, `input_quantizer.scale` in a layer
+                row = known_scale(stored.name)
             codes = row is not None and not row.dropped and known.kind == "int"
             if row is None or (codes and part.endswith("bias")):
                 return self._suspect(stored, "sibling", beside[0])
@@ -124,11 +125,11 @@ class Rule:
                 self._ledger.note(_ADAPTERS)
             return row if row.dropped else None
         if self._quantised:
-            row = known_scale(part)
+            row = known_scale(stored.name)
             if row is not None:
                 return row
             turned = turns(part) or turns_all(stored.name.rpartition(".")[0])
-            if part in _OF_INPUTS or turned or (part == "scales" and self._lone(stored)):
+            if part in _OF_INPUTS or turned or self._orphan(stored, part):
                 return self._suspect(stored, "name")
         codes = known.kind == "int" or (known.kind == "bool" and part.startswith("weight"))
         if codes and stored.shape and not is_buffer(stored):
@@ -187,9 +188,11 @@ class Rule:
         torchao = REFUSED["torchao-pickle"] if _is_torchao(stored) else None
         return Suspect(stored, why, other, torchao or self._signed(stored))
 
-    def _lone(self, stored: Stored) -> bool:
-        """Whether nothing else stands in its module: `act.scales` of AWQ."""
-        return len(self._tree().parts[stored.name.rpartition(".")[0]]) == 1
+    def _orphan(self, stored: Stored, part: str) -> bool:
+        """Whether it is a scale by itself in its module: `act.scales` of AWQ, `k_proj.scale`."""
+        module = stored.name.rpartition(".")[0]
+        of_layer = part in ("offset", "scale", "zero", "zeros") and module.endswith("proj")
+        return (part == "scales" or of_layer) and len(self._tree().parts[module]) == 1
 
     def _tree(self) -> Modules:
         if self._modules is None:

@@ -9,6 +9,7 @@ list is of what models are known to have there, and what is not in it is said.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable
 
 from anamnesis.readers.base import Tensor
@@ -30,6 +31,7 @@ _ORDINARY = frozenset(
     "running_var scale scale_shift_table sink sinks temperature time_decay time_faaaa time_maa_k "
     "time_maa_r time_maa_v time_maa_w tokens view_seperator x_pad_token".split()
 )
+_SCALAR = re.compile(r"scale|amax|offset|zero_?point")  # of one number, and not a counter
 _ENDINGS = ("bias", "embed", "embedding", "gate", "norm", "token", "weight")
 
 
@@ -87,7 +89,8 @@ def _around(weights: Iterable[str]) -> set[str]:
 def _unknown(tensor: Tensor, modules: set[str], layers: set[str]) -> bool:
     module, _, part = tensor.name.rpartition(".")
     kind = DTYPES[tensor.out_dtype].kind
-    if module not in modules or tensor.quantised or math.prod(tensor.shape) < 2:
+    one = math.prod(tensor.shape) < 2 and _SCALAR.search(part) is None
+    if module not in modules or tensor.quantised or one:
         return False
     stored = tensor.components[0].stored
     if kind not in ("float", "int") or part in _ORDINARY or is_buffer(stored):

@@ -92,6 +92,7 @@ def harmless(rest: str) -> Harmless | None:
     return row or next((row for row in _PATTERNS if fnmatchcase(rest, row.pattern)), None)
 
 
+_OBSERVED_ROW = Harmless("*", True, "activation scale, or what an observer saw")
 _CALIBRATED = Harmless("*_quantizer._amax", True, "what ModelOpt's calibration saw of it")
 
 
@@ -107,10 +108,31 @@ def calibration(name: str, quantised: bool) -> Harmless | None:
     return None if quantised and quantizer.startswith("weight") else _CALIBRATED
 
 
-def known_scale(part: str) -> Harmless | None:
-    """The row for a name that is of activations, wherever it stands in a quantised model."""
+# Parts of quantisers and observers of activations, which are modules of their own, and the names of
+# these: PyTorch's `activation_post_process`, ModelSlim's `fa_q`, `k_cache`, `act_quant`, ….
+_OBSERVED = frozenset(
+    "_amax amax eps fake_quant_enabled max_val min_val observer_enabled offset scale "
+    "zero_point".split()
+)
+_OBSERVERS = re.compile(
+    r"(.*_)?(act|activation|input|output|softmax|[qkv]|kv|qkv|query|key|value)"
+    r"_(cache|fake_quant|observer|post_process|quant|quantizer)|(fa|quant)_[qkv]|[kv]_cache"
+)
+# Behind the name of a parameter of experts (`w13_input_scale`), or of the cache.
+_OF_ACTIVATIONS = re.compile(
+    r".*_(act|activation|input)(_global)?_scale(_inv|_2)?|.*_input_amax|"
+    r"kv?_(cache_offset|scale_cache)|v_scale_cache|kv_scales"
+)
+
+
+def known_scale(name: str) -> Harmless | None:
+    """The row for a tensor that is of activations by its name, wherever it is in such a model."""
+    module, _, part = name.rpartition(".")
     row = harmless(part)
-    return row if row is not None and row.dropped else None
+    if row is not None and row.dropped:
+        return row
+    observed = part in _OBSERVED and _OBSERVERS.fullmatch(module.rpartition(".")[2])
+    return _OBSERVED_ROW if observed or _OF_ACTIVATIONS.fullmatch(part) else None
 
 
 class Stems:

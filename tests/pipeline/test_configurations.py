@@ -169,6 +169,12 @@ def test_what_states_a_method_is_not_left_behind() -> None:
             assert clean("config.json", {"a": [{key: value}]}, "bf16") == {"a": [{}]}, key
 
 
+def test_flags_of_quantised_weights_are_removed() -> None:
+    config = {"is_quantized": True, "quantized": True, "use_fp8": True, "quant_mode": True}
+    config |= {"w_bit": 4, "kv_cache_quant_algo": "FP8", "kv_cache_scheme": {"num_bits": 8}}
+    assert clean("config.json", {"a": config}, "bf16") == {"a": {"quant_mode": True}}
+
+
 def test_the_page_has_the_rows_of_the_table() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
     assert table() == page.read_text().partition("<!-- rules -->\n")[2].partition("\n<!-- end")[0]

@@ -52,6 +52,8 @@ def metadata(path: Path) -> dict[str, str]:
         (["pytorch_model-00001-of-00002.bin", "pytorch_model-00002-of-00002.bin"], "model"),
         (["gptq_model-4bit-128g.safetensors"], "model"),
         (["llama-fp8.safetensors"], "model"),
+        (["diffusion_pytorch_model-fp8.safetensors"], "diffusion_pytorch_model"),
+        (["adapter_model.nf4.safetensors"], "adapter_model"),
         (["unet.safetensors"], "unet"),
         (["a.safetensors", "b.safetensors"], "model"),
         (["weights.00.safetensors", "weights.01.safetensors"], "weights"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import ledger_of
 
@@ -33,6 +33,7 @@ def resolved(parts: Any, method: str | None, **more: Any) -> Any:
     return book
 
 
+@settings(deadline=None)
 @given(
     layer=st.sampled_from(sorted(LAYERS)),
     dtype=st.sampled_from(["BF16", "F16", "F32", "F64"]),

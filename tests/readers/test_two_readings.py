@@ -183,7 +183,7 @@ def test_scales_that_may_lie_in_tiles_are_noted(parts: Any) -> None:
     assert "'x.weight'" in note
     assert "tiles" in note
     about = {"quantization_config": {"quant_method": "modelopt", "quant_algo": "NVFP4"}}
-    assert notes(parts, {"config.json": about}) == []
+    assert not any("tiles" in note for note in notes(parts, {"config.json": about}))
 
 
 def test_a_mark_says_that_scales_lie_in_tiles(tmp_path: Path) -> None:
@@ -207,12 +207,25 @@ def test_scales_of_no_whole_tiles_have_one_reading(parts: Any) -> None:
 def test_the_scales_of_square_matrices_alone_are_noted() -> None:
     square = {"x.weight": ("F8_E4M3", (64, 64)), "x.weight_scale": ("F32", (64,))}
     (note,) = notes(square)
-    assert "one a row, not one a column" in note
+    assert "one a row ([n]), or one a column" in note
+    for about in ({"quant_method": "fp8"}, {"quant_method": "modelopt", "quant_algo": "FP8"}):
+        assert notes(square, {"config.json": {"quantization_config": about}}) == [note]
+    for text in ({"strategy": "channel"}, {"scheme": "per-row"}, {"x": {"y": "ptpc_fp8"}}):
+        about = {"quant_method": "fp8", **text}
+        assert notes(square, {"config.json": {"quantization_config": about}}) == []
+    assert notes({**square, "x.weight_scale": ("F32", (1, 64))}) == [note]
     wide = {"y.weight": ("F8_E4M3", (64, 96)), "y.weight_scale": ("F32", (64,))}
     assert notes({**square, **wide}) == []
     assert notes({**square, "x.weight_scale": ("F32", (64, 1))}) == []
     about = {"quantization_config": {"quant_method": "fbgemm_fp8"}}
     assert notes(square, {"config.json": about}) == []
+
+
+def test_another_small_format_than_the_configuration_names_is_noted() -> None:
+    for algo, said in (("NVFP4", 0), ("W4A8_NVFP4_FP8", 0), ("MXFP4", 1), ("w4a8_mxfp4_fp8", 1)):
+        about = {"quant_method": "modelopt", "quant_algo": algo}
+        found = notes(nvfp4(64, 64), {"config.json": {"quantization_config": about}})
+        assert ["speaks of mxfp4" in note for note in found] == [True] * said
 
 
 PACKED = {"x.weight_packed": ("U8", (8, 32)), "x.weight_scale": ("U8", (8, 2))}
