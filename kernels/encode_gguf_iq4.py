@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anamnesis.kernels._ggml import run_blocks
+from anamnesis.kernels._ggml import run_groups
 from anamnesis.kernels._native import kernel
 
 _iq4_nl = kernel("encode_gguf_iq4:iq4_nl")
@@ -22,9 +22,9 @@ _iq4_xs = kernel("encode_gguf_iq4:iq4_xs")
 
 def encode_iq4_nl(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq4_nl` without an importance matrix."""
-    run_blocks(_iq4_nl, values, "gguf-iq4-nl", out["blocks"])
+    run_groups(_iq4_nl, values, 32, "gguf-iq4-nl", out["blocks"])
 
 
 def encode_iq4_xs(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq4_xs` without an importance matrix."""
-    run_blocks(_iq4_xs, values, "gguf-iq4-xs", out["blocks"])
+    run_groups(_iq4_xs, values, 32, "gguf-iq4-xs", out["blocks"])

@@ -16,10 +16,12 @@ from anamnesis.kernels.bodies._ggml import LEAST_MAX
 from anamnesis.kernels.bodies._jit import inline
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
+    as_reals,
     between,
     choose,
     is_any,
     lanes,
+    least_of,
     most_of,
     put_lanes,
     reals,
@@ -35,6 +37,24 @@ _MAGIC = np.float32(12582912)  # 1.5 * 2**23, whose last place is 1
 def nearest_lanes(numbers: Any) -> Any:
     """`nearest_int` of float32 lanes: ties to even; what is past 2**22 wraps, as there."""
     return (as_bits(numbers + _MAGIC) & 0x007FFFFF) - 0x00400000
+
+
+@inline
+def half_lanes(numbers: Any) -> Any:
+    """Binary16 bits of float32 lanes, as `half_bits`."""
+    bits = as_bits(numbers)
+    magnitude = bits & 0x7FFFFFFF
+    normal = (magnitude + 0xFFF + (magnitude >> 13 & 1) - 0x38000000) >> 13
+    small = as_bits(as_reals(magnitude) + _f32(0.5)) - 0x3F000000
+    half = choose(magnitude < splat(0x38800000), small, least_of(normal, splat(0x7C00)))
+    half = choose(magnitude > splat(0x7F800000), splat(0x7E00), half)
+    return half | bits >> 16 & 0x8000
+
+
+@inline
+def inverse_of(numbers: Any) -> Any:
+    """1 over each lane, and 0 for 0."""
+    return choose(numbers != splat(_f32(0)), splat(_f32(1)) / numbers, splat(_f32(0)))
 
 
 @inline
@@ -115,7 +135,7 @@ def search_with_minimum(
 
 
 @inline
-def _signed_ends(x: Any, first: Any, count: Any) -> Any:
+def signed_ends(x: Any, first: Any, count: Any) -> Any:
     """The number of greatest magnitude of each lane, the first of equals, and that magnitude."""
     signed = most = splat(_f32(0))
     for i in range(first, first + count):
@@ -140,7 +160,7 @@ def _sums(x: Any, weights: Any, count: Any, half: Any, inverse: Any) -> Any:
 @inline
 def search_signed(x: Any, weights: Any, count: Any, half: Any) -> Any:
     """`make_qx_quants`: the scale of codes `-half` to `half - 1`, and these codes' inverse."""
-    signed, most = _signed_ends(x, 0, count)
+    signed, most = signed_ends(x, 0, count)
     zero = splat(_f32(0))
     # The first try is at `half` itself; then -9 to 9 tenths away from it, without 0.
     best_inverse = splat(_f32(-half)) / signed
@@ -163,7 +183,7 @@ def search_signed(x: Any, weights: Any, count: Any, half: Any) -> Any:
 @inline
 def _first_codes(x: Any, codes: Any, first: Any) -> Any:
     """Codes of the 16 lines from `first` on, under -4 over the end; their sums."""
-    signed, most = _signed_ends(x, first, 16)
+    signed, most = signed_ends(x, first, 16)
     inverse = splat(_f32(-4)) / signed
     sum_lx = sum_l2 = splat(_f32(0))
     for i in range(first, first + 16):

@@ -77,17 +77,17 @@ if DISABLED:
     def root(numbers: Any) -> Any:
         return np.sqrt(numbers)
 
-    def greatest(numbers: Any) -> Any:
-        return numbers.max()
+    def greatest_of(tile: Any) -> Any:
+        return tile.max(1)
 
-    def first_lane(mask: Any) -> Any:
-        return int(np.argmax(mask)) if mask.any() else COUNT
+    def word(mask: Any) -> Any:
+        return int(np.packbits(mask, bitorder="little").view("<u2")[0])
 
     def is_any(mask: Any) -> Any:
         return mask.any()
 
 else:
-    _I8, _I16, _I32 = (ir.IntType(width) for width in (8, 16, 32))
+    _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
     _REALS, _WHOLES = _vector.Lanes(types.float32, COUNT), _vector.Lanes(types.int32, COUNT)
     _BITS = ir.VectorType(ir.IntType(1), COUNT)
 
@@ -188,23 +188,39 @@ else:
             function = ir.Function(builder.module, ir.FunctionType(result, kinds), name)
         return builder.call(function, args)
 
-    def _greatest(builder: Any, numbers: Any) -> Any:
-        step = COUNT // 2
-        while step:
-            order = [(i + step) % COUNT for i in range(COUNT)]
-            other = _vector._shuffle(builder, numbers, numbers, order)
-            above = builder.fcmp_ordered(">", other, numbers)
-            numbers = builder.select(above, other, numbers)
-            step //= 2
-        return builder.extract_element(numbers, ir.Constant(_I32, 0))
-
     def _root(builder: Any, numbers: Any) -> Any:
         return _call(builder, f"llvm.sqrt.v{COUNT}f32", [numbers.type], numbers.type, [numbers])
 
-    def _first(builder: Any, mask: Any) -> Any:
-        word = builder.zext(builder.bitcast(mask, _I16), _I32)
-        marked = builder.or_(word, ir.Constant(_I32, 1 << COUNT))
-        return builder.zext(builder.cttz(marked, ir.Constant(ir.IntType(1), 1)), ir.IntType(64))
+    def _word(builder: Any, mask: Any) -> Any:
+        return builder.zext(builder.bitcast(mask, _I16), _I64)
+
+    @intrinsic
+    def greatest_of(typingctx: Any, tile: Any) -> Any:
+        """The greatest of each of the 16 lines of a float32 tile, a lane each; none may be NaN."""
+        if _vector_of(tile) != _REALS:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            rows = []
+            for row in range(COUNT):
+                at = ir.Constant(_I64, COUNT * row)
+                where = _place(context, builder, tile, args[0], at, _REALS.llvm)
+                rows.append(builder.load(where, align=4))
+            step = COUNT // 2
+            while step:
+                # Lanes of row i go on where `lane & step` is 0, those of row i + step elsewhere.
+                rows = [_folded(builder, rows[i], rows[i + step], step) for i in range(step)]
+                step //= 2
+            return rows[0]
+
+        return _REALS(tile), build
+
+    def _folded(builder: Any, first: Any, second: Any, step: int) -> Any:
+        """The greater of each lane and the one `step` on, of the first row, then of the second."""
+        near = [i if not i & step else i - step + COUNT for i in range(COUNT)]
+        far = [i + step for i in near]
+        kept, other = (_vector._shuffle(builder, first, second, order) for order in (near, far))
+        return builder.select(builder.fcmp_ordered(">", other, kept), other, kept)
 
     as_bits = _one(
         _REALS, _WHOLES, lambda b, v: b.bitcast(v, _WHOLES.llvm), "The bits of float32 lanes."
@@ -220,8 +236,7 @@ else:
         "float32 towards zero as int32, which has to hold it.",
     )
     root = _one(_REALS, _REALS, _root, "Square roots.")
-    greatest = _one(_REALS, types.float32, _greatest, "The greatest lane; none may be NaN.")
-    first_lane = _one(_MASK, types.intp, _first, "The first lane that holds, or 16.")
+    word = _one(_MASK, types.intp, _word, "A bit a lane, the first one lowest.")
     is_any = _one(
         _MASK,
         types.boolean,

@@ -1,116 +1,150 @@
-"""Bodies of `kernels/encode_gguf_iq4.py`, which has the layout."""
+"""Bodies of `kernels/encode_gguf_iq4.py`, which has the layout.
+
+`groups` are the same numbers as `values`, 32 a row. Scales are searched for in sixteen groups side
+by side; what is nearest to a number is found by fifteen comparisons, which need no branches.
+"""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX, clamped, half_bits, nearest, put_half
+from anamnesis.kernels.bodies._ggml_lanes import half_lanes, inverse_of, signed_ends
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack
+from anamnesis.kernels.bodies._lanes import (
+    choose,
+    lanes,
+    put_bytes,
+    put_lanes,
+    some_groups_of,
+    splat,
+)
 
 _f32 = np.float32
 _i32 = np.int32
-_NUMBERS = np.array(
-    [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
-)
+_NUMBERS = (-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113)
+# Near the middle of two numbers both distances are exact, so that it alone decides, and the higher
+# number has a tie.
+_MIDDLES = np.array([(a + b) / 2 for a, b in pairwise(_NUMBERS)], _f32)
+_HIGHER = np.array(_NUMBERS[1:], _f32)
 _TRIES = 7
 
-_scales = stack(32)
+_x, _weights, _tail, _scales = stack(2048), stack(2048), stack(2048), stack(64)
+_halves, _inverses = stack(64), stack(64)
 
 
 @inline
-def _code(value: Any) -> Any:
-    """`best_index_int8` of the sixteen numbers."""
-    if value <= _NUMBERS[0]:
-        return 0
-    if value >= _NUMBERS[15]:
-        return 15
-    low, high = 0, 15
-    while high - low > 1:
-        middle = (low + high) // 2
-        if value < _NUMBERS[middle]:
-            high = middle
-        else:
-            low = middle
-    below = _f32(value - _NUMBERS[high - 1])
-    return high - 1 if below < _f32(_NUMBERS[high] - value) else high
+def _codes(numbers: Any) -> Any:
+    """`best_index_int8` of the sixteen numbers: int32 lanes; 15 of NaN."""
+    code = splat(0)
+    for k in range(15):
+        code = choose(numbers < _MIDDLES[k], code, splat(k + 1))
+    return code
 
 
 @inline
-def _scale_of(values: Any, first: Any) -> Any:
-    """The scale of 32 elements; 0 for what counts as zeros."""
-    signed, most = _f32(0), _f32(0)
-    for i in range(first, first + 32):
-        if abs(values[i]) > most:
-            most, signed = abs(values[i]), values[i]
-    if most < LEAST_MAX:
-        return _f32(0)
-    scale, best = _f32(0), _f32(0)
-    for step in range(-_TRIES - 1, _TRIES + 1):
-        if step < -_TRIES:
-            inverse = np.divide(_f32(1), np.divide(-signed, _NUMBERS[0]))
-        else:
-            inverse = np.divide(_f32(_f32(step) + _NUMBERS[0]), signed)
-        sum_qx, sum_q2 = _f32(0), _f32(0)
-        for i in range(first, first + 32):
-            value = values[i]
-            number = _NUMBERS[_code(_f32(inverse * value))]
-            weight = _f32(value * value)
-            sum_qx = _f32(sum_qx + _f32(_f32(weight * number) * value))
-            sum_q2 = _f32(sum_q2 + _f32(_f32(weight * number) * number))
-        if step < -_TRIES:
-            scale = np.divide(sum_qx, sum_q2) if sum_q2 > 0 else _f32(0)
-            best = _f32(scale * sum_qx)
-        elif sum_q2 > 0 and _f32(sum_qx * sum_qx) > _f32(best * sum_q2):
-            scale = np.divide(sum_qx, sum_q2)
-            best = _f32(scale * sum_qx)
-    return scale
+def _nearest_of(numbers: Any) -> Any:
+    """Which of the sixteen numbers is nearest, as float32 lanes."""
+    found = splat(_f32(-127))
+    for k in range(15):
+        found = choose(numbers < _MIDDLES[k], found, splat(_HIGHER[k]))
+    return found
+
+
+@inline
+def _sums(x: Any, weights: Any, inverse: Any) -> Any:
+    """The weighted sums of products with the nearest numbers, and of their squares."""
+    sum_qx = sum_q2 = splat(_f32(0))
+    for i in range(32):
+        value = lanes(x, 16 * i)
+        number = _nearest_of(inverse * value)
+        weighted = lanes(weights, 16 * i) * number
+        sum_qx = sum_qx + weighted * value
+        sum_q2 = sum_q2 + weighted * number
+    return sum_qx, sum_q2
+
+
+@inline
+def _search(x: Any, weights: Any) -> Any:
+    """The scales of sixteen groups of 32 elements; 0 for what counts as zeros."""
+    signed, most = signed_ends(x, 0, 32)
+    zero = splat(_f32(0))
+    sum_qx, sum_q2 = _sums(x, weights, splat(_f32(1)) / ((zero - signed) / _f32(-127)))
+    scale = choose(sum_q2 > zero, sum_qx / sum_q2, zero)
+    best = scale * sum_qx
+    for step in range(-_TRIES, _TRIES + 1):
+        sum_qx, sum_q2 = _sums(x, weights, splat(_f32(_f32(step) + _f32(-127))) / signed)
+        better = (sum_q2 > zero) & (sum_qx * sum_qx > best * sum_q2)
+        scale = choose(better, sum_qx / sum_q2, scale)
+        best = choose(better, scale * sum_qx, best)
+    return choose(most < splat(LEAST_MAX), zero, scale)
 
 
 @inline
 def _store(values: Any, first: Any, inverse: Any, out: Any, at: Any) -> None:
-    for i in range(16):
-        low = _code(_f32(inverse * values[first + i]))
-        high = _code(_f32(inverse * values[first + 16 + i]))
-        out[at + i] = np.uint8(low | high << 4)
+    low = _codes(lanes(values, first) * inverse)
+    high = _codes(lanes(values, first + 16) * inverse)
+    put_bytes(out, at, low | high << 4)
 
 
 @jit
-def iq4_nl(values: Any, out: Any) -> None:
+def iq4_nl(values: Any, groups: Any, out: Any) -> None:
     """IQ4_NL: `d` f16, then elements i and 16 + i as low and high half of byte i."""
-    for b in range(values.shape[0] // 32):
-        scale = _scale_of(values, 32 * b)
-        put_half(out, 18 * b, half_bits(scale))
-        inverse = np.divide(_f32(1), scale) if scale != 0 else _f32(0)
-        _store(values, 32 * b, inverse, out, 18 * b + 2)
+    x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
+    tail = local(_tail(), (16, 32), _f32)
+    halves, inverses = local(_halves(), 16, _i32), local(_inverses(), 16, _f32)
+    for first in range(0, groups.shape[0], 16):
+        some_groups_of(groups, first, 32, tail, x)
+        for i in range(32):
+            put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
+        scale = _search(x, weights)
+        put_lanes(halves, 0, half_lanes(scale))
+        put_lanes(inverses, 0, inverse_of(scale))
+        for b in range(first, min(first + 16, groups.shape[0])):
+            put_half(out, 18 * b, halves[b - first])
+            _store(values, 32 * b, inverses[b - first], out, 18 * b + 2)
 
 
 @jit
-def iq4_xs(values: Any, out: Any) -> None:
+def iq4_xs(values: Any, groups: Any, out: Any) -> None:
     """IQ4_XS: `d` f16, two bits a scale, four bits a scale, then eight runs as in IQ4_NL."""
-    scales = local(_scales(), 8, _f32)
-    for b in range(values.shape[0] // 256):
-        at, most, signed = 136 * b, _f32(0), _f32(0)
-        for j in range(8):
-            scales[j] = _scale_of(values, 256 * b + 32 * j)
-            if abs(scales[j]) > most:
-                most, signed = abs(scales[j]), scales[j]
-        d = _f32(-signed / _f32(32))
-        put_half(out, at, half_bits(d))
-        inverse = np.divide(_f32(1), d) if d != 0 else _f32(0)
-        high = 0
-        for j in range(8):
-            step = clamped(nearest(inverse * scales[j]), -32, 31)
-            group = _f32(d * _f32(step))
-            own = np.divide(_f32(1), group) if group != 0 else _f32(0)
-            _store(values, 256 * b + 32 * j, own, out, at + 8 + 16 * j)
-            code = step + 32
-            low = code & 0xF
-            if j % 2 == 0:
-                out[at + 4 + j // 2] = np.uint8(low)
-            else:
-                out[at + 4 + j // 2] |= np.uint8(low << 4)
-            high |= (code >> 4) << (2 * j)
-        out[at + 2] = np.uint8(high & 0xFF)
-        out[at + 3] = np.uint8(high >> 8)
+    x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
+    tail, scales = local(_tail(), (16, 32), _f32), local(_scales(), 16, _f32)
+    blocks = values.shape[0] // 256
+    for b in range(0, blocks, 2):
+        some_groups_of(groups, 8 * b, 32, tail, x)
+        for i in range(32):
+            put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
+        put_lanes(scales, 0, _search(x, weights))
+        for k in range(min(2, blocks - b)):
+            _store_block(values, 256 * (b + k), scales[8 * k : 8 * k + 8], out, 136 * (b + k))
+
+
+@inline
+def _store_block(values: Any, first: Any, scales: Any, out: Any, at: Any) -> None:
+    """A block of IQ4_XS, of the scales that were found."""
+    most, signed = _f32(0), _f32(0)
+    for j in range(8):
+        if abs(scales[j]) > most:
+            most, signed = abs(scales[j]), scales[j]
+    d = _f32(-signed / _f32(32))
+    put_half(out, at, half_bits(d))
+    inverse = np.divide(_f32(1), d) if d != 0 else _f32(0)
+    high = 0
+    for j in range(8):
+        step = clamped(nearest(inverse * scales[j]), -32, 31)
+        group = _f32(d * _f32(step))
+        own = np.divide(_f32(1), group) if group != 0 else _f32(0)
+        _store(values, first + 32 * j, own, out, at + 8 + 16 * j)
+        code = step + 32
+        low = code & 0xF
+        if j % 2 == 0:
+            out[at + 4 + j // 2] = np.uint8(low)
+        else:
+            out[at + 4 + j // 2] |= np.uint8(low << 4)
+        high |= (code >> 4) << (2 * j)
+    out[at + 2] = np.uint8(high & 0xFF)
+    out[at + 3] = np.uint8(high >> 8)

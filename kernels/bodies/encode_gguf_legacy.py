@@ -1,4 +1,10 @@
-"""Bodies of `kernels/encode_gguf_legacy.py`, which has the layout."""
+"""Bodies of `kernels/encode_gguf_legacy.py`, which has the layout.
+
+Sixteen blocks are encoded together: their ends are found first, a block a lane, and so are their
+scales; then come the codes, 16 elements of a block side by side. Quotients are 32 at most, or
+nothing that a code could be: where the inverse of a subnormal scale is infinite, these are 0, as
+the low byte is of what x86 converts them to.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +12,118 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._ggml import away, half_bits, put_half, truncated
-from anamnesis.kernels.bodies._jit import inline, jit, variants
+from anamnesis.kernels.bodies._ggml import put_half
+from anamnesis.kernels.bodies._ggml_lanes import half_lanes, inverse_of
+from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
+from anamnesis.kernels.bodies._lanes import (
+    as_bits,
+    as_reals,
+    choose,
+    greatest_of,
+    is_any,
+    lanes,
+    least_of,
+    most_of,
+    put_bytes,
+    put_lanes,
+    size_of,
+    splat,
+    wholes,
+    word,
+)
 
-_i32 = np.int32
+_f32 = np.float32
+_LARGEST = _f32(3.4028234663852886e38)
+_BELOW_HALF = 0x3EFFFFFF  # float32 bits of the number before 0.5
+_SIGN = -0x80000000
+
+_over, _under = stack(1024), stack(1024)
+_inverses, _halves, _leasts, _least_halves = stack(64), stack(64), stack(64), stack(64)
 
 
 @inline
-def _inverse(d: Any) -> Any:
-    return np.divide(np.float32(1), d) if d != 0 else np.float32(0)
+def _held(numbers: Any) -> Any:
+    """Numbers as they are, and 0 for what no code is near."""
+    return choose(size_of(numbers) < splat(_f32(1024)), numbers, splat(_f32(0)))
+
+
+@inline
+def _away(numbers: Any) -> Any:
+    """`roundf` as int32: ties away from zero, since the number before a half is added."""
+    held = _held(numbers)
+    return wholes(held + as_reals(as_bits(held) & _SIGN | _BELOW_HALF))
+
+
+@inline
+def _ends_of(values: Any, first: Any, blocks: Any, bound: Any, over: Any, under: Any) -> Any:
+    """The greatest of each of up to 16 blocks, a lane each, and the greatest of what is negated.
+
+    Each is `bound` at least; a NaN is passed over.
+    """
+    for k in range(blocks):
+        low, high = lanes(values, first + 32 * k), lanes(values, first + 32 * k + 16)
+        put_lanes(over, 16 * k, most_of(high, most_of(low, splat(bound))))
+        low, high = splat(_f32(0)) - low, splat(_f32(0)) - high
+        put_lanes(under, 16 * k, most_of(high, most_of(low, splat(bound))))
+    return greatest_of(over), greatest_of(under)
 
 
 @jit
 def q8_0(values: Any, out: Any) -> None:
     """Q8_0: `d` f16, then 32 int8 codes."""
-    for b in range(values.shape[0] // 32):
-        most = np.float32(0)
-        for i in range(32 * b, 32 * b + 32):
-            size = abs(values[i])
-            most = most if most > size else size
-        d = np.float32(most / np.float32(127))
-        inverse = _inverse(d)
-        put_half(out, 34 * b, half_bits(d))
-        for i in range(32):
-            out[34 * b + 2 + i] = np.uint8(away(values[32 * b + i] * inverse) & 0xFF)
+    over, inverses = local(_over(), (16, 16), _f32), local(_inverses(), 16, _f32)
+    halves, mosts = local(_halves(), 16, np.int32), local(_leasts(), 16, _f32)
+    every = values.shape[0] // 32
+    for b in range(0, every, 16):
+        blocks, none = min(16, every - b), splat(0)
+        for k in range(blocks):
+            first = 32 * (b + k)
+            low, high = size_of(lanes(values, first)), size_of(lanes(values, first + 16))
+            put_lanes(over, 16 * k, most_of(low, high))
+            none = choose((low != low) | (high != high), splat(1), none)
+        most = greatest_of(over)
+        if is_any(none != splat(0)):
+            put_lanes(mosts, 0, most)
+            for k in range(blocks):
+                mosts[k] = _most_after_nan(values, 32 * (b + k))
+            most = lanes(mosts, 0)
+        d = most / _f32(127)
+        put_lanes(inverses, 0, inverse_of(d))
+        put_lanes(halves, 0, half_lanes(d))
+        for k in range(blocks):
+            at, first = 34 * (b + k), 32 * (b + k)
+            put_half(out, at, halves[k])
+            put_bytes(out, at + 2, _away(lanes(values, first) * inverses[k]))
+            put_bytes(out, at + 18, _away(lanes(values, first + 16) * inverses[k]))
+
+
+@inline
+def _most_after_nan(values: Any, first: Any) -> Any:
+    """The greatest magnitude of 32 elements; after a NaN it is sought anew, as in ggml."""
+    most = _f32(0)
+    for i in range(first, first + 32):
+        size = abs(values[i])
+        most = most if most > size else size
+    return most
+
+
+@inline
+def _put(low: Any, high: Any, out: Any, at: Any, head: Any) -> None:
+    """Halves of bytes from `head` on; under wider codes, fifth bits before them, of 32 elements."""
+    put_bytes(out, at + head, low & 15 | (high & 15) << 4)
+    if head > 4:
+        bits = word(low > splat(15)) | word(high > splat(15)) << 16
+        for i in range(4):
+            out[at + head - 4 + i] = np.uint8(bits >> (8 * i) & 0xFF)
+
+
+@inline
+def _first_of(values: Any, first: Any, size: Any) -> Any:
+    """The first of 32 elements with a magnitude."""
+    for i in range(first, first + 32):
+        if abs(values[i]) == size:
+            return values[i]
+    return _f32(0)
 
 
 @variants
@@ -37,29 +131,37 @@ def around_zero(half: int) -> Any:
     """Q4_0 (`half` 8) and Q5_0 (16)."""
     nbytes = 18 if half == 8 else 22
     head = 2 if half == 8 else 6
-    offset = np.float32(half + 0.5)
+    offset = _f32(half + 0.5)
+
+    def code(numbers: Any, inverse: Any) -> Any:
+        return least_of(wholes(_held(numbers * inverse + offset)), splat(2 * half - 1))
 
     def run(values: Any, out: Any) -> None:
-        for b in range(values.shape[0] // 32):
-            most, signed = np.float32(0), np.float32(0)
-            for i in range(32 * b, 32 * b + 32):
-                size = abs(values[i])
-                if most < size:
-                    most, signed = size, values[i]
-            d = np.float32(signed / np.float32(-half))
-            inverse = _inverse(d)
-            at = nbytes * b
-            put_half(out, at, half_bits(d))
-            high = 0
-            for i in range(16):
-                low = _code(values[32 * b + i] * inverse + offset, 2 * half - 1)
-                up = _code(values[32 * b + 16 + i] * inverse + offset, 2 * half - 1)
-                out[at + head + i] = np.uint8((low & 15) | (up & 15) << 4)
-                high |= (low >> 4 & 1) << i | (up >> 4 & 1) << (16 + i)
-            if half == 16:
-                for i in range(4):
-                    out[at + 2 + i] = np.uint8(high >> (8 * i) & 0xFF)
+        over, under = local(_over(), (16, 16), _f32), local(_under(), (16, 16), _f32)
+        inverses, signed = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)
+        halves = local(_halves(), 16, np.int32)
+        every, zero = values.shape[0] // 32, splat(_f32(0))
+        for b in range(0, every, 16):
+            blocks = min(16, every - b)
+            most, least = _ends_of(values, 32 * b, blocks, _f32(0), over, under)
+            put_lanes(signed, 0, choose(most > least, most, zero - least))
+            both = (most == least) & (most > zero)
+            if is_any(both):  # the first one counts
+                put_lanes(inverses, 0, choose(both, most, zero))
+                for k in range(blocks):
+                    if inverses[k] > 0:
+                        signed[k] = _first_of(values, 32 * (b + k), inverses[k])
+            # Zeros alone have the end 0.
+            d = choose(most == zero - least, zero, lanes(signed, 0)) / _f32(-half)
+            put_lanes(inverses, 0, inverse_of(d))
+            put_lanes(halves, 0, half_lanes(d))
+            for k in range(blocks):
+                at, first = nbytes * (b + k), 32 * (b + k)
+                put_half(out, at, halves[k])
+                low = code(lanes(values, first), inverses[k])
+                _put(low, code(lanes(values, first + 16), inverses[k]), out, at, head)
 
+    code = inline(code)
     return run
 
 
@@ -69,39 +171,38 @@ def above_least(most_code: int) -> Any:
     nbytes = 20 if most_code == 15 else 24
     head = 4 if most_code == 15 else 8
 
+    def code(numbers: Any, least: Any, inverse: Any) -> Any:
+        found = wholes(_held((numbers - least) * inverse + _f32(0.5)))
+        return least_of(found, splat(most_code))
+
     def run(values: Any, out: Any) -> None:
-        for b in range(values.shape[0] // 32):
-            least, most = np.float32(3.4028234663852886e38), np.float32(-3.4028234663852886e38)
-            for i in range(32 * b, 32 * b + 32):
-                least = values[i] if values[i] < least else least
-                most = values[i] if values[i] > most else most
-            d = np.float32(np.float32(most - least) / np.float32(most_code))
-            inverse = _inverse(d)
-            at = nbytes * b
-            put_half(out, at, half_bits(d))
-            put_half(out, at + 2, half_bits(least))
-            high = 0
-            for i in range(16):
-                first = np.float32(values[32 * b + i] - least) * inverse + np.float32(0.5)
-                second = np.float32(values[32 * b + 16 + i] - least) * inverse + np.float32(0.5)
-                low, up = _plain(first, most_code), _plain(second, most_code)
-                out[at + head + i] = np.uint8((low & 15) | (up & 15) << 4)
-                high |= (low >> 4 & 1) << i | (up >> 4 & 1) << (16 + i)
-            if most_code == 31:
-                for i in range(4):
-                    out[at + 4 + i] = np.uint8(high >> (8 * i) & 0xFF)
+        over, under = local(_over(), (16, 16), _f32), local(_under(), (16, 16), _f32)
+        inverses, leasts = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)
+        halves = local(_halves(), 16, np.int32)
+        least_halves = local(_least_halves(), 16, np.int32)
+        every, zero = values.shape[0] // 32, splat(_f32(0))
+        for b in range(0, every, 16):
+            blocks = min(16, every - b)
+            most, least = _ends_of(values, 32 * b, blocks, -_LARGEST, over, under)
+            least = zero - least
+            put_lanes(leasts, 0, least)
+            if is_any(least == zero):  # the first one's sign counts
+                for k in range(blocks):
+                    if leasts[k] == 0:
+                        leasts[k] = _first_of(values, 32 * (b + k), _f32(0))
+                least = lanes(leasts, 0)
+            span = most - least
+            d = choose(span == zero, zero, span) / _f32(most_code)
+            put_lanes(inverses, 0, inverse_of(d))
+            put_lanes(halves, 0, half_lanes(d))
+            put_lanes(least_halves, 0, half_lanes(least))
+            for k in range(blocks):
+                at, first = nbytes * (b + k), 32 * (b + k)
+                put_half(out, at, halves[k])
+                put_half(out, at + 2, least_halves[k])
+                low = code(lanes(values, first), leasts[k], inverses[k])
+                high = code(lanes(values, first + 16), leasts[k], inverses[k])
+                _put(low, high, out, at, head)
 
+    code = inline(code)
     return run
-
-
-@inline
-def _code(value: Any, most: Any) -> Any:
-    """`(uint8) min(most, (int8) value)`: what is negative as int8 wraps."""
-    low = _i32(_i32(truncated(value) & _i32(0xFF)) ^ _i32(0x80)) - _i32(0x80)
-    return _i32(min(_i32(most), _i32(low)) & _i32(0xFF))
-
-
-@inline
-def _plain(value: Any, most: Any) -> Any:
-    """As `_code` for four bits; Q5_1 takes the byte as it is."""
-    return _code(value, most) if most == 15 else _i32(truncated(value) & _i32(0xFF))
