@@ -19,6 +19,8 @@ With a permutation `perm` `[n]`, rows and columns of a stored matrix are taken i
 The number that a code means is a float32, as the encoding inside has it; products and sums of the
 matrices are double, in the order of the rows of a block, first `A`, then `B`; roots and divisors
 come last, in one division. The result is rounded to float32, and once more to a narrower format.
+Matrices of Sylvester's kind, rows and columns of any sign, are applied in butterflies where no sum
+is rounded, which gives the same bits (`bodies/basis.py`).
 Sources: PyPI compressed-tensors 0.20 transform/factory/hadamard.py, matrix_multiply.py,
 transform/utils/matrix.py (`apply_transform_weight`); PyPI fp-quant 0.3.2 module/linear.py,
 module/linear_fns.py.
@@ -27,7 +29,7 @@ module/linear_fns.py.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,9 +38,51 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 
 _CHUNK = 64  # columns that are turned together
+_LEAST = 32  # inputs from which butterflies are faster
+_TOGETHER = 16  # rows that a matrix is read once for
 _round = kernel("basis:round_values")
 _times = kernel("basis:times")
+_times_sylvester = kernel("basis:times_sylvester")
 _turned = kernel("basis:turned")
+_turned_sylvester = kernel("basis:turned_sylvester")
+
+
+class Sylvester(NamedTuple):
+    """A matrix that is `factor * rows[i] * H[i, k] * columns[k]`, H of Sylvester's kind.
+
+    `bits` are those of the factor's odd part, 0 for a power of two.
+    """
+
+    rows: Any
+    columns: Any
+    factor: float
+    bits: float
+
+
+def sylvester(matrix: Any) -> Sylvester | None:
+    """What a square matrix of float64 is in butterflies, if it is; None for others."""
+    size = len(matrix)
+    factor = abs(float(matrix[0, 0])) if size else 0.0
+    if (
+        size < _LEAST
+        or size & (size - 1)
+        or not 0 < factor < np.inf
+        or not (np.abs(matrix) == factor).all()
+    ):
+        return None
+    signs = np.signbit(matrix)
+    signs ^= signs[0] ^ signs[:1, :1]  # columns first, then what is left of the rows
+    columns = np.where(np.signbit(matrix[0]) ^ np.signbit(matrix[0, 0]), -1.0, 1.0)
+    rows = np.where(signs[:, 0], -1.0, 1.0)
+    signs ^= signs[:, :1]
+    plain = np.zeros((1, 1), bool)
+    while len(plain) < size:
+        plain = np.block([[plain, plain], [plain, ~plain]])
+    if not np.array_equal(signs, plain):
+        return None
+    odd = float(factor).as_integer_ratio()[0]
+    odd //= odd & -odd
+    return Sylvester(rows, columns, factor, float(odd.bit_length() if odd > 1 else 0))
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -62,6 +106,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     for side in ("inputs", "outputs"):
         if side in wholes and scalars[f"{side}_hadamard"]:
             prepared["over"] *= float(len(wholes[side].array)) ** 0.5
+    for side in ("left", "right"):
+        prepared[f"{side}_sylvester"] = sylvester(prepared[side])
     if "divisor" in wholes:
         prepared["over"] *= float(_doubles(wholes["divisor"]).reshape(-1)[0])
     if scalars["columns"] % max(1, len(prepared["right"])):
@@ -98,7 +144,19 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
         raise ValueError(f"out {out.shape} for rows of {columns} in blocks of {len(left)}")
     wide = numbers.astype(np.float64).reshape(-1, columns)
     if len(right):
-        _times(wide, right, np.empty(len(right)))
+        room = np.empty((_TOGETHER, len(right)))
+        plain = params["right_sylvester"]
+        if plain is None:
+            _times(wide, right, room)
+        else:
+            order = (plain.rows, plain.columns, plain.factor, plain.bits)
+            _times_sylvester(wide, right, *order, room)
     if len(left):
-        _turned(left, wide, np.empty((len(left), _CHUNK)))
+        room = np.empty((len(left), _CHUNK))
+        plain = params["left_sylvester"]
+        if plain is None:
+            _turned(left, wide, room)
+        else:
+            order = (plain.columns, plain.rows, plain.factor, plain.bits)
+            _turned_sylvester(left, wide, *order, room)
     _round(wide.reshape(-1), params["over"], out)
