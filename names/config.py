@@ -34,6 +34,8 @@ def class_of(family: Family, values: Mapping[str, KeyValue], model: Model) -> st
         return "Olmo3ForCausalLM"
     if family.name == "roberta" and _get(values, "tokenizer.ggml.model") == "t5":
         return "XLMRobertaModel"
+    if family.name == "roberta-labels" and _get(values, "tokenizer.ggml.model") == "t5":
+        return "XLMRobertaForSequenceClassification"
     return first
 
 

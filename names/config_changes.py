@@ -302,6 +302,32 @@ def token_types(config: Config, values: Values, prefix: str, model: Model) -> No
         config["type_vocab_size"] = types.shape[0]
 
 
+def labels(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """The names of a classifier's labels; as many as its matrix has rows where there are none."""
+    head = model.stored.get("cls.output.weight")
+    names = values.get(f"{prefix}.classifier.output_labels")
+    if not isinstance(names, list) or head is None or len(names) != head.shape[0]:
+        names = [f"LABEL_{i}" for i in range(head.shape[0] if head else 0)]
+    config["id2label"] = {str(number): name for number, name in enumerate(names)}
+    config["label2id"] = {name: number for number, name in enumerate(names)}
+
+
+def glm(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """The width of a head, which the class would take for 128, and the share that is turned."""
+    config["head_dim"] = config["hidden_size"] // max(1, config["num_attention_heads"])
+    turned = values.get(f"{prefix}.rope.dimension_count")
+    if turned:
+        config["partial_rotary_factor"] = turned / max(1, config["head_dim"])
+
+
+def cohere2_moe(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """How its router chooses experts (llama_expert_gating_func_type)."""
+    kinds = {1: "softmax", 2: "sigmoid"}
+    found = kinds.get(values.get(f"{prefix}.expert_gating_func", 0))
+    if found:
+        config["expert_selection_fn"] = found
+
+
 def _ratio(inner: int, hidden: int | None) -> int | float:
     hidden = hidden or 1
     return inner // hidden if inner % hidden == 0 else inner / hidden

@@ -41,6 +41,21 @@ route_scale         expert_weights_scale
         lacks="which layers look at everything, and whether embeddings are scaled: every fourth, "
         "and they are, as llama.cpp takes it",
     ),
+    "Cohere2MoeForCausalLM": ModelClass(
+        "cohere2_moe",
+        """
+intermediate_size        expert_feed_forward_length
+layer_norm_eps           attention.layer_norm_epsilon
+logit_scale              logit_scale
+norm_topk_prob           expert_weights_norm
+num_experts              expert_count
+num_experts_per_tok      expert_used_count
+num_shared_experts       expert_shared_count
+prefix_dense_intermediate_size feed_forward_length
+""",
+        kinds=SPARSE_LAYERS,
+        changes=(change.sliding_layers, change.cohere2_moe),
+    ),
     "DbrxForCausalLM": ModelClass(
         "dbrx",
         """

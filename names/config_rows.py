@@ -37,6 +37,14 @@ _UNSCALED: dict[str, Any] = {
     f"{name}_multiplier": 1.0
     for name in "attention_in attention_out embedding key lm_head ssm_in ssm_out".split()
 } | {"mlp_multipliers": [1.0] * 2, "ssm_multipliers": [1.0] * 5, "mamba_norm_before_gate": False}
+_MODERN = """
+norm_eps                   attention.layer_norm_rms_epsilon
+local_attention            attention.sliding_window
+global_attn_every_n_layers attention.sliding_window_pattern
+hidden_activation          hidden_activation
+rms_norm_eps               -
+sliding_window             -
+"""
 _POOLER = "pooler.*"
 _ROBERTA = (change.roberta, change.token_types)
 
@@ -54,6 +62,9 @@ DENSE: dict[str, ModelClass] = {
         MAMBA2,
         biases={**BIASES, **MAMBA_BIASES},
         changes=(change.mixers, change.bamba),
+    ),
+    "BertForSequenceClassification": ModelClass(
+        "bert", LAYER_EPS, changes=(change.token_types, change.labels), missing="bert.pooler.*"
     ),
     "BertModel": ModelClass("bert", LAYER_EPS, changes=(change.token_types,), missing=_POOLER),
     "BloomForCausalLM": ModelClass(
@@ -74,6 +85,7 @@ n_layers    block_count
 """,
     ),
     "Ernie4_5ForCausalLM": ModelClass("ernie4_5", biases={"use_bias": "attn_q.bias"}),
+    "EuroBertModel": ModelClass("eurobert"),
     "Exaone4ForCausalLM": ModelClass("exaone4", changes=(change.sliding_layers,)),
     "ExaoneForCausalLM": ModelClass("exaone", EPSILON + "num_layers block_count\n", remote=True),
     "FalconForCausalLM": ModelClass(
@@ -98,6 +110,7 @@ n_layers    block_count
         "gemma2", SOFTCAPS, changes=(change.gemma2, change.alternating)
     ),
     "Gemma3ForCausalLM": ModelClass("gemma3_text", changes=(change.gemma3,)),
+    "Gemma3TextModel": ModelClass("gemma3_text", changes=(change.gemma3,)),
     "Gemma3nForCausalLM": ModelClass(
         "gemma3n_text",
         PER_LAYER
@@ -109,6 +122,13 @@ altup_num_inputs         altup.num_inputs
     ),
     "GemmaForCausalLM": ModelClass("gemma"),
     "Glm4ForCausalLM": ModelClass("glm4", biases=ATTENTION_BIAS),
+    "GlmForCausalLM": ModelClass(
+        "glm",
+        biases=ATTENTION_BIAS,
+        changes=(change.glm,),
+        lacks="the epsilon of its norms and how long a text may be: 1e-5, and the hidden size, as "
+        "llama.cpp's converter writes them",
+    ),
     "GraniteForCausalLM": ModelClass("granite", GRANITE, biases=BIASES),
     "HunYuanDenseV1ForCausalLM": ModelClass("hunyuan_v1_dense", biases=ATTENTION_BIAS),
     "InternLM2ForCausalLM": ModelClass("internlm2", biases={"bias": "attn_q.bias"}, remote=True),
@@ -130,18 +150,10 @@ altup_num_inputs         altup.num_inputs
         "granite", GRANITE, biases=BIASES, changes=(change.minicpm,), same_as="GraniteForCausalLM"
     ),
     "Ministral3ForCausalLM": ModelClass("ministral3", changes=(change.ministral,)),
-    "ModernBertModel": ModelClass(
-        "modernbert",
-        """
-norm_eps                   attention.layer_norm_rms_epsilon
-local_attention            attention.sliding_window
-global_attn_every_n_layers attention.sliding_window_pattern
-hidden_activation          hidden_activation
-rms_norm_eps               -
-sliding_window             -
-""",
-        changes=(change.modern_bert,),
+    "ModernBertForSequenceClassification": ModelClass(
+        "modernbert", _MODERN, changes=(change.modern_bert, change.labels)
     ),
+    "ModernBertModel": ModelClass("modernbert", _MODERN, changes=(change.modern_bert,)),
     "NemotronForCausalLM": ModelClass("nemotron", NORM_EPS),
     "NomicBertModel": ModelClass(
         "nomic_bert",
@@ -172,6 +184,9 @@ sliding_window             -
     "Qwen3_5ForCausalLM": ModelClass(
         "qwen3_5_text", LINEAR, kinds=LINEAR_LAYERS, changes=(change.value_dim,)
     ),
+    "RobertaForSequenceClassification": ModelClass(
+        "roberta", LAYER_EPS, changes=(*_ROBERTA, change.labels)
+    ),
     "RobertaModel": ModelClass("roberta", LAYER_EPS, changes=_ROBERTA, missing=_POOLER),
     "SeedOssForCausalLM": ModelClass(
         "seed_oss", biases={**ATTENTION_BIAS, "attention_out_bias": "attn_output.bias"}
@@ -197,6 +212,9 @@ sliding_window             -
         T5
         + "num_decoder_layers decoder_block_count\ndecoder_start_token_id decoder_start_token_id\n",
         changes=(change.t5,),
+    ),
+    "XLMRobertaForSequenceClassification": ModelClass(
+        "xlm-roberta", LAYER_EPS, changes=(*_ROBERTA, change.labels)
     ),
     "XLMRobertaModel": ModelClass("xlm-roberta", LAYER_EPS, changes=_ROBERTA, missing=_POOLER),
     "XverseForCausalLM": ModelClass("llama", biases=BIASES, same_as="LlamaForCausalLM"),

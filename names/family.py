@@ -46,7 +46,8 @@ class Family:
     the same architecture; `vocabularies` are the kinds of vocabulary that do, if any. `paths` are
     what `{m}` and `{h}` may be, the usual ones first. `arrays` are key/values that hold tensors of
     one number, with the dimensions that these have: rows call them `KEY.{i}`. `zero_rows` are
-    tensors whose first rows no GGUF has, and how many.
+    tensors whose first rows no GGUF has, and how many. `one_way` families are written alone: their
+    files are read as another's, which computes the same.
     """
 
     name: str
@@ -61,6 +62,7 @@ class Family:
     notes: tuple[str, ...] = field(default=())
     vocabularies: tuple[str, ...] = ()
     arrays: Mapping[str, int] = field(default_factory=dict)
+    one_way: bool = False
     zero_rows: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property

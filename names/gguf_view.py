@@ -32,6 +32,7 @@ _SKIPPED = re.compile(
     r".*(?:\.attention\.masked_bias|\.attn\.bias|\.rotary_emb\.inv_freq|position_ids)|"
     r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|vocab_\w+\..*|mtp\..*"
 )
+_BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
     r".*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|projector\.|patch_embed|connector\.|multi_modal|image_newline).*"
@@ -110,8 +111,13 @@ def _after_padding(
 ) -> Iterator[tuple[str, Tensor]]:
     """Tensors without the rows before that of the first position, which follows padding's."""
     rows = padding_rows(config)
-    for name in family.zero_rows:
-        if name in tensors and rows:
+    names = {
+        template.replace("{m}", path)
+        for template in family.zero_rows
+        for path, _ in (*family.paths, _BARE)
+    }
+    for name in sorted(names & tensors.keys()):
+        if rows:
             try:
                 yield name, without_rows(tensors[name], rows)
             except ValueError as error:
@@ -161,7 +167,8 @@ def _family(model: Model, name: str, tensors: Mapping[str, Tensor]) -> Family:
 
 def _finder(family: Family, tensors: Mapping[str, Tensor]) -> Finder:
     """What finds the names of a family, whose text model is where the tensors' is."""
-    for path, head in family.paths:
-        if any(name.startswith(f"{path}layers.") for name in tensors):
+    for path, head in (*family.paths, _BARE):
+        start = family.layers.partition("{i}")[0].replace("{m}", path)
+        if any(name.startswith(start) for name in tensors):
             return Finder(family.rows, path, head)
     return Finder(family.rows, *family.paths[0])

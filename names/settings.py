@@ -224,6 +224,12 @@ def _with(settings: Settings, keys: str) -> Any:
     return None if settings.get(other) is None else settings.get(key)
 
 
+def _all_attention(settings: Settings, _: str) -> bool:
+    """Whether no layer is a state-space one."""
+    heads = _attention_heads(settings, "")
+    return heads is not None and all(heads)
+
+
 def _ssm_heads(settings: Settings, _: str) -> int | None:
     inner = settings.number("mamba_d_ssm", "intermediate_size", "d_inner") or settings.hidden * (
         settings.number("mamba_expand", "expand") or 2
@@ -297,6 +303,23 @@ def _pooling(settings: Settings, _: str) -> int | None:
     return {"mean": 1, "cls": 2, "lasttoken": 3}.get(str(settings.get("pooling.pooling_mode")))
 
 
+def _leading_dense(settings: Settings, _: str) -> int | None:
+    """Layers before the first one with experts."""
+    kinds = settings.get("mlp_layer_types")
+    if not isinstance(kinds, list):
+        return None
+    return next((i for i, kind in enumerate(kinds) if kind != "dense"), len(kinds))
+
+
+def _labels(settings: Settings, _: str) -> list[str] | None:
+    """The names of a classifier's labels, unless they are the two that transformers makes up."""
+    found = settings.get("id2label")
+    if not isinstance(found, Mapping) or not found:
+        return None
+    names = [str(found[key]) for key in sorted(found, key=int)]
+    return None if len(names) == 2 and names[0] == "LABEL_0" else names
+
+
 def _dense_layers(settings: Settings, _: str) -> int:
     return settings.layers if settings.get("n_routed_experts") is None else 0
 
@@ -319,6 +342,7 @@ def _linear_or_none(settings: Settings, _: str) -> str:
 DERIVED: dict[str, Derived] = {
     "after-padding": _positions_after_padding,
     "alibi": _alibi,
+    "all-attention": _all_attention,
     "all-full": _all_full,
     "attention-heads": _attention_heads,
     "by-layer": _by_layer,
@@ -329,7 +353,9 @@ DERIVED: dict[str, Derived] = {
     "gating": _gating,
     "inner": lambda s, _: s.first(*_INNER),
     "is": _is,
+    "labels": _labels,
     "lacks": lambda s, key: True if s.get(key) is None else None,
+    "leading-dense": _leading_dense,
     "linear-or-none": _linear_or_none,
     "log-multiplier": _log_multiplier,
     "long-factor": _long_factor,
@@ -348,6 +374,7 @@ DERIVED: dict[str, Derived] = {
     "sections": _sections,
     "shared-part": _shared_part,
     "sixteenths": lambda s, _: -(s.number("hidden_size", "d_model") // -16),
+    "some-mixers": lambda s, length: None if _all_attention(s, "") else int(length),
     "split-width": lambda s, _: split_width(s) or None,
     "ssm-heads": _ssm_heads,
     "trained-positions": _trained_positions,

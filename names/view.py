@@ -70,8 +70,9 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
                     Dropped(tensor.components[0].stored, "follows from the configuration")
                 )
             tensors[name] = tensor
+    zeros = {name.replace("{m}", path): rows for name, rows in family.zero_rows.items()}
     made = [
-        after_zeros(t, family.zero_rows[t.name]) if t.name in family.zero_rows else t
+        after_zeros(t, zeros[t.name]) if t.name in zeros else t
         for t in arrange(links, tensors, "to-hf")
     ]
     notes = [*model.notes, *family.notes, *_inexact(links)]
@@ -95,7 +96,9 @@ def family_of(model: Model) -> Family:
     rows = [
         f
         for f in families()
-        if architecture in f.gguf and (not f.vocabularies or words in (None, *f.vocabularies))
+        if architecture in f.gguf
+        and not f.one_way
+        and (not f.vocabularies or words in (None, *f.vocabularies))
     ]
     for family in sorted(rows, key=lambda f: -len(f.has) - len(f.lacks)):
         if patterns.issuperset(family.has) and not patterns.intersection(family.lacks):

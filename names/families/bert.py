@@ -2,19 +2,35 @@
 
 from __future__ import annotations
 
+from anamnesis.names.families._blocks import ATTENTION, MLP, NORMS, TOP
 from anamnesis.names.family import Family
 
 _EMBEDDINGS = """
-token_embd          embeddings.word_embeddings
-token_embd_norm     embeddings.LayerNorm
-token_types         embeddings.token_type_embeddings
+token_embd          {m}embeddings.word_embeddings
+token_embd_norm     {m}embeddings.LayerNorm
+token_types         {m}embeddings.token_type_embeddings
 """
 
 _BERT_TOP = (
     _EMBEDDINGS
     + """
-position_embd       embeddings.position_embeddings
+position_embd       {m}embeddings.position_embeddings
 """
+)
+
+_BERT_PATHS = (("", ""), ("bert.", ""))
+_DISTILBERT_PATHS = (("distilbert.", ""),)
+_MODERN_PATHS = (("", ""), ("model.", ""))
+_ROBERTA_PATHS = (("", ""), ("roberta.", ""))
+# What labels a text, under llama.cpp's names.
+_LABELS = ("cls.output.weight",)
+_ROBERTA_HEAD = """
+cls                 classifier.dense
+cls.output          classifier.out_proj
+"""
+_NO_POSITIONS = (
+    "the first two rows of {m}embeddings.position_embeddings.weight are zero: those of padding, "
+    "which the file does not have"
 )
 
 _LAYER = """
@@ -28,6 +44,21 @@ ffn_down            output.dense
 layer_output_norm   output.LayerNorm
 """
 
+_MODERN_TOP = """
+token_embd          {m}embeddings.tok_embeddings
+token_embd_norm     {m}embeddings.norm
+output_norm         {m}final_norm
+"""
+
+_MODERN_LAYER = """
+attn_norm           attn_norm
+attn_qkv            attn.Wqkv
+attn_output         attn.Wo
+ffn_norm            mlp_norm
+ffn_up              mlp.Wi
+ffn_down            mlp.Wo
+"""
+
 FAMILIES = (
     Family(
         "bert",
@@ -35,7 +66,20 @@ FAMILIES = (
         ("BertModel", "BertForMaskedLM"),
         _BERT_TOP,
         _LAYER,
-        layers="encoder.layer.{i}.",
+        layers="{m}encoder.layer.{i}.",
+        lacks=_LABELS,
+        paths=_BERT_PATHS,
+        vocabularies=("bert",),
+    ),
+    Family(
+        "bert-labels",
+        ("bert",),
+        ("BertForSequenceClassification",),
+        _BERT_TOP + "cls.output classifier\n",
+        _LAYER,
+        layers="{m}encoder.layer.{i}.",
+        has=_LABELS,
+        paths=_BERT_PATHS[1:],
         vocabularies=("bert",),
     ),
     Family(
@@ -43,9 +87,9 @@ FAMILIES = (
         ("bert",),
         ("DistilBertModel", "DistilBertForMaskedLM"),
         """
-token_embd          distilbert.embeddings.word_embeddings
-token_embd_norm     distilbert.embeddings.LayerNorm
-position_embd       distilbert.embeddings.position_embeddings
+token_embd          {m}embeddings.word_embeddings
+token_embd_norm     {m}embeddings.LayerNorm
+position_embd       {m}embeddings.position_embeddings
 """,
         """
 attn_q              attention.q_lin
@@ -57,27 +101,40 @@ ffn_up              ffn.lin1
 ffn_down            ffn.lin2
 layer_output_norm   output_layer_norm
 """,
-        layers="distilbert.transformer.layer.{i}.",
+        layers="{m}transformer.layer.{i}.",
         lacks=("token_types.weight",),
+        paths=_DISTILBERT_PATHS,
+    ),
+    Family(
+        "eurobert",
+        ("eurobert",),
+        ("EuroBertModel",),
+        TOP,
+        ATTENTION + MLP + NORMS,
+        paths=(("", ""), ("model.", "")),
     ),
     Family(
         "modern-bert",
         ("modern-bert",),
         ("ModernBertModel", "ModernBertForMaskedLM"),
-        """
-token_embd          embeddings.tok_embeddings
-token_embd_norm     embeddings.norm
-output_norm         final_norm
+        _MODERN_TOP,
+        _MODERN_LAYER,
+        lacks=_LABELS,
+        paths=_MODERN_PATHS,
+    ),
+    Family(
+        "modern-bert-labels",
+        ("modern-bert",),
+        ("ModernBertForSequenceClassification",),
+        _MODERN_TOP
+        + """
+cls                 head.dense
+cls.norm            head.norm
+cls.output          classifier
 """,
-        """
-attn_norm           attn_norm
-attn_qkv            attn.Wqkv
-attn_output         attn.Wo
-ffn_norm            mlp_norm
-ffn_up              mlp.Wi
-ffn_down            mlp.Wo
-""",
-        layers="layers.{i}.",
+        _MODERN_LAYER,
+        has=_LABELS,
+        paths=_MODERN_PATHS[1:],
     ),
     Family(
         "nomic-bert",
@@ -105,12 +162,24 @@ ffn_down            mlp.fc2
         ("RobertaModel", "XLMRobertaModel"),
         _BERT_TOP,
         _LAYER,
-        layers="encoder.layer.{i}.",
-        notes=(
-            "the first two rows of embeddings.position_embeddings.weight are zero: those of "
-            "padding, which the file does not have",
-        ),
+        layers="{m}encoder.layer.{i}.",
+        lacks=_LABELS,
+        paths=_ROBERTA_PATHS,
+        notes=(_NO_POSITIONS.replace("{m}", ""),),
         vocabularies=("gpt2", "t5"),
-        zero_rows={"embeddings.position_embeddings.weight": 2},
+        zero_rows={"{m}embeddings.position_embeddings.weight": 2},
+    ),
+    Family(
+        "roberta-labels",
+        ("bert",),
+        ("RobertaForSequenceClassification", "XLMRobertaForSequenceClassification"),
+        _BERT_TOP + _ROBERTA_HEAD,
+        _LAYER,
+        layers="{m}encoder.layer.{i}.",
+        has=_LABELS,
+        paths=_ROBERTA_PATHS[1:],
+        notes=(_NO_POSITIONS.replace("{m}", "roberta."),),
+        vocabularies=("gpt2", "t5"),
+        zero_rows={"{m}embeddings.position_embeddings.weight": 2},
     ),
 )

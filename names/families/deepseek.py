@@ -32,7 +32,12 @@ FAMILIES = (
     Family(
         "deepseek2",
         ("deepseek2",),
-        ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "Glm4MoeLiteForCausalLM"),
+        (
+            "DeepseekV2ForCausalLM",
+            "DeepseekV3ForCausalLM",
+            "Glm4MoeLiteForCausalLM",
+            "YoutuForCausalLM",
+        ),
         TOP,
         NORMS + ATTENTION + _LATENT + _SPLIT + MLP + EXPERTS + SHARED_EXPERTS + GATE_CORRECTION,
     ),

@@ -49,6 +49,14 @@ FAMILIES = (
         ),
     ),
     Family(
+        "gemma-embedding",
+        ("gemma-embedding",),
+        ("Gemma3TextModel",),
+        plus_one(TOP),
+        plus_one(SANDWICH_NORMS + QK_NORMS) + ATTENTION + MLP,
+        paths=(("", ""), ("model.", "")),
+    ),
+    Family(
         "gemma3n",
         ("gemma3n",),
         ("Gemma3nForCausalLM",),

@@ -17,11 +17,13 @@ ffn_down            mlp.dense_4h_to_h
 """
 
 _WORD_TOP = """
-token_embd          transformer.word_embeddings
-token_embd_norm     transformer.word_embeddings_layernorm
-output_norm         transformer.ln_f
+token_embd          {m}word_embeddings
+token_embd_norm     {m}word_embeddings_layernorm
+output_norm         {m}ln_f
 output              lm_head
 """
+
+_TRANSFORMER = (("transformer.", ""),)
 
 _FALCON = (
     _NEOX_MLP
@@ -37,7 +39,7 @@ FAMILIES = (
     Family(
         "bloom",
         ("bloom",),
-        ("BloomForCausalLM",),
+        ("BloomForCausalLM", "BloomModel"),
         _WORD_TOP,
         _NEOX_MLP
         + """
@@ -46,7 +48,8 @@ ffn_norm            post_attention_layernorm
 attn_output         self_attention.dense
 attn_qkv            self_attention.query_key_value  by-head:heads
 """,
-        layers="transformer.h.{i}.",
+        layers="{m}h.{i}.",
+        paths=_TRANSFORMER,
     ),
     Family(
         "codeshell",
@@ -73,7 +76,8 @@ attn_rot_embd       -
         + """
 attn_norm           input_layernorm
 """,
-        layers="transformer.h.{i}.",
+        layers="{m}h.{i}.",
+        paths=_TRANSFORMER,
         lacks=("blk.0.attn_norm_2.weight",),
     ),
     Family(
@@ -86,7 +90,8 @@ attn_norm           input_layernorm
 attn_norm_2         ln_attn
 attn_norm           ln_mlp
 """,
-        layers="transformer.h.{i}.",
+        layers="{m}h.{i}.",
+        paths=_TRANSFORMER,
         has=("blk.0.attn_norm_2.weight",),
     ),
     Family(

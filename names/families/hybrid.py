@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from anamnesis.names.families._blocks import ATTENTION, TOP
-from anamnesis.names.families.mixture import INPUT_LINEAR, SHARED_LINEAR
+from anamnesis.names.families.mixture import DENSE_LINEAR, INPUT_LINEAR, SHARED_LINEAR
 from anamnesis.names.family import Family
 
 _FINAL_TOP = """
@@ -87,9 +87,9 @@ ffn_up              feed_forward.w3
 """
 
 _LFM2_TOP = """
-token_embd          model.embed_tokens
-token_embd_norm     model.embedding_norm
-output              lm_head
+token_embd          {m}embed_tokens
+token_embd_norm     {m}embedding_norm
+output              {h}lm_head
 """
 
 FAMILIES = (
@@ -126,6 +126,23 @@ ffn_norm!           pre_ff_layernorm.weight
             "not have: they stay multiplied, config.json has 1 for each, and the model computes "
             "the same but for rounding",
         ),
+    ),
+    # Of Granite's hybrids, models of attention alone, without experts and with them.
+    Family(
+        "granite-attention",
+        ("granite",),
+        ("GraniteMoeHybridForCausalLM",),
+        TOP,
+        _HYBRID_ATTENTION + DENSE_LINEAR + "ffn_norm post_attention_layernorm\n",
+        one_way=True,
+    ),
+    Family(
+        "granite-attention-moe",
+        ("granitemoe",),
+        ("GraniteMoeHybridForCausalLM",),
+        TOP,
+        _HYBRID_ATTENTION + INPUT_LINEAR + SHARED_LINEAR + "ffn_norm post_attention_layernorm\n",
+        one_way=True,
     ),
     Family(
         "granitehybrid",
@@ -164,7 +181,7 @@ ffn_up_exps         feed_forward.experts.{x}.up_proj
 ffn_down_exps       feed_forward.experts.{x}.down_proj
 """,
     ),
-    Family("lfm2", ("lfm2",), ("Lfm2ForCausalLM",), _LFM2_TOP, _SHORT_CONVOLUTION),
+    Family("lfm2", ("lfm2",), ("Lfm2ForCausalLM", "Lfm2Model"), _LFM2_TOP, _SHORT_CONVOLUTION),
     Family(
         "lfm2moe",
         ("lfm2moe",),

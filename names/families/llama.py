@@ -60,6 +60,18 @@ attn_v              self_attn.W_pack     (+h t d) c -> (h t d) c; t=2 h=heads
 attn_output         self_attn.o_proj
 """,
     ),
+    Family(
+        "chatglm",
+        ("chatglm",),
+        ("GlmForCausalLM",),
+        TOP,
+        ATTENTION
+        + NORMS
+        + """
+ffn_up              mlp.gate_up_proj
+ffn_down            mlp.down_proj
+""",
+    ),
     Family("command-r", ("command-r",), ("CohereForCausalLM",), TOP, _PLAIN + QK_NORMS),
     Family("cohere2", ("cohere2",), ("Cohere2ForCausalLM",), TOP, _PLAIN),
     Family("ernie4_5", ("ernie4_5",), ("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM"), TOP, _PLAIN),
@@ -149,6 +161,7 @@ ffn_up              feed_forward.w3
         ("llama",),
         (
             "LlamaForCausalLM",
+            "LlamaModel",
             "MistralForCausalLM",
             "InternLM3ForCausalLM",
             "LLaMAForCausalLM",

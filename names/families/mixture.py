@@ -30,7 +30,7 @@ ffn_up_shexp.weight shared_mlp.input_linear.weight  +r c -> r c
 ffn_down_shexp      shared_mlp.output_linear
 """
 
-_DENSE_LINEAR = """
+DENSE_LINEAR = """
 ffn_gate.weight     shared_mlp.input_linear.weight  +r c -> r c
 ffn_up.weight       shared_mlp.input_linear.weight  +r c -> r c
 ffn_down            shared_mlp.output_linear
@@ -57,6 +57,19 @@ ffn_gate_inp        mlp.router.gate
 ffn_gate_exps       mlp.experts.{x}.gate_proj
 ffn_up_exps         mlp.experts.{x}.up_proj
 ffn_down_exps       mlp.experts.{x}.down_proj
+""",
+    ),
+    Family(
+        "cohere2moe",
+        ("cohere2moe",),
+        ("Cohere2MoeForCausalLM",),
+        TOP,
+        ATTENTION
+        + MLP
+        + EXPERTS
+        + SHARED_EXPERTS
+        + """
+attn_norm           input_layernorm
 """,
     ),
     Family(

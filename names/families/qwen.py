@@ -50,7 +50,7 @@ ssm_out.weight      linear_attn.out_proj.weight  columns:ssm-groups,ssm-v-per-k,
 _INSIDE = (("model.", ""), ("model.language_model.", ""))
 
 FAMILIES = (
-    Family("qwen2", ("qwen2",), ("Qwen2ForCausalLM",), TOP, ATTENTION + MLP + NORMS),
+    Family("qwen2", ("qwen2",), ("Qwen2ForCausalLM", "Qwen2Model"), TOP, ATTENTION + MLP + NORMS),
     Family(
         "qwen2moe",
         ("qwen2moe",),
@@ -66,7 +66,13 @@ FAMILIES = (
         ATTENTION + MLP + NORMS,
         paths=_INSIDE,
     ),
-    Family("qwen3", ("qwen3",), ("Qwen3ForCausalLM",), TOP, ATTENTION + QK_NORMS + MLP + NORMS),
+    Family(
+        "qwen3",
+        ("qwen3",),
+        ("Qwen3ForCausalLM", "Qwen3Model"),
+        TOP,
+        ATTENTION + QK_NORMS + MLP + NORMS,
+    ),
     Family(
         "qwen35",
         ("qwen35",),

@@ -56,6 +56,7 @@ KEYS = (
             "Idefics3ForConditionalGeneration",
             "LLaMAForCausalLM",
             "LlamaForCausalLM",
+            "LlamaModel",
             "LlavaForConditionalGeneration",
             "MistralForCausalLM",
             "SmolLM3ForCausalLM",
@@ -65,7 +66,7 @@ KEYS = (
         _LLAMA3,
     ),
     Keys(
-        ("BloomForCausalLM",),
+        ("BloomForCausalLM", "BloomModel"),
         SIZES
         + EPSILON
         + _FOUR
@@ -75,6 +76,25 @@ embedding_length         hidden_size|n_embed
 attention.head_count     n_head|num_attention_heads
 attention.head_count_kv  n_head|num_attention_heads
 """,
+    ),
+    Keys(
+        ("GlmForCausalLM",),
+        SIZES
+        + BASE
+        + """
+context_length           seq_length|hidden_size
+feed_forward_length      ffn_hidden_size|intermediate_size|4*hidden_size
+attention.head_count_kv  multi_query_group_num|num_key_value_heads|num_attention_heads
+attention.layer_norm_rms_epsilon layernorm_epsilon|=1e-5
+rope.dimension_count     @turned-split:none,0.5
+tokenizer.ggml.add_bos_token =false
+""",
+        tokens={
+            "eos": "<|endoftext|>",
+            "eot": "<|user|>",
+            "unk": "<|endoftext|>",
+            "bos": "<|endoftext|>",
+        },
     ),
     Keys(
         ("CohereForCausalLM",),

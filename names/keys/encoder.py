@@ -10,9 +10,27 @@ _BERT = (
     + POOLING
     + """
 attention.causal         =false
+classifier.output_labels @labels
 tokenizer.ggml.token_type_count type_vocab_size|=1
 """
 )
+_MODERN = (
+    COMMON
+    + POOLING
+    + VOCABULARY
+    + UNSCALED
+    + """
+attention.causal         =false
+attention.sliding_window local_attention
+attention.sliding_window_pattern global_attn_every_n_layers
+classifier.output_labels @labels
+hidden_activation        hidden_activation
+tokenizer.ggml.add_bos_token =true
+tokenizer.ggml.add_eos_token =true
+tokenizer.ggml.add_sep_token =true
+"""
+)
+_AFTER_PADDING = "context_length @after-padding\n"
 _T5_ENCODER = """
 block_count              n_layers|num_hidden_layers|n_layer|num_layers
 context_length           n_positions|=512
@@ -27,7 +45,7 @@ attention.relative_buckets_count relative_attention_num_buckets
 """
 
 KEYS = (
-    Keys(("BertForMaskedLM", "BertModel"), _BERT),
+    Keys(("BertForMaskedLM", "BertForSequenceClassification", "BertModel"), _BERT),
     Keys(
         ("DistilBertForMaskedLM", "DistilBertModel"),
         _BERT
@@ -37,28 +55,21 @@ attention.layer_norm_epsilon =1e-12
 """,
     ),
     Keys(
-        ("ModernBertForMaskedLM", "ModernBertModel"),
-        COMMON
-        + POOLING
-        + VOCABULARY
-        + UNSCALED
-        + """
-attention.causal         =false
-attention.sliding_window local_attention
-attention.sliding_window_pattern global_attn_every_n_layers
-hidden_activation        hidden_activation
-tokenizer.ggml.add_bos_token =true
-tokenizer.ggml.add_eos_token =true
-tokenizer.ggml.add_sep_token =true
-""",
+        ("ModernBertForMaskedLM", "ModernBertForSequenceClassification", "ModernBertModel"),
+        _MODERN,
     ),
     Keys(
         ("NomicBertModel",),
         _BERT
         + "context_length @trained-positions\nrope.freq_base @rope:rope_theta|rotary_emb_base\n",
     ),
-    Keys(("RobertaModel",), _BERT + "context_length @after-padding\n"),
-    Keys(("XLMRobertaModel",), _BERT + "context_length @after-padding\n", vocabulary="fairseq"),
+    Keys(("EuroBertModel",), COMMON + POOLING + UNSCALED + "attention.causal =false\n"),
+    Keys(("RobertaForSequenceClassification", "RobertaModel"), _BERT + _AFTER_PADDING),
+    Keys(
+        ("XLMRobertaForSequenceClassification", "XLMRobertaModel"),
+        _BERT + _AFTER_PADDING,
+        vocabulary="fairseq",
+    ),
     Keys(
         ("T5ForConditionalGeneration",),
         _T5_ENCODER

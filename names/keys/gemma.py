@@ -3,7 +3,16 @@
 from __future__ import annotations
 
 from anamnesis.names.keys import Keys
-from anamnesis.names.keys._common import COMMON, EXPERT_SIZE, HEAD, PATTERN, RMS, SIZES, WINDOW
+from anamnesis.names.keys._common import (
+    COMMON,
+    EXPERT_SIZE,
+    HEAD,
+    PATTERN,
+    POOLING,
+    RMS,
+    SIZES,
+    WINDOW,
+)
 
 _NO_SPACE = "tokenizer.ggml.add_space_prefix =false\n"
 _KV = "attention.head_count_kv num_key_value_heads|num_attention_heads\n"
@@ -38,6 +47,7 @@ final_logit_softcapping  final_logit_softcapping
         head="never",
     ),
     Keys(("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"), _GEMMA3),
+    Keys(("Gemma3TextModel",), _GEMMA3 + POOLING + WINDOW),
     Keys(
         ("Gemma3nForCausalLM",),
         _GEMMA3

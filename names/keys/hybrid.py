@@ -60,8 +60,9 @@ KEYS = (
         ("GraniteMoeHybridForCausalLM",),
         _HYBRID
         + """
-context_length           =1048576
-rope.scaling.finetuned   =false
+context_length           @some-mixers:1048576|max_position_embeddings
+rope.scaling.finetuned   @all-attention
+ssm.conv_kernel          mamba_d_conv
 """,
         ("llama3",),
     ),
@@ -94,7 +95,7 @@ ssm.state_size           mamba_d_state|=128
 ssm.time_step_rank       @ssm-heads
 """,
     ),
-    Keys(("Lfm2ForCausalLM",), _SHORT),
+    Keys(("Lfm2ForCausalLM", "Lfm2Model"), _SHORT),
     Keys(
         ("Lfm2MoeForCausalLM",),
         _SHORT + EXPERT_SIZE + SIGMOID + "leading_dense_block_count num_dense_layers\n",

@@ -70,6 +70,25 @@ expert_weights_scale     route_scale
 """,
     ),
     Keys(
+        ("Cohere2MoeForCausalLM",),
+        COMMON
+        + VOCABULARY
+        + WINDOW
+        + PATTERN
+        + UNSCALED
+        + """
+expert_feed_forward_length intermediate_size
+expert_shared_count      @nonzero:num_shared_experts
+expert_shared_feed_forward_length intermediate_size*num_shared_experts
+expert_weights_norm      norm_topk_prob|=false
+feed_forward_length      prefix_dense_intermediate_size
+leading_dense_block_count @leading-dense|first_k_dense_replace|=0
+logit_scale              logit_scale
+nextn_predict_layers     -
+rope.dimension_count     head_dim
+""",
+    ),
+    Keys(
         ("DbrxForCausalLM",),
         SIZES
         + """
@@ -85,7 +104,11 @@ attention.layer_norm_epsilon =1e-5
 """,
         all_matrices=True,
     ),
-    Keys(("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM"), _LATENT, head="untied"),
+    Keys(
+        ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "YoutuForCausalLM"),
+        _LATENT,
+        head="untied",
+    ),
     Keys(("Dots1ForCausalLM",), COMMON + ROUTED),
     Keys(
         ("Ernie4_5_MoeForCausalLM",),

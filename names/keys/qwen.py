@@ -22,7 +22,7 @@ rope.dimension_count     @turned:0.25
 _SECTIONS = "rope.dimension_sections @sections|=[11,11,10,0]\n"
 
 KEYS = (
-    Keys(("Qwen2ForCausalLM", "Qwen3ForCausalLM"), COMMON + POOLING),
+    Keys(("Qwen2ForCausalLM", "Qwen2Model", "Qwen3ForCausalLM", "Qwen3Model"), COMMON + POOLING),
     Keys(
         ("Qwen2MoeForCausalLM", "Qwen3MoeForCausalLM"),
         COMMON + EXPERT_SIZE + SHARED_SIZE,

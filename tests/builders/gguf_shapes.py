@@ -53,6 +53,7 @@ attn_o H ND                   exp_probs_b E                 ffn_down H F
 ffn_down_exps E H X           ffn_down_shexp H X            ffn_gate F H
 ffn_gate_exps E X H           ffn_gate_inp E H              ffn_gate_inp_shexp H
 ffn_gate_shexp X H            ffn_up F H                    ffn_up_exps E X H
+cls H H                       cls.output 3 H
 ffn_gate_up_exps E 2X H       ffn_latent_down X H           ffn_latent_up H X
 layer_output_scale 1
 ffn_up_shexp X H              inp_gate X H                  laurel_l X H
@@ -138,6 +139,8 @@ OTHERS: dict[str, dict[str, Any]] = {
     "NomicBertModel": {"n_positions": 2048},
     "NemotronHForCausalLM": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8},
     "RobertaModel": {"pad_token_id": 1},
+    "RobertaForSequenceClassification": {"pad_token_id": 1},
+    "XLMRobertaForSequenceClassification": {"pad_token_id": 1},
     "XLMRobertaModel": {"pad_token_id": 1},
 }
 

@@ -252,3 +252,47 @@ def test_fields_of_a_cut_buffer_are_refused() -> None:
     for data in (b"\x08", b"\x12\x05hi", b"\x0b", b"\x08" + b"\xff" * 12):
         with pytest.raises(anamnesis.errors.FormatError):
             list(wire_fields("x", data))
+
+
+@pytest.mark.parametrize("experts", [0, 2])
+def test_granite_s_hybrids_of_attention_alone_are_granite(experts: int, tmp_path: Path) -> None:
+    """So llama.cpp's converter calls them; heads are turned, and no context is made up."""
+    changes = {"architectures": ["GraniteMoeHybridForCausalLM"], "layer_types": ["attention"]}
+    sizes = {"shared_intermediate_size": 48, "intermediate_size": 16}
+    mixture = {"num_local_experts": experts, "num_experts_per_tok": experts}
+    source = folder(tmp_path / "hf", **changes, **sizes, **mixture)
+    layer = "model.layers.0."
+    rng = np.random.default_rng(3)
+    shapes = {
+        "model.embed_tokens": (ROWS, HIDDEN),
+        "model.norm": (HIDDEN,),
+        f"{layer}input_layernorm": (HIDDEN,),
+        f"{layer}post_attention_layernorm": (HIDDEN,),
+        f"{layer}self_attn.q_proj": (HIDDEN, HIDDEN),
+        f"{layer}self_attn.k_proj": (HIDDEN // 2, HIDDEN),
+        f"{layer}self_attn.v_proj": (HIDDEN // 2, HIDDEN),
+        f"{layer}self_attn.o_proj": (HIDDEN, HIDDEN),
+        f"{layer}shared_mlp.input_linear": (96, HIDDEN),
+        f"{layer}shared_mlp.output_linear": (HIDDEN, 48),
+    }
+    if experts:
+        shapes[f"{layer}block_sparse_moe.input_linear"] = (experts, 32, HIDDEN)
+        shapes[f"{layer}block_sparse_moe.output_linear"] = (experts, HIDDEN, 16)
+        shapes[f"{layer}block_sparse_moe.router.layer"] = (experts, HIDDEN)
+    held = {f"{k}.weight": rng.random(shape, np.float32) for k, shape in shapes.items()}
+    save_file(held, source / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "m.gguf"
+    anamnesis.convert(source, out, to="gguf", dtype="f32")
+    reader = gguf.GGUFReader(str(out))
+    kind = "granitemoe" if experts else "granite"
+    assert reader.fields["general.architecture"].contents() == kind
+    assert reader.fields[f"{kind}.context_length"].contents() == 64
+    assert reader.fields[f"{kind}.rope.scaling.finetuned"].contents()
+    tensors = {t.name: t.data for t in reader.tensors}
+    end = "_shexp" if experts else ""
+    joined = held[f"{layer}shared_mlp.input_linear.weight"]
+    assert np.array_equal(tensors[f"blk.0.ffn_gate{end}.weight"], joined[:48])
+    assert np.array_equal(tensors[f"blk.0.ffn_up{end}.weight"], joined[48:])
+    queries = held[f"{layer}self_attn.q_proj.weight"].reshape(HEADS, 2, -1, HIDDEN)
+    turned = queries.swapaxes(1, 2).reshape(HIDDEN, HIDDEN)
+    assert np.array_equal(tensors["blk.0.attn_q.weight"], turned)
