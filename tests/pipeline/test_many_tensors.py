@@ -1,114 +1,143 @@
-"""Models of very many tensors: memory for what is known of them is charged before it is spent."""
+"""Work grows with the number of tensors and no faster: no step looks at all others for each."""
 
 from __future__ import annotations
 
+import io
 import json
 import struct
-import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import numpy as np
 import pth_bytes
 import pytest
+from pickled_entries import EntryWriter
 
 import anamnesis
-from anamnesis.errors import LimitError
-from anamnesis.limits import RECORD_BYTES, Limits
-from anamnesis.readers.model import load_model
+from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.jobs import run_job
 
-COUNT = 60_000
-B = pth_bytes
+SHAPE, NBYTES = [2, 4], 16
 
 
-@pytest.fixture(scope="module")
-def safetensors(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """`COUNT` tensors of four BF16 numbers each, no two alike."""
-    path = tmp_path_factory.mktemp("many") / "many.safetensors"
+def names(count: int) -> list[str]:
+    return [f"layers.{n // 100}.experts.{n % 100}.down_proj.weight" for n in range(count)]
+
+
+def safetensors_of(count: int) -> bytes:
     header = {
-        f"layers.{i}.weight": {"dtype": "BF16", "shape": [4], "data_offsets": [8 * i, 8 * i + 8]}
-        for i in range(COUNT)
+        name: {"dtype": "BF16", "shape": SHAPE, "data_offsets": [n * NBYTES, (n + 1) * NBYTES]}
+        for n, name in enumerate(names(count))
     }
-    text = json.dumps(header).encode()
-    values = np.arange(4 * COUNT, dtype=np.uint32).astype("<u2")
-    path.write_bytes(struct.pack("<Q", len(text)) + text + values.tobytes())
-    return path
+    raw = json.dumps(header).encode()
+    return struct.pack("<Q", len(raw)) + raw + bytes(count * NBYTES)
 
 
-def gguf(path: Path) -> Path:
-    """The header of as many F32 tensors."""
-    key = b"general.architecture"
-    parts = [struct.pack("<4sIQQQ", b"GGUF", 3, COUNT, 1, len(key)), key, struct.pack("<IQ", 8, 1)]
-    parts.append(b"x")
-    for i in range(COUNT):
-        name = f"blk.{i}.weight".encode()
-        parts += [struct.pack("<Q", len(name)), name, struct.pack("<IQIQ", 1, 4, 0, 32 * i)]
-    header = b"".join(parts)
-    path.write_bytes(header + bytes(-len(header) % 32 + 32 * COUNT))
-    return path
+def gguf_of(count: int) -> bytes:
+    def text(value: str) -> bytes:
+        return struct.pack("<Q", len(value)) + value.encode()
+
+    parts = [b"GGUF", struct.pack("<IQQ", 3, count, 0)]
+    for n, name in enumerate(names(count)):
+        parts.append(text(name) + struct.pack("<IQQIQ", 2, *reversed(SHAPE), 30, n * 32))
+    head = b"".join(parts)
+    return head + bytes(-len(head) % 32) + bytes(count * 32)
 
 
-@pytest.mark.parametrize("kind", ["safetensors", "gguf"])
-def test_a_run_is_charged_for_records(kind: str, safetensors: Path, tmp_path: Path) -> None:
-    path = safetensors if kind == "safetensors" else gguf(tmp_path / "many.gguf")
-    with pytest.raises(LimitError, match=r"60,000 tensors takes .*--memory") as caught:
-        anamnesis.remember(path, tmp_path / "out.safetensors", memory="256MiB")
-    assert (caught.value.limit, caught.value.need) == ("run.memory", COUNT * RECORD_BYTES)
-    assert [p.name for p in tmp_path.iterdir()] == (["many.gguf"] if kind == "gguf" else [])
+def pth_of(count: int) -> bytes:
+    writer = EntryWriter()
+    for n, name in enumerate(names(count)):
+        writer.entry(name, "0", count * 8, n * 8, SHAPE)
+        if not n % 1000:
+            writer.data += b"u("
+    return pth_bytes.pth(writer.end(), {"0": bytes(count * 32)})
 
 
-def test_every_tensor_arrives_within_what_was_charged(safetensors: Path, tmp_path: Path) -> None:
-    """In a process of its own, whose peak is compared with that of a model of one tensor."""
-    out = tmp_path / "out.safetensors"
-    code = (
-        "import resource, sys, anamnesis\n"
-        "anamnesis.remember(sys.argv[1], sys.argv[2], memory='2GiB', threads=1)\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
+def npz_of(count: int) -> bytes:
+    member = io.BytesIO()
+    np.save(member, np.zeros(SHAPE, "<f4"))
+    return pth_bytes.archive([(f"{name}.npy", member.getvalue()) for name in names(count)])
+
+
+FORMATS: dict[str, Callable[[int], bytes]] = {
+    "gguf": gguf_of,
+    "npz": npz_of,
+    "pth": pth_of,
+    "safetensors": safetensors_of,
+}
+
+
+Task = Callable[[], Any]
+
+
+def calls(function: Callable[[], Any]) -> int:
+    """Calls of Python and C functions that one call makes, in this thread."""
+    count = 0
+
+    def profile(frame: FrameType, event: str, argument: Any) -> None:
+        nonlocal count
+        count += event in ("call", "c_call")
+
+    sys.setprofile(profile)
+    try:
+        function()
+    finally:
+        sys.setprofile(None)
+    return count
+
+
+def seconds(function: Callable[[], Any]) -> float:
+    start = time.process_time()
+    function()
+    return time.process_time() - start
+
+
+def tasks(tmp_path: Path, container: str, count: int, target: str) -> dict[str, Task]:
+    """What users do with a model of so many tensors, in this order."""
+    source = tmp_path / f"{count}.{container}"
+    source.write_bytes(FORMATS[container](count))
+    out = tmp_path / f"{count}.out"
+    job = job_from(
+        inputs=[source],
+        output={"path": out, "format": target},
+        run={"executor": "serial", "memory": "2GiB"},
     )
-    peaks = []
-    one = tmp_path / "one.safetensors"
-    text = b'{"w":{"dtype":"BF16","shape":[4],"data_offsets":[0,8]}}'
-    one.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
-    for source, target in ((one, tmp_path / "1.safetensors"), (safetensors, out)):
-        done = subprocess.run(
-            [sys.executable, "-c", code, str(source), str(target)],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=100,
-        )
-        peaks.append(int(done.stdout) * 1024)
-    assert peaks[1] - peaks[0] < COUNT * RECORD_BYTES
-    model = anamnesis.open_model(out)
-    assert len(model) == COUNT
-    assert model[f"layers.{COUNT - 1}.weight"].to_numpy().view(np.uint16).tolist() == [
-        (4 * (COUNT - 1) + i) & 0xFFFF for i in range(4)
-    ]
+    return {
+        "inspect": lambda: anamnesis.inspect(source),
+        "convert": lambda: run_job(job),
+        "verify": lambda: anamnesis.verify(out),
+    }
 
 
-def checkpoint(path: Path, count: int) -> Path:
-    """`count` tensors of one storage, each four BF16 numbers, as torch.save writes them."""
-    storage = B.storage(elems=4 * count, cls="BFloat16Storage")
-    entries = {f"layers.{i}.weight": B.tensor(storage, (4,), (1,), 4 * i) for i in range(count)}
-    data = np.arange(4 * count, dtype=np.uint32).astype("<u2").tobytes()
-    path.write_bytes(B.pth(B.pickled(B.dict_(entries)), {"0": data}))
-    return path
+@pytest.mark.parametrize(
+    ("container", "target"),
+    [
+        ("gguf", "safetensors"),
+        ("npz", "safetensors"),
+        ("pth", "parquet"),
+        ("safetensors", "arrow"),
+        ("safetensors", "safetensors"),
+    ],
+)
+def test_ten_times_the_calls(tmp_path: Path, container: str, target: str) -> None:
+    few, many = (tasks(tmp_path, container, count, target) for count in (1_000, 10_000))
+    for what, task in few.items():
+        before, now = calls(task), calls(many[what])
+        assert now < 10.5 * before, (what, before, now)
 
 
-def test_a_checkpoint_of_many_tensors_is_read(tmp_path: Path) -> None:
-    """More than the pickle's fixed budget has room for: each tensor adds what the next takes."""
-    count = 75_000
-    path = checkpoint(tmp_path / "many.pth", count)
-    model = anamnesis.open_model(path)
-    assert len(model) == count
-    assert model[f"layers.{count - 1}.weight"].to_numpy().view(np.uint16).tolist() == [
-        (4 * (count - 1) + i) & 0xFFFF for i in range(4)
-    ]
+@pytest.mark.parametrize("container", sorted(FORMATS))
+def test_ten_times_the_time(tmp_path: Path, container: str) -> None:
+    """Also of what C does in one call, such as a search in a list: processor time, with much room.
 
-
-def test_a_checkpoint_is_refused_before_its_records_are_made(tmp_path: Path) -> None:
-    path = checkpoint(tmp_path / "many.pth", 3000)
-    with pytest.raises(LimitError, match=r"2,048 tensors takes .*--memory") as caught:
-        load_model(str(path), limits=Limits(record_bytes=2000 * RECORD_BYTES))
-    assert (caught.value.limit, caught.value.need) == ("run.memory", 2048 * RECORD_BYTES)
-    assert len(load_model(str(path), limits=Limits(record_bytes=3000 * RECORD_BYTES)).tensors)
+    A search through all others for each tensor would take a hundred times as much.
+    """
+    few, many = (tasks(tmp_path, container, count, "safetensors") for count in (8_000, 80_000))
+    tasks(tmp_path, container, 100, "safetensors")["convert"]()  # imports
+    for what, task in few.items():
+        before, now = seconds(task), seconds(many[what])
+        assert now < 25 * before + 0.5, (what, before, now)
