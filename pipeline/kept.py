@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 
 from anamnesis.errors import AnamnesisError
 from anamnesis.limits import Limits, MiB
-from anamnesis.pipeline.config_rules import clean
+from anamnesis.pipeline.config_rules import LONG, clean, is_narrow
 from anamnesis.readers.model import Model
 from anamnesis.readers.source import base_name
 from anamnesis.readers.strict_json import loads
@@ -71,9 +71,10 @@ def _stripped(stem: str) -> str:
 def metadata_of(model: Model, dtype: str | None) -> tuple[tuple[str, str], ...]:
     """The `__metadata__` of a safetensors input that its output keeps, in its order.
 
-    Left out is what speaks of quantisation: keys with the word in them, the descriptions of
-    torchao's tensors, and blocks of configurations that are stored as text. `dtype` is that of the
-    output (bf16, f16, f32), None when nothing was decoded.
+    Left out is what speaks of quantisation: keys with the word or a narrow format in them, texts
+    that are such a format, the descriptions of torchao's tensors, and blocks of configurations that
+    are stored as text. Keys of a dtype get the output's. `dtype` is that of the output (bf16, f16,
+    f32), None when nothing was decoded.
     """
     if model.container != "safetensors":
         return ()
@@ -83,9 +84,21 @@ def metadata_of(model: Model, dtype: str | None) -> tuple[tuple[str, str], ...]:
         described.add("tensor_names")
     kept = []
     for key, text in texts.items():
-        if key not in described and not _KEY_SPEAKS.fullmatch(key.lower()):
+        if key in described or _speaks(key):
+            continue
+        if key.startswith("ss_") or not is_narrow(text):
             kept.append((key, _cleaned(text, dtype)))
+        elif key.endswith("dtype"):
+            kept.append((key, LONG[dtype or "bf16"]))
     return tuple(kept)
+
+
+def _speaks(key: str) -> bool:
+    """Whether a key is about how weights were quantised; kohya's settings (`ss_…`) never are."""
+    if key.startswith("ss_"):
+        return _KEY_SPEAKS.fullmatch(key.lower()) is not None
+    quantised = _QUANTISED.search(key) or key in ("bits", "desc_act", "group_size")
+    return bool(quantised or _KEY_SPEAKS.fullmatch(key.lower()))
 
 
 def _cleaned(text: str, dtype: str | None) -> str:

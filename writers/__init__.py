@@ -56,7 +56,9 @@ WRITERS: dict[str, Writer] = {
 
 
 # Names of files that no row writes: a folder of such a name would be taken for one.
-_OTHER_SUFFIXES = frozenset(".feather .gguf .ipc .parquet .pq".split())
+_OTHER_SUFFIXES = frozenset(
+    ".bin .ckpt .feather .gguf .h5 .ipc .npy .npz .onnx .parquet .pickle .pkl .pq .pt .pth".split()
+)
 
 
 def format_of(path: str, asked: str | None = None) -> str:

@@ -115,6 +115,7 @@ KEPT = {
     "modelspec.title": "x",
     "ss_network_dim": "2",
     "ss_fp8_base": "True",
+    "ss_mixed_precision": "fp8",
     "format": "mlx",
     "ss_tags": '{"a": {"b": 1}}',
     "odd ": '{"no JSON',
@@ -127,6 +128,10 @@ def test_metadata_goes_along(tmp_path: Path) -> None:
         "quantization_config": "{}",
         "quant_method": "fp8",
         "modelspec.quantization": "fp8",
+        "weight_format": "fp8",
+        "scaled_fp8": "",
+        "gptq_bits": "4",
+        "bits": "8",
     }
     source = write(tmp_path / "a.safetensors", {"a": F32}, {**KEPT, **speaks})
     for out in (tmp_path / "o.safetensors", tmp_path / "folder"):
@@ -138,10 +143,12 @@ def test_metadata_goes_along(tmp_path: Path) -> None:
 
 def test_a_configuration_in_the_metadata_is_cleaned(tmp_path: Path) -> None:
     config = {"quantization_config": {"bits": 4}, "x_dtype": "fp8", "dim": 3}
-    source = write(tmp_path / "a.safetensors", {"a": F32}, {"config": json.dumps(config)})
+    about = {"config": json.dumps(config), "modelspec.dtype": "float8_e4m3fn"}
+    source = write(tmp_path / "a.safetensors", {"a": F32}, about)
     anamnesis.remember(source, tmp_path / "o.safetensors", dtype="bf16")
     found = metadata(tmp_path / "o.safetensors")
     assert found["format"] == "pt"
+    assert found["modelspec.dtype"] == "bfloat16"
     assert json.loads(found["config"]) == {"x_dtype": "bf16", "dim": 3}
 
 
