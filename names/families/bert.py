@@ -102,8 +102,9 @@ ffn_down            ffn.lin2
 layer_output_norm   output_layer_norm
 """,
         layers="{m}transformer.layer.{i}.",
-        lacks=("token_types.weight",),
+        lacks=("token_types.weight", *_LABELS),
         paths=_DISTILBERT_PATHS,
+        vocabularies=("bert",),
     ),
     Family(
         "eurobert",

@@ -20,6 +20,8 @@ import anamnesis
 from anamnesis.names.families import families
 from anamnesis.names.family import Family
 from anamnesis.names.gguf_config import WRITTEN, architecture_values, keys_of
+from anamnesis.names.view import family_of
+from anamnesis.readers.model import load_model
 
 gguf = pytest.importorskip("gguf")
 WORDS = "bert"  # WordPiece
@@ -71,6 +73,7 @@ def written(path: Path, name: str, family: Family) -> dict[str, Any]:
 def test_both_ways_are_the_identity(name: str, family: Family, tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     before = written(tmp_path / "m.gguf", name, family)
+    assert family_of(load_model(str(tmp_path / "m.gguf"))).name == family.name
     anamnesis.convert(tmp_path / "m.gguf", tmp_path / "hf", to="hf", dtype="f32")
     first = load_file(tmp_path / "hf" / "model.safetensors")
     (tmp_path / "hf" / "config.json").write_text(json.dumps(config(name)))
