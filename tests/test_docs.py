@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
@@ -220,13 +221,34 @@ def test_tests_that_a_page_names_exist(page: Path) -> None:
             assert f"def test_{name}(" in source.read_text(), f"{path}: {name}"
 
 
+_WHICH = "## Which test shows what"
+
+
+def _statements(page: str) -> Iterator[str]:
+    """What a page says, piece by piece: paragraphs, items of lists, and rows of tables.
+
+    A table that a test makes from the code (`<!-- name -->` above it) is one piece.
+    """
+    text = re.sub(r"(?ms)^```.*?^```$", "\n", page.partition(_WHICH)[0])
+    text = re.sub(r"(?ms)^<!-- (\w+) -->\n.*?^<!-- end -->$", r"\n\ntable of \1\n\n", text)
+    text = re.sub(r"(?m)^(?:#.*|<!--.*)$", "", text)
+    for piece in re.split(r"\n\s*\n|\n(?=- |\d+\. |\|)", text):
+        line = piece.strip().removeprefix("- ").removeprefix("| ").replace("**", "")
+        heading = re.search(rf"(?m)^{re.escape(piece.strip())}\n\|-", text) if line else None
+        if line and heading is None and not line.startswith("|-"):
+            yield line
+
+
 @pytest.mark.parametrize("name", ["failures", "inputs", "untrusted-input"])
-def test_what_these_pages_promise_has_its_tests(name: str) -> None:
+def test_each_statement_of_these_pages_has_its_tests(name: str) -> None:
     page = (ROOT / "docs" / f"{name}.md").read_text()
-    rows = [line for line in page.splitlines() if line.startswith("| ") and "`tests/" in line]
-    assert len(rows) >= 10
-    for heading in ("which test shows what", "tested"):
-        if f"## {heading}" in page.lower():
-            break
-    else:
-        pytest.fail("no table of tests")
+    rows = dict(re.findall(r"(?m)^\| (.+?) \| (.+) \|$", page.partition(_WHICH)[2]))
+    assert rows.pop("what begins with") == "test"
+    statements = list(_statements(page))
+    assert len(statements) >= 30
+    for said in statements:
+        known = [row for row in rows if said.startswith(row)]
+        assert known, f"no row of the table for {said[:60]!r}"
+    for row, shown in rows.items():
+        assert any(said.startswith(row) for said in statements), f"nothing begins with {row!r}"
+        assert _SHOWN_BY.search(shown) or shown.startswith("none: "), row
