@@ -146,6 +146,21 @@ def sinq(rows: int, columns: int) -> Layer:
     )
 
 
+def sinq_aux(rows: int, columns: int) -> Layer:
+    """The same, with scales and zeros of eight bits."""
+    rows = -(-rows // 32) * 32
+    plain, groups = sinq(rows, columns), rows * columns // 64
+    aux = []
+    for side, lines in (("scale", 32), ("zero", groups)):
+        numbers = _small(1, groups // lines)
+        aux += [
+            Entry(f"meta.{side}.x", "U8", (lines, groups // lines), _bytes(lines, groups // lines)),
+            Entry(f"meta.{side}.s", "F32", numbers.shape, numbers),
+            Entry(f"meta.{side}.m", "F32", numbers.shape, numbers),
+        ]
+    return Layer([plain.entries[0], *aux, plain.entries[3]], config=plain.config)
+
+
 def exl3(bits: int, codebook: str, rows: int, columns: int) -> Layer:
     """Whole groups of 128 outputs."""
     rows = -(-rows // 128) * 128

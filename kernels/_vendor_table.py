@@ -95,6 +95,14 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("qqq int4 g128", "vendor_layers:qqq"),),
     ),
+    "sinq-aux": Encoding(
+        "sinq:decode",
+        prepare="sinq:prepare",
+        family="HQQ, Quanto and BitNet",
+        scales="scale_s",
+        goal=0.0,
+        cases=(Bench("sinq int4 quantaux", "vendor_layers:sinq_aux"),),
+    ),
     "svdquant": Encoding(
         "svdquant:decode",
         prepare="svdquant:prepare",

@@ -22,6 +22,7 @@ from anamnesis.readers.schemes._errors import missing, where
 from anamnesis.readers.schemes.base import Ledger
 
 # By name, how each is stored: i an integer, b a truth value, t text, s a shape.
+SINQ_SIDECAR = "model.safetensors.index.json.meta.json"  # in which SINQ speaks of its layers
 FIELDS = {
     "axis": "i",
     "channel_wise": "b",

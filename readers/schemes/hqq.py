@@ -22,7 +22,7 @@ from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes._errors import where
-from anamnesis.readers.schemes._hqq_layer import Layer, read_layer
+from anamnesis.readers.schemes._hqq_layer import SINQ_SIDECAR, Layer, read_layer
 from anamnesis.readers.schemes.base import Ledger
 
 SCALES = {"BF16": 16, "F16": 16, "F32": 32}
@@ -37,7 +37,7 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for what is missing or does not fit, UnsupportedError for quantised scales,
     unpacked codes and scales of whole tensors.
     """
-    if any(one.method == "sinq" for one in ledger.stated):
+    if any(one.method == "sinq" for one in ledger.stated) or SINQ_SIDECAR in ledger.configs:
         return  # its layers have these names too, and scales besides
     files = Files()
     try:

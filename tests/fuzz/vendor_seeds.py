@@ -128,6 +128,10 @@ def seeds() -> dict[str, bytes]:
         "a.s_channel": ("F32", (1, 64)),
         "a.s_group": ("F16", (1, 64)),
     }
+    aux = {name: entry for name, entry in sinq.items() if name[-5:] not in ("scale", ".zero")}
+    for side in ("scale", "zero"):
+        aux |= {f"a.meta.{side}.x": ("U8", (2, 4))}
+        aux |= {f"a.meta.{side}.{part}": ("F32", (1, 4)) for part in "sm"}
     transform = {"quant_method": _CT, "transform_config": {"config_groups": groups}}
     return {
         **comfy,
@@ -137,6 +141,7 @@ def seeds() -> dict[str, bytes]:
         "fouroversix": _seed(four, {"quant_method": "fouroversix", "scale_rule": "mse"}),
         "marlin-24": _seed(marlin_24, {"quant_method": _CT, "format": "marlin-24"}),
         "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
+        "sinq-aux": _seed(aux, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "sinq": _seed(sinq, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "fp-quant": _seed(fp_quant, {"quant_method": "fp_quant", "hadamard_group_size": 32}),
     }

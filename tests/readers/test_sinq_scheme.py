@@ -47,13 +47,73 @@ def test_codes(tmp_path: Path) -> None:
         ({}, {"nbits": 6}, "6 bits"),
         ({}, {"nbits": None}, "None bits"),
         ({"meta.scale": np.ones((2, 4, 1), np.float32)}, {}, "2D"),
-        ({"meta.scale": None, "meta.scale.x": np.ones((8, 1), np.uint8)}, {}, "quantised scales"),
+        ({"meta.scale2": np.ones((2, 1, 32), np.float32)}, {}, "2D"),
         ({"meta.scale": None, "meta": np.ones(8, np.uint8)}, {}, "not known"),
     ],
 )
 def test_what_is_refused(parts: Any, block: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=message):
         opened(tmp_path / "bad", LAYER | parts, BLOCK | block)
+
+
+AUX: dict[str, Any] = LAYER | {
+    "meta.scale": None,
+    "meta.zero": None,
+    "meta.scale.x": np.arange(8, dtype=np.uint8).reshape(2, 4),
+    "meta.scale.s": np.array([[1, 1, 2, 4]], np.float16),
+    "meta.scale.m": np.array([[0, 1, 0, -0.5]], np.float32),
+    "meta.zero.x": np.full((8, 1), 3, np.uint8),
+    "meta.zero.s": np.ones((1, 1), np.float32),
+    "meta.zero.m": np.full((1, 1), -2, np.float32),
+}
+
+
+def sidecar(folder: Path, parts: dict[str, Any], **meta: Any) -> Any:
+    """As SINQ's own save_quantized_safetensors has it: no method in config.json."""
+    folder.mkdir()
+    stored = {f"x.{name}": array for name, array in parts.items() if array is not None}
+    save_file(stored, folder / "model.safetensors")
+    about = {"x": {"meta": {"method": "sinq", "nbits": 4, **meta}}}
+    (folder / "model.safetensors.index.json.meta.json").write_text(json.dumps(about))
+    return anamnesis.open_model(folder)
+
+
+@pytest.mark.parametrize("method", ["sinq_quantAux", "sinq_awq_l1_quantAux", "sinq"])
+def test_scales_that_are_codes(method: str, tmp_path: Path) -> None:
+    values = sidecar(tmp_path / "m", AUX, method=method)["x.weight"].to_numpy().astype(np.float32)
+    scales = np.array([0, 2, 4, 11.5, 4, 6, 12, 27.5], np.float32).reshape(4, 2)
+    codes = np.array([1, 1, 0, 0])[:, None]  # less a zero of 1: groups of the high nibbles are 2
+    wanted = codes * np.repeat(scales, 32, 1) * LAYER["meta.scale2"]
+    assert np.array_equal(values, wanted.astype(np.float32).astype("bfloat16").astype(np.float32))
+
+
+def test_the_sidecar_counts_before_the_configuration(tmp_path: Path) -> None:
+    folder = tmp_path / "m"
+    sidecar(folder, LAYER)
+    config = {"quantization_config": {"quant_method": "sinq", "method": "sinq", "nbits": 8}}
+    (folder / "config.json").write_text(json.dumps(config))
+    assert anamnesis.open_model(folder)["x.weight"].shape == (4, 64)
+    for meta, message in (({"method": "sinq_nf4"}, "sinq_nf4"), ({"nbits": 5}, "5 bits")):
+        with pytest.raises(UnsupportedError, match=message):
+            sidecar(tmp_path / message, LAYER, **meta)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"meta.scale.s": None},
+        {"meta.scale.m": np.zeros((1, 3), np.float32)},
+        {"meta.scale.s": np.ones((1, 4), np.int32)},
+        {"meta.scale.x": np.ones((2, 3), np.uint8)},
+        {"meta.scale.x": np.ones((2, 4), np.int8)},
+        {"meta.zero.x": np.ones((4, 1), np.uint8)},
+        {"meta.zero.x": None, "meta.zero": np.ones((8, 1), np.float32)},
+        {"meta.zero.x": None},
+    ],
+)
+def test_codes_of_scales_that_do_not_fit(change: Any, tmp_path: Path) -> None:
+    with pytest.raises(FormatError):
+        sidecar(tmp_path / "bad", AUX | change)
 
 
 @pytest.mark.parametrize(

@@ -20,12 +20,16 @@ from sinq.quantizer import Quantizer
 torch.manual_seed(37)
 
 
-def make(folder: str, bits: int, group: int, method: str = "sinq") -> None:
-    """A layer `a` of 48 by 128, and its bias."""
+def make(folder: str, bits: int, group: int, method: str = "sinq", aux: bool = False) -> None:
+    """A layer `a` of 48 by 128, and its bias.
+
+    With `aux` it is quantised as SINQ's own classes do it, scales and zeros to 8 bits, and its
+    settings are in the sidecar that SINQ writes, and nowhere else.
+    """
     weight = torch.randn(48, 128) * torch.rand(128)
     about = {"nbits": bits, "group_size": group, "tiling_mode": "1D", "method": method}
     activations = torch.rand(256, 128) if method == "asinq" else None
-    internal = {"sinq": "sinq", "asinq": "sinq_awq_l1"}[method]
+    internal = {"sinq": "sinq", "asinq": "sinq_awq_l1"}[method] + "_quantAux" * aux
     codes, meta = Quantizer.quantize(
         weight, activations, device="cpu", axis=1, compute_dtype=torch.float32,
         **(about | {"method": internal}),
@@ -33,13 +37,19 @@ def make(folder: str, bits: int, group: int, method: str = "sinq") -> None:
     bias = torch.randn(48).bfloat16()
     path = HERE / "sinq" / folder
     path.mkdir(parents=True, exist_ok=True)
+    if aux:
+        names = ("x", "s", "m", "shape")
+        meta |= {n: dict(zip(names, meta[n], strict=True)) for n in ("scale", "zero")}
     parts = {"a": {"W_q": codes, "bias": bias, "meta": meta}}
     BaseSINQHFModel.save_weights_safetensors(parts, str(path))
     for about_shards in path.glob("*.index.json*"):  # one shard needs none
-        about_shards.unlink()
+        if not (aux and about_shards.name.endswith("meta.json")):
+            about_shards.unlink()
     values = {"a.weight": Quantizer.dequantize(codes, dict(meta)), "a.bias": bias}
     expected = {name: bf16_bits(value) for name, value in values.items()}
     save_file(expected, path / "expected.safetensors")
+    if aux:
+        return
     block = {"quantization_config": {"quant_method": "sinq", **about}}
     (path / "config.json").write_text(json.dumps(block, indent=1) + "\n")
 
@@ -49,3 +59,5 @@ if __name__ == "__main__":
     make("3-bits", 3, 32)
     make("2-bits", 2, 128)
     make("8-bits-awq", 8, 64, "asinq")
+    make("4-bits-aux", 4, 64, "sinq", aux=True)
+    make("3-bits-awq-aux", 3, 32, "asinq", aux=True)

@@ -1,0 +1,55 @@
+"""SINQ's `quantAux`: HQQ's codes whose scales and zeros are codes of eight bits themselves.
+
+| component | stored, for N groups |
+|---|---|
+| `scale_x`, `zero_x` | U8 `[t, N / t]`: the code of group g is number g of it |
+| `scale_s`, `scale_m`, `zero_s`, `zero_m` | floats `[1, N / t]`, for group g number g mod (N / t) |
+
+    scale = code * s + m          float32, each step rounded; the same for zeros
+
+The rest is what it is of float32 scales and zeros: HQQ's codes (`hqq.py`), and a factor for each
+column (`folded.py`). Source: PyPI sinq 0.2.0 quantizer.py
+(`rtn8`, `dq8`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from anamnesis.kernels import Window, decoder, preparer
+from anamnesis.kernels.bits import to_float32
+
+_SIDES = ("scale", "zero")
+
+
+def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+    """What the encoding `scalars["numbers"]` needs, and steps and minima as float32."""
+    inner = preparer(scalars["numbers"])
+    prepared = {} if inner is None else inner(scalars, wholes)
+    for side in _SIDES:
+        for part in ("s", "m"):
+            stored = wholes[f"{side}_{part}"]
+            prepared[f"{side}_{part}"] = to_float32(stored.dtype, stored.array).reshape(-1)
+    return prepared
+
+
+def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+    """Groups `window`; blocks as HQQ's, with `scale_x` and `zero_x` for scales and zeros.
+
+    Raises ValueError for arrays that do not fit.
+    """
+    count = window.stop - window.start
+    parts = {"W_q": blocks["W_q"]}
+    for side in _SIDES:
+        codes = np.ascontiguousarray(blocks[f"{side}_x"]).reshape(-1)
+        if codes.size < count:
+            raise ValueError(f"{side}_x: {codes.size} codes for groups {window}")
+        steps, least = params[f"{side}_s"], params[f"{side}_m"]
+        place = np.arange(window.start, window.stop) % steps.size
+        with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
+            numbers = codes[:count].astype(np.float32) * steps[place] + least[place]
+        parts[side] = numbers.reshape(-1, 1).view(np.uint8)
+    decoder(params["numbers"])(parts, params, window, out)
