@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from anamnesis.pipeline.importance import key_values_of
-from anamnesis.pipeline.policy import FILE_TYPES, MIXTURES, Facts
+from anamnesis.pipeline.mixtures import MIXTURES, Facts
+from anamnesis.pipeline.policy import FILE_TYPES
 from anamnesis.pipeline.targets import Encode, type_of
 from anamnesis.readers.gguf_types import KeyValue
 
@@ -17,10 +18,22 @@ def facts_of(found: Mapping[str, KeyValue]) -> Facts:
     """What mixtures ask of a model; 0 layers when its key/values do not say."""
     kind = str(found["general.architecture"].value) if "general.architecture" in found else ""
     layers, experts = (
-        int(found[key].value) if key in found and isinstance(found[key].value, int) else 0
-        for key in (f"{kind}.block_count", f"{kind}.expert_count")
+        _number(found, f"{kind}.{key}") or 0 for key in ("block_count", "expert_count")
     )
-    return Facts(layers, experts, large=layers == 80 and kind in ("llama", "qwen2"))
+    heads = _number(found, f"{kind}.attention.head_count") or 0
+    values = _number(found, f"{kind}.attention.head_count_kv")
+    values = heads if values is None else values
+    shared = heads // values if values > 0 else 0
+    large = layers == 80 and kind in ("llama", "qwen2")
+    return Facts(layers, experts, large=large, shared=shared)
+
+
+def _number(found: Mapping[str, KeyValue], key: str) -> int | None:
+    """The number of a key, or of a list of numbers the first, that of layer 0."""
+    value = found[key].value if key in found else None
+    if isinstance(value, list) and value:
+        value = value[0]
+    return value if type(value) is int else None
 
 
 def encoded_as(encode: Encode) -> dict[str, KeyValue]:

@@ -70,7 +70,7 @@ def _for_gguf(model: Model, spec: Spec, settings: Settings, limits: Limits) -> t
     if spec.encode is not None:
         from anamnesis.pipeline.gguf_encode import encoded_as, facts_of
 
-        encode = spec.encode.of([tensor.name for tensor in model.tensors], facts_of(found))
+        encode = spec.encode.of(model.tensors, facts_of(found))
         if whole:
             model = replace(model, tensors=tuple(_unrounded(t, encode) for t in model.tensors))
         spec = replace(spec, encode=encode)

@@ -22,7 +22,8 @@ from anamnesis.kernels.transcoders import Source, misfit, suggested
 from anamnesis.names.derived import transposed
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
 from anamnesis.pipeline.importance import Weights, needs_weights, takes_weights, weights_of
-from anamnesis.pipeline.policy import FALLBACKS, MIXTURES, Facts, left_alone, mixed
+from anamnesis.pipeline.mixtures import MIXTURES, Facts, mixed
+from anamnesis.pipeline.policy import FALLBACKS, left_alone
 from anamnesis.pipeline.transcode import loses, scale_dtype, source_of
 from anamnesis.pipeline.work import Piece, Step
 from anamnesis.readers.base import Tensor
@@ -170,12 +171,14 @@ class Encode:
     skip_loss: bool = False
     imatrix: Imatrix | None = None
 
-    def of(self, names: Sequence[str], facts: Facts) -> Encode:
+    def of(self, tensors: Sequence[Tensor], facts: Facts) -> Encode:
         """The same for a model of such tensors: a mixture's types are chosen among all of them."""
         if not self.mixture:
             return self
-        kept = [name for name in names if not left_alone(name, 2, "ggml")]
-        return replace(self, types=mixed(self.mixture, kept, facts))
+        kept = [t for t in tensors if not left_alone(t.name, len(t.shape), "ggml")]
+        columns = {tensor.name: tensor.shape[-1] for tensor in kept}
+        facts = replace(facts, weighed=self.imatrix is not None)
+        return replace(self, types=mixed(self.mixture, columns, facts, columns))
 
     def choose(self, tensor: Tensor) -> Choice:
         """The choice for a tensor with the dtype that it is decoded to."""

@@ -12,7 +12,8 @@ import pytest
 
 import anamnesis
 from anamnesis.errors import UsageError
-from anamnesis.pipeline.policy import Facts, left_alone, mixed
+from anamnesis.pipeline.mixtures import Facts, mixed
+from anamnesis.pipeline.policy import left_alone
 from anamnesis.pipeline.targets import parse_target
 
 LIBRARY = ctypes.CDLL(str(Path(libggml.__file__).parent / "lib64" / "libggml-base.so"))

@@ -1,0 +1,127 @@
+"""Every mixture gives a model the types and bytes that llama.cpp itself gives it."""
+
+from __future__ import annotations
+
+import ctypes
+import struct
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from llama_cpp_module import llama_cpp_or_skip
+
+import anamnesis
+from anamnesis.errors import UsageError
+from anamnesis.pipeline.mixtures import MIXTURES
+
+llama_cpp = llama_cpp_or_skip()
+LAYERS, WIDTH = 8, 256
+# ggml 0.25.3 sums what IQ1_M's cuts are chosen by in another order than 0.20.
+ROUNDED_OTHERWISE = ("IQ1_M",)
+# Layers, experts, heads that share a value, and whether outputs are embeddings.
+MODELS = {"plain": (0, 1, False), "shared": (0, 4, True), "experts": (8, 4, False)}
+
+
+def matrices(experts: int, shared: int, tied: bool) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a small Llama or Mixtral."""
+    found: dict[str, tuple[int, ...]] = {"token_embd.weight": (32, WIDTH)}
+    stack = (experts,) if experts else ()
+    end = "_exps" if experts else ""
+    for layer in range(LAYERS):
+        block = f"blk.{layer}"
+        found[f"{block}.attn_q.weight"] = (WIDTH, WIDTH)
+        found[f"{block}.attn_k.weight"] = found[f"{block}.attn_v.weight"] = (WIDTH // shared, WIDTH)
+        found[f"{block}.attn_output.weight"] = (WIDTH, WIDTH)
+        for part in ("gate", "up", "down"):
+            found[f"{block}.ffn_{part}{end}.weight"] = (*stack, WIDTH, WIDTH)
+    if not tied:
+        found["output.weight"] = (32, WIDTH)
+    return found
+
+
+def write_model(path: Path, experts: int, shared: int, tied: bool) -> Path:
+    writer = gguf.GGUFWriter(path, "llama")
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(64)
+    writer.add_embedding_length(WIDTH)
+    writer.add_feed_forward_length(WIDTH)
+    writer.add_head_count(8)
+    writer.add_head_count_kv(8 // shared)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(32)
+    if experts:
+        writer.add_expert_count(experts)
+        writer.add_expert_used_count(2)
+    rng = np.random.default_rng(1)
+    for name, shape in matrices(experts, shared, tied).items():
+        writer.add_tensor(name, rng.standard_normal(shape).astype(np.float32))
+    writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+def weights(experts: int, shared: int, tied: bool) -> dict[str, np.ndarray]:
+    """Importance of all but embeddings and the output."""
+    rng = np.random.default_rng(2)
+    return {
+        name: (rng.standard_normal(shape[:-2] + shape[-1:]) ** 2).astype(np.float32)
+        for name, shape in matrices(experts, shared, tied).items()
+        if name.startswith("blk")
+    }
+
+
+def by_llama_cpp(source: Path, out: Path, mixture: str, sums: dict[str, np.ndarray]) -> bool:
+    """`llama_model_quantize`; whether it went well."""
+    settings = llama_cpp.llama_model_quantize_default_params()
+    settings.ftype, settings.nthread = MIXTURES[mixture].file_type, 1
+    rows: Any = (llama_cpp.llama_model_imatrix_data * (len(sums) + 1))()
+    for row, (name, values) in zip(rows, sums.items(), strict=False):
+        row.name, row.size = name.encode(), values.size
+        row.data = values.ctypes.data_as(ctypes.POINTER(ctypes.c_float))
+    if sums:
+        settings.imatrix = rows
+    status = llama_cpp.llama_model_quantize(str(source).encode(), str(out).encode(), settings)
+    return not status
+
+
+def write_imatrix(path: Path, sums: dict[str, np.ndarray]) -> Path:
+    data = struct.pack("<i", len(sums))
+    for name, values in sums.items():
+        data += struct.pack("<i", len(name)) + name.encode()
+        data += struct.pack("<ii", 1, values.size) + values.tobytes()
+    path.write_bytes(data)
+    return path
+
+
+@pytest.mark.parametrize("weighed", [False, True], ids=["alone", "imatrix"])
+@pytest.mark.parametrize("kind", MODELS)
+def test_types_and_bytes_are_llama_cpps(tmp_path: Path, kind: str, weighed: bool) -> None:
+    source = write_model(tmp_path / "in.gguf", *MODELS[kind])
+    sums = weights(*MODELS[kind]) if weighed else {}
+    imatrix = write_imatrix(tmp_path / "i.dat", sums) if weighed else None
+    for mixture in MIXTURES:
+        theirs, ours = tmp_path / f"{mixture}-theirs.gguf", tmp_path / f"{mixture}-ours.gguf"
+        if not by_llama_cpp(source, theirs, mixture, sums):
+            with pytest.raises(UsageError, match="requires an importance matrix"):
+                anamnesis.convert(source, ours, to="gguf", encode=mixture)
+            assert not weighed
+            continue
+        anamnesis.convert(source, ours, to="gguf", encode=mixture, imatrix=imatrix, skip_loss=True)
+        expected = {t.name: t for t in gguf.GGUFReader(theirs).tensors}
+        found = {t.name: t for t in gguf.GGUFReader(ours).tensors}
+        assert found.keys() == expected.keys()
+        types = {n: (t.tensor_type.name, expected[n].tensor_type.name) for n, t in found.items()}
+        assert not {n: t for n, t in types.items() if t[0] != t[1]}, mixture
+        compared = [name for name, type in types.items() if type[0] not in ROUNDED_OTHERWISE]
+        other = [n for n in compared if found[n].data.tobytes() != expected[n].data.tobytes()]
+        assert not other, (mixture, [(name, types[name][0]) for name in other])
+        assert int(gguf.GGUFReader(ours).fields["general.file_type"].contents()) == (
+            MIXTURES[mixture].file_type
+        )
+        theirs.unlink()
+        ours.unlink()
