@@ -6,8 +6,11 @@
 | Q4_0, Q5_0 | the number of greatest magnitude / -8, -16 | `trunc(w / d + 8.5)`, `+ 16.5` |
 | Q4_1, Q5_1 | (most - least) / 15, 31; m = least | `trunc((w - m) / d + 0.5)` |
 
-where `w / d` is `w * (1 / d)`, of the float32 d that is then stored as binary16. Layouts are in
-`gguf_legacy`. Source: ggml `src/ggml-quants.c`, `quantize_row_q8_0_ref` and its neighbours.
+where `w / d` is `w * (1 / d)`, of the float32 d that is then stored as binary16. With an importance
+matrix d and m are searched for as those of Q6_K and Q4_K (`encode_gguf_k`), a block being a group,
+with weights of the column times `sqrt(variance + w * w)`, the variance being the mean of `w * w` in
+the row; Q8_0 has none. Layouts are in `gguf_legacy`. Source: ggml `src/ggml-quants.c`,
+`quantize_row_q8_0_ref` and its neighbours, `quantize_row_q4_0_impl` to `quantize_row_q5_1_impl`.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anamnesis.kernels._ggml import run_blocks
+from anamnesis.kernels._ggml import run_blocks, run_weighed
 from anamnesis.kernels._native import kernel, variants
 
 _above_least = variants("encode_gguf_legacy:above_least")
 _around_zero = variants("encode_gguf_legacy:around_zero")
+_weighted_above_least = variants("encode_gguf_legacy_weighted:above_least")
+_weighted_around_zero = variants("encode_gguf_legacy_weighted:around_zero")
 _q8_0 = kernel("encode_gguf_legacy:q8_0")
 
 
@@ -28,21 +33,30 @@ def encode_q8_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) 
     run_blocks(_q8_0, values, "gguf-q8-0", out["blocks"])
 
 
+def _encode(kernels: Any, encoding: str, values: Any, params: Any, out: Any) -> None:
+    """By the first of two kernels, or with weights by the second."""
+    alone, weighted = kernels
+    if params.get("weights"):
+        run_weighed(weighted, values, params, (32, 0, 1), encoding, out["blocks"])
+    else:
+        run_blocks(alone, values, encoding, out["blocks"])
+
+
 def encode_q4_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q4_0_ref`."""
-    run_blocks(_around_zero(8), values, "gguf-q4-0", out["blocks"])
+    """`quantize_q4_0`."""
+    _encode((_around_zero(8), _weighted_around_zero(8)), "gguf-q4-0", values, params, out)
 
 
 def encode_q4_1(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q4_1_ref`."""
-    run_blocks(_above_least(15), values, "gguf-q4-1", out["blocks"])
+    """`quantize_q4_1`."""
+    _encode((_above_least(15), _weighted_above_least(15)), "gguf-q4-1", values, params, out)
 
 
 def encode_q5_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q5_0_ref`."""
-    run_blocks(_around_zero(16), values, "gguf-q5-0", out["blocks"])
+    """`quantize_q5_0`."""
+    _encode((_around_zero(16), _weighted_around_zero(16)), "gguf-q5-0", values, params, out)
 
 
 def encode_q5_1(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """`quantize_row_q5_1_ref`."""
-    run_blocks(_above_least(31), values, "gguf-q5-1", out["blocks"])
+    """`quantize_q5_1`."""
+    _encode((_above_least(31), _weighted_above_least(31)), "gguf-q5-1", values, params, out)

@@ -1,7 +1,8 @@
 """Bodies of `kernels/encode_gguf_iq4.py`, which has the layout.
 
-`groups` are the same numbers as `values`, 32 a row. Scales are searched for in sixteen groups side
-by side; what is nearest to a number is found by fifteen comparisons, which need no branches.
+`groups` are the same numbers as `values`, 32 a row, and `weighed` their weights, if there are any.
+Scales are searched for in sixteen groups side by side; what is nearest to a number is found by
+fifteen comparisons, which need no branches.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX, clamped, half_bits, nearest, put_half
 from anamnesis.kernels.bodies._ggml_lanes import half_lanes, inverse_of, signed_ends
-from anamnesis.kernels.bodies._jit import inline, jit, local, stack
+from anamnesis.kernels.bodies._jit import inline, local, stack, variants
 from anamnesis.kernels.bodies._lanes import (
     choose,
     lanes,
@@ -90,37 +91,53 @@ def _store(values: Any, first: Any, inverse: Any, out: Any, at: Any) -> None:
     put_bytes(out, at, low | high << 4)
 
 
-@jit
-def iq4_nl(values: Any, groups: Any, out: Any) -> None:
+@inline
+def _weights_of(x: Any, weighed: Any, first: Any, tail: Any, weights: Any, weighted: Any) -> None:
+    """The weights of sixteen groups from `first` on; the squares of the numbers where none are."""
+    if weighted:
+        some_groups_of(weighed, first, 32, tail, weights)
+    else:
+        for i in range(32):
+            put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
+
+
+@variants
+def iq4_nl(weighted: int) -> Any:
     """IQ4_NL: `d` f16, then elements i and 16 + i as low and high half of byte i."""
-    x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
-    tail = local(_tail(), (16, 32), _f32)
-    halves, inverses = local(_halves(), 16, _i32), local(_inverses(), 16, _f32)
-    for first in range(0, groups.shape[0], 16):
-        some_groups_of(groups, first, 32, tail, x)
-        for i in range(32):
-            put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
-        scale = _search(x, weights)
-        put_lanes(halves, 0, half_lanes(scale))
-        put_lanes(inverses, 0, inverse_of(scale))
-        for b in range(first, min(first + 16, groups.shape[0])):
-            put_half(out, 18 * b, halves[b - first])
-            _store(values, 32 * b, inverses[b - first], out, 18 * b + 2)
+
+    def run(values: Any, groups: Any, weighed: Any, out: Any) -> None:
+        x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
+        tail = local(_tail(), (16, 32), _f32)
+        halves, inverses = local(_halves(), 16, _i32), local(_inverses(), 16, _f32)
+        for first in range(0, groups.shape[0], 16):
+            some_groups_of(groups, first, 32, tail, x)
+            _weights_of(x, weighed, first, tail, weights, weighted)
+            scale = _search(x, weights)
+            put_lanes(halves, 0, half_lanes(scale))
+            put_lanes(inverses, 0, inverse_of(scale))
+            for b in range(first, min(first + 16, groups.shape[0])):
+                put_half(out, 18 * b, halves[b - first])
+                _store(values, 32 * b, inverses[b - first], out, 18 * b + 2)
+
+    return run
 
 
-@jit
-def iq4_xs(values: Any, groups: Any, out: Any) -> None:
+@variants
+def iq4_xs(weighted: int) -> Any:
     """IQ4_XS: `d` f16, two bits a scale, four bits a scale, then eight runs as in IQ4_NL."""
-    x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
-    tail, scales = local(_tail(), (16, 32), _f32), local(_scales(), 16, _f32)
-    blocks = values.shape[0] // 256
-    for b in range(0, blocks, 2):
-        some_groups_of(groups, 8 * b, 32, tail, x)
-        for i in range(32):
-            put_lanes(weights, 16 * i, lanes(x, 16 * i) * lanes(x, 16 * i))
-        put_lanes(scales, 0, _search(x, weights))
-        for k in range(min(2, blocks - b)):
-            _store_block(values, 256 * (b + k), scales[8 * k : 8 * k + 8], out, 136 * (b + k))
+
+    def run(values: Any, groups: Any, weighed: Any, out: Any) -> None:
+        x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
+        tail, scales = local(_tail(), (16, 32), _f32), local(_scales(), 16, _f32)
+        blocks = values.shape[0] // 256
+        for b in range(0, blocks, 2):
+            some_groups_of(groups, 8 * b, 32, tail, x)
+            _weights_of(x, weighed, 8 * b, tail, weights, weighted)
+            put_lanes(scales, 0, _search(x, weights))
+            for k in range(min(2, blocks - b)):
+                _store_block(values, 256 * (b + k), scales[8 * k : 8 * k + 8], out, 136 * (b + k))
+
+    return run
 
 
 @inline

@@ -108,7 +108,7 @@ def _most_after_nan(values: Any, first: Any) -> Any:
 
 
 @inline
-def _put(low: Any, high: Any, out: Any, at: Any, head: Any) -> None:
+def put_codes(low: Any, high: Any, out: Any, at: Any, head: Any) -> None:
     """Halves of bytes from `head` on; under wider codes, fifth bits before them, of 32 elements."""
     put_bytes(out, at + head, low & 15 | (high & 15) << 4)
     if head > 4:
@@ -159,7 +159,7 @@ def around_zero(half: int) -> Any:
                 at, first = nbytes * (b + k), 32 * (b + k)
                 put_half(out, at, halves[k])
                 low = code(lanes(values, first), inverses[k])
-                _put(low, code(lanes(values, first + 16), inverses[k]), out, at, head)
+                put_codes(low, code(lanes(values, first + 16), inverses[k]), out, at, head)
 
     code = inline(code)
     return run
@@ -202,7 +202,7 @@ def above_least(most_code: int) -> Any:
                 put_half(out, at + 2, least_halves[k])
                 low = code(lanes(values, first), leasts[k], inverses[k])
                 high = code(lanes(values, first + 16), leasts[k], inverses[k])
-                _put(low, high, out, at, head)
+                put_codes(low, high, out, at, head)
 
     code = inline(code)
     return run

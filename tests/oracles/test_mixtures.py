@@ -117,7 +117,7 @@ def test_types_and_bytes_are_llama_cpps(tmp_path: Path, kind: str, weighed: bool
         assert found.keys() == expected.keys()
         types = {n: (t.tensor_type.name, expected[n].tensor_type.name) for n, t in found.items()}
         assert not {n: t for n, t in types.items() if t[0] != t[1]}, mixture
-        compared = [name for name, type in types.items() if type[0] not in ROUNDED_OTHERWISE]
+        compared = [name for name, pair in types.items() if pair[0] not in ROUNDED_OTHERWISE]
         other = [n for n in compared if found[n].data.tobytes() != expected[n].data.tobytes()]
         assert not other, (mixture, [(name, types[name][0]) for name in other])
         assert int(gguf.GGUFReader(ours).fields["general.file_type"].contents()) == (

@@ -121,8 +121,34 @@ def test_mixtures_of_many_layers() -> None:
     assert {eight[f"blk.{n}.attn_v.weight"] for n in range(32)} == {"Q8_0"}
 
 
+def test_mixtures_of_small_types() -> None:
+    """What llama.cpp gives; tests/oracles/test_mixtures.py asks it."""
+    parts = ("attn_k", "attn_output", "attn_q", "attn_v", "ffn_down", "ffn_gate", "ffn_up")
+    names = [f"blk.{n}.{part}.weight" for n in range(16) for part in parts]
+    names += ["output.weight", "token_embd.weight"]
+    columns = dict.fromkeys(names, 256)
+
+    def layer(mixture: str, number: int, facts: Facts) -> list[str]:
+        found = mixed(mixture, names, facts, columns)
+        return [found[f"blk.{number}.{part}.weight"] for part in parts]
+
+    few, many = Facts(16, weighed=True), Facts(16, shared=4)
+    first = ["IQ2_XXS", "IQ2_XXS", "IQ2_XXS", "Q2_K", "Q2_K", "IQ2_XXS", "IQ2_XXS"]
+    assert layer("IQ2_XXS", 0, few) == first
+    assert layer("IQ2_XXS", 2, many)[3:5] == ["Q4_K", "IQ2_XXS"]
+    assert layer("IQ2_M", 1, few)[1:5] == ["IQ3_S", "IQ2_S", "IQ3_S", "IQ3_S"]
+    assert layer("IQ3_XXS", 2, few)[:5] == ["IQ2_S", "IQ3_S", "IQ2_S", "IQ3_XXS", "IQ3_XXS"]
+    assert layer("IQ3_XXS", 2, Facts(16))[3:5] == ["IQ3_S", "Q3_K"]
+    inner, outer = layer("IQ3_XS", 2, few)[5:], layer("IQ3_XS", 14, few)[5:]
+    assert (inner, outer) == (["IQ3_XXS"] * 2, ["IQ3_S"] * 2)
+    assert mixed("IQ1_S", names, few, columns)["token_embd.weight"] == "Q2_K"
+    assert mixed("IQ1_S", names, few, columns)["output.weight"] == "Q5_K"
+    columns["output.weight"] = 96
+    assert mixed("IQ1_S", names, few, columns)["output.weight"] == "Q8_0"
+
+
 def test_what_a_gguf_cannot_hold(model: Path) -> None:
-    with pytest.raises(UsageError, match="allowed: gguf-iq4-nl"):
+    with pytest.raises(UsageError, match="allowed: gguf-iq1-m"):
         parse_target("nvfp5", form="gguf")
     with pytest.raises(UsageError, match="found 'bnb-nf4'"):
         parse_target("bnb-nf4", form="gguf")

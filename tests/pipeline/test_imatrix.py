@@ -13,6 +13,7 @@ import gguf
 import libggml
 import numpy as np
 import pytest
+from llama_folder import llama_folder
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -127,6 +128,48 @@ def test_blocks_are_ggmls(
     assert text(out, "quantize.imatrix.entries_count") == 2
     assert text(out, "quantize.imatrix.chunks_count") == 11
     anamnesis.verify(out, against=model, imatrix=file)
+
+
+def test_a_folder_is_weighed_by_the_names_of_a_gguf(tmp_path: Path) -> None:
+    folder = llama_folder(tmp_path / "model", "fp8")
+    plain, out = tmp_path / "plain.gguf", tmp_path / "out.gguf"
+    anamnesis.convert(folder, plain, to="gguf", dtype="f32")
+    weights = np.linspace(0.1, 3, 128, dtype=np.float32)
+    # Rows of queries are in another order in a GGUF; the columns that are weighed are not.
+    names = ("blk.0.ffn_up.weight", "blk.1.attn_q.weight")
+    file = write_imatrix(tmp_path / "i.dat", dict.fromkeys(names, weights), calls=1)
+    anamnesis.convert(
+        folder, out, to="gguf", encode="q4-0", imatrix=file, dtype="f32", allow_requantize=True
+    )
+    for name in names:
+        values, found = tensors(plain)[name].data, tensors(out)[name]
+        assert found.data.tobytes() == by_ggml(2, values, weights)
+        assert found.data.tobytes() != by_ggml(2, values, None)
+    anamnesis.verify(out, against=folder, imatrix=file)
+
+
+def test_small_types_need_weights(model: Path, sums: dict[str, np.ndarray], tmp_path: Path) -> None:
+    out = tmp_path / "o.gguf"
+    for encode, name in (
+        ("IQ3_XXS", "attn_q.weight' and 1 more: gguf-iq2-s"),
+        ("gguf-iq3-xxs", "attn_q.weight' and 1 more: gguf-iq3-xxs"),
+        ("gguf-iq2-xxs", "token_embd.weight' and 2 more: gguf-iq2-xxs"),
+        ("Q2_K_S", "attn_q.weight' and 1 more: gguf-q2-k"),
+    ):
+        said = f"{name} requires an importance matrix.*give one, --imatrix"
+        with pytest.raises(UsageError, match=said):
+            anamnesis.convert(model, out, to="gguf", encode=encode)
+    anamnesis.convert(model, out, to="gguf", encode="q2-k")
+    part = write_imatrix(tmp_path / "part.dat", {"blk.0.attn_q.weight": np.ones(512)})
+    said = "ffn_up_exps.weight': gguf-iq2-xxs requires .*part.dat has none for it"
+    with pytest.raises(UsageError, match=said):
+        anamnesis.convert(model, out, to="gguf", encode="IQ2_XXS", imatrix=part, overwrite=True)
+    file = write_imatrix(tmp_path / "i.gguf", sums)
+    anamnesis.convert(model, out, to="gguf", encode="IQ2_XXS", imatrix=file, overwrite=True)
+    kinds = {name: tensor.tensor_type.name for name, tensor in tensors(out).items()}
+    assert kinds["token_embd.weight"] == "Q5_K"  # which is the output, too
+    assert kinds["blk.0.attn_q.weight"] == kinds["blk.0.ffn_up_exps.weight"] == "IQ2_XXS"
+    assert text(out, "general.file_type") == 19
 
 
 def test_an_entry_of_another_size_is_refused_but_for_embeddings(
