@@ -123,9 +123,12 @@ def test_given_files_give_folders_that_load(name: str, tmp_path: Path) -> None:
 
 # Where transformers 5.23 loads a GGUF as another model than the one it was made of.
 OTHERWISE = {
+    "falcon_mamba": "a Mamba, whose steps are not normalised",
     "gemma2": "query_pre_attn_scalar is the class's default",
     "gemma3": "query_pre_attn_scalar is the class's default",
+    "gemma3_mm": "query_pre_attn_scalar is the class's default",
     "llama3_rope": "the factors of Llama 3's rope scaling are left out",
+    "llama_256": "biases are left out",
     "llama_mha_yarn": "rope scaling is left out",
     "mixtral": "a Llama with random feed-forward layers",
 }

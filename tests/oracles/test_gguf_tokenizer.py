@@ -136,7 +136,10 @@ def test_pieces_and_bytes(prefix: bool, tmp_path: Path) -> None:
     words = sorted(vocab, key=lambda word: (len(word) == 1, vocab[word]))
     keys = spoken(words, "llama", 0) | {"add_space_prefix": prefix}
     path = file_of(tmp_path / "m.gguf", keys)
-    assert of_folder(path, PAGE) == of_llama_cpp(path, PAGE)
+    expected = of_llama_cpp(path, PAGE)
+    assert of_folder(path, PAGE) == expected
+    anamnesis.convert(tmp_path / "out", tmp_path / "back.gguf", to="gguf")
+    assert of_llama_cpp(tmp_path / "back.gguf", PAGE) == expected
 
 
 def test_unigram(tmp_path: Path) -> None:
