@@ -18,6 +18,7 @@ from anamnesis.kernels._codes import Numbers
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._packed import room_for_runs, runs_of
+from anamnesis.kernels.types import Array
 
 _LINE = 4096  # codes
 _columns = variants("_packed:decode_runs")
@@ -54,11 +55,11 @@ class Affine:
         rounds = scalars.get("rounding") == "reference" and dtype in narrow
         return cls(scalars["bits"], dtype, **{"twice": dtype if rounds else "F32", **more})
 
-    def how(self, groups: Groups, out: Any) -> tuple[bool, int, str, int, int]:
+    def how(self, groups: Groups, out: Array) -> tuple[bool, int, str, int, int]:
         """The constants of `applier` after the number of bits."""
         return self.signed, groups.step, self.zero, KINDS[self.once], self.last(out)
 
-    def last(self, out: Any) -> int:
+    def last(self, out: Array) -> int:
         """What values are rounded to before they are stored in `out`."""
         return KINDS["F32" if out.dtype == np.uint16 and self.twice == "BF16" else self.twice]
 
@@ -97,7 +98,7 @@ def even_groups(inputs: int, size: int) -> Groups:
     return Groups.of(index_of(inputs, size), inputs)
 
 
-def numbers(values: Any) -> Numbers:
+def numbers(values: Array) -> Numbers:
     """Those of a float32 array."""
     return values.view(np.uint32), False
 
@@ -107,7 +108,7 @@ def index_of(inputs: int, size: int) -> Any:
     return np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
 
 
-def check_index(index: Any, groups: int, role: str, unit: str) -> None:
+def check_index(index: Array, groups: int, role: str, unit: str) -> None:
     """Raise ValueError for a group that does not exist."""
     bad = np.flatnonzero((index < 0) | (index >= groups))
     if bad.size:
@@ -118,7 +119,7 @@ def check_index(index: Any, groups: int, role: str, unit: str) -> None:
 
 
 def decode_rows(
-    affine: Affine, groups: Groups, streams: Any, zeros: Numbers, scales: Numbers, out: Any
+    affine: Affine, groups: Groups, streams: Any, zeros: Numbers, scales: Numbers, out: Array
 ) -> None:
     """Rows of streams, uint8 `[rows, bytes]`, with numbers `[rows, groups]`.
 
@@ -137,14 +138,14 @@ def decode_rows(
     scattered(groups.index, streams, zeros, scales, room, out)
 
 
-def _room(affine: Affine, streams: Any, zeros: Numbers, scales: Numbers) -> tuple[Any, Any, Any]:
+def _room(affine: Affine, streams: Array, zeros: Numbers, scales: Numbers) -> tuple[Any, Any, Any]:
     """Room for the codes of a row, a byte each, and for its zeros and scales."""
     codes = np.empty(streams.shape[1] * 8 // affine.bits // 32 * 32 + 64, np.uint8)
     return codes, np.empty(zeros[0].shape[1], np.float32), np.empty(scales[0].shape[1], np.float32)
 
 
 def _lines(
-    affine: Affine, groups: Groups, streams: Any, zeros: Numbers, scales: Numbers, out: Any
+    affine: Affine, groups: Groups, streams: Array, zeros: Numbers, scales: Numbers, out: Array
 ) -> Iterator[tuple[Any, ...]]:
     """`starts` and the rest, short rows joined to lines of up to `_LINE` codes where they can be.
 
@@ -163,13 +164,13 @@ def _lines(
         yield groups.starts, streams[done:], *rest, out[done * inputs :]
 
 
-def _joined(grid: Any, rows: int, many: int) -> Any:
+def _joined(grid: Array, rows: int, many: int) -> Any:
     """The first rows of a grid, `many` in a line; a grid of one line is every row's."""
     return np.tile(grid, many) if len(grid) == 1 else grid[:rows].reshape(-1, many * grid.shape[1])
 
 
 def decode_columns(
-    affine: Affine, groups: Groups, words: Any, zeros: Any, scales: Any, out: Any
+    affine: Affine, groups: Groups, words: Any, zeros: Any, scales: Any, out: Array
 ) -> None:
     """The same of words in columns, uint32 `[words, rows]` or `[inputs, rows / 8]` of nibbles.
 

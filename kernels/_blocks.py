@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from anamnesis.kernels.types import Array
 
-def run_blocks(kernel: Any, payload: Any, block_bytes: int, block_elems: int, out: Any) -> None:
+
+def run_blocks(kernel: Any, payload: Array, block_bytes: int, block_elems: int, out: Array) -> None:
     """Call `kernel(bytes, out)` on `payload`, `uint8` of any shape, seen as flat bytes.
 
     Raises `ValueError` unless `payload` is whole blocks and `out` holds exactly their elements.

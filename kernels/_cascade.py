@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 LANES, ACCUMULATORS, LEVELS = 8, 4, 4
 ROW = LANES * ACCUMULATORS
@@ -32,7 +33,7 @@ class Cascade:
         self._sums = np.zeros((LEVELS, ROW), np.float32)
         self._rest = np.empty(0, np.float32)
 
-    def add(self, values: Any) -> None:
+    def add(self, values: Array) -> None:
         """The next numbers, a contiguous float32 array."""
         whole = len(values) // ROW * ROW
         _add_rows(values[:whole], self._rows, self._power, self._steps, self._sums)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels.types import Array
 
 _zeros = variants("_codes:zero_points")
 widen = kernel("_codes:widen")
@@ -35,7 +36,7 @@ def read_scales(dtype: str, columns: Any) -> Any:
 
 
 def read_zeros(
-    columns: Any, bits: int, offset: int, carry: int, nibbles: bool, shape: tuple[int, int]
+    columns: Array, bits: int, offset: int, carry: int, nibbles: bool, shape: tuple[int, int]
 ) -> Any:
     """Zero points as float32 of `shape`, `[groups, rows]`, from their uint8 `[groups, bytes]`.
 

@@ -16,10 +16,12 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.types import Array
+
 _NO_WORDS = np.empty(0, np.uint32)
 
 
-def words_of(data: Any, bits: int) -> Any:
+def words_of(data: Array, bits: int) -> Any:
     """The words of 3-bit codes; nothing for others."""
     if bits != 3:
         return _NO_WORDS

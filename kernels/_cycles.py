@@ -12,9 +12,10 @@ from __future__ import annotations
 from typing import Any
 
 from anamnesis.kernels import Window
+from anamnesis.kernels.types import Array
 
 
-def lines_of(view: Any, window: Window, period: int) -> tuple[Any, int]:
+def lines_of(view: Array, window: Window, period: int) -> tuple[Any, int]:
     """A cycle's bytes as one array, and the unit that its first line belongs to.
 
     Raises ValueError unless `view` has a line for every unit of the window, or all of the cycle.

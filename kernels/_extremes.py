@@ -13,19 +13,20 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 _ends = kernel("_extremes:ends")
 _magnitudes = kernel("_extremes:magnitudes")
 
 
-def magnitudes(values: Any, group: int) -> Any:
+def magnitudes(values: Array, group: int) -> Any:
     """The greatest magnitude of each `group` numbers of a flat float32 array; NaN if one is NaN."""
     greatest = np.empty(len(values) // group, np.uint32)
     _magnitudes(values.view(np.uint32), group, greatest)
     return greatest.view(np.float32)
 
 
-def ends(values: Any, group: int) -> tuple[Any, Any]:
+def ends(values: Array, group: int) -> tuple[Any, Any]:
     """The least and the greatest of each `group` numbers; NaN, both, if one is NaN."""
     keys = np.empty((2, len(values) // group), np.int32)
     _ends(values.view(np.int32), group, keys[0], keys[1])

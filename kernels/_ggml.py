@@ -17,6 +17,7 @@ from anamnesis.kernels._iq_tables import tables
 from anamnesis.kernels._native import kernel as body
 from anamnesis.kernels._native import variants as bodies
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, matrix_of
+from anamnesis.kernels.types import Array
 
 _weigh = body("_ggml_weights:weigh")
 _weigh_alone = body("_ggml_weights:weigh_alone")
@@ -32,7 +33,7 @@ def form_blocks(encoding: str, name: str, shape: Shape, dtype: str, settings: Se
     return Form(columns, (part,))
 
 
-def run_blocks(kernel: Any, values: Any, encoding: str, out: Any) -> None:
+def run_blocks(kernel: Any, values: Any, encoding: str, out: Array) -> None:
     """Call `kernel(values, out)` on flat float32 values and the bytes of their blocks."""
     row = ENCODINGS[encoding]
     if len(values) // row.block_elems * row.block_bytes != len(out):
@@ -40,14 +41,14 @@ def run_blocks(kernel: Any, values: Any, encoding: str, out: Any) -> None:
     kernel(values, out)
 
 
-def run_groups(kernel: Any, values: Any, group: int, encoding: str, out: Any) -> None:
+def run_groups(kernel: Any, values: Array, group: int, encoding: str, out: Array) -> None:
     """Call `kernel(values, groups, out)`, where `groups` are the values, `group` of them a row."""
     groups = values.reshape(-1, group)
     run_blocks(lambda flat, blocks: kernel(flat, groups, blocks), values, encoding, out)
 
 
 def weighted_rows(
-    values: Any, params: Mapping[str, Any], encoding: str, out: Any
+    values: Array, params: Mapping[str, Any], encoding: str, out: Array
 ) -> Iterator[tuple[Any, Any, Any]]:
     """The rows of one matrix of a stack after another: numbers, weights of columns, bytes."""
     row = ENCODINGS[encoding]
@@ -70,7 +71,7 @@ def run_weighed(
     params: Mapping[str, Any],
     how: tuple[int, int, int],
     encoding: str,
-    out: Any,
+    out: Array,
 ) -> None:
     """Call `kernel(values, groups, weights, out)` with the weights of elements, in groups too.
 

@@ -11,6 +11,7 @@ import numpy as np
 
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 # Where a group's greatest magnitude goes: floor(log2(the format's largest)).
 _TOP = {4: 2, 8: 8}
@@ -23,7 +24,7 @@ def powers(exponents: Any) -> Any:
     return np.where(exponents == 255, np.float32(np.inf), scales)
 
 
-def exponents(greatest: Any, bits: int, dtype: str) -> Any:
+def exponents(greatest: Array, bits: int, dtype: str) -> Any:
     """compressed-tensors' `generate_mx_scales`: uint8, for the greatest magnitudes of groups.
 
     A magnitude is rounded to a power of two as one of a single mantissa bit would be: up from 1.75

@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.types import Array
+
 KINDS = {"F32": 0, "BF16": 1, "F16": 2}
 # torch.finfo(dtype).eps
 EPSILON = {"F32": 2.0**-23, "BF16": 2.0**-7, "F16": 2.0**-10}
@@ -22,7 +24,7 @@ def bf16_bits(values: Any) -> Any:
     return np.where(np.isnan(values), bits >> 16 | 0x40, near).astype(np.uint16)
 
 
-def stored(values: Any, dtype: str) -> Any:
+def stored(values: Array, dtype: str) -> Any:
     """A float32 array in a dtype's own numpy form: BF16 as uint16 bits."""
     if dtype == "BF16":
         return bf16_bits(values)
@@ -30,7 +32,7 @@ def stored(values: Any, dtype: str) -> Any:
         return values.astype(np.float16) if dtype == "F16" else values
 
 
-def narrow(values: Any, dtype: str) -> Any:
+def narrow(values: Array, dtype: str) -> Any:
     """A float32 array rounded to a dtype and back; always a new array for a narrow one."""
     if dtype == "BF16":
         return (bf16_bits(values).astype(np.uint32) << 16).view(np.float32)

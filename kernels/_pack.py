@@ -7,11 +7,12 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import variants
+from anamnesis.kernels.types import Array
 
 _packer = variants("_pack:packer")
 
 
-def pack(codes: Any, bits: int, out: Any) -> None:
+def pack(codes: Any, bits: int, out: Array) -> None:
     """Pack a flat uint8 array of a multiple of eight codes into `bits / 8` bytes each."""
     _packer(bits)(codes, out)
 

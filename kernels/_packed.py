@@ -14,6 +14,8 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.types import Array
+
 COLUMNS = 16  # a tile's output rows: one cache line of words
 NIBBLE_COLUMNS = 64  # and of nibbles: eight words of eight
 SCATTERED = 4096  # inputs a tile covers when each has a scale and a zero of its own
@@ -26,7 +28,7 @@ def block_inputs(bits: int, nibbles: bool) -> int:
     return 4096 if nibbles or bits > 4 else 8192
 
 
-def runs_of(index: Any, block: int) -> tuple[Any, Any]:
+def runs_of(index: Array, block: int) -> tuple[Any, Any]:
     """Runs of inputs of one group, cut at multiples of `block`.
 
     Returns `starts`, int64 `[runs + 1]` with the number of inputs at its end, and the group of
@@ -45,7 +47,7 @@ def room_for_runs(bits: int, nibbles: bool, runs: int) -> tuple[Any, Any, Any]:
     return np.empty((columns, width), np.uint32), tiles[0], tiles[1]
 
 
-def room_for_scattered(bits: int, narrow: bool, scales: Any) -> tuple[Any, Any, Any, Any]:
+def room_for_scattered(bits: int, narrow: bool, scales: Array) -> tuple[Any, Any, Any, Any]:
     """Room for `decode_scattered`: tiles of words, zero points and scales, and a word a scale.
 
     The words of scales that are not `narrow` are the scales themselves.

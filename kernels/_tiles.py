@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.types import Array
+
 OUTPUTS, INPUTS = 64, 16
 CODES = OUTPUTS * INPUTS
 # Which of the eight numbers of a thread lies at each place of words of 4-bit, and of 8-bit codes.
@@ -37,7 +39,7 @@ def places(output: Any, number: Any, order: Sequence[int]) -> Any:
     return found
 
 
-def unpack(lines: Any, bits: int, order: Any) -> Any:
+def unpack(lines: Any, bits: int, order: Array) -> Any:
     """Codes of 4 or 8 bits as uint8 `[outputs, inputs]`, of uint8 `[lines, bytes]` of whole tiles.
 
     `order` is what `places` made. Raises ValueError for lines that are no whole tiles.
@@ -53,7 +55,7 @@ def unpack(lines: Any, bits: int, order: Any) -> Any:
     return codes.reshape(units * OUTPUTS, -1)
 
 
-def pack_rows(codes: Any, bits: int) -> Any:
+def pack_rows(codes: Array, bits: int) -> Any:
     """Rows of codes as rows of bytes, the first in the lowest bits."""
     if bits == 8:
         return np.ascontiguousarray(codes)

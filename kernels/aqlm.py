@@ -23,6 +23,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _sums = kernel("aqlm:sums")
 
@@ -35,7 +36,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"books": books.reshape(books.shape[0], books.shape[1], -1)}
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Groups of rows `window`, from uint8 `[units, bytes]` of `codes` and of `scales`.
 
     `params`: `out_group`, `in_group`, `in_features`, `code_bytes`, `scale_dtype`, and `books` as

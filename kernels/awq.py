@@ -31,6 +31,7 @@ from anamnesis.kernels._affine import Affine, Groups, decode_columns, decode_row
 from anamnesis.kernels._codes import bits_of, read_scales, read_zeros
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._packed import block_inputs
+from anamnesis.kernels.types import Array
 
 _BITS = 4
 ROWS, COLUMNS, STEP = 4, 64, 32  # of GEMV-fast: rows and columns that share a run, columns a step
@@ -60,7 +61,7 @@ def prepare(
 
 
 def decode_gemm(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of eight.
 
@@ -82,7 +83,7 @@ def decode_gemm(
 
 
 def decode_gemv(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Output rows `window`, from uint8 `[rows, bytes]`; parameters as for `decode_gemm`."""
     affine, inputs, rows = params["affine"], params["in_features"], window.stop - window.start
@@ -96,7 +97,7 @@ def decode_gemv(
 
 
 def decode_gemv_fast(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Units `window` of four output rows, from uint8 `[units, bytes]` and columns of scales.
 
@@ -116,7 +117,7 @@ def decode_gemv_fast(
     decode_interleaved(stream, size, scales, added, half, inputs, out)
 
 
-def _check(scales: Any, params: Mapping[str, Any], rows: int, out: Any) -> None:
+def _check(scales: Array, params: Mapping[str, Any], rows: int, out: Array) -> None:
     """Shapes, before code that does not look at them."""
     inputs = params["in_features"]
     most = int(params["groups_of"].of_run.max(initial=-1))

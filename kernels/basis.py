@@ -36,6 +36,7 @@ import numpy as np
 from anamnesis.kernels import PayloadError, Window, decoder, preparer
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _CHUNK = 64  # columns that are turned together
 _LEAST = 32  # inputs from which butterflies are faster
@@ -132,7 +133,9 @@ def _doubles(stored: Any) -> Any:
         return to_float32(stored.dtype, stored.array).astype(np.float64)
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Units `window` of the encoding inside, whole rows of `columns`, and whole blocks of them.
 
     Raises ValueError for arrays that do not fit.

@@ -24,6 +24,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._cycles import lines_of
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _BITS = 2
 _NARROW = {"F32": np.float32, "F16": np.float16, "BF16": np.float32}  # BF16 rounds only once
@@ -49,7 +50,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"numbers": numbers}
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Output rows `window`, from uint8 `[lines, in]` of `payload`, all lines or the window's.
 
     `params`: `in_features`, `period` (packed rows), and what `prepare` made. Raises ValueError for

@@ -6,8 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.types import Array
 
-def to_float32(dtype: str, array: Any) -> Any:
+
+def to_float32(dtype: str, array: Array) -> Any:
     """Scales of any stored dtype as float32, exactly; a new array of the same shape.
 
     `array` holds the raw numbers: float32, float16, float64, or the bits (`uint16` for BF16,

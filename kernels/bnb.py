@@ -30,6 +30,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._sizes import STEP_BYTES
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 # What `rounding: reference` rounds to before the output's dtype: the dtype of the quant state.
 _NARROW = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -94,7 +95,7 @@ def _numbers(whole: Any, count: int = -1) -> Any:
 
 
 def decode_4bit(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """NF4 and FP4: `quant_map[code] * absmax`.
 
@@ -142,13 +143,13 @@ def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
     return _flat(absmax)
 
 
-def _flat(array: Any) -> Any:
+def _flat(array: Array) -> Any:
     """A view in one dimension."""
     return array.reshape(-1)
 
 
 def decode_int8(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """INT8: `code * SCB * (1 / 127)`.
 

@@ -30,6 +30,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._affine import Affine, Groups, check_index, decode_rows, index_of, numbers
 from anamnesis.kernels._codes import bits_of, read_scales
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 _SCALE, _ZERO = "weight_scale", "weight_zero_point"
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
@@ -169,7 +170,7 @@ def _whole(wholes: Mapping[str, Any], role: str, count: int) -> Any:
 
 
 def decode_packed(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Rows of `ct-packed`: units of `unit_rows` rows, uint8 `[units, bytes]` of each component.
 
@@ -179,13 +180,15 @@ def decode_packed(
 
 
 def decode_int8(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Rows of `ct-int8`; as `decode_packed`."""
     _decode(blocks["weight"], blocks, params["rows_of"], window, out)
 
 
-def _decode(payload: Any, blocks: Mapping[str, Any], of: _Rows, window: Window, out: Any) -> None:
+def _decode(
+    payload: Array, blocks: Mapping[str, Any], of: _Rows, window: Window, out: Array
+) -> None:
     rows, rest = divmod(out.shape[0], of.inputs)
     units, first = window.stop - window.start, window.start * of.unit_rows
     if rest or not (units - 1) * of.unit_rows < rows <= units * of.unit_rows:

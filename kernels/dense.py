@@ -13,6 +13,7 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 _bf16 = kernel("dense:bf16")
 _f16 = kernel("dense:f16")
@@ -25,28 +26,28 @@ def _flat(blocks: Mapping[str, Any], dtype: str) -> Any:
 
 
 def decode_f32(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """float32 numbers."""
     _f32(_flat(blocks, "<f4"), out)
 
 
 def decode_f16(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """IEEE binary16 numbers."""
     _f16(_flat(blocks, "<u2"), out)
 
 
 def decode_bf16(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """BF16 numbers."""
     _bf16(_flat(blocks, "<u2"), out)
 
 
 def decode_f64(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """IEEE binary64 numbers.
 

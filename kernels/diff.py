@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 LANES = 8
 STEP = 2 * LANES
@@ -63,7 +64,7 @@ class Comparison:
         self._last: Any = np.zeros((2, STEP), np.float32)
         self._rest = Sums()
 
-    def add(self, a: Any, b: Any) -> None:
+    def add(self, a: Array, b: Array) -> None:
         """Compare two contiguous float32 arrays of one dimension and the same length."""
         elems = len(a)
         whole = elems // STEP * STEP
@@ -159,7 +160,7 @@ def _bf16(values: Any) -> Any:
     return (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
 
 
-def reduce_numpy(a: Any, b: Any, state: Any, counts: Any) -> None:
+def reduce_numpy(a: Any, b: Any, state: Array, counts: Array) -> None:
     """What `_reduce` does, of whole steps; the same bits."""
     finite = np.isfinite(a) & np.isfinite(b)
     counts[0] += np.count_nonzero(finite)

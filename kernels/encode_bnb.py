@@ -29,6 +29,7 @@ from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.types import Array
 
 _NESTED = 256  # blocks under one number
 _PLACES = 65536
@@ -150,7 +151,9 @@ def form_fp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return _form_four("fp4", name, shape, dtype, settings)
 
 
-def _encode_four(kind: str, values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def _encode_four(
+    kind: str, values: Array, params: Mapping[str, Any], out: Mapping[str, Any]
+) -> None:
     block, nested = int(params["block"]), bool(params["nested"])
     bounds, order = _order(kind)
     full = len(values) // block * block
@@ -185,7 +188,7 @@ def _nest(left: Any, out: Mapping[str, Any]) -> None:
         out["nested_map"][:] = dynamic_map()
 
 
-def block_maxima(values: Any, block: int) -> Any:
+def block_maxima(values: Array, block: int) -> Any:
     """The greatest magnitude of each block; that of a short last one is 1e-38 at least."""
     full = len(values) // block * block
     absmax = magnitudes(values[:full], block)

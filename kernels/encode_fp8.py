@@ -27,6 +27,7 @@ from anamnesis.kernels._mx import exponents, mlx_scales, powers, stored_exponent
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.types import Array
 
 LARGEST = np.float32(448)
 codes_of = variants("encode_fp8:codes_of")
@@ -154,7 +155,7 @@ def form_mxfp8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, parts)
 
 
-def encode_mxfp8(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_mxfp8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Both libraries' rule for the exponent, and codes of the quotients."""
     dtype, mlx = params["dtype"], params["style"] == "mlx"
     with np.errstate(all="ignore"):

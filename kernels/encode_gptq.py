@@ -24,6 +24,7 @@ import numpy as np
 from anamnesis.kernels._pack import pack_rows
 from anamnesis.kernels.encode_ints import integers_of
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, sibling
+from anamnesis.kernels.types import Array
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
 
@@ -80,7 +81,7 @@ def _zeros(name: str, outputs: int, inputs: int, group: int, bits: int) -> Part:
     return Part("zero", sibling(name, "qzeros"), "I32", (inputs // group, words), group, words)
 
 
-def _by_output(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
+def _by_output(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
     """Codes, uint8 `[outputs, inputs]`, and zero points `[outputs, groups]` from 0 on; scales."""
     outputs, group = params["columns"], int(params["group"])
     lines = np.ascontiguousarray(values.reshape(-1, outputs).T)
@@ -111,7 +112,7 @@ def encode_awq(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -
     out["zero"][:] = _words(zeros.T).reshape(-1)
 
 
-def _words(codes: Any) -> Any:
+def _words(codes: Array) -> Any:
     """Eight codes of a row, in AWQ's order, as an int32."""
     eights = codes.reshape(codes.shape[0], -1, 8)[..., list(_AWQ_ORDER)]
     pairs = eights[..., ::2] | eights[..., 1::2] << np.uint8(4)

@@ -20,6 +20,7 @@ from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.encoders import ENCODERS
 from anamnesis.kernels.readback import Facts, Parts
 from anamnesis.kernels.transcode_ints import zeros_down
+from anamnesis.kernels.types import Array
 
 _E4M3_END, _E2M1_END = np.float32(464), np.float32(7)  # 448 and 6, and half a step
 _BNB_ENDS = {"bnb-fp4": (-7 / 6, 7 / 6), "bnb-nf4": (-1.1519036, 1.1385216)}
@@ -132,11 +133,11 @@ def _gguf_nvfp4(parts: Parts, facts: Facts) -> Ends:
     return _around(e4m3_values(scales.reshape(-1)) * _E2M1_END, 16, 16)
 
 
-def _powers(exponents: Any) -> Any:
+def _powers(exponents: Array) -> Any:
     return np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
 
 
-def _wide(numbers: Any, dtype: str) -> Any:
+def _wide(numbers: Array, dtype: str) -> Any:
     """Scales, of BF16 bits or numpy's own floats, as float32."""
     if numbers.dtype == np.uint16:
         return (numbers.astype(np.uint32) << 16).view(np.float32)

@@ -28,6 +28,7 @@ import numpy as np
 
 from anamnesis.kernels import PayloadError, Window
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 BITS = (2, 3, 4, 5, 6, 8)
 _WORD = 32
@@ -67,7 +68,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"codes": _codes(groups, inputs, scalars["words"], places), "scales": scales}
 
 
-def _narrowed(numbers: Any, narrow: bool) -> Any:
+def _narrowed(numbers: Array, narrow: bool) -> Any:
     return numbers.astype(np.float16).astype(np.float32) if narrow else numbers
 
 
@@ -80,7 +81,7 @@ def _places(wholes: Mapping[str, Any], inputs: int) -> Any:
     return np.argsort(order) if name == "invperm" else order
 
 
-def _codes(groups: Any, inputs: int, words: int, places: Any) -> _Codes:
+def _codes(groups: Array, inputs: int, words: int, places: Any) -> _Codes:
     bits, starts = groups[:, 0], groups[:, 1]
     lines = np.diff(starts, append=words)
     if not np.isin(bits, BITS).all() or (starts[:1] != 0).any() or (lines < 1).any():
@@ -100,7 +101,9 @@ def _codes(groups: Any, inputs: int, words: int, places: Any) -> _Codes:
     ))  # fmt: skip
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Rows of the output `window`, of uint8 `[words, bytes]` and of `scale` `[groups, bytes]`.
 
     `params`: what `prepare` made, and `rounding`. Raises ValueError for arrays that do not fit.

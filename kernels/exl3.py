@@ -38,6 +38,7 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 TILE, GROUP = 16, 128
 STATES = 1 << 16
@@ -79,7 +80,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"table": codebook(kind), "inputs": _factors(factors, scalars["signs"])}
 
 
-def _factors(stored: Any, signs: bool) -> Any:
+def _factors(stored: Array, signs: bool) -> Any:
     """binary16 numbers, or one of each bit, as float64."""
     if not signs:
         return stored.astype(np.float64)
@@ -87,7 +88,9 @@ def _factors(stored: Any, signs: bool) -> Any:
     return 1.0 - 2.0 * bits.astype(np.float64)
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Units of 128 rows `window`, of uint8 `trellis` `[in / 16, bytes]` and `svh` `[units, bytes]`.
 
     `params`: `halves` (of a bit a code), `signs`, and what `prepare` made. Raises ValueError for

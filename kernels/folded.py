@@ -38,6 +38,7 @@ import numpy as np
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _FOUR = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float32)
 _add_product = kernel("folded:add_product")
@@ -92,7 +93,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def _places(turns: Any, columns: int, group: int) -> Any:
+def _places(turns: Array, columns: int, group: int) -> Any:
     """Columns of each pair, int32 `[turns, pairs, 2]`; a pair of -1 stays where it is.
 
     Raises ValueError for a column that is no column of its group, or turned twice at a time.
@@ -100,7 +101,7 @@ def _places(turns: Any, columns: int, group: int) -> Any:
     padding = (turns == -1).all(-1)
     first = np.arange(columns // 2) // (group // 2) * group
     places = turns.astype(np.int64) + first[:, None]
-    if ((turns < 0) | (turns >= group)).any(-1)[~padding].any():
+    if np.any((turns < 0) | (turns >= group), axis=-1)[~padding].any():
         raise ValueError(f"pairs beyond their groups of {group} columns")
     for row, empty in zip(places, padding, strict=True):
         if np.bincount(row[~empty].reshape(-1), minlength=1).max() > 1:
@@ -109,7 +110,9 @@ def _places(turns: Any, columns: int, group: int) -> Any:
     return places.astype(np.int32)
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Rows `window`; blocks and parameters are the inner encoding's, and what `prepare` made.
 
     `low_rank_b` is uint8 `[rows, bytes]` of `low_rank_dtype`. Raises ValueError for arrays that do

@@ -30,6 +30,7 @@ from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import E2M1
 from anamnesis.kernels.fp8 import E4M3
 from anamnesis.kernels.torchao import TILE_ROWS, untile
+from anamnesis.kernels.types import Array
 
 _INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
 _SEVENTHS = _INT4 * np.float32(6 / 7)
@@ -44,7 +45,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"amax": wholes["amax"].array.reshape(-1)[:1].astype(np.float32)}
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Units `window` of 128 rows, the last maybe short, from flat uint8 of `codes` and `scale`.
 
     `params`: `columns`, `stored_columns`, `block`, `kind` (fp4, int4, if4), `tiles`, `mx`, `unit`,
@@ -73,7 +76,7 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     _round(np.ascontiguousarray(numbers.reshape(rows, stored)[:, :columns]).reshape(-1), out)
 
 
-def _numbers(codes: Any, scale: Any, kind: str) -> Any:
+def _numbers(codes: Any, scale: Array, kind: str) -> Any:
     if kind == "if4":
         return np.where(scale[..., None] >= _MEANT_INT, _SEVENTHS[codes], E2M1[codes])
     return (_INT4 if kind == "int4" else E2M1)[codes]
@@ -83,5 +86,5 @@ def _e4m3(scale: Any, kind: str) -> Any:
     return E4M3.values[scale & 127 if kind == "if4" else scale]
 
 
-def _narrow(numbers: Any, half: bool) -> Any:
+def _narrow(numbers: Array, half: bool) -> Any:
     return numbers.astype(np.float16).astype(np.float32) if half else numbers

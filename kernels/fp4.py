@@ -36,6 +36,7 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels._sizes import SPLIT_WORDS
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
+from anamnesis.kernels.types import Array
 
 MX_BLOCK, NV_BLOCK = 32, 16
 TILE = SPLIT_WORDS  # lines that are turned together: a cache line of 16-bit numbers
@@ -69,7 +70,7 @@ def scale_codes(params: Mapping[str, Any]) -> Any:
 
 
 def decode_mx(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """MXFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 32]`.
 
@@ -81,7 +82,7 @@ def decode_mx(
 
 
 def decode_mx_columns(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """MXFP4 lines to columns: a unit is 32 rows of the output, which are a block of every line.
 
@@ -155,7 +156,7 @@ def _scales(factor: Any, params: Mapping[str, Any]) -> Any:
 
 
 def decode_nv(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """NVFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 16]`.
 
@@ -183,7 +184,7 @@ def decode_nv(
         row = end
 
 
-def _checked(blocks: Mapping[str, Any], size: int, out: Any) -> tuple[Any, Any]:
+def _checked(blocks: Mapping[str, Any], size: int, out: Array) -> tuple[Any, Any]:
     """Codes and scale bytes, flat."""
     payload, scale = blocks["payload"], blocks["scale"]
     rows, half = payload.shape

@@ -19,6 +19,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
+from anamnesis.kernels.types import Array
 
 BLOCK, BLOCK_BYTES = 32, 24
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
@@ -29,7 +30,7 @@ _mx = kernel("fp6:mx")
 
 
 def decode_mx(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """MXFP6 rows: `payload` uint8 `[rows, columns * 3 / 4]`, `scale` uint8 `[rows, columns / 32]`.
 

@@ -26,6 +26,7 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _scaled = kernel("fp8:scaled")
 
@@ -52,7 +53,7 @@ def _finite(exponent_bits: int, bias: int) -> Any:
     return np.ldexp(np.where(code > 127, -1.0, 1.0) * (lead + mantissa), power).astype(np.float32)
 
 
-def _with(values: Any, special: Mapping[int, float]) -> Any:
+def _with(values: Array, special: Mapping[int, float]) -> Any:
     for code, value in special.items():
         values[code] = value
     return values
@@ -85,42 +86,42 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"scale": np.ascontiguousarray(grid)}
 
 
-def used_blocks(scalars: Mapping[str, Any], scale: Any) -> Any:
+def used_blocks(scalars: Mapping[str, Any], scale: Array) -> Any:
     """A stored grid of any shape as `[matrices or 1, block rows, block columns]` that are used."""
     _, lines, across = scalars["grid"]
     return scale.reshape(scalars.get("stored_grid", scalars["grid"]))[:, :lines, :across]
 
 
 def decode_e4m3(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """E4M3 codes; see `_decode` for the parameters."""
     _decode(E4M3, blocks, params, window, out)
 
 
 def decode_e5m2(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """E5M2 codes; see `_decode` for the parameters."""
     _decode(E5M2, blocks, params, window, out)
 
 
 def decode_e4m3fnuz(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """E4M3FNUZ codes; see `_decode` for the parameters."""
     _decode(E4M3FNUZ, blocks, params, window, out)
 
 
 def decode_e5m2fnuz(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """E5M2FNUZ codes; see `_decode` for the parameters."""
     _decode(E5M2FNUZ, blocks, params, window, out)
 
 
 def _decode(
-    code: Format, blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    code: Format, blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Decode `payload`, uint8 `[rows, columns]`: rows `window` of the stacked matrices.
 

@@ -17,11 +17,14 @@ from anamnesis.kernels import Window
 from anamnesis.kernels.dense import decode_f32
 from anamnesis.kernels.fp8 import E4M3, E4M3FNUZ, E5M2, E5M2FNUZ
 from anamnesis.kernels.fp8 import prepare as prepare  # the same grid of scales
+from anamnesis.kernels.types import Array
 
 _CODES = {"F8_E4M3": E4M3, "F8_E4M3FNUZ": E4M3FNUZ, "F8_E5M2": E5M2, "F8_E5M2FNUZ": E5M2FNUZ}
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Rows `window` of the stacked matrices, of `payload` uint8 `[rows, columns]`.
 
     `params`: `codes` (the stored dtype), `rows` of one matrix, `block` `(bm, bn)`, and `scale` as

@@ -28,6 +28,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 _DOUBLED[8] = 0.0  # ggml's integer table has no negative zero
@@ -36,7 +37,7 @@ _mxfp4 = kernel("gguf_fp4:mxfp4")
 _nvfp4 = kernel("gguf_fp4:nvfp4")
 
 
-def _products(scales: Any) -> Any:
+def _products(scales: Array) -> Any:
     """Every code under each of the 256 scales: flat, 16 entries a scale byte."""
     with np.errstate(over="ignore"):
         return np.outer(scales.astype(np.float32), _DOUBLED).astype(np.float32).reshape(-1)
@@ -57,14 +58,14 @@ _NVFP4 = _products(_half_ue4m3())
 
 
 def decode_mxfp4(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """MXFP4: `e2m1 * 2**(e - 127)`."""
     run_blocks(lambda data, out: _mxfp4(data, _MXFP4, out), blocks["payload"], 17, 32, out)
 
 
 def decode_nvfp4(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """NVFP4: `e2m1 * d`, an exact product, times `scale` where the tensor has one.
 
@@ -73,7 +74,7 @@ def decode_nvfp4(
     """
     scale = params.get("scale", _ONE)
 
-    def decode(data: Any, out: Any) -> None:
+    def decode(data: Array, out: Array) -> None:
         blocks, at = data.shape[0] // 36, 0
         per_scale = params["blocks_per_scale"] if scale.size > 1 else window.start + blocks + 1
         while at < blocks:

@@ -39,6 +39,7 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 _FOUR = [-31, -13, 1, 17]
 _EIGHT = [-63, -40, -23, -10, 1, 13, 28, 47]
@@ -93,7 +94,7 @@ def _iq6() -> Any:
 _IQ6 = _iq6()
 
 
-def rows_of(payload: Any, meta: int, block: int, out: Any) -> Any:
+def rows_of(payload: Array, meta: int, block: int, out: Array) -> Any:
     """Rows as bytes; raises ValueError unless they are whole, and `out` is their size."""
     rows, nbytes = payload.shape
     blocks, rest = divmod(nbytes - meta, block)
@@ -107,7 +108,7 @@ Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
 
 def _blocks(kernel: Any, values: Any, nbytes: int) -> Decode:
     def decode(
-        blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+        blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
     ) -> None:
         run_blocks(lambda data, out: kernel(data, values, out), blocks["payload"], nbytes, 256, out)
 
@@ -116,7 +117,7 @@ def _blocks(kernel: Any, values: Any, nbytes: int) -> Decode:
 
 def _rows(kernel: Any, values: Any, meta: int, nbytes: int) -> Decode:
     def decode(
-        blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+        blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
     ) -> None:
         kernel(rows_of(blocks["payload"], meta, nbytes, out), values, out)
 
@@ -124,7 +125,7 @@ def _rows(kernel: Any, values: Any, meta: int, nbytes: int) -> Decode:
 
 
 def decode_q6_0(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Q6_0: 6-bit codes around 32."""
     run_blocks(_q6_0, blocks["payload"], 26, 32, out)

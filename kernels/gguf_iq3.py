@@ -23,6 +23,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import ALL_BYTES, bit_words, point_words, read
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 # Codes: bits 0-2 a magnitude, bit 3 the sign.
 XXS, XXS_MAGNITUDES = point_words("iq3xxs_grid")
@@ -33,19 +34,19 @@ _iq3_s = kernel("gguf_iq3:iq3_s")
 _iq3_xxs = kernel("gguf_iq3:iq3_xxs")
 
 
-def _run(kernel: Any, grid: Any, signs: Any, payload: Any, block_bytes: int, out: Any) -> None:
+def _run(kernel: Any, grid: Any, signs: Any, payload: Any, block_bytes: int, out: Array) -> None:
     run_blocks(lambda data, out: kernel(data, grid, signs, out), payload, block_bytes, 256, out)
 
 
 def decode_iq3_xxs(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """IQ3_XXS: 256 points, one scale for 32 elements."""
     _run(_iq3_xxs, XXS, _EVEN_SIGNS, blocks["payload"], 98, out)
 
 
 def decode_iq3_s(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """IQ3_S: 512 points, any signs, one scale for 32 elements."""
     _run(_iq3_s, S, _SIGNS, blocks["payload"], 110, out)

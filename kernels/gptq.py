@@ -33,6 +33,7 @@ from anamnesis.kernels._affine import Affine, Groups, check_index, decode_column
 from anamnesis.kernels._codes import read_scales, read_zeros
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._packed import block_inputs, room_for_scattered
+from anamnesis.kernels.types import Array
 
 _SHORT_RUN = 16  # inputs a group, on average, from which on runs pay
 decode_scattered = variants("_packed:decode_scattered")
@@ -60,7 +61,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"affine": Affine.of(scalars), "groups_of": found}
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of zeros.
 
     `params`: `in_features`, `word_bits` (of a stored word), `zero_offset` (1 for v1, 0 for v2),
@@ -92,7 +95,7 @@ def _zeros(stored: Any, params: Mapping[str, Any], shape: tuple[int, int]) -> An
     return read_zeros(stored, bits, params["zero_offset"], carry, False, shape)
 
 
-def _words(columns: Any, word_bits: int) -> Any:
+def _words(columns: Array, word_bits: int) -> Any:
     """Columns of words as uint32 `[words, columns]`; narrower words are joined."""
     words = columns.view(f"<u{word_bits // 8}")
     if word_bits < 32:

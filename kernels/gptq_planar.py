@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window, gptq
+from anamnesis.kernels.types import Array
 
 PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 
@@ -32,7 +33,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return gptq.prepare({**scalars, "bits": 8}, wholes)
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Output rows `window`, multiples of 32, from uint8 `[lines, bytes]` of their columns.
 
     `params` are GPTQ's. Raises ValueError for arrays that do not fit.
@@ -55,7 +58,7 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     gptq.decode(parts, eight, window, out)
 
 
-def joined(words: Any, bits: int) -> Any:
+def joined(words: Array, bits: int) -> Any:
     """Codes uint8 `[blocks * 32, columns]` of their planes, uint32 `[blocks, bits, columns]`."""
     codes = np.zeros((words.shape[0], 32, words.shape[2]), np.uint8)
     at = 0

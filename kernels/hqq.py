@@ -29,6 +29,7 @@ from anamnesis.kernels._cycle_scales import words_of
 from anamnesis.kernels._cycles import lines_of
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 decode_columns = kernel("_cycle_scales:decode_columns")
 decode_units = kernel("_cycle_scales:decode_units")
@@ -48,7 +49,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
 
 
 def decode_axis1(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Groups `window`, from uint8 `[lines, bytes]` of `W_q`, `[groups, bytes]` of the others.
 
@@ -69,7 +70,7 @@ def decode_axis1(
 
 
 def decode_axis0(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Units `window` of `unit` elements, from uint8 `[lines, bytes]` of all components.
 
@@ -99,7 +100,7 @@ def _numbers(blocks: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Numb
     return (scales.reshape(-1), half), (zeros.reshape(-1), half_zeros)
 
 
-def _check(view: Any, bits: int, size: int, period: int, window: Window) -> None:
+def _check(view: Array, bits: int, size: int, period: int, window: Window) -> None:
     fields = 10 if bits == 3 else 8 // bits
     if view.shape[1] != size * (4 if bits == 3 else 1):
         raise ValueError(f"W_q: lines of {view.shape[1]} bytes for {size} codes of {bits} bits")

@@ -21,6 +21,7 @@ import numpy as np
 
 from anamnesis.kernels import Window, ct
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 _part = kernel("int4:part")
 decode_rows = ct.decode_packed
@@ -32,7 +33,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
 
 
 def decode_pairs(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Units `window` of two rows; blocks and parameters as for `ct.decode_packed`, of 4 bits."""
     pairs = blocks["weight_packed"]

@@ -25,6 +25,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window, _tiles, ct
+from anamnesis.kernels.types import Array
 
 _lane, _j, _e = _tiles.threads()
 _PLACES = _tiles.places(
@@ -37,7 +38,9 @@ GROUPED = np.arange(64).reshape(8, 8).T.reshape(-1)
 ALONE = np.argsort([2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)])
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Units `window` of 64 outputs, from uint8 `[in / 16, bytes]` of `B` and `[groups, bytes]`.
 
     `params` are what `ct.prepare` made. Raises ValueError for arrays that do not fit one another.

@@ -36,6 +36,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import PayloadError, Window, _tiles, ct
+from anamnesis.kernels.types import Array
 
 _lane, _j, _e = _tiles.threads()
 _OUTPUT = 16 * (_lane // 8) + 8 * (_lane // 4 % 2) + 4 * (_e // 4) + _j
@@ -59,7 +60,9 @@ def _entries() -> Any:
 _ENTRIES = _entries()
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Units `window` of 64 outputs, from uint8 `[lines, bytes]` of `codes`, `meta` and `scales`.
 
     `params` are what `ct.prepare` made of `bits`, and `permuted`, whether scales are out of order.

@@ -25,6 +25,7 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import variants
+from anamnesis.kernels.types import Array
 
 STEP = 32  # codes in a vector; group sizes are multiples of it
 _CODES = 4096  # unpacked at a time, at least a group
@@ -51,7 +52,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
 
 
 def decode_affine(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Output rows `window`, from uint8 `[rows, bytes]` of `payload`, `scales` and `biases`.
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window, ct
+from anamnesis.kernels.types import Array
 
 ZEROS = "zero_points"
 
@@ -27,7 +28,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return ct.prepare(scalars, wholes)
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Rows `window`; blocks as for `ct.decode_packed`, and `zero_points` where there are any."""
     if ZEROS in blocks:
         zeros = _bytes_of(blocks[ZEROS], params["bits"], params["groups"])
@@ -35,7 +38,7 @@ def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window,
     ct.decode_packed(blocks, params, window, out)
 
 
-def _bytes_of(packed: Any, bits: int, groups: int) -> Any:
+def _bytes_of(packed: Array, bits: int, groups: int) -> Any:
     """Zero points of a byte each, `[rows, groups]`: signed, as codes that are stored plus half."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     fields = packed[:, :, None] >> shifts & np.uint8((1 << bits) - 1)

@@ -24,6 +24,7 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import E2M1
 from anamnesis.kernels.fp8 import E4M3, E4M3FNUZ, E5M2, E5M2FNUZ
+from anamnesis.kernels.types import Array
 
 _FP8 = {
     "F8_E4M3": E4M3,
@@ -81,14 +82,16 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def _grid(numbers: Any, shape: tuple[int, int], role: str) -> Any:
+def _grid(numbers: Array, shape: tuple[int, int], role: str) -> Any:
     count = shape[0] * shape[1]
     if numbers.size < count:
         raise ValueError(f"{role}: {numbers.size:,} numbers where {count:,} are needed")
     return numbers[:count].reshape(shape)
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Units `window` of `unit_rows` rows, uint8 of `codes`, and `scale`, `zero_point` a row.
 
     `params`: `columns`, `stored_columns` (with what fills a row up), `kind`, `rows` of a matrix,
@@ -141,7 +144,7 @@ def _lines(
     ]
 
 
-def _spread(lines: Any, params: Mapping[str, Any], columns: int) -> Any:
+def _spread(lines: Array, params: Mapping[str, Any], columns: int) -> Any:
     """A number for every column."""
     if lines is None or lines.shape[1] == 1 or params["size"] == 1:
         return lines

@@ -31,6 +31,7 @@ from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
+from anamnesis.kernels.types import Array
 
 _FLOATS = {"F8_E4M3": decode_e4m3, "F8_E4M3FNUZ": decode_e4m3fnuz, "F8_E5M2": decode_e5m2}
 _NO_WORDS = np.empty(0, np.uint32)
@@ -58,7 +59,7 @@ def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict
 
 
 def decode_bytes(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Rows `window`, from uint8 `[rows, columns]` of `payload`.
 
@@ -97,7 +98,7 @@ def prepare_bits(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[
 
 
 def decode_bits(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Groups `window`, from uint8 `[lines, group_size]` of `payload`, `[groups, bytes]` of others.
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from anamnesis.kernels import ENCODINGS, Window, decoder, preparer
 from anamnesis.kernels.encoders import ENCODERS
+from anamnesis.kernels.types import Array
 
 Parts = Mapping[str, Any]
 TRANSPOSED = ("awq", "gptq")  # whose units are columns of the matrix
@@ -61,7 +62,7 @@ class Readback:
         row = ENCODINGS[self._encoding]
         self._form = _blocks_of(self._encoding) if row.ggml_type >= 0 else _FORMS[self._encoding]
 
-    def into(self, parts: Parts, out: Any) -> None:
+    def into(self, parts: Parts, out: Array) -> None:
         """What `parts` hold, into a flat array of the window's elements: float32 or BF16 bits."""
         rows = -(-len(out) // self._facts.columns)
         with np.errstate(all="ignore"):
@@ -81,7 +82,7 @@ class Readback:
 Form = Callable[[Parts, Facts], Blocks]
 
 
-def _lines(array: Any, rows: int) -> Any:
+def _lines(array: Array, rows: int) -> Any:
     return array.view(np.uint8).reshape(rows, -1)
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import PayloadError, Window, decoder, preparer
+from anamnesis.kernels.types import Array
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -26,7 +27,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {} if inner is None else inner(scalars, wholes)
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Rows `window`; blocks and parameters are the inner encoding's, and uint8 of `bitmask`.
 
     `params`: `columns`, `role` of the values and `value_bytes` of one. Raises

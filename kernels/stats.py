@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 i32, u64 = np.int32, np.uint64
 SINGLE_CHUNK = 1 << 15  # so many m**2 < 2**46 fit in 64 bits; so many m < 2**23 in 40
@@ -56,7 +57,7 @@ def sum_singles(bits: Any, totals: Any, scratch: Any) -> None:
     _sum_singles(bits, totals, scratch)
 
 
-def single_extremes(bits: Any) -> tuple[int, int, int, int]:
+def single_extremes(bits: Array) -> tuple[int, int, int, int]:
     """`(low, high, nans, zeros)` of float32 numbers as uint32 bits.
 
     `low` and `high` are ordered like the finite numbers among them; `key_to_single` gives the

@@ -35,6 +35,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 TILE_ROWS = 128
 SHIFT = np.float32(0.171875)  # of an input after GELU, which is never below its negative
@@ -64,7 +65,9 @@ def _numbers(stored: Any) -> Any:
     return numbers
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Rows, or tiles, `window`; `out` is `[rows * in_features]`, or `[rows]` of a bias.
 
     `params`: `in_features`, `groups`, `tiled`, `signed`, a dtype for each of the windowed floats

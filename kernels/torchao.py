@@ -27,6 +27,7 @@ import numpy as np
 from anamnesis.kernels import Window, fp4, fp8
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 TILE_ROWS, TILE_BLOCKS = 128, 4
 _WORDS = 32  # of a tile, four bytes each, in one of its four columns
@@ -35,7 +36,7 @@ _int4 = kernel("torchao:int4")
 
 
 def decode_int4(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """Rows `window` from uint8 `[rows, columns / 2]` and, of the numbers, `[groups, bytes]`.
 
@@ -67,7 +68,7 @@ decode_tiled_e4m3, decode_tiled_e5m2 = fp8.decode_e4m3, fp8.decode_e5m2
 
 
 def decode_tiled_mx(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """MXFP4 with scales in tiles: units of 128 rows, the last maybe short.
 
@@ -78,7 +79,7 @@ def decode_tiled_mx(
 
 
 def decode_tiled_nv(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
     """NVFP4, the same; `params` are those of `fp4.prepare_nv` besides.
 
@@ -91,7 +92,7 @@ def decode_tiled_nv(
 
 
 def _rows(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any, block: int
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array, block: int
 ) -> tuple[dict[str, Any], Window]:
     """Codes and scales row by row, and which rows they are."""
     columns = params["in_features"]
@@ -108,7 +109,7 @@ def _rows(
     return {"payload": codes, "scale": scale}, Window(first, first + rows)
 
 
-def untile(data: Any, rows: int, blocks: int) -> Any:
+def untile(data: Array, rows: int, blocks: int) -> Any:
     """uint8 `[rows, blocks]` of the scales in tiles; raises ValueError for other sizes."""
     down, across = -(-rows // TILE_ROWS), -(-blocks // TILE_BLOCKS)
     if data.size < down * across * TILE_ROWS * TILE_BLOCKS:

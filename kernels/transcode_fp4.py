@@ -22,6 +22,7 @@ import numpy as np
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.transcoders import Inexact, Micro
+from anamnesis.kernels.types import Array
 
 _NAN_EXPONENT, _MX_BLOCK, _NV_BLOCK, _NV_GROUP = 255, 32, 64, 16
 _SIZES = np.array([0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -60,7 +61,7 @@ def write_micro(found: Micro, params: Mapping[str, Any], out: Mapping[str, Any])
     out["weight"].view(np.uint8)[:] = found.codes.reshape(-1)
 
 
-def _write_whole(found: Micro, params: Mapping[str, Any], out: Any, *, divide: bool) -> None:
+def _write_whole(found: Micro, params: Mapping[str, Any], out: Array, *, divide: bool) -> None:
     whole = np.float32(1) if found.whole is None else found.whole
     out[:] = whole if divide == found.divide else _inverse(whole, found.divide, params["dtype"])
 

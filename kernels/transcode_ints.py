@@ -24,6 +24,7 @@ from anamnesis.kernels._narrow import stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
 from anamnesis.kernels.transcoders import Inexact, Integers
+from anamnesis.kernels.types import Array
 
 Views = Mapping[str, Any]
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
@@ -88,7 +89,7 @@ def read_ct_packed(views: Views, params: Mapping[str, Any], window: Any) -> Inte
     return Integers(codes, bits, scales, zeros)
 
 
-def zeros_down(stored: Any, groups: int, bits: int, rows: int) -> Any:
+def zeros_down(stored: Array, groups: int, bits: int, rows: int) -> Any:
     """Zero points, float32 `[rows, groups]`, of bytes of words that are packed down the rows."""
     words = np.ascontiguousarray(stored.reshape(-1)).view("<u4")
     lines = np.ascontiguousarray(words.reshape(-1, groups).T).view(np.uint8)
@@ -165,7 +166,7 @@ def write_mlx(found: Integers, params: Mapping[str, Any], out: Mapping[str, Any]
     _write_stream(found.codes, found.bits, out["weight"])
 
 
-def repeated(numbers: Any, found: Integers, group: int) -> Any:
+def repeated(numbers: Array, found: Integers, group: int) -> Any:
     """Numbers of groups for the shorter groups of a target (0: rows)."""
     columns = found.codes.shape[1]
     count = columns // (group or columns)
@@ -218,7 +219,7 @@ def zeros_of(found: Integers, group: int) -> Any:
     return repeated(zeros, found, group)
 
 
-def _refuse_zeros(zeros: Any, bits: int) -> None:
+def _refuse_zeros(zeros: Array, bits: int) -> None:
     half = 1 << bits - 1
     if not (zeros == half).all():
         first = int(zeros[zeros != half].reshape(-1)[0])
@@ -230,7 +231,7 @@ def _write_scales(found: Integers, params: Mapping[str, Any], out: Mapping[str, 
     out["scale"][:] = exactly(scales, params["scale_dtype"], "a scale").reshape(-1)
 
 
-def _write_stream(codes: Any, bits: int, out: Any) -> None:
+def _write_stream(codes: Array, bits: int, out: Array) -> None:
     columns = codes.shape[1]
     if columns * bits % 32 == 0 and columns % 8 == 0:
         pack(np.ascontiguousarray(codes).reshape(-1), bits, out.view(np.uint8))

@@ -5,17 +5,16 @@ Numbers of 2 and 4 bytes go by squares in registers; numpy moves others one by o
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 _transpose = kernel("turned:transpose")
 _KINDS = {2: np.uint16, 4: np.uint32}
 
 
-def copy_turned(source: Any, out: Any) -> None:
+def copy_turned(source: Array, out: Array) -> None:
     """Copy an array into `out`, of the same shape and dtype, whatever the strides of both are."""
     axis = _line_axis(source, out)
     if axis < 0:
@@ -27,7 +26,7 @@ def copy_turned(source: Any, out: Any) -> None:
         _transpose(lines[index].T, rows[index])
 
 
-def _line_axis(source: Any, out: Any) -> int:
+def _line_axis(source: Array, out: Array) -> int:
     """The axis before the last that `source` is contiguous along, and `out` along the last; or -1.
 
     The kernel steps forward from the first element of a line.

@@ -28,6 +28,7 @@ import numpy as np
 from anamnesis.kernels import PayloadError, Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _outliers = kernel("vptq:add_outliers")
 _vectors = kernel("vptq:vectors")
@@ -78,7 +79,9 @@ def _numbers(stored: Any) -> Any:
     return values
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Units of `unit_rows` outputs `window`, the last may be short.
 
     `blocks`: uint8 `indices` `[groups, bytes]`, and `outlier_indices` `[units, bytes]` where there

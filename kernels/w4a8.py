@@ -30,6 +30,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
+from anamnesis.kernels.types import Array
 
 _decode = kernel("w4a8:decode")
 
@@ -45,7 +46,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"table": table}
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Rows `window`, from uint8 `[rows, bytes]`, and `[groups, bytes]` of `correction`.
 
     `params`: `bits`, `in_features`, `relative_dtype`, and `table` as `prepare` made it. Raises

@@ -27,6 +27,7 @@ from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._nibbles import look_up_8_low_first, look_up_low_first
 from anamnesis.kernels.bodies._round import through_bf16, through_f16
 from anamnesis.kernels.bodies._vector import load16, load32, signed, store, to_f32
+from anamnesis.kernels.types import Array
 
 NUMBERS = np.arange(16, dtype=np.float32)
 _SIGNED = np.array([*range(8), *range(-8, 0)], np.float32)
@@ -82,13 +83,13 @@ def applier(bits: int, negative: bool, step: int, zero: str, once: int, twice: i
     return _of_digits(step, values, value) if bits < 4 else _of_bytes(negative, step, values, value)
 
 
-def _of_nibbles(numbers: Any, step: int, values: Any, value: Any) -> Any:
+def _of_nibbles(numbers: Array, step: int, values: Any, value: Any) -> Any:
     @inline
-    def one(codes: Any, at: Any, zero: Any, scale: Any) -> Any:
+    def one(codes: Array, at: Any, zero: Any, scale: Any) -> Any:
         return value(numbers[codes[at >> 1] >> 4 * (at & 1) & 15], zero, scale)
 
     def apply(
-        codes: Any, starts: Any, span: Any, zeros: Any, scales: Any, out: Any, row: Any
+        codes: Array, starts: Array, span: Any, zeros: Array, scales: Array, out: Array, row: int
     ) -> None:
         first, run, end = span
         at, to = starts[run] - first, row + first
@@ -114,7 +115,7 @@ def _of_nibbles(numbers: Any, step: int, values: Any, value: Any) -> Any:
 
 def _of_digits(step: int, values: Any, value: Any) -> Any:
     def apply(
-        codes: Any, starts: Any, span: Any, zeros: Any, scales: Any, out: Any, row: Any
+        codes: Array, starts: Array, span: Any, zeros: Array, scales: Array, out: Array, row: int
     ) -> None:
         first, run, end = span
         at, to = starts[run] - first, row + first
@@ -140,7 +141,7 @@ def _of_bytes(negative: bool, step: int, values: Any, value: Any) -> Any:
         return to_f32(signed(codes)) if negative else to_f32(codes)
 
     def apply(
-        codes: Any, starts: Any, span: Any, zeros: Any, scales: Any, out: Any, row: Any
+        codes: Array, starts: Array, span: Any, zeros: Array, scales: Array, out: Array, row: int
     ) -> None:
         first, run, end = span
         at, to = starts[run] - first, row + first

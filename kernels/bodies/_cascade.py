@@ -16,10 +16,11 @@ import numpy as np
 
 from anamnesis.kernels._cascade import LEVELS, ROW
 from anamnesis.kernels.bodies._jit import jit
+from anamnesis.kernels.types import Array
 
 
 @jit
-def add_rows(values: Any, first: Any, power: Any, steps: Any, sums: Any) -> None:
+def add_rows(values: Array, first: int, power: Any, steps: Any, sums: Array) -> None:
     for row in range(values.shape[0] // ROW):
         for lane in range(ROW):
             sums[0, lane] += values[row * ROW + lane]

@@ -10,6 +10,7 @@ from anamnesis.kernels.bodies._jit import as_f32, as_u32, forced, inline, jit, v
 from anamnesis.kernels.bodies._streams import STEP, UNPACK
 from anamnesis.kernels.bodies._vector import clean_nan
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32, u32
+from anamnesis.kernels.types import Array
 
 _u16, _u64 = np.uint16, np.uint64
 
@@ -19,7 +20,7 @@ def spread(bits: int) -> Any:
     """`(stream, codes)`: the codes of a stream, uint8, as bytes; room is for a multiple of 8."""
     if bits == 4:
 
-        def to_bytes(stream: Any, codes: Any) -> None:
+        def to_bytes(stream: Array, codes: Array) -> None:
             pairs = codes.view(np.uint16)
             for i in range(stream.shape[0]):
                 byte = _u16(stream[i])
@@ -27,7 +28,7 @@ def spread(bits: int) -> Any:
 
     elif bits == 2:
 
-        def to_bytes(stream: Any, codes: Any) -> None:
+        def to_bytes(stream: Array, codes: Array) -> None:
             fours = codes.view(np.uint32)
             for i in range(stream.shape[0]):
                 wide = u32(stream[i])
@@ -36,14 +37,14 @@ def spread(bits: int) -> Any:
 
     elif bits == 8:
 
-        def to_bytes(stream: Any, codes: Any) -> None:
+        def to_bytes(stream: Array, codes: Array) -> None:
             for i in range(stream.shape[0]):
                 codes[i] = stream[i]
 
     else:
         unpack = UNPACK[bits]
 
-        def to_bytes(stream: Any, codes: Any) -> None:
+        def to_bytes(stream: Array, codes: Array) -> None:
             size = stream.shape[0]
             steps = size // (4 * bits)
             for i in range(steps):
@@ -71,7 +72,7 @@ def _eight(value: Any, bits: Any) -> Any:
 
 
 @forced
-def read_line(numbers: Any, row: Any, line: Any) -> None:
+def read_line(numbers: Any, row: Any, line: Array) -> None:
     """A row of numbers as float32: `numbers` are their bits and whether these are binary16.
 
     Where there is one line for all rows it is read with the first.
@@ -90,7 +91,7 @@ def spread_padded(bits: int) -> Any:
     each, mask = 32 // bits, u32((1 << bits) - 1)
     if bits == 7:
 
-        def to_bytes(stream: Any, codes: Any) -> None:
+        def to_bytes(stream: Array, codes: Array) -> None:
             words, fours = stream.view(np.uint32), codes.view(np.uint32)
             for i in range(words.shape[0]):
                 w = u32(words[i])
@@ -102,7 +103,7 @@ def spread_padded(bits: int) -> Any:
 
     else:
 
-        def to_bytes(stream: Any, codes: Any) -> None:
+        def to_bytes(stream: Array, codes: Array) -> None:
             words = stream.view(np.uint32)
             for i in range(words.shape[0]):
                 for k in range(each):
@@ -112,7 +113,7 @@ def spread_padded(bits: int) -> Any:
 
 
 @forced
-def widen(raw: Any, half: Any, scales: Any) -> None:
+def widen(raw: Array, half: Any, scales: Array) -> None:
     """Bits of BF16, of binary16 if `half`, or of float32, as float32; NaNs made quiet."""
     if half:
         for i in range(raw.shape[0]):
@@ -129,14 +130,14 @@ def zero_points(bits: int, order: str) -> Any:
     to_bytes, mask = spread(bits), np.int32((1 << bits) - 1)
     if order == "nibbles":
 
-        def fields(codes: Any, offset: Any, carry: Any, zeros: Any) -> None:
+        def fields(codes: Array, offset: int, carry: int, zeros: Array) -> None:
             for first in range(0, zeros.shape[0], 8):
                 for k in range(8):
                     zeros[first + k] = codes[first + k // 2 + k % 2 * 4]
 
     elif order == "carry":
 
-        def fields(codes: Any, offset: Any, carry: Any, zeros: Any) -> None:
+        def fields(codes: Array, offset: int, carry: int, zeros: Array) -> None:
             over = 0
             for row in range(zeros.shape[0]):
                 field = np.int64(codes[row]) + offset + (over if row % carry else 0)
@@ -145,14 +146,14 @@ def zero_points(bits: int, order: str) -> Any:
 
     else:
 
-        def fields(codes: Any, offset: Any, carry: Any, zeros: Any) -> None:
+        def fields(codes: Array, offset: int, carry: int, zeros: Array) -> None:
             add = np.int32(offset)
             for row in range(zeros.shape[0]):
                 zeros[row] = np.float32(np.int32(np.int32(np.int32(codes[row]) + add) & mask))
 
     write = jit(fields)
 
-    def unpack(columns: Any, offset: Any, carry: Any, codes: Any, zeros: Any) -> None:
+    def unpack(columns: Array, offset: int, carry: int, codes: Any, zeros: Array) -> None:
         for group in range(zeros.shape[0]):
             to_bytes(columns[group], codes)
             write(codes, offset, carry, zeros[group])
@@ -161,7 +162,7 @@ def zero_points(bits: int, order: str) -> Any:
 
 
 @jit
-def unpack_zeros(words: Any, bits: Any, padded: Any, place: Any, zeros: Any) -> None:
+def unpack_zeros(words: Array, bits: int, padded: Any, place: Any, zeros: Array) -> None:
     """Codes packed in columns of 32-bit words `[words, groups]`, as float32 `[rows, groups]`.
 
     A stream runs down each column; `padded` words hold whole codes only. `place` is the first row,

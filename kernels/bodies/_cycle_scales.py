@@ -24,6 +24,7 @@ from anamnesis.kernels.bodies._loads import load_fields, load_half, load_plain
 from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
 from anamnesis.kernels.bodies._vector import load16, load32, store, to_f32
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _TILE = 2048  # scales that are made float32 at a time
 
@@ -40,7 +41,9 @@ def _numbers(codes: Any, zero: Any, scale: Any, after: Any, first: Any, second: 
 
 
 @jit
-def _spread(data: Any, words: Any, at: Any, count: Any, bits: Any, shift: Any, codes: Any) -> None:
+def _spread(
+    data: Array, words: Array, at: int, count: int, bits: int, shift: Any, codes: Array
+) -> None:
     """`count` codes from byte or word `at` on, as bytes."""
     if bits == 3:
         for i in range(count):
@@ -52,7 +55,7 @@ def _spread(data: Any, words: Any, at: Any, count: Any, bits: Any, shift: Any, c
 
 
 @jit
-def _widen(raw: Any, at: Any, count: Any, half: Any, out: Any) -> None:
+def _widen(raw: Array, at: int, count: int, half: Any, out: Array) -> None:
     """`count` scales from `at` on as float32."""
     whole = count - count % LANES
     if half:
@@ -65,7 +68,7 @@ def _widen(raw: Any, at: Any, count: Any, half: Any, out: Any) -> None:
 
 
 @jit
-def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: Any, out: Any) -> None:
+def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: int, out: Array) -> None:
     """Units of `size` elements from unit `first` on, each with a scale and a zero.
 
     `planes` are `(data, words, base, period, size, bits, low)`; `scales` and `zeros` the stored
@@ -125,7 +128,7 @@ def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: Any, o
 
 @jit
 def decode_columns(
-    planes: Any, scales: Any, zeros: Any, scale_base: Any, steps: Any, first: Any, out: Any
+    planes: Any, scales: Any, zeros: Any, scale_base: Any, steps: Any, first: int, out: Array
 ) -> None:
     """Elements from element `first` on, element e with scale and zero `e % columns`.
 

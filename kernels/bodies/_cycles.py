@@ -16,6 +16,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit, put
 from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
 from anamnesis.kernels.bodies._vector import load16
+from anamnesis.kernels.types import Array
 
 LANES = 16
 
@@ -28,15 +29,15 @@ def shift_of(chunk: Any, bits: Any, fields: Any, low: Any) -> Any:
 
 @jit
 def decode_table(
-    data: Any,
+    data: Array,
     base: Any,
     period: Any,
-    size: Any,
-    bits: Any,
+    size: int,
+    bits: int,
     low: Any,
-    numbers: Any,
-    first: Any,
-    out: Any,
+    numbers: Array,
+    first: int,
+    out: Array,
 ) -> None:
     """Units of `size` elements from unit `first` on: element = `numbers[code]`, float32 `[16]`.
 

@@ -8,18 +8,17 @@ that a group with one gives one, as torch's `amin` and `amax` do.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _i32 = np.int32
 
 
 @jit
-def magnitudes(bits: Any, group: Any, greatest: Any) -> None:
+def magnitudes(bits: Array, group: int, greatest: Array) -> None:
     """The greatest magnitude of each group, as float32 bits; a NaN is above all."""
     for g in range(greatest.shape[0]):
         most = u32(0)
@@ -30,7 +29,7 @@ def magnitudes(bits: Any, group: Any, greatest: Any) -> None:
 
 
 @jit
-def ends(bits: Any, group: Any, least: Any, most: Any) -> None:
+def ends(bits: Array, group: int, least: Array, most: Array) -> None:
     """Least and greatest of each group, as keys in the order of the numbers."""
     for g in range(least.shape[0]):
         low, high = _i32(0x7FFFFFFF), _i32(-0x80000000)

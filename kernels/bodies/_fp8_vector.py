@@ -21,6 +21,7 @@ from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.types import Array
 
 STEP = 32  # codes in a vector
 ENTRIES = 128  # magnitudes of a format
@@ -31,7 +32,7 @@ if DISABLED:
     def has_lanes() -> bool:
         return False
 
-    def has_tables(out: Any) -> bool:
+    def has_tables(out: Array) -> bool:
         return False
 
     def to_reals(codes: Any, shift: Any, mask: Any, keep: Any, nan: Any) -> Any:
@@ -40,13 +41,13 @@ if DISABLED:
     def to_reals_e5m2fnuz(codes: Any) -> Any:
         raise NotImplementedError
 
-    def load_scales(scales: Any, at: Any) -> Any:
+    def load_scales(scales: Any, at: int) -> Any:
         raise NotImplementedError
 
-    def load_table(table: Any, at: Any) -> Any:
+    def load_table(table: Any, at: int) -> Any:
         raise NotImplementedError
 
-    def look_up(out: Any, at: Any, codes: Any, nan: Any, *parts: Any) -> None:
+    def look_up(out: Array, at: int, codes: Any, nan: Any, *parts: Any) -> None:
         raise NotImplementedError
 
 else:
@@ -60,14 +61,14 @@ else:
         arm = triple.startswith(("aarch64", "arm64"))  # Apple's name is the second
         return f"{features},+f16c" if arm else features
 
-    def _tables_for(context: Any, out: Any) -> bool:
+    def _tables_for(context: Any, out: Array) -> bool:
         return out.dtype == types.uint16 and "+avx512bw" in _features(context)
 
     @intrinsic
     def has_lanes(typingctx: Any) -> Any:
         """Whether `to_reals` can be used: the CPU converts binary16."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             return ir.Constant(_I1, "+f16c" in _features(context))
 
         return types.boolean(), build
@@ -76,7 +77,7 @@ else:
     def has_tables(typingctx: Any, out: Any) -> Any:
         """Whether `look_up` can be used: an output of BF16, and AVX-512 for 16-bit lanes."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             return ir.Constant(_I1, _tables_for(context, out))
 
         return types.boolean(out), build
@@ -91,7 +92,7 @@ else:
         if codes != _CODES:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             codes = args[0]
             halves = ir.VectorType(_I16, STEP)
 
@@ -112,7 +113,7 @@ else:
         if codes != _CODES:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             halves = ir.VectorType(_I16, STEP)
             wide = builder.shl(builder.zext(args[0], halves), _vector._same(halves, 8))
             magnitude = builder.and_(wide, _vector._same(halves, 0x7F00))
@@ -128,7 +129,7 @@ else:
 
         return _REALS(codes), build
 
-    def _extended(context: Any, builder: Any, bits: Any, is_nan: Any) -> Any:
+    def _extended(context: Any, builder: ir.IRBuilder, bits: Any, is_nan: Any) -> Any:
         """Bits of binary16 as float32, with some made NaN."""
         quiet = builder.or_(bits, _vector._same(bits.type, 0x7E00))
         bits = builder.select(is_nan, quiet, bits)
@@ -143,7 +144,7 @@ else:
             if not _vector._contiguous(numbers, types.uint16, types.float32):
                 return None
 
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
                 kind = result.llvm
                 where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
                 return builder.load(where, align=1)
@@ -165,7 +166,7 @@ else:
         if codes != _CODES or {t0, t1, t2, t3} != {_PART}:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             if not _tables_for(context, out):
                 return context.get_dummy_value()
             kind = _PART.llvm

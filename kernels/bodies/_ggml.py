@@ -13,6 +13,7 @@ import numpy as np
 
 from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _i32 = np.int32
 _MAGIC = np.float32(12582912)  # 1.5 * 2**23, whose last place is 1
@@ -63,7 +64,7 @@ def half_bits(value: Any) -> Any:
 
 
 @inline
-def put_half(out: Any, at: Any, half: Any) -> None:
+def put_half(out: Array, at: Any, half: Any) -> None:
     """Store binary16 bits in two bytes."""
     out[at] = np.uint8(half & 0xFF)
     out[at + 1] = np.uint8(half >> 8)

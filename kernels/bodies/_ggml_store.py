@@ -14,6 +14,7 @@ from anamnesis.kernels.bodies._ggml_lanes import codes_above, nearest_lanes
 from anamnesis.kernels.bodies._jit import inline, local, stack
 from anamnesis.kernels.bodies._lanes import between, lanes, put_bytes, put_lanes, splat
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32
+from anamnesis.kernels.types import Array
 
 _i32 = np.int32
 _f32 = np.float32
@@ -22,7 +23,7 @@ _codes = stack(1024)
 
 
 @inline
-def spread(codes: Any, out: Any, at: Any) -> None:
+def spread(codes: Any, out: Array, at: Any) -> None:
     """Two bits of each of 256 codes, four elements 32 apart a byte."""
     for i in range(0, 64, 16):
         first = i // 32 * 128 + i % 32
@@ -32,7 +33,7 @@ def spread(codes: Any, out: Any, at: Any) -> None:
 
 
 @inline
-def nibbles(codes: Any, out: Any, at: Any) -> None:
+def nibbles(codes: Any, out: Array, at: Any) -> None:
     """Four bits of each of 256 codes, two elements 32 apart a byte."""
     for i in range(0, 128, 16):
         first = i // 32 * 64 + i % 32
@@ -59,7 +60,7 @@ def found_again(
 
 
 @inline
-def store_2(values: Any, base: Any, halves: Any, before: Any, out: Any, at: Any) -> None:
+def store_2(values: Any, base: Any, halves: Any, before: Any, out: Array, at: Any) -> None:
     """A block of Q2_K whose bytes of scales are there, under `d` and `dmin` of `halves`."""
     codes = local(_codes(), 256, _i32)
     inverses, leasts = before
@@ -76,7 +77,7 @@ def store_2(values: Any, base: Any, halves: Any, before: Any, out: Any, at: Any)
 
 
 @inline
-def put_scales_3(low: Any, j: Any, out: Any, at: Any) -> None:
+def put_scales_3(low: Any, j: Any, out: Array, at: Any) -> None:
     """The six bits of Q3_K's scale j, into bytes that are 0 before the first."""
     if j < 8:
         out[at + 96 + j] = np.uint8(low & 0xF)
@@ -86,7 +87,7 @@ def put_scales_3(low: Any, j: Any, out: Any, at: Any) -> None:
 
 
 @inline
-def store_3(values: Any, base: Any, tried: Any, bits: Any, out: Any, at: Any) -> None:
+def store_3(values: Any, base: Any, tried: Array, bits: Any, out: Array, at: Any) -> None:
     """A block of Q3_K whose scales are there; under a scale of 0 codes are those `tried`."""
     codes = local(_codes(), 256, _i32)
     put_half(out, at + 108, bits)
@@ -111,7 +112,7 @@ def store_3(values: Any, base: Any, tried: Any, bits: Any, out: Any, at: Any) ->
 
 @inline
 def store_with_minimums(
-    values: Any, base: Any, found: Any, before: Any, most: Any, out: Any, at: Any
+    values: Any, base: Any, found: Any, before: Any, most: Any, out: Array, at: Any
 ) -> None:
     """A block of Q4_K (`most` 15) or Q5_K (31).
 

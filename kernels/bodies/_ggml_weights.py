@@ -12,13 +12,14 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX, clamped, nearest
 from anamnesis.kernels.bodies._jit import inline, jit
+from anamnesis.kernels.types import Array
 
 _f32 = np.float32
 _i32 = np.int32
 
 
 @jit
-def weigh(values: Any, columns: Any, span: Any, factor: Any, out: Any) -> None:
+def weigh(values: Array, columns: Array, span: Any, factor: Any, out: Array) -> None:
     """`out[i] = columns[i] * sqrt(variance + values[i] ** 2)`, over rows of `columns`.
 
     The variance is `factor` times the sum of the squares of `span` numbers, over `span`.
@@ -55,7 +56,7 @@ def _byte(code: Any) -> Any:
 
 
 @inline
-def search_positive(x: Any, weights: Any, count: Any, most: Any, codes: Any) -> Any:
+def search_positive(x: Array, weights: Array, count: Any, most: Any, codes: Array) -> Any:
     """`make_qp_quants`: the scale of `count` numbers under codes 0 to `most`, which go to `codes`.
 
     A code is a byte, as there: what is below 0 wraps.
@@ -94,7 +95,7 @@ def search_positive(x: Any, weights: Any, count: Any, most: Any, codes: Any) -> 
 
 
 @inline
-def _improved(x: Any, weights: Any, count: Any, most: Any, codes: Any, sums: Any) -> Any:
+def _improved(x: Array, weights: Array, count: Any, most: Any, codes: Array, sums: Any) -> Any:
     """The scale after codes were chosen again one by one, up to five times."""
     sum_lx, sum_l2 = sums
     for _ in range(5):
@@ -122,7 +123,7 @@ def _improved(x: Any, weights: Any, count: Any, most: Any, codes: Any, sums: Any
 
 
 @inline
-def search_both_signs(x: Any, weights: Any, count: Any, half: Any, codes: Any) -> Any:
+def search_both_signs(x: Array, weights: Array, count: Any, half: Any, codes: Array) -> Any:
     """`make_qx_quants` of one group: its scale; `codes` become those from 0 to `2 * half - 1`."""
     most, signed = _f32(0), _f32(0)
     for i in range(count):

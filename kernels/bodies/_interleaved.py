@@ -17,6 +17,7 @@ from anamnesis.kernels.awq import COLUMNS, ROWS, STEP
 from anamnesis.kernels.bodies._codes import to_half
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack
 from anamnesis.kernels.bodies._lookup import load_numbers, load_u64, look_up, table_for, words
+from anamnesis.kernels.types import Array
 
 _ROW_BYTES = COLUMNS // 2
 _u64 = np.uint64
@@ -36,7 +37,7 @@ def _fours(low: Any, high: Any, shift: Any) -> Any:
 
 @jit
 def decode_interleaved(
-    stream: Any, group: Any, scales: Any, added: Any, half: Any, inputs: Any, out: Any
+    stream: Array, group: int, scales: Array, added: Array, half: Any, inputs: int, out: Array
 ) -> None:
     """Rows of `inputs` columns, a multiple of 64, from `stream`, uint8 `[rows * inputs / 2]`.
 

@@ -88,7 +88,7 @@ else:
 
         @intrinsic
         def memory(typingctx: Any) -> Any:
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 with builder.goto_entry_block():
                     room = builder.alloca(ir.ArrayType(_I8, nbytes))
                     room.align = 64
@@ -102,7 +102,7 @@ else:
     def pointer(typingctx: Any, address: Any) -> Any:
         """An address as a pointer, for `numba.carray`."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             return builder.inttoptr(args[0], _I8.as_pointer())
 
         return types.voidptr(types.int64), build
@@ -111,7 +111,7 @@ else:
     def as_f32(typingctx: Any, bits: Any) -> Any:
         """The float32 whose bits are the low 32 bits of an integer."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             value = args[0]
             if value.type.width > 32:
                 value = builder.trunc(value, _I32)
@@ -125,7 +125,7 @@ else:
     def as_u32(typingctx: Any, value: Any) -> Any:
         """The bits of a float32 as uint32."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             return builder.bitcast(args[0], _I32)
 
         return types.uint32(types.float32), build
@@ -134,7 +134,7 @@ else:
     def bf16_bits(typingctx: Any, value: Any) -> Any:
         """float32 to BF16 bits: round to nearest, ties to even; a NaN stays one, made quiet."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             def const(number: int) -> Any:
                 return ir.Constant(_I32, number)
 

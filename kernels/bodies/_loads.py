@@ -42,7 +42,7 @@ else:
     def _same(number: int) -> Any:
         return _vector._same(ir.VectorType(_I32, LANES), number)
 
-    def _wide(context: Any, builder: Any, kind: Any, args: Any, bits: int) -> Any:
+    def _wide(context: Any, builder: ir.IRBuilder, kind: Any, args: Any, bits: int) -> Any:
         """Sixteen integers of `bits` bits from an array, as 32 bits."""
         element = ir.VectorType(ir.IntType(bits), LANES)
         where = _vector._pointer(context, builder, kind, args[0], args[1], element)
@@ -55,14 +55,14 @@ else:
         if not _vector._contiguous(words, types.uint32):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             down = _vector._splat(builder, builder.trunc(args[2], _I32), LANES)
             fields = builder.lshr(_wide(context, builder, words, args, 32), down)
             return builder.trunc(builder.and_(fields, _same(7)), _BYTES.llvm)
 
         return _BYTES(words, types.intp, types.intp), build
 
-    def _from_f16(builder: Any, half: Any) -> Any:
+    def _from_f16(builder: ir.IRBuilder, half: Any) -> Any:
         """As `f16_bits_to_f32`."""
         magnitude = builder.and_(half, _same(0x7FFF))
         sign = builder.shl(builder.and_(half, _same(0x8000)), _same(16))
@@ -83,7 +83,7 @@ else:
                 return None
             bits = raw.dtype.bitwidth
 
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 number = _wide(context, builder, raw, args, bits)
                 if bits == 16:
                     number = widen(builder, number)

@@ -67,7 +67,7 @@ else:
             if not _vector._contiguous(data, types.uint8):
                 return None
 
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 kind = ir.IntType(width)
                 where = _vector._pointer(context, builder, data, args[0], args[1], kind)
                 return builder.load(where, align=1)
@@ -82,7 +82,7 @@ else:
         if not _vector._contiguous(numbers, types.float32):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             kind = _NUMBERS.llvm
             where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
             return builder.load(where, align=4)
@@ -93,7 +93,7 @@ else:
     def words(typingctx: Any, low: Any, high: Any) -> Any:
         """Two uint64 as sixteen bytes, the lowest first."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             pair = ir.Constant(_vectors_of(_I64, 2), ir.Undefined)
             for index, word in enumerate(args):
                 pair = builder.insert_element(pair, word, _I32(index))
@@ -105,7 +105,7 @@ else:
     def halves(typingctx: Any, low: Any, high: Any) -> Any:
         """One float32 eight times, then another."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             first, second = (_vector._splat(builder, number, _ENTRIES // 2) for number in args)
             return _vector._shuffle(builder, first, second, range(_ENTRIES))
 
@@ -117,7 +117,7 @@ else:
         if not isinstance(codes, _Lanes) or codes.dtype != types.uint8:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             # Written `3 * byte >> 8`, the sum in 16 bits hides the look-up from LLVM.
             reached = [
                 builder.zext(
@@ -140,7 +140,7 @@ else:
             return None
         result = _Lanes(out.dtype, _ENTRIES)
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             numbers = args[1]
             if out.dtype == types.float32:
                 return numbers
@@ -153,7 +153,7 @@ else:
 
         return result(out, numbers), build
 
-    def _permute(builder: Any, entries: Any, codes: Any) -> Any:
+    def _permute(builder: ir.IRBuilder, entries: Any, codes: Any) -> Any:
         chosen = ir.Constant(_vectors_of(entries.type.element), ir.Undefined)
         for index in map(_I32, range(_ENTRIES)):
             code = builder.extract_element(codes, index)
@@ -163,7 +163,7 @@ else:
             chosen = builder.insert_element(chosen, entry, index)
         return chosen
 
-    def _permute_bytes(builder: Any, entries: Any, codes: Any) -> Any:
+    def _permute_bytes(builder: ir.IRBuilder, entries: Any, codes: Any) -> Any:
         """The same, one byte of the entries at a time."""
         width = entries.type.element.width // 8
         split = builder.bitcast(entries, _vectors_of(_I8, _ENTRIES * width))
@@ -190,7 +190,7 @@ else:
         if table != _Lanes(out.dtype, _ENTRIES) or codes != _BYTES:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             entries = builder.bitcast(args[2], _vectors_of(ir.IntType(out.dtype.bitwidth)))
             masked = builder.and_(args[3], _vector._same(_BYTES.llvm, 15))
             features = context.codegen().magic_tuple()[2]

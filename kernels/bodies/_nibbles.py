@@ -49,7 +49,7 @@ else:
             return False
         return bool(table == _vector.Lanes(out.dtype, 16))
 
-    def _entries(builder: Any, out: Any, table: Any) -> Any:
+    def _entries(builder: ir.IRBuilder, out: Any, table: Any) -> Any:
         return builder.bitcast(table, ir.VectorType(ir.IntType(out.dtype.bitwidth), 16))
 
     def _of_16_bytes(high_first: bool) -> Any:
@@ -61,7 +61,7 @@ else:
             if not _fits(out, table) or packed != bytes_type:
                 return None
 
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 entries = _entries(builder, out, args[2])
                 high = builder.lshr(args[3], _vector._same(bytes_type.llvm, 4))
                 low = builder.and_(args[3], _vector._same(bytes_type.llvm, 15))
@@ -94,7 +94,7 @@ else:
         if not _fits(out, table) or packed != types.uint64:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             entries = _entries(builder, out, args[2])
             low, high = args[3], builder.lshr(args[3], args[3].type(4))
             if _wide(context):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import variants
+from anamnesis.kernels.types import Array
 
 _u64 = np.uint64
 
@@ -16,19 +17,19 @@ def packer(bits: int) -> Any:
     """`(codes, out)`: eight codes, uint8, become `bits` bytes, 64 bits at a time."""
     if bits == 8:
 
-        def run(codes: Any, out: Any) -> None:
+        def run(codes: Array, out: Array) -> None:
             for i in range(codes.shape[0]):
                 out[i] = codes[i]
 
     elif bits == 4:
 
-        def run(codes: Any, out: Any) -> None:
+        def run(codes: Array, out: Array) -> None:
             for i in range(out.shape[0]):
                 out[i] = np.uint8(codes[2 * i] | np.uint8(codes[2 * i + 1] << 4))
 
     else:
 
-        def run(codes: Any, out: Any) -> None:
+        def run(codes: Array, out: Array) -> None:
             for i in range(codes.shape[0] // 8):
                 word = _u64(0)
                 for j in range(8):

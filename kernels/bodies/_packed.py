@@ -27,6 +27,7 @@ from anamnesis.kernels.bodies._transpose import (
     transpose_nibbles,
 )
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 AS_THEY_ARE = (4, 8)  # bits of codes that are not spread to bytes before they are applied
 _codes = stack(8192)  # `block_inputs` at most
@@ -46,22 +47,23 @@ def decode_runs(bits: int, nibbles: bool, *how: Any) -> Any:
     block, to_bytes, apply = block_inputs(bits, nibbles), spread(bits), applier(bits, *how)
     if nibbles:
 
-        def turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+        def turn(words: Any, first: int, last: int, column: int, tile: Any) -> None:
             planes = local(_planes(), (LANES, LANES, LANES), np.uint32)
             _turn_nibbles(words, first, last, column // LANES, planes, tile)
 
     else:
 
-        def turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+        def turn(words: Any, first: int, last: int, column: int, tile: Any) -> None:
             _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
 
     fill = jit(turn)
 
     def rows_of(
-        words: Any, starts: Any, groups: Any, zeros: Any, scales: Any, room: Any, out: Any
+        words: Any, starts: Array, groups: Array, zeros: Array, scales: Any, room: Any, out: Array
     ) -> None:
         tile, zero_tile, scale_tile = room
-        columns, inputs = tile.shape[0], starts[groups.shape[0]]
+        tile, zero_tile, scale_tile = room
+        columns, inputs = tile.shape[0], int(starts[groups.shape[0]])
         streams = tile.view(np.uint8)
         codes = local(_codes(), block, np.uint8)
         rows = zeros.shape[1]
@@ -103,7 +105,7 @@ def decode_scattered(bits: int, narrow: bool) -> Any:
     to_bytes = spread(bits)
 
     def rows_of(
-        words: Any, index: Any, zeros: Any, scales: Any, kind: Any, room: Any, out: Any
+        words: Any, index: Array, zeros: Array, scales: Any, kind: Any, room: Any, out: Array
     ) -> None:
         tile, zero_tile, scale_tile, grid = room
         streams, both = tile.view(np.uint8), scale_tile.view(np.uint32)
@@ -144,7 +146,9 @@ def decode_rows(bits: int, padded: bool, *how: Any) -> Any:
     """
     to_bytes, apply = (spread_padded if padded else spread)(bits), applier(bits, *how)
 
-    def rows_of(starts: Any, streams: Any, zeros: Any, scales: Any, room: Any, out: Any) -> None:
+    def rows_of(
+        starts: Array, streams: Array, zeros: Any, scales: Any, room: Any, out: Array
+    ) -> None:
         codes, zero, scale = room
         runs = starts.shape[0] - 1
         inputs = starts[runs]
@@ -170,7 +174,9 @@ def decode_rows_scattered(bits: int, padded: bool, negative: bool, narrow: bool,
     """
     to_bytes = (spread_padded if padded else spread)(bits)
 
-    def rows_of(index: Any, streams: Any, zeros: Any, scales: Any, room: Any, out: Any) -> None:
+    def rows_of(
+        index: Array, streams: Array, zeros: Any, scales: Any, room: Any, out: Array
+    ) -> None:
         codes, zero, scale, words = room
         inputs = index.shape[0]
         for row in range(streams.shape[0]):
@@ -187,7 +193,7 @@ def decode_rows_scattered(bits: int, padded: bool, negative: bool, narrow: bool,
 
 
 @jit
-def _turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
+def _turn(words: Array, first: int, last: int, column: int, tile: Array) -> None:
     """Words `[first, last)` of the columns that `tile` has rows for, each column to a row."""
     columns = min(tile.shape[0], words.shape[1] - column)
     whole = columns - columns % LANES
@@ -206,7 +212,7 @@ def _turn(words: Any, first: Any, last: Any, column: Any, tile: Any) -> None:
 
 
 @jit
-def _turn_rows(grid: Any, rows: Any, column: Any, tile: Any) -> None:
+def _turn_rows(grid: Array, rows: Array, column: int, tile: Array) -> None:
     """`tile[i, j] = grid[rows[j], column + i]` for the columns that `tile` has rows for."""
     columns = min(tile.shape[0], grid.shape[1] - column)
     whole = columns - columns % LANES
@@ -220,7 +226,9 @@ def _turn_rows(grid: Any, rows: Any, column: Any, tile: Any) -> None:
 
 
 @jit
-def _turn_nibbles(words: Any, first: Any, last: Any, column: Any, planes: Any, tile: Any) -> None:
+def _turn_nibbles(
+    words: Array, first: int, last: int, column: int, planes: Array, tile: Array
+) -> None:
     """Rows `[first, last)` of eight columns: nibble k of column c to stream `8 * k + c`."""
     columns = min(LANES, words.shape[1] - column)
     blocks = first

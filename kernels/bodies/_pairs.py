@@ -23,13 +23,14 @@ from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, inline, jit,
 from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._vector import load32, store
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _STEP = 32
 
 
 if DISABLED:
 
-    def scaled_by(codes: Any, words: Any, at: Any) -> Any:
+    def scaled_by(codes: Array, words: Array, at: int) -> Any:
         some = words[at : at + _STEP]
         scales = (some & np.uint32(0xFFFFFF00)).view(np.float32)
         return (codes.astype(np.int32) - (some & 255).astype(np.int32)).astype(np.float32) * scales
@@ -44,7 +45,7 @@ else:
         if codes != _CODES or not _vector._contiguous(words, types.uint32):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             wide = ir.VectorType(ir.IntType(32), _STEP)
             where = _vector._pointer(context, builder, words, args[1], args[2], wide)
             pairs = builder.load(where, align=4)
@@ -58,7 +59,7 @@ else:
 
 
 @jit
-def pair(zeros: Any, scales: Any, words: Any) -> None:
+def pair(zeros: Array, scales: Array, words: Array) -> None:
     """One word for a zero point and its scale, whose low eight bits are 0 if it was F16 or BF16."""
     for group in range(zeros.shape[0]):
         for row in range(zeros.shape[1]):
@@ -72,7 +73,7 @@ def _scaled(code: Any, word: Any) -> Any:
 
 
 @jit
-def scale_pairs(codes: Any, words: Any, kind: Any, out: Any) -> None:
+def scale_pairs(codes: Array, words: Array, kind: Any, out: Array) -> None:
     """One row, with a zero point and a scale for every code, as `pair` joined them.
 
     NaN scales have to be `clean_nan`'s. `kind` (`_narrow.KINDS`) is what
@@ -90,7 +91,7 @@ def scale_pairs(codes: Any, words: Any, kind: Any, out: Any) -> None:
 
 
 @jit
-def scale_each(codes: Any, zeros: Any, scales: Any, kind: Any, out: Any) -> None:
+def scale_each(codes: Array, zeros: Array, scales: Array, kind: Any, out: Array) -> None:
     """One row, with a scale and a zero for every code."""
     if kind:
         for i in range(codes.shape[0]):
@@ -102,7 +103,7 @@ def scale_each(codes: Any, zeros: Any, scales: Any, kind: Any, out: Any) -> None
 
 @jit
 def scale_scattered(
-    codes: Any, index: Any, zeros: Any, scales: Any, how: Any, words: Any, out: Any
+    codes: Array, index: Array, zeros: Array, scales: Array, how: Any, words: Array, out: Array
 ) -> None:
     """A row whose column i is of group `index[i]`, neighbours rarely of the same.
 

@@ -15,15 +15,16 @@ from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.types import Array
 
 if DISABLED:
 
-    def through_bf16(values: Any) -> Any:
+    def through_bf16(values: Array) -> Any:
         bits = values.view(np.uint32)
         rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
         return np.where(np.isnan(values), values, rounded.view(np.float32))
 
-    def through_f16(values: Any) -> Any:
+    def through_f16(values: Array) -> Any:
         return values.astype(np.float16).astype(np.float32)
 
 else:
@@ -35,7 +36,7 @@ else:
             if not isinstance(values, _vector.Lanes) or values.dtype != types.float32:
                 return None
 
-            def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def lower(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
                 bits = builder.bitcast(args[0], ir.VectorType(ir.IntType(32), values.count))
                 return builder.bitcast(build(builder, bits), values.llvm)
 
@@ -43,7 +44,7 @@ else:
 
         return rounded
 
-    def _cut(builder: Any, bits: Any, places: int) -> Any:
+    def _cut(builder: ir.IRBuilder, bits: Any, places: int) -> Any:
         """Integers rounded to multiples of `2 ** places`."""
 
         def same(number: int) -> Any:
@@ -53,7 +54,7 @@ else:
         up = builder.add(builder.add(bits, same((1 << places - 1) - 1)), odd)
         return builder.and_(up, same(0xFFFFFFFF >> places << places))
 
-    def _f16(builder: Any, bits: Any) -> Any:
+    def _f16(builder: ir.IRBuilder, bits: Any) -> Any:
         def same(number: int) -> Any:
             return _vector._same(bits.type, number)
 

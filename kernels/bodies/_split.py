@@ -17,19 +17,20 @@ from numba.extending import intrinsic
 from anamnesis.kernels._sizes import SPLIT_WORDS
 from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.types import Array
 
 if DISABLED:
 
-    def load16_of(lines: Any, line: Any, at: Any) -> Any:
+    def load16_of(lines: Array, line: int, at: int) -> Any:
         return lines[line, at : at + 16]
 
-    def prefetch_of(lines: Any, line: Any, at: Any) -> None:
+    def prefetch_of(lines: int, line: int, at: int) -> None:
         """Nothing to do."""
 
-    def prefetch_out(out: Any, at: Any) -> None:
+    def prefetch_out(out: Array, at: int) -> None:
         """Nothing to do."""
 
-    def split_pairs(words: Any, row: Any, out: Any, low: Any, high: Any) -> None:
+    def split_pairs(words: Array, row: int, out: Array, low: Any, high: Any) -> None:
         halves = words[row, :SPLIT_WORDS].view(np.uint16)
         out[low : low + SPLIT_WORDS] = halves[0::2]
         out[high : high + SPLIT_WORDS] = halves[1::2]
@@ -37,13 +38,13 @@ if DISABLED:
 else:
     _BYTES = ir.IntType(8).as_pointer()
 
-    def _line(context: Any, builder: Any, kind: Any, array: Any, line: Any) -> Any:
+    def _line(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, line: int) -> Any:
         """Where a line begins; only the last axis has to be contiguous."""
         view = context.make_array(kind)(context, builder, array)
         offset = builder.mul(line, builder.extract_value(view.strides, 0))
         return builder.gep(builder.bitcast(view.data, _BYTES), [offset])
 
-    def _lines(array: Any, dtype: Any) -> bool:
+    def _lines(array: Array, dtype: Any) -> bool:
         return isinstance(array, types.Array) and array.ndim == 2 and array.dtype == dtype
 
     @intrinsic
@@ -53,14 +54,14 @@ else:
             return None
         result = _vector.Lanes(types.uint8, 16)
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             start = _line(context, builder, lines, args[0], args[1])
             where = builder.bitcast(builder.gep(start, [args[2]]), result.llvm.as_pointer())
             return builder.load(where, align=1)
 
         return result(lines, types.intp, types.intp), build
 
-    def _prefetch(builder: Any, where: Any, write: int) -> None:
+    def _prefetch(builder: ir.IRBuilder, where: Any, write: int) -> None:
         number = ir.IntType(32)
         hint = ir.FunctionType(ir.VoidType(), [_BYTES, number, number, number])
         name = "llvm.prefetch.p0i8"
@@ -74,7 +75,7 @@ else:
         if not _lines(lines, types.uint8):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             start = _line(context, builder, lines, args[0], args[1])
             _prefetch(builder, builder.gep(start, [args[2]]), 0)
             return context.get_dummy_value()
@@ -87,7 +88,7 @@ else:
         if not _vector._contiguous(out, types.uint16, types.float32):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             where = _vector._pointer(context, builder, out, args[0], args[1], ir.IntType(8))
             _prefetch(builder, where, 1)
             return context.get_dummy_value()
@@ -106,7 +107,7 @@ else:
             return None
         intp = types.intp
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             start = _line(context, builder, words, args[0], args[1])
             whole = ir.VectorType(ir.IntType(16), 2 * SPLIT_WORDS)
             halves = builder.load(builder.bitcast(start, whole.as_pointer()), align=4)

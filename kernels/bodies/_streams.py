@@ -44,7 +44,7 @@ else:
                 return None
             size = 4 * bits
 
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 kind, wide = ir.VectorType(_I8, size), ir.VectorType(_I16, STEP)
                 where = _vector._pointer(context, builder, stream, args[0], args[1], kind)
                 data = builder.load(where, align=1)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from anamnesis.kernels.bodies._jit import jit, put
+from anamnesis.kernels.types import Array
 
 
 @jit
-def sums(codes: Any, books: Any, scales: Any, rows: Any, columns: Any, some: Any, out: Any) -> None:
+def sums(
+    codes: Array, books: Array, scales: Array, rows: int, columns: int, some: Array, out: Array
+) -> None:
     """Vectors of a unit's groups, added in the order of `books`, scaled once; `some` is room."""
     count, mask = books.shape[0], books.shape[1] - 1
     groups = codes.shape[1] // count

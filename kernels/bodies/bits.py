@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline
+from anamnesis.kernels.types import Array
 
 u32 = np.uint32
 _SUBNORMAL_F16 = np.float32(2.0**-24)
@@ -27,6 +28,6 @@ def f16_bits_to_f32(half: Any) -> Any:
 
 
 @inline
-def load_f16(row: Any, at: Any) -> Any:
+def load_f16(row: Array, at: Any) -> Any:
     """The little-endian binary16 at bytes `at`, `at + 1` of a byte row, as float32."""
     return f16_bits_to_f32(u32(row[at]) | u32(u32(row[at + 1]) << u32(8)))

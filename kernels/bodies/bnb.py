@@ -12,6 +12,7 @@ from anamnesis.kernels.bodies._lookup import load_numbers, table_for
 from anamnesis.kernels.bodies._nibbles import look_up_pairs
 from anamnesis.kernels.bodies._vector import clean_nan, load16, load32, signed, store, to_f32
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _LANES = 32
 
@@ -44,7 +45,7 @@ def _through(value: Any, narrow: Any) -> Any:
 
 @jit
 def four_bit(
-    quant_map: Any, absmax: Any, packed: Any, block_bytes: Any, narrow: Any, out: Any
+    quant_map: Array, absmax: Array, packed: Array, block_bytes: Any, narrow: Any, out: Array
 ) -> None:
     """Pairs of codes, `block_bytes` under each number of `absmax`, looked up in the scaled map."""
     narrowed = local(_numbers(), 16, np.float32)
@@ -63,7 +64,7 @@ def four_bit(
 
 @jit
 def nested(
-    codes: Any, quant_map: Any, absmax: Any, size: Any, offset: Any, first: Any, out: Any
+    codes: Array, quant_map: Array, absmax: Array, size: int, offset: int, first: int, out: Array
 ) -> None:
     """Codes of scales, `size` under each number of `absmax`; `first` is that of `codes[0]`."""
     at = 0
@@ -76,7 +77,7 @@ def nested(
 
 
 @jit
-def int8(codes: Any, columns: Any, scb: Any, inverse: Any, out: Any) -> None:
+def int8(codes: Array, columns: int, scb: Array, inverse: Any, out: Array) -> None:
     """Rows of int8 codes times `scb / 127`, one number a row."""
     for row in range(scb.shape[0]):
         scale = clean_nan(scb[row])

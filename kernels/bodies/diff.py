@@ -10,6 +10,7 @@ from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies._jit import DISABLED, jit
 from anamnesis.kernels.diff import DOT, LANES, MAX, NOISE, OTHER, SIGNAL, STEP, SUM, reduce_numpy
+from anamnesis.kernels.types import Array
 
 if DISABLED:
     reduce = reduce_numpy
@@ -23,31 +24,31 @@ else:
     def _every(vector: Any, number: Any) -> Any:
         return ir.Constant(vector, [number] * vector.count)
 
-    def _call(builder: Any, name: str, kind: Any, *args: Any) -> Any:
+    def _call(builder: ir.IRBuilder, name: str, kind: Any, *args: Any) -> Any:
         function = builder.module.globals.get(name) or ir.Function(
             builder.module, ir.FunctionType(kind, [arg.type for arg in args]), name
         )
         return builder.call(function, args)
 
-    def _round(builder: Any, bits: Any) -> Any:
+    def _round(builder: ir.IRBuilder, bits: int) -> Any:
         odd = builder.and_(builder.lshr(bits, _every(_WORDS, 16)), _every(_WORDS, 1))
         up = builder.add(builder.add(bits, _every(_WORDS, 0x7FFF)), odd)
         return builder.lshr(up, _every(_WORDS, 16))
 
-    def _count(builder: Any, mask: Any) -> Any:
+    def _count(builder: ir.IRBuilder, mask: Any) -> Any:
         bits = builder.bitcast(mask, _I16)
         return builder.zext(_call(builder, "llvm.ctpop.i16", _I16, bits), _I64)
 
-    def _finite(builder: Any, bits: Any) -> Any:
+    def _finite(builder: ir.IRBuilder, bits: int) -> Any:
         magnitude = builder.and_(bits, _every(_WORDS, 0x7FFFFFFF))
         return builder.icmp_unsigned("<", magnitude, _every(_WORDS, 0x7F800000))
 
-    def _half(builder: Any, vector: Any, half: int) -> Any:
+    def _half(builder: ir.IRBuilder, vector: Any, half: int) -> Any:
         order = list(range(half * LANES, (half + 1) * LANES))
         lanes = ir.Constant(ir.VectorType(_I32, LANES), order)
         return builder.fpext(builder.shuffle_vector(vector, vector, lanes), _DOUBLES)
 
-    def _add(builder: Any, sums: list[Any], x: Any, y: Any) -> list[Any]:
+    def _add(builder: ir.IRBuilder, sums: list[Any], x: Any, y: Any) -> list[Any]:
         distance = _call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
         more = builder.fcmp_ordered(">", distance, sums[MAX])
         terms = {
@@ -66,7 +67,7 @@ else:
     def _loop(typingctx: Any, a: Any, b: Any, state: Any, counts: Any, steps: Any) -> Any:
         """`reduce` of so many steps."""
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
             arrays = zip(signature.args[:4], args[:4], strict=True)
             data = [
                 context.make_array(kind)(context, builder, array).data for kind, array in arrays
@@ -119,6 +120,6 @@ else:
         return types.void(a, b, state, counts, types.intp), build
 
     @jit
-    def reduce(a: Any, b: Any, state: Any, counts: Any) -> None:
+    def reduce(a: Array, b: Any, state: Any, counts: Any) -> None:
         """Add whole steps to the sums; see `reduce_numpy`."""
         _loop(a, b, state, counts, a.shape[0] // STEP)

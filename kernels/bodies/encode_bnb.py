@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit
+from anamnesis.kernels.types import Array
 
 
 @jit
-def four_bits(values: Any, scales: Any, block: Any, bounds: Any, order: Any, out: Any) -> None:
+def four_bits(
+    values: Array, scales: Array, block: int, bounds: Array, order: Array, out: Array
+) -> None:
     """4-bit codes in pairs: how many of fifteen `bounds` a scaled value is above, in `order`."""
     low, high = np.float32(-1), np.float32(1)
     for b in range(scales.shape[0]):
@@ -30,7 +31,7 @@ def four_bits(values: Any, scales: Any, block: Any, bounds: Any, order: Any, out
 
 
 @jit
-def rows_of_bytes(values: Any, factors: Any, columns: Any, out: Any) -> None:
+def rows_of_bytes(values: Array, factors: Array, columns: int, out: Array) -> None:
     """Values times their row's factor, to int8; NaN is 0."""
     for row in range(factors.shape[0]):
         for i in range(row * columns, (row + 1) * columns):

@@ -9,6 +9,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit, variants
 from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies.encode_fp8 import to_e4m3
+from anamnesis.kernels.types import Array
 
 
 @variants
@@ -42,7 +43,7 @@ def codes_of(kind: int, rule: int) -> Any:
 
     code_of = inline(code_of)
 
-    def run(values: Any, scales: Any, group: Any, out: Any) -> None:
+    def run(values: Array, scales: Array, group: int, out: Array) -> None:
         half = group // 2
         for g in range(scales.shape[0]):
             scale = scales[g]
@@ -54,7 +55,7 @@ def codes_of(kind: int, rule: int) -> Any:
 
 
 @jit
-def e4m3(values: Any, out: Any) -> None:
+def e4m3(values: Array, out: Array) -> None:
     """E4M3 codes of numbers of at most 464."""
     for i in range(values.shape[0]):
         out[i] = to_e4m3(values[i])

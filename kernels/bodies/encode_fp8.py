@@ -10,6 +10,7 @@ from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, variants
 from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.encode_fp8 import LARGEST
+from anamnesis.kernels.types import Array
 
 _MAGIC = np.float32(2.0**14)  # the last place of its float32 is E4M3's smallest, 2**-9
 
@@ -37,7 +38,7 @@ def codes_of(kind: int, multiply: bool, zero: bool) -> Any:
     which -0 is 0.
     """
 
-    def run(values: Any, scales: Any, group: Any, rows: Any, out: Any) -> None:
+    def run(values: Array, scales: Array, group: int, rows: int, out: Array) -> None:
         columns = values.shape[1]
         for row in range(values.shape[0]):
             line = row // rows

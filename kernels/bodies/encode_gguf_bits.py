@@ -8,10 +8,11 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import away, clamped, half_bits, put_half
 from anamnesis.kernels.bodies._jit import inline, jit
+from anamnesis.kernels.types import Array
 
 
 @inline
-def _greatest(values: Any, first: Any, count: Any) -> Any:
+def _greatest(values: Array, first: Any, count: Any) -> Any:
     most = np.float32(0)
     for i in range(first, first + count):
         size = abs(values[i])
@@ -25,7 +26,7 @@ def _inverse(d: Any) -> Any:
 
 
 @jit
-def q1_0(values: Any, out: Any) -> None:
+def q1_0(values: Array, out: Array) -> None:
     """Q1_0: the mean magnitude as `d` f16, then a bit for each of 128 elements, lowest first."""
     for b in range(values.shape[0] // 128):
         total = np.float32(0)
@@ -40,7 +41,7 @@ def q1_0(values: Any, out: Any) -> None:
 
 
 @jit
-def q2_0(values: Any, out: Any) -> None:
+def q2_0(values: Array, out: Array) -> None:
     """Q2_0: `d` f16, then two bits for each of 64 elements, lowest first."""
     for b in range(values.shape[0] // 64):
         d = _greatest(values, 64 * b, 64)
@@ -55,7 +56,7 @@ def q2_0(values: Any, out: Any) -> None:
 
 
 @jit
-def tq2_0(values: Any, out: Any) -> None:
+def tq2_0(values: Array, out: Array) -> None:
     """TQ2_0: byte i of 32 holds elements i, 32 + i, 64 + i, 96 + i, lowest first; `d` f16 last."""
     for b in range(values.shape[0] // 256):
         d = _greatest(values, 256 * b, 256)
@@ -70,7 +71,7 @@ def tq2_0(values: Any, out: Any) -> None:
 
 
 @inline
-def _digits(values: Any, first: Any, step: Any, count: Any, inverse: Any) -> Any:
+def _digits(values: Array, first: Any, step: Any, count: Any, inverse: Any) -> Any:
     """Base-3 digits of `count` elements `step` apart, and zeros up to five, as a byte."""
     number = 0
     for j in range(5):
@@ -80,7 +81,7 @@ def _digits(values: Any, first: Any, step: Any, count: Any, inverse: Any) -> Any
 
 
 @jit
-def tq1_0(values: Any, out: Any) -> None:
+def tq1_0(values: Array, out: Array) -> None:
     """TQ1_0: bytes of five base-3 digits (32, then 16), four bytes of four; `d` f16 last."""
     for b in range(values.shape[0] // 256):
         d = _greatest(values, 256 * b, 256)

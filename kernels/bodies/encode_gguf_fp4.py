@@ -8,6 +8,7 @@ import numpy as np
 
 from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, jit
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 
@@ -24,7 +25,7 @@ def _code(value: Any, scale: Any) -> Any:
 
 
 @jit
-def mxfp4(values: Any, exponents: Any, out: Any) -> None:
+def mxfp4(values: Array, exponents: Array, out: Array) -> None:
     """MXFP4: the exponent byte, then elements i and 16 + i as low and high half of byte i."""
     for b in range(exponents.shape[0]):
         e = u32(exponents[b])
@@ -66,7 +67,7 @@ def _half_of_ue4m3(code: Any) -> Any:
 
 
 @jit
-def nvfp4(values: Any, out: Any) -> None:
+def nvfp4(values: Array, out: Array) -> None:
     """NVFP4: four E4M3 scales, then for each run of 16 eight bytes of elements i and 8 + i."""
     for b in range(values.shape[0] // 64):
         for s in range(4):

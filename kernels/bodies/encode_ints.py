@@ -8,6 +8,7 @@ import numpy as np
 
 from anamnesis.kernels.bodies._jit import variants
 from anamnesis.kernels.bodies._narrow import rounded
+from anamnesis.kernels.types import Array
 
 
 @variants
@@ -17,7 +18,7 @@ def codes_of(kind: int) -> Any:
     Quotients and sums are rounded to `kind`; `out` is uint8.
     """
 
-    def run(values: Any, scales: Any, zeros: Any, group: Any, half: Any, out: Any) -> None:
+    def run(values: Array, scales: Array, zeros: Array, group: int, half: Any, out: Array) -> None:
         low, high = np.float32(-half), np.float32(half - 1)
         for g in range(scales.shape[0]):
             scale, zero = scales[g], zeros[g]

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit
+from anamnesis.kernels.types import Array
 
 
 @jit
-def affine(values: Any, scales: Any, biases: Any, group: Any, most: Any, out: Any) -> None:
+def affine(values: Array, scales: Array, biases: Array, group: int, most: Any, out: Array) -> None:
     """`(value - bias) / scale`, from 0 to `most`, rounded; one scale and bias a group."""
     for g in range(scales.shape[0]):
         scale, bias = scales[g], biases[g]

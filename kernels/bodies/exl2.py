@@ -8,20 +8,21 @@ import numpy as np
 
 from anamnesis.kernels.bodies._codes import to_half
 from anamnesis.kernels.bodies._jit import jit, put
+from anamnesis.kernels.types import Array
 
 
 @jit
 def rows(
-    words: Any,
-    packed: Any,
-    scales: Any,
-    bits: Any,
-    word: Any,
-    shift: Any,
-    group: Any,
-    place: Any,
+    words: Array,
+    packed: Array,
+    scales: Array,
+    bits: Array,
+    word: Array,
+    shift: Array,
+    group: Array,
+    place: Array,
     narrow: Any,
-    out: Any,
+    out: Array,
 ) -> None:
     """An input of all rows after the other; `narrow` rounds each number to binary16."""
     inputs, units = bits.shape[0], words.shape[1]

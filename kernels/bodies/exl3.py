@@ -8,18 +8,19 @@ import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
 from anamnesis.kernels.exl3 import GROUP, TILE
+from anamnesis.kernels.types import Array
 
 
 @jit
 def decode(
-    words: Any,
+    words: Array,
     halves: Any,
     table: Any,
     places: Any,
-    inputs: Any,
-    outputs: Any,
-    square: Any,
-    out: Any,
+    inputs: Array,
+    outputs: Array,
+    square: Array,
+    out: Array,
 ) -> None:
     """Trellises of `halves` of a bit a number, turned back in double; `square` is 128 by 128."""
     columns = inputs.shape[0]
@@ -49,7 +50,7 @@ def decode(
 
 
 @jit
-def _tile(line: Any, at: Any, halves: Any, table: Any, places: Any, part: Any) -> None:
+def _tile(line: Array, at: int, halves: Any, table: Array, places: Array, part: Array) -> None:
     """The 256 numbers of a tile, its columns as rows of `part`."""
     size = 128 * halves
     for step in range(256):
@@ -63,7 +64,7 @@ def _tile(line: Any, at: Any, halves: Any, table: Any, places: Any, part: Any) -
 
 
 @jit
-def _along_rows(square: Any) -> None:
+def _along_rows(square: Array) -> None:
     """Each row times the Sylvester matrix of 128, by sums and differences of halves."""
     for row in range(GROUP):
         step = 1
@@ -76,7 +77,7 @@ def _along_rows(square: Any) -> None:
 
 
 @jit
-def _along_columns(square: Any) -> None:
+def _along_columns(square: Array) -> None:
     """The Sylvester matrix of 128 times the matrix, a row of it at a time."""
     step = 1
     while step < GROUP:

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
+from anamnesis.kernels.types import Array
 
 
 @jit
-def scale(numbers: Any, factor: Any, divide: Any, out: Any) -> None:
+def scale(numbers: Array, factor: Array, divide: Any, out: Array) -> None:
     """Rows times `factor`, a number a column, or divided by it."""
     columns = factor.shape[0]
     for start in range(0, out.shape[0], columns):
@@ -23,14 +24,14 @@ def scale(numbers: Any, factor: Any, divide: Any, out: Any) -> None:
 
 
 @jit
-def round_values(numbers: Any, out: Any) -> None:
+def round_values(numbers: Array, out: Array) -> None:
     """float32 to what `out` holds."""
     for i in range(out.shape[0]):
         put(out, i, numbers[i])
 
 
 @jit
-def add_product(b: Any, a: Any, columns: Any, row: Any, numbers: Any) -> None:
+def add_product(b: Array, a: Array, columns: int, row: Array, numbers: Array) -> None:
     """`numbers += b @ a`; double holds a product of two floats, so each step is rounded once."""
     for line in range(numbers.shape[0] // columns):
         for i in range(columns):
@@ -44,7 +45,7 @@ def add_product(b: Any, a: Any, columns: Any, row: Any, numbers: Any) -> None:
 
 
 @jit
-def rotate(numbers: Any, matrix: Any, row: Any, out: Any) -> None:
+def rotate(numbers: Array, matrix: Array, row: Array, out: Array) -> None:
     """Runs of numbers times a square `matrix`, added in the order of its rows; `row` is room."""
     size = matrix.shape[0]
     for start in range(0, out.shape[0], size):
@@ -59,7 +60,9 @@ def rotate(numbers: Any, matrix: Any, row: Any, out: Any) -> None:
 
 
 @jit
-def turn_back(numbers: Any, pairs: Any, turns: Any, factor: Any, row: Any, out: Any) -> None:
+def turn_back(
+    numbers: Array, pairs: Array, turns: Array, factor: Array, row: Array, out: Array
+) -> None:
     """Each row times the transposed turns, the last first, then times the factors."""
     columns = factor.shape[0]
     for start in range(0, out.shape[0], columns):

@@ -11,12 +11,13 @@ from anamnesis.kernels.bodies._split import load16_of, prefetch_of, prefetch_out
 from anamnesis.kernels.bodies._transpose import LANES, transpose8
 from anamnesis.kernels.bodies._vector import load16
 from anamnesis.kernels.fp4 import MX_BLOCK, TILE
+from anamnesis.kernels.types import Array
 
 CACHE_LINE = 64
 
 
 @jit
-def mx(codes: Any, exponents: Any, powers: Any, e2m1: Any, out: Any) -> None:
+def mx(codes: Array, exponents: Array, powers: Array, e2m1: Array, out: Array) -> None:
     """Blocks of 32 E2M1 codes under a power of two."""
     numbers = load_numbers(e2m1, 0)
     for block in range(exponents.shape[0]):
@@ -27,7 +28,7 @@ def mx(codes: Any, exponents: Any, powers: Any, e2m1: Any, out: Any) -> None:
 
 @inline
 def _tile(
-    codes: Any, exponents: Any, powers: Any, e2m1: Any, first: Any, block: Any, tile: Any
+    codes: Array, exponents: Array, powers: Array, e2m1: Array, first: Any, block: Any, tile: Array
 ) -> None:
     """One block of each of up to 32 lines to a row of `tile`, of which there are 32."""
     numbers = load_numbers(e2m1, 0)
@@ -39,7 +40,14 @@ def _tile(
 
 @jit
 def mx_columns_16(
-    codes: Any, exponents: Any, powers: Any, e2m1: Any, tile: Any, pairs: Any, turned: Any, out: Any
+    codes: Any,
+    exponents: Array,
+    powers: Any,
+    e2m1: Any,
+    tile: Array,
+    pairs: Array,
+    turned: Any,
+    out: Array,
 ) -> None:
     """Lines of blocks to columns of `out`; `pairs` is the memory of `tile` as rows of uint32."""
     lines, blocks = exponents.shape
@@ -67,7 +75,14 @@ def mx_columns_16(
 
 @jit
 def mx_columns_32(
-    codes: Any, exponents: Any, powers: Any, e2m1: Any, tile: Any, rows: Any, out: Any, columns: Any
+    codes: Any,
+    exponents: Array,
+    powers: Any,
+    e2m1: Any,
+    tile: Array,
+    rows: Array,
+    out: Array,
+    columns: int,
 ) -> None:
     """The same for float32; `rows` is the memory of `tile`, and `columns` of `out`, in rows."""
     lines, blocks = exponents.shape
@@ -87,7 +102,7 @@ def mx_columns_32(
 
 
 @jit
-def nv(codes: Any, bytes_: Any, scales: Any, e2m1: Any, out: Any) -> None:
+def nv(codes: Array, bytes_: Array, scales: Array, e2m1: Array, out: Array) -> None:
     """Blocks of 16 E2M1 codes under an E4M3 scale, whose float32 is `scales[byte]`."""
     numbers = load_numbers(e2m1, 0)
     for block in range(bytes_.shape[0]):

@@ -11,6 +11,7 @@ from anamnesis.kernels.bodies._fp8_vector import has_lanes, to_reals
 from anamnesis.kernels.bodies._jit import jit, local, put, stack
 from anamnesis.kernels.bodies._vector import load32, store
 from anamnesis.kernels.fp6 import BLOCK, BLOCK_BYTES
+from anamnesis.kernels.types import Array
 
 _SPREAD = spread(6)
 _RUN = 128  # blocks whose codes are spread at a time
@@ -20,7 +21,7 @@ _codes = stack(_RUN * BLOCK)
 
 @jit
 def mx(
-    data: Any, exponents: Any, powers: Any, values: Any, code: Any, factor: Any, out: Any
+    data: Array, exponents: Array, powers: Array, values: Array, code: Any, factor: Any, out: Array
 ) -> None:
     """Blocks of 32 six-bit codes, a stream with the lowest bits first, under a power of two."""
     shift, mask, keep, nan = code

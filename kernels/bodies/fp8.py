@@ -19,6 +19,7 @@ from anamnesis.kernels.bodies._fp8_vector import (
 )
 from anamnesis.kernels.bodies._jit import inline, jit, local, put, stack
 from anamnesis.kernels.bodies._vector import load32, store
+from anamnesis.kernels.types import Array
 
 _MAGNITUDES = np.arange(ENTRIES, dtype=np.uint8)
 _TABLES = 128  # kept at a time: 32 KiB; rows are written in runs of at least 4,096 elements
@@ -30,7 +31,15 @@ _room = stack(4 * _TABLES * ENTRIES)
 
 @jit
 def scaled(
-    codes: Any, scale: Any, code: Any, per: Any, columns: Any, bm: Any, bn: Any, row: Any, out: Any
+    codes: Any,
+    scale: Array,
+    code: Any,
+    per: int,
+    columns: int,
+    bm: int,
+    bn: int,
+    row: int,
+    out: Array,
 ) -> None:
     """Rows from `row` on: `bm` rows by `bn` columns share a scale, `per` rows are a matrix."""
     tables = local(_room(), _TABLES * ENTRIES, out.dtype)
@@ -53,8 +62,8 @@ def scaled(
 
 @inline
 def _rows(
-    codes: Any, at: Any, rows: Any, columns: Any, scales: Any, bn: Any, code: Any,
-    tables: Any, out: Any,
+    codes: Any, at: Any, rows: Any, columns: Any, scales: Array, bn: Any, code: Array,
+    tables: Any, out: Array,
 ) -> None:  # fmt: skip
     """`rows` rows from element `at` on; `scales[b]` is that of columns `[b * bn, b * bn + bn)`."""
     if not (has_tables(out) and bn >= STEP and rows * bn >= _WORTH_A_TABLE):
@@ -79,7 +88,7 @@ def _rows(
 
 @inline
 def _row(
-    codes: Any, begin: Any, end: Any, scales: Any, bn: Any, code: Any, out: Any, to: Any
+    codes: Array, begin: Any, end: Any, scales: Array, bn: Any, code: Any, out: Array, to: Any
 ) -> None:
     """Elements `[begin, end)`, every `bn` under the next scale, to `out[to]` and on."""
     values, shift, mask, keep, nan, factor, _ = code
@@ -103,7 +112,9 @@ def _row(
 
 
 @inline
-def _look_up(codes: Any, begin: Any, end: Any, nan: Any, tables: Any, table: Any, out: Any) -> None:
+def _look_up(
+    codes: Array, begin: Any, end: Any, nan: Any, tables: Array, table: Any, out: Array
+) -> None:
     t0, t1 = load_table(tables, table), load_table(tables, table + STEP)
     t2, t3 = load_table(tables, table + 2 * STEP), load_table(tables, table + 3 * STEP)
     for j in range(begin, end, STEP):
@@ -112,7 +123,7 @@ def _look_up(codes: Any, begin: Any, end: Any, nan: Any, tables: Any, table: Any
 
 
 @inline
-def _each(codes: Any, at: Any, scales: Any, code: Any, out: Any) -> None:
+def _each(codes: Array, at: Any, scales: Array, code: Any, out: Array) -> None:
     """A row from element `at` on, every element under a scale of its own."""
     _, shift, mask, keep, nan, factor, _ = code
     for j in range(0, len(scales), STEP):

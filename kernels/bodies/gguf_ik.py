@@ -9,12 +9,13 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import as_f32, inline, jit, put
 from anamnesis.kernels.bodies._vector import clean_nan, load_half, load_u16
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _i64 = np.int64
 
 
 @inline
-def load_float(data: Any, at: Any) -> Any:
+def load_float(data: Array, at: Any) -> Any:
     """The little-endian float32 at byte `at`; NaNs as in `clean_nan`."""
     low, high = load_u16(data, at), load_u16(data, at + 2)
     return clean_nan(as_f32(u32(low | u32(high << u32(16)))))
@@ -26,7 +27,7 @@ def _scale(d: Any, number: Any) -> Any:
 
 
 @jit
-def q6_0(data: Any, out: Any) -> None:
+def q6_0(data: Array, out: Array) -> None:
     """Q6_0: d f16, qh u8[8], qs u8[16]."""
     for block in range(data.shape[0] // 26):
         at = 26 * block
@@ -40,7 +41,7 @@ def q6_0(data: Any, out: Any) -> None:
 
 
 @jit
-def iq2_k(data: Any, values: Any, out: Any) -> None:
+def iq2_k(data: Array, values: Array, out: Array) -> None:
     """IQ2_K: d f16, extra u16, scales u8[8], qs u8[64]; `values` has two sets of four."""
     for block in range(data.shape[0] // 76):
         at = 76 * block
@@ -57,7 +58,7 @@ def iq2_k(data: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq3_k(data: Any, values: Any, out: Any) -> None:
+def iq3_k(data: Array, values: Array, out: Array) -> None:
     """IQ3_K: d f16, extra u16, scales_h u16, scales_l u8[8], qs u8[64], qh u8[32]."""
     for block in range(data.shape[0] // 110):
         at = 110 * block
@@ -75,7 +76,7 @@ def iq3_k(data: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq4_k(data: Any, values: Any, out: Any) -> None:
+def iq4_k(data: Array, values: Array, out: Array) -> None:
     """IQ4_K: d f16, extra u16, scales_h u8[4], scales_l u8[8], qs u8[128]."""
     for block in range(data.shape[0] // 144):
         at = 144 * block
@@ -91,7 +92,7 @@ def iq4_k(data: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq5_k(data: Any, values: Any, out: Any) -> None:
+def iq5_k(data: Array, values: Array, out: Array) -> None:
     """IQ5_K: d f16, extra u16, scales_h u8[4], scales_l u8[8], qs u8[128], qh u8[32]."""
     for block in range(data.shape[0] // 176):
         at = 176 * block
@@ -109,7 +110,7 @@ def iq5_k(data: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq6_k(data: Any, values: Any, out: Any) -> None:
+def iq6_k(data: Array, values: Array, out: Array) -> None:
     """IQ6_K: d f16, extra u16, scales int8[16], qs u8[128], qh u8[64]."""
     for block in range(data.shape[0] // 212):
         at = 212 * block
@@ -126,7 +127,7 @@ def iq6_k(data: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq2_ks(rows: Any, values: Any, out: Any) -> None:
+def iq2_ks(rows: Array, values: Array, out: Array) -> None:
     """IQ2_KS: d f16 a row; extra u16, scales u8[4], qs u8[64] a block."""
     blocks = rows.shape[1] // 70
     for row in range(rows.shape[0]):
@@ -146,7 +147,7 @@ def iq2_ks(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq3_ks(rows: Any, values: Any, out: Any) -> None:
+def iq3_ks(rows: Array, values: Array, out: Array) -> None:
     """IQ3_KS: d f16 a row; extra u16, scales u8[4], qs u8[64], qh u8[32] a block."""
     blocks = rows.shape[1] // 102
     for row in range(rows.shape[0]):
@@ -167,7 +168,7 @@ def iq3_ks(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq4_ks(rows: Any, values: Any, out: Any) -> None:
+def iq4_ks(rows: Array, values: Array, out: Array) -> None:
     """IQ4_KS: d f32 a row; scales u8[8], qs u8[128] a block."""
     blocks = rows.shape[1] // 136
     for row in range(rows.shape[0]):
@@ -186,7 +187,7 @@ def iq4_ks(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq4_kss(rows: Any, values: Any, out: Any) -> None:
+def iq4_kss(rows: Array, values: Array, out: Array) -> None:
     """IQ4_KSS: d f32 a row; u16[64] a block, 15 bits of codes and one of the scale each."""
     blocks = rows.shape[1] // 128
     for row in range(rows.shape[0]):
@@ -211,7 +212,7 @@ def iq4_kss(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq5_ks(rows: Any, values: Any, out: Any) -> None:
+def iq5_ks(rows: Array, values: Array, out: Array) -> None:
     """IQ5_KS: d f32 a row; scales u8[8], qs u8[128], qh u8[32] a block."""
     blocks = rows.shape[1] // 168
     for row in range(rows.shape[0]):
@@ -230,7 +231,7 @@ def iq5_ks(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq2_kl(rows: Any, pairs: Any, out: Any) -> None:
+def iq2_kl(rows: Array, pairs: Array, out: Array) -> None:
     """IQ2_KL: d f16 a row; scales_h u16, scales_l u8[4], qs u8[64], qh u8[16] a block."""
     blocks = rows.shape[1] // 86
     for row in range(rows.shape[0]):

@@ -9,6 +9,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit, put
 from anamnesis.kernels.bodies._vector import load_u16
 from anamnesis.kernels.bodies.gguf_ik import load_float
+from anamnesis.kernels.types import Array
 
 _i64 = np.int64
 _STEP = 0xCBAC1FED
@@ -28,7 +29,7 @@ def _sum(x: Any) -> Any:
 
 
 @jit
-def iq1_kt(rows: Any, values: Any, out: Any) -> None:
+def iq1_kt(rows: Array, values: Array, out: Array) -> None:
     """IQ1_KT: d f32 a row; scales u8[8], ql u8[32], qh u8[16] a block; a state gives 8 numbers."""
     blocks = rows.shape[1] // 56
     for row in range(rows.shape[0]):
@@ -50,7 +51,7 @@ def iq1_kt(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq2_kt(rows: Any, values: Any, out: Any) -> None:
+def iq2_kt(rows: Array, values: Array, out: Array) -> None:
     """IQ2_KT: d f32 a row; scales u8[4], ql u16[32] a block; a state gives 8 numbers."""
     blocks = rows.shape[1] // 68
     for row in range(rows.shape[0]):
@@ -69,7 +70,7 @@ def iq2_kt(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq3_kt(rows: Any, values: Any, out: Any) -> None:
+def iq3_kt(rows: Array, values: Any, out: Array) -> None:
     """IQ3_KT: d f32 a row; scales u8[4], ql u16[32], qh u8[32] a block; qh has the signs."""
     blocks = rows.shape[1] // 100
     for row in range(rows.shape[0]):
@@ -91,7 +92,7 @@ def iq3_kt(rows: Any, values: Any, out: Any) -> None:
 
 
 @jit
-def iq4_kt(rows: Any, values: Any, out: Any) -> None:
+def iq4_kt(rows: Array, values: Any, out: Array) -> None:
     """IQ4_KT: d f32 a row; u32[8], ql u8[64], qh u8[32] a block; a state gives 4."""
     blocks = rows.shape[1] // 128
     for row in range(rows.shape[0]):

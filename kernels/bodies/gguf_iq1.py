@@ -19,6 +19,7 @@ from anamnesis.kernels.bodies._lookup import (
 from anamnesis.kernels.bodies._vector import clean_nan, load_half, load_u16
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32, u32
 from anamnesis.kernels.gguf_iq1 import POINTS
+from anamnesis.kernels.types import Array
 
 u64 = np.uint64
 _HALF = np.zeros((2, 4), np.float32)
@@ -33,7 +34,7 @@ def _scale(d: Any, bits: Any) -> Any:
 
 
 @jit
-def iq1_s(data: Any, grid: Any, out: Any) -> None:
+def iq1_s(data: Array, grid: Array, out: Array) -> None:
     """IQ1_S: d f16, qs u8[32], qh u16[8]; `grid` has eight numbers, a byte each, for a point."""
     for block in range(data.shape[0] // 50):
         at = block * 50
@@ -52,7 +53,7 @@ def iq1_s(data: Any, grid: Any, out: Any) -> None:
 
 
 @jit
-def iq1_m(data: Any, grid: Any, out: Any) -> None:
+def iq1_m(data: Array, grid: Array, out: Array) -> None:
     """IQ1_M: qs u8[32], qh u8[16], scales u16[4]; `grid` as for `iq1_s`."""
     shifted = load_numbers(_SHIFTED, 0)
     for block in range(data.shape[0] // 56):

@@ -19,6 +19,7 @@ from anamnesis.kernels.bodies._lookup import (
 from anamnesis.kernels.bodies._vector import load_half
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.gguf_iq2 import MAGNITUDES
+from anamnesis.kernels.types import Array
 
 u8, u64 = np.uint8, np.uint64
 _QUARTERS = np.zeros(16, np.float32)
@@ -37,7 +38,7 @@ def _two_scales(d: Any, bits: Any) -> Any:
 
 
 @jit
-def iq2_xxs(data: Any, grid: Any, signs: Any, out: Any) -> None:
+def iq2_xxs(data: Array, grid: Array, signs: Array, out: Array) -> None:
     """IQ2_XXS: d f16, eight times points u8[4] and a u32 of signs and scale."""
     quarters = load_numbers(_QUARTERS, 0)
     for block in range(data.shape[0] // 66):
@@ -55,7 +56,7 @@ def iq2_xxs(data: Any, grid: Any, signs: Any, out: Any) -> None:
 
 
 @jit
-def iq2_xs(data: Any, grid: Any, signs: Any, out: Any) -> None:
+def iq2_xs(data: Array, grid: Array, signs: Array, out: Array) -> None:
     """IQ2_XS: d f16, qs u16[32], scales u8[8]."""
     quarters = load_numbers(_QUARTERS, 0)
     for block in range(data.shape[0] // 74):
@@ -74,7 +75,7 @@ def iq2_xs(data: Any, grid: Any, signs: Any, out: Any) -> None:
 
 
 @jit
-def iq2_s(data: Any, grid: Any, signs: Any, out: Any) -> None:
+def iq2_s(data: Array, grid: Array, signs: Array, out: Array) -> None:
     """IQ2_S: d f16, qs u8[32], signs u8[32], qh u8[8], scales u8[8]."""
     quarters = load_numbers(_QUARTERS, 0)
     for block in range(data.shape[0] // 82):

@@ -18,6 +18,7 @@ from anamnesis.kernels.bodies._lookup import (
 from anamnesis.kernels.bodies._vector import load_half
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.gguf_iq3 import S_MAGNITUDES, XXS_MAGNITUDES
+from anamnesis.kernels.types import Array
 
 u64 = np.uint64
 _XXS_HALVES = np.concatenate([XXS_MAGNITUDES, -XXS_MAGNITUDES]) / np.float32(2)
@@ -25,12 +26,12 @@ _S_VALUES = np.concatenate([S_MAGNITUDES, -S_MAGNITUDES])
 
 
 @inline
-def _eight(grid: Any, first: Any, second: Any) -> Any:
+def _eight(grid: Array, first: Any, second: Any) -> Any:
     return u64(grid[first]) | u64(grid[second]) << u64(32)
 
 
 @jit
-def iq3_xxs(data: Any, grid: Any, signs: Any, out: Any) -> None:
+def iq3_xxs(data: Array, grid: Any, signs: Array, out: Array) -> None:
     """IQ3_XXS: d f16, points u8[64], u32[8] of signs and scale."""
     halved = load_numbers(_XXS_HALVES, 0)
     for block in range(data.shape[0] // 98):
@@ -51,7 +52,7 @@ def iq3_xxs(data: Any, grid: Any, signs: Any, out: Any) -> None:
 
 
 @jit
-def iq3_s(data: Any, grid: Any, signs: Any, out: Any) -> None:
+def iq3_s(data: Array, grid: Any, signs: Array, out: Array) -> None:
     """IQ3_S: d f16, qs u8[64], qh u8[8], signs u8[32], scales u8[4]."""
     values = load_numbers(_S_VALUES, 0)
     for block in range(data.shape[0] // 110):

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit
 from anamnesis.kernels.bodies._lookup import load_numbers, load_u32, look_up, table_for
 from anamnesis.kernels.bodies._vector import load16, load_half, load_u16
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array
 
 _VALUES = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
@@ -17,7 +16,7 @@ _VALUES = np.array(
 
 
 @jit
-def iq4_nl(data: Any, out: Any) -> None:
+def iq4_nl(data: Array, out: Array) -> None:
     """IQ4_NL: d f16, qs[16]."""
     values = load_numbers(_VALUES, 0)
     for block in range(data.shape[0] // 18):
@@ -30,7 +29,7 @@ def iq4_nl(data: Any, out: Any) -> None:
 
 
 @jit
-def iq4_xs(data: Any, out: Any) -> None:
+def iq4_xs(data: Array, out: Array) -> None:
     """IQ4_XS: d f16, scales_h u16, scales_l[4], qs[128]."""
     values = load_numbers(_VALUES, 0)
     for block in range(data.shape[0] // 136):

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit
+from anamnesis.kernels.types import Array
 
 
 @jit
-def part(pairs: Any, rows: Any) -> None:
+def part(pairs: Array, rows: Array) -> None:
     """Low halves of a row of bytes to one row of nibbles, high halves to the next."""
     for line in range(pairs.shape[0]):
         for i in range(rows.shape[1]):

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, variants
+from anamnesis.kernels.types import Array
 
 
 @variants
 def clipped(size: int) -> Any:
     """`(values, low, high, count)`: numbers past the ends of groups of `size`, a constant."""
 
-    def run(values: Any, low: Any, high: Any, count: Any) -> None:
+    def run(values: Array, low: Array, high: Array, count: Array) -> None:
         for g in range(low.shape[0]):
             least, most, here = low[g], high[g], np.int32(0)
             for i in range(size):
@@ -25,7 +26,9 @@ def clipped(size: int) -> Any:
 
 
 @jit
-def clipped_in_rows(values: Any, columns: Any, size: Any, low: Any, high: Any, count: Any) -> None:
+def clipped_in_rows(
+    values: Array, columns: int, size: int, low: Array, high: Array, count: Array
+) -> None:
     """The same for groups of any size, which may be cut off at the end of a row."""
     groups = -(-columns // size)
     for g in range(low.shape[0]):

@@ -11,6 +11,7 @@ from anamnesis.kernels.bodies._jit import jit, local, stack, variants
 from anamnesis.kernels.bodies._round import through_bf16, through_f16
 from anamnesis.kernels.bodies._vector import load32, store, to_f32
 from anamnesis.kernels.mlx import STEP
+from anamnesis.kernels.types import Array
 
 _GROUPS = 128  # whose scales are made float32 at a time
 
@@ -26,14 +27,14 @@ def affine(bits: int, narrow: str) -> Any:
     to_bytes, multiply = spread(bits), _SCALE[narrow]
 
     def values_of(
-        data: Any,
-        scales: Any,
-        biases: Any,
+        data: Array,
+        scales: Array,
+        biases: Array,
         half: Any,
-        size: Any,
+        size: int,
         twice: Any,
-        codes: Any,
-        out: Any,
+        codes: Array,
+        out: Array,
     ) -> None:
         many = max(1, min(codes.shape[0] // size, _GROUPS))
         scale, bias = local(_scales(), _GROUPS, np.float32), local(_biases(), _GROUPS, np.float32)
@@ -53,7 +54,14 @@ def affine(bits: int, narrow: str) -> Any:
 
 @jit
 def _scale(
-    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
+    codes: Array,
+    size: int,
+    scales: Array,
+    biases: Array,
+    groups: int,
+    twice: Any,
+    out: Array,
+    to: int,
 ) -> None:
     for group in range(groups):
         scale, bias = scales[group], biases[group]
@@ -63,7 +71,14 @@ def _scale(
 
 @jit
 def _scale_bf16(
-    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
+    codes: Array,
+    size: int,
+    scales: Array,
+    biases: Array,
+    groups: int,
+    twice: Any,
+    out: Array,
+    to: int,
 ) -> None:
     for group in range(groups):
         scale, bias = scales[group], biases[group]
@@ -78,7 +93,14 @@ def _scale_bf16(
 
 @jit
 def _scale_f16(
-    codes: Any, size: Any, scales: Any, biases: Any, groups: Any, twice: Any, out: Any, to: Any
+    codes: Array,
+    size: int,
+    scales: Array,
+    biases: Array,
+    groups: int,
+    twice: Any,
+    out: Array,
+    to: int,
 ) -> None:
     for group in range(groups):
         scale, bias = scales[group], biases[group]

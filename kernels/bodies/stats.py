@@ -9,6 +9,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import jit
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.stats import LEAST, MOST, SINGLE_CHUNK
+from anamnesis.kernels.types import Array
 
 i32, u64 = np.int32, np.uint64
 _COUNT_BIT = 40
@@ -16,14 +17,14 @@ _INFINITY = 0x7F800000
 
 
 @jit
-def count_each(patterns: Any, table: Any) -> None:
+def count_each(patterns: Array, table: Array) -> None:
     """Count patterns, neighbours in different rows."""
     for i in range(patterns.shape[0]):
         table[i & 1, patterns[i]] += u32(1)
 
 
 @jit
-def count_words(words: Any, table: Any) -> None:
+def count_words(words: Array, table: Array) -> None:
     """Four 16-bit patterns a word."""
     low = u64(0xFFFF)
     for i in range(words.shape[0]):
@@ -35,7 +36,7 @@ def count_words(words: Any, table: Any) -> None:
 
 
 @jit
-def sum_singles(bits: Any, totals: Any, scratch: Any) -> None:
+def sum_singles(bits: Array, totals: Array, scratch: Array) -> None:
     """Add bits to `totals`, a chunk at a time, as long as sums fit `scratch`."""
     low = (u64(1) << u64(_COUNT_BIT)) - u64(1)
     for start in range(0, bits.shape[0], SINGLE_CHUNK):
@@ -50,7 +51,7 @@ def sum_singles(bits: Any, totals: Any, scratch: Any) -> None:
 
 
 @jit
-def _sum_chunk(bits: Any, scratch: Any) -> None:
+def _sum_chunk(bits: Array, scratch: Array) -> None:
     one = u64(1) << u64(_COUNT_BIT)
     for i in range(bits.shape[0]):
         number = bits[i]
@@ -61,7 +62,7 @@ def _sum_chunk(bits: Any, scratch: Any) -> None:
 
 
 @jit
-def single_extremes(bits: Any, found: Any) -> None:
+def single_extremes(bits: Array, found: Array) -> None:
     """Least and greatest key of finite numbers, and how many NaNs and zeros."""
     low, high, nans, zeros = i32(MOST), i32(LEAST), i32(0), i32(0)
     for i in range(bits.shape[0]):
@@ -78,7 +79,7 @@ def single_extremes(bits: Any, found: Any) -> None:
 
 
 @jit
-def wide_moments(values: Any, lanes: Any, found: Any) -> None:
+def wide_moments(values: Array, lanes: Array, found: Array) -> None:
     """Count, mean and sum of squared distances of the finite ones, in eight lanes."""
     count = 0
     for i in range(values.shape[0]):
@@ -96,7 +97,7 @@ def wide_moments(values: Any, lanes: Any, found: Any) -> None:
 
 
 @jit
-def _tree(lanes: Any) -> Any:
+def _tree(lanes: Array) -> Any:
     """The sum of eight partial sums, which are cleared."""
     total = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + (
         (lanes[1] + lanes[5]) + (lanes[3] + lanes[7])

@@ -7,11 +7,19 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
+from anamnesis.kernels.types import Array
 
 
 @jit
 def values(
-    codes: Any, scale: Any, centre: Any, smooth: Any, up: Any, down: Any, line: Any, out: Any
+    codes: Array,
+    scale: Array,
+    centre: Array,
+    smooth: Array,
+    up: Array,
+    down: Array,
+    line: Array,
+    out: Array,
 ) -> None:
     """Codes scaled, over `smooth`, on `centre` and on `up @ down`; `line` is room."""
     columns = line.shape[0]
@@ -38,7 +46,7 @@ def values(
 
 
 @jit
-def biases(codes: Any, scale: Any, smooth: Any, bias: Any, shift: Any, out: Any) -> None:
+def biases(codes: Array, scale: Array, smooth: Array, bias: Array, shift: Any, out: Array) -> None:
     """`bias` and `shift` times the sum of each row's values over `smooth`, in double."""
     columns = smooth.shape[0]
     size = columns // scale.shape[1]

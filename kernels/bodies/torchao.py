@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from anamnesis.kernels.bodies._jit import jit, put
 from anamnesis.kernels.bodies._lookup import load_numbers, load_u64, table_for
 from anamnesis.kernels.bodies._nibbles import look_up_8_low_first, look_up_low_first
 from anamnesis.kernels.bodies._vector import load16
+from anamnesis.kernels.types import Array
 
 
 @jit
-def int4(codes: Any, size: Any, scales: Any, zeros: Any, signed: Any, out: Any) -> None:
+def int4(codes: Array, size: int, scales: Array, zeros: Array, signed: Array, out: Array) -> None:
     """Rows of groups of `size` codes in pairs, each group under a scale and a zero point."""
     numbers, groups = load_numbers(signed, 0), scales.shape[0]
     at = 0

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from anamnesis.kernels.bodies._jit import jit
 from anamnesis.kernels.bodies._transpose import LINE_BYTES, transpose_lines
+from anamnesis.kernels.types import Array
 
 
 @jit
-def transpose(source: Any, out: Any) -> None:
+def transpose(source: Array, out: Array) -> None:
     """`out[i, j] = source[j, i]`, by squares that are cache lines wide."""
     side = LINE_BYTES // source.itemsize
     rows, columns = source.shape

@@ -7,20 +7,21 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
+from anamnesis.kernels.types import Array
 
 
 @jit
 def vectors(
-    words: Any,
+    words: Array,
     layout: Any,
-    books: Any,
-    rest: Any,
-    places: Any,
-    scale: Any,
-    bias: Any,
-    first: Any,
-    most: Any,
-    out: Any,
+    books: Array,
+    rest: Array,
+    places: Array,
+    scale: Array,
+    bias: Array,
+    first: int,
+    most: Array,
+    out: Array,
 ) -> None:
     """Vectors of a column each, by index into a codebook of its group and one of the rest."""
     bits, more, size, outliers, width = layout
@@ -54,7 +55,7 @@ def vectors(
 
 @jit
 def add_outliers(
-    indices: Any, book: Any, places: Any, scale: Any, bias: Any, first: Any, out: Any
+    indices: Array, book: Array, places: Array, scale: Array, bias: Array, first: int, out: Array
 ) -> None:
     """The first columns, whose vectors have a codebook of their own."""
     length, columns = book.shape[1], places.shape[0]

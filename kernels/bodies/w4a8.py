@@ -7,14 +7,15 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
+from anamnesis.kernels.types import Array
 
 _WHOLE = np.float32(12582912)  # 1.5 * 2**23: what is added to it has no fraction left
 
 
 @jit
 def decode(
-    table: Any, codes: Any, relative: Any, channel: Any, added: Any, corrected: Any, wide: Any,
-    columns: Any, out: Any,
+    table: Array, codes: Array, relative: Array, channel: Array, added: Array, corrected: Any,
+    wide: Any, columns: int, out: Array,
 ) -> None:  # fmt: skip
     """Rows of 4-bit codes in pairs, and two more bits of each if `wide`."""
     size = columns // relative.shape[1]
