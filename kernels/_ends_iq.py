@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels._grids import read
+from anamnesis.kernels.types import Array
 
 
 class Reach(NamedTuple):
@@ -32,7 +33,7 @@ _SIGNED: dict[str, tuple[str, int, int, int, tuple[float, float]]] = {
 }
 
 
-def reach(kind: str, blocks: Any) -> Reach:
+def reach(kind: str, blocks: Array) -> Reach:
     """The ends of every group of `uint8 [blocks, bytes]` of a type, in order."""
     if kind == "iq1_s":
         words = np.ascontiguousarray(blocks[:, 34:50]).view("<u2")
@@ -64,7 +65,7 @@ def _halves(data: Any) -> Any:
     return np.ascontiguousarray(data).view("<f2").astype(np.float32)
 
 
-def _odd(scales: Any) -> Any:
+def _odd(scales: Array) -> Any:
     return (2 * scales.astype(np.int32) + 1).astype(np.float32)
 
 

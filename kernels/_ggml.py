@@ -86,7 +86,7 @@ def run_weighed(
 
 
 def weighed_blocks(
-    values: Any, params: Mapping[str, Any], how: tuple[int, float], encoding: str, out: Any
+    values: Any, params: Mapping[str, Any], how: tuple[int, float], encoding: str, out: Array
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Numbers, the weights of their errors in blocks of 256, and bytes.
 

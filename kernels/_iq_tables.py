@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels._grids import read
+from anamnesis.kernels.types import Array
 
 # Distances that count, by grid: two, but one in IQ2_S, and three in IQ1 and IQ3_S.
 _NEAR = {"iq1s_grid": 3, "iq2s_grid": 1, "iq3s_grid": 3}
@@ -64,7 +65,7 @@ def _distances(keys: Any, codes: Any) -> Any:
     return sums - 2 * products.astype(np.int32)
 
 
-def _nearest(distances: Any, near: int) -> Any:
+def _nearest(distances: Array, near: int) -> Any:
     """The points at the least `near` distances, in order."""
     there = np.flatnonzero(np.bincount(distances))
     chosen = np.flatnonzero(distances <= there[min(near, len(there)) - 1])

@@ -60,7 +60,7 @@ class Sylvester(NamedTuple):
     bits: float
 
 
-def sylvester(matrix: Any) -> Sylvester | None:
+def sylvester(matrix: Array) -> Sylvester | None:
     """What a square matrix of float64 is in butterflies, if it is; None for others."""
     size = len(matrix)
     factor = abs(float(matrix[0, 0])) if size else 0.0

@@ -15,13 +15,14 @@ import numpy as np
 
 from anamnesis.kernels.transcode_ints import biases_of, exactly, repeated, zeros_of
 from anamnesis.kernels.transcoders import LEGACY, Inexact, Integers
-from anamnesis.kernels.types import Array
 
 _BLOCK, _HALF = 32, 16
 _QH = {"gguf-q5-0": 2, "gguf-q5-1": 4}  # where the high bits are
 
 
-def _read(encoding: str, views: Mapping[str, Any], params: Array, window: Any) -> Integers:
+def _read(
+    encoding: str, views: Mapping[str, Any], params: Mapping[str, Any], window: Any
+) -> Integers:
     bits, biased = LEGACY[encoding]
     data = views["payload"]
     columns = params["shape"][-1]

@@ -92,7 +92,7 @@ else:
         if codes != _CODES:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             codes = args[0]
             halves = ir.VectorType(_I16, STEP)
 
@@ -113,7 +113,7 @@ else:
         if codes != _CODES:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             halves = ir.VectorType(_I16, STEP)
             wide = builder.shl(builder.zext(args[0], halves), _vector._same(halves, 8))
             magnitude = builder.and_(wide, _vector._same(halves, 0x7F00))
@@ -144,7 +144,7 @@ else:
             if not _vector._contiguous(numbers, types.uint16, types.float32):
                 return None
 
-            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 kind = result.llvm
                 where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
                 return builder.load(where, align=1)
@@ -166,7 +166,7 @@ else:
         if codes != _CODES or {t0, t1, t2, t3} != {_PART}:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             if not _tables_for(context, out):
                 return context.get_dummy_value()
             kind = _PART.llvm

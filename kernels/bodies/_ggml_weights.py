@@ -37,7 +37,7 @@ def weigh(values: Array, columns: Array, span: Any, factor: Any, out: Array) -> 
 
 
 @jit
-def weigh_alone(values: Any, factor: Any, share: Any, out: Any) -> None:
+def weigh_alone(values: Array, factor: Any, share: Any, out: Array) -> None:
     """`out[i] = share * variance + values[i] ** 2` in blocks of 256; of no share, the square."""
     for first in range(0, values.shape[0], 256):
         more = _f32(0)

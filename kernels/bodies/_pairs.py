@@ -45,7 +45,7 @@ else:
         if codes != _CODES or not _vector._contiguous(words, types.uint32):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             wide = ir.VectorType(ir.IntType(32), _STEP)
             where = _vector._pointer(context, builder, words, args[1], args[2], wide)
             pairs = builder.load(where, align=4)

@@ -36,7 +36,7 @@ else:
             if not isinstance(values, _vector.Lanes) or values.dtype != types.float32:
                 return None
 
-            def lower(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+            def lower(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
                 bits = builder.bitcast(args[0], ir.VectorType(ir.IntType(32), values.count))
                 return builder.bitcast(build(builder, bits), values.llvm)
 

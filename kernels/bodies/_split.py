@@ -54,7 +54,7 @@ else:
             return None
         result = _vector.Lanes(types.uint8, 16)
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             start = _line(context, builder, lines, args[0], args[1])
             where = builder.bitcast(builder.gep(start, [args[2]]), result.llvm.as_pointer())
             return builder.load(where, align=1)
@@ -75,7 +75,7 @@ else:
         if not _lines(lines, types.uint8):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             start = _line(context, builder, lines, args[0], args[1])
             _prefetch(builder, builder.gep(start, [args[2]]), 0)
             return context.get_dummy_value()
@@ -88,7 +88,7 @@ else:
         if not _vector._contiguous(out, types.uint16, types.float32):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             where = _vector._pointer(context, builder, out, args[0], args[1], ir.IntType(8))
             _prefetch(builder, where, 1)
             return context.get_dummy_value()
@@ -107,7 +107,7 @@ else:
             return None
         intp = types.intp
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             start = _line(context, builder, words, args[0], args[1])
             whole = ir.VectorType(ir.IntType(16), 2 * SPLIT_WORDS)
             halves = builder.load(builder.bitcast(start, whole.as_pointer()), align=4)

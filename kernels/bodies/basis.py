@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import inline, jit, put
+from anamnesis.kernels.types import Array
 
 _LEAST, _MOST = 2.0**-400, 2.0**400  # so that no product below leaves the range of double
 
@@ -27,7 +28,7 @@ def _unit(largest: Any, count: Any, bits: Any) -> Any:
 
 
 @jit
-def times(rows: Any, matrix: Any, room: Any) -> None:
+def times(rows: Array, matrix: Array, room: Array) -> None:
     """Each run of a row times a square `matrix`, added in the order of its rows; in place.
 
     As many rows at a time as `room` has, so that the matrix is read less often.
@@ -51,7 +52,7 @@ def times(rows: Any, matrix: Any, room: Any) -> None:
 
 @jit
 def times_sylvester(
-    rows: Any, matrix: Any, before: Any, after: Any, factor: Any, bits: Any, room: Any
+    rows: Array, matrix: Array, before: Array, after: Array, factor: Any, bits: int, room: Array
 ) -> None:
     """As `times`; `matrix` is `factor * before[k] * H[k, i] * after[i]`.
 
@@ -88,7 +89,7 @@ def times_sylvester(
 
 
 @jit
-def turned(matrix: Any, rows: Any, room: Any) -> None:
+def turned(matrix: Any, rows: Array, room: Array) -> None:
     """A square `matrix` times each run of rows, in chunks of columns; in place."""
     size, width = room.shape
     for first in range(0, rows.shape[0], size):
@@ -98,7 +99,7 @@ def turned(matrix: Any, rows: Any, room: Any) -> None:
 
 
 @jit
-def _turned_chunk(matrix: Any, rows: Any, room: Any) -> None:
+def _turned_chunk(matrix: Array, rows: Array, room: Array) -> None:
     size, count = rows.shape
     for i in range(size):
         for j in range(count):
@@ -114,7 +115,7 @@ def _turned_chunk(matrix: Any, rows: Any, room: Any) -> None:
 
 @jit
 def turned_sylvester(
-    matrix: Any, rows: Any, before: Any, after: Any, factor: Any, bits: Any, room: Any
+    matrix: Any, rows: Array, before: Array, after: Array, factor: Any, bits: int, room: Array
 ) -> None:
     """As `turned`; `matrix` is `factor * after[i] * H[i, k] * before[k]`."""
     size, width = room.shape
@@ -151,7 +152,7 @@ def turned_sylvester(
 
 
 @jit
-def round_values(rows: Any, over: Any, out: Any) -> None:
+def round_values(rows: Array, over: Any, out: Array) -> None:
     """float64, divided by a number, to float32, and to what `out` holds."""
     for i in range(out.shape[0]):
         put(out, i, np.float32(rows[i] / over))

@@ -67,7 +67,7 @@ else:
     def _loop(typingctx: Any, a: Any, b: Any, state: Any, counts: Any, steps: Any) -> Any:
         """`reduce` of so many steps."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Array) -> Any:
+        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
             arrays = zip(signature.args[:4], args[:4], strict=True)
             data = [
                 context.make_array(kind)(context, builder, array).data for kind, array in arrays

@@ -134,7 +134,7 @@ def _claim_packed(
         )
     ledger.claim(
         int_tensor(
-            ledger, name, shape, "packed", components, grid, g_idx, scale, unit,
+            ledger, name, shape, components, grid, g_idx, unit,
             {"bits": packing.bits, "padded": packing.padded, "zero": zero},
         )
     )  # fmt: skip
@@ -175,7 +175,7 @@ def int8_tensor(
             params["zero_dtype"] = zeros.dtype
         checked = grid.checked(zeros, ("I8", *SCALE_BITS))
         components.append(grid.component("weight_zero_point", checked, 1))
-    return int_tensor(ledger, codes.name, shape, "int8", components, grid, g_idx, scale, 1, params)
+    return int_tensor(ledger, codes.name, shape, components, grid, g_idx, 1, params)
 
 
 def packed_tensor(
@@ -203,28 +203,25 @@ def packed_tensor(
         grid.component("weight_scale", scale, unit),
     ]
     params = {"bits": bits, "padded": False, "zero": "", "row_bytes": row_bytes}
-    return int_tensor(
-        ledger, name, shape, "packed", components, grid, None, scale, unit, dict(params)
-    )
+    return int_tensor(ledger, name, shape, components, grid, None, unit, dict(params))
 
 
 def int_tensor(
     ledger: Ledger,
     name: str,
     shape: tuple[int, ...],
-    kind: str,
     components: list[Component],
     grid: Grid,
     g_idx: Stored | None,
-    scale: Stored,
     unit: int,
     params: dict[str, object],
 ) -> Tensor:
-    """A logical tensor of `ct-packed` or `ct-int8` (`kind`), in units of `unit` rows.
+    """A logical tensor of `ct-packed` or `ct-int8`, in units of `unit` rows.
 
-    Raises FormatError for a `g_idx` or groups that do not fit the columns.
+    `components` begin with codes, of which the role says which of the two, and scales. Raises
+    FormatError for a `g_idx` or groups that do not fit the columns.
     """
-    inputs = shape[-1]
+    inputs, packed, scale = shape[-1], components[0].role == "weight_packed", components[1].stored
     if g_idx is not None:
         if g_idx.dtype not in ("I32", "I64") or g_idx.shape != (inputs,) or not grid.by_rows:
             raise misfit(g_idx, f"I32 or I64 [{inputs}], beside scales [rows, groups]")
@@ -234,8 +231,8 @@ def int_tensor(
     return Tensor(
         name=name,
         shape=shape,
-        scheme="ct-pack-quantized" if kind == "packed" else "ct-int-quantized",
-        encoding=f"ct-{kind}",
+        scheme="ct-pack-quantized" if packed else "ct-int-quantized",
+        encoding="ct-packed" if packed else "ct-int8",
         components=tuple(components),
         unit_elems=max(1, unit * inputs),
         params={

@@ -1,0 +1,65 @@
+"""Measures of the code that may fall and not rise: parameters, types that say nothing, words."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+ROOMS = ("analytics", "benchmarks", "cli", "kernels", "model", "names", "pipeline", "readers")
+MODULES = sorted(p for room in (*ROOMS, "writers") for p in (ROOT / room).rglob("*.py"))
+MOST = 8  # parameters by position
+
+# Longer ones: a command has one for each of its flags, and bodies take arrays flat where a tuple
+# of them would have to be taken apart by every caller of a small function.
+LONGER = {
+    "cli/diff_command.py:diff_command": 10,
+    "kernels/bodies/_cycles.py:decode_table": 9,
+    "kernels/bodies/_fp8_vector.py:look_up": 9,
+    "kernels/bodies/exl2.py:rows": 10,
+    "kernels/bodies/fp8.py:_rows": 9,
+    "kernels/bodies/fp8.py:scaled": 9,
+    "kernels/bodies/vptq.py:vectors": 10,
+    "kernels/bodies/w4a8.py:decode": 9,
+}
+# Parameters of kernels without a type. Most are of numba's intrinsics, whose types and builders
+# have none, and lanes of vectors, which are no Python.
+UNTYPED = 1400
+
+
+def functions(path: Path) -> list[ast.FunctionDef]:
+    tree = ast.walk(ast.parse(path.read_text()))
+    return [node for node in tree if isinstance(node, ast.FunctionDef)]
+
+
+def test_no_function_takes_more_than_eight_by_position() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}:{function.name}": count
+        for path in MODULES
+        for function in functions(path)
+        if (count := len(function.args.posonlyargs) + len(function.args.args)) > MOST
+    }
+    assert found == LONGER
+
+
+def test_parameters_of_kernels_have_types() -> None:
+    text = [p.read_text() for p in MODULES if p.is_relative_to(ROOT / "kernels")]
+    assert sum(len(re.findall(r": Any\b", one)) for one in text) <= UNTYPED
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "kernels").glob("*.py")), ids=lambda p: p.name)
+def test_decoders_write_into_an_array(path: Path) -> None:
+    for function in functions(path):
+        for argument in function.args.args:
+            if argument.arg == "out" and function.name.startswith("decode"):
+                assert argument.annotation is not None
+                assert ast.unparse(argument.annotation) != "Any", function.name
+
+
+def test_the_glossary_is_short() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    words = re.findall(r"^\| ", page.split("## Words")[1], re.MULTILINE)
+    assert 10 <= len(words) - 1 <= 20  # a head
