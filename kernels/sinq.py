@@ -21,6 +21,7 @@ import numpy as np
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _SIDES = ("scale", "zero")
 
@@ -36,7 +37,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Groups `window`; blocks as HQQ's, with `scale_x` and `zero_x` for scales and zeros.
 
     Raises ValueError for arrays that do not fit.
