@@ -17,6 +17,7 @@ from anamnesis.errors import FormatError, LimitError
 from anamnesis.limits import INDEX_BYTES, NOTHING, Allow, GiB, Limits, MiB
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
 from anamnesis.pipeline.quant_config import Chosen, described
+from anamnesis.readers.choice import is_training
 from anamnesis.readers.folder import check_inside
 from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.source import LocalFile
@@ -33,7 +34,7 @@ _WEIGHTS = frozenset(
     ".imatrix .index".split()
 )
 # Of downloads that did not end: huggingface_hub, aria2, browsers, wget-likes.
-_UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial".split())
+_UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial .tmp".split())
 
 
 def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
@@ -45,7 +46,7 @@ def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
         path = Path(entry.path)
         if entry.name.startswith(".") or left_out(entry.name) is not None:
             continue
-        if is_weights(entry.name):
+        if is_weights(entry.name) or is_training(entry.name):
             continue
         try:
             status = entry.stat()
@@ -57,7 +58,11 @@ def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
 
 
 def is_weights(name: str) -> bool:
-    """Whether a file of that name holds weights, a part of them, or is an index of such files."""
+    """Whether a file of that name holds weights, a part of them, or is an index of such files.
+
+    In capitals too: where file systems do not tell them apart, it would replace what is written.
+    """
+    name = name.lower()
     index = name.endswith(".index.json") or ".safetensors.index." in name
     ending = os.path.splitext(name)[1]
     return index or ending in _WEIGHTS or ending in _UNFINISHED or ".onnx" in name

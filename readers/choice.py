@@ -109,6 +109,11 @@ class Choice:
     variant: bool = False
 
 
+def is_training(name: str) -> bool:
+    """Whether a file of that name is the state of a training run."""
+    return _fits(name, TRAINING)
+
+
 def choose(path: str, names: Sequence[str], read: ReadIndex) -> Choice:
     """What of the `names` in the folder at `path` is the model; `read` parses an index.
 
@@ -116,7 +121,7 @@ def choose(path: str, names: Sequence[str], read: ReadIndex) -> Choice:
     `read` raises.
     """
     notes: list[str] = []
-    training = {name for name in names if _fits(name, TRAINING)}
+    training = {name for name in names if is_training(name)}
     rest = [name for name in names if name not in training]
     for kind, chosen in _candidates(path, rest, read, notes):
         named = set(chosen.index.shards if chosen.index else chosen.names)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import partial
 
-from anamnesis.errors import AnamnesisError, FormatError, SecurityError
+from anamnesis.errors import AnamnesisError, FormatError, SecurityError, UnsupportedError
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import Container, Member, Stored
 from anamnesis.readers.npy import MAGIC, START_BYTES, NotNumbersError, objects_at, read_array
@@ -28,9 +28,9 @@ def open_npz(path: str, limits: Limits) -> Container:
     """Parse the directory of an archive and the headers of its arrays; no other data is read.
 
     Arrays that are no numbers (text, dates, structures) are left out with a note, and with
-    `Allow.leave_out_unknown` pickles are. Raises what `read_members` and `open_npy` raise;
-    SecurityError for a pickle; IntegrityError when a header is broken because the member is
-    damaged.
+    `Allow.leave_out_unknown` pickles are, and numbers that are not read. Raises what
+    `read_members` and `open_npy` raise; SecurityError for a pickle; IntegrityError when a header
+    is broken because the member is damaged.
     """
     stored: dict[str, Stored] = {}
     notes: list[str] = []
@@ -44,10 +44,10 @@ def open_npz(path: str, limits: Limits) -> Container:
                 notes.append(f"{error}; it was left out")
                 unread.append(member.name.removesuffix(SUFFIX))
                 continue
-            except SecurityError as error:
+            except (SecurityError, UnsupportedError) as error:
                 if not limits.allow.leave_out_unknown:
                     hint = "; --leave-out-unknown leaves it out, unread"
-                    raise SecurityError(f"{error}{hint}") from None
+                    raise type(error)(f"{error}{hint}") from None
                 notes.append(f"{error}; it was left out, unread")
                 unread.append(member.name.removesuffix(SUFFIX))
                 continue

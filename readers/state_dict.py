@@ -46,7 +46,8 @@ WRAPPERS = (
 # (Lightning, accelerate, torchtune) and no part of the model.
 _WHOLE = frozenset((ALWAYS_WRAPPER, "model", "model_state", "model_state_dict", "module"))
 _TRAINING = re.compile(
-    "amp|callbacks|ema_decay|hparams|hyper_parameters|loops|native_amp.*|random_states?.*|"
+    "amp|best_.*|callbacks|ema_decay|epochs?|(?:global_|train_)?steps?|hparams|hyper_parameters|"
+    "iter(?:ation)?s?|loops|native_amp.*|random_states?.*|rng|"
     ".*(?:lr_sched|optim|rng_state|sampler|scaler|scheduler).*"
 )
 _UNKNOWN_SHOWN = 32

@@ -115,9 +115,19 @@ def test_a_configuration_is_charged_to_the_memory_budget(
 
 @pytest.mark.parametrize(
     "name",
-    ["model.safetensors.incomplete", "m.gguf.aria2", "model.onnx.data", "model.onnx_data"],
+    [
+        "MODEL.SAFETENSORS",
+        "Model.Safetensors.Index.json",
+        "custom_checkpoint_0.pkl",
+        "m.gguf.aria2",
+        "model.onnx.data",
+        "model.onnx_data",
+        "model.safetensors.incomplete",
+        "model.safetensors.tmp",
+        "trainer_state.json",
+    ],
 )
-def test_weights_and_downloads_that_did_not_end_are_no_companions(
+def test_weights_training_and_downloads_that_did_not_end_are_no_companions(
     model: Path, tmp_path: Path, name: str
 ) -> None:
     (model / name).write_bytes(b"part of a model")

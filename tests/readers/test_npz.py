@@ -191,8 +191,12 @@ def test_an_empty_archive(tmp_path: Path) -> None:
 def test_the_member_is_named(array: Any, error: type[AnamnesisError], tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     np.savez(path, good=np.ones(2), bad=array)
-    with pytest.raises(error, match=r"member 'bad\.npy': header: descr"):
+    with pytest.raises(error, match=r"member 'bad\.npy': header: descr.*--leave-out-unknown"):
         open_npz(str(path), Limits())
+    found = open_npz(str(path), Limits(allow=Allow(leave_out_unknown=True)))
+    assert list(found.stored) == ["good"]
+    assert found.unread == ("bad",)
+    assert "'bad.npy'" in found.notes[0]
 
 
 @SAVES

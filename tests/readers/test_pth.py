@@ -306,7 +306,10 @@ def test_complex_tensors(tmp_path: Path) -> None:
         assert note == "left out 'z': dtype torch.complex128 (complex) is not converted"
 
 
-@pytest.mark.parametrize("key", ["callbacks", "rng_state", "cuda_rng_state_all", "lr_schedulers"])
+@pytest.mark.parametrize(
+    "key",
+    "best_metric callbacks cuda_rng_state_all global_step lr_schedulers rng rng_state".split(),
+)
 @pytest.mark.parametrize("wrapper", ["state_dict", "model", "module"])
 def test_the_state_of_a_training_run(key: str, wrapper: str, tmp_path: Path) -> None:
     """Lightning's and others' checkpoints: what load_state_dict takes, and nothing beside it."""
