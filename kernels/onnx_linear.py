@@ -15,6 +15,7 @@ https://github.com/microsoft/onnxruntime docs/ContribOperators.md (`GatherBlockQ
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -37,14 +38,15 @@ _HELD = {"F32": "<f4", "F16": "<f2", "F64": "<f8", "BF16": "<u2", "F8_E8M0": "|u
 _round = kernel("folded:round_values")
 
 
+@cache
 def _table(kind: str) -> Any:
-    """The numbers of all codes of up to eight bits, float32."""
+    """What each byte holds, float32 `[256, n]`, of codes of up to eight bits."""
     if kind in _FP8:
-        return _FP8[kind].values
-    if kind == "F4":
-        return E2M1
+        return _FP8[kind].values[:, None]
     bits = int(kind[1:])
-    codes = np.arange(1 << bits)
+    codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
+    if kind == "F4":
+        return E2M1[codes]
     if kind[0] == "I":
         codes = codes - (codes >> (bits - 1) << bits)
     return codes.astype(np.float32)
@@ -56,10 +58,7 @@ def _numbers(raw: Any, kind: str) -> Any:
         return to_float32(kind, raw.view(_HELD[kind]))
     if kind in _WIDE:
         return raw.view(_WIDE[kind]).astype(np.float32)
-    bits = 8 if kind in _FP8 else int(kind[1:])
-    if bits < 8:
-        raw = raw[:, None] >> np.arange(0, 8, bits, dtype=np.uint8) & np.uint8((1 << bits) - 1)
-    return _table(kind)[raw.reshape(-1)]
+    return _table(kind).take(raw, axis=0).reshape(-1)
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -107,18 +106,24 @@ def decode(
     numbers = codes[: rows * stored].reshape(rows, stored)[:, :columns]
     first = window.start * params["unit_rows"]
     zero, scale = (
-        _spread(_lines(role, kind, blocks, params, (first, rows)), params, columns)
+        _lines(role, kind, blocks, params, (first, rows))
         for role, kind in (("zero_point", "zero_kind"), ("scale", "scale_dtype"))
     )
+    if (
+        params["size"] > 1 and params["groups"] * params["size"] == columns
+    ):  # a number of the grid for each run
+        numbers = numbers.reshape(rows, params["groups"], params["size"])
+        zero, scale = (part if part is None else part[..., None] for part in (zero, scale))
+    else:
+        zero, scale = (_spread(part, params, columns) for part in (zero, scale))
     with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
         if zero is not None and params["zero_kind"] in _HELD:
             numbers = numbers * scale - zero * scale
         else:
             numbers = numbers * scale if zero is None else (numbers - zero) * scale
-        numbers = np.ascontiguousarray(numbers)
         if params["rounding"] == "reference" and params["scale_dtype"] == "F16":
             numbers = numbers.astype(np.float16).astype(np.float32)
-    _round(numbers.reshape(-1), out)
+    _round(np.ascontiguousarray(numbers).reshape(-1), out)
 
 
 def _lines(
