@@ -21,8 +21,8 @@ _magnitudes = kernel("_extremes:magnitudes")
 
 def magnitudes(values: Array, group: int) -> Any:
     """The greatest magnitude of each `group` numbers of a flat float32 array; NaN if one is NaN."""
-    greatest = np.empty(len(values) // group, np.uint32)
-    _magnitudes(values.view(np.uint32), group, greatest)
+    greatest = np.empty(len(values) // group, np.int32)
+    _magnitudes(values.view(np.int32), group, greatest)
     return greatest.view(np.float32)
 
 

@@ -5,6 +5,8 @@ E8M0 byte `e` stands for 2**(e - 127).
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,41 @@ from anamnesis.kernels.types import Array
 # Where a group's greatest magnitude goes: floor(log2(the format's largest)).
 _TOP = {4: 2, 8: 8}
 _MANTISSA = {"F32": 23, "BF16": 7, "F16": 10}
+
+
+Rule = Callable[..., tuple[Any, Any]]
+
+
+def of_groups(rule: Rule, greatest: Any, reach: int, dtype: str) -> tuple[Any, Any]:
+    """What `rule(greatest, reach, dtype)` gives: bytes, and scales, of groups' greatest magnitudes.
+
+    Numbers of 16 bits are looked up among all that there are, once made for each rule.
+    """
+    if dtype == "BF16":
+        bits = greatest.view(np.uint32)
+        exact, places = not (bits & 0xFFFF).any(), bits >> 16
+    elif dtype == "F16":
+        halves = greatest.astype(np.float16)
+        exact, places = np.array_equal(halves, greatest), halves.view(np.uint16)
+    if dtype == "F32" or not exact:
+        return rule(greatest, reach, dtype)
+    stored, scales = _of_all(rule, reach, dtype)
+    return stored[places], scales[places]
+
+
+@cache
+def _of_all(rule: Rule, reach: int, dtype: str) -> tuple[Any, Any]:
+    """The bytes and scales of every magnitude of a 16-bit dtype, by its bits."""
+    bits = np.arange(1 << 15, dtype=np.uint16)
+    half = bits.view(np.float16).astype(np.float32)
+    numbers = half if dtype == "F16" else (bits.astype(np.uint32) << 16).view(np.float32)
+    return rule(numbers, reach, dtype)
+
+
+def ct_scales(greatest: Any, reach: int, dtype: str) -> tuple[Any, Any]:
+    """compressed-tensors' rule for codes of `reach` bits: stored bytes, and what it divides by."""
+    found = exponents(greatest, reach, dtype)
+    return stored_exponents(found, greatest), powers(found)
 
 
 def powers(exponents: Any) -> Any:
@@ -71,11 +108,11 @@ def mlx_scales(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:
     return np.where(np.isfinite(biased), biased, 0).astype(np.int64).astype(np.uint8), scales
 
 
-def ceilings(greatest: Any, largest: int) -> tuple[Any, Any]:
+def ceilings(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:
     """ModelOpt's `MXFP4QTensor`: stored bytes, and the scales that it divides by.
 
-    The exponent is ceil(log2(greatest / largest)) in float32, -127 at least. What is not finite has
-    the byte 0, and is divided by itself.
+    The exponent is ceil(log2(greatest / largest)) in float32 whatever the dtype, -127 at least.
+    What is not finite has the byte 0, and is divided by itself.
     """
     logs = np.log2((greatest / np.float32(largest)).astype(np.float64)).astype(np.float32)
     found = np.ceil(np.maximum(logs, np.float32(-127)))

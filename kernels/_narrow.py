@@ -10,9 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels._native import variants
 from anamnesis.kernels.types import Array
 
 KINDS = {"F32": 0, "BF16": 1, "F16": 2}
+_MANY = 1024  # from which on a kernel takes less time
+_narrowed = variants("_narrow_lanes:narrowed")
 # torch.finfo(dtype).eps
 EPSILON = {"F32": 2.0**-23, "BF16": 2.0**-7, "F16": 2.0**-10}
 
@@ -34,6 +37,10 @@ def stored(values: Array, dtype: str) -> Any:
 
 def narrow(values: Array, dtype: str) -> Any:
     """A float32 array rounded to a dtype and back; always a new array for a narrow one."""
+    if dtype != "F32" and values.size >= _MANY:
+        near = np.empty_like(values, order="C")
+        _narrowed(KINDS[dtype])(np.ascontiguousarray(values).reshape(-1), near.reshape(-1))
+        return near
     if dtype == "BF16":
         return (bf16_bits(values).astype(np.uint32) << 16).view(np.float32)
     if dtype == "F16":

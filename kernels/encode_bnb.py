@@ -224,7 +224,7 @@ def encode_int8(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) 
     """`int8_vectorwise_quant` of the numbers as binary16, on the CPU."""
     columns = params["columns"]
     with np.errstate(all="ignore"):
-        values = narrow(values, "F16")
-        out["scale"][:] = magnitudes(values, columns)
+        halves = narrow(values, "F16")
+        out["scale"][:] = magnitudes(halves, columns)
         factors = np.float32(1) / out["scale"] * np.float32(127)  # torch's order for 127 / scale
-    _rows_of_bytes(values, factors, columns, out["weight"])
+    _rows_of_bytes(halves, factors, columns, out["weight"].view(np.uint8))

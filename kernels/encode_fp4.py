@@ -25,12 +25,13 @@ Sources: compressed-tensors 0.20
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._mx import ceilings, exponents, mlx_scales, powers, stored_exponents
+from anamnesis.kernels._mx import ceilings, ct_scales, mlx_scales, of_groups
 from anamnesis.kernels._narrow import KINDS, narrow
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.encode_fp8 import LARGEST
@@ -53,6 +54,12 @@ def e4m3_codes(values: Any) -> Any:
 
 def e4m3_values(codes: Any) -> Any:
     """The float32 numbers of non-negative E4M3 codes; NaN for 0x7F."""
+    return _e4m3_numbers()[codes]
+
+
+@cache
+def _e4m3_numbers() -> Any:
+    codes = np.arange(256, dtype=np.uint8)
     exponent, mantissa = (codes >> 3).astype(np.int32), (codes & 7).astype(np.float32)
     normal = np.ldexp(np.float32(1) + mantissa / np.float32(8), exponent - 7)
     values = np.where(exponent == 0, mantissa * np.float32(2.0**-9), normal)
@@ -88,14 +95,13 @@ def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
     with np.errstate(all="ignore"):
         greatest = magnitudes(values, 32)
         if style == "mlx":
-            out["scale"][:], scales = mlx_scales(greatest, 6, dtype)
+            out["scale"][:], scales = of_groups(mlx_scales, greatest, 6, dtype)
             rule = _MLX
         elif style == "gpt-oss":
-            out["scale"][:], scales = ceilings(greatest, 6)
+            out["scale"][:], scales = of_groups(ceilings, greatest, 6, dtype)
             kind, rule = KINDS["F32"], _MODELOPT
         else:
-            found = exponents(greatest, 4, dtype)
-            out["scale"][:], scales = stored_exponents(found, greatest), powers(found)
+            out["scale"][:], scales = of_groups(ct_scales, greatest, 4, dtype)
     codes_of(kind, rule)(values, scales, 32, out["weight"].view(np.uint8))
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._mx import exponents, mlx_scales, powers, stored_exponents
+from anamnesis.kernels._mx import ct_scales, mlx_scales, of_groups
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
@@ -69,22 +69,24 @@ def encode_block(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
     lines = magnitudes(padded.reshape(-1), block).reshape(-1, wide)
     # NaN is greater than any number here, too.
     greatest = np.maximum.reduceat(lines, np.arange(0, len(lines), block))
-    codes = out["weight"].reshape(values.shape)
+    flat, codes = values.reshape(-1), out["weight"]
     with np.errstate(all="ignore"):
         if style == "compressed-tensors":
             scales = _ct_scales(greatest, params["dtype"])
             out["scale"][:] = stored(scales, params["dtype"]).reshape(-1)
-            codes_of(KINDS[params["dtype"]], False, True)(values, scales, block, block, codes)
+            codes_of(KINDS[params["dtype"]], False, True)(
+                flat, columns, scales, block, block, codes
+            )
             return
         if style == "transformers":
             # torch divides a number by a tensor as the tensor's reciprocal times the number.
             factors = np.where(greatest > 0, np.float32(1) / greatest * LARGEST, np.float32(1))
             out["scale"][:] = (np.float32(1) / factors).reshape(-1)
-            codes_of(0, True, False)(values, factors, block, block, codes)
+            codes_of(0, True, False)(flat, columns, factors, block, block, codes)
             return
         scales = np.where(greatest == 0, np.float32(1), greatest / LARGEST)
         out["scale"][:] = scales.reshape(-1)
-        codes_of(0, False, False)(values, scales, block, block, codes)
+        codes_of(0, False, False)(flat, columns, scales, block, block, codes)
 
 
 def _ct_scales(greatest: Any, dtype: str) -> Any:
@@ -109,8 +111,8 @@ def encode_channel(values: Any, params: Mapping[str, Any], out: Mapping[str, Any
     with np.errstate(all="ignore"):
         scales = _ct_scales(magnitudes(values, columns), dtype)[:, None]
     out["scale"][:] = stored(scales, dtype).reshape(-1)
-    values, codes = values.reshape(-1, columns), out["weight"].reshape(-1, columns)
-    codes_of(KINDS[dtype], False, True)(values, scales, columns, 1, codes)
+    run = codes_of(KINDS[dtype], False, True)
+    run(values, columns, scales, columns, 1, out["weight"])
 
 
 def form_tensor(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -132,9 +134,8 @@ def encode_tensor(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]
     with np.errstate(all="ignore"):
         scales = _ct_scales(greatest, dtype)
     out["scale"][:] = stored(scales, dtype)[: len(out["scale"])]
-    values, codes = values.reshape(-1, columns), out["weight"].reshape(-1, columns)
     run = codes_of(KINDS[dtype], False, True)
-    run(values, scales[None], columns, max(1, len(values)), codes)
+    run(values, columns, scales[None], columns, max(1, len(values) // columns), out["weight"])
 
 
 def form_mxfp8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -160,10 +161,7 @@ def encode_mxfp8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
     dtype, mlx = params["dtype"], params["style"] == "mlx"
     with np.errstate(all="ignore"):
         greatest = magnitudes(values, 32)
-        if mlx:
-            out["scale"][:], scales = mlx_scales(greatest, 448, dtype)
-        else:
-            found = exponents(greatest, 8, dtype)
-            out["scale"][:], scales = stored_exponents(found, greatest), powers(found)
-    codes = out["weight"].view(np.uint8).reshape(-1, 32)
-    codes_of(KINDS[dtype], False, not mlx)(values.reshape(-1, 32), scales[:, None], 32, 1, codes)
+        rule, reach = (mlx_scales, 448) if mlx else (ct_scales, 8)
+        out["scale"][:], scales = of_groups(rule, greatest, reach, dtype)
+    run = codes_of(KINDS[dtype], False, not mlx)
+    run(values, 32, scales[:, None], 32, 1, out["weight"].view(np.uint8))

@@ -10,22 +10,45 @@ from __future__ import annotations
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import jit
-from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.bodies._jit import inline, jit, local, stack
+from anamnesis.kernels.bodies._lanes import greatest_of, lanes, most_of, put_lanes, splat
 from anamnesis.kernels.types import Array
 
 _i32 = np.int32
+_tile, _room = stack(1024), stack(64)
 
 
 @jit
 def magnitudes(bits: Array, group: int, greatest: Array) -> None:
     """The greatest magnitude of each group, as float32 bits; a NaN is above all."""
+    if group % 16 == 0:
+        _of_whole_runs(bits, group, greatest)
+        return
     for g in range(greatest.shape[0]):
-        most = u32(0)
+        most = _i32(0)
         for i in range(g * group, (g + 1) * group):
-            bit = u32(bits[i] & u32(0x7FFFFFFF))
+            bit = _i32(bits[i] & _i32(0x7FFFFFFF))
             most = max(most, bit)
         greatest[g] = most
+
+
+@inline
+def _of_whole_runs(bits: Array, group: int, greatest: Array) -> None:
+    """The same for groups of whole runs of 16: sixteen groups are folded together."""
+    tile, room = local(_tile(), (16, 16), _i32), local(_room(), 16, _i32)
+    for first in range(0, greatest.shape[0], 16):
+        count = min(16, greatest.shape[0] - first)
+        for k in range(count):
+            most = splat(0)
+            for i in range((first + k) * group, (first + k + 1) * group, 16):
+                most = most_of(lanes(bits, i) & 0x7FFFFFFF, most)
+            put_lanes(tile, 16 * k, most)
+        if count == 16:
+            put_lanes(greatest, first, greatest_of(tile))
+        else:
+            put_lanes(room, 0, greatest_of(tile))
+            for k in range(count):
+                greatest[first + k] = room[k]
 
 
 @jit

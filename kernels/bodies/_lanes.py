@@ -53,7 +53,13 @@ if DISABLED:
         array.reshape(-1)[at : at + COUNT] = numbers
 
     def put_bytes(out: Any, at: Any, numbers: Any) -> None:
-        out[at : at + COUNT] = numbers.astype(np.uint8)
+        out.reshape(-1)[at : at + COUNT] = numbers.astype(np.uint8)
+
+    def put_pairs(out: Any, at: Any, codes: Any) -> None:
+        out[at : at + COUNT // 2] = (codes[::2] | codes[1::2] << 4).astype(np.uint8)
+
+    def put_pairs_back(out: Any, at: Any, codes: Any) -> None:
+        out[at : at + COUNT // 2] = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)
 
     def splat(number: Any) -> Any:
         kind = np.float32 if isinstance(number, np.float32) else np.int32
@@ -154,6 +160,31 @@ else:
 
         return types.void(out, types.intp, numbers), build
 
+    def _pairs(up: int, down: int, doc: str) -> Any:
+        @intrinsic
+        def put(typingctx: Any, out: Any, at: Any, codes: Any) -> Any:
+            if not isinstance(out, types.Array) or out.dtype != types.uint8 or codes != _WHOLES:
+                return None
+
+            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                wide = ir.VectorType(_I64, COUNT // 2)
+                both = builder.bitcast(args[2], wide)
+                left = builder.shl(both, _vector._same(wide, up))
+                right = builder.lshr(both, _vector._same(wide, down))
+                low = builder.trunc(builder.or_(left, right), ir.VectorType(_I8, COUNT // 2))
+                where = _place(context, builder, out, args[0], args[1], low.type)
+                builder.store(low, where, align=1)
+                return context.get_dummy_value()
+
+            return types.void(out, types.intp, codes), build
+
+        put.__doc__ = doc
+        return put
+
+    # A pair of int32 is a number of 64 bits, whose upper half is the second of both.
+    put_pairs = _pairs(0, 28, "Store eight bytes of two codes each, the first in the low half.")
+    put_pairs_back = _pairs(4, 32, "The same with the first one in the high half.")
+
     @intrinsic
     def splat(typingctx: Any, number: Any) -> Any:
         """The same number in every lane: of a float32, or of an integer as int32."""
@@ -196,15 +227,16 @@ else:
 
     @intrinsic
     def greatest_of(typingctx: Any, tile: Any) -> Any:
-        """The greatest of each of the 16 lines of a float32 tile, a lane each; none may be NaN."""
-        if _vector_of(tile) != _REALS:
+        """The greatest of each of the 16 lines of a tile, a lane each; none may be NaN."""
+        kind = _vector_of(tile)
+        if kind is None:
             return None
 
         def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
             rows = []
             for row in range(COUNT):
                 at = ir.Constant(_I64, COUNT * row)
-                where = _place(context, builder, tile, args[0], at, _REALS.llvm)
+                where = _place(context, builder, tile, args[0], at, kind.llvm)
                 rows.append(builder.load(where, align=4))
             step = COUNT // 2
             while step:
@@ -213,14 +245,15 @@ else:
                 step //= 2
             return rows[0]
 
-        return _REALS(tile), build
+        return kind(tile), build
 
     def _folded(builder: Any, first: Any, second: Any, step: int) -> Any:
         """The greater of each lane and the one `step` on, of the first row, then of the second."""
         near = [i if not i & step else i - step + COUNT for i in range(COUNT)]
         far = [i + step for i in near]
         kept, other = (_vector._shuffle(builder, first, second, order) for order in (near, far))
-        return builder.select(builder.fcmp_ordered(">", other, kept), other, kept)
+        ask = builder.fcmp_ordered if first.type == _REALS.llvm else builder.icmp_signed
+        return builder.select(ask(">", other, kept), other, kept)
 
     as_bits = _one(
         _REALS, _WHOLES, lambda b, v: b.bitcast(v, _WHOLES.llvm), "The bits of float32 lanes."
@@ -340,6 +373,22 @@ def least_of(first: Any, second: Any) -> Any:
 def most_of(first: Any, second: Any) -> Any:
     """The greater of two vectors, lane by lane; the second's where they do not compare."""
     return choose(first > second, first, second)
+
+
+@inline
+def some(values: Any, at: Any, end: Any, room: Any) -> Any:
+    """The numbers from `at` to `end` of a flat array, fewer than sixteen, and zeros; by `room`."""
+    for i in range(COUNT):
+        room[i] = values[at + i] if at + i < end else np.float32(0)
+    return lanes(room, 0)
+
+
+@inline
+def put_some(out: Any, at: Any, end: Any, numbers: Any, room: Any) -> None:
+    """Store the low bytes of int32 lanes from `at` to `end`, fewer than sixteen; by `room`."""
+    put_lanes(room, 0, numbers)
+    for i in range(end - at):
+        out[at + i] = np.uint8(room[i] & 0xFF)
 
 
 @inline

@@ -6,13 +6,25 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, variants
-from anamnesis.kernels.bodies._narrow import rounded
+from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, local, stack, variants
+from anamnesis.kernels.bodies._lanes import (
+    as_bits,
+    as_reals,
+    choose,
+    lanes,
+    least_of,
+    put_bytes,
+    put_some,
+    some,
+    splat,
+)
+from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.types import Array
 
 _MAGIC = np.float32(2.0**14)  # the last place of its float32 is E4M3's smallest, 2**-9
+_LARGEST = 0x43E00000  # float32 bits of 448
+_room, _codes = stack(64), stack(64)
 
 
 @inline
@@ -29,28 +41,43 @@ def to_e4m3(value: Any) -> Any:
     return np.uint8(u32(code | u32(u32(bits >> u32(24)) & u32(0x80))))
 
 
+@inline
+def e4m3_lanes(numbers: Any) -> Any:
+    """E4M3 codes of float32 lanes, saturated, nearest even; 0x7F for NaN, with its sign."""
+    bits = as_bits(numbers)
+    whole = bits & 0x7FFFFFFF
+    magnitude = least_of(whole, splat(_LARGEST))
+    normal = (magnitude + (0x7FFFF - (120 << 23)) + (magnitude >> 20 & 1)) >> 20
+    small = as_bits(as_reals(magnitude) + _MAGIC) - (141 << 23)
+    code = choose(magnitude < splat(121 << 23), small, normal)  # below 2**-6
+    code = choose(whole > splat(0x7F800000), splat(0x7F), code)
+    return code | bits >> 24 & 0x80
+
+
 @variants
 def codes_of(kind: int, multiply: bool, zero: bool) -> Any:
-    """`(values, scales, group, rows, out)`: codes of `values` over (or times) their scales.
+    """`(values, columns, scales, group, rows, out)`: codes of values over (or times) their scales.
 
-    `values` and `out` are `[n, columns]`; `scales` is `[lines, groups]`, for each `rows` rows and
-    `group` columns one. The quotient is rounded to `kind`; with `zero`, 0 is added, after
+    `values` and `out` are flat, rows of `columns`; `scales` is `[lines, groups]`, for each `rows`
+    rows and `group` columns one. The quotient is rounded to `kind`; with `zero`, 0 is added, after
     which -0 is 0.
     """
 
-    def run(values: Array, scales: Array, group: int, rows: int, out: Array) -> None:
-        columns = values.shape[1]
-        for row in range(values.shape[0]):
-            line = row // rows
-            for g in range(scales.shape[1]):
-                scale = scales[line, g]
-                for i in range(g * group, min(columns, (g + 1) * group)):
-                    value = values[row, i]
-                    value = value * scale if multiply else rounded(np.divide(value, scale), kind)
-                    if zero:
-                        value = value + np.float32(0)
-                    value = LARGEST if value > LARGEST else value
-                    value = -LARGEST if value < -LARGEST else value
-                    out[row, i] = to_e4m3(value)
+    def code(numbers: Any, scale: Any) -> Any:
+        found = numbers * scale if multiply else rounded_lanes(numbers / scale, kind)
+        return e4m3_lanes(found + np.float32(0) if zero else found)
 
+    def run(values: Array, columns: int, scales: Array, group: int, rows: int, out: Array) -> None:
+        room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
+        for row in range(values.shape[0] // columns):
+            for g in range(scales.shape[1]):
+                scale = scales[row // rows, g]
+                end, at = row * columns + min(columns, (g + 1) * group), row * columns + g * group
+                rest = end - (end - at) % 16
+                for i in range(at, rest, 16):
+                    put_bytes(out, i, code(lanes(values, i), scale))
+                if rest < end:
+                    put_some(out, rest, end, code(some(values, rest, end, room), scale), codes)
+
+    code = inline(code)
     return run

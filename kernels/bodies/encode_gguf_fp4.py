@@ -6,21 +6,30 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, jit
+from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, jit, local, stack
+from anamnesis.kernels.bodies._lanes import (
+    choose,
+    lanes,
+    least_of,
+    put_bytes,
+    put_lanes,
+    size_of,
+    splat,
+)
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array
 
 _NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
+_room = stack(64)
 
 
 @inline
-def _code(value: Any, scale: Any) -> Any:
-    """The first code whose number, times the halved scale, is nearest to a value."""
-    best, least = 0, abs(np.float32(_NUMBERS[0] * scale) - value)
-    for i in range(1, 16):
-        error = abs(np.float32(_NUMBERS[i] * scale) - value)
-        if error < least:
-            best, least = i, error
+def _codes(numbers: Any, scale: Any) -> Any:
+    """The first codes whose numbers, times the halved scale, are nearest: int32 lanes."""
+    best, least = splat(0), size_of(splat(np.float32(_NUMBERS[0] * scale)) - numbers)
+    for k in range(1, 16):
+        error = size_of(splat(np.float32(_NUMBERS[k] * scale)) - numbers)
+        best, least = choose(error < least, splat(k), best), least_of(error, least)
     return best
 
 
@@ -32,9 +41,8 @@ def mxfp4(values: Array, exponents: Array, out: Array) -> None:
         bits = u32(0x00200000) << e if e < 2 else u32(u32(e - u32(1)) << u32(23))
         scale = as_f32(u32(bits))
         out[17 * b] = exponents[b]
-        for i in range(16):
-            low, high = _code(values[32 * b + i], scale), _code(values[32 * b + 16 + i], scale)
-            out[17 * b + 1 + i] = np.uint8(low | high << 4)
+        low, high = _codes(lanes(values, 32 * b), scale), _codes(lanes(values, 32 * b + 16), scale)
+        put_bytes(out, 17 * b + 1, low | high << 4)
 
 
 @inline
@@ -69,6 +77,7 @@ def _half_of_ue4m3(code: Any) -> Any:
 @jit
 def nvfp4(values: Array, out: Array) -> None:
     """NVFP4: four E4M3 scales, then for each run of 16 eight bytes of elements i and 8 + i."""
+    codes = local(_room(), 16, np.int32)
     for b in range(values.shape[0] // 64):
         for s in range(4):
             first, most = 64 * b + 16 * s, np.float32(0)
@@ -77,6 +86,6 @@ def nvfp4(values: Array, out: Array) -> None:
             code = _ue4m3(np.float32(most / np.float32(6)))
             out[36 * b + s] = np.uint8(code)
             scale = _half_of_ue4m3(code)
+            put_lanes(codes, 0, _codes(lanes(values, first), scale))
             for i in range(8):
-                low, high = _code(values[first + i], scale), _code(values[first + 8 + i], scale)
-                out[36 * b + 4 + 8 * s + i] = np.uint8(low | high << 4)
+                out[36 * b + 4 + 8 * s + i] = np.uint8(codes[i] | codes[8 + i] << 4)

@@ -6,9 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import variants
-from anamnesis.kernels.bodies._narrow import rounded
+from anamnesis.kernels.bodies._jit import inline, local, stack, variants
+from anamnesis.kernels.bodies._lanes import (
+    choose,
+    lanes,
+    put_bytes,
+    put_some,
+    some,
+    splat,
+    wholes,
+)
+from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
 from anamnesis.kernels.types import Array
+
+_room, _codes = stack(64), stack(64)
 
 
 @variants
@@ -18,17 +29,25 @@ def codes_of(kind: int) -> Any:
     Quotients and sums are rounded to `kind`; `out` is uint8.
     """
 
-    def run(values: Array, scales: Array, zeros: Array, group: int, half: Any, out: Array) -> None:
-        low, high = np.float32(-half), np.float32(half - 1)
-        for g in range(scales.shape[0]):
-            scale, zero = scales[g], zeros[g]
-            for i in range(g * group, (g + 1) * group):
-                value = rounded(rounded(np.divide(values[i], scale), kind) + zero, kind)
-                value = high if value > high else value
-                value = low if value < low else value
-                # To nearest, ties to even, of at most 128 in magnitude.
-                value = (value + np.float32(12582912)) - np.float32(12582912)
-                value = value if value == value else low  # what the cast of a NaN gives
-                out[i] = np.uint8(np.int32(value) + np.int32(half))
+    def code_of(numbers: Any, scale: Any, zero: Any, half: Any) -> Any:
+        low, high = splat(np.float32(-half)), splat(np.float32(half - 1))
+        found = rounded_lanes(rounded_lanes(numbers / scale, kind) + zero, kind)
+        found = choose(found > high, high, found)
+        # What a cast of NaN gives is the lowest, too.
+        found = choose(found > low, found, low)
+        # To nearest, ties to even, of at most 128 in magnitude.
+        return wholes((found + np.float32(12582912)) - np.float32(12582912)) + half
 
+    def run(values: Array, scales: Array, zeros: Array, group: int, half: int, out: Array) -> None:
+        room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
+        for g in range(scales.shape[0]):
+            scale, zero, at, end = scales[g], zeros[g], g * group, (g + 1) * group
+            rest = end - group % 16
+            for i in range(at, rest, 16):
+                put_bytes(out, i, code_of(lanes(values, i), scale, zero, half))
+            if rest < end:
+                found = code_of(some(values, rest, end, room), scale, zero, half)
+                put_some(out, rest, end, found, codes)
+
+    code_of = inline(code_of)
     return run

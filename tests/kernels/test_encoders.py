@@ -57,8 +57,30 @@ def test_windows_do_not_show(case: Any, shape: tuple[int, int]) -> None:
     ours.assert_same(ours.encoded(case, values, "BF16", step=1), whole)
 
 
+@pytest.mark.parametrize("columns", [24, 40, 333])
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("fp8-channel", {}),
+        ("fp8-block", {"block": 21}),
+        ("ct-int-quantized", {"group": 0}),
+        ("bnb-int8", {}),
+    ],
+    ids=ours.label,
+)
+def test_rows_that_vectors_do_not_fill(case: Any, columns: int) -> None:
+    """Zeros behind a row change none of its codes: they are no row's greatest number."""
+    values = ours.matrix("plain", 6, columns, seed=5)
+    longer = np.zeros((6, -(-columns // 336) * 336), np.float32)
+    longer[:, :columns] = values
+    for dtype in ("BF16", "F16", "F32"):
+        short, whole = (ours.encoded(case, some, dtype) for some in (values, longer))
+        codes, wanted = short["weight"].view(np.uint8), whole["weight"].view(np.uint8)
+        assert np.array_equal(codes, wanted[:, :columns])
+
+
 def test_plain_python_gives_the_same(elsewhere: Callable[..., None]) -> None:
-    elsewhere("test_bytes_are_the_librarys")
+    elsewhere("test_bytes_are_the_librarys or vectors_do_not_fill")
 
 
 @pytest.mark.parametrize("name", ENCODERS)
