@@ -248,6 +248,19 @@ def gptq_planar(rows: int, columns: int) -> Layer:
     )
 
 
+def gptq_zeros(rows: int, columns: int) -> Layer:
+    """GPTQ-for-LLaMa's first layout."""
+    scale = _small(rows, 1)
+    return Layer(
+        [
+            _packed("qweight", columns // 8, rows),
+            Entry("scales", "F32", (rows, 1), scale),
+            Entry("zeros", "F32", (rows, 1), scale),
+        ],
+        config={"quantization_config": {"bits": 4}},
+    )
+
+
 def marlin(rows: int, columns: int) -> Layer:
     """Whole tiles of 64 outputs."""
     rows = -(-rows // 64) * 64

@@ -46,6 +46,13 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("four over six nvfp4", "vendor_layers:fouroversix"),),
     ),
+    "gptq-zeros": Encoding(
+        "gptq_zeros:decode",
+        family="GPTQ and AWQ",
+        scales="scales",
+        goal=0.0,
+        cases=(Bench("gptq-for-llama int4", "vendor_layers:gptq_zeros"),),
+    ),
     "int4-pairs": Encoding(
         "int4:decode_pairs",
         prepare="int4:prepare",

@@ -74,14 +74,14 @@ def test_the_tables_of_formats_are_made_of_the_codes_own() -> None:
     for page in made.PAGES:
         assert page.read_text() == made.rewritten(page), page
     pages = {"bnb": "bitsandbytes", "comfy": "comfyui", "mxfp4": "fp4", "qqq": "marlin"}
-    pages |= {"marlin-24": "marlin"}
+    pages |= {"gptq-for-llama": "gptq", "marlin-24": "marlin"}
     assert {pages.get(name, name) for name in SCHEMES} <= set(made.FAMILIES)
 
 
 def test_every_scheme_is_on_the_page_of_its_family() -> None:
     """A page for each row of SCHEMES, and one for what is dense."""
     pages = {"bnb": "bitsandbytes", "comfy": "comfyui", "mxfp4": "fp4"}
-    pages |= {"marlin-24": "marlin", "qqq": "marlin"}
+    pages |= {"gptq-for-llama": "gptq", "marlin-24": "marlin", "qqq": "marlin"}
     for name in [*SCHEMES, "dense"]:
         page = FORMATS / f"{pages.get(name, name)}.md"
         assert f"({page.name})" in (FORMATS / "README.md").read_text()

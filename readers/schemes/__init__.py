@@ -101,6 +101,9 @@ SCHEMES: dict[str, Scheme] = {
     "gguf": Scheme("gguf:resolve", containers=("gguf",), suffixes=("",), methods=("gguf",)),
     "gguf-packed": Scheme("gguf_packed:resolve", suffixes=(".qweight",), methods=("gguf",)),
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight",), methods=("auto-round", "gptq")),
+    "gptq-for-llama": Scheme(
+        "gptq_for_llama:resolve", suffixes=(".zeros",), methods=("gptq", "gptq-for-llama")
+    ),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
     "marlin": Scheme("marlin:resolve", suffixes=(".B",), methods=("gptq", "gptq-marlin", "marlin")),
     "marlin-24": Scheme(

@@ -52,12 +52,13 @@ FAMILIES: dict[str, Family] = {
         "bitsandbytes",
     ),
     "gptq": Family(
-        "GPTQ, AutoRound",
-        "v1, v2, AutoRound; 2, 3, 4, 8 bits (AutoRound 2 to 8); act-order, any group size",
+        "GPTQ, AutoRound, GPTQ-for-LLaMa",
+        "v1, v2, AutoRound; 2, 3, 4, 8 bits (AutoRound 2 to 8); act-order, any group size; "
+        "GPTQ-for-LLaMa's first layout",
         "any",
-        "`qweight`, `qzeros`, `scales` and their shapes",
-        "gptq",
-        "GPTQModel, AutoRound",
+        "`qweight`, `qzeros`, `scales` and their shapes; floats `zeros`",
+        "gptq gptq-for-llama",
+        "GPTQModel, AutoRound, GPTQ-for-LLaMa",
     ),
     "marlin": Family(
         "Marlin, Marlin 2:4, QQQ",

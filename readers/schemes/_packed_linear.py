@@ -117,6 +117,8 @@ def refuse_incomplete(ledger: Ledger, stated: Settings) -> None:
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or not dot or not stated.method:
             continue
+        if ledger.get(f"{prefix}.zeros") is not None:
+            continue  # another layout's
         names = [f"{prefix}.{part}" for part in ("qzeros", "scales")[bool(stated.sym) :]]
         lacks = [name for name in names if ledger.get(name) is None]
         if lacks:

@@ -30,19 +30,18 @@ _TILED = "its integers lie in tiles of one GPU kernel"
 
 # By the canonical name of the method; sorted.
 REFUSED: dict[str, Refused] = {
-    "bitblas": Refused("BitBLAS", _TILED, "GPTQModel can load it on a GPU"),
+    "bitblas": Refused(
+        "BitBLAS",
+        _TILED,
+        "GPTQModel can load it on a GPU",
+        (("qweight", "zeros", "scales"),),
+    ),
     "deepspeedfp": Refused("DeepSpeed FP", "its numbers have 6 or 12 bits", "DeepSpeed reads it"),
     "eetq": Refused(
         "EETQ",
         "its integers lie in the order of the GPU that quantised them, which no file says",
         "the eetq package can load it on a GPU",
         (("weight", "weight_scales"),),
-    ),
-    "gptq-for-llama": Refused(
-        "GPTQ-for-LLaMa's first layout, or BitBLAS",
-        "zeros beside qweight are floats times scales in one, and a kernel's tiles in the other",
-        "the code that wrote it can load it",
-        (("qweight", "zeros", "scales"),),
     ),
     "higgs": Refused(
         "HIGGS",

@@ -123,6 +123,11 @@ def seeds() -> dict[str, bytes]:
         "a.quantized_weight_amax": ("F32", ()),
         "a.quantized_weight_metadata": ("I64", (6,)),
     }
+    first: dict[str, Entry] = {
+        "a.qweight": ("I32", (8, 8)),
+        "a.scales": ("F32", (8, 1)),
+        "a.zeros": ("F32", (8, 1)),
+    }
     qqq: dict[str, Entry] = {
         "a.B": ("I32", (1, 128)),
         "a.s_channel": ("F32", (1, 64)),
@@ -139,6 +144,7 @@ def seeds() -> dict[str, bytes]:
         "ct-transform": _seed(turned, transform),
         "exl2": _seed(exl2, {"quant_method": "exl2"}),
         "fouroversix": _seed(four, {"quant_method": "fouroversix", "scale_rule": "mse"}),
+        "gptq-for-llama": _seed(first, {"bits": 4}),
         "marlin-24": _seed(marlin_24, {"quant_method": _CT, "format": "marlin-24"}),
         "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
         "sinq-aux": _seed(aux, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),

@@ -276,6 +276,38 @@ def test_what_is_not_marlin_s(parts: Shapes, error: Any, message: str) -> None:
         resolve(ledger({"a": {**MARLIN, **parts}}, {"quant_method": "gptq"}))
 
 
+FIRST: Shapes = {
+    "qweight": ("I32", (32, 24)),
+    "scales": ("F32", (24, 1)),
+    "zeros": ("F32", (24, 1)),
+}
+
+
+@pytest.mark.parametrize("bits", [2, 3, 4, 8])
+def test_the_first_layout_of_gptq_for_llama(bits: int) -> None:
+    parts = FIRST | {"qweight": ("I32", (bits * 8, 24))}
+    book = ledger({"a": parts | {"bias": ("F32", (24,))}}, {"bits": bits}, "quantize_config.json")
+    resolve(book)
+    tensor = book.tensors["a.weight"]
+    assert (tensor.shape, tensor.scheme) == ((24, 256), "gptq-for-llama")
+
+
+@pytest.mark.parametrize(
+    ("parts", "config", "error", "message"),
+    [
+        ({}, None, UnsupportedError, "quantize_config.json beside it"),
+        ({"qweight": ("I8", (32, 24))}, {"bits": 4}, UnsupportedError, "BitBLAS"),
+        ({"zeros": ("F32", (24, 2))}, {"bits": 4}, UnsupportedError, "BitBLAS"),
+        ({"qweight": ("I32", (31, 24))}, {"bits": 4}, FormatError, "a multiple of 32"),
+        ({"scales": ("F32", (23, 1))}, {"bits": 4}, FormatError, r"F32 \[24, 1\]"),
+        ({"scales": ("F16", (24, 1))}, {"bits": 4}, FormatError, r"F32 \[24, 1\]"),
+    ],
+)
+def test_what_is_not_gptq_for_llama_s(parts: Shapes, config: Any, error: Any, message: str) -> None:
+    with pytest.raises(error, match=message):
+        resolve(ledger({"a": FIRST | parts}, config, "quantize_config.json"))
+
+
 def test_embeddings_are_refused_and_heads_are_not() -> None:
     book = ledger({"lm_head": module(), "model.layers.0.mlp.experts.3.w1": module()}, GPTQ)
     resolve(book)
