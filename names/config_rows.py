@@ -170,6 +170,9 @@ altup_num_inputs         altup.num_inputs
     "OrionForCausalLM": ModelClass("orion", remote=True),
     "Phi3ForCausalLM": ModelClass("phi3"),
     "PhiForCausalLM": ModelClass("phi", LAYER_EPS),
+    "Plamo2ForCausalLM": ModelClass("plamo2", remote=True),
+    "Plamo3ForCausalLM": ModelClass("plamo3", remote=True),
+    "PlamoForCausalLM": ModelClass("plamo", remote=True),
     "Qwen2ForCausalLM": ModelClass("qwen2"),
     "Qwen2VLForConditionalGeneration": ModelClass(
         "qwen2", changes=(change.sections,), same_as="Qwen2ForCausalLM"

@@ -9,8 +9,10 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.keys import Keys, described
+from anamnesis.names.layers import of_full_layers
 from anamnesis.names.rope import llama3_factors, proportional_factors
-from anamnesis.names.settings import DERIVED, Derived, Settings, of_full_layers
+from anamnesis.names.settings import Settings
+from anamnesis.names.sources import DERIVED, Derived
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 
 Factors = tuple[tuple[str, tuple[float, ...]], ...]

@@ -16,7 +16,8 @@ from anamnesis.names.arrange import Link, arrange
 from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import values_of
 from anamnesis.names.keys import sources_of
-from anamnesis.names.settings import DERIVED, Derived, Settings
+from anamnesis.names.settings import Settings
+from anamnesis.names.sources import DERIVED, Derived
 from anamnesis.names.vision import TOWERS, Tower
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import STRING, KeyValue

@@ -17,7 +17,15 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
-_UINT8, _INT32, _FLOAT32, _BOOL = 0, 5, 6, 7
+_UINT8, _UINT32, _INT32, _FLOAT32, _BOOL = 0, 4, 5, 6, 7
+_PLAMO = re.compile(r"<\|plamo:.*\|>", re.DOTALL)
+_PLAMO_IDS = {
+    "bos": "bos",
+    "eos": "eos",
+    "pad": "padding",
+    "sep": "seperator",
+    "unk": "unknown",
+}
 _ADDED_SCORE, _PAD_SCORE = -1000.0, -10000.0
 BYTE_TOKEN = re.compile(r"<0x[0-9A-Fa-f]{2}>")
 _SPECIAL = re.compile(r"<pad>|<mask>|<2mass>|\[@BOS@\]|<\|.*\|>|<｜.*｜>|<unused.*>", re.DOTALL)
@@ -159,6 +167,33 @@ def of_unigram(
         "tokenizer.ggml.add_space_prefix": prefix,
         "tokenizer.ggml.remove_extra_whitespaces": strips,
     } | _charsmap(base64.b64decode(mapped))
+
+
+def of_lines(
+    data: bytes, size: int, settings: Mapping[str, Any], *, chat: bool
+) -> dict[str, KeyValue]:
+    """PLaMo's `tokenizer.jsonl`, a list `[text, score, type, ...]` a line, and special tokens."""
+    import json
+
+    tokens = Tokens()
+    for line in data.decode().split("\n"):
+        if line.strip():
+            found = [*json.loads(line), "NORMAL"]
+            text, score, kind = str(found[0]), float(found[1]), str(found[2])
+            control = kind == "CONTROL" or _PLAMO.fullmatch(text)
+            known = {"UNKNOWN": UNKNOWN, "BYTE": BYTE}
+            tokens.append(text, known.get(kind, CONTROL if control else NORMAL), score)
+    for number in range(1, size - len(tokens.texts) + 1):
+        tokens.append(f"[PAD{number}]", UNUSED, _ADDED_SCORE)
+    values = tokens.values("plamo2", "default")
+    for name, key in _PLAMO_IDS.items():
+        if settings.get(f"{name}_token") is not None:
+            number = tokens.texts.index(settings[f"{name}_token"])
+            values[f"tokenizer.ggml.{key}_token_id"] = KeyValue(_UINT32, number)
+    values["tokenizer.ggml.add_space_prefix"] = KeyValue(_BOOL, False)
+    if chat and isinstance(settings.get("chat_template"), str):
+        values["tokenizer.chat_template"] = KeyValue(STRING, settings["chat_template"])
+    return values
 
 
 def prefixes_space(document: Mapping[str, Any]) -> bool:

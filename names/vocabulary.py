@@ -35,6 +35,7 @@ _UINT32, _BOOL = 4, 7
 _MOST = 256 * MiB
 _PRE = "tokenizer.ggml.pre"
 _NORMALISERS = ("BertNormalizer", "Lowercase", "StripAccents")
+_PLAMO = "tokenizer.jsonl"
 _FAIRSEQ = "sentencepiece.bpe.model"
 _STRIPS = "tokenizer.ggml.remove_extra_whitespaces"
 _MODELS = ("tokenizer.model", "spiece.model")
@@ -67,6 +68,9 @@ def vocabulary(
     except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise FormatError(f"{folder.path}: its tokenizer's files are broken: {error!r}") from error
     tokens = values["tokenizer.ggml.tokens"].value
+    if keys.vocabulary.startswith("plamo"):
+        end = {f"tokenizer.ggml.{k}_token_id": KeyValue(_UINT32, n) for k, n in keys.tokens.items()}
+        return values | end
     return values | _normaliser(folder, limits) | _special(folder.path, tokens, keys)
 
 
@@ -76,6 +80,11 @@ def _of_folder(
     settings = read_object(folder, "tokenizer_config.json", limits)
     document = read_object(folder, "tokenizer.json", limits)
     added = {int(token["id"]): token for token in document.get("added_tokens") or ()}
+    if keys.vocabulary.startswith("plamo"):
+        data = _read(folder, _PLAMO, limits)
+        if data is None:
+            raise UnsupportedError(f"{folder.path}: no {_PLAMO}, which PLaMo's vocabulary is in")
+        return pieces.of_lines(data, size, settings, chat=keys.vocabulary == "plamo-chat")
     if keys.vocabulary == "listed":
         return _listed(document, size, added)
     if keys.vocabulary == "gemma4" and document:

@@ -11,7 +11,19 @@ from importlib import import_module
 
 from anamnesis.names.family import Family
 
-MODULES = ("bert", "deepseek", "gemma", "gpt", "hybrid", "llama", "mixture", "mamba", "qwen", "t5")
+MODULES = (
+    "bert",
+    "deepseek",
+    "gemma",
+    "gpt",
+    "hybrid",
+    "llama",
+    "mixture",
+    "mamba",
+    "plamo",
+    "qwen",
+    "t5",
+)
 
 
 @cache

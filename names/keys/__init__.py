@@ -7,7 +7,7 @@ first that is there counts:
 - `hidden_size`, `ffn_config.moe_top_k`: a number, text, or list of the configuration;
 - `4*hidden_size`, `kv_lora_rank+qk_rope_head_dim`: made of several, and of whole numbers;
 - `=2048`, `="none"`, `=true`: always that;
-- `@name`, `@name:arguments`: a function of `names.settings`;
+- `@name`, `@name:arguments`: a function of `names.sources`;
 - `-`: the key is left out.
 
 What is said, and of what, is as llama.cpp's converter has it (conversion/ of
@@ -22,7 +22,7 @@ from functools import cache
 from importlib import import_module
 from typing import Literal
 
-MODULES = ("dense", "encoder", "gemma", "hybrid", "mixture", "qwen")
+MODULES = ("dense", "encoder", "gemma", "hybrid", "mixture", "plamo", "qwen")
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Keys:
     with `!` after the kind, in place of what it names. `vocabulary` is how a `tokenizer.model` is
     read: `added` takes the added tokens of `tokenizer.json` too, `added-spaced` says that a text
     begins with a space as well, `unigram` is T5's, `fairseq` XLM-RoBERTa's. `listed` takes
-    `tokenizer.json` alone, without scores, `gemma4` with its merges. `head` says when the matrix of
+    `tokenizer.json` alone, without scores, `gemma4` with its merges; `plamo` takes
+    `tokenizer.jsonl`, `plamo-chat` with the template of chats. `head` says when the matrix of
     the output is written: `untied` leaves out one that `tie_word_embeddings` calls that of the
     embeddings, `never` any: llama.cpp takes those. `second` is a setting that makes a model one of
     the family's second architecture. `all_matrices` says that no matrix stays in float32.
@@ -44,7 +45,9 @@ class Keys:
     rows: str
     factors: tuple[str, ...] = ()
     tokens: Mapping[str, int | str] = field(default_factory=dict)
-    vocabulary: Literal["", "added", "added-spaced", "gemma4", "listed", "fairseq", "unigram"] = ""
+    vocabulary: Literal[
+        "", "added", "added-spaced", "gemma4", "listed", "fairseq", "plamo", "plamo-chat", "unigram"
+    ] = ""
     head: Literal["", "never", "untied"] = ""
     second: str = ""
     all_matrices: bool = False

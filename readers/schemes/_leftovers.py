@@ -108,7 +108,8 @@ class Rule:
             return self._suspect(stored, "code")
         if self._gguf:
             return None  # its type says what it is
-        if part in _PARTS or _is_quantised_name(stored, part):
+        norm = part == "q_weight" and known.kind == "float"  # of PLaMo 2's queries
+        if (part in _PARTS and not norm) or _is_quantised_name(stored, part):
             return self._suspect(stored, "name")
         row = calibration(stored.name, self._quantised) if part == "_amax" else None
         if row is not None:

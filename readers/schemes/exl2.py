@@ -12,17 +12,19 @@ from anamnesis.readers.placement import Strided
 from anamnesis.readers.schemes._errors import misfit, missing, need
 from anamnesis.readers.schemes.base import Ledger
 
+_FLOATS = ("BF16", "F16", "F32")
 _NIBBLES = 8  # in a word of scales
 
 
 def resolve(ledger: Ledger) -> None:
-    """Claim layers by their codes.
+    """Claim layers by their codes; floats under that name are a model's own (PLaMo 2's norms).
 
     Raises FormatError for parts that are missing or do not fit one another.
     """
     for stored in ledger.free():
         layer, dot, part = stored.name.rpartition(".")
-        if part == "q_weight":
+        own = stored.dtype in _FLOATS and ledger.get(f"{layer}{dot}q_groups") is None
+        if part == "q_weight" and not own:
             ledger.claim(_tensor(ledger, f"{layer}{dot}", stored))
 
 

@@ -83,6 +83,12 @@ FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
     # gates, values, keys and queries of two groups, and a step each head
     "falcon-h1": {"ssm_in": ("2I+2GS+M", "H"), "ffn_norm": ("H",)},
     "gemma4": {"ffn_down_exps.scale": ("E",), "ffn_gate_inp.scale": ("H",)},
+    "plamo2": {
+        "ssm_a": ("M",),
+        "ssm_d": ("M",),
+        "attn_q_norm": ("N", "D"),
+        "attn_k_norm": ("K", "D"),
+    },
     "qwen35": _LINEAR,
     "qwen35moe": _LINEAR,
     "qwen3next": _LINEAR,

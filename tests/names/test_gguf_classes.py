@@ -25,11 +25,15 @@ from anamnesis.readers.model import load_model
 
 gguf = pytest.importorskip("gguf")
 WORDS = "bert"  # WordPiece
+FIXED = ("PlamoForCausalLM",)  # its files have five heads of keys, whatever the folder says
+# Logarithms and their exponentials; norms that a fifth, or its power, is added to (PLaMo's).
+ROUNDED = ("ssm_a", "A_log", ".post_attention_norm", ".post_ffw_norm", "post_mixer_norm.weight")
+ROUNDED += ("post_mlp_norm.weight",)
 CASES = [
     pytest.param(name, family, id=f"{name}-{family.name}")
     for name in WRITTEN
     for family in families()
-    if name in family.architectures and not family.one_way
+    if name in family.architectures and not family.one_way and name not in FIXED
 ]
 
 
@@ -84,16 +88,19 @@ def test_both_ways_are_the_identity(name: str, family: Family, tmp_path: Path) -
         made.save(str(tmp_path / "hf" / "tokenizer.json"))
     else:
         add_tokenizer(tmp_path / "hf", 280, tokenizers.pre_tokenizers.ByteLevel.alphabet())
+    lines = (json.dumps([f"t{number}", 0.0, "NORMAL"]) for number in range(8))
+    (tmp_path / "hf" / "tokenizer.jsonl").write_text("\n".join(lines))  # PLaMo's
+    (tmp_path / "hf" / "tokenizer_config.json").write_text("{}")
     anamnesis.convert(tmp_path / "hf", tmp_path / "back.gguf", to="gguf", dtype="f32")
     reader = gguf.GGUFReader(str(tmp_path / "back.gguf"))
     after = {t.name: t.data.reshape(t.shape[::-1]) for t in reader.tensors}
     assert after.keys() == before.keys()
     for tensor, array in before.items():
-        close = 1e-6 if tensor.endswith("ssm_a") else 0.0  # a logarithm, and its exponential
+        close = 1e-6 if tensor.endswith(ROUNDED) else 0.0
         assert np.allclose(after[tensor], array, rtol=close, atol=0), tensor
     anamnesis.convert(tmp_path / "back.gguf", tmp_path / "again", to="hf", dtype="f32")
     second = load_file(tmp_path / "again" / "model.safetensors")
     assert first.keys() == second.keys()
     for tensor, array in first.items():
-        close = 1e-6 if tensor.endswith("A_log") else 0.0
+        close = 1e-6 if tensor.endswith(ROUNDED) else 0.0
         assert np.allclose(second[tensor], array, rtol=close, atol=close), tensor

@@ -296,3 +296,37 @@ def test_granite_s_hybrids_of_attention_alone_are_granite(experts: int, tmp_path
     queries = held[f"{layer}self_attn.q_proj.weight"].reshape(HEADS, 2, -1, HIDDEN)
     turned = queries.swapaxes(1, 2).reshape(HIDDEN, HIDDEN)
     assert np.array_equal(tensors["blk.0.attn_q.weight"], turned)
+
+
+def test_plamo_s_heads_are_shuffled(tmp_path: Path) -> None:
+    """Five heads of keys, of which each serves eight neighbours in GGUF, every fifth here."""
+    heads, width, hidden = 40, 4, 160
+    sizes = {"hidden_size": hidden, "num_attention_heads": heads, "intermediate_size": 24}
+    source = folder(tmp_path / "hf", architectures=["PlamoForCausalLM"], **sizes)
+    layer = "model.layers.layers.0."
+    rng = np.random.default_rng(3)
+    shapes = {
+        "model.embed_tokens": (ROWS, hidden),
+        "model.norm": (hidden,),
+        f"{layer}norm": (hidden,),
+        f"{layer}self_attn.q_proj": (hidden, hidden),
+        f"{layer}self_attn.o_proj": (hidden, hidden),
+        f"{layer}self_attn.k_proj": (20, hidden),
+        f"{layer}self_attn.v_proj": (20, hidden),
+        f"{layer}mlp.gate_proj": (24, hidden),
+        f"{layer}mlp.up_proj": (24, hidden),
+        f"{layer}mlp.down_proj": (hidden, 24),
+    }
+    held = {f"{k}.weight": rng.random(shape, np.float32) for k, shape in shapes.items()}
+    save_file(held, source / "model.safetensors", {"format": "pt"})
+    out = tmp_path / "m.gguf"
+    anamnesis.convert(source, out, to="gguf", dtype="f32")
+    tensors = {t.name: t.data for t in gguf.GGUFReader(str(out)).tensors}
+    queries, outputs = (held[f"{layer}self_attn.{x}_proj.weight"] for x in "qo")
+    rows = queries.reshape(8, 5, width, hidden).swapaxes(0, 1).reshape(hidden, hidden)
+    assert np.array_equal(tensors["blk.0.attn_q.weight"], rows)
+    columns = outputs.reshape(hidden, 8, 5, width).swapaxes(1, 2).reshape(hidden, hidden)
+    assert np.array_equal(tensors["blk.0.attn_output.weight"], columns)
+    anamnesis.convert(out, tmp_path / "back", to="hf", dtype="f32")
+    back = load_file(tmp_path / "back" / "model.safetensors")
+    assert all(np.array_equal(back[name], array) for name, array in held.items())
