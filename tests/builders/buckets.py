@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -87,6 +87,8 @@ class Bucket:
 class Faults:
     """What the proxy does to a request: `rules` are (method and path pattern, fault, how often)."""
 
+    ordered = True  # one request at a time is looked at
+
     def __init__(self) -> None:
         self.rules: list[list[Any]] = []
         self.seen: list[str] = []
@@ -112,7 +114,7 @@ _ERRORS = {
 
 
 @contextmanager
-def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
+def faulty(endpoint: str, faults: Faults, host: str = "127.0.0.1") -> Iterator[str]:
     """A proxy in front of a server, which does to requests what `faults` says."""
     target = endpoint.removeprefix("http://")
 
@@ -122,7 +124,7 @@ def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
 
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
-            with self.lock:
+            with self.lock if faults.ordered else nullcontext():
                 fault = faults.take(f"{self.command} {self.path}")
             if fault in _ERRORS:
                 status, code, text = _ERRORS[fault]
@@ -178,10 +180,10 @@ def faulty(endpoint: str, faults: Faults) -> Iterator[str]:
         def handle_error(self, request: Any, client_address: Any) -> None:
             pass
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server((host, 0), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://{host}:{server.server_address[1]}"
     finally:
         server.shutdown()
         server.server_close()
