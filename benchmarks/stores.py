@@ -156,8 +156,10 @@ def main() -> None:
             if importlib.util.find_spec(package) is None:
                 continue
             send, read = library(endpoint, data, asked.requests)
-            sent, got = measured(send), measured(read)
-            row = [f"{seconds:.2f}" for seconds in (*sent, *got)]
+            try:
+                row = [f"{seconds:.2f}" for seconds in (*measured(send), *measured(read))]
+            except OSError as error:
+                row, able = ["-"] * 4, f"{able}; failed: {str(error)[-80:]}"
             print(f"| {name} | {' | '.join(row)} | {able} |", flush=True)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -176,6 +177,52 @@ def test_a_worker_that_dies_takes_nothing_along(
     assert job.wait(90) == 0
     assert same(bucket, tmp_path / "want")
     assert bucket.uploads() == []
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def plain(text: str) -> list[str]:
+    """Lines without what differs from run to run: rates, times, ports, and how far it is."""
+    lines = [line for line in text.splitlines() if " left" not in line]
+    lines = [re.sub(r"done [0-9.]+ MB, .*", "done", line) for line in lines]
+    lines = [re.sub(r"in [0-9.]+ s \(.*", "", line) for line in lines]
+    return sorted(re.sub(r"127\.0\.0\.1:[0-9]+", "HOST", line) for line in lines)
+
+
+def test_the_first_job_of_the_page(
+    endpoint: str,
+    environment: dict[str, str],
+    cluster: Cluster,
+    amn: Callable[..., subprocess.CompletedProcess[str]],
+    tmp_path: Path,
+    write_safetensors: Callable[..., Path],
+) -> None:
+    """What docs/cluster.md shows is what the job in configs/bucket.yaml says."""
+    rng = np.random.default_rng(7)
+    shapes = [(1500, 3701), (2500, 1800), (7,), (2000, 2000), (3,)]
+    write_safetensors(
+        tmp_path / "m.safetensors",
+        {
+            f"layer.{n}.weight": ("F32", shape, rng.standard_normal(shape).astype("f4").tobytes())
+            for n, shape in enumerate(shapes)
+        },
+    )
+    bucket = Bucket(endpoint, "models")
+    bucket.put("llama-fp8/model.safetensors", (tmp_path / "m.safetensors").read_bytes())
+    for _ in range(2):
+        cluster.worker()
+    time.sleep(8)
+    small = ("--set", "output.max_shard_size=12MB", "--set", "output.dtype=bf16")
+    ran = amn("run", ROOT / "configs/bucket.yaml", "--scheduler", cluster.address, *small)
+    assert ran.returncode == 0, ran.stderr
+    verified = amn("verify", "s3://models/llama-bf16")
+    assert verified.returncode == 0, verified.stderr
+    page = (ROOT / "docs/cluster.md").read_text()
+    block = page.split("```console\n$ amn run configs/bucket.yaml", 1)[1].split("```", 1)[0]
+    shown = [line for line in block.splitlines()[1:] if not line.startswith("$")]
+    said = ran.stderr + ran.stdout + verified.stderr + verified.stdout
+    assert plain("\n".join(shown)) == plain(said), said
 
 
 _JOB = """
