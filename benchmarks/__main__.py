@@ -42,6 +42,15 @@ def kernels_command(patterns: Sequence[str], rows: int | None) -> None:
     kernels.run(console, patterns, rows or kernels.ROWS)
 
 
+@main.command("encoders")
+@click.argument("patterns", nargs=-1)
+def encoders_command(patterns: Sequence[str]) -> None:
+    """Every encoder, or those whose names match, against copies and libggml."""
+    from benchmarks import encoding
+
+    encoding.run(console, patterns)
+
+
 @main.command("end-to-end")
 @click.argument("models", nargs=-1)
 @click.option("--gib", type=click.FloatRange(0, min_open=True), help="Size of the models.")
@@ -157,6 +166,7 @@ def everything(context: click.Context, publish: bool) -> None:
     """Everything that docs/performance.md shows; some twenty minutes of a quiet machine."""
     for command in (
         kernels_command,
+        encoders_command,
         end_to_end_command,
         files_command,
         sizes_command,

@@ -64,7 +64,7 @@ def gguf_py(problem: Problem) -> Call:
 
 
 def libggml(problem: Problem) -> Call:
-    library = _libggml()
+    library = libggml_base()
     library.ggml_type_name.restype = ctypes.c_char_p
     name = library.ggml_type_name(_ggml_type(problem)).decode()
     decode = getattr(library, f"dequantize_row_{name}")
@@ -171,7 +171,8 @@ def _unpacked(name: str) -> Any:
 
 
 @cache
-def _libggml() -> Any:
+def libggml_base() -> Any:
+    """libggml-python's library; KeyError without it."""
     spec = importlib.util.find_spec("libggml")
     if spec is None or spec.origin is None:
         raise KeyError("libggml")
