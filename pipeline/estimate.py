@@ -1,7 +1,7 @@
 """How long a plan should take and how many requests it makes, for a stated line and workers.
 
 A model of four things that go on at the same time, of which the slowest decides: reading over the
-line, decoding, writing over the line, and a cluster's scheduler. Before them come the start, the
+line, decoding, writing over the line (after reading, on a worker of a cluster), and its scheduler. Before them come the start, the
 headers and the plan, one after the other; behind them the last blocks. Storage on this machine is
 taken to keep up. What decoding and scheduling take was measured (docs/scaling.md);
 tests/pipeline/test_estimate.py holds the rest against runs.
@@ -110,7 +110,10 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
         "schedule": SCHEDULER_SECONDS * amounts.tasks if assumed.workers else 0.0,
         "end": _ending(amounts, assumed, threads),
     }
-    together = max(parts[name] for name in ("read", "decode", "write", "schedule"))
+    # A worker is told of one task at a time, which is read and then sent.
+    moved = (parts["read"], parts["write"])
+    line_seconds = sum(moved) if assumed.workers else max(moved)
+    together = max(line_seconds, parts["decode"], parts["schedule"])
     alone = sum(parts[name] for name in ("start", "open", "plan", "end"))
     gets = amounts.gets + amounts.opening
     cost = None
