@@ -1,10 +1,10 @@
 """How long a plan should take and how many requests it makes, for a stated line and workers.
 
 A model of four things that go on at the same time, of which the slowest decides: reading over the
-line, decoding, writing over the line (after reading, on a worker of a cluster), and its scheduler. Before them come the start, the
-headers and the plan, one after the other; behind them the last blocks. Storage on this machine is
-taken to keep up. What decoding and scheduling take was measured (docs/scaling.md);
-tests/pipeline/test_estimate.py holds the rest against runs.
+line, decoding, writing over the line (after reading, on a worker of a cluster), and a cluster's
+scheduler. Before them come the start, the headers and the plan, one after the other; behind them
+the last blocks. Storage on this machine is taken to keep up. What decoding and scheduling take was
+measured (docs/scaling.md); tests/pipeline/test_estimate.py holds the rest against runs.
 """
 
 from __future__ import annotations
