@@ -55,7 +55,7 @@ def form_block(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
         Part("weight", name, "F8_E4M3", shape, 1, columns),
         Part("scale", name + suffix, kind, grid, block, wide),
     )
-    return Form(columns, parts, multiple=block)
+    return Form(columns, parts, multiple=min(block, shape[-2]))
 
 
 def encode_block(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
@@ -63,10 +63,11 @@ def encode_block(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
     columns, block, style = params["columns"], int(params["block"]), params["style"]
     values = values.reshape(-1, columns)
     _, wide = _grid(len(values), columns, block)
-    padded = np.zeros((len(values), wide * block), np.float32) if columns % block else values
+    width = min(block, columns)  # a block that is wider than the rows is a row
+    padded = np.zeros((len(values), wide * width), np.float32) if columns % width else values
     if padded is not values:
         padded[:, :columns] = values
-    lines = magnitudes(padded.reshape(-1), block).reshape(-1, wide)
+    lines = magnitudes(padded.reshape(-1), width).reshape(-1, wide)
     # NaN is greater than any number here, too.
     greatest = np.maximum.reduceat(lines, np.arange(0, len(lines), block))
     flat, codes = values.reshape(-1), out["weight"]

@@ -63,6 +63,7 @@ def test_windows_do_not_show(case: Any, shape: tuple[int, int]) -> None:
     [
         ("fp8-channel", {}),
         ("fp8-block", {"block": 21}),
+        ("fp8-block", {"block": 1000000}),
         ("ct-int-quantized", {"group": 0}),
         ("bnb-int8", {}),
     ],
