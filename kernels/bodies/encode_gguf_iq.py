@@ -12,16 +12,20 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels.bodies._ggml import clamped, half_bits, nearest, put_half
+from anamnesis.kernels.bodies._ggml_lanes import nearest_lanes
 from anamnesis.kernels.bodies._ggml_weights import search_positive
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
+from anamnesis.kernels.bodies._lanes import between, lanes, put_lanes
 from anamnesis.kernels.bodies.bits import u32
 
 _f32 = np.float32
 _i32 = np.int32
+_ODD_8 = np.tile(np.arange(1, 16, 2), 2).astype(np.float32)
+_ODD_4 = np.tile(np.arange(1, 8, 2), 4).astype(np.float32)
 
-_x, _roots, _scales = stack(128), stack(128), stack(64)
+_x, _numbers, _roots, _scales = stack(128), stack(1024), stack(1024), stack(64)
 _best, _tried = stack(128), stack(128)
-_signs, _is_on, _were_on = stack(16), stack(32), stack(32)
+_signs, _is_on, _were_on, _terms = stack(16), stack(32), stack(32), stack(128)
 
 
 class _Type(NamedTuple):
@@ -92,38 +96,49 @@ def _key(codes: Any, at: Any, width: Any) -> Any:
 
 
 @inline
-def _best_neighbour(tables: Any, start: Any, x: Any, roots: Any, at: Any, scale: Any) -> Any:
+def _best_neighbour(tables: Any, start: Any, spread: Any, at: Any, scale: Any) -> Any:
     """`iq2_find_best_neighbour`, `iq3_find_best_neighbour`: a point's number, the first of equals.
 
-    Where nothing compares, which aborts there, it is the nearest.
+    Where nothing compares, which aborts there, it is the nearest. What each code of each number
+    adds to a distance is found first, for all 32 of a point side by side; `spread` are numbers and
+    roots of weights, each as often as there are codes.
     """
     grid, _, neighbours = tables
+    terms, width = local(_terms(), 32, _f32), grid.shape[1]
+    numbers, roots = spread
+    step = 32 // width
+    for i in range(0, 32, 16):
+        odd = lanes(_ODD_8, 0) if width == 4 else lanes(_ODD_4, 0)
+        gap = odd * scale - lanes(numbers, step * at + i)
+        put_lanes(terms, i, lanes(roots, step * at + i) * gap * gap)
     best, found = _f32(3.4028234663852886e38), int(neighbours[start + 1])
     for j in range(start + 1, start + 1 + int(neighbours[start])):
         point = int(neighbours[j])
-        distance = _f32(0)
-        for i in range(grid.shape[1]):
-            number = _f32(2 * _i32(grid[point, i]) + 1)
-            gap = _f32(_f32(scale * number) - x[at + i])
-            distance = _f32(distance + _f32(_f32(roots[at + i] * gap) * gap))
+        distance = terms[grid[point, 0]]
+        for i in range(1, width):
+            distance = _f32(distance + terms[step * i + int(grid[point, i])])
         if distance < best:
             best, found = distance, point
     return found
 
 
 @inline
-def _choose(tables: Any, x: Any, roots: Any, at: Any, most: Any, scales: Any, codes: Any) -> Any:
-    """Codes of a point from `at` on, under an inverse and a scale; whether it is in the grid."""
+def _codes_under(x: Any, inverse: Any, most: Any, group: Any, codes: Any) -> None:
+    """The nearest codes of a group's numbers under the inverse of a scale."""
+    for i in range(0, group, 16):
+        halves = (lanes(x, i) * inverse - _f32(1)) * _f32(0.5)
+        put_lanes(codes, i, between(nearest_lanes(halves), 0, most - 1))
+
+
+@inline
+def _settle(tables: Any, spread: Any, at: Any, scale: Any, codes: Any) -> Any:
+    """Make a point in the grid of the codes from `at` on; whether they were one."""
     grid, index, _ = tables
-    inverse, scale = scales
     width = grid.shape[1]
-    for i in range(width):
-        code = nearest(_f32(_f32(0.5) * _f32(_f32(inverse * x[at + i]) - _f32(1))))
-        codes[at + i] = clamped(code, 0, most - 1)
     number = index[_key(codes, at, width)]
     if number >= 0:
         return 1
-    point = _best_neighbour(tables, -int(number) - 1, x, roots, at, scale)
+    point = _best_neighbour(tables, -int(number) - 1, spread, at, scale)
     for i in range(width):
         codes[at + i] = _i32(grid[point, i])
     return 0
@@ -146,9 +161,9 @@ def points(kind: str) -> Any:
     nbytes, width, most, group, tries, step, even, redo, fudge, least, keeps = _TYPES[kind]
     count, each, always = group // width, redo == "each", redo == "always"
     groups, fresh = 256 // group, 0 if redo == "any" else 1
-    top_code = _f32(2 * most - 1)
+    top_code, choices = _f32(2 * most - 1), 32 // width
 
-    def search(x: Any, weights: Any, roots: Any, top: Any, tables: Any, best_codes: Any) -> Any:
+    def search(x: Any, weights: Any, spread: Any, top: Any, tables: Any, best_codes: Any) -> Any:
         """The scale of a group, of numbers `x`; its codes go to `best_codes`."""
         tried = local(_tried(), 32, _i32)
         were, now = local(_were_on(), 8, _i32), local(_is_on(), 8, _i32)
@@ -167,9 +182,10 @@ def points(kind: str) -> Any:
         for number in range(-tries, tries + 1):
             wanted = _f32(top_code + _f32(_f32(number) * _f32(step)))
             inverse = np.divide(wanted, top)
-            pair = inverse, np.divide(_f32(1), inverse)
+            this_scale = np.divide(_f32(1), inverse)
+            _codes_under(x, inverse, most, group, tried)
             for k in range(count):
-                now[k] = _choose(tables, x, roots, width * k, most, pair, tried)
+                now[k] = _settle(tables, spread, width * k, this_scale, tried)
             sum_qx, sum_q2 = _sums(x, weights, tried, group)
             if sum_q2 > 0 and _f32(sum_qx * sum_qx) > _f32(best * sum_q2):
                 scale = np.divide(sum_qx, sum_q2)
@@ -182,10 +198,12 @@ def points(kind: str) -> Any:
         for k in range(count):
             missing += 1 - were[k]
         if scale > 0 and (missing or always):
-            pair = np.divide(_f32(1), scale), scale
+            _codes_under(x, np.divide(_f32(1), scale), most, group, tried)
             for k in range(count):
                 if not each or not were[k]:
-                    _choose(tables, x, roots, width * k, most, pair, best_codes)
+                    _settle(tables, spread, width * k, scale, tried)
+                    for i in range(width * k, width * k + width):
+                        best_codes[i] = tried[i]
             sum_qx, sum_q2 = _sums(x, weights, best_codes, group)
             if sum_q2 > 0:
                 scale = np.divide(sum_qx, sum_q2)
@@ -234,7 +252,8 @@ def points(kind: str) -> Any:
 
     def run(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out: Any) -> None:
         tables = grid, index, neighbours
-        x, roots = local(_x(), 32, _f32), local(_roots(), 32, _f32)
+        x, numbers = local(_x(), 32, _f32), local(_numbers(), 256, _f32)
+        roots = local(_roots(), 256, _f32)
         scales, signs = local(_scales(), 16, _f32), local(_signs(), 4, _i32)
         codes = local(_best(), 32, _i32)
         for b in range(values.shape[0] // 256):
@@ -243,8 +262,6 @@ def points(kind: str) -> Any:
                 out[at + i] = np.uint8(0)
             for g in range(groups):
                 first = 256 * b + group * g
-                for i in range(group):
-                    roots[i] = np.sqrt(weights[first + i])
                 for k in range(group // 8):
                     bits = _sign_bits(values, weights, first + 8 * k, even, x, 8 * k)
                     signs[k] = bits & 127 if even else bits
@@ -254,8 +271,13 @@ def points(kind: str) -> Any:
                 scales[g] = _f32(0)
                 if top < _f32(least) or (least == 0.0 and top == 0):
                     continue
+                for i in range(group):
+                    root = np.sqrt(weights[first + i])
+                    for k in range(choices):
+                        numbers[choices * i + k] = x[i]
+                        roots[choices * i + k] = root
                 own = weights[first : first + group]
-                scale = search(x, own, roots, top, tables, codes)
+                scale = search(x, own, (numbers, roots), top, tables, codes)
                 if always and scale == 0:
                     continue
                 if scale < 0:

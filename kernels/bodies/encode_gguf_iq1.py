@@ -22,7 +22,7 @@ _MOVED = np.array([[-0.875, 0.125, 1.125], [-1.125, -0.125, 0.875]], np.float32)
 _order, _codes, _index = stack(128), stack(128), stack(16)
 _scales, _shifts = stack(64), stack(64)
 _sums_x, _sums_w = stack(132), stack(132)
-_products, _squares = stack(768), stack(768)
+_products, _squares, _terms = stack(768), stack(768), stack(96)
 
 
 @inline
@@ -64,12 +64,17 @@ def _nearest_point(tables: Any, values: Any, weights: Any, at: Any, codes: Any, 
     if number >= 0:
         return number, 1
     start = -number - 1
+    terms = local(_terms(), 24, _f32)
+    for i in range(8):
+        for code in range(3):
+            gap = _f32(_f32(scale * _MOVED[row, code]) - values[at + i])
+            terms[3 * i + code] = _f32(_f32(weights[at + i] * gap) * gap)
     best, found = _HIGHEST, int(neighbours[start + 1])
     for j in range(start + 1, start + 1 + int(neighbours[start])):
-        point, distance = int(neighbours[j]), _f32(0)
-        for i in range(8):
-            gap = _f32(_f32(scale * _MOVED[row, grid[point, i]]) - values[at + i])
-            distance = _f32(distance + _f32(_f32(weights[at + i] * gap) * gap))
+        point = int(neighbours[j])
+        distance = terms[grid[point, 0]]
+        for i in range(1, 8):
+            distance = _f32(distance + terms[3 * i + int(grid[point, i])])
         if distance < best:
             best, found = distance, point
     return found, 0
