@@ -159,5 +159,5 @@ def _complaint(rows: Sequence[Row], total: int, text: str) -> str:
     from anamnesis.analytics.diff.record import decibels
 
     first = rows[0]
-    told = decibels(first.sqnr_db) if first.status == "compared" else first.why or first.status
-    return f"{len(rows)} of {total} tensors {text}; the first is {first.tensor} ({told})"
+    level = decibels(first.sqnr_db) if first.status == "compared" else first.why or first.status
+    return f"{len(rows)} of {total} tensors {text}; the first is {first.tensor} ({level})"

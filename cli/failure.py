@@ -64,8 +64,8 @@ def line(error: BaseException) -> str:
     elif isinstance(error, OSError):
         kind, text = _builtin(error), _os_message(error)
     else:
-        name, told = type(error).__name__, str(error)
-        kind, text = "internal", f"{name}: {told}" if told else name
+        name, detail = type(error).__name__, str(error)
+        kind, text = "internal", f"{name}: {detail}" if detail else name
     return f"{kind}: {plain(text)}"
 
 

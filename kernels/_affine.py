@@ -1,7 +1,7 @@
 """Integers under scales and zeros: what a tensor says of them, and rows of them to values.
 
 A family brings its codes into one of a few layouts (rows of streams here, words down the columns
-in `_packed.py`, bit planes in `_cycle_scales.py`), and its scales and zeros into float32; the
+in `_packed.py`, bit planes in `_planar_scales.py`), and its scales and zeros into float32; the
 formulas, and what applies them to codes, are in `bodies/_affine.py`.
 """
 

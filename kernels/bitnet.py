@@ -21,14 +21,14 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._cycles import lines_of
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels._planar import lines_of
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.types import Array
 
 _BITS = 2
 _NARROW = {"F32": np.float32, "F16": np.float16, "BF16": np.float32}  # BF16 rounds only once
-decode_table = kernel("_cycles:decode_table")
+decode_table = kernel("_planar:decode_table")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:

@@ -25,14 +25,14 @@ from typing import Any
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import Numbers, bits_of
-from anamnesis.kernels._cycle_scales import words_of
-from anamnesis.kernels._cycles import lines_of
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels._planar import lines_of
+from anamnesis.kernels._planar_scales import words_of
 from anamnesis.kernels.types import Array
 
-decode_columns = kernel("_cycle_scales:decode_columns")
-decode_units = kernel("_cycle_scales:decode_units")
+decode_columns = kernel("_planar_scales:decode_columns")
+decode_units = kernel("_planar_scales:decode_units")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:

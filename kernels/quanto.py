@@ -26,9 +26,9 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import bits_of
-from anamnesis.kernels._cycles import lines_of
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels._planar import lines_of
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
 from anamnesis.kernels.types import Array
@@ -37,7 +37,7 @@ _FLOATS = {"F8_E4M3": decode_e4m3, "F8_E4M3FNUZ": decode_e4m3fnuz, "F8_E5M2": de
 _NO_WORDS = np.empty(0, np.uint32)
 _int8 = kernel("quanto:int8")
 _narrowed = kernel("quanto:narrow_values")
-decode_units = kernel("_cycle_scales:decode_units")
+decode_units = kernel("_planar_scales:decode_units")
 
 
 def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:

@@ -167,9 +167,9 @@ def run(
         overrides += [("run.executor", "distributed"), ("run.scheduler", scheduler)]
     if keep_going is not None:
         overrides.append(("run.keep_going", keep_going))
-    told = reporter(progress)
+    reports = reporter(progress)
     own = None if limits is None else Limits.of(limits)
-    summary = run_job(any_job(job, overrides), limits=own, progress=told, resume=True)
+    summary = run_job(any_job(job, overrides), limits=own, progress=reports, resume=True)
     if summary.failures:
         raise summary.failures[0][1]
     return summary.outcomes

@@ -50,8 +50,8 @@ class Vocabulary:
         number = self.get(f"{name}_token_id", None)
         if not isinstance(number, int) or not 0 <= number < len(self.tokens):
             return None
-        told = any(kind == CONTROL for kind in self.types)
-        if told and not any_type and self.types[number] in (NORMAL, BYTE):
+        marked = any(kind == CONTROL for kind in self.types)
+        if marked and not any_type and self.types[number] in (NORMAL, BYTE):
             return None
         return self.tokens[number]
 

@@ -10,8 +10,8 @@ from anamnesis.errors import UsageError
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.tally import Tally
 
-Told: TypeAlias = Callable[[int, int], object]
-ProgressLike: TypeAlias = bool | Told | Progress
+OnProgress: TypeAlias = Callable[[int, int], object]
+ProgressLike: TypeAlias = bool | OnProgress | Progress
 
 
 class Callback(Tally):
@@ -21,20 +21,20 @@ class Callback(Tally):
     already count in neither. What the function raises ends the run, whose caller gets it.
     """
 
-    def __init__(self, told: Told) -> None:
+    def __init__(self, function: OnProgress) -> None:
         super().__init__(time.monotonic)
-        self._told = told
+        self._function = function
 
     def start(self, total_bytes: int, files: Sequence[tuple[str, int]]) -> None:
         with self.lock:
             self.open(total_bytes, files)
-            self._told(0, self.total)
+            self._function(0, self.total)
 
     def advance(self, file_index: int, nbytes: int) -> None:
         with self.lock:
             self.add(file_index, nbytes)
             if self.files and self.moved < self.total:
-                self._told(self.moved, self.total)
+                self._function(self.moved, self.total)
 
     def done(self, file_index: int) -> None:
         with self.lock:
@@ -46,7 +46,7 @@ class Callback(Tally):
     def close(self) -> None:
         with self.lock:
             if self.files and self.moved == self.total:
-                self._told(self.total, self.total)
+                self._function(self.total, self.total)
             self.forget()
 
 

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from anamnesis.kernels import Window, decoder
-from anamnesis.kernels.turned import copy_turned
+from anamnesis.kernels.transposed import copy_transposed
 from anamnesis.names.derived import Derived, Part, Segment
 from anamnesis.names.values import function
 from anamnesis.pipeline.decode import OUT
@@ -193,7 +193,7 @@ class Gatherer:
                     index, place = found
                     count = place[0].stop - place[0].start
                     elements = held.elements[index[:-1]][index[-1] : index[-1] + count]
-                    copy_turned(elements, target[place])
+                    copy_transposed(elements, target[place])
         return out
 
 

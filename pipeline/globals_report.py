@@ -79,9 +79,9 @@ def as_text(report: GlobalsReport) -> str:
     ]
     lines += [f"problem  {_printable(problem)}" for problem in report.problems]
     count = len(report.refused)
-    told = f"{count} of them not allowed" if count else "all allowed"
+    verdict = f"{count} of them not allowed" if count else "all allowed"
     number = len(report.globals)
-    names = f"{number} global{'s' * (number != 1)}, {told}" if number else "no globals"
+    names = f"{number} global{'s' * (number != 1)}, {verdict}" if number else "no globals"
     return "\n".join([*lines, f"{_printable(report.path)}: {names}"])
 
 

@@ -25,10 +25,10 @@ def html_table(
         for row in islice(rows, _MOST_ROWS)
     )
     more = f"<p>and {total - _MOST_ROWS:,} more</p>" if total > _MOST_ROWS else ""
-    told = "".join(f"<p>note: {_cell(note)}</p>" for note in notes)
+    below = "".join(f"<p>note: {_cell(note)}</p>" for note in notes)
     return (
         f"<p><b>{_cell(title)}</b></p><table><thead><tr>{names}</tr></thead>"
-        f"<tbody>{body}</tbody></table>{more}{told}"
+        f"<tbody>{body}</tbody></table>{more}{below}"
     )
 
 

@@ -144,8 +144,8 @@ def refuse_idle(output: Output, place: Place) -> None:
         value = getattr(output, name)
         if value not in (getattr(default, name), _NONE.get(name)) and not means(place):
             found = "one file" if name == "manifest" else place.form
-            told = value if isinstance(value, str) else ", ".join(map(str, value))
-            raise UsageError(f"output.{name}: {told} is for {words}; the output is {found}")
+            setting = value if isinstance(value, str) else ", ".join(map(str, value))
+            raise UsageError(f"output.{name}: {setting} is for {words}; the output is {found}")
 
 
 def without_effect(given: Iterable[str], case: Case) -> list[str]:

@@ -35,10 +35,10 @@ def incomplete_path(out: str) -> str:
 def incomplete_error(plan: Plan) -> FormatError:
     """What the run of such a plan ends with."""
     broken = plan.model.broken
-    told = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
+    listed = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
     count = f"{len(broken)} file{'s' * (len(broken) > 1)}"
     return FormatError(
-        f"{plan.model.path}: {count} cannot be read: {told}; {plan.spec.path} holds "
+        f"{plan.model.path}: {count} cannot be read: {listed}; {plan.spec.path} holds "
         f"{len(plan.items)} tensors of the others; replace what is broken and run again"
     )
 

@@ -285,13 +285,13 @@ def _with_statistics(
 
 def _compile_note(progress: Progress) -> Callable[[str], None]:
     """Says once that kernels are being compiled: without it, a first run looks stuck."""
-    told = False
+    reported = False
 
     def tell(kernel: str) -> None:
-        nonlocal told
-        if not told:
+        nonlocal reported
+        if not reported:
             progress.note("compiling kernels, once for this machine: a few seconds")
-        told = True
+        reported = True
 
     return tell
 

@@ -68,7 +68,7 @@ class Collector:
     def is_tensor(self, value: Any) -> bool:
         return value is _TENSOR
 
-    def odd(self, what: str, value: Any) -> bool:
+    def tolerates(self, what: str, value: Any) -> bool:
         return True
 
     def run_entries(self, machine: Machine) -> None:

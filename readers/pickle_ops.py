@@ -179,7 +179,7 @@ def _global(machine: Machine) -> None:
 def _stack_global(machine: Machine) -> None:
     name, module = machine.pop(), machine.pop()
     if type(module) is not str or type(name) is not str:
-        if not machine.policy.odd("the name of a global", name):
+        if not machine.policy.tolerates("the name of a global", name):
             raise machine.bad("the name of a global is no text")
         module = name = "(computed)"
     machine.push(machine.policy.find(module, name))

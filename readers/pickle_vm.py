@@ -85,7 +85,7 @@ class Policy(Protocol):
         """Whether what a call gave is a tensor, which pays for more of the stream."""
         ...
 
-    def odd(self, what: str, value: Any) -> bool:
+    def tolerates(self, what: str, value: Any) -> bool:
         """Whether `value` may take an operation that its kind does not have."""
         ...
 
@@ -281,7 +281,7 @@ class Machine:
         """Put items into the list, dict or set on top."""
         target = self.top()
         if type(target) is not Node or target.kind != kind:
-            if self.policy.odd(f"{what} on", target):
+            if self.policy.tolerates(f"{what} on", target):
                 return
             raise self.bad(f"{what} on something that is no {kind}")
         if kind == "dict":
@@ -301,7 +301,7 @@ class Machine:
             if kind is str or kind is int:
                 continue
             nested = kind is Node and (key.kind != "tuple" or key.depth > 1)
-            if nested and not self.policy.odd("dict key", key):
+            if nested and not self.policy.tolerates("dict key", key):
                 raise self.bad(f"a {key.kind} of depth {key.depth} is used as a dict key")
 
     def _deepen(self, target: Node, items: list[Any]) -> None:
@@ -315,7 +315,7 @@ class Machine:
         """The value on top, which must be all that is left."""
         value = self.pop()
         left = self.stack or self._marks
-        if left and not self.policy.odd("STOP before the end of", self.stack):
+        if left and not self.policy.tolerates("STOP before the end of", self.stack):
             raise self.bad("values or marks are left on the stack at STOP")
         return value
 

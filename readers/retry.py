@@ -184,7 +184,7 @@ def translated(url: str, error: Exception) -> Exception:
     if isinstance(error, AnamnesisError) or _is_ours(error):
         return error
     if is_no_archive(error):
-        return FormatError(f"{url}: {told(error)}")
+        return FormatError(f"{url}: {words_of(error)}")
     return _os_error(url, error)
 
 
@@ -236,15 +236,15 @@ def _os_error(url: str, error: BaseException) -> OSError:
     cause = _cause(error)
     status, name = _status(cause), without_secrets(url)
     if status in (401, 403) or isinstance(cause, PermissionError):
-        return PermissionError(errno.EACCES, f"permission denied ({told(cause)})", name)
+        return PermissionError(errno.EACCES, f"permission denied ({words_of(cause)})", name)
     if status in (404, 410) or isinstance(cause, FileNotFoundError):
         # Drivers may say more than the path: a missing bucket, a repository that is private.
-        more = f" ({told(cause)})" if " " in str(cause) and status is None else ""
+        more = f" ({words_of(cause)})" if " " in str(cause) and status is None else ""
         return FileNotFoundError(errno.ENOENT, f"no such file{more}", name)
-    return OSError(errno.EIO, told(cause), name)
+    return OSError(errno.EIO, words_of(cause), name)
 
 
-def told(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
     """A driver's error in a line."""
     message = getattr(error, "message", None)
     status = _status(error)

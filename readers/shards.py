@@ -64,10 +64,10 @@ def _sound(
     hint = "; --keep-going converts what the others hold" if containers and found.index else ""
     if len(failures) == 1:
         raise FormatError(f"{failures[0]}{hint}") from failures[0]
-    told = "; ".join(str(failure) for failure in failures[:_SHOWN])
+    listed = "; ".join(str(failure) for failure in failures[:_SHOWN])
     more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
     raise FormatError(
-        f"{path}: {len(failures)} of {len(found.paths)} files cannot be read: {told}{more}{hint}"
+        f"{path}: {len(failures)} of {len(found.paths)} files cannot be read: {listed}{more}{hint}"
     )
 
 

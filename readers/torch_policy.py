@@ -92,7 +92,7 @@ class StateDictPolicy:
     def is_tensor(self, value: Any) -> bool:
         return type(value) is TorchTensor
 
-    def odd(self, what: str, value: Any) -> bool:
+    def tolerates(self, what: str, value: Any) -> bool:
         return type(value) is Unknown
 
     def _unknown(self, what: str, path: str) -> Unknown:

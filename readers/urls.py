@@ -11,7 +11,7 @@ from typing import Any
 from anamnesis.errors import AnamnesisError, FormatError, UsageError
 from anamnesis.readers import hub
 from anamnesis.readers.retry import call as call
-from anamnesis.readers.retry import is_no_archive, not_installed, told
+from anamnesis.readers.retry import is_no_archive, not_installed, words_of
 
 _CONNECTIONS = 32  # as many as `ahead` and `together` have requests at a time
 
@@ -39,8 +39,8 @@ def driver(url: str) -> tuple[Any, str]:
         raise
     except Exception as error:  # all of it is a driver's, which cannot make sense of this URL
         if is_no_archive(error):
-            raise FormatError(f"{url}: {told(error)}") from error
-        text = str(error) if isinstance(error, ValueError) else told(error)
+            raise FormatError(f"{url}: {words_of(error)}") from error
+        text = str(error) if isinstance(error, ValueError) else words_of(error)
         raise UsageError(f"{url}: {text}") from error
     return fs, path
 

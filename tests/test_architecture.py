@@ -242,7 +242,7 @@ def test_every_file_is_in_its_table() -> None:
     for row in (*TRANSCODED.values(), *TARGETS.values()):
         kernels.add(row[1].partition(":")[0])
     others = {"bits", "diff", "encoders", "ends", "loss", "readback", "stats", "table"}
-    others |= {"transcoders", "turned", "types"}
+    others |= {"transcoders", "transposed", "types"}
     assert {p.stem for p in (ROOT / "kernels").glob("[a-z]*.py")} == kernels | others
 
 

@@ -72,7 +72,7 @@ class S3:
         prefix = f"{key}/" if key else ""
         found: set[str] = set()
         pages = self._client.get_paginator("list_objects_v2")
-        with _told(folder):
+        with _explained(folder):
             for page in pages.paginate(Bucket=bucket, Prefix=prefix, Delimiter="/"):
                 keys = [entry["Key"] for entry in page.get("Contents", ())]
                 keys += [entry["Prefix"].rstrip("/") for entry in page.get("CommonPrefixes", ())]
@@ -116,7 +116,7 @@ class S3:
         bucket, key = _split(url)
         pages = self._client.get_paginator("list_parts")
         found: dict[int, tuple[str, int]] = {}
-        with _told(url):
+        with _explained(url):
             for page in pages.paginate(Bucket=bucket, Key=key, UploadId=upload):
                 for part in page.get("Parts", ()):
                     found[part["PartNumber"]] = (part["ETag"], part["Size"])
@@ -148,7 +148,7 @@ class S3:
         bucket, key = _split(prefix)
         pages = self._client.get_paginator("list_multipart_uploads")
         root = prefix[: len(prefix) - len(key)]
-        with _told(prefix):
+        with _explained(prefix):
             return [
                 (root + entry["Key"], entry["UploadId"])
                 for page in pages.paginate(Bucket=bucket, Prefix=key)
@@ -158,7 +158,7 @@ class S3:
     def _ask(self, operation: str, url: str, **arguments: Any) -> Any:
         bucket, key = _split(url)
         stopping.check()
-        with _told(url):
+        with _explained(url):
             return getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
 
     def _body(self, url: str, **arguments: Any) -> tuple[bytes, str]:
@@ -166,7 +166,7 @@ class S3:
         for attempt in range(1, ATTEMPTS + 1):
             answer = self._ask("get_object", url, **arguments)
             try:
-                with _told(url):
+                with _explained(url):
                     return answer["Body"].read(), str(answer["ETag"])
             except OSError:
                 if attempt == ATTEMPTS:
@@ -207,7 +207,7 @@ def _etag_of(parts: Parts) -> str:
 
 
 @contextlib.contextmanager
-def _told(url: str) -> Iterator[None]:
+def _explained(url: str) -> Iterator[None]:
     """botocore's errors as OSError, without what is secret."""
     from botocore.exceptions import BotoCoreError, ClientError  # noqa: PLC0415
 

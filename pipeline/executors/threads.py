@@ -78,10 +78,10 @@ def _schedule(
     pool: ThreadPoolExecutor,
 ) -> None:
     """Have Dask run `count` tasks, of which the first are `running` in its pool already."""
-    from dask.callbacks import Callback as Told
+    from dask.callbacks import Callback
     from dask.threaded import get
 
     graph: dict[int, tuple[Callable[[], Done]]] = dict.fromkeys(range(count), (take,))
     graph |= {number: (future.result,) for number, future in enumerate(running)}
-    with Told(posttask=lambda key, result, dsk, state, worker: tell(result)):
+    with Callback(posttask=lambda key, result, dsk, state, worker: tell(result)):
         get(graph, list(graph), pool=pool, num_workers=len(running))

@@ -47,33 +47,37 @@ def shape_of(ledger: Ledger, name: str, groups: int, size: int, where: str) -> t
 
     Raises FormatError when nothing tells, or what tells does not fit.
     """
-    told = [*_by_bias(ledger, name, groups, size), *_by_config(ledger, name, groups * size)]
+    sources = [*_by_bias(ledger, name, groups, size), *_by_config(ledger, name, groups * size)]
     if group_size(size) != size:
         raise FormatError(f"{where}: Quanto makes no groups of {size:,}")
-    if not told and size not in (32, 64, 96, 128):
+    if not sources and size not in (32, 64, 96, 128):
         return groups, size  # a group is a row
-    for source, outputs, inputs in told:
+    for source, outputs, inputs in sources:
         if outputs * inputs != groups * size or not inputs or group_size(inputs) != size:
             raise FormatError(
                 f"{where}: {groups:,} groups of {size:,} make no {outputs:,} x {inputs:,} weights, "
                 f"which {source} says"
             )
-    if told and told[0][2] != size and "conv" in name.removesuffix(".weight").rpartition(".")[2]:
+    if (
+        sources
+        and sources[0][2] != size
+        and "conv" in name.removesuffix(".weight").rpartition(".")[2]
+    ):
         raise FormatError(
             f"{where}: a convolution in groups of {size:,}, whose shape Quanto does not store"
         )
-    if not told:
+    if not sources:
         raise FormatError(
             f"{where}: {groups:,} groups of {size:,}, and nothing says how many make a row: Quanto "
             "stores no shape, and there is neither a bias beside it nor a hidden_size in "
             "config.json that is this layer's"
         )
-    if len({t[1:] for t in told}) > 1:
+    if len({t[1:] for t in sources}) > 1:
         raise FormatError(
-            f"{where}: {' and '.join(t[0] for t in told)} say different shapes, "
-            f"{' and '.join(str(list(t[1:])) for t in told)}"
+            f"{where}: {' and '.join(t[0] for t in sources)} say different shapes, "
+            f"{' and '.join(str(list(t[1:])) for t in sources)}"
         )
-    return told[0][1], told[0][2]
+    return sources[0][1], sources[0][2]
 
 
 def _by_bias(ledger: Ledger, name: str, groups: int, size: int) -> list[tuple[str, int, int]]:

@@ -14,7 +14,7 @@ import pytest
 from numpy.lib.stride_tricks import as_strided
 
 from anamnesis.errors import IntegrityError
-from anamnesis.kernels.turned import copy_turned
+from anamnesis.kernels.transposed import copy_transposed
 from anamnesis.names.derived import Derived, Part, Segment, derive
 from anamnesis.names.open import open_named
 from anamnesis.pipeline import boxes, plan
@@ -178,7 +178,7 @@ def test_an_array_is_copied_turned(shape: tuple[int, ...], dtype: Any) -> None:
     source = np.arange(math.prod(shape)).astype(dtype).reshape(shape)
     wide = np.zeros((*shape[:-2], shape[-1], shape[-2] + 3), dtype)
     out = wide[..., : shape[-2]]
-    copy_turned(source.swapaxes(-1, -2), out)
+    copy_transposed(source.swapaxes(-1, -2), out)
     np.testing.assert_array_equal(out, source.swapaxes(-1, -2))
     assert not wide[..., shape[-2] :].any()
 

@@ -1,11 +1,11 @@
-"""Codes packed by halves, quarters or eighths (`_cycles`), with scales and zeros.
+"""Codes packed by halves, quarters or eighths (`_planar`), with scales and zeros.
 
 3-bit codes lie in words of 32 bits, ten a word. What a code stands for is one of
 
     value = (code - zero) * scale
     value = code * scale - zero          ("after")
 
-with a scale and a zero for each unit, or for each element of a cycle of columns. Each step is
+with a scale and a zero for each unit, or for each element of a period of columns. Each step is
 float32; the libraries' own order rounds it to a narrower format as well (`narrow`: 0 none, 1 BF16,
 2 binary16). Nothing here is bounds-checked: shapes are the callers' to check.
 """

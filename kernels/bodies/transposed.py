@@ -1,4 +1,4 @@
-"""Bodies of `kernels/turned.py`."""
+"""Bodies of `kernels/transposed.py`."""
 
 from __future__ import annotations
 

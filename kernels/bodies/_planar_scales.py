@@ -1,11 +1,11 @@
-"""Codes packed by halves, quarters or eighths (`_cycles`), with scales and zeros.
+"""Codes packed by halves, quarters or eighths (`_planar`), with scales and zeros.
 
 3-bit codes lie in words of 32 bits, ten a word. What a code stands for is one of
 
     value = (code - zero) * scale
     value = code * scale - zero          ("after")
 
-with a scale and a zero for each unit, or for each element of a cycle of columns. Each step is
+with a scale and a zero for each unit, or for each element of a period of columns. Each step is
 float32; the libraries' own order rounds it to a narrower format as well (`narrow`: 0 none, 1 BF16,
 2 binary16). Nothing here is bounds-checked: shapes are the callers' to check.
 """
@@ -18,10 +18,10 @@ import numpy as np
 
 from anamnesis.kernels.bodies._affine import NUMBERS, narrowed
 from anamnesis.kernels.bodies._codes import widen
-from anamnesis.kernels.bodies._cycles import LANES, shift_of
 from anamnesis.kernels.bodies._jit import inline, jit, local, put, stack
 from anamnesis.kernels.bodies._loads import load_fields, load_half, load_plain
 from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
+from anamnesis.kernels.bodies._planar import LANES, shift_of
 from anamnesis.kernels.bodies._vector import load16, load32, store, to_f32
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array

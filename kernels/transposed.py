@@ -10,11 +10,11 @@ import numpy as np
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.types import Array
 
-_transpose = kernel("turned:transpose")
+_transpose = kernel("transposed:transpose")
 _KINDS = {2: np.uint16, 4: np.uint32}
 
 
-def copy_turned(source: Array, out: Array) -> None:
+def copy_transposed(source: Array, out: Array) -> None:
     """Copy an array into `out`, of the same shape and dtype, whatever the strides of both are."""
     axis = _line_axis(source, out)
     if axis < 0:

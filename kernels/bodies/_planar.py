@@ -3,7 +3,7 @@
     code of unit u, element j = line (u % period)[j] >> shift(u // period) & mask
 
 `shift` steps by the bits of a code, from 0 up (`low` first) or down to 0. Here a code stands for
-the same number everywhere; `_cycle_scales` is for units with scales. Nothing here is
+the same number everywhere; `_planar_scales` is for units with scales. Nothing here is
 bounds-checked: shapes are the callers' to check.
 """
 
