@@ -21,12 +21,15 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.types import Array
 
 _BLOCK = 32  # codes that fill whole words, of any number of bits
 _round = kernel("folded:round_values")
 
 
-def decode(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Any) -> None:
+def decode(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns and `[rows, bytes]`.
 
     `params`: `bits` and the `dtype` of scales and zeros. Raises ValueError for arrays that do not
