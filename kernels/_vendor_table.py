@@ -106,7 +106,7 @@ VENDOR: dict[str, Encoding] = {
         "sinq:decode",
         prepare="sinq:prepare",
         family="HQQ, Quanto and BitNet",
-        scales="scale_s",
+        scales="scale",
         goal=0.0,
         cases=(Bench("sinq int4 quantaux", "vendor_layers:sinq_aux"),),
     ),

@@ -76,6 +76,15 @@ def decode(
     _round(np.ascontiguousarray(numbers.reshape(rows, stored)[:, :columns]).reshape(-1), out)
 
 
+def used_scales(params: Mapping[str, Any], scale: Any, rows: int) -> Any:
+    """The scales of `rows` from the start of a tile, without what fills rows and columns up."""
+    each = params["stored_columns"] // params["block"]
+    flat = np.ascontiguousarray(scale).reshape(-1)
+    plain = untile(flat, rows, each) if params["tiles"] else flat[: rows * each].reshape(rows, each)
+    plain = plain[:, : -(-params["columns"] // params["block"])]
+    return to_float32("F8_E8M0", plain) if params["mx"] else _e4m3(plain, params["kind"])
+
+
 def _numbers(codes: Any, scale: Array, kind: str) -> Any:
     if kind == "if4":
         return np.where(scale[..., None] >= _MEANT_INT, _SEVENTHS[codes], E2M1[codes])

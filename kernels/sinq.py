@@ -3,7 +3,7 @@
 | component | stored, for N groups |
 |---|---|
 | `scale_x`, `zero_x` | U8 `[t, N / t]`: the code of group g is number g of it |
-| `scale_s`, `scale_m`, `zero_s`, `zero_m` | floats `[1, N / t]`, for group g number g mod (N / t) |
+| `scale`, `zero` (s); `scale_m`, `zero_m` | floats `[1, N / t]`, for group g number g mod (N / t) |
 
     scale = code * s + m          float32, each step rounded; the same for zeros
 
@@ -31,8 +31,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     inner = preparer(scalars["numbers"])
     prepared = {} if inner is None else inner(scalars, wholes)
     for side in _SIDES:
-        for part in ("s", "m"):
-            stored = wholes[f"{side}_{part}"]
+        for part, role in (("s", side), ("m", f"{side}_m")):
+            stored = wholes[role]
             prepared[f"{side}_{part}"] = to_float32(stored.dtype, stored.array).reshape(-1)
     return prepared
 

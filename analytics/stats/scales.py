@@ -71,6 +71,12 @@ class ScaleRange:
             view = self._in_order(view, batch.start)
         if self._tensor.coding in ("fp4-nv", "torchao-nvfp4-tiles"):
             return scale_codes(self._tensor.params)[view]
+        if self._tensor.coding == "fouroversix":
+            from anamnesis.kernels.fouroversix import used_scales
+            from anamnesis.kernels.torchao import TILE_ROWS
+
+            rows = min(batch.stop * TILE_ROWS, self._tensor.shape[0]) - batch.start * TILE_ROWS
+            return used_scales(self._tensor.params, view, rows)
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
         if self._tensor.coding == "awq-gemv":  # rows are filled up to whole words of zeros
             numbers = numbers[:, : self._tensor.params["groups"]]

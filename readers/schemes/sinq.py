@@ -123,7 +123,7 @@ def _with_aux(tensor: Tensor, sides: list[tuple[Stored, ...]]) -> Tensor:
     for side, (codes, step, least) in zip(("scale", "zero"), sides, strict=True):
         components += [
             Component(f"{side}_x", codes, Contiguous(8)),
-            Component(f"{side}_s", step),
+            Component(side, step),
             Component(f"{side}_m", least),
         ]
     params = {**tensor.params, "numbers": tensor.encoding}

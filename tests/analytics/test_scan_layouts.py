@@ -56,6 +56,8 @@ def test_layout(folder: Path) -> None:
         covered = pc.sum(mine["elems"]).as_py()
         assert covered == tensor.size or (bytes_only and covered is None)
         stored = tensor.tensor.components[0].stored.nbytes
-        assert pc.sum(pc.binary_length(mine["payload"])).as_py() == stored
+        read = pc.sum(pc.binary_length(mine["payload"])).as_py()
+        filled_up = tensor.tensor.scheme == "fouroversix"  # rows that are no part of the tensor
+        assert read == stored or (filled_up and read < stored)
         scaled = tensor.tensor.quantised and not bytes_only
         assert (mine["scale"].null_count < len(mine)) == scaled
