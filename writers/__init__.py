@@ -55,9 +55,10 @@ WRITERS: dict[str, Writer] = {
 }
 
 
-# Names of files that no row writes: a folder of such a name would be taken for one.
+# Names of files that no row writes: a folder of such a name would be taken for one. PyTorch's are
+# not among them, since folders are called after the checkpoint that they were made of (`x.pt`).
 _OTHER_SUFFIXES = frozenset(
-    ".bin .ckpt .feather .gguf .h5 .ipc .npy .npz .onnx .parquet .pickle .pkl .pq .pt .pth".split()
+    ".bin .feather .gguf .h5 .ipc .npy .npz .onnx .parquet .pickle .pkl .pq".split()
 )
 
 

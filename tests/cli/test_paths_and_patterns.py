@@ -37,12 +37,15 @@ def test_a_suffix_of_the_table_means_its_format(name: str) -> None:
 
 def test_a_folder_is_safetensors_unless_said_otherwise() -> None:
     assert format_of("out") == format_of("out/llama-3.1") == format_of("x.pt-bf16") == "safetensors"
+    assert (
+        format_of("out_x.pt") == format_of("lightning.ckpt") == format_of("m.pth") == "safetensors"
+    )
 
 
 @pytest.mark.parametrize(
     ("path", "asked"),
     [("w.safetensors", "arrow"), ("w.arrow", "safetensors"), ("w.feather", None), ("w.npz", None),
-     ("x.pt", None), ("w.ipc", "arrow"),
+     ("w.ipc", "arrow"),
      ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.Feather", None)],
 )  # fmt: skip
 def test_a_contradiction_is_a_usage_error(path: str, asked: str | None) -> None:
