@@ -58,6 +58,7 @@ import os
 for name in {sorted(LINUX_ONLY)!r}:
     if hasattr(os, name):
         delattr(os, name)
+os.process_cpu_count = os.cpu_count  # as it is where Python 3.13 and newer find no affinity
 """
 
 
