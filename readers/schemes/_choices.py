@@ -21,7 +21,7 @@ from typing import Any
 
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.schemes._errors import where
-from anamnesis.readers.schemes._integers import NARROW
+from anamnesis.readers.schemes._integers import NARROW, is_buffer
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
 
@@ -79,7 +79,7 @@ def _texts(value: object, depth: int) -> Iterator[str]:
 
 
 def note_integers(ledger: Ledger) -> None:
-    """Add a note on integer matrices that pass as they are and are called like a weight."""
+    """Add a note on integer matrices that pass as they are: bytes, and what is called a weight."""
     if ledger.stated or ledger.container.kind == "gguf":
         return
     found = [
@@ -87,7 +87,13 @@ def note_integers(ledger: Ledger) -> None:
         for tensor in ledger.tensors.values()
         if tensor.out_dtype in NARROW and not tensor.quantised and len(tensor.shape) > 1
     ]
-    found = [stored for stored in found if stored.name.endswith(_WEIGHTS)]
+    model = ledger.container.kind in ("pth", "safetensors")  # others hold arrays of anything
+    found = [
+        stored
+        for stored in found
+        if (model and stored.dtype in ("I8", "U8") and not is_buffer(stored))
+        or stored.name.endswith(_WEIGHTS)
+    ]
     if found:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         ledger.note(

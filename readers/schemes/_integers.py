@@ -73,15 +73,17 @@ class Modules:
             for name, one in self.parts[module].items()
             if DTYPES[one.dtype].kind == "float" and harmless(name) is None
         }
+        wide = len(stored.shape) > 1
         for name, one in beside.items():
-            if name.startswith(f"{part}_") and len(stored.shape) > 1:
+            if wide and (name.startswith(f"{part}_") or part.startswith(f"{name}_")):
                 return one
         above, _, layer = module.rpartition(".")
         for name, one in self.parts.get(above, {}).items() if part == "weight" and layer else ():
             if name.startswith(f"{layer}_") and DTYPES[one.dtype].kind == "float":
                 return one
         leaf = bool(module) and module not in self._inner
-        alone = leaf and stored.dtype in NARROW and "weight" not in beside
+        matrix = wide and 1 not in stored.shape
+        alone = leaf and (stored.dtype in NARROW or matrix) and "weight" not in beside
         if (part == "weight" and module and len(stored.shape) > 1) or (alone and is_many(stored)):
             return next(iter(beside.values()), None)
         return None

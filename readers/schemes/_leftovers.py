@@ -50,6 +50,7 @@ _OF_INPUTS = frozenset(
     "left_trans pre_quant_scale right_trans rotation rotation_matrix smooth_factor "
     "smooth_scale".split()
 )
+_SCALES = frozenset(("scale_inv", "scales", "zero_point", "zero_points", "zeros"))
 _COLUMN = 64  # numbers of a packed weight, at least
 _SIGNS = frozenset(
     part.rpartition(".")[2] for row in REFUSED.values() for sign in row.signs for part in sign
@@ -125,14 +126,16 @@ class Rule:
             if row.reason == LORA:
                 self._ledger.note(_ADAPTERS)
             return row if row.dropped else None
-        if self._quantised:
+        if not self._plain:
             row = known_scale(stored.name)
             if row is not None:
                 return row
             turned = turns(part) or turns_all(stored.name.rpartition(".")[0])
-            if part in _OF_INPUTS or turned or self._orphan(stored, part):
+            if part in _OF_INPUTS or turned or self._scale(stored, part):
                 return self._suspect(stored, "name")
-        codes = known.kind == "int" or (known.kind == "bool" and part.startswith("weight"))
+        stated = bool(self._ledger.stated)
+        flags = part.startswith("weight") or (stated and "mask" not in part)
+        codes = known.kind == "int" or (known.kind == "bool" and flags)
         if codes and stored.shape and not is_buffer(stored):
             return self._integers(stored)
         if self._in_a_column(stored, part):
@@ -189,11 +192,15 @@ class Rule:
         torchao = REFUSED["torchao-pickle"] if _is_torchao(stored) else None
         return Suspect(stored, why, other, torchao or self._signed(stored))
 
-    def _orphan(self, stored: Stored, part: str) -> bool:
-        """Whether it is a scale by itself in its module: `act.scales` of AWQ, `k_proj.scale`."""
+    def _scale(self, stored: Stored, part: str) -> bool:
+        """Whether it is a scale without codes: `act.scales` of AWQ, `k_proj.scale` by itself.
+
+        Beside floats called `weight` one of several (`scales`, `zeros`) makes these codes, too.
+        """
         module = stored.name.rpartition(".")[0]
         of_layer = part in ("offset", "scale", "zero", "zeros") and module.endswith("proj")
-        return (part == "scales" or of_layer) and len(self._tree().parts[module]) == 1
+        parts = self._tree().parts[module] if of_layer or part in _SCALES else {}
+        return len(parts) == 1 or (part in _SCALES and "weight" in parts)
 
     def _tree(self) -> Modules:
         if self._modules is None:

@@ -36,11 +36,20 @@ _ENDINGS = ("bias", "embed", "embedding", "gate", "norm", "token", "weight")
 
 
 def note_parents(ledger: Ledger) -> None:
-    """Add a note on such parameters, if any layer of the model was decoded."""
+    """Add a note on such parameters, if any layer was decoded or a method is stated.
+
+    Beside matrices that stayed dense as well: these may be in another basis, too.
+    """
     if ledger.container.kind == "gguf":
         return
     weights = [tensor.name for tensor in ledger.tensors.values() if tensor.quantised]
     modules, layers = _around(weights), {weight.rpartition(".")[0] for weight in weights}
+    if weights or ledger.stated:
+        modules |= {
+            tensor.name.rpartition(".")[0]
+            for tensor in ledger.tensors.values()
+            if tensor.name.endswith(".weight") and len(tensor.shape) > 1 and not tensor.quantised
+        }
     found = [t for t in ledger.tensors.values() if modules and _unknown(t, modules, layers)]
     if found:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""

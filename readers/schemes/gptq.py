@@ -50,8 +50,9 @@ def resolve(ledger: Ledger) -> None:
 
     Raises UnsupportedError for repacked formats by name, FormatError for shapes that disagree.
     """
-    stated = _of_gptq(settings(ledger))
-    refuse_incomplete(ledger, stated)
+    told = settings(ledger)
+    refuse_incomplete(ledger, told)
+    stated = _of_gptq(told)
     for module in modules(ledger, stated):
         ledger.claim(_tensor(ledger, module, stated.of(module.prefix)))
     note_group_sizes(ledger, "gptq", stated)

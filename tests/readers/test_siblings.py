@@ -473,6 +473,40 @@ def test_a_scale_whose_weight_is_missing_is_refused(part: str) -> None:
     assert f"l.norm.{part}" in resolved({**parts, f"l.norm.{part}": ("F32", (8,))}).tensors
 
 
+@pytest.mark.parametrize(
+    ("name", "entry"),
+    [
+        ("m.pre_quant_scale", ("F32", (64,))),
+        ("m.scales", ("F32", (32, 1))),
+        ("m.zeros", ("F32", (32, 1))),
+        ("m.sign", ("BOOL", (32, 64))),
+        ("m.weight_residual", ("I8", (32, 64))),
+        ("smooth_scale", ("F32", (64,))),
+        ("m.rotation", ("F32", (64, 64))),
+    ],
+)
+@pytest.mark.parametrize("method", ["awq", "fp8", "modelopt"])
+def test_what_stands_beside_dense_weights_counts_under_a_method(
+    method: str, name: str, entry: Any
+) -> None:
+    """A method is stated and no layer has its codes: the weights may still be in its basis."""
+    dense = {"m.weight": ("BF16", (32, 64))}
+    with pytest.raises(AnamnesisError):
+        resolved({**dense, name: entry}, about(method))
+    kept = {"m.attention_mask": ("BOOL", (8, 8)), "m.bias": ("BF16", (32,))}
+    assert resolved({**dense, **kept}, about(method)).notes == []
+    dropped = resolved({**dense, "m.input_scale": ("F32", ())}, about(method)).dropped
+    assert [one.stored.name for one in dropped] == ["m.input_scale"]
+
+
+def test_an_unknown_parameter_beside_a_dense_weight_is_noted() -> None:
+    method, parts = LAYERS["fp8"]
+    more: Parts = {"d.weight": ("BF16", (32, 64)), "d.theta": ("F32", (64,))}
+    for layers, config in (({**parts, **more}, None), (more, about(method))):
+        assert ["'d.theta'" in note for note in resolved(layers, config).notes] == [True]
+    assert resolved(more).notes == []
+
+
 def test_scales_of_products_of_activations_are_not_dropped() -> None:
     method, parts = LAYERS["nvfp4"]
     name = "l.q_bmm_quantizer._pre_quant_scale"

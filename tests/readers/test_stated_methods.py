@@ -392,6 +392,8 @@ def test_small_floats_are_never_dense(dtype: str) -> None:
     "parts",
     [
         {"m.codes": ("I32", (32, 8)), "m.grid": ("F16", (16, 2))},
+        {"m.codes": ("I64", (32, 8)), "m.grid": ("F16", (16, 2))},
+        {"m.weight": ("BF16", (32, 8)), "m.weight_residual": ("I8", (32, 8))},
         {"m.weight": ("I8", (32, 8)), "m.shift": ("F16", (32,))},
         {"m.indices": ("U8", (256,)), "m.values": ("F16", (16,))},
         {"weight": ("I8", (32, 8)), "weight_range": ("F16", (32,))},
