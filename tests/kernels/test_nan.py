@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 
 import anamnesis
+from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
 from benchmarks import layers
 from benchmarks.cases import CASES
@@ -30,6 +31,8 @@ NUMBERS = {
     "F8_E8M0": (255,),
     "F8_E4M3": (0x7F, 0xFF),
 }
+# Scales that integers are made with, of which no NaN can be made.
+REFUSED = {("qqq", "s_group")}
 INFINITE = ("0x7c00", "0x7f80", "0x7f800000")
 DIVISORS = ("smooth_factor", "weight_global_scale")  # by infinity is nothing, which is a number
 WIDTH = {"F16": "<u2", "BF16": "<u2", "F32": "<u4", "F8_E8M0": "u1", "F8_E4M3": "u1"}
@@ -83,6 +86,10 @@ def test_what_a_scale_that_is_no_number_covers(name: str, tmp_path: Path) -> Non
     layer = case.make(ROWS, COLUMNS)
     bits = bits_of(layer, tmp_path / "plain")
     for number, (what, changed) in enumerate(poisoned(case.encoding, layer)):
+        if (case.encoding, what.partition(" ")[0]) in REFUSED:
+            with pytest.raises(FormatError, match="no finite number"):
+                bits_of(changed, tmp_path / str(number))
+            continue
         found = bits_of(changed, tmp_path / str(number))
         differ = found != bits
         nan = found & 0x7FFF > 0x7F80
