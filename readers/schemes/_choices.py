@@ -8,7 +8,7 @@ say along which axis scales lie, and one may name another FP4 format than the te
 | NVFP4's and MXFP8's block scales in rows | ComfyUI's, in tiles of 128 by 4 | the tiles are whole |
 | a scale a row (`[n]`), or a column (`[1, n]`) | the other | all such matrices are square |
 | AWQ's GEMV | GPTQ in groups of eight | always |
-| MXFP4 in `weight_packed` | AutoRound's MXINT4 | always |
+| MXFP4 in `weight_packed` | AutoRound's MXINT4 | always, under a method too that names neither |
 | INT8 `weight` with `weight_scale` | ComfyUI's ConvRot, its mark lost | always |
 | an integer matrix called `weight` by itself | codes without their scales | always |
 """
@@ -29,6 +29,8 @@ _WEIGHTS = ("weight", "weights", "_proj", "kernel")
 _TILE_ROWS, _TILE_COLUMNS = 128, 4
 _AXIS = re.compile(r"channel|(^|[^a-z])row|ptpc", re.IGNORECASE)
 _FORMAT = re.compile(r"(?:w4a(?:4|8|16)[-_])?((?:mx|nv)[-_]?fp[468])(?![0-9])")
+_MX = re.compile(r"mx[-_]?(fp|int)|^float$", re.IGNORECASE)
+_MXFP4 = "taken as MXFP4; AutoRound's MXINT4 has the same tensors"
 _SMALL = ("mxfp4", "mxfp6", "mxfp8", "nvfp4")
 _DEPTH = 16
 
@@ -41,6 +43,8 @@ def note_choices(ledger: Ledger) -> None:
     which = "no configuration beside the tensors says which"
     for chosen, said in () if ledger.stated else _CHOICES:
         _note(ledger, chosen(decoded), f"{said}; {which}")
+    if ledger.stated and not any(_says_mx(one) for one in ledger.stated):
+        _note(ledger, _fp4(decoded), f"{_MXFP4}; the configuration says neither")
     if not any(_says_axis(one) for one in ledger.stated):
         _note(ledger, _square(decoded), f"{_SQUARE}; {which}")
     named = {name for one in ledger.stated for name in _formats(one.block, one.method)}
@@ -59,6 +63,11 @@ def _note(ledger: Ledger, found: list[Tensor], said: str) -> None:
 def _says_axis(stated: Stated) -> bool:
     """Whether a method, or a text of its configuration, says that rows or channels have scales."""
     return stated.method == "fbgemm-fp8" or any(_AXIS.search(t) for t in _texts(stated.block, 0))
+
+
+def _says_mx(stated: Stated) -> bool:
+    """Whether a method, or a text of its configuration, says which of MX's numbers these are."""
+    return any(_MX.search(text) for text in (stated.method, *_texts(stated.block, 0)))
 
 
 def _formats(block: Mapping[str, Any], method: str) -> Iterator[str]:
@@ -163,6 +172,6 @@ _SQUARE = "a square matrix, its scales taken to be one a row ([n]), or one a col
 _CHOICES: tuple[tuple[Callable[[Iterable[Tensor]], list[Tensor]], str], ...] = (
     (_in_tiles, "block scales taken to lie in rows; ComfyUI's lie in tiles, in the same shape"),
     (_gemv, "taken as AWQ GEMV; GPTQ in groups of eight inputs has the same shapes"),
-    (_fp4, "taken as MXFP4; AutoRound's MXINT4 has the same tensors"),
+    (_fp4, _MXFP4),
     (_int8, "taken as integers times their scales; ComfyUI's ConvRot without its mark is the same"),
 )

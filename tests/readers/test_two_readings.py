@@ -235,16 +235,23 @@ INT8 = {"x.weight": ("I8", (8, 64)), "x.weight_scale": ("F32", (8, 1))}
 
 
 @pytest.mark.parametrize(
-    ("parts", "method", "said"),
+    ("parts", "about", "said"),
     [
-        (PACKED, "compressed-tensors", "taken as MXFP4; AutoRound's MXINT4"),
-        (INT8, "compressed-tensors", "ConvRot without its mark"),
+        (PACKED, {"format": "mxfp4-pack-quantized"}, "taken as MXFP4; AutoRound's MXINT4"),
+        (INT8, {}, "ConvRot without its mark"),
     ],
 )
-def test_containers_of_two_methods_are_noted(parts: Any, method: str, said: str) -> None:
+def test_containers_of_two_methods_are_noted(parts: Any, about: Any, said: str) -> None:
     (note,) = notes(parts)
     assert said in note
-    assert notes(parts, {"config.json": {"quantization_config": {"quant_method": method}}}) == []
+    stated = {"quant_method": "compressed-tensors", **about}
+    assert notes(parts, {"config.json": {"quantization_config": stated}}) == []
+
+
+def test_a_method_that_says_neither_of_two_is_noted() -> None:
+    stated = {"quantization_config": {"quant_method": "compressed-tensors"}}
+    (note,) = notes(PACKED, {"config.json": stated})
+    assert "AutoRound's MXINT4 has the same tensors; the configuration says neither" in note
 
 
 @pytest.mark.parametrize(
