@@ -168,6 +168,7 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
     metavar="FILE",
     type=click.Path(),
     help="To GGUF: weigh errors with llama.cpp's importance matrix.",
+    show_default="none",
 )
 @click.option("--skip-loss", is_flag=True, help="Leave out the report of what encoding lost.")
 @loss_flag

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from imatrix_file import write_imatrix
 from llama_cpp_module import llama_cpp_or_skip
 
 import anamnesis
@@ -92,15 +92,6 @@ def by_llama_cpp(source: Path, out: Path, mixture: str, sums: dict[str, np.ndarr
     return not status
 
 
-def write_imatrix(path: Path, sums: dict[str, np.ndarray]) -> Path:
-    data = struct.pack("<i", len(sums))
-    for name, values in sums.items():
-        data += struct.pack("<i", len(name)) + name.encode()
-        data += struct.pack("<ii", 1, values.size) + values.tobytes()
-    path.write_bytes(data)
-    return path
-
-
 def cases() -> Iterator[Any]:
     for kind in MODELS:
         for mixture in FEW if kind == "experts" else MIXTURES:
@@ -115,7 +106,7 @@ def test_types_and_bytes_are_llama_cpps(
 ) -> None:
     source = write_model(tmp_path / "in.gguf", *MODELS[kind])
     sums = weights(*MODELS[kind]) if weighed else {}
-    imatrix = write_imatrix(tmp_path / "i.dat", sums) if weighed else None
+    imatrix = write_imatrix(tmp_path / "i.dat", sums, calls=1) if weighed else None
     theirs, ours = tmp_path / "theirs.gguf", tmp_path / "ours.gguf"
     if not by_llama_cpp(source, theirs, mixture, sums):
         with pytest.raises(UsageError, match="requires an importance matrix"):

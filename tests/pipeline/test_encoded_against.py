@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from imatrix_file import write_imatrix
 from llama_folder import METHODS, llama_folder
 from safetensors.numpy import load_file, save_file
 
@@ -47,15 +47,12 @@ def encoded(source: Path, out: Path, encode: str, **settings: Any) -> Path:
     return out
 
 
-def write_imatrix(path: Path) -> Path:
-    """Weights of both matrices, in llama.cpp's first format."""
-    data = struct.pack("<i", len(NAMES))
-    for number, name in enumerate(NAMES):
-        sums = (np.random.default_rng(number).standard_normal(512) ** 2).astype("<f4")
-        data += struct.pack("<i", len(name)) + name.encode()
-        data += struct.pack("<ii", 3, len(sums)) + sums.tobytes()
-    path.write_bytes(data)
-    return path
+def weights_of(path: Path) -> Path:
+    """An importance matrix of both matrices."""
+    drawn = ((name, np.random.default_rng(k)) for k, name in enumerate(NAMES))
+    return write_imatrix(
+        path, {name: rng.standard_normal(512) ** 2 for name, rng in drawn}, calls=3
+    )
 
 
 def manifest_of(out: Path) -> Document:
@@ -77,7 +74,7 @@ def test_every_target_is_made_again(
     monkeypatch.setattr("anamnesis.pipeline.plan.LEAST_TASK_BYTES", 60_000)
     monkeypatch.setattr("anamnesis.pipeline.plan.WINDOW_BYTES", 40_000)
     weighed = encode in ENCODERS and ENCODERS[encode].weights
-    imatrix = write_imatrix(tmp_path / "imatrix.dat") if weighed else None
+    imatrix = weights_of(tmp_path / "imatrix.dat") if weighed else None
     out = encoded(source, tmp_path / "out", encode, imatrix=imatrix)
     counts = anamnesis.verify(out, against=source, imatrix=imatrix)
     assert counts["pieces_decoded"] == counts["pieces"]

@@ -13,6 +13,7 @@ import ml_dtypes
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from imatrix_file import write_imatrix
 from safetensors.numpy import load_file, save_file
 
 import anamnesis
@@ -207,10 +208,13 @@ def test_what_is_not_finite_stays_in_its_row(
     source = tmp_path / "m"
     source.mkdir()
     (source / "config.json").write_text("{}")
-    outs = {}
+    outs, settings = {}, {}
+    if encode.startswith("gguf:iq"):
+        weights = np.ones(parts[NAMES[0]].shape[1])
+        settings["imatrix"] = write_imatrix(tmp_path / "imatrix.dat", {NAMES[0]: weights})
     for name in ("plain", "spoilt"):
         save_file(parts, source / "model.safetensors")
-        outcome = convert(source, tmp_path / name, encode)
+        outcome = convert(source, tmp_path / name, encode, **settings)
         outs[name] = anamnesis.open_model(outcome.path)[NAMES[0]].to_numpy().astype(np.float32)
         counts = outcome.loss[0].compared
         assert (counts.finite == counts.elems) == (name == "plain")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import json
-import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ import gguf
 import libggml
 import numpy as np
 import pytest
+from imatrix_file import write_imatrix
 from llama_folder import llama_folder
 
 import anamnesis
@@ -36,31 +36,6 @@ def by_ggml(kind: int, values: np.ndarray, weights: np.ndarray | None) -> bytes:
     where = None if matrix is None else matrix.ctypes.data
     wrote = call(kind, values.ctypes.data, out.ctypes.data, 0, *values.shape, where)
     return out[:wrote].tobytes()
-
-
-def write_imatrix(path: Path, sums: dict[str, np.ndarray], calls: int = 4) -> Path:
-    """In the first format; `.gguf` in the other."""
-    if path.suffix != ".gguf":
-        data = struct.pack("<i", len(sums))
-        for name, values in sums.items():
-            data += struct.pack("<i", len(name)) + name.encode()
-            data += struct.pack("<ii", calls, values.size) + values.astype("<f4").tobytes()
-        path.write_bytes(data + struct.pack("<ii", 11, 5) + b"w.txt")
-        return path
-    writer = gguf.GGUFWriter(path, "")
-    writer.add_type("imatrix")
-    writer.add_array("imatrix.datasets", ["w.txt"])
-    writer.add_uint32("imatrix.chunk_count", 11)
-    writer.add_uint32("imatrix.chunk_size", 512)
-    for name, values in sums.items():
-        values = values.reshape(-1, values.shape[-1]).astype(np.float32)
-        writer.add_tensor(f"{name}.in_sum2", values)
-        writer.add_tensor(f"{name}.counts", np.full((len(values), 1), calls, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
 
 
 @pytest.fixture
