@@ -50,9 +50,9 @@ def resolve(ledger: Ledger) -> None:
 
     Raises UnsupportedError for repacked formats by name, FormatError for shapes that disagree.
     """
-    told = settings(ledger)
-    refuse_incomplete(ledger, told)
-    stated = _of_gptq(told)
+    settled = settings(ledger)
+    refuse_incomplete(ledger, settled)
+    stated = _of_gptq(settled)
     for module in modules(ledger, stated):
         ledger.claim(_tensor(ledger, module, stated.of(module.prefix)))
     note_group_sizes(ledger, "gptq", stated)

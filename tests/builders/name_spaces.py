@@ -20,10 +20,14 @@ root=$1; shift
 mount --make-rprivate /
 mount --bind / "$root"
 mount -o remount,bind,ro "$root"
-for path in /proc /dev /sys $READABLE; do mount --rbind "$path" "$root$path"; done
-for path in $READABLE; do mount -o remount,bind,ro "$root$path"; done
+for path in /proc /dev /sys; do mount --rbind "$path" "$root$path"; done
 mount -t tmpfs amn-test "$root/tmp"
 mount -t tmpfs amn-test "$root/dev/shm"
+for path in $READABLE; do
+  test -d "$root$path" || mkdir -p "$root$path"
+  mount --rbind "$path" "$root$path"
+  mount -o remount,bind,ro "$root$path"
+done
 exec chroot "$root" sh -c 'cd /tmp && exec "$@"' sh "$@"
 """
 
@@ -103,13 +107,16 @@ def network(folder: Path) -> Iterator[Network]:
 
 
 def _mounted() -> list[str]:
-    """Folders that modules come from and that lie on other file systems than the root."""
+    """Folders that modules come from and that the root's own view has not: of other file systems,
+    or of folders that are empty there."""
     folders = [sys.prefix, sys.base_prefix, *filter(os.path.isdir, filter(None, sys.path))]
+    folders.append(str(Path(__file__).parents[2]))
     own = os.stat("/").st_dev
     found: list[str] = []
     for path in sorted({os.path.realpath(path) for path in folders}):
         inside = any(path.startswith(f"{other}/") for other in found)
-        if os.stat(path).st_dev != own and not inside:
+        apart = os.stat(path).st_dev != own or path.startswith(("/tmp/", "/dev/shm/"))
+        if apart and not inside:
             found.append(path)
     return found
 

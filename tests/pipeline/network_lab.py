@@ -111,10 +111,11 @@ def peak_kib(pid: int) -> int:
 
 
 def written(pid: int) -> int:
-    """Bytes of all files in the `/tmp` that a process sees, but for compiled kernels."""
+    """Bytes of all files in a process's own `/tmp`, but for compiled kernels."""
     root = Path(f"/proc/{pid}/root/tmp")
+    own = root.stat().st_dev  # a checkout below this machine's /tmp is mounted there
     files = [p for p in root.rglob("*") if p.is_file() and "cache" not in p.parts]
-    return sum(path.stat().st_size for path in files)
+    return sum(p.stat().st_size for p in files if p.lstat().st_dev == own)
 
 
 class Slow(Faults):
