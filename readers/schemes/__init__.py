@@ -25,6 +25,7 @@ from anamnesis.readers.schemes._details import check_codes, check_details, check
 from anamnesis.readers.schemes._left_alone import note_left_alone
 from anamnesis.readers.schemes._parents import note_input_scales, note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
+from anamnesis.readers.schemes._refused import REFUSED
 from anamnesis.readers.schemes._widths import note_inputs, note_widths
 from anamnesis.readers.schemes.base import Ledger
 
@@ -177,7 +178,7 @@ def resolve(ledger: Ledger) -> None:
     note_inputs(ledger)
     note_left_alone(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
-    passthrough.resolve(ledger, implemented)
+    passthrough.resolve(ledger, implemented, understood.union(REFUSED))
     note_integers(ledger)
     note_parents(ledger)
     note_input_scales(ledger)

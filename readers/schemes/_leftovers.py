@@ -15,11 +15,14 @@ these is suspected here, for one of six reasons, and the model is refused:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes._hints import hint
 from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
 from anamnesis.readers.schemes._left_alone import LeftAlone
 from anamnesis.readers.schemes._model_sizes import ModelSizes
@@ -76,13 +79,15 @@ class Suspect:
     other: str = ""
     method: Refused | None = None
     inputs: int = 0  # that its layer must have
+    hint: str = ""  # where a method is stated in words that count for integers alone
 
 
 class Rule:
     """What is dense, for one model whose schemes have all run."""
 
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
+    def __init__(self, ledger: Ledger, methods: Collection[str]) -> None:
+        """`methods` are those that are known, for words in which nobody is known to state one."""
+        self._ledger, self._methods = ledger, methods
         self._gguf = ledger.container.kind == "gguf"
         self._quantised = not self._gguf and any(t.quantised for t in ledger.tensors.values())
         self._plain = not self._quantised and not ledger.stated
@@ -153,9 +158,15 @@ class Rule:
         if other is not None:
             return self._suspect(stored, "integers", other.name)
         many = len(stored.shape) > 1 or (stored.dtype in ("I8", "U8") and is_many(stored))
-        if self._ledger.stated and many and not self._alone.has(stored.name):
+        if not many or self._alone.has(stored.name):
+            return None
+        if self._ledger.stated:
             return self._suspect(stored, "integers")
-        return None
+        return Suspect(stored, "integers", hint=self._hint) if self._hint else None
+
+    @cached_property
+    def _hint(self) -> str:
+        return hint(self._ledger.configs, self._ledger.container.metadata, self._methods)
 
     def _in_a_column(self, stored: Stored, part: str) -> bool:
         """Whether floats are codes under another name: bitsandbytes' four bits, without a state.

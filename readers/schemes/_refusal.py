@@ -46,7 +46,7 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
     """For what no scheme consumed; `suspects` is not empty."""
     one = min(suspects, key=_rank)
     others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
-    found, about = where(one.stored) + others, _all(ledger)
+    found, about = where(one.stored) + others, _all(ledger) or one.hint
     under = f", under {about}" if about else ""
     if one.method:
         return UnsupportedError(f"{found}{under}: {one.method}; implemented are {implemented}")

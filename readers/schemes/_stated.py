@@ -233,12 +233,18 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
             yield from _walk(value, f"{where}{key}.", depth + 1)
 
 
+def is_telling(key: str, value: object) -> bool:
+    """Whether a key is one that only one tool writes, and set."""
+    return key in _TELLING and bool(value)
+
+
 def is_key(key: str, value: object) -> bool:
     """Whether a key states a method, in any of its spellings."""
     text = key.rpartition(".")[2].lower().replace("_", "").replace("-", "")
     if text == _QUANTIZER:
         return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *_TELLING))
-    return _SPELLING.fullmatch(text) is not None or key.endswith(ENDINGS)
+    whole = key.lower().replace("_", "").replace("-", "").replace(".", "")  # quantization.method
+    return any(_SPELLING.fullmatch(one) for one in (text, whole)) or key.endswith(ENDINGS)
 
 
 def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:

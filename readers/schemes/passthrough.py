@@ -8,6 +8,7 @@ decide only together with evidence, since routers and norms own tensors called `
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from functools import cache
 from typing import Any
 
@@ -22,12 +23,12 @@ from anamnesis.readers.schemes.base import Ledger
 _NONE: dict[str, Any] = {}  # shared by all, of whom there may be a million
 
 
-def resolve(ledger: Ledger, implemented: str) -> None:
+def resolve(ledger: Ledger, implemented: str, methods: Collection[str]) -> None:
     """Claim what is dense; raise for what is quantised and was consumed by no scheme.
 
-    `implemented` lists the schemes, for the error.
+    `implemented` lists the schemes, for the error; `methods` are all that are known by name.
     """
-    rule = Rule(ledger)
+    rule = Rule(ledger, methods)
     suspects: list[Suspect] = []
     for stored in ledger.free():
         verdict = rule.judge(stored)
