@@ -25,7 +25,7 @@ from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk, staged_bytes
 from anamnesis.pipeline.importance import refuse_unweighted
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
-from anamnesis.pipeline.sending import PACK_BUFFERS, sending
+from anamnesis.pipeline.sending import Sending, sending
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
 from anamnesis.pipeline.transcode import refuse_lossy, refuse_twice
 from anamnesis.pipeline.work import PackTask, Piece, Step, Task, WriteTask, load, pack
@@ -134,14 +134,13 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     more += send.each
     needs = [(send.times * p.memory_bytes + more, p.step.tensor.name) for p in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
-    tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole), send.packs))
+    tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole), send))
     widest = max((t.memory_bytes for t in tasks), default=0)
     if remote and tasks:
-        room = (memory_bytes - base) // threads - widest - more
-        known = more - send.each
+        known = more - send.each  # which `widest` has
+        room = (memory_bytes - base) // threads - widest - known
         tasks = tuple(_ahead(task, min(room, ahead.MOST_BYTES), known) for task in tasks)
         widest = max(t.memory_bytes for t in tasks)
-    widest += send.each
     memory_bytes = base + threads * widest
     disk = disk_bytes(whole, model.files, threads)
     if spec.staging:
@@ -349,7 +348,7 @@ def _task_bytes(whole: Iterable[Piece]) -> int:
 
 
 def _cut(
-    placed: Mapping[int, Piece], layout: Layout, task_bytes: int, packs: bool
+    placed: Mapping[int, Piece], layout: Layout, task_bytes: int, send: Sending
 ) -> Iterator[WriteTask]:
     """The tasks, in file order; of files that are packed by whoever decodes them, one for each."""
     count = 0
@@ -360,15 +359,16 @@ def _cut(
             if number in placed
             for start, stop in _ranges(placed[number].step, task_bytes)
         )
-        if packs:
+        if send.packs:
             group = tuple(pieces)
             work, memory = load(group)
-            out = layout.files[file]
-            yield PackTask(f"task-{count:06d}", group, work, PACK_BUFFERS * memory, file, out=out)
+            memory, out = send.times * memory + send.each, layout.files[file]
+            yield PackTask(f"task-{count:06d}", group, work, memory, file, out=out)
             count += 1
             continue
         for group in pack(pieces, task_bytes):
-            yield WriteTask(f"task-{count:06d}", group, *load(group), file)
+            work, memory = load(group)
+            yield WriteTask(f"task-{count:06d}", group, work, memory + send.each, file)
             count += 1
 
 
