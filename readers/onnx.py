@@ -166,7 +166,7 @@ def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
     if not name or len(dims) > RANK or any(dim < 0 for dim in dims):
         raise FormatError(f"{where}: dims {dims!r:.200}; allowed are {RANK} that are not negative")
     dtype, kind = _DTYPES.get(tensor.data_type), ""
-    if tensor.data_type in PACKED and name in message.codes | message.zeros:
+    if tensor.data_type in PACKED and (name in message.codes or name in message.zeros):
         dtype, kind = "U8", PACKED[tensor.data_type]
     bits = int(kind[1:]) if kind else DTYPES[dtype or "U8"].bits
     if dtype is None or tensor.HasField("segment"):
@@ -184,7 +184,8 @@ def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
     if (
         not data
         and nbytes
-        and name in message.zeros - message.codes
+        and name in message.zeros
+        and name not in message.codes
         and _enter_numbers(message, name, tensor)
     ):
         return None
@@ -198,14 +199,25 @@ def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
 
 
 def _enter_numbers(message: _Message, name: str, tensor: Any) -> bool:
-    """Enter zero points that are stored one by one; whether these are such, and few."""
+    """Enter zero points that are stored one by one; whether these are such, and few.
+
+    Raises FormatError for one that its data type does not have.
+    """
     kind = message.values.get(f"{name}.type", "")
     few = len(tensor.int32_data) == math.prod(tensor.dims) <= _MOST_NUMBERS
-    if few and not kind and tensor.data_type in _ONE_BY_ONE:
-        message.values[f"{name}.numbers"] = tuple(tensor.int32_data)
-        message.values[f"{name}.type"] = _DTYPES[tensor.data_type]
-        return True
-    return False
+    if not few or kind or tensor.data_type not in _ONE_BY_ONE:
+        return False
+    dtype, numbers = _DTYPES[tensor.data_type], tuple(tensor.int32_data)
+    least = -(1 << (DTYPES[dtype].bits - 1)) if dtype.startswith("I") else 0
+    most = least + (1 << DTYPES[dtype].bits) - 1
+    wrong = next((number for number in numbers if not least <= number <= most), None)
+    if wrong is not None:
+        raise FormatError(
+            f"{message.path}: initialiser {name!r:.200}: found {wrong}; {dtype} allows {least} to "
+            f"{most}"
+        )
+    message.values |= {f"{name}.numbers": numbers, f"{name}.type": dtype}
+    return True
 
 
 def _leave_out(message: _Message, names: list[str], why: str) -> None:

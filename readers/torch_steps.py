@@ -90,8 +90,11 @@ class TensorSteps:
         )
         called, identifier, box = _places(function, hooks), _identifier(spelt), _box(size, stride)
         place, a, b, c, d, e, last = _PUTS.unpack(b"".join((put, put_a, put_b, put_c, *others)))
-        first = a if identifier.put is None else identifier.put
-        if not machine.highest < place < first <= a < b < c < d < e < last:
+        # The key, where it is spelt, has a place between the name's and its tuple's.
+        key = identifier.put
+        if not machine.highest < place < a < b < c < d < e < last or not (
+            key is None or place < key < a
+        ):
             return False  # a value would be replaced
         values, name = list(map(memo.get, identifier.gets)), data[start:stop]
         if None in values or memo.get(called[0]) is not REBUILD_TENSOR or not name.isascii():

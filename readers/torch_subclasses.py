@@ -21,6 +21,7 @@ from anamnesis.readers.torch_records import TorchTensor
 PACKAGE = "torchao"
 KIND = "_torchao"  # the key of the class, which tells such a dict from others
 _OWN = (KIND, "_dtype", "_size")
+_MOST_ITEMS = 8  # of a setting: a longer list may be shared by many, and is not copied for each
 
 
 class Setting:
@@ -64,13 +65,11 @@ def is_wrapper(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Lists of numbers as tuples, members of enumerations as text; others as they are."""
+    """Short lists of numbers as tuples, members of enumerations as text; others as they are."""
     if type(value) is Setting:
         return value.what
-    if type(value) is Node and value.kind in ("list", "tuple") and not _holds_tensors(value):
-        return Node("tuple", list(value.items), value.depth)
-    return value
-
-
-def _holds_tensors(node: Node) -> bool:
-    return any(type(item) in (TorchTensor, Node) for item in node.items)
+    if type(value) is not Node or value.kind not in ("list", "tuple"):
+        return value
+    if len(value.items) > _MOST_ITEMS or any(type(i) in (TorchTensor, Node) for i in value.items):
+        return value
+    return Node("tuple", list(value.items), value.depth)

@@ -297,6 +297,20 @@ def test_scales_and_zero_points_that_do_not_fit(
         dequantised(tmp_path, CODES, *others, **attributes)
 
 
+def numbers_of(zero: int) -> Any:
+    """A zero point of INT8 in `int32_data`, whatever it is."""
+    return onnx.TensorProto(name="z", data_type=onnx.TensorProto.INT8, int32_data=[zero])
+
+
+def test_zero_points_that_their_type_does_not_have(tmp_path: Path) -> None:
+    codes = array("c", np.ones((4, 8), np.int8))
+    for zero in (-128, 127):
+        assert dequantised(tmp_path, codes, ONE, numbers_of(zero))
+    for zero in (-129, 128, -300, 1000):
+        with pytest.raises(FormatError, match=rf"found {zero}; I8 allows -128 to 127"):
+            dequantised(tmp_path, codes, ONE, numbers_of(zero))
+
+
 def test_codes_that_nobody_dequantises(tmp_path: Path) -> None:
     for kind in ("U32", "BOOL"):
         codes = array("c", np.ones((4, 8), {"U32": np.uint32, "BOOL": np.bool_}[kind]))

@@ -149,6 +149,21 @@ def test_places_that_are_filled_twice(place: int) -> None:
             assert outcome(machine(changed, steps=True)) == outcome(machine(changed, steps=False))
 
 
+def test_a_key_in_the_place_of_its_tuple() -> None:
+    """The tuple replaces the key there, which a later GET finds."""
+    writer = EntryWriter()
+    writer.fill()
+    writer.entry("m.0", "0", 8, 0, [2, 4])
+    writer.data += b"u("
+    writer.entry("m.1", "1", 8, 0, [2, 4])
+    data, spelt = bytes(writer.data), text("1") + b"r"
+    at = data.rindex(spelt) + len(spelt)
+    place = struct.pack("<I", int.from_bytes(data[at : at + 4], "little") + 1)
+    get = b"j" + struct.pack("<I", data[at] + 256 * data[at + 1] + 1)
+    changed = data[:at] + place + data[at + 4 :] + text("late") + get + b"u."
+    assert outcome(machine(changed, steps=True)) == outcome(machine(changed, steps=False))
+
+
 @pytest.mark.parametrize("part", [1.0, 0.999, 0.99, 0.5])
 def test_the_working_set_ends_at_the_same_byte(
     part: float, monkeypatch: pytest.MonkeyPatch

@@ -14,6 +14,8 @@ import anamnesis
 from anamnesis.errors import FormatError, SecurityError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers import open_container
+from anamnesis.readers.pickle_vm import Node
+from anamnesis.readers.torch_subclasses import rebuilt
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "torchao"
 
@@ -75,6 +77,15 @@ def test_settings_of_unknown_classes_are_left_out_unrun(tmp_path: Path) -> None:
     assert container.values["a.weight.domain"] == "INT"
     with pytest.raises(FormatError, match="'scale'"):
         anamnesis.open_model(path)
+
+
+def test_long_lists_are_not_copied() -> None:
+    """However many attributes share one."""
+    shared = Node("list", [1] * 9, 1)
+    arguments = Node("tuple", [None, None, Node("tuple", [2, 4], 1)], 2)
+    state = Node("dict", ["a", shared, "b", shared], 2)
+    found = rebuilt("m", "torchao.x.Int8Tensor", arguments, state).items
+    assert [value is shared for value in found[-3::2]] == [True, True]
 
 
 @pytest.mark.parametrize(
