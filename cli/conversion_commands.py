@@ -96,9 +96,9 @@ _conversion = all_of(
         pattern_flags,
         click.option(
             "--bf16",
-            type=Choice(["extension", "uint16", "float32"]),
-            help="The type of BF16 in an arrow or parquet output: lance.bfloat16, the bits, or "
-            "float32 (parquet only).",
+            type=Choice(["extension", "lance", "uint16", "float32"]),
+            help="The type of BF16 in an arrow or parquet output: lance.bfloat16 (by either name), "
+            "the bits, or float32 (parquet only).",
             show_default="extension in arrow, float32 in parquet",
         ),
         _overwrite,

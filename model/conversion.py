@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from anamnesis.pipeline.callback import ProgressLike
     from anamnesis.pipeline.outcome import Outcome
 
+Bf16: TypeAlias = Literal["extension", "lance", "uint16", "float32"]
 Format: TypeAlias = Literal["arrow", "gguf", "hf", "parquet", "safetensors"]
 Encode: TypeAlias = str | Sequence[Mapping[str, str]]
 
@@ -42,7 +43,7 @@ def remember(
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
     compression: Literal["none", "lz4", "zstd"] | None = None,
-    bf16: Literal["extension", "uint16", "float32"] | None = None,
+    bf16: Bf16 | None = None,
     manifest: Literal["beside", "inside"] = "beside",
     overwrite: bool = False,
     include: Patterns = "*",
@@ -114,7 +115,7 @@ def convert(
     key_values: Mapping[str, Any] | None = None,
     max_shard_size: Size | None = None,
     compression: Literal["none", "lz4", "zstd"] | None = None,
-    bf16: Literal["extension", "uint16", "float32"] | None = None,
+    bf16: Bf16 | None = None,
     manifest: Literal["beside", "inside"] = "beside",
     overwrite: bool = False,
     include: Patterns = "*",

@@ -36,6 +36,7 @@ from anamnesis.writers.base import PLAIN
 
 Override: TypeAlias = str | tuple[str, Any]
 _CHOICES = {"bf16": "bf16", "compression": "compressions"}  # of a row of WRITERS
+_OTHER_NAMES = {"lance": "extension"}  # of the type lance.bfloat16
 
 
 class Settings(Struct, frozen=True, kw_only=True):
@@ -135,6 +136,7 @@ def _stored(setting: str, value: str | None, form: str) -> str:
 
     Raises UsageError for what the format does not have; it names those that do.
     """
+    value = _OTHER_NAMES.get(value, value) if value else value
     choices = {name: getattr(row, _CHOICES[setting]) for name, row in WRITERS.items()}
     if value is None:
         return choices[form][0] if choices[form] else PLAIN.bf16

@@ -18,6 +18,7 @@ Text = Annotated[
 ]
 Patterns = Annotated[str | tuple[Text, ...], Meta(extra={"form": "a pattern, or a list of them"})]
 Dtype = Literal["bf16", "f16", "f32"]
+Bf16 = Literal["extension", "lance", "uint16", "float32"]
 _SCHEDULER_SCHEMES = ("tcp", "tls", "ucx", "ws", "wss", "inproc")
 
 
@@ -103,11 +104,11 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = None
     bf16: Annotated[
-        Literal["extension", "uint16", "float32"] | None,
+        Bf16 | None,
         Meta(
-            description="The type of BF16 in an arrow or parquet output: the extension type "
-            "lance.bfloat16, 2 bytes to readers that do not know it; the bits as uint16; or, in "
-            "parquet, float32. null: extension in arrow, float32 in parquet."
+            description="The type of BF16 in an arrow or parquet output: extension (or lance), the "
+            "type lance.bfloat16, 2 bytes to readers that do not know it; the bits as uint16; or, "
+            "in parquet, float32. null: extension in arrow, float32 in parquet."
         ),
     ] = None
 

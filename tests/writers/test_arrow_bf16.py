@@ -96,6 +96,13 @@ def test_the_type_of_lance_comes_first(path: Path, how: str) -> None:
     run(POLITE.replace("HOW", how), path)
 
 
+def test_the_type_by_its_other_name(sample: Path, tmp_path: Path) -> None:
+    usual, other = tmp_path / "usual.arrow", tmp_path / "other.arrow"
+    anamnesis.remember(sample, usual)
+    anamnesis.remember(sample, other, bf16="lance")
+    assert usual.read_bytes() == other.read_bytes()
+
+
 def test_plain_bits_when_asked(sample: Path, tmp_path: Path) -> None:
     import pyarrow as pa
     import pyarrow.ipc
