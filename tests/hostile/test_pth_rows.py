@@ -1,4 +1,4 @@
-"""Rows P01 to P37, Z07 and Z22 of the table of malformed input, as checkpoints in ZIP archives."""
+"""Rows P18 to P37, Z07 and Z22 of malformed input: contents that contradict each other."""
 
 from __future__ import annotations
 
@@ -10,214 +10,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pth_bytes
 import pytest
+from pth_cases import ORDERED, B, Case, G, T, V, beside, pth
 
-from anamnesis.errors import (
-    AnamnesisError,
-    FormatError,
-    LimitError,
-    SecurityError,
-    UnsupportedError,
-)
-from anamnesis.limits import Allow, Limits
+from anamnesis.errors import FormatError, LimitError, UnsupportedError
+from anamnesis.limits import Limits
 from anamnesis.readers import open_container
 
-B = pth_bytes
-Case = tuple[bytes, type[AnamnesisError], str]
-T = B.tensor(B.storage())
-V, G = B.value, B.global_
 
-
-def pth(top: bytes, **settings: Any) -> bytes:
-    """A checkpoint of one storage, whatever its pickle is."""
-    settings = {"storages": {"0": B.DATA}, **settings}
-    return bytes(B.pth(B.pickled(top), **settings))
-
-
-def beside(evil: bytes) -> bytes:
-    """A good state dict with one entry more."""
-    return pth(B.dict_({"w": T, "x": evil}))
-
-
-def stack_global(module: str, name: str) -> bytes:
-    return bytes(V(module) + b"q\x40" + V(name) + b"q\x410" + b"0h\x40h\x41\x93")
-
-
-SYSTEM = B.call(G("os", "system"), V("id"))
-ORDERED = G("collections", "OrderedDict")
-
-
-def code() -> dict[str, tuple[bytes, str]]:
-    """Name of a case, the entry, and what the message names."""
-    return {
-        "P01-os-system": (SYSTEM, "'os.system'"),
-        "P01-posix": (B.call(G("posix", "system"), V("id")), "'posix.system'"),
-        "P01-nt": (B.call(G("nt", "system"), V("id")), "'nt.system'"),
-        "P01-subprocess": (B.call(G("subprocess", "Popen"), V("id")), "'subprocess.Popen'"),
-        "P02-stack-global-of-the-memo": (
-            stack_global("os", "system") + b"(" + V("id") + b"tR",
-            "'os.system'",
-        ),
-        "P03-inst": (b"(" + V("id") + b"ios\nsystem\n", "'os.system'"),
-        "P03-inst-allowed": (b"(icollections\nOrderedDict\n", "INST"),
-        "P04-obj": (b"(" + G("os", "system") + V("id") + b"o", "'os.system'"),
-        "P04-obj-allowed": (b"(" + ORDERED + b"o", "OBJ"),
-        "P05-newobj": (G("os", "system") + V(("id",)) + b"\x81", "'os.system'"),
-        "P05-newobj-ex-allowed": (ORDERED + b")}\x92", "NEWOBJ_EX"),
-        "P05-newobj-parameter": (G("torch.nn.parameter", "Parameter") + b")\x81", "Parameter"),
-        "P06-ext1": (b"\x82\x01", "number 1 of copyreg"),
-        "P06-ext2": (b"\x83\x01\x02", "number 513 of copyreg"),
-        "P06-ext4": (b"\x84\x01\x02\x03\x04", "number 67305985 of copyreg"),
-        "P07-build-setstate": (B.HOOKS + B.dict_({"__setstate__": ORDERED}) + b"b", "__setstate__"),
-        "P07-build-setstate-in-slots": (
-            B.HOOKS + B.tuple_(b"N", B.dict_({"__setstate__": ORDERED})) + b"b",
-            "__setstate__",
-        ),
-        "P07-build-on-a-class": (ORDERED + B.dict_({"__init__": b"N"}) + b"b", "OrderedDict"),
-        "P08-pushed-and-popped": (G("os", "system") + b"0N", "'os.system'"),
-        "P10-foreign-attribute": (G("torch._utils", "builtins"), "'torch._utils.builtins'"),
-        "P10-foreign-import": (G("torch._utils", "os"), "'torch._utils.os'"),
-        "P11-dotted": (
-            G("torch._utils", "_rebuild_tensor_v2.__globals__"),
-            "_rebuild_tensor_v2.__globals__",
-        ),
-        "P11-dotted-stack-global": (
-            stack_global("collections", "OrderedDict.fromkeys"),
-            "OrderedDict.fromkeys",
-        ),
-        "P11-joined-otherwise": (
-            stack_global("torch", "_utils._rebuild_tensor_v2"),
-            "_rebuild_tensor_v2",
-        ),
-        "P12-carriage-return": (b"ctorch._utils\r\n_rebuild_tensor_v2\n", r"torch._utils\r"),
-        "P12-nul": (b"ctorch._utils\0\n_rebuild_tensor_v2\n", r"torch._utils\x00"),
-        "P12-homoglyph": ("ct\u043erch._utils\n_rebuild_tensor_v2\n".encode(), "rch._utils"),
-        "P12-not-utf-8": (b"ctorch\xff\nSize\n", "xff"),
-        "P13-codecs-encode": (
-            B.call(G("_codecs", "encode"), V("x"), V("rot13")),
-            "'_codecs.encode'",
-        ),
-        "P14-bytearray": (B.call(G("builtins", "bytearray"), V(1 << 40)), "'builtins.bytearray'"),
-        "P15-storage-called": (B.call(G("torch", "FloatStorage"), V(1 << 40)), "FloatStorage"),
-        "P15-untyped-called": (
-            B.call(G("torch.storage", "UntypedStorage"), V(1 << 40)),
-            "UntypedStorage",
-        ),
-        "P15-tensor-called": (B.call(G("torch", "Tensor"), V(1 << 40)), "torch.Tensor"),
-        "P16-hub-load": (B.call(G("torch.hub", "load"), V("x")), "'torch.hub.load'"),
-        "P16-serialization-load": (
-            B.call(G("torch.serialization", "load"), V("x")),
-            "'torch.serialization.load'",
-        ),
-        "P16-load-from-bytes": (G("torch.storage", "_load_from_bytes"), "_load_from_bytes"),
-        "P17-unknown-storage": (B.storage(cls="EvilStorage"), "'torch.EvilStorage'"),
-        "P17-storage-elsewhere": (B.storage(module="evil"), "'evil.FloatStorage'"),
-        "P17-module-class": (G("torch.nn.modules.linear", "Linear"), "modules.linear.Linear"),
-    }
-
-
-BYTES = B.call(G("_codecs", "encode"), V("x"), V("latin1"))
-
-
-@pytest.mark.parametrize(
-    ("value", "kind"),
-    [
-        (BYTES, "bytes"),
-        (b"C\x01x", "bytes"),
-        (B.call(G("__builtin__", "bytes")), "bytes"),
-        (B.call(G("builtins", "bytearray"), BYTES), "bytearray"),
-        (B.call(G("__builtin__", "bytearray"), V("x"), V("latin-1")), "bytearray"),
-        (B.call(G("builtins", "bytearray")), "bytearray"),
-        (B.call(G("builtins", "complex"), V(1.0), V(2.0)), "complex"),
-        (B.call(G("collections", "Counter"), B.dict_({"a": V(2)})), "dict of 1"),
-        (ORDERED + b")\x81", "dict of 0"),
-        (
-            B.call(
-                G("numpy.core.multiarray", "scalar"),
-                B.call(G("numpy", "dtype"), V("f8"), V(False), V(True)) + B.tuple_(V(3)) + b"b",
-                BYTES,
-            ),
-            "numpy scalar",
-        ),
-    ],
-)
-def test_p13_p14_values_that_torch_lets_through(value: bytes, kind: str, tmp_path: Path) -> None:
-    """Records without content stand for them: no codec runs, no memory is taken."""
-    (tmp_path / "m.pth").write_bytes(beside(value))
-    container = open_container(str(tmp_path / "m.pth"), Limits())
-    assert list(container.stored) == ["w"]
-    assert container.notes == (f"left out 1 values that are no tensors: x ({kind})",)
-
-
-LEAVE = Limits(allow=Allow(leave_out_unknown=True))
-
-
-@pytest.mark.parametrize("case", code())
-def test_unknown_objects_may_be_left_out(case: str, tmp_path: Path) -> None:
-    """On request, and nothing is run then either; what tensors need stays as strict as it is."""
-    path = tmp_path / "m.pth"
-    evil, _ = code()[case]
-    path.write_bytes(beside(evil))
-    if case in ("P13-codecs-encode", "P14-bytearray") or case.startswith(("P07-", "P17-unknown",
-                "P17-storage")):  # fmt: skip
-        with pytest.raises(AnamnesisError):
-            open_container(str(path), LEAVE)
-        return
-    container = open_container(str(path), LEAVE)
-    assert list(container.stored) == ["w"]
-    (note,) = container.notes
-    assert "x (" in note
-    path.write_bytes(pth(evil))
-    with pytest.raises(UnsupportedError):
-        open_container(str(path), LEAVE)
-
-
-def test_a_tensor_of_an_unknown_class_is_left_out(tmp_path: Path) -> None:
-    """Its numbers may mean something else than those of a plain one."""
-    parts = B.tuple_(B.storage(), V(0), V((4,)), V((1,)), V(False), B.HOOKS)
-    rebuild = G("torch._utils", "_rebuild_tensor_v2")
-    typed = B.call(
-        G("torch._tensor", "_rebuild_from_type_v2"), rebuild, G("my.code", "Quantised"), parts, b"N"
-    )
-    inside = G("my.code", "Box") + b")\x81" + B.dict_({"t": T}) + b"b"
-    (tmp_path / "m.pth").write_bytes(pth(B.dict_({"w": T, "x": typed, "y": inside})))
-    with pytest.raises(SecurityError, match="--leave-out-unknown"):
-        open_container(str(tmp_path / "m.pth"), Limits())
-    container = open_container(str(tmp_path / "m.pth"), LEAVE)
-    assert list(container.stored) == ["w"]
-    (note,) = container.notes
-    assert "x (an object of my.code.Quantised), y (an object of my.code.Box)" in note.replace(
-        "(my", "(an object of my"
-    )
-
-
-@pytest.mark.parametrize("case", code())
-def test_code_is_refused(case: str, refused: Callable[..., str]) -> None:
-    evil, name = code()[case]
-    message = refused(beside(evil), ".pth", SecurityError, name)
-    assert "nothing was imported or called" in message
-    # As the whole object, and where a key would be.
-    refused(pth(evil), ".pth", SecurityError, name)
-    refused(pth(b"}" + evil + b"Ns"), ".pth", SecurityError, name)
-
-
-@pytest.mark.parametrize(
-    ("second", "name"),
-    [
-        (B.pickled(SYSTEM), "os.system"),
-        (SYSTEM + b".", "os.system"),
-        (B.pickled(b"}"), "second pickle"),
-        (b"\0", "second pickle"),
-        (b"\n", "second pickle"),
-    ],
-)
-def test_p09_a_second_pickle(second: bytes, name: str, refused: Callable[..., str]) -> None:
-    content = B.pth(B.pickled(B.dict_({"w": T})) + second, {"0": B.DATA})
-    refused(content, ".pth", SecurityError, name)
-
-
-def odd() -> dict[str, Case]:
+def contents() -> dict[str, Case]:
     rebuild = G("torch._utils", "_rebuild_tensor_v2")
     store = B.storage()
     pid = "persistent id"
@@ -353,9 +154,9 @@ def odd() -> dict[str, Case]:
     }
 
 
-@pytest.mark.parametrize("case", odd())
-def test_odd_content_is_refused(case: str, refused: Callable[..., str]) -> None:
-    content, error, field = odd()[case]
+@pytest.mark.parametrize("case", contents())
+def test_contradictions_are_refused(case: str, refused: Callable[..., str]) -> None:
+    content, error, field = contents()[case]
     refused(content, ".pth", error, field)
 
 
@@ -387,132 +188,6 @@ def test_p20_opens_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     with pytest.raises(FormatError):
         open_container(str(path), Limits())
     assert set(opened) == {str(path)}
-
-
-PKL = "archive/data.pkl: pickle"
-
-
-def streams() -> dict[str, Case]:
-    """Whole pickles that are broken."""
-    good = B.pickled(B.dict_({"w": T}))
-    late = (FormatError, PKL)
-    return {
-        "P25-empty": (b"", *late),
-        "P25-protocol-only": (b"\x80\x02", *late),
-        "P25-cut": (good[:-20], *late),
-        "P25-no-stop": (good[:-1], *late),
-        "P25-stop-only": (b".", *late),
-        "P25-unknown-opcode": (b"\x80\x02\xff.", *late),
-        "P25-underflow": (b"\x80\x02a.", *late),
-        "P25-no-mark": (b"\x80\x02}u.", *late),
-        "P25-no-memo": (b"\x80\x02h\x05.", *late),
-        "P25-get-without-number": (b"\x80\x02gx\n.", *late),
-        "P25-left-on-the-stack": (b"\x80\x02}}.", *late),
-        "P26-protocol-9": (B.pickled(B.dict_({"w": T}), 9), FormatError, "protocol 9"),
-        "P26-frame-too-long": (
-            b"\x80\x04\x95" + b"\xff" * 8 + good[2:],
-            FormatError,
-            "a frame of 18,446,744",
-        ),
-        "P27-binunicode-4-gib": (b"X\xff\xff\xff\xffx.", *late),
-        "P27-binbytes8-2-64": (b"\x8e" + b"\xff" * 8 + b"x.", *late),
-        "P27-bytearray8-2-63": (b"\x96" + b"\xff" * 7 + b"\x7fx.", *late),
-        "P27-binunicode8": (b"\x8d" + b"\xff" * 8 + b"x.", *late),
-        "P27-long4-negative": (b"\x8b\xff\xff\xff\xff.", *late),
-        "P27-long4-2-31": (b"\x8b\xff\xff\xff\x7f.", *late),
-        "P27-int-of-200000-digits": (b"I" + b"9" * 200_000 + b"\n.", *late),
-        "P27-long-of-200000-digits": (b"L" + b"9" * 200_000 + b"L\n.", *late),
-        "P27-int-of-5000-digits": (b"I" + b"9" * 5_000 + b"\n.", *late),
-        "P27-float-of-5000-digits": (b"F" + b"9" * 5_000 + b"\n.", *late),
-        "P27-long1-as-size": (
-            B.pickled(B.dict_({"w": B.tensor(B.storage(), (1 << 2000,))})),
-            FormatError,
-            "an integer of 2001 bits",
-        ),
-        "P29-lists-from-the-outside": (
-            # Each list is put into the one before it while both are empty.
-            b"]q\0" + b"".join(b"h\0]q\1ah\1q\0000" for _ in range(2_000)) + b".",
-            FormatError,
-            PKL,
-        ),
-        "P30-tuple-of-250-as-key": (b"}" + b"N" + b"\x85" * 250 + b"Ns.", FormatError, "dict key"),
-    }
-
-
-@pytest.mark.parametrize("case", streams())
-def test_broken_streams(case: str, refused: Callable[..., str]) -> None:
-    stream, error, field = streams()[case]
-    refused(B.pth(stream, {"0": B.DATA}), ".pth", error, field)
-
-
-LARGE: dict[str, tuple[Callable[[], bytes], type[AnamnesisError], str]] = {
-    "P29-1M-tuples": (lambda: b"N" + b"\x85" * 1_000_000 + b".", FormatError, "nested deeper"),
-    "P29-100k-lists": (lambda: b"]" * 100_000 + b"a" * 99_999 + b".", FormatError, "nested deeper"),
-    "P29-100k-dicts": (lambda: b"}N" * 100_000 + b"s" * 99_999 + b".", FormatError, PKL),
-    "P30-deep-tuple-as-key": (
-        lambda: b"}" + b"N" + b"\x85" * 200_000 + b"Ns.",
-        FormatError,
-        "nested deeper",
-    ),
-    "P31-50M-none": (lambda: b"N" * 50_000_000, LimitError, "opcodes"),
-    "P31-5M-marks": (lambda: b"(" * 5_000_000, LimitError, "opcodes"),
-    "P31-none-and-pop": (lambda: b"N0" * 10_000_000, LimitError, "opcodes"),
-    "P31-lists": (lambda: b"]" * 10_000_000, LimitError, "in memory"),
-    "P31-memo": (lambda: b"N" + b"\x94" * 10_000_000, LimitError, "in memory"),
-}
-
-
-@pytest.mark.parametrize("case", LARGE)
-def test_large_streams(case: str, refused: Callable[..., str]) -> None:
-    make, error, field = LARGE[case]
-    refused(B.pth(make(), {"0": B.DATA}), ".pth", error, field)
-
-
-def doubled(rounds: int, leaf: bytes, pair: bytes = b"\x86") -> bytes:
-    """A value that holds the one before it twice, so many times over."""
-    return leaf + b"".join(b"q\x30" + b"h\x30" + pair for _ in range(rounds))
-
-
-@pytest.mark.parametrize("rounds", [60, 100, 250])
-def test_p28_doubling(rounds: int, refused: Callable[..., str], tmp_path: Path) -> None:
-    """Shared nodes stay shared; names of tensors in them would be 2^rounds."""
-    path = tmp_path / "ok.pth"
-    path.write_bytes(beside(doubled(rounds, b"N")))
-    assert list(open_container(str(path), Limits()).stored) == ["w"]
-    refused(beside(doubled(rounds, T)), ".pth", LimitError, "tensors: needs")
-    empty = B.tensor(B.storage("1", 0), (0,))
-    content = pth(B.dict_({"x": doubled(rounds, empty)}), storages={"1": b""})
-    refused(content, ".pth", LimitError, "tensors: needs")
-    refused(pth(doubled(rounds, b"N")), ".pth", UnsupportedError, "holds tuple of 2")
-
-
-def test_p28_long_names_are_counted(refused: Callable[..., str]) -> None:
-    entries = B.dict_({f"{n}": b"h\x50" for n in range(5_000)})
-    content = pth(B.dict_({"first": T + b"q\x50", "n" * 60_000: entries}))
-    refused(content, ".pth", LimitError, "tensor names")
-
-
-def test_p28_notes_are_counted(refused: Callable[..., str]) -> None:
-    """One dict with a tensor and many scalars, reached by many names."""
-    inner = B.dict_({"w": T, **{f"{n}": b"N" for n in range(2_000)}}) + b"q\x51"
-    outer = B.dict_({"first": inner, **{f"x{n}": b"h\x51" for n in range(2_000)}})
-    refused(pth(outer), ".pth", LimitError, "every path to them counted")
-
-
-@pytest.mark.parametrize(
-    "top",
-    [
-        b"]q\x50h\x50a",
-        b"}q\x50" + V("k") + b"h\x50s",
-        B.dict_({"w": T, "x": b"]q\x50h\x50a"}),
-        b"}q\x50" + V("a") + B.list_(B.dict_({"b": b"h\x50"})) + b"s",
-        b"](](K\x01eq\x50h\x50h\x50ae",
-    ],
-)
-def test_p32_values_that_contain_themselves(top: bytes, refused: Callable[..., str]) -> None:
-    if top.startswith(b"]"):
-        top = B.dict_({"w": T, "x": top})
-    refused(pth(top), ".pth", FormatError, "contains itself")
 
 
 def test_p33_500000_names_on_one_tensor(tmp_path: Path) -> None:

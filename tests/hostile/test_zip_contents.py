@@ -30,11 +30,7 @@ from zip_bytes import (
 )
 
 import anamnesis
-from anamnesis.errors import (
-    AnamnesisError,
-    FormatError,
-    IntegrityError,
-)
+from anamnesis.errors import AnamnesisError, FormatError, IntegrityError
 from anamnesis.limits import Limits
 from anamnesis.readers.npz import open_npz
 from anamnesis.readers.source import LocalFile
