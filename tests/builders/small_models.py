@@ -11,13 +11,15 @@ import numpy as np
 
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
 
-FILE = FileId("/models/m.safetensors", 1 << 30, 0, 0, 0)
+Parts = Mapping[str, tuple[str, tuple[int, ...]]]  # dtype and shape by name
+FILE = FileId("model.safetensors", 1 << 30, 0, 0, 0)
 
 
 def ledger_of(
-    parts: Mapping[str, tuple[str, tuple[int, ...]]],
+    parts: Parts,
     config: Any = None,
     *,
     prefix: str = "",
@@ -41,6 +43,14 @@ def ledger_of(
         configs = {"config.json": {"quantization_config": config}}
     container = Container(kind, (file,), stored, metadata or {})
     return Ledger(container, configs or {}, options or Options())
+
+
+def resolved(parts: Parts, config: Any = None, **more: Any) -> Ledger:
+    """The ledger of `parts` as the schemes leave it, who must have taken all of them."""
+    ledger = ledger_of(parts, config or None, **more)
+    resolve(ledger)
+    assert not list(ledger.free())
+    return ledger
 
 
 def bf16(values: Any) -> Any:

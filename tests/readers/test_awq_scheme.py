@@ -13,12 +13,11 @@ from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import FileId, Tensor
+from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes import resolve
 
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus" / "awq"
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 AWQ = {"quant_method": "awq", "bits": 4, "group_size": 64, "version": "gemm", "zero_point": True}
@@ -44,7 +43,7 @@ def gemv(inputs: int, outputs: int, width: int, **other: Any) -> Shapes:
 
 
 def resolved(parts: Shapes, config: Any = None) -> Tensor:
-    book = ledger_of(parts, config or None, prefix="model.q_proj.", file=FILE)
+    book = ledger_of(parts, config or None, prefix="model.q_proj.")
     resolve(book)
     assert not list(book.free())
     return book.tensors["model.q_proj.weight"]

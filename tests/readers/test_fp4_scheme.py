@@ -11,21 +11,17 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_models import ledger_of
+from small_models import Parts, resolved
 
 import anamnesis
 from anamnesis.analytics.scan.run import scan_reader
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
-from anamnesis.readers.base import FileId, Tensor
+from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes import resolve
-from anamnesis.readers.schemes.base import Ledger
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "fp4"
 CASES = DATA / "cases.safetensors"
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
-Parts = Mapping[str, tuple[str, tuple[int, ...]]]
 Entry = tuple[str, tuple[int, ...], bytes]
 Write = Callable[[Path, Mapping[str, Entry]], Path]
 
@@ -37,12 +33,6 @@ def expected(rounding: str) -> dict[str, Any]:
     if rounding == "reference":
         plain |= {name: found.get(f"{name}.reference", bits) for name, bits in plain.items()}
     return plain
-
-
-def resolved(parts: Parts, config: Any = None) -> Ledger:
-    ledger = ledger_of(parts, config or None, file=FILE)
-    resolve(ledger)
-    return ledger
 
 
 def only(parts: Parts, config: Any = None) -> Tensor:

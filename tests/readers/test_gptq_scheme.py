@@ -14,13 +14,12 @@ from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import FileId, Tensor
+from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import WHOLE, Strided
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus" / "gptq"
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 
@@ -45,8 +44,8 @@ def ledger(layers: Mapping[str, Shapes], config: Any = None, file: str = "config
         f"{name}.{role}": part for name, layer in layers.items() for role, part in layer.items()
     }
     if file == "config.json":
-        return ledger_of(parts, config, file=FILE)
-    return ledger_of(parts, configs={} if config is None else {file: config}, file=FILE)
+        return ledger_of(parts, config)
+    return ledger_of(parts, configs={} if config is None else {file: config})
 
 
 def resolved(parts: Shapes, config: Any = None, file: str = "config.json") -> Tensor:

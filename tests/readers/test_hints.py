@@ -8,11 +8,9 @@ import pytest
 from small_models import ledger_of
 
 from anamnesis.errors import UnsupportedError
-from anamnesis.readers.base import FileId
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
 FLOATS = {
     "m.weight": ("BF16", (64, 64)),
     "m.scale": ("F32", (64,)),
@@ -37,7 +35,7 @@ STATEMENTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
 
 
 def book(parts: Any, configs: Any, metadata: Any) -> Ledger:
-    return ledger_of(parts, configs=configs, metadata=metadata, kind="safetensors", file=FILE)
+    return ledger_of(parts, configs=configs, metadata=metadata, kind="safetensors")
 
 
 @pytest.mark.parametrize(("configs", "metadata", "named"), STATEMENTS, ids=str)

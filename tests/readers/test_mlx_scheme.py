@@ -14,13 +14,12 @@ from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import FileId, Tensor
+from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus" / "mlx"
 Shapes = dict[str, tuple[str, tuple[int, ...]]]
 FIT = {
@@ -58,7 +57,7 @@ def floats(words: int, groups: int, *lead: int, **other: Any) -> Shapes:
 
 def ledger(parts: Shapes, config: Any = None, layer: str = "model.layers.0.q_proj.") -> Ledger:
     configs = {"config.json": config} if config else {}
-    return ledger_of(parts, prefix=layer, configs=configs, file=FILE)
+    return ledger_of(parts, prefix=layer, configs=configs)
 
 
 def resolved(parts: Shapes, config: Any = None, layer: str = "model.layers.0.q_proj.") -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -11,18 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
-from small_models import ledger_of
+from small_models import Parts, resolved
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
-from anamnesis.readers.base import FileId
-from anamnesis.readers.schemes import resolve
-from anamnesis.readers.schemes.base import Ledger
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "quark"
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
-Parts = Mapping[str, tuple[str, tuple[int, ...]]]
 
 
 def config(*dtypes: str, order: Any = "reorder", **other: Any) -> dict[str, Any]:
@@ -35,12 +29,6 @@ def config(*dtypes: str, order: Any = "reorder", **other: Any) -> dict[str, Any]
         "layer_quant_config": {f"*{i}": layer for i, layer in enumerate(weights[1:])},
         "layer_type_quant_config": None,
     } | other
-
-
-def resolved(parts: Parts, about: Any) -> Ledger:
-    ledger = ledger_of(parts, about, file=FILE)
-    resolve(ledger)
-    return ledger
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])

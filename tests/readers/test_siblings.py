@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from math import prod
 from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_models import ledger_of
+from small_models import Parts, ledger_of, resolved
 
 from anamnesis.errors import AnamnesisError, UnsupportedError
-from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import SCHEMES, resolve
 from anamnesis.readers.schemes._parents import _ENDINGS, _ORDINARY
 from anamnesis.readers.schemes._siblings import HARMLESS, harmless, is_own
 from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
-from anamnesis.readers.schemes.base import Ledger, Options
-
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
-Parts = Mapping[str, tuple[str, tuple[int, ...]]]
+from anamnesis.readers.schemes.base import Options
 
 # One complete layer `m` of each scheme that needs no payload, and the method that writes it.
 LAYERS: dict[str, tuple[str, Parts]] = {
@@ -71,13 +65,6 @@ LAYERS: dict[str, tuple[str, Parts]] = {
     ),
 }
 STEMS = {"mxfp4": "m.down_proj_"}
-
-
-def resolved(parts: Parts, quantization: Any = None) -> Ledger:
-    book = ledger_of(parts, quantization or None, file=FILE)
-    resolve(book)
-    assert not list(book.free())
-    return book
 
 
 def about(method: str) -> dict[str, Any]:
@@ -255,12 +242,7 @@ def test_parameters_of_stacked_experts_are_each_other_s_neighbours() -> None:
 
 def test_a_plain_cast_has_no_layout_to_be_part_of() -> None:
     parts: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.freqs": ("F32", (4,))}
-    stored = {
-        name: Stored(name, dtype, shape, FILE, 0, prod(shape) * DTYPES[dtype].bits // 8)
-        for name, (dtype, shape) in parts.items()
-    }
-    book = Ledger(Container("safetensors", (FILE,), stored), {}, Options(assume_unit_scale=True))
-    resolve(book)
+    book = resolved(parts, options=Options(assume_unit_scale=True))
     assert set(book.tensors) == set(parts)
 
 
@@ -283,12 +265,8 @@ def test_no_invented_method_is_converted(
 ) -> None:
     parts = {**{f"m.{k}": v for k, v in others.items()}, **LAYERS[layer][1]}
     value: Any = method if key in ("quantize", "quant_method") else {"quant_method": method}
-    stored = {
-        name: Stored(name, dtype, shape, FILE, 0, prod(shape) * DTYPES[dtype].bits // 8)
-        for name, (dtype, shape) in parts.items()
-    }
     for config in ({key: value}, {"text_config": {key: value}}):
-        book = Ledger(Container("safetensors", (FILE,), stored), {"config.json": config})
+        book = ledger_of(parts, configs={"config.json": config})
         with pytest.raises(UnsupportedError):
             resolve(book)
 
@@ -372,7 +350,7 @@ def test_an_invented_parameter_around_a_layer_is_never_silent(
     """Unless models are known to have it, it is noted, refused or dropped with a reason."""
     method, parts = LAYERS[layer]
     name = f"{module}{part}"
-    book = ledger_of({**within("l.0.mlp", parts), name: (dtype, shape)}, about(method), file=FILE)
+    book = ledger_of({**within("l.0.mlp", parts), name: (dtype, shape)}, about(method))
     try:
         resolve(book)
     except AnamnesisError:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
-from small_models import ledger_of
+from small_models import Parts, ledger_of, resolved
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
-from anamnesis.readers.base import FileId
 from anamnesis.readers.schemes import SCHEMES, resolve
 from anamnesis.readers.schemes._refused import ALIASES, REFUSED, table
 from anamnesis.readers.schemes._stated import FILES, canonical, may_state, stated
-from anamnesis.readers.schemes.base import Ledger
-
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
-Parts = Mapping[str, tuple[str, tuple[int, ...]]]
 
 DENSE: Parts = {"m.weight": ("BF16", (64, 64)), "m.bias": ("BF16", (64,))}
 AWQ: Parts = {
@@ -28,23 +22,6 @@ AWQ: Parts = {
 }
 FP8: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())}
 QUIP: Parts = {"m.Qidxs": ("I16", (24, 4)), "m.SU": ("F16", (32,)), "m.SV": ("F16", (24,))}
-
-
-def ledger(
-    parts: Parts,
-    configs: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, str] | None = None,
-    kind: str = "safetensors",
-) -> Ledger:
-    return ledger_of(parts, configs=configs, metadata=metadata, kind=kind, file=FILE)
-
-
-def resolved(parts: Parts, quantization: Any = None, **more: Any) -> Ledger:
-    configs = {"config.json": {"quantization_config": quantization}} if quantization else {}
-    book = ledger(parts, more.pop("configs", configs), **more)
-    resolve(book)
-    assert not list(book.free())
-    return book
 
 
 @pytest.mark.parametrize(
@@ -112,7 +89,7 @@ def test_an_unknown_method_is_refused_wherever_it_stands(
     file: str, config: Any, parts: Parts
 ) -> None:
     with pytest.raises(UnsupportedError, match=rf"{file}.*\((?i:foo.bits)\): no such method"):
-        resolve(ledger(parts, {file: config}))
+        resolve(ledger_of(parts, configs={file: config}))
 
 
 @pytest.mark.parametrize(
@@ -129,7 +106,7 @@ def test_an_unknown_method_is_refused_wherever_it_stands(
 )
 def test_an_unknown_method_is_refused_in_metadata(metadata: dict[str, str]) -> None:
     with pytest.raises(UnsupportedError, match=r"metadata .*\(foo-bits\)"):
-        resolve(ledger(AWQ, metadata=metadata))
+        resolve(ledger_of(AWQ, metadata=metadata))
 
 
 @pytest.mark.parametrize(
@@ -169,7 +146,7 @@ def test_results_and_vocabularies_state_no_method() -> None:
 def test_metadata_that_nobody_can_read_is_a_statement_all_the_same() -> None:
     parts: Parts = {"m.weight": ("I8", (8, 8))}
     with pytest.raises(UnsupportedError, match="metadata quantization_config"):
-        resolve(ledger(parts, metadata={"quantization_config": "{broken"}))
+        resolve(ledger_of(parts, metadata={"quantization_config": "{broken"}))
 
 
 @pytest.mark.parametrize("method", sorted(REFUSED))
@@ -177,9 +154,7 @@ def test_a_refused_method_is_named_with_its_reason(method: str) -> None:
     row = REFUSED[method]
     if method not in SCHEMES:
         with pytest.raises(UnsupportedError) as caught:
-            resolve(
-                ledger(DENSE, {"config.json": {"quantization_config": {"quant_method": method}}})
-            )
+            resolve(ledger_of(DENSE, {"quant_method": method}))
         assert f"({method})" in str(caught.value)
         assert row.title in str(caught.value)
         assert row.tool in str(caught.value)
@@ -271,7 +246,7 @@ def test_codes_under_other_names_are_never_dense_under_a_method(method: str, par
 def test_other_widths_of_modelslim_are_refused_by_name(quantize: str) -> None:
     parts: Parts = {"m.weight": ("I8", (32, 64)), "m.weight_scale": ("F32", (32, 1))}
     with pytest.raises(UnsupportedError, match=quantize):
-        resolve(ledger(parts, {"config.json": {"quantize": quantize}}))
+        resolve(ledger_of(parts, configs={"config.json": {"quantize": quantize}}))
 
 
 @pytest.mark.parametrize("part", ["R1", "had_K", "rotation", "channel_scales"])
@@ -460,8 +435,8 @@ def test_a_configuration_that_states_nothing(value: Any) -> None:
 
 
 def test_gguf_says_itself_what_its_types_are() -> None:
-    config = {"config.json": {"quantization_config": {"quant_method": "foo-bits"}}}
-    resolve(ledger({"blk.0.attn_q.weight": ("F32", (4, 4))}, config, kind="gguf"))
+    about = {"quant_method": "foo-bits"}
+    resolve(ledger_of({"blk.0.attn_q.weight": ("F32", (4, 4))}, about, kind="gguf"))
 
 
 def test_a_layout_of_another_method_is_decoded_and_noted() -> None:

@@ -16,13 +16,12 @@ from small_models import ledger_of
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.pipeline import plan as planning
-from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "torchao"
 CASES = DATA / "cases.safetensors"
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
 Parts = Mapping[str, tuple[str, tuple[int, ...]]]
 BF16, F16, F32 = ({"_type": "torch.dtype", "_data": d} for d in ("bfloat16", "float16", "float32"))
 
@@ -42,7 +41,7 @@ def meta(kind: str, names: Any = ("qdata", "scale"), **about: Any) -> str:
 
 def resolved(parts: Parts, metadata: Mapping[str, str], **options: Any) -> Ledger:
     metadata = {"tensor_names": json.dumps(list(metadata)), **metadata}
-    ledger = ledger_of(parts, metadata=metadata, options=Options(**options), file=FILE)
+    ledger = ledger_of(parts, metadata=metadata, options=Options(**options))
     resolve(ledger)
     return ledger
 
@@ -358,9 +357,8 @@ def test_without_metadata() -> None:
     parts: Parts = {"m._gate_up_qdata": ("I8", (4, 64)), "m._gate_up_scale": ("F32", (4, 1))}
     with pytest.raises(UnsupportedError, match="torchao without its metadata"):
         resolved(parts, {})
-    stored = Stored("m._x_qdata", "I8", (4,), FILE, 0, 4)
     names = {"tensor_names": '{"m.x": 1}'}
-    ledger = Ledger(Container("safetensors", (FILE,), {stored.name: stored}, names))
+    ledger = ledger_of({"m._x_qdata": ("I8", (4,))}, metadata=names)
     with pytest.raises(FormatError, match="expected a list of names"):
         resolve(ledger)
 

@@ -10,17 +10,13 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
-from small_models import ledger_of
+from small_models import ledger_of, resolved
 
 import anamnesis
 from anamnesis.errors import UnsupportedError
-from anamnesis.readers.base import Container, FileId, Stored
-from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.model import Model, load_model
 from anamnesis.readers.schemes import resolve
-from anamnesis.readers.schemes.base import Ledger
 
-FILE = FileId("model.safetensors", 0, 0, 0, 0)
 INPUTS, OUTPUTS, GROUP = 128, 64, 64
 GPTQ = {"quant_method": "gptq", "bits": 4, "group_size": GROUP, "desc_act": False, "sym": True}
 
@@ -153,13 +149,7 @@ def test_mlx_layers_have_the_inputs_that_the_model_says(
 
 
 def notes(parts: Any, configs: Any = None) -> list[str]:
-    stored = {
-        name: Stored(name, dtype, shape, FILE, 0, int(np.prod(shape)) * DTYPES[dtype].bits // 8)
-        for name, (dtype, shape) in parts.items()
-    }
-    book = Ledger(Container("safetensors", (FILE,), stored), configs or {})
-    resolve(book)
-    return book.notes
+    return resolved(parts, configs=configs).notes
 
 
 def nvfp4(rows: int, columns: int) -> dict[str, Any]:
@@ -264,10 +254,7 @@ def test_a_method_that_says_neither_of_two_is_noted() -> None:
     ],
 )
 def test_auto_round_says_whether_packed_numbers_are_floats(about: Any, scheme: str) -> None:
-    quantization = {"quantization_config": {"quant_method": "auto-round", **about}}
-    stored = {n: Stored(n, d, s, FILE, 0, int(np.prod(s))) for n, (d, s) in PACKED.items()}
-    book = Ledger(Container("safetensors", (FILE,), stored), {"config.json": quantization})
-    resolve(book)
+    book = resolved(PACKED, {"quant_method": "auto-round", **about})
     assert book.tensors["x.weight"].scheme == scheme
 
 
