@@ -5,72 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from layer_parts import LAYERS, STEMS, about, within
 from small_models import Parts, ledger_of, resolved
 
 from anamnesis.errors import AnamnesisError, UnsupportedError
-from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes import SCHEMES, resolve
-from anamnesis.readers.schemes._parents import _ENDINGS, _ORDINARY
-from anamnesis.readers.schemes._siblings import HARMLESS, harmless, is_own
-from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
+from anamnesis.readers.schemes import resolve
+from anamnesis.readers.schemes._siblings import HARMLESS, harmless
 from anamnesis.readers.schemes.base import Options
-
-# One complete layer `m` of each scheme that needs no payload, and the method that writes it.
-LAYERS: dict[str, tuple[str, Parts]] = {
-    "awq": (
-        "awq",
-        {"m.qweight": ("I32", (64, 4)), "m.qzeros": ("I32", (2, 4)), "m.scales": ("F16", (2, 32))},
-    ),
-    "bitnet": ("bitnet", {"m.weight": ("U8", (8, 32)), "m.weight_scale": ("BF16", (1,))}),
-    "bnb-int8": ("bitsandbytes", {"m.weight": ("I8", (32, 64)), "m.SCB": ("F32", (32,))}),
-    "ct-int8": (
-        "compressed-tensors",
-        {"m.weight": ("I8", (32, 64)), "m.weight_scale": ("BF16", (32, 1))},
-    ),
-    "fp8": ("fp8", {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())}),
-    "gptq": (
-        "gptq",
-        {
-            "m.qweight": ("I32", (8, 32)),
-            "m.qzeros": ("I32", (2, 4)),
-            "m.scales": ("F16", (2, 32)),
-            "m.g_idx": ("I32", (64,)),
-        },
-    ),
-    "mlx": (
-        "mlx",
-        {"m.weight": ("U32", (32, 8)), "m.scales": ("F16", (32, 1)), "m.biases": ("F16", (32, 1))},
-    ),
-    "mxfp4": (
-        "mxfp4",
-        {"m.down_proj_blocks": ("U8", (2, 4, 1, 16)), "m.down_proj_scales": ("U8", (2, 4, 1))},
-    ),
-    "nvfp4": (
-        "modelopt",
-        {
-            "m.weight": ("U8", (32, 32)),
-            "m.weight_scale": ("F8_E4M3", (32, 4)),
-            "m.weight_scale_2": ("F32", ()),
-        },
-    ),
-    "quanto": (
-        "quanto",
-        {"m.weight._data": ("I8", (32, 64)), "m.weight._scale": ("F32", (32, 1))},
-    ),
-    "quark": (
-        "quark",
-        {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())},
-    ),
-}
-STEMS = {"mxfp4": "m.down_proj_"}
-
-
-def about(method: str) -> dict[str, Any]:
-    if method == "mlx":
-        return {"quant_method": "mlx", "bits": 4, "group_size": 64}
-    return {"quant_method": method}
 
 
 @pytest.mark.parametrize("layer", sorted(LAYERS))
@@ -98,6 +39,7 @@ SIDE = {
     "weight_offset": ("F32", (32, 1)),
     "zz": ("F64", ()),
 }
+
 
 READ = {("ct-int8", "weight_offset"), ("nvfp4", "pre_quant_scale")}  # by their schemes
 
@@ -244,135 +186,6 @@ def test_a_plain_cast_has_no_layout_to_be_part_of() -> None:
     parts: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.freqs": ("F32", (4,))}
     book = resolved(parts, options=Options(assume_unit_scale=True))
     assert set(book.tensors) == set(parts)
-
-
-# What a hypothetical tool might come up with.
-WORD = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=12)
-SHAPES = st.lists(st.integers(1, 64), max_size=3).map(tuple)
-ANY = st.tuples(st.sampled_from(sorted(set(DTYPES) - {"F4", "F6_E2M3", "F6_E3M2"})), SHAPES)
-UNDERSTOOD = {method for row in SCHEMES.values() for method in row.methods}
-
-
-@settings(deadline=None)
-@given(
-    method=WORD.filter(lambda w: canonical(w) not in UNDERSTOOD | set(_NOT_STATED)),
-    key=st.sampled_from(KEYS),
-    layer=st.sampled_from(sorted(LAYERS)),
-    others=st.dictionaries(WORD, ANY, max_size=3),
-)
-def test_no_invented_method_is_converted(
-    method: str, key: str, layer: str, others: dict[str, Any]
-) -> None:
-    parts = {**{f"m.{k}": v for k, v in others.items()}, **LAYERS[layer][1]}
-    value: Any = method if key in ("quantize", "quant_method") else {"quant_method": method}
-    for config in ({key: value}, {"text_config": {key: value}}):
-        book = ledger_of(parts, configs={"config.json": config})
-        with pytest.raises(UnsupportedError):
-            resolve(book)
-
-
-@settings(deadline=None)
-@given(
-    layer=st.sampled_from(sorted(LAYERS)),
-    name=WORD,
-    what=ANY,
-    configured=st.booleans(),
-)
-def test_no_invented_sibling_is_converted(
-    layer: str, name: str, what: tuple[str, tuple[int, ...]], configured: bool
-) -> None:
-    """It is refused, consumed by the scheme, or harmless by name: it never comes out in silence."""
-    method, parts = LAYERS[layer]
-    full = STEMS.get(layer, "m.") + name
-    if full in parts:
-        return
-    try:
-        book = resolved({**parts, full: what}, about(method) if configured else None)
-    except AnamnesisError:
-        return
-    row = harmless(name)
-    assert full not in book.tensors or (row is not None and not row.dropped)
-
-
-@settings(deadline=None)
-@given(
-    layer=st.sampled_from(sorted(set(LAYERS) - set(STEMS))),
-    module=st.sampled_from(["", "l.0.mlp."]),
-    name=WORD,
-    what=ANY,
-    configured=st.booleans(),
-)
-def test_no_invented_sibling_of_a_module_is_converted(
-    layer: str, module: str, name: str, what: tuple[str, tuple[int, ...]], configured: bool
-) -> None:
-    """The same beside the module, called after it."""
-    method, parts = LAYERS[layer]
-    full = f"{module}m_{name}"
-    parts = {module + part: of for part, of in parts.items()}
-    try:
-        book = resolved({**parts, full: what}, about(method) if configured else None)
-    except AnamnesisError:
-        return
-    row = harmless(name)
-    assert full not in book.tensors or is_own(name) or (row is not None and not row.dropped)
-
-
-@settings(deadline=None)
-@given(
-    method=st.sampled_from(sorted(UNDERSTOOD - {"gguf"})),
-    name=WORD,
-    dtype=st.sampled_from([d for d, row in DTYPES.items() if row.kind in ("int", "code")]),
-    shape=st.lists(st.sampled_from([2, 8, 32]), min_size=2, max_size=3).map(tuple),
-)
-def test_no_codes_come_out_dense_under_a_method(
-    method: str, name: str, dtype: str, shape: tuple[int, ...]
-) -> None:
-    parts: Parts = {"n.weight": ("BF16", (4, 4)), f"m.{name}": (dtype, shape)}
-    with pytest.raises(AnamnesisError):
-        resolved(parts, about(method))
-
-
-def within(module: str, parts: Parts) -> Parts:
-    return {f"{module}.{name}": entry for name, entry in parts.items()}
-
-
-@pytest.mark.parametrize("layer", sorted(set(LAYERS) - {"mxfp4"}))
-@settings(deadline=None)
-@given(
-    part=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=2, max_size=9),
-    shape=st.sampled_from([(64, 64), (32,), (64,), (2, 3, 4)]),
-    module=st.sampled_from(["l.0.mlp.", "l.0.", "l.", ""]),
-    dtype=st.sampled_from(["F32", "I64"]),
-)
-def test_an_invented_parameter_around_a_layer_is_never_silent(
-    layer: str, part: str, shape: tuple[int, ...], module: str, dtype: str
-) -> None:
-    """Unless models are known to have it, it is noted, refused or dropped with a reason."""
-    method, parts = LAYERS[layer]
-    name = f"{module}{part}"
-    book = ledger_of({**within("l.0.mlp", parts), name: (dtype, shape)}, about(method))
-    try:
-        resolve(book)
-    except AnamnesisError:
-        return
-    told = any(name in note for note in book.notes) or any(d.why for d in book.dropped)
-    known = part in _ORDINARY or part.endswith(_ENDINGS) or is_own(part) or harmless(part)
-    assert told or known
-
-
-@pytest.mark.parametrize(
-    "others",
-    [
-        {"l.0.mlp.sinks": ("BF16", (8,)), "l.0.norm.weight": ("BF16", (8,))},
-        {"l.0.mlp.bias": ("BF16", (8,)), "l.0.A_log": ("F32", (8,)), "l.0.D": ("F32", (8,))},
-        {"other.zz": ("F32", (8, 8)), "cls_token": ("F32", (8, 8)), "l.0.mlp.count": ("F32", ())},
-    ],
-)
-def test_ordinary_parameters_around_a_layer_are_no_note(others: Parts) -> None:
-    method, parts = LAYERS["fp8"]
-    book = resolved({**within("l.0.mlp", parts), **others}, about(method))
-    assert set(others) <= set(book.tensors)
-    assert book.notes == []
 
 
 @pytest.mark.parametrize(

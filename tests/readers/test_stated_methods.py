@@ -7,20 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from layer_parts import AWQ, DENSE, FP8
 from small_models import Parts, ledger_of, resolved
 
-from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
+from anamnesis.errors import UnsupportedError
 from anamnesis.readers.schemes import SCHEMES, resolve
 from anamnesis.readers.schemes._refused import ALIASES, REFUSED, table
 from anamnesis.readers.schemes._stated import FILES, canonical, may_state, stated
 
-DENSE: Parts = {"m.weight": ("BF16", (64, 64)), "m.bias": ("BF16", (64,))}
-AWQ: Parts = {
-    "m.qweight": ("I32", (64, 4)),
-    "m.qzeros": ("I32", (2, 4)),
-    "m.scales": ("F16", (2, 32)),
-}
-FP8: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("F32", ())}
 QUIP: Parts = {"m.Qidxs": ("I16", (24, 4)), "m.SU": ("F16", (32,)), "m.SV": ("F16", (24,))}
 
 
@@ -215,49 +209,11 @@ def test_names_tell_a_refused_method_without_a_configuration(parts: Parts, title
         resolved(parts)
 
 
-INTEGERS = ("I8", "U8", "I16", "I32", "I64")
-
-
-@pytest.mark.parametrize("dtype", INTEGERS)
-@pytest.mark.parametrize("method", ["gptq", "fp8", "bitsandbytes", "compressed-tensors", "hqq", ""])
-def test_integers_are_never_dense_under_a_method(dtype: str, method: str) -> None:
-    for shape in ((8, 8), (2, 8, 8)):
-        for name in ("m.weight", "m.anything", "m.experts.down_proj"):
-            about = {"quant_method": method} if method else {"some": "thing"}
-            with pytest.raises(AnamnesisError):
-                resolved({**DENSE, name.replace("m.", "x."): (dtype, shape)}, about)
-
-
-@pytest.mark.parametrize(
-    ("method", "parts"),
-    [
-        ("bitsandbytes", {"x.weight": ("BF16", (2048, 1))}),
-        ("bitsandbytes", {"x.weight": ("U8", (4096,))}),
-        ("hqq", {"x.weight": ("BOOL", (32, 64))}),
-        ("gptq", {"x.weight_mask": ("BOOL", (32, 64))}),
-    ],
-)
-def test_codes_under_other_names_are_never_dense_under_a_method(method: str, parts: Parts) -> None:
-    with pytest.raises(UnsupportedError, match=rf"\({method}\)"):
-        resolved({**DENSE, **parts}, {"quant_method": method})
-
-
 @pytest.mark.parametrize("quantize", ["w4a4_flatquant", "w8a8s", "w4a8_dynamic", "w8a8_foo"])
 def test_other_widths_of_modelslim_are_refused_by_name(quantize: str) -> None:
     parts: Parts = {"m.weight": ("I8", (32, 64)), "m.weight_scale": ("F32", (32, 1))}
     with pytest.raises(UnsupportedError, match=quantize):
         resolve(ledger_of(parts, configs={"config.json": {"quantize": quantize}}))
-
-
-@pytest.mark.parametrize("part", ["R1", "had_K", "rotation", "channel_scales"])
-def test_rotations_elsewhere_in_a_quantised_model_are_refused(part: str) -> None:
-    with pytest.raises(AnamnesisError, match=part):
-        resolved({**FP8, f"layers.0.self_attn.{part}": ("F32", (64, 64))})
-
-
-def test_heads_of_one_output_are_dense() -> None:
-    parts: Parts = {**DENSE, "score.weight": ("BF16", (1, 4096)), "gate.scale": ("F32", (64, 1))}
-    assert len(resolved(parts, {"quant_method": "bitsandbytes"}).tensors) == 4
 
 
 FIELDS = ("checkpoint_format", "data_type", "format", "mode", "quant_algo", "version")
@@ -290,142 +246,6 @@ def test_eight_bit_floats_are_of_the_kind_that_is_stated(fmt: str) -> None:
     with pytest.raises(UnsupportedError, match=r"'m.weight'.* is F8_E4M3, .* says fmt: .*e5m2"):
         resolved(FP8, {"quant_method": "fp8", "fmt": fmt})
     resolved(FP8, {"quant_method": "fp8", "fmt": fmt.replace("e5m2", "e4m3"), "version": "1.0"})
-
-
-ROTATIONS = (
-    "rotation_config",
-    "transform_config",
-    "hadamard",
-    "use_QuaRot",
-    "r1_rotate",
-    "transforms",
-)
-
-
-@pytest.mark.parametrize("key", ROTATIONS)
-@pytest.mark.parametrize("method", ["fp8", "modelopt", "awq"])
-def test_a_rotated_basis_is_refused_under_any_method(method: str, key: str) -> None:
-    with pytest.raises(UnsupportedError, match=rf"{key}.*rotated"):
-        resolved(FP8, {"quant_method": method, key: {"size": 32}})
-    for nothing in (None, {}, [], 0, False, {"config_groups": {}}):
-        resolved(FP8, {"quant_method": method, key: nothing})
-
-
-@pytest.mark.parametrize("key", ROTATIONS)
-def test_a_rotated_basis_is_refused_beside_the_blocks(key: str) -> None:
-    with pytest.raises(UnsupportedError, match=rf"config.json: {key}.*rotated"):
-        resolved(FP8, configs={"config.json": {key: True}})
-    resolved(FP8, configs={"config.json": {key: "none"}})
-    resolved(DENSE, configs={"config.json": {key: True}})  # a model of floats is as it is
-
-
-NESTED = (
-    {"algo_config": [{"name": "rotation", "r1": True}]},
-    {"algo_config": {"type": "QuaRot"}},
-    {"export": {"weight": {"layers": [{"online_rotation": {"r4": True}}]}}},
-    {"algorithms": ["awq", "spinquant"]},
-    {"preprocessing": "hadamard"},
-    {"a": {"transforms": {"q": 1}}},
-)
-
-
-@pytest.mark.parametrize("more", NESTED, ids=json.dumps)
-@pytest.mark.parametrize("method", ["fp8", "quark"])
-def test_a_rotated_basis_is_found_at_any_depth(method: str, more: dict[str, Any]) -> None:
-    with pytest.raises(UnsupportedError, match="rotated basis"):
-        resolved(FP8, {"quant_method": method, **more})
-
-
-@pytest.mark.parametrize(
-    "more",
-    [
-        {"algo_config": [{"name": "smooth"}, {"name": "gptq", "rotation": {"r1": False}}]},
-        {"algo_config": [{"rotation_config": {"enabled": False, "block": 32}}]},
-        {"layers": {"model.rotation.proj": {"bits": 4}}, "skip": ["rotation"]},
-        {"algo_config": [{"name": "rotary"}]},
-    ],
-    ids=json.dumps,
-)
-def test_what_is_off_or_about_other_things_is_no_rotation(more: dict[str, Any]) -> None:
-    resolved(FP8, {"quant_method": "fp8", **more})
-    resolved(FP8, configs={"config.json": {"vision_config": {"transforms": ["resize"]}}})
-
-
-@pytest.mark.parametrize("key", ["rotary_emb_base", "partial_rotary_factor", "rotate_half_rope"])
-def test_rotary_positions_are_no_rotated_basis(key: str) -> None:
-    resolved(FP8, {"quant_method": "fp8", key: 0.5})
-
-
-@pytest.mark.parametrize("dtype", ["F8_E4M3", "F8_E5M2", "F8_E8M0", "F4"])
-def test_small_floats_are_never_dense(dtype: str) -> None:
-    for about in (None, {"quant_method": "fp8"}, {"quant_method": "gptq"}):
-        with pytest.raises(AnamnesisError):
-            resolved({"m.anything": (dtype, (8, 8))}, about)
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"m.codes": ("I32", (32, 8)), "m.grid": ("F16", (16, 2))},
-        {"m.codes": ("I64", (32, 8)), "m.grid": ("F16", (16, 2))},
-        {"m.weight": ("BF16", (32, 8)), "m.weight_residual": ("I8", (32, 8))},
-        {"m.weight": ("I8", (32, 8)), "m.shift": ("F16", (32,))},
-        {"m.indices": ("U8", (256,)), "m.values": ("F16", (16,))},
-        {"weight": ("I8", (32, 8)), "weight_range": ("F16", (32,))},
-        {"x.experts.w1": ("I8", (2, 32, 8)), "x.experts.w1_s": ("F16", (2, 32))},
-        {"a.weight": ("I8", (32, 64)), "a_step": ("F32", (32,))},
-    ],
-)
-def test_integers_that_need_their_neighbours_are_refused_without_a_method(parts: Parts) -> None:
-    with pytest.raises(UnsupportedError, match="are codes of a layout that is not known"):
-        resolved(parts)
-
-
-@pytest.mark.parametrize(
-    "parts",
-    [
-        {"labels": ("I64", (100, 2)), "images": ("F32", (100, 4))},
-        {"weight": ("I8", (32, 8))},
-        {"m.attn.relative_position_index": ("I64", (49, 49)), "m.attn.table": ("F32", (169, 3))},
-        {"m.embeddings.position_ids": ("I64", (1, 512)), "m.embeddings.w": ("F32", (2, 2))},
-        {"h.0.attn.bias": ("U8", (1, 1, 16, 16)), "h.0.attn.c_attn.weight": ("F32", (4, 4))},
-        {"bn.num_batches_tracked": ("I64", ()), "bn.running_mean": ("F32", (4,)), **DENSE},
-        {"gate.tid2eid": ("I32", (100, 6)), "gate.weight": ("F32", (4, 4))},
-        {
-            "model.table": ("I32", (4, 4)),
-            "model.cls": ("F32", (4,)),
-            "model.n.weight": ("F32", (4,)),
-        },
-    ],
-)
-def test_integers_of_the_model_itself_stay(parts: Parts) -> None:
-    assert all(not t.quantised for t in resolved(parts).tensors.values())
-
-
-def test_buffers_stay_under_a_method_too() -> None:
-    parts: Parts = {
-        **FP8,
-        "layers.0.ffn.gate.tid2eid": ("I32", (100, 6)),
-        "layers.0.ffn.gate.bias": ("F32", (4,)),
-        "e.position_ids": ("I64", (1, 512)),
-        "bn.num_batches_tracked": ("I64", ()),
-        "mask": ("BOOL", (4, 4)),
-    }
-    assert set(resolved(parts, {"quant_method": "fp8"}).tensors) == set(parts) - {"m.weight_scale"}
-
-
-@pytest.mark.parametrize("entry", ["x.table", "x", "table", "*.table", "x.*"])
-@pytest.mark.parametrize("key", ["ignore", "modules_to_not_convert", "exclude_modules"])
-def test_what_the_configuration_left_alone_stays(key: str, entry: str) -> None:
-    parts: Parts = {**FP8, "x.table": ("I32", (4, 4))}
-    about = {"quant_method": "fp8", key: [entry]}
-    assert "x.table" in resolved(parts, about).tensors
-    with pytest.raises(UnsupportedError):
-        resolved(parts, {"quant_method": "fp8", key: ["re:.*", "other", 7, None]})
-
-
-def test_an_unquantised_model_with_a_known_method_is_dense() -> None:
-    assert not resolved(DENSE, {"quant_method": "fp8"}).tensors["m.weight"].quantised
 
 
 @pytest.mark.parametrize("value", [None, False, "", "none", {}])
@@ -506,24 +326,6 @@ def test_packings_of_auto_round_that_are_known(packing: str) -> None:
     resolved(FP8, about)
 
 
-def test_assume_unit_scale_is_offered_where_no_scale_is() -> None:
-    with pytest.raises(UnsupportedError, match="--assume-unit-scale"):
-        resolved({"m.weight": ("F8_E4M3", (8, 8)), "m.norm.scale": ("F32", (8,))})
-    for name in ("m.weight_scale_2", "x.weight_scale", "m.input_scale", "m.scales"):
-        with pytest.raises(AnamnesisError) as caught:
-            resolved({"m.weight": ("F8_E4M3", (8, 8)), name: ("F32", (7, 3))})
-        assert "--assume-unit-scale" not in str(caught.value)
-
-
-def test_not_implemented_is_said_of_what_is_not() -> None:
-    with pytest.raises(UnsupportedError) as caught:
-        resolved({"m.weight": ("I8", (8, 8))}, {"quant_method": "gptq"})
-    assert "gptq is recognised and not implemented" not in str(caught.value)
-    assert "(gptq)" in str(caught.value)
-    with pytest.raises(FormatError, match="no scheme consumed"):
-        resolved({"m.weight_scale_inv": ("F32", ())}, {"quant_method": "fp8"})
-
-
 def test_files_beside_the_tensors_are_read(tmp_path: Path) -> None:
     import numpy as np
     from safetensors.numpy import save_file
@@ -551,11 +353,3 @@ def test_the_page_names_every_place_where_methods_are_stated() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text()
     for name in FILES:
         assert f"`{name}`" in page
-
-
-def test_weights_that_were_rounded_and_stored_as_floats_are_dense() -> None:
-    """AutoRound's `fake` export of a method that it has no layout for."""
-    about = {"quant_method": "auto-round", "bits": 8, "packing_format": "auto_round:fake"}
-    assert resolved(DENSE, about).tensors["m.weight"].scheme == "passthrough"
-    with pytest.raises(AnamnesisError):
-        resolved({"m.weight": ("I8", (64, 64))}, about)

@@ -1,0 +1,144 @@
+"""What no tool ever wrote beside a layer is refused or noted: methods and parameters made up."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layer_parts import LAYERS, STEMS, about, within
+from small_models import Parts, ledger_of, resolved
+
+from anamnesis.errors import AnamnesisError, UnsupportedError
+from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes import SCHEMES, resolve
+from anamnesis.readers.schemes._parents import _ENDINGS, _ORDINARY
+from anamnesis.readers.schemes._siblings import harmless, is_own
+from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
+
+# What a hypothetical tool might come up with.
+UNDERSTOOD = {method for row in SCHEMES.values() for method in row.methods}
+WORD = st.text("abcdefghijklmnopqrstuvwxyz_0123456789", min_size=1, max_size=12)
+
+
+SHAPES = st.lists(st.integers(1, 64), max_size=3).map(tuple)
+ANY = st.tuples(st.sampled_from(sorted(set(DTYPES) - {"F4", "F6_E2M3", "F6_E3M2"})), SHAPES)
+
+
+@settings(deadline=None)
+@given(
+    method=WORD.filter(lambda w: canonical(w) not in UNDERSTOOD | set(_NOT_STATED)),
+    key=st.sampled_from(KEYS),
+    layer=st.sampled_from(sorted(LAYERS)),
+    others=st.dictionaries(WORD, ANY, max_size=3),
+)
+def test_no_invented_method_is_converted(
+    method: str, key: str, layer: str, others: dict[str, Any]
+) -> None:
+    parts = {**{f"m.{k}": v for k, v in others.items()}, **LAYERS[layer][1]}
+    value: Any = method if key in ("quantize", "quant_method") else {"quant_method": method}
+    for config in ({key: value}, {"text_config": {key: value}}):
+        book = ledger_of(parts, configs={"config.json": config})
+        with pytest.raises(UnsupportedError):
+            resolve(book)
+
+
+@settings(deadline=None)
+@given(
+    layer=st.sampled_from(sorted(LAYERS)),
+    name=WORD,
+    what=ANY,
+    configured=st.booleans(),
+)
+def test_no_invented_sibling_is_converted(
+    layer: str, name: str, what: tuple[str, tuple[int, ...]], configured: bool
+) -> None:
+    """It is refused, consumed by the scheme, or harmless by name: it never comes out in silence."""
+    method, parts = LAYERS[layer]
+    full = STEMS.get(layer, "m.") + name
+    if full in parts:
+        return
+    try:
+        book = resolved({**parts, full: what}, about(method) if configured else None)
+    except AnamnesisError:
+        return
+    row = harmless(name)
+    assert full not in book.tensors or (row is not None and not row.dropped)
+
+
+@settings(deadline=None)
+@given(
+    layer=st.sampled_from(sorted(set(LAYERS) - set(STEMS))),
+    module=st.sampled_from(["", "l.0.mlp."]),
+    name=WORD,
+    what=ANY,
+    configured=st.booleans(),
+)
+def test_no_invented_sibling_of_a_module_is_converted(
+    layer: str, module: str, name: str, what: tuple[str, tuple[int, ...]], configured: bool
+) -> None:
+    """The same beside the module, called after it."""
+    method, parts = LAYERS[layer]
+    full = f"{module}m_{name}"
+    parts = {module + part: of for part, of in parts.items()}
+    try:
+        book = resolved({**parts, full: what}, about(method) if configured else None)
+    except AnamnesisError:
+        return
+    row = harmless(name)
+    assert full not in book.tensors or is_own(name) or (row is not None and not row.dropped)
+
+
+@settings(deadline=None)
+@given(
+    method=st.sampled_from(sorted(UNDERSTOOD - {"gguf"})),
+    name=WORD,
+    dtype=st.sampled_from([d for d, row in DTYPES.items() if row.kind in ("int", "code")]),
+    shape=st.lists(st.sampled_from([2, 8, 32]), min_size=2, max_size=3).map(tuple),
+)
+def test_no_codes_come_out_dense_under_a_method(
+    method: str, name: str, dtype: str, shape: tuple[int, ...]
+) -> None:
+    parts: Parts = {"n.weight": ("BF16", (4, 4)), f"m.{name}": (dtype, shape)}
+    with pytest.raises(AnamnesisError):
+        resolved(parts, about(method))
+
+
+@pytest.mark.parametrize("layer", sorted(set(LAYERS) - {"mxfp4"}))
+@settings(deadline=None)
+@given(
+    part=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=2, max_size=9),
+    shape=st.sampled_from([(64, 64), (32,), (64,), (2, 3, 4)]),
+    module=st.sampled_from(["l.0.mlp.", "l.0.", "l.", ""]),
+    dtype=st.sampled_from(["F32", "I64"]),
+)
+def test_an_invented_parameter_around_a_layer_is_never_silent(
+    layer: str, part: str, shape: tuple[int, ...], module: str, dtype: str
+) -> None:
+    """Unless models are known to have it, it is noted, refused or dropped with a reason."""
+    method, parts = LAYERS[layer]
+    name = f"{module}{part}"
+    book = ledger_of({**within("l.0.mlp", parts), name: (dtype, shape)}, about(method))
+    try:
+        resolve(book)
+    except AnamnesisError:
+        return
+    told = any(name in note for note in book.notes) or any(d.why for d in book.dropped)
+    known = part in _ORDINARY or part.endswith(_ENDINGS) or is_own(part) or harmless(part)
+    assert told or known
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        {"l.0.mlp.sinks": ("BF16", (8,)), "l.0.norm.weight": ("BF16", (8,))},
+        {"l.0.mlp.bias": ("BF16", (8,)), "l.0.A_log": ("F32", (8,)), "l.0.D": ("F32", (8,))},
+        {"other.zz": ("F32", (8, 8)), "cls_token": ("F32", (8, 8)), "l.0.mlp.count": ("F32", ())},
+    ],
+)
+def test_ordinary_parameters_around_a_layer_are_no_note(others: Parts) -> None:
+    method, parts = LAYERS["fp8"]
+    book = resolved({**within("l.0.mlp", parts), **others}, about(method))
+    assert set(others) <= set(book.tensors)
+    assert book.notes == []

@@ -1,0 +1,82 @@
+"""Weights in a rotated basis: refused, whatever method the configuration states."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from layer_parts import DENSE, FP8
+from small_models import resolved
+
+from anamnesis.errors import AnamnesisError, UnsupportedError
+
+
+@pytest.mark.parametrize("part", ["R1", "had_K", "rotation", "channel_scales"])
+def test_rotations_elsewhere_in_a_quantised_model_are_refused(part: str) -> None:
+    with pytest.raises(AnamnesisError, match=part):
+        resolved({**FP8, f"layers.0.self_attn.{part}": ("F32", (64, 64))})
+
+
+ROTATIONS = (
+    "rotation_config",
+    "transform_config",
+    "hadamard",
+    "use_QuaRot",
+    "r1_rotate",
+    "transforms",
+)
+
+
+@pytest.mark.parametrize("key", ROTATIONS)
+@pytest.mark.parametrize("method", ["fp8", "modelopt", "awq"])
+def test_a_rotated_basis_is_refused_under_any_method(method: str, key: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{key}.*rotated"):
+        resolved(FP8, {"quant_method": method, key: {"size": 32}})
+    for nothing in (None, {}, [], 0, False, {"config_groups": {}}):
+        resolved(FP8, {"quant_method": method, key: nothing})
+
+
+@pytest.mark.parametrize("key", ROTATIONS)
+def test_a_rotated_basis_is_refused_beside_the_blocks(key: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"config.json: {key}.*rotated"):
+        resolved(FP8, configs={"config.json": {key: True}})
+    resolved(FP8, configs={"config.json": {key: "none"}})
+    resolved(DENSE, configs={"config.json": {key: True}})  # a model of floats is as it is
+
+
+NESTED = (
+    {"algo_config": [{"name": "rotation", "r1": True}]},
+    {"algo_config": {"type": "QuaRot"}},
+    {"export": {"weight": {"layers": [{"online_rotation": {"r4": True}}]}}},
+    {"algorithms": ["awq", "spinquant"]},
+    {"preprocessing": "hadamard"},
+    {"a": {"transforms": {"q": 1}}},
+)
+
+
+@pytest.mark.parametrize("more", NESTED, ids=json.dumps)
+@pytest.mark.parametrize("method", ["fp8", "quark"])
+def test_a_rotated_basis_is_found_at_any_depth(method: str, more: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match="rotated basis"):
+        resolved(FP8, {"quant_method": method, **more})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"algo_config": [{"name": "smooth"}, {"name": "gptq", "rotation": {"r1": False}}]},
+        {"algo_config": [{"rotation_config": {"enabled": False, "block": 32}}]},
+        {"layers": {"model.rotation.proj": {"bits": 4}}, "skip": ["rotation"]},
+        {"algo_config": [{"name": "rotary"}]},
+    ],
+    ids=json.dumps,
+)
+def test_what_is_off_or_about_other_things_is_no_rotation(more: dict[str, Any]) -> None:
+    resolved(FP8, {"quant_method": "fp8", **more})
+    resolved(FP8, configs={"config.json": {"vision_config": {"transforms": ["resize"]}}})
+
+
+@pytest.mark.parametrize("key", ["rotary_emb_base", "partial_rotary_factor", "rotate_half_rope"])
+def test_rotary_positions_are_no_rotated_basis(key: str) -> None:
+    resolved(FP8, {"quant_method": "fp8", key: 0.5})
