@@ -9,81 +9,16 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from ct_parts import CT, config, int8, packed
 from safetensors.numpy import save_file
 
 import anamnesis
-from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
-from anamnesis.readers.base import Container, FileId, Stored, Tensor
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import WHOLE, Contiguous
 from anamnesis.readers.schemes import ct
 from anamnesis.readers.schemes.base import Ledger
-
-Tensors = dict[str, Any]
-CT: dict[str, Any] = {"quant_method": "compressed-tensors", "version": "0.20.0"}
-
-
-def config(bits: int, version: str = "0.20.0", **other: Any) -> dict[str, Any]:
-    weights = {"num_bits": bits, "type": "int", "symmetric": True, **other}
-    groups = {"group_0": {"targets": ["re:(a+)+$", "Linear"], "weights": weights}}
-    return {**CT, "config_groups": groups, "version": version}
-
-
-def packed(
-    rows: int = 16,
-    inputs: int = 64,
-    bits: int = 4,
-    groups: int = 2,
-    *,
-    padded: bool = False,
-    words: int | None = None,
-    zeros: int | None = None,
-    name: str = "m.q_proj.",
-    **other: Any,
-) -> Tensors:
-    """The tensors of one layer; `zeros` words of zero points."""
-    if words is None:
-        words = -(-inputs // (32 // bits)) if padded else -(-inputs * bits // 32)
-    parts: Tensors = {
-        "weight_packed": np.ones((rows, words), np.int32),
-        "weight_scale": np.ones((rows, groups), ml_dtypes.bfloat16),
-        "weight_shape": np.array([rows, inputs], np.int64),
-    }
-    if zeros is not None:
-        parts["weight_zero_point"] = np.ones((zeros, groups), np.int32)
-    return {f"{name}{role}": part for role, part in (parts | other).items() if part is not None}
-
-
-def int8(rows: int = 16, inputs: int = 64, scale: Any = None, **other: Any) -> Tensors:
-    parts: Tensors = {
-        "weight": np.ones((rows, inputs), np.int8),
-        "weight_scale": np.ones((rows, 1), np.float32) if scale is None else scale,
-    }
-    return {f"m.q_proj.{role}": part for role, part in (parts | other).items()}
-
-
-@pytest.fixture
-def tensors_of(tmp_path: Path) -> Any:
-    """What a checkpoint of these tensors and this config is read as."""
-
-    def read(parts: Tensors, about: Any = None) -> dict[str, Tensor]:
-        save_file(parts, tmp_path / "model.safetensors")
-        if about is not None:
-            (tmp_path / "config.json").write_text(json.dumps({"quantization_config": about}))
-        model = load_model(str(tmp_path))
-        return {t.name: t for t in model.tensors}
-
-    return read
-
-
-@pytest.fixture
-def one(tensors_of: Any) -> Any:
-    def read(parts: Tensors, about: Any = None) -> Tensor:
-        (only,) = tensors_of(parts, about).values()
-        assert isinstance(only, Tensor)
-        return only
-
-    return read
 
 
 @pytest.mark.parametrize("about", [None, CT, config(4), config(8)])
@@ -225,61 +160,6 @@ def test_what_belongs_to_activations_is_dropped(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"weight_scale": None},
-        {"weight_shape": None},
-        {"weight_shape": np.array([16, 64, 1], np.int64)},
-        {"weight_shape": np.array([15, 64], np.int64)},
-        {"weight_shape": np.array([16, -64], np.int64)},
-        {"weight_shape": np.array([16, 1 << 62], np.int64)},
-        {"weight_shape": np.array([16, 32], np.int64)},
-        {"weight_shape": np.array([16, 64], np.int16)},
-        {"weight_shape": np.array([16, 64], np.float32)},
-        {"weight_scale": np.ones((16, 3), np.float32)},
-        {"weight_scale": np.ones((15, 2), np.float32)},
-        {"weight_scale": np.ones((16, 0), np.float32)},
-        {"weight_scale": np.ones(16, np.float32)},
-        {"weight_scale": np.ones((16, 2), np.float64)},
-        {"weight_scale": np.ones((16, 2), np.int8)},
-        {"weight_zero_point": np.ones((3, 2), np.int32)},
-        {"weight_zero_point": np.ones((2, 1), np.int32)},
-        {"weight_zero_point": np.ones((2, 2), np.int64)},
-        {"weight_zero_point": np.ones((2, 2), np.int8)},
-        {"weight_zero_point": np.ones(2, np.int32)},
-        {"weight_packed": np.ones((16, 9), np.int32)},
-        {"weight_packed": np.ones(128, np.int32)},
-        {"weight_packed": np.ones((2, 2, 8, 8), np.int32)},
-    ],
-    ids=lambda o: " ".join(f"{k} {getattr(v, 'shape', v)} {v!r:.30}" for k, v in o.items()),
-)
-def test_parts_that_do_not_fit(other: Tensors, one: Any) -> None:
-    parts = packed(weight_scale=np.ones((16, 2), np.float32)) | packed(**other)
-    for role, part in other.items():
-        if part is None:
-            del parts[f"m.q_proj.{role}"]
-    with pytest.raises(FormatError, match=r"model\.safetensors: tensor 'm\.q_proj\.weight_"):
-        one(parts, config(4, "0.17.1"))
-
-
-@pytest.mark.parametrize(
-    "other",
-    [
-        {"scale": np.ones(16, np.float32)},
-        {"scale": np.ones((1, 64), np.float32)},
-        {"scale": np.ones((16, 2), np.int32)},
-        {"weight_zero_point": np.ones((16, 2), np.int8)},
-        {"weight_zero_point": np.ones((16, 1), np.int32)},
-        {"weight_zero_point": np.ones((16, 1), np.float32)},
-    ],
-    ids=lambda o: " ".join(f"{k} {v.dtype} {v.shape}" for k, v in o.items()),
-)
-def test_int8_parts_that_do_not_fit(other: Tensors, one: Any) -> None:
-    with pytest.raises(FormatError, match=r"model\.safetensors: tensor 'm\.q_proj\.weight_"):
-        one(int8(**other), CT)
-
-
 @pytest.mark.parametrize("shape", [(0, 64), (16, 0), (0, 0)], ids=str)
 def test_empty(shape: tuple[int, int], one: Any, tmp_path: Path) -> None:
     rows, inputs = shape
@@ -288,64 +168,6 @@ def test_empty(shape: tuple[int, int], one: Any, tmp_path: Path) -> None:
     tensor = one(int8(rows, inputs), config(8))
     assert (tensor.shape, tensor.elems) == (shape, 0)
     anamnesis.remember(tmp_path, tmp_path / "out.safetensors", threads=1)
-
-
-SPARSE = {
-    "compressed": np.ones((16, 32), ml_dtypes.bfloat16),
-    "bitmask": np.ones((16, 8), np.uint8),
-    "shape": np.array([[16], [64]], np.int64),
-}
-
-
-@pytest.mark.parametrize(
-    ("parts", "name"),
-    [
-        (SPARSE | {"row_offsets": np.zeros(16, np.int64)}, "sparse-bitmask"),
-        (SPARSE | {"compressed": np.ones((16, 32), np.int64)}, "sparse-24-bitmask of I64"),
-    ],
-    ids=["unstructured", "24-int64"],
-)
-def test_sparse_layouts_are_refused_by_name(parts: Tensors, name: str, tmp_path: Path) -> None:
-    for stem in ("m.q_proj.", ""):
-        for about in ({}, CT):
-            save_file({stem + k: v for k, v in parts.items()}, tmp_path / "model.safetensors")
-            text = json.dumps({"quantization_config": about} if about else {})
-            (tmp_path / "config.json").write_text(text)
-            with pytest.raises(UnsupportedError, match=name):
-                load_model(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    ("parts", "message"),
-    [
-        ({"bitmask": np.ones((16, 7), np.uint8)}, "U8"),
-        ({"compressed": np.ones((16, 33), np.float32)}, "a multiple of 4"),
-        ({"compressed": np.ones((16, 32), np.int8)}, "weight_scale"),
-        ({"bitmask": np.full((16, 8), 0x75, np.uint8)}, "two of four"),
-    ],
-)
-def test_sparse_parts_that_do_not_fit(parts: Tensors, message: str, tmp_path: Path) -> None:
-    good = SPARSE | {"bitmask": np.full((16, 8), 0x65, np.uint8)}
-    save_file({f"m.{k}": v for k, v in good.items()}, tmp_path / "good.safetensors")
-    assert list(anamnesis.open_model(tmp_path / "good.safetensors")) == ["m.weight"]
-    save_file({f"m.{k}": v for k, v in (good | parts).items()}, tmp_path / "bad.safetensors")
-    with pytest.raises(FormatError, match=message):
-        anamnesis.remember(tmp_path / "bad.safetensors", tmp_path / "out.safetensors", threads=1)
-
-
-@pytest.mark.parametrize(
-    "about",
-    [
-        {"quant_method": "quark"},
-        {"quant_method": "hqq"},
-    ],
-    ids=str,
-)
-def test_another_tool_s_int8_is_left_alone(about: Any, one: Any) -> None:
-    with pytest.raises(AnamnesisError):
-        one(int8(), about)
-    with pytest.raises(UnsupportedError, match="pre_quant_scale"):
-        one(int8(pre_quant_scale=np.ones(64, np.float32)), CT)
 
 
 def test_mixed_formats_in_one_checkpoint(tmp_path: Path) -> None:

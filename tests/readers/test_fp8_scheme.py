@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fp8_parts import E4M3, F32, FILE, free, ledger, resolved, stored
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.kernels import Window, decoder, preparer
@@ -21,39 +22,10 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes.base import Ledger, Options
 from anamnesis.readers.schemes.fp8 import resolve
 
-FILE = FileId("model-00001-of-00002.safetensors", 1 << 40, 0, 0, 1)
 OTHER = FileId("model-00002-of-00002.safetensors", 1 << 40, 0, 0, 2)
 CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus"
-E4M3, F32 = "F8_E4M3", "F32"
 BLOCK32, BLOCK100 = {"weight_block_size": [32, 32]}, {"weight_block_size": [100, 128]}
 BLOCK128 = {"quant_method": "fp8", "weight_block_size": [128, 128]}
-
-
-def stored(name: str, dtype: str, shape: tuple[int, ...], file: FileId = FILE) -> Stored:
-    nbytes = math.prod(shape) * DTYPES[dtype].bits // 8
-    return Stored(name, dtype, shape, file, 0, nbytes)
-
-
-def ledger(
-    *tensors: tuple[str, str, tuple[int, ...]],
-    config: Mapping[str, Any] | None = None,
-    metadata: Mapping[str, Any] | None = None,
-    unit: bool = False,
-) -> Ledger:
-    entries = {name: stored(name, dtype, shape) for name, dtype, shape in tensors}
-    configs = {} if config is None else {"config.json": {"quantization_config": config}}
-    container = Container("safetensors", (FILE,), entries, metadata or {})
-    return Ledger(container, configs, Options(assume_unit_scale=unit))
-
-
-def resolved(*tensors: tuple[str, str, tuple[int, ...]], **more: Any) -> Ledger:
-    book = ledger(*tensors, **more)
-    resolve(book)
-    return book
-
-
-def free(book: Ledger) -> list[str]:
-    return [s.name for s in book.free()]
 
 
 @pytest.mark.parametrize(
@@ -342,83 +314,6 @@ def test_activation_scales_go_with_their_layer() -> None:
         "a.input_scale", "a.output_scale", "a.k_scale", "a.qscale_act", "e.down_proj_input_scale",
     ]  # fmt: skip
     assert free(book) == ["b.input_scale", "b.my_input_scale"]
-
-
-def test_old_comfy_files() -> None:
-    book = resolved(
-        ("scaled_fp8", E4M3, (2,)),
-        ("model.diffusion_model.scaled_fp8", "F8_E5M2", (0,)),
-        ("a.weight", E4M3, (6, 8)),
-        ("a.scale_weight", F32, (1,)),
-        ("a.scale_input", F32, (1,)),
-        ("a.norm.scale", "BF16", (8,)),
-    )
-    assert [d.stored.name for d in book.dropped] == [
-        "scaled_fp8", "model.diffusion_model.scaled_fp8", "a.scale_input",
-    ]  # fmt: skip
-    assert free(book) == ["a.norm.scale"]
-    assert book.tensors["a.weight"].scheme == "fp8-tensor"
-
-
-def comfy(tmp_path: Path, text: bytes, dtype: str = E4M3) -> Ledger:
-    path = tmp_path / "model.safetensors"
-    path.write_bytes(text)
-    file = FileId(str(path), len(text), 0, 0, 0)
-    entries = {
-        "a.weight": stored("a.weight", dtype, (6, 8)),
-        "a.weight_scale": stored("a.weight_scale", F32, ()),
-        "a.comfy_quant": Stored("a.comfy_quant", "U8", (len(text),), file, 0, len(text)),
-    }
-    return Ledger(Container("safetensors", (FILE,), entries))
-
-
-def test_new_comfy_files(tmp_path: Path) -> None:
-    book = comfy(tmp_path, b'{"format": "float8_e4m3fn", "full_precision_matrix_mult": true}')
-    resolve(book)
-    assert book.tensors["a.weight"].scheme == "fp8-tensor"
-    assert [d.stored.name for d in book.dropped] == ["a.comfy_quant"]
-    book = comfy(tmp_path, b'{"format":"float8_e5m2"}', "F8_E5M2")
-    resolve(book)
-    assert free(book) == []
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        b'{"format": "mxfp8"}',
-        b'{"format": "float8_e5m2"}',
-        b'{"format": "float8_e4m3fn", "convrot": true}',
-        b'{"format": "convrot_fp8"}',
-    ],
-)
-def test_other_comfy_formats_are_left(tmp_path: Path, text: bytes) -> None:
-    book = comfy(tmp_path, text)
-    resolve(book)
-    assert free(book) == ["a.weight", "a.weight_scale", "a.comfy_quant"]
-
-
-@pytest.mark.parametrize(
-    "text", [b"", b"{", b"[]", b'{"form": 1}', b'{"format": 3}', b'{"format": "a"}' + b" " * 70000]
-)
-def test_comfy_marks_that_are_broken(tmp_path: Path, text: bytes) -> None:
-    with pytest.raises(FormatError, match=r"a\.comfy_quant"):
-        resolve(comfy(tmp_path, text))
-
-
-def test_comfy_metadata() -> None:
-    tensors = [
-        ("a.weight", E4M3, (6, 8)),
-        ("a.weight_scale", F32, ()),
-        ("b.weight", E4M3, (6, 8)),
-        ("b.weight_scale", "U8", (128, 4)),
-    ]
-    layers = {"a": {"format": "float8_e4m3fn"}, "b": {"format": "mxfp8"}}
-    text = json.dumps({"format_version": "1.0", "layers": layers})
-    book = resolved(*tensors, metadata={"_quantization_metadata": text})
-    assert free(book) == ["b.weight", "b.weight_scale"]
-    for bad in ("[", "[]", '{"layers": 1}', '{"layers": {"a": "x"}}'):
-        with pytest.raises(FormatError, match=r"_quantization_metadata|'a'"):
-            resolved(*tensors, metadata={"_quantization_metadata": bad})
 
 
 def read_header(path: Path) -> dict[str, Any]:
