@@ -9,7 +9,7 @@ import shutil
 import struct
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,21 @@ def amn() -> Callable[..., subprocess.CompletedProcess[str]]:
         return subprocess.run(command, check=False, **settings)
 
     return run
+
+
+@pytest.fixture
+def memory() -> Iterator[Any]:
+    """fsspec's file system in memory, empty before and after; clients of stores are made anew."""
+    import fsspec
+
+    from anamnesis.writers import stores
+
+    fs = fsspec.filesystem("memory")
+    fs.store.clear()
+    stores.forget()
+    yield fs
+    fs.store.clear()
+    fs.pseudo_dirs[:] = [""]
 
 
 @pytest.fixture(scope="session")

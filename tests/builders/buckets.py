@@ -189,6 +189,17 @@ def faulty(endpoint: str, faults: Faults, host: str = "127.0.0.1") -> Iterator[s
         server.server_close()
 
 
+def files_in_memory(prefix: str) -> dict[str, bytes]:
+    """What lies below `prefix` of fsspec's file system in memory, without manifests."""
+    import fsspec
+
+    return {
+        name.removeprefix(prefix): file.getvalue()
+        for name, file in fsspec.filesystem("memory").store.items()
+        if name.startswith(prefix) and "anamnesis" not in name
+    }
+
+
 def forget_clients() -> None:
     """Have clients made again, with the endpoint of this test."""
     import fsspec

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buckets import KEYS, Bucket, Faults, faulty, forget_clients, s3_server
+from buckets import KEYS, Bucket, Faults, faulty, files_in_memory, forget_clients, s3_server
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, UsageError
@@ -125,17 +125,11 @@ def test_encoded_tensors_that_lie_in_several_places(
     assert remote(bucket) == local(tmp_path / "out")
 
 
-def test_any_store_that_fsspec_writes_to(model: Path, tmp_path: Path) -> None:
-    import fsspec
-
-    memory = fsspec.filesystem("memory")
-    memory.store.clear()
-    forget_clients()
+def test_any_store_that_fsspec_writes_to(memory: Any, model: Path, tmp_path: Path) -> None:
     convert(model, tmp_path / "out", dtype="bf16", max_shard_size=SHARD)
     convert(model, "memory://out", dtype="bf16", max_shard_size=SHARD)
-    found = {name.removeprefix("/out/"): file.getvalue() for name, file in memory.store.items()}
-    assert {n: d for n, d in found.items() if "anamnesis" not in n} == local(tmp_path / "out")
-    assert not [name for name in found if name.startswith(".")]
+    assert files_in_memory("/out/") == local(tmp_path / "out")
+    assert not [name for name in memory.store if name.startswith("/out/.")]
     assert anamnesis.verify("memory://out")["tensors"] == 6
     memory.store["/out/model-00001-of-00002.safetensors"].getbuffer()[9000] ^= 1
     with pytest.raises(IntegrityError):

@@ -2,61 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import os
 import pickle
-import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any, get_args
 
-import msgspec
 import pytest
+from job_files import FULL, SMALL, message
 
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import GiB, Limits, MiB
 from anamnesis.pipeline import config, sections
 from anamnesis.pipeline.config import Job, Output, Run, job_from, load_job, schema
 from anamnesis.pipeline.sizes import parse_size
-
-FULL = """
-inputs:
-  - models/llama-fp8
-output:
-  path: out/llama-bf16
-  format: safetensors
-  dtype: bf16
-  max_shard_size: 5GB
-  overwrite: false
-select: {include: ["*"], exclude: []}
-numbers: {rounding: exact, passthrough: keep, assume_unit_scale: false}
-run: {executor: threads, threads: auto, memory: 512MiB, scheduler: null}
-limits:
-  {max_items: 2000000, max_single_alloc: 8GiB, max_total_bytes: null, max_expansion_ratio: 1000}
-"""
-SMALL = "inputs: [a]\noutput: {path: o}\n"
-
-
-@pytest.fixture
-def job_file(tmp_path: Path) -> Any:
-    def write(text: str) -> str:
-        path = tmp_path / "job.yaml"
-        path.write_text(text, encoding="utf-8")
-        return str(path)
-
-    return write
-
-
-def message(job_file: Any, text: str, *overrides: str) -> str:
-    path = job_file(text)
-    with pytest.raises(UsageError) as caught:
-        load_job(path, overrides).resolve()
-    assert "\n" not in str(caught.value)
-    return str(caught.value).replace(path, "job.yaml")
-
-
-# --- what a job means
 
 
 def test_every_key_reads(job_file: Any) -> None:
@@ -171,9 +131,6 @@ def test_choices_are_the_rows_of_the_tables() -> None:
     assert set(get_args(config.Dtype)) == dtypes
 
 
-# --- sizes
-
-
 @pytest.mark.parametrize(
     ("text", "nbytes"),
     [
@@ -234,9 +191,6 @@ def test_sizes(text: int | str, nbytes: int) -> None:
 def test_sizes_that_cannot_be_meant(text: Any) -> None:
     with pytest.raises(UsageError, match="allowed: whole bytes"):
         parse_size(text)
-
-
-# --- wrong keys and values
 
 
 @pytest.mark.parametrize(
@@ -356,9 +310,6 @@ def test_a_long_value_is_cut(job_file: Any) -> None:
     assert len(said) < 300
 
 
-# --- overrides
-
-
 def test_overrides_win_in_order(job_file: Any) -> None:
     path = job_file(SMALL + "run: {threads: 2}")
     overrides = ["output.dtype=f32", "run.threads=4", "run.threads=5", "inputs=[x, y]"]
@@ -409,9 +360,6 @@ def test_an_override_below_a_value_that_is_no_section(job_file: Any) -> None:
     assert said == "job.yaml:3:1: run: found 3; allowed: a mapping"
 
 
-# --- the file
-
-
 def test_the_file_is_not_too_big(tmp_path: Path) -> None:
     path = tmp_path / "job.yaml"
     path.write_bytes(SMALL.encode().ljust((1 << 20), b" "))
@@ -432,80 +380,6 @@ def test_the_file_is_utf8(tmp_path: Path) -> None:
     path.write_bytes(SMALL.encode("utf-16"))
     with pytest.raises(UsageError, match="not UTF-8"):
         load_job(path)
-
-
-def test_the_file_systems_errors_pass_through(tmp_path: Path) -> None:
-    with pytest.raises(FileNotFoundError):
-        load_job(tmp_path / "none.yaml")
-    with pytest.raises(IsADirectoryError):
-        load_job(tmp_path)
-
-
-# --- the schema
-
-VALID = [
-    SMALL,
-    FULL,
-    SMALL + "run: {memory: 1.5GiB, threads: 3}",
-    SMALL + "limits: {max_total_bytes: 12}",
-]
-INVALID = [
-    "inputs: [a]",
-    "inputs: []\noutput: {path: o}",
-    SMALL + "zzz: 1",
-    SMALL + "run: {thread: 1}",
-    SMALL + "run: {threads: 0}",
-    SMALL + "run: {memory: 5gb}",
-    SMALL + "run: {memory: 0}",
-    SMALL + "numbers: {rounding: 3}",
-    "inputs: ['']\noutput: {path: o}",
-]
-
-
-def test_the_schema_is_json_and_explains_every_key() -> None:
-    whole = json.loads(json.dumps(schema()))
-    assert whole["required"] == ["inputs", "output"]
-    for part in (whole, *whole["$defs"].values()):
-        assert part["description"]
-        assert part["additionalProperties"] is False
-        for name, key in part["properties"].items():
-            assert "$ref" in key or "$ref" in str(key.get("allOf")) or key["description"], name
-
-
-def test_the_schemas_size_pattern_is_the_parsers() -> None:
-    pattern = schema()["$defs"]["Run"]["properties"]["memory"]["anyOf"][1]["pattern"]
-    for text in ("5GB", "1.5 KiB", "12"):
-        assert re.search(pattern, text)
-    for text in ("5gb", "GB", "5GBx", "x5GB", "-5"):
-        assert not re.search(pattern, text)
-
-
-@pytest.mark.parametrize("text", VALID)
-def test_the_schema_accepts_what_loads(job_file: Any, text: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    from anamnesis.pipeline.yaml_strict import parse
-
-    load_job(job_file(text)).resolve()
-    jsonschema.Draft202012Validator.check_schema(schema())
-    jsonschema.Draft202012Validator(schema()).validate(parse(text, "job").data)
-
-
-@pytest.mark.parametrize("text", INVALID)
-def test_the_schema_refuses_what_does_not(job_file: Any, text: str) -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    from anamnesis.pipeline.yaml_strict import parse
-
-    message(job_file, text)
-    with pytest.raises(jsonschema.ValidationError):
-        jsonschema.Draft202012Validator(schema()).validate(parse(text, "job").data)
-
-
-def test_defaults_satisfy_the_schema() -> None:
-    jsonschema = pytest.importorskip("jsonschema")
-    job = job_from(inputs=["a"], output={"path": "o"})
-    jsonschema.Draft202012Validator(schema()).validate(
-        json.loads(msgspec.json.encode(job)),
-    )
 
 
 def test_importing_stays_cheap() -> None:

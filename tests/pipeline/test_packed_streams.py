@@ -6,10 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
-from buckets import forget_clients
+from buckets import files_in_memory
 
 import anamnesis
 from anamnesis.errors import IntegrityError
@@ -18,14 +17,6 @@ from anamnesis.pipeline import plain_file, task
 from anamnesis.writers import arrow_pack, upload
 
 WriteSafetensors = Callable[..., Path]
-
-
-@pytest.fixture
-def memory() -> dict[str, Any]:
-    store: dict[str, Any] = fsspec.filesystem("memory").store
-    store.clear()
-    forget_clients()
-    return store
 
 
 @pytest.fixture
@@ -53,11 +44,6 @@ def model(tmp_path: Path, write_safetensors: WriteSafetensors) -> Path:
     return path
 
 
-def found(store: dict[str, Any]) -> dict[str, bytes]:
-    files = {name.removeprefix("/out"): file.getvalue() for name, file in store.items()}
-    return {name: data for name, data in files.items() if "anamnesis" not in name}
-
-
 FORMATS = [
     ("/a.arrow", {"compression": "lz4"}),
     ("/a.arrow", {"compression": "zstd", "dtype": "bf16"}),
@@ -70,7 +56,7 @@ FORMATS = [
 @pytest.mark.parametrize(("name", "settings"), FORMATS)
 @pytest.mark.parametrize("part", [100_000, 5 * MiB])
 def test_bytes_are_those_of_a_disk(
-    memory: dict[str, Any],
+    memory: Any,
     model: Path,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -94,7 +80,7 @@ def test_bytes_are_those_of_a_disk(
     url = f"memory://out{name}"
     anamnesis.convert(model, url, **settings)
     files = [local] if local.is_file() else list(local.iterdir())
-    assert found(memory) == {
+    assert files_in_memory("/out") == {
         str(p)[len(str(tmp_path / "out")) :]: p.read_bytes()
         for p in files
         if "anamnesis" not in p.name
@@ -103,13 +89,11 @@ def test_bytes_are_those_of_a_disk(
     assert bool(rewinds) == ("arrow" in name)
 
 
-def test_a_tensor_that_was_changed_in_the_store_is_found(
-    memory: dict[str, Any], model: Path
-) -> None:
+def test_a_tensor_that_was_changed_in_the_store_is_found(memory: Any, model: Path) -> None:
     for name in ("a.parquet", "a.arrow"):
         to, packed = name[2:], {"compression": "zstd"}
         anamnesis.convert(model, f"memory://out/{name}", to=to, **packed)
-        data = memory[f"/out/{name}"].getbuffer()
+        data = memory.store[f"/out/{name}"].getbuffer()
         data[len(data) // 2] ^= 1
         del data
         with pytest.raises(IntegrityError):
@@ -117,7 +101,7 @@ def test_a_tensor_that_was_changed_in_the_store_is_found(
 
 
 def test_a_pack_that_fails_leaves_nothing(
-    memory: dict[str, Any], model: Path, monkeypatch: pytest.MonkeyPatch
+    memory: Any, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def broken(*arguments: Any) -> None:
         raise OSError("the line is cut")
@@ -125,4 +109,4 @@ def test_a_pack_that_fails_leaves_nothing(
     monkeypatch.setattr(task, "import_module", lambda name: type("M", (), {"pack": broken}))
     with pytest.raises(OSError, match="the line is cut"):
         anamnesis.convert(model, "memory://out/a.parquet", to="parquet")
-    assert found(memory) == {}
+    assert files_in_memory("") == {}

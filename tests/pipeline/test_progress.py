@@ -1,80 +1,18 @@
-"""What a run tells its user: every line by a clock of our own, bars by what they draw."""
+"""Progress as lines of text, and what holds for lines and bars."""
 
 from __future__ import annotations
 
 import io
 import re
-import subprocess
-import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
+from progress_runs import FILES, GB, Broken, Clock, Terminal, bars, drawn, play
 
 from anamnesis.errors import UsageError
-from anamnesis.pipeline.progress import (
-    Lines,
-    Progress,
-    Silent,
-    format_bytes,
-    format_seconds,
-    make_progress,
-)
-
-GB = 10**9
-FILES = [(f"out/model-0000{n}-of-00003.safetensors", n * GB) for n in (1, 2, 3)]
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 100.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Terminal(io.StringIO):
-    def isatty(self) -> bool:
-        return True
-
-
-class Broken(io.StringIO):
-    """A stream that takes `lines` writes and then fails, as a closed pipe does."""
-
-    def __init__(self, lines: int = 0, error: Exception | None = None) -> None:
-        super().__init__()
-        self.left = lines
-        self.error = error or BrokenPipeError()
-        self.tries = 0
-
-    def write(self, text: str) -> int:
-        self.tries += 1
-        if self.left <= 0:
-            raise self.error
-        self.left -= 1
-        return super().write(text)
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-def play(progress: Progress) -> None:
-    """A whole run, with what may come before, twice and after."""
-    progress.note("hello")
-    progress.start(6 * GB, FILES)
-    for number, (_, nbytes) in enumerate(FILES):
-        progress.advance(number, nbytes)
-        progress.done(number)
-        progress.done(number)
-    progress.close()
-    progress.close()
-    progress.advance(0, 1)
-
-
-# --- plain lines
+from anamnesis.pipeline.progress import Lines, Silent, format_bytes, format_seconds, make_progress
 
 
 def test_lines(clock: Clock) -> None:
@@ -208,31 +146,6 @@ def test_one_thread_at_a_time() -> None:
     assert most == 1
 
 
-# --- bars
-
-
-def bars(stream: io.StringIO, clock: Clock) -> Any:
-    from anamnesis.pipeline.bars import Bars
-
-    return Bars(stream, clock, auto_refresh=False)
-
-
-def drawn(shown: Any, stream: io.StringIO) -> list[str]:
-    """The lines of one refresh, without escape sequences."""
-    stream.seek(0)
-    stream.truncate()
-    shown._rich.refresh()
-    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]|\r", "", stream.getvalue())
-    return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-@pytest.fixture
-def wide(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("COLUMNS", "120")
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-
-
 @pytest.mark.usefixtures("wide")
 def test_bars_come_and_go(clock: Clock) -> None:
     out = Terminal()
@@ -254,130 +167,6 @@ def test_bars_come_and_go(clock: Clock) -> None:
     ]
     shown.close()
     assert "\x1b[?25h" in out.getvalue()  # the cursor is back
-
-
-@pytest.mark.usefixtures("wide")
-def test_on_80_columns_shards_go_by_their_number(
-    clock: Clock, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Names would be cut before they differ."""
-    monkeypatch.setenv("COLUMNS", "80")
-    out = Terminal()
-    shown = bars(out, clock)
-    shown.start(6 * GB, FILES)
-    shown.advance(0, GB // 4)
-    shown.advance(2, GB // 4)
-    names = [line.split()[:2] for line in drawn(shown, out)]
-    assert names[1:] == [["shard", "1/3"], ["shard", "3/3"]]
-    shown.close()
-
-
-@pytest.mark.usefixtures("wide")
-def test_nothing_is_drawn_of_what_was_there_already(clock: Clock) -> None:
-    out = Terminal()
-    shown = bars(out, clock)
-    shown.start(6 * GB, FILES)
-    for number in range(3):
-        shown.done(number)
-    out.truncate(0)
-    shown.close()
-    assert "100%" not in out.getvalue()
-
-
-@pytest.mark.usefixtures("wide")
-def test_one_file_has_one_bar(clock: Clock) -> None:
-    out = Terminal()
-    shown = bars(out, clock)
-    shown.start(GB, [("out/model.safetensors", GB)])
-    shown.advance(0, GB // 2)
-    (line,) = drawn(shown, out)
-    assert re.match(r"model\.safetensors +\S+ +50% 0\.5/1\.0 GB", line)
-    shown.close()
-
-
-@pytest.mark.usefixtures("wide")
-def test_a_short_run_has_the_speed_of_all_of_it(clock: Clock) -> None:
-    """Not that of the header, which is the second and last report."""
-    out = Terminal()
-    shown = bars(out, clock)
-    shown.start(GB, [("out/model.safetensors", GB)])
-    clock.now += 2
-    shown.advance(0, GB - 50)
-    clock.now += 0.001
-    shown.done(0)
-    (line,) = drawn(shown, out)
-    assert "499." in line or "500." in line
-    assert "MB/s" in line
-    shown.close()
-
-
-@pytest.mark.usefixtures("wide")
-@pytest.mark.parametrize("header", [0, 50])
-def test_headers_fill_the_bar(clock: Clock, header: int) -> None:
-    """The sizes of files hold headers, which no task writes; the total may hold them or not."""
-    out = Terminal()
-    shown = bars(out, clock)
-    shown.start(2000 + 2 * header, [("out/a", 1050), ("out/b", 1050)])
-    for number in (0, 1):
-        clock.now += 1
-        shown.advance(number, 1000)
-        shown.done(number)
-    clock.now += 1
-    (line,) = drawn(shown, out)
-    assert re.search(r"100% .* kB/s 00:00$", line)
-    shown.close()
-
-
-@pytest.mark.usefixtures("wide")
-def test_bars_do_not_count_files_that_were_there(clock: Clock) -> None:
-    out = Terminal()
-    shown = bars(out, clock)
-    shown.start(6 * GB, FILES)
-    shown.done(2)
-    shown.advance(0, GB)
-    assert "33% 1.0/3.0 GB" in drawn(shown, out)[0]
-    shown.close()
-
-
-@pytest.mark.parametrize("columns", [72, 50, 38])
-def test_bars_fit(clock: Clock, monkeypatch: pytest.MonkeyPatch, columns: int) -> None:
-    monkeypatch.setenv("COLUMNS", str(columns))
-    monkeypatch.setenv("TERM", "xterm")
-    out = Terminal()
-    shown = bars(out, clock)
-    shown.start(6 * GB, FILES)
-    clock.now += 1
-    shown.advance(0, GB // 2)
-    clock.now += 1
-    shown.advance(0, GB // 4)
-    lines = drawn(shown, out)
-    assert len(lines) == 2  # none is wrapped
-    assert all(len(line) <= columns for line in lines)
-    shown.close()
-
-
-@pytest.mark.usefixtures("wide")
-def test_bars_serve_runs_in_turn(clock: Clock) -> None:
-    shown = bars(out := Terminal(), clock)
-    for name in ("first", "second"):
-        shown.start(GB, [(name, GB)])
-        shown.advance(0, GB)
-        shown.done(0)
-        assert [line.split()[:3:2] for line in drawn(shown, out)] == [[name, "100%"]]
-        shown.close()
-
-
-def test_standard_output_is_left_alone(clock: Clock) -> None:
-    shown = bars(Terminal(), clock)
-    before = sys.stdout
-    shown.start(GB, [("a", GB)])
-    try:
-        assert sys.stdout is before
-    finally:
-        shown.close()
-
-
-# --- all of them
 
 
 @pytest.mark.parametrize("mode", ["bar", "plain"])
@@ -461,16 +250,6 @@ def test_nothing_to_do(clock: Clock, mode: Any) -> None:
     progress = make_progress(mode, io.StringIO(), clock=clock)
     progress.start(0, [])
     progress.close()
-
-
-def test_only_bars_import_rich() -> None:
-    code = (
-        "import sys, io; from anamnesis.pipeline.progress import make_progress as m\n"
-        "m('plain', io.StringIO()), m('auto', io.StringIO()), m('quiet')\n"
-        "print('rich' in sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout == "False\n"
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import numpy as np
 import pytest
-from buckets import forget_clients
+from buckets import files_in_memory
 
 import anamnesis
 from anamnesis.errors import LimitError, UsageError
@@ -23,14 +22,6 @@ from anamnesis.pipeline.jobs import plan_job
 from anamnesis.pipeline.plan import Plan
 
 WriteSafetensors = Callable[..., Path]
-
-
-@pytest.fixture
-def memory() -> dict[str, Any]:
-    store: dict[str, Any] = fsspec.filesystem("memory").store
-    store.clear()
-    forget_clients()
-    return store
 
 
 @pytest.fixture
@@ -47,30 +38,20 @@ def names(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
 
 
-def found(store: dict[str, Any], prefix: str) -> dict[str, bytes]:
-    return {
-        name.removeprefix(prefix): file.getvalue()
-        for name, file in store.items()
-        if name.startswith(prefix) and "anamnesis" not in name
-    }
-
-
 @pytest.mark.parametrize("to", ["safetensors", "arrow", "parquet"])
-def test_what_is_staged_is_what_is_sent(
-    memory: dict[str, Any], model: Path, tmp_path: Path, to: str
-) -> None:
+def test_what_is_staged_is_what_is_sent(memory: Any, model: Path, tmp_path: Path, to: str) -> None:
     (tmp_path / "stage").mkdir()
     shards = {"to": to, "max_shard_size": "4.2MB"}
     anamnesis.convert(model, tmp_path / "out", **shards)
     anamnesis.convert(model, "memory://out", staging=tmp_path / "stage", **shards)
     local = {p.name: p.read_bytes() for p in (tmp_path / "out").iterdir()}
-    assert found(memory, "/out/") == local
-    assert not [name for name in memory if name.startswith("/.") or "/.p" in name]
+    assert files_in_memory("/out/") == local
+    assert not [name for name in memory.store if name.startswith("/.") or "/.p" in name]
     assert names(tmp_path / "stage") == []
     assert anamnesis.verify("memory://out")["tensors"] == 6
 
 
-def test_it_is_planned_and_refused(memory: dict[str, Any], model: Path, tmp_path: Path) -> None:
+def test_it_is_planned_and_refused(memory: Any, model: Path, tmp_path: Path) -> None:
     (tmp_path / "stage").mkdir()
 
     def job(disk: object, **more: object) -> Any:
@@ -91,7 +72,7 @@ def test_it_is_planned_and_refused(memory: dict[str, Any], model: Path, tmp_path
     assert names(tmp_path / "stage") == []
 
 
-def test_what_it_is_not_for(memory: dict[str, Any], model: Path, tmp_path: Path) -> None:
+def test_what_it_is_not_for(memory: Any, model: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="found no such folder"):
         anamnesis.convert(model, "memory://out", to="safetensors", staging=tmp_path / "absent")
     with pytest.raises(UsageError, match="executor distributed"):

@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
@@ -36,3 +37,26 @@ def one(tensors_of: Any) -> Any:
         return only
 
     return read
+
+
+@pytest.fixture
+def shards(tmp_path: Path, write_safetensors: Callable[..., Path]) -> dict[str, bytes]:
+    """Two shards of 4 MiB and their index; tensor b is FP8 with its scale in the other shard."""
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 120, (2048, 2048), np.uint8).tobytes()
+    scale = np.float32(0.5).tobytes()
+    dense = rng.random((1024, 1024), np.float32).tobytes()
+    first = {"a": ("F32", (1024, 1024), dense), "b.weight_scale": ("F32", (), scale)}
+    second = {"b.weight": ("F8_E4M3", (2048, 2048), codes)}
+    names: dict[str, dict[str, Any]] = {"m-1.safetensors": first, "m-2.safetensors": second}
+    index = {"weight_map": {t: n for n, tensors in names.items() for t in tensors}}
+    files = {
+        n: write_safetensors(tmp_path / n, tensors).read_bytes() for n, tensors in names.items()
+    }
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    (tmp_path / "config.json").write_text(
+        json.dumps({"quantization_config": {"quant_method": "fp8"}})
+    )
+    for name in ("model.safetensors.index.json", "config.json"):
+        files[name] = (tmp_path / name).read_bytes()
+    return files
