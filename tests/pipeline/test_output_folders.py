@@ -9,8 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from part_files import files as names
 
 import anamnesis
 from anamnesis.errors import IntegrityError, UsageError
@@ -20,29 +20,6 @@ from anamnesis.writers import exchange
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 Write = Callable[..., Path]
-
-
-@pytest.fixture
-def model(tmp_path: Path, write_safetensors: Write) -> Path:
-    """A model folder: three tensors of 4 kB, one of them FP8, and a configuration."""
-    folder = tmp_path / "model"
-    folder.mkdir()
-    rng = np.random.default_rng(5)
-    codes = rng.integers(0, 126, (32, 64), dtype=np.uint8)
-    entries: dict[str, Any] = {
-        name: ("BF16", (2048,), rng.integers(0, 9999, 2048, dtype=np.uint16).tobytes())
-        for name in ("a", "b")
-    }
-    entries["c.weight"] = ("F8_E4M3", (32, 64), codes.tobytes())
-    entries["c.weight_scale"] = ("F32", (), np.float32(0.5).tobytes())
-    write_safetensors(folder / "model.safetensors", entries)
-    (folder / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
-    (folder / "tokenizer.json").write_text("{}")
-    return folder
-
-
-def names(folder: Path) -> list[str]:
-    return sorted(p.name for p in folder.iterdir())
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -344,64 +321,3 @@ def test_an_output_that_is_a_link_is_replaced_where_it_leads(model: Path, tmp_pa
     assert (tmp_path / "out").is_symlink()
     assert names(tmp_path / "disk") == SHARDED
     assert names(tmp_path) == ["disk", "model", "out", "out.anamnesis.json"]
-
-
-# --- the manifest inside
-
-
-def test_a_folder_with_its_manifest_inside_can_be_moved(model: Path, tmp_path: Path) -> None:
-    out, moved = tmp_path / "out", tmp_path / "elsewhere"
-    anamnesis.remember(model, out, manifest="inside", max_shard_size=4096)
-    assert names(tmp_path) == ["model", "out"]
-    assert names(out) == sorted([*SHARDED, "_anamnesis.json"])
-    out.rename(moved)
-    assert anamnesis.verify(moved)["files"] == 3
-    assert anamnesis.remember(model, moved, manifest="inside", max_shard_size=4096).resumed == 3
-    anamnesis.remember(model, moved, manifest="inside", overwrite=True)
-    assert names(moved) == ["_anamnesis.json", "config.json", "model.safetensors", "tokenizer.json"]
-    assert names(tmp_path) == ["elsewhere", "model"]
-    anamnesis.remember(moved, tmp_path / "again", dtype="f32")
-    assert "_anamnesis.json" not in names(tmp_path / "again")
-
-
-@pytest.mark.parametrize("before", ["beside", "inside"])
-def test_there_is_one_manifest_whatever_was_there(model: Path, tmp_path: Path, before: str) -> None:
-    out = tmp_path / "out"
-    after = {"beside": "inside", "inside": "beside"}[before]
-    anamnesis.remember(model, out, manifest=before)
-    anamnesis.remember(model, out, manifest=after, overwrite=True)
-    there = [(out / "_anamnesis.json").exists(), (tmp_path / "out.anamnesis.json").exists()]
-    assert there == [after == "inside", after == "beside"]
-    assert anamnesis.verify(out)["tensors"] == 3
-
-
-def test_a_dataset_in_arrow_does_not_see_its_manifest(model: Path, tmp_path: Path) -> None:
-    dataset = pytest.importorskip("pyarrow.dataset")
-    anamnesis.remember(model, tmp_path / "out", to="arrow", manifest="inside", max_shard_size=4096)
-    found = dataset.dataset(tmp_path / "out", format="arrow")
-    assert len(found.files) == 3
-    assert len(anamnesis.open_model(tmp_path / "out")) == 3
-
-
-def test_inside_is_for_folders(model: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"output\.manifest: inside is for folders"):
-        anamnesis.remember(model, tmp_path / "o.safetensors", manifest="inside")
-
-
-# --- one file
-
-
-def test_a_file_keeps_its_manifest_until_it_is_replaced(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    out = tmp_path / "o.safetensors"
-    anamnesis.remember(model, out)
-    from anamnesis.pipeline import task as tasks
-
-    def poisoned(*rest: object) -> None:
-        raise IntegrityError("poison")
-
-    monkeypatch.setattr(tasks, "_run_piece", poisoned)
-    with pytest.raises(IntegrityError, match="poison"):
-        anamnesis.remember(model, out, dtype="f32", overwrite=True)
-    assert anamnesis.verify(out)["tensors"] == 3

@@ -9,30 +9,15 @@ from typing import Any
 import numpy as np
 import pth_bytes
 import pytest
+from pth_opened import opened, values
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
-from anamnesis.limits import Limits, MiB
-from anamnesis.readers import open_container, pth_legacy
-from anamnesis.readers.base import Container
-from anamnesis.readers.raw import open_raw
+from anamnesis.limits import MiB
+from anamnesis.readers import pth_legacy
 from anamnesis.readers.source import LocalFile
 
 B = pth_bytes
 FLOATS = np.arange(12, dtype="<f4")
-
-
-def opened(tmp_path: Path, content: bytes, name: str = "m.pth") -> Container:
-    path = tmp_path / name
-    path.write_bytes(content)
-    return open_container(str(path), Limits())
-
-
-def values(container: Container, name: str) -> bytes:
-    stored = container.stored[name]
-    out = np.empty(stored.nbytes, np.uint8)
-    with LocalFile(stored.file.path) as file:
-        open_raw(stored, file).read_into(0, out)
-    return out.tobytes()
 
 
 @pytest.mark.parametrize("name", ["m.pth", "m.pt", "m.ckpt", "pytorch_model.bin", "m.pth.tar", "m"])
