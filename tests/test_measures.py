@@ -10,6 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = ("analytics", "benchmarks", "cli", "kernels", "model", "names", "pipeline", "readers")
 MODULES = sorted(p for room in (*ROOMS, "writers") for p in (ROOT / room).rglob("*.py"))
 MOST = 8  # parameters by position
+LINES = 400  # of a file
 
 # Longer ones: a command has one for each of its flags, and bodies take arrays flat where a tuple
 # of them would have to be taken apart by every caller of a small function.
@@ -73,3 +74,11 @@ def test_names_are_the_field_s() -> None:
             if given.lower().strip("_") in DIALECT:
                 found.append(f"{path.relative_to(ROOT)}:{node.lineno}: {given}")
     assert not found
+
+
+def test_tests_stay_short() -> None:
+    """The other rooms' files are held in tests/test_architecture.py."""
+    tests = sorted((ROOT / "tests").rglob("*.py"))
+    found = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in tests}
+    assert tests
+    assert {path: lines for path, lines in found.items() if lines > LINES} == {}
