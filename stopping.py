@@ -39,12 +39,13 @@ def listen() -> None:
     _asked = False
     reader, writer = os.pipe()  # not inherited; macOS has no pipe2
     os.set_blocking(writer, False)
-    for number in _SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _received)
     signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     with contextlib.suppress(RuntimeError):  # no room for its stack: the flag has to do
         threading.Thread(target=_watch, args=(reader,), name="amn-signals", daemon=True).start()
+    # Last, so that none comes of which the thread is not told.
+    for number in _SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _received)
 
 
 def requested() -> bool:

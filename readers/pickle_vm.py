@@ -181,9 +181,9 @@ class Machine:
             self._limits.tensors(self.tensors, f"{self.where}: tensors")
 
     def stepped(self, position: int, price: int, opcodes: int) -> None:
-        """A tensor was made, up to `position`: what it cost, and its opcodes."""
+        """A tensor was made, up to `position`: what it cost, which was there, and its opcodes."""
         self.position = position
-        self.charge(price)
+        self.room -= price
         self.merged += opcodes
         self.skipped = True
         self.count_tensor()

@@ -180,18 +180,20 @@ def _spans(
     tensors: Mapping[str, TorchTensor], places: Mapping[str, Member], swapped: bool
 ) -> dict[str, Stored]:
     stored: dict[str, Stored] = {}
-    views: dict[tuple[str, str, tuple[int, ...] | None], View] = {}
+    kinds: dict[tuple[str, str, tuple[int, ...] | None], tuple[Member, int, View]] = {}
+    before = None
     for name, tensor in tensors.items():
         assert tensor.storage is not None
-        key = tensor.storage.key
-        view = views.get(kind := (key, tensor.dtype, tensor.strides))
-        if view is None:
-            view = views[kind] = View(tensor.strides, _swap(tensor, swapped), places[key])
-        member = places[key]
-        # Offsets in a deflated member count from its inflated start.
-        start = 0 if member.deflated else member.offset
-        offset = start + tensor.offset * item_bytes(tensor.dtype)
-        dtype = TORCH_DTYPES[tensor.dtype]
+        kind = tensor.storage.key, tensor.dtype, tensor.strides
+        if kind != before:  # that of many in turn, if of many at all
+            if kind not in kinds:
+                member = places[kind[0]]
+                view = View(tensor.strides, _swap(tensor, swapped), member)
+                # Offsets in a deflated member count from its inflated start.
+                kinds[kind] = member, 0 if member.deflated else member.offset, view
+            member, start, view = kinds[kind]
+            before, item, dtype = kind, item_bytes(tensor.dtype), TORCH_DTYPES[tensor.dtype]
+        offset = start + tensor.offset * item
         stored[name] = Stored(name, dtype, tensor.shape, member.file, offset, tensor.nbytes, view)
     return stored
 

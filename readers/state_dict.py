@@ -31,16 +31,18 @@ STATE_TENSORS = 1 << 20
 STATE_ENTRIES = 2_000_000
 STATE_NAME_BYTES = 64 * MiB
 ALWAYS_WRAPPER = "state_dict"
-WRAPPERS = (
-    ALWAYS_WRAPPER,
-    "model",
-    "model_state",
-    "model_state_dict",
-    "module",
-    "net",
-    "params",
-    "params_ema",
-    "weights",
+WRAPPERS = frozenset(
+    (
+        ALWAYS_WRAPPER,
+        "model",
+        "model_state",
+        "model_state_dict",
+        "module",
+        "net",
+        "params",
+        "params_ema",
+        "weights",
+    )
 )
 # Of the wrappers those that no module is called: beside them, these keys are a trainer's
 # (Lightning, accelerate, torchtune) and no part of the model.
@@ -50,6 +52,7 @@ _TRAINING = re.compile(
     "iter(?:ation)?s?|loops|native_amp.*|random_states?.*|rng|"
     ".*(?:lr_sched|optim|rng_state|sampler|scaler|scheduler).*"
 )
+_OPTIMISER = frozenset(("state", "param_groups"))
 _UNKNOWN_SHOWN = 32
 _SHOWN = 8  # names that a note lists
 # A dict with one of these is a layer whose other values are settings: HQQ's, and torchao's tensors.
@@ -145,7 +148,7 @@ def _sum(node: Node, sizes: dict[int, _Size], where: str) -> _Size:
             height = max(height, size.height)
     if height >= PICKLE_DEPTH:
         raise FormatError(f"{where}: values are nested deeper than {PICKLE_DEPTH}")
-    if node.kind == "dict" and {"state", "param_groups"} <= _texts(node):
+    if _among(node, _OPTIMISER) == _OPTIMISER:
         return _Size(optimiser_tensors=tensors + dropped, height=height + 1)
     return _Size(tensors, nbytes, name_bytes, entries, dropped, height + 1)
 
@@ -156,8 +159,17 @@ def _children(node: Node) -> Iterator[tuple[Any, Any]]:
     return iter(enumerate(node.items) if node.kind != "set" else ())
 
 
-def _texts(node: Node) -> set[str]:
-    return {key for key in node.items[::2] if type(key) is str}
+def _among(node: Node, texts: frozenset[str]) -> set[str]:
+    """Which of the texts are keys of a dict, which may have a million others."""
+    if node.kind != "dict":
+        return set()
+    return {key for key in node.items[::2] if type(key) is str and key in texts}
+
+
+def _is_plain(node: Node) -> bool:
+    """Whether the keys of a dict are texts, each another."""
+    keys = node.items[::2]
+    return node.kind == "dict" and set(map(type, keys)) == {str} and len(set(keys)) == len(keys)
 
 
 def _length(key: Any) -> int:
@@ -211,14 +223,16 @@ class _Walk:
             self._notes.append(f"left out {names[0]!r:.200}{more}: {why} is not converted")
 
     def _unwrap(self, top: Node) -> Node:
-        while top.kind == "dict" and not _texts(top).isdisjoint(WRAPPERS):
+        while _among(top, WRAPPERS):
             holders = [(k, v) for k, v in _children(top) if self._count(v)]
             if any(self._wraps(key, value) for key, value in holders):
                 holders = [(k, v) for k, v in holders if not _is_training(k)]
-            single = len(holders) == 1 and holders[0][0] in WRAPPERS
-            if not single or type(holders[0][1]) is not Node or holders[0][1].kind != "dict":
+            single = len(holders) == 1 and type(holders[0][0]) is str
+            if not single or holders[0][0] not in WRAPPERS:
                 return top
             name, inner = holders[0]
+            if type(inner) is not Node or inner.kind != "dict":
+                return top
             self._notes.append(f"the names inside of {name!r} come without it")
             seen: set[str] = set()
             for key, child in _children(top):
@@ -265,11 +279,14 @@ class _Walk:
         """Adds the tensors of one node; gives its nodes with tensors by prefix; notes the rest."""
         seen: set[str] = set()
         wrapper = is_wrapper(node)
-        texts = _texts(node) if node.kind == "dict" else set()
-        settings = not _SETTINGS_BESIDE.isdisjoint(texts)
-        trained = at_top and not _WHOLE.isdisjoint(texts)
+        settings = bool(_among(node, _SETTINGS_BESIDE))
+        trained = at_top and bool(_among(node, _WHOLE))
         trained = trained and any(self._wraps(key, child) for key, child in _children(node))
+        plain = not trained and _is_plain(node)
         for key, child in _children(node):
+            if plain and type(child) is TorchTensor:  # the usual case, of which there are many
+                self._add(f"{prefix}{key}" if prefix else key, child)
+                continue
             if type(child) is not TorchTensor and not self._count(child):
                 if settings and type(key) is str:
                     self._keep(f"{prefix}{key}", child)
@@ -309,7 +326,7 @@ class _Walk:
     def _add(self, name: str, tensor: TorchTensor) -> None:
         if name in self._tensors or name in self._unread:
             raise FormatError(f"{self._at(name)} is given twice")
-        if len(name) > NAME_BYTES // 4 or not name.isascii():
+        if not name.isascii() or len(name) > NAME_BYTES // 4:
             self._check_name(name)
         if tensor.refused:
             self._unread[name] = tensor.refused

@@ -7,6 +7,7 @@ torch/_utils.py `_rebuild_tensor_v2` and torch/serialization.py `_save`, `_legac
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import Any
@@ -161,6 +162,14 @@ def lay(
         )
     nbytes = elems * item_bytes(dtype)
     return TorchTensor(dtype, shape, nbytes, storage, start, kept, _refusal(dtype))
+
+
+def last_offset(tensor: TorchTensor) -> int:
+    """The highest offset at which a tensor of its box is inside of its storage."""
+    assert tensor.storage is not None
+    shape, strides = tensor.shape, tensor.strides
+    reach = math.prod(shape) if strides is None else _extent(shape, strides)[1]
+    return tensor.storage.nbytes // item_bytes(tensor.dtype) - reach
 
 
 def _dtype_of(where: str, storage: Storage, dtype: str | None) -> str:

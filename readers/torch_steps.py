@@ -33,11 +33,11 @@ from anamnesis.readers.pickle_vm import (
     Machine,
     Node,
 )
+from anamnesis.readers.torch_alike import TEXT, TEXT_HEAD, Alike, Spelt
 from anamnesis.readers.torch_globals import REBUILD_TENSOR, dict_like
-from anamnesis.readers.torch_records import lay
+from anamnesis.readers.torch_records import TorchTensor, lay
 
-_TUPLE, _LONG1, _TEXT = b"t\x8aX"
-_TEXT_HEAD = 5  # BINUNICODE and its length
+_TUPLE, _LONG1 = b"t\x8a"
 _PARTS = {
     b"get": rb"(?:h.|j.{4})",  # BINGET, LONG_BINGET
     b"put": rb"r.{4}",  # LONG_BINPUT; the first 256 values, which have BINPUT, are not worth it
@@ -51,9 +51,9 @@ _PARTS[b"number"] = rb"(?:%(int)b|%(long)b)" % _PARTS
 _PARTS[b"tuple"] = rb"(?:%(int)b\x85|%(int)b{2}\x86|%(int)b{3}\x87|\(%(int)b{4,8}t)" % _PARTS
 # What follows a name. PUTs are `_PUTS` when joined.
 _ENTRY = re.compile(
-    rb"(%(put)b)(%(get)b)\(\((%(get)b{2}%(key)b%(get)b%(number)bN?)t(%(put)b)Q(%(number)b)"
-    rb"(%(tuple)b)(%(put)b)(%(tuple)b)(%(put)b)[\x88\x89](%(get)b)\)R(%(put)b)t(%(put)b)R(%(put)b)"
-    % _PARTS,
+    rb"(%(put)b)(?P<function>%(get)b)\(\((?P<spelt>%(get)b{2}%(key)b%(get)b%(number)bN?)t(%(put)b)"
+    rb"Q(?P<offset>%(number)b)(?P<size>%(tuple)b)(%(put)b)(?P<stride>%(tuple)b)(%(put)b)"
+    rb"[\x88\x89](?P<hooks>%(get)b)\)R(%(put)b)t(%(put)b)R(%(put)b)" % _PARTS,
     re.DOTALL,
 )
 _PUTS = struct.Struct("<xIxIxIxIxIxIxI")
@@ -73,17 +73,21 @@ class TensorSteps:
         self._identifier: _Identifier | None = None
         self._values: list[Any] = []
         self._storage: Any = None
+        # How the entry before is spelt, and what runs those that are spelt as it is.
+        self._spelt: tuple[bytes, bytes, bytes] | None = None
+        self._alike: Alike | None = None
 
     def run(self, machine: Machine) -> None:
         """Run the entries at the machine's position; raises what `load` and `lay` raise."""
         while self._run_entry(machine):
-            pass
+            if self._alike is not None:
+                self._alike.run(machine)
 
     def _run_entry(self, machine: Machine) -> bool:
-        data, memo, start = machine.data, machine.memo, machine.position + _TEXT_HEAD
+        data, memo, start = machine.data, machine.memo, machine.position + TEXT_HEAD
         stop = start + int.from_bytes(data[start - 4 : start], "little")
         match = _ENTRY.match(data, stop)
-        if match is None or data[machine.position] != _TEXT:
+        if match is None or data[machine.position] != TEXT:
             return False
         put, function, spelt, put_a, offset, size, put_b, stride, put_c, hooks, *others = (
             match.groups()
@@ -110,7 +114,12 @@ class TensorSteps:
         memo[last] = tensor
         machine.stack += (text, tensor)
         machine.highest = last
-        machine.stepped(match.end(), price, box.opcodes + identifier.opcodes)
+        opcodes = box.opcodes + identifier.opcodes
+        machine.stepped(match.end(), price, opcodes)
+        # Only what comes twice is expected to come again.
+        again, self._spelt = self._spelt, (spelt, size, stride)
+        alike = again == self._spelt and identifier.put is None and Alike.fits(offset[:1])
+        self._alike = _alike(match, tensor, price - len(name), opcodes) if alike else None
         return True
 
     def _load_again(self, identifier: _Identifier, values: list[Any]) -> Any:
@@ -118,6 +127,14 @@ class TensorSteps:
             self._storage = self._load(Node("tuple", identifier.items(values)))
             self._identifier, self._values = identifier, values
         return self._storage
+
+
+def _alike(match: re.Match[bytes], tensor: TorchTensor, price: int, opcodes: int) -> Alike:
+    """What runs entries like the one that gave `tensor`; `price` is without the name."""
+    data, hooks = match.string, match.start("hooks") - 1
+    head, offset = data[match.start("function") : match.end("spelt") + 1], match["offset"]
+    ends = match["size"], match["stride"], data[hooks : match.end("hooks")]
+    return Alike(Spelt(head, offset[:1], *ends), tensor, price, opcodes)
 
 
 class _Identifier(NamedTuple):
@@ -159,8 +176,8 @@ def _identifier(spelt: bytes) -> _Identifier:
     price = 2 * NUMBER_BYTES + _taken(elems) + NODE_BYTES + SLOT_BYTES * (5 + len(none))
     opcodes, name, place = 9 + len(none), "", None
     if text:
-        price += len(text) - _TEXT_HEAD + TEXT_BYTES + MEMO_BYTES
-        opcodes, name, place = opcodes + 1, text[_TEXT_HEAD:].decode(), _number(put)
+        price += len(text) - TEXT_HEAD + TEXT_BYTES + MEMO_BYTES
+        opcodes, name, place = opcodes + 1, text[TEXT_HEAD:].decode(), _number(put)
     return _Identifier(gets, _number(elems), bool(none), name, place, price, opcodes)
 
 

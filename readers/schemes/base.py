@@ -40,35 +40,49 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     later: list[Callable[[Ledger], None]] = field(default_factory=list)
     undone: list[Mapping[str, Any]] = field(default_factory=list)
+    _all_taken: bool = False
     _stated: tuple[Stated, ...] | None = None
     _taken: set[str] = field(default_factory=set)
 
     def free(self) -> Iterator[Stored]:
         """Stored tensors that nobody has claimed or dropped, in file order."""
+        if self._all_taken:
+            return
         for stored in list(self.container.stored.values()):
             if stored.name not in self._taken:
                 yield stored
 
     def get(self, name: str) -> Stored | None:
         """The free stored tensor of that name."""
-        return None if name in self._taken else self.container.stored.get(name)
+        if self._all_taken or name in self._taken:
+            return None
+        return self.container.stored.get(name)
 
     def claim(self, tensor: Tensor) -> None:
         """Enter a logical tensor; its components are spoken for."""
         if tensor.name in self.tensors:
-            raise FormatError(
-                f"{tensor.components[0].stored.file.path}: tensor {tensor.name!r} is stored twice, "
-                f"as {self.tensors[tensor.name].scheme} and as {tensor.scheme}"
-            )
-        self.tensors[tensor.name] = tensor
-        for component in tensor.components:
-            self._taken.add(component.stored.name)
+            raise self._twice(tensor)
+        self.replace(tensor)
+
+    def claim_rest(self, tensors: list[Tensor]) -> None:
+        """Enter logical tensors, each of another name; nothing is free from now on."""
+        rest = {tensor.name: tensor for tensor in tensors}
+        if not self.tensors.keys().isdisjoint(rest):
+            raise self._twice(next(t for name, t in rest.items() if name in self.tensors))
+        self.tensors.update(rest)
+        self._all_taken = True
 
     def replace(self, tensor: Tensor) -> None:
         """Enter a logical tensor in the place of the one of its name, if there is one."""
         self.tensors[tensor.name] = tensor
         for component in tensor.components:
             self._taken.add(component.stored.name)
+
+    def _twice(self, tensor: Tensor) -> FormatError:
+        return FormatError(
+            f"{tensor.components[0].stored.file.path}: tensor {tensor.name!r} is stored twice, "
+            f"as {self.tensors[tensor.name].scheme} and as {tensor.scheme}"
+        )
 
     def drop(self, stored: Stored, why: str) -> None:
         """Leave a stored tensor out of the output."""

@@ -30,14 +30,16 @@ def resolve(ledger: Ledger, implemented: str, methods: Collection[str]) -> None:
     """
     rule = Rule(ledger, methods)
     suspects: list[Suspect] = []
+    found: list[Tensor] = []
     for stored in ledger.free():
         verdict = rule.judge(stored)
         if verdict is None:
-            ledger.claim(dense(stored))
+            found.append(dense(stored))
         elif isinstance(verdict, Suspect):
             suspects.append(verdict)
         else:
             ledger.drop(stored, verdict.reason)
+    ledger.claim_rest(found)
     if suspects:
         raise leftover(ledger, suspects, implemented)
 

@@ -6,12 +6,14 @@ Every run converts one small model into a folder, most of them beginning with no
 moment is drawn from the whole run, from the instants around the appearance of the `.part` file, and
 from the time before. A run must end within `SECONDS` of the signal, with 130 and nothing but whole,
 journalled shards, or with 0 and all of them, or, where the signal came before the program could
-listen, by the signal itself with nothing made. Prints one JSON object.
+listen, by the signal itself with nothing made. What takes longer and ends is `late`, with what it
+did meanwhile: a busy machine may give it no processor. Prints one JSON object.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -60,6 +62,7 @@ class Lab:
         self.draw = random.Random(seed)
         self.counts: Counter[str] = Counter()
         self.wrong: list[str] = []
+        self.late: list[str] = []
         self.slowest = 0.0
         write_input(root / "in.safetensors")
         begin = time.monotonic()
@@ -84,10 +87,16 @@ class Lab:
         try:
             process.wait(timeout=SECONDS)
         except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-            self._is_wrong(f"{number.name} {moment} {executor}: still running")
-            return
+            what = f"{number.name} {moment} {executor}: still running: {_threads(process.pid)}"
+            try:  # a busy machine may not have let it run
+                process.wait(timeout=4 * SECONDS)
+                self.late.append(f"{what}; ended after {time.monotonic() - begin:.0f} s")
+            except subprocess.TimeoutExpired:
+                what += f"; then {_threads(process.pid)}"
+                process.kill()
+                process.wait()
+                self._is_wrong(what)
+                return
         self.slowest = max(self.slowest, time.monotonic() - begin)
         self._look(process, f"{number.name} {moment} {executor}")
 
@@ -140,6 +149,18 @@ class Lab:
         print(text, file=sys.stderr, flush=True)
 
 
+def _threads(pid: int) -> str:
+    """What the threads of a process wait for, and the ticks of processor time they have had."""
+    found = []
+    for task in sorted(Path(f"/proc/{pid}/task").glob("*")):
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            _, _, fields = (task / "stat").read_text().rpartition(") ")
+            state, *numbers = fields.split()
+            waits = (task / "wchan").read_text()
+            found.append(f"{state} {waits} {int(numbers[10]) + int(numbers[11])}")
+    return ", ".join(found)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("folder", type=Path)
@@ -148,10 +169,17 @@ def main() -> None:
     given = parser.parse_args()
     begin = time.monotonic()
     lab = Lab(given.folder, given.seed)
-    for _ in range(given.signals):
+    for done in range(1, given.signals + 1):
         lab.once()
+        if not done % 100:
+            print(f"{done} signals, {len(lab.wrong)} wrong", file=sys.stderr, flush=True)
     seconds = round(time.monotonic() - begin)
-    found = {**lab.counts, "slowest_seconds": round(lab.slowest, 2), "wrong": lab.wrong}
+    found = {
+        **lab.counts,
+        "slowest_seconds": round(lab.slowest, 2),
+        "late": lab.late,
+        "wrong": lab.wrong,
+    }
     print(json.dumps({"signals": given.signals, **found, "seconds": seconds}, indent=1))
     sys.exit(bool(lab.wrong))
 

@@ -15,7 +15,7 @@ from pickled_entries import EntryWriter, text
 
 from anamnesis.errors import AnamnesisError
 from anamnesis.limits import Limits
-from anamnesis.readers import pickle_ops, pickle_vm
+from anamnesis.readers import pickle_ops, pickle_vm, torch_steps
 from anamnesis.readers.pickle_ops import run
 from anamnesis.readers.pickle_vm import Machine, Node
 from anamnesis.readers.torch_policy import StateDictPolicy
@@ -179,13 +179,53 @@ def test_the_working_set_ends_at_the_same_byte(
     assert (found[0] == "LimitError") == (part < 1)
 
 
-def test_every_byte_of_an_entry() -> None:
+@pytest.mark.parametrize("before", [1, 4])  # four: the last is one of many that are alike
+def test_every_byte_of_an_entry(before: int) -> None:
     """Whatever is changed in it, both come to the same."""
-    data = batches(2)
-    start = data.rindex(text("layers.1.weight"))
+    data = batches(before + 1)
+    start = data.rindex(text(f"layers.{before}.weight"))
     for position in range(start, len(data)):
         for change in (1, 0x20, 0x80):
             changed = bytearray(data)
             changed[position] ^= change
             one, other = (machine(bytes(changed), steps=steps) for steps in (True, False))
             assert outcome(one) == outcome(other), (position, change)
+
+
+OFFSETS = [0, 5, 255, 256, 70_000, 99_984, 99_985, (1 << 31) - 1, 1 << 33]
+
+
+@pytest.mark.parametrize("offset", OFFSETS)
+@pytest.mark.parametrize("name", ["layers.4.weight", "ä", ""])
+def test_what_is_spelt_alike_but_for_an_offset_or_a_name(offset: int, name: str) -> None:
+    """99,984 is the last place of 16 numbers in a storage of 100,000."""
+    writer = EntryWriter()
+    writer.fill()
+    writer.entry("first", "0", 100_000, 0, [2, 3])
+    writer.data += b"u("
+    for index in range(4):
+        writer.entry(f"layers.{index}.weight", "0", 100_000, offset % 90_000, [2, 8])
+    writer.entry(name, "0", 100_000, offset, [2, 8])
+    writer.entry("behind", "0", 100_000, 7, [2, 8])
+    data = writer.end()
+    place = data.rindex(b"Q", 0, data.rindex(b"Q"))  # of the last but one
+    negative = bytearray(data)
+    if data[place + 1] == ord("J"):
+        negative[place + 5] |= 0x80
+    for one in (data, bytes(negative)):
+        assert outcome(machine(one, steps=True)) == outcome(machine(one, steps=False))
+
+
+def test_entries_alike_take_no_search(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a hundred, two are looked at byte by byte, or three where an offset gets longer."""
+    looked: list[int] = []
+
+    class Search:
+        def match(self, data: bytes, position: int) -> Any:
+            looked.append(position)
+            return search.match(data, position)
+
+    search = torch_steps._ENTRY
+    monkeypatch.setattr(torch_steps, "_ENTRY", Search())
+    assert run(machine(batches(100), steps=True)).kind == "dict"
+    assert len(looked) <= 8
