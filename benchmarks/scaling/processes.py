@@ -114,8 +114,8 @@ def apart(work: Callable[[int], dict[str, Any]], argument: int) -> dict[str, Any
 
 
 def own_peak_bytes() -> int:
-    """Of this process, since it began."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    """Of this process; not `ru_maxrss`, which begins at what its parent had resident."""
+    return high_water(os.getpid())
 
 
 def high_water(pid: int) -> int:

@@ -18,6 +18,7 @@ from buckets import KEYS, Bucket, forget_clients, free_port, s3_server
 
 import anamnesis
 from anamnesis.errors import UsageError
+from anamnesis.pipeline.executors.distributed import WORKER_BYTES
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra test)")
 
@@ -167,16 +168,21 @@ def test_a_worker_that_dies_takes_nothing_along(
     first = cluster.worker()
     cluster.worker()
     job = subprocess.Popen(
-        [sys.executable, "-c", _JOB, bucket.name, cluster.address], env=dict(os.environ)
+        [sys.executable, "-c", _JOB, bucket.name, cluster.address],
+        env=dict(os.environ),
+        stdout=subprocess.PIPE,
+        text=True,
     )
     deadline = time.monotonic() + 60
     while not any("/task-" in key for key in bucket.objects()) and job.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
-    assert job.wait(90) == 0
+    said, _ = job.communicate(timeout=90)
+    assert job.returncode == 0
     assert same(bucket, tmp_path / "want")
     assert bucket.uploads() == []
+    assert int(said.splitlines()[-1]) << 10 < WORKER_BYTES  # the client's peak, in KiB
 
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -230,6 +236,7 @@ import sys, anamnesis
 anamnesis.run({'inputs': [f's3://{sys.argv[1]}/in/model.safetensors'],
     'output': {'path': f's3://{sys.argv[1]}/out', 'dtype': 'bf16', 'max_shard_size': '9MB'},
     'run': {'executor': 'distributed', 'scheduler': sys.argv[2]}})
+print(open('/proc/self/status').read().split('VmHWM:')[1].split()[0])
 """
 
 
