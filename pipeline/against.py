@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import islice
 from pathlib import PurePath
 
 import xxhash
@@ -12,17 +13,21 @@ import xxhash
 from anamnesis.errors import IntegrityError, UnsupportedError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
+from anamnesis.pipeline.ahead import reading_ahead
 from anamnesis.pipeline.encoded_again import EncodedTensors, Found
 from anamnesis.pipeline.journal import load_manifest
-from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.pipeline.plan import TASK_BYTES, step_for, with_dtype
+from anamnesis.pipeline.reading import alone
 from anamnesis.pipeline.records import Manifest, Piece
-from anamnesis.pipeline.windows import Windows
+from anamnesis.pipeline.windows import Windows, files_of
+from anamnesis.pipeline.work import Piece as Made
+from anamnesis.pipeline.work import Work, pack
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.imatrix import open_imatrix
 from anamnesis.readers.model import Model
 
-Check = Callable[[Files], Found]
+Check = tuple[Work, Callable[[Files], Found]]  # what is made again, and how
 
 
 def decode_again(
@@ -48,34 +53,47 @@ def decode_again(
     remade = encoded.plan(tensors)
     parts = {piece[0] for again in remade for piece in again.recorded.values()}
     dtypes = {item.name: item.dtype for item in manifest.layout_items()}
-    checks: list[Check] = [partial(encoded.digests, again) for again in remade]
+    checks: list[Check] = [(again.piece, partial(encoded.digests, again)) for again in remade]
     for piece in manifest.pieces:
         if piece[0] not in parts:
             tensor = tensors.get(piece[0])
             if tensor is None:
                 raise UsageError(f"{source}: has no tensor {piece[0]!r}, which {out} has")
-            checks.append(partial(_decoded, with_dtype(tensor, dtypes[piece[0]]), piece))
+            checks.append(_check_of(with_dtype(tensor, dtypes[piece[0]]), piece))
     return {"pieces": len(manifest.pieces), "pieces_decoded": _compare(checks, sample, out, source)}
+
+
+def _check_of(tensor: Tensor, piece: Piece) -> Check:
+    """The check of a piece of recovered values."""
+    first, last = piece[1] // tensor.unit_elems, -(-piece[2] // tensor.unit_elems)
+    made = Made(step_for(tensor), first, last)
+    return made, partial(_decoded, made, piece)
 
 
 def _compare(checks: Sequence[Check], sample: float, out: PurePath, source: str) -> int:
     """Do a share of the checks; how many pieces that were, or IntegrityError."""
     count = min(len(checks), max(1, round(sample * len(checks))))
     chosen = sorted(random.Random(out.name).sample(range(len(checks)), count))
-    files, done = Files(), 0
-    try:
-        for number in chosen:
-            for (name, start, stop, expected), found in checks[number](files):
-                done += 1
-                if found != expected:
-                    raise IntegrityError(
-                        f"{out}: tensor {name!r}: elements {start:,} to {stop:,} differ from "
-                        f"{source} (xxh3-128 {expected} was recorded, {found} is decoded now)"
-                    )
-        files.check_unchanged()
-    finally:
-        files.close()
+    groups = pack((checks[number][0] for number in chosen), TASK_BYTES)
+    tasks = [alone(f"verify-{number:06d}", *group) for number, group in enumerate(groups)]
+    left, done = iter(chosen), 0
+    with reading_ahead(tasks, 1):
+        for task in tasks:
+            with files_of(task) as files:
+                for number in islice(left, len(task.pieces)):
+                    for piece, found in checks[number][1](files):
+                        _hold(piece, found, out, source)
+                        done += 1
     return done
+
+
+def _hold(piece: Piece, found: str, out: PurePath, source: str) -> None:
+    name, start, stop, expected = piece
+    if found != expected:
+        raise IntegrityError(
+            f"{out}: tensor {name!r}: elements {start:,} to {stop:,} differ from {source} "
+            f"(xxh3-128 {expected} was recorded, {found} is decoded now)"
+        )
 
 
 def _model(manifest: Manifest, source: str) -> Model:
@@ -93,10 +111,9 @@ def _model(manifest: Manifest, source: str) -> Model:
     return gguf_view(model, folder_config(LocalFolder(model.path), Limits())).model
 
 
-def _decoded(tensor: Tensor, piece: Piece, files: Files) -> Found:
+def _decoded(made: Made, piece: Piece, files: Files) -> Found:
     """The digest of a piece of recovered values."""
     digest = xxhash.xxh3_128()
-    first, last = piece[1] // tensor.unit_elems, -(-piece[2] // tensor.unit_elems)
-    for _, _, values in Windows(step_for(tensor), files).over(first, last):
+    for _, _, values in Windows(made.step, files).over(made.start, made.stop):
         digest.update(values)
     return [(piece, digest.hexdigest())]

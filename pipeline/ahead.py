@@ -13,21 +13,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from anamnesis.limits import MiB
-from anamnesis.names.derived import Derived
-from anamnesis.pipeline.work import Piece, Task
-from anamnesis.readers.base import Component
-from anamnesis.readers.batch import iter_windows
-from anamnesis.readers.source import is_url
+from anamnesis.pipeline.reads import ranges_of
+from anamnesis.pipeline.work import Task
 
 if TYPE_CHECKING:
-    from anamnesis.readers.ahead import Range, ReadAhead
-
-MOST_BYTES = 64 * MiB  # fetched ahead for a thread: a second at half a gigabit, 50 ms at ten
-# A block that is wanted before its turn, and what is read without notice; of a thread.
-THREAD_BYTES = 8 * MiB
-# Drivers, and the buffers of as many connections as are used at a time.
-PROCESS_BYTES = 64 * MiB
+    from anamnesis.readers.ahead import ReadAhead
 
 _current: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
 
@@ -105,42 +95,11 @@ def reading_ahead(tasks: Sequence[Task], threads: int) -> Iterator[Callable[[Tas
 
 
 @contextmanager
-def ahead_of(task: Task) -> Iterator[ReadAhead | None]:
+def ahead_of(task: Task, ahead: Ahead | None = None) -> Iterator[ReadAhead | None]:
     """What is fetched ahead for a task; None when it reads nothing from behind URLs."""
     if not task.ahead_bytes:
         yield None
         return
-    ahead = _current.get() or Ahead([task], 1)
+    ahead = ahead or _current.get() or Ahead([task], 1)
     with ahead.of(task) as blocks:
         yield blocks
-
-
-def ranges_of(task: Task) -> Iterator[Range]:
-    """What a task reads from behind URLs, in its order; what is hard to tell is left out."""
-    for piece in task.pieces:
-        if not isinstance(piece, Piece) or isinstance(piece.step.tensor, Derived):
-            continue
-        tensor = piece.step.tensor
-        components = [c for c in tensor.components if is_plain(c)]
-        for component in components:
-            if not component.placement.windowed:
-                stored = component.stored
-                yield stored.file, stored.offset, stored.offset + stored.nbytes
-        windowed = [c for c in components if c.placement.windowed]
-        for batch in iter_windows(tensor, piece.step.batch_units, piece.start, piece.stop):
-            for component in windowed:
-                stored = component.stored
-                for begin, stop in component.placement.ranges(stored.nbytes, batch):
-                    yield stored.file, stored.offset + begin, stored.offset + stop
-
-
-def is_plain(component: Component) -> bool:
-    """Whether a component's bytes lie in a file behind a URL as they are read."""
-    stored = component.stored
-    if not is_url(stored.file.path):
-        return False
-    view = stored.view
-    if view is None:
-        return True
-    deflated = view.member is not None and view.member.deflated
-    return view.strides is None and view.rows is None and not deflated

@@ -14,6 +14,7 @@ from anamnesis.pipeline.encoded_rows import EncodedRow
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.journal import find_manifest
 from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.pipeline.reading import alone
 from anamnesis.pipeline.records import Manifest
 from anamnesis.pipeline.records import Piece as Recorded
 from anamnesis.pipeline.statistics import StatisticsTask, run_statistics_task
@@ -120,7 +121,10 @@ class EncodedTensors:
         if form.statistics:
             if name not in self._found:
                 whole = replace(piece, start=0, stop=piece.step.tensor.units)
-                task = StatisticsTask("verify", (whole,), 0, whole.memory_bytes)
+                planned = alone("statistics", whole)
+                task = StatisticsTask(
+                    planned.key, (whole,), 0, planned.memory_bytes, ahead_bytes=planned.ahead_bytes
+                )
                 self._found[name] = run_statistics_task(task).found
             piece = replace(piece, encoded=replace(piece.encoded, statistics=self._found[name]))
         windows = Windows(piece.step, files)

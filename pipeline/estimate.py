@@ -11,21 +11,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
 from anamnesis.errors import UsageError
 from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
-from anamnesis.pipeline.ahead import is_plain
 from anamnesis.pipeline.plan import TASK_BYTES, Plan
+from anamnesis.pipeline.reads import is_plain, ranges_of_step
 from anamnesis.pipeline.work import Piece
+from anamnesis.readers.base import Range
 from anamnesis.readers.hub import parse
 from anamnesis.readers.source import is_url
 from anamnesis.readers.together import REQUESTS as OPENED
 from anamnesis.writers.upload import part_bytes
-
-if TYPE_CHECKING:
-    from anamnesis.readers.ahead import Range
 
 # As measured; docs/scaling.md has the runs.
 START_SECONDS, CLUSTER_START_SECONDS = 0.8, 2.0
@@ -166,16 +163,14 @@ def amounts_of(plan: Plan) -> Amounts:
 
 def _gets(plan: Plan) -> tuple[int, int]:
     """Requests for the payload, and their bytes."""
-    from anamnesis.readers.ahead import BLOCK_BYTES, blocks_of
+    from anamnesis.readers.ahead import blocks_of
 
     requests = nbytes = 0
     for task in plan.tasks:
         ranges: list[Range] = []
         for piece in task.pieces:
             if isinstance(piece.step.tensor, Derived):
-                stored = sum(source.stored_bytes for source in piece.step.tensor.sources)
-                nbytes += stored
-                requests += -(-stored // BLOCK_BYTES)
+                ranges += ranges_of_step(piece.step, piece.start, piece.stop)
             else:
                 ranges += _of_piece(piece)
         found, much = blocks_of(ranges)
@@ -188,11 +183,11 @@ def _of_piece(piece: Piece) -> Iterator[Range]:
     for component in piece.step.tensor.components:
         stored = component.stored
         if not is_plain(component):
-            yield stored.file, stored.offset, stored.offset + stored.nbytes
+            yield Range(stored.file, stored.offset, stored.offset + stored.nbytes)
             continue
         window = Window(piece.start, piece.stop)
         for begin, stop in component.placement.ranges(stored.nbytes, window):
-            yield stored.file, stored.offset + begin, stored.offset + stop
+            yield Range(stored.file, stored.offset + begin, stored.offset + stop)
 
 
 def _is_http(path: str) -> bool:

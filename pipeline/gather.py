@@ -131,38 +131,25 @@ class Gatherer:
         self._open[number] = found
         return found
 
-    def _boxes(self, first: int, stop: int) -> Iterator[_Box]:
-        """The boxes that are the output's elements `[first, stop)`, and their parts."""
-        for segment in self._segments:
-            begin = max(first, segment.start) - segment.start
-            end = min(stop, segment.start + segment.elems) - segment.start
-            start = segment.start + begin
-            for prefix, lo, hi in cover(segment.dims, begin, end):
-                box = _Box(start, (hi - lo, *segment.dims[len(prefix) + 1 :]), prefix, lo, segment)
-                yield box
-                start += math.prod(box.dims)
-
     def _filled(self, first: int, stop: int) -> Any:
         """The output's elements `[first, stop)`, each read to its place."""
         out = self._memory[: stop - first]
         if sum(segment.elems for segment in self._segments) < self._elems:
             out[:] = np.zeros((), out.dtype)
-        for box in self._boxes(first, stop):
+        for box in boxes(self._segments, first, stop):
             at = box.start - first
             target = out[at : at + math.prod(box.dims)].reshape(box.dims)
             for part, index, place in box.parts():
-                base = part.base + sum(i * s for i, s in zip(index, part.strides, strict=False))
-                strides = part.strides[len(box.prefix) :]
+                base, strides = box.place_in(part, index)
                 self._source(part.source).fill(base, strides, target[place])
         return out
 
     def _hold(self, first: int, stop: int) -> None:
         """Read the output's elements `[first, stop)` in the order of their sources."""
         self._held, used = [], 0
-        for box in self._boxes(first, stop):
+        for box in boxes(self._segments, first, stop):
             for part, index, place in box.parts():
-                base = part.base + sum(i * s for i, s in zip(index, part.strides, strict=False))
-                strides = part.strides[len(box.prefix) :]
+                base, strides = box.place_in(part, index)
                 shape = tuple(s.stop - s.start for s in place)
                 order = sorted(range(len(shape)), key=lambda a: -strides[a])
                 count = math.prod(shape)
@@ -209,7 +196,7 @@ class _Batch(NamedTuple):
         return self.gatherer.within(self, self.window, self.window)
 
 
-class _Box(NamedTuple):
+class Box(NamedTuple):
     """Elements of the output from `start` on, of `dims`.
 
     In their segment they are at `prefix` of the first axes, and from `lo` on of the next.
@@ -221,12 +208,29 @@ class _Box(NamedTuple):
     lo: int
     segment: Segment
 
+    def place_in(self, part: Part, index: Sequence[int]) -> tuple[int, tuple[int, ...]]:
+        """Where the element at `index` of a part is in its source, and the strides of the box."""
+        base = part.base + sum(i * s for i, s in zip(index, part.strides, strict=False))
+        return base, part.strides[len(self.prefix) :]
+
     def parts(self) -> Iterator[tuple[Part, tuple[int, ...], tuple[slice, ...]]]:
         """The parts that the box has elements of: the index of the first, and their place."""
         for part in self.segment.parts:
             found = clip(part.lo, part.hi, self.prefix, (self.lo, self.lo + self.dims[0]))
             if found is not None:
                 yield part, *found
+
+
+def boxes(segments: Sequence[Segment], first: int, stop: int) -> Iterator[Box]:
+    """The boxes that are elements `[first, stop)` of what is made of `segments`."""
+    for segment in segments:
+        begin = max(first, segment.start) - segment.start
+        end = min(stop, segment.start + segment.elems) - segment.start
+        start = segment.start + begin
+        for prefix, lo, hi in cover(segment.dims, begin, end):
+            box = Box(start, (hi - lo, *segment.dims[len(prefix) + 1 :]), prefix, lo, segment)
+            yield box
+            start += math.prod(box.dims)
 
 
 def clip(

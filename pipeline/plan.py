@@ -20,11 +20,11 @@ from anamnesis.errors import LimitError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
-from anamnesis.pipeline import ahead
 from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk, staged_bytes
 from anamnesis.pipeline.importance import refuse_unweighted
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
+from anamnesis.pipeline.reading import reading
 from anamnesis.pipeline.sending import Sending, sending
 from anamnesis.pipeline.targets import KEEP, Choice, Encode
 from anamnesis.pipeline.transcode import refuse_lossy, refuse_twice
@@ -33,7 +33,6 @@ from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gc_pause import gc_paused
 from anamnesis.readers.model import Model
-from anamnesis.readers.source import is_url
 from anamnesis.readers.strides import RUN_BYTES
 from anamnesis.writers import WRITERS, writer
 from anamnesis.writers.base import PLAIN, Item, Layout, Slot, Storage
@@ -128,19 +127,14 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     base = BASE_BYTES + RECORD_BYTES * max(0, len(model.stored) - BASE_TENSORS)
     send = sending(spec.path, spec.format, layout.files, staged=bool(spec.staging))
     base += send.base
-    remote = any(is_url(file.path) for file in model.files)
-    base += ahead.PROCESS_BYTES if remote else 0
-    more = ahead.THREAD_BYTES if remote else 0
-    more += send.each
+    read = reading(file.path for file in model.files)
+    base += read.base
+    more = read.each + send.each
     needs = [(send.times * p.memory_bytes + more, p.step.tensor.name) for p in whole]
     threads = fit_threads(needs, base, memory_bytes, threads)
     tasks = tuple(_cut(_placed(items, whole), layout, _task_bytes(whole), send))
+    tasks = read.shared(tasks, memory_bytes - base, threads)
     widest = max((t.memory_bytes for t in tasks), default=0)
-    if remote and tasks:
-        known = more - send.each  # which `widest` has
-        room = (memory_bytes - base) // threads - widest - known
-        tasks = tuple(_ahead(task, min(room, ahead.MOST_BYTES), known) for task in tasks)
-        widest = max(t.memory_bytes for t in tasks)
     memory_bytes = base + threads * widest
     disk = disk_bytes(whole, model.files, threads)
     if spec.staging:
@@ -370,12 +364,6 @@ def _cut(
             work, memory = load(group)
             yield WriteTask(f"task-{count:06d}", group, work, memory + send.each, file)
             count += 1
-
-
-def _ahead(task: WriteTask, nbytes: int, more: int) -> WriteTask:
-    """The task when it reads so much ahead, and `more` without notice."""
-    memory_bytes = task.memory_bytes + nbytes + more
-    return replace(task, ahead_bytes=nbytes, memory_bytes=memory_bytes)
 
 
 def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:

@@ -95,13 +95,15 @@ class _Collector:
 def statistics_tasks(tasks: Iterable[Task]) -> list[StatisticsTask]:
     """A task for each tensor of `tasks` whose form asks for statistics."""
     found: dict[str, EncodedPiece] = {}
+    ahead = memory = 0
     for task in tasks:
+        ahead, memory = max(ahead, task.ahead_bytes), max(memory, task.memory_bytes)
         for piece in task.pieces:
             if isinstance(piece, EncodedPiece) and piece.encoded.form.statistics:
                 whole = replace(piece, start=0, stop=piece.step.tensor.units)
                 found.setdefault(piece.step.tensor.name, whole)
     return [
-        StatisticsTask(f"statistics-{number:06d}", (piece,), 0, piece.memory_bytes)
+        StatisticsTask(f"statistics-{number:06d}", (piece,), 0, memory, ahead_bytes=ahead)
         for number, piece in enumerate(found.values())
     ]
 

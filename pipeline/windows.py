@@ -16,12 +16,13 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
-from anamnesis.pipeline.ahead import ahead_of
+from anamnesis.pipeline.ahead import Ahead, ahead_of
 from anamnesis.pipeline.boxes import DecodedBoxes, StoredBoxes
 from anamnesis.pipeline.decode import decode_function
 from anamnesis.pipeline.gather import Boxes, Gatherer, finisher
 from anamnesis.pipeline.plan import Step, Task, source_dtype, source_steps, with_dtype
 from anamnesis.pipeline.stored_blocks import stored_blocks
+from anamnesis.pipeline.work import units_of
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc
@@ -97,10 +98,7 @@ class Windows:
         """
         tensor = self.step.tensor
         last = first + len(out)
-        span = tensor.unit_elems * tensor.unit_multiple
-        start = first // span * tensor.unit_multiple
-        stop = min(-(-last // span) * tensor.unit_multiple, tensor.units) if len(out) else start
-        for window, _, found in self.over(start, stop):
+        for window, _, found in self.over(*units_of(tensor, first, last)):
             values = found.view(out.dtype)
             at = window.start * tensor.unit_elems
             begin, end = max(first, at), min(last, at + len(values))
@@ -142,15 +140,25 @@ class Inputs:
 
 
 @contextmanager
-def inputs_of(task: Task, cancelled: Cancel | None = None) -> Iterator[Inputs]:
-    """The inputs of a task, which must be the same at its end as when it was planned."""
-    with ahead_of(task) as ahead:
-        files = Files(task.origin, ahead, task.key)
+def files_of(task: Task, ahead: Ahead | None = None) -> Iterator[Files]:
+    """The input files of a task, which must be the same at its end as when it was planned.
+
+    `ahead` is what is fetched for the tasks of the caller, if not of this context.
+    """
+    with ahead_of(task, ahead) as blocks:
+        files = Files(task.origin, blocks, task.key)
         try:
-            yield Inputs(files, cancelled)
+            yield files
             files.check_unchanged()
         finally:
             files.close()
+
+
+@contextmanager
+def inputs_of(task: Task, cancelled: Cancel | None = None) -> Iterator[Inputs]:
+    """The inputs of a task, from its files."""
+    with files_of(task) as files:
+        yield Inputs(files, cancelled)
 
 
 def gathering(step: Step, open_file: OpenFile) -> tuple[Gatherer, Decode]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from anamnesis.readers.base import Tensor
 from anamnesis.writers.base import OutFile, Slot
@@ -39,6 +39,18 @@ class PieceReceipt:
     xxh3: str
 
 
+class Read(NamedTuple):
+    """Units `[start, stop)` of a step's tensor that are read, in order.
+
+    When it is `loose`, not all of them, or some more than once.
+    """
+
+    step: Step
+    start: int
+    stop: int
+    loose: bool = False
+
+
 class Work(Protocol):
     """A piece of a task: a range of one tensor's values, or of two that are compared."""
 
@@ -60,6 +72,10 @@ class Work(Protocol):
     @property
     def memory_bytes(self) -> int:
         """Buffers and parameters while it runs."""
+        ...
+
+    def reads(self) -> Iterator[Read]:
+        """What is read, in its order; a step's parameters with its first."""
         ...
 
 
@@ -86,6 +102,17 @@ class Piece:
     @property
     def memory_bytes(self) -> int:
         return self.step.memory_bytes
+
+    def reads(self) -> Iterator[Read]:
+        yield Read(self.step, self.start, self.stop)
+
+
+@dataclass(frozen=True, slots=True)
+class Loosely(Piece):
+    """A range of which is read what somebody asks for, more or less in order."""
+
+    def reads(self) -> Iterator[Read]:
+        yield Read(self.step, self.start, self.stop, loose=True)
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,3 +179,12 @@ def out_bytes(step: Step, start: int, stop: int) -> int:
     """Bytes of the values of units `[start, stop)`."""
     elems = min(stop * step.tensor.unit_elems, step.tensor.elems) - start * step.tensor.unit_elems
     return elems * step.itemsize
+
+
+def units_of(tensor: Tensor, first: int, last: int) -> tuple[int, int]:
+    """The units that have elements `[first, last)`; windows may start and end there."""
+    if first == last:
+        return 0, 0
+    span = tensor.unit_elems * tensor.unit_multiple
+    stop = min(-(-last // span) * tensor.unit_multiple, tensor.units)
+    return first // span * tensor.unit_multiple, stop

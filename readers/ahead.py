@@ -5,6 +5,9 @@ most `BLOCK_BYTES`, one request each. Blocks fly in that order while their bytes
 and are let go of when everything that was said of them was read. A block that is wanted before its
 turn flies at once, over the budget by `BLOCK_BYTES` at most. What there is no room for, and what
 nobody spoke of, is read as it comes.
+
+Of *loose* ranges nobody knows when all is read. Blocks of them are kept while there is room: those
+that were read longest ago make way first, and are fetched again when they are wanted after all.
 """
 
 from __future__ import annotations
@@ -12,12 +15,12 @@ from __future__ import annotations
 import threading
 from bisect import bisect_right
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from anamnesis import stopping
 from anamnesis.limits import KiB, MiB
-from anamnesis.readers.base import FileId
+from anamnesis.readers.base import FileId, Range
 from anamnesis.readers.closing import Closing
 from anamnesis.readers.remote import RemoteFile
 from anamnesis.readers.source import SourceFile
@@ -27,18 +30,19 @@ GAP_BYTES = 256 * KiB  # fetching over so much costs less than another request
 REQUESTS = 32  # blocks that fly at a time
 _POLL_SECONDS = 0.2
 
-Range = tuple[FileId, int, int]  # bytes [start, stop) of a file
+KEPT = 4  # blocks of loose ranges that a reader has read last, and may read on
 
 
 class _Block:
-    """Bytes `[start, stop)` of a file, of which `want` are still to be read."""
+    """Bytes `[start, stop)` of a file, of which `want` are still to be read, or who knows."""
 
-    __slots__ = ("data", "error", "file", "start", "state", "stop", "want")
+    __slots__ = ("data", "error", "file", "loose", "start", "state", "stop", "want")
 
     def __init__(self, file: FileId, start: int, stop: int) -> None:
         self.file, self.start, self.stop = file, start, stop
         self.want = 0
-        self.state = "waiting"  # flying, here, failed, gone
+        self.loose = False
+        self.state = "waiting"  # flying, here, failed, left (it may come back), gone
         self.data = memoryview(b"")
         self.error: BaseException | None = None
 
@@ -55,6 +59,7 @@ class ReadAhead:
         self._changed = threading.Condition()
         self._queue: deque[_Block] = deque()
         self._blocks: dict[str, dict[str, list[_Block]]] = {}  # of a key, by path and place
+        self._read: dict[str, dict[_Block, None]] = {}  # loose ones that are here, the last last
         self._files: dict[str, RemoteFile] = {}
         self._used = self._flying = self._waiting = 0
         self.most_bytes = 0  # that were held at a time
@@ -69,17 +74,18 @@ class ReadAhead:
         """What `key` is going to read, in order."""
         by_path: dict[str, list[_Block]] = {}
         order: list[_Block] = []
-        for file, start, stop in ranges:
-            _cover(by_path.setdefault(file.path, []), order, file, start, min(stop, file.size))
+        for wanted in ranges:
+            _cover(by_path.setdefault(wanted.file.path, []), order, wanted)
         with self._changed:
             self._blocks[key] = by_path
             self._queue.extend(order)
-            self._waiting += sum(block.nbytes for block in order)
+            self._waiting += sum(b.nbytes for blocks in by_path.values() for b in blocks)
             self._pump()
 
     def drop(self, key: str) -> None:
         """Let go of everything of `key`, which reads no more."""
         with self._changed:
+            self._read.pop(key, None)
             for blocks in self._blocks.pop(key, {}).values():
                 for block in blocks:
                     self._end(block)
@@ -96,7 +102,7 @@ class ReadAhead:
             if block is not None and block.start <= at < block.stop:
                 end = min(stop, block.stop)
                 part = view[at - offset : end - offset]
-                if not self._take(block, at, part):
+                if not self._take(key, block, at, part):
                     file.fetch_into(at, part)
             else:
                 following = blocks[number + 1].start if number + 1 < len(blocks) else stop
@@ -113,44 +119,66 @@ class ReadAhead:
         for key in list(self._blocks):
             self.drop(key)
 
-    def _take(self, block: _Block, at: int, view: memoryview) -> bool:
+    def _take(self, key: str, block: _Block, at: int, view: memoryview) -> bool:
         """Copy from a block, which is waited for; False when it was let go of."""
         with self._changed:
-            if block.state == "waiting" and self._used + block.nbytes <= self._budget + BLOCK_BYTES:
-                self._start(block)
+            if block.state in ("waiting", "left"):
+                self._make_room(block.nbytes - BLOCK_BYTES, {key: 0})
+                if self._used + block.nbytes <= self._budget + BLOCK_BYTES:
+                    self._start(block)
             while block.state == "flying":
                 self._changed.wait(_POLL_SECONDS)
                 stopping.check()
             if block.error is not None:
                 raise block.error
-            if block.state != "here":
-                block.want -= len(view)
-                if block.want <= 0:
-                    self._end(block)
-                return False
+            here = block.state == "here"
             data = block.data
-        view[:] = data[at - block.start : at - block.start + len(view)]
+        if here:
+            view[:] = data[at - block.start : at - block.start + len(view)]
         del data
         with self._changed:
-            block.want -= len(view)
+            self._note(key, block, len(view))
+        return here
+
+    def _note(self, key: str, block: _Block, nbytes: int) -> None:
+        """So much of a block was read; the lock is held."""
+        if not block.loose:
+            block.want -= nbytes
             if block.want <= 0:
                 self._end(block)
                 self._pump()
-        return True
+        elif block.state == "here" and key in self._blocks:
+            read = self._read.setdefault(key, {})
+            new = block not in read
+            read.pop(block, None)
+            read[block] = None
+            if new:
+                self._pump()
 
     def _pump(self) -> None:
         """Have blocks fly while there is room; the lock is held."""
         while self._queue and self._flying < REQUESTS:
             block = self._queue[0]
-            if block.state == "waiting":
+            if block.state in ("waiting", "left"):
+                self._make_room(block.nbytes, {})
                 if self._used + block.nbytes > self._budget:
                     return
                 self._start(block)
             self._queue.popleft()
 
+    def _make_room(self, nbytes: int, kept: Mapping[str, int]) -> None:
+        """Let blocks go that were read, the oldest first, but for a few of each reader."""
+        for key, read in self._read.items():
+            while len(read) > kept.get(key, KEPT) and self._used + nbytes > self._budget:
+                block = next(iter(read))
+                del read[block]
+                block.state, block.data = "left", memoryview(b"")
+                self._used -= block.nbytes
+
     def _start(self, block: _Block) -> None:
+        if block.state == "waiting":
+            self._waiting -= block.nbytes
         block.state = "flying"
-        self._waiting -= block.nbytes
         self._used += block.nbytes
         self.most_bytes = max(self.most_bytes, self._used)
         self._flying += 1
@@ -226,39 +254,39 @@ class AheadFile(Closing):
 def blocks_of(ranges: Iterable[Range]) -> tuple[int, int]:
     """How many requests `ReadAhead` makes for ranges that are read, and the bytes of them all."""
     by_path: dict[str, list[_Block]] = {}
-    order: list[_Block] = []
-    for file, start, stop in ranges:
-        _cover(by_path.setdefault(file.path, []), order, file, start, min(stop, file.size))
-    return len(order), sum(block.nbytes for block in order)
+    for wanted in ranges:
+        _cover(by_path.setdefault(wanted.file.path, []), [], wanted)
+    blocks = [block for found in by_path.values() for block in found]
+    return len(blocks), sum(block.nbytes for block in blocks)
 
 
 def _start(block: _Block) -> int:
     return block.start
 
 
-def _cover(blocks: list[_Block], order: list[_Block], file: FileId, start: int, stop: int) -> None:
-    """Have blocks of a file, in order of place, cover one more range that is read."""
+def _cover(blocks: list[_Block], order: list[_Block], wanted: Range) -> None:
+    """Have blocks of a file, in order of place, cover one more range that is read.
+
+    Blocks that are wanted again after others are in the order again: they may have been let go of.
+    """
+    file, start, stop, loose = wanted
+    stop = min(stop, file.size)
     while start < stop:
         number = bisect_right(blocks, start, key=_start) - 1
-        before = blocks[number] if number >= 0 else None
-        if before is not None and start < before.stop:  # is covered
-            end = min(stop, before.stop)
-            before.want += end - start
-            start = end
-            continue
-        limit = blocks[number + 1].start if number + 1 < len(blocks) else stop
-        end = min(stop, limit, start + BLOCK_BYTES)
-        near = before is not None and start - before.stop <= GAP_BYTES
-        if before is not None and near and before.nbytes < BLOCK_BYTES:
-            end = min(end, before.start + BLOCK_BYTES)
-            if start < end:
-                before.stop = end
-                before.want += end - start
-                start = end
-                continue
+        block = blocks[number] if number >= 0 else None
+        if block is not None and start < block.stop:  # is covered
+            end = min(stop, block.stop)
+        else:
+            limit = blocks[number + 1].start if number + 1 < len(blocks) else stop
             end = min(stop, limit, start + BLOCK_BYTES)
-        block = _Block(file, start, end)
-        block.want = end - start
-        blocks.insert(number + 1, block)
-        order.append(block)
+            near = block is not None and start - block.stop <= GAP_BYTES
+            if block is not None and near and start < block.start + BLOCK_BYTES:
+                end = block.stop = min(end, block.start + BLOCK_BYTES)
+            else:
+                block = _Block(file, start, end)
+                blocks.insert(number + 1, block)
+        block.want += end - start
+        block.loose |= loose
+        if not order or order[-1] is not block:
+            order.append(block)
         start = end

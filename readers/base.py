@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from anamnesis.readers.placement import WHOLE, Placement
 
@@ -36,6 +36,18 @@ class FileId:
     mtime_ns: int
     device: int
     inode: int
+
+
+class Range(NamedTuple):
+    """Bytes `[start, stop)` of a file that are going to be read, each once.
+
+    Of a `loose` range some may not be read, or some more than once.
+    """
+
+    file: FileId
+    start: int
+    stop: int
+    loose: bool = False
 
 
 @dataclass(frozen=True, slots=True)

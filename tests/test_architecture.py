@@ -210,13 +210,13 @@ def test_bodies_neither_allocate_nor_raise(path: Path) -> None:
 
 
 def test_windows_are_decoded_in_one_place() -> None:
-    """Nobody else makes windows for decoding; `raw_batches` cuts raw blocks, `ahead` only looks."""
+    """Nobody else makes windows for decoding; `raw_batches` cuts raw blocks, `reads` only looks."""
     modules = [*MODULES, *(ROOT / "benchmarks").rglob("*.py")]
     decode = "anamnesis.pipeline.decode.decode_function"
     assert {name(p) for p in modules if decode in imports(p)} == {"pipeline/windows.py"}
     windows = "anamnesis.readers.batch.iter_windows"
     found = {name(p) for p in modules if windows in imports(p)}
-    assert found == {"pipeline/ahead.py", "pipeline/windows.py", "pipeline/values.py"}
+    assert found == {"pipeline/reads.py", "pipeline/windows.py", "pipeline/values.py"}
 
 
 @pytest.mark.parametrize("path", MODULES, ids=name)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from heapq import merge
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels.diff import Comparison, Sums
 from anamnesis.pipeline.plan import Step
-from anamnesis.pipeline.windows import Inputs
+from anamnesis.pipeline.windows import Inputs, batches
+from anamnesis.pipeline.work import Read
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 
@@ -53,6 +56,24 @@ class DiffPiece:
     def memory_bytes(self) -> int:
         return self.a.step.memory_bytes + self.b.step.memory_bytes
 
+    def reads(self) -> Iterator[Read]:
+        """Batches of both sides, in the order of the elements that they begin at."""
+        yield from (read for _, read in merge(*map(self._batches, self.sides), key=itemgetter(0)))
+
+    @property
+    def sides(self) -> tuple[Side, Side]:
+        return self.a, self.b
+
+    def units(self, side: Side) -> tuple[int, int]:
+        """The units of a side."""
+        unit_elems = side.step.tensor.unit_elems
+        return self.first // unit_elems, -(-self.last // unit_elems)
+
+    def _batches(self, side: Side) -> Iterator[tuple[int, Read]]:
+        step = side.step
+        for batch in batches(step, *self.units(side)):
+            yield batch.start * step.tensor.unit_elems, Read(step, batch.start, batch.stop)
+
     def reduce(self, inputs: Inputs) -> tuple[int, Sums]:
         """The number of the pair, and the sums of the piece."""
         compare = _compare_exact if self.exact else _compare
@@ -88,7 +109,7 @@ def _compare_exact(values: Iterator[tuple[Any, Any]]) -> Sums:
 
 def _side_by_side(piece: DiffPiece, inputs: Inputs) -> Iterator[tuple[Any, Any]]:
     """The values of both sides in runs of equal length: where either side's window ends."""
-    sides = [_values(side, piece, inputs) for side in (piece.a, piece.b)]
+    sides = [_values(side, piece, inputs) for side in piece.sides]
     a = b = np.empty(0, np.float32)
     done = piece.first
     while done < piece.last:
@@ -105,11 +126,11 @@ def _side_by_side(piece: DiffPiece, inputs: Inputs) -> Iterator[tuple[Any, Any]]
 
 def _values(side: Side, piece: DiffPiece, inputs: Inputs) -> Iterator[Any]:
     """One side's numbers, window by window, in memory that the next window reuses."""
-    step, unit_elems = side.step, side.step.tensor.unit_elems
+    step = side.step
     dtype = np.dtype("?" if step.dtype == "BOOL" else DTYPES[step.dtype].numpy)
     order = _rows_put_back(side)
     with inputs.opened(step) as windows:
-        for _, _, values in windows.over(piece.first // unit_elems, -(-piece.last // unit_elems)):
+        for _, _, values in windows.over(*piece.units(side)):
             yield order(values.view(dtype))
 
 

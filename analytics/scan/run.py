@@ -31,6 +31,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import ml_dtypes
@@ -41,8 +42,12 @@ from anamnesis.analytics.scan.rows import LONGEST, NUMBERS, Columns, Parts, Sect
 from anamnesis.analytics.scan.sections import sections
 from anamnesis.errors import LimitError, UnsupportedError, UsageError
 from anamnesis.limits import Limits, MiB
+from anamnesis.pipeline.ahead import Ahead
 from anamnesis.pipeline.plan import Step, charge_tensor, step_for, with_dtype
+from anamnesis.pipeline.reading import alone, reading
 from anamnesis.pipeline.values import Values
+from anamnesis.pipeline.windows import files_of
+from anamnesis.pipeline.work import Loosely, pack
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import OpenFile
 from anamnesis.readers.dtypes import DTYPES
@@ -135,7 +140,10 @@ class _Stream:
         self._dictionaries = {key: pa.array(d, pa.utf8()) for key, d in self._names.items()}
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The whole stream; files are open while it runs."""
+        """The whole stream; files are open while it runs, or a part of it from behind URLs."""
+        if reading(c.stored.file.path for t in self._tensors for c in t.components).each:
+            yield from self._fetched_ahead()
+            return
         files = Files()
         try:
             for tensor in self._tensors:
@@ -143,6 +151,20 @@ class _Stream:
             files.check_unchanged()
         finally:
             files.close()
+
+    def _fetched_ahead(self) -> Iterator[pa.RecordBatch]:
+        pieces = (Loosely(step_for(tensor), 0, tensor.units) for tensor in self._tensors)
+        groups = enumerate(pack(pieces, BATCH_BYTES))
+        tasks = [alone(f"scan-{number:06d}", *group) for number, group in groups]
+        ahead = Ahead(tasks, 1)
+        left = iter(self._tensors)
+        try:
+            for task in tasks:
+                with files_of(task, ahead) as files:
+                    for tensor in islice(left, len(task.pieces)):
+                        yield from self.of_tensor(tensor, files)
+        finally:
+            ahead.blocks.close()
 
     def of_tensor(self, tensor: Tensor, open_file: OpenFile) -> Iterator[pa.RecordBatch]:
         raise NotImplementedError

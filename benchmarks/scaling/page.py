@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from anamnesis.limits import MiB
-from anamnesis.pipeline.ahead import MOST_BYTES
 from anamnesis.pipeline.estimate import Amounts, Assumed, estimate
 from anamnesis.pipeline.plan import TASK_BYTES
+from anamnesis.pipeline.reading import MOST_BYTES
 from anamnesis.readers.ahead import BLOCK_BYTES
 from anamnesis.writers.upload import part_bytes
 

@@ -17,9 +17,9 @@ from hub import MODEL, Hub, served
 import anamnesis
 from anamnesis.errors import UsageError
 from anamnesis.limits import MiB
-from anamnesis.pipeline.ahead import PROCESS_BYTES, THREAD_BYTES
 from anamnesis.pipeline.estimate import Amounts, Assumed, amounts_of, estimate
 from anamnesis.pipeline.plan import BASE_BYTES, Spec, make_plan
+from anamnesis.pipeline.reading import PROCESS_BYTES, THREAD_BYTES
 from anamnesis.readers.model import load_model
 
 pytest.importorskip("aiohttp")

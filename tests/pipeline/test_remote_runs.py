@@ -20,12 +20,15 @@ import anamnesis
 from anamnesis.errors import IntegrityError
 from anamnesis.kernels import Window
 from anamnesis.limits import MiB
-from anamnesis.pipeline.ahead import PROCESS_BYTES, THREAD_BYTES, Ahead, ranges_of
+from anamnesis.pipeline.ahead import Ahead
 from anamnesis.pipeline.executors import Options
 from anamnesis.pipeline.executors import threads as threads_executor
 from anamnesis.pipeline.plan import BASE_BYTES, Spec, make_plan
+from anamnesis.pipeline.reading import PROCESS_BYTES, THREAD_BYTES
+from anamnesis.pipeline.reads import ranges_of
 from anamnesis.readers import retry
 from anamnesis.readers.ahead import BLOCK_BYTES, REQUESTS, ReadAhead
+from anamnesis.readers.base import Range
 from anamnesis.readers.model import load_model
 from anamnesis.readers.placement import Contiguous, Placement, Planar, Strided
 from anamnesis.readers.remote import RemoteFile
@@ -187,7 +190,7 @@ def test_blocks_stay_within_the_budget(hub: Hub) -> None:
     url = f"{hub.url}/m"
     with RemoteFile(url) as file:
         ahead = ReadAhead(8 * MiB)
-        ranges = [(file.id, at, at + MiB) for at in range(0, 20 * MiB, MiB)]
+        ranges = [Range(file.id, at, at + MiB) for at in range(0, 20 * MiB, MiB)]
         ahead.add("a", ranges)
         order = [0, 3, 1, 2, *range(15, 3, -1), 16, 17, 18, 19, 0, 22]
         for number in order:
@@ -220,7 +223,7 @@ def test_what_is_fetched_ahead_is_part_of_the_plan(hub: Hub, folder: Path, tmp_p
     assert remote.memory_bytes == expected
     tight = make_plan(there, spec, memory_bytes=BASE_BYTES + PROCESS_BYTES + 16 * MiB, threads=2)
     assert tight.threads == 1
-    read = sum(stop - start for task in remote.tasks for _, start, stop in ranges_of(task))
+    read = sum(r.stop - r.start for task in remote.tasks for r in ranges_of(task))
     assert read == sum(tensor.stored_bytes for tensor in there.tensors)
 
 

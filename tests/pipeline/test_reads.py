@@ -1,0 +1,206 @@
+"""What is read ahead of every kind of reading: renamed tensors, stats, diff, scan, verify."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import gguf
+import numpy as np
+import pytest
+from hub import Hub, Request, served
+from strided_views import CASES, derived, stored
+
+import anamnesis
+from anamnesis.limits import MiB
+from anamnesis.pipeline import reads
+from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.pipeline.windows import Windows
+from anamnesis.readers.ahead import BLOCK_BYTES, KEPT, ReadAhead
+from anamnesis.readers.base import FileId, Range
+from anamnesis.readers.files import Files
+from anamnesis.readers.remote import RemoteFile
+from anamnesis.readers.source import SourceFile
+
+pytest.importorskip("aiohttp")
+WIDTH, LAYERS, HEADS = 1024, 2, 8
+
+
+def llama(path: Path, kind: gguf.GGMLQuantizationType) -> Path:
+    """A GGUF whose rows of queries and keys are in another order than transformers has them."""
+    writer = gguf.GGUFWriter(str(path), "llama")
+    for add, value in (
+        (writer.add_block_count, LAYERS),
+        (writer.add_embedding_length, WIDTH),
+        (writer.add_feed_forward_length, WIDTH),
+        (writer.add_head_count, HEADS),
+        (writer.add_head_count_kv, HEADS),
+        (writer.add_context_length, 64),
+        (writer.add_layer_norm_rms_eps, 1e-5),
+    ):
+        add(value)
+    rng = np.random.default_rng(3)
+    names = [f"blk.{n}.{part}.weight" for n in range(LAYERS) for part in PARTS]
+    for name in ["token_embd.weight", *names]:
+        values = rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)
+        writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return path
+
+
+PARTS = ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down")
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    with served(monkeypatch) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return llama(tmp_path_factory.mktemp("gguf") / "m.gguf", gguf.GGMLQuantizationType.F16)
+
+
+def renamed(path: Path | str, out: Path) -> Any:
+    anamnesis.convert(path, out / "named.safetensors", to="safetensors", names="hf")
+    return (out / "named.safetensors").read_bytes()
+
+
+def counted(path: Path | str, out: Path) -> Any:
+    return anamnesis.stats(path).to_dict()["tensors"]
+
+
+def compared(path: Path | str, out: Path) -> Any:
+    return anamnesis.diff(path, path).to_dict()["total"]
+
+
+def scanned(path: Path | str, out: Path) -> Any:
+    return sum(batch.nbytes for batch in anamnesis.scan(path))
+
+
+def decoded(path: Path | str, out: Path) -> Any:
+    return sum(batch.nbytes for batch in anamnesis.scan(path, decode="f32"))
+
+
+def verified(path: Path | str, out: Path) -> Any:
+    return anamnesis.verify(out / "kept", against=str(path))["pieces_decoded"]
+
+
+WORKS = [renamed, counted, compared, scanned, decoded, verified]
+
+
+@pytest.mark.parametrize("work", WORKS)
+def test_everything_is_read_ahead(
+    hub: Hub, model: Path, tmp_path: Path, work: Callable[[Path | str, Path], Any]
+) -> None:
+    """Each takes about as many requests as blocks, and many at a time."""
+    anamnesis.convert(model, tmp_path / "kept", to="safetensors", names="hf")
+    (tmp_path / "here").mkdir()
+    here = work(model, tmp_path / "here" if work is renamed else tmp_path)
+    hub.files = {"m.gguf": model.read_bytes()}
+    hub.latency = 0.1
+    most, asked = 0, 0
+
+    def count(request: Request) -> None:
+        nonlocal most, asked
+        if request.path == "m.gguf" and request.start:
+            most, asked = max(most, hub._busy), asked + 1
+
+    hub.fault = count
+    assert work(f"{hub.url}/m.gguf", tmp_path) == here
+    assert asked <= 1.5 * model.stat().st_size / BLOCK_BYTES  # each task has blocks of its own
+    assert most >= 4
+    assert hub.sent < model.stat().st_size + 2 * MiB
+
+
+class Noting:
+    """A file that notes what is read of it."""
+
+    def __init__(self, file: SourceFile, read: set[int]) -> None:
+        self._file, self._read = file, read
+        self.path, self.id, self.size = file.path, file.id, file.size
+
+    def read_into(self, offset: int, buffer: Any) -> None:
+        self._read.update(range(offset, offset + len(memoryview(buffer).cast("B"))))
+        self._file.read_into(offset, buffer)
+
+    def read(self, offset: int, nbytes: int) -> bytes:
+        buffer = bytearray(nbytes)
+        self.read_into(offset, buffer)
+        return bytes(buffer)
+
+    def check_unchanged(self, expected: FileId | None = None) -> None: ...
+
+    def close(self) -> None:
+        self._file.close()
+
+
+@pytest.mark.parametrize("kind", ["F16", "Q8_0"])
+@pytest.mark.parametrize("batch", [1, 5, 1 << 20])
+@pytest.mark.parametrize("case", CASES)
+def test_what_is_read_was_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, case: str, batch: int, kind: str
+) -> None:
+    """Of derived tensors, whose blocks are moved or decoded first."""
+    shape, segments = CASES[case]
+    array = np.zeros(shape, np.float16 if kind == "F16" else np.float32)
+    if kind == "Q8_0" and shape[-1] % 32:
+        pytest.skip("no whole blocks")
+    form = gguf.GGMLQuantizationType.Q8_0 if kind == "Q8_0" else None
+    source = with_dtype(stored(tmp_path / "m.gguf", array, form), "F32")
+    step = step_for(derived(source, segments))
+    step = replace(step, window_units=min(batch, step.window_units))
+    step = replace(step, batch_units=min(batch, step.batch_units) // step.window_units)
+    step = replace(step, batch_units=max(1, step.batch_units) * step.window_units)
+    monkeypatch.setattr(reads, "is_url", lambda path: True)
+    read: set[int] = set()
+    files = Files()
+    windows = Windows(step, lambda wanted: Noting(files(wanted), read))
+    for _ in windows.over():
+        pass
+    files.close()
+    said: set[int] = set()
+    for found in reads.ranges_of_step(step, 0, step.tensor.units):
+        assert found.loose
+        said.update(range(found.start, found.stop))
+    assert read
+    assert read <= said
+
+
+def test_rows_that_are_far_apart_are_not_all_said() -> None:
+    found = list(reads.spans(7, (1, 100_000), (3, 4), 1000))
+    assert found == [(7 + k * 100_000, 10 + k * 100_000) for k in range(4)]
+    assert list(reads.spans(7, (1, 100), (3, 4), 1000)) == [(7, 310)]
+    assert list(reads.spans(0, (1,), (0,), 1000)) == []
+    assert list(reads.spans(5, (0, 2), (9, 2), 1)) == [(5, 8)]
+
+
+def test_loose_blocks_make_way_and_come_back(hub: Hub) -> None:
+    """More of them than the budget has room for, each read in part, twice, and not to its end."""
+    data = np.random.default_rng(2).bytes(96 * MiB)
+    hub.files = {"m": data}
+    with RemoteFile(f"{hub.url}/m") as file:
+        ahead = ReadAhead(32 * MiB)
+        ahead.add("a", [Range(file.id, 0, len(data), loose=True)] * 2)
+        most = 0
+        for at in [*range(MiB, 96 * MiB, 2 * MiB)] * 2:
+            view = memoryview(bytearray(MiB))
+            ahead.read("a", file, at, view)
+            assert view == data[at : at + MiB]
+        asked = [r for r in hub.requests if r.start]
+        assert all(r.stop - r.start == BLOCK_BYTES for r in asked)  # none was read row by row
+        assert len(asked) <= 2 * 24 + KEPT
+        most = max(most, ahead.most_bytes)
+        assert most <= 32 * MiB + BLOCK_BYTES
+        ahead.close()
+    deadline = time.monotonic() + 20
+    while ahead._used and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert (ahead._used, ahead._waiting, ahead._flying) == (0, 0, 0)
