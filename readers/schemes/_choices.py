@@ -10,22 +10,25 @@ say along which axis scales lie, and one may name another FP4 format than the te
 | AWQ's GEMV | GPTQ in groups of eight | always |
 | MXFP4 in `weight_packed` | AutoRound's MXINT4 | always, under a method too that names neither |
 | INT8 `weight` with `weight_scale` | ComfyUI's ConvRot, its mark lost | always |
-| an integer matrix called `weight` by itself | codes without their scales | always |
+| integers or flags by themselves | codes without their scales | no buffer is called so |
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from anamnesis.readers.base import Component, Tensor
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
-from anamnesis.readers.schemes._integers import NARROW, is_buffer
+from anamnesis.readers.schemes._integers import NARROW, is_buffer, is_many
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
 
 _WEIGHTS = ("weight", "weights", "_proj", "kernel")
+_WHOLE = frozenset(name for name, row in DTYPES.items() if row.kind in ("bool", "int"))
 _TILE_ROWS, _TILE_COLUMNS = 128, 4
 _AXIS = re.compile(r"channel|(^|[^a-z])row|ptpc", re.IGNORECASE)
 _FORMAT = re.compile(r"(?:w4a(?:4|8|16)[-_])?((?:mx|nv)[-_]?fp[468])(?![0-9])")
@@ -88,27 +91,35 @@ def _texts(value: object, depth: int) -> Iterator[str]:
 
 
 def note_integers(ledger: Ledger) -> None:
-    """Add a note on integer matrices that pass as they are: bytes, and what is called a weight."""
+    """Add a note on integers and flags that pass as they are, and may be codes or signs of weights.
+
+    In a model these are matrices of any name that is not a buffer's, and long arrays of narrow
+    integers. Other containers hold arrays of anything: there it takes the name of a weight.
+    """
     if ledger.stated or ledger.container.kind == "gguf":
         return
+    model = ledger.container.kind in ("pth", "safetensors")
     found = [
         tensor.components[0].stored
         for tensor in ledger.tensors.values()
-        if tensor.out_dtype in NARROW and not tensor.quantised and len(tensor.shape) > 1
+        if tensor.out_dtype in _WHOLE and not tensor.quantised
     ]
-    model = ledger.container.kind in ("pth", "safetensors")  # others hold arrays of anything
-    found = [
-        stored
-        for stored in found
-        if (model and stored.dtype in ("I8", "U8") and not is_buffer(stored))
-        or stored.name.endswith(_WEIGHTS)
-    ]
+    found = [stored for stored in found if not is_buffer(stored) and _may_be_codes(stored, model)]
     if found:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         ledger.note(
             f"{where(found[0])}{others}: integers by themselves, kept as they are; codes of a "
             "weight whose scales are missing look the same, and no configuration says which"
         )
+
+
+def _may_be_codes(stored: Stored, model: bool) -> bool:
+    if stored.dtype == "BOOL":
+        return model and len(stored.shape) > 1
+    if not model:
+        weight = stored.dtype in NARROW and stored.name.endswith(_WEIGHTS)
+        return weight and len(stored.shape) > 1
+    return is_many(stored) and math.prod(stored.shape) > 1
 
 
 def _in_tiles(decoded: Iterable[Tensor]) -> list[Tensor]:

@@ -1,97 +1,175 @@
-"""Statements of a method in words that no tool is known for: they count for integers alone.
+"""Statements of quantisation in words that no tool is known for, wherever they stand.
 
-| statement | at |
-|---|---|
-| the name of a known method in the file's: `awq_config.json` | a file beside the weights |
-| `bits` beside a size of groups; `weight_bits` and the like, 1 to 8; `load_in_4bit`, … | any |
-| `weight_dtype`, `weights_format`, …: a known method, or a number format of 8 bits or fewer | any |
-| `compression`, `format`: the same; a block of these that names something, or has bits | any |
-| `quant_methods` and other plurals of what `_stated` knows | any |
+`_stated` knows where tools name their method. Here every word counts of every key and text: in the
+JSON files beside the weights, in safetensors' metadata, and in the names of these files.
 
-Floats stay what they are under them: that would be too much to conclude from such a word. A matrix
-of integers for which nothing else accounts is no dense weight, and is refused with the statement.
+| what | counts | examples |
+|---|---|---|
+| a text or a file's name with a speaking word | always | `precision: int4`, `awq_config.json` |
+| a key with a speaking word | unless its value says no | `use_int8: true`, `quant_methods: […]` |
+| a key of bits, with 1 to 8 in numbers or as text | unless of signals | `nbits: "4"`, `wBits: 4` |
+| a key that is `compression` or the like | with a text or block | `compression: {method: …}` |
+
+Speaking words are the names of the known methods, number formats of 8 bits or fewer, and `quant…`.
+What is about activations, caches, or was left alone does not count, nor do quantisers and bits of
+codecs and autoencoders: of whatever has to do with signals or codebooks.
+
+That is too little to conclude that every number of the model was touched. So floats stay what they
+are, unless they have the shape of codes; and a matrix of integers for which nothing else accounts
+is no dense weight, and is refused with the statement.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from pathlib import PurePath
 from typing import Any
 
-from anamnesis.readers.schemes._stated import NARROW, canonical, is_key, is_telling
+from anamnesis.errors import FormatError
+from anamnesis.limits import Limits, MiB
+from anamnesis.readers.schemes._stated import NARROW, says_nothing
+from anamnesis.readers.strict_json import loads
 
 _DEPTH = 32  # as deep as JSON is read
-_BITS = frozenset(("bits", "nbits", "numbits"))
-_WEIGHT_BITS = frozenset("nbits quantbits wbit wbits weightbit weightbits weightsbits".split())
-_GROUPS = frozenset(("blocksize", "groupsize", "qgroupsize"))
-_FORMATS = re.compile(r"weights?(dtype|format|precision|scheme|type)|compression|format")
-_BLOCKS = frozenset(("compression", "format"))
-_NAMES = frozenset("algorithm format method name scheme type".split())
-_FEW_BITS = re.compile(r"[1-8][-_ ]?bits?", re.IGNORECASE)
-_FILE = re.compile(r"(.+?)[_.-]?config\.json", re.IGNORECASE)
-_DENSE_TOO = frozenset(("gemma", "gguf", "jang", "metal", "mlx"))  # of models of floats as well
+_LONGEST = 200  # letters of a text; a longer one is prose
+_DOCUMENT = MiB  # of JSON in metadata, at most
+# Methods whose names mean other things as well, or whose models are of floats, too.
+_DENSE_TOO = frozenset(("gemma", "gguf", "higgs", "jang", "metal", "mlx"))
+_FORMATS = (
+    r"(?:fp|float)-?[468](?:-?e[0-9]m[0-9][a-z]*)?|u?e[2-8]m[0-3](?:fn|fnuz)?|nf4|"
+    r"(?:mx|nv)-?(?:fp|int)-?[0-9]|u?int-?[1-8]|w[1-8]a[0-9]+|q[2-8](?:-(?:[01]|k)(?:-[sml])?)?|"
+    r"(?:[1-8]|low|one|two|three|four|six|eight)-?bits?"
+)
+_QUANT = (
+    r"(?<!vector-)(?:re|pre|pre-)?quant(?!il|it|um|izers?(?![a-z]))[a-z]*|"
+    r"binarized?|bits-and-bytes|bnb|ptq|qat|ternary"
+)
+# Words of a key that turn what it says into something else, or are about other numbers.
+_ELSEWHERE = re.compile(
+    r"(?<![a-z])(?:acts?|activations?|audio|byte|cache|colou?r|converted|de-?quant[a-z]*|excluded?|"
+    r"ignored?|image|inputs?|kv|levels|not|original|outputs?|pixel|samples?|skip|un-?quant[a-z]*)(?![a-z])"
+)
+_BITS = re.compile(r"(?:.*-)?(?:[nw]-?|num-?|q(?:uant)?-?)?bits?(?:-?(?:width|per-weight))?")
+_BARE_BITS = re.compile(r"(?:n-?|num-?)?bits?")
+_SIGNALS = re.compile(r"(?<![a-z])(?:audio|code(?:book|c)s?|image|mel|sample|vae|video|vision|vq)")
+_PRECISION = re.compile(r"(?:weights?-)?(?:precision|word-?length)")
+_BLOCKS = re.compile(r"(?:weights?-)?(?:compress(?:ed|ion)|pack(?:ed|ing))(?:-(?:format|method))?")
+_JOINT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def hint(
-    configs: Mapping[str, Mapping[str, Any]], metadata: Mapping[str, Any], methods: Collection[str]
+    configs: Mapping[str, Mapping[str, Any]],
+    metadata: Mapping[str, Any],
+    methods: Collection[str],
+    files: Collection[str] = (),
 ) -> str:
     """Where such a statement is, and what it says; "" for none.
 
-    `configs` are by file name, `metadata` is safetensors', `methods` are the known ones.
+    `configs` are by file name, `metadata` is safetensors', `methods` are the known ones, and
+    `files` are the paths of the weights.
     """
-    known = frozenset(methods) - _DENSE_TOO
-    for name, config in configs.items():
-        file = _FILE.fullmatch(name)
-        if file and canonical(file[1]) in known:
-            return name
-        for found in _walk(config, f"{name}: ", known, 0):
-            return found
-    return next(_walk(metadata, "metadata ", known, 0), "")
+    return next(_Speech(methods).of_model(configs, metadata, files), "")
 
 
-def _walk(value: object, path: str, known: frozenset[str], depth: int) -> Iterator[str]:
-    if depth > _DEPTH:
-        return
-    if isinstance(value, list):
-        for number, item in enumerate(value):
-            yield from _walk(item, f"{path}{number}.", known, depth + 1)
-    if not isinstance(value, Mapping):
-        return
-    words = {_word(key) for key in value}
-    for key, inner in value.items():
-        if _says(key, inner, known) or (
-            _word(key) in _BITS and _few(inner) and not _GROUPS.isdisjoint(words)
-        ):
-            text = "" if isinstance(inner, (dict, list)) else f" ({inner!s:.80})"
-            yield f"{path}{key}{text}"
-    for key, inner in value.items():
-        if isinstance(inner, (dict, list)):
-            yield from _walk(inner, f"{path}{key}.", known, depth + 1)
+class _Speech:
+    """What speaks of quantisation, given the names of methods."""
+
+    def __init__(self, methods: Collection[str]) -> None:
+        known = sorted(frozenset(methods) - _DENSE_TOO, key=len, reverse=True)
+        names = "|".join(re.escape(name).replace(r"\-", "-?") for name in known)
+        suffix = r"(?:-?(?:v?[0-9]+|int[0-9]|model))?"
+        self._words = re.compile(
+            rf"(?<![a-z0-9])(?:(?:{names}){suffix}|{_FORMATS}|{_QUANT})(?![a-z0-9])"
+        )
+
+    def of_model(
+        self,
+        configs: Mapping[str, Mapping[str, Any]],
+        metadata: Mapping[str, Any],
+        files: Collection[str],
+    ) -> Iterator[str]:
+        """Each statement of a model's files."""
+        for name, config in configs.items():
+            if self._speaks(PurePath(name).stem):
+                yield name
+            yield from self._walk(config, f"{name}: ", 0)
+        for key, value in metadata.items():
+            yield from self._walk({key: _document(value)}, "metadata ", 0)
+        for name in dict.fromkeys(PurePath(path).name for path in files):
+            if self._speaks(PurePath(name).stem):
+                yield f"the name of {name}"
+
+    def _walk(self, value: object, path: str, depth: int) -> Iterator[str]:
+        if depth > _DEPTH or not isinstance(value, (Mapping, list)):
+            return
+        pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
+        named = [(key, _words(str(key)), inner) for key, inner in pairs]
+        signals = any(_SIGNALS.search(words) for _, words, _ in named) or _SIGNALS.search(path)
+        for key, words, inner in named:
+            if _ELSEWHERE.search(words) or (signals and _BARE_BITS.fullmatch(words)):
+                continue
+            if self._states(words, inner):
+                plain = isinstance(inner, (dict, list))
+                yield f"{path}{key}" if plain else f"{path}{key} ({inner!s:.80})"
+            yield from self._walk(inner, f"{path}{key}.", depth + 1)
+
+    def _states(self, key: str, value: object) -> bool:
+        """Whether a key and its value are a statement."""
+        if isinstance(value, str) and self._speaks(value):
+            return True
+        numbered = _BITS.fullmatch(key) or _PRECISION.fullmatch(key)
+        if numbered and any(_few(one) for one in _scalars(value, 0)):
+            return True
+        if _BLOCKS.fullmatch(key) and not isinstance(value, (int, float)) and _says(value):
+            return True
+        return self._words.search(key) is not None and _says(value)
+
+    def _speaks(self, text: str) -> bool:
+        if len(text) > _LONGEST:
+            return False
+        return NARROW.fullmatch(text) is not None or self._words.search(_words(text)) is not None
 
 
-def _says(key: str, value: object, known: frozenset[str]) -> bool:
-    """Whether a key and its value are a statement, whatever stands beside them."""
-    word = _word(key)
-    if is_telling(key, value) or (word in _WEIGHT_BITS and _few(value)):
-        return True
-    if key.endswith("s") and is_key(key[:-1], value) and isinstance(value, (str, list)):
-        return bool(value)
-    if isinstance(value, str):
-        return _FORMATS.fullmatch(word) is not None and _is_narrow(value, known)
-    if word not in _BLOCKS or not isinstance(value, Mapping):
-        return False
-    return any((_word(k) in _NAMES and bool(v)) or _few(v) for k, v in value.items())
+def _words(text: str) -> str:
+    """A name's words in lower case, with dashes between them: `wBits` and `w_bits` are `w-bits`."""
+    return _JOINT.sub("-", text[:_LONGEST]).strip("-").lower()
 
 
-def _word(key: str) -> str:
-    return key.rpartition(".")[2].lower().replace("_", "").replace("-", "")
+def _says(value: object) -> bool:
+    """Whether a value says more than no: a method, a format, a width, or yes."""
+    return any(
+        one
+        if isinstance(one, bool)
+        else _few(one) or (isinstance(one, str) and not says_nothing(one))
+        for one in _scalars(value, 0)
+    )
 
 
 def _few(value: object) -> bool:
-    return type(value) is int and 1 <= value <= 8
+    """Whether a number, or one as text, is of bits that codes have."""
+    if isinstance(value, str) and len(value) < 8:
+        try:
+            value = float(value)
+        except ValueError:
+            return False
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 1 <= value <= 8
 
 
-def _is_narrow(text: str, known: frozenset[str]) -> bool:
-    text = text[:200]
-    patterns = (NARROW, _FEW_BITS)
-    return canonical(text) in known or any(one.fullmatch(text) for one in patterns)
+def _scalars(value: object, depth: int) -> Iterator[object]:
+    if isinstance(value, (Mapping, list)):
+        for one in value.values() if isinstance(value, Mapping) else value:
+            if depth < _DEPTH:
+                yield from _scalars(one, depth + 1)
+    else:
+        yield value
+
+
+def _document(value: object) -> object:
+    """What JSON of metadata holds; the text itself where it is none."""
+    if isinstance(value, str) and value.lstrip()[:1] in ("{", "[") and len(value) <= _DOCUMENT:
+        try:
+            return loads(value.encode(), "metadata", Limits())
+        except FormatError:
+            return value
+    return value

@@ -20,9 +20,12 @@ from anamnesis.readers.schemes._siblings import harmless
 BUFFERS: dict[str, str] = {
     "_extra_state": "what Transformer Engine keeps of its FP8 recipe, as bytes",
     "attention_mask": "which positions see which",
+    "attn_mask": "which positions see which",
     "causal_mask": "which positions see which",
+    "cuda_rng_state": "where a training run's random numbers stood",
     "position_ids": "positions, counted from 0",
     "relative_position_index": "the entry of a bias table for each pair of positions (Swin)",
+    "rng_state": "where a training run's random numbers stood",
     "tid2eid": "the experts of a token, by its number (DeepSeek-V4)",
     "token_type_ids": "segments of the input",
 }
@@ -31,11 +34,12 @@ _LEAST = 64  # integers of rank 1 that are more than a buffer
 
 
 def is_buffer(stored: Stored) -> bool:
-    """Whether integers are known to be no codes."""
+    """Whether integers, or flags, are known to be no codes."""
     part, shape = stored.name.rpartition(".")[2], stored.shape
-    if part == "bias" and stored.dtype == "U8":  # GPT-2's causal mask, of old files
+    if part == "bias" and stored.dtype in ("BOOL", "U8"):  # the causal mask of GPT-2 and its like
         return len(shape) == 4 and shape[:2] == (1, 1) and shape[2] == shape[3]
-    return part in BUFFERS
+    mask = stored.dtype == "BOOL" and "mask" in part and not part.startswith("weight")
+    return mask or part in BUFFERS
 
 
 class Modules:

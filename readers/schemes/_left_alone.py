@@ -23,7 +23,6 @@ from typing import Any
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._patterns import LONGEST, compiled, cost, literal
-from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
 
 # Keys of a quantisation block that list what was left alone, over all tools.
@@ -36,6 +35,7 @@ _DYNAMIC, _NOT = "dynamic", "-:"
 _LAYERS, _WIDE = "extra_config", 16
 _SHELL = set("*?[")
 _LONGEST_SHELL = 512
+_DEPTH = 32  # as deep as JSON is read
 _MOST_STEPS = 10**10  # as the worst patterns take them; others need a hundredth
 
 
@@ -45,12 +45,12 @@ class LeftAlone:
     `unknown` are expressions that are not run.
     """
 
-    def __init__(self, stated: tuple[Stated, ...]) -> None:
+    def __init__(self, blocks: Iterable[Mapping[str, Any]]) -> None:
         self.unknown: list[str] = []
         self._names: set[str] = set()
         self._expressions: list[re.Pattern[str]] = []  # from the beginning of a module's name
         self._shell: list[re.Pattern[str]] = []  # whole names of modules and of what holds them
-        for entry in dict.fromkeys(entry for one in stated for entry in _entries(one.block)):
+        for entry in dict.fromkeys(entry for block in blocks for entry in _entries(block)):
             self._add(entry)
 
     def steps(self, letters: int) -> int:
@@ -89,6 +89,26 @@ class LeftAlone:
         return self.has(name) or any(e.match(module) for e in self._expressions if module)
 
 
+def left_alone(ledger: Ledger) -> LeftAlone:
+    """What the blocks of the stated methods say; where none is stated, any block that has a list.
+
+    There, a method may be stated in words that no tool is known for (`_hints`).
+    """
+    if ledger.stated:
+        return LeftAlone(one.block for one in ledger.stated)
+    return LeftAlone(_blocks(list(ledger.configs.values()), 0))
+
+
+def _blocks(value: object, depth: int) -> Iterator[Mapping[str, Any]]:
+    if isinstance(value, Mapping):
+        if any(key in value for key in LEFT_ALONE):
+            yield {key: value.get(key) for key in LEFT_ALONE}
+        value = list(value.values())
+    for one in value if isinstance(value, list) and depth < _DEPTH else ():
+        if isinstance(one, (Mapping, list)):
+            yield from _blocks(one, depth + 1)
+
+
 def _entries(block: Mapping[str, Any]) -> Iterator[str]:
     for key in LEFT_ALONE:
         listed = block.get(key)
@@ -111,7 +131,7 @@ def _entries(block: Mapping[str, Any]) -> Iterator[str]:
 
 def note_left_alone(ledger: Ledger) -> None:
     """Add a note on decoded layers that the configuration lists as left alone."""
-    alone = LeftAlone(ledger.stated)
+    alone = LeftAlone(one.block for one in ledger.stated)
     decoded = [tensor for tensor in ledger.tensors.values() if tensor.quantised]
     if not decoded or not (alone or alone.unknown):
         return

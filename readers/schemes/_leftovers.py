@@ -15,6 +15,7 @@ these is suspected here, for one of six reasons, and the model is refused:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -24,18 +25,19 @@ from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._hints import hint
 from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
-from anamnesis.readers.schemes._left_alone import LeftAlone
+from anamnesis.readers.schemes._left_alone import left_alone
 from anamnesis.readers.schemes._model_sizes import ModelSizes
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
     LORA,
+    SCALES,
     Harmless,
     Stems,
     calibration,
     harmless,
+    is_activation,
     known_scale,
-    turns,
-    turns_all,
+    moves_inputs,
 )
 from anamnesis.readers.schemes.base import Ledger
 
@@ -47,13 +49,7 @@ _PARTS = frozenset(
     "weight_global_scale weight_packed weight_scale weight_scale_2 weight_scale_inv weight_scb "
     "weight_shape weight_zero_point".split()
 )
-# Wherever it stands in a quantised model: applied to activations, so that weights are not theirs.
-_OF_INPUTS = frozenset(
-    "R1 R2 R3 R4 _pre_quant_scale channel_scales had_K hadamard hadamard_matrix input_rotation "
-    "left_trans pre_quant_scale right_trans rotation rotation_matrix smooth_factor "
-    "smooth_scale".split()
-)
-_SCALES = frozenset(("scale_inv", "scales", "zero_point", "zero_points", "zeros"))
+_ONE_SCALE = frozenset(("offset", "scale", "zero", "zeros"))
 _COLUMN = 64  # numbers of a packed weight, at least
 _SIGNS = frozenset(
     part.rpartition(".")[2] for row in REFUSED.values() for sign in row.signs for part in sign
@@ -78,8 +74,8 @@ class Suspect:
     why: Literal["code", "name", "sibling", "integers", "shape"]
     other: str = ""
     method: Refused | None = None
-    inputs: int = 0  # that its layer must have
-    hint: str = ""  # where a method is stated in words that count for integers alone
+    size: int = 0  # of a side that its layer must have
+    hint: str = ""  # where a method is stated in words that no tool is known for
 
 
 class Rule:
@@ -91,7 +87,7 @@ class Rule:
         self._gguf = ledger.container.kind == "gguf"
         self._quantised = not self._gguf and any(t.quantised for t in ledger.tensors.values())
         self._plain = not self._quantised and not ledger.stated
-        self._alone = LeftAlone(ledger.stated)
+        self._alone = left_alone(ledger)
         self._sizes = ModelSizes({} if self._gguf else ledger.configs)
         self._modules: Modules | None = None
         self._stems = Stems()
@@ -106,7 +102,8 @@ class Rule:
         if self._plain and stored.dtype in _FLOATS:  # the usual case, of which there are many
             name = stored.name
             part = name[name.rfind(".") + 1 :]
-            if part not in _MARKS and part[0:1] != "_" and "quant_state" not in name:
+            mark = part in _MARKS or part[0:1] == "_" or "quant_state" in name
+            if not mark and not self._sizes.packed(name, stored.shape, DTYPES[stored.dtype].bits):
                 return None
         known = DTYPES.get(stored.dtype)
         part = stored.name.rpartition(".")[2]
@@ -135,8 +132,7 @@ class Rule:
             row = known_scale(stored.name)
             if row is not None:
                 return row
-            turned = turns(part) or turns_all(stored.name.rpartition(".")[0])
-            if part in _OF_INPUTS or turned or self._scale(stored, part):
+            if moves_inputs(stored.name) or self._scale(stored, part):
                 return self._suspect(stored, "name")
         stated = bool(self._ledger.stated)
         flags = part.startswith("weight") or (stated and "mask" not in part)
@@ -145,9 +141,9 @@ class Rule:
             return self._integers(stored)
         if self._in_a_column(stored, part):
             return self._suspect(stored, "integers")
-        inputs = self._packed(stored, part)
-        if inputs:
-            return Suspect(stored, "shape", inputs=inputs)
+        size = self._packed(stored) if known.kind == "float" else 0
+        if size:
+            return Suspect(stored, "shape", size=size, hint="" if not self._plain else self._hint)
         return self._suspect(stored, "name") if part in _SIGNS and self._signed(stored) else None
 
     def _integers(self, stored: Stored) -> Suspect | None:
@@ -166,7 +162,9 @@ class Rule:
 
     @cached_property
     def _hint(self) -> str:
-        return hint(self._ledger.configs, self._ledger.container.metadata, self._methods)
+        container = self._ledger.container
+        files = [file.path for file in container.files]
+        return hint(self._ledger.configs, container.metadata, self._methods, files)
 
     def _in_a_column(self, stored: Stored, part: str) -> bool:
         """Whether floats are codes under another name: bitsandbytes' four bits, without a state.
@@ -177,14 +175,12 @@ class Rule:
         column = len(stored.shape) == 2 and stored.shape[1] == 1 and stored.shape[0] >= _COLUMN
         return bnb and column and part.startswith("weight") and not self._alone.has(stored.name)
 
-    def _packed(self, stored: Stored, part: str) -> int:
-        """The inputs that a layer of floats must have, and has a part of, as codes would; 0."""
-        matrix = len(stored.shape) == 2 and part.startswith("weight")
-        if self._plain or not matrix or DTYPES[stored.dtype].kind != "float":
-            return 0
-        layer, bits = stored.name.rpartition(".")[0], DTYPES[stored.dtype].bits
-        inputs = self._sizes.packed(layer, stored.shape[1], bits)
-        return 0 if not inputs or self._alone.lists(stored.name) else inputs
+    def _packed(self, stored: Stored) -> int:
+        """A side that a layer of floats must have, and has a part of, as codes would; 0."""
+        bits = DTYPES[stored.dtype].bits
+        size = self._sizes.packed(stored.name, stored.shape, bits)
+        told = bool(size) and bool(not self._plain or self._hint)
+        return 0 if not told or self._alone.lists(stored.name) else size
 
     def _signed(self, stored: Stored) -> Refused | None:
         """The refused method that the names in a tensor's module tell, if codes are among them."""
@@ -209,9 +205,10 @@ class Rule:
         Beside floats called `weight` one of several (`scales`, `zeros`) makes these codes, too.
         """
         module = stored.name.rpartition(".")[0]
-        of_layer = part in ("offset", "scale", "zero", "zeros") and module.endswith("proj")
-        parts = self._tree().parts[module] if of_layer or part in _SCALES else {}
-        return len(parts) == 1 or (part in _SCALES and "weight" in parts)
+        of_layer = part in _ONE_SCALE and module.endswith("proj")
+        of_inputs = part in _ONE_SCALE and is_activation(module) and math.prod(stored.shape) > 1
+        parts = self._tree().parts[module] if of_layer or of_inputs or part in SCALES else {}
+        return len(parts) == 1 or (part in SCALES and "weight" in parts)
 
     def _tree(self) -> Modules:
         if self._modules is None:

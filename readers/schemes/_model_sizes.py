@@ -1,30 +1,52 @@
-"""How many inputs a layer must have, by the sizes that the model's configuration states.
+"""How many inputs and outputs a layer must have, by the sizes that a model's configuration states.
 
-| layers | inputs |
-|---|---|
-| that read the residual stream (`q_proj`, `embed_tokens`, …) | `hidden_size`, or a multiple |
-| that end a feed-forward part (`down_proj`, `w2`, …) | `intermediate_size`, or that of experts |
+| layers | inputs | outputs |
+|---|---|---|
+| `q_proj` and the like | `hidden_size` | heads times their size |
+| `k_proj`, `v_proj` | `hidden_size` | heads of keys and values times their size |
+| `gate_proj`, `up_proj`, `w1`, … | `hidden_size` | `intermediate_size`, or that of experts |
+| `down_proj`, `w2`, … | `intermediate_size`, or that of experts | `hidden_size` |
+| `o_proj` and the like | heads times their size | `hidden_size` |
+| `embed_tokens`, `lm_head`, … | `hidden_size` | `vocab_size` |
 
-Towers (`vision_tower`, …) go by what their own part of the configuration states. A model may have
-layers of other sizes, latent experts say, which its configuration states too: any of them explains
-a width. What none explains is the part of the inputs that codes of one to eight bits would fill:
-then the numbers are codes in a container of another dtype, whatever they are called.
+A multiple is what it must be, too, where models concatenate. Towers (`vision_tower`, …) go by what
+their own part of the configuration states. A model may have layers of other sizes, latent experts
+say, which its configuration states too: any of them explains a side. What none explains is the
+part of a side that codes of one to eight bits would fill: then the numbers are codes in a container
+of another dtype, whatever they are called. So are flat arrays in the place of a matrix.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 _FILES = ("config.json", "params.json")
 _DEPTH = 4
-# Last parts of the names of layers that read the residual stream.
-READ_HIDDEN = frozenset(
-    "embed_tokens gate_proj gate_up_proj k_proj lm_head q_proj qkv_proj up_proj v_proj "
-    "w1 w3".split()
-)
-_READ_INNER = frozenset(("down_proj", "w2"))
+
+
+class _Layer(NamedTuple):
+    """What the sides of a layer's matrix must be: a key of `_sides`, "" for no rule."""
+
+    inputs: str
+    outputs: str
+
+
+# Last parts of the names of layers.
+_LAYERS: dict[str, _Layer] = {
+    **dict.fromkeys("embed_tokens lm_head tok_embeddings wte".split(), _Layer("hidden", "vocab")),
+    **dict.fromkeys("gate_proj up_proj w1 w3".split(), _Layer("hidden", "outer")),
+    **dict.fromkeys("gate_up_proj w13".split(), _Layer("hidden", "pair")),
+    **dict.fromkeys("down_proj w2".split(), _Layer("inner", "hidden")),
+    **dict.fromkeys("q_proj wq".split(), _Layer("hidden", "heads")),
+    **dict.fromkeys("k_proj v_proj wk wv".split(), _Layer("hidden", "keys")),
+    **dict.fromkeys("qkv_proj wqkv".split(), _Layer("hidden", "")),
+    "o_proj": _Layer("heads", "hidden"),
+}
+_NO_LAYER = _Layer("", "")
+# Those that read the residual stream.
+READ_HIDDEN = frozenset(name for name, layer in _LAYERS.items() if layer.inputs == "hidden")
 _HIDDEN = frozenset(
     "d_model dim embed_dim embedding_size hidden_dim n_embd width".split()  # and *hidden_size
 )
@@ -32,12 +54,48 @@ _INNER = re.compile(r".*intermediate.*|.*(ffn|mlp|expert).*(size|dim)|n_inner|hi
 _WIDTHS = re.compile(r".*(hidden|embed|embd|latent|width|model|channels|dim|features).*")
 _NO_WIDTHS = re.compile(r".*(head|rope|rotary|intermediate|vocab|position|token|layers).*")
 _SHARED = re.compile(r"(n|num)_shared_experts")
+_KEYS = re.compile(r".*(kv|key_value|key|value)_heads?|n_head_kv|.*multi_query_group.*")
+_HEADS = re.compile(r".*heads?")
+_HEAD_SIZES = re.compile(r".*head_(dim|size)|d_head|d_kv|kv_channels|key_length|value_length")
+_RATES = re.compile(r".*(downsample|reduction)_(rate|ratio)")  # of attention, as SAM has it
+_VOCABULARY = re.compile(r".*vocab.*")
 _TOWER = re.compile(
     r".*(audio|connector|depth|draft|encoder|image|mtp|projector|speech|talker|tower|video|vision|"
     r"visual|vit).*"
 )
 _PRUNED = "block_configs"  # of Nemotron's search: sizes of layers are factors of others
-_CODE_BITS = range(1, 9)
+_EXPERTS = re.compile(r"(.*[._])?experts([._].*)?")
+_WEIGHTS = ("kernel", "weight", "weights")
+_JOINED = 8  # layers that a model may keep in one
+_MOST = 8  # bits of codes that lie along the inputs
+
+
+class _Side(NamedTuple):
+    """What a side of a matrix must be, or a multiple of, and all that explains another."""
+
+    sizes: frozenset[int]
+    explained: frozenset[int]
+
+    def is_whole(self, length: int) -> bool:
+        return any(length % size == 0 and length <= _JOINED * size for size in self.sizes)
+
+    def fits(self, length: int) -> bool:
+        return length in self.explained or self.is_whole(length)
+
+    def part(self, length: int, bits: int, most: int) -> int:
+        """The size of which `length` numbers of `bits` each would be the codes; 0 if none.
+
+        Codes have `most` bits at most.
+        """
+        codes = range(1, most + 1)
+        if length not in self.explained:
+            for size in sorted(self.sizes):
+                if length == 1 < size or any(length * bits == size * code for code in codes):
+                    return size
+        return 0
+
+
+_UNKNOWN = _Side(frozenset(), frozenset())
 
 
 class ModelSizes:
@@ -46,45 +104,106 @@ class ModelSizes:
     def __init__(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
         found = [one for name in _FILES for one in _numbers(configs.get(name, {}), False, 0)]
         pruned = any(_PRUNED in configs.get(name, {}) for name in _FILES)
-        hidden = [(tower, n) for tower, key, n in found if _is_hidden(key)]
-        inner = [] if pruned else [(tower, n) for tower, key, n in found if _INNER.fullmatch(key)]
-        self.hidden = {n for _, n in hidden}
-        self._hidden = {part: {n for tower, n in hidden if tower is part} for part in (False, True)}
-        self._inner = {part: {n for tower, n in inner if tower is part} for part in (False, True)}
-        shared = {n for _, key, n in found if _SHARED.fullmatch(key)}
-        self._widths = self.hidden | {n for _, key, n in found if _is_width(key)}
-        self._inner_widths = self._widths.union(
-            *({n, *(n * k for k in shared)} for _, n in inner), (n for _, n in inner)
-        )
+        self.known = bool(found)
+        self.hidden = frozenset(n for _, key, n in found if _is_hidden(key))
+        self._sides = {tower: _sides(found, tower, pruned) for tower in (False, True)}
 
-    def packed(self, layer: str, width: int, bits: int) -> int:
-        """The inputs of which `width` numbers of `bits` each would be the codes; 0 if dense.
+    def packed(self, name: str, shape: tuple[int, ...], bits: int) -> int:
+        """A side that the tensor `name` must have, and has a part of, as codes would; 0 if dense.
 
-        `layer` is the name of a module. One column is a flat array of codes, of whatever inputs.
+        `bits` are those of one stored number. One column, or one row, is a flat array of codes.
         """
-        sizes, explained = self._of(layer)
-        if width not in explained:
-            for size in sorted(sizes):
-                if width == 1 < size or any(width * bits == size * code for code in _CODE_BITS):
-                    return size
-        return 0
+        layer = self._layer_of(name, len(shape)) if self.known else None
+        if layer is None:
+            return 0
+        inputs, outputs = layer
+        if len(shape) < 2:
+            return max(inputs.sizes, default=0)
+        rows, columns = shape[-2:]
+        if inputs.fits(columns) and (outputs.fits(rows) or not outputs.sizes):
+            return 0
+        if inputs.is_whole(rows) and outputs.is_whole(columns):
+            return 0  # as GPT-2's Conv1D keeps them
+        # Some models have half of the outputs that they say: eight bits of sixteen tell nothing.
+        most = bits // 4
+        turned = outputs.part(columns, bits, most) if inputs.fits(rows) else 0
+        size = inputs.part(columns, bits, _MOST) or outputs.part(rows, bits, most) or turned
+        return size or _flat(layer, shape, bits)
 
     def other(self, layer: str, inputs: int) -> int:
         """The inputs that a layer must have and has not; 0 if nothing speaks against it."""
-        sizes, explained = self._of(layer)
-        if not sizes or inputs in explained or any(inputs % size == 0 for size in sizes):
+        sides = self._of(layer)
+        heads = _LAYERS.get(layer.rpartition(".")[2], _NO_LAYER).inputs == "heads"
+        if sides is None or heads or not sides[0].sizes or sides[0].fits(inputs):
             return 0
-        return max(sizes)
+        return max(sides[0].sizes)
 
-    def _of(self, layer: str) -> tuple[set[int], set[int]]:
-        """What the inputs must be, and all that explains them."""
+    def _layer_of(self, name: str, rank: int) -> tuple[_Side, _Side] | None:
+        """The sides of a weight, be it `X.weight`, or `experts.X` of stacked experts."""
+        layer, _, part = name.rpartition(".")
+        own = part not in _WEIGHTS  # a parameter that is called after the layer
+        if own:
+            layer = name.removesuffix("_weight")
+        if layer.rpartition(".")[2] not in _LAYERS:
+            return None
+        is_weight = rank < 3 and not own
+        if not is_weight and rank in (2, 3):
+            is_weight = _EXPERTS.fullmatch(name.rpartition(".")[0]) is not None
+        return self._of(layer) if is_weight else None
+
+    def _of(self, layer: str) -> tuple[_Side, _Side] | None:
         around, _, leaf = layer.rpartition(".")
-        if leaf not in READ_HIDDEN and leaf not in _READ_INNER:
-            return set(), set()
-        tower = _TOWER.fullmatch(around) is not None
-        if leaf in READ_HIDDEN:
-            return self._hidden[tower], self._widths
-        return self._inner[tower], self._inner_widths
+        sides = _LAYERS.get(leaf)
+        if sides is None:
+            return None
+        known = self._sides[_TOWER.fullmatch(around) is not None]
+        return known.get(sides.inputs, _UNKNOWN), known.get(sides.outputs, _UNKNOWN)
+
+
+def _flat(layer: tuple[_Side, _Side], shape: tuple[int, ...], bits: int) -> int:
+    """The inputs of a layer whose codes are as many as the numbers of a shape that is another."""
+    inputs, outputs = layer
+    if any(side.fits(length) for side in layer for length in shape[-2:]):
+        return 0
+    codes = range(1, _MOST + 1)
+    for numbers in (shape[-1], shape[-2] * shape[-1]):
+        for size in sorted(inputs.sizes):
+            whole = [size * rows * times for rows in outputs.sizes for times in (1, 2)]
+            if any(numbers * bits == one * code for one in whole for code in codes):
+                return size
+    return 0
+
+
+def _sides(found: list[tuple[bool, str, int]], tower: bool, pruned: bool) -> dict[str, _Side]:
+    """The sides of layers by their kind, of the towers or of the model itself."""
+    mine = [(key, n) for part, key, n in found if part is tower]
+    hidden = {n for key, n in mine if _is_hidden(key)}
+    inner = set() if pruned else {n for key, n in mine if _INNER.fullmatch(key)}
+    shared = {n for _, key, n in found if _SHARED.fullmatch(key)}
+    # What stands elsewhere explains a side as well.
+    widths = {n for _, key, n in found if _is_hidden(key) or _is_width(key)}
+    inners = {n for _, key, n in found if _INNER.fullmatch(key)}
+    heads = {n for _, key, n in found if _HEADS.fullmatch(key)}
+    keys = {n for _, key, n in found if _KEYS.fullmatch(key)}
+    lengths = {n for _, key, n in found if _HEAD_SIZES.fullmatch(key)}
+    lengths |= {a + b for a in lengths for b in lengths}
+    lengths = lengths or {size // n for size in hidden for n in heads}
+    joined = {n * length for n in heads - keys for length in lengths}
+    joint = {n * length for n in keys for length in lengths}
+    words = {n for key, n in mine if _VOCABULARY.fullmatch(key)}
+    rates = {n for _, key, n in found if _RATES.fullmatch(key)}
+    fewer = {n // rate for n in widths for rate in rates}
+    by_heads = widths | lengths | fewer | joined | joint
+    inners = inners.union(widths, (n * k for n in inners for k in {2, *shared}))
+    return {
+        "hidden": _Side(frozenset(hidden), frozenset(widths)),
+        "inner": _Side(frozenset(inner), frozenset(inners)),
+        "outer": _Side(frozenset(inner), frozenset(inners | lengths)),
+        "pair": _Side(frozenset(2 * n for n in inner), frozenset(inners)),
+        "heads": _Side(frozenset(joined), frozenset(widths | fewer | joined)),
+        "keys": _Side(frozenset(joint or joined), frozenset(by_heads)),
+        "vocab": _Side(frozenset(words), frozenset(n for _, key, n in found if "vocab" in key)),
+    }
 
 
 def _is_hidden(key: str) -> bool:

@@ -11,26 +11,36 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
-from anamnesis.readers.schemes._integers import is_buffer
-from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES, is_own
+from anamnesis.readers.schemes._integers import is_buffer, is_many
+from anamnesis.readers.schemes._siblings import (
+    ACTIVATION_SCALES,
+    SCALES,
+    is_activation,
+    is_own,
+    moves_inputs,
+    turns_all,
+)
 from anamnesis.readers.schemes.base import Ledger
 
 # transformers 5.23 and diffusers: `self.X = nn.Parameter(…)`, and registered buffers.
 _ORDINARY = frozenset(
     "A_log D absolute_pos_embed alpha attention_sinks attn_sink beta cap_pad_token class_embedding "
     "class_token cls_token dist_token dt_bias e_score_correction_bias embeddings gain gamma "
-    "image_newline input_max input_min inv_freq kv_sink lambda_1 lambda_2 lambda_k1 lambda_k2 "
-    "lambda_q1 lambda_q2 latents layer_scalar layer_scale logit_scale mask_token modulation "
-    "norm_gate output_max output_min pad_token per_dim_scale per_expert_scale pos_embed "
+    "global_scale image_newline input_max input_min inv_freq kv_sink lambda_1 lambda_2 lambda_k1 "
+    "lambda_k2 lambda_q1 lambda_q2 latents layer_scalar layer_scale logit_scale mask_token "
+    "modulation norm_gate output_max output_min pad_token per_dim_scale per_expert_scale pos_embed "
     "pos_embedding position_embedding position_embeddings positional_embedding post_scale probe "
     "query query_tokens register_tokens relative_position_bias_table rotary_emb running_mean "
     "running_var scale scale_shift_table sink sinks temperature time_decay time_faaaa time_maa_k "
     "time_maa_r time_maa_v time_maa_w tokens view_seperator x_pad_token".split()
 )
+_OF_CODES = frozenset(("alpha", "beta", "scale"))  # where they stand right beside a matrix
+_LETTERS = "HPQRT"
 _SCALAR = re.compile(r"scale|amax|offset|zero_?point")  # of one number, and not a counter
 _ENDINGS = ("bias", "embed", "embedding", "gate", "norm", "token", "weight")
 
@@ -38,23 +48,60 @@ _ENDINGS = ("bias", "embed", "embedding", "gate", "norm", "token", "weight")
 def note_parents(ledger: Ledger) -> None:
     """Add a note on such parameters, if any layer was decoded or a method is stated.
 
-    Beside matrices that stayed dense as well: these may be in another basis, too.
+    Beside matrices that stayed dense as well: these may be in another basis, too. Where nothing is
+    quantised by anyone's word that is all that is looked at, with what moves inputs by its name.
     """
-    if ledger.container.kind == "gguf":
+    kind = ledger.container.kind
+    if kind == "gguf":
         return
     weights = [tensor.name for tensor in ledger.tensors.values() if tensor.quantised]
-    modules, layers = _around(weights), {weight.rpartition(".")[0] for weight in weights}
     if weights or ledger.stated:
-        modules |= {
-            tensor.name.rpartition(".")[0]
-            for tensor in ledger.tensors.values()
-            if tensor.name.endswith(".weight") and len(tensor.shape) > 1 and not tensor.quantised
-        }
-    found = [t for t in ledger.tensors.values() if modules and _unknown(t, modules, layers)]
+        around, layers = _around(weights), {weight.rpartition(".")[0] for weight in weights}
+        unknown = (t for t in ledger.tensors.values() if _unknown(ledger, t, around, layers))
+        _note(ledger, list(unknown), "decoded")
+    elif kind in ("pth", "safetensors"):  # others hold arrays of anything
+        _note(ledger, [t for t in ledger.tensors.values() if _speaks(ledger, t)], "dense")
+
+
+def _speaks(ledger: Ledger, tensor: Tensor) -> bool:
+    """Whether a parameter of a model that is dense may be of codes, or move what layers read."""
+    name = tensor.name
+    at = name.rfind(".") + 1
+    part = name[at:]
+    if part in ("bias", "weight"):  # nearly all, of whom there may be a million
+        leaf = name[name.rfind(".", 0, max(at - 1, 0)) + 1 : max(at - 1, 0)]
+        return part == "weight" and (_turns(leaf) or _is_basis(ledger, tensor))
+    if DTYPES[tensor.out_dtype].kind == "int" and is_many(tensor.components[0].stored):
+        return False  # noted as integers
+    alone = part in SCALES or (part == "scale" and is_activation(name[: at - 1]))
+    if (alone and math.prod(tensor.shape) > 1) or moves_inputs(name):
+        return True
+    return _is_basis(ledger, tensor) or _unknown(ledger, tensor, set(), set())
+
+
+@lru_cache(4096)
+def _turns(leaf: str) -> bool:
+    return turns_all(leaf)
+
+
+def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:
+    """Whether it is a square matrix called by one letter, as rotations are: `model.Q.weight`.
+
+    Not where keys and values are called so as well.
+    """
+    module, _, part = tensor.name.rpartition(".")
+    above, dot, letter = module.rpartition(".")
+    if part != "weight" or letter not in _LETTERS or len(tensor.shape) != 2 or not letter:
+        return False
+    others = any(f"{above}{dot}{one}.weight" in ledger.tensors for one in "KVO")
+    return tensor.shape[0] == tensor.shape[1] and not others
+
+
+def _note(ledger: Ledger, found: list[Tensor], layers: str) -> None:
     if found:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         ledger.note(
-            f"{where(found[0].components[0].stored)}{others}: a parameter beside decoded layers "
+            f"{where(found[0].components[0].stored)}{others}: a parameter beside {layers} layers "
             "under a name that is not known here, kept as it is; if its tool multiplies the "
             "layers' weights or inputs by it, these weights are not the whole of them"
         )
@@ -95,14 +142,21 @@ def _around(weights: Iterable[str]) -> set[str]:
     return modules
 
 
-def _unknown(tensor: Tensor, modules: set[str], layers: set[str]) -> bool:
-    module, _, part = tensor.name.rpartition(".")
-    kind = DTYPES[tensor.out_dtype].kind
+def _unknown(ledger: Ledger, tensor: Tensor, modules: set[str], layers: set[str]) -> bool:
+    """Whether nobody is known to have such a parameter in one of `modules`, or beside a matrix.
+
+    `layers` are the modules of decoded weights.
+    """
+    module, dot, part = tensor.name.rpartition(".")
+    weight = ledger.tensors.get(f"{module}{dot}weight")
+    beside = weight is not None and weight is not tensor and _is_dense_matrix(weight)
+    if tensor.quantised or not (beside or module in modules):
+        return _is_basis(ledger, tensor)
+    stored, kind = tensor.components[0].stored, DTYPES[tensor.out_dtype].kind
     one = math.prod(tensor.shape) < 2 and _SCALAR.search(part) is None
-    if module not in modules or tensor.quantised or one:
+    if kind not in ("float", "int") or one or is_buffer(stored):
         return False
-    stored = tensor.components[0].stored
-    if kind not in ("float", "int") or part in _ORDINARY or is_buffer(stored):
+    if part in _ORDINARY and not (beside and part in _OF_CODES):
         return False
     # `theta_up_proj` beside a decoded `up_proj`; `gate_up_proj` alone is a parameter of its own.
     joined = (part[at + 1 :] for at, letter in enumerate(part) if letter == "_")
@@ -110,3 +164,7 @@ def _unknown(tensor: Tensor, modules: set[str], layers: set[str]) -> bool:
     if any(f"{prefix}{layer}" in layers for layer in joined):
         return True
     return not part.endswith(_ENDINGS) and not is_own(part)
+
+
+def _is_dense_matrix(tensor: Tensor) -> bool:
+    return len(tensor.shape) > 1 and not tensor.quantised

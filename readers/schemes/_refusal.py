@@ -70,9 +70,9 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
         )
     if one.why == "shape":
         return UnsupportedError(
-            f"{found}{under}: a dense layer of that name has {one.inputs:,} inputs by the model's "
-            "configuration, of which this is the part that codes in their place fill; one that is "
-            "dense all the same has to be listed as left alone (modules_to_not_convert)"
+            f"{found}{under}: a dense layer of that name has {one.size:,} inputs or outputs by the "
+            "model's configuration, of which this is the part that codes in their place fill; one "
+            "that is dense all the same has to be listed as left alone (modules_to_not_convert)"
         )
     if one.why == "code" and one.stored.dtype.startswith("F8_E") and one.stored.dtype != "F8_E8M0":
         return UnsupportedError(f"{found}{under}: FP8 codes without a scale{_hint(ledger)}")

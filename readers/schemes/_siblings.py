@@ -67,6 +67,15 @@ _TURNS_ALL = re.compile(
     r"(_(in|input|matrix|out|output|weight))?",
     re.IGNORECASE,
 )
+# Wherever it stands in a quantised model: applied to activations, so that weights are not theirs.
+_OF_INPUTS = frozenset(
+    "R1 R2 R3 R4 _pre_quant_scale channel_scales had_K hadamard hadamard_matrix input_rotation "
+    "left_trans pre_quant_scale right_trans rotation rotation_matrix smooth_factor "
+    "smooth_scale".split()
+)
+# Of codes, which floats beside them called `weight` are, too.
+SCALES = frozenset(("scale_inv", "scales", "zero_point", "zero_points", "zeros"))
+_ACTIVATION = re.compile(r"(.*[._])?act(ivation)?(_fn|_func|_layer)?")
 _EXACT = {row.pattern: row for row in HARMLESS if not set(row.pattern) & set("*[")}
 _PATTERNS = tuple(row for row in HARMLESS if row.pattern not in _EXACT)
 
@@ -84,6 +93,17 @@ def turns(name: str) -> bool:
 def turns_all(module: str) -> bool:
     """Whether a module, or one that it is in, turns the inputs of layers by its name."""
     return any(_TURNS_ALL.fullmatch(part) is not None for part in module.split(".") if part)
+
+
+def moves_inputs(name: str) -> bool:
+    """Whether a tensor by its name scales, permutes or turns what layers read."""
+    module, _, part = name.rpartition(".")
+    return part in _OF_INPUTS or turns(part) or turns_all(module)
+
+
+def is_activation(module: str) -> bool:
+    """Whether a module is of an activation function, whose scales AWQ folds into weights."""
+    return _ACTIVATION.fullmatch(module) is not None
 
 
 def harmless(rest: str) -> Harmless | None:

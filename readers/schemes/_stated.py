@@ -233,9 +233,9 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
             yield from _walk(value, f"{where}{key}.", depth + 1)
 
 
-def is_telling(key: str, value: object) -> bool:
-    """Whether a key is one that only one tool writes, and set."""
-    return key in _TELLING and bool(value)
+def says_nothing(text: str) -> bool:
+    """Whether the text that a key of a method has says that there is none."""
+    return canonical(text[:200]) in _NOT_STATED
 
 
 def is_key(key: str, value: object) -> bool:

@@ -8,29 +8,66 @@ import pytest
 from small_models import ledger_of
 
 from anamnesis.errors import UnsupportedError
+from anamnesis.readers.base import FileId
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
 FLOATS = {
     "m.weight": ("BF16", (64, 64)),
-    "m.scale": ("F32", (64,)),
+    "m.bias": ("F32", (64,)),
     "m.q_proj.weight": ("BF16", (64, 8)),
-    "m.q_proj.scale": ("F32", (64,)),
     "e.position_ids": ("I64", (1, 512)),
 }
+# A part of config.json, and what of it the error shows.
+CONFIGS: list[tuple[dict[str, Any], str]] = [
+    ({"compression": {"method": "foo", "bits": 4}}, "json: compression"),
+    ({"compression": "int4"}, r"compression \(int4\)"),
+    ({"quant_methods": ["foo"]}, "json: quant_methods"),
+    ({"bits": 4, "group_size": 128}, r"json: bits \(4\)"),
+    ({"bits": "4"}, r"json: bits \(4\)"),
+    ({"a": [{"wbits": 4}]}, r"json: a\.0\.wbits"),
+    ({"text_config": {"wBits": 4.0}}, r"text_config\.wBits"),
+    ({"n_bits": [4, 16]}, "n_bits"),
+    ({"quantization_bit": 8}, "quantization_bit"),
+    ({"bits_per_weight": 2.5}, "bits_per_weight"),
+    ({"load_in_4bit": True}, "load_in_4bit"),
+    ({"load_in_4bit": "true"}, "load_in_4bit"),
+    ({"weight_dtype": "int8"}, "weight_dtype"),
+    ({"weight_format": "q4_0"}, "weight_format"),
+    ({"precision": "int4"}, "precision"),
+    ({"weight_precision": 4}, "weight_precision"),
+    ({"torch_dtype": "torch.int8"}, "torch_dtype"),
+    ({"dtype": "uint8"}, "dtype"),
+    ({"engine": ["AutoAWQ"]}, r"engine\.0"),
+    ({"backend": "gptqmodel"}, "backend"),
+    ({"x": {"y": {"z": "a 4-bit model"}}}, r"x\.y\.z"),
+    ({"architectures": ["QuantLlamaForCausalLM"]}, "architectures"),
+    ({"weights": "ternary"}, "weights"),
+    ({"PTQ": {"algorithm": "foo"}}, "PTQ"),
+    ({"BitsAndBytesConfig": {"a": True}}, "BitsAndBytesConfig"),
+]
 STATEMENTS: list[tuple[dict[str, Any], dict[str, str], str]] = [
-    ({"config.json": {"compression": {"method": "foo", "bits": 4}}}, {}, "json: compression"),
-    ({"config.json": {"compression": "int4"}}, {}, r"compression \(int4\)"),
-    ({"config.json": {"quant_methods": ["foo"]}}, {}, "json: quant_methods"),
-    ({"config.json": {"bits": 4, "group_size": 128}}, {}, r"json: bits \(4\)"),
-    ({"config.json": {"a": [{"wbits": 4}]}}, {}, r"json: a\.0\.wbits"),
-    ({"config.json": {"load_in_4bit": True}}, {}, "load_in_4bit"),
-    ({"config.json": {"weight_dtype": "int8"}}, {}, "weight_dtype"),
-    ({"config.json": {"weight_format": "q4_0"}}, {}, "weight_format"),
+    *(({"config.json": config}, {}, named) for config, named in CONFIGS),
     ({"awq_config.json": {"method": "foo"}}, {}, "awq_config.json"),
+    ({"model_int8.json": {}}, {}, "model_int8.json"),
     ({}, {"format": "gptq"}, r"metadata format \(gptq\)"),
     ({}, {"format": "4-bit"}, "metadata format"),
+    ({}, {"format": "awq-int4"}, "metadata format"),
     ({}, {"weight_format": "int4"}, "metadata weight_format"),
+    ({}, {"x": '{"y": [{"nbits": 3}]}'}, r"metadata x\.y\.0\.nbits"),
+]
+# Settings of models that quantise signals, or nothing.
+PLAIN: list[dict[str, Any]] = [
+    {"torch_dtype": "bfloat16", "dtype": "float32", "weight_dtype": "float16"},
+    {"compression": 4, "temporal_compression_ratio": 4, "compress_ratios": [1, 4]},
+    {"vision_config": {"bits": 8, "num_bits": 8}},
+    {"codebook_size": 1024, "num_bits": 8},
+    {"num_quantizers": 8, "quantizer_dropout": 0.5, "quantizer": {"method": "rvq"}},
+    {"vector_quantize": True, "quantization_levels": [4, 4]},
+    {"quant_methods": [], "load_in_4bit": False, "use_int8": "no", "quantized": 16},
+    {"bits_per_sample": 8, "activation_bits": 8, "kv_cache_dtype": "fp8"},
+    {"dequantized_from": "gptq", "modules_to_not_convert": ["int8"]},
+    {"hidden_act": "quick_gelu", "quantile": 4, "precision": 16, "model_type": "higgs_audio"},
 ]
 
 
@@ -55,20 +92,33 @@ def test_floats_beside_a_statement_stay(configs: Any, metadata: Any, named: str)
     assert found.notes == []
 
 
-@pytest.mark.parametrize("form", ["pt", "mlx", "np", "tf"])
-def test_settings_of_plain_models_are_no_statements(form: str) -> None:
-    config = {
-        "torch_dtype": "bfloat16",
-        "dtype": "bfloat16",
-        "weight_dtype": "float16",
-        "compression": 4,
-        "vision_config": {"bits": 8, "num_bits": 8, "image_format": "int8"},
-        "quant_methods": [],
-        "load_in_4bit": False,
-    }
-    found = book({"x.table": ("I32", (4, 4)), **FLOATS}, {"config.json": config}, {"format": form})
-    resolve(found)
-    assert "x.table" in found.tensors
+@pytest.mark.parametrize("config", PLAIN, ids=str)
+def test_settings_of_plain_models_are_no_statements(config: dict[str, Any]) -> None:
+    for form in ("pt", "mlx", "np", "tf"):
+        parts = {"x.table": ("I32", (4, 4)), **FLOATS}
+        found = book(parts, {"config.json": config}, {"format": form})
+        resolve(found)
+        assert set(found.tensors) == set(parts)
+        assert ["'x.table'" in note for note in found.notes] == [True]
+
+
+@pytest.mark.parametrize("name", ["model-4bit-128g.safetensors", "x.int8.safetensors"])
+def test_the_name_of_the_weights_is_a_statement(name: str) -> None:
+    file = FileId(f"/fp8/{name}", 0, 0, 0, 0)
+    with pytest.raises(UnsupportedError, match=f"the name of {name}"):
+        resolve(ledger_of({"x.weight": ("I8", (32, 64)), **FLOATS}, file=file))
+
+
+@pytest.mark.parametrize("configs", [configs for configs, _, _ in STATEMENTS[:10]], ids=str)
+def test_floats_of_the_shape_of_codes_are_refused_unless_left_alone(configs: Any) -> None:
+    """The same under a stated method is in test_model_sizes."""
+    parts = {"m.q_proj.weight": ("BF16", (64, 16))}
+    config = {**configs["config.json"], "hidden_size": 64}
+    with pytest.raises(UnsupportedError, match=r"config\.json: .* has 64 inputs or outputs"):
+        resolve(book(parts, {"config.json": config}, {}))
+    for entry in ("m.q_proj", "q_proj", "re:.*q_proj", "m.*"):
+        alone = {"export": [{"modules_to_not_convert": [entry]}]}
+        resolve(book(parts, {"config.json": {**config, **alone}}, {}))
 
 
 def test_a_method_may_have_a_dot_in_its_key() -> None:

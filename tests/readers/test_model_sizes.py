@@ -14,15 +14,31 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes._model_sizes import ModelSizes
 
-HIDDEN, INNER = 512, 1536
-CONFIG = {"hidden_size": HIDDEN, "intermediate_size": INNER}
+HIDDEN, INNER, HEADS, KEYS, HEAD, WORDS = 512, 1536, 10, 5, 64, 1152
+CONFIG = {
+    "hidden_size": HIDDEN,
+    "intermediate_size": INNER,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": KEYS,
+    "head_dim": HEAD,
+    "vocab_size": WORDS,
+}
 METHODS = ("awq", "bitsandbytes", "fp8", "gptq", "hqq", "modelopt", "torchao")
+# The shapes of layers, outputs first.
 LAYERS = {
-    "lm_head": HIDDEN,
-    "model.embed_tokens": HIDDEN,
-    "model.layers.0.mlp.down_proj": INNER,
-    "model.layers.0.mlp.up_proj": HIDDEN,
-    "model.layers.0.self_attn.q_proj": HIDDEN,
+    "lm_head": (WORDS, HIDDEN),
+    "model.embed_tokens": (WORDS, HIDDEN),
+    "model.layers.0.mlp.down_proj": (HIDDEN, INNER),
+    "model.layers.0.mlp.up_proj": (INNER, HIDDEN),
+    "model.layers.0.self_attn.k_proj": (KEYS * HEAD, HIDDEN),
+    "model.layers.0.self_attn.o_proj": (HIDDEN, HEADS * HEAD),
+    "model.layers.0.self_attn.q_proj": (HEADS * HEAD, HIDDEN),
+}
+EXPERTS = {
+    "model.layers.0.mlp.experts.down_proj": (HIDDEN, INNER),
+    "model.layers.0.mlp.experts.gate_up_proj": (2 * INNER, HIDDEN),
+    "model.layers.0.mlp.experts.w2_weight": (HIDDEN, INNER),
+    "model.layers.0.mlp.experts.w13.weight": (2 * INNER, HIDDEN),
 }
 
 
@@ -35,37 +51,60 @@ def resolved(parts: Any, method: str | None, **more: Any) -> Any:
 
 @settings(deadline=None)
 @given(
-    layer=st.sampled_from(sorted(LAYERS)),
+    layer=st.sampled_from(sorted(LAYERS | EXPERTS)),
     dtype=st.sampled_from(["BF16", "F16", "F32", "F64"]),
     code_bits=st.integers(1, 8),
     method=st.sampled_from(METHODS),
-    flat=st.booleans(),
+    form=st.sampled_from(["inputs", "outputs", "columns", "flat", "turned"]),
 )
 def test_codes_in_a_container_of_floats_are_never_dense(
-    layer: str, dtype: str, code_bits: int, method: str, flat: bool
+    layer: str, dtype: str, code_bits: int, method: str, form: str
 ) -> None:
-    width, rest = divmod(LAYERS[layer] * code_bits, DTYPES[dtype].bits)
-    assert not rest
-    shape = (640 * width, 1) if flat else (640, width)
-    parts = {f"{layer}.weight": (dtype, shape)}
+    """Codes along the inputs or, of a quarter at most, along the outputs, or without any shape."""
+    outputs, inputs = (LAYERS | EXPERTS)[layer]
+    bits = DTYPES[dtype].bits
+    if form in ("outputs", "turned"):
+        code_bits = min(code_bits, bits // 4)
+        shape = (-(-outputs * code_bits // bits), inputs)
+        if shape[0] * bits != outputs * code_bits:
+            return
+        shape = shape[::-1] if form == "turned" else shape
+    else:
+        width, rest = divmod(inputs * code_bits, bits)
+        assert not rest
+        flat = {"inputs": (outputs, width), "columns": (outputs * width, 1)}
+        shape = flat.get(form, (outputs * width,))
+    name, module = f"{layer}.weight", layer
+    if layer in EXPERTS:
+        shape = (4, *shape)
+        name, module = layer, layer.rpartition(".")[0]
+    parts = {name: (dtype, shape)}
     with pytest.raises(UnsupportedError):
         resolved(parts, method)
     book = resolved(parts, None)  # nothing says that anything is quantised
     assert [t.scheme for t in book.tensors.values()] == ["passthrough"]
-    book = resolved(parts, method, modules_to_not_convert=[layer])
+    book = resolved(parts, method, modules_to_not_convert=[module])
     assert [t.scheme for t in book.tensors.values()] == ["passthrough"]
 
 
-@pytest.mark.parametrize(("layer", "inputs"), sorted(LAYERS.items()))
-def test_layers_of_the_inputs_that_they_must_have_are_dense(layer: str, inputs: int) -> None:
-    for width in (inputs, 2 * inputs):
-        resolved({f"{layer}.weight": ("BF16", (64, width))}, "fp8")
+@pytest.mark.parametrize("layer", sorted(LAYERS | EXPERTS))
+def test_layers_of_the_sizes_that_they_must_have_are_dense(layer: str) -> None:
+    outputs, inputs = (LAYERS | EXPERTS)[layer]
+    for shape in ((outputs, inputs), (inputs, outputs), (outputs, 2 * inputs)):
+        name = layer if layer in EXPERTS else f"{layer}.weight"
+        stacked = (4, *shape) if layer in EXPERTS else shape
+        assert resolved({name: ("BF16", stacked)}, "fp8").notes == []
 
 
 def test_the_error_names_the_inputs_and_the_way_out() -> None:
     with pytest.raises(UnsupportedError) as caught:
         resolved({"lm_head.weight": ("BF16", (640, 128))}, "gptq")
-    for text in ("lm_head.weight' (BF16 [640, 128])", "512 inputs", "(gptq)", "left alone"):
+    for text in (
+        "lm_head.weight' (BF16 [640, 128])",
+        "512 inputs or outputs",
+        "(gptq)",
+        "left alone",
+    ):
         assert text in str(caught.value)
 
 
@@ -89,15 +128,16 @@ def test_the_error_names_the_inputs_and_the_way_out() -> None:
     ],
 )
 def test_other_sizes_that_a_model_has_explain_a_width(config: Any, layer: str, width: int) -> None:
-    assert ModelSizes({"config.json": CONFIG | config}).packed(layer, width, 16) == 0
+    sizes = ModelSizes({"config.json": CONFIG | config})
+    assert sizes.packed(f"{layer}.weight", (HIDDEN, width), 16) == 0
 
 
 def test_a_tower_has_the_size_of_its_own_part() -> None:
     sizes = ModelSizes({"config.json": CONFIG | {"vision_config": {"hidden_size": 768}}})
-    assert sizes.packed("visual.blocks.0.attn.q_proj", 144, 16) == 768
-    assert sizes.packed("model.layers.0.attn.q_proj", 144, 16) == 0
+    assert sizes.packed("visual.blocks.0.attn.q_proj.weight", (768, 144), 16) == 768
+    assert sizes.packed("model.layers.0.attn.q_proj.weight", (768, 144), 16) == 0
     mistral = ModelSizes({"params.json": {"dim": 512, "hidden_dim": 1536}})
-    assert mistral.packed("layers.0.feed_forward.w2", 384, 16) == 1536
+    assert mistral.packed("layers.0.feed_forward.w2.weight", (512, 384), 16) == 1536
 
 
 def test_decoded_layers_of_other_inputs_than_the_model_s_are_noted() -> None:

@@ -270,8 +270,8 @@ def test_integers_of_compressed_tensors_are_not_read_as_fp4(kinds: tuple[str, ..
         notes(PACKED, configs)
 
 
-@pytest.mark.parametrize("dtype", ["I8", "U8", "I32"])
-@pytest.mark.parametrize("name", ["m.weight", "e.down_proj", "weight"])
+@pytest.mark.parametrize("dtype", ["I8", "U8", "I32", "I64", "U64", "BOOL"])
+@pytest.mark.parametrize("name", ["m.weight", "e.down_proj", "weight", "table", "m.signs"])
 def test_an_integer_matrix_by_itself_is_kept_and_noted(dtype: str, name: str) -> None:
     (note,) = notes({name: (dtype, (8, 8)), "n.weight": ("BF16", (8,))})
     assert f"'{name}' ({dtype} [8, 8])" in note
@@ -281,8 +281,9 @@ def test_an_integer_matrix_by_itself_is_kept_and_noted(dtype: str, name: str) ->
 @pytest.mark.parametrize(
     "parts",
     [
-        {"position_ids": ("I64", (1, 8)), "m.weight": ("I64", (8, 8))},
-        {"m.weight": ("I8", (8,)), "table": ("I32", (8, 8))},
+        {"position_ids": ("I64", (1, 8)), "rel.relative_position_index": ("I64", (8, 8))},
+        {"m.weight": ("I8", (8,)), "bn.num_batches_tracked": ("I64", ())},
+        {"attn.bias": ("BOOL", (1, 1, 8, 8)), "causal_mask": ("BOOL", (8, 8))},
         {"attn.bias": ("U8", (1, 1, 8, 8)), "m.weight": ("BF16", (8, 8))},
     ],
 )
