@@ -20,16 +20,16 @@ _magnitudes = kernel("_extremes:magnitudes")
 
 
 def magnitudes(values: Array, group: int) -> Any:
-    """The greatest magnitude of each `group` numbers of a flat float32 array; NaN if one is NaN."""
+    """The greatest magnitude of each `group` numbers of a flat array, of float32 or BF16's bits."""
     greatest = np.empty(len(values) // group, np.int32)
-    _magnitudes(values.view(np.int32), group, greatest)
+    _magnitudes(values, group, greatest)
     return greatest.view(np.float32)
 
 
 def ends(values: Array, group: int) -> tuple[Any, Any]:
     """The least and the greatest of each `group` numbers; NaN, both, if one is NaN."""
     keys = np.empty((2, len(values) // group), np.int32)
-    _ends(values.view(np.int32), group, keys[0], keys[1])
+    _ends(values, group, keys[0], keys[1])
     both = (keys ^ (keys >> 31 & 0x7FFFFFFF)).view(np.float32)
     nan = np.isnan(both).any(0)
     both[:, nan] = np.nan

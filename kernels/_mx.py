@@ -26,27 +26,23 @@ Rule = Callable[..., tuple[Any, Any]]
 def of_groups(rule: Rule, greatest: Any, reach: int, dtype: str) -> tuple[Any, Any]:
     """What `rule(greatest, reach, dtype)` gives: bytes, and scales, of groups' greatest magnitudes.
 
-    Numbers of 16 bits are looked up among all that there are, once made for each rule.
+    Of binary16 they are looked up.
     """
-    if dtype == "BF16":
-        bits = greatest.view(np.uint32)
-        exact, places = not (bits & 0xFFFF).any(), bits >> 16
-    elif dtype == "F16":
-        halves = greatest.astype(np.float16)
-        exact, places = np.array_equal(halves, greatest), halves.view(np.uint16)
-    if dtype == "F32" or not exact:
+    if dtype != "F16":
         return rule(greatest, reach, dtype)
-    stored, scales = _of_all(rule, reach, dtype)
+    stored, scales = table_of(rule, reach, dtype)
+    places = greatest.astype(np.float16).view(np.uint16)
     return stored[places], scales[places]
 
 
 @cache
-def _of_all(rule: Rule, reach: int, dtype: str) -> tuple[Any, Any]:
+def table_of(rule: Rule, reach: int, dtype: str) -> tuple[Any, Any]:
     """The bytes and scales of every magnitude of a 16-bit dtype, by its bits."""
     bits = np.arange(1 << 15, dtype=np.uint16)
     half = bits.view(np.float16).astype(np.float32)
     numbers = half if dtype == "F16" else (bits.astype(np.uint32) << 16).view(np.float32)
-    return rule(numbers, reach, dtype)
+    with np.errstate(all="ignore"):
+        return rule(numbers, reach, dtype)
 
 
 def ct_scales(greatest: Any, reach: int, dtype: str) -> tuple[Any, Any]:

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.types import Array
 
 LANES = 8
@@ -65,20 +66,23 @@ class Comparison:
         self._rest = Sums()
 
     def add(self, a: Array, b: Array) -> None:
-        """Compare two contiguous float32 arrays of one dimension and the same length."""
+        """Compare two contiguous arrays of one dimension and the same length.
+
+        Both are of float32; the first may be BF16's bits.
+        """
         elems = len(a)
         whole = elems // STEP * STEP
         before = int(self._counts[0])
         _reduce(a[:whole], b[:whole], self._state, self._counts)
         if whole < elems:  # zeros are finite, equal, and add nothing to a sum
             self._last[:] = 0
-            self._last[0, : elems - whole] = a[whole:]
+            self._last[0, : elems - whole] = as_float32(a[whole:])
             self._last[1, : elems - whole] = b[whole:]
             first, second = self._last
             _reduce(first, second, self._state, self._counts)
             self._counts -= whole + STEP - elems
         finite = int(self._counts[0]) - before
-        self._rest += Sums(elems=elems) if finite == elems else _others(a, b)
+        self._rest += Sums(elems=elems) if finite == elems else _others(as_float32(a), b)
 
     def result(self) -> Sums:
         """The sums so far."""
@@ -154,6 +158,11 @@ def _others(a: Any, b: Any) -> Sums:
     )
 
 
+def as_float32(values: Any) -> Any:
+    """Numbers of float32 as they are, and those of BF16's bits."""
+    return to_float32("BF16", values) if values.dtype == np.uint16 else values
+
+
 def _bf16(values: Any) -> Any:
     """float32 numbers rounded to BF16 bits, to nearest and ties to even; not for NaN."""
     bits = np.ascontiguousarray(values).view(np.uint32)
@@ -162,6 +171,7 @@ def _bf16(values: Any) -> Any:
 
 def reduce_numpy(a: Any, b: Any, state: Array, counts: Array) -> None:
     """What `_reduce` does, of whole steps; the same bits."""
+    a = as_float32(a)
     finite = np.isfinite(a) & np.isfinite(b)
     counts[0] += np.count_nonzero(finite)
     counts[1] += np.count_nonzero(finite & (_bf16(a) == _bf16(b)))

@@ -27,7 +27,7 @@ import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._narrow import narrow
-from anamnesis.kernels._native import kernel
+from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.types import Array
 
@@ -41,7 +41,8 @@ _NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
         0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)  # fmt: skip
 _FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 _LEAST = np.float32(1e-38)
-_four_bits = kernel("encode_bnb:four_bits")
+_four_bits = variants("encode_bnb:four_bits")
+_last_four_bits = kernel("encode_bnb:last_four_bits")
 _rows_of_bytes = kernel("encode_bnb:rows_of_bytes")
 
 
@@ -156,15 +157,22 @@ def _encode_four(
 ) -> None:
     block, nested = int(params["block"]), bool(params["nested"])
     bounds, order = _order(kind)
-    full = len(values) // block * block
+    full = len(values) // block
+    absmax, codes = np.empty(-(-len(values) // block), np.float32), out["weight"]
+    _four_bits(kind == "nf4")(
+        values[: full * block],
+        block,
+        _LEAST,
+        bounds,
+        order,
+        absmax[:full],
+        codes[: full * block // 2],
+    )
     with np.errstate(all="ignore"):
-        absmax = block_maxima(values, block)
-        scales = np.float32(1) / np.maximum(absmax[: full // block], _LEAST)
-        _four_bits(values[:full], scales, block, bounds, order, out["weight"][: full // 2])
-        if full < len(values):
-            rest = values[full:] / absmax[-1:]  # which is 1e-38 at least
-            one = np.ones(1, np.float32)
-            _four_bits(rest, one, len(rest), bounds, order, out["weight"][full // 2 :])
+        if full < len(absmax):
+            rest = values[full * block :]
+            absmax[full:] = block_maxima(rest, block)  # which is 1e-38 at least
+            _last_four_bits(rest, absmax[-1], bounds, order, codes[full * block // 2 :])
         if nested:
             _nest(absmax - np.float32(params["absmax_mean"]), out)
         else:
@@ -224,7 +232,6 @@ def encode_int8(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) 
     """`int8_vectorwise_quant` of the numbers as binary16, on the CPU."""
     columns = params["columns"]
     with np.errstate(all="ignore"):
-        halves = narrow(values, "F16")
-        out["scale"][:] = magnitudes(halves, columns)
+        out["scale"][:] = narrow(magnitudes(values, columns), "F16")
         factors = np.float32(1) / out["scale"] * np.float32(127)  # torch's order for 127 / scale
-    _rows_of_bytes(halves, factors, columns, out["weight"].view(np.uint8))
+    _rows_of_bytes(values, factors, columns, out["weight"].view(np.uint8))

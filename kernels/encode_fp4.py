@@ -31,7 +31,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._mx import ceilings, ct_scales, mlx_scales, of_groups
+from anamnesis.kernels._mx import ceilings, ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import KINDS, narrow
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.encode_fp8 import LARGEST
@@ -43,6 +43,13 @@ _EVEN, _MLX, _MODELOPT = range(3)  # rules of `codes_of`
 _TINY = {"F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}  # torch.finfo(dtype).tiny
 _e4m3 = kernel("encode_fp4:e4m3")
 codes_of = variants("encode_fp4:codes_of")
+_micro, _nv = variants("encode_fp4:micro"), variants("encode_fp4:nv")
+# The rule of exponents, what it is given, and that of codes.
+_MX_RULES = {
+    "compressed-tensors": (ct_scales, 4, _EVEN),
+    "gpt-oss": (ceilings, 6, _MODELOPT),
+    "mlx": (mlx_scales, 6, _MLX),
+}
 
 
 def e4m3_codes(values: Any) -> Any:
@@ -90,19 +97,15 @@ def _form_experts(name: str, shape: Shape) -> Form:
 
 def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Each library's rule for the exponent, and its codes of the quotients."""
-    dtype, style = params["dtype"], params["style"]
-    kind, rule = KINDS[dtype], _EVEN
+    dtype, codes = params["dtype"], out["weight"].view(np.uint8)
+    by, reach, rule = _MX_RULES[params["style"]]
+    kind = KINDS["F32" if rule == _MODELOPT else dtype]
+    if values.dtype == np.uint16:
+        _micro(kind, rule)(values, table_of(by, reach, dtype), out["scale"], codes)
+        return
     with np.errstate(all="ignore"):
-        greatest = magnitudes(values, 32)
-        if style == "mlx":
-            out["scale"][:], scales = of_groups(mlx_scales, greatest, 6, dtype)
-            rule = _MLX
-        elif style == "gpt-oss":
-            out["scale"][:], scales = of_groups(ceilings, greatest, 6, dtype)
-            kind, rule = KINDS["F32"], _MODELOPT
-        else:
-            out["scale"][:], scales = of_groups(ct_scales, greatest, 4, dtype)
-    codes_of(kind, rule)(values, scales, 32, out["weight"].view(np.uint8))
+        out["scale"][:], scales = of_groups(by, magnitudes(values, 32), reach, dtype)
+    codes_of(kind, rule)(values, scales, 32, codes)
 
 
 def form_nvfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -122,37 +125,22 @@ def form_nvfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
 
 def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Scales first, in the library's order of dtypes, then the codes."""
-    dtype, codes = params["dtype"], out["weight"].view(np.uint8)
+    style, dtype, whole = params["style"], params["dtype"], np.float32(1)
     with np.errstate(all="ignore"):
-        local = narrow(magnitudes(values, 16) / _SIX, dtype)
-        if params["style"] == "mlx":
-            out["scale"][:] = _mlx_e4m3(local)
-            codes_of(KINDS[dtype], _MLX)(values, e4m3_values(out["scale"]), 16, codes)
-            return
-        if params["style"] == "modelopt":
-            _encode_modelopt(values, params, out)
-            return
-        whole = global_scale(params["least"], params["most"], dtype)
-        wanted = np.clip(whole * local, -LARGEST, LARGEST)
-        found = e4m3_codes(wanted)
-        found[found == 0] = 0x20  # 0.125, the library's stand-in for a scale of 0
-        out["scale"][:] = found
+        if style == "compressed-tensors":
+            whole = global_scale(params["least"], params["most"], dtype)
+        elif style == "modelopt":
+            whole = _greatest(params) / np.float32(6 * 448)
+    codes, scales = out["weight"].view(np.uint8), out["scale"].view(np.uint8)
+    _nv(style, KINDS[dtype])(values, whole, _e4m3_numbers(), scales, codes)
+    if "global" in out:
         out["global"][:] = whole
-        codes_of(0, _EVEN)(values, e4m3_values(found) / whole, 16, codes)
+    if whole == 0:  # 0 / 0, which ModelOpt searches to the end of its bounds for
+        codes[:] = 0x77
 
 
-def _encode_modelopt(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
-    """ModelOpt's `NVFP4QTensor.quantize`, float32 throughout; scales are 2**-9 at least."""
-    greatest = np.float32(max(abs(params["least"]), abs(params["most"])))
-    whole = np.float32(greatest / np.float32(6 * 448))
-    wanted = magnitudes(values, 16) / np.float32(_SIX * whole)
-    wanted = np.where(wanted == 0, np.float32(1), wanted)
-    found = e4m3_codes(np.clip(wanted, np.float32(2.0**-9), LARGEST))
-    out["scale"][:] = found
-    out["global"][:] = whole
-    codes_of(0, _EVEN)(values, e4m3_values(found) * whole, 16, out["weight"])
-    if whole == 0:  # 0 / 0, which the library searches to the end of its bounds for
-        out["weight"][:] = 0x77
+def _greatest(params: Mapping[str, Any]) -> Any:
+    return np.float32(max(abs(params["least"]), abs(params["most"])))
 
 
 def global_scale(least: Any, most: Any, dtype: str) -> Any:
@@ -163,11 +151,6 @@ def global_scale(least: Any, most: Any, dtype: str) -> Any:
     inverse = narrow(np.array([np.float32(1) / greatest], np.float32), dtype)
     scale = narrow(inverse * (LARGEST * _SIX), dtype)[0]
     return scale if np.isfinite(scale) else np.float32(1)
-
-
-def _mlx_e4m3(scales: Any) -> Any:
-    """MLX's `to_fp8`, which saturates."""
-    return e4m3_codes(np.minimum(scales, LARGEST))
 
 
 def _parts(name: str, shape: Shape, style: str, group: int, kind: str) -> tuple[Part, ...]:

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
-from anamnesis.kernels._mx import ct_scales, mlx_scales, of_groups
+from anamnesis.kernels._mx import ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
@@ -31,6 +31,7 @@ from anamnesis.kernels.types import Array
 
 LARGEST = np.float32(448)
 codes_of = variants("encode_fp8:codes_of")
+_micro = variants("encode_fp8:micro")
 
 
 def _grid(rows: int, columns: int, block: int) -> tuple[int, int]:
@@ -64,7 +65,7 @@ def encode_block(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
     values = values.reshape(-1, columns)
     _, wide = _grid(len(values), columns, block)
     width = min(block, columns)  # a block that is wider than the rows is a row
-    padded = np.zeros((len(values), wide * width), np.float32) if columns % width else values
+    padded = np.zeros((len(values), wide * width), values.dtype) if columns % width else values
     if padded is not values:
         padded[:, :columns] = values
     lines = magnitudes(padded.reshape(-1), width).reshape(-1, wide)
@@ -159,10 +160,11 @@ def form_mxfp8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
 
 def encode_mxfp8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Both libraries' rule for the exponent, and codes of the quotients."""
-    dtype, mlx = params["dtype"], params["style"] == "mlx"
+    dtype, mlx, codes = params["dtype"], params["style"] == "mlx", out["weight"].view(np.uint8)
+    rule, reach = (mlx_scales, 448) if mlx else (ct_scales, 8)
+    if values.dtype == np.uint16:
+        _micro(KINDS[dtype], not mlx)(values, table_of(rule, reach, dtype), out["scale"], codes)
+        return
     with np.errstate(all="ignore"):
-        greatest = magnitudes(values, 32)
-        rule, reach = (mlx_scales, 448) if mlx else (ct_scales, 8)
-        out["scale"][:], scales = of_groups(rule, greatest, reach, dtype)
-    run = codes_of(KINDS[dtype], False, not mlx)
-    run(values, 32, scales[:, None], 32, 1, out["weight"].view(np.uint8))
+        out["scale"][:], scales = of_groups(rule, magnitudes(values, 32), reach, dtype)
+    codes_of(KINDS[dtype], False, not mlx)(values, 32, scales[:, None], 32, 1, codes)

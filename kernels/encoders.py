@@ -114,13 +114,15 @@ class Encoder:
     """A row: the module with `encode_X` and, but for ggml's types, `form_X`.
 
     `weights` of columns, from an importance matrix, are taken; wanted, where a tool refuses to
-    write all but embeddings and outputs without them; or needed by the encoder.
+    write all but embeddings and outputs without them; or needed by the encoder. With `bf16`,
+    numbers that are stored as BF16 can be given as they are, as uint16, where there are no weights.
     """
 
     target: str  # "module:X" inside anamnesis.kernels
     reads_back: str  # the row of ENCODINGS that decodes it
     keys: Mapping[str, Key] = field(default_factory=dict)
     weights: Literal["", "taken", "wanted", "needed"] = ""
+    bf16: bool = False
 
 
 Shape = tuple[int, ...]
@@ -139,26 +141,31 @@ ENCODERS: dict[str, Encoder] = {
         "awq-gemm",
         {"bits": Key(4, (4,)), "group": Key(128, step=32), "sym": Key(False, (False, True))},
     ),
-    "bnb-fp4": Encoder("encode_bnb:fp4", "bnb-4bit", _FOUR_BITS),
-    "bnb-int8": Encoder("encode_bnb:int8", "bnb-int8"),
-    "bnb-nf4": Encoder("encode_bnb:nf4", "bnb-4bit", _FOUR_BITS),
+    "bnb-fp4": Encoder("encode_bnb:fp4", "bnb-4bit", _FOUR_BITS, bf16=True),
+    "bnb-int8": Encoder("encode_bnb:int8", "bnb-int8", bf16=True),
+    "bnb-nf4": Encoder("encode_bnb:nf4", "bnb-4bit", _FOUR_BITS, bf16=True),
     "ct-int-quantized": Encoder(
         "encode_ints:bytes",
         "ct-int8",
         {"bits": Key(8, _BITS), "group": Key(0), "sym": Key(True, (False, True))},
+        bf16=True,
     ),
     "ct-pack-quantized": Encoder(
         "encode_ints:packed",
         "ct-packed",
         {"bits": Key(4, _BITS), "group": Key(128), "sym": Key(True, (False, True))},
+        bf16=True,
     ),
     "fp8-block": Encoder(
         "encode_fp8:block",
         "fp8-e4m3",
         {"block": Key(128, step=1), "style": Key("deepseek", (_CT, "deepseek", "transformers"))},
+        bf16=True,
     ),
-    "fp8-channel": Encoder("encode_fp8:channel", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
-    "fp8-tensor": Encoder("encode_fp8:tensor", "fp8-e4m3", {"style": Key(_CT, (_CT,))}),
+    "fp8-channel": Encoder(
+        "encode_fp8:channel", "fp8-e4m3", {"style": Key(_CT, (_CT,))}, bf16=True
+    ),
+    "fp8-tensor": Encoder("encode_fp8:tensor", "fp8-e4m3", {"style": Key(_CT, (_CT,))}, bf16=True),
     "gguf-iq1-m": Encoder("encode_gguf_iq1:iq1_m", "gguf-iq1-m", weights="wanted"),
     "gguf-iq1-s": Encoder("encode_gguf_iq1:iq1_s", "gguf-iq1-s", weights="needed"),
     "gguf-iq2-s": Encoder("encode_gguf_iq2:iq2_s", "gguf-iq2-s", weights="wanted"),
@@ -168,20 +175,20 @@ ENCODERS: dict[str, Encoder] = {
     "gguf-iq3-xxs": Encoder("encode_gguf_iq3:iq3_xxs", "gguf-iq3-xxs", weights="wanted"),
     "gguf-iq4-nl": Encoder("encode_gguf_iq4:iq4_nl", "gguf-iq4-nl", weights="taken"),
     "gguf-iq4-xs": Encoder("encode_gguf_iq4:iq4_xs", "gguf-iq4-xs", weights="taken"),
-    "gguf-mxfp4": Encoder("encode_gguf_fp4:mxfp4", "gguf-mxfp4"),
+    "gguf-mxfp4": Encoder("encode_gguf_fp4:mxfp4", "gguf-mxfp4", bf16=True),
     "gguf-nvfp4": Encoder("encode_gguf_fp4:nvfp4", "gguf-nvfp4"),
     "gguf-q1-0": Encoder("encode_gguf_bits:q1_0", "gguf-q1-0"),
     "gguf-q2-0": Encoder("encode_gguf_bits:q2_0", "gguf-q2-0"),
     "gguf-q2-k": Encoder("encode_gguf_k:q2_k", "gguf-q2-k", weights="taken"),
     "gguf-q3-k": Encoder("encode_gguf_k:q3_k", "gguf-q3-k", weights="taken"),
-    "gguf-q4-0": Encoder("encode_gguf_legacy:q4_0", "gguf-q4-0", weights="taken"),
-    "gguf-q4-1": Encoder("encode_gguf_legacy:q4_1", "gguf-q4-1", weights="taken"),
+    "gguf-q4-0": Encoder("encode_gguf_legacy:q4_0", "gguf-q4-0", weights="taken", bf16=True),
+    "gguf-q4-1": Encoder("encode_gguf_legacy:q4_1", "gguf-q4-1", weights="taken", bf16=True),
     "gguf-q4-k": Encoder("encode_gguf_k:q4_k", "gguf-q4-k", weights="taken"),
-    "gguf-q5-0": Encoder("encode_gguf_legacy:q5_0", "gguf-q5-0", weights="taken"),
-    "gguf-q5-1": Encoder("encode_gguf_legacy:q5_1", "gguf-q5-1", weights="taken"),
+    "gguf-q5-0": Encoder("encode_gguf_legacy:q5_0", "gguf-q5-0", weights="taken", bf16=True),
+    "gguf-q5-1": Encoder("encode_gguf_legacy:q5_1", "gguf-q5-1", weights="taken", bf16=True),
     "gguf-q5-k": Encoder("encode_gguf_k:q5_k", "gguf-q5-k", weights="taken"),
     "gguf-q6-k": Encoder("encode_gguf_k:q6_k", "gguf-q6-k", weights="taken"),
-    "gguf-q8-0": Encoder("encode_gguf_legacy:q8_0", "gguf-q8-0"),
+    "gguf-q8-0": Encoder("encode_gguf_legacy:q8_0", "gguf-q8-0", bf16=True),
     "gguf-tq1-0": Encoder("encode_gguf_bits:tq1_0", "gguf-tq1-0"),
     "gguf-tq2-0": Encoder("encode_gguf_bits:tq2_0", "gguf-tq2-0"),
     "gptq": Encoder(
@@ -199,12 +206,16 @@ ENCODERS: dict[str, Encoder] = {
         "mlx-affine",
         {"bits": Key(4, (2, 3, 4, 5, 6, 8)), "group": Key(64, (32, 64, 128))},
     ),
-    "mlx-mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", _MLX),
-    "mlx-mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", _MLX),
-    "mlx-nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", _MLX),
-    "mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", {"style": Key(_CT, (_CT, "gpt-oss", "mlx"))}),
-    "mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", {"style": Key(_CT, (_CT, "mlx"))}),
-    "nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx", "modelopt"))}),
+    "mlx-mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", _MLX, bf16=True),
+    "mlx-mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", _MLX, bf16=True),
+    "mlx-nvfp4": Encoder("encode_fp4:nvfp4", "fp4-nv", _MLX, bf16=True),
+    "mxfp4": Encoder(
+        "encode_fp4:mxfp4", "fp4-mx", {"style": Key(_CT, (_CT, "gpt-oss", "mlx"))}, bf16=True
+    ),
+    "mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", {"style": Key(_CT, (_CT, "mlx"))}, bf16=True),
+    "nvfp4": Encoder(
+        "encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx", "modelopt"))}, bf16=True
+    ),
 }
 
 

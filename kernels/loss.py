@@ -9,21 +9,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels._native import kernel
 from anamnesis.kernels.diff import Comparison, Sums
 from anamnesis.kernels.ends import Ends
 
-_clipped = variants("loss:clipped")
-_clipped_in_rows = kernel("loss:clipped_in_rows")
+_clipped = kernel("loss:clipped")
 
 
 def clipped(values: Any, ends: Ends) -> int:
-    """How many flat float32 numbers lie past the ends of their groups."""
-    count, size = np.zeros(1, np.int64), ends.size
-    if size in (16, 32, 64, 128) and len(values) == size * len(ends.low):
-        _clipped(size)(values, ends.low, ends.high, count)
-    else:
-        _clipped_in_rows(values, ends.columns, size, ends.low, ends.high, count)
+    """How many flat numbers, float32 or BF16's bits, lie past the ends of their groups."""
+    count = np.zeros(1, np.int64)
+    _clipped(values, ends.columns, ends.size, ends.low, ends.high, count)
     return int(count[0])
 
 
@@ -46,7 +42,7 @@ class Losses:
         self._clipped = 0
 
     def add(self, values: Any, encoded: Any, ends: Ends) -> None:
-        """Compare flat float32 numbers with what they were encoded to."""
+        """Compare flat numbers, float32 or BF16's bits, with the float32 they were encoded to."""
         self._comparison.add(values, encoded)
         self._clipped += clipped(values, ends)
 

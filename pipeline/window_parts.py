@@ -1,8 +1,9 @@
 """From a window's values, or its codes, to the parts that an encoder makes of it, in reused memory.
 
 A window of values, in the dtype that the tensor is decoded to, becomes float32 in a buffer that is
-used again, and the encoder fills one buffer a part. What was made is decoded again while it is in
-cache: for the report of the loss, and where codes were moved, to hold that nothing changed.
+used again, unless the encoder takes BF16 as it is, and the encoder fills one buffer a part. What
+was made is decoded again while it is in cache: for the report of the loss, and where codes were
+moved, to hold that nothing changed.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import numpy as np
 import xxhash
 
 from anamnesis.kernels import Window
-from anamnesis.kernels.encoders import Form, Part, encoder
+from anamnesis.kernels._native import kernel
+from anamnesis.kernels.encoders import ENCODERS, Form, Part, encoder
 from anamnesis.kernels.ends import NO_ENDS, ends_of
 from anamnesis.kernels.loss import Losses
 from anamnesis.kernels.readback import Facts, Readback
@@ -35,6 +37,8 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.writers.base import Target
 
 Numbers = Callable[[Decoded, int, int], Any]
+
+_widen = kernel("_narrow_lanes:widened")
 
 NEAR_ELEMS = 1 << 17  # 512 KiB as float32
 
@@ -57,6 +61,8 @@ class WindowParts:
         self._wide = np.empty(elems, np.float32)
         self._room = {part.role: _room(part, units) for part in self._parts}
         self._encode = encoder(encoded.name)
+        row = ENCODERS[encoded.name]
+        self._takes_bits = row.bf16 and step.dtype == "BF16" and not encoded.weights
         scales = encoded.part_dtype("scale", step.dtype)
         self._params: dict[str, Any] = {
             **encoded.settings,
@@ -104,13 +110,14 @@ class WindowParts:
         return found
 
     def _encode_some(self, values: Any, out: dict[str, Any], first: int, last: int) -> None:
-        wide = widened(values, self._dtype, self._wide)
-        self._encode(wide, {**self._params, "first": first}, out)
+        if not self._takes_bits:
+            values = widened(values, self._dtype, self._wide)
+        self._encode(values, {**self._params, "first": first}, out)
         if self.losses is None:
             return
-        again = self._again[: len(wide)]
+        again = self._again[: len(values)]
         self._back.into(out, again)
-        self.losses.add(wide, again, ends_of(out, self._facts._replace(rows=last - first)))
+        self.losses.add(values, again, ends_of(out, self._facts._replace(rows=last - first)))
 
 
 class MovedParts(WindowParts):
@@ -253,7 +260,7 @@ def widened(values: Any, dtype: str, room: Any = None) -> Any:
     held = values.view(_HELD[dtype])
     wide = np.empty(len(held), np.float32) if room is None else room[: len(held)]
     if held.dtype == np.uint16:
-        np.left_shift(held, 16, out=wide.view(np.uint32), dtype=np.uint32)
+        _widen(held, wide)
     else:
         wide[:] = held
     return wide

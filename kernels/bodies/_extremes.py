@@ -8,10 +8,14 @@ that a group with one gives one, as torch's `amin` and `amax` do.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import inline, jit, local, stack
-from anamnesis.kernels.bodies._lanes import greatest_of, lanes, most_of, put_lanes, splat
+from anamnesis.kernels.bodies._jit import as_u32, inline, jit, local, stack
+from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes
+from anamnesis.kernels.bodies._lanes import as_bits, greatest_of, most_of, splat
+from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array
 
 _i32 = np.int32
@@ -19,45 +23,54 @@ _tile, _room = stack(1024), stack(64)
 
 
 @jit
-def magnitudes(bits: Array, group: int, greatest: Array) -> None:
+def magnitudes(values: Array, group: int, greatest: Array) -> None:
     """The greatest magnitude of each group, as float32 bits; a NaN is above all."""
     if group % 16 == 0:
-        _of_whole_runs(bits, group, greatest)
+        _of_whole_runs(values, group, greatest)
         return
     for g in range(greatest.shape[0]):
         most = _i32(0)
         for i in range(g * group, (g + 1) * group):
-            bit = _i32(bits[i] & _i32(0x7FFFFFFF))
-            most = max(most, bit)
+            most = max(most, _i32(as_u32(number(values, i)) & u32(0x7FFFFFFF)))
         greatest[g] = most
 
 
 @inline
-def _of_whole_runs(bits: Array, group: int, greatest: Array) -> None:
+def _of_whole_runs(values: Any, group: int, greatest: Any) -> None:
     """The same for groups of whole runs of 16: sixteen groups are folded together."""
     tile, room = local(_tile(), (16, 16), _i32), local(_room(), 16, _i32)
     for first in range(0, greatest.shape[0], 16):
         count = min(16, greatest.shape[0] - first)
-        for k in range(count):
-            most = splat(0)
-            for i in range((first + k) * group, (first + k + 1) * group, 16):
-                most = most_of(lanes(bits, i) & 0x7FFFFFFF, most)
-            put_lanes(tile, 16 * k, most)
+        found = greatest_lanes(values, first, count, group, tile)
         if count == 16:
-            put_lanes(greatest, first, greatest_of(tile))
+            put_lanes(greatest, first, found)
         else:
-            put_lanes(room, 0, greatest_of(tile))
+            put_lanes(room, 0, found)
             for k in range(count):
                 greatest[first + k] = room[k]
 
 
+@inline
+def greatest_lanes(values: Any, first: Any, count: Any, group: Any, tile: Any) -> Any:
+    """The greatest magnitudes, as bits, of up to 16 groups of whole runs of 16, a lane each.
+
+    A NaN is above all; `tile` is room for `[16, 16]` int32.
+    """
+    for k in range(count):
+        most = splat(0)
+        for i in range((first + k) * group, (first + k + 1) * group, 16):
+            most = most_of(as_bits(lanes(values, i)) & 0x7FFFFFFF, most)
+        put_lanes(tile, 16 * k, most)
+    return greatest_of(tile)
+
+
 @jit
-def ends(bits: Array, group: int, least: Array, most: Array) -> None:
+def ends(values: Array, group: int, least: Array, most: Array) -> None:
     """Least and greatest of each group, as keys in the order of the numbers."""
     for g in range(least.shape[0]):
         low, high = _i32(0x7FFFFFFF), _i32(-0x80000000)
         for i in range(g * group, (g + 1) * group):
-            bit = bits[i]
+            bit = _i32(as_u32(number(values, i)))
             # Negative numbers have all other bits turned.
             key = _i32(bit ^ _i32(_i32(bit >> _i32(31)) & _i32(0x7FFFFFFF)))
             low = min(low, key)

@@ -14,16 +14,15 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX
 from anamnesis.kernels.bodies._jit import inline
+from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,
     between,
     choose,
     is_any,
-    lanes,
     least_of,
     most_of,
-    put_lanes,
     reals,
     size_of,
     splat,

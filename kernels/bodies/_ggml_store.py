@@ -12,7 +12,8 @@ import numpy as np
 from anamnesis.kernels.bodies._ggml import put_half
 from anamnesis.kernels.bodies._ggml_lanes import codes_above, nearest_lanes
 from anamnesis.kernels.bodies._jit import inline, local, stack
-from anamnesis.kernels.bodies._lanes import between, lanes, put_bytes, put_lanes, splat
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
+from anamnesis.kernels.bodies._lanes import between, splat
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32
 from anamnesis.kernels.types import Array
 

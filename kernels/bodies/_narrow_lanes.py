@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lanes import choose, lanes, put_lanes, some
+from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
+from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes, some
+from anamnesis.kernels.bodies._lanes import choose
 from anamnesis.kernels.bodies._round import through_bf16, through_f16
 from anamnesis.kernels.types import Array
 
@@ -39,3 +40,14 @@ def narrowed(kind: int) -> Any:
                 out[rest + i] = room[i]
 
     return run
+
+
+@jit
+def widened(values: Array, out: Array) -> None:
+    """Numbers of BF16's bits as float32."""
+    end = values.shape[0]
+    rest = end - end % 16
+    for i in range(0, rest, 16):
+        put_lanes(out, i, lanes(values, i))
+    for i in range(rest, end):
+        out[i] = number(values, i)

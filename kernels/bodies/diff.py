@@ -16,10 +16,11 @@ if DISABLED:
     reduce = reduce_numpy
 
 else:
+    from anamnesis.kernels.bodies._lane_memory import REALS, load
+
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
-    _F32, _F64 = ir.FloatType(), ir.DoubleType()
-    _SINGLES, _WORDS = ir.VectorType(_F32, STEP), ir.VectorType(_I32, STEP)
-    _DOUBLES = ir.VectorType(_F64, LANES)
+    _SINGLES, _WORDS = ir.VectorType(ir.FloatType(), STEP), ir.VectorType(_I32, STEP)
+    _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 
     def _every(vector: Any, number: Any) -> Any:
         return ir.Constant(vector, [number] * vector.count)
@@ -90,9 +91,9 @@ else:
 
             builder.position_at_end(body)
             where = builder.mul(at, ir.Constant(_I64, STEP))
-            pointers = [builder.gep(d, [where]) for d in data[:2]]
             x, y = (
-                builder.load(builder.bitcast(p, _SINGLES.as_pointer()), align=4) for p in pointers
+                load(context, builder, kind, (array, where), REALS)
+                for kind, array in zip(signature.args[:2], args[:2], strict=True)
             )
             x_bits, y_bits = builder.bitcast(x, _WORDS), builder.bitcast(y, _WORDS)
             finite = builder.and_(_finite(builder, x_bits), _finite(builder, y_bits))
@@ -121,5 +122,5 @@ else:
 
     @jit
     def reduce(a: Array, b: Any, state: Any, counts: Any) -> None:
-        """Add whole steps to the sums; see `reduce_numpy`."""
+        """Add whole steps to the sums, of float32 or BF16's bits; see `reduce_numpy`."""
         _loop(a, b, state, counts, a.shape[0] // STEP)

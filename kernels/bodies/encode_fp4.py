@@ -6,24 +6,20 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import inline, jit, variants
-from anamnesis.kernels.bodies._lanes import (
-    as_bits,
-    as_reals,
-    choose,
-    lanes,
-    least_of,
-    put_pairs,
-    size_of,
-    splat,
-)
+from anamnesis.kernels.bodies._extremes import greatest_lanes
+from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
+from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes, put_pairs
+from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, least_of, size_of, splat
+from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.bodies.encode_fp8 import to_e4m3
+from anamnesis.kernels.bodies.encode_fp8 import e4m3_lanes, to_e4m3
 from anamnesis.kernels.types import Array
 
 _MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
 _MAGIC = np.float32(2.0**22)  # the last place of its float32 is E2M1's smallest, 0.5
 _SIX = 0x40C00000  # float32 bits of 6
+_F32_SIX = np.float32(6)
+_tile, _codes = stack(1024), stack(64)
 
 
 @inline
@@ -47,13 +43,11 @@ def _down(quotients: Any) -> Any:
     return code
 
 
-@variants
-def codes_of(kind: int, rule: int) -> Any:
-    """`(values, scales, group, out)`: codes of `values` over their scales, one a group, as pairs.
+def _coder(kind: int, rule: int) -> Any:
+    """`store(out, at, numbers, scale)`: codes of sixteen quotients rounded to `kind`, as pairs.
 
-    `values` is flat, groups are whole runs of 16, and quotients are rounded to `kind`. `rule` says
-    where a tie goes: 0, to the even code; 1, down, and to +0 (MLX); 2, down, and 0 and NaN have a
-    sign (ModelOpt's MXFP4).
+    `rule` says where a tie goes: 0, to the even code; 1, down, and to +0 (MLX); 2, down, and 0 and
+    NaN have a sign (ModelOpt's MXFP4).
     """
 
     def code_of(quotients: Any) -> Any:
@@ -67,13 +61,71 @@ def codes_of(kind: int, rule: int) -> Any:
             return code | choose(negative, splat(8), splat(0))
         return code | choose(quotients > zero, splat(0), splat(8))
 
+    def store(out: Any, at: Any, numbers: Any, scale: Any) -> None:
+        put_pairs(out, at // 2, code_of(rounded_lanes(numbers / scale, kind)))
+
+    code_of = inline(code_of)
+    return store
+
+
+@variants
+def micro(kind: int, rule: int) -> Any:
+    """`_mx.groups_by` for E2M1 codes; `kind` and `rule` are those of `_coder`."""
+    return groups_by(_coder(kind, rule))
+
+
+@variants
+def codes_of(kind: int, rule: int) -> Any:
+    """`(values, scales, group, out)`: codes of `values` over their scales, one a group, as pairs.
+
+    `values` is flat, groups are whole runs of 16; `kind` and `rule` are those of `_coder`.
+    """
+    store = inline(_coder(kind, rule))
+
     def run(values: Array, scales: Array, group: int, out: Array) -> None:
         for g in range(scales.shape[0]):
             for i in range(g * group, (g + 1) * group, 16):
-                quotients = rounded_lanes(lanes(values, i) / scales[g], kind)
-                put_pairs(out, i // 2, code_of(quotients))
+                store(out, i, lanes(values, i), scales[g])
 
-    code_of = inline(code_of)
+    return run
+
+
+@variants
+def nv(style: str, kind: int) -> Any:
+    """`(values, whole, numbers, scales, out)`: groups of 16, scales as E4M3 codes and E2M1 codes.
+
+    `whole` is the number of the tensor, 1 for MLX, which has none; `numbers` what the E4M3 codes
+    stand for. Scales are rounded to `kind` before they become codes, but for ModelOpt's.
+    """
+    divides = style == "compressed-tensors"
+    store = inline(_coder(kind if style == "mlx" else 0, int(style == "mlx")))
+
+    def scale_codes(greatest: Any, whole: Any) -> Any:
+        if style == "modelopt":
+            wanted, zero = greatest / np.float32(_F32_SIX * whole), splat(np.float32(0))
+            wanted = choose(wanted == zero, splat(np.float32(1)), wanted)
+            least = splat(np.float32(2.0**-9))
+            return e4m3_lanes(choose(wanted < least, least, wanted))
+        local_scale = rounded_lanes(greatest / _F32_SIX, kind)
+        if not divides:
+            return e4m3_lanes(local_scale)
+        codes = e4m3_lanes(local_scale * whole)
+        return choose(codes == splat(0), splat(0x20), codes)  # 0.125, the library's for 0
+
+    scale_codes = inline(scale_codes)
+
+    def run(values: Array, whole: Any, numbers: Array, scales: Array, out: Array) -> None:
+        tile, codes = local(_tile(), (16, 16), np.int32), local(_codes(), 16, np.int32)
+        whole = np.float32(whole)
+        for first in range(0, scales.shape[0], 16):
+            count = min(16, scales.shape[0] - first)
+            greatest = as_reals(greatest_lanes(values, first, count, 16, tile))
+            put_lanes(codes, 0, scale_codes(greatest, whole))
+            for k in range(count):
+                at, number = 16 * (first + k), numbers[codes[k]]
+                scales[first + k] = np.uint8(codes[k])
+                store(out, at, lanes(values, at), number / whole if divides else number * whole)
+
     return run
 
 

@@ -7,17 +7,9 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, local, stack, variants
-from anamnesis.kernels.bodies._lanes import (
-    as_bits,
-    as_reals,
-    choose,
-    lanes,
-    least_of,
-    put_bytes,
-    put_some,
-    some,
-    splat,
-)
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_some, some
+from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, least_of, splat
+from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array
@@ -52,6 +44,17 @@ def e4m3_lanes(numbers: Any) -> Any:
     code = choose(magnitude < splat(121 << 23), small, normal)  # below 2**-6
     code = choose(whole > splat(0x7F800000), splat(0x7F), code)
     return code | bits >> 24 & 0x80
+
+
+@variants
+def micro(kind: int, zero: bool) -> Any:
+    """`_mx.groups_by` for E4M3 codes of quotients rounded to `kind`; with `zero`, -0 is 0."""
+
+    def store(out: Any, at: Any, numbers: Any, scale: Any) -> None:
+        found = rounded_lanes(numbers / scale, kind)
+        put_bytes(out, at, e4m3_lanes(found + np.float32(0) if zero else found))
+
+    return groups_by(store)
 
 
 @variants

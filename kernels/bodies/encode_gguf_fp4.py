@@ -7,15 +7,8 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, jit, local, stack
-from anamnesis.kernels.bodies._lanes import (
-    choose,
-    lanes,
-    least_of,
-    put_bytes,
-    put_lanes,
-    size_of,
-    splat,
-)
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
+from anamnesis.kernels.bodies._lanes import choose, least_of, size_of, splat
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array
 

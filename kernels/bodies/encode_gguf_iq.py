@@ -15,7 +15,8 @@ from anamnesis.kernels.bodies._ggml import clamped, half_bits, nearest, put_half
 from anamnesis.kernels.bodies._ggml_lanes import nearest_lanes
 from anamnesis.kernels.bodies._ggml_weights import search_positive
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lanes import between, lanes, put_lanes
+from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
+from anamnesis.kernels.bodies._lanes import between
 from anamnesis.kernels.bodies.bits import u32
 
 _f32 = np.float32

@@ -15,14 +15,8 @@ import numpy as np
 from anamnesis.kernels.bodies._ggml import LEAST_MAX, clamped, half_bits, nearest, put_half
 from anamnesis.kernels.bodies._ggml_lanes import half_lanes, inverse_of, signed_ends
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lanes import (
-    choose,
-    lanes,
-    put_bytes,
-    put_lanes,
-    some_groups_of,
-    splat,
-)
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
+from anamnesis.kernels.bodies._lanes import choose, some_groups_of, splat
 
 _f32 = np.float32
 _i32 = np.int32

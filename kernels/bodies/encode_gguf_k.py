@@ -25,17 +25,8 @@ from anamnesis.kernels.bodies._ggml_store import (
     store_with_minimums,
 )
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
-from anamnesis.kernels.bodies._lanes import (
-    between,
-    groups_of,
-    lanes,
-    put_bytes,
-    put_lanes,
-    root,
-    size_of,
-    some_groups_of,
-    splat,
-)
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
+from anamnesis.kernels.bodies._lanes import between, groups_of, root, size_of, some_groups_of, splat
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32
 
 _i32 = np.int32

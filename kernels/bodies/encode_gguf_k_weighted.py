@@ -19,16 +19,8 @@ from anamnesis.kernels.bodies._ggml_store import (
 )
 from anamnesis.kernels.bodies._ggml_weights import search_both_signs, search_positive
 from anamnesis.kernels.bodies._jit import jit, local, stack, variants
-from anamnesis.kernels.bodies._lanes import (
-    between,
-    choose,
-    groups_of,
-    lanes,
-    put_lanes,
-    reals,
-    some_groups_of,
-    splat,
-)
+from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
+from anamnesis.kernels.bodies._lanes import between, choose, groups_of, reals, some_groups_of, splat
 from anamnesis.kernels.types import Array
 
 _i32 = np.int32

@@ -15,17 +15,15 @@ import numpy as np
 from anamnesis.kernels.bodies._ggml import put_half
 from anamnesis.kernels.bodies._ggml_lanes import half_lanes, inverse_of
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
+from anamnesis.kernels.bodies._lane_memory import lanes, number, put_bytes, put_lanes
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,
     choose,
     greatest_of,
     is_any,
-    lanes,
     least_of,
     most_of,
-    put_bytes,
-    put_lanes,
     size_of,
     splat,
     wholes,
@@ -102,7 +100,7 @@ def _most_after_nan(values: Any, first: Any) -> Any:
     """The greatest magnitude of 32 elements; after a NaN it is sought anew, as in ggml."""
     most = _f32(0)
     for i in range(first, first + 32):
-        size = abs(values[i])
+        size = abs(number(values, i))
         most = most if most > size else size
     return most
 
@@ -121,8 +119,8 @@ def put_codes(low: Any, high: Any, out: Any, at: Any, head: Any) -> None:
 def _first_of(values: Any, first: Any, size: Any) -> Any:
     """The first of 32 elements with a magnitude."""
     for i in range(first, first + 32):
-        if abs(values[i]) == size:
-            return values[i]
+        if abs(number(values, i)) == size:
+            return number(values, i)
     return _f32(0)
 
 

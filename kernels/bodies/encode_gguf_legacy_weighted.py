@@ -19,7 +19,8 @@ from anamnesis.kernels.bodies._ggml_lanes import (
     search_with_minimum,
 )
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lanes import between, lanes, put_lanes, some_groups_of, splat
+from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
+from anamnesis.kernels.bodies._lanes import between, some_groups_of, splat
 from anamnesis.kernels.bodies.encode_gguf_legacy import put_codes
 
 _i32 = np.int32

@@ -7,15 +7,8 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lanes import (
-    choose,
-    lanes,
-    put_bytes,
-    put_some,
-    some,
-    splat,
-    wholes,
-)
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_some, some
+from anamnesis.kernels.bodies._lanes import choose, splat, wholes
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
 from anamnesis.kernels.types import Array
 

@@ -6,36 +6,31 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import jit, variants
+from anamnesis.kernels.bodies._jit import inline, jit
+from anamnesis.kernels.bodies._lane_memory import lanes, number
+from anamnesis.kernels.bodies._lanes import choose, splat, sum_of
 from anamnesis.kernels.types import Array
 
 
-@variants
-def clipped(size: int) -> Any:
-    """`(values, low, high, count)`: numbers past the ends of groups of `size`, a constant."""
-
-    def run(values: Array, low: Array, high: Array, count: Array) -> None:
-        for g in range(low.shape[0]):
-            least, most, here = low[g], high[g], np.int32(0)
-            for i in range(size):
-                value = values[g * size + i]
-                here += np.int32(value < least) + np.int32(value > most)
-            count[0] += here
-
-    return run
-
-
 @jit
-def clipped_in_rows(
-    values: Array, columns: int, size: int, low: Array, high: Array, count: Array
-) -> None:
-    """The same for groups of any size, which may be cut off at the end of a row."""
+def clipped(values: Array, columns: int, size: int, low: Array, high: Array, count: Array) -> None:
+    """Numbers past the ends of groups of `size`, which may be cut off at the end of a row."""
     groups = -(-columns // size)
+    past = splat(0)
     for g in range(low.shape[0]):
         row, place = g // groups, g % groups
         begin = row * columns + place * size
         end = min(row * columns + min(columns, (place + 1) * size), values.shape[0])
-        least, most, here = low[g], high[g], np.int32(0)
-        for i in range(begin, end):
-            here += np.int32(values[i] < least) + np.int32(values[i] > most)
-        count[0] += here
+        rest = end - (end - begin) % 16
+        least, most = splat(low[g]), splat(high[g])
+        for i in range(begin, rest, 16):
+            past = past + _outside(lanes(values, i), least, most)
+        for i in range(rest, end):
+            value = number(values, i)
+            count[0] += np.int64(value < low[g]) + np.int64(value > high[g])
+    count[0] += sum_of(past)
+
+
+@inline
+def _outside(numbers: Any, least: Any, most: Any) -> Any:
+    return choose(numbers < least, splat(1), choose(numbers > most, splat(1), splat(0)))

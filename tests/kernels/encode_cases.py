@@ -117,13 +117,16 @@ def encoded(
 
     gpt-oss has one expert, `X.gate_up_proj`, of the matrix transposed.
     """
-    target, given = case
-    settings = {key: row.default for key, row in ENCODERS[target].keys.items()} | given
+    target, chosen = case
+    settings = {key: row.default for key, row in ENCODERS[target].keys.items()} | chosen
     name, shape = "X.weight", values.shape
     if settings.get("style") == "gpt-oss":
         name, shape = "X.gate_up_proj", (1, *reversed(shape))
     form = former(target)(name, shape, dtype, settings)
     flat = values.astype(NUMPY[dtype]).astype(np.float32).reshape(-1)
+    given = flat
+    if dtype == "BF16" and ENCODERS[target].bf16:
+        given = values.astype(NUMPY[dtype]).reshape(-1).view(np.uint16)
     out = {p.role: np.zeros(math.prod(p.shape), DTYPES[p.dtype].numpy) for p in form.parts}
     units = -(-flat.size // form.unit_elems)
     step = step * form.multiple or units
@@ -131,7 +134,7 @@ def encoded(
     params |= {"shape": shape, **statistics(target, settings, flat)}
     for start in range(0, units, step):
         stop = min(units, start + step)
-        window = flat[start * form.unit_elems : stop * form.unit_elems]
+        window = given[start * form.unit_elems : stop * form.unit_elems]
         views = {p.role: out[p.role][slice(*p.span(start, stop))] for p in form.parts}
         encoder(target)(window, params | {"first": start}, views)
     return {p.name.removeprefix("X."): out[p.role].reshape(p.shape) for p in form.parts}

@@ -1,0 +1,167 @@
+"""Sixteen numbers as they lie in memory: loaded as lanes, from float32, int32 or BF16, and stored.
+
+Numbers in BF16 are float32 as soon as they are loaded, so that a body is the same for both. See
+`_lanes`, whose vectors these are.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._jit import DISABLED, inline
+
+COUNT = 16
+
+if DISABLED:
+
+    def lanes(array: Any, at: Any) -> Any:
+        found = array.reshape(-1)[at : at + COUNT]
+        return from_bf16(found) if array.dtype == np.uint16 else found.copy()
+
+    def from_bf16(bits: Any) -> Any:
+        return (bits.astype(np.uint32) << 16).view(np.float32)
+
+    def number(array: Any, at: Any) -> Any:
+        return from_bf16(array[at : at + 1])[0] if array.dtype == np.uint16 else array[at]
+
+    def put_lanes(array: Any, at: Any, numbers: Any) -> None:
+        array.reshape(-1)[at : at + COUNT] = numbers
+
+    def put_bytes(out: Any, at: Any, numbers: Any) -> None:
+        out.reshape(-1)[at : at + COUNT] = numbers.astype(np.uint8)
+
+    def put_pairs(out: Any, at: Any, codes: Any) -> None:
+        out[at : at + COUNT // 2] = (codes[::2] | codes[1::2] << 4).astype(np.uint8)
+
+    def put_pairs_back(out: Any, at: Any, codes: Any) -> None:
+        out[at : at + COUNT // 2] = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)
+
+else:
+    _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
+    REALS, WHOLES = _vector.Lanes(types.float32, COUNT), _vector.Lanes(types.int32, COUNT)
+
+    def place(context: Any, builder: Any, kind: Any, array: Any, at: Any, to: Any) -> Any:
+        """Where an element of an array is, as a pointer to `to`."""
+        data = context.make_array(kind)(context, builder, array).data
+        return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
+
+    def vector_of(array: Any) -> Any:
+        """The vector that lies in an array of lanes; None for others."""
+        if not isinstance(array, types.Array) or array.layout != "C":
+            return None
+        return {types.float32: REALS, types.int32: WHOLES}.get(array.dtype)
+
+    def _is_bf16(array: Any) -> bool:
+        return isinstance(array, types.Array) and array.dtype == types.uint16
+
+    def load(context: Any, builder: Any, array: Any, args: Any, kind: Any) -> Any:
+        """Load `kind`, lanes or float32, of an array and from an element on; BF16 as float32."""
+        values, at = args
+        if not _is_bf16(array):
+            result = kind.llvm if isinstance(kind, _vector.Lanes) else ir.FloatType()
+            return builder.load(place(context, builder, array, values, at, result), align=4)
+        if isinstance(kind, _vector.Lanes):
+            half, bits, result = ir.VectorType(_I16, COUNT), WHOLES.llvm, kind.llvm
+            up = _vector._same(bits, 16)
+        else:
+            half, bits, result = _I16, _I32, ir.FloatType()
+            up = ir.Constant(bits, 16)
+        number = builder.load(place(context, builder, array, values, at, half), align=2)
+        return builder.bitcast(builder.shl(builder.zext(number, bits), up), result)
+
+    @intrinsic
+    def lanes(typingctx: Any, array: Any, at: Any) -> Any:
+        """Sixteen numbers of a contiguous array from element `at` on, of BF16's bits as float32."""
+        result = REALS if _is_bf16(array) and array.layout == "C" else vector_of(array)
+        if result is None:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return load(context, builder, array, args, result)
+
+        return result(array, types.intp), build
+
+    @intrinsic
+    def number(typingctx: Any, array: Any, at: Any) -> Any:
+        """One number as float32, of float32 or of BF16's bits."""
+        if not _is_bf16(array) and array.dtype != types.float32:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            return load(context, builder, array, args, types.float32)
+
+        return types.float32(array, types.intp), build
+
+    @intrinsic
+    def put_lanes(typingctx: Any, array: Any, at: Any, numbers: Any) -> Any:
+        """Store sixteen numbers from element `at` on."""
+        if vector_of(array) != numbers or not array.mutable:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            where = place(context, builder, array, args[0], args[1], numbers.llvm)
+            builder.store(args[2], where, align=4)
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp, numbers), build
+
+    @intrinsic
+    def put_bytes(typingctx: Any, out: Any, at: Any, numbers: Any) -> Any:
+        """Store the low eight bits of each of sixteen int32 from byte `at` on."""
+        if not isinstance(out, types.Array) or out.dtype != types.uint8 or numbers != WHOLES:
+            return None
+
+        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            low = builder.trunc(args[2], ir.VectorType(_I8, COUNT))
+            where = place(context, builder, out, args[0], args[1], low.type)
+            builder.store(low, where, align=1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, numbers), build
+
+    def _pairs(up: int, down: int, doc: str) -> Any:
+        @intrinsic
+        def put(typingctx: Any, out: Any, at: Any, codes: Any) -> Any:
+            if not isinstance(out, types.Array) or out.dtype != types.uint8 or codes != WHOLES:
+                return None
+
+            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+                wide = ir.VectorType(_I64, COUNT // 2)
+                both = builder.bitcast(args[2], wide)
+                left = builder.shl(both, _vector._same(wide, up))
+                right = builder.lshr(both, _vector._same(wide, down))
+                low = builder.trunc(builder.or_(left, right), ir.VectorType(_I8, COUNT // 2))
+                where = place(context, builder, out, args[0], args[1], low.type)
+                builder.store(low, where, align=1)
+                return context.get_dummy_value()
+
+            return types.void(out, types.intp, codes), build
+
+        put.__doc__ = doc
+        return put
+
+    # A pair of int32 is a number of 64 bits, whose upper half is the second of both.
+    put_pairs = _pairs(0, 28, "Store eight bytes of two codes each, the first in the low half.")
+    put_pairs_back = _pairs(4, 32, "The same with the first one in the high half.")
+
+
+@inline
+def some(values: Any, at: Any, end: Any, room: Any) -> Any:
+    """The numbers from `at` to `end` of a flat array, fewer than sixteen, and zeros; by `room`."""
+    for i in range(COUNT):
+        room[i] = number(values, at + i) if at + i < end else np.float32(0)
+    return lanes(room, 0)
+
+
+@inline
+def put_some(out: Any, at: Any, end: Any, numbers: Any, room: Any) -> None:
+    """Store the low bytes of int32 lanes from `at` to `end`, fewer than sixteen; by `room`."""
+    put_lanes(room, 0, numbers)
+    for i in range(end - at):
+        out[at + i] = np.uint8(room[i] & 0xFF)

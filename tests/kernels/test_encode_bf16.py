@@ -1,0 +1,83 @@
+"""Encoders that take BF16 as it is stored make of it what they make of the same float32 numbers."""
+
+from __future__ import annotations
+
+import importlib.util
+import math
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from anamnesis.kernels.diff import Comparison
+from anamnesis.kernels.encoders import ENCODERS, encoder, former
+from anamnesis.kernels.ends import Ends
+from anamnesis.kernels.loss import clipped
+from anamnesis.readers.dtypes import DTYPES
+
+
+def _cases() -> ModuleType:
+    path = Path(__file__).with_name("encode_cases.py")
+    spec = importlib.util.spec_from_file_location("encode_cases", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+ours = _cases()
+NAMES = sorted(name for name, row in ENCODERS.items() if row.bf16)
+ROWS, COLUMNS = 72, 512
+
+
+def _encoded(name: str, values: np.ndarray, least: Any, most: Any) -> dict[str, np.ndarray]:
+    settings = {key: row.default for key, row in ENCODERS[name].keys.items()}
+    shape = (ROWS, COLUMNS)
+    form = former(name)("X.weight", shape, "BF16", settings)
+    units = -(-values.size // form.unit_elems)
+    parts = {
+        part.role: np.zeros(
+            part.room(0, units) if part.units else math.prod(part.shape),
+            np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy,
+        )
+        for part in form.parts
+    }
+    params = {**settings, "dtype": "BF16", "columns": form.unit_elems, "shape": shape, "first": 0}
+    encoder(name)(values.reshape(-1), {**params, "least": least, "most": most}, parts)
+    return parts
+
+
+@pytest.mark.parametrize("kind", [*ours.CLASSES, *ours.EXTREMES, *ours.SPOILED])
+@pytest.mark.parametrize("name", NAMES)
+def test_bytes_are_those_of_float32(name: str, kind: str) -> None:
+    make = ours.matrix if kind in ours.CLASSES else ours.extreme
+    with np.errstate(all="ignore"):
+        stored = make(kind, ROWS, COLUMNS).astype(ml_dtypes.bfloat16)
+        wide = stored.astype(np.float32)
+    ends = wide.min(), wide.max()
+    found = _encoded(name, stored.view(np.uint16), *ends)
+    wanted = _encoded(name, wide, *ends)
+    for role, array in wanted.items():
+        assert array.tobytes() == found[role].tobytes(), role
+
+
+@pytest.mark.parametrize("columns", [64, 40])
+def test_losses_of_bf16_are_those_of_float32(columns: int) -> None:
+    stored = ours.matrix("plain", 9, columns).astype(ml_dtypes.bfloat16)
+    stored[3, 3:6] = np.nan, np.inf, -0.0
+    wide, bits = stored.astype(np.float32).reshape(-1), stored.view(np.uint16).reshape(-1)
+    changed = (wide * np.float32(1.01)).astype(np.float32)
+    sums = []
+    for values in (wide, bits):
+        comparison = Comparison()
+        comparison.add(values, changed)
+        sums.append(comparison.result())
+    assert sums[0] == sums[1]
+    groups = -(-columns // 32)
+    low, high = (np.full(9 * groups, end, np.float32) for end in (-0.3, 0.01))
+    ends = Ends(columns, 32, low, high)
+    assert clipped(bits, ends) == np.count_nonzero((wide < low[0]) | (wide > high[0]))
