@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Literal
 
 from anamnesis.errors import FormatError
@@ -20,6 +21,8 @@ from anamnesis.readers.base import Tensor
 
 Facts = Callable[[str], int]  # the size that a name stands for, in the layer of the link
 Direction = Literal["to-hf", "to-gguf"]
+
+_MOST_RUNS = 1 << 12
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,38 +145,31 @@ def _solve(
     sizes = dict(known)
     strides: dict[str, int] = {}
     for d, axes in enumerate(side.dims):
-        product = math.prod(sizes[a] for a in axes if a in sizes)
+        taken = math.prod(sizes[a] for a in axes if a in sizes)
         unknown = [a for a in axes if a not in sizes]
         if joined and d == side.join:
             if unknown:
                 raise ValueError(f"the size of axis {unknown[0]!r} is not known")
-        elif len(unknown) == 1 and product and shape[d] % product == 0:
-            sizes[unknown[0]] = shape[d] // product
-        elif unknown or product != shape[d]:
+        elif len(unknown) == 1 and taken and shape[d] % taken == 0:
+            sizes[unknown[0]] = shape[d] // taken
+        elif unknown or taken != shape[d]:
             given = ", ".join(f"{a} {sizes.get(a, 'unknown')}" for a in axes)
             raise ValueError(f"dimension {d} is {shape[d]}, which does not fit {given}")
         step = math.prod(shape[d + 1 :])
         for axis in reversed(axes):
             strides[axis] = step
-            step *= _whole(shape[d], axes, axis, side, sizes) if joined else sizes[axis]
+            step *= sizes[axis]
+            if joined and side.joined and axis == side.joined[0]:  # of all parts, not of this one
+                step = strides[side.joined[-1]] * (
+                    shape[d] // math.prod(sizes[a] for a in side.around)
+                )
     return sizes, strides
-
-
-def _whole(
-    size: int, axes: tuple[str, ...], axis: str, side: Side, sizes: Mapping[str, int]
-) -> int:
-    """The size of an axis in the whole tensor, where a part has but a piece of the joined one."""
-    if axis != side.join_axis:
-        return sizes[axis]
-    return size // math.prod(sizes[a] for a in axes if a != axis)
 
 
 def _joined_total(shape: tuple[int, ...], side: Side, sizes: Mapping[str, int]) -> int:
     """Elements along the joined axis, or the joined dimension, of the whole tensor."""
     size = shape[side.join]
-    if not side.join_axis:
-        return size
-    rest = math.prod(sizes[a] for a in side.dims[side.join] if a != side.join_axis)
+    rest = math.prod(sizes[a] for a in side.around)
     if size % max(1, rest):
         raise ValueError(f"dimension {side.join} is {size}, no multiple of {rest}")
     return size // max(1, rest)
@@ -188,28 +184,22 @@ def _fill_joined(
     for number, side in enumerate(sides):
         if side.join < 0:
             raise ValueError("several parts, and no axis that they are joined along")
-        axes = side.dims[side.join]
-        if side.join_axis and sum(a not in known[number] for a in axes if a != side.join_axis) == 1:
+        if sum(a not in known[number] for a in side.around) == 1:
             _split_evenly(shape[side.join], sides, known, number)
-        names = (side.join_axis,) if side.join_axis else axes
-        unknown = [a for a in names if a not in known[number]]
+        unknown = [a for a in side.along if a not in known[number]]
         if len(unknown) > 1:
             raise ValueError(f"the sizes of axes {unknown} are not known")
         if unknown:
             open_parts.append((number, unknown[0]))
         else:
-            taken += math.prod(known[number][a] for a in names)
+            taken += math.prod(known[number][a] for a in side.along)
     if not open_parts:
         return
     left = _joined_total(shape, sides[0], known[0]) - taken
     if left < 0 or left % len(open_parts):
         raise ValueError(f"{left} along the joined axis is left for {len(open_parts)} parts")
     for number, axis in open_parts:
-        rest = math.prod(
-            known[number][a]
-            for a in sides[number].dims[sides[number].join]
-            if a != axis and not sides[number].join_axis
-        )
+        rest = math.prod(known[number][a] for a in sides[number].along if a != axis)
         each = left // len(open_parts)
         if each % max(1, rest):
             raise ValueError(f"{each} along the joined axis is no multiple of {rest}")
@@ -223,12 +213,11 @@ def _split_evenly(
     side = sides[number]
     total = 0
     for other, sizes in zip(sides, known, strict=True):
-        if other.join_axis not in sizes:
+        if any(axis not in sizes for axis in other.along):
             return
-        total += sizes[other.join_axis]
-    axes = side.dims[side.join]
-    missing = next(a for a in axes if a != side.join_axis and a not in known[number])
-    rest = math.prod(known[number][a] for a in axes if a in known[number] and a != side.join_axis)
+        total += math.prod(sizes[axis] for axis in other.along)
+    missing = next(a for a in side.around if a not in known[number])
+    rest = math.prod(known[number][a] for a in side.around if a in known[number])
     if total and size % (total * rest) == 0:
         known[number][missing] = size // (total * rest)
 
@@ -239,10 +228,7 @@ def _along_join(
     """The step between neighbours along the joined axis, and how many this part has."""
     if side.join < 0:
         return 0, 0
-    if side.join_axis:
-        return strides[side.join_axis], sizes[side.join_axis]
-    axes = side.dims[side.join]
-    return strides[axes[-1]], math.prod(sizes[a] for a in axes)
+    return strides[side.along[-1]], math.prod(sizes[a] for a in side.along)
 
 
 def _join(
@@ -256,9 +242,7 @@ def _join(
         explicit = sum(axes != ("...",) for axes in side.dims)
         sides.append(side.expand(explicit + rest if ("...",) in side.dims else explicit))
     first = sides[0]
-    inner = len(pieces) > 1 and (first.join > 0 or bool(first.join_axis and first.join == 0))
-    if inner and first.join_axis and first.dims[first.join][0] == first.join_axis:
-        inner = first.join > 0
+    inner = len(pieces) > 1 and (first.join > 0 or first.dims[first.join][0] != first.along[0])
     shape = _shape(sides, pieces)
     sources: list[Tensor] = []
     numbers = []
@@ -267,13 +251,46 @@ def _join(
             sources.append(piece.source)
         numbers.append(sources.index(piece.source))
     values = [_value(link, direction) for link in links]
-    made = [replace(_box(sides, pieces, numbers), value=values[0])] if inner else []
-    if not inner:
+    made: list[Segment] = []
+    if inner and any(len(side.joined) > 1 for side in sides):
+        made = _runs(name, sides, pieces, numbers)
+        made = [replace(segment, value=values[0]) for segment in made]
+    elif inner:
+        made = [replace(_box(sides, pieces, numbers), value=values[0])]
+    else:
         start = 0
         for side, piece, number, value in zip(sides, pieces, numbers, values, strict=True):
             made.append(replace(_box([side], [piece], [number], start), value=value))
             start += made[-1].elems
     return derive(name, shape, tuple(sources), tuple(made))
+
+
+def _runs(
+    name: str, sides: Sequence[Side], pieces: Sequence[_Piece], numbers: Sequence[int]
+) -> list[Segment]:
+    """Segments of pieces whose joined axes differ: all pieces, for each index of the axes before.
+
+    Raises FormatError where these are more than any model's heads.
+    """
+    dims, joined = sides[0].dims, sides[0].joined
+    before = [axis for dim in dims[: sides[0].join] for axis in dim]
+    before += dims[sides[0].join][: dims[sides[0].join].index(joined[0])]
+    sizes = [pieces[0].sizes.get(axis, 1) for axis in before]
+    if math.prod(sizes) > _MOST_RUNS:
+        raise FormatError(
+            f"tensor {name!r:.200}: found {math.prod(sizes)} groups of rows; at most {_MOST_RUNS} "
+            "can be rearranged"
+        )
+    made: list[Segment] = []
+    start = 0
+    for index in product(*map(range, sizes)):
+        for side, piece, number in zip(sides, pieces, numbers, strict=True):
+            offset = sum(i * piece.strides.get(a, 0) for i, a in zip(index, before, strict=True))
+            inside = Side((tuple(a for dim in side.dims for a in dim if a not in before),))
+            moved = replace(piece, base=piece.base + offset)
+            made.append(_box([inside], [moved], [number], start))
+            start += made[-1].elems
+    return made
 
 
 def _value(link: Link, direction: Direction) -> str:
@@ -302,7 +319,7 @@ def _box(
     axes = [a for dim in side.dims for a in dim]
     joined = -1
     if len(pieces) > 1:
-        joined = axes.index(side.join_axis or side.dims[side.join][0])
+        joined = axes.index(side.along[0])
     dims = [pieces[0].sizes.get(a, 1) for a in axes]
     parts = []
     at = 0

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from anamnesis.names.config_class import ModelClass, put, words
+from anamnesis.names.config_class import ModelClass, layers_with, put, words
 from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.family import Family
 from anamnesis.names.rope import rope_scaling
 from anamnesis.names.vision_config import CLASSES as TOWERS
+from anamnesis.readers.base import Stored
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
+
+Values = Mapping[str, KeyValue]
+Names = Mapping[str, Stored]
 
 _NONE_IF_ZERO = ("sliding_window",)
 _ALWAYS = ("bos", "eos", "pad")
@@ -22,21 +26,10 @@ _IDS = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 
 def class_of(family: Family, values: Mapping[str, KeyValue], model: Model) -> str:
     """The class that a GGUF was made of, where an architecture of GGUF stands for several."""
-    names = model.stored.keys()
-    first = family.architectures[0]
-    if family.name == "deepseek2" and any(n.endswith("exp_probs_b.bias") for n in names):
-        return "DeepseekV3ForCausalLM"
-    if family.name == "mamba" and _get(values, "mamba.ssm.dt_b_c_rms"):
-        return "FalconMambaForCausalLM"
-    if family.name == "glm4moe" and not any(n.endswith(".attn_q.bias") for n in names):
-        return "SolarOpenForCausalLM"
-    if family.name == "olmo2" and _get(values, "olmo2.attention.sliding_window"):
-        return "Olmo3ForCausalLM"
-    if family.name == "roberta" and _get(values, "tokenizer.ggml.model") == "t5":
-        return "XLMRobertaModel"
-    if family.name == "roberta-labels" and _get(values, "tokenizer.ggml.model") == "t5":
-        return "XLMRobertaForSequenceClassification"
-    return first
+    for name, is_other, other in _OTHERS:
+        if family.name == name and is_other(values, model.stored):
+            return other
+    return family.architectures[0]
 
 
 def config_of(
@@ -73,6 +66,28 @@ def config_of(
     return config, tuple(_remarks(name, row, tower))
 
 
+def _ends(name: str) -> Callable[[Values, Names], bool]:
+    """Whether some tensor's name ends so."""
+    return lambda values, names: any(n.endswith(name) for n in names)
+
+
+def _says(key: str, *found: Any) -> Callable[[Values, Names], bool]:
+    """Whether a key has one of these values, or any that is not nought."""
+    return lambda values, names: _get(values, key) in found if found else bool(_get(values, key))
+
+
+# A family, what its first class does not have, and the class that does.
+_OTHERS: tuple[tuple[str, Callable[[Values, Names], bool], str], ...] = (
+    ("deepseek2", _ends("exp_probs_b.bias"), "DeepseekV3ForCausalLM"),
+    ("glm4moe", lambda v, n: not _ends(".attn_q.bias")(v, n), "SolarOpenForCausalLM"),
+    ("mamba", _says("mamba.ssm.dt_b_c_rms"), "FalconMambaForCausalLM"),
+    ("mistral3", _says("mistral3.attention.temperature_scale", None), "MistralForCausalLM"),
+    ("olmo2", _says("olmo2.attention.sliding_window"), "Olmo3ForCausalLM"),
+    ("roberta", _says("tokenizer.ggml.model", "t5"), "XLMRobertaModel"),
+    ("roberta-labels", _says("tokenizer.ggml.model", "t5"), "XLMRobertaForSequenceClassification"),
+    ("t5", _ends("enc.blk.1.attn_rel_b.weight"), "UMT5ForConditionalGeneration"),
+)
+
 # Keys that tensors tell better than key/values, where a class has them from these.
 _SOURCED = {"intermediate_size": "feed_forward_length", "num_hidden_layers": "block_count"}
 
@@ -103,8 +118,10 @@ def _from_tensors(model: Model, row: ModelClass) -> dict[str, Any]:
     down = {stored[n].shape[-1] for n in stored if n.endswith(".ffn_down.weight")}
     if len(down) == 1:
         found["intermediate_size"] = down.pop()
+    further = layers_with(model, "nextn.eh_proj.weight")
     layers = [int(n.split(".")[1]) for n in stored if n.startswith("blk.")]
-    if layers:  # without those that only predict further tokens, whose tensors are left out
+    layers = [layer for layer in layers if layer not in further]
+    if layers:  # without those that only predict further tokens
         found["num_hidden_layers"] = max(layers) + 1
         for key, text in row.kinds.items():
             found[key] = words(model, range(max(layers) + 1), text)

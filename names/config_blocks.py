@@ -23,6 +23,7 @@ routed_scaling_factor    expert_weights_scale
 norm_topk_prob           expert_weights_norm
 """
 )
+NEXT = "num_nextn_predict_layers nextn_predict_layers\n"
 SHARED = "shared_expert_intermediate_size expert_shared_feed_forward_length\n"
 
 GPT2 = """
@@ -40,6 +41,11 @@ qk_rope_head_dim         rope.dimension_count
 v_head_dim               attention.value_length_mla
 num_key_value_heads      attention.head_count
 head_dim                 -
+"""
+INDEXER = """
+index_n_heads            attention.indexer.head_count
+index_head_dim           attention.indexer.key_length
+index_topk               attention.indexer.top_k
 """
 GRANITE = """
 attention_multiplier     attention.scale

@@ -68,14 +68,15 @@ def value_dim(config: Config, values: Values, prefix: str, model: Model) -> None
 
 def sections(config: Config, values: Values, prefix: str, model: Model) -> None:
     """How a head's dimensions are shared out among time, height and width."""
-    found = values.get(f"{prefix}.rope.dimension_sections", [])
-    config.setdefault("rope_scaling", {"rope_type": "default"})["mrope_section"] = found[:3]
+    found = values.get(f"{prefix}.rope.dimension_sections")
+    if found:
+        config.setdefault("rope_scaling", {"rope_type": "default"})["mrope_section"] = found[:3]
 
 
 def interleaved_sections(config: Config, values: Values, prefix: str, model: Model) -> None:
     """The same, one dimension of each after another."""
     sections(config, values, prefix, model)
-    config["rope_scaling"]["mrope_interleaved"] = True
+    config.setdefault("rope_scaling", {"rope_type": "default"})["mrope_interleaved"] = True
 
 
 def two_bases(config: Config, values: Values, prefix: str, model: Model) -> None:
@@ -310,6 +311,17 @@ def labels(config: Config, values: Values, prefix: str, model: Model) -> None:
         names = [f"LABEL_{i}" for i in range(head.shape[0] if head else 0)]
     config["id2label"] = {str(number): name for number, name in enumerate(names)}
     config["label2id"] = {name: number for number, name in enumerate(names)}
+
+
+def kimi(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """Which layers have full attention, and which Kimi's linear one, counted from 1."""
+    full = layers_with(model, "attn_kv_a_mqa.weight")
+    layers = range(config["num_hidden_layers"])
+    config["linear_attn_config"] |= {
+        "full_attn_layers": [layer + 1 for layer in full],
+        "kda_layers": [layer + 1 for layer in layers if layer not in full],
+        "num_heads": config["num_attention_heads"],
+    }
 
 
 def glm(config: Config, values: Values, prefix: str, model: Model) -> None:

@@ -9,6 +9,7 @@ from anamnesis.names.config_blocks import (
     EXPERTS,
     GRANITE,
     GROUPS,
+    INDEXER,
     LATENT,
     LINEAR,
     LINEAR_LAYERS,
@@ -17,6 +18,7 @@ from anamnesis.names.config_blocks import (
     MAMBA2,
     MAMBA_BIASES,
     MOE,
+    NEXT,
     PER_LAYER,
     ROUTED,
     SHARED,
@@ -83,6 +85,11 @@ max_position_embeddings      -
     "DeepseekV3ForCausalLM": ModelClass(
         "deepseek_v3", ROUTED + LATENT, changes=(change.latent, change.latent_scale)
     ),
+    "DeepseekV32ForCausalLM": ModelClass(
+        "deepseek_v32",
+        ROUTED + LATENT + NEXT + INDEXER,
+        changes=(change.latent, change.latent_scale),
+    ),
     "Dots1ForCausalLM": ModelClass("dots1", ROUTED),
     "Ernie4_5_MoeForCausalLM": ModelClass(
         "ernie4_5_moe",
@@ -122,7 +129,10 @@ moe_intermediate_size    expert_feed_forward_length
         changes=(change.sliding_layers, change.gemma4),
     ),
     "Glm4MoeForCausalLM": ModelClass(
-        "glm4_moe", ROUTED, biases={**ATTENTION_BIAS, "use_qk_norm": "attn_q_norm.weight"}
+        "glm4_moe",
+        ROUTED + NEXT,
+        biases={**ATTENTION_BIAS, "use_qk_norm": "attn_q_norm.weight"},
+        changes=(change.sections,),
     ),
     "GptOssForCausalLM": ModelClass(
         "gpt_oss",
@@ -139,6 +149,16 @@ moe_intermediate_size    expert_feed_forward_length
         biases={**ATTENTION_BIAS, **MAMBA_BIASES},
         kinds=LINEAR_LAYERS,
         changes=(change.mixers, change.positions),
+    ),
+    "HunYuanMoEV1ForCausalLM": ModelClass(
+        "hunyuan_v1_moe",
+        """
+moe_intermediate_size    expert_feed_forward_length
+moe_topk                 expert_used_count
+num_experts              expert_count
+num_shared_expert        expert_shared_count
+""",
+        biases=ATTENTION_BIAS,
     ),
     "JambaForCausalLM": ModelClass(
         "jamba",
@@ -157,6 +177,30 @@ num_experts_per_tok      expert_used_count
         biases={"use_expert_bias": "exp_probs_b.bias"},
         kinds=CONV_LAYERS,
         changes=(change.short_convolutions,),
+    ),
+    "KimiLinearForCausalLM": ModelClass(
+        "kimi_linear",
+        """
+first_k_dense_replace    leading_dense_block_count
+head_dim                 attention.value_length
+kv_lora_rank             attention.kv_lora_rank
+linear_attn_config.head_dim kda.head_dim
+linear_attn_config.short_conv_kernel_size ssm.conv_kernel
+model_max_length         context_length
+moe_intermediate_size    expert_feed_forward_length
+num_experts              expert_count
+num_experts_per_token    expert_used_count
+num_key_value_heads      attention.head_count
+num_shared_experts       expert_shared_count
+qk_rope_head_dim         rope.dimension_count
+routed_scaling_factor    expert_weights_scale
+topk_group               expert_group_used_count
+v_head_dim               attention.value_length_mla
+max_position_embeddings  -
+rope_theta               -
+""",
+        {"mla_use_nope": True, "moe_renormalize": True},
+        changes=(change.latent, change.kimi),
     ),
     "Llama4ForCausalLM": ModelClass(
         "llama4_text",
@@ -209,6 +253,14 @@ num_hidden_layers        -
     ),
     "Qwen2MoeForCausalLM": ModelClass("qwen2_moe", EXPERTS + SHARED),
     "Qwen3MoeForCausalLM": ModelClass("qwen3_moe", EXPERTS, _NORMALISED, biases=ATTENTION_BIAS),
+    "Qwen3VLMoeForConditionalGeneration": ModelClass(
+        "qwen3_moe",
+        EXPERTS,
+        _NORMALISED,
+        biases=ATTENTION_BIAS,
+        changes=(change.interleaved_sections,),
+        same_as="Qwen3MoeForCausalLM",
+    ),
     "Qwen3NextForCausalLM": ModelClass(
         "qwen3_next",
         EXPERTS + SHARED + LINEAR,

@@ -46,6 +46,7 @@ rms_norm_eps               -
 sliding_window             -
 """
 _POOLER = "pooler.*"
+_T5 = T5 + "num_decoder_layers decoder_block_count\ndecoder_start_token_id decoder_start_token_id\n"
 _ROBERTA = (change.roberta, change.token_types)
 
 DENSE: dict[str, ModelClass] = {
@@ -122,6 +123,9 @@ altup_num_inputs         altup.num_inputs
     ),
     "GemmaForCausalLM": ModelClass("gemma"),
     "Glm4ForCausalLM": ModelClass("glm4", biases=ATTENTION_BIAS),
+    "Glm4vForConditionalGeneration": ModelClass(
+        "glm4", biases=ATTENTION_BIAS, changes=(change.sections,), same_as="Glm4ForCausalLM"
+    ),
     "GlmForCausalLM": ModelClass(
         "glm",
         biases=ATTENTION_BIAS,
@@ -150,6 +154,7 @@ altup_num_inputs         altup.num_inputs
         "granite", GRANITE, biases=BIASES, changes=(change.minicpm,), same_as="GraniteForCausalLM"
     ),
     "Ministral3ForCausalLM": ModelClass("ministral3", changes=(change.ministral,)),
+    "MistralForCausalLM": ModelClass("mistral"),
     "ModernBertForSequenceClassification": ModelClass(
         "modernbert", _MODERN, changes=(change.modern_bert, change.labels)
     ),
@@ -210,12 +215,8 @@ altup_num_inputs         altup.num_inputs
         biases={"use_bias": "attn_q.bias"},
     ),
     "T5EncoderModel": ModelClass("t5", T5, changes=(change.t5,)),
-    "T5ForConditionalGeneration": ModelClass(
-        "t5",
-        T5
-        + "num_decoder_layers decoder_block_count\ndecoder_start_token_id decoder_start_token_id\n",
-        changes=(change.t5,),
-    ),
+    "T5ForConditionalGeneration": ModelClass("t5", _T5, changes=(change.t5,)),
+    "UMT5ForConditionalGeneration": ModelClass("umt5", _T5, changes=(change.t5,)),
     "XLMRobertaForSequenceClassification": ModelClass(
         "xlm-roberta", LAYER_EPS, changes=(*_ROBERTA, change.labels)
     ),

@@ -16,11 +16,20 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from anamnesis.names.ops import operation
 from anamnesis.names.pattern import Pattern, stacked
 
 _SUFFIXES = (".weight", ".bias")
+
+# Where a text model and its head are: alone, and inside of multimodal models.
+PATHS = (
+    ("model.", ""),
+    ("language_model.model.", "language_model."),
+    ("model.language_model.", ""),
+    ("model.text_model.", ""),
+)
 
 
 @dataclass(frozen=True)
@@ -43,11 +52,12 @@ class Family:
     """`architectures` are the classes that config.json names, the most usual one first.
 
     `has` and `lacks` are GGUF names (`blk.0.` for any layer) that tell it from other families of
-    the same architecture; `vocabularies` are the kinds of vocabulary that do, if any. `paths` are
-    what `{m}` and `{h}` may be, the usual ones first. `arrays` are key/values that hold tensors of
-    one number, with the dimensions that these have: rows call them `KEY.{i}`. `zero_rows` are
-    tensors whose first rows no GGUF has, and how many. `one_way` families are written alone: their
-    files are read as another's, which computes the same.
+    the same architecture, as do `said`, key/values after `ARCHITECTURE.`, and `vocabularies`, the
+    kinds of vocabulary, if any. `paths` are what `{m}` and `{h}` may be, the usual ones first.
+    `arrays` are key/values that hold tensors of one number, with the dimensions that these have:
+    rows call them `KEY.{i}`. `zero_rows` are tensors whose first rows no GGUF has, and how many.
+    `one_way` families are written as GGUF alone: their files are read as another's, which computes
+    the same. Those `to-hf` are read alone, where no tower lies beside the text model.
     """
 
     name: str
@@ -58,12 +68,18 @@ class Family:
     layers: str = "{m}layers.{i}."
     has: tuple[str, ...] = ()
     lacks: tuple[str, ...] = ()
-    paths: tuple[tuple[str, str], ...] = (("model.", ""),)
+    said: tuple[str, ...] = ()
+    paths: tuple[tuple[str, str], ...] = PATHS
     notes: tuple[str, ...] = field(default=())
     vocabularies: tuple[str, ...] = ()
     arrays: Mapping[str, int] = field(default_factory=dict)
-    one_way: bool = False
+    one_way: Literal["", "to-gguf", "to-hf"] = ""
     zero_rows: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def evidence(self) -> int:
+        """How much tells it from other families of the same architecture."""
+        return len(self.has) + len(self.lacks) + len(self.said)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:

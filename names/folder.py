@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Literal
 
 from anamnesis.limits import Limits
-from anamnesis.names.config import config_of
+from anamnesis.names.config import class_of, config_of
 from anamnesis.names.processor import PROCESSORS, processor_files
 from anamnesis.names.tokenizer import tokenizer_files
 from anamnesis.names.view import family_of
@@ -51,18 +51,22 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
         values = read_key_values(file, limits)
     with open_inside(model.files[-1].path, limits) as file:
         last = {key: value.value for key, value in read_key_values(file, limits).items()}
-    tower = None
-    if last.get("general.architecture") == "clip":
-        tower = tower_of(last, model.files[-1].path).architecture
-    config, notes = config_of(family_of(model), values, model, _DTYPES[dtype], tower or "")
-    if tower is not None:
+    tower = ""
+    beside = last.get("general.architecture") == "clip"
+    family = family_of(model, tower=beside)
+    if beside:
+        row = tower_of(last, model.files[-1].path)
+        tower = row.whole(class_of(family, values, model))
+    config, notes = config_of(family, values, model, _DTYPES[dtype], tower)
+    if tower:
         words = values.get("tokenizer.ggml.tokens")
-        config, why = with_tower(tower, config, last, words.value if words else [])
+        shapes = {t.name: t.shape for t in model.tensors}
+        config, why = with_tower(tower, config, last, words.value if words else [], shapes)
         notes = (*notes, *why)
     generation = _generation(config, values)
     files = {"config.json": as_json(config), "generation_config.json": as_json(generation)}
     tokenizer, more = tokenizer_files(values)
-    if tower is not None:
+    if tower:
         tokenizer |= _processor(tower, last, tokenizer)
     return files | tokenizer, (*notes, *more)
 

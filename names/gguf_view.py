@@ -14,7 +14,7 @@ from anamnesis.names.families import families
 from anamnesis.names.family import Family
 from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import architecture_values, keys_of
-from anamnesis.names.keys import Keys
+from anamnesis.names.keys import Keys, described
 from anamnesis.names.listed import listed_values
 from anamnesis.names.settings import Settings, padding_rows
 from anamnesis.names.values import SCALED, times
@@ -25,13 +25,15 @@ from anamnesis.readers.model import Model
 # What llama.cpp's graphs need in float32 (conversion/base.py, `prepare_tensors`).
 _FLOAT = re.compile(
     r"(?:.*_norm|.*\.ffn_gate_inp(?:_shexp)?|position_embd|token_types|.*\.ssm_conv1d|"
-    r".*\.shortconv\.conv|.*\.altup_(?:correct|predict)_coef)\.weight"
+    r".*\.shortconv\.conv|.*\.ssm_conv1d_[qkv]|.*\.indexer\.proj|.*\.altup_(?:correct|predict)_coef)\.weight"
 )
 # Buffers; heads of encoders that llama.cpp has no graph for; what predicts further tokens.
 _SKIPPED = re.compile(
     r".*(?:\.attention\.masked_bias|\.attn\.bias|\.rotary_emb\.inv_freq|position_ids)|"
     r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|vocab_\w+\..*|mtp\..*"
 )
+_LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
+_NEXT = "num_nextn_predict_layers"
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
@@ -61,11 +63,13 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     where shapes contradict it.
     """
     name = str((config.get("architectures") or [""])[0])
-    tensors = {t.name: t for t in model.tensors if not _left_out(t.name)}
+    settings = Settings(config)
+    keys = described().get(name)
+    why = {t.name: _left_out(t.name, settings, keys) for t in model.tensors}
+    tensors = {t.name: t for t in model.tensors if not why[t.name]}
     family = _family(model, name, tensors)
     tensors |= _after_padding(family, tensors, config, model.path)
     keys = keys_of(name, model.path)
-    settings = Settings(config)
     architecture = family.gguf[settings.get(keys.second) is not None if keys.second else 0]
     values = architecture_values(keys, architecture, config, model.path)
     metadata = {key: value.value for key, value in values.items()}
@@ -85,9 +89,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     made, listed = listed_values(arrange(links, tensors, "to-gguf"), family.arrays)
     values |= listed
     left = tuple(
-        Dropped(t.components[0].stored, _left_out(t.name))
-        for t in model.tensors
-        if t.name not in tensors
+        Dropped(t.components[0].stored, why[t.name]) for t in model.tensors if t.name not in tensors
     )
     viewed = replace(
         model,
@@ -132,10 +134,14 @@ def _notes(left: Sequence[Dropped]) -> Iterator[str]:
         yield f"{names[0]}{more} left out: {reason}"
 
 
-def _left_out(name: str) -> str:
+def _left_out(name: str, settings: Settings, keys: Keys | None) -> str:
     """Why a tensor is not in the GGUF of a text model; empty where it is."""
     if _SKIPPED.fullmatch(name):
         return "llama.cpp has no use for it"
+    layer = _LAYER.match(name)
+    beyond = layer is not None and 0 < settings.layers <= int(layer[1])
+    if beyond and settings.number(_NEXT) and keys is not None and _NEXT not in keys.rows:
+        return "part of a layer that only predicts further tokens"
     return (
         "part of a tower beside the text model (--mmproj writes it)"
         if _TOWERS.fullmatch(name)
@@ -153,7 +159,7 @@ def kept_dtype(tensor: Tensor, outtype: str, keys: Keys) -> str:
 
 def _family(model: Model, name: str, tensors: Mapping[str, Tensor]) -> Family:
     """The family of a class; of several, the one that has rows for the most tensors."""
-    rows = [f for f in families() if name in f.architectures]
+    rows = [f for f in families() if name in f.architectures and f.one_way != "to-hf"]
     if not rows:
         known = ", ".join(sorted({a for f in families() for a in f.architectures}))
         raise UnsupportedError(

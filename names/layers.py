@@ -35,6 +35,12 @@ def attention_heads(settings: Settings, _: str) -> list[int] | None:
     return [kv if i % period == offset else 0 for i in range(settings.layers)]
 
 
+def kimi_heads(settings: Settings, _: str) -> list[int]:
+    """One head of keys in layers with full attention, which the configuration counts from 1."""
+    full = settings.get("linear_attn_config.full_attn_layers") or ()
+    return [int(layer + 1 in full) for layer in range(settings.layers)]
+
+
 def mixing_layers(settings: Settings, keys: str) -> list[int] | None:
     """Widths of feed-forward layers, 0 for others; those of experts where the model has some."""
     experts, dense = keys.split(",")

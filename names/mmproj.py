@@ -24,7 +24,7 @@ from anamnesis.readers.gguf_types import STRING, KeyValue
 from anamnesis.readers.model import Model
 
 _FEWER = ("clip.use_", "clip.vision.projector.", "clip.vision.spatial", "clip.vision.is_deepstack")
-_PATCHES = "v.patch_embd.weight"
+_PATCHES = ("v.patch_embd.weight", "mm.patch_merger.weight")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +105,9 @@ def tower_dtype(tower: Tower, tensor: Tensor, outtype: str) -> str:
 
 def _tower(name: str, config: Mapping[str, Any], path: str) -> Tower:
     for tower in TOWERS:
-        if name in (tower.architecture, *tower.others) and config.get("vision_config"):
+        if name in tower.classes and config.get("vision_config"):
             return tower
-    known = ", ".join(n for tower in TOWERS for n in (tower.architecture, *tower.others))
+    known = ", ".join(n for tower in TOWERS for n in tower.classes)
     raise UnsupportedError(
         f"{path}: {name or 'its class'!r:.100} has no vision tower that is in the table of names; "
         f"known are those of {known}"
@@ -124,6 +124,11 @@ def _notes(rest: list[Tensor]) -> Iterator[str]:
 def _true_if(settings: Settings, arguments: str) -> bool | None:
     path, _, text = arguments.partition(",")
     return True if settings.get(path) == text else None
+
+
+def _inverse(settings: Settings, path: str) -> int | None:
+    ratio = settings.number(path)
+    return int(1.0 / ratio) if ratio else None
 
 
 def _inner_of_embedded(settings: Settings, _: str) -> Any:
@@ -157,6 +162,7 @@ _DERIVED: dict[str, Derived] = {
     **DERIVED,
     "deepstack-layers": _deepstack_layers,
     "inner-of-embedded": _inner_of_embedded,
+    "inverse": _inverse,
     "pooled-side": _pooled_side,
     "positions-side": _positions_side,
     "true-if": _true_if,

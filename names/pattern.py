@@ -5,7 +5,8 @@ A pattern is written like `(h t d) ... -> (h d t) ...`, Hugging Face on the left
 - a word is an axis, words in parentheses are axes that lie together in one dimension;
 - `...` stands for the remaining dimensions, which stay as they are;
 - `1` is a dimension of one element;
-- `+` before an axis, or a parenthesis, marks where several tensors are joined one after another.
+- `+` before an axis, or a parenthesis, marks where several tensors are joined one after another;
+  before a parenthesis among others, `(h +(d t))`, axes that may be others in each of them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,25 @@ REST = "..."
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One convention's dimensions, each a tuple of axes; `join` is a dimension, or one axis of it.
+    """One convention's dimensions, each a tuple of axes; `join` is a dimension, or axes of it.
 
-    `join_axis` is "" where the whole dimension `join` is joined, and `join` is -1 where one tensor
-    is all there is.
+    `joined` are those axes, neighbours, or empty where the whole dimension `join` is joined; `join`
+    is -1 where one tensor is all there is.
     """
 
     dims: tuple[tuple[str, ...], ...]
     join: int = -1
-    join_axis: str = ""
+    joined: tuple[str, ...] = ()
+
+    @property
+    def along(self) -> tuple[str, ...]:
+        """The axes along which tensors are joined."""
+        return self.joined or self.dims[self.join]
+
+    @property
+    def around(self) -> tuple[str, ...]:
+        """The other axes of the dimension that is joined."""
+        return tuple(axis for axis in self.dims[self.join] if axis not in self.along)
 
     def expand(self, rank: int) -> Side:
         """The same with `...` replaced, for a tensor of `rank` dimensions.
@@ -44,7 +55,7 @@ class Side:
             raise ValueError(f"has {rank} dimensions, the pattern at least {len(self.dims) - 1}")
         rest = tuple((f"rest{k}",) for k in range(extra))
         join = self.join if self.join < at else self.join + extra - 1
-        return Side((*self.dims[:at], *rest, *self.dims[at + 1 :]), join, self.join_axis)
+        return Side((*self.dims[:at], *rest, *self.dims[at + 1 :]), join, self.joined)
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,25 +80,31 @@ def parse(text: str) -> Pattern:
 def _side(text: str) -> Side:
     dims: list[tuple[str, ...]] = []
     group: list[str] | None = None
-    join, join_axis = -1, ""
+    inner = -1  # where a parenthesis within one began
+    join = -1
+    joined: tuple[str, ...] = ()
     if _TOKEN.sub("", text).strip():
         raise ValueError(f"{text!r}: is no side of a pattern")
     for token in _TOKEN.findall(text):
         word = token.removeprefix("+")
-        if word == "(":
+        if word == "(" and group is not None:
+            inner = len(group)
+        elif word == "(":
             group = []
             join = len(dims) if token != word else join
+        elif word == ")" and inner >= 0:
+            join, joined, inner = len(dims), tuple((group or ())[inner:]), -1
         elif word == ")":
             dims.append(tuple(group or ()))
             group = None
         elif group is not None:
             group.append(word)
             if token != word:
-                join, join_axis = len(dims), word
+                join, joined = len(dims), (word,)
         else:
             join = len(dims) if token != word else join
             dims.append((f"one{len(dims)}",) if word == "1" else (word,))
-    return Side(tuple(dims), join, join_axis)
+    return Side(tuple(dims), join, joined)
 
 
 IDENTITY = parse("... -> ...")

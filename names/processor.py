@@ -85,6 +85,41 @@ def _qwen(least: int, most: int) -> Made:
     return made
 
 
+def _lfm2(get: Get) -> dict[str, Any]:
+    return {
+        "do_image_splitting": True,
+        "downsample_factor": get("projector.scale_factor") or 2,
+        "encoder_patch_size": get("patch_size"),
+    }
+
+
+_LFM2_TOKENS = {
+    "image_end_token": "<|image_end|>",
+    "image_start_token": "<|image_start|>",
+    "image_thumbnail": "<|img_thumbnail|>",
+    "image_token": "<image>",
+}
+_GLM = Processor(
+    "Glm4vProcessor",
+    "Glm4vImageProcessor",
+    _qwen(112 * 112, 28 * 28 * 15000),
+    video_processor="Glm4vVideoProcessor",
+)
+_PIXTRAL = Processor(
+    "PixtralProcessor",
+    "PixtralImageProcessor",
+    _pixtral,
+    lambda get: {
+        "patch_size": get("patch_size"),
+        "spatial_merge_size": get("spatial_merge_size") or 1,
+    },
+)
+_QWEN3 = Processor(
+    "Qwen3VLProcessor",
+    "Qwen2VLImageProcessor",
+    _qwen(256 * 256, 4096 * 4096),
+    video_processor="Qwen3VLVideoProcessor",
+)
 _QWEN2 = _qwen(56 * 56, 28 * 28 * 16384)
 
 PROCESSORS: Mapping[str, Processor] = {
@@ -99,18 +134,25 @@ PROCESSORS: Mapping[str, Processor] = {
             "image_token": "<image_soft_token>",
         },
     ),
+    "Glm4vForConditionalGeneration": _GLM,
+    "Glm4vMoeForConditionalGeneration": _GLM,
     "Idefics3ForConditionalGeneration": Processor(
         "Idefics3Processor", "Idefics3ImageProcessor", _idefics3, _idefics3_tokens
     ),
-    "LlavaForConditionalGeneration": Processor(
-        "PixtralProcessor",
-        "PixtralImageProcessor",
-        _pixtral,
+    "Lfm2VlForConditionalGeneration": Processor(
+        "Lfm2VlProcessor", "Lfm2VlImageProcessor", _lfm2, tokens=_LFM2_TOKENS
+    ),
+    "Llama4ForConditionalGeneration": Processor(
+        "Llama4Processor",
+        "Llama4ImageProcessor",
+        _gemma3,
         lambda get: {
             "patch_size": get("patch_size"),
-            "spatial_merge_size": get("spatial_merge_size") or 1,
+            "pixel_shuffle_ratio": 1 / (get("projector.scale_factor") or 2),
         },
     ),
+    "LlavaForConditionalGeneration": _PIXTRAL,
+    "Mistral3ForConditionalGeneration": _PIXTRAL,
     "Qwen2VLForConditionalGeneration": Processor(
         "Qwen2VLProcessor",
         "Qwen2VLImageProcessor",
@@ -123,12 +165,10 @@ PROCESSORS: Mapping[str, Processor] = {
         _QWEN2,
         video_processor="Qwen2VLVideoProcessor",
     ),
-    "Qwen3VLForConditionalGeneration": Processor(
-        "Qwen3VLProcessor",
-        "Qwen2VLImageProcessor",
-        _qwen(256 * 256, 4096 * 4096),
-        video_processor="Qwen3VLVideoProcessor",
-    ),
+    "Qwen3VLForConditionalGeneration": _QWEN3,
+    "Qwen3VLMoeForConditionalGeneration": _QWEN3,
+    "Qwen3_5ForConditionalGeneration": _QWEN3,
+    "Qwen3_5MoeForConditionalGeneration": _QWEN3,
 }
 
 

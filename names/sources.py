@@ -5,6 +5,7 @@ Each takes the settings and the arguments of its source; None is "not said".
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Mapping
 from statistics import NormalDist
@@ -46,6 +47,23 @@ def _scaled(settings: Settings, key: str) -> Any:
     factor = settings.rope.get("factor")
     kinds = ("linear", "yarn")
     return settings.rope.get(key) if settings.scaling in kinds and factor is not None else None
+
+
+def _alpha_base(settings: Settings, usual: str) -> float | None:
+    """The base that Hunyuan's scaling by `alpha` comes to: that of a context longer by so much."""
+    if settings.scaling not in ("dynamic", "xdrope"):
+        return None
+    base = float(settings.rope.get("rope_theta") or 10000.0)
+    alpha = settings.rope.get("alpha")
+    return float(
+        base * (int(usual) if alpha is None else alpha) ** (settings.width / (settings.width - 2))
+    )
+
+
+def _when(settings: Settings, arguments: str) -> Any:
+    """A value, where rotary embeddings are scaled in one of some ways: `KIND/KIND,VALUE`."""
+    kinds, value = arguments.split(",")
+    return json.loads(value) if settings.scaling in kinds.split("/") else None
 
 
 def _scaling_type(settings: Settings, _: str) -> str | None:
@@ -168,6 +186,7 @@ def _linear_or_none(settings: Settings, _: str) -> str:
 
 DERIVED: dict[str, Derived] = {
     "after-padding": _positions_after_padding,
+    "alpha-base": _alpha_base,
     "alibi": _alibi,
     "all-attention": layers.all_attention,
     "all-full": layers.all_full,
@@ -180,6 +199,7 @@ DERIVED: dict[str, Derived] = {
     "gating": _gating,
     "inner": lambda s, _: s.first(*_INNER),
     "is": _is,
+    "kimi-heads": layers.kimi_heads,
     "labels": _labels,
     "lacks": lambda s, key: True if s.get(key) is None else None,
     "leading-dense": layers.leading_dense,
@@ -211,6 +231,7 @@ DERIVED: dict[str, Derived] = {
     "turned-hidden": _turned_hidden,
     "turned-split": _turned_split,
     "width": lambda s, _: s.width or None,
+    "when": _when,
     "window": lambda s, key: s.window.get(key),
     "window-unless-one": _window_unless_one,
     "windowed": layers.windowed,

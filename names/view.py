@@ -43,7 +43,7 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
     Raises UnsupportedError for an architecture, or a tensor, that the table does not have, and
     FormatError where shapes or key/values contradict it.
     """
-    family = family_of(model)
+    family = family_of(model, tower=vision is not None)
     path, head = family.paths[0]
     rows = family.rows
     tensors = {t.name: t for t in (*model.tensors, *listed_tensors(model, family.arrays))}
@@ -83,8 +83,11 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
     return HfView(viewed, family, "output.weight" not in model.stored)
 
 
-def family_of(model: Model) -> Family:
-    """The row of a GGUF's architecture; UnsupportedError lists what is known."""
+def family_of(model: Model, *, tower: bool = False) -> Family:
+    """The row of a GGUF's architecture, with a `tower` beside it or without.
+
+    UnsupportedError lists what is known.
+    """
     if model.container != "gguf":
         raise UnsupportedError(
             f"{model.path}: is {model.container}; Hugging Face names are a view of GGUF files"
@@ -93,15 +96,21 @@ def family_of(model: Model) -> Family:
     names = model.stored.keys()
     patterns = {re.sub(r"^((?:enc\.|dec\.)?blk)\.\d+\.", r"\1.0.", name) for name in names}
     words = model.metadata.get("tokenizer.ggml.model")
+    left_out = ("to-gguf", "to-hf") if tower else ("to-gguf",)
     rows = [
         f
         for f in families()
         if architecture in f.gguf
-        and not f.one_way
+        and f.one_way not in left_out
         and (not f.vocabularies or words in (None, *f.vocabularies))
     ]
-    for family in sorted(rows, key=lambda f: -len(f.has) - len(f.lacks)):
-        if patterns.issuperset(family.has) and not patterns.intersection(family.lacks):
+    said = {key for key in model.metadata if key.startswith(f"{architecture}.")}
+    for family in sorted(rows, key=lambda f: (f.one_way != "to-hf", -f.evidence)):
+        if (
+            patterns.issuperset(family.has)
+            and not patterns.intersection(family.lacks)
+            and said.issuperset(f"{architecture}.{key}" for key in family.said)
+        ):
             return family
     known = ", ".join(sorted({name for f in families() for name in f.gguf}))
     raise UnsupportedError(

@@ -8,7 +8,7 @@ The towers of `conversion/` in https://github.com/ggml-org/llama.cpp; rows as in
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -29,10 +29,20 @@ class Tower:
     path: str
     head: str = ""
     facts_prefix: str = "clip.vision"
-    others: tuple[str, ...] = ()  # classes with the same tower
+    others: tuple[str, ...] = ()  # classes with the same tower, and the same text model
+    texts: Mapping[str, str] = field(default_factory=dict)  # the class, by that of another one
     keys: str = ""  # what a GGUF says of it; rows as in `names.keys`, over `settings_of`
     half: str = ""  # a tensor that is float16 whatever the others are
     single: tuple[str, ...] = ("v.position_embd.weight",)  # those that are float32
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All that have this tower, the most usual one first."""
+        return tuple(dict.fromkeys((self.architecture, *self.others, *self.texts.values())))
+
+    def whole(self, text: str) -> str:
+        """The class of the model whose text model is of the class `text`."""
+        return self.texts.get(text, self.architecture)
 
     @cached_property
     def rows(self) -> tuple[Row, ...]:
@@ -51,6 +61,12 @@ ffn_up              mlp.fc1
 ffn_down            mlp.fc2
 """
 
+_GATED = """
+ffn_gate            mlp.gate_proj
+ffn_up              mlp.up_proj
+ffn_down            mlp.down_proj
+"""
+
 _PATCHES = """
 v.patch_embd.weight!    {tower}patch_embed.proj.weight  o c +t h w -> o c h w; t=1
 v.patch_embd.weight.1!  {tower}patch_embed.proj.weight  o c +t h w -> o c h w; t=1
@@ -63,6 +79,13 @@ ln2                 norm2
 attn_q              attn.qkv              +r ... -> r ...
 attn_k              attn.qkv              +r ... -> r ...
 attn_v              attn.qkv              +r ... -> r ...
+attn_out            attn.proj
+"""
+
+_FUSED = """
+ln1                 norm1
+ln2                 norm2
+attn_qkv            attn.qkv
 attn_out            attn.proj
 """
 
@@ -124,6 +147,33 @@ clip.vision.projector.scale_factor  @pooled-side
         single=_EMBEDDED,
     ),
     Tower(
+        ("glm4v",),
+        "Glm4vForConditionalGeneration",
+        _PATCHES.replace("{tower}", "model.visual.")
+        + """
+v.norm_embd         model.visual.post_conv_layernorm
+v.position_embd     model.visual.embeddings.position_embedding
+v.post_ln           model.visual.post_layernorm
+mm.patch_merger     model.visual.downsample
+mm.model.fc         model.visual.merger.proj
+mm.post_norm        model.visual.merger.post_projection_norm
+mm.gate             model.visual.merger.gate_proj
+mm.up               model.visual.merger.up_proj
+mm.down             model.visual.merger.down_proj
+""",
+        _FUSED + _GATED,
+        "model.visual.blocks.{i}.",
+        "model.language_model.",
+        texts={"Glm4MoeForCausalLM": "Glm4vMoeForConditionalGeneration"},
+        keys=_KEYS
+        + """
+clip.projector_type                 ="glm4v"
+clip.use_silu                       @true-if:vision.hidden_act,silu
+clip.use_gelu                       @true-if:vision.hidden_act,gelu
+clip.vision.attention.layer_norm_epsilon vision.rms_norm_eps|=1e-5
+""",
+    ),
+    Tower(
         ("idefics3",),
         "Idefics3ForConditionalGeneration",
         """
@@ -147,11 +197,74 @@ clip.vision.preproc_image_size      processor.size.longest_edge|vision.image_siz
         single=_EMBEDDED,
     ),
     Tower(
+        ("lfm2",),
+        "Lfm2VlForConditionalGeneration",
+        """
+mm.input_norm       model.multi_modal_projector.layer_norm
+mm.1                model.multi_modal_projector.linear_1
+mm.2                model.multi_modal_projector.linear_2
+v.patch_embd.weight {lfm2}embeddings.patch_embedding.weight  o (h w c) -> o c h w; h=16 w=16
+v.patch_embd.bias   {lfm2}embeddings.patch_embedding.bias
+v.position_embd     {lfm2}embeddings.position_embedding
+v.post_ln           {lfm2}post_layernorm
+""".replace("{lfm2}", "model.vision_tower.vision_model."),
+        _SIGLIP,
+        "model.vision_tower.vision_model.encoder.layers.{i}.",
+        "model.language_model.",
+        keys=_KEYS
+        + """
+clip.projector_type                 ="lfm2"
+clip.vision.image_size              =256
+clip.vision.block_count             vision.num_hidden_layers
+clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-6
+clip.vision.projector.scale_factor  model.downsample_factor|=2
+clip.use_gelu                       =true
+""",
+        single=_EMBEDDED,
+    ),
+    Tower(
+        ("llama4",),
+        "Llama4ForConditionalGeneration",
+        """
+mm.model.fc         multi_modal_projector.linear_1
+mm.model.mlp.1      vision_model.vision_adapter.mlp.fc1
+mm.model.mlp.2      vision_model.vision_adapter.mlp.fc2
+v.class_embd!       vision_model.class_embedding
+v.patch_embd        vision_model.patch_embedding.linear
+v.position_embd.weight vision_model.positional_embedding_vlm!
+v.post_ln           vision_model.layernorm_post
+v.pre_ln            vision_model.layernorm_pre
+""",
+        """
+ln1                 input_layernorm
+attn_post_norm      post_attention_layernorm
+attn_q              self_attn.q_proj
+attn_k              self_attn.k_proj
+attn_v              self_attn.v_proj
+attn_out            self_attn.o_proj
+ffn_up              mlp.fc1
+ffn_down            mlp.fc2
+""",
+        "vision_model.model.layers.{i}.",
+        "language_model.model.",
+        "language_model.",
+        keys=_KEYS
+        + """
+clip.projector_type                 ="llama4"
+clip.vision.attention.layer_norm_epsilon vision.norm_eps|=1e-5
+clip.vision.projector.scale_factor  @inverse:vision.pixel_shuffle_ratio
+clip.use_gelu                       =true
+""",
+        single=_EMBEDDED,
+    ),
+    Tower(
         ("pixtral",),
         "LlavaForConditionalGeneration",
         """
 mm.1                multi_modal_projector.linear_1
 mm.2                multi_modal_projector.linear_2
+mm.input_norm       multi_modal_projector.norm
+mm.patch_merger     multi_modal_projector.patch_merger.merging_layer
 v.pre_ln            vision_tower.ln_pre
 v.patch_embd        vision_tower.patch_conv
 """,
@@ -169,6 +282,9 @@ ffn_down            feed_forward.down_proj
         "vision_tower.transformer.layers.{i}.",
         "language_model.model.",
         "language_model.",
+        texts=dict.fromkeys(
+            ("Ministral3ForCausalLM", "MistralForCausalLM"), "Mistral3ForConditionalGeneration"
+        ),
         keys=_KEYS
         + """
 clip.projector_type                 ="pixtral"
@@ -182,12 +298,7 @@ clip.vision.spatial_merge_size      model.spatial_merge_size
         ("qwen2.5vl_merger",),
         "Qwen2_5_VLForConditionalGeneration",
         _QWEN2_TOP,
-        _QWEN_ATTENTION
-        + """
-ffn_gate            mlp.gate_proj
-ffn_up              mlp.up_proj
-ffn_down            mlp.down_proj
-""",
+        _QWEN_ATTENTION + _GATED,
         "visual.blocks.{i}.",
         "model.",
         keys=_QWEN2_KEYS
@@ -223,16 +334,18 @@ v.deepstack.{i}.fc1   model.visual.deepstack_merger_list.{k}.linear_fc1
 v.deepstack.{i}.fc2   model.visual.deepstack_merger_list.{k}.linear_fc2
 v.deepstack.{i}.norm  model.visual.deepstack_merger_list.{k}.norm
 """,
-        """
-ln1                 norm1
-ln2                 norm2
-attn_qkv            attn.qkv
-attn_out            attn.proj
+        _FUSED
+        + """
 ffn_up              mlp.linear_fc1
 ffn_down            mlp.linear_fc2
 """,
         "model.visual.blocks.{i}.",
         "model.language_model.",
+        texts={
+            "Qwen3VLMoeForConditionalGeneration": "Qwen3VLMoeForConditionalGeneration",
+            "Qwen3_5ForCausalLM": "Qwen3_5ForConditionalGeneration",
+            "Qwen3_5MoeForCausalLM": "Qwen3_5MoeForConditionalGeneration",
+        },
         keys=_KEYS
         + """
 clip.projector_type                 ="qwen3vl_merger"

@@ -55,6 +55,23 @@ intermediate_size    feed_forward_length
 out_hidden_size      projection_dim
 """
 )
+_QWEN3 = _QWEN_OUT + "spatial_merge_size spatial_merge_size\n"
+_GLM = (
+    _QWEN_OUT
+    + """
+image_size           image_size
+rms_norm_eps         attention.layer_norm_epsilon
+"""
+)
+_PIXTRAL = _SIGLIP.replace("layer_norm_eps ", "rms_norm_eps   ")
+_GLM_TOKENS = {
+    "image_end_token_id": "<|end_of_image|>",
+    "image_start_token_id": "<|begin_of_image|>",
+    "image_token_id": "<|image|>",
+    "video_end_token_id": "<|end_of_video|>",
+    "video_start_token_id": "<|begin_of_video|>",
+    "video_token_id": "<|video|>",
+}
 _QWEN_TOKENS = {
     "image_token_id": "<|image_pad|>",
     "video_token_id": "<|video_pad|>",
@@ -74,6 +91,12 @@ CLASSES: dict[str, TowerClass] = {
             "image_token_index": "<image_soft_token>",
         },
     ),
+    "Glm4vForConditionalGeneration": TowerClass(
+        "glm4v", "glm4v_vision", "glm4v_text", _GLM, tokens=_GLM_TOKENS
+    ),
+    "Glm4vMoeForConditionalGeneration": TowerClass(
+        "glm4v_moe", "glm4v_moe_vision", "glm4v_moe_text", _GLM, tokens=_GLM_TOKENS
+    ),
     "Idefics3ForConditionalGeneration": TowerClass(
         "idefics3",
         "idefics3_vision",
@@ -81,16 +104,46 @@ CLASSES: dict[str, TowerClass] = {
         whole_rows="scale_factor projector.scale_factor",
         tokens={"image_token_id": "<image>"},
     ),
+    "Lfm2VlForConditionalGeneration": TowerClass(
+        "lfm2_vl",
+        "siglip2_vision_model",
+        rows=_SIGLIP,
+        constants={"vision_use_head": False},
+        whole_rows="downsample_factor projector.scale_factor",
+        tokens={"image_token_id": "<image>"},
+    ),
+    "Llama4ForConditionalGeneration": TowerClass(
+        "llama4",
+        "llama4_vision_model",
+        rows=_SIGLIP.replace("layer_norm_eps ", "norm_eps       "),
+        tokens={
+            "boi_token_index": "<|image_start|>",
+            "eoi_token_index": "<|image_end|>",
+            "image_token_index": "<|patch|>",
+        },
+    ),
     "LlavaForConditionalGeneration": TowerClass(
         "llava",
         "pixtral",
-        rows=_SIGLIP.replace("layer_norm_eps ", "rms_norm_eps   "),
+        rows=_PIXTRAL,
         whole={
             "multimodal_projector_bias": True,
             "projector_hidden_act": "gelu",
             "vision_feature_layer": -1,
             "vision_feature_select_strategy": "full",
         },
+        tokens={"image_token_index": "[IMG]"},
+    ),
+    "Mistral3ForConditionalGeneration": TowerClass(
+        "mistral3",
+        "pixtral",
+        rows=_PIXTRAL,
+        whole={
+            "multimodal_projector_bias": False,
+            "projector_hidden_act": "gelu",
+            "vision_feature_layer": -1,
+        },
+        whole_rows="spatial_merge_size spatial_merge_size",
         tokens={"image_token_index": "[IMG]"},
     ),
     "Qwen2VLForConditionalGeneration": TowerClass(
@@ -109,11 +162,16 @@ CLASSES: dict[str, TowerClass] = {
         lacks=("vision_config.window_size",),
     ),
     "Qwen3VLForConditionalGeneration": TowerClass(
-        "qwen3_vl",
-        "qwen3_vl",
-        "qwen3_vl_text",
-        _QWEN_OUT + "spatial_merge_size spatial_merge_size\n",
-        tokens=_QWEN_TOKENS,
+        "qwen3_vl", "qwen3_vl", "qwen3_vl_text", _QWEN3, tokens=_QWEN_TOKENS
+    ),
+    "Qwen3VLMoeForConditionalGeneration": TowerClass(
+        "qwen3_vl_moe", "qwen3_vl_moe", "qwen3_vl_moe_text", _QWEN3, tokens=_QWEN_TOKENS
+    ),
+    "Qwen3_5ForConditionalGeneration": TowerClass(
+        "qwen3_5", "qwen3_5", "qwen3_5_text", _QWEN3, tokens=_QWEN_TOKENS
+    ),
+    "Qwen3_5MoeForConditionalGeneration": TowerClass(
+        "qwen3_5_moe", "qwen3_5_moe", "qwen3_5_moe_text", _QWEN3, tokens=_QWEN_TOKENS
     ),
 }
 
@@ -122,25 +180,27 @@ _SHARED = ("torch_dtype", "dtype", "tie_word_embeddings")
 
 
 def with_tower(
-    architecture: str, text: Mapping[str, Any], metadata: Metadata, tokens: Sequence[str]
+    architecture: str,
+    text: Mapping[str, Any],
+    metadata: Metadata,
+    tokens: Sequence[str],
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> tuple[dict[str, Any], tuple[str, ...]]:
     """The configuration of text model and tower together, and a remark on what it does not say.
 
-    `metadata` are the tower's key/values, `tokens` the text model's.
+    `metadata` are the tower's key/values, `tokens` the text model's, `shapes` those of all tensors
+    by their names in the folder.
     """
     row = CLASSES[architecture]
     inner = {key: value for key, value in text.items() if key != "architectures"}
     inner["model_type"] = row.text_type or inner["model_type"]
     vision = {"model_type": row.tower_type, **_found(row.rows, metadata), **row.constants}
-    vision |= _derived(architecture, metadata)
+    vision |= _derived(row.tower_type, metadata, shapes)
     config: dict[str, Any] = {"architectures": [architecture], "model_type": row.model_type}
     config |= {key: text[key] for key in _SHARED if key in text}
     config |= row.whole
     config |= _found(row.whole_rows, metadata)
-    if architecture == "Gemma3ForConditionalGeneration":
-        config["mm_tokens_per_image"] = gemma3_tokens(
-            lambda key: int(metadata.get(_PREFIX + key, 0))
-        )
+    config |= _beside(row.model_type, metadata, shapes)
     config |= {key: tokens.index(word) for key, word in row.tokens.items() if word in tokens}
     absent = [key for key in row.tokens if key not in config]
     lacks = ", ".join((*absent, *row.lacks))
@@ -159,19 +219,32 @@ def _decimal(value: Any) -> Any:
     return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
-def _derived(architecture: str, metadata: Metadata) -> dict[str, Any]:
+def _derived(
+    tower: str, metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
     """Keys that follow from several, or from lists."""
 
     def get(key: str) -> int:
         return int(metadata.get(_PREFIX + key, 0) or 0)
 
-    if architecture == "Qwen2VLForConditionalGeneration":
-        return {"mlp_ratio": get("feed_forward_length") // max(1, get("embedding_length"))}
-    if architecture == "Qwen2_5_VLForConditionalGeneration":
+    if tower == "qwen2_vl":
+        inner = shapes.get("visual.blocks.0.mlp.fc1.weight")  # converters write another width
+        width = inner[0] if inner else get("feed_forward_length")
+        return {"mlp_ratio": width // max(1, get("embedding_length"))}
+    if tower == "qwen2_5_vl":
         every = get("n_wa_pattern")
         layers = range(every - 1, get("block_count"), every) if every else ()
         return {"fullatt_block_indexes": list(layers)}
-    if architecture == "Qwen3VLForConditionalGeneration":
+    if tower == "pixtral":
+        return {"hidden_act": "silu" if metadata.get("clip.use_silu") else "gelu"}
+    if tower == "siglip2_vision_model":
+        positions = shapes.get(
+            "model.vision_tower.vision_model.embeddings.position_embedding.weight"
+        )
+        return {"num_patches": positions[0]} if positions else {}
+    if tower == "llama4_vision_model":
+        return _llama4(get("projector.scale_factor"), shapes)
+    if tower.startswith("qwen3"):
         flags = metadata.get(f"{_PREFIX}is_deepstack_layers") or []
         side = get("image_size") // max(1, get("patch_size"))
         return {
@@ -179,3 +252,34 @@ def _derived(architecture: str, metadata: Metadata) -> dict[str, Any]:
             "num_position_embeddings": side * side,
         }
     return {}
+
+
+def _beside(
+    model_type: str, metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, Any]:
+    """Keys beside both blocks that follow from several, or from shapes."""
+    if model_type == "gemma3":
+        tokens = gemma3_tokens(lambda key: int(metadata.get(_PREFIX + key, 0)))
+        return {"mm_tokens_per_image": tokens}
+    projector = "model.multi_modal_projector."
+    inner = shapes.get(f"{projector}linear_1.weight")
+    if model_type != "lfm2_vl" or inner is None:
+        return {}
+    return {
+        "projector_bias": f"{projector}linear_1.bias" in shapes,
+        "projector_hidden_size": inner[0],
+        "projector_use_layernorm": f"{projector}layer_norm.weight" in shapes,
+    }
+
+
+def _llama4(factor: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
+    """Widths of the layers between tower and text model, and how patches are put together."""
+    found: dict[str, Any] = {"pixel_shuffle_ratio": 1 / factor} if factor else {}
+    for key, name, axis in (
+        ("projector_input_dim", "vision_model.vision_adapter.mlp.fc1.weight", 0),
+        ("projector_output_dim", "vision_model.vision_adapter.mlp.fc2.weight", 0),
+        ("vision_output_dim", "multi_modal_projector.linear_1.weight", 1),
+    ):
+        if name in shapes:
+            found[key] = shapes[name][axis]
+    return found

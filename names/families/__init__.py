@@ -32,4 +32,4 @@ def families() -> tuple[Family, ...]:
     found: list[Family] = []
     for name in MODULES:
         found += import_module(f"anamnesis.names.families.{name}").FAMILIES
-    return tuple(sorted(found, key=lambda f: (f.name, -len(f.has) - len(f.lacks))))
+    return tuple(sorted(found, key=lambda f: (f.name, -f.evidence)))

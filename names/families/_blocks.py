@@ -23,6 +23,15 @@ attn_v              self_attn.v_proj
 attn_output         self_attn.o_proj
 """
 
+PARTLY_TURNED = """
+attn_q              self_attn.q_proj      turned-part:heads
+attn_q              self_attn.q_proj      unturned-part:heads
+attn_k              self_attn.k_proj      turned-part:heads-kv
+attn_k              self_attn.k_proj      unturned-part:heads-kv
+attn_v              self_attn.v_proj
+attn_output         self_attn.o_proj
+"""
+
 QK_NORMS = """
 attn_q_norm         self_attn.q_norm
 attn_k_norm         self_attn.k_norm
@@ -77,6 +86,16 @@ ffn_gate_inp_shexp  mlp.shared_expert_gate
 ffn_gate_shexp      mlp.shared_expert.gate_proj
 ffn_up_shexp        mlp.shared_expert.up_proj
 ffn_down_shexp      mlp.shared_expert.down_proj
+"""
+
+# A layer that only predicts further tokens, after those of the model.
+NEXT_TOKENS = """
+nextn.eh_proj       eh_proj
+nextn.embed_tokens  embed_tokens
+nextn.enorm         enorm
+nextn.hnorm         hnorm
+nextn.shared_head_head shared_head.head
+nextn.shared_head_norm shared_head.norm
 """
 
 GATE_CORRECTION = """

@@ -7,8 +7,10 @@ from anamnesis.names.families._blocks import (
     EXPERTS,
     GATE_CORRECTION,
     MLP,
+    NEXT_TOKENS,
     NORMS,
     SHARED_EXPERTS,
+    SPARSE_EXPERTS,
     TOP,
 )
 from anamnesis.names.family import Family
@@ -28,6 +30,27 @@ attn_k_b.weight     self_attn.kv_b_proj.weight  (h +s) r -> h r s; h=heads s=key
 attn_v_b.weight     self_attn.kv_b_proj.weight  (h +s) r -> h s r; h=heads
 """
 
+_MIXTURE = NORMS + ATTENTION + _LATENT + _SPLIT + MLP + EXPERTS + SHARED_EXPERTS + GATE_CORRECTION
+
+# Kimi's linear attention, and its mixture, whose dense layers have other names.
+_KIMI = """
+ssm_a!              self_attn.A_log!         -exp
+ssm_beta            self_attn.b_proj
+ssm_dt.bias!        self_attn.dt_bias!
+ssm_f_a             self_attn.f_a_proj
+ssm_f_b             self_attn.f_b_proj
+ssm_g_a             self_attn.g_a_proj
+ssm_g_b             self_attn.g_b_proj
+ssm_conv1d_q.weight self_attn.q_conv1d.weight  c 1 k -> 1 c 1 k
+ssm_conv1d_k.weight self_attn.k_conv1d.weight  c 1 k -> 1 c 1 k
+ssm_conv1d_v.weight self_attn.v_conv1d.weight  c 1 k -> 1 c 1 k
+ssm_norm            self_attn.o_norm
+exp_probs_b.bias!   block_sparse_moe.gate.e_score_correction_bias!
+ffn_gate_shexp      block_sparse_moe.shared_experts.gate_proj
+ffn_up_shexp        block_sparse_moe.shared_experts.up_proj
+ffn_down_shexp      block_sparse_moe.shared_experts.down_proj
+"""
+
 FAMILIES = (
     Family(
         "deepseek2",
@@ -39,7 +62,28 @@ FAMILIES = (
             "YoutuForCausalLM",
         ),
         TOP,
-        NORMS + ATTENTION + _LATENT + _SPLIT + MLP + EXPERTS + SHARED_EXPERTS + GATE_CORRECTION,
+        _MIXTURE,
+    ),
+    Family(
+        "deepseek32",
+        ("deepseek32",),
+        ("DeepseekV32ForCausalLM",),
+        TOP,
+        _MIXTURE
+        + NEXT_TOKENS
+        + """
+indexer.attn_k      self_attn.indexer.wk
+indexer.attn_q_b    self_attn.indexer.wq_b
+indexer.k_norm      self_attn.indexer.k_norm
+indexer.proj        self_attn.indexer.weights_proj
+""",
+    ),
+    Family(
+        "kimi-linear",
+        ("kimi-linear",),
+        ("KimiLinearForCausalLM",),
+        TOP,
+        NORMS + ATTENTION + _LATENT + _SPLIT + MLP + SPARSE_EXPERTS + _KIMI,
     ),
     Family(
         "minicpm3",

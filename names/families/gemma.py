@@ -42,11 +42,6 @@ FAMILIES = (
         ("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"),
         plus_one(TOP),
         plus_one(SANDWICH_NORMS + QK_NORMS) + ATTENTION + MLP,
-        paths=(
-            ("model.", ""),
-            ("language_model.model.", "language_model."),
-            ("model.language_model.", ""),
-        ),
     ),
     Family(
         "gemma-embedding",
@@ -59,7 +54,7 @@ FAMILIES = (
     Family(
         "gemma3n",
         ("gemma3n",),
-        ("Gemma3nForCausalLM",),
+        ("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
         TOP
         + _PER_LAYER_TOP
         + """
@@ -103,6 +98,5 @@ post_ffw_norm_1            post_feedforward_layernorm_1
 post_ffw_norm_2            post_feedforward_layernorm_2
 pre_ffw_norm_2             pre_feedforward_layernorm_2
 """,
-        paths=(("model.", ""), ("model.language_model.", "")),
     ),
 )

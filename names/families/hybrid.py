@@ -134,7 +134,7 @@ ffn_norm!           pre_ff_layernorm.weight
         ("GraniteMoeHybridForCausalLM",),
         TOP,
         _HYBRID_ATTENTION + DENSE_LINEAR + "ffn_norm post_attention_layernorm\n",
-        one_way=True,
+        one_way="to-gguf",
     ),
     Family(
         "granite-attention-moe",
@@ -142,7 +142,7 @@ ffn_norm!           pre_ff_layernorm.weight
         ("GraniteMoeHybridForCausalLM",),
         TOP,
         _HYBRID_ATTENTION + INPUT_LINEAR + SHARED_LINEAR + "ffn_norm post_attention_layernorm\n",
-        one_way=True,
+        one_way="to-gguf",
     ),
     Family(
         "granitehybrid",
@@ -181,7 +181,13 @@ ffn_up_exps         feed_forward.experts.{x}.up_proj
 ffn_down_exps       feed_forward.experts.{x}.down_proj
 """,
     ),
-    Family("lfm2", ("lfm2",), ("Lfm2ForCausalLM", "Lfm2Model"), _LFM2_TOP, _SHORT_CONVOLUTION),
+    Family(
+        "lfm2",
+        ("lfm2",),
+        ("Lfm2ForCausalLM", "LFM2ForCausalLM", "Lfm2Model", "Lfm2VlForConditionalGeneration"),
+        _LFM2_TOP,
+        _SHORT_CONVOLUTION,
+    ),
     Family(
         "lfm2moe",
         ("lfm2moe",),

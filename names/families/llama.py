@@ -6,6 +6,7 @@ from anamnesis.names.families._blocks import (
     ATTENTION,
     MLP,
     NORMS,
+    PARTLY_TURNED,
     POST_NORMS,
     QK_NORMS,
     ROPED_ATTENTION,
@@ -16,13 +17,15 @@ from anamnesis.names.families._blocks import (
 from anamnesis.names.family import Family
 
 _PLAIN = ATTENTION + MLP + NORMS
+_GLM4 = """
+attn_norm           input_layernorm
+post_attention_norm post_self_attn_layernorm
+ffn_norm            post_attention_layernorm
+post_ffw_norm       post_mlp_layernorm
+ffn_up              mlp.gate_up_proj
+ffn_down            mlp.down_proj
+"""
 _ROPED = ROPED_ATTENTION + MLP + NORMS
-_INSIDE = (
-    ("model.", ""),
-    ("language_model.model.", "language_model."),
-    ("model.language_model.", ""),
-    ("model.text_model.", ""),
-)
 
 FAMILIES = (
     Family(
@@ -110,15 +113,15 @@ ffn_down            mlp.c_proj
         ("glm4",),
         ("Glm4ForCausalLM",),
         TOP,
-        ATTENTION
-        + """
-attn_norm           input_layernorm
-post_attention_norm post_self_attn_layernorm
-ffn_norm            post_attention_layernorm
-post_ffw_norm       post_mlp_layernorm
-ffn_up              mlp.gate_up_proj
-ffn_down            mlp.down_proj
-""",
+        ATTENTION + _GLM4,
+    ),
+    Family(
+        "glm4v",
+        ("glm4",),
+        ("Glm4vForConditionalGeneration",),
+        TOP,
+        PARTLY_TURNED + _GLM4,
+        said=("rope.dimension_sections",),
     ),
     Family("granite", ("granite",), ("GraniteForCausalLM",), TOP, _ROPED),
     Family(
@@ -165,6 +168,8 @@ ffn_up              feed_forward.w3
             "MistralForCausalLM",
             "InternLM3ForCausalLM",
             "LLaMAForCausalLM",
+            "VLlama3ForCausalLM",
+            "IQuestCoderForCausalLM",
             "LlavaForConditionalGeneration",
             "Idefics3ForConditionalGeneration",
             "SmolVLMForConditionalGeneration",
@@ -172,7 +177,6 @@ ffn_up              feed_forward.w3
         TOP,
         _ROPED,
         lacks=("blk.0.ffn_gate_exps.weight",),
-        paths=_INSIDE,
     ),
     Family("minicpm", ("minicpm",), ("MiniCPMForCausalLM",), TOP, _ROPED),
     Family(
@@ -181,7 +185,6 @@ ffn_up              feed_forward.w3
         ("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
         TOP,
         _ROPED,
-        paths=_INSIDE,
     ),
     Family(
         "mixtral",

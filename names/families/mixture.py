@@ -7,6 +7,7 @@ from anamnesis.names.families._blocks import (
     EXPERTS,
     GATE_CORRECTION,
     MLP,
+    NEXT_TOKENS,
     NORMS,
     QK_NORMS,
     ROPED_ATTENTION,
@@ -132,7 +133,7 @@ exp_probs_b.bias!   mlp.e_score_correction_bias!
     Family(
         "glm4moe",
         ("glm4moe",),
-        ("Glm4MoeForCausalLM", "SolarOpenForCausalLM"),
+        ("Glm4MoeForCausalLM", "SolarOpenForCausalLM", "Glm4vMoeForConditionalGeneration"),
         TOP,
         ATTENTION
         + QK_NORMS
@@ -140,6 +141,7 @@ exp_probs_b.bias!   mlp.e_score_correction_bias!
         + EXPERTS
         + SHARED_EXPERTS
         + GATE_CORRECTION
+        + NEXT_TOKENS
         + """
 attn_norm           input_layernorm
 post_attention_norm post_attention_layernorm
@@ -172,9 +174,28 @@ ffn_down_exps.bias  mlp.experts.down_proj_bias!
         NORMS + ROPED_ATTENTION + INPUT_LINEAR + SHARED_LINEAR,
     ),
     Family(
+        "hunyuan-moe",
+        ("hunyuan-moe",),
+        ("HunYuanMoEV1ForCausalLM",),
+        TOP,
+        NORMS
+        + ATTENTION
+        + """
+attn_q_norm         self_attn.query_layernorm
+attn_k_norm         self_attn.key_layernorm
+ffn_gate_inp        mlp.gate.wg
+ffn_gate_exps       mlp.experts.{x}.gate_proj
+ffn_up_exps         mlp.experts.{x}.up_proj
+ffn_down_exps       mlp.experts.{x}.down_proj
+ffn_gate_shexp      mlp.shared_mlp.gate_proj
+ffn_up_shexp        mlp.shared_mlp.up_proj
+ffn_down_shexp      mlp.shared_mlp.down_proj
+""",
+    ),
+    Family(
         "llama4",
         ("llama4",),
-        ("Llama4ForCausalLM",),
+        ("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         TOP,
         NORMS
         + ATTENTION

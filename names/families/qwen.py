@@ -47,8 +47,6 @@ ssm_norm            linear_attn.norm
 ssm_out.weight      linear_attn.out_proj.weight  columns:ssm-groups,ssm-v-per-k,ssm-value-dim
 """
 
-_INSIDE = (("model.", ""), ("model.language_model.", ""))
-
 FAMILIES = (
     Family("qwen2", ("qwen2",), ("Qwen2ForCausalLM", "Qwen2Model"), TOP, ATTENTION + MLP + NORMS),
     Family(
@@ -64,7 +62,6 @@ FAMILIES = (
         ("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"),
         TOP,
         ATTENTION + MLP + NORMS,
-        paths=_INSIDE,
     ),
     Family(
         "qwen3",
@@ -79,7 +76,6 @@ FAMILIES = (
         ("Qwen3_5ForCausalLM", "Qwen3_5ForConditionalGeneration"),
         plus_one(TOP),
         plus_one(_ATTENTION_NORMS + QK_NORMS) + ATTENTION + MLP + _TILED,
-        paths=_INSIDE,
     ),
     Family(
         "qwen35moe",
@@ -87,7 +83,6 @@ FAMILIES = (
         ("Qwen3_5MoeForCausalLM", "Qwen3_5MoeForConditionalGeneration"),
         plus_one(TOP),
         plus_one(_ATTENTION_NORMS + QK_NORMS) + ATTENTION + EXPERTS + SHARED_EXPERT + _TILED,
-        paths=_INSIDE,
     ),
     Family(
         "qwen3moe",
@@ -109,6 +104,29 @@ FAMILIES = (
         ("Qwen3VLForConditionalGeneration",),
         TOP,
         ATTENTION + QK_NORMS + MLP + NORMS,
-        paths=(("model.", ""), ("model.language_model.", "")),
+    ),
+    # The text model alone is a Qwen3-MoE, whose experts are stored one by one.
+    Family(
+        "qwen3moe-of-vl",
+        ("qwen3vlmoe",),
+        ("Qwen3MoeForCausalLM",),
+        TOP,
+        ATTENTION + QK_NORMS + MLP + NORMS + EXPERTS,
+        one_way="to-hf",
+    ),
+    Family(
+        "qwen3vlmoe",
+        ("qwen3vlmoe",),
+        ("Qwen3VLMoeForConditionalGeneration",),
+        TOP,
+        ATTENTION
+        + QK_NORMS
+        + NORMS
+        + """
+ffn_gate_inp        mlp.gate
+ffn_gate_exps.weight mlp.experts.gate_up_proj!  e c +f -> e f c; c=embedding_length
+ffn_up_exps.weight  mlp.experts.gate_up_proj!  e c +f -> e f c; c=embedding_length
+ffn_down_exps.weight mlp.experts.down_proj!     e f c -> e c f; c=embedding_length
+""",
     ),
 )

@@ -56,7 +56,11 @@ FAMILIES = (
     Family(
         "t5",
         ("t5",),
-        ("T5ForConditionalGeneration",),
+        (
+            "T5ForConditionalGeneration",
+            "MT5ForConditionalGeneration",
+            "UMT5ForConditionalGeneration",
+        ),
         _TOP + _ENCODER + _DECODER + _gated("enc", "encoder", 1) + _gated("dec", "decoder", 2),
         has=_GATE,
     ),

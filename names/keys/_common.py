@@ -60,6 +60,13 @@ PREFIX = "tokenizer.ggml.add_space_prefix tokenizer_config.add_prefix_space\n"
 LLAMA = COMMON + VOCABULARY + WIDTH + PREFIX
 
 WINDOW = "attention.sliding_window sliding_window\n"
+# Hunyuan's scaling by `alpha`, which is one of the base alone, whatever context it says.
+ALPHA = """
+context_length           @when:dynamic,262144|max_position_embeddings
+rope.scaling.type        @when:dynamic/xdrope,"none"|@scaling-type
+rope.scaling.factor      @when:dynamic/xdrope,1|@scaled:factor
+rope.scaling.original_context_length @when:dynamic,262144|@yarn:original_max_position_embeddings
+"""
 PATTERN = "attention.sliding_window_pattern @windowed\n"
 UNSCALED = 'rope.scaling.type ="none"\n'
 EXPERT_SIZE = "expert_feed_forward_length moe_intermediate_size\n"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anamnesis.names.keys import Keys
 from anamnesis.names.keys._common import (
+    ALPHA,
     BASE,
     COMMON,
     EPSILON,
@@ -53,6 +54,7 @@ KEYS = (
         (
             "ApertusForCausalLM",
             "ArceeForCausalLM",
+            "IQuestCoderForCausalLM",
             "Idefics3ForConditionalGeneration",
             "LLaMAForCausalLM",
             "LlamaForCausalLM",
@@ -61,6 +63,7 @@ KEYS = (
             "MistralForCausalLM",
             "SmolLM3ForCausalLM",
             "SmolVLMForConditionalGeneration",
+            "VLlama3ForCausalLM",
         ),
         LLAMA,
         _LLAMA3,
@@ -139,7 +142,7 @@ attention.head_count_kv  num_kv_heads|n_head_kv|=1
 """,
     ),
     Keys(
-        ("Glm4ForCausalLM",),
+        ("Glm4ForCausalLM", "Glm4vForConditionalGeneration"),
         COMMON + "rope.dimension_count @turned:0.5\n",
         tokens={
             "eos": "<|endoftext|>",
@@ -166,7 +169,12 @@ use_parallel_residual    use_parallel_residual|=true
     Keys(("GraniteForCausalLM",), LLAMA + _GRANITE, _LLAMA3),
     Keys(
         ("HunYuanDenseV1ForCausalLM",),
-        COMMON + "tokenizer.ggml.eos_token_id eod_token_id\n",
+        COMMON
+        + ALPHA
+        + """
+rope.freq_base           @alpha-base:50|@rope:rope_theta
+tokenizer.ggml.eos_token_id eod_token_id
+""",
         head="untied",
     ),
     Keys(
@@ -193,7 +201,7 @@ logit_scale              @ratio:hidden_size,dim_model_base
         _LONG,
     ),
     Keys(
-        ("Ministral3ForCausalLM",),
+        ("Ministral3ForCausalLM", "Mistral3ForConditionalGeneration"),
         LLAMA
         + """
 rope.scaling.yarn_log_multiplier @rope:mscale_all_dim

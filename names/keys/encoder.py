@@ -71,7 +71,11 @@ attention.layer_norm_epsilon =1e-12
         vocabulary="fairseq",
     ),
     Keys(
-        ("T5ForConditionalGeneration",),
+        (
+            "MT5ForConditionalGeneration",
+            "T5ForConditionalGeneration",
+            "UMT5ForConditionalGeneration",
+        ),
         _T5_ENCODER
         + """
 decoder_block_count      num_decoder_layers

@@ -49,7 +49,7 @@ final_logit_softcapping  final_logit_softcapping
     Keys(("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"), _GEMMA3),
     Keys(("Gemma3TextModel",), _GEMMA3 + POOLING + WINDOW),
     Keys(
-        ("Gemma3nForCausalLM",),
+        ("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
         _GEMMA3
         + PATTERN
         + """

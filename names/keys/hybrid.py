@@ -95,7 +95,10 @@ ssm.state_size           mamba_d_state|=128
 ssm.time_step_rank       @ssm-heads
 """,
     ),
-    Keys(("Lfm2ForCausalLM", "Lfm2Model"), _SHORT),
+    Keys(
+        ("LFM2ForCausalLM", "Lfm2ForCausalLM", "Lfm2Model", "Lfm2VlForConditionalGeneration"),
+        _SHORT,
+    ),
     Keys(
         ("Lfm2MoeForCausalLM",),
         _SHORT + EXPERT_SIZE + SIGMOID + "leading_dense_block_count num_dense_layers\n",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anamnesis.names.keys import Keys
 from anamnesis.names.keys._common import (
+    ALPHA,
     COMMON,
     EXPERT_SIZE,
     LLAMA,
@@ -109,6 +110,16 @@ attention.layer_norm_epsilon =1e-5
         _LATENT,
         head="untied",
     ),
+    Keys(
+        ("DeepseekV32ForCausalLM",),
+        _LATENT
+        + NEXT
+        + """
+attention.indexer.head_count index_n_heads
+attention.indexer.key_length index_head_dim
+attention.indexer.top_k  index_topk
+""",
+    ),
     Keys(("Dots1ForCausalLM",), COMMON + ROUTED),
     Keys(
         ("Ernie4_5_MoeForCausalLM",),
@@ -143,7 +154,7 @@ leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
         ("llama3",),
     ),
     Keys(
-        ("Glm4MoeForCausalLM",),
+        ("Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"),
         COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @turned:0.5\n",
         tokens=_GLM,
     ),
@@ -154,7 +165,39 @@ leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
     ),
     Keys(("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"), GRANITE_MOE, ("llama3",)),
     Keys(
-        ("Llama4ForCausalLM",),
+        ("HunYuanMoEV1ForCausalLM",),
+        COMMON
+        + ALPHA
+        + """
+rope.freq_base           @alpha-base:1000|@rope:rope_theta
+expert_shared_feed_forward_length intermediate_size
+expert_feed_forward_length moe_intermediate_size.0|moe_intermediate_size|intermediate_size
+expert_used_count        moe_topk.0|moe_topk
+expert_shared_count      num_shared_expert.0|num_shared_expert|=1
+""",
+        head="untied",
+    ),
+    Keys(
+        ("KimiLinearForCausalLM",),
+        _LATENT
+        + """
+attention.head_count_kv  @kimi-heads
+attention.kv_lora_rank   kv_lora_rank
+attention.value_length   head_dim
+expert_count             num_experts
+expert_used_count        num_experts_per_token
+expert_group_count       -
+expert_gating_func       -
+expert_shared_count      num_shared_experts
+expert_weights_norm      -
+rope.freq_base           -
+rope.scaling.yarn_log_multiplier -
+ssm.conv_kernel          linear_attn_config.short_conv_kernel_size
+kda.head_dim             linear_attn_config.head_dim
+""",
+    ),
+    Keys(
+        ("Llama4ForCausalLM", "Llama4ForConditionalGeneration"),
         LLAMA
         + """
 feed_forward_length      intermediate_size_mlp

@@ -19,6 +19,7 @@ full_attention_interval  full_attention_interval|=4
 rope.dimension_count     @turned:0.25
 """
 )
+_DEEPSTACK = "n_deepstack_layers @count:vision_config.deepstack_visual_indexes\n"
 _SECTIONS = "rope.dimension_sections @sections|=[11,11,10,0]\n"
 
 KEYS = (
@@ -30,8 +31,12 @@ KEYS = (
     Keys(("Qwen2VLForConditionalGeneration", "Qwen2_5_VLForConditionalGeneration"), COMMON),
     Keys(("Qwen3NextForCausalLM",), _LINEAR),
     Keys(
+        ("Qwen3VLMoeForConditionalGeneration",),
+        COMMON + EXPERT_SIZE + SHARED_SIZE + _DEEPSTACK,
+    ),
+    Keys(
         ("Qwen3VLForConditionalGeneration",),
-        COMMON + "n_deepstack_layers @count:vision_config.deepstack_visual_indexes\n",
+        COMMON + _DEEPSTACK,
     ),
     Keys(
         (

@@ -66,6 +66,9 @@ ssm_conv1d I C                ssm_d M 1                     ssm_dt I T
 ssm_dt_norm T                 ssm_in 2I H                   ssm_norm G H
 ssm_out H I                   ssm_x T I                     token_embd V H
 token_types 2 H
+indexer.attn_k S H            indexer.attn_q_b NS Q         indexer.proj N H
+ssm_f_a D H                   ssm_f_b ND D                  ssm_g_a D H
+ssm_g_b ND D
 """
 _ENTRIES = re.findall(r"([a-z]\S*) ((?:[A-Z1-9+]+ ?)+)", _SHAPES)
 SHAPES = {name: tuple(dims.split()) for name, dims in _ENTRIES}
@@ -79,6 +82,13 @@ _LINEAR = {
 _MAMBA = {"ssm_a": ("I", "S"), "ssm_d": ("I",), "ssm_dt.bias": ("I",), "ssm_norm": ("I",)}
 FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
     "jamba": _MAMBA,
+    "kimi-linear": {
+        "ssm_a": ("1", "1", "N", "1"),
+        "ssm_beta": ("N", "H"),
+        **{f"ssm_conv1d_{letter}": ("1", "ND", "1", "C") for letter in "qkv"},
+        "ssm_dt.bias": ("ND",),
+        "ssm_norm": ("D",),
+    },
     "mamba": _MAMBA,
     # gates, values, keys and queries of two groups, and a step each head
     "falcon-h1": {"ssm_in": ("2I+2GS+M", "H"), "ffn_norm": ("H",)},
@@ -138,8 +148,12 @@ OTHERS: dict[str, dict[str, Any]] = {
     "FalconMambaForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "FalconH1ForCausalLM": {"mamba_d_ssm": 64, "mamba_d_head": 8},
     "GPTNeoXForCausalLM": MANY,
+    "Glm4vForConditionalGeneration": {"rope_parameters": {"mrope_section": [1, 1, 0]}},
     "Gemma4ForCausalLM": _GEMMA4,
     "Gemma4ForConditionalGeneration": _GEMMA4,
+    "KimiLinearForCausalLM": {
+        "linear_attn_config": {"full_attn_layers": [1], "head_dim": 8, "num_heads": 4}
+    },
     "MambaForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "Mamba2ForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "NomicBertModel": {"n_positions": 2048},
@@ -163,6 +177,8 @@ def shapes(family: Family, kv_heads: int) -> dict[str, tuple[int, ...]]:
     for row in family.rows:
         gguf = row.gguf.replace("{i}", "0")
         if gguf.rpartition(".")[0] in family.arrays:  # among the key/values
+            continue
+        if ".nextn." in gguf:  # of a layer that the model itself does not have
             continue
         whole = row.hf in parts and row.pattern.hf.join < 0  # files have one or the other
         weight = gguf.endswith(".weight") or "." not in gguf.removeprefix("blk.0.")

@@ -31,13 +31,18 @@ def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) 
     return path
 
 
-def model(folder: Path, projector: str, tensors: dict[str, Any], **keys: Any) -> Path:
-    """A Qwen2-VL's text model of one tensor, and a tower of that projector beside it."""
+def model(
+    folder: Path, projector: str, tensors: dict[str, Any], text: str = "qwen2vl", **keys: Any
+) -> Path:
+    """A text model of one tensor, usually Qwen2-VL's, and a tower of that projector beside it."""
     sizes = {"embedding_length": 8, "block_count": 3, "feed_forward_length": 32, "patch_size": 4}
     sizes |= {"attention.head_count": 2, "projection_dim": 6, "image_size": 16} | keys
     settings = {"clip.projector_type": projector}
     settings |= {f"clip.vision.{key}": value for key, value in sizes.items()}
     write(folder / "mmproj-model.gguf", "clip", settings, tensors)
-    text = {"tokenizer.ggml.tokens": ["a", "<|image_pad|>", "<|vision_end|>"]}
-    text["qwen2vl.rope.dimension_sections"] = [2, 3, 3, 0]  # type: ignore[assignment]
-    return write(folder / "model.gguf", "qwen2vl", text, {"output_norm.weight": numbers(8)})
+    words: dict[str, Any] = {"tokenizer.ggml.tokens": ["a", "<|image_pad|>", "<|vision_end|>"]}
+    words[f"{text}.embedding_length"] = 8
+    words[f"{text}.attention.head_count"] = 2
+    words[f"{text}.rope.dimension_sections"] = [2, 3, 3, 0]
+    norm = "token_embd_norm.weight" if text == "lfm2" else "output_norm.weight"
+    return write(folder / "model.gguf", text, words, {norm: numbers(8)})

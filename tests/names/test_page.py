@@ -51,10 +51,11 @@ def tables() -> dict[str, str]:
         names = ", ".join(f"`{name}`" for name in family.gguf)
         classes = ", ".join(f"`{name}`" for name in family.architectures)
         rows.append(f"| {names} | {classes} | {changes(family.rows)} |")
-    towers = ["| projector | class | besides names |", "|---|---|---|"]
+    towers = ["| projector | classes | besides names |", "|---|---|---|"]
     for tower in TOWERS:
         kinds = ", ".join(f"`{name}`" for name in tower.projectors)
-        towers.append(f"| {kinds} | `{tower.architecture}` | {changes(tower.rows)} |")
+        classes = ", ".join(f"`{name}`" for name in tower.classes)
+        towers.append(f"| {kinds} | {classes} | {changes(tower.rows)} |")
     lacks = ["| class | what a GGUF does not say, and what is taken |", "|---|---|"]
     absent = ["| class | instead |", "|---|---|"]
     for name, row in CLASSES.items():

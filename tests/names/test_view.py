@@ -91,6 +91,45 @@ def test_heads_rows_come_back_whatever_the_window_is(
     assert np.array_equal(found[f"{prefix}q_proj.bias"], bias)
 
 
+@pytest.mark.parametrize("window", [64, 2 << 20])
+def test_a_part_of_each_head_is_turned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int
+) -> None:
+    """GLM-4V: neighbours of the first half of a head's rows lie apart, evens before odds."""
+    monkeypatch.setattr(plan, "WINDOW_BYTES", window)
+    q, bias = values(32, 24), values(32)
+    order = [8 * head + row for head in range(4) for row in (0, 2, 1, 3, 4, 5, 6, 7)]
+    tensors = {"blk.0.attn_q.weight": q[order], "blk.0.attn_q.bias": bias[order]}
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "glm4")
+    writer.add_head_count(4)
+    writer.add_rope_dimension_count(4)
+    writer.add_rope_dimension_sections([2, 1, 1, 0])
+    for name, array in tensors.items():
+        writer.add_tensor(name, array)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    found = through(tmp_path / "m.gguf", tmp_path / "out", names="hf")
+    assert np.array_equal(found["model.layers.0.self_attn.q_proj.weight"], q)
+    assert np.array_equal(found["model.layers.0.self_attn.q_proj.bias"], bias)
+
+
+def test_more_heads_than_any_model_has_are_refused(tmp_path: Path) -> None:
+    """Each is a record of its own."""
+    writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "glm4")
+    writer.add_head_count(5000)
+    writer.add_rope_dimension_count(2)
+    writer.add_rope_dimension_sections([1, 0, 0, 0])
+    writer.add_tensor("blk.0.attn_q.weight", np.zeros((20000, 1), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(FormatError, match="found 5000 groups of rows; at most 4096"):
+        through(tmp_path / "m.gguf", tmp_path / "out", names="hf")
+
+
 @pytest.mark.parametrize("window", [48, 2 << 20])
 def test_transposes_and_interleaved_parts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, window: int

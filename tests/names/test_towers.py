@@ -1,0 +1,148 @@
+"""Every tower there and back, and the class of the whole, which its text model decides."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from towers import model, numbers
+
+import anamnesis
+from anamnesis.names.vision import TOWERS, Tower
+
+gguf = pytest.importorskip("gguf")
+
+TEXTS = {
+    "Gemma3ForConditionalGeneration": "gemma3",
+    "Glm4vForConditionalGeneration": "glm4",
+    "Idefics3ForConditionalGeneration": "llama",
+    "Lfm2VlForConditionalGeneration": "lfm2",
+    "Llama4ForConditionalGeneration": "llama4",
+    "LlavaForConditionalGeneration": "llama",
+    "Qwen2VLForConditionalGeneration": "qwen2vl",
+    "Qwen2_5_VLForConditionalGeneration": "qwen2vl",
+    "Qwen3VLForConditionalGeneration": "qwen3vl",
+}
+SIZES: dict[str, Any] = {
+    "block_count": 1,
+    "attention.layer_norm_epsilon": 1e-6,
+    "image_mean": [0.5, 0.5, 0.5],
+    "image_std": [0.25, 0.25, 0.25],
+    "is_deepstack_layers": [True],
+    "n_wa_pattern": 1,
+    "projector.scale_factor": 2,
+    "spatial_merge_size": 2,
+}
+FLAT = {"v.patch_embd.weight": (8, 3 * 4 * 4)}
+SHAPES = {
+    "Lfm2VlForConditionalGeneration": {"v.patch_embd.weight": (8, 3, 16, 16)},
+    "Llama4ForConditionalGeneration": FLAT | {"v.class_embd": (8,)},
+}
+
+
+def tensors(tower: Tower) -> dict[str, Any]:
+    """One of every tensor of a tower with one layer: weights are matrices, but for norms."""
+    found = {}
+    for row in tower.rows:
+        name = row.gguf.replace("{i}", "0")
+        stem = name.removesuffix(".weight").removesuffix(".bias")
+        shape: tuple[int, ...] = (8, 8)
+        if name.endswith(".bias") or re.search(r"norm|ln\d?$|_ln$", stem):
+            shape = (8,)
+        elif stem.startswith("v.patch_embd"):
+            shape = (8, 3, 4, 4)
+        shape = SHAPES.get(tower.architecture, {}).get(name, shape)
+        found[name] = np.round(numbers(*shape) * 64) / 64
+    return found
+
+
+@pytest.mark.parametrize("tower", TOWERS, ids=lambda tower: tower.projectors[0])
+def test_a_tower_there_and_back_is_itself(tower: Tower, tmp_path: Path) -> None:
+    before = tensors(tower)
+    source = model(tmp_path, tower.projectors[0], before, TEXTS[tower.architecture], **SIZES)
+    anamnesis.convert(source, tmp_path / "hf", to="hf", dtype="f32")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["architectures"] == [tower.architecture]
+    out = tmp_path / "back.gguf"
+    anamnesis.convert(tmp_path / "hf", out, to="gguf", names="mmproj", dtype="f32")
+    reader = gguf.GGUFReader(str(out))
+    after = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
+    assert after.keys() == before.keys()
+    for name, array in before.items():
+        assert np.array_equal(after[name].reshape(array.shape), array), name
+    first = gguf.GGUFReader(str(tmp_path / "mmproj-model.gguf"))
+    for key in ("embedding_length", "block_count", "attention.head_count"):
+        name = f"clip.vision.{key}"
+        assert reader.fields[name].contents() == first.fields[name].contents(), name
+
+
+@pytest.mark.parametrize(
+    ("text", "projector", "expected", "kind"),
+    [
+        ("mistral3", "pixtral", "Mistral3ForConditionalGeneration", "mistral"),
+        ("qwen35", "qwen3vl_merger", "Qwen3_5ForConditionalGeneration", "qwen3_5_text"),
+        ("qwen35moe", "qwen3vl_merger", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text"),
+        ("qwen3vl", "qwen3vl_merger", "Qwen3VLForConditionalGeneration", "qwen3_vl_text"),
+        ("qwen3vlmoe", "qwen3vl_merger", "Qwen3VLMoeForConditionalGeneration", "qwen3_vl_moe_text"),
+    ],
+)
+def test_the_text_model_decides_the_class(
+    text: str, projector: str, expected: str, kind: str, tmp_path: Path
+) -> None:
+    tower = {"v.patch_embd.bias": numbers(8)} if text != "mistral3" else {"mm.1.bias": numbers(8)}
+    source = model(tmp_path, projector, tower, text)
+    anamnesis.convert(source, tmp_path / "hf", to="hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["architectures"] == [expected]
+    assert config["text_config"]["model_type"] == kind
+    processor = json.loads((tmp_path / "hf" / "processor_config.json").read_text())
+    assert processor["processor_class"] in ("PixtralProcessor", "Qwen3VLProcessor")
+
+
+def test_glm_s_mixture_has_the_same_tower() -> None:
+    (tower,) = (tower for tower in TOWERS if tower.projectors == ("glm4v",))
+    assert tower.whole("Glm4MoeForCausalLM") == "Glm4vMoeForConditionalGeneration"
+    assert tower.whole("Glm4ForCausalLM") == "Glm4vForConditionalGeneration"
+
+
+def test_qwen2_s_width_inside_is_that_of_its_tensors(tmp_path: Path) -> None:
+    """Converters write the text model's width where the feed-forward's belongs."""
+    tower = {"v.blk.0.ffn_up.weight": numbers(32, 8)}
+    source = model(tmp_path, "qwen2vl_merger", tower, feed_forward_length=6)
+    anamnesis.convert(source, tmp_path / "hf", to="hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["vision_config"]["mlp_ratio"] == 4
+
+
+def test_experts_of_qwen3_vl_alone_are_those_of_qwen3(tmp_path: Path) -> None:
+    """Beside a tower they are two stacks, `[experts, in, out]`; alone a matrix each."""
+    from safetensors.numpy import load_file
+
+    writer = gguf.GGUFWriter(str(tmp_path / "model.gguf"), "qwen3vlmoe")
+    writer.add_embedding_length(8)
+    gate, down = numbers(2, 3, 8), numbers(2, 8, 3)
+    writer.add_tensor("blk.0.ffn_gate_exps.weight", gate)
+    writer.add_tensor("blk.0.ffn_up_exps.weight", gate + 1)
+    writer.add_tensor("blk.0.ffn_down_exps.weight", down)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    source, prefix = tmp_path / "model.gguf", "layers.0.mlp.experts."
+    anamnesis.convert(source, tmp_path / "alone", to="hf", dtype="f32")
+    alone = load_file(tmp_path / "alone" / "model.safetensors")
+    assert np.array_equal(alone[f"model.{prefix}1.up_proj.weight"], gate[1] + 1)
+    tower = tmp_path / "mmproj-model.gguf"
+    (tmp_path / "other").mkdir()
+    model(tmp_path / "other", "qwen3vl_merger", {"v.patch_embd.bias": numbers(8)})
+    (tmp_path / "other" / "mmproj-model.gguf").rename(tower)
+    anamnesis.convert(source, tmp_path / "beside", to="hf", dtype="f32")
+    beside = load_file(tmp_path / "beside" / "model.safetensors")
+    stack = beside[f"model.language_model.{prefix}gate_up_proj"]
+    assert np.array_equal(stack, np.concatenate((gate, gate + 1), 1).swapaxes(1, 2))
+    found = beside[f"model.language_model.{prefix}down_proj"]
+    assert np.array_equal(found, down.swapaxes(1, 2))
