@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import resource
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -143,6 +143,13 @@ def take_turns(
         "command": command,
         "floor, own process": lambda: commands.floor(path, out, threads, startup),
     }
+    return repeated(works, out, repeat)
+
+
+def repeated(
+    works: Mapping[str, Callable[[], dict[str, float]]], out: Path, repeat: int
+) -> dict[str, list[dict[str, float]]]:
+    """What works that write `out` give in turn, so many times after one that does not count."""
     found: dict[str, list[dict[str, float]]] = {work: [] for work in works}
     for repetition in range(repeat + 1):
         for name, work in works.items():

@@ -24,7 +24,7 @@ import anamnesis
 from anamnesis.limits import GiB, MiB
 from benchmarks import commands
 from benchmarks.cases import CASES
-from benchmarks.end_to_end import COLUMNS, ROWS, undisturbed
+from benchmarks.end_to_end import COLUMNS, ROWS, repeated
 from benchmarks.measure import Neighbours, Times, keep, scratch, timed
 from benchmarks.models import write_model
 
@@ -115,12 +115,7 @@ def measure(file: File, path: Path, out: Path, repeat: int) -> dict[str, Any]:
         "loop": loop,
         "command": lambda: commands.remember(path, out, THREADS),
     }
-    found: dict[str, list[dict[str, float]]] = {work: [] for work in works}
-    for repetition in range(repeat + 1):
-        for name, work in works.items():
-            one = undisturbed(work, out)
-            if repetition:
-                found[name].append(one)
+    found = repeated(works, out, repeat)
     times = {name: Times.of([one["wall"] for one in many]) for name, many in found.items()}
     return {
         "name": file.name,

@@ -68,7 +68,7 @@ def fp8(encoding: str, per: str, rows: int, columns: int) -> Layer:
 
 # GGUF: random blocks with ordinary scales. Where a block keeps them, bytes from its start, for
 # those that do not begin with one binary16.
-_F16_AT = {
+F16_AT = {
     "gguf-q2-k": (80, 82),
     "gguf-q3-k": (108,),
     "gguf-q4-1": (0, 2),
@@ -97,7 +97,7 @@ def gguf(encoding: str, rows: int, columns: int) -> Layer:
     elif encoding == "gguf-iq1-m":
         blocks[:, _IQ1_M_EXPONENT] = blocks[:, _IQ1_M_EXPONENT] & 0x0F | 0x20
     else:
-        for at in _F16_AT.get(encoding, (0,)):
+        for at in F16_AT.get(encoding, (0,)):
             blocks[:, at : at + 2] = scales
     dtype = encoding.removeprefix("gguf-").upper().replace("-", "_")
     entries = [_weight(dtype, blocks, (rows, columns))]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from anamnesis.errors import UsageError
 from anamnesis.kernels.encoders import ENCODERS
+from anamnesis.pipeline.mixtures import EMBEDDINGS
 from anamnesis.readers.gguf_types import STRING, KeyValue
 from anamnesis.readers.imatrix_entry import Entry, Imatrix
 from anamnesis.readers.source import public_name
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
 
 _UINT32 = 4
 _TEXT_BYTES = 127  # of a text that llama.cpp writes
-_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _FLAG = "--imatrix (output.imatrix)"
 
 
@@ -66,7 +66,7 @@ def weights_of(imatrix: Imatrix, name: str, shape: tuple[int, ...]) -> Weights |
     wanted = shape[-1] * math.prod(shape[:-2])
     if entry.count == wanted and len(shape) > 1:
         return Weights(entry, shape[-1], imatrix.digest)
-    if name in _EMBEDDINGS:
+    if name in EMBEDDINGS:
         return None
     raise UsageError(
         f"{imatrix.path}: importance matrix: {name!r:.200} has {entry.count:,} numbers, and a "
@@ -82,7 +82,7 @@ def takes_weights(target: str) -> bool:
 def needs_weights(target: str, name: str, mixture: str) -> bool:
     """Whether a tensor is not to be encoded without weights, under a mixture or none."""
     kind = ENCODERS[target].weights
-    if name in (*_EMBEDDINGS, "output.weight"):
+    if name in (*EMBEDDINGS, "output.weight"):
         return kind == "needed"
     return kind in ("needed", "wanted") or (target == "gguf-q2-k" and mixture == "Q2_K_S")
 

@@ -59,7 +59,7 @@ _FUSED = {
     "IQ3_M": "Q4_K", "Q3_K_L": "Q4_K", "Q3_K_M": "Q4_K", "Q4_K_M": "Q5_K", "Q5_K_M": "Q6_K",
 }  # fmt: skip
 _KEYS_AND_QUERIES = {"IQ3_XS": "IQ3_XXS", "IQ3_XXS": "IQ2_S"}
-_EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
+EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
 _VALUES = ("attn_qkv.weight", "attn_kv_b.weight", "attn_v.weight")
 _LAYER = re.compile(r"blk\.(\d+)\.")
 
@@ -101,9 +101,9 @@ def mixed(
         kind = _kind(name)
         number = counts[kind] = counts.get(kind, -1) + 1
         layer = _by_layer(name)[0] if facts.experts > 1 else number
-        if name == "output.weight" or (tied and name in _EMBEDDINGS):
+        if name == "output.weight" or (tied and name in EMBEDDINGS):
             found[name] = _output(mixture, (columns or {}).get(name, 0))
-        elif name in _EMBEDDINGS:
+        elif name in EMBEDDINGS:
             found[name] = MIXTURES[mixture].embedding or MIXTURES[mixture].usual
         elif mixture in _LOW:
             place = _Place(number, facts.layers, layer)

@@ -14,7 +14,6 @@ import secrets
 import socket
 import threading
 from pathlib import PurePath
-from types import TracebackType
 
 import msgspec
 
@@ -55,12 +54,7 @@ class Lease:
         self._thread.start()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join()
         with contextlib.suppress(OSError):

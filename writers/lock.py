@@ -9,7 +9,6 @@ import os
 import socket
 from collections.abc import Callable
 from pathlib import Path
-from types import TracebackType
 
 from anamnesis import owned
 from anamnesis.errors import UsageError, printable
@@ -46,12 +45,7 @@ class OutputLock:
                 raise
             os.close(fd)  # the holder before removed the file between our open and our lock
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         try:
             self._path.unlink(missing_ok=True)
             owned.settle(self._path)

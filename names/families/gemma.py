@@ -25,6 +25,8 @@ proj                per_layer_projection
 post_norm           post_per_layer_input_norm
 """
 
+_LAYER = SANDWICH_NORMS + QK_NORMS + ATTENTION + MLP + _PER_LAYER
+
 FAMILIES = (
     Family(
         "gemma", ("gemma",), ("GemmaForCausalLM",), plus_one(TOP), plus_one(NORMS) + ATTENTION + MLP
@@ -61,11 +63,7 @@ FAMILIES = (
 altup_proj.weight          {m}altup_projections.{x}.weight
 altup_unembd_proj.weight   {m}altup_unembed_projections.{x}.weight
 """,
-        SANDWICH_NORMS
-        + QK_NORMS
-        + ATTENTION
-        + MLP
-        + _PER_LAYER
+        _LAYER
         + """
 altup_correct_scale.weight altup.correct_output_scale!
 altup_correct_coef         altup.correction_coefs
@@ -82,11 +80,7 @@ laurel_post_norm           laurel.post_laurel_norm
         ("gemma4",),
         ("Gemma4ForCausalLM", "Gemma4ForConditionalGeneration"),
         TOP + _PER_LAYER_TOP,
-        SANDWICH_NORMS
-        + QK_NORMS
-        + ATTENTION
-        + MLP
-        + _PER_LAYER
+        _LAYER
         + """
 layer_output_scale.weight  layer_scalar!
 ffn_gate_up_exps.weight    experts.gate_up_proj!

@@ -11,6 +11,15 @@ output_norm         transformer.ln_f
 output              lm_head
 """
 
+_GPT2 = """
+attn_qkv            attn.c_attn
+attn_output         attn.c_proj
+attn_norm           ln_1
+ffn_norm            ln_2
+ffn_up              mlp.c_fc
+ffn_down            mlp.c_proj
+"""
+
 _NEOX_MLP = """
 ffn_up              mlp.dense_h_to_4h
 ffn_down            mlp.dense_4h_to_h
@@ -56,15 +65,7 @@ attn_qkv            self_attention.query_key_value  by-head:heads
         ("codeshell",),
         ("CodeShellForCausalLM",),
         _GPT2_TOP,
-        """
-attn_qkv            attn.c_attn
-attn_output         attn.c_proj
-attn_norm           ln_1
-ffn_norm            ln_2
-ffn_up              mlp.c_fc
-ffn_down            mlp.c_proj
-attn_rot_embd       -
-""",
+        _GPT2 + "attn_rot_embd       -\n",
         layers="transformer.h.{i}.",
     ),
     Family(
@@ -158,14 +159,7 @@ ffn_down            ffn.down_proj
         ("starcoder",),
         ("GPTBigCodeForCausalLM",),
         _GPT2_TOP,
-        """
-attn_qkv            attn.c_attn
-attn_output         attn.c_proj
-attn_norm           ln_1
-ffn_norm            ln_2
-ffn_up              mlp.c_fc
-ffn_down            mlp.c_proj
-""",
+        _GPT2,
         layers="transformer.h.{i}.",
     ),
 )

@@ -59,6 +59,19 @@ WIDTH = "rope.dimension_count @width\n"
 PREFIX = "tokenizer.ggml.add_space_prefix tokenizer_config.add_prefix_space\n"
 LLAMA = COMMON + VOCABULARY + WIDTH + PREFIX
 
+GRANITE = (
+    LLAMA
+    + """
+attention.key_length     -
+attention.value_length   -
+rope.dimension_count     @split-width
+attention.scale          @nonzero:attention_multiplier
+embedding_scale          @nonzero:embedding_multiplier
+residual_scale           @nonzero:residual_multiplier
+logit_scale              @nonzero:logits_scaling
+"""
+)
+
 WINDOW = "attention.sliding_window sliding_window\n"
 # Hunyuan's scaling by `alpha`, which is one of the base alone, whatever context it says.
 ALPHA = """

@@ -8,6 +8,7 @@ from anamnesis.names.keys._common import (
     BASE,
     COMMON,
     EPSILON,
+    GRANITE,
     LLAMA,
     PATTERN,
     RMS,
@@ -21,15 +22,6 @@ from anamnesis.names.keys._common import (
 _LLAMA3 = ("llama3",)
 _LONG = ("longrope", "su")
 _FOUR = "feed_forward_length 4*hidden_size|4*n_embd|4*d_model\n"
-_GRANITE = """
-attention.key_length     -
-attention.value_length   -
-rope.dimension_count     @split-width
-attention.scale          @nonzero:attention_multiplier
-embedding_scale          @nonzero:embedding_multiplier
-residual_scale           @nonzero:residual_multiplier
-logit_scale              @nonzero:logits_scaling
-"""
 _LATENT_HEADS = """
 attention.q_lora_rank    q_lora_rank
 attention.kv_lora_rank   kv_lora_rank
@@ -166,7 +158,7 @@ rope.dimension_count     @turned-split:rotary_pct,1.0
 use_parallel_residual    use_parallel_residual|=true
 """,
     ),
-    Keys(("GraniteForCausalLM",), LLAMA + _GRANITE, _LLAMA3),
+    Keys(("GraniteForCausalLM",), GRANITE, _LLAMA3),
     Keys(
         ("HunYuanDenseV1ForCausalLM",),
         COMMON

@@ -7,6 +7,7 @@ from anamnesis.names.keys._common import (
     ALPHA,
     COMMON,
     EXPERT_SIZE,
+    GRANITE,
     LLAMA,
     NEXT,
     PATTERN,
@@ -45,17 +46,7 @@ rope.dimension_count     qk_rope_head_dim
 rope.scaling.yarn_log_multiplier @log-multiplier
 """
 )
-_GRANITE = """
-attention.key_length     -
-attention.value_length   -
-rope.dimension_count     @split-width
-attention.scale          @nonzero:attention_multiplier
-embedding_scale          @nonzero:embedding_multiplier
-residual_scale           @nonzero:residual_multiplier
-logit_scale              @nonzero:logits_scaling
-expert_shared_feed_forward_length @nonzero:shared_intermediate_size
-"""
-GRANITE_MOE = LLAMA + _GRANITE
+GRANITE_MOE = GRANITE + "expert_shared_feed_forward_length @nonzero:shared_intermediate_size\n"
 
 KEYS = (
     Keys(

@@ -30,6 +30,18 @@ class Grid:
     size: int
     by_rows: bool
 
+    @property
+    def params(self) -> dict[str, int]:
+        """What the kernels ask of it."""
+        return {
+            "group_size": self.size,
+            "groups": self.groups,
+            "lines": self.lines,
+            "block_rows": self.block_rows,
+            "rows": self.rows,
+            "matrices": self.matrices,
+        }
+
     def component(self, role: str, stored: Stored, unit: int) -> Component:
         """Numbers of this grid, for units of `unit` rows."""
         if not self.by_rows:

@@ -237,12 +237,7 @@ def int_tensor(
         unit_elems=max(1, unit * inputs),
         params={
             **params,
-            "group_size": grid.size,
-            "groups": grid.groups,
-            "lines": grid.lines,
-            "block_rows": grid.block_rows,
-            "rows": grid.rows,
-            "matrices": grid.matrices,
+            **grid.params,
             "unit_rows": unit,
             "in_features": inputs,
             "act_order": g_idx is not None,

@@ -215,12 +215,7 @@ def _integers(
         params={
             "bits": 8,
             "zero": "" if zeros is None else "plain",
-            "group_size": grid.size,
-            "groups": grid.groups,
-            "lines": grid.lines,
-            "block_rows": grid.block_rows,
-            "rows": grid.rows,
-            "matrices": grid.matrices,
+            **grid.params,
             "unit_rows": 1,
             "in_features": shape[-1],
             "act_order": False,

@@ -17,23 +17,12 @@ from anamnesis.analytics.scan.run import scan_reader
 from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS, Window, decoder
 from anamnesis.readers.base import Tensor
+from benchmarks.layers import F16_AT
 
 DATA = Path(__file__).resolve().parents[1] / "data"
 UNITS = {"gguf-iq1-m": 8, "gguf-iq1-s": 8, "gguf-mxfp4": 2, "gguf-nvfp4": 2}  # of a code, inverse
-HALVES = {  # where random bytes would make d or dmin no number
-    "gguf-mxfp4": (),
-    "gguf-nvfp4": (),
-    "gguf-iq1-m": (),
-    "gguf-q2-k": (80, 82),
-    "gguf-q3-k": (108,),
-    "gguf-q4-1": (0, 2),
-    "gguf-q4-k": (0, 2),
-    "gguf-q5-1": (0, 2),
-    "gguf-q5-k": (0, 2),
-    "gguf-q6-k": (208,),
-    "gguf-tq1-0": (52,),
-    "gguf-tq2-0": (64,),
-}
+# Where random bytes would make d or dmin no number.
+HALVES = {**F16_AT, "gguf-iq1-m": (), "gguf-mxfp4": (), "gguf-nvfp4": ()}
 
 
 def columns(tensor: Tensor, **settings: Any) -> dict[str, list[Any]]:
