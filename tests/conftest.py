@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shutil
 import struct
@@ -118,6 +119,21 @@ def memory() -> Iterator[Any]:
     yield fs
     fs.store.clear()
     fs.pseudo_dirs[:] = [""]
+
+
+@pytest.fixture
+def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Bytes of every read of a local file from here on."""
+    counted: list[int] = []
+    preadv = os.preadv
+
+    def counting(fd: int, views: list[memoryview], offset: int) -> int:
+        got = preadv(fd, views, offset)
+        counted.append(got)
+        return got
+
+    monkeypatch.setattr(os, "preadv", counting)
+    return counted
 
 
 @pytest.fixture(scope="session")

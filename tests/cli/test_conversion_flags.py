@@ -14,6 +14,7 @@ from pathlib import Path
 
 import click
 import pytest
+from slow_writes import SLOW
 
 import anamnesis
 from anamnesis import stopping
@@ -213,15 +214,6 @@ def test_bash_completes(words: str, wanted: str, tmp_path: Path) -> None:
         ["bash", "-c", script], env=env, cwd=tmp_path, capture_output=True, text=True, check=True
     )
     assert wanted in done.stdout.split(), done.stderr
-
-
-SLOW = (
-    "import sys, time, anamnesis.writers.safetensors as s\n"
-    "write = s.RawSlot.write\n"
-    "def slow(*a): time.sleep(0.03); write(*a)\n"
-    "s.RawSlot.write = slow\n"
-    "from anamnesis.cli.main import main; main(sys.argv[1:])"
-)
 
 
 def test_remember_goes_on_where_it_was_stopped(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,21 +20,6 @@ from anamnesis.readers.files import Files
 Write = Callable[..., Path]
 RNG = np.random.default_rng(6)
 SHAPE = (40, 300, 7)
-
-
-@pytest.fixture
-def reads(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Bytes of every read from here on."""
-    counted: list[int] = []
-    preadv = os.preadv
-
-    def spy(fd: int, buffers: list[memoryview], offset: int) -> int:
-        got: int = preadv(fd, buffers, offset)
-        counted.append(got)
-        return got
-
-    monkeypatch.setattr("anamnesis.readers.source.os.preadv", spy)
-    return counted
 
 
 @pytest.fixture

@@ -14,11 +14,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from decoding import decoded as in_windows
 
-from anamnesis.kernels import decoder, preparer
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.batch import BlockReader, iter_windows
-from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
 
@@ -35,16 +33,7 @@ DTYPES = ["float32", "bfloat16", "float16"]
 
 
 def decoded(tensor: Tensor, dtype: Any) -> Any:
-    files = Files()
-    reader = BlockReader(tensor, files, reuse=True)
-    prepare = preparer(tensor.encoding)
-    params = prepare(tensor.params, reader.wholes()) if prepare else tensor.params
-    out = np.empty(tensor.elems, dtype)
-    for window in iter_windows(tensor, 37):
-        part = out[window.start * tensor.unit_elems : window.stop * tensor.unit_elems]
-        decoder(tensor.encoding)(reader.read(window).views, params, window, part)
-    files.close()
-    return out
+    return in_windows(tensor, 37, dtype).reshape(-1)
 
 
 def library(packed: Any, state: Any, dtype: str, *, whole: bool) -> Any:

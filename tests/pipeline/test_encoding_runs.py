@@ -14,18 +14,12 @@ import ml_dtypes
 import numpy as np
 import pytest
 from safetensors.numpy import save_file
+from slow_writes import SLOW
 
 import anamnesis
 from anamnesis.limits import MiB
 from anamnesis.pipeline.plan import BASE_BYTES, COMPILE_BYTES
 
-SLOW = (
-    "import sys, time, anamnesis.writers.safetensors as s\n"
-    "write = s.RawSlot.write\n"
-    "def slow(*a): time.sleep(0.03); write(*a)\n"
-    "s.RawSlot.write = slow\n"
-    "from anamnesis.cli.main import main; main(sys.argv[1:])"
-)
 # Encodes argv[1] as argv[2] into argv[3] within argv[4] and prints the peak of this process.
 PEAK = """
 import re, sys

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from slow_writes import SLOW
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, UsageError
@@ -87,15 +88,6 @@ def test_one_failed_shard_stops_no_other(
     assert outcome.resumed == 2
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
     assert hidden(tmp_path) == []
-
-
-SLOW = (
-    "import sys, time, anamnesis.writers.safetensors as s\n"
-    "write = s.RawSlot.write\n"
-    "def slow(*a): time.sleep(0.03); write(*a)\n"
-    "s.RawSlot.write = slow\n"
-    "from anamnesis.cli.main import main; main(sys.argv[1:])"
-)
 
 
 @pytest.mark.parametrize("shards_done", [1, 2])

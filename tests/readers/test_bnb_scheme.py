@@ -11,14 +11,12 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from decoding import decoded as in_windows
 from safetensors import safe_open
 from small_models import bf16
 
 from anamnesis.errors import AnamnesisError, FormatError, LimitError, UnsupportedError
-from anamnesis.kernels import decoder, preparer
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.batch import BlockReader, iter_windows
-from anamnesis.readers.files import Files
 from anamnesis.readers.model import Model, load_model
 from anamnesis.readers.schemes.base import Options
 
@@ -30,17 +28,8 @@ Parts = dict[str, tuple[str, list[int], bytes]]
 
 
 def decoded(tensor: Tensor, units: int = 3, dtype: Any = np.uint16) -> Any:
-    """All elements of a tensor, read and decoded in windows of `units` units."""
-    files = Files()
-    reader = BlockReader(tensor, files, reuse=True)
-    prepare = preparer(tensor.encoding)
-    params = prepare(tensor.params, reader.wholes()) if prepare else tensor.params
-    out = np.full(tensor.elems, 77, dtype)
-    for window in iter_windows(tensor, units):
-        part = out[window.start * tensor.unit_elems : window.stop * tensor.unit_elems]
-        decoder(tensor.encoding)(reader.read(window).views, params, window, part)
-    files.close()
-    return out
+    """All elements, flat."""
+    return in_windows(tensor, units, dtype).reshape(-1)
 
 
 def same(found: Any, wanted: Any) -> None:

@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import ml_dtypes
 import numpy as np
+from decoding import decoded as decoded
 from safetensors.numpy import load_file
 
-from anamnesis.kernels import decoder, preparer
 from anamnesis.limits import Limits
 from anamnesis.readers import open_container
 from anamnesis.readers.base import Container, Tensor
-from anamnesis.readers.batch import BlockReader, iter_windows
-from anamnesis.readers.files import Files
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
 
@@ -60,24 +57,3 @@ def expected(name: str, rounding: str = "exact") -> Any:
     if native is None or rounding == "exact":
         return EXPECTED[f"{name}.exact"]
     return native.astype(ml_dtypes.bfloat16).view(np.uint16)
-
-
-def decoded(item: Tensor, units: int = 0, dtype: Any = np.uint16) -> Any:
-    """All of a tensor, in windows of `units` units (0: all at once)."""
-    files = Files()
-    reader = BlockReader(item, files, reuse=True)
-    params: Mapping[str, Any] = item.params
-    prepare = preparer(item.encoding)
-    assert prepare is not None
-    params = {**params, **prepare(item.params, reader.wholes())}
-    out = np.full(item.elems, 0x7777, dtype)
-    for window in iter_windows(item, units or item.units):
-        part = out[window.start * item.unit_elems : window.stop * item.unit_elems]
-        views = reader.read(window).views
-        for view in views.values():
-            view.setflags(write=False)
-        decoder(item.encoding)(views, params, window, part)
-        for view in views.values():
-            view.setflags(write=True)
-    files.close()
-    return out.reshape(item.shape)

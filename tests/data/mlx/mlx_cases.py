@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from decoding import decoded as decoded
 
-from anamnesis.kernels import decoder, preparer
 from anamnesis.limits import Limits
 from anamnesis.readers import open_container
 from anamnesis.readers.base import Container, Tensor
-from anamnesis.readers.batch import BlockReader, iter_windows
-from anamnesis.readers.files import Files
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
 
@@ -76,19 +73,3 @@ def parts(case: str) -> dict[str, Any]:
     name = f"{CONFIGS[case][0]}-cases"
     keys = [key for key in header(name) if key.startswith(f"{case}.")]
     return {key[len(case) + 1 :]: _array(name, key) for key in keys}
-
-
-def decoded(item: Tensor, units: int = 0, dtype: Any = np.uint16) -> Any:
-    """All of a tensor, in windows of `units` output rows (0: all at once)."""
-    files = Files()
-    reader = BlockReader(item, files, reuse=True)
-    params: Mapping[str, Any] = item.params
-    prepare = preparer(item.encoding)
-    if prepare is not None:
-        params = {**params, **prepare(item.params, reader.wholes())}
-    out = np.full(item.elems, 0x7777, dtype)
-    for window in iter_windows(item, max(units or item.units, 1)):
-        part = out[window.start * item.unit_elems : window.stop * item.unit_elems]
-        decoder(item.encoding)(reader.read(window).views, params, window, part)
-    files.close()
-    return out.reshape(item.shape)
