@@ -16,8 +16,10 @@ import pyarrow.dataset
 import pyarrow.ipc
 import pytest
 
+from anamnesis.readers.dtypes import DTYPES
 from anamnesis.writers import arrow_slot
 from anamnesis.writers.base import Item, Layout, Storage
+from anamnesis.writers.part import PartFile
 
 BITS = Storage(bf16="uint16")
 NUMPY = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32, "I64": np.int64}
@@ -124,3 +126,18 @@ def assert_stored(table: pa.Table, items: Sequence[Item], values: Sequence[Any])
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(arrow_slot, "BATCH_BYTES", 100)
     monkeypatch.setattr(arrow_slot, "HEAD_BYTES", 200)
+
+
+def write_in_any_order(
+    part: PartFile, layout: Layout, items: Sequence[Item], values: Sequence[Any], windows: int
+) -> None:
+    """The bytes of tensors through their slots, in windows that come as they come in a run."""
+    work = []
+    for item, (_, slot), data in zip(items, layout.places, values, strict=True):
+        size = DTYPES[item.dtype].bits // 8
+        cuts = sorted({0, item.elems, *random.Random(0).choices(range(item.elems + 1), k=windows)})
+        work += [(slot, a, data[a * size : b * size]) for a, b in pairwise(cuts)]
+    random.Random(windows).shuffle(work)
+    with part.part.open("r+b") as file:
+        for slot, start, data in work:
+            slot.write(file.fileno(), start, data)

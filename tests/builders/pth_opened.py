@@ -40,3 +40,15 @@ def names(tmp_path: Path, entries: Any) -> tuple[list[str], str]:
 
 
 T = B.tensor(B.storage())
+
+
+def contents(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+    """Dtype, shape and bytes of every tensor of a file."""
+    container = open_container(str(path), Limits())
+    found = {}
+    with LocalFile(path) as file:
+        for name, stored in container.stored.items():
+            out = np.empty(stored.nbytes, np.uint8)
+            open_raw(stored, file).read_into(0, out)
+            found[name] = (stored.dtype, stored.shape, out.tobytes())
+    return found

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
 
 import numpy as np
 import pytest
+from packed_oracle import compare
 
 import anamnesis
 
@@ -31,19 +30,6 @@ CORPUS = Path(__file__).resolve().parents[3] / "shared" / "corpus" / "awq"
 def libraries() -> ModuleType:
     sys.path.insert(0, str(Path(__file__).parent))
     return importlib.import_module("packed_libraries")
-
-
-def compare(case: Any, folder: Path) -> None:
-    (folder / "config.json").write_text(json.dumps({"quantization_config": case.config}))
-    tensors = {f"layer.{part}": tensor.contiguous() for part, tensor in case.stored.items()}
-    save_file(tensors, folder / "model.safetensors")
-    wanted_by: dict[Literal["exact", "reference"], Any]
-    wanted_by = {"exact": case.exact, "reference": case.reference}
-    for rounding, wanted in wanted_by.items():
-        out = folder / f"{rounding}.safetensors"
-        anamnesis.remember(folder, out, rounding=rounding, threads=1, overwrite=True)
-        found = anamnesis.open_model(out)["layer.weight"].to_numpy().view(np.uint16)
-        np.testing.assert_array_equal(found, wanted.numpy())
 
 
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])

@@ -8,10 +8,11 @@ import os
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pytest
+from packed_oracle import compare
 
 import anamnesis
 
@@ -39,17 +40,6 @@ def checkpoint(folder: Path, config: Any, layers: dict[str, Any]) -> Path:
     tensors = {f"{n}.{part}": t.contiguous() for n, p in layers.items() for part, t in p.items()}
     save_file(tensors, folder / "model.safetensors")
     return folder
-
-
-def compare(case: Any, folder: Path) -> None:
-    source = checkpoint(folder, case.config, {"layer": case.stored})
-    wanted_by: dict[Literal["exact", "reference"], Any]
-    wanted_by = {"exact": case.exact, "reference": case.reference}
-    for rounding, wanted in wanted_by.items():
-        out = folder / f"{rounding}.safetensors"
-        anamnesis.remember(source, out, rounding=rounding, threads=1, overwrite=True)
-        found = anamnesis.open_model(out)["layer.weight"].to_numpy().view(np.uint16)
-        np.testing.assert_array_equal(found, wanted.numpy())
 
 
 @pytest.mark.parametrize("order", ["none", "shuffled", "zeros"])

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from pth_opened import contents as opened
 
 import anamnesis
 from anamnesis.errors import AnamnesisError, SecurityError, UnsupportedError
@@ -23,8 +23,6 @@ from anamnesis.limits import Limits
 from anamnesis.readers import open_container
 from anamnesis.readers.model import load_model
 from anamnesis.readers.pth import list_globals
-from anamnesis.readers.raw import open_raw
-from anamnesis.readers.source import LocalFile
 
 torch = pytest.importorskip("torch")
 load_file = pytest.importorskip("safetensors.torch").load_file
@@ -63,17 +61,6 @@ def raw(tensor: Any) -> bytes:
     """A tensor's bits in row-major order."""
     flat = tensor.detach().contiguous().reshape(-1)
     return bytes(flat.view(torch.uint8).numpy().tobytes()) if flat.numel() else b""
-
-
-def opened(path: Path) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
-    container = open_container(str(path), Limits())
-    found = {}
-    with LocalFile(path) as file:
-        for name, stored in container.stored.items():
-            out = np.empty(stored.nbytes, np.uint8)
-            open_raw(stored, file).read_into(0, out)
-            found[name] = (stored.dtype, stored.shape, out.tobytes())
-    return found
 
 
 def same(path: Path, wanted: dict[str, Any], *, through: bool = True) -> None:

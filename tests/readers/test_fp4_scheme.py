@@ -10,13 +10,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from golden import assert_bits, assert_other_outputs, expected_bits, read_ahead
 from safetensors.numpy import load_file
 from small_models import Parts, resolved
 
 import anamnesis
 from anamnesis.analytics.scan.run import scan_reader
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.pipeline import plan as planning
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 
@@ -28,11 +28,7 @@ Write = Callable[[Path, Mapping[str, Entry]], Path]
 
 def expected(rounding: str) -> dict[str, Any]:
     """BF16 bits by name."""
-    found = load_file(DATA / "expected.safetensors")
-    plain = {name: bits for name, bits in found.items() if not name.endswith(".reference")}
-    if rounding == "reference":
-        plain |= {name: found.get(f"{name}.reference", bits) for name, bits in plain.items()}
-    return plain
+    return expected_bits(DATA / "expected.safetensors", "reference", others=rounding == "reference")
 
 
 def only(parts: Parts, config: Any = None) -> Tensor:
@@ -41,20 +37,17 @@ def only(parts: Parts, config: Any = None) -> Tensor:
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])
-@pytest.mark.parametrize("strip", [1 << 20, 700])
-def test_golden(rounding: Any, strip: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, and in strips, windows and tasks of a few rows."""
-    if strip < 1 << 20:
-        monkeypatch.setattr(planning, "WINDOW_BYTES", 2000)
-        monkeypatch.setattr(planning, "TASK_BYTES", 6000)
-        monkeypatch.setattr(planning, "READ_AHEAD_BYTES", strip)
-    out = tmp_path / "out.safetensors"
-    anamnesis.remember(CASES, out, rounding=rounding, threads=1)
-    found, wanted = load_file(out), expected(rounding)
-    assert set(found) - set(wanted) == {"norm.weight", "mlp.experts.down_proj_bias"}
-    for name, bits in wanted.items():
-        assert found[name].shape == bits.shape, name
-        np.testing.assert_array_equal(found[name].view(np.uint16), bits, name)
+@pytest.mark.parametrize("nbytes", [1 << 20, 700])
+def test_golden(
+    rounding: Any, nbytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_ahead(monkeypatch, nbytes, window_bytes=2000)
+    anamnesis.remember(CASES, tmp_path / "out.safetensors", rounding=rounding, threads=1)
+    assert_bits(
+        tmp_path / "out.safetensors",
+        expected(rounding),
+        {"norm.weight", "mlp.experts.down_proj_bias"},
+    )
 
 
 def test_the_rounding_matters_for_one_case() -> None:
@@ -64,14 +57,7 @@ def test_the_rounding_matters_for_one_case() -> None:
 
 
 def test_other_outputs(tmp_path: Path) -> None:
-    for dtype in ("f16", "f32"):
-        anamnesis.remember(CASES, tmp_path / f"{dtype}.safetensors", dtype=dtype, threads=1)
-    singles, halves = (load_file(tmp_path / f"{name}.safetensors") for name in ("f32", "f16"))
-    for name, bits in expected("exact").items():
-        with np.errstate(all="ignore"):
-            bf16, f16 = singles[name].astype(ml_dtypes.bfloat16), singles[name].astype(np.float16)
-        np.testing.assert_array_equal(bf16.view(np.uint16), bits, name)
-        np.testing.assert_array_equal(f16.view(np.uint16), halves[name].view(np.uint16), name)
+    assert_other_outputs(CASES, tmp_path, expected("exact"))
 
 
 def test_slices_of_transposed_experts() -> None:

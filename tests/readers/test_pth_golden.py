@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pth_opened import contents as opened
 
 import anamnesis
 from anamnesis.limits import Limits
 from anamnesis.readers import open_container
-from anamnesis.readers.raw import open_raw
-from anamnesis.readers.source import LocalFile
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "pth"
 Tensors = dict[str, tuple[str, tuple[int, ...], bytes]]
@@ -35,17 +34,6 @@ def safetensors(path: Path) -> Tensors:
 def expected(part: str) -> Tensors:
     found = safetensors(DATA / "expected.safetensors")
     return {k.removeprefix(f"{part}."): v for k, v in found.items() if k.startswith(f"{part}.")}
-
-
-def opened(path: Path) -> Tensors:
-    container = open_container(str(path), Limits())
-    found: Tensors = {}
-    with LocalFile(path) as file:
-        for name, stored in container.stored.items():
-            out = np.empty(stored.nbytes, np.uint8)
-            open_raw(stored, file).read_into(0, out)
-            found[name] = (stored.dtype, stored.shape, out.tobytes())
-    return found
 
 
 def test_every_dtype_and_view() -> None:

@@ -6,15 +6,13 @@ import json
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes
-import numpy as np
 import pytest
+from golden import assert_bits, read_ahead
 from safetensors.numpy import load_file
 from small_models import Parts, resolved
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.pipeline import plan as planning
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "quark"
 
@@ -33,33 +31,24 @@ def config(*dtypes: str, order: Any = "reorder", **other: Any) -> dict[str, Any]
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])
 @pytest.mark.parametrize(("kind", "dtype"), [("signed", "int4"), ("unsigned", "uint4")])
-@pytest.mark.parametrize("strip", [1 << 20, 700])
+@pytest.mark.parametrize("nbytes", [1 << 20, 700])
 def test_golden(
     rounding: Any,
     kind: str,
     dtype: str,
-    strip: int,
+    nbytes: int,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Whole, and in strips, windows and tasks of a few rows."""
-    if strip < 1 << 20:
-        monkeypatch.setattr(planning, "WINDOW_BYTES", 600)
-        monkeypatch.setattr(planning, "TASK_BYTES", 2000)
-        monkeypatch.setattr(planning, "READ_AHEAD_BYTES", strip)
+    read_ahead(monkeypatch, nbytes)
     model = tmp_path / "model"
     model.mkdir()
     (model / "model.safetensors").write_bytes((DATA / f"{kind}.safetensors").read_bytes())
     (model / "config.json").write_text(json.dumps({"quantization_config": config(dtype)}))
     anamnesis.remember(model, tmp_path / "out.safetensors", rounding=rounding, threads=1)
-    found, expected = (
-        load_file(f) for f in (tmp_path / "out.safetensors", DATA / "expected.safetensors")
-    )
-    expected = {name: bits for name, bits in expected.items() if name.startswith(f"{kind}.")}
-    assert set(found) == {*expected, f"{kind}.norm.weight"}
-    for name, bits in expected.items():
-        assert found[name].dtype == ml_dtypes.bfloat16
-        np.testing.assert_array_equal(found[name].view(np.uint16), bits, name)
+    wanted = load_file(DATA / "expected.safetensors")
+    wanted = {name: bits for name, bits in wanted.items() if name.startswith(f"{kind}.")}
+    assert_bits(tmp_path / "out.safetensors", wanted, {f"{kind}.norm.weight"})
 
 
 INT4: Parts = {

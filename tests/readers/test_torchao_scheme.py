@@ -10,12 +10,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file
+from golden import assert_bits, assert_other_outputs, expected_bits, read_ahead
 from small_models import ledger_of
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.pipeline import plan as planning
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger, Options
@@ -28,11 +27,7 @@ BF16, F16, F32 = ({"_type": "torch.dtype", "_data": d} for d in ("bfloat16", "fl
 
 def expected(rounding: str) -> dict[str, Any]:
     """BF16 bits by name."""
-    found = load_file(DATA / "expected.safetensors")
-    plain = {name: bits for name, bits in found.items() if not name.endswith(".exact")}
-    if rounding == "exact":
-        plain |= {name: found.get(f"{name}.exact", bits) for name, bits in plain.items()}
-    return plain
+    return expected_bits(DATA / "expected.safetensors", "exact", others=rounding == "exact")
 
 
 def meta(kind: str, names: Any = ("qdata", "scale"), **about: Any) -> str:
@@ -54,20 +49,15 @@ def only(parts: Parts, about: str, **options: Any) -> Tensor:
 
 
 @pytest.mark.parametrize("rounding", ["exact", "reference"])
-@pytest.mark.parametrize("strip", [1 << 20, 700])
-def test_golden(rounding: Any, strip: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whole, and in strips, windows and tasks of a few rows."""
-    if strip < 1 << 20:
-        monkeypatch.setattr(planning, "WINDOW_BYTES", 600)
-        monkeypatch.setattr(planning, "TASK_BYTES", 2000)
-        monkeypatch.setattr(planning, "READ_AHEAD_BYTES", strip)
-    out = tmp_path / "out.safetensors"
-    anamnesis.remember(CASES, out, rounding=rounding, threads=1)
-    found, wanted = load_file(out), expected(rounding)
-    assert set(found) - set(wanted) == {"norm.weight", "float8.row.bias"}
-    for name, bits in wanted.items():
-        assert found[name].shape == bits.shape, name
-        np.testing.assert_array_equal(found[name].view(np.uint16), bits, name)
+@pytest.mark.parametrize("nbytes", [1 << 20, 700])
+def test_golden(
+    rounding: Any, nbytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read_ahead(monkeypatch, nbytes)
+    anamnesis.remember(CASES, tmp_path / "out.safetensors", rounding=rounding, threads=1)
+    assert_bits(
+        tmp_path / "out.safetensors", expected(rounding), {"norm.weight", "float8.row.bias"}
+    )
 
 
 def test_the_rounding_matters_for_binary16_alone() -> None:
@@ -77,14 +67,7 @@ def test_the_rounding_matters_for_binary16_alone() -> None:
 
 
 def test_other_outputs(tmp_path: Path) -> None:
-    for dtype in ("f16", "f32"):
-        anamnesis.remember(CASES, tmp_path / f"{dtype}.safetensors", dtype=dtype, threads=1)
-    singles, halves = (load_file(tmp_path / f"{d}.safetensors") for d in ("f32", "f16"))
-    for name, bits in expected("exact").items():
-        with np.errstate(all="ignore"):
-            bf16, f16 = singles[name].astype(ml_dtypes.bfloat16), singles[name].astype(np.float16)
-        np.testing.assert_array_equal(bf16.view(np.uint16), bits, name)
-        np.testing.assert_array_equal(f16.view(np.uint16), halves[name].view(np.uint16), name)
+    assert_other_outputs(CASES, tmp_path, expected("exact"))
 
 
 def test_slices_and_raw_blocks() -> None:

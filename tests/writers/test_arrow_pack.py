@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +15,7 @@ import pyarrow as pa
 import pyarrow.dataset
 import pyarrow.ipc
 import pytest
+from arrow_files import write_in_any_order
 
 import anamnesis
 from anamnesis.errors import IntegrityError, UsageError
@@ -54,15 +53,7 @@ def write(path: Path, codec: str, windows: int = 1) -> Path:
     items, values = contents()
     layout = arrow.layout(items, path, 1, Storage(codec))
     part = PartFile(layout.files[0], overwrite=True)
-    work = []
-    for item, (_, slot), data in zip(items, layout.places, values, strict=True):
-        size = slot.itemsize if isinstance(slot, arrow_slot.ArrowSlot) else 1
-        cuts = sorted({0, item.elems, *random.Random(0).choices(range(item.elems + 1), k=windows)})
-        work += [(slot, a, data[a * size : b * size]) for a, b in pairwise(cuts)]
-    random.Random(windows).shuffle(work)
-    with part.part.open("r+b") as file:
-        for slot, start, data in work:
-            slot.write(file.fileno(), start, data)
+    write_in_any_order(part, layout, items, values, windows)
     part.commit(arrow)
     return path
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import json
 import os
-import random
 import signal
 import subprocess
 import sys
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pytest
+from arrow_files import write_in_any_order
 from pyarrow import parquet as pq
 
 import anamnesis
@@ -49,15 +48,7 @@ def write(
     """Written in windows that come in any order, as a run does."""
     layout = parquet.layout(items, path, 1 << 40, storage)
     part = PartFile(layout.files[0], overwrite=True)
-    work = []
-    for item, (_, slot), data in zip(items, layout.places, values, strict=True):
-        size = DTYPES[item.dtype].bits // 8
-        cuts = sorted({0, item.elems, *random.Random(0).choices(range(item.elems + 1), k=windows)})
-        work += [(slot, a, data[a * size : b * size]) for a, b in pairwise(cuts)]
-    random.Random(windows).shuffle(work)
-    with part.part.open("r+b") as file:
-        for slot, start, data in work:
-            slot.write(file.fileno(), start, data)
+    write_in_any_order(part, layout, items, values, windows)
     part.commit(parquet)
     return layout.files[0]
 
