@@ -179,8 +179,8 @@ class Rule:
         """A side that a layer of floats must have, and has a part of, as codes would; 0."""
         bits = DTYPES[stored.dtype].bits
         size = self._sizes.packed(stored.name, stored.shape, bits)
-        told = bool(size) and bool(not self._plain or self._hint)
-        return 0 if not told or self._alone.lists(stored.name) else size
+        counts = bool(size) and bool(not self._plain or self._hint)
+        return 0 if not counts or self._alone.lists(stored.name) else size
 
     def _signed(self, stored: Stored) -> Refused | None:
         """The refused method that the names in a tensor's module tell, if codes are among them."""
