@@ -26,7 +26,7 @@ from anamnesis.readers.schemes._left_alone import note_left_alone
 from anamnesis.readers.schemes._parents import note_input_scales, note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes._refused import REFUSED
-from anamnesis.readers.schemes._widths import note_inputs, note_widths
+from anamnesis.readers.schemes._widths import note_inputs, note_parts, note_widths
 from anamnesis.readers.schemes.base import Ledger
 
 
@@ -180,6 +180,7 @@ def resolve(ledger: Ledger) -> None:
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented, understood.union(REFUSED))
     note_integers(ledger)
+    note_parts(ledger)
     note_parents(ledger)
     note_input_scales(ledger)
 

@@ -34,6 +34,7 @@ _AXIS = re.compile(r"channel|(^|[^a-z])row|ptpc", re.IGNORECASE)
 _FORMAT = re.compile(r"(?:w4a(?:4|8|16)[-_])?((?:mx|nv)[-_]?fp[468])(?![0-9])")
 _MX = re.compile(r"mx[-_]?(fp|int)|^float$", re.IGNORECASE)
 _MXFP4 = "taken as MXFP4; AutoRound's MXINT4 has the same tensors"
+_MLX = ("mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4")
 _SMALL = ("mxfp4", "mxfp6", "mxfp8", "nvfp4")
 _DEPTH = 16
 
@@ -52,6 +53,7 @@ def note_choices(ledger: Ledger) -> None:
         _note(ledger, _square(decoded), f"{_SQUARE}; {which}")
     named = {name for one in ledger.stated for name in _formats(one.block, one.method)}
     other = [t for t in decoded if named and t.scheme in _SMALL and t.scheme not in named]
+    _note_modes(ledger, decoded)
     said = f"taken as {other[0].scheme} by its tensors" if other else ""
     _note(ledger, other, f"{said}, and the configuration speaks of {', '.join(sorted(named))}")
 
@@ -61,6 +63,17 @@ def _note(ledger: Ledger, found: list[Tensor], said: str) -> None:
         others = f" and {len(found) - 1} more" if len(found) > 1 else ""
         first = found[0]
         ledger.note(f"{first.components[0].stored.file.path}: {first.name!r}{others}: {said}")
+
+
+def _note_modes(ledger: Ledger, decoded: list[Tensor]) -> None:
+    """MLX's modes with U8 scales, where the configuration names another, or none: then affine."""
+    blocks = [one.block for one in ledger.stated]
+    blocks += [own for block in blocks for own in block.values() if isinstance(own, Mapping)]
+    modes = {str(block["mode"]) for block in blocks if block.get("mode")} or {"affine"}
+    other = [t for t in decoded if t.scheme in _MLX and t.scheme.removeprefix("mlx-") not in modes]
+    if ledger.stated:
+        said = f"and the configuration says mode {', '.join(sorted(modes))}, or none"
+        _note(ledger, other, f"taken as {other[0].scheme} by its tensors, {said}" if other else "")
 
 
 def _says_axis(stated: Stated) -> bool:

@@ -155,6 +155,11 @@ def check_numbers(ledger: Ledger) -> None:
                     f"{where(payload)}: no zero points beside it, and its {stated} says that all "
                     "weights are asymmetric"
                 )
+            if integers and symmetric == {"True"} and zeros:
+                ledger.note(
+                    f"{where(payload)}: used with the zero points beside it, while its {stated} "
+                    "says that all weights are symmetric"
+                )
 
 
 def _of_weights(stated: Stated, key: str) -> set[str]:

@@ -63,10 +63,12 @@ _TOWER = re.compile(
     r".*(audio|connector|depth|draft|encoder|image|mtp|projector|speech|talker|tower|video|vision|"
     r"visual|vit).*"
 )
-_PRUNED = "block_configs"  # of Nemotron's search: sizes of layers are factors of others
+# Sizes of layers are factors of others: in Nemotron's search, and in LFM2.
+_FACTORS = ("block_configs", "block_auto_adjust_ff_dim")
 _EXPERTS = re.compile(r"(.*[._])?experts([._].*)?")
 _WEIGHTS = ("kernel", "weight", "weights")
-_JOINED = 8  # layers that a model may keep in one
+_JOINED = 4  # layers that a model may keep in one
+_USUAL = (1, 2, 3, 4, 8)  # bits of codes
 _MOST = 8  # bits of codes that lie along the inputs
 
 
@@ -103,9 +105,12 @@ class ModelSizes:
 
     def __init__(self, configs: Mapping[str, Mapping[str, Any]]) -> None:
         found = [one for name in _FILES for one in _numbers(configs.get(name, {}), False, 0)]
-        pruned = any(_PRUNED in configs.get(name, {}) for name in _FILES)
+        whole = [configs.get(name, {}) for name in _FILES]
+        parts = [part for one in whole for part in one.values() if isinstance(part, Mapping)]
+        pruned = any(key in one for one in (*whole, *parts) for key in _FACTORS)
         self.known = bool(found)
         self.hidden = frozenset(n for _, key, n in found if _is_hidden(key))
+        self._numbers = {n for _, _, n in found}.union(*_by_heads(found)[1:])
         self._sides = {tower: _sides(found, tower, pruned) for tower in (False, True)}
 
     def packed(self, name: str, shape: tuple[int, ...], bits: int) -> int:
@@ -130,13 +135,27 @@ class ModelSizes:
         size = inputs.part(columns, bits, _MOST) or outputs.part(rows, bits, most) or turned
         return size or _flat(layer, shape, bits)
 
+    def perhaps_packed(self, name: str, shape: tuple[int, ...], bits: int) -> int:
+        """The same for a matrix of any other name whose inputs no number of the model explains.
+
+        It may be of a kind that has such inputs, so that this is no reason to refuse it.
+        """
+        layer, _, part = name.rpartition(".")
+        if part != "weight" or len(shape) != 2 or layer.rpartition(".")[2] in _LAYERS:
+            return 0
+        width = shape[1]
+        if width in self._numbers or any(width % size == 0 for size in self.hidden):
+            return 0
+        parts = (width * bits == size * code for size in self.hidden for code in _USUAL)
+        return max(self.hidden) if any(parts) else 0
+
     def other(self, layer: str, inputs: int) -> int:
         """The inputs that a layer must have and has not; 0 if nothing speaks against it."""
         sides = self._of(layer)
         heads = _LAYERS.get(layer.rpartition(".")[2], _NO_LAYER).inputs == "heads"
-        if sides is None or heads or not sides[0].sizes or sides[0].fits(inputs):
+        if sides is None or heads or inputs in sides[0].explained:
             return 0
-        return max(sides[0].sizes)
+        return max(sides[0].sizes, default=0)
 
     def _layer_of(self, name: str, rank: int) -> tuple[_Side, _Side] | None:
         """The sides of a weight, be it `X.weight`, or `experts.X` of stacked experts."""
@@ -158,6 +177,18 @@ class ModelSizes:
             return None
         known = self._sides[_TOWER.fullmatch(around) is not None]
         return known.get(sides.inputs, _UNKNOWN), known.get(sides.outputs, _UNKNOWN)
+
+
+def _by_heads(found: list[tuple[bool, str, int]]) -> tuple[set[int], set[int], set[int]]:
+    """The sizes of heads, of all heads together, and of all heads of keys and values."""
+    hidden = {n for _, key, n in found if _is_hidden(key)}
+    heads = {n for _, key, n in found if _HEADS.fullmatch(key)}
+    keys = {n for _, key, n in found if _KEYS.fullmatch(key)}
+    lengths = {n for _, key, n in found if _HEAD_SIZES.fullmatch(key)}
+    lengths |= {a + b for a in lengths for b in lengths}
+    lengths = lengths or {size // n for size in hidden for n in heads}
+    joined = {n * length for n in heads - keys for length in lengths}
+    return lengths, joined, {n * length for n in keys for length in lengths}
 
 
 def _flat(layer: tuple[_Side, _Side], shape: tuple[int, ...], bits: int) -> int:
@@ -183,13 +214,7 @@ def _sides(found: list[tuple[bool, str, int]], tower: bool, pruned: bool) -> dic
     # What stands elsewhere explains a side as well.
     widths = {n for _, key, n in found if _is_hidden(key) or _is_width(key)}
     inners = {n for _, key, n in found if _INNER.fullmatch(key)}
-    heads = {n for _, key, n in found if _HEADS.fullmatch(key)}
-    keys = {n for _, key, n in found if _KEYS.fullmatch(key)}
-    lengths = {n for _, key, n in found if _HEAD_SIZES.fullmatch(key)}
-    lengths |= {a + b for a in lengths for b in lengths}
-    lengths = lengths or {size // n for size in hidden for n in heads}
-    joined = {n * length for n in heads - keys for length in lengths}
-    joint = {n * length for n in keys for length in lengths}
+    lengths, joined, joint = _by_heads(found)
     words = {n for key, n in mine if _VOCABULARY.fullmatch(key)}
     rates = {n for _, key, n in found if _RATES.fullmatch(key)}
     fewer = {n // rate for n in widths for rate in rates}

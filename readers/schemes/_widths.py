@@ -11,7 +11,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._left_alone import left_alone
 from anamnesis.readers.schemes._model_sizes import ModelSizes
 from anamnesis.readers.schemes.base import Ledger
 
@@ -67,6 +69,28 @@ def note_inputs(ledger: Ledger) -> None:
             f"{where(tensor.components[0].stored)}{others}: decoded with {tensor.shape[1]:,} "
             f"inputs, and by the model's configuration such a layer has {inputs:,}: the width of "
             "its codes, or the configuration, may be another's"
+        )
+
+
+def note_parts(ledger: Ledger) -> None:
+    """Add a note on dense matrices of any name with the part of `hidden_size` that codes fill."""
+    if ledger.container.kind == "gguf" or not ledger.stated:
+        return
+    sizes, alone = ModelSizes(ledger.configs), left_alone(ledger)
+    found = []
+    for tensor in ledger.tensors.values() if sizes.hidden else ():
+        row = DTYPES[tensor.out_dtype]
+        if not tensor.quantised and row.kind == "float":
+            size = sizes.perhaps_packed(tensor.name, tensor.shape, row.bits)
+            if size and not alone.lists(tensor.name):
+                found.append((tensor, size))
+    if found:
+        tensor, size = found[0]
+        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        ledger.note(
+            f"{where(tensor.components[0].stored)}{others}: kept as floats, of which a row has the "
+            f"part of hidden_size ({size:,}) that codes would fill, and no number of the "
+            "configuration says that such a layer has so many inputs"
         )
 
 

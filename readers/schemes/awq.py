@@ -64,8 +64,7 @@ def resolve(ledger: Ledger) -> None:
     stated = settings(ledger)
     _claim_llm_awq(ledger, stated)
     divisors = _divisors(ledger) if stated.method == "awq" else {}
-    packing = stated.formats.get("packing_format", "")
-    other = stated.method == "auto-round" and packing not in ("", "auto") and "awq" not in packing
+    contradictions: dict[str, Module] = {}  # each with the first layer of it
     for module in modules(ledger, stated):
         if stated.method == "awq":
             _refuse(module, stated)
@@ -74,13 +73,27 @@ def resolve(ledger: Ledger) -> None:
         if version:
             tensor = _TENSORS[version](ledger, module, stated)
             ledger.claim(_unfolded(ledger, module.prefix, tensor, divisor))
-            if other:
-                ledger.note(
-                    f"{where(module.qweight)}: in AWQ's layout, and decoded as such, while the "
-                    f"configuration says packing_format {packing!r:.80}"
-                )
-                other = False
+            contradictions.setdefault(_contradiction(ledger, module, stated, version), module)
+    for said, module in contradictions.items():
+        if said:
+            ledger.note(f"{where(module.qweight)}: {said}")
     note_group_sizes(ledger, "awq", stated)
+
+
+def _contradiction(ledger: Ledger, module: Module, stated: Settings, version: str) -> str:
+    """What the configuration says of a layer that its tensors do not; the tensors are followed."""
+    packing = stated.formats.get("packing_format", "")
+    if stated.method == "auto-round" and packing not in ("", "auto") and "awq" not in packing:
+        return (
+            "in AWQ's layout, and decoded as such, while the configuration says packing_format "
+            f"{packing!r:.80}"
+        )
+    said = stated.formats.get("version", "")
+    if said in _TENSORS and said != version:
+        return f"in the layout of version {version!r}, while the configuration says {said!r}"
+    if module.qzeros is not None and ledger.quantization().get("zero_point") is False:
+        return "used with the zero points beside it, while the configuration says zero_point: false"
+    return ""
 
 
 def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | None) -> Tensor:
