@@ -29,15 +29,24 @@ from anamnesis.readers.schemes.base import Ledger
 
 # transformers 5.23 and diffusers: `self.X = nn.Parameter(…)`, and registered buffers.
 _ORDINARY = frozenset(
-    "A_log D absolute_pos_embed alpha attention_sinks attn_sink beta cap_pad_token class_embedding "
-    "class_token cls_token dist_token dt_bias e_score_correction_bias embeddings gain gamma "
-    "global_scale image_newline input_max input_min inv_freq kv_sink lambda_1 lambda_2 lambda_k1 "
-    "lambda_k2 lambda_q1 lambda_q2 latents layer_scalar layer_scale logit_scale mask_token "
-    "modulation norm_gate output_max output_min pad_token per_dim_scale per_expert_scale pos_embed "
-    "pos_embedding position_embedding position_embeddings positional_embedding post_scale probe "
-    "query query_tokens register_tokens relative_position_bias_table rotary_emb running_mean "
-    "running_var scale scale_shift_table sink sinks temperature time_decay time_faaaa time_maa_k "
-    "time_maa_r time_maa_v time_maa_w tokens view_seperator x_pad_token".split()
+    "A_log absolute_pos_embed alpha attention_biases attention_sinks attn_sink balancing_biases "
+    "beta bias_u bias_v bos_latent cap_pad_token class_embedding class_pos_emb class_token "
+    "cls_token D diagonal_decay dist_token dt_bias e_score_correction_bias emb_rel_k emb_rel_v "
+    "embeddings ffn_gamma gain gamma gamma_1 gamma_2 global_scale gru_rel_pos_const image_begin "
+    "image_end image_newline image_sep index_kpool_compress_ape input_max input_min "
+    "input_residual inv_freq key_decay kv_sink lambda_1 lambda_2 lambda_k1 lambda_k2 lambda_q1 "
+    "lambda_q2 latent_query latents latents_1d latents_2d layer_scalar layer_scale logit_scale "
+    "logit_scale_a logit_scale_t mask_emb mask_token memory_temporal_positional_encoding "
+    "modulation n_points_scale no_memory_positional_encoding no_object_pointer norm_gate "
+    "num_points_scale occlusion_spatial_embedding_parameter output_max output_min pad_token "
+    "per_dim_scale per_expert_scale pos_bias_u pos_bias_v pos_embed pos_embed_window "
+    "pos_embedding position_embedding position_embeddings positional_embedding "
+    "post_attention_residual post_scale probe query query_decay query_tokens reg_scale "
+    "register_tokens rel_pos_h rel_pos_w relative_position_bias_table rotary_emb "
+    "router_states_scale running_mean running_var scale scale_shift_table sink sinks slope_rate "
+    "summary_idxs temperature text_audio_logit_scale text_param text_prompt time_decay time_faaaa "
+    "time_first time_maa_k time_maa_r time_maa_v time_maa_w time_mix_key time_mix_receptance "
+    "time_mix_value tokens view_separator view_seperator vision_param x_pad_token".split()
 )
 _OF_CODES = frozenset(("alpha", "beta", "scale"))  # where they stand right beside a matrix
 _LETTERS = "HPQRT"
