@@ -76,6 +76,9 @@ class HttpOrigin:
         """The version that an answer of the server itself names, a redirect's too; "": none."""
         return ""
 
+    def now(self) -> None:
+        """None: every answer names the version, where the server does at all."""
+
     def identify(self, first_bytes: int) -> tuple[Answer, bytes]:
         """Size and version, and the first bytes of the file, at most so many."""
         head = bytearray(first_bytes)

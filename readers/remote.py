@@ -57,6 +57,10 @@ class Origin(Protocol):
         """Fill `view` from byte `start`; returns the version of the answer, None for unknown."""
         ...
 
+    def now(self) -> tuple[int, str] | None:
+        """Size and version, asked anew; None where every answer so far named the version."""
+        ...
+
 
 class StoreOrigin:
     """A file of one of fsspec's file systems, which is asked for size and version."""
@@ -86,27 +90,55 @@ class StoreOrigin:
         _fill(self.url, start, view, data)
         return None
 
-    def forget(self) -> None:
-        """Have the next `identify` ask anew."""
+    def now(self) -> tuple[int, str] | None:
+        """Size and version, asked anew."""
         call(self.url, lambda: self._fs.invalidate_cache(self._name))
+        return self.identify(0)[0]
 
 
 class S3Origin(StoreOrigin):
-    """An object in S3, of which every answer names the version: its ETag."""
+    """An object in S3, of which every answer names the version: its ETag.
+
+    Once it is known, requests are for that version alone (`If-Match`), so that nothing of another
+    one is sent. https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
+    """
+
+    def __init__(self, url: str) -> None:
+        super().__init__(url)
+        self._etag = ""
+        self._all_named = True
 
     def read_into(self, start: int, view: memoryview, size: int) -> str:
         """Fill `view` from byte `start`; the object's ETag."""
         bucket, key, _ = self._fs.split_path(self._name)
         wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{start + len(view) - 1}"}
+        if self._etag:
+            wanted["IfMatch"] = self._etag
 
         async def request() -> tuple[bytes, str]:
-            answer = await self._fs._call_s3("get_object", **wanted)
+            try:
+                answer = await self._fs._call_s3("get_object", **wanted)
+            except OSError as error:
+                if _condition_failed(error):
+                    raise changed(self.url) from error
+                raise
             async with answer["Body"] as body:
                 return await body.read(), str(answer.get("ETag") or "")
 
         data, version = call_on(self._fs.loop, self.url, request, len(view))
         _fill(self.url, start, view, data)
+        self._etag = version
+        self._all_named &= bool(version)
         return version
+
+    def now(self) -> tuple[int, str] | None:
+        return None if self._all_named else super().now()
+
+
+def _condition_failed(error: BaseException) -> bool:
+    """Whether S3 says that the object has another ETag; s3fs has its answer as the cause."""
+    response: Any = getattr(error.__cause__, "response", None) or {}
+    return str(response.get("Error", {}).get("Code")) in ("412", "PreconditionFailed")
 
 
 def _fill(url: str, start: int, view: memoryview, data: bytes) -> None:
@@ -199,11 +231,8 @@ class RemoteFile(Closing):
 
         Where answers name the version, those that came were compared, and nothing is asked.
         """
-        before = expected or self.id
-        now = self.id
-        if isinstance(self._origin, StoreOrigin):
-            self._origin.forget()
-            now, _ = self._identity(0)
+        before, asked = expected or self.id, self._origin.now()
+        now = self.id if asked is None else self._id_of(asked)
         if now != before:
             how = f"size {before.size:,} -> {now.size:,} bytes, or another version of the same size"
             raise changed(self.path, how)
@@ -228,7 +257,10 @@ class RemoteFile(Closing):
             (size, version), head = hub.tree(place).info(place.path), b""
         else:
             (size, version), head = self._origin.identify(first_bytes)
-        return FileId(self.path, size, digest_of(version), 0, 0), head
+        return self._id_of((size, version)), head
+
+    def _id_of(self, found: tuple[int, str]) -> FileId:
+        return FileId(self.path, found[0], digest_of(found[1]), 0, 0)
 
     def _fetch_block(self, offset: int, view: memoryview) -> None:
         """Fill `view` from `offset`; what comes with it is kept for the next read."""

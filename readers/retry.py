@@ -49,6 +49,8 @@ STALL_SECONDS = 30.0
 SLOWEST_BYTES = MiB  # a body's, in STALL_SECONDS
 _POLL_SECONDS = 0.2
 _FOR_NOW = frozenset((408, 425, 429))
+# S3's code for a request whose time is more than so far off; others refuse it by other names.
+_SKEWED, _TOLERATED_SECONDS = "RequestTimeTooSkewed", 900.0
 _EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
 _EXTRAS["hf"] = "hf"
 T = TypeVar("T")
@@ -235,13 +237,33 @@ def _passing(error: BaseException) -> bool:
 def _os_error(url: str, error: BaseException) -> OSError:
     cause = _cause(error)
     status, name = _status(cause), without_secrets(url)
-    if status in (401, 403) or isinstance(cause, PermissionError):
-        return PermissionError(errno.EACCES, f"permission denied ({words_of(cause)})", name)
+    if status in (401, 403) or isinstance(cause, PermissionError) or _SKEWED in str(cause):
+        return PermissionError(errno.EACCES, denied(words_of(cause), cause), name)
     if status in (404, 410) or isinstance(cause, FileNotFoundError):
         # Drivers may say more than the path: a missing bucket, a repository that is private.
         more = f" ({words_of(cause)})" if " " in str(cause) and status is None else ""
         return FileNotFoundError(errno.ENOENT, f"no such file{more}", name)
     return OSError(errno.EIO, words_of(cause), name)
+
+
+def denied(words: str, error: BaseException) -> str:
+    """What is said of a refusal, with the way out where this machine's clock may be why."""
+    date = email.utils.parsedate_tz(_date_of(error) or _date_of(error.__cause__))
+    off = abs(email.utils.mktime_tz(date) - time.time()) if date else 0.0
+    wrong = _SKEWED in words or off > _TOLERATED_SECONDS
+    hint = "; set this machine's clock, which is not as the server's" if wrong else ""
+    return f"permission denied ({words}){hint}"
+
+
+def _date_of(error: BaseException | None) -> str:
+    """The server's time in the answer that an error is about: aiohttp's, httpx's, botocore's."""
+    response: Any = getattr(error, "response", None)
+    headers: Any = getattr(error, "headers", None) or getattr(response, "headers", None)
+    if isinstance(response, Mapping):
+        headers = response.get("ResponseMetadata", {}).get("HTTPHeaders")
+    if not isinstance(headers, Mapping):
+        return ""
+    return str(headers.get("Date") or headers.get("date") or "")
 
 
 def words_of(error: BaseException) -> str:

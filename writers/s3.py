@@ -18,6 +18,7 @@ from typing import Any
 
 from anamnesis import stopping
 from anamnesis.errors import UnsupportedError, without_secrets
+from anamnesis.readers.urls import denied
 from anamnesis.writers.objects import Parts
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 10, 60, 6
@@ -230,7 +231,7 @@ def _os_error(url: str, error: Any) -> Exception:
     if code in _ABSENT:
         return FileNotFoundError(errno.ENOENT, f"no such object ({text})", url)
     if code in _REFUSED:
-        return PermissionError(errno.EACCES, f"permission denied ({text})", url)
+        return PermissionError(errno.EACCES, denied(text, error), url)
     if code in _CONDITIONS:
         return FileExistsError(errno.EEXIST, f"was written by another meanwhile ({text})", url)
     if code in _UNKNOWN:

@@ -8,8 +8,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from datetime import UTC, datetime
+from email.utils import format_datetime
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -105,11 +107,16 @@ class Faults:
                 return str(rule[1])
         return ""
 
+    def judge(self, headers: Mapping[str, str]) -> str:
+        """A fault that a request's headers deserve."""
+        return ""
+
 
 _ERRORS = {
     "slow-down": (503, "SlowDown", "Please reduce your request rate."),
     "server-error": (500, "InternalError", "We encountered an internal error."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
+    "skewed": (403, "RequestTimeTooSkewed", "The difference between the times is too large."),
 }
 
 
@@ -125,12 +132,13 @@ def faulty(endpoint: str, faults: Faults, host: str = "127.0.0.1") -> Iterator[s
         def handle_any(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             with self.lock if faults.ordered else nullcontext():
-                fault = faults.take(f"{self.command} {self.path}")
+                fault = faults.take(f"{self.command} {self.path}") or faults.judge(self.headers)
             if fault in _ERRORS:
                 status, code, text = _ERRORS[fault]
+                now = datetime.now(UTC)
                 self.answer(
                     status,
-                    [],
+                    [("Date", format_datetime(now, usegmt=True))],
                     f"<Error><Code>{code}</Code><Message>{text}</Message></Error>".encode(),
                 )
                 return

@@ -76,12 +76,44 @@ def test_an_object_that_is_replaced(bucket: Any, fp8_model: Path) -> None:
     file.read(0, 8)
     files.check_unchanged()
     bucket.pipe("bucket/m/model.safetensors", data[:-1] + bytes([data[-1] ^ 1]))
-    with pytest.raises(IntegrityError, match="changed while it was read"):  # by its own answer
+    with pytest.raises(IntegrityError, match="changed while it was read"):  # asked for by its ETag
         file.fetch_into(0, bytearray(8))
-    with pytest.raises(IntegrityError, match="changed while it was read"):
-        files.check_unchanged()
-    with pytest.raises(IntegrityError, match="changed while it was read"):
-        Files()(model.files[0])
+    with pytest.raises(IntegrityError, match="changed while it was read"):  # by its own answer
+        Files()(model.files[0]).fetch_into(0, bytearray(8))
+
+
+def test_only_the_version_that_was_seen_is_asked_for(
+    bucket: Any, fp8_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And nothing besides ranges; a store that names no version is asked for it."""
+    bucket.pipe("bucket/m/model.safetensors", fp8_model.read_bytes())
+    model = load_model("s3://bucket/m/model.safetensors")
+    asked: list[tuple[str, dict[str, Any]]] = []
+    real = s3fs.S3FileSystem._call_s3
+    named = True
+
+    async def call(self: Any, method: str, *args: Any, **wanted: Any) -> Any:
+        asked.append((method, wanted))
+        answer = await real(self, method, *args, **wanted)
+        return answer if named or method != "get_object" else {"Body": answer["Body"]}
+
+    monkeypatch.setattr(s3fs.S3FileSystem, "_call_s3", call)
+    files = Files()
+    file = files(model.files[0])
+    for _ in range(2):
+        file.fetch_into(0, bytearray(8))
+    files.check_unchanged()
+    etag = bucket.info("bucket/m/model.safetensors")["ETag"]
+    assert [(method, wanted.get("IfMatch")) for method, wanted in asked[:2]] == [
+        ("get_object", None),
+        ("get_object", etag),
+    ]
+    assert [method for method, _ in asked].count("head_object") <= 1  # our own, of the ETag
+    named = False
+    asked.clear()
+    file.fetch_into(0, bytearray(8))
+    files.check_unchanged()
+    assert [method for method, _ in asked] == ["get_object", "head_object"]
 
 
 def test_what_is_not_there(bucket: Any, fp8_model: Path) -> None:
