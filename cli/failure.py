@@ -60,7 +60,8 @@ def line(error: BaseException) -> str:
         kind, text = "usage", error.format_message()
     elif _is_out_of_memory(error):
         kind = LimitError.kind
-        text = f"out of memory, by a limit on the address space or the machine: {error}"
+        first = str(error).partition(". ")[0]
+        text = f"out of memory, by a limit on the address space or the machine: {first}"
     elif isinstance(error, OSError):
         kind, text = _builtin(error), _os_message(error)
     else:
@@ -83,7 +84,9 @@ def _is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError):
         return True
     if isinstance(error, OSError):
-        return error.errno == errno.ENOMEM
+        # A library that could not be mapped, of which llvmlite says that it was not found.
+        unmapped = error.errno is None and "shared object" in str(error) and _is_limited()
+        return error.errno == errno.ENOMEM or unmapped
     if isinstance(error, SystemError | ImportError) and _is_limited():
         return True  # allocations fail in C code, which does not always say so
     text = str(error).lower()

@@ -16,7 +16,7 @@ from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.inputs import Inputs, copy_rest, inputs_of, refuse_indexes
 from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.output_needs import described, prepared
-from anamnesis.pipeline.place import is_model_folder, refuse_input_folders
+from anamnesis.pipeline.place import is_model_folder, refuse_input_folders, refuse_no_folder
 from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.remarks import collapsed, remarks_on, remarks_on_loss, remarks_on_settings
@@ -83,7 +83,9 @@ def _plan_all(
     patterns = _Patterns((*settings.include, *settings.exclude))
     folders = [pipeline.source for pipeline in inputs.pipelines]
     for out in (*(out for _, out in inputs.models), *(p.out for p in inputs.pipelines)):
-        if Path(out).suffix != WRITERS[settings.format].suffix:
+        is_file = Path(out).suffix == WRITERS[settings.format].suffix
+        refuse_no_folder(out, is_file=is_file)
+        if not is_file:
             refuse_input_folders(out, [*sources, *folders])
     imatrix = open_imatrix(settings.imatrix, limits) if settings.imatrix else None
     for source, out in inputs.models:

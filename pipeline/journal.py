@@ -103,7 +103,8 @@ class Journal:
                 entry.append(self._contents.get(name, ""))
             if lost:
                 entry.append(msgspec.to_builtins(list(lost)))
-            lines += json.dumps([_digest(entry), entry], separators=(",", ":")).encode() + b"\n"
+            text = _canonical(entry)
+            lines += b'["%b",%b]\n' % (xxhash.xxh3_128(text).hexdigest().encode(), text)
         self._store.append(self.path, lines, OWNED_BYTES)
 
     def finished(self, *, start_again: bool = False) -> dict[str, Pieces]:
@@ -344,5 +345,9 @@ def _places(items: Sequence[Item], layout: Layout) -> dict[str, Any]:
 
 
 def _digest(document: Any) -> str:
-    text = json.dumps(document, separators=(",", ":"), sort_keys=True, default=str)
-    return xxhash.xxh3_128(text.encode()).hexdigest()
+    return xxhash.xxh3_128(_canonical(document)).hexdigest()
+
+
+def _canonical(document: Any) -> bytes:
+    """The one text of a document that its digest is of."""
+    return json.dumps(document, separators=(",", ":"), sort_keys=True, default=str).encode()

@@ -188,6 +188,21 @@ def refuse_input_folders(out: str, sources: Sequence[str]) -> None:
             raise UsageError(f"{out}: the input {source} lies in it; choose another output")
 
 
+def refuse_no_folder(out: str, *, is_file: bool) -> None:
+    """UsageError where a file, or a link to nothing, is in the place of the folder to write to."""
+    if not store_of(located(out)).moves:
+        return
+    folder = Path(out).parent if is_file else Path(out)
+    for path in (folder, *folder.parents):
+        if path.is_dir():
+            return
+        if os.path.lexists(path):
+            link = path.is_symlink()
+            what = f"a link to {os.readlink(path)}, where nothing is" if link else "a file"
+            subject = "" if path == Path(out) else f"{path} "
+            raise UsageError(f"{out}: {subject}is {what}, and no folder; choose another output")
+
+
 def _refuse_around(out: PurePath, sources: Sequence[str]) -> None:
     """The same where folders are no more than the beginnings of names."""
     for source in filter(is_url, sources):

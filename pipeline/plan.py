@@ -347,11 +347,11 @@ def _cut(
     """The tasks, in file order; of files that are packed by whoever decodes them, one for each."""
     count = 0
     for file, numbers in groupby(layout.order, lambda number: layout.places[number][0]):
+        whole = (placed[number] for number in numbers if number in placed)
         pieces = (
-            replace(placed[number], start=start, stop=stop)
-            for number in numbers
-            if number in placed
-            for start, stop in _ranges(placed[number].step, task_bytes)
+            piece if at == (piece.start, piece.stop) else replace(piece, start=at[0], stop=at[1])
+            for piece in whole
+            for at in _ranges(piece.step, task_bytes)
         )
         if send.packs:
             group = tuple(pieces)

@@ -10,6 +10,7 @@ import math
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import PurePath
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -103,6 +104,10 @@ def read_manifest(document: Any, what: str) -> Manifest:
     Raises FormatError for a field that is missing, unknown, of another type or not possible, and
     for pieces that leave out elements of a tensor, or hold any twice.
     """
+    for key, kind in (("options", Options), ("storage", Storage)):
+        unknown = _keys(document.get(key)) - {field.name for field in fields(kind)}
+        if unknown:
+            raise FormatError(f"{what}: {key}: found {min(unknown)!r:.100}, which is no field")
     found = _convert(document, Manifest, what)
     _one_of(found.format, WRITERS, f"{what}: format")
     _one_of(found.storage.compression, _COMPRESSIONS, f"{what}: storage.compression")
@@ -176,6 +181,10 @@ def lay_out(manifest: Manifest, out: PurePath, what: str) -> Layout:
     except LimitError as error:
         text = f"{what}: {error}"
         raise LimitError(text, limit=error.limit, need=error.need, have=error.have) from error
+
+
+def _keys(value: Any) -> set[str]:
+    return set(value) if isinstance(value, dict) else set()
 
 
 def _one_of(found: str, allowed: Iterable[str], field: str) -> None:

@@ -7,7 +7,7 @@ conversion writes them, `verify --against` hashes them, `stats` counts them, `di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -85,7 +85,10 @@ class Windows:
         tensor = step.tensor
         for batch in iter_windows(tensor, step.batch_units, start, stop):
             blocks = reader.read(batch)
-            for window in iter_windows(tensor, step.window_units, batch.start, batch.stop):
+            windows: Iterable[Window] = (batch,)  # of a small tensor, of which there may be many
+            if batch.stop - batch.start > step.window_units:
+                windows = iter_windows(tensor, step.window_units, batch.start, batch.stop)
+            for window in windows:
                 if cancelled is not None and cancelled():
                     raise Cancelled
                 views = blocks.views if window == batch else reader.within(blocks, batch, window)

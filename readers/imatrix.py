@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UsageError
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.gguf_fields import MAGIC
 from anamnesis.readers.imatrix_entry import Entry, Imatrix
@@ -23,9 +23,17 @@ _CHUNK = MiB
 def open_imatrix(path: str, limits: Limits) -> Imatrix:
     """The importance matrix in a file, all of which is read once: sums must be finite, and not < 0.
 
-    Raises FormatError, LimitError, UnsupportedError, IntegrityError, OSError.
+    Raises UsageError when there is none, FormatError, LimitError, UnsupportedError,
+    IntegrityError, OSError.
     """
-    with open_source(path) as file:
+    try:
+        opened = open_source(path)
+    except FileNotFoundError:
+        raise UsageError(
+            f"{path}: found no such file; output.imatrix (--imatrix) names the importance matrix, "
+            "as llama-imatrix wrote it"
+        ) from None
+    with opened as file:
         if file.size >= len(MAGIC) and file.read(0, len(MAGIC)) == MAGIC:
             entries, datasets, chunks = read_gguf(path, limits)
         else:

@@ -24,6 +24,8 @@ from anamnesis.readers.gguf import open_gguf
 from anamnesis.readers.imatrix_entry import Entry
 
 _KEYS = ("imatrix.datasets", "imatrix.chunk_count", "imatrix.chunk_size")
+COUNTS = 1 << 22  # of all tensors together: of experts, of which a model has some ten thousands
+_COUNT_BYTES = 40  # of one in memory: a number of Python's in a tuple
 _SUMS, _COUNTS, _PLAIN_SUMS = ".in_sum2", ".counts", ".in_sum"
 
 
@@ -58,6 +60,9 @@ def _entries(
     path: str, stored: Mapping[str, Stored], files: Files, limits: Limits
 ) -> dict[str, Entry]:
     entries = {}
+    counts = sum(math.prod(t.shape) for name, t in stored.items() if name.endswith(_COUNTS))
+    limits.items(counts, f"{path}: counts of all tensors", COUNTS)
+    limits.memory(_COUNT_BYTES * counts, f"{path}: {counts:,} counts")
     for name, tensor in stored.items():
         for ending in (_SUMS, _COUNTS, _PLAIN_SUMS):
             if name.endswith(ending):

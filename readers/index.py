@@ -57,7 +57,8 @@ def read_index(file: SourceFile, folder: Folder, limits: Limits) -> Index:
             raise FormatError(f"{where}: {tensor!r:.200}: must be a file name, found {shard!r:.80}")
     metadata = document.get("metadata")
     more = metadata if isinstance(metadata, dict) else {}
-    index = Index(file.path, weight_map, more.get("total_size"), more)
+    plain = {tensor: _without_dots(shard) for tensor, shard in weight_map.items()}
+    index = Index(file.path, plain, more.get("total_size"), more)
     shards = index.shards
     limits.items(len(shards), f"{file.path}: shards", SHARDS)
     for shard in shards:
@@ -66,6 +67,13 @@ def read_index(file: SourceFile, folder: Folder, limits: Limits) -> Index:
         except SecurityError as error:
             raise SecurityError(f"{where}: {error}") from None
     return index
+
+
+def _without_dots(name: str) -> str:
+    """A name without `./`, so that a file has one name."""
+    if "./" not in name:
+        return name
+    return "/".join(part for part in name.split("/") if part != ".")
 
 
 def read_object(file: SourceFile, limits: Limits, *, python: bool = False) -> dict[str, Any]:

@@ -18,10 +18,13 @@ from typing import Any, Protocol, Self
 
 from anamnesis import stopping
 from anamnesis.errors import FormatError, IntegrityError
+from anamnesis.limits import KiB
 from anamnesis.readers.base import FileId
 from anamnesis.readers.closing import Closing
 
 _PARTS = 1024  # buffers a call, the least that POSIX systems have as IOV_MAX in practice
+# A read of so few bytes that begins where another ended is served from so many read at once.
+_SMALL, _AHEAD = 4 * KiB, 64 * KiB
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 # A scheme, or a chain of them as fsspec has it: `simplecache::s3://bucket/key`.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
@@ -148,6 +151,8 @@ class LocalFile(Closing):
             os.close(self._fd)
             raise
         self.id = _identity(self.path, status)
+        # Where the last small read ended, and what was read ahead of such: an offset and bytes.
+        self._next, self._ahead = -1, (0, b"")
 
     @property
     def size(self) -> int:
@@ -156,10 +161,31 @@ class LocalFile(Closing):
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable buffer from `offset`; IntegrityError if the file ends before."""
         view = memoryview(buffer).cast("B")
-        done = 0
+        done = self._take_ahead(offset, view) if len(view) <= _SMALL else 0
         stopping.check()
         while done < len(view):
             done += self._read_some(offset + done, [view[done:]], len(view) - done)
+
+    def _take_ahead(self, offset: int, view: memoryview) -> int:
+        """Bytes that were had without a call of their own: all, or none.
+
+        Small tensors lie one behind the other, and may be a million.
+        """
+        nbytes, follows = len(view), offset == self._next
+        self._next = offset + nbytes
+        first, held = self._ahead
+        if not first <= offset <= offset + nbytes <= first + len(held):
+            if not follows:
+                return 0
+            room = bytearray(min(_AHEAD, self.size - offset))
+            if len(room) < nbytes:
+                return 0
+            got = self._read_some(offset, [room], len(room))
+            self._ahead = first, held = offset, bytes(memoryview(room)[:got])
+            if got < nbytes:
+                return 0
+        view[:] = held[offset - first : offset - first + nbytes]
+        return nbytes
 
     def read_parts(self, offset: int, parts: Sequence[Any]) -> None:
         """As `read_into`, into one buffer (uint8) after the other."""

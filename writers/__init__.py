@@ -69,6 +69,11 @@ def format_of(path: str, asked: str | None = None) -> str:
     Raises UsageError when the suffix is another format's, or of files that no format here writes.
     """
     suffix = PurePath(path).suffix
+    if path.endswith("/") and any(row.suffix == suffix for row in WRITERS.values()):
+        raise UsageError(
+            f"output.path: {path}: ends in a slash, as folders do, and a name in {suffix} is of "
+            "one file; leave the slash out, or give the folder another name"
+        )
     if asked is not None and suffix == WRITERS[asked].suffix:
         return asked
     by_suffix = [name for name, row in WRITERS.items() if suffix and row.suffix == suffix]

@@ -10,6 +10,7 @@ from pathlib import Path, PurePath
 from typing import Any
 
 from anamnesis import owned
+from anamnesis.limits import KiB
 from anamnesis.writers.base import OutFile, WriterModule, write_all
 from anamnesis.writers.lock import OutputLock
 from anamnesis.writers.part import (
@@ -22,6 +23,9 @@ from anamnesis.writers.part import (
     write_stream,
 )
 from anamnesis.writers.stores import Packing, Unfinished
+
+# Writes of so few bytes are held until so many follow one another.
+_SMALL, _HELD = 4 * KiB, 64 * KiB
 
 
 class Disk:
@@ -128,12 +132,30 @@ class DiskSink:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self._held, self._start = bytearray(), 0  # small writes that follow one another
 
     def write(self, data: Any, offset: int) -> None:
-        write_all(self._fd, data, offset)
+        if self._held and offset != self._start + len(self._held):
+            self._write_held()
+        view = memoryview(data).cast("B")
+        if len(view) > _SMALL:
+            self._write_held()
+            write_all(self._fd, view, offset)
+            return
+        if not self._held:
+            self._start = offset
+        self._held += view
+        if len(self._held) >= _HELD:
+            self._write_held()
+
+    def _write_held(self) -> None:
+        if self._held:
+            write_all(self._fd, self._held, self._start)
+            self._held = bytearray()
 
     def finish(self, durable: bool) -> None:
         """With `durable`, the pages have left this machine when it returns."""
+        self._write_held()
         if durable:
             owned.sync_data(self._fd)
 

@@ -7,6 +7,7 @@ so that whoever holds the output's lock may clear it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import hashlib
 import os
 from collections.abc import Sequence
@@ -17,7 +18,7 @@ from anamnesis import owned
 from anamnesis.errors import SecurityError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.writers.base import OutFile, WriterModule
-from anamnesis.writers.part import PartFile, part_path, remove_parts
+from anamnesis.writers.part import PartFile, free_bytes, part_path, remove_parts
 from anamnesis.writers.stores import Record, Store, located
 
 STAGED_RUN = "staged00"  # an upload that no run goes on with
@@ -44,7 +45,10 @@ class Staged:
         return []
 
     def check_space(self, files: Sequence[OutFile]) -> list[str]:
-        """Make the folder, and clear what a run has left in it that was killed."""
+        """Make the folder, and clear what a run has left in it that was killed.
+
+        OSError (ENOSPC) unless there is room for the largest file.
+        """
         if not self._folder.parent.is_dir():
             raise UsageError(f"run.staging: {self._folder.parent}: found no such folder")
         with contextlib.suppress(FileExistsError):
@@ -53,7 +57,18 @@ class Staged:
         if not self._folder.is_dir() or self._folder.is_symlink() or status.st_uid != os.geteuid():
             raise SecurityError(f"{self._folder}: is not this user's own folder")
         remove_parts(self._folder)
-        return []
+        # At a time there is one file at least, and when it is packed both of its forms.
+        need = max((file.nbytes + file.packed_bytes for file in files), default=0)
+        free = free_bytes(self._folder)
+        if free is not None and need > free:
+            self.close()
+            raise OSError(
+                errno.ENOSPC,
+                f"the largest file of the output needs {need:,} bytes there before it is sent, "
+                f"{free:,} are free",
+                f"run.staging: {self._folder.parent}",
+            )
+        return [] if free is not None else [str(self._folder.parent)]
 
     def close(self) -> None:
         """Remove the folder; what is in it is another's."""
