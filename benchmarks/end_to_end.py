@@ -7,7 +7,7 @@
   begins with the first values that it writes; what is before is start-up.
 - *floor, own process*: the floor after the same imports and the same start-up.
 
-The four take turns; outputs are removed between them, outside of the clock.
+The four alternate; outputs are removed between them, outside of the clock.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ def measure(name: str, gib: float, folder: str | None, threads: int, repeat: int
         path = write_model(place, layer, layers)
         stored_bytes = layers * layer.nbytes
         del layer
-        found = take_turns(path, place / "out.safetensors", threads, repeat)
+        found = alternating(path, place / "out.safetensors", threads, repeat)
     finally:
         shutil.rmtree(place)
     result: dict[str, Any] = {
@@ -123,7 +123,7 @@ def _ratio(result: dict[str, Any], work: str, floor: str, phase: str) -> float:
     return float(result[work][phase][0] / result[floor][phase][0])
 
 
-def take_turns(
+def alternating(
     path: Path, out: Path, threads: int, repeat: int
 ) -> dict[str, list[dict[str, float]]]:
     """The four, `repeat` times in turn after a round that compiles; seconds and bytes of each."""

@@ -157,14 +157,14 @@ def _two_threads(found: Opened, window: Window) -> dict[str, Any]:
         def together(works: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
             return lambda: list(pool.map(lambda work: work(), works))
 
-        def in_turn(works: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
+        def alternated(works: Sequence[Callable[[], Any]]) -> Callable[[], Any]:
             return together([lambda: [work() for work in works]])
 
         took = rounds(
             {
-                "one": in_turn(decoding),
+                "one": alternated(decoding),
                 "two": together(decoding),
-                "one hash": in_turn(hashing),
+                "one hash": alternated(hashing),
                 "two hashes": together(hashing),
             },
             THREAD_REPETITIONS,

@@ -4,7 +4,7 @@
   moves nothing (`floor.py`).
 - *plain*: that conversion; *moved*: the conversion under Hugging Face's names.
 
-A Llama's queries are permuted by rows, GPT-2's matrices are transposed. The three take turns.
+A Llama's queries are permuted by rows, GPT-2's matrices are transposed. The three alternate.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ SIZE = 32  # of FP-Quant's matrix
 
 
 def fp_quant(rows: int, columns: int) -> Layer:
-    """MXFP4 of a weight that is turned in groups of 32."""
+    """MXFP4 of a weight that is rotated in groups of 32."""
     codes = _bytes(rows, columns // 2)
     matrix = np.ones((1, 1))
     while len(matrix) < SIZE:

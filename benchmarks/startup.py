@@ -65,7 +65,7 @@ def run(console: Console, repeat: int) -> dict[str, Any]:
             commands[f"amn remember, {what}"] = ["-c", FIRST_BYTE + COMMAND, *remember]
             cold = ["-c", NO_KERNELS + FIRST_BYTE + COMMAND, *remember]
             commands[f"amn remember, {what}, cold"] = cold
-        found = _take_turns(commands, repeat)
+        found = _alternating(commands, repeat)
         read = {f.suffix[1:]: bytes_read(f) for f in files}
     finally:
         shutil.rmtree(folder)
@@ -128,7 +128,9 @@ def _remember(folder: Path, case: str) -> list[str]:
     return ["remember", str(path), "-o", str(small / "out.safetensors"), "--overwrite"]
 
 
-def _take_turns(commands: Mapping[str, Sequence[str]], repeat: int) -> dict[str, tuple[Times, int]]:
+def _alternating(
+    commands: Mapping[str, Sequence[str]], repeat: int
+) -> dict[str, tuple[Times, int]]:
     """Wall times and the median of peak memory; the first round fills caches."""
     seconds: dict[str, list[float]] = {}
     peaks: dict[str, list[int]] = {}

@@ -61,8 +61,8 @@ class Pick:
 
     def finish(self, out: Any) -> Any:
         """The result, from an array of all axes."""
-        turned = tuple(slice(None, None, -1) if f else slice(None) for f in self.flipped)
-        out = out[turned].reshape(self.shape) if any(self.flipped) else out.reshape(self.shape)
+        backward = tuple(slice(None, None, -1) if f else slice(None) for f in self.flipped)
+        out = out[backward].reshape(self.shape) if any(self.flipped) else out.reshape(self.shape)
         return out.copy() if any(self.flipped) and out.base is not None else out
 
     def _slabs(self, axis: int, base: int, place: tuple[Any, ...], limit: int) -> Iterator[Slab]:
@@ -109,9 +109,9 @@ def pick(index: Any, shape: tuple[int, ...], name: str) -> Pick:
     axes, flipped, dropped = [], [], []
     for number, (part, size) in enumerate(zip(parts, shape, strict=True)):
         chosen = _along(part, size, f"{name}: axis {number}")
-        turned = chosen.step < 0
-        axes.append(chosen[::-1] if turned else chosen)
-        flipped.append(turned)
+        backward = chosen.step < 0
+        axes.append(chosen[::-1] if backward else chosen)
+        flipped.append(backward)
         dropped.append(not isinstance(part, slice))
     return Pick(shape, tuple(axes), tuple(flipped), tuple(dropped))
 

@@ -16,7 +16,7 @@ from typing import Literal
 from anamnesis.errors import FormatError
 from anamnesis.names.derived import Part, Segment, derive
 from anamnesis.names.pattern import Pattern, Side
-from anamnesis.names.values import way_back
+from anamnesis.names.values import inverse
 from anamnesis.readers.base import Tensor
 
 Facts = Callable[[str], int]  # the size that a name stands for, in the layer of the link
@@ -295,7 +295,7 @@ def _runs(
 
 def _value(link: Link, direction: Direction) -> str:
     """What is done to each number on the way to the other side."""
-    return way_back(link.value) if direction == "to-hf" else link.value
+    return inverse(link.value) if direction == "to-hf" else link.value
 
 
 def _shape(sides: Sequence[Side], pieces: Sequence[_Piece]) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.names.config_class import ModelClass, layers_with, put, words
+from anamnesis.names.config_class import ModelClass, layers_with, set_value, words
 from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.family import Family
 from anamnesis.names.rope import rope_scaling
@@ -50,7 +50,7 @@ def config_of(
     for key, source in row.sources.items():
         found = _get(values, f"{prefix}.{source}")
         if found is not None and (found or key not in _NONE_IF_ZERO):
-            put(config, key, _shortest(found))
+            set_value(config, key, _shortest(found))
     seen = _from_tensors(model, row)
     config |= {k: v for k, v in seen.items() if row.sources.get(k) == _SOURCED.get(k)}
     if config.get("num_key_value_heads") == 0:  # a list of zeros, of files of Granite's hybrids

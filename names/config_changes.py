@@ -22,7 +22,7 @@ _LAYERS_OF_GEMMA3_27B = 62
 
 
 def latent(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """Multi-head latent attention: the part of a head that is not turned, and YaRN's scale."""
+    """Multi-head latent attention: the part of a head that is not rotary, and YaRN's scale."""
     length = values.get(f"{prefix}.attention.key_length_mla")
     length = length or values.get(f"{prefix}.attention.key_length", 0)
     config["qk_nope_head_dim"] = length - config.get("qk_rope_head_dim", 0)
@@ -89,7 +89,7 @@ def two_bases(config: Config, values: Values, prefix: str, model: Model) -> None
 
 
 def plain_rotation(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """No scaling, said in so many words to a class that scales unless it is told."""
+    """No scaling, said in so many words to a class that scales unless it is said."""
     config.setdefault("rope_scaling", {"rope_type": "default"})
 
 
@@ -211,7 +211,7 @@ def mixers(config: Config, values: Values, prefix: str, model: Model) -> None:
 
 
 def bamba(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """Which layers have attention; the share of a head that is turned is the class's own."""
+    """Which layers have attention; the share of a head that is rotary is the class's own."""
     config["attn_layer_indices"] = layers_with(model, "attn_q.weight")
     config.pop("partial_rotary_factor", None)
 
@@ -237,9 +237,9 @@ def nemotron_h(config: Config, values: Values, prefix: str, model: Model) -> Non
 
 
 def positions(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """Whether heads are turned at all (Granite's hybrids)."""
-    turned = values.get(f"{prefix}.rope.scaling.finetuned")
-    config["position_embedding_type"] = "rope" if turned else "nope"
+    """Whether heads are rotary at all (Granite's hybrids)."""
+    finetuned = values.get(f"{prefix}.rope.scaling.finetuned")
+    config["position_embedding_type"] = "rope" if finetuned else "nope"
     config.pop("partial_rotary_factor", None)
 
 
@@ -263,7 +263,7 @@ def layer_norms(config: Config, values: Values, prefix: str, model: Model) -> No
 
 
 def whole_heads(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """All of a head is turned, whatever the file says: it was written with another class's half."""
+    """All of a head is rotary, whatever the file says: it was written with another class's half."""
     config.pop("partial_rotary_factor", None)
 
 
@@ -325,11 +325,11 @@ def kimi(config: Config, values: Values, prefix: str, model: Model) -> None:
 
 
 def glm(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """The width of a head, which the class would take for 128, and the share that is turned."""
+    """The width of a head, which the class would take for 128, and the share that is rotary."""
     config["head_dim"] = config["hidden_size"] // max(1, config["num_attention_heads"])
-    turned = values.get(f"{prefix}.rope.dimension_count")
-    if turned:
-        config["partial_rotary_factor"] = turned / max(1, config["head_dim"])
+    rotary = values.get(f"{prefix}.rope.dimension_count")
+    if rotary:
+        config["partial_rotary_factor"] = rotary / max(1, config["head_dim"])
 
 
 def cohere2_moe(config: Config, values: Values, prefix: str, model: Model) -> None:

@@ -56,7 +56,7 @@ class ModelClass:
         return {key: source for key, source in found.items() if source != "-"}
 
 
-def put(config: dict[str, Any], key: str, value: Any) -> None:
+def set_value(config: dict[str, Any], key: str, value: Any) -> None:
     """Set a key; `a.b` is `b` in the block `a`."""
     *blocks, last = key.split(".")
     for name in blocks:

@@ -149,18 +149,18 @@ def transposed(tensor: Tensor) -> Tensor:
     """
     *lead, rows, columns = tensor.shape
     shape = (*lead, columns, rows)
-    found = _turned(tensor, shape) if isinstance(tensor, Derived) else None
+    found = _transposed(tensor, shape) if isinstance(tensor, Derived) else None
     if found is None:
         matrices = math.prod(lead)
         strides = (rows * columns, 1, columns)
         part = Part(0, (0, 0, 0), (matrices, columns, rows), 0, strides)
         segments = (Segment(0, (matrices, columns, rows), (part,)),)
         found = derive(tensor.name, shape, (tensor,), segments)
-    # What is a plain tensor again, as it was turned before, has units of its own.
+    # What is a plain tensor again, as it was before it was transposed, has units of its own.
     return replace(found, unit_elems=rows) if isinstance(found, Derived) else found
 
 
-def _turned(tensor: Derived, shape: tuple[int, ...]) -> Tensor | None:
+def _transposed(tensor: Derived, shape: tuple[int, ...]) -> Tensor | None:
     """A derived tensor transposed, of its own sources; None where an axis is part of both."""
     if len(tensor.segments) != 1 or tensor.segments[0].elems != tensor.elems:
         return None
@@ -170,14 +170,14 @@ def _turned(tensor: Derived, shape: tuple[int, ...]) -> Tensor | None:
         return None
     first, middle = sizes.index(rows * columns), sizes.index(columns)
 
-    def turned(axes: tuple[int, ...]) -> tuple[int, ...]:
+    def transposed(axes: tuple[int, ...]) -> tuple[int, ...]:
         return (*axes[:first], *axes[middle:], *axes[first:middle])
 
     parts = tuple(
-        replace(p, lo=turned(p.lo), hi=turned(p.hi), strides=turned(p.strides))
+        replace(p, lo=transposed(p.lo), hi=transposed(p.hi), strides=transposed(p.strides))
         for p in segment.parts
     )
-    segments = (Segment(0, turned(segment.dims), parts, segment.value),)
+    segments = (Segment(0, transposed(segment.dims), parts, segment.value),)
     return derive(tensor.name, shape, tensor.sources, segments)
 
 

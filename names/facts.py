@@ -80,6 +80,6 @@ _DERIVED: dict[str, Callable[[Facts], int]] = {
     "ssm-states": lambda f: f.get("ssm.group_count") * f.get("ssm.state_size"),
     "ssm-v-per-k": lambda f: _over(f.get("ssm.time_step_rank"), f.get("ssm.group_count")),
     "ssm-value-dim": lambda f: _over(f.get("ssm.inner_size"), f.get("ssm.time_step_rank")),
-    "turned-pairs": lambda f: f.get("rope.dimension_count") // 2,
+    "rotary-pairs": lambda f: f.get("rope.dimension_count") // 2,
     "value-group": lambda f: f("ssm-v-per-k") * f("ssm-value-dim"),
 }

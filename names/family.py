@@ -56,8 +56,8 @@ class Family:
     kinds of vocabulary, if any. `paths` are what `{m}` and `{h}` may be, the usual ones first.
     `arrays` are key/values that hold tensors of one number, with the dimensions that these have:
     rows call them `KEY.{i}`. `zero_rows` are tensors whose first rows no GGUF has, and how many.
-    `one_way` families are written as GGUF alone: their files are read as another's, which computes
-    the same. Those `to-hf` are read alone, where no tower lies beside the text model.
+    Those `only` `to-gguf` are written alone: their files are read as another's, which computes the
+    same. Those `to-hf` are read alone, where no tower lies beside the text model.
     """
 
     name: str
@@ -73,7 +73,7 @@ class Family:
     notes: tuple[str, ...] = field(default=())
     vocabularies: tuple[str, ...] = ()
     arrays: Mapping[str, int] = field(default_factory=dict)
-    one_way: Literal["", "to-gguf", "to-hf"] = ""
+    only: Literal["", "to-gguf", "to-hf"] = ""
     zero_rows: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -159,7 +159,7 @@ def kept_dtype(tensor: Tensor, outtype: str, keys: Keys) -> str:
 
 def _family(model: Model, name: str, tensors: Mapping[str, Tensor]) -> Family:
     """The family of a class; of several, the one that has rows for the most tensors."""
-    rows = [f for f in families() if name in f.architectures and f.one_way != "to-hf"]
+    rows = [f for f in families() if name in f.architectures and f.only != "to-hf"]
     if not rows:
         known = ", ".join(sorted({a for f in families() for a in f.architectures}))
         raise UnsupportedError(

@@ -37,9 +37,9 @@ PATTERNS: dict[str, str] = {
     # The last rows of a tensor, their groups in another order than those before them.
     "tiled-conv": "+(g s d) 1 k -> +(s g d) k; g={} s={} d={}",
     "tiled-part": "+(g s d) ... -> +(s g d) ...; g={} s={} d={}",
-    # Of each head, the part that is turned, whose neighbours become halves, and the rest.
-    "turned-part": "(h +(d t)) ... -> (h +(t d)) ...; t=2 d=turned-pairs h={}",
-    "unturned-part": "(h +r) ... -> (h +r) ...; h={}",
+    # Of each head, the rotary part, whose neighbours become halves, and the rest.
+    "rotary-part": "(h +(d t)) ... -> (h +(t d)) ...; t=2 d=rotary-pairs h={}",
+    "unrotary-part": "(h +r) ... -> (h +r) ...; h={}",
     # Matrices that are stored `[in, out]`.
     "transpose": "a b -> b a",
     "transpose-last": "e a b -> e b a",

@@ -162,10 +162,10 @@ def of_unigram(
     before = steps(document.get("normalizer"), "normalizers")
     mapped = next((s["precompiled_charsmap"] for s in before if s.get("type") == "Precompiled"), "")
     prefix = KeyValue(_BOOL, prefixes_space(document))
-    strips = KeyValue(_BOOL, any(s.get("type") == "Strip" for s in before))
+    trims = KeyValue(_BOOL, any(s.get("type") == "Strip" for s in before))
     return tokens, {
         "tokenizer.ggml.add_space_prefix": prefix,
-        "tokenizer.ggml.remove_extra_whitespaces": strips,
+        "tokenizer.ggml.remove_extra_whitespaces": trims,
     } | _charsmap(base64.b64decode(mapped))
 
 

@@ -31,9 +31,9 @@ def rope_scaling(
     width = config.get("head_dim") or 0
     if not width and isinstance(heads, int) and heads:
         width = int(config.get("hidden_size") or config.get("n_embd") or 0) // heads
-    turned = get("dimension_count")
-    if turned and width and turned < width:
-        out["partial_rotary_factor"] = turned / width
+    rotary = get("dimension_count")
+    if rotary and width and rotary < width:
+        out["partial_rotary_factor"] = rotary / width
     length = get("scaling.original_context_length")
     scaling: dict[str, Any] = {}
     long, short = (_floats(model, f"rope_factors_{kind}.weight") for kind in ("long", "short"))
@@ -55,25 +55,25 @@ def rope_scaling(
     return out
 
 
-_UNTURNED = 1e30  # what a dimension is divided by that is not turned
+_UNROTATED = 1e30  # what a dimension is divided by that is not rotary
 
 
 def _proportional(factors: list[float]) -> dict[str, Any]:
-    """The share of dimensions that are turned, the first of each half (Gemma 4)."""
-    turned = factors.count(1.0)
+    """The share of dimensions that are rotary, the first of each half (Gemma 4)."""
+    rotary = factors.count(1.0)
     if (
         not factors
-        or factors[turned:] != [_UNTURNED] * (len(factors) - turned)
+        or factors[rotary:] != [_UNROTATED] * (len(factors) - rotary)
         or all(factor == 1.0 for factor in factors)
     ):
         return {}
-    return {"rope_type": "proportional", "partial_rotary_factor": turned / len(factors)}
+    return {"rope_type": "proportional", "partial_rotary_factor": rotary / len(factors)}
 
 
 def proportional_factors(width: int, share: float) -> tuple[float, ...]:
     """The factors that turn a share of a head of `width` alone."""
-    turned = int(width * share / 2)
-    return (1.0,) * turned + (_UNTURNED,) * (width // 2 - turned)
+    rotary = int(width * share / 2)
+    return (1.0,) * rotary + (_UNROTATED,) * (width // 2 - rotary)
 
 
 def _llama3(factors: list[float], base: float) -> dict[str, Any]:

@@ -26,21 +26,21 @@ _INNER = (
 ).split()
 
 
-def _turned(settings: Settings, usual: str) -> float:
+def _rotary(settings: Settings, usual: str) -> float:
     part = settings.rope.get("partial_rotary_factor")
     return float(usual if part is None else part)
 
 
-def _turned_split(settings: Settings, arguments: str) -> int:
+def _rotary_split(settings: Settings, arguments: str) -> int:
     key, usual = arguments.split(",")
     stated = settings.first(key)
-    part = _turned(settings, usual) if stated is None else float(stated)
+    part = _rotary(settings, usual) if stated is None else float(stated)
     return int(part * split_width(settings))
 
 
-def _turned_hidden(settings: Settings, usual: str) -> int | None:
+def _rotary_hidden(settings: Settings, usual: str) -> int | None:
     heads = settings.heads
-    return int(_turned(settings, usual) * settings.hidden) // heads if heads else None
+    return int(_rotary(settings, usual) * settings.hidden) // heads if heads else None
 
 
 def _scaled(settings: Settings, key: str) -> Any:
@@ -227,9 +227,9 @@ DERIVED: dict[str, Derived] = {
     "trained-positions": _trained_positions,
     "stepped": layers.stepped,
     "true": lambda s, key: True if s.get(key) else None,
-    "turned": lambda s, usual: int(s.width * _turned(s, usual)),
-    "turned-hidden": _turned_hidden,
-    "turned-split": _turned_split,
+    "rotary": lambda s, usual: int(s.width * _rotary(s, usual)),
+    "rotary-hidden": _rotary_hidden,
+    "rotary-split": _rotary_split,
     "width": lambda s, _: s.width or None,
     "when": _when,
     "window": lambda s, key: s.window.get(key),

@@ -90,7 +90,7 @@ def is_value(word: str) -> bool:
     return word in VALUES or word.startswith(SCALED)
 
 
-def way_back(word: str) -> str:
+def inverse(word: str) -> str:
     """What is done on the way to Hugging Face; "" where a GGUF does not say the factors."""
     return VALUES[word].inverse if word in VALUES else ""
 

@@ -18,7 +18,7 @@ from anamnesis.names.facts import Facts
 from anamnesis.names.families import families
 from anamnesis.names.family import Family, Row
 from anamnesis.names.listed import listed_tensors
-from anamnesis.names.values import VALUES, way_back
+from anamnesis.names.values import VALUES, inverse
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.model import Model
 
@@ -101,11 +101,11 @@ def family_of(model: Model, *, tower: bool = False) -> Family:
         f
         for f in families()
         if architecture in f.gguf
-        and f.one_way not in left_out
+        and f.only not in left_out
         and (not f.vocabularies or words in (None, *f.vocabularies))
     ]
     said = {key for key in model.metadata if key.startswith(f"{architecture}.")}
-    for family in sorted(rows, key=lambda f: (f.one_way != "to-hf", -f.evidence)):
+    for family in sorted(rows, key=lambda f: (f.only != "to-hf", -f.evidence)):
         if (
             patterns.issuperset(family.has)
             and not patterns.intersection(family.lacks)
@@ -173,7 +173,7 @@ def _inexact(links: Sequence[Link]) -> Iterator[str]:
     """One remark an operation whose way back is not exact."""
     for value in sorted({link.value for link in links if link.value}):
         names = [link.hf for link in links if link.value == value]
-        back = way_back(value)
+        back = inverse(value)
         why = VALUES[back].why if back else ""
         if why:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""

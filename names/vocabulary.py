@@ -37,7 +37,7 @@ _PRE = "tokenizer.ggml.pre"
 _NORMALISERS = ("BertNormalizer", "Lowercase", "StripAccents")
 _PLAMO = "tokenizer.jsonl"
 _FAIRSEQ = "sentencepiece.bpe.model"
-_STRIPS = "tokenizer.ggml.remove_extra_whitespaces"
+_TRIMS = "tokenizer.ggml.remove_extra_whitespaces"
 _MODELS = ("tokenizer.model", "spiece.model")
 _SCORE = -1000.0  # of all tokens of Gemma 4
 # What parsers of Gemma 4's answers have to see.
@@ -251,8 +251,8 @@ def _of_fairseq(
         if tokens.types[number] == NORMAL and not token.get("special"):
             tokens.types[number] = USER_DEFINED
     tokens.resize(max(size, len(tokens.texts)))
-    strips = KeyValue(_BOOL, bool(settings.get("clean_up_tokenization_spaces")))
-    return tokens.values("t5", "default") | normaliser | {_STRIPS: strips}
+    trims = KeyValue(_BOOL, bool(settings.get("clean_up_tokenization_spaces")))
+    return tokens.values("t5", "default") | normaliser | {_TRIMS: trims}
 
 
 def _text(token: Any) -> str:

@@ -3,7 +3,7 @@
 A window is a run of the output. It is cut into boxes, whose elements lie in the sources with a
 stride an axis, and each is filled by its source (`boxes`), so that memory is that of a window
 whatever the order is. Where neighbours of the output lie apart, as in a transposed matrix, a batch
-of windows is read in the order of the source, and turned window by window.
+of windows is read in the order of the source, and reordered window by window.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Gatherer:
         self._scattered = tensor.scattered
         self._held: list[_Held] = []
         if self._scattered:
-            self._turned = aligned(step.window_units * self._unit, kind)
+            self._reordered = aligned(step.window_units * self._unit, kind)
 
     def read(self, window: Window) -> Any:
         """The elements of a window, as its sources have them."""
@@ -97,7 +97,7 @@ class Gatherer:
         """The elements of a window inside those of the batch that was read."""
         first, stop = self._range(window)
         if self._scattered:
-            return {"payload": self._bytes(self._turn(first, stop))}
+            return {"payload": self._bytes(self._gathered(first, stop))}
         before = self._range(batch)[0]
         return {"payload": self._bytes(self._memory[first - before : stop - before])}
 
@@ -161,9 +161,9 @@ class Gatherer:
                     _Held(box.start, box.dims, tuple(s.start for s in place), elements)
                 )
 
-    def _turn(self, first: int, stop: int) -> Any:
+    def _gathered(self, first: int, stop: int) -> Any:
         """The output's elements `[first, stop)`, of those that are held."""
-        out = self._turned[: stop - first]
+        out = self._reordered[: stop - first]
         if sum(segment.elems for segment in self._segments) < self._elems:
             out[:] = np.zeros((), out.dtype)
         for held in self._held:
@@ -185,7 +185,7 @@ class Gatherer:
 
 
 class _Batch(NamedTuple):
-    """What is held for a batch, of which windows are turned."""
+    """What is held for a batch, of which windows are gathered."""
 
     gatherer: Gatherer
     window: Window

@@ -29,7 +29,7 @@ class RowReader:
             numbers = self._of_rows(source, rows)
             if found is None:
                 found = _room(numbers, stop - start)
-            _put(found, place, numbers)
+            _store(found, place, numbers)
         return found
 
     def _runs(self, start: int, stop: int) -> Iterator[tuple[Any, int, Any]]:
@@ -64,7 +64,7 @@ class RowReader:
             numbers = _taken(*self._window(source, low, high), some)
             if made is None:
                 made = _room(numbers, len(rows))
-            _put(made, place, numbers)
+            _store(made, place, numbers)
         return made
 
     def _window(self, number: int, low: int, high: int) -> tuple[Any, int]:
@@ -96,7 +96,7 @@ def _room(numbers: Any, rows: int) -> Any:
     return numbers._replace(**made)
 
 
-def _put(room: Any, place: Any, numbers: Any) -> None:
+def _store(room: Any, place: Any, numbers: Any) -> None:
     given, there = _arrays(numbers), _arrays(room)
     others = [k for k in numbers._fields if k not in given]
     if given.keys() != there.keys() or any(getattr(numbers, k) != getattr(room, k) for k in others):

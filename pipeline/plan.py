@@ -45,7 +45,7 @@ TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # Read at once from layouts stored in columns, and from strided rows: whole lines of most matrices,
 # which is one call instead of one a line.
 READ_AHEAD_BYTES = 24 * MiB
-TURNED_BYTES = 32 * MiB  # of a matrix whose rows become columns: what is held in its own order
+TRANSPOSED_BYTES = 32 * MiB  # of a matrix whose rows become columns: what is held in its own order
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
@@ -255,7 +255,7 @@ def _derived_step(tensor: Derived, slot: Slot | None) -> Step:
     gathered = DTYPES[source_dtype(tensor)].bits // 8
     batch = window
     if tensor.scattered:  # whose lines are read again for each batch
-        most = max(1, TURNED_BYTES // max(1, tensor.unit_elems * gathered * window))
+        most = max(1, TRANSPOSED_BYTES // max(1, tensor.unit_elems * gathered * window))
         windows = -(-tensor.units // window)
         batch = window * -(-windows // -(-windows // most))  # all of one size, but for the last
     values = tensor.unit_elems * (window * itemsize + batch * gathered)

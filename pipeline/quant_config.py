@@ -50,14 +50,14 @@ def config_blocks(choices: Chosen, dtype: str) -> dict[str, Any]:
     if len(methods) > 1 or (methods != {_ct} and len(targets) > 1):
         raise UnsupportedError(
             f"output.encode: {', '.join(targets)}: no loader takes these in one model; "
-            + _way_out(list(targets), {target.name for target in targets.values()})
+            + _advice(list(targets), {target.name for target in targets.values()})
         )
     (method,) = methods
     blocks: dict[str, Any] = method(choices, dtype)
     return blocks
 
 
-def _way_out(targets: Sequence[str], names: set[str]) -> str:
+def _advice(targets: Sequence[str], names: set[str]) -> str:
     """What to write in place of targets that no loader takes together.
 
     Those of one name differ where the settings of some follow what is quantised already.

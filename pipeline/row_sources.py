@@ -1,7 +1,7 @@
 """A derived tensor by rows of codes: records alone, nothing is read here.
 
 Codes can be moved where every row of what comes out is a row of codes of one source. That is so for
-rows that are permuted, cut, stacked or taken in turns, and for gpt-oss' experts, whose matrices are
+rows that are permuted, cut, stacked or alternating, and for gpt-oss' experts, whose matrices are
 transposed but whose codes lie along the inputs: those are looked at as they are stored.
 """
 
@@ -30,7 +30,9 @@ def row_sources(tensor: Derived) -> RowSources | None:
     columns = tensor.shape[-1]
     sources = tuple(map(as_stored, tensor.sources))
     segments = tuple(
-        replace(segment, parts=tuple(_turned(tensor.sources[p.source], p) for p in segment.parts))
+        replace(
+            segment, parts=tuple(_transposed(tensor.sources[p.source], p) for p in segment.parts)
+        )
         for segment in tensor.segments
     )
     alike = {(s.encoding, s.scheme, s.shape[-1]) for s in sources}
@@ -62,18 +64,18 @@ def as_stored(tensor: Tensor) -> Tensor:
     )
 
 
-def _turned(source: Tensor, part: Part) -> Part:
+def _transposed(source: Tensor, part: Part) -> Part:
     """A part of a source in the elements of `as_stored`."""
     if source.encoding != "fp4-mx-columns":
         return part
     _, inputs, outputs = source.shape
 
-    def turned(elems: int) -> int:
+    def transposed(elems: int) -> int:
         matrix, rest = divmod(elems, inputs * outputs)
         row, column = divmod(rest, outputs)
         return matrix * inputs * outputs + column * inputs + row
 
-    return replace(part, base=turned(part.base), strides=tuple(map(turned, part.strides)))
+    return replace(part, base=transposed(part.base), strides=tuple(map(transposed, part.strides)))
 
 
 def _is_whole(part: Part, dims: tuple[int, ...], columns: int) -> bool:

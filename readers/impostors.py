@@ -1,4 +1,4 @@
-"""Files that are something else than their name says, told by their first bytes.
+"""Files that are something else than their name says, known by their first bytes.
 
 A download that failed leaves a Git-LFS pointer or an error page under the model's name; a
 checkpoint of another tool may sit in the same folder. The error should say so.

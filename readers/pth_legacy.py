@@ -167,7 +167,7 @@ def _check_system(where: str, value: Any) -> None:
         # before: nothing in the file tells.
         if type(key) is str and key == "little_endian" and entry is not True:
             raise UnsupportedError(
-                f"{where}: little_endian is not True: cannot be told how to read"
+                f"{where}: little_endian is not True: it does not say how to read"
             )
 
 

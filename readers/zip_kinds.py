@@ -1,4 +1,4 @@
-"""What a ZIP archive is for, told by the names of its members.
+"""What a ZIP archive is for, known by the names of its members.
 
 Several containers are ZIP archives; the magic number says no more than that, and a suffix can
 be wrong. Only the directory is read.

@@ -35,14 +35,14 @@ def families(folder: str) -> str:
 
 def index() -> str:
     """All that a row says."""
-    head = "| family | container | told by | schemes | oracle | page |"
+    head = "| family | container | known by | schemes | oracle | page |"
     lines = [head, "|---|---|---|---|---|---|"]
     for page, row in FAMILIES.items():
         schemes = _code(row.schemes.split()) or "`gguf-…`, see below"
         cells = (
             row.title,
             row.containers,
-            row.told_by,
+            row.evidence,
             schemes,
             row.oracle,
             f"[{page}]({page}.md)",
@@ -59,7 +59,7 @@ def tables() -> str:
         (
             f"- Block types of GGUF, each a scheme and an encoding: {_code(ggml)}.",
             "- `SCHEMES` ([readers/schemes](../../readers/schemes/__init__.py)) says where a "
-            f"family is told: {_code(list(SCHEMES))}.",
+            f"family is read: {_code(list(SCHEMES))}.",
             "- `ENCODINGS` ([kernels](../../kernels/table.py)) says how it is decoded: "
             f"{_code(others)}, and the block types.",
         )

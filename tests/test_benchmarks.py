@@ -144,6 +144,6 @@ def test_start_up_is_until_the_first_values(tmp_path: Path) -> None:
         startup.FIRST_BYTE + commands.COMMAND,
         *startup._remember(tmp_path, "fp8-e4m3 block"),
     ]
-    found = startup._take_turns({"warm": warm}, 1)
+    found = startup._alternating({"warm": warm}, 1)
     assert list(found) == ["warm: first values", "warm"]
     assert 0 < found["warm: first values"][0].median < found["warm"][0].median

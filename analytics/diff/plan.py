@@ -21,7 +21,7 @@ from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 
 # Elements of a window of one side: 1 MiB of float32. Narrower ones cost packed columns, which are
-# decoded a strip at a time, more than what a cache gains by them.
+# decoded a batch at a time, more than what a cache gains by them.
 WINDOW_ELEMS = 256 << 10
 TASK_ELEMS = TASK_BYTES // 4
 _NUMBERS = ("int", "bool")
@@ -89,7 +89,7 @@ def _cut(number: int, pair: Pair) -> list[DiffPiece]:
     exact = _kind(pair.a) in _NUMBERS
     elems = pair.a.elems
     grain = math.lcm(*(_grain(side) for side in (a, b)))
-    # A layout stored in columns is read in strips; a piece that is cut short makes shorter ones.
+    # A layout stored in columns is read in batches; a piece that is cut short makes shorter ones.
     target = max([TASK_ELEMS, *(s.step.batch_units * s.step.tensor.unit_elems for s in (a, b))])
     if is_deflated(pair.a) or is_deflated(pair.b) or grain > target:
         grain = target = elems

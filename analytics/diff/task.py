@@ -128,13 +128,13 @@ def _values(side: Side, piece: DiffPiece, inputs: Inputs) -> Iterator[Any]:
     """One side's numbers, window by window, in memory that the next window reuses."""
     step = side.step
     dtype = np.dtype("?" if step.dtype == "BOOL" else DTYPES[step.dtype].numpy)
-    order = _rows_put_back(side)
+    order = _row_order(side)
     with inputs.opened(step) as windows:
         for _, _, values in windows.over(*piece.units(side)):
             yield order(values.view(dtype))
 
 
-def _rows_put_back(side: Side) -> Callable[[Any], Any]:
+def _row_order(side: Side) -> Callable[[Any], Any]:
     """From GGUF's order of a head's rows, (pair, half), to the order (half, pair)."""
     if not side.head_rows:
         return lambda values: values
@@ -142,10 +142,10 @@ def _rows_put_back(side: Side) -> Callable[[Any], Any]:
     columns = tensor.elems // tensor.shape[0]
     scratch = np.empty(side.step.window_units * tensor.unit_elems, np.float32)
 
-    def put_back(values: Any) -> Any:
+    def restored(values: Any) -> Any:
         heads = values.reshape(-1, side.head_rows // 2, 2, columns)
         out = scratch[: len(values)]
         out.reshape(-1, 2, side.head_rows // 2, columns)[:] = heads.swapaxes(1, 2)
         return out
 
-    return put_back
+    return restored

@@ -46,7 +46,7 @@ class ScaleRange:
                 array = self._in_order(array, 0)
             elif "stored_grid" in tensor.params:
                 array = used_blocks(tensor.params, array)
-            self._put(to_float32(whole.dtype, array))
+            self._widen(to_float32(whole.dtype, array))
             self._component = None
         elif "nested_offset" in tensor.params:
             self._nested = reader.wholes()
@@ -59,9 +59,9 @@ class ScaleRange:
     def add(self, views: Mapping[str, Any], batch: Window) -> None:
         """Look at the raw blocks of a range of units."""
         if self._component is not None:
-            self._put(self._numbers(self._component, views[self._component.role], batch))
+            self._widen(self._numbers(self._component, views[self._component.role], batch))
         elif self._fields is not None:
-            self._put(self._fields.scale(views["payload"]))
+            self._widen(self._fields.scale(views["payload"]))
 
     def _numbers(self, component: Component, view: Any, batch: Window) -> Any:
         dtype = component.stored.dtype
@@ -103,7 +103,7 @@ class ScaleRange:
         with np.errstate(all="ignore"):
             return table[codes] * outer[groups] + np.float32(params["nested_offset"])
 
-    def _put(self, scales: Any) -> None:
+    def _widen(self, scales: Any) -> None:
         if not scales.size:
             return
         low, high = float(scales.min()), float(scales.max())

@@ -23,11 +23,11 @@ attn_v              self_attn.v_proj
 attn_output         self_attn.o_proj
 """
 
-PARTLY_TURNED = """
-attn_q              self_attn.q_proj      turned-part:heads
-attn_q              self_attn.q_proj      unturned-part:heads
-attn_k              self_attn.k_proj      turned-part:heads-kv
-attn_k              self_attn.k_proj      unturned-part:heads-kv
+PARTLY_ROTARY = """
+attn_q              self_attn.q_proj      rotary-part:heads
+attn_q              self_attn.q_proj      unrotary-part:heads
+attn_k              self_attn.k_proj      rotary-part:heads-kv
+attn_k              self_attn.k_proj      unrotary-part:heads-kv
 attn_v              self_attn.v_proj
 attn_output         self_attn.o_proj
 """

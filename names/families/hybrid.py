@@ -134,7 +134,7 @@ ffn_norm!           pre_ff_layernorm.weight
         ("GraniteMoeHybridForCausalLM",),
         TOP,
         _HYBRID_ATTENTION + DENSE_LINEAR + "ffn_norm post_attention_layernorm\n",
-        one_way="to-gguf",
+        only="to-gguf",
     ),
     Family(
         "granite-attention-moe",
@@ -142,7 +142,7 @@ ffn_norm!           pre_ff_layernorm.weight
         ("GraniteMoeHybridForCausalLM",),
         TOP,
         _HYBRID_ATTENTION + INPUT_LINEAR + SHARED_LINEAR + "ffn_norm post_attention_layernorm\n",
-        one_way="to-gguf",
+        only="to-gguf",
     ),
     Family(
         "granitehybrid",

@@ -112,7 +112,7 @@ FAMILIES = (
         ("Qwen3MoeForCausalLM",),
         TOP,
         ATTENTION + QK_NORMS + MLP + NORMS + EXPERTS,
-        one_way="to-hf",
+        only="to-hf",
     ),
     Family(
         "qwen3vlmoe",

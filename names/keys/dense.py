@@ -34,7 +34,7 @@ PHI3 = (
     + BASE
     + """
 context_length           n_positions|max_position_embeddings
-rope.dimension_count     @turned-hidden:1.0
+rope.dimension_count     @rotary-hidden:1.0
 rope.scaling.original_context_length @rope:original_max_position_embeddings|max_position_embeddings
 rope.scaling.attn_factor @long-factor
 attention.sliding_window sliding_window|=0
@@ -81,7 +81,7 @@ context_length           seq_length|hidden_size
 feed_forward_length      ffn_hidden_size|intermediate_size|4*hidden_size
 attention.head_count_kv  multi_query_group_num|num_key_value_heads|num_attention_heads
 attention.layer_norm_rms_epsilon layernorm_epsilon|=1e-5
-rope.dimension_count     @turned-split:none,0.5
+rope.dimension_count     @rotary-split:none,0.5
 tokenizer.ggml.add_bos_token =false
 """,
         tokens={
@@ -108,7 +108,7 @@ logit_scale              logit_scale
         + VOCABULARY
         + """
 logit_scale              logit_scale
-rope.dimension_count     @turned-split:rotary_pct,1.0
+rope.dimension_count     @rotary-split:rotary_pct,1.0
 """,
     ),
     Keys(("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "SeedOssForCausalLM"), COMMON),
@@ -118,7 +118,7 @@ rope.dimension_count     @turned-split:rotary_pct,1.0
         COMMON
         + """
 attention.layer_norm_rms_epsilon layer_norm_epsilon
-rope.dimension_count     @turned-split:partial_rotary_factor,1.0
+rope.dimension_count     @rotary-split:partial_rotary_factor,1.0
 """,
         _LLAMA3,
     ),
@@ -135,7 +135,7 @@ attention.head_count_kv  num_kv_heads|n_head_kv|=1
     ),
     Keys(
         ("Glm4ForCausalLM", "Glm4vForConditionalGeneration"),
-        COMMON + "rope.dimension_count @turned:0.5\n",
+        COMMON + "rope.dimension_count @rotary:0.5\n",
         tokens={
             "eos": "<|endoftext|>",
             "eot": "<|user|>",
@@ -154,7 +154,7 @@ attention.head_count_kv  num_kv_heads|n_head_kv|=1
         + EPSILON
         + """
 attention.head_count_kv  -
-rope.dimension_count     @turned-split:rotary_pct,1.0
+rope.dimension_count     @rotary-split:rotary_pct,1.0
 use_parallel_residual    use_parallel_residual|=true
 """,
     ),
@@ -219,7 +219,7 @@ attention.max_alibi_bias @alibi
         + VOCABULARY
         + """
 attention.layer_norm_epsilon layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps
-rope.dimension_count     @turned-hidden:1.0
+rope.dimension_count     @rotary-hidden:1.0
 rope.scaling.type        @linear-or-none
 rope.scaling.factor      factor|@rope:factor
 tokenizer.ggml.padding_token_id =0
@@ -243,7 +243,7 @@ attention.clamp_kqv      clip_qkv
         + """
 context_length           n_positions|max_position_embeddings
 attention.head_count_kv  num_attention_heads|n_head
-rope.dimension_count     @turned-hidden:0.5
+rope.dimension_count     @rotary-hidden:0.5
 tokenizer.ggml.add_bos_token =false
 """,
     ),
@@ -253,7 +253,7 @@ tokenizer.ggml.add_bos_token =false
         SIZES
         + EPSILON
         + """
-rope.dimension_count     @turned-split:partial_rotary_factor,0.25
+rope.dimension_count     @rotary-split:partial_rotary_factor,0.25
 use_parallel_residual    use_parallel_residual|=true
 attention.layer_norm_epsilon layer_norm_eps|norm_eps
 """,

@@ -146,7 +146,7 @@ leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
     ),
     Keys(
         ("Glm4MoeForCausalLM", "Glm4vMoeForConditionalGeneration"),
-        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @turned:0.5\n",
+        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @rotary:0.5\n",
         tokens=_GLM,
     ),
     Keys(("Glm4MoeLiteForCausalLM",), _LATENT, tokens=_GLM, head="untied"),
@@ -224,7 +224,7 @@ expert_used_count        num_experts_per_tok|num_experts_per_token
     ),
     Keys(
         ("SolarOpenForCausalLM",),
-        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @turned:0.5\n",
+        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @rotary:0.5\n",
         tokens={
             "eos": "<|endoftext|>",
             "eot": "<|endoftext|>",

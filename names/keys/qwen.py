@@ -16,7 +16,7 @@ ssm.group_count          linear_num_key_heads
 ssm.time_step_rank       linear_num_value_heads
 ssm.inner_size           linear_value_head_dim*linear_num_value_heads
 full_attention_interval  full_attention_interval|=4
-rope.dimension_count     @turned:0.25
+rope.dimension_count     @rotary:0.25
 """
 )
 _DEEPSTACK = "n_deepstack_layers @count:vision_config.deepstack_visual_indexes\n"

@@ -68,14 +68,14 @@ def _rotations(value: object, stated: bool, depth: int) -> Iterator[str]:
                 yield f"{number}.{path}"
         return
     for key, inner in value.items() if isinstance(value, Mapping) else ():
-        if _turns(key, inner, stated or not depth) or (stated and _names_one(key, inner)):
+        if _is_rotation(key, inner, stated or not depth) or (stated and _names_one(key, inner)):
             yield key
         elif not _is_off(inner):
             for path in _rotations(inner, stated, depth + 1):
                 yield f"{key}.{path}"
 
 
-def _turns(key: str, value: object, whole: bool) -> bool:
+def _is_rotation(key: str, value: object, whole: bool) -> bool:
     """Whether a key is of a rotation, and its value says that there is one.
 
     `whole` if the key is of a method or of the whole model, not of some part of it.

@@ -3,7 +3,7 @@
 Mostly where no configuration names a method: one that does has said which layout it means. But few
 say along which axis scales lie, and one may name another FP4 format than the tensors have.
 
-| taken | could be | told by nothing when |
+| taken | could be | undecided when |
 |---|---|---|
 | NVFP4's and MXFP8's block scales in rows | ComfyUI's, in tiles of 128 by 4 | the tiles are whole |
 | a scale a row (`[n]`), or a column (`[1, n]`) | the other | all such matrices are square |

@@ -30,7 +30,7 @@ _ROTATION, _GROUP = 256, 16  # where the mark does not say how many columns
 class Mark:
     """What a layer says of itself; `stored` is the marking tensor, None for file metadata.
 
-    `rotation` is the columns of a group that ConvRot turned together, 0 where it did not; `group`
+    `rotation` is the columns of a group that ConvRot rotated together, 0 where it did not; `group`
     those that share a scale, in formats that need it said.
     """
 

@@ -37,7 +37,7 @@ class Packing(NamedTuple):
 
 
 _POWERS = tuple(Packing(bits, False) for bits in (1, 2, 4, 8))
-_ODD = tuple(Packing(bits, padded) for bits in (3, 5, 6, 7) for padded in (False, True))
+_OTHERS = tuple(Packing(bits, padded) for bits in (3, 5, 6, 7) for padded in (False, True))
 
 
 def packings(
@@ -50,7 +50,7 @@ def packings(
     """
     found = [
         p
-        for p in (*_POWERS, *_ODD)
+        for p in (*_POWERS, *_OTHERS)
         if p.words(inputs) == words and (zero_words is None or p.words(rows) == zero_words)
     ]
     if not inputs or not rows:

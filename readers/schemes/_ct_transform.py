@@ -27,18 +27,18 @@ from anamnesis.readers.schemes._ct_targets import (
     names_module,
 )
 from anamnesis.readers.schemes._errors import where
-from anamnesis.readers.schemes._turned import FLOATS, Turn, plain, turned
+from anamnesis.readers.schemes._rotated import FLOATS, Rotation, plain, rotated
 from anamnesis.readers.schemes.base import Ledger
 
 _TYPES = ("hadamard", "random-hadamard", "random-matrix")
-_TURNING = ("input", "output")
+_SIDES = ("input", "output")
 _WEIGHTS = ("weight_input", "weight_output")
 _ATTENTION = ("q_attn", "k_cache")
 _SCHEME = "ct-turned"  # of dense weights and biases
 _NOTE = (
     "compressed-tensors' transforms of inputs and outputs were multiplied into the weights, in "
     "double precision, and rounded once: the layers compute what they did, but for that rounding; "
-    "weights that were turned together with their neighbours' stay so"
+    "weights that were rotated together with their neighbours' stay so"
 )
 
 
@@ -75,12 +75,12 @@ def undo_transforms(ledger: Ledger) -> None:
         raise _unknown(ledger, f"transform_config {config!r:.80}")
     try:
         entries = list(_entries(config))
-        online = [entry for entry in entries if entry.location in _TURNING]
-        turned_by: set[Entry] = set()
+        online = [entry for entry in entries if entry.location in _SIDES]
+        undone: set[Entry] = set()
         for module in _modules(ledger, online):
-            turned_by.update(_undo(ledger, module, online))
-        idle = next((entry for entry in online if entry not in turned_by), None)
-        if idle is not None:  # or weights would stay turned, and a note say that they do not
+            undone.update(_undo(ledger, module, online))
+        idle = next((entry for entry in online if entry not in undone), None)
+        if idle is not None:  # or weights would stay rotated, and a note say that they do not
             raise UnknownTargetError(f"which modules {idle.stem!r:.80} is of")
     except UnknownTargetError as error:
         raise _unknown(ledger, str(error)) from None
@@ -110,14 +110,14 @@ def _entries(config: Mapping[str, Any]) -> Iterator[Entry]:
             raise UnknownTargetError(f"apply of {group!r:.80}")
         for one in applied:
             location = one.get("location")
-            if location not in (*_TURNING, *_WEIGHTS, *_ATTENTION):
+            if location not in (*_SIDES, *_WEIGHTS, *_ATTENTION):
                 raise UnknownTargetError(f"location {location!r:.80}")
         places = {one["location"]: bool(one.get("inverse")) for one in applied}
         for one in applied:
             location = one["location"]
             both = places.get("q_attn") == places.get("k_cache") and about["type"] != _TYPES[2]
             if location in _ATTENTION and not both:
-                raise UnknownTargetError("queries and keys that are turned by different matrices")
+                raise UnknownTargetError("queries and keys that are rotated by different matrices")
             yield Entry(
                 group,
                 about["type"],
@@ -131,7 +131,7 @@ def _entries(config: Mapping[str, Any]) -> Iterator[Entry]:
 
 
 def _modules(ledger: Ledger, entries: list[Entry]) -> list[str]:
-    """The modules whose weights may have to be turned: decoded matrices, and dense ones."""
+    """The modules whose weights may have to be rotated: decoded matrices, and dense ones."""
     if not entries:
         return []
     decoded = [name for name, tensor in ledger.tensors.items() if len(tensor.shape) > 1]
@@ -142,7 +142,7 @@ def _modules(ledger: Ledger, entries: list[Entry]) -> list[str]:
 
 
 def _undo(ledger: Ledger, module: str, entries: list[Entry]) -> list[Entry]:
-    """Turn the weight of a module, and its bias, by the entries that are of it; which those are."""
+    """Rotate the weight of a module, and its bias, by the entries of it; which those are."""
     mine = [entry for entry in entries if _is_of(ledger, entry, module)]
     if not mine:
         return mine
@@ -151,15 +151,15 @@ def _undo(ledger: Ledger, module: str, entries: list[Entry]) -> list[Entry]:
     name = f"{module}.weight"
     tensor = ledger.tensors.get(name) or plain(ledger.container.stored[name], _SCHEME)
     rows, columns = tensor.shape[-2:]
-    turns: dict[str, Turn] = {}
+    rotations: dict[str, Rotation] = {}
     for entry in mine:
         count = columns if entry.location == "input" else rows
-        turns[f"{entry.location}s"] = _turn(ledger, entry, module, entry.size or count)
-    inputs, outputs = turns.get("inputs"), turns.get("outputs")
-    ledger.replace(turned(tensor, inputs=inputs, outputs=outputs))
+        rotations[f"{entry.location}s"] = _rotation(ledger, entry, module, entry.size or count)
+    inputs, outputs = rotations.get("inputs"), rotations.get("outputs")
+    ledger.replace(rotated(tensor, inputs=inputs, outputs=outputs))
     bias = ledger.get(f"{module}.bias")
     if bias is not None and outputs is not None:
-        ledger.replace(turned(plain(bias, _SCHEME), outputs=outputs))
+        ledger.replace(rotated(plain(bias, _SCHEME), outputs=outputs))
     return mine
 
 
@@ -189,7 +189,7 @@ def _is_of(ledger: Ledger, entry: Entry, module: str) -> bool:
     )
 
 
-def _turn(ledger: Ledger, entry: Entry, module: str, size: int) -> Turn:
+def _rotation(ledger: Ledger, entry: Entry, module: str, size: int) -> Rotation:
     """The matrix of an entry for a module: its own, or the one of its group and size."""
     stored = ledger.container.stored
     own = stored.get(f"{module}.{entry.stem}.weight")
@@ -209,14 +209,14 @@ def _turn(ledger: Ledger, entry: Entry, module: str, size: int) -> Turn:
     if entry.randomize and entry.kind != "random-matrix" and perm is None:
         raise FormatError(f"{where(own)}: no permutation beside it, and its group has randomize")
     inverse = entry.inverse and entry.kind != "random-matrix"  # which is stored as its inverse
-    return Turn(own, perm, entry.kind != "random-matrix", inverse)
+    return Rotation(own, perm, entry.kind != "random-matrix", inverse)
 
 
 def _is_shared(stored: Stored, entry: Entry, size: int) -> bool:
     """Whether a stored matrix is one that modules of an entry share."""
     module, _, last = stored.name.rpartition(".")
     part = module.rpartition(".")[2]
-    sides = (entry.location,) if entry.kind == "random-matrix" else _TURNING
+    sides = (entry.location,) if entry.kind == "random-matrix" else _SIDES
     return (
         last == "weight"
         and part in [f"{entry.group}_{side}" for side in sides]
@@ -233,6 +233,6 @@ def _drop(ledger: Ledger, entries: list[Entry]) -> None:
         if entry is None or last not in ("weight", "perm"):
             continue
         if entry.location in _ATTENTION:
-            ledger.drop(stored, "turns queries and keys alike, which cancels in their products")
-        elif entry.location in _TURNING:
+            ledger.drop(stored, "rotates queries and keys alike, which cancels in their products")
+        elif entry.location in _SIDES:
             raise FormatError(f"{where(stored)}: its module has no weight that it could turn")

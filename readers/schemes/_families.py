@@ -1,4 +1,4 @@
-"""What each family of formats is called, told by, and held against; pages and errors read it.
+"""What each family of formats is called, known by, and held against; pages and errors read it.
 
 The tables of README.md and docs/formats/README.md are made of these rows and of the table of
 encodings by `python tests/format_tables.py --write`, and a test holds them.
@@ -19,7 +19,7 @@ class Family:
     title: str
     holds: str
     containers: str
-    told_by: str
+    evidence: str
     schemes: str
     oracle: str
 
@@ -176,7 +176,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "fp-quant": Family(
         "FP-Quant",
-        "MXFP4 and NVFP4 of weights turned in groups of inputs, turned back",
+        "MXFP4 and NVFP4 of weights rotated in groups of inputs, rotated back",
         "any",
         "`forward_hadamard_matrix`",
         "fp-quant",

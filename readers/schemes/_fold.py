@@ -18,14 +18,14 @@ def folded(
     divide: bool = False,
     low_rank: tuple[Stored, Stored] | None = None,
     rotation: int = 0,
-    turns: tuple[Stored, Stored] | None = None,
+    givens: tuple[Stored, Stored] | None = None,
     group: int = 0,
 ) -> Tensor:
     """The same tensor, its codes' values changed as `kernels/folded.py` says.
 
     `factor` has a number a column; `low_rank` is `a` `[rank, columns]` and `b` `[rows, rank]`, of a
-    tensor whose unit is a row; `rotation` is the columns of a group; `turns` are `theta`
-    `[turns, columns / 2]` and `pairs` `[turns, columns]` in a `group` of columns. Raises
+    tensor whose unit is a row; `rotation` is the columns of a group; `givens` are `theta`
+    `[rotations, columns / 2]` and `pairs` `[rotations, columns]` in a `group` of columns. Raises
     FormatError for parts that do not fit.
     """
     rows, columns = tensor.shape[-2], tensor.shape[-1]
@@ -50,11 +50,11 @@ def folded(
         components.append(Component("low_rank_b", b, access))
     if rotation:
         params["rotation"] = rotation
-    if turns is not None:
-        theta, pairs = turns
+    if givens is not None:
+        theta, pairs = givens
         count = theta.shape[0] if theta.shape else 0
         if theta.dtype not in SCALE_BITS or theta.shape != (count, columns // 2):
-            raise misfit(theta, f"{', '.join(SCALE_BITS)} [turns, {columns // 2}]")
+            raise misfit(theta, f"{', '.join(SCALE_BITS)} [rotations, {columns // 2}]")
         if pairs.dtype != "I16" or pairs.shape != (count, columns) or group % 2 or columns % group:
             raise misfit(pairs, f"I16 [{count}, {columns}], of groups of an even number of columns")
         params["pair_group"] = group

@@ -131,8 +131,8 @@ class ModelSizes:
             return 0  # as GPT-2's Conv1D keeps them
         # Some models have half of the outputs that they say: eight bits of sixteen tell nothing.
         most = bits // 4
-        turned = outputs.part(columns, bits, most) if inputs.fits(rows) else 0
-        size = inputs.part(columns, bits, _MOST) or outputs.part(rows, bits, most) or turned
+        transposed = outputs.part(columns, bits, most) if inputs.fits(rows) else 0
+        size = inputs.part(columns, bits, _MOST) or outputs.part(rows, bits, most) or transposed
         return size or _flat(layer, shape, bits)
 
     def perhaps_packed(self, name: str, shape: tuple[int, ...], bits: int) -> int:

@@ -23,7 +23,7 @@ from anamnesis.readers.schemes._siblings import (
     is_activation,
     is_own,
     moves_inputs,
-    turns_all,
+    rotates_all,
 )
 from anamnesis.readers.schemes.base import Ledger
 
@@ -79,7 +79,7 @@ def _speaks(ledger: Ledger, tensor: Tensor) -> bool:
     part = name[at:]
     if part in ("bias", "weight"):  # nearly all, of whom there may be a million
         leaf = name[name.rfind(".", 0, max(at - 1, 0)) + 1 : max(at - 1, 0)]
-        return part == "weight" and (_turns(leaf) or _is_basis(ledger, tensor))
+        return part == "weight" and (_rotates(leaf) or _is_basis(ledger, tensor))
     if DTYPES[tensor.out_dtype].kind == "int" and is_many(tensor.components[0].stored):
         return False  # noted as integers
     alone = part in SCALES or (part == "scale" and is_activation(name[: at - 1]))
@@ -89,8 +89,8 @@ def _speaks(ledger: Ledger, tensor: Tensor) -> bool:
 
 
 @lru_cache(4096)
-def _turns(leaf: str) -> bool:
-    return turns_all(leaf)
+def _rotates(leaf: str) -> bool:
+    return rotates_all(leaf)
 
 
 def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:

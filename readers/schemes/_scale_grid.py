@@ -1,4 +1,4 @@
-"""How the numbers of a scale tensor lie over a weight: told by shapes, with the config as a hint.
+"""How the numbers of a scale tensor lie over a weight: known by shapes, with the config as a hint.
 
 A block's size is never computed from the quotient of two shapes: a grid is ceil-sized, and 200
 rows under 2 scales are blocks of 128 and 72, not of 100. Sizes that the config declares are

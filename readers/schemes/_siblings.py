@@ -59,9 +59,11 @@ HARMLESS: tuple[Harmless, ...] = (
 # Behind the name of a module and `_`: what is a parameter of its own, as `gate_up_proj` is.
 _OWN = re.compile(r"(.*_)?(embeddings?|embeds?|experts|kernel|proj|projs|tokens?)(_bias)?")
 # Modules beside a module, called after it, that turn or permute its inputs.
-_TURNING = re.compile(r"(.*_)?(hadamard|perm|permutation|rotate|rotations?|smooth|smoothing)(_.*)?")
+_ROTATION = re.compile(
+    r"(.*_)?(hadamard|perm|permutation|rotate|rotations?|smooth|smoothing)(_.*)?"
+)
 # Modules anywhere in a model that turn what layers read.
-_TURNS_ALL = re.compile(
+_ROTATED_MODULE = re.compile(
     r"((act|activation|in|inp|input|offline|online|out|output|weight)_)?"
     r"(had_?k|hadamards?|quarot|r[1-4]|rotat(e|es|ions?|ors?)|spinquant)"
     r"(_(in|input|matrix|out|output|weight))?",
@@ -85,20 +87,20 @@ def is_own(rest: str) -> bool:
     return _OWN.fullmatch(rest) is not None
 
 
-def turns(name: str) -> bool:
+def is_rotation(name: str) -> bool:
     """Whether the last part of a name, or its module's, is that of a rotation or a permutation."""
-    return _TURNING.fullmatch(name) is not None
+    return _ROTATION.fullmatch(name) is not None
 
 
-def turns_all(module: str) -> bool:
-    """Whether a module, or one that it is in, turns the inputs of layers by its name."""
-    return any(_TURNS_ALL.fullmatch(part) is not None for part in module.split(".") if part)
+def rotates_all(module: str) -> bool:
+    """Whether a module, or one that it is in, rotates the inputs of layers by its name."""
+    return any(_ROTATED_MODULE.fullmatch(part) is not None for part in module.split(".") if part)
 
 
 def moves_inputs(name: str) -> bool:
-    """Whether a tensor by its name scales, permutes or turns what layers read."""
+    """Whether a tensor by its name scales, permutes or rotates what layers read."""
     module, _, part = name.rpartition(".")
-    return part in _OF_INPUTS or turns(part) or turns_all(module)
+    return part in _OF_INPUTS or is_rotation(part) or rotates_all(module)
 
 
 def is_activation(module: str) -> bool:
@@ -190,7 +192,7 @@ class Stems:
                 weight = self._joined.get(name[:end])
                 if weight is None or is_own(rest):
                     continue
-            if name[end - 1] == "." or "." not in rest or turns(rest.partition(".")[0]):
+            if name[end - 1] == "." or "." not in rest or is_rotation(rest.partition(".")[0]):
                 return weight, rest
         return None
 

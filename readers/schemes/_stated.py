@@ -14,7 +14,7 @@
 | the same keys in the `metadata` of an index | anyone |
 | the same in the `__metadata__` of safetensors, as text or JSON | Nunchaku, ComfyUI |
 
-A block without a method's name is told by the keys that only one tool writes; where none is, its
+A block without a method's name is known by the keys that only one tool writes; where none is, its
 method is "", and still a method that may have touched the tensors.
 """
 

@@ -9,12 +9,12 @@
 
 `zw` holds the groups of a row, eight a word, rounded up to whole words and then to a multiple of
 1, 2 or 4 words for groups of 128, 64 or 32. GEMV-fast and llm-awq interleave rows in I16 words,
-and their zero points are multiplied by the scales already, with their sign turned.
+and their zero points are multiplied by the scales already, with their sign reversed.
 The shapes tell all of these apart, from each other and from GPTQ. Where a layer's input comes from
 an activation, AutoAWQ divides that by `X.act.scales` (MPT, Falcon, GPT-J, GPTBigCode, StarCoder2;
 Bloom: `X.gelu_impl.scales`) and multiplies the columns of the layer by them: they are divided by
 them here, since the output has no such activation. ParoQuant's layers are GEMM layers whose input
-is multiplied by `X.channel_scales` and turned, a pair of columns at a time, by `X.theta` and
+is multiplied by `X.channel_scales` and rotated, a pair of columns at a time, by `X.theta` and
 `X.pairs` (for experts: `gate_up_weight_theta` and so on above them). Sources:
 https://github.com/casper-hansen/AutoAWQ awq/modules/linear/gemm.py, gemv.py, gemv_fast.py,
 awq/modules/act.py, and `get_act_for_scaling` of awq/models; PyPI paroquant 0.1.16 cli/convert.py.
@@ -97,38 +97,39 @@ def _contradiction(ledger: Ledger, module: Module, stated: Settings, version: st
 
 
 def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | None) -> Tensor:
-    """In the basis of the layer's input: divided by an activation's scales, or turned back."""
+    """In the basis of the layer's input: divided by an activation's scales, or rotated back."""
     if divisor is not None:
         return folded(tensor, factor=divisor, divide=True)
-    turns = _turns(ledger, prefix)
+    givens = _givens(ledger, prefix)
     about = ledger.quantization()
-    if turns is None:
+    if givens is None:
         if str(about.get("quant_method")).lower() == "paroquant":
             names = [f"{prefix}.{part}" for part in ("theta", "pairs", "channel_scales")]
-            why = "the configuration says paroquant, whose layers are turned"
+            why = "the configuration says paroquant, whose layers are rotated"
             raise missing(ledger, tensor.components[0].stored, *names, why=why)
         return tensor
-    theta, pairs, factor = turns
+    theta, pairs, factor = givens
     if ledger.options.rounding != "reference":
         raise UnsupportedError(
-            f"{where(theta)}: ParoQuant turns pairs of columns by learned angles (paroquant), and "
-            "cosines of these are no exact numbers; --rounding reference undoes the turns in "
-            "double precision"
+            f"{where(theta)}: ParoQuant rotates pairs of columns by learned angles (paroquant), "
+            "and cosines of these are no exact numbers; --rounding reference undoes the rotations "
+            "in double precision"
         )
     ledger.note(
-        "ParoQuant: the turns of pairs of columns were undone in double precision and rounded once"
+        "ParoQuant: the rotations of pairs of columns were undone in double precision, and "
+        "rounded once"
     )
     size = tensor.params["group_size"]
     tensor = replace(tensor, params={**tensor.params, "rounding": "exact"})  # of the codes' values
     group = size if size > 0 else tensor.shape[1]
-    tensor = folded(tensor, factor=factor, turns=(theta, pairs), group=group)
+    tensor = folded(tensor, factor=factor, givens=(theta, pairs), group=group)
     stated = about.get("krot")
     if stated is not None and stated != theta.shape[0]:
-        raise misfit(theta, f"{stated!r:.20} turns, as krot of the configuration says")
+        raise misfit(theta, f"{stated!r:.20} rotations, as krot of the configuration says")
     return tensor
 
 
-def _turns(ledger: Ledger, prefix: str) -> tuple[Stored, Stored, Stored] | None:
+def _givens(ledger: Ledger, prefix: str) -> tuple[Stored, Stored, Stored] | None:
     """ParoQuant's `theta`, `pairs` and `channel_scales`; those of experts stand above them."""
     stored = ledger.container.stored
     experts, _, kind = prefix.rpartition(".")

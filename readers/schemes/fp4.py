@@ -205,7 +205,7 @@ def _are_quarters(ledger: Ledger, layer: Layer) -> bool:
     general = bool(_says_int(config))
     found = said.get(layer.name.removesuffix(".weight"))
     if found is None and any(one not in (None, general) for one in said.values()):
-        raise layer.unsupported("MXFP4 beside MXINT4, told apart by regular expressions")
+        raise layer.unsupported("MXFP4 beside MXINT4, chosen by regular expressions")
     return general if found is None else found
 
 

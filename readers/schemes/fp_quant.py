@@ -1,11 +1,11 @@
-"""FP-Quant: MXFP4 or NVFP4 of a weight that is turned in groups of its inputs, turned back.
+"""FP-Quant: MXFP4 or NVFP4 of a weight that is rotated in groups of its inputs, rotated back.
 
 | tensor | stored |
 |---|---|
 | `X.qweight` | U8 `[o, i / 2]`, element 2k in the low half |
 | `X.scales` | U8 `[o, i / 32]` E8M0 of MXFP4, `[o, i / 16]` E4M3 of NVFP4; rows filled up to 128s |
 | `X.dqweight` | BF16 `[o, i]`, instead of both: `pseudoquantization` |
-| `X.forward_hadamard_matrix` | BF16 `[n, n]`, by which a layer turns its inputs |
+| `X.forward_hadamard_matrix` | BF16 `[n, n]`, by which a layer rotates its inputs |
 | `X.weight_global_scale` | BF16 `[1]`, which the codes are over (not `dqweight`) |
 
 `X.backward_hadamard_matrix` and `X.act_global_scale` are of gradients and activations. Sources:
@@ -21,12 +21,12 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._errors import misfit, missing, need, where
-from anamnesis.readers.schemes._turned import Turn, plain, turned
+from anamnesis.readers.schemes._rotated import Rotation, plain, rotated
 from anamnesis.readers.schemes.base import Ledger
 
 _MATRIX = "forward_hadamard_matrix"
 _UNUSED = {
-    "backward_hadamard_matrix": "turns gradients",
+    "backward_hadamard_matrix": "rotates gradients",
     "act_global_scale": "activation scale",
     "weight_global_scale": "of codes that are not there",
     "weight": "without elements",
@@ -38,8 +38,8 @@ _METHODS = ("fp-quant", "fpquant")
 _BLOCKS = {"mxfp4": 32, "nvfp4": 16}
 _TILE_ROWS = 128
 _NOTE = (
-    "FP-Quant's weights were turned back by the matrices of their layers, in double precision, and "
-    "rounded once; what rounding the turned weight to codes has lost is spread over a group"
+    "FP-Quant's weights were rotated back by the matrices of their layers, in double precision, "
+    "and rounded once; what rounding the rotated weight to codes has lost is spread over a group"
 )
 
 
@@ -60,7 +60,7 @@ def resolve(ledger: Ledger) -> None:
             ledger.claim(tensor)
             ledger.note(_NOTE)
         _drop(ledger, stem)
-    for stored in ledger.free():  # what has no matrix beside it is turned by one that is not here
+    for stored in ledger.free():  # what has no matrix beside it is rotated by one that is not here
         if stored.name.endswith(".dqweight") and stored.nbytes:
             raise missing(ledger, stored, stored.name.removesuffix("dqweight") + _MATRIX)
     ledger.undone += [one.block for one in ledger.stated if one.method in _METHODS]
@@ -71,10 +71,10 @@ def _layer(ledger: Ledger, stem: str, matrix: Stored) -> Tensor | None:
     codes, rounded = (_filled(ledger, f"{stem}{part}") for part in ("qweight", "dqweight"))
     if codes is not None:
         divisor = need(ledger, codes, f"{stem}weight_global_scale")
-        return turned(_codes(ledger, stem, codes), inputs=Turn(matrix), divisor=divisor)
+        return rotated(_codes(ledger, stem, codes), inputs=Rotation(matrix), divisor=divisor)
     if rounded is not None:
         tensor = plain(rounded, "fp-quant", f"{stem}weight")
-        return turned(replace(tensor, out_dtype="BF16"), inputs=Turn(matrix))
+        return rotated(replace(tensor, out_dtype="BF16"), inputs=Rotation(matrix))
     if _filled(ledger, f"{stem}weight") is None:
         raise FormatError(f"{where(matrix)}: no weight, qweight or dqweight beside it")
     return None

@@ -10,7 +10,7 @@
 | NVFP4Tensor | U8 `[…, o, i / 2]` | F8_E4M3 `[…, o, i / 16]` | `per_tensor_scale` F32, for some |
 
 Zero points of Int4Tensor are numbers that are added, those of the others are subtracted from the
-codes. The class is told by the metadata alone (`_torchao_metadata.py`). Sources: torchao 0.18
+codes. The class is said by the metadata alone (`_torchao_metadata.py`). Sources: torchao 0.18
 quantization/quantize_/workflows, prototype/mx_formats (https://github.com/pytorch/ao).
 """
 

@@ -85,7 +85,7 @@ def test_blocks_that_are_cut_are_decoded_first(tmp_path: Path) -> None:
 
 
 def test_a_wide_matrix_is_held_in_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plan, "TURNED_BYTES", 1 << 16)
+    monkeypatch.setattr(plan, "TRANSPOSED_BYTES", 1 << 16)
     monkeypatch.setattr(plan, "WINDOW_BYTES", 1 << 14)
     array = np.arange(1024 * 700, dtype=np.float32).reshape(1024, 700)
     tensor = derived(stored(tmp_path / "m.gguf", array), whole((700, 1024), (1, 700)))

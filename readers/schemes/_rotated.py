@@ -1,4 +1,4 @@
-"""Tensors whose layer turns its inputs or outputs by a stored matrix: the matrix goes with them."""
+"""Tensors whose layer rotates its inputs or outputs by a stored matrix, which goes with them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _MATRIX = ("F64", *FLOATS)
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
+class Rotation:
     """A matrix, and what is done to it before anything is multiplied by it.
 
     In this order: `perm` of its rows and columns, the transpose if `inverse`, and division by the
@@ -45,11 +45,11 @@ class Turn:
         return components, {f"{side}_hadamard": self.hadamard, f"{side}_inverse": self.inverse}
 
 
-def turned(
+def rotated(
     tensor: Tensor,
     *,
-    inputs: Turn | None = None,
-    outputs: Turn | None = None,
+    inputs: Rotation | None = None,
+    outputs: Rotation | None = None,
     divisor: Stored | None = None,
 ) -> Tensor:
     """The same tensor, as a layer without these matrices has it (`kernels/basis.py`).
@@ -70,9 +70,12 @@ def turned(
     components, more = list(tensor.components), {"inner": tensor.encoding, "columns": columns}
     params: dict[str, object] = {**tensor.params, **more, "bias": bias}
     multiple = tensor.unit_multiple
-    for side, turn, count in (("inputs", inputs, columns), ("outputs", outputs, tensor.shape[0])):
-        if turn is not None:
-            parts, settings = turn.parts(side, count)
+    for side, rotation, count in (
+        ("inputs", inputs, columns),
+        ("outputs", outputs, tensor.shape[0]),
+    ):
+        if rotation is not None:
+            parts, settings = rotation.parts(side, count)
             components += parts
             params |= settings
     if outputs is not None and not bias:
@@ -94,7 +97,7 @@ def turned(
 
 
 def plain(stored: Stored, scheme: str, name: str = "") -> Tensor:
-    """A dense matrix or bias in whole rows, as a tensor that can be turned.
+    """A dense matrix or bias in whole rows, as a tensor that can be rotated.
 
     Raises FormatError for numbers of other kinds.
     """
