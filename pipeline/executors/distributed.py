@@ -25,6 +25,7 @@ from anamnesis.limits import MiB
 from anamnesis.pipeline.executors import Listener, Options, SchedulerError
 from anamnesis.pipeline.executors.scheduler import connected
 from anamnesis.pipeline.plan import TASK_BYTES, Task, WriteTask
+from anamnesis.pipeline.referred import by_reference
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.readers.source import is_url
 from anamnesis.version import __version__
@@ -159,7 +160,12 @@ class Flight:
 
     def _send(self, task: Task) -> None:
         self._tries[task.key] = self._tries.get(task.key, 0) + 1
-        future = self._client.submit(run_task, replace(task, origin=self._origin), pure=False)
+        try:
+            sent = by_reference(replace(task, origin=self._origin))
+        except OSError as error:
+            self._listener.failed(task, error)
+            return
+        future = self._client.submit(run_task, sent, pure=False)
         self._flying[future.key] = task
         self._flying_bytes += _charge(task)
         future.add_done_callback(self._landed.put)

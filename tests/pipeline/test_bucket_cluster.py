@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import re
 import signal
 import socket
@@ -12,12 +13,14 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import distributed
 import numpy as np
 import pytest
 from buckets import KEYS, Bucket, forget_clients, free_port, s3_server
 
 import anamnesis
 from anamnesis.errors import UsageError
+from anamnesis.pipeline import referred
 from anamnesis.pipeline.executors.distributed import WORKER_BYTES
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra test)")
@@ -150,16 +153,31 @@ def test_from_a_bucket_through_workers_into_a_bucket(
 
 
 def test_packed_shards_go_straight_from_workers(
-    bucket: Bucket, cluster: Cluster, tmp_path: Path
+    bucket: Bucket, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Their tasks, which are large when they name many tensors, are sent by reference."""
     for _ in range(2):
         cluster.worker()
+    monkeypatch.setattr(referred, "TASK_PIECES", 0)
+    monkeypatch.setattr(referred, "MOST_BYTES", 0)
+    sent: list[object] = []
+    submit = distributed.Client.submit
+
+    def noted(self: object, function: object, task: object, **more: object) -> object:
+        sent.append(task)
+        return submit(self, function, task, **more)
+
+    monkeypatch.setattr(distributed.Client, "submit", noted)
     local = {"to": "parquet", "dtype": "bf16", "max_shard_size": "9MB"}
     anamnesis.convert(tmp_path / "whole.safetensors", tmp_path / "packed", **local)
     convert(bucket, cluster, format="parquet")
     assert same(bucket, tmp_path / "packed")
     assert bucket.uploads() == []
     assert cluster.written() == []
+    assert len(sent) == 3
+    for task in sent:
+        assert isinstance(task, referred.ReferredTask)
+        assert len(pickle.dumps(task)) < 1024
 
 
 def test_a_worker_that_dies_takes_nothing_along(
