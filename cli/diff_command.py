@@ -80,8 +80,6 @@ def diff_command(
     plot: str | None,
     overwrite: bool,
     top: int,
-    exact: bool,
-    fail_under: float | None,
     quiet: bool,
     **settings: Any,
 ) -> int:
@@ -106,6 +104,7 @@ def diff_command(
         there = out is not None and os.path.exists(out) and os.path.exists(path)
         if there and os.path.samefile(out or "", path):
             raise UsageError(f"{out}: is an input; choose another output")
+    exact, fail_under = settings.pop("exact"), settings.pop("fail_under")
     if fail_under is not None and math.isnan(fail_under):
         raise UsageError("--fail-under: found nan; allowed: a number of dB")
     limits = limits_from(settings)

@@ -12,10 +12,9 @@ MODULES = sorted(p for room in (*ROOMS, "writers") for p in (ROOT / room).rglob(
 MOST = 8  # parameters by position
 LINES = 400  # of a file
 
-# Longer ones: a command has one for each of its flags, and bodies take arrays flat where a tuple
-# of them would have to be taken apart by every caller of a small function.
+# Longer ones: bodies take arrays flat where a tuple of them would have to be taken apart by every
+# caller of a small function.
 LONGER = {
-    "cli/diff_command.py:diff_command": 10,
     "kernels/bodies/_planar.py:decode_table": 9,
     "kernels/bodies/_fp8_vector.py:look_up": 9,
     "kernels/bodies/exl2.py:rows": 10,
@@ -23,6 +22,14 @@ LONGER = {
     "kernels/bodies/fp8.py:scaled": 9,
     "kernels/bodies/vptq.py:vectors": 10,
     "kernels/bodies/w4a8.py:decode": 9,
+}
+# What users call says each of its keywords, with type and default.
+FACES = {
+    "analytics/diff/run.py:diff",
+    "analytics/stats/run.py:stats",
+    "model/api.py:scan",
+    "model/conversion.py:convert",
+    "model/conversion.py:remember",
 }
 # Parameters of kernels without a type. Most are of numba's intrinsics, whose types and builders
 # have none, and lanes of vectors, which are no Python.
@@ -47,6 +54,17 @@ def test_no_function_takes_more_than_eight_by_position() -> None:
         if (count := len(function.args.posonlyargs) + len(function.args.args)) > MOST
     }
     assert found == LONGER
+
+
+def test_only_what_users_call_has_many_keywords() -> None:
+    found = {
+        f"{path.relative_to(ROOT)}:{function.name}"
+        for path in MODULES
+        for function in functions(path)
+        if len(function.args.args) <= MOST
+        and len(function.args.args) + len(function.args.kwonlyargs) > MOST
+    }
+    assert found == FACES
 
 
 def test_parameters_of_kernels_have_types() -> None:
