@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from typing import Any, Literal
 
+from anamnesis.readers.schemes import METHODS
+from anamnesis.readers.schemes._hints import states
 from anamnesis.readers.schemes._stated import ENDINGS, KEYS, NARROW, is_key
 
 _CONFIGS = "*.json"  # that hold settings, or state a method all the same
@@ -28,7 +30,8 @@ class Rule:
     `leave` keeps the file out of the output, `remove` takes the key out of it, `dtype` writes the
     output's number format as its value, in the spelling that it had. With `narrow`, a value that
     names no narrow number format is none of the row's business; nor is true or false. With
-    `spellings`, every key is meant under which a method is looked for.
+    `spellings`, every key is meant under which a method is looked for; with `words`, and if
+    something was decoded, every one that states a method in words that no tool is known for.
     """
 
     files: str
@@ -37,6 +40,7 @@ class Rule:
     why: str
     narrow: bool = False
     spellings: bool = False
+    words: bool = False
 
 
 RULES = (
@@ -59,8 +63,10 @@ RULES = (
          "bitsandbytes would quantise again"),
     Rule(_MAIN, "scale_fmt|weight_block_size|activation_scheme", "remove", "FP8 of DeepSeek"),
     # Not removed: what is missing counts as fp4 for DeepSeek V4 (vllm-project/vllm#42970).
-    Rule(_MAIN, "*dtype", "dtype", "the number format of some of the weights", narrow=True),
+    Rule(_MAIN, "*dtype|*precision", "dtype", "the number format of some weights", narrow=True),
     Rule("config.json", "torch_dtype|dtype", "dtype", "the number format of the weights"),
+    Rule(_MAIN, "…", "remove", "the method, in any words (`use_int8`, `bits_per_weight`, …)",
+         words=True),
 )  # fmt: skip
 # A file that no row knows by name: notes and tables of quantisation tools, and no code.
 _SPEAKS = re.compile(
@@ -116,7 +122,8 @@ def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
         return value
     kept = {}
     for key, inner in value.items():
-        rule = next((r for r in rules if _speaks_of(r, key, inner)), None)
+        said = (r for r in rules if _speaks_of(r, key, inner) and not (r.words and dtype is None))
+        rule = next(said, None)
         if rule is None:
             kept[key] = _cleaned(inner, rules, dtype)
         elif rule.action == "dtype":
@@ -126,6 +133,8 @@ def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
 
 
 def _speaks_of(rule: Rule, key: str, value: Any) -> bool:
+    if rule.words:
+        return states(key, value, METHODS)
     if not _fits(key, rule.keys) and not (rule.spellings and is_key(key, value)):
         return False
     if rule.action == "dtype":

@@ -144,6 +144,11 @@ SCHEMES: dict[str, Scheme] = {
 }
 
 
+# All that are known by name: those that rows understand, and those that are refused.
+_UNDERSTOOD = frozenset(method for row in SCHEMES.values() for method in row.methods)
+METHODS = _UNDERSTOOD.union(REFUSED)
+
+
 def resolve(ledger: Ledger) -> None:
     """Run every scheme that shows evidence, then the leftovers' rules.
 
@@ -152,9 +157,8 @@ def resolve(ledger: Ledger) -> None:
     are normal.
     """
     implemented = ", ".join(SCHEMES)
-    understood = {method for row in SCHEMES.values() for method in row.methods}
     for one in ledger.stated:
-        if one.method and one.method not in understood:
+        if one.method and one.method not in _UNDERSTOOD:
             raise unknown_method(ledger, one, implemented)
     check_details(ledger)
     kinds = {stored.dtype for stored in ledger.container.stored.values()}
@@ -178,7 +182,7 @@ def resolve(ledger: Ledger) -> None:
     note_inputs(ledger)
     note_left_alone(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
-    passthrough.resolve(ledger, implemented, understood.union(REFUSED))
+    passthrough.resolve(ledger, implemented, METHODS)
     note_integers(ledger)
     note_parts(ledger)
     note_parents(ledger)

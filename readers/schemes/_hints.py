@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping
+from functools import cache
 from pathlib import PurePath
 from typing import Any
 
@@ -42,7 +43,7 @@ _FORMATS = (
     r"(?:[1-8]|low|one|two|three|four|six|eight)-?bits?"
 )
 _QUANT = (
-    r"(?<!vector-)(?:re|pre|pre-)?quant(?!il|it|um|izers?(?![a-z]))[a-z]*|"
+    r"(?<!vector-)(?:re|pre|pre-)?quant(?!il|it|um|izers?(?![a-z])|-conv)[a-z]*|"
     r"binarized?|bits-and-bytes|bnb|ptq|qat|ternary"
 )
 # Words of a key that turn what it says into something else, or are about other numbers.
@@ -53,6 +54,9 @@ _ELSEWHERE = re.compile(
 _BITS = re.compile(r"(?:.*-)?(?:[nw]-?|num-?|q(?:uant)?-?)?bits?(?:-?(?:width|per-weight))?")
 _BARE_BITS = re.compile(r"(?:n-?|num-?)?bits?")
 _SIGNALS = re.compile(r"(?<![a-z])(?:audio|code(?:book|c)s?|image|mel|sample|vae|video|vision|vq)")
+_NAMING = re.compile(
+    r"(?:.*-)?(?:name|path|dir|model-type|architectures?|auto-map|tags?|language|license|version)"
+)
 _PRECISION = re.compile(r"(?:weights?-)?(?:precision|word-?length)")
 _BLOCKS = re.compile(r"(?:weights?-)?(?:compress(?:ed|ion)|pack(?:ed|ing))(?:-(?:format|method))?")
 _JOINT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -69,7 +73,24 @@ def hint(
     `configs` are by file name, `metadata` is safetensors', `methods` are the known ones, and
     `files` are the paths of the weights.
     """
-    return next(_Speech(methods).of_model(configs, metadata, files), "")
+    return next(_speech(frozenset(methods)).of_model(configs, metadata, files), "")
+
+
+def states(key: str, value: object, methods: frozenset[str]) -> bool:
+    """Whether a key of a configuration is a statement by itself, whatever stands around it.
+
+    Names of models, architectures and files are none, nor are bits of what it does not say, nor
+    flags with `quant` in them: some autoencoders have parts that are called so.
+    """
+    words = _words(key)
+    named = _ELSEWHERE.search(words) or _NAMING.fullmatch(words) or _BARE_BITS.fullmatch(words)
+    flag = isinstance(value, bool) and "quant" in words
+    return not named and not flag and _speech(methods).states(words, value)
+
+
+@cache
+def _speech(methods: frozenset[str]) -> _Speech:
+    return _Speech(methods)
 
 
 class _Speech:
@@ -109,12 +130,12 @@ class _Speech:
         for key, words, inner in named:
             if _ELSEWHERE.search(words) or (signals and _BARE_BITS.fullmatch(words)):
                 continue
-            if self._states(words, inner):
+            if self.states(words, inner):
                 plain = isinstance(inner, (dict, list))
                 yield f"{path}{key}" if plain else f"{path}{key} ({inner!s:.80})"
             yield from self._walk(inner, f"{path}{key}.", depth + 1)
 
-    def _states(self, key: str, value: object) -> bool:
+    def states(self, key: str, value: object) -> bool:
         """Whether a key and its value are a statement."""
         if isinstance(value, str) and self._speaks(value):
             return True

@@ -175,6 +175,38 @@ def test_flags_of_quantised_weights_are_removed() -> None:
     assert clean("config.json", {"a": config}, "bf16") == {"a": {"quant_mode": True}}
 
 
+@pytest.mark.parametrize(
+    ("config", "left"),
+    [
+        ({"compression": {"method": "foo"}, "layers": 2}, {"layers": 2}),
+        ({"text_config": {"wBits": "4", "act": "silu"}}, {"text_config": {"act": "silu"}}),
+        ({"use_int8": True, "use_cache": True}, {"use_cache": True}),
+        ({"bits_per_weight": 2.5, "PTQ": {"algorithm": "foo"}}, {}),
+        ({"precision": "int4", "x_dtype": "fp4"}, {"precision": "bfloat16", "x_dtype": "bf16"}),
+        ({"engine": "gptqmodel", "architectures": ["QLlama"]}, {"architectures": ["QLlama"]}),
+    ],
+)  # fmt: skip
+def test_words_that_no_tool_is_known_for_are_removed(config: Any, left: Any) -> None:
+    """From the model's own configuration, if something was decoded."""
+    assert clean("config.json", config, "bf16") == left
+    assert clean("tokenizer_config.json", config, "bf16") == config
+    dense = clean("config.json", {"compression": "foo"}, None)
+    assert dense == {"compression": "foo"}
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model_type": "bitnet", "_name_or_path": "x/y-AWQ", "license": "4bit"},
+        {"use_quant_conv": True, "use_post_quant_conv": False, "num_quantizers": 8},
+        {"quantization_levels": [4, 4], "vector_quantize": True, "num_bits": 8},
+        {"bits_per_sample": 8, "activation_bits": 8, "compress_ratios": [1, 4], "precision": 16},
+    ],
+)
+def test_what_dense_models_say_is_kept(config: Any) -> None:
+    assert clean("config.json", config, "bf16") == config
+
+
 def test_the_page_has_the_rows_of_the_table() -> None:
     page = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
     assert table() == page.read_text().partition("<!-- rules -->\n")[2].partition("\n<!-- end")[0]
