@@ -16,6 +16,8 @@ from anamnesis.errors import AnamnesisError
 from anamnesis.limits import Limits, MiB
 from anamnesis.pipeline.config_rules import LONG, clean, is_narrow
 from anamnesis.readers.model import Model
+from anamnesis.readers.schemes import METHODS
+from anamnesis.readers.schemes._hints import states
 from anamnesis.readers.source import base_name
 from anamnesis.readers.strict_json import loads
 
@@ -35,6 +37,7 @@ _QUANTISED = re.compile(
     re.IGNORECASE,
 )
 _KEY_SPEAKS = re.compile(r"(?:.*[._-])?quant(?:ize|ized|ization|isation)?(?:[._-].*)?", re.DOTALL)
+_TRAINING = ("modelspec.", "ss_")
 _JSON_BYTES = 4 * MiB  # of a value that may hold a configuration
 
 
@@ -85,6 +88,9 @@ def metadata_of(model: Model, dtype: str | None) -> tuple[tuple[str, str], ...]:
     kept = []
     for key, text in texts.items():
         if key in described or _speaks(key):
+            continue
+        training = key.startswith(_TRAINING) or key.endswith("dtype")
+        if dtype and not training and states(key, text, METHODS):
             continue
         if key.startswith("ss_") or not is_narrow(text):
             kept.append((key, _cleaned(text, dtype)))

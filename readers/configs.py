@@ -7,7 +7,8 @@ it may name a method, so that codes which nobody decoded are then refused with w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import os
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +16,7 @@ from anamnesis.errors import AnamnesisError, FormatError
 from anamnesis.limits import Limits
 from anamnesis.readers.folder import Folder
 from anamnesis.readers.index import read_object
+from anamnesis.readers.pipelines import PIPELINE, is_component, pipeline_around
 from anamnesis.readers.schemes._stated import (
     FILES,
     OTHER_BYTES,
@@ -28,6 +30,8 @@ from anamnesis.readers.together import together
 # These say by themselves what each tensor is, or hold what was never a Hugging Face model's.
 _NEED_NONE = frozenset(("arrow", "gguf", "npy", "npz", "pth"))
 _OTHERS = 256  # files that are not known for stating a method, and are asked
+_LISTED = "components_to_quantize"  # of diffusers' PipelineQuantizationConfig
+_DEPTH = 32  # as deep as JSON is read
 _UNLISTED = ("generation_config.json",)  # asked for where nothing lists a folder
 _PLAIN = frozenset(("BF16", "BOOL", "C64", "F16", "F32", "F64", "I64", "U64"))
 
@@ -76,7 +80,44 @@ def read_configs(folder: Folder | None, limits: Limits) -> Configs:
         elif found is not None:
             configs.found[name] = found
     _read_others(configs, folder, [n for n in names or _UNLISTED if may_state(n)], limits)
+    _read_pipeline(configs, folder, limits)
     return configs
+
+
+def _read_pipeline(configs: Configs, folder: Folder, limits: Limits) -> None:
+    """What the pipeline around a component says of it, in files that the component has not.
+
+    These are small, lie beside the `model_index.json` that names the component, and are remarked
+    on if they cannot be read.
+    """
+    around = pipeline_around(folder)
+    names = around.names() if around is not None else []
+    asked = [n for n in names if (may_state(n) or speaks(n)) and n not in configs.found][:_OTHERS]
+    if around is None or PIPELINE not in names:
+        return
+    found = dict(_read_each(around, [PIPELINE, *asked], limits, OTHER_BYTES))
+    index = found[PIPELINE]
+    mine = os.path.basename(os.path.abspath(folder.path))
+    if not isinstance(index, Mapping) or not is_component(index.get(mine)):
+        return
+    others = {name for name, value in index.items() if is_component(value)} - {mine}
+    for name, document in found.items():
+        if isinstance(document, Mapping):
+            configs.found.setdefault(name, _about(document, mine, others, 0))
+        elif document is not None:
+            configs.unread.append(f"{document}; it is not used")
+
+
+def _about(value: Any, mine: str, others: Collection[str], depth: int) -> Any:
+    """A document without what it says of other components than `mine`, whose own goes up."""
+    if not isinstance(value, Mapping) or depth > _DEPTH:
+        return value
+    listed = value.get(_LISTED)
+    if isinstance(listed, list) and mine not in listed:
+        return {}
+    kept = {k: _about(v, mine, others, depth + 1) for k, v in value.items() if k not in others}
+    own = kept.get(mine)
+    return {**kept, **own} if isinstance(own, Mapping) else kept
 
 
 def _read_others(configs: Configs, folder: Folder, names: list[str], limits: Limits) -> None:

@@ -32,12 +32,25 @@ def components(folder: Folder, limits: Limits) -> tuple[list[str], list[str]]:
     weights: list[str] = []
     others: list[str] = []
     for name, value in document.items():
-        if name.startswith("_") or not isinstance(value, list) or len(value) != 2:
+        if name.startswith("_") or not is_component(value):
             continue
         inner = _names(folder, name)
         if inner:
             (weights if holds_weights(inner) else others).append(name)
     return weights, others
+
+
+def is_component(value: object) -> bool:
+    """Whether a value of `model_index.json` is a component's: a library and a class."""
+    return isinstance(value, list) and len(value) == 2
+
+
+def pipeline_around(folder: Folder) -> Folder | None:
+    """The folder that a component's lies in, if it is on this machine and has an index."""
+    if is_url(folder.path):
+        return None
+    above = os.path.dirname(os.path.abspath(folder.path))
+    return LocalFolder(above) if os.path.isfile(os.path.join(above, PIPELINE)) else None
 
 
 def _names(folder: Folder, name: str) -> list[str]:
@@ -51,4 +64,4 @@ def _names(folder: Folder, name: str) -> list[str]:
     return LocalFolder(path).names() if os.path.isdir(path) else []
 
 
-__all__ = ["PIPELINE", "components"]
+__all__ = ["PIPELINE", "components", "is_component", "pipeline_around"]

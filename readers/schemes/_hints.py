@@ -79,13 +79,14 @@ def hint(
 def states(key: str, value: object, methods: frozenset[str]) -> bool:
     """Whether a key of a configuration is a statement by itself, whatever stands around it.
 
-    Names of models, architectures and files are none, nor are bits of what it does not say, nor
-    flags with `quant` in them: some autoencoders have parts that are called so.
+    Names of models, architectures and files are none, nor is prose, nor bits of what it does not
+    say, nor flags with `quant` in them: some autoencoders have parts that are called so.
     """
     words = _words(key)
     named = _ELSEWHERE.search(words) or _NAMING.fullmatch(words) or _BARE_BITS.fullmatch(words)
     flag = isinstance(value, bool) and "quant" in words
-    return not named and not flag and _speech(methods).states(words, value)
+    prose = isinstance(value, str) and " " in value.strip()
+    return not named and not flag and not prose and _speech(methods).states(words, value)
 
 
 @cache

@@ -265,13 +265,17 @@ def _blocks(key: str, value: object, where: str) -> Iterator[Stated]:
     if one is None:
         return
     inner = [name for name in KEYS if isinstance(one.block.get(name), Mapping)]
-    if one.method or not inner:
+    named = [
+        deeper
+        for name in one.block
+        if name not in inner
+        for deeper in _named(one.block[name], f"{where}.{name}", 0)
+    ]
+    if one.method or not (inner or named):
         yield one
     for name in inner:
         yield from _blocks(name, one.block[name], f"{where}.{name}")
-    for name in one.block if one.method else ():
-        if name not in inner:
-            yield from _named(one.block[name], f"{where}.{name}", 0)
+    yield from named
 
 
 def _named(value: object, where: str, depth: int) -> Iterator[Stated]:
