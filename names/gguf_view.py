@@ -49,6 +49,11 @@ class GgufView:
     values: dict[str, KeyValue]
     keys: Keys
 
+    def beside(self, words: Mapping[str, KeyValue]) -> dict[str, KeyValue]:
+        """The key/values with those of a vocabulary."""
+        own = self.values.items()
+        return {**words, **{k: v for k, v in own if k not in words or k not in self.keys.usual}}
+
     @property
     def tokens(self) -> int:
         """How many the embeddings have; 0 where there are none."""

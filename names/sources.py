@@ -208,6 +208,7 @@ DERIVED: dict[str, Derived] = {
     "long-factor": _long_factor,
     "longest": lambda s, _: s.first("max_length", "max_sequence_length", "model_max_length"),
     "mixing-layers": layers.mixing_layers,
+    "no-first-word": lambda s, size: False if s.get("vocab_size") == int(size) else None,
     "nonzero": lambda s, key: s.get(key) or None,
     "not-causal": lambda s, _: False if s.get("is_causal") is False else None,
     "of-full": layers.of_full_layers,

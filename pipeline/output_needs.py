@@ -104,7 +104,7 @@ def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) ->
     view = gguf_view(model, config)
     words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
     vectors = generated(view.keys, config, model.path)
-    found = key_values.described(words | view.values, view.model, outtype, vectors)
+    found = key_values.described(view.beside(words), view.model, outtype, vectors)
     tensors = tuple(with_dtype(t, kept_dtype(t, outtype, view.keys)) for t in view.model.tensors)
     storage = replace(spec.storage, generated=vectors)
     spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)

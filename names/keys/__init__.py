@@ -1,8 +1,8 @@
 """What a GGUF says of a model, out of `config.json`: one row a key, by class of model.
 
 Rows are `GGUF-KEY  SOURCE`, one a line; a later row of a key takes the place of an earlier one. A
-key follows `ARCHITECTURE.`. A source is one or more choices with `|` between them, of which the
-first that is there counts:
+key follows `ARCHITECTURE.`; one with `?` behind it is left to the vocabulary where that says it. A
+source is one or more choices with `|` between them, of which the first that is there counts:
 
 - `hidden_size`, `ffn_config.moe_top_k`: a number, text, or list of the configuration;
 - `4*hidden_size`, `kv_lora_rank+qk_rope_head_dim`: made of several, and of whole numbers;
@@ -57,11 +57,17 @@ class Keys:
         """Sources by key; those that are left out are not there."""
         return sources_of(self.rows)
 
+    @property
+    def usual(self) -> frozenset[str]:
+        """Keys that the vocabulary may say something else of."""
+        keys = (line.split(None, 1)[0] for line in self.rows.splitlines() if line.strip())
+        return frozenset(key.removesuffix("?") for key in keys if key.endswith("?"))
+
 
 def sources_of(rows: str) -> dict[str, str]:
     """Sources by key, of which later ones count; those that are left out are not there."""
     pairs = (line.split(None, 1) for line in rows.splitlines() if line.strip())
-    found = {key: source.strip() for key, source in pairs}
+    found = {key.removesuffix("?"): source.strip() for key, source in pairs}
     return {key: source for key, source in found.items() if source != "-"}
 
 

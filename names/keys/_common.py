@@ -57,7 +57,16 @@ POOLING = "pooling_type @pooling\n"
 VOCABULARY = "vocab_size vocab_size\n"
 WIDTH = "rope.dimension_count @width\n"
 PREFIX = "tokenizer.ggml.add_space_prefix tokenizer_config.add_prefix_space\n"
-LLAMA = COMMON + VOCABULARY + WIDTH + PREFIX
+# Vocabularies of so many words are Granite's and SmolLM's, which begin with none.
+LLAMA = (
+    COMMON
+    + VOCABULARY
+    + WIDTH
+    + PREFIX
+    + """
+tokenizer.ggml.add_bos_token @no-first-word:49152
+"""
+)
 
 GRANITE = (
     LLAMA

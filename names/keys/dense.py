@@ -82,7 +82,7 @@ feed_forward_length      ffn_hidden_size|intermediate_size|4*hidden_size
 attention.head_count_kv  multi_query_group_num|num_key_value_heads|num_attention_heads
 attention.layer_norm_rms_epsilon layernorm_epsilon|=1e-5
 rope.dimension_count     @rotary-split:none,0.5
-tokenizer.ggml.add_bos_token =false
+tokenizer.ggml.add_bos_token? =false
 """,
         tokens={
             "eos": "<|endoftext|>",
@@ -244,7 +244,7 @@ attention.clamp_kqv      clip_qkv
 context_length           n_positions|max_position_embeddings
 attention.head_count_kv  num_attention_heads|n_head
 rope.dimension_count     @rotary-hidden:0.5
-tokenizer.ggml.add_bos_token =false
+tokenizer.ggml.add_bos_token? =false
 """,
     ),
     Keys(("Phi3ForCausalLM",), PHI3, _LONG, vocabulary="added"),

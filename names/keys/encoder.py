@@ -25,9 +25,9 @@ attention.sliding_window local_attention
 attention.sliding_window_pattern global_attn_every_n_layers
 classifier.output_labels @labels
 hidden_activation        hidden_activation
-tokenizer.ggml.add_bos_token =true
-tokenizer.ggml.add_eos_token =true
-tokenizer.ggml.add_sep_token =true
+tokenizer.ggml.add_bos_token? =true
+tokenizer.ggml.add_eos_token? =true
+tokenizer.ggml.add_sep_token? =true
 """
 )
 _AFTER_PADDING = "context_length @after-padding\n"
@@ -63,7 +63,16 @@ attention.layer_norm_epsilon =1e-12
         _BERT
         + "context_length @trained-positions\nrope.freq_base @rope:rope_theta|rotary_emb_base\n",
     ),
-    Keys(("EuroBertModel",), COMMON + POOLING + UNSCALED + "attention.causal =false\n"),
+    Keys(
+        ("EuroBertModel",),
+        COMMON
+        + POOLING
+        + UNSCALED
+        + """
+attention.causal         =false
+tokenizer.ggml.add_bos_token? =false
+""",
+    ),
     Keys(("RobertaForSequenceClassification", "RobertaModel"), _BERT + _AFTER_PADDING),
     Keys(
         ("XLMRobertaForSequenceClassification", "XLMRobertaModel"),

@@ -251,6 +251,40 @@ def test_hunyuan_s_alpha_is_one_of_the_base() -> None:
     assert said["hunyuan-dense.context_length"] == 262144
 
 
+@pytest.mark.parametrize("first", [False, True])
+def test_a_template_says_whether_a_text_begins_with_bos(first: bool, tmp_path: Path) -> None:
+    """Phi-2's texts do not, unless its tokenizer says so; a vocabulary of SmolLM's size never."""
+    source = folder(tmp_path / "hf", architectures=["PhiForCausalLM"])
+    tensors = {"model.embed_tokens.weight": np.zeros((ROWS, HIDDEN), np.float32)}
+    save_file(tensors, source / "model.safetensors")
+    (source / "tokenizer_config.json").write_text('{"bos_token": "<|endoftext|>"}')
+    document = json.loads((source / "tokenizer.json").read_text())
+    document["added_tokens"] += [
+        {"id": 279, "content": "<|endoftext|>", "special": True, "single_word": False}
+        | dict.fromkeys(("lstrip", "rstrip", "normalized"), False)
+    ]
+    pieces = [{"Sequence": {"id": "A", "type_id": 0}}]
+    word = [{"SpecialToken": {"id": "<|endoftext|>", "type_id": 0}}]
+    document["post_processor"] = {
+        "type": "TemplateProcessing",
+        "single": word + pieces if first else pieces,
+        "pair": pieces + pieces,
+        "special_tokens": {
+            "<|endoftext|>": {"id": "<|endoftext|>", "ids": [279], "tokens": ["<|endoftext|>"]}
+        },
+    }
+    (source / "tokenizer.json").write_text(json.dumps(document))
+    anamnesis.convert(source, tmp_path / "m.gguf", to="gguf")
+    assert fields(tmp_path / "m.gguf")["tokenizer.ggml.add_bos_token"][1] is first
+    found = architecture_values(
+        keys_of("LlamaForCausalLM", ""),
+        "llama",
+        {"num_hidden_layers": 1, "hidden_size": 8, "vocab_size": 49152},
+        "",
+    )
+    assert found["tokenizer.ggml.add_bos_token"].value is False
+
+
 def test_stored_names_are_for_any_input(tmp_path: Path) -> None:
     source = folder(tmp_path / "hf", architectures=["Unheard"])
     out = tmp_path / "out.gguf"
