@@ -34,6 +34,19 @@ def modelopt_int4(rows: int, columns: int) -> Layer:
     )
 
 
+def nvfp4_pairs(rows: int, columns: int) -> Layer:
+    """Experts of Llama-4 as ModelOpt packs them: `rows` are of one expert, its inputs."""
+    codes = _bytes(rows // 2, columns)
+    scale, shape = codes[::8] % 8 + 0x38, (1, rows // 2, columns)
+    return Layer(
+        [
+            Entry("down_proj", "U8", shape, codes),
+            Entry("down_proj_weight_scale", "F8_E4M3", (1, rows // 16, columns), scale),
+            Entry("down_proj_weight_scale_2", "F32", (), np.array(0.01, np.float32)),
+        ]
+    )
+
+
 def onnx_nbits(rows: int, columns: int) -> Layer:
     """Of onnxruntime's `MatMulNBits`, four bits with zero points."""
     blocks = columns // 32

@@ -152,6 +152,14 @@ _OWN: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("nvfp4", "layers:fp4", ("fp4-nv",)),),
     ),
+    "fp4-nv-pairs": Encoding(
+        "fp4_pairs:decode",
+        prepare="fp4_pairs:prepare",
+        family="FP4 and FP6",
+        scales="scale",
+        goal=0.0,
+        cases=(Bench("nvfp4 of llama-4", "vendor_layers:nvfp4_pairs"),),
+    ),
     "fp6-mx": Encoding(
         "fp6:decode_mx",
         family="FP4 and FP6",

@@ -66,15 +66,20 @@ def smoothed(ledger: Ledger, module: str, tensor: Tensor) -> Tensor:
     """ModelOpt's weights, with what of AWQ, SmoothQuant and SVDQuant stands beside them.
 
     `MODULE.pre_quant_scale` is what the input was multiplied by before it was quantised, so the
-    weight's columns are; `svdquant_lora_b @ svdquant_lora_a` is what the codes leave out. `module`
-    is the beginning of these names. Raises FormatError for parts that do not fit.
+    weight's columns are; `svdquant_lora_b @ svdquant_lora_a` is what the codes leave out, or the
+    same of `weight_quantizer._svdquant_lora_…`, as exports of transformers' models call them.
+    `module` is the beginning of these names. Raises FormatError for parts that do not fit.
     """
     factor = ledger.get(f"{module}pre_quant_scale")
-    a, b = (ledger.get(f"{module}svdquant_lora_{side}") for side in "ab")
+    stem = f"{module}svdquant_lora_"
+    inner = f"{module}weight_quantizer._svdquant_lora_"
+    if any(ledger.get(inner + side) is not None for side in "ab"):
+        stem = inner
+    a, b = (ledger.get(stem + side) for side in "ab")
     if factor is None and a is None and b is None:
         return tensor
     parts = None
     if a is not None or b is not None:
         codes = tensor.components[0].stored
-        parts = tuple(need(ledger, codes, f"{module}svdquant_lora_{side}") for side in "ab")
+        parts = tuple(need(ledger, codes, stem + side) for side in "ab")
     return folded(tensor, factor=factor, low_rank=None if parts is None else (parts[0], parts[1]))

@@ -90,6 +90,8 @@ def scale_grid(
     shape = scale.shape
     if len(shape) == 4 and shape[1] == shape[3] == 1:
         shape = (shape[0], shape[2])  # ModelOpt FP8_PB_WO keeps the blocks' own axes
+    elif len(weight.shape) == 3 and matrices == 1 and len(shape) == 2 and shape[0] > 1:
+        shape = (1, *shape)  # ModelOpt leaves the axis of a stack of one matrix out
     if by_column and len(weight.shape) == 3 and shape == (matrices, columns, 1):
         shape = (matrices, 1, columns)
     tried = []

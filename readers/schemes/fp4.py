@@ -19,7 +19,10 @@ The parameter of stacked experts is `X` instead of `X.weight`, and its parts are
 `X_scale`, `X_global_scale`, `X_scale_2`, `X_scale_inv`; ModelOpt also writes `X_weight_scale` and
 `X_weight_scale_2`.
 
-Codes are `[..., out, in / 2]`, MXFP6's `[..., out, in * 3 / 4]`. NVFP4's scales are F8_E4M3
+ModelOpt packs the experts of Llama-4 and gpt-oss, `[experts, in, out]`, along their inputs, too:
+codes `[experts, in / 2, out]`, of rows 2r and 2r + 1, and scales `[experts, in / 16, out]`; of one
+expert alone scales have lost the first dimension. Everything else is along rows: codes are
+`[..., out, in / 2]`, MXFP6's `[..., out, in * 3 / 4]`. NVFP4's scales are F8_E4M3
 `[..., out, in / 16]`, or `[..., out, in / 32]` of ModelOpt's W4A8_NVFP4_FP8, the others'
 U8 or F8_E8M0 `[..., out, in / 32]`. The global scale is a float32 for the tensor, for each of
 stacked matrices, or two of them: for the gate's half of its rows and for the other half.
@@ -153,6 +156,7 @@ def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
 
 def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
     _refuse(ledger, layer)
+    scale = _unsqueezed(layer, scale)
     if _is_fp6(layer.codes, scale):
         columns = layer.codes.shape[-1] * 4 // 3
         tensor = _tensor(layer, scale, "mxfp6", "fp6-mx", columns=columns)
@@ -237,11 +241,13 @@ def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) 
         raise FormatError(
             f"{where(scale, layer.codes)}: allowed are F8_E4M3 scales, or U8 and F8_E8M0 exponents"
         )
+    scale = _unsqueezed(layer, scale)
     shape, codes = scale.shape, layer.codes.shape
     if len(codes) not in (2, 3):
         raise FormatError(f"{where(layer.codes)}: allowed is a matrix, or a stack of matrices")
     if len(codes) == 3 and shape == (codes[0], codes[1] // 8, codes[2]) and codes[1] % 8 == 0:
-        raise layer.unsupported("NVFP4 packed along the first dimension of each expert's matrix")
+        _claim_pairs(ledger, layer, scale, layer.part(ledger, name))
+        return
     wide = how == "multiply" and bool(shape) and 2 * codes[-1] == 32 * shape[-1] > 0
     size = 32 if wide else 16
     _fit(layer, scale, size, f"one E4M3 scale for {size} elements")
@@ -270,6 +276,40 @@ def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) 
     whole = Component("global", factor)
     tensor = _tensor(layer, scale, "nvfp4", "fp4-nv", (whole,), params)
     ledger.claim(smoothed(ledger, layer.module, tensor))
+
+
+def _unsqueezed(layer: Layer, scale: Stored) -> Stored:
+    """Scales of a stack of one matrix, whose first dimension ModelOpt leaves out."""
+    alone = len(layer.codes.shape) == 3 and layer.codes.shape[0] == 1
+    return replace(scale, shape=(1, *scale.shape)) if alone and len(scale.shape) == 2 else scale
+
+
+def _claim_pairs(ledger: Ledger, layer: Layer, scale: Stored, factor: Stored) -> None:
+    """NVFP4 packed along the rows of each matrix of a stack (`kernels/fp4_pairs.py`)."""
+    matrices, packed, columns = layer.codes.shape
+    if factor.dtype != "F32" or math.prod(factor.shape) not in (1, matrices):
+        raise FormatError(f"{where(factor, layer.codes)}: allowed is F32, one number or {matrices}")
+    blocks = packed // 8
+    ledger.claim(
+        Tensor(
+            name=layer.name,
+            shape=(matrices, 2 * packed, columns),
+            scheme="nvfp4",
+            encoding="fp4-nv-pairs",
+            components=(
+                Component("payload", layer.codes, Contiguous(64 * max(1, columns))),
+                Component("scale", scale, Contiguous(8 * max(1, columns))),
+                Component("global", factor),
+            ),
+            unit_elems=max(1, 16 * columns),
+            params={
+                "global": "multiply",
+                "columns": columns,
+                "rows": max(1, blocks * columns),
+                "minus_zero": False,
+            },
+        )
+    )
 
 
 def _refuse(ledger: Ledger, layer: Layer) -> None:

@@ -4,6 +4,7 @@
 |---|---|---|
 | DeepSeek, Qwen, transformers | `X.weight`, fused `X` | `X.weight_scale_inv`, `X_scale_inv` |
 | compressed-tensors, ModelOpt, fbgemm, Quark | `X.weight`, `X` | `X.weight_scale`, `X_scale` |
+| ModelOpt, stacked experts | `X` | `X_weight_scale` |
 | DeepSeek-V4 | `X.weight` | `X.scale` |
 | Mistral | `X.weight` | `X.qscale_weight` |
 | ComfyUI, old | `X.weight` | `X.scale_weight`, and a tensor `scaled_fp8` in the file |
@@ -216,6 +217,8 @@ def _scale_of(ledger: Ledger, stored: Stored) -> Stored | None:
     stem, dot, part = name.rpartition(".")
     if part == "weight":
         names += [f"{stem}{dot}qscale_weight", f"{stem}{dot}scale_weight"]
+    elif len(stored.shape) == 3:
+        names.append(f"{name}_weight_scale")  # ModelOpt's stacked experts
     for candidate in names:
         scale = ledger.get(candidate)
         if scale is not None:

@@ -10,26 +10,27 @@
 
 Codes of 4 and 2 bits are stored plus 8 and plus 2, the first in the lowest bits. How many bits a
 U8 has is the config's to say: `num_bits`, and `module_quant_configs` for modules that match regular
-expressions. Those are never run, but for names without any meaning as such; where there are others,
-the columns must be a size that the model has. Source: https://github.com/huggingface/transformers
+expressions, of which the one that matches first in the name counts, and of those the first in the
+file. Those that could take long are not run (`_patterns.py`): then the columns must be a size that
+the model has. Source: https://github.com/huggingface/transformers
 integrations/gemma_quant.py (`QuantizedLinear`, `QuantizedEmbedding`).
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 from anamnesis.readers.base import Stored, Tensor
 from anamnesis.readers.schemes._errors import misfit, need, unsupported
+from anamnesis.readers.schemes._patterns import LONGEST, compiled
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import int8_tensor, packed_tensor
 
 _SCALES = {"weight": "weight_scale", "embedding_quantized": "embedding_scale"}
 _ACTIVATIONS = ("input_activation_scale", "output_activation_scale")
-_PLAIN = re.compile(r"(?:[\w-]|\\?\.)+")
+_BITS = 4  # where the config has no `num_bits`
 _IMPLEMENTED = "2, 4 and 8 bits that the config or the sizes of the model tell"
 
 
@@ -73,15 +74,15 @@ def _tensor(
 
 
 def _bits(codes: Stored, module: str, config: Mapping[str, Any], sizes: set[int]) -> int:
-    stated, own = config.get("num_bits"), config.get("module_quant_configs")
-    unknown = False
+    general, own = config.get("num_bits", _BITS), config.get("module_quant_configs")
+    stated, unknown, first = general, False, len(module) + 1
     for pattern, about in own.items() if isinstance(own, Mapping) else ():
-        if not _PLAIN.fullmatch(pattern[:400]):
-            unknown = True
-        elif pattern.replace("\\", "") in module:
-            bits = about.get("num_bits", stated) if isinstance(about, Mapping) else stated
-            if bits in (2, 4):
-                return int(bits)
+        able = compiled(pattern) if len(module) <= LONGEST else None
+        match = able.search(module) if able else None
+        unknown |= able is None
+        if match and match.start() < first:  # all are one expression: the first place decides
+            first = match.start()
+            stated = about.get("num_bits", general) if isinstance(about, Mapping) else general
     fitting = [bits for bits in (2, 4) if codes.shape[1] * 8 // bits in sizes]
     if unknown and len(fitting) == 1:
         return fitting[0]

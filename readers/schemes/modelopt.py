@@ -47,6 +47,17 @@ def resolve(ledger: Ledger) -> None:
         second = ledger.get(f"{stored.name}_scale_2")
         if second is not None:
             ledger.drop(second, "scale of FP8 numbers that are made of the decoded weight")
+    _drop_cache_offsets(ledger)
+
+
+def _drop_cache_offsets(ledger: Ledger) -> None:
+    """`X.k_bias` and `X.v_bias` beside scales of the key/value cache: an affine cache's offsets."""
+    for stored in ledger.free():
+        module, _, part = stored.name.rpartition(".")
+        if part not in ("k_bias", "v_bias") or len(stored.shape) != 4:
+            continue
+        if f"{module}.{part[0]}_scale" in ledger.container.stored:
+            ledger.drop(stored, "offset of the key/value cache")
 
 
 def _of_pairs(codes: Stored, scale: Stored) -> bool:

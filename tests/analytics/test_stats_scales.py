@@ -43,8 +43,9 @@ def stored_scales(encoding: str, layer: Layer) -> Any:
         offset, size = HALVES[encoding]
         blocks = np.ascontiguousarray(arrays["weight"].array).reshape(-1, size)
         return np.ascontiguousarray(blocks[:, offset : offset + 2]).view("<f2")
+    kinds = {"BF16": ml_dtypes.bfloat16, "F8_E4M3": ml_dtypes.float8_e4m3fn}
     found = [
-        e.array.view(ml_dtypes.bfloat16) if e.dtype == "BF16" else e.array
+        e.array.view(kinds[e.dtype]).astype(np.float32) if e.dtype in kinds else e.array
         for s, e in arrays.items()
         if s.endswith(ENDINGS) and e.dtype[0] in "FB"
     ]

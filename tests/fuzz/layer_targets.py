@@ -177,6 +177,15 @@ def seeds() -> dict[str, bytes]:
             "auto-round",
             data_type="nvfp4_v2",
         ),
+        "nvfp4-turned": _seed(
+            {
+                "e.down_proj": ("U8", (2, 8, 8)),
+                "e.down_proj_weight_scale": ("F8_E4M3", (2, 1, 8)),
+                "e.down_proj_weight_scale_2": ("F32", (2,)),
+            },
+            "modelopt",
+            quant_algo="NVFP4",
+        ),
         "quanto": _seed(
             {"a.weight._data": ("I8", (8, 8)), "a.weight._scale": ("F32", (8, 1))}, "quanto"
         ),

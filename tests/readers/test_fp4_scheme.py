@@ -143,6 +143,11 @@ MO: Parts = {
 }
 MX: Parts = {"x.weight_packed": ("U8", (8, 32)), "x.weight_scale": ("U8", (8, 2))}
 DS: Parts = {"x.weight": ("I8", (8, 32)), "x.scale": ("F8_E8M0", (8, 2))}
+TURNED: Parts = {
+    "m.gate_up_proj": ("U8", (2, 32, 24)),
+    "m.gate_up_proj_weight_scale": ("F8_E4M3", (2, 4, 24)),
+    "m.gate_up_proj_weight_scale_2": ("F32", ()),
+}
 OSS: Parts = {
     "m.gate_up_proj_blocks": ("U8", (2, 8, 3, 16)),
     "m.gate_up_proj_scales": ("U8", (2, 8, 3)),
@@ -151,7 +156,7 @@ OWN: Parts = {"m.w_weight.blocks": ("U8", (2, 8, 3, 16)), "m.w_weight.scales": (
 
 
 def test_the_rows_of_these_tests_are_complete() -> None:
-    for parts in (CT, MO, MX, DS, OSS, OWN):
+    for parts in (CT, MO, MX, DS, TURNED, OSS, OWN):
         assert only(parts).quantised
 
 
@@ -161,14 +166,6 @@ def test_the_rows_of_these_tests_are_complete() -> None:
         ({**MO, "x.weight_scale": ("U8", (32,))}, "block scales in tiles"),
         ({**CT, "x.weight_zero_point": ("F8_E4M3", (8, 4))}, "zero points"),
         ({**MO, "x.weight_scale_2": ("F32", (3,))}, "3 global scales for the shards"),
-        (
-            {
-                "m.gate_up_proj": ("U8", (2, 32, 24)),
-                "m.gate_up_proj_weight_scale": ("F8_E4M3", (2, 4, 24)),
-                "m.gate_up_proj_weight_scale_2": ("F32", ()),
-            },
-            "packed along the first dimension",
-        ),
         (
             {"m.other_blocks": ("U8", (2, 8, 3, 16)), "m.other_scales": ("U8", (2, 8, 3))},
             "orientation is not known",
@@ -193,6 +190,9 @@ def test_refused_by_name(parts: Parts, message: str) -> None:
         ({k: v for k, v in OSS.items() if "blocks" not in k}, "no 'm.gate_up_proj_blocks' beside"),
         ({k: v for k, v in OWN.items() if "scales" not in k}, "no 'm.w_weight.scales' beside"),
         ({k: v for k, v in OWN.items() if "blocks" not in k}, "no 'm.w_weight.blocks' beside"),
+        ({**TURNED, "m.gate_up_proj_weight_scale_2": ("F32", (3,))}, "one number or 2"),
+        ({**TURNED, "m.gate_up_proj_weight_scale_2": ("BF16", ())}, "allowed is F32"),
+        ({**TURNED, "m.gate_up_proj": ("U8", (2, 36, 24))}, "the scale does not fit"),
         ({**CT, "x.weight_scale": ("F8_E4M3", (8, 2))}, "one E4M3 scale for 16 elements, .8. x 4"),
         ({**CT, "x.weight_scale": ("F8_E4M3", (4, 8))}, "the scale does not fit"),
         ({**CT, "x.weight_scale": ("F8_E4M3", (32,))}, "the scale does not fit"),
