@@ -69,7 +69,7 @@ class ScaleRange:
             return self._absmax(view.reshape(-1), batch.start)
         if self._tensor.coding.endswith("-tiles"):
             view = self._in_order(view, batch.start)
-        if self._tensor.coding in ("fp4-nv", "fp4-nv-pairs", "torchao-nvfp4-tiles"):
+        if self._tensor.coding.startswith(("fp4-nv", "torchao-nvfp4")):
             return scale_codes(self._tensor.params)[view]
         if self._tensor.coding == "fouroversix":
             from anamnesis.kernels.fouroversix import used_scales
