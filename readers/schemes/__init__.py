@@ -82,7 +82,7 @@ SCHEMES: dict[str, Scheme] = {
     "fp4": Scheme(
         "fp4:resolve",
         dtypes=("F8_E8M0",),
-        suffixes=("_packed", "_scale", "_scale_2"),
+        suffixes=(".scale", "_packed", "_scale", "_scale_2", "_scale_inv"),
         methods=(
             *("auto-round", "comfyui", "compressed-tensors", "fp8", "modelopt", "mxfp4", "nvfp4"),
             "quark",

@@ -130,7 +130,12 @@ def _stacked(ledger: Ledger, stored: Stored, stem: str) -> bool:
 
 
 def _claim_i8(ledger: Ledger, stored: Stored) -> None:
-    """DeepSeek's codes; integers have scales of other dtypes, or one for each 32 bytes."""
+    """DeepSeek's codes; integers have scales of other dtypes, or one for each 32 bytes.
+
+    Exponents may be called U8, by tools that have no E8M0: then their number has to fit.
+    """
+    if not stored.shape:
+        return
     stem, dot, part = stored.name.rpartition(".")
     names = [f"{stored.name}_scale_inv"]
     if part == "weight":
@@ -139,7 +144,8 @@ def _claim_i8(ledger: Ledger, stored: Stored) -> None:
         names.append(f"{stored.name}_scale")
     for name in names:
         scale = ledger.get(name)
-        if scale is not None and scale.dtype == "F8_E8M0":
+        fits = scale is not None and scale.shape == (*stored.shape[:-1], stored.shape[-1] // 16)
+        if scale is not None and (scale.dtype == "F8_E8M0" or (scale.dtype == "U8" and fits)):
             _claim_mx(ledger, Layer(stored, stored.name), scale)
             return
 

@@ -143,6 +143,7 @@ MO: Parts = {
 }
 MX: Parts = {"x.weight_packed": ("U8", (8, 32)), "x.weight_scale": ("U8", (8, 2))}
 DS: Parts = {"x.weight": ("I8", (8, 32)), "x.scale": ("F8_E8M0", (8, 2))}
+DS_U8: Parts = {"m.experts": ("I8", (3, 8, 32)), "m.experts_scale_inv": ("U8", (3, 8, 2))}
 TURNED: Parts = {
     "m.gate_up_proj": ("U8", (2, 32, 24)),
     "m.gate_up_proj_weight_scale": ("F8_E4M3", (2, 4, 24)),
@@ -156,7 +157,7 @@ OWN: Parts = {"m.w_weight.blocks": ("U8", (2, 8, 3, 16)), "m.w_weight.scales": (
 
 
 def test_the_rows_of_these_tests_are_complete() -> None:
-    for parts in (CT, MO, MX, DS, TURNED, OSS, OWN):
+    for parts in (CT, MO, MX, DS, DS_U8, TURNED, OSS, OWN):
         assert only(parts).quantised
 
 
