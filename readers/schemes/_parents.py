@@ -65,7 +65,7 @@ def note_parents(ledger: Ledger) -> None:
         return
     weights = [tensor.name for tensor in ledger.tensors.values() if tensor.quantised]
     if weights or ledger.stated:
-        around, layers = _around(weights), {weight.rpartition(".")[0] for weight in weights}
+        around, layers = _around(weights), {_layer(weight) for weight in weights}
         unknown = (t for t in ledger.tensors.values() if _unknown(ledger, t, around, layers))
         _note(ledger, list(unknown), "decoded")
     elif kind in ("pth", "safetensors"):  # others hold arrays of anything
@@ -80,7 +80,8 @@ def _speaks(ledger: Ledger, tensor: Tensor) -> bool:
     if part in ("bias", "weight"):  # nearly all, of whom there may be a million
         leaf = name[name.rfind(".", 0, max(at - 1, 0)) + 1 : max(at - 1, 0)]
         return part == "weight" and (_rotates(leaf) or _is_basis(ledger, tensor))
-    if DTYPES[tensor.out_dtype].kind == "int" and is_many(tensor.components[0].stored):
+    wide = tensor.out_dtype == "BOOL" and len(tensor.shape) > 1
+    if wide or (DTYPES[tensor.out_dtype].kind == "int" and is_many(tensor.components[0].stored)):
         return False  # noted as integers
     alone = part in SCALES or (part == "scale" and is_activation(name[: at - 1]))
     if (alone and math.prod(tensor.shape) > 1) or moves_inputs(name):
@@ -140,11 +141,17 @@ def note_input_scales(ledger: Ledger) -> None:
         )
 
 
+def _layer(weight: str) -> str:
+    """The name of the layer of a weight; stacked experts are parameters, called after theirs."""
+    return weight.removesuffix("weight").removesuffix(".")
+
+
 def _around(weights: Iterable[str]) -> set[str]:
     """The modules that hold the layers of these weights, at any depth; "" is the model."""
     modules: set[str] = set()
     for name in weights:
-        module = name.rpartition(".")[0].rpartition(".")[0] if "." in name else None
+        layer = _layer(name)
+        module = layer.rpartition(".")[0] if layer else None
         while module is not None and module not in modules:
             modules.add(module)
             module = module.rpartition(".")[0] if module else None
@@ -157,13 +164,15 @@ def _unknown(ledger: Ledger, tensor: Tensor, modules: set[str], layers: set[str]
     `layers` are the modules of decoded weights.
     """
     module, dot, part = tensor.name.rpartition(".")
+    if part == "weight" and not tensor.quantised and _is_called_after(module, layers):
+        return True
     weight = ledger.tensors.get(f"{module}{dot}weight")
     beside = weight is not None and weight is not tensor and _is_dense_matrix(weight)
     if tensor.quantised or not (beside or module in modules):
         return _is_basis(ledger, tensor)
     stored, kind = tensor.components[0].stored, DTYPES[tensor.out_dtype].kind
     one = math.prod(tensor.shape) < 2 and _SCALAR.search(part) is None
-    if kind not in ("float", "int") or one or is_buffer(stored):
+    if kind not in ("bool", "float", "int") or one or is_buffer(stored):
         return False
     if part in _ORDINARY and not (beside and part in _OF_CODES):
         return False
@@ -173,6 +182,20 @@ def _unknown(ledger: Ledger, tensor: Tensor, modules: set[str], layers: set[str]
     if any(f"{prefix}{layer}" in layers for layer in joined):
         return True
     return not part.endswith(_ENDINGS) and not is_own(part)
+
+
+def _is_called_after(module: str, layers: set[str]) -> bool:
+    """Whether a module is called after a decoded layer beside it: `q_proj_adapter`.
+
+    Norms are, and modules of their own as parameters are: `gate_up_proj` beside `gate`.
+    """
+    start = module.rfind(".") + 1
+    for at in range(start + 1, len(module)):
+        if module[at] == "_" and module[:at] in layers:
+            rest = module[at + 1 :]
+            if not is_own(rest) and not rest.endswith(_ENDINGS):
+                return True
+    return False
 
 
 def _is_dense_matrix(tensor: Tensor) -> bool:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from small_models import ledger_of
 
 from anamnesis.errors import UnsupportedError
@@ -119,6 +122,53 @@ def test_floats_of_the_shape_of_codes_are_refused_unless_left_alone(configs: Any
     for entry in ("m.q_proj", "q_proj", "re:.*q_proj", "m.*"):
         alone = {"export": [{"modules_to_not_convert": [entry]}]}
         resolve(book(parts, {"config.json": {**config, **alone}}, {}))
+
+
+WORDS = st.sampled_from(["use", "layer", "expert", "model", "the", "my", "linear", "llm"])
+SPEAKING = st.sampled_from(
+    "int4 fp8 nf4 gptq awq w4a16 4bit quantized quantization hqq q4_0".split()
+)
+JOINTS = st.sampled_from(["_", "-", ".", " "])
+
+
+@settings(deadline=None)
+@given(
+    words=st.lists(WORDS, max_size=2),
+    speaking=SPEAKING,
+    joint=JOINTS,
+    before=st.booleans(),
+    as_key=st.booleans(),
+    wrapped=st.lists(st.sampled_from(["a", "text_config", "parts", 0]), max_size=4),
+    place=st.sampled_from(["config.json", "x_config.json", "args.json", "metadata", "file"]),
+)
+def test_invented_statements_are_never_ignored(
+    words: list[str],
+    speaking: str,
+    joint: str,
+    before: bool,
+    as_key: bool,
+    wrapped: list[Any],
+    place: str,
+) -> None:
+    """Any words around one that speaks, in a key or a text, at any depth of any file."""
+    said = joint.join([*words, speaking] if before else [speaking, *words])
+    document: Any = {said: True} if as_key else {"setting": said}
+    for around in wrapped:
+        document = [document] if around == 0 else {around: document}
+    document = document if isinstance(document, dict) else {"list": document}
+    configs, metadata, file = {}, {}, "model.safetensors"
+    if place == "metadata":
+        metadata = {"about": json.dumps(document)}
+    elif place == "file":
+        file = f"{said}.safetensors"
+    else:
+        configs = {place: document}
+    parts = {"x.weight": ("I8", (32, 64)), **FLOATS}
+    found = ledger_of(
+        parts, configs=configs, metadata=metadata, file=FileId(file, 1 << 30, 0, 0, 0)
+    )
+    with pytest.raises(UnsupportedError):
+        resolve(found)
 
 
 def test_a_method_may_have_a_dot_in_its_key() -> None:

@@ -13,6 +13,7 @@ from small_models import Parts, ledger_of, resolved
 from anamnesis.errors import AnamnesisError, UnsupportedError
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import SCHEMES, resolve
+from anamnesis.readers.schemes._integers import BUFFERS
 from anamnesis.readers.schemes._parents import _ENDINGS, _ORDINARY
 from anamnesis.readers.schemes._siblings import harmless, is_own
 from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
@@ -125,8 +126,13 @@ def test_an_invented_parameter_around_a_layer_is_never_silent(
     except AnamnesisError:
         return
     told = any(name in note for note in book.notes) or any(d.why for d in book.dropped)
-    known = part in _ORDINARY or part.endswith(_ENDINGS) or is_own(part) or harmless(part)
-    assert told or known
+    assert told or is_known(part)
+
+
+def is_known(part: str) -> bool:
+    """Whether models are known to have such a parameter beside their layers."""
+    listed = part in _ORDINARY or part in BUFFERS or part.endswith(_ENDINGS)
+    return listed or is_own(part) or harmless(part) is not None
 
 
 @pytest.mark.parametrize(
@@ -142,3 +148,80 @@ def test_ordinary_parameters_around_a_layer_are_no_note(others: Parts) -> None:
     book = resolved({**within("l.0.mlp", parts), **others}, about(method))
     assert set(others) <= set(book.tensors)
     assert book.notes == []
+
+
+EXPERTS: dict[str, tuple[str, Parts]] = {
+    "fp8": (
+        "fp8",
+        {"e.gate_up_proj": ("F8_E4M3", (4, 64, 64)), "e.gate_up_proj_scale": ("F32", (4,))},
+    ),
+    "mxfp4": LAYERS["mxfp4"],
+    "nvfp4": (
+        "modelopt",
+        {
+            "e.down_proj": ("U8", (4, 64, 32)),
+            "e.down_proj_weight_scale": ("F8_E4M3", (4, 64, 4)),
+            "e.down_proj_weight_scale_2": ("F32", (4,)),
+        },
+    ),
+}
+
+
+@settings(deadline=None)
+@given(
+    layer=st.sampled_from(sorted(EXPERTS)),
+    part=WORD,
+    shape=st.sampled_from([(64, 64), (64,), (4, 64), (4, 64, 2)]),
+    dtype=st.sampled_from(["BF16", "F32", "I32", "U8", "BOOL"]),
+    joined=st.booleans(),
+)
+def test_an_invented_parameter_of_stacked_experts_is_never_silent(
+    layer: str, part: str, shape: tuple[int, ...], dtype: str, joined: bool
+) -> None:
+    method, parts = EXPERTS[layer]
+    first = next(iter(parts)).removesuffix("_blocks")
+    name = f"{first}_{part}" if joined else f"{first.rpartition('.')[0]}.{part}"
+    if name in parts:
+        return
+    book = ledger_of({**parts, name: (dtype, shape)}, about(method))
+    try:
+        resolve(book)
+    except AnamnesisError:
+        return
+    told = any(repr(name) in note for note in book.notes) or any(d.why for d in book.dropped)
+    flags = dtype == "BOOL" and "mask" in part
+    assert told or name not in book.tensors or flags or is_known(part)
+
+
+@settings(deadline=None)
+@given(
+    part=WORD,
+    shape=st.sampled_from([(64, 64), (64,), (64, 2), (2, 3, 4)]),
+    dtype=st.sampled_from(["BF16", "F32", "I8", "I64", "U8", "BOOL"]),
+    kind=st.sampled_from(["pth", "safetensors"]),
+)
+def test_an_invented_parameter_beside_a_dense_matrix_is_never_silent(
+    part: str, shape: tuple[int, ...], dtype: str, kind: str
+) -> None:
+    """Where nobody says that anything is quantised."""
+    parts: Parts = {"l.q.weight": ("BF16", (64, 64)), f"l.q.{part}": (dtype, shape)}
+    book = ledger_of(parts, kind=kind)
+    try:
+        resolve(book)
+    except AnamnesisError:
+        return
+    told = any(f"'l.q.{part}'" in note for note in book.notes)
+    flags = dtype == "BOOL" and "mask" in part
+    assert told or flags or part == "weight" or is_known(part)
+
+
+@pytest.mark.parametrize(
+    ("module", "noted"),
+    [("q_proj_lora", True), ("q_proj_svd", True), ("q_proj_norm", False), ("q_norm", False)],
+)
+def test_a_module_called_after_a_decoded_layer_is_noted(module: str, noted: bool) -> None:
+    method, parts = LAYERS["fp8"]
+    layer = {name.replace("m.", "a.q_proj."): entry for name, entry in parts.items()}
+    book = ledger_of({**layer, f"a.{module}.weight": ("BF16", (64, 64))}, about(method))
+    resolve(book)
+    assert [f"'a.{module}.weight'" in note for note in book.notes] == [True] * noted
