@@ -10,8 +10,10 @@ hold codes, and for the codes of
 | `GatherBlockQuantized` | `quantize_axis`, `gather_axis`, `bits`, `block_size`; the same names |
 
 `type` and `dims` (numbers with commas) are those of codes of fewer than eight bits, which are
-stored as bytes; `numbers` are zero points that are stored one by one. `beside` marks scales and
-zero points of activations, which nodes of quantisers take while the model runs.
+stored as bytes; `numbers` are zero points that are stored one by one. The `axis` of one number is
+None. `copies` are names that a second node of the same codes takes, by the first node's: their
+numbers must be the same. `beside` marks scales and zero points of activations, which nodes of
+quantisers take while the model runs.
 """
 
 from __future__ import annotations
@@ -79,7 +81,8 @@ def values_of(
             if len(node.input) > at and node.input[at] in stored:
                 inputs = (*node.input, "", "", "", "")
                 names = {key: inputs[place] for key, place in others}
-                _enter(path, node, node.input[at], {**attributes, **names}, values)
+                found = {**attributes, **names, **_axis_of_one(node, stored, names["scales"])}
+                _enter(path, node, node.input[at], found, values)
         if node.op_type in _OF_ACTIVATIONS:
             for name in _of_activations(node, stored):
                 values.setdefault(f"{name}.beside", node.op_type)
@@ -111,7 +114,19 @@ def _enter(path: str, node: Any, codes: str, said: Values, values: Values) -> No
         if type(said.get(attribute.name)) is int:
             said[attribute.name] = attribute.i
     for key, value in {**said, "by": node.op_type}.items():
-        if values.setdefault(f"{codes}.{key}", value) != value:
+        first = values.setdefault(f"{codes}.{key}", value)
+        if first == value:
+            continue
+        if not (key in ("scales", "zero_points") and first and value):
             raise FormatError(
                 f"{path}: initialiser {codes!r:.200}: two nodes give it different {key}"
             )
+        copies = values.setdefault(f"{codes}.copies", {})
+        copies[value] = first
+
+
+def _axis_of_one(node: Any, stored: Mapping[str, Stored], scale: str) -> Values:
+    """No axis for one number, which needs none whatever nodes say."""
+    found = stored.get(scale)
+    one = found is not None and found.shape in ((), (1,))
+    return {"axis": None} if one and node.op_type == "DequantizeLinear" else {}

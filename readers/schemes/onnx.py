@@ -27,6 +27,7 @@ from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
+from anamnesis.readers.schemes._onnx_copies import hold_copies
 from anamnesis.readers.schemes._onnx_linear import Grid, Layer, assemble, linear
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
@@ -48,6 +49,7 @@ def resolve(ledger: Ledger) -> None:
         op = values.get(f"{stored.name}.op")
         by = values.get(f"{stored.name}.by")
         if by and ledger.get(stored.name):
+            hold_copies(ledger, stored)
             ledger.claim(_MAKE[by](ledger, stored))
     for stored in ledger.free():
         if f"{stored.name}.beside" in values:
@@ -127,7 +129,7 @@ def _linear(ledger: Ledger, codes: Stored) -> Tensor:
     """Of `DequantizeLinear`."""
     values = ledger.container.values
     axis, block = (values[f"{codes.name}.{key}"] for key in ("axis", "block_size"))
-    return linear(ledger, codes, _weight(ledger, codes), axis=axis, block=block)
+    return linear(ledger, codes, _weight(ledger, codes), axis=axis or 0, block=block)
 
 
 def _gathered(ledger: Ledger, codes: Stored) -> Tensor:
