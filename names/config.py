@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.names.config_blocks import USUAL_BIASES
 from anamnesis.names.config_class import ModelClass, layers_with, set_value, words
 from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.family import Family
@@ -125,8 +126,10 @@ def _from_tensors(model: Model, row: ModelClass) -> dict[str, Any]:
         found["num_hidden_layers"] = max(layers) + 1
         for key, text in row.kinds.items():
             found[key] = words(model, range(max(layers) + 1), text)
-    for key, name in row.biases.items():
-        found[key] = any(n.endswith(name) for n in stored)
+    for key, text in (USUAL_BIASES | dict(row.biases)).items():
+        there = any(n.endswith(tuple(text.split())) for n in stored)
+        if there or key in row.biases:
+            found[key] = there
     return found
 
 

@@ -113,6 +113,13 @@ num_kv_shared_layers     attention.shared_kv_layers
 final_logit_softcapping  final_logit_softcapping
 """
 
+# Of any class, if its file has them.
+USUAL_BIASES = {
+    "attention_bias": ".attn_q.bias .attn_kv_a_mqa.bias .attn_output.bias .attn_qkv.bias",
+    "mlp_bias": ".ffn_up.bias",
+}
+SSM_BIASES = {"use_bias": "ssm_in.bias", "use_conv_bias": "ssm_conv1d.bias"}
+CONV_BIAS = {"conv_bias": "shortconv.conv.bias"}
 ATTENTION_BIAS = {"attention_bias": "attn_q.bias"}
 BIASES = {"attention_bias": "attn_q.bias", "mlp_bias": "ffn_up.bias"}
 MAMBA_BIASES = {"mamba_conv_bias": "ssm_conv1d.bias", "mamba_proj_bias": "ssm_in.bias"}

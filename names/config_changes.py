@@ -230,7 +230,9 @@ def nemotron_h(config: Config, values: Values, prefix: str, model: Model) -> Non
     """The letters of its layers, and sizes of its three kinds."""
     config["hybrid_override_pattern"] = "".join(config["hybrid_override_pattern"])
     inner = values.get(f"{prefix}.ssm.inner_size", 0)
-    config["expand"] = _ratio(inner, config.get("hidden_size"))
+    ratio = _ratio(inner, config.get("hidden_size"))
+    if isinstance(ratio, int):  # heads and their width are what counts
+        config["expand"] = ratio
     config["mamba_head_dim"] = inner // max(1, config.get("mamba_num_heads", 1))
     if not layers_with(model, "ffn_up.weight"):
         config.pop("intermediate_size", None)

@@ -30,8 +30,10 @@ class ModelClass:
     """The configuration of a class.
 
     `rows` are `KEY  GGUF-KEY` (after `ARCHITECTURE.`), one a line; a key with dots lies in blocks.
-    `biases` are keys that are true where some tensor's name ends so. `kinds` are keys whose value
-    is a list, one word a layer: `TENSOR=WORD …`, the first of a layer's tensors, or `*`, decides.
+    `biases` are keys that are true where some tensor's name ends so, in one of several ways; those
+    of `config_blocks.USUAL_BIASES` are any class's, where they are true. `kinds` are keys whose
+    value is a list, one word a layer: `TENSOR=WORD …`, the first of a layer's tensors, or `*`,
+    decides.
     `lacks` is what no file says, and what stands in its place; `missing` what tensors of the class
     no file has; `same_as` is the class of transformers that computes the same, where it has none
     of this name, and `remote` says that it has neither.

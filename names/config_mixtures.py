@@ -5,6 +5,7 @@ from __future__ import annotations
 from anamnesis.names import config_changes as change
 from anamnesis.names.config_blocks import (
     ATTENTION_BIAS,
+    CONV_BIAS,
     CONV_LAYERS,
     EXPERTS,
     GRANITE,
@@ -24,6 +25,7 @@ from anamnesis.names.config_blocks import (
     SHARED,
     SHORT_CONVOLUTION,
     SPARSE_LAYERS,
+    SSM_BIASES,
 )
 from anamnesis.names.config_class import ModelClass
 
@@ -137,6 +139,7 @@ moe_intermediate_size    expert_feed_forward_length
     "GptOssForCausalLM": ModelClass(
         "gpt_oss",
         LOCAL_EXPERTS,
+        biases=ATTENTION_BIAS,
         changes=(change.alternating, change.untruncated, change.plain_rotation),
     ),
     "GraniteMoeForCausalLM": ModelClass("granitemoe", GRANITE + LOCAL_EXPERTS),
@@ -174,7 +177,7 @@ num_experts_per_tok      expert_used_count
     "Lfm2MoeForCausalLM": ModelClass(
         "lfm2_moe",
         SHORT_CONVOLUTION + "num_dense_layers leading_dense_block_count\n" + EXPERTS,
-        biases={"use_expert_bias": "exp_probs_b.bias"},
+        biases={**CONV_BIAS, "use_expert_bias": "exp_probs_b.bias"},
         kinds=CONV_LAYERS,
         changes=(change.short_convolutions,),
     ),
@@ -241,7 +244,7 @@ layer_norm_epsilon       attention.layer_norm_epsilon
 first_k_dense_replace    -
 num_hidden_layers        -
 """,
-        biases={**ATTENTION_BIAS, "mlp_bias": "ffn_up.bias", "use_conv_bias": "ssm_conv1d.bias"},
+        biases={**ATTENTION_BIAS, "mlp_bias": "ffn_up.bias ffn_up_shexp.bias", **SSM_BIASES},
         kinds={
             "hybrid_override_pattern": "ssm_out.weight=M attn_q.weight=* ffn_gate_inp.weight=E *=-"
         },
@@ -251,7 +254,9 @@ num_hidden_layers        -
     "PhiMoEForCausalLM": ModelClass(
         "phimoe", LOCAL_EXPERTS, {"attention_bias": True}, biases={"lm_head_bias": "output.bias"}
     ),
-    "Qwen2MoeForCausalLM": ModelClass("qwen2_moe", EXPERTS + SHARED),
+    "Qwen2MoeForCausalLM": ModelClass(
+        "qwen2_moe", EXPERTS + SHARED, biases={"qkv_bias": "attn_q.bias"}
+    ),
     "Qwen3MoeForCausalLM": ModelClass("qwen3_moe", EXPERTS, _NORMALISED, biases=ATTENTION_BIAS),
     "Qwen3VLMoeForConditionalGeneration": ModelClass(
         "qwen3_moe",

@@ -8,6 +8,7 @@ from anamnesis.names import config_changes as change
 from anamnesis.names.config_blocks import (
     ATTENTION_BIAS,
     BIASES,
+    CONV_BIAS,
     CONV_LAYERS,
     EPSILON,
     GPT2,
@@ -25,6 +26,7 @@ from anamnesis.names.config_blocks import (
     SHORT_CONVOLUTION,
     SOFTCAPS,
     SSM,
+    SSM_BIASES,
     T5,
 )
 from anamnesis.names.config_class import ALL, ModelClass
@@ -45,6 +47,7 @@ hidden_activation          hidden_activation
 rms_norm_eps               -
 sliding_window             -
 """
+_NORM_BIAS = {"norm_bias": "attn_norm.bias"}
 _POOLER = "pooler.*"
 _T5 = T5 + "num_decoder_layers decoder_block_count\ndecoder_start_token_id decoder_start_token_id\n"
 _ROBERTA = (change.roberta, change.token_types)
@@ -103,10 +106,14 @@ n_layers    block_count
             "projectors_bias": "ssm_out.bias",
         },
     ),
-    "FalconMambaForCausalLM": ModelClass("falcon_mamba", SSM, changes=(change.state_space,)),
+    "FalconMambaForCausalLM": ModelClass(
+        "falcon_mamba", SSM, biases=SSM_BIASES, changes=(change.state_space,)
+    ),
     "GPT2LMHeadModel": ModelClass("gpt2", GPT2),
     "GPTBigCodeForCausalLM": ModelClass("gpt_bigcode", GPT2, {"multi_query": True}),
-    "GPTNeoXForCausalLM": ModelClass("gpt_neox", LAYER_EPS + RESIDUAL),
+    "GPTNeoXForCausalLM": ModelClass(
+        "gpt_neox", LAYER_EPS + RESIDUAL, biases={"attention_bias": "attn_qkv.bias"}
+    ),
     "Gemma2ForCausalLM": ModelClass(
         "gemma2", SOFTCAPS, changes=(change.gemma2, change.alternating)
     ),
@@ -136,14 +143,20 @@ altup_num_inputs         altup.num_inputs
     "GraniteForCausalLM": ModelClass("granite", GRANITE, biases=BIASES),
     "HunYuanDenseV1ForCausalLM": ModelClass("hunyuan_v1_dense", biases=ATTENTION_BIAS),
     "InternLM2ForCausalLM": ModelClass("internlm2", biases={"bias": "attn_q.bias"}, remote=True),
-    "Jais2ForCausalLM": ModelClass("jais2", LAYER_EPS),
+    "Jais2ForCausalLM": ModelClass("jais2", LAYER_EPS, biases=BIASES),
     "Lfm2ForCausalLM": ModelClass(
-        "lfm2", SHORT_CONVOLUTION, kinds=CONV_LAYERS, changes=(change.short_convolutions,)
+        "lfm2",
+        SHORT_CONVOLUTION,
+        biases=CONV_BIAS,
+        kinds=CONV_LAYERS,
+        changes=(change.short_convolutions,),
     ),
     "LlamaForCausalLM": ModelClass("llama", biases=BIASES),
     "MPTForCausalLM": ModelClass("mpt", MPT),
-    "Mamba2ForCausalLM": ModelClass("mamba2", SSM, changes=(change.state_space,)),
-    "MambaForCausalLM": ModelClass("mamba", SSM, changes=(change.state_space,)),
+    "Mamba2ForCausalLM": ModelClass(
+        "mamba2", SSM, biases=SSM_BIASES, changes=(change.state_space,)
+    ),
+    "MambaForCausalLM": ModelClass("mamba", SSM, biases=SSM_BIASES, changes=(change.state_space,)),
     "MiniCPM3ForCausalLM": ModelClass(
         "minicpm3",
         LATENT,
@@ -156,9 +169,11 @@ altup_num_inputs         altup.num_inputs
     "Ministral3ForCausalLM": ModelClass("ministral3", changes=(change.ministral,)),
     "MistralForCausalLM": ModelClass("mistral"),
     "ModernBertForSequenceClassification": ModelClass(
-        "modernbert", _MODERN, changes=(change.modern_bert, change.labels)
+        "modernbert", _MODERN, biases=_NORM_BIAS, changes=(change.modern_bert, change.labels)
     ),
-    "ModernBertModel": ModelClass("modernbert", _MODERN, changes=(change.modern_bert,)),
+    "ModernBertModel": ModelClass(
+        "modernbert", _MODERN, biases=_NORM_BIAS, changes=(change.modern_bert,)
+    ),
     "NemotronForCausalLM": ModelClass("nemotron", NORM_EPS),
     "NomicBertModel": ModelClass(
         "nomic_bert",

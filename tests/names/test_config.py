@@ -128,3 +128,31 @@ def test_a_turn_ends_a_text_too(tmp_path: Path) -> None:
 def test_first_classes_are_described() -> None:
     assert {f.architectures[0] for f in families()} <= CLASSES.keys()
     assert list(CLASSES) == sorted(CLASSES)
+
+
+@pytest.mark.parametrize(
+    ("name", "bias", "key"),
+    [
+        ("cohere2", "blk.0.attn_q.bias", "attention_bias"),
+        ("deepseek2", "blk.0.attn_kv_a_mqa.bias", "attention_bias"),
+        ("gemma2", "blk.0.attn_output.bias", "attention_bias"),
+        ("lfm2", "blk.0.shortconv.conv.bias", "conv_bias"),
+        ("mamba", "blk.0.ssm_in.bias", "use_bias"),
+        ("modern-bert", "blk.0.attn_norm.bias", "norm_bias"),
+        ("modern-bert", "blk.0.attn_qkv.bias", "attention_bias"),
+        ("seed_oss", "blk.0.ffn_up.bias", "mlp_bias"),
+    ],
+)
+def test_biases_of_a_file_are_those_of_its_configuration(
+    name: str, bias: str, key: str, tmp_path: Path
+) -> None:
+    for has in (False, True):
+        keys = {f"{name}.embedding_length": 8, f"{name}.attention.head_count": 2}
+        tensors = {"blk.0.ffn_up.weight": numbers(8, 8)}
+        tensors |= {bias: numbers(8)} if has else {}
+        if name == "mamba":
+            tensors = {"blk.0.ssm_in.weight": numbers(8, 8), **({bias: numbers(8)} if has else {})}
+        source = write(tmp_path / f"{has}.gguf", name, keys, tensors)
+        model = open_named(str(source), Options(names="hf"))
+        config = json.loads(describe(model, "bf16", Limits())[0]["config.json"])
+        assert bool(config.get(key)) is has
