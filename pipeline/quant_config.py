@@ -18,13 +18,14 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.pipeline.targets import Choice, Target
 
 Chosen = Sequence[tuple[str, Choice]]
+_Blocks = Callable[[Chosen, str], dict[str, Any]]
 _CT_FORMATS = {
     "ct-int-quantized": "int-quantized",
     "ct-pack-quantized": "pack-quantized",
@@ -53,8 +54,7 @@ def config_blocks(choices: Chosen, dtype: str) -> dict[str, Any]:
             + _advice(list(targets), {target.name for target in targets.values()})
         )
     (method,) = methods
-    blocks: dict[str, Any] = method(choices, dtype)
-    return blocks
+    return method(choices, dtype)
 
 
 def _advice(targets: Sequence[str], names: set[str]) -> str:
@@ -81,19 +81,9 @@ def metadata_blocks(choices: Chosen) -> tuple[tuple[str, str], ...]:
     return tuple((key, json.dumps(blocks[key])) for key in [key] if key in blocks)
 
 
-def _method(target: Target) -> Any:
+def _method(target: Target) -> _Blocks:
     style = target.settings.get("style")
-    if target.name.startswith("mlx-") or style == "mlx":
-        return _mlx
-    if target.name.startswith("bnb-"):
-        return _bitsandbytes
-    if style == "modelopt":
-        return _modelopt
-    if style == "gpt-oss":
-        return _mxfp4
-    if target.name in ("awq", "gptq"):
-        return _awq if target.name == "awq" else _gptq
-    return _fp8 if style in ("deepseek", "transformers") else _ct
+    return _BY_STYLE[style] if style in _BY_STYLE else _BY_NAME[target.name]
 
 
 def _module(name: str) -> str:
@@ -223,6 +213,25 @@ def _mlx(choices: Chosen, dtype: str) -> dict[str, Any]:
     found["mode"] = mode
     found |= dict.fromkeys(_kept(choices), False)
     return {"quantization": found, "quantization_config": found}
+
+
+# By target, but for the styles of other tools.
+_BY_NAME: Mapping[str, _Blocks] = {
+    **dict.fromkeys(_CT_FORMATS, _ct),
+    "awq": _awq,
+    "bnb-fp4": _bitsandbytes,
+    "bnb-int8": _bitsandbytes,
+    "bnb-nf4": _bitsandbytes,
+    "gptq": _gptq,
+    "mlx-affine": _mlx,
+}
+_BY_STYLE: Mapping[object, _Blocks] = {
+    "deepseek": _fp8,
+    "gpt-oss": _mxfp4,
+    "mlx": _mlx,
+    "modelopt": _modelopt,
+    "transformers": _fp8,
+}
 
 
 def described(config: Mapping[str, Any], choices: Iterable[tuple[str, Choice]]) -> dict[str, Any]:

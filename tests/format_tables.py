@@ -86,6 +86,7 @@ if __name__ == "__main__":
     for path in PAGES:
         text = rewritten(path)
         if text != path.read_text():
-            print(f"{path.relative_to(ROOT)} differs")
+            done = "written" if "--write" in sys.argv else "differs"
+            print(f"{path.relative_to(ROOT)}: {done}")
             if "--write" in sys.argv:
                 path.write_text(text)

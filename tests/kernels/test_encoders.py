@@ -14,7 +14,10 @@ import pytest
 from safetensors.numpy import load_file
 
 from anamnesis.kernels import ENCODINGS
-from anamnesis.kernels.encoders import ENCODERS, Unfit, encoder, former
+from anamnesis.kernels.encoders import ENCODERS, Key, Unfit, encoder, former
+from anamnesis.kernels.ends import _ENDS
+from anamnesis.kernels.readback import _FORMS
+from anamnesis.pipeline.quant_config import _BY_NAME, _BY_STYLE
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "encode" / "expected.safetensors"
 
@@ -92,6 +95,11 @@ def test_rows_of_the_table(name: str) -> None:
     assert callable(encoder(name))
     for key in row.keys.values():
         assert not key.allowed or key.default in key.allowed
+    if not name.startswith("gguf-"):  # whose blocks say all, and whose files say what they are
+        assert row.reads_back in _FORMS, "kernels/readback.py"
+        assert row.reads_back in _ENDS, "kernels/ends.py"
+        styles = row.keys.get("style", Key("")).allowed or ("",)
+        assert all(style in _BY_STYLE or name in _BY_NAME for style in styles), "quant_config.py"
 
 
 @pytest.mark.parametrize("name", ENCODERS)
