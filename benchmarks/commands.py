@@ -59,16 +59,22 @@ def launch(command: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def remember(path: Path, out: Path, threads: int) -> dict[str, float]:
-    """`amn remember`: seconds in all, of which start-up, and the rest."""
-    command = [sys.executable, "-c", STAMPED + COMMAND, "remember", str(path), "-o", str(out)]
+def remember(path: Path, out: Path, threads: int, target: str = "") -> dict[str, float]:
+    """`amn remember`, or `amn convert --encode TARGET`: seconds in all, start-up, and the rest."""
+    arguments = ["remember", str(path)]
+    if target:
+        form = "gguf" if target.startswith("gguf-") else "safetensors"
+        arguments = ["convert", str(path), "--to", form, "--names", "stored", "--encode", target]
+    command = [sys.executable, "-c", STAMPED + COMMAND, *arguments, "-o", str(out)]
     return _phases(launch([*command, "--threads", str(threads)]))
 
 
-def floor(path: Path, out: Path, threads: int, startup: float) -> dict[str, float]:
+def floor(
+    path: Path, out: Path, threads: int, startup: float, target: str = ""
+) -> dict[str, float]:
     """The I/O floor in a process that begins with the same imports and `startup` seconds."""
     command = [sys.executable, "-c", FLOOR, str(path), str(out), str(threads), str(startup)]
-    return _phases(launch(command))
+    return _phases(launch([*command, *filter(None, [target])]))
 
 
 def _phases(found: dict[str, Any]) -> dict[str, float]:

@@ -1,123 +1,162 @@
-"""Encoders, one thread, a window that stays in cache: ns a number, and ratios in the same run.
+"""Encoders, one thread: million numbers a second, and ratios to a plain copy of the input.
 
-The copies are `np.copyto` of as many numbers of the input's dtype, as float32 and as BF16: what
-the window's numbers are held as, and what most models are stored as. Of ggml's types, libggml's
-`ggml_quantize_chunk` encodes the same numbers, and has to give the same bytes.
+The input is a matrix of BF16 as it is stored, and the copy `np.copyto` of it, timed in turn. What
+is timed is what a conversion does with the values of a window: parts that stay in cache are widened
+where an encoder wants float32, and encoded; nothing is read or written to a file, and no report of
+the loss is made. A *window* is a million numbers; *45 M* is a whole matrix, of encoders that
+neither search nor transpose. Peers encode a part of a window, in turn with ours, and have to give
+its codes.
 """
 
 from __future__ import annotations
 
-import ctypes
-import math
-from collections.abc import Callable, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from anamnesis.kernels import ENCODINGS
-from anamnesis.kernels.encoders import ENCODERS, Form, encoder, former
-from anamnesis.readers.dtypes import DTYPES
-from benchmarks.decoders import libggml_base
+from anamnesis.kernels.encoders import ENCODERS
+from anamnesis.pipeline.encoding import EncodedPiece
+from anamnesis.pipeline.window_parts import WindowParts, widened
+from anamnesis.pipeline.windows import batches
+from anamnesis.readers.files import Files
+from benchmarks.encoder_peers import calls
 from benchmarks.kernels import _matches
-from benchmarks.measure import Neighbours, interleave, keep
+from benchmarks.layers import dense
+from benchmarks.measure import Neighbours, Times, interleave, keep, scratch, timed
+from benchmarks.models import Layer, write_model
+from benchmarks.opened import encoding_plan_of
+from benchmarks.peers import installed
 
-ROWS, COLUMNS, REPETITIONS = 32, 4096, 15
+ROWS, COLUMNS = 11008, 4096
+WINDOW_ROWS, PEER_ROWS = 256, 128
+SECONDS = 0.5  # that the repetitions of one work may take
+GOALS = {
+    **dict.fromkeys(("bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor"), 0.5),
+    **dict.fromkeys(("gguf-q4-0", "gguf-q8-0", "mxfp4", "mxfp8", "nvfp4"), 0.5),
+}
+# Encoders of a window alone: what searches takes seconds for a matrix, and what is transposed is
+# gathered by other code.
+WINDOW_ALONE = ("awq", "gguf-iq", "gguf-q2-k", "gguf-q3-k", "gguf-q4-k", "gguf-q5-k", "gguf-q6-k")
+WINDOW_ALONE += ("gptq",)
 
 
 def run(console: Console, patterns: Sequence[str] = ()) -> None:
     """Measure the encoders that match (all without patterns) and print a table."""
-    names = [name for name, row in ENCODERS.items() if row.weights != "needed"]
+    names = [name for name, row in ENCODERS.items() if row.weights not in ("needed", "wanted")]
     chosen = [name for name in names if not patterns or _matches(name, patterns)]
-    others = Neighbours()
-    with console.status("encoders"):
-        results = [measure(name) for name in chosen]
+    others, results = Neighbours(), []
+    with console.status("") as status:
+        for name in chosen:
+            status.update(name)
+            results.append(measure(name))
     console.print(_table(results), others.text())
     if not patterns:
-        keep("encoders", results, others)
+        keep("encoders", {"peers": installed(), "cases": results}, others)
 
 
 def measure(name: str) -> dict[str, Any]:
-    """One encoder with its default settings, of numbers in BF16."""
-    values = _numbers()
-    out, halves = np.ones_like(values), np.ones((2, values.size), np.uint16)
-    parts = _parts(name)
-    works: dict[str, Callable[[], Any]] = {
-        "ours": _encoding(name, values, parts),
-        "copy of float32": lambda: np.copyto(out, values),
-        "copy of BF16": lambda: np.copyto(halves[1], halves[0]),
-    }
-    theirs = _by_libggml(name, values)
-    if theirs is not None:
-        blocks, works["libggml"] = theirs
-    took = interleave(works, REPETITIONS)
-    if theirs is not None and not np.array_equal(blocks, parts["blocks"]):
-        raise AssertionError(f"{name}: libggml's bytes are others")
-    found = {key: times.median / values.size * 1e9 for key, times in took.items()}
-    return {"name": name, "ns": found}
+    """One encoder with its default settings."""
+    result: dict[str, Any] = {"name": name, "goal": GOALS.get(name, 0.0)}
+    result["window"] = _against_copy(name, WINDOW_ROWS)
+    if not name.startswith(WINDOW_ALONE):
+        result["matrix"] = _against_copy(name, ROWS)
+    result["peers"] = against_peers(name)
+    return result
 
 
-def _numbers() -> Any:
-    values = np.random.default_rng(0).standard_normal(ROWS * COLUMNS).astype(np.float32)
-    values *= np.float32(0.02)
-    return (values.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
-
-
-def _form(name: str) -> tuple[Form, Mapping[str, Any]]:
-    settings = {key: row.default for key, row in ENCODERS[name].keys.items()}
-    experts = settings.get("style") == "gpt-oss"
-    shape = (1, COLUMNS, ROWS) if experts else (ROWS, COLUMNS)
-    return former(name)("X.weight", shape, "BF16", settings), settings
-
-
-def _parts(name: str) -> dict[str, Any]:
-    form, _ = _form(name)
-    units = ROWS * COLUMNS // form.unit_elems
+def _against_copy(name: str, rows: int) -> dict[str, Any]:
+    """A conversion's own window code on a matrix of so many rows, in turn with the copy."""
+    work, bits = encoding(name, rows)
+    target = np.ones_like(bits)
+    works = {"ours": work, "copy": lambda: np.copyto(target, bits)}
+    took = interleave(works, _repetitions(work))
+    rates = {key: _rates(bits.size, times) for key, times in took.items()}
     return {
-        part.role: np.zeros(
-            part.room(0, units) if part.units else math.prod(part.shape),
-            np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy,
-        )
-        for part in form.parts
+        "elems": bits.size,
+        "mel_s": rates["ours"][0],
+        "mel_s_range": rates["ours"][1:],
+        "copy_mel_s": rates["copy"][0],
+        "to_copy": took["copy"].median / took["ours"].median,
     }
 
 
-def _encoding(name: str, values: Any, parts: Mapping[str, Any]) -> Callable[[], Any]:
-    form, settings = _form(name)
-    params = {**settings, "dtype": "BF16", "columns": form.unit_elems, "shape": (ROWS, COLUMNS)}
-    params |= {"first": 0, "least": values.min(), "most": values.max()}
-    encode = encoder(name)
-    return lambda: encode(values, params, parts)
-
-
-def _by_libggml(name: str, values: Any) -> tuple[Any, Callable[[], Any]] | None:
-    """Room for blocks, and what fills it; None for what the library does not have."""
-    row = ENCODINGS[ENCODERS[name].reads_back]
-    if row.ggml_type < 0:
-        return None
+def encoding(name: str, rows: int) -> tuple[Callable[[], Any], Any]:
+    """A call that encodes a matrix, window after window, and the matrix: BF16's bits."""
+    folder = scratch(None, rows * COLUMNS * 4)
     try:
-        library = libggml_base()
-    except KeyError:
-        return None
-    blocks = np.zeros(values.size // row.block_elems * row.block_bytes, np.uint8)
-    library.ggml_quantize_init(row.ggml_type)
-    call, size, pointer = library.ggml_quantize_chunk, ctypes.c_int64, ctypes.c_void_p
-    call.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
-    call.restype = ctypes.c_size_t
-    source, target = values.ctypes.data, blocks.ctypes.data
-    return blocks, lambda: call(row.ggml_type, source, target, 0, ROWS, COLUMNS, None)
+        layer = _layer(rows)
+        plan = encoding_plan_of(write_model(folder, layer), folder / "out", name)
+        bits = layer.entries[0].array.view(np.uint16).reshape(-1)
+    finally:
+        shutil.rmtree(folder)
+    pieces = [p for task in plan.tasks for p in task.pieces if isinstance(p, EncodedPiece)]
+    step, encoded = pieces[0].step, replace(pieces[0].encoded, skip_loss=True)
+    parts, unit = WindowParts(step, encoded, Files()), step.tensor.unit_elems
+    values = bits if step.dtype == "BF16" else widened(bits, "BF16")
+    spans = [
+        (piece, window) for piece in pieces for window in batches(step, piece.start, piece.stop)
+    ]
+
+    def encode() -> dict[str, Any]:
+        for piece, window in spans:
+            some = values[window.start * unit : window.stop * unit]
+            found = parts.encode(some, *piece.units(window.start, window.stop))
+        return found
+
+    return encode, bits
 
 
-def _table(results: Sequence[Mapping[str, Any]]) -> Table:
-    table = Table(title="Encoders, one thread, a window of 131,072 numbers")
+@cache
+def _layer(rows: int) -> Layer:
+    return dense("bf16", rows, COLUMNS)
+
+
+def against_peers(name: str) -> dict[str, Any]:
+    """Rates of the peers that are there, each in turn with ours; all have to give our codes."""
+    work, bits = encoding(name, PEER_ROWS)
+    works: dict[str, Callable[[], Any]] = {"ours": work}
+    codes = next(iter(work().values()))
+    for library, call in calls(name, bits.reshape(PEER_ROWS, COLUMNS)):
+        if np.ascontiguousarray(call()).tobytes() != codes.tobytes():
+            raise ArithmeticError(f"{name}: {library}'s codes are others")
+        works[library] = call
+    took = interleave(works, min(_repetitions(call) for call in works.values()))
+    return {
+        library: {
+            "mel_s": _rates(bits.size, took[library])[0],
+            "ours": took[library].median / took["ours"].median,
+        }
+        for library in works
+        if library != "ours"
+    }
+
+
+def _repetitions(work: Callable[[], Any]) -> int:
+    """As many as `SECONDS` are for, after a call that compiles."""
+    work()
+    return int(np.clip(SECONDS / timed(work), 3, 15))
+
+
+def _rates(elems: int, times: Times) -> list[float]:
+    return [elems / seconds / 1e6 for seconds in (times.median, times.high, times.low)]
+
+
+def _table(results: Sequence[dict[str, Any]]) -> Table:
+    table = Table(title="Encoders, one thread, from BF16")
     table.add_column("target")
-    for head in ("ns a number", "x copy of float32", "x copy of BF16", "x libggml"):
+    for head in ("window, M/s", "x copy", "45 M, M/s", "x copy", "goal", "peers"):
         table.add_column(head, justify="right")
     for result in results:
-        ns = result["ns"]
-        ratios = (ns.get(key, 0) / ns["ours"] for key in ("copy of float32", "copy of BF16"))
-        peer = f"{ns['libggml'] / ns['ours']:.1f}" if "libggml" in ns else ""
-        cells = (f"{ratio:.2f}" for ratio in ratios)
-        table.add_row(result["name"], f"{ns['ours']:.2f}", *cells, peer)
+        cells = []
+        for size in ("window", "matrix"):
+            one = result.get(size)
+            cells += [f"{one['mel_s']:,.0f}", f"{one['to_copy']:.2f}"] if one else ["", ""]
+        peers = ", ".join(f"{k} {v['ours']:.1f}x" for k, v in result["peers"].items())
+        table.add_row(result["name"], *cells, f"{result['goal'] or ''}", peers)
     return table

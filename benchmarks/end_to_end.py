@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import resource
 import shutil
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,18 +35,23 @@ from benchmarks.commands import launch as launch
 from benchmarks.floor import Floor
 from benchmarks.measure import Neighbours, Times, keep, patience, scratch, timed
 from benchmarks.models import write_model
-from benchmarks.opened import plan_of
+from benchmarks.opened import encoding_plan_of, plan_of
 
 ROWS, COLUMNS = 11008, 4096
 
 
 @dataclass(frozen=True, slots=True)
 class Conversion:
-    """A model of layers of one case, its usual size, and what the loop may take of the floor."""
+    """A model of layers of one case, its usual size, and what the loop may take of the floor.
+
+    With a target it is encoded, in memory, or on a disk.
+    """
 
     case: str
     gib: float
     goal: float
+    target: str = ""
+    on_disk: bool = False
 
 
 MODELS = {
@@ -53,16 +59,22 @@ MODELS = {
     for name, conversion in {
         "awq": Conversion("awq int4 g128", 1, 1.4),
         "fp8": Conversion("fp8-e4m3 block", 1, 1.1),
+        "fp8 2 GiB": Conversion("fp8-e4m3 block", 2, 1.1),
         "fp8-channel": Conversion("fp8-e4m3 channel", 1, 1.1),
         "gptq": Conversion("gptq int4 g128", 1, 1.4),
         "gptq-act-order": Conversion("gptq int4 act-order", 1, 1.4),
         "nf4": Conversion("bnb nf4 nested", 1, 1.4),
         "q4_k": Conversion("gguf-q4-k", 1, 1.1),
         "q8_0": Conversion("gguf-q8-0", 1, 1.1),
+        "to Q8_0": Conversion("bf16 to f32", 1, 1.15, "gguf-q8-0"),
+        "to Q8_0, disk": Conversion("bf16 to f32", 1, 1.15, "gguf-q8-0", True),
+        "to fp8-block": Conversion("bf16 to f32", 1, 1.15, "fp8-block"),
+        "to fp8-block, disk": Conversion("bf16 to f32", 1, 1.15, "fp8-block", True),
     }.items()
     if conversion.case in CASES
 }
-USUAL = ("fp8", "q8_0", "q4_k", "nf4", "gptq", "awq")
+USUAL = ("fp8", "fp8 2 GiB", "q8_0", "q4_k", "nf4", "gptq", "awq")
+USUAL += tuple(name for name, conversion in MODELS.items() if conversion.target)
 
 
 def run(
@@ -91,18 +103,21 @@ def measure(name: str, gib: float, folder: str | None, threads: int, repeat: int
     """One model; everything written is removed."""
     layer = CASES[MODELS[name].case].make(ROWS, COLUMNS)
     layers = max(1, int(gib * GiB / layer.nbytes))
-    out_bytes = layers * ROWS * COLUMNS * 2
+    out_bytes = layers * ROWS * COLUMNS * 2  # at most
+    if MODELS[name].on_disk:
+        folder = folder or tempfile.gettempdir()
     place = scratch(folder, layers * layer.nbytes + out_bytes + 256 * MiB)
     try:
         path = write_model(place, layer, layers)
         stored_bytes = layers * layer.nbytes
         del layer
-        found = alternating(path, place / "out.safetensors", threads, repeat)
+        found, out_bytes = alternating(path, place / "out", threads, repeat, MODELS[name].target)
     finally:
         shutil.rmtree(place)
     result: dict[str, Any] = {
         "model": name,
         "goal": MODELS[name].goal,
+        "target": MODELS[name].target,
         "stored_bytes": stored_bytes,
         "out_bytes": out_bytes,
         "threads": threads,
@@ -124,16 +139,20 @@ def _ratio(result: dict[str, Any], work: str, floor: str, phase: str) -> float:
 
 
 def alternating(
-    path: Path, out: Path, threads: int, repeat: int
-) -> dict[str, list[dict[str, float]]]:
-    """The four, `repeat` times in turn after a round that compiles; seconds and bytes of each."""
-    plan = plan_of(path, out, threads)
+    path: Path, out: Path, threads: int, repeat: int, target: str = ""
+) -> tuple[dict[str, list[dict[str, float]]], int]:
+    """The four, `repeat` times in turn after a round that compiles; seconds and bytes of each.
+
+    Then the bytes of the output.
+    """
+    out = out.with_suffix(".gguf" if target.startswith("gguf-") else ".safetensors")
+    plan = encoding_plan_of(path, out, target, threads) if target else plan_of(path, out, threads)
     here = Floor(plan, out, threads)
     startup = 1.0
 
     def command() -> dict[str, float]:
         nonlocal startup
-        found = commands.remember(path, out, threads)
+        found = commands.remember(path, out, threads, target)
         startup = found["startup"]
         return found
 
@@ -141,9 +160,9 @@ def alternating(
         "floor": lambda: _here(here.run),
         "loop": lambda: _here(lambda: convert(plan, threads)),
         "command": command,
-        "floor, own process": lambda: commands.floor(path, out, threads, startup),
+        "floor, own process": lambda: commands.floor(path, out, threads, startup, target),
     }
-    return repeated(works, out, repeat)
+    return repeated(works, out, repeat), plan.out_bytes
 
 
 def repeated(

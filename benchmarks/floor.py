@@ -16,15 +16,18 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels import Window
+from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.plan import Plan, Step, Task
 from anamnesis.pipeline.windows import Windows
+from anamnesis.pipeline.work import Piece
 from anamnesis.readers.base import FileId
 from anamnesis.readers.batch import BlockReader
 
@@ -51,7 +54,7 @@ class Floor:
         self._nbytes = plan.layout.files[0].nbytes
         self._threads = threads
         self._paths = sorted({f.path for f in plan.model.files})
-        self._tasks = [_operations(task) for task in plan.tasks]
+        self._tasks = [operations(task) for task in plan.tasks]
         self._memory = max(t.memory_bytes for t in plan.tasks)
 
     @property
@@ -108,7 +111,8 @@ class _Recorder:
         self._at = at + nbytes
 
 
-def _operations(task: Task) -> list[Read | Write]:
+def operations(task: Task) -> list[Read | Write]:
+    """The reads and writes of a task, in order."""
     found: list[Read | Write] = []
     files: dict[str, Any] = {}
 
@@ -118,14 +122,26 @@ def _operations(task: Task) -> list[Read | Write]:
         return files[wanted.path]
 
     for piece in task.pieces:
-        step, tensor = piece.step, piece.step.tensor
-        if step.slot is None:
-            raise ValueError("a step without a place")
+        step = piece.step
         for window, _, _ in Windows(step, open_file, _undecoded).over(piece.start, piece.stop):
-            first = window.start * tensor.unit_elems
-            last = min(window.stop * tensor.unit_elems, tensor.elems)
-            found += [Write(*span) for span in step.slot.ranges(first, last)]
+            found += [Write(*span) for span in _written(piece, window)]
     return found
+
+
+def _written(piece: Piece, window: Window) -> Iterator[tuple[int, int]]:
+    """Where what a window becomes is stored: offsets and bytes."""
+    step, tensor = piece.step, piece.step.tensor
+    if isinstance(piece, EncodedPiece):
+        units = piece.units(window.start, window.stop)
+        for part, slot in zip(piece.encoded.form.parts, piece.encoded.slots, strict=True):
+            first, last = part.span(*units)
+            if last > first:
+                yield from slot.ranges(first, last)
+        return
+    if step.slot is None:
+        raise ValueError("a step without a place")
+    first = window.start * tensor.unit_elems
+    yield from step.slot.ranges(first, min(window.stop * tensor.unit_elems, tensor.elems))
 
 
 def _undecoded(step: Step, reader: BlockReader) -> Callable[[Any, Window], None]:
@@ -136,15 +152,19 @@ def _undecoded(step: Step, reader: BlockReader) -> Callable[[Any, Window], None]
 
 
 def main() -> None:
-    """Arguments: model, output, threads, seconds from the process's start to the first write."""
+    """Arguments: model, output, threads, seconds from the process's start to the first write.
+
+    One more is the target that the command encodes to.
+    """
     begin = float(os.environ["AMN_BENCH_BEGIN"])
-    path, out, threads, startup = sys.argv[1:]
+    path, out, threads, startup, *target = sys.argv[1:]
     import anamnesis.cli.main
     import anamnesis.pipeline.run  # noqa: F401
     from anamnesis.kernels import decoder
-    from benchmarks.opened import plan_of
+    from benchmarks.opened import encoding_plan_of, plan_of
 
-    plan = plan_of(Path(path), Path(out), int(threads))
+    plan_it = partial(encoding_plan_of, target=target[0]) if target else plan_of
+    plan = plan_it(Path(path), Path(out), threads=int(threads))
     for encoding in {t.encoding for t in plan.model.tensors} - {"copy"}:
         decoder(encoding)
     floor = Floor(plan, Path(out), int(threads))

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.limits import GiB
+from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.decode import OUT
+from anamnesis.pipeline.jobs import plan_job
 from anamnesis.pipeline.plan import Plan, Spec, Step, make_plan
+from anamnesis.pipeline.statistics import run_statistics_task, statistics_tasks, with_statistics
 from anamnesis.readers.batch import BlockReader
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
@@ -42,6 +45,26 @@ def plan_of(path: Path, out: Path, threads: int = 2, **settings: Any) -> Plan:
     """A plan with room for everything."""
     spec = Spec(str(out), **settings)
     return make_plan(load_model(str(path)), spec, memory_bytes=8 * GiB, threads=threads)
+
+
+def encoding_plan_of(path: Path, out: Path, target: str, threads: int = 2) -> Plan:
+    """The plan that `amn convert --encode TARGET` makes; its whole-tensor statistics are known."""
+    job = job_from(
+        inputs=[str(path)],
+        output={
+            "path": str(out),
+            "format": "gguf" if target.startswith("gguf-") else "safetensors",
+            "names": "stored",
+            "encode": target,
+        },
+        run={"threads": threads, "memory": "8GiB"},
+    )
+    ((_, plan),) = plan_job(job)
+    if isinstance(plan, BaseException):
+        raise plan
+    found = {t.pieces[0].step.tensor.name: t for t in statistics_tasks(plan.tasks)}
+    known = {name: run_statistics_task(task).found for name, task in found.items()}
+    return replace(plan, tasks=tuple(with_statistics(plan.tasks, known)))
 
 
 @contextmanager

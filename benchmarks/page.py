@@ -17,7 +17,7 @@ from benchmarks.measure import RESULTS, describe, kept
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, FIGURES = DOCS / "performance.md", DOCS / "performance.json"
-SOURCES = ("kernels", "end-to-end", "files", "sizes", "shares", "tasks", "startup")
+SOURCES = ("kernels", "encoders", "end-to-end", "files", "sizes", "shares", "tasks", "startup")
 
 
 @cache
@@ -52,12 +52,17 @@ def sections() -> dict[str, str]:
     found = figures()
     results = {name: document["results"] for name, document in found.items()}
     kernels, floors = results["kernels"], results["end-to-end"]
+    encoders = results.get("encoders", {"cases": []})[
+        "cases"
+    ]  # none before the first are published
     return {
         "machine": prose.machines(found, describe),
         "summary": prose.summary(results),
         "kernels": tables.kernels(kernels["cases"]),
         "behind": prose.behind(kernels["cases"]),
         "peers": tables.peers(kernels),
+        "encoders": tables.encoders(encoders),
+        "encoders-behind": prose.behind(encoders),
         "end-to-end": tables.end_to_end(floors),
         "files": tables.files(results["files"]),
         "sizes": tables.sizes(results["sizes"]),

@@ -38,7 +38,7 @@ def summary(results: Mapping[str, Any]) -> str:
     judged = [c for c in cases if c["goal"]]
     met = [c for c in judged if c["matrix"]["to_copy"] >= c["goal"]]
     ratios = [c["matrix"]["to_copy"] for c in cases]
-    floors = results["end-to-end"]
+    floors = [r for r in results["end-to-end"] if not r.get("target")]
     loops = [r["loop_to_floor"] for r in floors]
     peaks = [r["command"]["peak_bytes"][2] / MiB for r in floors]
     sizes = results["sizes"]
@@ -58,6 +58,17 @@ def summary(results: Mapping[str, Any]) -> str:
     ]
     for name, line in _peer_lines(cases):
         lines.append(f"- Against **{name}**: {line}")
+    encoders = results.get("encoders", {"cases": []})["cases"]
+    if not encoders:
+        return "\n".join(lines)
+    judged = [c for c in encoders if c["goal"]]
+    met = [c for c in judged if c["matrix"]["to_copy"] >= c["goal"]]
+    lines.append(
+        f"- **Encoders**: on one thread, {len(met)} of {len(judged)} reach their goal against a "
+        "plain copy of their input."
+    )
+    for name, line in _peer_lines(encoders):
+        lines.append(f"- Encoding, against **{name}**: {line.replace('layout', 'target')}")
     return "\n".join(lines)
 
 
@@ -78,10 +89,12 @@ def _round(ratio: float) -> str:
 
 
 def behind(cases: Sequence[Result]) -> str:
-    """Which kernels miss their goal."""
+    """Which kernels, or encoders, miss their goal."""
+    if not cases:
+        return "Nothing of this was measured yet."
     missed = [c for c in cases if c["goal"] and c["matrix"]["to_copy"] < c["goal"]]
     if not missed:
-        return "Every kernel reaches its goal."
+        return "All of them reach their goal."
     names = ", ".join(
         f"{c['name']} ({c['matrix']['to_copy']:.2f} of {c['goal']:.2f})" for c in missed
     )

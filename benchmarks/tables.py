@@ -37,7 +37,7 @@ def kernels(cases: Sequence[Result]) -> str:
                     f"{window['mel_s']:,.0f}",
                     f"{matrix['mel_s']:,.0f}",
                     f"{matrix['mel_s_range'][0]:,.0f}–{matrix['mel_s_range'][1]:,.0f}",
-                    f"{matrix['to_copy']:.2f}{' ✗' if missed else ''}",
+                    _to_copy(matrix, missed),
                     f"{case['goal']:.2f}" if case["goal"] else "",
                     f"{case['two_threads']['speedup']:.2f}",
                     f"{case['two_threads']['machine']:.2f}",
@@ -61,6 +61,26 @@ def peers(results: Result) -> str:
                 cells.append(f"{peer['mel_s']:,.0f}, {_times(peer['ours'])}" if peer else "")
             rows.append(cells)
     return markdown(["", *(f"{name} {versions[name]}" for name in names)], rows)
+
+
+def encoders(cases: Sequence[Result]) -> str:
+    names = sorted({name for case in cases for name in case["peers"]})
+    rows = []
+    for case in cases:
+        window, matrix = case["window"], case.get("matrix")
+        cells = [case["name"], f"{window['mel_s']:,.0f}", f"{window['to_copy']:.2f}", "", "", ""]
+        if matrix:
+            missed = case["goal"] and matrix["to_copy"] < case["goal"]
+            goal = f"{case['goal']:.2f}" if case["goal"] else ""
+            cells[3:] = f"{matrix['mel_s']:,.0f}", _to_copy(matrix, missed), goal
+        peers = (case["peers"].get(name) for name in names)
+        cells += [f"{p['mel_s']:,.0f}, {_times(p['ours'])}" if p else "" for p in peers]
+        rows.append(cells)
+    return markdown(("", "window", "× copy", "45 M", "× copy", "goal", *names), rows)
+
+
+def _to_copy(one: Result, missed: bool) -> str:
+    return f"{one['to_copy']:.2f}{' ✗' if missed else ''}"
 
 
 def _times(ratio: float) -> str:

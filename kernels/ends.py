@@ -9,6 +9,7 @@ are what blocks of the lowest and of the highest codes decode to.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -125,7 +126,7 @@ def _gguf_iq(parts: Parts, facts: Facts) -> Ends:
 
 
 def _gguf_mxfp4(parts: Parts, facts: Facts) -> Ends:
-    return _around(_powers(parts["blocks"][::17]) * _E2M1_END, 32, 32)
+    return _by_exponents(parts["blocks"][::17], _E2M1_END, 32, 32)
 
 
 def _gguf_nvfp4(parts: Parts, facts: Facts) -> Ends:
@@ -133,8 +134,18 @@ def _gguf_nvfp4(parts: Parts, facts: Facts) -> Ends:
     return _around(e4m3_values(scales.reshape(-1)) * _E2M1_END, 16, 16)
 
 
-def _powers(exponents: Array) -> Any:
-    return np.ldexp(np.float32(1), exponents.astype(np.int32) - 127)
+def _by_exponents(exponents: Array, end: Any, columns: int, group: int) -> Ends:
+    low, high = _reaches(float(end))
+    return Ends(columns, group, low[exponents].reshape(-1), high[exponents].reshape(-1))
+
+
+@cache
+def _reaches(end: float) -> tuple[Any, Any]:
+    """Where groups of each exponent end, of numbers that end with `end` under 2**0."""
+    powers = np.ldexp(np.float32(1), np.arange(256) - 127)
+    with np.errstate(over="ignore"):
+        high = powers * np.float32(end)
+    return -high, high
 
 
 def _wide(numbers: Array, dtype: str) -> Any:
@@ -148,7 +159,7 @@ def _fp8(parts: Parts, facts: Facts) -> Ends:
     rows, columns = facts.rows, facts.columns
     scale, size = parts["scale"], columns
     if facts.target.endswith("mxfp8"):
-        return _around(_powers(scale) * _E4M3_END, columns, 32)
+        return _by_exponents(scale, _E4M3_END, columns, 32)
     numbers = _wide(scale, facts.dtype) * _E4M3_END
     if facts.target == "fp8-block":
         size = int(facts.settings["block"])
@@ -160,7 +171,7 @@ def _fp8(parts: Parts, facts: Facts) -> Ends:
 
 
 def _mx(parts: Parts, facts: Facts) -> Ends:
-    return _around(_powers(parts["scale"]) * _E2M1_END, facts.columns, 32)
+    return _by_exponents(parts["scale"], _E2M1_END, facts.columns, 32)
 
 
 def _nv(parts: Parts, facts: Facts) -> Ends:
@@ -169,8 +180,8 @@ def _nv(parts: Parts, facts: Facts) -> Ends:
         divide = facts.settings.get("style") == "compressed-tensors"
         whole = parts["global"].reshape(-1)[0]
         scales = scales / whole if divide else scales * whole
-    sizes = (scales * _E2M1_END).astype(np.float32)
-    return _around(sizes[parts["scale"].view(np.uint8)], facts.columns, 16)
+    high, codes = np.abs(scales * _E2M1_END).astype(np.float32), parts["scale"].view(np.uint8)
+    return Ends(facts.columns, 16, (-high)[codes].reshape(-1), high[codes].reshape(-1))
 
 
 def _integers(parts: Parts, facts: Facts) -> Ends:

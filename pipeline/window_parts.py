@@ -21,6 +21,7 @@ from anamnesis.kernels.ends import NO_ENDS, ends_of
 from anamnesis.kernels.loss import Losses
 from anamnesis.kernels.readback import Facts, Readback
 from anamnesis.kernels.transcoders import Inexact, Read, transcoder
+from anamnesis.limits import KiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
@@ -40,7 +41,7 @@ Numbers = Callable[[Decoded, int, int], Any]
 
 _widen = kernel("_narrow_lanes:widened")
 
-NEAR_ELEMS = 1 << 17  # 512 KiB as float32
+NEAR_BYTES = 512 * KiB  # of the values that an encoder is given
 
 _HELD = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 
@@ -56,13 +57,13 @@ class WindowParts:
         elems = step.window_units * step.tensor.unit_elems
         units = -(-elems // encoded.form.unit_elems)
         self._dtype, self._parts = step.dtype, encoded.form.parts
-        self._near = _near(encoded.form)
+        row = ENCODERS[encoded.name]
+        self._takes_bits = row.bf16 and step.dtype == "BF16" and not encoded.weights
+        self._near = _near(encoded.form, NEAR_BYTES // (2 if self._takes_bits else 4))
         elems = elems if encoded.moved else min(elems, self._near * encoded.form.unit_elems)
         self._wide = np.empty(elems, np.float32)
         self._room = {part.role: _room(part, units) for part in self._parts}
         self._encode = encoder(encoded.name)
-        row = ENCODERS[encoded.name]
-        self._takes_bits = row.bf16 and step.dtype == "BF16" and not encoded.weights
         scales = encoded.part_dtype("scale", step.dtype)
         self._params: dict[str, Any] = {
             **encoded.settings,
@@ -245,9 +246,9 @@ def _by_rows(reader: RowReader) -> Numbers:
     return lambda decoded, start, stop: reader.numbers(start, stop)
 
 
-def _near(form: Form) -> int:
-    """Units that are encoded together: about NEAR_ELEMS elements, where a window may start."""
-    return max(1, NEAR_ELEMS // (form.unit_elems * form.multiple)) * form.multiple
+def _near(form: Form, elems: int) -> int:
+    """Units that are encoded together: about so many elements, where a window may start."""
+    return max(1, elems // (form.unit_elems * form.multiple)) * form.multiple
 
 
 def _room(part: Part, units: int) -> Any:

@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 
 from anamnesis.kernels import ENCODINGS, Window
-from benchmarks import check, commands, page, peers, shares, startup
+from benchmarks import check, commands, encoding, end_to_end, page, peers, shares, startup, tables
 from benchmarks.cases import CASES, by_family
 from benchmarks.decoders import Problem
+from benchmarks.floor import operations
 from benchmarks.models import write_model
-from benchmarks.opened import opened, plan_of
+from benchmarks.opened import encoding_plan_of, opened, plan_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -99,6 +100,31 @@ def test_peers_decode_the_same_numbers(name: str, least: set[str], tmp_path: Pat
     assert least <= {peer.name for peer, _ in peers.calls(problem, ours)}
     with pytest.raises(ArithmeticError, match="other numbers"):
         list(peers.calls(problem, ours + 1))
+
+
+@pytest.mark.parametrize(
+    ("name", "peer"), [("fp8-block", ""), ("gguf-q8-0", "libggml"), ("nvfp4", ""), ("gptq", "")]
+)
+def test_encoders_and_their_peers_give_the_same_codes(
+    name: str, peer: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "SECONDS", 0)
+    for constant in ("ROWS", "PEER_ROWS", "WINDOW_ROWS"):
+        monkeypatch.setattr(encoding, constant, 128)
+    found = encoding.measure(name)
+    assert peer in {"", *found["peers"]}
+    assert found["window"]["elems"] == 128 * encoding.COLUMNS
+    assert name in tables.encoders([found])
+
+
+def test_the_floor_of_encoding_writes_what_is_stored(tmp_path: Path) -> None:
+    path, out = write_model(tmp_path, CASES["bf16 to f32"].make(256, 512)), tmp_path / "out.gguf"
+    found, size = end_to_end.alternating(path, out, 1, 1, "gguf-q8-0")
+    assert size > 256 * 512 * 34 // 32
+    assert set(found) == {"floor", "loop", "command", "floor, own process"}
+    plan = encoding_plan_of(path, out, "gguf-q8-0", 1)
+    written = sum(o.nbytes for task in plan.tasks for o in operations(task) if len(o) == 2)
+    assert written == 256 * 512 * 34 // 32
 
 
 def test_the_guard_goes_red() -> None:

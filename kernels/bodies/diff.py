@@ -8,6 +8,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from anamnesis.kernels import _objects
 from anamnesis.kernels.bodies._jit import DISABLED, jit
 from anamnesis.kernels.diff import DOT, LANES, MAX, NOISE, OTHER, SIGNAL, STEP, SUM, reduce_numpy
 from anamnesis.kernels.types import Array
@@ -18,6 +19,7 @@ if DISABLED:
 else:
     from anamnesis.kernels.bodies._lane_memory import REALS, load
 
+    _FUSES = "+fma" in _objects.cpu()[1].split(",")
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
     _SINGLES, _WORDS = ir.VectorType(ir.FloatType(), STEP), ir.VectorType(_I32, STEP)
     _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
@@ -52,17 +54,19 @@ else:
     def _add(builder: ir.IRBuilder, sums: list[Any], x: Any, y: Any) -> list[Any]:
         distance = _call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
         more = builder.fcmp_ordered(">", distance, sums[MAX])
-        terms = {
-            SUM: distance,
-            NOISE: builder.fmul(distance, distance),
-            SIGNAL: builder.fmul(x, x),
-            OTHER: builder.fmul(y, y),
-            DOT: builder.fmul(x, y),
-        }
-        return [
-            builder.select(more, distance, old) if row == MAX else builder.fadd(old, terms[row])
-            for row, old in enumerate(sums)
-        ]
+        found = list(sums)
+        found[MAX] = builder.select(more, distance, sums[MAX])
+        found[SUM] = builder.fadd(sums[SUM], distance)
+        found[NOISE] = builder.fadd(sums[NOISE], builder.fmul(distance, distance))
+        for row, first, second in ((SIGNAL, x, x), (OTHER, y, y), (DOT, x, y)):
+            found[row] = _add_product(builder, first, second, sums[row])
+        return found
+
+    def _add_product(builder: ir.IRBuilder, first: Any, second: Any, total: Any) -> Any:
+        """A product of two float32, which float64 holds: fused or not, the sum is rounded once."""
+        if _FUSES:
+            return _call(builder, f"llvm.fma.v{LANES}f64", _DOUBLES, first, second, total)
+        return builder.fadd(total, builder.fmul(first, second))
 
     @intrinsic
     def _loop(typingctx: Any, a: Any, b: Any, state: Any, counts: Any, steps: Any) -> Any:

@@ -15,19 +15,19 @@ from anamnesis.kernels.types import Array
 @jit
 def clipped(values: Array, columns: int, size: int, low: Array, high: Array, count: Array) -> None:
     """Numbers past the ends of groups of `size`, which may be cut off at the end of a row."""
-    groups = -(-columns // size)
-    past = splat(0)
-    for g in range(low.shape[0]):
-        row, place = g // groups, g % groups
-        begin = row * columns + place * size
-        end = min(row * columns + min(columns, (place + 1) * size), values.shape[0])
-        rest = end - (end - begin) % 16
-        least, most = splat(low[g]), splat(high[g])
-        for i in range(begin, rest, 16):
-            past = past + _outside(lanes(values, i), least, most)
-        for i in range(rest, end):
-            value = number(values, i)
-            count[0] += np.int64(value < low[g]) + np.int64(value > high[g])
+    past, g = splat(0), 0
+    for first in range(0, values.shape[0], columns):
+        row_end = min(first + columns, values.shape[0])
+        for begin in range(first, row_end, size):
+            end = min(begin + size, row_end)
+            rest = end - (end - begin) % 16
+            least, most = splat(low[g]), splat(high[g])
+            for i in range(begin, rest, 16):
+                past = past + _outside(lanes(values, i), least, most)
+            for i in range(rest, end):
+                value = number(values, i)
+                count[0] += np.int64(value < low[g]) + np.int64(value > high[g])
+            g += 1
     count[0] += sum_of(past)
 
 
