@@ -240,6 +240,19 @@ def _statements(page: str) -> Iterator[str]:
             yield line
 
 
+# Of the pieces below these headings each sentence has its own row, which begins with `… `.
+_BY_SENTENCE = ("## Methods that a configuration names",)
+_SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\[(\"])")
+
+
+def _sentences(page: str) -> Iterator[str]:
+    """The sentences behind the first of each piece of such a part of a page."""
+    for heading in _BY_SENTENCE:
+        part = page.partition(f"\n{heading}\n")[2].partition("\n## ")[0]
+        for said in _statements(part):
+            yield from _SENTENCE.split(" ".join(said.split()))[1:]
+
+
 @pytest.mark.parametrize("name", ["failures", "inputs", "untrusted-input"])
 def test_each_statement_of_these_pages_has_its_tests(name: str) -> None:
     page = (ROOT / "docs" / f"{name}.md").read_text()
@@ -250,6 +263,10 @@ def test_each_statement_of_these_pages_has_its_tests(name: str) -> None:
     for said in statements:
         known = [row for row in rows if said.startswith(row)]
         assert known, f"no row of the table for {said[:60]!r}"
+    sentences = [f"… {said}" for said in _sentences(page)]
+    for said in sentences:
+        assert any(said.startswith(row) for row in rows), f"no row of the table for {said[:60]!r}"
+    statements += sentences
     for row, shown in rows.items():
         assert any(said.startswith(row) for said in statements), f"nothing begins with {row!r}"
         assert _SHOWN_BY.search(shown) or shown.startswith("none: "), row
