@@ -241,7 +241,10 @@ def _statements(page: str) -> Iterator[str]:
 
 
 # Of the pieces below these headings each sentence has its own row, which begins with `… `.
-_BY_SENTENCE = ("## Methods that a configuration names",)
+_BY_SENTENCE = (
+    *("## Methods that a configuration names", "## Which files of a folder are the model"),
+    *("## Signals", "## What lies in the place of our files", "## Models with broken shards"),
+)
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\[(\"])")
 
 
