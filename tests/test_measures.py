@@ -112,3 +112,18 @@ def test_tests_stay_short() -> None:
     found = {str(p.relative_to(ROOT)): len(p.read_text().splitlines()) for p in tests}
     assert tests
     assert {path: lines for path, lines in found.items() if lines > LINES} == {}
+
+
+def test_pages_are_in_the_field_s_words() -> None:
+    """Not what is quoted as code, nor the log of experiments."""
+    log = ROOT / "docs" / "performance-experiments.md"
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
+    words = re.compile(r"\b(strips?|told|turned)\b", re.IGNORECASE)
+    found = []
+    for page in pages:
+        text = re.sub(r"\(\S+\)|`[^`]*`|^```.*?^```", "", page.read_text(), flags=re.M | re.S)
+        if page != log and (hit := words.search(text)):
+            found.append(
+                f"{page.relative_to(ROOT)}: {text[max(0, hit.start() - 40) : hit.end()]!r}"
+            )
+    assert not found

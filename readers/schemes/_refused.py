@@ -24,7 +24,6 @@ class Refused:
         return f"{self.title} ({self.why}) is recognised and not implemented; {self.tool}"
 
 
-_CODEBOOKS = "its integers index codebooks"
 _ROTATED = "its weights are kept in a rotated basis"
 _TILED = "its integers lie in tiles of one GPU kernel"
 
