@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._codes import Numbers
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._packed import room_for_runs, runs_of
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Indices, Numbers, Words
 
 _LINE = 4096  # codes
 _columns = variants("_packed:decode_runs")
@@ -76,14 +75,14 @@ class Groups:
     Run k is inputs `[starts[k], starts[k + 1])` of group `of_run[k]`.
     """
 
-    starts: Any
-    of_run: Any
-    index: Any = None
+    starts: Indices
+    of_run: Indices
+    index: Indices | None = None
     step: int = 1  # 32 or 16 if the lengths of all runs are multiples of it
     size: int = 0  # inputs of each run, if all have as many
 
     @classmethod
-    def of(cls, index: Any, block: int) -> Groups:
+    def of(cls, index: Indices, block: int) -> Groups:
         """Those of each input's group; runs are cut at multiples of `block`."""
         starts, of_run = runs_of(index, max(1, block))
         lengths = np.diff(starts)
@@ -119,7 +118,7 @@ def check_index(index: Array, groups: int, role: str, unit: str) -> None:
 
 
 def decode_rows(
-    affine: Affine, groups: Groups, streams: Any, zeros: Numbers, scales: Numbers, out: Array
+    affine: Affine, groups: Groups, streams: Bytes, zeros: Numbers, scales: Numbers, out: Array
 ) -> None:
     """Rows of streams, uint8 `[rows, bytes]`, with numbers `[rows, groups]`.
 
@@ -170,7 +169,7 @@ def _joined(grid: Array, rows: int, many: int) -> Any:
 
 
 def decode_columns(
-    affine: Affine, groups: Groups, words: Any, zeros: Any, scales: Any, out: Array
+    affine: Affine, groups: Groups, words: Words, zeros: Floats, scales: Floats, out: Array
 ) -> None:
     """The same of words in columns, uint32 `[words, rows]` or `[inputs, rows / 8]` of nibbles.
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from anamnesis.kernels.types import Array
 
 
-def run_blocks(kernel: Any, payload: Array, block_bytes: int, block_elems: int, out: Array) -> None:
+def run_blocks(
+    kernel: Callable[..., Any], payload: Array, block_bytes: int, block_elems: int, out: Array
+) -> None:
     """Call `kernel(bytes, out)` on `payload`, `uint8` of any shape, seen as flat bytes.
 
     Raises `ValueError` unless `payload` is whole blocks and `out` holds exactly their elements.

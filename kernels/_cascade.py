@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Floats
 
 LANES, ACCUMULATORS, LEVELS = 8, 4, 4
 ROW = LANES * ACCUMULATORS
@@ -33,7 +33,7 @@ class Cascade:
         self._sums = np.zeros((LEVELS, ROW), np.float32)
         self._rest = np.empty(0, np.float32)
 
-    def add(self, values: Array) -> None:
+    def add(self, values: Floats) -> None:
         """The next numbers, a contiguous float32 array."""
         whole = len(values) // ROW * ROW
         _add_rows(values[:whole], self._rows, self._power, self._steps, self._sums)
@@ -60,7 +60,7 @@ class Cascade:
             return total
 
 
-def _few(values: Any) -> Any:
+def _few(values: Floats) -> Any:
     sums = np.zeros(ACCUMULATORS, np.float32)
     whole = len(values) // ACCUMULATORS * ACCUMULATORS
     for i, value in enumerate(values):

@@ -12,22 +12,18 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import kernel, variants
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Numbers
 
 _zeros = variants("_codes:zero_points")
 widen = kernel("_codes:widen")
 
 
-# The bits of numbers, uint16 or uint32, and whether they are binary16.
-Numbers = tuple[Any, bool]
-
-
-def bits_of(dtype: str, columns: Any) -> Numbers:
+def bits_of(dtype: str, columns: Bytes) -> Numbers:
     """Those of numbers of that dtype, from uint8 `[lines, bytes]`, or `[bytes]`."""
     return np.ascontiguousarray(columns).view("<u4" if dtype == "F32" else "<u2"), dtype == "F16"
 
 
-def read_scales(dtype: str, columns: Any) -> Any:
+def read_scales(dtype: str, columns: Bytes) -> Any:
     """Scales as float32 `[groups, rows]`, from their uint8 `[groups, bytes]`; NaNs made quiet."""
     raw, half = bits_of(dtype, columns)
     scales = np.empty(raw.shape, np.float32)

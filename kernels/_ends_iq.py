@@ -11,15 +11,15 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels._grids import read
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 class Reach(NamedTuple):
     """Ends of the groups of all blocks, `size` elements each."""
 
     size: int
-    low: Any
-    high: Any
+    low: Floats
+    high: Floats
 
 
 # Of a type with signs: its grid, where its scales of four bits are (one in the upper half of every
@@ -61,7 +61,7 @@ def reach(kind: str, blocks: Array) -> Reach:
     return Reach(size, -ends.reshape(-1), ends.reshape(-1))
 
 
-def _halves(data: Any) -> Any:
+def _halves(data: Bytes) -> Any:
     return np.ascontiguousarray(data).view("<f2").astype(np.float32)
 
 
@@ -69,7 +69,7 @@ def _odd(scales: Array) -> Any:
     return (2 * scales.astype(np.int32) + 1).astype(np.float32)
 
 
-def _moved(scales: Any, down: Any, size: int) -> Reach:
+def _moved(scales: Floats, down: Array, size: int) -> Reach:
     """Ends of -1, 0 and 1, half a step beyond them, moved by an eighth."""
     shift = np.where(down != 0, np.float32(-0.125), np.float32(0.125))
     first = (scales * (shift - np.float32(1.5))).reshape(-1)

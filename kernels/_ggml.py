@@ -7,13 +7,14 @@ https://github.com/ggml-org/ggml, src/ggml-quants.c.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import ENCODINGS
 from anamnesis.kernels._iq_tables import tables
+from anamnesis.kernels._native import Kernel
 from anamnesis.kernels._native import kernel as body
 from anamnesis.kernels._native import variants as bodies
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, matrix_of
@@ -33,7 +34,7 @@ def form_blocks(encoding: str, name: str, shape: Shape, dtype: str, settings: Se
     return Form(columns, (part,))
 
 
-def run_blocks(kernel: Any, values: Any, encoding: str, out: Array) -> None:
+def run_blocks(kernel: Callable[..., None], values: Array, encoding: str, out: Array) -> None:
     """Call `kernel(values, out)` on flat float32 values and the bytes of their blocks."""
     row = ENCODINGS[encoding]
     if len(values) // row.block_elems * row.block_bytes != len(out):
@@ -41,7 +42,7 @@ def run_blocks(kernel: Any, values: Any, encoding: str, out: Array) -> None:
     kernel(values, out)
 
 
-def run_groups(kernel: Any, values: Array, group: int, encoding: str, out: Array) -> None:
+def run_groups(kernel: Kernel, values: Array, group: int, encoding: str, out: Array) -> None:
     """Call `kernel(values, groups, out)`, where `groups` are the values, `group` of them a row."""
     groups = values.reshape(-1, group)
     run_blocks(lambda flat, blocks: kernel(flat, groups, blocks), values, encoding, out)
@@ -66,8 +67,8 @@ def weighted_rows(
 
 
 def run_weighed(
-    kernel: Any,
-    values: Any,
+    kernel: Kernel,
+    values: Array,
     params: Mapping[str, Any],
     how: tuple[int, int, int],
     encoding: str,
@@ -86,7 +87,7 @@ def run_weighed(
 
 
 def weighed_blocks(
-    values: Any, params: Mapping[str, Any], how: tuple[int, float], encoding: str, out: Array
+    values: Array, params: Mapping[str, Any], how: tuple[int, float], encoding: str, out: Array
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Numbers, the weights of their errors in blocks of 256, and bytes.
 
@@ -109,7 +110,7 @@ def run_points(
     kind: str,
     grid: str,
     factor: int,
-    values: Any,
+    values: Array,
     params: Mapping[str, Any],
     out: Mapping[str, Any],
 ) -> None:

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.types import Bytes
+
 
 def read(name: str) -> Any:
     """The table `data/NAME.npy`: `[points, numbers]` of a grid, or `uint8 [128]` of signs."""
@@ -30,7 +32,7 @@ def point_words(name: str) -> tuple[Any, Any]:
     return words.reshape(-1), magnitudes.astype(np.float32)
 
 
-def bit_words(bytes_: Any, bit: int) -> Any:
+def bit_words(bytes_: Bytes, bit: int) -> Any:
     """Each byte as `uint64`: byte j of the word is `bit` where bit j of the byte is set."""
     spread = np.unpackbits(np.asarray(bytes_, np.uint8)[:, None], axis=1, bitorder="little")
     return (spread * np.uint8(bit)).view("<u8").reshape(-1)

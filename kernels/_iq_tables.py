@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels._grids import read
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Halves
 
 # Distances that count, by grid: two, but one in IQ2_S, and three in IQ1 and IQ3_S.
 _NEAR = {"iq1s_grid": 3, "iq2s_grid": 1, "iq3s_grid": 3}
@@ -25,17 +25,17 @@ _ROWS = 512  # keys at a time
 class Tables(NamedTuple):
     """`codes` uint8 [points, 8 or 4], `index` int32 [keys], `neighbours` uint16."""
 
-    codes: Any
+    codes: Bytes
     index: Any
-    neighbours: Any
+    neighbours: Halves
 
 
 @cache
 def tables(name: str) -> Tables:
     """The tables of the grid `data/NAME.npy`."""
     grid = read(name)
-    levels, codes = np.unique(grid, return_inverse=True)
-    codes = np.ascontiguousarray(codes.reshape(grid.shape), np.uint8)
+    levels, numbers = np.unique(grid, return_inverse=True)
+    codes = np.ascontiguousarray(numbers.reshape(grid.shape), np.uint8)
     width = codes.shape[1]
     bits = 16 // width if width == 8 else 3
     every = np.stack(np.meshgrid(*[np.arange(len(levels))] * width, indexing="ij"), -1)
@@ -57,7 +57,7 @@ def tables(name: str) -> Tables:
     return Tables(codes, index, np.concatenate(lists).astype(np.uint16))
 
 
-def _distances(keys: Any, codes: Any) -> Any:
+def _distances(keys: Array, codes: Array) -> Any:
     """Squares of distances, int32 [keys, points]."""
     keys, codes = keys.astype(np.int32), codes.astype(np.int32)
     products = keys.astype(np.float32) @ codes.astype(np.float32).T

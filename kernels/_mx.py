@@ -13,7 +13,7 @@ import numpy as np
 
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 # Where a group's greatest magnitude goes: floor(log2(the format's largest)).
 _TOP = {4: 2, 8: 8}
@@ -23,7 +23,7 @@ _MANTISSA = {"F32": 23, "BF16": 7, "F16": 10}
 Rule = Callable[..., tuple[Any, Any]]
 
 
-def of_groups(rule: Rule, greatest: Any, reach: int, dtype: str) -> tuple[Any, Any]:
+def of_groups(rule: Rule, greatest: Floats, reach: int, dtype: str) -> tuple[Any, Any]:
     """What `rule(greatest, reach, dtype)` gives: bytes, and scales, of groups' greatest magnitudes.
 
     Of binary16 they are looked up.
@@ -45,13 +45,13 @@ def table_of(rule: Rule, reach: int, dtype: str) -> tuple[Any, Any]:
         return rule(numbers, reach, dtype)
 
 
-def ct_scales(greatest: Any, reach: int, dtype: str) -> tuple[Any, Any]:
+def ct_scales(greatest: Floats, reach: int, dtype: str) -> tuple[Any, Any]:
     """compressed-tensors' rule for codes of `reach` bits: stored bytes, and what it divides by."""
     found = exponents(greatest, reach, dtype)
     return stored_exponents(found, greatest), powers(found)
 
 
-def powers(exponents: Any) -> Any:
+def powers(exponents: Bytes) -> Any:
     """2**(e - 127) as float32; infinity for 255, as torch's `2.0 ** 128` is."""
     scales = to_float32("F8_E8M0", exponents)
     return np.where(exponents == 255, np.float32(np.inf), scales)
@@ -79,7 +79,7 @@ def exponents(greatest: Array, bits: int, dtype: str) -> Any:
     return np.clip(exponent, 0, 255).astype(np.uint8)
 
 
-def stored_exponents(found: Any, greatest: Any) -> Any:
+def stored_exponents(found: Bytes, greatest: Floats) -> Any:
     """The bytes that compressed-tensors writes for `exponents`: 127 for an infinite scale.
 
     It takes the logarithm of that as an int32, of which nothing is left in the byte. A group with
@@ -88,7 +88,7 @@ def stored_exponents(found: Any, greatest: Any) -> Any:
     return np.where((found == 255) & ~np.isnan(greatest), np.uint8(127), found)
 
 
-def mlx_scales(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:
+def mlx_scales(greatest: Floats, largest: int, dtype: str) -> tuple[Any, Any]:
     """MLX's `fp_quantize` on the CPU: stored bytes, and the scales that it divides by.
 
     The exponent is ceil(log2(greatest / largest)), 0 for a quotient of 0; quotients, the exponent's
@@ -104,7 +104,7 @@ def mlx_scales(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:
     return np.where(np.isfinite(biased), biased, 0).astype(np.int64).astype(np.uint8), scales
 
 
-def ceilings(greatest: Any, largest: int, dtype: str) -> tuple[Any, Any]:
+def ceilings(greatest: Floats, largest: int, dtype: str) -> tuple[Any, Any]:
     """ModelOpt's `MXFP4QTensor`: stored bytes, and the scales that it divides by.
 
     The exponent is ceil(log2(greatest / largest)) in float32 whatever the dtype, -127 at least.

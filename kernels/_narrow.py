@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import variants
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 KINDS = {"F32": 0, "BF16": 1, "F16": 2}
 _MANY = 1024  # from which on a kernel takes less time
@@ -20,7 +20,7 @@ _narrowed = variants("_narrow_lanes:narrowed")
 EPSILON = {"F32": 2.0**-23, "BF16": 2.0**-7, "F16": 2.0**-10}
 
 
-def bf16_bits(values: Any) -> Any:
+def bf16_bits(values: Floats) -> Any:
     """BF16 bits, uint16, of a float32 array; NaNs made quiet."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     near = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16

@@ -7,17 +7,17 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import variants
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 _packer = variants("_pack:packer")
 
 
-def pack(codes: Any, bits: int, out: Array) -> None:
+def pack(codes: Bytes, bits: int, out: Array) -> None:
     """Pack a flat uint8 array of a multiple of eight codes into `bits / 8` bytes each."""
     _packer(bits)(codes, out)
 
 
-def pack_rows(codes: Any, bits: int) -> Any:
+def pack_rows(codes: Bytes, bits: int) -> Any:
     """Codes `[rows, columns]` as int32 words `[rows, ceil(columns * bits / 32)]`, rows apart."""
     rows, columns = codes.shape
     words = -(-columns * bits // 32)

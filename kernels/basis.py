@@ -36,7 +36,7 @@ import numpy as np
 from anamnesis.kernels import PayloadError, Window, decoder, preparer
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Component, Doubles
 
 _CHUNK = 64  # columns that are turned together
 _LEAST = 32  # inputs from which butterflies are faster
@@ -54,8 +54,8 @@ class Sylvester(NamedTuple):
     `bits` are those of the factor's odd part, 0 for a power of two.
     """
 
-    rows: Any
-    columns: Any
+    rows: Doubles
+    columns: Doubles
     factor: float
     bits: float
 
@@ -126,7 +126,7 @@ def _matrix(side: str, scalars: Mapping[str, Any], wholes: Mapping[str, Any]) ->
     return matrix.T if scalars[f"{side}_inverse"] else matrix
 
 
-def _doubles(stored: Any) -> Any:
+def _doubles(stored: Component) -> Any:
     if stored.dtype == "F64":
         return np.array(stored.array, np.float64)
     with np.errstate(invalid="ignore"):  # of a signalling NaN, which stays one

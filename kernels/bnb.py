@@ -30,7 +30,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._sizes import STEP_BYTES
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Component
 
 # What `rounding: reference` rounds to before the output's dtype: the dtype of the quant state.
 _NARROW = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -85,7 +85,7 @@ def prepare_4bit(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[
     return prepared
 
 
-def _numbers(whole: Any, count: int = -1) -> Any:
+def _numbers(whole: Component, count: int = -1) -> Any:
     """A whole component as float32, a new array; its NaNs are such that rounding keeps them."""
     numbers = to_float32(whole.dtype, whole.array).reshape(-1)
     if count >= 0 and numbers.size != count:
@@ -121,7 +121,7 @@ def decode_4bit(
         out[whole * size :] = last[: out.shape[0] - whole * size]
 
 
-def _absmax(stored: Any, params: Mapping[str, Any], window: Window) -> Any:
+def _absmax(stored: Bytes, params: Mapping[str, Any], window: Window) -> Any:
     """One float32 a block."""
     if "nested_absmax" not in params:
         dtype = params["absmax_dtype"]

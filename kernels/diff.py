@@ -18,7 +18,7 @@ import numpy as np
 
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 LANES = 8
 STEP = 2 * LANES
@@ -139,7 +139,7 @@ def _relative(sums: Sums) -> float:
     return math.sqrt(sums.noise) / math.sqrt(sums.signal) if sums.signal else math.inf
 
 
-def _others(a: Any, b: Any) -> Sums:
+def _others(a: Floats, b: Floats) -> Sums:
     """Count the pairs that are not finite."""
     elems = len(a)
     where = np.flatnonzero(~(np.isfinite(a) & np.isfinite(b)))
@@ -158,18 +158,18 @@ def _others(a: Any, b: Any) -> Sums:
     )
 
 
-def as_float32(values: Any) -> Any:
+def as_float32(values: Array) -> Any:
     """Numbers of float32 as they are, and those of BF16's bits."""
     return to_float32("BF16", values) if values.dtype == np.uint16 else values
 
 
-def _bf16(values: Any) -> Any:
+def _bf16(values: Floats) -> Any:
     """float32 numbers rounded to BF16 bits, to nearest and ties to even; not for NaN."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
 
 
-def reduce_numpy(a: Any, b: Any, state: Array, counts: Array) -> None:
+def reduce_numpy(a: Floats, b: Floats, state: Array, counts: Array) -> None:
     """What `_reduce` does, of whole steps; the same bits."""
     a = as_float32(a)
     finite = np.isfinite(a) & np.isfinite(b)

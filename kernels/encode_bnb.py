@@ -29,7 +29,7 @@ from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Real
 
 _NESTED = 256  # blocks under one number
 _PLACES = 65536
@@ -91,7 +91,7 @@ def _nearest_of_places() -> Any:
     return np.searchsorted(midpoints, np.float32(-1) + steps, side="left").astype(np.uint8)
 
 
-def _dynamic_codes(values: Any, absmax: Any) -> Any:
+def _dynamic_codes(values: Array, absmax: Floats) -> Any:
     """`quantize_blockwise`: the code of the place of each number; 0 for what is none.
 
     A place's product and sum are rounded once, as the library is compiled. The inverse of a block
@@ -101,7 +101,7 @@ def _dynamic_codes(values: Any, absmax: Any) -> Any:
     values = np.clip(values * inverse, np.float32(-1), np.float32(1))
     halves = (values + np.float32(1)) * np.float32(0.5)
     places = (halves.astype(np.float64) * (_PLACES - 1) + 0.5).astype(np.float32)
-    codes: Any = _nearest_of_places()[np.nan_to_num(places).astype(np.uint16)]
+    codes: Bytes = _nearest_of_places()[np.nan_to_num(places).astype(np.uint16)]
     return codes
 
 
@@ -130,7 +130,9 @@ def _form_four(kind: str, name: str, shape: Shape, dtype: str, settings: Setting
     return Form(unit, tuple(parts), statistics=("absmax_mean",) if nested else ())
 
 
-def quant_state(kind: str, shape: Shape, dtype: str, settings: Settings, offset: Any) -> bytes:
+def quant_state(
+    kind: str, shape: Shape, dtype: str, settings: Settings, offset: Real | None
+) -> bytes:
     """The quant state, `dtype` as torch has it, in a length that the offset does not change."""
     state: dict[str, Any] = {"quant_type": kind, "blocksize": int(settings["block"])}
     state |= {"dtype": dtype, "shape": list(shape)}
@@ -185,7 +187,7 @@ def _encode_four(
         out["state"][:] = np.frombuffer(text, np.uint8)
 
 
-def _nest(left: Any, out: Mapping[str, Any]) -> None:
+def _nest(left: Floats, out: Mapping[str, Any]) -> None:
     """Quantise what is left of the statistics, 256 at a time; NaN is never the greatest."""
     padded = np.zeros(-(-len(left) // _NESTED) * _NESTED, np.float32)
     padded[: len(left)] = np.where(np.isnan(left), np.float32(0), left)
@@ -206,12 +208,12 @@ def block_maxima(values: Array, block: int) -> Any:
     return np.concatenate([absmax, last])
 
 
-def encode_nf4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_nf4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_4bit(…, quant_type="nf4")`."""
     _encode_four("nf4", values, params, out)
 
 
-def encode_fp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_fp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_4bit(…, quant_type="fp4")`."""
     _encode_four("fp4", values, params, out)
 
@@ -228,7 +230,7 @@ def form_int8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, parts)
 
 
-def encode_int8(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_int8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`int8_vectorwise_quant` of the numbers as binary16, on the CPU."""
     columns = params["columns"]
     with np.errstate(all="ignore"):

@@ -36,6 +36,7 @@ from anamnesis.kernels._narrow import KINDS, narrow
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.types import Array, Bytes, Real
 
 EXPERTS = ("gate_up_proj", "down_proj")  # of gpt-oss, which are stored transposed
 _SIX = np.float32(6)
@@ -52,14 +53,14 @@ _MX_RULES = {
 }
 
 
-def e4m3_codes(values: Any) -> Any:
+def e4m3_codes(values: Array) -> Any:
     """E4M3 codes of a flat float32 array within +-464."""
     out = np.empty(len(values), np.uint8)
     _e4m3(values, out)
     return out
 
 
-def e4m3_values(codes: Any) -> Any:
+def e4m3_values(codes: Bytes) -> Any:
     """The float32 numbers of non-negative E4M3 codes; NaN for 0x7F."""
     return _e4m3_numbers()[codes]
 
@@ -95,7 +96,7 @@ def _form_experts(name: str, shape: Shape) -> Form:
     return Form(inputs, parts, transposed=True)
 
 
-def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_mxfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Each library's rule for the exponent, and its codes of the quotients."""
     dtype, codes = params["dtype"], out["weight"].view(np.uint8)
     by, reach, rule = _MX_RULES[params["style"]]
@@ -123,7 +124,7 @@ def form_nvfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, (*parts, whole), statistics=("extent",))
 
 
-def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Scales first, in the library's order of dtypes, then the codes."""
     style, dtype, whole = params["style"], params["dtype"], np.float32(1)
     with np.errstate(all="ignore"):
@@ -143,7 +144,7 @@ def _greatest(params: Mapping[str, Any]) -> Any:
     return np.float32(max(abs(params["least"]), abs(params["most"])))
 
 
-def global_scale(least: Any, most: Any, dtype: str) -> Any:
+def global_scale(least: Real, most: Real, dtype: str) -> Any:
     """compressed-tensors' `generate_gparam`: float32, computed in the weight's dtype."""
     greatest = np.float32(max(abs(least), abs(most)))
     greatest = np.maximum(greatest, np.float32(_TINY[dtype]))

@@ -27,7 +27,7 @@ from anamnesis.kernels._mx import ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 LARGEST = np.float32(448)
 codes_of = variants("encode_fp8:codes_of")
@@ -59,7 +59,7 @@ def form_block(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, parts, multiple=min(block, shape[-2]))
 
 
-def encode_block(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_block(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Weight codes and one scale a block; blocks of zeros have the scale that the library gives."""
     columns, block, style = params["columns"], int(params["block"]), params["style"]
     values = values.reshape(-1, columns)
@@ -91,7 +91,7 @@ def encode_block(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
         codes_of(0, False, False)(flat, columns, scales, block, block, codes)
 
 
-def _ct_scales(greatest: Any, dtype: str) -> Any:
+def _ct_scales(greatest: Floats, dtype: str) -> Any:
     """compressed-tensors' symmetric scales, in the weight's dtype; its epsilon instead of 0."""
     scales = narrow(greatest / LARGEST, dtype)
     return np.where(scales == 0, np.float32(EPSILON[dtype]), scales)
@@ -107,7 +107,7 @@ def form_channel(name: str, shape: Shape, dtype: str, settings: Settings) -> For
     return Form(columns, parts)
 
 
-def encode_channel(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_channel(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """compressed-tensors' strategy `channel`."""
     columns, dtype = params["columns"], params["dtype"]
     with np.errstate(all="ignore"):
@@ -129,7 +129,7 @@ def form_tensor(name: str, shape: Shape, dtype: str, settings: Settings) -> Form
     return Form(columns, parts, statistics=("extent",))
 
 
-def encode_tensor(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_tensor(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """compressed-tensors' strategy `tensor`."""
     columns, dtype = params["columns"], params["dtype"]
     greatest = np.array([max(abs(params["least"]), abs(params["most"]))], np.float32)

@@ -18,6 +18,7 @@ from typing import Any
 
 from anamnesis.kernels._ggml import run_blocks
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Floats
 
 _q1_0 = kernel("encode_gguf_bits:q1_0")
 _q2_0 = kernel("encode_gguf_bits:q2_0")
@@ -25,21 +26,21 @@ _tq1_0 = kernel("encode_gguf_bits:tq1_0")
 _tq2_0 = kernel("encode_gguf_bits:tq2_0")
 
 
-def encode_q1_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q1_0(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q1_0_ref`."""
     run_blocks(_q1_0, values, "gguf-q1-0", out["blocks"])
 
 
-def encode_q2_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q2_0(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q2_0_ref`."""
     run_blocks(_q2_0, values, "gguf-q2-0", out["blocks"])
 
 
-def encode_tq1_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_tq1_0(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_tq1_0_ref`."""
     run_blocks(_tq1_0, values, "gguf-tq1-0", out["blocks"])
 
 
-def encode_tq2_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_tq2_0(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_tq2_0_ref`."""
     run_blocks(_tq2_0, values, "gguf-tq2-0", out["blocks"])

@@ -19,12 +19,13 @@ import numpy as np
 from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._ggml import run_blocks
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Array
 
 _mxfp4 = kernel("encode_gguf_fp4:mxfp4")
 _nvfp4 = kernel("encode_gguf_fp4:nvfp4")
 
 
-def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_mxfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_mxfp4_ref`."""
     greatest = magnitudes(values, 32)
     with np.errstate(all="ignore"):
@@ -34,6 +35,6 @@ def encode_mxfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
     run_blocks(lambda v, o: _mxfp4(v, exponents, o), values, "gguf-mxfp4", out["blocks"])
 
 
-def encode_nvfp4(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_nvfp4_ref`."""
     run_blocks(_nvfp4, values, "gguf-nvfp4", out["blocks"])

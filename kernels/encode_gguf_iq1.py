@@ -19,12 +19,13 @@ from typing import Any
 from anamnesis.kernels._ggml import weighed_blocks
 from anamnesis.kernels._iq_tables import tables
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.types import Floats
 
 _iq1_s = kernel("encode_gguf_iq1:iq1_s")
 _iq1_m = kernel("encode_gguf_iq1:iq1_m")
 
 
-def encode_iq1_s(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq1_s(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq1_s`."""
     grid = tables("iq1s_grid")
     for part in weighed_blocks(values, params, (2, 0.0), "gguf-iq1-s", out["blocks"]):
@@ -32,7 +33,7 @@ def encode_iq1_s(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
         _iq1_s(some, weights, *grid, blocks)
 
 
-def encode_iq1_m(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq1_m(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq1_m`."""
     grid = tables("iq1s_grid")
     for part in weighed_blocks(values, params, (2, 0.0), "gguf-iq1-m", out["blocks"]):

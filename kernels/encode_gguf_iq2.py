@@ -18,18 +18,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels._ggml import run_points
+from anamnesis.kernels.types import Floats
 
 
-def encode_iq2_xxs(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq2_xxs(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq2_xxs`."""
     run_points("iq2_xxs", "iq2xxs_grid", 1, values, params, out)
 
 
-def encode_iq2_xs(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq2_xs(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq2_xs`."""
     run_points("iq2_xs", "iq2xs_grid", 1, values, params, out)
 
 
-def encode_iq2_s(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq2_s(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq2_s`."""
     run_points("iq2_s", "iq2s_grid", 2, values, params, out)

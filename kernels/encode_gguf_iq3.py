@@ -18,13 +18,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels._ggml import run_points
+from anamnesis.kernels.types import Floats
 
 
-def encode_iq3_xxs(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq3_xxs(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq3_xxs`."""
     run_points("iq3_xxs", "iq3xxs_grid", 2, values, params, out)
 
 
-def encode_iq3_s(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq3_s(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq3_s`."""
     run_points("iq3_s", "iq3s_grid", 2, values, params, out)

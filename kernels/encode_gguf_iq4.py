@@ -12,17 +12,25 @@ counts, the higher one of a tie. Layouts are in `gguf_iq4`. Source: ggml `src/gg
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from anamnesis.kernels._ggml import run_blocks, run_weighed
 from anamnesis.kernels._native import variants
+from anamnesis.kernels.types import Floats
 
 _iq4_nl = variants("encode_gguf_iq4:iq4_nl")
 _iq4_xs = variants("encode_gguf_iq4:iq4_xs")
 
 
-def _encode(kernels: Any, span: int, encoding: str, values: Any, params: Any, out: Any) -> None:
+def _encode(
+    kernels: Callable[..., Any],
+    span: int,
+    encoding: str,
+    values: Floats,
+    params: Mapping[str, Any],
+    out: Mapping[str, Any],
+) -> None:
     """With the weights of columns, whose variance is of `span` elements, or without."""
     if params.get("weights"):
         run_weighed(kernels(1), values, params, (32, span, 2), encoding, out["blocks"])
@@ -36,11 +44,11 @@ def _encode(kernels: Any, span: int, encoding: str, values: Any, params: Any, ou
         )
 
 
-def encode_iq4_nl(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq4_nl(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq4_nl`."""
     _encode(_iq4_nl, 32, "gguf-iq4-nl", values, params, out)
 
 
-def encode_iq4_xs(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq4_xs(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_iq4_xs`."""
     _encode(_iq4_xs, 256, "gguf-iq4-xs", values, params, out)

@@ -24,6 +24,7 @@ import numpy as np
 
 from anamnesis.kernels._ggml import run_groups, run_weighed, weighted_rows
 from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels.types import Floats
 
 _q2_k = kernel("encode_gguf_k:q2_k")
 _q3_k = kernel("encode_gguf_k:q3_k")
@@ -34,7 +35,7 @@ _weighted_q3_k = kernel("encode_gguf_k_weighted:q3_k")
 _weighted_with_minimums = variants("encode_gguf_k_weighted:with_minimums")
 
 
-def encode_q2_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q2_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q2_K`."""
     if params.get("weights"):
         run_weighed(_weighted_q2_k, values, params, (16, 256, 1), "gguf-q2-k", out["blocks"])
@@ -42,7 +43,7 @@ def encode_q2_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) 
         run_groups(_q2_k, values, 16, "gguf-q2-k", out["blocks"])
 
 
-def encode_q3_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q3_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q3_K`."""
     if params.get("weights"):
         run_weighed(_weighted_q3_k, values, params, (16, 256, 2), "gguf-q3-k", out["blocks"])
@@ -50,7 +51,9 @@ def encode_q3_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) 
         run_groups(_q3_k, values, 16, "gguf-q3-k", out["blocks"])
 
 
-def _with_minimum(most: int, encoding: str, values: Any, params: Any, out: Any) -> None:
+def _with_minimum(
+    most: int, encoding: str, values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]
+) -> None:
     if params.get("weights"):
         kernel = _weighted_with_minimums(most)
         run_weighed(kernel, values, params, (32, 256, 2), encoding, out["blocks"])
@@ -58,17 +61,17 @@ def _with_minimum(most: int, encoding: str, values: Any, params: Any, out: Any) 
         run_groups(_with_minimums(most), values, 32, encoding, out["blocks"])
 
 
-def encode_q4_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q4_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q4_K`."""
     _with_minimum(15, "gguf-q4-k", values, params, out)
 
 
-def encode_q5_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q5_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q5_K`."""
     _with_minimum(31, "gguf-q5-k", values, params, out)
 
 
-def encode_q6_k(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q6_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q6_K`."""
     weights = params.get("weights")
     if not weights:

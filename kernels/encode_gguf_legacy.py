@@ -19,7 +19,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels._ggml import run_blocks, run_weighed
-from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels._native import Kernel, kernel, variants
+from anamnesis.kernels.types import Array
 
 _above_least = variants("encode_gguf_legacy:above_least")
 _around_zero = variants("encode_gguf_legacy:around_zero")
@@ -28,12 +29,18 @@ _weighted_around_zero = variants("encode_gguf_legacy_weighted:around_zero")
 _q8_0 = kernel("encode_gguf_legacy:q8_0")
 
 
-def encode_q8_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q8_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q8_0_ref`."""
     run_blocks(_q8_0, values, "gguf-q8-0", out["blocks"])
 
 
-def _encode(kernels: Any, encoding: str, values: Any, params: Any, out: Any) -> None:
+def _encode(
+    kernels: tuple[Kernel, Kernel],
+    encoding: str,
+    values: Array,
+    params: Mapping[str, Any],
+    out: Mapping[str, Any],
+) -> None:
     """By the first of two kernels, or with weights by the second."""
     alone, weighted = kernels
     if params.get("weights"):
@@ -42,21 +49,21 @@ def _encode(kernels: Any, encoding: str, values: Any, params: Any, out: Any) -> 
         run_blocks(alone, values, encoding, out["blocks"])
 
 
-def encode_q4_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q4_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q4_0`."""
     _encode((_around_zero(8), _weighted_around_zero(8)), "gguf-q4-0", values, params, out)
 
 
-def encode_q4_1(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q4_1(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q4_1`."""
     _encode((_above_least(15), _weighted_above_least(15)), "gguf-q4-1", values, params, out)
 
 
-def encode_q5_0(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q5_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q5_0`."""
     _encode((_around_zero(16), _weighted_around_zero(16)), "gguf-q5-0", values, params, out)
 
 
-def encode_q5_1(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q5_1(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_q5_1`."""
     _encode((_above_least(31), _weighted_above_least(31)), "gguf-q5-1", values, params, out)

@@ -24,7 +24,7 @@ import numpy as np
 from anamnesis.kernels._pack import pack_rows
 from anamnesis.kernels.encode_ints import integers_of
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, sibling
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
 
@@ -93,7 +93,7 @@ def _by_output(values: Array, params: Mapping[str, Any], out: Mapping[str, Any])
     return codes.reshape(outputs, inputs), (zeros.reshape(outputs, -1) + half).astype(np.uint8)
 
 
-def encode_gptq(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_gptq(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """A window of inputs."""
     bits = int(params["bits"])
     codes, zeros = _by_output(values, params, out)
@@ -105,7 +105,7 @@ def encode_gptq(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) 
     out["g_idx"][:] = inputs // np.int32(params["group"])
 
 
-def encode_awq(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_awq(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """A window of inputs."""
     codes, zeros = _by_output(values, params, out)
     out["weight"][:] = _words(codes.T).reshape(-1)

@@ -29,6 +29,7 @@ from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of
+from anamnesis.kernels.types import Array
 
 codes_of = variants("encode_ints:codes_of")
 
@@ -72,7 +73,7 @@ def form_bytes(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, tuple(parts))
 
 
-def encode_packed(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_packed(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Codes, scales, and zero points when they are not all 0."""
     bits, columns = int(params["bits"]), params["columns"]
     codes, zeros = integers_of(values, params, out)
@@ -87,7 +88,7 @@ def encode_packed(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]
         out["zero"][:] = pack_rows(lines.T, bits).T.reshape(-1)
 
 
-def encode_bytes(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_bytes(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Codes as int8, scales, and zero points when they are not all 0."""
     codes, zeros = integers_of(values, params, out)
     out["weight"][:] = (codes - np.uint8(1 << int(params["bits"]) - 1)).view(np.int8)
@@ -95,7 +96,9 @@ def encode_bytes(values: Any, params: Mapping[str, Any], out: Mapping[str, Any])
         out["zero"][:] = zeros.astype(np.int8)
 
 
-def integers_of(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
+def integers_of(
+    values: Array, params: Mapping[str, Any], out: Mapping[str, Any]
+) -> tuple[Any, Any]:
     """Offset codes, uint8, and zero points, float32, one a group; stores the scales."""
     dtype, bits = params["dtype"], int(params["bits"])
     group = _group(params["columns"], params)
@@ -114,7 +117,7 @@ def integers_of(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) 
     return codes, zeros
 
 
-def _asymmetric(values: Any, group: int, bits: int, dtype: str) -> tuple[Any, Any]:
+def _asymmetric(values: Array, group: int, bits: int, dtype: str) -> tuple[Any, Any]:
     least, most = ends(values, group)
     # torch's min and max keep NaNs, as numpy's do.
     least, most = np.minimum(least, np.float32(0)), np.maximum(most, np.float32(0))

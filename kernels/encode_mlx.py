@@ -21,6 +21,7 @@ from anamnesis.kernels._narrow import stored
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._pack import pack
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.types import Array
 
 _affine = kernel("encode_mlx:affine")
 
@@ -41,7 +42,7 @@ def form_affine(name: str, shape: Shape, dtype: str, settings: Settings) -> Form
     return Form(columns, parts)
 
 
-def encode_affine(values: Any, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_affine(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Scales and biases in float32, then the codes of what is left."""
     bits, group, dtype = int(params["bits"]), int(params["group"]), params["dtype"]
     levels = np.float32((1 << bits) - 1)

@@ -21,7 +21,7 @@ from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.encoders import ENCODERS
 from anamnesis.kernels.readback import Facts, Parts
 from anamnesis.kernels.transcode_ints import zeros_down
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 _E4M3_END, _E2M1_END = np.float32(464), np.float32(7)  # 448 and 6, and half a step
 _BNB_ENDS = {"bnb-fp4": (-7 / 6, 7 / 6), "bnb-nf4": (-1.1519036, 1.1385216)}
@@ -33,8 +33,8 @@ class Ends(NamedTuple):
 
     columns: int
     size: int
-    low: Any
-    high: Any
+    low: Floats
+    high: Floats
 
 
 NO_ENDS = Ends(1, 1, np.empty(0, np.float32), np.empty(0, np.float32))  # where nothing is lost
@@ -83,12 +83,12 @@ def ends_of(parts: Parts, facts: Facts) -> Ends:
         return _ENDS[facts.target if encoding.startswith("gguf-") else encoding](parts, facts)
 
 
-def _around(size: Any, columns: int, group: int) -> Ends:
+def _around(size: Floats, columns: int, group: int) -> Ends:
     size = np.abs(np.ascontiguousarray(size, np.float32).reshape(-1))
     return Ends(columns, group, -size, size)
 
 
-def _between(first: Any, last: Any, columns: int, group: int) -> Ends:
+def _between(first: Floats, last: Floats, columns: int, group: int) -> Ends:
     ends = [np.ascontiguousarray(e, np.float32).reshape(-1) for e in (first, last)]
     return Ends(columns, group, np.minimum(*ends), np.maximum(*ends))
 

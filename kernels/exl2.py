@@ -28,7 +28,7 @@ import numpy as np
 
 from anamnesis.kernels import PayloadError, Window
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Indices, Ints
 
 BITS = (2, 3, 4, 5, 6, 8)
 _WORD = 32
@@ -41,11 +41,11 @@ class _Codes(NamedTuple):
     `word` is the line that its lowest bit is in, `place` the input that it is of.
     """
 
-    bits: Any
-    word: Any
-    shift: Any
-    group: Any
-    place: Any
+    bits: Ints
+    word: Ints
+    shift: Ints
+    group: Ints
+    place: Ints
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def _places(wholes: Mapping[str, Any], inputs: int) -> Any:
     return np.argsort(order) if name == "invperm" else order
 
 
-def _codes(groups: Array, inputs: int, words: int, places: Any) -> _Codes:
+def _codes(groups: Array, inputs: int, words: int, places: Indices) -> _Codes:
     bits, starts = groups[:, 0], groups[:, 1]
     lines = np.diff(starts, append=words)
     if not np.isin(bits, BITS).all() or (starts[:1] != 0).any() or (lines < 1).any():

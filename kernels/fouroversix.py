@@ -30,7 +30,7 @@ from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import E2M1
 from anamnesis.kernels.fp8 import E4M3
 from anamnesis.kernels.torchao import TILE_ROWS, untile
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 _INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
 _SEVENTHS = _INT4 * np.float32(6 / 7)
@@ -76,7 +76,7 @@ def decode(
     _round(np.ascontiguousarray(numbers.reshape(rows, stored)[:, :columns]).reshape(-1), out)
 
 
-def used_scales(params: Mapping[str, Any], scale: Any, rows: int) -> Any:
+def used_scales(params: Mapping[str, Any], scale: Bytes, rows: int) -> Any:
     """The scales of `rows` from the start of a tile, without what fills rows and columns up."""
     each = params["stored_columns"] // params["block"]
     flat = np.ascontiguousarray(scale).reshape(-1)
@@ -85,13 +85,13 @@ def used_scales(params: Mapping[str, Any], scale: Any, rows: int) -> Any:
     return to_float32("F8_E8M0", plain) if params["mx"] else _e4m3(plain, params["kind"])
 
 
-def _numbers(codes: Any, scale: Array, kind: str) -> Any:
+def _numbers(codes: Bytes, scale: Array, kind: str) -> Any:
     if kind == "if4":
         return np.where(scale[..., None] >= _MEANT_INT, _SEVENTHS[codes], E2M1[codes])
     return (_INT4 if kind == "int4" else E2M1)[codes]
 
 
-def _e4m3(scale: Any, kind: str) -> Any:
+def _e4m3(scale: Bytes, kind: str) -> Any:
     return E4M3.values[scale & 127 if kind == "if4" else scale]
 
 

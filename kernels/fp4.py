@@ -141,7 +141,7 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
     return prepared
 
 
-def _scales(factor: Any, params: Mapping[str, Any]) -> Any:
+def _scales(factor: np.float32, params: Mapping[str, Any]) -> Any:
     """What each of the 256 scale bytes stands for in one matrix; NaNs are quiet and plain."""
     with np.errstate(all="ignore"):
         codes = params["codes"]

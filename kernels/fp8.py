@@ -26,7 +26,7 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 _scaled = kernel("fp8:scaled")
 
@@ -34,7 +34,7 @@ _scaled = kernel("fp8:scaled")
 class Format(NamedTuple):
     """`values` float32 `[256]` by code, and the numbers that `to_reals` takes."""
 
-    values: Any
+    values: Floats
     shift: int  # 0 where `to_reals_e5m2fnuz` takes the place of `to_reals`
     mask: int
     keep: int

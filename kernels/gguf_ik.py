@@ -38,8 +38,8 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels._native import Kernel, kernel
+from anamnesis.kernels.types import Array, Floats
 
 _FOUR = [-31, -13, 1, 17]
 _EIGHT = [-63, -40, -23, -10, 1, 13, 28, 47]
@@ -106,7 +106,7 @@ def rows_of(payload: Array, meta: int, block: int, out: Array) -> Any:
 Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
 
 
-def _blocks(kernel: Any, values: Any, nbytes: int) -> Decode:
+def _blocks(kernel: Kernel, values: Floats, nbytes: int) -> Decode:
     def decode(
         blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
     ) -> None:
@@ -115,7 +115,7 @@ def _blocks(kernel: Any, values: Any, nbytes: int) -> Decode:
     return decode
 
 
-def _rows(kernel: Any, values: Any, meta: int, nbytes: int) -> Decode:
+def _rows(kernel: Kernel, values: Floats, meta: int, nbytes: int) -> Decode:
     def decode(
         blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
     ) -> None:

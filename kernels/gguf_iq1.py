@@ -22,8 +22,8 @@ from typing import Any
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import point_words
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels._native import Kernel, kernel
+from anamnesis.kernels.types import Array, Bytes
 
 # Codes: bits 0-1 one of -1, 0, 1, bit 2 the shift's sign, bit 3 the second scale of a table.
 GRID, POINTS = point_words("iq1s_grid")
@@ -31,7 +31,7 @@ _iq1_m = kernel("gguf_iq1:iq1_m")
 _iq1_s = kernel("gguf_iq1:iq1_s")
 
 
-def _run(kernel: Any, payload: Any, block_bytes: int, out: Array) -> None:
+def _run(kernel: Kernel, payload: Bytes, block_bytes: int, out: Array) -> None:
     run_blocks(lambda data, out: kernel(data, GRID, out), payload, block_bytes, 256, out)
 
 

@@ -23,8 +23,8 @@ from typing import Any
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import ALL_BYTES, bit_words, point_words, read
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels._native import Kernel, kernel
+from anamnesis.kernels.types import Array, Bytes, Longs
 
 # Codes: bits 0-1 a magnitude, bit 2 the sign, bit 3 the second scale of a table.
 XXS, MAGNITUDES = point_words("iq2xxs_grid")
@@ -37,7 +37,9 @@ _iq2_xs = kernel("gguf_iq2:iq2_xs")
 _iq2_xxs = kernel("gguf_iq2:iq2_xxs")
 
 
-def _run(kernel: Any, grid: Any, signs: Any, payload: Any, block_bytes: int, out: Array) -> None:
+def _run(
+    kernel: Kernel, grid: Longs, signs: Longs, payload: Bytes, block_bytes: int, out: Array
+) -> None:
     run_blocks(lambda data, out: kernel(data, grid, signs, out), payload, block_bytes, 256, out)
 
 

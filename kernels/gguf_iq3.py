@@ -22,8 +22,8 @@ from typing import Any
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import ALL_BYTES, bit_words, point_words, read
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels._native import Kernel, kernel
+from anamnesis.kernels.types import Array, Bytes, Longs, Words
 
 # Codes: bits 0-2 a magnitude, bit 3 the sign.
 XXS, XXS_MAGNITUDES = point_words("iq3xxs_grid")
@@ -34,7 +34,9 @@ _iq3_s = kernel("gguf_iq3:iq3_s")
 _iq3_xxs = kernel("gguf_iq3:iq3_xxs")
 
 
-def _run(kernel: Any, grid: Any, signs: Any, payload: Any, block_bytes: int, out: Array) -> None:
+def _run(
+    kernel: Kernel, grid: Words, signs: Longs, payload: Bytes, block_bytes: int, out: Array
+) -> None:
     run_blocks(lambda data, out: kernel(data, grid, signs, out), payload, block_bytes, 256, out)
 
 

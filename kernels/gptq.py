@@ -33,7 +33,7 @@ from anamnesis.kernels._affine import Affine, Groups, check_index, decode_column
 from anamnesis.kernels._codes import read_scales, read_zeros
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._packed import block_inputs, room_for_scattered
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 _SHORT_RUN = 16  # inputs a group, on average, from which on runs pay
 decode_scattered = variants("_packed:decode_scattered")
@@ -86,7 +86,7 @@ def decode(
         decode_scattered(bits, narrow)(words, groups.index, zeros, scales, kind, room, out)
 
 
-def _zeros(stored: Any, params: Mapping[str, Any], shape: tuple[int, int]) -> Any:
+def _zeros(stored: Bytes | None, params: Mapping[str, Any], shape: tuple[int, int]) -> Any:
     """Zero points as float32 `[groups, rows]`."""
     bits = params["affine"].bits
     if stored is None:

@@ -24,12 +24,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels import Window
-from anamnesis.kernels._codes import Numbers, bits_of
+from anamnesis.kernels._codes import bits_of
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._planar import lines_of
 from anamnesis.kernels._planar_scales import words_of
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Numbers
 
 decode_columns = kernel("_planar_scales:decode_columns")
 decode_units = kernel("_planar_scales:decode_units")

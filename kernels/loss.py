@@ -5,18 +5,19 @@ The sums are those of `diff`; here is the count of numbers past the ends of thei
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.diff import Comparison, Sums
 from anamnesis.kernels.ends import Ends
+from anamnesis.kernels.types import Array, Floats
 
 _clipped = kernel("loss:clipped")
 
 
-def clipped(values: Any, ends: Ends) -> int:
+def clipped(values: Array, ends: Ends) -> int:
     """How many flat numbers, float32 or BF16's bits, lie past the ends of their groups."""
     count = np.zeros(1, np.int64)
     if not len(ends.low):  # NO_ENDS
@@ -43,7 +44,7 @@ class Losses:
         self._comparison = Comparison()
         self._clipped = 0
 
-    def add(self, values: Any, encoded: Any, ends: Ends) -> None:
+    def add(self, values: Array, encoded: Floats, ends: Ends) -> None:
         """Compare flat numbers, float32 or BF16's bits, with the float32 they were encoded to."""
         self._comparison.add(values, encoded)
         self._clipped += clipped(values, ends)

@@ -25,7 +25,7 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import E2M1
 from anamnesis.kernels.fp8 import E4M3, E4M3FNUZ, E5M2, E5M2FNUZ
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 _FP8 = {
     "F8_E4M3": E4M3,
@@ -52,7 +52,7 @@ def _table(kind: str) -> Any:
     return codes.astype(np.float32)
 
 
-def _numbers(raw: Any, kind: str) -> Any:
+def _numbers(raw: Bytes, kind: str) -> Any:
     """float32 of flat bytes."""
     if kind in _HELD:
         return to_float32(kind, raw.view(_HELD[kind]))

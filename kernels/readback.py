@@ -25,7 +25,7 @@ class Stored(NamedTuple):
     """A whole component, as `prepare` functions take it."""
 
     dtype: str
-    array: Any
+    array: Array
 
 
 class Blocks(NamedTuple):

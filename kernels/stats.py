@@ -14,12 +14,11 @@ Integers add up to the same in any order: the results do not depend on windows, 
 from __future__ import annotations
 
 import sys
-from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Doubles, Indices, Longs, Words
 
 i32, u64 = np.int32, np.uint64
 SINGLE_CHUNK = 1 << 15  # so many m**2 < 2**46 fit in 64 bits; so many m < 2**23 in 40
@@ -31,7 +30,7 @@ _sum_singles = kernel("stats:sum_singles")
 _wide_moments = kernel("stats:wide_moments")
 
 
-def count_patterns(patterns: Any, table: Any) -> None:
+def count_patterns(patterns: Array, table: Words) -> None:
     """Count bit patterns into `table`, uint32 `[2, 2**bits]`; its rows add up to the counts.
 
     `patterns` is one-dimensional and contiguous, uint8 or uint16. Neighbours go to different rows,
@@ -47,7 +46,7 @@ def count_patterns(patterns: Any, table: Any) -> None:
     _count(patterns, table)
 
 
-def sum_singles(bits: Any, totals: Any, scratch: Any) -> None:
+def sum_singles(bits: Words, totals: Indices, scratch: Longs) -> None:
     """Add float32 numbers, as uint32 bits, to the sums of their signs and exponents.
 
     `totals` is int64 `[512, 4]`: row `bits >> 23` has count, sum(m), and sum(m**2) in two
@@ -75,7 +74,7 @@ def key_to_single(key: int) -> float:
     return float(np.uint32(bits).view(np.float32)) + 0.0
 
 
-def wide_moments(values: Any) -> tuple[int, float, float]:
+def wide_moments(values: Doubles) -> tuple[int, float, float]:
     """`(count, mean, m2)` of the finite among float64 `values`, in a fixed order of additions.
 
     `m2` is the sum of squared distances from the mean. Eight partial sums each; twice over a window

@@ -35,7 +35,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Component
 
 TILE_ROWS = 128
 SHIFT = np.float32(0.171875)  # of an input after GELU, which is never below its negative
@@ -58,7 +58,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def _numbers(stored: Any) -> Any:
+def _numbers(stored: Component) -> Any:
     """As float32, with NaNs that rounding keeps."""
     numbers = to_float32(stored.dtype, stored.array)
     numbers[np.isnan(numbers)] = np.nan
@@ -114,7 +114,7 @@ def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window) 
     return codes, scale, params.get("smooth", _NONE.reshape(-1))
 
 
-def _by_row(raw: Any, dtype: str, each: int, whole: bool, tiled: bool = False) -> Any:
+def _by_row(raw: Bytes, dtype: str, each: int, whole: bool, tiled: bool = False) -> Any:
     """Numbers as float32 `[rows, each]`: stored so if `whole`, else `[each, rows]`, or in tiles."""
     if tiled:
         lines = np.ascontiguousarray(raw).reshape(-1, TILE_ROWS * _WIDTHS[dtype])

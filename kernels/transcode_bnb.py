@@ -10,7 +10,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anamnesis.kernels import Window
 from anamnesis.kernels.encode_bnb import quant_map, quant_state
+from anamnesis.kernels.types import Array, Bytes
 
 
 class Four(NamedTuple):
@@ -20,15 +22,15 @@ class Four(NamedTuple):
     `state` is of the quant state: `quant_type`, `dtype` and `nested_offset`.
     """
 
-    codes: Any
-    absmax: Any
+    codes: Bytes
+    absmax: Array
     state: Mapping[str, Any]
-    nested: Any = None
-    nested_map: Any = None
-    map: Any = None
+    nested: Array | None = None
+    nested_map: Array | None = None
+    map: Array | None = None
 
 
-def read_four(views: Mapping[str, Any], params: Mapping[str, Any], window: Any) -> Four:
+def read_four(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Four:
     """A window of blocks."""
     wholes = params["wholes"]
     parts = {

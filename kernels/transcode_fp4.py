@@ -19,17 +19,18 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels import Window
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.transcoders import Inexact, Micro
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _NAN_EXPONENT, _MX_BLOCK, _NV_BLOCK, _NV_GROUP = 255, 32, 64, 16
 _SIZES = np.array([0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _NEIGHBOURS = 64  # of an inverse that are tried, on each side
 
 
-def read_micro(views: Mapping[str, Any], params: Mapping[str, Any], window: Any) -> Micro:
+def read_micro(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Micro:
     """Codes and scales of neighbours in a row."""
     codes, scales = views["payload"], views["scale"]
     rows = len(codes)
@@ -66,7 +67,7 @@ def _write_whole(found: Micro, params: Mapping[str, Any], out: Array, *, divide:
     out[:] = whole if divide == found.divide else _inverse(whole, found.divide, params["dtype"])
 
 
-def _inverse(whole: Any, divide: bool, dtype: str) -> Any:
+def _inverse(whole: np.float32, divide: bool, dtype: str) -> Any:
     """The number that, multiplied with where `divide`, gives what dividing by `whole` gives.
 
     Raises Inexact where none gives the same numbers of `dtype`, for all scales and codes.
@@ -85,11 +86,11 @@ def _inverse(whole: Any, divide: bool, dtype: str) -> Any:
     raise Inexact(f"no inverse of its number, {whole!s:.40}, gives the same {dtype}")
 
 
-def _numbers(scales: Any, dtype: str) -> Any:
+def _numbers(scales: Floats, dtype: str) -> Any:
     return narrow(np.outer(scales, _SIZES).astype(np.float32), dtype)
 
 
-def read_gguf_mxfp4(views: Mapping[str, Any], params: Mapping[str, Any], window: Any) -> Micro:
+def read_gguf_mxfp4(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Micro:
     """ggml's MXFP4."""
     data, rows = views["payload"], len(views["payload"]) * _MX_BLOCK // params["shape"][-1]
     if (data[:, 0] == _NAN_EXPONENT).any():
@@ -108,7 +109,7 @@ def write_gguf_mxfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, 
     data[:, 1:] = _halves(found.codes.reshape(-1, 16))
 
 
-def read_gguf_nvfp4(views: Mapping[str, Any], params: Mapping[str, Any], window: Any) -> Micro:
+def read_gguf_nvfp4(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Micro:
     """ggml's NVFP4, and the number of its tensor, if there is one."""
     data, rows = views["payload"], len(views["payload"]) * _NV_BLOCK // params["shape"][-1]
     scales = data[:, :4] & np.uint8(0x7F)
@@ -134,13 +135,13 @@ def write_gguf_nvfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, 
     data[:, 4:] = _halves(found.codes.reshape(-1, 8)).reshape(len(scales), -1)
 
 
-def _neighbours(halves: Any) -> Any:
+def _neighbours(halves: Bytes) -> Any:
     """Pairs of j and j + n, in n bytes a row, as pairs of neighbours."""
     codes = np.concatenate([halves & np.uint8(15), halves >> np.uint8(4)], axis=1)
     return codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
 
 
-def _halves(pairs: Any) -> Any:
+def _halves(pairs: Bytes) -> Any:
     """Pairs of neighbours, in n bytes a row, as pairs of j and j + n."""
     codes = np.stack([pairs & np.uint8(15), pairs >> np.uint8(4)], axis=2).reshape(len(pairs), -1)
     half = codes.shape[1] // 2

@@ -13,15 +13,17 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anamnesis.kernels import Window
 from anamnesis.kernels.transcode_ints import biases_of, exactly, repeated, zeros_of
 from anamnesis.kernels.transcoders import LEGACY, Inexact, Integers
+from anamnesis.kernels.types import Bytes
 
 _BLOCK, _HALF = 32, 16
 _QH = {"gguf-q5-0": 2, "gguf-q5-1": 4}  # where the high bits are
 
 
 def _read(
-    encoding: str, views: Mapping[str, Any], params: Mapping[str, Any], window: Any
+    encoding: str, views: Mapping[str, Any], params: Mapping[str, Any], window: Window
 ) -> Integers:
     bits, biased = LEGACY[encoding]
     data = views["payload"]
@@ -75,10 +77,10 @@ write_q8_0 = partial(_write, "gguf-q8-0")
 class Blocks(NamedTuple):
     """Bytes of the blocks of each row."""
 
-    codes: Any
+    codes: Bytes
 
 
-def read_blocks(views: Mapping[str, Any], params: Mapping[str, Any], window: Any) -> Blocks:
+def read_blocks(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Blocks:
     """The bytes of a window's blocks."""
     data = views["payload"]
     per_row = params["shape"][-1] // params["block"]

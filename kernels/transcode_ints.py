@@ -19,19 +19,20 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales, read_zeros
 from anamnesis.kernels._narrow import stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
 from anamnesis.kernels.transcoders import Inexact, Integers
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 Views = Mapping[str, Any]
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
 spread = variants("_codes:spread")
 
 
-def codes_of(stream: Any, bits: int, columns: int) -> Any:
+def codes_of(stream: Bytes, bits: int, columns: int) -> Any:
     """Codes `[rows, columns]` of rows of packed bytes `[rows, bytes]`."""
     rows, nbytes = stream.shape
     each = nbytes * 8 // bits  # with those that fill the last word
@@ -46,7 +47,7 @@ def codes_of(stream: Any, bits: int, columns: int) -> Any:
     return codes.reshape(rows, each)[:, :columns]
 
 
-def read_gptq(views: Views, params: Mapping[str, Any], window: Any) -> Integers:
+def read_gptq(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
     """GPTQ of any version, without act-order."""
     bits, columns = params["bits"], params["in_features"]
     words = views["qweight"].view("<u4")
@@ -60,7 +61,7 @@ def read_gptq(views: Views, params: Mapping[str, Any], window: Any) -> Integers:
     return Integers(codes, bits, scales.T, zeros)
 
 
-def read_awq(views: Views, params: Mapping[str, Any], window: Any) -> Integers:
+def read_awq(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
     """AWQ's GEMM layout."""
     words = views["qweight"].view("<u4")
     codes = np.empty((words.shape[1], 8, words.shape[0]), np.uint8)
@@ -73,7 +74,7 @@ def read_awq(views: Views, params: Mapping[str, Any], window: Any) -> Integers:
     return Integers(codes.reshape(-1, words.shape[0]), 4, scales.T, zeros)
 
 
-def read_ct_packed(views: Views, params: Mapping[str, Any], window: Any) -> Integers:
+def read_ct_packed(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
     """compressed-tensors' packed words, in units of several rows where zero points are packed."""
     bits, columns, groups = params["bits"], params["in_features"], params["groups"]
     unit = params["unit_rows"]
@@ -96,7 +97,7 @@ def zeros_down(stored: Array, groups: int, bits: int, rows: int) -> Any:
     return np.ascontiguousarray(codes_of(lines, bits, rows).T.astype(np.float32))
 
 
-def read_ct_bytes(views: Views, params: Mapping[str, Any], window: Any) -> Integers:
+def read_ct_bytes(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
     """compressed-tensors' codes of a byte."""
     codes = views["weight"] ^ np.uint8(128)
     scales = _ct_scales(views, params, len(codes))
@@ -116,7 +117,7 @@ def _signed_zeros(views: Views, rows: int, groups: int, bits: int) -> Any:
     return (found.reshape(rows, groups).astype(np.int16) + (1 << bits - 1)).astype(np.float32)
 
 
-def read_mlx(views: Views, params: Mapping[str, Any], window: Any) -> Integers:
+def read_mlx(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
     """MLX's affine codes."""
     bits, size, dtype = params["bits"], params["group_size"], params["scale_dtype"]
     stream = views["payload"]
@@ -173,7 +174,7 @@ def repeated(numbers: Array, found: Integers, group: int) -> Any:
     return np.repeat(numbers, count // numbers.shape[1], axis=1)
 
 
-def exactly(numbers: Any, dtype: str, what: str) -> Any:
+def exactly(numbers: Floats, dtype: str, what: str) -> Any:
     """Float32 numbers in a dtype that has them all, in its numpy form; raises Inexact."""
     with np.errstate(all="ignore"):
         found = stored(np.ascontiguousarray(numbers), dtype)
@@ -204,12 +205,12 @@ def zeros_of(found: Integers, group: int) -> Any:
     top = (1 << found.bits) - 1
     if found.biases is not None:
         with np.errstate(all="ignore"):
-            zeros = -found.biases.astype(np.float64) / found.scales
-            whole = np.rint(zeros) == zeros
-        fits = whole & (zeros >= 0) & (zeros <= top)
+            exact = -found.biases.astype(np.float64) / found.scales
+            whole = np.rint(exact) == exact
+        fits = whole & (exact >= 0) & (exact <= top)
         if not fits.all():
             raise Inexact("a bias is no whole number of scales that is a code")
-        zeros = zeros.astype(np.float32)
+        zeros = exact.astype(np.float32)
     elif found.zeros is None:
         zeros = np.full(found.scales.shape, 1 << found.bits - 1, np.float32)
     else:

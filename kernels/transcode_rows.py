@@ -11,19 +11,21 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anamnesis.kernels import Window
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import used_blocks
 from anamnesis.kernels.transcode_ints import exactly
+from anamnesis.kernels.types import Array, Bytes
 
 
 class Rows(NamedTuple):
     """Codes, bytes in any shape, and all scales of the tensor, or of the window, flat."""
 
-    codes: Any
-    scales: Any
+    codes: Bytes
+    scales: Array
 
 
-def read_fp8(views: Mapping[str, Any], params: Mapping[str, Any], window: Any) -> Rows:
+def read_fp8(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Rows:
     """E4M3 codes under a grid."""
     scale = params["wholes"]["scale"]
     grid = used_blocks(params, scale.array)
@@ -43,7 +45,7 @@ def write_fp8(found: Rows, params: Mapping[str, Any], out: Mapping[str, Any]) ->
     out["weight"].view(np.uint8)[:] = found.codes
 
 
-def read_bnb_int8(views: Mapping[str, Any], params: Mapping[str, Any], window: Any) -> Rows:
+def read_bnb_int8(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Rows:
     """INT8 rows with a number each."""
     return Rows(views["payload"].reshape(-1), views["SCB"].reshape(-1).view("<f4"))
 

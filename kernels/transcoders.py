@@ -22,10 +22,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from functools import partial
 from importlib import import_module
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from anamnesis.kernels import ENCODINGS
+from anamnesis.kernels import ENCODINGS, Window
 from anamnesis.kernels.encoders import ENCODERS, Setting, Settings
+from anamnesis.kernels.types import Bytes, Floats
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 class Inexact(ValueError):  # noqa: N818 - a reason more than an error
@@ -129,7 +133,7 @@ def transcoder(encoding: str, target: str) -> tuple[Read, Write]:
 
 
 def _read_blocks(
-    read: Read, block: int, views: Mapping[str, Any], params: Mapping[str, Any], window: Any
+    read: Read, block: int, views: Mapping[str, Any], params: Mapping[str, Any], window: Window
 ) -> Any:
     return read(views, {**params, "block": block}, window)
 
@@ -198,11 +202,11 @@ class Integers(NamedTuple):
     `2 ** (bits - 1)`.
     """
 
-    codes: Any
+    codes: Bytes
     bits: int
-    scales: Any
-    zeros: Any = None
-    biases: Any = None
+    scales: Floats
+    zeros: Floats | None = None
+    biases: Floats | None = None
 
 
 class Micro(NamedTuple):
@@ -211,9 +215,9 @@ class Micro(NamedTuple):
     `whole` is the number of the tensor, float32, and `divide` how the scales are under it.
     """
 
-    codes: Any
-    scales: Any
-    whole: Any = None
+    codes: Bytes
+    scales: Bytes
+    whole: np.float32 | None = None
     divide: bool = False
 
 

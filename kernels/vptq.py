@@ -28,7 +28,7 @@ import numpy as np
 from anamnesis.kernels import PayloadError, Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Component
 
 _outliers = kernel("vptq:add_outliers")
 _vectors = kernel("vptq:vectors")
@@ -73,7 +73,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def _numbers(stored: Any) -> Any:
+def _numbers(stored: Component) -> Any:
     values = to_float32(stored.dtype, stored.array)
     values[np.isnan(values)] = np.nan  # one that rounding keeps a NaN
     return values

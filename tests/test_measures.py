@@ -31,9 +31,9 @@ FACES = {
     "model/conversion.py:convert",
     "model/conversion.py:remember",
 }
-# Parameters of kernels without a type. Most are of numba's intrinsics, whose types and builders
-# have none, and lanes of vectors, which are no Python.
-UNTYPED = 1500
+# Parameters and fields of kernels without a type: mostly arguments of any kernel, and records whose
+# fields numpy has no type for.
+UNTYPED = 30
 
 
 def parts(name: str) -> set[str]:

@@ -16,6 +16,7 @@ byte, the first in the low half; others are a byte each. Nothing here is bounds-
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -27,14 +28,14 @@ from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._nibbles import look_up_8_low_first, look_up_low_first
 from anamnesis.kernels.bodies._round import through_bf16, through_f16
 from anamnesis.kernels.bodies._vector import load16, load32, signed, store, to_f32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Real
 
 NUMBERS = np.arange(16, dtype=np.float32)
 _SIGNED = np.array([*range(8), *range(-8, 0)], np.float32)
 
 
 @inline
-def narrowed(values: Any, kind: Any) -> Any:
+def narrowed(values: Floats, kind: int) -> Any:
     """Float32 lanes, rounded to the format that `kind` stands for."""
     if kind == 1:
         values = through_bf16(values)
@@ -46,25 +47,25 @@ def narrowed(values: Any, kind: Any) -> Any:
 @cache
 def formula(zero: str, once: int, twice: int, lanes: bool) -> Any:
     """`(code, zero, scale)`: the value of one float32, or of `lanes` of them."""
-    narrow = narrowed if lanes else rounded
+    narrow: Callable[..., Any] = narrowed if lanes else rounded
     if zero == "before":
 
-        def value(code: Any, zero: Any, scale: Any) -> Any:
+        def value(code: Floats, zero: Floats, scale: Floats) -> Any:
             return narrow(narrow(code - zero, once) * scale, twice)
 
     elif zero == "added":
 
-        def value(code: Any, zero: Any, scale: Any) -> Any:
+        def value(code: Floats, zero: Floats, scale: Floats) -> Any:
             return narrow(narrow(code * scale, once) + zero, twice)
 
     elif zero == "after":
 
-        def value(code: Any, zero: Any, scale: Any) -> Any:
+        def value(code: Floats, zero: Floats, scale: Floats) -> Any:
             return narrow(narrow(code * scale, once) - zero, twice)
 
     else:
 
-        def value(code: Any, zero: Any, scale: Any) -> Any:
+        def value(code: Floats, zero: Floats, scale: Floats) -> Any:
             return narrow(code * scale, twice)
 
     return inline(value)
@@ -83,13 +84,21 @@ def applier(bits: int, negative: bool, step: int, zero: str, once: int, twice: i
     return _of_digits(step, values, value) if bits < 4 else _of_bytes(negative, step, values, value)
 
 
-def _of_nibbles(numbers: Array, step: int, values: Any, value: Any) -> Any:
+def _of_nibbles(
+    numbers: Floats, step: int, values: Callable[..., Any], value: Callable[..., Any]
+) -> Any:
     @inline
-    def one(codes: Array, at: Any, zero: Any, scale: Any) -> Any:
+    def one(codes: Array, at: int, zero: Real, scale: Real) -> Any:
         return value(numbers[codes[at >> 1] >> 4 * (at & 1) & 15], zero, scale)
 
     def apply(
-        codes: Array, starts: Array, span: Any, zeros: Array, scales: Array, out: Array, row: int
+        codes: Bytes,
+        starts: Array,
+        span: tuple[int, ...],
+        zeros: Floats,
+        scales: Floats,
+        out: Array,
+        row: int,
     ) -> None:
         first, run, end = span
         at, to = starts[run] - first, row + first
@@ -113,9 +122,15 @@ def _of_nibbles(numbers: Array, step: int, values: Any, value: Any) -> Any:
     return forced(apply)
 
 
-def _of_digits(step: int, values: Any, value: Any) -> Any:
+def _of_digits(step: int, values: Callable[..., Any], value: Callable[..., Any]) -> Any:
     def apply(
-        codes: Array, starts: Array, span: Any, zeros: Array, scales: Array, out: Array, row: int
+        codes: Bytes,
+        starts: Array,
+        span: tuple[int, ...],
+        zeros: Floats,
+        scales: Floats,
+        out: Array,
+        row: int,
     ) -> None:
         first, run, end = span
         at, to = starts[run] - first, row + first
@@ -133,15 +148,23 @@ def _of_digits(step: int, values: Any, value: Any) -> Any:
     return forced(apply)
 
 
-def _of_bytes(negative: bool, step: int, values: Any, value: Any) -> Any:
+def _of_bytes(
+    negative: bool, step: int, values: Callable[..., Any], value: Callable[..., Any]
+) -> Any:
     kind = np.int8 if negative else np.uint8
 
     @inline
-    def lanes(codes: Any) -> Any:
+    def lanes(codes: Bytes) -> Any:
         return to_f32(signed(codes)) if negative else to_f32(codes)
 
     def apply(
-        codes: Array, starts: Array, span: Any, zeros: Array, scales: Array, out: Array, row: int
+        codes: Bytes,
+        starts: Array,
+        span: tuple[int, ...],
+        zeros: Floats,
+        scales: Floats,
+        out: Array,
+        row: int,
     ) -> None:
         first, run, end = span
         at, to = starts[run] - first, row + first

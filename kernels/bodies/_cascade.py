@@ -10,17 +10,15 @@ numbers go to four accumulators in turn.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._cascade import LEVELS, ROW
 from anamnesis.kernels.bodies._jit import jit
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Floats
 
 
 @jit
-def add_rows(values: Array, first: int, power: Any, steps: Any, sums: Array) -> None:
+def add_rows(values: Floats, first: int, power: int, steps: int, sums: Floats) -> None:
     for row in range(values.shape[0] // ROW):
         for lane in range(ROW):
             sums[0, lane] += values[row * ROW + lane]

@@ -10,7 +10,7 @@ from anamnesis.kernels.bodies._jit import as_f32, as_u32, forced, inline, jit, v
 from anamnesis.kernels.bodies._streams import STEP, UNPACK
 from anamnesis.kernels.bodies._vector import clean_nan
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32, u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Integer, Real
 
 _u16, _u64 = np.uint16, np.uint64
 
@@ -20,31 +20,36 @@ def spread(bits: int) -> Any:
     """`(stream, codes)`: the codes of a stream, uint8, as bytes; room is for a multiple of 8."""
     if bits == 4:
 
-        def to_bytes(stream: Array, codes: Array) -> None:
+        def to_bytes(stream: Bytes, codes: Bytes) -> None:
             pairs = codes.view(np.uint16)
             for i in range(stream.shape[0]):
+                # Code 2 i is bits 0-3 of byte i, code 2 i + 1 bits 4-7: 0x00hl becomes 0x0h0l.
                 byte = _u16(stream[i])
                 pairs[i] = _u16(_u16(byte | _u16(byte << _u16(4))) & _u16(0x0F0F))
 
     elif bits == 2:
 
-        def to_bytes(stream: Array, codes: Array) -> None:
+        def to_bytes(stream: Bytes, codes: Bytes) -> None:
             fours = codes.view(np.uint32)
             for i in range(stream.shape[0]):
+                # Code 4 i + k is bits 2 k, 2 k + 1 of byte i: halves go 16 bits apart, then
+                # quarters 8.
                 wide = u32(stream[i])
                 wide = u32(wide | u32(wide << u32(12)))
                 fours[i] = u32(u32(wide | u32(wide << u32(6))) & u32(0x03030303))
 
     elif bits == 8:
 
-        def to_bytes(stream: Array, codes: Array) -> None:
+        def to_bytes(stream: Bytes, codes: Bytes) -> None:
             for i in range(stream.shape[0]):
                 codes[i] = stream[i]
 
     else:
+        # 32 codes are `4 * bits` bytes: vectors do those, and what is left goes eight codes, `bits`
+        # bytes, at a time.
         unpack = UNPACK[bits]
 
-        def to_bytes(stream: Array, codes: Array) -> None:
+        def to_bytes(stream: Bytes, codes: Bytes) -> None:
             size = stream.shape[0]
             steps = size // (4 * bits)
             for i in range(steps):
@@ -60,9 +65,10 @@ def spread(bits: int) -> Any:
 
 
 @inline
-def _eight(value: Any, bits: Any) -> Any:
+def _eight(value: Integer, bits: int) -> Any:
     """Eight codes in the low bits of a uint64, a byte each: part halves until they are codes."""
     b, one = _u64(bits), _u64(1)
+    # Masks of four, two and one codes from the lowest bit of 64, 32 and 16 bits on.
     four = _u64((one << _u64(4) * b) - one)
     two = _u64((one << _u64(2) * b) - one) * _u64(0x0000000100000001)
     low = _u64((one << b) - one) * _u64(0x0001000100010001)
@@ -72,7 +78,7 @@ def _eight(value: Any, bits: Any) -> Any:
 
 
 @forced
-def read_line(numbers: Any, row: Any, line: Array) -> None:
+def read_line(numbers: tuple[Array, bool], row: int, line: Floats) -> None:
     """A row of numbers as float32: `numbers` are their bits and whether these are binary16.
 
     Where there is one line for all rows it is read with the first.
@@ -91,9 +97,11 @@ def spread_padded(bits: int) -> Any:
     each, mask = 32 // bits, u32((1 << bits) - 1)
     if bits == 7:
 
-        def to_bytes(stream: Array, codes: Array) -> None:
+        def to_bytes(stream: Bytes, codes: Bytes) -> None:
             words, fours = stream.view(np.uint32), codes.view(np.uint32)
             for i in range(words.shape[0]):
+                # Bits 7 k to 7 k + 6 of a word are code k; bits 28-31 are padding. Code k moves k
+                # bits up.
                 w = u32(words[i])
                 low = u32(u32(w & u32(0x7F)) | u32(u32(w << u32(1)) & u32(0x7F00)))
                 high = u32(
@@ -103,17 +111,18 @@ def spread_padded(bits: int) -> Any:
 
     else:
 
-        def to_bytes(stream: Array, codes: Array) -> None:
+        def to_bytes(stream: Bytes, codes: Bytes) -> None:
             words = stream.view(np.uint32)
             for i in range(words.shape[0]):
                 for k in range(each):
+                    # Bits `bits * k` and up of a word are code k; those above the last are padding.
                     codes[each * i + k] = u32(u32(words[i] >> u32(bits * k)) & mask)
 
     return to_bytes
 
 
 @forced
-def widen(raw: Array, half: Any, scales: Array) -> None:
+def widen(raw: Array, half: bool, scales: Floats) -> None:
     """Bits of BF16, of binary16 if `half`, or of float32, as float32; NaNs made quiet."""
     if half:
         for i in range(raw.shape[0]):
@@ -130,30 +139,34 @@ def zero_points(bits: int, order: str) -> Any:
     to_bytes, mask = spread(bits), np.int32((1 << bits) - 1)
     if order == "nibbles":
 
-        def fields(codes: Array, offset: int, carry: int, zeros: Array) -> None:
+        def fields(codes: Bytes, offset: int, carry: int, zeros: Floats) -> None:
             for first in range(0, zeros.shape[0], 8):
                 for k in range(8):
+                    # AWQ packs 0, 2, 4, 6, 1, 3, 5, 7 from the lowest bits on: number k is field
+                    # k / 2, or 4 + k / 2 if it is odd.
                     zeros[first + k] = codes[first + k // 2 + k % 2 * 4]
 
     elif order == "carry":
 
-        def fields(codes: Array, offset: int, carry: int, zeros: Array) -> None:
+        def fields(codes: Bytes, offset: int, carry: int, zeros: Floats) -> None:
             over = 0
             for row in range(zeros.shape[0]):
+                # A GPTQ zero is stored less 1; libraries add it to the word, whose carry spills
+                # into the next field.
                 field = np.int64(codes[row]) + offset + (over if row % carry else 0)
                 over = 1 if field > mask else 0
                 zeros[row] = field & mask
 
     else:
 
-        def fields(codes: Array, offset: int, carry: int, zeros: Array) -> None:
+        def fields(codes: Bytes, offset: int, carry: int, zeros: Floats) -> None:
             add = np.int32(offset)
             for row in range(zeros.shape[0]):
                 zeros[row] = np.float32(np.int32(np.int32(np.int32(codes[row]) + add) & mask))
 
     write = jit(fields)
 
-    def unpack(columns: Array, offset: int, carry: int, codes: Any, zeros: Array) -> None:
+    def unpack(columns: Bytes, offset: int, carry: int, codes: Bytes, zeros: Floats) -> None:
         for group in range(zeros.shape[0]):
             to_bytes(columns[group], codes)
             write(codes, offset, carry, zeros[group])
@@ -162,7 +175,9 @@ def zero_points(bits: int, order: str) -> Any:
 
 
 @jit
-def unpack_zeros(words: Array, bits: int, padded: Any, place: Any, zeros: Array) -> None:
+def unpack_zeros(
+    words: Array, bits: int, padded: bool, place: tuple[int, ...], zeros: Floats
+) -> None:
     """Codes packed in columns of 32-bit words `[words, groups]`, as float32 `[rows, groups]`.
 
     A stream runs down each column; `padded` words hold whole codes only. `place` is the first row,
@@ -183,6 +198,7 @@ def unpack_zeros(words: Array, bits: int, padded: Any, place: Any, zeros: Array)
             for g in range(groups):
                 zeros[i, g] = np.float32(np.int32(u32(u32(words[at + g] >> shift) & mask)))
         else:
+            # A code across two words: its low bits end the first, its high bits begin the second.
             rest = u32(32 - begin)
             for g in range(groups):
                 both = u32(u32(words[at + g] >> shift) | u32(words[at + groups + g] << rest))
@@ -190,10 +206,11 @@ def unpack_zeros(words: Array, bits: int, padded: Any, place: Any, zeros: Array)
 
 
 @inline
-def to_half(value: Any) -> Any:
+def to_half(value: Real) -> Any:
     """float32 rounded to binary16 and back: nearest, ties to even; NaNs stay."""
     bits = as_u32(value)
     magnitude = u32(bits & u32(0x7FFFFFFF))
+    # 23 bits of mantissa to 10: round away 13, ties to the even last place.
     odd = u32(u32(magnitude >> u32(13)) & u32(1))
     rounded = u32(u32(u32(magnitude + u32(0xFFF)) + odd) & u32(0xFFFFE000))
     if rounded >= u32(0x47800000):  # 65536: past the largest

@@ -6,6 +6,7 @@ the body's arguments of it. numba compiles that function and shows its LLVM IR.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numba
@@ -19,7 +20,7 @@ from anamnesis.kernels.bodies._jit import OPTIONS, pointer
 _BLOCK = types.CPointer(types.int64)
 
 
-def object_code(body: Any, key: _native.Key) -> bytes:
+def object_code(body: Callable[..., Any], key: _native.Key) -> bytes:
     """A body compiled for arguments of the types `key`; empty where it needs numba to run."""
     entry = numba.cfunc(types.void(_BLOCK), **OPTIONS)(_entry(body, key))
     module = binding.parse_assembly(entry.inspect_llvm())
@@ -41,7 +42,7 @@ def dispatcher(body: Any) -> Any:
     return numba.njit(**OPTIONS)(body.py_func)
 
 
-def _entry(body: Any, key: _native.Key) -> Any:
+def _entry(body: Callable[..., Any], key: _native.Key) -> Any:
     """The wrapper of a body, as Python of which numba takes the bytecode."""
     source = _Source()
     arguments = source.tuple_of(key)

@@ -16,7 +16,7 @@ from anamnesis.kernels.bodies._jit import as_u32, inline, jit, local, stack
 from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes
 from anamnesis.kernels.bodies._lanes import as_bits, greatest_of, most_of, splat
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Ints
 
 _i32 = np.int32
 _tile, _room = stack(1024), stack(64)
@@ -36,7 +36,7 @@ def magnitudes(values: Array, group: int, greatest: Array) -> None:
 
 
 @inline
-def _of_whole_runs(values: Any, group: int, greatest: Any) -> None:
+def _of_whole_runs(values: Array, group: int, greatest: Array) -> None:
     """The same for groups of whole runs of 16: sixteen groups are folded together."""
     tile, room = local(_tile(), (16, 16), _i32), local(_room(), 16, _i32)
     for first in range(0, greatest.shape[0], 16):
@@ -51,7 +51,7 @@ def _of_whole_runs(values: Any, group: int, greatest: Any) -> None:
 
 
 @inline
-def greatest_lanes(values: Any, first: Any, count: Any, group: Any, tile: Any) -> Any:
+def greatest_lanes(values: Array, first: int, count: int, group: int, tile: Ints) -> Any:
     """The greatest magnitudes, as bits, of up to 16 groups of whole runs of 16, a lane each.
 
     A NaN is above all; `tile` is room for `[16, 16]` int32.

@@ -20,8 +20,18 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Kind,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Halves
 
 STEP = 32  # codes in a vector
 ENTRIES = 128  # magnitudes of a format
@@ -35,19 +45,19 @@ if DISABLED:
     def has_tables(out: Array) -> bool:
         return False
 
-    def to_reals(codes: Any, shift: Any, mask: Any, keep: Any, nan: Any) -> Any:
+    def to_reals(codes: Bytes, shift: int, mask: int, keep: int, nan: int) -> Any:
         raise NotImplementedError
 
-    def to_reals_e5m2fnuz(codes: Any) -> Any:
+    def to_reals_e5m2fnuz(codes: Bytes) -> Any:
         raise NotImplementedError
 
-    def load_scales(scales: Any, at: int) -> Any:
+    def load_scales(scales: Floats, at: int) -> Any:
         raise NotImplementedError
 
-    def load_table(table: Any, at: int) -> Any:
+    def load_table(table: Halves, at: int) -> Any:
         raise NotImplementedError
 
-    def look_up(out: Array, at: int, codes: Any, nan: Any, *parts: Any) -> None:
+    def look_up(out: Array, at: int, codes: Bytes, nan: int, *parts: Halves) -> None:
         raise NotImplementedError
 
 else:
@@ -56,34 +66,36 @@ else:
     _REALS = _vector.Lanes(types.float32, STEP)
     _PART = _vector.Lanes(types.uint16, STEP)
 
-    def _features(context: Any) -> str:
+    def _features(context: Context) -> str:
         triple, _, features = context.codegen().magic_tuple()
         arm = triple.startswith(("aarch64", "arm64"))  # Apple's name is the second
         return f"{features},+f16c" if arm else features
 
-    def _tables_for(context: Any, out: Array) -> bool:
+    def _tables_for(context: Context, out: Type) -> bool:
         return out.dtype == types.uint16 and "+avx512bw" in _features(context)
 
     @intrinsic
-    def has_lanes(typingctx: Any) -> Any:
+    def has_lanes(typingctx: Typing) -> Any:
         """Whether `to_reals` can be used: the CPU converts binary16."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return ir.Constant(_I1, "+f16c" in _features(context))
 
         return types.boolean(), build
 
     @intrinsic
-    def has_tables(typingctx: Any, out: Any) -> Any:
+    def has_tables(typingctx: Typing, out: Type) -> Any:
         """Whether `look_up` can be used: an output of BF16, and AVX-512 for 16-bit lanes."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return ir.Constant(_I1, _tables_for(context, out))
 
         return types.boolean(out), build
 
     @intrinsic
-    def to_reals(typingctx: Any, codes: Any, shift: Any, mask: Any, keep: Any, nan: Any) -> Any:
+    def to_reals(
+        typingctx: Typing, codes: Type, shift: Type, mask: Type, keep: Type, nan: Type
+    ) -> Any:
         """32 codes as float32, times a power of two that belongs to the format.
 
         A code's sign, exponent and mantissa, shifted left by `shift` and masked, are binary16
@@ -92,11 +104,11 @@ else:
         if codes != _CODES:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             codes = args[0]
             halves = ir.VectorType(_I16, STEP)
 
-            def all_lanes(number: Any, vector: Any) -> Any:
+            def all_lanes(number: Value, vector: Kind) -> Any:
                 return _vector._splat(builder, builder.trunc(number, vector.element), STEP)
 
             shift, mask = (all_lanes(number, halves) for number in args[1:3])
@@ -108,12 +120,12 @@ else:
         return _REALS(codes, *[types.int64] * 4), build
 
     @intrinsic
-    def to_reals_e5m2fnuz(typingctx: Any, codes: Any) -> Any:
+    def to_reals_e5m2fnuz(typingctx: Typing, codes: Type) -> Any:
         """32 codes of E5M2FNUZ as float32; 0x80 becomes NaN."""
         if codes != _CODES:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             halves = ir.VectorType(_I16, STEP)
             wide = builder.shl(builder.zext(args[0], halves), _vector._same(halves, 8))
             magnitude = builder.and_(wide, _vector._same(halves, 0x7F00))
@@ -129,7 +141,7 @@ else:
 
         return _REALS(codes), build
 
-    def _extended(context: Any, builder: ir.IRBuilder, bits: Any, is_nan: Any) -> Any:
+    def _extended(context: Context, builder: Builder, bits: Value, is_nan: Value) -> Any:
         """Bits of binary16 as float32, with some made NaN."""
         quiet = builder.or_(bits, _vector._same(bits.type, 0x7E00))
         bits = builder.select(is_nan, quiet, bits)
@@ -138,13 +150,15 @@ else:
         half = ir.VectorType(ir.HalfType(), STEP)
         return builder.fpext(builder.bitcast(bits, half), _REALS.llvm)
 
-    def _loader(result: Any) -> Any:
+    def _loader(result: Type) -> Any:
         @intrinsic
-        def load(typingctx: Any, numbers: Any, at: Any) -> Any:
+        def load(typingctx: Typing, numbers: Type, at: Type) -> Any:
             if not _vector._contiguous(numbers, types.uint16, types.float32):
                 return None
 
-            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 kind = result.llvm
                 where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
                 return builder.load(where, align=1)
@@ -157,7 +171,15 @@ else:
 
     @intrinsic
     def look_up(
-        typingctx: Any, out: Any, at: Any, codes: Any, nan: Any, t0: Any, t1: Any, t2: Any, t3: Any
+        typingctx: Typing,
+        out: Type,
+        at: Type,
+        codes: Type,
+        nan: Type,
+        t0: Type,
+        t1: Type,
+        t2: Type,
+        t3: Type,
     ) -> Any:
         """Set `out[at:at+32]` to the entries of a table in four parts, with the codes' signs.
 
@@ -166,7 +188,7 @@ else:
         if codes != _CODES or {t0, t1, t2, t3} != {_PART}:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             if not _tables_for(context, out):
                 return context.get_dummy_value()
             kind = _PART.llvm

@@ -27,19 +27,20 @@ from anamnesis.kernels.bodies._lanes import (
     size_of,
     splat,
 )
+from anamnesis.kernels.types import Floats
 
 _f32 = np.float32
 _MAGIC = np.float32(12582912)  # 1.5 * 2**23, whose last place is 1
 
 
 @inline
-def nearest_lanes(numbers: Any) -> Any:
+def nearest_lanes(numbers: Floats) -> Any:
     """`nearest_int` of float32 lanes: ties to even; what is past 2**22 wraps, as there."""
     return (as_bits(numbers + _MAGIC) & 0x007FFFFF) - 0x00400000
 
 
 @inline
-def half_lanes(numbers: Any) -> Any:
+def half_lanes(numbers: Floats) -> Any:
     """Binary16 bits of float32 lanes, as `half_bits`."""
     bits = as_bits(numbers)
     magnitude = bits & 0x7FFFFFFF
@@ -51,13 +52,13 @@ def half_lanes(numbers: Any) -> Any:
 
 
 @inline
-def inverse_of(numbers: Any) -> Any:
+def inverse_of(numbers: Floats) -> Any:
     """1 over each lane, and 0 for 0."""
     return choose(numbers != splat(_f32(0)), splat(_f32(1)) / numbers, splat(_f32(0)))
 
 
 @inline
-def squares(x: Any, count: Any) -> Any:
+def squares(x: Floats, count: int) -> Any:
     """The sum of the squares of each lane."""
     total = splat(_f32(0))
     for i in range(count):
@@ -66,14 +67,20 @@ def squares(x: Any, count: Any) -> Any:
 
 
 @inline
-def codes_above(numbers: Any, inverse: Any, least: Any, most: Any) -> Any:
+def codes_above(numbers: Floats, inverse: Floats, least: Floats, most: int) -> Any:
     """Codes 0 to `most` of numbers, counted from `least`: int32 lanes."""
     return between(nearest_lanes((numbers - least) * inverse), 0, most)
 
 
 @inline
 def search_with_minimum(
-    x: Any, weights: Any, tried: Any, count: Any, most: Any, steps: Any, absolute: Any
+    x: Floats,
+    weights: Floats,
+    tried: Floats,
+    count: int,
+    most: int,
+    steps: tuple[np.float32, np.float32, int],
+    absolute: bool,
 ) -> Any:
     """`make_qkx2_quants`, and with other `steps` `make_qkx3_quants`.
 
@@ -134,7 +141,7 @@ def search_with_minimum(
 
 
 @inline
-def signed_ends(x: Any, first: Any, count: Any) -> Any:
+def signed_ends(x: Floats, first: int, count: int) -> Any:
     """The number of greatest magnitude of each lane, the first of equals, and that magnitude."""
     signed = most = splat(_f32(0))
     for i in range(first, first + count):
@@ -145,7 +152,7 @@ def signed_ends(x: Any, first: Any, count: Any) -> Any:
 
 
 @inline
-def _sums(x: Any, weights: Any, count: Any, half: Any, inverse: Any) -> Any:
+def _sums(x: Floats, weights: Floats, count: int, half: int, inverse: Floats) -> Any:
     """The weighted sums of products of codes and numbers, and of squares of codes."""
     sum_lx = sum_l2 = splat(_f32(0))
     for i in range(count):
@@ -157,7 +164,7 @@ def _sums(x: Any, weights: Any, count: Any, half: Any, inverse: Any) -> Any:
 
 
 @inline
-def search_signed(x: Any, weights: Any, count: Any, half: Any) -> Any:
+def search_signed(x: Floats, weights: Floats, count: int, half: int) -> Any:
     """`make_qx_quants`: the scale of codes `-half` to `half - 1`, and these codes' inverse."""
     signed, most = signed_ends(x, 0, count)
     zero = splat(_f32(0))
@@ -180,7 +187,7 @@ def search_signed(x: Any, weights: Any, count: Any, half: Any) -> Any:
 
 
 @inline
-def _first_codes(x: Any, codes: Any, first: Any) -> Any:
+def _first_codes(x: Floats, codes: Floats, first: int) -> Any:
     """Codes of the 16 lines from `first` on, under -4 over the end; their sums."""
     signed, most = signed_ends(x, first, 16)
     inverse = splat(_f32(-4)) / signed
@@ -196,7 +203,7 @@ def _first_codes(x: Any, codes: Any, first: Any) -> Any:
 
 
 @inline
-def _improved(x: Any, codes: Any, i: Any, sums: Any) -> Any:
+def _improved(x: Floats, codes: Floats, i: int, sums: tuple[Floats, Floats]) -> Any:
     """The sums after line i's codes were chosen again, and the lanes where one changed."""
     sum_lx, sum_l2 = sums
     zero = splat(_f32(0))
@@ -212,7 +219,7 @@ def _improved(x: Any, codes: Any, i: Any, sums: Any) -> Any:
 
 
 @inline
-def _found_3(codes: Any, first: Any, sums: Any, most: Any) -> Any:
+def _found_3(codes: Floats, first: int, sums: tuple[Floats, Floats], most: Floats) -> Any:
     zero = splat(_f32(0))
     none = most < splat(LEAST_MAX)
     for i in range(first, first + 16):
@@ -221,7 +228,7 @@ def _found_3(codes: Any, first: Any, sums: Any, most: Any) -> Any:
 
 
 @inline
-def search_signed_3(x: Any, codes: Any) -> Any:
+def search_signed_3(x: Floats, codes: Floats) -> Any:
     """`make_q3_quants` of 16 elements: the scales of codes -4 to 3, which go to `codes` as reals.
 
     `x` is two tiles of 16 lines: each step waits for the one before, so two searches take hardly

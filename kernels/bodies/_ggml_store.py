@@ -5,8 +5,6 @@ Elements of a super-block go side by side (`_lanes`); layouts are in `kernels/gg
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._ggml import put_half
@@ -15,7 +13,7 @@ from anamnesis.kernels.bodies._jit import inline, local, stack
 from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
 from anamnesis.kernels.bodies._lanes import between, splat
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Bytes, Floats, Ints
 
 _i32 = np.int32
 _f32 = np.float32
@@ -24,26 +22,35 @@ _codes = stack(1024)
 
 
 @inline
-def spread(codes: Any, out: Array, at: Any) -> None:
+def spread(codes: Ints, out: Bytes, at: int) -> None:
     """Two bits of each of 256 codes, four elements 32 apart a byte."""
     for i in range(0, 64, 16):
         first = i // 32 * 128 + i % 32
+        # Bits 2 j, 2 j + 1 of byte l of half h are element 128 h + 32 j + l.
         pairs = lanes(codes, first) & 3 | (lanes(codes, first + 32) & 3) << 2
         more = (lanes(codes, first + 64) & 3) << 4 | (lanes(codes, first + 96) & 3) << 6
         put_bytes(out, at + i, pairs | more)
 
 
 @inline
-def nibbles(codes: Any, out: Array, at: Any) -> None:
+def nibbles(codes: Ints, out: Bytes, at: int) -> None:
     """Four bits of each of 256 codes, two elements 32 apart a byte."""
     for i in range(0, 128, 16):
         first = i // 32 * 64 + i % 32
+        # Byte 32 k + l: element 64 k + l in the low half, 64 k + 32 + l in the high one.
         put_bytes(out, at + i, lanes(codes, first) & 15 | (lanes(codes, first + 32) & 15) << 4)
 
 
 @inline
 def found_again(
-    values: Any, first: Any, count: Any, most: Any, scale: Any, before: Any, codes: Any, at: Any
+    values: Floats,
+    first: int,
+    count: int,
+    most: int,
+    scale: tuple[np.float32, np.float32],
+    before: tuple[np.float32, np.float32],
+    codes: Ints,
+    at: int,
 ) -> None:
     """Codes from `at` on, of `count` numbers, under a scale and a minimum as they are stored.
 
@@ -61,7 +68,14 @@ def found_again(
 
 
 @inline
-def store_2(values: Any, base: Any, halves: Any, before: Any, out: Array, at: Any) -> None:
+def store_2(
+    values: Floats,
+    base: int,
+    halves: tuple[np.uint32, np.uint32],
+    before: tuple[Floats, Floats],
+    out: Bytes,
+    at: int,
+) -> None:
     """A block of Q2_K whose bytes of scales are there, under `d` and `dmin` of `halves`."""
     codes = local(_codes(), 256, _i32)
     inverses, leasts = before
@@ -70,6 +84,7 @@ def store_2(values: Any, base: Any, halves: Any, before: Any, out: Array, at: An
     put_half(out, at + 82, m_bits)
     whole, under = f16_bits_to_f32(d_bits), f16_bits_to_f32(m_bits)
     for j in range(16):
+        # Byte j of scales: the scale in the low half, the minimum in the high one.
         d = _f32(whole * _f32(_i32(out[at + j] & 0xF)))
         m = _f32(under * _f32(_i32(out[at + j] >> 4)))
         own = inverses[j], leasts[j]
@@ -78,8 +93,10 @@ def store_2(values: Any, base: Any, halves: Any, before: Any, out: Array, at: An
 
 
 @inline
-def put_scales_3(low: Any, j: Any, out: Array, at: Any) -> None:
+def put_scales_3(low: int, j: int, out: Bytes, at: int) -> None:
     """The six bits of Q3_K's scale j, into bytes that are 0 before the first."""
+    # scales[12]: bits 0-3 of scale j in byte j % 8, low half for j < 8; bits 4, 5 in byte 8 + j %
+    # 4, at bit 2 (j / 4).
     if j < 8:
         out[at + 96 + j] = np.uint8(low & 0xF)
     else:
@@ -88,7 +105,7 @@ def put_scales_3(low: Any, j: Any, out: Array, at: Any) -> None:
 
 
 @inline
-def store_3(values: Any, base: Any, tried: Array, bits: Any, out: Array, at: Any) -> None:
+def store_3(values: Floats, base: int, tried: Floats, bits: np.uint32, out: Bytes, at: int) -> None:
     """A block of Q3_K whose scales are there; under a scale of 0 codes are those `tried`."""
     codes = local(_codes(), 256, _i32)
     put_half(out, at + 108, bits)
@@ -106,6 +123,7 @@ def store_3(values: Any, base: Any, tried: Array, bits: Any, out: Array, at: Any
     for i in range(0, 32, 16):
         byte = splat(0)
         for j in range(8):
+            # hmask: bit j of byte l is bit 2 of element 32 j + l.
             byte = byte | (lanes(codes, 32 * j + i) >> 2 & 1) << j
         put_bytes(out, at + i, byte)
     spread(codes, out, at + 32)
@@ -113,7 +131,13 @@ def store_3(values: Any, base: Any, tried: Array, bits: Any, out: Array, at: Any
 
 @inline
 def store_with_minimums(
-    values: Any, base: Any, found: Any, before: Any, most: Any, out: Array, at: Any
+    values: Floats,
+    base: int,
+    found: tuple[Ints, Ints, tuple[np.uint32, np.uint32]],
+    before: tuple[Floats, Floats],
+    most: int,
+    out: Bytes,
+    at: int,
 ) -> None:
     """A block of Q4_K (`most` 15) or Q5_K (31).
 
@@ -124,6 +148,8 @@ def store_with_minimums(
     inverses, leasts = before
     for j in range(8):
         low, high = lows[j], highs[j]
+        # scales[12]: six bits of scale j < 4 in byte j, of minimum j in byte 4 + j; of the others
+        # bits 0-3 share byte 4 + j, and bits 4, 5 are bits 6, 7 of bytes j - 4 and j.
         if j < 4:
             out[at + 4 + j] = np.uint8(low)
             out[at + 8 + j] = np.uint8(high)
@@ -146,5 +172,6 @@ def store_with_minimums(
         for i in range(0, 32, 16):
             byte = splat(0)
             for j in range(8):
+                # qh: bit j of byte l is bit 4 of element 32 j + l.
                 byte = byte | (lanes(codes, 32 * j + i) >> 4 & 1) << j
             put_bytes(out, at + 16 + i, byte)

@@ -12,14 +12,14 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX, clamped, nearest
 from anamnesis.kernels.bodies._jit import inline, jit
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats, Integer, Real
 
 _f32 = np.float32
 _i32 = np.int32
 
 
 @jit
-def weigh(values: Array, columns: Array, span: Any, factor: Any, out: Array) -> None:
+def weigh(values: Floats, columns: Floats, span: int, factor: int, out: Floats) -> None:
     """`out[i] = columns[i] * sqrt(variance + values[i] ** 2)`, over rows of `columns`.
 
     The variance is `factor` times the sum of the squares of `span` numbers, over `span`.
@@ -37,7 +37,7 @@ def weigh(values: Array, columns: Array, span: Any, factor: Any, out: Array) -> 
 
 
 @jit
-def weigh_alone(values: Array, factor: Any, share: Any, out: Array) -> None:
+def weigh_alone(values: Floats, factor: int, share: float, out: Floats) -> None:
     """`out[i] = share * variance + values[i] ** 2` in blocks of 256; of no share, the square."""
     for first in range(0, values.shape[0], 256):
         more = _f32(0)
@@ -51,12 +51,12 @@ def weigh_alone(values: Array, factor: Any, share: Any, out: Array) -> None:
 
 
 @inline
-def _byte(code: Any) -> Any:
+def _byte(code: Integer) -> Any:
     return _i32(code & 0xFF)
 
 
 @inline
-def search_positive(x: Array, weights: Array, count: Any, most: Any, codes: Array) -> Any:
+def search_positive(x: Floats, weights: Floats, count: int, most: int, codes: Array) -> Any:
     """`make_qp_quants`: the scale of `count` numbers under codes 0 to `most`, which go to `codes`.
 
     A code is a byte, as there: what is below 0 wraps.
@@ -95,7 +95,9 @@ def search_positive(x: Array, weights: Array, count: Any, most: Any, codes: Arra
 
 
 @inline
-def _improved(x: Array, weights: Array, count: Any, most: Any, codes: Array, sums: Any) -> Any:
+def _improved(
+    x: Floats, weights: Floats, count: int, most: int, codes: Array, sums: tuple[Real, Real]
+) -> Any:
     """The scale after codes were chosen again one by one, up to five times."""
     sum_lx, sum_l2 = sums
     for _ in range(5):
@@ -123,7 +125,7 @@ def _improved(x: Array, weights: Array, count: Any, most: Any, codes: Array, sum
 
 
 @inline
-def search_both_signs(x: Array, weights: Array, count: Any, half: Any, codes: Array) -> Any:
+def search_both_signs(x: Array, weights: Array, count: int, half: int, codes: Array) -> Any:
     """`make_qx_quants` of one group: its scale; `codes` become those from 0 to `2 * half - 1`."""
     most, signed = _f32(0), _f32(0)
     for i in range(count):

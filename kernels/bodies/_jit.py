@@ -14,9 +14,13 @@ from typing import Any, TypeVar
 
 import numba
 import numpy as np
+import numpy.typing as npt
 from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
+
+from anamnesis.kernels.bodies._building import Builder, Context, Signature, Type, Typing, Values
+from anamnesis.kernels.types import Array, Bytes, Integer, Real
 
 F = TypeVar("F", bound=Callable[..., Any])
 DISABLED: bool = bool(numba.config.DISABLE_JIT)
@@ -55,25 +59,25 @@ def forced(function: F) -> F:
 
 if DISABLED:
 
-    def as_f32(bits: Any) -> Any:
+    def as_f32(bits: Integer) -> Any:
         return np.uint32(int(bits) & 0xFFFFFFFF).view(np.float32)
 
-    def as_u32(value: Any) -> Any:
+    def as_u32(value: Real) -> Any:
         return np.float32(value).view(np.uint32)
 
-    def bf16_bits(value: Any) -> Any:
+    def bf16_bits(value: Real) -> Any:
         bits = int(np.float32(value).view(np.uint32))
         if bits & 0x7FFFFFFF > 0x7F800000:
             return np.uint16(bits >> 16 | 0x40)
         return np.uint16((bits + 0x7FFF + (bits >> 16 & 1)) >> 16)
 
-    def put(out: Any, index: Any, value: Any) -> None:
+    def put(out: Array, index: int, value: Real) -> None:
         out[index] = bf16_bits(value) if out.dtype == np.uint16 else value
 
     def stack(nbytes: int) -> Any:
         return lambda: np.empty(nbytes, np.uint8)
 
-    def local(memory: Any, shape: Any, dtype: Any) -> Any:
+    def local(memory: Bytes, shape: int | tuple[int, ...], dtype: npt.DTypeLike) -> Any:
         array = memory[: int(np.prod(shape)) * np.dtype(dtype).itemsize]
         return array.view(dtype).reshape(shape)
 
@@ -87,8 +91,10 @@ else:
         """
 
         @intrinsic
-        def memory(typingctx: Any) -> Any:
-            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def memory(typingctx: Typing) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 with builder.goto_entry_block():
                     room = builder.alloca(ir.ArrayType(_I8, nbytes))
                     room.align = 64
@@ -99,19 +105,19 @@ else:
         return memory
 
     @intrinsic
-    def pointer(typingctx: Any, address: Any) -> Any:
+    def pointer(typingctx: Typing, address: Type) -> Any:
         """An address as a pointer, for `numba.carray`."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return builder.inttoptr(args[0], _I8.as_pointer())
 
         return types.voidptr(types.int64), build
 
     @intrinsic
-    def as_f32(typingctx: Any, bits: Any) -> Any:
+    def as_f32(typingctx: Typing, bits: Type) -> Any:
         """The float32 whose bits are the low 32 bits of an integer."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             value = args[0]
             if value.type.width > 32:
                 value = builder.trunc(value, _I32)
@@ -122,19 +128,19 @@ else:
         return types.float32(bits), build
 
     @intrinsic
-    def as_u32(typingctx: Any, value: Any) -> Any:
+    def as_u32(typingctx: Typing, value: Type) -> Any:
         """The bits of a float32 as uint32."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return builder.bitcast(args[0], _I32)
 
         return types.uint32(types.float32), build
 
     @intrinsic
-    def bf16_bits(typingctx: Any, value: Any) -> Any:
+    def bf16_bits(typingctx: Typing, value: Type) -> Any:
         """float32 to BF16 bits: round to nearest, ties to even; a NaN stays one, made quiet."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             def const(number: int) -> Any:
                 return ir.Constant(_I32, number)
 
@@ -148,19 +154,19 @@ else:
 
         return types.uint16(types.float32), build
 
-    def put(out: Any, index: Any, value: Any) -> None:
+    def put(out: Array, index: int, value: Real) -> None:
         """Store a float32 as `out` wants it: BF16 bits for uint16, itself for float32."""
         raise NotImplementedError
 
     @overload(put, inline="always")
-    def _put(out: Any, index: Any, value: Any) -> Any:
+    def _put(out: Array, index: int, value: Real) -> Any:  # types, under the names of both below
         if out.dtype == types.uint16:
 
-            def store(out: Any, index: Any, value: Any) -> None:
+            def store(out: Array, index: int, value: Real) -> None:
                 out[index] = bf16_bits(value)
         else:
 
-            def store(out: Any, index: Any, value: Any) -> None:
+            def store(out: Array, index: int, value: Real) -> None:
                 out[index] = value
 
         return store

@@ -14,53 +14,66 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Kind,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED, inline
+from anamnesis.kernels.types import Array, Bytes, Floats, Halves, Ints
 
 COUNT = 16
 
 if DISABLED:
 
-    def lanes(array: Any, at: Any) -> Any:
+    def lanes(array: Array, at: int) -> Any:
         found = array.reshape(-1)[at : at + COUNT]
         return from_bf16(found) if array.dtype == np.uint16 else found.copy()
 
-    def from_bf16(bits: Any) -> Any:
+    def from_bf16(bits: Halves) -> Any:
         return (bits.astype(np.uint32) << 16).view(np.float32)
 
-    def number(array: Any, at: Any) -> Any:
+    def number(array: Array, at: int) -> Any:
         return from_bf16(array[at : at + 1])[0] if array.dtype == np.uint16 else array[at]
 
-    def put_lanes(array: Any, at: Any, numbers: Any) -> None:
+    def put_lanes(array: Array, at: int, numbers: Array) -> None:
         array.reshape(-1)[at : at + COUNT] = numbers
 
-    def put_bytes(out: Any, at: Any, numbers: Any) -> None:
+    def put_bytes(out: Bytes, at: int, numbers: Ints) -> None:
         out.reshape(-1)[at : at + COUNT] = numbers.astype(np.uint8)
 
-    def put_pairs(out: Any, at: Any, codes: Any) -> None:
+    def put_pairs(out: Bytes, at: int, codes: Ints) -> None:
         out[at : at + COUNT // 2] = (codes[::2] | codes[1::2] << 4).astype(np.uint8)
 
-    def put_pairs_back(out: Any, at: Any, codes: Any) -> None:
+    def put_pairs_back(out: Bytes, at: int, codes: Ints) -> None:
         out[at : at + COUNT // 2] = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)
 
 else:
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
     REALS, WHOLES = _vector.Lanes(types.float32, COUNT), _vector.Lanes(types.int32, COUNT)
 
-    def place(context: Any, builder: Any, kind: Any, array: Any, at: Any, to: Any) -> Any:
+    def place(
+        context: Context, builder: Builder, kind: Type, array: Value, at: Value, to: Kind
+    ) -> Any:
         """Where an element of an array is, as a pointer to `to`."""
         data = context.make_array(kind)(context, builder, array).data
         return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
 
-    def vector_of(array: Any) -> Any:
+    def vector_of(array: Type) -> Any:
         """The vector that lies in an array of lanes; None for others."""
         if not isinstance(array, types.Array) or array.layout != "C":
             return None
         return {types.float32: REALS, types.int32: WHOLES}.get(array.dtype)
 
-    def _is_bf16(array: Any) -> bool:
+    def _is_bf16(array: Type) -> bool:
         return isinstance(array, types.Array) and array.dtype == types.uint16
 
-    def load(context: Any, builder: Any, array: Any, args: Any, kind: Any) -> Any:
+    def load(context: Context, builder: Builder, array: Type, args: Values, kind: Type) -> Any:
         """Load `kind`, lanes or float32, of an array and from an element on; BF16 as float32."""
         values, at = args
         if not _is_bf16(array):
@@ -76,35 +89,35 @@ else:
         return builder.bitcast(builder.shl(builder.zext(number, bits), up), result)
 
     @intrinsic
-    def lanes(typingctx: Any, array: Any, at: Any) -> Any:
+    def lanes(typingctx: Typing, array: Type, at: Type) -> Any:
         """Sixteen numbers of a contiguous array from element `at` on, of BF16's bits as float32."""
         result = REALS if _is_bf16(array) and array.layout == "C" else vector_of(array)
         if result is None:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return load(context, builder, array, args, result)
 
         return result(array, types.intp), build
 
     @intrinsic
-    def number(typingctx: Any, array: Any, at: Any) -> Any:
+    def number(typingctx: Typing, array: Type, at: Type) -> Any:
         """One number as float32, of float32 or of BF16's bits."""
         if not _is_bf16(array) and array.dtype != types.float32:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return load(context, builder, array, args, types.float32)
 
         return types.float32(array, types.intp), build
 
     @intrinsic
-    def put_lanes(typingctx: Any, array: Any, at: Any, numbers: Any) -> Any:
+    def put_lanes(typingctx: Typing, array: Type, at: Type, numbers: Type) -> Any:
         """Store sixteen numbers from element `at` on."""
         if vector_of(array) != numbers or not array.mutable:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             where = place(context, builder, array, args[0], args[1], numbers.llvm)
             builder.store(args[2], where, align=4)
             return context.get_dummy_value()
@@ -112,12 +125,12 @@ else:
         return types.void(array, types.intp, numbers), build
 
     @intrinsic
-    def put_bytes(typingctx: Any, out: Any, at: Any, numbers: Any) -> Any:
+    def put_bytes(typingctx: Typing, out: Type, at: Type, numbers: Type) -> Any:
         """Store the low eight bits of each of sixteen int32 from byte `at` on."""
         if not isinstance(out, types.Array) or out.dtype != types.uint8 or numbers != WHOLES:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             low = builder.trunc(args[2], ir.VectorType(_I8, COUNT))
             where = place(context, builder, out, args[0], args[1], low.type)
             builder.store(low, where, align=1)
@@ -127,11 +140,13 @@ else:
 
     def _pairs(up: int, down: int, doc: str) -> Any:
         @intrinsic
-        def put(typingctx: Any, out: Any, at: Any, codes: Any) -> Any:
+        def put(typingctx: Typing, out: Type, at: Type, codes: Type) -> Any:
             if not isinstance(out, types.Array) or out.dtype != types.uint8 or codes != WHOLES:
                 return None
 
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 wide = ir.VectorType(_I64, COUNT // 2)
                 both = builder.bitcast(args[2], wide)
                 left = builder.shl(both, _vector._same(wide, up))
@@ -152,7 +167,7 @@ else:
 
 
 @inline
-def some(values: Any, at: Any, end: Any, room: Any) -> Any:
+def some(values: Array, at: int, end: int, room: Floats) -> Any:
     """The numbers from `at` to `end` of a flat array, fewer than sixteen, and zeros; by `room`."""
     for i in range(COUNT):
         room[i] = number(values, at + i) if at + i < end else np.float32(0)
@@ -160,7 +175,7 @@ def some(values: Any, at: Any, end: Any, room: Any) -> Any:
 
 
 @inline
-def put_some(out: Any, at: Any, end: Any, numbers: Any, room: Any) -> None:
+def put_some(out: Bytes, at: int, end: int, numbers: Ints, room: Ints) -> None:
     """Store the low bytes of int32 lanes from `at` to `end`, fewer than sixteen; by `room`."""
     put_lanes(room, 0, numbers)
     for i in range(end - at):

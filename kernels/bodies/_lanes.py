@@ -10,6 +10,7 @@ to go between numbers and bits. With `NUMBA_DISABLE_JIT=1` they are numpy arrays
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,20 +19,31 @@ from numba import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Kind,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED, inline
 from anamnesis.kernels.bodies._lane_memory import COUNT
 from anamnesis.kernels.bodies._transpose import transpose_lines
+from anamnesis.kernels.types import Array, Flags, Floats, Integer, Ints, Real
 
 
 @inline
-def groups_of(groups: Any, first: Any, count: Any, tile: Any) -> None:
+def groups_of(groups: Array, first: int, count: int, tile: Array) -> None:
     """`tile[i, lane] = groups[first + lane, i]`, of `count` numbers a group, a multiple of 16."""
     for at in range(0, count, COUNT):
         transpose_lines(groups, first, at, tile, at, 0)
 
 
 @inline
-def some_groups_of(groups: Any, first: Any, count: Any, tail: Any, tile: Any) -> None:
+def some_groups_of(groups: Array, first: int, count: int, tail: Array, tile: Array) -> None:
     """As `groups_of`; where fewer than sixteen are left, zeros stand for others, in `tail`."""
     left = groups.shape[0] - first
     if left >= COUNT:
@@ -45,38 +57,38 @@ def some_groups_of(groups: Any, first: Any, count: Any, tail: Any, tile: Any) ->
 
 if DISABLED:
 
-    def splat(number: Any) -> Any:
+    def splat(number: Real | Integer) -> Any:
         kind = np.float32 if isinstance(number, np.float32) else np.int32
         return np.full(COUNT, number, kind)
 
-    def as_bits(numbers: Any) -> Any:
+    def as_bits(numbers: Floats) -> Any:
         return numbers.view(np.int32)
 
-    def as_reals(bits: Any) -> Any:
+    def as_reals(bits: Ints) -> Any:
         return bits.view(np.float32)
 
-    def reals(numbers: Any) -> Any:
+    def reals(numbers: Ints) -> Any:
         return numbers.astype(np.float32)
 
-    def wholes(numbers: Any) -> Any:
+    def wholes(numbers: Floats) -> Any:
         return numbers.astype(np.int32)
 
-    def choose(mask: Any, first: Any, second: Any) -> Any:
+    def choose(mask: Flags, first: Array, second: Array) -> Any:
         return np.where(mask, first, second)
 
-    def root(numbers: Any) -> Any:
+    def root(numbers: Floats) -> Any:
         return np.sqrt(numbers)
 
-    def greatest_of(tile: Any) -> Any:
+    def greatest_of(tile: Array) -> Any:
         return tile.max(1)
 
-    def sum_of(numbers: Any) -> Any:
+    def sum_of(numbers: Ints) -> Any:
         return int(numbers.sum())
 
-    def word(mask: Any) -> Any:
+    def word(mask: Flags) -> Any:
         return int(np.packbits(mask, bitorder="little").view("<u2")[0])
 
-    def is_any(mask: Any) -> Any:
+    def is_any(mask: Flags) -> Any:
         return mask.any()
 
 else:
@@ -95,11 +107,11 @@ else:
 
     @register_model(Mask)
     class _MaskModel(models.PrimitiveModel):  # type: ignore[misc]
-        def __init__(self, manager: Any, numba_type: Any) -> None:
+        def __init__(self, manager: Any, numba_type: Type) -> None:
             super().__init__(manager, numba_type, _BITS)
 
     @intrinsic
-    def splat(typingctx: Any, number: Any) -> Any:
+    def splat(typingctx: Typing, number: Type) -> Any:
         """The same number in every lane: of a float32, or of an integer as int32."""
         real = number == types.float32
         if not real and not isinstance(number, types.Integer | types.IntegerLiteral):
@@ -107,18 +119,20 @@ else:
         result = REALS if real else WHOLES
         taken = types.float32 if real else types.int32
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return _vector._splat(builder, args[0], COUNT)
 
         return result(taken), build
 
-    def _one(source: Any, result: Any, build: Any, doc: str) -> Any:
+    def _one(source: Type, result: Type, build: Callable[..., Any], doc: str) -> Any:
         @intrinsic
-        def function(typingctx: Any, numbers: Any) -> Any:
+        def function(typingctx: Typing, numbers: Type) -> Any:
             if numbers != source:
                 return None
 
-            def lower(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def lower(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 return build(builder, args[0])
 
             return result(numbers), lower
@@ -126,30 +140,32 @@ else:
         function.__doc__ = doc
         return function
 
-    def _call(builder: Any, name: str, kinds: Any, result: Any, args: Any) -> Any:
+    def _call(
+        builder: Builder, name: str, kinds: Sequence[Kind], result: Kind, args: Values
+    ) -> Any:
         function = builder.module.globals.get(name)
         if function is None:
             function = ir.Function(builder.module, ir.FunctionType(result, kinds), name)
         return builder.call(function, args)
 
-    def _sum(builder: Any, numbers: Any) -> Any:
+    def _sum(builder: Builder, numbers: Value) -> Any:
         name = f"llvm.vector.reduce.add.v{COUNT}i32"
         return builder.sext(_call(builder, name, [numbers.type], _I32, [numbers]), _I64)
 
-    def _root(builder: Any, numbers: Any) -> Any:
+    def _root(builder: Builder, numbers: Value) -> Any:
         return _call(builder, f"llvm.sqrt.v{COUNT}f32", [numbers.type], numbers.type, [numbers])
 
-    def _word(builder: Any, mask: Any) -> Any:
+    def _word(builder: Builder, mask: Value) -> Any:
         return builder.zext(builder.bitcast(mask, _I16), _I64)
 
     @intrinsic
-    def greatest_of(typingctx: Any, tile: Any) -> Any:
+    def greatest_of(typingctx: Typing, tile: Type) -> Any:
         """The greatest of each of the 16 lines of a tile, a lane each; none may be NaN."""
         kind = vector_of(tile)
         if kind is None:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             rows = []
             for row in range(COUNT):
                 at = ir.Constant(_I64, COUNT * row)
@@ -164,7 +180,7 @@ else:
 
         return kind(tile), build
 
-    def _folded(builder: Any, first: Any, second: Any, step: int) -> Any:
+    def _folded(builder: Builder, first: Value, second: Value, step: int) -> Any:
         """The greater of each lane and the one `step` on, of the first row, then of the second."""
         near = [i if not i & step else i - step + COUNT for i in range(COUNT)]
         far = [i + step for i in near]
@@ -196,27 +212,27 @@ else:
     )
 
     @intrinsic
-    def choose(typingctx: Any, mask: Any, first: Any, second: Any) -> Any:
+    def choose(typingctx: Typing, mask: Type, first: Type, second: Type) -> Any:
         """Lanes of the first where the mask holds, else of the second."""
         if mask != _MASK or first != second or not isinstance(first, _vector.Lanes):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return builder.select(*args)
 
         return first(mask, first, second), build
 
-    def _spread(builder: Any, kind: Any, number: Any) -> Any:
+    def _spread(builder: Builder, kind: Type, number: Value) -> Any:
         if number.type == kind.llvm:
             return number
         if isinstance(number.type, ir.IntType) and number.type.width > 32:
             number = builder.trunc(number, _I32)
         return _vector._splat(builder, number, COUNT)
 
-    def _typed(op: Any, result_of: Any) -> None:
+    def _typed(op: Callable[..., Any], result_of: Callable[..., Any]) -> None:
         @type_callable(op)
-        def typer(context: Any) -> Any:
-            def result(left: Any, right: Any) -> Any:
+        def typer(context: Context) -> Any:
+            def result(left: Type, right: Type) -> Any:
                 if left not in (REALS, WHOLES):
                     return None
                 scalar = right == left.dtype or (
@@ -226,10 +242,10 @@ else:
 
             return result
 
-    def _compared(op: Any, sign: str) -> None:
+    def _compared(op: Callable[..., Any], sign: str) -> None:
         _typed(op, lambda left: _MASK)
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             kind = signature.args[0]
             right = _spread(builder, kind, args[1])
             if kind == REALS:
@@ -245,13 +261,13 @@ else:
         _compared(getattr(operator, _op), _sign)
     _compared(operator.ne, "!=")
 
-    def _divided(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+    def _divided(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
         left, right = (_spread(builder, REALS, number) for number in args)
         return builder.fdiv(left, right)
 
     @type_callable(operator.truediv)
-    def _quotient(context: Any) -> Any:
-        def result(left: Any, right: Any) -> Any:
+    def _quotient(context: Context) -> Any:
+        def result(left: Type, right: Type) -> Any:
             kinds = (REALS, types.float32)
             fits = left in kinds and right in kinds and REALS in (left, right)
             return REALS if fits else None
@@ -262,13 +278,13 @@ else:
     lower_builtin(operator.truediv, _vector.Lanes, types.Number)(_divided)
     lower_builtin(operator.truediv, types.Number, _vector.Lanes)(_divided)
 
-    def _joined(op: Any, name: str) -> None:
+    def _joined(op: Callable[..., Any], name: str) -> None:
         @type_callable(op)
-        def typer(context: Any) -> Any:
+        def typer(context: Context) -> Any:
             return lambda left, right: _MASK if left == right == _MASK else None
 
         @lower_builtin(op, Mask, Mask)
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return getattr(builder, name)(*args)
 
     _joined(operator.and_, "and_")
@@ -276,24 +292,24 @@ else:
 
 
 @inline
-def size_of(numbers: Any) -> Any:
+def size_of(numbers: Floats) -> Any:
     """Magnitudes: the bits below the sign."""
     return as_reals(as_bits(numbers) & 0x7FFFFFFF)
 
 
 @inline
-def least_of(first: Any, second: Any) -> Any:
+def least_of(first: Array, second: Array) -> Any:
     """The lesser of two vectors, lane by lane; the second's where they do not compare."""
     return choose(first < second, first, second)
 
 
 @inline
-def most_of(first: Any, second: Any) -> Any:
+def most_of(first: Array, second: Array) -> Any:
     """The greater of two vectors, lane by lane; the second's where they do not compare."""
     return choose(first > second, first, second)
 
 
 @inline
-def between(numbers: Any, low: Any, high: Any) -> Any:
+def between(numbers: Ints, low: int, high: int) -> Any:
     """int32 lanes between two numbers."""
     return most_of(least_of(numbers, splat(high)), splat(low))

@@ -5,6 +5,7 @@ Vectors are those of `_vector`, sixteen lanes each, and so are the rules: nothin
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,24 +14,34 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED
 from anamnesis.kernels.bodies._vector import clean_nan
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32
+from anamnesis.kernels.types import Array, Halves, Words
 
 LANES = 16
 
 
 if DISABLED:
 
-    def load_fields(words: Any, at: Any, shift: Any) -> Any:
+    def load_fields(words: Words, at: int, shift: int) -> Any:
         return (words[at : at + LANES] >> np.uint32(shift) & 7).astype(np.uint8)
 
-    def load_plain(raw: Any, at: Any) -> Any:
+    def load_plain(raw: Array, at: int) -> Any:
         some = raw[at : at + LANES].astype(np.uint32)
         numbers = (some << 8 * (4 - raw.itemsize)).view(np.float32)
         return np.array([clean_nan(number) for number in numbers], np.float32)
 
-    def load_half(raw: Any, at: Any) -> Any:
+    def load_half(raw: Halves, at: int) -> Any:
         numbers = [clean_nan(f16_bits_to_f32(half)) for half in raw[at : at + LANES]]
         return np.array(numbers, np.float32)
 
@@ -42,7 +53,7 @@ else:
     def _same(number: int) -> Any:
         return _vector._same(ir.VectorType(_I32, LANES), number)
 
-    def _wide(context: Any, builder: ir.IRBuilder, kind: Any, args: Any, bits: int) -> Any:
+    def _wide(context: Context, builder: Builder, kind: Type, args: Values, bits: int) -> Any:
         """Sixteen integers of `bits` bits from an array, as 32 bits."""
         element = ir.VectorType(ir.IntType(bits), LANES)
         where = _vector._pointer(context, builder, kind, args[0], args[1], element)
@@ -50,19 +61,19 @@ else:
         return loaded if bits == 32 else builder.zext(loaded, ir.VectorType(_I32, LANES))
 
     @intrinsic
-    def load_fields(typingctx: Any, words: Any, at: Any, shift: Any) -> Any:
+    def load_fields(typingctx: Typing, words: Type, at: Type, shift: Type) -> Any:
         """Three bits of each of sixteen uint32 from `at` on, `shift` up, as bytes."""
         if not _vector._contiguous(words, types.uint32):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             down = _vector._splat(builder, builder.trunc(args[2], _I32), LANES)
             fields = builder.lshr(_wide(context, builder, words, args, 32), down)
             return builder.trunc(builder.and_(fields, _same(7)), _BYTES.llvm)
 
         return _BYTES(words, types.intp, types.intp), build
 
-    def _from_f16(builder: ir.IRBuilder, half: Any) -> Any:
+    def _from_f16(builder: Builder, half: Value) -> Any:
         """As `f16_bits_to_f32`."""
         magnitude = builder.and_(half, _same(0x7FFF))
         sign = builder.shl(builder.and_(half, _same(0x8000)), _same(16))
@@ -75,15 +86,17 @@ else:
         subnormal = builder.icmp_unsigned("<", magnitude, _same(0x400))
         return builder.or_(builder.select(subnormal, small, builder.add(shifted, bias)), sign)
 
-    def _loader(widen: Any) -> Any:
+    def _loader(widen: Callable[..., Any]) -> Any:
         @intrinsic
-        def load(typingctx: Any, raw: Any, at: Any) -> Any:
+        def load(typingctx: Typing, raw: Type, at: Type) -> Any:
             """Sixteen numbers from `at` on, from their bits, as float32; NaNs as in `clean_nan`."""
             if not _vector._contiguous(raw, types.uint16, types.uint32):
                 return None
             bits = raw.dtype.bitwidth
 
-            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 number = _wide(context, builder, raw, args, bits)
                 if bits == 16:
                     number = widen(builder, number)

@@ -19,37 +19,48 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Kind,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED, bf16_bits
+from anamnesis.kernels.types import Array, Bytes, Floats, Integer
 
 _ENTRIES = 16
 
 
 if DISABLED:
 
-    def load_u32(data: Any, at: Any) -> Any:
+    def load_u32(data: Bytes, at: int) -> Any:
         return data[at : at + 4].copy().view("<u4")[0]
 
-    def load_u64(data: Any, at: Any) -> Any:
+    def load_u64(data: Bytes, at: int) -> Any:
         return data[at : at + 8].copy().view("<u8")[0]
 
-    def load_numbers(numbers: Any, at: Any) -> Any:
+    def load_numbers(numbers: Floats, at: Integer) -> Any:
         return numbers[at : at + _ENTRIES]
 
-    def words(low: Any, high: Any) -> Any:
+    def words(low: np.uint64, high: np.uint64) -> Any:
         return np.array([low, high], "<u8").view(np.uint8)
 
-    def halves(low: Any, high: Any) -> Any:
+    def halves(low: np.float32, high: np.float32) -> Any:
         return np.repeat(np.array([low, high], np.float32), _ENTRIES // 2)
 
-    def first_digits(codes: Any) -> Any:
+    def first_digits(codes: Bytes) -> Any:
         return (codes.astype(np.uint16) * 3 >> 8).astype(np.uint8)
 
-    def table_for(out: Any, numbers: Any) -> Any:
+    def table_for(out: Array, numbers: Floats) -> Any:
         if out.dtype == np.uint16:
             return np.array([bf16_bits(number) for number in numbers], np.uint16)
         return numbers
 
-    def look_up(out: Any, at: Any, table: Any, codes: Any) -> None:
+    def look_up(out: Array, at: int, table: Array, codes: Bytes) -> None:
         out[at : at + _ENTRIES] = table[codes & 15]
 
 else:
@@ -58,16 +69,18 @@ else:
     _BYTES = _Lanes(types.uint8, _ENTRIES)
     _NUMBERS = _Lanes(types.float32, _ENTRIES)
 
-    def _vectors_of(element: Any, count: int = _ENTRIES) -> Any:
+    def _vectors_of(element: Kind, count: int = _ENTRIES) -> Any:
         return ir.VectorType(element, count)
 
-    def _loader(width: int, dtype: Any) -> Any:
+    def _loader(width: int, dtype: Type) -> Any:
         @intrinsic
-        def load(typingctx: Any, data: Any, at: Any) -> Any:
+        def load(typingctx: Typing, data: Type, at: Type) -> Any:
             if not _vector._contiguous(data, types.uint8):
                 return None
 
-            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 kind = ir.IntType(width)
                 where = _vector._pointer(context, builder, data, args[0], args[1], kind)
                 return builder.load(where, align=1)
@@ -77,12 +90,12 @@ else:
         return load
 
     @intrinsic
-    def load_numbers(typingctx: Any, numbers: Any, at: Any) -> Any:
+    def load_numbers(typingctx: Typing, numbers: Type, at: Type) -> Any:
         """Sixteen elements of a float32 array, from `at` on."""
         if not _vector._contiguous(numbers, types.float32):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             kind = _NUMBERS.llvm
             where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
             return builder.load(where, align=4)
@@ -90,10 +103,10 @@ else:
         return _NUMBERS(numbers, types.intp), build
 
     @intrinsic
-    def words(typingctx: Any, low: Any, high: Any) -> Any:
+    def words(typingctx: Typing, low: Type, high: Type) -> Any:
         """Two uint64 as sixteen bytes, the lowest first."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             pair = ir.Constant(_vectors_of(_I64, 2), ir.Undefined)
             for index, word in enumerate(args):
                 pair = builder.insert_element(pair, word, _I32(index))
@@ -102,22 +115,22 @@ else:
         return _BYTES(types.uint64, types.uint64), build
 
     @intrinsic
-    def halves(typingctx: Any, low: Any, high: Any) -> Any:
+    def halves(typingctx: Typing, low: Type, high: Type) -> Any:
         """One float32 eight times, then another."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             first, second = (_vector._splat(builder, number, _ENTRIES // 2) for number in args)
             return _vector._shuffle(builder, first, second, range(_ENTRIES))
 
         return _NUMBERS(types.float32, types.float32), build
 
     @intrinsic
-    def first_digits(typingctx: Any, codes: Any) -> Any:
+    def first_digits(typingctx: Typing, codes: Type) -> Any:
         """The first base-3 digit of each byte, read as a fraction of 256."""
         if not isinstance(codes, _Lanes) or codes.dtype != types.uint8:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             # Written `3 * byte >> 8`, the sum in 16 bits hides the look-up from LLVM.
             reached = [
                 builder.zext(
@@ -131,7 +144,7 @@ else:
         return codes(codes), build
 
     @intrinsic
-    def table_for(typingctx: Any, out: Any, numbers: Any) -> Any:
+    def table_for(typingctx: Typing, out: Type, numbers: Type) -> Any:
         """Sixteen float32 as entries of an output: as they are, or as BF16 bits for uint16.
 
         Rounding and NaNs are as in `_vector.store`.
@@ -140,7 +153,7 @@ else:
             return None
         result = _Lanes(out.dtype, _ENTRIES)
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             numbers = args[1]
             if out.dtype == types.float32:
                 return numbers
@@ -153,7 +166,7 @@ else:
 
         return result(out, numbers), build
 
-    def _permute(builder: ir.IRBuilder, entries: Any, codes: Any) -> Any:
+    def _permute(builder: Builder, entries: Value, codes: Value) -> Any:
         chosen = ir.Constant(_vectors_of(entries.type.element), ir.Undefined)
         for index in map(_I32, range(_ENTRIES)):
             code = builder.extract_element(codes, index)
@@ -163,7 +176,7 @@ else:
             chosen = builder.insert_element(chosen, entry, index)
         return chosen
 
-    def _permute_bytes(builder: ir.IRBuilder, entries: Any, codes: Any) -> Any:
+    def _permute_bytes(builder: Builder, entries: Value, codes: Value) -> Any:
         """The same, one byte of the entries at a time."""
         width = entries.type.element.width // 8
         split = builder.bitcast(entries, _vectors_of(_I8, _ENTRIES * width))
@@ -183,14 +196,14 @@ else:
         return parts[0]
 
     @intrinsic
-    def look_up(typingctx: Any, out: Any, at: Any, table: Any, codes: Any) -> Any:
+    def look_up(typingctx: Typing, out: Type, at: Type, table: Type, codes: Type) -> Any:
         """Set `out[at:at+16]` to the entries that the low four bits of sixteen bytes choose."""
         if not _vector._contiguous(out, types.uint16, types.float32) or not out.mutable:
             return None
         if table != _Lanes(out.dtype, _ENTRIES) or codes != _BYTES:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             entries = builder.bitcast(args[2], _vectors_of(ir.IntType(out.dtype.bitwidth)))
             masked = builder.and_(args[3], _vector._same(_BYTES.llvm, 15))
             features = context.codegen().magic_tuple()[2]

@@ -10,13 +10,13 @@ from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes, some
 from anamnesis.kernels.bodies._lanes import choose
 from anamnesis.kernels.bodies._round import through_bf16, through_f16
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 _room = stack(64)
 
 
 @inline
-def rounded_lanes(numbers: Any, kind: Any) -> Any:
+def rounded_lanes(numbers: Floats, kind: int) -> Any:
     """Float32 lanes rounded to the dtype of `KINDS`, nearest, ties to even; NaNs stay NaNs."""
     if kind == 1:
         return choose(numbers == numbers, through_bf16(numbers), numbers)
@@ -29,7 +29,7 @@ def rounded_lanes(numbers: Any, kind: Any) -> Any:
 def narrowed(kind: int) -> Any:
     """`(values, out)`: float32 numbers rounded to the dtype of `KINDS`, as float32."""
 
-    def run(values: Array, out: Array) -> None:
+    def run(values: Floats, out: Floats) -> None:
         room, end = local(_room(), 16, np.float32), values.shape[0]
         for i in range(0, end - end % 16, 16):
             put_lanes(out, i, rounded_lanes(lanes(values, i), kind))

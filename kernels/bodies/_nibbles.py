@@ -18,54 +18,70 @@ from numba.extending import intrinsic
 
 from anamnesis.kernels._sizes import STEP_BYTES
 from anamnesis.kernels.bodies import _lookup, _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.types import Array, Bytes
 
 if DISABLED:
 
-    def look_up_pairs(out: Any, at: Any, table: Any, packed: Any) -> None:
+    def look_up_pairs(out: Array, at: int, table: Array, packed: Bytes) -> None:
         out[at : at + 2 * STEP_BYTES : 2] = table[packed >> 4]
         out[at + 1 : at + 2 * STEP_BYTES : 2] = table[packed & 15]
 
-    def look_up_low_first(out: Any, at: Any, table: Any, packed: Any) -> None:
+    def look_up_low_first(out: Array, at: int, table: Array, packed: Bytes) -> None:
         out[at : at + 2 * STEP_BYTES : 2] = table[packed & 15]
         out[at + 1 : at + 2 * STEP_BYTES : 2] = table[packed >> 4]
 
-    def look_up_8_low_first(out: Any, at: Any, table: Any, packed: Any) -> None:
+    def look_up_8_low_first(out: Array, at: int, table: Array, packed: np.uint64) -> None:
         codes = packed.reshape(1).view(np.uint8)
         out[at : at + STEP_BYTES : 2] = table[codes & 15]
         out[at + 1 : at + STEP_BYTES : 2] = table[codes >> 4]
 
 else:
+    # Lanes of two vectors in turn: the first of both, the second of both.
     _PAIRS = [lane // 2 + lane % 2 * STEP_BYTES for lane in range(2 * STEP_BYTES)]
     _HALF_PAIRS = [lane // 2 + lane % 2 * STEP_BYTES // 2 for lane in range(STEP_BYTES)]
 
-    def _wide(context: Any) -> bool:
+    def _wide(context: Context) -> bool:
         """Whether the machine looks up entries of 16 bits."""
         features = context.codegen().magic_tuple()[2]
         return "+avx512bw" in features and "+avx512vl" in features
 
-    def _fits(out: Any, table: Any) -> bool:
+    def _fits(out: Type, table: Type) -> bool:
         if not _vector._contiguous(out, types.uint16, types.float32) or not out.mutable:
             return False
         return bool(table == _vector.Lanes(out.dtype, 16))
 
-    def _entries(builder: ir.IRBuilder, out: Any, table: Any) -> Any:
+    def _entries(builder: Builder, out: Type, table: Value) -> Any:
         return builder.bitcast(table, ir.VectorType(ir.IntType(out.dtype.bitwidth), 16))
 
     def _of_16_bytes(high_first: bool) -> Any:
         bytes_type = _vector.Lanes(types.uint8, STEP_BYTES)
 
         @intrinsic
-        def look_up(typingctx: Any, out: Any, at: Any, table: Any, packed: Any) -> Any:
+        def look_up(typingctx: Typing, out: Type, at: Type, table: Type, packed: Type) -> Any:
             """Set `out[at:at+32]` to the entries that the halves of sixteen bytes choose."""
             if not _fits(out, table) or packed != bytes_type:
                 return None
 
-            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 entries = _entries(builder, out, args[2])
+                # Bits 4-7 of a byte are one code, bits 0-3 the other; which comes first is the
+                # format's.
                 high = builder.lshr(args[3], _vector._same(bytes_type.llvm, 4))
                 low = builder.and_(args[3], _vector._same(bytes_type.llvm, 15))
                 halves = (high, low) if high_first else (low, high)
+                # Entries of 16 bits in one register, looked up whole; elsewhere byte by byte.
                 if _wide(context):
                     chosen = []
                     for lanes in (_PAIRS[:STEP_BYTES], _PAIRS[STEP_BYTES:]):
@@ -89,13 +105,17 @@ else:
     look_up_pairs, look_up_low_first = _of_16_bytes(True), _of_16_bytes(False)
 
     @intrinsic
-    def look_up_8_low_first(typingctx: Any, out: Any, at: Any, table: Any, packed: Any) -> Any:
+    def look_up_8_low_first(
+        typingctx: Typing, out: Type, at: Type, table: Type, packed: Type
+    ) -> Any:
         """Set `out[at:at+16]` to the entries that the halves of eight bytes, a uint64, choose."""
         if not _fits(out, table) or packed != types.uint64:
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             entries = _entries(builder, out, args[2])
+            # All sixteen halves at once: bits 4 k to 4 k + 3 are code k, what is above is masked
+            # off below.
             low, high = args[3], builder.lshr(args[3], args[3].type(4))
             if _wide(context):
                 eight = ir.VectorType(ir.IntType(8), STEP_BYTES // 2)

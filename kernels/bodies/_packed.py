@@ -27,7 +27,7 @@ from anamnesis.kernels.bodies._transpose import (
     transpose_nibbles,
 )
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Numbers, Words
 
 AS_THEY_ARE = (4, 8)  # bits of codes that are not spread to bytes before they are applied
 _codes = stack(8192)  # `block_inputs` at most
@@ -35,7 +35,7 @@ _planes = stack(4 * LANES**3)
 
 
 @variants
-def decode_runs(bits: int, nibbles: bool, *how: Any) -> Any:
+def decode_runs(bits: int, nibbles: bool, *how: tuple[bool, int]) -> Any:
     """Columns of words to rows of `out`, where long runs of inputs share a group.
 
     `(words, starts, groups, zeros, scales, room, out)`: `words` is uint32
@@ -47,19 +47,25 @@ def decode_runs(bits: int, nibbles: bool, *how: Any) -> Any:
     block, to_bytes, apply = block_inputs(bits, nibbles), spread(bits), applier(bits, *how)
     if nibbles:
 
-        def turn(words: Any, first: int, last: int, column: int, tile: Any) -> None:
+        def turn(words: Words, first: int, last: int, column: int, tile: Words) -> None:
             planes = local(_planes(), (LANES, LANES, LANES), np.uint32)
             _turn_nibbles(words, first, last, column // LANES, planes, tile)
 
     else:
 
-        def turn(words: Any, first: int, last: int, column: int, tile: Any) -> None:
+        def turn(words: Words, first: int, last: int, column: int, tile: Words) -> None:
             _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
 
     fill = jit(turn)
 
     def rows_of(
-        words: Any, starts: Array, groups: Array, zeros: Array, scales: Any, room: Any, out: Array
+        words: Words,
+        starts: Array,
+        groups: Array,
+        zeros: Floats,
+        scales: Floats,
+        room: tuple[Words, Floats, Floats],
+        out: Array,
     ) -> None:
         tile, zero_tile, scale_tile = room
         tile, zero_tile, scale_tile = room
@@ -105,7 +111,13 @@ def decode_scattered(bits: int, narrow: bool) -> Any:
     to_bytes = spread(bits)
 
     def rows_of(
-        words: Any, index: Array, zeros: Array, scales: Any, kind: Any, room: Any, out: Array
+        words: Words,
+        index: Array,
+        zeros: Floats,
+        scales: Floats,
+        kind: int,
+        room: tuple[Words, Floats, Floats, Words],
+        out: Array,
     ) -> None:
         tile, zero_tile, scale_tile, grid = room
         streams, both = tile.view(np.uint8), scale_tile.view(np.uint32)
@@ -136,7 +148,7 @@ def decode_scattered(bits: int, narrow: bool) -> Any:
 
 
 @variants
-def decode_rows(bits: int, padded: bool, *how: Any) -> Any:
+def decode_rows(bits: int, padded: bool, *how: tuple[bool, int]) -> Any:
     """Streams that lie as rows to rows of `out`, where long runs of inputs share a group.
 
     `(starts, streams, zeros, scales, room, out)`: `streams` is uint8 `[rows, bytes]`, of `padded`
@@ -147,7 +159,12 @@ def decode_rows(bits: int, padded: bool, *how: Any) -> Any:
     to_bytes, apply = (spread_padded if padded else spread)(bits), applier(bits, *how)
 
     def rows_of(
-        starts: Array, streams: Array, zeros: Any, scales: Any, room: Any, out: Array
+        starts: Array,
+        streams: Bytes,
+        zeros: Numbers,
+        scales: Numbers,
+        room: tuple[Bytes, Floats, Floats],
+        out: Array,
     ) -> None:
         codes, zero, scale = room
         runs = starts.shape[0] - 1
@@ -175,7 +192,12 @@ def decode_rows_scattered(bits: int, padded: bool, negative: bool, narrow: bool,
     to_bytes = (spread_padded if padded else spread)(bits)
 
     def rows_of(
-        index: Array, streams: Array, zeros: Any, scales: Any, room: Any, out: Array
+        index: Array,
+        streams: Bytes,
+        zeros: Numbers,
+        scales: Numbers,
+        room: tuple[Bytes, Floats, Floats, Words],
+        out: Array,
     ) -> None:
         codes, zero, scale, words = room
         inputs = index.shape[0]

@@ -19,18 +19,19 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, inline, jit, put
 from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._vector import load32, store
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Integer
 
 _STEP = 32
 
 
 if DISABLED:
 
-    def scaled_by(codes: Array, words: Array, at: int) -> Any:
+    def scaled_by(codes: Bytes, words: Array, at: int) -> Any:
         some = words[at : at + _STEP]
         scales = (some & np.uint32(0xFFFFFF00)).view(np.float32)
         return (codes.astype(np.int32) - (some & 255).astype(np.int32)).astype(np.float32) * scales
@@ -40,15 +41,16 @@ else:
     _REALS = _vector.Lanes(types.float32, _STEP)
 
     @intrinsic
-    def scaled_by(typingctx: Any, codes: Any, words: Any, at: Any) -> Any:
+    def scaled_by(typingctx: Typing, codes: Type, words: Type, at: Type) -> Any:
         """The values of 32 codes, as float32, with the words from `at` on."""
         if codes != _CODES or not _vector._contiguous(words, types.uint32):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             wide = ir.VectorType(ir.IntType(32), _STEP)
             where = _vector._pointer(context, builder, words, args[1], args[2], wide)
             pairs = builder.load(where, align=4)
+            # Bits 0-7: the zero point; bits 8-31: those of the scale's float32.
             zeros = builder.and_(pairs, _vector._same(wide, 0xFF))
             scales = builder.and_(pairs, _vector._same(wide, 0xFFFFFF00))
             steps = builder.sub(builder.zext(args[0], wide), zeros)
@@ -59,21 +61,22 @@ else:
 
 
 @jit
-def pair(zeros: Array, scales: Array, words: Array) -> None:
+def pair(zeros: Floats, scales: Floats, words: Array) -> None:
     """One word for a zero point and its scale, whose low eight bits are 0 if it was F16 or BF16."""
     for group in range(zeros.shape[0]):
         for row in range(zeros.shape[1]):
+            # BF16 leaves 16 bits of a float32 to 0, binary16 leaves 13.
             words[group, row] = u32(as_u32(scales[group, row]) | u32(zeros[group, row]))
 
 
 @inline
-def _scaled(code: Any, word: Any) -> Any:
+def _scaled(code: Integer, word: Integer) -> Any:
     zero = np.float32(np.int32(u32(word & u32(0xFF))))
     return (np.float32(code) - zero) * as_f32(u32(word & u32(0xFFFFFF00)))
 
 
 @jit
-def scale_pairs(codes: Array, words: Array, kind: Any, out: Array) -> None:
+def scale_pairs(codes: Bytes, words: Array, kind: int, out: Array) -> None:
     """One row, with a zero point and a scale for every code, as `pair` joined them.
 
     NaN scales have to be `clean_nan`'s. `kind` (`_narrow.KINDS`) is what
@@ -91,7 +94,7 @@ def scale_pairs(codes: Array, words: Array, kind: Any, out: Array) -> None:
 
 
 @jit
-def scale_each(codes: Array, zeros: Array, scales: Array, kind: Any, out: Array) -> None:
+def scale_each(codes: Array, zeros: Array, scales: Array, kind: int, out: Array) -> None:
     """One row, with a scale and a zero for every code."""
     if kind:
         for i in range(codes.shape[0]):
@@ -103,7 +106,13 @@ def scale_each(codes: Array, zeros: Array, scales: Array, kind: Any, out: Array)
 
 @jit
 def scale_scattered(
-    codes: Array, index: Array, zeros: Array, scales: Array, how: Any, words: Array, out: Array
+    codes: Array,
+    index: Array,
+    zeros: Array,
+    scales: Array,
+    how: tuple[bool, int],
+    words: Array,
+    out: Array,
 ) -> None:
     """A row whose column i is of group `index[i]`, neighbours rarely of the same.
 
@@ -114,6 +123,7 @@ def scale_scattered(
     narrow, kind = how
     inputs, groups = index.shape[0], scales.shape[0]
     if narrow:
+        # One gathered word an input in place of two.
         both = words[inputs:]
         for g in range(groups):
             both[g] = u32(as_u32(scales[g]) | u32(np.int32(zeros[g])))

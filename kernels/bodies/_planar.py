@@ -16,26 +16,28 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit, put
 from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
 from anamnesis.kernels.bodies._vector import load16
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 LANES = 16
 
 
 @inline
-def shift_of(chunk: Any, bits: Any, fields: Any, low: Any) -> Any:
+def shift_of(chunk: int, bits: int, fields: int, low: bool) -> Any:
     """How far down the codes of a chunk lie, of so many `fields`."""
+    # Code k of a byte is of the k-th part of the tensor, from the lowest bits on or from the
+    # highest.
     return bits * chunk if low else bits * (fields - 1 - chunk)
 
 
 @jit
 def decode_table(
-    data: Array,
-    base: Any,
-    period: Any,
+    data: Bytes,
+    base: int,
+    period: int,
     size: int,
     bits: int,
-    low: Any,
-    numbers: Array,
+    low: bool,
+    numbers: Floats,
     first: int,
     out: Array,
 ) -> None:
@@ -50,6 +52,7 @@ def decode_table(
         shift = np.uint8(shift_of(chunk, bits, 8 // bits, low))
         to, whole = (unit - first) * size, size - size % LANES
         for i in range(0, whole, LANES):
+            # Bits `shift` to `shift + bits - 1` of each byte.
             look_up(out, to + i, table, (load16(data, at + i) >> shift) & mask)
         for i in range(whole, size):
             put(out, to + i, numbers[np.uint8(np.uint8(data[at + i] >> shift) & mask)])

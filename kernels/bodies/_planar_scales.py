@@ -24,7 +24,7 @@ from anamnesis.kernels.bodies._lookup import load_numbers, look_up, table_for
 from anamnesis.kernels.bodies._planar import LANES, shift_of
 from anamnesis.kernels.bodies._vector import load16, load32, store, to_f32
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Halves, Words
 
 _TILE = 2048  # scales that are made float32 at a time
 
@@ -33,7 +33,9 @@ _some, _rest = stack(LANES), stack(4 * LANES)
 
 
 @inline
-def _numbers(codes: Any, zero: Any, scale: Any, after: Any, first: Any, second: Any) -> Any:
+def _numbers(
+    codes: Floats, zero: Floats, scale: Floats, after: bool, first: int, second: int
+) -> Any:
     """Float32 lanes of the values of `codes`, which are float32 lanes."""
     if after:
         return narrowed(narrowed(codes * scale, first) - zero, second)
@@ -42,20 +44,22 @@ def _numbers(codes: Any, zero: Any, scale: Any, after: Any, first: Any, second: 
 
 @jit
 def _spread(
-    data: Array, words: Array, at: int, count: int, bits: int, shift: Any, codes: Array
+    data: Array, words: Array, at: int, count: int, bits: int, shift: int, codes: Array
 ) -> None:
     """`count` codes from byte or word `at` on, as bytes."""
     if bits == 3:
         for i in range(count):
+            # Ten codes a word of 32 bits, three bits each; the two highest bits are padding.
             codes[i] = u32(u32(words[at + i] >> u32(shift)) & u32(7))
     else:
+        # `8 / bits` codes a byte, each of another of as many parts of the tensor.
         down, mask = np.uint8(shift), np.uint8((1 << bits) - 1)
         for i in range(count):
             codes[i] = np.uint8(np.uint8(data[at + i] >> down) & mask)
 
 
 @jit
-def _widen(raw: Array, at: int, count: int, half: Any, out: Array) -> None:
+def _widen(raw: Array, at: int, count: int, half: bool, out: Floats) -> None:
     """`count` scales from `at` on as float32."""
     whole = count - count % LANES
     if half:
@@ -68,7 +72,14 @@ def _widen(raw: Array, at: int, count: int, half: Any, out: Array) -> None:
 
 
 @jit
-def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: int, out: Array) -> None:
+def decode_units(
+    planes: tuple[Bytes, Words, int, int, int, int, bool],
+    scales: tuple[Array, bool],
+    zeros: tuple[Array, bool],
+    steps: tuple[bool, int, int],
+    first: int,
+    out: Array,
+) -> None:
     """Units of `size` elements from unit `first` on, each with a scale and a zero.
 
     `planes` are `(data, words, base, period, size, bits, low)`; `scales` and `zeros` the stored
@@ -80,6 +91,7 @@ def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: int, o
     raw_zeros, half_zeros = zeros
     after, once, twice = steps
     units = raw_scales.shape[0]
+    # A word of 3-bit codes has ten, a byte `8 / bits`; code k of a place is of part k.
     many, fields = min(_TILE, max(1, units)), 10 if bits == 3 else 8 // bits
     scale, zero = local(_scales(), _TILE, np.float32), local(_zeros(), _TILE, np.float32)
     codes, rest = local(_some(), LANES, np.uint8), local(_rest(), LANES, np.float32)
@@ -108,6 +120,7 @@ def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: int, o
                         put(out, to + done + j, rest[j])
                     done += part
                 continue
+            # At most 16 codes: their values are computed once a unit and looked up.
             code = load_numbers(NUMBERS, 0)
             numbers = _numbers(code, zero[i], scale[i], after, once, twice)
             table = table_for(out, numbers)
@@ -128,7 +141,13 @@ def decode_units(planes: Any, scales: Any, zeros: Any, steps: Any, first: int, o
 
 @jit
 def decode_columns(
-    planes: Any, scales: Any, zeros: Any, scale_base: Any, steps: Any, first: int, out: Array
+    planes: tuple[Bytes, Words, int, int, int, int, bool],
+    scales: tuple[Halves, bool],
+    zeros: tuple[Halves, bool],
+    scale_base: int,
+    steps: tuple[bool, int, int],
+    first: int,
+    out: Array,
 ) -> None:
     """Elements from element `first` on, element e with scale and zero `e % columns`.
 
@@ -141,11 +160,13 @@ def decode_columns(
     after, once, twice = steps
     scale, zero = local(_scales(), _TILE, np.float32), local(_zeros(), _TILE, np.float32)
     codes, rest = local(_some(), LANES, np.uint8), local(_rest(), LANES, np.float32)
+    # As in `decode_units`; every element has a scale and zero of its own, so none is looked up.
     fields, mask = 10 if bits == 3 else 8 // bits, np.uint8((1 << bits) - 1)
     to, stop = 0, out.shape[0]
     while to < stop:
         element = first + to
         chunk, column = element // period, element % columns
+        # As far as neither the part, nor the line, nor the room for scales ends.
         count = min(stop - to, (chunk + 1) * period - element, columns - column, _TILE)
         at = element - (base if base else chunk * period)
         line = element - scale_base if scale_base else column

@@ -6,6 +6,7 @@ of arithmetic's. Written in integers, since not every CPU converts binary16.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,29 +15,40 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Floats
 
 if DISABLED:
 
-    def through_bf16(values: Array) -> Any:
+    def through_bf16(values: Floats) -> Any:
         bits = values.view(np.uint32)
         rounded = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) & np.uint32(0xFFFF0000)
         return np.where(np.isnan(values), values, rounded.view(np.float32))
 
-    def through_f16(values: Array) -> Any:
+    def through_f16(values: Floats) -> Any:
         return values.astype(np.float16).astype(np.float32)
 
 else:
 
-    def _of_lanes(build: Any) -> Any:
+    def _of_lanes(build: Callable[..., Any]) -> Any:
         @intrinsic
-        def rounded(typingctx: Any, values: Any) -> Any:
+        def rounded(typingctx: Typing, values: Type) -> Any:
             """Float32 lanes, rounded."""
             if not isinstance(values, _vector.Lanes) or values.dtype != types.float32:
                 return None
 
-            def lower(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            def lower(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 bits = builder.bitcast(args[0], ir.VectorType(ir.IntType(32), values.count))
                 return builder.bitcast(build(builder, bits), values.llvm)
 
@@ -44,7 +56,7 @@ else:
 
         return rounded
 
-    def _cut(builder: ir.IRBuilder, bits: Any, places: int) -> Any:
+    def _cut(builder: Builder, bits: Value, places: int) -> Any:
         """Integers rounded to multiples of `2 ** places`."""
 
         def same(number: int) -> Any:
@@ -54,7 +66,7 @@ else:
         up = builder.add(builder.add(bits, same((1 << places - 1) - 1)), odd)
         return builder.and_(up, same(0xFFFFFFFF >> places << places))
 
-    def _f16(builder: ir.IRBuilder, bits: Any) -> Any:
+    def _f16(builder: Builder, bits: Value) -> Any:
         def same(number: int) -> Any:
             return _vector._same(bits.type, number)
 

@@ -16,21 +16,30 @@ from numba.extending import intrinsic
 
 from anamnesis.kernels._sizes import SPLIT_WORDS
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 if DISABLED:
 
-    def load16_of(lines: Array, line: int, at: int) -> Any:
+    def load16_of(lines: Bytes, line: int, at: int) -> Any:
         return lines[line, at : at + 16]
 
-    def prefetch_of(lines: int, line: int, at: int) -> None:
+    def prefetch_of(lines: Bytes, line: int, at: int) -> None:
         """Nothing to do."""
 
     def prefetch_out(out: Array, at: int) -> None:
         """Nothing to do."""
 
-    def split_pairs(words: Array, row: int, out: Array, low: Any, high: Any) -> None:
+    def split_pairs(words: Array, row: int, out: Array, low: int, high: int) -> None:
         halves = words[row, :SPLIT_WORDS].view(np.uint16)
         out[low : low + SPLIT_WORDS] = halves[0::2]
         out[high : high + SPLIT_WORDS] = halves[1::2]
@@ -38,30 +47,30 @@ if DISABLED:
 else:
     _BYTES = ir.IntType(8).as_pointer()
 
-    def _line(context: Any, builder: ir.IRBuilder, kind: Any, array: Any, line: int) -> Any:
+    def _line(context: Context, builder: Builder, kind: Type, array: Value, line: Value) -> Any:
         """Where a line begins; only the last axis has to be contiguous."""
         view = context.make_array(kind)(context, builder, array)
         offset = builder.mul(line, builder.extract_value(view.strides, 0))
         return builder.gep(builder.bitcast(view.data, _BYTES), [offset])
 
-    def _lines(array: Array, dtype: Any) -> bool:
+    def _lines(array: Type, dtype: Type) -> bool:
         return isinstance(array, types.Array) and array.ndim == 2 and array.dtype == dtype
 
     @intrinsic
-    def load16_of(typingctx: Any, lines: Any, line: Any, at: Any) -> Any:
+    def load16_of(typingctx: Typing, lines: Type, line: Type, at: Type) -> Any:
         """Bytes `[at, at + 16)` of a line; `lines` is uint8, its last axis contiguous."""
         if not _lines(lines, types.uint8):
             return None
         result = _vector.Lanes(types.uint8, 16)
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             start = _line(context, builder, lines, args[0], args[1])
             where = builder.bitcast(builder.gep(start, [args[2]]), result.llvm.as_pointer())
             return builder.load(where, align=1)
 
         return result(lines, types.intp, types.intp), build
 
-    def _prefetch(builder: ir.IRBuilder, where: Any, write: int) -> None:
+    def _prefetch(builder: Builder, where: Value, write: int) -> None:
         number = ir.IntType(32)
         hint = ir.FunctionType(ir.VoidType(), [_BYTES, number, number, number])
         name = "llvm.prefetch.p0i8"
@@ -70,12 +79,12 @@ else:
         builder.call(call, [near, number(write), number(3), number(1)])
 
     @intrinsic
-    def prefetch_of(typingctx: Any, lines: Any, line: Any, at: Any) -> Any:
+    def prefetch_of(typingctx: Typing, lines: Type, line: Type, at: Type) -> Any:
         """Bring byte `at` of a line near, to be read; any line will do, even past the end."""
         if not _lines(lines, types.uint8):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             start = _line(context, builder, lines, args[0], args[1])
             _prefetch(builder, builder.gep(start, [args[2]]), 0)
             return context.get_dummy_value()
@@ -83,12 +92,12 @@ else:
         return types.void(lines, types.intp, types.intp), build
 
     @intrinsic
-    def prefetch_out(typingctx: Any, out: Any, at: Any) -> Any:
+    def prefetch_out(typingctx: Typing, out: Type, at: Type) -> Any:
         """Bring element `at` near, to be written; any will do, even past the end."""
         if not _vector._contiguous(out, types.uint16, types.float32):
             return None
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             where = _vector._pointer(context, builder, out, args[0], args[1], ir.IntType(8))
             _prefetch(builder, where, 1)
             return context.get_dummy_value()
@@ -96,7 +105,9 @@ else:
         return types.void(out, types.intp), build
 
     @intrinsic
-    def split_pairs(typingctx: Any, words: Any, row: Any, out: Any, low: Any, high: Any) -> Any:
+    def split_pairs(
+        typingctx: Typing, words: Type, row: Type, out: Type, low: Type, high: Type
+    ) -> Any:
         """The low halves of `words[row, 0:32]` to `out[low:low+32]`, the high ones to `out[high:]`.
 
         `words` is uint32, its last axis contiguous; `out` is uint16.
@@ -107,7 +118,7 @@ else:
             return None
         intp = types.intp
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             start = _line(context, builder, words, args[0], args[1])
             whole = ir.VectorType(ir.IntType(16), 2 * SPLIT_WORDS)
             halves = builder.load(builder.bitcast(start, whole.as_pointer()), align=4)

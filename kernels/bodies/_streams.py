@@ -17,7 +17,9 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies import _vector
+from anamnesis.kernels.bodies._building import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.types import Bytes
 
 STEP = 32  # codes; b of them fill 4 * b bytes
 
@@ -25,7 +27,7 @@ STEP = 32  # codes; b of them fill 4 * b bytes
 if DISABLED:
 
     def _unpacker(bits: int) -> Any:
-        def unpack(stream: Any, at: Any, codes: Any, to: Any) -> None:
+        def unpack(stream: Bytes, at: int, codes: Bytes, to: int) -> None:
             ones = np.unpackbits(stream[at : at + 4 * bits], bitorder="little").reshape(STEP, bits)
             codes[to : to + STEP] = np.packbits(ones, axis=1, bitorder="little")[:, 0]
 
@@ -36,7 +38,7 @@ else:
 
     def _unpacker(bits: int) -> Any:
         @intrinsic
-        def unpack(typingctx: Any, stream: Any, at: Any, codes: Any, to: Any) -> Any:
+        def unpack(typingctx: Typing, stream: Type, at: Type, codes: Type, to: Type) -> Any:
             """Set `codes[to:to+32]` to the codes that begin with byte `at` of `stream`."""
             if not _vector._contiguous(stream, types.uint8):
                 return None
@@ -44,10 +46,14 @@ else:
                 return None
             size = 4 * bits
 
-            def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 kind, wide = ir.VectorType(_I8, size), ir.VectorType(_I16, STEP)
                 where = _vector._pointer(context, builder, stream, args[0], args[1], kind)
                 data = builder.load(where, align=1)
+                # Code k begins in byte k * bits / 8 and ends in it or the next: both make 16 bits,
+                # from which what is above and below is shifted out.
                 first = [min(k * bits // 8, size - 2) for k in range(STEP)]
                 left = [16 - bits - (k * bits - 8 * byte) for k, byte in enumerate(first)]
                 lanes = [byte + half for byte in first for half in (0, 1)]

@@ -8,6 +8,7 @@ With `NUMBA_DISABLE_JIT=1` numpy does it. Nothing here is bounds-checked.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,17 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.types import Array, Indices, Words
 
 LANES = 8
 LINE_BYTES = 64
@@ -23,25 +34,27 @@ LINE_BYTES = 64
 
 if DISABLED:
 
-    def transpose8(source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any) -> None:
+    def transpose8(source: Words, row: int, column: int, tile: Words, line: int, at: int) -> None:
         rows = np.arange(row, row + LANES)
         transpose8_rows(source, rows, 0, column, tile, line, at)
 
     def transpose8_rows(
-        source: Any, rows: Any, first: Any, column: Any, tile: Any, line: Any, at: Any
+        source: Words, rows: Indices, first: int, column: int, tile: Words, line: int, at: int
     ) -> None:
         block = source[rows[first : first + LANES], column : column + LANES]
         tile[line : line + LANES, at : at + LANES] = block.T
 
-    def transpose_lines(source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any) -> None:
+    def transpose_lines(
+        source: Array, row: int, column: int, tile: Array, line: int, at: int
+    ) -> None:
         side = LINE_BYTES // source.itemsize
         block = source[row : row + side, column : column + side]
         tile[line : line + side, at : at + side] = block.T
 
-    def prefetch(words: Any, row: Any, column: Any) -> None:
+    def prefetch(words: Words, row: int, column: int) -> None:
         """Nothing to do."""
 
-    def transpose_nibbles(words: Any, row: Any, column: Any, planes: Any, at: Any) -> None:
+    def transpose_nibbles(words: Words, row: int, column: int, planes: Words, at: int) -> None:
         block = words[row : row + LANES, column : column + LANES]
         shifts = np.arange(0, 32, 4, dtype=np.uint32)
         for k in range(LANES):
@@ -54,7 +67,7 @@ else:
     _BYTES = ir.IntType(8).as_pointer()
     _LINES = types.uint16, types.uint32, types.float32
 
-    def _turned(builder: Any, rows: Any) -> Any:
+    def _turned(builder: Builder, rows: Values) -> Any:
         """Swap the off-diagonal halves, then those of each quarter, and so on."""
         count = len(rows)
         step = count // 2
@@ -71,13 +84,21 @@ else:
             step //= 2
         return rows
 
-    def _place(context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any) -> Any:
+    def _place(
+        context: Context, builder: Builder, kind: Type, array: Value, row: Value, column: Value
+    ) -> Any:
         """Pointer to eight numbers of a row; only the last axis has to be contiguous."""
         address = _address(context, builder, kind, array, row, column, 4)
         return builder.bitcast(address, _VECTOR.as_pointer())
 
     def _address(
-        context: Any, builder: Any, kind: Any, array: Any, row: Any, column: Any, itemsize: int
+        context: Context,
+        builder: Builder,
+        kind: Type,
+        array: Value,
+        row: Value,
+        column: Value,
+        itemsize: int,
     ) -> Any:
         view = context.make_array(kind)(context, builder, array)
         stride = builder.extract_value(view.strides, 0)
@@ -85,16 +106,22 @@ else:
         offset = builder.add(line, builder.mul(column, ir.Constant(_I64, itemsize)))
         return builder.gep(builder.bitcast(view.data, _BYTES), [offset])
 
-    def _words(*arrays: Any) -> bool:
+    def _words(*arrays: Type) -> bool:
         return _are((types.uint32, types.float32), *arrays)
 
-    def _are(numbers: Any, *arrays: Any) -> bool:
+    def _are(numbers: Sequence[Type], *arrays: Type) -> bool:
         return all(isinstance(a, types.Array) and a.ndim == 2 for a in arrays) and all(
             a.dtype in numbers and a.layout in "AC" for a in arrays
         )
 
     def _emit(
-        context: Any, builder: Any, kinds: Any, arrays: Any, rows: Any, column: Any, to: Any
+        context: Context,
+        builder: Builder,
+        kinds: Sequence[Type],
+        arrays: Values,
+        rows: Values,
+        column: Value,
+        to: Values,
     ) -> Any:
         (source_kind, tile_kind), (source, tile), (line, at) = kinds, arrays, to
         loaded = [
@@ -108,14 +135,14 @@ else:
 
     @intrinsic
     def transpose8(
-        typingctx: Any, source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any
+        typingctx: Typing, source: Type, row: Type, column: Type, tile: Type, line: Type, at: Type
     ) -> Any:
         """`tile[line + i, at + j] = source[row + j, column + i]` for i, j below 8."""
         if not _words(source, tile) or not tile.mutable:
             return None
         intp = types.intp
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             rows = [builder.add(args[1], ir.Constant(_I64, j)) for j in range(LANES)]
             arrays = args[0], args[3]
             return _emit(context, builder, (source, tile), arrays, rows, args[2], args[4:])
@@ -124,14 +151,14 @@ else:
 
     @intrinsic
     def transpose8_rows(
-        typingctx: Any,
-        source: Any,
-        rows: Any,
-        first: Any,
-        column: Any,
-        tile: Any,
-        line: Any,
-        at: Any,
+        typingctx: Typing,
+        source: Type,
+        rows: Type,
+        first: Type,
+        column: Type,
+        tile: Type,
+        line: Type,
+        at: Type,
     ) -> Any:
         """As `transpose8`, with row numbers `rows[first : first + 8]` (int64, contiguous)."""
         if not _words(source, tile) or not tile.mutable:
@@ -140,7 +167,7 @@ else:
             return None
         intp = types.intp
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             data = context.make_array(rows)(context, builder, args[1]).data
             numbers = [
                 builder.load(builder.gep(data, [builder.add(args[2], ir.Constant(_I64, j))]))
@@ -153,7 +180,7 @@ else:
 
     @intrinsic
     def transpose_lines(
-        typingctx: Any, source: Any, row: Any, column: Any, tile: Any, line: Any, at: Any
+        typingctx: Typing, source: Type, row: Type, column: Type, tile: Type, line: Type, at: Type
     ) -> Any:
         """`tile[line + i, at + j] = source[row + j, column + i]` for all of a cache line's numbers.
 
@@ -168,8 +195,8 @@ else:
         lanes, intp = LINE_BYTES // itemsize, types.intp
         vector = ir.VectorType(ir.IntType(8 * itemsize), lanes).as_pointer()
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
-            def place(kind: Any, array: Any, row: Any, step: int, column: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            def place(kind: Type, array: Value, row: Value, step: int, column: Value) -> Any:
                 line = builder.add(row, ir.Constant(_I64, step))
                 where = _address(context, builder, kind, array, line, column, itemsize)
                 return builder.bitcast(where, vector)
@@ -185,12 +212,12 @@ else:
         return types.void(source, intp, intp, tile, intp, intp), build
 
     @intrinsic
-    def prefetch(typingctx: Any, words: Any, row: Any, column: Any) -> Any:
+    def prefetch(typingctx: Typing, words: Type, row: Type, column: Type) -> Any:
         """Bring the line of `words[row, column]` near; any address will do, even past the end."""
         if not _words(words):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             place = builder.bitcast(_place(context, builder, words, *args), _BYTES)
             hint = ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
             name = "llvm.prefetch.p0i8"
@@ -200,7 +227,7 @@ else:
 
         return types.void(words, types.intp, types.intp), build
 
-    def _nibbles_turned(builder: Any, rows: Any) -> Any:
+    def _nibbles_turned(builder: Builder, rows: Values) -> Any:
         """As `_turned`, for the eight nibbles of each lane."""
         step = LANES // 2
         while step:
@@ -224,7 +251,7 @@ else:
 
     @intrinsic
     def transpose_nibbles(
-        typingctx: Any, words: Any, row: Any, column: Any, planes: Any, at: Any
+        typingctx: Typing, words: Type, row: Type, column: Type, planes: Type, at: Type
     ) -> Any:
         """Nibble j of `planes[k, at, i]` = nibble k of `words[row + j, column + i]`, all to 7."""
         if not _words(words) or not isinstance(planes, types.Array) or planes.ndim != 3:
@@ -233,7 +260,7 @@ else:
             return None
         intp = types.intp
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             rows = [builder.add(args[1], ir.Constant(_I64, j)) for j in range(LANES)]
             loaded = [
                 builder.load(_place(context, builder, words, args[0], j, args[2]), align=4)

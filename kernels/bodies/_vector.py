@@ -14,6 +14,7 @@ sizes once a call. Multi-byte numbers are read in the host's order, which has to
 from __future__ import annotations
 
 import operator
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
@@ -21,12 +22,23 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Kind,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, bf16_bits, inline
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32, u32
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @inline
-def clean_nan(value: Any) -> Any:
+def clean_nan(value: np.float32) -> Any:
     """A float32 NaN made quiet, its payload cut to the bits that BF16 keeps; others as they are."""
     if value != value:
         return as_f32(u32(as_u32(value) & u32(0xFFFF0000)) | u32(0x00400000))
@@ -34,7 +46,7 @@ def clean_nan(value: Any) -> Any:
 
 
 @inline
-def load_half(data: Any, at: Any) -> Any:
+def load_half(data: Bytes, at: int) -> Any:
     """The little-endian binary16 at byte `at` as float32, exactly; NaNs as in `clean_nan`."""
     return clean_nan(f16_bits_to_f32(load_u16(data, at)))
 
@@ -44,31 +56,30 @@ if DISABLED:
     def _loader(count: int) -> Any:
         return lambda data, at: data[at : at + count]
 
-    def load_u16(data: Any, at: Any) -> Any:
+    def load_u16(data: Bytes, at: int) -> Any:
         return u32(int(data[at]) | int(data[at + 1]) << 8)
 
-    def load_bits32(data: Any, at: Any) -> Any:
+    def load_bits32(data: Bytes, at: int) -> Any:
         return np.unpackbits(data[at : at + 4], bitorder="little")
 
-    def join(first: Any, second: Any) -> Any:
+    def join(first: Bytes, second: Bytes) -> Any:
         return np.concatenate([first, second])
 
-    def signed(codes: Any) -> Any:
+    def signed(codes: Bytes) -> Any:
         return codes.view(np.int8)
 
-    def to_f32(codes: Any) -> Any:
+    def to_f32(codes: Array) -> Any:
         return codes.astype(np.float32)
 
-    def lane(vector: Any, index: Any) -> Any:
+    def lane(vector: Floats, index: int) -> Any:
         return vector[index]
 
-    def repeat16(vector: Any, index: Any) -> Any:
+    def repeat16(vector: Floats, index: int) -> Any:
         return np.repeat(vector[index : index + 2], 16)
 
-    def store(out: Any, at: Any, values: Any) -> None:
-        if out.dtype == np.uint16:
-            values = [bf16_bits(value) for value in values]
-        out[at : at + len(values)] = values
+    def store(out: Array, at: int, values: Floats) -> None:
+        bf16 = out.dtype == np.uint16
+        out[at : at + len(values)] = [bf16_bits(v) for v in values] if bf16 else values
 
 else:
     _I8, _I16, _I32 = (ir.IntType(width) for width in (8, 16, 32))
@@ -76,7 +87,7 @@ else:
     class Lanes(types.Type):  # type: ignore[misc]
         """The numba type of a vector of `count` numbers of a scalar numba type."""
 
-        def __init__(self, dtype: Any, count: int) -> None:
+        def __init__(self, dtype: Type, count: int) -> None:
             self.dtype, self.count = dtype, count
             super().__init__(name=f"Lanes({dtype}, {count})")
 
@@ -88,38 +99,42 @@ else:
 
     @register_model(Lanes)
     class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
-        def __init__(self, manager: Any, numba_type: Any) -> None:
+        def __init__(self, manager: Any, numba_type: Type) -> None:
             super().__init__(manager, numba_type, numba_type.llvm)
 
-    def _same(vector_type: Any, number: int) -> Any:
+    def _same(vector_type: Kind, number: int) -> Any:
         return ir.Constant(vector_type, [number] * vector_type.count)
 
-    def _shuffle(builder: Any, first: Any, second: Any, lanes: Any) -> Any:
+    def _shuffle(builder: Builder, first: Value, second: Value, lanes: Iterable[int]) -> Any:
         order = list(lanes)
         return builder.shuffle_vector(
             first, second, ir.Constant(ir.VectorType(_I32, len(order)), order)
         )
 
-    def _splat(builder: Any, number: Any, count: int) -> Any:
+    def _splat(builder: Builder, number: Value, count: int) -> Any:
         nothing = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
         one = builder.insert_element(nothing, number, ir.Constant(_I32, 0))
         return _shuffle(builder, one, nothing, [0] * count)
 
-    def _pointer(context: Any, builder: Any, array_type: Any, array: Any, at: Any, to: Any) -> Any:
+    def _pointer(
+        context: Context, builder: Builder, array_type: Type, array: Value, at: Value, to: Kind
+    ) -> Any:
         data = context.make_array(array_type)(context, builder, array).data
         return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
 
-    def _contiguous(array: Any, *dtypes: Any) -> bool:
+    def _contiguous(array: Type, *dtypes: Type) -> bool:
         return isinstance(array, types.Array) and array.layout == "C" and array.dtype in dtypes
 
     def _loader(count: int) -> Any:
         @intrinsic
-        def load(typingctx: Any, data: Any, at: Any) -> Any:
+        def load(typingctx: Typing, data: Type, at: Type) -> Any:
             if not _contiguous(data, types.uint8):
                 return None
             result = Lanes(types.uint8, count)
 
-            def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
                 where = _pointer(context, builder, data, args[0], args[1], result.llvm)
                 return builder.load(where, align=1)
 
@@ -128,25 +143,25 @@ else:
         return load
 
     @intrinsic
-    def load_u16(typingctx: Any, data: Any, at: Any) -> Any:
+    def load_u16(typingctx: Typing, data: Type, at: Type) -> Any:
         """The little-endian 16-bit number at byte `at`, as uint32."""
         if not _contiguous(data, types.uint8):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             where = _pointer(context, builder, data, args[0], args[1], _I16)
             return builder.zext(builder.load(where, align=1), _I32)
 
         return types.uint32(data, types.intp), build
 
     @intrinsic
-    def load_bits32(typingctx: Any, data: Any, at: Any) -> Any:
+    def load_bits32(typingctx: Typing, data: Type, at: Type) -> Any:
         """The 32 bits at byte `at`, lowest first, as 32 bytes of 0 or 1."""
         if not _contiguous(data, types.uint8):
             return None
         result = Lanes(types.uint8, 32)
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             where = _pointer(context, builder, data, args[0], args[1], _I32)
             bits = builder.bitcast(builder.load(where, align=1), ir.VectorType(ir.IntType(1), 32))
             return builder.zext(bits, result.llvm)
@@ -154,54 +169,54 @@ else:
         return result(data, types.intp), build
 
     @intrinsic
-    def join(typingctx: Any, first: Any, second: Any) -> Any:
+    def join(typingctx: Typing, first: Type, second: Type) -> Any:
         """The lanes of one vector, then those of another of the same type."""
         if not isinstance(first, Lanes) or first != second:
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return _shuffle(builder, args[0], args[1], range(2 * first.count))
 
         return Lanes(first.dtype, 2 * first.count)(first, second), build
 
     @intrinsic
-    def signed(typingctx: Any, codes: Any) -> Any:
+    def signed(typingctx: Typing, codes: Type) -> Any:
         """Bytes seen as int8."""
         if not isinstance(codes, Lanes) or codes.dtype != types.uint8:
             return None
         return Lanes(types.int8, codes.count)(codes), lambda context, builder, sig, args: args[0]
 
     @intrinsic
-    def to_f32(typingctx: Any, codes: Any) -> Any:
+    def to_f32(typingctx: Typing, codes: Type) -> Any:
         """Small integers as float32."""
         if not isinstance(codes, Lanes) or not isinstance(codes.dtype, types.Integer):
             return None
         result = Lanes(types.float32, codes.count)
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             extend = builder.sext if codes.dtype.signed else builder.zext
             return builder.sitofp(extend(args[0], ir.VectorType(_I32, codes.count)), result.llvm)
 
         return result(codes), build
 
     @intrinsic
-    def lane(typingctx: Any, vector: Any, index: Any) -> Any:
+    def lane(typingctx: Typing, vector: Type, index: Type) -> Any:
         """One lane, as a scalar."""
         if not isinstance(vector, Lanes):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             return builder.extract_element(args[0], builder.trunc(args[1], _I32))
 
         return vector.dtype(vector, types.intp), build
 
     @intrinsic
-    def repeat16(typingctx: Any, vector: Any, index: Any) -> Any:
+    def repeat16(typingctx: Typing, vector: Type, index: Type) -> Any:
         """Lane `index` 16 times, then lane `index + 1` 16 times."""
         if not isinstance(vector, Lanes):
             return None
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             low = builder.trunc(args[1], _I32)
             high = builder.add(low, ir.Constant(_I32, 1))
             first, second = (
@@ -212,7 +227,7 @@ else:
         return Lanes(vector.dtype, 32)(vector, types.intp), build
 
     @intrinsic
-    def store(typingctx: Any, out: Any, at: Any, values: Any) -> Any:
+    def store(typingctx: Typing, out: Type, at: Type, values: Type) -> Any:
         """Store float32 lanes from element `at` on: as they are, or rounded to BF16 for uint16.
 
         To nearest, ties to even. A NaN has to be one that rounding leaves a NaN: arithmetic makes
@@ -224,7 +239,7 @@ else:
             return None
         count = values.count
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             result = args[2]
             if out.dtype == types.uint16:
                 wide = ir.VectorType(_I32, count)
@@ -240,10 +255,10 @@ else:
 
         return types.void(out, types.intp, values), build
 
-    def _operate(op: Any, on_unsigned: str, on_signed: str, on_real: str) -> None:
+    def _operate(op: Callable[..., Any], on_unsigned: str, on_signed: str, on_real: str) -> None:
         @type_callable(op)
-        def typer(context: Any) -> Any:
-            def result(left: Any, right: Any) -> Any:
+        def typer(context: Context) -> Any:
+            def result(left: Type, right: Type) -> Any:
                 if not isinstance(left, Lanes):
                     return None
                 real = isinstance(left.dtype, types.Float)
@@ -254,7 +269,7 @@ else:
 
             return result
 
-        def build(context: Any, builder: Any, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             (left, right), kind = args, signature.args[0]
             if not isinstance(signature.args[1], Lanes):
                 element = kind.llvm.element

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from anamnesis.kernels.bodies._jit import jit, put
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @jit
 def sums(
-    codes: Array, books: Array, scales: Array, rows: int, columns: int, some: Array, out: Array
+    codes: Bytes, books: Floats, scales: Floats, rows: int, columns: int, some: Floats, out: Array
 ) -> None:
     """Vectors of a unit's groups, added in the order of `books`, scaled once; `some` is room."""
     count, mask = books.shape[0], books.shape[1] - 1

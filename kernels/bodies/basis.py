@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import inline, jit, put
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Doubles
 
 _LEAST, _MOST = 2.0**-400, 2.0**400  # so that no product below leaves the range of double
 
 
 @inline
-def _unit(largest: Any, count: Any, bits: Any) -> Any:
+def _unit(largest: float, count: int, bits: float) -> Any:
     """One over the unit that numbers up to `largest` have to be multiples of; 0: there is none."""
     if not _LEAST < largest < _MOST:
         return 0.0
@@ -52,7 +52,7 @@ def times(rows: Array, matrix: Array, room: Array) -> None:
 
 @jit
 def times_sylvester(
-    rows: Array, matrix: Array, before: Array, after: Array, factor: Any, bits: int, room: Array
+    rows: Array, matrix: Array, before: Array, after: Array, factor: float, bits: int, room: Array
 ) -> None:
     """As `times`; `matrix` is `factor * before[k] * H[k, i] * after[i]`.
 
@@ -89,7 +89,7 @@ def times_sylvester(
 
 
 @jit
-def turned(matrix: Any, rows: Array, room: Array) -> None:
+def turned(matrix: Doubles, rows: Array, room: Array) -> None:
     """A square `matrix` times each run of rows, in chunks of columns; in place."""
     size, width = room.shape
     for first in range(0, rows.shape[0], size):
@@ -115,7 +115,7 @@ def _turned_chunk(matrix: Array, rows: Array, room: Array) -> None:
 
 @jit
 def turned_sylvester(
-    matrix: Any, rows: Array, before: Array, after: Array, factor: Any, bits: int, room: Array
+    matrix: Doubles, rows: Array, before: Array, after: Array, factor: float, bits: int, room: Array
 ) -> None:
     """As `turned`; `matrix` is `factor * after[i] * H[i, k] * before[k]`."""
     size, width = room.shape
@@ -152,7 +152,7 @@ def turned_sylvester(
 
 
 @jit
-def round_values(rows: Array, over: Any, out: Array) -> None:
+def round_values(rows: Array, over: float, out: Array) -> None:
     """float64, divided by a number, to float32, and to what `out` holds."""
     for i in range(out.shape[0]):
         put(out, i, np.float32(rows[i] / over))

@@ -12,7 +12,7 @@ from anamnesis.kernels.bodies._lookup import load_numbers, table_for
 from anamnesis.kernels.bodies._nibbles import look_up_pairs
 from anamnesis.kernels.bodies._vector import clean_nan, load16, load32, signed, store, to_f32
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Real
 
 _LANES = 32
 
@@ -20,7 +20,7 @@ _numbers = stack(64)
 
 
 @inline
-def _through_f16(value: Any) -> Any:
+def _through_f16(value: Real) -> Any:
     """A float32 rounded to binary16 and back, to nearest, ties to even."""
     bits = as_u32(value)
     magnitude = u32(bits & u32(0x7FFFFFFF))
@@ -37,7 +37,7 @@ def _through_f16(value: Any) -> Any:
 
 
 @inline
-def _through(value: Any, narrow: Any) -> Any:
+def _through(value: Real, narrow: int) -> Any:
     if narrow == 2:
         return _through_f16(value)
     return as_f32(u32(u32(bf16_bits(value)) << u32(16)))
@@ -45,12 +45,13 @@ def _through(value: Any, narrow: Any) -> Any:
 
 @jit
 def four_bit(
-    quant_map: Array, absmax: Array, packed: Array, block_bytes: Any, narrow: Any, out: Array
+    quant_map: Floats, absmax: Floats, packed: Bytes, block_bytes: int, narrow: int, out: Array
 ) -> None:
     """Pairs of codes, `block_bytes` under each number of `absmax`, looked up in the scaled map."""
     narrowed = local(_numbers(), 16, np.float32)
     for i in range(absmax.shape[0]):
         scale = clean_nan(absmax[i])
+        # Sixteen products a block: a code looks its value up.
         numbers = load_numbers(quant_map, 0) * scale
         if narrow != 0:
             for code in range(16):
@@ -64,7 +65,7 @@ def four_bit(
 
 @jit
 def nested(
-    codes: Array, quant_map: Array, absmax: Array, size: int, offset: int, first: int, out: Array
+    codes: Bytes, quant_map: Floats, absmax: Floats, size: int, offset: int, first: int, out: Floats
 ) -> None:
     """Codes of scales, `size` under each number of `absmax`; `first` is that of `codes[0]`."""
     at = 0
@@ -77,7 +78,7 @@ def nested(
 
 
 @jit
-def int8(codes: Array, columns: int, scb: Array, inverse: Any, out: Array) -> None:
+def int8(codes: Bytes, columns: int, scb: Floats, inverse: np.float32, out: Array) -> None:
     """Rows of int8 codes times `scb / 127`, one number a row."""
     for row in range(scb.shape[0]):
         scale = clean_nan(scb[row])

@@ -9,9 +9,19 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels import _objects
+from anamnesis.kernels.bodies._building import (
+    Builder,
+    Context,
+    Kind,
+    Signature,
+    Type,
+    Typing,
+    Value,
+    Values,
+)
 from anamnesis.kernels.bodies._jit import DISABLED, jit
 from anamnesis.kernels.diff import DOT, LANES, MAX, NOISE, OTHER, SIGNAL, STEP, SUM, reduce_numpy
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Doubles, Floats, Indices
 
 if DISABLED:
     reduce = reduce_numpy
@@ -24,34 +34,34 @@ else:
     _SINGLES, _WORDS = ir.VectorType(ir.FloatType(), STEP), ir.VectorType(_I32, STEP)
     _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 
-    def _every(vector: Any, number: Any) -> Any:
+    def _every(vector: Kind, number: float) -> Any:
         return ir.Constant(vector, [number] * vector.count)
 
-    def _call(builder: ir.IRBuilder, name: str, kind: Any, *args: Any) -> Any:
+    def _call(builder: Builder, name: str, kind: Kind, *args: Value) -> Any:
         function = builder.module.globals.get(name) or ir.Function(
             builder.module, ir.FunctionType(kind, [arg.type for arg in args]), name
         )
         return builder.call(function, args)
 
-    def _round(builder: ir.IRBuilder, bits: int) -> Any:
+    def _round(builder: Builder, bits: Value) -> Any:
         odd = builder.and_(builder.lshr(bits, _every(_WORDS, 16)), _every(_WORDS, 1))
         up = builder.add(builder.add(bits, _every(_WORDS, 0x7FFF)), odd)
         return builder.lshr(up, _every(_WORDS, 16))
 
-    def _count(builder: ir.IRBuilder, mask: Any) -> Any:
+    def _count(builder: Builder, mask: Value) -> Any:
         bits = builder.bitcast(mask, _I16)
         return builder.zext(_call(builder, "llvm.ctpop.i16", _I16, bits), _I64)
 
-    def _finite(builder: ir.IRBuilder, bits: int) -> Any:
+    def _finite(builder: Builder, bits: Value) -> Any:
         magnitude = builder.and_(bits, _every(_WORDS, 0x7FFFFFFF))
         return builder.icmp_unsigned("<", magnitude, _every(_WORDS, 0x7F800000))
 
-    def _half(builder: ir.IRBuilder, vector: Any, half: int) -> Any:
+    def _half(builder: Builder, vector: Value, half: int) -> Any:
         order = list(range(half * LANES, (half + 1) * LANES))
         lanes = ir.Constant(ir.VectorType(_I32, LANES), order)
         return builder.fpext(builder.shuffle_vector(vector, vector, lanes), _DOUBLES)
 
-    def _add(builder: ir.IRBuilder, sums: list[Any], x: Any, y: Any) -> list[Any]:
+    def _add(builder: Builder, sums: list[Any], x: Value, y: Value) -> list[Any]:
         distance = _call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
         more = builder.fcmp_ordered(">", distance, sums[MAX])
         found = list(sums)
@@ -62,17 +72,17 @@ else:
             found[row] = _add_product(builder, first, second, sums[row])
         return found
 
-    def _add_product(builder: ir.IRBuilder, first: Any, second: Any, total: Any) -> Any:
+    def _add_product(builder: Builder, first: Value, second: Value, total: Value) -> Any:
         """A product of two float32, which float64 holds: fused or not, the sum is rounded once."""
         if _FUSES:
             return _call(builder, f"llvm.fma.v{LANES}f64", _DOUBLES, first, second, total)
         return builder.fadd(total, builder.fmul(first, second))
 
     @intrinsic
-    def _loop(typingctx: Any, a: Any, b: Any, state: Any, counts: Any, steps: Any) -> Any:
+    def _loop(typingctx: Typing, a: Type, b: Type, state: Type, counts: Type, steps: Type) -> Any:
         """`reduce` of so many steps."""
 
-        def build(context: Any, builder: ir.IRBuilder, signature: Any, args: Any) -> Any:
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             arrays = zip(signature.args[:4], args[:4], strict=True)
             data = [
                 context.make_array(kind)(context, builder, array).data for kind, array in arrays
@@ -125,6 +135,6 @@ else:
         return types.void(a, b, state, counts, types.intp), build
 
     @jit
-    def reduce(a: Array, b: Any, state: Any, counts: Any) -> None:
+    def reduce(a: Array, b: Floats, state: Doubles, counts: Indices) -> None:
         """Add whole steps to the sums, of float32 or BF16's bits; see `reduce_numpy`."""
         _loop(a, b, state, counts, a.shape[0] // STEP)

@@ -18,19 +18,19 @@ from anamnesis.kernels.bodies._lane_memory import (
 )
 from anamnesis.kernels.bodies._lanes import as_reals, choose, splat, wholes
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _room, _codes, _inverses, _tile = stack(64), stack(64), stack(64), stack(1024)
 
 
 @inline
-def _within(numbers: Any) -> Any:
+def _within(numbers: Floats) -> Any:
     low, high = splat(np.float32(-1)), splat(np.float32(1))
     numbers = choose(numbers < low, low, numbers)
     return choose(numbers > high, high, numbers)
 
 
-def _place(numbers: Any, bounds: Any, order: Any) -> Any:
+def _place(numbers: Floats, bounds: Floats, order: Bytes) -> Any:
     """Of codes in the order of their numbers: four comparisons with bounds that lanes choose."""
     first = numbers <= splat(bounds[7])
     second = numbers <= choose(first, splat(bounds[3]), splat(bounds[11]))
@@ -52,8 +52,9 @@ def _place(numbers: Any, bounds: Any, order: Any) -> Any:
     return place | choose(third, splat(0), splat(2)) | choose(fourth, splat(0), splat(1))
 
 
-def _code(numbers: Any, bounds: Any, order: Any) -> Any:
+def _code(numbers: Floats, bounds: Floats, order: Bytes) -> Any:
     """Of codes in any order: one bound after the other."""
+    # The map's numbers in ascending order have the codes `order`.
     code = splat(np.int32(order[0]))
     for k in range(15):
         code = choose(numbers <= splat(bounds[k]), code, splat(np.int32(order[k + 1])))
@@ -77,19 +78,19 @@ def four_bits(ordered: bool) -> Any:
     def run(
         values: Array,
         block: int,
-        least: Any,
+        least: float,
         bounds: Array,
         order: Array,
         absmax: Array,
         out: Array,
     ) -> None:
         tile, room = local(_tile(), (16, 16), np.int32), local(_room(), 16, np.float32)
-        inverses, least = local(_inverses(), 16, np.float32), splat(np.float32(least))
+        inverses, lowest = local(_inverses(), 16, np.float32), splat(np.float32(least))
         for first in range(0, absmax.shape[0], 16):
             count = min(16, absmax.shape[0] - first)
             greatest = as_reals(greatest_lanes(values, first, count, block, tile))
             put_lanes(room, 0, greatest)
-            divisors = choose(greatest < least, least, greatest)
+            divisors = choose(greatest < lowest, lowest, greatest)
             put_lanes(inverses, 0, splat(np.float32(1)) / divisors)
             for k in range(count):
                 absmax[first + k], inverse = room[k], inverses[k]
@@ -102,19 +103,19 @@ def four_bits(ordered: bool) -> Any:
 
 
 @jit
-def last_four_bits(values: Array, divisor: Any, bounds: Array, order: Array, out: Array) -> None:
+def last_four_bits(values: Array, divisor: float, bounds: Array, order: Array, out: Array) -> None:
     """Codes of the numbers, over their greatest magnitude, of a block that is cut off."""
     room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.uint8)
-    end, divisor = values.shape[0], np.float32(divisor)
+    end, scale = values.shape[0], np.float32(divisor)
     for at in range(0, end, 16):
-        numbers = _within(some(values, at, end, room) / divisor)
+        numbers = _within(some(values, at, end, room) / scale)
         put_pairs_back(codes, 0, _last(numbers, bounds, order))
         for i in range((min(end - at, 16)) // 2):
             out[at // 2 + i] = codes[i]
 
 
 @inline
-def _byte(numbers: Any, factor: Any) -> Any:
+def _byte(numbers: Floats, factor: np.float32) -> Any:
     """Products, at most 127 in magnitude, to nearest, ties to even; 0 of NaN."""
     # 1.5 * 2**23, whose last place is 1.
     found = (numbers * factor + np.float32(12582912)) - np.float32(12582912)
@@ -122,7 +123,7 @@ def _byte(numbers: Any, factor: Any) -> Any:
 
 
 @jit
-def rows_of_bytes(values: Array, factors: Array, columns: int, out: Array) -> None:
+def rows_of_bytes(values: Array, factors: Floats, columns: int, out: Bytes) -> None:
     """Values as binary16 times their row's factor, to int8, as bytes; NaN is 0."""
     room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
     for row in range(factors.shape[0]):

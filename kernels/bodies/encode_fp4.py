@@ -13,7 +13,7 @@ from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, least_of,
 from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
 from anamnesis.kernels.bodies.encode_fp8 import e4m3_lanes, to_e4m3
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
 _MAGIC = np.float32(2.0**22)  # the last place of its float32 is E2M1's smallest, 0.5
@@ -23,19 +23,21 @@ _tile, _codes = stack(1024), stack(64)
 
 
 @inline
-def _even(quotients: Any) -> Any:
+def _even(quotients: Floats) -> Any:
     """E2M1 codes, ties to even: what is negative keeps its sign, and NaN is 0."""
     whole = as_bits(quotients) & 0x7FFFFFFF
     magnitude = least_of(whole, splat(_SIX))
+    # 23 bits of mantissa to one: 22 go. Exponents are 126 apart (127 and 1).
     normal = (magnitude + (0x1FFFFF - (126 << 23)) + (magnitude >> 22 & 1)) >> 22
     small = as_bits(as_reals(magnitude) + _MAGIC) - (149 << 23)
     code = choose(magnitude < splat(127 << 23), small, normal)  # below 1
     code = choose(whole > splat(0x7F800000), splat(0), code)
+    # Bit 3 is the sign.
     return code | choose(quotients < splat(np.float32(0)), splat(8), splat(0))
 
 
 @inline
-def _down(quotients: Any) -> Any:
+def _down(quotients: Floats) -> Any:
     """E2M1 codes, ties down: magnitudes alone."""
     size, code = size_of(quotients), splat(0)
     for k in range(7):
@@ -50,7 +52,7 @@ def _coder(kind: int, rule: int) -> Any:
     NaN have a sign (ModelOpt's MXFP4).
     """
 
-    def code_of(quotients: Any) -> Any:
+    def code_of(quotients: Floats) -> Any:
         if rule == 0:
             return _even(quotients)
         code, zero = _down(quotients), splat(np.float32(0))
@@ -61,7 +63,7 @@ def _coder(kind: int, rule: int) -> Any:
             return code | choose(negative, splat(8), splat(0))
         return code | choose(quotients > zero, splat(0), splat(8))
 
-    def store(out: Any, at: Any, numbers: Any, scale: Any) -> None:
+    def store(out: Bytes, at: int, numbers: Floats, scale: np.float32) -> None:
         put_pairs(out, at // 2, code_of(rounded_lanes(numbers / scale, kind)))
 
     code_of = inline(code_of)
@@ -82,7 +84,7 @@ def codes_of(kind: int, rule: int) -> Any:
     """
     store = inline(_coder(kind, rule))
 
-    def run(values: Array, scales: Array, group: int, out: Array) -> None:
+    def run(values: Array, scales: Floats, group: int, out: Bytes) -> None:
         for g in range(scales.shape[0]):
             for i in range(g * group, (g + 1) * group, 16):
                 store(out, i, lanes(values, i), scales[g])
@@ -100,7 +102,7 @@ def nv(style: str, kind: int) -> Any:
     divides = style == "compressed-tensors"
     store = inline(_coder(kind if style == "mlx" else 0, int(style == "mlx")))
 
-    def scale_codes(greatest: Any, whole: Any) -> Any:
+    def scale_codes(greatest: Floats, whole: np.float32) -> Any:
         if style == "modelopt":
             wanted, zero = greatest / np.float32(_F32_SIX * whole), splat(np.float32(0))
             wanted = choose(wanted == zero, splat(np.float32(1)), wanted)
@@ -114,23 +116,23 @@ def nv(style: str, kind: int) -> Any:
 
     scale_codes = inline(scale_codes)
 
-    def run(values: Array, whole: Any, numbers: Array, scales: Array, out: Array) -> None:
+    def run(values: Array, whole: float, numbers: Array, scales: Floats, out: Bytes) -> None:
         tile, codes = local(_tile(), (16, 16), np.int32), local(_codes(), 16, np.int32)
-        whole = np.float32(whole)
+        factor = np.float32(whole)
         for first in range(0, scales.shape[0], 16):
             count = min(16, scales.shape[0] - first)
             greatest = as_reals(greatest_lanes(values, first, count, 16, tile))
-            put_lanes(codes, 0, scale_codes(greatest, whole))
+            put_lanes(codes, 0, scale_codes(greatest, factor))
             for k in range(count):
                 at, number = 16 * (first + k), numbers[codes[k]]
                 scales[first + k] = np.uint8(codes[k])
-                store(out, at, lanes(values, at), number / whole if divides else number * whole)
+                store(out, at, lanes(values, at), number / factor if divides else number * factor)
 
     return run
 
 
 @jit
-def e4m3(values: Array, out: Array) -> None:
+def e4m3(values: Array, out: Bytes) -> None:
     """E4M3 codes of numbers of at most 464."""
     for i in range(values.shape[0]):
         out[i] = to_e4m3(values[i])

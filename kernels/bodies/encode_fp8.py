@@ -12,7 +12,7 @@ from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, least_of,
 from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _MAGIC = np.float32(2.0**14)  # the last place of its float32 is E4M3's smallest, 2**-9
 _LARGEST = 0x43E00000  # float32 bits of 448
@@ -20,23 +20,27 @@ _room, _codes = stack(64), stack(64)
 
 
 @inline
-def to_e4m3(value: Any) -> Any:
+def to_e4m3(value: np.float32) -> Any:
     """The E4M3 code of a float32 of at most 464 in magnitude, nearest even; 0x7F for NaN."""
     bits = as_u32(value)
     magnitude = u32(bits & u32(0x7FFFFFFF))
+    # float32 has 23 bits of mantissa, E4M3 three: 20 go. Exponents are 120 apart (127 and 7).
     odd = u32(u32(magnitude >> u32(20)) & u32(1))
     normal = u32(u32(u32(magnitude + u32(0x7FFFF)) + odd) - u32(120 << 23)) >> u32(20)
     small = u32(as_u32(as_f32(magnitude) + _MAGIC) - u32(141 << 23))
     code = small if magnitude < u32(121 << 23) else normal  # below 2**-6
+    # Above the bits of infinity: a NaN.
     if magnitude > u32(0x7F800000):
         code = u32(0x7F)
+    # Bit 31 becomes bit 7.
     return np.uint8(u32(code | u32(u32(bits >> u32(24)) & u32(0x80))))
 
 
 @inline
-def e4m3_lanes(numbers: Any) -> Any:
+def e4m3_lanes(numbers: Floats) -> Any:
     """E4M3 codes of float32 lanes, saturated, nearest even; 0x7F for NaN, with its sign."""
     bits = as_bits(numbers)
+    # Bits of positive float32 are in the order of the numbers, so that integers compare.
     whole = bits & 0x7FFFFFFF
     magnitude = least_of(whole, splat(_LARGEST))
     normal = (magnitude + (0x7FFFF - (120 << 23)) + (magnitude >> 20 & 1)) >> 20
@@ -50,7 +54,7 @@ def e4m3_lanes(numbers: Any) -> Any:
 def micro(kind: int, zero: bool) -> Any:
     """`_mx.groups_by` for E4M3 codes of quotients rounded to `kind`; with `zero`, -0 is 0."""
 
-    def store(out: Any, at: Any, numbers: Any, scale: Any) -> None:
+    def store(out: Bytes, at: int, numbers: Floats, scale: np.float32) -> None:
         found = rounded_lanes(numbers / scale, kind)
         put_bytes(out, at, e4m3_lanes(found + np.float32(0) if zero else found))
 
@@ -66,16 +70,17 @@ def codes_of(kind: int, multiply: bool, zero: bool) -> Any:
     which -0 is 0.
     """
 
-    def code(numbers: Any, scale: Any) -> Any:
+    def code(numbers: Floats, scale: np.float32) -> Any:
         found = numbers * scale if multiply else rounded_lanes(numbers / scale, kind)
         return e4m3_lanes(found + np.float32(0) if zero else found)
 
-    def run(values: Array, columns: int, scales: Array, group: int, rows: int, out: Array) -> None:
+    def run(values: Array, columns: int, scales: Floats, group: int, rows: int, out: Bytes) -> None:
         room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
         for row in range(values.shape[0] // columns):
             for g in range(scales.shape[1]):
                 scale = scales[row // rows, g]
                 end, at = row * columns + min(columns, (g + 1) * group), row * columns + g * group
+                # Sixteen at a time; what is left goes through `some`, zeros in the other lanes.
                 rest = end - (end - at) % 16
                 for i in range(at, rest, 16):
                     put_bytes(out, i, code(lanes(values, i), scale))

@@ -18,6 +18,7 @@ from anamnesis.kernels.bodies._jit import inline, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
 from anamnesis.kernels.bodies._lanes import between
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Bytes, Floats, Halves, Ints
 
 _f32 = np.float32
 _i32 = np.int32
@@ -61,7 +62,7 @@ _TYPES = {
 
 
 @inline
-def _sign_bits(values: Any, weights: Any, first: Any, even: Any, x: Any, at: Any) -> Any:
+def _sign_bits(values: Floats, weights: Floats, first: int, even: bool, x: Floats, at: int) -> Any:
     """Magnitudes of eight numbers into `x` from `at` on, and a bit of each that is negative.
 
     Where these have to be even in number, the element that counts least changes its sign.
@@ -89,7 +90,8 @@ def _sign_bits(values: Any, weights: Any, first: Any, even: Any, x: Any, at: Any
 
 
 @inline
-def _key(codes: Any, at: Any, width: Any) -> Any:
+# Two bits a code of eight, three bits a code of four: what the index of a grid is by.
+def _key(codes: Ints, at: int, width: int) -> Any:
     key = 0
     for i in range(width):
         key |= int(codes[at + i]) << ((2 if width == 8 else 3) * i)
@@ -97,7 +99,13 @@ def _key(codes: Any, at: Any, width: Any) -> Any:
 
 
 @inline
-def _best_neighbour(tables: Any, start: Any, spread: Any, at: Any, scale: Any) -> Any:
+def _best_neighbour(
+    tables: tuple[Bytes, Ints, Halves],
+    start: int,
+    spread: tuple[Floats, Floats],
+    at: int,
+    scale: np.float32,
+) -> Any:
     """`iq2_find_best_neighbour`, `iq3_find_best_neighbour`: a point's number, the first of equals.
 
     Where nothing compares, which aborts there, it is the nearest. What each code of each number
@@ -124,7 +132,7 @@ def _best_neighbour(tables: Any, start: Any, spread: Any, at: Any, scale: Any) -
 
 
 @inline
-def _codes_under(x: Any, inverse: Any, most: Any, group: Any, codes: Any) -> None:
+def _codes_under(x: Floats, inverse: np.float32, most: int, group: int, codes: Ints) -> None:
     """The nearest codes of a group's numbers under the inverse of a scale."""
     for i in range(0, group, 16):
         halves = (lanes(x, i) * inverse - _f32(1)) * _f32(0.5)
@@ -132,7 +140,13 @@ def _codes_under(x: Any, inverse: Any, most: Any, group: Any, codes: Any) -> Non
 
 
 @inline
-def _settle(tables: Any, spread: Any, at: Any, scale: Any, codes: Any) -> Any:
+def _settle(
+    tables: tuple[Bytes, Ints, Halves],
+    spread: tuple[Floats, Floats],
+    at: int,
+    scale: np.float32,
+    codes: Ints,
+) -> Any:
     """Make a point in the grid of the codes from `at` on; whether they were one."""
     grid, index, _ = tables
     width = grid.shape[1]
@@ -146,7 +160,7 @@ def _settle(tables: Any, spread: Any, at: Any, scale: Any, codes: Any) -> Any:
 
 
 @inline
-def _sums(x: Any, weights: Any, codes: Any, group: Any) -> Any:
+def _sums(x: Floats, weights: Floats, codes: Ints, group: int) -> Any:
     """Weighted sums of products of numbers and points, and of squares of points."""
     sum_qx, sum_q2 = _f32(0), _f32(0)
     for i in range(group):
@@ -164,7 +178,14 @@ def points(kind: str) -> Any:
     groups, fresh = 256 // group, 0 if redo == "any" else 1
     top_code, choices = _f32(2 * most - 1), 32 // width
 
-    def search(x: Any, weights: Any, spread: Any, top: Any, tables: Any, best_codes: Any) -> Any:
+    def search(
+        x: Floats,
+        weights: Floats,
+        spread: tuple[Floats, Floats],
+        top: np.float32,
+        tables: tuple[Bytes, Ints, Halves],
+        best_codes: Ints,
+    ) -> Any:
         """The scale of a group, of numbers `x`; its codes go to `best_codes`."""
         tried = local(_tried(), 32, _i32)
         were, now = local(_were_on(), 8, _i32), local(_is_on(), 8, _i32)
@@ -210,7 +231,9 @@ def points(kind: str) -> Any:
                 scale = np.divide(sum_qx, sum_q2)
         return scale
 
-    def place(codes: Any, signs: Any, index: Any, places: Any, out: Any, at: Any) -> None:
+    def place(
+        codes: Ints, signs: Ints, index: Ints, places: tuple[int, int], out: Bytes, at: int
+    ) -> None:
         """Store a group's points and signs; in IQ3_S as the `slot`-th of those that have any."""
         g, slot = places
         for k in range(count):
@@ -218,40 +241,47 @@ def points(kind: str) -> Any:
             if kind == "iq2_xxs":
                 out[at + 2 + 8 * g + k] = np.uint8(point)
             elif kind == "iq2_xs":
+                # A little-endian word: bits 0-8 the point, bits 9-15 the signs.
                 both = point | int(signs[k]) << 9
                 out[at + 2 + 4 * g + 2 * k] = np.uint8(both & 0xFF)
                 out[at + 3 + 4 * g + 2 * k] = np.uint8(both >> 8)
             elif kind == "iq2_s":
                 number = 2 * g + k
                 out[at + 2 + number] = np.uint8(point & 0xFF)
+                # Bits 2 i, 2 i + 1 of a byte of qh are bits 8, 9 of its i-th point.
                 out[at + 66 + number // 4] |= np.uint8((point >> 8) << (2 * (number % 4)))
             elif kind == "iq3_xxs":
                 out[at + 2 + 8 * g + k] = np.uint8(point)
             else:
                 out[at + 2 + 8 * slot + k] = np.uint8(point & 0xFF)
+                # Bit k of byte g of qh is bit 8 of point k of run g.
                 out[at + 66 + g] |= np.uint8((point >> 8) << k)
         if kind in ("iq2_s", "iq3_s"):
             start = at + 34 + 2 * g if kind == "iq2_s" else at + 74 + 4 * slot
             for k in range(group // 8):
                 out[start + k] = np.uint8(signs[k] & 0xFF)
         elif kind in ("iq2_xxs", "iq3_xxs"):
+            # A little-endian word: four times seven bits of signs; the scale takes bits 28-31.
             bits = u32(signs[0]) | u32(signs[1]) << u32(7)
             bits |= u32(signs[2]) << u32(14) | u32(signs[3]) << u32(21)
             start = at + 6 + 8 * g if kind == "iq2_xxs" else at + 66 + 4 * g
             for i in range(4):
                 out[start + i] = np.uint8(bits >> u32(8 * i) & u32(0xFF))
 
-    def place_scale(scale: Any, g: Any, out: Any, at: Any) -> None:
+    def place_scale(scale: int, g: int, out: Bytes, at: int) -> None:
         """Four bits of a group's scale."""
         if kind == "iq2_xxs":
             out[at + 9 + 8 * g] |= np.uint8(scale << 4)
         elif kind == "iq3_xxs":
             out[at + 69 + 4 * g] |= np.uint8(scale << 4)
         else:
+            # The last bytes of a block: scales in halves, the even group in the low one.
             start = at + nbytes - groups // 2
             out[start + g // 2] |= np.uint8(scale << (4 * (g % 2)))
 
-    def run(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out: Any) -> None:
+    def run(
+        values: Floats, weights: Floats, grid: Bytes, index: Ints, neighbours: Halves, out: Bytes
+    ) -> None:
         tables = grid, index, neighbours
         x, numbers = local(_x(), 32, _f32), local(_numbers(), 256, _f32)
         roots = local(_roots(), 256, _f32)
@@ -259,6 +289,7 @@ def points(kind: str) -> Any:
         codes = local(_best(), 32, _i32)
         for b in range(values.shape[0] // 256):
             at, most_scale, slot = nbytes * b, _f32(0), 0
+            # Bits are stored by `|=` below.
             for i in range(nbytes):
                 out[at + i] = np.uint8(0)
             for g in range(groups):
@@ -268,6 +299,7 @@ def points(kind: str) -> Any:
                     signs[k] = bits & 127 if even else bits
                 top = x[0]
                 for i in range(1, group):
+                    # ggml's MAX: the second of two that do not compare.
                     top = top if top > x[i] else x[i]
                 scales[g] = _f32(0)
                 if top < _f32(least) or (least == 0.0 and top == 0):
@@ -284,6 +316,8 @@ def points(kind: str) -> Any:
                 if scale < 0:
                     scale = -scale
                     for k in range(group // 8):
+                        # The same numbers under the positive scale; seven bits where the eighth
+                        # follows from them.
                         signs[k] = ~signs[k] & (127 if even else 255)
                 place(codes, signs, index, (g, slot), out, at)
                 slot += 1
@@ -294,6 +328,7 @@ def points(kind: str) -> Any:
                     for i in range(nbytes):
                         out[at + i] = np.uint8(0)
                 continue
+            # A scale of four bits s stands for 2 s + 1: 31 at most.
             d = np.divide(most_scale, _f32(31))
             put_half(out, at, half_bits(_f32(d * _f32(fudge))))
             inverse = np.divide(_f32(1), d)

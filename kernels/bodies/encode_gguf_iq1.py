@@ -12,6 +12,7 @@ import numpy as np
 from anamnesis.kernels.bodies._ggml import clamped, half_bits, nearest, put_half
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack
 from anamnesis.kernels.bodies.bits import u32
+from anamnesis.kernels.types import Array, Bytes, Floats, Halves, Ints, Real
 
 _f32 = np.float32
 _i32 = np.int32
@@ -26,7 +27,7 @@ _products, _squares, _terms = stack(768), stack(768), stack(96)
 
 
 @inline
-def _sorted(values: Any, first: Any, count: Any, order: Any) -> Any:
+def _sorted(values: Floats, first: int, count: int, order: Ints) -> Any:
     """Places of numbers in ascending order, equal ones as they came; the greatest magnitude."""
     most = abs(values[first])
     for i in range(count):
@@ -40,7 +41,9 @@ def _sorted(values: Any, first: Any, count: Any, order: Any) -> Any:
 
 
 @inline
-def _set_codes(order: Any, cuts: Any, count: Any, scale: Any, codes: Any) -> None:
+def _set_codes(
+    order: Ints, cuts: tuple[int, int], count: int, scale: np.float32, codes: Ints
+) -> None:
     """Codes 0, 1 and 2 of the three parts; the other way round under a scale below 0."""
     first, second = cuts
     for j in range(count):
@@ -49,7 +52,14 @@ def _set_codes(order: Any, cuts: Any, count: Any, scale: Any, codes: Any) -> Non
 
 
 @inline
-def _nearest_point(tables: Any, values: Any, weights: Any, at: Any, codes: Any, moved: Any) -> Any:
+def _nearest_point(
+    tables: tuple[Bytes, Ints, Halves],
+    values: Floats,
+    weights: Floats,
+    at: int,
+    codes: Ints,
+    moved: tuple[np.float32, int],
+) -> Any:
     """The number of eight codes' point, or the best of its neighbours; and whether it is a point.
 
     `moved` are a scale and the row of `_MOVED`. Where nothing compares, which aborts in ggml, the
@@ -82,7 +92,13 @@ def _nearest_point(tables: Any, values: Any, weights: Any, at: Any, codes: Any, 
 
 @inline
 def _sums_of(
-    tables: Any, values: Any, weights: Any, at: Any, point: Any, row: Any, sums: Any
+    tables: tuple[Bytes, Ints, Halves],
+    values: Floats,
+    weights: Floats,
+    at: int,
+    point: int,
+    row: int,
+    sums: tuple[np.float32, np.float32],
 ) -> Any:
     """Sums of products of numbers and a moved point, and of its squares, added to `sums`."""
     sum_qx, sum_q2 = sums
@@ -94,7 +110,7 @@ def _sums_of(
 
 
 @inline
-def _cut_once(values: Any, weights: Any, first: Any, order: Any, most: Any) -> Any:
+def _cut_once(values: Floats, weights: Floats, first: int, order: Ints, most: Real) -> Any:
     """The best cuts of 32 elements under one shift: cuts, the row of `_MOVED` (-1: none), scale."""
     sums_x, sums_w = local(_sums_x(), 33, _f32), local(_sums_w(), 33, _f32)
     sums_x[0] = sums_w[0] = _f32(0)
@@ -108,6 +124,8 @@ def _cut_once(values: Any, weights: Any, first: Any, order: Any, most: Any) -> A
         for k in range(i, 33):
             for row in range(2):
                 a, b, c = _MOVED[row, 0], _MOVED[row, 1], _MOVED[row, 2]
+                # Elements below cut i are -1, from i to k 0, and from k on 1: sums of each part are
+                # differences of running sums.
                 x0, x1 = sums_x[i] - sums_x[0], sums_x[k] - sums_x[i]
                 x2 = sums_x[32] - sums_x[k]
                 w0, w1 = sums_w[i] - sums_w[0], sums_w[k] - sums_w[i]
@@ -123,7 +141,9 @@ def _cut_once(values: Any, weights: Any, first: Any, order: Any, most: Any) -> A
 
 
 @jit
-def iq1_s(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out: Any) -> None:
+def iq1_s(
+    values: Floats, weights: Floats, grid: Bytes, index: Array, neighbours: Array, out: Bytes
+) -> None:
     """IQ1_S: `d` f16, 32 bytes of points, and 16 bits a run of 32."""
     tables = grid, index, neighbours
     order, codes = local(_order(), 32, _i32), local(_codes(), 32, _i32)
@@ -142,6 +162,7 @@ def iq1_s(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out
             low, high, row, scale = _cut_once(values, weights, first, order, most)
             if row < 0:
                 continue
+            # A scale below 0 is taken as its opposite, with codes and shift mirrored.
             _set_codes(order, (low, high), 32, scale, codes)
             if scale < 0:
                 scale, row = -scale, 1 - row
@@ -159,6 +180,7 @@ def iq1_s(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out
             bits = 0
             for k in range(4):
                 out[at + 2 + 4 * g + k] = np.uint8(points[k] & 0xFF)
+                # qh: bits 3 k to 3 k + 2 are bits 8-10 of point k.
                 bits |= (int(points[k]) >> 8) << (3 * k)
             out[at + 34 + 2 * g] = np.uint8(bits & 0xFF)
             out[at + 35 + 2 * g] = np.uint8(bits >> 8)
@@ -166,22 +188,24 @@ def iq1_s(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out
             most_scale = most_scale if most_scale > scale else scale
         if most_scale == 0:
             continue
+        # A scale of three bits s stands for 2 s + 1: 15 at most. The factor is ggml's.
         d = np.divide(most_scale, _f32(15))
         put_half(out, at, half_bits(_f32(d * _f32(1.125))))
         inverse = np.divide(_f32(1), d)
         for g in range(8):
             code = nearest(_f32(_f32(0.5) * _f32(_f32(inverse * scales[g]) - _f32(1))))
+            # The high byte of a word of qh: bits 4-6 the scale, bit 7 the sign of the shift.
             out[at + 35 + 2 * g] |= np.uint8((clamped(code, 0, 7) | shifts[g] << 3) << 4)
 
 
 @inline
-def _row_of(k: Any, half: Any) -> Any:
+def _row_of(k: int, half: int) -> Any:
     """The row of `_MOVED` of the first or second eight elements under the k-th pair of shifts."""
     return k >> 1 if half == 0 else k & 1
 
 
 @inline
-def _cut_twice(values: Any, weights: Any, first: Any, order: Any, most: Any) -> Any:
+def _cut_twice(values: Floats, weights: Floats, first: int, order: Ints, most: np.float32) -> Any:
     """The best cuts of 16 elements under two shifts: cuts, the pair (-1: none), the scale."""
     products = local(_products(), (3, 16, 4), _f32)
     squares = local(_squares(), (3, 16, 4), _f32)
@@ -211,7 +235,9 @@ def _cut_twice(values: Any, weights: Any, first: Any, order: Any, most: Any) -> 
 
 
 @jit
-def iq1_m(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out: Any) -> None:
+def iq1_m(
+    values: Floats, weights: Floats, grid: Bytes, index: Ints, neighbours: Halves, out: Bytes
+) -> None:
     """IQ1_M: 32 bytes of points, 16 of their high bits and shifts, 8 of scales."""
     tables = grid, index, neighbours
     order, codes = local(_order(), 16, _i32), local(_codes(), 16, _i32)
@@ -246,6 +272,7 @@ def iq1_m(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out
                 scale = np.divide(sums[0], sums[1])
             out[at + 2 * g] = np.uint8(points[0] & 0xFF)
             out[at + 2 * g + 1] = np.uint8(points[1] & 0xFF)
+            # qh: bits 0-2 and 4-6 of byte g are bits 8-10 of both points of run g.
             out[at + 32 + g] = np.uint8(points[0] >> 8 | (points[1] >> 8) << 4)
             scales[g], shifts[g] = scale, pair
             most_scale = most_scale if most_scale > scale else scale
@@ -254,7 +281,14 @@ def iq1_m(values: Any, weights: Any, grid: Any, index: Any, neighbours: Any, out
 
 
 @inline
-def _store_m(values: Any, weights: Any, tables: Any, found: Any, b: Any, out: Any) -> None:
+def _store_m(
+    values: Floats,
+    weights: Floats,
+    tables: tuple[Bytes, Ints, Halves],
+    found: tuple[Floats, Ints, np.float32],
+    b: int,
+    out: Bytes,
+) -> None:
     """Scales of three bits, and the block's, that is best with them."""
     scales, shifts, most_scale = found
     at = 56 * b
@@ -264,12 +298,14 @@ def _store_m(values: Any, weights: Any, tables: Any, found: Any, b: Any, out: An
     for g in range(16):
         code = nearest(_f32(_f32(0.5) * _f32(_f32(inverse * scales[g]) - _f32(1))))
         code = clamped(code, 0, 7)
+        # scales: bits 3 k to 3 k + 2 of word i are run 4 i + k.
         word = u32(code) << u32(3 * (g % 4))
         out[at + 48 + 2 * (g // 4)] |= np.uint8(word & u32(0xFF))
         out[at + 49 + 2 * (g // 4)] |= np.uint8(word >> u32(8))
         for k in range(2):
             row = _row_of(shifts[g], k)
             high = int(out[at + 32 + g]) >> (4 * k) & 7
+            # Bits 3 and 7 of byte g of qh are the signs of the shifts.
             out[at + 32 + g] |= np.uint8(row << (3 + 4 * k))
             point = int(out[at + 2 * g + k]) | high << 8
             for i in range(8):
@@ -282,5 +318,6 @@ def _store_m(values: Any, weights: Any, tables: Any, found: Any, b: Any, out: An
         d = np.divide(sum_qx, sum_q2)
     bits = half_bits(_f32(d * _f32(1.1125)))
     for i in range(4):
+        # Bits 12-15 of word i of scales are nibble i of the block's f16.
         nibble = u32(bits) >> u32(4 * i) & u32(15)
         out[at + 49 + 2 * i] |= np.uint8(nibble << u32(4))

@@ -17,6 +17,7 @@ from anamnesis.kernels.bodies._ggml_lanes import half_lanes, inverse_of, signed_
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
 from anamnesis.kernels.bodies._lanes import choose, some_groups_of, splat
+from anamnesis.kernels.types import Bytes, Floats
 
 _f32 = np.float32
 _i32 = np.int32
@@ -32,7 +33,7 @@ _halves, _inverses = stack(64), stack(64)
 
 
 @inline
-def _codes(numbers: Any) -> Any:
+def _codes(numbers: Floats) -> Any:
     """`best_index_int8` of the sixteen numbers: int32 lanes; 15 of NaN."""
     code = splat(0)
     for k in range(15):
@@ -41,7 +42,7 @@ def _codes(numbers: Any) -> Any:
 
 
 @inline
-def _nearest_of(numbers: Any) -> Any:
+def _nearest_of(numbers: Floats) -> Any:
     """Which of the sixteen numbers is nearest, as float32 lanes."""
     found = splat(_f32(-127))
     for k in range(15):
@@ -50,7 +51,7 @@ def _nearest_of(numbers: Any) -> Any:
 
 
 @inline
-def _sums(x: Any, weights: Any, inverse: Any) -> Any:
+def _sums(x: Floats, weights: Floats, inverse: Floats) -> Any:
     """The weighted sums of products with the nearest numbers, and of their squares."""
     sum_qx = sum_q2 = splat(_f32(0))
     for i in range(32):
@@ -63,11 +64,12 @@ def _sums(x: Any, weights: Any, inverse: Any) -> Any:
 
 
 @inline
-def _search(x: Any, weights: Any) -> Any:
+def _search(x: Floats, weights: Floats) -> Any:
     """The scales of sixteen groups of 32 elements; 0 for what counts as zeros."""
     signed, most = signed_ends(x, 0, 32)
     zero = splat(_f32(0))
     sum_qx, sum_q2 = _sums(x, weights, splat(_f32(1)) / ((zero - signed) / _f32(-127)))
+    # The scale of least squares for these codes: sum(w q x) / sum(w q q).
     scale = choose(sum_q2 > zero, sum_qx / sum_q2, zero)
     best = scale * sum_qx
     for step in range(-_TRIES, _TRIES + 1):
@@ -79,14 +81,17 @@ def _search(x: Any, weights: Any) -> Any:
 
 
 @inline
-def _store(values: Any, first: Any, inverse: Any, out: Any, at: Any) -> None:
+def _store(values: Floats, first: int, inverse: np.float32, out: Bytes, at: int) -> None:
     low = _codes(lanes(values, first) * inverse)
     high = _codes(lanes(values, first + 16) * inverse)
+    # Byte i: element i in the low half, 16 + i in the high one.
     put_bytes(out, at, low | high << 4)
 
 
 @inline
-def _weights_of(x: Any, weighed: Any, first: Any, tail: Any, weights: Any, weighted: Any) -> None:
+def _weights_of(
+    x: Floats, weighed: Floats, first: int, tail: Floats, weights: Floats, weighted: int
+) -> None:
     """The weights of sixteen groups from `first` on; the squares of the numbers where none are."""
     if weighted:
         some_groups_of(weighed, first, 32, tail, weights)
@@ -99,7 +104,7 @@ def _weights_of(x: Any, weighed: Any, first: Any, tail: Any, weights: Any, weigh
 def iq4_nl(weighted: int) -> Any:
     """IQ4_NL: `d` f16, then elements i and 16 + i as low and high half of byte i."""
 
-    def run(values: Any, groups: Any, weighed: Any, out: Any) -> None:
+    def run(values: Floats, groups: Floats, weighed: Floats, out: Bytes) -> None:
         x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
         tail = local(_tail(), (16, 32), _f32)
         halves, inverses = local(_halves(), 16, _i32), local(_inverses(), 16, _f32)
@@ -120,7 +125,7 @@ def iq4_nl(weighted: int) -> Any:
 def iq4_xs(weighted: int) -> Any:
     """IQ4_XS: `d` f16, two bits a scale, four bits a scale, then eight runs as in IQ4_NL."""
 
-    def run(values: Any, groups: Any, weighed: Any, out: Any) -> None:
+    def run(values: Floats, groups: Floats, weighed: Floats, out: Bytes) -> None:
         x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
         tail, scales = local(_tail(), (16, 32), _f32), local(_scales(), 16, _f32)
         blocks = values.shape[0] // 256
@@ -135,12 +140,13 @@ def iq4_xs(weighted: int) -> Any:
 
 
 @inline
-def _store_block(values: Any, first: Any, scales: Any, out: Any, at: Any) -> None:
+def _store_block(values: Floats, first: int, scales: Floats, out: Bytes, at: int) -> None:
     """A block of IQ4_XS, of the scales that were found."""
     most, signed = _f32(0), _f32(0)
     for j in range(8):
         if abs(scales[j]) > most:
             most, signed = abs(scales[j]), scales[j]
+    # The scale of greatest magnitude becomes -32, which six bits reach and 32 they do not.
     d = _f32(-signed / _f32(32))
     put_half(out, at, half_bits(d))
     inverse = np.divide(_f32(1), d) if d != 0 else _f32(0)
@@ -151,6 +157,8 @@ def _store_block(values: Any, first: Any, scales: Any, out: Any, at: Any) -> Non
         own = np.divide(_f32(1), group) if group != 0 else _f32(0)
         _store(values, first + 32 * j, own, out, at + 8 + 16 * j)
         code = step + 32
+        # scales_l: a nibble a run, the even one low; bits 2 j, 2 j + 1 of scales_h are bits 4, 5 of
+        # run j.
         low = code & 0xF
         if j % 2 == 0:
             out[at + 4 + j // 2] = np.uint8(low)

@@ -28,6 +28,7 @@ from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
 from anamnesis.kernels.bodies._lanes import between, groups_of, root, size_of, some_groups_of, splat
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32
+from anamnesis.kernels.types import Bytes, Floats
 
 _i32 = np.int32
 _f32 = np.float32
@@ -39,7 +40,7 @@ _scales, _minimums, _inverses, _leasts = stack(128), stack(64), stack(64), stack
 
 
 @jit
-def q2_k(values: Any, groups: Any, out: Any) -> None:
+def q2_k(values: Floats, groups: Floats, out: Bytes) -> None:
     """Q2_K: scales and minima in halves of 16 bytes, codes of two bits, `d` and `dmin` f16."""
     x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
     tried = local(_tried(), (16, 16), _f32)
@@ -66,6 +67,7 @@ def q2_k(values: Any, groups: Any, out: Any) -> None:
         for j in range(16):
             low = nearest(up * scales[j]) if most_scale > 0 else _i32(0)
             high = nearest(up_minimum * minimums[j]) if most_minimum > 0 else _i32(0)
+            # Byte j: the scale in the low half, the minimum in the high one.
             out[at + j] = np.uint8((low | high << 4) & 0xFF)
         d_bits = half_bits(most_scale / _f32(15)) if most_scale > 0 else half_bits(_f32(0))
         m_bits = half_bits(most_minimum / _f32(15)) if most_minimum > 0 else half_bits(_f32(0))
@@ -73,7 +75,7 @@ def q2_k(values: Any, groups: Any, out: Any) -> None:
 
 
 @jit
-def q3_k(values: Any, groups: Any, out: Any) -> None:
+def q3_k(values: Floats, groups: Floats, out: Bytes) -> None:
     """Q3_K: a bit of each code, two bits of each, scales of six bits, `d` f16."""
     x, tried = local(_x(), (32, 16), _f32), local(_tried(), (32, 16), _f32)
     scales = local(_scales(), 32, _f32)
@@ -90,7 +92,7 @@ def q3_k(values: Any, groups: Any, out: Any) -> None:
 
 
 @inline
-def _store_3(values: Any, base: Any, found: Any, out: Any, at: Any) -> None:
+def _store_3(values: Floats, base: int, found: tuple[Floats, Floats], out: Bytes, at: int) -> None:
     """A block of Q3_K, of the scales and codes that were found."""
     scales, tried = found
     most, signed = _f32(0), _f32(0)
@@ -103,6 +105,7 @@ def _store_3(values: Any, base: Any, found: Any, out: Any, at: Any) -> None:
     if signed != 0:
         inverse = np.divide(_f32(-32), signed)
         for j in range(16):
+            # ggml's variable is an int8, which wraps before it is clamped.
             wrapped = _i32(_i32(nearest(inverse * scales[j]) & 0xFF) ^ _i32(0x80)) - _i32(0x80)
             low = clamped(wrapped, -32, 31) + 32
             put_scales_3(low, j, out, at)
@@ -116,7 +119,7 @@ def with_minimums(most: int) -> Any:
     nbytes = 144 if most == 15 else 176
     start, last = (-1.0, 20) if most == 15 else (-0.5, 15)
 
-    def run(values: Any, groups: Any, out: Any) -> None:
+    def run(values: Floats, groups: Floats, out: Bytes) -> None:
         x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
         tried, tail = local(_tried(), (32, 16), _f32), local(_tail(), (16, 32), _f32)
         scales, minimums = local(_scales(), 16, _f32), local(_minimums(), 16, _f32)
@@ -139,7 +142,14 @@ def with_minimums(most: int) -> Any:
                 before = inverses[8 * k : 8 * k + 8], leasts[8 * k : 8 * k + 8]
                 store(values, 256 * (b + k), found, before, out, nbytes * (b + k))
 
-    def store(values: Any, base: Any, found: Any, before: Any, out: Any, at: Any) -> None:
+    def store(
+        values: Floats,
+        base: int,
+        found: tuple[Floats, Floats],
+        before: tuple[Floats, Floats],
+        out: Bytes,
+        at: int,
+    ) -> None:
         lows, highs = local(_lows(), 8, _i32), local(_highs(), 8, _i32)
         scales, minimums = found
         most_scale, most_minimum = _f32(0), _f32(0)
@@ -149,6 +159,7 @@ def with_minimums(most: int) -> Any:
         up = np.divide(_f32(63), most_scale) if most_scale > 0 else _f32(0)
         up_minimum = np.divide(_f32(63), most_minimum) if most_minimum > 0 else _f32(0)
         for j in range(8):
+            # ggml's variable is a uint8, which wraps before it is clamped.
             low = min(63, nearest(up * scales[j]) & 0xFF)
             high = min(63, nearest(up_minimum * minimums[j]) & 0xFF)
             lows[j], highs[j] = low, high
@@ -166,7 +177,7 @@ def q6_k(weighted: int) -> Any:
     Unless it is `weighted`, squares of the numbers take the place of `columns`.
     """
 
-    def run(values: Any, groups: Any, columns: Any, out: Any) -> None:
+    def run(values: Floats, groups: Floats, columns: Floats, out: Bytes) -> None:
         x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
         codes, scales = local(_codes(), 256, _i32), local(_scales(), 16, _f32)
         inverses = local(_inverses(), 16, _f32)
@@ -210,8 +221,11 @@ def q6_k(weighted: int) -> Any:
                 low = at + i // 32 * 64 + i % 32
                 c0, c1 = lanes(codes, first), lanes(codes, first + 32)
                 c2, c3 = lanes(codes, first + 64), lanes(codes, first + 96)
+                # ql: byte 64 h + l has elements 128 h + l (low half) and 128 h + 64 + l (high
+                # half), byte 64 h + 32 + l those 32 further.
                 put_bytes(out, low, c0 & 15 | (c2 & 15) << 4)
                 put_bytes(out, low + 32, c1 & 15 | (c3 & 15) << 4)
+                # qh: bits 2 j, 2 j + 1 of byte 32 h + l are bits 4, 5 of element 128 h + 32 j + l.
                 high = c0 >> 4 | (c1 >> 4) << 2 | (c2 >> 4) << 4 | (c3 >> 4) << 6
                 put_bytes(out, at + 128 + i, high)
 

@@ -21,7 +21,7 @@ from anamnesis.kernels.bodies._ggml_weights import search_both_signs, search_pos
 from anamnesis.kernels.bodies._jit import jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
 from anamnesis.kernels.bodies._lanes import between, choose, groups_of, reals, some_groups_of, splat
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 _i32 = np.int32
 _f32 = np.float32
@@ -33,7 +33,7 @@ _STEPS = (_f32(-0.9), _f32(0.05), 36)
 
 
 @jit
-def q2_k(values: Array, groups: int, weighed: Any, out: Array) -> None:
+def q2_k(values: Array, groups: Floats, weighed: Floats, out: Array) -> None:
     """Q2_K: weights' sums in a group weigh its scale and its minimum."""
     x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
     tried, sums = local(_tried(), (16, 16), _f32), local(_sums(), 16, _f32)
@@ -63,7 +63,7 @@ def q2_k(values: Array, groups: int, weighed: Any, out: Array) -> None:
 
 
 @jit
-def q3_k(values: Array, groups: int, weighed: Any, out: Array) -> None:
+def q3_k(values: Array, groups: Floats, weighed: Floats, out: Array) -> None:
     """Q3_K: scales and their own scale are both searched for."""
     x, weights = local(_x(), (16, 16), _f32), local(_weights(), (16, 16), _f32)
     tried, sums = local(_tried(), (16, 16), _f32), local(_sums(), 16, _f32)
@@ -95,7 +95,7 @@ def with_minimums(most: int) -> Any:
     """Q4_K (`most` 15) and Q5_K (31)."""
     nbytes = 144 if most == 15 else 176
 
-    def run(values: Array, groups: int, weighed: Any, out: Array) -> None:
+    def run(values: Array, groups: Floats, weighed: Floats, out: Array) -> None:
         x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
         tried, tail = local(_tried(), (32, 16), _f32), local(_tail(), (16, 32), _f32)
         sums, scales = local(_sums(), 16, _f32), local(_scales(), 16, _f32)

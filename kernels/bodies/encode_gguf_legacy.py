@@ -29,6 +29,7 @@ from anamnesis.kernels.bodies._lanes import (
     wholes,
     word,
 )
+from anamnesis.kernels.types import Array, Bytes, Floats, Ints
 
 _f32 = np.float32
 _LARGEST = _f32(3.4028234663852886e38)
@@ -40,20 +41,22 @@ _inverses, _halves, _leasts, _least_halves = stack(64), stack(64), stack(64), st
 
 
 @inline
-def _held(numbers: Any) -> Any:
+def _held(numbers: Floats) -> Any:
     """Numbers as they are, and 0 for what no code is near."""
     return choose(size_of(numbers) < splat(_f32(1024)), numbers, splat(_f32(0)))
 
 
 @inline
-def _away(numbers: Any) -> Any:
+def _away(numbers: Floats) -> Any:
     """`roundf` as int32: ties away from zero, since the number before a half is added."""
     held = _held(numbers)
     return wholes(held + as_reals(as_bits(held) & _SIGN | _BELOW_HALF))
 
 
 @inline
-def _ends_of(values: Any, first: Any, blocks: Any, bound: Any, over: Any, under: Any) -> Any:
+def _ends_of(
+    values: Array, first: int, blocks: int, bound: np.float32, over: Floats, under: Floats
+) -> Any:
     """The greatest of each of up to 16 blocks, a lane each, and the greatest of what is negated.
 
     Each is `bound` at least; a NaN is passed over.
@@ -67,7 +70,7 @@ def _ends_of(values: Any, first: Any, blocks: Any, bound: Any, over: Any, under:
 
 
 @jit
-def q8_0(values: Any, out: Any) -> None:
+def q8_0(values: Array, out: Bytes) -> None:
     """Q8_0: `d` f16, then 32 int8 codes."""
     over, inverses = local(_over(), (16, 16), _f32), local(_inverses(), 16, _f32)
     halves, mosts = local(_halves(), 16, np.int32), local(_leasts(), 16, _f32)
@@ -96,7 +99,7 @@ def q8_0(values: Any, out: Any) -> None:
 
 
 @inline
-def _most_after_nan(values: Any, first: Any) -> Any:
+def _most_after_nan(values: Array, first: int) -> Any:
     """The greatest magnitude of 32 elements; after a NaN it is sought anew, as in ggml."""
     most = _f32(0)
     for i in range(first, first + 32):
@@ -106,7 +109,7 @@ def _most_after_nan(values: Any, first: Any) -> Any:
 
 
 @inline
-def put_codes(low: Any, high: Any, out: Any, at: Any, head: Any) -> None:
+def put_codes(low: Ints, high: Ints, out: Bytes, at: int, head: int) -> None:
     """Halves of bytes from `head` on; under wider codes, fifth bits before them, of 32 elements."""
     put_bytes(out, at + head, low & 15 | (high & 15) << 4)
     if head > 4:
@@ -116,7 +119,7 @@ def put_codes(low: Any, high: Any, out: Any, at: Any, head: Any) -> None:
 
 
 @inline
-def _first_of(values: Any, first: Any, size: Any) -> Any:
+def _first_of(values: Array, first: int, size: np.float32) -> Any:
     """The first of 32 elements with a magnitude."""
     for i in range(first, first + 32):
         if abs(number(values, i)) == size:
@@ -131,10 +134,10 @@ def around_zero(half: int) -> Any:
     head = 2 if half == 8 else 6
     offset = _f32(half + 0.5)
 
-    def code(numbers: Any, inverse: Any) -> Any:
+    def code(numbers: Floats, inverse: np.float32) -> Any:
         return least_of(wholes(_held(numbers * inverse + offset)), splat(2 * half - 1))
 
-    def run(values: Any, out: Any) -> None:
+    def run(values: Array, out: Bytes) -> None:
         over, under = local(_over(), (16, 16), _f32), local(_under(), (16, 16), _f32)
         inverses, signed = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)
         halves = local(_halves(), 16, np.int32)
@@ -169,11 +172,11 @@ def above_least(most_code: int) -> Any:
     nbytes = 20 if most_code == 15 else 24
     head = 4 if most_code == 15 else 8
 
-    def code(numbers: Any, least: Any, inverse: Any) -> Any:
+    def code(numbers: Floats, least: np.float32, inverse: np.float32) -> Any:
         found = wholes(_held((numbers - least) * inverse + _f32(0.5)))
         return least_of(found, splat(most_code))
 
-    def run(values: Any, out: Any) -> None:
+    def run(values: Array, out: Bytes) -> None:
         over, under = local(_over(), (16, 16), _f32), local(_under(), (16, 16), _f32)
         inverses, leasts = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)
         halves = local(_halves(), 16, np.int32)

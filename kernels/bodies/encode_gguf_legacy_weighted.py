@@ -22,6 +22,7 @@ from anamnesis.kernels.bodies._jit import inline, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
 from anamnesis.kernels.bodies._lanes import between, some_groups_of, splat
 from anamnesis.kernels.bodies.encode_gguf_legacy import put_codes
+from anamnesis.kernels.types import Bytes, Floats
 
 _i32 = np.int32
 _f32 = np.float32
@@ -36,12 +37,12 @@ def around_zero(half: int) -> Any:
     """Q4_0 (`half` 8) and Q5_0 (16)."""
     nbytes, head = (18, 2) if half == 8 else (22, 6)
 
-    def code(numbers: Any, inverse: Any) -> Any:
+    def code(numbers: Floats, inverse: np.float32) -> Any:
         if inverse == 0:  # of a block that counts as zeros
             return splat(0)
         return between(nearest_lanes(numbers * inverse), -half, half - 1) + half
 
-    def run(values: Any, groups: Any, weighed: Any, out: Any) -> None:
+    def run(values: Floats, groups: Floats, weighed: Floats, out: Bytes) -> None:
         x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
         tail = local(_tail(), (16, 32), _f32)
         inverses, halves = local(_inverses(), 16, _f32), local(_halves(), 16, _i32)
@@ -67,10 +68,10 @@ def above_least(most: int) -> Any:
     """Q4_1 (`most` 15) and Q5_1 (31)."""
     nbytes, head = (20, 4) if most == 15 else (24, 8)
 
-    def code(numbers: Any, inverse: Any, least: Any) -> Any:
+    def code(numbers: Floats, inverse: np.float32, least: np.float32) -> Any:
         return codes_above(numbers, splat(inverse), splat(least), most)
 
-    def run(values: Any, groups: Any, weighed: Any, out: Any) -> None:
+    def run(values: Floats, groups: Floats, weighed: Floats, out: Bytes) -> None:
         x, weights = local(_x(), (32, 16), _f32), local(_weights(), (32, 16), _f32)
         tried, tail = local(_tried(), (32, 16), _f32), local(_tail(), (16, 32), _f32)
         inverses, leasts = local(_inverses(), 16, _f32), local(_leasts(), 16, _f32)

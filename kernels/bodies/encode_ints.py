@@ -10,7 +10,7 @@ from anamnesis.kernels.bodies._jit import inline, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_some, some
 from anamnesis.kernels.bodies._lanes import choose, splat, wholes
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _room, _codes = stack(64), stack(64)
 
@@ -22,7 +22,7 @@ def codes_of(kind: int) -> Any:
     Quotients and sums are rounded to `kind`; `out` is uint8.
     """
 
-    def code_of(numbers: Any, scale: Any, zero: Any, half: Any) -> Any:
+    def code_of(numbers: Floats, scale: np.float32, zero: np.float32, half: int) -> Any:
         low, high = splat(np.float32(-half)), splat(np.float32(half - 1))
         found = rounded_lanes(rounded_lanes(numbers / scale, kind) + zero, kind)
         found = choose(found > high, high, found)
@@ -31,7 +31,9 @@ def codes_of(kind: int) -> Any:
         # To nearest, ties to even, of at most 128 in magnitude.
         return wholes((found + np.float32(12582912)) - np.float32(12582912)) + half
 
-    def run(values: Array, scales: Array, zeros: Array, group: int, half: int, out: Array) -> None:
+    def run(
+        values: Array, scales: Floats, zeros: Floats, group: int, half: int, out: Bytes
+    ) -> None:
         room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
         for g in range(scales.shape[0]):
             scale, zero, at, end = scales[g], zeros[g], g * group, (g + 1) * group

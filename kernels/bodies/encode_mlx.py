@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @jit
-def affine(values: Array, scales: Array, biases: Array, group: int, most: Any, out: Array) -> None:
+def affine(
+    values: Array, scales: Floats, biases: Floats, group: int, most: np.float32, out: Bytes
+) -> None:
     """`(value - bias) / scale`, from 0 to `most`, rounded; one scale and bias a group."""
     for g in range(scales.shape[0]):
         scale, bias = scales[g], biases[g]

@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._codes import to_half
 from anamnesis.kernels.bodies._jit import jit, put
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @jit
 def rows(
     words: Array,
-    packed: Array,
-    scales: Array,
+    packed: Bytes,
+    scales: Floats,
     bits: Array,
     word: Array,
     shift: Array,
     group: Array,
     place: Array,
-    narrow: Any,
+    narrow: bool,
     out: Array,
 ) -> None:
     """An input of all rows after the other; `narrow` rounds each number to binary16."""
@@ -29,13 +27,17 @@ def rows(
     for k in range(inputs):
         width, down = np.uint64(bits[k]), np.uint64(shift[k])
         mask = (np.uint64(1) << width) - np.uint64(1)
+        # Codes of `bits[k]` bits stand for -middle to middle - 1.
         middle = np.int64(1) << np.int64(bits[k] - 1)
         line, over = word[k], shift[k] + bits[k] > 32
         for unit in range(units):
+            # Bits of an input run down its column of words: the lowest from `shift` on in `line`,
+            # and on into the next line.
             both = np.uint64(words[line, unit])
             if over:
                 both |= np.uint64(words[line + 1, unit]) << np.uint64(32)
             code = np.int64(both >> down & mask) - middle
+            # q_scale: four bits a unit, the even unit in the low half.
             nibble = packed[group[k], unit >> 1] >> 4 * (unit & 1) & 15
             value = np.float32(code) * scales[group[k], nibble]
             if narrow:

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
 from anamnesis.kernels.exl3 import GROUP, TILE
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @jit
 def decode(
     words: Array,
-    halves: Any,
-    table: Any,
-    places: Any,
+    halves: int,
+    table: Floats,
+    places: Bytes,
     inputs: Array,
     outputs: Array,
     square: Array,
@@ -43,6 +41,7 @@ def decode(
                     square[row, i] *= inputs[start + i]
             _along_columns(square)
             for row in range(GROUP):
+                # Both transforms are orthogonal but for sqrt(128) each.
                 factor = outputs[first + row] / np.float64(GROUP)
                 at = (first + row) * columns + start
                 for i in range(GROUP):
@@ -50,16 +49,20 @@ def decode(
 
 
 @jit
-def _tile(line: Array, at: int, halves: Any, table: Array, places: Array, part: Array) -> None:
+def _tile(line: Array, at: int, halves: int, table: Floats, places: Bytes, part: Array) -> None:
     """The 256 numbers of a tile, its columns as rows of `part`."""
     size = 128 * halves
     for step in range(256):
+        # A state is 16 bits that end with those of its own number, `halves / 2` bits; the stream of
+        # a tile, highest bits first, goes round.
         begin = (((step + 1) * halves >> 1) - 16) % size
         word = begin >> 5
         after = word + 1 if (word + 1) * 32 < size else 0
         both = np.uint64(line[at + word]) << np.uint64(32) | np.uint64(line[at + after])
+        # Bits `begin` to `begin + 15` of two words, counted from the highest.
         state = both >> np.uint64(48 - (begin & 31)) & np.uint64(0xFFFF)
         place = places[step]
+        # A place: bits 0-3 the column, bits 4-7 the row of the tile.
         part[place & 15, place >> 4] = np.float64(table[state])
 
 

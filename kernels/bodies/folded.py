@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 
 @jit
-def scale(numbers: Array, factor: Array, divide: Any, out: Array) -> None:
+def scale(numbers: Floats, factor: Floats, divide: bool, out: Array) -> None:
     """Rows times `factor`, a number a column, or divided by it."""
     columns = factor.shape[0]
     for start in range(0, out.shape[0], columns):
@@ -24,7 +22,7 @@ def scale(numbers: Array, factor: Array, divide: Any, out: Array) -> None:
 
 
 @jit
-def round_values(numbers: Array, out: Array) -> None:
+def round_values(numbers: Floats, out: Array) -> None:
     """float32 to what `out` holds."""
     for i in range(out.shape[0]):
         put(out, i, numbers[i])
@@ -74,6 +72,7 @@ def turn_back(
                 if i != j:
                     cosine, sine = turns[turn, pair, 0], turns[turn, pair, 1]
                     a, b = row[i], row[j]
+                    # The transpose of a turn is the turn back.
                     row[i], row[j] = a * cosine - b * sine, a * sine + b * cosine
         for i in range(columns):
             put(out, start + i, np.float32(row[i] * factor[i]))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from anamnesis.kernels.bodies._jit import inline, jit
 from anamnesis.kernels.bodies._lookup import load_numbers, load_u64, table_for
 from anamnesis.kernels.bodies._nibbles import look_up_8_low_first, look_up_low_first
@@ -11,13 +9,13 @@ from anamnesis.kernels.bodies._split import load16_of, prefetch_of, prefetch_out
 from anamnesis.kernels.bodies._transpose import LANES, transpose8
 from anamnesis.kernels.bodies._vector import load16
 from anamnesis.kernels.fp4 import MX_BLOCK, TILE
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Words
 
 CACHE_LINE = 64
 
 
 @jit
-def mx(codes: Array, exponents: Array, powers: Array, e2m1: Array, out: Array) -> None:
+def mx(codes: Bytes, exponents: Bytes, powers: Floats, e2m1: Floats, out: Array) -> None:
     """Blocks of 32 E2M1 codes under a power of two."""
     numbers = load_numbers(e2m1, 0)
     for block in range(exponents.shape[0]):
@@ -28,7 +26,13 @@ def mx(codes: Array, exponents: Array, powers: Array, e2m1: Array, out: Array) -
 
 @inline
 def _tile(
-    codes: Array, exponents: Array, powers: Array, e2m1: Array, first: Any, block: Any, tile: Array
+    codes: Bytes,
+    exponents: Bytes,
+    powers: Floats,
+    e2m1: Floats,
+    first: int,
+    block: int,
+    tile: Array,
 ) -> None:
     """One block of each of up to 32 lines to a row of `tile`, of which there are 32."""
     numbers = load_numbers(e2m1, 0)
@@ -40,13 +44,13 @@ def _tile(
 
 @jit
 def mx_columns_16(
-    codes: Any,
-    exponents: Array,
-    powers: Any,
-    e2m1: Any,
+    codes: Bytes,
+    exponents: Bytes,
+    powers: Floats,
+    e2m1: Floats,
     tile: Array,
     pairs: Array,
-    turned: Any,
+    turned: Words,
     out: Array,
 ) -> None:
     """Lines of blocks to columns of `out`; `pairs` is the memory of `tile` as rows of uint32."""
@@ -75,14 +79,14 @@ def mx_columns_16(
 
 @jit
 def mx_columns_32(
-    codes: Any,
-    exponents: Array,
-    powers: Any,
-    e2m1: Any,
-    tile: Array,
+    codes: Bytes,
+    exponents: Bytes,
+    powers: Floats,
+    e2m1: Floats,
+    tile: Floats,
     rows: Array,
-    out: Array,
-    columns: int,
+    out: Floats,
+    columns: Words,
 ) -> None:
     """The same for float32; `rows` is the memory of `tile`, and `columns` of `out`, in rows."""
     lines, blocks = exponents.shape
@@ -102,7 +106,7 @@ def mx_columns_32(
 
 
 @jit
-def nv(codes: Array, bytes_: Array, scales: Array, e2m1: Array, out: Array) -> None:
+def nv(codes: Bytes, bytes_: Bytes, scales: Floats, e2m1: Floats, out: Array) -> None:
     """Blocks of 16 E2M1 codes under an E4M3 scale, whose float32 is `scales[byte]`."""
     numbers = load_numbers(e2m1, 0)
     for block in range(bytes_.shape[0]):

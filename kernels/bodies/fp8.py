@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypeAlias
 
 import numpy as np
 
@@ -19,7 +19,7 @@ from anamnesis.kernels.bodies._fp8_vector import (
 )
 from anamnesis.kernels.bodies._jit import inline, jit, local, put, stack
 from anamnesis.kernels.bodies._vector import load32, store
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Halves
 
 _MAGNITUDES = np.arange(ENTRIES, dtype=np.uint8)
 _TABLES = 128  # kept at a time: 32 KiB; rows are written in runs of at least 4,096 elements
@@ -29,11 +29,16 @@ _HUGE = np.float32(2.0**120)  # scales that a format's factor would make infinit
 _room = stack(4 * _TABLES * ENTRIES)
 
 
+# The 256 values; where a code is shifted to and masked as binary16; the bits that are looked at
+# for a NaN, and what they are; a factor; and the NaN of `look_up`.
+Code: TypeAlias = tuple[Floats, int, int, int, int, float, int]
+
+
 @jit
 def scaled(
-    codes: Any,
-    scale: Array,
-    code: Any,
+    codes: Bytes,
+    scale: Floats,
+    code: Code,
     per: int,
     columns: int,
     bm: int,
@@ -62,8 +67,8 @@ def scaled(
 
 @inline
 def _rows(
-    codes: Any, at: Any, rows: Any, columns: Any, scales: Array, bn: Any, code: Array,
-    tables: Any, out: Array,
+    codes: Bytes, at: int, rows: int, columns: int, scales: Floats, bn: int, code: Code,
+    tables: Array, out: Array,
 ) -> None:  # fmt: skip
     """`rows` rows from element `at` on; `scales[b]` is that of columns `[b * bn, b * bn + bn)`."""
     if not (has_tables(out) and bn >= STEP and rows * bn >= _WORTH_A_TABLE):
@@ -74,6 +79,8 @@ def _rows(
         blocks = min(_TABLES, len(scales) - first)
         for block in range(blocks):
             s = scales[first + block : first + block + 1]
+            # The values of codes 0-127 under a scale; bit 7 of a code is the sign that `look_up`
+            # adds.
             _row(_MAGNITUDES, 0, ENTRIES, s, ENTRIES, code, tables, block * ENTRIES)
         for start in range(at, at + rows * columns, columns):
             for block in range(blocks):
@@ -88,7 +95,14 @@ def _rows(
 
 @inline
 def _row(
-    codes: Array, begin: Any, end: Any, scales: Array, bn: Any, code: Any, out: Array, to: Any
+    codes: Bytes,
+    begin: int,
+    end: int,
+    scales: Floats,
+    bn: int,
+    code: Code,
+    out: Array,
+    to: int,
 ) -> None:
     """Elements `[begin, end)`, every `bn` under the next scale, to `out[to]` and on."""
     values, shift, mask, keep, nan, factor, _ = code
@@ -96,6 +110,7 @@ def _row(
     for block in range(len(scales)):
         scale = scales[block]
         stop = min(begin + bn, end)
+        # A factor may make a scale infinite that the values are not.
         if not has_lanes() or stop - begin < STEP or abs(scale) >= _HUGE:
             for j in range(begin, stop):
                 put(out, to + j, values[codes[j]] * scale)
@@ -113,7 +128,7 @@ def _row(
 
 @inline
 def _look_up(
-    codes: Array, begin: Any, end: Any, nan: Any, tables: Array, table: Any, out: Array
+    codes: Array, begin: int, end: int, nan: int, tables: Halves, table: int, out: Array
 ) -> None:
     t0, t1 = load_table(tables, table), load_table(tables, table + STEP)
     t2, t3 = load_table(tables, table + 2 * STEP), load_table(tables, table + 3 * STEP)
@@ -123,7 +138,7 @@ def _look_up(
 
 
 @inline
-def _each(codes: Array, at: Any, scales: Array, code: Any, out: Array) -> None:
+def _each(codes: Array, at: int, scales: Array, code: Code, out: Array) -> None:
     """A row from element `at` on, every element under a scale of its own."""
     _, shift, mask, keep, nan, factor, _ = code
     for j in range(0, len(scales), STEP):

@@ -9,7 +9,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit
 from anamnesis.kernels.bodies._lookup import first_digits, load_numbers, look_up, table_for, words
 from anamnesis.kernels.bodies._vector import join, load4, load16, load_half
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 # Codes repeat in the tables, so that the bits above a code need no mask.
 _SIGNS = np.tile(np.array([-1, 1], np.float32), 8)
@@ -17,7 +17,7 @@ _LEVELS = np.tile(np.array([-1, 0, 1, 2], np.float32), 4)
 
 
 @jit
-def q1_0(data: Array, spread: Array, out: Array) -> None:
+def q1_0(data: Bytes, spread: Array, out: Array) -> None:
     """Q1_0: d f16, qs[16]."""
     signs = load_numbers(_SIGNS, 0)
     for block in range(data.shape[0] // 18):
@@ -30,12 +30,12 @@ def q1_0(data: Array, spread: Array, out: Array) -> None:
 
 
 @inline
-def _joined(first: Any, second: Any) -> Any:
+def _joined(first: np.uint32, second: np.uint32) -> Any:
     return np.uint64(first) | np.uint64(second) << np.uint64(32)
 
 
 @jit
-def q2_0(data: Array, spread: Array, block_elems: Any, out: Array) -> None:
+def q2_0(data: Bytes, spread: Array, block_elems: int, out: Array) -> None:
     """Q2_0: d f16, qs[`block_elems` / 4]."""
     levels = load_numbers(_LEVELS, 0)
     qs_bytes = block_elems // 4
@@ -50,7 +50,7 @@ def q2_0(data: Array, spread: Array, block_elems: Any, out: Array) -> None:
 
 
 @jit
-def tq1_0(data: Array, out: Array) -> None:
+def tq1_0(data: Bytes, out: Array) -> None:
     """TQ1_0: qs[48], qh[4], d f16."""
     levels = load_numbers(_LEVELS, 0)
     for block in range(data.shape[0] // 54):
@@ -69,7 +69,7 @@ def tq1_0(data: Array, out: Array) -> None:
 
 
 @jit
-def tq2_0(data: Array, out: Array) -> None:
+def tq2_0(data: Bytes, out: Array) -> None:
     """TQ2_0: qs[2][32], d f16."""
     levels = load_numbers(_LEVELS, 0)
     for block in range(data.shape[0] // 66):

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit
 from anamnesis.kernels.bodies._lookup import load_numbers, load_u64, look_up, table_for, words
 from anamnesis.kernels.bodies._vector import clean_nan, load16
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @jit
-def mxfp4(data: Array, products: Array, out: Array) -> None:
+def mxfp4(data: Bytes, products: Floats, out: Array) -> None:
     """MXFP4: e u8, qs[16]; `products` has the sixteen numbers of each e."""
     for block in range(data.shape[0] // 17):
         at = block * 17
@@ -25,7 +23,7 @@ def mxfp4(data: Array, products: Array, out: Array) -> None:
 
 
 @jit
-def nvfp4(data: Array, products: Array, scale: Any, out: Array) -> None:
+def nvfp4(data: Bytes, products: Floats, scale: np.float32, out: Array) -> None:
     """NVFP4: d[4] E4M3, qs[4][8]; `products` has the sixteen numbers of each d."""
     factor = clean_nan(scale)
     for block in range(data.shape[0] // 36):

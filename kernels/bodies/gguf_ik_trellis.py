@@ -9,7 +9,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit, put
 from anamnesis.kernels.bodies._vector import load_u16
 from anamnesis.kernels.bodies.gguf_ik import load_float
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats, Integer
 
 _i64 = np.int64
 _STEP = 0xCBAC1FED
@@ -17,19 +17,20 @@ _OFFSET, _FAR = 4096, 32768
 
 
 @inline
-def _next(x: Any) -> Any:
+def _next(x: Integer) -> Any:
     return _i64(x * _i64(_STEP)) & _i64(0xFFFFFFFF)
 
 
 @inline
-def _sum(x: Any) -> Any:
+# Bits 0-5, 8-13, 16-21 and 24-29 of the state, a field of six bits a byte.
+def _sum(x: int) -> Any:
     fields = x & _i64(0x3F3F3F3F)
     total = (fields & 63) + (fields >> 8 & 63) + (fields >> 16 & 63) + (fields >> 24)
     return np.float32(total - 126)
 
 
 @jit
-def iq1_kt(rows: Array, values: Array, out: Array) -> None:
+def iq1_kt(rows: Bytes, values: Floats, out: Array) -> None:
     """IQ1_KT: d f32 a row; scales u8[8], ql u8[32], qh u8[16] a block; a state gives 8 numbers."""
     blocks = rows.shape[1] // 56
     for row in range(rows.shape[0]):
@@ -38,6 +39,7 @@ def iq1_kt(rows: Array, values: Array, out: Array) -> None:
         for block in range(blocks):
             at, to = 4 + 56 * block, 256 * (row * blocks + block)
             for run in range(8):
+                # A byte a run: bits 0-3 a scale, bit 4 + g bit 12 of the state of group g.
                 number = _i64(data[at + run])
                 scale = np.float32(d * values[number & 15])
                 for group in range(4):
@@ -51,7 +53,7 @@ def iq1_kt(rows: Array, values: Array, out: Array) -> None:
 
 
 @jit
-def iq2_kt(rows: Array, values: Array, out: Array) -> None:
+def iq2_kt(rows: Bytes, values: Floats, out: Array) -> None:
     """IQ2_KT: d f32 a row; scales u8[4], ql u16[32] a block; a state gives 8 numbers."""
     blocks = rows.shape[1] // 68
     for row in range(rows.shape[0]):
@@ -60,6 +62,7 @@ def iq2_kt(rows: Array, values: Array, out: Array) -> None:
         for block in range(blocks):
             at, to = 4 + 68 * block, 256 * (row * blocks + block)
             for run in range(8):
+                # scales: run k in the low half of byte k, run 4 + k in the high half.
                 number = _i64(data[at + run % 4]) >> 4 * (run // 4) & 15
                 scale = np.float32(d * values[number])
                 for group in range(4):
@@ -70,7 +73,7 @@ def iq2_kt(rows: Array, values: Array, out: Array) -> None:
 
 
 @jit
-def iq3_kt(rows: Array, values: Any, out: Array) -> None:
+def iq3_kt(rows: Bytes, values: Floats, out: Array) -> None:
     """IQ3_KT: d f32 a row; scales u8[4], ql u16[32], qh u8[32] a block; qh has the signs."""
     blocks = rows.shape[1] // 100
     for row in range(rows.shape[0]):
@@ -79,6 +82,7 @@ def iq3_kt(rows: Array, values: Any, out: Array) -> None:
         for block in range(blocks):
             at, to = 4 + 100 * block, 256 * (row * blocks + block)
             for run in range(8):
+                # scales as in IQ2_KT, of 0 to 15 themselves.
                 number = _i64(data[at + run % 4]) >> 4 * (run // 4) & 15
                 scale = np.float32(d * np.float32(number))
                 for group in range(4):
@@ -86,13 +90,14 @@ def iq3_kt(rows: Array, values: Any, out: Array) -> None:
                     for j in range(8):
                         x = _next(x)
                         value = scale * abs(_sum(x))
+                        # qh: bit k of byte l is the sign of element 32 k + l.
                         if _i64(data[at + 68 + 8 * group + j]) >> run & 1:
                             value = -value
                         put(out, to + 32 * run + 8 * group + j, value)
 
 
 @jit
-def iq4_kt(rows: Array, values: Any, out: Array) -> None:
+def iq4_kt(rows: Bytes, values: Floats, out: Array) -> None:
     """IQ4_KT: d f32 a row; u32[8], ql u8[64], qh u8[32] a block; a state gives 4."""
     blocks = rows.shape[1] // 128
     for row in range(rows.shape[0]):
@@ -108,6 +113,8 @@ def iq4_kt(rows: Array, values: Any, out: Array) -> None:
                 offset = _OFFSET + _FAR * (word & 1)
                 for group in range(8):
                     index = 8 * run + group
+                    # ql: bits 0-7 of a state; qh: bits 8-11, group i in the low half of byte i, 32
+                    # + i in the high half.
                     nibble = _i64(data[at + 96 + index % 32]) << 8 - 4 * (index // 32) & 0xF00
                     x = _i64(data[at + 32 + index]) | nibble | (word >> 8 + 3 * group & 7) << 12
                     x += offset

@@ -8,15 +8,16 @@ from anamnesis.kernels.bodies._jit import jit
 from anamnesis.kernels.bodies._lookup import load_numbers, load_u32, look_up, table_for
 from anamnesis.kernels.bodies._vector import load16, load_half, load_u16
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 _VALUES = np.array(
     [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113], np.float32
 )
 
 
+# Layouts: llama.cpp ggml/src/ggml-common.h (`block_iq4_nl`, `block_iq4_xs`).
 @jit
-def iq4_nl(data: Array, out: Array) -> None:
+def iq4_nl(data: Bytes, out: Array) -> None:
     """IQ4_NL: d f16, qs[16]."""
     values = load_numbers(_VALUES, 0)
     for block in range(data.shape[0] // 18):
@@ -29,7 +30,7 @@ def iq4_nl(data: Array, out: Array) -> None:
 
 
 @jit
-def iq4_xs(data: Array, out: Array) -> None:
+def iq4_xs(data: Bytes, out: Array) -> None:
     """IQ4_XS: d f16, scales_h u16, scales_l[4], qs[128]."""
     values = load_numbers(_VALUES, 0)
     for block in range(data.shape[0] // 136):

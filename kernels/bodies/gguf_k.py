@@ -18,11 +18,11 @@ from anamnesis.kernels.bodies._vector import (
     store,
     to_f32,
 )
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 
 @jit
-def q2_k(data: Array, out: Array) -> None:
+def q2_k(data: Bytes, out: Array) -> None:
     """Q2_K: scales[16], qs[64], d f16, dmin f16."""
     for block in range(data.shape[0] // 84):
         at = block * 84
@@ -40,14 +40,14 @@ def q2_k(data: Array, out: Array) -> None:
 
 
 @inline
-def _scales_q3(data: Array, at: Any) -> Any:
+def _scales_q3(data: Bytes, at: int) -> Any:
     low, high = load8(data, at), load4(data, at + 8)
     pairs = join(join(high & 3, (high >> 2) & 3), join((high >> 4) & 3, high >> 6))
     return signed((join(low & 15, low >> 4) | (pairs << 4)) - 32)
 
 
 @jit
-def q3_k(data: Array, out: Array) -> None:
+def q3_k(data: Bytes, out: Array) -> None:
     """Q3_K: hmask[32], qs[64], scales[12], d f16."""
     for block in range(data.shape[0] // 110):
         at = block * 110
@@ -65,7 +65,7 @@ def q3_k(data: Array, out: Array) -> None:
 
 
 @inline
-def _scales_mins(data: Array, at: Any) -> Any:
+def _scales_mins(data: Bytes, at: int) -> Any:
     first, second, third = load4(data, at), load4(data, at + 4), load4(data, at + 8)
     scales = join(first & 63, (third & 15) | ((first >> 2) & 48))
     mins = join(second & 63, (third >> 4) | ((second >> 2) & 48))
@@ -73,7 +73,7 @@ def _scales_mins(data: Array, at: Any) -> Any:
 
 
 @jit
-def q4_k(data: Array, out: Array) -> None:
+def q4_k(data: Bytes, out: Array) -> None:
     """Q4_K: d f16, dmin f16, scales[12], qs[128]."""
     for block in range(data.shape[0] // 144):
         at = block * 144
@@ -90,7 +90,7 @@ def q4_k(data: Array, out: Array) -> None:
 
 
 @jit
-def q5_k(data: Array, out: Array) -> None:
+def q5_k(data: Bytes, out: Array) -> None:
     """Q5_K: d f16, dmin f16, scales[12], qh[32], qs[128]."""
     for block in range(data.shape[0] // 176):
         at = block * 176
@@ -110,7 +110,7 @@ def q5_k(data: Array, out: Array) -> None:
 
 
 @jit
-def q6_k(data: Array, out: Array) -> None:
+def q6_k(data: Bytes, out: Array) -> None:
     """Q6_K: ql[128], qh[64], scales[16] int8, d f16."""
     for block in range(data.shape[0] // 210):
         at = block * 210

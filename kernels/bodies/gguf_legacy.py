@@ -15,11 +15,11 @@ from anamnesis.kernels.bodies._vector import (
     store,
     to_f32,
 )
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes
 
 
 @inline
-def _nibbles(data: Array, at: Any) -> Any:
+def _nibbles(data: Bytes, at: int) -> Any:
     qs = load16(data, at)  # byte j has element j in its low half and 16 + j in its high one
     return join(qs & 15, qs >> 4)
 
@@ -29,7 +29,7 @@ def _nibbles(data: Array, at: Any) -> Any:
 
 
 @jit
-def q4_0(data: Array, out: Array) -> None:
+def q4_0(data: Bytes, out: Array) -> None:
     """Q4_0: d f16, qs[16]."""
     for block in range(data.shape[0] // 18):
         at = block * 18
@@ -39,7 +39,7 @@ def q4_0(data: Array, out: Array) -> None:
 
 
 @jit
-def q4_1(data: Array, out: Array) -> None:
+def q4_1(data: Bytes, out: Array) -> None:
     """Q4_1: d f16, m f16, qs[16]."""
     for block in range(data.shape[0] // 20):
         at = block * 20
@@ -49,7 +49,7 @@ def q4_1(data: Array, out: Array) -> None:
 
 
 @jit
-def q5_0(data: Array, out: Array) -> None:
+def q5_0(data: Bytes, out: Array) -> None:
     """Q5_0: d f16, qh u32, qs[16]."""
     for block in range(data.shape[0] // 22):
         at = block * 22
@@ -60,7 +60,7 @@ def q5_0(data: Array, out: Array) -> None:
 
 
 @jit
-def q5_1(data: Array, out: Array) -> None:
+def q5_1(data: Bytes, out: Array) -> None:
     """Q5_1: d f16, m f16, qh u32, qs[16]."""
     for block in range(data.shape[0] // 24):
         at = block * 24
@@ -71,7 +71,7 @@ def q5_1(data: Array, out: Array) -> None:
 
 
 @jit
-def q8_0(data: Array, out: Array) -> None:
+def q8_0(data: Bytes, out: Array) -> None:
     """Q8_0: d f16, qs[32] int8."""
     for block in range(data.shape[0] // 34):
         at = block * 34

@@ -9,7 +9,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit
 from anamnesis.kernels.bodies._lane_memory import lanes, number
 from anamnesis.kernels.bodies._lanes import choose, splat, sum_of
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 
 @jit
@@ -32,5 +32,5 @@ def clipped(values: Array, columns: int, size: int, low: Array, high: Array, cou
 
 
 @inline
-def _outside(numbers: Any, least: Any, most: Any) -> Any:
+def _outside(numbers: Floats, least: Floats, most: Floats) -> Any:
     return choose(numbers < least, splat(1), choose(numbers > most, splat(1), splat(0)))

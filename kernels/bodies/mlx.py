@@ -11,7 +11,7 @@ from anamnesis.kernels.bodies._jit import jit, local, stack, variants
 from anamnesis.kernels.bodies._round import through_bf16, through_f16
 from anamnesis.kernels.bodies._vector import load32, store, to_f32
 from anamnesis.kernels.mlx import STEP
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _GROUPS = 128  # whose scales are made float32 at a time
 
@@ -27,13 +27,13 @@ def affine(bits: int, narrow: str) -> Any:
     to_bytes, multiply = spread(bits), _SCALE[narrow]
 
     def values_of(
-        data: Array,
+        data: Bytes,
         scales: Array,
         biases: Array,
-        half: Any,
+        half: bool,
         size: int,
-        twice: Any,
-        codes: Array,
+        twice: bool,
+        codes: Bytes,
         out: Array,
     ) -> None:
         many = max(1, min(codes.shape[0] // size, _GROUPS))
@@ -54,12 +54,12 @@ def affine(bits: int, narrow: str) -> Any:
 
 @jit
 def _scale(
-    codes: Array,
+    codes: Bytes,
     size: int,
-    scales: Array,
-    biases: Array,
+    scales: Floats,
+    biases: Floats,
     groups: int,
-    twice: Any,
+    twice: bool,
     out: Array,
     to: int,
 ) -> None:
@@ -76,7 +76,7 @@ def _scale_bf16(
     scales: Array,
     biases: Array,
     groups: int,
-    twice: Any,
+    twice: bool,
     out: Array,
     to: int,
 ) -> None:
@@ -98,7 +98,7 @@ def _scale_f16(
     scales: Array,
     biases: Array,
     groups: int,
-    twice: Any,
+    twice: bool,
     out: Array,
     to: int,
 ) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._affine import narrowed
@@ -11,7 +9,7 @@ from anamnesis.kernels.bodies._codes import to_half
 from anamnesis.kernels.bodies._jit import as_f32, bf16_bits, jit, local, put, stack
 from anamnesis.kernels.bodies._vector import load32, signed, store, to_f32
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _STEP = 32
 
@@ -19,7 +17,7 @@ _spare, _numbers = stack(_STEP), stack(4 * _STEP)
 
 
 @jit
-def int8(codes: Array, scales: Array, columns: int, narrow: Any, first: int, out: Array) -> None:
+def int8(codes: Bytes, scales: Floats, columns: int, narrow: int, first: int, out: Array) -> None:
     """Rows of int8 codes times a scale, one a row or one for all, rounded to `narrow`."""
     spare = local(_spare(), _STEP, np.uint8)
     numbers = local(_numbers(), _STEP, np.float32)
@@ -37,7 +35,7 @@ def int8(codes: Array, scales: Array, columns: int, narrow: Any, first: int, out
 
 
 @jit
-def narrow_values(singles: Array, narrow: Any, out: Array) -> None:
+def narrow_values(singles: Array, narrow: bool, out: Array) -> None:
     """float32 rounded to `narrow`, 1 for BF16 and 2 for binary16."""
     for i in range(out.shape[0]):
         if narrow == 2:

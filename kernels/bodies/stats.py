@@ -20,6 +20,7 @@ _INFINITY = 0x7F800000
 def count_each(patterns: Array, table: Array) -> None:
     """Count patterns, neighbours in different rows."""
     for i in range(patterns.shape[0]):
+        # Two counters that take turns: a pattern that comes twice does not wait for its own store.
         table[i & 1, patterns[i]] += u32(1)
 
 
@@ -29,6 +30,7 @@ def count_words(words: Array, table: Array) -> None:
     low = u64(0xFFFF)
     for i in range(words.shape[0]):
         word = words[i]
+        # A little-endian word of 64 bits: bits 16 k to 16 k + 15 are pattern k.
         table[0, word & low] += u32(1)
         table[1, word >> u64(16) & low] += u32(1)
         table[0, word >> u64(32) & low] += u32(1)
@@ -44,6 +46,8 @@ def sum_singles(bits: Array, totals: Array, scratch: Array) -> None:
         for row in range(scratch.shape[0]):
             totals[row, 0] += np.int64(scratch[row, 0] >> u64(_COUNT_BIT))
             totals[row, 1] += np.int64(scratch[row, 0] & low)
+            # Sums of squares of all mantissas of a chunk fit 64 bits; as halves they add up in
+            # int64.
             totals[row, 2] += np.int64(scratch[row, 1] & u64(0xFFFFFFFF))
             totals[row, 3] += np.int64(scratch[row, 1] >> u64(32))
             scratch[row, 0] = u64(0)
@@ -55,8 +59,10 @@ def _sum_chunk(bits: Array, scratch: Array) -> None:
     one = u64(1) << u64(_COUNT_BIT)
     for i in range(bits.shape[0]):
         number = bits[i]
+        # Bits 23-31 of a float32: sign and exponent; bits 0-22: the mantissa.
         row = number >> u32(23)
         m = u64(number & u32(0x7FFFFF))
+        # Word 0: bits 0-39 the sum of mantissas, bits 40-63 how many.
         scratch[row, 0] += one | m  # the count above the sum
         scratch[row, 1] += m * m
 
@@ -83,6 +89,7 @@ def wide_moments(values: Array, lanes: Array, found: Array) -> None:
     """Count, mean and sum of squared distances of the finite ones, in eight lanes."""
     count = 0
     for i in range(values.shape[0]):
+        # Neither an infinity nor a NaN: these less themselves are NaN.
         finite = values[i] - values[i] == 0.0
         lanes[i & 7] += values[i] if finite else 0.0
         count += finite
@@ -99,6 +106,7 @@ def wide_moments(values: Array, lanes: Array, found: Array) -> None:
 @jit
 def _tree(lanes: Array) -> Any:
     """The sum of eight partial sums, which are cleared."""
+    # As a vector is halved, so that the order is the same on every machine.
     total = ((lanes[0] + lanes[4]) + (lanes[2] + lanes[6])) + (
         (lanes[1] + lanes[5]) + (lanes[3] + lanes[7])
     )

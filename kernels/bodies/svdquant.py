@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @jit
 def values(
-    codes: Array,
-    scale: Array,
-    centre: Array,
-    smooth: Array,
-    up: Array,
-    down: Array,
-    line: Array,
+    codes: Bytes,
+    scale: Floats,
+    centre: Floats,
+    smooth: Floats,
+    up: Floats,
+    down: Floats,
+    line: Floats,
     out: Array,
 ) -> None:
     """Codes scaled, over `smooth`, on `centre` and on `up @ down`; `line` is room."""
@@ -30,6 +28,7 @@ def values(
         for k in range(down.shape[0]):
             left = np.float64(up[row, k])
             for i in range(columns):
+                # A fused multiply-add: double holds the product of two floats exactly.
                 line[i] = np.float32(left * np.float64(down[k, i]) + np.float64(line[i]))
         for i in range(columns):
             byte = np.int64(codes[row, i // 2])
@@ -46,7 +45,7 @@ def values(
 
 
 @jit
-def biases(codes: Array, scale: Array, smooth: Array, bias: Array, shift: Any, out: Array) -> None:
+def biases(codes: Array, scale: Array, smooth: Array, bias: Array, shift: int, out: Array) -> None:
     """`bias` and `shift` times the sum of each row's values over `smooth`, in double."""
     columns = smooth.shape[0]
     size = columns // scale.shape[1]
@@ -54,6 +53,7 @@ def biases(codes: Array, scale: Array, smooth: Array, bias: Array, shift: Any, o
         total = np.float64(0)
         for i in range(columns):
             byte = np.int64(codes[row, i // 2])
+            # Bits 0-3 are column 2 i, bits 4-7 column 2 i + 1.
             code = (byte >> 4 if i % 2 else byte & 15) - 8
             value = np.float32(np.float32(code) * scale[row, i // size])
             total += np.float64(np.divide(value, smooth[i]))

@@ -6,11 +6,13 @@ from anamnesis.kernels.bodies._jit import jit, put
 from anamnesis.kernels.bodies._lookup import load_numbers, load_u64, table_for
 from anamnesis.kernels.bodies._nibbles import look_up_8_low_first, look_up_low_first
 from anamnesis.kernels.bodies._vector import load16
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 
 @jit
-def int4(codes: Array, size: int, scales: Array, zeros: Array, signed: Array, out: Array) -> None:
+def int4(
+    codes: Bytes, size: int, scales: Floats, zeros: Floats, signed: Floats, out: Array
+) -> None:
     """Rows of groups of `size` codes in pairs, each group under a scale and a zero point."""
     numbers, groups = load_numbers(signed, 0), scales.shape[0]
     at = 0
@@ -19,6 +21,7 @@ def int4(codes: Array, size: int, scales: Array, zeros: Array, signed: Array, ou
             scale, zero = scales[group, row], zeros[group, row]
             end = at + size
             if size % 16 == 0:
+                # A zero point is a number that is added: codes 8 below and 7 above it.
                 table = table_for(out, numbers * scale + zero)
                 if size % 32:
                     look_up_8_low_first(out, at, table, load_u64(codes, at // 2))

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Floats
 
 
 @jit
 def vectors(
     words: Array,
-    layout: Any,
-    books: Array,
-    rest: Array,
+    layout: tuple[int, ...],
+    books: Floats,
+    rest: Floats,
     places: Array,
-    scale: Array,
-    bias: Array,
+    scale: Floats,
+    bias: Floats,
     first: int,
     most: Array,
     out: Array,
@@ -39,7 +37,10 @@ def vectors(
                 if (j * total & 31) + total > 32:
                     both |= np.uint64(line[word + 1]) << np.uint64(32)
                 code = np.int64(both >> np.uint64(j * total & 31))
+                # Bits 0 to bits - 1: an index of the main codebook; the bits above: one of the
+                # rest.
                 one, two = code & mask, code >> bits & ((1 << more) - 1)
+                # What the caller checks against the books; indices are masked, and books padded.
                 most[0], most[1] = max(most[0], one), max(most[1], two)
                 place = places[outliers + group * size + j]
                 for i in range(min(length, rows - top)):
@@ -48,6 +49,7 @@ def vectors(
                         value += rest[group, two, i]
                     at = place if first < 0 else first + top + i
                     if scale.shape[0]:
+                        # Two roundings, as the library's product and sum are.
                         value = np.float32(value * scale[at])
                         value = np.float32(value + bias[at])
                     put(out, (top + i) * columns + place, value)

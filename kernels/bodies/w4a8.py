@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import jit, put
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _WHOLE = np.float32(12582912)  # 1.5 * 2**23: what is added to it has no fraction left
 
 
 @jit
 def decode(
-    table: Array, codes: Array, relative: Array, channel: Array, added: Array, corrected: Any,
-    wide: Any, columns: int, out: Array,
+    table: Floats, codes: Bytes, relative: Floats, channel: Floats, added: Floats, corrected: bool,
+    wide: bool, columns: int, out: Array,
 ) -> None:  # fmt: skip
     """Rows of 4-bit codes in pairs, and two more bits of each if `wide`."""
     size = columns // relative.shape[1]
@@ -30,6 +28,7 @@ def decode(
             group = column // size
             number = np.float32(table[code] * relative[row, group])
             number = min(max(number, np.float32(-127)), np.float32(127))
+            # The numbers of an int8 matrix: whole, ties to even.
             number = np.float32(np.float32(number + _WHOLE) - _WHOLE)
             value = np.float32(number * channel[row])
             if corrected:
