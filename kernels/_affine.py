@@ -29,10 +29,11 @@ _rows_scattered = variants("_packed:decode_rows_scattered")
 class Affine:
     """How codes of a tensor are stored, and what they stand for.
 
-    `order` of a stream: dense, padded (words hold whole codes), or nibbles (AWQ's). Codes are in
-    two's complement if `signed`. `zero` is one of the formulas of `bodies/_affine.py`, whose two
-    steps are rounded to the dtypes `once` and `twice`. `small` says that zero points, of signed
-    codes plus 128, are whole numbers from 0 to 255.
+    `order` of a stream: dense, padded (words hold whole codes), or nibbles (AWQ's); planar
+    codes are none (`_planar_scales.py`). Codes are in two's complement if `signed`. `zero` is
+    one of the formulas of `bodies/_affine.py`, whose two steps are rounded to the dtypes `once`
+    and `twice`. `small` says that zero points, of signed codes plus 128, are whole numbers from
+    0 to 255.
     """
 
     bits: int

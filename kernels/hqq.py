@@ -24,19 +24,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels import Window
+from anamnesis.kernels._affine import Affine
 from anamnesis.kernels._codes import bits_of
-from anamnesis.kernels._narrow import KINDS
-from anamnesis.kernels._native import kernel
 from anamnesis.kernels._planar import lines_of
-from anamnesis.kernels._planar_scales import words_of
+from anamnesis.kernels._planar_scales import decode_columns, decode_units, words_of
 from anamnesis.kernels.types import Array, Numbers
-
-decode_columns = kernel("_planar_scales:decode_columns")
-decode_units = kernel("_planar_scales:decode_units")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """`steps` of the kernels: the zero comes first, and what the two steps are rounded to.
+    """`affine`: the zero comes first, and what the two steps are rounded to.
 
     `scalars`: `compute_dtype`, `scale_dtype`, `zero_dtype` (BF16, F16 or F32), `rounding`.
     """
@@ -45,7 +41,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     if scalars["rounding"] == "reference":
         first = compute if compute == zero else "F32"
         steps = (first, first if first == scale else "F32")
-    return {"steps": (False, KINDS[steps[0]], KINDS[steps[1]])}
+    once, twice = steps
+    return {"affine": Affine(scalars["bits"], scale, "planar", once=once, twice=twice)}
 
 
 def decode_axis1(
@@ -65,8 +62,8 @@ def decode_axis1(
         raise ValueError(
             f"scale {scales[0].shape}, zero {zeros[0].shape}, out {out.shape}: {window}"
         )
-    planes = data, words_of(data, bits), base, period, size, bits, False
-    decode_units(planes, scales, zeros, params["steps"], window.start, out)
+    planes = data, words_of(data, bits), base, period, size, False
+    decode_units(params["affine"], out)(planes, scales, zeros, window.start, out)
 
 
 def decode_axis0(
@@ -88,9 +85,9 @@ def decode_axis0(
         raise ValueError(f"scale {scales[0].shape}, zero {zeros[0].shape}: {lines} numbers")
     if out.shape != ((window.stop - window.start) * unit,):
         raise ValueError(f"out {out.shape}: {window} of {unit}")
-    planes = data, words_of(data, bits), base * unit, period * unit, columns * unit, bits, False
-    first, steps = window.start * unit, params["steps"]
-    decode_columns(planes, scales, zeros, scale_base * unit, steps, first, out)
+    planes = data, words_of(data, bits), base * unit, period * unit, columns * unit, False
+    decode = decode_columns(params["affine"], out)
+    decode(planes, scales, zeros, scale_base * unit, window.start * unit, out)
 
 
 def _numbers(blocks: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Numbers, Numbers]:

@@ -24,6 +24,9 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
+from anamnesis.kernels._affine import Affine
+from anamnesis.kernels._codes import bits_of
+from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.types import Array
 
@@ -33,7 +36,7 @@ _affine = variants("mlx:affine")
 
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """The kernel's numbers.
+    """`affine`, whose zeros are the biases.
 
     `scalars`: `bits`, `group_size`, `scale_dtype`, `rounding`, and `order` (mlx or metal). Raises
     ValueError for sizes that the kernel does not have.
@@ -41,14 +44,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     dtype, bits, size = scalars["scale_dtype"], scalars["bits"], scalars["group_size"]
     if size <= 0 or size % STEP or bits not in (1, 2, 3, 4, 5, 6, 8):
         raise ValueError(f"{bits} bits in groups of {size}")
-    narrow = dtype if scalars["rounding"] == "reference" else "F32"
-    return {
-        "group_bytes": size * bits // 8,
-        "raw": np.dtype("<u4" if dtype == "F32" else "<u2"),
-        "half": dtype == "F16",
-        "narrow": narrow,
-        "twice": scalars["order"] == "mlx",
-    }
+    twice = dtype if scalars["rounding"] == "reference" else "F32"
+    once = twice if scalars["order"] == "mlx" else "F32"
+    return {"affine": Affine(bits, dtype, zero="added", once=once, twice=twice)}
 
 
 def decode_affine(
@@ -56,20 +54,21 @@ def decode_affine(
 ) -> None:
     """Output rows `window`, from uint8 `[rows, bytes]` of `payload`, `scales` and `biases`.
 
-    `params`: `bits`, `group_size`, and what `prepare` made. Raises ValueError for arrays that do
+    `params`: `group_size`, and what `prepare` made. Raises ValueError for arrays that do
     not fit one another.
     """
     data = blocks["payload"].reshape(-1)
-    scales = blocks["scales"].reshape(-1).view(params["raw"])
-    biases = blocks["biases"].reshape(-1).view(params["raw"])
+    affine: Affine = params["affine"]
+    scales, half = bits_of(affine.scale_dtype, blocks["scales"].reshape(-1))
+    biases, _ = bits_of(affine.scale_dtype, blocks["biases"].reshape(-1))
     groups, size = scales.shape[0], params["group_size"]
-    if biases.shape != scales.shape or data.shape[0] != groups * params["group_bytes"]:
+    if biases.shape != scales.shape or data.shape[0] * 8 != groups * size * affine.bits:
         raise ValueError(
             f"payload: {data.shape[0]} bytes for scales {scales.shape}, biases {biases.shape} of "
-            f"groups of {size} codes of {params['bits']} bits"
+            f"groups of {size} codes of {affine.bits} bits"
         )
     if out.shape != (groups * size,):
         raise ValueError(f"out: {out.shape} for {groups} groups of {size}")
-    affine = _affine(params["bits"], params["narrow"])
     codes = np.empty(max(_CODES, size), np.uint8)
-    affine(data, scales, biases, params["half"], size, params["twice"], codes, out)
+    decode = _affine(affine.bits, KINDS[affine.once], affine.last(out))
+    decode(data, scales, biases, half, size, codes, out)

@@ -25,19 +25,19 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
+from anamnesis.kernels._affine import Affine
 from anamnesis.kernels._codes import bits_of
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._planar import lines_of
+from anamnesis.kernels._planar_scales import decode_units, words_of
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
 from anamnesis.kernels.types import Array
 
 _FLOATS = {"F8_E4M3": decode_e4m3, "F8_E4M3FNUZ": decode_e4m3fnuz, "F8_E5M2": decode_e5m2}
-_NO_WORDS = np.empty(0, np.uint32)
 _int8 = kernel("quanto:int8")
 _narrowed = kernel("quanto:narrow_values")
-decode_units = kernel("_planar_scales:decode_units")
 
 
 def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
@@ -88,13 +88,14 @@ def decode_bytes(
 
 
 def prepare_bits(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
-    """`steps` of the kernel: whether the shift comes after the scale, and how they are rounded.
+    """`affine`: whether the shift comes after the scale, and how they are rounded.
 
     `scalars`: `scale_dtype`, `shift_dtype` (U8 and I8 for integers), `rounding`.
     """
     scale, after = scalars["scale_dtype"], scalars["shift_dtype"] in KINDS
-    narrow = KINDS[scale] if scalars["rounding"] == "reference" else 0
-    return {"steps": (after, narrow if after else 0, narrow)}
+    twice = scale if scalars["rounding"] == "reference" else "F32"
+    once, zero = (twice, "after") if after else ("F32", "before")
+    return {"affine": Affine(scalars["bits"], scale, "planar", zero=zero, once=once, twice=twice)}
 
 
 def decode_bits(
@@ -105,11 +106,12 @@ def decode_bits(
     `params`: `bits`, `group_size`, `period` (packed lines), and what `prepare_bits` made. Raises
     ValueError as above.
     """
-    bits, size, period = params["bits"], params["group_size"], params["period"]
+    affine: Affine = params["affine"]
+    size, period = params["group_size"], params["period"]
     data, base = lines_of(blocks["payload"], window, period)
     scales, half = bits_of(params["scale_dtype"], blocks["_scale"].reshape(-1))
     stored = blocks["_shift"].reshape(-1)
-    if params["steps"][0]:
+    if affine.zero == "after":
         shifts, half_shifts = bits_of(params["shift_dtype"], stored)
     else:
         shifts, half_shifts = stored.view(np.int8).astype(np.float32).view(np.uint32), False
@@ -118,7 +120,8 @@ def decode_bits(
         raise ValueError(f"payload {blocks['payload'].shape}, out {out.shape}: {groups} x {size}")
     if scales.shape != (groups,) or shifts.shape != (groups,):
         raise ValueError(f"_scale {scales.shape}, _shift {shifts.shape}: groups {window}")
-    if not 0 <= window.start <= window.stop <= 8 // bits * period:
-        raise ValueError(f"groups {window} of {8 // bits} times {period}")
-    planes = data, _NO_WORDS, base, period, size, bits, True
-    decode_units(planes, (scales, half), (shifts, half_shifts), params["steps"], window.start, out)
+    if not 0 <= window.start <= window.stop <= 8 // affine.bits * period:
+        raise ValueError(f"groups {window} of {8 // affine.bits} times {period}")
+    planes = data, words_of(data, affine.bits), base, period, size, True
+    scale, shift = (scales, half), (shifts, half_shifts)
+    decode_units(affine, out)(planes, scale, shift, window.start, out)

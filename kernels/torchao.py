@@ -31,7 +31,6 @@ from anamnesis.kernels.types import Array
 
 TILE_ROWS, TILE_BLOCKS = 128, 4
 _WORDS = 32  # of a tile, four bytes each, in one of its four columns
-_SIGNED = np.array([*range(8), *range(-8, 0)], np.float32)
 _int4 = kernel("torchao:int4")
 
 
@@ -53,7 +52,7 @@ def decode_int4(
             f"{out.shape}: {window} in groups of {size}"
         )
     codes = payload.reshape(-1)
-    _int4(codes, size, scales, zeros, _SIGNED, out)
+    _int4(codes, size, scales, zeros, out)
 
 
 def prepare_tiles(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:

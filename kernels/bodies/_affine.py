@@ -31,7 +31,7 @@ from anamnesis.kernels.bodies._vector import load16, load32, signed, store, to_f
 from anamnesis.kernels.types import Array, Bytes, Floats, Real
 
 NUMBERS = np.arange(16, dtype=np.float32)
-_SIGNED = np.array([*range(8), *range(-8, 0)], np.float32)
+SIGNED = np.array([*range(8), *range(-8, 0)], np.float32)
 
 
 @inline
@@ -80,7 +80,7 @@ def applier(bits: int, negative: bool, step: int, zero: str, once: int, twice: i
     values = formula(zero, once, twice, True)
     value = formula(zero, once, twice, False)
     if bits == 4:
-        return _of_nibbles(_SIGNED if negative else NUMBERS, step, values, value)
+        return _of_nibbles(SIGNED if negative else NUMBERS, step, values, value)
     return _of_digits(step, values, value) if bits < 4 else _of_bytes(negative, step, values, value)
 
 

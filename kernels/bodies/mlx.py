@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.bodies._affine import formula
 from anamnesis.kernels.bodies._codes import spread, widen
 from anamnesis.kernels.bodies._jit import jit, local, stack, variants
-from anamnesis.kernels.bodies._round import through_bf16, through_f16
 from anamnesis.kernels.bodies._vector import load32, store, to_f32
 from anamnesis.kernels.mlx import STEP
 from anamnesis.kernels.types import Array, Bytes, Floats
@@ -19,12 +19,13 @@ _scales, _biases = stack(4 * _GROUPS), stack(4 * _GROUPS)
 
 
 @variants
-def affine(bits: int, narrow: str) -> Any:
-    """`(data, scales, biases, half, size, twice, codes, out)`: codes of groups to values.
+def affine(bits: int, once: int, twice: int) -> Any:
+    """`(data, scales, biases, half, size, codes, out)`: codes of groups to values.
 
-    `codes` is room for the codes of some groups, one at least.
+    `codes` is room for the codes of some groups, one at least; products are rounded to the dtype
+    `once` of `_narrow.KINDS`, sums to `twice`.
     """
-    to_bytes, multiply = spread(bits), _SCALE[narrow]
+    to_bytes, value = spread(bits), formula("added", once, twice, True)
 
     def values_of(
         data: Bytes,
@@ -32,7 +33,6 @@ def affine(bits: int, narrow: str) -> Any:
         biases: Array,
         half: bool,
         size: int,
-        twice: bool,
         codes: Bytes,
         out: Array,
     ) -> None:
@@ -47,70 +47,21 @@ def affine(bits: int, narrow: str) -> Any:
             if bits != 8:
                 to_bytes(stream, codes)
                 stream = codes
-            multiply(stream, size, scale, bias, count, twice, out, at)
+            multiply(stream, size, scale, bias, count, out, at)
+
+    @jit
+    def multiply(
+        codes: Bytes,
+        size: int,
+        scales: Floats,
+        biases: Floats,
+        groups: int,
+        out: Array,
+        to: int,
+    ) -> None:
+        for group in range(groups):
+            scale, bias = scales[group], biases[group]
+            for at in range(group * size, (group + 1) * size, STEP):
+                store(out, to + at, value(to_f32(load32(codes, at)), bias, scale))
 
     return values_of
-
-
-@jit
-def _scale(
-    codes: Bytes,
-    size: int,
-    scales: Floats,
-    biases: Floats,
-    groups: int,
-    twice: bool,
-    out: Array,
-    to: int,
-) -> None:
-    for group in range(groups):
-        scale, bias = scales[group], biases[group]
-        for at in range(group * size, (group + 1) * size, STEP):
-            store(out, to + at, to_f32(load32(codes, at)) * scale + bias)
-
-
-@jit
-def _scale_bf16(
-    codes: Array,
-    size: int,
-    scales: Array,
-    biases: Array,
-    groups: int,
-    twice: bool,
-    out: Array,
-    to: int,
-) -> None:
-    for group in range(groups):
-        scale, bias = scales[group], biases[group]
-        if twice:
-            for at in range(group * size, (group + 1) * size, STEP):
-                product = through_bf16(to_f32(load32(codes, at)) * scale)
-                store(out, to + at, through_bf16(product + bias))
-        else:
-            for at in range(group * size, (group + 1) * size, STEP):
-                store(out, to + at, through_bf16(to_f32(load32(codes, at)) * scale + bias))
-
-
-@jit
-def _scale_f16(
-    codes: Array,
-    size: int,
-    scales: Array,
-    biases: Array,
-    groups: int,
-    twice: bool,
-    out: Array,
-    to: int,
-) -> None:
-    for group in range(groups):
-        scale, bias = scales[group], biases[group]
-        if twice:
-            for at in range(group * size, (group + 1) * size, STEP):
-                product = through_f16(to_f32(load32(codes, at)) * scale)
-                store(out, to + at, through_f16(product + bias))
-        else:
-            for at in range(group * size, (group + 1) * size, STEP):
-                store(out, to + at, through_f16(to_f32(load32(codes, at)) * scale + bias))
-
-
-_SCALE = {"F32": _scale, "BF16": _scale_bf16, "F16": _scale_f16}
