@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.bodies._butterflies import across_lines, along_line
 from anamnesis.kernels.bodies._jit import inline, jit, put
 from anamnesis.kernels.types import Array, Doubles
 
@@ -77,13 +78,7 @@ def times_sylvester(
             if not whole:
                 times(rows[line : line + 1, start : start + size], matrix, room[:1])
                 continue
-            half = 1
-            while half < size:
-                for first in range(0, size, 2 * half):
-                    for i in range(first, first + half):
-                        a, b = line_room[i], line_room[i + half]
-                        line_room[i], line_room[i + half] = a + b, a - b
-                half *= 2
+            along_line(line_room, size)
             for i in range(size):
                 rows[line, start + i] = line_room[i] * (after[i] * factor) + 0.0  # no minus zero
 
@@ -138,14 +133,7 @@ def turned_sylvester(
             if wrong:
                 _turned_chunk(matrix, part, room)
                 continue
-            half = 1
-            while half < size:
-                for begin in range(0, size, 2 * half):
-                    for k in range(begin, begin + half):
-                        for j in range(count):
-                            a, b = room[k, j], room[k + half, j]
-                            room[k, j], room[k + half, j] = a + b, a - b
-                half *= 2
+            across_lines(room, size, count)
             for i in range(size):
                 for j in range(count):
                     part[i, j] = room[i, j] * (after[i] * factor) + 0.0

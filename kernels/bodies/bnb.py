@@ -2,45 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._sizes import STEP_BYTES
-from anamnesis.kernels.bodies._jit import as_f32, as_u32, bf16_bits, inline, jit, local, put, stack
+from anamnesis.kernels.bodies._jit import jit, local, put, stack
 from anamnesis.kernels.bodies._lookup import load_numbers, table_for
+from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._nibbles import look_up_pairs
 from anamnesis.kernels.bodies._vector import clean_nan, load16, load32, signed, store, to_f32
-from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array, Bytes, Floats, Real
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 _LANES = 32
 
 _numbers = stack(64)
-
-
-@inline
-def _through_f16(value: Real) -> Any:
-    """A float32 rounded to binary16 and back, to nearest, ties to even."""
-    bits = as_u32(value)
-    magnitude = u32(bits & u32(0x7FFFFFFF))
-    if magnitude > u32(0x7F800000):
-        return value
-    if magnitude < u32(0x38800000):  # below 2**-14: multiples of 2**-24, the spacing at 0.5
-        near = as_u32(np.float32(as_f32(magnitude) + np.float32(0.5)) - np.float32(0.5))
-    else:
-        near = u32(magnitude + u32(0xFFF) + u32(u32(magnitude >> u32(13)) & u32(1)))
-        near = u32(near & u32(0xFFFFE000))
-        if near > u32(0x477FE000):  # 65504
-            near = u32(0x7F800000)
-    return as_f32(u32(near | u32(bits & u32(0x80000000))))
-
-
-@inline
-def _through(value: Real, narrow: int) -> Any:
-    if narrow == 2:
-        return _through_f16(value)
-    return as_f32(u32(u32(bf16_bits(value)) << u32(16)))
 
 
 @jit
@@ -55,7 +29,7 @@ def four_bit(
         numbers = load_numbers(quant_map, 0) * scale
         if narrow != 0:
             for code in range(16):
-                narrowed[code] = _through(np.float32(quant_map[code] * scale), narrow)
+                narrowed[code] = rounded(np.float32(quant_map[code] * scale), narrow)
             numbers = load_numbers(narrowed, 0)
         table = table_for(out, numbers)
         for at in range(i * block_bytes, (i + 1) * block_bytes, STEP_BYTES):

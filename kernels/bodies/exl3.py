@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from anamnesis.kernels.bodies._butterflies import across_lines, along_line
 from anamnesis.kernels.bodies._jit import jit, put
 from anamnesis.kernels.exl3 import GROUP, TILE
 from anamnesis.kernels.types import Array, Bytes, Floats
@@ -35,11 +36,11 @@ def decode(
                     places,
                     square[across * TILE : (across + 1) * TILE, down * TILE : (down + 1) * TILE],
                 )
-            _along_rows(square)
             for row in range(GROUP):
+                along_line(square[row], GROUP)
                 for i in range(GROUP):
                     square[row, i] *= inputs[start + i]
-            _along_columns(square)
+            across_lines(square, GROUP, GROUP)
             for row in range(GROUP):
                 # Both transforms are orthogonal but for sqrt(128) each.
                 factor = outputs[first + row] / np.float64(GROUP)
@@ -64,29 +65,3 @@ def _tile(line: Array, at: int, halves: int, table: Floats, places: Bytes, part:
         place = places[step]
         # A place: bits 0-3 the column, bits 4-7 the row of the tile.
         part[place & 15, place >> 4] = np.float64(table[state])
-
-
-@jit
-def _along_rows(square: Array) -> None:
-    """Each row times the Sylvester matrix of 128, by sums and differences of halves."""
-    for row in range(GROUP):
-        step = 1
-        while step < GROUP:
-            for first in range(0, GROUP, 2 * step):
-                for i in range(first, first + step):
-                    a, b = square[row, i], square[row, i + step]
-                    square[row, i], square[row, i + step] = a + b, a - b
-            step *= 2
-
-
-@jit
-def _along_columns(square: Array) -> None:
-    """The Sylvester matrix of 128 times the matrix, a row of it at a time."""
-    step = 1
-    while step < GROUP:
-        for first in range(0, GROUP, 2 * step):
-            for row in range(first, first + step):
-                for i in range(GROUP):
-                    a, b = square[row, i], square[row + step, i]
-                    square[row, i], square[row + step, i] = a + b, a - b
-        step *= 2

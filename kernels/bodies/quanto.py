@@ -5,10 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from anamnesis.kernels.bodies._affine import narrowed
-from anamnesis.kernels.bodies._codes import to_half
-from anamnesis.kernels.bodies._jit import as_f32, bf16_bits, jit, local, put, stack
+from anamnesis.kernels.bodies._jit import jit, local, put, stack
+from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._vector import load32, signed, store, to_f32
-from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array, Bytes, Floats
 
 _STEP = 32
@@ -35,10 +34,7 @@ def int8(codes: Bytes, scales: Floats, columns: int, narrow: int, first: int, ou
 
 
 @jit
-def narrow_values(singles: Array, narrow: bool, out: Array) -> None:
+def narrow_values(singles: Floats, narrow: int, out: Array) -> None:
     """float32 rounded to `narrow`, 1 for BF16 and 2 for binary16."""
     for i in range(out.shape[0]):
-        if narrow == 2:
-            put(out, i, to_half(singles[i]))
-        else:
-            put(out, i, as_f32(u32(u32(bf16_bits(singles[i])) << u32(16))))
+        put(out, i, rounded(singles[i], narrow))
