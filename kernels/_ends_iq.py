@@ -38,22 +38,29 @@ def reach(kind: str, blocks: Array) -> Reach:
     if kind == "iq1_s":
         words = np.ascontiguousarray(blocks[:, 34:50]).view("<u2")
         d = _halves(blocks[:, :2])
+        # qh: bits 12-14 the scale, bit 15 the sign of the shift.
         return _moved(d * _odd(words >> 12 & 7), words >> 15, 32)
     if kind == "iq1_m":
         words = np.ascontiguousarray(blocks[:, 48:56]).view("<u2")
+        # Bits 12-15 of four words are the nibbles of d.
         bits = words[:, 0] >> 12 | words[:, 1] >> 12 << 4
         bits |= words[:, 2] >> 12 << 8 | words[:, 3] >> 12 << 12
         d = np.ascontiguousarray(bits).view("<f2").astype(np.float32)[:, None]
+        # Bits 3 k to 3 k + 2 of word i are the scale of run 4 i + k.
         scales = (words[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(-1, 16)
+        # Bits 3 and 7 of a byte of qh: the signs of two shifts.
         shifts = blocks[:, 32:48, None] >> np.array([3, 7], np.uint8) & 1
         sizes = np.repeat(d * _odd(scales), 2, axis=1)
         return _moved(sizes, shifts.reshape(len(blocks), 32), 8)
     grid, first, step, size, (one, more) = _SIGNED[kind]
     levels = np.unique(read(grid)).astype(np.float32)
+    # Half a step beyond the last level.
     last = levels[-1] + (levels[-1] - levels[-2]) / np.float32(2)
     if step:
+        # The upper half of the last byte of a run's word.
         scales = blocks[:, first::step][:, : 256 // size] >> 4
     else:
+        # Two scales a byte, the low half first.
         held = blocks[:, first:, None] >> np.array([0, 4], np.uint8) & 15
         scales = held.reshape(len(blocks), -1)
     d = _halves(blocks[:, :2])

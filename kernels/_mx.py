@@ -38,6 +38,7 @@ def of_groups(rule: Rule, greatest: Floats, reach: int, dtype: str) -> tuple[Any
 @cache
 def table_of(rule: Rule, reach: int, dtype: str) -> tuple[Any, Any]:
     """The bytes and scales of every magnitude of a 16-bit dtype, by its bits."""
+    # Magnitudes: bit 15 is 0.
     bits = np.arange(1 << 15, dtype=np.uint16)
     half = bits.view(np.float16).astype(np.float32)
     numbers = half if dtype == "F16" else (bits.astype(np.uint32) << 16).view(np.float32)
@@ -71,6 +72,7 @@ def exponents(greatest: Array, bits: int, dtype: str) -> Any:
     else:
         shift = 23 - mantissa
         raw, bias, most = greatest.view(np.uint32).astype(np.int64) >> shift, 127, 255
+    # A quarter of the mantissa is added: from 1.75 on it carries into the exponent.
     field = (raw + (1 << mantissa - 2)) >> mantissa
     exponent = 127 + field - bias - _TOP[bits]
     exponent = np.where(field == 0, 0, np.where(field >= most, 255, exponent))

@@ -35,6 +35,7 @@ def places(output: Indices, number: Indices, order: Sequence[int]) -> Any:
     """
     lane, j, e = threads()
     found = np.empty((OUTPUTS, INPUTS), np.int64)
+    # The tile has eight codes a thread; thread 4 l + j holds those of lane l, warp j.
     found[output, number] = 8 * (4 * lane + j) + np.argsort(order)[e]
     return found
 
@@ -49,7 +50,10 @@ def unpack(lines: Bytes, bits: int, order: Array) -> Any:
     if rest or bits not in (4, 8):
         raise ValueError(f"lines of {raw.shape[1]} bytes, in tiles of {bits} bits")
     if bits == 4:
+        # Place 2 i is the low half of byte i.
         raw = np.stack([raw & 15, raw >> 4], -1)
+    # A line is 16 inputs of all outputs, a tile 64 outputs of it: tiles of a unit go one below the
+    # other.
     codes = raw.reshape(len(raw), units, CODES)[..., order.reshape(-1)]
     codes = codes.reshape(len(raw), units, OUTPUTS, INPUTS).transpose(1, 2, 0, 3)
     return codes.reshape(units * OUTPUTS, -1)
@@ -59,6 +63,7 @@ def pack_rows(codes: Array, bits: int) -> Any:
     """Rows of codes as rows of bytes, the first in the lowest bits."""
     if bits == 8:
         return np.ascontiguousarray(codes)
+    # Code 2 i in the low half of byte i.
     return codes[:, ::2] | codes[:, 1::2] << 4
 
 

@@ -76,6 +76,7 @@ def decode_gemm(
     if "qzeros" in blocks:
         zeros = read_zeros(blocks["qzeros"], affine.bits, 0, 0, True, scales.shape)
         if affine.signed:
+            # Nibbles in two's complement.
             zeros -= np.float32(16) * (zeros >= 8)
     else:
         zeros = np.full(scales.shape, np.float32(affine.middle))

@@ -46,6 +46,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         if scalars["rounding"] == "reference":
             numbers = numbers.astype(_NARROW[scalars["scale_dtype"]]).astype(np.float32)
     numbers[np.isnan(numbers)] = np.nan  # one that rounding keeps a NaN
+    # Four codes repeat in a table of sixteen.
     numbers = np.tile(numbers, 4)
     return {"numbers": numbers}
 

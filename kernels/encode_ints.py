@@ -81,9 +81,11 @@ def encode_packed(values: Array, params: Mapping[str, Any], out: Mapping[str, An
     if columns * bits % 32 == 0 and columns % 8 == 0:
         pack(codes, bits, packed.view(np.uint8))
     else:
+        # Rows that end within a word begin a new one.
         packed[:] = pack_rows(codes.reshape(-1, columns), bits).reshape(-1)
     out["shape"][:] = params["shape"][: len(out["shape"])]
     if "zero" in out:
+        # Zero points are packed down the rows, 32 rows at a time, which are whole words.
         lines = (zeros.reshape(len(values) // columns, -1) + (1 << bits - 1)).astype(np.uint8)
         out["zero"][:] = pack_rows(lines.T, bits).T.reshape(-1)
 

@@ -25,6 +25,7 @@ import numpy as np
 from anamnesis.kernels import Window, gptq
 from anamnesis.kernels.types import Array
 
+# Widths of the planes of a code, its lowest bits first.
 PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 
 
@@ -45,6 +46,7 @@ def decode(
     if words.shape[0] % bits or words.shape[1] != rows:
         raise ValueError(f"qweight: words {words.shape} of {bits} bits for rows {window}")
     codes = joined(words.reshape(-1, bits, rows), bits)
+    # Four codes of a column are a word of GPTQ's 8 bits, the first lowest.
     fours = codes.reshape(-1, 4, rows).transpose(0, 2, 1)
     parts = {"scales": blocks["scales"], "qweight": fours.reshape(-1, 4 * rows)}
     if "qzeros" in blocks:
@@ -54,6 +56,7 @@ def decode(
     else:
         groups = blocks["scales"].shape[0]
         parts["qzeros"] = np.full((groups, rows), 1 << (bits - 1), np.uint8)
+    # The zero points are stored as they are.
     eight = {**params, "zero_offset": 0, "zero_carry": False}
     gptq.decode(parts, eight, window, out)
 
@@ -65,6 +68,7 @@ def joined(words: Array, bits: int) -> Any:
     for width in PLANES[bits]:
         per = 32 // width
         shifts = (np.arange(per, dtype=np.uint32) * np.uint32(width))[:, None]
+        # A plane of `width` bits: `width` words of `32 / width` fields, the first lowest.
         fields = words[:, at : at + width, None] >> shifts & np.uint32((1 << width) - 1)
         codes |= fields.astype(np.uint8).reshape(codes.shape) << np.uint8(at)
         at += width

@@ -42,6 +42,7 @@ def decode(
     words = words.reshape(-1, bits, rows)
     codes = np.empty((rows, len(words), _BLOCK), np.float32)
     for k in range(_BLOCK):
+        # Code k of 32 is bits `k * bits` and up of `bits` words down the column.
         word, shift = divmod(k * bits, 32)
         field = words[:, word] >> np.uint32(shift)
         if shift + bits > 32:

@@ -28,6 +28,7 @@ from anamnesis.kernels import Window, _tiles, ct
 from anamnesis.kernels.types import Array
 
 _lane, _j, _e = _tiles.threads()
+# A thread's eight numbers: inputs 2 m, 2 m + 1, 2 m + 8, 2 m + 9 of two outputs eight apart.
 _PLACES = _tiles.places(
     16 * _j + _lane // 4 + 8 * (_e // 4),
     2 * (_lane % 4) + np.array((0, 1, 8, 9))[_e % 4],

@@ -39,6 +39,7 @@ from anamnesis.kernels import PayloadError, Window, _tiles, ct
 from anamnesis.kernels.types import Array
 
 _lane, _j, _e = _tiles.threads()
+# The same numbers with outputs and inputs in each other's place, as sparse tensor cores take them.
 _OUTPUT = 16 * (_lane // 8) + 8 * (_lane // 4 % 2) + 4 * (_e // 4) + _j
 _KEPT = 2 * (_lane % 4) + np.array((0, 1, 8, 9))[_e % 4]
 _PLACES = {
@@ -53,6 +54,7 @@ def _entries() -> Any:
     """Where each entry of `meta` of a tile lies, int64 `[64 rows, 2]`."""
     row, column = np.indices((64, 2))
     at = 4 * (row // 8) + 2 * (row % 2) + row % 8 // 4 + 32 * (row % 4 // 2)
+    # An entry on the wrong side of a pair of lines stands one place on, in the other column.
     moved = (at % 2 != column).astype(np.int64) * (2 * column - 1)
     return 2 * (at + moved) + column - moved
 
@@ -78,11 +80,14 @@ def decode(
     if meta.shape != (inputs // 32, 2 * rows):
         raise ValueError(f"meta {meta.shape} for {rows} rows of {inputs} inputs")
     entries = meta.reshape(len(meta), -1, 128)[..., _ENTRIES].transpose(1, 2, 0, 3)
+    # An entry: four nibbles, lowest first, of four inputs each; bits 0-1 the first that is kept,
+    # bits 2-3 the second.
     nibbles = entries.reshape(rows, -1, 1) >> np.arange(0, 16, 4, dtype=np.uint16)
     nibbles = nibbles.reshape(rows, -1)
     first, second = nibbles & 3, nibbles >> 2 & 3
     if (first >= second).any():
         raise PayloadError("meta: keeps one input of four twice, or two in the wrong order")
+    # What is dropped is the code of 0.
     codes = np.full((rows, inputs // 4, 4), 1 << (bits - 1), np.uint8)
     for place, half in ((first, kept[:, ::2]), (second, kept[:, 1::2])):
         np.put_along_axis(codes, place[..., None].astype(np.int64), half[..., None], 2)

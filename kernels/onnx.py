@@ -41,6 +41,7 @@ def decode(
 def _bytes_of(packed: Array, bits: int, groups: int) -> Any:
     """Zero points of a byte each, `[rows, groups]`: signed, as codes that are stored plus half."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
+    # `8 / bits` zero points a byte, the first lowest; a row of them begins a byte.
     fields = packed[:, :, None] >> shifts & np.uint8((1 << bits) - 1)
     flat = fields.reshape(len(packed), -1)[:, :groups]
     return flat - np.uint8(1 << (bits - 1))

@@ -50,12 +50,15 @@ def decode(
         raise ValueError(f"B {blocks['B'].shape}, out {out.shape} for units {window}")
     if grouped:
         scales = _tiles.lines_of_scales(blocks["s_group"], "<f2", GROUPED)
+        # Offset codes become the INT8 that the kernel multiplies: rounded, ties to even, and
+        # saturated.
         numbers = codes.reshape(rows, scales.shape[1], -1).astype(np.float32) - np.float32(8)
         if not np.isfinite(scales).all():
             raise PayloadError("s_group: a scale that is no finite number makes no INT8")
         numbers *= to_float32("F16", scales)[..., None]
         codes = np.clip(np.rint(numbers), -128, 127).astype(np.int8).reshape(rows, inputs)
     else:
+        # Signed codes in the upper half of a byte: INT8 that is a multiple of 16.
         codes = codes << 4
     parts = {
         "weight": codes.view(np.uint8),

@@ -51,6 +51,7 @@ def decode(
         if codes.size < count:
             raise ValueError(f"{side}_x: {codes.size} codes for groups {window}")
         steps, least = params[f"{side}_s"], params[f"{side}_m"]
+        # Steps and minima are of the columns of the quantised scales, row after row.
         place = np.arange(window.start, window.stop) % steps.size
         with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
             numbers = codes[:count].astype(np.float32) * steps[place] + least[place]

@@ -42,6 +42,7 @@ def decode(
     mask = np.ascontiguousarray(blocks["bitmask"])
     if mask.shape[0] != rows or values.size * 2 != rows * columns:
         raise ValueError(f"bitmask {mask.shape}, {values.size} values for {rows} of {columns}")
+    # Bit i of byte j is column 8 j + i.
     kept = np.unpackbits(mask, axis=1, count=columns, bitorder="little").view(bool)
     if (kept.reshape(-1, 4).sum(1) != 2).any():
         raise PayloadError("bitmask: keeps more or fewer than two of four")

@@ -81,6 +81,8 @@ def _inverse(whole: np.float32, divide: bool, dtype: str) -> Any:
             for other in (below, above):
                 if (_numbers(scales * other if divide else scales / other, dtype) == wanted).all():
                     return other
+            # The quotient that rounds to the same numbers is near the rounded inverse, on either
+            # side.
             below = np.nextafter(below, np.float32(0))
             above = np.nextafter(above, np.float32(np.inf))
     raise Inexact(f"no inverse of its number, {whole!s:.40}, gives the same {dtype}")
@@ -95,6 +97,7 @@ def read_gguf_mxfp4(views: Mapping[str, Any], params: Mapping[str, Any], window:
     data, rows = views["payload"], len(views["payload"]) * _MX_BLOCK // params["shape"][-1]
     if (data[:, 0] == _NAN_EXPONENT).any():
         raise Inexact("an exponent is 255: 2**128 in a GGUF, NaN elsewhere")
+    # A block: the exponent, then 16 bytes with elements i and 16 + i.
     codes = _neighbours(data[:, 1:].reshape(-1, 16))
     return Micro(codes.reshape(rows, -1), data[:, 0].reshape(rows, -1))
 
@@ -112,6 +115,7 @@ def write_gguf_mxfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, 
 def read_gguf_nvfp4(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Micro:
     """ggml's NVFP4, and the number of its tensor, if there is one."""
     data, rows = views["payload"], len(views["payload"]) * _NV_BLOCK // params["shape"][-1]
+    # A block: four E4M3 scales, whose sign is not read, then four times eight bytes.
     scales = data[:, :4] & np.uint8(0x7F)
     if (scales == 0x7F).any():
         raise Inexact("a scale is 0x7F: 0 in a GGUF, NaN elsewhere")
@@ -138,6 +142,7 @@ def write_gguf_nvfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, 
 def _neighbours(halves: Bytes) -> Any:
     """Pairs of j and j + n, in n bytes a row, as pairs of neighbours."""
     codes = np.concatenate([halves & np.uint8(15), halves >> np.uint8(4)], axis=1)
+    # The first of two in the low half.
     return codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
 
 

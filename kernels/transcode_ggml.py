@@ -30,12 +30,15 @@ def _read(
     columns = params["shape"][-1]
     numbers = np.ascontiguousarray(data[:, : 4 if biased else 2]).view("<f2").astype(np.float32)
     if bits == 8:
+        # int8 to offset codes.
         codes = data[:, 2:] ^ np.uint8(128)
     else:
+        # Byte i: element i in the low half, 16 + i in the high one.
         qs = data[:, -_HALF:]
         codes = np.concatenate([qs & np.uint8(15), qs >> np.uint8(4)], axis=1)
         if encoding in _QH:
             at = _QH[encoding]
+            # Bit j of qh, a little-endian word, is bit 4 of element j.
             high = np.unpackbits(data[:, at : at + 4], axis=1, bitorder="little")
             codes |= high << np.uint8(4)
     scales = numbers[:, 0].reshape(-1, columns // _BLOCK)

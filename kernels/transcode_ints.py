@@ -51,6 +51,7 @@ def read_gptq(views: Views, params: Mapping[str, Any], window: Window) -> Intege
     """GPTQ of any version, without act-order."""
     bits, columns = params["bits"], params["in_features"]
     words = views["qweight"].view("<u4")
+    # Streams run down the columns of words; turned, a row is a stream.
     codes = codes_of(np.ascontiguousarray(words.T).view(np.uint8), bits, columns)
     scales = read_scales(params["scale_dtype"], views["scales"])
     zeros = None
@@ -66,6 +67,7 @@ def read_awq(views: Views, params: Mapping[str, Any], window: Window) -> Integer
     words = views["qweight"].view("<u4")
     codes = np.empty((words.shape[1], 8, words.shape[0]), np.uint8)
     for nibble, output in enumerate(_AWQ_ORDER):
+        # Nibble k of a word, from the lowest on, is output `_AWQ_ORDER[k]` of its eight.
         codes[:, output] = (words.T >> np.uint32(4 * nibble)) & np.uint32(15)
     scales = read_scales(params["scale_dtype"], views["scales"])
     zeros = None
@@ -93,12 +95,14 @@ def read_ct_packed(views: Views, params: Mapping[str, Any], window: Window) -> I
 def zeros_down(stored: Array, groups: int, bits: int, rows: int) -> Any:
     """Zero points, float32 `[rows, groups]`, of bytes of words that are packed down the rows."""
     words = np.ascontiguousarray(stored.reshape(-1)).view("<u4")
+    # The stream of a group runs down its column of words.
     lines = np.ascontiguousarray(words.reshape(-1, groups).T).view(np.uint8)
     return np.ascontiguousarray(codes_of(lines, bits, rows).T.astype(np.float32))
 
 
 def read_ct_bytes(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
     """compressed-tensors' codes of a byte."""
+    # Two's complement to offset codes, and back: bit 7.
     codes = views["weight"] ^ np.uint8(128)
     scales = _ct_scales(views, params, len(codes))
     zeros = _signed_zeros(views, len(codes), params["groups"], 8) if params["zero"] else None
@@ -140,6 +144,7 @@ def write_ct_packed(found: Integers, params: Mapping[str, Any], out: Mapping[str
     if "zero" in out:
         lines = np.full((-(-len(zeros) // 32) * 32, zeros.shape[1]), 0, np.uint8)
         lines[: len(zeros)] = zeros
+        # Down the rows: a stream for each group, in columns of words.
         packed = pack_rows(np.ascontiguousarray(lines.T), bits).T.reshape(-1)
         out["zero"][:] = packed[: len(out["zero"])]
     else:
@@ -193,6 +198,7 @@ def biases_of(found: Integers) -> Any:
         return found.biases
     half = np.float32(1 << found.bits - 1)
     zeros = half if found.zeros is None else found.zeros
+    # double holds the product exactly: a float32 by a number of at most 8 bits.
     wide = -(found.scales.astype(np.float64) * zeros)
     biases = wide.astype(np.float32)
     if not (biases.astype(np.float64) == wide).all():
