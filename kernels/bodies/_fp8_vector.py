@@ -113,6 +113,8 @@ else:
 
             shift, mask = (all_lanes(number, halves) for number in args[1:3])
             keep, nan = (all_lanes(number, codes.type) for number in args[3:])
+            # Bit 7, the sign, is in bits 7-15 now: the mask keeps bit 15, and below it what was
+            # shifted.
             bits = builder.and_(builder.shl(builder.sext(codes, halves), shift), mask)
             is_nan = builder.icmp_unsigned("==", builder.and_(codes, keep), nan)
             return _extended(context, builder, bits, is_nan)
@@ -127,6 +129,8 @@ else:
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             halves = ir.VectorType(_I16, STEP)
+            # E5M2 is the upper byte of a binary16; FNUZ has its bias one higher, so values are
+            # half.
             wide = builder.shl(builder.zext(args[0], halves), _vector._same(halves, 8))
             magnitude = builder.and_(wide, _vector._same(halves, 0x7F00))
             # Half of it: an exponent less, or a place to the right for the two lowest exponents,
@@ -195,6 +199,7 @@ else:
             permute = builder.module.declare_intrinsic(
                 "llvm.x86.avx512.vpermi2var.hi.512", fnty=ir.FunctionType(kind, [kind] * 3)
             )
+            # Bits 0-6 the entry, bit 7 the sign in all bits above.
             wide = builder.sext(args[2], kind)
             low = builder.call(permute, [args[4], wide, args[5]])  # by the low six bits
             high = builder.call(permute, [args[6], wide, args[7]])

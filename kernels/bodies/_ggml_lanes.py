@@ -36,6 +36,7 @@ _MAGIC = np.float32(12582912)  # 1.5 * 2**23, whose last place is 1
 @inline
 def nearest_lanes(numbers: Floats) -> Any:
     """`nearest_int` of float32 lanes: ties to even; what is past 2**22 wraps, as there."""
+    # 23 bits of mantissa are the number plus 2**22.
     return (as_bits(numbers + _MAGIC) & 0x007FFFFF) - 0x00400000
 
 
@@ -44,7 +45,9 @@ def half_lanes(numbers: Floats) -> Any:
     """Binary16 bits of float32 lanes, as `half_bits`."""
     bits = as_bits(numbers)
     magnitude = bits & 0x7FFFFFFF
+    # 23 bits of mantissa to 10: 13 go, ties to the even last place; exponents are 112 apart.
     normal = (magnitude + 0xFFF + (magnitude >> 13 & 1) - 0x38000000) >> 13
+    # Below 2**-14: a count of 2**-24, the last place of 0.5.
     small = as_bits(as_reals(magnitude) + _f32(0.5)) - 0x3F000000
     half = choose(magnitude < splat(0x38800000), small, least_of(normal, splat(0x7C00)))
     half = choose(magnitude > splat(0x7F800000), splat(0x7E00), half)
@@ -100,6 +103,7 @@ def search_with_minimum(
         sum_w = sum_w + weight
         sum_x = sum_x + weight * value
     zero = splat(_f32(0))
+    # Minima are stored without a sign: a group has 0 at least in its range.
     low = choose(low > zero, zero, low)
     inverse = splat(_f32(most)) / (high - low)
     scale, minimum = splat(_f32(1)) / inverse, low
@@ -121,9 +125,11 @@ def search_with_minimum(
             sum_l = sum_l + weighted
             sum_l2 = sum_l2 + weighted * code
             sum_xl = sum_xl + weighted * value
+        # Least squares of `scale * code + minimum`: two linear equations.
         determinant = sum_w * sum_l2 - sum_l * sum_l
         this_scale = (sum_w * sum_xl - sum_x * sum_l) / determinant
         this_min = (sum_l2 * sum_x - sum_l * sum_xl) / determinant
+        # A minimum above 0 is none; the scale is that of a line through 0.
         this_scale = choose(this_min > zero, sum_xl / sum_l2, this_scale)
         this_min = choose(this_min > zero, zero, this_min)
         error = zero
@@ -135,6 +141,7 @@ def search_with_minimum(
         minimum = choose(better, this_min, minimum)
         best_inverse = choose(better, inverse, best_inverse)
         best_least = choose(better, least, best_least)
+    # Where all numbers are one, so that nothing was searched for.
     flat = high == low
     scale, minimum = choose(flat, zero, scale), choose(flat, low, minimum)
     return scale, minimum, choose(flat, zero, best_inverse), choose(flat, zero, best_least)
@@ -178,6 +185,7 @@ def search_signed(x: Floats, weights: Floats, count: int, half: int) -> Any:
             continue
         inverse = splat(_f32(-_f32(_f32(half) + _f32(_f32(0.1) * _f32(step))))) / signed
         sum_lx, sum_l2 = _sums(x, weights, count, half, inverse)
+        # What a scale of least squares leaves is smaller where `sum_lx ** 2 / sum_l2` is greater.
         better = (sum_l2 > zero) & (sum_lx * sum_lx > best * sum_l2)
         scale = choose(better, sum_lx / sum_l2, scale)
         best = choose(better, scale * sum_lx, best)
@@ -209,6 +217,7 @@ def _improved(x: Floats, codes: Floats, i: int, sums: tuple[Floats, Floats]) -> 
     zero = splat(_f32(0))
     value, code = lanes(x, 16 * i), lanes(codes, 16 * i)
     weight = value * value
+    # The sums of all other elements, whose best scale is their quotient.
     other_lx, other_l2 = sum_lx - weight * value * code, sum_l2 - weight * code * code
     new = reals(between(nearest_lanes(value * other_l2 / other_lx), -4, 3))
     new_lx, new_l2 = other_lx + weight * value * new, other_l2 + weight * new * new

@@ -71,6 +71,7 @@ def search_positive(x: Floats, weights: Floats, count: int, most: int, codes: Ar
     inverse = np.divide(_f32(most), top)
     scale, best = np.divide(_f32(1), inverse), _f32(0)
     for i in range(count):
+        # The first try alone takes codes that wrap.
         gap = _f32(x[i] - _f32(scale * _f32(_byte(nearest(_f32(inverse * x[i]))))))
         best = _f32(best + _f32(_f32(weights[i] * gap) * gap))
     for step in range(-4, 5):
@@ -107,6 +108,7 @@ def _improved(
             weighted = _f32(weight * x[i])
             other_lx = _f32(sum_lx - _f32(weighted * real))
             other_l2 = _f32(sum_l2 - _f32(_f32(weight * real) * real))
+            # Without this element there is no scale to choose its code under.
             if not (other_lx > 0 and other_l2 > 0):
                 continue
             code = min(_i32(most), nearest(np.divide(_f32(x[i] * other_l2), other_lx)))
@@ -115,6 +117,7 @@ def _improved(
             new = _f32(code)
             other_lx = _f32(other_lx + _f32(weighted * new))
             other_l2 = _f32(other_l2 + _f32(_f32(weight * new) * new))
+            # `lx ** 2 / l2` of both, without a division.
             left = _f32(_f32(other_lx * other_lx) * sum_l2)
             if left > _f32(_f32(sum_lx * sum_lx) * other_l2):
                 codes[i] = _byte(code)
@@ -138,6 +141,7 @@ def search_both_signs(x: Array, weights: Array, count: int, half: int, codes: Ar
     for number in range(-10, 10):  # the first try is at `half` itself
         if number == 0:
             continue
+        # -10 stands for the first try, which has no offset.
         step = 0 if number == -10 else number
         inverse = np.divide(-_f32(_f32(half) + _f32(_f32(0.1) * _f32(step))), signed)
         sum_lx, sum_l2 = _f32(0), _f32(0)

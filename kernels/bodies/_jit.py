@@ -97,6 +97,7 @@ else:
             ) -> Any:
                 with builder.goto_entry_block():
                     room = builder.alloca(ir.ArrayType(_I8, nbytes))
+                    # A line of the cache.
                     room.align = 64
                 return builder.bitcast(room, _I8.as_pointer())
 
@@ -147,6 +148,7 @@ else:
             bits = builder.bitcast(args[0], _I32)
             high = builder.lshr(bits, const(16))
             odd = builder.and_(high, const(1))
+            # Ties go to the even last place, bit 16.
             rounded = builder.lshr(builder.add(builder.add(bits, const(0x7FFF)), odd), const(16))
             nan = builder.fcmp_unordered("uno", args[0], args[0])
             chosen = builder.select(nan, builder.or_(high, const(0x40)), rounded)

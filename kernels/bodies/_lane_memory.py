@@ -86,6 +86,7 @@ else:
             half, bits, result = _I16, _I32, ir.FloatType()
             up = ir.Constant(bits, 16)
         number = builder.load(place(context, builder, array, values, at, half), align=2)
+        # BF16 is bits 16-31 of a float32.
         return builder.bitcast(builder.shl(builder.zext(number, bits), up), result)
 
     @intrinsic

@@ -182,6 +182,8 @@ else:
 
     def _folded(builder: Builder, first: Value, second: Value, step: int) -> Any:
         """The greater of each lane and the one `step` on, of the first row, then of the second."""
+        # Where bit `step` of the lane is clear, of the first row, else of the second: one is `step`
+        # on.
         near = [i if not i & step else i - step + COUNT for i in range(COUNT)]
         far = [i + step for i in near]
         kept, other = (_vector._shuffle(builder, first, second, order) for order in (near, far))

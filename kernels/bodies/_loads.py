@@ -68,6 +68,7 @@ else:
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             down = _vector._splat(builder, builder.trunc(args[2], _I32), LANES)
+            # Bits `shift` to `shift + 2` of each word.
             fields = builder.lshr(_wide(context, builder, words, args, 32), down)
             return builder.trunc(builder.and_(fields, _same(7)), _BYTES.llvm)
 
@@ -77,8 +78,10 @@ else:
         """As `f16_bits_to_f32`."""
         magnitude = builder.and_(half, _same(0x7FFF))
         sign = builder.shl(builder.and_(half, _same(0x8000)), _same(16))
+        # Bits 0-9 the mantissa, 10-14 the exponent, to bits 13-22 and 23-27.
         shifted = builder.shl(magnitude, _same(13))
         large = builder.icmp_unsigned(">=", magnitude, _same(0x7C00))
+        # 112 more in the exponent, twice of infinities and NaNs.
         bias = builder.select(large, _same(0x70000000), _same(0x38000000))
         count = builder.sitofp(magnitude, _NUMBERS.llvm)
         step = ir.Constant(_NUMBERS.llvm, [2.0**-24] * LANES)

@@ -157,6 +157,7 @@ else:
             numbers = args[1]
             if out.dtype == types.float32:
                 return numbers
+            # Bits 16-31 with what bit 15 and below round up, ties to even.
             wide = _vectors_of(_I32)
             bits = builder.bitcast(numbers, wide)
             by_16 = _vector._same(wide, 16)
@@ -169,6 +170,7 @@ else:
     def _permute(builder: Builder, entries: Value, codes: Value) -> Any:
         chosen = ir.Constant(_vectors_of(entries.type.element), ir.Undefined)
         for index in map(_I32, range(_ENTRIES)):
+            # LLVM knows sixteen extracts by extracted indices as one permutation of a register.
             code = builder.extract_element(codes, index)
             if code.type.width < 32:
                 code = builder.zext(code, _I32)
@@ -182,6 +184,7 @@ else:
         split = builder.bitcast(entries, _vectors_of(_I8, _ENTRIES * width))
         parts = []
         for first in range(width):
+            # Byte `first` of every entry: planes of bytes are looked up, and joined pairwise.
             plane = _vector._shuffle(builder, split, split, range(first, _ENTRIES * width, width))
             parts.append(_permute(builder, plane, codes))
         while len(parts) > 1:

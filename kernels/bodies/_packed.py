@@ -35,7 +35,7 @@ _planes = stack(4 * LANES**3)
 
 
 @variants
-def decode_runs(bits: int, nibbles: bool, *how: tuple[bool, int]) -> Any:
+def decode_runs(bits: int, nibbles: bool, *how: int | str) -> Any:
     """Columns of words to rows of `out`, where long runs of inputs share a group.
 
     `(words, starts, groups, zeros, scales, room, out)`: `words` is uint32
@@ -68,7 +68,6 @@ def decode_runs(bits: int, nibbles: bool, *how: tuple[bool, int]) -> Any:
         out: Array,
     ) -> None:
         tile, zero_tile, scale_tile = room
-        tile, zero_tile, scale_tile = room
         columns, inputs = tile.shape[0], int(starts[groups.shape[0]])
         streams = tile.view(np.uint8)
         codes = local(_codes(), block, np.uint8)
@@ -83,6 +82,7 @@ def decode_runs(bits: int, nibbles: bool, *how: tuple[bool, int]) -> Any:
                 end = run
                 while starts[end] < last:
                     end += 1
+                # A row of the turned tile is a stream again: its bytes in their order.
                 size = -(-(last - first) * bits // 8)
                 for lane in range(min(columns, rows - column)):
                     line = lane
@@ -148,7 +148,7 @@ def decode_scattered(bits: int, narrow: bool) -> Any:
 
 
 @variants
-def decode_rows(bits: int, padded: bool, *how: tuple[bool, int]) -> Any:
+def decode_rows(bits: int, padded: bool, *how: int | str) -> Any:
     """Streams that lie as rows to rows of `out`, where long runs of inputs share a group.
 
     `(starts, streams, zeros, scales, room, out)`: `streams` is uint8 `[rows, bytes]`, of `padded`

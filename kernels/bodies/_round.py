@@ -62,6 +62,7 @@ else:
         def same(number: int) -> Any:
             return _vector._same(bits.type, number)
 
+        # Half of the last place less one, and one more if that place is odd: ties to even.
         odd = builder.and_(builder.lshr(bits, same(places)), same(1))
         up = builder.add(builder.add(bits, same((1 << places - 1) - 1)), odd)
         return builder.and_(up, same(0xFFFFFFFF >> places << places))
@@ -72,6 +73,7 @@ else:
 
         magnitude = builder.and_(bits, same(0x7FFFFFFF))
         sign = builder.and_(bits, same(0x80000000))
+        # 23 bits of mantissa to 10.
         rounded = _cut(builder, magnitude, 13)
         large = builder.icmp_unsigned(">=", rounded, same(0x47800000))  # 65536: past the largest
         rounded = builder.select(large, same(0x7F800000), rounded)

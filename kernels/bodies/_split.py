@@ -123,6 +123,7 @@ else:
             whole = ir.VectorType(ir.IntType(16), 2 * SPLIT_WORDS)
             halves = builder.load(builder.bitcast(start, whole.as_pointer()), align=4)
             for first, at in ((0, args[3]), (1, args[4])):
+                # Little-endian: the low half of a word is the even one of its two.
                 part = _vector._shuffle(builder, halves, halves, range(first, 64, 2))
                 to = _vector._pointer(context, builder, out, args[2], at, part.type)
                 builder.store(part, to, align=1)

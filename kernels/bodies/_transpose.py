@@ -72,6 +72,7 @@ else:
         count = len(rows)
         step = count // 2
         while step:
+            # Butterflies: bit `step` of a number's row changes places with bit `step` of its lane.
             kept = [lane + count - step if lane & step else lane for lane in range(count)]
             moved = [lane + count if lane & step else lane + step for lane in range(count)]
             turned = list(rows)
@@ -231,6 +232,7 @@ else:
         """As `_turned`, for the eight nibbles of each lane."""
         step = LANES // 2
         while step:
+            # Bit `step` of a nibble's number changes places with that of its row.
             ones = (1 << 4 * step) - 1
             low = sum(ones << 8 * step * i for i in range(LANES // 2 // step))
             keep, move, shift = (

@@ -163,6 +163,7 @@ else:
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             where = _pointer(context, builder, data, args[0], args[1], _I32)
+            # Little-endian: bit 0 is lane 0.
             bits = builder.bitcast(builder.load(where, align=1), ir.VectorType(ir.IntType(1), 32))
             return builder.zext(bits, result.llvm)
 
@@ -244,6 +245,7 @@ else:
             if out.dtype == types.uint16:
                 wide = ir.VectorType(_I32, count)
                 bits = builder.bitcast(result, wide)
+                # Bits 16-31 are BF16; what is below rounds them up, ties to even.
                 odd = builder.and_(builder.lshr(bits, _same(wide, 16)), _same(wide, 1))
                 rounded = builder.add(builder.add(bits, _same(wide, 0x7FFF)), odd)
                 # Every other 16-bit half: one permutation for two registers where the CPU has it.

@@ -24,6 +24,8 @@ def _unit(largest: float, count: int, bits: float) -> Any:
     """One over the unit that numbers up to `largest` have to be multiples of; 0: there is none."""
     if not _LEAST < largest < _MOST:
         return 0.0
+    # All sums of `count` such numbers fit 53 bits of a double in this unit, so that none is
+    # rounded.
     power = np.floor(np.log2(largest)) + 2.0  # one more than needed: a logarithm is rounded
     return 2.0 ** (53.0 - power - np.log2(np.float64(count)) - bits)
 
@@ -42,6 +44,7 @@ def times(rows: Array, matrix: Array, room: Array) -> None:
                 for i in range(size):
                     room[line, i] = 0.0
             for k in range(size):
+                # A row of the matrix is read once for all lines.
                 for line in range(count):
                     number = rows[first + line, start + k]
                     for i in range(size):

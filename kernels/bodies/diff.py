@@ -46,6 +46,7 @@ else:
     def _round(builder: Builder, bits: Value) -> Any:
         odd = builder.and_(builder.lshr(bits, _every(_WORDS, 16)), _every(_WORDS, 1))
         up = builder.add(builder.add(bits, _every(_WORDS, 0x7FFF)), odd)
+        # BF16 bits, ties to even.
         return builder.lshr(up, _every(_WORDS, 16))
 
     def _count(builder: Builder, mask: Value) -> Any:
@@ -54,6 +55,7 @@ else:
 
     def _finite(builder: Builder, bits: Value) -> Any:
         magnitude = builder.and_(bits, _every(_WORDS, 0x7FFFFFFF))
+        # Exponents below 255.
         return builder.icmp_unsigned("<", magnitude, _every(_WORDS, 0x7F800000))
 
     def _half(builder: Builder, vector: Value, half: int) -> Any:
@@ -63,6 +65,7 @@ else:
 
     def _add(builder: Builder, sums: list[Any], x: Value, y: Value) -> list[Any]:
         distance = _call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
+        # Double sums in eight lanes, whatever the vectors of the machine.
         more = builder.fcmp_ordered(">", distance, sums[MAX])
         found = list(sums)
         found[MAX] = builder.select(more, distance, sums[MAX])

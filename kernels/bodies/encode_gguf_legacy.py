@@ -50,6 +50,7 @@ def _held(numbers: Floats) -> Any:
 def _away(numbers: Floats) -> Any:
     """`roundf` as int32: ties away from zero, since the number before a half is added."""
     held = _held(numbers)
+    # The sign of the number itself: away from zero on both sides.
     return wholes(held + as_reals(as_bits(held) & _SIGN | _BELOW_HALF))
 
 
@@ -64,6 +65,7 @@ def _ends_of(
     for k in range(blocks):
         low, high = lanes(values, first + 32 * k), lanes(values, first + 32 * k + 16)
         put_lanes(over, 16 * k, most_of(high, most_of(low, splat(bound))))
+        # 0 - x and not -x: the greatest of what is negated is one search.
         low, high = splat(_f32(0)) - low, splat(_f32(0)) - high
         put_lanes(under, 16 * k, most_of(high, most_of(low, splat(bound))))
     return greatest_of(over), greatest_of(under)
@@ -81,6 +83,7 @@ def q8_0(values: Array, out: Bytes) -> None:
             first = 32 * (b + k)
             low, high = size_of(lanes(values, first)), size_of(lanes(values, first + 16))
             put_lanes(over, 16 * k, most_of(low, high))
+            # A number that is not itself: NaN.
             none = choose((low != low) | (high != high), splat(1), none)
         most = greatest_of(over)
         if is_any(none != splat(0)):
@@ -111,8 +114,10 @@ def _most_after_nan(values: Array, first: int) -> Any:
 @inline
 def put_codes(low: Ints, high: Ints, out: Bytes, at: int, head: int) -> None:
     """Halves of bytes from `head` on; under wider codes, fifth bits before them, of 32 elements."""
+    # Byte i: element i in the low half, 16 + i in the high one.
     put_bytes(out, at + head, low & 15 | (high & 15) << 4)
     if head > 4:
+        # Bit j of a little-endian word is bit 4 of element j.
         bits = word(low > splat(15)) | word(high > splat(15)) << 16
         for i in range(4):
             out[at + head - 4 + i] = np.uint8(bits >> (8 * i) & 0xFF)
@@ -135,6 +140,7 @@ def around_zero(half: int) -> Any:
     offset = _f32(half + 0.5)
 
     def code(numbers: Floats, inverse: np.float32) -> Any:
+        # Towards zero of a number that is not negative: half the codes and a half are added.
         return least_of(wholes(_held(numbers * inverse + offset)), splat(2 * half - 1))
 
     def run(values: Array, out: Bytes) -> None:
@@ -173,6 +179,7 @@ def above_least(most_code: int) -> Any:
     head = 4 if most_code == 15 else 8
 
     def code(numbers: Floats, least: np.float32, inverse: np.float32) -> Any:
+        # Half up, towards zero.
         found = wholes(_held((numbers - least) * inverse + _f32(0.5)))
         return least_of(found, splat(most_code))
 
