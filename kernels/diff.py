@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from anamnesis.kernels._narrow import bf16_bits
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.types import Array, Floats
@@ -147,7 +148,7 @@ def _others(a: Floats, b: Floats) -> Sums:
     nan_a, nan_b = np.isnan(a), np.isnan(b)
     both = int(np.count_nonzero(nan_a & nan_b))
     neither = ~(nan_a | nan_b)
-    same = int(np.count_nonzero(_bf16(a[neither]) == _bf16(b[neither])))
+    same = int(np.count_nonzero(bf16_bits(a[neither]) == bf16_bits(b[neither])))
     return Sums(
         elems=elems,
         equal=both + same,
@@ -163,18 +164,12 @@ def as_float32(values: Array) -> Any:
     return to_float32("BF16", values) if values.dtype == np.uint16 else values
 
 
-def _bf16(values: Floats) -> Any:
-    """float32 numbers rounded to BF16 bits, to nearest and ties to even; not for NaN."""
-    bits = np.ascontiguousarray(values).view(np.uint32)
-    return (bits + np.uint32(0x7FFF) + (bits >> np.uint32(16) & np.uint32(1))) >> np.uint32(16)
-
-
 def reduce_numpy(a: Floats, b: Floats, state: Array, counts: Array) -> None:
     """What `_reduce` does, of whole steps; the same bits."""
     a = as_float32(a)
     finite = np.isfinite(a) & np.isfinite(b)
     counts[0] += np.count_nonzero(finite)
-    counts[1] += np.count_nonzero(finite & (_bf16(a) == _bf16(b)))
+    counts[1] += np.count_nonzero(finite & (bf16_bits(a) == bf16_bits(b)))
     x = np.where(finite, a, np.float32(0)).astype(np.float64).reshape(-1, LANES)
     y = np.where(finite, b, np.float32(0)).astype(np.float64).reshape(-1, LANES)
     distance = np.abs(x - y)

@@ -32,6 +32,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
+from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._sizes import SPLIT_WORDS
 from anamnesis.kernels.bits import to_float32
@@ -128,12 +129,12 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
         raise ValueError(f"global: {how!r}; allowed is multiply or divide")
     if factors.size > 1 and scalars.get("rows", 0) < 1:
         raise ValueError(f"{factors.size} global scales, and no rows of a matrix")
-    narrow = bool(scalars.get("narrow")) and scalars.get("rounding") == "reference"
+    narrowed = bool(scalars.get("narrow")) and scalars.get("rounding") == "reference"
     prepared = {
         "e2m1": E2M1 if scalars.get("minus_zero", True) else _WITHOUT_MINUS_ZERO,
         "factors": factors,
         "divide": how == "divide",
-        "narrowed_scales": narrow,
+        "narrowed_scales": narrowed,
         "codes": scale_codes(scalars),
     }
     if factors.size == 1:
@@ -147,10 +148,7 @@ def _scales(factor: np.float32, params: Mapping[str, Any]) -> Any:
         codes = params["codes"]
         scales = codes / factor if params["divide"] else codes * factor
         if params["narrowed_scales"]:
-            bits = scales.view(np.uint32)
-            odd = bits >> np.uint32(16) & np.uint32(1)
-            rounded = (bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)
-            scales = np.where(np.isnan(scales), scales, rounded.view(np.float32))
+            scales = narrow(scales, "BF16")
     scales[np.isnan(scales)] = np.nan
     return scales
 
