@@ -22,7 +22,7 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.bits import numbers_of
 from anamnesis.kernels.types import Array
 
 _sums = kernel("aqlm:sums")
@@ -30,9 +30,7 @@ _sums = kernel("aqlm:sums")
 
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
     """`books`, float32 `[books, vectors, group elements]`."""
-    stored = wholes["codebooks"]
-    books = to_float32(stored.dtype, stored.array)
-    books[np.isnan(books)] = np.nan  # one that rounding keeps a NaN
+    books = numbers_of(wholes["codebooks"])
     return {"books": books.reshape(books.shape[0], books.shape[1], -1)}
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Component
 
 
 def to_float32(dtype: str, array: Array) -> Any:
@@ -28,3 +28,10 @@ def to_float32(dtype: str, array: Array) -> Any:
         bits = np.where(exponent == 0, np.uint32(0x00400000), exponent << 23)
         return np.where(exponent == 255, np.uint32(0x7FC00000), bits).view(np.float32)
     raise ValueError(f"no scale dtype: {dtype}")
+
+
+def numbers_of(stored: Component) -> Any:
+    """A whole component as float32, a new array; its NaNs are such that rounding keeps them."""
+    numbers = to_float32(stored.dtype, stored.array)
+    numbers[np.isnan(numbers)] = np.nan
+    return numbers

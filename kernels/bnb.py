@@ -29,7 +29,7 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._sizes import STEP_BYTES
-from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.bits import numbers_of, to_float32
 from anamnesis.kernels.types import Array, Bytes, Component
 
 # What `rounding: reference` rounds to before the output's dtype: the dtype of the quant state.
@@ -86,11 +86,9 @@ def prepare_4bit(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[
 
 
 def _numbers(whole: Component, count: int = -1) -> Any:
-    """A whole component as float32, a new array; its NaNs are such that rounding keeps them."""
-    numbers = to_float32(whole.dtype, whole.array).reshape(-1)
+    numbers = numbers_of(whole).reshape(-1)
     if count >= 0 and numbers.size != count:
         raise ValueError(f"{numbers.size} numbers in a map of {count}")
-    numbers[np.isnan(numbers)] = np.nan
     return numbers
 
 

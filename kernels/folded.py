@@ -37,7 +37,7 @@ import numpy as np
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.bits import numbers_of, to_float32
 from anamnesis.kernels.types import Array
 
 _FOUR = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float32)
@@ -68,11 +68,9 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     inner, columns = preparer(scalars["inner"]), scalars["columns"]
     prepared = {} if inner is None else inner(scalars, wholes)
     if scalars.get("fold"):
-        stored = wholes["factor"]
-        factor = to_float32(stored.dtype, stored.array).reshape(-1)
+        factor = numbers_of(wholes["factor"]).reshape(-1)
         if factor.size != columns:
             raise ValueError(f"{factor.size:,} factors for {columns:,} columns")
-        factor[np.isnan(factor)] = np.nan
         prepared["factor"] = factor
     if "low_rank_a" in wholes:
         stored = wholes["low_rank_a"]

@@ -31,7 +31,7 @@ from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._planar import lines_of
 from anamnesis.kernels._planar_scales import decode_units, words_of
-from anamnesis.kernels.bits import to_float32
+from anamnesis.kernels.bits import numbers_of
 from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
 from anamnesis.kernels.types import Array
 
@@ -46,10 +46,9 @@ def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict
     `scalars`: `rows`, `columns`, `rounding`; `wholes`: `_scale`, a number for every row or one.
     """
     stored = wholes["_scale"]
-    scale = to_float32(stored.dtype, stored.array).reshape(-1)
+    scale = numbers_of(stored).reshape(-1)
     if scale.size not in (1, scalars["rows"]):
         raise ValueError(f"{scale.size} scales for {scalars['rows']} rows")
-    scale[np.isnan(scale)] = np.nan  # one that rounding keeps a NaN
     return {
         "scale": scale.reshape(1, -1, 1),
         "scales": scale,

@@ -34,8 +34,8 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array, Bytes, Component
+from anamnesis.kernels.bits import numbers_of
+from anamnesis.kernels.types import Array, Bytes
 
 TILE_ROWS = 128
 SHIFT = np.float32(0.171875)  # of an input after GELU, which is never below its negative
@@ -49,20 +49,13 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     """`smooth` float32 `[columns]`, and `down` float32 `[rank, columns]`, where they are there."""
     prepared = dict(scalars)
     if "smooth" in wholes:
-        prepared["smooth"] = _numbers(wholes["smooth"]).reshape(-1)
+        prepared["smooth"] = numbers_of(wholes["smooth"]).reshape(-1)
         if prepared["smooth"].size != scalars["in_features"]:
             raise ValueError(f"{prepared['smooth'].size:,} factors for its columns")
     if "down" in wholes:
-        down = _numbers(wholes["down"]).reshape(scalars["in_features"], -1)
+        down = numbers_of(wholes["down"]).reshape(scalars["in_features"], -1)
         prepared["down"] = np.ascontiguousarray(down.T)
     return prepared
-
-
-def _numbers(stored: Component) -> Any:
-    """As float32, with NaNs that rounding keeps."""
-    numbers = to_float32(stored.dtype, stored.array)
-    numbers[np.isnan(numbers)] = np.nan
-    return numbers
 
 
 def decode(

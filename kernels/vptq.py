@@ -27,8 +27,8 @@ import numpy as np
 
 from anamnesis.kernels import PayloadError, Window
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array, Component
+from anamnesis.kernels.bits import numbers_of
+from anamnesis.kernels.types import Array
 
 _outliers = kernel("vptq:add_outliers")
 _vectors = kernel("vptq:vectors")
@@ -45,7 +45,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     def book(role: str, size: int) -> Any:
         if role not in wholes:
             return np.empty((0, 0, size), np.float32)
-        values = _numbers(wholes[role])
+        values = numbers_of(wholes[role])
         return values.reshape(values.shape[0], -1, size)
 
     def padded(role: str, bits: int) -> Any:
@@ -67,16 +67,10 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         "outlier_book": book("outlier_centroids", scalars["outlier_vector"]).reshape(
             -1, scalars["outlier_vector"]
         ),
-        "scale": _numbers(wholes["weight_scale"]) if "weight_scale" in wholes else empty,
-        "bias": _numbers(wholes["weight_bias"]) if "weight_bias" in wholes else empty,
+        "scale": numbers_of(wholes["weight_scale"]) if "weight_scale" in wholes else empty,
+        "bias": numbers_of(wholes["weight_bias"]) if "weight_bias" in wholes else empty,
         "places": places,
     }
-
-
-def _numbers(stored: Component) -> Any:
-    values = to_float32(stored.dtype, stored.array)
-    values[np.isnan(values)] = np.nan  # one that rounding keeps a NaN
-    return values
 
 
 def decode(
