@@ -152,7 +152,9 @@ def _lines(
     What a row costs besides its codes is as much as some hundred of them.
     """
     rows, inputs, done = len(streams), int(groups.starts[-1]), 0
+    # Whole rows that a line of codes has room for.
     many = min(rows, _LINE // max(1, inputs))
+    # A row that ends within a byte or word does not go on in the next.
     whole = streams.shape[1] * 8 == inputs * affine.bits
     if many > 1 and whole and groups.size * scales[0].shape[1] == inputs:
         done = rows - rows % many

@@ -28,12 +28,14 @@ def point_words(name: str) -> tuple[Any, Any]:
     """
     grid = read(name)
     magnitudes, codes = np.unique(grid, return_inverse=True)
+    # Little-endian: number 0 in the lowest byte.
     words = np.ascontiguousarray(codes.reshape(grid.shape), np.uint8).view(f"<u{grid.shape[1]}")
     return words.reshape(-1), magnitudes.astype(np.float32)
 
 
 def bit_words(bytes_: Bytes, bit: int) -> Any:
     """Each byte as `uint64`: byte j of the word is `bit` where bit j of the byte is set."""
+    # Bit j, from the lowest on, becomes byte j.
     spread = np.unpackbits(np.asarray(bytes_, np.uint8)[:, None], axis=1, bitorder="little")
     return (spread * np.uint8(bit)).view("<u8").reshape(-1)
 

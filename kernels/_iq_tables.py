@@ -37,6 +37,7 @@ def tables(name: str) -> Tables:
     levels, numbers = np.unique(grid, return_inverse=True)
     codes = np.ascontiguousarray(numbers.reshape(grid.shape), np.uint8)
     width = codes.shape[1]
+    # Eight codes of two bits, or four of three: the index of a point in the tables.
     bits = 16 // width if width == 8 else 3
     every = np.stack(np.meshgrid(*[np.arange(len(levels))] * width, indexing="ij"), -1)
     every = every.reshape(-1, width)[:, ::-1]  # keys ascend
@@ -60,6 +61,7 @@ def tables(name: str) -> Tables:
 def _distances(keys: Array, codes: Array) -> Any:
     """Squares of distances, int32 [keys, points]."""
     keys, codes = keys.astype(np.int32), codes.astype(np.int32)
+    # Small integers: float32 has them all exactly, and BLAS multiplies them.
     products = keys.astype(np.float32) @ codes.astype(np.float32).T
     sums = (keys * keys).sum(1)[:, None] + (codes * codes).sum(1)
     return sums - 2 * products.astype(np.int32)

@@ -34,6 +34,7 @@ def runs_of(index: Array, block: int) -> tuple[Any, Any]:
     Returns `starts`, int64 `[runs + 1]` with the number of inputs at its end, and the group of
     each run; `index` is the group of each input.
     """
+    # Where the group changes, and where a tile ends.
     cuts = np.flatnonzero(np.diff(index)) + 1
     starts = np.unique(np.concatenate([cuts, np.arange(0, index.size, block), [index.size]]))
     return starts.astype(np.int64), index[starts[:-1]]
@@ -43,6 +44,7 @@ def room_for_runs(bits: int, nibbles: bool, runs: int) -> tuple[Any, Any, Any]:
     """Room for `decode_runs`: a tile of words, and of zero points and scales of `runs`."""
     columns = NIBBLE_COLUMNS if nibbles else COLUMNS
     width = block_inputs(bits, nibbles) * bits // 32 + _PAD
+    # Zeros and scales of a run side by side in a row of the tile.
     tiles = np.empty((2, columns, runs), np.float32)
     return np.empty((columns, width), np.uint32), tiles[0], tiles[1]
 

@@ -44,6 +44,7 @@ def decode(
     """
     books, inputs = params["books"], params["in_features"]
     units, rows, columns = window.stop - window.start, params["out_group"], params["in_group"]
+    # Books of one group of inputs side by side.
     codes = np.ascontiguousarray(blocks["codes"]).view(f"<u{params['code_bytes']}")
     scales = read_scales(params["scale_dtype"], blocks["scales"]).reshape(-1)
     if (

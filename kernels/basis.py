@@ -72,16 +72,19 @@ def sylvester(matrix: Array) -> Sylvester | None:
     ):
         return None
     signs = np.signbit(matrix)
+    # A column whose first sign differs is turned as a whole, and a row after it.
     signs ^= signs[0] ^ signs[:1, :1]  # columns first, then what is left of the rows
     columns = np.where(np.signbit(matrix[0]) ^ np.signbit(matrix[0, 0]), -1.0, 1.0)
     rows = np.where(signs[:, 0], -1.0, 1.0)
     signs ^= signs[:, :1]
     plain = np.zeros((1, 1), bool)
     while len(plain) < size:
+        # Sylvester's step: H of twice the size.
         plain = np.block([[plain, plain], [plain, ~plain]])
     if not np.array_equal(signs, plain):
         return None
     odd = float(factor).as_integer_ratio()[0]
+    # The factor without its powers of two, which round nothing.
     odd //= odd & -odd
     return Sylvester(rows, columns, factor, float(odd.bit_length() if odd > 1 else 0))
 

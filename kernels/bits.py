@@ -21,6 +21,7 @@ def to_float32(dtype: str, array: Array) -> Any:
         with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
             return array.astype(np.float32)
     if dtype == "BF16":
+        # BF16 is the upper half of a float32.
         return (array.astype(np.uint32) << 16).view(np.float32)
     if dtype in ("F8_E8M0", "U8"):
         exponent = array.astype(np.uint32)

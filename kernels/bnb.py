@@ -67,6 +67,7 @@ def prepare_4bit(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[
     else:
         quant_map = np.array(_MAPS[scalars["quant_type"]], np.float32)
     if scalars["quant_type"] == "fp4" and quant_map[8] == 0:
+        # The library's table has a second zero, which is negative.
         quant_map[8] = -0.0
     reference = scalars.get("rounding") == "reference"
     prepared = {
@@ -114,6 +115,7 @@ def decode_4bit(
     codes, half = _flat(packed), size // 2
     _four_bit(quant_map, absmax[:whole], codes, half, narrow, out[: whole * size])
     if whole < count:
+        # Stored blocks are whole; the output's last may be cut.
         last = np.empty(size, out.dtype)
         _four_bit(quant_map, absmax[whole:], codes[whole * half :], half, narrow, last)
         out[whole * size :] = last[: out.shape[0] - whole * size]

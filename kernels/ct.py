@@ -47,6 +47,7 @@ class _Grid:
 
     def of(self, first: int, rows: int) -> Any:
         """The lines of some rows."""
+        # Rows of stacked matrices follow one another; a grid has `lines` for each.
         row = np.arange(first, first + rows)
         return row // self.per * self.lines + row % self.per // self.block
 
@@ -64,6 +65,7 @@ class _Stored:
         """Those of each row, as uint8 `[rows, bytes]`."""
         line = self.groups * self.width
         if self.whole is not None:
+            # A line of the grid is for all rows of a block.
             return self.whole.reshape(-1, line)[grid.of(first, rows)]
         flat = blocks[self.role].reshape(-1)
         if flat.shape[0] < rows * line:
@@ -105,6 +107,7 @@ def prepare(
     if max(1, grid.lines) * grid.block < grid.per or min(groups, grid.block) < 1:
         raise ValueError(f"{grid.lines} lines of {grid.block} rows do not cover {grid.per:,} rows")
     packed, matrices = "padded" in scalars, scalars["matrices"]
+    # Where codes fill words there is nothing to tell apart.
     padded = bool(scalars.get("padded")) and 32 % bits != 0
     zero = scalars["zero_dtype"] if scalars["zero"] == "float" else scalars["zero"]
     affine = Affine.of(
@@ -145,10 +148,12 @@ def _groups_of(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Groups:
         stored = wholes["weight_g_idx"].array.reshape(-1).astype(np.int64)
         if stored.shape != (inputs,):
             raise ValueError(f"weight_g_idx: {stored.size:,} entries for {inputs:,} columns")
+        # A `g_idx` of -1 says that there is none.
         if not (stored == -1).any():
             index = stored
     check_index(index, groups, "weight_g_idx", "column")
     found = Groups.of(index, inputs)
+    # Groups out of order, or in more than one run.
     if (found.of_run != np.arange(found.of_run.size)).any():
         return Groups(found.starts, found.of_run, index.astype(np.int32))
     return found
@@ -201,6 +206,7 @@ def _decode(
     scales = bits_of(of.affine.scale_dtype, of.scales.lines(blocks, of.grid, first, rows))
     zeros = _zeros(blocks, of, first, rows)
     if of.groups.index is not None and of.affine.signed:
+        # Signed codes are gathered as bytes that have 128 added.
         zeros += np.float32(128)
     decode_rows(of.affine, of.groups, streams, numbers(zeros), scales, out)
 
@@ -213,11 +219,13 @@ def _zeros(blocks: Mapping[str, Any], of: _Rows, first: int, rows: int) -> Any:
     if of.zero in _WIDTHS:
         return read_scales(of.zero, of.zeros.lines(blocks, of.grid, first, rows))
     if of.zero == "plain":
+        # Bytes in two's complement; codes have had half of their range added.
         stored = of.zeros.lines(blocks, of.grid, first, rows).view(np.int8)
         return stored.astype(np.float32) + middle
     bits, padded, raw = of.affine.bits, of.zero == "padded", of.zeros.whole
     place = first, of.grid.per, _words(of.grid.per, bits, padded)
     if raw is None:
+        # A window's own words begin with its first row.
         raw, place = blocks[_ZERO].reshape(-1), (0, rows, 0)
         if raw.shape[0] < 4 * groups * _words(rows, bits, padded):
             raise ValueError(f"weight_zero_point: {raw.shape[0]} bytes for {rows} rows")

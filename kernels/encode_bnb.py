@@ -60,6 +60,7 @@ def _order(kind: str) -> tuple[Any, Any]:
     values = quant_map(kind)
     order = np.argsort(values, kind="stable").astype(np.uint8)
     ordered = values[order]
+    # Between two neighbours of the map the nearer one wins.
     return (ordered[:-1] + ordered[1:]) / np.float32(2), order
 
 
@@ -99,6 +100,7 @@ def _dynamic_codes(values: Array, absmax: Floats) -> Any:
     """
     inverse = np.repeat(np.float32(1) / absmax, _NESTED)[: len(values)]
     values = np.clip(values * inverse, np.float32(-1), np.float32(1))
+    # From -1 .. 1 to 0 .. 1, then to one of 65,536 places.
     halves = (values + np.float32(1)) * np.float32(0.5)
     places = (halves.astype(np.float64) * (_PLACES - 1) + 0.5).astype(np.float32)
     codes: Bytes = _nearest_of_places()[np.nan_to_num(places).astype(np.uint16)]

@@ -69,6 +69,7 @@ def e4m3_values(codes: Bytes) -> Any:
 def _e4m3_numbers() -> Any:
     codes = np.arange(256, dtype=np.uint8)
     exponent, mantissa = (codes >> 3).astype(np.int32), (codes & 7).astype(np.float32)
+    # Bits 0-2 the mantissa, 3-6 the exponent with a bias of 7.
     normal = np.ldexp(np.float32(1) + mantissa / np.float32(8), exponent - 7)
     values = np.where(exponent == 0, mantissa * np.float32(2.0**-9), normal)
     return np.where(codes & 0x7F == 0x7F, np.float32(np.nan), values).astype(np.float32)
@@ -131,6 +132,7 @@ def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
         if style == "compressed-tensors":
             whole = global_scale(params["least"], params["most"], dtype)
         elif style == "modelopt":
+            # The greatest codes of both formats: E2M1's 6 times E4M3's 448.
             whole = _greatest(params) / np.float32(6 * 448)
     codes, scales = out["weight"].view(np.uint8), out["scale"].view(np.uint8)
     _nv(style, KINDS[dtype])(values, whole, _e4m3_numbers(), scales, codes)
@@ -162,6 +164,7 @@ def _parts(name: str, shape: Shape, style: str, group: int, kind: str) -> tuple[
             Part("weight", name, "U32", (*shape[:-1], columns // 8), 1, columns // 8),
             Part("scale", sibling(name, "scales"), "U8", scales, 1, columns // group),
         )
+    # ModelOpt keeps the weight's own name.
     packed = name if style == "modelopt" else name + "_packed"
     return (
         Part("weight", packed, "U8", (*shape[:-1], columns // 2), 1, columns // 2),

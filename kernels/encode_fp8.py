@@ -68,10 +68,12 @@ def encode_block(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
     padded = np.zeros((len(values), wide * width), values.dtype) if columns % width else values
     if padded is not values:
         padded[:, :columns] = values
+    # A row's magnitudes first, then those of the rows of a block: one pass over the numbers.
     lines = magnitudes(padded.reshape(-1), width).reshape(-1, wide)
     # NaN is greater than any number here, too.
     greatest = np.maximum.reduceat(lines, np.arange(0, len(lines), block))
     flat, codes = values.reshape(-1), out["weight"]
+    # What a file says is no reason to warn.
     with np.errstate(all="ignore"):
         if style == "compressed-tensors":
             scales = _ct_scales(greatest, params["dtype"])
@@ -86,6 +88,7 @@ def encode_block(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
             out["scale"][:] = (np.float32(1) / factors).reshape(-1)
             codes_of(0, True, False)(flat, columns, factors, block, block, codes)
             return
+        # DeepSeek's: a block of zeros has the scale 1.
         scales = np.where(greatest == 0, np.float32(1), greatest / LARGEST)
         out["scale"][:] = scales.reshape(-1)
         codes_of(0, False, False)(flat, columns, scales, block, block, codes)

@@ -56,8 +56,10 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     permutation.
     """
     inputs = scalars["in_features"]
+    # Pairs of 16 bits: the width of a group's codes, and its first line.
     groups = wholes["groups"].array.reshape(-1).view(np.uint16).astype(np.int64).reshape(-1, 2)
     most = wholes["scale_max"].array.reshape(-1).astype(np.float32)
+    # A nibble n of `q_scale` stands for (n + 1) ** 2 parts of 256 of the greatest.
     squares = np.arange(1, 17, dtype=np.float32) ** 2
     narrow = scalars["rounding"] == "reference"
     with np.errstate(over="ignore", invalid="ignore"):  # what a file says
@@ -89,11 +91,13 @@ def _codes(groups: Array, inputs: int, words: int, places: Indices) -> _Codes:
             f"q_groups are no widths of {', '.join(map(str, BITS))} bits and first words, from 0 "
             f"up, of {words:,}"
         )
+    # A group has as many inputs as its lines of words have codes.
     counts = lines * _WORD // bits
     if (counts * bits != lines * _WORD).any() or counts.sum() != inputs:
         raise PayloadError(f"q_groups are of {counts.sum():,} inputs; allowed are {inputs:,}")
     group = np.repeat(np.arange(len(groups)), counts)
     inside = np.arange(inputs) - np.repeat(np.cumsum(counts) - counts, counts)
+    # Codes of a group run down its words, the first in the lowest bits.
     at = inside * bits[group]
     return _Codes(*(
         np.ascontiguousarray(numbers, np.int32)

@@ -57,11 +57,13 @@ def codebook(kind: str) -> Any:
     x = np.arange(STATES, dtype=np.uint32) * np.uint32(MULTIPLIERS.get(kind, 89226354))
     if kind == "mul1":
         scale, bias = (float(np.uint16(bits).view(np.float16)) for bits in (0x1EEE, 0xC931))
+        # The sum of four bytes as the mantissa of a binary16 of 1024 and up.
         total = x.view(np.uint8).reshape(-1, 4).sum(1, dtype=np.uint16) + np.uint16(0x6400)
         exact = total.view(np.float16).astype(np.float64) * scale + bias
         return exact.astype(np.float16).astype(np.float32)
     if kind == "3inst":
         x += np.uint32(64248484)
+    # Two binary16 numbers of a word: sign, low exponent and mantissa bits are the word's.
     halves = ((x & np.uint32(0x8FFF8FFF)) ^ np.uint32(0x3B603B60)).view(np.float16).reshape(-1, 2)
     return (halves[:, 0] + halves[:, 1]).astype(np.float32)
 

@@ -52,6 +52,7 @@ def rotation(size: int) -> Any:
     """The matrix of a group, float32 `[size, size]`; raises ValueError where there is none."""
     matrix = _FOUR
     while len(matrix) < size:
+        # A product of four by four matrices of 1 and -1, which are orthogonal but for 2 each.
         matrix = np.kron(matrix, _FOUR)
     if len(matrix) != size:
         raise ValueError(f"a rotation of {size} columns; allowed are powers of 4")
@@ -97,6 +98,7 @@ def _places(turns: Array, columns: int, group: int) -> Any:
     Raises ValueError for a column that is no column of its group, or turned twice at a time.
     """
     padding = (turns == -1).all(-1)
+    # Stored columns are counted from the start of their group.
     first = np.arange(columns // 2) // (group // 2) * group
     places = turns.astype(np.int64) + first[:, None]
     if np.any((turns < 0) | (turns >= group), axis=-1)[~padding].any():

@@ -63,6 +63,7 @@ def decode(
     if raw.size < rows * stored // 2 or scale.size < rows * each:
         raise ValueError(f"{raw.size} bytes of codes, {scale.size} scales for {rows} rows")
     raw = np.ascontiguousarray(raw[: rows * stored // 2])
+    # Element 2 i is the low half of byte i.
     codes = np.stack([raw & 15, raw >> 4], -1).reshape(rows, each, block)
     plain = scale[: rows * each].reshape(rows, each)
     scale = untile(scale, rows, each) if params["tiles"] else plain
@@ -87,6 +88,7 @@ def used_scales(params: Mapping[str, Any], scale: Bytes, rows: int) -> Any:
 
 def _numbers(codes: Bytes, scale: Array, kind: str) -> Any:
     if kind == "if4":
+        # Bit 7 of a scale, which E4M3 without a sign has no use for, says that codes are integers.
         return np.where(scale[..., None] >= _MEANT_INT, _SEVENTHS[codes], E2M1[codes])
     return (_INT4 if kind == "int4" else E2M1)[codes]
 

@@ -56,6 +56,7 @@ _nv = kernel("fp4:nv")
 
 def _e5m3() -> Any:
     exponent, mantissa = np.divmod(np.arange(256), 8)
+    # Five bits of exponent over three of mantissa, no sign.
     lead = np.where(exponent > 0, 8, 0)
     values = np.ldexp(lead + mantissa, np.maximum(exponent, 1) - 18).astype(np.float32)
     values[0xFF] = np.nan

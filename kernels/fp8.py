@@ -47,7 +47,9 @@ def _finite(exponent_bits: int, bias: int) -> Any:
     code = np.arange(256)
     mantissa_bits = 7 - exponent_bits
     mantissa = code & ((1 << mantissa_bits) - 1)
+    # Bit 7 the sign, then exponent and mantissa.
     exponent = code >> mantissa_bits & ((1 << exponent_bits) - 1)
+    # An exponent of 0 is that of 1 without the leading one: subnormal.
     lead = np.where(exponent > 0, 1 << mantissa_bits, 0)
     power = np.maximum(exponent, 1) - bias - mantissa_bits
     return np.ldexp(np.where(code > 127, -1.0, 1.0) * (lead + mantissa), power).astype(np.float32)
@@ -82,6 +84,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         grid = to_float32(scale.dtype, used_blocks(scalars, scale.array))
     nan = np.isnan(grid)
     if nan.any():
+        # The upper 16 bits of a NaN are what BF16 keeps; bit 22 makes it quiet.
         grid[nan] = (grid[nan].view(np.uint32) & 0xFFFF0000 | 0x00400000).view(np.float32)
     return {"scale": np.ascontiguousarray(grid)}
 

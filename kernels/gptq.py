@@ -52,11 +52,13 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
         stored = wholes["g_idx"].array.reshape(-1).astype(np.int64)
         if stored.shape != (inputs,):
             raise ValueError(f"g_idx: {stored.shape[0]:,} entries for {inputs:,} inputs")
+        # All 0 of several groups is what tools write that have no order.
         if groups == 1 or stored.any():
             index = stored
     check_index(index, groups, "g_idx", "input")
     found = Groups.of(index, block_inputs(scalars["bits"], False))
     if found.of_run.size * _SHORT_RUN > inputs:
+        # Short runs cost more than a zero and a scale for each input.
         found = Groups(found.starts, found.of_run, index)
     return {"affine": Affine.of(scalars), "groups_of": found}
 
@@ -103,6 +105,7 @@ def _words(columns: Array, word_bits: int) -> Any:
         joined = np.zeros((-(-words.shape[0] // per), words.shape[1]), np.uint32)
         for part in range(per):
             some = words[part::per]
+            # Little-endian: the first of the narrow words is the lowest part of the wide one.
             joined[: len(some)] |= some.astype(np.uint32) << np.uint32(word_bits * part)
         words = joined
     return words

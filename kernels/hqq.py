@@ -41,6 +41,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     if scalars["rounding"] == "reference":
         first = compute if compute == zero else "F32"
         steps = (first, first if first == scale else "F32")
+    # Where both dtypes differ torch computes in float32, and rounds nothing between.
     once, twice = steps
     return {"affine": Affine(scalars["bits"], scale, "planar", once=once, twice=twice)}
 

@@ -44,10 +44,12 @@ def _table(kind: str) -> Any:
     if kind in _FP8:
         return _FP8[kind].values[:, None]
     bits = int(kind[1:])
+    # The first code in the lowest bits of a byte.
     codes = np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)
     if kind == "F4":
         return E2M1[codes]
     if kind[0] == "I":
+        # Two's complement: the sign bit counts double.
         codes = codes - (codes >> (bits - 1) << bits)
     return codes.astype(np.float32)
 
@@ -118,6 +120,7 @@ def decode(
         zero, scale = (_spread(part, params, columns) for part in (zero, scale))
     with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
         if zero is not None and params["zero_kind"] in _HELD:
+            # As the operator with a zero point of floats is defined: two products.
             numbers = numbers * scale - zero * scale
         else:
             numbers = numbers * scale if zero is None else (numbers - zero) * scale
@@ -138,6 +141,7 @@ def _lines(
     if role in blocks:
         numbers = _numbers(np.ascontiguousarray(blocks[role]).reshape(-1), params[kind])
         row_bytes = params["zero_row_bytes"] if role == "zero_point" else 0
+        # Rows of packed zero points are whole bytes: the last code may be padding.
         each = row_bytes * 8 // int(params[kind][1:]) if row_bytes else params["groups"]
         return _grid(numbers, (rows, each), role)[:, : params["groups"]]
     grid = params.get(role)

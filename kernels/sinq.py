@@ -54,6 +54,7 @@ def decode(
         # Steps and minima are of the columns of the quantised scales, row after row.
         place = np.arange(window.start, window.stop) % steps.size
         with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
+            # Scales were quantised themselves: to bytes, with a step and a least number a column.
             numbers = codes[:count].astype(np.float32) * steps[place] + least[place]
         parts[side] = numbers.reshape(-1, 1).view(np.uint8)
     decoder(params["numbers"])(parts, params, window, out)

@@ -98,7 +98,9 @@ def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window) 
     if codes.size != rows * columns // 2 or columns % groups:
         raise ValueError(f"codes {codes.shape} for {rows} rows of {columns}")
     if params["tiled"]:
+        # A tile is 128 rows of one group, one row after the other.
         codes = codes.reshape(units, groups, TILE_ROWS, -1).swapaxes(1, 2)
+    # Two nibbles a byte: bit 3 of each turned makes two's complement offset by 8.
     codes = codes.reshape(rows, columns // 2) ^ np.uint8(0x88 if params["signed"] else 0)
     tiles = params["tiled"]
     scale = _by_row(blocks["scale"], params["scale_dtype"], groups, False, tiles)

@@ -37,6 +37,7 @@ def read_micro(views: Mapping[str, Any], params: Mapping[str, Any], window: Wind
     whole = params["wholes"].get("global")
     repeats = params.get("block_elems", _NV_GROUP) // _NV_GROUP
     if repeats > 1:
+        # A scale of several groups is that of each.
         scales = np.repeat(scales, repeats, axis=1)
     number = None
     if whole is not None:

@@ -51,6 +51,8 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     def padded(role: str, bits: int) -> Any:
         """With a vector for every code, so that none is read from beyond the book."""
         values = book(role, length)
+        # Indices of so many bits may be greater than the book; what they meet is refused
+        # afterwards.
         room = (1 << bits) - values.shape[1] if role in wholes else 0
         return np.pad(values, ((0, 0), (0, room), (0, 0)))
 
@@ -103,6 +105,7 @@ def decode(
         words.shape[1] // vectors,
     )
     factors = (params["scale"], params["bias"])
+    # -1: factors are those of columns.
     first = window.start * unit_rows if params["by_rows"] else -1
     places, books, rest = params["places"], params["books"], params["rest"]
     most = np.zeros(2, np.int64)

@@ -38,6 +38,7 @@ _decode = kernel("w4a8:decode")
 def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
     """`table`, float32 `[2 ** bits]`: what the codes stand for before their scales."""
     bits = scalars["bits"]
+    # Offset codes: half of the range below 0.
     table = np.arange(1 << bits, dtype=np.float32) - np.float32(1 << (bits - 1))
     if "codebook" in wholes:
         table = to_float32(wholes["codebook"].dtype, wholes["codebook"].array).reshape(-1)
