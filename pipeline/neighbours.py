@@ -12,9 +12,11 @@ from pathlib import PurePath
 
 from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.limits import NOTHING, Allow, Limits
+from anamnesis.pipeline.journal import load_manifest
 from anamnesis.readers.choice import choose
 from anamnesis.readers.folder import Folder, LocalFolder, RemoteFolder
 from anamnesis.readers.index import Index, read_index
+from anamnesis.readers.paths import output_path
 from anamnesis.readers.source import is_url, public_name
 from anamnesis.writers.stores import StorePath, located, store_of
 
@@ -34,6 +36,7 @@ def refuse_joining(out: str, source: str, allow: Allow = NOTHING) -> None:
             f"{out}: would be loaded in place of the model that {out}.index.json describes; choose "
             "another folder or name"
         )
+    _refuse_in_output(out, folder, name)
     names = [other for other in _names(folder) if other != name]
     if not _is_input(folder, source) and _CONFIG not in names:
         return
@@ -42,6 +45,19 @@ def refuse_joining(out: str, source: str, allow: Allow = NOTHING) -> None:
         raise UsageError(
             f"{out}: would be loaded with, or in place of, the model that is in {folder} "
             f"({', '.join(now[:3])}{', …' if len(now) > 3 else ''}); choose another folder or name"
+        )
+
+
+def _refuse_in_output(out: str, folder: PurePath, name: str) -> None:
+    """UsageError for weights in a folder that is an output, where nobody may add any."""
+    try:
+        manifest = load_manifest(located(output_path(str(folder))))
+    except (AnamnesisError, OSError):  # there is none, or none that counts
+        return
+    if name not in [*(file for file, _ in manifest.files), *manifest.others]:
+        raise UsageError(
+            f"{out}: {folder} is an output of this program, and would hold weights that its "
+            "manifest does not list; choose another folder"
         )
 
 

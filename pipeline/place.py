@@ -35,6 +35,8 @@ from anamnesis.writers.part import is_part
 from anamnesis.writers.stores import located, store_of
 
 _SHOWN = 5
+# Bytes of `..anamnesis-new.anamnesis.journal` (34) and `..anamnesis.json.XXXXXXXX.part` (30).
+_LONGER = 36
 
 
 @dataclass(frozen=True, slots=True)
@@ -150,9 +152,15 @@ def listed(manifest: Manifest) -> list[str]:
 def refuse_foreign_weights(out: PurePath) -> None:
     """IntegrityError for weights in an output folder that its manifest does not list.
 
+    And for files beside the weights that it lists and that are gone.
+
     Raises what `load_manifest` raises, too.
     """
     manifest = load_manifest(out, strangers=True)
+    missing = [name for name in manifest.others if not store_of(out).exists(out / name)]
+    if missing:
+        lacks = "is missing, which" if len(missing) == 1 else "are missing, which"
+        raise IntegrityError(f"{out}: {shown(missing)} {lacks} the manifest lists")
     names = [name for name in _strangers(out, listed(manifest)) if is_weights(name)]
     if names:
         raise IntegrityError(
@@ -195,12 +203,23 @@ def refuse_no_folder(out: str, *, is_file: bool) -> None:
     folder = Path(out).parent if is_file else Path(out)
     for path in (folder, *folder.parents):
         if path.is_dir():
+            _refuse_long(out, path)
             return
         if os.path.lexists(path):
             link = path.is_symlink()
             what = f"a link to {os.readlink(path)}, where nothing is" if link else "a file"
             subject = "" if path == Path(out) else f"{path} "
             raise UsageError(f"{out}: {subject}is {what}, and no folder; choose another output")
+
+
+def _refuse_long(out: str, above: Path) -> None:
+    """UsageError for a name beside which the file system has no room for ours."""
+    nbytes, most = len(os.fsencode(Path(out).name)), os.pathconf(above, "PC_NAME_MAX") - _LONGER
+    if nbytes > most:
+        raise UsageError(
+            f"{out}: its name has {nbytes:,} bytes; allowed: {most:,}, since files beside it are "
+            "called after it; choose a shorter one"
+        )
 
 
 def _refuse_around(out: PurePath, sources: Sequence[str]) -> None:

@@ -114,7 +114,9 @@ def is_training(name: str) -> bool:
     return _fits(name, TRAINING)
 
 
-def choose(path: str, names: Sequence[str], read: ReadIndex) -> Choice:
+def choose(
+    path: str, names: Sequence[str], read: ReadIndex, hint: Callable[[], str] = str
+) -> Choice:
     """What of the `names` in the folder at `path` is the model; `read` parses an index.
 
     Raises FormatError when there is none, UsageError when several are equally good, and what
@@ -140,7 +142,7 @@ def choose(path: str, names: Sequence[str], read: ReadIndex) -> Choice:
     looked = ", ".join(pattern for kind in KINDS for pattern in kind.patterns)
     _note(notes, path, training, "the state of a training run")
     also = "".join(f"; {note.removeprefix(f'{path}: ')}" for note in notes)
-    raise FormatError(f"{path}: no weights found (looked for {looked}){also}")
+    raise FormatError(f"{path}: no weights found (looked for {looked}){also}{hint()}")
 
 
 def _candidates(

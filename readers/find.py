@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import glob
 import os
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers import READERS
-from anamnesis.readers.choice import INDEX_NAME, choose
+from anamnesis.readers.choice import INDEX_NAME, choose, holds_weights
 from anamnesis.readers.folder import (
     Folder,
     LocalFolder,
@@ -30,6 +31,7 @@ _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
 
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # OWNER/NAME
+_FOLDERS, _SHOWN = 256, 4  # that are looked into, and named, where a folder itself has nothing
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,7 @@ def _in_folder(folder: Folder, limits: Limits) -> Found:
         with file:
             return read_index(file, folder, limits)
 
-    choice = choose(folder.path, names, read)
+    choice = choose(folder.path, names, read, lambda: _elsewhere(folder.path, names))
     if choice.index:
         return _sharded(choice.index, folder, choice.notes)
     whole = _whole_models([folder.join(name) for name in choice.names])
@@ -136,6 +138,22 @@ def _in_folder(folder: Folder, limits: Limits) -> Found:
         raise UsageError(f"{folder.path}: holds {len(whole)} GGUF models; name one of them")
     _refuse_gaps(folder, choice.names)
     return Found(whole, folder, notes=choice.notes)
+
+
+def _elsewhere(path: str, names: Sequence[str]) -> str:
+    """Where the weights may be of a folder that holds none, for its error; "" when unknown."""
+    if any(name.endswith(".distcp") for name in names):
+        return (
+            "; its .distcp files are shards of torch.distributed.checkpoint, of which `python -m "
+            f"torch.distributed.checkpoint.format_utils dcp_to_torch {path} FILE` makes one"
+        )
+    below = []
+    for name in names[:_FOLDERS]:
+        with contextlib.suppress(OSError):  # a file, or a URL
+            if holds_weights(os.listdir(os.path.join(path, name))):
+                below.append(f"{path}/{name}")
+    some = ", ".join(below[:_SHOWN]) + (", …" if len(below) > _SHOWN else "")
+    return f"; folders in it hold some: {some}; name one of them" if below else ""
 
 
 def _refuse_pipeline(folder: Folder, limits: Limits) -> None:

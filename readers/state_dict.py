@@ -25,6 +25,7 @@ from anamnesis.readers.torch_globals import Global, Scalar, Unknown
 from anamnesis.readers.torch_records import Storage, TorchTensor
 from anamnesis.readers.torch_subclasses import KIND as TORCHAO_KIND
 from anamnesis.readers.torch_subclasses import Setting, is_wrapper
+from anamnesis.readers.zero_shards import check_shards
 
 # Fixed limits of one checkpoint file. A node that is shared counts once a path to it.
 STATE_TENSORS = 1 << 20
@@ -32,17 +33,8 @@ STATE_ENTRIES = 2_000_000
 STATE_NAME_BYTES = 64 * MiB
 ALWAYS_WRAPPER = "state_dict"
 WRAPPERS = frozenset(
-    (
-        ALWAYS_WRAPPER,
-        "model",
-        "model_state",
-        "model_state_dict",
-        "module",
-        "net",
-        "params",
-        "params_ema",
-        "weights",
-    )
+    f"{ALWAYS_WRAPPER} model model_state model_state_dict module net params params_ema "
+    "weights".split()
 )
 # Of the wrappers those that no module is called: beside them, these keys are a trainer's
 # (Lightning, accelerate, torchtune) and no part of the model.
@@ -105,7 +97,8 @@ def flatten(
     limits.alloc(size.name_bytes, f"{where}: tensor names (bytes)", STATE_NAME_BYTES)
     limits.total(size.nbytes, f"{where}: tensors, every name counted (bytes)")
     limits.expansion(size.nbytes, stored_bytes, f"{where}: tensor bytes for a byte of the file")
-    return _Walk(where, sizes).run(top)
+    state = _Walk(where, sizes).run(top)
+    return state._replace(notes=(*state.notes, *check_shards(where, top, state.tensors)))
 
 
 def _measure(top: Node, where: str) -> dict[int, _Size]:
