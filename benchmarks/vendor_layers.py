@@ -174,6 +174,18 @@ def sinq_aux(rows: int, columns: int) -> Layer:
     return Layer([plain.entries[0], *aux, plain.entries[3]], config=plain.config)
 
 
+def sinq_words(rows: int, columns: int) -> Layer:
+    """Codes of 5 bits, six in a word."""
+    plain, lines = sinq(rows, columns), -(-rows * columns // 64 // 6)
+    words = _bytes(lines, 4 * 64)
+    words[:, 3::4] &= 0x3F
+    about = plain.config["quantization_config"] | {"nbits": 5}
+    return Layer(
+        [Entry("W_q", "I32", (lines, 64), words), *plain.entries[1:]],
+        config={"quantization_config": about},
+    )
+
+
 def exl3(bits: int, codebook: str, rows: int, columns: int) -> Layer:
     """Whole groups of 128 outputs."""
     rows = -(-rows // 128) * 128

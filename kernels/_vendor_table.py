@@ -110,6 +110,14 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("sinq int4 quantaux", "vendor_layers:sinq_aux"),),
     ),
+    "sinq-words": Encoding(
+        "sinq_words:decode",
+        prepare="sinq_words:prepare",
+        family="HQQ, Quanto and BitNet",
+        scales="scale",
+        goal=0.0,
+        cases=(Bench("sinq int5", "vendor_layers:sinq_words"),),
+    ),
     "svdquant": Encoding(
         "svdquant:decode",
         prepare="svdquant:prepare",

@@ -27,7 +27,7 @@ from typing import Any
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
-from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes._errors import misfit, missing, need, unsupported, where
 from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._hqq_layer import SINQ_SIDECAR, Layer
@@ -37,8 +37,9 @@ from anamnesis.readers.schemes.hqq import layer_tensor
 
 # Others (`sinq_nf4`, …) have tables of numbers.
 _METHODS = re.compile("a?sinq(_awq(_l[12])?)?(_quantaux)?", re.IGNORECASE)
-_BITS = (1, 2, 3, 4, 8)
-_IMPLEMENTED = "SINQ and A-SINQ of 1, 2, 3, 4 and 8 bits with tiling_mode 1D"
+_BITS = (1, 2, 3, 4, 5, 6, 8)
+_IN_WORDS = (5, 6)
+_IMPLEMENTED = "SINQ and A-SINQ of 1 to 6 and 8 bits with tiling_mode 1D"
 
 
 def resolve(ledger: Ledger) -> None:
@@ -91,16 +92,30 @@ def _claim(ledger: Ledger, layer: str, codes: Stored, bits: object) -> None:
     ]
     if bool(aux[0]) != bool(aux[1]) or (aux[0] and math.prod(zero.shape) != groups):
         raise misfit(zero, f"{groups:,} codes, as the scales have")
-    known = Layer(layer, codes, plain[0], plain[1], bits, shape, 1, size, "F32")
+    words = bits in _IN_WORDS
+    bytes_ = replace(codes, dtype="U8", shape=(groups, size)) if words else codes
+    packing = 8 if words else bits
+    known = Layer(layer, bytes_, plain[0], plain[1], packing, shape, 1, size, "F32")
     tensor = replace(layer_tensor(ledger, known), scheme="sinq", unit_multiple=inputs // size)
     exact = {**tensor.params, "rounding": "exact"}  # its scales are kept as float32
     tensor = folded(replace(tensor, params=exact), factor=columns)
     if aux[0]:
         tensor = _with_aux(tensor, [(scale, *aux[0]), (zero, *aux[1])])
-    ledger.claim(tensor)
+    ledger.claim(_in_words(tensor, codes, bits, groups) if words else tensor)
     folded_in = ledger.get(f"{layer}meta.awq_scale")
     if folded_in is not None:
         ledger.drop(folded_in, "part of scale2")
+
+
+def _in_words(tensor: Tensor, codes: Stored, bits: int, groups: int) -> Tensor:
+    """The tensor of codes of eight bits, as one of several to a word (`kernels/sinq_words.py`)."""
+    size, lines = codes.shape[1], -(-groups // (32 // bits))
+    if codes.dtype != "I32" or codes.shape != (lines, size):
+        raise misfit(codes, f"I32 {[lines, size]}, of {groups:,} groups of {bits} bits")
+    payload = Component("W_q", codes, Planar(32 * size, lines))
+    others = [one for one in tensor.components if one.role != "W_q"]
+    params = {**tensor.params, "word_bits": bits, "lines": lines, "of_bytes": tensor.encoding}
+    return replace(tensor, encoding="sinq-words", components=(payload, *others), params=params)
 
 
 def _aux(ledger: Ledger, codes: Stored) -> tuple[Stored, ...]:

@@ -148,6 +148,10 @@ def seeds() -> dict[str, bytes]:
         "marlin-24": _seed(marlin_24, {"quant_method": _CT, "format": "marlin-24"}),
         "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
         "sinq-aux": _seed(aux, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
+        "sinq-words": _seed(
+            {**sinq, "a.W_q": ("I32", (-(-sinq["a.meta.scale"][1][0] // 5), sinq["a.W_q"][1][1]))},
+            {"quant_method": "sinq", "method": "sinq", "nbits": 6},
+        ),
         "sinq": _seed(sinq, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "fp-quant": _seed(fp_quant, {"quant_method": "fp_quant", "hadamard_group_size": 32}),
     }

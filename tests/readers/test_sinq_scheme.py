@@ -44,7 +44,7 @@ def test_codes(tmp_path: Path) -> None:
     [
         ({}, {"method": "sinq_nf4"}, "method 'sinq_nf4'"),
         ({}, {"method": None}, "method None"),
-        ({}, {"nbits": 6}, "6 bits"),
+        ({}, {"nbits": 7}, "7 bits"),
         ({}, {"nbits": None}, "None bits"),
         ({"meta.scale": np.ones((2, 4, 1), np.float32)}, {}, "2D"),
         ({"meta.scale2": np.ones((2, 1, 32), np.float32)}, {}, "2D"),
@@ -93,7 +93,7 @@ def test_the_sidecar_counts_before_the_configuration(tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": "sinq", "method": "sinq", "nbits": 8}}
     (folder / "config.json").write_text(json.dumps(config))
     assert anamnesis.open_model(folder)["x.weight"].shape == (4, 64)
-    for meta, message in (({"method": "sinq_nf4"}, "sinq_nf4"), ({"nbits": 5}, "5 bits")):
+    for meta, message in (({"method": "sinq_nf4"}, "sinq_nf4"), ({"nbits": 7}, "7 bits")):
         with pytest.raises(UnsupportedError, match=message):
             sidecar(tmp_path / message, LAYER, **meta)
 

@@ -61,3 +61,6 @@ if __name__ == "__main__":
     make("8-bits-awq", 8, 64, "asinq")
     make("4-bits-aux", 4, 64, "sinq", aux=True)
     make("3-bits-awq-aux", 3, 32, "asinq", aux=True)
+    make("5-bits", 5, 64)
+    make("6-bits", 6, 32)
+    make("6-bits-awq-aux", 6, 32, "asinq", aux=True)
