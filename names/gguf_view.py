@@ -162,14 +162,18 @@ def kept_dtype(tensor: Tensor, outtype: str, keys: Keys) -> str:
     return outtype.upper()
 
 
+def _class(name: str) -> str:
+    return f"{name!r:.100}" if name else "its class, which no architectures in config.json say,"
+
+
 def _family(model: Model, name: str, tensors: Mapping[str, Tensor]) -> Family:
     """The family of a class; of several, the one that has rows for the most tensors."""
     rows = [f for f in families() if name in f.architectures and f.only != "to-hf"]
     if not rows:
         known = ", ".join(sorted({a for f in families() for a in f.architectures}))
         raise UnsupportedError(
-            f"{model.path}: {name or 'its class'!r:.100} is not in the table of names; known are "
-            f"{known}. --names stored writes the tensors under the names they have"
+            f"{model.path}: {_class(name)} is not in the table of names; --names stored writes the "
+            f"tensors under the names they have. Known are {known}"
         )
     if len(rows) == 1:
         return rows[0]

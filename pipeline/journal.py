@@ -324,8 +324,10 @@ def load_manifest(out: PurePath, *, strangers: bool = False) -> Manifest:
     try:
         data = store_of(path).read(path, OWNED_BYTES, strangers=strangers)
     except FileNotFoundError:
+        gone = store_of(out).moves and not store_of(out).exists(out)
+        what = f", and {out} is not there" if gone else ""
         raise UsageError(
-            f"{path}: no manifest; only outputs of this program can be verified"
+            f"{path}: no manifest{what}; only outputs of this program can be verified"
         ) from None
     document = loads(data, str(path), Limits())
     if not isinstance(document, dict) or document.get("anamnesis") != VERSION:

@@ -67,6 +67,8 @@ def _choose(file: SourceFile, head: bytes, limits: Limits) -> Reader:
         raise other
     if named:
         return named[0]
+    if path.endswith(".json"):
+        raise FormatError(f"{path}: is no weights; name the folder that it lies in, or an index")
     raise FormatError(
         f"{path}: neither its first bytes nor its name tell a known container; readable are "
         f"{readable()}"

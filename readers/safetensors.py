@@ -129,7 +129,7 @@ def _entries(
         if end > available:
             raise FormatError(
                 f"{_at(file, name)}: data_offsets: end {end:,} is past the end of the file's data "
-                f"({available:,} bytes)"
+                f"({available:,} bytes): the file was cut short, as by a download that did not end"
             )
         yield Stored(name, dtype, tuple(shape), file, data_start + begin, end - begin)
 
