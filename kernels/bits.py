@@ -33,6 +33,6 @@ def to_float32(dtype: str, array: Array) -> Any:
 
 def numbers_of(stored: Component) -> Any:
     """A whole component as float32, a new array; its NaNs are such that rounding keeps them."""
-    numbers = to_float32(stored.dtype, stored.array)
+    numbers = np.asarray(to_float32(stored.dtype, stored.array))  # a number alone is no array
     numbers[np.isnan(numbers)] = np.nan
     return numbers
