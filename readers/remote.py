@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
+from importlib import import_module
 from typing import Any, Protocol
 
 from anamnesis import stopping
@@ -108,37 +109,75 @@ class S3Origin(StoreOrigin):
         self._etag = ""
         self._all_named = True
 
+    def identify(self, first_bytes: int) -> tuple[tuple[int, str], bytes]:
+        """Size and version with the first bytes: never those of a listing that s3fs remembers."""
+        if first_bytes:
+            try:
+                data, answer = self._get(0, first_bytes)
+            except FileNotFoundError:  # or a folder, which the look-up below tells
+                pass
+            except OSError as error:
+                if _code(error) not in ("416", "InvalidRange"):  # an empty object
+                    raise
+            else:
+                size = str(answer.get("ContentRange") or "").rpartition("/")[2]
+                self._etag = str(answer.get("ETag") or "")
+                if self._etag and size.isascii() and size.isdigit():
+                    return (int(size), self._etag), data
+        call(self.url, lambda: self._fs.invalidate_cache(self._name))
+        return super().identify(0)
+
     def read_into(self, start: int, view: memoryview, size: int) -> str:
         """Fill `view` from byte `start`; the object's ETag."""
+        data, answer = self._get(start, len(view))
+        _fill(self.url, start, view, data)
+        self._etag = str(answer.get("ETag") or "")
+        self._all_named &= bool(self._etag)
+        return self._etag
+
+    def _get(self, start: int, nbytes: int) -> tuple[bytes, Mapping[str, Any]]:
+        """A range, of the version that was seen if any was, and what the answer says besides."""
         bucket, key, _ = self._fs.split_path(self._name)
-        wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{start + len(view) - 1}"}
+        wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{start + nbytes - 1}"}
         if self._etag:
             wanted["IfMatch"] = self._etag
 
-        async def request() -> tuple[bytes, str]:
+        async def request() -> tuple[bytes, Mapping[str, Any]]:
             try:
                 answer = await self._fs._call_s3("get_object", **wanted)
-            except OSError as error:
-                if _condition_failed(error):
+            except Exception as error:
+                if _code(error) in ("412", "PreconditionFailed"):
                     raise changed(self.url) from error
-                raise
+                known = _translated(error)
+                if isinstance(known, FileNotFoundError):
+                    raise known from None
+                if known is error:
+                    raise
+                raise known from error
             async with answer["Body"] as body:
-                return await body.read(), str(answer.get("ETag") or "")
+                return await body.read(), answer
 
-        data, version = call_on(self._fs.loop, self.url, request, len(view))
-        _fill(self.url, start, view, data)
-        self._etag = version
-        self._all_named &= bool(version)
-        return version
+        return call_on(self._fs.loop, self.url, request, nbytes)
 
     def now(self) -> tuple[int, str] | None:
         return None if self._all_named else super().now()
 
 
-def _condition_failed(error: BaseException) -> bool:
-    """Whether S3 says that the object has another ETag; s3fs has its answer as the cause."""
-    response: Any = getattr(error.__cause__, "response", None) or {}
-    return str(response.get("Error", {}).get("Code")) in ("412", "PreconditionFailed")
+def _code(error: BaseException | None) -> str:
+    """S3's code for an error, or for what it comes of."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if isinstance(response, Mapping):
+            return str(response.get("Error", {}).get("Code"))
+        error = error.__cause__
+    return ""
+
+
+def _translated(error: Exception) -> Exception:
+    """botocore's error as s3fs says it by itself."""
+    errors = import_module("s3fs.errors")  # a driver's
+    found: Exception = errors.translate_boto_error(error)
+    return found
 
 
 def _fill(url: str, start: int, view: memoryview, data: bytes) -> None:
