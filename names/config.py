@@ -17,7 +17,7 @@ from anamnesis.readers.base import Stored
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
 
-Values = Mapping[str, KeyValue]
+Metadata = Mapping[str, Any]
 Names = Mapping[str, Stored]
 
 _NONE_IF_ZERO = ("sliding_window",)
@@ -25,10 +25,10 @@ _ALWAYS = ("bos", "eos", "pad")
 _IDS = ("bos", "eos", "pad", "unk", "cls", "sep", "mask")
 
 
-def class_of(family: Family, values: Mapping[str, KeyValue], model: Model) -> str:
+def class_of(family: Family, model: Model) -> str:
     """The class that a GGUF was made of, where an architecture of GGUF stands for several."""
     for name, is_other, other in _OTHERS:
-        if family.name == name and is_other(values, model.stored):
+        if family.name == name and is_other(model.metadata, model.stored):
             return other
     return family.architectures[0]
 
@@ -41,7 +41,7 @@ def config_of(
     `tower` is the class of the whole where a vision tower lies beside.
     Keys that the file does not have are left to the class's defaults.
     """
-    name = class_of(family, values, model)
+    name = class_of(family, model)
     row = CLASSES.get(name)
     config: dict[str, Any] = {"architectures": [name], "torch_dtype": dtype, "dtype": dtype}
     if row is None:
@@ -67,20 +67,28 @@ def config_of(
     return config, tuple(_remarks(name, row, tower))
 
 
-def _ends(name: str) -> Callable[[Values, Names], bool]:
+def _ends(name: str) -> Callable[[Metadata, Names], bool]:
     """Whether some tensor's name ends so."""
-    return lambda values, names: any(n.endswith(name) for n in names)
+    return lambda metadata, names: any(n.endswith(name) for n in names)
 
 
-def _says(key: str, *found: Any) -> Callable[[Values, Names], bool]:
+def _says(key: str, *found: Any) -> Callable[[Metadata, Names], bool]:
     """Whether a key has one of these values, or any that is not nought."""
-    return lambda values, names: _get(values, key) in found if found else bool(_get(values, key))
+    return lambda said, names: said.get(key) in found if found else bool(said.get(key))
+
+
+def _is_solar(said: Metadata, names: Names) -> bool:
+    """SOLAR Open, by its vocabulary; by what its layers lack where that is another's."""
+    words = said.get("tokenizer.ggml.pre")
+    if words in ("solar-open", "glm4", "chatglm-bpe"):
+        return bool(words == "solar-open")
+    return not any(n.endswith((".attn_q.bias", ".attn_q_norm.weight")) for n in names)
 
 
 # A family, what its first class does not have, and the class that does.
-_OTHERS: tuple[tuple[str, Callable[[Values, Names], bool], str], ...] = (
+_OTHERS: tuple[tuple[str, Callable[[Metadata, Names], bool], str], ...] = (
     ("deepseek2", _ends("exp_probs_b.bias"), "DeepseekV3ForCausalLM"),
-    ("glm4moe", lambda v, n: not _ends(".attn_q.bias")(v, n), "SolarOpenForCausalLM"),
+    ("glm4moe", _is_solar, "SolarOpenForCausalLM"),
     ("mamba", _says("mamba.ssm.dt_b_c_rms"), "FalconMambaForCausalLM"),
     ("mistral3", _says("mistral3.attention.temperature_scale", None), "MistralForCausalLM"),
     ("olmo2", _says("olmo2.attention.sliding_window"), "Olmo3ForCausalLM"),

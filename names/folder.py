@@ -55,8 +55,7 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     beside = last.get("general.architecture") == "clip"
     family = family_of(model, tower=beside)
     if beside:
-        row = tower_of(last, model.files[-1].path)
-        tower = row.whole(class_of(family, values, model))
+        tower = tower_of(last, model.files[-1].path).texts[class_of(family, model)]
     config, notes = config_of(family, values, model, _DTYPES[dtype], tower)
     if tower:
         words = values.get("tokenizer.ggml.tokens")

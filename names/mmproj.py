@@ -18,7 +18,8 @@ from anamnesis.names.gguf_config import values_of
 from anamnesis.names.keys import sources_of
 from anamnesis.names.settings import Settings
 from anamnesis.names.sources import DERIVED, Derived
-from anamnesis.names.vision import TOWERS, Tower
+from anamnesis.names.tower import Tower
+from anamnesis.names.tower_rows import TOWERS
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import STRING, KeyValue
 from anamnesis.readers.model import Model

@@ -50,9 +50,11 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
     prefixes = {"": str(model.metadata.get("general.architecture", ""))}
     facts = [(model, tensors, rows, prefixes[""])]
     if vision is not None:
-        from anamnesis.names.vision import projector
+        from anamnesis.names.config import class_of
+        from anamnesis.names.vision import projector, whole
 
         tower = projector(vision)
+        whole(tower, class_of(family, model), model, vision)
         path, head = tower.path, tower.head
         added = {t.name: t for t in vision.tensors}
         for name in added.keys() & tensors.keys():

@@ -41,7 +41,7 @@ def model(
     settings |= {f"clip.vision.{key}": value for key, value in sizes.items()}
     write(folder / "mmproj-model.gguf", "clip", settings, tensors)
     words: dict[str, Any] = {"tokenizer.ggml.tokens": ["a", "<|image_pad|>", "<|vision_end|>"]}
-    words[f"{text}.embedding_length"] = 8
+    words[f"{text}.embedding_length"] = 6  # what the projector makes of 8
     words[f"{text}.attention.head_count"] = 2
     words[f"{text}.rope.dimension_sections"] = [2, 3, 3, 0]
     norm = "token_embd_norm.weight" if text == "lfm2" else "output_norm.weight"

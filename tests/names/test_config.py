@@ -156,3 +156,28 @@ def test_biases_of_a_file_are_those_of_its_configuration(
         model = open_named(str(source), Options(names="hf"))
         config = json.loads(describe(model, "bf16", Limits())[0]["config.json"])
         assert bool(config.get(key)) is has
+
+
+@pytest.mark.parametrize(
+    ("words", "tensors", "expected"),
+    [
+        ("solar-open", ["attn_q.weight", "attn_q.bias"], "SolarOpenForCausalLM"),
+        ("solar-open", ["attn_q.weight"], "SolarOpenForCausalLM"),
+        ("glm4", ["attn_q.weight"], "Glm4MoeForCausalLM"),
+        ("default", ["attn_q.weight", "attn_q.bias"], "Glm4MoeForCausalLM"),
+        ("default", ["attn_q.weight", "attn_q_norm.weight"], "Glm4MoeForCausalLM"),
+        ("default", ["attn_q.weight"], "SolarOpenForCausalLM"),
+    ],
+)
+def test_solar_open_is_told_from_glm_by_its_vocabulary(
+    words: str, tensors: list[str], expected: str, tmp_path: Path
+) -> None:
+    """Both are the architecture `glm4moe`; layers are asked where the vocabulary is no help."""
+    keys = {"tokenizer.ggml.pre": words, "glm4moe.attention.head_count": 2}
+    keys |= {"glm4moe.embedding_length": 8, "glm4moe.rope.dimension_count": 2}
+    arrays = {f"blk.0.{name}": numbers(8, 8) for name in tensors}
+    write(tmp_path / "model.gguf", "glm4moe", keys, arrays)
+    anamnesis.convert(tmp_path / "model.gguf", tmp_path / "hf", to="hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["architectures"] == [expected]
+    assert config.get("attention_bias", False) is ("attn_q.bias" in tensors)

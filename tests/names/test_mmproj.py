@@ -20,7 +20,7 @@ from anamnesis.cli.main import cli
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
 from anamnesis.names.keys import sources_of
 from anamnesis.names.mmproj import settings_of
-from anamnesis.names.vision import TOWERS
+from anamnesis.names.tower_rows import TOWERS
 
 gguf = pytest.importorskip("gguf")
 

@@ -21,7 +21,7 @@ from anamnesis.names.families import families
 from anamnesis.names.family import Row
 from anamnesis.names.gguf_config import WRITTEN
 from anamnesis.names.pattern import IDENTITY
-from anamnesis.names.vision import TOWERS
+from anamnesis.names.tower_rows import TOWERS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "gguf-and-hf.md"
 

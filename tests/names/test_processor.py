@@ -10,7 +10,7 @@ from towers import model, numbers
 
 import anamnesis
 from anamnesis.names.processor import PROCESSORS, processor_files
-from anamnesis.names.vision import TOWERS
+from anamnesis.names.tower_rows import TOWERS
 
 SIZES = {
     "clip.vision.image_size": 896,

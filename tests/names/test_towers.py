@@ -12,7 +12,8 @@ import pytest
 from towers import model, numbers
 
 import anamnesis
-from anamnesis.names.vision import TOWERS, Tower
+from anamnesis.names.tower import Tower
+from anamnesis.names.tower_rows import TOWERS
 
 gguf = pytest.importorskip("gguf")
 
@@ -23,6 +24,7 @@ TEXTS = {
     "Lfm2VlForConditionalGeneration": "lfm2",
     "Llama4ForConditionalGeneration": "llama4",
     "LlavaForConditionalGeneration": "llama",
+    "Mistral3ForConditionalGeneration": "mistral3",
     "Qwen2VLForConditionalGeneration": "qwen2vl",
     "Qwen2_5_VLForConditionalGeneration": "qwen2vl",
     "Qwen3VLForConditionalGeneration": "qwen3vl",
@@ -35,7 +37,6 @@ SIZES: dict[str, Any] = {
     "is_deepstack_layers": [True],
     "n_wa_pattern": 1,
     "projector.scale_factor": 2,
-    "spatial_merge_size": 2,
 }
 FLAT = {"v.patch_embd.weight": (8, 3 * 4 * 4)}
 SHAPES = {
@@ -60,10 +61,19 @@ def tensors(tower: Tower) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("tower", TOWERS, ids=lambda tower: tower.projectors[0])
+def merged(tower: Tower) -> dict[str, int]:
+    """What a tower that puts patches together says of it."""
+    return (
+        {} if tower.architecture == "LlavaForConditionalGeneration" else {"spatial_merge_size": 2}
+    )
+
+
+@pytest.mark.parametrize("tower", TOWERS, ids=lambda tower: tower.architecture)
 def test_a_tower_there_and_back_is_itself(tower: Tower, tmp_path: Path) -> None:
     before = tensors(tower)
-    source = model(tmp_path, tower.projectors[0], before, TEXTS[tower.architecture], **SIZES)
+    source = model(
+        tmp_path, tower.projectors[0], before, TEXTS[tower.architecture], **SIZES, **merged(tower)
+    )
     anamnesis.convert(source, tmp_path / "hf", to="hf", dtype="f32")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["architectures"] == [tower.architecture]
@@ -83,6 +93,8 @@ def test_a_tower_there_and_back_is_itself(tower: Tower, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "projector", "expected", "kind"),
     [
+        ("glm4", "glm4v", "Glm4vForConditionalGeneration", "glm4v_text"),
+        ("llama", "pixtral", "Mistral3ForConditionalGeneration", "llama"),  # of before mistral3
         ("mistral3", "pixtral", "Mistral3ForConditionalGeneration", "mistral"),
         ("qwen35", "qwen3vl_merger", "Qwen3_5ForConditionalGeneration", "qwen3_5_text"),
         ("qwen35moe", "qwen3vl_merger", "Qwen3_5MoeForConditionalGeneration", "qwen3_5_moe_text"),
@@ -93,20 +105,42 @@ def test_a_tower_there_and_back_is_itself(tower: Tower, tmp_path: Path) -> None:
 def test_the_text_model_decides_the_class(
     text: str, projector: str, expected: str, kind: str, tmp_path: Path
 ) -> None:
-    tower = {"v.patch_embd.bias": numbers(8)} if text != "mistral3" else {"mm.1.bias": numbers(8)}
-    source = model(tmp_path, projector, tower, text)
+    name = "mm.1.bias" if projector == "pixtral" else "v.patch_embd.bias"
+    source = model(tmp_path, projector, {name: numbers(8)}, text, spatial_merge_size=2)
     anamnesis.convert(source, tmp_path / "hf", to="hf")
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["architectures"] == [expected]
     assert config["text_config"]["model_type"] == kind
     processor = json.loads((tmp_path / "hf" / "processor_config.json").read_text())
-    assert processor["processor_class"] in ("PixtralProcessor", "Qwen3VLProcessor")
+    assert processor["processor_class"] in (
+        "Glm4vProcessor",
+        "PixtralProcessor",
+        "Qwen3VLProcessor",
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "projector", "sizes", "expected"),
+    [
+        ("llama", "qwen2vl_merger", {}, "LlamaForCausalLM"),
+        ("qwen3", "qwen3vl_merger", {}, "Qwen3ForCausalLM"),
+        ("qwen2vl", "qwen3vl_merger", {}, "Qwen2ForCausalLM"),
+        ("qwen2vl", "qwen2vl_merger", {"projection_dim": 10}, "Qwen2ForCausalLM"),
+    ],
+)
+def test_the_tower_of_another_model_is_left_out(
+    text: str, projector: str, sizes: dict[str, int], expected: str, tmp_path: Path
+) -> None:
+    source = model(tmp_path, projector, {"v.patch_embd.bias": numbers(8)}, text, **sizes)
+    notes = "\n".join(anamnesis.convert(source, tmp_path / "hf", to="hf").notes)
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert config["architectures"] == [expected]
+    assert f"the vision tower is left out: {tmp_path / 'mmproj-model.gguf'}: " in notes
 
 
 def test_glm_s_mixture_has_the_same_tower() -> None:
     (tower,) = (tower for tower in TOWERS if tower.projectors == ("glm4v",))
-    assert tower.whole("Glm4MoeForCausalLM") == "Glm4vMoeForConditionalGeneration"
-    assert tower.whole("Glm4ForCausalLM") == "Glm4vForConditionalGeneration"
+    assert tower.texts["Glm4MoeForCausalLM"] == "Glm4vMoeForConditionalGeneration"
 
 
 def test_qwen2_s_width_inside_is_that_of_its_tensors(tmp_path: Path) -> None:
@@ -138,7 +172,7 @@ def test_experts_of_qwen3_vl_alone_are_those_of_qwen3(tmp_path: Path) -> None:
     assert np.array_equal(alone[f"model.{prefix}1.up_proj.weight"], gate[1] + 1)
     tower = tmp_path / "mmproj-model.gguf"
     (tmp_path / "other").mkdir()
-    model(tmp_path / "other", "qwen3vl_merger", {"v.patch_embd.bias": numbers(8)})
+    model(tmp_path / "other", "qwen3vl_merger", {"v.patch_embd.bias": numbers(8)}, projection_dim=8)
     (tmp_path / "other" / "mmproj-model.gguf").rename(tower)
     anamnesis.convert(source, tmp_path / "beside", to="hf", dtype="f32")
     beside = load_file(tmp_path / "beside" / "model.safetensors")

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from towers import model, numbers
 
 import anamnesis
-from anamnesis.names.vision import TOWERS
+from anamnesis.names.tower_rows import TOWERS
 from anamnesis.names.vision_config import CLASSES
 
 pytest.importorskip("gguf")

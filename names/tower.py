@@ -1,0 +1,47 @@
+"""A kind of vision tower, as data: its rows, and the classes of models that have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+from anamnesis.names.family import Row, rows_of
+
+
+@dataclass(frozen=True)
+class Tower:
+    """One kind of projector; `path` and `head` are where its models have text model and head.
+
+    `texts` has the class of the whole by that of the text model, `said` the key/values that tell
+    it from others with its projector.
+    """
+
+    projectors: tuple[str, ...]  # clip.projector_type
+    texts: Mapping[str, str]
+    top: str
+    block: str
+    layers: str
+    path: str
+    head: str = ""
+    facts_prefix: str = "clip.vision"
+    others: tuple[str, ...] = ()  # classes with the same tower, and the same text model
+    said: tuple[str, ...] = ()
+    keys: str = ""  # what a GGUF says of it; rows as in `names.keys`, over `settings_of`
+    half: str = ""  # a tensor that is float16 whatever the others are
+    single: tuple[str, ...] = ("v.position_embd.weight",)  # those that are float32
+
+    @property
+    def architecture(self) -> str:
+        """The most usual class that has this tower."""
+        return next(iter(self.texts.values()))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """All that have this tower, the most usual one first."""
+        return tuple(dict.fromkeys((self.architecture, *self.others, *self.texts.values())))
+
+    @cached_property
+    def rows(self) -> tuple[Row, ...]:
+        """All rows, those of layers with their full templates."""
+        return (*rows_of(self.top, "", ""), *rows_of(self.block, "v.blk.{i}.", self.layers))
