@@ -220,7 +220,7 @@ def test_verify_reads_the_view_again(tmp_path: Path) -> None:
 
 
 def test_the_vision_tower_beside_a_model_comes_along(tmp_path: Path) -> None:
-    source = write(tmp_path / "m.gguf", "llama", HEADS, {"output_norm.weight": values(16)})
+    source = write(tmp_path / "m.gguf", "qwen2vl", HEADS, {"output_norm.weight": values(16)})
     patches = values(4, 3, 2, 2)
     writer = gguf.GGUFWriter(str(tmp_path / "mmproj-m.gguf"), "clip")
     writer.add_string("clip.projector_type", "qwen2vl_merger")
