@@ -15,7 +15,7 @@ from fnmatch import fnmatchcase
 from typing import Any, Literal
 
 from anamnesis.readers.schemes import METHODS
-from anamnesis.readers.schemes._hints import states
+from anamnesis.readers.schemes._hints import names_others, states
 from anamnesis.readers.schemes._stated import ENDINGS, KEYS, NARROW, is_key
 
 _CONFIGS = "*.json"  # that hold settings, or state a method all the same
@@ -125,7 +125,10 @@ def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
         said = (r for r in rules if _speaks_of(r, key, inner) and not (r.words and dtype is None))
         rule = next(said, None)
         if rule is None:
-            kept[key] = _cleaned(inner, rules, dtype)
+            # A class in `auto_map` may be called BitNet, and a label of `id2label` quant-ph.
+            named = isinstance(inner, (Mapping, list)) and names_others(key)
+            below = [one for one in rules if not one.words] if named else rules
+            kept[key] = _cleaned(inner, below, dtype)
         elif rule.action == "dtype":
             name = dtype if dtype or not is_narrow(inner) else "bf16"
             kept[key] = inner if name is None else _spelt(key, inner, name)

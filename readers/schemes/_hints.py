@@ -11,8 +11,8 @@ JSON files beside the weights, in safetensors' metadata, and in the names of the
 | a key that is `compression` or the like | with a text or block | `compression: {method: …}` |
 
 Speaking words are the names of the known methods, number formats of 8 bits or fewer, and `quant…`.
-What is about activations, caches, or was left alone does not count, nor do quantisers and bits of
-codecs and autoencoders: of whatever has to do with signals or codebooks.
+What is about activations, caches, labels, optimisers, or was left alone does not count, nor do
+quantisers and bits of codecs and autoencoders: of whatever has to do with signals or codebooks.
 
 That is too little to conclude that every number of the model was touched. So floats stay what they
 are, unless they have the shape of codes; and a matrix of integers for which nothing else accounts
@@ -49,13 +49,15 @@ _QUANT = (
 # Words of a key that turn what it says into something else, or are about other numbers.
 _ELSEWHERE = re.compile(
     r"(?<![a-z])(?:acts?|activations?|audio|byte|cache|colou?r|converted|de-?quant[a-z]*|excluded?|"
-    r"ignored?|image|inputs?|kv|levels|not|original|outputs?|pixel|samples?|skip|un-?quant[a-z]*)(?![a-z])"
+    r"ignored?|image|inputs?|kv|labels?|levels|not|optim(?:izers?)?|original|outputs?|pixel|samples?|"
+    r"skip|un-?quant[a-z]*)(?![a-z])"
 )
 _BITS = re.compile(r"(?:.*-)?(?:[nw]-?|num-?|q(?:uant)?-?)?bits?(?:-?(?:width|per-weight))?")
 _BARE_BITS = re.compile(r"(?:n-?|num-?)?bits?")
 _SIGNALS = re.compile(r"(?<![a-z])(?:audio|code(?:book|c)s?|image|mel|sample|vae|video|vision|vq)")
 _NAMING = re.compile(
-    r"(?:.*-)?(?:name|path|dir|model-type|architectures?|auto-map|tags?|language|license|version)"
+    r"(?:.*-)?(?:name|path|dir|model-type|architectures?|auto-map|class|datasets?|tags?|language|"
+    r"license|version)"
 )
 _PRECISION = re.compile(r"(?:weights?-)?(?:precision|word-?length)")
 _BLOCKS = re.compile(r"(?:weights?-)?(?:compress(?:ed|ion)|pack(?:ed|ing))(?:-(?:format|method))?")
@@ -83,10 +85,24 @@ def states(key: str, value: object, methods: frozenset[str]) -> bool:
     say, nor flags with `quant` in them: some autoencoders have parts that are called so.
     """
     words = _words(key)
-    named = _ELSEWHERE.search(words) or _NAMING.fullmatch(words) or _BARE_BITS.fullmatch(words)
+    named = _is_elsewhere(words) or _BARE_BITS.fullmatch(words)
     flag = isinstance(value, bool) and "quant" in words
     prose = isinstance(value, str) and " " in value.strip()
     return not named and not flag and not prose and _speech(methods).states(words, value)
+
+
+def names_others(key: str) -> bool:
+    """Whether nothing under a key of a configuration is about how its weights are stored.
+
+    It holds names of classes, files and labels, or is about caches, activations and the like. The
+    configuration of a part, such as `audio_config`, is about weights as well.
+    """
+    words = _words(key)
+    return _is_elsewhere(words) and not words.endswith("config")
+
+
+def _is_elsewhere(words: str) -> bool:
+    return bool(_ELSEWHERE.search(words) or _NAMING.fullmatch(words))
 
 
 @cache

@@ -184,6 +184,7 @@ def test_flags_of_quantised_weights_are_removed() -> None:
         ({"bits_per_weight": 2.5, "PTQ": {"algorithm": "foo"}}, {}),
         ({"precision": "int4", "x_dtype": "fp4"}, {"precision": "bfloat16", "x_dtype": "bf16"}),
         ({"engine": "gptqmodel", "architectures": ["QLlama"]}, {"architectures": ["QLlama"]}),
+        ({"audio_config": {"use_int8": True, "x": 1}}, {"audio_config": {"x": 1}}),
     ],
 )  # fmt: skip
 def test_words_that_no_tool_is_known_for_are_removed(config: Any, left: Any) -> None:
@@ -201,6 +202,10 @@ def test_words_that_no_tool_is_known_for_are_removed(config: Any, left: Any) -> 
         {"use_quant_conv": True, "use_post_quant_conv": False, "num_quantizers": 8},
         {"quantization_levels": [4, 4], "vector_quantize": True, "num_bits": 8},
         {"bits_per_sample": 8, "activation_bits": 8, "compress_ratios": [1, 4], "precision": 16},
+        # microsoft/bitnet-b1.58-2B-4T; arXiv's categories.
+        {"auto_map": {"AutoModelForCausalLM": "modeling_bitnet.BitNetForCausalLM"}},
+        {"tokenizer_class": "BitnetTokenizer", "optim": "adamw_8bit", "datasets": {"a": "x-int8"}},
+        {"id2label": {"5": "quant-ph", "6": "INT8"}, "label2id": {"quant-ph": 5, "INT8": 6}},
     ],
 )
 def test_what_dense_models_say_is_kept(config: Any) -> None:

@@ -70,6 +70,7 @@ PLAIN: list[dict[str, Any]] = [
     {"quant_methods": [], "load_in_4bit": False, "use_int8": "no", "quantized": 16},
     {"bits_per_sample": 8, "activation_bits": 8, "kv_cache_dtype": "fp8"},
     {"dequantized_from": "gptq", "modules_to_not_convert": ["int8"]},
+    {"optim": "paged_adamw_8bit", "optimizer": {"name": "adamw_bnb_8bit"}, "label2id": {"int8": 3}},
     {"hidden_act": "quick_gelu", "quantile": 4, "precision": 16, "model_type": "higgs_audio"},
 ]
 
