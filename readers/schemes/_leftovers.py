@@ -26,7 +26,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._hints import hint
 from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
 from anamnesis.readers.schemes._left_alone import left_alone
-from anamnesis.readers.schemes._model_sizes import ModelSizes
+from anamnesis.readers.schemes._model_sizes import ModelSizes, is_fed
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
     LORA,
@@ -179,8 +179,20 @@ class Rule:
         """A side that a layer of floats must have, and has a part of, as codes would; 0."""
         bits = DTYPES[stored.dtype].bits
         size = self._sizes.packed(stored.name, stored.shape, bits)
-        counts = bool(size) and bool(not self._plain or self._hint)
+        if not size or is_fed(stored.name, stored.shape[-1], self._whole_shape):
+            return 0
+        counts = not self._plain or bool(self._hint)
         return 0 if not counts or self._alone.lists(stored.name) else size
+
+    def _whole_shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a weight, decoded or of floats that are no codes by it; () for others."""
+        decoded, dense = self._ledger.tensors.get(name), self._ledger.container.stored.get(name)
+        if decoded is not None:
+            return decoded.shape
+        if dense is None or dense.dtype not in _FLOATS:
+            return ()
+        packed = self._sizes.packed(name, dense.shape, DTYPES[dense.dtype].bits)
+        return () if packed else dense.shape
 
     def _signed(self, stored: Stored) -> Refused | None:
         """The refused method that the names in a tensor's module tell, if codes are among them."""

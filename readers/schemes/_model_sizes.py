@@ -19,7 +19,7 @@ of another dtype, whatever they are called. So are flat arrays in the place of a
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from typing import Any, NamedTuple
 
 _FILES = ("config.json", "params.json")
@@ -45,6 +45,8 @@ _LAYERS: dict[str, _Layer] = {
     "o_proj": _Layer("heads", "hidden"),
 }
 _NO_LAYER = _Layer("", "")
+# Layers whose outputs, multiplied, are the inputs of the one that is called so.
+_BEFORE = {"down_proj": ("gate_proj", "up_proj"), "w2": ("w1", "w3")}
 # Those that read the residual stream.
 READ_HIDDEN = frozenset(name for name, layer in _LAYERS.items() if layer.inputs == "hidden")
 _HIDDEN = frozenset(
@@ -70,6 +72,21 @@ _WEIGHTS = ("kernel", "weight", "weights")
 _JOINED = 4  # layers that a model may keep in one
 _USUAL = (1, 2, 3, 4, 8)  # bits of codes
 _MOST = 8  # bits of codes that lie along the inputs
+_KINDS = 64  # different sizes of a kind that a model may have; a longer list is of something else
+_WIDE_KINDS = 1_024  # the same of layers' inputs and outputs, which pruned models have of any size
+
+
+def is_fed(name: str, inputs: int, shape_of: Callable[[str], tuple[int, ...]]) -> bool:
+    """Whether a layer before that of the weight `name` has as many outputs as this has inputs.
+
+    Then these are what they must be, whatever the configuration says: in Griffin (`recurrent_gemma`
+    of transformers) both are half of `intermediate_size`. `shape_of` gives the shape of a weight,
+    () for one that is not there or may be codes.
+    """
+    layer, dot, part = name.rpartition(".")
+    around, above, leaf = layer.rpartition(".")
+    others = (shape_of(f"{around}{above}{one}{dot}{part}") for one in _BEFORE.get(leaf, ()))
+    return any(shape[-2:-1] == (inputs,) for shape in others)
 
 
 class _Side(NamedTuple):
@@ -109,7 +126,7 @@ class ModelSizes:
         parts = [part for one in whole for part in one.values() if isinstance(part, Mapping)]
         pruned = any(key in one for one in (*whole, *parts) for key in _FACTORS)
         self.known = bool(found)
-        self.hidden = frozenset(n for _, key, n in found if _is_hidden(key))
+        self.hidden = _few((n for _, key, n in found if _is_hidden(key)), _WIDE_KINDS)
         self._numbers = {n for _, _, n in found}.union(*_by_heads(found)[1:])
         self._sides = {tower: _sides(found, tower, pruned) for tower in (False, True)}
 
@@ -179,12 +196,18 @@ class ModelSizes:
         return known.get(sides.inputs, _UNKNOWN), known.get(sides.outputs, _UNKNOWN)
 
 
-def _by_heads(found: list[tuple[bool, str, int]]) -> tuple[set[int], set[int], set[int]]:
+def _few(sizes: Iterable[int], most: int = _KINDS) -> frozenset[int]:
+    """The different sizes of a kind; none where they are more than a model has."""
+    found = frozenset(sizes)
+    return found if len(found) <= most else frozenset()
+
+
+def _by_heads(found: list[tuple[bool, str, int]]) -> tuple[Set[int], Set[int], Set[int]]:
     """The sizes of heads, of all heads together, and of all heads of keys and values."""
-    hidden = {n for _, key, n in found if _is_hidden(key)}
-    heads = {n for _, key, n in found if _HEADS.fullmatch(key)}
-    keys = {n for _, key, n in found if _KEYS.fullmatch(key)}
-    lengths = {n for _, key, n in found if _HEAD_SIZES.fullmatch(key)}
+    hidden = _few(n for _, key, n in found if _is_hidden(key))
+    heads = _few(n for _, key, n in found if _HEADS.fullmatch(key))
+    keys = _few(n for _, key, n in found if _KEYS.fullmatch(key))
+    lengths: Set[int] = _few(n for _, key, n in found if _HEAD_SIZES.fullmatch(key))
     lengths |= {a + b for a in lengths for b in lengths}
     lengths = lengths or {size // n for size in hidden for n in heads}
     joined = {n * length for n in heads - keys for length in lengths}
@@ -208,26 +231,27 @@ def _flat(layer: tuple[_Side, _Side], shape: tuple[int, ...], bits: int) -> int:
 def _sides(found: list[tuple[bool, str, int]], tower: bool, pruned: bool) -> dict[str, _Side]:
     """The sides of layers by their kind, of the towers or of the model itself."""
     mine = [(key, n) for part, key, n in found if part is tower]
-    hidden = {n for key, n in mine if _is_hidden(key)}
-    inner = set() if pruned else {n for key, n in mine if _INNER.fullmatch(key)}
-    shared = {n for _, key, n in found if _SHARED.fullmatch(key)}
+    hidden = _few((n for key, n in mine if _is_hidden(key)), _WIDE_KINDS)
+    ffn = (n for key, n in mine if _INNER.fullmatch(key) and not pruned)
+    inner = _few(ffn, _WIDE_KINDS)
+    shared = _few(n for _, key, n in found if _SHARED.fullmatch(key))
     # What stands elsewhere explains a side as well.
     widths = {n for _, key, n in found if _is_hidden(key) or _is_width(key)}
     inners = {n for _, key, n in found if _INNER.fullmatch(key)}
     lengths, joined, joint = _by_heads(found)
-    words = {n for key, n in mine if _VOCABULARY.fullmatch(key)}
-    rates = {n for _, key, n in found if _RATES.fullmatch(key)}
+    words = _few(n for key, n in mine if _VOCABULARY.fullmatch(key))
+    rates = _few(n for _, key, n in found if _RATES.fullmatch(key))
     fewer = {n // rate for n in widths for rate in rates}
     by_heads = widths | lengths | fewer | joined | joint
     inners = inners.union(widths, (n * k for n in inners for k in {2, *shared}))
     return {
-        "hidden": _Side(frozenset(hidden), frozenset(widths)),
-        "inner": _Side(frozenset(inner), frozenset(inners)),
-        "outer": _Side(frozenset(inner), frozenset(inners | lengths)),
+        "hidden": _Side(hidden, frozenset(widths)),
+        "inner": _Side(inner, frozenset(inners)),
+        "outer": _Side(inner, frozenset(inners | lengths)),
         "pair": _Side(frozenset(2 * n for n in inner), frozenset(inners)),
         "heads": _Side(frozenset(joined), frozenset(widths | fewer | joined)),
         "keys": _Side(frozenset(joint or joined), frozenset(by_heads)),
-        "vocab": _Side(frozenset(words), frozenset(n for _, key, n in found if "vocab" in key)),
+        "vocab": _Side(words, frozenset(n for _, key, n in found if "vocab" in key)),
     }
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._left_alone import left_alone
-from anamnesis.readers.schemes._model_sizes import ModelSizes
+from anamnesis.readers.schemes._model_sizes import ModelSizes, is_fed
 from anamnesis.readers.schemes.base import Ledger
 
 _METHODS = frozenset(("auto-round", "awq", "compressed-tensors", "gptq", "hqq"))
@@ -55,12 +55,18 @@ def note_inputs(ledger: Ledger) -> None:
     if ledger.container.kind == "gguf" or not ledger.stated:
         return
     sizes = ModelSizes(ledger.configs)
+
+    def shape_of(name: str) -> tuple[int, ...]:
+        other = ledger.tensors.get(name)
+        return () if other is None else other.shape
+
     found = []
     for tensor in ledger.tensors.values():
         layer, _, part = tensor.name.rpartition(".")
         if tensor.quantised and part == "weight" and len(tensor.shape) == 2:
             inputs = sizes.other(layer, tensor.shape[1])
-            if inputs and not tensor.scheme.startswith("mlx-"):
+            fed = inputs and is_fed(tensor.name, tensor.shape[1], shape_of)
+            if inputs and not fed and not tensor.scheme.startswith("mlx-"):
                 found.append((tensor, inputs))
     if found:
         tensor, inputs = found[0]

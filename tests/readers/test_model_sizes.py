@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -130,6 +131,35 @@ def test_the_error_names_the_inputs_and_the_way_out() -> None:
 def test_other_sizes_that_a_model_has_explain_a_width(config: Any, layer: str, width: int) -> None:
     sizes = ModelSizes({"config.json": CONFIG | config})
     assert sizes.packed(f"{layer}.weight", (HIDDEN, width), 16) == 0
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F8_E4M3"])
+def test_the_layer_before_says_how_many_inputs_there_are(dtype: str) -> None:
+    """Griffin has half of `intermediate_size` there (RecurrentGemmaMlp of transformers)."""
+    down = {"m.down_proj.weight": ("BF16", (HIDDEN, INNER // 2))}
+    up: dict[str, Any] = {"m.up_proj.weight": (dtype, (INNER // 2, HIDDEN))}
+    if dtype != "BF16":
+        up["m.up_proj.weight_scale"] = ("F32", (1,))
+    assert resolved(down | up, "fp8").notes == []
+    for shape in ((INNER, HIDDEN), (INNER // 2, HIDDEN // 2)):
+        with pytest.raises(UnsupportedError):
+            resolved(down | {"m.up_proj.weight": ("BF16", shape)}, "fp8")
+    decoded = {"m.down_proj.weight": ("F8_E4M3", (HIDDEN, INNER // 2))}
+    decoded |= {"m.down_proj.weight_scale": ("F32", (1,))}
+    noted = any("1,536" in note for note in resolved(decoded, "fp8").notes)
+    assert noted
+    assert resolved(decoded | up, "fp8").notes == []
+
+
+@pytest.mark.parametrize("key", ["head_dim", "hidden_size", "num_heads", "vocab_size"])
+def test_a_long_list_of_sizes_takes_no_time_and_says_nothing(key: str) -> None:
+    """Heads are multiplied by their sizes, and every pair of these is added."""
+    sizes = ModelSizes({"config.json": {"num_heads": 4, key: [n * n for n in range(1, 2_000)]}})
+    assert sizes.packed("m.q_proj.weight", (HEADS * HEAD, HIDDEN // 2), 16) == 0
+    many = {"head_dim": [n * n for n in range(1, 400)], "num_heads": list(range(1, 400))}
+    start = time.process_time()
+    ModelSizes({"config.json": many})
+    assert time.process_time() - start < 10
 
 
 def test_a_tower_has_the_size_of_its_own_part() -> None:
