@@ -65,7 +65,7 @@ def _arrays(encoding: str, entry: Entry, container: str) -> list[tuple[int, Any]
         if encoding in layers._BYTES_AT or encoding == "gguf-iq1-m" or entry.dtype in WIDTH:
             return []  # their scales have no NaN that ggml reads as one
         kind = "F32" if ENCODINGS[encoding].row_meta == 4 else "F16"
-        for offset in layers._F16_AT.get(encoding, (0,)):
+        for offset in layers.F16_AT.get(encoding, (0,)):
             for number in NUMBERS[kind]:
                 raw = np.array([number], WIDTH[kind]).view(np.uint8)
                 blocks = entry.array.copy()
