@@ -232,6 +232,26 @@ def comfy_svdquant(rows: int, columns: int) -> Layer:
     )
 
 
+def nunchaku(fp4: bool, rows: int, columns: int) -> Layer:
+    """Of rank 32, in INT4 or NVFP4."""
+    rank, codes = 32, _bytes(rows, columns // 2)
+    scale = Entry(
+        "wscales", "F16", (columns // 64, rows), np.full(rows * columns // 64, 1.5, "<f2")
+    )
+    if fp4:
+        numbers = codes.reshape(-1)[: rows * columns // 16] % 8 + 0x38
+        scale = Entry("wscales", "F8_E4M3", (columns // 16, rows), numbers)
+    low = {"proj_down": columns, "proj_up": rows}
+    return Layer(
+        [
+            Entry("qweight", "I8", codes.shape, codes),
+            scale,
+            Entry("smooth_factor", "F16", (columns,), np.full(columns, 1.5, "<f2")),
+            *(Entry(n, "F16", (k, rank), np.full((k, rank), 0.25, "<f2")) for n, k in low.items()),
+        ]
+    )
+
+
 def vptq(rows: int, columns: int) -> Layer:
     """Vectors of 8 outputs, of two books of 256, scaled and shifted."""
     books = (_small(2, 1, 256 * 8) - np.float32(2.0**-7)).astype("<f2")

@@ -83,6 +83,17 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("marlin-24 int4 g128", "vendor_layers:marlin_24"),),
     ),
+    "nunchaku": Encoding(
+        "nunchaku:decode",
+        prepare="nunchaku:prepare",
+        family="ModelOpt and ComfyUI INT4",
+        scales="scale",
+        goal=0.0,
+        cases=(
+            Bench("nunchaku int4 r32", "vendor_layers:nunchaku", (False,)),
+            Bench("nunchaku nvfp4 r32", "vendor_layers:nunchaku", (True,)),
+        ),
+    ),
     "onnx-linear": Encoding(
         "onnx_linear:decode",
         prepare="onnx_linear:prepare",

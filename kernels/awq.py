@@ -4,7 +4,7 @@
 |---|---|---|---|
 | GEMM | `[in, out / 8]` | `[groups, out / 8]` | `[groups, out]` |
 | GEMV | `[out, in / 8]` | `[out, zw]` | `[out, 8 * zw]`, `zw` words hold the groups and padding |
-| GEMV-fast | I16 `[out / 4, in]` | F16 `[8 * zw, out]` | F16 `[8 * zw, out]` |
+| GEMV-fast | I16 `[out / 4, in]` | floats `[8 * zw, out]` | the same |
 
 Nibble k of a GEMM word, lowest first, is output `8 * column + (0, 2, 4, 6, 1, 3, 5, 7)[k]`; those
 of GEMV are in order, and GEMV-fast interleaves four rows (bodies/_interleaved.py). Zeros are stored
@@ -109,8 +109,8 @@ def decode_gemv_fast(
     size = params["group_size"] if params["group_size"] > 0 else inputs
     if stream.size != rows * inputs // 2 or inputs % COLUMNS or size % STEP:
         raise ValueError(f"qweight: {stream.size} bytes for {rows} rows of {inputs}, groups {size}")
-    scales = read_scales("F16", blocks["scales"])
-    added = read_scales("F16", blocks["qzeros"])
+    dtype = params["affine"].scale_dtype
+    scales, added = (read_scales(dtype, blocks[part]) for part in ("scales", "qzeros"))
     _check(scales, params, rows, out)
     if added.shape != scales.shape:
         raise ValueError(f"qzeros {added.shape}, scales {scales.shape}")

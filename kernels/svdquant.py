@@ -27,6 +27,7 @@ tensor/svdquant_w4a4.py (`svdquant_w4a4_grouped_linear`), tensor/awq_w4a16.py (`
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -35,12 +36,14 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import numbers_of
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 TILE_ROWS = 128
 SHIFT = np.float32(0.171875)  # of an input after GELU, which is never below its negative
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
-_NONE = np.zeros((0, 0), np.float32)
+NONE = np.zeros((0, 0), np.float32)  # a part that is not there
+_OFFSET = np.arange(-8, 8, dtype=np.float32)
+SIGNED = np.roll(_OFFSET, 8)  # two's complement
 _biases = kernel("svdquant:biases")
 _values = kernel("svdquant:values")
 
@@ -67,30 +70,68 @@ def decode(
     (`scale_dtype` and so on), and what `prepare` made. Raises ValueError for arrays that do not
     fit one another.
     """
-    codes, scale, smooth = _rows(blocks, params, window)
+    rows = _rows(blocks, params, window)
     if "bias" in blocks:
-        bias = _by_row(blocks["bias"], params["bias_dtype"], 1, True)
-        if out.shape != (codes.shape[0],) or bias.shape != (codes.shape[0], 1):
-            raise ValueError(f"out {out.shape}, bias {bias.shape} for {codes.shape[0]} rows")
-        _biases(codes, scale, smooth, bias, SHIFT, out)
+        put_biases(rows, _by_row(blocks["bias"], params["bias_dtype"], 1, True), out)
         return
-    rows, columns = codes.shape[0], params["in_features"]
-    centre = up = down = _NONE
+    centre = up = down = NONE
     if "centre" in blocks:
-        centre = _by_row(blocks["centre"], params["centre_dtype"], len(scale[0]), False)
+        centre = _by_row(blocks["centre"], params["centre_dtype"], rows.scale.shape[1], False)
     if "up" in blocks:
         down = params["down"]
         up = _by_row(blocks["up"], params["up_dtype"], len(down), True, params["tiled"])
-    if out.shape != (rows * columns,) or centre.shape not in ((0, 0), scale.shape):
-        raise ValueError(f"out {out.shape} for {rows} rows of {columns}")
-    if up.shape != ((rows, len(down)) if down.size else (0, 0)):
-        raise ValueError(f"up {up.shape} for {rows} rows")
+    put_values(rows, centre, up, down, out)
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Codes of four bits, uint8 `[rows, columns / 2]` with column 2k in the low half.
+
+    `grid` has the number of each of the 16 codes, `scale` is float32 `[rows, groups]`, `smooth`
+    `[columns]`, or empty.
+    """
+
+    codes: Bytes
+    grid: Floats
+    scale: Floats
+    smooth: Floats
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for arrays that do not fit one another."""
+        rows, columns = len(self.codes), 2 * self.codes.shape[1]
+        groups = self.scale.shape[1]
+        fits = self.scale.shape == (rows, groups) and self.grid.shape == (16,)
+        fits = fits and (columns % groups == 0 if groups else not columns)
+        if not fits or self.smooth.shape not in ((0,), (columns,)):
+            shapes = f"scales {self.scale.shape}, smooth {self.smooth.shape}"
+            raise ValueError(f"codes {self.codes.shape}, {shapes}")
+
+
+def put_values(rows: Rows, centre: Floats, up: Floats, down: Floats, out: Array) -> None:
+    """`grid[code] * scale / smooth + centre + up @ down`, where these are; raises ValueError.
+
+    `centre` is float32 `[rows, groups]`, `up` `[rows, rank]`, `down` `[rank, columns]`.
+    """
+    count, columns = len(rows.codes), 2 * rows.codes.shape[1]
+    if out.shape != (count * columns,) or centre.shape not in ((0, 0), rows.scale.shape):
+        raise ValueError(f"out {out.shape}, centre {centre.shape} for {count} rows of {columns}")
+    if up.shape != ((count, len(down)) if down.size else (0, 0)):
+        raise ValueError(f"up {up.shape} for {count} rows")
+    if down.size and down.shape[1] != columns:
+        raise ValueError(f"down {down.shape} for {columns} columns")
     line = np.empty(columns, np.float32)
-    _values(codes, scale, centre, smooth, up, down, line, out)
+    _values(rows.codes, rows.grid, rows.scale, centre, rows.smooth, up, down, line, out)
 
 
-def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Any:
-    """Codes plus 8 `[rows, columns / 2]`, scales `[rows, groups]` and smoothing of columns."""
+def put_biases(rows: Rows, bias: Floats, out: Array) -> None:
+    """`bias`, float32 `[rows, 1]`, of layers that see their input without `SHIFT`."""
+    count = len(rows.codes)
+    if out.shape != (count,) or bias.shape != (count, 1) or not rows.smooth.size:
+        raise ValueError(f"out {out.shape}, bias {bias.shape} for {count} rows")
+    _biases(rows.codes, rows.grid, rows.scale, rows.smooth, bias, SHIFT, out)
+
+
+def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Rows:
     columns, groups = params["in_features"], params["groups"]
     units = window.stop - window.start
     rows = units * (TILE_ROWS if params["tiled"] else 1)
@@ -100,13 +141,10 @@ def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window) 
     if params["tiled"]:
         # A tile is 128 rows of one group, one row after the other.
         codes = codes.reshape(units, groups, TILE_ROWS, -1).swapaxes(1, 2)
-    # Two nibbles a byte: bit 3 of each turned makes two's complement offset by 8.
-    codes = codes.reshape(rows, columns // 2) ^ np.uint8(0x88 if params["signed"] else 0)
-    tiles = params["tiled"]
-    scale = _by_row(blocks["scale"], params["scale_dtype"], groups, False, tiles)
-    if scale.shape != (rows, groups):
-        raise ValueError(f"scales {scale.shape} for {rows} rows of {groups} groups")
-    return codes, scale, params.get("smooth", _NONE.reshape(-1))
+    codes = np.ascontiguousarray(codes.reshape(rows, columns // 2))
+    scale = _by_row(blocks["scale"], params["scale_dtype"], groups, False, params["tiled"])
+    grid = SIGNED if params["signed"] else _OFFSET
+    return Rows(codes, grid, scale, params.get("smooth", NONE.reshape(-1)))
 
 
 def _by_row(raw: Bytes, dtype: str, each: int, whole: bool, tiled: bool = False) -> Any:

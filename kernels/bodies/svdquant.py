@@ -11,6 +11,7 @@ from anamnesis.kernels.types import Array, Bytes, Floats
 @jit
 def values(
     codes: Bytes,
+    grid: Floats,
     scale: Floats,
     centre: Floats,
     smooth: Floats,
@@ -19,7 +20,10 @@ def values(
     line: Floats,
     out: Array,
 ) -> None:
-    """Codes scaled, over `smooth`, on `centre` and on `up @ down`; `line` is room."""
+    """What `grid` has for codes, scaled, over `smooth`, on `centre` and on `up @ down`.
+
+    `line` is room for a row.
+    """
     columns = line.shape[0]
     size = columns // scale.shape[1]
     for row in range(codes.shape[0]):
@@ -33,8 +37,8 @@ def values(
         for i in range(columns):
             byte = np.int64(codes[row, i // 2])
             # The low half of a byte is the first of its two columns.
-            code = (byte >> 4 if i % 2 else byte & 15) - 8
-            value = np.float32(np.float32(code) * scale[row, i // size])
+            code = byte >> 4 if i % 2 else byte & 15
+            value = np.float32(grid[code] * scale[row, i // size])
             if smooth.shape[0]:
                 value = np.divide(value, smooth[i])
             if centre.shape[0]:
@@ -45,7 +49,15 @@ def values(
 
 
 @jit
-def biases(codes: Array, scale: Array, smooth: Array, bias: Array, shift: int, out: Array) -> None:
+def biases(
+    codes: Bytes,
+    grid: Floats,
+    scale: Floats,
+    smooth: Floats,
+    bias: Floats,
+    shift: np.float32,
+    out: Array,
+) -> None:
     """`bias` and `shift` times the sum of each row's values over `smooth`, in double."""
     columns = smooth.shape[0]
     size = columns // scale.shape[1]
@@ -54,7 +66,7 @@ def biases(codes: Array, scale: Array, smooth: Array, bias: Array, shift: int, o
         for i in range(columns):
             byte = np.int64(codes[row, i // 2])
             # Bits 0-3 are column 2 i, bits 4-7 column 2 i + 1.
-            code = (byte >> 4 if i % 2 else byte & 15) - 8
-            value = np.float32(np.float32(code) * scale[row, i // size])
+            code = byte >> 4 if i % 2 else byte & 15
+            value = np.float32(grid[code] * scale[row, i // size])
             total += np.float64(np.divide(value, smooth[i]))
         put(out, row, np.float32(np.float64(bias[row, 0]) + np.float64(shift) * total))

@@ -129,6 +129,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=("_blocks", "_scales", ".blocks", ".scales"),
         methods=("mxfp4", "quark"),
     ),
+    "nunchaku": Scheme("nunchaku:resolve", suffixes=(".wscales",), methods=("svdquant",)),
     "onnx": Scheme("onnx:resolve", containers=("onnx",), suffixes=("",)),
     "qqq": Scheme("qqq:resolve", suffixes=("s_channel",), methods=("gptq", "qqq")),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),

@@ -102,6 +102,14 @@ FAMILIES: dict[str, Family] = {
         "nvfp4 mxfp8 comfy-int8 comfy-int4 comfy-w4a8 comfy-awq comfy-svdquant",
         "comfy-kitchen",
     ),
+    "nunchaku": Family(
+        "Nunchaku: SVDQuant",
+        "INT4 and NVFP4 in tiles, smoothing undone and the low-rank part added back; W4A16",
+        "any",
+        "`wscales` beside I8 or I32 `qweight`",
+        "nunchaku",
+        "deepcompressor's packer",
+    ),
     "modelopt": Family(
         "ModelOpt: INT4, INT8",
         "INT4 and INT8, AWQ and SmoothQuant folded",

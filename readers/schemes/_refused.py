@@ -68,12 +68,6 @@ REFUSED: dict[str, Refused] = {
         "its own code can load it",
         (("qweight", "lookup_table"),),
     ),
-    "svdquant": Refused(
-        "SVDQuant (Nunchaku)",
-        "tiles, fused layers, and biases that make up for moved inputs, which no file says",
-        "nunchaku can run it on a GPU; ComfyUI's own SVDQuant files are read",
-        (("qweight", "wscales"), ("qweight", "proj_down")),
-    ),
     "torchao-pickle": Refused(
         "torchao without its metadata",
         "what a tensor is stood in a pickle",
@@ -88,7 +82,6 @@ REFUSED: dict[str, Refused] = {
 }
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {
-    "nunchaku": "svdquant",
     "quip-sharp": "quip",
 }
 

@@ -140,6 +140,7 @@ _ALIASES: dict[str, str] = {
     "modelopt-mixed": "modelopt",
     "modelopt-mxfp8": "modelopt",
     "msmodelslim": "modelslim",
+    "nunchaku": "svdquant",
     "optimum-quanto": "quanto",
     "quip#": "quip",
     "quip-sharp": "quip",

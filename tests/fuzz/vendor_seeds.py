@@ -128,6 +128,27 @@ def seeds() -> dict[str, bytes]:
         "a.scales": ("F32", (8, 1)),
         "a.zeros": ("F32", (8, 1)),
     }
+    nunchaku: dict[str, Entry] = {
+        "mlp_fc2.qweight": ("I8", (128, 64)),
+        "mlp_fc2.wscales": ("BF16", (2, 128)),
+        "mlp_fc2.smooth": ("BF16", (128,)),
+        "mlp_fc2.lora_down": ("BF16", (128, 16)),
+        "mlp_fc2.lora_up": ("BF16", (128, 16)),
+        "mlp_fc2.bias": ("BF16", (128,)),
+    }
+    nunchaku_fp4: dict[str, Entry] = {
+        "a.qweight": ("I8", (128, 64)),
+        "a.wscales": ("F8_E4M3", (8, 128)),
+        "a.wcscales": ("F16", (128,)),
+        "a.wtscale": ("F16", (1,)),
+        "a.smooth_factor": ("F16", (128,)),
+        "a.bias": ("F16", (128,)),
+    }
+    nunchaku_w4a16: dict[str, Entry] = {
+        "a.qweight": ("I32", (4, 32)),
+        "a.wscales": ("BF16", (16, 16)),
+        "a.wzeros": ("BF16", (16, 16)),
+    }
     qqq: dict[str, Entry] = {
         "a.B": ("I32", (1, 128)),
         "a.s_channel": ("F32", (1, 64)),
@@ -146,6 +167,9 @@ def seeds() -> dict[str, bytes]:
         "fouroversix": _seed(four, {"quant_method": "fouroversix", "scale_rule": "mse"}),
         "gptq-for-llama": _seed(first, {"bits": 4}),
         "marlin-24": _seed(marlin_24, {"quant_method": _CT, "format": "marlin-24"}),
+        "nunchaku": _seed(nunchaku),
+        "nunchaku-fp4": _seed(nunchaku_fp4, {"method": "svdquant"}),
+        "nunchaku-w4a16": _seed(nunchaku_w4a16),
         "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
         "sinq-aux": _seed(aux, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "sinq-words": _seed(

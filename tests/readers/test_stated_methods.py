@@ -192,7 +192,6 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
             },
             "HIGGS",
         ),
-        ({"m.qweight": ("I8", (32, 32)), "m.wscales": ("BF16", (1, 32))}, "SVDQuant"),
         (
             {
                 "m.qweight": ("I32", (96, 64)),
