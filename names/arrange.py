@@ -88,7 +88,7 @@ def _cut(tensor: Tensor, links: Sequence[Link], direction: Direction) -> list[_P
         sides = [_sides(link, direction)[0].expand(len(shape)) for link in links]
         known = [_known(link) for link in links]
         if len(links) > 1:
-            _fill_joined(shape, sides, known)
+            _fill_joined(shape, sides, known, [dict(link.pattern.sizes) for link in links])
         pieces = []
         first = 0
         for side, sizes in zip(sides, known, strict=True):
@@ -176,9 +176,15 @@ def _joined_total(shape: tuple[int, ...], side: Side, sizes: Mapping[str, int]) 
 
 
 def _fill_joined(
-    shape: tuple[int, ...], sides: Sequence[Side], known: Sequence[dict[str, int]]
+    shape: tuple[int, ...],
+    sides: Sequence[Side],
+    known: Sequence[dict[str, int]],
+    named: Sequence[Mapping[str, str]],
 ) -> None:
-    """Sizes along the joined axis: of one part, or of equal ones, what the others leave."""
+    """Sizes along the joined axis: of one part, or of equal ones, what the others leave.
+
+    Parts with an axis that is `named`, whose size the file should have said, are not equal ones.
+    """
     open_parts: list[tuple[int, str]] = []
     taken = 0
     for number, side in enumerate(sides):
@@ -195,6 +201,9 @@ def _fill_joined(
             taken += math.prod(known[number][a] for a in side.along)
     if not open_parts:
         return
+    unsaid = [axis for number, axis in open_parts if axis in named[number]]
+    if unsaid and len(open_parts) > 1:
+        raise ValueError(f"the sizes of axes {unsaid} are not known")
     left = _joined_total(shape, sides[0], known[0]) - taken
     if left < 0 or left % len(open_parts):
         raise ValueError(f"{left} along the joined axis is left for {len(open_parts)} parts")

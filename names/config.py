@@ -7,11 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.errors import FormatError
 from anamnesis.names.config_blocks import USUAL_BIASES
+from anamnesis.names.config_changes import key_heads
 from anamnesis.names.config_class import ModelClass, layers_with, set_value, words
 from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.family import Family
-from anamnesis.names.rope import rope_scaling
+from anamnesis.names.rope import rope_scaling, unknown_factors
 from anamnesis.names.vision_config import CLASSES as TOWERS
 from anamnesis.readers.base import Stored
 from anamnesis.readers.gguf_types import KeyValue
@@ -39,7 +41,8 @@ def config_of(
     """The configuration of a text model, and remarks on what the file does not say.
 
     `tower` is the class of the whole where a vision tower lies beside.
-    Keys that the file does not have are left to the class's defaults.
+    Keys that the file does not have are left to the class's defaults. Raises FormatError where what
+    follows from several keys lacks one of them.
     """
     name = class_of(family, model)
     row = CLASSES.get(name)
@@ -55,16 +58,24 @@ def config_of(
     seen = _from_tensors(model, row)
     config |= {k: v for k, v in seen.items() if row.sources.get(k) == _SOURCED.get(k)}
     if config.get("num_key_value_heads") == 0:  # a list of zeros, of files of Granite's hybrids
-        config["num_key_value_heads"] = _kv_heads(model, config)
+        key_heads(config, {}, prefix, model)
     config |= row.constants
     config |= rope_scaling(values, prefix, model, config)
+    unsaid = unknown_factors(model, config)
     for token in _IDS:
         found = _get(values, f"tokenizer.ggml.{_GGUF_IDS.get(token, token)}_token_id")
         if found is not None or token in _ALWAYS:  # a class's default may be beyond this vocabulary
             config[f"{token}_token_id"] = found
+    said = {key: value.value for key, value in values.items()}
     for change in row.changes:
-        change(config, {k: v.value for k, v in values.items()}, prefix, model)
-    return config, tuple(_remarks(name, row, tower))
+        try:
+            change(config, said, prefix, model)
+        except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+            raise FormatError(
+                f"{model.path}: no config.json of {name} can be made of its key/values and "
+                f"tensors: {type(error).__name__}: {error}; --names stored needs none"
+            ) from error
+    return config, (*_remarks(name, row, tower), *unsaid)
 
 
 def _ends(name: str) -> Callable[[Metadata, Names], bool]:
@@ -139,12 +150,6 @@ def _from_tensors(model: Model, row: ModelClass) -> dict[str, Any]:
         if there or key in row.biases:
             found[key] = there
     return found
-
-
-def _kv_heads(model: Model, config: Mapping[str, Any]) -> int:
-    """Heads of keys, by the rows of the first layer that has some."""
-    width = config["hidden_size"] // config["num_attention_heads"]
-    return next((model.stored[n].shape[0] // width for n in model.stored if ".attn_k.w" in n), 0)
 
 
 def _get(values: Mapping[str, KeyValue], key: str) -> Any:

@@ -305,6 +305,14 @@ def token_types(config: Config, values: Values, prefix: str, model: Model) -> No
         config["type_vocab_size"] = types.shape[0]
 
 
+def key_heads(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """Heads of keys, by the rows of the first layer that has some: files may say another number."""
+    found = [s.shape[0] for n, s in model.stored.items() if n.endswith(".attn_k.weight")]
+    heads, hidden = config.get("num_attention_heads", 0), config.get("hidden_size", 0)
+    if found and heads and hidden:
+        config["num_key_value_heads"] = found[0] * heads // hidden
+
+
 def labels(config: Config, values: Values, prefix: str, model: Model) -> None:
     """The names of a classifier's labels; as many as its matrix has rows where there are none."""
     head = model.stored.get("cls.output.weight")

@@ -189,7 +189,7 @@ altup_num_inputs         altup.num_inputs
     "OlmoForCausalLM": ModelClass("olmo", "clip_qkv attention.clamp_kqv\n"),
     "OrionForCausalLM": ModelClass("orion", remote=True),
     "Phi3ForCausalLM": ModelClass("phi3"),
-    "PhiForCausalLM": ModelClass("phi", LAYER_EPS),
+    "PhiForCausalLM": ModelClass("phi", LAYER_EPS, changes=(change.key_heads,)),
     "Plamo2ForCausalLM": ModelClass("plamo2", remote=True),
     "Plamo3ForCausalLM": ModelClass("plamo3", remote=True),
     "PlamoForCausalLM": ModelClass("plamo", remote=True),

@@ -55,6 +55,19 @@ def rope_scaling(
     return out
 
 
+def unknown_factors(model: Model, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """A remark on factors that no scaling which `config` may have comes to."""
+    if "rope_scaling" in config:
+        return ()
+    names = [n for n in model.stored if n.startswith(("rope_freqs.", "rope_factors_"))]
+    unsaid = [n for n in names if set(_floats(model, n)) != {1.0}]
+    return tuple(
+        f"config.json: {name} is of no scaling known here, and is left out; complete rope_scaling "
+        "by hand"
+        for name in unsaid
+    )
+
+
 _UNROTATED = 1e30  # what a dimension is divided by that is not rotary
 
 

@@ -22,6 +22,13 @@ from anamnesis.names.keys._common import (
 _LLAMA3 = ("llama3",)
 _LONG = ("longrope", "su")
 _FOUR = "feed_forward_length 4*hidden_size|4*n_embd|4*d_model\n"
+_GLM4 = COMMON + "rope.dimension_count @rotary:0.5\n"
+_GLM4_TOKENS = {
+    "eos": "<|endoftext|>",
+    "eot": "<|user|>",
+    "unk": "<|endoftext|>",
+    "bos": "<|endoftext|>",
+}
 _LATENT_HEADS = """
 attention.q_lora_rank    q_lora_rank
 attention.kv_lora_rank   kv_lora_rank
@@ -133,15 +140,12 @@ tensor_data_layout       ="jploski"
 attention.head_count_kv  num_kv_heads|n_head_kv|=1
 """,
     ),
+    # Sections say that queries and keys are rearranged, as those of a text model alone are not.
+    Keys(("Glm4ForCausalLM",), _GLM4 + "rope.dimension_sections -\n", tokens=_GLM4_TOKENS),
     Keys(
-        ("Glm4ForCausalLM", "Glm4vForConditionalGeneration"),
-        COMMON + "rope.dimension_count @rotary:0.5\n",
-        tokens={
-            "eos": "<|endoftext|>",
-            "eot": "<|user|>",
-            "unk": "<|endoftext|>",
-            "bos": "<|endoftext|>",
-        },
+        ("Glm4vForConditionalGeneration",),
+        _GLM4 + "rope.dimension_sections @sections|=[8,12,12,0]\n",
+        tokens=_GLM4_TOKENS,
     ),
     Keys(("GPT2LMHeadModel",), SIZES + EPSILON + _FOUR),
     Keys(
@@ -242,7 +246,7 @@ attention.clamp_kqv      clip_qkv
         + _FOUR
         + """
 context_length           n_positions|max_position_embeddings
-attention.head_count_kv  num_attention_heads|n_head
+attention.head_count_kv  num_key_value_heads|num_attention_heads|n_head
 rope.dimension_count     @rotary-hidden:0.5
 tokenizer.ggml.add_bos_token? =false
 """,

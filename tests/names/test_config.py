@@ -16,6 +16,8 @@ from anamnesis.limits import Limits
 from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.families import families
 from anamnesis.names.folder import describe
+from anamnesis.names.gguf_config import architecture_values
+from anamnesis.names.keys import described
 from anamnesis.names.open import open_named
 from anamnesis.readers.schemes.base import Options
 
@@ -181,3 +183,60 @@ def test_solar_open_is_told_from_glm_by_its_vocabulary(
     config = json.loads((tmp_path / "hf" / "config.json").read_text())
     assert config["architectures"] == [expected]
     assert config.get("attention_bias", False) is ("attn_q.bias" in tensors)
+
+
+@pytest.mark.parametrize("name", ["chatglm", "gemma3n", "jamba", "kimi-linear", "minicpm"])
+def test_a_file_that_says_nothing_has_no_configuration(name: str, tmp_path: Path) -> None:
+    source = write(tmp_path / "model.gguf", name, {}, {"output_norm.weight": numbers(4)})
+    with pytest.raises(FormatError, match=r"can be made of its key/values and tensors: KeyError"):
+        anamnesis.convert(source, tmp_path / "hf", to="hf")
+
+
+@pytest.mark.parametrize(("factors", "expected"), [([3.25, 1], True), ([1, 1], False)])
+def test_factors_of_no_known_scaling_are_named(
+    factors: list[float], expected: bool, tmp_path: Path
+) -> None:
+    keys = {"llama.embedding_length": 8, "llama.rope.freq_base": 10000}
+    tensors = {"output_norm.weight": numbers(8), "rope_freqs.weight": np.float32(factors)}
+    source = write(tmp_path / "model.gguf", "llama", keys, tensors)
+    assert ("rope_freqs.weight is of no scaling known here" in notes(source)) is expected
+
+
+def test_heads_of_keys_of_phi_are_those_of_its_tensors(tmp_path: Path) -> None:
+    """The converter writes as many as there are heads; llama.cpp takes no such file."""
+    keys = {"embedding_length": 8, "attention.head_count": 4, "attention.head_count_kv": 4}
+    tensors = {"blk.0.attn_q.weight": numbers(8, 8), "blk.0.attn_k.weight": numbers(4, 8)}
+    named = {f"phi2.{key}": value for key, value in keys.items()}
+    source = write(tmp_path / "model.gguf", "phi2", named, tensors)
+    anamnesis.convert(source, tmp_path / "hf", to="hf")
+    config = json.loads((tmp_path / "hf" / "config.json").read_text())
+    assert (config["num_attention_heads"], config["num_key_value_heads"]) == (4, 2)
+    config |= {"num_hidden_layers": 1}
+    made = architecture_values(described()["PhiForCausalLM"], "phi2", config, "config.json")
+    assert made["phi2.attention.head_count_kv"].value == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "rope", "expected"),
+    [
+        ("Glm4ForCausalLM", {"mrope_section": [2, 1, 1]}, None),
+        ("Glm4vForConditionalGeneration", {"mrope_section": [2, 1, 1]}, [2, 1, 1, 0]),
+        ("Glm4vForConditionalGeneration", {}, [8, 12, 12, 0]),  # transformers' own default
+    ],
+)
+def test_sections_of_glm_go_with_rearranged_queries(
+    name: str, rope: dict[str, Any], expected: list[int] | None
+) -> None:
+    """Those of Glm4v alone are: a file of the other that had sections would be read wrong."""
+    config = {"hidden_size": 8, "num_attention_heads": 2, "num_hidden_layers": 1}
+    made = architecture_values(described()[name], "glm4", config | {"rope_parameters": rope}, "")
+    found = made.get("glm4.rope.dimension_sections")
+    assert (found.value if found else None) == expected
+
+
+def test_a_part_of_a_head_that_the_file_does_not_say_is_not_guessed(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"attention.head_count": 2, "rope.dimension_sections": [2, 1, 1, 0]}
+    named = {f"glm4.{key}": value for key, value in keys.items()}
+    source = write(tmp_path / "model.gguf", "glm4", named, {"blk.0.attn_q.weight": numbers(8, 8)})
+    with pytest.raises(FormatError, match=r"do not say: rotary-pairs"):
+        open_named(str(source), Options(names="hf"))
