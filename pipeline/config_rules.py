@@ -11,7 +11,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
+from functools import cache
 from typing import Any, Literal
 
 from anamnesis.readers.schemes import METHODS
@@ -112,6 +113,7 @@ def clean(name: str, document: Any, dtype: str | None) -> Any:
     Without a `dtype` nothing was decoded, and only narrow formats are overwritten, by bf16.
     """
     rules = [rule for rule in RULES if rule.keys and _fits(name, rule.files)]
+    rules = [rule for rule in rules if dtype or not rule.words]
     return _cleaned(document, rules, dtype)
 
 
@@ -122,7 +124,7 @@ def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
         return value
     kept = {}
     for key, inner in value.items():
-        said = (r for r in rules if _speaks_of(r, key, inner) and not (r.words and dtype is None))
+        said = (r for r in rules if _speaks_of(r, key, inner))
         rule = next(said, None)
         if rule is None:
             # A class in `auto_map` may be called BitNet, and a label of `id2label` quant-ph.
@@ -161,7 +163,13 @@ def _spelt(key: str, old: str, dtype: str) -> str:
 
 
 def _fits(name: str, patterns: str) -> bool:
-    return any(fnmatchcase(name, pattern) for pattern in patterns.split("|"))
+    return _expression(patterns).match(name) is not None
+
+
+@cache
+def _expression(patterns: str) -> re.Pattern[str]:
+    """All patterns at once: a configuration may have a hundred thousand keys, as labels do."""
+    return re.compile("|".join(map(translate, patterns.split("|"))))
 
 
 __all__ = ["LONG", "RULES", "SHORT", "Rule", "clean", "is_config", "is_narrow", "left_out", "table"]
