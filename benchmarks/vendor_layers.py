@@ -174,6 +174,25 @@ def sinq_aux(rows: int, columns: int) -> Layer:
     return Layer([plain.entries[0], *aux, plain.entries[3]], config=plain.config)
 
 
+def sinq_table(rows: int, columns: int) -> Layer:
+    """Codes of normal floats of four bits."""
+    plain = sinq(rows, columns)
+    about = plain.config["quantization_config"] | {"method": "sinq_nf4"}
+    return Layer(plain.entries, config={"quantization_config": about})
+
+
+def sinq_tiles(rows: int, columns: int) -> Layer:
+    """Square tiles of 64, and the bias that says how many rows there are."""
+    rows = -(-rows // 64) * 64
+    plain, tiles = sinq(rows, columns), rows * columns // 64**2
+    sides = [
+        Entry(f"meta.{n}", "F32", (tiles, 64, 1), _small(tiles, 64, 1)) for n in ("scale", "zero")
+    ]
+    bias = Entry("bias", "F32", (rows,), _small(rows))
+    columns_ = Entry("meta.scale2", "F32", (tiles, 1, 64), _small(tiles, 1, 64))
+    return Layer([plain.entries[0], *sides, columns_, bias], config=plain.config)
+
+
 def sinq_words(rows: int, columns: int) -> Layer:
     """Codes of 5 bits, six in a word."""
     plain, lines = sinq(rows, columns), -(-rows * columns // 64 // 6)

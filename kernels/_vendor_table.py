@@ -113,6 +113,14 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("qqq int4 g128", "vendor_layers:qqq"),),
     ),
+    "sinq-2d": Encoding(
+        "sinq_tiles:decode",
+        prepare="sinq_tiles:prepare",
+        family="HQQ, Quanto and BitNet",
+        scales="scale",
+        goal=0.0,
+        cases=(Bench("sinq int4 2d", "vendor_layers:sinq_tiles"),),
+    ),
     "sinq-aux": Encoding(
         "sinq:decode",
         prepare="sinq:prepare",
@@ -120,6 +128,14 @@ VENDOR: dict[str, Encoding] = {
         scales="scale",
         goal=0.0,
         cases=(Bench("sinq int4 quantaux", "vendor_layers:sinq_aux"),),
+    ),
+    "sinq-table": Encoding(
+        "sinq_table:decode",
+        prepare="sinq_table:prepare",
+        family="HQQ, Quanto and BitNet",
+        scales="scale",
+        goal=0.0,
+        cases=(Bench("sinq nf4", "vendor_layers:sinq_table"),),
     ),
     "sinq-words": Encoding(
         "sinq_words:decode",

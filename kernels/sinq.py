@@ -7,9 +7,9 @@
 
     scale = code * s + m          float32, each step rounded; the same for zeros
 
-The rest is what it is of float32 scales and zeros: HQQ's codes (`hqq.py`), and a factor for each
-column (`folded.py`). Source: PyPI sinq 0.2.0 quantizer.py
-(`rtn8`, `dq8`).
+The rest is what it is of float32 scales and zeros: HQQ's codes (`hqq.py`) or those of a table
+(`sinq_table.py`), and a factor for each column of all (`folded.py`) or of a tile (`sinq_tiles.py`).
+Source: PyPI sinq 0.2.0 quantizer.py (`rtn8`, `dq8`).
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
 def decode(
     blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
 ) -> None:
-    """Groups `window`; blocks as HQQ's, with `scale_x` and `zero_x` for scales and zeros.
+    """Groups `window`; blocks as the inner encoding's, `scale_x` and `zero_x` for scales and zeros.
 
     Raises ValueError for arrays that do not fit.
     """
     count = window.stop - window.start
-    parts = {"W_q": blocks["W_q"]}
+    parts = dict(blocks)
     for side in _SIDES:
-        codes = np.ascontiguousarray(blocks[f"{side}_x"]).reshape(-1)
+        codes = np.ascontiguousarray(parts.pop(f"{side}_x")).reshape(-1)
         if codes.size < count:
             raise ValueError(f"{side}_x: {codes.size} codes for groups {window}")
         steps, least = params[f"{side}_s"], params[f"{side}_m"]

@@ -208,7 +208,7 @@ FAMILIES: dict[str, Family] = {
     ),
     "sinq": Family(
         "SINQ",
-        "SINQ and A-SINQ of 1, 2, 3, 4 and 8 bits along the inputs",
+        "SINQ and A-SINQ of 1 to 6 and 8 bits, nf4 and nf3, along the inputs and in tiles",
         "any",
         "`quant_method: sinq`, `W_q` with `meta.scale2`",
         "sinq",

@@ -112,6 +112,13 @@ def seeds() -> dict[str, bytes]:
         "a.meta.zero": ("F32", (8, 1)),
         "a.meta.scale2": ("F32", (1, 64)),
     }
+    tiles: dict[str, Entry] = {
+        "a.W_q": ("U8", (8, 4)),
+        "a.bias": ("F32", (8,)),
+        "a.meta.scale": ("F32", (4, 4, 1)),
+        "a.meta.zero": ("F32", (4, 4, 1)),
+        "a.meta.scale2": ("F32", (4, 1, 4)),
+    }
     marlin_24: dict[str, Entry] = {
         "a.weight_packed": ("I32", (1, 128)),
         "a.meta": ("I16", (1, 128)),
@@ -172,6 +179,8 @@ def seeds() -> dict[str, bytes]:
         "nunchaku-w4a16": _seed(nunchaku_w4a16),
         "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
         "sinq-aux": _seed(aux, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
+        "sinq-table": _seed(sinq, {"quant_method": "sinq", "method": "sinq_nf4", "nbits": 4}),
+        "sinq-2d": _seed(tiles, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "sinq-words": _seed(
             {**sinq, "a.W_q": ("I32", (-(-sinq["a.meta.scale"][1][0] // 5), sinq["a.W_q"][1][1]))},
             {"quant_method": "sinq", "method": "sinq", "nbits": 6},

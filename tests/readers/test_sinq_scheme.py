@@ -42,18 +42,89 @@ def test_codes(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("parts", "block", "message"),
     [
-        ({}, {"method": "sinq_nf4"}, "method 'sinq_nf4'"),
+        ({}, {"method": "sinq_noz"}, "method 'sinq_noz'"),
+        ({}, {"method": "sinq_nf4_nf3"}, "method 'sinq_nf4_nf3'"),
+        ({"meta.zero": np.ones((8, 1), np.float16)}, {"method": "sinq_nf4"}, "nf4 with F16"),
         ({}, {"method": None}, "method None"),
         ({}, {"nbits": 7}, "7 bits"),
         ({}, {"nbits": None}, "None bits"),
-        ({"meta.scale": np.ones((2, 4, 1), np.float32)}, {}, "2D"),
-        ({"meta.scale2": np.ones((2, 1, 32), np.float32)}, {}, "2D"),
+        (
+            {
+                "W_q": np.ones((32, 32), np.uint8),
+                "meta.scale": np.ones((2, 32, 1), np.float32),
+                "meta.zero": np.ones((2, 32, 1), np.float32),
+                "meta.scale2": np.ones((2, 1, 32), np.float32),
+            },
+            {},
+            "2D, of which neither a bias nor",
+        ),
         ({"meta.scale": None, "meta": np.ones(8, np.uint8)}, {}, "not known"),
     ],
 )
 def test_what_is_refused(parts: Any, block: Any, message: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=message):
         opened(tmp_path / "bad", LAYER | parts, BLOCK | block)
+
+
+@pytest.mark.parametrize("method", ["sinq_nf4", "ASINQ_AWQ_L1_nf4_quantAux"])
+def test_codes_of_a_table(method: str, tmp_path: Path) -> None:
+    changed = {"W_q": np.full((4, 32), 0xF7, np.uint8), "meta.scale2": np.ones((1, 64), np.float32)}
+    model = opened(tmp_path / "m", LAYER | changed, BLOCK | {"method": method})
+    values = model["x.weight"].to_numpy().astype(np.float32)
+    # The last number of the table is 1, number 7 is 0; less a zero of 1, by 2.
+    assert np.array_equal(values, np.repeat(np.float32([[0], [0], [-2], [-2]]), 64, 1))
+
+
+# Two bands of three tiles of 4 by 4: number n of the scales, and of the columns', is n.
+TILES: dict[str, Any] = {
+    "W_q": np.full((12, 4), 0x33, np.uint8),
+    "meta.scale": np.arange(24, dtype=np.float32).reshape(6, 4, 1),
+    "meta.zero": np.ones((6, 4, 1), np.float32),
+    "meta.scale2": np.arange(24, dtype=np.float16).reshape(6, 1, 4),
+}
+BIAS = {"bias": np.zeros(8, np.float32)}
+
+
+def test_square_tiles(tmp_path: Path) -> None:
+    model = opened(tmp_path / "m", TILES | BIAS)
+    row, column = np.indices((8, 12))
+    first = (row // 4 * 3 + column // 4) * 4  # of the tile's numbers
+    wanted = (2 * (first + row % 4) * (first + column % 4)).astype(np.float32)
+    wanted = wanted.astype("bfloat16").astype(np.float32)
+    assert np.array_equal(model["x.weight"].to_numpy().astype(np.float32), wanted)
+    assert np.array_equal(model["x.weight"][5:7].astype(np.float32), wanted[5:7])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"bias": np.zeros(6, np.float32)},
+        {"bias": np.zeros(5, np.float32)},
+        {"meta.zero": np.ones((3, 4, 1), np.float32)},
+        {"meta.zero": np.ones((24, 1), np.float32)},
+        {"meta.scale": np.ones((6, 1, 4), np.float32)},
+        {"meta.scale": np.ones((24, 1), np.float32)},
+        {"meta.scale2": np.ones((6, 4, 1), np.float16)},
+        {"meta.scale2": np.ones((3, 1, 4), np.float16)},
+        {"meta.scale2": np.ones((1, 12), np.float16)},
+        {"meta.scale2": np.ones((6, 1, 4), np.int16)},
+        {"W_q": np.ones((11, 4), np.uint8)},
+    ],
+)
+def test_tiles_that_do_not_fit(change: Any, tmp_path: Path) -> None:
+    with pytest.raises(FormatError):
+        opened(tmp_path / "bad", TILES | BIAS | change)
+
+
+@pytest.mark.parametrize("shape", [[8, 12], [12, 8], [4, 24]])
+def test_the_sidecar_says_the_shape_of_tiles(shape: list[int], tmp_path: Path) -> None:
+    assert sidecar(tmp_path / "m", TILES, shape=shape)["x.weight"].shape == tuple(shape)
+
+
+@pytest.mark.parametrize("shape", [[8], [8, 8], [6, 16], [-8, -12], [8.0, 12.0], "8x12", [0, 12]])
+def test_shapes_that_tiles_do_not_have(shape: Any, tmp_path: Path) -> None:
+    with pytest.raises(FormatError):
+        sidecar(tmp_path / "bad", TILES, shape=shape)
 
 
 AUX: dict[str, Any] = LAYER | {
@@ -93,7 +164,7 @@ def test_the_sidecar_counts_before_the_configuration(tmp_path: Path) -> None:
     config = {"quantization_config": {"quant_method": "sinq", "method": "sinq", "nbits": 8}}
     (folder / "config.json").write_text(json.dumps(config))
     assert anamnesis.open_model(folder)["x.weight"].shape == (4, 64)
-    for meta, message in (({"method": "sinq_nf4"}, "sinq_nf4"), ({"nbits": 7}, "7 bits")):
+    for meta, message in (({"method": "sinq_noz"}, "sinq_noz"), ({"nbits": 7}, "7 bits")):
         with pytest.raises(UnsupportedError, match=message):
             sidecar(tmp_path / message, LAYER, **meta)
 

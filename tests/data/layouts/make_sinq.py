@@ -20,21 +20,24 @@ from sinq.quantizer import Quantizer
 torch.manual_seed(37)
 
 
-def make(folder: str, bits: int, group: int, method: str = "sinq", aux: bool = False) -> None:
-    """A layer `a` of 48 by 128, and its bias.
+def make(
+    folder: str, bits: int, group: int, method: str = "sinq", aux: bool = False, tiles: str = "1D"
+) -> None:
+    """A layer `a` of 48 by 128, or 96 by 128 in tiles of `2D`, and its bias.
 
     With `aux` it is quantised as SINQ's own classes do it, scales and zeros to 8 bits, and its
     settings are in the sidecar that SINQ writes, and nowhere else.
     """
-    weight = torch.randn(48, 128) * torch.rand(128)
-    about = {"nbits": bits, "group_size": group, "tiling_mode": "1D", "method": method}
+    rows = 48 if tiles == "1D" else 96
+    weight = torch.randn(rows, 128) * torch.rand(128)
+    about = {"nbits": bits, "group_size": group, "tiling_mode": tiles, "method": method}
     activations = torch.rand(256, 128) if method == "asinq" else None
-    internal = {"sinq": "sinq", "asinq": "sinq_awq_l1"}[method] + "_quantAux" * aux
+    internal = {"asinq": "sinq_awq_l1"}.get(method, method) + "_quantAux" * aux
     codes, meta = Quantizer.quantize(
         weight, activations, device="cpu", axis=1, compute_dtype=torch.float32,
         **(about | {"method": internal}),
     )  # fmt: skip
-    bias = torch.randn(48).bfloat16()
+    bias = torch.randn(rows).bfloat16()
     path = HERE / "sinq" / folder
     path.mkdir(parents=True, exist_ok=True)
     if aux:
@@ -64,3 +67,10 @@ if __name__ == "__main__":
     make("5-bits", 5, 64)
     make("6-bits", 6, 32)
     make("6-bits-awq-aux", 6, 32, "asinq", aux=True)
+    make("nf4", 4, 64, "sinq_nf4")
+    make("nf3", 3, 32, "sinq_nf3")
+    make("nf4-aux", 4, 32, "sinq_nf4", aux=True)
+    make("4-bits-2d", 4, 32, tiles="2D")
+    make("3-bits-2d-awq", 3, 32, "asinq", tiles="2D")
+    make("5-bits-2d-aux", 5, 32, "sinq", aux=True, tiles="2D")
+    make("nf4-2d-aux", 4, 32, "sinq_nf4", aux=True, tiles="2D")
