@@ -67,6 +67,7 @@ def values_of(
 ) -> Values:
     """What the operators say; raises FormatError where two of them contradict one another."""
     values: Values = {}
+    ranks = {one.name: len(one.dims) for one in graph.initializer}
     for node in graph.node:
         for name in node.input:
             if (name in stored or name in unread) and _means_codes(node, stored.get(name)):
@@ -75,14 +76,15 @@ def values_of(
             said: Values = dict.fromkeys(("K", "N", "bits", "block_size"), 0)
             inputs = (*node.input[2:5], "", "", "")
             said |= zip(_NBITS, inputs, strict=False)
-            _enter(path, node, node.input[1], said, values)
+            _enter(path, node, node.input[1], _attributes(node, said), values)
         if node.op_type in _LINEAR:
             at, others, attributes = _LINEAR[node.op_type]
             if len(node.input) > at and node.input[at] in stored:
                 inputs = (*node.input, "", "", "", "")
                 names = {key: inputs[place] for key, place in others}
-                found = {**attributes, **names, **_axis_of_one(node, stored, names["scales"])}
-                _enter(path, node, node.input[at], found, values)
+                said = _attributes(node, {**attributes, **names}, ranks.get(node.input[at], 0))
+                said |= _axis_of_one(node, stored, names["scales"])
+                _enter(path, node, node.input[at], said, values)
         if node.op_type in _OF_ACTIVATIONS:
             for name in _of_activations(node, stored):
                 values.setdefault(f"{name}.beside", node.op_type)
@@ -108,18 +110,26 @@ def _means_codes(node: Any, stored: Stored | None) -> bool:
     return row is None or (row.bits <= 8 and row.kind != "bool")
 
 
+def _attributes(node: Any, said: Values, rank: int = 0) -> Values:
+    """A node's attributes over their defaults in `said`, axes counted from the first of `rank`."""
+    found = {one.name: one.i for one in node.attribute if type(said.get(one.name)) is int}
+    for key, value in found.items():
+        if key.endswith("axis") and -rank <= value < 0:
+            found[key] = value + rank
+    return {**said, **found}
+
+
 def _enter(path: str, node: Any, codes: str, said: Values, values: Values) -> None:
-    """Enter attributes, over the defaults that `said` has for them, and names of inputs."""
-    for attribute in node.attribute:
-        if type(said.get(attribute.name)) is int:
-            said[attribute.name] = attribute.i
-    for key, value in {**said, "by": node.op_type}.items():
+    """Enter what one node says of its codes; raises FormatError where another one contradicts."""
+    for key, value in {"by": node.op_type, **said}.items():
         first = values.setdefault(f"{codes}.{key}", value)
         if first == value:
             continue
         if not (key in ("scales", "zero_points") and first and value):
             raise FormatError(
-                f"{path}: initialiser {codes!r:.200}: two nodes give it different {key}"
+                f"{path}: initialiser {codes!r:.200}: two nodes give it different "
+                f"{'operators' if key == 'by' else key}, {first!r:.80} and {value!r:.80}; allowed "
+                "are nodes that make the same weight of it"
             )
         copies = values.setdefault(f"{codes}.copies", {})
         copies[value] = first

@@ -72,3 +72,30 @@ def test_several_numbers_have_one(tmp_path: Path) -> None:
     nodes = [(["w", "s"], {"axis": axis}) for axis in (0, 1)]
     with pytest.raises(FormatError, match="two nodes give it different axis"):
         load_model(graph(tmp_path / "m.onnx", {"w": square, "s": ROWS}, *nodes))
+
+
+@pytest.mark.parametrize("axes", [(-1, 1), (1, -1), (0, -2), (-1, None)])
+def test_an_axis_is_one_from_either_end(tmp_path: Path, axes: tuple[int, int | None]) -> None:
+    scales = np.float32([0.5, 1, 2, 0.25, 4, 8])[: 6 if axes[0] % 2 else 4]
+    nodes = [(["w", "s"], {} if axis is None else {"axis": axis}) for axis in axes]
+    model = anamnesis.open_model(graph(tmp_path / "m.onnx", {"w": CODES, "s": scales}, *nodes))
+    want = CODES * (scales if axes[0] % 2 else scales[:, None])
+    assert np.array_equal(model["w"].to_numpy().astype(np.float32), want)
+
+
+@pytest.mark.parametrize("axis", [2, -3, -(1 << 40)])
+def test_axes_that_the_codes_lack(tmp_path: Path, axis: int) -> None:
+    nodes = [(["w", "s"], {"axis": axis})]
+    with pytest.raises(FormatError, match="axis"):
+        load_model(graph(tmp_path / "m.onnx", {"w": CODES, "s": ROWS}, *nodes))
+
+
+def test_two_operators_of_the_same_codes(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    graph(path, {"w": CODES, "s": np.ones((4, 1), np.float32)}, (["w", "s"], {"block_size": 16}))
+    whole = onnx.load(path)
+    gather = helper.make_node("GatherBlockQuantized", ["w", "i", "s"], ["g"], block_size=16)
+    whole.graph.node.append(gather)
+    path.write_bytes(whole.SerializeToString())
+    with pytest.raises(FormatError, match="operators, 'DequantizeLinear' and 'GatherBlockQ"):
+        load_model(str(path))
