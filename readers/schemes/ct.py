@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.placement import Contiguous
@@ -38,8 +38,7 @@ from anamnesis.readers.schemes.base import Ledger
 
 _IMPLEMENTED = "pack-quantized, int-quantized and naive-quantized of compressed-tensors"
 _OTHER_SCALES = ("F8_", "U8")  # of FP4 codes that are stored as I8
-# What stands beside weights that are more than codes and scales.
-_FOREIGN = {"pre_quant_scale": "weights to be folded with pre_quant_scale (ModelOpt)"}
+_FOREIGN = "pre_quant_scale"  # beside ModelOpt's weights that are more than codes and scales
 
 
 def resolve(ledger: Ledger) -> None:
@@ -320,9 +319,13 @@ def _refuse_packings(
 
 def _refuse_foreign(ledger: Ledger, codes: Stored, name: str) -> None:
     stem = name.removesuffix("weight") if _is_weight(name) else f"{name}_"
-    for part, what in _FOREIGN.items():
-        if ledger.container.stored.get(stem + part) is not None:
-            raise unsupported(codes, what, _IMPLEMENTED)
+    if ledger.container.stored.get(stem + _FOREIGN) is not None:
+        raise UnsupportedError(
+            f"{where(codes)}: {stem + _FOREIGN!r:.200} beside it has to be folded into the weight, "
+            "as ModelOpt's have it, and no configuration says that it is ModelOpt's; put the "
+            "export's hf_quant_config.json beside the file, or a config.json with "
+            '"quantization_config": {"quant_method": "modelopt"}'
+        )
 
 
 def _claim_sparse(ledger: Ledger) -> None:
