@@ -252,7 +252,8 @@ def comfy_svdquant(rows: int, columns: int) -> Layer:
 
 
 def nunchaku(fp4: bool, rows: int, columns: int) -> Layer:
-    """Of rank 32, in INT4 or NVFP4."""
+    """Of rank 32, in INT4 or NVFP4; whole tiles of 128 rows."""
+    rows = -(-rows // 128) * 128
     rank, codes = 32, _bytes(rows, columns // 2)
     scale = Entry(
         "wscales", "F16", (columns // 64, rows), np.full(rows * columns // 64, 1.5, "<f2")

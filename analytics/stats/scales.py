@@ -77,6 +77,8 @@ class ScaleRange:
 
             rows = min(batch.stop * TILE_ROWS, self._tensor.shape[0]) - batch.start * TILE_ROWS
             return used_scales(self._tensor.params, view, rows)
+        if dtype == "F8_E4M3":
+            return scale_codes({})[view]
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)
         if self._tensor.coding == "awq-gemv":  # rows are filled up to whole words of zeros
             numbers = numbers[:, : self._tensor.params["groups"]]

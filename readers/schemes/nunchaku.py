@@ -84,7 +84,9 @@ def _w4a4(ledger: Ledger, codes: Stored, scale: Stored, prefix: str) -> None:
     if scale.shape != (groups, rows) or not (fp4 or scale.dtype in _HALVES):
         shapes = f"[{columns // _GROUP}, {rows}] or F8_E4M3 [{columns // _BLOCK}, {rows}]"
         raise misfit(scale, f"{', '.join(_HALVES)} {shapes}")
-    params: dict[str, Any] = {"in_features": columns, "fp4": fp4, "scale_dtype": scale.dtype}
+    params: dict[str, Any] = {"in_features": columns, "fp4": fp4}
+    if not fp4:
+        params["scale_dtype"] = scale.dtype
     scale_bits = 8 if fp4 else 16
     components = [
         Component("codes", codes, Contiguous(_ROWS * 4 * columns)),
