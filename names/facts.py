@@ -20,14 +20,15 @@ class Facts:
     def __call__(self, name: str) -> int:
         """The size that `name` stands for: a derived one, or the key `ARCH.name`."""
         derived = _DERIVED.get(name)
-        return derived(self) if derived is not None else self.get(name)
+        return max(0, derived(self)) if derived is not None else self.get(name)
 
     def get(self, key: str) -> int:
-        """The integer at `ARCH.key`; of an array, the layer's."""
+        """The integer at `ARCH.key`; of an array, the layer's. What is no size is not said."""
         value = self._metadata.get(f"{self._prefix}.{key}", 0)
         if isinstance(value, list):
             value = value[self._layer] if self._layer < len(value) else 0
-        return int(value) if isinstance(value, (int, float)) else 0
+        whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
+        return max(0, int(value)) if whole else 0
 
     @property
     def deepstack(self) -> int:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, Literal
 
+from anamnesis.errors import FormatError
 from anamnesis.limits import Limits
 from anamnesis.names.config import class_of, config_of
 from anamnesis.names.processor import PROCESSORS, processor_files
@@ -60,14 +62,28 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     if tower:
         words = values.get("tokenizer.ggml.tokens")
         shapes = {t.name: t.shape for t in model.tensors}
-        config, why = with_tower(tower, config, last, words.value if words else [], shapes)
+        with _tower_s_sizes(model.files[-1].path):
+            config, why = with_tower(tower, config, last, words.value if words else [], shapes)
         notes = (*notes, *why)
     generation = _generation(config, values)
     files = {"config.json": as_json(config), "generation_config.json": as_json(generation)}
     tokenizer, more = tokenizer_files(values)
     if tower:
-        tokenizer |= _processor(tower, last, tokenizer)
+        with _tower_s_sizes(model.files[-1].path):
+            tokenizer |= _processor(tower, last, tokenizer)
     return files | tokenizer, (*notes, *more)
+
+
+@contextmanager
+def _tower_s_sizes(path: str) -> Iterator[None]:
+    """FormatError for key/values of a tower that are no sizes."""
+    try:
+        yield
+    except (ArithmeticError, LookupError, TypeError, ValueError) as error:
+        raise FormatError(
+            f"{path}: no configuration can be made of its key/values: "
+            f"{type(error).__name__}: {error}; without this file the text model is converted alone"
+        ) from error
 
 
 def _processor(

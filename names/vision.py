@@ -44,8 +44,8 @@ def whole(tower: Tower, text: str, model: Model, vision: Model) -> str:
         )
     width = model.metadata.get(f"{model.metadata.get('general.architecture')}.embedding_length")
     widths = {size for n, s in vision.stored.items() if n.startswith("mm.") for size in s.shape}
-    widths |= {vision.metadata.get("clip.vision.projection_dim", width)}
-    if width is not None and width not in widths:
+    stated = vision.metadata.get("clip.vision.projection_dim", width)
+    if width is not None and width != stated and width not in widths:
         raise UnsupportedError(
             f"{vision.path}: its projector is for a text model of another width than {width}, "
             f"which {model.path} has"

@@ -240,3 +240,17 @@ def test_a_part_of_a_head_that_the_file_does_not_say_is_not_guessed(tmp_path: Pa
     source = write(tmp_path / "model.gguf", "glm4", named, {"blk.0.attn_q.weight": numbers(8, 8)})
     with pytest.raises(FormatError, match=r"do not say: rotary-pairs"):
         open_named(str(source), Options(names="hf"))
+
+
+@pytest.mark.parametrize("count", [-4, float("inf"), float("nan"), 2.5])
+def test_heads_of_no_number_are_not_guessed(count: float, tmp_path: Path) -> None:
+    writer = gguf.GGUFWriter(str(tmp_path / "model.gguf"), "llama")
+    add = writer.add_int32 if isinstance(count, int) else writer.add_float32
+    add("llama.attention.head_count", count)
+    writer.add_tensor("blk.0.attn_q.weight", numbers(64, 8))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    with pytest.raises(FormatError, match=r"do not say: heads"):
+        open_named(str(tmp_path / "model.gguf"), Options(names="hf"))

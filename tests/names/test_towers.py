@@ -12,6 +12,7 @@ import pytest
 from towers import model, numbers
 
 import anamnesis
+from anamnesis.errors import FormatError
 from anamnesis.names.tower import Tower
 from anamnesis.names.tower_rows import TOWERS
 
@@ -180,3 +181,11 @@ def test_experts_of_qwen3_vl_alone_are_those_of_qwen3(tmp_path: Path) -> None:
     assert np.array_equal(stack, np.concatenate((gate, gate + 1), 1).swapaxes(1, 2))
     found = beside[f"model.language_model.{prefix}down_proj"]
     assert np.array_equal(found, down.swapaxes(1, 2))
+
+
+def test_a_tower_whose_sizes_are_none_is_an_error(tmp_path: Path) -> None:
+    source = model(
+        tmp_path, "qwen2vl_merger", {"v.patch_embd.bias": numbers(8)}, patch_size="small"
+    )
+    with pytest.raises(FormatError, match=r"mmproj-model\.gguf: no configuration can be made"):
+        anamnesis.convert(source, tmp_path / "hf", to="hf")
