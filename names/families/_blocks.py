@@ -9,6 +9,12 @@ output              {h}lm_head
 rope_freqs          -
 """
 
+# Of rotary embeddings that are scaled for long texts, and for short ones.
+LONG_FACTORS = """
+rope_factors_long   -
+rope_factors_short  -
+"""
+
 ATTENTION = """
 attn_q              self_attn.q_proj
 attn_k              self_attn.k_proj

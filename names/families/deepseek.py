@@ -6,6 +6,7 @@ from anamnesis.names.families._blocks import (
     ATTENTION,
     EXPERTS,
     GATE_CORRECTION,
+    LONG_FACTORS,
     MLP,
     NEXT_TOKENS,
     NORMS,
@@ -89,11 +90,7 @@ indexer.proj        self_attn.indexer.weights_proj
         "minicpm3",
         ("minicpm3",),
         ("MiniCPM3ForCausalLM",),
-        TOP
-        + """
-rope_factors_long   -
-rope_factors_short  -
-""",
+        TOP + LONG_FACTORS,
         NORMS
         + ATTENTION
         + _LATENT

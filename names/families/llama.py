@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from anamnesis.names.families._blocks import (
     ATTENTION,
+    LONG_FACTORS,
     MLP,
     NORMS,
     PARTLY_ROTARY,
@@ -178,7 +179,7 @@ ffn_up              feed_forward.w3
         _ROPED,
         lacks=("blk.0.ffn_gate_exps.weight",),
     ),
-    Family("minicpm", ("minicpm",), ("MiniCPMForCausalLM",), TOP, _ROPED),
+    Family("minicpm", ("minicpm",), ("MiniCPMForCausalLM",), TOP + LONG_FACTORS, _ROPED),
     Family(
         "mistral3",
         ("mistral3",),
@@ -233,11 +234,7 @@ ffn_down            mlp.fc2
         "phi3",
         ("phi3",),
         ("Phi3ForCausalLM",),
-        TOP
-        + """
-rope_factors_long   -
-rope_factors_short  -
-""",
+        TOP + LONG_FACTORS,
         NORMS
         + """
 attn_qkv            self_attn.qkv_proj

@@ -6,6 +6,7 @@ from anamnesis.names.families._blocks import (
     ATTENTION,
     EXPERTS,
     GATE_CORRECTION,
+    LONG_FACTORS,
     MLP,
     NEXT_TOKENS,
     NORMS,
@@ -237,11 +238,7 @@ exp_probs_b.bias!   block_sparse_moe.e_score_correction_bias!
         "phimoe",
         ("phimoe",),
         ("PhiMoEForCausalLM", "PhimoeForCausalLM"),
-        TOP
-        + """
-rope_factors_long   -
-rope_factors_short  -
-""",
+        TOP + LONG_FACTORS,
         NORMS + ATTENTION + SPARSE_EXPERTS,
     ),
 )

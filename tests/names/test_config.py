@@ -254,3 +254,14 @@ def test_heads_of_no_number_are_not_guessed(count: float, tmp_path: Path) -> Non
     writer.close()
     with pytest.raises(FormatError, match=r"do not say: heads"):
         open_named(str(tmp_path / "model.gguf"), Options(names="hf"))
+
+
+def test_factors_for_long_texts_of_minicpm_are_its_scaling(tmp_path: Path) -> None:
+    keys = {"minicpm.embedding_length": 8, "minicpm.attention.head_count": 2}
+    tensors = {f"rope_factors_{kind}.weight": numbers(2) for kind in ("long", "short")}
+    tensors["output_norm.weight"] = numbers(8)
+    source = write(tmp_path / "model.gguf", "minicpm", keys, tensors)
+    anamnesis.convert(source, tmp_path / "hf", to="hf")
+    scaling = json.loads((tmp_path / "hf" / "config.json").read_text())["rope_scaling"]
+    assert scaling["rope_type"] == "longrope"
+    assert np.array_equal(np.float32(scaling["long_factor"]), numbers(2))
