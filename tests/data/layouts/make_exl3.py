@@ -129,3 +129,4 @@ if __name__ == "__main__":
     make("1-bit-signs", 1, "3inst", 128, 256, packed=True)
     make("1-and-a-half-bits", 1.5, "mul1", 128, 256, packed=False)
     make("3-and-a-half-bits", 3.5, "mul1", 128, 128, packed=False)
+    make("2-and-a-half-bits", 2.5, "mul1", 256, 128, packed=False)
