@@ -120,7 +120,7 @@ def put_values(rows: Rows, centre: Floats, up: Floats, down: Floats, out: Array)
     if down.size and down.shape[1] != columns:
         raise ValueError(f"down {down.shape} for {columns} columns")
     line = np.empty(columns, np.float32)
-    _values(rows.codes, rows.grid, rows.scale, centre, rows.smooth, up, down, line, out)
+    _values(rows.codes, rows.grid, rows.scale, centre, rows.smooth, (up, down), line, out)
 
 
 def put_biases(rows: Rows, bias: Floats, out: Array) -> None:

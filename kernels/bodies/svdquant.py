@@ -15,15 +15,15 @@ def values(
     scale: Floats,
     centre: Floats,
     smooth: Floats,
-    up: Floats,
-    down: Floats,
+    low: tuple[Floats, Floats],
     line: Floats,
     out: Array,
 ) -> None:
     """What `grid` has for codes, scaled, over `smooth`, on `centre` and on `up @ down`.
 
-    `line` is room for a row.
+    `low` is `up` and `down`, `line` is room for a row.
     """
+    up, down = low
     columns = line.shape[0]
     size = columns // scale.shape[1]
     for row in range(codes.shape[0]):

@@ -179,5 +179,5 @@ def test_division_by_zero_is_that_of_numbers(encoding: str) -> None:
         none, line, out = np.zeros((0, 0), np.float32), np.empty(4, np.float32), np.empty(4, "f4")
         codes = np.array([[0x79, 0xA8]], np.uint8)  # 1, -1, 0, 2
         grid, scale = np.arange(-8, 8, dtype=np.float32), np.ones((1, 1), np.float32)
-        svdquant._values(codes, grid, scale, none, factor, none, none, line, out)
+        svdquant._values(codes, grid, scale, none, factor, (none, none), line, out)
     assert np.array_equal(out, np.array([np.inf, -1, np.nan, -1], np.float32), equal_nan=True)
