@@ -53,9 +53,12 @@ def reading_of(pieces: Iterable[Work]) -> Reading:
     return reading(c.stored.file.path for t in tensors.values() for c in t.components)
 
 
-def alone(key: str, *pieces: Work) -> Task:
-    """A task that no plan knows, done by whoever asks, with as much fetched ahead as a task has."""
+def alone(key: str, *pieces: Work, most_bytes: int = MOST_BYTES) -> Task:
+    """A task that no plan knows, done by whoever asks.
+
+    It has as much fetched ahead as a task has, but no more than `most_bytes`.
+    """
     memory = max(piece.memory_bytes for piece in pieces)
-    room = memory + THREAD_BYTES + MOST_BYTES
+    room = memory + THREAD_BYTES + most_bytes
     (task,) = reading_of(pieces).shared([Task(key, pieces, 0, memory)], room, 1)
     return task

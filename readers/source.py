@@ -175,7 +175,7 @@ class LocalFile(Closing):
         self._next = offset + nbytes
         first, held = self._ahead
         if not first <= offset <= offset + nbytes <= first + len(held):
-            if not follows:
+            if not follows or offset > self.size:
                 return 0
             room = bytearray(min(_AHEAD, self.size - offset))
             if len(room) < nbytes:

@@ -141,7 +141,8 @@ class _Stream:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The whole stream; files are open while it runs, or a part of it from behind URLs."""
-        if reading(c.stored.file.path for t in self._tensors for c in t.components).each:
+        remote = reading(c.stored.file.path for t in self._tensors for c in t.components).each
+        if remote and self.reads_all:
             yield from self._fetched_ahead()
             return
         files = Files()
@@ -155,7 +156,8 @@ class _Stream:
     def _fetched_ahead(self) -> Iterator[pa.RecordBatch]:
         pieces = (Loosely(step_for(tensor), 0, tensor.units) for tensor in self._tensors)
         groups = enumerate(pack(pieces, BATCH_BYTES))
-        tasks = [alone(f"scan-{number:06d}", *group) for number, group in groups]
+        most = self._memory
+        tasks = [alone(f"scan-{number:06d}", *group, most_bytes=most) for number, group in groups]
         ahead = Ahead(tasks, 1)
         left = iter(self._tensors)
         try:
@@ -165,6 +167,11 @@ class _Stream:
                         yield from self.of_tensor(tensor, files)
         finally:
             ahead.blocks.close()
+
+    @property
+    def reads_all(self) -> bool:
+        """Whether the columns that are wanted need about all that is stored."""
+        raise NotImplementedError
 
     def of_tensor(self, tensor: Tensor, open_file: OpenFile) -> Iterator[pa.RecordBatch]:
         raise NotImplementedError
@@ -198,6 +205,10 @@ class _Stream:
 
 
 class _Raw(_Stream):
+    @property
+    def reads_all(self) -> bool:
+        return "payload" in self._wanted
+
     def check(self) -> None:
         for tensor in self._tensors:
             for section in sections(Parts(tensor, Files())):
@@ -245,6 +256,10 @@ class _Decoded(_Stream):
         super().__init__(tensors, schema, memory)
         self._dtype = dtype
         self._values = schema.field("values").type if "values" in schema.names else None
+
+    @property
+    def reads_all(self) -> bool:
+        return self._values is not None
 
     def check(self) -> None:
         for tensor in self._tensors:

@@ -120,6 +120,35 @@ def test_everything_is_read_ahead(
     assert hub.sent < model.stat().st_size + 2 * MiB
 
 
+@pytest.mark.parametrize(("columns", "decode"), [(["tensor", "row"], None), (["row"], "f32")])
+def test_columns_without_payload_fetch_none(
+    hub: Hub, model: Path, columns: list[str], decode: Any
+) -> None:
+    hub.files = {"m.gguf": model.read_bytes()}
+    rows = sum(b.num_rows for b in anamnesis.scan(model, columns=columns, decode=decode))
+    found = anamnesis.scan(f"{hub.url}/m.gguf", columns=columns, decode=decode)
+    assert sum(batch.num_rows for batch in found) == rows > 0
+    assert hub.sent < 2 * MiB < model.stat().st_size
+
+
+def test_a_scan_fetches_no_more_ahead_than_its_memory(
+    hub: Hub, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[ReadAhead] = []
+    init = ReadAhead.__init__
+
+    def noted(self: ReadAhead, budget_bytes: int) -> None:
+        made.append(self)
+        init(self, budget_bytes)
+
+    monkeypatch.setattr(ReadAhead, "__init__", noted)
+    hub.files = {"m.gguf": model.read_bytes()}
+    for _ in anamnesis.scan(f"{hub.url}/m.gguf", memory="8MiB"):
+        pass
+    (ahead,) = made
+    assert 0 < ahead.most_bytes <= 8 * MiB + BLOCK_BYTES
+
+
 class Noting:
     """A file that notes what is read of it."""
 

@@ -66,3 +66,13 @@ def test_a_file_that_was_cut(tmp_path: Path) -> None:
         assert file.read(0, 16) + file.read(16, 16) == DATA[:32]
         with pytest.raises(IntegrityError, match="ended at byte 40 while 8 more were expected"):
             file.read(32, 16)
+
+
+def test_behind_the_end_a_second_time(path: Path) -> None:
+    """Who reads on where a read has failed is told the same."""
+    with LocalFile(path) as file:
+        for at in (len(DATA) - 5, len(DATA) + 5):
+            with pytest.raises(IntegrityError):
+                file.read_into(at, bytearray(10))
+        for _ in range(2):
+            file.read_into(len(DATA) + 15, bytearray(0))
