@@ -10,6 +10,7 @@ from typing import Any
 
 from anamnesis.errors import AnamnesisError, FormatError, UsageError
 from anamnesis.readers import hub
+from anamnesis.readers.retry import CutShort as CutShort
 from anamnesis.readers.retry import call as call
 from anamnesis.readers.retry import denied as denied
 from anamnesis.readers.retry import is_no_archive, not_installed, words_of

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from anamnesis.readers.urls import call, driver
+from anamnesis.readers.urls import CutShort, call, driver
 
 Parts = Sequence[tuple[int, str]]  # number from 1 on, ETag
 
@@ -32,7 +32,9 @@ class Objects(Protocol):
 
     def size(self, url: str) -> int: ...
 
-    def read(self, url: str, start: int, stop: int) -> bytes: ...
+    def read(self, url: str, start: int, stop: int) -> bytes:
+        """Bytes `[start, stop)`: all of them, or an error."""
+        ...
 
     def get(self, url: str) -> tuple[bytes, str]:
         """All of a small object, and what tells its version."""
@@ -108,10 +110,15 @@ class Driven:
         return _asked(url, info)
 
     def read(self, url: str, start: int, stop: int) -> bytes:
-        path = self._path(url)
-        return bytes(
-            call(url, lambda: self._fs.cat_file(path, start=start, end=stop), stop - start)
-        )
+        path, nbytes = self._path(url), stop - start
+
+        def asked() -> bytes:
+            data = bytes(self._fs.cat_file(path, start=start, end=stop))
+            if len(data) != nbytes:
+                raise CutShort(f"{url}: {len(data):,} bytes came, of {nbytes:,} asked for")
+            return data
+
+        return call(url, asked, nbytes)
 
     def get(self, url: str) -> tuple[bytes, str]:
         data = bytes(_asked(url, lambda: self._fs.cat_file(self._path(url))))

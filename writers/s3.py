@@ -84,7 +84,8 @@ class S3:
         return int(self._ask("head_object", url)["ContentLength"])
 
     def read(self, url: str, start: int, stop: int) -> bytes:
-        return self._body(url, Range=f"bytes={start}-{stop - 1}")[0]
+        data, _ = self._body(url, stop - start, Range=f"bytes={start}-{stop - 1}")
+        return data
 
     def get(self, url: str) -> tuple[bytes, str]:
         return self._body(url)
@@ -162,13 +163,20 @@ class S3:
         with _explained(url):
             return getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
 
-    def _body(self, url: str, **arguments: Any) -> tuple[bytes, str]:
-        """A body, asked for again when it ends early, which botocore leaves to its caller."""
+    def _body(self, url: str, nbytes: int | None = None, **arguments: Any) -> tuple[bytes, str]:
+        """A body, of `nbytes` if given; asked for again when it ends early.
+
+        botocore leaves that to its caller.
+        """
         for attempt in range(1, ATTEMPTS + 1):
             answer = self._ask("get_object", url, **arguments)
             try:
                 with _explained(url):
-                    return answer["Body"].read(), str(answer["ETag"])
+                    data = answer["Body"].read()
+                if nbytes not in (None, len(data)):
+                    text = f"{len(data):,} bytes came, of {nbytes:,} asked for"
+                    raise OSError(errno.EIO, text, url)
+                return data, str(answer["ETag"])
             except OSError:
                 if attempt == ATTEMPTS:
                     raise
