@@ -19,6 +19,7 @@ import anamnesis
 from anamnesis.analytics.scan.run import RAW, decoded_schema
 from anamnesis.errors import LimitError, UnsupportedError, UsageError
 from anamnesis.pipeline.values import Values
+from anamnesis.readers import source
 
 Write = Callable[..., Path]
 RNG = np.random.default_rng(5)
@@ -190,8 +191,14 @@ def opened(path: Path, reads: list[int]) -> anamnesis.model.lazy.OpenModel:
 )
 @pytest.mark.parametrize("memory", ["256KiB", None])
 def test_bytes_read_for_columns_of_gptq(
-    gptq: Path, reads: list[int], columns: Any, read: int, memory: str | None
+    gptq: Path,
+    reads: list[int],
+    columns: Any,
+    read: int,
+    memory: str | None,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(source, "_AHEAD", 0)  # some KiB behind small reads, which are not counted
     table = opened(gptq, reads).scan(columns=columns, memory=memory).read_all()
     assert table.num_rows == 8 * 512 + 128
     assert sum(reads) == read
