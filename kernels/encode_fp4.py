@@ -33,7 +33,7 @@ import numpy as np
 from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._mx import ceilings, ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import KINDS, narrow
-from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels._native import variants
 from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.types import Array, Bytes, Real
@@ -42,7 +42,6 @@ EXPERTS = ("gate_up_proj", "down_proj")  # of gpt-oss, which are stored transpos
 _SIX = np.float32(6)
 _EVEN, _MLX, _MODELOPT = range(3)  # rules of `codes_of`
 _TINY = {"F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}  # torch.finfo(dtype).tiny
-_e4m3 = kernel("encode_fp4:e4m3")
 codes_of = variants("encode_fp4:codes_of")
 _micro, _nv = variants("encode_fp4:micro"), variants("encode_fp4:nv")
 # The rule of exponents, what it is given, and that of codes.
@@ -51,13 +50,6 @@ _MX_RULES = {
     "gpt-oss": (ceilings, 6, _MODELOPT),
     "mlx": (mlx_scales, 6, _MLX),
 }
-
-
-def e4m3_codes(values: Array) -> Any:
-    """E4M3 codes of a flat float32 array within +-464."""
-    out = np.empty(len(values), np.uint8)
-    _e4m3(values, out)
-    return out
 
 
 def e4m3_values(codes: Bytes) -> Any:

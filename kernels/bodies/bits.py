@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline
-from anamnesis.kernels.types import Array, Integer
+from anamnesis.kernels.types import Integer
 
 u32 = np.uint32
 _SUBNORMAL_F16 = np.float32(2.0**-24)
@@ -28,9 +28,3 @@ def f16_bits_to_f32(half: Integer) -> Any:
         # Subnormal: a count of 2**-24.
         value = np.float32(np.int32(magnitude)) * _SUBNORMAL_F16
     return as_f32(u32(as_u32(value) | u32(u32(half & 0x8000) << u32(16))))
-
-
-@inline
-def load_f16(row: Array, at: int) -> Any:
-    """The little-endian binary16 at bytes `at`, `at + 1` of a byte row, as float32."""
-    return f16_bits_to_f32(u32(row[at]) | u32(u32(row[at + 1]) << u32(8)))

@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._extremes import greatest_lanes
-from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
+from anamnesis.kernels.bodies._jit import inline, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes, put_pairs
 from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, least_of, size_of, splat
 from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.bodies.encode_fp8 import e4m3_lanes, to_e4m3
+from anamnesis.kernels.bodies.encode_fp8 import e4m3_lanes
 from anamnesis.kernels.types import Array, Bytes, Floats
 
 _MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
@@ -129,10 +129,3 @@ def nv(style: str, kind: int) -> Any:
                 store(out, at, lanes(values, at), number / factor if divides else number * factor)
 
     return run
-
-
-@jit
-def e4m3(values: Array, out: Bytes) -> None:
-    """E4M3 codes of numbers of at most 464."""
-    for i in range(values.shape[0]):
-        out[i] = to_e4m3(values[i])

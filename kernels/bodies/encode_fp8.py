@@ -6,34 +6,16 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, local, stack, variants
+from anamnesis.kernels.bodies._jit import inline, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_some, some
 from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, least_of, splat
 from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array, Bytes, Floats
 
 _MAGIC = np.float32(2.0**14)  # the last place of its float32 is E4M3's smallest, 2**-9
 _LARGEST = 0x43E00000  # float32 bits of 448
 _room, _codes = stack(64), stack(64)
-
-
-@inline
-def to_e4m3(value: np.float32) -> Any:
-    """The E4M3 code of a float32 of at most 464 in magnitude, nearest even; 0x7F for NaN."""
-    bits = as_u32(value)
-    magnitude = u32(bits & u32(0x7FFFFFFF))
-    # float32 has 23 bits of mantissa, E4M3 three: 20 go. Exponents are 120 apart (127 and 7).
-    odd = u32(u32(magnitude >> u32(20)) & u32(1))
-    normal = u32(u32(u32(magnitude + u32(0x7FFFF)) + odd) - u32(120 << 23)) >> u32(20)
-    small = u32(as_u32(as_f32(magnitude) + _MAGIC) - u32(141 << 23))
-    code = small if magnitude < u32(121 << 23) else normal  # below 2**-6
-    # Above the bits of infinity: a NaN.
-    if magnitude > u32(0x7F800000):
-        code = u32(0x7F)
-    # Bit 31 becomes bit 7.
-    return np.uint8(u32(code | u32(u32(bits >> u32(24)) & u32(0x80))))
 
 
 @inline
