@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import pytest
 
 from anamnesis.kernels.diff import Comparison
-from anamnesis.kernels.encoders import ENCODERS, encoder, former
+from anamnesis.kernels.encoders import ENCODERS, Setting, encoder, former
 from anamnesis.kernels.ends import Ends
 from anamnesis.kernels.loss import clipped
 from anamnesis.readers.dtypes import DTYPES
@@ -34,9 +35,11 @@ NAMES = sorted(name for name, row in ENCODERS.items() if row.bf16)
 ROWS, COLUMNS = 72, 512
 
 
-def _encoded(name: str, values: np.ndarray, least: Any, most: Any) -> dict[str, np.ndarray]:
-    settings = {key: row.default for key, row in ENCODERS[name].keys.items()}
-    shape = (ROWS, COLUMNS)
+def _encoded(
+    name: str, values: np.ndarray, least: Any, most: Any, given: Mapping[str, Setting] | None = None
+) -> dict[str, np.ndarray]:
+    settings = {key: row.default for key, row in ENCODERS[name].keys.items()} | dict(given or {})
+    shape = values.shape
     form = former(name)("X.weight", shape, "BF16", settings)
     units = -(-values.size // form.unit_elems)
     parts = {
@@ -61,6 +64,39 @@ def test_bytes_are_those_of_float32(name: str, kind: str) -> None:
     ends = wide.min(), wide.max()
     found = _encoded(name, stored.view(np.uint16), *ends)
     wanted = _encoded(name, wide, *ends)
+    for role, array in wanted.items():
+        assert array.tobytes() == found[role].tobytes(), role
+
+
+@pytest.mark.parametrize(
+    ("name", "given", "shape"),
+    [
+        ("bnb-fp4", {"block": 4096}, (3, 70)),
+        ("bnb-int8", {}, (5, 17)),
+        ("bnb-nf4", {"block": 32}, (13, 1000)),
+        ("ct-int-quantized", {"group": 7, "bits": 3}, (3, 70)),
+        ("ct-pack-quantized", {"group": 5, "bits": 5, "sym": False}, (32, 35)),
+        ("fp8-block", {"block": 7, "style": "compressed-tensors"}, (13, 1000)),
+        ("fp8-block", {"block": 5, "style": "transformers"}, (10, 35)),
+        ("fp8-channel", {}, (5, 17)),
+        ("fp8-tensor", {}, (1, 33)),
+        ("mxfp4", {"style": "mlx"}, (17, 96)),
+        ("mxfp8", {"style": "mlx"}, (17, 96)),
+        ("nvfp4", {"style": "modelopt"}, (17, 96)),
+        ("nvfp4", {"style": "mlx"}, (17, 96)),
+    ],
+)
+def test_bytes_of_any_bits_in_odd_shapes(
+    name: str, given: Mapping[str, Setting], shape: tuple[int, int]
+) -> None:
+    """Numbers are all bits that there are: NaNs, infinities and subnormal numbers among them."""
+    rows, columns = shape
+    bits = np.random.default_rng(3).integers(0, 1 << 16, rows * columns, np.uint16)
+    bits[: columns // 2] = 0x8000
+    bits, wide = bits.reshape(shape), (bits.astype(np.uint32) << 16).view(np.float32).reshape(shape)
+    finite = wide[np.isfinite(wide)]
+    ends = finite.min(), finite.max()
+    wanted, found = (_encoded(name, values, *ends, given) for values in (wide, bits))
     for role, array in wanted.items():
         assert array.tobytes() == found[role].tobytes(), role
 
