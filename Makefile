@@ -8,9 +8,10 @@ LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 EDITABLE := --config-settings editable_mode=strict -e
 
-.PHONY: help demo dist docs test test-minimum test-aarch64 lint typecheck fuzz llama test-oracles bench bench-peers bench-publish bench-check clean
+.PHONY: help demo tutorial dist docs test test-minimum test-aarch64 lint typecheck fuzz llama test-oracles bench bench-peers bench-publish bench-check clean
 help:
 	@echo "make demo          install, run the quickstart job, show what it did"
+	@echo "make tutorial      make the folder tutorial/, in which the pages of docs/tutorials work"
 	@echo "make test          install and run the tests"
 	@echo "make test-minimum  install the oldest dependencies that pyproject allows, run a part of the tests"
 	@echo "make test-aarch64  emulate an AArch64 machine and convert there (Debian, half an hour)"
@@ -63,6 +64,10 @@ $(VENV)/oracles: $(VENV)/peers tests/oracles/wheels.txt
 demo: $(VENV)/run-$(LISTING)
 	@$(PIP) install safetensors
 	@PATH="$(abspath $(BIN)):$$PATH" sh configs/demo.sh
+
+tutorial: $(VENV)/dev-$(LISTING)
+	$(BIN)/python tests/test_tutorials.py tutorial
+	@echo "tutorial/ is ready: cd tutorial"
 
 test: $(VENV)/dev-$(LISTING)
 	$(BIN)/python -m pytest -q -m "not oracle" -n auto --dist loadscope
@@ -145,4 +150,4 @@ bench-check: $(VENV)/dev-$(LISTING)
 	$(BIN)/python -m benchmarks check
 
 clean:
-	rm -rf $(VENV) $(MINIMUM) .venv-aarch64 build dist docs/_build docs/index.md docs/reference out *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(MINIMUM) .venv-aarch64 build dist docs/_build docs/index.md docs/reference out tutorial *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,7 +1,7 @@
 """The tutorials show what their blocks print, each followed from its top in a folder of its own.
 
-`python tests/test_tutorials.py FOLDER` makes such a folder, in which `run_page.py PAGE --write`
-mends a page.
+`make tutorial` makes such a folder for a reader (`python tests/test_tutorials.py FOLDER` anywhere),
+in which `run_page.py PAGE --write` mends a page.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ def prepare(folder: Path) -> None:
     import anamnesis
 
     shutil.copytree(ROOT / "configs", folder / "configs")
-    (folder / "models").mkdir()
+    (folder / "models").mkdir(parents=True)
     llama_folder(folder / "models" / "llama-fp8", "fp8")
     anamnesis.convert(folder / "models" / "llama-fp8", folder / "models" / "llama.gguf", to="gguf")
     (folder / "cluster-job.yaml").write_text(JOB)
