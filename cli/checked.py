@@ -8,6 +8,7 @@ from typing import Any
 import click
 from click.core import ParameterSource
 
+from anamnesis.cli.habits import hinted
 from anamnesis.errors import UsageError
 
 # By command and parameter: what the flag is for, and whether that is so.
@@ -28,7 +29,13 @@ FLAGS: dict[tuple[str, str], tuple[str, Callable[[Mapping[str, Any]], bool]]] = 
 
 
 class Checked(click.Command):
-    """A command that refuses a flag which has no effect beside the others that were given."""
+    """A command that refuses flags without effect, and hints at the way out of a wrong line."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            raise hinted(error, self) from None
 
     def invoke(self, ctx: click.Context) -> Any:
         for parameter in self.params:

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import click
 
+from anamnesis.cli.checked import Checked
 
-@click.command("completion")
+PROGRAMS = ("amn", "anamnesis")  # one program, and one variable asks either for its completions
+
+
+@click.command("completion", cls=Checked)
 @click.argument("shell", type=click.Choice(["bash", "zsh", "fish"]))
 @click.pass_context
 def completion_command(ctx: click.Context, shell: str) -> None:
@@ -18,7 +22,8 @@ def completion_command(ctx: click.Context, shell: str) -> None:
 
     kind = get_completion_class(shell)
     if kind is not None:
-        click.echo(kind(ctx.find_root().command, {}, "amn", "_AMN_COMPLETE").source())
+        for name in PROGRAMS:
+            click.echo(kind(ctx.find_root().command, {}, name, "_AMN_COMPLETE").source())
 
 
 __all__ = ["completion_command"]

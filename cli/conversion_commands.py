@@ -110,13 +110,15 @@ _conversion = all_of(
         ),
         click.option(
             "--disk",
+            metavar="SIZE",
             help="Most bytes on local disks besides the output, e.g. 20GB.",
-            show_default="(no limit)",
+            show_default="no limit",
         ),
         click.option(
             "--staging",
+            metavar="FOLDER",
             help="A folder where files are made that are then sent to a bucket.",
-            show_default="(none: they are sent as they are decoded)",
+            show_default="none: they are sent as they are decoded",
         ),
         scheduler_flag,
         _keep_going,
@@ -324,9 +326,9 @@ def plan_command(
     latency: float,
     **prices: Any,
 ) -> None:
-    """Say what the batch job in JOB would take: bytes, requests, seconds, memory.
+    """Say what the batch job in JOB would take, and how long.
 
-    The same fields as run --dry-run, for a stated line and number of workers.
+    Bytes, requests, seconds and memory, as run --dry-run, for a stated line and number of workers.
 
     \b
     Example: amn plan job.yaml --workers 8 --bandwidth 1GB --latency 20

@@ -106,9 +106,17 @@ _PATTERNS = (
 )
 _RESOURCES = (
     click.option(
-        "--threads", default="auto", help="A number, or auto: the processors that are free to use."
+        "--threads",
+        metavar="NUMBER",
+        default="auto",
+        help="A number, or auto: the processors that are free to use.",
     ),
-    click.option("--memory", help="Budget of one process, e.g. 256MiB.", show_default="512MiB"),
+    click.option(
+        "--memory",
+        metavar="SIZE",
+        help="Budget of one process, e.g. 256MiB.",
+        show_default="512MiB",
+    ),
 )
 _LIMITS = (
     size_flag(

@@ -38,6 +38,7 @@ from anamnesis.cli.flags import (
     limits_from,
     unit_flag,
 )
+from anamnesis.cli.habits import no_such_command
 from anamnesis.cli.stats_command import stats_command
 from anamnesis.cli.streams import open_missing, print_json, remark
 from anamnesis.version import __version__
@@ -53,6 +54,15 @@ class _Group(click.Group):
 
     def get_command(self, ctx: click.Context, name: str) -> click.Command | None:
         return super().get_command(ctx, _ALIASES.get(name, name))
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        name = str(args[0])
+        absent = not name.startswith("-") and self.get_command(ctx, name) is None
+        if absent and not ctx.resilient_parsing:
+            raise no_such_command(name, self.list_commands(ctx))
+        return super().resolve_command(ctx, args)
 
 
 _EPILOG = """\b
@@ -71,7 +81,7 @@ Exit codes:
     context_settings={"help_option_names": ["-h", "--help"], "show_default": True},
     epilog=_EPILOG,
 )
-@click.version_option(__version__, prog_name="amn")
+@click.version_option(__version__, "-V", "--version", prog_name="amn")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
     """Quantised weights in, full precision out."""

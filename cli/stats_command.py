@@ -67,7 +67,8 @@ def stats_command(
 ) -> None:
     """Figures of every tensor of PATH, in one pass over its values.
 
-    Range, mean, deviation, zeros, NaN, infinities, exponents, stored scales and checksum.
+    Range, mean, deviation, zeros, NaN, infinities, exponents, stored scales and checksum. A
+    terminal is shown the columns that it has room for; a pipe and --json get all of them.
 
     \b
     Example: amn stats models/llama-fp8 --sort absmax -o stats.parquet

@@ -180,9 +180,12 @@ class LazyTensor:
         BF16 is `torch.bfloat16`. Raises ImportError without torch.
         """
         from importlib import import_module
+        from importlib.util import find_spec
 
         import numpy as np
 
+        if find_spec("torch") is None:
+            raise ImportError("to_torch needs torch: pip install torch", name="torch")
         torch = import_module("torch")
         values = self.to_numpy() if index is ... else np.asarray(self[index])
         if values.dtype.name == "bfloat16":  # which torch does not take from numpy

@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
+from anamnesis.errors import AnamnesisError
 from anamnesis.pipeline.idle import Case, Place, without_effect
 from anamnesis.pipeline.importance import unweighted_note
 from anamnesis.pipeline.keys import KEYS
@@ -27,8 +28,7 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
     plain = settings.format == "safetensors" and settings.names == "stored"
     if plan.model.container == "gguf" and plain:
         notes.append(
-            f"names are those of the GGUF, which no trainer loads; `amn convert {source} --to "
-            "hf -o FOLDER` writes a folder that transformers loads"
+            f"names are those of the GGUF, which no trainer loads; {_renamed(source, plan)}"
         )
     if plan.choices and not any(choice.target for _, choice in plan.choices):
         reasons = [c for c in plan.choices if c[1].unfit] or [c for c in plan.choices if c[1].wide]
@@ -48,6 +48,17 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
             "recovered values are encoded, which adds a second loss to the first"
         )
     return notes
+
+
+def _renamed(source: str, plan: Plan) -> str:
+    """How a GGUF gets names that trainers know, where it can."""
+    from anamnesis.names.view import hf_view
+
+    try:
+        hf_view(plan.model)
+    except AnamnesisError:
+        return "--to hf, which changes them, does not take this file"
+    return f"`amn convert {source} --to hf -o FOLDER` writes a folder that transformers loads"
 
 
 def remarks_on_settings(

@@ -136,6 +136,12 @@ def read(path: str | os.PathLike[str]) -> Document:
     with open(path, "rb") as file:
         raw = file.read(MAX_BYTES + 1)
         nbytes = max(len(raw), os.fstat(file.fileno()).st_size)
+    # As in the lengths or versions that all containers begin with; UTF-16 has other bytes first.
+    if b"\0" in raw[:8] and not raw.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise UsageError(
+            f"{name}: is no job file, which is text in YAML; a model is recovered by "
+            f"`amn remember {name} -o OUT`"
+        )
     if len(raw) > MAX_BYTES:
         raise LimitError(
             f"{name}: a job file may hold at most {MAX_BYTES:,} bytes, this one holds more",

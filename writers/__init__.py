@@ -8,6 +8,7 @@ before it gets its final name.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from difflib import get_close_matches
 from importlib import import_module
 from pathlib import PurePath
 
@@ -60,6 +61,7 @@ WRITERS: dict[str, Writer] = {
 _OTHER_SUFFIXES = frozenset(
     ".bin .feather .gguf .h5 .ipc .npy .npz .onnx .parquet .pickle .pkl .pq".split()
 )
+_MISSPELT = 0.85  # .safetensor, .parqet
 
 
 def format_of(path: str, asked: str | None = None) -> str:
@@ -90,6 +92,12 @@ def format_of(path: str, asked: str | None = None) -> str:
         raise UsageError(
             f"output.path: {path}: files that end in {suffix} are not written; a file ends in one "
             f"of {files}, and a folder needs another name"
+        )
+    near = suffix[1:].isalpha() and get_close_matches(suffix, sorted(known), 1, _MISSPELT)
+    if near:
+        raise UsageError(
+            f"output.path: {path}: would be a folder, as its suffix is of no file; did you mean "
+            f"{near[0]}? A folder needs another name"
         )
     return asked or "safetensors"
 

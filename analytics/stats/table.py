@@ -17,6 +17,7 @@ from anamnesis.pipeline.progress import format_bytes, printable
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
 _BINS = 12
 _NAME_CELLS = 28
+_WIDEN_CELLS = 4
 _NAME_CHARS = 400  # of its end, to shorten; a file may bring names of 65,535
 _PIPED_NAME_CELLS = 96  # to line up; a longer name is printed whole
 _ALARM = "bold red"
@@ -203,7 +204,7 @@ def _short(
             if set(cells) - nothing or not column.rank:
                 some.append((column, cells))
     names = some[0][1]
-    names[:] = [_shortened(name, max(_NAME_CELLS, width // 3)) for name in names]
+    names[:] = _distinct(names, max(_NAME_CELLS, width // 3), width // 2)
     kept = _fitting(some, width)
     lines = [[some[i][1][at] for i in kept] for at in range(len(rows))]
     return [some[i][0] for i in kept], lines
@@ -220,6 +221,16 @@ def _fitting(columns: Sequence[tuple[_Column, list[str]]], width: int) -> list[i
             room -= need
             kept.append(i)
     return sorted(kept)
+
+
+def _distinct(names: Sequence[str], cells: int, most: int) -> list[str]:
+    """The names in so many cells, or in as many of `most` as tell all of them apart."""
+    apart = len(set(names))
+    shown = [_shortened(name, cells) for name in names]
+    while len(set(shown)) < apart and cells < most:
+        cells = min(most, cells + _WIDEN_CELLS)
+        shown = [_shortened(name, cells) for name in names]
+    return shown
 
 
 def _shortened(name: str, width: int) -> str:

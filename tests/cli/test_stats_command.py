@@ -223,6 +223,14 @@ def test_the_longest_names_take_no_time(tmp_path: Path, write_safetensors: Write
     assert all(cell_len(line) <= 80 for line in text.splitlines()[1:])
 
 
+def test_names_on_a_terminal_tell_tensors_apart(tmp_path: Path, write_safetensors: Write) -> None:
+    names = [f"model.layers.{i}.post_attention_layernorm.weight" for i in range(12)]
+    entries = dict.fromkeys(names, ("F32", (1,), b"\x00" * 4))
+    found = anamnesis.stats(write_safetensors(tmp_path / "m.safetensors", entries))
+    lines = stats_table.as_text(found, width=80, most=100).splitlines()[2:-1]
+    assert len({line.split()[0] for line in lines}) == 12
+
+
 def test_the_repr_is_short(odd: Path, found: Stats) -> None:
     text = repr(anamnesis.stats(odd))
     assert "and 380 more" in text

@@ -1,0 +1,86 @@
+"""The way out of a wrong command line: names of other programs, and the example of a command."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from typing import Final
+
+import click
+
+# A name that people bring along from another program: what it may be here, of which a command
+# is told those that it has.
+FLAGS: Final = {
+    "-f": ("--overwrite",),
+    "-j": ("--threads",),
+    "-n": ("--dry-run", "--top"),
+    "-t": ("--threads", "--to"),
+    "-v": (),
+    "--columns": ("--include",),
+    "--filter": ("--include",),
+    "--force": ("--overwrite",),
+    "--format": ("--to", "--out"),
+    "--jobs": ("--threads",),
+    "--min-sqnr": ("--fail-under",),
+    "--out-dtype": ("--dtype",),
+    "--output": ("--out",),
+    "--quantize": ("--encode",),
+    "--tensor": ("--include",),
+    "--tensors": ("--include",),
+    "--torch-dtype": ("--dtype",),
+    "--type": ("--dtype", "--to"),
+    "--verbose": (),
+    "--workers": ("--threads",),
+}
+COMMANDS: Final = {
+    "dump": "parse",
+    "export": "convert",
+    "head": "inspect",
+    "list": "parse",
+    "ls": "parse",
+    "quantise": "convert",
+    "quantize": "convert",
+    "recover": "remember",
+    "show": "inspect",
+}
+_ALIKE = 0.7
+
+
+def hinted(error: click.UsageError, command: click.Command) -> click.UsageError:
+    """The same error, with the nearest flag, or with the command's example where one is missing."""
+    if isinstance(error, click.NoSuchOption):
+        known = [name for parameter in command.params for name in parameter.opts]
+        near = likely_flags(error.option_name, known)
+        return click.UsageError(f"No such option {error.option_name!r}.{_question(near)}")
+    if isinstance(error, click.MissingParameter):
+        example = (command.help or "").rpartition("Example: ")[2].partition("\n")[0]
+        return click.UsageError(f"{error.format_message()} Example: {example.strip()}")
+    return error
+
+
+def likely_flags(given: str, known: list[str]) -> list[str]:
+    """Flags of a command that `given` may stand for: by habit, as a part of a name, by spelling."""
+    if given in FLAGS:
+        return [name for name in FLAGS[given] if name in known][:1]
+    bare = given.lstrip("-")
+    parts = [name for name in known if len(bare) > 2 and bare in name.lstrip("-")]
+    return parts or get_close_matches(given, known, 1, _ALIKE)
+
+
+def likely_commands(given: str, known: list[str]) -> list[str]:
+    """Commands that `given` may stand for."""
+    if given in COMMANDS:
+        return [COMMANDS[given]]
+    return get_close_matches(given, known, 1, _ALIKE)
+
+
+def _question(near: list[str]) -> str:
+    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+
+
+def no_such_command(given: str, known: list[str]) -> click.UsageError:
+    """The error for a command that is not there."""
+    likely = _question(likely_commands(given, known)) or f" Commands are {', '.join(known)}."
+    return click.UsageError(f"No such command {given!r}.{likely}")
+
+
+__all__ = ["COMMANDS", "FLAGS", "hinted", "likely_commands", "likely_flags", "no_such_command"]

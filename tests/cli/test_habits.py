@@ -1,0 +1,92 @@
+"""What people type by habit is answered with what this program calls it."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anamnesis.cli.habits import COMMANDS, FLAGS
+from anamnesis.cli.main import cli
+
+Amn = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.mark.parametrize(
+    ("line", "answer"),
+    [
+        ("remember x --outptu y", "No such option '--outptu'. Did you mean '--out'?"),
+        ("remember x --output y", "Did you mean '--out'?"),
+        ("remember x --format arrow", "Did you mean '--to'?"),
+        ("remember x --force", "Did you mean '--overwrite'?"),
+        ("remember x -f", "Did you mean '--overwrite'?"),
+        ("remember x --shard-size 5GB", "Did you mean '--max-shard-size'?"),
+        ("remember x --outtype bf16", "Did you mean '--dtype'?"),
+        ("remember x --workers 2", "Did you mean '--threads'?"),
+        ("plan x --worker 2", "Did you mean '--workers'?"),
+        ("convert x --quantize Q8_0", "Did you mean '--encode'?"),
+        ("stats x --tensors y", "Did you mean '--include'?"),
+        ("stats x --colour", "No such option '--colour'.\n"),
+        ("remember x --verbose", "No such option '--verbose'.\n"),
+        ("conver x", "No such command 'conver'. Did you mean 'convert'?"),
+        ("quantize x", "Did you mean 'convert'?"),
+        ("show x", "Did you mean 'inspect'?"),
+        ("zzz", "No such command 'zzz'. Commands are completion, convert, diff, "),
+    ],
+)
+def test_a_name_of_another_program_leads_to_ours(line: str, answer: str, amn: Amn) -> None:
+    done = amn(*line.split())
+    assert done.returncode == 2
+    assert answer in done.stderr
+
+
+def test_what_habits_lead_to_is_there() -> None:
+    flags = {f for c in cli.commands.values() for p in c.params for f in p.opts}
+    assert {name for names in FLAGS.values() for name in names} <= flags
+    assert set(COMMANDS.values()) <= set(cli.commands)
+    assert not set(COMMANDS) & set(cli.commands)
+
+
+@pytest.mark.parametrize("name", sorted(set(cli.commands) - {"schema"}))
+def test_what_is_missing_comes_with_an_example(name: str, amn: Amn) -> None:
+    done = amn(name)
+    assert done.returncode == 2
+    assert f"Example: {'eval' if name == 'completion' else f'amn {name} '}" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+def test_an_output_without_its_flag_is_shown_the_flag(amn: Amn) -> None:
+    done = amn("remember", "model.gguf", "out.safetensors")
+    assert "Example: amn remember models/llama-fp8 -o out/llama-bf16" in done.stderr
+
+
+def test_help_says_no_default_in_two_pairs_of_brackets(amn: Amn) -> None:
+    for name in cli.commands:
+        text = amn(name, "--help").stdout
+        assert "((" not in text
+        assert " TEXT " not in text.replace("--price-source TEXT ", "")
+
+
+def test_lists_of_commands_are_whole_at_80_columns(amn: Amn) -> None:
+    assert "..." not in amn("--help").stdout.partition("Commands:")[2]
+
+
+def test_a_model_is_no_job(amn: Amn, sample: Path) -> None:
+    done = amn("run", sample)
+    assert done.returncode == 2
+    assert f"`amn remember {sample} -o OUT`" in done.stderr
+
+
+def test_both_names_of_the_program_are_completed(amn: Amn) -> None:
+    assert " _amn_completion amn\n" in (text := amn("completion", "bash").stdout)
+    assert " _anamnesis_completion anamnesis\n" in text
+
+
+def test_a_note_leads_to_no_command_that_fails(amn: Amn, sample: Path, tmp_path: Path) -> None:
+    """The sample is a cut, without the key/values that another naming needs."""
+    done = amn("remember", sample, "-o", tmp_path / "m.safetensors")
+    assert "note: names are those of the GGUF" in done.stderr
+    assert amn("convert", sample, "--to", "hf", "-o", tmp_path / "hf").returncode == 3
+    assert "amn convert" not in done.stderr
