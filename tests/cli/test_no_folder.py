@@ -37,12 +37,13 @@ def test_a_file_or_a_link_to_nothing_is_no_folder(
 
 
 def test_a_link_to_a_folder_is_that_folder(plain: Path, tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    (tmp_path / "at").symlink_to(tmp_path / "real")
-    anamnesis.remember(plain, tmp_path / "at")
-    assert (tmp_path / "real" / "model.safetensors").is_file()
-    anamnesis.remember(plain, tmp_path / "at" / "w.safetensors")
-    assert (tmp_path / "real" / "w.safetensors").is_file()
+    for name in ("folder", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / f"to-{name}").symlink_to(tmp_path / name)
+    anamnesis.remember(plain, tmp_path / "to-folder")
+    assert (tmp_path / "folder" / "model.safetensors").is_file()
+    anamnesis.remember(plain, tmp_path / "to-other" / "w.safetensors")
+    assert (tmp_path / "other" / "w.safetensors").is_file()
 
 
 @pytest.mark.parametrize("suffix", [".safetensors", ".arrow", ".gguf"])
