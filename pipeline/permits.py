@@ -23,7 +23,7 @@ class JobLimits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         _FLOORS.max_single_alloc
     )
     max_total_bytes: Annotated[
-        Size | None, Meta(description="Most bytes of output. null: no limit.")
+        Size | None, Meta(description="Most bytes of output. null: 16 TiB.")
     ] = _FLOORS.max_total_bytes
     max_expansion_ratio: Annotated[
         Count, Meta(description="Most bytes of output for each byte stored.")

@@ -29,7 +29,7 @@ IMPOSTORS: tuple[Impostor, ...] = (
     Impostor(b"\x1f\x8b", "gzip-compressed data"),
     Impostor(b"\x28\xb5\x2f\xfd", "Zstandard-compressed data"),
     Impostor(b"FEA1", "a Feather file of version 1"),
-    Impostor(b"PAR1", "a Parquet file"),
+    Impostor(b"PAR1", "a Parquet file, for other engines (--to arrow writes what is read)"),
     Impostor(b"lmgg", "a GGML file, the format before GGUF"),
     Impostor(b"fmgg", "a GGMF file, the format before GGUF"),
     Impostor(b"tjgg", "a GGJT file, the format before GGUF"),

@@ -20,7 +20,7 @@ import pytest
 from anamnesis import errors
 from anamnesis import limits as limits_module
 from anamnesis.cli.main import cli
-from anamnesis.limits import Limits
+from anamnesis.limits import OUTPUT_BYTES, Limits
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGE = ROOT / "docs" / "untrusted-input.md"
@@ -72,8 +72,7 @@ FLAGS = (
 
 
 def shown(value: int | None, *, is_bytes: bool) -> str:
-    if value is None:
-        return "no limit"
+    value = OUTPUT_BYTES if value is None else value
     for unit, size in (("TiB", 1 << 40), ("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if is_bytes and value % size == 0:
             return f"{value // size:,} {unit}"
