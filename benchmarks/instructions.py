@@ -93,7 +93,7 @@ def _prepare(names: Sequence[str], folder: Path) -> None:
                 window = Window(0, stop)
                 views = {role: view.copy() for role, view in found.views(window).items()}
                 calls[part] = views, window, min(stop * tensor.unit_elems, tensor.elems)
-            call = {"encoding": case.encoding, "params": found.params, "calls": calls}
+            call = {"encoding": found.step.tensor.encoding, "params": found.params, "calls": calls}
         (folder / f"{number}.pickle").write_bytes(pickle.dumps((call, found.kind)))
 
 

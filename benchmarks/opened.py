@@ -69,20 +69,25 @@ def encoding_plan_of(path: Path, out: Path, target: str, threads: int = 2) -> Pl
 
 @contextmanager
 def opened(case: Case, folder: Path, rows: int, columns: int) -> Iterator[Opened]:
-    """Write a case's layer into `folder` and open it."""
+    """Write a case's layer into `folder` and open it; its encoding may be inside of another."""
     path = write_model(folder, case.make(rows, columns))
     plan = plan_of(path, folder / "out.safetensors", **case.settings)
     steps = {p.step.tensor.name: p.step for task in plan.tasks for p in task.pieces}
-    found = [s for s in steps.values() if s.tensor.encoding == case.encoding]
+    found = [
+        step
+        for step in steps.values()
+        if case.encoding in (step.tensor.encoding, step.tensor.params.get("inner"))
+    ]
     if len(found) != 1:
         raise LookupError(f"{case.name}: {len(found)} tensors in {case.encoding!r}, not one")
     files = Files()
     try:
         reader = BlockReader(found[0].tensor, files, reuse=True)
-        prepare = preparer(case.encoding)
+        encoding = found[0].tensor.encoding
+        prepare = preparer(encoding)
         params = dict(found[0].tensor.params)
         if prepare is not None:
             params |= prepare(found[0].tensor.params, reader.wholes())
-        yield Opened(found[0], reader, decoder(case.encoding), params)
+        yield Opened(found[0], reader, decoder(encoding), params)
     finally:
         files.close()

@@ -35,6 +35,8 @@ FEW = settings(
 DTYPES = ("?", *(kind + size for kind in "iu" for size in "1248"), "f2", "f4", "f8", "c8")
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)
 TEXT = st.characters(codec="utf-8", exclude_characters="\0")
+# Without digits it names no format (Q8, int4), under which integers are refused.
+SILENT = st.characters(codec="utf-8", exclude_characters="\0", exclude_categories=("Nd",))
 NAMES = st.text(TEXT, min_size=1, max_size=12).filter(lambda name: name != "__metadata__")
 # Names without what archives, file systems and shells have rules for.
 PLAIN = st.text(st.characters(categories=("L", "N")), min_size=1, max_size=8)
@@ -81,7 +83,8 @@ def check(path: Path, expected: Mapping[str, Any]) -> None:
 
 
 @given(
-    st.dictionaries(NAMES, arrays(), min_size=1, max_size=4), st.dictionaries(TEXT, st.text(TEXT))
+    st.dictionaries(NAMES, arrays(), min_size=1, max_size=4),
+    st.dictionaries(SILENT, st.text(SILENT)),
 )
 @FEW
 def test_safetensors(tmp_path: Path, tensors: dict[str, Any], metadata: dict[str, str]) -> None:
