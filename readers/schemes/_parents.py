@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable
-from functools import lru_cache
 
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
@@ -79,7 +78,7 @@ def _speaks(ledger: Ledger, tensor: Tensor) -> bool:
     part = name[at:]
     if part in ("bias", "weight"):  # nearly all, of whom there may be a million
         leaf = name[name.rfind(".", 0, max(at - 1, 0)) + 1 : max(at - 1, 0)]
-        return part == "weight" and (_rotates(leaf) or _is_basis(ledger, tensor))
+        return part == "weight" and (rotates_all(leaf) or _is_basis(ledger, tensor))
     wide = tensor.out_dtype == "BOOL" and len(tensor.shape) > 1
     if wide or (DTYPES[tensor.out_dtype].kind == "int" and is_many(tensor.components[0].stored)):
         return False  # noted as integers
@@ -89,19 +88,15 @@ def _speaks(ledger: Ledger, tensor: Tensor) -> bool:
     return _is_basis(ledger, tensor) or _unknown(ledger, tensor, set(), set())
 
 
-@lru_cache(4096)
-def _rotates(leaf: str) -> bool:
-    return rotates_all(leaf)
-
-
 def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:
     """Whether it is a square matrix called by one letter, as rotations are: `model.Q.weight`.
 
     Not where keys and values are called so as well.
     """
-    module, _, part = tensor.name.rpartition(".")
-    above, dot, letter = module.rpartition(".")
-    if part != "weight" or letter not in _LETTERS or len(tensor.shape) != 2 or not letter:
+    if not tensor.name.endswith(".weight"):
+        return False
+    above, dot, letter = tensor.name.removesuffix(".weight").rpartition(".")
+    if letter not in _LETTERS or len(tensor.shape) != 2 or not letter:
         return False
     others = any(f"{above}{dot}{one}.weight" in ledger.tensors for one in "KVO")
     return tensor.shape[0] == tensor.shape[1] and not others

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
+from functools import lru_cache
 from typing import NamedTuple
 
 from anamnesis.readers.base import Stored
@@ -87,6 +88,7 @@ def is_own(rest: str) -> bool:
     return _OWN.fullmatch(rest) is not None
 
 
+@lru_cache(4096)  # a million tensors share few parts of their names
 def is_rotation(name: str) -> bool:
     """Whether the last part of a name, or its module's, is that of a rotation or a permutation."""
     return _ROTATION.fullmatch(name) is not None
@@ -94,7 +96,12 @@ def is_rotation(name: str) -> bool:
 
 def rotates_all(module: str) -> bool:
     """Whether a module, or one that it is in, rotates the inputs of layers by its name."""
-    return any(_ROTATED_MODULE.fullmatch(part) is not None for part in module.split(".") if part)
+    return any(map(_rotates, module.split(".")))
+
+
+@lru_cache(4096)
+def _rotates(part: str) -> bool:
+    return _ROTATED_MODULE.fullmatch(part) is not None
 
 
 def moves_inputs(name: str) -> bool:
