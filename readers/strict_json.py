@@ -139,4 +139,8 @@ def _reason(data: bytes | bytearray, message: str) -> str:
         return "starts with a byte order mark; JSON has none"
     if data[:2] in (b"\xff\xfe", b"\xfe\xff") or b"\0" in data[:2]:
         return "not UTF-8 (UTF-16, UTF-32 or binary data)"
+    try:
+        data.decode()
+    except UnicodeDecodeError as error:  # an error of its own before msgspec 0.23
+        return f"not UTF-8: {error.reason}"
     return f"not JSON: {message}"
