@@ -78,7 +78,7 @@ def test_a_job_runs_without_them(executor: str, sample: Path, tmp_path: Path) ->
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,
-        timeout=110,
+        timeout=240,
         check=False,
     )
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from clock import within
 
 from benchmarks.scaling import page, whole
 from benchmarks.scaling.overheads import plan_costs, shard_costs
@@ -31,10 +32,10 @@ def test_a_projection_is_bounded_by_workers_or_by_the_scheduler() -> None:
 
 def test_a_plan_of_many_tasks() -> None:
     """The figures of docs/scaling.json are of 100,000."""
-    found = plan_costs(2_000)
+    with within(2):
+        found = plan_costs(2_000)
     assert found["tasks"] >= 2_000
     assert found["pickled_bytes"][1] < 2_000
-    assert found["plan_seconds"] < 10
 
 
 def test_a_shard_costs_something(tmp_path: Path) -> None:

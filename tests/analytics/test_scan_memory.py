@@ -123,7 +123,7 @@ def test_a_scan_holds_its_budget(name: str, folder: Path) -> None:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     growth, total = map(int, done.stdout.split())

@@ -53,7 +53,7 @@ def peak(path: Path) -> tuple[int, dict[str, int]]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr
     most, *found = done.stdout.split()

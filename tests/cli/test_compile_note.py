@@ -38,7 +38,7 @@ def test_compiling_is_told_once(tmp_path: Path) -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=100,
+            timeout=240,
         )
         return done.stdout.splitlines()[-1], done.stderr
 

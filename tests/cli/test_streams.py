@@ -59,7 +59,7 @@ def values_of(document: object) -> list[object]:
 
 def closed(stream: int, *arguments: object) -> subprocess.CompletedProcess[bytes]:
     command = ["sh", "-c", f'exec "$0" "$@" {stream}>&-', *CLI, *map(str, arguments)]
-    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=110)
+    return subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, timeout=240)
 
 
 @pytest.mark.parametrize("stream", [0, 1, 2])

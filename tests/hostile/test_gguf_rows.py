@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import MARGIN
 
 from anamnesis.errors import AnamnesisError, FormatError, LimitError, UnsupportedError
 from anamnesis.limits import Limits
@@ -314,7 +315,7 @@ def test_g11_g12_counts_are_refused_at_once(
     path.write_bytes(build.gguf([build.key_value("k", ARRAY, value)], alignment=1))
     result = opened_apart(path, 64 * MIB)
     assert result["kind"] == "FormatError"
-    assert result["seconds"] < 0.05
+    assert result["seconds"] < MARGIN * 0.005
     assert result["rss_bytes"] < 4 * MIB
 
 
@@ -327,7 +328,7 @@ def test_g28_many_tensors_over_one_block(
     result = opened_apart(path)
     assert result["kind"] == "FormatError"
     assert "overlaps" in result["message"]
-    assert result["seconds"] < 2
+    assert result["seconds"] < MARGIN * 0.3
     assert result["rss_bytes"] < 256 * MIB
 
 
@@ -338,7 +339,7 @@ def test_g31_200000_keys(
     path.write_bytes(build.gguf([build.key_value(f"k{i}", U32, u32(i)) for i in range(200_000)]))
     result = opened_apart(path)
     assert result["kind"] == ""
-    assert result["seconds"] < 5
+    assert result["seconds"] < MARGIN * 0.6
     assert result["rss_bytes"] < 256 * MIB
 
 

@@ -99,7 +99,7 @@ def test_d01_in_a_process_of_its_own(path: Path, tmp_path: Path, amn: Amn) -> No
         [sys.executable, "-c", code, "remember", path, "-o", tmp_path / "o.safetensors"],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == IntegrityError.exit_code, done.stderr
     assert done.stderr.splitlines()[-1].startswith("error: IntegrityError: ")
@@ -214,7 +214,7 @@ def test_d04_what_is_no_file(tmp_path: Path, amn: Amn, what: str, command: str) 
     (tmp_path / "folder.gguf").mkdir()
     before = sorted(tmp_path.iterdir())
     more = ("-o", tmp_path / "out.safetensors") if command == "remember" else ()
-    done = amn(command, tmp_path / what, *more, timeout=20)
+    done = amn(command, tmp_path / what, *more, timeout=120)
     assert done.returncode == FormatError.exit_code
     assert done.stderr.count("\n") == 1
     assert done.stderr.startswith("error: FormatError: ")

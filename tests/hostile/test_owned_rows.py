@@ -197,7 +197,7 @@ main()
 def test_folders_without_sync_and_room_that_is_unknown(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.safetensors"
     command = [sys.executable, "-c", _STRANGE, "remember", str(source), "-o", str(out)]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     assert "does not say how much room" in done.stderr
     anamnesis.verify(out)

@@ -71,7 +71,7 @@ def test_c05_refused_in_512_mib_of_address_space(bombs: list[Path]) -> None:
             [sys.executable, "-m", "anamnesis", "inspect", str(path)],
             capture_output=True,
             text=True,
-            timeout=60,
+            timeout=240,
             preexec_fn=_limited,
         )
         assert done.returncode in (3, 5), (path.name, done.returncode, done.stderr)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import pickle
-import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import within
 from pth_cases import ORDERED, B, Case, G, T, V, beside, pth
 
 from anamnesis.errors import FormatError, LimitError, UnsupportedError
@@ -195,9 +195,8 @@ def test_p33_500000_names_on_one_tensor(tmp_path: Path) -> None:
     top = T + b"q\x500}(" + names + b"u"
     path = tmp_path / "m.pth"
     path.write_bytes(pth(top))
-    start = time.process_time()
-    container = open_container(str(path), Limits())
-    assert time.process_time() - start < 10
+    with within(2):
+        container = open_container(str(path), Limits())
     assert len(container.stored) == 500_000
 
 
@@ -285,10 +284,9 @@ def test_z07_the_pickle_is_checked_at_once(refused: Callable[..., str]) -> None:
 
 def test_z10_a_pickle_that_inflates(refused: Callable[..., str]) -> None:
     content = B.pth(b"N" * (300 << 20), {}, method=zipfile.ZIP_DEFLATED)
-    start = time.process_time()
-    refused(content, ".pth", LimitError, "max_expansion_ratio")
-    refused(content, ".pth", LimitError, "data.pkl", max_expansion_ratio=5_000)
-    assert time.process_time() - start < 1
+    with within(0.1):
+        refused(content, ".pth", LimitError, "max_expansion_ratio")
+        refused(content, ".pth", LimitError, "data.pkl", max_expansion_ratio=5_000)
 
 
 def torch_archive(members: list[tuple[str, bytes]]) -> bytes:

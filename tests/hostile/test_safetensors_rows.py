@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import MARGIN
 
 from anamnesis.errors import AnamnesisError, FormatError, LimitError, UnsupportedError
 from anamnesis.limits import Limits
@@ -313,7 +314,7 @@ def test_s28_many_tensors_over_one_block(
     result = opened_apart(path)
     assert result["kind"] == "FormatError"
     assert "overlaps" in result["message"]
-    assert result["seconds"] < 2
+    assert result["seconds"] < MARGIN * 0.3
     assert result["rss_bytes"] < 256 * MIB
 
 
@@ -326,7 +327,7 @@ def test_s29_a_million_empty_tensors(
     path.write_bytes(build.safetensors(header.encode()))
     result = opened_apart(path, 1200 * MIB)
     assert result["tensors"] == 1_000_000
-    assert result["seconds"] < 30
+    assert result["seconds"] < MARGIN * 4
     assert result["rss_bytes"] < 1024 * MIB
 
 
@@ -361,5 +362,5 @@ def test_s30_small_values_by_the_million(
     path.write_bytes(build.safetensors(b'{"w":[' + b"[]," * 33_000_000 + b"[]]}"))
     result = opened_apart(path)
     assert result["kind"] == "LimitError"
-    assert result["seconds"] < 2
+    assert result["seconds"] < MARGIN * 0.3
     assert result["rss_bytes"] < 4 * 99_000_000

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clock import MARGIN
 from zip_bytes import (
     MIB,
     PACKED,
@@ -156,7 +157,7 @@ def test_z20_sixty_thousand_members(
     path.write_bytes(many(60_000))
     result = opened_apart(path)
     assert (result["kind"], result["tensors"]) == ("", 60_000)
-    assert result["seconds"] < 4  # 1.2 s on an idle machine; other tests run beside
+    assert result["seconds"] < MARGIN * 1.2
     assert result["rss_bytes"] < 256 * MIB
 
 
@@ -180,7 +181,7 @@ def test_z20_more_members_than_the_cap(
     result = opened_apart(path)
     assert result["kind"] == "LimitError"
     assert "1,048,576" in result["message"]
-    assert result["seconds"] < 2
+    assert result["seconds"] < MARGIN * 0.1
     assert result["rss_bytes"] < 64 * MIB
 
 

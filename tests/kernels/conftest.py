@@ -82,7 +82,7 @@ def elsewhere(request: pytest.FixtureRequest) -> Callable[..., None]:
             env={**os.environ, **settings},
             capture_output=True,
             text=True,
-            timeout=110,
+            timeout=240,
             cwd=ROOT,
         )
         assert done.returncode == 0, done.stdout[-3000:]

@@ -136,7 +136,7 @@ def test_alone_at_the_end_of_memory(disable_jit: str, tmp_path: Path, ggml: Any)
         [sys.executable, "-c", _ALONE, str(tmp_path)],
         env={**os.environ, "NUMBA_DISABLE_JIT": disable_jit},
         check=True,
-        timeout=100,
+        timeout=240,
     )
     for name, block in raw.items():
         expected = ggml.by_libggml(ENCODINGS[name].ggml_type, block)

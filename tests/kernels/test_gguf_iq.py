@@ -149,7 +149,7 @@ def test_cpus_that_look_up_bytes_or_nothing_give_the_same_bits(tmp_path: Path, g
         [sys.executable, "-c", _ELSEWHERE, str(tmp_path)],
         env={**os.environ, "NUMBA_CPU_NAME": "generic", "NUMBA_CPU_FEATURES": ""},
         check=True,
-        timeout=100,
+        timeout=240,
     )
     for name in names:
         blocks = np.load(tmp_path / f"{name}.npy")

@@ -133,7 +133,7 @@ def test_without_compiling_the_same_comes_out() -> None:
             capture_output=True,
             text=True,
             check=True,
-            timeout=110,
+            timeout=240,
         ).stdout
         for flag in ("0", "1")
     }

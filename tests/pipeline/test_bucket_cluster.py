@@ -17,6 +17,7 @@ import distributed
 import numpy as np
 import pytest
 from buckets import KEYS, Bucket, forget_clients, free_port, s3_server
+from clock import within
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -191,12 +192,12 @@ def test_a_worker_that_dies_takes_nothing_along(
         stdout=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while not any("/task-" in key for key in bucket.objects()) and job.poll() is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
-    said, _ = job.communicate(timeout=90)
+    said, _ = job.communicate(timeout=240)
     assert job.returncode == 0
     assert same(bucket, tmp_path / "want")
     assert bucket.uploads() == []
@@ -270,10 +271,9 @@ def test_a_worker_that_cannot_reach_the_bucket_is_named(
     bucket: Bucket, cluster: Cluster, environment_of_worker: dict[str, str], message: str
 ) -> None:
     cluster.worker(AWS_EC2_METADATA_DISABLED="true", **environment_of_worker)
-    begin = time.monotonic()
-    with pytest.raises(UsageError, match=rf"worker tcp://127\.0\.0\.1:\d+: .*{message}") as caught:
+    refused = pytest.raises(UsageError, match=rf"worker tcp://127\.0\.0\.1:\d+: .*{message}")
+    with within(6, time.monotonic), refused as caught:
         convert(bucket, cluster)
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
-    assert time.monotonic() - begin < 30
     assert bucket.objects() == ["in/model.safetensors"]
     assert bucket.uploads() == []

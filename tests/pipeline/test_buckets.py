@@ -319,7 +319,7 @@ def test_a_run_that_is_killed_goes_on_with_the_parts_that_were_sent(
     with faulty(endpoint, faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
         run = start(model, url)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 120
         while not any("POST" in s and "uploadId" in s for s in faults.seen):
             assert time.monotonic() < deadline
             time.sleep(0.02)

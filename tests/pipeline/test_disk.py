@@ -159,7 +159,7 @@ def test_a_hub_with_less_disk_than_a_shard(
                 capture_output=True,
                 text=True,
                 check=False,
-                timeout=100,
+                timeout=240,
             )
         assert done.returncode == 0, done.stderr
         assert most[0] <= 10**6

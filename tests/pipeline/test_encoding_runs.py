@@ -59,7 +59,7 @@ def test_killed_and_run_again(
         assert child.poll() is None, child.stderr
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
-    child.communicate(timeout=30)
+    child.communicate(timeout=120)
     done = amn(*command, "--json")
     assert done.returncode == 0, done.stderr
     whole = tmp_path / "whole"

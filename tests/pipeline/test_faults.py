@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from clock import within
 
 import anamnesis
 from anamnesis.errors import AnamnesisError
@@ -35,7 +36,7 @@ def lab() -> dict[str, Any]:
     memory = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="amn-faults-", dir=memory) as folder:
         command = [sys.executable, str(LAB), folder]
-        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=110)
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=240)
     assert done.stdout, done.stderr
     found: dict[str, Any] = json.loads(done.stdout)
     return found
@@ -83,7 +84,7 @@ def test_w06_the_order_as_the_kernel_sees_it(fp8_model: Path, tmp_path: Path) ->
     strace = ["strace", "-f", "-y", "--seccomp-bpf", "-e", f"trace={names}", "-o", str(log)]
     main = [sys.executable, "-c", "from anamnesis.cli.main import main; main()"]
     done = subprocess.run(
-        [*strace, *main, "run", str(job)], check=False, capture_output=True, text=True, timeout=110
+        [*strace, *main, "run", str(job)], check=False, capture_output=True, text=True, timeout=240
     )
     if done.returncode and "ptrace" in done.stderr:
         pytest.skip("strace may not trace here")
@@ -139,9 +140,8 @@ def test_d05_a_sparse_terabyte_is_refused_before_the_first_byte(
             file.truncate(8 + len(text) + (1 << 40) + rows)
         except OSError:
             pytest.skip("no sparse files of a terabyte here")
-    begin = time.monotonic()
-    done = amn("remember", source, "-o", tmp_path / "out" / "x.safetensors")
-    assert time.monotonic() - begin < 20
+    with within(4, time.monotonic):
+        done = amn("remember", source, "-o", tmp_path / "out" / "x.safetensors")
     assert done.returncode in (1, 5)
     assert re.match(r"error: (OSError|LimitError): .* bytes", done.stderr)
     assert done.stderr.count("\n") == 1

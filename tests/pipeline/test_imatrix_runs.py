@@ -86,7 +86,7 @@ def test_killed_and_run_again(files: tuple[Path, Path], tmp_path: Path, encode: 
         assert child.poll() is None, child.stderr
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
-    child.communicate(timeout=30)
+    child.communicate(timeout=120)
     kept = file.read_bytes()
     write_imatrix(
         file,

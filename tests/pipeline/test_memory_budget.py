@@ -129,7 +129,7 @@ def ran(code: str, *arguments: object, **settings: str) -> list[str]:
         capture_output=True,
         text=True,
         check=False,
-        timeout=110,
+        timeout=240,
         cwd=ROOT,
         env={**os.environ, **settings},
     )

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from clock import within
 from hub import MODEL, Hub, Request, served
 
 import anamnesis
@@ -71,21 +72,19 @@ def test_what_a_url_says(url: str, place: Place | None) -> None:
     assert parse(url) == place
 
 
-def test_200_shards_open_within_3_seconds_at_50_ms(
+def test_200_shards_open_in_a_few_round_trips(
     hub: Hub, write_safetensors: Callable[..., Path], tmp_path: Path
 ) -> None:
-    """One request a shard, and one for where it is; with the imports of a first run."""
+    """One request a shard, and one for where it is; one after another they would take 20 s."""
     shards(hub, write_safetensors, tmp_path, 200, 40)
     hub.latency = 0.05
-    begin = time.monotonic()
-    found = load_model(f"hf://{MODEL}")
-    seconds = time.monotonic() - begin
+    with within(1.8, time.monotonic):
+        found = load_model(f"hf://{MODEL}")
     assert len(found.tensors) == 200 * 40
     assert len(hub.asked("api/models")) == 1
     assert len(hub.asked("resolve")) == 202
     assert len(hub.asked("cdn/")) == 201
     assert 16 < hub.most <= 32
-    assert seconds < 3
 
 
 def test_everything_is_read_at_the_commit_of_the_beginning(model: str, hub: Hub) -> None:
@@ -161,13 +160,12 @@ def test_a_pause_that_the_server_asks_for(model: str, hub: Hub) -> None:
     hub.retry_after = "3600"
     hub.fault = lambda request: "503"
     hub.epoch += 1
-    begin = time.monotonic()
     with (
+        within(3, time.monotonic),
         open_source(f"hf://{MODEL}@{hub.commit}/config.json") as file,
         pytest.raises(OSError, match="503"),
     ):
         file.read(0, 2)
-    assert time.monotonic() - begin < 5
 
 
 def test_tokens_go_to_the_hub_alone(model: str, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from typing import Any
 
 import pytest
+from clock import within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_models import ledger_of
@@ -157,9 +157,8 @@ def test_a_long_list_of_sizes_takes_no_time_and_says_nothing(key: str) -> None:
     sizes = ModelSizes({"config.json": {"num_heads": 4, key: [n * n for n in range(1, 2_000)]}})
     assert sizes.packed("m.q_proj.weight", (HEADS * HEAD, HIDDEN // 2), 16) == 0
     many = {"head_dim": [n * n for n in range(1, 400)], "num_heads": list(range(1, 400))}
-    start = time.process_time()
-    ModelSizes({"config.json": many})
-    assert time.process_time() - start < 10
+    with within(1):
+        ModelSizes({"config.json": many})
 
 
 def test_a_tower_has_the_size_of_its_own_part() -> None:

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import json
-import time
 from typing import Any
 
 import pytest
+from clock import within
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -121,10 +121,9 @@ def test_a_bytearray_is_read_too() -> None:
 
 
 def test_the_parsed_size_is_bounded_before_it_is_built() -> None:
-    start = time.process_time()
-    with pytest.raises(LimitError, match=r"model\.json: header: parsed JSON"):
-        loads(b"[" + b"{}," * 6_000_000 + b"{}]")
-    assert time.process_time() - start < 2
+    data = b"[" + b"{}," * 6_000_000 + b"{}]"
+    with within(0.2), pytest.raises(LimitError, match=r"model\.json: header: parsed JSON"):
+        loads(data)
 
 
 def test_callers_can_tighten_the_bound() -> None:
@@ -137,11 +136,5 @@ def test_a_12_mb_header_is_quick() -> None:
     names = (f"model.layers.{i}.self_attn.q_proj.weight.and.more" for i in range(100_000))
     data = json.dumps(dict.fromkeys(names, entry)).encode()
     assert len(data) > 12_000_000
-    best = min(_seconds(data) for _ in range(3))
-    assert best < 1
-
-
-def _seconds(data: bytes) -> float:
-    start = time.process_time()
-    loads(data)
-    return time.process_time() - start
+    with within(0.4):
+        loads(data)

@@ -82,7 +82,7 @@ def run(script: str, *arguments: Path) -> None:
         [sys.executable, "-c", script, *map(str, arguments)],
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=240,
     )
     assert done.returncode == 0, done.stderr[-2000:]
 

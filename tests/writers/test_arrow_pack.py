@@ -217,7 +217,7 @@ def test_a_run_that_was_killed_while_packing_goes_on(sample: Path, tmp_path: Pat
         "from anamnesis.cli.main import main; main(['run', sys.argv[1]])"
     )
     command = [sys.executable, "-c", script, str(tmp_path / "job.yaml")]
-    done = subprocess.run(command, capture_output=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr
     left = sorted(os.listdir(out))
     assert len([n for n in left if n.endswith(".arrow")]) == 1
@@ -265,7 +265,7 @@ def test_packing_stops_when_asked(sample: Path, tmp_path: Path) -> None:
         "      sys.argv[1] + '/x.arrow'])"
     )
     command = [sys.executable, "-c", script, str(tmp_path), str(sample)]
-    done = subprocess.run(command, capture_output=True, timeout=60)
+    done = subprocess.run(command, capture_output=True, timeout=240)
     assert done.returncode == 130, done.stderr
     assert not [n for n in os.listdir(tmp_path) if n.endswith((".part", ".arrow"))]
 

@@ -269,7 +269,7 @@ def test_a_run_that_was_killed_while_packing_goes_on(sample: Path, tmp_path: Pat
         "      '--max-shard-size', '3MB', '--threads', '1'])"
     )
     command = [sys.executable, "-c", script, str(sample), str(out)]
-    done = subprocess.run(command, capture_output=True, timeout=120)
+    done = subprocess.run(command, capture_output=True, timeout=240)
     assert done.returncode == -signal.SIGKILL, done.stderr
     assert len(list(out.glob("part-*.parquet"))) == 1
     outcome = anamnesis.convert(sample, out, to="parquet", max_shard_size="3MB")
