@@ -10,7 +10,8 @@
 | NVFP4Tensor | U8 `[…, o, i / 2]` | F8_E4M3 `[…, o, i / 16]` | `per_tensor_scale` F32, for some |
 
 Zero points of Int4Tensor are numbers that are added, those of the others are subtracted from the
-codes. The class is said by the metadata alone (`_torchao_metadata.py`). Sources: torchao 0.18
+codes. `act_pre_scale`, of AWQ and SmoothQuant, has a number a column (`_fold.py`). The class is
+said by the metadata alone (`_torchao_metadata.py`). Sources: torchao 0.18
 quantization/quantize_/workflows, prototype/mx_formats (https://github.com/pytorch/ao).
 """
 
@@ -23,6 +24,7 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._ct_grid import Grid, grid_of
+from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._onnx_linear import Grid as LinearGrid
 from anamnesis.readers.schemes._onnx_linear import Layer, assemble
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
@@ -37,7 +39,7 @@ _FP4 = "float4_e2m1fn_x2"
 _SCALES = tuple(SCALE_BITS)
 # Of activations: they have no part in the weights.
 _ACTIVATIONS = ("act_quant_scale", "act_quant_zero_point", "act_per_tensor_scale")
-_FOLDED = "act_pre_scale"
+_FACTOR = "act_pre_scale"  # of the input, so of the weight's columns (AWQ, SmoothQuant)
 # Of AffineQuantizedTensor: zero points are subtracted from codes, or there are none.
 _DOMAINS = ("1", "3", "INT", "NONE", "int", "none")
 
@@ -53,11 +55,11 @@ def resolve(ledger: Ledger) -> None:
         make = _CLASSES.get(one.kind)
         if make is None:
             raise one.unsupported(one.kind)
-        if _FOLDED in one.parts:
-            raise one.unsupported(f"a weight to be folded with {_FOLDED}")
         if len(one.codes.shape) not in (2, 3):
             raise one.misfit(one.codes, "a matrix, or a stack of matrices")
-        ledger.claim(make(ledger, one))
+        tensor = make(ledger, one)
+        factor = one.parts.get(_FACTOR)
+        ledger.claim(tensor if factor is None else folded(tensor, factor=factor))
         for role, stored in one.parts.items():
             if role in _ACTIVATIONS:
                 ledger.drop(stored, "activation scale")

@@ -238,6 +238,8 @@ def test_the_cases_below_are_good_but_for_what_they_change(kind: str) -> None:
         ("MXTensor", {}, {"block_size": 2.5}, "a number above 0"),
         ("MXTensor", {}, {"is_swizzled_scales": None}, "true or false"),
         ("MXTensor", {}, {"is_swizzled_scales": True}, r"\[32, 16\], in tiles"),
+        ("Int8Tensor", {"act_pre_scale": ("BF16", (4,))}, {}, r"allowed: .*\[64\]"),
+        ("Int8Tensor", {"act_pre_scale": ("I8", (64,))}, {}, "allowed: BF16, F16, F32"),
         ("NVFP4Tensor", {"scale": ("F8_E8M0", (4, 4))}, {}, "allowed is F8_E4M3"),
         ("NVFP4Tensor", {"per_tensor_scale": ("F32", (4,))}, {}, r"allowed is \[\[\]\]"),
         ("NVFP4Tensor", {"per_tensor_scale": ("BF16", ())}, {}, "allowed is F32"),
@@ -255,8 +257,6 @@ def test_misfits(kind: str, parts: Any, about: Any, words: str) -> None:
 @pytest.mark.parametrize(
     ("kind", "parts", "about", "words"),
     [
-        ("Int8Tensor", {"act_pre_scale": ("BF16", (64,))}, {}, "folded with act_pre_scale"),
-        ("Int4Tensor", {"act_pre_scale": ("BF16", (64,))}, {}, "folded with act_pre_scale"),
         ("IntxUnpackedToInt8Tensor", {"zero_point": ("BF16", (4, 2))}, {}, "no integers"),
         ("MXTensor", {}, {"elem_dtype": "fp6_e2m3"}, "fp6_e2m3"),
         ("MXTensor", {"scale": ("F8_E8M0", (4, 4))}, {"block_size": 16}, "blocks of 16"),

@@ -4,7 +4,8 @@ Made with torchao 0.18.0, torch 2.13.0 (CPU) and safetensors 0.8. `cases` is wha
 torchao.prototype.safetensors writes, metadata included. `expected` holds the BF16 bits (U16) of
 each weight: of `dequantize(torch.bfloat16)`, of `dequantize()` for IntxUnpackedToInt8Tensor, which
 has no other, and of `_int4_row_dequantize_zp` (torchao/prototype/gptq/api.py), in float32, for
-Int4Tensor. Where the library stops at binary16 on its way there is a `NAME.exact` besides, from
+Int4Tensor. Under an `act_pre_scale` they are multiplied by it
+in float32. Where the library stops at binary16 on its way there is a `NAME.exact` besides, from
 float32 scales.
 """
 
@@ -15,18 +16,23 @@ from typing import Any
 
 import torch
 from safetensors.torch import save_file
+from torchao.prototype.awq import AWQConfig
 from torchao.prototype.gptq.api import _int4_row_dequantize_zp
 from torchao.prototype.mx_formats.mx_tensor import MXTensor
 from torchao.prototype.mx_formats.nvfp4_tensor import NVFP4Tensor
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
+from torchao.prototype.smoothquant import SmoothQuantConfig
 from torchao.quantization import (
     Float8Tensor,
     Int4Tensor,
+    Int8DynamicActivationInt8WeightConfig,
     Int8Tensor,
+    Int8WeightOnlyConfig,
     IntxUnpackedToInt8Tensor,
     MappingType,
     PerRow,
     PerTensor,
+    quantize_,
 )
 from torchao.quantization.granularity import PerBlock, PerGroup
 
@@ -209,11 +215,47 @@ def tiles() -> None:
         keep(f"tiles.nv.{name}.weight", tensor, tensor.dequantize(torch.bfloat16))
 
 
+class _Model(torch.nn.Module):
+    def __init__(self, columns: int) -> None:
+        super().__init__()
+        self.linear = torch.nn.Linear(columns, 6, bias=False).to(torch.bfloat16)
+        self.linear.weight.data = normal(6, columns)
+
+    def forward(self, value: torch.Tensor) -> torch.Tensor:
+        return self.linear(value)
+
+
+def smoothed() -> None:
+    """Weights whose inputs are multiplied by `act_pre_scale`: so are their columns, in float32."""
+    for name, config, base in (
+        ("awq", AWQConfig, Int8WeightOnlyConfig()),
+        ("group", AWQConfig, Int8WeightOnlyConfig(granularity=PerGroup(32))),
+        ("quant", SmoothQuantConfig, Int8DynamicActivationInt8WeightConfig()),
+    ):
+        model = _Model(96)
+        quantize_(model, config(base, step="prepare"))
+        for _ in range(2):
+            model(normal(8, 96) * normal(96).exp())
+        quantize_(model, config(base, step="convert"))
+        weight = model.linear.weight
+        values = weight.dequantize(torch.float32) * weight.act_pre_scale.float()
+        keep(f"smoothed.{name}.weight", weight.data, values)
+    half = state["int4.half.weight"]
+    factor = normal(96).exp().half()
+    tensor = Int4Tensor(half.qdata, half.scale, half.zero_point, half.block_size, half.shape)
+    tensor.act_pre_scale = factor
+    codes = torch.stack([half.qdata & 15, half.qdata >> 4], dim=-1).reshape(6, 96)
+    codes = torch.where(codes > 7, codes - 16, codes).to(torch.int8)
+    values = _int4_row_dequantize_zp(codes, half.scale.float(), half.zero_point.float(), 32)
+    keep("smoothed.int4.weight", tensor, values * factor.float())
+
+
 def main() -> None:
     for part in (float8, int8, intx, int4, microscaling, tiles):
         part()
     state["norm.weight"] = normal(16)
     state["float8.row.bias"] = normal(6, dtype=torch.float32)
+    smoothed()
     data, metadata = flatten_tensor_state_dict(state)
     metadata["format"] = "pt"
     save_file(data, FOLDER / "cases.safetensors", metadata)
