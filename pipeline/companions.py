@@ -18,10 +18,11 @@ from anamnesis.limits import INDEX_BYTES, NOTHING, Allow, GiB, Limits, MiB
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
 from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.choice import is_training
-from anamnesis.readers.folder import check_inside
+from anamnesis.readers.folder import follow
 from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
+from anamnesis.readers.text_links import target_of
 from anamnesis.writers.stores import store_of
 
 # Copied files are small; weights of another format that lie beside are not companions.
@@ -37,13 +38,13 @@ _WEIGHTS = frozenset(
 _UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial .tmp".split())
 
 
-def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
-    """Files of a model folder that belong to the recovered model, `config.json` included.
+def companions(source: Path, allow: Allow = NOTHING) -> Iterator[tuple[str, Path]]:
+    """Names and paths of files that belong to the recovered model, `config.json` included.
 
+    A path is elsewhere for a link stored as text, if links are followed; else that is copied.
     Raises SecurityError for one that is a link out of the folder.
     """
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
-        path = Path(entry.path)
         if entry.name.startswith(".") or left_out(entry.name) is not None:
             continue
         if is_weights(entry.name) or is_training(entry.name):
@@ -52,9 +53,14 @@ def companions(source: Path, allow: Allow = NOTHING) -> Iterator[Path]:
             status = entry.stat()
         except OSError:  # a link to nothing
             continue
-        if stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES:
-            check_inside(str(source), entry.path, allow)
-            yield path
+        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+            continue
+        try:
+            path = Path(follow(str(source), entry.path, allow))
+        except FormatError:  # a link stored as text
+            path = Path(entry.path)
+        if path.stat().st_size <= MAX_BYTES:
+            yield entry.name, path
 
 
 def is_weights(name: str) -> bool:
@@ -86,11 +92,13 @@ def copy_companions(
     copied = []
     store = store_of(target)
     written: dict[tuple[int, int], PurePath] = {}  # by the device and inode of the source
-    for path in companions(source, allow):
-        final = target / path.name
+    for name, path in companions(source, allow):
+        final = target / name
+        if not allow.follow_links and target_of(str(path)) is not None:
+            note(f"{path}: is a link stored as text, and copied as such (see --follow-links)")
         with LocalFile(path) as file:
             try:
-                changed = _changed(path, file, dtype, choices)
+                changed = _changed(source / name, file, dtype, choices)
             except FormatError as error:
                 note(f"left out: {error}")
                 continue
@@ -100,7 +108,7 @@ def copy_companions(
                 same = written.setdefault((file.id.device, file.id.inode), final)
                 if same == final or not store.link(same, final):
                     store.write(final, _chunks(file))
-        copied.append(path.name)
+        copied.append(name)
     return copied
 
 
@@ -110,10 +118,10 @@ def check_companions(source: Path, out_bytes: int, limits: Limits, allow: Allow)
     A file with several names, links or hard links, counts once, as it is written once.
     """
     sizes: dict[tuple[int, int], int] = {}
-    for path in companions(source, allow):
+    for name, path in companions(source, allow):
         status = path.stat()
         sizes[status.st_dev, status.st_ino] = status.st_size
-        if is_config(path.name):
+        if is_config(name):
             limits.memory(status.st_size * _CONFIG_FACTOR, str(path))
     total = sum(sizes.values())
     what = f"{source}: files beside the weights"

@@ -125,7 +125,7 @@ def others(plan: Plan) -> list[str]:
     """The names of what a run writes besides tensors and the manifest: an index, companions."""
     names = [Path(name).name for name, _ in plan.layout.extras]
     if is_model_folder(plan):
-        names += [path.name for path in companions(Path(plan.model.path), plan.model.allow)]
+        names += [name for name, _ in companions(Path(plan.model.path), plan.model.allow)]
     return names
 
 

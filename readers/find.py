@@ -8,7 +8,7 @@ import glob
 import os
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
 from anamnesis.limits import Limits
@@ -18,8 +18,9 @@ from anamnesis.readers.folder import (
     Folder,
     LocalFolder,
     RemoteFolder,
-    check_inside,
     folder_of,
+    follow,
+    follow_text,
 )
 from anamnesis.readers.index import INDEXES, Index, read_index
 from anamnesis.readers.ollama import OLLAMA as OLLAMA
@@ -68,9 +69,9 @@ def find_files(path: str, limits: Limits) -> Found:
     if not paths:
         raise FileNotFoundError(2, "no file matches", path)
     root = os.path.dirname(path[: glob.magic_check.search(path).start()])  # type: ignore[attr-defined]
-    for match in paths:
-        check_inside(root, match, limits.allow)
-    return _files(paths, limits)
+    followed = {match: follow(root, match, limits.allow) for match in paths}
+    found = _files(paths, limits)
+    return replace(found, paths=[followed[name] for name in found.paths])
 
 
 def _refuse_repository(path: str) -> None:
@@ -82,7 +83,10 @@ def _refuse_repository(path: str) -> None:
 
 def _one_file(path: str, limits: Limits) -> Found:
     folder = folder_of(path, limits.allow)
-    if folder is not None and INDEX_NAME.fullmatch(base_name(path)):
+    named = path
+    if not is_url(path):
+        path = follow_text(path, limits.allow)
+    if folder is not None and INDEX_NAME.fullmatch(base_name(named)):
         with open_source(path) as file:
             return _sharded(read_index(file, folder, limits), folder)
     return Found([path], folder)

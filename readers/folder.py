@@ -13,6 +13,9 @@ unpacked it, so that their owner says nothing. Links out are followed
 For the last two, the links and the file must belong to the caller, and the file be a regular one.
 
 Anything else is a SecurityError. A path that the caller names by itself may be any link.
+
+A link that was stored as text (see `text_links`) is one that no loader follows: it is a FormatError
+without `Allow.follow_links`, wherever it leads, and with it is followed by the rule for the others.
 """
 
 from __future__ import annotations
@@ -23,9 +26,10 @@ import stat
 from pathlib import Path
 from typing import Protocol
 
-from anamnesis.errors import SecurityError
+from anamnesis.errors import FormatError, SecurityError
 from anamnesis.limits import NOTHING, Allow
 from anamnesis.readers.source import LocalFile, SourceFile, is_url, open_source
+from anamnesis.readers.text_links import target_of
 
 _HUB_REPOSITORY = ("models--", "datasets--", "spaces--")
 _DIGEST = re.compile("[0-9a-f]{40}|[0-9a-f]{64}")
@@ -64,10 +68,12 @@ class LocalFolder:
         return sorted(name for name in os.listdir(self.path or ".") if not name.startswith("."))
 
     def join(self, name: str) -> str:
-        """The path of `name`, which may be in folders in it; SecurityError when it leads out."""
-        path = os.path.join(self.path, _plain(self.path, name))
-        check_inside(self.path, path, self._allow)
-        return path
+        """The path of `name`, which may be in folders in it; what it leads to, if it is a text.
+
+        Raises SecurityError when it leads out, and FormatError for such a text, unless links are
+        followed.
+        """
+        return follow(self.path, os.path.join(self.path, _plain(self.path, name)), self._allow)
 
     def open(self, name: str) -> SourceFile | None:
         """The file `name`, or None when there is none."""
@@ -115,8 +121,35 @@ def folder_of(path: str, allow: Allow = NOTHING) -> Folder | None:
     return RemoteFolder(re.split("[?#]", path, maxsplit=1)[0].rpartition("/")[0])
 
 
-def check_inside(folder: str, path: str, allow: Allow = NOTHING) -> None:
-    """Raise SecurityError when `path` leads out of `folder`; see the rule above."""
+def follow(folder: str, path: str, allow: Allow = NOTHING) -> str:
+    """`path`, which lies in `folder`, or the file that it leads to if it is a link stored as text.
+
+    Raises SecurityError when it leads out of `folder`, and FormatError for such a text, unless
+    they are followed; see the rule above.
+    """
+    _check_inside(folder, path, allow)
+    return follow_text(path, allow)
+
+
+def follow_text(path: str, allow: Allow = NOTHING) -> str:
+    """As `follow`, of a path that the caller names by itself, which may be any other link."""
+    target = target_of(path)
+    if target is None:
+        return path
+    if not allow.follow_links:
+        raise FormatError(
+            f"{path}: is a link stored as text, to {target}, as git and archives leave links where "
+            "they can make none; name that file itself, or say --follow-links if the links are "
+            "your own"
+        )
+    mine = os.geteuid()
+    for at in (path, target):
+        if os.stat(at).st_uid != mine:
+            raise SecurityError(f"{path}: is a link stored as text: {at} belongs to another user")
+    return target
+
+
+def _check_inside(folder: str, path: str, allow: Allow) -> None:
     root, target = Path(os.path.realpath(folder or ".")), Path(os.path.realpath(path))
     if target.is_relative_to(root) or _same_repository(root, target):
         return
@@ -175,4 +208,4 @@ def _plain(folder: str, name: str) -> str:
     return name
 
 
-__all__ = ["Folder", "LocalFolder", "RemoteFolder", "check_inside", "folder_of"]
+__all__ = ["Folder", "LocalFolder", "RemoteFolder", "follow", "follow_text", "folder_of"]

@@ -6,11 +6,14 @@ checkpoint of another tool may sit in the same folder. The error should say so.
 
 from __future__ import annotations
 
+import re
 from typing import NamedTuple
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
+from anamnesis.readers.text_links import path_in
 
 HEAD_BYTES = 512  # enough for every row
+_LINK = re.compile(r"(?!.*://)[^\s{}\[\]<>]*/[^\s{}\[\]<>]*")  # and no sentence, JSON, or URL
 
 
 class Impostor(NamedTuple):
@@ -64,6 +67,11 @@ def recognise(path: str, head: bytes, readable: str) -> AnamnesisError | None:
     for start, what in _TEXTS:
         if text.startswith(start.lower()):
             return FormatError(f"{path}: is {what}")
+    link = path_in(head) if len(head) < HEAD_BYTES else None
+    if link is not None and _LINK.fullmatch(link):
+        return FormatError(
+            f"{path}: holds the path {link!r} alone: a link stored as text, whose file is not here"
+        )
     for row in IMPOSTORS:
         if head.startswith(row.magic, row.magic_at):
             return UnsupportedError(f"{path}: is {row.what}; readable are {readable}")

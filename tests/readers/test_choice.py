@@ -13,7 +13,13 @@ import pytest
 from safetensors.numpy import save_file
 
 import anamnesis
-from anamnesis.errors import FormatError, SecurityError, UsageError
+from anamnesis.errors import (
+    AnamnesisError,
+    FormatError,
+    SecurityError,
+    UnsupportedError,
+    UsageError,
+)
 from anamnesis.limits import Allow, Limits
 from anamnesis.readers.choice import KINDS, TRAINING, choose
 from anamnesis.readers.find import find_files
@@ -247,6 +253,83 @@ def test_the_command_line_follows_links(
         assert refused.returncode == 6  # type: ignore[attr-defined]
         assert "--follow-links" in refused.stderr  # type: ignore[attr-defined]
         assert amn(*command, "--follow-links").returncode == 0  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def written(linked: Path) -> Path:
+    """The same folder where no link could be made: each is a file that holds where it led."""
+    for link in [*linked.iterdir()]:
+        if link.is_symlink():
+            target = os.readlink(link)
+            link.unlink()
+            link.write_text(target)
+    (linked / "tokenizer.json").write_text("../store/three\n")
+    (linked.parent / "store" / "three").write_text('{"words": []}')
+    (linked / "README.txt").write_text("model-1.safetensors")
+    return linked
+
+
+def test_links_stored_as_text_are_followed_on_request(written: Path, tmp_path: Path) -> None:
+    shard = written / "model-1.safetensors"
+    for path in (written, written / INDEX, written / "*.safetensors", shard):
+        with pytest.raises(FormatError, match=r"a link stored as text, to .*--follow-links"):
+            load_model(str(path))
+        assert [t.name for t in load_model(str(path), limits=FOLLOW).tensors] == ["w"]
+    anamnesis.remember(written, tmp_path / "out", follow_links=True)
+    assert list(anamnesis.open_model(tmp_path / "out")) == ["w"]
+    assert json.loads((tmp_path / "out" / "tokenizer.json").read_text()) == {"words": []}
+    assert (tmp_path / "out" / "README.txt").read_text() == "model-1.safetensors"
+    assert (tmp_path / "out" / "config.json").read_text() == "{}"
+
+
+def test_a_statement_behind_a_link_stored_as_text_counts(written: Path) -> None:
+    """Codes are refused by the method that the file states, which the text leads to."""
+    (written.parent / "store" / "two").write_text('{"quantization_config": {"quant_method": "x"}}')
+    header = b'{"w":{"dtype":"I32","shape":[2,2],"data_offsets":[0,16]}}'
+    data = len(header).to_bytes(8, "little") + header + bytes(16)
+    (written.parent / "store" / "one").write_bytes(data)
+    with pytest.raises(UnsupportedError, match=r"quant_method \(x\)"):
+        load_model(str(written), limits=FOLLOW)
+    data = data.replace(b"I32", b"F32")
+    (written / "model-1.safetensors").write_bytes(data)
+    with pytest.raises(FormatError, match=r"config\.json: is a link stored as text"):
+        load_model(str(written))
+
+
+def test_text_is_followed_by_the_rule_for_links(
+    written: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shard = written / "model-1.safetensors"
+    for target in ("../store", "/dev/zero", "../store/none", "model-1.safetensors"):
+        shard.write_text(target)
+        with pytest.raises(AnamnesisError, match=r"model-1\.safetensors"):
+            load_model(str(written), limits=FOLLOW)
+    shard.write_text("../store/none")
+    with pytest.raises(FormatError, match="a link stored as text, whose file is not here"):
+        load_model(str(written))
+    for text in ("see https://a.b/c", "404 and/or 403", '{"a/b":1}', "a/b\nc/d"):
+        shard.write_text(text)
+        with pytest.raises(AnamnesisError) as caught:
+            load_model(str(written))
+        assert "stored as text" not in str(caught.value)
+    shard.write_text("../store/one")
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    with pytest.raises(SecurityError, match="belongs to another user"):
+        load_model(str(written), limits=FOLLOW)
+
+
+def test_a_companion_that_is_a_link_stored_as_text_is_said(
+    write_safetensors: Write, tmp_path: Path, amn: Callable[..., object]
+) -> None:
+    shard(write_safetensors, tmp_path / "m" / "model.safetensors")
+    (tmp_path / "m" / "merges.txt").write_text("../merges")
+    (tmp_path / "merges").write_text("a b")
+    run = amn("remember", tmp_path / "m", "-o", tmp_path / "out")
+    assert run.returncode == 0  # type: ignore[attr-defined]
+    assert "merges.txt: is a link stored as text, and copied as such" in run.stderr  # type: ignore[attr-defined]
+    assert (tmp_path / "out" / "merges.txt").read_text() == "../merges"
+    amn("remember", tmp_path / "m", "-o", tmp_path / "out", "--overwrite", "--follow-links")
+    assert (tmp_path / "out" / "merges.txt").read_text() == "a b"
 
 
 # --- configurations
