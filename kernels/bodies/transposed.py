@@ -9,13 +9,19 @@ from anamnesis.kernels.types import Array
 
 @jit
 def transpose(source: Array, out: Array) -> None:
-    """`out[i, j] = source[j, i]`, by squares that are cache lines wide."""
+    """`out[i, j] = source[j, i]`, by squares that are cache lines wide.
+
+    What no square covers goes by as many rows of `source`, so that a line of it stays near until
+    all of its numbers are taken.
+    """
     side = LINE_BYTES // source.itemsize
     rows, columns = source.shape
-    whole_rows, whole_columns = rows // side * side, columns // side * side
-    for row in range(0, whole_rows, side):
-        for column in range(0, whole_columns, side):
+    whole = columns // side * side
+    for row in range(0, rows, side):
+        stop = min(row + side, rows)
+        done = whole if stop - row == side else 0
+        for column in range(0, done, side):
             transpose_lines(source, row, column, out, column, row)
-    for i in range(columns):
-        for j in range(whole_rows if i < whole_columns else 0, rows):
-            out[i, j] = source[j, i]
+        for i in range(done, columns):
+            for j in range(row, stop):
+                out[i, j] = source[j, i]
