@@ -3,6 +3,8 @@
 | layers | inputs | outputs |
 |---|---|---|
 | `q_proj` and the like | `hidden_size` | heads times their size |
+| `query_key_value`, `c_attn`, `fc1`, … | `hidden_size` | |
+| `fc2`, `dense_4h_to_h`, … | `intermediate_size` | |
 | `k_proj`, `v_proj` | `hidden_size` | heads of keys and values times their size |
 | `gate_proj`, `up_proj`, `w1`, … | `hidden_size` | `intermediate_size`, or that of experts |
 | `down_proj`, `w2`, … | `intermediate_size`, or that of experts | `hidden_size` |
@@ -43,10 +45,24 @@ _LAYERS: dict[str, _Layer] = {
     **dict.fromkeys("k_proj v_proj wk wv".split(), _Layer("hidden", "keys")),
     **dict.fromkeys("qkv_proj wqkv".split(), _Layer("hidden", "")),
     "o_proj": _Layer("heads", "hidden"),
+    # BERT, BLOOM, CLIP, DistilBERT, Falcon, GPT-2, -J and -NeoX, MPT, OPT, T5, Whisper and others.
+    **dict.fromkeys(
+        "Wqkv c_attn c_fc dense_h_to_4h fc1 fc_in k_lin key lin1 q_lin query query_key_value v_lin "
+        "value wi wi_0 wi_1".split(),
+        _Layer("hidden", ""),
+    ),
+    **dict.fromkeys("dense_4h_to_h fc2 fc_out lin2".split(), _Layer("inner", "")),
 }
 _NO_LAYER = _Layer("", "")
 # Layers whose outputs, multiplied, are the inputs of the one that is called so.
-_BEFORE = {"down_proj": ("gate_proj", "up_proj"), "w2": ("w1", "w3")}
+_BEFORE = {
+    "dense_4h_to_h": ("dense_h_to_4h",),
+    "down_proj": ("gate_proj", "up_proj"),
+    "fc2": ("fc1",),
+    "fc_out": ("fc_in",),
+    "lin2": ("lin1",),
+    "w2": ("w1", "w3"),
+}
 # Those that read the residual stream.
 READ_HIDDEN = frozenset(name for name, layer in _LAYERS.items() if layer.inputs == "hidden")
 _HIDDEN = frozenset(

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._left_alone import left_alone
-from anamnesis.readers.schemes._model_sizes import ModelSizes, is_fed
+from anamnesis.readers.schemes._model_sizes import READ_HIDDEN, ModelSizes, is_fed
 from anamnesis.readers.schemes.base import Ledger
 
 _METHODS = frozenset(("auto-round", "awq", "compressed-tensors", "gptq", "hqq"))
@@ -22,6 +22,7 @@ _KEYS = frozenset(("bits", "nbits", "num_bits", "w_bit", "w_bits", "wbits", "wei
 _OTHERS = ("act", "input", "kv", "output")  # what is not about weights, such as input_activations
 _BYTES = ("I8", "U8")  # integers of a byte each hold narrower ones, too
 _DEPTH = 6
+_MOST = 8  # bits of codes: two readings differ by the ratio of their widths
 
 
 def note_widths(ledger: Ledger) -> None:
@@ -66,7 +67,11 @@ def note_inputs(ledger: Ledger) -> None:
         if tensor.quantised and part == "weight" and len(tensor.shape) == 2:
             inputs = sizes.other(layer, tensor.shape[1])
             fed = inputs and is_fed(tensor.name, tensor.shape[1], shape_of)
-            if inputs and not fed and not tensor.scheme.startswith("mlx-"):
+            mlx = tensor.scheme.startswith("mlx-")  # of which only a product is in the shapes
+            if mlx and not inputs:
+                inputs = sizes.perhaps_packed(tensor.name, tensor.shape, _MOST)
+            settled = mlx and layer.rpartition(".")[2] in READ_HIDDEN
+            if inputs and not fed and not settled:
                 found.append((tensor, inputs))
     if found:
         tensor, inputs = found[0]

@@ -136,6 +136,18 @@ def by(bits: int, size: int, **more: Any) -> dict[str, Any]:
         ("down_proj", by(8, 32), {"block_size": 128, "bit_widths_used": [4, 6]}, 8, False),
         ("gate_proj", by(8, 32, hidden_size=256), {"block_size": 128}, 2, True),
         ("down_proj", {}, {"block_size": 64}, 4, False),
+        ("down_proj", by(8, 32, intermediate_size=256), None, 8, True),
+        # The names of other architectures, and what they call the sizes.
+        ("h.0.attn.c_attn", by(8, 32, n_embd=256), None, 2, True),
+        ("layer.0.attention.self.query", by(8, 32, hidden_size=256), None, 2, True),
+        ("layer.0.output.dense", by(8, 32, hidden_size=256), None, 8, True),
+        ("layer.0.output.dense", by(8, 32, hidden_size=256, other_dim=64), None, 8, False),
+        ("h.0.self_attention.query_key_value", by(8, 32, hidden_size=128), None, 4, True),
+        ("block.0.layer.0.SelfAttention.q", by(8, 32, d_model=256), None, 8, True),
+        ("block.0.layer.1.DenseReluDense.wi_0", by(8, 32, d_model=256), None, 2, True),
+        ("blocks.0.attn.Wqkv", by(8, 32, d_model=256), None, 2, True),
+        ("layers.0.fc1", by(8, 32, d_model=64, encoder_ffn_dim=256), None, 8, False),
+        ("layers.0.fc2", by(8, 32, d_model=512, encoder_ffn_dim=256), None, 8, True),
     ],
 )
 def test_mlx_layers_have_the_inputs_that_the_model_says(
