@@ -1,4 +1,4 @@
-"""The JSON files beside the weights that say how they were quantised.
+"""The files beside the weights that say how they were quantised: JSON, and YAML for its words.
 
 Each is a hint, and none is required. One that cannot be read is no reason to refuse a model that
 needs none: a container that describes itself, or tensors that are all understood without it. But
@@ -26,6 +26,7 @@ from anamnesis.readers.schemes._stated import (
 )
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.together import together
+from anamnesis.readers.yaml_values import ENDINGS, MOST_BYTES, MOST_FILES, read_yaml
 
 # These say by themselves what each tensor is, or hold what was never a Hugging Face model's.
 _NEED_NONE = frozenset(("arrow", "gguf", "npy", "npz", "pth"))
@@ -80,6 +81,7 @@ def read_configs(folder: Folder | None, limits: Limits) -> Configs:
         elif found is not None:
             configs.found[name] = found
     _read_others(configs, folder, [n for n in names or _UNLISTED if may_state(n)], limits)
+    _read_yaml(configs, folder, [n for n in names if n.endswith(ENDINGS)], limits)
     _read_pipeline(configs, folder, limits)
     return configs
 
@@ -120,6 +122,13 @@ def _about(value: Any, mine: str, others: Collection[str], depth: int) -> Any:
     return {**kept, **own} if isinstance(own, Mapping) else kept
 
 
+def _read_yaml(configs: Configs, folder: Folder, names: list[str], limits: Limits) -> None:
+    """What trainers and quantisers leave, for its words; many have templates in them."""
+    for name, found in _read_each(folder, names[:MOST_FILES], limits, MOST_BYTES):
+        if isinstance(found, Mapping):
+            configs.found[name] = found
+
+
 def _read_others(configs: Configs, folder: Folder, names: list[str], limits: Limits) -> None:
     """What nobody expects to state a method, and may: settings first, each if it is small.
 
@@ -152,7 +161,9 @@ def _read_each(
             with file:
                 if most_bytes is not None and file.size > most_bytes:
                     return None
-                return read_object(file, limits, python=True)
+                if not name.endswith(ENDINGS):
+                    return read_object(file, limits, python=True)
+                return read_yaml(file.read(0, file.size), file.path)
         except (AnamnesisError, OSError) as error:
             return error
 

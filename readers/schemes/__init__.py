@@ -22,6 +22,7 @@ from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers
 from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
+from anamnesis.readers.schemes._empty import note_empty
 from anamnesis.readers.schemes._left_alone import note_left_alone
 from anamnesis.readers.schemes._parents import note_input_scales, note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
@@ -187,6 +188,7 @@ def resolve(ledger: Ledger) -> None:
     note_inputs(ledger)
     note_parts(ledger)
     note_parents(ledger)
+    note_empty(ledger)
     note_input_scales(ledger)
 
 

@@ -130,6 +130,11 @@ _ALIASES: dict[str, str] = {
     "bitsandbytes-4bit": "bitsandbytes",
     "bitsandbytes-8bit": "bitsandbytes",
     "bnb": "bitsandbytes",
+    "bnb.fp4": "bitsandbytes",
+    "bnb.fp4-dq": "bitsandbytes",
+    "bnb.int8": "bitsandbytes",
+    "bnb.nf4": "bitsandbytes",
+    "bnb.nf4-dq": "bitsandbytes",
     "four-over-six": "fouroversix",
     "fp8-e4m3": "fp8",
     "fp8-e5m2": "fp8",
@@ -174,7 +179,7 @@ def stated(
         elif speaks(name):
             known = name in FILES
             found += (one for one in _sidecar(name, configs[name]) if known or one.method)
-        else:
+        elif name.endswith(".json"):  # recipes in YAML tell what a run did, to be taken as words
             found += _among_others(name, configs[name])
     more = [key for key in metadata if key not in _METADATA_KEYS and _may_speak(metadata[key], key)]
     for key in (*_METADATA_KEYS, *more):

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.numpy import save_file
 from small_models import ledger_of
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import FileId
+from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
@@ -175,3 +179,32 @@ def test_invented_statements_are_never_ignored(
 def test_a_method_may_have_a_dot_in_its_key() -> None:
     with pytest.raises(UnsupportedError, match=r"quantization\.method \(foo-bits\)"):
         resolve(book(FLOATS, {}, {"quantization.method": "foo-bits"}))
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("quantization:\n  algorithm: int4_awq\n", "quantization"),
+        ("quantizer:\n  _component_: torchtune.Int8DynActInt4WeightQuantizer\n", "_component_"),
+        ("model:\n  - bits: 4\n", r"model\.0\.bits \(4\)"),
+        ("a: !!python/object:x.y {precision: int8}\n", r"a\.precision"),
+        ("x: &one {bits: 4}\n", r"x\.bits"),
+    ],
+)
+@pytest.mark.parametrize("name", ["recipe.yaml", "model_config.yml"])
+def test_words_in_yaml_count(tmp_path: Path, name: str, text: str, said: str) -> None:
+    save_file({"m.weight": np.ones((8, 8), np.int8)}, tmp_path / "model.safetensors")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(UnsupportedError, match=f"under {name}: .*{said}"):
+        load_model(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["bits: [", "- bits: 4", "a: &a {bits: 4}\nb: *a", "[" * 40 + "]" * 40, "\x00", "", "a: 16",
+     "bits: 4\n" + "#" * 32768, "a: 1\n---\nbits: 4", "precision: bf16", "? {a: b}\n: 1"],
+)  # fmt: skip
+def test_yaml_that_says_nothing_is_no_reason_to_refuse(tmp_path: Path, text: str) -> None:
+    save_file({"m.weight": np.ones((8, 8), np.int8)}, tmp_path / "model.safetensors")
+    (tmp_path / "x.yaml").write_text(text)
+    assert len(load_model(str(tmp_path)).tensors) == 1

@@ -147,7 +147,7 @@ def by(bits: int, size: int, **more: Any) -> dict[str, Any]:
         ("block.0.layer.1.DenseReluDense.wi_0", by(8, 32, d_model=256), None, 2, True),
         ("blocks.0.attn.Wqkv", by(8, 32, d_model=256), None, 2, True),
         ("layers.0.fc1", by(8, 32, d_model=64, encoder_ffn_dim=256), None, 8, False),
-        ("layers.0.fc2", by(8, 32, d_model=512, encoder_ffn_dim=256), None, 8, True),
+        ("encoder.layers.0.fc2", by(8, 32, d_model=512, encoder_ffn_dim=256), None, 8, True),
     ],
 )
 def test_mlx_layers_have_the_inputs_that_the_model_says(

@@ -6,7 +6,9 @@ from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
@@ -47,6 +49,18 @@ def test_tensors_that_are_empty_by_right(tmp_path: Path) -> None:
         tmp_path / "m.pt", EMPTY, param_shapes=[OrderedDict([("a.weight", torch.Size([0]))]), 7]
     )
     assert anamnesis.inspect(path).tensors == 2
+
+
+@pytest.mark.parametrize("name", ["a.weight", "b.bias"])
+def test_parameters_that_were_not_gathered_are_noted(tmp_path: Path, name: str) -> None:
+    """As `save_pretrained` under ZeRO-3 leaves them, where nothing else tells."""
+    path = tmp_path / "model.safetensors"
+    save_file({name: np.empty(0, np.float32), "z.weight": np.ones((2, 2), np.float32)}, path)
+    (note,) = anamnesis.inspect(path).notes
+    assert f"{name!r}" in note
+    assert "ZeRO-3" in note
+    save_file({"a.weight": np.empty((0, 2)), "buffer": np.empty(0)}, path)
+    assert not anamnesis.inspect(path).notes
 
 
 def test_one_of_several_processes_is_noted(tmp_path: Path) -> None:
