@@ -1,14 +1,16 @@
 """How long a plan should take and how many requests it makes, for a stated line and workers.
 
-A model of four things that go on at the same time, of which the slowest decides: reading over the
-line, decoding, writing over the line (after reading, on a worker of a cluster), and a cluster's
-scheduler. Before them come the start, the headers and the plan, one after the other; behind them
-the last blocks. Storage on this machine is taken to keep up. What decoding and scheduling take was
-measured (docs/scaling.md); tests/pipeline/test_estimate.py holds the rest against runs.
+A model of five things that go on at the same time, of which the slowest decides: reading over the
+line, decoding, writing over the line (after reading, on a worker of a cluster), a cluster's
+scheduler, and the client, which puts together what parts of an upload two tasks have. Before them
+come the start, the headers and the plan, one after the other; behind them the last blocks. Storage
+on this machine is taken to keep up. What decoding and scheduling take was measured
+(docs/scaling.md); tests/pipeline/test_estimate.py holds the rest against runs.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -17,12 +19,12 @@ from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.plan import TASK_BYTES, Plan
 from anamnesis.pipeline.reads import is_plain, ranges_of_step
-from anamnesis.pipeline.work import Piece
+from anamnesis.pipeline.work import PackTask, Piece
 from anamnesis.readers.base import Range
 from anamnesis.readers.hub import parse
 from anamnesis.readers.source import is_url
 from anamnesis.readers.together import REQUESTS as OPENED
-from anamnesis.writers.upload import part_bytes
+from anamnesis.writers.upload import JOINED, PART_BYTES, part_bytes
 
 # As measured; docs/scaling.md has the runs.
 START_SECONDS, CLUSTER_START_SECONDS = 0.8, 2.0
@@ -30,6 +32,7 @@ DECODE_SECONDS = 0.6e-9  # a byte of output, one thread
 PLAN_SECONDS = 66e-6  # a task
 SCHEDULER_SECONDS = 4.1e-3  # a task, of all workers together
 DRIVER_SECONDS = 0.6  # of importing a driver
+JOIN_REQUESTS = 3  # one after the other: two that read, and the part itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +72,7 @@ class Amounts:
     gets: int = 0
     put_bytes: int = 0
     puts: int = 0
+    joins: int = 0  # parts that the client puts together of what two tasks have sent
     opening: int = 0  # requests for headers
     hops: int = 1  # requests one after the other for a header
     at_a_time: int = 1  # that a thread's budget has in flight
@@ -105,18 +109,25 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
         "decode": amounts.out_bytes * DECODE_SECONDS / threads,
         "write": max(amounts.put_bytes / line, amounts.puts * assumed.latency / in_flight),
         "schedule": SCHEDULER_SECONDS * amounts.tasks if assumed.workers else 0.0,
+        "join": amounts.joins * _join_seconds(assumed),
         "end": _ending(amounts, assumed, threads),
     }
     # A worker is told of one task at a time, which is read and then sent.
     moved = (parts["read"], parts["write"])
     line_seconds = sum(moved) if assumed.workers else max(moved)
-    together = max(line_seconds, parts["decode"], parts["schedule"])
+    together = max(line_seconds, *(parts[name] for name in ("decode", "schedule", "join")))
     alone = sum(parts[name] for name in ("start", "open", "plan", "end"))
     gets = amounts.gets + amounts.opening
     cost = None
     if assumed.priced:
         cost = (gets * (assumed.price_get or 0) + amounts.puts * (assumed.price_put or 0)) / 1000
     return Estimate(alone + together, parts, gets, amounts.puts, cost)
+
+
+def _join_seconds(assumed: Assumed) -> float:
+    """Of a part, several of which are on their way over the client's line, in and out."""
+    waiting = JOIN_REQUESTS * assumed.latency + 2 * PART_BYTES / assumed.bandwidth
+    return max(waiting / JOINED, PART_BYTES / assumed.bandwidth)
 
 
 def _opening(amounts: Amounts, assumed: Assumed) -> float:
@@ -139,10 +150,13 @@ def amounts_of(plan: Plan) -> Amounts:
     remote = [file for file in plan.model.files if is_url(file.path)]
     hub = any(parse(file.path) for file in remote)
     gets, get_bytes = _gets(plan) if remote else (0, 0)
-    puts = put_bytes = 0
+    puts = put_bytes = joins = 0
     if is_url(plan.spec.path):
         put_bytes = plan.out_bytes
-        puts = sum(-(-file.nbytes // part_bytes(file.nbytes)) + 2 for file in plan.layout.files)
+        parts = [-(-file.nbytes // part_bytes(file.nbytes)) for file in plan.layout.files]
+        tasks = Counter(task.file for task in plan.tasks if not isinstance(task, PackTask))
+        puts = sum(parts) + 2 * len(parts)
+        joins = sum(min(parts[file], count + 1) for file, count in tasks.items())
     hops = 2 if hub or (remote and not _is_http(remote[0].path)) else 1
     from anamnesis.readers.ahead import BLOCK_BYTES
 
@@ -155,6 +169,7 @@ def amounts_of(plan: Plan) -> Amounts:
         gets=gets,
         put_bytes=put_bytes,
         puts=puts,
+        joins=joins,
         opening=len(remote) * hops + 4 if remote else 0,
         hops=hops,
         at_a_time=1 + ahead // BLOCK_BYTES,  # and the one that is waited for

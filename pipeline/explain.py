@@ -49,7 +49,9 @@ def explain(plan: Plan, found: Estimate | None = None, assumed: Assumed | None =
 
 def _expected(plan: Plan, found: Estimate, assumed: Assumed) -> list[str]:
     who = f"{assumed.workers} worker(s)" if assumed.workers else f"{plan.threads} thread(s)"
-    slowest = max(("read", "decode", "write", "schedule"), key=lambda name: found.parts[name])
+    slowest = max(
+        ("read", "decode", "write", "schedule", "join"), key=lambda name: found.parts[name]
+    )
     text = f"expected {found.seconds:,.0f} s with {who}, most of it to {slowest}"
     if not found.gets and not found.puts:
         return [f"{text}, if storage keeps up"]

@@ -36,6 +36,10 @@ class Objects(Protocol):
         """Bytes `[start, stop)`: all of them, or an error."""
         ...
 
+    def read_into(self, url: str, start: int, view: memoryview) -> None:
+        """Fill `view` from byte `start`; holds little besides."""
+        ...
+
     def get(self, url: str) -> tuple[bytes, str]:
         """All of a small object, and what tells its version."""
         ...
@@ -119,6 +123,9 @@ class Driven:
             return data
 
         return call(url, asked, nbytes)
+
+    def read_into(self, url: str, start: int, view: memoryview) -> None:
+        view[:] = self.read(url, start, start + len(view))
 
     def get(self, url: str) -> tuple[bytes, str]:
         data = bytes(_asked(url, lambda: self._fs.cat_file(self._path(url))))

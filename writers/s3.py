@@ -13,16 +13,19 @@ import contextlib
 import email.utils
 import errno
 import hashlib
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
 
 from anamnesis import stopping
 from anamnesis.errors import UnsupportedError, without_secrets
+from anamnesis.limits import KiB
 from anamnesis.readers.urls import denied
 from anamnesis.writers.objects import Parts
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 10, 60, 6
 CONNECTIONS = 64
+_PIECE_BYTES = 256 * KiB  # of a body, on its way to where it is put
+T = TypeVar("T")
 _ABSENT = ("404", "NoSuchKey", "NoSuchUpload", "NotFound")
 _REFUSED: tuple[str, ...] = (
     "401",
@@ -84,8 +87,13 @@ class S3:
         return int(self._ask("head_object", url)["ContentLength"])
 
     def read(self, url: str, start: int, stop: int) -> bytes:
-        data, _ = self._body(url, stop - start, Range=f"bytes={start}-{stop - 1}")
-        return data
+        data = bytearray(stop - start)
+        self.read_into(url, start, memoryview(data))
+        return bytes(data)
+
+    def read_into(self, url: str, start: int, view: memoryview) -> None:
+        wanted = f"bytes={start}-{start + len(view) - 1}"
+        self._answered(url, lambda body: _fill(url, body, view), Range=wanted)
 
     def get(self, url: str) -> tuple[bytes, str]:
         return self._body(url)
@@ -163,8 +171,11 @@ class S3:
         with _explained(url):
             return getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
 
-    def _body(self, url: str, nbytes: int | None = None, **arguments: Any) -> tuple[bytes, str]:
-        """A body, of `nbytes` if given; asked for again when it ends early.
+    def _body(self, url: str, **arguments: Any) -> tuple[bytes, str]:
+        return self._answered(url, lambda body: body.read(), **arguments)
+
+    def _answered(self, url: str, take: Callable[[Any], T], **arguments: Any) -> tuple[T, str]:
+        """What is taken of a body, which is asked for again when it ends early, and the ETag.
 
         botocore leaves that to its caller.
         """
@@ -172,15 +183,23 @@ class S3:
             answer = self._ask("get_object", url, **arguments)
             try:
                 with _explained(url):
-                    data = answer["Body"].read()
-                if nbytes not in (None, len(data)):
-                    text = f"{len(data):,} bytes came, of {nbytes:,} asked for"
-                    raise OSError(errno.EIO, text, url)
-                return data, str(answer["ETag"])
+                    return take(answer["Body"]), str(answer["ETag"])
             except OSError:
                 if attempt == ATTEMPTS:
                     raise
         raise AssertionError("unreachable")
+
+
+def _fill(url: str, body: Any, view: memoryview) -> None:
+    """Fill `view` with a body, piece by piece; OSError when that is not as long."""
+    at = 0
+    while piece := body.read(_PIECE_BYTES):
+        if at + len(piece) > len(view):
+            raise OSError(errno.EIO, "a body is longer than its range", url)
+        view[at : at + len(piece)] = piece
+        at += len(piece)
+    if at < len(view):
+        raise OSError(errno.EIO, "a body ended early", url)
 
 
 def _settings() -> dict[str, Any]:

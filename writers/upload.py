@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,6 +28,7 @@ from anamnesis.writers.stores import Record, Stored
 
 PART_BYTES = 8 * MiB  # S3 takes 5 MiB to 5 GiB, but for the last part, and 10,000 of them
 MOST_PARTS = 9_000
+JOINED = 4  # parts of PART_BYTES that a client puts together at a time; each is held whole
 OPEN_PARTS = 6  # of a task: two ends, and what an encoder writes to several places
 STATE = "upload"
 
@@ -156,11 +158,7 @@ class Upload:
         """
         state = self._state
         try:
-            for number in range(1, -(-self._nbytes // state.part_bytes) + 1):
-                self._look()
-                if number not in self._tags:
-                    data = self._assembled(number)
-                    self._tags[number] = self._objects.part(state.url, state.upload, number, data)
+            self._join()
             self._check_parts()
             self._still()
             if record is not None:
@@ -203,6 +201,23 @@ class Upload:
                 if url == self._out.path:
                     self._objects.abort(url, upload)
 
+    def _join(self) -> None:
+        """Send the parts that no task had alone, a few at a time: each takes several requests."""
+        state = self._state
+        numbers = range(1, -(-self._nbytes // state.part_bytes) + 1)
+        left = [number for number in numbers if number not in self._tags]
+
+        def send(number: int) -> str:
+            self._look()
+            data = self._assembled(number)
+            return self._objects.part(state.url, state.upload, number, data)
+
+        self._look()
+        count = max(1, JOINED * PART_BYTES // state.part_bytes)  # larger parts hold no more
+        # An error cancels what waits; what is on its way ends before the upload is aborted.
+        with ThreadPoolExecutor(count, thread_name_prefix="amn-join") as pool:
+            self._tags.update(zip(left, pool.map(send, left), strict=True))
+
     def _look(self) -> None:
         if self._stopped:
             raise InterruptedError(f"{self._out.path}: the run was stopped")
@@ -240,12 +255,15 @@ class Upload:
         part = bytearray(min(size, self._state.nbytes - first))
         for offset, data in self._out.fixed:
             _overlay(part, offset - first, data)
+        view, last = memoryview(part), first + len(part)
         for stored in self._scraps:
             at = 0
             for offset, nbytes in stored.ranges:
-                if offset < first + len(part) and offset + nbytes > first:
+                begin, end = max(offset, first), min(offset + nbytes, last)
+                if begin < end:
                     url = f"{self._folder}/{stored.scrap}"
-                    _overlay(part, offset - first, self._objects.read(url, at, at + nbytes))
+                    target = view[begin - first : end - first]
+                    self._objects.read_into(url, at + begin - offset, target)
                 at += nbytes
         return part
 

@@ -246,6 +246,7 @@ def _remote() -> Iterator[str]:
             gets=int(stored / BLOCK_BYTES),
             put_bytes=int(out),
             puts=int(out / part_bytes(SHARD_BYTES) + 2 * out / SHARD_BYTES),
+            joins=int(out / TASK_BYTES + out / SHARD_BYTES),
             opening=2 * int(files) + 4,
             hops=2,
             at_a_time=1 + MOST_BYTES // BLOCK_BYTES,

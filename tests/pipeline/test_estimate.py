@@ -95,6 +95,31 @@ def test_more_workers_until_the_scheduler_decides() -> None:
     assert slow.parts["read"] == pytest.approx(17_000)
 
 
+def test_the_client_decides_where_it_joins_the_parts() -> None:
+    """Four at a time, three requests and two parts each, however many workers there are."""
+    amounts = Amounts(
+        out_bytes=140 * 10**9, tasks=2086, files=14, put_bytes=140 * 10**9, puts=17_000, joins=2114
+    )
+    amounts = replace(amounts, at_a_time=16)
+    found = [estimate(amounts, 1, Assumed(n, 1.25e9, 0.05)).seconds for n in (64, 128)]
+    assert found[0] == found[1]
+    assert found[0] == pytest.approx(2114 * (0.15 + 16 * MiB / 1.25e9) / 4, rel=0.1)
+
+
+def test_parts_that_the_client_joins(model: str) -> None:
+    """A bound for each file of what has a beginning or an end of a task in it; none when packed."""
+    spec = Spec("memory://bucket/o", max_shard_bytes=20_000_000)
+    plan = make_plan(load_model(model), spec, memory_bytes=512 * MiB, threads=1)
+    files = len(plan.layout.files)
+    assert amounts_of(plan).joins == sum(-(-file.nbytes // (8 * MiB)) for file in plan.layout.files)
+    spec = replace(spec, max_shard_bytes=10**9)
+    whole = make_plan(load_model(model), spec, memory_bytes=512 * MiB, threads=1)
+    assert amounts_of(whole).joins <= len(whole.tasks) + len(whole.layout.files) < 3 * files + 20
+    packed = replace(spec, path="memory://bucket/o.parquet", format="parquet")
+    plan = make_plan(load_model(model), packed, memory_bytes=512 * MiB, threads=1)
+    assert amounts_of(plan).joins == 0
+
+
 def test_what_requests_cost() -> None:
     amounts = Amounts(out_bytes=1, tasks=1, files=1, gets=1_996, puts=500, opening=4)
     assert estimate(amounts, 1, Assumed()).cost is None

@@ -1,8 +1,11 @@
-"""Parts of an upload that two tasks share, which the client puts together."""
+"""Parts of an upload that two tasks share, which the client puts together, a few at a time."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +18,7 @@ from anamnesis.errors import IntegrityError
 from anamnesis.limits import MiB
 from anamnesis.readers import retry
 from anamnesis.writers import upload
+from anamnesis.writers.objects import Driven
 
 WriteSafetensors = Callable[..., Path]
 OUT = "memory://b/o.safetensors"
@@ -68,3 +72,90 @@ def test_an_answer_that_is_short_is_no_part(
     convert(model, tmp_path / "o.safetensors")
     assert files_in_memory("/b/")["o.safetensors"] == (tmp_path / "o.safetensors").read_bytes()
     assert left[0] == 0
+
+
+def test_only_what_belongs_to_a_part_is_read(
+    memory: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No byte of a scrap twice, though it has bytes of several parts."""
+    asked: list[tuple[str, int, int]] = []
+    read = Driven.read
+
+    def counted(self: Driven, url: str, start: int, stop: int) -> bytes:
+        asked.append((url, start, stop))
+        return read(self, url, start, stop)
+
+    monkeypatch.setattr(Driven, "read", counted)
+    convert(model, OUT)
+    scraps = sorted(found for found in asked if ".part/" in found[0])
+    assert len(scraps) > len({url for url, _, _ in scraps}) > 2
+    for (one, _, stop), (other, start, _) in pairwise(scraps):
+        assert one != other or stop <= start
+
+
+class Joining:
+    """Stands in for `Driven.part`, and counts the joins that are on their way."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, wanted: int) -> None:
+        self.flying, self.most, self.numbers = 0, 0, list[int]()
+        self.changed, self.wanted = threading.Condition(), wanted
+        send = Driven.part
+
+        def part(driven: Driven, url: str, upload: str, number: int, data: Any) -> str:
+            if not threading.current_thread().name.startswith("amn-join"):
+                return send(driven, url, upload, number, data)
+            with self.changed:
+                self.flying += 1
+                self.numbers.append(number)
+                self.most = max(self.most, self.flying)
+                self.changed.notify_all()
+            try:
+                self.wait(len(self.numbers) == 1)
+                return send(driven, url, upload, number, data)
+            finally:
+                with self.changed:
+                    self.flying -= 1
+
+        monkeypatch.setattr(Driven, "part", part)
+
+    def wait(self, first: bool) -> None:
+        """Until as many are on their way as there may be; then shortly for one too many."""
+        with self.changed:
+            assert self.changed.wait_for(lambda: self.most >= self.wanted, 120)
+            self.changed.wait_for(lambda: self.most > self.wanted, 0.1)
+
+
+@pytest.mark.parametrize(("part", "most"), [(MiB, upload.JOINED), (4 * MiB, 1)])
+def test_a_few_at_a_time(
+    memory: Any, model: Path, monkeypatch: pytest.MonkeyPatch, part: int, most: int
+) -> None:
+    """Of large parts fewer, as each is held whole."""
+    monkeypatch.setattr(upload, "part_bytes", lambda nbytes: part)
+    joining = Joining(monkeypatch, most)
+    convert(model, OUT)
+    assert joining.most == most
+
+
+def test_nothing_is_on_its_way_when_an_upload_is_aborted(
+    memory: Any, model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a part that failed the others end first, and nothing is left."""
+    joining, flying_then = Joining(monkeypatch, upload.JOINED), list[int]()
+    wait, abort = joining.wait, Driven.abort
+
+    def fails(first: bool) -> None:
+        wait(first)
+        if first:
+            raise OSError(5, "no more", OUT)
+        time.sleep(0.3)
+
+    def aborted(self: Driven, url: str, upload: str) -> None:
+        flying_then.append(joining.flying)
+        abort(self, url, upload)
+
+    monkeypatch.setattr(joining, "wait", fails)
+    monkeypatch.setattr(Driven, "abort", aborted)
+    with pytest.raises(OSError, match="no more"):
+        convert(model, OUT)
+    assert flying_then == [0]
+    assert not memory.store
