@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -23,19 +24,22 @@ TOLERATED = timedelta(minutes=15)
 class Strict(Faults):
     """A server that looks at the time of a request, as S3 does, and at its token."""
 
-    tokens: tuple[str, ...] = ()
+    valid = ""  # tokens of sessions that end with it; others have expired
 
     def judge(self, headers: Mapping[str, str]) -> str:
         said = datetime.strptime(headers["X-Amz-Date"], "%Y%m%dT%H%M%SZ")
         if abs(datetime.now(UTC) - said.replace(tzinfo=UTC)) > TOLERATED:
             return "skewed"
         token = headers.get("X-Amz-Security-Token", "")
-        return "expired" if token and time.time() > float(token) else ""
+        return "" if token.endswith(self.valid) else "expired"
+
+
+STRICT = Strict()
 
 
 @pytest.fixture(scope="module")
 def endpoint() -> Iterator[str]:
-    with s3_server() as url, faulty(url, Strict()) as proxy:
+    with s3_server() as url, faulty(url, STRICT) as proxy:
         yield proxy
 
 
@@ -97,13 +101,14 @@ def test_a_lock_lasts_by_the_clock_of_the_store(
 
 
 PROCESS = """
-import datetime, json, sys, time
-with open(sys.argv[1], "a") as log:
-    log.write("asked\\n")
-until = time.time() + 3
-end = datetime.datetime.fromtimestamp(until, datetime.timezone.utc).isoformat()
+import datetime, json, sys
+log, session = sys.argv[1:3]
+hours = int(open(session).read())
+with open(log, "a") as file:
+    file.write("asked\\n")
+end = datetime.datetime.now(datetime.timezone.utc) + datetime.timedelta(hours=hours)
 print(json.dumps({"Version": 1, "AccessKeyId": "a", "SecretAccessKey": "s",
-    "SessionToken": repr(until), "Expiration": end}))
+    "SessionToken": f"session-{hours}", "Expiration": end.isoformat()}))
 """
 
 
@@ -111,20 +116,32 @@ def test_credentials_that_expire_are_asked_for_again(
     bucket: Bucket, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By both drivers, through the means of their own; the server refuses those that are old."""
+    credentials = pytest.importorskip("botocore.credentials").RefreshableCredentials
     bucket.put("in/model.safetensors", model.read_bytes())
     log, script, config = tmp_path / "log", tmp_path / "process.py", tmp_path / "config"
+    session = tmp_path / "session"
     script.write_text(PROCESS)
-    config.write_text(f"[default]\ncredential_process = python3 {script} {log}\n")
+    config.write_text(
+        f"[default]\ncredential_process = {sys.executable} {script} {log} {session}\n"
+    )
     for key in KEYS:
         if key != "AWS_DEFAULT_REGION":
             monkeypatch.delenv(key)
     monkeypatch.setenv("AWS_CONFIG_FILE", str(config))
     monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
     forget_clients()
-    for number in range(2):
-        out = f"s3://{bucket.name}/out{number}"
+    remaining, asked = credentials._seconds_remaining, list[int]()
+    # A session of one hour, and two hours later one of five hours: whatever this machine takes.
+    for hours, passed in ((1, 0), (5, 2)):
+        session.write_text(str(hours))
+        monkeypatch.setattr(STRICT, "valid", f"session-{hours}" if passed else "")
+        monkeypatch.setattr(
+            credentials,
+            "_seconds_remaining",
+            lambda self, passed=passed: remaining(self) - passed * 3600,
+        )
+        out = f"s3://{bucket.name}/out{hours}"
         anamnesis.convert(f"s3://{bucket.name}/in/model.safetensors", out, to="safetensors")
         assert anamnesis.verify(out)["tensors"] == 1
-        before = len(log.read_text().splitlines())
-        time.sleep(3.1)
-    assert before >= 4
+        asked.append(len(log.read_text().splitlines()))
+    assert 2 <= asked[0] <= asked[1] - 2  # by each driver, and again
