@@ -7,7 +7,9 @@ SOURCES := $(shell git ls-files -- '*.py' 2>/dev/null || find . -name '*.py' -no
 LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 # uv takes seconds where pip takes two minutes. pip installs what comes from folders that it is set up to look in.
-INSTALL := $(BIN)/uv pip install -q --python $(BIN)/python
+INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python
+# Bytecode is kept, also where the environment forbids it: hundreds of processes import the package.
+unexport PYTHONDONTWRITEBYTECODE
 EDITABLE := --config-settings editable_mode=strict -e
 
 .PHONY: help demo tutorial dist docs test test-minimum test-aarch64 lint typecheck fuzz llama test-oracles bench bench-peers bench-publish bench-check clean

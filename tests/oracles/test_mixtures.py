@@ -18,6 +18,7 @@ from anamnesis.errors import UsageError
 from anamnesis.pipeline.mixtures import MIXTURES
 
 llama_cpp = llama_cpp_or_skip()
+pytestmark = pytest.mark.oracle
 LAYERS, WIDTH = 8, 256
 # Mixtures that ask for experts; eight of them are much to search through.
 FEW = ("IQ2_M", "IQ3_M", "IQ3_XXS", "Q2_K_S", "Q4_K_M")
