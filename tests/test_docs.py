@@ -244,7 +244,7 @@ def _statements(page: str) -> Iterator[str]:
 _BY_SENTENCE = (
     *("## Methods that a configuration names", "## Which files of a folder are the model"),
     *("## Signals", "## What lies in the place of our files", "## Models with broken shards"),
-    "## What is promised",
+    *("## What is promised", "## What is not promised", "## Folders from strangers"),
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\[(\"])")
 

@@ -59,7 +59,10 @@ WRITERS: dict[str, Writer] = {
 # Names of files that no row writes: a folder of such a name would be taken for one. PyTorch's are
 # not among them, since folders are called after the checkpoint that they were made of (`x.pt`).
 _OTHER_SUFFIXES = frozenset(
-    ".bin .feather .gguf .h5 .ipc .npy .npz .onnx .parquet .pickle .pkl .pq".split()
+    (
+        ".bin .feather .gguf .h5 .ipc .json .msgpack .npy .npz .onnx .parquet .pickle .pkl .pq "
+        ".tar .zip"
+    ).split()
 )
 _MISSPELT = 0.85  # .safetensor, .parqet
 

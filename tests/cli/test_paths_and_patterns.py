@@ -46,6 +46,7 @@ def test_a_folder_is_safetensors_unless_said_otherwise() -> None:
     ("path", "asked"),
     [("w.safetensors", "arrow"), ("w.arrow", "safetensors"), ("w.feather", None), ("w.npz", None),
      ("w.ipc", "arrow"), ("w.safetensor", None), ("d/w.parqet", "parquet"),
+     ("w.json", None), ("model.safetensors.index.json", None), ("w.zip", "safetensors"),
      ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.Feather", None)],
 )  # fmt: skip
 def test_a_contradiction_is_a_usage_error(path: str, asked: str | None) -> None:
