@@ -10,6 +10,7 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python
 # Bytecode is kept, also where the environment forbids it: hundreds of processes import the package.
 unexport PYTHONDONTWRITEBYTECODE
+WAIT     = @echo "installing $(1) into $(VENV): seconds, or minutes on a slow network"
 EDITABLE := --config-settings editable_mode=strict -e
 
 .PHONY: help demo tutorial dist docs test test-minimum test-aarch64 lint typecheck fuzz llama test-oracles bench bench-peers bench-publish bench-check clean
@@ -39,14 +40,18 @@ needed, and $(PYTHON) is %d.%d; name another: make PYTHON=python3.12" % tuple(sy
 $(BIN)/python:
 	@$(PYTHON) -c '$(OLDEST)'
 	$(PYTHON) -m venv $(VENV)
+
+$(BIN)/uv: | $(BIN)/python
 	$(PIP) install uv
 
-$(VENV)/run-$(LISTING): $(BIN)/python pyproject.toml
-	$(INSTALL) $(EDITABLE) .
+$(VENV)/run-$(LISTING): $(BIN)/uv pyproject.toml
+	$(call WAIT,anamnesis and its dependencies)
+	@$(INSTALL) $(EDITABLE) .
 	@rm -f $(VENV)/run-* && touch $@
 
-$(VENV)/dev-$(LISTING): $(BIN)/python pyproject.toml
-	$(INSTALL) $(EDITABLE) ".[test,dev]"
+$(VENV)/dev-$(LISTING): $(BIN)/uv pyproject.toml
+	$(call WAIT,anamnesis and what its tests need)
+	@$(INSTALL) $(EDITABLE) ".[test,dev]"
 	@rm -f $(VENV)/dev-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
 
 # torch first and alone, so that nothing pulls in another build of it.
@@ -100,7 +105,7 @@ AARCH64_TESTS ?= tests/conformance tests/kernels/test_nan.py tests/pipeline/test
 test-aarch64: $(BIN)/python
 	PYTHON=$(BIN)/python nice sh tests/aarch64.sh .venv-aarch64 $(AARCH64_TESTS)
 
-$(VENV)/docs-$(LISTING): $(BIN)/python pyproject.toml
+$(VENV)/docs-$(LISTING): $(BIN)/uv pyproject.toml
 	$(INSTALL) $(EDITABLE) ".[docs]"
 	@rm -f $(VENV)/docs-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
 
@@ -108,7 +113,7 @@ docs: $(VENV)/docs-$(LISTING)
 	$(BIN)/python -m sphinx -q -n -E -W --keep-going -b html docs docs/_build/site
 	@echo docs/_build/site/index.html
 
-dist: $(BIN)/python
+dist: $(BIN)/uv
 	$(INSTALL) build
 	$(BIN)/python tests/distribution.py dist
 
@@ -120,7 +125,7 @@ typecheck: $(VENV)/dev-$(LISTING)
 	$(BIN)/mypy -p anamnesis
 
 # Targets can be named: make fuzz TARGETS="gguf pth" FUZZ_SECONDS=240.
-$(VENV)/fuzz-$(LISTING): $(BIN)/python pyproject.toml
+$(VENV)/fuzz-$(LISTING): $(BIN)/uv pyproject.toml
 	$(INSTALL) $(EDITABLE) ".[fuzz]"
 	@rm -f $(VENV)/fuzz-* $(VENV)/run-* && touch $@ $(VENV)/run-$(LISTING)
 

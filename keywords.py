@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from functools import wraps
 from inspect import signature
-from typing import Literal, ParamSpec, TypeAlias, TypeVar
+from typing import Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 from anamnesis.errors import ArgumentError, printable
 
@@ -20,6 +20,9 @@ Names: TypeAlias = Literal["stored", "hf"]
 OutputNames: TypeAlias = Literal["stored", "hf", "mmproj"]
 Rounding: TypeAlias = Literal["exact", "reference"]
 
+# By the name that annotations have. Words of a job's settings are looked at with the job.
+_WORDS = {"Names": get_args(Names), "Rounding": get_args(Rounding)}
+
 P = ParamSpec("P")
 R = TypeVar("R")
 _SHOWN = 3  # names that an error shows
@@ -29,7 +32,8 @@ _ALIKE = 0.5  # as difflib counts; `dtyp` and `dtype` are 0.89
 def keywords(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     """The same function, which raises ArgumentError for a keyword that it does not have.
 
-    So it does for an argument, annotated `PathLike`, that is no path.
+    So it does for an argument, annotated `PathLike`, that is no path, and for one that has to be
+    one of few words and is another.
     Names, types and defaults stay those of `function`, for `help()`, editors and type checkers.
     `name` is what callers know it by.
     """
@@ -37,6 +41,8 @@ def keywords(function: Callable[P, R], name: str = "") -> Callable[P, R]:
     parameters = signature(function).parameters
     names = tuple(n for n in parameters if n != "self")
     paths = {n: at for at, n in enumerate(parameters) if parameters[n].annotation == "PathLike"}
+    kinds = {n: str(parameters[n].annotation).removesuffix(" | None") for n in names}
+    words = {n: _WORDS[kind] for n, kind in kinds.items() if kind in _WORDS}
 
     @wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -47,9 +53,22 @@ def keywords(function: Callable[P, R], name: str = "") -> Callable[P, R]:
             given = args[at] if at < len(args) else kwargs.get(key, "")
             if not isinstance(given, str | bytes | os.PathLike):
                 raise ArgumentError(f"{called}: {key}: found {given!r:.100}; allowed: a path")
+        for key, allowed in words.items():
+            word = kwargs.get(key)  # none of them is positional
+            if word is not None and word not in allowed:
+                raise ArgumentError(f"{called}: {key}: {wrong_word(word, allowed)}")
         return function(*args, **kwargs)
 
     return checked
+
+
+def wrong_word(given: object, allowed: Sequence[str]) -> str:
+    """What to say of a word that is none of the `allowed`, with the nearest of them."""
+    from difflib import get_close_matches  # noqa: PLC0415
+
+    near = get_close_matches(str(given)[:60], allowed, 1)
+    likely = f"; did you mean {near[0]!r}?" if near else ""
+    return f"found {printable(repr(given))[:100]}; allowed: {' | '.join(allowed)}{likely}"
 
 
 def missing(what: str, name: object, names: Sequence[str]) -> KeyError:
@@ -81,4 +100,5 @@ __all__ = [
     "Threads",
     "keywords",
     "missing",
+    "wrong_word",
 ]

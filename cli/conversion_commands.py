@@ -25,6 +25,7 @@ from anamnesis.cli.flags import (
     pattern_flags,
     resource_flags,
     scheduler_flag,
+    scheduler_of_job_flag,
     size_flag,
     unit_flag,
 )
@@ -253,7 +254,7 @@ def _work(
 @loss_flag
 @_overrides
 @_overwrite
-@scheduler_flag
+@scheduler_of_job_flag
 @_keep_going
 @_dry_run
 @json_flag

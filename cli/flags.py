@@ -69,12 +69,19 @@ loss_flag = click.option(
     help="Write what encoding lost: .json, .parquet, .csv, .arrow, .svg, .html or .png.",
     show_default="a sentence",
 )
-scheduler_flag = click.option(
-    "--scheduler",
-    metavar="ADDRESS",
-    help="Run on this Dask scheduler, e.g. tcp://host:8786.",
-    show_default="threads of this process",
-)
+
+
+def _scheduler_flag(default: str) -> Callable[[F], F]:
+    return click.option(
+        "--scheduler",
+        metavar="ADDRESS",
+        help="Run on this Dask scheduler, e.g. tcp://host:8786.",
+        show_default=default,
+    )
+
+
+scheduler_flag = _scheduler_flag("threads of this process")
+scheduler_of_job_flag = _scheduler_flag("what JOB says")
 key_value_flag = click.option(
     "--gguf-kv",
     multiple=True,

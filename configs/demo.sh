@@ -3,13 +3,18 @@
 set -eu
 sample=configs/sample/smollm2-135m-layer0.gguf
 result=out/quickstart/smollm2-135m-layer0.safetensors
-say() { printf '\n\033[1m$ %s\033[0m\n' "$*"; "$@"; }
+bold='' plain=''
+if [ -t 1 ] && [ -z "${NO_COLOR:-}" ] && [ "${TERM:-dumb}" != dumb ]; then
+    bold=$(printf '\033[1m') plain=$(printf '\033[0m')
+fi
+show() { printf '\n%s$ %s%s\n' "$bold" "$*" "$plain"; }
+say() { show "$@"; "$@"; }
 
 say amn inspect "$sample"
 say amn run configs/quickstart.yaml
 say amn inspect "$result"
 say amn verify "$result"
-printf '\n\033[1m$ python  # the safetensors library reads it\033[0m\n'
+show 'python  # the safetensors library reads it'
 python - "$result" <<'PYTHON'
 import sys
 from safetensors import safe_open

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias
 
 from anamnesis.keywords import Patterns, Size, missing
 from anamnesis.limits import Limits, MiB
@@ -26,7 +26,11 @@ Index: TypeAlias = Along | tuple[Along, ...]
 
 
 class OpenModel(Mapping[str, "LazyTensor"]):
-    """The tensors of a model by output name; as an Arrow stream, its raw blocks (see `scan`)."""
+    """The tensors of a model by output name; as an Arrow stream, its raw blocks (see `scan`).
+
+    `with open_model(path) as model:` works as it does for other readers, and needs no end: a file
+    is open while it is read from, and at no other time.
+    """
 
     def __init__(self, model: Model, limits: Limits | None = None) -> None:
         self.model = model
@@ -47,6 +51,12 @@ class OpenModel(Mapping[str, "LazyTensor"]):
 
     def __len__(self) -> int:
         return len(self._tensors)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Nothing is open between two reads."""
 
     def scan(
         self,

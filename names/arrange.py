@@ -8,18 +8,18 @@ the source, as patterns say the same in both directions.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Literal
 
 from anamnesis.errors import FormatError
 from anamnesis.names.derived import Part, Segment, derive
+from anamnesis.names.facts import Facts
 from anamnesis.names.pattern import Pattern, Side
 from anamnesis.names.values import inverse
 from anamnesis.readers.base import Tensor
 
-Facts = Callable[[str], int]  # the size that a name stands for, in the layer of the link
 Direction = Literal["to-hf", "to-gguf"]
 
 _MOST_RUNS = 1 << 12
@@ -58,7 +58,8 @@ def arrange(
 ) -> list[Tensor]:
     """Every target tensor whose sources are all there, in the order of the links.
 
-    Raises FormatError where shapes contradict the table, or a target lacks one of its parts.
+    Raises FormatError where shapes contradict the table, a target lacks one of its parts, or sizes
+    are not said, with all the key/values that would say them.
     """
     outgoing: dict[str, list[int]] = {}
     incoming: dict[str, list[int]] = {}
@@ -67,9 +68,18 @@ def arrange(
         outgoing.setdefault(source, []).append(number)
         incoming.setdefault(target, []).append(number)
     pieces: dict[int, _Piece] = {}
+    lacking: dict[str, Tensor] = {}
     for name, numbers in outgoing.items():
-        cut = _cut(sources[name], [links[n] for n in numbers], direction)
-        pieces.update(zip(numbers, cut, strict=True))
+        mine = [links[n] for n in numbers]
+        try:
+            pieces.update(zip(numbers, _cut(sources[name], mine, direction), strict=True))
+        except ValueError as error:
+            keys = _unsaid(mine)
+            if not keys:
+                raise _misfit(sources[name], mine, direction, error) from error
+            lacking.update((key, sources[name]) for key in keys if key not in lacking)
+    if lacking:
+        raise _speechless(lacking, direction)
     return [
         _join(target, [links[n] for n in numbers], [pieces[n] for n in numbers], direction)
         for target, numbers in incoming.items()
@@ -82,47 +92,73 @@ def _sides(link: Link, direction: Direction) -> tuple[Side, Side]:
 
 
 def _cut(tensor: Tensor, links: Sequence[Link], direction: Direction) -> list[_Piece]:
-    """The parts of a source, one a link, in the order in which they lie along the joined axis."""
+    """The parts of a source, one a link, in the order in which they lie along the joined axis.
+
+    Raises ValueError where they do not fit its shape.
+    """
     shape = tensor.shape
-    try:
-        sides = [_sides(link, direction)[0].expand(len(shape)) for link in links]
-        known = [_known(link) for link in links]
-        if len(links) > 1:
-            _fill_joined(shape, sides, known, [dict(link.pattern.sizes) for link in links])
-        pieces = []
-        first = 0
-        for side, sizes in zip(sides, known, strict=True):
-            solved, strides = _solve(shape, side, sizes, joined=len(links) > 1)
-            step, count = _along_join(side, solved, strides)
-            if len(links) == 1:
-                first = 0
-            pieces.append(_Piece(tensor, first * step, solved, strides))
-            first += count
-        if len(links) > 1:
-            total = _joined_total(shape, sides[0], pieces[0].sizes)
-            if first != total:
-                raise ValueError(f"parts of {first} where {total} lie along the joined axis")
-    except ValueError as error:
-        where = tensor.components[0].stored.file.path
-        raise FormatError(
-            f"{where}: tensor {tensor.name!r:.200} {list(shape)}: {error} "
-            f"({' and '.join(link.ends(direction)[1] for link in links[:4])}){_unsaid(links)}"
-        ) from error
+    sides = [_sides(link, direction)[0].expand(len(shape)) for link in links]
+    known = [_known(link) for link in links]
+    if len(links) > 1:
+        _fill_joined(shape, sides, known, [dict(link.pattern.sizes) for link in links])
+    pieces = []
+    first = 0
+    for side, sizes in zip(sides, known, strict=True):
+        solved, strides = _solve(shape, side, sizes, joined=len(links) > 1)
+        step, count = _along_join(side, solved, strides)
+        if len(links) == 1:
+            first = 0
+        pieces.append(_Piece(tensor, first * step, solved, strides))
+        first += count
+    if len(links) > 1:
+        total = _joined_total(shape, sides[0], pieces[0].sizes)
+        if first != total:
+            raise ValueError(f"parts of {first} where {total} lie along the joined axis")
     return pieces
 
 
-def _unsaid(links: Sequence[Link]) -> str:
-    """Which sizes the file says nothing of, in the words of `Facts`."""
+def _misfit(
+    tensor: Tensor, links: Sequence[Link], direction: Direction, why: ValueError
+) -> FormatError:
+    targets = " and ".join(link.ends(direction)[1] for link in links[:4])
     sizes = {
-        (text, link.facts(text))
+        f"; {text} {link.facts(text)}"
         for link in links
         if link.facts
         for _, text in link.pattern.sizes
         if not text.isdigit()
     }
-    lacking = sorted(text for text, size in sizes if not size)
-    return (
-        f"; the key/values or the configuration do not say: {', '.join(lacking)}" if lacking else ""
+    return FormatError(f"{_described(tensor)}: {why} ({targets}{''.join(sorted(sizes))})")
+
+
+def _described(tensor: Tensor) -> str:
+    where = tensor.components[0].stored.file.path
+    return f"{where}: tensor {tensor.name!r:.200} {list(tensor.shape)}"
+
+
+def _unsaid(links: Sequence[Link]) -> list[str]:
+    """The key/values that would say sizes of these links, and do not."""
+    return [
+        key
+        for link in links
+        if link.facts
+        for _, text in link.pattern.sizes
+        if not text.isdigit() and not link.facts(text)
+        for key in link.facts.lacking(text)
+    ]
+
+
+def _speechless(lacking: Mapping[str, Tensor], direction: Direction) -> FormatError:
+    """`lacking` has, by key, the first tensor that cannot be cut without it."""
+    way_out = (
+        "`amn convert FILE --to gguf --gguf-kv KEY=NUMBER -o OUT` adds them"
+        if direction == "to-hf"
+        else "they are made of its config.json"
+    )
+    tensor = next(iter(lacking.values()))
+    return FormatError(
+        f"{_described(tensor)}: cannot be cut without sizes that the model does not say: "
+        f"{', '.join(lacking)}; {way_out}"
     )
 
 
@@ -153,8 +189,8 @@ def _solve(
         elif len(unknown) == 1 and taken and shape[d] % taken == 0:
             sizes[unknown[0]] = shape[d] // taken
         elif unknown or taken != shape[d]:
-            given = ", ".join(f"{a} {sizes.get(a, 'unknown')}" for a in axes)
-            raise ValueError(f"dimension {d} is {shape[d]}, which does not fit {given}")
+            given = " x ".join(str(sizes.get(a, "?")) for a in axes)
+            raise ValueError(f"dimension {d} is {shape[d]}, which is not {given}")
         step = math.prod(shape[d + 1 :])
         for axis in reversed(axes):
             strides[axis] = step

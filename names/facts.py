@@ -30,6 +30,12 @@ class Facts:
         whole = isinstance(value, int) or (isinstance(value, float) and value.is_integer())
         return max(0, int(value)) if whole else 0
 
+    def lacking(self, name: str) -> tuple[str, ...]:
+        """The keys without a size, in full, of those that `name` is made of."""
+        asked = _Asked(self._metadata, self._layer, self._prefix)
+        asked(name)
+        return tuple(f"{self._prefix}.{key}" for key in asked.lacking_keys)
+
     @property
     def deepstack(self) -> int:
         """How many layers before this one have an output of their own (Qwen3-VL)."""
@@ -39,6 +45,20 @@ class Facts:
     def listed(self, key: str) -> bool:
         """Whether `ARCH.key` is an array, one number a layer."""
         return isinstance(self._metadata.get(f"{self._prefix}.{key}"), list)
+
+
+class _Asked(Facts):
+    """Notes the keys that say nothing where they are asked for."""
+
+    def __init__(self, metadata: Metadata, layer: int, prefix: str) -> None:
+        super().__init__(metadata, layer, prefix)
+        self.lacking_keys: list[str] = []
+
+    def get(self, key: str) -> int:
+        size = super().get(key)
+        if not size:
+            self.lacking_keys.append(key)
+        return size
 
 
 def _over(a: int, b: int) -> int:

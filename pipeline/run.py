@@ -290,7 +290,7 @@ def _compile_note(progress: Progress) -> Callable[[str], None]:
     def tell(kernel: str) -> None:
         nonlocal reported
         if not reported:
-            progress.note("compiling kernels, once for this machine: a few seconds")
+            progress.note("compiling kernels, which are kept for the next run: a few seconds")
         reported = True
 
     return tell

@@ -164,3 +164,15 @@ def test_make_names_the_python_that_is_needed(tmp_path: Path) -> None:
         "make PYTHON=python3.12"
     )
     assert not (tmp_path / "used").exists()
+
+
+def test_make_says_what_a_silent_installation_does() -> None:
+    done = subprocess.run(
+        ["make", "-C", str(ROOT), "-n", "demo", "VENV=/nonexistent/venv"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = done.stdout.splitlines()
+    at = next(i for i, line in enumerate(lines) if " install " in line and " -e " in line)
+    assert lines[at - 1].startswith('echo "installing anamnesis and its dependencies into ')

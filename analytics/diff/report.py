@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from anamnesis.analytics.diff.record import COUNTS, FIGURES, Findings, Row, decibels, finite, utf8
+from anamnesis.analytics.rows import TensorRows
 from anamnesis.kernels.diff import metrics
-from anamnesis.keywords import PathLike, missing
+from anamnesis.keywords import PathLike
 from anamnesis.pipeline.html import html_table
-from anamnesis.pipeline.tabular import Tabular
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,7 +21,7 @@ _SHOWN = 5  # tensors in a `repr`
 
 
 @dataclass(frozen=True, slots=True)
-class Diff(Findings, Tabular):
+class Diff(Findings, TensorRows[Row]):
     """Two checkpoints compared. `rows` begin with the compared tensors, worst first.
 
     For Arrow's tools it is a table with a row a tensor: see `to_arrow`.
@@ -32,18 +32,6 @@ class Diff(Findings, Tabular):
         import pyarrow as pa
 
         return pa.Table.from_pylist([row.to_dict() for row in self.rows], schema=_schema())
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[Row]:
-        return iter(self.rows)
-
-    def __getitem__(self, tensor: str) -> Row:
-        for row in self.rows:
-            if row.tensor == tensor:
-                return row
-        raise missing("tensor", tensor, [row.tensor for row in self.rows])
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of `amn diff --json`; figures that are not finite are None."""

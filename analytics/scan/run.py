@@ -41,6 +41,7 @@ import pyarrow as pa
 from anamnesis.analytics.scan.rows import LONGEST, NUMBERS, Columns, Parts, Section
 from anamnesis.analytics.scan.sections import sections
 from anamnesis.errors import LimitError, UnsupportedError, UsageError
+from anamnesis.keywords import wrong_word
 from anamnesis.limits import Limits, MiB
 from anamnesis.pipeline.ahead import Ahead
 from anamnesis.pipeline.plan import Step, charge_tensor, step_for, with_dtype
@@ -97,7 +98,7 @@ def scan_reader(
     row of it does not fit, UnsupportedError for complex numbers to decode; all before any reading.
     """
     if decode not in (None, "bf16", "f32"):
-        raise UsageError(f"decode: {decode!r}; allowed are None, 'bf16' and 'f32'")
+        raise UsageError(f"decode: {wrong_word(decode, ('bf16', 'f32'))}; None is raw blocks")
     schema = RAW if decode is None else decoded_schema(decode.upper())
     schema = _project(schema, columns)
     budget = MEMORY if memory is None else memory
@@ -117,9 +118,12 @@ def _project(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
         return schema
     unknown = [name for name in columns if name not in schema.names]
     if unknown or not columns or len(set(columns)) < len(columns):
+        decoded = (
+            "; 'values' come with decode='f32'" if schema is RAW and "values" in unknown else ""
+        )
         raise UsageError(
             f"columns: {', '.join(map(repr, unknown or columns)) or 'none'}; allowed is each of "
-            f"{', '.join(schema.names)} once"
+            f"{', '.join(schema.names)} once{decoded}"
         )
     return pa.schema([schema.field(name) for name in columns])
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import math
 import time
 from collections import defaultdict
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import xxhash
 
 from anamnesis.analytics.reduction import Settings, reduce, settle
+from anamnesis.analytics.rows import TensorRows
 from anamnesis.analytics.stats.plan import StatsPlan, make_stats_plan
 from anamnesis.analytics.stats.record import COLUMNS, Figures, TensorStats
 from anamnesis.analytics.stats.scales import join
@@ -27,14 +27,13 @@ from anamnesis.keywords import (
     Size,
     Threads,
     keywords,
-    missing,
+    wrong_word,
 )
 from anamnesis.limits import Limits, LimitsLike
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.callback import ProgressLike, reporter
 from anamnesis.pipeline.idle import Case, given_options, without_effect
 from anamnesis.pipeline.progress import Progress
-from anamnesis.pipeline.tabular import Tabular
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import public_name
@@ -46,23 +45,11 @@ _SORTABLE = tuple(c for c in COLUMNS if c not in ("shape", "exponents"))
 
 
 @dataclass(frozen=True, repr=False)
-class Stats(Figures, Tabular):
+class Stats(Figures, TensorRows[TensorStats]):
     """The figures of a model's tensors, in file order unless sorted; a table for Arrow's tools.
 
     `notes` are remarks on the input; `value_bytes` were decoded in `seconds`.
     """
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    def __iter__(self) -> Iterator[TensorStats]:
-        return iter(self.rows)
-
-    def __getitem__(self, tensor: str) -> TensorStats:
-        for row in self.rows:
-            if row.tensor == tensor:
-                return row
-        raise missing("tensor", tensor, [row.tensor for row in self.rows])
 
     def sort(self, column: str) -> Stats:
         """By a column: numbers from the largest, text from A; without a value last."""
@@ -113,7 +100,7 @@ class Stats(Figures, Tabular):
 def check_column(column: str) -> None:
     """UsageError when rows cannot be sorted by a column."""
     if column not in _SORTABLE:
-        raise UsageError(f"sort: found {column!r}; allowed: {', '.join(_SORTABLE)}")
+        raise UsageError(f"sort: {wrong_word(column, _SORTABLE)}")
 
 
 @keywords

@@ -74,11 +74,11 @@ def test_one_dictionary_for_the_whole_scan(sample: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "text"),
     [
-        ({"columns": ["scale", "values"]}, "'values'; allowed is each of tensor, scheme"),
+        ({"columns": ["scale", "values"]}, "'values'; allowed is each of tensor, .*decode='f32'"),
         ({"columns": ["payload"], "decode": "f32"}, "'payload'; allowed is each of tensor"),
         ({"columns": []}, "none; allowed"),
         ({"columns": ["scale", "scale"]}, "once"),
-        ({"decode": "f16"}, "'f16'; allowed are None, 'bf16' and 'f32'"),
+        ({"decode": "float32"}, r"'float32'; allowed: bf16 \| f32; did you mean 'f32'\?; None is"),
         ({"memory": "many"}, "many"),
     ],
 )

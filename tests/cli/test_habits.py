@@ -90,3 +90,10 @@ def test_a_note_leads_to_no_command_that_fails(amn: Amn, sample: Path, tmp_path:
     assert "note: names are those of the GGUF" in done.stderr
     assert amn("convert", sample, "--to", "hf", "-o", tmp_path / "hf").returncode == 3
     assert "amn convert" not in done.stderr
+
+
+def test_the_scheduler_of_a_job_is_what_the_job_says(amn: Amn) -> None:
+    said = {name: amn(name, "--help").stdout for name in ("run", "remember")}
+    assert "(what JOB says)" in said["run"]
+    assert "(what JOB says)" not in said["remember"]
+    assert "(threads of this" in said["remember"]

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import save_file
 
 import anamnesis
-from anamnesis.errors import ArgumentError
+from anamnesis.errors import ArgumentError, UsageError
 
 
 @pytest.fixture
@@ -44,3 +44,24 @@ def test_paths(model: Path) -> None:
         anamnesis.stats(path=none)
     with pytest.raises(ArgumentError, match="open_model: path: found 5"):
         anamnesis.open_model(5)  # type: ignore[arg-type]
+
+
+def test_words(model: Path) -> None:
+    """One of few words: another is never taken for one of them, and is told the nearest."""
+    with pytest.raises(UsageError, match=r"dtype: found 'float32'; .*; did you mean f32\?"):
+        anamnesis.stats(model, dtype="float32")  # type: ignore[arg-type]
+    likely = r"allowed: exact \| reference; did you mean 'exact'\?"
+    with pytest.raises(ArgumentError, match=f"open_model: rounding: found 'exactly'; {likely}"):
+        anamnesis.open_model(model, rounding="exactly")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="inspect: names: found 5; allowed"):
+        anamnesis.inspect(model, names=5)  # type: ignore[arg-type]
+
+
+def test_rows_of_tensors_by_place_and_by_name(model: Path) -> None:
+    for found in (anamnesis.stats(model), anamnesis.diff(model, model)):
+        assert len(found) == 1
+        assert found[0] is found[-1] is found["x"] is next(iter(found))
+        with pytest.raises(IndexError):
+            found[1]
+        with pytest.raises(KeyError, match="no tensor 'y'"):
+            found["y"]

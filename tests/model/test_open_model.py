@@ -239,6 +239,12 @@ def test_a_name_that_is_not_there(sample: Path) -> None:
     assert model.get("zzz") is None
 
 
+def test_with_gives_the_model_and_leaves_it_usable(sample: Path) -> None:
+    with anamnesis.open_model(sample) as model:
+        name = next(iter(model))
+    assert len(model[name].to_numpy())
+
+
 # --- Arrow
 
 

@@ -196,7 +196,7 @@ def test_an_unknown_architecture_names_the_known_ones(tmp_path: Path) -> None:
 def test_shapes_that_contradict_the_heads_are_refused(tmp_path: Path) -> None:
     tensors = {"blk.0.attn_q.weight": values(10, 4)}
     source = write(tmp_path / "m.gguf", "llama", HEADS, tensors)
-    with pytest.raises(FormatError, match="dimension 0 is 10, which does not fit"):
+    with pytest.raises(FormatError, match=r"dimension 0 is 10, which is not 4 x \? x 2"):
         anamnesis.convert(source, tmp_path / "out", to="hf")
 
 
@@ -307,7 +307,37 @@ def test_a_multiplied_falcon_h1_has_multipliers_of_one(tmp_path: Path) -> None:
     assert not config["mamba_rms_norm"]
 
 
-def test_a_file_that_does_not_say_its_heads_is_told_so() -> None:
+def test_a_file_that_does_not_say_its_heads_is_told_the_keys_and_they_help(tmp_path: Path) -> None:
     sample = Path(__file__).parents[2] / "configs" / "sample" / "smollm2-135m-layer0.gguf"
-    with pytest.raises(FormatError, match="do not say: heads-kv"):
+    with pytest.raises(FormatError, match="does not say: ") as error:
         anamnesis.open_model(sample, names="hf")
+    said = str(error.value).partition("does not say: ")[2]
+    keys, _, way_out = said.partition("; ")
+    names = keys.split(", ")
+    assert names == ["llama.attention.head_count_kv", "llama.attention.head_count"]
+    assert way_out == "`amn convert FILE --to gguf --gguf-kv KEY=NUMBER -o OUT` adds them"
+    mended = tmp_path / "mended.gguf"
+    anamnesis.convert(sample, mended, to="gguf", key_values=dict(zip(names, (3, 9), strict=True)))
+    key = "model.layers.0.self_attn.k_proj.weight"
+    assert anamnesis.open_model(mended, names="hf")[key].shape == (192, 576)
+
+
+def test_all_sizes_that_a_file_does_not_say_are_named_at_once(tmp_path: Path) -> None:
+    """Two of one tensor, and one of each of two tensors."""
+    states = {"blk.0.ssm_in.weight": values(20, 8)}
+    source = write(tmp_path / "a.gguf", "falcon-h1", {"ssm.inner_size": 8}, states)
+    expected = r"say: falcon-h1\.ssm\.group_count, falcon-h1\.ssm\.state_size, falcon-h1"
+    with pytest.raises(FormatError, match=expected):
+        anamnesis.open_model(source, names="hf")
+    heads = {f"blk.0.attn_{kind}.weight": values(8, 8) for kind in "qk"}
+    source = write(tmp_path / "b.gguf", "llama", {}, heads)
+    expected = r"say: llama\.attention\.head_count, llama\.attention\.head_count_kv;"
+    with pytest.raises(FormatError, match=expected):
+        anamnesis.open_model(source, names="hf")
+
+
+def test_a_count_of_heads_that_does_not_divide_is_named(tmp_path: Path) -> None:
+    tensors = {"blk.0.attn_k.weight": values(192, 8)}
+    source = write(tmp_path / "m.gguf", "llama", {"attention.head_count": 7}, tensors)
+    with pytest.raises(FormatError, match=r"192, which is not 7 x \? x 2 \(.*; heads-kv 7\)"):
+        anamnesis.open_model(source, names="hf")
