@@ -47,6 +47,12 @@ hidden_activation          hidden_activation
 rms_norm_eps               -
 sliding_window             -
 """
+_DISTILBERT = """
+dim         embedding_length
+hidden_dim  feed_forward_length
+n_heads     attention.head_count
+n_layers    block_count
+"""
 _NORM_BIAS = {"norm_bias": "attn_norm.bias"}
 _POOLER = "pooler.*"
 _T5 = T5 + "num_decoder_layers decoder_block_count\ndecoder_start_token_id decoder_start_token_id\n"
@@ -79,15 +85,10 @@ DENSE: dict[str, ModelClass] = {
     "CohereForCausalLM": ModelClass(
         "cohere", LAYER_EPS + "logit_scale logit_scale\n", changes=(change.layer_norms,)
     ),
-    "DistilBertModel": ModelClass(
-        "distilbert",
-        """
-dim         embedding_length
-hidden_dim  feed_forward_length
-n_heads     attention.head_count
-n_layers    block_count
-""",
+    "DistilBertForSequenceClassification": ModelClass(
+        "distilbert", _DISTILBERT, changes=(change.labels,)
     ),
+    "DistilBertModel": ModelClass("distilbert", _DISTILBERT),
     "Ernie4_5ForCausalLM": ModelClass("ernie4_5", biases={"use_bias": "attn_q.bias"}),
     "EuroBertModel": ModelClass("eurobert"),
     "Exaone4ForCausalLM": ModelClass("exaone4", changes=(change.sliding_layers,)),

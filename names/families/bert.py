@@ -59,6 +59,22 @@ ffn_up              mlp.Wi
 ffn_down            mlp.Wo
 """
 
+_DISTILBERT_TOP = """
+token_embd          {m}embeddings.word_embeddings
+token_embd_norm     {m}embeddings.LayerNorm
+position_embd       {m}embeddings.position_embeddings
+"""
+_DISTILBERT_LAYER = """
+attn_q              attention.q_lin
+attn_k              attention.k_lin
+attn_v              attention.v_lin
+attn_output         attention.out_lin
+attn_output_norm    sa_layer_norm
+ffn_up              ffn.lin1
+ffn_down            ffn.lin2
+layer_output_norm   output_layer_norm
+"""
+
 FAMILIES = (
     Family(
         "bert",
@@ -86,23 +102,26 @@ FAMILIES = (
         "distilbert",
         ("bert",),
         ("DistilBertModel", "DistilBertForMaskedLM"),
-        """
-token_embd          {m}embeddings.word_embeddings
-token_embd_norm     {m}embeddings.LayerNorm
-position_embd       {m}embeddings.position_embeddings
-""",
-        """
-attn_q              attention.q_lin
-attn_k              attention.k_lin
-attn_v              attention.v_lin
-attn_output         attention.out_lin
-attn_output_norm    sa_layer_norm
-ffn_up              ffn.lin1
-ffn_down            ffn.lin2
-layer_output_norm   output_layer_norm
-""",
+        _DISTILBERT_TOP,
+        _DISTILBERT_LAYER,
         layers="{m}transformer.layer.{i}.",
         lacks=("token_types.weight", *_LABELS),
+        paths=_DISTILBERT_PATHS,
+        vocabularies=("bert",),
+    ),
+    Family(
+        "distilbert-labels",
+        ("bert",),
+        ("DistilBertForSequenceClassification",),
+        _DISTILBERT_TOP
+        + """
+cls                 pre_classifier
+cls.output          classifier
+""",
+        _DISTILBERT_LAYER,
+        layers="{m}transformer.layer.{i}.",
+        has=_LABELS,
+        lacks=("token_types.weight",),
         paths=_DISTILBERT_PATHS,
         vocabularies=("bert",),
     ),

@@ -202,7 +202,7 @@ ffn_up              feed_forward.w3
         plus_one(TOP),
         plus_one(NORMS) + ATTENTION + MLP,
     ),
-    Family("olmo", ("olmo",), ("OlmoForCausalLM",), TOP, ROPED_ATTENTION + MLP),
+    Family("olmo", ("olmo",), ("OlmoForCausalLM", "OLMoForCausalLM"), TOP, ROPED_ATTENTION + MLP),
     Family(
         "olmo2",
         ("olmo2",),
@@ -259,7 +259,7 @@ post_attention_norm post_attention_layernorm
     Family(
         "stablelm",
         ("stablelm",),
-        ("StableLmForCausalLM",),
+        ("StableLmForCausalLM", "StableLMEpochForCausalLM"),
         TOP,
         _PLAIN
         + """

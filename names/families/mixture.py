@@ -119,7 +119,7 @@ exp_probs_b.bias!   mlp.moe_statics.e_score_correction_bias!
     Family(
         "exaone-moe",
         ("exaone-moe",),
-        ("ExaoneMoeForCausalLM",),
+        ("ExaoneMoeForCausalLM", "ExaoneMoEForCausalLM"),
         TOP,
         NORMS
         + ATTENTION

@@ -59,7 +59,9 @@ FAMILIES = (
         (
             "T5ForConditionalGeneration",
             "MT5ForConditionalGeneration",
+            "T5WithLMHeadModel",
             "UMT5ForConditionalGeneration",
+            "UMT5Model",
         ),
         _TOP + _ENCODER + _DECODER + _gated("enc", "encoder", 1) + _gated("dec", "decoder", 2),
         has=_GATE,
@@ -67,7 +69,7 @@ FAMILIES = (
     Family(
         "t5-v1.0",
         ("t5",),
-        ("T5ForConditionalGeneration",),
+        ("T5ForConditionalGeneration", "T5WithLMHeadModel"),
         _TOP + _ENCODER + _DECODER + _ungated("enc", "encoder", 1) + _ungated("dec", "decoder", 2),
         lacks=_GATE,
     ),

@@ -231,7 +231,7 @@ tokenizer.ggml.unknown_token_id =1
 """,
     ),
     Keys(
-        ("OlmoForCausalLM",),
+        ("OLMoForCausalLM", "OlmoForCausalLM"),
         COMMON
         + """
 attention.layer_norm_epsilon =1e-5
@@ -253,7 +253,7 @@ tokenizer.ggml.add_bos_token? =false
     ),
     Keys(("Phi3ForCausalLM",), PHI3, _LONG, vocabulary="added"),
     Keys(
-        ("StableLmForCausalLM",),
+        ("StableLMEpochForCausalLM", "StableLmForCausalLM"),
         SIZES
         + EPSILON
         + """

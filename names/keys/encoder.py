@@ -47,7 +47,7 @@ attention.relative_buckets_count relative_attention_num_buckets
 KEYS = (
     Keys(("BertForMaskedLM", "BertForSequenceClassification", "BertModel"), _BERT),
     Keys(
-        ("DistilBertForMaskedLM", "DistilBertModel"),
+        ("DistilBertForMaskedLM", "DistilBertForSequenceClassification", "DistilBertModel"),
         _BERT
         + """
 feed_forward_length      hidden_dim
@@ -83,7 +83,9 @@ tokenizer.ggml.add_bos_token? =false
         (
             "MT5ForConditionalGeneration",
             "T5ForConditionalGeneration",
+            "T5WithLMHeadModel",
             "UMT5ForConditionalGeneration",
+            "UMT5Model",
         ),
         _T5_ENCODER
         + """

@@ -126,7 +126,7 @@ expert_shared_feed_forward_length @shared-part
 """,
     ),
     Keys(
-        ("ExaoneMoeForCausalLM",),
+        ("ExaoneMoEForCausalLM", "ExaoneMoeForCausalLM"),
         COMMON
         + VOCABULARY
         + WINDOW
