@@ -117,7 +117,7 @@ SCHEMES: dict[str, Scheme] = {
         "mlx:resolve",
         dtypes=("U32",),
         suffixes=(".biases", ".qbiases"),
-        methods=("jang", "metal", "mlx"),
+        methods=("auto-round", "jang", "metal", "mlx"),
     ),
     "modelopt": Scheme("modelopt:resolve", suffixes=("_scale",), methods=("modelopt",)),
     "modelslim": Scheme(

@@ -45,6 +45,7 @@ _PACKING = _known(
     *("auto", "auto-(round|gptq|awq)", "auto-round:(auto-)?(gptq|awq)(model)?(-.*)?"),
     *(
         "auto-round:(fake|fp8.*)",  # fake: rounded, and stored as floats
+        "(auto-round:)?mlx",
         "auto-round:(llm-compressor-?)?((mx|nv)-?fp[0-9]*(-v2|-e5m3)?|mx-?int4?)?(-with-.*)?",
     ),
 )
@@ -90,7 +91,8 @@ ANY: dict[str, re.Pattern[str]] = {
 DETAILS: dict[str, tuple[Detail, ...]] = {
     "auto-round": (
         Detail(("data_type",), _ROUND),
-        Detail(("extra_config", "*", "data_type"), _ROUND),
+        # float: a layer that is left alone, of 16 bits
+        Detail(("extra_config", "*", "data_type"), _known(_ROUND.pattern, "float")),
         Detail(("packing_format",), _PACKING),
     ),
     "awq": (

@@ -60,6 +60,17 @@ def ledger(parts: Shapes, config: Any = None, layer: str = "model.layers.0.q_pro
     return ledger_of(parts, prefix=layer, configs=configs)
 
 
+def test_auto_round_writes_mlx_s_layout() -> None:
+    """AutoRound 0.16.1's `auto_round:mlx`: MLX's block, and its own beside it."""
+    own = {"quant_method": "auto-round", "packing_format": "mlx", "bits": 8, "group_size": 32}
+    block = {"group_size": 32, "bits": 8, "model.layers.0.q_proj": {"group_size": 32, "bits": 8}}
+    book = ledger(affine(8, 32), {"quantization": block, "quantization_config": own})
+    resolve(book)
+    (tensor,) = book.tensors.values()
+    assert (tensor.scheme, tensor.params["bits"]) == ("mlx-affine", 8)
+    assert book.notes == []
+
+
 def resolved(parts: Shapes, config: Any = None, layer: str = "model.layers.0.q_proj.") -> Tensor:
     book = ledger(parts, config, layer)
     resolve(book)

@@ -312,12 +312,22 @@ def test_data_types_of_auto_round_that_are_known(data_type: str) -> None:
     resolved(AWQ, {"quant_method": "auto-round", "data_type": data_type, "bits": 4})
 
 
+def test_layers_that_auto_round_leaves_alone() -> None:
+    """What AutoRound 0.16.1 writes of an output layer that it has not quantised."""
+    alone = {"bits": 16, "data_type": "float", "act_bits": 16, "act_data_type": "float"}
+    about = {"quant_method": "auto-round", "bits": 4, "extra_config": {"lm_head": alone}}
+    assert resolved(AWQ, about).notes == []
+    with pytest.raises(UnsupportedError, match="is a layout of"):
+        resolved(AWQ, {**about, "data_type": "float"})
+
+
 @pytest.mark.parametrize(
     "packing",
     [
         *("auto_round", "auto_round:auto_gptq", "auto_round:gptq", "auto_round:gptqmodel", "auto"),
         *("auto_round:auto_awq", "auto_round:fp8", "auto_round:fp8_static", "auto_gptq"),
         *("auto_round:llm_compressor", "auto_round:llm_compressor_nvfp4", "auto_round:mx_fp4"),
+        *("auto_round:mlx", "mlx"),
     ],
 )
 def test_packings_of_auto_round_that_are_known(packing: str) -> None:
