@@ -84,7 +84,7 @@ def test_inputs_of_which_the_model_has_a_part_are_noted(hidden: int) -> None:
     assert ["has 64: the width of its codes" in n for n in found] == [True] * (hidden == 64)
 
 
-@pytest.mark.parametrize("name", ["h.attn.c_attn", "l.attention.query", "b.attn.to_q", "l.fc1"])
+@pytest.mark.parametrize("name", ["h.attn.mixed", "l.attention.probe", "b.attn.to_q", "l.ff1"])
 @pytest.mark.parametrize("width", [16, 32, 64, 48, 96])
 def test_floats_of_any_name_with_a_part_of_the_inputs_are_noted(name: str, width: int) -> None:
     parts = {f"{name}.weight": ("BF16", (128, width)), "n.weight": ("BF16", (96,))}
