@@ -237,7 +237,8 @@ def test_the_first_job_of_the_page(
     bucket.put("llama-fp8/model.safetensors", (tmp_path / "m.safetensors").read_bytes())
     for _ in range(2):
         cluster.worker()
-    time.sleep(8)
+    with distributed.Client(cluster.address, set_as_default=False) as client:
+        client.wait_for_workers(2)
     small = ("--set", "output.max_shard_size=12MB", "--set", "output.dtype=bf16")
     ran = amn("run", ROOT / "configs/bucket.yaml", "--scheduler", cluster.address, *small)
     assert ran.returncode == 0, ran.stderr
