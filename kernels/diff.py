@@ -83,23 +83,26 @@ class Comparison:
             _reduce(first, second, self._state, self._counts)
             self._counts -= whole + STEP - elems
         finite = int(self._counts[0]) - before
-        self._rest += Sums(elems=elems) if finite == elems else _others(as_float32(a), b)
+        self._rest += Sums(elems=elems) if finite == elems else others(as_float32(a), b)
 
     def result(self) -> Sums:
         """The sums so far."""
-        finite, equal = map(int, self._counts)
-        lanes = [math.fsum(row) for row in self._state]
-        sums = Sums(
-            finite=finite,
-            equal=equal,
-            max_abs=float(self._state[MAX].max()),
-            sum_abs=lanes[SUM],
-            noise=lanes[NOISE],
-            signal=lanes[SIGNAL],
-            other=lanes[OTHER],
-            dot=lanes[DOT],
-        )
-        return sums + self._rest
+        return summed(self._state, *map(int, self._counts)) + self._rest
+
+
+def summed(state: Array, finite: int, equal: int) -> Sums:
+    """The sums of lanes, float64 `[6, lanes]`, and both counts."""
+    lanes = [math.fsum(row) for row in state]
+    return Sums(
+        finite=finite,
+        equal=equal,
+        max_abs=float(state[MAX].max()),
+        sum_abs=lanes[SUM],
+        noise=lanes[NOISE],
+        signal=lanes[SIGNAL],
+        other=lanes[OTHER],
+        dot=lanes[DOT],
+    )
 
 
 def metrics(sums: Sums) -> dict[str, float]:
@@ -140,7 +143,7 @@ def _relative(sums: Sums) -> float:
     return math.sqrt(sums.noise) / math.sqrt(sums.signal) if sums.signal else math.inf
 
 
-def _others(a: Floats, b: Floats) -> Sums:
+def others(a: Floats, b: Floats) -> Sums:
     """Count the pairs that are not finite."""
     elems = len(a)
     where = np.flatnonzero(~(np.isfinite(a) & np.isfinite(b)))

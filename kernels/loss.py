@@ -1,29 +1,28 @@
 """What encoding lost: a window's numbers against what they were encoded to.
 
-The sums are those of `diff`; here is the count of numbers past the ends of their groups (`ends`).
+The sums are those of `diff`, taken in another order, with the count of numbers past the ends of
+their groups (`ends`) in the same pass. Sixteen float32 lanes add up a block of `BLOCK` numbers,
+products and sums rounded each; float64 lanes add up blocks. So the relative error of a sum is below
+1e-5, and mostly 3e-7, and equal calls give the same bits on every machine; so do other cuts between
+blocks. A block whose squares float32 does not hold, or that has what is not finite, is added number
+by number in float64.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.diff import Comparison, Sums
+from anamnesis.kernels.diff import Sums, as_float32, others, summed
 from anamnesis.kernels.ends import Ends
 from anamnesis.kernels.types import Array, Floats
 
-_clipped = kernel("loss:clipped")
-
-
-def clipped(values: Array, ends: Ends) -> int:
-    """How many flat numbers, float32 or BF16's bits, lie past the ends of their groups."""
-    count = np.zeros(1, np.int64)
-    if not len(ends.low):  # NO_ENDS
-        return 0
-    _clipped(values, ends.columns, ends.size, ends.low, ends.high, count)
-    return int(count[0])
+BLOCK = 2048
+LEAST = 2.0**-110  # of a lane's sum of squares; what vanished in a block is below 2048 * 2**-149
+FINITE, EQUAL, CLIPPED = range(3)
+_compared = kernel("loss:compared")
 
 
 class Lost(NamedTuple):
@@ -41,14 +40,34 @@ class Losses:
     """Sums that grow window by window; equal windows give equal bits."""
 
     def __init__(self) -> None:
-        self._comparison = Comparison()
-        self._clipped = 0
+        self._state: Any = np.zeros((6, 16))
+        self._counts: Any = np.zeros(3, np.int64)
+        self._rest = Sums()
 
     def add(self, values: Array, encoded: Floats, ends: Ends) -> None:
         """Compare flat numbers, float32 or BF16's bits, with the float32 they were encoded to."""
-        self._comparison.add(values, encoded)
-        self._clipped += clipped(values, ends)
+        elems, before = len(values), int(self._counts[FINITE])
+        if not elems:
+            return
+        size, low, high = _by_steps(ends, elems)
+        _compared(values, encoded, size, low, high, self._state, self._counts)
+        finite = int(self._counts[FINITE]) - before
+        self._rest += Sums(elems=elems) if finite == elems else others(as_float32(values), encoded)
 
     def result(self) -> Lost:
         """The sums so far."""
-        return Lost(self._comparison.result(), self._clipped)
+        finite, equal, clipped = map(int, self._counts)
+        return Lost(summed(self._state, finite, equal) + self._rest, clipped)
+
+
+def _by_steps(ends: Ends, elems: int) -> tuple[int, Floats, Floats]:
+    """Ends of groups of whole steps of sixteen numbers; where groups are others, of each number."""
+    columns, size, low, high = ends
+    if not len(low):  # NO_ENDS
+        return 1 << 62, np.full(1, -np.inf, np.float32), np.full(1, np.inf, np.float32)
+    size = min(size, columns)
+    if size == 1 or not (size % 16 or columns % size):
+        return size, low, high
+    rows = [np.repeat(side.reshape(-1, -(-columns // size)), size, axis=1) for side in (low, high)]
+    first, last = (np.ascontiguousarray(row[:, :columns]).reshape(-1)[:elems] for row in rows)
+    return 1, first, last

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import math
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,8 +16,8 @@ import pytest
 
 from anamnesis.kernels.diff import Comparison
 from anamnesis.kernels.encoders import ENCODERS, Setting, encoder, former
-from anamnesis.kernels.ends import Ends
-from anamnesis.kernels.loss import clipped
+from anamnesis.kernels.ends import NO_ENDS, Ends
+from anamnesis.kernels.loss import BLOCK, Losses
 from anamnesis.readers.dtypes import DTYPES
 
 
@@ -101,19 +102,49 @@ def test_bytes_of_any_bits_in_odd_shapes(
         assert array.tobytes() == found[role].tobytes(), role
 
 
-@pytest.mark.parametrize("columns", [64, 40])
+@pytest.mark.parametrize("columns", [64, 40, 8])
 def test_losses_of_bf16_are_those_of_float32(columns: int) -> None:
-    stored = ours.matrix("plain", 9, columns).astype(ml_dtypes.bfloat16)
+    stored = ours.matrix("plain", 99, columns).astype(ml_dtypes.bfloat16)
     stored[3, 3:6] = np.nan, np.inf, -0.0
     wide, bits = stored.astype(np.float32).reshape(-1), stored.view(np.uint16).reshape(-1)
     changed = (wide * np.float32(1.01)).astype(np.float32)
-    sums = []
-    for values in (wide, bits):
-        comparison = Comparison()
-        comparison.add(values, changed)
-        sums.append(comparison.result())
-    assert sums[0] == sums[1]
     groups = -(-columns // 32)
-    low, high = (np.full(9 * groups, end, np.float32) for end in (-0.3, 0.01))
-    ends = Ends(columns, 32, low, high)
-    assert clipped(bits, ends) == np.count_nonzero((wide < low[0]) | (wide > high[0]))
+    low, high = (np.full(99 * groups, end, np.float32) for end in (-0.3, 0.01))
+    low[::3] = -0.1
+    found = []
+    for values in (wide, bits):
+        losses = Losses()
+        losses.add(values, changed, Ends(columns, 32, low, high))
+        found.append(losses.result())
+    assert found[0] == found[1]
+    least = np.repeat(low.reshape(99, groups), 32, axis=1)[:, :columns].reshape(-1)
+    assert found[0].clipped == np.count_nonzero((wide < least) | (wide > high[0]))
+
+
+@pytest.mark.parametrize("size", [2.0**-75, 2.0**-60, 1.0, 2.0**70, 0.0])
+@pytest.mark.parametrize("elems", [1, 15, 16, 4095, 6001])
+def test_losses_are_the_sums_of_a_diff(elems: int, size: float) -> None:
+    """Of numbers whose squares float32 has not, too; and of some that have no error."""
+    rng = np.random.default_rng(elems)
+    a = (rng.standard_normal(elems) * size).astype(np.float32)
+    b = a * (1 + 0.1 * rng.standard_normal(elems)).astype(np.float32)
+    b[: elems // 2] = a[: elems // 2]
+    a[rng.random(elems) < 0.0005], b[rng.random(elems) < 0.0005] = np.nan, np.inf
+    losses, comparison = Losses(), Comparison()
+    losses.add(a, b, NO_ENDS)
+    comparison.add(a, b)
+    found, wanted = losses.result().sums, comparison.result()
+    assert found[:7] == wanted[:7]  # counts
+    assert found[7:] == pytest.approx(wanted[7:], rel=2e-6, abs=0)
+
+
+def test_losses_do_not_depend_on_the_window() -> None:
+    rng = np.random.default_rng(3)
+    a, b = rng.standard_normal((2, 9 * BLOCK + 100)).astype(np.float32)
+    found = []
+    for cuts in ((), (BLOCK,), (3 * BLOCK, 8 * BLOCK)):
+        losses = Losses()
+        for first, last in pairwise((0, *cuts, len(a))):
+            losses.add(a[first:last], b[first:last], NO_ENDS)
+        found.append(losses.result())
+    assert found[0] == found[1] == found[2]
