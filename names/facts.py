@@ -31,7 +31,9 @@ class Facts:
         return max(0, int(value)) if whole else 0
 
     def lacking(self, name: str) -> tuple[str, ...]:
-        """The keys without a size, in full, of those that `name` is made of."""
+        """The keys without a size, in full, that `name` is made of, where shapes do not tell it."""
+        if name in _TOLD_BY_SHAPES:
+            return ()
         asked = _Asked(self._metadata, self._layer, self._prefix)
         asked(name)
         return tuple(f"{self._prefix}.{key}" for key in asked.lacking_keys)
@@ -85,9 +87,12 @@ def _rope_halves(facts: Facts) -> int:
     return 1 if counts and not facts.get("attention.head_count_kv") else 2
 
 
+# Held against the shape where the file says them.
+_TOLD_BY_SHAPES = {"half-head"}
 _DERIVED: dict[str, Callable[[Facts], int]] = {
     "experts": lambda f: f.get("expert_count"),
     "head-dim": _head_dim,
+    "half-head": lambda f: _over(_head_dim(f), 2),
     "heads": lambda f: f.get("attention.head_count"),
     "heads-kv": _head_count_kv,
     "key-nope": _key_nope,

@@ -30,8 +30,9 @@ PATTERNS: dict[str, str] = {
     # So many rows of a tensor.
     "part": "+r c -> +r c; r={}",
     # Rotary embeddings turn the two halves of a head's rows in one library, neighbours in the other
-    # (`LlamaModel.permute` in https://github.com/ggml-org/llama.cpp, conversion/llama.py).
-    "rope": "(h t d) ... -> (h d t) ...; t=2 h={}",
+    # (`LlamaModel.permute` in https://github.com/ggml-org/llama.cpp, conversion/llama.py). Rows
+    # that are no whole heads, where the file says how wide these are, are refused.
+    "rope": "(h t d) ... -> (h d t) ...; t=2 d=half-head h={}",
     "rope-attention": "(h t d) ... -> (h d t) ...; t=rope-halves h={}",
     "rows": "(g s d) ... -> (s g d) ...; g={} s={} d={}",
     # The last rows of a tensor, their groups in another order than those before them.

@@ -148,7 +148,8 @@ def test_rope_factors_are_made_and_read_back(tmp_path: Path) -> None:
         "high_freq_factor": 4.0,
         "original_max_position_embeddings": 128,
     }
-    source = folder(tmp_path / "hf", rope_scaling=scaling, rope_theta=500000.0, head_dim=16)
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 1}  # 16 wide
+    source = folder(tmp_path / "hf", rope_scaling=scaling, rope_theta=500000.0, **heads)
     out = tmp_path / "m.gguf"
     anamnesis.convert(source, out, to="gguf", max_shard_size=20_000)
     parts = sorted(tmp_path.glob("m-*.gguf"))

@@ -196,8 +196,19 @@ def test_an_unknown_architecture_names_the_known_ones(tmp_path: Path) -> None:
 def test_shapes_that_contradict_the_heads_are_refused(tmp_path: Path) -> None:
     tensors = {"blk.0.attn_q.weight": values(10, 4)}
     source = write(tmp_path / "m.gguf", "llama", HEADS, tensors)
-    with pytest.raises(FormatError, match=r"dimension 0 is 10, which is not 4 x \? x 2"):
+    with pytest.raises(FormatError, match=r"dimension 0 is 10, which is not 4 x 4 x 2"):
         anamnesis.convert(source, tmp_path / "out", to="hf")
+
+
+def test_rows_are_as_many_as_heads_of_the_stated_width_have(tmp_path: Path) -> None:
+    """Two heads of 8 rows, in a file that does not say that keys have fewer heads than queries."""
+    keys = {"attention.head_count": 8, "embedding_length": 64}
+    source = write(tmp_path / "m.gguf", "llama", keys, {"blk.0.attn_k.weight": values(16, 64)})
+    with pytest.raises(FormatError, match=r"dimension 0 is 16, which is not 8 x 4 x 2"):
+        anamnesis.open_model(source, names="hf")
+    keys["attention.head_count_kv"] = 2
+    source = write(tmp_path / "n.gguf", "llama", keys, {"blk.0.attn_k.weight": values(16, 64)})
+    assert anamnesis.open_model(source, names="hf")["model.layers.0.self_attn.k_proj.weight"]
 
 
 def test_plain_remember_names_the_command(tmp_path: Path) -> None:
