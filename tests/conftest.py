@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from command_server import CommandServer, environment
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -97,14 +98,27 @@ def fp8_model(tmp_path: Path, write_safetensors: Callable[[Path, Entries], Path]
     return write_safetensors(tmp_path / "model.safetensors", entries)
 
 
+@pytest.fixture(scope="session")
+def command_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[CommandServer]:
+    server = CommandServer(tmp_path_factory.mktemp("commands"))
+    yield server
+    server.close()
+
+
 @pytest.fixture
-def amn() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Run the command line in a process of its own."""
+def amn(command_server: CommandServer) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run the command line in a process of its own, anew where a test changes the environment."""
 
     def run(*arguments: object, **settings: Any) -> subprocess.CompletedProcess[str]:
         code = "from anamnesis.cli.main import main; main()"
         command = [sys.executable, "-c", code, *map(str, arguments)]
-        settings = {"capture_output": True, "text": True, "timeout": 110, **settings}
+        settings = {"capture_output": True, "text": True, "timeout": 240, **settings}
+        usual = settings.keys() <= {"capture_output", "text", "timeout", "cwd"}
+        if usual and environment() == command_server.environment:
+            cwd, timeout = settings.get("cwd"), settings["timeout"]
+            return subprocess.CompletedProcess(
+                command, *command_server.run(command[3:], cwd, timeout)
+            )
         return subprocess.run(command, check=False, **settings)
 
     return run
