@@ -150,7 +150,7 @@ def _unsaid(links: Sequence[Link]) -> list[str]:
 
 def _speechless(lacking: Mapping[str, Tensor], direction: Direction) -> FormatError:
     """`lacking` has, by key, the first tensor that cannot be cut without it."""
-    way_out = (
+    remedy = (
         "`amn convert FILE --to gguf --gguf-kv KEY=NUMBER -o OUT` adds them"
         if direction == "to-hf"
         else "they are made of its config.json"
@@ -158,7 +158,7 @@ def _speechless(lacking: Mapping[str, Tensor], direction: Direction) -> FormatEr
     tensor = next(iter(lacking.values()))
     return FormatError(
         f"{_described(tensor)}: cannot be cut without sizes that the model does not say: "
-        f"{', '.join(lacking)}; {way_out}"
+        f"{', '.join(lacking)}; {remedy}"
     )
 
 
