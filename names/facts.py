@@ -32,7 +32,7 @@ class Facts:
 
     def lacking(self, name: str) -> tuple[str, ...]:
         """The keys without a size, in full, that `name` is made of, where shapes do not tell it."""
-        if name in _TOLD_BY_SHAPES:
+        if name in _SEEN_IN_SHAPES:
             return ()
         asked = _Asked(self._metadata, self._layer, self._prefix)
         asked(name)
@@ -88,7 +88,7 @@ def _rope_halves(facts: Facts) -> int:
 
 
 # Held against the shape where the file says them.
-_TOLD_BY_SHAPES = {"half-head"}
+_SEEN_IN_SHAPES = {"half-head"}
 _DERIVED: dict[str, Callable[[Facts], int]] = {
     "experts": lambda f: f.get("expert_count"),
     "head-dim": _head_dim,
