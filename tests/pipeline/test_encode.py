@@ -354,7 +354,8 @@ def test_gptq_and_awq_hold_the_numbers_of_packed_words(
             other[name].clipped,
             other[name].compared.equal,
         )
-        assert row.sqnr_db == pytest.approx(other[name].sqnr_db, rel=1e-12)
+        # Sums are float32 within a block, and the two targets cut their windows apart.
+        assert row.sqnr_db == pytest.approx(other[name].sqnr_db, rel=1e-6)
 
 
 def test_gptq_and_awq_tell_their_loaders(model: Path, tmp_path: Path) -> None:
