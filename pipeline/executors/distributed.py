@@ -34,6 +34,10 @@ from anamnesis.writers.stores import located, store_of
 TRIES = 3  # of a task that the file system failed; other errors come again with certainty
 AHEAD = 2  # tasks in flight for every thread of the cluster
 POLL_SECONDS = 2.0
+# Until a cluster of ours replaces a worker that its nanny is about to start again. Dask's 15 s are
+# less than a slow machine needs; a nanny that is closed while its worker starts may never end.
+LOST_WORKER = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
+GIVEN_UP_SECONDS = 900.0  # a cluster of ours that has no worker for so long gets none any more
 # What a worker process holds besides the buffers of its tasks. Measured; see docs/scaling.md.
 WORKER_BYTES = 256 * MiB
 
@@ -70,6 +74,7 @@ class Flight:
         self._least_bytes = in_flight_bytes
         self._room = in_flight_bytes
         self._threads = -1
+        self._alone_since = 0.0  # when the last worker was seen to be gone; 0 while there are some
         self._origin = os.getcwd()
         self._waiting: list[Task] = []  # the next one last
         self._flying: dict[str, Task] = {}
@@ -232,8 +237,15 @@ class Flight:
             text = f"{threads} worker thread(s)" if threads else "no workers: waiting for some"
             self._listener.note(text)
             self._threads = threads
+        now = time.monotonic()
+        self._alone_since = 0.0 if threads else self._alone_since or now
         if self._revive is not None:
             self._revive()
+            if self._alone_since and now - self._alone_since > GIVEN_UP_SECONDS:
+                raise SchedulerError(
+                    f"no worker of the cluster of this run came back in {GIVEN_UP_SECONDS:.0f} s; "
+                    "run the job again to go on where it was"
+                )
         self._room = max(self._least_bytes, AHEAD * threads * TASK_BYTES)
 
 
@@ -301,6 +313,7 @@ def _quiet() -> Iterator[None]:
 @contextmanager
 def _client(options: Options) -> Iterator[tuple[Any, Callable[[], object] | None]]:
     """A client, and how to bring back workers of a cluster that is ours."""
+    import dask
     from distributed import Client, LocalCluster
 
     if options.scheduler:
@@ -320,6 +333,9 @@ def _client(options: Options) -> Iterator[tuple[Any, Callable[[], object] | None
             f"the workers of a cluster on this machine did not start: {error} In a script, call "
             'under `if __name__ == "__main__":`, as each worker imports it'
         ) from error
-    with cluster, Client(cluster, set_as_default=False) as client:
-        # A worker that is not back in time (deploy.lost-worker-timeout) is given up by its cluster.
+    with (
+        dask.config.set(LOST_WORKER),
+        cluster,
+        Client(cluster, set_as_default=False) as client,
+    ):
         yield client, lambda: cluster.scale(options.threads)

@@ -6,11 +6,14 @@ import pickle
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import dask
+import distributed
 import numpy as np
 import pytest
 from distributed import KilledWorker
@@ -19,6 +22,7 @@ import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, LimitError, UsageError
 from anamnesis.limits import KiB, MiB
 from anamnesis.pipeline import plan as planning
+from anamnesis.pipeline.executors import Options, SchedulerError
 from anamnesis.pipeline.executors import distributed as executor
 from anamnesis.pipeline.executors.distributed import AHEAD, TRIES, Flight
 from anamnesis.pipeline.plan import Spec, Task, make_plan
@@ -286,6 +290,43 @@ def test_c04_a_lost_scheduler_ends_the_run(
     cluster = client(lambda task, _: CancelledError("scheduler-connection-lost"))
     with pytest.raises(ConnectionError, match=r"tcp://nowhere:1 was lost; run the job again"):
         Flight(cluster, 1 << 30, Recorder()).run(tasks)
+
+
+def test_a_cluster_of_ours_whose_workers_stay_away_is_given_up(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that others run is waited for."""
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.1)
+    monkeypatch.setattr(executor, "GIVEN_UP_SECONDS", 0.3)
+    revived: list[None] = []
+    flight = Flight(client(threads=0), 1 << 30, Recorder(), lambda: revived.append(None))
+    with pytest.raises(SchedulerError, match=r"came back in 0 s; run the job again"):
+        flight.greet(tasks)
+    assert len(revived) > 1
+
+
+def test_workers_of_a_cluster_of_ours_have_time_to_start_again(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A nanny that was closed while its worker started was never heard of again."""
+    found = set()
+
+    def answer(task: Task, before: int) -> Receipt:
+        found.add(dask.config.get("distributed.deploy.lost-worker-timeout"))
+        return receipt(task)
+
+    class Local(nullcontext[None]):
+        def __init__(self, **settings: Any) -> None:
+            super().__init__()
+
+        def scale(self, workers: int) -> None:
+            pass
+
+    monkeypatch.setattr(distributed, "LocalCluster", Local)
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: nullcontext(client(answer)))
+    executor.run(tasks[:3], Options(2), Recorder())
+    assert found == {"10 minutes"}
+    assert dask.config.get("distributed.deploy.lost-worker-timeout") != "10 minutes"
 
 
 def test_c03_a_worker_with_too_little_memory_is_refused(
