@@ -296,7 +296,7 @@ def test_c01_workers_that_are_killed_are_replaced(
     finish(process, tmp_path)
 
 
-@pytest.mark.parametrize("kills", [2, pytest.param(4, marks=pytest.mark.oracle)])
+@pytest.mark.parametrize("kills", KILLS)
 def test_c01_kills_on_a_cluster_of_its_own(
     model: Callable[..., Path],
     tmp_path: Path,
