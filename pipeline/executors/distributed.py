@@ -35,7 +35,8 @@ TRIES = 3  # of a task that the file system failed; other errors come again with
 AHEAD = 2  # tasks in flight for every thread of the cluster
 POLL_SECONDS = 2.0
 # Until a cluster of ours replaces a worker that its nanny is about to start again. Dask's 15 s are
-# less than a slow machine needs; a nanny that is closed while its worker starts may never end.
+# less than a slow machine needs: the nanny is closed, its worker joins all the same when it has
+# started, and until that is stopped the one in its place is refused, as its name is taken.
 LOST_WORKER = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 GIVEN_UP_SECONDS = 900.0  # a cluster of ours that has no worker for so long gets none any more
 # What a worker process holds besides the buffers of its tasks. Measured; see docs/scaling.md.
@@ -338,4 +339,20 @@ def _client(options: Options) -> Iterator[tuple[Any, Callable[[], object] | None
         cluster,
         Client(cluster, set_as_default=False) as client,
     ):
-        yield client, lambda: cluster.scale(options.threads)
+        yield client, lambda: cluster.loop.add_callback(_replace_failed, cluster, options.threads)
+
+
+_ENDED = ("closed", "failed")  # distributed.Status of a nanny that starts no worker any more
+
+
+async def _replace_failed(cluster: Any, workers: int) -> None:
+    """Have a cluster of ours so many workers again; runs in its loop.
+
+    A nanny whose worker could not start closes itself, and stays in the cluster: Dask's own
+    replacing waits for workers that leave the scheduler, which that one never joined.
+    """
+    failed = [name for name, nanny in cluster.workers.items() if nanny.status.name in _ENDED]
+    if failed:  # their names are free when they are gone: not before the next call
+        await cluster.scale_down(failed)
+    else:
+        cluster.scale(workers)

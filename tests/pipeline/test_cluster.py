@@ -296,25 +296,42 @@ def test_c01_workers_that_are_killed_are_replaced(
     finish(process, tmp_path)
 
 
-@pytest.mark.parametrize("kills", KILLS)
-def test_c01_kills_on_a_cluster_of_its_own(
-    model: Callable[..., Path],
-    tmp_path: Path,
-    amn: Amn,
-    monkeypatch: pytest.MonkeyPatch,
-    kills: int,
-) -> None:
-    """`scheduler: null`: two processes that the run starts and ends."""
+@pytest.fixture
+def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the workers of a cluster that a run starts hold tasks."""
     folder = tmp_path / "held"
     folder.mkdir()
     monkeypatch.setenv("HELD_FOLDER", str(folder))
     monkeypatch.setenv("DASK_DISTRIBUTED__WORKER__PRELOAD", str(PRELOAD))
+    return folder
+
+
+@pytest.mark.parametrize("kills", KILLS)
+def test_c01_kills_on_a_cluster_of_its_own(
+    model: Callable[..., Path], tmp_path: Path, amn: Amn, own: Path, kills: int
+) -> None:
+    """`scheduler: null`: two processes that the run starts and ends."""
     model(*(f"held{n:02}" for n in range(kills + LET_GO + 2)))
     process = amn("run", job_file(tmp_path, executor="distributed", threads=2))
-    held = Held(folder, process)
+    held = Held(own, process)
     held.kill(held.let_some_go(tmp_path / "out"), kills)
     held.go()
     finish(process, tmp_path)
+
+
+def test_c01_a_worker_that_cannot_start_again(
+    model: Callable[..., Path], tmp_path: Path, amn: Amn, own: Path
+) -> None:
+    """Its nanny closes itself: another takes its place, as nobody else does the work."""
+    model(*(f"held{n:02}" for n in range(5)))
+    process = amn("run", job_file(tmp_path, executor="distributed", threads=1))
+    held = Held(own, process)
+    gone = held.let_some_go(tmp_path / "out")
+    (own / "refuse").touch()
+    held.kill(gone, 1)
+    held.go()
+    finish(process, tmp_path)
+    assert not (own / "refuse").exists()
 
 
 def test_c01_a_node_that_is_lost(
