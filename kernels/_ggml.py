@@ -18,6 +18,7 @@ from anamnesis.kernels._native import Kernel
 from anamnesis.kernels._native import kernel as body
 from anamnesis.kernels._native import variants as bodies
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, matrix_of
+from anamnesis.kernels.readback import Blocks, Facts, Parts
 from anamnesis.kernels.types import Array
 
 _weigh = body("_ggml_weights:weigh")
@@ -25,13 +26,19 @@ _weigh_alone = body("_ggml_weights:weigh_alone")
 _points = bodies("encode_gguf_iq:points")
 
 
-def form_blocks(encoding: str, name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
+def form_ggml(encoding: str, name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     """One part: the rows as blocks of a ggml type, as bytes."""
     row = ENCODINGS[encoding]
     _, columns = matrix_of(shape, row.block_elems)
     kind = encoding.removeprefix("gguf-").replace("-", "_").upper()
     part = Part("blocks", name, kind, shape, 1, columns, row.block_elems, row.block_bytes)
     return Form(columns, (part,))
+
+
+def blocks_ggml(encoding: str, parts: Parts, facts: Facts) -> Blocks:
+    """The bytes as rows of a block each."""
+    data = parts["blocks"].reshape(-1, ENCODINGS[encoding].block_bytes)
+    return Blocks({"payload": data}, {}, {}, len(data))
 
 
 def run_blocks(kernel: Callable[..., None], values: Array, encoding: str, out: Array) -> None:

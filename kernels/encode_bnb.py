@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,10 @@ import numpy as np
 from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels._native import kernel, variants
+from anamnesis.kernels.config import Config, Kept, quantization
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.ends import Ends, around, between
+from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.types import Array, Bytes, Floats, Real
 
 _NESTED = 256  # blocks under one number
@@ -41,6 +44,7 @@ _NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
         0.44070982933044434, 0.5626170039176941, 0.7229568362236023, 1.0)  # fmt: skip
 _FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 _LEAST = np.float32(1e-38)
+_ENDS = {"fp4": (-7 / 6, 7 / 6), "nf4": (-1.1519036, 1.1385216)}  # of the maps, in absmax
 _four_bits = variants("encode_bnb:four_bits")
 _last_four_bits = kernel("encode_bnb:last_four_bits")
 _rows_of_bytes = kernel("encode_bnb:rows_of_bytes")
@@ -220,6 +224,58 @@ def encode_fp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any])
     _encode_four("fp4", values, params, out)
 
 
+def _blocks_four(kind: str, parts: Parts, facts: Facts) -> Blocks:
+    size, absmax = int(facts.settings["block"]), parts["absmax"]
+    nested = {}
+    scalars: dict[str, Any] = {
+        "quant_type": kind,
+        "group_size": size,
+        "dtype": "float32",
+        "absmax_dtype": "F32",
+        "rounding": "exact",
+    }
+    if "nested" in parts:
+        scalars |= {"nested_blocksize": _NESTED, "nested_offset": facts.settings["absmax_mean"]}
+        nested = {
+            "nested_absmax": Stored("F32", parts["nested"]),
+            "nested_quant_map": Stored("F32", parts["nested_map"]),
+        }
+    payload = parts["weight"]
+    if len(payload) * 2 != size * len(absmax):
+        whole = np.zeros(size * len(absmax) // 2, np.uint8)
+        whole[: len(payload)] = payload
+        payload = whole
+    views = {"payload": payload.reshape(len(absmax), -1), "absmax": lines(absmax, len(absmax))}
+    return Blocks(views, scalars, nested, len(absmax))
+
+
+def _ends_four(kind: str, parts: Parts, facts: Facts) -> Ends:
+    absmax, size = parts["absmax"], int(facts.settings["block"])
+    if "nested" in parts:
+        nested = np.repeat(parts["nested"], _NESTED)[: len(absmax)]
+        absmax = parts["nested_map"][absmax] * nested + np.float32(facts.settings["absmax_mean"])
+    low, high = map(np.float32, _ENDS[kind])
+    return between(absmax * low, absmax * high, size, size)
+
+
+def _config_four(kind: str, settings: Settings, kept: Kept, dtype: str) -> Config:
+    return quantization(
+        quant_method="bitsandbytes",
+        load_in_4bit=True,
+        load_in_8bit=False,
+        llm_int8_skip_modules=list(kept),
+        bnb_4bit_quant_type=kind,
+        bnb_4bit_use_double_quant=settings["nested"],
+        bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage="uint8",
+    )
+
+
+blocks_nf4, blocks_fp4 = partial(_blocks_four, "nf4"), partial(_blocks_four, "fp4")
+ends_nf4, ends_fp4 = partial(_ends_four, "nf4"), partial(_ends_four, "fp4")
+config_nf4, config_fp4 = partial(_config_four, "nf4"), partial(_config_four, "fp4")
+
+
 def form_int8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     """A byte an element and a number a row."""
     rows, columns = matrix_of(shape)
@@ -239,3 +295,25 @@ def encode_int8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]
         out["scale"][:] = narrow(magnitudes(values, columns), "F16")
         factors = np.float32(1) / out["scale"] * np.float32(127)  # torch's order for 127 / scale
     _rows_of_bytes(values, factors, columns, out["weight"].view(np.uint8))
+
+
+def blocks_int8(parts: Parts, facts: Facts) -> Blocks:
+    """A row of codes and a number each."""
+    rows = facts.rows
+    views = {"payload": lines(parts["weight"], rows), "SCB": lines(parts["scale"], rows)}
+    return Blocks(views, {"bits": 8}, {}, rows)
+
+
+def ends_int8(parts: Parts, facts: Facts) -> Ends:
+    """Half a step beyond 127."""
+    return around(parts["scale"] * np.float32(127.5 / 127), facts.columns, facts.columns)
+
+
+def config_int8(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """bitsandbytes' block."""
+    return quantization(
+        quant_method="bitsandbytes",
+        load_in_4bit=False,
+        load_in_8bit=True,
+        llm_int8_skip_modules=list(kept),
+    )

@@ -34,8 +34,11 @@ from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._mx import ceilings, ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import KINDS, narrow
 from anamnesis.kernels._native import variants
+from anamnesis.kernels.config import Config, Kept, compressed_tensors, mlx, quantization
 from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.ends import E2M1_END, Ends, by_exponents
+from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.types import Array, Bytes, Real
 
 EXPERTS = ("gate_up_proj", "down_proj")  # of gpt-oss, which are stored transposed
@@ -161,4 +164,77 @@ def _parts(name: str, shape: Shape, style: str, group: int, kind: str) -> tuple[
     return (
         Part("weight", packed, "U8", (*shape[:-1], columns // 2), 1, columns // 2),
         Part("scale", name + "_scale", kind, scales, 1, columns // group),
+    )
+
+
+def blocks_mxfp4(parts: Parts, facts: Facts) -> Blocks:
+    """A row of codes and of scales each; a tensor's scale divides or multiplies."""
+    rows, style = facts.rows, facts.settings["style"]
+    views = {"payload": lines(parts["weight"], rows), "scale": lines(parts["scale"], rows)}
+    scalars: dict[str, Any] = {
+        "rows": rows,
+        "global": "divide" if style == "compressed-tensors" else "multiply",
+        "minus_zero": style != "modelopt",
+    }
+    wholes = {"global": Stored("F32", parts["global"])} if "global" in parts else {}
+    return Blocks(views, scalars, wholes, rows)
+
+
+blocks_nvfp4 = blocks_mxfp4
+
+
+def ends_mxfp4(parts: Parts, facts: Facts) -> Ends:
+    """By the exponents."""
+    return by_exponents(parts["scale"], float(E2M1_END), facts.columns, 32)
+
+
+def ends_nvfp4(parts: Parts, facts: Facts) -> Ends:
+    """By the scales, under that of the tensor."""
+    scales = e4m3_values(np.arange(256, dtype=np.uint8) & np.uint8(0x7F))
+    if "global" in parts:
+        divide = facts.settings["style"] == "compressed-tensors"
+        whole = parts["global"].reshape(-1)[0]
+        scales = scales / whole if divide else scales * whole
+    high, codes = np.abs(scales * E2M1_END).astype(np.float32), parts["scale"].view(np.uint8)
+    return Ends(facts.columns, 16, (-high)[codes].reshape(-1), high[codes].reshape(-1))
+
+
+def config_mxfp4(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """By the library that loads it."""
+    if settings["style"] == "gpt-oss":
+        return quantization(quant_method="mxfp4", modules_to_not_convert=list(kept))
+    if settings["style"] == "mlx":
+        return mlx("mxfp4", 4, 32, kept)
+    return compressed_tensors(
+        "mxfp4-pack-quantized",
+        kept,
+        num_bits=4,
+        strategy="group",
+        group_size=32,
+        scale_dtype="torch.uint8",
+        zp_dtype="torch.uint8",
+    )
+
+
+def config_nvfp4(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """By the library that loads it."""
+    if settings["style"] == "modelopt":
+        return quantization(
+            quant_method="modelopt",
+            quant_algo="NVFP4",
+            group_size=16,
+            kv_cache_quant_algo=None,
+            exclude_modules=list(kept),
+            ignore=list(kept),
+        )
+    if settings["style"] == "mlx":
+        return mlx("nvfp4", 4, 16, kept)
+    return compressed_tensors(
+        "nvfp4-pack-quantized",
+        kept,
+        num_bits=4,
+        strategy="tensor_group",
+        group_size=16,
+        scale_dtype="torch.float8_e4m3fn",
+        zp_dtype="torch.float8_e4m3fn",
     )

@@ -26,10 +26,14 @@ from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._mx import ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
+from anamnesis.kernels.config import Config, Kept, compressed_tensors, mlx, quantization
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.ends import Ends, around, by_exponents, wide
+from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.types import Array, Floats
 
 LARGEST = np.float32(448)
+_END = np.float32(464)  # 448, and half a step
 codes_of = variants("encode_fp8:codes_of")
 _micro = variants("encode_fp8:micro")
 
@@ -171,3 +175,95 @@ def encode_mxfp8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
     with np.errstate(all="ignore"):
         out["scale"][:], scales = of_groups(rule, magnitudes(values, 32), reach, dtype)
     codes_of(KINDS[dtype], False, not mlx)(values, 32, scales[:, None], 32, 1, codes)
+
+
+def _blocks(parts: Parts, facts: Facts, high: int, width: int, dtype: str) -> Blocks:
+    """A row of codes, under a grid of scales of blocks of `high` rows and `width` columns."""
+    rows, columns = facts.rows, facts.columns
+    grid = (1, -(-rows // high), -(-columns // width))
+    scalars: dict[str, Any] = {"block": (high, width), "grid": grid, "rows": rows}
+    scales = {"scale": Stored(dtype, parts["scale"])}
+    return Blocks({"payload": lines(parts["weight"], rows)}, scalars, scales, rows)
+
+
+def _held(parts: Parts, facts: Facts) -> str:
+    return "F32" if parts["scale"].dtype == np.float32 else facts.dtype
+
+
+def blocks_block(parts: Parts, facts: Facts) -> Blocks:
+    """Blocks at the edges are smaller."""
+    size = int(facts.settings["block"])
+    high, width = min(size, facts.rows), min(size, facts.columns)
+    return _blocks(parts, facts, high, width, _held(parts, facts))
+
+
+def blocks_channel(parts: Parts, facts: Facts) -> Blocks:
+    """A block a row."""
+    return _blocks(parts, facts, 1, facts.columns, _held(parts, facts))
+
+
+def blocks_tensor(parts: Parts, facts: Facts) -> Blocks:
+    """One block."""
+    return _blocks(parts, facts, facts.rows, facts.columns, _held(parts, facts))
+
+
+def blocks_mxfp8(parts: Parts, facts: Facts) -> Blocks:
+    """Blocks of 32 elements, under exponents."""
+    return _blocks(parts, facts, 1, 32, "U8")
+
+
+def ends_block(parts: Parts, facts: Facts) -> Ends:
+    """A block's end in each of its rows."""
+    size = int(facts.settings["block"])
+    grid = (wide(parts["scale"]) * _END).reshape(-1, -(-facts.columns // size))
+    return around(np.repeat(grid, size, axis=0)[: facts.rows], facts.columns, size)
+
+
+def ends_channel(parts: Parts, facts: Facts) -> Ends:
+    """An end a row."""
+    return around(wide(parts["scale"]) * _END, facts.columns, facts.columns)
+
+
+def ends_tensor(parts: Parts, facts: Facts) -> Ends:
+    """One end for all rows."""
+    whole = wide(parts["scale"]).reshape(-1)[:1] * _END
+    return around(np.repeat(whole, facts.rows), facts.columns, facts.columns)
+
+
+def ends_mxfp8(parts: Parts, facts: Facts) -> Ends:
+    """By the exponents."""
+    return by_exponents(parts["scale"], float(_END), facts.columns, 32)
+
+
+def config_block(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """compressed-tensors', or that of DeepSeek, which transformers writes too."""
+    size = [settings["block"]] * 2
+    if settings["style"] == "compressed-tensors":
+        return compressed_tensors("float-quantized", kept, strategy="block", block_structure=size)
+    return quantization(
+        quant_method="fp8",
+        fmt="e4m3",
+        activation_scheme="dynamic",
+        weight_block_size=size,
+        modules_to_not_convert=list(kept),
+    )
+
+
+def config_channel(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """compressed-tensors' strategy `channel`."""
+    return compressed_tensors("float-quantized", kept, strategy="channel")
+
+
+def config_tensor(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """compressed-tensors' strategy `tensor`."""
+    return compressed_tensors("float-quantized", kept, strategy="tensor")
+
+
+def config_mxfp8(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """By the library that loads it."""
+    if settings["style"] == "mlx":
+        return mlx("mxfp8", 8, 32, kept)
+    kind = "torch.uint8"
+    return compressed_tensors(
+        "mxfp8-quantized", kept, strategy="group", group_size=32, scale_dtype=kind, zp_dtype=kind
+    )

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anamnesis.kernels._ends_ggml import by_scale
 from anamnesis.kernels._ggml import run_blocks
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.types import Floats
@@ -24,6 +25,8 @@ _q1_0 = kernel("encode_gguf_bits:q1_0")
 _q2_0 = kernel("encode_gguf_bits:q2_0")
 _tq1_0 = kernel("encode_gguf_bits:tq1_0")
 _tq2_0 = kernel("encode_gguf_bits:tq2_0")
+ends_q1_0, ends_q2_0 = by_scale(-2, 2), by_scale(-1.5, 2.5)
+ends_tq1_0, ends_tq2_0 = by_scale(-1.5, 1.5, at=52), by_scale(-1.5, 1.5, at=64)
 
 
 def encode_q1_0(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:

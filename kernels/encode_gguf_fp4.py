@@ -19,6 +19,9 @@ import numpy as np
 from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._ggml import run_blocks
 from anamnesis.kernels._native import kernel
+from anamnesis.kernels.encode_fp4 import e4m3_values
+from anamnesis.kernels.ends import E2M1_END, Ends, around, by_exponents
+from anamnesis.kernels.readback import Facts, Parts
 from anamnesis.kernels.types import Array
 
 _mxfp4 = kernel("encode_gguf_fp4:mxfp4")
@@ -38,3 +41,14 @@ def encode_mxfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
 def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_nvfp4_ref`."""
     run_blocks(_nvfp4, values, "gguf-nvfp4", out["blocks"])
+
+
+def ends_mxfp4(parts: Parts, facts: Facts) -> Ends:
+    """By the exponent, a block's first byte of 17."""
+    return by_exponents(parts["blocks"][::17], float(E2M1_END), 32, 32)
+
+
+def ends_nvfp4(parts: Parts, facts: Facts) -> Ends:
+    """By the scales, a block's first four bytes of 36."""
+    scales = np.ascontiguousarray(parts["blocks"].reshape(-1, 36)[:, :4])
+    return around(e4m3_values(scales.reshape(-1)) * E2M1_END, 16, 16)

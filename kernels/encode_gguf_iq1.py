@@ -16,10 +16,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
+from anamnesis.kernels._ends_ggml import blocks_of, halves
 from anamnesis.kernels._ggml import weighed_blocks
 from anamnesis.kernels._iq_tables import tables
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Floats
+from anamnesis.kernels.ends import Ends, between
+from anamnesis.kernels.readback import Facts, Parts
+from anamnesis.kernels.types import Array, Floats
 
 _iq1_s = kernel("encode_gguf_iq1:iq1_s")
 _iq1_m = kernel("encode_gguf_iq1:iq1_m")
@@ -39,3 +44,37 @@ def encode_iq1_m(values: Floats, params: Mapping[str, Any], out: Mapping[str, An
     for part in weighed_blocks(values, params, (2, 0.0), "gguf-iq1-m", out["blocks"]):
         some, weights, blocks = part
         _iq1_m(some, weights, *grid, blocks)
+
+
+def ends_iq1_s(parts: Parts, facts: Facts) -> Ends:
+    """Groups of 32."""
+    blocks = blocks_of(parts, facts)
+    words = np.ascontiguousarray(blocks[:, 34:50]).view("<u2")
+    # qh: bits 12-14 the scale, bit 15 the sign of the shift.
+    return _moved(halves(blocks[:, :2]) * _odd(words >> 12 & 7), words >> 15, 32)
+
+
+def ends_iq1_m(parts: Parts, facts: Facts) -> Ends:
+    """Groups of eight, of which two have a scale."""
+    blocks = blocks_of(parts, facts)
+    words = np.ascontiguousarray(blocks[:, 48:56]).view("<u2")
+    # Bits 12-15 of four words are the nibbles of d.
+    bits = words[:, 0] >> 12 | words[:, 1] >> 12 << 4
+    bits |= words[:, 2] >> 12 << 8 | words[:, 3] >> 12 << 12
+    # Bits 3 k to 3 k + 2 of word i are the scale of run 4 i + k.
+    scales = (words[:, :, None] >> np.array([0, 3, 6, 9], np.uint16) & 7).reshape(-1, 16)
+    # Bits 3 and 7 of a byte of qh: the signs of two shifts.
+    shifts = blocks[:, 32:48, None] >> np.array([3, 7], np.uint8) & 1
+    sizes = np.repeat(halves(bits)[:, None] * _odd(scales), 2, axis=1)
+    return _moved(sizes, shifts.reshape(len(blocks), 32), 8)
+
+
+def _odd(scales: Array) -> Any:
+    return (2 * scales.astype(np.int32) + 1).astype(np.float32)
+
+
+def _moved(scales: Floats, down: Array, size: int) -> Ends:
+    """Ends of -1, 0 and 1, half a step beyond them, moved by an eighth."""
+    shift = np.where(down != 0, np.float32(-0.125), np.float32(0.125))
+    first, last = scales * (shift - np.float32(1.5)), scales * (shift + np.float32(1.5))
+    return between(first, last, 256, size)

@@ -15,12 +15,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from anamnesis.kernels._ends_ggml import by_codes, by_scale
 from anamnesis.kernels._ggml import run_blocks, run_weighed
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.types import Floats
 
 _iq4_nl = variants("encode_gguf_iq4:iq4_nl")
 _iq4_xs = variants("encode_gguf_iq4:iq4_xs")
+ends_iq4_nl = by_scale(-138.5, 125.0)
+ends_iq4_xs = by_codes(8, 136, 11)  # its last two are as far apart as if there were so many
 
 
 def _encode(

@@ -22,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels._ends_ggml import by_codes
 from anamnesis.kernels._ggml import run_groups, run_weighed, weighted_rows
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.types import Floats
@@ -33,6 +34,9 @@ _with_minimums = variants("encode_gguf_k:with_minimums")
 _weighted_q2_k = kernel("encode_gguf_k_weighted:q2_k")
 _weighted_q3_k = kernel("encode_gguf_k_weighted:q3_k")
 _weighted_with_minimums = variants("encode_gguf_k_weighted:with_minimums")
+ends_q2_k, ends_q3_k = by_codes(16, 80, 4), by_codes(0, 96, 8)
+ends_q4_k, ends_q5_k = by_codes(16, 144, 16), by_codes(16, 176, 32)
+ends_q6_k = by_codes(0, 192, 64)
 
 
 def encode_q2_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from anamnesis.kernels._ends_ggml import by_scale
 from anamnesis.kernels._ggml import run_blocks, run_weighed
 from anamnesis.kernels._native import Kernel, kernel, variants
 from anamnesis.kernels.types import Array
@@ -27,6 +28,9 @@ _around_zero = variants("encode_gguf_legacy:around_zero")
 _weighted_above_least = variants("encode_gguf_legacy_weighted:above_least")
 _weighted_around_zero = variants("encode_gguf_legacy_weighted:around_zero")
 _q8_0 = kernel("encode_gguf_legacy:q8_0")
+ends_q4_0, ends_q4_1 = by_scale(-8.5, 7.5), by_scale(-0.5, 15.5, biased=True)
+ends_q5_0, ends_q5_1 = by_scale(-16.5, 15.5), by_scale(-0.5, 31.5, biased=True)
+ends_q8_0 = by_scale(-127.5, 127.5)
 
 
 def encode_q8_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:

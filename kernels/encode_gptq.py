@@ -16,14 +16,19 @@ outputs of an AWQ word are in its order. Layouts and sources are in `gptq` and `
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels._codes import read_zeros
 from anamnesis.kernels._pack import pack_rows
+from anamnesis.kernels.config import Config, Kept, quantization
 from anamnesis.kernels.encode_ints import integers_of
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, sibling
+from anamnesis.kernels.ends import Ends, between, wide
+from anamnesis.kernels.readback import Blocks, Facts, Parts, lines
 from anamnesis.kernels.types import Array, Floats
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
@@ -117,3 +122,91 @@ def _words(codes: Array) -> Any:
     eights = codes.reshape(codes.shape[0], -1, 8)[..., list(_AWQ_ORDER)]
     pairs = eights[..., ::2] | eights[..., 1::2] << np.uint8(4)
     return np.ascontiguousarray(pairs).view("<i4")
+
+
+def _blocks(parts: Parts, facts: Facts, code_lines: int) -> Blocks:
+    """`facts.rows` inputs of `facts.columns` outputs; the decoder's rows are outputs."""
+    settings, inputs = facts.settings, facts.rows
+    group = int(settings["group"])
+    scalars: dict[str, Any] = {
+        "bits": int(settings["bits"]),
+        "group_size": group,
+        "groups": inputs // group,
+        "in_features": inputs,
+        "scale_dtype": facts.dtype,
+        "rounding": "exact",
+        "version": "gemm",
+        "word_bits": 32,
+        "zero_offset": int(settings.get("version", 0) == 1),
+        "zero_carry": False,
+    }
+    views = {
+        "qweight": lines(parts["weight"], code_lines),
+        "scales": lines(parts["scale"], inputs // group),
+        "qzeros": lines(parts["zero"], inputs // group),
+    }
+    return Blocks(views, scalars, {}, facts.columns, transposed=True)
+
+
+def blocks_gptq(parts: Parts, facts: Facts) -> Blocks:
+    """Lines of words, each of as many inputs as it has codes."""
+    return _blocks(parts, facts, facts.rows * int(facts.settings["bits"]) // 32)
+
+
+def blocks_awq(parts: Parts, facts: Facts) -> Blocks:
+    """A line an input."""
+    return _blocks(parts, facts, facts.rows)
+
+
+def _ends(parts: Parts, facts: Facts, offset: int, nibbles: bool) -> Ends:
+    """Of each number: groups run down the inputs."""
+    settings, outputs = facts.settings, facts.columns
+    group, bits = int(settings["group"]), int(settings["bits"])
+    groups = facts.rows // group
+    scales = wide(parts["scale"]).reshape(groups, outputs)
+    stored = parts["zero"].view(np.uint8).reshape(groups, -1)
+    zeros = read_zeros(stored, bits, offset, 0, nibbles, (groups, outputs))
+    first = (np.float32(-0.5) - zeros) * scales
+    last = (np.float32((1 << bits) - 0.5) - zeros) * scales
+    return between(np.repeat(first, group, axis=0), np.repeat(last, group, axis=0), outputs, 1)
+
+
+def ends_gptq(parts: Parts, facts: Facts) -> Ends:
+    """By zero points as the version stores them."""
+    return _ends(parts, facts, int(facts.settings["version"] == 1), nibbles=False)
+
+
+def ends_awq(parts: Parts, facts: Facts) -> Ends:
+    """By zero points in AWQ's order."""
+    return _ends(parts, facts, 0, nibbles=True)
+
+
+def config_gptq(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """gptqmodel's block."""
+    found = quantization(
+        quant_method="gptq",
+        bits=settings["bits"],
+        group_size=settings["group"],
+        sym=settings["sym"],
+        desc_act=False,
+        checkpoint_format="gptq" if settings["version"] == 1 else "gptq_v2",
+        pack_dtype="int32",
+        lm_head=False,
+    )
+    if kept:
+        # gptqmodel's rules: a minus leaves the modules alone that a pattern fits.
+        rules: Config = {f"-:^{re.escape(module)}$": {} for module in kept}
+        found["quantization_config"]["dynamic"] = rules
+    return found
+
+
+def config_awq(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """AutoAWQ's block."""
+    return quantization(
+        quant_method="awq",
+        bits=4,
+        version="gemm",
+        group_size=settings["group"],
+        zero_point=True,
+        modules_to_not_convert=list(kept),
+    )

@@ -20,6 +20,7 @@ compressed-tensors 0.20 `quantization/utils/helpers.py` `calculate_qparams`,
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,7 +29,11 @@ from anamnesis.kernels._extremes import ends, magnitudes
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
+from anamnesis.kernels.config import Config, Kept, compressed_tensors
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of
+from anamnesis.kernels.ends import Ends, between, wide
+from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
+from anamnesis.kernels.transcode_ints import zeros_down
 from anamnesis.kernels.types import Array
 
 codes_of = variants("encode_ints:codes_of")
@@ -129,3 +134,77 @@ def _asymmetric(values: Array, group: int, bits: int, dtype: str) -> tuple[Any, 
     zeros = narrow(-half - narrow(least / scales, dtype), dtype)
     zeros = np.rint(np.clip(zeros, -half, half - 1))
     return scales, np.nan_to_num(zeros, nan=0)
+
+
+def _blocks(role: str, parts: Parts, facts: Facts, scalars: Mapping[str, Any]) -> Blocks:
+    rows, columns = facts.rows, facts.columns
+    group = _group(columns, facts.settings)
+    given: dict[str, Any] = {
+        "zero": "",
+        "group_size": group,
+        "groups": columns // group,
+        "lines": rows,
+        "block_rows": 1,
+        "rows": rows,
+        "matrices": 1,
+        "unit_rows": 1,
+        "in_features": columns,
+        "act_order": False,
+        "scale_dtype": facts.dtype,
+        "rounding": "exact",
+        **scalars,
+    }
+    views = {role: lines(parts["weight"], rows), "weight_scale": lines(parts["scale"], rows)}
+    zeros = {"weight_zero_point": Stored("I32", parts["zero"])} if "zero" in parts else {}
+    return Blocks(views, given, zeros, rows)
+
+
+def blocks_packed(parts: Parts, facts: Facts) -> Blocks:
+    """A row of words each; zero points run down the rows."""
+    scalars = {"bits": int(facts.settings["bits"]), "padded": False}
+    zero = {"zero": "dense"} if "zero" in parts else {}
+    return _blocks("weight_packed", parts, facts, scalars | zero)
+
+
+def blocks_bytes(parts: Parts, facts: Facts) -> Blocks:
+    """A row of bytes each."""
+    zero = {"zero": "plain"} if "zero" in parts else {}
+    return _blocks("weight", parts, facts, {"bits": 8} | zero)
+
+
+def _ends(parts: Parts, facts: Facts, zeros: Any) -> Ends:
+    """By zero points from 0 on; half the codes where there are none."""
+    bits, columns = int(facts.settings["bits"]), facts.columns
+    scales = wide(parts["scale"])
+    first, last = np.float32(-0.5) - zeros, np.float32((1 << bits) - 0.5) - zeros
+    return between(first * scales, last * scales, columns, _group(columns, facts.settings))
+
+
+def _half(settings: Settings) -> Any:
+    return np.float32(1 << int(settings["bits"]) - 1)
+
+
+def ends_packed(parts: Parts, facts: Facts) -> Ends:
+    """By packed zero points."""
+    if "zero" not in parts:
+        return _ends(parts, facts, _half(facts.settings))
+    groups = facts.columns // _group(facts.columns, facts.settings)
+    words, bits = parts["zero"].view(np.uint8), int(facts.settings["bits"])
+    return _ends(parts, facts, zeros_down(words, groups, bits, facts.rows).reshape(-1))
+
+
+def ends_bytes(parts: Parts, facts: Facts) -> Ends:
+    """By zero points around 0."""
+    zeros = parts["zero"].astype(np.float32) if "zero" in parts else np.float32(0)
+    return _ends(parts, facts, zeros + _half(facts.settings))
+
+
+def _config(form: str, settings: Settings, kept: Kept, dtype: str) -> Config:
+    group = settings["group"]
+    groups = {"strategy": "group", "group_size": group} if group else {"strategy": "channel"}
+    bits, sym = settings["bits"], settings["sym"]
+    return compressed_tensors(form, kept, num_bits=bits, type="int", symmetric=sym, **groups)
+
+
+config_packed = partial(_config, "pack-quantized")
+config_bytes = partial(_config, "int-quantized")

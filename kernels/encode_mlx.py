@@ -20,7 +20,10 @@ from anamnesis.kernels._extremes import ends
 from anamnesis.kernels._narrow import stored
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._pack import pack
+from anamnesis.kernels.config import Config, Kept, mlx
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.ends import Ends, between, wide
+from anamnesis.kernels.readback import Blocks, Facts, Parts, lines
 from anamnesis.kernels.types import Array
 
 _affine = kernel("encode_mlx:affine")
@@ -60,3 +63,30 @@ def encode_affine(values: Array, params: Mapping[str, Any], out: Mapping[str, An
     codes = np.empty(len(values), np.uint8)
     _affine(values, scales, biases, group, levels, codes)
     pack(codes, bits, out["weight"].view(np.uint8))
+
+
+def blocks_affine(parts: Parts, facts: Facts) -> Blocks:
+    """A row of codes, of scales and of biases each."""
+    scalars: dict[str, Any] = {
+        "bits": int(facts.settings["bits"]),
+        "group_size": int(facts.settings["group"]),
+        "scale_dtype": facts.dtype,
+        "rounding": "exact",
+        "order": "mlx",
+    }
+    roles = {"payload": "weight", "scales": "scale", "biases": "bias"}
+    views = {role: lines(parts[part], facts.rows) for role, part in roles.items()}
+    return Blocks(views, scalars, {}, facts.rows)
+
+
+def ends_affine(parts: Parts, facts: Facts) -> Ends:
+    """Half a step below the bias, and above the last code."""
+    scales, biases = wide(parts["scale"]), wide(parts["bias"])
+    last = np.float32((1 << int(facts.settings["bits"])) - 0.5)
+    group = int(facts.settings["group"])
+    return between(biases - scales * np.float32(0.5), biases + scales * last, facts.columns, group)
+
+
+def config_affine(settings: Settings, kept: Kept, dtype: str) -> Config:
+    """MLX's block."""
+    return mlx("affine", int(settings["bits"]), int(settings["group"]), kept)

@@ -1,17 +1,22 @@
 """The table of encoders: how numbers become the stored tensors of a quantised layout.
 
-An encoder is the way back of a row in `ENCODINGS`. It has two functions:
+An encoder is the way back of a row in `ENCODINGS`. Its row names a module and X, which has:
 
-- `form(name, shape, dtype, settings)` says, from the shape alone, which tensors are stored (their
+- `form_X(name, shape, dtype, settings)` says, from the shape alone, which tensors are stored (their
   names, dtypes and shapes) and which windows of the matrix can be encoded by themselves. It raises
   `Unfit` with the reason when the layout cannot hold a tensor of that shape;
-- `encode(values, params, out)` fills `out`, which maps a part's role to a contiguous 1-D array of
+- `encode_X(values, params, out)` fills `out`, which maps a part's role to a contiguous 1-D array of
   its elements for one window. `values` are the window's float32 numbers, flat; `params` holds the
   settings, `dtype` (`BF16`, `F16` or `F32`: what the numbers were stored as, in which libraries
   round their scales), `columns` (the row length), `first` (the window's first unit), and the
   whole-tensor statistics that the form asked for. `weights` is None, or a function that gives what
-  the columns of a matrix of the stack count, as float32.
+  the columns of a matrix of the stack count, as float32;
+- `blocks_X(parts, facts)` gives what `encode_X` filled to the decoder (`readback`);
+- `ends_X(parts, facts)` says how far the codes of each group reach (`ends`);
+- `config_X(settings, kept, dtype)` is what `config.json` says of a model of it (`config`).
 
+Blocks of ggml's types are laid out and read back by their size alone, and files say what they are:
+these have only `encode_X` and `ends_X`.
 What is written is, bit for bit, what the library named in the row's module writes.
 One row a target, sorted by name; the module is imported on first use.
 """
@@ -21,7 +26,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cache, partial
 from importlib import import_module
 from typing import Any, Literal, NamedTuple
 
@@ -111,7 +116,7 @@ class Key(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Encoder:
-    """A row: the module with `encode_X` and, but for ggml's types, `form_X`.
+    """A row: where the functions are, what decodes what is written, and its settings.
 
     `weights` of columns, from an importance matrix, are taken; wanted, where a tool refuses to
     write all but embeddings and outputs without them; or needed by the encoder. With `bf16`,
@@ -219,25 +224,31 @@ ENCODERS: dict[str, Encoder] = {
 }
 
 
-def _load(name: str, kind: str) -> Any:
-    module, _, target = ENCODERS[name].target.partition(":")
-    return getattr(import_module(f"anamnesis.kernels.{module}"), f"{kind}_{target}")
+@cache
+def function_of(name: str, kind: str) -> Callable[..., Any]:
+    """A function of a row: `form`, `encode`, `blocks`, `ends` or `config`.
+
+    Imports its module on first use. The form and the blocks of ggml's types are those of any.
+    """
+    row = ENCODERS[name]
+    module, _, target = row.target.partition(":")
+    if kind in ("form", "blocks") and ENCODINGS[row.reads_back].ggml_type >= 0:
+        of_any = getattr(import_module("anamnesis.kernels._ggml"), f"{kind}_ggml")
+        return partial(of_any, row.reads_back)
+    found: Callable[..., Any] = getattr(
+        import_module(f"anamnesis.kernels.{module}"), f"{kind}_{target}"
+    )
+    return found
 
 
 def former(name: str) -> FormOf:
-    """The function that lays an encoder's parts out; that of blocks for all of ggml's types."""
-    encoding = ENCODERS[name].reads_back
-    if ENCODINGS[encoding].ggml_type >= 0:
-        form_blocks = import_module("anamnesis.kernels._ggml").form_blocks
-        return partial(form_blocks, encoding)
-    form: FormOf = _load(name, "form")
-    return form
+    """The function that lays an encoder's parts out."""
+    return function_of(name, "form")
 
 
 def encoder(name: str) -> Encode:
-    """The encode function of a row; imports its module on first use."""
-    encode: Encode = _load(name, "encode")
-    return encode
+    """The function that encodes a window."""
+    return function_of(name, "encode")
 
 
 def matrix_of(shape: Shape, group: int = 1) -> tuple[int, int]:

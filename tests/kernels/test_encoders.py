@@ -14,10 +14,7 @@ import pytest
 from safetensors.numpy import load_file
 
 from anamnesis.kernels import ENCODINGS
-from anamnesis.kernels.encoders import ENCODERS, Key, Unfit, encoder, former
-from anamnesis.kernels.ends import _ENDS
-from anamnesis.kernels.readback import _FORMS
-from anamnesis.pipeline.quant_config import _BY_NAME, _BY_STYLE
+from anamnesis.kernels.encoders import ENCODERS, Key, Unfit, former, function_of
 
 DATA = Path(__file__).resolve().parents[1] / "data" / "encode" / "expected.safetensors"
 
@@ -90,16 +87,14 @@ def test_plain_python_gives_the_same(elsewhere: Callable[..., None]) -> None:
 @pytest.mark.parametrize("name", ENCODERS)
 def test_rows_of_the_table(name: str) -> None:
     row = ENCODERS[name]
-    assert row.reads_back in ENCODINGS
-    assert callable(former(name))
-    assert callable(encoder(name))
+    ggml = ENCODINGS[row.reads_back].ggml_type >= 0  # whose files say what blocks are
+    for kind in ("form", "encode", "blocks", "ends", *(["config"] if not ggml else [])):
+        assert callable(function_of(name, kind)), kind
     for key in row.keys.values():
         assert not key.allowed or key.default in key.allowed
-    if not name.startswith("gguf-"):  # whose blocks say all, and whose files say what they are
-        assert row.reads_back in _FORMS, "kernels/readback.py"
-        assert row.reads_back in _ENDS, "kernels/ends.py"
-        styles = row.keys.get("style", Key("")).allowed or ("",)
-        assert all(style in _BY_STYLE or name in _BY_NAME for style in styles), "quant_config.py"
+    for style in row.keys.get("style", Key("")).allowed if not ggml else ():
+        settings = {key: item.default for key, item in row.keys.items()} | {"style": style}
+        assert "quantization_config" in function_of(name, "config")(settings, [], "bfloat16")
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from anamnesis.kernels import ENCODINGS, Window, decoder
-from anamnesis.kernels._ends_iq import reach
+from anamnesis.kernels.ends import ends_of
+from anamnesis.kernels.readback import Facts
 
 # The greatest number of a type's codebook in its own ends, which are half a step farther away.
 GREATEST = {
@@ -22,15 +23,16 @@ GREATEST = {
 
 @pytest.mark.parametrize("kind", GREATEST)
 def test_decoded_numbers_reach_so_far(kind: str) -> None:
-    row = ENCODINGS["gguf-" + kind.replace("_", "-")]
+    name = "gguf-" + kind.replace("_", "-")
+    row = ENCODINGS[name]
     blocks = np.random.default_rng(3).integers(0, 256, (400, row.block_bytes), np.uint8)
     if kind == "iq1_m":
         blocks[:, 55] &= 0xBF  # no exponent of all ones
     else:
         blocks[:, 1] &= 0xBF
     out = np.empty(400 * 256, np.float32)
-    decoder("gguf-" + kind.replace("_", "-"))({"payload": blocks}, {}, Window(0, 400), out)
-    size, low, high = reach(kind, blocks)
+    decoder(name)({"payload": blocks}, {}, Window(0, 400), out)
+    _, size, low, high = ends_of({"blocks": blocks.reshape(-1)}, Facts(name, {}, "F32", 256, 400))
     groups = out.reshape(-1, size)
     with np.errstate(all="ignore"):
         shares = np.maximum(groups.max(1) / high, groups.min(1) / low)
