@@ -245,25 +245,35 @@ class _Run:
     def _final(self, path: str) -> PurePath:
         return self.out / PurePath(path).name if self._is_staged else located(path)
 
+    def _before(self, journal: Journal) -> set[str]:
+        """The names of what earlier runs have left in the folder, by the journal and a manifest."""
+        if not is_folder(self.plan):
+            return set()
+        names = {entry.name for entry in journal.entries()}
+        with contextlib.suppress(UsageError, FormatError, IntegrityError):
+            names |= set(listed(load_manifest(located(self.plan.spec.path))))
+        return names
+
     def _complete(self, journal: Journal, files: OutputFiles) -> None:
         """Write what says that an output is whole, when all of its files are."""
-        plan, store = self.plan, store_of(self.plan.spec.path)
-        names = [Path(name).name for name, _ in plan.layout.extras]
-        if others(plan):  # so that they are known for this program's after a kill
-            journal.add({name: [] for name in others(plan)})
+        plan, folder = self.plan, located(self.plan.spec.path)
+        names, store = [Path(name).name for name, _ in plan.layout.extras], store_of(folder)
+        before = self._before(journal)
+        shards = {recorded_name(file.path) for file in plan.layout.files}
+        if known := before.union(others(plan)) - shards:  # for ours, after a kill too
+            journal.add({name: [] for name in sorted(known)})
         for name, data in plan.layout.extras:
             store.write(located(name), [data])
         if is_model_folder(plan):
-            source, folder = Path(plan.model.path), located(plan.spec.path)
+            source = Path(plan.model.path)
             dtype = decoded_dtype(plan.model, plan.spec)
             note, allow = files.note, plan.model.allow
             names += copy_companions(source, folder, dtype, note, plan.choices, allow)
-        if files.written or not recorded(plan, self.recipe):
-            write_manifest(plan, self.recipe, files.pieces, names, lost(files))
-        if not store.moves and is_folder(plan):
-            kept = {recorded_name(path) for path in planned(plan)}
-            for name in {entry.name for entry in journal.entries()} - kept:
-                store.remove(located(plan.spec.path) / name)  # of the output that was replaced
+        write_manifest(plan, self.recipe, files.pieces, names, lost(files))
+        gone = before - shards - set(names)  # of the old output, or of the input no longer
+        for name in store.names(folder) if gone else ():
+            if recorded_name(name) in gone:
+                store.remove(folder / name)
         journal.remove()
         remove_incomplete(self.out, self.recipe)
 

@@ -243,7 +243,8 @@ def _statements(page: str) -> Iterator[str]:
 # Of the pieces below these headings each sentence has its own row, which begins with `… `.
 _BY_SENTENCE = (
     *("## Methods that a configuration names", "## Which files of a folder are the model"),
-    *("## Signals", "## What lies in the place of our files", "## Models with broken shards"),
+    *("## Edits between the runs", "## Signals"),
+    *("## What lies in the place of our files", "## Models with broken shards"),
     *("## What is promised", "## What is not promised", "## Folders from strangers"),
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\[(\"])")

@@ -49,9 +49,19 @@ class Lab:
         self.run()
         self.truth = self.outputs()
         self.clear()
-        self.run(dtype="f16")
-        self.older = self.outputs()
+        self.olders = {
+            "overwrite": self.made(dtype="f16"),
+            "overwrite, of more shards": self.made(dtype="f16", max_shard_size="40kB"),
+            "overwrite, of another format": self.made(format="arrow", manifest="inside"),
+        }
+        self.older: dict[str, bytes] = {}  # the one that is there
+
+    def made(self, **output: Any) -> dict[str, bytes]:
+        """What another run makes in the same place."""
+        self.run(**output)
+        found = self.outputs()
         self.clear()
+        return found
 
     def run(self, executor: str = "serial", **output: Any) -> int:
         """Run the job here; the number of files that were done before."""
@@ -133,7 +143,7 @@ class Lab:
             for path in folder.glob("model-*"):
                 name = f"out/{path.name}"
                 data = path.read_bytes()
-                if data == self.truth[name]:
+                if data == self.truth.get(name):
                     found[name] = path.stat().st_ino
                 elif data != self.older.get(name) and data != self.damaged.get(name):
                     raise Wrong(f"{path}: has its final name and is not whole")
@@ -143,16 +153,15 @@ class Lab:
         """Under the output's name is one of the two models, whole and with its own manifest."""
         from anamnesis.pipeline.journal import verify_output
 
-        found = {
-            name: data
-            for name, data in self.outputs().items()
-            if name.startswith("out/") and not name.endswith("anamnesis.json")
-        }
-        models = [
-            {name: data for name, data in model.items() if name.startswith("out/")}
-            for model in (self.older, self.truth)
-        ]
-        if found not in models:
+        found, older, newer = (
+            {
+                name: data
+                for name, data in model.items()
+                if name.startswith("out/") and not name.endswith("anamnesis.json")
+            }
+            for model in (self.outputs(), self.older, self.truth)
+        )
+        if found not in (older, newer):
             raise Wrong(f"is neither the old nor the new model: {sorted(found)}")
         verify_output(self.out)
 
@@ -221,14 +230,15 @@ def write_input(folder: Path) -> None:
 
 
 def states(lab: Lab) -> Iterator[tuple[str, dict[str, bytes], dict[str, Any]]]:
-    """Where a job may start: with nothing there, over an older output, after damage."""
+    """Where a job may start: with nothing there, over older outputs, after damage."""
     shard = "out/model-00002-of-00003.safetensors"
     data = lab.truth[shard]
     damaged = data[:-9] + bytes([data[-9] ^ 4]) + data[-8:]
     lab.damaged = {shard: damaged}
     yield "fresh", {}, {}
-    yield "overwrite", lab.older, {"overwrite": True}
-    yield RENAMES, lab.older, {"overwrite": True}
+    for state, older in lab.olders.items():
+        yield state, older, {"overwrite": True}
+    yield RENAMES, lab.olders["overwrite"], {"overwrite": True}
     yield "damaged", {**lab.truth, shard: damaged}, {}
 
 
@@ -252,6 +262,7 @@ def sweep(lab: Lab, wanted: int, rng: random.Random) -> dict[str, Any]:
     for state, at, kind in cases[:wanted]:
         files, settings = by_state[state]
         lab.atomic = state != RENAMES
+        lab.older = files
         lab.put(files)
         try:
             status, answer = lab.faulted(at, kind, **settings)
@@ -262,7 +273,7 @@ def sweep(lab: Lab, wanted: int, rng: random.Random) -> dict[str, Any]:
             if kind not in ERRORS and not (os.WIFSIGNALED(status) and answer is None):
                 raise Wrong(f"was not killed: {answer}")
             found = lab.check(answer, failing)
-            if state == "overwrite":
+            if state in lab.olders:
                 lab.old_or_new()
             if rng.random() < 0.25:  # the second run is stopped as well
                 lab.faulted(rng.randrange(1, 50), rng.choice(KILLS), **lab.again(settings))
