@@ -1,4 +1,7 @@
-"""The tables of families in README.md and docs/formats/README.md, from the code's own.
+"""The tables of families in README.md and docs/formats/README.md, from pages and tables of code.
+
+A page of docs/formats says what its family is in a table at the top; pages that the index does not
+list yet come last.
 
 python tests/format_tables.py            # says which page differs
 python tests/format_tables.py --write    # mends it
@@ -12,42 +15,53 @@ from pathlib import Path
 
 from anamnesis.kernels import ENCODINGS
 from anamnesis.readers.schemes import SCHEMES
-from anamnesis.readers.schemes._families import FAMILIES
 from anamnesis.readers.schemes._refused import table as refused
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = (ROOT / "README.md", ROOT / "docs/formats/README.md")
 
 
+FORMATS = ROOT / "docs" / "formats"
+CELLS = ("Family", "Holds", "Containers", "Known by", "Schemes", "Oracle")
+
+
 def _code(names: list[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
+
+
+def pages() -> dict[str, dict[str, str]]:
+    """What each family's page says of it, in the order of the index."""
+    listed = re.findall(r"\[([\w-]+)\]\(\1\.md\) \|$", (FORMATS / "README.md").read_text(), re.M)
+    on_disk = sorted(p.stem for p in FORMATS.glob("*.md") if "\n| Family |" in p.read_text())
+    return {name: _cells(FORMATS / f"{name}.md") for name in dict.fromkeys([*listed, *on_disk])}
+
+
+def _cells(page: Path) -> dict[str, str]:
+    head = page.read_text().partition("\n\n")[2].partition("\n\n")[0]
+    found = dict(re.findall(r"^\| ([A-Z][\w ]+) \| (.+) \|$", head, re.M))
+    if tuple(found) != CELLS:
+        raise ValueError(f"{page}: its first table says {', '.join(found)}; not {', '.join(CELLS)}")
+    return found
 
 
 def families(folder: str) -> str:
     """Names and schemes, for readers in a hurry."""
     lines = ["| family | what of it | schemes |", "|---|---|---|"]
-    for page, row in FAMILIES.items():
-        schemes = _code(row.schemes.split()) or "`gguf-q4-k`, …"
-        title = row.title.partition(":")[0]
-        lines.append(f"| [{title}]({folder}{page}.md) | {row.holds} | {schemes} |")
+    for page, row in pages().items():
+        title = row["Family"].partition(":")[0]
+        lines.append(f"| [{title}]({folder}{page}.md) | {row['Holds']} | {row['Schemes']} |")
     return "\n".join(lines)
 
 
 def index() -> str:
-    """All that a row says."""
-    head = "| family | container | known by | schemes | oracle | page |"
-    lines = [head, "|---|---|---|---|---|---|"]
-    for page, row in FAMILIES.items():
-        schemes = _code(row.schemes.split()) or "`gguf-…`, see below"
-        cells = (
-            row.title,
-            row.containers,
-            row.evidence,
-            schemes,
-            row.oracle,
-            f"[{page}]({page}.md)",
-        )
-        lines.append(f"| {' | '.join(cells)} |")
+    """All that pages say."""
+    lines = [
+        "| family | container | known by | schemes | oracle | page |",
+        "|---|---|---|---|---|---|",
+    ]
+    for page, row in pages().items():
+        cells = [row[name] for name in CELLS if name != "Holds"]
+        lines.append(f"| {' | '.join(cells)} | [{page}]({page}.md) |")
     return "\n".join(lines)
 
 
