@@ -92,6 +92,7 @@ SCHEMES: dict[str, Scheme] = {
     "fp8": Scheme(
         "fp8:resolve",
         dtypes=("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ"),
+        suffixes=("_scale_inv",),
         methods=(
             *("auto-round", "comfyui", "compressed-tensors", "fbgemm-fp8", "fp8", "modelopt"),
             *("mxfp4", "mxfp8", "nvfp4", "quark"),

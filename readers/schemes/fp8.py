@@ -9,6 +9,7 @@
 | Mistral | `X.weight` | `X.qscale_weight` |
 | ComfyUI, old | `X.weight` | `X.scale_weight`, and a tensor `scaled_fp8` in the file |
 | Qwen3.8's n-gram tables | `X.shard_0.weight`, … | `X.weight_scale`, one number |
+| transformers, experts | `X.experts.0.up_proj.weight`, … | see `_fp8_transformers.py` |
 
 All of them are multiplied with, whatever their names say (`_inv`); but GPTQModel divides by its
 `weight_scale_inv`, as `weight_scale_semantics: inverse` in its configuration says, and a note does.
@@ -33,6 +34,11 @@ from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._fp8_transformers import (
+    drop_unused_scales,
+    expert_scale,
+    fused_layer,
+)
 from anamnesis.readers.schemes._scale_grid import (
     SCALE_DTYPES,
     Block,
@@ -69,7 +75,7 @@ def resolve(ledger: Ledger) -> None:
         return  # a type among ggml's, with companions of its own
     declared = declared_blocks(ledger.quantization())
     comfy = marks(ledger)
-    claimed = set()
+    claimed: set[str] = set()
     for stored in ledger.free():
         if stored.dtype not in ENCODINGS or _is_scale(ledger, stored.name):
             continue
@@ -81,9 +87,9 @@ def resolve(ledger: Ledger) -> None:
         if mark and (mark.rotation or mark.format != _COMFY_FORMATS.get(stored.dtype)):
             continue
         if _claim(ledger, stored, declared):
-            claimed.add(layer)
+            claimed.update((layer, fused_layer(ledger, stored.name)))
             _drop_mark(ledger, mark)
-    _drop_activation_scales(ledger, claimed)
+    _drop_activation_scales(ledger, claimed | drop_unused_scales(ledger))
     _settle_grids(ledger, declared)
 
 
@@ -232,7 +238,7 @@ def _scale_of(ledger: Ledger, stored: Stored) -> Stored | None:
         plain = ledger.get(f"{stem}{dot}scale")
         if plain is not None and plain.dtype in SCALE_DTYPES:
             return plain
-        return _shared_scale(ledger, stem)
+        return _shared_scale(ledger, stem) or expert_scale(ledger, stored)
     return found[0] if found else None
 
 

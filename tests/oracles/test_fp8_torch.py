@@ -161,3 +161,30 @@ def test_experts_of_fbgemm(tmp_path: Path, shape: tuple[int, ...]) -> None:
     tensors = {"experts.gate_up_proj": weight, "experts.gate_up_proj_scale": scale}
     found = recovered(tmp_path, tensors, {"quant_method": "fbgemm_fp8"})
     assert_same(found["experts.gate_up_proj"], weight.to(torch.float32) * scale)
+
+
+@pytest.mark.parametrize("fmt", ["float", "ue8m0"])
+@pytest.mark.parametrize("block", [(32, 32), (1, 32), None])
+def test_experts_that_transformers_quantised(tmp_path: Path, block: Any, fmt: str) -> None:
+    """Codes an expert, scales of all of them fused, as `save_pretrained` writes these modules."""
+    fp8 = pytest.importorskip("transformers.integrations.finegrained_fp8")
+    config: dict[str, Any] = {"quant_method": "fp8", "weight_block_size": block, "scale_fmt": fmt}
+    quantizer = type("Q", (), {"quantization_config": type("C", (), config)})
+    tensors, expected = {}, {}
+    generator = torch.Generator().manual_seed(2)
+    for name, parts in (("gate_up_proj", ("gate_proj", "up_proj")), ("down_proj", ("down_proj",))):
+        shape = (3, 64 * len(parts), 96)
+        weight = torch.randn(shape, generator=generator).bfloat16()
+        made = fp8.Fp8Quantize(quantizer)._quantize_one(f"m.experts.{name}", weight)
+        codes, scale = made.values()
+        tensors[f"m.experts.{name}_scale_inv"] = scale
+        wanted = fp8.Fp8Dequantize(None)._dequantize_one(codes, scale, torch.bfloat16)
+        for number in range(3):
+            for at, part in enumerate(parts):
+                rows = slice(64 * at, 64 * at + 64)
+                tensors[f"m.experts.{number}.{part}.weight"] = codes[number][rows]
+                expected[f"m.experts.{number}.{part}.weight"] = wanted[number][rows]
+    found = recovered(tmp_path, tensors, config | {"weight_block_size": block and list(block)})
+    assert found.keys() == expected.keys()
+    for name, want in expected.items():
+        assert np.array_equal(found[name], want.contiguous().view(torch.uint16).numpy()), name
