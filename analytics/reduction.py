@@ -20,10 +20,9 @@ from anamnesis.keywords import Executor, PathLike, Patterns
 from anamnesis.limits import Limits
 from anamnesis.pipeline.executors import Options as ExecutorOptions
 from anamnesis.pipeline.executors import executor, options_for
+from anamnesis.pipeline.fit import fit_tasks
 from anamnesis.pipeline.members import check_members
-from anamnesis.pipeline.plan import BASE_BYTES, fit_threads
 from anamnesis.pipeline.progress import Progress
-from anamnesis.pipeline.reading import reading_of
 from anamnesis.pipeline.sections import Dtype, Run, Select, Text
 from anamnesis.pipeline.sizes import parse_size
 from anamnesis.pipeline.task import Receipt, run_task
@@ -163,13 +162,7 @@ def plan_reduction(
     """
     groups = enumerate(pack(pieces, most_bytes))
     tasks = tuple(ReduceTask(f"{name}-{n:06d}", group, *load(group)) for n, group in groups)
-    needs = [(piece.memory_bytes, piece.tensors[0].name) for t in tasks for piece in t.pieces]
-    read = reading_of(piece for task in tasks for piece in task.pieces)
-    base, needs = BASE_BYTES + read.base, [(need + read.each, name) for need, name in needs]
-    threads = fit_threads(needs, base, memory_bytes, threads)
-    tasks = read.shared(tasks, memory_bytes - base, threads)
-    widest = max((task.memory_bytes for task in tasks), default=0)
-    return Reduction(tasks, threads, base + threads * widest)
+    return Reduction(*fit_tasks(tasks, memory_bytes, threads))
 
 
 def reduce(

@@ -111,6 +111,12 @@ _PATTERNS = (
         show_default="none",
     ),
 )
+memory_flag = click.option(
+    "--memory",
+    metavar="SIZE",
+    help="Budget of one process, e.g. 256MiB.",
+    show_default="512MiB",
+)
 _RESOURCES = (
     click.option(
         "--threads",
@@ -118,12 +124,7 @@ _RESOURCES = (
         default="auto",
         help="A number, or auto: the processors that are free to use.",
     ),
-    click.option(
-        "--memory",
-        metavar="SIZE",
-        help="Budget of one process, e.g. 256MiB.",
-        show_default="512MiB",
-    ),
+    memory_flag,
 )
 _LIMITS = (
     size_flag(

@@ -36,6 +36,7 @@ from anamnesis.cli.flags import (
     json_flag,
     limit_flags,
     limits_from,
+    memory_flag,
     unit_flag,
 )
 from anamnesis.cli.habits import no_such_command
@@ -163,9 +164,15 @@ def _inspect(path: str, as_json: bool, settings: dict[str, Any], *, entries: boo
     help="The importance matrix that OUT was encoded with.",
     show_default="none",
 )
+@memory_flag
 @json_flag
 def verify_command(
-    out: str, against: str | None, sample: float, imatrix: str | None, as_json: bool
+    out: str,
+    against: str | None,
+    sample: float,
+    imatrix: str | None,
+    memory: str | None,
+    as_json: bool,
 ) -> None:
     """Compare OUT with the checksums taken when it was written.
 
@@ -174,7 +181,7 @@ def verify_command(
     """
     from anamnesis.model.api import verify
 
-    counts = verify(out, against=against, sample=sample, imatrix=imatrix)
+    counts = verify(out, against=against, sample=sample, imatrix=imatrix, memory=memory)
     if as_json:
         print_json({"path": out, **counts})
         return

@@ -182,6 +182,7 @@ def verify(
     against: PathLike | None = None,
     sample: float = 1.0,
     imatrix: PathLike | None = None,
+    memory: Size | None = None,
 ) -> dict[str, int]:
     """Compare an output with its recorded checksums; IntegrityError names what differs.
 
@@ -190,22 +191,25 @@ def verify(
     against: decode this input again, and compare with the checksums too.
     sample: a share of its pieces, above 0; 1 is all of them.
     imatrix: the importance matrix with which the output was encoded, if there was one.
+    memory: the budget of the process (`512MiB`); what it leaves is fetched ahead from behind URLs.
 
     Returns counts: `files`, `tensors`, `bytes`, and with `against` `pieces`, `pieces_decoded`.
     """
     from anamnesis.pipeline.journal import verify_output
     from anamnesis.pipeline.place import refuse_foreign_weights
+    from anamnesis.pipeline.sections import Run
+    from anamnesis.pipeline.sizes import parse_size
     from anamnesis.writers.stores import located
 
+    budget = parse_size(Run().memory if memory is None else memory)
     place = located(output_path(os.fsdecode(out)))
     refuse_foreign_weights(place)
-    counts = verify_output(place)
+    counts = verify_output(place, budget)
     if against is not None:
         from anamnesis.pipeline.against import decode_again
 
-        counts |= decode_again(
-            place, os.fsdecode(against), sample, None if imatrix is None else os.fsdecode(imatrix)
-        )
+        weights = None if imatrix is None else os.fsdecode(imatrix)
+        counts |= decode_again(place, os.fsdecode(against), sample, weights, memory_bytes=budget)
     return counts
 
 

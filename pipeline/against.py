@@ -15,31 +15,39 @@ from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.ahead import reading_ahead
 from anamnesis.pipeline.encoded_again import EncodedTensors, Found
+from anamnesis.pipeline.fit import fit_tasks
 from anamnesis.pipeline.journal import load_manifest
 from anamnesis.pipeline.plan import TASK_BYTES, step_for, with_dtype
-from anamnesis.pipeline.reading import alone
 from anamnesis.pipeline.records import Manifest, Piece
 from anamnesis.pipeline.windows import Windows, files_of
 from anamnesis.pipeline.work import Piece as Made
-from anamnesis.pipeline.work import Work, pack
+from anamnesis.pipeline.work import Task, Work, load, pack
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.imatrix import open_imatrix
 from anamnesis.readers.model import Model
 
-Check = tuple[Work, Callable[[Files], Found]]  # what is made again, and how
+Digests = Callable[[Files], Found]
+Check = tuple[Work, Digests]  # what is made again, and how
 
 
 def decode_again(
-    out: PurePath, source: str, sample: float, imatrix: str | None = None
+    out: PurePath,
+    source: str,
+    sample: float,
+    imatrix: str | None = None,
+    *,
+    memory_bytes: int,
 ) -> dict[str, int]:
     """Make a share of the recorded pieces again from `source`; the output alone says which.
 
     What was encoded is encoded again, as the manifest says; the parts of a tensor that come of one
-    range of it are taken together, with the `imatrix` that was there then.
+    range of it are taken together, with the `imatrix` that was there then. `memory_bytes` are what
+    the process may hold, with what is fetched ahead of an input behind a URL.
     Returns counts (`pieces`, `pieces_decoded`). Raises
     IntegrityError for the first that differs, UsageError when `source` has not the tensors of the
-    output, UnsupportedError for a manifest that does not say how tensors were encoded.
+    output, UnsupportedError for a manifest that does not say how tensors were encoded, LimitError
+    when a tensor does not fit in the memory.
     """
     manifest = load_manifest(out, strangers=True)
     if manifest.loss and not manifest.encoded:
@@ -60,7 +68,13 @@ def decode_again(
             if tensor is None:
                 raise UsageError(f"{source}: has no tensor {piece[0]!r}, which {out} has")
             checks.append(_check_of(with_dtype(tensor, dtypes[piece[0]]), piece))
-    return {"pieces": len(manifest.pieces), "pieces_decoded": _compare(checks, sample, out, source)}
+    chosen = _sample(checks, sample, out)
+    groups = enumerate(pack((made for made, _ in chosen), TASK_BYTES))
+    tasks = [Task(f"verify-{number:06d}", group, *load(group)) for number, group in groups]
+    fitted, _, _ = fit_tasks(tasks, memory_bytes, 1)
+    encoded.look(fitted)
+    decoded = _compare(fitted, [digests for _, digests in chosen], out, source)
+    return {"pieces": len(manifest.pieces), "pieces_decoded": decoded}
 
 
 def _check_of(tensor: Tensor, piece: Piece) -> Check:
@@ -70,18 +84,20 @@ def _check_of(tensor: Tensor, piece: Piece) -> Check:
     return made, partial(_decoded, made, piece)
 
 
-def _compare(checks: Sequence[Check], sample: float, out: PurePath, source: str) -> int:
-    """Do a share of the checks; how many pieces that were, or IntegrityError."""
+def _sample(checks: Sequence[Check], sample: float, out: PurePath) -> list[Check]:
+    """A share of the checks, in their order; of one output always the same."""
     count = min(len(checks), max(1, round(sample * len(checks))))
-    chosen = sorted(random.Random(out.name).sample(range(len(checks)), count))
-    groups = pack((checks[number][0] for number in chosen), TASK_BYTES)
-    tasks = [alone(f"verify-{number:06d}", *group) for number, group in enumerate(groups)]
-    left, done = iter(chosen), 0
+    return [checks[n] for n in sorted(random.Random(out.name).sample(range(len(checks)), count))]
+
+
+def _compare(tasks: Sequence[Task], checks: Sequence[Digests], out: PurePath, source: str) -> int:
+    """Check every piece of the tasks; how many recorded ones that were, or IntegrityError."""
+    left, done = iter(checks), 0
     with reading_ahead(tasks, 1):
         for task in tasks:
             with files_of(task) as files:
-                for number in islice(left, len(task.pieces)):
-                    for piece, found in checks[number][1](files):
+                for digests in islice(left, len(task.pieces)):
+                    for piece, found in digests(files):
                         _hold(piece, found, out, source)
                         done += 1
     return done

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import PurePath
 
@@ -10,16 +10,17 @@ import xxhash
 
 from anamnesis.errors import FormatError, UsageError
 from anamnesis.kernels.encoders import Unfit
+from anamnesis.pipeline.ahead import reading_ahead
 from anamnesis.pipeline.encoded_rows import EncodedRow
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.journal import find_manifest
 from anamnesis.pipeline.plan import step_for, with_dtype
-from anamnesis.pipeline.reading import alone
 from anamnesis.pipeline.records import Manifest
 from anamnesis.pipeline.records import Piece as Recorded
-from anamnesis.pipeline.statistics import StatisticsTask, run_statistics_task
+from anamnesis.pipeline.statistics import run_statistics_task, statistics_tasks
 from anamnesis.pipeline.window_parts import made_of, make_parts
 from anamnesis.pipeline.windows import Windows
+from anamnesis.pipeline.work import Task
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.imatrix_entry import Imatrix
@@ -114,19 +115,20 @@ class EncodedTensors:
             f"{span[0]:,} to {span[1]:,} are no piece of a run"
         )
 
+    def look(self, tasks: Sequence[Task]) -> None:
+        """The first pass, as the run had one: what has to be known of whole tensors of `tasks`."""
+        first = statistics_tasks(tasks)
+        with reading_ahead(first, 1):
+            for task in first:
+                receipt = run_statistics_task(task)
+                self._found[receipt.tensor] = receipt.found
+
     def digests(self, again: Again, files: Files) -> Found:
         """What was recorded of each part of a piece, with the digest of what is encoded now."""
         piece = again.piece
-        name, form = piece.step.tensor.name, piece.encoded.form
-        if form.statistics:
-            if name not in self._found:
-                whole = replace(piece, start=0, stop=piece.step.tensor.units)
-                planned = alone("statistics", whole)
-                task = StatisticsTask(
-                    planned.key, (whole,), 0, planned.memory_bytes, ahead_bytes=planned.ahead_bytes
-                )
-                self._found[name] = run_statistics_task(task).found
-            piece = replace(piece, encoded=replace(piece.encoded, statistics=self._found[name]))
+        form, found = piece.encoded.form, self._found.get(piece.step.tensor.name)
+        if found is not None:
+            piece = replace(piece, encoded=replace(piece.encoded, statistics=found))
         windows = Windows(piece.step, files)
         maker = make_parts(piece.step, piece.encoded, windows)
         digests = {role: xxhash.xxh3_128() for role in again.recorded}

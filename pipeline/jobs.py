@@ -12,12 +12,13 @@ from anamnesis.names.open import open_named
 from anamnesis.pipeline.companions import check_companions
 from anamnesis.pipeline.config import Job, Settings
 from anamnesis.pipeline.executors import SchedulerError, options_for
+from anamnesis.pipeline.fit import BASE_BYTES
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
 from anamnesis.pipeline.inputs import Inputs, copy_rest, inputs_of, refuse_indexes
 from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.output_needs import described, prepared
 from anamnesis.pipeline.place import is_model_folder, refuse_input_folders, refuse_no_folder
-from anamnesis.pipeline.plan import BASE_BYTES, Plan, Spec, make_plan
+from anamnesis.pipeline.plan import Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.remarks import collapsed, remarks_on, remarks_on_loss, remarks_on_settings
 from anamnesis.pipeline.run import check_place, run_plan

@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import PurePath
 from typing import Any, TypeVar
 
@@ -20,8 +22,10 @@ import xxhash
 from anamnesis.errors import AnamnesisError, FormatError, IntegrityError, UsageError
 from anamnesis.limits import INDEX_BYTES, OWNED_BYTES, Limits
 from anamnesis.pipeline.encoded_rows import encoded_rows
+from anamnesis.pipeline.fit import BASE_BYTES
 from anamnesis.pipeline.loss import Losses
 from anamnesis.pipeline.plan import Plan
+from anamnesis.pipeline.reading import reading
 from anamnesis.pipeline.records import (
     VERSION,
     Entry,
@@ -34,7 +38,7 @@ from anamnesis.pipeline.records import (
     read_entry,
     read_manifest,
 )
-from anamnesis.pipeline.written import Written, open_written
+from anamnesis.pipeline.written import open_written
 from anamnesis.readers.source import public_name
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
@@ -267,14 +271,14 @@ def intact(plan: Plan, number: int, pieces: Pieces) -> bool:
     check_cover(elems, pieces, f"{file.path}: what was recorded of it")
     try:
         store_of(file.path).check(writer(plan.spec.format), located(file.path), file)
-        compare(plan.layout, _places(plan.items, plan.layout), pieces)
+        compare(plan.layout, _places(plan.items, plan.layout), pieces, plan.memory_bytes)
     except (OSError, AnamnesisError):
         return False
     return True
 
 
-def verify_output(out: PurePath) -> dict[str, int]:
-    """Read an output again and compare it with its manifest.
+def verify_output(out: PurePath, memory_bytes: int) -> dict[str, int]:
+    """Read an output again, in a process of at most so much memory; compare it with its manifest.
 
     Returns counts (`files`, `tensors`, `bytes`). Raises IntegrityError naming the file and the
     tensor that differ, UsageError when there is no manifest.
@@ -284,33 +288,31 @@ def verify_output(out: PurePath) -> dict[str, int]:
     check_files(manifest, layout, path)
     for file in layout.files:
         store_of(out).check(writer(manifest.format), located(file.path), file)
-    total = compare(layout, _places(items, layout), manifest.pieces)
+    total = compare(layout, _places(items, layout), manifest.pieces, memory_bytes)
     return {"files": len(layout.files), "tensors": len(items), "bytes": total}
 
 
-def compare(layout: Layout, places: Mapping[str, Any], pieces: Pieces) -> int:
-    """Read recorded pieces again; the bytes read, or IntegrityError for the first that differs."""
+def compare(layout: Layout, places: Mapping[str, Any], pieces: Pieces, memory_bytes: int) -> int:
+    """Read recorded pieces again; the bytes read, or IntegrityError for the first that differs.
+
+    `memory_bytes` are those of the process, with what is fetched ahead from behind a URL.
+    """
     total = 0
-    opened: dict[int, Written] = {}
-    try:
-        for name, start, stop, expected in pieces:
-            number, slot = places[name]
-            file = opened.get(number)
-            if file is None:
-                file = opened[number] = open_written(layout.files[number])
-            digest = xxhash.xxh3_128()
-            for view in file.values(name, slot, start, stop):
-                digest.update(view)
-                total += len(view)
-            if digest.hexdigest() != expected:
-                raise IntegrityError(
-                    f"{layout.files[number].path}: tensor {name!r}: elements {start:,} to "
-                    f"{stop:,} are not what was written (xxh3-128 {digest.hexdigest()}, recorded "
-                    f"{expected})"
-                )
-    finally:
-        for file in opened.values():
-            file.close()
+    read = reading(file.path for file in layout.files)
+    ahead = read.ahead_bytes(memory_bytes - BASE_BYTES - read.base)
+    for number, group in groupby(pieces, key=lambda piece: places[piece[0]][0]):
+        out = layout.files[number]
+        with closing(open_written(out, ahead)) as file:
+            for name, start, stop, expected in group:
+                digest = xxhash.xxh3_128()
+                for view in file.values(name, places[name][1], start, stop):
+                    digest.update(view)
+                    total += len(view)
+                if digest.hexdigest() != expected:
+                    raise IntegrityError(
+                        f"{out.path}: tensor {name!r}: elements {start:,} to {stop:,} are not what "
+                        f"was written (xxh3-128 {digest.hexdigest()}, recorded {expected})"
+                    )
     return total
 
 

@@ -14,13 +14,13 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
-from operator import itemgetter
 
-from anamnesis.errors import LimitError, UnsupportedError
+from anamnesis.errors import UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk, staged_bytes
+from anamnesis.pipeline.fit import BASE_BYTES, BASE_TENSORS, fit_threads
 from anamnesis.pipeline.importance import refuse_unweighted
 from anamnesis.pipeline.kept import metadata_of, stem_of
 from anamnesis.pipeline.quant_config import Chosen, metadata_blocks
@@ -46,13 +46,6 @@ TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # which is one call instead of one a line.
 READ_AHEAD_BYTES = 24 * MiB
 TRANSPOSED_BYTES = 32 * MiB  # of a matrix whose rows become columns: what is held in its own order
-
-# What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
-# the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
-# more. Measured by tests/pipeline/test_memory_budget.py; see docs/memory.md.
-BASE_BYTES = 184 * MiB
-BASE_TENSORS = 1000  # whose records it includes
-COMPILE_BYTES = 72 * MiB
 
 
 @dataclass(frozen=True, slots=True)
@@ -309,30 +302,6 @@ def is_deflated(tensor: Tensor) -> bool:
     if any(v.member is not None and v.member.deflated for v in views):
         return True
     return any(v.rows is not None and v.rows.longest_packed > TASK_BYTES for v in views)
-
-
-def fit_threads(
-    needs: Sequence[tuple[int, str]], base_bytes: int, memory_bytes: int, threads: int
-) -> int:
-    """How many threads fit in `memory_bytes`, of which the process itself holds `base_bytes`.
-
-    Each may need the most of `needs`: bytes of buffers, with the name of the tensor. Raises
-    LimitError when none fits.
-    """
-    if not needs:
-        return threads
-    need, name = max(needs, key=itemgetter(0))
-    room = memory_bytes - base_bytes
-    if need > room:
-        raise LimitError(
-            f"{name}: one window needs {need:,} bytes besides the "
-            f"{base_bytes:,} of the process; run.memory (--memory) is {memory_bytes:,}: "
-            f"set it to at least {need + base_bytes:,}",
-            limit="run.memory",
-            need=need + base_bytes,
-            have=memory_bytes,
-        )
-    return max(1, min(threads, room // max(1, need)))
 
 
 def _task_bytes(whole: Iterable[Piece]) -> int:

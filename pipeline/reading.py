@@ -26,6 +26,10 @@ class Reading:
     base: int
     each: int
 
+    def ahead_bytes(self, room_bytes: int) -> int:
+        """What a thread with room for so many bytes besides its windows has fetched ahead."""
+        return max(0, min(room_bytes - self.each, MOST_BYTES)) if self.each else 0
+
     def shared(self, tasks: Sequence[T], room_bytes: int, threads: int) -> tuple[T, ...]:
         """The tasks with what each may have fetched ahead.
 
@@ -33,8 +37,8 @@ class Reading:
         """
         if not self.each or not tasks:
             return tuple(tasks)
-        room = room_bytes // threads - max(task.memory_bytes for task in tasks) - self.each
-        nbytes = min(room, MOST_BYTES)
+        widest = max(task.memory_bytes for task in tasks)
+        nbytes = self.ahead_bytes(room_bytes // threads - widest)
         return tuple(
             replace(t, ahead_bytes=nbytes, memory_bytes=t.memory_bytes + nbytes + self.each)
             for t in tasks
@@ -51,14 +55,3 @@ def reading_of(pieces: Iterable[Work]) -> Reading:
     """For what pieces read."""
     tensors = {id(tensor): tensor for piece in pieces for tensor in piece.tensors}
     return reading(c.stored.file.path for t in tensors.values() for c in t.components)
-
-
-def alone(key: str, *pieces: Work, most_bytes: int = MOST_BYTES) -> Task:
-    """A task that no plan knows, done by whoever asks.
-
-    It has as much fetched ahead as a task has, but no more than `most_bytes`.
-    """
-    memory = max(piece.memory_bytes for piece in pieces)
-    room = memory + THREAD_BYTES + most_bytes
-    (task,) = reading_of(pieces).shared([Task(key, pieces, 0, memory)], room, 1)
-    return task

@@ -11,7 +11,7 @@ from anamnesis.limits import Limits, MiB
 from anamnesis.readers import open_container
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.raw import RawBytes, open_raw
-from anamnesis.readers.source import open_source
+from anamnesis.readers.source import SourceFile, is_url, open_source
 from anamnesis.writers.base import OutFile, Slot
 
 _LIMITS = Limits(max_expansion_ratio=1 << 62)  # what was written may be all zeros
@@ -29,23 +29,30 @@ class Written(Protocol):
         ...
 
 
-def open_written(file: OutFile) -> Written:
+def open_written(file: OutFile, ahead_bytes: int = 0) -> Written:
     """Open an output file; a packed one is read as an input is.
 
+    So much is fetched ahead of one behind a URL, but for Parquet, whose columns are read whole.
     Raises OSError, and of a packed file that is damaged the errors of the readers.
     """
     if not file.packer:
-        return _Plain(file)
+        return _Plain(file, ahead_bytes)
     if file.packer == "parquet_pack":
         from anamnesis.writers.parquet_pack import Written as ParquetFile
 
         return ParquetFile(file)
-    return _Packed(file)
+    return _Packed(file, ahead_bytes)
 
 
 class _Plain:
-    def __init__(self, file: OutFile) -> None:
-        self._file = open_source(file.path)
+    def __init__(self, file: OutFile, ahead_bytes: int) -> None:
+        self._file: SourceFile = open_source(file.path)
+        if ahead_bytes and is_url(file.path):
+            from anamnesis.readers.ahead import ForwardFile
+            from anamnesis.readers.remote import RemoteFile
+
+            assert isinstance(self._file, RemoteFile)
+            self._file = ForwardFile(self._file, ahead_bytes)
         self._buffer = memoryview(bytearray(MiB))
 
     def values(self, name: str, slot: Slot, start: int, stop: int) -> Iterator[memoryview]:
@@ -60,8 +67,8 @@ class _Plain:
 
 
 class _Packed(_Plain):
-    def __init__(self, file: OutFile) -> None:
-        super().__init__(file)
+    def __init__(self, file: OutFile, ahead_bytes: int) -> None:
+        super().__init__(file, ahead_bytes)
         self._stored = open_container(file.path, _LIMITS).stored
         self._raw: tuple[str, RawBytes] | None = None  # packed values are best read forwards
 

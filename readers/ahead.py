@@ -251,6 +251,19 @@ class AheadFile(Closing):
         self._file.close()
 
 
+class ForwardFile(AheadFile):
+    """A file behind a URL that is read from its begin to its end, of which so much is fetched."""
+
+    def __init__(self, file: RemoteFile, budget_bytes: int) -> None:
+        super().__init__(file, ReadAhead(budget_bytes), file.path)
+        self._ahead.add(file.path, [Range(file.id, 0, file.size, loose=True)])
+
+    def close(self) -> None:
+        """Let go of it, and of what was fetched."""
+        self._ahead.close()
+        super().close()
+
+
 def blocks_of(ranges: Iterable[Range]) -> tuple[int, int]:
     """How many requests `ReadAhead` makes for ranges that are read, and the bytes of them all."""
     by_path: dict[str, list[_Block]] = {}

@@ -45,10 +45,10 @@ from anamnesis.keywords import wrong_word
 from anamnesis.limits import Limits, MiB
 from anamnesis.pipeline.ahead import Ahead
 from anamnesis.pipeline.plan import Step, charge_tensor, step_for, with_dtype
-from anamnesis.pipeline.reading import alone, reading
+from anamnesis.pipeline.reading import MOST_BYTES, reading
 from anamnesis.pipeline.values import Values
 from anamnesis.pipeline.windows import files_of
-from anamnesis.pipeline.work import Loosely, pack
+from anamnesis.pipeline.work import Loosely, Task, pack
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import OpenFile
 from anamnesis.readers.dtypes import DTYPES
@@ -93,7 +93,8 @@ def scan_reader(
 ) -> pa.RecordBatchReader:
     """The tensors of a model as one stream; nothing is read that no column needs.
 
-    `memory` bytes are what the stream holds: buffers, the batch being made and the one before.
+    `memory` bytes are what the stream holds: buffers, the batch being made and the one before, and
+    what is fetched ahead from behind URLs, for which half of it is (of more than 128 MiB, 64 MiB).
     Raises UsageError for columns that do not exist, LimitError when a tensor is over `limits` or a
     row of it does not fit, UnsupportedError for complex numbers to decode; all before any reading.
     """
@@ -133,6 +134,7 @@ class _Stream:
 
     def __init__(self, tensors: Sequence[Tensor], schema: pa.Schema, memory: int) -> None:
         self._tensors, self._schema, self._memory = tensors, schema, memory
+        self._remote = reading(c.stored.file.path for t in tensors for c in t.components).each > 0
         self._wanted = frozenset(schema.names)
         self._names: dict[str, dict[str, int]] = {
             "tensor": {t.name: i for i, t in enumerate(tensors)},
@@ -145,8 +147,7 @@ class _Stream:
 
     def batches(self) -> Iterator[pa.RecordBatch]:
         """The whole stream; files are open while it runs, or a part of it from behind URLs."""
-        remote = reading(c.stored.file.path for t in self._tensors for c in t.components).each
-        if remote and self.reads_all:
+        if self._ahead_bytes:
             yield from self._fetched_ahead()
             return
         files = Files()
@@ -160,8 +161,8 @@ class _Stream:
     def _fetched_ahead(self) -> Iterator[pa.RecordBatch]:
         pieces = (Loosely(step_for(tensor), 0, tensor.units) for tensor in self._tensors)
         groups = enumerate(pack(pieces, BATCH_BYTES))
-        most = self._memory
-        tasks = [alone(f"scan-{number:06d}", *group, most_bytes=most) for number, group in groups]
+        most = self._ahead_bytes
+        tasks = [Task(f"scan-{n:06d}", group, 0, 0, ahead_bytes=most) for n, group in groups]
         ahead = Ahead(tasks, 1)
         left = iter(self._tensors)
         try:
@@ -171,6 +172,11 @@ class _Stream:
                         yield from self.of_tensor(tensor, files)
         finally:
             ahead.blocks.close()
+
+    @property
+    def _ahead_bytes(self) -> int:
+        """Of `memory`, what is fetched ahead."""
+        return min(MOST_BYTES, self._memory // 2) if self._remote and self.reads_all else 0
 
     @property
     def reads_all(self) -> bool:
@@ -193,10 +199,12 @@ class _Stream:
 
         The last eighth is for what the allocator does not give back at once.
         """
-        room = (self._memory - self._memory // 8 - held) // 2
+        memory = self._memory - self._ahead_bytes
+        room = (memory - memory // 8 - held) // 2
         if row_bytes > room:
             least = held + 2 * row_bytes
             need = least + (least - 1) // 7
+            need += min(need, MOST_BYTES) if self._ahead_bytes else 0
             raise LimitError(
                 f"{tensor.name}: a row and what it is made of need {need:,} bytes, scan's memory "
                 f"is {self._memory:,}: set it to at least {need:,}",
@@ -315,7 +323,7 @@ class _Decoded(_Stream):
             tensor = with_dtype(tensor, self._dtype)
         step = step_for(tensor)
         windows = step.batch_units // max(1, step.window_units)
-        excess = step.memory_bytes - self._memory // 2
+        excess = step.memory_bytes - (self._memory - self._ahead_bytes) // 2
         if excess <= 0 or windows < 2:
             return step
         each = sum(c.window_bytes(step.window_units) for c in tensor.components)

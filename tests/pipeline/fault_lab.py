@@ -163,7 +163,7 @@ class Lab:
         )
         if found not in (older, newer):
             raise Wrong(f"is neither the old nor the new model: {sorted(found)}")
-        verify_output(self.out)
+        verify_output(self.out, 1 << 29)
 
     def check(self, stopped: Any, failing: list[str]) -> dict[str, int]:
         """What must hold after a fault, before anything is repaired."""

@@ -177,7 +177,7 @@ def test_a_record_with_a_right_checksum_is_not_believed(
         with pytest.raises(FormatError, match=said):
             anamnesis.verify(out)
     with pytest.raises((FormatError, UsageError), match=said):
-        decode_again(out, str(source), 1.0)
+        decode_again(out, str(source), 1.0, memory_bytes=1 << 29)
 
 
 def recipe(source: Path, encode: Any, **output: Any) -> str:

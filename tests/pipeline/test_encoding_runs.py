@@ -18,7 +18,7 @@ from slow_writes import SLOW
 
 import anamnesis
 from anamnesis.limits import MiB
-from anamnesis.pipeline.plan import BASE_BYTES, COMPILE_BYTES
+from anamnesis.pipeline.fit import BASE_BYTES, COMPILE_BYTES
 
 # Encodes argv[1] as argv[2] into argv[3] within argv[4] and prints the peak of this process.
 PEAK = """

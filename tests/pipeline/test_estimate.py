@@ -18,7 +18,8 @@ import anamnesis
 from anamnesis.errors import UsageError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.estimate import Amounts, Assumed, amounts_of, estimate
-from anamnesis.pipeline.plan import BASE_BYTES, Spec, make_plan
+from anamnesis.pipeline.fit import BASE_BYTES
+from anamnesis.pipeline.plan import Spec, make_plan
 from anamnesis.pipeline.reading import PROCESS_BYTES, THREAD_BYTES
 from anamnesis.readers.model import load_model
 

@@ -19,7 +19,7 @@ import pytest
 
 from anamnesis.limits import MiB
 from anamnesis.pipeline.executors.distributed import WORKER_BYTES
-from anamnesis.pipeline.plan import BASE_BYTES, COMPILE_BYTES
+from anamnesis.pipeline.fit import BASE_BYTES, COMPILE_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = Path("/proc/self/status")

@@ -15,9 +15,12 @@ from hub import Hub, Request, served
 from strided_views import CASES, derived, stored
 
 import anamnesis
+from anamnesis.errors import LimitError
 from anamnesis.limits import MiB
 from anamnesis.pipeline import reads
+from anamnesis.pipeline.fit import BASE_BYTES
 from anamnesis.pipeline.plan import step_for, with_dtype
+from anamnesis.pipeline.reading import MOST_BYTES, PROCESS_BYTES
 from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.ahead import BLOCK_BYTES, KEPT, ReadAhead
 from anamnesis.readers.base import FileId, Range
@@ -93,7 +96,35 @@ def verified(path: Path | str, out: Path) -> Any:
     return anamnesis.verify(out / "kept", against=str(path))["pieces_decoded"]
 
 
-WORKS = [renamed, counted, compared, scanned, decoded, verified]
+def counted_as_hf(path: Path | str, out: Path) -> Any:
+    return anamnesis.stats(path, names="hf").to_dict()["tensors"]
+
+
+def compared_as_hf(path: Path | str, out: Path) -> Any:
+    return anamnesis.diff(path, out / "kept").to_dict()["total"]
+
+
+def decoded_as_hf(path: Path | str, out: Path) -> Any:
+    return sum(batch.nbytes for batch in anamnesis.scan(path, decode="f32", names="hf"))
+
+
+def verified_in_two_passes(path: Path | str, out: Path) -> Any:
+    """Each tensor's largest value has to be known before it is encoded."""
+    return anamnesis.verify(out / "encoded", against=str(path))["pieces_decoded"]
+
+
+WORKS = [
+    renamed,
+    counted,
+    compared,
+    scanned,
+    decoded,
+    verified,
+    counted_as_hf,
+    compared_as_hf,
+    decoded_as_hf,
+    verified_in_two_passes,
+]
 
 
 @pytest.mark.parametrize("work", WORKS)
@@ -102,6 +133,8 @@ def test_everything_is_read_ahead(
 ) -> None:
     """Each takes about as many requests as blocks, and many at a time."""
     anamnesis.convert(model, tmp_path / "kept", to="safetensors", names="hf")
+    if work is verified_in_two_passes:
+        anamnesis.convert(model, tmp_path / "encoded", to="safetensors", encode="nvfp4")
     (tmp_path / "here").mkdir()
     here = work(model, tmp_path / "here" if work is renamed else tmp_path)
     hub.files = {"m.gguf": model.read_bytes()}
@@ -115,9 +148,10 @@ def test_everything_is_read_ahead(
 
     hub.fault = count
     assert work(f"{hub.url}/m.gguf", tmp_path) == here
-    assert asked <= 1.5 * model.stat().st_size / BLOCK_BYTES  # each task has blocks of its own
+    passes = 2 if work is verified_in_two_passes else 1
+    assert asked <= passes * 1.5 * model.stat().st_size / BLOCK_BYTES  # each task has its own
     assert most >= 4
-    assert hub.sent < model.stat().st_size + 2 * MiB
+    assert hub.sent < passes * model.stat().st_size + 2 * MiB
 
 
 @pytest.mark.parametrize(("columns", "decode"), [(["tensor", "row"], None), (["row"], "f32")])
@@ -146,7 +180,55 @@ def test_a_scan_fetches_no_more_ahead_than_its_memory(
     for _ in anamnesis.scan(f"{hub.url}/m.gguf", memory="8MiB"):
         pass
     (ahead,) = made
-    assert 0 < ahead.most_bytes <= 8 * MiB + BLOCK_BYTES
+    assert 0 < ahead.most_bytes <= 4 * MiB + BLOCK_BYTES
+
+
+def test_verify_fetches_ahead_what_its_memory_leaves(
+    hub: Hub, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[int] = []
+    init = ReadAhead.__init__
+
+    def noted(self: ReadAhead, budget_bytes: int) -> None:
+        made.append(budget_bytes)
+        init(self, budget_bytes)
+
+    monkeypatch.setattr(ReadAhead, "__init__", noted)
+    hub.files = {"m.gguf": model.read_bytes()}
+    out, url = tmp_path / "out.safetensors", f"{hub.url}/m.gguf"
+    anamnesis.convert(model, out, to="safetensors")
+    for memory in ("512MiB", "280MiB"):
+        anamnesis.verify(out, against=url, memory=memory)
+    assert made[0] == MOST_BYTES
+    assert 0 < made[1] < 280 * MiB - BASE_BYTES - PROCESS_BYTES
+    with pytest.raises(LimitError, match=r"run\.memory \(--memory\) is .*: set it to at least"):
+        anamnesis.verify(out, against=url, memory="250MiB")
+
+
+@pytest.mark.parametrize("to", ["safetensors", "arrow"])
+def test_an_output_in_a_store_is_verified_many_ranges_at_a_time(
+    memory: Any, model: Path, monkeypatch: pytest.MonkeyPatch, to: Any
+) -> None:
+    out = f"memory://b/{to}/"
+    anamnesis.convert(model, out, to=to, max_shard_size="10MB")
+    here: list[int] = []
+    most = asked = 0
+    real = type(memory).cat_file
+
+    def cat_file(self: Any, path: str, start: Any = None, end: Any = None, **more: Any) -> bytes:
+        nonlocal most, asked
+        here.append(1)
+        most, asked = max(most, len(here)), asked + (end is not None and end - start >= MiB)
+        time.sleep(0.05)
+        here.pop()
+        found: bytes = real(self, path, start=start, end=end, **more)
+        return found
+
+    monkeypatch.setattr(type(memory), "cat_file", cat_file)
+    counts = anamnesis.verify(out)
+    assert counts["files"] > 2
+    assert 0 < asked <= counts["bytes"] / BLOCK_BYTES + 2 * counts["files"]
+    assert most >= 2  # all that a shard has
 
 
 class Noting:

@@ -24,7 +24,8 @@ from anamnesis.limits import MiB
 from anamnesis.pipeline.ahead import Ahead
 from anamnesis.pipeline.executors import Options
 from anamnesis.pipeline.executors import threads as threads_executor
-from anamnesis.pipeline.plan import BASE_BYTES, Spec, make_plan
+from anamnesis.pipeline.fit import BASE_BYTES
+from anamnesis.pipeline.plan import Spec, make_plan
 from anamnesis.pipeline.reading import PROCESS_BYTES, THREAD_BYTES
 from anamnesis.pipeline.reads import ranges_of
 from anamnesis.readers import retry
