@@ -11,6 +11,7 @@ from pathlib import Path
 
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
+from anamnesis.pipeline.alike import refuse_alike
 from anamnesis.pipeline.companions import copy_companions
 from anamnesis.pipeline.config import Settings
 from anamnesis.readers.folder import LocalFolder
@@ -61,6 +62,7 @@ def inputs_of(settings: Settings, limits: Limits) -> Inputs:
         _refuse_file(settings, out)
         models += [(os.path.join(source, name), os.path.join(out, name)) for name in weights]
         pipelines.append(Pipeline(expand(source), out, tuple(others)))
+    refuse_alike(located(out) for _, out in models)
     return Inputs(tuple(models), tuple(pipelines))
 
 

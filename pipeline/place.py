@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from anamnesis.errors import FormatError, IntegrityError, UsageError
+from anamnesis.pipeline.alike import refuse_alike
 from anamnesis.pipeline.companions import companions, is_weights
 from anamnesis.pipeline.journal import (
     MANIFEST_NAME,
@@ -100,7 +101,9 @@ class Place:
         if self.complete and not overwrite:
             names = [name for name in names if is_weights(name)]
         out = self.plan.spec.path
-        if not is_folder(self.plan):
+        if is_folder(self.plan):
+            refuse_alike(planned(self.plan))
+        else:
             refuse_joining(out, self.plan.model.path, self.plan.model.allow)
         if names:
             raise UsageError(

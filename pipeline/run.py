@@ -13,6 +13,7 @@ from pathlib import Path, PurePath
 from anamnesis import owned, stopping
 from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.kernels import compiling
+from anamnesis.pipeline.alike import folded
 from anamnesis.pipeline.companions import copy_companions
 from anamnesis.pipeline.disk import refuse_over_disk
 from anamnesis.pipeline.encoding import EncodedPiece
@@ -270,7 +271,8 @@ class _Run:
             note, allow = files.note, plan.model.allow
             names += copy_companions(source, folder, dtype, note, plan.choices, allow)
         write_manifest(plan, self.recipe, files.pieces, names, lost(files))
-        gone = before - shards - set(names)  # of the old output, or of the input no longer
+        kept = set(map(folded, shards.union(names)))  # which may be there in another case
+        gone = {name for name in before if folded(name) not in kept}  # of an older output or input
         for name in store.names(folder) if gone else ():
             if recorded_name(name) in gone:
                 store.remove(folder / name)
