@@ -15,7 +15,8 @@ from typing import Any
 
 from anamnesis.errors import FormatError, LimitError
 from anamnesis.limits import INDEX_BYTES, NOTHING, Allow, GiB, Limits, MiB
-from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out
+from anamnesis.pipeline.alike import refuse_alike
+from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out, stating
 from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.choice import is_training
 from anamnesis.readers.folder import follow
@@ -23,6 +24,7 @@ from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
 from anamnesis.readers.text_links import target_of
+from anamnesis.readers.yaml_values import ENDINGS, MOST_BYTES, read_yaml
 from anamnesis.writers.stores import store_of
 
 # Copied files are small; weights of another format that lie beside are not companions.
@@ -92,12 +94,15 @@ def copy_companions(
     copied = []
     store = store_of(target)
     written: dict[tuple[int, int], PurePath] = {}  # by the device and inode of the source
-    for name, path in companions(source, allow):
+    found = list(companions(source, allow))
+    refuse_alike(target / name for name, _ in found)
+    for name, path in found:
         final = target / name
         if not allow.follow_links and target_of(str(path)) is not None:
             note(f"{path}: is a link stored as text, and copied as such (see --follow-links)")
         with LocalFile(path) as file:
             try:
+                _refuse_stating(source / name, file, dtype)
                 changed = _changed(source / name, file, dtype, choices)
             except FormatError as error:
                 note(f"left out: {error}")
@@ -168,6 +173,18 @@ def _changed(path: Path, file: LocalFile, dtype: str | None, choices: Chosen) ->
     if not isinstance(document, dict) or not stated({path.name: document}, {}):
         return None
     return _cleaned(path, data, dtype, choices)
+
+
+def _refuse_stating(path: Path, file: LocalFile, dtype: str | None) -> None:
+    """FormatError for YAML that states how weights were stored which were decoded."""
+    if dtype is None or path.suffix not in ENDINGS or file.size > MOST_BYTES:
+        return
+    try:
+        document = read_yaml(_read(file), str(path))
+    except FormatError:
+        return  # of which no statement is taken, either
+    if said := stating(path.name, document):
+        raise FormatError(f"{path.parent / said} is no longer true, and YAML is not rewritten")
 
 
 def _cleaned(path: Path, data: bytes, dtype: str | None, choices: Chosen) -> bytes:

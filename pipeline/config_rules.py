@@ -16,7 +16,7 @@ from functools import cache
 from typing import Any, Literal
 
 from anamnesis.readers.schemes import METHODS
-from anamnesis.readers.schemes._hints import names_others, states
+from anamnesis.readers.schemes._hints import are_grouped, hint, names_others, states
 from anamnesis.readers.schemes._stated import ENDINGS, KEYS, NARROW, is_key
 
 _CONFIGS = "*.json"  # that hold settings, or state a method all the same
@@ -32,7 +32,8 @@ class Rule:
     output's number format as its value, in the spelling that it had. With `narrow`, a value that
     names no narrow number format is none of the row's business; nor is true or false. With
     `spellings`, every key is meant under which a method is looked for; with `words`, and if
-    something was decoded, every one that states a method in words that no tool is known for.
+    something was decoded, every one that states a method in words that no tool is known for. What
+    is no JSON cannot be written again without its comments, and goes as a whole.
     """
 
     files: str
@@ -53,6 +54,7 @@ RULES = (
     Rule("quantization_config.json", "", "leave", "AutoRound, EXL3, SDNQ: how weights are stored"),
     Rule("jang_config.json", "", "leave", "JANG: widths of the packed weights"),
     Rule("recipe.yaml", "", "leave", "LLM Compressor: how it was quantised"),
+    Rule("*.yaml|*.yml", "…", "leave", "YAML that states a method, in any words", words=True),
     Rule("measurement.json|job_new.json", "", "leave", "EXL2: how it was quantised"),
     Rule("_anamnesis.json|*.anamnesis.json", "", "leave", "a manifest of other weights"),
     Rule(_CONFIGS, "|".join((*KEYS, *(f"*{ending}" for ending in ENDINGS))), "remove",
@@ -107,6 +109,15 @@ def is_config(name: str) -> bool:
     return _fits(name, _SETTINGS)
 
 
+def stating(name: str, document: Mapping[str, Any]) -> str:
+    """What a YAML file states of quantisation, and where; "" for nothing.
+
+    By the words that count when a model is read. It goes along as it is or not at all: its comments
+    and templates would be lost.
+    """
+    return hint({name: document}, {}, METHODS)
+
+
 def clean(name: str, document: Any, dtype: str | None) -> Any:
     """What is in the JSON file `name`, for weights of `dtype` (bf16, f16, f32).
 
@@ -123,8 +134,9 @@ def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
     if not isinstance(value, Mapping):
         return value
     kept = {}
+    grouped = are_grouped(value)
     for key, inner in value.items():
-        said = (r for r in rules if _speaks_of(r, key, inner))
+        said = (r for r in rules if _speaks_of(r, key, inner, grouped=grouped))
         rule = next(said, None)
         if rule is None:
             # A class in `auto_map` may be called BitNet, and a label of `id2label` quant-ph.
@@ -137,9 +149,9 @@ def _cleaned(value: Any, rules: list[Rule], dtype: str | None) -> Any:
     return kept
 
 
-def _speaks_of(rule: Rule, key: str, value: Any) -> bool:
+def _speaks_of(rule: Rule, key: str, value: Any, *, grouped: bool) -> bool:
     if rule.words:
-        return states(key, value, METHODS)
+        return states(key, value, METHODS, grouped=grouped)
     if not _fits(key, rule.keys) and not (rule.spellings and is_key(key, value)):
         return False
     if rule.action == "dtype":
@@ -172,4 +184,15 @@ def _expression(patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(map(translate, patterns.split("|"))))
 
 
-__all__ = ["LONG", "RULES", "SHORT", "Rule", "clean", "is_config", "is_narrow", "left_out", "table"]
+__all__ = [
+    "LONG",
+    "RULES",
+    "SHORT",
+    "Rule",
+    "clean",
+    "is_config",
+    "is_narrow",
+    "left_out",
+    "stating",
+    "table",
+]

@@ -54,6 +54,13 @@ _ELSEWHERE = re.compile(
 )
 _BITS = re.compile(r"(?:.*-)?(?:[nw]-?|num-?|q(?:uant)?-?)?bits?(?:-?(?:width|per-weight))?")
 _BARE_BITS = re.compile(r"(?:n-?|num-?)?bits?")
+_GROUPS = re.compile(r"(?:q-)?group-?size")
+# Bits of weights, and not of patches, hashes or times, which a configuration may need.
+_WEIGHT_BITS = re.compile(
+    r"(?:(?:attention|attn|average|avg|base|dense|down|embed(?:ding)?s?|experts?|gate|head|kernels?|"
+    r"layers?|linears?|lm|load|in|max|mean|min|mlp|model|moe|params?|proj|q|qkv|quant|router|target|"
+    r"up|weights?|wq?)-)*(?:[nw]-?|num-?|q(?:uant)?-?)?bits?(?:-?width|-per-(?:param|weight))?"
+)
 _SIGNALS = re.compile(r"(?<![a-z])(?:audio|code(?:book|c)s?|image|mel|sample|vae|video|vision|vq)")
 _NAMING = re.compile(
     r"(?:.*-)?(?:name|path|dir|model-type|architectures?|auto-map|class|datasets?|tags?|language|"
@@ -78,17 +85,30 @@ def hint(
     return next(_speech(frozenset(methods)).of_model(configs, metadata, files), "")
 
 
-def states(key: str, value: object, methods: frozenset[str]) -> bool:
+def states(key: str, value: object, methods: frozenset[str], *, grouped: bool = False) -> bool:
     """Whether a key of a configuration is a statement by itself, whatever stands around it.
 
-    Names of models, architectures and files are none, nor is prose, nor bits of what it does not
-    say, nor flags with `quant` in them: some autoencoders have parts that are called so.
+    Names of models, architectures and files are none, nor is prose, nor bits of what are no
+    weights, nor flags with `quant` in them: some autoencoders have parts that are called so. Bits
+    of what is not said are one beside the size of groups (`grouped`, see `are_grouped`), and so is
+    that.
     """
     words = _words(key)
-    named = _is_elsewhere(words) or _BARE_BITS.fullmatch(words)
+    if grouped and (_BARE_BITS.fullmatch(words) or _GROUPS.fullmatch(words)):
+        return isinstance(value, (int, float, str))
+    speech = _speech(methods)
+    bits = _BITS.fullmatch(words) and not _WEIGHT_BITS.fullmatch(words)
+    others = bits and not speech.names(words)
+    named = _is_elsewhere(words) or _BARE_BITS.fullmatch(words) or others
     flag = isinstance(value, bool) and "quant" in words
     prose = isinstance(value, str) and " " in value.strip()
-    return not named and not flag and not prose and _speech(methods).states(words, value)
+    return not named and not flag and not prose and speech.states(words, value)
+
+
+def are_grouped(keys: Collection[str]) -> bool:
+    """Whether a block's keys have bits and the size of groups."""
+    words = [_words(key) for key in keys] if len(keys) <= _LONGEST else []
+    return all(any(map(one.fullmatch, words)) for one in (_BARE_BITS, _GROUPS))
 
 
 def names_others(key: str) -> bool:
@@ -152,6 +172,10 @@ class _Speech:
                 yield f"{path}{key}" if plain else f"{path}{key} ({inner!s:.80})"
             yield from self._walk(inner, f"{path}{key}.", depth + 1)
 
+    def names(self, words: str) -> bool:
+        """Whether a speaking word is among them."""
+        return self._words.search(words) is not None
+
     def states(self, key: str, value: object) -> bool:
         """Whether a key and its value are a statement."""
         if isinstance(value, str) and self._speaks(value):
@@ -161,12 +185,12 @@ class _Speech:
             return True
         if _BLOCKS.fullmatch(key) and not isinstance(value, (int, float)) and _says(value):
             return True
-        return self._words.search(key) is not None and _says(value)
+        return self.names(key) and _says(value)
 
     def _speaks(self, text: str) -> bool:
         if len(text) > _LONGEST:
             return False
-        return NARROW.fullmatch(text) is not None or self._words.search(_words(text)) is not None
+        return NARROW.fullmatch(text) is not None or self.names(_words(text))
 
 
 def _words(text: str) -> str:

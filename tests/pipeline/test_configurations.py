@@ -68,7 +68,7 @@ def test_other_files_go_along(name: str) -> None:
 
 def test_every_row_has_its_reason() -> None:
     assert all(rule.why and rule.files for rule in RULES)
-    assert all(bool(rule.keys) == (rule.action != "leave") for rule in RULES)
+    assert all(bool(rule.keys) == (rule.words or rule.action != "leave") for rule in RULES)
 
 
 def test_configurations_are_cleaned_at_any_depth(convert: Callable[..., Path]) -> None:
@@ -122,6 +122,30 @@ def test_a_file_of_which_no_row_speaks_keeps_its_bytes(convert: Callable[..., Pa
 def test_what_is_no_json_cannot_be_cleaned(convert: Callable[..., Path]) -> None:
     out = convert({"config.json": {}, "generation_config.json": '{"quantization_config": '})
     assert not (out / "generation_config.json").exists()
+
+
+STATING = {
+    "config.yaml": "dim: 4\nquantization: fp8\n",
+    "hyperparameters.yaml": "# LitGPT\nquantize: bnb.nf4\n",
+    "model_config.yml": "model:\n  precision: int8\n",
+    "axolotl.yaml": "load_in_4bit: true\n",
+}
+SILENT = {
+    "mergekit_config.yml": "dtype: bfloat16  # of all\nmerge_method: slerp\n",
+    "train.yaml": "load_in_4bit: false\nquantization: null\npatch: 8\n",
+    "template.yaml": "x: *no\nquantization: fp8\n",
+    "config.toml": "quantization = 'fp8'\n",
+    "config.ini": "[llama]\nweight_data_type = fp16\n",
+}
+
+
+@pytest.mark.parametrize("dense", [False, True])
+def test_yaml_that_states_a_method_goes_as_it_is_or_not_at_all(
+    convert: Callable[..., Path], dense: bool
+) -> None:
+    out = convert({"config.json": {}, **STATING, **SILENT}, dense=dense)
+    found = {p.name: p.read_text() for p in out.iterdir() if p.name in STATING | SILENT}
+    assert found == (STATING | SILENT if dense else SILENT)
 
 
 def test_a_dense_model_keeps_the_dtypes_that_its_config_names(convert: Callable[..., Path]) -> None:
@@ -185,6 +209,9 @@ def test_flags_of_quantised_weights_are_removed() -> None:
         ({"precision": "int4", "x_dtype": "fp4"}, {"precision": "bfloat16", "x_dtype": "bf16"}),
         ({"engine": "gptqmodel", "architectures": ["QLlama"]}, {"architectures": ["QLlama"]}),
         ({"audio_config": {"use_int8": True, "x": 1}}, {"audio_config": {"x": 1}}),
+        ({"gptq_bits": 4, "expert_bits": 3, "lm_head_bits": 8, "q_bits": 4, "bit_width": 4}, {}),
+        ({"part": {"bits": 4, "group_size": 128, "heads": 8}}, {"part": {"heads": 8}}),
+        ({"nbits": "3", "groupsize": -1, "bos": 1}, {"bos": 1}),
     ],
 )  # fmt: skip
 def test_words_that_no_tool_is_known_for_are_removed(config: Any, left: Any) -> None:
@@ -201,6 +228,7 @@ def test_words_that_no_tool_is_known_for_are_removed(config: Any, left: Any) -> 
         {"model_type": "bitnet", "_name_or_path": "x/y-AWQ", "license": "4bit"},
         {"use_quant_conv": True, "use_post_quant_conv": False, "num_quantizers": 8},
         {"quantization_levels": [4, 4], "vector_quantize": True, "num_bits": 8},
+        {"patch_bits": 8, "image_bits": 8, "hash_bits": 4, "time_bits": 3, "group_size": 8},
         {"bits_per_sample": 8, "activation_bits": 8, "compress_ratios": [1, 4], "precision": 16},
         # microsoft/bitnet-b1.58-2B-4T; arXiv's categories.
         {"auto_map": {"AutoModelForCausalLM": "modeling_bitnet.BitNetForCausalLM"}},

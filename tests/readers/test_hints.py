@@ -208,3 +208,10 @@ def test_yaml_that_says_nothing_is_no_reason_to_refuse(tmp_path: Path, text: str
     save_file({"m.weight": np.ones((8, 8), np.int8)}, tmp_path / "model.safetensors")
     (tmp_path / "x.yaml").write_text(text)
     assert len(load_model(str(tmp_path)).tensors) == 1
+
+
+@pytest.mark.parametrize("name", ["config.toml", "config.ini", "notes.txt"])
+def test_what_is_no_json_or_yaml_says_nothing(tmp_path: Path, name: str) -> None:
+    save_file({"m.weight": np.ones((8, 8), np.int8)}, tmp_path / "model.safetensors")
+    (tmp_path / name).write_text("quantization = 'int4'\n")
+    assert len(load_model(str(tmp_path)).tensors) == 1
