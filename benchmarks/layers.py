@@ -250,6 +250,19 @@ def awq(version: str, rows: int, columns: int) -> Layer:
     return Layer(entries, config={"quantization_config": {**config, "version": version}})
 
 
+def awq_stream(bits: int, rows: int, columns: int) -> Layer:
+    groups = -(-columns // GROUP)
+    about = {"bits": bits, "group_size": GROUP, "packing_format": "auto_round:auto_awq"}
+    return Layer(
+        [
+            _packed("qweight", columns, rows * bits // 32),
+            _packed("qzeros", groups, rows * bits // 32),
+            Entry("scales", "F16", (groups, rows), _small(groups, rows).astype(np.float16)),
+        ],
+        config={"quantization_config": {"quant_method": "auto-round", **about}},
+    )
+
+
 # compressed-tensors: packed words in the model's own orientation, or plain INT8.
 def ct_packed(bits: int, asymmetric: bool, rows: int, columns: int) -> Layer:
     groups = columns // GROUP

@@ -1,22 +1,25 @@
-"""AWQ: 4-bit codes along the outputs (GEMM) or the inputs (GEMV, GEMV-fast).
+"""AWQ: 4-bit codes along the outputs (GEMM) or the inputs (GEMV, GEMV-fast), and 5 to 7 bits.
 
 | | `qweight`, I32 | `qzeros`, I32 | `scales`, F16 or BF16 |
 |---|---|---|---|
 | GEMM | `[in, out / 8]` | `[groups, out / 8]` | `[groups, out]` |
+| stream of b bits | `[in, out * b / 32]` | `[groups, out * b / 32]` | `[groups, out]` |
 | GEMV | `[out, in / 8]` | `[out, zw]` | `[out, 8 * zw]`, `zw` words hold the groups and padding |
 | GEMV-fast | I16 `[out / 4, in]` | floats `[8 * zw, out]` | the same |
 
 Nibble k of a GEMM word, lowest first, is output `8 * column + (0, 2, 4, 6, 1, 3, 5, 7)[k]`; those
-of GEMV are in order, and GEMV-fast interleaves four rows (bodies/_interleaved.py). Zeros are stored
-as they are, but by GEMV-fast as `-zero * scale`, rounded to F16; those of a symmetric GEMM layer
-without `qzeros` are 8:
+of GEMV are in order, and GEMV-fast interleaves four rows (bodies/_interleaved.py). AutoRound's
+streams of 5, 6 and 7 bits have GEMM's order in each eight outputs: code k of a line is bits
+`[k * b, (k + 1) * b)` of it, across words. Zeros are stored as they are, but by GEMV-fast as
+`-zero * scale`, rounded to F16; those of a symmetric GEMM layer without `qzeros` are 8:
 
     value = (code - zero) * scale          float32, rounded once to BF16
     value = code * scale + stored          GEMV-fast
 
-Output is `nn.Linear`'s `[out, in]`: GEMM is transposed, GEMV is not. Sources:
+Output is `nn.Linear`'s `[out, in]`: GEMM and streams are transposed, GEMV is not. Sources:
 https://github.com/casper-hansen/AutoAWQ awq/utils/packing_utils.py (`dequantize_gemm`),
-awq/modules/linear/gemv.py, gemv_fast.py.
+awq/modules/linear/gemv.py, gemv_fast.py; https://github.com/intel/auto-round 0.16.1
+auto_round/utils/bit_packing.py (`pack_awq_bitstream`), export/export_to_awq/utils.py.
 """
 
 from __future__ import annotations
@@ -29,13 +32,15 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._affine import Affine, Groups, decode_columns, decode_rows, index_of, numbers
 from anamnesis.kernels._codes import bits_of, read_scales, read_zeros
-from anamnesis.kernels._native import kernel
+from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels._packed import block_inputs
 from anamnesis.kernels.types import Array
 
 _BITS = 4
+_BYTE = 8  # bits that codes of streams are spread to
 ROWS, COLUMNS, STEP = 4, 64, 32  # of GEMV-fast: rows and columns that share a run, columns a step
 decode_interleaved = kernel("_interleaved:decode_interleaved")
+_join_lines = variants("awq:join_lines")
 
 
 def prepare(
@@ -43,20 +48,23 @@ def prepare(
 ) -> dict[str, Any]:
     """`affine`, whose codes may be `signed`, and `groups_of` the inputs.
 
-    `scalars`: `version`, `in_features`, `group_size` (-1: all), `groups`, `scale_dtype`,
+    `scalars`: `version`, `bits`, `in_features`, `group_size` (-1: all), `groups`, `scale_dtype`,
     `rounding`. Raises ValueError for inputs without a group.
     """
     inputs, size, groups = scalars["in_features"], scalars["group_size"], scalars["groups"]
     index = index_of(inputs, size)
     if index.max(initial=-1) >= groups:
         raise ValueError(f"{groups:,} groups of {size:,} do not cover {inputs:,} inputs")
-    gemm = scalars["version"] == "gemm"
+    gemm, bits = scalars["version"] == "gemm", scalars["bits"]
+    nibbles = gemm and bits == _BITS
     affine = Affine.of(
-        {**scalars, "bits": _BITS}, order="nibbles" if gemm else "dense", signed=signed
+        {**scalars, "bits": bits if bits == _BITS else _BYTE},
+        order="nibbles" if nibbles else "dense",
+        signed=signed,
     )
     return {
         "affine": affine,
-        "groups_of": Groups.of(index, block_inputs(affine.bits, True) if gemm else inputs),
+        "groups_of": Groups.of(index, block_inputs(affine.bits, nibbles) if gemm else inputs),
     }
 
 
@@ -80,6 +88,26 @@ def decode_gemm(
             zeros -= np.float32(16) * (zeros >= 8)
     else:
         zeros = np.full(scales.shape, np.float32(affine.middle))
+    decode_columns(affine, params["groups_of"], words, zeros, scales, out)
+
+
+def decode_stream(
+    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
+) -> None:
+    """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole steps of 32.
+
+    `params`: `bits`, `in_features`, and what `prepare` made.
+    """
+    affine, bits, inputs = params["affine"], params["bits"], params["in_features"]
+    lines, rows = np.ascontiguousarray(blocks["qweight"]), window.stop - window.start
+    scales = read_scales(affine.scale_dtype, blocks["scales"])
+    if lines.shape != (inputs, rows * bits // 8) or rows % 32:
+        raise ValueError(f"qweight: bytes {lines.shape} for {inputs} inputs and rows {window}")
+    _check(scales, params, rows, out)
+    zeros = read_zeros(blocks["qzeros"], bits, 0, 0, True, scales.shape)
+    # Four codes of a column are a word, as those of 8 bits are stored along the inputs.
+    words = np.empty((-(-inputs // 4), rows), np.uint32)
+    _join_lines(bits)(lines, np.zeros((4, rows), np.uint8), words)
     decode_columns(affine, params["groups_of"], words, zeros, scales, out)
 
 

@@ -42,6 +42,18 @@ _OWN: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("awq int4 g128 gemv-fast", "layers:awq", ("gemv_fast",)),),
     ),
+    "awq-stream": Encoding(
+        "awq:decode_stream",
+        prepare="awq:prepare",
+        family="GPTQ and AWQ",
+        scales="scales",
+        sections="sections:grouped",
+        goal=0.2,  # lines of codes are joined to words before these are turned
+        cases=(
+            Bench("awq int5 g128", "layers:awq_stream", (5,)),
+            Bench("awq int6 g128", "layers:awq_stream", (6,)),
+        ),
+    ),
     "basis": Encoding(
         "basis:decode",
         prepare="basis:prepare",

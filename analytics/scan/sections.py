@@ -296,7 +296,7 @@ class Groups:
             return np.full(shape, np.float32(1 << (bits - 1)))
         line = self._parts.by_role["qzeros"].placement.line_bytes
         words = self._parts.read("qzeros", first * line, last * line).reshape(-1, line)
-        if self._parts.tensor.coding == "awq-gemm":
+        if self._parts.tensor.coding.startswith("awq-"):
             return read_zeros(words, bits, 0, 0, True, shape)
         carry = self._params["word_bits"] // bits if self._params["zero_carry"] else 0
         return read_zeros(words, bits, self._params["zero_offset"], carry, False, shape)

@@ -23,7 +23,7 @@ from anamnesis.readers.schemes.base import Ledger
 
 WORD_BITS = {"I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8}
 SCALE_BITS = {"BF16": 16, "F16": 16, "F32": 32}
-_BITS = {"gptq": (2, 3, 4, 8), "awq": (2, 3, 4, 8), "auto-round": tuple(range(2, 9))}
+_BITS = {"gptq": (2, 3, 4, 8), "awq": tuple(range(2, 9)), "auto-round": tuple(range(2, 9))}
 _FILE = "quantize_config.json"
 # What the tools call these: the first that is there counts.
 _KEYS = {"bits": ("bits", "w_bit"), "group_size": ("group_size", "q_group_size")}

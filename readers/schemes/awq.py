@@ -1,8 +1,9 @@
-"""AWQ of 4 bits as AutoAWQ, GPTQModel and AutoRound (`auto_round:auto_awq`) write it.
+"""AWQ of 4 bits as AutoAWQ, GPTQModel and AutoRound write it, and of 5 to 7 as AutoRound does.
 
 | | `qweight` | `qzeros` | `scales` | output |
 |---|---|---|---|---|
 | GEMM | I32 `[in, out / 8]` | I32 `[groups, out / 8]` | `[groups, out]` | transposed |
+| of b bits | I32 `[in, out * b / 32]` | the same of `[groups, …]` | `[groups, out]` | transposed |
 | GEMV | I32 `[out, in / 8]` | I32 `[out, zw]` | `[out, 8 * zw]` | as stored |
 | GEMV-fast | I16 `[out / 4, in]` | F16 `[8 * zw, out]` | F16 `[8 * zw, out]` | as stored |
 | llm-awq | the same | `scaled_zeros`, the same | the same | as stored |
@@ -41,7 +42,7 @@ from anamnesis.readers.schemes._packed_linear import (
 )
 from anamnesis.readers.schemes.base import Ledger
 
-_IMPLEMENTED = "AWQ GEMM, GEMV and GEMV-fast of 4 bits"
+_IMPLEMENTED = "AWQ GEMM of 4 to 7 bits, GEMV and GEMV-fast of 4 bits"
 _REPACKED = {
     "exllama": "AWQ for ExLlama",
     "exllamav2": "AWQ for ExLlamaV2",
@@ -50,6 +51,7 @@ _REPACKED = {
     "marlin": "AWQ for Marlin",
 }
 _PER_WORD = 8
+_STREAMED = (5, 6, 7)  # bits of AutoRound's streams, of which 32 codes fill whole words
 _FAST_ROWS, _FAST_COLUMNS = 4, 64  # that GEMV-fast interleaves
 _ACTIVATIONS = (".act.scales", ".gelu_impl.scales")
 _AFTER_ACTIVATIONS = ("c_proj", "dense_4h_to_h", "down_proj", "fc_out")
@@ -164,7 +166,7 @@ def _divisors(ledger: Ledger) -> dict[str, Stored]:
 
 
 def _version(module: Module, stated: Settings) -> str:
-    """What the tensors say: gemm, gemv, gemv_fast, or "" for a module that is not AWQ's."""
+    """What the tensors say: a key of `_TENSORS`, or "" for a module that is not AWQ's."""
     if module.qzeros is None:
         return _symmetric_version(module, stated)
     parts = (module.qweight, module.qzeros, module.scales)
@@ -177,9 +179,10 @@ def _version(module: Module, stated: Settings) -> str:
     found = []
     if columns == zero_words and groups == scale_rows and columns != scale_columns:
         bits = 32 * columns // scale_columns if scale_columns else 0
-        if bits == 32 // _PER_WORD and columns * _PER_WORD == scale_columns:
+        whole = 32 * columns == bits * scale_columns
+        if whole and (bits == 4 or (bits in _STREAMED and not columns % bits)):
             found.append("gemm")
-        elif bits in (2, 3, 5, 6, 7, 8) and 32 * columns == bits * scale_columns:
+        elif whole and bits in (2, 3, 5, 6, 7, 8):
             raise module.unsupported(f"AWQ of {bits} bits", _IMPLEMENTED)
     # GPTQ's shapes are these too, for groups of eight inputs; it has a g_idx and a config.
     padded = zero_words * _PER_WORD == scale_columns and rows == groups == scale_rows
@@ -207,24 +210,25 @@ def _symmetric_version(module: Module, stated: Settings) -> str:
 def _gemm(ledger: Ledger, module: Module, stated: Settings) -> Tensor:
     groups, outputs = check_scales(module)
     inputs, words = module.qweight.shape
+    bits = 32 * words // outputs if outputs else 4
     size = group_size(module, stated.group_size, inputs, groups)
     line = max(1, words * 4)
-    bits = SCALE_BITS[module.scales.dtype]
+    scale_bits = SCALE_BITS[module.scales.dtype]
     components = [
-        Component("qweight", module.qweight, Strided(4, line)),
-        Component("scales", module.scales, Strided(bits, max(1, outputs * bits // 8))),
+        Component("qweight", module.qweight, Strided(bits, line)),
+        Component("scales", module.scales, Strided(scale_bits, max(1, outputs * scale_bits // 8))),
     ]
     if module.qzeros is not None:
-        components.append(Component("qzeros", module.qzeros, Strided(4, line)))
+        components.append(Component("qzeros", module.qzeros, Strided(bits, line)))
     return Tensor(
         name=f"{module.prefix}.weight",
         shape=(outputs, inputs),
         scheme="awq",
-        encoding="awq-gemm",
+        encoding="awq-stream" if bits in _STREAMED else "awq-gemm",
         components=tuple(components),
         unit_elems=max(1, inputs),
-        unit_multiple=_PER_WORD,
-        params=_params(ledger, module, "gemm", inputs, size, groups),
+        unit_multiple=32 if bits in _STREAMED else _PER_WORD,  # outputs that fill whole words
+        params={**_params(ledger, module, "gemm", inputs, size, groups), "bits": bits},
         orientation="transposed",
     )
 

@@ -109,6 +109,17 @@ def seeds() -> dict[str, bytes]:
     return {
         **vendor_seeds.seeds(),
         "awq": _seed(awq, "awq", bits=4, group_size=32, version="gemm", zero_point=True),
+        "awq-stream": _seed(
+            {
+                "a.qweight": ("I32", (64, 15)),
+                "a.qzeros": ("I32", (2, 15)),
+                "a.scales": ("F16", (2, 96)),
+            },
+            "auto-round",
+            bits=5,
+            group_size=32,
+            packing_format="auto_round:auto_awq",
+        ),
         "awq-llm": _seed(
             {
                 "a.qweight": ("I16", (2, 128)),

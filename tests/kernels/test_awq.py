@@ -61,6 +61,34 @@ def test_gemm_beyond_a_tile(copies: tuple[int, int], rounding: str) -> None:
             np.testing.assert_array_equal(out.reshape(-1, inputs), wanted[start : window.stop])
 
 
+@pytest.mark.parametrize(
+    ("name", "copies"), [("awq-stream-w5", (45, 3)), ("awq-stream-w7", (65, 2))]
+)
+def test_streams_beyond_a_tile(name: str, copies: tuple[int, int]) -> None:
+    """Stacked along the inputs (more than 4096) and the outputs, in windows that are views."""
+    stored, item = cases.parts(name), cases.tensor(name)
+    bits, inputs = item.params["bits"], item.params["in_features"] * copies[0]
+    params = prepared(
+        {**item.params, "in_features": inputs, "groups": copies[0] * item.params["groups"]}
+    )
+    wanted = np.tile(cases.expected(name), copies[::-1])
+    lines = {role: np.tile(array, copies).view(np.uint8) for role, array in stored.items()}
+    for start in range(0, len(wanted), 32):
+        blocks = {}
+        for role, width in (("qweight", bits), ("qzeros", bits), ("scales", 16)):
+            blocks[role] = lines[role][:, start * width // 8 : (start + 32) * width // 8]
+            blocks[role].setflags(write=False)
+        out = np.empty(32 * inputs, np.uint16)
+        decoder("awq-stream")(blocks, params, Window(start, start + 32), out)
+        np.testing.assert_array_equal(out.reshape(32, -1), wanted[start : start + 32])
+    for role in blocks:
+        short = {**blocks, role: blocks[role][:, :-2]}
+        with pytest.raises(ValueError, match=role):
+            decoder("awq-stream")(short, params, Window(start, start + 32), out)
+    with pytest.raises(ValueError, match="out"):
+        decoder("awq-stream")(blocks, params, Window(start, start + 32), out[1:])
+
+
 def test_one_group_across_tiles() -> None:
     copies, stored = 60, cases.parts("awq-channel")
     params = {**cases.tensor("awq-channel").params, "in_features": 72 * copies}

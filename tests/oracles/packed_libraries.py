@@ -33,6 +33,7 @@ import torch
 _BARE = [
     *("awq", "awq.utils", "awq.modules", "awq.modules.linear"),
     *("auto_round", "auto_round.utils", "auto_round_extension", "auto_round_extension.torch"),
+    *("auto_round.export", "auto_round.export.export_to_awq"),
 ]
 
 
@@ -200,6 +201,29 @@ def awq(
         "group_size": group,
         "version": "gemm",
         "zero_point": True,
+    }
+    return Case(parts, config, bits(exact), bits(reference))
+
+
+def awq_stream(bit: int, inputs: int, outputs: int, group: int, *, seed: int = 0) -> Case:
+    """A layer of random words of 5 to 7 bits, as AutoRound's `dequantize_gemm` reads it."""
+    dequantize = load("auto_round.export.export_to_awq.utils").dequantize_gemm
+    rng = np.random.default_rng(seed)
+    size = inputs if group == -1 else group
+    parts = {
+        "qweight": words(rng, (inputs, outputs * bit // 32), torch.int32),
+        "qzeros": words(rng, (inputs // size, outputs * bit // 32), torch.int32),
+        "scales": scales(rng, inputs // size, outputs, torch.float16),
+    }
+    packed, zeros, scale = parts["qweight"], parts["qzeros"], parts["scales"]
+    reference = dequantize(packed, zeros, scale, bit, size)
+    exact = dequantize(packed, zeros, scale.float(), bit, size)
+    config = {
+        "quant_method": "auto-round",
+        "bits": bit,
+        "group_size": group,
+        "sym": False,
+        "packing_format": "auto_round:auto_awq",
     }
     return Case(parts, config, bits(exact), bits(reference))
 

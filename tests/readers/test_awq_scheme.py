@@ -171,9 +171,25 @@ def test_llm_awq_has_another_name_for_its_zeros() -> None:
             resolved({**parts, **wrong}, None)
 
 
-@pytest.mark.parametrize("bits", [2, 3, 5, 6, 7, 8])
-def test_other_bits_are_refused(bits: int) -> None:
-    parts = gemm(qweight=("I32", (256, 96 * bits // 32)), qzeros=("I32", (4, 96 * bits // 32)))
+def gemm_of(bits: int, outputs: int = 96) -> Shapes:
+    words = outputs * bits // 32
+    return gemm(outputs=outputs, qweight=("I32", (256, words)), qzeros=("I32", (4, words)))
+
+
+@pytest.mark.parametrize("bits", [5, 6, 7])
+def test_streams_of_autoround(bits: int) -> None:
+    packed = {"quant_method": "auto-round", "bits": bits, "packing_format": "auto_round:auto_awq"}
+    for config in (None, packed, {"quant_method": "awq", "bits": bits, "version": "gemm"}):
+        tensor = resolved(gemm_of(bits), config)
+        assert (tensor.shape, tensor.encoding) == ((96, 256), "awq-stream")
+        assert (tensor.orientation, tensor.unit_multiple) == ("transposed", 32)
+        assert (tensor.params["bits"], tensor.params["group_size"]) == (bits, 64)
+        assert tensor.components[0].placement == Strided(bits, 96 * bits // 8)
+
+
+@pytest.mark.parametrize(("bits", "outputs"), [(2, 96), (3, 96), (8, 96), (6, 80)])
+def test_other_bits_are_refused(bits: int, outputs: int) -> None:
+    parts = gemm_of(bits, outputs)
     config = {"quant_method": "auto-round", "bits": bits, "packing_format": "auto_round:auto_awq"}
     with pytest.raises(UnsupportedError, match=f"AWQ of {bits} bits"):
         resolved(parts, config)
@@ -191,7 +207,7 @@ def test_names_of_old_configs() -> None:
 
 @pytest.mark.parametrize(
     "bad",
-    [{"bits": 7}, {"bits": 0}, {"group_size": 0}, {"group_size": -5}, {"group_size": 3}],
+    [{"bits": 9}, {"bits": 0}, {"group_size": 0}, {"group_size": -5}, {"group_size": 3}],
     ids=str,
 )
 def test_impossible_configs(bad: dict[str, Any]) -> None:

@@ -65,6 +65,9 @@ def cases() -> dict[str, libraries.Case]:
         "awq-gemv-fast-g32": libraries.awq_gemv_fast(192, 16, 32, seed=58),
         "awq-gemv-fast-g64": libraries.awq_gemv_fast(192, 32, 64, seed=59),
         "awq-gemv-fast-g128": libraries.awq_gemv_fast(256, 16, 128, seed=60),
+        "awq-stream-w5": libraries.awq_stream(5, 96, 64, 32, seed=90),
+        "awq-stream-w6": libraries.awq_stream(6, 66, 96, -1, seed=91),
+        "awq-stream-w7": libraries.awq_stream(7, 64, 32, 16, seed=92),
     }
     for number, packing in enumerate(
         ("auto_round", "auto_round:auto_gptq", "auto_round:gptqmodel")
