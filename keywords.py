@@ -9,6 +9,7 @@ from inspect import signature
 from typing import Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 from anamnesis.errors import ArgumentError, printable
+from anamnesis.words import did_you_mean, nearest
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Patterns: TypeAlias = str | Sequence[str]  # shell patterns on names; a text is one of them
@@ -64,28 +65,21 @@ def keywords(function: Callable[P, R], name: str = "") -> Callable[P, R]:
 
 def wrong_word(given: object, allowed: Sequence[str]) -> str:
     """What to say of a word that is none of the `allowed`, with the nearest of them."""
-    from difflib import get_close_matches  # noqa: PLC0415
-
-    near = get_close_matches(str(given)[:60], allowed, 1)
-    likely = f"; did you mean {near[0]!r}?" if near else ""
+    likely = did_you_mean(nearest(given, allowed), "; ")
     return f"found {printable(repr(given))[:100]}; allowed: {' | '.join(allowed)}{likely}"
 
 
 def missing(what: str, name: object, names: Sequence[str]) -> KeyError:
     """The KeyError for a name that is not there, with the nearest of the `names` that are."""
-    from difflib import get_close_matches  # noqa: PLC0415
-
     wanted = str(name)[:200]
-    near = [n for n in names if wanted in n][:_SHOWN] or get_close_matches(wanted, names, 1)
+    near = [n for n in names if wanted in n][:_SHOWN] or nearest(wanted, names)
     there = f"; there is {', '.join(map(repr, near))}" if near else ""
     return KeyError(f"no {what} {printable(name)!r:.210}{there}")
 
 
 def _message(function: str, name: str, names: Sequence[str]) -> str:
-    from difflib import get_close_matches  # noqa: PLC0415
-
-    near = get_close_matches(name, names, 1, _ALIKE)
-    likely = f"did you mean {near[0]!r}?" if near else f"its keywords are {', '.join(names)}"
+    near = nearest(name, names, _ALIKE)
+    likely = did_you_mean(near) or f"its keywords are {', '.join(names)}"
     return f"{function}() has no keyword {printable(name)!r:.100}; {likely}"
 
 

@@ -114,21 +114,16 @@ class Limits:
         A conversion, which sets `record_bytes`, holds `RECORD_BYTES` of each until it is done.
         """
         self.items(count, what)
-        need = count * RECORD_BYTES
-        if self.record_bytes is not None and need > self.record_bytes:
-            raise LimitError(
-                f"{what}: what is known of {count:,} tensors takes {need:,} bytes of memory, "
-                f"run.memory leaves {self.record_bytes:,} for it; raise it (--memory) by the rest",
-                limit="run.memory",
-                need=need,
-                have=self.record_bytes,
-            )
+        self._memory(count * RECORD_BYTES, f"{what}: what is known of {count:,} tensors")
 
     def memory(self, nbytes: int, what: str) -> None:
         """Refuse what takes more memory than a conversion has for what is not payload."""
+        self._memory(nbytes, f"{what}:")
+
+    def _memory(self, nbytes: int, subject: str) -> None:
         if self.record_bytes is not None and nbytes > self.record_bytes:
             raise LimitError(
-                f"{what}: takes {nbytes:,} bytes of memory, run.memory leaves "
+                f"{subject} takes {nbytes:,} bytes of memory, run.memory leaves "
                 f"{self.record_bytes:,} for it; raise it (--memory) by the rest",
                 limit="run.memory",
                 need=nbytes,

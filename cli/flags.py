@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from anamnesis.cli.habits import question
 from anamnesis.errors import UsageError
 from anamnesis.limits import Allow, GiB, Limits
+from anamnesis.words import nearest
 
 DTYPES = ("bf16", "f16", "f32")
 _USUAL = Limits()
@@ -31,12 +33,10 @@ class Choice(_Choice):
         try:
             return str(super().convert(value, param, ctx))
         except click.BadParameter as error:
-            from difflib import get_close_matches
-
-            near = get_close_matches(str(value)[:60], [str(c) for c in self.choices], 1)
+            near = nearest(value, map(str, self.choices))
             if not near:
                 raise
-            self.fail(f"{error.message} Did you mean {near[0]!r}?", param, ctx)
+            self.fail(f"{error.message}{question(near)}", param, ctx)
 
 
 class _Size(_IntType):

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from difflib import get_close_matches
 from typing import Final
 
 import click
+
+from anamnesis.words import did_you_mean, nearest
 
 # A name that people bring along from another program: what it may be here, of which a command
 # is told those that it has.
@@ -50,7 +51,7 @@ def hinted(error: click.UsageError, command: click.Command) -> click.UsageError:
     if isinstance(error, click.NoSuchOption):
         known = [name for parameter in command.params for name in parameter.opts]
         near = likely_flags(error.option_name, known)
-        return click.UsageError(f"No such option {error.option_name!r}.{_question(near)}")
+        return click.UsageError(f"No such option {error.option_name!r}.{question(near)}")
     if isinstance(error, click.MissingParameter):
         example = (command.help or "").rpartition("Example: ")[2].partition("\n")[0]
         return click.UsageError(f"{error.format_message()} Example: {example.strip()}")
@@ -63,23 +64,24 @@ def likely_flags(given: str, known: list[str]) -> list[str]:
         return [name for name in FLAGS[given] if name in known][:1]
     bare = given.lstrip("-")
     parts = [name for name in known if len(bare) > 2 and bare in name.lstrip("-")]
-    return parts or get_close_matches(given, known, 1, _ALIKE)
+    return parts or nearest(given, known, _ALIKE)
 
 
 def likely_commands(given: str, known: list[str]) -> list[str]:
     """Commands that `given` may stand for."""
     if given in COMMANDS:
         return [COMMANDS[given]]
-    return get_close_matches(given, known, 1, _ALIKE)
+    return nearest(given, known, _ALIKE)
 
 
-def _question(near: list[str]) -> str:
-    return f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+def question(near: list[str]) -> str:
+    """What is asked behind click's own sentence."""
+    return did_you_mean(near).replace("did", " Did", 1)
 
 
 def no_such_command(given: str, known: list[str]) -> click.UsageError:
     """The error for a command that is not there."""
-    likely = _question(likely_commands(given, known)) or f" Commands are {', '.join(known)}."
+    likely = question(likely_commands(given, known)) or f" Commands are {', '.join(known)}."
     return click.UsageError(f"No such command {given!r}.{likely}")
 
 

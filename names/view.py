@@ -21,6 +21,7 @@ from anamnesis.names.listed import listed_tensors
 from anamnesis.names.values import VALUES, inverse
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.model import Model
+from anamnesis.words import and_more
 
 _NUMBER = re.compile(r"\d+")
 
@@ -178,7 +179,7 @@ def _inexact(links: Sequence[Link]) -> Iterator[str]:
         back = inverse(value)
         why = VALUES[back].why if back else ""
         if why:
-            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            more = and_more(len(names))
             yield (
                 f"{names[0]}{more}: {why}; numbers that were BF16 or F16 come back exactly, "
                 "float32 ones may differ in their last bits"

@@ -18,6 +18,7 @@ from anamnesis.pipeline.mixtures import EMBEDDINGS
 from anamnesis.readers.gguf_types import STRING, KeyValue
 from anamnesis.readers.imatrix_entry import Entry, Imatrix
 from anamnesis.readers.source import public_name
+from anamnesis.words import and_more
 
 if TYPE_CHECKING:
     from anamnesis.readers.batch import OpenFile
@@ -95,7 +96,7 @@ def refuse_unweighted(
     if not found:
         return
     (name, target), count = found[0], len(found)
-    others = f" and {count - 1:,} more" if count > 1 else ""
+    others = and_more(count)
     where = f"{imatrix.path} has none for it" if imatrix else f"give one, {_FLAG}"
     raise UsageError(
         f"{path}: {name!r:.200}{others}: {target} requires an importance matrix, without which the "

@@ -23,6 +23,7 @@ from anamnesis.owned import sync_folder
 from anamnesis.pipeline.journal import Journal, Recipe, recorded_name
 from anamnesis.pipeline.plan import Plan
 from anamnesis.readers.source import public_name
+from anamnesis.words import and_more
 from anamnesis.writers.lock import OutputLock
 from anamnesis.writers.stores import located, store_of
 
@@ -35,7 +36,7 @@ def incomplete_path(out: str) -> str:
 def incomplete_error(plan: Plan) -> FormatError:
     """What the run of such a plan ends with."""
     broken = plan.model.broken
-    listed = "; ".join(broken[:5]) + (f"; and {len(broken) - 5} more" if len(broken) > 5 else "")
+    listed = "; ".join(broken[:5]) + and_more(len(broken), 5, ";")
     count = f"{len(broken)} file{'s' * (len(broken) > 1)}"
     return FormatError(
         f"{plan.model.path}: {count} cannot be read: {listed}; {plan.spec.path} holds "

@@ -31,11 +31,11 @@ from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.records import Manifest
 from anamnesis.readers.choice import INDEX_NAME
 from anamnesis.readers.source import is_url, public_name
+from anamnesis.words import some
 from anamnesis.writers import WRITERS
 from anamnesis.writers.part import is_part
 from anamnesis.writers.stores import located, store_of
 
-_SHOWN = 5
 # Bytes of `..anamnesis-new.anamnesis.journal` (34) and `..anamnesis.json.XXXXXXXX.part` (30).
 _LONGER = 36
 
@@ -107,7 +107,7 @@ class Place:
             refuse_joining(out, self.plan.model.path, self.plan.model.allow)
         if names:
             raise UsageError(
-                f"{out}: is in use: {shown(names)} {'is' if len(names) == 1 else 'are'} not of an "
+                f"{out}: is in use: {some(names)} {'is' if len(names) == 1 else 'are'} not of an "
                 "output of this program; choose an empty folder, or remove what is there"
             )
         if self.other and not self.complete and not overwrite:
@@ -163,11 +163,11 @@ def refuse_foreign_weights(out: PurePath) -> None:
     missing = [name for name in manifest.others if not store_of(out).exists(out / name)]
     if missing:
         lacks = "is missing, which" if len(missing) == 1 else "are missing, which"
-        raise IntegrityError(f"{out}: {shown(missing)} {lacks} the manifest lists")
+        raise IntegrityError(f"{out}: {some(missing)} {lacks} the manifest lists")
     names = [name for name in _strangers(out, listed(manifest)) if is_weights(name)]
     if names:
         raise IntegrityError(
-            f"{out}: holds {shown(names)}, which the manifest does not list; a library may load "
+            f"{out}: holds {some(names)}, which the manifest does not list; a library may load "
             "that instead of what was written"
         )
 
@@ -232,12 +232,6 @@ def _refuse_around(out: PurePath, sources: Sequence[str]) -> None:
         folder = folder.parent if folder.suffix else folder
         if out == folder or out in folder.parents or folder in out.parents:
             raise UsageError(f"{out}: is, lies in or around the input {source}; choose another")
-
-
-def shown(names: Sequence[str]) -> str:
-    """Some of the names, and how many more there are."""
-    more = f" and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 def _existing(path: Path) -> Iterator[Path]:

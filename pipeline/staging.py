@@ -23,8 +23,9 @@ from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.owned import sync_folder
 from anamnesis.pipeline.incomplete import remove_recorded
 from anamnesis.pipeline.journal import Journal, Recipe, load_manifest, manifest_path, recorded_name
-from anamnesis.pipeline.place import listed, shown
+from anamnesis.pipeline.place import listed
 from anamnesis.pipeline.plan import Plan
+from anamnesis.words import some
 from anamnesis.writers.exchange import exchange, finish_exchange
 from anamnesis.writers.part import remove_parts
 
@@ -106,7 +107,7 @@ def clear(out: PurePath, recipe: Recipe, keep: Recipe | None = None) -> None:
     manifest_path(folder, inside=True).unlink(missing_ok=True)
     left = sorted(os.listdir(folder))
     if left:
-        raise UsageError(f"{folder}: is in use: {shown(left)}; remove it and run again")
+        raise UsageError(f"{folder}: is in use: {some(left)}; remove it and run again")
     folder.rmdir()
     sync_folder(folder.parent)
 

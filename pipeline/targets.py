@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Annotated
 
@@ -29,6 +28,7 @@ from anamnesis.pipeline.work import Piece, Step
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.gguf_types import encoding_of
 from anamnesis.readers.imatrix_entry import Imatrix
+from anamnesis.words import did_you_mean, nearest
 from anamnesis.writers.base import Item, Slot
 
 ENCODABLE = ("BF16", "F16", "F32")
@@ -372,6 +372,6 @@ def _nearest(text: str, names: Collection[str]) -> str:
     """The valid names, after those that begin as the wrong one does, or that is nearest to it."""
     text = text.lower()
     near = [name for name in names if text and name.startswith(text)]
-    near = near or get_close_matches(text, names, 1)
-    hint = f"did you mean {' or '.join(map(repr, near))}? " if near else ""
-    return f"{hint}allowed: {', '.join(names)}"
+    near = near or nearest(text, names)
+    hint = did_you_mean(near)
+    return f"{hint}{' ' if hint else ''}allowed: {', '.join(names)}"

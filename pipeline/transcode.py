@@ -17,6 +17,7 @@ from anamnesis.names.derived import Derived
 from anamnesis.pipeline.row_sources import row_sources
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.words import and_more
 from anamnesis.writers.base import Item
 
 _FLAG = "--allow-requantize (output.allow_requantize)"
@@ -78,8 +79,7 @@ def refuse_lossy(path: str, chosen: Iterable[tuple[str, object, str]]) -> None:
             reasons.setdefault(f"{target}: {why}", []).append(name)
     if reasons:
         said = "; ".join(
-            f"{names[0]:.200}{f' and {len(names) - 1} more' if len(names) > 1 else ''} as {why}"
-            for why, names in reasons.items()
+            f"{names[0]:.200}{and_more(len(names))} as {why}" for why, names in reasons.items()
         )
         raise UsageError(
             f"{path}: quantised already, and not exactly what is asked for: {said}. {_FLAG} "

@@ -13,6 +13,7 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.arrow_flatbuffer import Table
 from anamnesis.readers.arrow_listing import LISTING
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.words import and_more
 
 BFLOAT16 = "lance.bfloat16"
 _SHOWN = 8
@@ -51,7 +52,7 @@ def read_schema(schema: Table, path: str) -> Columns:
     listing = _pairs(schema, 2).get(LISTING)
     if listing is None:
         shown = [f"{_name(f)} {_kind(f)}" for f in fields[:_SHOWN]]
-        more = f", and {len(fields) - _SHOWN:,} more" if len(fields) > _SHOWN else ""
+        more = and_more(len(fields), _SHOWN, ",")
         raise UnsupportedError(
             f"{path}: an Arrow file of other data (columns {', '.join(shown) or 'none'}{more}): "
             f"its schema has no {LISTING}, the list of tensors in a file that this program wrote"

@@ -16,6 +16,7 @@ from fnmatch import fnmatchcase
 
 from anamnesis.errors import FormatError, UsageError
 from anamnesis.readers.index import Index
+from anamnesis.words import some
 
 INDEX_NAME = re.compile(r"(?s).+\.(?:safetensors|bin)\.index(?:\.\w+)?\.json")
 
@@ -91,7 +92,6 @@ _VARIANT = re.compile(
 _PRECISION = re.compile(r"(?i)(?:bf|fp|f|int|q|nf)\d+\w*|(?:non_|no_)?ema(?:only)?")
 _STEMS = frozenset(("adapter_model", "diffusion_pytorch_model", "model", "pytorch_model"))
 _PART = re.compile(r"(.+)-\d{5}-of-\d{5}")
-_SHOWN = 5
 
 ReadIndex = Callable[[str], Index]
 
@@ -291,8 +291,7 @@ def _weights(name: str) -> bool:
 def _note(notes: list[str], path: str, names: Iterable[str], why: str) -> None:
     listed = sorted(names)
     if listed:
-        more = f" and {len(listed) - _SHOWN} more" if len(listed) > _SHOWN else ""
-        notes.append(f"{path}: left out {', '.join(listed[:_SHOWN])}{more}: {why}")
+        notes.append(f"{path}: left out {some(listed)}: {why}")
 
 
 __all__ = ["INDEX_NAME", "KINDS", "Choice", "choose", "holds_weights"]

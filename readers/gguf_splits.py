@@ -16,6 +16,7 @@ from anamnesis.errors import FormatError
 from anamnesis.limits import SHARDS, Limits
 from anamnesis.readers.folder import LocalFolder
 from anamnesis.readers.source import is_url
+from anamnesis.words import and_more
 
 _PART_NAME = re.compile(r"(?s)(.*)-([0-9]{5})-of-([0-9]{5})\.gguf")
 
@@ -46,7 +47,7 @@ def part_paths(path: str, metadata: Mapping[str, Any], limits: Limits) -> list[s
     # Behind a URL a missing part shows when it is opened.
     missing = [n for n in names if not is_url(path) and not os.path.exists(os.path.join(folder, n))]
     if missing:
-        more = f" and {len(missing) - 1:,} more" if len(missing) > 1 else ""
+        more = and_more(len(missing))
         raise FormatError(
             f"{path}: part {missing[0]!r}{more} of {count:,} is missing from its folder"
         )

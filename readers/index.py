@@ -19,11 +19,12 @@ from anamnesis.readers.base import Container
 from anamnesis.readers.folder import Folder
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.strict_json import loads
+from anamnesis.words import some
 
 # Asked for, in this order, where nothing lists a folder.
 INDEXES = ("model.safetensors.index.json", "pytorch_model.bin.index.json")
 _NUMBERS = frozenset(("BF16", "BOOL", "C64", "F16", "F32", "F64", "I64", "U64"))  # hold no codes
-_SHOWN = 8
+_SHOWN, _CHARS = 8, 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,8 @@ def select(index: Index, shards: Mapping[str, Container]) -> Selection:
         else:
             absent.append(name)
     if len(absent) > len(places):
-        text = f"is of another model ({_some(absent)} in no file); the files are taken whole"
+        names = some(absent, _SHOWN, _CHARS)
+        text = f"is of another model ({names} in no file); the files are taken whole"
         return Selection(dict(shards), (f"{index.path}: the index {text}",))
     companions = _companions(places, shards)
     kept = {
@@ -133,7 +135,7 @@ def select(index: Index, shards: Mapping[str, Container]) -> Selection:
     }
     left = [name for name in holders if name not in places and name not in companions]
     notes = [
-        f"{index.path}: {text} {_some(names)}"
+        f"{index.path}: {text} {some(names, _SHOWN, _CHARS)}"
         for text, names in (
             ("lists tensors that no file has:", absent),
             ("says another file for", moved),
@@ -175,9 +177,3 @@ def _size_note(
         f"{index.path}: metadata.total_size: says {index.total_size!r:.80}, the shards hold "
         f"{held:,} bytes; it is not used",
     )
-
-
-def _some(names: list[str]) -> str:
-    """The first of some names, fit for a message."""
-    shown = ", ".join(f"{name:.100}" for name in names[:_SHOWN])
-    return f"{shown} and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else shown

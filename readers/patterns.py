@@ -6,12 +6,12 @@ output, an exclude that fits nothing converts what was to be left out.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
 from typing import Any
 
 from anamnesis.errors import ArgumentError, UsageError
+from anamnesis.words import nearest
 
 
 def patterns(given: str | Iterable[str], name: str = "patterns") -> list[str]:
@@ -46,11 +46,11 @@ def require_matches(
     missing = [p for p in wanted if p not in fitting]
     if not missing or not known:
         return
-    nearest = difflib.get_close_matches(missing[0], known, 1, 0.0)
+    near = nearest(missing[0], known, 0.0)
     one = len(missing) == 1
     raise UsageError(
         f"{path}: no tensor fits the pattern{'' if one else 's'} "
-        f"{', '.join(map(repr, missing))}; names are such as {(nearest or known)[0]}"
+        f"{', '.join(map(repr, missing))}; names are such as {(near or known)[0]}"
     )
 
 

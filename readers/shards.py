@@ -11,6 +11,7 @@ from anamnesis.readers.base import Container, Stored
 from anamnesis.readers.find import Found
 from anamnesis.readers.index import Index
 from anamnesis.readers.together import together
+from anamnesis.words import and_more
 
 _SHOWN = 5
 
@@ -65,7 +66,7 @@ def _sound(
     if len(failures) == 1:
         raise FormatError(f"{failures[0]}{hint}") from failures[0]
     listed = "; ".join(str(failure) for failure in failures[:_SHOWN])
-    more = f"; and {len(failures) - _SHOWN} more" if len(failures) > _SHOWN else ""
+    more = and_more(len(failures), _SHOWN, ";")
     raise FormatError(
         f"{path}: {len(failures)} of {len(found.paths)} files cannot be read: {listed}{more}{hint}"
     )

@@ -26,6 +26,7 @@ from anamnesis.readers.torch_records import Storage, TorchTensor
 from anamnesis.readers.torch_subclasses import KIND as TORCHAO_KIND
 from anamnesis.readers.torch_subclasses import Setting, is_wrapper
 from anamnesis.readers.zero_shards import check_shards
+from anamnesis.words import and_more
 
 # Fixed limits of one checkpoint file. A node that is shared counts once a path to it.
 STATE_TENSORS = 1 << 20
@@ -212,7 +213,7 @@ class _Walk:
                     f"{self._where}: tensor {names[0]!r:.200}: {why} is not converted, and none of "
                     "its tensors is of another kind"
                 )
-            more = f" and {len(names) - 1:,} more" if len(names) > 1 else ""
+            more = and_more(len(names))
             self._notes.append(f"left out {names[0]!r:.200}{more}: {why} is not converted")
 
     def _unwrap(self, top: Node) -> Node:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -294,6 +295,14 @@ def test_packages_listed_by_hand_are_the_folders() -> None:
     assert listed == folders | {"anamnesis"}
 
 
+def test_words_of_messages_stand_once() -> None:
+    """The nearest word and what is left of a list are worded in words.py."""
+    again = re.compile(r"get_close_matches|did you mean .*map\(repr|- \w+(:,)?\} more\"? if ")
+    for path in MODULES:
+        found = again.search(path.read_text())
+        assert not found, f"{name(path)}: {found[0] if found else ''}"
+
+
 def test_no_stray_module_in_the_root() -> None:
     rooms = {
         "__init__.py",
@@ -305,6 +314,7 @@ def test_no_stray_module_in_the_root() -> None:
         "stopping.py",
         "supported.py",
         "version.py",
+        "words.py",
     }
     assert {p.name for p in ROOT.glob("*.py")} == rooms
     assert not list((ROOT / "tests").rglob("__init__.py"))

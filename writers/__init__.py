@@ -8,11 +8,11 @@ before it gets its final name.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module
 from pathlib import PurePath
 
 from anamnesis.errors import UsageError
+from anamnesis.words import nearest
 from anamnesis.writers.base import WriterModule
 
 
@@ -96,7 +96,7 @@ def format_of(path: str, asked: str | None = None) -> str:
             f"output.path: {path}: files that end in {suffix} are not written; a file ends in one "
             f"of {files}, and a folder needs another name"
         )
-    near = suffix[1:].isalpha() and get_close_matches(suffix, sorted(known), 1, _MISSPELT)
+    near = suffix[1:].isalpha() and nearest(suffix, sorted(known), _MISSPELT)
     if near:
         raise UsageError(
             f"output.path: {path}: would be a folder, as its suffix is of no file; did you mean "

@@ -15,6 +15,7 @@ import numpy as np
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.words import and_more
 from anamnesis.writers.base import Item
 
 if TYPE_CHECKING:
@@ -33,7 +34,7 @@ def dtypes_of(items: Sequence[Item]) -> list[str]:
         names.setdefault(item.dtype, []).append(item.name)
     for dtype, tensors in names.items():
         if DTYPES[dtype].kind == "complex" or not DTYPES[dtype].numpy:
-            more = f" and {len(tensors) - 3:,} more" if len(tensors) > 3 else ""
+            more = and_more(len(tensors), 3)
             raise UnsupportedError(
                 f"{', '.join(tensors[:3])}{more}: Arrow has no type for {dtype}; write "
                 "safetensors, or leave these tensors out (select.exclude)"

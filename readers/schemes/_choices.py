@@ -26,6 +26,7 @@ from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._integers import NARROW, is_buffer, is_many
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 _WEIGHTS = ("weight", "weights", "_proj", "kernel")
 _WHOLE = frozenset(name for name, row in DTYPES.items() if row.kind in ("bool", "int"))
@@ -60,7 +61,7 @@ def note_choices(ledger: Ledger) -> None:
 
 def _note(ledger: Ledger, found: list[Tensor], said: str) -> None:
     if found:
-        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        others = and_more(len(found))
         first = found[0]
         ledger.note(f"{first.components[0].stored.file.path}: {first.name!r}{others}: {said}")
 
@@ -119,7 +120,7 @@ def note_integers(ledger: Ledger) -> None:
     ]
     found = [stored for stored in found if not is_buffer(stored) and _may_be_codes(stored, model)]
     if found:
-        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        others = and_more(len(found))
         ledger.note(
             f"{where(found[0])}{others}: integers by themselves, kept as they are; codes of a "
             "weight whose scales are missing look the same, and no configuration says which"

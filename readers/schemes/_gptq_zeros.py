@@ -20,6 +20,7 @@ from anamnesis.readers.files import Files
 from anamnesis.readers.raw import open_raw
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.source import is_url
+from anamnesis.words import and_more
 
 _SAMPLE_BYTES = 256
 
@@ -96,5 +97,5 @@ def _offset(tensor: Tensor, zeros: Stored, files: Files) -> int | None:
 
 
 def _some(names: list[str]) -> str:
-    others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    others = and_more(len(names))
     return f"{names[0]!r}{others}"

@@ -24,6 +24,7 @@ from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._patterns import LONGEST, compiled, cost, literal
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 # Keys of a quantisation block that list what was left alone, over all tools.
 LEFT_ALONE = (
@@ -153,5 +154,5 @@ def note_left_alone(ledger: Ledger) -> None:
 
 def _first(tensors: Iterable[Tensor]) -> str:
     first, *rest = tensors
-    others = f" and {len(rest)} more" if rest else ""
+    others = and_more(len(rest), 0)
     return f"{where(first.components[0].stored)}{others}"

@@ -13,6 +13,7 @@ from typing import Any
 
 from anamnesis.readers.schemes._model_sizes import READ_HIDDEN, ModelSizes
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 Sizes = tuple[int, int]  # bits, and inputs in a group
 
@@ -51,7 +52,7 @@ class Inputs:
     def notes(self) -> Iterator[str]:
         """A remark for each way in which layers contradicted the configuration."""
         for said, layers in self._said.items():
-            others = f" and {len(layers) - 1} more" if len(layers) > 1 else ""
+            others = and_more(len(layers))
             yield f"{layers[0]}{others}: bits and group_size of config.json {said}"
 
     def by_jang(self, product: int) -> Sizes | None:

@@ -20,6 +20,7 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Stored
 from anamnesis.readers.schemes._errors import missing, where
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 WORD_BITS = {"I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8}
 SCALE_BITS = {"BF16": 16, "F16": 16, "F32": 32}
@@ -244,7 +245,7 @@ def note_group_sizes(ledger: Ledger, scheme: str, stated: Settings) -> None:
                 other.append((tensor, size, _whole(found, inputs)))
     if other:
         tensor, size, found = other[0]
-        more = f" and {len(other) - 1} more" if len(other) > 1 else ""
+        more = and_more(len(other))
         ledger.note(
             f"{where(tensor.components[0].stored)}{more}: the configuration says group_size "
             f"{size}, and the scales make groups of {found}, which were taken"

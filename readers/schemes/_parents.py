@@ -25,6 +25,7 @@ from anamnesis.readers.schemes._siblings import (
     rotates_all,
 )
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 # transformers 5.23 and diffusers: `self.X = nn.Parameter(…)`, and registered buffers.
 _ORDINARY = frozenset(
@@ -104,7 +105,7 @@ def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:
 
 def _note(ledger: Ledger, found: list[Tensor], layers: str) -> None:
     if found:
-        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        others = and_more(len(found))
         ledger.note(
             f"{where(found[0].components[0].stored)}{others}: a parameter beside {layers} layers "
             "under a name that is not known here, kept as it is; if its tool multiplies the "
@@ -128,7 +129,7 @@ def note_input_scales(ledger: Ledger) -> None:
             found.append((one.stored, weight.name))
     if found:
         stored, name = found[0]
-        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        others = and_more(len(found))
         ledger.note(
             f"{where(stored)}{others}: left out as a scale of activations by its name; it has a "
             f"number for each input of {name!r}, and if its tool multiplies the inputs by them, "

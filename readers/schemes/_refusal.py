@@ -11,6 +11,7 @@ from anamnesis.readers.schemes._leftovers import Suspect
 from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 _COMFY = "_quantization_metadata"
 _SCALES = frozenset(
@@ -35,7 +36,7 @@ def unknown_method(ledger: Ledger, stated: Stated, implemented: str) -> Unsuppor
 def foreign_layout(ledger: Ledger, claimed: list[Tensor]) -> str:
     """The note on tensors in the layout of one method under a configuration that names another."""
     first = claimed[0]
-    others = f", and {len(claimed) - 1} more" if len(claimed) > 1 else ""
+    others = and_more(len(claimed), mark=",")
     return (
         f"{first.components[0].stored.file.path}: {first.name!r}{others}: in the layout of "
         f"{first.scheme}, and decoded as such, while {_all(ledger)} speaks of another method"
@@ -45,7 +46,7 @@ def foreign_layout(ledger: Ledger, claimed: list[Tensor]) -> str:
 def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> AnamnesisError:
     """For what no scheme consumed; `suspects` is not empty."""
     one = min(suspects, key=_rank)
-    others = f", and {len(suspects) - 1} more" if len(suspects) > 1 else ""
+    others = and_more(len(suspects), mark=",")
     found, about = where(one.stored) + others, _all(ledger) or one.hint
     under = f", under {about}" if about else ""
     if one.method:

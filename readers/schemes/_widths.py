@@ -16,6 +16,7 @@ from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._left_alone import left_alone
 from anamnesis.readers.schemes._model_sizes import READ_HIDDEN, ModelSizes, is_fed
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 _METHODS = frozenset(("auto-round", "awq", "compressed-tensors", "gptq", "hqq"))
 _KEYS = frozenset(("bits", "nbits", "num_bits", "w_bit", "w_bits", "wbits", "weight_bits"))
@@ -40,7 +41,7 @@ def note_widths(ledger: Ledger) -> None:
         and tensor.params.get("bits", next(iter(stated))) not in stated
     ]
     if found:
-        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        others = and_more(len(found))
         ledger.note(
             f"{where(found[0].components[0].stored)}{others}: the configuration says bits "
             f"{', '.join(map(str, sorted(stated)))}, and the shapes hold "
@@ -75,7 +76,7 @@ def note_inputs(ledger: Ledger) -> None:
                 found.append((tensor, inputs))
     if found:
         tensor, inputs = found[0]
-        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        others = and_more(len(found))
         ledger.note(
             f"{where(tensor.components[0].stored)}{others}: decoded with {tensor.shape[1]:,} "
             f"inputs, and by the model's configuration such a layer has {inputs:,}: the width of "
@@ -97,7 +98,7 @@ def note_parts(ledger: Ledger) -> None:
                 found.append((tensor, size))
     if found:
         tensor, size = found[0]
-        others = f" and {len(found) - 1} more" if len(found) > 1 else ""
+        others = and_more(len(found))
         ledger.note(
             f"{where(tensor.components[0].stored)}{others}: kept as floats, of which a row has the "
             f"part of hidden_size ({size:,}) that codes would fill, and no number of the "

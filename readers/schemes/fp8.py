@@ -50,6 +50,7 @@ from anamnesis.readers.schemes._scale_grid import (
 )
 from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 ENCODINGS = {
     "F8_E4M3": "fp8-e4m3",
@@ -142,7 +143,7 @@ def _contradiction(tensor: Tensor, declared: list[Block]) -> FormatError:
 
 
 def _first(tensors: list[Tensor]) -> str:
-    others = f" and {len(tensors) - 1} more" if len(tensors) > 1 else ""
+    others = and_more(len(tensors))
     return f"{where(tensors[0].components[0].stored)}{others}"
 
 

@@ -269,7 +269,7 @@ def test_i04_every_broken_shard_is_named(model: Path, refused: Callable[..., str
     )
     names = {f"t{i}": f"s{i}.safetensors" for i in range(1, SHARDS)}
     index(model, names)
-    assert "and 9994 more" in refused(FormatError, "9999 of 9999 files cannot be read")
+    assert "and 9,994 more" in refused(FormatError, "9999 of 9999 files cannot be read")
 
 
 def test_i04_the_rest_of_a_job_goes_on(model: Path, tmp_path: Path) -> None:
