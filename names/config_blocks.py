@@ -93,6 +93,8 @@ SHORT_CONVOLUTION = """
 norm_eps                 attention.layer_norm_rms_epsilon
 conv_L_cache             shortconv.l_cache
 """
+# Of classes that turn a part of a head where their configuration does not say how much.
+WHOLE_HEADS = {"partial_rotary_factor": 1.0}
 RESIDUAL = "use_parallel_residual use_parallel_residual\n"
 SOFTCAPS = """
 attn_logit_softcapping   attn_logit_softcapping

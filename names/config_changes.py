@@ -210,6 +210,11 @@ def mixers(config: Config, values: Values, prefix: str, model: Model) -> None:
         config["mamba_d_head"] = inner // max(1, config["mamba_n_heads"])
 
 
+def rotary_share(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """GPT-NeoX's own name of the share of a head that is rotary, beside the usual one."""
+    config["rotary_pct"] = config["partial_rotary_factor"]
+
+
 def bamba(config: Config, values: Values, prefix: str, model: Model) -> None:
     """Which layers have attention; the share of a head that is rotary is the class's own."""
     config["attn_layer_indices"] = layers_with(model, "attn_q.weight")

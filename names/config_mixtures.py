@@ -26,6 +26,7 @@ from anamnesis.names.config_blocks import (
     SHORT_CONVOLUTION,
     SPARSE_LAYERS,
     SSM_BIASES,
+    WHOLE_HEADS,
 )
 from anamnesis.names.config_class import ModelClass
 
@@ -133,8 +134,16 @@ moe_intermediate_size    expert_feed_forward_length
     "Glm4MoeForCausalLM": ModelClass(
         "glm4_moe",
         ROUTED + NEXT,
-        biases={**ATTENTION_BIAS, "use_qk_norm": "attn_q_norm.weight"},
+        WHOLE_HEADS,
+        {**ATTENTION_BIAS, "use_qk_norm": "attn_q_norm.weight"},
         changes=(change.sections,),
+    ),
+    "GlmMoeDsaForCausalLM": ModelClass(
+        "glm_moe_dsa",
+        ROUTED + LATENT + NEXT + INDEXER,
+        biases=ATTENTION_BIAS,
+        kinds={"indexer_types": "indexer.attn_k.weight=full *=shared"},
+        changes=(change.latent, change.latent_scale),
     ),
     "GptOssForCausalLM": ModelClass(
         "gpt_oss",
@@ -269,13 +278,14 @@ num_hidden_layers        -
     "Qwen3NextForCausalLM": ModelClass(
         "qwen3_next",
         EXPERTS + SHARED + LINEAR,
-        _NORMALISED,
+        _NORMALISED | WHOLE_HEADS,
         kinds=LINEAR_LAYERS,
         changes=(change.value_dim,),
     ),
     "Qwen3_5MoeForCausalLM": ModelClass(
         "qwen3_5_moe_text",
         EXPERTS + SHARED + LINEAR,
+        WHOLE_HEADS,
         kinds=LINEAR_LAYERS,
         changes=(change.value_dim,),
     ),

@@ -20,6 +20,7 @@ from anamnesis.names.config_blocks import (
     MAMBA2,
     MAMBA_BIASES,
     MPT,
+    NEXT,
     NORM_EPS,
     PER_LAYER,
     RESIDUAL,
@@ -28,6 +29,7 @@ from anamnesis.names.config_blocks import (
     SSM,
     SSM_BIASES,
     T5,
+    WHOLE_HEADS,
 )
 from anamnesis.names.config_class import ALL, ModelClass
 from anamnesis.names.config_mixtures import MIXTURES
@@ -113,7 +115,11 @@ DENSE: dict[str, ModelClass] = {
     "GPT2LMHeadModel": ModelClass("gpt2", GPT2),
     "GPTBigCodeForCausalLM": ModelClass("gpt_bigcode", GPT2, {"multi_query": True}),
     "GPTNeoXForCausalLM": ModelClass(
-        "gpt_neox", LAYER_EPS + RESIDUAL, biases={"attention_bias": "attn_qkv.bias"}
+        "gpt_neox",
+        LAYER_EPS + RESIDUAL,
+        WHOLE_HEADS,
+        {"attention_bias": "attn_qkv.bias"},
+        changes=(change.rotary_share,),
     ),
     "Gemma2ForCausalLM": ModelClass(
         "gemma2", SOFTCAPS, changes=(change.gemma2, change.alternating)
@@ -130,9 +136,14 @@ altup_num_inputs         altup.num_inputs
         changes=(change.sliding_layers, change.gemma3n, change.two_bases),
     ),
     "GemmaForCausalLM": ModelClass("gemma"),
-    "Glm4ForCausalLM": ModelClass("glm4", biases=ATTENTION_BIAS),
+    "Glm4ForCausalLM": ModelClass("glm4", "", WHOLE_HEADS, ATTENTION_BIAS),
     "Glm4vForConditionalGeneration": ModelClass(
-        "glm4", biases=ATTENTION_BIAS, changes=(change.sections,), same_as="Glm4ForCausalLM"
+        "glm4",
+        NEXT,
+        WHOLE_HEADS,
+        ATTENTION_BIAS,
+        changes=(change.sections,),
+        same_as="Glm4ForCausalLM",
     ),
     "GlmForCausalLM": ModelClass(
         "glm",
@@ -175,7 +186,7 @@ altup_num_inputs         altup.num_inputs
     "ModernBertModel": ModelClass(
         "modernbert", _MODERN, biases=_NORM_BIAS, changes=(change.modern_bert,)
     ),
-    "NemotronForCausalLM": ModelClass("nemotron", NORM_EPS),
+    "NemotronForCausalLM": ModelClass("nemotron", NORM_EPS, WHOLE_HEADS),
     "NomicBertModel": ModelClass(
         "nomic_bert",
         LAYER_EPS,
@@ -190,7 +201,7 @@ altup_num_inputs         altup.num_inputs
     "OlmoForCausalLM": ModelClass("olmo", "clip_qkv attention.clamp_kqv\n"),
     "OrionForCausalLM": ModelClass("orion", remote=True),
     "Phi3ForCausalLM": ModelClass("phi3"),
-    "PhiForCausalLM": ModelClass("phi", LAYER_EPS, changes=(change.key_heads,)),
+    "PhiForCausalLM": ModelClass("phi", LAYER_EPS, WHOLE_HEADS, changes=(change.key_heads,)),
     "Plamo2ForCausalLM": ModelClass("plamo2", remote=True),
     "Plamo3ForCausalLM": ModelClass("plamo3", remote=True),
     "PlamoForCausalLM": ModelClass("plamo", remote=True),
@@ -206,7 +217,7 @@ altup_num_inputs         altup.num_inputs
         same_as="Qwen3ForCausalLM",
     ),
     "Qwen3_5ForCausalLM": ModelClass(
-        "qwen3_5_text", LINEAR, kinds=LINEAR_LAYERS, changes=(change.value_dim,)
+        "qwen3_5_text", LINEAR, WHOLE_HEADS, kinds=LINEAR_LAYERS, changes=(change.value_dim,)
     ),
     "RobertaForSequenceClassification": ModelClass(
         "roberta", LAYER_EPS, changes=(*_ROBERTA, change.labels)
@@ -223,6 +234,7 @@ altup_num_inputs         altup.num_inputs
     "StableLmForCausalLM": ModelClass(
         "stablelm",
         LAYER_EPS + RESIDUAL,
+        WHOLE_HEADS,
         biases={"use_qkv_bias": "attn_q.bias", "qk_layernorm": "attn_q_norm.weight"},
     ),
     "Starcoder2ForCausalLM": ModelClass(

@@ -57,7 +57,8 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     beside = last.get("general.architecture") == "clip"
     family = family_of(model, tower=beside)
     if beside:
-        tower = tower_of(last, model.files[-1].path).texts[class_of(family, model)]
+        stored = {c.stored.name for t in model.tensors for c in t.components}
+        tower = tower_of(last, stored, model.files[-1].path).texts[class_of(family, model)]
     config, notes = config_of(family, values, model, _DTYPES[dtype], tower)
     if tower:
         words = values.get("tokenizer.ggml.tokens")

@@ -58,6 +58,11 @@ def architecture_values(
             f"{where}: config.json: rope scaling {settings.scaling!r} needs a tensor of factors, "
             f"which llama.cpp's {architecture!r} does not have"
         )
+    if _shares_indexers(settings):
+        raise UnsupportedError(
+            f"{where}: config.json: some layers share an indexer (indexer_types, index_topk_freq, "
+            f"index_topk_pattern), and how a GGUF says so of {architecture!r} is not known here"
+        )
     values = {"general.architecture": KeyValue(STRING, architecture)}
     for key, value in values_of(keys.sources, settings, where).items():
         values[key if key.startswith(_ABSOLUTE) else f"{architecture}.{key}"] = value
@@ -65,6 +70,13 @@ def architecture_values(
         if f"{architecture}.{key}" not in values:
             raise FormatError(f"{where}: config.json: found no {keys.sources[key]} for {key}")
     return values
+
+
+def _shares_indexers(settings: Settings) -> bool:
+    """Whether layers look at what an indexer before them found: GLM-5.2's."""
+    kinds = settings.get("indexer_types") or settings.get("index_topk_pattern") or ()
+    shared = any(kind in {"shared", "S"} for kind in kinds)
+    return shared or (not kinds and (settings.get("index_topk_freq") or 1) != 1)
 
 
 def values_of(

@@ -7,7 +7,7 @@ resampled, and of Qwen's how many pixels it may have, which are those of the pub
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -136,6 +136,12 @@ PROCESSORS: Mapping[str, Processor] = {
     ),
     "Glm4vForConditionalGeneration": _GLM,
     "Glm4vMoeForConditionalGeneration": _GLM,
+    "GlmOcrForConditionalGeneration": replace(
+        _GLM,
+        name="Glm46VProcessor",
+        image_processor="Glm46VImageProcessor",
+        video_processor="Glm46VVideoProcessor",
+    ),
     "Idefics3ForConditionalGeneration": Processor(
         "Idefics3Processor", "Idefics3ImageProcessor", _idefics3, _idefics3_tokens
     ),

@@ -33,7 +33,11 @@ def rope_scaling(
         width = int(config.get("hidden_size") or config.get("n_embd") or 0) // heads
     rotary = get("dimension_count")
     if rotary and width and rotary < width:
-        out["partial_rotary_factor"] = rotary / width
+        share = rotary / width
+        # transformers takes the whole part of the product, which must not be one less.
+        out["partial_rotary_factor"] = (
+            share if int(width * share) == rotary else math.nextafter(share, 1)
+        )
     length = get("scaling.original_context_length")
     scaling: dict[str, Any] = {}
     long, short = (_floats(model, f"rope_factors_{kind}.weight") for kind in ("long", "short"))

@@ -13,8 +13,8 @@ from anamnesis.names.family import Row, rows_of
 class Tower:
     """One kind of projector; `path` and `head` are where its models have text model and head.
 
-    `texts` has the class of the whole by that of the text model, `said` the key/values that tell
-    it from others with its projector.
+    `texts` has the class of the whole by that of the text model, `said` the key/values
+    and `has` the tensors that tell it from others with its projector, which come after it.
     """
 
     projectors: tuple[str, ...]  # clip.projector_type
@@ -27,6 +27,7 @@ class Tower:
     facts_prefix: str = "clip.vision"
     others: tuple[str, ...] = ()  # classes with the same tower, and the same text model
     said: tuple[str, ...] = ()
+    has: tuple[str, ...] = ()
     keys: str = ""  # what a GGUF says of it; rows as in `names.keys`, over `settings_of`
     half: str = ""  # a tensor that is float16 whatever the others are
     single: tuple[str, ...] = ("v.position_embd.weight",)  # those that are float32

@@ -46,6 +46,24 @@ attn_qkv            attn.qkv
 attn_out            attn.proj
 """
 
+_QK_NORMS = """
+attn_q_norm         attn.q_norm
+attn_k_norm         attn.k_norm
+"""
+
+_GLM_TOP = (
+    _PATCHES.replace("{tower}", "model.visual.")
+    + """
+v.post_ln           model.visual.post_layernorm
+mm.patch_merger     model.visual.downsample
+mm.model.fc         model.visual.merger.proj
+mm.post_norm        model.visual.merger.post_projection_norm
+mm.gate             model.visual.merger.gate_proj
+mm.up               model.visual.merger.up_proj
+mm.down             model.visual.merger.down_proj
+"""
+)
+
 _QWEN2_TOP = (
     _PATCHES.replace("{tower}", "visual.")
     + """
@@ -67,6 +85,15 @@ clip.vision.attention.head_count    vision.num_attention_heads|vision.num_heads
 clip.vision.image_mean              processor.image_mean
 clip.vision.image_std               processor.image_std
 """
+_GLM_KEYS = (
+    _KEYS
+    + """
+clip.projector_type                 ="glm4v"
+clip.use_silu                       @true-if:vision.hidden_act,silu
+clip.use_gelu                       @true-if:vision.hidden_act,gelu
+clip.vision.attention.layer_norm_epsilon vision.rms_norm_eps|=1e-5
+"""
+)
 _QWEN2_KEYS = (
     _KEYS
     + """
@@ -131,32 +158,29 @@ clip.vision.projector.scale_factor  @pooled-side
     ),
     Tower(
         ("glm4v",),
+        {"Glm4vForConditionalGeneration": "GlmOcrForConditionalGeneration"},
+        _GLM_TOP,
+        _FUSED + _GATED + _QK_NORMS,
+        "model.visual.blocks.{i}.",
+        "model.language_model.",
+        has=("v.blk.0.attn_q_norm.weight",),
+        keys=_GLM_KEYS,
+    ),
+    Tower(
+        ("glm4v",),
         {
             "Glm4vForConditionalGeneration": "Glm4vForConditionalGeneration",
             "Glm4MoeForCausalLM": "Glm4vMoeForConditionalGeneration",
         },
-        _PATCHES.replace("{tower}", "model.visual.")
+        _GLM_TOP
         + """
 v.norm_embd         model.visual.post_conv_layernorm
 v.position_embd     model.visual.embeddings.position_embedding
-v.post_ln           model.visual.post_layernorm
-mm.patch_merger     model.visual.downsample
-mm.model.fc         model.visual.merger.proj
-mm.post_norm        model.visual.merger.post_projection_norm
-mm.gate             model.visual.merger.gate_proj
-mm.up               model.visual.merger.up_proj
-mm.down             model.visual.merger.down_proj
 """,
         _FUSED + _GATED,
         "model.visual.blocks.{i}.",
         "model.language_model.",
-        keys=_KEYS
-        + """
-clip.projector_type                 ="glm4v"
-clip.use_silu                       @true-if:vision.hidden_act,silu
-clip.use_gelu                       @true-if:vision.hidden_act,gelu
-clip.vision.attention.layer_norm_epsilon vision.rms_norm_eps|=1e-5
-""",
+        keys=_GLM_KEYS,
     ),
     Tower(
         ("idefics3",),

@@ -5,7 +5,7 @@ What `config.json` says of them is in `names.vision_config`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 from anamnesis.errors import UnsupportedError
@@ -16,14 +16,15 @@ from anamnesis.readers.model import Model
 
 def projector(model: Model) -> Tower:
     """The row of a vision file's projector; UnsupportedError lists what is known."""
-    return tower_of(model.metadata, model.path)
+    return tower_of(model.metadata, model.stored, model.path)
 
 
-def tower_of(metadata: Mapping[str, Any], path: str) -> Tower:
-    """The row of the projector that a file's key/values name."""
+def tower_of(metadata: Mapping[str, Any], names: Container[str], path: str) -> Tower:
+    """The row of the projector that a file's key/values name; `names` are its tensors'."""
     kind = metadata.get("clip.projector_type") or metadata.get("clip.vision.projector_type")
     for tower in TOWERS:
-        if kind in tower.projectors and metadata.keys() >= set(tower.said):
+        alike = metadata.keys() >= set(tower.said) and all(name in names for name in tower.has)
+        if kind in tower.projectors and alike:
             return tower
     known = ", ".join(dict.fromkeys(name for tower in TOWERS for name in tower.projectors))
     raise UnsupportedError(

@@ -97,6 +97,9 @@ CLASSES: dict[str, TowerClass] = {
     "Glm4vMoeForConditionalGeneration": TowerClass(
         "glm4v_moe", "glm4v_moe_vision", "glm4v_moe_text", _GLM, tokens=_GLM_TOKENS
     ),
+    "GlmOcrForConditionalGeneration": TowerClass(
+        "glm_ocr", "glm_ocr_vision", "glm_ocr_text", _GLM, tokens=_GLM_TOKENS
+    ),
     "Idefics3ForConditionalGeneration": TowerClass(
         "idefics3",
         "idefics3_vision",

@@ -52,6 +52,17 @@ ffn_up_shexp        block_sparse_moe.shared_experts.up_proj
 ffn_down_shexp      block_sparse_moe.shared_experts.down_proj
 """
 
+_INDEXED = (
+    _MIXTURE
+    + NEXT_TOKENS
+    + """
+indexer.attn_k      self_attn.indexer.wk
+indexer.attn_q_b    self_attn.indexer.wq_b
+indexer.k_norm      self_attn.indexer.k_norm
+indexer.proj        self_attn.indexer.weights_proj
+"""
+)
+
 FAMILIES = (
     Family(
         "deepseek2",
@@ -70,15 +81,9 @@ FAMILIES = (
         ("deepseek32",),
         ("DeepseekV32ForCausalLM",),
         TOP,
-        _MIXTURE
-        + NEXT_TOKENS
-        + """
-indexer.attn_k      self_attn.indexer.wk
-indexer.attn_q_b    self_attn.indexer.wq_b
-indexer.k_norm      self_attn.indexer.k_norm
-indexer.proj        self_attn.indexer.weights_proj
-""",
+        _INDEXED,
     ),
+    Family("glm-dsa", ("glm-dsa",), ("GlmMoeDsaForCausalLM",), TOP, _INDEXED),
     Family(
         "kimi-linear",
         ("kimi-linear",),

@@ -6,6 +6,7 @@ from anamnesis.names.families._blocks import (
     ATTENTION,
     LONG_FACTORS,
     MLP,
+    NEXT_TOKENS,
     NORMS,
     PARTLY_ROTARY,
     POST_NORMS,
@@ -105,7 +106,7 @@ ffn_down            mlp.c_proj
     Family(
         "exaone4",
         ("exaone4",),
-        ("Exaone4ForCausalLM",),
+        ("Exaone4ForCausalLM", "Exaone4_5_ForConditionalGeneration"),
         TOP,
         ATTENTION + QK_NORMS + MLP + POST_NORMS,
     ),
@@ -119,9 +120,9 @@ ffn_down            mlp.c_proj
     Family(
         "glm4v",
         ("glm4",),
-        ("Glm4vForConditionalGeneration",),
+        ("Glm4vForConditionalGeneration", "GlmOcrForConditionalGeneration"),
         TOP,
-        PARTLY_ROTARY + _GLM4,
+        PARTLY_ROTARY + _GLM4 + NEXT_TOKENS,
         said=("rope.dimension_sections",),
     ),
     Family("granite", ("granite",), ("GraniteForCausalLM",), TOP, _ROPED),

@@ -10,6 +10,7 @@ from anamnesis.names.keys._common import (
     EPSILON,
     GRANITE,
     LLAMA,
+    NEXT,
     PATTERN,
     RMS,
     SIZES,
@@ -23,6 +24,7 @@ _LLAMA3 = ("llama3",)
 _LONG = ("longrope", "su")
 _FOUR = "feed_forward_length 4*hidden_size|4*n_embd|4*d_model\n"
 _GLM4 = COMMON + "rope.dimension_count @rotary:0.5\n"
+_GLM4V = _GLM4 + "rope.dimension_sections @sections|=[8,12,12,0]\n"
 _GLM4_TOKENS = {
     "eos": "<|endoftext|>",
     "eot": "<|user|>",
@@ -119,7 +121,11 @@ rope.dimension_count     @rotary-split:rotary_pct,1.0
 """,
     ),
     Keys(("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "SeedOssForCausalLM"), COMMON),
-    Keys(("Exaone4ForCausalLM",), COMMON + VOCABULARY + WINDOW + PATTERN, _LLAMA3),
+    Keys(
+        ("Exaone4ForCausalLM", "Exaone4_5_ForConditionalGeneration"),
+        COMMON + VOCABULARY + WINDOW + PATTERN,
+        _LLAMA3,
+    ),
     Keys(
         ("ExaoneForCausalLM",),
         COMMON
@@ -142,11 +148,8 @@ attention.head_count_kv  num_kv_heads|n_head_kv|=1
     ),
     # Sections say that queries and keys are rearranged, as those of a text model alone are not.
     Keys(("Glm4ForCausalLM",), _GLM4 + "rope.dimension_sections -\n", tokens=_GLM4_TOKENS),
-    Keys(
-        ("Glm4vForConditionalGeneration",),
-        _GLM4 + "rope.dimension_sections @sections|=[8,12,12,0]\n",
-        tokens=_GLM4_TOKENS,
-    ),
+    Keys(("Glm4vForConditionalGeneration",), _GLM4V, tokens=_GLM4_TOKENS),
+    Keys(("GlmOcrForConditionalGeneration",), _GLM4V + NEXT, tokens=_GLM4_TOKENS),
     Keys(("GPT2LMHeadModel",), SIZES + EPSILON + _FOUR),
     Keys(
         ("GPTBigCodeForCausalLM",),

@@ -46,6 +46,15 @@ rope.dimension_count     qk_rope_head_dim
 rope.scaling.yarn_log_multiplier @log-multiplier
 """
 )
+_INDEXED = (
+    _LATENT
+    + NEXT
+    + """
+attention.indexer.head_count index_n_heads
+attention.indexer.key_length index_head_dim
+attention.indexer.top_k  index_topk
+"""
+)
 GRANITE_MOE = GRANITE + "expert_shared_feed_forward_length @nonzero:shared_intermediate_size\n"
 
 KEYS = (
@@ -101,16 +110,7 @@ attention.layer_norm_epsilon =1e-5
         _LATENT,
         head="untied",
     ),
-    Keys(
-        ("DeepseekV32ForCausalLM",),
-        _LATENT
-        + NEXT
-        + """
-attention.indexer.head_count index_n_heads
-attention.indexer.key_length index_head_dim
-attention.indexer.top_k  index_topk
-""",
-    ),
+    Keys(("DeepseekV32ForCausalLM",), _INDEXED),
     Keys(("Dots1ForCausalLM",), COMMON + ROUTED),
     Keys(
         ("Ernie4_5_MoeForCausalLM",),
@@ -150,6 +150,7 @@ leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
         tokens=_GLM,
     ),
     Keys(("Glm4MoeLiteForCausalLM",), _LATENT, tokens=_GLM, head="untied"),
+    Keys(("GlmMoeDsaForCausalLM",), _INDEXED, tokens=_GLM),
     Keys(
         ("GptOssForCausalLM",),
         COMMON + WINDOW + "expert_feed_forward_length intermediate_size\n",

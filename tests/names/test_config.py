@@ -160,6 +160,26 @@ def test_biases_of_a_file_are_those_of_its_configuration(
         assert bool(config.get(key)) is has
 
 
+@pytest.mark.parametrize("rotary", [60, 88])
+@pytest.mark.parametrize(
+    "name", "glm4 glm4moe gptneox nemotron phi2 qwen35 qwen35moe qwen3next stablelm".split()
+)
+def test_the_share_of_a_head_that_turns_is_the_file_s(
+    name: str, rotary: int, tmp_path: Path
+) -> None:
+    """Classes that would turn a part where the configuration says nothing, and an odd share."""
+    keys: dict[str, Any] = {f"{name}.embedding_length": 176, f"{name}.attention.head_count": 2}
+    keys |= {f"{name}.attention.key_length": 88, f"{name}.rope.dimension_count": rotary}
+    keys |= {"tokenizer.ggml.pre": "glm4", f"{name}.block_count": 1}
+    tensors = {"blk.0.attn_output.weight": numbers(8, 8)}
+    source = write(tmp_path / "m.gguf", name, keys, tensors)
+    model = open_named(str(source), Options(names="hf"))
+    config = json.loads(describe(model, "bf16", Limits())[0]["config.json"])
+    assert int(88 * config["partial_rotary_factor"]) == rotary
+    if name == "gptneox":
+        assert config["rotary_pct"] == config["partial_rotary_factor"]
+
+
 @pytest.mark.parametrize(
     ("words", "tensors", "expected"),
     [

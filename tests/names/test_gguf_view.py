@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_shapes import config
 from llama_folder import METHODS, add_tokenizer, llama_folder
 from safetensors.numpy import load_file, save_file
 
@@ -219,6 +220,19 @@ def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
     source = folder(tmp_path / "scaled", rope_scaling={**llama3, "rope_type": "longrope"})
     with pytest.raises(UnsupportedError, match="tensor of factors"):
         anamnesis.convert(source, tmp_path / "out.gguf", to="gguf")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [{"indexer_types": ["full", "shared"]}, {"index_topk_freq": 4}, {"index_topk_pattern": "FS"}],
+)
+def test_indexers_that_layers_share_are_refused(changes: Any) -> None:
+    """GLM-5.2: its GGUF says so by a key that the converter's release does not have."""
+    name = "GlmMoeDsaForCausalLM"
+    keys = keys_of(name, "")
+    assert architecture_values(keys, "glm-dsa", config(name), "")
+    with pytest.raises(UnsupportedError, match="share an indexer"):
+        architecture_values(keys, "glm-dsa", config(name) | changes, "")
 
 
 @pytest.mark.parametrize(

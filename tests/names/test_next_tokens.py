@@ -35,7 +35,9 @@ def folder(path: Path, name: str) -> tuple[Path, dict[str, Any]]:
     return path, said
 
 
-@pytest.mark.parametrize("name", ["Glm4MoeForCausalLM", "DeepseekV32ForCausalLM"])
+@pytest.mark.parametrize(
+    "name", ["Glm4MoeForCausalLM", "DeepseekV32ForCausalLM", "GlmMoeDsaForCausalLM"]
+)
 def test_they_go_both_ways(name: str, tmp_path: Path) -> None:
     tokenizers = pytest.importorskip("tokenizers")
     source, _ = folder(tmp_path / "hf", name)
