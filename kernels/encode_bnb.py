@@ -60,12 +60,13 @@ def quant_map(kind: str) -> Any:
 
 @cache
 def _order(kind: str) -> tuple[Any, Any]:
-    """Midpoints of the sorted map, and the codes in that order."""
+    """Midpoints of the sorted map, filled up to 32, and the codes in that order, int32."""
     values = quant_map(kind)
-    order = np.argsort(values, kind="stable").astype(np.uint8)
-    ordered = values[order]
+    order = np.argsort(values, kind="stable").astype(np.int32)
+    ordered, bounds = values[order], np.zeros(32, np.float32)
     # Between two neighbours of the map the nearer one wins.
-    return (ordered[:-1] + ordered[1:]) / np.float32(2), order
+    bounds[:15] = (ordered[:-1] + ordered[1:]) / np.float32(2)
+    return bounds, order
 
 
 @cache

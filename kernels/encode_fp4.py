@@ -25,7 +25,7 @@ Sources: compressed-tensors 0.20
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -130,7 +130,7 @@ def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
             # The greatest codes of both formats: E2M1's 6 times E4M3's 448.
             whole = _greatest(params) / np.float32(6 * 448)
     codes, scales = out["weight"].view(np.uint8), out["scale"].view(np.uint8)
-    _nv(style, KINDS[dtype])(values, whole, _e4m3_numbers(), scales, codes)
+    _nv(style, KINDS[dtype])(values, whole, scales, codes)
     if "global" in out:
         out["global"][:] = whole
     if whole == 0:  # 0 / 0, which ModelOpt searches to the end of its bounds for
@@ -141,6 +141,7 @@ def _greatest(params: Mapping[str, Any]) -> Any:
     return np.float32(max(abs(params["least"]), abs(params["most"])))
 
 
+@lru_cache(maxsize=8)  # for one tensor after the other
 def global_scale(least: Real, most: Real, dtype: str) -> Any:
     """compressed-tensors' `generate_gparam`: float32, computed in the weight's dtype."""
     greatest = np.float32(max(abs(least), abs(most)))

@@ -18,6 +18,7 @@ array's dtype.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -30,12 +31,12 @@ from anamnesis.kernels.config import Config, Kept, compressed_tensors, mlx, quan
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.ends import Ends, around, by_exponents, wide
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
-from anamnesis.kernels.types import Array, Floats
+from anamnesis.kernels.types import Array, Real
 
 LARGEST = np.float32(448)
 _END = np.float32(464)  # 448, and half a step
 codes_of = variants("encode_fp8:codes_of")
-_micro = variants("encode_fp8:micro")
+_in_blocks, _micro = variants("encode_fp8:blocks"), variants("encode_fp8:micro")
 
 
 def _grid(rows: int, columns: int, block: int) -> tuple[int, int]:
@@ -66,42 +67,12 @@ def form_block(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
 def encode_block(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """Weight codes and one scale a block; blocks of zeros have the scale that the library gives."""
     columns, block, style = params["columns"], int(params["block"]), params["style"]
-    values = values.reshape(-1, columns)
-    _, wide = _grid(len(values), columns, block)
-    width = min(block, columns)  # a block that is wider than the rows is a row
-    padded = np.zeros((len(values), wide * width), values.dtype) if columns % width else values
-    if padded is not values:
-        padded[:, :columns] = values
-    # A row's magnitudes first, then those of the rows of a block: one pass over the numbers.
-    lines = magnitudes(padded.reshape(-1), width).reshape(-1, wide)
-    # NaN is greater than any number here, too.
-    greatest = np.maximum.reduceat(lines, np.arange(0, len(lines), block))
-    flat, codes = values.reshape(-1), out["weight"]
-    # What a file says is no reason to warn.
-    with np.errstate(all="ignore"):
-        if style == "compressed-tensors":
-            scales = _ct_scales(greatest, params["dtype"])
-            out["scale"][:] = stored(scales, params["dtype"]).reshape(-1)
-            codes_of(KINDS[params["dtype"]], False, True)(
-                flat, columns, scales, block, block, codes
-            )
-            return
-        if style == "transformers":
-            # torch divides a number by a tensor as the tensor's reciprocal times the number.
-            factors = np.where(greatest > 0, np.float32(1) / greatest * LARGEST, np.float32(1))
-            out["scale"][:] = (np.float32(1) / factors).reshape(-1)
-            codes_of(0, True, False)(flat, columns, factors, block, block, codes)
-            return
-        # DeepSeek's: a block of zeros has the scale 1.
-        scales = np.where(greatest == 0, np.float32(1), greatest / LARGEST)
-        out["scale"][:] = scales.reshape(-1)
-        codes_of(0, False, False)(flat, columns, scales, block, block, codes)
-
-
-def _ct_scales(greatest: Floats, dtype: str) -> Any:
-    """compressed-tensors' symmetric scales, in the weight's dtype; its epsilon instead of 0."""
-    scales = narrow(greatest / LARGEST, dtype)
-    return np.where(scales == 0, np.float32(EPSILON[dtype]), scales)
+    lines, wide = _grid(len(values) // columns, columns, block)
+    scales = np.empty((lines, wide), np.float32)
+    dtype = params["dtype"] if style == "compressed-tensors" else "F32"
+    run = _in_blocks(style, KINDS[dtype])
+    run(values, columns, (block, block), EPSILON[dtype], scales, out["weight"])
+    out["scale"][:] = stored(scales.reshape(-1), dtype)
 
 
 def form_channel(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -117,11 +88,10 @@ def form_channel(name: str, shape: Shape, dtype: str, settings: Settings) -> For
 def encode_channel(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """compressed-tensors' strategy `channel`."""
     columns, dtype = params["columns"], params["dtype"]
-    with np.errstate(all="ignore"):
-        scales = _ct_scales(magnitudes(values, columns), dtype)[:, None]
-    out["scale"][:] = stored(scales, dtype).reshape(-1)
-    run = codes_of(KINDS[dtype], False, True)
-    run(values, columns, scales, columns, 1, out["weight"])
+    scales = np.empty((len(values) // columns, 1), np.float32)
+    run = _in_blocks("compressed-tensors", KINDS[dtype])
+    run(values, columns, (1, columns), EPSILON[dtype], scales, out["weight"])
+    out["scale"][:] = stored(scales.reshape(-1), dtype)
 
 
 def form_tensor(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -138,13 +108,19 @@ def form_tensor(name: str, shape: Shape, dtype: str, settings: Settings) -> Form
 
 def encode_tensor(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """compressed-tensors' strategy `tensor`."""
-    columns, dtype = params["columns"], params["dtype"]
-    greatest = np.array([max(abs(params["least"]), abs(params["most"]))], np.float32)
-    with np.errstate(all="ignore"):
-        scales = _ct_scales(greatest, dtype)
+    dtype = params["dtype"]
+    scales = _whole_scale(params["least"], params["most"], dtype)
     out["scale"][:] = stored(scales, dtype)[: len(out["scale"])]
-    run = codes_of(KINDS[dtype], False, True)
-    run(values, columns, scales[None], columns, max(1, len(values) // columns), out["weight"])
+    codes_of(KINDS[dtype], True)(values, scales, len(values), out["weight"])
+
+
+@lru_cache(maxsize=8)  # for one tensor after the other
+def _whole_scale(least: Real, most: Real, dtype: str) -> Any:
+    """compressed-tensors' symmetric scale, in the weight's dtype; its epsilon instead of 0."""
+    greatest = np.array([max(abs(least), abs(most))], np.float32)
+    with np.errstate(all="ignore"):
+        scales = narrow(greatest / LARGEST, dtype)
+    return np.where(scales == 0, np.float32(EPSILON[dtype]), scales)
 
 
 def form_mxfp8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -174,7 +150,7 @@ def encode_mxfp8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
         return
     with np.errstate(all="ignore"):
         out["scale"][:], scales = of_groups(rule, magnitudes(values, 32), reach, dtype)
-    codes_of(KINDS[dtype], False, not mlx)(values, 32, scales[:, None], 32, 1, codes)
+    codes_of(KINDS[dtype], not mlx)(values, scales, 32, codes)
 
 
 def _blocks(parts: Parts, facts: Facts, high: int, width: int, dtype: str) -> Blocks:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import as_u32, inline, jit, local, stack
-from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes
+from anamnesis.kernels.bodies._lane_memory import READ_AHEAD, bring, lanes, number, put_lanes
 from anamnesis.kernels.bodies._lanes import as_bits, greatest_of, most_of, splat
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array, Ints
@@ -59,6 +59,7 @@ def greatest_lanes(values: Array, first: int, count: int, group: int, tile: Ints
     for k in range(count):
         most = splat(0)
         for i in range((first + k) * group, (first + k + 1) * group, 16):
+            bring(values, i + READ_AHEAD)
             most = most_of(as_bits(lanes(values, i)) & 0x7FFFFFFF, most)
         put_lanes(tile, 16 * k, most)
     return greatest_of(tile)

@@ -28,6 +28,8 @@ from anamnesis.kernels.bodies._jit import DISABLED, inline
 from anamnesis.kernels.types import Array, Bytes, Floats, Halves, Ints
 
 COUNT = 16
+# Numbers before they are used, a page of BF16: hardware reads ahead within one page only.
+READ_AHEAD = 2048
 
 if DISABLED:
 
@@ -43,6 +45,9 @@ if DISABLED:
 
     def put_lanes(array: Array, at: int, numbers: Array) -> None:
         array.reshape(-1)[at : at + COUNT] = numbers
+
+    def bring(array: Array, at: int) -> None:
+        """Nothing to do."""
 
     def put_bytes(out: Bytes, at: int, numbers: Ints) -> None:
         out.reshape(-1)[at : at + COUNT] = numbers.astype(np.uint8)
@@ -100,6 +105,23 @@ else:
             return load(context, builder, array, args, result)
 
         return result(array, types.intp), build
+
+    @intrinsic
+    def bring(typingctx: Typing, array: Type, at: Type) -> Any:
+        """Bring element `at` of an array near, to be read; any will do, even past the end."""
+        if not isinstance(array, types.Array) or array.layout != "C":
+            return None
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            number = ir.IntType(32)
+            near = place(context, builder, array, args[0], args[1], _I8)
+            hint = ir.FunctionType(ir.VoidType(), [near.type, number, number, number])
+            name = "llvm.prefetch.p0i8"
+            call = builder.module.globals.get(name) or ir.Function(builder.module, hint, name)
+            builder.call(call, [near, number(0), number(3), number(1)])
+            return context.get_dummy_value()
+
+        return types.void(array, types.intp), build
 
     @intrinsic
     def number(typingctx: Typing, array: Type, at: Type) -> Any:

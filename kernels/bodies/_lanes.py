@@ -79,6 +79,10 @@ if DISABLED:
     def root(numbers: Floats) -> Any:
         return np.sqrt(numbers)
 
+    def fused(first: Floats, second: Floats, third: Floats) -> Any:
+        product = first.astype(np.longdouble) * second.astype(np.longdouble)  # exact
+        return (product + third).astype(np.float32)
+
     def greatest_of(tile: Array) -> Any:
         return tile.max(1)
 
@@ -157,6 +161,18 @@ else:
 
     def _word(builder: Builder, mask: Value) -> Any:
         return builder.zext(builder.bitcast(mask, _I16), _I64)
+
+    @intrinsic
+    def fused(typingctx: Typing, first: Type, second: Type, third: Type) -> Any:
+        """`first * second + third` of float32 lanes, rounded once."""
+        if not first == second == third == REALS:
+            return None
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            kind = REALS.llvm
+            return _call(builder, f"llvm.fma.v{COUNT}f32", [kind] * 3, kind, args)
+
+        return REALS(first, second, third), build
 
     @intrinsic
     def greatest_of(typingctx: Typing, tile: Type) -> Any:

@@ -30,7 +30,7 @@ from anamnesis.kernels.bodies._building import (
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED, bf16_bits
-from anamnesis.kernels.types import Array, Bytes, Floats, Integer
+from anamnesis.kernels.types import Array, Bytes, Floats, Integer, Ints
 
 _ENTRIES = 16
 
@@ -59,6 +59,9 @@ if DISABLED:
         if out.dtype == np.uint16:
             return np.array([bf16_bits(number) for number in numbers], np.uint16)
         return numbers
+
+    def entries_at(table: Floats, places: Ints) -> Any:
+        return table[places & 15]
 
     def look_up(out: Array, at: int, table: Array, codes: Bytes) -> None:
         out[at : at + _ENTRIES] = table[codes & 15]
@@ -198,6 +201,31 @@ else:
             parts = [builder.bitcast(pair, wider) for pair in pairs]
         return parts[0]
 
+    def _chosen(context: Context, builder: Builder, entries: Value, codes: Value) -> Any:
+        """Entries, integers, by the low four bits of codes."""
+        masked = builder.and_(codes, _vector._same(codes.type, 15))
+        features = context.codegen().magic_tuple()[2]
+        if "+avx512bw" in features and "+avx512vl" in features:
+            if masked.type.element.width < entries.type.element.width:
+                masked = builder.zext(masked, entries.type)
+            return _permute(builder, entries, masked)
+        # Elsewhere, machines look up bytes only.
+        if masked.type != _BYTES.llvm:
+            masked = builder.trunc(masked, _BYTES.llvm)
+        return _permute_bytes(builder, entries, masked)
+
+    @intrinsic
+    def entries_at(typingctx: Typing, table: Type, places: Type) -> Any:
+        """The lanes of a table of sixteen float32 that the low four bits of int32 lanes choose."""
+        if table != _NUMBERS or places != _Lanes(types.int32, _ENTRIES):
+            return None
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            entries = builder.bitcast(args[0], _vectors_of(_I32))
+            return builder.bitcast(_chosen(context, builder, entries, args[1]), _NUMBERS.llvm)
+
+        return _NUMBERS(table, places), build
+
     @intrinsic
     def look_up(typingctx: Typing, out: Type, at: Type, table: Type, codes: Type) -> Any:
         """Set `out[at:at+16]` to the entries that the low four bits of sixteen bytes choose."""
@@ -208,12 +236,7 @@ else:
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             entries = builder.bitcast(args[2], _vectors_of(ir.IntType(out.dtype.bitwidth)))
-            masked = builder.and_(args[3], _vector._same(_BYTES.llvm, 15))
-            features = context.codegen().magic_tuple()[2]
-            if "+avx512bw" in features and "+avx512vl" in features:
-                chosen = _permute(builder, entries, builder.zext(masked, entries.type))
-            else:  # elsewhere, machines look up bytes only
-                chosen = _permute_bytes(builder, entries, masked)
+            chosen = _chosen(context, builder, entries, args[3])
             where = _vector._pointer(context, builder, out, args[0], args[1], chosen.type)
             builder.store(chosen, where, align=1)
             return context.get_dummy_value()

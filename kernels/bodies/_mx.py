@@ -13,6 +13,7 @@ import numpy as np
 from anamnesis.kernels.bodies._extremes import greatest_lanes
 from anamnesis.kernels.bodies._jit import inline, local, stack
 from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
+from anamnesis.kernels.bodies._quotients import reciprocal
 from anamnesis.kernels.types import Array
 
 GROUP = 32
@@ -20,7 +21,8 @@ _tile, _room = stack(1024), stack(64)
 
 
 def groups_by(store: Callable[..., None]) -> Callable[..., None]:
-    """`(values, table, exponents, out)`, with `store(out, at, numbers, scale)` of sixteen numbers.
+    """`(values, table, exponents, out)`, with `store(out, at, numbers, scale, inverse)` of sixteen
+    numbers.
 
     `values` are BF16's bits in groups of 32, `exponents` a byte for each. `table` is a pair, uint8
     and float32, of 32,768: the byte and the scale of a group by the bits of its magnitude.
@@ -35,8 +37,9 @@ def groups_by(store: Callable[..., None]) -> Callable[..., None]:
             put_lanes(room, 0, greatest_lanes(values, first, count, GROUP, tile))
             for k in range(count):
                 place, at = room[k] >> 16, GROUP * (first + k)
-                exponents[first + k] = stored[place]
-                store(out, at, lanes(values, at), scales[place])
-                store(out, at + 16, lanes(values, at + 16), scales[place])
+                exponents[first + k], scale = stored[place], scales[place]
+                inverse = reciprocal(scale)
+                store(out, at, lanes(values, at), scale, inverse)
+                store(out, at + 16, lanes(values, at + 16), scale, inverse)
 
     return run

@@ -9,6 +9,8 @@ import numpy as np
 from anamnesis.kernels.bodies._extremes import greatest_lanes
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import (
+    READ_AHEAD,
+    bring,
     lanes,
     put_bytes,
     put_lanes,
@@ -16,64 +18,45 @@ from anamnesis.kernels.bodies._lane_memory import (
     put_some,
     some,
 )
-from anamnesis.kernels.bodies._lanes import as_reals, choose, splat, wholes
+from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, splat, wholes
+from anamnesis.kernels.bodies._lookup import entries_at
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.types import Array, Bytes, Floats
+from anamnesis.kernels.types import Array, Bytes, Floats, Ints
 
 _room, _codes, _inverses, _tile = stack(64), stack(64), stack(64), stack(1024)
 
 
 @inline
-def _within(numbers: Floats) -> Any:
-    low, high = splat(np.float32(-1)), splat(np.float32(1))
-    numbers = choose(numbers < low, low, numbers)
-    return choose(numbers > high, high, numbers)
+def _place(numbers: Floats, bounds: Floats) -> Any:
+    """How many of fifteen bounds a number is above: a search by halves. 15 of NaN.
+
+    `bounds` are in order, 32 with what nobody asks for.
+    """
+    place = choose(numbers <= splat(bounds[7]), splat(0), splat(8))
+    # Of the seven bounds left the middle one, then of three, then the one.
+    place = place + choose(numbers <= entries_at(lanes(bounds, 3), place), splat(0), splat(4))
+    place = place + choose(numbers <= entries_at(lanes(bounds, 1), place), splat(0), splat(2))
+    return place + choose(numbers <= entries_at(lanes(bounds, 0), place), splat(0), splat(1))
 
 
-def _place(numbers: Floats, bounds: Floats, order: Bytes) -> Any:
-    """Of codes in the order of their numbers: four comparisons with bounds that lanes choose."""
-    first = numbers <= splat(bounds[7])
-    second = numbers <= choose(first, splat(bounds[3]), splat(bounds[11]))
-    low = choose(second, splat(bounds[1]), splat(bounds[5]))
-    high = choose(second, splat(bounds[9]), splat(bounds[13]))
-    third = numbers <= choose(first, low, high)
-    place = choose(first, splat(0), splat(8)) | choose(second, splat(0), splat(4))
-    low = choose(
-        second,
-        choose(third, splat(bounds[0]), splat(bounds[2])),
-        choose(third, splat(bounds[4]), splat(bounds[6])),
-    )
-    high = choose(
-        second,
-        choose(third, splat(bounds[8]), splat(bounds[10])),
-        choose(third, splat(bounds[12]), splat(bounds[14])),
-    )
-    fourth = numbers <= choose(first, low, high)
-    return place | choose(third, splat(0), splat(2)) | choose(fourth, splat(0), splat(1))
-
-
-def _code(numbers: Floats, bounds: Floats, order: Bytes) -> Any:
-    """Of codes in any order: one bound after the other."""
-    # The map's numbers in ascending order have the codes `order`.
-    code = splat(np.int32(order[0]))
-    for k in range(15):
-        code = choose(numbers <= splat(bounds[k]), code, splat(np.int32(order[k + 1])))
-    return code
-
-
-_last = inline(_code)
+@inline
+def _code(numbers: Floats, bounds: Floats, order: Ints) -> Any:
+    """The codes of numbers: those of the map's numbers, in ascending order, are `order`."""
+    return as_bits(entries_at(as_reals(lanes(order, 0)), _place(numbers, bounds)))
 
 
 @variants
 def four_bits(ordered: bool) -> Any:
     """`(values, block, least, bounds, order, absmax, out)`: 4-bit codes in pairs.
 
-    A code says how many of fifteen `bounds` a number over the greatest magnitude of its block is
-    above, in `order`; the last one is NaN's. With `ordered`, `order` is that of the numbers
-    themselves. Blocks are whole runs of 16 numbers, their magnitudes stored in `absmax`; what is
+    The code of a number over the greatest magnitude of its block is the one in `order`, int32,
+    after as many as `bounds` are below it; the last one is NaN's. With `ordered`, a code is that
+    count. Blocks are whole runs of 16 numbers, their magnitudes stored in `absmax`; what is
     divided by is `least` at least.
     """
-    code_of = inline(_place if ordered else _code)
+
+    def code_of(numbers: Floats, bounds: Floats, order: Ints) -> Any:
+        return _place(numbers, bounds) if ordered else _code(numbers, bounds, order)
 
     def run(
         values: Array,
@@ -96,9 +79,10 @@ def four_bits(ordered: bool) -> Any:
                 absmax[first + k], inverse = room[k], inverses[k]
                 for i in range(block * (first + k), block * (first + k + 1), 16):
                     # The first element is the high half.
-                    numbers = _within(lanes(values, i) * inverse)
+                    numbers = lanes(values, i) * inverse
                     put_pairs_back(out, i // 2, code_of(numbers, bounds, order))
 
+    code_of = inline(code_of)
     return run
 
 
@@ -108,8 +92,8 @@ def last_four_bits(values: Array, divisor: float, bounds: Array, order: Array, o
     room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.uint8)
     end, scale = values.shape[0], np.float32(divisor)
     for at in range(0, end, 16):
-        numbers = _within(some(values, at, end, room) / scale)
-        put_pairs_back(codes, 0, _last(numbers, bounds, order))
+        numbers = some(values, at, end, room) / scale
+        put_pairs_back(codes, 0, _code(numbers, bounds, order))
         for i in range((min(end - at, 16)) // 2):
             out[at // 2 + i] = codes[i]
 
@@ -130,6 +114,7 @@ def rows_of_bytes(values: Array, factors: Floats, columns: int, out: Bytes) -> N
         end, factor = (row + 1) * columns, factors[row]
         rest = end - columns % 16
         for i in range(row * columns, rest, 16):
+            bring(values, i + READ_AHEAD)
             put_bytes(out, i, _byte(rounded_lanes(lanes(values, i), 2), factor))
         if rest < end:
             numbers = rounded_lanes(some(values, rest, end, room), 2)

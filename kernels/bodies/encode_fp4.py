@@ -2,38 +2,54 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels.bodies._extremes import greatest_lanes
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes, put_pairs
-from anamnesis.kernels.bodies._lanes import as_bits, as_reals, choose, least_of, size_of, splat
+from anamnesis.kernels.bodies._lane_memory import (
+    lanes,
+    put_bytes,
+    put_lanes,
+    put_pairs,
+    put_some,
+)
+from anamnesis.kernels.bodies._lanes import (
+    as_bits,
+    as_reals,
+    choose,
+    least_of,
+    most_of,
+    size_of,
+    splat,
+)
 from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.bodies.encode_fp8 import e4m3_lanes
+from anamnesis.kernels.bodies._quotients import quotients, reciprocal, reciprocals, shifted
+from anamnesis.kernels.bodies.encode_fp8 import e4m3_lanes, e4m3_reals
 from anamnesis.kernels.types import Array, Bytes, Floats
 
 _MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
-_MAGIC = np.float32(2.0**22)  # the last place of its float32 is E2M1's smallest, 0.5
+_PLACES = 21  # zeros at the end of a tie of E2M1 as float32: it has 3 bits, one of them not stored
 _SIX = 0x40C00000  # float32 bits of 6
 _F32_SIX = np.float32(6)
-_tile, _codes = stack(1024), stack(64)
+_tile, _codes, _scales, _inverses = stack(1024), stack(64), stack(64), stack(64)
 
 
 @inline
 def _even(quotients: Floats) -> Any:
     """E2M1 codes, ties to even: what is negative keeps its sign, and NaN is 0."""
-    whole = as_bits(quotients) & 0x7FFFFFFF
-    magnitude = least_of(whole, splat(_SIX))
-    # 23 bits of mantissa to one: 22 go. Exponents are 126 apart (127 and 1).
-    normal = (magnitude + (0x1FFFFF - (126 << 23)) + (magnitude >> 22 & 1)) >> 22
-    small = as_bits(as_reals(magnitude) + _MAGIC) - (149 << 23)
-    code = choose(magnitude < splat(127 << 23), small, normal)  # below 1
-    code = choose(whole > splat(0x7F800000), splat(0), code)
-    # Bit 3 is the sign.
-    return code | choose(quotients < splat(np.float32(0)), splat(8), splat(0))
+    found = quotients + np.float32(0)  # -0 is 0
+    bits = as_bits(found)
+    magnitude = least_of(bits & 0x7FFFFFFF, splat(_SIX))
+    # As E4M3's (`e4m3_bytes`): steps of half the power of two, 1 at least, are the last place of
+    # 2**22 times that; 2 for each power from 1 on, whose field is 127: 2 takes 2 * 127 off.
+    power = most_of(magnitude & 0x7F800000, splat(127 << 23))
+    steps = as_bits(as_reals(magnitude) + as_reals(power + (22 << 23 | 2)))
+    code = steps + (power >> 22) & 7 | bits >> 28 & 8  # bit 3 is the sign
+    return choose(found == found, code, splat(0))
 
 
 @inline
@@ -45,8 +61,8 @@ def _down(quotients: Floats) -> Any:
     return code
 
 
-def _coder(kind: int, rule: int) -> Any:
-    """`store(out, at, numbers, scale)`: codes of sixteen quotients rounded to `kind`, as pairs.
+def _coder(divided: Callable[..., Any], rule: int) -> Any:
+    """`store(out, at, numbers, scale, inverse)`: codes of sixteen quotients, as pairs.
 
     `rule` says where a tie goes: 0, to the even code; 1, down, and to +0 (MLX); 2, down, and 0 and
     NaN have a sign (ModelOpt's MXFP4).
@@ -63,8 +79,8 @@ def _coder(kind: int, rule: int) -> Any:
             return code | choose(negative, splat(8), splat(0))
         return code | choose(quotients > zero, splat(0), splat(8))
 
-    def store(out: Bytes, at: int, numbers: Floats, scale: np.float32) -> None:
-        put_pairs(out, at // 2, code_of(rounded_lanes(numbers / scale, kind)))
+    def store(out: Bytes, at: int, numbers: Floats, scale: np.float32, inverse: np.float32) -> None:
+        put_pairs(out, at // 2, code_of(divided(numbers, scale, inverse)))
 
     code_of = inline(code_of)
     return store
@@ -72,35 +88,38 @@ def _coder(kind: int, rule: int) -> Any:
 
 @variants
 def micro(kind: int, rule: int) -> Any:
-    """`_mx.groups_by` for E2M1 codes; `kind` and `rule` are those of `_coder`."""
-    return groups_by(_coder(kind, rule))
+    """`_mx.groups_by` for E2M1 codes of quotients rounded to `kind`; `rule` is that of `_coder`."""
+    return groups_by(_coder(shifted(kind), rule))
 
 
 @variants
 def codes_of(kind: int, rule: int) -> Any:
     """`(values, scales, group, out)`: codes of `values` over their scales, one a group, as pairs.
 
-    `values` is flat, groups are whole runs of 16; `kind` and `rule` are those of `_coder`.
+    `values` is flat, groups are whole runs of 16. Quotients are rounded to `kind`; `rule` is that
+    of `_coder`.
     """
-    store = inline(_coder(kind, rule))
+    store = inline(_coder(quotients(kind, _PLACES), rule))
 
     def run(values: Array, scales: Floats, group: int, out: Bytes) -> None:
         for g in range(scales.shape[0]):
+            scale = scales[g]
+            inverse = reciprocal(scale)
             for i in range(g * group, (g + 1) * group, 16):
-                store(out, i, lanes(values, i), scales[g])
+                store(out, i, lanes(values, i), scale, inverse)
 
     return run
 
 
 @variants
 def nv(style: str, kind: int) -> Any:
-    """`(values, whole, numbers, scales, out)`: groups of 16, scales as E4M3 codes and E2M1 codes.
+    """`(values, whole, scales, out)`: groups of 16, scales as E4M3 codes and E2M1 codes.
 
-    `whole` is the number of the tensor, 1 for MLX, which has none; `numbers` what the E4M3 codes
-    stand for. Scales are rounded to `kind` before they become codes, but for ModelOpt's.
+    `whole` is the number of the tensor, 1 for MLX, which has none. Scales are rounded to `kind`
+    before they become codes, but for ModelOpt's.
     """
-    divides = style == "compressed-tensors"
-    store = inline(_coder(kind if style == "mlx" else 0, int(style == "mlx")))
+    divides, ours = style == "compressed-tensors", style == "mlx"
+    store = inline(_coder(quotients(kind if ours else 0, _PLACES), int(ours)))
 
     def scale_codes(greatest: Floats, whole: np.float32) -> Any:
         if style == "modelopt":
@@ -116,16 +135,23 @@ def nv(style: str, kind: int) -> Any:
 
     scale_codes = inline(scale_codes)
 
-    def run(values: Array, whole: float, numbers: Array, scales: Floats, out: Bytes) -> None:
+    def run(values: Array, whole: float, stored: Bytes, out: Bytes) -> None:
         tile, codes = local(_tile(), (16, 16), np.int32), local(_codes(), 16, np.int32)
+        scales, inverses = local(_scales(), 16, np.float32), local(_inverses(), 16, np.float32)
         factor = np.float32(whole)
-        for first in range(0, scales.shape[0], 16):
-            count = min(16, scales.shape[0] - first)
-            greatest = as_reals(greatest_lanes(values, first, count, 16, tile))
-            put_lanes(codes, 0, scale_codes(greatest, factor))
+        for first in range(0, stored.shape[0], 16):
+            count = min(16, stored.shape[0] - first)
+            found = scale_codes(as_reals(greatest_lanes(values, first, count, 16, tile)), factor)
+            numbers = e4m3_reals(found)
+            numbers = numbers / splat(factor) if divides else numbers * factor
+            put_lanes(scales, 0, numbers)
+            put_lanes(inverses, 0, reciprocals(numbers))
+            if count == 16:
+                put_bytes(stored, first, found)
+            else:
+                put_some(stored, first, first + count, found, codes)
             for k in range(count):
-                at, number = 16 * (first + k), numbers[codes[k]]
-                scales[first + k] = np.uint8(codes[k])
-                store(out, at, lanes(values, at), number / factor if divides else number * factor)
+                at = 16 * (first + k)
+                store(out, at, lanes(values, at), scales[k], inverses[k])
 
     return run
