@@ -26,7 +26,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._hints import hint
 from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
 from anamnesis.readers.schemes._left_alone import left_alone
-from anamnesis.readers.schemes._model_sizes import ModelSizes, is_fed
+from anamnesis.readers.schemes._model_sizes import ModelSizes, fed
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
     LORA,
@@ -179,7 +179,7 @@ class Rule:
         """A side that a layer of floats must have, and has a part of, as codes would; 0."""
         bits = DTYPES[stored.dtype].bits
         size = self._sizes.packed(stored.name, stored.shape, bits)
-        if not size or is_fed(stored.name, stored.shape[-1], self._whole_shape):
+        if not size or stored.shape[-1] in fed(stored.name, self._whole_shape):
             return 0
         counts = not self._plain or bool(self._hint)
         return 0 if not counts or self._alone.lists(stored.name) else size

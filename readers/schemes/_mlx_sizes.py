@@ -1,9 +1,11 @@
 """Which of several widths and group sizes an MLX layer has, by what its inputs must be.
 
 The tensors tell only the product of both: 2 bits in groups of 128 look like 8 bits in groups of 32,
-and the inputs that follow differ. `config.json` says how many inputs those layers have that read
-the residual stream: `hidden_size`, or a multiple where a model concatenates; never a part of it.
-JANG, which mixes widths, says its group size in `jang_config.json` (jundot/omlx#967).
+and the inputs that follow differ. `config.json` says how many inputs a layer has by what it reads:
+`hidden_size` of the residual stream, or a multiple where a model concatenates, never a part of it;
+heads times their size behind attention; `intermediate_size` in the second half of an MLP, or what
+the first half gives. JANG, which mixes widths, says its group size in `jang_config.json`
+(jundot/omlx#967).
 """
 
 from __future__ import annotations
@@ -11,18 +13,20 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from anamnesis.readers.schemes._model_sizes import READ_HIDDEN, ModelSizes
+from anamnesis.readers.schemes._model_sizes import ModelSizes, fed, gathered
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.words import and_more
 
 Sizes = tuple[int, int]  # bits, and inputs in a group
+_SHOWN = 4  # sizes in a note
 
 
 class Inputs:
     """What the configuration says of the inputs of layers, and the layers that contradict it."""
 
     def __init__(self, ledger: Ledger) -> None:
-        self._hidden = ModelSizes(ledger.configs).hidden
+        self._sizes = ModelSizes(ledger.configs)
+        self._stored = ledger.container.stored
         jang = ledger.configs.get("jang_config.json", {}).get("quantization")
         self._jang: Mapping[str, Any] = jang if isinstance(jang, Mapping) else {}
         self._said: dict[str, list[str]] = {}
@@ -32,22 +36,40 @@ class Inputs:
 
         `others` are what else the tensors allow.
         """
-        hidden = self._hidden if layer.rpartition(".")[2] in READ_HIDDEN else set()
+        reads = self._sizes.reads(layer)
+        sizes = reads.sizes
         jang = self.by_jang(stated[0] * stated[1])
         inputs = groups * stated[1]
-        if inputs in hidden or (not hidden and jang in (None, stated)):
+        right = inputs in reads.explained or inputs in fed(f"{layer}.weight", self._shape)
+        if right or (not sizes and jang in (None, stated)):
             return stated
-        fits = [s for s in {*others, jang} if s is not None and groups * s[1] in hidden]
-        sizes, why = stated, "taken as stated all the same"
+        fits = [s for s in {*others, jang} if s is not None and groups * s[1] in sizes]
+        alone = len(fits) == 1 and (reads.is_stream or self._is_sure(layer, groups * fits[0][1]))
+        taken, why = stated, "taken as stated all the same"
         if jang is not None and jang != stated and (jang in fits or not fits):
-            sizes, why = jang, "taken as jang_config.json says"
-        elif len(fits) == 1 and not any(inputs % size == 0 for size in hidden):
-            sizes, why = fits[0], "taken as those that make hidden_size"
-        said = f"make inputs that are not hidden_size: {why}" if hidden else f"are others: {why}"
-        self._said.setdefault(said, []).append(
-            f"{layer} ({_show(stated)}, {inputs:,} inputs; read with {_show(sizes)})"
+            taken, why = jang, "taken as jang_config.json says"
+        elif alone and not any(inputs % size == 0 for size in sizes):
+            taken, why = fits[0], "taken as those that make them"
+        wanted = ", ".join(f"{size:,}" for size in sorted(sizes)[:_SHOWN])
+        said = f"make inputs that are not those of the model ({wanted})" if sizes else "are others"
+        self._said.setdefault(f"{said}: {why}", []).append(
+            f"{layer} ({_show(stated)}, {inputs:,} inputs; read with {_show(taken)})"
         )
-        return sizes
+        return taken
+
+    def _is_sure(self, layer: str, inputs: int) -> bool:
+        """Whether a layer has as many inputs as the model's sizes, and not only a part of them.
+
+        Behind a gate that is kept in one with what it multiplies (Moshi's `fc1`), and in attention
+        with gates or fewer heads of keys, a sound layer has half of what the one before it gives.
+        So two layers before it have to give as many.
+        """
+        return gathered(f"{layer}.weight", self._shape).count(inputs) > 1
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        """The stored shape of a weight, whose rows are not packed."""
+        other = self._stored.get(name)
+        return () if other is None else other.shape
 
     def notes(self) -> Iterator[str]:
         """A remark for each way in which layers contradicted the configuration."""

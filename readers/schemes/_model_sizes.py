@@ -54,21 +54,43 @@ _LAYERS: dict[str, _Layer] = {
     **dict.fromkeys("dense_4h_to_h fc2 fc_out lin2".split(), _Layer("inner", "")),
 }
 _NO_LAYER = _Layer("", "")
+# What layers read whose names alone do not tell it: BERT's, GPT-2's, T5's and the like.
+_ATTENTIONS = "EncDecAttention SelfAttention".split()
+_READS = {
+    **{f"{one}.{part}": "hidden" for one in _ATTENTIONS for part in "qkv"},
+    **{f"{one}.o": "heads" for one in _ATTENTIONS},
+    "DenseReluDense.wo": "inner",
+    "attention.output.dense": "heads",
+    "attention.wo": "heads",
+    "attn.c_proj": "heads",
+    "intermediate.dense": "hidden",
+    "mlp.c_proj": "inner",
+    "out_lin": "heads",
+    "output.dense": "inner",
+    "self_attn.out_proj": "heads",
+}
 # Layers whose outputs, multiplied, are the inputs of the one that is called so.
 _BEFORE = {
+    "c_proj": ("c_fc", "w1", "w2"),
     "dense_4h_to_h": ("dense_h_to_4h",),
     "down_proj": ("gate_proj", "up_proj"),
     "fc2": ("fc1",),
     "fc_out": ("fc_in",),
     "lin2": ("lin1",),
     "w2": ("w1", "w3"),
+    "wo": ("wi", "wi_0", "wi_1"),
 }
-# Those that read the residual stream.
-READ_HIDDEN = frozenset(name for name, layer in _LAYERS.items() if layer.inputs == "hidden")
+_ATTENDED = {
+    "o": ("q", "k", "v"),
+    "o_proj": ("q_proj", "k_proj", "v_proj"),
+    "out_lin": ("q_lin", "k_lin", "v_lin"),
+    "out_proj": ("q_proj", "k_proj", "v_proj"),
+    "wo": ("wq", "wk", "wv", *_BEFORE["wo"]),
+}
 _HIDDEN = frozenset(
     "d_model dim embed_dim embedding_size hidden_dim n_embd width".split()  # and *hidden_size
 )
-_INNER = re.compile(r".*intermediate.*|.*(ffn|mlp|expert).*(size|dim)|n_inner|hidden_dim")
+_INNER = re.compile(r".*intermediate.*|.*(ffn|mlp|expert).*(size|dim)|d_ff|n_inner|hidden_dim")
 _WIDTHS = re.compile(r".*(hidden|embed|embd|latent|width|model|channels|dim|features).*")
 _NO_WIDTHS = re.compile(r".*(head|rope|rotary|intermediate|vocab|position|token|layers).*")
 _SHARED = re.compile(r"(n|num)_shared_experts")
@@ -92,17 +114,30 @@ _KINDS = 64  # different sizes of a kind that a model may have; a longer list is
 _WIDE_KINDS = 1_024  # the same of layers' inputs and outputs, which pruned models have of any size
 
 
-def is_fed(name: str, inputs: int, shape_of: Callable[[str], tuple[int, ...]]) -> bool:
-    """Whether a layer before that of the weight `name` has as many outputs as this has inputs.
+def fed(name: str, shape_of: Callable[[str], tuple[int, ...]]) -> list[int]:
+    """The outputs of the layers that, multiplied, are the inputs of that of the weight `name`.
 
-    Then these are what they must be, whatever the configuration says: in Griffin (`recurrent_gemma`
-    of transformers) both are half of `intermediate_size`. `shape_of` gives the shape of a weight,
-    () for one that is not there or may be codes.
+    They are what these must be, whatever the configuration says: in Griffin (`recurrent_gemma` of
+    transformers) both are half of `intermediate_size`. `shape_of` gives the shape of a weight, ()
+    for one that is not there or may be codes.
     """
+    return _outputs(name, shape_of, _BEFORE)
+
+
+def gathered(name: str, shape_of: Callable[[str], tuple[int, ...]]) -> list[int]:
+    """The same, of attention as well: the outputs of what it is made of, all of them or a part."""
+    return _outputs(name, shape_of, _BEFORE | _ATTENDED)
+
+
+def _outputs(
+    name: str,
+    shape_of: Callable[[str], tuple[int, ...]],
+    before: Mapping[str, tuple[str, ...]],
+) -> list[int]:
     layer, dot, part = name.rpartition(".")
     around, above, leaf = layer.rpartition(".")
-    others = (shape_of(f"{around}{above}{one}{dot}{part}") for one in _BEFORE.get(leaf, ()))
-    return any(shape[-2:-1] == (inputs,) for shape in others)
+    shapes = [shape_of(f"{around}{above}{one}{dot}{part}") for one in before.get(leaf, ())]
+    return [shape[-2] for shape in shapes if len(shape) > 1]
 
 
 class _Side(NamedTuple):
@@ -131,6 +166,17 @@ class _Side(NamedTuple):
 
 
 _UNKNOWN = _Side(frozenset(), frozenset())
+
+
+class Reads(NamedTuple):
+    """How many inputs a layer must have, none where that is not known, and what explains others.
+
+    Nothing but the residual stream's own size explains how much is read of that.
+    """
+
+    sizes: frozenset[int]
+    explained: frozenset[int]
+    is_stream: bool
 
 
 class ModelSizes:
@@ -189,6 +235,19 @@ class ModelSizes:
         if sides is None or heads or inputs in sides[0].explained:
             return 0
         return max(sides[0].sizes, default=0)
+
+    def reads(self, layer: str) -> Reads:
+        """What a layer reads, and how many inputs it must have."""
+        parts = layer.split(".")
+        ends = (".".join(parts[-n:]) for n in (3, 2, 1))
+        kind = next((_READS[end] for end in ends if end in _READS), "")
+        kind = kind or _LAYERS.get(parts[-1], _NO_LAYER).inputs
+        if kind == "hidden":
+            return Reads(self.hidden, self.hidden, is_stream=True)
+        tower = _TOWER.fullmatch(".".join(parts[:-1])) is not None
+        side = self._sides[tower].get(kind, _UNKNOWN)
+        whole = (n * size for size in side.sizes for n in range(1, _JOINED + 1))
+        return Reads(side.sizes, side.explained.union(whole), is_stream=False)
 
     def _layer_of(self, name: str, rank: int) -> tuple[_Side, _Side] | None:
         """The sides of a weight, be it `X.weight`, or `experts.X` of stacked experts."""

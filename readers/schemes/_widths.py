@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._left_alone import left_alone
-from anamnesis.readers.schemes._model_sizes import READ_HIDDEN, ModelSizes, is_fed
+from anamnesis.readers.schemes._model_sizes import ModelSizes, fed
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.words import and_more
 
@@ -67,12 +67,12 @@ def note_inputs(ledger: Ledger) -> None:
         layer, _, part = tensor.name.rpartition(".")
         if tensor.quantised and part == "weight" and len(tensor.shape) == 2:
             inputs = sizes.other(layer, tensor.shape[1])
-            fed = inputs and is_fed(tensor.name, tensor.shape[1], shape_of)
+            right = inputs and tensor.shape[1] in fed(tensor.name, shape_of)
             mlx = tensor.scheme.startswith("mlx-")  # of which only a product is in the shapes
             if mlx and not inputs:
                 inputs = sizes.perhaps_packed(tensor.name, tensor.shape, _MOST)
-            settled = mlx and layer.rpartition(".")[2] in READ_HIDDEN
-            if inputs and not fed and not settled:
+            settled = mlx and bool(sizes.reads(layer).sizes)
+            if inputs and not right and not settled:
                 found.append((tensor, inputs))
     if found:
         tensor, inputs = found[0]

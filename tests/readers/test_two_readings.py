@@ -137,13 +137,24 @@ def by(bits: int, size: int, **more: Any) -> dict[str, Any]:
         ("gate_proj", by(8, 32, hidden_size=256), {"block_size": 128}, 2, True),
         ("down_proj", {}, {"block_size": 64}, 4, False),
         ("down_proj", by(8, 32, intermediate_size=256), None, 8, True),
+        ("down_proj", by(8, 32, intermediate_size=64), None, 8, False),
+        ("down_proj", by(8, 32, hidden_size=64, intermediate_size=256), None, 8, False),
+        ("down_proj", by(8, 32, intermediate_size=100), None, 8, True),
+        ("o_proj", by(8, 32, num_attention_heads=4, head_dim=64), None, 8, True),
+        ("o_proj", by(8, 32, num_attention_heads=4, head_dim=16), None, 8, False),
         # The names of other architectures, and what they call the sizes.
         ("h.0.attn.c_attn", by(8, 32, n_embd=256), None, 2, True),
         ("layer.0.attention.self.query", by(8, 32, hidden_size=256), None, 2, True),
         ("layer.0.output.dense", by(8, 32, hidden_size=256), None, 8, True),
+        ("layer.0.output.dense", by(8, 32, intermediate_size=256), None, 8, True),
+        ("layer.0.intermediate.dense", by(8, 32, hidden_size=256), None, 2, True),
+        ("layer.0.attention.output.dense", by(8, 32, n_heads=4, head_dim=32), None, 8, True),
+        ("h.0.mlp.c_proj", by(8, 32, n_inner=256), None, 8, True),
+        ("block.0.layer.0.SelfAttention.o", by(8, 32, d_kv=64, num_heads=4), None, 8, True),
+        ("block.0.layer.1.DenseReluDense.wo", by(8, 32, d_ff=256, d_model=32), None, 8, True),
         ("layer.0.output.dense", by(8, 32, hidden_size=256, other_dim=64), None, 8, False),
         ("h.0.self_attention.query_key_value", by(8, 32, hidden_size=128), None, 4, True),
-        ("block.0.layer.0.SelfAttention.q", by(8, 32, d_model=256), None, 8, True),
+        ("block.0.layer.0.SelfAttention.q", by(8, 32, d_model=256), None, 2, True),
         ("block.0.layer.1.DenseReluDense.wi_0", by(8, 32, d_model=256), None, 2, True),
         ("blocks.0.attn.Wqkv", by(8, 32, d_model=256), None, 2, True),
         ("layers.0.fc1", by(8, 32, d_model=64, encoder_ffn_dim=256), None, 8, False),
@@ -158,6 +169,35 @@ def test_mlx_layers_have_the_inputs_that_the_model_says(
     assert tensor.params["bits"] == bits
     assert tensor.shape == (24, 512 // bits)
     assert any(layer in note for note in model.notes) == noted
+
+
+LLAMA = {"intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64}
+
+
+@pytest.mark.parametrize(
+    ("layer", "before", "bits", "noted"),
+    [
+        ("down_proj", {"gate_proj": 256, "up_proj": 256}, 2, True),
+        ("down_proj", {"gate_proj": 64, "up_proj": 64}, 8, False),  # whatever config.json says
+        ("down_proj", {"gate_proj": 128, "up_proj": 128}, 8, True),
+        ("w2", {"w1": 256, "w3": 256}, 2, True),
+        ("o_proj", {"q_proj": 256, "k_proj": 256, "v_proj": 256}, 2, True),
+        ("o_proj", {"q_proj": 256, "k_proj": 64, "v_proj": 64}, 8, True),
+        # Moshi's: a gate and what it multiplies in one, and a size that is that of both.
+        ("fc2", {"fc1": 256}, 8, True),
+    ],
+)
+def test_mlx_layers_read_what_the_layers_before_give(
+    layer: str, before: dict[str, int], bits: int, noted: bool
+) -> None:
+    parts: dict[str, Any] = {}
+    for name, rows in {layer: 24, **before}.items():
+        words = 16 if name == layer else 32
+        parts[f"m.{name}.weight"] = ("U32", (rows, words))
+        parts[f"m.{name}.scales"] = parts[f"m.{name}.biases"] = ("F16", (rows, words // 8))
+    found = resolved(parts, configs={"config.json": by(8, 32, **LLAMA)})
+    assert found.tensors[f"m.{layer}.weight"].params["bits"] == bits
+    assert bool(found.notes) == noted
 
 
 def notes(parts: Any, configs: Any = None) -> list[str]:
