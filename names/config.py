@@ -5,15 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-import numpy as np
-
 from anamnesis.errors import FormatError
 from anamnesis.names.config_blocks import USUAL_BIASES
 from anamnesis.names.config_changes import key_heads
-from anamnesis.names.config_class import ModelClass, layers_with, set_value, words
+from anamnesis.names.config_class import ModelClass, decimal, layers_with, set_value, words
 from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.family import Family
 from anamnesis.names.rope import rope_scaling, unknown_factors
+from anamnesis.names.unsaid import Asked, is_not_causal, unsaid
 from anamnesis.names.vision_config import CLASSES as TOWERS
 from anamnesis.readers.base import Stored
 from anamnesis.readers.gguf_types import KeyValue
@@ -50,6 +49,8 @@ def config_of(
     if row is None:
         return config, (f"config.json: {name} is not described; complete it by hand",)
     config |= {"architectures": [row.same_as or name], "model_type": row.model_type}
+    keys: set[str] = set()
+    stated, values = values, Asked(values, keys)
     prefix = str(_get(values, "general.architecture"))
     for key, source in row.sources.items():
         found = _get(values, f"{prefix}.{source}")
@@ -61,12 +62,14 @@ def config_of(
         key_heads(config, {}, prefix, model)
     config |= row.constants
     config |= rope_scaling(values, prefix, model, config)
-    unsaid = unknown_factors(model, config)
+    factors = unknown_factors(model, config, _get(values, f"{prefix}.rope.scaling.type"))
+    if is_not_causal(stated, prefix, name):
+        config["is_causal"] = False
     for token in _IDS:
         found = _get(values, f"tokenizer.ggml.{_GGUF_IDS.get(token, token)}_token_id")
         if found is not None or token in _ALWAYS:  # a class's default may be beyond this vocabulary
             config[f"{token}_token_id"] = found
-    said = {key: value.value for key, value in values.items()}
+    said = Asked({key: value.value for key, value in stated.items()}, keys)
     for change in row.changes:
         try:
             change(config, said, prefix, model)
@@ -75,7 +78,7 @@ def config_of(
                 f"{model.path}: no config.json of {name} can be made of its key/values and "
                 f"tensors: {type(error).__name__}: {error}; --names stored needs none"
             ) from error
-    return config, (*_remarks(name, row, tower), *unsaid)
+    return config, (*_remarks(name, row, tower), *factors, *unsaid(stated, keys, prefix, name))
 
 
 def _ends(name: str) -> Callable[[Metadata, Names], bool]:
@@ -159,11 +162,9 @@ def _get(values: Mapping[str, KeyValue], key: str) -> Any:
 
 def _shortest(value: Any) -> Any:
     """A float32 as the shortest decimal that means it; one number where all layers have it."""
-    if isinstance(value, float):
-        return float(str(np.float32(value)))
     if isinstance(value, list):
         numbers = {v for v in value if v} or set(value)
         if len(numbers) == 1 and all(isinstance(v, (int, float)) for v in value):
             return _shortest(next(iter(numbers)))
         return [_shortest(v) for v in value]
-    return value
+    return decimal(value)

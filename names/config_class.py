@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from anamnesis.readers.model import Model
 
 Change = Callable[[dict[str, Any], Mapping[str, Any], str, Model], None]
@@ -56,6 +58,11 @@ class ModelClass:
         found = dict(line.split() for line in ALL.strip().splitlines())
         found |= dict(line.split() for line in self.rows.splitlines() if line.strip())
         return {key: source for key, source in found.items() if source != "-"}
+
+
+def decimal(value: Any) -> Any:
+    """A float32 as the shortest decimal that means it; anything else as it is."""
+    return float(str(np.float32(value))) if isinstance(value, float) else value
 
 
 def set_value(config: dict[str, Any], key: str, value: Any) -> None:

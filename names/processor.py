@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
+from anamnesis.names.config_class import decimal
 
 Get = Callable[[str], int]
 Made = Callable[[Get], dict[str, Any]]
@@ -197,7 +197,7 @@ def processor_files(architecture: str, metadata: Mapping[str, Any]) -> dict[str,
     for key in ("image_mean", "image_std"):
         found = metadata.get(_PREFIX + key)
         if isinstance(found, list):
-            images[key] = [float(str(np.float32(number))) for number in found]
+            images[key] = [decimal(float(number)) for number in found]
     images |= row.images(get)
     files = {
         "preprocessor_config.json": images,

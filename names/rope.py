@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.names.config_class import decimal
 from anamnesis.readers.base import Stored
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
@@ -15,6 +16,13 @@ from anamnesis.readers.raw import open_raw
 from anamnesis.readers.source import open_source
 
 _MOST = 1 << 16  # elements of a tensor of factors
+_KINDS = ("linear", "yarn")
+# Settings of YaRN, and the GGUF keys after `rope.scaling.`.
+_YARN = {
+    "attention_factor": "yarn_attn_factor",
+    "beta_fast": "yarn_beta_fast",
+    "beta_slow": "yarn_beta_slow",
+}
 
 
 def rope_scaling(
@@ -24,7 +32,7 @@ def rope_scaling(
 
     def get(key: str) -> Any:
         found = values.get(f"{prefix}.rope.{key}")
-        return None if found is None else found.value
+        return None if found is None else decimal(found.value)
 
     out: dict[str, Any] = {}
     heads = config.get("num_attention_heads") or config.get("n_head")
@@ -40,13 +48,15 @@ def rope_scaling(
         )
     length = get("scaling.original_context_length")
     scaling: dict[str, Any] = {}
+    kind = get("scaling.type") or "linear"  # as llama.cpp takes it where a file does not say
+    factor = get("scaling.factor") or get("scale_linear")  # its name in old files
     long, short = (_floats(model, f"rope_factors_{kind}.weight") for kind in ("long", "short"))
     if long and short:
         scaling = {"rope_type": "longrope", "long_factor": long, "short_factor": short}
         out["original_max_position_embeddings"] = length
-    elif get("scaling.type") in ("linear", "yarn") and get("scaling.factor"):
-        scaling = {"rope_type": get("scaling.type"), "factor": get("scaling.factor")}
-        for key, name in (("beta_fast", "yarn_beta_fast"), ("beta_slow", "yarn_beta_slow")):
+    elif kind in _KINDS and factor:
+        scaling = {"rope_type": kind, "factor": factor}
+        for key, name in _YARN.items():
             if get(f"scaling.{name}") is not None:
                 scaling[key] = get(f"scaling.{name}")
         if length:
@@ -59,10 +69,15 @@ def rope_scaling(
     return out
 
 
-def unknown_factors(model: Model, config: Mapping[str, Any]) -> tuple[str, ...]:
-    """A remark on factors that no scaling which `config` may have comes to."""
+def unknown_factors(model: Model, config: Mapping[str, Any], kind: Any) -> tuple[str, ...]:
+    """A remark on factors, or a `kind`, that no scaling which `config` may have comes to."""
     if "rope_scaling" in config:
         return ()
+    if kind not in (None, "none", *_KINDS):
+        return (
+            f"config.json: rope scaling {kind!r:.60} is not known here without tensors of its "
+            "factors, and is left out; complete rope_scaling by hand",
+        )
     names = [n for n in model.stored if n.startswith(("rope_freqs.", "rope_factors_"))]
     unsaid = [n for n in names if set(_floats(model, n)) != {1.0}]
     return tuple(

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-
+from anamnesis.names.config_class import decimal
 from anamnesis.names.processor import gemma3_tokens
 
 Metadata = Mapping[str, Any]
@@ -215,11 +214,7 @@ def with_tower(
 def _found(rows: str, metadata: Metadata) -> dict[str, Any]:
     pairs = [line.split() for line in rows.splitlines() if line.strip()]
     found = {key: metadata.get(_PREFIX + source) for key, source in pairs}
-    return {key: _decimal(value) for key, value in found.items() if value is not None}
-
-
-def _decimal(value: Any) -> Any:
-    return float(str(np.float32(value))) if isinstance(value, float) else value
+    return {key: decimal(value) for key, value in found.items() if value is not None}
 
 
 def _derived(

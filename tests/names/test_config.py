@@ -30,6 +30,8 @@ def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) 
     for key, value in keys.items():
         if isinstance(value, list):
             writer.add_array(key, value)
+        elif isinstance(value, bool):
+            writer.add_bool(key, value)
         elif isinstance(value, str):
             writer.add_string(key, value)
         else:
@@ -285,3 +287,50 @@ def test_factors_for_long_texts_of_minicpm_are_its_scaling(tmp_path: Path) -> No
     scaling = json.loads((tmp_path / "hf" / "config.json").read_text())["rope_scaling"]
     assert scaling["rope_type"] == "longrope"
     assert np.array_equal(np.float32(scaling["long_factor"]), numbers(2))
+
+
+SAID: dict[str, tuple[dict[str, Any], Any]] = {
+    "no type": ({"factor": 4}, ("linear", 4)),
+    "old name": ({"../scale_linear": 2}, ("linear", 2)),
+    "none": ({"type": "none", "factor": 4}, None),
+    "yarn": ({"type": "yarn", "factor": 4, "yarn_attn_factor": 2}, ("yarn", 4, 2)),
+}
+
+
+@pytest.mark.parametrize("case", SAID)
+def test_scaling_is_read_as_llama_cpp_reads_it(case: str, tmp_path: Path) -> None:
+    said, expected = SAID[case]
+    keys = {f"llama.rope.scaling.{key}".replace("scaling.../", ""): v for key, v in said.items()}
+    source = write(tmp_path / "m.gguf", "llama", keys, {"output_norm.weight": numbers(8)})
+    model = open_named(str(source), Options(names="hf"))
+    files, remarks = describe(model, "bf16", Limits())
+    found = json.loads(files["config.json"]).get("rope_scaling")
+    assert (found and tuple(found.values())) == expected
+    assert not any("config.json" in remark for remark in remarks)
+
+
+@pytest.mark.parametrize(
+    ("name", "keys", "remark"),
+    [
+        ("llama", {"attention.scale": 2}, "llama.attention.scale = 2"),
+        ("llama", {"attention.clamp_kqv": 8, "logit_scale": 3}, "clamp_kqv = 8, llama.logit_scale"),
+        ("llama", {"attention.causal": False}, "llama.attention.causal = False"),
+        ("llama", {"rope.scaling.type": "longrope"}, "rope scaling 'longrope' is not known"),
+        ("llama", {"rope.scaling.attn_factor": 2}, "llama.rope.scaling.attn_factor = 2"),
+        ("gpt2", {"attention.causal": False}, "gpt2.attention.causal = False"),
+        ("llama", {"logit_scale": 1, "attention.clamp_kqv": 0, "attention.causal": True}, ""),
+        ("bert", {"attention.causal": False}, ""),
+        ("command-r", {"logit_scale": 3}, ""),
+    ],
+)
+def test_what_a_class_has_no_setting_for_is_a_note(
+    name: str, keys: dict[str, Any], remark: str, tmp_path: Path
+) -> None:
+    """llama.cpp computes with it, and transformers would not."""
+    tensors = {"token_embd.weight": numbers(8, 8)}
+    source = write(
+        tmp_path / "m.gguf", name, {f"{name}.{key}": v for key, v in keys.items()}, tensors
+    )
+    found = notes(source)
+    assert remark in found
+    assert ("llama.cpp computes" in found or "is not known here" in found) is bool(remark)
