@@ -197,6 +197,21 @@ def hqq(bits: int, axis: int, rows: int, columns: int) -> Layer:
     )
 
 
+def hqq_coded(bits: int, axis: int, rows: int, columns: int) -> Layer:
+    """With scales of 8 bits under steps of their own, and zeros under one for all."""
+    plain = hqq(bits, axis, rows, columns)
+    lines, line = 128, rows * columns // 64 // 128
+    entries = [e for e in plain.entries if e.suffix not in ("scale", "zero")]
+    for side, shape in (("scale", (1, line)), ("zero", ())):
+        step = _small(*shape).astype(np.float16)
+        entries += [
+            Entry(f"{side}_q", "U8", (lines, line), _bytes(lines, line)),
+            Entry(f"meta_{side}.scale", "F16", shape, step),
+            Entry(f"meta_{side}.zero", "F16", shape, np.full(shape, 100.5, np.float16)),
+        ]
+    return Layer([*entries, Entry("axis", "I32", (), np.array(axis, np.int32))])
+
+
 def quanto(kind: str, rows: int, columns: int) -> Layer:
     bits, size = int(kind[-1]), 128
     scale = np.ascontiguousarray(_small(rows * columns // size).astype(ml_dtypes.bfloat16))

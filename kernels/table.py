@@ -274,6 +274,17 @@ _OWN: dict[str, Encoding] = {
             Bench("hqq int1 axis 1", "layers:hqq", (1, 1)),
         ),
     ),
+    "hqq-coded": Encoding(
+        "hqq_coded:decode",
+        prepare="hqq_coded:prepare",
+        family="HQQ, Quanto and BitNet",
+        scales="scale",
+        goal=0.0,
+        cases=(
+            Bench("hqq int4 axis 0 quantised scales", "layers:hqq_coded", (4, 0)),
+            Bench("hqq int4 axis 1 quantised scales", "layers:hqq_coded", (4, 1)),
+        ),
+    ),
     "mlx-affine": Encoding(
         "mlx:decode_affine",
         prepare="mlx:prepare",

@@ -8,7 +8,8 @@ which hqq itself writes, has Python's own values instead, in a dict `meta` for o
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import open_raw
 from anamnesis.readers.schemes._errors import missing, where
+from anamnesis.readers.schemes._hqq_coded import Coded, read_coded
 from anamnesis.readers.schemes.base import Ledger
 
 # By name, how each is stored: i an integer, b a truth value, t text, s a shape.
@@ -42,7 +44,7 @@ FIELDS = {
     "view_as_float": "b",
 }
 _DTYPES = {"i": ("I32", "I64"), "b": ("U8", "BOOL"), "t": ("U8",), "s": ("I64", "I32")}
-_NESTED = ("scale_q", "zero_q", "zero_scale")
+_SIDES = ("scale", "zero")
 _LONGEST = 64  # bytes of a field
 _PACKINGS = {"8bit_u8": 8, "4bit_u8": 4, "3bit_32": 3, "2bit_u8": 2, "1bit_u8": 1}
 _BITS = {8: 8, 6: 8, 5: 8, 4: 4, 3: 3, 2: 2, 1.58: 2, 1: 1}
@@ -72,6 +74,7 @@ class Layer:
     axis: int | None
     group_size: int | None
     compute_dtype: str
+    coded: Mapping[str, Coded] = field(default_factory=dict)  # of scale and zero, those in codes
 
     def error(self, what: str, stored: Stored | None = None) -> FormatError:
         return FormatError(f"{where(stored or self.codes)}: {what}")
@@ -85,17 +88,26 @@ def read_layer(ledger: Ledger, codes: Stored, files: Files) -> tuple[Layer, list
     """
     prefix = codes.name.removesuffix("W_q")
     found, fields = _fields(ledger, prefix, files)
-    nested = [n for n in _NESTED if _part(ledger, prefix, n) is not None]
-    if nested or found.get("quant_scale") or found.get("quant_zero"):
-        raise _unsupported(codes, "HQQ with quantised scales or zeros")
+    if _part(ledger, prefix, "zero_scale") is not None:
+        raise _unsupported(codes, "HQQ with offloaded scales and zeros (zero_scale)")
     if found.get("channel_wise") is False:
         raise _unsupported(codes, "HQQ with one scale for the whole tensor")
     if "packing" in found and found["packing"] is None:
         raise _unsupported(codes, "HQQ without bit packing")
-    scale, zero = (_part(ledger, prefix, name) for name in ("scale", "zero"))
-    lacks = [prefix + n for n, part in (("scale", scale), ("zero", zero)) if part is None]
+    axis = _integer(codes, found, "axis", (0, 1))
+    coded, sides = {}, {}
+    for name in _SIDES:
+        sides[name] = _part(ledger, prefix, name)
+        inner = _part(ledger, prefix, f"{name}_q")
+        if sides[name] is None and inner is not None:
+            coded[name] = _coded(ledger, prefix, name, inner)
+            sides[name] = coded[name].flat(1 if axis is None else axis)
+    scale, zero = sides.values()
+    lacks = [prefix + n for n, part in sides.items() if part is None]
     if scale is None or zero is None:
         raise missing(ledger, codes, *lacks, why="HQQ has both")
+    if coded and axis is None:
+        raise FormatError(f"{where(codes)}: no {prefix}axis beside it, which its groups need")
     if "shape" not in found:
         raise FormatError(f"{where(codes)}: no {prefix}shape beside it, which the output needs")
     layer = Layer(
@@ -105,11 +117,22 @@ def read_layer(ledger: Ledger, codes: Stored, files: Files) -> tuple[Layer, list
         zero,
         _bits(codes, found),
         _shape(codes, found["shape"]),
-        _integer(codes, found, "axis", (0, 1)),
+        axis,
         _integer(codes, found, "group_size", None),
         _compute(codes, found),
+        coded,
     )
     return layer, fields
+
+
+def _coded(ledger: Ledger, prefix: str, name: str, codes: Stored) -> Coded:
+    """Scales or zeros that are codes, with the settings that a pickle has of them."""
+    step, middle = (_part(ledger, prefix, f"meta_{name}.{part}") for part in _SIDES)
+    about: dict[str, Any] = {}
+    for lead in (f"{prefix}meta.meta_{name}.", f"{prefix}meta_{name}."):
+        values = ledger.container.values
+        about |= {k: values[lead + k] for k in ("packing", "nbits") if lead + k in values}
+    return read_coded(codes, step, middle, about)
 
 
 def _part(ledger: Ledger, prefix: str, name: str) -> Stored | None:
@@ -200,5 +223,5 @@ def _misfit(codes: Stored, name: str, value: Any, allowed: str) -> FormatError:
 def _unsupported(codes: Stored, what: str) -> UnsupportedError:
     return UnsupportedError(
         f"{where(codes)}: {what} is recognised and not implemented; implemented is HQQ of 1, 2, 3, "
-        "4 and 8 bits with plain scales and zeros of groups"
+        "4 and 8 bits with scales and zeros of groups, plain or of 8 bits"
     )

@@ -9,7 +9,8 @@ is needed. Of `R` rows of `C` codes, `W_q` packs several a line:
 | 0 | `[lines, groups]` | `[1, groups]` | group_size, groups |
 
 U8 lines hold 1, 2, 4 or 8 codes a byte, I32 lines ten of 3 bits. With `view_as_float` the same
-bytes are called numbers of the compute dtype. Either way the codes, row after row, are the output
+bytes are called numbers of the compute dtype. Scales and zeros may be codes themselves
+(`_hqq_coded.py`). Either way the codes, row after row, are the output
 in row-major order. Source: https://github.com/mobiusml/hqq 0.2.8 hqq/core/quantize.py, bitpack.py.
 """
 
@@ -22,6 +23,7 @@ from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._hqq_coded import with_codes
 from anamnesis.readers.schemes._hqq_layer import SINQ_SIDECAR, Layer, read_layer
 from anamnesis.readers.schemes.base import Ledger
 
@@ -34,7 +36,7 @@ _UNIT = 4096  # elements of a unit along axis 0, at most
 def resolve(ledger: Ledger) -> None:
     """Claim layers that have `W_q`, `scale`, `zero` and a shape; their settings are dropped.
 
-    Raises FormatError for what is missing or does not fit, UnsupportedError for quantised scales,
+    Raises FormatError for what is missing or does not fit, UnsupportedError for offloaded scales,
     unpacked codes and scales of whole tensors.
     """
     if any(one.method == "sinq" for one in ledger.stated) or SINQ_SIDECAR in ledger.configs:
@@ -45,7 +47,12 @@ def resolve(ledger: Ledger) -> None:
             if stored.name.rpartition(".")[2] != "W_q":
                 continue
             layer, settings = read_layer(ledger, stored, files)
-            ledger.claim(layer_tensor(ledger, layer))
+            tensor = layer_tensor(ledger, layer)
+            if layer.coded:
+                reference = ledger.options.rounding == "reference"
+                numbers = layer.compute_dtype if reference else "F32"
+                tensor = with_codes(tensor, layer.coded, numbers)
+            ledger.claim(tensor)
             for setting in settings:
                 ledger.drop(setting, "setting of HQQ")
         files.check_unchanged()

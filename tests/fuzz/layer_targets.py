@@ -106,6 +106,11 @@ def seeds() -> dict[str, bytes]:
         "a.nbits": ("I64", ()),
         "a.shape": ("I64", (2,)),
     }
+    hqq_coded = {n: t for n, t in hqq.items() if n not in ("a.scale", "a.zero")}
+    hqq_coded["a.axis"] = ("I32", ())
+    for side, steps in (("scale", (1, 8)), ("zero", ())):
+        hqq_coded[f"a.{side}_q"] = ("U8", (4, 8))
+        hqq_coded |= {f"a.meta_{side}.{part}": ("F16", steps) for part in ("scale", "zero")}
     return {
         **vendor_seeds.seeds(),
         "awq": _seed(awq, "awq", bits=4, group_size=32, version="gemm", zero_point=True),
@@ -151,6 +156,7 @@ def seeds() -> dict[str, bytes]:
         "gemma": _seed({"a.weight": ("U8", (8, 16)), "a.weight_scale": ("F32", (8, 1))}, "gemma"),
         "gptq": _seed(gptq, "gptq", bits=4, group_size=32, sym=True, checkpoint_format="gptq"),
         "hqq": _seed(hqq, "hqq"),
+        "hqq-coded": _seed(hqq_coded, "hqq"),
         "marlin": _seed(
             {"a.B": ("I32", (8, 256)), "a.s": ("F16", (1, 128))}, "gptq", is_marlin_format=True
         ),

@@ -34,7 +34,9 @@ def written(folder: Path, parts: dict[str, Any], prefix: str = "m.q_proj.") -> P
 def test_the_pickle_of_hqq_itself(rounding: Any) -> None:
     model = anamnesis.open_model(DATA / "qmodel.pt", rounding=rounding)
     names = {n.removesuffix(".weight") for n in model}
-    assert names == {NAME, "w3-a0-g16-float16", "w8-a1-gNone-float32", "old", "norm"}
+    plain = {n for n in names if not n.startswith("coded-")}
+    assert plain == {NAME, "w3-a0-g16-float16", "w8-a1-gNone-float32", "old", "norm"}
+    assert len(names - plain) == 5
     for name in names - {"norm"}:
         got = model[f"{name}.weight"].to_numpy().view(np.uint16)
         np.testing.assert_array_equal(got, bf16(EXPECTED[f"{name}.{rounding}"]))
@@ -89,10 +91,7 @@ ONE = np.ones((), np.uint8)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"quant_scale": ONE}, "quantised scales or zeros"),
-        ({"quant_zero": ONE}, "quantised scales or zeros"),
-        ({"zero_scale": np.ones((2, 12, 1), np.float32)}, "quantised scales or zeros"),
-        ({"meta.scale_q": np.ones((12, 1), np.uint8), "scale": None}, "quantised scales or zeros"),
+        ({"zero_scale": np.ones((2, 12, 1), np.float32)}, "offloaded scales and zeros"),
         ({"channel_wise": np.zeros((), np.uint8)}, "one scale for the whole tensor"),
     ],
 )
@@ -101,6 +100,54 @@ def test_refusals(change: dict[str, Any], message: str, tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=message):
         anamnesis.remember(path, tmp_path / "out.safetensors")
     assert not (tmp_path / "out.safetensors").exists()
+
+
+def coded(**other: Any) -> dict[str, Any]:
+    """The layer with codes in the place of its scales."""
+    parts = {
+        "scale": None,
+        "scale_q": np.ones((4, 3), np.uint8),
+        "meta_scale.scale": np.full((1, 3), 0.5, np.float32),
+        "meta_scale.zero": np.full((1, 3), -1, np.float32),
+    }
+    return LAYER | parts | other
+
+
+def test_scales_in_codes(tmp_path: Path) -> None:
+    path = written(tmp_path, coded())
+    (tensor,) = load_model(str(path)).tensors
+    assert (tensor.encoding, tensor.params["coded"]) == ("hqq-coded", ["scale"])
+    got = anamnesis.open_model(path)["m.q_proj.weight"].to_numpy()
+    written(tmp_path, LAYER | {"scale": np.ones((12, 1), np.float32)})
+    np.testing.assert_array_equal(got, anamnesis.open_model(path)["m.q_proj.weight"].to_numpy())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"meta_scale.scale": None}, "codes beside their own scale and zero"),
+        ({"scale_q": None}, "no 'm.q_proj.scale' beside it"),
+        ({"scale_q": np.ones((4, 3), np.float32)}, "U8, a code a group"),
+        ({"scale_q": np.ones((3, 4), np.uint8)}, r"allowed: U8 \[4, 3\]"),
+        ({"scale_q": np.ones((5, 3), np.uint8)}, r"allowed is \[groups, 1\]"),
+        ({"meta_scale.zero": np.ones((3, 1), np.float32)}, r"as 'm.q_proj.meta_scale.scale'"),
+        ({"meta_scale.zero": np.ones((1, 3), np.int32)}, "BF16, F16, F32"),
+        (
+            {n: np.ones((1, 5), np.float32) for n in ("meta_scale.scale", "meta_scale.zero")},
+            "parts",
+        ),
+        ({"axis": None}, "no m.q_proj.axis beside it"),
+    ],
+)
+def test_scales_in_codes_that_do_not_fit(change: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(FormatError, match=message):
+        load_model(str(written(tmp_path, coded(**change))))
+
+
+def test_codes_beside_plain_scales_are_no_ones(tmp_path: Path) -> None:
+    path = written(tmp_path, coded(scale=np.ones((12, 1), np.float32)))
+    with pytest.raises(UnsupportedError, match="no scheme reads it"):
+        load_model(str(path))
 
 
 @pytest.mark.oracle

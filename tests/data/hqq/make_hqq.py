@@ -7,6 +7,7 @@ and the compute dtype made float32. `qmodel.pt` holds the layers of `PICKLED` as
 them, and `old`, with its settings in `meta` as versions before 0.1.8 did.
 """
 
+import copy
 from pathlib import Path
 
 import numpy as np
@@ -47,6 +48,14 @@ CASES = {
         (5, 0, 32, (32, 9), BF16),
     ]
 }  # fmt: skip
+# The same, and quant_scale and quant_zero; hqq cannot save these but in `qmodel.pt`.
+CODED = {
+    "coded-a1-bfloat16": (4, 1, 16, (64, 64), BF16, True, True),
+    "coded-a0-float16": (4, 0, 64, (128, 128), F16, True, True),
+    "coded-a1-scale": (2, 1, 32, (128, 64), F16, True, False),
+    "coded-a0-zero": (3, 0, 64, (64, 128), BF16, False, True),
+    "coded-a1-axis1": (4, 1, 16, (64, 64), F32, True, True),
+}
 PICKLED = ("w4-a1-g64-bfloat16", "w3-a0-g16-float16", "w8-a1-gNone-float32")
 
 
@@ -62,6 +71,28 @@ def results(name, made, found):
     found[f"{name}.reference"] = Quantizer.dequantize(made.W_q, meta).float().numpy()
     meta |= {"compute_dtype": F32, "scale": meta["scale"].float(), "zero": meta["zero"].float()}
     found[f"{name}.exact"] = Quantizer.dequantize(made.W_q, meta).float().numpy()
+
+
+def coded_layer(bits, axis, size, shape, dtype, scale, zero, along=None):
+    linear = torch.nn.Linear(shape[1], shape[0], bias=False)
+    linear.weight.data = torch.randn(shape)
+    about = BaseQuantizeConfig(bits, size, quant_zero=zero, quant_scale=scale, axis=axis)
+    if along is not None:  # of which axis the steps are, and as many as scales have for zeros
+        about["scale_quant_params"] |= {"axis": along, "group_size": 32}
+        about["zero_quant_params"] = about["scale_quant_params"]
+    return HQQLinear(linear, about, compute_dtype=dtype, device="cpu")
+
+
+def coded_results(name, made, found):
+    found[f"{name}.reference"] = made.dequantize().float().numpy()
+    wide = copy.deepcopy(made.meta)
+    for meta in (wide, *(wide[m] for m in ("meta_scale", "meta_zero") if m in wide)):
+        meta["compute_dtype"] = F32
+        for key in ("scale", "zero"):
+            if key in meta:
+                meta[key] = meta[key].float()
+    made, made.meta = copy.copy(made), wide
+    found[f"{name}.exact"] = made.dequantize().numpy()
 
 
 stored, expected, pickled = {}, {}, {}
@@ -87,6 +118,13 @@ old = layer(4, 0, 16, (16, 40), F16)
 results("old", old, expected)
 pickled["old"] = {"W_q": old.W_q.data, "meta": old.meta, "bias": None}
 pickled["norm"] = {"weight": torch.ones(7, dtype=BF16)}
+
+torch.manual_seed(2)
+for name, case in CODED.items():
+    made = coded_layer(*case, along=1 if name.endswith("axis1") else None)
+    coded_results(name, made, expected)
+    made.encoded_state_dict = False
+    pickled[name] = dict(made.state_dict())
 
 save_file(stored, FOLDER / "cases.safetensors")
 torch.save(pickled, FOLDER / "qmodel.pt")
