@@ -9,7 +9,7 @@ from inspect import signature
 from typing import Literal, ParamSpec, TypeAlias, TypeVar, get_args
 
 from anamnesis.errors import ArgumentError, printable
-from anamnesis.words import did_you_mean, nearest
+from anamnesis.words import did_you_mean, meant, nearest
 
 PathLike: TypeAlias = str | os.PathLike[str]
 Patterns: TypeAlias = str | Sequence[str]  # shell patterns on names; a text is one of them
@@ -65,7 +65,7 @@ def keywords(function: Callable[P, R], name: str = "") -> Callable[P, R]:
 
 def wrong_word(given: object, allowed: Sequence[str]) -> str:
     """What to say of a word that is none of the `allowed`, with the nearest of them."""
-    likely = did_you_mean(nearest(given, allowed), "; ")
+    likely = did_you_mean(meant(given, allowed), "; ")
     return f"found {printable(repr(given))[:100]}; allowed: {' | '.join(allowed)}{likely}"
 
 
@@ -78,7 +78,7 @@ def missing(what: str, name: object, names: Sequence[str]) -> KeyError:
 
 
 def _message(function: str, name: str, names: Sequence[str]) -> str:
-    near = nearest(name, names, _ALIKE)
+    near = meant(name, names, _ALIKE)
     likely = did_you_mean(near) or f"its keywords are {', '.join(names)}"
     return f"{function}() has no keyword {printable(name)!r:.100}; {likely}"
 

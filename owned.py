@@ -24,7 +24,8 @@ _FLAGS = os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_NOCTTY
 # What a file system answers that has no such sync: `fsync` of a folder on CIFS and on some in user
 # space, where names are as durable as it makes them by itself, and `F_FULLFSYNC` on macOS.
 _NO_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.ENOTTY)
-
+# What a folder answers that takes no files: of a mount for reading, of another user, of /proc.
+_NO_PLACE = (errno.EACCES, errno.ENOENT, errno.EPERM, errno.EROFS)
 
 _unfinished: dict[str, None] = {}  # in the order they were made
 
@@ -34,15 +35,29 @@ def create(path: str | Path, mode: int = 0o666) -> int:
 
     It is unfinished until `settle` says otherwise, and removed by `remove_unfinished`.
     """
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
+    with _in_folder_of(path):
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | _FLAGS, mode)
     _unfinished[os.path.abspath(path)] = None
     return fd
 
 
 def make_folder(path: str | Path) -> None:
     """Make a folder, which `remove_unfinished` removes again while it is empty."""
-    os.mkdir(path)
+    with _in_folder_of(path):
+        os.mkdir(path)
     _unfinished[os.path.abspath(path)] = None
+
+
+@contextlib.contextmanager
+def _in_folder_of(path: str | Path) -> Iterator[None]:
+    """Where a folder takes no files, name it and a way out; people know no name of a lock."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in _NO_PLACE:
+            raise
+        said = f"{error.strerror}: nothing can be made in this folder; name another output"
+        raise OSError(error.errno, said, os.path.dirname(path) or ".") from None
 
 
 def settle(*paths: str | Path) -> None:

@@ -2,8 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
+# What other programs and everyday speech call a word of ours, by its letters and digits alone. A
+# word may mean several; those that are allowed at the place count.
+_HABITS: Mapping[str, Sequence[str]] = {
+    "average": ("mean",),
+    "bfloat16": ("bf16",),
+    "bitsandbytes": ("bnb-nf4", "bnb-fp4", "bnb-int8"),
+    "double": ("f32",),
+    "float": ("f32",),
+    "float16": ("f16",),
+    "float32": ("f32",),
+    "force": ("overwrite",),
+    "format": ("to",),
+    "half": ("f16",),
+    "hffolder": ("hf",),
+    "huggingface": ("hf",),
+    "int4": ("awq", "gptq", "ct-pack-quantized"),
+    "jobs": ("threads",),
+    "kv": ("key_values",),
+    "llamacpp": ("gguf",),
+    "mlx": ("mlx-affine",),
+    "name": ("tensor",),
+    "output": ("out",),
+    "quantize": ("encode",),
+    "shape": ("elements",),
+    "size": ("stored_bytes", "elements"),
+    "sparsity": ("zeros",),
+    "torchdtype": ("dtype",),
+    "transformers": ("hf",),
+    "type": ("scheme", "dtype"),
+    "w4a16": ("ct-pack-quantized",),
+    "w8a8": ("ct-int-quantized",),
+    "workers": ("threads",),
+}
+
+_MOST = 5  # words that one question has
+_LONG = 3  # letters that tell a part of a word
 _MOST_CHARS = 60  # of a wrong word, whose comparison takes time with its length
 
 
@@ -15,6 +51,32 @@ def nearest(given: object, names: Iterable[str], alike: float = 0.6) -> list[str
     from difflib import get_close_matches  # noqa: PLC0415
 
     return get_close_matches(str(given)[:_MOST_CHARS], list(names), 1, alike)
+
+
+def meant(given: object, allowed: Sequence[str], alike: float = 0.6) -> list[str]:
+    """The allowed words that a wrong one may stand for, at most five; none where it is like none.
+
+    Those of the same letters and digits (`q4km` is `Q4_K_M`), or else those that it is a habit for,
+    that begin with it, that have it within, or the one that is spelt most alike.
+    """
+    wanted = bare(str(given)[:_MOST_CHARS])
+    letters = [bare(word) for word in allowed]
+    pairs = list(zip(allowed, letters, strict=True))
+    part = wanted if len(wanted) >= _LONG else " "
+    found = (
+        [word for word, its in pairs if its == wanted]
+        or [word for word in _HABITS.get(wanted, ()) if word in allowed]
+        or [word for word, its in pairs if wanted and its.startswith(wanted)]
+        or [word for word, its in pairs if part in its]
+        or [word for word, its in pairs if its in nearest(wanted, letters, alike)]
+    )
+    return found[:_MOST]
+
+
+def bare(word: str) -> str:
+    """The letters and digits of a word, without `gguf` before them, which all of its types have."""
+    letters = "".join(filter(str.isalnum, word.lower()))
+    return letters.removeprefix("gguf") or letters
 
 
 def did_you_mean(near: Sequence[str], before: str = "") -> str:
@@ -33,4 +95,4 @@ def some(names: Sequence[str], shown: int = 5, most: int = 0) -> str:
     return listed + and_more(len(names), shown)
 
 
-__all__ = ["and_more", "did_you_mean", "nearest", "some"]
+__all__ = ["and_more", "bare", "did_you_mean", "meant", "nearest", "some"]

@@ -11,7 +11,7 @@ import click
 from anamnesis.cli.habits import question
 from anamnesis.errors import UsageError
 from anamnesis.limits import Allow, GiB, Limits
-from anamnesis.words import nearest
+from anamnesis.words import meant
 
 DTYPES = ("bf16", "f16", "f32")
 _USUAL = Limits()
@@ -33,7 +33,7 @@ class Choice(_Choice):
         try:
             return str(super().convert(value, param, ctx))
         except click.BadParameter as error:
-            near = nearest(value, map(str, self.choices))
+            near = meant(value, list(map(str, self.choices)))
             if not near:
                 raise
             self.fail(f"{error.message}{question(near)}", param, ctx)

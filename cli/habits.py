@@ -51,10 +51,12 @@ def hinted(error: click.UsageError, command: click.Command) -> click.UsageError:
     if isinstance(error, click.NoSuchOption):
         known = [name for parameter in command.params for name in parameter.opts]
         near = likely_flags(error.option_name, known)
-        return click.UsageError(f"No such option {error.option_name!r}.{question(near)}")
+        hint = question(near) or _whose(error.option_name, error.ctx)
+        return click.UsageError(f"No such option {error.option_name!r}.{hint}")
     if isinstance(error, click.MissingParameter):
         example = (command.help or "").rpartition("Example: ")[2].partition("\n")[0]
-        return click.UsageError(f"{error.format_message()} Example: {example.strip()}")
+        message = error.format_message().removesuffix(".")
+        return click.UsageError(f"{message}. Example: {example.strip()}")
     return error
 
 
@@ -65,6 +67,14 @@ def likely_flags(given: str, known: list[str]) -> list[str]:
     bare = given.lstrip("-")
     parts = [name for name in known if len(bare) > 2 and bare in name.lstrip("-")]
     return parts or nearest(given, known, _ALIKE)
+
+
+def _whose(flag: str, ctx: click.Context | None) -> str:
+    """The other commands that have a flag, as a sentence."""
+    group = ctx.parent.command if ctx is not None and ctx.parent is not None else None
+    commands = group.commands.values() if isinstance(group, click.Group) else ()
+    names = [str(c.name) for c in commands if any(flag in p.opts for p in c.params)]
+    return f" It is a flag of {', '.join(names)}." if names else ""
 
 
 def likely_commands(given: str, known: list[str]) -> list[str]:

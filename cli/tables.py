@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.progress import printable
-from anamnesis.pipeline.report import Report, size
+from anamnesis.pipeline.report import Report, print_table, size
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -35,9 +35,9 @@ def print_report(found: Report, *, entries: bool = False) -> None:
     table.add_column("details")
     for name, scheme in found.schemes.items():
         table.add_row(name, str(scheme.tensors), size(scheme.stored_bytes), _plain(scheme.about))
-    console.print(table)
+    print_table(console, table)
     if entries:
-        console.print(_entries(found))
+        print_table(console, _entries(found))
 
 
 def _entries(found: Report) -> Table:

@@ -31,6 +31,7 @@ suppress_warnings = ["misc.highlighting_failure", "myst.header"]
 html_theme = "furo"
 html_title = "anamnesis"
 html_copy_source = False
+html_show_copyright = False
 html_show_sourcelink = False
 html_static_path = ["_static"]
 html_css_files = ["site.css"]

@@ -28,7 +28,7 @@ from anamnesis.pipeline.work import Piece, Step
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.gguf_types import encoding_of
 from anamnesis.readers.imatrix_entry import Imatrix
-from anamnesis.words import did_you_mean, nearest
+from anamnesis.words import bare, did_you_mean, meant
 from anamnesis.writers.base import Item, Slot
 
 ENCODABLE = ("BF16", "F16", "F32")
@@ -275,18 +275,21 @@ def kind_of(target: Target) -> str:
     return "mlx" if mlx else "linear"
 
 
-def parse_target(text: str, where: str = "--encode", form: str = "safetensors") -> Target:
+def parse_target(
+    text: str, where: str = "--encode", form: str = "safetensors", also: Collection[str] = ()
+) -> Target:
     """The target that `NAME[:KEY=VALUE,…]` names in a format of output.
 
     In a GGUF, where only ggml's types can be, `q4-k`, `Q4_K` and `gguf-q4-k` are one. Raises
-    UsageError with the nearest valid name.
+    UsageError with the nearest valid name; `also` are other names that are valid at the place.
     """
     name, _, rest = text.partition(":")
     known = names_for(form)
     if form == "gguf":
         name = "gguf-" + name.lower().replace("_", "-").removeprefix("gguf-")
     if name not in known:
-        raise UsageError(f"{where}: found {text!r}; {_of_gguf(text, form)}{_nearest(name, known)}")
+        hint = _of_gguf(text, form) + _nearest(name, [*also, *known])
+        raise UsageError(f"{where}: found {text!r}; {hint}")
     keys = ENCODERS[name].keys
     settings = {key: row.default for key, row in keys.items()}
     stated = set()
@@ -311,8 +314,7 @@ def _of_gguf(text: str, form: str) -> str:
         return f"{name} is for other formats, and not for a GGUF; " if name in ENCODERS else ""
     if name in ENCODERS and not name.startswith("gguf-"):
         return ""
-    ggml = "gguf-" + name.removeprefix("gguf-") in ENCODERS
-    ggml = ggml or name.upper().replace("-", "_") in MIXTURES
+    ggml = bare(name) in map(bare, [*MIXTURES, *names_for("gguf")])
     return f"{name} is for a GGUF (--to gguf); " if ggml else ""
 
 
@@ -336,10 +338,11 @@ def parse_encode(
     base = Encode(requantize=requantize, skip_loss=skip_loss, imatrix=imatrix)
     if isinstance(value, str):
         mixture = value.upper().replace("-", "_")
-        if form == "gguf" and mixture in MIXTURES:
+        known = MIXTURES if form == "gguf" else ()
+        if mixture in known:
             usual = Target(encoding_of(MIXTURES[mixture].usual), {})
             return replace(base, target=usual, mixture=mixture)
-        return replace(base, target=parse_target(value, where, form))
+        return replace(base, target=parse_target(value, where, form, known))
     rules = [
         Rule(rule.tensors, parse_target(rule.target, f"{where}[{number}].as", form))
         for number, rule in enumerate(value)
@@ -369,9 +372,6 @@ def _shown(value: Setting) -> str:
 
 
 def _nearest(text: str, names: Collection[str]) -> str:
-    """The valid names, after those that begin as the wrong one does, or that is nearest to it."""
-    text = text.lower()
-    near = [name for name in names if text and name.startswith(text)]
-    near = near or nearest(text, names)
-    hint = did_you_mean(near)
+    """The valid names, after those that are nearest to the wrong one."""
+    hint = did_you_mean(meant(text, list(names)))
     return f"{hint}{' ' if hint else ''}allowed: {', '.join(names)}"

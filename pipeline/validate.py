@@ -19,6 +19,7 @@ from msgspec import Struct
 from msgspec.structs import FieldInfo
 
 from anamnesis.errors import UsageError
+from anamnesis.words import meant
 
 KeyPath = tuple[str | int, ...]
 Marks = Mapping[KeyPath, str]
@@ -147,8 +148,8 @@ def _item(kind: Any) -> Any:
 def _wrong(kind: Any, value: Any) -> str:
     text = f"found {shown(value)}; allowed: {_form(kind)}"
     if isinstance(value, str):
-        likely = {choice: _likeness(choice, value) for choice in _choices(kind)}
-        if near := _best(likely):
+        choices = [choice for choice in _choices(kind) if isinstance(choice, str)]
+        if near := " or ".join(meant(value, choices)):
             return f"{text}; did you mean {near}?"
         if get_origin(_bare(kind)) is tuple:
             return f"{text}; write [{shown(value)}]"

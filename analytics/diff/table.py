@@ -12,6 +12,7 @@ from rich.text import Text
 from anamnesis.analytics.diff.record import Findings, Row, decibels
 from anamnesis.kernels.diff import Sums, metrics
 from anamnesis.pipeline.progress import printable
+from anamnesis.pipeline.report import print_table
 
 _LISTED = 10  # tensors without figures, of each kind
 _ROOMY = 116  # characters across
@@ -27,10 +28,7 @@ def print_diff(found: Findings, top: int) -> None:
     console.print(f"{found.summary()}")
     rows = found.compared[: top or None]
     if rows:
-        with console.capture() as captured:
-            console.print(_table(rows, console.width))
-        for line in captured.get().splitlines():  # without the last column's padding
-            print(line.rstrip(), file=console.file)
+        print_table(console, _table(rows, console.width))
     if len(rows) < len(found.compared):
         console.print(f"and {len(found.compared) - len(rows)} better ones (--top 0 prints all)")
     for status in ("not compared", "only in a", "only in b"):

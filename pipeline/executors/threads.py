@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from contextvars import copy_context
@@ -77,11 +78,23 @@ def _schedule(
     tell: Callable[[Done], None],
     pool: ThreadPoolExecutor,
 ) -> None:
-    """Have Dask run `count` tasks, of which the first are `running` in its pool already."""
+    """Have Dask run `count` tasks, of which the first are `running` in its pool already.
+
+    Dask begins where it likes, so that its keys stand for no task: whichever comes first tells of
+    the first, whose file would stay unfinished until the end otherwise.
+    """
     from dask.callbacks import Callback
     from dask.threaded import get
 
-    graph: dict[int, tuple[Callable[[], Done]]] = dict.fromkeys(range(count), (take,))
-    graph |= {number: (future.result,) for number, future in enumerate(running)}
+    waiting = deque(future.result for future in running)
+
+    def following() -> Done:
+        try:
+            result = waiting.popleft()
+        except IndexError:
+            return take()
+        return result()
+
+    graph: dict[int, tuple[Callable[[], Done]]] = dict.fromkeys(range(count), (following,))
     with Callback(posttask=lambda key, result, dsk, state, worker: tell(result)):
         get(graph, list(graph), pool=pool, num_workers=len(running))

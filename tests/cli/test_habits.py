@@ -29,6 +29,13 @@ Amn = Callable[..., subprocess.CompletedProcess[str]]
         ("convert x --quantize Q8_0", "Did you mean '--encode'?"),
         ("stats x --tensors y", "Did you mean '--include'?"),
         ("stats x --colour", "No such option '--colour'.\n"),
+        ("inspect x --to hf", "No such option '--to'. It is a flag of remember, convert.\n"),
+        ("convert x --to huggingface", "Did you mean 'hf'?"),
+        ("convert x --to hf_folder", "Did you mean 'hf'?"),
+        ("remember x --dtype float16", "Did you mean 'f16'?"),
+        ("convert x -o y", "'--to'. Choose from: safetensors, arrow, parquet, hf, gguf. Example: "),
+        ("stats x --sort name", "did you mean 'tensor'?"),
+        ("stats x --sort size", "did you mean 'stored_bytes' or 'elements'?"),
         ("remember x --verbose", "No such option '--verbose'.\n"),
         ("conver x", "No such command 'conver'. Did you mean 'convert'?"),
         ("quantize x", "Did you mean 'convert'?"),
@@ -97,3 +104,20 @@ def test_the_scheduler_of_a_job_is_what_the_job_says(amn: Amn) -> None:
     assert "(what JOB says)" in said["run"]
     assert "(what JOB says)" not in said["remember"]
     assert "(threads of this" in said["remember"]
+
+
+@pytest.mark.parametrize("command", ["inspect", "parse"])
+def test_tables_in_a_pipe_end_no_line_with_blanks(command: str, amn: Amn, sample: Path) -> None:
+    lines = amn(command, sample).stdout.splitlines()
+    assert len(lines) > 3
+    assert [line for line in lines if line.endswith(" ")] == []
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="Linux has a folder without files")
+@pytest.mark.parametrize("name", ["m.safetensors", "m"])
+def test_a_folder_that_takes_no_files_is_named(name: str, amn: Amn, sample: Path) -> None:
+    """And not a hidden file that people did not ask for."""
+    done = amn("remember", sample, "-o", f"/proc/{name}")
+    assert done.returncode == 1
+    said = "nothing can be made in this folder; name another output\n"
+    assert done.stderr == f"error: FileNotFoundError: /proc: No such file or directory: {said}"

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import ArgumentError, UsageError
+from anamnesis.words import meant
 
 
 @pytest.fixture
@@ -55,6 +56,33 @@ def test_words(model: Path) -> None:
         anamnesis.open_model(model, rounding="exactly")  # type: ignore[arg-type]
     with pytest.raises(ArgumentError, match="inspect: names: found 5; allowed"):
         anamnesis.inspect(model, names=5)  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match=r"allowed: stored \| hf; did you mean 'hf'"):
+        anamnesis.inspect(model, names="huggingface")  # type: ignore[arg-type]
+    out = model.parent / "o"
+    with pytest.raises(UsageError, match=r"output\.format: found .*; did you mean hf\?"):
+        anamnesis.convert(model, out, to="hf_folder")  # type: ignore[arg-type]
+    with pytest.raises(ArgumentError, match="no keyword 'gguf_kv'; did you mean 'key_values'"):
+        anamnesis.convert(model, out, to="gguf", gguf_kv={})  # type: ignore[call-arg]
+    with pytest.raises(UsageError, match=r"sort: .*; did you mean 'tensor'"):
+        anamnesis.stats(model).sort("name")
+
+
+@pytest.mark.parametrize(
+    ("given", "allowed", "near"),
+    [
+        ("q4km", ["gguf-q4-k", "Q4_K_M"], ["Q4_K_M"]),
+        ("HuggingFace", ["hf", "gguf"], ["hf"]),
+        ("fp8", ["fp8-block", "mxfp8", "fp8-tensor"], ["fp8-block", "fp8-tensor"]),
+        ("nf4", ["nvfp4", "bnb-nf4"], ["bnb-nf4"]),
+        ("ggfu", ["hf", "gguf"], ["gguf"]),
+        ("?", ["hf", "gguf"], []),
+        ("", ["hf", "gguf"], []),
+        ("zzz", ["hf", "gguf"], []),
+        ("x", ["x1", "x2", "x3", "x4", "x5", "x6"], ["x1", "x2", "x3", "x4", "x5"]),
+    ],
+)
+def test_nearest_words(given: str, allowed: list[str], near: list[str]) -> None:
+    assert meant(given, allowed) == near
 
 
 def test_rows_of_tensors_by_place_and_by_name(model: Path) -> None:

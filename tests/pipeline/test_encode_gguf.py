@@ -14,7 +14,7 @@ import anamnesis
 from anamnesis.errors import UsageError
 from anamnesis.pipeline.mixtures import Facts, mixed
 from anamnesis.pipeline.policy import left_alone
-from anamnesis.pipeline.targets import parse_target
+from anamnesis.pipeline.targets import parse_encode, parse_target
 
 LIBRARY = ctypes.CDLL(str(Path(libggml.__file__).parent / "lib64" / "libggml-base.so"))
 LAYERS = 4
@@ -145,6 +145,15 @@ def test_mixtures_of_small_types() -> None:
     assert mixed("IQ1_S", names, few, columns)["output.weight"] == "Q5_K"
     columns["output.weight"] = 96
     assert mixed("IQ1_S", names, few, columns)["output.weight"] == "Q8_0"
+
+
+@pytest.mark.parametrize("text", ["q4km", "Q4KM", "q4-km", "gguf-q4-k-m"])
+def test_a_mixture_that_is_misspelt_is_named(text: str) -> None:
+    """And not the type that most of its blocks have."""
+    with pytest.raises(UsageError, match=r"; did you mean 'Q4_K_M'\? allowed: IQ1_M, .*gguf-iq1-m"):
+        parse_encode(text, "output.encode", "gguf")
+    with pytest.raises(UsageError, match="did you mean 'gguf-q4-k'"):  # a rule takes no mixture
+        parse_target(text, form="gguf")
 
 
 def test_what_a_gguf_cannot_hold(model: Path) -> None:

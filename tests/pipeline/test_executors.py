@@ -46,6 +46,31 @@ def test_errors_are_told_and_unwanted_tasks_are_left(
     assert len(listener.errors) + len(listener.receipts) < len(plan.tasks)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_threads_tell_of_tasks_in_their_order(
+    fp8_model: Path, tmp_path: Path, threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file is finished by the last of its tasks, and an interruption keeps those that are."""
+    model = load_model(str(fp8_model))
+    spec = Spec(str(tmp_path / "o.safetensors"))
+    plan = make_plan(model, spec, memory_bytes=1 << 30, threads=threads)
+
+    def fails(task: Task, unwanted: object) -> None:
+        raise ValueError(task.key)
+
+    monkeypatch.setattr("anamnesis.pipeline.executors.threads.run_task", fails)
+    listener = Recorder()
+    monkeypatch.setattr(listener, "wanted", lambda task: True)
+    executor("threads")(plan.tasks, Options(threads), listener)
+    keys = [task.key for task in plan.tasks]
+    told = [str(error) for error in listener.errors]
+    assert sorted(told) == keys
+    assert len(keys) > 4 * threads
+    assert set(told[:threads]) <= set(keys[: 2 * threads])  # threads may overtake each other
+    if threads == 1:
+        assert told == keys
+
+
 class Recorder:
     """A listener that wants nothing more after the first error."""
 
