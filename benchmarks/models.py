@@ -7,7 +7,7 @@ import struct
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from anamnesis.kernels import ENCODINGS
 
@@ -107,19 +107,22 @@ def gguf_header(layer: Layer, layers: int, vocabulary: Sequence[str] = ()) -> by
 def _write_safetensors(path: Path, layer: Layer, layers: int) -> None:
     with path.open("wb") as file:
         file.write(safetensors_header(layer, layers))
-        for _ in range(layers):
-            for entry in layer.entries:
-                file.write(memoryview(entry.array).cast("B"))
+        _write_layers(file, layer, layers, 1)
 
 
 def _write_gguf(path: Path, layer: Layer, layers: int) -> Path:
     with path.open("wb") as file:
         file.write(gguf_header(layer, layers))
-        for _ in range(layers):
-            for entry in layer.entries:
-                file.write(memoryview(entry.array).cast("B"))
-                file.write(bytes(_padded(entry.array.nbytes) - entry.array.nbytes))
+        _write_layers(file, layer, layers, ALIGNMENT)
     return path
+
+
+def _write_layers(file: BinaryIO, layer: Layer, layers: int, align: int) -> None:
+    """The data of so many layers, each tensor filled up to a multiple of `align` bytes."""
+    for _ in range(layers):
+        for entry in layer.entries:
+            file.write(memoryview(entry.array).cast("B"))
+            file.write(bytes(-entry.array.nbytes % align))
 
 
 def _write_onnx(path: Path, layer: Layer, layers: int) -> Path:

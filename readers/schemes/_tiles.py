@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from anamnesis.readers.base import Component, Stored
+from collections.abc import Sequence
+from typing import Any
+
+from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Strided
 from anamnesis.readers.schemes._errors import misfit
 from anamnesis.readers.schemes.base import Ledger
 
 OUTPUTS = 64
+Params = dict[str, Any]
 
 
 def lines(role: str, stored: Stored, outputs: int, bits: int) -> Component:
@@ -27,9 +31,32 @@ def groups_of(scale: Stored, dtype: str, outputs: int, inputs: int, least: int) 
     return groups
 
 
-def params(
-    ledger: Ledger, outputs: int, inputs: int, groups: int, scale: Stored
-) -> dict[str, object]:
+def tensor(
+    name: str, scheme: str, components: Sequence[Component], params: Params, **own: object
+) -> Tensor:
+    """The weight, stored transposed: `params` of this module, with the scheme's `own`."""
+    outputs, inputs = int(params["rows"]), int(params["in_features"])
+    return Tensor(
+        name=name,
+        shape=(outputs, inputs),
+        scheme=scheme,
+        encoding=scheme,
+        components=tuple(components),
+        unit_elems=OUTPUTS * inputs,
+        params={**params, **own},
+        orientation="transposed",
+    )
+
+
+def leave_out(ledger: Ledger, module: str, beside: Sequence[str], why: str) -> None:
+    """Drop those tensors of a module, `X.` with its dot, that are there."""
+    for name in beside:
+        found = ledger.get(module + name)
+        if found is not None:
+            ledger.drop(found, why)
+
+
+def params(ledger: Ledger, outputs: int, inputs: int, groups: int, scale: Stored) -> Params:
     """What `ct.prepare` takes for the rows that tiles are brought into, but for their bits."""
     return {
         "zero": "",

@@ -24,9 +24,7 @@ def resolve(ledger: Ledger) -> None:
         scale = ledger.get(f"{prefix}{dot}s")
         if scale is not None and ledger.get(f"{prefix}{dot}s_channel") is None:
             ledger.claim(_tensor(ledger, f"{prefix}{dot}weight", stored, scale))
-            workspace = ledger.get(f"{prefix}{dot}workspace")
-            if workspace is not None:
-                ledger.drop(workspace, "memory of Marlin's kernel")
+            _tiles.leave_out(ledger, prefix + dot, ("workspace",), "memory of Marlin's kernel")
     note_group_sizes(ledger, "marlin", settings(ledger))
 
 
@@ -37,16 +35,6 @@ def _tensor(ledger: Ledger, name: str, codes: Stored, scale: Stored) -> Tensor:
         raise misfit(codes, "I32 [in / 16, 2 * out] of Marlin, out a multiple of 64")
     groups = _tiles.groups_of(scale, "F16", outputs, inputs, _INPUTS)
     about = _tiles.params(ledger, outputs, inputs, groups, scale)
-    return Tensor(
-        name=name,
-        shape=(outputs, inputs),
-        scheme="marlin",
-        encoding="marlin",
-        components=(
-            _tiles.lines("B", codes, outputs, 64),
-            _tiles.lines("s", scale, outputs, 16),
-        ),
-        unit_elems=_tiles.OUTPUTS * inputs,
-        params={**about, "bits": 4, "padded": False, "row_bytes": inputs // 2},
-        orientation="transposed",
-    )
+    components = [_tiles.lines("B", codes, outputs, 64), _tiles.lines("s", scale, outputs, 16)]
+    own = {"bits": 4, "padded": False, "row_bytes": inputs // 2}
+    return _tiles.tensor(name, "marlin", components, about, **own)

@@ -42,10 +42,8 @@ def resolve(ledger: Ledger) -> None:
                 scale = need(ledger, stored, f"{prefix}{dot}{names.scales}")
                 about = _tensor(ledger, f"{prefix}{dot}weight", (stored, meta, scale), names.most)
                 ledger.claim(about)
-                for beside in ("workspace", "weight_shape"):
-                    found = ledger.get(f"{prefix}{dot}{beside}")
-                    if found is not None:
-                        ledger.drop(found, "shape of a packed weight, or memory of its kernel")
+                why = "shape of a packed weight, or memory of its kernel"
+                _tiles.leave_out(ledger, prefix + dot, ("workspace", "weight_shape"), why)
 
 
 def _tensor(
@@ -66,23 +64,11 @@ def _tensor(
     inputs = lines * _INPUTS
     groups = _tiles.groups_of(scale, "F16", outputs, inputs, _INPUTS)
     about = _tiles.params(ledger, outputs, inputs, groups, scale)
-    return Tensor(
-        name=name,
-        shape=(outputs, inputs),
-        scheme="marlin-24",
-        encoding="marlin-24",
-        components=(
-            _tiles.lines("codes", codes, outputs, 16 * bits),
-            _tiles.lines("meta", meta, outputs, 32),
-            _tiles.lines("scales", scale, outputs, 16),
-        ),
-        unit_elems=_tiles.OUTPUTS * inputs,
-        params={
-            **about,
-            "bits": bits,
-            "padded": False,
-            "row_bytes": inputs * bits // 8,
-            "permuted": groups > in_order,
-        },
-        orientation="transposed",
+    components = (
+        _tiles.lines("codes", codes, outputs, 16 * bits),
+        _tiles.lines("meta", meta, outputs, 32),
+        _tiles.lines("scales", scale, outputs, 16),
     )
+    own = {"bits": bits, "padded": False, "row_bytes": inputs * bits // 8}
+    permuted = groups > in_order
+    return _tiles.tensor(name, "marlin-24", components, about, **own, permuted=permuted)

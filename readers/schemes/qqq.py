@@ -26,10 +26,8 @@ def resolve(ledger: Ledger) -> None:
             ledger.drop(groups, "scales of no groups")
             groups = None
         ledger.claim(_tensor(ledger, f"{prefix}{dot}weight", stored, scale, groups))
-        for beside in ("workspace", "reduce_buffer"):
-            found = ledger.get(f"{prefix}{dot}{beside}")
-            if found is not None:
-                ledger.drop(found, "memory of QQQ's kernel")
+        memory = ("workspace", "reduce_buffer")
+        _tiles.leave_out(ledger, prefix + dot, memory, "memory of QQQ's kernel")
 
 
 def _tensor(
@@ -48,13 +46,5 @@ def _tensor(
     if groups is not None:
         _tiles.groups_of(groups, "F16", outputs, inputs, _INPUTS)
         components.append(_tiles.lines("s_group", groups, outputs, 16))
-    return Tensor(
-        name=name,
-        shape=(outputs, inputs),
-        scheme="qqq",
-        encoding="qqq",
-        components=tuple(components),
-        unit_elems=_tiles.OUTPUTS * inputs,
-        params={**_tiles.params(ledger, outputs, inputs, 1, scale), "bits": 8},
-        orientation="transposed",
-    )
+    about = _tiles.params(ledger, outputs, inputs, 1, scale)
+    return _tiles.tensor(name, "qqq", components, about, bits=8)

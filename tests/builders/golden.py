@@ -31,6 +31,16 @@ def read_ahead(monkeypatch: pytest.MonkeyPatch, nbytes: int, window_bytes: int =
         monkeypatch.setattr(plan, "READ_AHEAD_BYTES", nbytes)
 
 
+def assert_same_in_windows(source: Path, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows of 2,000 bytes give the same file as the usual ones."""
+    anamnesis.remember(source, folder / "whole.safetensors", threads=1)
+    monkeypatch.setattr(plan, "WINDOW_BYTES", 2000)
+    monkeypatch.setattr(plan, "TASK_BYTES", 9000)
+    anamnesis.remember(source, folder / "parts.safetensors", threads=1)
+    whole, parts = (folder / f"{name}.safetensors" for name in ("whole", "parts"))
+    assert whole.read_bytes() == parts.read_bytes()
+
+
 def assert_bits(out: Path, wanted: dict[str, Any], dense: set[str]) -> None:
     """A file of these tensors, and of dense ones that nobody decoded."""
     found = load_file(out)

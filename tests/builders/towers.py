@@ -20,7 +20,7 @@ def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) 
     writer = gguf.GGUFWriter(str(path), name)
     for key, value in keys.items():
         kinds = {int: writer.add_uint32, str: writer.add_string, list: writer.add_array}
-        kinds[float] = writer.add_float32
+        kinds |= {float: writer.add_float32, bool: writer.add_bool}
         kinds[type(value)](key, value)
     for tensor, array in tensors.items():
         writer.add_tensor(tensor, array)

@@ -64,47 +64,22 @@ class Entry:
         }
 
 
+def _common(v: dict[str, Any]) -> tuple[int, ...]:
+    """The fields of both headers from the version to the lengths; of 1 January 1980."""
+    lengths = (len(v["name"]), len(v["extra"]))
+    return (20, v["flags"], v["method"], 0, 33, v["crc"], v["packed"], v["size"], *lengths)
+
+
 def local_header(entry: Entry) -> bytes:
     v = entry.values() | entry.local
-    fixed = struct.pack(
-        "<4s5H3I2H",
-        b"PK\3\4",
-        20,
-        v["flags"],
-        v["method"],
-        0,
-        33,
-        v["crc"],
-        v["packed"],
-        v["size"],
-        len(v["name"]),
-        len(v["extra"]),
-    )
+    fixed = struct.pack("<4s5H3I2H", b"PK\3\4", *_common(v))
     return b"".join((fixed, v["name"], v["extra"]))
 
 
 def central_header(entry: Entry, offset: int) -> bytes:
     v = entry.values() | {"offset": offset, "disk": 0, "comment": b""} | entry.central
-    fixed = struct.pack(
-        "<4s6H3I5H2I",
-        b"PK\1\2",
-        20,
-        20,
-        v["flags"],
-        v["method"],
-        0,
-        33,
-        v["crc"],
-        v["packed"],
-        v["size"],
-        len(v["name"]),
-        len(v["extra"]),
-        len(v["comment"]),
-        v["disk"],
-        0,
-        0,
-        v["offset"],
-    )
+    own = (len(v["comment"]), v["disk"], 0, 0, v["offset"])
+    fixed = struct.pack("<4s6H3I5H2I", b"PK\1\2", 20, *_common(v), *own)
     return b"".join((fixed, v["name"], v["extra"], v["comment"]))
 
 

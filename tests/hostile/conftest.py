@@ -143,6 +143,18 @@ class Mutants:
         yield from cls.truncations(seed)
         yield from cls.substitutions(seed)
 
+    @classmethod
+    def written(cls, path: str, seed: bytes) -> Iterator[bytes]:
+        """The seed and all of its mutants, each of which is the file `path` when it comes."""
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
+        try:
+            for mutant in (seed, *cls.all(seed)):
+                os.ftruncate(descriptor, len(mutant))
+                os.pwrite(descriptor, mutant, 0)
+                yield mutant
+        finally:
+            os.close(descriptor)
+
 
 @pytest.fixture(scope="session")
 def mutants() -> type[Mutants]:

@@ -7,7 +7,6 @@ package's errors; an archive that is read after all gives the values that it had
 from __future__ import annotations
 
 import io
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -59,22 +58,16 @@ def test_no_foreign_exception(make: Callable[[], bytes], mutants: Any, tmp_path:
     path = str(tmp_path / f"f.{make.__name__.partition('_')[0]}")
     accepted = damaged = 0
     messages: list[str] = []
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        for mutant in (seed, *mutants.all(seed)):
-            os.ftruncate(descriptor, len(mutant))
-            os.pwrite(descriptor, mutant, 0)
-            try:
-                found = values(path)
-            except AnamnesisError as error:
-                messages.append(str(error))
-                damaged += type(error) is IntegrityError
-            else:
-                accepted += 1
-                if make is not npy:
-                    assert list(found.values()) == [ARRAYS["f"].astype("<i2").tobytes()]
-    finally:
-        os.close(descriptor)
+    for _ in mutants.written(path, seed):
+        try:
+            found = values(path)
+        except AnamnesisError as error:
+            messages.append(str(error))
+            damaged += type(error) is IntegrityError
+        else:
+            accepted += 1
+            if make is not npy:
+                assert list(found.values()) == [ARRAYS["f"].astype("<i2").tobytes()]
     assert accepted > 100
     assert damaged > 1000 or make is npy
     assert len(messages) > len(seed)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from towers import numbers, write
 
 import anamnesis
 from anamnesis.errors import FormatError
@@ -22,31 +23,6 @@ from anamnesis.names.open import open_named
 from anamnesis.readers.schemes.base import Options
 
 gguf = pytest.importorskip("gguf")
-
-
-def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) -> Path:
-    """A GGUF of an architecture with key/values by their whole names."""
-    writer = gguf.GGUFWriter(str(path), name)
-    for key, value in keys.items():
-        if isinstance(value, list):
-            writer.add_array(key, value)
-        elif isinstance(value, bool):
-            writer.add_bool(key, value)
-        elif isinstance(value, str):
-            writer.add_string(key, value)
-        else:
-            writer.add_uint32(key, value)
-    for tensor, array in tensors.items():
-        writer.add_tensor(tensor, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return path
-
-
-def numbers(*shape: int) -> Any:
-    return np.random.default_rng(sum(shape)).random(shape, np.float32)
 
 
 def notes(path: Path) -> str:

@@ -76,20 +76,15 @@ def golden() -> Model:
             expected["reference"].setdefault(weight, bf16(values))
         else:  # the dtype of the quant state, through which the library goes
             expected["reference"][weight] = values if dtype == "bfloat16" else bf16(values)
-    linear = entries(DATA / "gptq" / "cases.safetensors")
-    stored |= {name: entry for name, entry in linear.items() if GOLDEN.fullmatch(name)}
-    values = load_file(DATA / "gptq" / "expected.safetensors")
-    for name in {name.rpartition(".")[0] for name in linear if GOLDEN.fullmatch(name)}:
-        for rounding in ROUNDINGS:
-            bits = values.get(f"{name}.{rounding}", values[f"{name}.exact"])
-            expected[rounding][f"{name}.weight"] = bits
-    mlx = entries(DATA / "mlx" / "mlx-cases.safetensors")
-    stored |= {name: entry for name, entry in mlx.items() if MLX.fullmatch(name)}
-    values = load_file(DATA / "mlx" / "mlx-expected.safetensors")
-    for name in {name.rpartition(".")[0] for name in mlx if MLX.fullmatch(name)}:
-        for rounding in ROUNDINGS:
-            bits = values.get(f"{name}.{rounding}", values[f"{name}.exact"])
-            expected[rounding][f"{name}.weight"] = bits
+    for prefix, pattern in (("gptq/", GOLDEN), ("mlx/mlx-", MLX)):
+        golden = entries(DATA / f"{prefix}cases.safetensors")
+        golden = {name: entry for name, entry in golden.items() if pattern.fullmatch(name)}
+        stored |= golden
+        values = load_file(DATA / f"{prefix}expected.safetensors")
+        for name in {name.rpartition(".")[0] for name in golden}:
+            for rounding in ROUNDINGS:
+                bits = values.get(f"{name}.{rounding}", values[f"{name}.exact"])
+                expected[rounding][f"{name}.weight"] = bits
     packed = entries(DATA / "ct" / "cases.safetensors")
     values = load_file(DATA / "ct" / "expected.safetensors")
     for name in {name.partition(".")[0] for name in packed}:

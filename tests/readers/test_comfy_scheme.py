@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+from golden import assert_same_in_windows
 from ml_dtypes import float8_e4m3fn
 from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.pipeline import plan as planning
 from anamnesis.readers.model import load_model
 
 LAYOUTS = Path(__file__).resolve().parents[1] / "data" / "layouts" / "comfyui"
@@ -155,15 +155,7 @@ def test_windows_of_a_few_rows_give_the_same(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = LAYOUTS / kind / "model.safetensors"
-    anamnesis.remember(source, tmp_path / "whole.safetensors", threads=1)
-    monkeypatch.setattr(planning, "WINDOW_BYTES", 2000)
-    monkeypatch.setattr(planning, "TASK_BYTES", 9000)
-    anamnesis.remember(source, tmp_path / "parts.safetensors", threads=1)
-    whole, parts = (anamnesis.open_model(tmp_path / f"{n}.safetensors") for n in ("whole", "parts"))
-    for name in whole:
-        np.testing.assert_array_equal(
-            whole[name].to_numpy().view(np.uint16), parts[name].to_numpy().view(np.uint16)
-        )
+    assert_same_in_windows(source, tmp_path, monkeypatch)
 
 
 @pytest.mark.parametrize("encoding", ["svdquant", "folded"])

@@ -8,11 +8,11 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from golden import assert_same_in_windows
 from safetensors.numpy import save_file
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.pipeline import plan as planning
 from anamnesis.readers.model import load_model
 
 LAYOUTS = Path(__file__).resolve().parents[1] / "data" / "layouts" / "nunchaku"
@@ -134,9 +134,4 @@ def test_windows_of_one_tile_give_the_same(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     source = LAYOUTS / kind / "model.safetensors"
-    anamnesis.remember(source, tmp_path / "whole.safetensors", threads=1)
-    monkeypatch.setattr(planning, "WINDOW_BYTES", 2000)
-    monkeypatch.setattr(planning, "TASK_BYTES", 9000)
-    anamnesis.remember(source, tmp_path / "parts.safetensors", threads=1)
-    whole, parts = (tmp_path / f"{name}.safetensors" for name in ("whole", "parts"))
-    assert whole.read_bytes() == parts.read_bytes()
+    assert_same_in_windows(source, tmp_path, monkeypatch)

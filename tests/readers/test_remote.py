@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import re
-import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import partial
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from http_server import serving
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, LimitError, UnsupportedError
@@ -106,15 +106,8 @@ def server() -> Iterator[Server]:
     pytest.importorskip("aiohttp")
     served = Server()
     handler = type("Handler", (_Handler,), {"served": served})
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    httpd.daemon_threads = True
-    served.url = f"http://127.0.0.1:{httpd.server_address[1]}"
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield served
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+    with serving(handler) as served.url:
+        yield served
 
 
 @pytest.fixture(autouse=True)

@@ -10,13 +10,14 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from clock import within
+from http_server import serving
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, UsageError
@@ -89,16 +90,10 @@ def server(fp8_model: Path) -> Iterator[Server]:
     pytest.importorskip("aiohttp")
     served, released = Server(fp8_model.read_bytes()), threading.Event()
     handler = type("Handler", (_Handler,), {"served": served, "released": released})
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
-    httpd.daemon_threads = True
-    served.url = f"http://127.0.0.1:{httpd.server_address[1]}/m.safetensors"
-    thread = threading.Thread(target=httpd.serve_forever, args=(0.01,), daemon=True)
-    thread.start()
-    yield served
-    released.set()
-    httpd.shutdown()
-    httpd.server_close()
-    thread.join()
+    with serving(handler) as url:
+        served.url = f"{url}/m.safetensors"
+        yield served
+        released.set()
 
 
 OTHERS = {
