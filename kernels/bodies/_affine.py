@@ -104,9 +104,11 @@ def _of_nibbles(
         at, to = starts[run] - first, row + first
         for k in range(run, end):
             zero, scale, stop = zeros[k], scales[k], starts[k + 1] - first
+            # A run that begins in the high half of a byte: one code, then whole bytes.
             if step == 1 and at & 1:
                 put(out, to + at, one(codes, at, zero, scale))
                 at += 1
+            # All sixteen values of the run, rounded once; each code is then a look-up.
             table = table_for(out, values(load_numbers(numbers, 0), zero, scale))
             while at + 32 <= stop:
                 look_up_low_first(out, to + at, table, load16(codes, at >> 1))
@@ -178,7 +180,7 @@ def _of_bytes(
                 store(out, to + at, values(lanes(load16(codes, at)), zero, scale))
                 at += 16
             if step == 1 and at < stop:
-                if stop - begin >= 16:  # some codes again
+                if stop - begin >= 16:  # the last sixteen, some of them for the second time
                     at = stop - 16
                     store(out, to + at, values(lanes(load16(codes, at)), zero, scale))
                     at = stop

@@ -19,10 +19,15 @@ from anamnesis.kernels.types import Floats
 
 @jit
 def add_rows(values: Floats, first: int, power: int, steps: int, sums: Floats) -> None:
+    """Add rows to the levels `sums`, [4, 32], to which `first` rows were added before.
+
+    A level takes 2**`power` sums of the one below; only the first `steps` rows are handed on.
+    """
     for row in range(values.shape[0] // ROW):
         for lane in range(ROW):
             sums[0, lane] += values[row * ROW + lane]
         done = first + row + 1
+        # A full level is added to the next one and cleared; what that fills is handed on as well.
         if done % (1 << power) == 0 and done <= steps:
             for level in range(1, LEVELS):
                 for lane in range(ROW):

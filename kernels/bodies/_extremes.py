@@ -42,6 +42,7 @@ def _of_whole_runs(values: Array, group: int, greatest: Array) -> None:
     for first in range(0, greatest.shape[0], 16):
         count = min(16, greatest.shape[0] - first)
         found = greatest_lanes(values, first, count, group, tile)
+        # The last few groups fill fewer lanes: others are not stored.
         if count == 16:
             put_lanes(greatest, first, found)
         else:

@@ -19,7 +19,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
@@ -31,6 +30,7 @@ from anamnesis.kernels.bodies._building import (
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.bodies._llvm import Lanes, broadcast, is_contiguous, pointer, same
 from anamnesis.kernels.types import Array, Bytes, Floats, Halves
 
 STEP = 32  # codes in a vector
@@ -62,9 +62,9 @@ if DISABLED:
 
 else:
     _I1, _I8, _I16 = (ir.IntType(width) for width in (1, 8, 16))
-    _CODES = _vector.Lanes(types.uint8, STEP)
-    _REALS = _vector.Lanes(types.float32, STEP)
-    _PART = _vector.Lanes(types.uint16, STEP)
+    _CODES = Lanes(types.uint8, STEP)
+    _REALS = Lanes(types.float32, STEP)
+    _PART = Lanes(types.uint16, STEP)
 
     def _features(context: Context) -> str:
         triple, _, features = context.codegen().magic_tuple()
@@ -109,7 +109,7 @@ else:
             halves = ir.VectorType(_I16, STEP)
 
             def all_lanes(number: Value, vector: Kind) -> Any:
-                return _vector._splat(builder, builder.trunc(number, vector.element), STEP)
+                return broadcast(builder, builder.trunc(number, vector.element), STEP)
 
             shift, mask = (all_lanes(number, halves) for number in args[1:3])
             keep, nan = (all_lanes(number, codes.type) for number in args[3:])
@@ -131,23 +131,23 @@ else:
             halves = ir.VectorType(_I16, STEP)
             # E5M2 is the upper byte of a binary16; FNUZ has its bias one higher, so values are
             # half.
-            wide = builder.shl(builder.zext(args[0], halves), _vector._same(halves, 8))
-            magnitude = builder.and_(wide, _vector._same(halves, 0x7F00))
+            wide = builder.shl(builder.zext(args[0], halves), same(halves, 8))
+            magnitude = builder.and_(wide, same(halves, 0x7F00))
             # Half of it: an exponent less, or a place to the right for the two lowest exponents,
             # which are subnormal then. The one that is too large elsewhere loses to the other.
-            lower = builder.sub(magnitude, _vector._same(halves, 0x0400))
-            right = builder.lshr(magnitude, _vector._same(halves, 1))
+            lower = builder.sub(magnitude, same(halves, 0x0400))
+            right = builder.lshr(magnitude, same(halves, 1))
             larger = builder.icmp_signed(">", lower, right)
             half = builder.select(larger, lower, right)
-            bits = builder.or_(half, builder.and_(wide, _vector._same(halves, 0x8000)))
-            is_nan = builder.icmp_unsigned("==", args[0], _vector._same(args[0].type, 0x80))
+            bits = builder.or_(half, builder.and_(wide, same(halves, 0x8000)))
+            is_nan = builder.icmp_unsigned("==", args[0], same(args[0].type, 0x80))
             return _extended(context, builder, bits, is_nan)
 
         return _REALS(codes), build
 
     def _extended(context: Context, builder: Builder, bits: Value, is_nan: Value) -> Any:
         """Bits of binary16 as float32, with some made NaN."""
-        quiet = builder.or_(bits, _vector._same(bits.type, 0x7E00))
+        quiet = builder.or_(bits, same(bits.type, 0x7E00))
         bits = builder.select(is_nan, quiet, bits)
         if "+f16c" not in _features(context):  # would be a call that does not link
             return ir.Constant(_REALS.llvm, ir.Undefined)
@@ -157,14 +157,14 @@ else:
     def _loader(result: Type) -> Any:
         @intrinsic
         def load(typingctx: Typing, numbers: Type, at: Type) -> Any:
-            if not _vector._contiguous(numbers, types.uint16, types.float32):
+            if not is_contiguous(numbers, types.uint16, types.float32):
                 return None
 
             def build(
                 context: Context, builder: Builder, signature: Signature, args: Values
             ) -> Any:
                 kind = result.llvm
-                where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
+                where = pointer(context, builder, numbers, args[0], args[1], kind)
                 return builder.load(where, align=1)
 
             return result(numbers, types.intp), build
@@ -203,14 +203,14 @@ else:
             wide = builder.sext(args[2], kind)
             low = builder.call(permute, [args[4], wide, args[5]])  # by the low six bits
             high = builder.call(permute, [args[6], wide, args[7]])
-            bit_6 = builder.and_(wide, _vector._same(kind, 64))
-            is_high = builder.icmp_unsigned("!=", bit_6, _vector._same(kind, 0))
-            sign = builder.and_(wide, _vector._same(kind, 0x8000))
+            bit_6 = builder.and_(wide, same(kind, 64))
+            is_high = builder.icmp_unsigned("!=", bit_6, same(kind, 0))
+            sign = builder.and_(wide, same(kind, 0x8000))
             bits = builder.xor(builder.select(is_high, high, low), sign)
-            lone = _vector._splat(builder, builder.trunc(args[3], _I16), STEP)
+            lone = broadcast(builder, builder.trunc(args[3], _I16), STEP)
             is_nan = builder.icmp_unsigned("==", wide, lone)
-            bits = builder.select(is_nan, _vector._same(kind, 0x7FC0), bits)
-            where = _vector._pointer(context, builder, out, args[0], args[1], kind)
+            bits = builder.select(is_nan, same(kind, 0x7FC0), bits)
+            where = pointer(context, builder, out, args[0], args[1], kind)
             builder.store(bits, where, align=1)
             return context.get_dummy_value()
 

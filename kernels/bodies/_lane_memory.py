@@ -13,18 +13,16 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
-    Kind,
     Signature,
     Type,
     Typing,
-    Value,
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED, inline
+from anamnesis.kernels.bodies._llvm import Lanes, pointer, prefetch, same
 from anamnesis.kernels.types import Array, Bytes, Floats, Halves, Ints
 
 COUNT = 16
@@ -60,14 +58,7 @@ if DISABLED:
 
 else:
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
-    REALS, WHOLES = _vector.Lanes(types.float32, COUNT), _vector.Lanes(types.int32, COUNT)
-
-    def place(
-        context: Context, builder: Builder, kind: Type, array: Value, at: Value, to: Kind
-    ) -> Any:
-        """Where an element of an array is, as a pointer to `to`."""
-        data = context.make_array(kind)(context, builder, array).data
-        return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
+    REALS, WHOLES = Lanes(types.float32, COUNT), Lanes(types.int32, COUNT)
 
     def vector_of(array: Type) -> Any:
         """The vector that lies in an array of lanes; None for others."""
@@ -82,15 +73,15 @@ else:
         """Load `kind`, lanes or float32, of an array and from an element on; BF16 as float32."""
         values, at = args
         if not _is_bf16(array):
-            result = kind.llvm if isinstance(kind, _vector.Lanes) else ir.FloatType()
-            return builder.load(place(context, builder, array, values, at, result), align=4)
-        if isinstance(kind, _vector.Lanes):
+            result = kind.llvm if isinstance(kind, Lanes) else ir.FloatType()
+            return builder.load(pointer(context, builder, array, values, at, result), align=4)
+        if isinstance(kind, Lanes):
             half, bits, result = ir.VectorType(_I16, COUNT), WHOLES.llvm, kind.llvm
-            up = _vector._same(bits, 16)
+            up = same(bits, 16)
         else:
             half, bits, result = _I16, _I32, ir.FloatType()
             up = ir.Constant(bits, 16)
-        number = builder.load(place(context, builder, array, values, at, half), align=2)
+        number = builder.load(pointer(context, builder, array, values, at, half), align=2)
         # BF16 is bits 16-31 of a float32.
         return builder.bitcast(builder.shl(builder.zext(number, bits), up), result)
 
@@ -113,12 +104,8 @@ else:
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            number = ir.IntType(32)
-            near = place(context, builder, array, args[0], args[1], _I8)
-            hint = ir.FunctionType(ir.VoidType(), [near.type, number, number, number])
-            name = "llvm.prefetch.p0i8"
-            call = builder.module.globals.get(name) or ir.Function(builder.module, hint, name)
-            builder.call(call, [near, number(0), number(3), number(1)])
+            where = pointer(context, builder, array, args[0], args[1], _I8)
+            prefetch(builder, where, write=False, near=3)
             return context.get_dummy_value()
 
         return types.void(array, types.intp), build
@@ -141,7 +128,7 @@ else:
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            where = place(context, builder, array, args[0], args[1], numbers.llvm)
+            where = pointer(context, builder, array, args[0], args[1], numbers.llvm)
             builder.store(args[2], where, align=4)
             return context.get_dummy_value()
 
@@ -155,7 +142,7 @@ else:
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             low = builder.trunc(args[2], ir.VectorType(_I8, COUNT))
-            where = place(context, builder, out, args[0], args[1], low.type)
+            where = pointer(context, builder, out, args[0], args[1], low.type)
             builder.store(low, where, align=1)
             return context.get_dummy_value()
 
@@ -172,10 +159,10 @@ else:
             ) -> Any:
                 wide = ir.VectorType(_I64, COUNT // 2)
                 both = builder.bitcast(args[2], wide)
-                left = builder.shl(both, _vector._same(wide, up))
-                right = builder.lshr(both, _vector._same(wide, down))
+                left = builder.shl(both, same(wide, up))
+                right = builder.lshr(both, same(wide, down))
                 low = builder.trunc(builder.or_(left, right), ir.VectorType(_I8, COUNT // 2))
-                where = place(context, builder, out, args[0], args[1], low.type)
+                where = pointer(context, builder, out, args[0], args[1], low.type)
                 builder.store(low, where, align=1)
                 return context.get_dummy_value()
 

@@ -10,7 +10,7 @@ to go between numbers and bits. With `NUMBA_DISABLE_JIT=1` they are numpy arrays
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
-    Kind,
     Signature,
     Type,
     Typing,
@@ -31,6 +29,7 @@ from anamnesis.kernels.bodies._building import (
 )
 from anamnesis.kernels.bodies._jit import DISABLED, inline
 from anamnesis.kernels.bodies._lane_memory import COUNT
+from anamnesis.kernels.bodies._llvm import Lanes, broadcast, call, pointer, shuffle
 from anamnesis.kernels.bodies._transpose import transpose_lines
 from anamnesis.kernels.types import Array, Flags, Floats, Integer, Ints, Real
 
@@ -96,7 +95,7 @@ if DISABLED:
         return mask.any()
 
 else:
-    from anamnesis.kernels.bodies._lane_memory import REALS, WHOLES, place, vector_of
+    from anamnesis.kernels.bodies._lane_memory import REALS, WHOLES, vector_of
 
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
     _BITS = ir.VectorType(ir.IntType(1), COUNT)
@@ -124,7 +123,7 @@ else:
         taken = types.float32 if real else types.int32
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            return _vector._splat(builder, args[0], COUNT)
+            return broadcast(builder, args[0], COUNT)
 
         return result(taken), build
 
@@ -144,20 +143,12 @@ else:
         function.__doc__ = doc
         return function
 
-    def _call(
-        builder: Builder, name: str, kinds: Sequence[Kind], result: Kind, args: Values
-    ) -> Any:
-        function = builder.module.globals.get(name)
-        if function is None:
-            function = ir.Function(builder.module, ir.FunctionType(result, kinds), name)
-        return builder.call(function, args)
-
     def _sum(builder: Builder, numbers: Value) -> Any:
         name = f"llvm.vector.reduce.add.v{COUNT}i32"
-        return builder.sext(_call(builder, name, [numbers.type], _I32, [numbers]), _I64)
+        return builder.sext(call(builder, name, _I32, numbers), _I64)
 
     def _root(builder: Builder, numbers: Value) -> Any:
-        return _call(builder, f"llvm.sqrt.v{COUNT}f32", [numbers.type], numbers.type, [numbers])
+        return call(builder, f"llvm.sqrt.v{COUNT}f32", numbers.type, numbers)
 
     def _word(builder: Builder, mask: Value) -> Any:
         return builder.zext(builder.bitcast(mask, _I16), _I64)
@@ -170,7 +161,7 @@ else:
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             kind = REALS.llvm
-            return _call(builder, f"llvm.fma.v{COUNT}f32", [kind] * 3, kind, args)
+            return call(builder, f"llvm.fma.v{COUNT}f32", kind, *args)
 
         return REALS(first, second, third), build
 
@@ -185,7 +176,7 @@ else:
             rows = []
             for row in range(COUNT):
                 at = ir.Constant(_I64, COUNT * row)
-                where = place(context, builder, tile, args[0], at, kind.llvm)
+                where = pointer(context, builder, tile, args[0], at, kind.llvm)
                 rows.append(builder.load(where, align=4))
             step = COUNT // 2
             while step:
@@ -202,7 +193,7 @@ else:
         # on.
         near = [i if not i & step else i - step + COUNT for i in range(COUNT)]
         far = [i + step for i in near]
-        kept, other = (_vector._shuffle(builder, first, second, order) for order in (near, far))
+        kept, other = (shuffle(builder, first, second, order) for order in (near, far))
         ask = builder.fcmp_ordered if first.type == REALS.llvm else builder.icmp_signed
         return builder.select(ask(">", other, kept), other, kept)
 
@@ -232,7 +223,7 @@ else:
     @intrinsic
     def choose(typingctx: Typing, mask: Type, first: Type, second: Type) -> Any:
         """Lanes of the first where the mask holds, else of the second."""
-        if mask != _MASK or first != second or not isinstance(first, _vector.Lanes):
+        if mask != _MASK or first != second or not isinstance(first, Lanes):
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
@@ -245,7 +236,7 @@ else:
             return number
         if isinstance(number.type, ir.IntType) and number.type.width > 32:
             number = builder.trunc(number, _I32)
-        return _vector._splat(builder, number, COUNT)
+        return broadcast(builder, number, COUNT)
 
     def _typed(op: Callable[..., Any], result_of: Callable[..., Any]) -> None:
         @type_callable(op)
@@ -272,8 +263,8 @@ else:
                 return ask(sign, args[0], right)
             return builder.icmp_signed(sign, args[0], right)
 
-        lower_builtin(op, _vector.Lanes, _vector.Lanes)(build)
-        lower_builtin(op, _vector.Lanes, types.Number)(build)
+        lower_builtin(op, Lanes, Lanes)(build)
+        lower_builtin(op, Lanes, types.Number)(build)
 
     for _op, _sign in (("lt", "<"), ("le", "<="), ("gt", ">"), ("ge", ">="), ("eq", "==")):
         _compared(getattr(operator, _op), _sign)
@@ -292,9 +283,9 @@ else:
 
         return result
 
-    lower_builtin(operator.truediv, _vector.Lanes, _vector.Lanes)(_divided)
-    lower_builtin(operator.truediv, _vector.Lanes, types.Number)(_divided)
-    lower_builtin(operator.truediv, types.Number, _vector.Lanes)(_divided)
+    lower_builtin(operator.truediv, Lanes, Lanes)(_divided)
+    lower_builtin(operator.truediv, Lanes, types.Number)(_divided)
+    lower_builtin(operator.truediv, types.Number, Lanes)(_divided)
 
     def _joined(op: Callable[..., Any], name: str) -> None:
         @type_callable(op)

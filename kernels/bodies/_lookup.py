@@ -18,7 +18,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
@@ -30,6 +29,15 @@ from anamnesis.kernels.bodies._building import (
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED, bf16_bits
+from anamnesis.kernels.bodies._llvm import (
+    Lanes,
+    broadcast,
+    is_contiguous,
+    pointer,
+    rounded_up,
+    same,
+    shuffle,
+)
 from anamnesis.kernels.types import Array, Bytes, Floats, Integer, Ints
 
 _ENTRIES = 16
@@ -68,9 +76,8 @@ if DISABLED:
 
 else:
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
-    _Lanes = _vector.Lanes
-    _BYTES = _Lanes(types.uint8, _ENTRIES)
-    _NUMBERS = _Lanes(types.float32, _ENTRIES)
+    _BYTES = Lanes(types.uint8, _ENTRIES)
+    _NUMBERS = Lanes(types.float32, _ENTRIES)
 
     def _vectors_of(element: Kind, count: int = _ENTRIES) -> Any:
         return ir.VectorType(element, count)
@@ -78,14 +85,14 @@ else:
     def _loader(width: int, dtype: Type) -> Any:
         @intrinsic
         def load(typingctx: Typing, data: Type, at: Type) -> Any:
-            if not _vector._contiguous(data, types.uint8):
+            if not is_contiguous(data, types.uint8):
                 return None
 
             def build(
                 context: Context, builder: Builder, signature: Signature, args: Values
             ) -> Any:
                 kind = ir.IntType(width)
-                where = _vector._pointer(context, builder, data, args[0], args[1], kind)
+                where = pointer(context, builder, data, args[0], args[1], kind)
                 return builder.load(where, align=1)
 
             return dtype(data, types.intp), build
@@ -95,12 +102,12 @@ else:
     @intrinsic
     def load_numbers(typingctx: Typing, numbers: Type, at: Type) -> Any:
         """Sixteen elements of a float32 array, from `at` on."""
-        if not _vector._contiguous(numbers, types.float32):
+        if not is_contiguous(numbers, types.float32):
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             kind = _NUMBERS.llvm
-            where = _vector._pointer(context, builder, numbers, args[0], args[1], kind)
+            where = pointer(context, builder, numbers, args[0], args[1], kind)
             return builder.load(where, align=4)
 
         return _NUMBERS(numbers, types.intp), build
@@ -122,22 +129,22 @@ else:
         """One float32 eight times, then another."""
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            first, second = (_vector._splat(builder, number, _ENTRIES // 2) for number in args)
-            return _vector._shuffle(builder, first, second, range(_ENTRIES))
+            first, second = (broadcast(builder, number, _ENTRIES // 2) for number in args)
+            return shuffle(builder, first, second, range(_ENTRIES))
 
         return _NUMBERS(types.float32, types.float32), build
 
     @intrinsic
     def first_digits(typingctx: Typing, codes: Type) -> Any:
         """The first base-3 digit of each byte, read as a fraction of 256."""
-        if not isinstance(codes, _Lanes) or codes.dtype != types.uint8:
+        if not isinstance(codes, Lanes) or codes.dtype != types.uint8:
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             # Written `3 * byte >> 8`, the sum in 16 bits hides the look-up from LLVM.
             reached = [
                 builder.zext(
-                    builder.icmp_unsigned(">=", args[0], _vector._same(codes.llvm, least)),
+                    builder.icmp_unsigned(">=", args[0], same(codes.llvm, least)),
                     codes.llvm,
                 )
                 for least in (86, 171)
@@ -154,23 +161,21 @@ else:
         """
         if numbers != _NUMBERS:
             return None
-        result = _Lanes(out.dtype, _ENTRIES)
+        result = Lanes(out.dtype, _ENTRIES)
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             numbers = args[1]
             if out.dtype == types.float32:
                 return numbers
-            # Bits 16-31 with what bit 15 and below round up, ties to even.
+            # BF16 is bits 16-31.
             wide = _vectors_of(_I32)
             bits = builder.bitcast(numbers, wide)
-            by_16 = _vector._same(wide, 16)
-            odd = builder.and_(builder.lshr(bits, by_16), _vector._same(wide, 1))
-            rounded = builder.add(builder.add(bits, _vector._same(wide, 0x7FFF)), odd)
-            return builder.trunc(builder.lshr(rounded, by_16), result.llvm)
+            up = rounded_up(builder, bits, 16)
+            return builder.trunc(builder.lshr(up, same(wide, 16)), result.llvm)
 
         return result(out, numbers), build
 
-    def _permute(builder: Builder, entries: Value, codes: Value) -> Any:
+    def permute(builder: Builder, entries: Value, codes: Value) -> Any:
         chosen = ir.Constant(_vectors_of(entries.type.element), ir.Undefined)
         for index in map(_I32, range(_ENTRIES)):
             # LLVM knows sixteen extracts by extracted indices as one permutation of a register.
@@ -181,21 +186,20 @@ else:
             chosen = builder.insert_element(chosen, entry, index)
         return chosen
 
-    def _permute_bytes(builder: Builder, entries: Value, codes: Value) -> Any:
+    def permute_bytes(builder: Builder, entries: Value, codes: Value) -> Any:
         """The same, one byte of the entries at a time."""
         width = entries.type.element.width // 8
         split = builder.bitcast(entries, _vectors_of(_I8, _ENTRIES * width))
         parts = []
         for first in range(width):
             # Byte `first` of every entry: planes of bytes are looked up, and joined pairwise.
-            plane = _vector._shuffle(builder, split, split, range(first, _ENTRIES * width, width))
-            parts.append(_permute(builder, plane, codes))
+            plane = shuffle(builder, split, split, range(first, _ENTRIES * width, width))
+            parts.append(permute(builder, plane, codes))
         while len(parts) > 1:
             count, bits = parts[0].type.count, parts[0].type.element.width
             lanes = [lane // 2 + lane % 2 * count for lane in range(2 * count)]
             pairs = [
-                _vector._shuffle(builder, *pair, lanes)
-                for pair in zip(parts[::2], parts[1::2], strict=True)
+                shuffle(builder, *pair, lanes) for pair in zip(parts[::2], parts[1::2], strict=True)
             ]
             wider = _vectors_of(ir.IntType(2 * bits))
             parts = [builder.bitcast(pair, wider) for pair in pairs]
@@ -203,21 +207,21 @@ else:
 
     def _chosen(context: Context, builder: Builder, entries: Value, codes: Value) -> Any:
         """Entries, integers, by the low four bits of codes."""
-        masked = builder.and_(codes, _vector._same(codes.type, 15))
+        masked = builder.and_(codes, same(codes.type, 15))
         features = context.codegen().magic_tuple()[2]
         if "+avx512bw" in features and "+avx512vl" in features:
             if masked.type.element.width < entries.type.element.width:
                 masked = builder.zext(masked, entries.type)
-            return _permute(builder, entries, masked)
+            return permute(builder, entries, masked)
         # Elsewhere, machines look up bytes only.
         if masked.type != _BYTES.llvm:
             masked = builder.trunc(masked, _BYTES.llvm)
-        return _permute_bytes(builder, entries, masked)
+        return permute_bytes(builder, entries, masked)
 
     @intrinsic
     def entries_at(typingctx: Typing, table: Type, places: Type) -> Any:
         """The lanes of a table of sixteen float32 that the low four bits of int32 lanes choose."""
-        if table != _NUMBERS or places != _Lanes(types.int32, _ENTRIES):
+        if table != _NUMBERS or places != Lanes(types.int32, _ENTRIES):
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
@@ -229,15 +233,15 @@ else:
     @intrinsic
     def look_up(typingctx: Typing, out: Type, at: Type, table: Type, codes: Type) -> Any:
         """Set `out[at:at+16]` to the entries that the low four bits of sixteen bytes choose."""
-        if not _vector._contiguous(out, types.uint16, types.float32) or not out.mutable:
+        if not is_contiguous(out, types.uint16, types.float32) or not out.mutable:
             return None
-        if table != _Lanes(out.dtype, _ENTRIES) or codes != _BYTES:
+        if table != Lanes(out.dtype, _ENTRIES) or codes != _BYTES:
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             entries = builder.bitcast(args[2], _vectors_of(ir.IntType(out.dtype.bitwidth)))
             chosen = _chosen(context, builder, entries, args[3])
-            where = _vector._pointer(context, builder, out, args[0], args[1], chosen.type)
+            where = pointer(context, builder, out, args[0], args[1], chosen.type)
             builder.store(chosen, where, align=1)
             return context.get_dummy_value()
 

@@ -36,6 +36,7 @@ def groups_by(store: Callable[..., None]) -> Callable[..., None]:
             count = min(16, exponents.shape[0] - first)
             put_lanes(room, 0, greatest_lanes(values, first, count, GROUP, tile))
             for k in range(count):
+                # The upper half of a float32 that was BF16: a magnitude's place in the table.
                 place, at = room[k] >> 16, GROUP * (first + k)
                 exponents[first + k], scale = stored[place], scales[place]
                 inverse = reciprocal(scale)

@@ -18,6 +18,7 @@ _room = stack(64)
 @inline
 def rounded_lanes(numbers: Floats, kind: int) -> Any:
     """Float32 lanes rounded to the dtype of `KINDS`, nearest, ties to even; NaNs stay NaNs."""
+    # Rounded as an integer, the payload of a NaN could run over into exponent and sign.
     if kind == 1:
         return choose(numbers == numbers, through_bf16(numbers), numbers)
     if kind == 2:

@@ -17,7 +17,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels._sizes import STEP_BYTES
-from anamnesis.kernels.bodies import _lookup, _vector
+from anamnesis.kernels.bodies import _lookup
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
@@ -28,6 +28,7 @@ from anamnesis.kernels.bodies._building import (
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.bodies._llvm import Lanes, is_contiguous, pointer, same, shuffle
 from anamnesis.kernels.types import Array, Bytes
 
 if DISABLED:
@@ -56,15 +57,15 @@ else:
         return "+avx512bw" in features and "+avx512vl" in features
 
     def _fits(out: Type, table: Type) -> bool:
-        if not _vector._contiguous(out, types.uint16, types.float32) or not out.mutable:
+        if not is_contiguous(out, types.uint16, types.float32) or not out.mutable:
             return False
-        return bool(table == _vector.Lanes(out.dtype, 16))
+        return bool(table == Lanes(out.dtype, 16))
 
     def _entries(builder: Builder, out: Type, table: Value) -> Any:
         return builder.bitcast(table, ir.VectorType(ir.IntType(out.dtype.bitwidth), 16))
 
     def _of_16_bytes(high_first: bool) -> Any:
-        bytes_type = _vector.Lanes(types.uint8, STEP_BYTES)
+        bytes_type = Lanes(types.uint8, STEP_BYTES)
 
         @intrinsic
         def look_up(typingctx: Typing, out: Type, at: Type, table: Type, packed: Type) -> Any:
@@ -78,22 +79,22 @@ else:
                 entries = _entries(builder, out, args[2])
                 # Bits 4-7 of a byte are one code, bits 0-3 the other; which comes first is the
                 # format's.
-                high = builder.lshr(args[3], _vector._same(bytes_type.llvm, 4))
-                low = builder.and_(args[3], _vector._same(bytes_type.llvm, 15))
+                high = builder.lshr(args[3], same(bytes_type.llvm, 4))
+                low = builder.and_(args[3], same(bytes_type.llvm, 15))
                 halves = (high, low) if high_first else (low, high)
                 # Entries of 16 bits in one register, looked up whole; elsewhere byte by byte.
                 if _wide(context):
                     chosen = []
                     for lanes in (_PAIRS[:STEP_BYTES], _PAIRS[STEP_BYTES:]):
-                        codes = _vector._shuffle(builder, halves[0], halves[1], lanes)
+                        codes = shuffle(builder, halves[0], halves[1], lanes)
                         codes = builder.zext(codes, entries.type)
-                        chosen.append(_lookup._permute(builder, entries, codes))
+                        chosen.append(_lookup.permute(builder, entries, codes))
                 else:
-                    both = [_lookup._permute_bytes(builder, entries, half) for half in halves]
-                    chosen = [_vector._shuffle(builder, both[0], both[1], _PAIRS)]
+                    both = [_lookup.permute_bytes(builder, entries, half) for half in halves]
+                    chosen = [shuffle(builder, both[0], both[1], _PAIRS)]
                 where = args[1]
                 for part in chosen:
-                    into = _vector._pointer(context, builder, out, args[0], where, part.type)
+                    into = pointer(context, builder, out, args[0], where, part.type)
                     builder.store(part, into, align=1)
                     where = builder.add(where, where.type(part.type.count))
                 return context.get_dummy_value()
@@ -120,18 +121,18 @@ else:
             if _wide(context):
                 eight = ir.VectorType(ir.IntType(8), STEP_BYTES // 2)
                 halves = [builder.bitcast(half, eight) for half in (low, high)]
-                codes = _vector._shuffle(builder, halves[0], halves[1], _HALF_PAIRS)
-                codes = builder.and_(codes, _vector._same(codes.type, 15))
-                chosen = _lookup._permute(builder, entries, builder.zext(codes, entries.type))
+                codes = shuffle(builder, halves[0], halves[1], _HALF_PAIRS)
+                codes = builder.and_(codes, same(codes.type, 15))
+                chosen = _lookup.permute(builder, entries, builder.zext(codes, entries.type))
             else:  # joined as numbers: of a shuffle of bytes the look-up would not be recognised
                 pair = ir.Constant(ir.VectorType(low.type, 2), ir.Undefined)
                 for index, half in enumerate((low, high)):
                     pair = builder.insert_element(pair, half, ir.IntType(32)(index))
                 codes = builder.bitcast(pair, ir.VectorType(ir.IntType(8), STEP_BYTES))
-                codes = builder.and_(codes, _vector._same(codes.type, 15))
-                apart = _lookup._permute_bytes(builder, entries, codes)
-                chosen = _vector._shuffle(builder, apart, apart, _HALF_PAIRS)
-            where = _vector._pointer(context, builder, out, args[0], args[1], chosen.type)
+                codes = builder.and_(codes, same(codes.type, 15))
+                apart = _lookup.permute_bytes(builder, entries, codes)
+                chosen = shuffle(builder, apart, apart, _HALF_PAIRS)
+            where = pointer(context, builder, out, args[0], args[1], chosen.type)
             builder.store(chosen, where, align=1)
             return context.get_dummy_value()
 

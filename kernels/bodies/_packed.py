@@ -79,6 +79,7 @@ def decode_runs(bits: int, nibbles: bool, *how: int | str) -> Any:
             for first in range(0, inputs, block):
                 last = min(first + block, inputs)
                 fill(words, first, last, column, tile)
+                # No run crosses a block: [run, end) are those of this one.
                 end = run
                 while starts[end] < last:
                     end += 1
@@ -220,6 +221,7 @@ def _turn(words: Array, first: int, last: int, column: int, tile: Array) -> None
     columns = min(tile.shape[0], words.shape[1] - column)
     whole = columns - columns % LANES
     blocks = last - (last - first) % LANES
+    # At every second tile the lines of the next two come near: a tile is one cache line wide.
     pairs = column % (2 * COLUMNS) == 0
     for row in range(first, blocks, LANES):
         for lane in range(0, whole, LANES):
@@ -228,6 +230,7 @@ def _turn(words: Array, first: int, last: int, column: int, tile: Array) -> None
             for ahead in range(row, row + LANES):
                 prefetch(words, ahead, column + 2 * COLUMNS)
                 prefetch(words, ahead, column + 3 * COLUMNS)
+    # What blocks of eight by eight leave over goes word by word.
     for row in range(first, last):
         for lane in range(whole if row < blocks else 0, columns):
             tile[lane, row - first] = words[row, column + lane]
@@ -263,6 +266,7 @@ def _turn_nibbles(
             if not odd:
                 for ahead in range(row + LANES * j, row + LANES * j + LANES):
                     prefetch(words, ahead, column + 2 * LANES)
+            # A word of AWQ has the nibbles of eight outputs; planes[k] has nibble k of each word.
             transpose_nibbles(words, row + LANES * j, column, planes, j)
         for k in range(LANES):
             transpose8(planes[k], 0, 0, tile, LANES * k, at)

@@ -18,9 +18,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, inline, jit, put
+from anamnesis.kernels.bodies._llvm import Lanes, is_contiguous, pointer, same
 from anamnesis.kernels.bodies._narrow import rounded
 from anamnesis.kernels.bodies._vector import load32, store
 from anamnesis.kernels.bodies.bits import u32
@@ -37,22 +37,22 @@ if DISABLED:
         return (codes.astype(np.int32) - (some & 255).astype(np.int32)).astype(np.float32) * scales
 
 else:
-    _CODES = _vector.Lanes(types.uint8, _STEP)
-    _REALS = _vector.Lanes(types.float32, _STEP)
+    _CODES = Lanes(types.uint8, _STEP)
+    _REALS = Lanes(types.float32, _STEP)
 
     @intrinsic
     def scaled_by(typingctx: Typing, codes: Type, words: Type, at: Type) -> Any:
         """The values of 32 codes, as float32, with the words from `at` on."""
-        if codes != _CODES or not _vector._contiguous(words, types.uint32):
+        if codes != _CODES or not is_contiguous(words, types.uint32):
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
             wide = ir.VectorType(ir.IntType(32), _STEP)
-            where = _vector._pointer(context, builder, words, args[1], args[2], wide)
+            where = pointer(context, builder, words, args[1], args[2], wide)
             pairs = builder.load(where, align=4)
             # Bits 0-7: the zero point; bits 8-31: those of the scale's float32.
-            zeros = builder.and_(pairs, _vector._same(wide, 0xFF))
-            scales = builder.and_(pairs, _vector._same(wide, 0xFFFFFF00))
+            zeros = builder.and_(pairs, same(wide, 0xFF))
+            scales = builder.and_(pairs, same(wide, 0xFFFFFF00))
             steps = builder.sub(builder.zext(args[0], wide), zeros)
             reals = builder.sitofp(steps, _REALS.llvm)
             return builder.fmul(reals, builder.bitcast(scales, _REALS.llvm))

@@ -14,7 +14,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
@@ -25,6 +24,7 @@ from anamnesis.kernels.bodies._building import (
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.bodies._llvm import Lanes, rounded_up, same
 from anamnesis.kernels.types import Floats
 
 if DISABLED:
@@ -43,7 +43,7 @@ else:
         @intrinsic
         def rounded(typingctx: Typing, values: Type) -> Any:
             """Float32 lanes, rounded."""
-            if not isinstance(values, _vector.Lanes) or values.dtype != types.float32:
+            if not isinstance(values, Lanes) or values.dtype != types.float32:
                 return None
 
             def lower(
@@ -58,33 +58,27 @@ else:
 
     def _cut(builder: Builder, bits: Value, places: int) -> Any:
         """Integers rounded to multiples of `2 ** places`."""
-
-        def same(number: int) -> Any:
-            return _vector._same(bits.type, number)
-
-        # Half of the last place less one, and one more if that place is odd: ties to even.
-        odd = builder.and_(builder.lshr(bits, same(places)), same(1))
-        up = builder.add(builder.add(bits, same((1 << places - 1) - 1)), odd)
-        return builder.and_(up, same(0xFFFFFFFF >> places << places))
+        kept = same(bits.type, 0xFFFFFFFF >> places << places)
+        return builder.and_(rounded_up(builder, bits, places), kept)
 
     def _f16(builder: Builder, bits: Value) -> Any:
-        def same(number: int) -> Any:
-            return _vector._same(bits.type, number)
+        def every(number: int) -> Any:
+            return same(bits.type, number)
 
-        magnitude = builder.and_(bits, same(0x7FFFFFFF))
-        sign = builder.and_(bits, same(0x80000000))
+        magnitude = builder.and_(bits, every(0x7FFFFFFF))
+        sign = builder.and_(bits, every(0x80000000))
         # 23 bits of mantissa to 10.
         rounded = _cut(builder, magnitude, 13)
-        large = builder.icmp_unsigned(">=", rounded, same(0x47800000))  # 65536: past the largest
-        rounded = builder.select(large, same(0x7F800000), rounded)
+        large = builder.icmp_unsigned(">=", rounded, every(0x47800000))  # 65536: past the largest
+        rounded = builder.select(large, every(0x7F800000), rounded)
         # Subnormals are multiples of 2**-24, the last place of 0.5.
         reals = ir.VectorType(ir.FloatType(), bits.type.count)
-        half = builder.bitcast(same(0x3F000000), reals)
+        half = builder.bitcast(every(0x3F000000), reals)
         moved = builder.fadd(builder.bitcast(magnitude, reals), half)
         small = builder.bitcast(builder.fsub(moved, half), bits.type)
-        is_small = builder.icmp_unsigned("<", magnitude, same(0x38800000))
+        is_small = builder.icmp_unsigned("<", magnitude, every(0x38800000))
         rounded = builder.select(is_small, small, rounded)
-        is_nan = builder.icmp_unsigned(">", magnitude, same(0x7F800000))
+        is_nan = builder.icmp_unsigned(">", magnitude, every(0x7F800000))
         return builder.or_(builder.select(is_nan, magnitude, rounded), sign)
 
     through_bf16 = _of_lanes(lambda builder, bits: _cut(builder, bits, 16))

@@ -15,17 +15,16 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels._sizes import SPLIT_WORDS
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
     Signature,
     Type,
     Typing,
-    Value,
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.bodies._llvm import Lanes, is_contiguous, line_of, pointer, prefetch, shuffle
 from anamnesis.kernels.types import Array, Bytes
 
 if DISABLED:
@@ -45,13 +44,6 @@ if DISABLED:
         out[high : high + SPLIT_WORDS] = halves[1::2]
 
 else:
-    _BYTES = ir.IntType(8).as_pointer()
-
-    def _line(context: Context, builder: Builder, kind: Type, array: Value, line: Value) -> Any:
-        """Where a line begins; only the last axis has to be contiguous."""
-        view = context.make_array(kind)(context, builder, array)
-        offset = builder.mul(line, builder.extract_value(view.strides, 0))
-        return builder.gep(builder.bitcast(view.data, _BYTES), [offset])
 
     def _lines(array: Type, dtype: Type) -> bool:
         return isinstance(array, types.Array) and array.ndim == 2 and array.dtype == dtype
@@ -61,22 +53,14 @@ else:
         """Bytes `[at, at + 16)` of a line; `lines` is uint8, its last axis contiguous."""
         if not _lines(lines, types.uint8):
             return None
-        result = _vector.Lanes(types.uint8, 16)
+        result = Lanes(types.uint8, 16)
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            start = _line(context, builder, lines, args[0], args[1])
+            start = line_of(context, builder, lines, args[0], args[1])
             where = builder.bitcast(builder.gep(start, [args[2]]), result.llvm.as_pointer())
             return builder.load(where, align=1)
 
         return result(lines, types.intp, types.intp), build
-
-    def _prefetch(builder: Builder, where: Value, write: int) -> None:
-        number = ir.IntType(32)
-        hint = ir.FunctionType(ir.VoidType(), [_BYTES, number, number, number])
-        name = "llvm.prefetch.p0i8"
-        call = builder.module.globals.get(name) or ir.Function(builder.module, hint, name)
-        near = builder.bitcast(where, _BYTES)
-        builder.call(call, [near, number(write), number(3), number(1)])
 
     @intrinsic
     def prefetch_of(typingctx: Typing, lines: Type, line: Type, at: Type) -> Any:
@@ -85,8 +69,8 @@ else:
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            start = _line(context, builder, lines, args[0], args[1])
-            _prefetch(builder, builder.gep(start, [args[2]]), 0)
+            start = line_of(context, builder, lines, args[0], args[1])
+            prefetch(builder, builder.gep(start, [args[2]]), write=False, near=3)
             return context.get_dummy_value()
 
         return types.void(lines, types.intp, types.intp), build
@@ -94,12 +78,12 @@ else:
     @intrinsic
     def prefetch_out(typingctx: Typing, out: Type, at: Type) -> Any:
         """Bring element `at` near, to be written; any will do, even past the end."""
-        if not _vector._contiguous(out, types.uint16, types.float32):
+        if not is_contiguous(out, types.uint16, types.float32):
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            where = _vector._pointer(context, builder, out, args[0], args[1], ir.IntType(8))
-            _prefetch(builder, where, 1)
+            where = pointer(context, builder, out, args[0], args[1], ir.IntType(8))
+            prefetch(builder, where, write=True, near=3)
             return context.get_dummy_value()
 
         return types.void(out, types.intp), build
@@ -112,20 +96,20 @@ else:
 
         `words` is uint32, its last axis contiguous; `out` is uint16.
         """
-        if not _vector._contiguous(out, types.uint16) or not out.mutable:
+        if not is_contiguous(out, types.uint16) or not out.mutable:
             return None
         if not _lines(words, types.uint32):
             return None
         intp = types.intp
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            start = _line(context, builder, words, args[0], args[1])
+            start = line_of(context, builder, words, args[0], args[1])
             whole = ir.VectorType(ir.IntType(16), 2 * SPLIT_WORDS)
             halves = builder.load(builder.bitcast(start, whole.as_pointer()), align=4)
             for first, at in ((0, args[3]), (1, args[4])):
                 # Little-endian: the low half of a word is the even one of its two.
-                part = _vector._shuffle(builder, halves, halves, range(first, 64, 2))
-                to = _vector._pointer(context, builder, out, args[2], at, part.type)
+                part = shuffle(builder, halves, halves, range(first, 64, 2))
+                to = pointer(context, builder, out, args[2], at, part.type)
                 builder.store(part, to, align=1)
             return context.get_dummy_value()
 

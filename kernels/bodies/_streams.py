@@ -16,9 +16,9 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies import _vector
 from anamnesis.kernels.bodies._building import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.bodies._llvm import is_contiguous, pointer, same, shuffle
 from anamnesis.kernels.types import Bytes
 
 STEP = 32  # codes; b of them fill 4 * b bytes
@@ -40,9 +40,9 @@ else:
         @intrinsic
         def unpack(typingctx: Typing, stream: Type, at: Type, codes: Type, to: Type) -> Any:
             """Set `codes[to:to+32]` to the codes that begin with byte `at` of `stream`."""
-            if not _vector._contiguous(stream, types.uint8):
+            if not is_contiguous(stream, types.uint8):
                 return None
-            if not _vector._contiguous(codes, types.uint8) or not codes.mutable:
+            if not is_contiguous(codes, types.uint8) or not codes.mutable:
                 return None
             size = 4 * bits
 
@@ -50,18 +50,18 @@ else:
                 context: Context, builder: Builder, signature: Signature, args: Values
             ) -> Any:
                 kind, wide = ir.VectorType(_I8, size), ir.VectorType(_I16, STEP)
-                where = _vector._pointer(context, builder, stream, args[0], args[1], kind)
+                where = pointer(context, builder, stream, args[0], args[1], kind)
                 data = builder.load(where, align=1)
                 # Code k begins in byte k * bits / 8 and ends in it or the next: both make 16 bits,
                 # from which what is above and below is shifted out.
                 first = [min(k * bits // 8, size - 2) for k in range(STEP)]
                 left = [16 - bits - (k * bits - 8 * byte) for k, byte in enumerate(first)]
                 lanes = [byte + half for byte in first for half in (0, 1)]
-                pairs = builder.bitcast(_vector._shuffle(builder, data, data, lanes), wide)
+                pairs = builder.bitcast(shuffle(builder, data, data, lanes), wide)
                 high = builder.shl(pairs, ir.Constant(wide, left))
-                low = builder.lshr(high, _vector._same(wide, 16 - bits))
+                low = builder.lshr(high, same(wide, 16 - bits))
                 found = builder.trunc(low, ir.VectorType(_I8, STEP))
-                into = _vector._pointer(context, builder, codes, args[2], args[3], found.type)
+                into = pointer(context, builder, codes, args[2], args[3], found.type)
                 builder.store(found, into, align=1)
                 return context.get_dummy_value()
 

@@ -26,6 +26,8 @@ from anamnesis.kernels.bodies._building import (
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED
+from anamnesis.kernels.bodies._llvm import BYTE_POINTER, line_of
+from anamnesis.kernels.bodies._llvm import prefetch as hint
 from anamnesis.kernels.types import Array, Indices, Words
 
 LANES = 8
@@ -64,7 +66,6 @@ if DISABLED:
 else:
     _I32, _I64 = ir.IntType(32), ir.IntType(64)
     _VECTOR = ir.VectorType(_I32, LANES)
-    _BYTES = ir.IntType(8).as_pointer()
     _LINES = types.uint16, types.uint32, types.float32
 
     def _turned(builder: Builder, rows: Values) -> Any:
@@ -101,11 +102,8 @@ else:
         column: Value,
         itemsize: int,
     ) -> Any:
-        view = context.make_array(kind)(context, builder, array)
-        stride = builder.extract_value(view.strides, 0)
-        line = builder.mul(row, stride)
-        offset = builder.add(line, builder.mul(column, ir.Constant(_I64, itemsize)))
-        return builder.gep(builder.bitcast(view.data, _BYTES), [offset])
+        start = line_of(context, builder, kind, array, row)
+        return builder.gep(start, [builder.mul(column, ir.Constant(_I64, itemsize))])
 
     def _words(*arrays: Type) -> bool:
         return _are((types.uint32, types.float32), *arrays)
@@ -219,11 +217,7 @@ else:
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            place = builder.bitcast(_place(context, builder, words, *args), _BYTES)
-            hint = ir.FunctionType(ir.VoidType(), [_BYTES, _I32, _I32, _I32])
-            name = "llvm.prefetch.p0i8"
-            call = builder.module.globals.get(name) or ir.Function(builder.module, hint, name)
-            builder.call(call, [place, _I32(0), _I32(2), _I32(1)])  # read, keep in L2, data
+            hint(builder, _place(context, builder, words, *args), write=False, near=2)
             return context.get_dummy_value()
 
         return types.void(words, types.intp, types.intp), build
@@ -269,7 +263,7 @@ else:
                 for j in rows
             ]
             view = context.make_array(planes)(context, builder, args[3])
-            base = builder.bitcast(view.data, _BYTES)
+            base = builder.bitcast(view.data, BYTE_POINTER)
             line = builder.mul(args[4], builder.extract_value(view.strides, 1))
             for k, vector in enumerate(_nibbles_turned(builder, loaded)):
                 plane = builder.mul(builder.extract_value(view.strides, 0), ir.Constant(_I64, k))

@@ -13,26 +13,30 @@ sizes once a call. Multi-byte numbers are read in the host's order, which has to
 
 from __future__ import annotations
 
-import operator
-from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 from llvmlite import ir
 from numba import types
-from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
-    Kind,
     Signature,
     Type,
     Typing,
-    Value,
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, bf16_bits, inline
+from anamnesis.kernels.bodies._llvm import (
+    Lanes,
+    broadcast,
+    is_contiguous,
+    pointer,
+    rounded_up,
+    shuffle,
+)
 from anamnesis.kernels.bodies.bits import f16_bits_to_f32, u32
 from anamnesis.kernels.types import Array, Bytes, Floats
 
@@ -84,58 +88,17 @@ if DISABLED:
 else:
     _I8, _I16, _I32 = (ir.IntType(width) for width in (8, 16, 32))
 
-    class Lanes(types.Type):  # type: ignore[misc]
-        """The numba type of a vector of `count` numbers of a scalar numba type."""
-
-        def __init__(self, dtype: Type, count: int) -> None:
-            self.dtype, self.count = dtype, count
-            super().__init__(name=f"Lanes({dtype}, {count})")
-
-        @property
-        def llvm(self) -> Any:
-            real = isinstance(self.dtype, types.Float)
-            element = ir.FloatType() if real else ir.IntType(self.dtype.bitwidth)
-            return ir.VectorType(element, self.count)
-
-    @register_model(Lanes)
-    class _LanesModel(models.PrimitiveModel):  # type: ignore[misc]
-        def __init__(self, manager: Any, numba_type: Type) -> None:
-            super().__init__(manager, numba_type, numba_type.llvm)
-
-    def _same(vector_type: Kind, number: int) -> Any:
-        return ir.Constant(vector_type, [number] * vector_type.count)
-
-    def _shuffle(builder: Builder, first: Value, second: Value, lanes: Iterable[int]) -> Any:
-        order = list(lanes)
-        return builder.shuffle_vector(
-            first, second, ir.Constant(ir.VectorType(_I32, len(order)), order)
-        )
-
-    def _splat(builder: Builder, number: Value, count: int) -> Any:
-        nothing = ir.Constant(ir.VectorType(number.type, count), ir.Undefined)
-        one = builder.insert_element(nothing, number, ir.Constant(_I32, 0))
-        return _shuffle(builder, one, nothing, [0] * count)
-
-    def _pointer(
-        context: Context, builder: Builder, array_type: Type, array: Value, at: Value, to: Kind
-    ) -> Any:
-        data = context.make_array(array_type)(context, builder, array).data
-        return builder.bitcast(builder.gep(data, [at]), to.as_pointer())
-
-    def _contiguous(array: Type, *dtypes: Type) -> bool:
-        return isinstance(array, types.Array) and array.layout == "C" and array.dtype in dtypes
-
     def _loader(count: int) -> Any:
         @intrinsic
         def load(typingctx: Typing, data: Type, at: Type) -> Any:
-            if not _contiguous(data, types.uint8):
+            if not is_contiguous(data, types.uint8):
                 return None
             result = Lanes(types.uint8, count)
 
             def build(
                 context: Context, builder: Builder, signature: Signature, args: Values
             ) -> Any:
-                where = _pointer(context, builder, data, args[0], args[1], result.llvm)
+                where = pointer(context, builder, data, args[0], args[1], result.llvm)
                 return builder.load(where, align=1)
 
             return result(data, types.intp), build
@@ -145,11 +108,11 @@ else:
     @intrinsic
     def load_u16(typingctx: Typing, data: Type, at: Type) -> Any:
         """The little-endian 16-bit number at byte `at`, as uint32."""
-        if not _contiguous(data, types.uint8):
+        if not is_contiguous(data, types.uint8):
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            where = _pointer(context, builder, data, args[0], args[1], _I16)
+            where = pointer(context, builder, data, args[0], args[1], _I16)
             return builder.zext(builder.load(where, align=1), _I32)
 
         return types.uint32(data, types.intp), build
@@ -157,12 +120,12 @@ else:
     @intrinsic
     def load_bits32(typingctx: Typing, data: Type, at: Type) -> Any:
         """The 32 bits at byte `at`, lowest first, as 32 bytes of 0 or 1."""
-        if not _contiguous(data, types.uint8):
+        if not is_contiguous(data, types.uint8):
             return None
         result = Lanes(types.uint8, 32)
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            where = _pointer(context, builder, data, args[0], args[1], _I32)
+            where = pointer(context, builder, data, args[0], args[1], _I32)
             # Little-endian: bit 0 is lane 0.
             bits = builder.bitcast(builder.load(where, align=1), ir.VectorType(ir.IntType(1), 32))
             return builder.zext(bits, result.llvm)
@@ -176,7 +139,7 @@ else:
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            return _shuffle(builder, args[0], args[1], range(2 * first.count))
+            return shuffle(builder, args[0], args[1], range(2 * first.count))
 
         return Lanes(first.dtype, 2 * first.count)(first, second), build
 
@@ -221,9 +184,9 @@ else:
             low = builder.trunc(args[1], _I32)
             high = builder.add(low, ir.Constant(_I32, 1))
             first, second = (
-                _splat(builder, builder.extract_element(args[0], at), 16) for at in (low, high)
+                broadcast(builder, builder.extract_element(args[0], at), 16) for at in (low, high)
             )
-            return _shuffle(builder, first, second, range(32))
+            return shuffle(builder, first, second, range(32))
 
         return Lanes(vector.dtype, 32)(vector, types.intp), build
 
@@ -234,7 +197,7 @@ else:
         To nearest, ties to even. A NaN has to be one that rounding leaves a NaN: arithmetic makes
         such, and `clean_nan` scales keep them so; checking each lane here costs 10 to 18 %.
         """
-        if not _contiguous(out, types.uint16, types.float32) or not out.mutable:
+        if not is_contiguous(out, types.uint16, types.float32) or not out.mutable:
             return None
         if not isinstance(values, Lanes) or values.dtype != types.float32:
             return None
@@ -245,54 +208,16 @@ else:
             if out.dtype == types.uint16:
                 wide = ir.VectorType(_I32, count)
                 bits = builder.bitcast(result, wide)
-                # Bits 16-31 are BF16; what is below rounds them up, ties to even.
-                odd = builder.and_(builder.lshr(bits, _same(wide, 16)), _same(wide, 1))
-                rounded = builder.add(builder.add(bits, _same(wide, 0x7FFF)), odd)
-                # Every other 16-bit half: one permutation for two registers where the CPU has it.
+                # BF16 is bits 16-31: every other half, one permutation for two registers where the
+                # CPU has it.
+                rounded = rounded_up(builder, bits, 16)
                 halves = builder.bitcast(rounded, ir.VectorType(_I16, 2 * count))
-                result = _shuffle(builder, halves, halves, range(1, 2 * count, 2))
-            where = _pointer(context, builder, out, args[0], args[1], result.type)
+                result = shuffle(builder, halves, halves, range(1, 2 * count, 2))
+            where = pointer(context, builder, out, args[0], args[1], result.type)
             builder.store(result, where, align=1)
             return context.get_dummy_value()
 
         return types.void(out, types.intp, values), build
-
-    def _operate(op: Callable[..., Any], on_unsigned: str, on_signed: str, on_real: str) -> None:
-        @type_callable(op)
-        def typer(context: Context) -> Any:
-            def result(left: Type, right: Type) -> Any:
-                if not isinstance(left, Lanes):
-                    return None
-                real = isinstance(left.dtype, types.Float)
-                if real and not on_real:
-                    return None
-                scalar = right == left.dtype or (not real and isinstance(right, types.Integer))
-                return left if scalar or right == left else None
-
-            return result
-
-        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            (left, right), kind = args, signature.args[0]
-            if not isinstance(signature.args[1], Lanes):
-                element = kind.llvm.element
-                if isinstance(kind.dtype, types.Integer) and right.type.width > element.width:
-                    right = builder.trunc(right, element)
-                right = _splat(builder, right, kind.count)
-            if isinstance(kind.dtype, types.Float):
-                return getattr(builder, on_real)(left, right)
-            return getattr(builder, on_signed if kind.dtype.signed else on_unsigned)(left, right)
-
-        lower_builtin(op, Lanes, Lanes)(build)
-        lower_builtin(op, Lanes, types.Number)(build)
-
-    _operate(operator.and_, "and_", "and_", "")
-    _operate(operator.or_, "or_", "or_", "")
-    _operate(operator.xor, "xor", "xor", "")
-    _operate(operator.lshift, "shl", "shl", "")
-    _operate(operator.rshift, "lshr", "ashr", "")
-    _operate(operator.add, "add", "add", "fadd")
-    _operate(operator.sub, "sub", "sub", "fsub")
-    _operate(operator.mul, "mul", "mul", "fmul")
 
 
 load4, load8, load16, load32 = (_loader(count) for count in (4, 8, 16, 32))

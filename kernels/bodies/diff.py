@@ -12,7 +12,6 @@ from anamnesis.kernels import _objects
 from anamnesis.kernels.bodies._building import (
     Builder,
     Context,
-    Kind,
     Signature,
     Type,
     Typing,
@@ -20,6 +19,7 @@ from anamnesis.kernels.bodies._building import (
     Values,
 )
 from anamnesis.kernels.bodies._jit import DISABLED, jit
+from anamnesis.kernels.bodies._llvm import call, rounded_up, same, shuffle
 from anamnesis.kernels.diff import DOT, LANES, MAX, NOISE, OTHER, SIGNAL, STEP, SUM, reduce_numpy
 from anamnesis.kernels.types import Array, Doubles, Floats, Indices
 
@@ -34,37 +34,25 @@ else:
     _SINGLES, _WORDS = ir.VectorType(ir.FloatType(), STEP), ir.VectorType(_I32, STEP)
     _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
 
-    def _every(vector: Kind, number: float) -> Any:
-        return ir.Constant(vector, [number] * vector.count)
-
-    def _call(builder: Builder, name: str, kind: Kind, *args: Value) -> Any:
-        function = builder.module.globals.get(name) or ir.Function(
-            builder.module, ir.FunctionType(kind, [arg.type for arg in args]), name
-        )
-        return builder.call(function, args)
-
     def _round(builder: Builder, bits: Value) -> Any:
-        odd = builder.and_(builder.lshr(bits, _every(_WORDS, 16)), _every(_WORDS, 1))
-        up = builder.add(builder.add(bits, _every(_WORDS, 0x7FFF)), odd)
-        # BF16 bits, ties to even.
-        return builder.lshr(up, _every(_WORDS, 16))
+        # BF16 is bits 16-31.
+        return builder.lshr(rounded_up(builder, bits, 16), same(_WORDS, 16))
 
     def _count(builder: Builder, mask: Value) -> Any:
         bits = builder.bitcast(mask, _I16)
-        return builder.zext(_call(builder, "llvm.ctpop.i16", _I16, bits), _I64)
+        return builder.zext(call(builder, "llvm.ctpop.i16", _I16, bits), _I64)
 
     def _finite(builder: Builder, bits: Value) -> Any:
-        magnitude = builder.and_(bits, _every(_WORDS, 0x7FFFFFFF))
+        magnitude = builder.and_(bits, same(_WORDS, 0x7FFFFFFF))
         # Exponents below 255.
-        return builder.icmp_unsigned("<", magnitude, _every(_WORDS, 0x7F800000))
+        return builder.icmp_unsigned("<", magnitude, same(_WORDS, 0x7F800000))
 
     def _half(builder: Builder, vector: Value, half: int) -> Any:
-        order = list(range(half * LANES, (half + 1) * LANES))
-        lanes = ir.Constant(ir.VectorType(_I32, LANES), order)
-        return builder.fpext(builder.shuffle_vector(vector, vector, lanes), _DOUBLES)
+        lanes = range(half * LANES, (half + 1) * LANES)
+        return builder.fpext(shuffle(builder, vector, vector, lanes), _DOUBLES)
 
     def _add(builder: Builder, sums: list[Any], x: Value, y: Value) -> list[Any]:
-        distance = _call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
+        distance = call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
         # Double sums in eight lanes, whatever the vectors of the machine.
         more = builder.fcmp_ordered(">", distance, sums[MAX])
         found = list(sums)
@@ -78,7 +66,7 @@ else:
     def _add_product(builder: Builder, first: Value, second: Value, total: Value) -> Any:
         """A product of two float32, which float64 holds: fused or not, the sum is rounded once."""
         if _FUSES:
-            return _call(builder, f"llvm.fma.v{LANES}f64", _DOUBLES, first, second, total)
+            return call(builder, f"llvm.fma.v{LANES}f64", _DOUBLES, first, second, total)
         return builder.fadd(total, builder.fmul(first, second))
 
     @intrinsic
@@ -114,12 +102,12 @@ else:
             )
             x_bits, y_bits = builder.bitcast(x, _WORDS), builder.bitcast(y, _WORDS)
             finite = builder.and_(_finite(builder, x_bits), _finite(builder, y_bits))
-            same = builder.icmp_unsigned("==", _round(builder, x_bits), _round(builder, y_bits))
+            equal = builder.icmp_unsigned("==", _round(builder, x_bits), _round(builder, y_bits))
             found = [
                 builder.add(carried[6], _count(builder, finite)),
-                builder.add(carried[7], _count(builder, builder.and_(finite, same))),
+                builder.add(carried[7], _count(builder, builder.and_(finite, equal))),
             ]
-            x, y = (builder.select(finite, v, _every(_SINGLES, 0.0)) for v in (x, y))
+            x, y = (builder.select(finite, v, same(_SINGLES, 0.0)) for v in (x, y))
             sums = carried[:6]
             for half in range(2):
                 sums = _add(builder, sums, _half(builder, x, half), _half(builder, y, half))

@@ -57,6 +57,7 @@ def q2_k(values: Array, groups: Floats, weighed: Floats, out: Array) -> None:
         put_lanes(leasts, 0, least)
         d_bits = half_bits(search_positive(scales, sums, 16, 15, lows))
         m_bits = half_bits(search_positive(minimums, sums, 16, 15, highs))
+        # Bytes 0-15, one a group: bits 0-3 its scale, 4-7 its minimum.
         for j in range(16):
             out[at + j] = np.uint8((lows[j] | highs[j] << 4) & 0xFF)
         store_2(values, 256 * b, (d_bits, m_bits), (inverses, leasts), out, at)
@@ -83,6 +84,7 @@ def q3_k(values: Array, groups: Floats, weighed: Floats, out: Array) -> None:
         put_lanes(sums, 0, total)
         put_lanes(scales, 0, scale)
         bits = half_bits(search_both_signs(scales, sums, 16, 32, lows))
+        # Bytes 96-107 are sixteen scales of six bits, each or-ed in by its parts.
         for i in range(12):
             out[at + 96 + i] = np.uint8(0)
         for j in range(16):
@@ -103,6 +105,7 @@ def with_minimums(most: int) -> Any:
         leasts = local(_leasts(), 16, _f32)
         lows, highs = local(_lows(), 8, _i32), local(_highs(), 8, _i32)
         blocks = values.shape[0] // 256
+        # Sixteen lanes hold the eight groups of two blocks.
         for b in range(0, blocks, 2):
             some_groups_of(groups, 8 * b, 32, tail, x)
             some_groups_of(weighed, 8 * b, 32, tail, weights)

@@ -54,6 +54,8 @@ def around_zero(half: int) -> Any:
             put_lanes(inverses, 0, inverse)
             for k in range(min(16, groups.shape[0] - first)):
                 at, begin = nbytes * (first + k), 32 * (first + k)
+                # `d`, then in Q5_0 four bytes of fifth bits, then codes: element i is the low half
+                # of byte i, element i + 16 the high one.
                 put_half(out, at, halves[k])
                 low = code(lanes(values, begin), inverses[k])
                 high = code(lanes(values, begin + 16), inverses[k])

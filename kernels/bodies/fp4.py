@@ -57,17 +57,20 @@ def mx_columns_16(
     lines, blocks = exponents.shape
     row = tile.shape[0] // TILE
     for first in range(0, lines, TILE):
+        # The lines of the next tile come near while those of this one are turned.
         for line in range(first + TILE, first + 2 * TILE):
             for ahead in range(0, 16 * blocks, CACHE_LINE):
                 prefetch_of(codes, line, ahead)
         for block in range(blocks):
             _tile(codes, exponents, powers, e2m1, first, block, tile)
             at = block * MX_BLOCK * lines + first
+            # The last tile has fewer lines than a transpose takes: number by number.
             if lines - first < TILE:
                 for line in range(lines - first):
                     for i in range(MX_BLOCK):
                         out[at + i * lines + line] = tile[line * row + i]
                 continue
+            # Words of two BF16 are turned together, and parted when they are stored.
             for line in range(0, TILE, LANES):
                 for pair in range(0, MX_BLOCK // 2, LANES):
                     transpose8(pairs, line, pair, turned, pair, line)

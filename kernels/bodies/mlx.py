@@ -42,6 +42,8 @@ def affine(bits: int, once: int, twice: int) -> Any:
             count = min(many, scales.shape[0] - first)
             widen(scales[first : first + count], half, scale)
             widen(biases[first : first + count], half, bias)
+            # One dense stream of codes, the first in the low bits; groups are multiples of 32 codes
+            # and so begin at whole bytes.
             at = first * size
             stream = data[at * bits // 8 : (at + count * size) * bits // 8]
             if bits != 8:

@@ -21,10 +21,12 @@ def int8(codes: Bytes, scales: Floats, columns: int, narrow: int, first: int, ou
     spare = local(_spare(), _STEP, np.uint8)
     numbers = local(_numbers(), _STEP, np.float32)
     for row in range(out.shape[0] // max(1, columns)):
+        # One scale a row, or one for the whole tensor.
         scale = scales[first + row if scales.shape[0] > 1 else 0]
         at, whole = row * columns, columns - columns % _STEP
         for i in range(at, at + whole, _STEP):
             store(out, i, narrowed(to_f32(signed(load32(codes, i))) * scale, narrow))
+        # Loads take 32 bytes and check no bounds: the last columns go through `spare`.
         if whole < columns:
             for i in range(columns - whole):
                 spare[i] = codes[at + whole + i]
