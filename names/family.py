@@ -57,7 +57,8 @@ class Family:
     `arrays` are key/values that hold tensors of one number, with the dimensions that these have:
     rows call them `KEY.{i}`. `zero_rows` are tensors whose first rows no GGUF has, and how many.
     Those `only` `to-gguf` are written alone: their files are read as another's, which computes the
-    same. Those `to-hf` are read alone, where no tower lies beside the text model.
+    same. Those `to-hf` are read alone, where no tower lies beside the text model. `some_layers` are
+    how names of tensors begin, after `blk.{i}.`, that not all layers have.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Family:
     arrays: Mapping[str, int] = field(default_factory=dict)
     only: Literal["", "to-gguf", "to-hf"] = ""
     zero_rows: Mapping[str, int] = field(default_factory=dict)
+    some_layers: tuple[str, ...] = ()
 
     @property
     def evidence(self) -> int:

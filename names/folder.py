@@ -47,6 +47,17 @@ def usual_dtype(model: Model) -> Dtype:
     return "bf16" if quantised else known[0]
 
 
+def _beyond(values: Mapping[str, KeyValue], model: Model) -> Iterator[str]:
+    """A remark on tokens that have no row of the embeddings."""
+    tokens, rows = values.get("tokenizer.ggml.tokens"), model.stored.get("token_embd.weight")
+    count = len(tokens.value) if tokens is not None and isinstance(tokens.value, list) else 0
+    if rows is not None and len(rows.shape) > 1 and count > rows.shape[0]:
+        yield (
+            f"the vocabulary has {count} tokens, and token_embd.weight {rows.shape[0]} rows: the "
+            "model cannot take the last ones"
+        )
+
+
 def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """The small files of a folder by name, and remarks on what could not be said."""
     with open_inside(model.files[0].path, limits) as file:
@@ -69,6 +80,7 @@ def describe(model: Model, dtype: str, limits: Limits) -> tuple[dict[str, bytes]
     generation = _generation(config, values)
     files = {"config.json": as_json(config), "generation_config.json": as_json(generation)}
     tokenizer, more = tokenizer_files(values)
+    more = (*more, *_beyond(values, model))
     if tower:
         with _tower_s_sizes(model.files[-1].path):
             tokenizer |= _processor(tower, last, tokenizer)

@@ -116,6 +116,8 @@ def _llama3(factors: list[float], base: float) -> dict[str, Any]:
     """
     dim = 2 * len(factors)
     top = max(factors, default=1.0)
+    if top == 1.0:  # nothing is scaled
+        return {}
     freqs = 1.0 / (np.float32(base) ** (np.arange(0, dim, 2, dtype=np.float32) / np.float32(dim)))
     for power in range(6, 21):
         length = 1 << power

@@ -85,6 +85,8 @@ def model_of(words: Vocabulary) -> Made:
 def _merges(words: Vocabulary) -> list[tuple[str, str]]:
     """The merges that a file lists: two parts, one of which may begin with a space."""
     found: list[tuple[str, str]] = []
+    if words.get("merges", None) is None:
+        raise UnsupportedError("the file lists no merges, of which its words are made")
     for text in words.get("merges", []):
         at = text.find(" ", 1)
         found.append((text[:at], text[at + 1 :]))

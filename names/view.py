@@ -17,6 +17,7 @@ from anamnesis.names.derived import after_zeros
 from anamnesis.names.facts import Facts
 from anamnesis.names.families import families
 from anamnesis.names.family import Family, Row
+from anamnesis.names.incomplete import lacking
 from anamnesis.names.listed import listed_tensors
 from anamnesis.names.values import VALUES, inverse
 from anamnesis.readers.base import Dropped, Tensor
@@ -78,7 +79,8 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
         after_zeros(t, zeros[t.name]) if t.name in zeros else t
         for t in arrange(links, tensors, "to-hf")
     ]
-    notes = [*model.notes, *family.notes, *_inexact(links)]
+    halves = lacking(tuple(model.stored), model.metadata, family.some_layers)
+    notes = [*model.notes, *family.notes, *halves, *_inexact(links)]
     files = model.files if vision is None else (*model.files, *vision.files)
     viewed = replace(
         model, tensors=tuple(made), dropped=tuple(dropped), notes=tuple(notes), files=files

@@ -140,6 +140,7 @@ cls.output          classifier
         _MODERN_TOP,
         _MODERN_LAYER,
         lacks=_LABELS,
+        some_layers=("attn_norm.",),
         paths=_MODERN_PATHS,
     ),
     Family(
@@ -154,6 +155,7 @@ cls.output          classifier
 """,
         _MODERN_LAYER,
         has=_LABELS,
+        some_layers=("attn_norm.",),
         paths=_MODERN_PATHS[1:],
     ),
     Family(

@@ -92,5 +92,6 @@ post_ffw_norm_1            post_feedforward_layernorm_1
 post_ffw_norm_2            post_feedforward_layernorm_2
 pre_ffw_norm_2             pre_feedforward_layernorm_2
 """,
+        some_layers=("attn_k", "attn_v"),
     ),
 )

@@ -310,3 +310,44 @@ def test_what_a_class_has_no_setting_for_is_a_note(
     found = notes(source)
     assert remark in found
     assert ("llama.cpp computes" in found or "is not known here" in found) is bool(remark)
+
+
+LAYERS = [f"blk.{layer}.{name}.weight" for layer in range(3) for name in ("attn_norm", "ffn_norm")]
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "without", "remark"),
+    [
+        ("llama", 3, "", ""),
+        ("llama", 4, "", "llama.block_count is 4; the file has 3 layers, up to blk.2"),
+        ("llama", 3, "blk.1.", "llama.block_count is 3; the file has 2 layers, up to blk.2"),
+        ("llama", 3, "blk.1.ffn", "the file lacks blk.1.ffn_norm.weight, which other layers"),
+        ("modern-bert", 3, "blk.0.attn", ""),
+    ],
+)
+def test_half_of_a_model_is_a_note(
+    name: str, count: int, without: str, remark: str, tmp_path: Path
+) -> None:
+    other = "ffn_norm" if name == "llama" else "ffn_down"
+    names = [n.replace("ffn_norm", other) for n in LAYERS]
+    tensors = {n: numbers(8) for n in names if not (without and n.startswith(without))}
+    source = write(tmp_path / "m.gguf", name, {f"{name}.block_count": count}, tensors)
+    found = "\n".join(open_named(str(source), Options(names="hf")).notes)
+    assert remark in found
+    assert ("layers" in found) is bool(remark)
+
+
+def test_tokens_beyond_the_embeddings_and_words_without_merges_are_notes(tmp_path: Path) -> None:
+    pytest.importorskip("tokenizers")
+    words = {"tokenizer.ggml.model": "gpt2", "tokenizer.ggml.tokens": [*"abcdefghij"]}
+    source = write(tmp_path / "m.gguf", "llama", words, {"token_embd.weight": numbers(8, 8)})
+    found = notes(source)
+    assert "10 tokens, and token_embd.weight 8 rows" in found
+    assert "no tokenizer.json was written: the file lists no merges" in found
+
+
+def test_factors_of_one_scale_nothing(tmp_path: Path) -> None:
+    tensors = {"rope_freqs.weight": np.ones(8, np.float32), "output_norm.weight": numbers(8)}
+    source = write(tmp_path / "m.gguf", "llama", {"llama.rope.freq_base": 10000}, tensors)
+    model = open_named(str(source), Options(names="hf"))
+    assert "rope_scaling" not in json.loads(describe(model, "bf16", Limits())[0]["config.json"])
