@@ -95,7 +95,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=("_scale_inv",),
         methods=(
             *("auto-round", "comfyui", "compressed-tensors", "fbgemm-fp8", "fp8", "modelopt"),
-            *("mxfp4", "mxfp8", "nvfp4", "quark"),
+            *("mxfp4", "mxfp8", "nvfp4", "quark", "w4afp8"),
         ),
     ),
     "gemma": Scheme(
@@ -144,6 +144,7 @@ SCHEMES: dict[str, Scheme] = {
         methods=("torchao",),
     ),
     "vptq": Scheme("vptq:resolve", suffixes=(".centroids.weight",), methods=("vptq",)),
+    "w4afp8": Scheme("w4afp8:resolve", suffixes=("weight_scale_inv",), methods=("w4afp8",)),
 }
 
 

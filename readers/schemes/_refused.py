@@ -74,11 +74,6 @@ REFUSED: dict[str, Refused] = {
         "torchao can save it as safetensors",
         (("_weight_scale",), ("_weight_zero_point",)),
     ),
-    "w4afp8": Refused(
-        "W4AFP8",
-        "its INT4 experts were held against no code that runs on a CPU",
-        "SGLang can load it on a GPU",
-    ),
 }
 # Other names that tools write for a method of the table above.
 ALIASES: dict[str, str] = {

@@ -178,6 +178,10 @@ def seeds() -> dict[str, bytes]:
         "nunchaku-fp4": _seed(nunchaku_fp4, {"method": "svdquant"}),
         "nunchaku-w4a16": _seed(nunchaku_w4a16),
         "qqq": _seed(qqq, {"quant_method": "qqq", "bits": 4}),
+        "w4afp8": _seed(
+            {"a.weight": ("I8", (8, 64)), "a.weight_scale_inv": ("F32", (8, 1))},
+            {"quant_method": "w4afp8"},
+        ),
         "sinq-aux": _seed(aux, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "sinq-table": _seed(sinq, {"quant_method": "sinq", "method": "sinq_nf4", "nbits": 4}),
         "sinq-2d": _seed(tiles, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
