@@ -1,11 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from buckets import s3_server
 from progress_runs import Clock
 
 
@@ -19,6 +20,13 @@ def job_file(tmp_path: Path) -> Callable[[str], str]:
         return str(path)
 
     return write
+
+
+@pytest.fixture(scope="session")
+def endpoint() -> Iterator[str]:
+    """Of an S3 server for all tests, which have buckets of their own."""
+    with s3_server() as url:
+        yield url
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from buckets import KEYS, Bucket, Faults, faulty, forget_clients, s3_server
+from buckets import KEYS, Bucket, Faults, faulty, forget_clients
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -38,19 +38,20 @@ STRICT = Strict()
 
 
 @pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url, faulty(url, STRICT) as proxy:
+def strict(endpoint: str) -> Iterator[str]:
+    """The server behind clocks and credentials that are looked at."""
+    with faulty(endpoint, STRICT) as proxy:
         yield proxy
 
 
 @pytest.fixture
 def bucket(
-    endpoint: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+    strict: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bucket]:
-    for key, value in {**KEYS, "AWS_ENDPOINT_URL": endpoint}.items():
+    for key, value in {**KEYS, "AWS_ENDPOINT_URL": strict}.items():
         monkeypatch.setenv(key, value)
     forget_clients()
-    yield Bucket(endpoint, f"k{abs(hash(request.node.name)):x}")
+    yield Bucket(strict, f"k{abs(hash(request.node.name)):x}")
     forget_clients()
 
 

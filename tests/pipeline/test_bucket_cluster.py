@@ -16,7 +16,7 @@ from pathlib import Path
 import distributed
 import numpy as np
 import pytest
-from buckets import KEYS, Bucket, forget_clients, free_port, s3_server
+from buckets import KEYS, Bucket, forget_clients, free_port
 from clock import within
 
 import anamnesis
@@ -69,12 +69,6 @@ class Cluster:
         for process in reversed(self.processes):
             process.kill()
             process.wait()
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buckets import KEYS, Bucket, Faults, faulty, files_in_memory, forget_clients, s3_server
+from buckets import KEYS, Bucket, Faults, faulty, files_in_memory, forget_clients
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, UsageError
@@ -21,12 +21,6 @@ from anamnesis.writers import stores, upload
 
 WriteSafetensors = Callable[..., Path]
 SHARD = "6MB"
-
-
-@pytest.fixture(scope="module")
-def endpoint() -> Iterator[str]:
-    with s3_server() as url:
-        yield url
 
 
 @pytest.fixture

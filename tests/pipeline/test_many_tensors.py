@@ -140,7 +140,7 @@ def test_ten_times_the_time(tmp_path: Path, container: str, request: pytest.Fixt
     gc.collect()
     gc.freeze()  # what other tests left is not looked through again and again
     request.addfinalizer(gc.unfreeze)
-    few, many = (tasks(tmp_path, container, count, "safetensors") for count in (8_000, 80_000))
+    few, many = (tasks(tmp_path, container, count, "safetensors") for count in (4_000, 40_000))
     tasks(tmp_path, container, 100, "safetensors")["convert"]()  # imports
     for what, task in few.items():
         before, now = seconds(task), seconds(many[what])
