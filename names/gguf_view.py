@@ -14,6 +14,7 @@ from anamnesis.names.families import families
 from anamnesis.names.family import Family
 from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import architecture_values, keys_of
+from anamnesis.names.incomplete import lacking
 from anamnesis.names.keys import Keys, described
 from anamnesis.names.listed import listed_values
 from anamnesis.names.settings import Settings, padding_rows
@@ -100,7 +101,11 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
         model,
         tensors=tuple(made),
         dropped=(*model.dropped, *left),
-        notes=(*model.notes, *_notes(left)),
+        notes=(
+            *model.notes,
+            *_notes(left),
+            *lacking([t.name for t in made], metadata, family.some_layers),
+        ),
     )
     return GgufView(viewed, values, keys)
 

@@ -1,4 +1,4 @@
-"""Half of a model: what a GGUF lacks by its own count of layers, or by its other layers."""
+"""Half of a model: what lacks by its own count of layers, or by its other layers, by GGUF names."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SOME_LAYERS = ("nextn.", "indexer.")
 def lacking(
     names: Sequence[str], metadata: Mapping[str, Any], some_layers: tuple[str, ...]
 ) -> Iterator[str]:
-    """Remarks on layers, and tensors of layers, that are not among `names` of a file.
+    """Remarks on layers, and tensors of layers, that are not among `names` of a GGUF.
 
     `some_layers` begin the names of tensors that not all layers of the architecture have.
     """
@@ -31,7 +31,7 @@ def lacking(
     key = f"{metadata.get('general.architecture')}.block_count"
     count = metadata.get(key, len(layers))
     if isinstance(count, int) and (len(layers), max(layers) + 1) != (count, count):
-        yield f"{key} is {count}; the file has {len(layers)} layers, up to blk.{max(layers)}"
+        yield f"{key} is {count}; there are {len(layers)} layers, up to blk.{max(layers)}"
     wider = _wider(set(map(frozenset, layers.values())))
     short = [
         f"blk.{layer}.{name}"
@@ -40,8 +40,8 @@ def lacking(
     ]
     if short:
         yield (
-            f"the file lacks {short[0]}{and_more(len(short))}, which other layers have: "
-            "transformers fills in random numbers"
+            f"{short[0]}{and_more(len(short))} missing, which other layers have: transformers "
+            "fills in random numbers, llama.cpp does not load it"
         )
 
 

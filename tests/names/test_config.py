@@ -319,9 +319,9 @@ LAYERS = [f"blk.{layer}.{name}.weight" for layer in range(3) for name in ("attn_
     ("name", "count", "without", "remark"),
     [
         ("llama", 3, "", ""),
-        ("llama", 4, "", "llama.block_count is 4; the file has 3 layers, up to blk.2"),
-        ("llama", 3, "blk.1.", "llama.block_count is 3; the file has 2 layers, up to blk.2"),
-        ("llama", 3, "blk.1.ffn", "the file lacks blk.1.ffn_norm.weight, which other layers"),
+        ("llama", 4, "", "llama.block_count is 4; there are 3 layers, up to blk.2"),
+        ("llama", 3, "blk.1.", "llama.block_count is 3; there are 2 layers, up to blk.2"),
+        ("llama", 3, "blk.1.ffn", "blk.1.ffn_norm.weight missing, which other layers"),
         ("modern-bert", 3, "blk.0.attn", ""),
     ],
 )
