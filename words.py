@@ -84,6 +84,11 @@ def did_you_mean(near: Sequence[str], before: str = "") -> str:
     return f"{before}did you mean {' or '.join(map(repr, near))}?" if near else ""
 
 
+def extra(name: str) -> str:
+    """The command that installs an extra; quoted, for shells that take brackets for a pattern."""
+    return f'pip install "anamnesis-arrow[{name}]"'
+
+
 def and_more(count: int, shown: int = 1, mark: str = "") -> str:
     """What follows the first `shown` of `count` things: `" and 2 more"`, or nothing."""
     return f"{mark} and {count - shown:,} more" if count > shown else ""
@@ -95,4 +100,4 @@ def some(names: Sequence[str], shown: int = 5, most: int = 0) -> str:
     return listed + and_more(len(names), shown)
 
 
-__all__ = ["and_more", "bare", "did_you_mean", "meant", "nearest", "some"]
+__all__ = ["and_more", "bare", "did_you_mean", "extra", "meant", "nearest", "some"]

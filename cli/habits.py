@@ -44,6 +44,7 @@ COMMANDS: Final = {
     "show": "inspect",
 }
 _ALIKE = 0.7
+_SEVERAL = "The parts of one model are a pattern in quotes, and several models a job file. "
 
 
 def hinted(error: click.UsageError, command: click.Command) -> click.UsageError:
@@ -53,10 +54,13 @@ def hinted(error: click.UsageError, command: click.Command) -> click.UsageError:
         near = likely_flags(error.option_name, known)
         hint = question(near) or _whose(error.option_name, error.ctx)
         return click.UsageError(f"No such option {error.option_name!r}.{hint}")
-    if isinstance(error, click.MissingParameter):
+    message = error.format_message().removesuffix(".")
+    missing = isinstance(error, click.MissingParameter)
+    if missing or message.startswith("Got unexpected extra"):
         example = (command.help or "").rpartition("Example: ")[2].partition("\n")[0]
-        message = error.format_message().removesuffix(".")
-        return click.UsageError(f"{message}. Example: {example.strip()}")
+        one = any(parameter.name == "path" for parameter in command.params)
+        several = _SEVERAL if one and not missing else ""
+        return click.UsageError(f"{message}. {several}Example: {example.strip()}")
     return error
 
 

@@ -16,6 +16,7 @@ from typing import Any
 from anamnesis.errors import UnsupportedError
 from anamnesis.limits import MiB
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
+from anamnesis.words import extra
 
 _MOST = 16 * MiB  # of a model card
 _INT32, _FLOAT32 = 5, 6
@@ -38,7 +39,7 @@ def about(path: str, shapes: Shapes) -> dict[str, KeyValue]:
         from yaml import YAMLError
     except ImportError as error:
         raise UnsupportedError(
-            "a GGUF of a model folder needs the `gguf` package: pip install anamnesis-arrow[gguf]"
+            f"a GGUF of a model folder needs the `gguf` package: {extra('gguf')}"
         ) from error
     folder = Path(path).resolve()
     total, shared, experts, count = _parameters(shapes)

@@ -10,6 +10,7 @@ from anamnesis.errors import UnsupportedError
 from anamnesis.names.splits import BEGINNING
 from anamnesis.names.tokenizer_models import CONTROL, USER_DEFINED, Vocabulary, model_of
 from anamnesis.readers.gguf_types import KeyValue
+from anamnesis.words import extra
 
 _TOKENS = (
     ("bos", "bos_token"),
@@ -42,9 +43,7 @@ def tokenizer_files(values: Mapping[str, KeyValue]) -> tuple[dict[str, bytes], t
     try:
         made, notes = _tokenizer(words)
     except ImportError:
-        return files, (
-            "no tokenizer.json was written: it needs `tokenizers`: pip install anamnesis-arrow[hf]",
-        )
+        return files, (f"no tokenizer.json was written: it needs `tokenizers`: {extra('hf')}",)
     except UnsupportedError as error:
         return files, (f"no tokenizer.json was written: {error}",)
     files["tokenizer.json"] = made.encode()

@@ -30,6 +30,7 @@ from anamnesis.names.splits import name_of
 from anamnesis.readers.folder import LocalFolder
 from anamnesis.readers.gguf_types import ARRAY, STRING, KeyValue
 from anamnesis.readers.strict_json import loads
+from anamnesis.words import extra
 
 _UINT32, _BOOL = 4, 7
 _MOST = 256 * MiB
@@ -319,7 +320,7 @@ def _special(path: str, tokens: list[str], keys: Keys) -> dict[str, KeyValue]:
         from gguf import GGUFWriter, SpecialVocab
     except ImportError as error:
         raise UnsupportedError(
-            "special tokens of a GGUF need the `gguf` package: pip install anamnesis-arrow[gguf]"
+            f"special tokens of a GGUF need the `gguf` package: {extra('gguf')}"
         ) from error
     log = logging.getLogger("gguf.vocab")  # it warns of templates for two texts
     level = log.level

@@ -24,6 +24,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.folder import Folder, folder_of
 from anamnesis.readers.onnx_nodes import PACKED, Values, quantised, values_of
 from anamnesis.readers.source import SourceFile, open_source
+from anamnesis.words import extra
 
 _MESSAGE_BYTES = 2 * GiB  # protobuf's own limit
 _ONE_BY_ONE = (2, 3, 4, 5, 6)  # integers whose field is `int32_data`
@@ -117,7 +118,7 @@ def _parse(message: _Message) -> Any:
         import onnx  # noqa: PLC0415 - for such files alone
     except ImportError as error:
         raise UnsupportedError(
-            f"{message.path}: reading ONNX needs its schema: pip install 'anamnesis-arrow[onnx]'"
+            f"{message.path}: reading ONNX needs its schema: {extra('onnx')}"
         ) from error
     try:
         return onnx.ModelProto.FromString(message.data)

@@ -40,6 +40,7 @@ from anamnesis.errors import (
     without_secrets,
 )
 from anamnesis.limits import MiB
+from anamnesis.words import extra
 
 ATTEMPTS = 6
 STALLS = 3  # attempts at what does not answer in time
@@ -277,8 +278,7 @@ def words_of(error: BaseException) -> str:
 def not_installed(url: str, error: ImportError) -> UnsupportedError:
     """Which extra brings the driver of a URL."""
     protocol = url.partition(":")[0].lower()
-    extra = _EXTRAS.get(protocol)
-    hint = f'pip install "anamnesis-arrow[{extra}]"' if extra else str(error)
+    hint = extra(_EXTRAS[protocol]) if protocol in _EXTRAS else str(error)
     return UnsupportedError(
         f"{url}: reading {protocol}:// needs a driver that is not installed: {hint}"
     )

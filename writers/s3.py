@@ -20,6 +20,7 @@ from anamnesis import stopping
 from anamnesis.errors import UnsupportedError, without_secrets
 from anamnesis.limits import KiB
 from anamnesis.readers.urls import denied
+from anamnesis.words import extra
 from anamnesis.writers.objects import Parts
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 10, 60, 6
@@ -52,8 +53,7 @@ class S3:
             from botocore.session import Session  # noqa: PLC0415
         except ImportError as error:
             raise UnsupportedError(
-                f"{root}: writing needs a driver that is not installed: pip install "
-                '"anamnesis-arrow[s3]"'
+                f"{root}: writing needs a driver that is not installed: {extra('s3')}"
             ) from error
         settings = _settings()
         anonymous = settings.pop("anon", False)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from anamnesis.analytics.diff.record import Findings
 from anamnesis.analytics.table_files import check_target
 from anamnesis.errors import UsageError
+from anamnesis.words import extra
 from anamnesis.writers.part import write_small
 
 if TYPE_CHECKING:
@@ -50,7 +51,7 @@ def check_plot(path: Path, overwrite: bool) -> None:
 def check_matplotlib(what: str) -> None:
     """UsageError with the way out where matplotlib is not installed."""
     if find_spec("matplotlib") is None:
-        raise UsageError(f"{what}: pictures need matplotlib: pip install 'anamnesis-arrow[plot]'")
+        raise UsageError(f"{what}: pictures need matplotlib: {extra('plot')}")
 
 
 def write_plot(found: Findings, path: Path, *, overwrite: bool) -> None:

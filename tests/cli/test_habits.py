@@ -29,6 +29,12 @@ Amn = Callable[..., subprocess.CompletedProcess[str]]
         ("convert x --quantize Q8_0", "Did you mean '--encode'?"),
         ("stats x --tensors y", "Did you mean '--include'?"),
         ("stats x --colour", "No such option '--colour'.\n"),
+        (
+            "inspect a.gguf b.gguf",
+            "The parts of one model are a pattern in quotes, and several models",
+        ),
+        ("remember a b -o c", "(b). The parts of one model are a pattern in quotes"),
+        ("diff a b c", "Got unexpected extra argument (c). Example: amn diff "),
         ("inspect x --to hf", "No such option '--to'. It is a flag of remember, convert.\n"),
         ("convert x --to huggingface", "Did you mean 'hf'?"),
         ("convert x --to hf_folder", "Did you mean 'hf'?"),
