@@ -84,3 +84,14 @@ def test_the_oldest_releases_are_those_installed(minimum: ModuleType) -> None:
         installed = importlib.metadata.version(name).split(".")
         assert installed[: len(oldest)] == oldest, name
         assert not any(part.strip("0") for part in installed[len(oldest) :]), name
+
+
+def test_extras_are_quoted() -> None:
+    """zsh takes the brackets of a bare one for a pattern, and installs nothing."""
+    texts = [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md"), ROOT / "words.py"]
+    bare = re.compile(r"(?<![\"'])(?:anamnesis-arrow|\s\.)\[[a-z,{]")
+    assert [str(path) for path in texts if bare.search(path.read_text())] == []
+    python = [
+        path for path in ROOT.glob("[a-z]*/**/*.py") if path.parts[len(ROOT.parts)] != "tests"
+    ]
+    assert [str(path) for path in python if "anamnesis-arrow[" in path.read_text()] == []
