@@ -39,6 +39,7 @@ from anamnesis.pipeline.records import (
     read_manifest,
 )
 from anamnesis.pipeline.written import open_written
+from anamnesis.readers.gc_pause import gc_paused
 from anamnesis.readers.source import public_name
 from anamnesis.readers.strict_json import loads
 from anamnesis.writers import writer
@@ -62,6 +63,7 @@ class Recipe:
         return _digest([self.inputs, self.settings])
 
     @classmethod
+    @gc_paused()
     def of(cls, plan: Plan) -> Recipe:
         """The recipe of a plan."""
         files = [[public_name(f.path), f.size, f.mtime_ns] for f in plan.model.files]
@@ -184,6 +186,7 @@ def find_manifest(out: P) -> P:
     return inside if store_of(out).exists(inside) else manifest_path(out)
 
 
+@gc_paused()
 def write_manifest(
     plan: Plan,
     recipe: Recipe,
@@ -316,6 +319,7 @@ def compare(layout: Layout, places: Mapping[str, Any], pieces: Pieces, memory_by
     return total
 
 
+@gc_paused()
 def load_manifest(out: PurePath, *, strangers: bool = False) -> Manifest:
     """The manifest of the output at `out`; with `strangers`, also another user's.
 

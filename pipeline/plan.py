@@ -340,12 +340,12 @@ def _ranges(step: Step, task_bytes: int) -> list[tuple[int, int]]:
     units = step.tensor.units
     if not step.tensor.elems:
         return []
-    if is_deflated(step.tensor):
-        return [(0, units)]
     per_batch = max(1, step.batch_units * step.tensor.unit_elems * step.itemsize)
     batches = max(1, task_bytes // per_batch)
     matrix = step.tensor.matrix_units or units
     each = -(-matrix // step.batch_units)  # batches a matrix
+    if (matrix == units and each <= batches) or is_deflated(step.tensor):
+        return [(0, units)]
     if each > batches:
         stride = step.batch_units * batches
         cuts = [m + at for m in range(0, units, matrix) for at in range(0, matrix, stride)]

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from typing import Any
 
 import msgspec
@@ -104,17 +105,19 @@ def _members(value: Any) -> int:
     while level:
         inner: list[Any] = []
         for item in level:
+            inside: Iterable[Any] = item if type(item) is list else ()
             if type(item) is dict:
                 count += len(item)
-                inner += [v for v in item.values() if type(v) in _CONTAINERS]
-            elif type(item) is list and item and not _NUMBERS.issuperset(map(type, item)):
-                inner += [v for v in item if type(v) in _CONTAINERS]
+                inside = item.values()
+            for one in inside:
+                kind = type(one)
+                if kind is dict or (kind is list and not _PLAIN.issuperset(map(type, one))):
+                    inner.append(one)
         level = inner
     return count
 
 
-_CONTAINERS = frozenset((dict, list))
-_NUMBERS = frozenset((int, float, str, bool))
+_PLAIN = frozenset((int, float, str, bool, type(None)))  # in lists of a million entries
 
 
 def _repeated(data: bytes | bytearray) -> str:

@@ -21,6 +21,7 @@ from anamnesis.readers.schemes._siblings import (
     SCALES,
     is_activation,
     is_own,
+    may_move,
     moves_inputs,
     rotates_all,
 )
@@ -69,24 +70,33 @@ def note_parents(ledger: Ledger) -> None:
         unknown = (t for t in ledger.tensors.values() if _unknown(ledger, t, around, layers))
         _note(ledger, list(unknown), "decoded")
     elif kind in ("pth", "safetensors"):  # others hold arrays of anything
-        _note(ledger, [t for t in ledger.tensors.values() if _speaks(ledger, t)], "dense")
+        names = (
+            "\n".join(ledger.tensors) + "\n"
+        )  # in which a word is found faster than name by name
+        moving, weights = may_move(names), "weight\n" in names
+        speaking = (t for t in ledger.tensors.values() if _speaks(ledger, t, moving, weights))
+        _note(ledger, list(speaking), "dense")
 
 
-def _speaks(ledger: Ledger, tensor: Tensor) -> bool:
-    """Whether a parameter of a model that is dense may be of codes, or move what layers read."""
+def _speaks(ledger: Ledger, tensor: Tensor, moving: bool, weights: bool) -> bool:
+    """Whether a parameter of a model that is dense may be of codes, or move what layers read.
+
+    `moving` and `weights` say whether the model has any name that does by itself, or of a weight.
+    """
     name = tensor.name
     at = name.rfind(".") + 1
     part = name[at:]
     if part in ("bias", "weight"):  # nearly all, of whom there may be a million
         leaf = name[name.rfind(".", 0, max(at - 1, 0)) + 1 : max(at - 1, 0)]
         return part == "weight" and (rotates_all(leaf) or _is_basis(ledger, tensor))
-    wide = tensor.out_dtype == "BOOL" and len(tensor.shape) > 1
-    if wide or (DTYPES[tensor.out_dtype].kind == "int" and is_many(tensor.components[0].stored)):
+    kind = DTYPES[tensor.out_dtype].kind
+    wide = kind == "bool" and len(tensor.shape) > 1
+    if wide or (kind == "int" and is_many(tensor.components[0].stored)):
         return False  # noted as integers
     alone = part in SCALES or (part == "scale" and is_activation(name[: at - 1]))
-    if (alone and math.prod(tensor.shape) > 1) or moves_inputs(name):
+    if (alone and math.prod(tensor.shape) > 1) or (moving and moves_inputs(name)):
         return True
-    return _is_basis(ledger, tensor) or _unknown(ledger, tensor, set(), set())
+    return weights and (_is_basis(ledger, tensor) or _unknown(ledger, tensor, set(), set()))
 
 
 def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:

@@ -76,6 +76,10 @@ _OF_INPUTS = frozenset(
     "left_trans pre_quant_scale right_trans rotation rotation_matrix smooth_factor "
     "smooth_scale".split()
 )
+# A part of each of these names, in lower case, but for R1 to R4.
+_MOVING = ("had", "perm", "quant_scale", "channel_scales", "quarot", "_trans", "rotat", "smooth",
+           "spinquant")  # fmt: skip
+_MOVING_R = re.compile(r"(?<![a-z0-9])r[1-4](?![a-z0-9])")
 # Of codes, which floats beside them called `weight` are, too.
 SCALES = frozenset(("scale_inv", "scales", "zero_point", "zero_points", "zeros"))
 _ACTIVATION = re.compile(r"(.*[._])?act(ivation)?(_fn|_func|_layer)?")
@@ -108,6 +112,12 @@ def moves_inputs(name: str) -> bool:
     """Whether a tensor by its name scales, permutes or rotates what layers read."""
     module, _, part = name.rpartition(".")
     return part in _OF_INPUTS or is_rotation(part) or rotates_all(module)
+
+
+def may_move(names: str) -> bool:
+    """Whether `moves_inputs` may be true of any of the names in a text of lines, or of none."""
+    lower = names.lower()
+    return any(word in lower for word in _MOVING) or _MOVING_R.search(lower) is not None
 
 
 def is_activation(module: str) -> bool:

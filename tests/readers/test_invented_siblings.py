@@ -15,7 +15,15 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import SCHEMES, resolve
 from anamnesis.readers.schemes._integers import BUFFERS
 from anamnesis.readers.schemes._parents import _ENDINGS, _ORDINARY
-from anamnesis.readers.schemes._siblings import harmless, is_own
+from anamnesis.readers.schemes._siblings import (
+    _OF_INPUTS,
+    _ROTATED_MODULE,
+    _ROTATION,
+    harmless,
+    is_own,
+    may_move,
+    moves_inputs,
+)
 from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
 
 # What a hypothetical tool might come up with.
@@ -225,3 +233,20 @@ def test_a_module_called_after_a_decoded_layer_is_noted(module: str, noted: bool
     book = ledger_of({**layer, f"a.{module}.weight": ("BF16", (64, 64))}, about(method))
     resolve(book)
     assert [f"'a.{module}.weight'" in note for note in book.notes] == [True] * noted
+
+
+@given(
+    st.lists(
+        st.one_of(
+            *(st.from_regex(one, fullmatch=True) for one in (_ROTATION, _ROTATED_MODULE)),
+            st.sampled_from(sorted(_OF_INPUTS)),
+            WORD,
+        ),
+        min_size=1,
+        max_size=4,
+    ).map(".".join),
+    st.lists(WORD, max_size=2),
+)
+def test_what_moves_inputs_is_found_among_all_names(name: str, others: list[str]) -> None:
+    """A text of all names is searched first, which must not miss any."""
+    assert may_move("\n".join([*others, name]) + "\n") or not moves_inputs(name)
