@@ -73,15 +73,15 @@ def note_parents(ledger: Ledger) -> None:
         names = (
             "\n".join(ledger.tensors) + "\n"
         )  # in which a word is found faster than name by name
-        moving, weights = may_move(names), "weight\n" in names
-        speaking = (t for t in ledger.tensors.values() if _speaks(ledger, t, moving, weights))
+        moving, any_weight = may_move(names), "weight\n" in names
+        speaking = (t for t in ledger.tensors.values() if _speaks(ledger, t, moving, any_weight))
         _note(ledger, list(speaking), "dense")
 
 
-def _speaks(ledger: Ledger, tensor: Tensor, moving: bool, weights: bool) -> bool:
+def _speaks(ledger: Ledger, tensor: Tensor, moving: bool, any_weight: bool) -> bool:
     """Whether a parameter of a model that is dense may be of codes, or move what layers read.
 
-    `moving` and `weights` say whether the model has any name that does by itself, or of a weight.
+    `moving` and `any_weight` say whether any name of the model does by itself, or is a weight's.
     """
     name = tensor.name
     at = name.rfind(".") + 1
@@ -96,7 +96,7 @@ def _speaks(ledger: Ledger, tensor: Tensor, moving: bool, weights: bool) -> bool
     alone = part in SCALES or (part == "scale" and is_activation(name[: at - 1]))
     if (alone and math.prod(tensor.shape) > 1) or (moving and moves_inputs(name)):
         return True
-    return weights and (_is_basis(ledger, tensor) or _unknown(ledger, tensor, set(), set()))
+    return any_weight and (_is_basis(ledger, tensor) or _unknown(ledger, tensor, set(), set()))
 
 
 def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:
