@@ -21,6 +21,7 @@ from anamnesis.kernels.ends import NO_ENDS, ends_of
 from anamnesis.kernels.loss import Losses
 from anamnesis.kernels.readback import Facts, Readback
 from anamnesis.kernels.transcoders import Inexact, Read, transcoder
+from anamnesis.kernels.types import Array
 from anamnesis.limits import KiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.decode import OUT
@@ -251,12 +252,12 @@ def _near(form: Form, elems: int) -> int:
     return max(1, elems // (form.unit_elems * form.multiple)) * form.multiple
 
 
-def _room(part: Part, units: int) -> Any:
+def _room(part: Part, units: int) -> Array:
     kind = np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy
     return np.zeros(part.room(0, units), kind)
 
 
-def widened(values: Any, dtype: str, room: Any = None) -> Any:
+def widened(values: Any, dtype: str, room: Any = None) -> Array:
     """A window's values, of BF16 bits, binary16 or float32, as float32 in `room`, or new."""
     held = values.view(_HELD[dtype])
     wide = np.empty(len(held), np.float32) if room is None else room[: len(held)]

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from anamnesis.kernels import Window
+from anamnesis.kernels.types import Array
 from anamnesis.limits import KiB
 
 Read = Callable[[int, Any], None]  # (first byte of the component, buffer to fill)
@@ -79,7 +80,7 @@ class Placement:
         """
         yield 0, nbytes
 
-    def slice(self, view: Any, batch: Window, window: Window) -> Any:
+    def slice(self, view: Any, batch: Window, window: Window) -> Array:
         """The view of a window inside that of the batch that was read."""
         raise NotImplementedError
 

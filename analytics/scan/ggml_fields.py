@@ -19,7 +19,9 @@ from typing import Any
 
 import numpy as np
 
-Read = Callable[[Any], Any]  # uint8 [blocks, bytes] -> float32 [blocks] or [blocks, runs]
+from anamnesis.kernels.types import Array
+
+Read = Callable[[Array], Array]  # uint8 [blocks, bytes] -> float32 [blocks] or [blocks, runs]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,24 +42,24 @@ def _half(offset: int) -> Read:
     return lambda b: _words(b, offset, "<f2", 1)[:, 0].astype(np.float32)
 
 
-def _words(blocks: Any, offset: int, kind: str, count: int) -> Any:
+def _words(blocks: Array, offset: int, kind: str, count: int) -> Array:
     nbytes = np.dtype(kind).itemsize * count
     return blocks[:, offset : offset + nbytes].view(kind)  # strided, and mostly not aligned
 
 
-def _bits(words: Any, shifts: Any, mask: int) -> Any:
+def _bits(words: Array, shifts: Array, mask: int) -> Any:
     """Fields of the words `[blocks]`, one a shift."""
     return words[:, None] >> np.asarray(shifts, words.dtype) & words.dtype.type(mask)
 
 
-def _affine(codes: Any, factor: float, offset: float) -> Any:
+def _affine(codes: Array, factor: float, offset: float) -> Array:
     return codes.astype(np.float32) * np.float32(factor) + np.float32(offset)
 
 
 def _halves(offset: int, count: int, factor: float = 1, plus: float = 0) -> Read:
     """Two scales a byte, the low half first: `factor * s + plus`."""
 
-    def read(blocks: Any) -> Any:
+    def read(blocks: Array) -> Array:
         some = blocks[:, offset : offset + count // 2]
         return _affine(np.stack([some & 15, some >> 4], 2).reshape(-1, count), factor, plus)
 
@@ -76,7 +78,7 @@ def _int8(offset: int, count: int) -> Read:
 def _six_bits(offset: int, first: int) -> Read:
     """Q4_K and Q5_K: eight scales (`first` 0) or minimums (4) of six bits in twelve bytes."""
 
-    def read(blocks: Any) -> Any:
+    def read(blocks: Array) -> Array:
         low, own = blocks[:, offset + 8 : offset + 12], blocks[:, offset + first :][:, :4]
         upper = (low >> first & 15) | (own >> 6 << 4)
         return _affine(np.concatenate([own & 63, upper], 1), 1, 0)
@@ -84,7 +86,7 @@ def _six_bits(offset: int, first: int) -> Read:
     return read
 
 
-def _q3_k(blocks: Any) -> Any:
+def _q3_k(blocks: Array) -> Array:
     low, high = blocks[:, 96:104], blocks[:, 104:108]
     fours = np.concatenate([low & 15, low >> 4], 1)
     pairs = np.concatenate([high >> shift & 3 for shift in (0, 2, 4, 6)], 1)
@@ -96,53 +98,53 @@ def _top_bits(offset: int, gap: int, factor: float, plus: float) -> Read:
     return lambda b: _affine(b[:, offset + 3 : offset + 8 * gap : gap] >> 4, factor, plus)
 
 
-def _iq4_xs(blocks: Any) -> Any:
+def _iq4_xs(blocks: Array) -> Array:
     high, low = _words(blocks, 2, "<u2", 1)[:, 0], _words(blocks, 4, "<u4", 1)[:, 0]
     runs = np.arange(8)
     return _affine(_bits(low, 4 * runs, 15) | _bits(high, 2 * runs, 3).astype("<u4") << 4, 1, -32)
 
 
-def _iq1_s(blocks: Any) -> Any:
+def _iq1_s(blocks: Array) -> Array:
     return _affine(_words(blocks, 34, "<u2", 8) >> 12 & 7, 2, 1)
 
 
-def _iq1_m(blocks: Any) -> Any:
+def _iq1_m(blocks: Array) -> Array:
     runs = np.arange(16)
     words = _words(blocks, 48, "<u8", 1)[:, 0]
     return _affine(_bits(words, 16 * (runs // 4) + 3 * (runs % 4), 7), 2, 1)
 
 
-def _iq1_m_d(blocks: Any) -> Any:
+def _iq1_m_d(blocks: Array) -> Array:
     tops = _words(blocks, 48, "<u2", 4) >> 12
     half = tops[:, 0] | tops[:, 1] << 4 | tops[:, 2] << 8 | tops[:, 3] << 12
     return half.astype("<u2").view("<f2").astype(np.float32)
 
 
-def _e8m0(blocks: Any) -> Any:
+def _e8m0(blocks: Array) -> Array:
     """ggml's reading: 255 is 2**128, which float32 does not have."""
     with np.errstate(over="ignore"):
         return np.ldexp(np.float32(1), blocks[:, 0].astype(np.int32) - 127)
 
 
-def _single(blocks: Any) -> Any:
+def _single(blocks: Array) -> Array:
     return _words(blocks, 0, "<f4", 1)[:, 0].astype(np.float32)
 
 
-def _iq3_k(blocks: Any) -> Any:
+def _iq3_k(blocks: Array) -> Any:
     signs = _bits(_words(blocks, 4, "<u2", 1)[:, 0], np.arange(16), 1).astype(np.float32)
     return _halves(6, 16, 2, 1)(blocks) * (1 - 2 * signs)
 
 
-def _iq4_k(blocks: Any) -> Any:
+def _iq4_k(blocks: Array) -> Array:
     pairs = np.stack([blocks[:, 4:8] >> shift & 3 for shift in (0, 2, 4, 6)], 2)
     return _halves(8, 16)(blocks) + _affine(pairs.reshape(-1, 16), 16, -32)
 
 
-def _one(blocks: Any) -> Any:
+def _one(blocks: Array) -> Array:
     return np.ones(len(blocks), np.float32)
 
 
-def _ue4m3(blocks: Any) -> Any:
+def _ue4m3(blocks: Array) -> Array:
     codes = blocks[:, :4] & 0x7F
     exponent, mantissa = (codes >> 3).astype(np.int32), (codes & 7).astype(np.float32)
     scales = np.ldexp(mantissa + np.float32(8) * (exponent > 0), np.maximum(exponent, 1) - 10)
@@ -196,7 +198,7 @@ FIELDS: dict[str, Fields] = {
 
 
 def read_fields(
-    encoding: str, blocks: Any, wanted: Collection[str] = ("scales", "minimum", "minimums")
+    encoding: str, blocks: Array, wanted: Collection[str] = ("scales", "minimum", "minimums")
 ) -> dict[str, Any]:
     """`scale`, and those of `scales`, `minimum` and `minimums` that are wanted and there; float32.
 

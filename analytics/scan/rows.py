@@ -13,6 +13,7 @@ from typing import Any, Protocol
 import numpy as np
 import pyarrow as pa
 
+from anamnesis.kernels.types import Array
 from anamnesis.pipeline.members import check_tensor
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import OpenFile
@@ -66,7 +67,7 @@ class Parts:
         self._raws: dict[str, RawBytes] = {}
         self._read: dict[str, int] = {}
 
-    def read(self, role: str, begin: int, end: int) -> Any:
+    def read(self, role: str, begin: int, end: int) -> Array:
         """Bytes `[begin, end)` of a component, as uint8 in memory of their own."""
         stored = self.by_role[role].stored
         raw = self._raws.get(role)
@@ -183,7 +184,7 @@ class Lines:
         return {"payload": binaries(data, at - at[0])}
 
 
-def binaries(data: Any, offsets: Any) -> Any:
+def binaries(data: Any, offsets: Array) -> Any:
     """`large_binary` over bytes that stay where they are."""
     buffers = [None, pa.py_buffer(offsets.astype(np.int64, copy=False)), pa.py_buffer(data)]
     return pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(offsets) - 1, buffers)

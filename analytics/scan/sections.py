@@ -26,6 +26,7 @@ from anamnesis.analytics.scan.rows import (
 )
 from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
+from anamnesis.kernels.types import Array
 from anamnesis.readers.dtypes import DTYPES
 
 _INVERSE_127 = np.float32(7.874015718698502e-3)  # kernels/bnb.py
@@ -234,7 +235,7 @@ class Grid(_Scaled):
             found["zero"] = self._unpacked(matrix, row)[np.arange(len(run)), run]
         return found
 
-    def _unpacked(self, matrix: Any, row: Any) -> Any:
+    def _unpacked(self, matrix: Array, row: Array) -> Any:
         """Zero points as signed numbers, float32 `[rows, groups]`, from words down the columns."""
         params, stored = self._tensor.params, self.parts.by_role["weight_zero_point"].stored
         bits, each, lines = params["bits"], 32 // params["bits"], stored.shape[-2]

@@ -19,6 +19,7 @@ from anamnesis.kernels import ENCODINGS, Window
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import scale_codes
 from anamnesis.kernels.fp8 import used_blocks
+from anamnesis.kernels.types import Array
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
 from anamnesis.readers.dtypes import DTYPES
@@ -86,7 +87,7 @@ class ScaleRange:
             numbers = numbers[: self._tensor.params["groups"]]
         return to_float32(dtype, numbers)
 
-    def _in_order(self, tiles: Any, first: int) -> Any:
+    def _in_order(self, tiles: Array, first: int) -> Any:
         """Scales in tiles from unit `first` on, without what fills the tiles up."""
         from anamnesis.kernels.torchao import TILE_BLOCKS, TILE_ROWS, untile
 
@@ -96,7 +97,7 @@ class ScaleRange:
         left = math.prod(shape[:-1]) - first * TILE_ROWS
         return untile(flat, min(left, flat.size // line * TILE_ROWS), blocks)
 
-    def _absmax(self, codes: Any, first: int) -> Any:
+    def _absmax(self, codes: Array, first: int) -> Any:
         """As in `kernels/bnb.py`: every step rounds to float32."""
         params, nested = self._tensor.params, self._nested
         table = to_float32("F32", nested["nested_quant_map"].array).reshape(-1)
