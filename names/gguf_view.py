@@ -34,6 +34,7 @@ _SKIPPED = re.compile(
     r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|vocab_\w+\..*|mtp\..*"
 )
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
+_UNKNOWN_SCALING = ("dynamic", "ntk")
 _NEXT = "num_nextn_predict_layers"
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
@@ -104,6 +105,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
         notes=(
             *model.notes,
             *_notes(left),
+            *_unscaled(settings, metadata, architecture),
             *lacking([t.name for t in made], metadata, family.some_layers),
         ),
     )
@@ -134,6 +136,16 @@ def _after_padding(
                 yield name, without_rows(tensors[name], rows)
             except ValueError as error:
                 raise FormatError(f"{path}: config.json: pad_token_id: {error}") from error
+
+
+def _unscaled(settings: Settings, metadata: Mapping[str, Any], architecture: str) -> Iterator[str]:
+    """A remark on a scaling of rotary embeddings that llama.cpp does not know."""
+    kind = settings.scaling
+    if kind in _UNKNOWN_SCALING and f"{architecture}.rope.scaling.type" not in metadata:
+        yield (
+            f"config.json: a GGUF has no rope scaling {kind!r}; texts longer than the model was "
+            "trained with are not scaled"
+        )
 
 
 def _notes(left: Sequence[Dropped]) -> Iterator[str]:

@@ -34,3 +34,18 @@ def test_what_lacks_is_a_note(layers: int, without: str, remark: str, tmp_path: 
     notes = "\n".join(gguf_view(load_model(str(tmp_path)), said).model.notes)
     assert notes.startswith(remark)
     assert bool(notes) is bool(remark)
+
+
+@pytest.mark.parametrize(
+    ("name", "noted"), [("LlamaForCausalLM", True), ("HunYuanMoEV1ForCausalLM", False)]
+)
+def test_scaling_that_llama_cpp_does_not_know_is_a_note(
+    name: str, noted: bool, tmp_path: Path
+) -> None:
+    """Hunyuan's is one of the base alone, which its GGUF says."""
+    tensors = {"model.layers.0.input_layernorm.weight": np.ones(32, np.float32)}
+    save_file(tensors, tmp_path / "model.safetensors")
+    scaling = {"rope_type": "dynamic", "factor": 4.0, "alpha": 1000.0}
+    said = config(name) | {"rope_scaling": scaling}
+    notes = "\n".join(gguf_view(load_model(str(tmp_path)), said).model.notes)
+    assert ("no rope scaling 'dynamic'" in notes) is noted
