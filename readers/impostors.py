@@ -1,4 +1,4 @@
-"""Files that are something else than their name says, known by their first bytes.
+"""Files that are something else than their name says, known by their first bytes, or by the name.
 
 A download that failed leaves a Git-LFS pointer or an error page under the model's name; a
 checkpoint of another tool may sit in the same folder. The error should say so.
@@ -44,6 +44,12 @@ IMPOSTORS: tuple[Impostor, ...] = (
     Impostor(b"ustar", "a tar file (PyTorch's format before 0.2 is one); none is opened", 257),
 )
 
+# Containers without a signature, which only their names tell.
+_NAMED: dict[str, str] = {
+    ".msgpack": "a Flax checkpoint (msgpack), whose names and layouts are Flax's; transformers 4 "
+    "reads it (from_flax=True) and saves safetensors",
+}
+
 _TEXTS: tuple[tuple[bytes, str], ...] = (
     (
         b"version https://git-lfs.github.com/spec/",
@@ -75,4 +81,7 @@ def recognise(path: str, head: bytes, readable: str) -> AnamnesisError | None:
     for row in IMPOSTORS:
         if head.startswith(row.magic, row.magic_at):
             return UnsupportedError(f"{path}: is {row.what}; readable are {readable}")
+    for suffix, what in _NAMED.items():
+        if path.lower().endswith(suffix):
+            return UnsupportedError(f"{path}: is {what}; readable are {readable}")
     return None
