@@ -1,10 +1,12 @@
-"""Quark's INT4 in groups: AWQ's GEMM layout under other names, signed or not.
+"""Quark's integers: INT4 in groups, AWQ's GEMM layout under other names, and INT8 as it is.
 
 | part | stored |
 |---|---|
 | `X.weight` | I32 `[in, out / 8]`, nibbles in AWQ's order |
 | `X.weight_scale` | BF16, F16 or F32 `[groups, out]` |
 | `X.weight_zero_point` | I32 `[groups, out / 8]`; may be missing where codes are signed |
+
+INT8 is I8 `[out, in]` with a scale `[]` or one a row `[out]`, and I8 zero points of that shape.
 
 Neither the order of the nibbles nor their sign is in the tensors: `quantization_config` says them
 (`export.pack_method`, and `weight.dtype` of all its groups of layers). Quark's FP8 and MXFP4 are
@@ -15,6 +17,7 @@ torch/export/nn/modules/realquantizer.py (https://quark.docs.amd.com).
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any
 
 from anamnesis.readers.base import Component, Stored, Tensor
@@ -22,8 +25,12 @@ from anamnesis.readers.placement import Strided
 from anamnesis.readers.schemes._errors import misfit, missing, unsupported
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.schemes.ct import int8_tensor
 
-_IMPLEMENTED = "Quark's FP8, MXFP4, and INT4 in groups with pack_method reorder"
+_IMPLEMENTED = (
+    "Quark's FP8, MXFP4, INT4 in groups with pack_method reorder, and INT8 with a scale a tensor "
+    "or a row"
+)
 _ENCODINGS = {"int4": "quark-int4", "uint4": "awq-gemm"}
 _PER_WORD = 8
 _ROTATED = ("input_rotation", "input_prescale")
@@ -38,17 +45,21 @@ def resolve(ledger: Ledger) -> None:
     config = ledger.quantization()
     if config.get("quant_method") != "quark":
         return
-    dtypes = set(_weight_dtypes(config))
+    specs = list(_weight_specs(config))
+    dtypes = {spec["dtype"] for spec in specs if spec["dtype"] in _ENCODINGS}
+    int8 = [spec for spec in specs if spec["dtype"] == "int8"]
     for stored in ledger.free():
         stem, dot, part = stored.name.rpartition(".")
         if part in _ROTATED:
             raise unsupported(stored, f"Quark's rotated weights ({part})", _IMPLEMENTED)
         if part == "weight" and stored.dtype == "I32":
             ledger.claim(_tensor(ledger, stored, stem + dot, _encoding(stored, config, dtypes)))
+        if part == "weight" and stored.dtype == "I8" and int8:
+            ledger.claim(_int8(ledger, stored, int8))
 
 
-def _weight_dtypes(config: Mapping[str, Any]) -> Iterator[str]:
-    """The four-bit dtypes of weights, over the whole config."""
+def _weight_specs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
+    """What the config says of weights that have a dtype, over all its groups of layers."""
     layers = [config.get("global_quant_config")]
     for key in ("layer_quant_config", "layer_type_quant_config"):
         group = config.get(key)
@@ -56,9 +67,33 @@ def _weight_dtypes(config: Mapping[str, Any]) -> Iterator[str]:
     for layer in layers:
         weight = layer.get("weight") if isinstance(layer, Mapping) else None
         for one in weight if isinstance(weight, list) else [weight]:
-            dtype = one.get("dtype") if isinstance(one, Mapping) else None
-            if isinstance(dtype, str) and dtype in _ENCODINGS:
-                yield dtype
+            if isinstance(one, Mapping) and isinstance(one.get("dtype"), str):
+                yield one
+
+
+def _int8(ledger: Ledger, codes: Stored, specs: list[Mapping[str, Any]]) -> Tensor:
+    for spec in specs:
+        axis, scheme = spec.get("ch_axis"), spec.get("qscheme")
+        if scheme != "per_tensor" and (scheme != "per_channel" or axis not in (None, 0)):
+            raise unsupported(
+                codes, f"Quark's INT8 {scheme!r:.20}, axis {axis!r:.20}", _IMPLEMENTED
+            )
+    scale, zeros = (ledger.get(f"{codes.name}_{part}") for part in ("scale", "zero_point"))
+    if scale is None:
+        raise missing(ledger, codes, f"{codes.name}_scale")
+    if zeros is not None and zeros.dtype != "I8":
+        raise unsupported(zeros, f"Quark's INT8 with zero points of {zeros.dtype}", _IMPLEMENTED)
+    tensor = int8_tensor(
+        ledger, codes, _of_rows(scale, codes), zeros and _of_rows(zeros, codes), []
+    )
+    params = {**tensor.params, "rounding": "exact"}  # Quark multiplies in float32
+    return replace(tensor, scheme="quark-int8", params=params)
+
+
+def _of_rows(part: Stored, codes: Stored) -> Stored:
+    """`[rows]` as `[rows, 1]`."""
+    rows = codes.shape[:1]
+    return replace(part, shape=(*rows, 1)) if part.shape == rows else part
 
 
 def _encoding(stored: Stored, config: Mapping[str, Any], dtypes: set[str]) -> str:
@@ -81,7 +116,7 @@ def _tensor(ledger: Ledger, codes: Stored, stem: str, encoding: str) -> Tensor:
         raise misfit(codes, "a matrix")
     inputs, words = codes.shape
     outputs = words * _PER_WORD
-    if scale.shape == (outputs,):
+    if scale.shape in ((outputs,), (inputs,)):  # not transposed: `inputs` are the rows then
         raise unsupported(codes, "Quark's INT4 with a scale a channel", _IMPLEMENTED)
     groups = scale.shape[0] if len(scale.shape) == 2 else 0
     if scale.dtype not in SCALE_BITS or groups < 1 or scale.shape[1] != outputs or inputs % groups:

@@ -51,6 +51,48 @@ def test_golden(
     assert_bits(tmp_path / "out.safetensors", wanted, {f"{kind}.norm.weight"})
 
 
+def int8(qscheme: Any, **more: Any) -> dict[str, Any]:
+    weight = {"dtype": "int8", "qscheme": qscheme, "ch_axis": 0, **more}
+    return config(global_quant_config={"weight": weight})
+
+
+@pytest.mark.parametrize("rounding", ["exact", "reference"])
+def test_golden_int8(rounding: Any, tmp_path: Path) -> None:
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes((DATA / "int8.safetensors").read_bytes())
+    (model / "config.json").write_text(json.dumps({"quantization_config": int8("per_channel")}))
+    anamnesis.remember(model, tmp_path / "out.safetensors", rounding=rounding, threads=1)
+    wanted = load_file(DATA / "int8-expected.safetensors")
+    assert_bits(tmp_path / "out.safetensors", wanted, {"int8.norm.weight"})
+
+
+INT8: Parts = {"m.weight": ("I8", (16, 16)), "m.weight_scale": ("F32", (16,))}
+
+
+@pytest.mark.parametrize(
+    ("told", "parts", "error"),
+    [
+        (int8("per_group", group_size=8), {"m.weight_scale": ("F32", (2, 16))}, UnsupportedError),
+        (int8("per_channel", ch_axis=1), {}, UnsupportedError),
+        (int8("per_channel"), {"m.weight_zero_point": ("U8", (16,))}, UnsupportedError),
+        (int8("per_channel"), {"m.weight_scale": ("F32", (15,))}, FormatError),
+        (int8("per_channel"), {"m.weight_zero_point": ("I8", (1,))}, FormatError),
+    ],
+)
+def test_other_int8_is_refused(told: dict[str, Any], parts: Parts, error: Any) -> None:
+    assert resolved(INT8, int8("per_channel")).tensors["m.weight"].scheme == "quark-int8"
+    with pytest.raises(error, match=r"'m\.weight"):
+        resolved({**INT8, **parts}, told)
+
+
+@pytest.mark.parametrize("shape", [(16, 2), (8, 2)])
+def test_scales_of_rows_of_int4_are_refused_by_name(shape: tuple[int, int]) -> None:
+    parts: Parts = {"m.weight": ("I32", shape), "m.weight_scale": ("F32", shape[:1])}
+    with pytest.raises(UnsupportedError, match="a scale a channel"):
+        resolved(parts, config("int4"))
+
+
 INT4: Parts = {
     "m.weight": ("I32", (64, 2)),
     "m.weight_scale": ("BF16", (2, 16)),

@@ -4,7 +4,7 @@ Made with amd-quark 0.13, torch 2.13.0 (CPU) and safetensors 0.8. Of amd-quark, 
 GPU's libraries, two pieces run on their own: torch/utils/pack.py (`Pack_4_bits`), and
 `dequantize_int_per_group_affine` of torch/kernel/hw_emulation/hw_emulation_interface.py. `signed`
 and `unsigned` hold the stored tensors, as RealQuantizer exports them (transposed scales, packed
-zero points), `expected` the BF16 bits (U16) of each weight.
+zero points), `expected` the BF16 bits (U16) of each weight; `int8` and `int8-expected` are of INT8.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ def pack_method(dtype: str) -> Any:
     return module.Pack_4_bits("per_group", dtype)
 
 
-def dequantize() -> Any:
+def dequantize(name: str = "dequantize_int_per_group_affine") -> Any:
     path = QUARK / "torch" / "kernel" / "hw_emulation" / "hw_emulation_interface.py"
-    wanted = ("_prepare_scale_for_group_dequant", "dequantize_int_per_group_affine")
+    wanted = ("_prepare_scale_for_group_dequant", name)
     tree = ast.parse(path.read_text())
     tree.body = [n for n in tree.body if isinstance(n, ast.FunctionDef) and n.name in wanted]
     space: dict[str, Any] = {"torch": torch}
@@ -81,6 +81,38 @@ def main() -> None:
         state[f"{kind}.bf16.input_scale"] = torch.ones(1)
         save_file(state, FOLDER / f"{kind}.safetensors")
     save_file(expected, FOLDER / "expected.safetensors")
+    write_int8()
+
+
+def write_int8() -> None:
+    """INT8 with a scale a tensor and a row: RealQuantizer stores these codes as they are."""
+    state, expected = {}, {}
+    for name, rows, columns, dtype, zeros in (
+        ("tensor", 24, 40, torch.float32, False),
+        ("tensor_zeros", 8, 33, torch.bfloat16, True),
+        ("rows", 16, 48, torch.float32, False),
+        ("rows_zeros", 33, 16, torch.float16, True),
+        ("square", 16, 16, torch.bfloat16, True),
+    ):
+        shape = () if name.startswith("tensor") else (rows,)
+        codes = torch.randint(-128, 128, (rows, columns), generator=generator)
+        zero = torch.randint(-128, 128, shape, generator=generator)
+        zero = zero if zeros else torch.zeros_like(zero)
+        scale = torch.randn(shape, generator=generator).to(dtype)
+        layer = f"int8.{name}"
+        state[f"{layer}.weight"] = codes.to(torch.int8)
+        state[f"{layer}.weight_scale"] = scale
+        state[f"{layer}.weight_zero_point"] = zero.to(torch.int8)
+        state[f"{layer}.input_scale"] = torch.ones(())
+        state[f"{layer}.input_zero_point"] = torch.zeros((), dtype=torch.int8)
+        if shape:
+            values = dequantize("dequantize_int_per_channel_affine")(codes, scale, zero, 0)
+        else:
+            values = dequantize("dequantize_int_per_tensor_affine")(codes, scale, zero)
+        expected[f"{layer}.weight"] = values.to(torch.bfloat16).view(torch.uint16)
+    state["int8.norm.weight"] = torch.ones(4)
+    save_file(state, FOLDER / "int8.safetensors")
+    save_file(expected, FOLDER / "int8-expected.safetensors")
 
 
 if __name__ == "__main__":
