@@ -42,8 +42,8 @@ def layer(zeros: bool) -> tuple[dict[str, Any], Any]:
 
 def params() -> dict[str, Any]:
     scalars = {
-        "version": "gemm", "in_features": INPUTS, "group_size": SIZE, "groups": INPUTS // SIZE,
-        "scale_dtype": "BF16", "rounding": "exact",
+        "version": "gemm", "bits": 4, "in_features": INPUTS, "group_size": SIZE,
+        "groups": INPUTS // SIZE, "scale_dtype": "BF16", "rounding": "exact",
     }  # fmt: skip
     prepare = preparer("quark-int4")
     assert prepare is not None
