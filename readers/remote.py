@@ -137,10 +137,10 @@ class S3Origin(StoreOrigin):
 
     def _get(self, start: int, nbytes: int) -> tuple[bytes, Mapping[str, Any]]:
         """A range, of the version that was seen if any was, and what the answer says besides."""
-        bucket, key, _ = self._fs.split_path(self._name)
+        bucket, key, version = self._fs.split_path(self._name)  # of a driver that is asked for it
         wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{start + nbytes - 1}"}
-        if self._etag:
-            wanted["IfMatch"] = self._etag
+        wanted |= {"VersionId": version} if version else {}
+        wanted |= {"IfMatch": self._etag} if self._etag else {}
 
         async def request() -> tuple[bytes, Mapping[str, Any]]:
             try:

@@ -94,7 +94,13 @@ def _persist(url: str, attempt: Callable[[], T]) -> T:
             pause = _pause(error, number)
             if pause is None:
                 raise translated(url, error) from error
-        _sleep(pause)
+        sleep(pause)
+
+
+def backoff(number: int) -> float:
+    """Seconds to wait after so many attempts, when the server asks for none."""
+    seconds = min(PAUSE_SECONDS * float(2 ** (number - 1)), MOST_BACKOFF_SECONDS)
+    return seconds * random.uniform(0.5, 1.0)
 
 
 def _pause(error: BaseException, number: int) -> float | None:
@@ -104,8 +110,7 @@ def _pause(error: BaseException, number: int) -> float | None:
     stalled = isinstance(error, TimeoutError)
     if number >= (STALLS if stalled else ATTEMPTS):
         return None
-    backoff = min(PAUSE_SECONDS * 2 ** (number - 1), MOST_BACKOFF_SECONDS)
-    pause = max(backoff * random.uniform(0.5, 1.0), _asked_pause(error))
+    pause = max(backoff(number), _asked_pause(error))
     return pause if pause <= MOST_PAUSE_SECONDS else None
 
 
@@ -126,7 +131,7 @@ def _asked_pause(error: BaseException) -> float:
     return float(limit[1]) if limit and _status(cause) == 429 else 0.0
 
 
-def _sleep(seconds: float) -> None:
+def sleep(seconds: float) -> None:
     """Sleep, and end early when the command is to end."""
     until = time.monotonic() + seconds
     stopping.check()
@@ -231,6 +236,8 @@ def _passing(error: BaseException) -> bool:
         return False
     if isinstance(error, ConnectionError | TimeoutError | CutShort):
         return True
+    if isinstance(error, ValueError):  # a redirect to what is no HTTP
+        return False
     # Transport errors of aiohttp and of httpx, which huggingface_hub asks with.
     return type(error).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpcore", "httpx2")
 

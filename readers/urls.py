@@ -11,9 +11,12 @@ from typing import Any
 from anamnesis.errors import AnamnesisError, FormatError, UsageError
 from anamnesis.readers import hub
 from anamnesis.readers.retry import CutShort as CutShort
+from anamnesis.readers.retry import backoff as backoff
 from anamnesis.readers.retry import call as call
 from anamnesis.readers.retry import denied as denied
 from anamnesis.readers.retry import is_no_archive, not_installed, words_of
+from anamnesis.readers.retry import sleep as sleep
+from anamnesis.readers.retry import translated as translated
 
 _CONNECTIONS = 32  # as many as `ahead` and `together` have requests at a time
 

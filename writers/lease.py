@@ -92,7 +92,12 @@ class Lease:
     def _renew(self) -> None:
         while not self._ended.wait(RENEW_SECONDS):
             try:
-                self._version = self._objects.put(self._url, self._data, version=self._version)
+                try:
+                    self._version = self._objects.put(self._url, self._data, version=self._version)
+                except FileExistsError:
+                    data, self._version = self._objects.get(self._url)
+                    if data != self._data:  # else our answer was lost, and the request made again
+                        raise
             except (FileExistsError, FileNotFoundError):
                 self._lost = True
                 return

@@ -2,8 +2,10 @@
 
 `Objects` is what a bucket needs of a store. Here it is done with fsspec alone: the parts of an
 upload are objects of their own, and `complete` streams them into the final one, which appears when
-its writer is committed (`autocommit=False`). Stores that number parts themselves have a module of
-their own (`s3`).
+its writer is committed (`autocommit=False`). What must not be there before is made in the drivers'
+own way (`mode="create"`, "xb"): a generation of 0 in Google's store, `If-None-Match` in Azure; no
+driver has a condition for what is replaced, which is looked at before. Stores that number parts
+themselves have a module of their own (`s3`).
 """
 
 from __future__ import annotations
@@ -12,11 +14,11 @@ import contextlib
 import errno
 import hashlib
 import secrets
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, Protocol, TypeVar
 
-from anamnesis.readers.urls import CutShort, call, driver
+from anamnesis.readers.urls import CutShort, call, driver, translated
 
 Parts = Sequence[tuple[int, str]]  # number from 1 on, ETag
 
@@ -132,7 +134,16 @@ class Driven:
         return data, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def age(self, url: str) -> float:
-        return float("inf")
+        """By what the store says of it, and of an object that is made for that."""
+        probe = f"{url}.{secrets.token_hex(4)}"
+        try:
+            self.put(probe, b"")
+            times = [_asked(url, partial(self._fs.modified, self._path(u))) for u in (probe, url)]
+        except NotImplementedError:
+            return float("inf")
+        finally:
+            self.remove([probe])
+        return float((times[0] - times[1]).total_seconds())
 
     def put(self, url: str, data: bytes, *, version: str | None = None, new: bool = False) -> str:
         path = self._path(url)
@@ -163,17 +174,19 @@ class Driven:
 
     def complete(self, url: str, upload: str, parts: Parts, *, new: bool) -> None:
         if new and self._exists(url):
-            raise FileExistsError(f"{url}: exists already")
-        path = self._path(url)
-        file: Any = call(url, lambda: self._fs.open(path, "wb", autocommit=False))
+            raise FileExistsError(errno.EEXIST, "exists already", url)
+        path, mode = self._path(url), "xb" if new else "wb"
+        file: Any = _asked(url, lambda: self._fs.open(path, mode, autocommit=False))
         try:
             for number, tag in parts:
                 data, found = self.get(f"{upload}/{number:05d}")
                 if found != tag:
-                    raise OSError(f"{url}: part {number:,} is not as it was sent")
-                file.write(data)
-            file.close()
-            file.commit()
+                    raise OSError(errno.EIO, f"part {number:,} is not as it was sent", url)
+                with _explained(url):
+                    file.write(data)
+            with _explained(url):
+                file.close()
+                file.commit()
         except BaseException:
             with contextlib.suppress(Exception):
                 file.discard()
@@ -195,6 +208,17 @@ class Driven:
 
     def _path(self, url: str) -> str:
         return str(self._fs._strip_protocol(url))
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Errors of a driver's writer, which is asked once, as this package's own."""
+    try:
+        yield
+    except FileExistsError:
+        raise FileExistsError(errno.EEXIST, "was written by another meanwhile", url) from None
+    except Exception as error:
+        raise translated(url, error) from error
 
 
 def _asked(url: str, request: Callable[[], T], nbytes: int = 0) -> T:

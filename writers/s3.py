@@ -3,7 +3,8 @@
 An upload has numbered parts, which many workers send and which outlive them. Each part goes with
 its MD5 (Content-MD5), so that the store refuses one that was cut or changed on its way. Conditions
 are `If-None-Match: *` and `If-Match`, and the store's clock is that of its answers, so that no
-other clock counts. https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html
+other clock counts. Where conditions of two requests meet (409), each is made again.
+https://docs.aws.amazon.com/AmazonS3/latest/API/API_Operations_Amazon_Simple_Storage_Service.html
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from typing import Any, TypeVar
 from anamnesis import stopping
 from anamnesis.errors import UnsupportedError, without_secrets
 from anamnesis.limits import KiB
-from anamnesis.readers.urls import denied
+from anamnesis.readers.urls import backoff, denied, sleep
 from anamnesis.words import extra
 from anamnesis.writers.objects import Parts
 
@@ -37,7 +38,9 @@ _REFUSED: tuple[str, ...] = (
     "InvalidToken",
 )
 _REFUSED += ("SignatureDoesNotMatch", "RequestTimeTooSkewed", "TokenRefreshRequired")
-_CONDITIONS = ("412", "409", "PreconditionFailed", "ConditionalRequestConflict")
+_CONDITIONS = ("412", "PreconditionFailed")
+# Another request for the same key is on its way, maybe one of ours whose answer was lost.
+_BUSY = ("409", "ConditionalRequestConflict", "OperationAborted")
 _UNKNOWN = ("501", "NotImplemented")
 _CLIENT = {"key": "aws_access_key_id", "secret": "aws_secret_access_key"}
 _CLIENT |= {"token": "aws_session_token", "endpoint_url": "endpoint_url"}
@@ -57,17 +60,18 @@ class S3:
             ) from error
         settings = _settings()
         anonymous = settings.pop("anon", False)
-        config = Config(
-            connect_timeout=CONNECT_SECONDS,
-            read_timeout=READ_SECONDS,
-            retries={"mode": "standard", "total_max_attempts": attempts},
-            max_pool_connections=CONNECTIONS,
+        usual: dict[str, Any] = {
+            "connect_timeout": CONNECT_SECONDS,
+            "read_timeout": READ_SECONDS,
+            "retries": {"mode": "standard", "total_max_attempts": attempts},
+            "max_pool_connections": CONNECTIONS,
             # Checksums of newer clients come in a form that other stores do not take; a part has
             # its MD5 instead.
-            request_checksum_calculation="when_required",
-            response_checksum_validation="when_required",
-            **({"signature_version": _unsigned()} if anonymous else {}),
-        )
+            "request_checksum_calculation": "when_required",
+            "response_checksum_validation": "when_required",
+        }
+        usual |= {"signature_version": _unsigned()} if anonymous else {}
+        config = Config(**{**usual, **settings.pop("config_kwargs", {})})
         session = Session(profile=settings.pop("profile", None))
         self._client: Any = session.create_client("s3", config=config, **settings)
 
@@ -141,10 +145,9 @@ class S3:
                 self._ask("complete_multipart_upload", url, **wanted, **condition)
             except UnsupportedError:  # a store without conditions
                 self._ask("complete_multipart_upload", url, **wanted)
-        except FileExistsError:
-            raise
         except OSError:
-            # The answer may be lost and not the request: then the object is there, and this one.
+            # The answer may be lost and not the request: then the object is there, and this one,
+            # and the request that was made again found no upload, or the name taken.
             with contextlib.suppress(OSError):
                 if self._ask("head_object", url)["ETag"].strip('"') == _etag_of(parts):
                     return
@@ -167,9 +170,16 @@ class S3:
 
     def _ask(self, operation: str, url: str, **arguments: Any) -> Any:
         bucket, key = _split(url)
-        stopping.check()
-        with _explained(url):
-            return getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
+        for attempt in range(1, ATTEMPTS + 1):
+            stopping.check()
+            try:
+                with _explained(url):
+                    return getattr(self._client, operation)(Bucket=bucket, Key=key, **arguments)
+            except BlockingIOError:
+                if attempt == ATTEMPTS:
+                    raise
+            sleep(backoff(attempt))
+        raise AssertionError("unreachable")
 
     def _body(self, url: str, **arguments: Any) -> tuple[bytes, str]:
         return self._answered(url, lambda body: body.read(), **arguments)
@@ -208,7 +218,7 @@ def _settings() -> dict[str, Any]:
 
     found = dict(conf.get("s3", {}))
     settings = {ours: found[key] for key, ours in _CLIENT.items() if found.get(key)}
-    settings |= {key: found[key] for key in ("anon", "profile") if found.get(key)}
+    settings |= {key: found[key] for key in ("anon", "profile", "config_kwargs") if found.get(key)}
     return settings | dict(found.get("client_kwargs") or {})
 
 
@@ -261,6 +271,8 @@ def _os_error(url: str, error: Any) -> Exception:
         return PermissionError(errno.EACCES, denied(text, error), url)
     if code in _CONDITIONS:
         return FileExistsError(errno.EEXIST, f"was written by another meanwhile ({text})", url)
+    if code in _BUSY:
+        return BlockingIOError(errno.EAGAIN, f"is being written by another ({text})", url)
     if code in _UNKNOWN:
         return UnsupportedError(f"{url}: the store does not know this request: {text}")
     return OSError(errno.EIO, text, url)

@@ -96,7 +96,7 @@ class Faults:
         self.seen: list[str] = []
 
     def add(self, pattern: str, fault: str, times: int = 1) -> None:
-        """`fault`: slow-down, server-error, cut (the answer), drop, lost-answer, expired."""
+        """`fault`: cut (the answer), drop, lost-answer, or what `_ERRORS` has an answer for."""
         self.rules.append([re.compile(pattern), fault, times])
 
     def take(self, line: str) -> str:
@@ -116,6 +116,8 @@ _ERRORS = {
     "slow-down": (503, "SlowDown", "Please reduce your request rate."),
     "server-error": (500, "InternalError", "We encountered an internal error."),
     "expired": (400, "ExpiredToken", "The provided token has expired."),
+    "precondition": (412, "PreconditionFailed", "At least one of the pre-conditions did not hold"),
+    "conflict": (409, "ConditionalRequestConflict", "The conditional request cannot succeed now."),
     "skewed": (403, "RequestTimeTooSkewed", "The difference between the times is too large."),
 }
 

@@ -37,6 +37,8 @@ class Server:
     stop_at: int = 1 << 62
     silent: bool = False
     url: str = ""
+    onwards: str = ""  # where the file is said to be
+    asked: int = 0
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -63,6 +65,13 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         server = self.served
         if self._is_absent():
+            return
+        server.asked += 1
+        if server.onwards:
+            self.send_response(302)
+            self.send_header("Location", server.onwards)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
             return
         match = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
         if server.silent:
@@ -120,6 +129,15 @@ def test_another_range_than_was_asked_for(what: str, server: Server, tmp_path: P
 def test_a_size_that_the_server_does_not_know(server: Server) -> None:
     server.say = "bytes {first}-{last}/*"
     assert anamnesis.inspect(server.url).tensors == 6
+
+
+@pytest.mark.parametrize("onwards", ["file:///etc/hostname", "ftp://host/m", "http://[::1"])
+def test_a_redirect_to_what_is_no_http(server: Server, onwards: str) -> None:
+    """No file of this machine is read, and the server is not asked again for the same answer."""
+    server.onwards = onwards
+    with pytest.raises(OSError, match=r"[Uu]rl|URL|file:|ftp:"):
+        anamnesis.inspect(server.url)
+    assert server.asked == 1
 
 
 @pytest.mark.parametrize("silent", [True, False], ids=["says nothing", "stops in a body"])
