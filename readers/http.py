@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 from urllib.parse import urljoin, urlsplit
 
-from anamnesis.errors import IntegrityError, UnsupportedError
+from anamnesis.errors import IntegrityError, UnsupportedError, without_secrets
 from anamnesis.limits import KiB
 from anamnesis.readers import hub, retry
 from anamnesis.readers.retry import CutShort
@@ -206,6 +206,8 @@ class HttpOrigin:
             onwards = response.headers.get("Location", "")
             await _discard(response)
             url = urljoin(url, onwards)
+            if urlsplit(url).scheme not in ("http", "https"):
+                raise OSError(f"a redirect to {without_secrets(url)[:300]}, which is no HTTP")
         raise OSError(f"more than {_HOPS} redirects")
 
     async def _ask(self, method: str, url: str, asked: Mapping[str, str]) -> Any:

@@ -236,8 +236,6 @@ def _passing(error: BaseException) -> bool:
         return False
     if isinstance(error, ConnectionError | TimeoutError | CutShort):
         return True
-    if isinstance(error, ValueError):  # a redirect to what is no HTTP
-        return False
     # Transport errors of aiohttp and of httpx, which huggingface_hub asks with.
     return type(error).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpcore", "httpx2")
 
