@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels import Window
-from anamnesis.kernels.types import Array
 from anamnesis.readers.base import Component, FileId, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.raw import RawBytes, SpanCrc, open_raw
@@ -99,7 +98,7 @@ class BlockReader:
             params[component.role] = Whole(stored.dtype, array)
         return params
 
-    def _target(self, component: Component, units: int) -> Array:
+    def _target(self, component: Component, units: int) -> Any:
         shape = component.placement.view_shape(component.stored.nbytes, units)
         need = shape[0] * shape[1]
         buffer = self._buffers.get(component.role)
@@ -117,7 +116,7 @@ class BlockReader:
         return raw
 
 
-def aligned(count: int, dtype: Any) -> Array:
+def aligned(count: int, dtype: Any) -> Any:
     """An uninitialised array that begins with a cache line.
 
     Large arrays of numpy begin 16 bytes into one, where kernels that take a line of packed codes,

@@ -19,7 +19,6 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from anamnesis.kernels import Window
-from anamnesis.kernels.types import Array
 from anamnesis.limits import KiB
 
 Read = Callable[[int, Any], None]  # (first byte of the component, buffer to fill)
@@ -80,7 +79,7 @@ class Placement:
         """
         yield 0, nbytes
 
-    def slice(self, view: Any, batch: Window, window: Window) -> Array:
+    def slice(self, view: Any, batch: Window, window: Window) -> Any:
         """The view of a window inside that of the batch that was read."""
         raise NotImplementedError
 

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.types import Array
 from anamnesis.limits import KiB
 
 Read = Callable[[int, Any], None]  # (first element, bytes to fill)
@@ -136,6 +135,6 @@ def _extent(shape: tuple[int, ...], strides: tuple[int, ...]) -> int:
     return 1 + sum((d - 1) * s for d, s in zip(shape, strides, strict=True))
 
 
-def _strided(run: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Array:
+def _strided(run: Any, shape: tuple[int, ...], strides: tuple[int, ...]) -> Any:
     steps = tuple(s * run.itemsize for s in strides)
     return np.lib.stride_tricks.as_strided(run, shape, steps, writeable=False)
