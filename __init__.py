@@ -45,7 +45,11 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     if name not in __all__:
-        raise AttributeError(f"module 'anamnesis' has no attribute {name!r}")
+        from anamnesis.words import did_you_mean, meant
+
+        near = [] if name.startswith("_") else meant(name, __all__)
+        hint = did_you_mean(near, "; ")
+        raise AttributeError(f"module 'anamnesis' has no attribute {name!r}{hint}")
     from importlib import import_module
 
     from anamnesis import supported

@@ -293,3 +293,13 @@ def test_tables_are_frames(sample: Path) -> None:
     pytest.importorskip("pandas")
     for table in (anamnesis.stats(sample), anamnesis.diff(sample, sample), anamnesis.parse(sample)):
         assert len(table.to_pandas()) == 11
+
+
+@pytest.mark.parametrize(
+    ("name", "near"),
+    [("load", "open_model"), ("from_pretrained", "open_model"), ("quantize", "convert")],
+)
+def test_a_function_of_another_library_leads_to_ours(name: str, near: str) -> None:
+    with pytest.raises(AttributeError, match=f"no attribute '{name}'; did you mean '{near}'"):
+        getattr(anamnesis, name)
+    assert not hasattr(anamnesis, "_repr_")
