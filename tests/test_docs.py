@@ -244,6 +244,8 @@ _BY_SENTENCE = (
     *("## Edits between the runs", "## Signals"),
     *("## What lies in the place of our files", "## Models with broken shards"),
     *("## What is promised", "## What is not promised", "## Folders from strangers"),
+    *("## File systems that lack something", "## Tested"),
+    *("## Limits", "## Who is kept out"),
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\[(\"])")
 
