@@ -27,14 +27,16 @@ from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._mx import ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
+from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.config import Config, Kept, compressed_tensors, mlx, quantization
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.ends import Ends, around, by_exponents, wide
+from anamnesis.kernels.loss import E4M3_END, Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.types import Array, Real
 
 LARGEST = np.float32(448)
-_END = np.float32(464)  # 448, and half a step
+_END = np.float32(E4M3_END)
 codes_of = variants("encode_fp8:codes_of")
 _in_blocks, _micro = variants("encode_fp8:blocks"), variants("encode_fp8:micro")
 
@@ -209,6 +211,37 @@ def ends_tensor(parts: Parts, facts: Facts) -> Ends:
 def ends_mxfp8(parts: Parts, facts: Facts) -> Ends:
     """By the exponents."""
     return by_exponents(parts["scale"], float(_END), facts.columns, 32)
+
+
+def codes_block(parts: Parts, facts: Facts) -> Codes | None:
+    """A block's scale in each of its rows."""
+    size = int(facts.settings["block"])
+    if size % 16 or facts.columns % size:
+        return None
+    grid = wide(parts["scale"]).reshape(-1, facts.columns // size)
+    scales = np.repeat(grid, size, axis=0)[: facts.rows]
+    return Codes("e4m3", parts["weight"].view(np.uint8), size, scales.reshape(-1))
+
+
+def codes_channel(parts: Parts, facts: Facts) -> Codes | None:
+    """A scale a row."""
+    if facts.columns % 16:
+        return None
+    return Codes("e4m3", parts["weight"].view(np.uint8), facts.columns, wide(parts["scale"]))
+
+
+def codes_tensor(parts: Parts, facts: Facts) -> Codes | None:
+    """One scale for all rows."""
+    size = facts.columns * facts.rows
+    if size % 16:
+        return None
+    return Codes("e4m3", parts["weight"].view(np.uint8), size, wide(parts["scale"])[:1])
+
+
+def codes_mxfp8(parts: Parts, facts: Facts) -> Codes | None:
+    """By the exponents."""
+    scales = to_float32("F8_E8M0", parts["scale"])
+    return Codes("e4m3", parts["weight"].view(np.uint8), 32, scales)
 
 
 def config_block(settings: Settings, kept: Kept, dtype: str) -> Config:

@@ -21,6 +21,8 @@ from typing import Any
 from anamnesis.kernels._ends_ggml import by_scale
 from anamnesis.kernels._ggml import run_blocks, run_weighed
 from anamnesis.kernels._native import Kernel, kernel, variants
+from anamnesis.kernels.loss import Codes
+from anamnesis.kernels.readback import Facts, Parts
 from anamnesis.kernels.types import Array
 
 _above_least = variants("encode_gguf_legacy:above_least")
@@ -36,6 +38,11 @@ ends_q8_0 = by_scale(-127.5, 127.5)
 def encode_q8_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
     """`quantize_row_q8_0_ref`."""
     run_blocks(_q8_0, values, "gguf-q8-0", out["blocks"])
+
+
+def codes_q8_0(parts: Parts, facts: Facts) -> Codes:
+    """Blocks as they are."""
+    return Codes("q8-0", parts["blocks"], 32)
 
 
 def _encode(

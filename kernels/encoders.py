@@ -226,7 +226,7 @@ ENCODERS: dict[str, Encoder] = {
 
 @cache
 def function_of(name: str, kind: str) -> Callable[..., Any]:
-    """A function of a row: `form`, `encode`, `blocks`, `ends` or `config`.
+    """A function of a row: `form`, `encode`, `blocks`, `ends`, `config` or `codes`.
 
     Imports its module on first use. The form and the blocks of ggml's types are those of any.
     """
@@ -239,6 +239,13 @@ def function_of(name: str, kind: str) -> Callable[..., Any]:
         import_module(f"anamnesis.kernels.{module}"), f"{kind}_{target}"
     )
     return found
+
+
+@cache
+def has(name: str, kind: str) -> bool:
+    """Whether the file of a row has such a function: those of `codes` are for some."""
+    module, _, target = ENCODERS[name].target.partition(":")
+    return hasattr(import_module(f"anamnesis.kernels.{module}"), f"{kind}_{target}")
 
 
 def former(name: str) -> FormOf:

@@ -10,19 +10,21 @@ by number in float64.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from anamnesis.kernels._native import kernel
+from anamnesis.kernels._native import variants
 from anamnesis.kernels.diff import Sums, as_float32, others, summed
 from anamnesis.kernels.ends import Ends
-from anamnesis.kernels.types import Array, Floats
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 BLOCK = 2048
 LEAST = 2.0**-110  # of a lane's sum of squares; what vanished in a block is below 2048 * 2**-149
 FINITE, EQUAL, CLIPPED = range(3)
-_compared = kernel("loss:compared")
+E4M3_END = 464.0  # 448, and half a step
+_compared = variants("loss:compared")
 
 
 class Lost(NamedTuple):
@@ -36,6 +38,18 @@ class Lost(NamedTuple):
         return Lost(self.sums + more.sums, self.clipped + more.clipped)
 
 
+class Codes(NamedTuple):
+    """Stored bytes whose numbers and ends `form` tells, in groups of `size`, a multiple of 16.
+
+    "e4m3" has a code a byte and `scales`, float32, for every group in turn; "q8-0" ggml's blocks.
+    """
+
+    form: str
+    stored: Bytes
+    size: int
+    scales: Floats = np.empty(0, np.float32)
+
+
 class Losses:
     """Sums that grow window by window; equal windows give equal bits."""
 
@@ -46,13 +60,25 @@ class Losses:
 
     def add(self, values: Array, encoded: Floats, ends: Ends) -> None:
         """Compare flat numbers, float32 or BF16's bits, with the float32 they were encoded to."""
+        size, low, high = _by_steps(ends, len(values))
+        self._add("plain", values, (encoded, size, low, high), lambda: encoded)
+
+    def add_codes(self, values: Array, codes: Codes, decoded: Callable[[], Floats]) -> None:
+        """The same of codes, which are decoded in registers, and again where not all is finite."""
+        form, stored, size, scales = codes
+        self._add(form, values, (stored, size, scales, scales), decoded)
+
+    def _add(
+        self, form: str, values: Array, encoded: tuple[Any, ...], decoded: Callable[[], Floats]
+    ) -> None:
         elems, before = len(values), int(self._counts[FINITE])
         if not elems:
             return
-        size, low, high = _by_steps(ends, elems)
-        _compared(values, encoded, size, low, high, self._state, self._counts)
-        finite = int(self._counts[FINITE]) - before
-        self._rest += Sums(elems=elems) if finite == elems else others(as_float32(values), encoded)
+        _compared(form)(values, *encoded, self._state, self._counts)
+        if int(self._counts[FINITE]) - before == elems:
+            self._rest += Sums(elems=elems)
+        else:
+            self._rest += others(as_float32(values), decoded())
 
     def result(self) -> Lost:
         """The sums so far."""

@@ -16,7 +16,7 @@ import xxhash
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.encoders import ENCODERS, Form, Part, encoder
+from anamnesis.kernels.encoders import ENCODERS, Form, Part, encoder, function_of, has
 from anamnesis.kernels.ends import NO_ENDS, ends_of
 from anamnesis.kernels.loss import Losses
 from anamnesis.kernels.readback import Facts, Readback
@@ -79,6 +79,9 @@ class WindowParts:
         settings = {**encoded.settings, **encoded.statistics}
         self._facts = Facts(encoded.name, settings, scales, encoded.form.unit_elems, 0)
         self._back = Readback(self._facts)
+        # What tells how codes are compared as they are.
+        name = encoded.name
+        self._codes_of = function_of(name, "codes") if has(name, "codes") else None
         self._again = np.empty(elems, np.float32)
         self.losses = None if encoded.skip_loss else Losses()
 
@@ -117,9 +120,17 @@ class WindowParts:
         self._encode(values, {**self._params, "first": first}, out)
         if self.losses is None:
             return
-        again = self._again[: len(values)]
-        self._back.into(out, again)
-        self.losses.add(values, again, ends_of(out, self._facts._replace(rows=last - first)))
+        facts, again = self._facts._replace(rows=last - first), self._again[: len(values)]
+
+        def decoded() -> Any:
+            self._back.into(out, again)
+            return again
+
+        codes = self._codes_of(out, facts) if self._codes_of else None
+        if codes is not None:
+            self.losses.add_codes(values, codes, decoded)
+        else:
+            self.losses.add(values, decoded(), ends_of(out, facts))
 
 
 class MovedParts(WindowParts):

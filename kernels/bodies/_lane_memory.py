@@ -47,6 +47,9 @@ if DISABLED:
     def bring(array: Array, at: int) -> None:
         """Nothing to do."""
 
+    def wide_bytes(data: Bytes, at: int) -> Any:
+        return data[at : at + COUNT].astype(np.int32)
+
     def put_bytes(out: Bytes, at: int, numbers: Ints) -> None:
         out.reshape(-1)[at : at + COUNT] = numbers.astype(np.uint8)
 
@@ -133,6 +136,19 @@ else:
             return context.get_dummy_value()
 
         return types.void(array, types.intp, numbers), build
+
+    @intrinsic
+    def wide_bytes(typingctx: Typing, data: Type, at: Type) -> Any:
+        """Sixteen bytes from byte `at` on, as int32 lanes from 0 to 255."""
+        if not isinstance(data, types.Array) or data.layout != "C" or data.dtype != types.uint8:
+            return None
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            kind = ir.VectorType(_I8, COUNT)
+            found = builder.load(pointer(context, builder, data, args[0], args[1], kind), align=1)
+            return builder.zext(found, WHOLES.llvm)
+
+        return WHOLES(data, types.intp), build
 
     @intrinsic
     def put_bytes(typingctx: Typing, out: Type, at: Type, numbers: Type) -> Any:

@@ -20,6 +20,7 @@ from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,
     choose,
+    is_any,
     least_of,
     most_of,
     size_of,
@@ -33,6 +34,8 @@ from anamnesis.kernels.types import Array, Bytes, Floats
 
 _MIDDLES = np.array([0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5], np.float32)
 _PLACES = 21  # zeros at the end of a tie of E2M1 as float32: it has 3 bits, one of them not stored
+_NUMBERS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+_FAR = np.float32(2.0**23)  # from which on halves are rounded away, and distances are alike
 _SIX = 0x40C00000  # float32 bits of 6
 _F32_SIX = np.float32(6)
 _tile, _codes, _scales, _inverses = stack(1024), stack(64), stack(64), stack(64)
@@ -61,11 +64,22 @@ def _down(quotients: Floats) -> Any:
     return code
 
 
+@inline
+def _first_nearest(size: Floats) -> Any:
+    """E2M1 codes of magnitudes: the first of those whose distance in float32 is the least."""
+    code, least = splat(0), size
+    for k in range(1, 8):
+        distance = size_of(size - splat(_NUMBERS[k]))
+        near = distance < least
+        code, least = choose(near, splat(k), code), choose(near, distance, least)
+    return code
+
+
 def _coder(divided: Callable[..., Any], rule: int) -> Any:
     """`store(out, at, numbers, scale, inverse)`: codes of sixteen quotients, as pairs.
 
-    `rule` says where a tie goes: 0, to the even code; 1, down, and to +0 (MLX); 2, down, and 0 and
-    NaN have a sign (ModelOpt's MXFP4).
+    `rule` says where a tie goes: 0, to the even code; 1, down, and to +0 (MLX, which compares
+    distances in float32); 2, down, and 0 and NaN have a sign (ModelOpt's MXFP4).
     """
 
     def code_of(quotients: Floats) -> Any:
@@ -73,8 +87,9 @@ def _coder(divided: Callable[..., Any], rule: int) -> Any:
             return _even(quotients)
         code, zero = _down(quotients), splat(np.float32(0))
         if rule == 1:
-            # Nothing is nearer than anything else to infinity, and the first entry stays.
-            code = choose(size_of(quotients) == splat(np.float32(np.inf)), splat(0), code)
+            far = size_of(quotients) >= splat(_FAR)
+            if is_any(far):
+                code = choose(far, _first_nearest(size_of(quotients)), code)
             negative = (quotients < zero) & (code != splat(0))
             return code | choose(negative, splat(8), splat(0))
         return code | choose(quotients > zero, splat(0), splat(8))

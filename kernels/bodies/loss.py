@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import bf16_bits, inline, jit, local, stack
-from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes, some
+from anamnesis.kernels.bodies._jit import bf16_bits, inline, jit, local, stack, variants
+from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes, some, wide_bytes
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
+    as_reals,
     choose,
     is_any,
     most_of,
@@ -18,63 +20,148 @@ from anamnesis.kernels.bodies._lanes import (
     sum_of,
     word,
 )
+from anamnesis.kernels.bodies._vector import load16, load_half, signed, to_f32
+from anamnesis.kernels.bodies.encode_fp8 import e4m3_reals
 from anamnesis.kernels.diff import DOT, MAX, NOISE, OTHER, SIGNAL, SUM
-from anamnesis.kernels.loss import BLOCK, CLIPPED, EQUAL, FINITE, LEAST
-from anamnesis.kernels.types import Array, Doubles, Floats, Indices
+from anamnesis.kernels.loss import BLOCK, CLIPPED, E4M3_END, EQUAL, FINITE, LEAST
+from anamnesis.kernels.types import Array, Bytes, Doubles, Floats, Indices
 
 _REAL_ZERO, _INFINITY, _LEAST = np.float32(0), np.float32(np.inf), np.float32(LEAST)
-_sums, _room = stack(6 * 64), stack(64)
+_sums, _room, _numbers = stack(6 * 64), stack(64), stack(4 * BLOCK)
 
 
-@jit
-def compared(
-    values: Array, encoded: Floats, size: int, low: Floats, high: Floats,
-    state: Doubles, counts: Indices,
-) -> None:  # fmt: skip
-    """Add numbers to the sums and counts; `size` is a multiple of 16, or 1.
+def _plain() -> tuple[Callable[..., Any], ...]:
+    """Numbers as float32, and ends that are given for every group."""
 
-    The last step may have fewer than sixteen numbers; zeros take the others' places.
+    def group(encoded: Floats, low: Floats, high: Floats, g: int) -> Any:
+        return np.float32(1), low[g], high[g]
+
+    def read(encoded: Floats, i: int, g: int, scale: np.float32) -> Any:
+        return lanes(encoded, i)
+
+    def rest(encoded: Floats, i: int, stop: int, room: Floats) -> Any:
+        return some(encoded, i, stop, room)
+
+    return group, read, rest
+
+
+def _e4m3() -> tuple[Callable[..., Any], ...]:
+    """Codes of E4M3, and scales in place of `low`, one for every group."""
+
+    def group(codes: Bytes, scales: Floats, unused: Floats, g: int) -> Any:
+        end = abs(scales[g] * np.float32(E4M3_END))
+        return scales[g], -end, end
+
+    def read(codes: Bytes, i: int, g: int, scale: np.float32) -> Any:
+        found = wide_bytes(codes, i)
+        sign = found << 24 & -0x80000000
+        return as_reals(as_bits(e4m3_reals(found & 0x7F)) | sign) * scale
+
+    def rest(codes: Bytes, i: int, stop: int, room: Floats) -> Any:
+        return lanes(room, 0)  # there is none
+
+    return group, read, rest
+
+
+def _q8_0() -> tuple[Callable[..., Any], ...]:
+    """Blocks of 34 bytes: `d` binary16, then 32 int8 codes."""
+
+    def group(blocks: Bytes, unused: Floats, nor: Floats, g: int) -> Any:
+        d = load_half(blocks, 34 * g)
+        first, last = d * np.float32(-127.5), d * np.float32(127.5)
+        return d, min(first, last), max(first, last)
+
+    def read(blocks: Bytes, i: int, g: int, d: np.float32) -> Any:
+        return to_f32(signed(load16(blocks, i + 2 * g + 2))) * d
+
+    def rest(blocks: Bytes, i: int, stop: int, room: Floats) -> Any:
+        return lanes(room, 0)  # there is none
+
+    return group, read, rest
+
+
+_FORMS = {"plain": _plain, "e4m3": _e4m3, "q8-0": _q8_0}
+
+
+@variants
+def compared(form: str) -> Any:
+    """`(values, encoded, size, low, high, state, counts)`: numbers added to the sums and counts.
+
+    `form` says what `encoded`, `low` and `high` are. `size` is a multiple of 16, or 1 of plain
+    numbers, the last of which may be fewer than sixteen: zeros take the others' places.
     """
-    sums, room = local(_sums(), (6, 16), np.float32), local(_room(), 16, np.float32)
-    elems, past, g, following = values.shape[0], splat(0), -1, 0
-    least, last = splat(_REAL_ZERO), splat(_REAL_ZERO)
-    for begin in range(0, elems, BLOCK):
-        stop = min(begin + BLOCK, elems)
-        total, most, noise = splat(_REAL_ZERO), splat(_REAL_ZERO), splat(_REAL_ZERO)
-        signal, other, dot = splat(_REAL_ZERO), splat(_REAL_ZERO), splat(_REAL_ZERO)
-        equal = splat(0)
-        for i in range(begin, stop, 16):
-            if size > 1 and i == following:
-                g, following = g + 1, following + size
-                least, last = splat(low[g]), splat(high[g])
-            if i + 16 <= stop:
-                x, y = lanes(values, i), lanes(encoded, i)
-                if size == 1:
-                    least, last = lanes(low, i), lanes(high, i)
-                past = past + _one_where((x < least) | (x > last))
+    group, read, rest = map(inline, _FORMS[form]())
+
+    def decoded(
+        encoded: Array, span: tuple[int, int], size: int, low: Floats, high: Floats, room: Floats
+    ) -> None:
+        """A block's numbers as float32, in `room`."""
+        for i in range(span[0], span[1], 16):
+            if i + 16 <= span[1]:
+                g = i // size
+                scale, _, _ = group(encoded, low, high, g)
+                put_lanes(room, i - span[0], read(encoded, i, g, scale))
             else:
-                x, y = some(values, i, stop, room), some(encoded, i, stop, room)
-                for j in range(i, stop):
-                    value, at = number(values, j), j if size == 1 else g
-                    counts[CLIPPED] += np.int64(value < low[at]) + np.int64(value > high[at])
-            distance = size_of(x - y)
-            most = most_of(distance, most)
-            total, noise = total + distance, noise + distance * distance
-            signal, other, dot = signal + x * x, other + y * y, dot + x * y
-            # What is BF16 rounds to itself.
-            rounded = as_bits(x) if values.itemsize == 2 else _rounded(x)
-            equal = equal + _one_where(_rounded(y) == rounded)
-        put_lanes(sums, 16 * SUM, total)
-        put_lanes(sums, 16 * MAX, most)
-        put_lanes(sums, 16 * NOISE, noise)
-        put_lanes(sums, 16 * SIGNAL, signal)
-        put_lanes(sums, 16 * OTHER, other)
-        put_lanes(sums, 16 * DOT, dot)
-        held = _holds(most, noise, signal, other)
-        # Zeros that stand for no number are equal, too.
-        alike = sum_of(equal) - (begin - stop) % 16
-        _add_block(values, encoded, (begin, stop), held, sums, alike, state, counts)
-    counts[CLIPPED] += sum_of(past)
+                at = room[i - span[0] :]
+                put_lanes(at, 0, rest(encoded, i, span[1], at))
+
+    def run(
+        values: Array,
+        encoded: Array,
+        size: int,
+        low: Floats,
+        high: Floats,
+        state: Doubles,
+        counts: Indices,
+    ) -> None:
+        sums, room = local(_sums(), (6, 16), np.float32), local(_room(), 16, np.float32)
+        elems, past, g, following = values.shape[0], splat(0), -1, 0
+        least, last, scale = splat(_REAL_ZERO), splat(_REAL_ZERO), np.float32(1)
+        for begin in range(0, elems, BLOCK):
+            stop = min(begin + BLOCK, elems)
+            total, most, noise = splat(_REAL_ZERO), splat(_REAL_ZERO), splat(_REAL_ZERO)
+            signal, other, dot = splat(_REAL_ZERO), splat(_REAL_ZERO), splat(_REAL_ZERO)
+            equal = splat(0)
+            for i in range(begin, stop, 16):
+                if size > 1 and i == following:
+                    g, following = g + 1, following + size
+                    scale, start, end = group(encoded, low, high, g)
+                    least, last = splat(start), splat(end)
+                if i + 16 <= stop:
+                    x, y = lanes(values, i), read(encoded, i, g, scale)
+                    if size == 1:
+                        least, last = lanes(low, i), lanes(high, i)
+                    past = past + _one_where((x < least) | (x > last))
+                else:
+                    x, y = some(values, i, stop, room), rest(encoded, i, stop, room)
+                    for j in range(i, stop):
+                        value, at = number(values, j), j if size == 1 else g
+                        counts[CLIPPED] += np.int64(value < low[at]) + np.int64(value > high[at])
+                distance = size_of(x - y)
+                most = most_of(distance, most)
+                total, noise = total + distance, noise + distance * distance
+                signal, other, dot = signal + x * x, other + y * y, dot + x * y
+                # What is BF16 rounds to itself.
+                rounded = as_bits(x) if values.itemsize == 2 else _rounded(x)
+                equal = equal + _one_where(_rounded(y) == rounded)
+            put_lanes(sums, 16 * SUM, total)
+            put_lanes(sums, 16 * MAX, most)
+            put_lanes(sums, 16 * NOISE, noise)
+            put_lanes(sums, 16 * SIGNAL, signal)
+            put_lanes(sums, 16 * OTHER, other)
+            put_lanes(sums, 16 * DOT, dot)
+            # Zeros that stand for no number are equal, too.
+            alike = sum_of(equal) - (begin - stop) % 16
+            if _holds(most, noise, signal, other):
+                _add_block(sums, stop - begin, alike, state, counts)
+            else:
+                numbers = local(_numbers(), BLOCK, np.float32)
+                decoded(encoded, (begin, stop), size, low, high, numbers)
+                _add_numbers(values, numbers, (begin, stop), state, counts)
+        counts[CLIPPED] += sum_of(past)
+
+    decoded = inline(decoded)
+    return run
 
 
 @inline
@@ -90,21 +177,23 @@ def _rounded(numbers: Floats) -> Any:
 
 
 @jit
-def _add_block(
-    values: Array, encoded: Floats, span: tuple[int, int], held: bool, sums: Floats, alike: int,
-    state: Doubles, counts: Indices,
-) -> None:  # fmt: skip
-    """Add a block's sums, or where float32 does not hold them, its numbers one by one."""
-    if held:
-        for lane in range(16):
-            state[MAX, lane] = max(state[MAX, lane], np.float64(sums[MAX, lane]))
-            for row in (SUM, NOISE, SIGNAL, OTHER, DOT):
-                state[row, lane] += np.float64(sums[row, lane])
-        counts[FINITE] += span[1] - span[0]
-        counts[EQUAL] += alike
-        return
+def _add_block(sums: Floats, count: int, alike: int, state: Doubles, counts: Indices) -> None:
+    """Add a block's sums."""
+    for lane in range(16):
+        state[MAX, lane] = max(state[MAX, lane], np.float64(sums[MAX, lane]))
+        for row in (SUM, NOISE, SIGNAL, OTHER, DOT):
+            state[row, lane] += np.float64(sums[row, lane])
+    counts[FINITE] += count
+    counts[EQUAL] += alike
+
+
+@jit
+def _add_numbers(
+    values: Array, numbers: Floats, span: tuple[int, int], state: Doubles, counts: Indices
+) -> None:
+    """Add the numbers of a block one by one, where float32 does not hold its sums."""
     for i in range(span[0], span[1]):
-        first, second = number(values, i), encoded[i]
+        first, second = number(values, i), numbers[i - span[0]]
         if np.isfinite(first) and np.isfinite(second):
             lane, x, y = (i - span[0]) % 16, np.float64(first), np.float64(second)
             distance = abs(x - y)

@@ -80,8 +80,19 @@ def test_rows_that_vectors_do_not_fill(case: Any, columns: int) -> None:
         assert np.array_equal(codes, wanted[:, :columns])
 
 
+def test_mlx_takes_the_first_of_distances_that_float32_has_alike() -> None:
+    """Words of `mx.quantize(…, mode="nvfp4")`, MLX 0.32.4: numbers far past 448 times 6."""
+    wanted = {25.1: 0x7C4, 25.975: 0x7C4, 26.225: 0x4F7, 26.475: 0x4E6, 26.85: 0x6E6, 27.6: 0}
+    for power, word in wanted.items():
+        q = 2.0**power
+        values = np.zeros((1, 32), np.float32)
+        values[0, :3] = q * 448, -q * 448, q * 448 * 0.7
+        found = ours.encoded(("nvfp4", {"style": "mlx"}), values, "F32")
+        assert int(found["weight"].view(np.uint32)[0, 0]) & 0xFFF == word, power
+
+
 def test_plain_python_gives_the_same(elsewhere: Callable[..., None]) -> None:
-    elsewhere("test_bytes_are_the_librarys or vectors_do_not_fill")
+    elsewhere("test_bytes_are_the_librarys or vectors_do_not_fill or test_mlx")
 
 
 @pytest.mark.parametrize("name", ENCODERS)

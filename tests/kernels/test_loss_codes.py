@@ -1,0 +1,76 @@
+"""The report compares codes in registers as it compares what they decode to: the same bits."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from anamnesis.kernels.encoders import ENCODERS, encoder, former, function_of, has
+from anamnesis.kernels.ends import ends_of
+from anamnesis.kernels.loss import Losses
+from anamnesis.kernels.readback import Facts, Readback
+from anamnesis.readers.dtypes import DTYPES
+
+NAMES = [name for name in ENCODERS if has(name, "codes")]
+ROWS, COLUMNS = 130, 512
+KINDS = ("plain", "zeros", "tiny", "huge", "heavy", "not finite")
+
+
+def _values(kind: str) -> Any:
+    rng = np.random.default_rng(3)
+    values = rng.standard_normal((ROWS, COLUMNS)) * 0.02
+    if kind == "zeros":
+        values[::2] = 0
+        values[1, ::3] = -0.0
+    elif kind == "heavy":
+        values = rng.standard_cauchy((ROWS, COLUMNS))
+    elif kind == "not finite":
+        values[3, 5], values[70, 9], values[99, 99] = np.nan, np.inf, -np.inf
+    scale = {"tiny": 1e-30, "huge": 1e28}.get(kind, 1.0)
+    return (values * scale).astype(ml_dtypes.bfloat16)
+
+
+def test_some_have_codes() -> None:
+    assert {"fp8-block", "fp8-channel", "fp8-tensor", "gguf-q8-0", "mxfp8"} <= set(NAMES)
+
+
+@pytest.mark.parametrize("dtype", ["BF16", "F32"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", NAMES)
+def test_sums_are_those_of_decoded_numbers(name: str, kind: str, dtype: str) -> None:
+    values = _values(kind)
+    settings = {key: row.default for key, row in ENCODERS[name].keys.items()}
+    form = former(name)("X.weight", values.shape, dtype, settings)
+    units = values.size // form.unit_elems
+    parts = {
+        part.role: np.zeros(
+            part.room(0, units) if part.units else math.prod(part.shape),
+            np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy,
+        )
+        for part in form.parts
+    }
+    wide = values.astype(np.float32)
+    extent = {"least": np.nanmin(wide), "most": np.nanmax(wide)}
+    given = values.view(np.uint16) if dtype == "BF16" and ENCODERS[name].bf16 else wide
+    params = {**settings, **extent, "dtype": dtype, "columns": form.unit_elems}
+    encoder(name)(given.reshape(-1), {**params, "shape": values.shape, "first": 0}, parts)
+    facts = Facts(name, {**settings, **extent}, dtype, form.unit_elems, units)
+    again = np.empty(values.size, np.float32)
+    Readback(facts).into(parts, again)
+    plain, coded = Losses(), Losses()
+    for _ in range(2):
+        plain.add(given.reshape(-1), again, ends_of(parts, facts))
+        codes = function_of(name, "codes")(parts, facts)
+        coded.add_codes(given.reshape(-1), codes, lambda: again)
+    # As text, in which a NaN is one.
+    assert str(coded.result()) == str(plain.result())
+    assert coded.result().sums.elems == 2 * values.size
+
+
+def test_other_groups_are_decoded() -> None:
+    facts = Facts("fp8-block", {"block": 100, "style": "deepseek"}, "BF16", 1000, 7)
+    assert function_of("fp8-block", "codes")({}, facts) is None
