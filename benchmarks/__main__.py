@@ -146,7 +146,7 @@ def report_command(plots: bool) -> None:
         from benchmarks import plots as drawn
 
         drawn.write()
-    console.print(f"{page.PAGE} is written")
+    console.print(*(f"{name} is written" for name in page.PAGES), sep="\n")
 
 
 @main.command("publish")

@@ -1,7 +1,9 @@
-"""docs/performance.md: the text is written by hand, what is between its markers by this file.
+"""docs/performance.md, and the speeds of docs/encoding.md: the text is written by hand, what is
+between its markers by this file.
 
-`<!-- name -->` and `<!-- /name -->` hold what `sections()[name]` makes of docs/performance.json,
-the results that are published. What a run keeps in benchmarks/results gets there by `gather`.
+`<!-- name -->` and `<!-- /name -->` hold what `sections(page)[name]` makes of
+docs/performance.json, the results that are published. What a run keeps in benchmarks/results gets
+there by `gather`.
 """
 
 from __future__ import annotations
@@ -17,6 +19,8 @@ from benchmarks.measure import RESULTS, describe, kept
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
 PAGE, FIGURES = DOCS / "performance.md", DOCS / "performance.json"
+ENCODING = DOCS / "encoding.md"
+PAGES = (PAGE, ENCODING)
 SOURCES = ("kernels", "encoders", "end-to-end", "files", "sizes", "shares", "tasks", "startup")
 
 
@@ -47,14 +51,15 @@ def _short(value: Any) -> Any:
     return float(f"{value:.5g}") if isinstance(value, float) else value
 
 
-def sections() -> dict[str, str]:
-    """The generated parts of the page, by the names of their markers."""
+def sections(page: Path) -> dict[str, str]:
+    """The generated parts of a page, by the names of their markers."""
     found = figures()
     results = {name: document["results"] for name, document in found.items()}
     kernels, floors = results["kernels"], results["end-to-end"]
-    encoders = results.get("encoders", {"cases": []})[
-        "cases"
-    ]  # none before the first are published
+    # None before the first are published.
+    encoders = results.get("encoders", {"cases": []})["cases"]
+    if page == ENCODING:
+        return {"encoding-speed": prose.encoding(encoders, floors)}
     return {
         "machine": prose.machines(found, describe),
         "summary": prose.summary(results),
@@ -72,18 +77,19 @@ def sections() -> dict[str, str]:
     }
 
 
-def rewritten() -> str:
-    """The page with everything between its markers made anew; ValueError for a missing marker."""
-    text = PAGE.read_text()
-    for name, made in sections().items():
+def rewritten(page: Path) -> str:
+    """A page with everything between its markers made anew; ValueError for a missing marker."""
+    text = page.read_text()
+    for name, made in sections(page).items():
         pattern = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
         parts = pattern.split(text)
         if len(parts) != 4:
-            raise ValueError(f"{PAGE}: {(len(parts) - 1) // 3} places for {name}, not one")
+            raise ValueError(f"{page}: {(len(parts) - 1) // 3} places for {name}, not one")
         text = f"{parts[0]}{parts[1]}{made.rstrip()}\n{parts[2]}{parts[3]}"
     return text
 
 
 def write() -> None:
-    """Make the page anew."""
-    PAGE.write_text(rewritten())
+    """Make the pages anew."""
+    for page in PAGES:
+        page.write_text(rewritten(page))

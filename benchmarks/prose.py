@@ -99,3 +99,14 @@ def behind(cases: Sequence[Result]) -> str:
         f"{c['name']} ({c['matrix']['to_copy']:.2f} of {c['goal']:.2f})" for c in missed
     )
     return f"Behind their goal: {names}."
+
+
+def encoding(encoders: Sequence[Result], floors: Sequence[Result]) -> str:
+    """The speeds of encoders that have a goal, and of whole runs that encode."""
+    judged = [case for case in encoders if case["goal"]]
+    speeds = ", ".join(f"`{case['name']}` {case['matrix']['to_copy']:.2f}" for case in judged)
+    runs = "; ".join(f"{r['model']}: {r['loop_to_floor']:.2f}" for r in floors if r["target"])
+    return (
+        f"Times the speed of a copy, of a matrix in memory; the goal is a half:\n{speeds}.\n\n"
+        f"Whole runs from BF16, times their I/O floor: {runs}."
+    )
