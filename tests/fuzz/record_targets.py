@@ -86,7 +86,7 @@ def check_manifest(guard: Guard, root: Path, data: bytes) -> None:
         data = json.dumps({**document, "xxh3": _digest(document)}).encode()
     (root / f"{OUT}.anamnesis.json").write_bytes(data)
     with guard(str(out)):
-        verify_output(out)
+        verify_output(out, 512 << 20)
 
 
 def check_journal(guard: Guard, root: Path, data: bytes) -> None:

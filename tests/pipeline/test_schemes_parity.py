@@ -107,7 +107,7 @@ def golden() -> Model:
     with np.load(DATA / "hqq" / "expected.npz") as file:
         for name, numbers in file.items():
             layer, _, rounding = name.rpartition(".")
-            if layer != "old":  # in a pickle
+            if layer != "old" and not layer.startswith("coded-"):  # these are in pickles
                 expected[rounding][f"hqq.{layer}.weight"] = bf16(numbers)
     quanto = entries(DATA / "quanto" / "cases.safetensors")
     stored |= {f"quanto.{name}": entry for name, entry in quanto.items()}
