@@ -7,7 +7,7 @@ formulas, and what applies them to codes, are in `bodies/_affine.py`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
@@ -17,7 +17,7 @@ import numpy as np
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._packed import room_for_runs, runs_of
-from anamnesis.kernels.types import Array, Bytes, Floats, Indices, Numbers, Words
+from anamnesis.kernels.types import Array, Bytes, Floats, Indices, Numbers, Params, Words
 
 _LINE = 4096  # codes
 _columns = variants("_packed:decode_runs")
@@ -46,7 +46,7 @@ class Affine:
     small: bool = True
 
     @classmethod
-    def of(cls, scalars: Mapping[str, Any], narrow: tuple[str, ...] = ("F16",), **more: Any) -> Any:
+    def of(cls, scalars: Params, narrow: tuple[str, ...] = ("F16",), **more: Any) -> Any:
         """That of a tensor's parameters; `reference` rounds values to the scales' dtype.
 
         It does where the dtype is one of `narrow`, which those are that the library computes in.

@@ -7,7 +7,7 @@ https://github.com/ggml-org/ggml, src/ggml-quants.c.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from anamnesis.kernels._native import kernel as body
 from anamnesis.kernels._native import variants as bodies
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, matrix_of
 from anamnesis.kernels.readback import Blocks, Facts, Parts
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Outputs, Params
 
 _weigh = body("_ggml_weights:weigh")
 _weigh_alone = body("_ggml_weights:weigh_alone")
@@ -56,7 +56,7 @@ def run_groups(kernel: Kernel, values: Array, group: int, encoding: str, out: Ar
 
 
 def weighted_rows(
-    values: Array, params: Mapping[str, Any], encoding: str, out: Array
+    values: Array, params: Params, encoding: str, out: Array
 ) -> Iterator[tuple[Any, Any, Any]]:
     """The rows of one matrix of a stack after another: numbers, weights of columns, bytes."""
     row = ENCODINGS[encoding]
@@ -76,7 +76,7 @@ def weighted_rows(
 def run_weighed(
     kernel: Kernel,
     values: Array,
-    params: Mapping[str, Any],
+    params: Params,
     how: tuple[int, int, int],
     encoding: str,
     out: Array,
@@ -94,7 +94,7 @@ def run_weighed(
 
 
 def weighed_blocks(
-    values: Array, params: Mapping[str, Any], how: tuple[int, float], encoding: str, out: Array
+    values: Array, params: Params, how: tuple[int, float], encoding: str, out: Array
 ) -> Iterator[tuple[Any, Any, Any]]:
     """Numbers, the weights of their errors in blocks of 256, and bytes.
 
@@ -118,8 +118,8 @@ def run_points(
     grid: str,
     factor: int,
     values: Array,
-    params: Mapping[str, Any],
-    out: Mapping[str, Any],
+    params: Params,
+    out: Outputs,
 ) -> None:
     """Encode as points of a grid, with weights of columns or, where a type can, without."""
     share = 0.25 if kind == "iq2_s" else 0.0

@@ -89,16 +89,13 @@ class Kernel:
             return self._calls[key]
 
     def _native(self, key: Key) -> tuple[Run, Pack] | None:
-        name = _objects.file_name(str(self), _words(key))
+        name = _objects.file_name(str(self), repr(key))
         data = _cache.read(name)
         if data is None:
             data = _compiler().object_code(self._body(), key)
             _cache.write(name, data)
         address = _objects.load(data) if data else 0
-        if not address:
-            return None
-        run, pack = _RUN(address), struct.Struct(f"=q{_format(key)}").pack
-        return (run, pack) if _agrees(run, pack, key) else None
+        return _checked(_RUN(address), key) if address else None
 
     def _by_numba(self, arguments: tuple[Any, ...]) -> None:
         with _LOCK:
@@ -159,49 +156,26 @@ def _is_known(part: Any) -> bool:
     return part in REALS or part in WHOLES
 
 
-def _words(key: Key) -> str:
-    """The types in words."""
-    parts = []
-    for part in key:
-        if is_array(part):
-            dtype, ndim, contiguous = part
-            parts.append(f"{dtype.str}{ndim}{'' if contiguous else 's'}")
-        else:
-            parts.append(_words(part) if isinstance(part, tuple) else part.__name__)
-    return f"({','.join(parts)})"
-
-
-def _format(key: Key) -> str:
-    """How `struct` packs what a block holds of arguments."""
-    parts = []
-    for part in key:
-        if is_array(part):
-            _, ndim, contiguous = part
-            parts.append("q" * (1 + ndim if contiguous else 1 + 2 * ndim))
-        elif isinstance(part, tuple):
-            parts.append(_format(part))
-        else:
-            parts.append("d" if part in REALS else "q")
-    return "".join(parts)
-
-
-def _agrees(run: Run, pack: Pack, key: Key) -> bool:
-    """Whether a body is given arguments of these types as what they are.
+def _checked(run: Run, key: Key) -> tuple[Run, Pack] | None:
+    """How a body is called, if it is given arguments of these types as what they are.
 
     No two sizes, strides and numbers are the same, so that none can stand for another.
     """
-    arguments, wanted = _examples(key, count(2))
+    arguments = _examples(key, count(2))
+    wanted = list(_reported(arguments))
     report = np.zeros(len(wanted) + 1)
     values: list[Any] = [report.ctypes.data]
     taken = _take(arguments, values)
+    kinds = "".join("d" if isinstance(value, REALS) else "q" for value in values)
+    pack = struct.Struct(f"={kinds}").pack
     run(pack(*values))
-    return taken == key and report.tolist() == [*wanted, len(wanted)]
+    agrees = taken == key and report.tolist() == [*wanted, len(wanted)]
+    return (run, pack) if agrees else None
 
 
-def _examples(key: Key, numbers: Iterator[int]) -> tuple[tuple[Any, ...], list[float]]:
-    """Arguments of the types `key`, and what a body reports of them."""
+def _examples(key: Key, numbers: Iterator[int]) -> tuple[Any, ...]:
+    """Arguments of the types `key`."""
     arguments: list[Any] = []
-    seen: list[float] = []
     for part in key:
         if is_array(part):
             dtype, ndim, contiguous = part
@@ -210,14 +184,21 @@ def _examples(key: Key, numbers: Iterator[int]) -> tuple[tuple[Any, ...], list[f
             if not contiguous:  # nothing is read, so that the strides can be any
                 strides = [(1000 + next(numbers)) * dtype.itemsize for _ in range(ndim)]
                 array = np.lib.stride_tricks.as_strided(array, shape, strides)
-            seen += [array.ctypes.data, *array.shape, *array.strides]
             arguments.append(array)
         elif isinstance(part, tuple):
-            inner, more = _examples(part, numbers)
-            arguments.append(inner)
-            seen += more
+            arguments.append(_examples(part, numbers))
         else:
             number = next(numbers)
             arguments.append(part(number % 2 if part is bool else number))
-            seen.append(float(arguments[-1]))
-    return tuple(arguments), seen
+    return tuple(arguments)
+
+
+def _reported(arguments: Iterable[Any]) -> Iterator[float]:
+    """What a body reports that is given these arguments."""
+    for argument in arguments:
+        if isinstance(argument, np.ndarray):
+            yield from (argument.ctypes.data, *argument.shape, *argument.strides)
+        elif isinstance(argument, tuple):
+            yield from _reported(argument)
+        else:
+            yield float(argument)

@@ -14,7 +14,6 @@ PyPI aqlm 1.1.7 aqlm/utils.py (`_dequantize_weight`, `unpack_int_data`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,20 +22,18 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import numbers_of
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _sums = kernel("aqlm:sums")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`books`, float32 `[books, vectors, group elements]`."""
     books = numbers_of(wholes["codebooks"])
     return {"books": books.reshape(books.shape[0], books.shape[1], -1)}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Groups of rows `window`, from uint8 `[units, bytes]` of `codes` and of `scales`.
 
     `params`: `out_group`, `in_group`, `in_features`, `code_bytes`, `scale_dtype`, and `books` as

@@ -24,7 +24,6 @@ auto_round/utils/bit_packing.py (`pack_awq_bitstream`), export/export_to_awq/uti
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,7 +33,7 @@ from anamnesis.kernels._affine import Affine, Groups, decode_columns, decode_row
 from anamnesis.kernels._codes import bits_of, read_scales, read_zeros
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels._packed import block_inputs
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _BITS = 4
 _BYTE = 8  # bits that codes of streams are spread to
@@ -43,9 +42,7 @@ decode_interleaved = kernel("_interleaved:decode_interleaved")
 _join_lines = variants("awq:join_lines")
 
 
-def prepare(
-    scalars: Mapping[str, Any], wholes: Mapping[str, Any], signed: bool = False
-) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes, signed: bool = False) -> dict[str, Any]:
     """`affine`, whose codes may be `signed`, and `groups_of` the inputs.
 
     `scalars`: `version`, `bits`, `in_features`, `group_size` (-1: all), `groups`, `scale_dtype`,
@@ -68,9 +65,7 @@ def prepare(
     }
 
 
-def decode_gemm(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_gemm(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of eight.
 
     `params`: `in_features`, and what `prepare` made.
@@ -91,9 +86,7 @@ def decode_gemm(
     decode_columns(affine, params["groups_of"], words, zeros, scales, out)
 
 
-def decode_stream(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_stream(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole steps of 32.
 
     `params`: `bits`, `in_features`, and what `prepare` made.
@@ -111,9 +104,7 @@ def decode_stream(
     decode_columns(affine, params["groups_of"], words, zeros, scales, out)
 
 
-def decode_gemv(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_gemv(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, from uint8 `[rows, bytes]`; parameters as for `decode_gemm`."""
     affine, inputs, rows = params["affine"], params["in_features"], window.stop - window.start
     streams = blocks["qweight"]
@@ -125,9 +116,7 @@ def decode_gemv(
     decode_rows(affine, params["groups_of"], streams, numbers(zeros), scales, out)
 
 
-def decode_gemv_fast(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_gemv_fast(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of four output rows, from uint8 `[units, bytes]` and columns of scales.
 
     Parameters as for `decode_gemm`, and `group_size`.
@@ -146,7 +135,7 @@ def decode_gemv_fast(
     decode_interleaved(stream, size, scales, added, half, inputs, out)
 
 
-def _check(scales: Array, params: Mapping[str, Any], rows: int, out: Array) -> None:
+def _check(scales: Array, params: Params, rows: int, out: Array) -> None:
     """Shapes, before code that does not look at them."""
     inputs = params["in_features"]
     most = int(params["groups_of"].of_run.max(initial=-1))

@@ -28,7 +28,6 @@ module/linear_fns.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -36,7 +35,7 @@ import numpy as np
 from anamnesis.kernels import PayloadError, Window, decoder, preparer
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array, Component, Doubles
+from anamnesis.kernels.types import Array, Component, Doubles, Params, Views, Wholes
 
 _CHUNK = 64  # columns that are turned together
 _LEAST = 32  # inputs from which butterflies are faster
@@ -89,7 +88,7 @@ def sylvester(matrix: Array) -> Sylvester | None:
     return Sylvester(rows, columns, factor, float(odd.bit_length() if odd > 1 else 0))
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What the encoding `scalars["inner"]` needs, the matrices, float64 `[n, n]`, and `over`.
 
     `wholes`: `inputs` (`A`) or `outputs` (`B`), with `inputs_perm` or `outputs_perm`, and
@@ -119,7 +118,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def _matrix(side: str, scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Any:
+def _matrix(side: str, scalars: Params, wholes: Wholes) -> Any:
     matrix = _doubles(wholes[side])
     if f"{side}_perm" in wholes:
         order = wholes[f"{side}_perm"].array.reshape(-1)
@@ -136,9 +135,7 @@ def _doubles(stored: Component) -> Any:
         return to_float32(stored.dtype, stored.array).astype(np.float64)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of the encoding inside, whole rows of `columns`, and whole blocks of them.
 
     Raises ValueError for arrays that do not fit.

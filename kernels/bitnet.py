@@ -15,7 +15,6 @@ integrations/bitnet.py (`unpack_weights`, `BitLinear`, `AutoBitLinear`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,14 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._planar import lines_of
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _BITS = 2
 _NARROW = {"F32": np.float32, "F16": np.float16, "BF16": np.float32}  # BF16 rounds only once
 decode_table = kernel("_planar:decode_table")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`numbers`, float32 `[16]`: what each code stands for.
 
     `scalars`: `divides`, `scale_dtype`, `rounding`; `wholes`: `weight_scale`, one number.
@@ -51,9 +50,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"numbers": numbers}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, from uint8 `[lines, in]` of `payload`, all lines or the window's.
 
     `params`: `in_features`, `period` (packed rows), and what `prepare` made. Raises ValueError for

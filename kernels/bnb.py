@@ -21,7 +21,6 @@ although the map that it stores says 0. Source: bitsandbytes 0.50.2 `functional.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._sizes import STEP_BYTES
 from anamnesis.kernels.bits import numbers_of, to_float32
-from anamnesis.kernels.types import Array, Bytes, Component
+from anamnesis.kernels.types import Array, Bytes, Component, Params, Views, Wholes
 
 # What `rounding: reference` rounds to before the output's dtype: the dtype of the quant state.
 _NARROW = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -55,7 +54,7 @@ _int8 = kernel("bnb:int8")
 _nested = kernel("bnb:nested")
 
 
-def prepare_4bit(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_4bit(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """The arguments of `decode_4bit`, from the tensor's parameters and its whole components.
 
     `scalars`: `quant_type` (nf4, fp4), `group_size` (elements a block), `dtype` (of the quant
@@ -94,9 +93,7 @@ def _numbers(whole: Component, count: int = -1) -> Any:
     return numbers
 
 
-def decode_4bit(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_4bit(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """NF4 and FP4: `quant_map[code] * absmax`.
 
     `payload` is `uint8 [blocks, blocksize / 2]`, the tensor's last block filled up; `absmax`
@@ -122,7 +119,7 @@ def decode_4bit(
         out[whole * size :] = last[: out.shape[0] - whole * size]
 
 
-def _absmax(stored: Bytes, params: Mapping[str, Any], window: Window) -> Any:
+def _absmax(stored: Bytes, params: Params, window: Window) -> Any:
     """One float32 a block."""
     if "nested_absmax" not in params:
         dtype = params["absmax_dtype"]
@@ -149,9 +146,7 @@ def _flat(array: Array) -> Any:
     return array.reshape(-1)
 
 
-def decode_int8(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_int8(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """INT8: `code * SCB * (1 / 127)`.
 
     `payload` is `uint8 [rows, columns]`, `SCB` `uint8 [rows, 4]`. Raises ValueError as above.

@@ -20,7 +20,6 @@ compressors/pack_quantized/helpers.py and quantization/lifecycle/forward_helpers
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,7 +29,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._affine import Affine, Groups, check_index, decode_rows, index_of, numbers
 from anamnesis.kernels._codes import bits_of, read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _SCALE, _ZERO = "weight_scale", "weight_zero_point"
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
@@ -61,7 +60,7 @@ class _Stored:
     groups: int
     width: int
 
-    def lines(self, blocks: Mapping[str, Any], grid: _Grid, first: int, rows: int) -> Any:
+    def lines(self, blocks: Views, grid: _Grid, first: int, rows: int) -> Any:
         """Those of each row, as uint8 `[rows, bytes]`."""
         line = self.groups * self.width
         if self.whole is not None:
@@ -89,9 +88,7 @@ class _Rows:
     zero: str  # how zero points are stored: "", plain, dense, padded, or the dtype of floats
 
 
-def prepare(
-    scalars: Mapping[str, Any], wholes: Mapping[str, Any], signed: bool = False
-) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes, signed: bool = False) -> dict[str, Any]:
     """What the kernels take besides a window, from the tensor's parameters and whole components.
 
     `scalars`: `in_features`, `rows` of a matrix, `matrices`, `unit_rows` (rows a unit), `groups`
@@ -140,7 +137,7 @@ def prepare(
     return {"rows_of": rows}
 
 
-def _groups_of(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> Groups:
+def _groups_of(scalars: Params, wholes: Wholes) -> Groups:
     """The groups of the columns."""
     inputs, groups = scalars["in_features"], scalars["groups"]
     index = index_of(inputs, max(1, scalars["group_size"]))
@@ -164,7 +161,7 @@ def _words(count: int, bits: int, padded: bool) -> int:
     return -(-count // (32 // bits)) if padded else -(-count * bits // 32)
 
 
-def _whole(wholes: Mapping[str, Any], role: str, count: int) -> Any:
+def _whole(wholes: Wholes, role: str, count: int) -> Any:
     """A component's bytes, or None when it is windowed."""
     if role not in wholes:
         return None
@@ -174,9 +171,7 @@ def _whole(wholes: Mapping[str, Any], role: str, count: int) -> Any:
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)
 
 
-def decode_packed(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_packed(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows of `ct-packed`: units of `unit_rows` rows, uint8 `[units, bytes]` of each component.
 
     `params` holds what `prepare` made. Raises ValueError for arrays that do not fit one another.
@@ -184,16 +179,12 @@ def decode_packed(
     _decode(blocks["weight_packed"], blocks, params["rows_of"], window, out)
 
 
-def decode_int8(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_int8(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows of `ct-int8`; as `decode_packed`."""
     _decode(blocks["weight"], blocks, params["rows_of"], window, out)
 
 
-def _decode(
-    payload: Array, blocks: Mapping[str, Any], of: _Rows, window: Window, out: Array
-) -> None:
+def _decode(payload: Array, blocks: Views, of: _Rows, window: Window, out: Array) -> None:
     rows, rest = divmod(out.shape[0], of.inputs)
     units, first = window.stop - window.start, window.start * of.unit_rows
     if rest or not (units - 1) * of.unit_rows < rows <= units * of.unit_rows:
@@ -211,7 +202,7 @@ def _decode(
     decode_rows(of.affine, of.groups, streams, numbers(zeros), scales, out)
 
 
-def _zeros(blocks: Mapping[str, Any], of: _Rows, first: int, rows: int) -> Any:
+def _zeros(blocks: Views, of: _Rows, first: int, rows: int) -> Any:
     """Zero points of rows, float32 `[rows, groups]`, or one line for all."""
     groups, middle = of.scales.groups, np.float32(of.affine.middle)
     if not of.zero:

@@ -6,14 +6,13 @@ F64 is rounded once, from 64 bits to BF16, and not through float32 (no double ro
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 _bf16 = kernel("dense:bf16")
 _f16 = kernel("dense:f16")
@@ -21,34 +20,26 @@ _f32 = kernel("dense:f32")
 _to_odd = kernel("dense:to_odd")
 
 
-def _flat(blocks: Mapping[str, Any], dtype: str) -> Any:
+def _flat(blocks: Views, dtype: str) -> Any:
     return blocks["payload"].reshape(-1).view(dtype)
 
 
-def decode_f32(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_f32(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """float32 numbers."""
     _f32(_flat(blocks, "<f4"), out)
 
 
-def decode_f16(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_f16(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IEEE binary16 numbers."""
     _f16(_flat(blocks, "<u2"), out)
 
 
-def decode_bf16(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_bf16(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """BF16 numbers."""
     _bf16(_flat(blocks, "<u2"), out)
 
 
-def decode_f64(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_f64(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IEEE binary64 numbers.
 
     For BF16, and for float32 that is only a stop (`params["narrowed"]`), float32 rounds to odd,

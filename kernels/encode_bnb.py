@@ -19,7 +19,6 @@ Source: bitsandbytes 0.50.2 `functional.quantize_4bit`, `backends/default/ops.py
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from functools import cache, partial
 from typing import Any
 
@@ -32,7 +31,7 @@ from anamnesis.kernels.config import Config, Kept, quantization
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.ends import Ends, around, between
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
-from anamnesis.kernels.types import Array, Bytes, Floats, Real
+from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params, Real
 
 _NESTED = 256  # blocks under one number
 _PLACES = 65536
@@ -161,9 +160,7 @@ def form_fp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return _form_four("fp4", name, shape, dtype, settings)
 
 
-def _encode_four(
-    kind: str, values: Array, params: Mapping[str, Any], out: Mapping[str, Any]
-) -> None:
+def _encode_four(kind: str, values: Array, params: Params, out: Outputs) -> None:
     block, nested = int(params["block"]), bool(params["nested"])
     bounds, order = _order(kind)
     full = len(values) // block
@@ -194,7 +191,7 @@ def _encode_four(
         out["state"][:] = np.frombuffer(text, np.uint8)
 
 
-def _nest(left: Floats, out: Mapping[str, Any]) -> None:
+def _nest(left: Floats, out: Outputs) -> None:
     """Quantise what is left of the statistics, 256 at a time; NaN is never the greatest."""
     padded = np.zeros(-(-len(left) // _NESTED) * _NESTED, np.float32)
     padded[: len(left)] = np.where(np.isnan(left), np.float32(0), left)
@@ -215,12 +212,12 @@ def block_maxima(values: Array, block: int) -> Any:
     return np.concatenate([absmax, last])
 
 
-def encode_nf4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_nf4(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_4bit(…, quant_type="nf4")`."""
     _encode_four("nf4", values, params, out)
 
 
-def encode_fp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_fp4(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_4bit(…, quant_type="fp4")`."""
     _encode_four("fp4", values, params, out)
 
@@ -289,7 +286,7 @@ def form_int8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, parts)
 
 
-def encode_int8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_int8(values: Array, params: Params, out: Outputs) -> None:
     """`int8_vectorwise_quant` of the numbers as binary16, on the CPU."""
     columns = params["columns"]
     with np.errstate(all="ignore"):

@@ -24,7 +24,6 @@ Sources: compressed-tensors 0.20
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache, lru_cache
 from typing import Any
 
@@ -39,7 +38,7 @@ from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.ends import E2M1_END, Ends, by_exponents
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
-from anamnesis.kernels.types import Array, Bytes, Real
+from anamnesis.kernels.types import Array, Bytes, Outputs, Params, Real
 
 EXPERTS = ("gate_up_proj", "down_proj")  # of gpt-oss, which are stored transposed
 _SIX = np.float32(6)
@@ -92,7 +91,7 @@ def _form_experts(name: str, shape: Shape) -> Form:
     return Form(inputs, parts, transposed=True)
 
 
-def encode_mxfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_mxfp4(values: Array, params: Params, out: Outputs) -> None:
     """Each library's rule for the exponent, and its codes of the quotients."""
     dtype, codes = params["dtype"], out["weight"].view(np.uint8)
     by, reach, rule = _MX_RULES[params["style"]]
@@ -120,7 +119,7 @@ def form_nvfp4(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, (*parts, whole), statistics=("extent",))
 
 
-def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_nvfp4(values: Array, params: Params, out: Outputs) -> None:
     """Scales first, in the library's order of dtypes, then the codes."""
     style, dtype, whole = params["style"], params["dtype"], np.float32(1)
     with np.errstate(all="ignore"):
@@ -137,7 +136,7 @@ def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
         codes[:] = 0x77
 
 
-def _greatest(params: Mapping[str, Any]) -> Any:
+def _greatest(params: Params) -> Any:
     return np.float32(max(abs(params["least"]), abs(params["most"])))
 
 

@@ -17,7 +17,6 @@ array's dtype.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
@@ -33,7 +32,7 @@ from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matri
 from anamnesis.kernels.ends import Ends, around, by_exponents, wide
 from anamnesis.kernels.loss import E4M3_END, Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
-from anamnesis.kernels.types import Array, Real
+from anamnesis.kernels.types import Array, Outputs, Params, Real
 
 LARGEST = np.float32(448)
 _END = np.float32(E4M3_END)
@@ -66,7 +65,7 @@ def form_block(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, parts, multiple=min(block, shape[-2]))
 
 
-def encode_block(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_block(values: Array, params: Params, out: Outputs) -> None:
     """Weight codes and one scale a block; blocks of zeros have the scale that the library gives."""
     columns, block, style = params["columns"], int(params["block"]), params["style"]
     lines, wide = _grid(len(values) // columns, columns, block)
@@ -87,7 +86,7 @@ def form_channel(name: str, shape: Shape, dtype: str, settings: Settings) -> For
     return Form(columns, parts)
 
 
-def encode_channel(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_channel(values: Array, params: Params, out: Outputs) -> None:
     """compressed-tensors' strategy `channel`."""
     columns, dtype = params["columns"], params["dtype"]
     scales = np.empty((len(values) // columns, 1), np.float32)
@@ -108,7 +107,7 @@ def form_tensor(name: str, shape: Shape, dtype: str, settings: Settings) -> Form
     return Form(columns, parts, statistics=("extent",))
 
 
-def encode_tensor(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_tensor(values: Array, params: Params, out: Outputs) -> None:
     """compressed-tensors' strategy `tensor`."""
     dtype = params["dtype"]
     scales = _whole_scale(params["least"], params["most"], dtype)
@@ -143,7 +142,7 @@ def form_mxfp8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, parts)
 
 
-def encode_mxfp8(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_mxfp8(values: Array, params: Params, out: Outputs) -> None:
     """Both libraries' rule for the exponent, and codes of the quotients."""
     dtype, mlx, codes = params["dtype"], params["style"] == "mlx", out["weight"].view(np.uint8)
     rule, reach = (mlx_scales, 448) if mlx else (ct_scales, 8)

@@ -11,9 +11,6 @@ Layouts are in `gguf_fp4`. Source: ggml `src/ggml-quants.c`, `quantize_row_mxfp4
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
@@ -22,13 +19,13 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.ends import E2M1_END, Ends, around, by_exponents
 from anamnesis.kernels.readback import Facts, Parts
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Outputs, Params
 
 _mxfp4 = kernel("encode_gguf_fp4:mxfp4")
 _nvfp4 = kernel("encode_gguf_fp4:nvfp4")
 
 
-def encode_mxfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_mxfp4(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_row_mxfp4_ref`."""
     greatest = magnitudes(values, 32)
     with np.errstate(all="ignore"):
@@ -38,7 +35,7 @@ def encode_mxfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
     run_blocks(lambda v, o: _mxfp4(v, exponents, o), values, "gguf-mxfp4", out["blocks"])
 
 
-def encode_nvfp4(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_nvfp4(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_row_nvfp4_ref`."""
     run_blocks(_nvfp4, values, "gguf-nvfp4", out["blocks"])
 

@@ -13,7 +13,6 @@ order, as a stable `qsort` leaves them (glibc's). Layouts are in `gguf_iq1`. Sou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,13 +23,13 @@ from anamnesis.kernels._iq_tables import tables
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.ends import Ends, between
 from anamnesis.kernels.readback import Facts, Parts
-from anamnesis.kernels.types import Array, Floats
+from anamnesis.kernels.types import Array, Floats, Outputs, Params
 
 _iq1_s = kernel("encode_gguf_iq1:iq1_s")
 _iq1_m = kernel("encode_gguf_iq1:iq1_m")
 
 
-def encode_iq1_s(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq1_s(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_iq1_s`."""
     grid = tables("iq1s_grid")
     for part in weighed_blocks(values, params, (2, 0.0), "gguf-iq1-s", out["blocks"]):
@@ -38,7 +37,7 @@ def encode_iq1_s(values: Floats, params: Mapping[str, Any], out: Mapping[str, An
         _iq1_s(some, weights, *grid, blocks)
 
 
-def encode_iq1_m(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq1_m(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_iq1_m`."""
     grid = tables("iq1s_grid")
     for part in weighed_blocks(values, params, (2, 0.0), "gguf-iq1-m", out["blocks"]):

@@ -12,13 +12,13 @@ counts, the higher one of a tie. Layouts are in `gguf_iq4`. Source: ggml `src/gg
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 from anamnesis.kernels._ends_ggml import by_codes, by_scale
 from anamnesis.kernels._ggml import run_blocks, run_weighed
 from anamnesis.kernels._native import variants
-from anamnesis.kernels.types import Floats
+from anamnesis.kernels.types import Floats, Outputs, Params
 
 _iq4_nl = variants("encode_gguf_iq4:iq4_nl")
 _iq4_xs = variants("encode_gguf_iq4:iq4_xs")
@@ -31,8 +31,8 @@ def _encode(
     span: int,
     encoding: str,
     values: Floats,
-    params: Mapping[str, Any],
-    out: Mapping[str, Any],
+    params: Params,
+    out: Outputs,
 ) -> None:
     """With the weights of columns, whose variance is of `span` elements, or without."""
     if params.get("weights"):
@@ -47,11 +47,11 @@ def _encode(
         )
 
 
-def encode_iq4_nl(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq4_nl(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_iq4_nl`."""
     _encode(_iq4_nl, 32, "gguf-iq4-nl", values, params, out)
 
 
-def encode_iq4_xs(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_iq4_xs(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_iq4_xs`."""
     _encode(_iq4_xs, 256, "gguf-iq4-xs", values, params, out)

@@ -17,15 +17,12 @@ Q6_K. Layouts are in `gguf_k`. Source: ggml `src/ggml-quants.c`, `quantize_row_q
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._ends_ggml import by_codes
 from anamnesis.kernels._ggml import run_groups, run_weighed, weighted_rows
 from anamnesis.kernels._native import kernel, variants
-from anamnesis.kernels.types import Floats
+from anamnesis.kernels.types import Floats, Outputs, Params
 
 _q2_k = kernel("encode_gguf_k:q2_k")
 _q3_k = kernel("encode_gguf_k:q3_k")
@@ -39,7 +36,7 @@ ends_q4_k, ends_q5_k = by_codes(16, 144, 16), by_codes(16, 176, 32)
 ends_q6_k = by_codes(0, 192, 64)
 
 
-def encode_q2_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q2_k(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_q2_K`."""
     if params.get("weights"):
         run_weighed(_weighted_q2_k, values, params, (16, 256, 1), "gguf-q2-k", out["blocks"])
@@ -47,7 +44,7 @@ def encode_q2_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any
         run_groups(_q2_k, values, 16, "gguf-q2-k", out["blocks"])
 
 
-def encode_q3_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q3_k(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_q3_K`."""
     if params.get("weights"):
         run_weighed(_weighted_q3_k, values, params, (16, 256, 2), "gguf-q3-k", out["blocks"])
@@ -55,9 +52,7 @@ def encode_q3_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any
         run_groups(_q3_k, values, 16, "gguf-q3-k", out["blocks"])
 
 
-def _with_minimum(
-    most: int, encoding: str, values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]
-) -> None:
+def _with_minimum(most: int, encoding: str, values: Floats, params: Params, out: Outputs) -> None:
     if params.get("weights"):
         kernel = _weighted_with_minimums(most)
         run_weighed(kernel, values, params, (32, 256, 2), encoding, out["blocks"])
@@ -65,17 +60,17 @@ def _with_minimum(
         run_groups(_with_minimums(most), values, 32, encoding, out["blocks"])
 
 
-def encode_q4_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q4_k(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_q4_K`."""
     _with_minimum(15, "gguf-q4-k", values, params, out)
 
 
-def encode_q5_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q5_k(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_q5_K`."""
     _with_minimum(31, "gguf-q5-k", values, params, out)
 
 
-def encode_q6_k(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q6_k(values: Floats, params: Params, out: Outputs) -> None:
     """`quantize_q6_K`."""
     weights = params.get("weights")
     if not weights:

@@ -15,15 +15,12 @@ the row; Q8_0 has none. Layouts are in `gguf_legacy`. Source: ggml `src/ggml-qua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from anamnesis.kernels._ends_ggml import by_scale
 from anamnesis.kernels._ggml import run_blocks, run_weighed
 from anamnesis.kernels._native import Kernel, kernel, variants
 from anamnesis.kernels.loss import Codes
 from anamnesis.kernels.readback import Facts, Parts
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Outputs, Params
 
 _above_least = variants("encode_gguf_legacy:above_least")
 _around_zero = variants("encode_gguf_legacy:around_zero")
@@ -35,7 +32,7 @@ ends_q5_0, ends_q5_1 = by_scale(-16.5, 15.5), by_scale(-0.5, 31.5, biased=True)
 ends_q8_0 = by_scale(-127.5, 127.5)
 
 
-def encode_q8_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q8_0(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_row_q8_0_ref`."""
     run_blocks(_q8_0, values, "gguf-q8-0", out["blocks"])
 
@@ -49,8 +46,8 @@ def _encode(
     kernels: tuple[Kernel, Kernel],
     encoding: str,
     values: Array,
-    params: Mapping[str, Any],
-    out: Mapping[str, Any],
+    params: Params,
+    out: Outputs,
 ) -> None:
     """By the first of two kernels, or with weights by the second."""
     alone, weighted = kernels
@@ -60,21 +57,21 @@ def _encode(
         run_blocks(alone, values, encoding, out["blocks"])
 
 
-def encode_q4_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q4_0(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_q4_0`."""
     _encode((_around_zero(8), _weighted_around_zero(8)), "gguf-q4-0", values, params, out)
 
 
-def encode_q4_1(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q4_1(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_q4_1`."""
     _encode((_above_least(15), _weighted_above_least(15)), "gguf-q4-1", values, params, out)
 
 
-def encode_q5_0(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q5_0(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_q5_0`."""
     _encode((_around_zero(16), _weighted_around_zero(16)), "gguf-q5-0", values, params, out)
 
 
-def encode_q5_1(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_q5_1(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_q5_1`."""
     _encode((_above_least(31), _weighted_above_least(31)), "gguf-q5-1", values, params, out)

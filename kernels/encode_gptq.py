@@ -17,7 +17,6 @@ outputs of an AWQ word are in its order. Layouts and sources are in `gptq` and `
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -29,7 +28,7 @@ from anamnesis.kernels.encode_ints import integers_of
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, sibling
 from anamnesis.kernels.ends import Ends, between, wide
 from anamnesis.kernels.readback import Blocks, Facts, Parts, lines
-from anamnesis.kernels.types import Array, Floats
+from anamnesis.kernels.types import Array, Floats, Outputs, Params
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
 
@@ -86,7 +85,7 @@ def _zeros(name: str, outputs: int, inputs: int, group: int, bits: int) -> Part:
     return Part("zero", sibling(name, "qzeros"), "I32", (inputs // group, words), group, words)
 
 
-def _by_output(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> tuple[Any, Any]:
+def _by_output(values: Array, params: Params, out: Outputs) -> tuple[Any, Any]:
     """Codes, uint8 `[outputs, inputs]`, and zero points `[outputs, groups]` from 0 on; scales."""
     outputs, group = params["columns"], int(params["group"])
     lines = np.ascontiguousarray(values.reshape(-1, outputs).T)
@@ -98,7 +97,7 @@ def _by_output(values: Array, params: Mapping[str, Any], out: Mapping[str, Any])
     return codes.reshape(outputs, inputs), (zeros.reshape(outputs, -1) + half).astype(np.uint8)
 
 
-def encode_gptq(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_gptq(values: Floats, params: Params, out: Outputs) -> None:
     """A window of inputs."""
     bits = int(params["bits"])
     codes, zeros = _by_output(values, params, out)
@@ -110,7 +109,7 @@ def encode_gptq(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any
     out["g_idx"][:] = inputs // np.int32(params["group"])
 
 
-def encode_awq(values: Floats, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_awq(values: Floats, params: Params, out: Outputs) -> None:
     """A window of inputs."""
     codes, zeros = _by_output(values, params, out)
     out["weight"][:] = _words(codes.T).reshape(-1)

@@ -19,7 +19,6 @@ compressed-tensors 0.20 `quantization/utils/helpers.py` `calculate_qparams`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -34,7 +33,7 @@ from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matri
 from anamnesis.kernels.ends import Ends, between, wide
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.transcode_ints import zeros_down
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Outputs, Params
 
 codes_of = variants("encode_ints:codes_of")
 
@@ -78,7 +77,7 @@ def form_bytes(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     return Form(columns, tuple(parts))
 
 
-def encode_packed(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_packed(values: Array, params: Params, out: Outputs) -> None:
     """Codes, scales, and zero points when they are not all 0."""
     bits, columns = int(params["bits"]), params["columns"]
     codes, zeros = integers_of(values, params, out)
@@ -95,7 +94,7 @@ def encode_packed(values: Array, params: Mapping[str, Any], out: Mapping[str, An
         out["zero"][:] = pack_rows(lines.T, bits).T.reshape(-1)
 
 
-def encode_bytes(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_bytes(values: Array, params: Params, out: Outputs) -> None:
     """Codes as int8, scales, and zero points when they are not all 0."""
     codes, zeros = integers_of(values, params, out)
     out["weight"][:] = (codes - np.uint8(1 << int(params["bits"]) - 1)).view(np.int8)
@@ -103,9 +102,7 @@ def encode_bytes(values: Array, params: Mapping[str, Any], out: Mapping[str, Any
         out["zero"][:] = zeros.astype(np.int8)
 
 
-def integers_of(
-    values: Array, params: Mapping[str, Any], out: Mapping[str, Any]
-) -> tuple[Any, Any]:
+def integers_of(values: Array, params: Params, out: Outputs) -> tuple[Any, Any]:
     """Offset codes, uint8, and zero points, float32, one a group; stores the scales."""
     dtype, bits = params["dtype"], int(params["bits"])
     group = _group(params["columns"], params)
@@ -136,7 +133,7 @@ def _asymmetric(values: Array, group: int, bits: int, dtype: str) -> tuple[Any, 
     return scales, np.nan_to_num(zeros, nan=0)
 
 
-def _blocks(role: str, parts: Parts, facts: Facts, scalars: Mapping[str, Any]) -> Blocks:
+def _blocks(role: str, parts: Parts, facts: Facts, scalars: Params) -> Blocks:
     rows, columns = facts.rows, facts.columns
     group = _group(columns, facts.settings)
     given: dict[str, Any] = {

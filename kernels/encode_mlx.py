@@ -11,7 +11,6 @@ U32 `X.weight` holds a row's codes as a stream, U8 and wider widths alike. Sourc
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,7 @@ from anamnesis.kernels.config import Config, Kept, mlx
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.ends import Ends, between, wide
 from anamnesis.kernels.readback import Blocks, Facts, Parts, lines
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Outputs, Params
 
 _affine = kernel("encode_mlx:affine")
 
@@ -45,7 +44,7 @@ def form_affine(name: str, shape: Shape, dtype: str, settings: Settings) -> Form
     return Form(columns, parts)
 
 
-def encode_affine(values: Array, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def encode_affine(values: Array, params: Params, out: Outputs) -> None:
     """Scales and biases in float32, then the codes of what is left."""
     bits, group, dtype = int(params["bits"]), int(params["group"]), params["dtype"]
     levels = np.float32((1 << bits) - 1)

@@ -21,14 +21,13 @@ ExLlamaV2's kernel computes. What comes out is `[out, in]`. Source: PyPI exllama
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels import PayloadError, Window
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Indices, Ints
+from anamnesis.kernels.types import Array, Indices, Ints, Params, Views, Wholes
 
 BITS = (2, 3, 4, 5, 6, 8)
 _WORD = 32
@@ -48,7 +47,7 @@ class _Codes(NamedTuple):
     place: Ints
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`codes`, and `scales`, float32 `[groups, 16]`: one for each number of `q_scale`.
 
     `scalars`: `in_features`, `words` and `rounding`; `wholes`: `groups`, `scale_max`, and `invperm`
@@ -74,7 +73,7 @@ def _narrowed(numbers: Array, narrow: bool) -> Any:
     return numbers.astype(np.float16).astype(np.float32) if narrow else numbers
 
 
-def _places(wholes: Mapping[str, Any], inputs: int) -> Any:
+def _places(wholes: Wholes, inputs: int) -> Any:
     """The input that each stored one is."""
     name = "invperm" if "invperm" in wholes else "perm"
     order = wholes[name].array.reshape(-1).astype(np.int64)
@@ -105,9 +104,7 @@ def _codes(groups: Array, inputs: int, words: int, places: Indices) -> _Codes:
     ))  # fmt: skip
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows of the output `window`, of uint8 `[words, bytes]` and of `scale` `[groups, bytes]`.
 
     `params`: what `prepare` made, and `rounding`. Raises ValueError for arrays that do not fit.

@@ -31,14 +31,13 @@ modules/quant/exl3.py (`get_weight_tensor`, `unpack_bf`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 TILE, GROUP = 16, 128
 STATES = 1 << 16
@@ -68,7 +67,7 @@ def codebook(kind: str) -> Any:
     return (halves[:, 0] + halves[:, 1]).astype(np.float32)
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`table`, float32 `[65536]`, and `inputs`, the factors of the inputs, float64 `[in]`.
 
     Raises ValueError for a multiplier that is not that of its codebook.
@@ -90,9 +89,7 @@ def _factors(stored: Array, signs: bool) -> Any:
     return 1.0 - 2.0 * bits.astype(np.float64)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units of 128 rows `window`, of uint8 `trellis` `[in / 16, bytes]` and `svh` `[units, bytes]`.
 
     `params`: `halves` (of a bit a code), `signs`, and what `prepare` made. Raises ValueError for

@@ -30,7 +30,6 @@ paroquant 0.1.16 cli/convert.py (`_quantize_rotated_weight`), GPTQModel 7.7.0 ut
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -38,7 +37,7 @@ import numpy as np
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import numbers_of, to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _FOUR = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float32)
 _add_product = kernel("folded:add_product")
@@ -59,7 +58,7 @@ def rotation(size: int) -> Any:
     return matrix / np.float32(size**0.5)
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What the encoding `scalars["inner"]` needs, and the parts of the change.
 
     `scalars`: `columns`, `fold` (multiply, divide or "") and `rotation`, the columns of a group or
@@ -110,9 +109,7 @@ def _places(turns: Array, columns: int, group: int) -> Any:
     return places.astype(np.int32)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`; blocks and parameters are the inner encoding's, and what `prepare` made.
 
     `low_rank_b` is uint8 `[rows, bytes]` of `low_rank_dtype`. Raises ValueError for arrays that do

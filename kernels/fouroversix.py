@@ -19,7 +19,6 @@ dequantize_utils.py (dadfad6).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,7 +29,7 @@ from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import E2M1
 from anamnesis.kernels.fp8 import E4M3
 from anamnesis.kernels.torchao import TILE_ROWS, untile
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Params, Views, Wholes
 
 _INT4 = np.array([*range(8), *range(-8, 0)], np.float32)
 _SEVENTHS = _INT4 * np.float32(6 / 7)
@@ -38,16 +37,14 @@ _MEANT_INT = 128  # of a scale of if4
 _round = kernel("folded:round_values")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """The maximum, float32, if there is one."""
     if "amax" not in wholes:
         return {}
     return {"amax": wholes["amax"].array.reshape(-1)[:1].astype(np.float32)}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of 128 rows, the last maybe short, from flat uint8 of `codes` and `scale`.
 
     `params`: `columns`, `stored_columns`, `block`, `kind` (fp4, int4, if4), `tiles`, `mx`, `unit`,
@@ -66,18 +63,18 @@ def decode(
     # Element 2 i is the low half of byte i.
     codes = np.stack([raw & 15, raw >> 4], -1).reshape(rows, each, block)
     plain = scale[: rows * each].reshape(rows, each)
-    scale = untile(scale, rows, each) if params["tiles"] else plain
+    used = untile(scale, rows, each) if params["tiles"] else plain
     half = params["rounding"] == "reference"
     with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
-        numbers = _narrow(_numbers(codes, scale, params["kind"]), half)
-        factor = to_float32("F8_E8M0", scale) if params["mx"] else _e4m3(scale, params["kind"])
+        numbers = _narrow(_numbers(codes, used, params["kind"]), half)
+        factor = to_float32("F8_E8M0", used) if params["mx"] else _e4m3(used, params["kind"])
         numbers = _narrow(numbers * _narrow(factor, half)[..., None], half)
         if not params["mx"]:
             numbers = numbers * params["amax"] / np.float32(params["unit"])
     _round(np.ascontiguousarray(numbers.reshape(rows, stored)[:, :columns]).reshape(-1), out)
 
 
-def used_scales(params: Mapping[str, Any], scale: Bytes, rows: int) -> Any:
+def used_scales(params: Params, scale: Bytes, rows: int) -> Any:
     """The scales of `rows` from the start of a tile, without what fills rows and columns up."""
     each = params["stored_columns"] // params["block"]
     flat = np.ascontiguousarray(scale).reshape(-1)

@@ -26,7 +26,6 @@ nvidia-modelopt torch/quantization/qtensor/nvfp4_tensor.py (`dequantize`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -37,7 +36,7 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels._sizes import SPLIT_WORDS
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 MX_BLOCK, NV_BLOCK = 32, 16
 TILE = SPLIT_WORDS  # lines that are turned together: a cache line of 16-bit numbers
@@ -66,14 +65,12 @@ def _e5m3() -> Any:
 _SCALE_CODES = {"e4m3": E4M3.values, "e5m3": _e5m3()}
 
 
-def scale_codes(params: Mapping[str, Any]) -> Any:
+def scale_codes(params: Params) -> Any:
     """What NVFP4's 256 scale bytes stand for, float32: E4M3, or as `params["scale_code"]` says."""
     return _SCALE_CODES[params.get("scale_code", "e4m3")]
 
 
-def decode_mx(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_mx(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """MXFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 32]`.
 
     With `params["quarters"]` MXINT4's. Raises ValueError for shapes that do not fit one another, as
@@ -83,9 +80,7 @@ def decode_mx(
     _mx(codes, scale, _E8M0, _QUARTERS if params.get("quarters") else E2M1, out)
 
 
-def decode_mx_columns(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_mx_columns(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """MXFP4 lines to columns: a unit is 32 rows of the output, which are a block of every line.
 
     `payload` is uint8 `[columns, units * 16]`, `scale` uint8 `[columns, units]`, the last axis of
@@ -111,7 +106,7 @@ def decode_mx_columns(
         _mx_columns_16(codes, scale, _E8M0, E2M1, tile, words, turned, out)
 
 
-def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_nv(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """The arguments of `decode_nv`, from the tensor's parameters and its whole components.
 
     `wholes["global"]`, absent for 1, is one number or one for each matrix of `scalars["rows"]`
@@ -143,7 +138,7 @@ def prepare_nv(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[st
     return prepared
 
 
-def _scales(factor: np.float32, params: Mapping[str, Any]) -> Any:
+def _scales(factor: np.float32, params: Params) -> Any:
     """What each of the 256 scale bytes stands for in one matrix; NaNs are quiet and plain."""
     with np.errstate(all="ignore"):
         codes = params["codes"]
@@ -154,9 +149,7 @@ def _scales(factor: np.float32, params: Mapping[str, Any]) -> Any:
     return scales
 
 
-def decode_nv(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_nv(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """NVFP4 rows: `payload` is uint8 `[rows, columns / 2]`, `scale` uint8 `[rows, columns / 16]`.
 
     `params` are `prepare_nv`'s, the `rows` of a matrix where there are several, and `block_elems`,
@@ -183,7 +176,7 @@ def decode_nv(
         row = end
 
 
-def _checked(blocks: Mapping[str, Any], size: int, out: Array) -> tuple[Any, Any]:
+def _checked(blocks: Views, size: int, out: Array) -> tuple[Any, Any]:
     """Codes and scale bytes, flat."""
     payload, scale = blocks["payload"], blocks["scale"]
     rows, half = payload.shape

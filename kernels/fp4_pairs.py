@@ -14,26 +14,23 @@ block as `fp4.py` has them. Source: nvidia-modelopt 0.47 torch/export/unified_ex
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window, fp4
 from anamnesis.kernels.transposed import copy_transposed
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _BLOCK, _BYTES = fp4.NV_BLOCK, fp4.NV_BLOCK // 2
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """As `fp4.prepare_nv`, whose rows are blocks here, and the `columns` of a matrix."""
     return {**fp4.prepare_nv(scalars, wholes), "columns": scalars["columns"]}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window`: `payload` uint8 `[units, 8 * columns]`, `scale` uint8 `[units, columns]`.
 
     Raises ValueError for shapes that do not fit.

@@ -10,16 +10,13 @@ https://github.com/vllm-project/compressed-tensors compressors/mxfp6/helpers.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 BLOCK, BLOCK_BYTES = 32, 24
 _E8M0 = to_float32("F8_E8M0", np.arange(256, dtype=np.uint8))
@@ -29,9 +26,7 @@ _VALUES = np.concatenate([E4M3.values[:32], E4M3.values[128:160]]) * _FACTOR
 _mx = kernel("fp6:mx")
 
 
-def decode_mx(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_mx(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """MXFP6 rows: `payload` uint8 `[rows, columns * 3 / 4]`, `scale` uint8 `[rows, columns / 32]`.
 
     Raises ValueError for shapes that do not fit one another.

@@ -26,7 +26,7 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array, Floats
+from anamnesis.kernels.types import Array, Floats, Params, Views, Wholes
 
 _scaled = kernel("fp8:scaled")
 
@@ -70,7 +70,7 @@ E4M3FNUZ = Format(_with(_finite(4, 8), {0x80: _NAN}), 7, 0xBFFF, 0xFF, 0x80, 2.0
 E5M2FNUZ = Format(_with(_finite(5, 16), {0x80: _NAN}), 0, 0, 0xFF, 0x80, 1.0, -128)
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """The scale grid as float32 `[matrices or 1, block rows, block columns]`.
 
     `scalars["grid"]` is that shape; `wholes["scale"]` is the stored tensor, in any shape of as
@@ -89,43 +89,33 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"scale": np.ascontiguousarray(grid)}
 
 
-def used_blocks(scalars: Mapping[str, Any], scale: Array) -> Any:
+def used_blocks(scalars: Params, scale: Array) -> Any:
     """A stored grid of any shape as `[matrices or 1, block rows, block columns]` that are used."""
     _, lines, across = scalars["grid"]
     return scale.reshape(scalars.get("stored_grid", scalars["grid"]))[:, :lines, :across]
 
 
-def decode_e4m3(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_e4m3(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """E4M3 codes; see `_decode` for the parameters."""
     _decode(E4M3, blocks, params, window, out)
 
 
-def decode_e5m2(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_e5m2(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """E5M2 codes; see `_decode` for the parameters."""
     _decode(E5M2, blocks, params, window, out)
 
 
-def decode_e4m3fnuz(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_e4m3fnuz(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """E4M3FNUZ codes; see `_decode` for the parameters."""
     _decode(E4M3FNUZ, blocks, params, window, out)
 
 
-def decode_e5m2fnuz(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_e5m2fnuz(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """E5M2FNUZ codes; see `_decode` for the parameters."""
     _decode(E5M2FNUZ, blocks, params, window, out)
 
 
-def _decode(
-    code: Format, blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def _decode(code: Format, blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Decode `payload`, uint8 `[rows, columns]`: rows `window` of the stacked matrices.
 
     `params`: `rows` of one matrix, `block` `(bm, bn)`, and `scale` as `prepare` made it.

@@ -8,23 +8,18 @@ Source: GPTQModel 7.7.0 nn_modules/qlinear/fp8.py (`quantize_fp8_weight`, `dequa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels.dense import decode_f32
 from anamnesis.kernels.fp8 import E4M3, E4M3FNUZ, E5M2, E5M2FNUZ
 from anamnesis.kernels.fp8 import prepare as prepare  # the same grid of scales
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 _CODES = {"F8_E4M3": E4M3, "F8_E4M3FNUZ": E4M3FNUZ, "F8_E5M2": E5M2, "F8_E5M2FNUZ": E5M2FNUZ}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window` of the stacked matrices, of `payload` uint8 `[rows, columns]`.
 
     `params`: `codes` (the stored dtype), `rows` of one matrix, `block` `(bm, bn)`, and `scale` as

@@ -19,7 +19,6 @@ The tensor `NAME.scale` beside an NVFP4 tensor multiplies what the blocks give
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 _DOUBLED[8] = 0.0  # ggml's integer table has no negative zero
@@ -57,16 +56,12 @@ _MXFP4 = _products(_half_e8m0())
 _NVFP4 = _products(_half_ue4m3())
 
 
-def decode_mxfp4(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_mxfp4(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """MXFP4: `e2m1 * 2**(e - 127)`."""
     run_blocks(lambda data, out: _mxfp4(data, _MXFP4, out), blocks["payload"], 17, 32, out)
 
 
-def decode_nvfp4(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_nvfp4(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """NVFP4: `e2m1 * d`, an exact product, times `scale` where the tensor has one.
 
     `params["scale"]` is float32, one for the tensor or one for each `params["blocks_per_scale"]`
@@ -86,7 +81,7 @@ def decode_nvfp4(
     run_blocks(decode, blocks["payload"], 36, 64, out)
 
 
-def prepare_nvfp4(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_nvfp4(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """The arguments of `decode_nvfp4`: `scale` as float32 `[scales]`, where the tensor has it."""
     prepared = dict(scalars)
     if "scale" in wholes:

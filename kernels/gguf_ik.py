@@ -39,7 +39,7 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Floats
+from anamnesis.kernels.types import Array, Floats, Params, Views
 
 _FOUR = [-31, -13, 1, 17]
 _EIGHT = [-63, -40, -23, -10, 1, 13, 28, 47]
@@ -107,26 +107,20 @@ Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
 
 
 def _blocks(kernel: Kernel, values: Floats, nbytes: int) -> Decode:
-    def decode(
-        blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-    ) -> None:
+    def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         run_blocks(lambda data, out: kernel(data, values, out), blocks["payload"], nbytes, 256, out)
 
     return decode
 
 
 def _rows(kernel: Kernel, values: Floats, meta: int, nbytes: int) -> Decode:
-    def decode(
-        blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-    ) -> None:
+    def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         kernel(rows_of(blocks["payload"], meta, nbytes, out), values, out)
 
     return decode
 
 
-def decode_q6_0(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_q6_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Q6_0: 6-bit codes around 32."""
     run_blocks(_q6_0, blocks["payload"], 26, 32, out)
 

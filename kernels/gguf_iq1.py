@@ -16,14 +16,11 @@ The value is `d * (2 * scale + 1) * (point + shift)`, the products exact in floa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import point_words
 from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Params, Views
 
 # Codes: bits 0-1 one of -1, 0, 1, bit 2 the shift's sign, bit 3 the second scale of a table.
 GRID, POINTS = point_words("iq1s_grid")
@@ -35,15 +32,11 @@ def _run(kernel: Kernel, payload: Bytes, block_bytes: int, out: Array) -> None:
     run_blocks(lambda data, out: kernel(data, GRID, out), payload, block_bytes, 256, out)
 
 
-def decode_iq1_s(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_iq1_s(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IQ1_S: 2048 points, one scale and one shift for 32 elements."""
     _run(_iq1_s, blocks["payload"], 50, out)
 
 
-def decode_iq1_m(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_iq1_m(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IQ1_M: the same points, one scale for 16 elements and one shift for eight."""
     _run(_iq1_m, blocks["payload"], 56, out)

@@ -17,14 +17,11 @@ two scales, the low half first, each for 16 elements. The value is
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import ALL_BYTES, bit_words, point_words, read
 from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Bytes, Longs
+from anamnesis.kernels.types import Array, Bytes, Longs, Params, Views
 
 # Codes: bits 0-1 a magnitude, bit 2 the sign, bit 3 the second scale of a table.
 XXS, MAGNITUDES = point_words("iq2xxs_grid")
@@ -43,22 +40,16 @@ def _run(
     run_blocks(lambda data, out: kernel(data, grid, signs, out), payload, block_bytes, 256, out)
 
 
-def decode_iq2_xxs(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_iq2_xxs(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IQ2_XXS: 256 points, one scale for 32 elements."""
     _run(_iq2_xxs, XXS, _EVEN_SIGNS, blocks["payload"], 66, out)
 
 
-def decode_iq2_xs(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_iq2_xs(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IQ2_XS: 512 points, one scale for 16 elements."""
     _run(_iq2_xs, _XS, _EVEN_SIGNS, blocks["payload"], 74, out)
 
 
-def decode_iq2_s(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_iq2_s(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IQ2_S: 1024 points, any signs, one scale for 16 elements."""
     _run(_iq2_s, _S, _SIGNS, blocks["payload"], 82, out)

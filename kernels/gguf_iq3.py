@@ -16,14 +16,11 @@ the scales of two runs of 32, the low half first. The value is `d * (0.5 + scale
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._grids import ALL_BYTES, bit_words, point_words, read
 from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Bytes, Longs, Words
+from anamnesis.kernels.types import Array, Bytes, Longs, Params, Views, Words
 
 # Codes: bits 0-2 a magnitude, bit 3 the sign.
 XXS, XXS_MAGNITUDES = point_words("iq3xxs_grid")
@@ -40,15 +37,11 @@ def _run(
     run_blocks(lambda data, out: kernel(data, grid, signs, out), payload, block_bytes, 256, out)
 
 
-def decode_iq3_xxs(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_iq3_xxs(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IQ3_XXS: 256 points, one scale for 32 elements."""
     _run(_iq3_xxs, XXS, _EVEN_SIGNS, blocks["payload"], 98, out)
 
 
-def decode_iq3_s(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_iq3_s(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """IQ3_S: 512 points, any signs, one scale for 32 elements."""
     _run(_iq3_s, S, _SIGNS, blocks["payload"], 110, out)

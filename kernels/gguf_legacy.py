@@ -16,13 +16,10 @@ https://github.com/ggml-org/llama.cpp; `gguf-py/gguf/quants.py` there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from anamnesis.kernels import Window
 from anamnesis.kernels._blocks import run_blocks
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 _q4_0 = kernel("gguf_legacy:q4_0")
 _q4_1 = kernel("gguf_legacy:q4_1")
@@ -31,36 +28,26 @@ _q5_1 = kernel("gguf_legacy:q5_1")
 _q8_0 = kernel("gguf_legacy:q8_0")
 
 
-def decode_q4_0(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_q4_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Q4_0: 4-bit codes around 8, one scale."""
     run_blocks(_q4_0, blocks["payload"], 18, 32, out)
 
 
-def decode_q4_1(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_q4_1(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Q4_1: 4-bit codes, a scale and a minimum."""
     run_blocks(_q4_1, blocks["payload"], 20, 32, out)
 
 
-def decode_q5_0(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_q5_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Q5_0: 5-bit codes around 16, one scale."""
     run_blocks(_q5_0, blocks["payload"], 22, 32, out)
 
 
-def decode_q5_1(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_q5_1(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Q5_1: 5-bit codes, a scale and a minimum."""
     run_blocks(_q5_1, blocks["payload"], 24, 32, out)
 
 
-def decode_q8_0(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_q8_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Q8_0: int8 codes, one scale."""
     run_blocks(_q8_0, blocks["payload"], 34, 32, out)

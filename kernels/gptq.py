@@ -23,7 +23,6 @@ https://github.com/intel/auto-round auto_round/utils/bit_packing.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,13 +32,13 @@ from anamnesis.kernels._affine import Affine, Groups, check_index, decode_column
 from anamnesis.kernels._codes import read_scales, read_zeros
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._packed import block_inputs, room_for_scattered
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Params, Views, Wholes
 
 _SHORT_RUN = 16  # inputs a group, on average, from which on runs pay
 decode_scattered = variants("_packed:decode_scattered")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`affine`, and `groups_of` the inputs, each on its own (`index`) for act-order.
 
     `scalars`: `bits`, `in_features`, `groups`, `group_size`, `scale_dtype`, `rounding`;
@@ -63,9 +62,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"affine": Affine.of(scalars), "groups_of": found}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns; whole words of zeros.
 
     `params`: `in_features`, `word_bits` (of a stored word), `zero_offset` (1 for v1, 0 for v2),
@@ -88,7 +85,7 @@ def decode(
         decode_scattered(bits, narrow)(words, groups.index, zeros, scales, kind, room, out)
 
 
-def _zeros(stored: Bytes | None, params: Mapping[str, Any], shape: tuple[int, int]) -> Any:
+def _zeros(stored: Bytes | None, params: Params, shape: tuple[int, int]) -> Any:
     """Zero points as float32 `[groups, rows]`."""
     bits = params["affine"].bits
     if stored is None:

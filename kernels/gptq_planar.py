@@ -17,26 +17,23 @@ utils/planar_packing.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window, gptq
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 # Widths of the planes of a code, its lowest bits first.
 PLANES = {3: (2, 1), 5: (4, 1), 6: (4, 2), 7: (4, 2, 1)}
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """The groups of inputs, as GPTQ of 8 bits has them."""
     return gptq.prepare({**scalars, "bits": 8}, wholes)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, multiples of 32, from uint8 `[lines, bytes]` of their columns.
 
     `params` are GPTQ's. Raises ValueError for arrays that do not fit.

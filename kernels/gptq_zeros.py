@@ -13,23 +13,18 @@ Source: https://github.com/qwopqwop200/GPTQ-for-LLaMa quant.py of 2023-03-09 (e2
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 _BLOCK = 32  # codes that fill whole words, of any number of bits
 _round = kernel("folded:round_values")
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, from uint8 `[lines, bytes]` of their columns and `[rows, bytes]`.
 
     `params`: `bits` and the `dtype` of scales and zeros. Raises ValueError for arrays that do not

@@ -20,7 +20,6 @@ hqq/core/bitpack.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels import Window
@@ -28,10 +27,10 @@ from anamnesis.kernels._affine import Affine
 from anamnesis.kernels._codes import bits_of
 from anamnesis.kernels._planar import lines_of
 from anamnesis.kernels._planar_scales import decode_columns, decode_units, words_of
-from anamnesis.kernels.types import Array, Numbers
+from anamnesis.kernels.types import Array, Numbers, Params, Views, Wholes
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`affine`: the zero comes first, and what the two steps are rounded to.
 
     `scalars`: `compute_dtype`, `scale_dtype`, `zero_dtype` (BF16, F16 or F32), `rounding`.
@@ -46,9 +45,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"affine": Affine(scalars["bits"], scale, "planar", once=once, twice=twice)}
 
 
-def decode_axis1(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_axis1(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Groups `window`, from uint8 `[lines, bytes]` of `W_q`, `[groups, bytes]` of the others.
 
     `params`: `bits`, `group_size`, `period` (packed rows), and what `prepare` made. Raises
@@ -67,9 +64,7 @@ def decode_axis1(
     decode_units(params["affine"], out)(planes, scales, zeros, window.start, out)
 
 
-def decode_axis0(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_axis0(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of `unit` elements, from uint8 `[lines, bytes]` of all components.
 
     `params`: `bits`, `unit`, `columns` (N) and `period` (of `W_q`), both in units, and what
@@ -91,7 +86,7 @@ def decode_axis0(
     decode(planes, scales, zeros, scale_base * unit, window.start * unit, out)
 
 
-def _numbers(blocks: Mapping[str, Any], params: Mapping[str, Any]) -> tuple[Numbers, Numbers]:
+def _numbers(blocks: Views, params: Params) -> tuple[Numbers, Numbers]:
     """The stored bits of scales and zeros, in one dimension."""
     scales, half = bits_of(params["scale_dtype"], blocks["scale"])
     zeros, half_zeros = bits_of(params["zero_dtype"], blocks["zero"])

@@ -15,7 +15,6 @@ Source: https://github.com/mobiusml/hqq 0.2.8 hqq/core/quantize.py (`HQQLinear.q
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,10 +22,10 @@ import numpy as np
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._narrow import narrow, stored
 from anamnesis.kernels.bits import numbers_of
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What the encoding `scalars["numbers"]` needs, and steps and middles of `coded` sides."""
     inner = preparer(scalars["numbers"])
     prepared: dict[str, Any] = {} if inner is None else dict(inner(scalars, wholes))
@@ -37,9 +36,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window`; blocks are the inner encoding's, with codes in the place of coded numbers.
 
     `params`: those of the inner encoding, `coded`, `scale_each` and `zero_each`, and what `prepare`

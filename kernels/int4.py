@@ -14,27 +14,24 @@ int4_tensor.py; PyPI comfy-kitchen 0.2.40 backends/eager/svdquant.py (`_pack_int
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window, ct
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _part = kernel("int4:part")
 decode_rows = ct.decode_packed
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """As `ct.prepare`, of signed codes."""
     return ct.prepare(scalars, wholes, signed=True)
 
 
-def decode_pairs(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_pairs(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of two rows; blocks and parameters as for `ct.decode_packed`, of 4 bits."""
     pairs = blocks["weight_packed"]
     if pairs.shape[1] % 2:

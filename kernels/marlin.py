@@ -19,13 +19,10 @@ https://github.com/IST-DASLab/marlin marlin/__init__.py (`_get_perms`, `Layer.pa
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window, _tiles, ct
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 _lane, _j, _e = _tiles.threads()
 # A thread's eight numbers: inputs 2 m, 2 m + 1, 2 m + 8, 2 m + 9 of two outputs eight apart.
@@ -39,9 +36,7 @@ GROUPED = np.arange(64).reshape(8, 8).T.reshape(-1)
 ALONE = np.argsort([2 * i + j for i in range(4) for j in (0, 1, 8, 9, 16, 17, 24, 25)])
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of 64 outputs, from uint8 `[in / 16, bytes]` of `B` and `[groups, bytes]`.
 
     `params` are what `ct.prepare` made. Raises ValueError for arrays that do not fit one another.

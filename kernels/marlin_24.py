@@ -30,13 +30,12 @@ utils/permutations_24.py, utils/semi_structured_conversions.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import PayloadError, Window, _tiles, ct
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 _lane, _j, _e = _tiles.threads()
 # The same numbers with outputs and inputs in each other's place, as sparse tensor cores take them.
@@ -62,9 +61,7 @@ def _entries() -> Any:
 _ENTRIES = _entries()
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of 64 outputs, from uint8 `[lines, bytes]` of `codes`, `meta` and `scales`.
 
     `params` are what `ct.prepare` made of `bits`, and `permuted`, whether scales are out of order.

@@ -18,7 +18,6 @@ integrations/metal_quantization.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,14 +27,14 @@ from anamnesis.kernels._affine import Affine
 from anamnesis.kernels._codes import bits_of
 from anamnesis.kernels._narrow import KINDS
 from anamnesis.kernels._native import variants
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 STEP = 32  # codes in a vector; group sizes are multiples of it
 _CODES = 4096  # unpacked at a time, at least a group
 _affine = variants("mlx:affine")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`affine`, whose zeros are the biases.
 
     `scalars`: `bits`, `group_size`, `scale_dtype`, `rounding`, and `order` (mlx or metal). Raises
@@ -49,9 +48,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"affine": Affine(bits, dtype, zero="added", once=once, twice=twice)}
 
 
-def decode_affine(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_affine(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Output rows `window`, from uint8 `[rows, bytes]` of `payload`, `scales` and `biases`.
 
     `params`: `group_size`, and what `prepare` made. Raises ValueError for arrays that do

@@ -27,7 +27,6 @@ deepcompressor/backend/nunchaku/convert.py and utils.py.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -39,13 +38,13 @@ from anamnesis.kernels.bits import numbers_of
 from anamnesis.kernels.fp4 import E2M1
 from anamnesis.kernels.fp8 import E4M3
 from anamnesis.kernels.svdquant import NONE, SIGNED, Rows, put_biases, put_values
-from anamnesis.kernels.types import Array, Bytes, Floats
+from anamnesis.kernels.types import Array, Bytes, Floats, Params, Views, Wholes
 
 ROWS, COLUMNS, PACK = 128, 64, 16
 _round = kernel("folded:round_values")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`smooth` float32 `[columns]`, `down` `[rank, columns]` and `whole`, where they are there.
 
     Raises ValueError for those that do not fit the layer's `in_features`.
@@ -64,9 +63,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of 128 rows; `out` is `[rows * in_features]`, or `[rows]` of a bias.
 
     `params`: `in_features`, `fp4`, a dtype for each of the windowed floats (`scale_dtype`, …), and
@@ -90,7 +87,7 @@ def decode(
     put_values(layer, NONE, up, down, out)
 
 
-def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], rows: int) -> Rows:
+def _rows(blocks: Views, params: Params, rows: int) -> Rows:
     columns = params["in_features"]
     raw = np.ascontiguousarray(blocks["codes"]).reshape(-1)
     if columns % ROWS or raw.size != rows * columns // 2:
@@ -111,12 +108,12 @@ def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], rows: int) -> Ro
     return Rows(codes, E2M1, scale, smooth)
 
 
-def _floats(blocks: Mapping[str, Any], params: Mapping[str, Any], part: str, each: int = 1) -> Any:
+def _floats(blocks: Views, params: Params, part: str, each: int = 1) -> Any:
     """A number, or `each`, for each row, float32 `[rows, each]`."""
     return _in_rows(_numbers(blocks, params, part), each)
 
 
-def _numbers(blocks: Mapping[str, Any], params: Mapping[str, Any], part: str) -> Any:
+def _numbers(blocks: Views, params: Params, part: str) -> Any:
     raw: Bytes = np.ascontiguousarray(blocks[part]).reshape(1, -1)
     return read_scales(params[f"{part}_dtype"], raw).reshape(-1)
 

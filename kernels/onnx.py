@@ -12,25 +12,22 @@ byte. Source: https://github.com/microsoft/onnxruntime onnxruntime/core/mlas/lib
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window, ct
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 ZEROS = "zero_points"
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What `ct.prepare` makes of the same parameters."""
     return ct.prepare(scalars, wholes)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`; blocks as for `ct.decode_packed`, and `zero_points` where there are any."""
     if ZEROS in blocks:
         zeros = _bytes_of(blocks[ZEROS], params["bits"], params["groups"])

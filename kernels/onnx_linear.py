@@ -14,7 +14,6 @@ https://github.com/microsoft/onnxruntime docs/ContribOperators.md (`GatherBlockQ
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import cache
 from typing import Any
 
@@ -25,7 +24,7 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import E2M1
 from anamnesis.kernels.fp8 import E4M3, E4M3FNUZ, E5M2, E5M2FNUZ
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Params, Views, Wholes
 
 _FP8 = {
     "F8_E4M3": E4M3,
@@ -63,7 +62,7 @@ def _numbers(raw: Bytes, kind: str) -> Any:
     return _table(kind).take(raw, axis=0).reshape(-1)
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """Scales and zero points that are not windowed, as float32 `[lines, groups]`.
 
     `scalars`: `groups`, `grid_lines` of the whole grid, `scale_dtype`, `zero_kind`, and
@@ -90,9 +89,7 @@ def _grid(numbers: Array, shape: tuple[int, int], role: str) -> Any:
     return numbers[:count].reshape(shape)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of `unit_rows` rows, uint8 of `codes`, and `scale`, `zero_point` a row.
 
     `params`: `columns`, `stored_columns` (with what fills a row up), `kind`, `rows` of a matrix,
@@ -132,8 +129,8 @@ def decode(
 def _lines(
     role: str,
     kind: str,
-    blocks: Mapping[str, Any],
-    params: Mapping[str, Any],
+    blocks: Views,
+    params: Params,
     place: tuple[int, int],
 ) -> Any:
     """Numbers `[rows, groups]`, or `[1, groups]` for all rows; None for no zero point."""
@@ -153,7 +150,7 @@ def _lines(
     ]
 
 
-def _spread(lines: Array, params: Mapping[str, Any], columns: int) -> Any:
+def _spread(lines: Array, params: Params, columns: int) -> Any:
     """A number for every column."""
     if lines is None or lines.shape[1] == 1 or params["size"] == 1:
         return lines

@@ -19,15 +19,12 @@ Sources: PyPI gptqmodel 7.7.0 nn_modules/qlinear/qqq.py (`QQQLinear._get_perms`,
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import PayloadError, Window, _tiles, ct
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.marlin import ALONE, GROUPED
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views
 
 _lane, _j, _e = _tiles.threads()
 _OUTPUT, _INPUT = 16 * _j + _lane // 4 + 8 * (_e // 4), 4 * (_lane % 4) + _e % 4
@@ -35,9 +32,7 @@ _GROUPS = _tiles.places(_OUTPUT, _INPUT, _tiles.NIBBLES)
 _SIGNED = _tiles.places(_OUTPUT, _INPUT, (4, 0, 5, 1, 6, 2, 7, 3))
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of 64 outputs, from uint8 `[lines, bytes]` of each component.
 
     `params` are what `ct.prepare` made for INT8 of one scale a row. Raises PayloadError for a scale

@@ -19,7 +19,6 @@ packed.py (`dequantize`, `pack_weights`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -33,14 +32,14 @@ from anamnesis.kernels._planar import lines_of
 from anamnesis.kernels._planar_scales import decode_units, words_of
 from anamnesis.kernels.bits import numbers_of
 from anamnesis.kernels.fp8 import decode_e4m3, decode_e4m3fnuz, decode_e5m2
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _FLOATS = {"F8_E4M3": decode_e4m3, "F8_E4M3FNUZ": decode_e4m3fnuz, "F8_E5M2": decode_e5m2}
 _int8 = kernel("quanto:int8")
 _narrowed = kernel("quanto:narrow_values")
 
 
-def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_bytes(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`scale`, float32 `[1, rows, 1]` or `[1, 1, 1]`, in the terms of `kernels.fp8`.
 
     `scalars`: `rows`, `columns`, `rounding`; `wholes`: `_scale`, a number for every row or one.
@@ -57,9 +56,7 @@ def prepare_bytes(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict
     }
 
 
-def decode_bytes(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_bytes(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`, from uint8 `[rows, columns]` of `payload`.
 
     `params`: `data_dtype`, `rows`, `columns` of all of them, and what `prepare_bytes` made. Raises
@@ -86,7 +83,7 @@ def decode_bytes(
         decode(blocks, params, window, out)
 
 
-def prepare_bits(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_bits(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`affine`: whether the shift comes after the scale, and how they are rounded.
 
     `scalars`: `scale_dtype`, `shift_dtype` (U8 and I8 for integers), `rounding`.
@@ -97,9 +94,7 @@ def prepare_bits(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[
     return {"affine": Affine(scalars["bits"], scale, "planar", zero=zero, once=once, twice=twice)}
 
 
-def decode_bits(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_bits(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Groups `window`, from uint8 `[lines, group_size]` of `payload`, `[groups, bytes]` of others.
 
     `params`: `bits`, `group_size`, `period` (packed lines), and what `prepare_bits` made. Raises

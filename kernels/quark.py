@@ -14,14 +14,14 @@ Source: amd-quark 0.13 torch/utils/pack.py (`Pack_4_bits`), torch/kernel/hw_emul
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.kernels import awq
+from anamnesis.kernels.types import Params, Wholes
 
 decode_int4 = awq.decode_gemm
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """As `awq.prepare`, of signed codes."""
     return awq.prepare(scalars, wholes, signed=True)

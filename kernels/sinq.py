@@ -14,19 +14,18 @@ Source: PyPI sinq 0.2.0 quantizer.py (`rtn8`, `dq8`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _SIDES = ("scale", "zero")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What the encoding `scalars["numbers"]` needs, and steps and minima as float32."""
     inner = preparer(scalars["numbers"])
     prepared = {} if inner is None else inner(scalars, wholes)
@@ -37,9 +36,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Groups `window`; blocks as the inner encoding's, `scale_x` and `zero_x` for scales and zeros.
 
     Raises ValueError for arrays that do not fit.

@@ -8,7 +8,6 @@ PyPI sinq 0.2.0 quantizer.py (`NF4_CODEBOOK`, `NF3_CODEBOOK`, `Quantizer.dequant
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bnb import NF4
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _CODES = "hqq-axis1"
 _TABLES = {
@@ -29,7 +28,7 @@ _TABLES = {
 _round = kernel("folded:round_values")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """The numbers of `scalars["table"]`, nf3 or nf4, float32, and what HQQ's codes need.
 
     Raises ValueError for another table, or for scales and zeros that are not F32.
@@ -42,9 +41,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared | {"numbers_of_codes": np.array(_TABLES[scalars["table"]], np.float32)}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Groups `window`; blocks as HQQ's along the inputs.
 
     Raises ValueError for arrays that do not fit.

@@ -18,7 +18,6 @@ Of what a code and its zero and scale make is the encoding's of the same groups 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -26,21 +25,19 @@ import numpy as np
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _WORDS = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}
 _round = kernel("folded:round_values")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What the encoding `scalars["of_groups"]` needs."""
     inner = preparer(scalars["of_groups"])
     return {} if inner is None else inner(scalars, wholes)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Groups `window`, of whole bands; blocks of the inner encoding, and `scale2` beside them.
 
     `params`: `tile`, `across`, `scale2_dtype`. Raises ValueError for arrays that do not fit.

@@ -13,25 +13,22 @@ Source: PyPI sinq 0.2.0 bitpack.py (`pack_5bit_32`, `pack_6bit_32`).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import Window, decoder, preparer
 from anamnesis.kernels._planar import lines_of
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What the encoding `scalars["of_bytes"]` needs."""
     inner = preparer(scalars["of_bytes"])
     return {} if inner is None else inner(scalars, wholes)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Groups `window`; blocks and parameters of the inner encoding, and `word_bits`, `lines`.
 
     Raises ValueError for arrays that do not fit.

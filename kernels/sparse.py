@@ -12,24 +12,21 @@ compressed-tensors 0.9.4 compressors/sparse_compressors/sparse_24_bitmask.py
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels import PayloadError, Window, decoder, preparer
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What the encoding `scalars["values"]` needs."""
     inner = preparer(scalars["values"])
     return {} if inner is None else inner(scalars, wholes)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`; blocks and parameters are the inner encoding's, and uint8 of `bitmask`.
 
     `params`: `columns`, `role` of the values and `value_bytes` of one. Raises

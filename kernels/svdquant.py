@@ -26,7 +26,6 @@ tensor/svdquant_w4a4.py (`svdquant_w4a4_grouped_linear`), tensor/awq_w4a16.py (`
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -36,7 +35,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import numbers_of
-from anamnesis.kernels.types import Array, Bytes, Floats
+from anamnesis.kernels.types import Array, Bytes, Floats, Params, Views, Wholes
 
 TILE_ROWS = 128
 SHIFT = np.float32(0.171875)  # of an input after GELU, which is never below its negative
@@ -48,7 +47,7 @@ _biases = kernel("svdquant:biases")
 _values = kernel("svdquant:values")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`smooth` float32 `[columns]`, and `down` float32 `[rank, columns]`, where they are there."""
     prepared = dict(scalars)
     if "smooth" in wholes:
@@ -61,9 +60,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return prepared
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows, or tiles, `window`; `out` is `[rows * in_features]`, or `[rows]` of a bias.
 
     `params`: `in_features`, `groups`, `tiled`, `signed`, a dtype for each of the windowed floats
@@ -131,7 +128,7 @@ def put_biases(rows: Rows, bias: Floats, out: Array) -> None:
     _biases(rows.codes, rows.grid, rows.scale, rows.smooth, bias, SHIFT, out)
 
 
-def _rows(blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Rows:
+def _rows(blocks: Views, params: Params, window: Window) -> Rows:
     columns, groups = params["in_features"], params["groups"]
     units = window.stop - window.start
     rows = units * (TILE_ROWS if params["tiled"] else 1)

@@ -19,7 +19,6 @@ Sources: torchao 0.18 quantization/quantize_/workflows/int4/int4_tensor.py, prot
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -27,16 +26,14 @@ import numpy as np
 from anamnesis.kernels import Window, fp4, fp8
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 TILE_ROWS, TILE_BLOCKS = 128, 4
 _WORDS = 32  # of a tile, four bytes each, in one of its four columns
 _int4 = kernel("torchao:int4")
 
 
-def decode_int4(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_int4(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window` from uint8 `[rows, columns / 2]` and, of the numbers, `[groups, bytes]`.
 
     `params`: `group_size` and `scale_dtype`. Raises ValueError for arrays that do not fit one
@@ -55,7 +52,7 @@ def decode_int4(
     _int4(codes, size, scales, zeros, out)
 
 
-def prepare_tiles(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare_tiles(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """As `fp8.prepare`, of E8M0 scales in tiles: those of all stacked matrices, row after row."""
     stored, (matrices, rows, columns) = wholes["scale"], scalars["grid"]
     flat = untile(stored.array.reshape(-1).view(np.uint8), matrices * rows, columns)
@@ -66,9 +63,7 @@ def prepare_tiles(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict
 decode_tiled_e4m3, decode_tiled_e5m2 = fp8.decode_e4m3, fp8.decode_e5m2
 
 
-def decode_tiled_mx(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_tiled_mx(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """MXFP4 with scales in tiles: units of 128 rows, the last maybe short.
 
     `params`: `in_features`. Raises ValueError for arrays that do not fit one another.
@@ -77,9 +72,7 @@ def decode_tiled_mx(
     fp4.decode_mx(parts, params, window, out)
 
 
-def decode_tiled_nv(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode_tiled_nv(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """NVFP4, the same; `params` are those of `fp4.prepare_nv` besides.
 
     With `high_first` (ComfyUI) element 2k is in the high half of a byte.
@@ -91,7 +84,7 @@ def decode_tiled_nv(
 
 
 def _rows(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array, block: int
+    blocks: Views, params: Params, window: Window, out: Array, block: int
 ) -> tuple[dict[str, Any], Window]:
     """Codes and scales row by row, and which rows they are."""
     columns = params["in_features"]

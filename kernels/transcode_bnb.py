@@ -12,7 +12,7 @@ import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels.encode_bnb import quant_map, quant_state
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Outputs, Params, Views
 
 
 class Four(NamedTuple):
@@ -30,7 +30,7 @@ class Four(NamedTuple):
     map: Array | None = None
 
 
-def read_four(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Four:
+def read_four(views: Views, params: Params, window: Window) -> Four:
     """A window of blocks."""
     wholes = params["wholes"]
     parts = {
@@ -47,7 +47,7 @@ def read_four(views: Mapping[str, Any], params: Mapping[str, Any], window: Windo
     return Four(views["payload"].reshape(-1), absmax, params, **parts)
 
 
-def write_four(found: Four, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_four(found: Four, params: Params, out: Outputs) -> None:
     """The same; the last block is filled up where it was read."""
     kind, state = found.state["quant_type"], found.state
     out["weight"][:] = found.codes[: len(out["weight"])]

@@ -14,7 +14,6 @@ sign; it and ModelOpt have no -0: the code stays, and is read as 0 there.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -23,14 +22,14 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.transcoders import Inexact, Micro
-from anamnesis.kernels.types import Array, Bytes, Floats
+from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params, Views
 
 _NAN_EXPONENT, _MX_BLOCK, _NV_BLOCK, _NV_GROUP = 255, 32, 64, 16
 _SIZES = np.array([0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _NEIGHBOURS = 64  # of an inverse that are tried, on each side
 
 
-def read_micro(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Micro:
+def read_micro(views: Views, params: Params, window: Window) -> Micro:
     """Codes and scales of neighbours in a row."""
     codes, scales = views["payload"], views["scale"]
     rows = len(codes)
@@ -52,7 +51,7 @@ def read_micro(views: Mapping[str, Any], params: Mapping[str, Any], window: Wind
     )
 
 
-def write_micro(found: Micro, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_micro(found: Micro, params: Params, out: Outputs) -> None:
     """Codes and scales beside one another, under the number of the tensor that the target has."""
     style = params["style"]
     if "global" in out:
@@ -63,7 +62,7 @@ def write_micro(found: Micro, params: Mapping[str, Any], out: Mapping[str, Any])
     out["weight"].view(np.uint8)[:] = found.codes.reshape(-1)
 
 
-def _write_whole(found: Micro, params: Mapping[str, Any], out: Array, *, divide: bool) -> None:
+def _write_whole(found: Micro, params: Params, out: Array, *, divide: bool) -> None:
     whole = np.float32(1) if found.whole is None else found.whole
     out[:] = whole if divide == found.divide else _inverse(whole, found.divide, params["dtype"])
 
@@ -93,7 +92,7 @@ def _numbers(scales: Floats, dtype: str) -> Any:
     return narrow(np.outer(scales, _SIZES).astype(np.float32), dtype)
 
 
-def read_gguf_mxfp4(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Micro:
+def read_gguf_mxfp4(views: Views, params: Params, window: Window) -> Micro:
     """ggml's MXFP4."""
     data, rows = views["payload"], len(views["payload"]) * _MX_BLOCK // params["shape"][-1]
     if (data[:, 0] == _NAN_EXPONENT).any():
@@ -103,7 +102,7 @@ def read_gguf_mxfp4(views: Mapping[str, Any], params: Mapping[str, Any], window:
     return Micro(codes.reshape(rows, -1), data[:, 0].reshape(rows, -1))
 
 
-def write_gguf_mxfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_gguf_mxfp4(found: Micro, params: Params, out: Outputs) -> None:
     """ggml's MXFP4."""
     scales = found.scales.reshape(-1)
     if (scales == _NAN_EXPONENT).any():
@@ -113,7 +112,7 @@ def write_gguf_mxfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, 
     data[:, 1:] = _halves(found.codes.reshape(-1, 16))
 
 
-def read_gguf_nvfp4(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Micro:
+def read_gguf_nvfp4(views: Views, params: Params, window: Window) -> Micro:
     """ggml's NVFP4, and the number of its tensor, if there is one."""
     data, rows = views["payload"], len(views["payload"]) * _NV_BLOCK // params["shape"][-1]
     # A block: four E4M3 scales, whose sign is not read, then four times eight bytes.
@@ -128,7 +127,7 @@ def read_gguf_nvfp4(views: Mapping[str, Any], params: Mapping[str, Any], window:
     return Micro(codes.reshape(rows, -1), scales.reshape(rows, -1), numbers[0])
 
 
-def write_gguf_nvfp4(found: Micro, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_gguf_nvfp4(found: Micro, params: Params, out: Outputs) -> None:
     """ggml's NVFP4, of a tensor whose number is 1."""
     scales = found.scales.reshape(-1, 4)
     if found.whole is not None and found.whole != 1:

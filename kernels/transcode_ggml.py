@@ -7,24 +7,21 @@ each in `qh`; Q8_0's are I8, here plus 128. A code of Q4_0, Q5_0 and Q8_0 stands
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from anamnesis.kernels import Window
 from anamnesis.kernels.transcode_ints import biases_of, exactly, repeated, zeros_of
 from anamnesis.kernels.transcoders import LEGACY, Inexact, Integers
-from anamnesis.kernels.types import Bytes
+from anamnesis.kernels.types import Bytes, Outputs, Params, Views
 
 _BLOCK, _HALF = 32, 16
 _QH = {"gguf-q5-0": 2, "gguf-q5-1": 4}  # where the high bits are
 
 
-def _read(
-    encoding: str, views: Mapping[str, Any], params: Mapping[str, Any], window: Window
-) -> Integers:
+def _read(encoding: str, views: Views, params: Params, window: Window) -> Integers:
     bits, biased = LEGACY[encoding]
     data = views["payload"]
     columns = params["shape"][-1]
@@ -46,9 +43,7 @@ def _read(
     return Integers(codes.reshape(-1, columns), bits, scales, biases=biases)
 
 
-def _write(
-    encoding: str, found: Integers, params: Mapping[str, Any], out: Mapping[str, Any]
-) -> None:
+def _write(encoding: str, found: Integers, params: Params, out: Outputs) -> None:
     bits, biased = LEGACY[encoding]
     codes = np.ascontiguousarray(found.codes).reshape(-1, _BLOCK)
     data = out["blocks"].reshape(len(codes), -1)
@@ -83,13 +78,13 @@ class Blocks(NamedTuple):
     codes: Bytes
 
 
-def read_blocks(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Blocks:
+def read_blocks(views: Views, params: Params, window: Window) -> Blocks:
     """The bytes of a window's blocks."""
     data = views["payload"]
     per_row = params["shape"][-1] // params["block"]
     return Blocks(data.reshape(len(data) // per_row, -1))
 
 
-def write_blocks(found: Blocks, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_blocks(found: Blocks, params: Params, out: Outputs) -> None:
     """The same bytes."""
     out["blocks"][:] = found.codes.reshape(-1)

@@ -14,7 +14,6 @@ words. The modules of the decoders have the layouts and their sources.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -25,9 +24,8 @@ from anamnesis.kernels._narrow import stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
 from anamnesis.kernels.transcoders import Inexact, Integers
-from anamnesis.kernels.types import Array, Bytes, Floats
+from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params, Views
 
-Views = Mapping[str, Any]
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
 spread = variants("_codes:spread")
 
@@ -47,7 +45,7 @@ def codes_of(stream: Bytes, bits: int, columns: int) -> Any:
     return codes.reshape(rows, each)[:, :columns]
 
 
-def read_gptq(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
+def read_gptq(views: Views, params: Params, window: Window) -> Integers:
     """GPTQ of any version, without act-order."""
     bits, columns = params["bits"], params["in_features"]
     words = views["qweight"].view("<u4")
@@ -62,7 +60,7 @@ def read_gptq(views: Views, params: Mapping[str, Any], window: Window) -> Intege
     return Integers(codes, bits, scales.T, zeros)
 
 
-def read_awq(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
+def read_awq(views: Views, params: Params, window: Window) -> Integers:
     """AWQ's GEMM layout."""
     words = views["qweight"].view("<u4")
     codes = np.empty((words.shape[1], 8, words.shape[0]), np.uint8)
@@ -76,7 +74,7 @@ def read_awq(views: Views, params: Mapping[str, Any], window: Window) -> Integer
     return Integers(codes.reshape(-1, words.shape[0]), 4, scales.T, zeros)
 
 
-def read_ct_packed(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
+def read_ct_packed(views: Views, params: Params, window: Window) -> Integers:
     """compressed-tensors' packed words, in units of several rows where zero points are packed."""
     bits, columns, groups = params["bits"], params["in_features"], params["groups"]
     unit = params["unit_rows"]
@@ -100,7 +98,7 @@ def zeros_down(stored: Array, groups: int, bits: int, rows: int) -> Any:
     return np.ascontiguousarray(codes_of(lines, bits, rows).T.astype(np.float32))
 
 
-def read_ct_bytes(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
+def read_ct_bytes(views: Views, params: Params, window: Window) -> Integers:
     """compressed-tensors' codes of a byte."""
     # Two's complement to offset codes, and back: bit 7.
     codes = views["weight"] ^ np.uint8(128)
@@ -109,7 +107,7 @@ def read_ct_bytes(views: Views, params: Mapping[str, Any], window: Window) -> In
     return Integers(codes, 8, scales, zeros)
 
 
-def _ct_scales(views: Views, params: Mapping[str, Any], rows: int) -> Any:
+def _ct_scales(views: Views, params: Params, rows: int) -> Any:
     groups = params["groups"]
     size = 4 if params["scale_dtype"] == "F32" else 2
     flat = np.ascontiguousarray(views["weight_scale"].reshape(-1))
@@ -121,7 +119,7 @@ def _signed_zeros(views: Views, rows: int, groups: int, bits: int) -> Any:
     return (found.reshape(rows, groups).astype(np.int16) + (1 << bits - 1)).astype(np.float32)
 
 
-def read_mlx(views: Views, params: Mapping[str, Any], window: Window) -> Integers:
+def read_mlx(views: Views, params: Params, window: Window) -> Integers:
     """MLX's affine codes."""
     bits, size, dtype = params["bits"], params["group_size"], params["scale_dtype"]
     stream = views["payload"]
@@ -134,7 +132,7 @@ def read_mlx(views: Views, params: Mapping[str, Any], window: Window) -> Integer
     return Integers(codes, bits, scales, biases=biases)
 
 
-def write_ct_packed(found: Integers, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_ct_packed(found: Integers, params: Params, out: Outputs) -> None:
     """`pack-quantized`."""
     bits = found.bits
     _write_scales(found, params, out)
@@ -151,7 +149,7 @@ def write_ct_packed(found: Integers, params: Mapping[str, Any], out: Mapping[str
         _refuse_zeros(zeros, bits)
 
 
-def write_ct_bytes(found: Integers, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_ct_bytes(found: Integers, params: Params, out: Outputs) -> None:
     """`int-quantized`."""
     half = 1 << found.bits - 1
     _write_scales(found, params, out)
@@ -163,7 +161,7 @@ def write_ct_bytes(found: Integers, params: Mapping[str, Any], out: Mapping[str,
         _refuse_zeros(zeros, found.bits)
 
 
-def write_mlx(found: Integers, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_mlx(found: Integers, params: Params, out: Outputs) -> None:
     """MLX's affine codes; zero points become biases."""
     group, dtype = int(params["group"]), params["scale_dtype"]
     _write_scales(found, params, out)
@@ -233,7 +231,7 @@ def _refuse_zeros(zeros: Array, bits: int) -> None:
         raise Inexact(f"a zero point is {first} and not {half}; sym=false has zero points")
 
 
-def _write_scales(found: Integers, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def _write_scales(found: Integers, params: Params, out: Outputs) -> None:
     scales = repeated(found.scales, found, int(params["group"]))
     out["scale"][:] = exactly(scales, params["scale_dtype"], "a scale").reshape(-1)
 

@@ -6,8 +6,7 @@ has all of them. A grid that is longer than the weight (`stored_grid`) is cut to
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -15,7 +14,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import used_blocks
 from anamnesis.kernels.transcode_ints import exactly
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Outputs, Params, Views
 
 
 class Rows(NamedTuple):
@@ -25,7 +24,7 @@ class Rows(NamedTuple):
     scales: Array
 
 
-def read_fp8(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Rows:
+def read_fp8(views: Views, params: Params, window: Window) -> Rows:
     """E4M3 codes under a grid."""
     scale = params["wholes"]["scale"]
     grid = used_blocks(params, scale.array)
@@ -34,7 +33,7 @@ def read_fp8(views: Mapping[str, Any], params: Mapping[str, Any], window: Window
     return Rows(views["payload"].reshape(-1), np.ascontiguousarray(grid).reshape(-1))
 
 
-def write_fp8(found: Rows, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_fp8(found: Rows, params: Params, out: Outputs) -> None:
     """The same codes, and the window's scales."""
     first, last = params["spans"]["scale"]
     scales = found.scales[first:last]
@@ -45,12 +44,12 @@ def write_fp8(found: Rows, params: Mapping[str, Any], out: Mapping[str, Any]) ->
     out["weight"].view(np.uint8)[:] = found.codes
 
 
-def read_bnb_int8(views: Mapping[str, Any], params: Mapping[str, Any], window: Window) -> Rows:
+def read_bnb_int8(views: Views, params: Params, window: Window) -> Rows:
     """INT8 rows with a number each."""
     return Rows(views["payload"].reshape(-1), views["SCB"].reshape(-1).view("<f4"))
 
 
-def write_bnb_int8(found: Rows, params: Mapping[str, Any], out: Mapping[str, Any]) -> None:
+def write_bnb_int8(found: Rows, params: Params, out: Outputs) -> None:
     """The same."""
     out["scale"][:] = found.scales
     out["weight"].view(np.uint8)[:] = found.codes

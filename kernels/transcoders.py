@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from anamnesis.kernels import ENCODINGS, Window
 from anamnesis.kernels.encoders import ENCODERS, Setting, Settings
-from anamnesis.kernels.types import Bytes, Floats
+from anamnesis.kernels.types import Bytes, Floats, Params, Views
 
 if TYPE_CHECKING:
     import numpy as np
@@ -45,7 +45,7 @@ class Source(NamedTuple):
     encoding: str
     scheme: str
     shape: tuple[int, ...]
-    params: Mapping[str, Any]
+    params: Params
     parts: Mapping[str, str]
     windowed: frozenset[str]
 
@@ -132,9 +132,7 @@ def transcoder(encoding: str, target: str) -> tuple[Read, Write]:
     return read, write
 
 
-def _read_blocks(
-    read: Read, block: int, views: Mapping[str, Any], params: Mapping[str, Any], window: Window
-) -> Any:
+def _read_blocks(read: Read, block: int, views: Views, params: Params, window: Window) -> Any:
     return read(views, {**params, "block": block}, window)
 
 

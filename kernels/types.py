@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from typing import Any
 
     import numpy as np
@@ -35,10 +36,22 @@ Integer: TypeAlias = "int | np.integer[Any]"
 
 
 class Component(Protocol):
-    """A whole component of a tensor: numbers in the stored shape, raw where numpy has no dtype."""
+    """A whole component of a tensor: numbers in the stored shape, raw where numpy has no dtype.
+
+    A named tuple, of this room or of another.
+    """
 
     @property
     def dtype(self) -> str: ...
 
     @property
     def array(self) -> Array: ...
+
+    def _replace(self, *, array: Array) -> Component: ...
+
+
+# What kernels are called with (`kernels/__init__.py`), by a component's role or a parameter's name.
+Views: TypeAlias = "Mapping[str, Bytes]"  # of a window: uint8 [units, bytes], or [lines, bytes]
+Wholes: TypeAlias = "Mapping[str, Component]"  # components that windows do not cut
+Params: TypeAlias = "Mapping[str, Any]"  # settings of the tensor, and what `prepare` made of wholes
+Outputs: TypeAlias = "Mapping[str, Array]"  # parts that an encoder fills

@@ -20,7 +20,6 @@ outputs'.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -28,13 +27,13 @@ import numpy as np
 from anamnesis.kernels import PayloadError, Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import numbers_of
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _outliers = kernel("vptq:add_outliers")
 _vectors = kernel("vptq:vectors")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """float32 `books` and `rest` `[groups, vectors, v]`, `outlier_book` `[vectors, w]`, `scale`,
     `bias`, and `places`, int64 `[in]`.
 
@@ -75,9 +74,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units of `unit_rows` outputs `window`, the last may be short.
 
     `blocks`: uint8 `indices` `[groups, bytes]`, and `outlier_indices` `[units, bytes]` where there

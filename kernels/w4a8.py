@@ -21,7 +21,6 @@ comfy-kitchen 0.2.40 backends/eager/w4a8_int8.py (`_dequant_int4_grouped_to_int8
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -30,12 +29,12 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
-from anamnesis.kernels.types import Array
+from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _decode = kernel("w4a8:decode")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """`table`, float32 `[2 ** bits]`: what the codes stand for before their scales."""
     bits = scalars["bits"]
     # Offset codes: half of the range below 0.
@@ -47,9 +46,7 @@ def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, 
     return {"table": table}
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`, from uint8 `[rows, bytes]`, and `[groups, bytes]` of `correction`.
 
     `params`: `bits`, `in_features`, `relative_dtype`, and `table` as `prepare` made it. Raises

@@ -7,6 +7,7 @@ the body's arguments of it. numba compiles that function and shows its LLVM IR.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import count
 from typing import Any
 
 import numba
@@ -44,69 +45,48 @@ def dispatcher(body: Any) -> Any:
 
 def _entry(body: Callable[..., Any], key: _native.Key) -> Any:
     """The wrapper of a body, as Python of which numba takes the bytecode."""
-    source = _Source()
-    arguments = source.tuple_of(key)
-    lines = [
-        "def entry(block):",
-        f"    block = carray(block, ({source.size},))",
-        f"    reals = carray(pointer(block.ctypes.data), ({source.size},), float64)",
-        *source.lines,
-        "    if block[0] == 0:",
-        f"        body(*{arguments})",
-        "    else:",
-        f"        report = carray(pointer(block[0]), ({len(source.seen) + 1},), float64)",
-        *(f"        report[{i}] = {what}" for i, what in enumerate(source.seen)),
-        f"        report[{len(source.seen)}] = {len(source.seen)}",
-    ]
-    names = {**source.names, "body": body, "carray": numba.carray, "pointer": pointer}
-    names |= {"as_strided": np.lib.stride_tricks.as_strided, "float64": np.float64}
-    exec("\n".join(lines), names)  # noqa: S102  # made of types alone
-    return names["entry"]
+    names = {"body": body, "carray": numba.carray, "pointer": pointer, "float64": np.float64}
+    names["as_strided"] = np.lib.stride_tricks.as_strided
+    lines: list[str] = []  # that make the body's arguments of the block
+    seen: list[str] = []  # what it is given
+    places = (f"[{place}]" for place in count(1))
 
+    def numbers(many: int) -> str:
+        return f"({''.join(f'block{next(places)}, ' for _ in range(many))})"
 
-class _Source:
-    """The lines that make a body's arguments of a block, and what they `seen` of each."""
-
-    def __init__(self) -> None:
-        self.size = 1
-        self.lines: list[str] = []
-        self.seen: list[str] = []
-        self.names: dict[str, Any] = {}
-
-    def tuple_of(self, key: _native.Key) -> str:
-        """An expression for arguments of the types `key`."""
-        return f"({''.join(f'{self._one(part)}, ' for part in key)})"
-
-    def _one(self, part: Any) -> str:
+    def made(part: Any) -> str:
         if _native.is_array(part):
-            return self._array(*part)
+            return array(*part)
         if isinstance(part, tuple):
-            return self.tuple_of(part)
-        value = f"{'reals' if part in _native.REALS else 'block'}[{self._next()}]"
-        if part not in (int, float):
-            self.names[part.__name__] = part
-            value = f"{part.__name__}({value})"
-        self.seen.append(value)
-        return value
+            return f"({''.join(f'{made(one)}, ' for one in part)})"
+        names[part.__name__] = part
+        block = "reals" if part in _native.REALS else "block"
+        seen.append(f"{part.__name__}({block}{next(places)})")
+        return seen[-1]
 
-    def _array(self, dtype: Any, ndim: int, contiguous: bool) -> str:
-        name, address = f"a{self.size}", self._next()
-        self.names[f"{name}_dtype"] = dtype.type
-        shape = self._numbers(ndim)
-        made = f"carray(pointer(block[{address}]), {shape}, {name}_dtype)"
+    def array(dtype: Any, ndim: int, contiguous: bool) -> str:
+        name = f"a{len(lines)}"
+        names[f"{name}_dtype"] = dtype.type
+        address, shape = f"pointer(block{next(places)})", numbers(ndim)
+        value = f"carray({address}, {shape if contiguous else (1,)}, {name}_dtype)"
         if not contiguous:
-            first = f"carray(pointer(block[{address}]), (1,), {name}_dtype)"
-            made = f"as_strided({first}, {shape}, {self._numbers(ndim)})"
-        self.lines.append(f"    {name} = {made}")
-        self.seen.append(f"{name}.ctypes.data")
-        self.seen += [
-            f"{name}.{what}[{axis}]" for what in ("shape", "strides") for axis in range(ndim)
-        ]
+            value = f"as_strided({value}, {shape}, {numbers(ndim)})"
+        lines.append(f"    {name} = {value}")
+        seen.append(f"{name}.ctypes.data")
+        seen.extend(f"{name}.{what}[{i}]" for what in ("shape", "strides") for i in range(ndim))
         return name
 
-    def _numbers(self, many: int) -> str:
-        return f"({''.join(f'block[{self._next()}], ' for _ in range(many))})"
-
-    def _next(self) -> int:
-        self.size += 1
-        return self.size - 1
+    call = f"body(*{made(key)})"
+    source = [
+        "def entry(block):",
+        "    reals = carray(pointer(block.ctypes.data), block.shape, float64)",
+        *lines,
+        "    if block[0] == 0:",
+        f"        {call}",
+        "    else:",
+        f"        report = carray(pointer(block[0]), ({len(seen) + 1},), float64)",
+        *(f"        report[{i}] = {what}" for i, what in enumerate([*seen, len(seen)])),
+    ]
+    source.insert(1, f"    block = carray(block, ({next(places)[1:-1]},))")
+    exec("\n".join(source), names)  # noqa: S102  # made of types alone
+    return names["entry"]
