@@ -28,6 +28,17 @@ def int4(rows: int, columns: int) -> Layer:
     return _torchao("Int4Tensor", parts, block_size=[1, GROUP], shape=[rows, columns])
 
 
+def int4_tiles(rows: int, columns: int) -> Layer:
+    """In NVIDIA's tiles, whose groups have codes 0 and 15, as these are told from AMD's by."""
+    codes = _bytes(rows // 8, columns // 128, 32, 16)
+    # Words of lane 4 r: one in each run of 32 inputs of row r.
+    codes[:, :, ::4, ::4] = 0xF0
+    numbers = _bf16(_small(columns // GROUP, 2 * rows)).reshape(columns // GROUP, rows, 2)
+    parts = {"qdata": ("I32", codes.view(np.int32)), "scale_and_zero": ("BF16", numbers)}
+    about = {"block_size": [1, GROUP], "shape": [rows, columns]}
+    return _torchao("Int4TilePackedTo4dTensor", parts, **about)
+
+
 def tiles(kind: str, rows: int, columns: int) -> Layer:
     """MXFP8, MXFP4 or NVFP4 with scales in tiles of 128 rows and 4 blocks."""
     size = 16 if kind == "nvfp4" else 32

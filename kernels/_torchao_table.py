@@ -41,4 +41,11 @@ TORCHAO: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("torchao nvfp4 tiles", "torchao_layers:tiles", ("nvfp4",)),),
     ),
+    "torchao-tinygemm": Encoding(
+        "torchao_tiles:decode",
+        family="torchao",
+        scales="scale_and_zero",
+        goal=0.2,
+        cases=(Bench("torchao tinygemm", "torchao_layers:int4_tiles"),),
+    ),
 }

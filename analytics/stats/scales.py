@@ -85,6 +85,8 @@ class ScaleRange:
             numbers = numbers[:, : self._tensor.params["groups"]]
         elif self._tensor.coding == "awq-gemv-fast":  # so are columns
             numbers = numbers[: self._tensor.params["groups"]]
+        elif self._tensor.coding == "torchao-tinygemm":
+            numbers = self._of_pairs(numbers, batch.start)
         return to_float32(dtype, numbers)
 
     def _in_order(self, tiles: Array, first: int) -> Any:
@@ -96,6 +98,13 @@ class ScaleRange:
         line = TILE_ROWS * TILE_BLOCKS * max(1, -(-blocks // TILE_BLOCKS))
         left = math.prod(shape[:-1]) - first * TILE_ROWS
         return untile(flat, min(left, flat.size // line * TILE_ROWS), blocks)
+
+    def _of_pairs(self, numbers: Array, first: int) -> Any:
+        """Scales `[groups, rows]` of those that stand in turn with zeros, less what fills up."""
+        params, shape = self._tensor.params, self._tensor.shape
+        left = math.prod(shape[:-1]) - first * params["tile_rows"]
+        groups = -(-shape[-1] // params["group_size"])
+        return numbers[:groups, : 2 * left : 2]
 
     def _absmax(self, codes: Array, first: int) -> Any:
         """As in `kernels/bnb.py`: every step rounds to float32."""

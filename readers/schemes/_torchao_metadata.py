@@ -28,8 +28,9 @@ from anamnesis.readers.strict_json import loads
 _NAMES = "tensor_names"
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 IMPLEMENTED = (
-    "torchao's AffineQuantizedTensor (plain), Float8Tensor, Int8Tensor, IntxUnpackedToInt8Tensor, "
-    "Int4Tensor, MXTensor of FP8 and FP4, and NVFP4Tensor"
+    "torchao's AffineQuantizedTensor (plain, or in a tensor core's tiles), Float8Tensor, "
+    "Int4Tensor, Int4TilePackedTo4dTensor, Int8Tensor, IntxUnpackedToInt8Tensor, MXTensor of FP8 "
+    "and FP4, and NVFP4Tensor"
 )
 
 
@@ -60,12 +61,17 @@ class Described:
     def optional(self, name: str, dtypes: tuple[str, ...]) -> Stored | None:
         return self.part(name, dtypes) if name in self.parts else None
 
-    def block(self, key: str = "block_size") -> tuple[int, ...]:
-        """The rows, columns, … that one scale covers; as many as the codes have dimensions."""
-        value, rank = self.about.get(key), len(self.codes.shape)
+    def block(self, tiled: int = 0) -> tuple[int, ...]:
+        """The rows, columns, … that one scale covers; as many as the codes have dimensions.
+
+        Those of codes in tiles have so many more.
+        """
+        value, rank = self.about.get("block_size"), len(self.codes.shape) - tiled
         whole = isinstance(value, list) and all(type(v) is int and v > 0 for v in value)
         if not isinstance(value, list) or not whole or len(value) != rank:
-            raise self.error(f"{key}: {_show(value)}; allowed is a list of {rank} numbers above 0")
+            raise self.error(
+                f"block_size: {_show(value)}; allowed is a list of {rank} numbers above 0"
+            )
         return tuple(value)
 
     def number(self, key: str) -> int:

@@ -19,10 +19,16 @@ from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.torch_subclasses import KIND
 
 AFFINE = "AffineQuantizedTensor"
+TILED = "Int4TilePackedTo4dTensor"
 _AROUND = {"LinearActivationQuantizedTensor": "original_weight_tensor"}
 _INSIDE = "tensor_impl"
-# Class of `tensor_impl` -> the attribute that holds the codes, as they are.
-_CODES = {"PlainAQTTensorImpl": "int_data", "Float8AQTTensorImpl": "float8_data"}
+_TILES = "TensorCoreTiledAQTTensorImpl"
+# Class of `tensor_impl` -> the attribute that holds the codes.
+_CODES = {
+    "PlainAQTTensorImpl": "int_data",
+    "Float8AQTTensorImpl": "float8_data",
+    _TILES: "packed_weight",
+}
 
 
 @dataclass(slots=True)
@@ -82,12 +88,12 @@ def _weight(ledger: Ledger, name: str, one: _Wrapper, wrappers: dict[str, _Wrapp
             f"and not implemented; implemented are {', '.join(_CODES)}. torchao can dequantise it, "
             "or save it as safetensors"
         )
-    if codes.dtype.startswith("F8_"):
+    if codes.dtype.startswith("F8_") or holder.kind == _TILES:
         about["transposed"] = holder.about.get("transposed", False)
     parts = {
         ("qdata" if stored is codes else role): stored for role, stored in holder.parts.items()
     }
-    return Pickled(name, AFFINE, about, parts)
+    return Pickled(name, TILED if holder.kind == _TILES else AFFINE, about, parts)
 
 
 def _described(value: Any) -> Any:

@@ -19,17 +19,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
+from anamnesis.readers.schemes import _torchao_tiles
 from anamnesis.readers.schemes._ct_grid import Grid, grid_of
 from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._onnx_linear import Grid as LinearGrid
 from anamnesis.readers.schemes._onnx_linear import Layer, assemble
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._torchao_metadata import Described, described
-from anamnesis.readers.schemes._torchao_pickled import AFFINE
+from anamnesis.readers.schemes._torchao_pickled import AFFINE, TILED
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.fp8 import ENCODINGS
 
@@ -51,19 +53,24 @@ def resolve(ledger: Ledger) -> None:
     classes and layouts that are not implemented, by name.
     """
     prefixes: dict[str, list[str]] = {}
+    tiled: list[_torchao_tiles.Make] = []
     for one in described(ledger):
-        make = _CLASSES.get(one.kind)
-        if make is None:
-            raise one.unsupported(one.kind)
-        if len(one.codes.shape) not in (2, 3):
-            raise one.misfit(one.codes, "a matrix, or a stack of matrices")
-        tensor = make(ledger, one)
-        factor = one.parts.get(_FACTOR)
-        ledger.claim(tensor if factor is None else folded(tensor, factor=factor))
+        if one.kind == TILED:
+            tiled.append(partial(_tiled_int4, one))
+            ledger.claim(tiled[-1](_torchao_tiles.NVIDIA))
+        else:
+            make = _CLASSES.get(one.kind)
+            if make is None:
+                raise one.unsupported(one.kind)
+            if len(one.codes.shape) not in (2, 3):
+                raise one.misfit(one.codes, "a matrix, or a stack of matrices")
+            ledger.claim(_smoothed(one, make(ledger, one)))
         for role, stored in one.parts.items():
             if role in _ACTIVATIONS:
                 ledger.drop(stored, "activation scale")
         prefixes.setdefault(one.prefix.rpartition(".")[0], []).append(one.prefix)
+    if tiled:
+        ledger.later.append(partial(_torchao_tiles.settle, makers=tiled))
     for stored in ledger.free() if prefixes else ():
         owner = stored.name
         while owner:
@@ -73,6 +80,16 @@ def resolve(ledger: Ledger) -> None:
                     f"{stored.file.path}: tensor {stored.name!r}: a part of a torchao tensor that "
                     "its metadata does not name"
                 )
+
+
+def _smoothed(one: Described, tensor: Tensor) -> Tensor:
+    """The same, under the factors that the input is multiplied by."""
+    factor = one.parts.get(_FACTOR)
+    return tensor if factor is None else folded(tensor, factor=factor)
+
+
+def _tiled_int4(one: Described, tile_rows: int) -> Tensor:
+    return _smoothed(one, _torchao_tiles.packed(one, tile_rows))
 
 
 def _affine(ledger: Ledger, one: Described) -> Tensor:

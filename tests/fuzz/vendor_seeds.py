@@ -165,6 +165,11 @@ def seeds() -> dict[str, bytes]:
     for side in ("scale", "zero"):
         aux |= {f"a.meta.{side}.x": ("U8", (2, 4))}
         aux |= {f"a.meta.{side}.{part}": ("F32", (1, 4)) for part in "sm"}
+    tinygemm = {
+        "_type": "Int4TilePackedTo4dTensor",
+        "_data": {"block_size": [1, 32], "shape": [15, 60]},
+        "_tensor_data_names": ["qdata", "scale_and_zero"],
+    }
     transform = {"quant_method": _CT, "transform_config": {"config_groups": groups}}
     return {
         **comfy,
@@ -190,5 +195,13 @@ def seeds() -> dict[str, bytes]:
             {"quant_method": "sinq", "method": "sinq", "nbits": 6},
         ),
         "sinq": _seed(sinq, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
+        "torchao-tinygemm": _seed(
+            {
+                "a._weight_qdata": ("I32", (2, 2, 32, 1)),
+                "a._weight_scale_and_zero": ("BF16", (2, 16, 2)),
+            },
+            None,
+            {"tensor_names": '["a.weight"]', "a.weight": json.dumps(tinygemm)},
+        ),
         "fp-quant": _seed(fp_quant, {"quant_method": "fp_quant", "hadamard_group_size": 32}),
     }
