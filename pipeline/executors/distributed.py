@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import wait
@@ -39,6 +40,7 @@ POLL_SECONDS = 2.0
 # started, and until that is stopped the one in its place is refused, as its name is taken.
 LOST_WORKER = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 GIVEN_UP_SECONDS = 900.0  # a cluster of ours that has no worker for so long gets none any more
+CLOSE_SECONDS = 60.0  # for such a cluster to end, when the run has
 # What a worker process holds besides the buffers of its tasks. Measured; see docs/scaling.md.
 WORKER_BYTES = 256 * MiB
 
@@ -180,34 +182,44 @@ class Flight:
         """What became of futures; their receipts are fetched together.
 
         A receipt may be lost with its worker before it is fetched: Dask does its task again then.
+        Of one that is here nothing is left on the cluster that a worker's death could bring back.
         """
         futures = [future for future in landed if future.status == "finished"]
         try:
             receipts = dict(zip([f.key for f in futures], self._fetch(futures), strict=True))
+        except SchedulerError:
+            raise
         except (Exception, asyncio.CancelledError):
             receipts = {}  # each by itself tells which one failed, and how
         for future in landed:
             task = self._flying.pop(future.key)
             self._flying_bytes -= _charge(task)
             try:
-                yield task, receipts.get(future.key) or self._fetch([future])[0]
+                result: Receipt | Exception = receipts.get(future.key) or self._fetch([future])[0]
+            except SchedulerError:
+                raise
             except (Exception, asyncio.CancelledError) as error:
                 if future.status != "error" or not isinstance(error, Exception):
                     raise self._lost() from error
-                yield task, error
+                result = error
+            future.release()
+            yield task, result
 
     def _fetch(self, futures: Sequence[Any]) -> list[Receipt]:
-        """Gather, without waiting for a scheduler that is gone."""
+        """Gather, without waiting for a scheduler that is gone.
+
+        Workers are looked after meanwhile: a receipt whose worker died waits for another one.
+        """
         coroutine = self._client.gather(futures, asynchronous=True)
         fetching = asyncio.run_coroutine_threadsafe(coroutine, self._client.loop.asyncio_loop)
-        while True:
-            done, _ = wait([fetching], timeout=POLL_SECONDS)
+        try:
+            while not wait([fetching], timeout=POLL_SECONDS).done:
+                stopping.check()
+                self._look()
             stopping.check()
-            if done:
-                return list(fetching.result())
-            if self._client.status != "running":
-                fetching.cancel()
-                raise self._lost()
+            return list(fetching.result())
+        finally:
+            fetching.cancel()
 
     def _lost(self) -> SchedulerError:
         # Closing the client in the ordinary way waits for the scheduler to come back.
@@ -233,7 +245,10 @@ class Flight:
         """See how many threads there are now; workers come and go."""
         if self._client.status != "running":
             raise self._lost()
-        threads = sum(self._client.nthreads().values())
+        try:
+            threads = sum(self._client.nthreads().values())
+        except OSError as error:  # of its connection, before the client itself has heard of it
+            raise self._lost() from error
         if threads != self._threads:
             text = f"{threads} worker thread(s)" if threads else "no workers: waiting for some"
             self._listener.note(text)
@@ -289,6 +304,10 @@ def _dashboard(client: Any) -> str:
         return "none"
 
 
+# The last two tell of workers that do not start, whose exceptions nobody waits for.
+_LOGGERS = ("distributed", "distributed.client", "asyncio", "tornado.application")
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep Dask's logs from between the reports, unless the caller set them to debug.
@@ -297,7 +316,7 @@ def _quiet() -> Iterator[None]:
     """
     import distributed  # noqa: F401 - sets up its loggers
 
-    loggers = [logging.getLogger(name) for name in ("distributed", "distributed.client")]
+    loggers = [logging.getLogger(name) for name in _LOGGERS]
     if any(logger.isEnabledFor(logging.DEBUG) for logger in loggers):
         yield
         return
@@ -336,10 +355,25 @@ def _client(options: Options) -> Iterator[tuple[Any, Callable[[], object] | None
         ) from error
     with (
         dask.config.set(LOST_WORKER),
-        cluster,
+        _ending(cluster),
         Client(cluster, set_as_default=False) as client,
     ):
         yield client, lambda: cluster.loop.add_callback(_replace_failed, cluster, options.threads)
+
+
+@contextmanager
+def _ending(cluster: Any) -> Iterator[None]:
+    """Close a cluster of ours behind a run; workers that do not end by then are killed."""
+    try:
+        yield
+    finally:
+        try:
+            cluster.close(CLOSE_SECONDS)
+        except Exception:  # it is of no more use, and nannies may wait for each other
+            for nanny in cluster.workers.values():
+                if nanny.pid is not None:
+                    with suppress(ProcessLookupError):
+                        os.kill(nanny.pid, signal.SIGKILL)
 
 
 _ENDED = ("closed", "failed")  # distributed.Status of a nanny that starts no worker any more
@@ -353,6 +387,7 @@ async def _replace_failed(cluster: Any, workers: int) -> None:
     """
     failed = [name for name, nanny in cluster.workers.items() if nanny.status.name in _ENDED]
     if failed:  # their names are free when they are gone: not before the next call
-        await cluster.scale_down(failed)
+        with suppress(Exception):  # of another that does not start; it is in the next call's list
+            await cluster.scale_down(failed)
     else:
         cluster.scale(workers)

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import pickle
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, ThreadPoolExecutor
+from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +21,7 @@ import distributed
 import numpy as np
 import pytest
 from distributed import KilledWorker
+from flights import Answer, Client, Future, Recorder, receipt
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, LimitError, UsageError
@@ -28,105 +33,6 @@ from anamnesis.pipeline.executors.distributed import AHEAD, TRIES, Flight
 from anamnesis.pipeline.plan import Spec, Task, make_plan
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.readers.model import load_model
-
-Answer = Callable[[Task, int], Any]  # from a task and how often it was sent before
-
-
-class Future:
-    """As far as `Flight` looks at one."""
-
-    def __init__(self, key: str, work: Any) -> None:
-        self.key = key
-        self._work = work
-        self._failed: dict[type[BaseException], str] = {CancelledError: "cancelled"}
-
-    @property
-    def status(self) -> str:
-        error = self._work.exception(timeout=10)
-        return "finished" if error is None else self._failed.get(type(error), "error")
-
-    def add_done_callback(self, call: Callable[[Any], None]) -> None:
-        self._work.add_done_callback(lambda work: call(self))
-
-    def result(self) -> Any:
-        return self._work.result(timeout=10)
-
-
-class Client:
-    """Answers tasks from two threads, and keeps count of what it was sent."""
-
-    def __init__(self, answer: Answer, threads: int = 2) -> None:
-        import asyncio
-
-        self.scheduler = SimpleNamespace(address="tcp://nowhere:1")
-        self.dashboard_link = "http://nowhere:2/status"
-        self.status = "running"
-        self.threads = threads
-        self.memory_limit = 0
-        self.says: Any = (anamnesis.__version__, "")
-        self.sent: list[Task] = []
-        self.flying = self.most_flying = 0
-        self._answer = answer
-        self._pool = ThreadPoolExecutor(2)
-        self.loop = SimpleNamespace(asyncio_loop=asyncio.new_event_loop())
-        self._thread = threading.Thread(target=self.loop.asyncio_loop.run_forever)
-        self._thread.start()
-
-    def submit(self, function: Any, task: Task, *, pure: bool) -> Future:
-        assert function is run_task
-        assert not pure
-        before = sum(sent.key == task.key for sent in self.sent)
-        self.sent.append(task)
-        self.flying += task.work_bytes
-        self.most_flying = max(self.most_flying, self.flying)
-        return Future(f"{task.key}-{before}", self._pool.submit(self._do, task, before))
-
-    def _do(self, task: Task, before: int) -> Any:
-        try:
-            answer = self._answer(task, before)
-        finally:
-            self.flying -= task.work_bytes
-        if isinstance(answer, BaseException):
-            raise answer
-        return answer
-
-    async def gather(self, futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
-        return [future.result() for future in futures]
-
-    def nthreads(self) -> dict[str, int]:
-        return {"tcp://worker:3": self.threads}
-
-    def scheduler_info(self) -> dict[str, Any]:
-        worker = {"nthreads": self.threads, "memory_limit": self.memory_limit}
-        return {"workers": {"tcp://worker:3": worker}}
-
-    def run(self, function: Any, *arguments: Any, on_error: str) -> dict[str, Any]:
-        return {"tcp://worker:3": self.says}
-
-    def close(self) -> None:
-        self._pool.shutdown()
-        self.loop.asyncio_loop.call_soon_threadsafe(self.loop.asyncio_loop.stop)
-        self._thread.join()
-        self.loop.asyncio_loop.close()
-
-
-class Recorder:
-    def __init__(self) -> None:
-        self.receipts: list[str] = []
-        self.errors: dict[str, Exception] = {}
-        self.notes: list[str] = []
-
-    def wanted(self, task: Task) -> bool:
-        return True
-
-    def done(self, receipt: Receipt) -> None:
-        self.receipts.append(receipt.key)
-
-    def failed(self, task: Task, error: Exception) -> None:
-        self.errors[task.key] = error
-
-    def note(self, text: str) -> None:
-        self.notes.append(text)
 
 
 @pytest.fixture
@@ -151,10 +57,6 @@ def tasks(fp8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> t
     assert len(plan.tasks) > 20
     part = str(tmp_path / ".out.part")
     return tuple(replace(task, part=part) for task in plan.tasks)
-
-
-def receipt(task: Task) -> Receipt:
-    return Receipt(task.key, 0, task.work_bytes, 0.0, ())
 
 
 def test_bytes_in_flight_are_bounded(
@@ -305,6 +207,76 @@ def test_a_cluster_of_ours_whose_workers_stay_away_is_given_up(
     assert len(revived) > 1
 
 
+def test_workers_are_looked_after_while_receipts_are_waited_for(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a worker that died with them: their tasks wait until there is another."""
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.01)
+    cluster, listener, revived = client(), Recorder(), threading.Event()
+    gather = cluster.gather
+
+    async def waits(futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
+        for _ in range(1000):
+            if revived.is_set():
+                break
+            await asyncio.sleep(0.01)
+        else:
+            raise AssertionError("nobody looked after the workers")
+        return await gather(futures, asynchronous=asynchronous)
+
+    monkeypatch.setattr(cluster, "gather", waits)
+    Flight(cluster, 1 << 30, listener, revived.set).run(tasks)
+    assert len(listener.receipts) == len(tasks)
+
+
+def test_a_receipt_that_never_comes_ends_the_run_with_what_there_is_to_say(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(executor, "GIVEN_UP_SECONDS", 0.1)
+    cluster = client(threads=0)
+
+    async def never(futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
+        await asyncio.sleep(3600)
+        return []
+
+    monkeypatch.setattr(cluster, "gather", never)
+    with pytest.raises(SchedulerError, match=r"no worker of the cluster of this run came back"):
+        Flight(cluster, 1 << 30, Recorder(), lambda: None).run(tasks)
+
+
+def test_nothing_of_a_receipt_stays_on_the_cluster(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    """Dask does a task again whose worker dies while somebody still holds its future."""
+    cluster, held = client(), set[str]()
+
+    class Asks(Recorder):
+        def done(self, receipt: Receipt) -> None:
+            super().done(receipt)
+            held.update(
+                f.key for f in cluster.futures if f.key == f"{receipt.key}-0" and not f.released
+            )
+
+    listener = Asks()
+    Flight(cluster, 1 << 30, listener).run(tasks)
+    assert len(listener.receipts) == len(tasks)
+    assert held == set()
+
+
+def test_a_scheduler_that_is_lost_while_it_is_asked(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = client()
+
+    def cut() -> dict[str, int]:
+        raise distributed.comm.CommClosedError("in <TCP (closed)>: Stream is closed")
+
+    monkeypatch.setattr(cluster, "nthreads", cut)
+    with pytest.raises(SchedulerError, match=r"tcp://nowhere:1 was lost; run the job again"):
+        Flight(cluster, 1 << 30, Recorder()).greet(tasks)
+
+
 def test_workers_of_a_cluster_of_ours_have_time_to_start_again(
     tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -315,17 +287,38 @@ def test_workers_of_a_cluster_of_ours_have_time_to_start_again(
         found.add(dask.config.get("distributed.deploy.lost-worker-timeout"))
         return receipt(task)
 
-    class Local(nullcontext[None]):
-        def __init__(self, **settings: Any) -> None:
-            super().__init__()
-
-        loop = SimpleNamespace(add_callback=lambda *call: None)
-
-    monkeypatch.setattr(distributed, "LocalCluster", Local)
+    local = SimpleNamespace(
+        loop=SimpleNamespace(add_callback=lambda *call: None), close=lambda seconds: None
+    )
+    monkeypatch.setattr(distributed, "LocalCluster", lambda **settings: local)
     monkeypatch.setattr(distributed, "Client", lambda *_, **__: nullcontext(client(answer)))
     executor.run(tasks[:3], Options(2), Recorder())
     assert found == {"10 minutes"}
     assert dask.config.get("distributed.deploy.lost-worker-timeout") != "10 minutes"
+
+
+def test_a_cluster_of_ours_that_does_not_end_is_ended(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    gone = SimpleNamespace(pid=None)
+
+    def close(seconds: float) -> None:
+        assert seconds == executor.CLOSE_SECONDS
+        raise TimeoutError
+
+    loop = SimpleNamespace(add_callback=lambda *call: None)
+    local = SimpleNamespace(loop=loop, close=close, workers={0: gone, 1: worker})
+    monkeypatch.setattr(distributed, "LocalCluster", lambda **settings: local)
+    monkeypatch.setattr(distributed, "Client", lambda *_, **__: nullcontext(client()))
+    listener = Recorder()
+    try:
+        executor.run(tasks[:3], Options(2), listener)
+        assert worker.wait() == -signal.SIGKILL
+    finally:
+        worker.kill()
+        worker.communicate()
+    assert len(listener.receipts) == 3
 
 
 def test_c03_a_worker_with_too_little_memory_is_refused(

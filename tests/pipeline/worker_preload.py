@@ -2,7 +2,8 @@
 
 The first worker that is given a tensor `held…` writes its process to a file of that name in the
 folder HELD_FOLDER, and waits until there is `NAME.go` or `go` beside it. Whoever is given the
-tensor again goes on at once. A worker that finds a file `refuse` there takes it and does not start.
+tensor again goes on at once. A worker that finds a file `refuse…` there takes one and does not
+start.
 """
 
 from __future__ import annotations
@@ -12,11 +13,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-try:
-    Path(os.environ["HELD_FOLDER"], "refuse").unlink()
-except FileNotFoundError:
-    pass
-else:
+for _refusal in sorted(Path(os.environ["HELD_FOLDER"]).glob("refuse*")):
+    _refusal.unlink()
     raise RuntimeError("this worker does not start")
 
 
