@@ -11,8 +11,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from anamnesis.readers.base import Component, Tensor, record
+from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.placement import Contiguous
+from anamnesis.record import record
 
 UNIT_ELEMS = 1 << 19  # a window of BF16 values has twice as many
 

@@ -13,6 +13,7 @@ from anamnesis.kernels.encoders import Form, Setting
 from anamnesis.pipeline.importance import Weights
 from anamnesis.pipeline.work import Piece
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.record import record
 from anamnesis.writers.base import Slot
 
 
@@ -50,7 +51,7 @@ class Encoded:
         return total
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class EncodedPiece(Piece):
     """A range of one tensor's units, to be stored as an encoder makes it."""
 

@@ -11,9 +11,10 @@ from __future__ import annotations
 import math
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, islice
+from typing import TypeAlias
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.kernels import ENCODINGS
@@ -46,6 +47,9 @@ TASKS, LEAST_TASK_BYTES = 32, 8 * MiB
 # which is one call instead of one a line.
 READ_AHEAD_BYTES = 24 * MiB
 TRANSPOSED_BYTES = 32 * MiB  # of a matrix whose rows become columns: what is held in its own order
+
+# Bytes of an element, units of a window and of a batch, and bytes of memory.
+Sizes: TypeAlias = tuple[int, int, int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,8 +117,9 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     spec = with_input(spec, model, chosen)
     layout = module.layout(items, located(spec.path), spec.max_shard_bytes, spec.storage)
     limits.total(layout.nbytes, f"{spec.path}: output")
+    known: dict[Hashable, Sizes] = {}
     whole = [
-        choice.piece(step_for(choice.aligned(tensor), slots[0]), slots)
+        choice.piece(step_for(choice.aligned(tensor), slots[0], known), slots)
         for tensor, choice, slots in zip(tensors, choices, _slots(layout, choices), strict=True)
     ]
     base = BASE_BYTES + RECORD_BYTES * max(0, len(model.stored) - BASE_TENSORS)
@@ -189,6 +194,8 @@ def _is_file(spec: Spec) -> bool:
 
 def charge_tensor(tensor: Tensor, limits: Limits) -> None:
     """Charge what decoding one tensor allocates besides its windows, and how much it grows."""
+    if tensor.encoding == "copy" and type(tensor) is Tensor:  # no more than is stored
+        return
     where = f"{tensor.components[0].stored.file.path}: tensor {tensor.name!r:.200}"
     for component in tensor.components:
         if not component.placement.windowed:
@@ -258,10 +265,31 @@ def _derived_step(tensor: Derived, slot: Slot | None) -> Step:
     return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, memory)
 
 
-def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
-    """The window sizes of one tensor; without a slot, for values that stay in memory."""
+def step_for(
+    tensor: Tensor, slot: Slot | None = None, known: dict[Hashable, Sizes] | None = None
+) -> Step:
+    """The window sizes of one tensor; without a slot, for values that stay in memory.
+
+    What is `known` of tensors before it is looked up and added to: a model has many that are alike.
+    """
     if isinstance(tensor, Derived):
         return _derived_step(tensor, slot)
+    known = {} if known is None else known
+    key = (
+        tensor.out_dtype,
+        tensor.encoding == "copy",
+        tensor.shape,
+        tensor.unit_elems,
+        tensor.unit_multiple,
+        *[(c.placement, c.stored.nbytes, _strided(c)) for c in tensor.components],
+    )
+    sizes = known.get(key)
+    if sizes is None:
+        sizes = known[key] = _sizes(tensor)
+    return Step(tensor, tensor.out_dtype, sizes[0], slot, *sizes[1:])
+
+
+def _sizes(tensor: Tensor) -> Sizes:
     itemsize = DTYPES[tensor.out_dtype].bits // 8
     unit_bytes = tensor.unit_elems * itemsize
     multiple = tensor.unit_multiple
@@ -288,7 +316,7 @@ def step_for(tensor: Tensor, slot: Slot | None = None) -> Step:
     wholes = sum(3 * c.stored.nbytes for c in tensor.components if not c.placement.windowed)
     scratch = 2 if tensor.out_dtype == "F16" and tensor.encoding != "copy" else 0
     out = window * tensor.unit_elems * itemsize * (1 + scratch)
-    return Step(tensor, tensor.out_dtype, itemsize, slot, window, batch, reads + wholes + out)
+    return itemsize, window, batch, reads + wholes + out
 
 
 def _strided(component: Component) -> bool:

@@ -22,6 +22,7 @@ from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.loss import PieceLoss
 from anamnesis.pipeline.plain_file import PlainFile
 from anamnesis.pipeline.plan import Piece, Task, WriteTask
+from anamnesis.pipeline.small_copies import runs, write_run
 from anamnesis.pipeline.window_parts import write_encoded
 from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
 from anamnesis.pipeline.work import PackTask, PieceReceipt
@@ -66,7 +67,11 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
     sink = store_of(part).open_part(part)
     try:
         with inputs_of(task, cancelled) as inputs:
-            for piece in task.pieces:
+            for run in runs(task.pieces):
+                if run.nbytes:
+                    pieces += write_run(run, inputs, sink)
+                    continue
+                (piece,) = run.pieces
                 if isinstance(piece, EncodedPiece):
                     with inputs.opened(piece.step) as windows:
                         found, lost = write_encoded(piece, windows, sink)

@@ -23,9 +23,10 @@ from anamnesis.pipeline.gather import Boxes, Gatherer, finisher
 from anamnesis.pipeline.plan import Step, Task, source_dtype, source_steps, with_dtype
 from anamnesis.pipeline.stored_blocks import stored_blocks
 from anamnesis.pipeline.work import units_of
+from anamnesis.readers.base import Stored
 from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
 from anamnesis.readers.files import Files
-from anamnesis.readers.raw import SpanCrc
+from anamnesis.readers.raw import SpanCrc, open_raw
 
 Views = Mapping[str, Any]  # role -> uint8 [rows, bytes]
 Decode = Callable[[Views, Window], Any]
@@ -140,6 +141,20 @@ class Inputs:
         if counted:
             self.read_bytes += windows.read_bytes
             self.spans += windows.spans()
+
+    def read(self, stored: Stored) -> Any:
+        """The bytes of a small stored tensor (uint8), or of several as if they were one.
+
+        Raises Cancelled when asked to stop.
+        """
+        if self._cancelled is not None and self._cancelled():
+            raise Cancelled
+        data = np.empty(stored.nbytes, np.uint8)
+        raw = open_raw(stored, self._files(stored.file))
+        raw.read_into(0, data)
+        self.read_bytes += stored.nbytes
+        self.spans += raw.spans()
+        return data
 
 
 @contextmanager

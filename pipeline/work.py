@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, TypeVar
 
 from anamnesis.readers.base import Tensor
+from anamnesis.record import record
 from anamnesis.writers.base import OutFile, Slot
 
-TASK_PIECES = 100  # some 350 bytes each on their way to a worker
+TASK_PIECES = 400  # some 350 bytes each on their way to a worker
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Step:
     """How one tensor goes through the loop; sizes in output units."""
 
@@ -29,7 +30,7 @@ class Step:
     memory_bytes: int  # buffers and parameters of one task
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class PieceReceipt:
     """Elements `[start, stop)` of a tensor were written; `xxh3` is the digest of their bytes."""
 
@@ -79,7 +80,7 @@ class Work(Protocol):
         ...
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Piece:
     """A range of one tensor's units."""
 
@@ -107,7 +108,7 @@ class Piece:
         yield Read(self.step, self.start, self.stop)
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Loosely(Piece):
     """A range of which is read what somebody asks for, more or less in order."""
 

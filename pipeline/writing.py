@@ -149,10 +149,10 @@ class OutputFiles:
         """Count a finished task; the last of a file commits it."""
         if not isinstance(receipt, WriteReceipt):
             raise TypeError(f"{receipt.key}: wrote nothing")
-        self.receipts.append(receipt)
         number = self._numbers[receipt.key]
         self.pieces[number] += [(p.tensor, p.start, p.stop, p.xxh3) for p in receipt.pieces]
         self._pieces_lost.setdefault(number, []).extend(receipt.loss)
+        self.receipts.append(replace(receipt, pieces=(), loss=()))  # which are kept above
         self._parts[number].receive(receipt.stored)
         self._progress.advance(number, receipt.work_bytes)
         self._left[number] -= 1

@@ -58,6 +58,8 @@ class Model:
             require_matches(
                 [*(t.name for t in self.tensors), *self.unread], (*include, *exclude), self.path
             )
+        if list(include) == ["*"] and not exclude:
+            return self
         kept = tuple(
             t
             for t in self.tensors

@@ -14,9 +14,9 @@ from typing import Any
 
 from anamnesis.errors import FormatError, LimitError
 from anamnesis.limits import RANK
-from anamnesis.readers.base import record
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.pickle_vm import Node
+from anamnesis.record import record
 
 DIMENSION_LIMIT = 1 << 63
 

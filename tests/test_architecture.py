@@ -311,6 +311,7 @@ def test_no_stray_module_in_the_root() -> None:
         "keywords.py",
         "limits.py",
         "owned.py",
+        "record.py",
         "stopping.py",
         "supported.py",
         "version.py",

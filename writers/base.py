@@ -15,9 +15,10 @@ from typing import Any, Protocol, TypeAlias
 
 from anamnesis import owned
 from anamnesis.errors import IntegrityError
+from anamnesis.record import record
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class Item:
     """A tensor to store: `dtype` is the safetensors name, `elems` the product of `shape`.
 

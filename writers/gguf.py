@@ -15,12 +15,12 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
 from anamnesis.readers.gguf_types import GgmlType, KeyValue, type_named
+from anamnesis.record import record
 from anamnesis.writers.base import (
     PLAIN,
     Item,
@@ -41,7 +41,7 @@ _HEAD = struct.Struct("<4sIQQ")
 _UINT16, _INT32 = 2, 5
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class BlockSlot:
     """Values at `offset`, blocks of `block_elems` elements in `block_bytes` bytes each."""
 

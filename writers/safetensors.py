@@ -10,13 +10,13 @@ from __future__ import annotations
 import json
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
 from anamnesis.errors import FormatError, LimitError, UsageError
 from anamnesis.limits import SAFETENSORS_HEADER_BYTES
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.record import record
 from anamnesis.writers.base import (
     PLAIN,
     Item,
@@ -37,7 +37,7 @@ _ALIGN = 64
 _METADATA = {"format": "pt"}  # transformers refuses to load a file without it
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class RawSlot:
     """Values at `offset`, element after element."""
 

@@ -14,6 +14,7 @@ from anamnesis.analytics.stats.values import Partial, reducer
 from anamnesis.pipeline.plan import Piece
 from anamnesis.pipeline.windows import Inputs
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.record import record
 
 # Counters and what numpy makes of them, or of a window of integers: 9 MiB; and scales as float32.
 REDUCER_BYTES = 16 << 20
@@ -30,7 +31,7 @@ class Leaf:
     scales: Range | None
 
 
-@dataclass(frozen=True, slots=True)
+@record(frozen=True, slots=True)
 class LeafPiece(Piece):
     """Elements `[first, last)`, whole leaves of `leaf_elems`; the units may hold a few more."""
 
