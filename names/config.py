@@ -10,6 +10,7 @@ from anamnesis.names.config_blocks import USUAL_BIASES
 from anamnesis.names.config_changes import key_heads
 from anamnesis.names.config_class import ModelClass, decimal, layers_with, set_value, words
 from anamnesis.names.config_rows import CLASSES
+from anamnesis.names.defaults import where_not_said
 from anamnesis.names.family import Family
 from anamnesis.names.rope import rope_scaling, unknown_factors
 from anamnesis.names.unsaid import Asked, is_not_causal, unsaid
@@ -60,6 +61,7 @@ def config_of(
     config |= {k: v for k, v in seen.items() if row.sources.get(k) == _SOURCED.get(k)}
     if config.get("num_key_value_heads") == 0:  # a list of zeros, of files of Granite's hybrids
         key_heads(config, {}, prefix, model)
+    config |= where_not_said(config)
     config |= row.constants
     config |= rope_scaling(values, prefix, model, config)
     factors = unknown_factors(model, config, _get(values, f"{prefix}.rope.scaling.type"))

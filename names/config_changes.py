@@ -17,8 +17,8 @@ from anamnesis.readers.model import Model
 Config = dict[str, Any]
 Values = Mapping[str, Any]
 
-_LAYERS_OF_GEMMA2_27B = 46
-_LAYERS_OF_GEMMA3_27B = 62
+# Of the largest Gemma 2 and 3, whose scale of attention is another.
+LAYERS_OF_27B = {"gemma2": 46, "gemma3": 62}
 
 
 def latent(config: Config, values: Values, prefix: str, model: Model) -> None:
@@ -95,7 +95,7 @@ def plain_rotation(config: Config, values: Values, prefix: str, model: Model) ->
 
 def gemma2(config: Config, values: Values, prefix: str, model: Model) -> None:
     """The attention's scale, which llama.cpp derives from the size of the model."""
-    _attention_scale(config, _LAYERS_OF_GEMMA2_27B)
+    _attention_scale(config, LAYERS_OF_27B["gemma2"])
 
 
 def gemma3(config: Config, values: Values, prefix: str, model: Model) -> None:
@@ -103,7 +103,8 @@ def gemma3(config: Config, values: Values, prefix: str, model: Model) -> None:
     base = values.get(f"{prefix}.rope.freq_base_swa")
     if base is not None:
         config["rope_local_base_freq"] = base
-    _attention_scale(config, _LAYERS_OF_GEMMA3_27B)
+    sliding_layers(config, values, prefix, model)
+    _attention_scale(config, LAYERS_OF_27B["gemma3"])
 
 
 def _attention_scale(config: Config, layers_of_27b: int) -> None:
@@ -164,9 +165,10 @@ def sliding_layers(config: Config, values: Values, prefix: str, model: Model) ->
 
 
 def alternating(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """Every other layer looks at a window, the first one does."""
+    """Every other layer looks at a window, the first one does, unless the file says which do."""
     kinds = ("sliding_attention", "full_attention")
     config["layer_types"] = [kinds[i % 2] for i in range(config.get("num_hidden_layers", 0))]
+    sliding_layers(config, values, prefix, model)
 
 
 def modern_bert(config: Config, values: Values, prefix: str, model: Model) -> None:
@@ -245,7 +247,7 @@ def nemotron_h(config: Config, values: Values, prefix: str, model: Model) -> Non
 
 def positions(config: Config, values: Values, prefix: str, model: Model) -> None:
     """Whether heads are rotary at all (Granite's hybrids)."""
-    finetuned = values.get(f"{prefix}.rope.scaling.finetuned")
+    finetuned = values.get(f"{prefix}.rope.scaling.finetuned", True)  # as llama.cpp takes it
     config["position_embedding_type"] = "rope" if finetuned else "nope"
     config.pop("partial_rotary_factor", None)
 
@@ -253,10 +255,10 @@ def positions(config: Config, values: Values, prefix: str, model: Model) -> None
 def llama4(config: Config, values: Values, prefix: str, model: Model) -> None:
     """Which layers have experts; those of other layers are wider."""
     config["moe_layers"] = layers_with(model, "ffn_gate_inp.weight")
-    config["use_qk_norm"] = config.get("num_local_experts") != _EXPERTS_OF_MAVERICK
+    config["use_qk_norm"] = config.get("num_local_experts") != EXPERTS_OF_MAVERICK
 
 
-_EXPERTS_OF_MAVERICK = 128
+EXPERTS_OF_MAVERICK = 128
 
 
 def ernie_layers(config: Config, values: Values, prefix: str, model: Model) -> None:

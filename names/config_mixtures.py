@@ -43,8 +43,8 @@ num_dense_layers    leading_dense_block_count
 route_scale         expert_weights_scale
 """,
         {"mup_enabled": True},
-        lacks="which layers look at everything, and whether embeddings are scaled: every fourth, "
-        "and they are, as llama.cpp takes it",
+        changes=(change.sliding_layers,),
+        lacks="whether embeddings are scaled: they are, as llama.cpp takes it",
     ),
     "Cohere2MoeForCausalLM": ModelClass(
         "cohere2_moe",

@@ -83,7 +83,9 @@ DENSE: dict[str, ModelClass] = {
         "bloom", EPSILON + "n_layer block_count\nn_head attention.head_count\n"
     ),
     "CodeShellForCausalLM": ModelClass("codeshell", GPT2, remote=True),
-    "Cohere2ForCausalLM": ModelClass("cohere2", LAYER_EPS + "logit_scale logit_scale\n"),
+    "Cohere2ForCausalLM": ModelClass(
+        "cohere2", LAYER_EPS + "logit_scale logit_scale\n", changes=(change.sliding_layers,)
+    ),
     "CohereForCausalLM": ModelClass(
         "cohere", LAYER_EPS + "logit_scale logit_scale\n", changes=(change.layer_norms,)
     ),

@@ -18,6 +18,7 @@ from anamnesis.names.incomplete import lacking
 from anamnesis.names.keys import Keys, described
 from anamnesis.names.listed import listed_values
 from anamnesis.names.settings import Settings, padding_rows
+from anamnesis.names.taken import taken
 from anamnesis.names.values import SCALED, times
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import KeyValue
@@ -34,7 +35,7 @@ _SKIPPED = re.compile(
     r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|vocab_\w+\..*|mtp\..*"
 )
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
-_UNKNOWN_SCALING = ("dynamic", "ntk")
+_SECTIONS = "mrope"  # no scaling: the parts of a head are told by their sizes
 _NEXT = "num_nextn_predict_layers"
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
@@ -105,7 +106,8 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
         notes=(
             *model.notes,
             *_notes(left),
-            *_unscaled(settings, metadata, architecture),
+            *_unscaled(settings, metadata, architecture, keys),
+            *taken(settings, metadata, architecture, frozenset(t.name for t in made)),
             *lacking([t.name for t in made], metadata, family.some_layers),
         ),
     )
@@ -138,10 +140,15 @@ def _after_padding(
                 raise FormatError(f"{path}: config.json: pad_token_id: {error}") from error
 
 
-def _unscaled(settings: Settings, metadata: Mapping[str, Any], architecture: str) -> Iterator[str]:
-    """A remark on a scaling of rotary embeddings that llama.cpp does not know."""
-    kind = settings.scaling
-    if kind in _UNKNOWN_SCALING and f"{architecture}.rope.scaling.type" not in metadata:
+def _unscaled(
+    settings: Settings, metadata: Mapping[str, Any], architecture: str, keys: Keys
+) -> Iterator[str]:
+    """A remark on a scaling of rotary embeddings that the file does not say."""
+    kind, said = settings.scaling, metadata.get(f"{architecture}.rope.scaling.type")
+    stretched = "@alpha-base" in keys.rows and kind in ("dynamic", "xdrope")  # Hunyuan's base
+    if kind in ("", _SECTIONS, said, *keys.factors) or stretched:
+        return
+    if said is None or said == "none":
         yield (
             f"config.json: a GGUF has no rope scaling {kind!r}; texts longer than the model was "
             "trained with are not scaled"

@@ -20,6 +20,14 @@ def windowed(settings: Settings, _: str) -> list[bool] | None:
     return [kind == "sliding_attention" for kind in kinds]
 
 
+def windowed_unless(settings: Settings, period: str) -> list[bool] | None:
+    """The same, where these are not all but the last of every so many, as llama.cpp takes it."""
+    found = windowed(settings, "")
+    every = int(period)
+    usual = [(number + 1) % every != 0 for number in range(len(found or ()))]
+    return None if found == usual else found
+
+
 def attention_heads(settings: Settings, _: str) -> list[int] | None:
     """Heads of keys by layer, 0 where a layer has no attention."""
     kv = settings.get("num_key_value_heads")
@@ -111,6 +119,23 @@ def leading_dense(settings: Settings, _: str) -> int | None:
 def dense_layers(settings: Settings, _: str) -> int:
     """All layers, where none has experts."""
     return settings.layers if settings.get("n_routed_experts") is None else 0
+
+
+def short_inner(settings: Settings, _: str) -> int | None:
+    """The width of LFM2's feed-forward layers: two thirds of what is said, rounded up, or that.
+
+    (`Lfm2MLP` of transformers; `block_ff_dim` is an older name of what is said.)
+    """
+    width = settings.first("block_ff_dim", "intermediate_size")
+    if width is None or not settings.get("block_auto_adjust_ff_dim"):
+        return None if width is None else int(width)
+    multiplier, multiple = (
+        settings.get("block_ffn_dim_multiplier"),
+        settings.get("block_multiple_of"),
+    )
+    width = int(2 * width / 3)
+    width = width if multiplier is None else int(multiplier * width)
+    return int(-(width // -multiple) * multiple) if multiple else width
 
 
 def all_full(settings: Settings, _: str) -> int | None:

@@ -49,6 +49,12 @@ def _scaled(settings: Settings, key: str) -> Any:
     return settings.rope.get(key) if settings.scaling in kinds and factor is not None else None
 
 
+def _base_unless(settings: Settings, usual: str) -> Any:
+    """The base of rotary embeddings, unless it is what llama.cpp takes where a file says none."""
+    base = settings.rope.get("rope_theta")
+    return None if base == float(usual) else base
+
+
 def _alpha_base(settings: Settings, usual: str) -> float | None:
     """The base that Hunyuan's scaling by `alpha` comes to: that of a context longer by so much."""
     if settings.scaling not in ("dynamic", "xdrope"):
@@ -217,6 +223,7 @@ DERIVED: dict[str, Derived] = {
     "ratio": _ratio,
     "real": lambda s, key: None if s.get(key) is None else float(s.get(key)),
     "rope": lambda s, key: s.rope.get(key),
+    "rope-base-unless": _base_unless,
     "scaled": _scaled,
     "scaling-type": _scaling_type,
     "sections": _sections,
@@ -226,6 +233,7 @@ DERIVED: dict[str, Derived] = {
     "split-width": lambda s, _: split_width(s) or None,
     "ssm-heads": _ssm_heads,
     "trained-positions": _trained_positions,
+    "short-inner": layers.short_inner,
     "stepped": layers.stepped,
     "true": lambda s, key: True if s.get(key) else None,
     "rotary": lambda s, usual: int(s.width * _rotary(s, usual)),
@@ -236,6 +244,7 @@ DERIVED: dict[str, Derived] = {
     "window": lambda s, key: s.window.get(key),
     "window-unless-one": _window_unless_one,
     "windowed": layers.windowed,
+    "windowed-unless": layers.windowed_unless,
     "with": _with,
     "yarn": lambda s, key: _scaled(s, key) if s.scaling == "yarn" else None,
 }

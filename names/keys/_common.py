@@ -33,6 +33,14 @@ rope.scaling.yarn_beta_fast           @yarn:beta_fast
 rope.scaling.yarn_beta_slow           @yarn:beta_slow
 """
 
+# Of classes whose files the converter leaves without: llama.cpp reads these of all architectures.
+UNUSUAL = (
+    """
+rope.freq_base           @rope-base-unless:10000
+"""
+    + SCALING
+)
+
 # What every class has, unless its rows begin with less.
 COMMON = (
     SIZES
@@ -89,6 +97,7 @@ rope.scaling.type        @when:dynamic/xdrope,"none"|@scaling-type
 rope.scaling.factor      @when:dynamic/xdrope,1|@scaled:factor
 rope.scaling.original_context_length @when:dynamic,262144|@yarn:original_max_position_embeddings
 """
+UNUSUAL_PATTERN = "attention.sliding_window_pattern @windowed-unless:{}\n"
 PATTERN = "attention.sliding_window_pattern @windowed\n"
 UNSCALED = 'rope.scaling.type ="none"\n'
 EXPERT_SIZE = "expert_feed_forward_length moe_intermediate_size\n"

@@ -15,6 +15,8 @@ from anamnesis.names.keys._common import (
     RMS,
     SIZES,
     UNSCALED,
+    UNUSUAL,
+    UNUSUAL_PATTERN,
     VOCABULARY,
     WIDTH,
     WINDOW,
@@ -23,6 +25,7 @@ from anamnesis.names.keys._common import (
 _LLAMA3 = ("llama3",)
 _LONG = ("longrope", "su")
 _FOUR = "feed_forward_length 4*hidden_size|4*n_embd|4*d_model\n"
+_INNER = "feed_forward_length n_inner|4*hidden_size|4*n_embd\n"
 _GLM4 = COMMON + "rope.dimension_count @rotary:0.5\n"
 _GLM4V = _GLM4 + "rope.dimension_sections @sections|=[8,12,12,0]\n"
 _GLM4_TOKENS = {
@@ -86,10 +89,10 @@ attention.head_count_kv  n_head|num_attention_heads
         SIZES
         + BASE
         + """
-context_length           seq_length|hidden_size
+context_length           seq_length|max_position_embeddings|hidden_size
 feed_forward_length      ffn_hidden_size|intermediate_size|4*hidden_size
 attention.head_count_kv  multi_query_group_num|num_key_value_heads|num_attention_heads
-attention.layer_norm_rms_epsilon layernorm_epsilon|=1e-5
+attention.layer_norm_rms_epsilon layernorm_epsilon|rms_norm_eps|=1e-5
 rope.dimension_count     @rotary-split:none,0.5
 tokenizer.ggml.add_bos_token? =false
 """,
@@ -114,6 +117,7 @@ logit_scale              logit_scale
         COMMON
         + UNSCALED
         + WINDOW
+        + UNUSUAL_PATTERN.format(4)
         + VOCABULARY
         + """
 logit_scale              logit_scale
@@ -139,9 +143,10 @@ rope.dimension_count     @rotary-split:partial_rotary_factor,1.0
         ("FalconForCausalLM",),
         SIZES
         + EPSILON
-        + _FOUR
+        + UNUSUAL
         + """
-context_length           =2048
+feed_forward_length      ffn_hidden_size|4*hidden_size
+context_length           max_position_embeddings|=2048
 tensor_data_layout       ="jploski"
 attention.head_count_kv  num_kv_heads|n_head_kv|=1
 """,
@@ -150,15 +155,16 @@ attention.head_count_kv  num_kv_heads|n_head_kv|=1
     Keys(("Glm4ForCausalLM",), _GLM4 + "rope.dimension_sections -\n", tokens=_GLM4_TOKENS),
     Keys(("Glm4vForConditionalGeneration",), _GLM4V, tokens=_GLM4_TOKENS),
     Keys(("GlmOcrForConditionalGeneration",), _GLM4V + NEXT, tokens=_GLM4_TOKENS),
-    Keys(("GPT2LMHeadModel",), SIZES + EPSILON + _FOUR),
+    Keys(("GPT2LMHeadModel",), SIZES + EPSILON + _INNER),
     Keys(
         ("GPTBigCodeForCausalLM",),
-        SIZES + EPSILON + _FOUR + "attention.head_count_kv =1\n",
+        SIZES + EPSILON + _INNER + "attention.head_count_kv =1\n",
     ),
     Keys(
         ("GPTNeoXForCausalLM",),
         SIZES
         + EPSILON
+        + UNUSUAL
         + """
 attention.head_count_kv  -
 rope.dimension_count     @rotary-split:rotary_pct,1.0
@@ -186,7 +192,7 @@ tokenizer.ggml.eos_token_id eod_token_id
     Keys(("Jais2ForCausalLM",), COMMON + WIDTH),
     Keys(
         ("MiniCPM3ForCausalLM",),
-        SIZES + RMS + VOCABULARY + _LATENT_HEADS,
+        SIZES + RMS + UNUSUAL + VOCABULARY + _LATENT_HEADS,
         _LONG,
     ),
     Keys(
@@ -210,12 +216,12 @@ attention.temperature_scale @rope:llama_4_scaling_beta
     Keys(
         ("MPTForCausalLM", "MptForCausalLM"),
         SIZES
-        + _FOUR
         + """
+feed_forward_length      expansion_ratio*d_model|4*d_model
 context_length           max_seq_len
 embedding_length         d_model
 attention.head_count_kv  attn_config.kv_n_heads
-attention.layer_norm_epsilon =1e-5
+attention.layer_norm_epsilon layer_norm_epsilon|=1e-5
 attention.clamp_kqv      attn_config.clip_qkv
 attention.max_alibi_bias @alibi
 """,
@@ -246,8 +252,9 @@ attention.clamp_kqv      clip_qkv
         ("PhiForCausalLM",),
         SIZES
         + EPSILON
-        + _FOUR
+        + UNUSUAL
         + """
+feed_forward_length      intermediate_size|n_inner|4*hidden_size|4*n_embd
 context_length           n_positions|max_position_embeddings
 attention.head_count_kv  num_key_value_heads|num_attention_heads|n_head
 rope.dimension_count     @rotary-hidden:0.5
@@ -259,6 +266,7 @@ tokenizer.ggml.add_bos_token? =false
         ("StableLMEpochForCausalLM", "StableLmForCausalLM"),
         SIZES
         + EPSILON
+        + UNUSUAL
         + """
 rope.dimension_count     @rotary-split:partial_rotary_factor,0.25
 use_parallel_residual    use_parallel_residual|=true

@@ -11,6 +11,8 @@ from anamnesis.names.keys._common import (
     POOLING,
     RMS,
     SIZES,
+    UNUSUAL,
+    UNUSUAL_PATTERN,
     WINDOW,
 )
 
@@ -24,11 +26,12 @@ final_logit_softcapping  final_logit_softcapping
 attention.sliding_window @window-unless-one
 """
 )
+_SIXTH = UNUSUAL_PATTERN.format(6)
 
 KEYS = (
     Keys(
         ("GemmaForCausalLM",),
-        SIZES + RMS + HEAD + _KV + _NO_SPACE,
+        SIZES + RMS + HEAD + _KV + UNUSUAL + _NO_SPACE,
         tokens={"eot": 107},
         head="never",
     ),
@@ -38,7 +41,9 @@ KEYS = (
         + RMS
         + HEAD
         + _KV
+        + UNUSUAL
         + WINDOW
+        + UNUSUAL_PATTERN.format(2)
         + _NO_SPACE
         + """
 attn_logit_softcapping   attn_logit_softcapping
@@ -46,8 +51,8 @@ final_logit_softcapping  final_logit_softcapping
 """,
         head="never",
     ),
-    Keys(("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"), _GEMMA3),
-    Keys(("Gemma3TextModel",), _GEMMA3 + POOLING + WINDOW),
+    Keys(("Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"), _GEMMA3 + _SIXTH),
+    Keys(("Gemma3TextModel",), _GEMMA3 + _SIXTH + POOLING + WINDOW),
     Keys(
         ("Gemma3nForCausalLM", "Gemma3nForConditionalGeneration"),
         _GEMMA3

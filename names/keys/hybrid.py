@@ -97,7 +97,7 @@ ssm.time_step_rank       @ssm-heads
     ),
     Keys(
         ("LFM2ForCausalLM", "Lfm2ForCausalLM", "Lfm2Model", "Lfm2VlForConditionalGeneration"),
-        _SHORT,
+        _SHORT + "feed_forward_length @short-inner\n",
     ),
     Keys(
         ("Lfm2MoeForCausalLM",),

@@ -15,6 +15,7 @@ from anamnesis.names.keys._common import (
     SIGMOID,
     SIZES,
     UNSCALED,
+    UNUSUAL_PATTERN,
     VOCABULARY,
     WINDOW,
 )
@@ -62,6 +63,7 @@ KEYS = (
         ("AfmoeForCausalLM",),
         LLAMA
         + WINDOW
+        + UNUSUAL_PATTERN.format(4)
         + EXPERT_SIZE
         + """
 expert_shared_count      num_shared_experts
@@ -153,7 +155,10 @@ leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
     Keys(("GlmMoeDsaForCausalLM",), _INDEXED, tokens=_GLM),
     Keys(
         ("GptOssForCausalLM",),
-        COMMON + WINDOW + "expert_feed_forward_length intermediate_size\n",
+        COMMON
+        + WINDOW
+        + UNUSUAL_PATTERN.format(2)
+        + "expert_feed_forward_length intermediate_size\n",
     ),
     Keys(("GraniteMoeForCausalLM", "GraniteMoeSharedForCausalLM"), GRANITE_MOE, ("llama3",)),
     Keys(
@@ -211,7 +216,7 @@ rope.dimension_count     rotary_dim
     Keys(("MixtralForCausalLM",), LLAMA, ("llama3",)),
     Keys(
         ("OlmoeForCausalLM",),
-        COMMON + "attention.layer_norm_rms_epsilon =1e-5\n",
+        COMMON + "attention.layer_norm_rms_epsilon rms_norm_eps|=1e-5\n",
     ),
     Keys(
         ("PhiMoEForCausalLM", "PhimoeForCausalLM"),
