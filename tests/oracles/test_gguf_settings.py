@@ -59,8 +59,8 @@ position_embedding_type prefix_dense_sliding_window_pattern pretraining_tp proje
 projector_hidden_act projector_hidden_size projector_use_layernorm qa_dropout qk_head_dim
 reorder_and_upcast_attn rescale_prenorm_residual resid_pdrop residual_dropout residual_in_fp32
 rope_parameters rope_scaling rope_theta router_aux_loss_coef router_jitter_noise
-scale_attention_softmax_in_fp32 scale_decoder_outputs scale_factor seq_classif_dropout sliding_window
-sliding_window_pattern slow_but_exact sparse_pred_ignore_index sparse_prediction
+scale_attention_softmax_in_fp32 scale_decoder_outputs scale_factor seq_classif_dropout
+sliding_window sliding_window_pattern slow_but_exact sparse_pred_ignore_index sparse_prediction
 spatial_merge_size summary_activation summary_first_dropout summary_proj_to_labels summary_type
 summary_use_proj time_step_floor time_step_init_scheme time_step_max time_step_min time_step_rank
 time_step_scale use_associative_scan use_cache use_mamba_kernels use_mambapy use_qk_norm
@@ -148,18 +148,8 @@ _LLAMA = ("LlamaForCausalLM", "XverseForCausalLM")
 def changed(name: str, key: str) -> bool:
     """Whether a class's changes say it anyway."""
     by_changes = {
-        "head_dim": (
-            "LlamaForCausalLM",
-            "Glm4vForConditionalGeneration",
-            "GlmForCausalLM",
-            "NomicBertModel",
-        ),
-        "num_key_value_heads": (
-            "GPTBigCodeForCausalLM",
-            "LlamaForCausalLM",
-            "PhiForCausalLM",
-            "XverseForCausalLM",
-        ),
+        "head_dim": (*_LLAMA, "Glm4vForConditionalGeneration", "GlmForCausalLM", "NomicBertModel"),
+        "num_key_value_heads": (*_LLAMA, "GPTBigCodeForCausalLM", "PhiForCausalLM"),
         "rope_theta": ("Ministral3ForCausalLM",),
     }
     return name in by_changes.get(key, ())
