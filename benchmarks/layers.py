@@ -369,3 +369,17 @@ def quark(rows: int, columns: int) -> Layer:
 
 def _packed(suffix: str, *shape: int) -> Entry:
     return Entry(suffix, "I32", shape, _bytes(*shape, 4))
+
+
+def sdnq(kind: str, rows: int, columns: int) -> Layer:
+    """Codes of a kind, four or five bits, in groups of 64."""
+    packed = (rows * columns // 8, 5) if "5" in kind else (rows * columns // 2,)
+    scale = _small(rows, columns // 64, 1)
+    parts = [
+        Entry("weight", "U8", packed, _bytes(*packed)),
+        Entry("scale", "F32", scale.shape, scale),
+    ]
+    if kind.startswith("u"):
+        parts.append(Entry("zero_point", "F32", scale.shape, _small(*scale.shape)))
+    about = {"quant_method": "sdnq", "weights_dtype": kind}
+    return Layer(parts, config={"quantization_config": about})

@@ -113,6 +113,18 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("qqq int4 g128", "vendor_layers:qqq"),),
     ),
+    "sdnq": Encoding(
+        "sdnq:decode",
+        prepare="sdnq:prepare",
+        family="HQQ, Quanto and BitNet",
+        scales="scale",
+        goal=0.0,
+        cases=(
+            Bench("sdnq uint4 g64", "layers:sdnq", ("uint4",)),
+            Bench("sdnq int5 g64", "layers:sdnq", ("int5",)),
+            Bench("sdnq fp4 g64", "layers:sdnq", ("float4_e2m1fn",)),
+        ),
+    ),
     "sinq-2d": Encoding(
         "sinq_tiles:decode",
         prepare="sinq_tiles:prepare",

@@ -136,6 +136,7 @@ SCHEMES: dict[str, Scheme] = {
     "qqq": Scheme("qqq:resolve", suffixes=("s_channel",), methods=("gptq", "qqq")),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
+    "sdnq": Scheme("sdnq:resolve", suffixes=(".scale",), methods=("sdnq",)),
     "sinq": Scheme("sinq:resolve", suffixes=(".W_q",), methods=("sinq",)),
     "torchao": Scheme(
         "torchao:resolve",

@@ -187,6 +187,21 @@ def seeds() -> dict[str, bytes]:
             {"a.weight": ("I8", (8, 64)), "a.weight_scale_inv": ("F32", (8, 1))},
             {"quant_method": "w4afp8"},
         ),
+        "sdnq": _seed(
+            {
+                "a.weight": ("U8", (16, 5)),
+                "a.scale": ("F32", (8, 2, 1)),
+                "a.zero_point": ("F32", (8, 2, 1)),
+                "a.svd_up": ("BF16", (8, 2)),
+                "a.svd_down": ("BF16", (2, 16)),
+            },
+            {
+                "quant_method": "sdnq",
+                "weights_dtype": "uint4",
+                "modules_dtype_dict": {"minimum_uint5bit": ["a"]},
+                "use_hadamard": True,
+            },
+        ),
         "sinq-aux": _seed(aux, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
         "sinq-table": _seed(sinq, {"quant_method": "sinq", "method": "sinq_nf4", "nbits": 4}),
         "sinq-2d": _seed(tiles, {"quant_method": "sinq", "method": "sinq", "nbits": 4}),
