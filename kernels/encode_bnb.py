@@ -30,6 +30,7 @@ from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.config import Config, Kept, quantization
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.ends import Ends, around, between
+from anamnesis.kernels.loss import Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params, Real
 
@@ -247,13 +248,35 @@ def _blocks_four(kind: str, parts: Parts, facts: Facts) -> Blocks:
     return Blocks(views, scalars, nested, len(absmax))
 
 
+def _absmax(parts: Parts, facts: Facts) -> Any:
+    """The statistics as float32, also those that are quantised."""
+    absmax = parts["absmax"]
+    if "nested" not in parts:
+        return absmax
+    nested = np.repeat(parts["nested"], _NESTED)[: len(absmax)]
+    with np.errstate(all="ignore"):
+        left = parts["nested_map"][absmax] * nested
+        return left + np.float32(facts.settings["absmax_mean"])
+
+
 def _ends_four(kind: str, parts: Parts, facts: Facts) -> Ends:
-    absmax, size = parts["absmax"], int(facts.settings["block"])
-    if "nested" in parts:
-        nested = np.repeat(parts["nested"], _NESTED)[: len(absmax)]
-        absmax = parts["nested_map"][absmax] * nested + np.float32(facts.settings["absmax_mean"])
+    absmax, size = _absmax(parts, facts), int(facts.settings["block"])
     low, high = map(np.float32, _ENDS[kind])
     return between(absmax * low, absmax * high, size, size)
+
+
+@cache
+def _table(kind: str) -> Any:
+    """The numbers of codes, and the ends."""
+    return np.concatenate([quant_map(kind), np.array(_ENDS[kind], np.float32)])
+
+
+def _codes_four(kind: str, parts: Parts, facts: Facts) -> Codes | None:
+    """Pairs, the first in the high half, under the statistics of their blocks."""
+    if len(parts["weight"]) % 8:
+        return None
+    size, absmax = int(facts.settings["block"]), _absmax(parts, facts)
+    return Codes("pairs-back", parts["weight"], size, absmax, _table(kind))
 
 
 def _config_four(kind: str, settings: Settings, kept: Kept, dtype: str) -> Config:
@@ -271,6 +294,7 @@ def _config_four(kind: str, settings: Settings, kept: Kept, dtype: str) -> Confi
 
 blocks_nf4, blocks_fp4 = partial(_blocks_four, "nf4"), partial(_blocks_four, "fp4")
 ends_nf4, ends_fp4 = partial(_ends_four, "nf4"), partial(_ends_four, "fp4")
+codes_nf4, codes_fp4 = partial(_codes_four, "nf4"), partial(_codes_four, "fp4")
 config_nf4, config_fp4 = partial(_config_four, "nf4"), partial(_config_four, "fp4")
 
 

@@ -33,17 +33,25 @@ from anamnesis.kernels._extremes import magnitudes
 from anamnesis.kernels._mx import ceilings, ct_scales, mlx_scales, of_groups, table_of
 from anamnesis.kernels._narrow import KINDS, narrow
 from anamnesis.kernels._native import variants
+from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.config import Config, Kept, compressed_tensors, mlx, quantization
 from anamnesis.kernels.encode_fp8 import LARGEST
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
 from anamnesis.kernels.ends import E2M1_END, Ends, by_exponents
+from anamnesis.kernels.loss import Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
-from anamnesis.kernels.types import Array, Bytes, Outputs, Params, Real
+from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params, Real
 
 EXPERTS = ("gate_up_proj", "down_proj")  # of gpt-oss, which are stored transposed
 _SIX = np.float32(6)
 _EVEN, _MLX, _MODELOPT = range(3)  # rules of `codes_of`
 _TINY = {"F32": 2.0**-126, "BF16": 2.0**-126, "F16": 2.0**-14}  # torch.finfo(dtype).tiny
+_MAGNITUDES = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
+# The numbers of codes, and where a scale's reach ends, without and with a negative zero.
+_TABLES = tuple(
+    np.concatenate([_MAGNITUDES, zero, -_MAGNITUDES[1:], [-E2M1_END, E2M1_END]], dtype=np.float32)
+    for zero in ([0.0], [-0.0])
+)
 codes_of = variants("encode_fp4:codes_of")
 _micro, _nv = variants("encode_fp4:micro"), variants("encode_fp4:nv")
 # The rule of exponents, what it is given, and that of codes.
@@ -190,13 +198,35 @@ def ends_mxfp4(parts: Parts, facts: Facts) -> Ends:
 
 def ends_nvfp4(parts: Parts, facts: Facts) -> Ends:
     """By the scales, under that of the tensor."""
-    scales = e4m3_values(np.arange(256, dtype=np.uint8) & np.uint8(0x7F))
-    if "global" in parts:
-        divide = facts.settings["style"] == "compressed-tensors"
-        whole = parts["global"].reshape(-1)[0]
-        scales = scales / whole if divide else scales * whole
-    high, codes = np.abs(scales * E2M1_END).astype(np.float32), parts["scale"].view(np.uint8)
+    high, codes = np.abs(_scales_nv(parts, facts) * E2M1_END), parts["scale"].view(np.uint8)
     return Ends(facts.columns, 16, (-high)[codes].reshape(-1), high[codes].reshape(-1))
+
+
+def _scales_nv(parts: Parts, facts: Facts) -> Any:
+    """The numbers of E4M3 scales under that of the tensor, by their codes."""
+    scales = e4m3_values(np.arange(256, dtype=np.uint8) & np.uint8(0x7F))
+    if "global" not in parts:
+        return scales
+    whole = parts["global"].reshape(-1)[0]
+    divide = facts.settings["style"] == "compressed-tensors"
+    with np.errstate(all="ignore"):
+        return scales / whole if divide else scales * whole
+
+
+def codes_mxfp4(parts: Parts, facts: Facts) -> Codes:
+    """Pairs under exponents."""
+    return _codes(parts, facts, 32, to_float32("F8_E8M0", parts["scale"]))
+
+
+def codes_nvfp4(parts: Parts, facts: Facts) -> Codes:
+    """Pairs under E4M3 scales, and that of the tensor."""
+    scales = _scales_nv(parts, facts)[parts["scale"].view(np.uint8)]
+    return _codes(parts, facts, 16, scales)
+
+
+def _codes(parts: Parts, facts: Facts, size: int, scales: Floats) -> Codes:
+    table = _TABLES[facts.settings["style"] != "modelopt"]
+    return Codes("pairs", parts["weight"].view(np.uint8), size, scales.reshape(-1), table)
 
 
 def config_mxfp4(settings: Settings, kept: Kept, dtype: str) -> Config:

@@ -11,6 +11,9 @@ Layouts are in `gguf_fp4`. Source: ggml `src/ggml-quants.c`, `quantize_row_mxfp4
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Any
+
 import numpy as np
 
 from anamnesis.kernels._extremes import magnitudes
@@ -19,7 +22,7 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.ends import E2M1_END, Ends, around, by_exponents
 from anamnesis.kernels.readback import Facts, Parts
-from anamnesis.kernels.types import Array, Outputs, Params
+from anamnesis.kernels.types import Array, Floats, Outputs, Params
 
 _mxfp4 = kernel("encode_gguf_fp4:mxfp4")
 _nvfp4 = kernel("encode_gguf_fp4:nvfp4")
@@ -28,11 +31,24 @@ _nvfp4 = kernel("encode_gguf_fp4:nvfp4")
 def encode_mxfp4(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_row_mxfp4_ref`."""
     greatest = magnitudes(values, 32)
+    if values.dtype == np.uint16:  # what is greatest of BF16 is BF16
+        exponents = _exponents_of_bf16()[greatest.view(np.uint32) >> 16]
+    else:
+        exponents = _exponents(greatest)
+    run_blocks(lambda v, o: _mxfp4(v, exponents, o), values, "gguf-mxfp4", out["blocks"])
+
+
+def _exponents(greatest: Floats) -> Any:
     with np.errstate(all="ignore"):
         logs = np.floor(np.log2(greatest.astype(np.float64)).astype(np.float32))
         exponents = np.where(greatest > 0, np.nan_to_num(logs + np.float32(125)), np.float32(0))
-        exponents = exponents.astype(np.int64).astype(np.uint8)
-    run_blocks(lambda v, o: _mxfp4(v, exponents, o), values, "gguf-mxfp4", out["blocks"])
+        return exponents.astype(np.int64).astype(np.uint8)
+
+
+@cache
+def _exponents_of_bf16() -> Any:
+    """The exponents of all magnitudes, by their bits."""
+    return _exponents((np.arange(1 << 15, dtype=np.uint32) << 16).view(np.float32))
 
 
 def encode_nvfp4(values: Array, params: Params, out: Outputs) -> None:

@@ -42,12 +42,15 @@ class Codes(NamedTuple):
     """Stored bytes whose numbers and ends `form` tells, in groups of `size`, a multiple of 16.
 
     "e4m3" has a code a byte and `scales`, float32, for every group in turn; "q8-0" ggml's blocks.
+    "pairs" and "pairs-back" have two codes a byte, the first in the low or in the high half, with
+    `scales` and `table`: the sixteen numbers of codes, and the ends below and above.
     """
 
     form: str
     stored: Bytes
     size: int
     scales: Floats = np.empty(0, np.float32)
+    table: Floats = np.empty(0, np.float32)
 
 
 class Losses:
@@ -65,8 +68,8 @@ class Losses:
 
     def add_codes(self, values: Array, codes: Codes, decoded: Callable[[], Floats]) -> None:
         """The same of codes, which are decoded in registers, and again where not all is finite."""
-        form, stored, size, scales = codes
-        self._add(form, values, (stored, size, scales, scales), decoded)
+        form, stored, size, scales, table = codes
+        self._add(form, values, (stored, size, scales, table), decoded)
 
     def _add(
         self, form: str, values: Array, encoded: tuple[Any, ...], decoded: Callable[[], Floats]

@@ -14,23 +14,27 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import LEAST_MAX
 from anamnesis.kernels.bodies._jit import inline
-from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes
+from anamnesis.kernels.bodies._lane_memory import READ_AHEAD, bring, lanes, put_lanes
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,
     between,
     choose,
+    greatest_of,
     is_any,
     least_of,
     most_of,
     reals,
     size_of,
     splat,
+    wholes,
 )
-from anamnesis.kernels.types import Floats
+from anamnesis.kernels.types import Array, Floats
 
 _f32 = np.float32
 _MAGIC = np.float32(12582912)  # 1.5 * 2**23, whose last place is 1
+_BELOW_HALF = 0x3EFFFFFF  # float32 bits of the number before 0.5
+_SIGN = -0x80000000
 
 
 @inline
@@ -38,6 +42,20 @@ def nearest_lanes(numbers: Floats) -> Any:
     """`nearest_int` of float32 lanes: ties to even; what is past 2**22 wraps, as there."""
     # 23 bits of mantissa are the number plus 2**22.
     return (as_bits(numbers + _MAGIC) & 0x007FFFFF) - 0x00400000
+
+
+@inline
+def held_lanes(numbers: Floats) -> Any:
+    """Numbers as they are, and 0 for what no code is near."""
+    return choose(size_of(numbers) < splat(_f32(1024)), numbers, splat(_f32(0)))
+
+
+@inline
+def away_lanes(numbers: Floats) -> Any:
+    """`roundf` as int32: ties away from zero, since the number before a half is added."""
+    held = held_lanes(numbers)
+    # The sign of the number itself: away from zero on both sides.
+    return wholes(held + as_reals(as_bits(held) & _SIGN | _BELOW_HALF))
 
 
 @inline
@@ -58,6 +76,22 @@ def half_lanes(numbers: Floats) -> Any:
 def inverse_of(numbers: Floats) -> Any:
     """1 over each lane, and 0 for 0."""
     return choose(numbers != splat(_f32(0)), splat(_f32(1)) / numbers, splat(_f32(0)))
+
+
+@inline
+def sizes_of(values: Array, first: int, blocks: tuple[int, int], tile: Floats) -> Any:
+    """The greatest magnitudes of up to 16 blocks of whole runs of 16, which `blocks` counts.
+
+    A NaN is passed over; `tile` is room for `[16, 16]`.
+    """
+    count, elems = blocks
+    for k in range(count):
+        most = splat(_f32(0))
+        for i in range(first + k * elems, first + (k + 1) * elems, 16):
+            bring(values, i + READ_AHEAD)
+            most = most_of(size_of(lanes(values, i)), most)
+        put_lanes(tile, 16 * k, most)
+    return greatest_of(tile)
 
 
 @inline

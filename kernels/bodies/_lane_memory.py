@@ -50,6 +50,13 @@ if DISABLED:
     def wide_bytes(data: Bytes, at: int) -> Any:
         return data[at : at + COUNT].astype(np.int32)
 
+    def pairs(data: Bytes, at: int) -> Any:
+        found = data[at : at + COUNT // 2].astype(np.int32)
+        return np.stack((found & 15, found >> 4), 1).reshape(-1)
+
+    def pairs_back(data: Bytes, at: int) -> Any:
+        return pairs(data, at).reshape(-1, 2)[:, ::-1].reshape(-1)
+
     def put_bytes(out: Bytes, at: int, numbers: Ints) -> None:
         out.reshape(-1)[at : at + COUNT] = numbers.astype(np.uint8)
 
@@ -164,7 +171,33 @@ else:
 
         return types.void(out, types.intp, numbers), build
 
-    def _pairs(up: int, down: int, doc: str) -> Any:
+    def _pairs(first: int, second: int, doc: str) -> Any:
+        @intrinsic
+        def take(typingctx: Typing, data: Type, at: Type) -> Any:
+            if not isinstance(data, types.Array) or data.layout != "C" or data.dtype != types.uint8:
+                return None
+
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
+                kind, wide = ir.VectorType(_I8, COUNT // 2), ir.VectorType(_I64, COUNT // 2)
+                where = pointer(context, builder, data, args[0], args[1], kind)
+                both = builder.zext(builder.load(where, align=1), wide)
+                low = builder.lshr(both, same(wide, first))
+                high = builder.shl(both, same(wide, 32 - second))
+                codes = builder.and_(builder.or_(low, high), same(wide, 15 << 32 | 15))
+                return builder.bitcast(codes, WHOLES.llvm)
+
+            return WHOLES(data, types.intp), build
+
+        take.__doc__ = doc
+        return take
+
+    # A pair of int32 is a number of 64 bits, whose upper half is the second of both.
+    pairs = _pairs(0, 4, "The codes of eight bytes, int32 lanes: two each, the low half first.")
+    pairs_back = _pairs(4, 0, "The same with the high half first.")
+
+    def _put_pairs(up: int, down: int, doc: str) -> Any:
         @intrinsic
         def put(typingctx: Typing, out: Type, at: Type, codes: Type) -> Any:
             if not isinstance(out, types.Array) or out.dtype != types.uint8 or codes != WHOLES:
@@ -187,9 +220,8 @@ else:
         put.__doc__ = doc
         return put
 
-    # A pair of int32 is a number of 64 bits, whose upper half is the second of both.
-    put_pairs = _pairs(0, 28, "Store eight bytes of two codes each, the first in the low half.")
-    put_pairs_back = _pairs(4, 32, "The same with the first one in the high half.")
+    put_pairs = _put_pairs(0, 28, "Store eight bytes of two codes each, the first in the low half.")
+    put_pairs_back = _put_pairs(4, 32, "The same with the first one in the high half.")
 
 
 @inline

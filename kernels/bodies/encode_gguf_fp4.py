@@ -6,24 +6,60 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import as_f32, as_u32, inline, jit, local, stack
-from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
-from anamnesis.kernels.bodies._lanes import choose, least_of, size_of, splat
+from anamnesis.kernels.bodies._ggml_lanes import sizes_of
+from anamnesis.kernels.bodies._jit import as_f32, inline, jit, local, stack
+from anamnesis.kernels.bodies._lane_memory import (
+    READ_AHEAD,
+    bring,
+    lanes,
+    put_bytes,
+    put_lanes,
+)
+from anamnesis.kernels.bodies._lanes import (
+    as_bits,
+    as_reals,
+    choose,
+    least_of,
+    reals,
+    size_of,
+    splat,
+    wholes,
+    word,
+)
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array, Bytes, Floats
+from anamnesis.kernels.types import Array, Bytes, Floats, Ints
 
+_f32 = np.float32
 _NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
-_room = stack(64)
+_MIDDLES = np.array([0.5, 1.5, 2.5, 3.5, 5, 7, 10], np.float32)
+_FAR = np.float32(2.0**20)  # of a scale; from some 2**24 on distances are alike
+_EVERY = 0xFFFF
+_tile, _scales, _codes, _room = stack(1024), stack(64), stack(64), stack(64)
 
 
 @inline
-def _codes(numbers: Floats, scale: np.float32) -> Any:
+def _nearest(numbers: Floats, scale: np.float32) -> Any:
     """The first codes whose numbers, times the halved scale, are nearest: int32 lanes."""
-    best, least = splat(0), size_of(splat(np.float32(_NUMBERS[0] * scale)) - numbers)
+    best, least = splat(0), size_of(splat(_f32(_NUMBERS[0] * scale)) - numbers)
     for k in range(1, 16):
-        error = size_of(splat(np.float32(_NUMBERS[k] * scale)) - numbers)
+        error = size_of(splat(_f32(_NUMBERS[k] * scale)) - numbers)
         best, least = choose(error < least, splat(k), best), least_of(error, least)
     return best
+
+
+@inline
+def _codes_of(numbers: Floats, scale: np.float32) -> Any:
+    """The same by the middles between numbers, which are exact, as distances near them are.
+
+    The lower magnitude comes first, and 0 before -0.
+    """
+    size, code = size_of(numbers), splat(0)
+    if word(size < splat(_f32(_FAR * scale))) != _EVERY:
+        return _nearest(numbers, scale)
+    for k in range(7):
+        code = choose(size > splat(_f32(_MIDDLES[k] * scale)), splat(k + 1), code)
+    signed = code | as_bits(numbers) >> 28 & 8
+    return choose(code == splat(0), code, signed)
 
 
 @jit
@@ -35,56 +71,51 @@ def mxfp4(values: Array, exponents: Bytes, out: Bytes) -> None:
         bits = u32(0x00200000) << e if e < 2 else u32(u32(e - u32(1)) << u32(23))
         scale = as_f32(u32(bits))
         out[17 * b] = exponents[b]
-        low, high = _codes(lanes(values, 32 * b), scale), _codes(lanes(values, 32 * b + 16), scale)
+        bring(values, 32 * b + READ_AHEAD)
+        low = _codes_of(lanes(values, 32 * b), scale)
+        high = _codes_of(lanes(values, 32 * b + 16), scale)
         put_bytes(out, 17 * b + 1, low | high << 4)
 
 
 @inline
-def _ue4m3(value: np.float32) -> Any:
-    """`ggml_fp32_to_ue4m3` of a number that is not negative."""
-    if not value > 0:
-        return 0
-    value = np.float32(448) if value > np.float32(448) else value
-    bits = as_u32(value)
-    # E4M3 without a sign: four bits of exponent, less 7, over three of mantissa.
-    exponent = int(u32(bits >> u32(23)) & 0xFF) - 120
-    if exponent <= 0:
-        # Subnormal: multiples of 2**-9, halves up.
-        return min(7, int(value * np.float32(512) + np.float32(0.5)))
-    if exponent >= 15:
-        return 0x7E
-    # The highest bit that goes is added: halves up, not to even.
-    mantissa = int(u32(bits >> u32(20)) & 7) + int(u32(bits >> u32(19)) & 1)
-    if mantissa > 7:
-        mantissa, exponent = 0, exponent + 1
-    return 0x7E if exponent >= 15 else exponent << 3 | mantissa
+def _ue4m3(numbers: Floats) -> Any:
+    """`ggml_fp32_to_ue4m3` of numbers that are not negative: int32 lanes."""
+    bits = as_bits(least_of(numbers, splat(_f32(448))))
+    # Four bits of exponent, less 7 where float32 has 127, over three of mantissa. The highest bit
+    # that goes is added: halves up, not to even; from 256 on all is the greatest code.
+    code = (bits + 0x80000 >> 20) - (120 << 3)
+    code = choose(code < splat(15 << 3), code, splat(0x7E))
+    # Subnormal: multiples of 2**-9, halves up.
+    small = bits < splat(121 << 23)
+    steps = choose(small, as_reals(bits), splat(_f32(0))) * _f32(512) + _f32(0.5)
+    return choose(small, least_of(wholes(steps), splat(7)), code)
 
 
 @inline
-def _half_of_ue4m3(code: int) -> Any:
-    exponent, mantissa = code >> 3 & 15, np.float32(code & 7)
-    if code == 0 or code == 0x7F:
-        return np.float32(0)
-    if exponent == 0:
-        return np.float32(mantissa * np.float32(2.0**-10))
-    # 2 ** (exponent - 7), halved.
-    power = as_f32(u32((exponent + 119) << 23))
-    return np.float32((np.float32(1) + mantissa / np.float32(8)) * power)
+def _halves_of(codes: Ints) -> Any:
+    """Half the numbers of UE4M3 codes, which are not 0x7F."""
+    # 2 ** (exponent - 7), halved; subnormals count 2**-9.
+    normal = as_reals((codes << 20) + (119 << 23))
+    return choose(codes < splat(8), reals(codes) * _f32(2.0**-10), normal)
 
 
 @jit
 def nvfp4(values: Array, out: Bytes) -> None:
     """NVFP4: four E4M3 scales, then for each run of 16 eight bytes of elements i and 8 + i."""
-    codes = local(_room(), 16, np.int32)
-    for b in range(values.shape[0] // 64):
-        for s in range(4):
-            first, most = 64 * b + 16 * s, np.float32(0)
-            for i in range(first, first + 16):
-                most = abs(values[i]) if most < abs(values[i]) else most
-            code = _ue4m3(np.float32(most / np.float32(6)))
-            out[36 * b + s] = np.uint8(code)
-            scale = _half_of_ue4m3(code)
-            put_lanes(codes, 0, _codes(lanes(values, first), scale))
+    tile, scales = local(_tile(), (16, 16), _f32), local(_scales(), 16, _f32)
+    codes, room = local(_codes(), 16, np.int32), local(_room(), 16, np.uint8)
+    every = values.shape[0] // 16
+    # Four blocks, of four runs each, together.
+    for first in range(0, every, 16):
+        count = min(16, every - first)
+        found = _ue4m3(sizes_of(values, 16 * first, (count, 16), tile) / _f32(6))
+        put_lanes(codes, 0, found)
+        put_lanes(scales, 0, _halves_of(found))
+        for k in range(count):
+            # Of block b of 36 bytes: byte s is the scale of run s.
+            b, s = (first + k) // 4, (first + k) % 4
+            out[36 * b + s] = np.uint8(codes[k])
+            put_bytes(room, 0, _codes_of(lanes(values, 16 * (first + k)), scales[k]))
             for i in range(8):
                 # Byte i of a run: element i in the low half, 8 + i in the high one.
-                out[36 * b + 4 + 8 * s + i] = np.uint8(codes[i] | codes[8 + i] << 4)
+                out[36 * b + 4 + 8 * s + i] = np.uint8(room[i] | room[8 + i] << 4)

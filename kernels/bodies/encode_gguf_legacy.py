@@ -13,12 +13,15 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._ggml import put_half
-from anamnesis.kernels.bodies._ggml_lanes import half_lanes, inverse_of
+from anamnesis.kernels.bodies._ggml_lanes import (
+    away_lanes,
+    half_lanes,
+    held_lanes,
+    inverse_of,
+)
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, number, put_bytes, put_lanes
 from anamnesis.kernels.bodies._lanes import (
-    as_bits,
-    as_reals,
     choose,
     greatest_of,
     is_any,
@@ -33,25 +36,9 @@ from anamnesis.kernels.types import Array, Bytes, Floats, Ints
 
 _f32 = np.float32
 _LARGEST = _f32(3.4028234663852886e38)
-_BELOW_HALF = 0x3EFFFFFF  # float32 bits of the number before 0.5
-_SIGN = -0x80000000
 
 _over, _under = stack(1024), stack(1024)
 _inverses, _halves, _leasts, _least_halves = stack(64), stack(64), stack(64), stack(64)
-
-
-@inline
-def _held(numbers: Floats) -> Any:
-    """Numbers as they are, and 0 for what no code is near."""
-    return choose(size_of(numbers) < splat(_f32(1024)), numbers, splat(_f32(0)))
-
-
-@inline
-def _away(numbers: Floats) -> Any:
-    """`roundf` as int32: ties away from zero, since the number before a half is added."""
-    held = _held(numbers)
-    # The sign of the number itself: away from zero on both sides.
-    return wholes(held + as_reals(as_bits(held) & _SIGN | _BELOW_HALF))
 
 
 @inline
@@ -97,8 +84,8 @@ def q8_0(values: Array, out: Bytes) -> None:
         for k in range(blocks):
             at, first = 34 * (b + k), 32 * (b + k)
             put_half(out, at, halves[k])
-            put_bytes(out, at + 2, _away(lanes(values, first) * inverses[k]))
-            put_bytes(out, at + 18, _away(lanes(values, first + 16) * inverses[k]))
+            put_bytes(out, at + 2, away_lanes(lanes(values, first) * inverses[k]))
+            put_bytes(out, at + 18, away_lanes(lanes(values, first + 16) * inverses[k]))
 
 
 @inline
@@ -141,7 +128,7 @@ def around_zero(half: int) -> Any:
 
     def code(numbers: Floats, inverse: np.float32) -> Any:
         # Towards zero of a number that is not negative: half the codes and a half are added.
-        return least_of(wholes(_held(numbers * inverse + offset)), splat(2 * half - 1))
+        return least_of(wholes(held_lanes(numbers * inverse + offset)), splat(2 * half - 1))
 
     def run(values: Array, out: Bytes) -> None:
         over, under = local(_over(), (16, 16), _f32), local(_under(), (16, 16), _f32)
@@ -180,7 +167,7 @@ def above_least(most_code: int) -> Any:
 
     def code(numbers: Floats, least: np.float32, inverse: np.float32) -> Any:
         # Half up, towards zero.
-        found = wholes(_held((numbers - least) * inverse + _f32(0.5)))
+        found = wholes(held_lanes((numbers - least) * inverse + _f32(0.5)))
         return least_of(found, splat(most_code))
 
     def run(values: Array, out: Bytes) -> None:

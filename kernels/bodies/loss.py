@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import bf16_bits, inline, jit, local, stack, variants
-from anamnesis.kernels.bodies._lane_memory import lanes, number, put_lanes, some, wide_bytes
+from anamnesis.kernels.bodies._lane_memory import (
+    lanes,
+    number,
+    pairs,
+    pairs_back,
+    put_lanes,
+    some,
+    wide_bytes,
+)
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,
@@ -20,6 +29,7 @@ from anamnesis.kernels.bodies._lanes import (
     sum_of,
     word,
 )
+from anamnesis.kernels.bodies._lookup import entries_at
 from anamnesis.kernels.bodies._vector import load16, load_half, signed, to_f32
 from anamnesis.kernels.bodies.encode_fp8 import e4m3_reals
 from anamnesis.kernels.diff import DOT, MAX, NOISE, OTHER, SIGNAL, SUM
@@ -36,7 +46,7 @@ def _plain() -> tuple[Callable[..., Any], ...]:
     def group(encoded: Floats, low: Floats, high: Floats, g: int) -> Any:
         return np.float32(1), low[g], high[g]
 
-    def read(encoded: Floats, i: int, g: int, scale: np.float32) -> Any:
+    def read(encoded: Floats, high: Floats, i: int, g: int, scale: np.float32) -> Any:
         return lanes(encoded, i)
 
     def rest(encoded: Floats, i: int, stop: int, room: Floats) -> Any:
@@ -52,15 +62,28 @@ def _e4m3() -> tuple[Callable[..., Any], ...]:
         end = abs(scales[g] * np.float32(E4M3_END))
         return scales[g], -end, end
 
-    def read(codes: Bytes, i: int, g: int, scale: np.float32) -> Any:
+    def read(codes: Bytes, unused: Floats, i: int, g: int, scale: np.float32) -> Any:
         found = wide_bytes(codes, i)
         sign = found << 24 & -0x80000000
         return as_reals(as_bits(e4m3_reals(found & 0x7F)) | sign) * scale
 
-    def rest(codes: Bytes, i: int, stop: int, room: Floats) -> Any:
-        return lanes(room, 0)  # there is none
+    return group, read, _no_rest
 
-    return group, read, rest
+
+def _pairs(codes_of: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
+    """Two codes a byte, scales in place of `low`, and in place of `high` a table.
+
+    It has the sixteen numbers of codes, and the ends below and above, under a scale of 1.
+    """
+
+    def group(codes: Bytes, scales: Floats, table: Floats, g: int) -> Any:
+        first, last = scales[g] * table[16], scales[g] * table[17]
+        return scales[g], min(first, last), max(first, last)
+
+    def read(codes: Bytes, table: Floats, i: int, g: int, scale: np.float32) -> Any:
+        return entries_at(lanes(table, 0), codes_of(codes, i // 2)) * scale
+
+    return group, read, _no_rest
 
 
 def _q8_0() -> tuple[Callable[..., Any], ...]:
@@ -71,16 +94,24 @@ def _q8_0() -> tuple[Callable[..., Any], ...]:
         first, last = d * np.float32(-127.5), d * np.float32(127.5)
         return d, min(first, last), max(first, last)
 
-    def read(blocks: Bytes, i: int, g: int, d: np.float32) -> Any:
+    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: np.float32) -> Any:
         return to_f32(signed(load16(blocks, i + 2 * g + 2))) * d
 
-    def rest(blocks: Bytes, i: int, stop: int, room: Floats) -> Any:
-        return lanes(room, 0)  # there is none
-
-    return group, read, rest
+    return group, read, _no_rest
 
 
-_FORMS = {"plain": _plain, "e4m3": _e4m3, "q8-0": _q8_0}
+def _no_rest(codes: Bytes, i: int, stop: int, room: Floats) -> Any:
+    """Codes are whole steps of sixteen."""
+    return lanes(room, 0)
+
+
+_FORMS: dict[str, Callable[[], tuple[Callable[..., Any], ...]]] = {
+    "plain": _plain,
+    "e4m3": _e4m3,
+    "pairs": partial(_pairs, pairs),
+    "pairs-back": partial(_pairs, pairs_back),
+    "q8-0": _q8_0,
+}
 
 
 @variants
@@ -100,7 +131,7 @@ def compared(form: str) -> Any:
             if i + 16 <= span[1]:
                 g = i // size
                 scale, _, _ = group(encoded, low, high, g)
-                put_lanes(room, i - span[0], read(encoded, i, g, scale))
+                put_lanes(room, i - span[0], read(encoded, high, i, g, scale))
             else:
                 at = room[i - span[0] :]
                 put_lanes(at, 0, rest(encoded, i, span[1], at))
@@ -128,7 +159,7 @@ def compared(form: str) -> Any:
                     scale, start, end = group(encoded, low, high, g)
                     least, last = splat(start), splat(end)
                 if i + 16 <= stop:
-                    x, y = lanes(values, i), read(encoded, i, g, scale)
+                    x, y = lanes(values, i), read(encoded, high, i, g, scale)
                     if size == 1:
                         least, last = lanes(low, i), lanes(high, i)
                     past = past + _one_where((x < least) | (x > last))

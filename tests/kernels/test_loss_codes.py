@@ -35,17 +35,35 @@ def _values(kind: str) -> Any:
 
 
 def test_some_have_codes() -> None:
-    assert {"fp8-block", "fp8-channel", "fp8-tensor", "gguf-q8-0", "mxfp8"} <= set(NAMES)
+    assert {"bnb-nf4", "fp8-block", "fp8-tensor", "gguf-q8-0", "mxfp8", "nvfp4"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("name", NAMES)
 def test_sums_are_those_of_decoded_numbers(name: str, kind: str, dtype: str) -> None:
+    _compare(name, {}, kind, dtype)
+
+
+@pytest.mark.parametrize(
+    ("name", "setting"),
+    [
+        ("bnb-fp4", {"nested": True}),
+        ("bnb-nf4", {"nested": True, "block": 128}),
+        ("nvfp4", {"style": "mlx"}),
+        ("nvfp4", {"style": "modelopt"}),
+    ],
+)
+def test_other_settings_give_the_same_sums(name: str, setting: dict[str, Any]) -> None:
+    for kind in ("heavy", "zeros"):
+        _compare(name, setting, kind, "BF16")
+
+
+def _compare(name: str, setting: dict[str, Any], kind: str, dtype: str) -> None:
     values = _values(kind)
-    settings = {key: row.default for key, row in ENCODERS[name].keys.items()}
+    settings = {key: row.default for key, row in ENCODERS[name].keys.items()} | setting
     form = former(name)("X.weight", values.shape, dtype, settings)
-    units = values.size // form.unit_elems
+    units = -(-values.size // form.unit_elems)
     parts = {
         part.role: np.zeros(
             part.room(0, units) if part.units else math.prod(part.shape),
@@ -54,7 +72,7 @@ def test_sums_are_those_of_decoded_numbers(name: str, kind: str, dtype: str) -> 
         for part in form.parts
     }
     wide = values.astype(np.float32)
-    extent = {"least": np.nanmin(wide), "most": np.nanmax(wide)}
+    extent = {"least": np.nanmin(wide), "most": np.nanmax(wide), "absmax_mean": 0.01}
     given = values.view(np.uint16) if dtype == "BF16" and ENCODERS[name].bf16 else wide
     params = {**settings, **extent, "dtype": dtype, "columns": form.unit_elems}
     encoder(name)(given.reshape(-1), {**params, "shape": values.shape, "first": 0}, parts)
