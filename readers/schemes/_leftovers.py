@@ -201,9 +201,9 @@ class Rule:
             module = module.rpartition(".")[0]
         tree = self._tree()
         kinds = {DTYPES[s.dtype].kind for s in tree.parts.get(module, {}).values()}
-        if not kinds.intersection(("int", "code")):
-            return None
-        return by_signs(tree.relative(module))
+        row = by_signs(tree.relative(module))
+        codes = kinds.intersection(("int", "code"))
+        return row if row is not None and (codes or row.floats) else None
 
     def _suspect(
         self, stored: Stored, why: Literal["code", "name", "sibling", "integers"], other: str = ""

@@ -2,7 +2,7 @@
 
 One table for errors and for docs/formats/README.md. A row's `signs` are parts of names that stand
 together in one module and that no other method uses so: they tell the method where no
-configuration does.
+configuration does. Codes are integers, or FP8; with `floats` they may be called floats.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ class Refused:
     why: str
     tool: str
     signs: tuple[tuple[str, ...], ...] = ()
+    floats: bool = False
 
     def __str__(self) -> str:
         return f"{self.title} ({self.why}) is recognised and not implemented; {self.tool}"
@@ -67,6 +68,13 @@ REFUSED: dict[str, Refused] = {
         "codes of a table a channel, and sparse outliers",
         "its own code can load it",
         (("qweight", "lookup_table"),),
+    ),
+    "tensorrt-llm": Refused(
+        "TensorRT-LLM's own checkpoints",
+        "its integers lie as its kernels take them, four of them in what is called a float16",
+        "ModelOpt's export of the model for Hugging Face can be read",
+        (("weight", "weights_scaling_factor"), ("weight", "weights_block_scaling_factor")),
+        floats=True,
     ),
     "torchao-pickle": Refused(
         "torchao without its metadata",
