@@ -21,6 +21,7 @@ _HABITS: Mapping[str, Sequence[str]] = {
     "half": ("f16",),
     "hffolder": ("hf",),
     "huggingface": ("hf",),
+    "include": ("tensors",),
     "int4": ("awq", "gptq", "ct-pack-quantized"),
     "jobs": ("threads",),
     "kv": ("key_values",),
@@ -36,6 +37,7 @@ _HABITS: Mapping[str, Sequence[str]] = {
     "shape": ("elements",),
     "size": ("stored_bytes", "elements"),
     "sparsity": ("zeros",),
+    "tensors": ("include",),
     "torchdtype": ("dtype",),
     "transformers": ("hf",),
     "type": ("scheme", "dtype"),
@@ -44,6 +46,8 @@ _HABITS: Mapping[str, Sequence[str]] = {
     "workers": ("threads",),
 }
 
+# Of a file that ends before what it says it holds.
+CUT_SHORT = "the file was cut short, as by a download that did not end"
 _MOST = 5  # words that one question has
 _LONG = 3  # letters that tell a part of a word
 _MOST_CHARS = 60  # of a wrong word, whose comparison takes time with its length
@@ -106,4 +110,4 @@ def some(names: Sequence[str], shown: int = 5, most: int = 0) -> str:
     return listed + and_more(len(names), shown)
 
 
-__all__ = ["and_more", "bare", "did_you_mean", "extra", "meant", "nearest", "some"]
+__all__ = ["CUT_SHORT", "and_more", "bare", "did_you_mean", "extra", "meant", "nearest", "some"]

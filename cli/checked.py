@@ -28,8 +28,15 @@ FLAGS: dict[tuple[str, str], tuple[str, Callable[[Mapping[str, Any]], bool]]] = 
 }
 
 
+_SENTENCE_CHARS = 100
+
+
 class Checked(click.Command):
     """A command that refuses flags without effect, and hints at the way out of a wrong line."""
+
+    def get_short_help_str(self, limit: int = 0) -> str:
+        """The whole first sentence: lists wrap it, and completions show what there is room for."""
+        return super().get_short_help_str(max(limit, _SENTENCE_CHARS))
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:

@@ -6,6 +6,9 @@ import click
 
 from anamnesis.cli.checked import Checked
 
+# Of click's script, and what does not end descriptions at their first comma.
+_AT_COMMAS = ('string split ","', 'string split --max 1 ","')
+
 PROGRAMS = ("amn", "anamnesis")  # one program, and one variable asks either for its completions
 
 
@@ -23,7 +26,8 @@ def completion_command(ctx: click.Context, shell: str) -> None:
     kind = get_completion_class(shell)
     if kind is not None:
         for name in PROGRAMS:
-            click.echo(kind(ctx.find_root().command, {}, name, "_AMN_COMPLETE").source())
+            script = kind(ctx.find_root().command, {}, name, "_AMN_COMPLETE").source()
+            click.echo(script.replace(*_AT_COMMAS) if shell == "fish" else script)
 
 
 __all__ = ["completion_command"]

@@ -188,7 +188,7 @@ def convert_command(path: str, to: str, outtype: str | None, **settings: Any) ->
     Run again, it goes on where it was stopped.
 
     \b
-    Example: amn convert model.gguf --to arrow -o weights.arrow
+    Example: amn convert model.gguf --to arrow -o model.arrow
     """
     settings["dtype"] = dtype_from(outtype, to, settings["dtype"])
     _convert(path, to, settings)
@@ -332,7 +332,7 @@ def plan_command(
     Bytes, requests, seconds and memory, as run --dry-run, for a stated line and number of workers.
 
     \b
-    Example: amn plan job.yaml --workers 8 --bandwidth 1GB --latency 20
+    Example: amn plan job.yaml --workers 8 --bandwidth 1GB
     """
     from anamnesis.cli.outcomes import show_plans
     from anamnesis.pipeline.config import load_job

@@ -89,7 +89,7 @@ def diff_command(
     difference, unless --exact or --fail-under asks for more.
 
     \b
-    Example: amn diff models/llama models/llama-fp8 --plot loss.svg
+    Example: amn diff llama llama-fp8 --plot loss.svg
     """
     from anamnesis.analytics.diff.plot import check_plot
     from anamnesis.analytics.diff.run import diff
@@ -130,6 +130,10 @@ def diff_command(
         from anamnesis.analytics.diff.table import print_diff
 
         print_diff(found, top)
+        if out is not None:
+            click.echo(f"{printable(out)}: {len(found.rows)} tensors")
+        if plot is not None:
+            click.echo(f"{printable(plot)}: the picture of them")
     failures = _failures(found, exact, fail_under)
     for failure in failures:
         click.echo(f"differs: {printable(failure)}", err=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from anamnesis.cli.habits import question
+from anamnesis.cli.habits import other_flag, question
 from anamnesis.errors import UsageError
 from anamnesis.limits import Allow, GiB, Limits
 from anamnesis.words import meant
@@ -34,9 +34,10 @@ class Choice(_Choice):
             return str(super().convert(value, param, ctx))
         except click.BadParameter as error:
             near = meant(value, list(map(str, self.choices)))
-            if not near:
+            hint = question(near) or other_flag(str(value), param, ctx)
+            if not hint:
                 raise
-            self.fail(f"{error.message}{question(near)}", param, ctx)
+            self.fail(f"{error.message}{hint}", param, ctx)
 
 
 class _Size(_IntType):

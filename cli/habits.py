@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 from typing import Final
 
 import click
 
-from anamnesis.words import did_you_mean, nearest
+from anamnesis.words import did_you_mean, meant, nearest
 
 # A name that people bring along from another program: what it may be here, of which a command
 # is told those that it has.
@@ -23,8 +24,16 @@ FLAGS: Final = {
     "--jobs": ("--threads",),
     "--min-sqnr": ("--fail-under",),
     "--out-dtype": ("--dtype",),
+    "--outfile": ("--out",),
+    "--outtype": ("--dtype",),
     "--output": ("--out",),
+    "--output-dir": ("--out",),
+    "--output-path": ("--out",),
+    "--quant": ("--encode",),
+    "--quantization": ("--encode",),
     "--quantize": ("--encode",),
+    "--save-dir": ("--out",),
+    "--save-path": ("--out",),
     "--tensor": ("--include",),
     "--tensors": ("--include",),
     "--torch-dtype": ("--dtype",),
@@ -43,6 +52,7 @@ COMMANDS: Final = {
     "recover": "remember",
     "show": "inspect",
 }
+_PATHS: Final = frozenset("-i -m --input --input-dir --input-path --model --model-path".split())
 _ALIKE = 0.7
 _SEVERAL = "The parts of one model are a pattern in quotes, and several models a job file. "
 
@@ -50,17 +60,18 @@ _SEVERAL = "The parts of one model are a pattern in quotes, and several models a
 def hinted(error: click.UsageError, command: click.Command) -> click.UsageError:
     """The same error, with the nearest flag, or with the command's example where one is missing."""
     if isinstance(error, click.NoSuchOption):
+        given = error.option_name.replace("_", "-")
         known = [name for parameter in command.params for name in parameter.opts]
-        near = likely_flags(error.option_name, known)
-        hint = question(near) or _whose(error.option_name, error.ctx)
+        near = [given] if given in known else likely_flags(given, known)
+        whose = "" if given in known or given in FLAGS else _whose(given, error.ctx)
+        hint = whose or question(near) or _without_flag(given, command)
         return click.UsageError(f"No such option {error.option_name!r}.{hint}")
     message = error.format_message().removesuffix(".")
     missing = isinstance(error, click.MissingParameter)
     if missing or message.startswith("Got unexpected extra"):
-        example = (command.help or "").rpartition("Example: ")[2].partition("\n")[0]
         one = any(parameter.name == "path" for parameter in command.params)
         several = _SEVERAL if one and not missing else ""
-        return click.UsageError(f"{message}. {several}Example: {example.strip()}")
+        return click.UsageError(f"{message}. {several}Example: {_example(command)}")
     return error
 
 
@@ -71,6 +82,16 @@ def likely_flags(given: str, known: list[str]) -> list[str]:
     bare = given.lstrip("-")
     parts = [name for name in known if len(bare) > 2 and bare in name.lstrip("-")]
     return parts or nearest(given, known, _ALIKE)
+
+
+def _without_flag(given: str, command: click.Command) -> str:
+    """A sentence for flags that name an input, which has none here."""
+    example = _example(command)
+    return f" The input has no flag. Example: {example}" if given in _PATHS and example else ""
+
+
+def _example(command: click.Command) -> str:
+    return (command.help or "").rpartition("Example: ")[2].partition("\n")[0].strip()
 
 
 def _whose(flag: str, ctx: click.Context | None) -> str:
@@ -93,8 +114,33 @@ def question(near: list[str]) -> str:
     return did_you_mean(near).replace("did", " Did", 1)
 
 
+def other_flag(value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+    """A sentence for a word that another flag takes: `--to bf16`, `--to Q4_K_M`."""
+    if param is None or ctx is None:
+        return ""
+    for option in ctx.command.params:
+        choices = getattr(option.type, "choices", ())
+        words = meant(value, list(map(str, choices))) if option is not param else []
+        if option.name in ("dtype", "to") and words:
+            return f" {option.opts[-1]} takes {words[0]!r}."
+    names = [str(option.name) for option in ctx.command.params]
+    if "encode" not in names:
+        return ""
+    from anamnesis.kernels.encoders import ENCODERS
+    from anamnesis.pipeline.mixtures import MIXTURES
+
+    name = value.lower()
+    words = [name] if name in ENCODERS else meant(value, [*MIXTURES, *ENCODERS])
+    to = "--to gguf " if words and (words[0] in MIXTURES or words[0].startswith("gguf-")) else ""
+    return f" It may be {to}--encode {words[0]}." if words else ""
+
+
 def no_such_command(given: str, known: list[str]) -> click.UsageError:
-    """The error for a command that is not there."""
+    """The error for a command that is not there, which may be a path without one."""
+    if os.path.exists(given) or "://" in given:
+        return click.UsageError(
+            f"No such command {given!r}. A command comes before it. Example: amn inspect {given}"
+        )
     likely = question(likely_commands(given, known)) or f" Commands are {', '.join(known)}."
     return click.UsageError(f"No such command {given!r}.{likely}")
 

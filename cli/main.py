@@ -68,11 +68,16 @@ class _Group(click.Group):
 
 _EPILOG = """\b
 Exit codes:
-  0    done                      5  LimitError
-  1    the file system said no   6  SecurityError
-  2    usage                     7  IntegrityError
-  3    FormatError               8  diff: not as close as asked
-  4    UnsupportedError         70  internal: a bug
+  0    done
+  1    the file system said no
+  2    usage
+  3    FormatError
+  4    UnsupportedError
+  5    LimitError
+  6    SecurityError
+  7    IntegrityError
+  8    diff: not as close as asked
+  70   internal: a bug
   130  stopped by a signal
 """
 
@@ -177,7 +182,7 @@ def verify_command(
     """Compare OUT with the checksums taken when it was written.
 
     \b
-    Example: amn verify out/llama-bf16 --against models/llama-fp8 --sample 0.01
+    Example: amn verify out --against llama-fp8 --sample 0.01
     """
     from anamnesis.model.api import verify
 

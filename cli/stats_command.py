@@ -71,7 +71,7 @@ def stats_command(
     terminal is shown the columns that it has room for; a pipe and --json get all of them.
 
     \b
-    Example: amn stats models/llama-fp8 --sort absmax -o stats.parquet
+    Example: amn stats model.gguf --sort absmax -o stats.csv
     """
     from anamnesis.analytics.stats.run import check_column, stats
     from anamnesis.pipeline.progress import make_progress, printable

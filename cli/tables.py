@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from anamnesis.pipeline.outcome import Outcome
 from anamnesis.pipeline.progress import printable
-from anamnesis.pipeline.report import Report, print_table, size
+from anamnesis.pipeline.report import Report
+from anamnesis.pipeline.units import size, speed
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -15,13 +16,12 @@ if TYPE_CHECKING:
 
 def print_report(found: Report, *, entries: bool = False) -> None:
     """A model's schemes as a table, and with `entries` its tensors as another."""
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:  # what reads a pipe wants names whole
-        console = Console(highlight=False, soft_wrap=True, width=1 << 16)
+    from anamnesis.pipeline.console import open_console, print_table
+
+    console = open_console()
     console.print(
         Text.assemble(
             (printable(found.path), "bold"),
@@ -95,11 +95,11 @@ def sentence(outcome: Outcome) -> str:
             f"{printable(outcome.path)}: {outcome.tensors} tensors, all done before: "
             f"checked again in {outcome.seconds:.2f} s"
         )
-    rate = outcome.out_bytes / max(outcome.seconds, 1e-9) / 1e9
+    rate = speed(outcome.out_bytes / max(outcome.seconds, 1e-9))
     files = f"{len(outcome.files)} files" if len(outcome.files) > 1 else "1 file"
     if outcome.resumed:
         files += f" ({outcome.resumed} done before)"
     return (
         f"{printable(outcome.path)}: {outcome.tensors} tensors, {files}, {size(outcome.out_bytes)} "
-        f"in {outcome.seconds:.2f} s ({rate:.2f} GB/s)"
+        f"in {outcome.seconds:.2f} s ({rate})"
     )

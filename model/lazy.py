@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import EllipsisType
-from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias, get_args
 
-from anamnesis.keywords import Patterns, Size, missing
+from anamnesis.errors import ArgumentError
+from anamnesis.keywords import Dtype, Patterns, Size, missing, wrong_word
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import Model
@@ -86,6 +87,13 @@ class OpenModel(Mapping[str, "LazyTensor"]):
 
         return RAW.__arrow_c_schema__()
 
+    if not TYPE_CHECKING:  # or a type checker would take any name
+
+        def __getattr__(self, name: str) -> Any:
+            from anamnesis.model.habits import no_attribute_of_model
+
+            raise no_attribute_of_model(name, _public(self))
+
     def __repr__(self) -> str:
         from anamnesis.model.show import model_text
 
@@ -142,6 +150,16 @@ class LazyTensor:
         """How it is stored, e.g. `fp8-block`, `gguf-q4-k` or `passthrough`."""
         return self.tensor.scheme
 
+    def __eq__(self, other: object) -> bool:
+        """Whether both are the same tensor of the same file and dtype; values are not compared.
+
+        `numpy.array_equal(a, b)` compares those.
+        """
+        return self.tensor == other.tensor if isinstance(other, LazyTensor) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash((self.tensor.name, self.tensor.shape, self.tensor.out_dtype))
+
     def __len__(self) -> int:
         if not self.tensor.shape:
             raise TypeError(f"{self.tensor.name}: a tensor without dimensions has no length")
@@ -164,8 +182,23 @@ class LazyTensor:
         with _files() as open_file:
             return read_index(self.tensor, picked, open_file)
 
+    def astype(self, dtype: Dtype | npt.DTypeLike) -> LazyTensor:
+        """The same tensor with values of another dtype; nothing is read, as of h5py's datasets.
+
+        dtype: `bf16`, `f16` or `f32`, or numpy's dtype of one. A quantised tensor is decoded to it:
+        `f32` are its numbers before any rounding to BF16, which `to_numpy().astype("f4")` is not.
+        Raises ArgumentError for another dtype, UnsupportedError for integers.
+        """
+        from anamnesis.model.habits import dtype_word
+        from anamnesis.pipeline.plan import with_dtype
+
+        word = dtype_word(dtype)
+        if word is None:
+            raise ArgumentError(f"astype: dtype: {wrong_word(dtype, get_args(Dtype))}")
+        return LazyTensor(with_dtype(self.tensor, word.upper()), self._limits)
+
     def to_numpy(self) -> npt.NDArray[Any]:
-        """An owned array: `ml_dtypes.bfloat16`, or the stored dtype of a dense tensor."""
+        """Read and decode all of it into an owned array of `dtype`."""
         from anamnesis.pipeline.plan import charge_tensor
         from anamnesis.pipeline.values import to_numpy
 
@@ -235,6 +268,13 @@ class LazyTensor:
 
         return RAW.__arrow_c_schema__()
 
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any:
+            from anamnesis.model.habits import no_attribute_of_tensor
+
+            raise no_attribute_of_tensor(name, _public(self))
+
     def __repr__(self) -> str:
         from anamnesis.model.show import tensor_text
 
@@ -244,6 +284,10 @@ class LazyTensor:
         from anamnesis.model.show import tensor_html
 
         return tensor_html(self.tensor)
+
+
+def _public(value: object) -> list[str]:
+    return [name for name in dir(type(value)) if not name.startswith("_")]
 
 
 def _bytes(size: Size | None) -> int | None:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from html import escape
 
 from anamnesis.pipeline.progress import printable
-from anamnesis.pipeline.report import size
+from anamnesis.pipeline.units import size
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import Model
 
@@ -40,8 +40,10 @@ def model_html(model: Model) -> str:
 
 
 def tensor_text(tensor: Tensor) -> str:
-    """Name, shape and scheme in a line."""
-    return f"<LazyTensor {_name(tensor)!r} {list(tensor.shape)} {tensor.scheme}>"
+    """Name, shape and scheme in a line, and the dtype where it is not the usual one."""
+    usual = "BF16" if tensor.quantised else tensor.components[0].stored.dtype
+    other = "" if tensor.out_dtype == usual else f" as {tensor.out_dtype}"
+    return f"<LazyTensor {_name(tensor)!r} {list(tensor.shape)} {tensor.scheme}{other}>"
 
 
 def tensor_html(tensor: Tensor) -> str:

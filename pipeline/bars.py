@@ -26,7 +26,8 @@ from rich.table import Column
 from rich.text import Text
 
 from anamnesis.errors import printable
-from anamnesis.pipeline.tally import Clock, Outlet, Tally, format_bytes
+from anamnesis.pipeline.tally import Clock, Outlet, Tally
+from anamnesis.pipeline.units import speed
 
 _RECENT_SECONDS = 30.0  # of which rich's own speed is
 
@@ -123,7 +124,7 @@ class _Speed(TransferSpeedColumn):
         elapsed = task.finished_time if task.finished else task.elapsed
         if not elapsed or elapsed > _RECENT_SECONDS:
             return super().render(task)
-        return Text(f"{format_bytes(task.completed / elapsed)}/s", style="progress.data.speed")
+        return Text(speed(task.completed / elapsed), style="progress.data.speed")
 
 
 def _columns(width: int) -> list[ProgressColumn]:
@@ -139,7 +140,7 @@ def _columns(width: int) -> list[ProgressColumn]:
         TimeRemainingColumn(compact=True),
     ]
     if wide:
-        columns.insert(3, DownloadColumn())
+        columns.insert(3, DownloadColumn(binary_units=True))
     return columns
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from anamnesis.pipeline.html import html_table
 from anamnesis.pipeline.loss import TensorLoss
-from anamnesis.pipeline.report import size
+from anamnesis.pipeline.units import size
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,8 +15,8 @@ from typing import IO, Literal, Protocol, runtime_checkable
 from anamnesis.errors import UsageError
 from anamnesis.errors import printable as printable
 from anamnesis.pipeline.tally import Clock, Outlet, Tally
-from anamnesis.pipeline.tally import format_bytes as format_bytes
 from anamnesis.pipeline.tally import format_seconds as format_seconds
+from anamnesis.pipeline.units import size, speed
 
 Mode = Literal["auto", "bar", "plain", "quiet"]
 
@@ -119,8 +119,8 @@ class Lines(Tally):
             left = (self.total - self.moved) / max(rate, 1)
             self._line(
                 f"{100 * self.moved // max(1, self.total)} %, "
-                f"{format_bytes(self.moved)} of {format_bytes(self.total)}, "
-                f"{format_bytes(rate)}/s, {format_seconds(left)} left"
+                f"{size(self.moved)} of {size(self.total)}, "
+                f"{speed(rate)}, {format_seconds(left)} left"
             )
 
     def done(self, file_index: int) -> None:
@@ -129,9 +129,9 @@ class Lines(Tally):
             if not self.files:
                 return
             path, nbytes = self.files[file_index]
-            rate = "there already" if was_there else f"{format_bytes(self.rate())}/s"
+            rate = "there already" if was_there else speed(self.rate())
             count = f"shard {file_index + 1}/{len(self.files)}"
-            self._line(f"{count} {path} done {format_bytes(nbytes)}, {rate}")
+            self._line(f"{count} {path} done {size(nbytes)}, {rate}")
 
     def note(self, text: str) -> None:
         with self.lock:

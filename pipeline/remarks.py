@@ -38,6 +38,7 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
     if imatrix is not None:
         missing = [name for name, choice in plan.choices if choice.unweighted]
         notes += filter(None, [unweighted_note(imatrix, missing)])
+    notes += _other_targets(plan)
     again: dict[str, list[str]] = {}
     for name, choice in plan.choices:
         if choice.again:
@@ -48,6 +49,21 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
             "recovered values are encoded, which adds a second loss to the first"
         )
     return notes
+
+
+def _other_targets(plan: Plan) -> list[str]:
+    """What became of tensors that the target cannot hold, while it holds others."""
+    others: dict[tuple[str, str], list[str]] = {}
+    holds = any(choice.target for _, choice in plan.choices)
+    for name, choice in plan.choices:
+        if choice.target and choice.instead:
+            others.setdefault((f"encoded as {choice.target}", choice.instead), []).append(name)
+        elif choice.unfit and holds:
+            others.setdefault(("kept as they are", choice.why), []).append(name)
+    return [
+        f"{len(names)} tensor(s), {names[0]} first, are {what} ({why})"
+        for (what, why), names in others.items()
+    ]
 
 
 def _renamed(source: str, plan: Plan) -> str:

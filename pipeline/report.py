@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from anamnesis.errors import printable
 from anamnesis.pipeline.html import html_table
 from anamnesis.pipeline.tabular import Tabular
+from anamnesis.pipeline.units import size
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.model import Model
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.console import Console
-    from rich.table import Table
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,21 +206,3 @@ def _schema() -> pa.Schema:
         "components": pa.list_(pa.struct(list(part.items()))),
     }
     return pa.schema([pa.field(name, kind, nullable=False) for name, kind in columns.items()])
-
-
-def size(nbytes: int) -> str:
-    """Bytes in the unit that keeps three digits."""
-    value = float(nbytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if value < 1024:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1024
-    return f"{value:.1f} TiB"
-
-
-def print_table(console: Console, table: Table) -> None:
-    """A table of rich's on a console, without the blanks that pad its last column."""
-    with console.capture() as captured:
-        console.print(table)
-    for line in captured.get().splitlines():
-        print(line.rstrip(), file=console.file)

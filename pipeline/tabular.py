@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+_HABITS: Final = {
+    "columns": "to_arrow().column_names",
+    "df": "to_pandas()",
+    "to_csv": "to_pandas().to_csv",
+    "to_df": "to_pandas()",
+    "to_parquet": "to_pandas().to_parquet",
+    "to_polars": "polars.DataFrame(x)",
+}
 
 
 class Tabular:
@@ -25,6 +35,16 @@ class Tabular:
     def to_pandas(self) -> pd.DataFrame:
         """The table as a frame; needs pandas."""
         return self.to_arrow().to_pandas()
+
+    if not TYPE_CHECKING:  # or a type checker would take any name
+
+        def __getattr__(self, name: str) -> Any:
+            """Say what other libraries' names for a table, and its columns, are called here."""
+            found = _HABITS.get(name, "")
+            if not found and not name.startswith("_") and name in self.to_arrow().schema.names:
+                found = f'to_arrow()["{name}"]'
+            hint = f"; write {found}" if found else ""
+            raise AttributeError(f"{type(self).__name__!r} has no attribute {name!r}{hint}")
 
     def __arrow_c_stream__(self, requested_schema: object = None) -> object:
         """The table as a stream of record batches."""

@@ -96,16 +96,6 @@ class Tally:
         return self.moved / max(self.clock() - self._begin, 1e-3)
 
 
-def format_bytes(nbytes: float) -> str:
-    """`1234567890` as `1.2 GB`; decimal units."""
-    for unit in ("B", "kB", "MB", "GB"):
-        digits = 0 if unit == "B" else 1
-        if round(nbytes, digits) < 1000:
-            return f"{nbytes:.{digits}f} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.1f} TB"
-
-
 def format_seconds(seconds: float) -> str:
     """`4 s`, `3 min 05 s` or `2 h 07 min`."""
     whole = round(seconds)

@@ -89,6 +89,7 @@ class Choice:
     why: str = ""
     wide: bool = False  # a matrix, which loaders take for a layer
     unfit: bool = False  # the target that it would have cannot hold it
+    instead: str = ""  # why it has another one than was asked for
     moved: bool = False
     requantize: bool = False  # numbers that cannot be moved are encoded anew
     skip_loss: bool = False  # what is lost is not added up
@@ -228,7 +229,7 @@ def _fitted(tensor: Tensor, target: Target) -> Choice:
         if type_of(target) not in FALLBACKS:
             return Choice(None, why=why, unfit=True)
         found = _fitted(tensor, Target(encoding_of(FALLBACKS[type_of(target)]), {}))
-        return replace(found, why=found.why or why)
+        return replace(found, why=found.why or why, instead=why)
     return found
 
 

@@ -49,7 +49,7 @@ class Values:
 
 
 def to_numpy(tensor: Tensor, open_file: OpenFile) -> npt.NDArray[Any]:
-    """All values of a tensor in one owned array of its output shape."""
+    """All values of a tensor, in its `out_dtype`, in one owned array of its output shape."""
     values = Values(tensor, open_file)
     out = np.empty(tensor.elems, values.dtype)
     values.fill(0, out)

@@ -20,6 +20,7 @@ from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
 from anamnesis.readers.gguf_types import FP8, Q2_0, GgmlType, ggml_type, q2_0_group_128
 from anamnesis.readers.llamafile import Inside, open_inside
+from anamnesis.words import CUT_SHORT
 
 ELEMS_LIMIT = 1 << 63
 
@@ -118,7 +119,7 @@ def _spans(file: Inside, header: Header) -> dict[str, Stored]:
         if start + nbytes > file.size and (nbytes or info.offset > padded):
             raise FormatError(
                 f"{_at(file, info.name)}: its {nbytes:,} bytes from byte {start:,} go past the end "
-                f"of the file at {file.size:,}"
+                f"of the file at {file.size:,}: {CUT_SHORT}"
             )
         if info.offset < end and nbytes:
             raise FormatError(

@@ -23,6 +23,7 @@ from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
 from anamnesis.readers.source import SourceFile, open_source
+from anamnesis.words import CUT_SHORT
 
 LENGTH_BYTES = 8
 DIMENSION_LIMIT = 1 << 63
@@ -129,7 +130,7 @@ def _entries(
         if end > available:
             raise FormatError(
                 f"{_at(file, name)}: data_offsets: end {end:,} is past the end of the file's data "
-                f"({available:,} bytes): the file was cut short, as by a download that did not end"
+                f"({available:,} bytes): {CUT_SHORT}"
             )
         yield Stored(name, dtype, tuple(shape), file, data_start + begin, end - begin)
 

@@ -169,7 +169,7 @@ def as_shown() -> Callable[[str], list[str]]:
     """The lines of an output, without what differs from run to run: seconds and rates."""
 
     def lines(text: str) -> list[str]:
-        steady = re.sub(r"in [\d.]+ s \([\d.]+ GB/s\)", "in T", text.strip())
+        steady = re.sub(r"in [\d.]+ s \([\d.]+ [kMG]?B/s\)", "in T", text.strip())
         return [line.rstrip() for line in steady.splitlines()]
 
     return lines

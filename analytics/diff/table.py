@@ -5,25 +5,21 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from anamnesis.analytics.diff.record import Findings, Row, decibels
 from anamnesis.kernels.diff import Sums, metrics
+from anamnesis.pipeline.console import open_console, print_table
 from anamnesis.pipeline.progress import printable
-from anamnesis.pipeline.report import print_table
 
 _LISTED = 10  # tensors without figures, of each kind
 _ROOMY = 116  # characters across
-_FILE_WIDTH = 1000  # what goes elsewhere than to a terminal is not cut
 
 
 def print_diff(found: Findings, top: int) -> None:
     """The worst `top` tensors (0: all), and what was not compared, to standard output."""
-    console = Console(highlight=False, soft_wrap=True)
-    if not console.is_terminal:
-        console.width = _FILE_WIDTH
+    console = open_console()
     console.print(Text(printable(f"{found.a} : {found.b}"), style="bold"))
     console.print(f"{found.summary()}")
     rows = found.compared[: top or None]

@@ -53,6 +53,7 @@ from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import OpenFile
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.files import Files
+from anamnesis.words import did_you_mean, meant
 
 MEMORY = 64 * MiB  # what a scan holds by itself
 BATCH_BYTES = 16 * MiB  # at most; larger ones are no faster
@@ -121,7 +122,7 @@ def _project(schema: pa.Schema, columns: Sequence[str] | None) -> pa.Schema:
     if unknown or not columns or len(set(columns)) < len(columns):
         decoded = (
             "; 'values' come with decode='f32'" if schema is RAW and "values" in unknown else ""
-        )
+        ) or did_you_mean(meant(unknown[0], schema.names) if unknown else [], "; ")
         raise UsageError(
             f"columns: {', '.join(map(repr, unknown or columns)) or 'none'}; allowed is each of "
             f"{', '.join(schema.names)} once{decoded}"

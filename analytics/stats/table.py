@@ -7,12 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
-from rich.console import Console
 from rich.text import Text
 
 from anamnesis.analytics.stats.record import Figures, TensorStats
+from anamnesis.pipeline.console import open_console
 from anamnesis.pipeline.html import html_table
-from anamnesis.pipeline.progress import format_bytes, printable
+from anamnesis.pipeline.progress import printable
+from anamnesis.pipeline.units import speed
 
 _BARS, _ASCII_BARS = "▁▂▃▄▅▆▇█", "-~=+*%#@"
 _BINS = 12
@@ -128,7 +129,7 @@ def print_stats(found: Figures) -> None:
     """To standard output: what fits on a terminal, or all columns for a pipe."""
     encoding = sys.stdout.encoding or "ascii"
     bars = _BARS if encoding.lower().replace("-", "").startswith("utf") else _ASCII_BARS
-    console = Console(highlight=False, soft_wrap=True)
+    console = open_console()
     width = console.width if console.is_terminal else None
     for line in _lines(found, _columns(bars), width):
         line.plain = line.plain.encode(encoding, "backslashreplace").decode(encoding)
@@ -179,8 +180,8 @@ def _title(found: Figures) -> str:
     text = f"{found.path}: {found.container}, {len(found.rows)} tensors, {elements:,} values"
     if found.value_bytes < _WORTH_BYTES:
         return text
-    rate = format_bytes(found.value_bytes / max(found.seconds, 1e-9))
-    return f"{text} in {found.seconds:.2f} s ({rate}/s)"
+    rate = speed(found.value_bytes / max(found.seconds, 1e-9))
+    return f"{text} in {found.seconds:.2f} s ({rate})"
 
 
 def _full(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
 from anamnesis.readers.base import Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
@@ -13,6 +15,7 @@ from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.words import and_more
 
+_SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.\w+$")
 _COMFY = "_quantization_metadata"
 _SCALES = frozenset(
     "SCB absmax scale_weight qscale_weight weight_global_scale weight_scale weight_scale_2 "
@@ -76,11 +79,22 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
             "that is dense all the same has to be listed as left alone (modules_to_not_convert)"
         )
     if one.why == "code" and one.stored.dtype.startswith("F8_E") and one.stored.dtype != "F8_E8M0":
-        return UnsupportedError(f"{found}{under}: FP8 codes without a scale{_hint(ledger)}")
+        return UnsupportedError(
+            f"{found}{under}: FP8 codes without a scale{_hint(ledger)}{_alone(ledger)}"
+        )
     return FormatError(
         f"{found}: a quantisation tensor that no scheme consumed; the weight it belongs to is "
         f"missing, dense, or of another layout ({about or 'no configuration names a method'})"
+        f"{_alone(ledger)}"
     )
+
+
+def _alone(ledger: Ledger) -> str:
+    """What to do where one shard of a model was given, and what belongs together lies apart."""
+    files = ledger.container.files
+    if len(files) != 1 or not _SHARD.search(files[0].path):
+        return ""
+    return "; this file is one of several of a model: name the folder that has all of them"
 
 
 def _rank(suspect: Suspect) -> tuple[bool, int, bool]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from anamnesis.pipeline.progress import Progress
 
-GB = 10**9
-FILES = [(f"out/model-0000{n}-of-00003.safetensors", n * GB) for n in (1, 2, 3)]
+GiB = 1 << 30
+FILES = [(f"out/model-0000{n}-of-00003.safetensors", n * GiB) for n in (1, 2, 3)]
 
 
 class Clock:
@@ -45,7 +45,7 @@ class Broken(io.StringIO):
 def play(progress: Progress) -> None:
     """A whole run, with what may come before, twice and after."""
     progress.note("hello")
-    progress.start(6 * GB, FILES)
+    progress.start(6 * GiB, FILES)
     for number, (_, nbytes) in enumerate(FILES):
         progress.advance(number, nbytes)
         progress.done(number)

@@ -163,7 +163,7 @@ def test_every_help_has_the_defaults(name: str) -> None:
 
 def test_the_top_help_lists_exit_codes(amn: Amn) -> None:
     text = amn("--help").stdout
-    assert all(code in text for code in ("3    FormatError", "130  stopped", "70  internal"))
+    assert all(code in text for code in ("3    FormatError", "130  stopped", "70   internal"))
 
 
 @pytest.mark.parametrize(("shell", "line"), [("bash", "complete -o"), ("zsh", "#compdef amn"),

@@ -105,6 +105,15 @@ def test_wrong_flags_are_told_before_any_work(arguments: list[str], told: str) -
         cli.main(["diff", "a", "b", "--plot", "no/such/folder/p.svg"], standalone_mode=False)
 
 
+def test_files_that_were_made_are_named(pair: tuple[Path, Path], amn: Amn, tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib")
+    files = ["-o", tmp_path / "t.csv", "--plot", tmp_path / "p.svg"]
+    said = [f"{tmp_path}/t.csv: 3 tensors", f"{tmp_path}/p.svg: the picture of them"]
+    assert amn("diff", *pair, *files).stdout.splitlines()[-2:] == said
+    assert amn("diff", *pair, *files, "--overwrite", "-q").stdout == ""
+    json.loads(amn("diff", *pair, *files, "--overwrite", "--json").stdout)
+
+
 def test_json_is_strict(pair: tuple[Path, Path], amn: Amn) -> None:
     done = amn("diff", *pair, "--json", "-q")
 

@@ -9,29 +9,29 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
-from progress_runs import FILES, GB, Broken, Clock, Terminal, bars, drawn, play
+from progress_runs import FILES, Broken, Clock, GiB, Terminal, bars, drawn, play
 
 from anamnesis.errors import UsageError
-from anamnesis.pipeline.progress import Lines, Silent, format_bytes, format_seconds, make_progress
+from anamnesis.pipeline.progress import Lines, Silent, format_seconds, make_progress
 
 
 def test_lines(clock: Clock) -> None:
     out = io.StringIO()
     lines = Lines(out, clock)
-    lines.start(6 * GB, FILES)
+    lines.start(6 * GiB, FILES)
     clock.now += 0.5
-    lines.advance(0, GB)  # over 10 %, and too soon
+    lines.advance(0, GiB)  # over 10 %, and too soon
     lines.done(0)
     clock.now += 0.75
-    lines.advance(1, 2 * GB)
+    lines.advance(1, 2 * GiB)
     clock.now += 0.25
     lines.done(1)
     lines.note("two of three")
     lines.close()
     assert out.getvalue().splitlines() == [
-        "shard 1/3 out/model-00001-of-00003.safetensors done 1.0 GB, 2.0 GB/s",
-        "50 %, 3.0 GB of 6.0 GB, 2.4 GB/s, 1 s left",
-        "shard 2/3 out/model-00002-of-00003.safetensors done 2.0 GB, 2.0 GB/s",
+        "shard 1/3 out/model-00001-of-00003.safetensors done 1.0 GiB, 2.1 GB/s",
+        "50 %, 3.0 GiB of 6.0 GiB, 2.6 GB/s, 1 s left",
+        "shard 2/3 out/model-00002-of-00003.safetensors done 2.0 GiB, 2.1 GB/s",
         "two of three",
     ]
 
@@ -64,7 +64,7 @@ def test_a_quick_run_has_no_line(clock: Clock) -> None:
 def test_a_stalled_run_says_nothing_absurd(clock: Clock) -> None:
     out = io.StringIO()
     lines = Lines(out, clock)
-    lines.start(GB, [("a", GB)])
+    lines.start(GiB, [("a", GiB)])
     clock.now += 60
     lines.advance(0, 0)
     assert out.getvalue() == ""
@@ -74,39 +74,39 @@ def test_files_that_were_there_are_no_work(clock: Clock) -> None:
     out = io.StringIO()
     lines = Lines(out, clock)
     lines.done(0)  # a file without tasks may be finished before the start
-    lines.start(6 * GB, FILES)
+    lines.start(6 * GiB, FILES)
     lines.done(1)
     clock.now += 6
-    lines.advance(2, GB)
+    lines.advance(2, GiB)
     assert out.getvalue().splitlines() == [
-        "shard 2/3 out/model-00002-of-00003.safetensors done 2.0 GB, there already",
-        "33 %, 1.0 GB of 3.0 GB, 166.7 MB/s, 12 s left",
+        "shard 2/3 out/model-00002-of-00003.safetensors done 2.0 GiB, there already",
+        "33 %, 1.0 GiB of 3.0 GiB, 179.0 MB/s, 12 s left",
     ]
 
 
 def test_more_bytes_than_said_stay_within_the_whole(clock: Clock) -> None:
     out = io.StringIO()
     lines = Lines(out, clock)
-    lines.start(GB, [("a", GB)])
+    lines.start(GiB, [("a", GiB)])
     clock.now += 6
-    lines.advance(0, 2 * GB)
-    assert out.getvalue().startswith("100 %, 2.0 GB of 2.0 GB")
+    lines.advance(0, 2 * GiB)
+    assert out.getvalue().startswith("100 %, 2.0 GiB of 2.0 GiB")
 
 
 def test_one_reporter_serves_runs_in_turn(clock: Clock) -> None:
     out = io.StringIO()
     lines = Lines(out, clock)
     for _ in range(2):
-        lines.start(GB, [("a", GB)])
+        lines.start(GiB, [("a", GiB)])
         clock.now += 2
-        lines.advance(0, GB)
+        lines.advance(0, GiB)
         lines.done(0)
         lines.close()
     assert (
         out.getvalue().splitlines()
         == [
-            "100 %, 1.0 GB of 1.0 GB, 500.0 MB/s, 0 s left",
-            "shard 1/1 a done 1.0 GB, 500.0 MB/s",
+            "100 %, 1.0 GiB of 1.0 GiB, 536.9 MB/s, 0 s left",
+            "shard 1/1 a done 1.0 GiB, 536.9 MB/s",
         ]
         * 2
     )
@@ -115,16 +115,16 @@ def test_one_reporter_serves_runs_in_turn(clock: Clock) -> None:
 def test_a_closed_run_leaves_nothing_to_the_next(clock: Clock) -> None:
     out = io.StringIO()
     lines = Lines(out, clock)
-    lines.start(6 * GB, FILES)
+    lines.start(6 * GiB, FILES)
     lines.done(0)
     lines.close()
     said = out.getvalue()
     clock.now += 60
-    lines.advance(1, GB)  # late
+    lines.advance(1, GiB)  # late
     lines.done(1)  # before the next start
     assert out.getvalue() == said
-    lines.start(6 * GB, FILES)
-    assert lines.total == 4 * GB
+    lines.start(6 * GiB, FILES)
+    assert lines.total == 4 * GiB
 
 
 def test_one_thread_at_a_time() -> None:
@@ -150,16 +150,16 @@ def test_one_thread_at_a_time() -> None:
 def test_bars_come_and_go(clock: Clock) -> None:
     out = Terminal()
     shown = bars(out, clock)
-    shown.start(6 * GB, FILES)
+    shown.start(6 * GiB, FILES)
     assert [line.split()[0] for line in drawn(shown, out)] == ["out"]
     for _ in range(2):
         clock.now += 1
-        shown.advance(0, GB // 4)
-        shown.advance(1, GB // 4)
+        shown.advance(0, GiB // 4)
+        shown.advance(1, GiB // 4)
     overall, first, second = drawn(shown, out)
-    assert re.fullmatch(r"out +\S+ +17% 1\.0/6\.0 GB +\S+ [MG]B/s +\d\d:\d\d", overall)
-    assert re.match(r"model-00001-of-00003\.safetensors +\S+ +50% 0\.5/1\.0 GB", first)
-    assert re.match(r"model-00002-of-00003\.safetensors +\S+ +25% 0\.5/2\.0 GB", second)
+    assert re.fullmatch(r"out +\S+ +17% 1\.0/6\.0 GiB +\S+ [MG]B/s +\d\d:\d\d", overall)
+    assert re.match(r"model-00001-of-00003\.safetensors +\S+ +50% 0\.5/1\.0 GiB", first)
+    assert re.match(r"model-00002-of-00003\.safetensors +\S+ +25% 0\.5/2\.0 GiB", second)
     shown.done(0)
     assert [line.split()[0] for line in drawn(shown, out)] == [
         "out",
@@ -250,23 +250,6 @@ def test_nothing_to_do(clock: Clock, mode: Any) -> None:
     progress = make_progress(mode, io.StringIO(), clock=clock)
     progress.start(0, [])
     progress.close()
-
-
-@pytest.mark.parametrize(
-    ("nbytes", "text"),
-    [
-        (0, "0 B"),
-        (999, "999 B"),
-        (999.7, "1.0 kB"),
-        (1000, "1.0 kB"),
-        (999_949, "999.9 kB"),
-        (999_951, "1.0 MB"),
-        (1_234_567_890, "1.2 GB"),
-        (5e15, "5000.0 TB"),
-    ],
-)
-def test_bytes(nbytes: float, text: str) -> None:
-    assert format_bytes(nbytes) == text
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,52 @@
+"""What a run that encodes says of tensors that do not become what was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.jobs import plan_job
+from anamnesis.pipeline.remarks import remarks_on_job
+
+COLUMNS = {"ffn_up": 256, "ffn_down": 96, "ffn_gate": 96, "attn_q": 72}
+NO_GROUPS = "are no whole number of groups of"
+
+
+@pytest.fixture
+def notes(tmp_path: Path, write_safetensors: Callable[..., Path]) -> Callable[..., list[str]]:
+    entries = {
+        f"blk.0.{name}.weight": ("F32", (4, columns), bytes(16 * columns))
+        for name, columns in COLUMNS.items()
+    }
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+
+    def planned(encode: str, **output: str) -> list[str]:
+        job = job_from(inputs=[path], output={"path": "o", "encode": encode, **output})
+        return [note for note in remarks_on_job(job, plan_job(job)) if "cannot hold it" in note]
+
+    return planned
+
+
+def test_a_gguf_takes_llama_cpps_fallback(notes: Callable[..., list[str]]) -> None:
+    to_gguf = {"path": "o.gguf", "format": "gguf", "names": "stored"}
+    fallback, kept = notes("Q4_K", **to_gguf)
+    assert fallback == (
+        "2 tensor(s), blk.0.ffn_down.weight first, are encoded as gguf-q5-0 "
+        f"(gguf-q4-k cannot hold it: its rows of 96 elements {NO_GROUPS} 256)"
+    )
+    assert kept.startswith(
+        "1 tensor(s), blk.0.attn_q.weight first, are kept as they are (gguf-q5-0"
+    )
+    (kept,) = notes("Q8_0", **to_gguf)
+    assert "blk.0.attn_q.weight first, are kept" in kept
+
+
+def test_other_layouts_keep_the_tensor(notes: Callable[..., list[str]]) -> None:
+    assert notes("mxfp4") == [
+        "1 tensor(s), blk.0.attn_q.weight first, are kept as they are "
+        f"(mxfp4 cannot hold it: its rows of 72 elements {NO_GROUPS} 32)"
+    ]
+    assert notes("fp8-channel") == []
