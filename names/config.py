@@ -13,6 +13,7 @@ from anamnesis.names.config_rows import CLASSES
 from anamnesis.names.defaults import where_not_said
 from anamnesis.names.family import Family
 from anamnesis.names.rope import rope_scaling, unknown_factors
+from anamnesis.names.tokenizer_models import usual_id
 from anamnesis.names.unsaid import Asked, is_not_causal, unsaid
 from anamnesis.names.vision_config import CLASSES as TOWERS
 from anamnesis.readers.base import Stored
@@ -67,8 +68,12 @@ def config_of(
     factors = unknown_factors(model, config, _get(values, f"{prefix}.rope.scaling.type"))
     if is_not_causal(stated, prefix, name):
         config["is_causal"] = False
+    words = _get(values, "tokenizer.ggml.tokens") or ()
     for token in _IDS:
-        found = _get(values, f"tokenizer.ggml.{_GGUF_IDS.get(token, token)}_token_id")
+        key = _GGUF_IDS.get(token, token)
+        found = _get(values, f"tokenizer.ggml.{key}_token_id")
+        if found is None:
+            found = usual_id(_get(values, "tokenizer.ggml.model"), key, len(words))
         if found is not None or token in _ALWAYS:  # a class's default may be beyond this vocabulary
             config[f"{token}_token_id"] = found
     said = Asked({key: value.value for key, value in stated.items()}, keys)
@@ -122,6 +127,8 @@ def _remarks(name: str, row: ModelClass, tower: str) -> Iterator[str]:
     if row.same_as and name in TOWERS:
         if not tower:
             yield f"no vision tower lies beside the file: config.json is of {row.same_as} alone"
+    elif row.same_as and name.endswith("ForConditionalGeneration"):
+        yield f"config.json is of {row.same_as}, which computes what the text model of {name} does"
     elif row.same_as:
         yield f"config.json: transformers has no {name}; {row.same_as} computes the same"
     if row.remote:

@@ -38,15 +38,29 @@ def latent_scale(config: Config, values: Values, prefix: str, model: Model) -> N
 
 
 def ministral(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """YaRN's scale, and the temperature by position, beside the base in one block."""
+    """YaRN's scale, and what `rope_block` has."""
     _scale_of_yarn(config, values, prefix, 1.0)
+    rope_block(config, values, prefix, model)
+
+
+def rope_block(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """The scaling of rotary embeddings, and the temperature by position, beside the base."""
     scaling = config.pop("rope_scaling", {"rope_type": "default"})
     scaling["rope_theta"] = config.pop("rope_theta", 10000.0)
     temperature = values.get(f"{prefix}.attention.temperature_scale")
     if temperature is not None:
         scaling["llama_4_scaling_beta"] = _decimal(temperature)
-        scaling.setdefault("original_max_position_embeddings", config["max_position_embeddings"])
+        length = values.get(f"{prefix}.attention.temperature_length")
+        length = length or config["max_position_embeddings"]
+        scaling.setdefault("original_max_position_embeddings", length)
     config["rope_parameters"] = scaling
+
+
+def mistral4(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """No scale of attention by position where none is said; a head's width is that of its parts."""
+    rope_block(config, values, prefix, model)
+    config["rope_parameters"].setdefault("llama_4_scaling_beta", 0.0)
+    config.pop("head_dim", None)
 
 
 def _scale_of_yarn(config: Config, values: Values, prefix: str, times: float) -> None:

@@ -239,6 +239,15 @@ interleave_moe_layer_step interleave_moe_layer_step
     "MiniMaxM2ForCausalLM": ModelClass(
         "minimax_m2", LOCAL_EXPERTS + "rotary_dim rope.dimension_count\n"
     ),
+    "DeepseekForCausalLM": ModelClass("deepseek", ROUTED, remote=True),
+    "Mistral4ForCausalLM": ModelClass(
+        "mistral4",
+        ROUTED + LATENT,
+        changes=(change.latent, change.latent_scale, change.mistral4),
+        lacks="how attention is scaled by position, unless it was written here: not at all, as "
+        "llama.cpp takes it",
+    ),
+    "RND1": ModelClass("rnd1", EXPERTS, _NORMALISED, remote=True),
     "MixtralForCausalLM": ModelClass("mixtral", LOCAL_EXPERTS),
     "NemotronHForCausalLM": ModelClass(
         "nemotron_h",

@@ -207,6 +207,14 @@ altup_num_inputs         altup.num_inputs
     "Plamo2ForCausalLM": ModelClass("plamo2", remote=True),
     "Plamo3ForCausalLM": ModelClass("plamo3", remote=True),
     "PlamoForCausalLM": ModelClass("plamo", remote=True),
+    "PaddleOCRVLForConditionalGeneration": ModelClass(
+        "llama", biases=BIASES, changes=(change.sections,), same_as="LlamaForCausalLM"
+    ),
+    "PanguEmbeddedForCausalLM": ModelClass(
+        "PanguEmbedded", biases={"bias": "attn_q.bias"}, remote=True
+    ),
+    "DreamModel": ModelClass("Dream", remote=True),
+    "MaincoderForCausalLM": ModelClass("maincoder", remote=True),
     "Qwen2ForCausalLM": ModelClass("qwen2"),
     "Qwen2VLForConditionalGeneration": ModelClass(
         "qwen2", changes=(change.sections,), same_as="Qwen2ForCausalLM"

@@ -4,7 +4,7 @@ Rows are text, `GGUF  HUGGING-FACE  [OPERATION]`, one a line. `top` rows name te
 model, `block` rows tensors of a layer: their names follow `blk.{i}.` and the family's `layers`.
 
 - A name without `.weight` or `.bias` stands for both; one that ends in `!` is taken as it is.
-- `{x}` is the number of an expert: one tensor each there, one stack in GGUF.
+- `{x}` is the number of an expert: one tensor each there, one stack in GGUF, unless both have it.
 - `-` in place of a name: the tensor has no counterpart, it follows from the configuration.
 - Several rows with one name on a side: the parts of that tensor, in their order.
 - `{m}` is the path to the text model, `{h}` to its head; they differ inside multimodal models.
@@ -97,7 +97,7 @@ def rows_of(text: str, gguf_prefix: str, hf_prefix: str) -> Iterator[Row]:
             continue
         gguf, hf = words[0], words[1]
         pattern, value = operation(words[2] if len(words) > 2 else "")
-        if "{x}" in hf:
+        if "{x}" in hf and "{x}" not in gguf:
             pattern = stacked(pattern)
         exact = gguf.endswith("!") or gguf.endswith(_SUFFIXES) or hf.endswith(("!", *_SUFFIXES))
         for suffix in ("",) if exact else _SUFFIXES:

@@ -37,10 +37,12 @@ _SKIPPED = re.compile(
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
 _SECTIONS = "mrope"  # no scaling: the parts of a head are told by their sizes
 _NEXT = "num_nextn_predict_layers"
+# The class of a text model, where the whole's class has several.
+_BY_TEXT_MODEL = {("Mistral3ForConditionalGeneration", "mistral4"): "Mistral4ForCausalLM"}
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
-    r".*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|projector\.|patch_embed|connector\.|multi_modal|image_newline).*"
+    r".*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|mlp_AR\.|projector\.|patch_embed|connector\.|multi_modal|image_newline).*"
 )
 
 
@@ -70,8 +72,8 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     Raises UnsupportedError for a class, or a tensor, that the table does not have, and FormatError
     where shapes contradict it.
     """
-    name = str((config.get("architectures") or [""])[0])
-    settings = Settings(config)
+    name, settings = str((config.get("architectures") or [""])[0]), Settings(config)
+    name = _BY_TEXT_MODEL.get((name, str(settings.get("model_type"))), name)
     keys = described().get(name)
     why = {t.name: _left_out(t.name, settings, keys) for t in model.tensors}
     tensors = {t.name: t for t in model.tensors if not why[t.name]}

@@ -35,11 +35,12 @@ Token = Mapping[str, Any]  # `content` and `special`, as in tokenizer.json's `ad
 
 @dataclass
 class Tokens:
-    """Texts, types and scores by number."""
+    """Texts, types and scores by number, and keys of special tokens with their ids."""
 
     texts: list[str] = field(default_factory=list)
     types: list[int] = field(default_factory=list)
     scores: list[float] = field(default_factory=list)
+    ids: dict[str, int] = field(default_factory=dict)
 
     def append(self, text: str, kind: int, score: float = 0.0) -> None:
         """One more."""
@@ -70,7 +71,7 @@ class Tokens:
         if scored:
             found["tokenizer.ggml.scores"] = KeyValue(ARRAY, self.scores, _FLOAT32)
         found["tokenizer.ggml.token_type"] = KeyValue(ARRAY, self.types, _INT32)
-        return found
+        return found | {key: KeyValue(_UINT32, number) for key, number in self.ids.items()}
 
 
 def looks_special(text: str) -> bool:
@@ -86,10 +87,12 @@ def of_model(path: str, data: bytes) -> tuple[Tokens, dict[str, KeyValue]]:
 
     Raises FormatError for what is no such file.
     """
-    tokens, settings = Tokens(), b""
+    tokens, settings, trainer = Tokens(), b"", b""
     for number, value in fields(path, data):
         if number == 3 and isinstance(value, bytes):
             settings = value
+        if number == 2 and isinstance(value, bytes):
+            trainer = value
         if number != 1 or not isinstance(value, bytes):
             continue
         text, score, kind = "", 0.0, NORMAL
@@ -101,7 +104,23 @@ def of_model(path: str, data: bytes) -> tuple[Tokens, dict[str, KeyValue]]:
             elif inner == 3 and isinstance(found, int):
                 kind = found
         tokens.append(text, NORMAL if kind == USER_DEFINED else kind, score)
+    tokens.ids = _special(path, trainer, len(tokens.texts))
     return tokens, _normaliser(path, settings)
+
+
+def _special(path: str, data: bytes, count: int) -> dict[str, int]:
+    """Ids of special tokens, those that are not what llama.cpp takes (`TrainerSpec`)."""
+    found = dict(fields(path, data))
+    ids = {name: found.get(number, usual) for name, number, usual in _TRAINED}
+    return {
+        f"tokenizer.ggml.{name}_token_id": number
+        for name, _, usual in _TRAINED
+        if isinstance(number := ids[name], int) and number != usual and number < count
+    }
+
+
+# Special tokens, the fields that have their ids, and those of SentencePiece and llama.cpp.
+_TRAINED = (("bos", 41, 1), ("eos", 42, 2), ("unknown", 40, 0))
 
 
 def _normaliser(path: str, data: bytes) -> dict[str, KeyValue]:

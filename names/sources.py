@@ -246,5 +246,8 @@ DERIVED: dict[str, Derived] = {
     "windowed": layers.windowed,
     "windowed-unless": layers.windowed_unless,
     "with": _with,
+    "with-temperature": lambda s, key: (
+        s.rope.get(key) if s.rope.get("llama_4_scaling_beta") is not None else None
+    ),
     "yarn": lambda s, key: _scaled(s, key) if s.scaling == "yarn" else None,
 }

@@ -16,6 +16,17 @@ from anamnesis.names.splits import WHOLE_WORDS, pre_tokenizer
 # llama_token_type of https://github.com/ggml-org/llama.cpp, include/llama.h
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 _SPACE = "▁"
+# What llama.cpp takes where a file does not say (src/llama-vocab.cpp), by kind of vocabulary.
+_USUAL: Mapping[str, Mapping[str, int]] = {
+    "llama": {"bos": 1, "eos": 2, "unknown": 0},
+    "t5": {"eos": 1, "padding": 0, "unknown": 2},
+}
+
+
+def usual_id(kind: Any, name: str, count: int) -> int | None:
+    """The id of a special token that a file of `count` tokens does not say; None for none."""
+    number = _USUAL.get(str(kind), {}).get(name)
+    return number if number is not None and number < count else None
 
 
 @dataclass
@@ -47,7 +58,8 @@ class Vocabulary:
         Converters write the ids of config.json, which some tokenizers use for ordinary tokens:
         those count with `any_type` alone.
         """
-        number = self.get(f"{name}_token_id", None)
+        usual = usual_id(self.kind, name, len(self.tokens))
+        number = self.get(f"{name}_token_id", usual)
         if not isinstance(number, int) or not 0 <= number < len(self.tokens):
             return None
         marked = any(kind == CONTROL for kind in self.types)

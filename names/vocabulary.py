@@ -240,6 +240,7 @@ def _of_fairseq(
     if data is not None:
         tokens, normaliser = pieces.of_model(folder.join(_FAIRSEQ), data)
         tokens.resize(size or len(tokens.texts))
+        tokens.ids = {}  # of other numbers than fairseq's
         tokens.texts[:] = ["<s>", "<pad>", "</s>", "<unk>", *tokens.texts[3:-1]]
         tokens.types[:] = [CONTROL, CONTROL, CONTROL, UNKNOWN, *tokens.types[3:-1]]
         tokens.scores[:] = [*[0.0] * 4, *tokens.scores[3:-1]]

@@ -22,6 +22,7 @@ MODULES = (
     "mamba",
     "plamo",
     "qwen",
+    "remote",
     "t5",
 )
 

@@ -92,6 +92,23 @@ FAMILIES = (
         NORMS + ATTENTION + _LATENT + _SPLIT + MLP + SPARSE_EXPERTS + _KIMI,
     ),
     Family(
+        "mistral4",
+        ("mistral4",),
+        ("Mistral4ForCausalLM",),
+        TOP,
+        NORMS
+        + ATTENTION
+        + _LATENT
+        + _SPLIT
+        + MLP
+        + SHARED_EXPERTS
+        + """
+ffn_gate_inp        mlp.gate
+ffn_gate_up_exps.weight mlp.experts.gate_up_proj!
+ffn_down_exps.weight mlp.experts.down_proj!
+""",
+    ),
+    Family(
         "minicpm3",
         ("minicpm3",),
         ("MiniCPM3ForCausalLM",),

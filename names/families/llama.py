@@ -196,6 +196,23 @@ ffn_up              feed_forward.w3
         ROPED_ATTENTION + NORMS + SPARSE_EXPERTS,
         has=("blk.0.ffn_gate_exps.weight",),
     ),
+    # As files of the first months have it, before experts were stacked.
+    Family(
+        "mixtral-by-expert",
+        ("llama",),
+        ("MixtralForCausalLM",),
+        TOP,
+        ROPED_ATTENTION
+        + NORMS
+        + """
+ffn_gate_inp        block_sparse_moe.gate
+ffn_gate.{x}.weight block_sparse_moe.experts.{x}.w1.weight
+ffn_down.{x}.weight block_sparse_moe.experts.{x}.w2.weight
+ffn_up.{x}.weight   block_sparse_moe.experts.{x}.w3.weight
+""",
+        has=("blk.0.ffn_gate.0.weight",),
+        only="to-hf",
+    ),
     Family(
         "nemotron",
         ("nemotron",),
@@ -212,6 +229,7 @@ ffn_up              feed_forward.w3
         ATTENTION + QK_NORMS + MLP + POST_NORMS,
     ),
     Family("orion", ("orion",), ("OrionForCausalLM",), TOP, _PLAIN),
+    Family("paddleocr", ("paddleocr",), ("PaddleOCRVLForConditionalGeneration",), TOP, _PLAIN),
     Family(
         "phi2",
         ("phi2",),

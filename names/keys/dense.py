@@ -124,7 +124,15 @@ logit_scale              logit_scale
 rope.dimension_count     @rotary-split:rotary_pct,1.0
 """,
     ),
-    Keys(("Ernie4_5ForCausalLM", "Ernie4_5_ForCausalLM", "SeedOssForCausalLM"), COMMON),
+    Keys(
+        (
+            "Ernie4_5ForCausalLM",
+            "Ernie4_5_ForCausalLM",
+            "PaddleOCRVLForConditionalGeneration",
+            "SeedOssForCausalLM",
+        ),
+        COMMON,
+    ),
     Keys(
         ("Exaone4ForCausalLM", "Exaone4_5_ForConditionalGeneration"),
         COMMON + VOCABULARY + WINDOW + PATTERN,

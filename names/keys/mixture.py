@@ -213,6 +213,15 @@ expert_feed_forward_length intermediate_size
 rope.dimension_count     rotary_dim
 """,
     ),
+    Keys(
+        ("Mistral4ForCausalLM",),
+        _LATENT
+        + """
+attention.temperature_scale @rope:llama_4_scaling_beta
+attention.temperature_length @with-temperature:original_max_position_embeddings
+""",
+        head="untied",
+    ),
     Keys(("MixtralForCausalLM",), LLAMA, ("llama3",)),
     Keys(
         ("OlmoeForCausalLM",),
