@@ -5,7 +5,7 @@
 | low-rank part | ModelOpt NVFP4_SVD | `W + b @ a`, products added in the order of the rank |
 | factor of a column | ModelOpt `pre_quant_scale` | `W * factor`: the input was multiplied by it |
 | factor of a column | AutoAWQ `act.scales` | `W / factor`: the activation is divided by it |
-| rotation | ComfyUI ConvRot | `W @ H`, in groups of columns |
+| rotation | ComfyUI ConvRot, SDNQ | `W @ H`, in groups of columns |
 | turns of pairs | ParoQuant | `W @ R * factor`: the input was multiplied, then turned |
 
 in this order; each step is float32, the last is rounded once to BF16. `H` is the Kronecker power of
@@ -15,8 +15,8 @@ in this order; each step is float32, the last is rounded once to BF16. `H` is th
     1 -1  1  1
    -1  1  1  1
 
-divided by the square root of its size, a power of 4: symmetric, and its own inverse. What was lost
-when the rotated weight was rounded to codes is not regained. Terms of a sum are added one after the
+divided by the square root of its size, a power of 4, or that of 1 1, 1 -1 (SDNQ, for other powers
+of 2): symmetric, and its own inverse. What was lost when the rotated weight was rounded to codes is not regained. Terms of a sum are added one after the
 other in float32, with `b @ a` each product and sum rounded once: as libraries for matrices do it.
 
 ParoQuant's `R` is a product of turns, `theta` `[turns, columns / 2]`, of `pairs` `[turns, columns]`
@@ -40,6 +40,7 @@ from anamnesis.kernels.bits import numbers_of, to_float32
 from anamnesis.kernels.types import Array, Params, Views, Wholes
 
 _FOUR = np.array([[1, 1, 1, -1], [1, 1, -1, 1], [1, -1, 1, 1], [-1, 1, 1, 1]], np.float32)
+_TWO = np.array([[1, 1], [1, -1]], np.float32)
 _add_product = kernel("folded:add_product")
 _rotate = kernel("folded:rotate")
 _round = kernel("folded:round_values")
@@ -47,14 +48,15 @@ _scale = kernel("folded:scale")
 _turn_back = kernel("folded:turn_back")
 
 
-def rotation(size: int) -> Any:
+def rotation(size: int, sylvester: bool = False) -> Any:
     """The matrix of a group, float32 `[size, size]`; raises ValueError where there is none."""
-    matrix = _FOUR
+    matrix = step = _TWO if sylvester else _FOUR
     while len(matrix) < size:
-        # A product of four by four matrices of 1 and -1, which are orthogonal but for 2 each.
-        matrix = np.kron(matrix, _FOUR)
+        # A product of small matrices of 1 and -1, which are orthogonal but for the root of their
+        # size each.
+        matrix = np.kron(matrix, step)
     if len(matrix) != size:
-        raise ValueError(f"a rotation of {size} columns; allowed are powers of 4")
+        raise ValueError(f"a rotation of {size} columns; allowed are powers of {len(step)}")
     return matrix / np.float32(size**0.5)
 
 
@@ -76,7 +78,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
         stored = wholes["low_rank_a"]
         prepared["low_rank"] = to_float32(stored.dtype, stored.array).reshape(-1, columns)
     if scalars.get("rotation"):
-        prepared["matrix"] = rotation(scalars["rotation"])
+        prepared["matrix"] = rotation(scalars["rotation"], scalars.get("sylvester", False))
         if columns % scalars["rotation"]:
             raise ValueError(f"{columns:,} columns in groups of {scalars['rotation']}")
     if "pairs" in wholes:

@@ -18,13 +18,15 @@ def folded(
     divide: bool = False,
     low_rank: tuple[Stored, Stored] | None = None,
     rotation: int = 0,
+    sylvester: bool = False,
     givens: tuple[Stored, Stored] | None = None,
     group: int = 0,
 ) -> Tensor:
     """The same tensor, its codes' values changed as `kernels/folded.py` says.
 
     `factor` has a number a column; `low_rank` is `a` `[rank, columns]` and `b` `[rows, rank]`, of a
-    tensor whose unit is a row; `rotation` is the columns of a group; `givens` are `theta`
+    tensor whose unit is a row; `rotation` is the columns of a group, by a matrix of Sylvester's
+    kind or else ComfyUI's; `givens` are `theta`
     `[rotations, columns / 2]` and `pairs` `[rotations, columns]` in a `group` of columns. Raises
     FormatError for parts that do not fit.
     """
@@ -49,7 +51,7 @@ def folded(
         access = Contiguous(rank * SCALE_BITS[b.dtype])
         components.append(Component("low_rank_b", b, access))
     if rotation:
-        params["rotation"] = rotation
+        params |= {"rotation": rotation, "sylvester": sylvester}
     if givens is not None:
         theta, pairs = givens
         count = theta.shape[0] if theta.shape else 0

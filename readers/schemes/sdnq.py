@@ -9,7 +9,7 @@
 
 How many bits packed codes have stands in the configuration alone (`_sdnq_config.py`), and so does
 whether a layer was rotated. Sources: PyPI sdnq 0.2.8 quantizer.py (`sdnq_quantize_layer_weight`),
-dequantizer.py (`dequantize_weight`), quant_utils.py (`build_hadamard_n4`).
+dequantizer.py (`dequantize_weight`), quant_utils.py (`build_hadamard`).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from anamnesis.readers.schemes.base import Ledger
 _KIND = re.compile(r"u?int[2-8]|float[2-8]_e\dm\dfnu?")
 _IMPLEMENTED = (
     "SDNQ's linear layers and embeddings of integers and packed floats of 2 to 8 bits, with or "
-    "without SVD and rotations in groups of a power of 4"
+    "without SVD and rotations"
 )
 _CODES = ("BOOL", "I16", "I32", "I64", "I8", "U16", "U32", "U8")
 # Of scales that are quantised themselves.
@@ -160,7 +160,8 @@ def _undone(ledger: Ledger, stem: str, tensor: Tensor, settings: Mapping[str, An
     rotation = _rotation(codes, tensor.shape[1], settings) if settings.get("use_hadamard") else 0
     if low_rank is None and not rotation:
         return tensor
-    return folded(tensor, low_rank=low_rank, rotation=rotation)
+    sylvester = rotation.bit_length() % 2 == 0  # of no power of 4
+    return folded(tensor, low_rank=low_rank, rotation=rotation, sylvester=sylvester)
 
 
 def _rotation(codes: Stored, columns: int, settings: Mapping[str, Any]) -> int:
@@ -172,8 +173,4 @@ def _rotation(codes: Stored, columns: int, settings: Mapping[str, Any]) -> int:
     size = size if not size & (size - 1) else 1 << size.bit_length()
     while size > 1 and columns % size:
         size //= 2
-    if size < 4:
-        return 0
-    if size.bit_length() % 2 == 0:
-        raise unsupported(codes, f"a rotation in groups of {size}", _IMPLEMENTED)
-    return size
+    return size if size >= 4 else 0

@@ -129,7 +129,6 @@ def test_misfits(parts: Parts, settings: Any, words: str) -> None:
         ({"scale": ("F32", (16, 1, 3))}, {}, "convolutions"),
         ({"scale": ("F32", (1, 16))}, {}, "transposed"),
         ({"svd_up": ("BF16", (4, 16)), "svd_down": ("BF16", (64, 4))}, {}, "transposed"),
-        ({}, {"use_hadamard": True, "hadamard_group_size": 32}, "groups of 32"),
         ({"weight": ("U8", (528,)), "scale": ("F32", (16, 1))}, {}, "no whole eights"),
         (
             {

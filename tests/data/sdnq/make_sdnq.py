@@ -52,6 +52,7 @@ def main() -> None:
         ("svd.b", "int6", {"use_svd": True, "svd_rank": 4, "group_size": 48}),
         ("turned.a", "uint4", {"use_hadamard": True}),
         ("turned.b", "int8", {"use_hadamard": True, "hadamard_group_size": 16, "group_size": -1}),
+        ("turned.c", "uint5", {"use_hadamard": True, "hadamard_group_size": 128}),
         ("row.a", "int8", {"group_size": -1}),
         ("row.b", "uint8", {"group_size": -1}),
         ("row.c", "uint3", {"group_size": -1}),
