@@ -16,8 +16,9 @@ in this order; each step is float32, the last is rounded once to BF16. `H` is th
    -1  1  1  1
 
 divided by the square root of its size, a power of 4, or that of 1 1, 1 -1 (SDNQ, for other powers
-of 2): symmetric, and its own inverse. What was lost when the rotated weight was rounded to codes is not regained. Terms of a sum are added one after the
-other in float32, with `b @ a` each product and sum rounded once: as libraries for matrices do it.
+of 2): symmetric, and its own inverse. What was lost when the rotated weight was rounded to codes is
+not regained. Terms of a sum are added one after the other in float32, with `b @ a` each product and
+sum rounded once: as libraries for matrices do it.
 
 ParoQuant's `R` is a product of turns, `theta` `[turns, columns / 2]`, of `pairs` `[turns, columns]`
 of columns, two numbers a pair, counted in a group: `(x_i, x_j)` becomes `(x_i cos + x_j sin,

@@ -27,7 +27,7 @@ infinities nor NaNs; -0 is 0. Sources: PyPI sdnq 0.2.8 packed_int/pack.py, packe
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -36,14 +36,14 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._affine import Affine, decode_rows, even_groups, numbers
 from anamnesis.kernels._codes import bits_of, read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Params, Views, Wholes
 
 _FLOAT = re.compile(r"float(\d)_e(\d)m(\d)fn(u?)")
 _STREAMS = (2, 4, 8)
 _round = kernel("folded:round_values")
 
 
-def prepare(scalars: Mapping[str, Any], wholes: Mapping[str, Any]) -> dict[str, Any]:
+def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """What codes of a `kind` (uint4, int5, float6_e3m2fn, …) mean: `affine`, or a `table` of them.
 
     `scalars`: `kind`, `bits`, `scale_dtype`. Raises ValueError for a kind that SDNQ does not have.
@@ -82,9 +82,7 @@ def float_table(kind: str) -> Any:
     return np.where(negative, -values, values).astype(np.float32)
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`: uint8 `[rows, bytes]` of `payload`, `scale` and `zero_point`.
 
     `params`: `bits`, `columns`, `group_size`, `scale_dtype`, and what `prepare` made. Raises
@@ -120,7 +118,7 @@ def _floats(
     zero: Any,
     scale: Bytes,
     shape: tuple[int, int, int],
-    params: Mapping[str, Any],
+    params: Params,
     out: Array,
 ) -> None:
     """Codes by the table of their kind."""

@@ -24,7 +24,6 @@ int4_tile_packed_to_4d_tensor.py, quantization/quant_primitives.py (`_dequantize
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -32,16 +31,14 @@ import numpy as np
 from anamnesis.kernels import Window
 from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Params, Views
 
 NVIDIA, AMD = 8, 16  # outputs of a step
 _int4 = kernel("torchao:int4")
 _untile = kernel("torchao_tiles:untile")
 
 
-def decode(
-    blocks: Mapping[str, Any], params: Mapping[str, Any], window: Window, out: Array
-) -> None:
+def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Units `window` of `tile_rows` outputs, uint8 `[units, bytes]`, and numbers `[groups, bytes]`.
 
     `params`: `tile_rows`, `words` of a lane, `in_features`, and the `group_size`. Raises ValueError
