@@ -5,16 +5,16 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pickle
 import struct
+import sys
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import layer_targets
+import layer_seeds
 import record_targets
 from gguf_parts import Parts, Tensor, write_parts
 from zip_parts import ZIP64, Member, write_zip
@@ -176,16 +176,6 @@ def npz_seeds() -> dict[str, bytes]:
     }
 
 
-def _pth() -> Any:
-    path = HERE.parent / "data" / "pth" / "pth_bytes.py"
-    spec = importlib.util.spec_from_file_location("pth_bytes", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 def pickles(b: Any, legacy: bool) -> dict[str, bytes]:
     """Objects as torch.save writes them, each over storages "0" (16 bytes) and "1" (8)."""
     view = {"view": None} if legacy else {}
@@ -217,7 +207,8 @@ def pickles(b: Any, legacy: bool) -> dict[str, bytes]:
 
 
 def pth_seeds() -> dict[str, bytes]:
-    b = _pth()
+    import pth_bytes as b
+
     seeds = {}
     for number, (name, top) in enumerate(pickles(b, legacy=False).items()):
         order = [("byteorder", (b"little", b"big")[number % 2])] if number else []
@@ -228,7 +219,8 @@ def pth_seeds() -> dict[str, bytes]:
 
 
 def legacy_seeds() -> dict[str, bytes]:
-    b = _pth()
+    import pth_bytes as b
+
     seeds = {
         name: b.legacy(top, [("0", 4, b.DATA), ("1", 4, bytes(8))])
         for name, top in pickles(b, legacy=True).items()
@@ -355,7 +347,7 @@ SEEDS = {
     "gguf": gguf_seeds,
     "imatrix": imatrix_seeds,
     "json": json_seeds,
-    "layers": layer_targets.seeds,
+    "layers": layer_seeds.seeds,
     "npz": npz_seeds,
     "onnx": onnx_seeds,
     "pth": pth_seeds,
@@ -375,4 +367,6 @@ def write_corpus(folder: Path = HERE / "corpus") -> None:
 
 
 if __name__ == "__main__":
+    # For `benchmarks` and `pth_bytes`.
+    sys.path += [str(HERE.parents[1]), str(HERE.parent / "data" / "pth")]
     write_corpus()

@@ -66,6 +66,22 @@ def test_most_seeds_are_accepted(fuzz: Any, lab: Any) -> None:
     assert refused == ["pickle"]
 
 
+def test_seeds_of_layers_are_read(fuzz: Any, tmp_path: Path) -> None:
+    """Each as the encoding that it is called by, where it is called by one."""
+    from layer_seeds import of_encodings, seeds
+    from layer_targets import LIMITS, write_layers
+
+    from anamnesis.readers.model import load_model
+
+    found = {}
+    for name, data in seeds().items():
+        assert write_layers(tmp_path, data)
+        found[name] = {t.encoding for t in load_model(str(tmp_path), limits=LIMITS).tensors}
+    # Of these settings are numbers that a seed has not, as there are too many.
+    others = {"bf16", "f16", "f32", "f64", "sinq-table"}
+    assert all(name in found[name] for name in of_encodings().keys() - others)
+
+
 @pytest.mark.parametrize("name", ["arrow", "gguf", "npz", "pth", "pth-legacy", "safetensors"])
 def test_mutators_keep_the_structure(name: str, fuzz: Any, lab: Any) -> None:
     """Many mutants get past the checksums and lengths, and they differ from the seeds."""
