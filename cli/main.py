@@ -24,21 +24,8 @@ from anamnesis.cli.conversion_commands import (
     run_command,
 )
 from anamnesis.cli.diff_command import diff_command
-from anamnesis.cli.failure import (
-    INTERNAL,
-    REPORT,
-    check_address_space,
-    exit_code,
-    line,
-    plain,
-)
-from anamnesis.cli.flags import (
-    json_flag,
-    limit_flags,
-    limits_from,
-    memory_flag,
-    unit_flag,
-)
+from anamnesis.cli.failure import INTERNAL, REPORT, check_address_space, exit_code, line, plain
+from anamnesis.cli.flags import json_flag, limit_flags, limits_from, memory_flag, unit_flag
 from anamnesis.cli.habits import no_such_command
 from anamnesis.cli.stats_command import stats_command
 from anamnesis.cli.streams import open_missing, print_json, remark

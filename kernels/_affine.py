@@ -103,7 +103,7 @@ def numbers(values: Array) -> Numbers:
     return values.view(np.uint32), False
 
 
-def index_of(inputs: int, size: int) -> Any:
+def index_of(inputs: int, size: int) -> Array:
     """The group of each input, int64; -1 or 0 for `size`: one group."""
     return np.arange(inputs, dtype=np.int64) // (size if size > 0 else max(1, inputs))
 
@@ -166,7 +166,7 @@ def _lines(
         yield groups.starts, streams[done:], *rest, out[done * inputs :]
 
 
-def _joined(grid: Array, rows: int, many: int) -> Any:
+def _joined(grid: Array, rows: int, many: int) -> Array:
     """The first rows of a grid, `many` in a line; a grid of one line is every row's."""
     return np.tile(grid, many) if len(grid) == 1 else grid[:rows].reshape(-1, many * grid.shape[1])
 

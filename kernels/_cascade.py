@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Floats
+from anamnesis.kernels.types import Array, Floats
 
 LANES, ACCUMULATORS, LEVELS = 8, 4, 4
 ROW = LANES * ACCUMULATORS
@@ -60,7 +60,7 @@ class Cascade:
             return total
 
 
-def _few(values: Floats) -> Any:
+def _few(values: Floats) -> Array:
     sums = np.zeros(ACCUMULATORS, np.float32)
     whole = len(values) // ACCUMULATORS * ACCUMULATORS
     for i, value in enumerate(values):

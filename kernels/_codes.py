@@ -7,8 +7,6 @@ Nothing here is bounds-checked.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._native import kernel, variants
@@ -23,7 +21,7 @@ def bits_of(dtype: str, columns: Bytes) -> Numbers:
     return np.ascontiguousarray(columns).view("<u4" if dtype == "F32" else "<u2"), dtype == "F16"
 
 
-def read_scales(dtype: str, columns: Bytes) -> Any:
+def read_scales(dtype: str, columns: Bytes) -> Array:
     """Scales as float32 `[groups, rows]`, from their uint8 `[groups, bytes]`; NaNs made quiet."""
     raw, half = bits_of(dtype, columns)
     scales = np.empty(raw.shape, np.float32)
@@ -33,7 +31,7 @@ def read_scales(dtype: str, columns: Bytes) -> Any:
 
 def read_zeros(
     columns: Array, bits: int, offset: int, carry: int, nibbles: bool, shape: tuple[int, int]
-) -> Any:
+) -> Array:
     """Zero points as float32 of `shape`, `[groups, rows]`, from their uint8 `[groups, bytes]`.
 
     `offset` is added to each field, modulo `2 ** bits`. With a `carry`, what overflows goes on

@@ -8,7 +8,6 @@ and IQ4_XS, whose groups have scales in a few bits (`by_codes`), and of codebook
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -23,12 +22,12 @@ OfBlocks = Callable[[Array], Array]
 _SUB_BLOCK = 16
 
 
-def blocks_of(parts: Parts, facts: Facts) -> Any:
+def blocks_of(parts: Parts, facts: Facts) -> Array:
     """The blocks of a window, uint8 `[blocks, bytes]`."""
     return parts["blocks"].reshape(-1, ENCODINGS[facts.target].block_bytes)
 
 
-def halves(data: Array) -> Any:
+def halves(data: Array) -> Array:
     """Binary16 numbers of rows of bytes, as float32 `[rows, numbers]`."""
     return np.ascontiguousarray(data).view("<f2").astype(np.float32)
 

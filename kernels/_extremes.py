@@ -19,7 +19,7 @@ _ends = kernel("_extremes:ends")
 _magnitudes = kernel("_extremes:magnitudes")
 
 
-def magnitudes(values: Array, group: int) -> Any:
+def magnitudes(values: Array, group: int) -> Array:
     """The greatest magnitude of each `group` numbers of a flat array, of float32 or BF16's bits."""
     greatest = np.empty(len(values) // group, np.int32)
     _magnitudes(values, group, greatest)

@@ -15,14 +15,15 @@ import numpy as np
 from anamnesis.kernels import ENCODINGS
 from anamnesis.kernels._iq_tables import tables
 from anamnesis.kernels._native import Kernel
-from anamnesis.kernels._native import kernel as body
+from anamnesis.kernels._native import kernel as body_of
 from anamnesis.kernels._native import variants as bodies
-from anamnesis.kernels.encoders import Form, Part, Settings, Shape, matrix_of
+from anamnesis.kernels.encoders import Encode, Form, Part, Settings, Shape, matrix_of
 from anamnesis.kernels.readback import Blocks, Facts, Parts
 from anamnesis.kernels.types import Array, Outputs, Params
 
-_weigh = body("_ggml_weights:weigh")
-_weigh_alone = body("_ggml_weights:weigh_alone")
+Search = Callable[[Any, Any, Any], None]
+_weigh = body_of("_ggml_weights:weigh")
+_weigh_alone = body_of("_ggml_weights:weigh_alone")
 _points = bodies("encode_gguf_iq:points")
 
 
@@ -47,12 +48,6 @@ def run_blocks(kernel: Callable[..., None], values: Array, encoding: str, out: A
     if len(values) // row.block_elems * row.block_bytes != len(out):
         raise ValueError(f"{len(values)} values do not fill {len(out)} bytes of {encoding}")
     kernel(values, out)
-
-
-def run_groups(kernel: Kernel, values: Array, group: int, encoding: str, out: Array) -> None:
-    """Call `kernel(values, groups, out)`, where `groups` are the values, `group` of them a row."""
-    groups = values.reshape(-1, group)
-    run_blocks(lambda flat, blocks: kernel(flat, groups, blocks), values, encoding, out)
 
 
 def weighted_rows(
@@ -113,18 +108,42 @@ def weighed_blocks(
         yield some, weights, blocks
 
 
-def run_points(
-    kind: str,
-    grid: str,
-    factor: int,
-    values: Array,
-    params: Params,
-    out: Outputs,
-) -> None:
-    """Encode as points of a grid, with weights of columns or, where a type can, without."""
-    share = 0.25 if kind == "iq2_s" else 0.0
-    encoding = "gguf-" + kind.replace("_", "-")
-    for some, weights, blocks in weighed_blocks(
-        values, params, (factor, share), encoding, out["blocks"]
-    ):
-        _points(kind)(some, weights, *tables(grid), blocks)
+def of_blocks(encoding: str, alone: Kernel) -> Encode:
+    """The encode function of a type: `alone(values, blocks)`."""
+
+    def encode(values: Array, params: Params, out: Outputs) -> None:
+        run_blocks(alone, values, encoding, out["blocks"])
+
+    return encode
+
+
+def of_groups(encoding: str, alone: Search, how: tuple[int, int, int], weighted: Kernel) -> Encode:
+    """The encode function of a type whose scales are searched for: `alone(values, groups, blocks)`.
+
+    `groups` are the values, a group a row. With weights of columns it is `run_weighed`, as `how`.
+    """
+
+    def encode(values: Array, params: Params, out: Outputs) -> None:
+        if params.get("weights"):
+            run_weighed(weighted, values, params, how, encoding, out["blocks"])
+        else:
+            groups = values.reshape(-1, how[0])
+            run_blocks(lambda flat, out: alone(flat, groups, out), values, encoding, out["blocks"])
+
+    return encode
+
+
+def of_points(encoding: str, grid: str, factor: int, share: float = 0.0, body: str = "") -> Encode:
+    """The encode function of points of a grid, with weights of columns or, if it can, without.
+
+    `factor` and `share` are those of `weighed_blocks`. `body` is by default the one of all types
+    whose points are bytes.
+    """
+    found = body_of(body) if body else _points(encoding.removeprefix("gguf-").replace("-", "_"))
+
+    def encode(values: Array, params: Params, out: Outputs) -> None:
+        every = weighed_blocks(values, params, (factor, share), encoding, out["blocks"])
+        for some, weights, blocks in every:
+            found(some, weights, *tables(grid), blocks)
+
+    return encode

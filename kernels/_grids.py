@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.types import Bytes
+from anamnesis.kernels.types import Array, Bytes
 
 
-def read(name: str) -> Any:
+def read(name: str) -> Array:
     """The table `data/NAME.npy`: `[points, numbers]` of a grid, or `uint8 [128]` of signs."""
     return np.load(Path(__file__).parent / "data" / f"{name}.npy", allow_pickle=False)
 
@@ -33,7 +33,7 @@ def point_words(name: str) -> tuple[Any, Any]:
     return words.reshape(-1), magnitudes.astype(np.float32)
 
 
-def bit_words(bytes_: Bytes, bit: int) -> Any:
+def bit_words(bytes_: Bytes, bit: int) -> Array:
     """Each byte as `uint64`: byte j of the word is `bit` where bit j of the byte is set."""
     # Bit j, from the lowest on, becomes byte j.
     spread = np.unpackbits(np.asarray(bytes_, np.uint8)[:, None], axis=1, bitorder="little")

@@ -58,7 +58,7 @@ def tables(name: str) -> Tables:
     return Tables(codes, index, np.concatenate(lists).astype(np.uint16))
 
 
-def _distances(keys: Array, codes: Array) -> Any:
+def _distances(keys: Array, codes: Array) -> Array:
     """Squares of distances, int32 [keys, points]."""
     keys, codes = keys.astype(np.int32), codes.astype(np.int32)
     # Small integers: float32 has them all exactly, and BLAS multiplies them.
@@ -67,7 +67,7 @@ def _distances(keys: Array, codes: Array) -> Any:
     return sums - 2 * products.astype(np.int32)
 
 
-def _nearest(distances: Array, near: int) -> Any:
+def _nearest(distances: Array, near: int) -> Array:
     """The points at the least `near` distances, in order."""
     there = np.flatnonzero(np.bincount(distances))
     chosen = np.flatnonzero(distances <= there[min(near, len(there)) - 1])

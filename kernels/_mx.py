@@ -52,13 +52,13 @@ def ct_scales(greatest: Floats, reach: int, dtype: str) -> tuple[Any, Any]:
     return stored_exponents(found, greatest), powers(found)
 
 
-def powers(exponents: Bytes) -> Any:
+def powers(exponents: Bytes) -> Array:
     """2**(e - 127) as float32; infinity for 255, as torch's `2.0 ** 128` is."""
     scales = to_float32("F8_E8M0", exponents)
     return np.where(exponents == 255, np.float32(np.inf), scales)
 
 
-def exponents(greatest: Array, bits: int, dtype: str) -> Any:
+def exponents(greatest: Array, bits: int, dtype: str) -> Array:
     """compressed-tensors' `generate_mx_scales`: uint8, for the greatest magnitudes of groups.
 
     A magnitude is rounded to a power of two as one of a single mantissa bit would be: up from 1.75
@@ -81,7 +81,7 @@ def exponents(greatest: Array, bits: int, dtype: str) -> Any:
     return np.clip(exponent, 0, 255).astype(np.uint8)
 
 
-def stored_exponents(found: Bytes, greatest: Floats) -> Any:
+def stored_exponents(found: Bytes, greatest: Floats) -> Array:
     """The bytes that compressed-tensors writes for `exponents`: 127 for an infinite scale.
 
     It takes the logarithm of that as an int32, of which nothing is left in the byte. A group with

@@ -6,8 +6,6 @@ float32 operation, rounded once more, is that operation (for + - * / of at most 
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._native import variants
@@ -20,14 +18,14 @@ _narrowed = variants("_narrow_lanes:narrowed")
 EPSILON = {"F32": 2.0**-23, "BF16": 2.0**-7, "F16": 2.0**-10}
 
 
-def bf16_bits(values: Floats) -> Any:
+def bf16_bits(values: Floats) -> Array:
     """BF16 bits, uint16, of a float32 array; NaNs made quiet."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     near = (bits + np.uint32(0x7FFF) + (bits >> 16 & 1)) >> 16
     return np.where(np.isnan(values), bits >> 16 | 0x40, near).astype(np.uint16)
 
 
-def stored(values: Array, dtype: str) -> Any:
+def stored(values: Array, dtype: str) -> Array:
     """A float32 array in a dtype's own numpy form: BF16 as uint16 bits."""
     if dtype == "BF16":
         return bf16_bits(values)
@@ -35,7 +33,7 @@ def stored(values: Array, dtype: str) -> Any:
         return values.astype(np.float16) if dtype == "F16" else values
 
 
-def narrow(values: Array, dtype: str) -> Any:
+def narrow(values: Array, dtype: str) -> Array:
     """A float32 array rounded to a dtype and back; always a new array for a narrow one."""
     if dtype != "F32" and values.size >= _MANY:
         near = np.empty_like(values, order="C")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._native import variants
@@ -17,7 +15,7 @@ def pack(codes: Bytes, bits: int, out: Array) -> None:
     _packer(bits)(codes, out)
 
 
-def pack_rows(codes: Bytes, bits: int) -> Any:
+def pack_rows(codes: Bytes, bits: int) -> Array:
     """Codes `[rows, columns]` as int32 words `[rows, ceil(columns * bits / 32)]`, rows apart."""
     rows, columns = codes.shape
     words = -(-columns * bits // 32)

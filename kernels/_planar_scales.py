@@ -11,8 +11,6 @@ the order "planar". Nothing here is bounds-checked: shapes are the callers' to c
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._affine import Affine
@@ -25,7 +23,7 @@ _columns = variants("_planar_scales:decode_columns")
 _units = variants("_planar_scales:decode_units")
 
 
-def words_of(data: Array, bits: int) -> Any:
+def words_of(data: Array, bits: int) -> Array:
     """The words of 3-bit codes; nothing for others."""
     if bits != 3:
         return _NO_WORDS

@@ -27,7 +27,7 @@ def threads() -> tuple[Any, Any, Any]:
     return lane, j, e
 
 
-def places(output: Indices, number: Indices, order: Sequence[int]) -> Any:
+def places(output: Indices, number: Indices, order: Sequence[int]) -> Array:
     """The code that lies at each `[output, input]`, int64 `[64, 16]`.
 
     `output` and `number`, the input, are `[32, 4, 8]`, of `threads()`; `order[p]` is the e at place
@@ -40,7 +40,7 @@ def places(output: Indices, number: Indices, order: Sequence[int]) -> Any:
     return found
 
 
-def unpack(lines: Bytes, bits: int, order: Array) -> Any:
+def unpack(lines: Bytes, bits: int, order: Array) -> Array:
     """Codes of 4 or 8 bits as uint8 `[outputs, inputs]`, of uint8 `[lines, bytes]` of whole tiles.
 
     `order` is what `places` made. Raises ValueError for lines that are no whole tiles.
@@ -59,7 +59,7 @@ def unpack(lines: Bytes, bits: int, order: Array) -> Any:
     return codes.reshape(units * OUTPUTS, -1)
 
 
-def pack_rows(codes: Array, bits: int) -> Any:
+def pack_rows(codes: Array, bits: int) -> Array:
     """Rows of codes as rows of bytes, the first in the lowest bits."""
     if bits == 8:
         return np.ascontiguousarray(codes)
@@ -67,7 +67,7 @@ def pack_rows(codes: Array, bits: int) -> Any:
     return codes[:, ::2] | codes[:, 1::2] << 4
 
 
-def lines_of_scales(stored: Bytes, dtype: str, order: Indices) -> Any:
+def lines_of_scales(stored: Bytes, dtype: str, order: Indices) -> Array:
     """Scales `[outputs, groups]` of uint8 `[groups, bytes]`, which lie `len(order)` at a time."""
     numbers = np.ascontiguousarray(stored).view(dtype)
     numbers = numbers.reshape(len(numbers), -1, len(order))[..., order]

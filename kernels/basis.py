@@ -118,7 +118,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return prepared
 
 
-def _matrix(side: str, scalars: Params, wholes: Wholes) -> Any:
+def _matrix(side: str, scalars: Params, wholes: Wholes) -> Array:
     matrix = _doubles(wholes[side])
     if f"{side}_perm" in wholes:
         order = wholes[f"{side}_perm"].array.reshape(-1)
@@ -128,7 +128,7 @@ def _matrix(side: str, scalars: Params, wholes: Wholes) -> Any:
     return matrix.T if scalars[f"{side}_inverse"] else matrix
 
 
-def _doubles(stored: Component) -> Any:
+def _doubles(stored: Component) -> Array:
     if stored.dtype == "F64":
         return np.array(stored.array, np.float64)
     with np.errstate(invalid="ignore"):  # of a signalling NaN, which stays one

@@ -46,8 +46,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
             numbers = numbers.astype(_NARROW[scalars["scale_dtype"]]).astype(np.float32)
     numbers[np.isnan(numbers)] = np.nan  # one that rounding keeps a NaN
     # Four codes repeat in a table of sixteen.
-    numbers = np.tile(numbers, 4)
-    return {"numbers": numbers}
+    return {"numbers": np.tile(numbers, 4)}
 
 
 def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels.types import Array, Component
 
 
-def to_float32(dtype: str, array: Array) -> Any:
+def to_float32(dtype: str, array: Array) -> Array:
     """Scales of any stored dtype as float32, exactly; a new array of the same shape.
 
     `array` holds the raw numbers: float32, float16, float64, or the bits (`uint16` for BF16,
@@ -31,7 +29,7 @@ def to_float32(dtype: str, array: Array) -> Any:
     raise ValueError(f"no scale dtype: {dtype}")
 
 
-def numbers_of(stored: Component) -> Any:
+def numbers_of(stored: Component) -> Array:
     """A whole component as float32, a new array; its NaNs are such that rounding keeps them."""
     numbers = np.asarray(to_float32(stored.dtype, stored.array))  # a number alone is no array
     numbers[np.isnan(numbers)] = np.nan

@@ -86,7 +86,7 @@ def prepare_4bit(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return prepared
 
 
-def _numbers(whole: Component, count: int = -1) -> Any:
+def _numbers(whole: Component, count: int = -1) -> Array:
     numbers = numbers_of(whole).reshape(-1)
     if count >= 0 and numbers.size != count:
         raise ValueError(f"{numbers.size} numbers in a map of {count}")
@@ -119,7 +119,7 @@ def decode_4bit(blocks: Views, params: Params, window: Window, out: Array) -> No
         out[whole * size :] = last[: out.shape[0] - whole * size]
 
 
-def _absmax(stored: Bytes, params: Params, window: Window) -> Any:
+def _absmax(stored: Bytes, params: Params, window: Window) -> Array:
     """One float32 a block."""
     if "nested_absmax" not in params:
         dtype = params["absmax_dtype"]
@@ -141,7 +141,7 @@ def _absmax(stored: Bytes, params: Params, window: Window) -> Any:
     return _flat(absmax)
 
 
-def _flat(array: Array) -> Any:
+def _flat(array: Array) -> Array:
     """A view in one dimension."""
     return array.reshape(-1)
 

@@ -44,7 +44,7 @@ class _Grid:
     lines: int  # a matrix has of them; 0: one for all
     block: int
 
-    def of(self, first: int, rows: int) -> Any:
+    def of(self, first: int, rows: int) -> Array:
         """The lines of some rows."""
         # Rows of stacked matrices follow one another; a grid has `lines` for each.
         row = np.arange(first, first + rows)
@@ -60,7 +60,7 @@ class _Stored:
     groups: int
     width: int
 
-    def lines(self, blocks: Views, grid: _Grid, first: int, rows: int) -> Any:
+    def lines(self, blocks: Views, grid: _Grid, first: int, rows: int) -> Array:
         """Those of each row, as uint8 `[rows, bytes]`."""
         line = self.groups * self.width
         if self.whole is not None:
@@ -202,7 +202,7 @@ def _decode(payload: Array, blocks: Views, of: _Rows, window: Window, out: Array
     decode_rows(of.affine, of.groups, streams, numbers(zeros), scales, out)
 
 
-def _zeros(blocks: Views, of: _Rows, first: int, rows: int) -> Any:
+def _zeros(blocks: Views, of: _Rows, first: int, rows: int) -> Array:
     """Zero points of rows, float32 `[rows, groups]`, or one line for all."""
     groups, middle = of.scales.groups, np.float32(of.affine.middle)
     if not of.zero:

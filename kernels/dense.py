@@ -6,8 +6,6 @@ F64 is rounded once, from 64 bits to BF16, and not through float32 (no double ro
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window
@@ -20,7 +18,7 @@ _f32 = kernel("dense:f32")
 _to_odd = kernel("dense:to_odd")
 
 
-def _flat(blocks: Views, dtype: str) -> Any:
+def _flat(blocks: Views, dtype: str) -> Array:
     return blocks["payload"].reshape(-1).view(dtype)
 
 

@@ -162,7 +162,7 @@ def others(a: Floats, b: Floats) -> Sums:
     )
 
 
-def as_float32(values: Array) -> Any:
+def as_float32(values: Array) -> Array:
     """Numbers of float32 as they are, and those of BF16's bits."""
     return to_float32("BF16", values) if values.dtype == np.uint16 else values
 

@@ -50,7 +50,7 @@ _last_four_bits = kernel("encode_bnb:last_four_bits")
 _rows_of_bytes = kernel("encode_bnb:rows_of_bytes")
 
 
-def quant_map(kind: str) -> Any:
+def quant_map(kind: str) -> Array:
     """The sixteen numbers that codes stand for, float32."""
     if kind == "nf4":
         return np.array(_NF4, np.float32)
@@ -70,7 +70,7 @@ def _order(kind: str) -> tuple[Any, Any]:
 
 
 @cache
-def dynamic_map() -> Any:
+def dynamic_map() -> Array:
     """bitsandbytes' `create_dynamic_map`: 256 float32, sorted; the map of nested statistics."""
     numbers = [0.0, 1.0]
     for i in range(7):
@@ -89,7 +89,7 @@ def dynamic_map() -> Any:
 
 
 @cache
-def _nearest_of_places() -> Any:
+def _nearest_of_places() -> Array:
     """The code of the dynamic map for each of 65,536 places from -1 to 1, uint8."""
     numbers = dynamic_map()
     midpoints = np.float32(0.5) * (numbers[:-1] + numbers[1:])
@@ -97,7 +97,7 @@ def _nearest_of_places() -> Any:
     return np.searchsorted(midpoints, np.float32(-1) + steps, side="left").astype(np.uint8)
 
 
-def _dynamic_codes(values: Array, absmax: Floats) -> Any:
+def _dynamic_codes(values: Array, absmax: Floats) -> Array:
     """`quantize_blockwise`: the code of the place of each number; 0 for what is none.
 
     A place's product and sum are rounded once, as the library is compiled. The inverse of a block
@@ -203,7 +203,7 @@ def _nest(left: Floats, out: Outputs) -> None:
         out["nested_map"][:] = dynamic_map()
 
 
-def block_maxima(values: Array, block: int) -> Any:
+def block_maxima(values: Array, block: int) -> Array:
     """The greatest magnitude of each block; that of a short last one is 1e-38 at least."""
     full = len(values) // block * block
     absmax = magnitudes(values[:full], block)

@@ -62,13 +62,13 @@ _MX_RULES = {
 }
 
 
-def e4m3_values(codes: Bytes) -> Any:
+def e4m3_values(codes: Bytes) -> Array:
     """The float32 numbers of non-negative E4M3 codes; NaN for 0x7F."""
     return _e4m3_numbers()[codes]
 
 
 @cache
-def _e4m3_numbers() -> Any:
+def _e4m3_numbers() -> Array:
     codes = np.arange(256, dtype=np.uint8)
     exponent, mantissa = (codes >> 3).astype(np.int32), (codes & 7).astype(np.float32)
     # Bits 0-2 the mantissa, 3-6 the exponent with a bias of 7.

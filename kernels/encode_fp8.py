@@ -116,7 +116,7 @@ def encode_tensor(values: Array, params: Params, out: Outputs) -> None:
 
 
 @lru_cache(maxsize=8)  # for one tensor after the other
-def _whole_scale(least: Real, most: Real, dtype: str) -> Any:
+def _whole_scale(least: Real, most: Real, dtype: str) -> Array:
     """compressed-tensors' symmetric scale, in the weight's dtype; its epsilon instead of 0."""
     greatest = np.array([max(abs(least), abs(most))], np.float32)
     with np.errstate(all="ignore"):

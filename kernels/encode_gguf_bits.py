@@ -14,33 +14,12 @@ a fraction of 243, rounded up. Source: ggml `src/ggml-quants.c`, `quantize_row_q
 from __future__ import annotations
 
 from anamnesis.kernels._ends_ggml import by_scale
-from anamnesis.kernels._ggml import run_blocks
+from anamnesis.kernels._ggml import of_blocks
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Floats, Outputs, Params
 
-_q1_0 = kernel("encode_gguf_bits:q1_0")
-_q2_0 = kernel("encode_gguf_bits:q2_0")
-_tq1_0 = kernel("encode_gguf_bits:tq1_0")
-_tq2_0 = kernel("encode_gguf_bits:tq2_0")
+encode_q1_0 = of_blocks("gguf-q1-0", kernel("encode_gguf_bits:q1_0"))
+encode_q2_0 = of_blocks("gguf-q2-0", kernel("encode_gguf_bits:q2_0"))
+encode_tq1_0 = of_blocks("gguf-tq1-0", kernel("encode_gguf_bits:tq1_0"))
+encode_tq2_0 = of_blocks("gguf-tq2-0", kernel("encode_gguf_bits:tq2_0"))
 ends_q1_0, ends_q2_0 = by_scale(-2, 2), by_scale(-1.5, 2.5)
 ends_tq1_0, ends_tq2_0 = by_scale(-1.5, 1.5, at=52), by_scale(-1.5, 1.5, at=64)
-
-
-def encode_q1_0(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_row_q1_0_ref`."""
-    run_blocks(_q1_0, values, "gguf-q1-0", out["blocks"])
-
-
-def encode_q2_0(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_row_q2_0_ref`."""
-    run_blocks(_q2_0, values, "gguf-q2-0", out["blocks"])
-
-
-def encode_tq1_0(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_row_tq1_0_ref`."""
-    run_blocks(_tq1_0, values, "gguf-tq1-0", out["blocks"])
-
-
-def encode_tq2_0(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_row_tq2_0_ref`."""
-    run_blocks(_tq2_0, values, "gguf-tq2-0", out["blocks"])

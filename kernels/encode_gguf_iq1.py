@@ -13,36 +13,16 @@ order, as a stable `qsort` leaves them (glibc's). Layouts are in `gguf_iq1`. Sou
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels._ends_ggml import blocks_of, halves
-from anamnesis.kernels._ggml import weighed_blocks
-from anamnesis.kernels._iq_tables import tables
-from anamnesis.kernels._native import kernel
+from anamnesis.kernels._ggml import of_points
 from anamnesis.kernels.ends import Ends, between
 from anamnesis.kernels.readback import Facts, Parts
-from anamnesis.kernels.types import Array, Floats, Outputs, Params
+from anamnesis.kernels.types import Array, Floats
 
-_iq1_s = kernel("encode_gguf_iq1:iq1_s")
-_iq1_m = kernel("encode_gguf_iq1:iq1_m")
-
-
-def encode_iq1_s(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_iq1_s`."""
-    grid = tables("iq1s_grid")
-    for part in weighed_blocks(values, params, (2, 0.0), "gguf-iq1-s", out["blocks"]):
-        some, weights, blocks = part
-        _iq1_s(some, weights, *grid, blocks)
-
-
-def encode_iq1_m(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_iq1_m`."""
-    grid = tables("iq1s_grid")
-    for part in weighed_blocks(values, params, (2, 0.0), "gguf-iq1-m", out["blocks"]):
-        some, weights, blocks = part
-        _iq1_m(some, weights, *grid, blocks)
+encode_iq1_s = of_points("gguf-iq1-s", "iq1s_grid", 2, body="encode_gguf_iq1:iq1_s")
+encode_iq1_m = of_points("gguf-iq1-m", "iq1s_grid", 2, body="encode_gguf_iq1:iq1_m")
 
 
 def ends_iq1_s(parts: Parts, facts: Facts) -> Ends:
@@ -68,7 +48,7 @@ def ends_iq1_m(parts: Parts, facts: Facts) -> Ends:
     return _moved(sizes, shifts.reshape(len(blocks), 32), 8)
 
 
-def _odd(scales: Array) -> Any:
+def _odd(scales: Array) -> Array:
     return (2 * scales.astype(np.int32) + 1).astype(np.float32)
 
 

@@ -15,24 +15,11 @@ Source: ggml `src/ggml-quants.c`, `quantize_row_iq2_xxs_impl`, `_iq2_xs_impl`, `
 from __future__ import annotations
 
 from anamnesis.kernels._ends_ggml import by_grid, nibbles, top_bits
-from anamnesis.kernels._ggml import run_points
-from anamnesis.kernels.types import Floats, Outputs, Params
+from anamnesis.kernels._ggml import of_points
 
 ends_iq2_s = by_grid("iq2s_grid", nibbles(74), 16, 0.125, 0.25)
 ends_iq2_xs = by_grid("iq2xs_grid", nibbles(66), 16, 0.125, 0.25)
 ends_iq2_xxs = by_grid("iq2xxs_grid", top_bits(9, 8, 8), 32, 0.125, 0.25)
-
-
-def encode_iq2_xxs(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_iq2_xxs`."""
-    run_points("iq2_xxs", "iq2xxs_grid", 1, values, params, out)
-
-
-def encode_iq2_xs(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_iq2_xs`."""
-    run_points("iq2_xs", "iq2xs_grid", 1, values, params, out)
-
-
-def encode_iq2_s(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_iq2_s`."""
-    run_points("iq2_s", "iq2s_grid", 2, values, params, out)
+encode_iq2_xxs = of_points("gguf-iq2-xxs", "iq2xxs_grid", 1)
+encode_iq2_xs = of_points("gguf-iq2-xs", "iq2xs_grid", 1)
+encode_iq2_s = of_points("gguf-iq2-s", "iq2s_grid", 2, 0.25)

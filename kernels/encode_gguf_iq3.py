@@ -15,18 +15,9 @@ Layouts are in `gguf_iq3`. Source: ggml `src/ggml-quants.c`,
 from __future__ import annotations
 
 from anamnesis.kernels._ends_ggml import by_grid, nibbles, top_bits
-from anamnesis.kernels._ggml import run_points
-from anamnesis.kernels.types import Floats, Outputs, Params
+from anamnesis.kernels._ggml import of_points
 
 ends_iq3_s = by_grid("iq3s_grid", nibbles(106), 32, 1.0, 2.0)
 ends_iq3_xxs = by_grid("iq3xxs_grid", top_bits(69, 4, 8), 32, 0.25, 0.5)
-
-
-def encode_iq3_xxs(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_iq3_xxs`."""
-    run_points("iq3_xxs", "iq3xxs_grid", 2, values, params, out)
-
-
-def encode_iq3_s(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_iq3_s`."""
-    run_points("iq3_s", "iq3s_grid", 2, values, params, out)
+encode_iq3_xxs = of_points("gguf-iq3-xxs", "iq3xxs_grid", 2)
+encode_iq3_s = of_points("gguf-iq3-s", "iq3s_grid", 2)

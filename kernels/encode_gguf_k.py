@@ -20,7 +20,7 @@ from __future__ import annotations
 import numpy as np
 
 from anamnesis.kernels._ends_ggml import by_codes
-from anamnesis.kernels._ggml import run_groups, run_weighed, weighted_rows
+from anamnesis.kernels._ggml import of_groups, weighted_rows
 from anamnesis.kernels._native import kernel, variants
 from anamnesis.kernels.types import Floats, Outputs, Params
 
@@ -34,40 +34,11 @@ _weighted_with_minimums = variants("encode_gguf_k_weighted:with_minimums")
 ends_q2_k, ends_q3_k = by_codes(16, 80, 4), by_codes(0, 96, 8)
 ends_q4_k, ends_q5_k = by_codes(16, 144, 16), by_codes(16, 176, 32)
 ends_q6_k = by_codes(0, 192, 64)
-
-
-def encode_q2_k(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_q2_K`."""
-    if params.get("weights"):
-        run_weighed(_weighted_q2_k, values, params, (16, 256, 1), "gguf-q2-k", out["blocks"])
-    else:
-        run_groups(_q2_k, values, 16, "gguf-q2-k", out["blocks"])
-
-
-def encode_q3_k(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_q3_K`."""
-    if params.get("weights"):
-        run_weighed(_weighted_q3_k, values, params, (16, 256, 2), "gguf-q3-k", out["blocks"])
-    else:
-        run_groups(_q3_k, values, 16, "gguf-q3-k", out["blocks"])
-
-
-def _with_minimum(most: int, encoding: str, values: Floats, params: Params, out: Outputs) -> None:
-    if params.get("weights"):
-        kernel = _weighted_with_minimums(most)
-        run_weighed(kernel, values, params, (32, 256, 2), encoding, out["blocks"])
-    else:
-        run_groups(_with_minimums(most), values, 32, encoding, out["blocks"])
-
-
-def encode_q4_k(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_q4_K`."""
-    _with_minimum(15, "gguf-q4-k", values, params, out)
-
-
-def encode_q5_k(values: Floats, params: Params, out: Outputs) -> None:
-    """`quantize_q5_K`."""
-    _with_minimum(31, "gguf-q5-k", values, params, out)
+encode_q2_k = of_groups("gguf-q2-k", _q2_k, (16, 256, 1), _weighted_q2_k)
+encode_q3_k = of_groups("gguf-q3-k", _q3_k, (16, 256, 2), _weighted_q3_k)
+_HOW = 32, 256, 2
+encode_q4_k = of_groups("gguf-q4-k", _with_minimums(15), _HOW, _weighted_with_minimums(15))
+encode_q5_k = of_groups("gguf-q5-k", _with_minimums(31), _HOW, _weighted_with_minimums(31))
 
 
 def encode_q6_k(values: Floats, params: Params, out: Outputs) -> None:

@@ -16,25 +16,19 @@ the row; Q8_0 has none. Layouts are in `gguf_legacy`. Source: ggml `src/ggml-qua
 from __future__ import annotations
 
 from anamnesis.kernels._ends_ggml import by_scale
-from anamnesis.kernels._ggml import run_blocks, run_weighed
+from anamnesis.kernels._ggml import of_blocks, of_groups
 from anamnesis.kernels._native import Kernel, kernel, variants
+from anamnesis.kernels.encoders import Encode
 from anamnesis.kernels.loss import Codes
 from anamnesis.kernels.readback import Facts, Parts
-from anamnesis.kernels.types import Array, Outputs, Params
 
 _above_least = variants("encode_gguf_legacy:above_least")
 _around_zero = variants("encode_gguf_legacy:around_zero")
 _weighted_above_least = variants("encode_gguf_legacy_weighted:above_least")
 _weighted_around_zero = variants("encode_gguf_legacy_weighted:around_zero")
-_q8_0 = kernel("encode_gguf_legacy:q8_0")
 ends_q4_0, ends_q4_1 = by_scale(-8.5, 7.5), by_scale(-0.5, 15.5, biased=True)
 ends_q5_0, ends_q5_1 = by_scale(-16.5, 15.5), by_scale(-0.5, 31.5, biased=True)
 ends_q8_0 = by_scale(-127.5, 127.5)
-
-
-def encode_q8_0(values: Array, params: Params, out: Outputs) -> None:
-    """`quantize_row_q8_0_ref`."""
-    run_blocks(_q8_0, values, "gguf-q8-0", out["blocks"])
 
 
 def codes_q8_0(parts: Parts, facts: Facts) -> Codes:
@@ -42,36 +36,13 @@ def codes_q8_0(parts: Parts, facts: Facts) -> Codes:
     return Codes("q8-0", parts["blocks"], 32)
 
 
-def _encode(
-    kernels: tuple[Kernel, Kernel],
-    encoding: str,
-    values: Array,
-    params: Params,
-    out: Outputs,
-) -> None:
-    """By the first of two kernels, or with weights by the second."""
-    alone, weighted = kernels
-    if params.get("weights"):
-        run_weighed(weighted, values, params, (32, 0, 1), encoding, out["blocks"])
-    else:
-        run_blocks(alone, values, encoding, out["blocks"])
+def _of_blocks(encoding: str, alone: Kernel, weighted: Kernel) -> Encode:
+    """A block is a group."""
+    return of_groups(encoding, lambda flat, _, out: alone(flat, out), (32, 0, 1), weighted)
 
 
-def encode_q4_0(values: Array, params: Params, out: Outputs) -> None:
-    """`quantize_q4_0`."""
-    _encode((_around_zero(8), _weighted_around_zero(8)), "gguf-q4-0", values, params, out)
-
-
-def encode_q4_1(values: Array, params: Params, out: Outputs) -> None:
-    """`quantize_q4_1`."""
-    _encode((_above_least(15), _weighted_above_least(15)), "gguf-q4-1", values, params, out)
-
-
-def encode_q5_0(values: Array, params: Params, out: Outputs) -> None:
-    """`quantize_q5_0`."""
-    _encode((_around_zero(16), _weighted_around_zero(16)), "gguf-q5-0", values, params, out)
-
-
-def encode_q5_1(values: Array, params: Params, out: Outputs) -> None:
-    """`quantize_q5_1`."""
-    _encode((_above_least(31), _weighted_above_least(31)), "gguf-q5-1", values, params, out)
+encode_q4_0 = _of_blocks("gguf-q4-0", _around_zero(8), _weighted_around_zero(8))
+encode_q4_1 = _of_blocks("gguf-q4-1", _above_least(15), _weighted_above_least(15))
+encode_q5_0 = _of_blocks("gguf-q5-0", _around_zero(16), _weighted_around_zero(16))
+encode_q5_1 = _of_blocks("gguf-q5-1", _above_least(31), _weighted_above_least(31))
+encode_q8_0 = of_blocks("gguf-q8-0", kernel("encode_gguf_legacy:q8_0"))

@@ -116,7 +116,7 @@ def encode_awq(values: Floats, params: Params, out: Outputs) -> None:
     out["zero"][:] = _words(zeros.T).reshape(-1)
 
 
-def _words(codes: Array) -> Any:
+def _words(codes: Array) -> Array:
     """Eight codes of a row, in AWQ's order, as an int32."""
     eights = codes.reshape(codes.shape[0], -1, 8)[..., list(_AWQ_ORDER)]
     pairs = eights[..., ::2] | eights[..., 1::2] << np.uint8(4)

@@ -65,7 +65,7 @@ def _reaches(end: float) -> tuple[Any, Any]:
     return -high, high
 
 
-def wide(numbers: Array) -> Any:
+def wide(numbers: Array) -> Array:
     """Scales, of BF16 bits or numpy's own floats, as float32."""
     if numbers.dtype == np.uint16:
         return (numbers.astype(np.uint32) << 16).view(np.float32)

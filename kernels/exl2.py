@@ -69,11 +69,11 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return {"codes": _codes(groups, inputs, scalars["words"], places), "scales": scales}
 
 
-def _narrowed(numbers: Array, narrow: bool) -> Any:
+def _narrowed(numbers: Array, narrow: bool) -> Array:
     return numbers.astype(np.float16).astype(np.float32) if narrow else numbers
 
 
-def _places(wholes: Wholes, inputs: int) -> Any:
+def _places(wholes: Wholes, inputs: int) -> Array:
     """The input that each stored one is."""
     name = "invperm" if "invperm" in wholes else "perm"
     order = wholes[name].array.reshape(-1).astype(np.int64)

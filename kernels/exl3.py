@@ -51,7 +51,7 @@ PLACES = (
 _decode = kernel("exl3:decode")
 
 
-def codebook(kind: str) -> Any:
+def codebook(kind: str) -> Array:
     """The number of every state, float32 `[65536]`; `kind` is 3inst, mcg or mul1."""
     x = np.arange(STATES, dtype=np.uint32) * np.uint32(MULTIPLIERS.get(kind, 89226354))
     if kind == "mul1":
@@ -81,7 +81,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return {"table": codebook(kind), "inputs": _factors(factors, scalars["signs"])}
 
 
-def _factors(stored: Array, signs: bool) -> Any:
+def _factors(stored: Array, signs: bool) -> Array:
     """binary16 numbers, or one of each bit, as float64."""
     if not signs:
         return stored.astype(np.float64)

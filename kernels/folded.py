@@ -49,7 +49,7 @@ _scale = kernel("folded:scale")
 _turn_back = kernel("folded:turn_back")
 
 
-def rotation(size: int, sylvester: bool = False) -> Any:
+def rotation(size: int, sylvester: bool = False) -> Array:
     """The matrix of a group, float32 `[size, size]`; raises ValueError where there is none."""
     matrix = step = _TWO if sylvester else _FOUR
     while len(matrix) < size:
@@ -94,7 +94,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return prepared
 
 
-def _places(turns: Array, columns: int, group: int) -> Any:
+def _places(turns: Array, columns: int, group: int) -> Array:
     """Columns of each pair, int32 `[turns, pairs, 2]`; a pair of -1 stays where it is.
 
     Raises ValueError for a column that is no column of its group, or turned twice at a time.

@@ -74,7 +74,7 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     _round(np.ascontiguousarray(numbers.reshape(rows, stored)[:, :columns]).reshape(-1), out)
 
 
-def used_scales(params: Params, scale: Bytes, rows: int) -> Any:
+def used_scales(params: Params, scale: Bytes, rows: int) -> Array:
     """The scales of `rows` from the start of a tile, without what fills rows and columns up."""
     each = params["stored_columns"] // params["block"]
     flat = np.ascontiguousarray(scale).reshape(-1)
@@ -83,16 +83,16 @@ def used_scales(params: Params, scale: Bytes, rows: int) -> Any:
     return to_float32("F8_E8M0", plain) if params["mx"] else _e4m3(plain, params["kind"])
 
 
-def _numbers(codes: Bytes, scale: Array, kind: str) -> Any:
+def _numbers(codes: Bytes, scale: Array, kind: str) -> Array:
     if kind == "if4":
         # Bit 7 of a scale, which E4M3 without a sign has no use for, says that codes are integers.
         return np.where(scale[..., None] >= _MEANT_INT, _SEVENTHS[codes], E2M1[codes])
     return (_INT4 if kind == "int4" else E2M1)[codes]
 
 
-def _e4m3(scale: Bytes, kind: str) -> Any:
+def _e4m3(scale: Bytes, kind: str) -> Array:
     return E4M3.values[scale & 127 if kind == "if4" else scale]
 
 
-def _narrow(numbers: Array, half: bool) -> Any:
+def _narrow(numbers: Array, half: bool) -> Array:
     return numbers.astype(np.float16).astype(np.float32) if half else numbers

@@ -53,7 +53,7 @@ _mx_columns_32 = kernel("fp4:mx_columns_32")
 _nv = kernel("fp4:nv")
 
 
-def _e5m3() -> Any:
+def _e5m3() -> Array:
     exponent, mantissa = np.divmod(np.arange(256), 8)
     # Five bits of exponent over three of mantissa, no sign.
     lead = np.where(exponent > 0, 8, 0)
@@ -65,7 +65,7 @@ def _e5m3() -> Any:
 _SCALE_CODES = {"e4m3": E4M3.values, "e5m3": _e5m3()}
 
 
-def scale_codes(params: Params) -> Any:
+def scale_codes(params: Params) -> Array:
     """What NVFP4's 256 scale bytes stand for, float32: E4M3, or as `params["scale_code"]` says."""
     return _SCALE_CODES[params.get("scale_code", "e4m3")]
 
@@ -138,7 +138,7 @@ def prepare_nv(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return prepared
 
 
-def _scales(factor: np.float32, params: Params) -> Any:
+def _scales(factor: np.float32, params: Params) -> Array:
     """What each of the 256 scale bytes stands for in one matrix; NaNs are quiet and plain."""
     with np.errstate(all="ignore"):
         codes = params["codes"]

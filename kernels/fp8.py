@@ -43,7 +43,7 @@ class Format(NamedTuple):
     lone: int  # the signed code that is NaN and not the negative of another; above 127: none
 
 
-def _finite(exponent_bits: int, bias: int) -> Any:
+def _finite(exponent_bits: int, bias: int) -> Array:
     code = np.arange(256)
     mantissa_bits = 7 - exponent_bits
     mantissa = code & ((1 << mantissa_bits) - 1)
@@ -55,7 +55,7 @@ def _finite(exponent_bits: int, bias: int) -> Any:
     return np.ldexp(np.where(code > 127, -1.0, 1.0) * (lead + mantissa), power).astype(np.float32)
 
 
-def _with(values: Array, special: Mapping[int, float]) -> Any:
+def _with(values: Array, special: Mapping[int, float]) -> Array:
     for code, value in special.items():
         values[code] = value
     return values
@@ -89,7 +89,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return {"scale": np.ascontiguousarray(grid)}
 
 
-def used_blocks(scalars: Params, scale: Array) -> Any:
+def used_blocks(scalars: Params, scale: Array) -> Array:
     """A stored grid of any shape as `[matrices or 1, block rows, block columns]` that are used."""
     _, lines, across = scalars["grid"]
     return scale.reshape(scalars.get("stored_grid", scalars["grid"]))[:, :lines, :across]

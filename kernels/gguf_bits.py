@@ -20,40 +20,14 @@ from __future__ import annotations
 
 import numpy as np
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._blocks import decoder_of
 from anamnesis.kernels._grids import ALL_BYTES, bit_words
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Params, Views
 
 _ONE_BIT = bit_words(ALL_BYTES, 1)
 _TWO_BITS = (ALL_BYTES[:, None] >> np.array([0, 2, 4, 6], np.uint8) & 3).view("<u4").reshape(-1)
-_q1_0 = kernel("gguf_bits:q1_0")
-_q2_0 = kernel("gguf_bits:q2_0")
-_tq1_0 = kernel("gguf_bits:tq1_0")
-_tq2_0 = kernel("gguf_bits:tq2_0")
-
-
-def decode_q1_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q1_0: one bit, `d` or `-d`."""
-    run_blocks(lambda data, out: _q1_0(data, _ONE_BIT, out), blocks["payload"], 18, 128, out)
-
-
-def decode_q2_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q2_0: `-d`, 0, `d` or `2 * d`."""
-    run_blocks(lambda data, out: _q2_0(data, _TWO_BITS, 64, out), blocks["payload"], 18, 64, out)
-
-
-def decode_q2_0_g128(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q2_0 in groups of 128, as the first PrismML files have it."""
-    run_blocks(lambda data, out: _q2_0(data, _TWO_BITS, 128, out), blocks["payload"], 34, 128, out)
-
-
-def decode_tq1_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """TQ1_0: base-3 digits, `-d`, 0 or `d`."""
-    run_blocks(_tq1_0, blocks["payload"], 54, 256, out)
-
-
-def decode_tq2_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """TQ2_0: two bits, `-d`, 0 or `d` (and `2 * d`, which no writer makes)."""
-    run_blocks(_tq2_0, blocks["payload"], 66, 256, out)
+decode_q1_0 = decoder_of("gguf-q1-0", _ONE_BIT)
+decode_q2_0 = decoder_of("gguf-q2-0", _TWO_BITS, 64)
+# As the first PrismML files have it.
+decode_q2_0_g128 = decoder_of("gguf-q2-0-g128", _TWO_BITS, 128, body="gguf_bits:q2_0")
+decode_tq1_0 = decoder_of("gguf-tq1-0")
+decode_tq2_0 = decoder_of("gguf-tq2-0")  # and 2 * d, which no writer makes

@@ -23,8 +23,8 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels import ENCODINGS, Window
+from anamnesis.kernels._blocks import decoder_of, flat_blocks
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.types import Array, Params, Views, Wholes
@@ -32,21 +32,21 @@ from anamnesis.kernels.types import Array, Params, Views, Wholes
 _DOUBLED = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 _DOUBLED[8] = 0.0  # ggml's integer table has no negative zero
 _ONE = np.ones(1, np.float32)
-_mxfp4 = kernel("gguf_fp4:mxfp4")
+_ROW = ENCODINGS["gguf-nvfp4"]
 _nvfp4 = kernel("gguf_fp4:nvfp4")
 
 
-def _products(scales: Array) -> Any:
+def _products(scales: Array) -> Array:
     """Every code under each of the 256 scales: flat, 16 entries a scale byte."""
     with np.errstate(over="ignore"):
         return np.outer(scales.astype(np.float32), _DOUBLED).astype(np.float32).reshape(-1)
 
 
-def _half_e8m0() -> Any:
+def _half_e8m0() -> Array:
     return np.ldexp(np.float32(1), np.arange(256) - 128)
 
 
-def _half_ue4m3() -> Any:
+def _half_ue4m3() -> Array:
     exponent, mantissa = np.divmod(np.arange(256) & 0x7F, 8)
     scales = np.ldexp(np.where(exponent > 0, 8 + mantissa, mantissa), np.maximum(exponent, 1) - 11)
     return np.where(np.arange(256) == 0x7F, 0, scales)
@@ -54,11 +54,7 @@ def _half_ue4m3() -> Any:
 
 _MXFP4 = _products(_half_e8m0())
 _NVFP4 = _products(_half_ue4m3())
-
-
-def decode_mxfp4(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """MXFP4: `e2m1 * 2**(e - 127)`."""
-    run_blocks(lambda data, out: _mxfp4(data, _MXFP4, out), blocks["payload"], 17, 32, out)
+decode_mxfp4 = decoder_of("gguf-mxfp4", _MXFP4)
 
 
 def decode_nvfp4(blocks: Views, params: Params, window: Window, out: Array) -> None:
@@ -67,18 +63,14 @@ def decode_nvfp4(blocks: Views, params: Params, window: Window, out: Array) -> N
     `params["scale"]` is float32, one for the tensor or one for each `params["blocks_per_scale"]`
     blocks; `window.start` is the first block.
     """
-    scale = params.get("scale", _ONE)
-
-    def decode(data: Array, out: Array) -> None:
-        blocks, at = data.shape[0] // 36, 0
-        per_scale = params["blocks_per_scale"] if scale.size > 1 else window.start + blocks + 1
-        while at < blocks:
-            expert = (window.start + at) // per_scale
-            end = min((expert + 1) * per_scale - window.start, blocks)
-            _nvfp4(data[36 * at : 36 * end], _NVFP4, scale[expert], out[64 * at : 64 * end])
-            at = end
-
-    run_blocks(decode, blocks["payload"], 36, 64, out)
+    scale, data = params.get("scale", _ONE), flat_blocks(blocks["payload"], _ROW, out)
+    count, at = data.shape[0] // 36, 0
+    per_scale = params["blocks_per_scale"] if scale.size > 1 else window.start + count + 1
+    while at < count:
+        expert = (window.start + at) // per_scale
+        end = min((expert + 1) * per_scale - window.start, count)
+        _nvfp4(data[36 * at : 36 * end], _NVFP4, scale[expert], out[64 * at : 64 * end])
+        at = end
 
 
 def prepare_nvfp4(scalars: Params, wholes: Wholes) -> dict[str, Any]:

@@ -31,15 +31,10 @@ tables), ggml/src/iqk/iqk_quantize.cpp and ggml/src/ggml-quants.c (`dequantize_r
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
-
 import numpy as np
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
-from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Floats, Params, Views
+from anamnesis.kernels._blocks import decoder_of
+from anamnesis.kernels.types import Array
 
 _FOUR = [-31, -13, 1, 17]
 _EIGHT = [-63, -40, -23, -10, 1, 13, 28, 47]
@@ -48,21 +43,9 @@ _THIRTY_TWO = [
     *(-126, -114, -103, -92, -83, -74, -65, -57, -50, -43, -36, -30, -24, -18, -12, -6),
     *(-1, 5, 11, 17, 23, 29, 36, 43, 51, 59, 68, 77, 87, 97, 109, 121),
 ]
-_iq2_k = kernel("gguf_ik:iq2_k")
-_iq2_kl = kernel("gguf_ik:iq2_kl")
-_iq2_ks = kernel("gguf_ik:iq2_ks")
-_iq3_k = kernel("gguf_ik:iq3_k")
-_iq3_ks = kernel("gguf_ik:iq3_ks")
-_iq4_k = kernel("gguf_ik:iq4_k")
-_iq4_ks = kernel("gguf_ik:iq4_ks")
-_iq4_kss = kernel("gguf_ik:iq4_kss")
-_iq5_k = kernel("gguf_ik:iq5_k")
-_iq5_ks = kernel("gguf_ik:iq5_ks")
-_iq6_k = kernel("gguf_ik:iq6_k")
-_q6_0 = kernel("gguf_ik:q6_0")
 
 
-def _two_sets(values: list[int], moved: int) -> Any:
+def _two_sets(values: list[int], moved: int) -> Array:
     return np.array([*values, *(value + moved for value in values)], np.float32)
 
 
@@ -81,7 +64,7 @@ _PAIRS = np.array(
 _KL = _KL_VALUES[_PAIRS]
 
 
-def _iq6() -> Any:
+def _iq6() -> Array:
     """Horner's scheme; a double holds each exact product, so its sum is rounded as if fused."""
     code = np.arange(64, dtype=np.float64)
     value = np.full(64, np.float32(0.0011972), np.float64)
@@ -94,45 +77,11 @@ def _iq6() -> Any:
 _IQ6 = _iq6()
 
 
-def rows_of(payload: Array, meta: int, block: int, out: Array) -> Any:
-    """Rows as bytes; raises ValueError unless they are whole, and `out` is their size."""
-    rows, nbytes = payload.shape
-    blocks, rest = divmod(nbytes - meta, block)
-    if rest or blocks < 0 or out.shape != (256 * rows * blocks,):
-        raise ValueError(f"rows of {nbytes} bytes, blocks of {block}: out {out.shape}")
-    return np.ascontiguousarray(payload)
-
-
-Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
-
-
-def _blocks(kernel: Kernel, values: Floats, nbytes: int) -> Decode:
-    def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
-        run_blocks(lambda data, out: kernel(data, values, out), blocks["payload"], nbytes, 256, out)
-
-    return decode
-
-
-def _rows(kernel: Kernel, values: Floats, meta: int, nbytes: int) -> Decode:
-    def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
-        kernel(rows_of(blocks["payload"], meta, nbytes, out), values, out)
-
-    return decode
-
-
-def decode_q6_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q6_0: 6-bit codes around 32."""
-    run_blocks(_q6_0, blocks["payload"], 26, 32, out)
-
-
-decode_iq2_k = _blocks(_iq2_k, _IQ2, 76)
-decode_iq2_kl = _rows(_iq2_kl, _KL, 2, 86)
-decode_iq2_ks = _rows(_iq2_ks, _IQ2, 2, 70)
-decode_iq3_k = _blocks(_iq3_k, _IQ3, 110)
-decode_iq3_ks = _rows(_iq3_ks, _IQ3, 2, 102)
-decode_iq4_k = _blocks(_iq4_k, IQ4, 144)
-decode_iq4_ks = _rows(_iq4_ks, IQ4, 4, 136)
-decode_iq4_kss = _rows(_iq4_kss, IQ4, 4, 128)
-decode_iq5_k = _blocks(_iq5_k, _IQ5, 176)
-decode_iq5_ks = _rows(_iq5_ks, _IQ5, 4, 168)
-decode_iq6_k = _blocks(_iq6_k, _IQ6, 212)
+decode_iq2_k, decode_iq3_k = decoder_of("gguf-iq2-k", _IQ2), decoder_of("gguf-iq3-k", _IQ3)
+decode_iq4_k, decode_iq5_k = decoder_of("gguf-iq4-k", IQ4), decoder_of("gguf-iq5-k", _IQ5)
+decode_iq6_k = decoder_of("gguf-iq6-k", _IQ6)
+decode_iq2_ks, decode_iq3_ks = decoder_of("gguf-iq2-ks", _IQ2), decoder_of("gguf-iq3-ks", _IQ3)
+decode_iq4_ks, decode_iq5_ks = decoder_of("gguf-iq4-ks", IQ4), decoder_of("gguf-iq5-ks", _IQ5)
+decode_iq2_kl = decoder_of("gguf-iq2-kl", _KL)
+decode_iq4_kss = decoder_of("gguf-iq4-kss", IQ4)
+decode_q6_0 = decoder_of("gguf-q6-0")

@@ -20,32 +20,8 @@ values of IQ4_K's first set (IQ1_KT, IQ2_KT), 0 to 15 (IQ3_KT), or bits 1 to 7 o
 
 from __future__ import annotations
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.gguf_ik import IQ4, rows_of
-from anamnesis.kernels.types import Array, Params, Views
+from anamnesis.kernels._blocks import decoder_of
+from anamnesis.kernels.gguf_ik import IQ4
 
-_iq1_kt = kernel("gguf_ik_trellis:iq1_kt")
-_iq2_kt = kernel("gguf_ik_trellis:iq2_kt")
-_iq3_kt = kernel("gguf_ik_trellis:iq3_kt")
-_iq4_kt = kernel("gguf_ik_trellis:iq4_kt")
-
-
-def decode_iq1_kt(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ1_KT: numbers of 13 bits for 8 elements."""
-    _iq1_kt(rows_of(blocks["payload"], 4, 56, out), IQ4, out)
-
-
-def decode_iq2_kt(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ2_KT: numbers of 16 bits for 8 elements."""
-    _iq2_kt(rows_of(blocks["payload"], 4, 68, out), IQ4, out)
-
-
-def decode_iq3_kt(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ3_KT: the same, and a sign for each element."""
-    _iq3_kt(rows_of(blocks["payload"], 4, 100, out), IQ4, out)
-
-
-def decode_iq4_kt(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ4_KT: numbers of 15 bits for 4 elements."""
-    _iq4_kt(rows_of(blocks["payload"], 4, 128, out), IQ4, out)
+decode_iq1_kt, decode_iq2_kt = decoder_of("gguf-iq1-kt", IQ4), decoder_of("gguf-iq2-kt", IQ4)
+decode_iq3_kt, decode_iq4_kt = decoder_of("gguf-iq3-kt", IQ4), decoder_of("gguf-iq4-kt", IQ4)

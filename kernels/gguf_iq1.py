@@ -16,27 +16,10 @@ The value is `d * (2 * scale + 1) * (point + shift)`, the products exact in floa
 
 from __future__ import annotations
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._blocks import decoder_of
 from anamnesis.kernels._grids import point_words
-from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Bytes, Params, Views
 
 # Codes: bits 0-1 one of -1, 0, 1, bit 2 the shift's sign, bit 3 the second scale of a table.
 GRID, POINTS = point_words("iq1s_grid")
-_iq1_m = kernel("gguf_iq1:iq1_m")
-_iq1_s = kernel("gguf_iq1:iq1_s")
-
-
-def _run(kernel: Kernel, payload: Bytes, block_bytes: int, out: Array) -> None:
-    run_blocks(lambda data, out: kernel(data, GRID, out), payload, block_bytes, 256, out)
-
-
-def decode_iq1_s(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ1_S: 2048 points, one scale and one shift for 32 elements."""
-    _run(_iq1_s, blocks["payload"], 50, out)
-
-
-def decode_iq1_m(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ1_M: the same points, one scale for 16 elements and one shift for eight."""
-    _run(_iq1_m, blocks["payload"], 56, out)
+decode_iq1_s = decoder_of("gguf-iq1-s", GRID)
+decode_iq1_m = decoder_of("gguf-iq1-m", GRID)

@@ -17,11 +17,8 @@ two scales, the low half first, each for 16 elements. The value is
 
 from __future__ import annotations
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._blocks import decoder_of
 from anamnesis.kernels._grids import ALL_BYTES, bit_words, point_words, read
-from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Bytes, Longs, Params, Views
 
 # Codes: bits 0-1 a magnitude, bit 2 the sign, bit 3 the second scale of a table.
 XXS, MAGNITUDES = point_words("iq2xxs_grid")
@@ -29,27 +26,6 @@ _XS, _ = point_words("iq2xs_grid")
 _S, _ = point_words("iq2s_grid")
 _SIGNS = bit_words(ALL_BYTES, 4)
 _EVEN_SIGNS = bit_words(read("ksigns_iq2xs"), 4)
-_iq2_s = kernel("gguf_iq2:iq2_s")
-_iq2_xs = kernel("gguf_iq2:iq2_xs")
-_iq2_xxs = kernel("gguf_iq2:iq2_xxs")
-
-
-def _run(
-    kernel: Kernel, grid: Longs, signs: Longs, payload: Bytes, block_bytes: int, out: Array
-) -> None:
-    run_blocks(lambda data, out: kernel(data, grid, signs, out), payload, block_bytes, 256, out)
-
-
-def decode_iq2_xxs(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ2_XXS: 256 points, one scale for 32 elements."""
-    _run(_iq2_xxs, XXS, _EVEN_SIGNS, blocks["payload"], 66, out)
-
-
-def decode_iq2_xs(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ2_XS: 512 points, one scale for 16 elements."""
-    _run(_iq2_xs, _XS, _EVEN_SIGNS, blocks["payload"], 74, out)
-
-
-def decode_iq2_s(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ2_S: 1024 points, any signs, one scale for 16 elements."""
-    _run(_iq2_s, _S, _SIGNS, blocks["payload"], 82, out)
+decode_iq2_xxs = decoder_of("gguf-iq2-xxs", XXS, _EVEN_SIGNS)
+decode_iq2_xs = decoder_of("gguf-iq2-xs", _XS, _EVEN_SIGNS)
+decode_iq2_s = decoder_of("gguf-iq2-s", _S, _SIGNS)

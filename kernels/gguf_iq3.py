@@ -16,32 +16,13 @@ the scales of two runs of 32, the low half first. The value is `d * (0.5 + scale
 
 from __future__ import annotations
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
+from anamnesis.kernels._blocks import decoder_of
 from anamnesis.kernels._grids import ALL_BYTES, bit_words, point_words, read
-from anamnesis.kernels._native import Kernel, kernel
-from anamnesis.kernels.types import Array, Bytes, Longs, Params, Views, Words
 
 # Codes: bits 0-2 a magnitude, bit 3 the sign.
 XXS, XXS_MAGNITUDES = point_words("iq3xxs_grid")
 S, S_MAGNITUDES = point_words("iq3s_grid")
 _SIGNS = bit_words(ALL_BYTES, 8)
 _EVEN_SIGNS = bit_words(read("ksigns_iq2xs"), 8)
-_iq3_s = kernel("gguf_iq3:iq3_s")
-_iq3_xxs = kernel("gguf_iq3:iq3_xxs")
-
-
-def _run(
-    kernel: Kernel, grid: Words, signs: Longs, payload: Bytes, block_bytes: int, out: Array
-) -> None:
-    run_blocks(lambda data, out: kernel(data, grid, signs, out), payload, block_bytes, 256, out)
-
-
-def decode_iq3_xxs(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ3_XXS: 256 points, one scale for 32 elements."""
-    _run(_iq3_xxs, XXS, _EVEN_SIGNS, blocks["payload"], 98, out)
-
-
-def decode_iq3_s(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ3_S: 512 points, any signs, one scale for 32 elements."""
-    _run(_iq3_s, S, _SIGNS, blocks["payload"], 110, out)
+decode_iq3_xxs = decoder_of("gguf-iq3-xxs", XXS, _EVEN_SIGNS)
+decode_iq3_s = decoder_of("gguf-iq3-s", S, _SIGNS)

@@ -15,20 +15,6 @@ Every product has at most 24 significant bits, so float32 holds it exactly.
 
 from __future__ import annotations
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Params, Views
+from anamnesis.kernels._blocks import decoder_of
 
-_iq4_nl = kernel("gguf_iq4:iq4_nl")
-_iq4_xs = kernel("gguf_iq4:iq4_xs")
-
-
-def decode_iq4_nl(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ4_NL: `d * value[code]`."""
-    run_blocks(_iq4_nl, blocks["payload"], 18, 32, out)
-
-
-def decode_iq4_xs(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """IQ4_XS: `d * (scale - 32) * value[code]`."""
-    run_blocks(_iq4_xs, blocks["payload"], 136, 256, out)
+decode_iq4_nl, decode_iq4_xs = decoder_of("gguf-iq4-nl"), decoder_of("gguf-iq4-xs")

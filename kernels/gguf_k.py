@@ -30,38 +30,8 @@ Arithmetic is float32, each operation rounded, `d * sc` first. Sources: ggml's
 
 from __future__ import annotations
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Params, Views
+from anamnesis.kernels._blocks import decoder_of
 
-_q2_k = kernel("gguf_k:q2_k")
-_q3_k = kernel("gguf_k:q3_k")
-_q4_k = kernel("gguf_k:q4_k")
-_q5_k = kernel("gguf_k:q5_k")
-_q6_k = kernel("gguf_k:q6_k")
-
-
-def decode_q2_k(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q2_K: 2-bit codes, 4-bit scales and minima."""
-    run_blocks(_q2_k, blocks["payload"], 84, 256, out)
-
-
-def decode_q3_k(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q3_K: 3-bit codes around 4, 6-bit scales around 32."""
-    run_blocks(_q3_k, blocks["payload"], 110, 256, out)
-
-
-def decode_q4_k(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q4_K: 4-bit codes, 6-bit scales and minima."""
-    run_blocks(_q4_k, blocks["payload"], 144, 256, out)
-
-
-def decode_q5_k(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q5_K: 5-bit codes, 6-bit scales and minima."""
-    run_blocks(_q5_k, blocks["payload"], 176, 256, out)
-
-
-def decode_q6_k(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q6_K: 6-bit codes around 32, 8-bit scales."""
-    run_blocks(_q6_k, blocks["payload"], 210, 256, out)
+decode_q2_k, decode_q3_k = decoder_of("gguf-q2-k"), decoder_of("gguf-q3-k")
+decode_q4_k, decode_q5_k = decoder_of("gguf-q4-k"), decoder_of("gguf-q5-k")
+decode_q6_k = decoder_of("gguf-q6-k")

@@ -16,38 +16,8 @@ https://github.com/ggml-org/llama.cpp; `gguf-py/gguf/quants.py` there.
 
 from __future__ import annotations
 
-from anamnesis.kernels import Window
-from anamnesis.kernels._blocks import run_blocks
-from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Params, Views
+from anamnesis.kernels._blocks import decoder_of
 
-_q4_0 = kernel("gguf_legacy:q4_0")
-_q4_1 = kernel("gguf_legacy:q4_1")
-_q5_0 = kernel("gguf_legacy:q5_0")
-_q5_1 = kernel("gguf_legacy:q5_1")
-_q8_0 = kernel("gguf_legacy:q8_0")
-
-
-def decode_q4_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q4_0: 4-bit codes around 8, one scale."""
-    run_blocks(_q4_0, blocks["payload"], 18, 32, out)
-
-
-def decode_q4_1(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q4_1: 4-bit codes, a scale and a minimum."""
-    run_blocks(_q4_1, blocks["payload"], 20, 32, out)
-
-
-def decode_q5_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q5_0: 5-bit codes around 16, one scale."""
-    run_blocks(_q5_0, blocks["payload"], 22, 32, out)
-
-
-def decode_q5_1(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q5_1: 5-bit codes, a scale and a minimum."""
-    run_blocks(_q5_1, blocks["payload"], 24, 32, out)
-
-
-def decode_q8_0(blocks: Views, params: Params, window: Window, out: Array) -> None:
-    """Q8_0: int8 codes, one scale."""
-    run_blocks(_q8_0, blocks["payload"], 34, 32, out)
+decode_q4_0, decode_q4_1 = decoder_of("gguf-q4-0"), decoder_of("gguf-q4-1")
+decode_q5_0, decode_q5_1 = decoder_of("gguf-q5-0"), decoder_of("gguf-q5-1")
+decode_q8_0 = decoder_of("gguf-q8-0")

@@ -85,7 +85,7 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         decode_scattered(bits, narrow)(words, groups.index, zeros, scales, kind, room, out)
 
 
-def _zeros(stored: Bytes | None, params: Params, shape: tuple[int, int]) -> Any:
+def _zeros(stored: Bytes | None, params: Params, shape: tuple[int, int]) -> Array:
     """Zero points as float32 `[groups, rows]`."""
     bits = params["affine"].bits
     if stored is None:
@@ -94,7 +94,7 @@ def _zeros(stored: Bytes | None, params: Params, shape: tuple[int, int]) -> Any:
     return read_zeros(stored, bits, params["zero_offset"], carry, False, shape)
 
 
-def _words(columns: Array, word_bits: int) -> Any:
+def _words(columns: Array, word_bits: int) -> Array:
     """Columns of words as uint32 `[words, columns]`; narrower words are joined."""
     words = columns.view(f"<u{word_bits // 8}")
     if word_bits < 32:

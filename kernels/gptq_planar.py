@@ -58,7 +58,7 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     gptq.decode(parts, eight, window, out)
 
 
-def joined(words: Array, bits: int) -> Any:
+def joined(words: Array, bits: int) -> Array:
     """Codes uint8 `[blocks * 32, columns]` of their planes, uint32 `[blocks, bits, columns]`."""
     codes = np.zeros((words.shape[0], 32, words.shape[2]), np.uint8)
     at = 0

@@ -30,8 +30,6 @@ utils/permutations_24.py, utils/semi_structured_conversions.py
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import PayloadError, Window, _tiles, ct
@@ -49,7 +47,7 @@ _GROUPED = np.argsort([8 * a + k for a in range(8) for k in (0, 4, 1, 5, 2, 6, 3
 _ALONE = np.arange(64)
 
 
-def _entries() -> Any:
+def _entries() -> Array:
     """Where each entry of `meta` of a tile lies, int64 `[64 rows, 2]`."""
     row, column = np.indices((64, 2))
     at = 4 * (row // 8) + 2 * (row % 2) + row % 8 // 4 + 32 * (row % 4 // 2)

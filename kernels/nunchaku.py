@@ -108,23 +108,23 @@ def _rows(blocks: Views, params: Params, rows: int) -> Rows:
     return Rows(codes, E2M1, scale, smooth)
 
 
-def _floats(blocks: Views, params: Params, part: str, each: int = 1) -> Any:
+def _floats(blocks: Views, params: Params, part: str, each: int = 1) -> Array:
     """A number, or `each`, for each row, float32 `[rows, each]`."""
     return _in_rows(_numbers(blocks, params, part), each)
 
 
-def _numbers(blocks: Views, params: Params, part: str) -> Any:
+def _numbers(blocks: Views, params: Params, part: str) -> Array:
     raw: Bytes = np.ascontiguousarray(blocks[part]).reshape(1, -1)
     return read_scales(params[f"{part}_dtype"], raw).reshape(-1)
 
 
-def _in_rows(numbers: Floats, each: int) -> Any:
+def _in_rows(numbers: Floats, each: int) -> Array:
     """Those of 16 bits in the order of an accumulator's lanes, as `[rows, each]`."""
     tiles = numbers.reshape(-1, each, 8, 4, 2, 2)
     return np.ascontiguousarray(tiles.transpose(0, 2, 4, 3, 5, 1).reshape(-1, each))
 
 
-def _packs(numbers: Floats, lines: int) -> Any:
+def _packs(numbers: Floats, lines: int) -> Array:
     """A low-rank part of `lines` rows or columns in packs of 16 by 16.
 
     `[lines / 16, rank / 16, 16, 16]`, the last two as the tensor core has them: of a row and a

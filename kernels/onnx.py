@@ -35,7 +35,7 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     ct.decode_packed(blocks, params, window, out)
 
 
-def _bytes_of(packed: Array, bits: int, groups: int) -> Any:
+def _bytes_of(packed: Array, bits: int, groups: int) -> Array:
     """Zero points of a byte each, `[rows, groups]`: signed, as codes that are stored plus half."""
     shifts = np.arange(0, 8, bits, dtype=np.uint8)
     # `8 / bits` zero points a byte, the first lowest; a row of them begins a byte.

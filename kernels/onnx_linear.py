@@ -38,7 +38,7 @@ _round = kernel("folded:round_values")
 
 
 @cache
-def _table(kind: str) -> Any:
+def _table(kind: str) -> Array:
     """What each byte holds, float32 `[256, n]`, of codes of up to eight bits."""
     if kind in _FP8:
         return _FP8[kind].values[:, None]
@@ -53,7 +53,7 @@ def _table(kind: str) -> Any:
     return codes.astype(np.float32)
 
 
-def _numbers(raw: Bytes, kind: str) -> Any:
+def _numbers(raw: Bytes, kind: str) -> Array:
     """float32 of flat bytes."""
     if kind in _HELD:
         return to_float32(kind, raw.view(_HELD[kind]))
@@ -82,7 +82,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return prepared
 
 
-def _grid(numbers: Array, shape: tuple[int, int], role: str) -> Any:
+def _grid(numbers: Array, shape: tuple[int, int], role: str) -> Array:
     count = shape[0] * shape[1]
     if numbers.size < count:
         raise ValueError(f"{role}: {numbers.size:,} numbers where {count:,} are needed")
@@ -150,7 +150,7 @@ def _lines(
     ]
 
 
-def _spread(lines: Array, params: Params, columns: int) -> Any:
+def _spread(lines: Array, params: Params, columns: int) -> Array:
     """A number for every column."""
     if lines is None or lines.shape[1] == 1 or params["size"] == 1:
         return lines

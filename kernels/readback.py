@@ -81,6 +81,6 @@ class Readback:
             out.reshape(rows, -1)[:] = turned.reshape(-1, rows).T
 
 
-def lines(array: Array, rows: int) -> Any:
+def lines(array: Array, rows: int) -> Array:
     """The bytes of `rows` rows, uint8 `[rows, bytes]`."""
     return array.view(np.uint8).reshape(rows, -1)

@@ -144,7 +144,7 @@ def _rows(blocks: Views, params: Params, window: Window) -> Rows:
     return Rows(codes, grid, scale, params.get("smooth", NONE.reshape(-1)))
 
 
-def _by_row(raw: Bytes, dtype: str, each: int, whole: bool, tiled: bool = False) -> Any:
+def _by_row(raw: Bytes, dtype: str, each: int, whole: bool, tiled: bool = False) -> Array:
     """Numbers as float32 `[rows, each]`: stored so if `whole`, else `[each, rows]`, or in tiles."""
     if tiled:
         lines = np.ascontiguousarray(raw).reshape(-1, TILE_ROWS * _WIDTHS[dtype])

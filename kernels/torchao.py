@@ -101,7 +101,7 @@ def _rows(
     return {"payload": codes, "scale": scale}, Window(first, first + rows)
 
 
-def untile(data: Array, rows: int, blocks: int) -> Any:
+def untile(data: Array, rows: int, blocks: int) -> Array:
     """uint8 `[rows, blocks]` of the scales in tiles; raises ValueError for other sizes."""
     down, across = -(-rows // TILE_ROWS), -(-blocks // TILE_BLOCKS)
     if data.size < down * across * TILE_ROWS * TILE_BLOCKS:

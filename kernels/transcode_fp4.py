@@ -22,7 +22,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._narrow import narrow
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.transcoders import Inexact, Micro
-from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params, Views
+from anamnesis.kernels.types import Array, Bytes, Outputs, Params, Views
 
 _NAN_EXPONENT, _MX_BLOCK, _NV_BLOCK, _NV_GROUP = 255, 32, 64, 16
 _SIZES = np.array([0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
@@ -88,7 +88,7 @@ def _inverse(whole: np.float32, divide: bool, dtype: str) -> Any:
     raise Inexact(f"no inverse of its number, {whole!s:.40}, gives the same {dtype}")
 
 
-def _numbers(scales: Floats, dtype: str) -> Any:
+def _numbers(scales: Array, dtype: str) -> Array:
     return narrow(np.outer(scales, _SIZES).astype(np.float32), dtype)
 
 
@@ -139,14 +139,14 @@ def write_gguf_nvfp4(found: Micro, params: Params, out: Outputs) -> None:
     data[:, 4:] = _halves(found.codes.reshape(-1, 8)).reshape(len(scales), -1)
 
 
-def _neighbours(halves: Bytes) -> Any:
+def _neighbours(halves: Bytes) -> Array:
     """Pairs of j and j + n, in n bytes a row, as pairs of neighbours."""
     codes = np.concatenate([halves & np.uint8(15), halves >> np.uint8(4)], axis=1)
     # The first of two in the low half.
     return codes[:, ::2] | codes[:, 1::2] << np.uint8(4)
 
 
-def _halves(pairs: Bytes) -> Any:
+def _halves(pairs: Bytes) -> Array:
     """Pairs of neighbours, in n bytes a row, as pairs of j and j + n."""
     codes = np.stack([pairs & np.uint8(15), pairs >> np.uint8(4)], axis=2).reshape(len(pairs), -1)
     half = codes.shape[1] // 2

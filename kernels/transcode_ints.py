@@ -14,8 +14,6 @@ words. The modules of the decoders have the layouts and their sources.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window
@@ -30,7 +28,7 @@ _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble
 spread = variants("_codes:spread")
 
 
-def codes_of(stream: Bytes, bits: int, columns: int) -> Any:
+def codes_of(stream: Bytes, bits: int, columns: int) -> Array:
     """Codes `[rows, columns]` of rows of packed bytes `[rows, bytes]`."""
     rows, nbytes = stream.shape
     each = nbytes * 8 // bits  # with those that fill the last word
@@ -90,7 +88,7 @@ def read_ct_packed(views: Views, params: Params, window: Window) -> Integers:
     return Integers(codes, bits, scales, zeros)
 
 
-def zeros_down(stored: Array, groups: int, bits: int, rows: int) -> Any:
+def zeros_down(stored: Array, groups: int, bits: int, rows: int) -> Array:
     """Zero points, float32 `[rows, groups]`, of bytes of words that are packed down the rows."""
     words = np.ascontiguousarray(stored.reshape(-1)).view("<u4")
     # The stream of a group runs down its column of words.
@@ -107,14 +105,14 @@ def read_ct_bytes(views: Views, params: Params, window: Window) -> Integers:
     return Integers(codes, 8, scales, zeros)
 
 
-def _ct_scales(views: Views, params: Params, rows: int) -> Any:
+def _ct_scales(views: Views, params: Params, rows: int) -> Array:
     groups = params["groups"]
     size = 4 if params["scale_dtype"] == "F32" else 2
     flat = np.ascontiguousarray(views["weight_scale"].reshape(-1))
     return read_scales(params["scale_dtype"], flat.reshape(-1, groups * size))[:rows]
 
 
-def _signed_zeros(views: Views, rows: int, groups: int, bits: int) -> Any:
+def _signed_zeros(views: Views, rows: int, groups: int, bits: int) -> Array:
     found = views["weight_zero_point"].reshape(-1).view(np.int8)[: rows * groups]
     return (found.reshape(rows, groups).astype(np.int16) + (1 << bits - 1)).astype(np.float32)
 
@@ -170,14 +168,14 @@ def write_mlx(found: Integers, params: Params, out: Outputs) -> None:
     _write_stream(found.codes, found.bits, out["weight"])
 
 
-def repeated(numbers: Array, found: Integers, group: int) -> Any:
+def repeated(numbers: Array, found: Integers, group: int) -> Array:
     """Numbers of groups for the shorter groups of a target (0: rows)."""
     columns = found.codes.shape[1]
     count = columns // (group or columns)
     return np.repeat(numbers, count // numbers.shape[1], axis=1)
 
 
-def exactly(numbers: Floats, dtype: str, what: str) -> Any:
+def exactly(numbers: Floats, dtype: str, what: str) -> Array:
     """Float32 numbers in a dtype that has them all, in its numpy form; raises Inexact."""
     with np.errstate(all="ignore"):
         found = stored(np.ascontiguousarray(numbers), dtype)
@@ -190,7 +188,7 @@ def exactly(numbers: Floats, dtype: str, what: str) -> Any:
     return found
 
 
-def biases_of(found: Integers) -> Any:
+def biases_of(found: Integers) -> Array:
     """Biases that stand for zero points, float32; raises Inexact where a product is rounded."""
     if found.biases is not None:
         return found.biases
@@ -204,7 +202,7 @@ def biases_of(found: Integers) -> Any:
     return biases
 
 
-def zeros_of(found: Integers, group: int) -> Any:
+def zeros_of(found: Integers, group: int) -> Array:
     """Zero points, float32, in groups of a target; raises Inexact where biases are none."""
     top = (1 << found.bits) - 1
     if found.biases is not None:

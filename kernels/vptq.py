@@ -41,13 +41,13 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """
     columns, length = scalars["in_features"], scalars["vector"]
 
-    def book(role: str, size: int) -> Any:
+    def book(role: str, size: int) -> Array:
         if role not in wholes:
             return np.empty((0, 0, size), np.float32)
         values = numbers_of(wholes[role])
         return values.reshape(values.shape[0], -1, size)
 
-    def padded(role: str, bits: int) -> Any:
+    def padded(role: str, bits: int) -> Array:
         """With a vector for every code, so that none is read from beyond the book."""
         values = book(role, length)
         # Indices of so many bits may be greater than the book; what they meet is refused

@@ -19,14 +19,7 @@ from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.pipeline.idle import Place, refuse_idle
 from anamnesis.pipeline.permits import JobAllow, JobLimits
-from anamnesis.pipeline.sections import (
-    Dtype,
-    Numbers,
-    Output,
-    Run,
-    Select,
-    Text,
-)
+from anamnesis.pipeline.sections import Dtype, Numbers, Output, Run, Select, Text
 from anamnesis.pipeline.sizes import parse_size
 from anamnesis.pipeline.validate import KeyPath, at, build, require_key, shown
 from anamnesis.readers.paths import expand, output_path

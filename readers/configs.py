@@ -17,13 +17,7 @@ from anamnesis.limits import Limits
 from anamnesis.readers.folder import Folder
 from anamnesis.readers.index import read_object
 from anamnesis.readers.pipelines import PIPELINE, is_component, pipeline_around
-from anamnesis.readers.schemes._stated import (
-    FILES,
-    OTHER_BYTES,
-    is_settings,
-    may_state,
-    speaks,
-)
+from anamnesis.readers.schemes._stated import FILES, OTHER_BYTES, is_settings, may_state, speaks
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.together import together
 from anamnesis.readers.yaml_values import ENDINGS, MOST_BYTES, MOST_FILES, read_yaml

@@ -19,13 +19,7 @@ import struct
 from typing import Any, NamedTuple
 
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.limits import (
-    GGUF_ALIGNMENT,
-    GGUF_ARRAY_ITEMS,
-    GGUF_ITEMS,
-    Limits,
-    MiB,
-)
+from anamnesis.limits import GGUF_ALIGNMENT, GGUF_ARRAY_ITEMS, GGUF_ITEMS, Limits, MiB
 from anamnesis.readers.gguf_cursor import Cursor
 from anamnesis.readers.gguf_types import ARRAY, BOOL, NUMBERS, STRING, KeyValue
 from anamnesis.readers.impostors import HEAD_BYTES, recognise

@@ -24,15 +24,7 @@ from anamnesis.limits import MiB
 from anamnesis.writers import arrow_ipc as ipc
 from anamnesis.writers.arrow_schema import dtypes_of, listing, serialised
 from anamnesis.writers.arrow_slot import ArrowSlot
-from anamnesis.writers.base import (
-    PLAIN,
-    Item,
-    Layout,
-    OutFile,
-    Storage,
-    check_known,
-    shard_groups,
-)
+from anamnesis.writers.base import PLAIN, Item, Layout, OutFile, Storage, check_known, shard_groups
 from anamnesis.writers.finished import open_finished
 
 SUFFIX = ".arrow"

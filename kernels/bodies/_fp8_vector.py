@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies._building import (
+from anamnesis.kernels.bodies._ir import (
     Builder,
     Context,
     Kind,

@@ -19,7 +19,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, overload, register_jitable
 
-from anamnesis.kernels.bodies._building import Builder, Context, Signature, Type, Typing, Values
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.types import Array, Bytes, Integer, Real
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -13,14 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED, inline
 from anamnesis.kernels.bodies._llvm import Lanes, pointer, prefetch, same
 from anamnesis.kernels.types import Array, Bytes, Floats, Halves, Ints

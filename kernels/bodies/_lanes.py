@@ -18,15 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Value,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
 from anamnesis.kernels.bodies._jit import DISABLED, inline
 from anamnesis.kernels.bodies._lane_memory import COUNT
 from anamnesis.kernels.bodies._llvm import Lanes, broadcast, call, pointer, shuffle

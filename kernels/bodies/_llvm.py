@@ -13,15 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import lower_builtin, models, register_model, type_callable
 
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Kind,
-    Signature,
-    Type,
-    Value,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Kind, Signature, Type, Value, Values
 
 _I32 = ir.IntType(32)
 BYTE_POINTER = ir.IntType(8).as_pointer()

@@ -13,15 +13,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Value,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
 from anamnesis.kernels.bodies._jit import DISABLED
 from anamnesis.kernels.bodies._llvm import Lanes, broadcast, is_contiguous, pointer, same
 from anamnesis.kernels.bodies._vector import clean_nan

@@ -18,15 +18,7 @@ from numba.extending import intrinsic
 
 from anamnesis.kernels._sizes import STEP_BYTES
 from anamnesis.kernels.bodies import _lookup
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Value,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
 from anamnesis.kernels.bodies._jit import DISABLED
 from anamnesis.kernels.bodies._llvm import Lanes, is_contiguous, pointer, same, shuffle
 from anamnesis.kernels.types import Array, Bytes

@@ -18,7 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies._building import Builder, Context, Signature, Type, Typing, Values
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, inline, jit, put
 from anamnesis.kernels.bodies._llvm import Lanes, is_contiguous, pointer, same
 from anamnesis.kernels.bodies._narrow import rounded

@@ -14,15 +14,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Value,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
 from anamnesis.kernels.bodies._jit import DISABLED
 from anamnesis.kernels.bodies._llvm import Lanes, rounded_up, same
 from anamnesis.kernels.types import Floats

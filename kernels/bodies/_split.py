@@ -15,14 +15,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels._sizes import SPLIT_WORDS
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED
 from anamnesis.kernels.bodies._llvm import Lanes, is_contiguous, line_of, pointer, prefetch, shuffle
 from anamnesis.kernels.types import Array, Bytes

@@ -16,15 +16,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Value,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
 from anamnesis.kernels.bodies._jit import DISABLED
 from anamnesis.kernels.bodies._llvm import BYTE_POINTER, line_of
 from anamnesis.kernels.bodies._llvm import prefetch as hint

@@ -20,14 +20,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED, as_f32, as_u32, bf16_bits, inline
 from anamnesis.kernels.bodies._llvm import (
     Lanes,

@@ -9,15 +9,7 @@ from numba import types
 from numba.extending import intrinsic
 
 from anamnesis.kernels import _objects
-from anamnesis.kernels.bodies._building import (
-    Builder,
-    Context,
-    Signature,
-    Type,
-    Typing,
-    Value,
-    Values,
-)
+from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
 from anamnesis.kernels.bodies._jit import DISABLED, jit
 from anamnesis.kernels.bodies._llvm import call, rounded_up, same, shuffle
 from anamnesis.kernels.diff import DOT, LANES, MAX, NOISE, OTHER, SIGNAL, STEP, SUM, reduce_numpy

@@ -9,13 +9,7 @@ import numpy as np
 
 from anamnesis.kernels.bodies._extremes import greatest_lanes
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lane_memory import (
-    lanes,
-    put_bytes,
-    put_lanes,
-    put_pairs,
-    put_some,
-)
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes, put_pairs, put_some
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,

@@ -18,12 +18,7 @@ from anamnesis.kernels.bodies._ggml_lanes import (
     search_with_minimum,
     squares,
 )
-from anamnesis.kernels.bodies._ggml_store import (
-    put_scales_3,
-    store_2,
-    store_3,
-    store_with_minimums,
-)
+from anamnesis.kernels.bodies._ggml_store import put_scales_3, store_2, store_3, store_with_minimums
 from anamnesis.kernels.bodies._jit import inline, jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_lanes
 from anamnesis.kernels.bodies._lanes import between, groups_of, root, size_of, some_groups_of, splat

@@ -11,12 +11,7 @@ import numpy as np
 
 from anamnesis.kernels.bodies._ggml import half_bits
 from anamnesis.kernels.bodies._ggml_lanes import nearest_lanes, search_signed, search_with_minimum
-from anamnesis.kernels.bodies._ggml_store import (
-    put_scales_3,
-    store_2,
-    store_3,
-    store_with_minimums,
-)
+from anamnesis.kernels.bodies._ggml_store import put_scales_3, store_2, store_3, store_with_minimums
 from anamnesis.kernels.bodies._ggml_weights import search_both_signs, search_positive
 from anamnesis.kernels.bodies._jit import jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import lanes, put_lanes

@@ -1,4 +1,7 @@
-"""Bodies of `kernels/gguf_ik.py`, which has the layout."""
+"""Bodies of `kernels/gguf_ik.py`, which has the layout.
+
+Source: ik_llama.cpp ggml/src/ggml-common.h (`block_iq*`), iqk_quantize.cpp.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +18,6 @@ _i64 = np.int64
 
 
 @inline
-# Layouts: ik_llama.cpp ggml/src/ggml-common.h (`block_iq*`), iqk_quantize.cpp.
 def load_float(data: Bytes, at: int) -> Any:
     """The little-endian float32 at byte `at`; NaNs as in `clean_nan`."""
     low, high = load_u16(data, at), load_u16(data, at + 2)
