@@ -10,11 +10,9 @@ from anamnesis.limits import MiB
 from anamnesis.pipeline.reading import T, reading_of
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
-# the compiled kernels. The first process on a machine that needs a kernel compiles it, for so much
-# more. Measured by tests/pipeline/test_memory_budget.py; see docs/memory.md.
+# the compiled kernels. Measured by tests/pipeline/test_memory_budget.py; see docs/memory.md.
 BASE_BYTES = 184 * MiB
 BASE_TENSORS = 1000  # whose records it includes
-COMPILE_BYTES = 72 * MiB
 
 
 def fit_threads(

@@ -9,11 +9,11 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from types import ModuleType
 
 import pytest
+from loaded import loaded
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
@@ -23,12 +23,7 @@ DISTRIBUTION = {"yaml": "PyYAML", "zlib_ng": "zlib-ng", "distributed": "dask", "
 
 @pytest.fixture(scope="module")
 def minimum() -> ModuleType:
-    spec = spec_from_file_location("minimum", ROOT / "tests" / "minimum.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made = module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
+    return loaded("minimum.py")
 
 
 def executed(tree: ast.AST) -> Iterator[ast.AST]:

@@ -6,11 +6,11 @@ import re
 import tomllib
 import zipfile
 from collections.abc import Callable
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
 import pytest
+from loaded import loaded
 
 import anamnesis
 
@@ -22,12 +22,7 @@ GOOD = {"anamnesis/py.typed": "", "anamnesis/kernels/data/iq.npy": "", "a-1.dist
 
 @pytest.fixture(scope="module")
 def problems() -> Callable[[Path, tuple[str, ...]], list[str]]:
-    spec = spec_from_file_location("distribution", ROOT / "tests" / "distribution.py")
-    assert spec is not None
-    assert spec.loader is not None
-    made: Any = module_from_spec(spec)
-    spec.loader.exec_module(made)
-    found: Callable[[Path, tuple[str, ...]], list[str]] = made.problems
+    found: Callable[[Path, tuple[str, ...]], list[str]] = loaded("distribution.py").problems
     return found
 
 

@@ -6,12 +6,11 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from importlib.util import module_from_spec, spec_from_file_location
 from pathlib import Path
-from typing import Any
 
 import click
 import pytest
+from loaded import loaded
 
 import anamnesis
 from anamnesis.cli.main import cli
@@ -34,16 +33,6 @@ PAGES = sorted(
 _LINK = re.compile(r"\[[^\]\[]*\]\(([^()\s]+)\)")
 _WHOLE = re.DOTALL | re.MULTILINE
 _FENCE = re.compile(r"^```.*?^```$", re.DOTALL | re.MULTILINE)
-
-
-def module(path: str) -> Any:
-    """A file of the checkout that no package has, as a module."""
-    spec = spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    made = module_from_spec(spec)
-    spec.loader.exec_module(made)
-    return made
 
 
 def text_of(page: Path) -> str:
@@ -70,7 +59,7 @@ def test_the_index_names_every_row_of_the_tables() -> None:
 
 def test_the_tables_of_formats_are_made_of_the_codes_own() -> None:
     """`python tests/format_tables.py --write` mends them."""
-    made = module("tests/format_tables.py")
+    made = loaded("format_tables.py")
     for page in made.PAGES:
         assert page.read_text() == made.rewritten(page), page
 
@@ -122,7 +111,7 @@ def test_links_resolve(page: Path) -> None:
 
 def test_the_site_lists_every_page_once() -> None:
     """README.md is the site's contents; pages of formats are listed by formats/README.md."""
-    contents = module("docs/conf.py").pages_of(SITE.read_text())
+    contents = loaded("../docs/conf.py").pages_of(SITE.read_text())
     listed = [page for _, listing in contents for _, page in listing]
     pages = {p.relative_to(DOCS).with_suffix("").as_posix() for p in DOCS.rglob("*.md")}
     kept = {name for name in pages if not name.startswith(("formats/", "_build", "reference/"))}
@@ -132,14 +121,14 @@ def test_the_site_lists_every_page_once() -> None:
 
 def test_a_page_has_one_title() -> None:
     """Of several headings as high as the first, all become a level deeper; code stays."""
-    made = module("docs/conf.py").of_one_title
+    made = loaded("../docs/conf.py").of_one_title
     text = "# a\n## b\n# c\n```sh\n# d\n```\n"
     assert made(text) == "# a\n### b\n## c\n```sh\n# d\n```\n"
     assert made(text.replace("# c", "c")) == text.replace("# c", "c")
 
 
 def test_links_out_of_the_site_lead_into_the_repository() -> None:
-    linked = module("docs/conf.py").linked
+    linked = loaded("../docs/conf.py").linked
     text = "[a](../README.md#start) [b](inputs.md) [c](../tests) [d](https://e.org) [f](README.md)"
     text += " [g](nowhere.md)"
     found = re.findall(r"\((.*?)\)", linked(text, DOCS))
@@ -150,7 +139,7 @@ def test_links_out_of_the_site_lead_into_the_repository() -> None:
 
 
 def test_the_reference_names_every_command_flag_key_and_function() -> None:
-    reference = module("docs/reference.py")
+    reference = loaded("../docs/reference.py")
     commands = reference.command_line()
     for name, command in cli.commands.items():
         assert f"## amn {name}\n" in commands

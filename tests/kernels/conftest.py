@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import importlib.util
 import os
 import subprocess
 import sys
@@ -58,13 +57,9 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 @pytest.fixture(scope="session")
 def ggml() -> ModuleType:
     """`ggml_oracle.py`: ggml's decoders, raw blocks, and the comparison."""
-    path = Path(__file__).with_name("ggml_oracle.py")
-    spec = importlib.util.spec_from_file_location("ggml_oracle", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    import ggml_oracle
+
+    return ggml_oracle
 
 
 @pytest.fixture

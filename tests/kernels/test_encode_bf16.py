@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Mapping
 from itertools import pairwise
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import encode_cases as ours
 import ml_dtypes
 import numpy as np
 import pytest
@@ -20,18 +18,6 @@ from anamnesis.kernels.ends import NO_ENDS, Ends
 from anamnesis.kernels.loss import BLOCK, Losses
 from anamnesis.readers.dtypes import DTYPES
 
-
-def _cases() -> ModuleType:
-    path = Path(__file__).with_name("encode_cases.py")
-    spec = importlib.util.spec_from_file_location("encode_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ours = _cases()
 NAMES = sorted(name for name, row in ENCODERS.items() if row.bf16)
 ROWS, COLUMNS = 72, 512
 

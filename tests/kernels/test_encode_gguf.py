@@ -2,66 +2,20 @@
 
 from __future__ import annotations
 
-import ctypes
-import importlib.util
 import os
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
-from typing import Any
 
-import libggml
+import encode_cases as ours
 import numpy as np
 import pytest
+from encoded_by_ggml import assert_same, by_ggml, encoded
 
 from anamnesis.kernels import ENCODINGS, Window, decoder, preparer
-from anamnesis.kernels.encoders import ENCODERS, encoder
+from anamnesis.kernels.encoders import ENCODERS
 
 NAMES = [n for n, row in ENCODERS.items() if n.startswith("gguf-") and row.weights != "needed"]
 # Fewer numbers where kernels are plain Python.
 ROWS, COLUMNS = (8, 256) if os.environ.get("NUMBA_DISABLE_JIT") == "1" else (40, 512)
-LIBRARY = ctypes.CDLL(str(Path(libggml.__file__).parent / "lib64" / "libggml-base.so"))
-
-
-def _cases() -> ModuleType:
-    path = Path(__file__).with_name("encode_cases.py")
-    spec = importlib.util.spec_from_file_location("encode_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ours = _cases()
-
-
-def by_ggml(name: str, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """`ggml_quantize_chunk`, with weights of the columns or without."""
-    row = ENCODINGS[name]
-    out = np.zeros((values.size // row.block_elems, row.block_bytes), np.uint8)
-    LIBRARY.ggml_quantize_init(row.ggml_type)
-    call = LIBRARY.ggml_quantize_chunk
-    call.restype, size, pointer = ctypes.c_size_t, ctypes.c_int64, ctypes.c_void_p
-    call.argtypes = [ctypes.c_int, pointer, pointer, size, size, size, pointer]
-    rows, columns = values.shape
-    matrix = None if weights is None else weights.ctypes.data
-    wrote = call(row.ggml_type, values.ctypes.data, out.ctypes.data, 0, rows, columns, matrix)
-    assert wrote == out.nbytes
-    return out
-
-
-def encoded(name: str, values: np.ndarray, weights: np.ndarray | None = None) -> np.ndarray:
-    """Blocks of a matrix, or with `weights [matrices, columns]` of a stack as one matrix."""
-    row = ENCODINGS[name]
-    out = np.empty((values.size // row.block_elems, row.block_bytes), np.uint8)
-    params: dict[str, Any] = {}
-    if weights is not None:
-        shape = (len(weights), len(values) // len(weights), values.shape[1])
-        params = {"columns": values.shape[1], "first": 0, "shape": shape}
-        params["weights"] = lambda matrix: weights[matrix]
-    encoder(name)(values.reshape(-1), params, {"blocks": out.reshape(-1)})
-    return out
 
 
 # Searches for points of a grid end the process where no distance to any compares.
@@ -80,15 +34,6 @@ def answerable(name: str, values: np.ndarray) -> np.ndarray:
 def has_squares(blocks: np.ndarray) -> np.ndarray:
     with np.errstate(all="ignore"):
         return np.isfinite((blocks**2).sum(1))
-
-
-def assert_same(found: np.ndarray, expected: np.ndarray, what: str) -> None:
-    wrong = np.flatnonzero((found != expected).any(1))
-    at = int(wrong[0]) if len(wrong) else 0
-    assert not len(wrong), (
-        f"{what}: {len(wrong)} of {len(found)} blocks differ, block {at}: "
-        f"{found[at].tobytes().hex()}, expected {expected[at].tobytes().hex()}"
-    )
 
 
 @pytest.mark.parametrize("name", NAMES)

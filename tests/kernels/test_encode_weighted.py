@@ -2,31 +2,18 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from pathlib import Path
-from types import ModuleType
 
+import encode_cases as ours
 import numpy as np
 import pytest
+from encoded_by_ggml import assert_same, by_ggml, encoded
 
 from anamnesis.kernels.encoders import ENCODERS
 
 NAMES = [name for name, row in ENCODERS.items() if row.weights]
 
 
-def _beside() -> ModuleType:
-    path = Path(__file__).with_name("test_encode_gguf.py")
-    spec = importlib.util.spec_from_file_location("encode_gguf_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-beside = _beside()
-ours = beside.ours
 # Weights of columns: as measured, all alike, none, some of them none, very different ones.
 KINDS = ("plain", "ones", "zeros", "holes", "spread", "tiny")
 
@@ -50,13 +37,13 @@ def columns(kind: str, matrices: int, count: int, seed: int = 0) -> np.ndarray:
 def assert_ggmls(name: str, values: np.ndarray, weights: np.ndarray, what: str) -> None:
     """A matrix of a stack after the other, as llama.cpp gives them to ggml."""
     with np.errstate(all="ignore"):
-        found = beside.encoded(name, values, weights)
+        found = encoded(name, values, weights)
         parts = values.reshape(len(weights), -1, values.shape[1])
         expected = [
-            beside.by_ggml(name, np.ascontiguousarray(part), np.ascontiguousarray(row))
+            by_ggml(name, np.ascontiguousarray(part), np.ascontiguousarray(row))
             for part, row in zip(parts, weights, strict=True)
         ]
-    beside.assert_same(found, np.concatenate(expected), what)
+    assert_same(found, np.concatenate(expected), what)
 
 
 @pytest.mark.parametrize("name", NAMES)

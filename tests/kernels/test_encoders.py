@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import encode_cases as ours
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
@@ -19,17 +18,6 @@ from anamnesis.kernels.encoders import ENCODERS, Key, Unfit, former, function_of
 DATA = Path(__file__).resolve().parents[1] / "data" / "encode" / "expected.safetensors"
 
 
-def _cases() -> ModuleType:
-    path = Path(__file__).with_name("encode_cases.py")
-    spec = importlib.util.spec_from_file_location("encode_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ours = _cases()
 KEPT = [case for case in ours.cases() if case[1].get("style") != "transformers"]
 
 

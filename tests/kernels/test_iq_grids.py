@@ -6,12 +6,12 @@ the inverse of what the format multiplies by.
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from loaded import loaded
 
 from anamnesis.kernels import ENCODINGS, Window, decoder
 from anamnesis.kernels._grids import read
@@ -114,13 +114,7 @@ def test_every_byte_of_signs_is_that_of_ggml(ggml: Any) -> None:
 
 
 def test_the_files_are_what_the_script_makes() -> None:
-    path = Path(__file__).parents[1] / "data" / "make_iq_grids.py"
-    spec = importlib.util.spec_from_file_location("make_iq_grids", path)
-    assert spec is not None
-    assert spec.loader is not None
-    script = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(script)
-    made = script.tables()
+    made = loaded("data/make_iq_grids.py").tables()
     assert {path.stem for path in DATA.glob("*.npy")} == set(made)
     for name, table in made.items():
         stored = read(name)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.util
-from pathlib import Path
-from types import ModuleType
-
+import encode_cases as ours
 import numpy as np
 import pytest
+from loaded import loaded
 
 from anamnesis.kernels.encoders import Unfit
 
@@ -17,21 +15,8 @@ pytest.importorskip("bitsandbytes")
 pytest.importorskip("mlx.core")
 
 pytestmark = pytest.mark.oracle
-TESTS = Path(__file__).resolve().parents[1]
 TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
-
-
-def _load(path: Path) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ours = _load(TESTS / "kernels" / "encode_cases.py")
-libraries = _load(TESTS / "oracles" / "encode_libraries.py")
+libraries = loaded("oracles/encode_libraries.py")
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])

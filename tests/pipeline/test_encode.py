@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
+import encode_cases as ours
 import ml_dtypes
 import numpy as np
 import pytest
@@ -26,19 +25,6 @@ from anamnesis.pipeline.targets import names_for, parse_target
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 Parts = dict[str, tuple[str, list[int], bytes]]
 LINEAR = "model.layers.0.mlp.up_proj.weight"
-
-
-def _cases() -> ModuleType:
-    path = Path(__file__).resolve().parents[1] / "kernels" / "encode_cases.py"
-    spec = importlib.util.spec_from_file_location("encode_cases", path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-ours = _cases()
 
 
 @pytest.fixture

@@ -13,12 +13,13 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 import pytest
+from memory_bounds import COMPILE_BYTES
 from safetensors.numpy import save_file
 from slow_writes import SLOW
 
 import anamnesis
 from anamnesis.limits import MiB
-from anamnesis.pipeline.fit import BASE_BYTES, COMPILE_BYTES
+from anamnesis.pipeline.fit import BASE_BYTES
 
 # Encodes argv[1] as argv[2] into argv[3] within argv[4] and prints the peak of this process.
 PEAK = """

@@ -16,10 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from memory_bounds import COMPILE_BYTES
 
 from anamnesis.limits import MiB
 from anamnesis.pipeline.executors.distributed import WORKER_BYTES
-from anamnesis.pipeline.fit import BASE_BYTES, COMPILE_BYTES
+from anamnesis.pipeline.fit import BASE_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 STATUS = Path("/proc/self/status")

@@ -4,8 +4,8 @@
         bitsandbytes==0.50.2 mlx==0.32.4 mlx-cpu==0.32.4 nvidia-modelopt==0.47.0 safetensors
     python make_encode.py
 
-The matrix is `matrix("plain", 32, 128)` of `tests/kernels/encode_cases.py` in BF16, whose first two
-rows are 0 and 0.25; a tensor `LABEL/PART` is what is stored of it under a case, BF16 and FP8 as
+The matrix is `matrix("plain", 32, 128)` of `tests/builders/encode_cases.py` in BF16, whose first
+two rows are 0 and 0.25; a tensor `LABEL/PART` is what is stored of it under a case, BF16 and FP8 as
 unsigned bits.
 """
 
@@ -32,7 +32,7 @@ def load(name: str) -> ModuleType:
     return module
 
 
-ours, libraries = load("kernels/encode_cases.py"), load("oracles/encode_libraries.py")
+ours, libraries = load("builders/encode_cases.py"), load("oracles/encode_libraries.py")
 weight = torch.from_numpy(ours.golden_matrix()).to(torch.bfloat16)
 kept = {}
 for case in ours.cases():
