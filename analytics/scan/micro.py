@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.analytics.scan.rows import NUMBERS, Columns, Parts, Runs
+from anamnesis.analytics.scan.rows import Columns, Parts, Runs, Scaled
 
 _BLOCKS = {"fp4-mx": (32, 4), "fp4-nv": (16, 4), "fp6-mx": (32, 6)}  # elements, bits of one
 
 
-class Micro(Runs):
+class Micro(Scaled):
     """Blocks of a row. `scale` is what the byte says; NVFP4's `scales` hold the global one too."""
 
     def __init__(self, parts: Parts) -> None:
@@ -23,20 +23,15 @@ class Micro(Runs):
         size = tensor.params.get("block_elems", size)
         super().__init__(parts, tensor.unit_elems, tensor.unit_elems * bits // 8, size)
 
-    def row_bytes(self, wanted: Collection[str]) -> int:
-        return super().row_bytes(wanted) + 16 * len(wanted)
-
-    def read(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
-        found = super().read(start, stop, wanted)
-        if any(name in wanted for name in NUMBERS):
-            found["scale"] = scale = self._scale(self.parts.read("scale", start, stop))
-            if self._two_scales and "scales" in wanted:
-                unit, _ = self.split(start, stop)
-                matrix = unit // self._params.get("rows", self.rows) % len(self._factors)
-                with np.errstate(all="ignore"):
-                    factor = self._factors[matrix]
-                    divides = self._params.get("global") == "divide"
-                    found["scales"] = (scale / factor if divides else scale * factor)[:, None]
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        scale = self._scale(self.parts.read("scale", start, stop))
+        found = {"scale": scale}
+        if self._two_scales and "scales" in wanted:
+            unit, _ = self.split(start, stop)
+            matrix = unit // self._params.get("rows", self.rows) % len(self._factors)
+            factor = self._factors[matrix]
+            divides = self._params.get("global") == "divide"
+            found["scales"] = (scale / factor if divides else scale * factor)[:, None]
         return found
 
     def _scale(self, raw: Any) -> Any:

@@ -151,6 +151,23 @@ class Runs:
         return np.minimum(unit * self._unit_elems + run * self._run_elems, self.elems)
 
 
+class Scaled(Runs):
+    """Runs with numbers of their own beside them."""
+
+    def row_bytes(self, wanted: Collection[str]) -> int:
+        return super().row_bytes(wanted) + 16 * len(wanted)
+
+    def read(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        found = super().read(start, stop, wanted)
+        if any(name in wanted for name in NUMBERS):
+            with np.errstate(all="ignore"):
+                found |= self.numbers(start, stop, wanted)
+        return found
+
+    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
+        raise NotImplementedError
+
+
 class Lines:
     """The lines of a component whose units lie in columns: bytes alone, each number's place lost.
 

@@ -22,6 +22,7 @@ from anamnesis.analytics.scan.rows import (
     Lines,
     Parts,
     Runs,
+    Scaled,
     Section,
 )
 from anamnesis.errors import FormatError
@@ -30,23 +31,6 @@ from anamnesis.kernels.types import Array
 from anamnesis.readers.dtypes import DTYPES
 
 _INVERSE_127 = np.float32(7.874015718698502e-3)  # kernels/bnb.py
-
-
-class _Scaled(Runs):
-    """Runs with numbers of their own beside them."""
-
-    def row_bytes(self, wanted: Collection[str]) -> int:
-        return super().row_bytes(wanted) + 16 * len(wanted)
-
-    def read(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
-        found = super().read(start, stop, wanted)
-        if any(name in wanted for name in NUMBERS):
-            with np.errstate(all="ignore"):
-                found |= self.numbers(start, stop, wanted)
-        return found
-
-    def numbers(self, start: int, stop: int, wanted: Collection[str]) -> Columns:
-        raise NotImplementedError
 
 
 class Ggml(Runs):
@@ -80,7 +64,7 @@ class Ggml(Runs):
         return self.parts.numbers("scale").reshape(-1)
 
 
-class Fp8(_Scaled):
+class Fp8(Scaled):
     """A matrix row, cut where the next scale begins; a scale for each column is a list a row."""
 
     def __init__(self, parts: Parts) -> None:
@@ -113,7 +97,7 @@ class Fp8(_Scaled):
         return {"scale": grid[line - low, run * (not self._whole)]}
 
 
-class BnbFourBit(_Scaled):
+class BnbFourBit(Scaled):
     """A block and its absmax, which is quantised once more in some files."""
 
     def __init__(self, parts: Parts) -> None:
@@ -136,7 +120,7 @@ class BnbFourBit(_Scaled):
         return self.parts.numbers("nested_quant_map")
 
 
-class BnbInt8(_Scaled):
+class BnbInt8(Scaled):
     """A matrix row and its SCB, 127 times what the codes are multiplied by."""
 
     def __init__(self, parts: Parts) -> None:
@@ -149,7 +133,7 @@ class BnbInt8(_Scaled):
         return {"scale": scale, "scales": (scale * _INVERSE_127)[:, None]}
 
 
-class Gemv(_Scaled):
+class Gemv(Scaled):
     """AWQ by output rows: a group of inputs, with its scale and zero point."""
 
     def __init__(self, parts: Parts) -> None:
@@ -171,7 +155,7 @@ class Gemv(_Scaled):
         return found
 
 
-class Affine(_Scaled):
+class Affine(Scaled):
     """MLX: a group of inputs with its scale, and its bias for a minimum."""
 
     def __init__(self, parts: Parts) -> None:
@@ -187,7 +171,7 @@ class Affine(_Scaled):
         return found
 
 
-class Grid(_Scaled):
+class Grid(Scaled):
     """compressed-tensors: a matrix row, cut where the next scale begins, and its zero points.
 
     Rows whose groups end inside a byte stay whole, with a list of scales.

@@ -30,12 +30,12 @@ from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._bnb_experts import claim_experts
 from anamnesis.readers.schemes._bnb_state import QUANT_TYPES, QuantState, read_state
 from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 
 _STATE = ".quant_state.bitsandbytes__"
 _STATE_ALONE = "_quant_state"
 _PAYLOADS = ("BF16", "F16", "F32", "F64", "I8", "U8")  # any quant_storage: the bytes are the same
-_ABSMAX_BITS = {"BF16": 16, "F16": 16, "F32": 32}
 _LAYOUTS = ("row", "col32", "col_turing", "col_ampere")
 
 
@@ -84,7 +84,7 @@ def _claim_4bit(ledger: Ledger, text: Stored, name: str, dot: str, state: QuantS
         "rounding": ledger.options.rounding,
     }
     absmax = _part(ledger, text, f"{name}{dot}absmax")
-    allowed = {"U8": 8} if state.nested_blocksize else _ABSMAX_BITS
+    allowed = {"U8": 8} if state.nested_blocksize else SCALE_BITS
     _check(absmax, tuple(allowed), state.blocks)
     params["absmax_dtype"] = absmax.dtype
     components = [

@@ -25,9 +25,9 @@ from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._hqq_coded import with_codes
 from anamnesis.readers.schemes._hqq_layer import SINQ_SIDECAR, Layer, read_layer
+from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 
-SCALES = {"BF16": 16, "F16": 16, "F32": 32}
 # Of what W_q is called, bytes a number; any of them with view_as_float.
 _CODES = {"U8": 1, "I32": 4, "BF16": 2, "F16": 2, "F32": 4}
 _UNIT = 4096  # elements of a unit along axis 0, at most
@@ -90,13 +90,13 @@ def layer_tensor(ledger: Ledger, layer: Layer) -> Tensor:
     beside = (("scale", layer.scale), ("zero", layer.zero))
     if axis == 1:
         unit, period = size, lines
-        numbers = [Component(n, s, Contiguous(SCALES[s.dtype])) for n, s in beside]
+        numbers = [Component(n, s, Contiguous(SCALE_BITS[s.dtype])) for n, s in beside]
     else:
         unit = _divisor(columns, layer.shape[1])
         period = lines * columns // unit
         params |= {"unit": unit, "columns": columns // unit}
         numbers = [
-            Component(n, s, Planar(unit * SCALES[s.dtype], columns // unit)) for n, s in beside
+            Component(n, s, Planar(unit * SCALE_BITS[s.dtype], columns // unit)) for n, s in beside
         ]
     # Bytes of one code each do not begin again.
     codes = Contiguous(8 * unit) if bits == 8 else Planar(8 * unit * width, period)
@@ -120,8 +120,8 @@ def _groups(layer: Layer) -> tuple[int, int]:
             "[1, groups]"
         )
     for stored in (layer.scale, layer.zero):
-        if stored.dtype not in SCALES:
-            raise layer.error(f"allowed is {', '.join(SCALES)}", stored)
+        if stored.dtype not in SCALE_BITS:
+            raise layer.error(f"allowed is {', '.join(SCALE_BITS)}", stored)
     axis = layer.axis
     if axis is None:
         axis = 1 if shape[1] == 1 else 0

@@ -20,11 +20,11 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Planar
 from anamnesis.readers.schemes._errors import need, where
+from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._quanto_shape import shape_of
 from anamnesis.readers.schemes.base import Ledger
 
-_SCALES = {"BF16": 16, "F16": 16, "F32": 32}
-_SHIFTS = {**_SCALES, "U8": 8, "I8": 8}
+_SHIFTS = {**SCALE_BITS, "U8": 8, "I8": 8}
 _BYTES = ("I8", "F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2")
 _ACTIVATIONS = ("input_scale", "output_scale")
 
@@ -57,10 +57,10 @@ def _whole_bytes(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
     rows, columns = codes.shape[0], math.prod(codes.shape[1:])
     one = math.prod(scale.shape) == 1
     by_row = scale.shape == (rows, *[1] * (len(codes.shape) - 1))
-    if scale.dtype not in _SCALES or not (one or by_row):
+    if scale.dtype not in SCALE_BITS or not (one or by_row):
         raise FormatError(
             f"{where(scale)}: allowed is one number, or one for each of {rows:,} rows, of "
-            f"{', '.join(_SCALES)}"
+            f"{', '.join(SCALE_BITS)}"
         )
     return Tensor(
         name=weight,
@@ -89,7 +89,7 @@ def _bits(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
         raise FormatError(f"{where(codes)}: allowed is a matrix of U8")
     lines, size = codes.shape[0], math.prod(codes.shape[1:])
     groups = math.prod(scale.shape)
-    for stored, dtypes in ((scale, _SCALES), (shift, _SHIFTS)):
+    for stored, dtypes in ((scale, SCALE_BITS), (shift, _SHIFTS)):
         if stored.dtype not in dtypes or stored.shape not in (
             (groups, *[1] * (len(codes.shape) - 1)),
             (),
@@ -114,7 +114,7 @@ def _bits(ledger: Ledger, codes: Stored, weight: str) -> Tensor:
         encoding="quanto-bits",
         components=(
             Component("payload", codes, Planar(8 * size, lines)),
-            Component("_scale", scale, Contiguous(_SCALES[scale.dtype])),
+            Component("_scale", scale, Contiguous(SCALE_BITS[scale.dtype])),
             Component("_shift", shift, Contiguous(_SHIFTS[shift.dtype])),
         ),
         unit_elems=size,
