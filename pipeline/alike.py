@@ -8,6 +8,7 @@ names apart, and so do most file systems of Linux.
 
 from __future__ import annotations
 
+import os
 import string
 import unicodedata
 from collections.abc import Iterable
@@ -29,15 +30,16 @@ def refuse_alike(paths: Iterable[PurePath]) -> None:
         if other != path and folds(path.parent):
             raise UsageError(
                 f"{path.parent}: {other.name} and {path.name} would both be written, and are one "
-                "name to its file system; rename one of them in the input, or choose an output on "
-                "a file system that tells them apart"
+                "name to its file system, or may be; rename one of them in the input, or choose an "
+                "output on a file system that tells them apart"
             )
 
 
 def folds(folder: PurePath) -> bool:
-    """Whether a folder, or the one it will be made in, finds names in any case.
+    """Whether a folder, or the one it will be made in, finds names in any case, or may do so.
 
-    Told by a name that is there, and not by writing one.
+    Told by a name that is there, and not by writing one. An empty disk has none, and the folder
+    that it is mounted in is of another: nothing tells, and it is taken for one that does.
     """
     store = store_of(folder)
     for place in (folder, *folder.parents):
@@ -49,6 +51,8 @@ def folds(folder: PurePath) -> bool:
             swapped = name.translate(_SWAPPED)
             if swapped not in names:
                 return store.exists(place / swapped)
+        if store.moves and os.path.ismount(place):
+            return True
     return False
 
 

@@ -86,6 +86,9 @@ BESIDE_GGUF = ("*mmproj*", "*imatrix*")
 DUPLICATES = ("consolidated*",)
 ORIGINAL = "original"  # a folder of them
 
+# What may hold tensors under any name, and is not copied beside the output either.
+OTHERS = (".bin", ".h5", ".msgpack", ".npy")
+
 _VARIANT = re.compile(
     r"(.+?)-\d{5}-of-\d{5}\.([A-Za-z]\w*)|(.+?)\.([A-Za-z]\w*)(?:-\d{5}-of-\d{5})?"
 )
@@ -138,6 +141,8 @@ def choose(
         _note(notes, path, duplicates, "the same model in another layout")
         _note(notes, path, left, "the index does not name it" if by_index else "not chosen")
         _note(notes, path, others, f"{kind.ending} files come first")
+        strange = [n for n in rest if n.endswith(OTHERS) and n not in {*named, *left, *others}]
+        _note(notes, path, strange, "not called as weights are")
         return Choice(chosen.names, chosen.index, tuple(notes))
     looked = ", ".join(pattern for kind in KINDS for pattern in kind.patterns)
     _note(notes, path, training, "the state of a training run")

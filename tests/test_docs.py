@@ -234,7 +234,7 @@ _BY_SENTENCE = (
     *("## What lies in the place of our files", "## Models with broken shards"),
     *("## What is promised", "## What is not promised", "## Folders from strangers"),
     *("## File systems that lack something", "## Tested"),
-    *("## Limits", "## Who is kept out"),
+    *("## Limits", "## Who is kept out", "## URLs", "## The recipe", "## How it is tested"),
 )
 _SENTENCE = re.compile(r"(?<=[.!?])\s+(?=[A-Z`\[(\"])")
 

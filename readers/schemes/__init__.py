@@ -24,10 +24,12 @@ from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._empty import note_empty
 from anamnesis.readers.schemes._left_alone import note_left_alone
+from anamnesis.readers.schemes._other_formats import note_formats
 from anamnesis.readers.schemes._parents import note_input_scales, note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes._refused import REFUSED
-from anamnesis.readers.schemes._widths import note_inputs, note_parts, note_widths
+from anamnesis.readers.schemes._twofold import check_twofold
+from anamnesis.readers.schemes._widths import note_groups, note_inputs, note_parts, note_widths
 from anamnesis.readers.schemes.base import Ledger
 
 
@@ -171,6 +173,7 @@ def resolve(ledger: Ledger) -> None:
     longest = max(len(suffix) for row in SCHEMES.values() for suffix in row.suffixes)
     names = chain(ledger.container.stored, ledger.container.values)
     endings = "\n".join({name[-longest:] for name in names}) + "\n"
+    used: set[str] = set()  # methods of which anything was decoded
     for row in SCHEMES.values():
         if row.containers and ledger.container.kind not in row.containers:
             continue
@@ -178,12 +181,16 @@ def resolve(ledger: Ledger) -> None:
             before = len(ledger.tensors)
             _function(row.target)(ledger)
             _check_methods(ledger, row, before)
+            used |= set(row.methods) if len(ledger.tensors) > before else set()
     undo_transforms(ledger)
     check_basis(ledger)
     check_codes(ledger)
     check_numbers(ledger)
+    check_twofold(ledger)
     note_choices(ledger)
+    note_formats(ledger, used)
     note_widths(ledger)
+    note_groups(ledger)
     note_left_alone(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented, METHODS)

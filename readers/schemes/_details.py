@@ -57,7 +57,7 @@ _CT = _known(
         "mxfp[46]-pack-quantized",
         "mxfp8-quantized",
     ),
-    *("marlin-24", "sparse-bitmask", "sparse-24-bitmask"),
+    *("marlin-24", "sparse-bitmask", "sparse-?24-bitmask"),
 )
 _MODELOPT = _known(
     "(w4a16-|w4a8-)?(nvfp4|mxfp4)(-.*)?",
@@ -103,6 +103,7 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("format",), _CT),
         Detail(("config_groups", "*", "format"), _CT),
         Detail(("config_groups", "*", "weights", "type"), _known("int", "float")),
+        Detail(("sparsity_config", "format"), _CT),
     ),
     "exl3": tuple(Detail((key,), _known("exl3")) for key in ("checkpoint_format", "format")),
     "fp8": (Detail(("weight_scale_semantics",), _known("inverse")),),

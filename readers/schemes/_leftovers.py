@@ -44,10 +44,11 @@ from anamnesis.readers.schemes.base import Ledger
 # The last part of a name that only quantised layouts use.
 _PARTS = frozenset(
     "SCB W_q _data _weight_scale _weight_zero_point absmax comfy_quant g_idx nested_absmax "
-    "nested_quant_map q_groups q_invperm q_scale_max q_weight qbiases qscale_weight quant_map "
-    "qweight qzeros scale_weight suh svh trellis weight_absmax weight_format weight_g_idx "
-    "weight_global_scale weight_packed weight_scale weight_scale_2 weight_scale_inv weight_scb "
-    "weight_shape weight_zero_point".split()
+    "nested_quant_map per_channel_scale prequant_scaling_factor q_groups q_invperm q_scale_max "
+    "q_weight qbiases qscale_weight quant_map qweight qzeros scale_weight suh svh trellis "
+    "weight_absmax weight_format weight_g_idx weight_global_scale weight_packed weight_scale "
+    "weight_scale_2 weight_scale_inv weight_scb weight_shape weight_zero_point "
+    "weights_scaling_factor".split()
 )
 _ONE_SCALE = frozenset(("offset", "scale", "zero", "zeros"))
 _COLUMN = 64  # numbers of a packed weight, at least

@@ -97,7 +97,10 @@ class Settings:
 
 
 def modules(ledger: Ledger, stated: Settings) -> Iterator[Module]:
-    """Every complete module that nobody has claimed; `qzeros` of no elements are dropped."""
+    """Every complete module that nobody has claimed; `qzeros` of no elements are dropped.
+
+    Raises FormatError for such where the config says that zero points are stored.
+    """
     for stored in ledger.free():
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or not dot:
@@ -106,6 +109,11 @@ def modules(ledger: Ledger, stated: Settings) -> Iterator[Module]:
         if scales is None or (qzeros is None and not stated.sym):
             continue
         if qzeros is not None and 0 in qzeros.shape and 0 not in stored.shape:
+            if stated.of(prefix).sym is False:
+                raise FormatError(
+                    f"{where(qzeros)}: no elements, where the configuration says that there are "
+                    "zero points (sym: false, or zero_point: true)"
+                )
             ledger.drop(qzeros, "zero points of no elements: the layer is symmetric")
             qzeros = None
         if 0 not in stored.shape or qzeros is not None:

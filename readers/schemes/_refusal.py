@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import re
+from collections.abc import Collection
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
 from anamnesis.readers.base import Stored, Tensor
@@ -13,6 +15,7 @@ from anamnesis.readers.schemes._leftovers import Suspect
 from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.source import is_url
 from anamnesis.words import and_more
 
 _SHARD = re.compile(r"-\d{5}-of-(?!00001)\d{5}\.\w+$")
@@ -20,6 +23,11 @@ _COMFY = "_quantization_metadata"
 _SCALES = frozenset(
     "SCB absmax scale_weight qscale_weight weight_global_scale weight_scale weight_scale_2 "
     "weight_scale_inv weight_scales".split()
+)
+
+_SCALE_WORD = re.compile(r"(?:^|(?<=[._]))(?:weight_)?scales?(?:_inv)?(?=[._]|$)[._]?")
+_SCALE_FILE = re.compile(
+    r"(.*[._-])?(scales?|fp8_map)([._-].*)?\.(bin|json|npz|pt|pth|safetensors)", re.IGNORECASE
 )
 
 
@@ -110,9 +118,30 @@ def _all(ledger: Ledger) -> str:
 def _hint(ledger: Ledger) -> str:
     """What to do about FP8 codes: a plain cast has no scale anywhere in the model."""
     scale = next((s for s in ledger.container.stored.values() if _is_scale(ledger, s)), None)
-    if scale is None:
-        return "; --assume-unit-scale takes them as a plain cast"
-    return f" of a name that is known, in a model that has scales, such as {scale.name!r}"
+    if scale is not None:
+        return f" of a name that is known, in a model that has scales, such as {scale.name!r}"
+    beside = _scales_beside(ledger)
+    if beside:
+        return f" in the files that were read; {beside} beside them may hold the scales"
+    return "; --assume-unit-scale takes them as a plain cast"
+
+
+def _scales_beside(ledger: Ledger) -> str:
+    """A file beside the weights that by its name holds scales, and is no part of the model.
+
+    Meta's Llama 3.1 has `fp8_scales_0.pt`, HunyuanVideo `…_fp8_map.pt`.
+    """
+    paths = {file.path for file in ledger.container.files}
+    folder = os.path.dirname(min(paths))
+    try:
+        names = [] if is_url(folder) else os.listdir(folder or ".")
+    except OSError:
+        return ""
+    return next((n for n in sorted(names) if _SCALE_FILE.fullmatch(n) and _other(n, paths)), "")
+
+
+def _other(name: str, paths: Collection[str]) -> bool:
+    return all(os.path.basename(path) != name for path in paths)
 
 
 def _is_scale(ledger: Ledger, stored: Stored) -> bool:
@@ -122,5 +151,8 @@ def _is_scale(ledger: Ledger, stored: Stored) -> bool:
     base = stored.name.removesuffix("_scale") if part.endswith("_scale") else ""
     if part in ("scale", "scales"):  # norms of diffusion models have such, and no weight
         base = f"{module}{dot}weight"
+    if not base and "scale" in stored.name:  # `scales.X`, `X.quantizer.scale`
+        words = _SCALE_WORD.sub("", stored.name).strip("._")
+        base = words if words.endswith("weight") else f"{words}.weight"
     weight = ledger.container.stored.get(base)
     return weight is not None and DTYPES[weight.dtype].kind == "code"

@@ -37,6 +37,12 @@ REFUSED: dict[str, Refused] = {
         (("qweight", "zeros", "scales"),),
     ),
     "deepspeedfp": Refused("DeepSpeed FP", "its numbers have 6 or 12 bits", "DeepSpeed reads it"),
+    "dfloat11": Refused(
+        "DFloat11",
+        "the exponents of its BF16 numbers are Huffman codes, in pieces for the threads of a GPU",
+        "the dfloat11 package can load it on a GPU",
+        (("encoded_exponent", "sign_mantissa"),),
+    ),
     "eetq": Refused(
         "EETQ",
         "its integers lie in the order of the GPU that quantised them, which no file says",

@@ -71,8 +71,9 @@ KEYS = (
 PARTS = ("base", "language", "llm", "model", "text", "vision", "weight", "weights")
 WORDS = ("quant", "quantisation", "quantised", "quantization", "quantize", "quantized")
 ABOUT = (
-    *("algo", "algorithm", "cfg", "config", "configuration", "format", "info", "kind", "method"),
-    *("mode", "name", "options", "params", "scheme", "settings", "spec", "strategy", "type"),
+    *("algo", "algorithm", "args", "cfg", "config", "configuration", "details", "format", "info"),
+    *("kind", "kwargs", "meta", "metadata", "method", "mode", "name", "options", "parameters"),
+    *("params", "recipe", "scheme", "settings", "spec", "strategy", "type"),
 )
 _SPELLING = re.compile(f"({'|'.join(PARTS)})?({'|'.join(WORDS)})({'|'.join(ABOUT)})?")
 ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …

@@ -20,6 +20,10 @@ from anamnesis.words import and_more
 
 _METHODS = frozenset(("auto-round", "awq", "compressed-tensors", "gptq", "hqq"))
 _KEYS = frozenset(("bits", "nbits", "num_bits", "w_bit", "w_bits", "wbits", "weight_bits"))
+_SIZES = frozenset(("group_size",))
+_GROUPED = frozenset(("auto-round", "compressed-tensors", "modelopt", "quark"))
+_INTEGERS = ("ct-int-quantized", "ct-pack-quantized")
+_SMALL = {"mxfp4": 32, "mxfp6": 32, "mxfp8": 32, "nvfp4": 16}  # which is part of the format
 _OTHERS = ("act", "input", "kv", "output")  # what is not about weights, such as input_activations
 _BYTES = ("I8", "U8")  # integers of a byte each hold narrower ones, too
 _DEPTH = 6
@@ -30,7 +34,7 @@ def note_widths(ledger: Ledger) -> None:
     """Add a note on decoded weights of a width that no part of the configuration states."""
     if any(one.method not in _METHODS for one in ledger.stated):
         return
-    stated = {bits for one in ledger.stated for bits in _widths(one.block, 0)}
+    stated = {bits for one in ledger.stated for bits in _numbers(one.block, _KEYS, 0)}
     if not stated:
         return
     found = [
@@ -46,6 +50,33 @@ def note_widths(ledger: Ledger) -> None:
             f"{where(found[0].components[0].stored)}{others}: the configuration says bits "
             f"{', '.join(map(str, sorted(stated)))}, and the shapes hold "
             f"{found[0].params['bits']}, which were taken"
+        )
+
+
+def note_groups(ledger: Ledger) -> None:
+    """Add a note on codes in groups of a size that no part of the configuration states.
+
+    GPTQ's and AWQ's own are noted by their schemes, which know of each layer what is stated.
+    """
+    sizes = {size for one in ledger.stated for size in _numbers(one.block, _SIZES, 0)}
+    methods = {one.method for one in ledger.stated}
+    grouped = not methods.isdisjoint(_GROUPED)
+    exact = "modelopt" not in methods  # which says 32 of NVFP4 with activations of FP8
+    found = []
+    for tensor in ledger.tensors.values() if sizes and grouped else ():
+        inputs, groups = tensor.params.get("in_features"), tensor.params.get("groups")
+        size = _SMALL.get(tensor.scheme, 0) if exact else 0
+        if tensor.scheme in _INTEGERS and inputs and groups and not tensor.params["act_order"]:
+            size = -(-inputs // groups) if groups > 1 else 0
+        if size and size not in sizes:
+            found.append((tensor, size))
+    if found:
+        tensor, size = found[0]
+        others = and_more(len(found))
+        ledger.note(
+            f"{where(tensor.components[0].stored)}{others}: the configuration says group_size "
+            f"{', '.join(map(str, sorted(sizes)))}, and the scales make groups of {size}, which "
+            "were taken"
         )
 
 
@@ -106,14 +137,14 @@ def note_parts(ledger: Ledger) -> None:
         )
 
 
-def _widths(value: object, depth: int) -> Iterator[int]:
-    """Every width of weights in a block, those of its overrides included."""
+def _numbers(value: object, keys: frozenset[str], depth: int) -> Iterator[int]:
+    """Every number of such a key about weights in a block, those of its overrides included."""
     if isinstance(value, list):
         for item in value if depth < _DEPTH else ():
-            yield from _widths(item, depth + 1)
+            yield from _numbers(item, keys, depth + 1)
     elif isinstance(value, dict):
         for key, item in value.items():
-            if key in _KEYS and type(item) is int:
+            if key in keys and type(item) is int:
                 yield item
             elif depth < _DEPTH and not str(key).startswith(_OTHERS):
-                yield from _widths(item, depth + 1)
+                yield from _numbers(item, keys, depth + 1)

@@ -103,14 +103,19 @@ def _settle_grids(ledger: Ledger, declared: list[Block]) -> None:
     """
     if not declared:
         return
-    surplus, other = [], []
+    surplus, other, alone = [], [], []
+    size = ledger.quantization().get("weight_block_size")
     for tensor in ledger.tensors.values():
+        if size and tensor.scheme == "fp8-tensor" and len(tensor.components) > 1:
+            scale = tensor.components[1].stored
+            if scale.name.endswith("_scale_inv") and not _is_one(tensor, declared):
+                alone.append(tensor)
         if tensor.scheme == "fp8-block" and "grid" in tensor.params:
             if "stored_grid" in tensor.params:
                 surplus.append(tensor)
             elif not is_declared(tensor.components[0].stored, tensor.params["block"], declared):
                 other.append(tensor)
-                if not _evenly(tensor) and ledger.quantization().get("weight_block_size"):
+                if not _evenly(tensor) and size:
                     raise _contradiction(tensor, declared)
     if surplus:
         stored, used = (surplus[0].params[key][1:] for key in ("stored_grid", "grid"))
@@ -118,11 +123,22 @@ def _settle_grids(ledger: Ledger, declared: list[Block]) -> None:
             f"{_first(surplus)}: {_by(stored)} scales, and the configuration's blocks of "
             f"{_by(surplus[0].params['block'])} need {_by(used)}: those past them are unused"
         )
+    if alone:
+        ledger.note(
+            f"{_first(alone)}: one scale beside it, which is taken for all of it, and the "
+            f"configuration's blocks of {', '.join(map(_by, declared))} are smaller"
+        )
     if other:
         ledger.note(
             f"{_first(other)}: the scales fit no block of the configuration "
             f"({', '.join(map(_by, declared))}); taken as blocks of {_by(other[0].params['block'])}"
         )
+
+
+def _is_one(tensor: Tensor, declared: list[Block]) -> bool:
+    """Whether a matrix is no larger than a block of the configuration."""
+    _, rows, columns = stack(tensor.components[0].stored)
+    return any(rows <= bm and columns <= bn for bm, bn in declared)
 
 
 def _evenly(tensor: Tensor) -> bool:

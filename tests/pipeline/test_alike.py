@@ -90,3 +90,17 @@ def test_a_file_system_is_known_by_a_name_that_is_there(tmp_path: Path, folding:
     assert folds(tmp_path)
     assert folds(tmp_path / "not" / "there")
     refuse_alike([tmp_path / "one", tmp_path / "two", tmp_path / "x" / "one"])
+
+
+def test_an_empty_disk_is_not_known_by_what_it_is_mounted_in(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if folds(disk):
+        pytest.skip("this file system takes them for one")
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == disk)
+    assert folds(disk)
+    assert folds(disk / "not" / "there")
+    (disk / "Aa").touch()
+    assert not folds(disk / "not" / "there")

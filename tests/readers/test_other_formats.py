@@ -1,0 +1,208 @@
+"""Statements of other numbers than the tensors hold, and second codes beside a weight's."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from layer_parts import LAYERS, about
+from small_models import Parts, ledger_of
+
+import anamnesis
+from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.readers.schemes import resolve
+
+FP8: Parts = {"m.weight": ("F8_E4M3", (64, 64)), "m.weight_scale": ("F32", ())}
+NVFP4: Parts = LAYERS["nvfp4"][1]
+PACKED: Parts = {
+    "m.weight_packed": ("U8", (32, 32)),
+    "m.weight_scale": ("F8_E4M3", (32, 4)),
+    "m.weight_global_scale": ("F32", (1,)),
+}
+INT4: Parts = {"m.weight": ("U8", (32, 64)), "m.weight_scale": ("F32", (64, 1))}
+INT8: Parts = {"m.weight": ("I8", (64, 64)), "m.weight_scale": ("F32", (64, 1))}
+# Of ModelOpt's algorithms, the layer that each makes; SVD and AWQ have more beside it.
+ALGORITHMS: dict[str, Parts] = {
+    "FP8": FP8,
+    "FP8_PER_CHANNEL_PER_TOKEN": FP8,
+    "NVFP4": NVFP4,
+    "W4A16_NVFP4": NVFP4,
+    "W4A8_NVFP4_FP8": NVFP4,
+    "W4A16_AWQ": INT4,
+    "W8A16": INT8,
+}
+
+
+def notes(parts: Any, config: Any, **configs: Any) -> list[str]:
+    found = {"config.json": {"quantization_config": config} if config else {}, **configs}
+    book = ledger_of(parts, configs=found)
+    resolve(book)
+    return book.notes
+
+
+@settings(deadline=None)
+@given(made=st.sampled_from(sorted(ALGORITHMS)), said=st.sampled_from(sorted(ALGORITHMS)))
+def test_an_algorithm_that_the_tensors_contradict_is_noted(made: str, said: str) -> None:
+    same = ALGORITHMS[made] is ALGORITHMS[said]
+    if not same and ALGORITHMS[made] in (INT4, INT8):
+        return  # whose layout nobody knows without the statement
+    found = notes(ALGORITHMS[made], {"quant_method": "modelopt", "quant_algo": said})
+    assert [f"says quant_algo {said}" in note for note in found] == [True] * (not same)
+
+
+def test_algorithms_of_layers_count_too() -> None:
+    layers = {"a": {"quant_algo": "NVFP4"}, "b": {"quant_algo": "W8A16"}}
+    config = {"quant_method": "modelopt", "quantized_layers": layers}
+    assert notes(NVFP4, config) == []
+    assert "quant_algo NVFP4, W8A16" in notes(FP8, config)[0]
+    assert notes(FP8, {**config, "quant_algo": "MIXED_PRECISION"}) == []
+
+
+@pytest.mark.parametrize("method", ["modelopt", "compressed-tensors"])
+def test_the_names_of_another_tool_are_noted(method: str) -> None:
+    """One divides by the scale of the tensor, and the other multiplies."""
+    ours, others = (NVFP4, PACKED) if method == "modelopt" else (PACKED, NVFP4)
+    config = {"quant_method": method}
+    assert notes(ours, config) == []
+    assert f"names are not those of {method}" in notes(others, config)[0]
+    assert notes(others, None) == []
+
+
+@pytest.mark.parametrize("size", [32, 64, 128])
+@pytest.mark.parametrize("groups", [1, 2, 4])
+def test_groups_of_another_size_are_noted(
+    write_safetensors: Any, tmp_path: Path, size: int, groups: int
+) -> None:
+    entries = {
+        "m.weight_packed": ("I32", [8, 16], bytes(512)),
+        "m.weight_scale": ("BF16", [8, groups], bytes(16 * groups)),
+        "m.weight_shape": ("I64", [2], struct.pack("<2q", 8, 128)),
+    }
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    weights = {"num_bits": 4, "type": "int", "group_size": size, "symmetric": True}
+    weights |= {"strategy": "group"}
+    config = {
+        "quant_method": "compressed-tensors",
+        "format": "pack-quantized",
+        "config_groups": {"g": {"targets": ["Linear"], "weights": weights}},
+    }
+    (tmp_path / "config.json").write_text(json.dumps({"quantization_config": config}))
+    found = anamnesis.open_model(path).model.notes
+    other = groups > 1 and size * groups != 128  # a scale a row may be another group's of layers
+    assert [f"says group_size {size}" in note for note in found] == [True] * other
+
+
+@settings(deadline=None)
+@given(size=st.sampled_from([8, 16, 32, 128]), layer=st.sampled_from(["nvfp4", "mxfp8"]))
+def test_groups_of_small_floats_are_those_of_their_format(size: int, layer: str) -> None:
+    mxfp8: Parts = {"m.weight": ("F8_E4M3", (32, 64)), "m.weight_scale": ("U8", (32, 2))}
+    parts, usual = (PACKED, 16) if layer == "nvfp4" else (mxfp8, 32)
+    weights = {"num_bits": 4, "type": "float", "group_size": size}
+    groups = {"g": {"weights": weights, "input_activations": {"group_size": 8}}}
+    config = {"quant_method": "compressed-tensors", "config_groups": groups}
+    said = [f"says group_size {size}" in note for note in notes(parts, config)]
+    assert said == [True] * (size != usual)
+
+
+@pytest.mark.parametrize(("block", "noted"), [([64, 64], False), ([32, 64], True)])
+def test_one_scale_for_several_blocks_is_noted(block: list[int], noted: bool) -> None:
+    parts = {"m.weight": ("F8_E4M3", (64, 64)), "m.weight_scale_inv": ("F32", (1, 1))}
+    found = notes(parts, {"quant_method": "fp8", "weight_block_size": block})
+    assert ["one scale beside it" in note for note in found] == [True] * noted
+
+
+def test_a_method_beside_the_one_that_was_decoded_is_noted() -> None:
+    gptq = {"quant_method": "gptq", "bits": 4, "group_size": 32}
+    awq = {"quant_method": "awq", "bits": 4}
+    assert notes(LAYERS["gptq"][1], gptq) == []
+    found = notes(LAYERS["gptq"][1], gptq, **{"quant_config.json": awq})
+    assert ["quant_config.json" in note and "gptq" in note for note in found] == [True]
+    dense: Parts = {"m.weight": ("BF16", (64, 64))}
+    assert notes(dense, gptq, **{"quant_config.json": awq}) == []
+
+
+def test_an_unknown_format_of_sparsity_is_refused() -> None:
+    config = {"quant_method": "compressed-tensors", "sparsity_config": {"format": "zz-bitmask"}}
+    with pytest.raises(UnsupportedError, match=r"sparsity_config\.format: 'zz-bitmask'"):
+        notes(FP8, config)
+    assert notes(FP8, {**config, "sparsity_config": {"format": "dense"}}) == []
+
+
+@pytest.mark.parametrize("config", [{"sym": False}, {"zero_point": True}, {"sym": True}])
+@pytest.mark.parametrize("layer", ["awq", "gptq"])
+def test_zero_points_that_are_stated_and_empty_are_an_error(layer: str, config: Any) -> None:
+    method, parts = LAYERS[layer]
+    parts = {**parts, "m.qzeros": ("I32", (0,))}
+    said = {"quant_method": method, "bits": 4, "group_size": 32, **config}
+    if config.get("sym"):
+        assert notes(parts, said) == []
+        return
+    with pytest.raises(FormatError, match="there are zero points"):
+        notes(parts, said)
+
+
+@settings(deadline=None)
+@given(
+    layer=st.sampled_from(["awq", "bnb-int8", "ct-int8", "fp8", "gptq", "mlx", "nvfp4", "quark"]),
+    part=st.text("abcdefghijklmnopqrstuvwxyz_2", max_size=8),
+    named=st.booleans(),
+)
+def test_second_codes_beside_a_weight_are_never_silent(layer: str, part: str, named: bool) -> None:
+    """A residual with a scale of its own, say, which the same scheme decodes."""
+    method, parts = LAYERS[layer]
+    name = f"m.weight_{part}x" if named else f"m.{part}x"
+    more = {name: ("F8_E4M3", (64, 64)), f"{name}_scale": ("F32", ())}
+    book = ledger_of({**parts, **more}, about(method))
+    try:
+        resolve(book)
+    except (FormatError, UnsupportedError):
+        return
+    assert not named or name not in book.tensors
+    assert name not in book.tensors or any(repr(name) in note for note in book.notes)
+
+
+@pytest.mark.parametrize(
+    ("beside", "offered"),
+    [
+        ({"fp8_scales_0.pt": b""}, ""),
+        ({"mp_rank_00_model_states_fp8_map.pt": b""}, ""),
+        ({"scales.safetensors": b""}, ""),
+        ({"upscaler.json": b"{}", "autoscale.md": b""}, "--assume-unit-scale"),
+    ],
+)
+def test_a_unit_scale_is_offered_where_no_file_may_hold_scales(
+    write_safetensors: Any, tmp_path: Path, beside: dict[str, bytes], offered: str
+) -> None:
+    path = write_safetensors(
+        tmp_path / "model.safetensors", {"m.weight": ("F8_E4M3", [2, 2], bytes(4))}
+    )
+    for name, data in beside.items():
+        (path.parent / name).write_bytes(data)
+    with pytest.raises(UnsupportedError, match="FP8 codes without a scale") as caught:
+        anamnesis.open_model(path)
+    assert ("--assume-unit-scale" in str(caught.value)) == bool(offered)
+    assert offered or f"{next(iter(beside))} beside them may hold" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["scales.m", "scales.m.weight"])
+def test_scales_of_other_names_are_scales(name: str) -> None:
+    book = ledger_of({"m.weight": ("F8_E4M3", (64, 64)), name: ("F32", (1,))})
+    with pytest.raises((UnsupportedError, FormatError)) as caught:
+        resolve(book)
+    assert "--assume-unit-scale" not in str(caught.value) or name in (
+        "quant.m.scale",
+        "m_scale_inv_",
+    )
+
+
+@pytest.mark.parametrize("name", ["R.bin", "rotation.npy", "weights.h5", "flax.msgpack"])
+def test_files_of_other_names_are_told(write_safetensors: Any, tmp_path: Path, name: str) -> None:
+    path = write_safetensors(tmp_path / "model.safetensors", {"m.weight": ("F32", [1], bytes(4))})
+    (path.parent / name).write_bytes(b"x")
+    notes = anamnesis.open_model(path.parent).model.notes
+    assert [f"left out {name}: not called as weights are" in note for note in notes] == [True]
