@@ -123,6 +123,7 @@ lint: $(VENV)/dev-$(LISTING)
 
 typecheck: $(VENV)/dev-$(LISTING)
 	$(BIN)/mypy -p anamnesis
+	$(BIN)/mypy --strict tests/user_script.py
 
 # Targets can be named: make fuzz TARGETS="gguf pth" FUZZ_SECONDS=240.
 $(VENV)/fuzz-$(LISTING): $(BIN)/uv pyproject.toml

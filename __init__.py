@@ -1,6 +1,17 @@
 """anamnesis: quantised weights in, full precision out, as a stream of Arrow record batches.
 
-The public functions are loaded on first use, so that importing the package stays cheap.
+    inspect(path), parse(path)      what a model holds, from its headers alone
+    open_model(path)                its tensors by name, each decoded when it is read
+    scan(path, tensors)             raw blocks or decoded rows, as an Arrow stream
+    remember(path, out)             recover its precision into a file or a folder
+    convert(path, out, to=FORMAT)   the same to any container, or encoded anew
+    run(job), verify(out)           a job file; an output against its checksums
+    stats(path), diff(a, b)         a row a tensor: figures, or what two models differ in
+    Limits, errors                  what a file may ask for; the classes that are raised
+    register_bfloat16()             BF16 columns as an extension type of pyarrow
+
+`help(anamnesis.remember)` has the keywords. Functions are loaded on first use, so that importing
+the package stays cheap.
 """
 
 from __future__ import annotations

@@ -10,6 +10,8 @@ _HABITS: Mapping[str, Sequence[str]] = {
     "average": ("mean",),
     "bfloat16": ("bf16",),
     "bitsandbytes": ("bnb-nf4", "bnb-fp4", "bnb-int8"),
+    "cluster": ("distributed",),
+    "dask": ("distributed",),
     "dequantize": ("remember",),
     "double": ("f32",),
     "float": ("f32",),

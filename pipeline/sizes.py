@@ -26,6 +26,7 @@ MAX_SIZE_BYTES = (1 << 63) - 1
 _SIZE = re.compile(
     rf"(?P<whole>[0-9]{{1,19}})(\.(?P<part>[0-9]{{1,12}}))? ?(?P<unit>{'|'.join(UNITS)})?"
 )
+_LOOSE = re.compile(r"([0-9]{1,19}(?:\.[0-9]{1,12})?) ?([kKmMgGtT])[iI]?[bB]?")
 SIZE_PATTERN = f"^{re.sub('[?]P<[a-z]+>', '', _SIZE.pattern)}$"
 _SIZE_FORM = "whole bytes (1048576), binary (512MiB: KiB MiB GiB TiB) or decimal (5GB: kB MB GB TB)"
 
@@ -41,13 +42,21 @@ def parse_size(size: int | str) -> int:
         whole, part, unit = match["whole"], match["part"] or "", match["unit"] or "B"
         nbytes, rest = divmod(int(whole + part) * UNITS[unit], 10 ** len(part))
     else:
-        raise UsageError(f"found {shown(size)}; allowed: {_SIZE_FORM}")
+        likely = meant_size(size)
+        hint = f"; did you mean {likely}?" if likely else ""
+        raise UsageError(f"found {shown(size)}; allowed: {_SIZE_FORM}{hint}")
     if rest or not 1 <= nbytes <= MAX_SIZE_BYTES:
         raise UsageError(f"found {shown(size)}; allowed: whole bytes from 1 to 2**63 - 1")
     return nbytes
 
 
+def meant_size(size: object) -> str:
+    """What a size in another spelling (`4G`, `512mb`) may stand for; nothing where it is none."""
+    found = _LOOSE.fullmatch(str(size).strip())
+    return "{0}{1}iB or {0}{1}B".format(found[1], found[2].upper()) if found else ""
+
+
 Size = Annotated[
     Annotated[int, Meta(ge=1)] | Annotated[str, Meta(pattern=SIZE_PATTERN)],
-    Meta(extra={"form": _SIZE_FORM, "check": parse_size}),
+    Meta(extra={"form": _SIZE_FORM, "check": parse_size, "meant": meant_size}),
 ]

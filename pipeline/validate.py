@@ -80,6 +80,9 @@ def _section(root: type[Struct], kind: Any, data: Any, marks: Marks, path: KeyPa
     if not isinstance(data, dict):
         keys = ", ".join(fields)
         text = f"found {shown(data)}; allowed: a mapping with the keys {keys}"
+        needed = [name for name, field in fields.items() if field.required]
+        if isinstance(data, str) and len(needed) == 1:
+            text += f"; write {{{needed[0]}: {shown(data)}}}"
         raise UsageError(at(path, marks, text))
     for key in data:
         if key not in fields:
@@ -147,6 +150,9 @@ def _item(kind: Any) -> Any:
 
 def _wrong(kind: Any, value: Any) -> str:
     text = f"found {shown(value)}; allowed: {_form(kind)}"
+    guess = _extra(kind).get("meant")
+    if guess and (likely := guess(value)):
+        return f"{text}; did you mean {likely}?"
     if isinstance(value, str):
         choices = [choice for choice in _choices(kind) if isinstance(choice, str)]
         if near := " or ".join(meant(value, choices)):
@@ -216,7 +222,7 @@ def _extra(kind: Any) -> dict[str, Any]:
             found |= meta.extra or {}
         return found
     if get_origin(kind) in (Union, UnionType):
-        return {k: v for part in get_args(kind) for k, v in _extra(part).items() if k == "check"}
+        return {k: v for part in get_args(kind) for k, v in _extra(part).items() if k != "form"}
     return {}
 
 

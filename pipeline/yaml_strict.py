@@ -119,6 +119,7 @@ def parse(text: str, name: str) -> Document:
         mark = error.problem_mark or error.context_mark
         place = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         said = ", ".join(part for part in (error.context, error.problem) if part)
+        said += "; lines are indented with blanks" if "'\\t'" in said else ""
         raise UsageError(f"{name}{place}: {said[:300]}") from None
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
+import runpy
 import subprocess
 import sys
 from collections.abc import Callable
@@ -193,6 +194,21 @@ def test_the_package_as_people_look_at_it() -> None:
     code = "from anamnesis import *; print(remember.__name__, errors.FormatError.exit_code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "remember 3\n"
+
+
+def test_help_on_the_package_names_what_people_call() -> None:
+    told = set(re.findall(r"\w+", anamnesis.__doc__ or ""))
+    assert set(anamnesis.__all__) <= told
+
+
+def test_a_script_that_takes_everything_runs(
+    sample: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its types are looked at by `make typecheck`."""
+    script = runpy.run_path(str(Path(__file__).parents[1] / "user_script.py"))
+    assert script["main"](sample, tmp_path) == 0
+    assert capsys.readouterr().out.splitlines()[-1].startswith("KeyError \"no tensor 'no such")
+    assert {"a.safetensors", "a.arrow", "b", "stats.csv"} <= {p.name for p in tmp_path.iterdir()}
 
 
 @pytest.fixture
