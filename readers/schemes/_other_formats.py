@@ -46,9 +46,10 @@ def note_formats(ledger: Ledger, methods: Iterable[str]) -> None:
     if not decoded or not ledger.stated:
         return
     _note_algorithms(ledger, decoded)
-    kinds = {one.block.get("bnb_4bit_quant_type") for one in ledger.stated} - {None}
-    other = [t for t in decoded if kinds and _TYPES.get(t.scheme, min(kinds, key=str)) not in kinds]
-    said = f"bnb_4bit_quant_type {', '.join(map(str, kinds))}"
+    texts = (one.block.get("bnb_4bit_quant_type") for one in ledger.stated)
+    kinds = {text for text in texts if isinstance(text, str)}
+    other = [t for t in decoded if kinds and _TYPES.get(t.scheme, min(kinds)) not in kinds]
+    said = f"bnb_4bit_quant_type {', '.join(sorted(kinds))}"
     _note(ledger, other, f"the configuration says {said}")
     stated = {one.method for one in ledger.stated}
     directions = {_DIRECTIONS.get(method, "") for method in stated}

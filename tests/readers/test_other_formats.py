@@ -14,7 +14,7 @@ from layer_parts import LAYERS, about
 from small_models import Parts, ledger_of
 
 import anamnesis
-from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
 from anamnesis.readers.schemes import resolve
 
 FP8: Parts = {"m.weight": ("F8_E4M3", (64, 64)), "m.weight_scale": ("F32", ())}
@@ -61,6 +61,30 @@ def test_algorithms_of_layers_count_too() -> None:
     assert notes(NVFP4, config) == []
     assert "quant_algo NVFP4, W8A16" in notes(FP8, config)[0]
     assert notes(FP8, {**config, "quant_algo": "MIXED_PRECISION"}) == []
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=4),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner),
+    max_leaves=4,
+)
+
+
+@settings(deadline=None)
+@given(
+    layer=st.sampled_from(sorted(LAYERS)),
+    key=st.sampled_from(
+        "bnb_4bit_quant_type config_groups group_size quant_algo quantized_layers sparsity_config "
+        "sym weight_block_size zero_point".split()
+    ),
+    value=JSON,
+)
+def test_values_of_any_kind_end_in_the_package_s_errors(layer: str, key: str, value: Any) -> None:
+    method, parts = LAYERS[layer]
+    try:
+        notes(parts, {**about(method), key: value})
+    except AnamnesisError:
+        return
 
 
 @pytest.mark.parametrize("method", ["modelopt", "compressed-tensors"])
