@@ -215,6 +215,9 @@ class _Run:
                 raise next(iter(files.failures.values()))
             if whole:
                 self._complete(journal, files)
+            if files.written and not store.moves:
+                with contextlib.suppress(OSError):  # what was on its way when a worker was lost
+                    store.clear(finals, None, "")
         except BaseException:
             files.discard()
             with contextlib.suppress(OSError):

@@ -17,12 +17,18 @@ from typing import Any
 import numpy as np
 import pytest
 from command_server import CommandServer, environment
+from hypothesis import HealthCheck, settings
 
 ROOT = Path(__file__).resolve().parents[1]
 
 # Hundreds of tests start a process: it takes half as long when the package is not compiled anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 sys.dont_write_bytecode = False
+
+
+# How long an example takes says how busy a machine is.
+settings.register_profile("patient", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("patient")
 
 
 def _load_benchmarks() -> None:

@@ -24,6 +24,7 @@ from anamnesis.writers.upload import (
     State,
     Upload,
     UploadSink,
+    confirm,
     most_bytes,
     part_bytes,
     remove_folder,
@@ -175,6 +176,7 @@ class Bucket:
 
     def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:
         self._objects.put(f"{part}/{key}", receipt())
+        confirm(self._objects, str(part), key)
 
     def open_part(self, part: PurePath) -> UploadSink:
         return UploadSink(self._objects, str(part))

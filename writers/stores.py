@@ -173,7 +173,10 @@ class Store(Making, Protocol):
         ...
 
     def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:
-        """Keep a task's receipt with the unfinished file, where it outlives a run."""
+        """Keep a task's receipt with the unfinished file, where it outlives a run.
+
+        FileNotFoundError, and nothing is kept, where that is gone.
+        """
         ...
 
     def open_part(self, part: PurePath) -> Sink:

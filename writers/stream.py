@@ -13,14 +13,14 @@ import msgspec
 
 from anamnesis.writers.objects import Objects
 from anamnesis.writers.stores import Stored
-from anamnesis.writers.upload import STATE, FilledPart, State
+from anamnesis.writers.upload import STATE, FilledPart, State, confirm
 
 
 class PackSink:
     """What a packer writes to; `folder` is the URL of the unfinished file."""
 
     def __init__(self, objects: Objects, folder: str) -> None:
-        self._objects = objects
+        self._objects, self._folder = objects, folder
         data, _ = objects.get(f"{folder}/{STATE}")
         self._state = msgspec.json.decode(data, type=State)
         self._open: dict[int, FilledPart] = {}
@@ -68,6 +68,7 @@ class PackSink:
             if number not in self._sent:
                 part = self._open.pop(number, None) or FilledPart(size)
                 self._send(number, memoryview(part.data)[: nbytes - number * size])
+        confirm(self._objects, self._folder, "", self._state)
         self._nbytes = nbytes
 
     def stored(self) -> Stored:

@@ -8,17 +8,24 @@ beforehand, by whoever commits. Nothing has the final name until the upload is c
 Beside the output lies a folder `.NAME.RUN.part` with `upload`, which tells how to write, scraps,
 and receipts of tasks. RUN is a digest of the recipe, so that a run which is resumed finds what the
 one before has sent.
+
+A task may outlive its file: one of a client that was killed, one that Dask does again. Whoever ends
+a file removes `upload` first, and then what is listed. So what a task puts there is removed with
+the file, or the task finds no `upload` afterwards and removes it itself (`confirm`). No two scraps
+of different bytes have one name, so that a late one takes nobody's place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
+import xxhash
 
 from anamnesis.errors import IntegrityError, UsageError
 from anamnesis.limits import MiB
@@ -94,8 +101,9 @@ class UploadSink:
         self._open.clear()
         scrap = ""
         if ranges:
-            scrap = f"{ranges[0][0]:016x}"
+            scrap = f"{ranges[0][0]:016x}-{xxhash.xxh3_64_hexdigest(data)}"
             self._objects.put(f"{self._folder}/{scrap}", bytes(data))
+        confirm(self._objects, self._folder, scrap, self._state)
         return Stored(tuple(self._sent), scrap, tuple(ranges))
 
     def close(self) -> None:
@@ -280,9 +288,31 @@ class Upload:
                 )
 
 
+def confirm(objects: Objects, folder: str, name: str, state: State | None = None) -> None:
+    """Look whether the file is still unfinished in whose folder an object was put.
+
+    FileNotFoundError when it is not, or when its upload is no more that of `state`: the object is
+    removed then (`name` may be ""), and so are the parts of that upload.
+    """
+    try:
+        data, _ = objects.get(f"{folder}/{STATE}")
+        if state is None or msgspec.json.decode(data, type=State) == state:
+            return
+    except FileNotFoundError:
+        if name:
+            objects.remove([f"{folder}/{name}"])
+    if state is not None:
+        objects.abort(state.url, state.upload)
+    raise FileNotFoundError(errno.ENOENT, "this unfinished file is gone: its run has ended", folder)
+
+
 def remove_folder(objects: Objects, folder: str) -> None:
-    """Remove all objects right below a prefix."""
-    for name in objects.names(folder):
+    """Remove all objects right below a prefix: `upload` before the others are listed."""
+    names = objects.names(folder)
+    if STATE in names:
+        objects.remove([f"{folder}/{STATE}"])
+        names = objects.names(folder)
+    for name in names:
         if name.startswith("parts-"):
             remove_folder(objects, f"{folder}/{name}")
         else:
@@ -311,6 +341,7 @@ __all__ = [
     "State",
     "Upload",
     "UploadSink",
+    "confirm",
     "most_bytes",
     "part_bytes",
     "remove_folder",

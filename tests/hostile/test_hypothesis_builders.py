@@ -28,10 +28,9 @@ from anamnesis.readers import open_container
 
 FEW = settings(
     max_examples=50,
-    deadline=None,
     derandomize=True,
     database=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    suppress_health_check=[HealthCheck.function_scoped_fixture],
 )
 DTYPES = ("?", *(kind + size for kind in "iu" for size in "1248"), "f2", "f4", "f8", "c8")
 SHAPES = st.lists(st.integers(0, 5), max_size=4).map(tuple)

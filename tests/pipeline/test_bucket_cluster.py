@@ -126,13 +126,19 @@ def convert(bucket: Bucket, cluster: Cluster, **settings: object) -> None:
     anamnesis.run(job)
 
 
-def same(bucket: Bucket, want: Path) -> bool:
-    found = {
-        key.removeprefix("out/"): bucket.read(key)
-        for key in bucket.objects()
-        if key.startswith("out/")
-    }
-    return found == {p.name: p.read_bytes() for p in want.iterdir()}
+def differences(bucket: Bucket, want: Path) -> list[str]:
+    """What of the whole bucket is not as it has to be, and how."""
+    found = {key: bucket.read(key) for key in bucket.objects()}
+    expected = {f"out/{p.name}": p.read_bytes() for p in want.iterdir()}
+    expected["in/model.safetensors"] = (want.parent / "whole.safetensors").read_bytes()
+    told = [f"{key} is left behind, {len(found[key])} bytes" for key in found.keys() - expected]
+    told += [f"{key} is absent" for key in expected.keys() - found]
+    for key in found.keys() & expected:
+        if found[key] != expected[key]:
+            pairs = enumerate(zip(found[key], expected[key], strict=False))
+            at = next((n for n, (one, other) in pairs if one != other), "the end")
+            told.append(f"{key} differs from byte {at}, {len(found[key])} bytes")
+    return sorted(told + [f"{key} is being uploaded" for key in bucket.uploads()])
 
 
 def test_from_a_bucket_through_workers_into_a_bucket(
@@ -141,8 +147,7 @@ def test_from_a_bucket_through_workers_into_a_bucket(
     for _ in range(2):
         cluster.worker()
     convert(bucket, cluster)
-    assert same(bucket, tmp_path / "want")
-    assert bucket.uploads() == []
+    assert differences(bucket, tmp_path / "want") == []
     assert cluster.written() == []
     assert anamnesis.verify(f"s3://{bucket.name}/out")["tensors"] == 4
 
@@ -166,8 +171,7 @@ def test_packed_shards_go_straight_from_workers(
     local = {"to": "parquet", "dtype": "bf16", "max_shard_size": "9MB"}
     anamnesis.convert(tmp_path / "whole.safetensors", tmp_path / "packed", **local)
     convert(bucket, cluster, format="parquet")
-    assert same(bucket, tmp_path / "packed")
-    assert bucket.uploads() == []
+    assert differences(bucket, tmp_path / "packed") == []
     assert cluster.written() == []
     assert len(sent) == 3
     for task in sent:
@@ -193,8 +197,7 @@ def test_a_worker_that_dies_takes_nothing_along(
     os.kill(first.pid, signal.SIGKILL)
     said, _ = job.communicate(timeout=240)
     assert job.returncode == 0
-    assert same(bucket, tmp_path / "want")
-    assert bucket.uploads() == []
+    assert differences(bucket, tmp_path / "want") == []
     assert int(said.splitlines()[-1]) << 10 < WORKER_BYTES  # the client's peak, in KiB
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
 from small_models import ledger_of
@@ -136,7 +136,6 @@ SPEAKING = st.sampled_from(
 JOINTS = st.sampled_from(["_", "-", ".", " "])
 
 
-@settings(deadline=None)
 @given(
     words=st.lists(WORDS, max_size=2),
     speaking=SPEAKING,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from layer_parts import LAYERS, STEMS, about, within
 from small_models import Parts, ledger_of, resolved
@@ -35,7 +35,6 @@ SHAPES = st.lists(st.integers(1, 64), max_size=3).map(tuple)
 ANY = st.tuples(st.sampled_from(sorted(set(DTYPES) - {"F4", "F6_E2M3", "F6_E3M2"})), SHAPES)
 
 
-@settings(deadline=None)
 @given(
     method=WORD.filter(lambda w: canonical(w) not in UNDERSTOOD | set(_NOT_STATED)),
     key=st.sampled_from(KEYS),
@@ -53,7 +52,6 @@ def test_no_invented_method_is_converted(
             resolve(book)
 
 
-@settings(deadline=None)
 @given(
     layer=st.sampled_from(sorted(LAYERS)),
     name=WORD,
@@ -76,7 +74,6 @@ def test_no_invented_sibling_is_converted(
     assert full not in book.tensors or (row is not None and not row.dropped)
 
 
-@settings(deadline=None)
 @given(
     layer=st.sampled_from(sorted(set(LAYERS) - set(STEMS))),
     module=st.sampled_from(["", "l.0.mlp."]),
@@ -99,7 +96,6 @@ def test_no_invented_sibling_of_a_module_is_converted(
     assert full not in book.tensors or is_own(name) or (row is not None and not row.dropped)
 
 
-@settings(deadline=None)
 @given(
     method=st.sampled_from(sorted(UNDERSTOOD - {"gguf"})),
     name=WORD,
@@ -115,7 +111,6 @@ def test_no_codes_come_out_dense_under_a_method(
 
 
 @pytest.mark.parametrize("layer", sorted(set(LAYERS) - {"mxfp4"}))
-@settings(deadline=None)
 @given(
     part=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=2, max_size=9),
     shape=st.sampled_from([(64, 64), (32,), (64,), (2, 3, 4)]),
@@ -175,7 +170,6 @@ EXPERTS: dict[str, tuple[str, Parts]] = {
 }
 
 
-@settings(deadline=None)
 @given(
     layer=st.sampled_from(sorted(EXPERTS)),
     part=WORD,
@@ -201,7 +195,6 @@ def test_an_invented_parameter_of_stacked_experts_is_never_silent(
     assert told or name not in book.tensors or flags or is_known(part)
 
 
-@settings(deadline=None)
 @given(
     part=WORD,
     shape=st.sampled_from([(64, 64), (64,), (64, 2), (2, 3, 4)]),

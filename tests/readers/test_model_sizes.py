@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from clock import within
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from small_models import ledger_of
 
@@ -50,7 +50,6 @@ def resolved(parts: Any, method: str | None, **more: Any) -> Any:
     return book
 
 
-@settings(deadline=None)
 @given(
     layer=st.sampled_from(sorted(LAYERS | EXPERTS)),
     dtype=st.sampled_from(["BF16", "F16", "F32", "F64"]),

@@ -28,14 +28,14 @@ def loads(data: bytes | bytearray) -> Any:
     return strict_json.loads(data, "model.json: header", Limits())
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(_VALUES, st.booleans(), st.sampled_from([None, 1]))
 def test_whatever_json_writes_is_read(value: Any, ascii_only: bool, indent: int | None) -> None:
     text = json.dumps(value, ensure_ascii=ascii_only, indent=indent)
     assert loads(text.encode()) == json.loads(text)
 
 
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 @given(st.text('"\\[]{}:,a0 ', max_size=40))
 def test_what_json_refuses_is_refused(text: str) -> None:
     """The skeleton's shortcut for strings must never let through, or refuse, what it should not."""

@@ -9,7 +9,7 @@ import zipfile
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pickled_entries import EntryWriter, text
 
@@ -57,7 +57,6 @@ ENTRIES = st.lists(
 )
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])
 @given(ENTRIES)
 def test_steps_do_what_the_opcodes_do(entries: list[tuple[Any, ...]]) -> None:
     writer = EntryWriter()
