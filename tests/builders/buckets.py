@@ -42,7 +42,7 @@ def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
     server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         address = "127.0.0.1" if host == "0.0.0.0" else host
-        for _ in range(300):
+        while server.poll() is None:
             try:
                 socket.create_connection((address, port), 1).close()
                 break

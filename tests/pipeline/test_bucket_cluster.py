@@ -17,7 +17,6 @@ import distributed
 import numpy as np
 import pytest
 from buckets import KEYS, Bucket, forget_clients, free_port
-from clock import within
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -25,6 +24,8 @@ from anamnesis.pipeline import referred
 from anamnesis.pipeline.executors.distributed import WORKER_BYTES
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra test)")
+# No wait here is bound to a clock but by this: a cluster of a slow machine takes what it takes.
+pytestmark = pytest.mark.timeout(900)
 
 
 class Cluster:
@@ -36,12 +37,13 @@ class Cluster:
         self.processes: list[subprocess.Popen[bytes]] = []
         port = self.address.rpartition(":")[2]
         self.start("scheduler", "--host", "127.0.0.1", "--port", port, "--no-dashboard")
-        for _ in range(600):
+        while self.processes[0].poll() is None:
             try:
                 socket.create_connection(("127.0.0.1", int(port)), 1).close()
                 return
             except OSError:
                 time.sleep(0.1)
+        raise AssertionError("the scheduler did not start")
 
     def worker(self, **environment: str) -> subprocess.Popen[bytes]:
         arguments = ("--nthreads", "1", "--no-dashboard", "--memory-limit", "0")
@@ -129,6 +131,7 @@ def convert(bucket: Bucket, cluster: Cluster, **settings: object) -> None:
 def differences(bucket: Bucket, want: Path) -> list[str]:
     """What of the whole bucket is not as it has to be, and how."""
     found = {key: bucket.read(key) for key in bucket.objects()}
+    assert found.pop("out.anamnesis.json")  # the manifest, which tells of the machine's times
     expected = {f"out/{p.name}": p.read_bytes() for p in want.iterdir()}
     expected["in/model.safetensors"] = (want.parent / "whole.safetensors").read_bytes()
     told = [f"{key} is left behind, {len(found[key])} bytes" for key in found.keys() - expected]
@@ -190,12 +193,10 @@ def test_a_worker_that_dies_takes_nothing_along(
         stdout=subprocess.PIPE,
         text=True,
     )
-    deadline = time.monotonic() + 120
     while not any("/task-" in key for key in bucket.objects()) and job.poll() is None:
-        assert time.monotonic() < deadline
         time.sleep(0.02)
     os.kill(first.pid, signal.SIGKILL)
-    said, _ = job.communicate(timeout=240)
+    said, _ = job.communicate()
     assert job.returncode == 0
     assert differences(bucket, tmp_path / "want") == []
     assert int(said.splitlines()[-1]) << 10 < WORKER_BYTES  # the client's peak, in KiB
@@ -270,7 +271,7 @@ def test_a_worker_that_cannot_reach_the_bucket_is_named(
 ) -> None:
     cluster.worker(AWS_EC2_METADATA_DISABLED="true", **environment_of_worker)
     refused = pytest.raises(UsageError, match=rf"worker tcp://127\.0\.0\.1:\d+: .*{message}")
-    with within(6, time.monotonic), refused as caught:
+    with refused as caught:
         convert(bucket, cluster)
     assert KEYS["AWS_SECRET_ACCESS_KEY"] not in str(caught.value)
     assert bucket.objects() == ["in/model.safetensors"]
