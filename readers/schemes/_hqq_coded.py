@@ -7,7 +7,7 @@
 
 for `X.scale` and `X.zero`, each by itself; settings (`X.meta_scale.axis`, `.packing` and so on) are
 Python's values in the pickle. Layout and formula: `kernels/hqq_coded.py`. With `offload_meta` both
-kinds of codes are stacked in one tensor, `X.zero_scale`, which is not read. Source:
+kinds of codes are stacked in one tensor, `X.zero_scale`, zeros first. Source:
 https://github.com/mobiusml/hqq 0.2.8 hqq/core/quantize.py.
 """
 

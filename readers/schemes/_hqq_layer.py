@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -88,8 +88,7 @@ def read_layer(ledger: Ledger, codes: Stored, files: Files) -> tuple[Layer, list
     """
     prefix = codes.name.removesuffix("W_q")
     found, fields = _fields(ledger, prefix, files)
-    if _part(ledger, prefix, "zero_scale") is not None:
-        raise _unsupported(codes, "HQQ with offloaded scales and zeros (zero_scale)")
+    halves = _halves(ledger, prefix)
     if found.get("channel_wise") is False:
         raise _unsupported(codes, "HQQ with one scale for the whole tensor")
     if "packing" in found and found["packing"] is None:
@@ -97,8 +96,8 @@ def read_layer(ledger: Ledger, codes: Stored, files: Files) -> tuple[Layer, list
     axis = _integer(codes, found, "axis", (0, 1))
     coded, sides = {}, {}
     for name in _SIDES:
-        sides[name] = _part(ledger, prefix, name)
-        inner = _part(ledger, prefix, f"{name}_q")
+        sides[name] = halves.get(name) or _part(ledger, prefix, name)
+        inner = halves.get(f"{name}_q") or _part(ledger, prefix, f"{name}_q")
         if sides[name] is None and inner is not None:
             coded[name] = _coded(ledger, prefix, name, inner)
             sides[name] = coded[name].flat(1 if axis is None else axis)
@@ -133,6 +132,22 @@ def _coded(ledger: Ledger, prefix: str, name: str, codes: Stored) -> Coded:
         values = ledger.container.values
         about |= {k: values[lead + k] for k in ("packing", "nbits") if lead + k in values}
     return read_coded(codes, step, middle, about)
+
+
+def _halves(ledger: Ledger, prefix: str) -> dict[str, Stored]:
+    """What `offload_meta` has stacked: zeros, then scales, or the codes of both."""
+    both = _part(ledger, prefix, "zero_scale")
+    if both is None:
+        return {}
+    view = both.view
+    in_order = view is None or (view.strides is None and view.rows is None)
+    if both.shape[:1] != (2,) or not in_order:
+        raise FormatError(f"{where(both)}: allowed is [2, …], zeros and then scales")
+    nbytes = both.nbytes // 2
+    zero = replace(both, shape=both.shape[1:], nbytes=nbytes)
+    scale = replace(zero, offset=both.offset + nbytes)
+    end = "_q" if both.dtype == "U8" else ""
+    return {f"zero{end}": zero, f"scale{end}": scale}
 
 
 def _part(ledger: Ledger, prefix: str, name: str) -> Stored | None:

@@ -36,7 +36,7 @@ _UNIT = 4096  # elements of a unit along axis 0, at most
 def resolve(ledger: Ledger) -> None:
     """Claim layers that have `W_q`, `scale`, `zero` and a shape; their settings are dropped.
 
-    Raises FormatError for what is missing or does not fit, UnsupportedError for offloaded scales,
+    Raises FormatError for what is missing or does not fit, UnsupportedError for
     unpacked codes and scales of whole tensors.
     """
     if any(one.method == "sinq" for one in ledger.stated) or SINQ_SIDECAR in ledger.configs:

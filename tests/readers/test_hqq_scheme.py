@@ -42,6 +42,27 @@ def test_the_pickle_of_hqq_itself(rounding: Any) -> None:
         np.testing.assert_array_equal(got, bf16(EXPECTED[f"{name}.{rounding}"]))
 
 
+@pytest.mark.parametrize("rounding", ["exact", "reference"])
+def test_zeros_and_scales_in_one_tensor(rounding: Any) -> None:
+    model = anamnesis.open_model(DATA / "offload.pt", rounding=rounding)
+    with np.load(DATA / "offload.npz") as found:
+        names = {name.partition(".")[0] for name in found}
+        assert len(names) == 4
+        for name in names:
+            got = model[f"{name}.weight"].to_numpy().view(np.uint16)
+            np.testing.assert_array_equal(got, bf16(found[f"{name}.{rounding}"]))
+
+
+def test_half_of_what_is_stacked(tmp_path: Path) -> None:
+    both = np.stack([LAYER["zero"], LAYER["scale"]])
+    parts = {n: a for n, a in LAYER.items() if n not in ("scale", "zero")}
+    got = anamnesis.open_model(written(tmp_path, parts | {"zero_scale": both}))
+    bits = got["m.q_proj.weight"].to_numpy().view(np.uint16)
+    np.testing.assert_array_equal(bits, bf16(EXPECTED[f"{NAME}.exact"]))
+    with pytest.raises(FormatError, match="zeros and then scales"):
+        anamnesis.open_model(written(tmp_path, parts | {"zero_scale": both[:1]}))
+
+
 def test_what_the_tensors_are(tmp_path: Path) -> None:
     path = written(tmp_path, LAYER | {"bias": np.ones(12, np.float32)})
     model = load_model(str(path))
@@ -91,7 +112,6 @@ ONE = np.ones((), np.uint8)
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"zero_scale": np.ones((2, 12, 1), np.float32)}, "offloaded scales and zeros"),
         ({"channel_wise": np.zeros((), np.uint8)}, "one scale for the whole tensor"),
     ],
 )
