@@ -31,8 +31,8 @@ def print_report(found: Report, *, entries: bool = False) -> None:
     )
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name, justify in (("scheme", "left"), ("tensors", "right"), ("stored", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
-    table.add_column("details")
+        table.add_column(name, justify=justify, no_wrap=True)  # type: ignore[arg-type]
+    table.add_column("details", overflow="fold")
     for name, scheme in found.schemes.items():
         table.add_row(name, str(scheme.tensors), size(scheme.stored_bytes), _plain(scheme.about))
     print_table(console, table)

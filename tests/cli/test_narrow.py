@@ -66,6 +66,14 @@ def test_no_colour_is_no_escape_in_tables(command: str, sample: Path) -> None:
         assert "\x1b[1m" in on_terminal(arguments, 100, NO_COLOR="")
 
 
+def test_a_narrow_terminal_gets_names_and_sizes_whole(sample: Path) -> None:
+    shown = on_terminal(["inspect", str(sample)], 40, NO_COLOR="1")
+    assert next(line for line in shown.splitlines() if line.startswith("gguf-q8-0 ")).endswith(
+        "KiB"
+    )
+    assert "passthrough " in shown
+
+
 def test_fish_is_given_whole_descriptions(amn: Amn, tmp_path: Path) -> None:
     """Click's own script ends them at a comma."""
     script = amn("completion", "fish").stdout

@@ -171,3 +171,11 @@ def test_models_and_tensors_are_copied_and_pickled(tensor: Any, sample: Path) ->
             assert again.to_numpy().tobytes() == one.to_numpy().tobytes()
     model = pickle.loads(pickle.dumps(anamnesis.open_model(sample)))
     assert list(model) == list(anamnesis.open_model(sample))
+
+
+def test_polars_makes_a_frame_by_its_class(sample: Path) -> None:
+    pl = pytest.importorskip("polars")
+    found = anamnesis.stats(sample, "output_norm*")
+    assert pl.DataFrame(found)["tensor"].to_list() == ["output_norm.weight"]
+    assert pl.from_arrow(found.to_arrow()).shape == pl.DataFrame(found).shape
+    assert pl.from_arrow(found).dtype == pl.Struct
