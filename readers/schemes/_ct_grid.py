@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anamnesis.readers.base import Component, Stored
 from anamnesis.readers.dtypes import DTYPES
@@ -29,6 +29,7 @@ class Grid:
     block_rows: int
     size: int
     by_rows: bool
+    rest: bool = False  # the last scale of a row may cover fewer columns, as the config says
 
     @property
     def params(self) -> dict[str, int]:
@@ -82,7 +83,8 @@ def grid_of(
     if scale.dtype not in SCALE_BITS:
         raise misfit(scale, f"{', '.join(SCALE_BITS)}")
     if len(found) == len(shape) and found[:-1] == lead and found[-1] <= inputs and found[-1]:
-        return grid(rows, found[-1], 1, -(-inputs // found[-1]), True)
+        size, declared = _line_size(inputs, scale, blocks)
+        return replace(grid(rows, found[-1], 1, size, True), rest=declared)
     if not math.prod(shape):
         return grid(rows, 1, 1, inputs, False)  # nothing is stored
     if math.prod(found) == 1:
@@ -96,3 +98,18 @@ def grid_of(
         if found == wanted:
             return grid(wanted[-2], wanted[-1], min(bm, rows), min(bn, inputs), False)
     raise misfit(scale, f"{', '.join(tried)}, for {weight.name!r} of {list(shape)}")
+
+
+def _line_size(inputs: int, scale: Stored, blocks: list[Block]) -> tuple[int, bool]:
+    """How many inputs of a row have one scale, and whether the config says so: else equal parts.
+
+    Blocks of one row have a grid that is ceil-sized, and the last of them is what is left: 160
+    inputs in blocks of 128 are 128 and 32, where two groups would be of 80. Raises FormatError
+    where the config has several such blocks.
+    """
+    groups = scale.shape[-1]
+    equal = -(-inputs // groups)
+    sizes = {min(bn, inputs) for bm, bn in blocks if bm == 1 and -(-inputs // bn) == groups}
+    if len(sizes) > 1 and equal not in sizes:
+        raise misfit(scale, f"{inputs:,} inputs in blocks of one of {sorted(sizes)}")
+    return (next(iter(sizes)) if len(sizes) == 1 else equal), bool(sizes)

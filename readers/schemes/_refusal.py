@@ -90,6 +90,13 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
         return UnsupportedError(
             f"{found}{under}: FP8 codes without a scale{_hint(ledger)}{_alone(ledger)}"
         )
+    if _is_simulated(ledger, one.stored):
+        return UnsupportedError(
+            f"{found}{under}: parameters of numbers that are rounded while the model runs, beside "
+            "weights that are floats: such a model was saved without being compressed, which is "
+            "recognised and not implemented; llm-compressor's save_pretrained(…, "
+            "save_compressed=True) writes codes"
+        )
     return FormatError(
         f"{found}: a quantisation tensor that no scheme consumed; the weight it belongs to is "
         f"missing, dense, or of another layout ({about or 'no configuration names a method'})"
@@ -103,6 +110,14 @@ def _alone(ledger: Ledger) -> str:
     if len(files) != 1 or not _SHARD.search(files[0].path):
         return ""
     return "; this file is one of several of a model: name the folder that has all of them"
+
+
+def _is_simulated(ledger: Ledger, stored: Stored) -> bool:
+    """Whether it is compressed-tensors' scale or zero point of a weight that is of floats."""
+    module, part, _ = stored.name.rpartition("weight_")
+    weight = ledger.container.stored.get(f"{module}weight") if part else None
+    floats = weight is not None and DTYPES[weight.dtype].kind == "float"
+    return floats and any(one.method == "compressed-tensors" for one in ledger.stated)
 
 
 def _rank(suspect: Suspect) -> tuple[bool, int, bool]:

@@ -225,7 +225,7 @@ def int_tensor(
         if g_idx.dtype not in ("I32", "I64") or g_idx.shape != (inputs,) or not grid.by_rows:
             raise misfit(g_idx, f"I32 or I64 [{inputs}], beside scales [rows, groups]")
         components.append(Component("weight_g_idx", g_idx))
-    elif inputs % grid.groups and grid.by_rows:
+    elif inputs % grid.groups and grid.by_rows and not grid.rest:
         raise misfit(scale, f"groups of one size: {grid.groups:,} do not divide {inputs:,} inputs")
     return Tensor(
         name=name,

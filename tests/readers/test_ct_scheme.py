@@ -113,6 +113,23 @@ def test_blocks_need_the_config(one: Any) -> None:
         one(int8(scale=scale), config(8))
 
 
+def test_blocks_of_one_row_leave_a_rest(one: Any) -> None:
+    """compressed-tensors cuts 160 columns into 128 and 32, where two groups would be of 80."""
+    scale = np.ones((16, 2), np.float32)
+    about = config(8, strategy="block", block_structure=[1, 128])
+    for parts in (packed(inputs=160, bits=8, weight_scale=scale), int8(inputs=160, scale=scale)):
+        assert one(parts, about).params["group_size"] == 128
+        assert one(parts, config(8, group_size=80)).params["group_size"] == 80
+    three = int8(inputs=160, scale=np.ones((16, 3), np.float32))
+    assert one(three, config(8, strategy="block", block_structure=[1, 64])).params["groups"] == 3
+    with pytest.raises(FormatError, match="3 do not divide 160 inputs"):
+        one(three, config(8))
+    two = config(8, strategy="block", block_structure=[1, 128])
+    two["config_groups"]["other"] = {"weights": {"block_structure": [1, 144]}}
+    with pytest.raises(FormatError, match=r"160 inputs in blocks of one of \[128, 144\]"):
+        one(int8(inputs=160, scale=scale), two)
+
+
 def test_stacked_experts(one: Any) -> None:
     parts = {
         "e.weight_packed": np.ones((3, 20, 8), np.int32),

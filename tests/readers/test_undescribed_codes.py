@@ -136,3 +136,16 @@ def test_weights_that_were_rounded_and_stored_as_floats_are_dense() -> None:
     assert resolved(DENSE, about).tensors["m.weight"].scheme == "passthrough"
     with pytest.raises(AnamnesisError):
         resolved({"m.weight": ("I8", (64, 64))}, about)
+
+
+def test_a_model_saved_without_being_compressed_is_refused_by_name() -> None:
+    """compressed-tensors: floats beside the scales that the layer rounds them by as it runs."""
+    parts = {"m.weight": ("BF16", (16, 64)), "m.weight_scale": ("BF16", (16, 2))}
+    parts |= {"m.weight_zero_point": ("I8", (16, 2))}
+    about = {"quant_method": "compressed-tensors", "quantization_status": "frozen"}
+    with pytest.raises(UnsupportedError, match="saved without being compressed"):
+        resolved(parts, about)
+    with pytest.raises(FormatError, match="no scheme consumed"):
+        resolved({"m.weight_scale": ("BF16", (16, 2))}, about)
+    with pytest.raises(FormatError, match="no scheme consumed"):
+        resolved({"m.weight": ("BF16", (16, 64)), "weight_scale": ("BF16", (16, 2))}, about)

@@ -62,6 +62,11 @@ PADDED: dict[str, tuple[int, tuple[int, ...], Any, dict[str, Any]]] = {
     "w3-padded-experts": (3, (2, 20, 32), 32, {"asym": True}),
     "w6-padded-ragged": (6, (2, 7, 64), 64, {"asym": True, "scale": F16}),
 }
+# Blocks of one row, the last of which is what is left.
+RESTS: dict[str, tuple[int, tuple[int, ...], Any, dict[str, Any]]] = {
+    "w4-row-blocks": (4, (6, 160), (1, 128), {"asym": True}),
+    "int8-row-blocks": (8, (5, 100), (1, 64), {"plain": True}),
+}
 INDEXED: dict[str, tuple[int, tuple[int, ...], Any, dict[str, Any]]] = {
     "w4-g-idx": (4, (6, 96), 32, {}),
     "w4-g-idx-f16": (4, (6, 96), 16, {"scale": F16}),
@@ -146,7 +151,7 @@ def new() -> None:
     old = importlib.util.module_from_spec(helpers)
     helpers.loader.exec_module(old)
     out: dict[str, Any] = {}
-    for seed, (name, case) in enumerate({**DENSE, **PADDED}.items()):
+    for seed, (name, case) in enumerate({**DENSE, **PADDED, **RESTS}.items()):
         bits, _, _, about = case
         found, weights = parts(seed, name, case)
         plain = bool(about.get("plain"))
