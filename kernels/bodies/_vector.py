@@ -7,7 +7,7 @@ vectors are LLVM's own, which it splits or widens to what the CPU has; the opera
 - *` take two vectors of one type, or a vector and a number that every lane shares, as numpy does.
 With `NUMBA_DISABLE_JIT=1` they *are* numpy arrays.
 
-Loads and stores are not bounds-checked, here or by `NUMBA_BOUNDSCHECK`: `run_blocks` checks the
+Loads and stores are not bounds-checked, here or by `NUMBA_BOUNDSCHECK`: `flat_blocks` checks the
 sizes once a call. Multi-byte numbers are read in the host's order, which has to be little-endian.
 """
 
