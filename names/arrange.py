@@ -205,6 +205,9 @@ def _solve(
 def _joined_total(shape: tuple[int, ...], side: Side, sizes: Mapping[str, int]) -> int:
     """Elements along the joined axis, or the joined dimension, of the whole tensor."""
     size = shape[side.join]
+    unknown = [axis for axis in side.around if axis not in sizes]
+    if unknown:
+        raise ValueError(f"the sizes of axes {unknown} are not known")
     rest = math.prod(sizes[a] for a in side.around)
     if size % max(1, rest):
         raise ValueError(f"dimension {side.join} is {size}, no multiple of {rest}")

@@ -17,7 +17,7 @@ from anamnesis.names.gguf_config import architecture_values, keys_of
 from anamnesis.names.incomplete import lacking
 from anamnesis.names.keys import Keys, described
 from anamnesis.names.listed import listed_values
-from anamnesis.names.settings import Settings, padding_rows
+from anamnesis.names.settings import Settings, class_name, padding_rows
 from anamnesis.names.taken import taken
 from anamnesis.names.values import SCALED, times
 from anamnesis.readers.base import Dropped, Tensor
@@ -39,6 +39,7 @@ _SECTIONS = "mrope"  # no scaling: the parts of a head are told by their sizes
 _NEXT = "num_nextn_predict_layers"
 # The class of a text model, where the whole's class has several.
 _BY_TEXT_MODEL = {("Mistral3ForConditionalGeneration", "mistral4"): "Mistral4ForCausalLM"}
+_MOST_LAYERS = 1 << 16  # lists of a GGUF have a number for each
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
@@ -72,8 +73,12 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     Raises UnsupportedError for a class, or a tensor, that the table does not have, and FormatError
     where shapes contradict it.
     """
-    name, settings = str((config.get("architectures") or [""])[0]), Settings(config)
+    name, settings = class_name(config), Settings(config)
     name = _BY_TEXT_MODEL.get((name, str(settings.get("model_type"))), name)
+    if settings.layers > _MOST_LAYERS:
+        raise FormatError(
+            f"{model.path}: config.json: found {settings.layers} layers; allowed: {_MOST_LAYERS}"
+        )
     keys = described().get(name)
     why = {t.name: _left_out(t.name, settings, keys) for t in model.tensors}
     tensors = {t.name: t for t in model.tensors if not why[t.name]}
@@ -92,7 +97,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
                 f"{model.path}: tensor {tensor.name!r:.200} is not in the table of {name!r}; "
                 "--names stored writes tensors under the names they have"
             )
-        links += [_scaled(link, settings) for link in found]
+        links += [_scaled(link, settings, model.path) for link in found]
     links.sort(key=by_numbers)
     if keys.head == "never" or (keys.head == "untied" and config.get("tie_word_embeddings")):
         links = [link for link in links if link.gguf != "output.weight"]
@@ -116,12 +121,16 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     return GgufView(viewed, values, keys)
 
 
-def _scaled(link: Link, settings: Settings) -> Link:
+def _scaled(link: Link, settings: Settings, path: str) -> Link:
     """The link with the numbers that `config.json` says the tensor is multiplied with."""
     if not link.value.startswith(SCALED):
         return link
-    factors = [settings.get(path) for path in link.value.removeprefix(SCALED).split(",")]
-    return replace(link, value=times(1.0 if factor is None else factor for factor in factors))
+    names = link.value.removeprefix(SCALED).split(",")
+    factors = [1.0 if (found := settings.get(name)) is None else found for name in names]
+    for name, factor in zip(names, factors, strict=True):
+        if not isinstance(factor, (int, float)):
+            raise FormatError(f"{path}: config.json: {name}: found {factor!r:.60}, no number")
+    return replace(link, value=times(factors))
 
 
 def _after_padding(

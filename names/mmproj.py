@@ -16,7 +16,7 @@ from anamnesis.names.arrange import Link, arrange
 from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import values_of
 from anamnesis.names.keys import sources_of
-from anamnesis.names.settings import Settings
+from anamnesis.names.settings import Settings, class_name
 from anamnesis.names.sources import DERIVED, Derived
 from anamnesis.names.tower import Tower
 from anamnesis.names.tower_rows import TOWERS
@@ -43,7 +43,7 @@ def mmproj_view(model: Model, config: Mapping[str, Any]) -> MmprojView:
     Raises UnsupportedError for a class that has no tower here, and FormatError where the
     configuration does not say what llama.cpp needs, or shapes contradict it.
     """
-    name = str((config.get("architectures") or [""])[0])
+    name = class_name(config)
     tower = _tower(name, config, model.path)
     settings = settings_of(config)
     values = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,6 +53,11 @@ class Settings:
         """The first of several that is there."""
         return next((v for v in map(self.get, paths) if v is not None), None)
 
+    def whole(self, *paths: str) -> int:
+        """The first whole number of several, 0 where there is none, or one that is no number."""
+        found = self.number(*paths)
+        return int(found) if isinstance(found, int) or math.isfinite(found) else 0
+
     def number(self, *paths: str) -> Any:
         """The first number of several, 0 where there is none."""
         found = self.first(*paths)
@@ -65,25 +71,31 @@ class Settings:
 
     @property
     def hidden(self) -> int:
-        return int(self.number("hidden_size", "n_embd"))
+        return self.whole("hidden_size", "n_embd")
 
     @property
     def heads(self) -> int:
-        return int(self.number("num_attention_heads", "n_head"))
+        return self.whole("num_attention_heads", "n_head")
 
     @property
     def layers(self) -> int:
-        return int(self.number("n_layers", "num_hidden_layers", "n_layer", "num_layers"))
+        return self.whole("n_layers", "num_hidden_layers", "n_layer", "num_layers")
 
     @property
     def width(self) -> int:
         """Of a head."""
-        return int(self.number("head_dim")) or split_width(self)
+        return self.whole("head_dim") or split_width(self)
 
     def kinds(self) -> list[str]:
         """What each layer is, in words or in Nemotron-H's letters; empty where it is not said."""
         found = self.first("layer_types", "hybrid_override_pattern", "layers_block_type")
         return [str(kind) for kind in found] if isinstance(found, (list, str)) else []
+
+
+def class_name(config: Mapping[str, Any]) -> str:
+    """The first class that a configuration names; "" where it names none."""
+    found = config.get("architectures")
+    return str(found[0]) if isinstance(found, list) and found else ""
 
 
 def split_width(settings: Settings) -> int:

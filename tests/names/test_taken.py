@@ -13,6 +13,7 @@ from llama_folder import add_tokenizer
 from safetensors.numpy import save_file
 
 import anamnesis
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names import taken as table
 from anamnesis.names.gguf_config import WRITTEN, architecture_values, keys_of
 from anamnesis.names.settings import Settings
@@ -105,6 +106,17 @@ def test_a_folder_says_so_when_it_becomes_a_file(tmp_path: Path) -> None:
     assert any('hidden_act = "gelu"' in note for note in made.notes)
 
 
+@pytest.mark.parametrize("count", [1 << 31, 1 << 62])
+def test_more_layers_than_any_model_has_are_refused_at_once(count: int, tmp_path: Path) -> None:
+    """Lists by layer would take all memory."""
+    said = {"architectures": ["SmolLM3ForCausalLM"], "num_hidden_layers": count}
+    said |= {"no_rope_layers": [1], "hidden_size": 8, "num_attention_heads": 2}
+    (tmp_path / "config.json").write_text(json.dumps(said))
+    save_file({"model.norm.weight": np.ones(8, "f4")}, tmp_path / "model.safetensors")
+    with pytest.raises(FormatError, match=rf"found {count} layers; allowed: 65536"):
+        anamnesis.convert(tmp_path, tmp_path / "m.gguf", to="gguf")
+
+
 # A class, what it says besides, and what its file says then, as llama.cpp reads it.
 SAID = [
     ("FalconForCausalLM", {"rope_theta": 5e5}, {"falcon.rope.freq_base": 5e5}),
@@ -146,3 +158,20 @@ def test_what_a_file_can_say_is_said(
     found = architecture_values(keys_of(name, ""), architecture, config(name) | said, "")
     for key, value in expected.items():
         assert (found[key].value if key in found else None) == value
+
+
+@pytest.mark.parametrize(
+    ("name", "said", "expected"),
+    [
+        ("LlamaForCausalLM", {"architectures": 1}, "its class, which no architectures"),
+        ("LlamaForCausalLM", {"architectures": {"a": 1}}, "its class, which no architectures"),
+        ("FalconH1ForCausalLM", {"lm_head_multiplier": "x"}, "lm_head_multiplier: found 'x'"),
+    ],
+)
+def test_settings_of_other_kinds_are_refused(
+    name: str, said: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config(name) | said))
+    save_file({"lm_head.weight": np.ones((8, 32), "f4")}, tmp_path / "model.safetensors")
+    with pytest.raises((FormatError, UnsupportedError), match=expected):
+        anamnesis.convert(tmp_path, tmp_path / "m.gguf", to="gguf")
