@@ -131,7 +131,7 @@ VENDOR: dict[str, Encoding] = {
         family="HQQ, Quanto and BitNet",
         scales="scale",
         goal=0.0,
-        cases=(Bench("sinq int4 2d", "vendor_layers:sinq_tiles"),),
+        cases=(Bench("sinq int4 2d", "sinq_layers:sinq_tiles"),),
     ),
     "sinq-aux": Encoding(
         "sinq:decode",
@@ -139,7 +139,7 @@ VENDOR: dict[str, Encoding] = {
         family="HQQ, Quanto and BitNet",
         scales="scale",
         goal=0.0,
-        cases=(Bench("sinq int4 quantaux", "vendor_layers:sinq_aux"),),
+        cases=(Bench("sinq int4 quantaux", "sinq_layers:sinq_aux"),),
     ),
     "sinq-table": Encoding(
         "sinq_table:decode",
@@ -147,7 +147,7 @@ VENDOR: dict[str, Encoding] = {
         family="HQQ, Quanto and BitNet",
         scales="scale",
         goal=0.0,
-        cases=(Bench("sinq nf4", "vendor_layers:sinq_table"),),
+        cases=(Bench("sinq nf4", "sinq_layers:sinq_table"),),
     ),
     "sinq-words": Encoding(
         "sinq_words:decode",
@@ -155,7 +155,7 @@ VENDOR: dict[str, Encoding] = {
         family="HQQ, Quanto and BitNet",
         scales="scale",
         goal=0.0,
-        cases=(Bench("sinq int5", "vendor_layers:sinq_words"),),
+        cases=(Bench("sinq int5", "sinq_layers:sinq_words"),),
     ),
     "svdquant": Encoding(
         "svdquant:decode",

@@ -136,7 +136,7 @@ _OWN: dict[str, Encoding] = {
         family="FP4 and FP6",
         cases=(
             Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),
-            Bench("sinq int4 g64", "vendor_layers:sinq"),
+            Bench("sinq int4 g64", "sinq_layers:sinq"),
         ),
     ),
     "fp4-mx": Encoding(
