@@ -7,23 +7,35 @@ from __future__ import annotations
 
 import numpy as np
 
-from anamnesis.kernels._native import kernel
+from anamnesis.kernels._native import variants
 from anamnesis.kernels.types import Array
 
-_transpose = kernel("transposed:transpose")
+_transpose = variants("transposed:transpose")
 _KINDS = {2: np.uint16, 4: np.uint32}
+_LINE_BYTES = 64
 
 
-def copy_transposed(source: Array, out: Array) -> None:
-    """Copy an array into `out`, of the same shape and dtype, whatever the strides of both are."""
+def copy_transposed(source: Array, out: Array, *, streamed: bool = False) -> None:
+    """Copy an array into `out`, of the same shape and dtype, whatever the strides of both are.
+
+    With `streamed` what is written is not brought into the caches, where `out` allows it: for more
+    than these hold.
+    """
     axis = _line_axis(source, out)
     if axis < 0:
         out[...] = source
         return
     kind = _KINDS[source.itemsize]
     lines, rows = (np.moveaxis(array.view(kind), axis, -2) for array in (source, out))
+    turn = _transpose(streamed and _by_lines(rows))
     for index in np.ndindex(lines.shape[:-2]):
-        _transpose(lines[index].T, rows[index])
+        turn(lines[index].T, rows[index])
+
+
+def _by_lines(rows: Array) -> bool:
+    """Whether all rows begin with a cache line."""
+    places = (rows.__array_interface__["data"][0], *rows.strides[:-1])
+    return not any(place % _LINE_BYTES for place in places)
 
 
 def _line_axis(source: Array, out: Array) -> int:

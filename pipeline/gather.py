@@ -16,6 +16,7 @@ import numpy as np
 
 from anamnesis.kernels import Window, decoder
 from anamnesis.kernels.transposed import copy_transposed
+from anamnesis.limits import KiB, MiB
 from anamnesis.names.derived import Derived, Part, Segment
 from anamnesis.names.values import function
 from anamnesis.pipeline.decode import OUT
@@ -39,6 +40,10 @@ class Boxes(Protocol):
         ...
 
 
+STRIP_BYTES = 256 * KiB  # that are read, and turned while they are in the second cache
+STREAMED_BYTES = 4 * MiB  # more than that leaves the caches before it is used
+LEAST_RUN = 64  # rows of the source that fill cache lines of the output
+
 OpenBoxes = Callable[[int, Any], Boxes]  # (number of the source, memory that places lie in)
 
 
@@ -46,18 +51,6 @@ class Gathered(NamedTuple):
     """What was gathered for a window, as its reader's blocks."""
 
     views: dict[str, Any]
-
-
-class _Held(NamedTuple):
-    """A part of a box of the output, of `dims` from `start` on, in the order of its source.
-
-    `elements` are those from `lo` on, along each axis of the box.
-    """
-
-    start: int
-    dims: tuple[int, ...]
-    lo: tuple[int, ...]
-    elements: Any
 
 
 class Gatherer:
@@ -80,24 +73,21 @@ class Gatherer:
         self._unit, self._elems = tensor.unit_elems // block, tensor.elems // block
         kind = _block_kind(stored.block_bytes) if stored else element_kind(source_dtype(tensor))
         self._memory = aligned(step.batch_units * self._unit, kind)
-        self._scattered = tensor.scattered
-        self._held: list[_Held] = []
-        if self._scattered:
-            self._reordered = aligned(step.window_units * self._unit, kind)
+        self._strip = self._memory
+        if tensor.scattered:
+            self._strip = aligned(step.window_units * self._unit, kind)
+            # What is decoded is decoded again where a strip begins within a block.
+            self._strip_elems = len(self._strip)
+            if stored:
+                self._strip_elems = min(self._strip_elems, STRIP_BYTES // kind.itemsize)
 
-    def read(self, window: Window) -> Any:
+    def read(self, window: Window) -> Gathered:
         """The elements of a window, as its sources have them."""
-        first, stop = self._range(window)
-        if self._scattered:
-            self._hold(first, stop)
-            return _Batch(self, window)
-        return Gathered({"payload": self._bytes(self._filled(first, stop))})
+        return Gathered({"payload": self._bytes(self._filled(*self._range(window)))})
 
     def within(self, blocks: Any, batch: Window, window: Window) -> dict[str, Any]:
         """The elements of a window inside those of the batch that was read."""
         first, stop = self._range(window)
-        if self._scattered:
-            return {"payload": self._bytes(self._gathered(first, stop))}
         before = self._range(batch)[0]
         return {"payload": self._bytes(self._memory[first - before : stop - before])}
 
@@ -127,7 +117,7 @@ class Gatherer:
             if len(self._open) >= self.tensor.together:
                 oldest = next(iter(self._open))
                 self._closed_bytes += self._open.pop(oldest).read_bytes
-            found = self._open_source(number, self._memory)
+            found = self._open_source(number, self._strip)
         self._open[number] = found
         return found
 
@@ -141,59 +131,34 @@ class Gatherer:
             target = out[at : at + math.prod(box.dims)].reshape(box.dims)
             for part, index, place in box.parts():
                 base, strides = box.place_in(part, index)
-                self._source(part.source).fill(base, strides, target[place])
+                source = self._source(part.source)
+                if self.tensor.scattered:
+                    self._turn(source, base, strides, target[place])
+                else:
+                    source.fill(base, strides, target[place])
         return out
 
-    def _hold(self, first: int, stop: int) -> None:
-        """Read the output's elements `[first, stop)` in the order of their sources."""
-        self._held, used = [], 0
-        for box in boxes(self._segments, first, stop):
-            for part, index, place in box.parts():
-                base, strides = box.place_in(part, index)
-                shape = tuple(s.stop - s.start for s in place)
-                order = sorted(range(len(shape)), key=lambda a: -strides[a])
-                count = math.prod(shape)
-                room = self._memory[used : used + count].reshape([shape[a] for a in order])
-                used += count
-                self._source(part.source).fill(base, tuple(strides[a] for a in order), room)
-                elements = room.transpose(np.argsort(order))
-                self._held.append(
-                    _Held(box.start, box.dims, tuple(s.start for s in place), elements)
-                )
-
-    def _gathered(self, first: int, stop: int) -> Any:
-        """The output's elements `[first, stop)`, of those that are held."""
-        out = self._reordered[: stop - first]
-        if sum(segment.elems for segment in self._segments) < self._elems:
-            out[:] = np.zeros((), out.dtype)
-        for held in self._held:
-            begin = max(first, held.start)
-            end = min(stop, held.start + math.prod(held.dims))
-            at = begin - first
-            for prefix, lo, hi in cover(held.dims, begin - held.start, end - held.start):
-                dims = (hi - lo, *held.dims[len(prefix) + 1 :])
-                target = out[at : at + math.prod(dims)].reshape(dims)
-                at += math.prod(dims)
-                ends = tuple(a + n for a, n in zip(held.lo, held.elements.shape, strict=True))
-                found = clip(held.lo, ends, prefix, (lo, hi))
-                if found is not None:
-                    index, place = found
-                    count = place[0].stop - place[0].start
-                    elements = held.elements[index[:-1]][index[-1] : index[-1] + count]
-                    copy_transposed(elements, target[place])
-        return out
-
-
-class _Batch(NamedTuple):
-    """What is held for a batch, of which windows are gathered."""
-
-    gatherer: Gatherer
-    window: Window
-
-    @property
-    def views(self) -> dict[str, Any]:
-        """Those of a window that is the whole batch."""
-        return self.gatherer.within(self, self.window, self.window)
+    def _turn(self, source: Boxes, base: int, strides: tuple[int, ...], target: Any) -> None:
+        """Read a box in the order of its source, by strips that stay near, and turn each."""
+        order = sorted(range(target.ndim), key=lambda a: -strides[a])
+        back = np.argsort(order)
+        turned = target.transpose(order)
+        steps, shape = tuple(strides[a] for a in order), turned.shape
+        streamed = target.nbytes > STREAMED_BYTES
+        # The first axis that a strip has some of, with all of the next ones.
+        axis = next(a for a in range(len(shape)) if math.prod(shape[a + 1 :]) <= len(self._strip))
+        inner = math.prod(shape[axis + 1 :])
+        most = max(self._strip_elems // inner, min(LEAST_RUN, len(self._strip) // inner))
+        if most > LEAST_RUN:
+            most = most // LEAST_RUN * LEAST_RUN
+        within = [a - axis for a in back if a >= axis]
+        for outer in np.ndindex(shape[:axis]):
+            start = base + sum(i * s for i, s in zip(outer, steps, strict=False))
+            for first in range(0, shape[axis], most):
+                place = turned[(*outer, slice(first, first + most))]
+                room = self._strip[: place.size].reshape(place.shape)
+                source.fill(start + first * steps[axis], steps[axis:], room)
+                copy_transposed(room.transpose(within), place.transpose(within), streamed=streamed)
 
 
 class Box(NamedTuple):

@@ -45,6 +45,8 @@ if DISABLED:
         block = source[row : row + side, column : column + side]
         tile[line : line + side, at : at + side] = block.T
 
+    stream_lines = transpose_lines
+
     def prefetch(words: Words, row: int, column: int) -> None:
         """Nothing to do."""
 
@@ -169,38 +171,65 @@ else:
 
         return types.void(source, rows, intp, intp, tile, intp, intp), build
 
-    @intrinsic
-    def transpose_lines(
-        typingctx: Typing, source: Type, row: Type, column: Type, tile: Type, line: Type, at: Type
-    ) -> Any:
+    def _lines(streamed: bool, doc: str) -> Any:
+        @intrinsic
+        def turn(
+            typingctx: Typing,
+            source: Type,
+            row: Type,
+            column: Type,
+            tile: Type,
+            line: Type,
+            at: Type,
+        ) -> Any:
+            if not any(_are((kind,), source, tile) for kind in _LINES):
+                return None
+            if not tile.mutable:
+                return None
+            itemsize = source.dtype.bitwidth // 8
+            lanes, intp = LINE_BYTES // itemsize, types.intp
+            vector = ir.VectorType(ir.IntType(8 * itemsize), lanes).as_pointer()
+
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
+                def place(kind: Type, array: Value, row: Value, step: int, column: Value) -> Any:
+                    line = builder.add(row, ir.Constant(_I64, step))
+                    where = _address(context, builder, kind, array, line, column, itemsize)
+                    return builder.bitcast(where, vector)
+
+                rows = [
+                    builder.load(place(source, args[0], args[1], j, args[2]), align=itemsize)
+                    for j in range(lanes)
+                ]
+                once = builder.module.add_metadata([ir.Constant(_I32, 1)])
+                for i, row in enumerate(_turned(builder, rows)):
+                    where = place(tile, args[3], args[4], i, args[5])
+                    stored = builder.store(row, where, align=LINE_BYTES if streamed else itemsize)
+                    if streamed:
+                        stored.set_metadata("nontemporal", once)
+                return context.get_dummy_value()
+
+            return types.void(source, intp, intp, tile, intp, intp), build
+
+        turn.__doc__ = doc
+        return turn
+
+    transpose_lines = _lines(
+        False,
         """`tile[line + i, at + j] = source[row + j, column + i]` for all of a cache line's numbers.
 
         Of uint16, 32 by 32, or of uint32 or float32, 16 by 16: each line of both is touched once,
         however many of them fall into one set of the cache.
-        """
-        if not any(_are((kind,), source, tile) for kind in _LINES):
-            return None
-        if not tile.mutable:
-            return None
-        itemsize = source.dtype.bitwidth // 8
-        lanes, intp = LINE_BYTES // itemsize, types.intp
-        vector = ir.VectorType(ir.IntType(8 * itemsize), lanes).as_pointer()
+        """,
+    )
+    stream_lines = _lines(
+        True,
+        """The same past the caches, which do not fetch the lines that are written.
 
-        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            def place(kind: Type, array: Value, row: Value, step: int, column: Value) -> Any:
-                line = builder.add(row, ir.Constant(_I64, step))
-                where = _address(context, builder, kind, array, line, column, itemsize)
-                return builder.bitcast(where, vector)
-
-            rows = [
-                builder.load(place(source, args[0], args[1], j, args[2]), align=itemsize)
-                for j in range(lanes)
-            ]
-            for i, row in enumerate(_turned(builder, rows)):
-                builder.store(row, place(tile, args[3], args[4], i, args[5]), align=itemsize)
-            return context.get_dummy_value()
-
-        return types.void(source, intp, intp, tile, intp, intp), build
+        Those of `tile` have to begin with cache lines.
+        """,
+    )
 
     @intrinsic
     def prefetch(typingctx: Typing, words: Type, row: Type, column: Type) -> Any:

@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
-from anamnesis.kernels.bodies._jit import jit
-from anamnesis.kernels.bodies._transpose import LINE_BYTES, transpose_lines
+from typing import Any
+
+from anamnesis.kernels.bodies._jit import variants
+from anamnesis.kernels.bodies._transpose import LINE_BYTES, stream_lines, transpose_lines
 from anamnesis.kernels.types import Array
 
 
-@jit
-def transpose(source: Array, out: Array) -> None:
-    """`out[i, j] = source[j, i]`, by squares that are cache lines wide.
+@variants
+def transpose(streamed: bool) -> Any:
+    """`(source, out)`: `out[i, j] = source[j, i]`, by squares that are cache lines wide.
 
     What no square covers goes by as many rows of `source`, so that a line of it stays near until
-    all of its numbers are taken.
+    all of its numbers are taken. With `streamed` squares go past the caches; `out` and its rows
+    begin with cache lines then.
     """
-    side = LINE_BYTES // source.itemsize
-    rows, columns = source.shape
-    whole = columns // side * side
-    for row in range(0, rows, side):
-        stop = min(row + side, rows)
-        done = whole if stop - row == side else 0
-        for column in range(0, done, side):
-            transpose_lines(source, row, column, out, column, row)
-        for i in range(done, columns):
-            for j in range(row, stop):
-                out[i, j] = source[j, i]
+    turn = stream_lines if streamed else transpose_lines
+
+    def run(source: Array, out: Array) -> None:
+        side = LINE_BYTES // source.itemsize
+        rows, columns = source.shape
+        whole = columns // side * side
+        for row in range(0, rows, side):
+            stop = min(row + side, rows)
+            done = whole if stop - row == side else 0
+            for column in range(0, done, side):
+                turn(source, row, column, out, column, row)
+            for i in range(done, columns):
+                for j in range(row, stop):
+                    out[i, j] = source[j, i]
+
+    return run

@@ -16,11 +16,12 @@ from strided_views import CASES, Boxes, derived, stored, whole
 
 from anamnesis.errors import IntegrityError
 from anamnesis.kernels.transposed import copy_transposed
-from anamnesis.pipeline import boxes, plan
+from anamnesis.pipeline import boxes, gather, plan
 from anamnesis.pipeline.plan import step_for, with_dtype
 from anamnesis.pipeline.stored_blocks import stored_blocks
 from anamnesis.pipeline.windows import Windows
 from anamnesis.readers.base import Tensor
+from anamnesis.readers.batch import aligned
 from anamnesis.readers.files import Files
 from anamnesis.readers.source import LocalFile, read_parts
 
@@ -116,6 +117,37 @@ def test_an_array_is_copied_turned(shape: tuple[int, ...], dtype: Any) -> None:
     copy_transposed(source.swapaxes(-1, -2), out)
     np.testing.assert_array_equal(out, source.swapaxes(-1, -2))
     assert not wide[..., shape[-2] :].any()
+
+
+@pytest.mark.parametrize("skip", [0, 8])
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_an_array_is_turned_past_the_caches(dtype: Any, skip: int) -> None:
+    source = np.arange(131 * 97).astype(dtype).reshape(131, 97)
+    memory = aligned(97 * 192 + skip, dtype)[skip:]
+    memory[:] = 0
+    wide = memory.reshape(97, 192)  # rows begin with cache lines, without `skip`
+    copy_transposed(source.T, wide[:, :131], streamed=True)
+    np.testing.assert_array_equal(wide[:, :131], source.T)
+    assert not wide[:, 131:].any()
+
+
+def test_a_matrix_that_no_cache_holds_is_turned_strip_by_strip(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gather, "STRIP_BYTES", 1)
+    monkeypatch.setattr(gather, "STREAMED_BYTES", 0)
+    copied = []
+
+    def copy(source: Any, out: Any, *, streamed: bool) -> None:
+        copied.append((source.shape, streamed))
+        copy_transposed(source, out, streamed=streamed)
+
+    monkeypatch.setattr(gather, "copy_transposed", copy)
+    array = np.random.default_rng(1).standard_normal((160, 96)).astype(np.float16)
+    tensor = derived(stored(tmp_path / "m.gguf", array), whole((96, 160), (1, 96)))
+    found = values_of(tensor, 1 << 20, 1).view(np.float16)
+    np.testing.assert_array_equal(found, array.T.reshape(-1))
+    assert copied == [((96, 64), True), ((96, 64), True), ((96, 32), True)]
 
 
 def test_parts_are_filled_though_the_system_reads_less(
