@@ -222,13 +222,11 @@ def test_remember_goes_on_where_it_was_stopped(amn: Amn, fp8_model: Path, tmp_pa
     child = subprocess.Popen(
         [sys.executable, "-c", SLOW, *command, "--threads", "1"], stderr=subprocess.PIPE, text=True
     )
-    deadline = time.monotonic() + 120
     while not (out.is_dir() and list(out.glob("model-*"))):
-        assert time.monotonic() < deadline
         assert child.poll() is None
         time.sleep(0.002)
     child.send_signal(signal.SIGINT)
-    _, errors = child.communicate(timeout=240)
+    _, errors = child.communicate()
     assert child.returncode == stopping.EXIT_CODE
     assert errors.splitlines()[-1] == (
         f"{stopping.MESSAGE}; the same command again goes on where this one stopped"

@@ -155,13 +155,11 @@ def test_killed_and_run_again(
     arguments = ["convert", str(source), "--to", "hf", "--max-shard-size", "100kB", "-o", str(out)]
     arguments += ["--threads", "1"]
     child = subprocess.Popen([sys.executable, "-c", SLOW, *arguments], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 240
     while not (out.is_dir() and list(out.glob("model-*"))):
-        assert time.monotonic() < deadline
         assert child.poll() is None, child.stderr
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
-    child.communicate(timeout=120)
+    child.communicate()
     finished = {path: path.stat().st_ino for path in out.glob("model-*")}
     done = amn(*arguments)
     assert done.returncode == 0, done.stderr

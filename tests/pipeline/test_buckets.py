@@ -313,9 +313,8 @@ def test_a_run_that_is_killed_goes_on_with_the_parts_that_were_sent(
     with faulty(endpoint, faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
         run = start(model, url)
-        deadline = time.monotonic() + 120
         while not any("POST" in s and "uploadId" in s for s in faults.seen):
-            assert time.monotonic() < deadline
+            assert run.poll() is None
             time.sleep(0.02)
         os.kill(run.pid, signal.SIGKILL)
         run.wait()
@@ -325,7 +324,7 @@ def test_a_run_that_is_killed_goes_on_with_the_parts_that_were_sent(
     with faulty(endpoint, faults) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy)
         run = start(model, url)
-        assert run.wait(60) == 0
+        assert run.wait() == 0
     again = [s for s in faults.seen if s.startswith("PUT") and "00001-of" in s and "/task-" in s]
     assert again == []  # what the tasks of the first shard had sent outlived the client
     convert(model, tmp_path / "out", dtype="bf16", max_shard_size="7MB")

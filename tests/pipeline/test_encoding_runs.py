@@ -54,13 +54,11 @@ def test_killed_and_run_again(
     command = ["convert", str(source), "--to", "safetensors", "--encode", encode, "-o", str(out)]
     command += ["--max-shard-size", "300kB", "--threads", "1"]
     child = subprocess.Popen([sys.executable, "-c", SLOW, *command], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
     while not (out.is_dir() and len(list(out.glob("model-*"))) >= 2):
-        assert time.monotonic() < deadline
         assert child.poll() is None, child.stderr
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
-    child.communicate(timeout=120)
+    child.communicate()
     done = amn(*command, "--json")
     assert done.returncode == 0, done.stderr
     whole = tmp_path / "whole"

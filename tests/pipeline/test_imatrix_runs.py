@@ -80,13 +80,11 @@ def test_killed_and_run_again(files: tuple[Path, Path], tmp_path: Path, encode: 
     command += ["--imatrix", file, "-o", out, "--max-shard-size", SHARD, "--threads", "1"]
     arguments = [sys.executable, "-c", SLOW, *map(str, command)]
     child = subprocess.Popen(arguments, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
     while len(contents(out)) < 2:
-        assert time.monotonic() < deadline
         assert child.poll() is None, child.stderr
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
-    child.communicate(timeout=120)
+    child.communicate()
     kept = file.read_bytes()
     write_imatrix(
         file,

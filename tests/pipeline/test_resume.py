@@ -104,13 +104,11 @@ def test_killed_and_run_again(
         "run: {threads: 1}\n"
     )
     child = subprocess.Popen([sys.executable, "-c", SLOW, "run", str(path)], stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
     while not (out.is_dir() and len(list(out.glob("model-*"))) >= shards_done):
-        assert time.monotonic() < deadline
         assert child.poll() is None, child.stderr
         time.sleep(0.002)
     os.kill(child.pid, signal.SIGKILL)
-    child.communicate(timeout=120)
+    child.communicate()
     assert list(out.glob(".*.part"))
     finished = {p: p.stat().st_ino for p in out.glob("model-*")}
     done = amn("run", path)

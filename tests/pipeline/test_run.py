@@ -142,14 +142,12 @@ def test_stopped_in_the_middle(fp8_model: Path, tmp_path: Path, name: str, code:
         [sys.executable, "-c", script, "remember", str(fp8_model), "-o", str(out)],
         stderr=subprocess.PIPE,
     )
-    deadline = time.monotonic() + 120
     while not (out.parent.is_dir() and list(out.parent.glob(".*.part"))):
-        assert time.monotonic() < deadline
         assert child.poll() is None
         time.sleep(0.01)
     time.sleep(0.2)
     os.kill(child.pid, getattr(signal, name))
-    _, errors = child.communicate(timeout=240)
+    _, errors = child.communicate()
     assert child.returncode == code
     assert not out.exists()
     if name != "SIGKILL":
