@@ -40,7 +40,7 @@ class Boxes(Protocol):
         ...
 
 
-STRIP_BYTES = 256 * KiB  # that are read, and turned while they are in the second cache
+CHUNK_BYTES = 256 * KiB  # that are read, and turned while they are in the second cache
 STREAMED_BYTES = 4 * MiB  # more than that leaves the caches before it is used
 LEAST_RUN = 64  # rows of the source that fill cache lines of the output
 
@@ -73,13 +73,13 @@ class Gatherer:
         self._unit, self._elems = tensor.unit_elems // block, tensor.elems // block
         kind = _block_kind(stored.block_bytes) if stored else element_kind(source_dtype(tensor))
         self._memory = aligned(step.batch_units * self._unit, kind)
-        self._strip = self._memory
+        self._chunk = self._memory
         if tensor.scattered:
-            self._strip = aligned(step.window_units * self._unit, kind)
+            self._chunk = aligned(step.window_units * self._unit, kind)
             # What is decoded is decoded again where a strip begins within a block.
-            self._strip_elems = len(self._strip)
+            self._chunk_elems = len(self._chunk)
             if stored:
-                self._strip_elems = min(self._strip_elems, STRIP_BYTES // kind.itemsize)
+                self._chunk_elems = min(self._chunk_elems, CHUNK_BYTES // kind.itemsize)
 
     def read(self, window: Window) -> Gathered:
         """The elements of a window, as its sources have them."""
@@ -117,7 +117,7 @@ class Gatherer:
             if len(self._open) >= self.tensor.together:
                 oldest = next(iter(self._open))
                 self._closed_bytes += self._open.pop(oldest).read_bytes
-            found = self._open_source(number, self._strip)
+            found = self._open_source(number, self._chunk)
         self._open[number] = found
         return found
 
@@ -133,30 +133,30 @@ class Gatherer:
                 base, strides = box.place_in(part, index)
                 source = self._source(part.source)
                 if self.tensor.scattered:
-                    self._turn(source, base, strides, target[place])
+                    self._transposed(source, base, strides, target[place])
                 else:
                     source.fill(base, strides, target[place])
         return out
 
-    def _turn(self, source: Boxes, base: int, strides: tuple[int, ...], target: Any) -> None:
+    def _transposed(self, source: Boxes, base: int, strides: tuple[int, ...], target: Any) -> None:
         """Read a box in the order of its source, by strips that stay near, and turn each."""
         order = sorted(range(target.ndim), key=lambda a: -strides[a])
         back = np.argsort(order)
-        turned = target.transpose(order)
-        steps, shape = tuple(strides[a] for a in order), turned.shape
+        in_order = target.transpose(order)
+        steps, shape = tuple(strides[a] for a in order), in_order.shape
         streamed = target.nbytes > STREAMED_BYTES
         # The first axis that a strip has some of, with all of the next ones.
-        axis = next(a for a in range(len(shape)) if math.prod(shape[a + 1 :]) <= len(self._strip))
+        axis = next(a for a in range(len(shape)) if math.prod(shape[a + 1 :]) <= len(self._chunk))
         inner = math.prod(shape[axis + 1 :])
-        most = max(self._strip_elems // inner, min(LEAST_RUN, len(self._strip) // inner))
+        most = max(self._chunk_elems // inner, min(LEAST_RUN, len(self._chunk) // inner))
         if most > LEAST_RUN:
             most = most // LEAST_RUN * LEAST_RUN
         within = [a - axis for a in back if a >= axis]
         for outer in np.ndindex(shape[:axis]):
             start = base + sum(i * s for i, s in zip(outer, steps, strict=False))
             for first in range(0, shape[axis], most):
-                place = turned[(*outer, slice(first, first + most))]
-                room = self._strip[: place.size].reshape(place.shape)
+                place = in_order[(*outer, slice(first, first + most))]
+                room = self._chunk[: place.size].reshape(place.shape)
                 source.fill(start + first * steps[axis], steps[axis:], room)
                 copy_transposed(room.transpose(within), place.transpose(within), streamed=streamed)
 

@@ -134,7 +134,7 @@ def test_an_array_is_turned_past_the_caches(dtype: Any, skip: int) -> None:
 def test_a_matrix_that_no_cache_holds_is_turned_strip_by_strip(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(gather, "STRIP_BYTES", 1)
+    monkeypatch.setattr(gather, "CHUNK_BYTES", 1)
     monkeypatch.setattr(gather, "STREAMED_BYTES", 0)
     copied = []
 
