@@ -14,7 +14,7 @@ from anamnesis.readers.base import Tensor
 from anamnesis.record import record
 from anamnesis.writers.base import OutFile, Slot
 
-TASK_PIECES = 400  # some 350 bytes each on their way to a worker
+TASK_PIECES = 100  # some 350 bytes each on their way to a worker
 
 
 @record(frozen=True, slots=True)

@@ -127,6 +127,14 @@ def test_a_page_has_one_title() -> None:
     assert made(text.replace("# c", "c")) == text.replace("# c", "c")
 
 
+def test_the_log_of_experiments_lists_its_entries() -> None:
+    text = (DOCS / "performance-experiments.md").read_text()
+    entries = re.findall(r"^## ([A-Z]\d+[a-z]?)\. (.+)$", text, re.MULTILINE)
+    rows = re.findall(r"^\| ([A-Z]\d+[a-z]?) \| (.+?) \| .+ \| .+ \|$", text, re.MULTILINE)
+    assert len(entries) == len(rows) > 100
+    assert {number for number, _ in entries} == {number for number, _ in rows}
+
+
 def test_links_out_of_the_site_lead_into_the_repository() -> None:
     linked = loaded("../docs/conf.py").linked
     text = "[a](../README.md#start) [b](inputs.md) [c](../tests) [d](https://e.org) [f](README.md)"

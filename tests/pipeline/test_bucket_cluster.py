@@ -208,7 +208,7 @@ ROOT = Path(__file__).resolve().parents[2]
 def plain(text: str) -> list[str]:
     """Lines without what differs from run to run: rates, times, ports, and how far it is."""
     lines = [line for line in text.splitlines() if " left" not in line]
-    lines = [re.sub(r"done [0-9.]+ MB, .*", "done", line) for line in lines]
+    lines = [re.sub(r"done [0-9.]+ MiB, .*", "done", line) for line in lines]
     lines = [re.sub(r"in [0-9.]+ s \(.*", "", line) for line in lines]
     return sorted(re.sub(r"127\.0\.0\.1:[0-9]+", "HOST", line) for line in lines)
 

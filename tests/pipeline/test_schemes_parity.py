@@ -37,7 +37,9 @@ GOLDEN = re.compile(
 # Those of MLX whose shapes alone tell the bits.
 MLX = re.compile(r"(affine-w(1-g32|3-g32|5-g\d+|[68]-g128)-\w+|(mx|nv)fp[48].*)\.\w+")
 # Those of compressed-tensors that need a config.
-CT_STATED = re.compile(r"(int8|w8)-blocks.*|w3-(padded-)?asym|w[57]-padded-asym|w7-padded")
+CT_STATED = re.compile(
+    r"(int8|w8)-blocks.*|(int8|w4)-row-blocks|w3-(padded-)?asym|w[57]-padded-asym|w7-padded"
+)
 ROUNDINGS = ("exact", "reference")
 FP8 = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2FNUZ": ml_dtypes.float8_e5m2fnuz}
 

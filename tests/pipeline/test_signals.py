@@ -58,7 +58,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield run
     for process in started:
         process.kill()
-        process.communicate()
+        with process:  # closes its pipes, of which some were read to the end, and waits
+            pass
 
 
 # By force it would end after ten minutes.
