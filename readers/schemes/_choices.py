@@ -10,6 +10,7 @@ say along which axis scales lie, and one may name another FP4 format than the te
 | AWQ's GEMV | GPTQ in groups of eight | always |
 | MXFP4 in `weight_packed` | AutoRound's MXINT4 | always, under a method too that names neither |
 | INT8 `weight` with `weight_scale` | ComfyUI's ConvRot, its mark lost | always |
+| compressed-tensors' integers in equal groups | blocks of one row, the last one cut | both fit |
 | integers or flags by themselves | codes without their scales | no buffer is called so |
 """
 
@@ -37,6 +38,8 @@ _MX = re.compile(r"mx[-_]?(fp|int)|^float$", re.IGNORECASE)
 _MXFP4 = "taken as MXFP4; AutoRound's MXINT4 has the same tensors"
 _MLX = ("mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4")
 _SMALL = ("mxfp4", "mxfp6", "mxfp8", "nvfp4")
+_INTEGERS = ("ct-int-quantized", "ct-pack-quantized")
+_BLOCKS = (16, 32, 64, 128, 256, 512)  # of one row, in what tools write
 _DEPTH = 16
 
 
@@ -183,6 +186,19 @@ def _int8(decoded: Iterable[Tensor]) -> list[Tensor]:
     ]
 
 
+def _uneven(decoded: Iterable[Tensor]) -> list[Tensor]:
+    """Groups of an odd size, where blocks of a usual one and what is left make as many scales."""
+    found = []
+    for tensor in decoded:
+        inputs, groups = tensor.params.get("in_features", 0), tensor.params.get("groups", 0)
+        if tensor.scheme not in _INTEGERS or groups < 2 or tensor.params.get("act_order"):
+            continue
+        if tensor.params["group_size"] not in _BLOCKS:
+            fits = any(-(-inputs // block) == groups for block in _BLOCKS)
+            found += [tensor] if fits else []
+    return found
+
+
 def _stored_as(tensor: Tensor, part: str, dtype: str) -> bool:
     """Whether the codes of a tensor are in a stored one that is called `part`."""
     codes = tensor.components[0].stored
@@ -198,5 +214,6 @@ _CHOICES: tuple[tuple[Callable[[Iterable[Tensor]], list[Tensor]], str], ...] = (
     (_in_tiles, "block scales taken to lie in rows; ComfyUI's lie in tiles, in the same shape"),
     (_gemv, "taken as AWQ GEMV; GPTQ in groups of eight inputs has the same shapes"),
     (_fp4, _MXFP4),
+    (_uneven, "taken in groups of equal size; blocks of one row, the last one cut, fit as well"),
     (_int8, "taken as integers times their scales; ComfyUI's ConvRot without its mark is the same"),
 )

@@ -175,6 +175,11 @@ PACKED = {"x.weight_packed": ("U8", (8, 32)), "x.weight_scale": ("U8", (8, 2))}
 
 
 INT8 = {"x.weight": ("I8", (8, 64)), "x.weight_scale": ("F32", (8, 1))}
+UNEVEN = {
+    "x.weight": ("I8", (8, 160)),
+    "x.weight_scale": ("F32", (8, 2)),
+    "x.weight_zero_point": ("I8", (8, 2)),
+}
 
 
 @pytest.mark.parametrize(
@@ -182,6 +187,7 @@ INT8 = {"x.weight": ("I8", (8, 64)), "x.weight_scale": ("F32", (8, 1))}
     [
         (PACKED, {"format": "mxfp4-pack-quantized"}, "taken as MXFP4; AutoRound's MXINT4"),
         (INT8, {}, "ConvRot without its mark"),
+        (UNEVEN, {}, "blocks of one row, the last one cut, fit as well"),
     ],
 )
 def test_containers_of_two_methods_are_noted(parts: Any, about: Any, said: str) -> None:
