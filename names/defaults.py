@@ -26,7 +26,7 @@ mistral nemotron nemotron_h qwen3 qwen3_5_moe_text qwen3_5_text qwen3_moe qwen3_
 solar_open
 sliding_window null mistral
 norm_topk_prob false cohere2_moe deepseek_v3 deepseek_v32 exaone_moe glm4_moe glm_moe_dsa \
-nemotron_h solar_open
+mistral4 nemotron_h solar_open
 routed_scaling_factor 1.0 deepseek_v3 deepseek_v32 exaone_moe glm_moe_dsa kimi_linear
 first_k_dense_replace 0 deepseek_v3 deepseek_v32 exaone_moe glm4_moe glm_moe_dsa
 n_group 1 deepseek_v3 deepseek_v32

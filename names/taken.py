@@ -61,7 +61,7 @@ norm_topk_prob false deepseek olmoe qwen2moe
 parallel_attn true falcon
 position_embedding_type "absolute" bert
 relative_attention_max_distance 128 t5 t5encoder
-rope_interleave true deepseek2
+rope_interleave true deepseek2 mistral4
 routed_scaling_factor 1.0 lfm2moe
 scale_attn_by_inverse_layer_idx false gpt2
 scale_attn_weights true gpt2 starcoder

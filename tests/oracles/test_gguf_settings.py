@@ -152,7 +152,7 @@ def changed(name: str, key: str) -> bool:
         "num_key_value_heads": (*_LLAMA, "GPTBigCodeForCausalLM", "PhiForCausalLM"),
         "rope_theta": ("Ministral3ForCausalLM",),
     }
-    return name in by_changes.get(key, ())
+    return not {name, CLASSES[name].same_as}.isdisjoint(by_changes.get(key, ()))
 
 
 def test_values_of_a_class_are_made_of_its_defaults() -> None:
