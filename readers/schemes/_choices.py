@@ -10,7 +10,7 @@ say along which axis scales lie, and one may name another FP4 format than the te
 | AWQ's GEMV | GPTQ in groups of eight | always |
 | MXFP4 in `weight_packed` | AutoRound's MXINT4 | always, under a method too that names neither |
 | INT8 `weight` with `weight_scale` | ComfyUI's ConvRot, its mark lost | always |
-| compressed-tensors' integers in equal groups | blocks of one row, the last one cut | both fit |
+| integers in equal groups | blocks of one row, the last one cut | no size is stated |
 | integers or flags by themselves | codes without their scales | no buffer is called so |
 """
 
@@ -39,6 +39,7 @@ _MXFP4 = "taken as MXFP4; AutoRound's MXINT4 has the same tensors"
 _MLX = ("mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4")
 _SMALL = ("mxfp4", "mxfp6", "mxfp8", "nvfp4")
 _INTEGERS = ("ct-int-quantized", "ct-pack-quantized")
+_GROUPS = ("block_structure", "group_size", "weight_block_size")
 _BLOCKS = (16, 32, 64, 128, 256, 512)  # of one row, in what tools write
 _DEPTH = 16
 
@@ -55,6 +56,8 @@ def note_choices(ledger: Ledger) -> None:
         _note(ledger, _fp4(decoded), f"{_MXFP4}; the configuration says neither")
     if not any(_says_axis(one) for one in ledger.stated):
         _note(ledger, _square(decoded), f"{_SQUARE}; {which}")
+    if not any(_says_groups(one.block, 0) for one in ledger.stated):
+        _note(ledger, _uneven(decoded), f"{_UNEVEN}; {_NO_SIZE if ledger.stated else which}")
     named = {name for one in ledger.stated for name in _formats(one.block, one.method)}
     other = [t for t in decoded if named and t.scheme in _SMALL and t.scheme not in named]
     _note_modes(ledger, decoded)
@@ -88,6 +91,16 @@ def _says_axis(stated: Stated) -> bool:
 def _says_mx(stated: Stated) -> bool:
     """Whether a method, or a text of its configuration, says which of MX's numbers these are."""
     return any(_MX.search(text) for text in (stated.method, *_texts(stated.block, 0)))
+
+
+def _says_groups(value: object, depth: int) -> bool:
+    """Whether a block says, at any depth, how many numbers share a scale."""
+    if isinstance(value, list):
+        return depth < _DEPTH and any(_says_groups(one, depth + 1) for one in value)
+    return isinstance(value, Mapping) and any(
+        bool(one) if key in _GROUPS else depth < _DEPTH and _says_groups(one, depth + 1)
+        for key, one in value.items()
+    )
 
 
 def _formats(block: Mapping[str, Any], method: str) -> Iterator[str]:
@@ -209,11 +222,12 @@ def _part(tensor: Tensor, role: str) -> Component | None:
     return next((c for c in tensor.components if c.role == role), None)
 
 
+_UNEVEN = "taken in groups of equal size; blocks of one row, the last one cut, fit as well"
+_NO_SIZE = "the configuration states no size of groups or blocks"
 _SQUARE = "a square matrix, its scales taken to be one a row ([n]), or one a column ([1, n])"
 _CHOICES: tuple[tuple[Callable[[Iterable[Tensor]], list[Tensor]], str], ...] = (
     (_in_tiles, "block scales taken to lie in rows; ComfyUI's lie in tiles, in the same shape"),
     (_gemv, "taken as AWQ GEMV; GPTQ in groups of eight inputs has the same shapes"),
     (_fp4, _MXFP4),
-    (_uneven, "taken in groups of equal size; blocks of one row, the last one cut, fit as well"),
     (_int8, "taken as integers times their scales; ComfyUI's ConvRot without its mark is the same"),
 )

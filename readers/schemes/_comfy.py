@@ -3,10 +3,14 @@
 Two places, of the same meaning: a U8 tensor `LAYER.comfy_quant` of JSON text, such as
 `{"format": "float8_e4m3fn"}`, or `_quantization_metadata` in the file's metadata with
 `{"layers": {LAYER: {"format": …}}}` (https://github.com/comfyanonymous/ComfyUI QUANTIZATION.md).
+A mark of no bytes, or of zeros alone, is of a layer that was left as it is: some quantisers write
+one for every layer (issues 15400 and 16472 there). One without a `format` is of a layer whose
+tensors tell it (pull request 99 of BobJohnson24/ComfyUI-INT8-Fast).
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -23,6 +27,7 @@ MARK = ".comfy_quant"
 _KEY = "_quantization_metadata"
 _MARK_BYTES = 64 << 10
 _METADATA_BYTES = 16 * MiB
+_VERSION = re.compile(r"1(\.[0-9]+)*")  # of the metadata, that is known
 _ROTATION, _GROUP = 256, 16  # where the mark does not say how many columns
 
 
@@ -30,6 +35,7 @@ _ROTATION, _GROUP = 256, 16  # where the mark does not say how many columns
 class Mark:
     """What a layer says of itself; `stored` is the marking tensor, None for file metadata.
 
+    `format` is "" where it names none, and the mark `empty` where it says nothing at all.
     `rotation` is the columns of a group that ConvRot rotated together, 0 where it did not; `group`
     those that share a scale, in formats that need it said.
     """
@@ -39,6 +45,7 @@ class Mark:
     rotation: int = 0
     group: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)  # all of the mark
+    empty: bool = False
 
 
 def marks(ledger: Ledger) -> dict[str, Mark]:
@@ -60,7 +67,10 @@ def marks(ledger: Ledger) -> dict[str, Mark]:
                 files[stored.file.path] = stack.enter_context(open_source(stored.file.path))
             text = files[stored.file.path].read(stored.offset, stored.nbytes)
             layer = stored.name[: -len(MARK)]
-            found[layer] = _mark(loads(text, where, Limits()), where, layer, stored)
+            if not any(text):
+                found[layer] = Mark("", stored, empty=True)
+            else:
+                found[layer] = _mark(loads(text, where, Limits()), where, layer, stored)
     return found
 
 
@@ -75,13 +85,18 @@ def _from_metadata(ledger: Ledger) -> Mapping[str, Any]:
     layers = value.get("layers") if isinstance(value, dict) else None
     if not isinstance(layers, dict):
         raise FormatError(f"{where}: expected an object with an object 'layers'")
+    version = str(value.get("format_version", "1"))
+    if not _VERSION.fullmatch(version[:200]):
+        ledger.note(
+            f"{where}: format_version {version!r:.40} is not known; read as 1.0, as ComfyUI does"
+        )
     return layers
 
 
 def _mark(about: Any, where: str, layer: str, stored: Stored | None) -> Mark:
-    name = about.get("format") if isinstance(about, dict) else None
+    name = about.get("format", "") if isinstance(about, dict) else None
     if not isinstance(name, str):
-        raise FormatError(f"{where}: layer {layer!r}: expected an object with a string 'format'")
+        raise FormatError(f"{where}: layer {layer!r}: expected an object whose 'format' is text")
     rotated = about.get("convrot") or name.startswith("convrot") or name == "asym_w4a8_int8"
     size = about.get("convrot_groupsize", _ROTATION) if rotated else 0
     if type(size) is not int or size < 0:

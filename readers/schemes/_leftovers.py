@@ -9,7 +9,7 @@ these is suspected here, for one of six reasons, and the model is refused:
 - it stands beside a decoded weight, and no scheme read it (`_siblings`);
 - it is of integers that are codes (`_integers`);
 - it is of floats, and a part of the inputs that its layer must have, as codes in their place
-  would be (`_model_sizes`), in a model that has codes or states a method;
+  would be (`_model_sizes`), in a model that has codes or states a method; noted in others;
 - with its neighbours it has the names of a method that is recognised and refused (`_refused`).
 """
 
@@ -23,6 +23,7 @@ from typing import Literal
 
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._hints import hint
 from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
 from anamnesis.readers.schemes._left_alone import left_alone
@@ -40,6 +41,7 @@ from anamnesis.readers.schemes._siblings import (
     moves_inputs,
 )
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 # The last part of a name that only quantised layouts use.
 _PARTS = frozenset(
@@ -89,6 +91,7 @@ class Rule:
         self._quantised = not self._gguf and any(t.quantised for t in ledger.tensors.values())
         self._plain = not self._quantised and not ledger.stated
         self._alone = left_alone(ledger)
+        self._parts: list[tuple[Stored, int]] = []
         self._sizes = ModelSizes({} if self._gguf else ledger.configs)
         self._modules: Modules | None = None
         self._stems = Stems()
@@ -182,8 +185,22 @@ class Rule:
         size = self._sizes.packed(stored.name, stored.shape, bits)
         if not size or stored.shape[-1] in fed(stored.name, self._whole_shape):
             return 0
-        counts = not self._plain or bool(self._hint)
-        return 0 if not counts or self._alone.lists(stored.name) else size
+        if self._alone.lists(stored.name):
+            return 0
+        if self._plain and not self._hint:
+            self._parts.append((stored, size))
+            return 0
+        return size
+
+    def note_parts(self) -> None:
+        """Add a note on layers of floats with such sides where nothing speaks of codes."""
+        if self._parts:
+            stored, size = self._parts[0]
+            self._ledger.note(
+                f"{where(stored)}{and_more(len(self._parts))}: kept as floats; a layer of that "
+                f"name has {size:,} inputs or outputs by the model's configuration, of which this "
+                "is the part that codes in their place fill, though nothing says that it has codes"
+            )
 
     def _whole_shape(self, name: str) -> tuple[int, ...]:
         """The shape of a weight, decoded or of floats that are no codes by it; () for others."""

@@ -30,6 +30,18 @@ class Inputs:
         jang = ledger.configs.get("jang_config.json", {}).get("quantization")
         self._jang: Mapping[str, Any] = jang if isinstance(jang, Mapping) else {}
         self._said: dict[str, list[str]] = {}
+        self._of_stream: dict[Sizes, set[Sizes]] = {}  # by what is stated
+
+    def learn(self, layer: str, groups: int, stated: Sizes, others: list[Sizes]) -> None:
+        """Remember the sizes of a layer that reads the residual stream, for those of others.
+
+        The arguments are those of `settle`, before which all layers have been learned of.
+        """
+        reads = self._sizes.reads(layer)
+        if reads.is_stream and reads.sizes:
+            whole = any(groups * stated[1] % size == 0 for size in reads.sizes)
+            fits = {stated} if whole else {s for s in others if groups * s[1] in reads.sizes}
+            self._of_stream.setdefault(stated, set()).update(fits or {stated})
 
     def settle(self, layer: str, groups: int, stated: Sizes, others: list[Sizes]) -> Sizes:
         """The sizes of a layer of `groups` groups: those `stated`, or one of `others` that fits.
@@ -44,7 +56,9 @@ class Inputs:
         if right or (not sizes and jang in (None, stated)):
             return stated
         fits = [s for s in {*others, jang} if s is not None and groups * s[1] in sizes]
-        alone = len(fits) == 1 and (reads.is_stream or self._is_sure(layer, groups * fits[0][1]))
+        alone = len(fits) == 1 and (
+            reads.is_stream or self._is_sure(layer, stated, groups, fits[0])
+        )
         taken, why = stated, "taken as stated all the same"
         if jang is not None and jang != stated and (jang in fits or not fits):
             taken, why = jang, "taken as jang_config.json says"
@@ -57,14 +71,19 @@ class Inputs:
         )
         return taken
 
-    def _is_sure(self, layer: str, inputs: int) -> bool:
+    def _is_sure(self, layer: str, stated: Sizes, groups: int, fit: Sizes) -> bool:
         """Whether a layer has as many inputs as the model's sizes, and not only a part of them.
 
         Behind a gate that is kept in one with what it multiplies (Moshi's `fc1`), and in attention
-        with gates or fewer heads of keys, a sound layer has half of what the one before it gives.
-        So two layers before it have to give as many.
+        with gates, a sound layer has half of what the one before it gives. So there has to be more:
+        two layers before it that give as many, or, where heads share keys, one and a layer of keys
+        with as many heads less as the configuration says; or every layer of the residual stream of
+        which the same is stated has the other sizes.
         """
-        return gathered(f"{layer}.weight", self._shape).count(inputs) > 1
+        inputs = groups * fit[1]
+        rows = gathered(f"{layer}.weight", self._shape)
+        shared = inputs in rows and any(self._sizes.shares(inputs, keys) for keys in rows)
+        return rows.count(inputs) > 1 or shared or self._of_stream.get(stated) == {fit}
 
     def _shape(self, name: str) -> tuple[int, ...]:
         """The stored shape of a weight, whose rows are not packed."""

@@ -188,6 +188,8 @@ class ModelSizes:
         parts = [part for one in whole for part in one.values() if isinstance(part, Mapping)]
         pruned = any(key in one for one in (*whole, *parts) for key in _FACTORS)
         self.known = bool(found)
+        self._heads = _few(n for _, key, n in found if _HEADS.fullmatch(key))
+        self._keys = _few(n for _, key, n in found if _KEYS.fullmatch(key))
         self.hidden = _few((n for _, key, n in found if _is_hidden(key)), _WIDE_KINDS)
         self._numbers = {n for _, _, n in found}.union(*_by_heads(found)[1:])
         self._sides = {tower: _sides(found, tower, pruned) for tower in (False, True)}
@@ -235,6 +237,11 @@ class ModelSizes:
         if sides is None or heads or inputs in sides[0].explained:
             return 0
         return max(sides[0].sizes, default=0)
+
+    def shares(self, queries: int, keys: int) -> bool:
+        """Whether so many outputs of queries and of keys are of heads that share keys."""
+        counts = ((n, k) for n in self._heads - self._keys for k in self._keys)
+        return any(queries * k == keys * n for n, k in counts)
 
     def reads(self, layer: str) -> Reads:
         """What a layer reads, and how many inputs it must have."""

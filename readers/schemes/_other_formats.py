@@ -10,6 +10,7 @@ is wrong nobody can say here, so the user is told.
 | bitsandbytes' `bnb_4bit_quant_type` | the table that each layer's own state names |
 | `modelopt`, or `compressed-tensors`, alone | which way NVFP4's scale of the tensor goes |
 | several methods | those of which anything was decoded |
+| an `adapter` (GPTQModel's EoRA) | nothing: its own loader adds it to what layers give |
 """
 
 from __future__ import annotations
@@ -58,6 +59,7 @@ def note_formats(ledger: Ledger, methods: Iterable[str]) -> None:
         other = [t for t in nvfp4 if t.params["global"] not in directions]
         _note(ledger, other, f"its names are not those of {', '.join(sorted(stated))}")
     _note_methods(ledger, set(methods))
+    _note_adapter(ledger)
 
 
 def _note_algorithms(ledger: Ledger, decoded: list[Tensor]) -> None:
@@ -81,6 +83,21 @@ def _note_methods(ledger: Ledger, used: set[str]) -> None:
             f"{ledger.container.files[0].path}: {unused[0]} states a method too, and no tensor has "
             f"its layout; decoded was what {', '.join(sorted(used & stated.keys()))} means"
         )
+
+
+def _note_adapter(ledger: Ledger) -> None:
+    """Low-rank corrections beside the model, which its loader adds and nothing here merges.
+
+    https://github.com/ModelCloud/GPTQModel gptqmodel/adapter/adapter.py (`Lora.post_init`).
+    """
+    for one in ledger.stated:
+        adapter = one.block.get("adapter")
+        if isinstance(adapter, Mapping) and adapter:
+            path = str(adapter.get("path"))
+            ledger.note(
+                f"{ledger.container.files[0].path}: its {one} names an adapter ({path:.80}) that "
+                "is added to what the layers give while the model runs; it was not merged"
+            )
 
 
 def _note(ledger: Ledger, found: list[Tensor], said: str) -> None:

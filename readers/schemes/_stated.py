@@ -51,7 +51,7 @@ _WHOLE_MODELS = ("config.json", "params.json")
 # of evaluations, say) when there is a block around the name. Vocabularies are neither.
 _SETTINGS = re.compile(r".*config.*\.json", re.IGNORECASE)
 _VOCABULARIES = re.compile(
-    r"(tokenizer|vocab|merges|added_tokens|special_tokens|chat_template).*|.*\.index\.json|"
+    r"(tokenizer(?!_config\.json$)|vocab|merges|added_tokens|special_tokens|chat_template).*|.*\.index\.json|"
     r"_?[^/]*anamnesis\.json",
     re.IGNORECASE,
 )

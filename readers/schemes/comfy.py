@@ -27,7 +27,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._comfy_svdquant import awq, svdquant
-from anamnesis.readers.schemes._errors import misfit, need, unsupported
+from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
 from anamnesis.readers.schemes._fold import folded, smoothed
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import int8_tensor, packed_tensor
@@ -54,8 +54,13 @@ def resolve(ledger: Ledger) -> None:
     """
     for layer, mark in marks(ledger).items():
         codes = ledger.get(f"{layer}.weight")
+        if mark.empty:
+            _drop_empty(ledger, codes, mark)
+            continue
         if codes is None:
             continue
+        if not mark.format:
+            mark = _by_tensors(ledger, codes, mark)
         make = _FORMATS.get(mark.format)
         if make is None and (codes.dtype in _FP8 and not mark.rotation):
             continue  # of `fp8`, or of nobody
@@ -70,6 +75,26 @@ def resolve(ledger: Ledger) -> None:
         ledger.claim(tensor)
         if mark.stored is not None:
             ledger.drop(mark.stored, f"ComfyUI mark of a layer: {mark.format}")
+
+
+def _drop_empty(ledger: Ledger, codes: Stored | None, mark: Mark) -> None:
+    """Drop a mark without a word, unless it stands beside codes."""
+    if mark.stored is not None and (codes is None or DTYPES[codes.dtype].kind == "float"):
+        ledger.drop(mark.stored, "ComfyUI mark of a layer that is not quantised")
+
+
+def _by_tensors(ledger: Ledger, codes: Stored, mark: Mark) -> Mark:
+    """A mark with the format that the tensors beside it show, where it names none; noted.
+
+    Formats that share their tensors stay without one, and are refused.
+    """
+    beside = {name for name in _SCALES if ledger.get(f"{codes.name}{name}") is not None}
+    format_ = _SHOWN.get((codes.dtype, *sorted(beside)), "")
+    if format_:
+        ledger.note(
+            f"{where(codes)}: its ComfyUI mark names no format; taken as {format_} by its tensors"
+        )
+    return replace(mark, format=format_)
 
 
 def _unsupported(codes: Stored, mark: Mark, more: str = "") -> UnsupportedError:
@@ -215,6 +240,14 @@ def _w4a8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
     )
 
 
+# What stands beside codes, and what they are then.
+_SCALES = ("_scale", "_scale_2", "_s_rel", "_s_channel")
+_SHOWN: dict[tuple[str, ...], str] = {
+    ("F8_E4M3", "_scale"): "float8_e4m3fn",
+    ("F8_E5M2", "_scale"): "float8_e5m2",
+    ("I8", "_scale"): "int8_tensorwise",
+    ("U8", "_scale", "_scale_2"): "nvfp4",
+}
 _FORMATS = {
     "asym_w4a8_int8": _w4a8,
     "awq_w4a16": awq,

@@ -85,7 +85,7 @@ def resolve(ledger: Ledger) -> None:
             continue
         layer = _layer(stored.name)
         mark = comfy.get(layer)
-        if mark and (mark.rotation or mark.format != _COMFY_FORMATS.get(stored.dtype)):
+        if mark and not _is_fp8(mark, stored):
             continue
         if _claim(ledger, stored, declared):
             claimed.update((layer, fused_layer(ledger, stored.name)))
@@ -294,6 +294,12 @@ def _other_scale(ledger: Ledger, name: str) -> bool:
         names.append(f"{name.removesuffix('qdata')}scale")
     found = (ledger.container.stored.get(n) for n in names)
     return any(scale is not None and scale.dtype not in ENCODINGS for scale in found)
+
+
+def _is_fp8(mark: Mark, stored: Stored) -> bool:
+    """Whether a mark is of codes like these; one that names no format is of what they are."""
+    plain = not mark.rotation and not mark.empty
+    return plain and mark.format in ("", _COMFY_FORMATS.get(stored.dtype))
 
 
 def _drop_mark(ledger: Ledger, mark: Mark | None) -> None:

@@ -68,7 +68,7 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for a layer that lacks a part, for shapes that fit no mode, and for those
     that fit several where no config decides.
     """
-    config, inputs = stated(ledger), Inputs(ledger)
+    config, inputs, modules = stated(ledger), Inputs(ledger), []
     for stored in ledger.free():
         stem = stored.name.removesuffix("weight")
         if stem == stored.name:
@@ -76,7 +76,11 @@ def resolve(ledger: Ledger) -> None:
             continue
         module = _module(ledger, stored, stem, config)
         if module is not None:
-            ledger.claim(_tensor(ledger, module, config, inputs))
+            _check(module)
+            _learn(module, config, inputs)
+            modules.append(module)
+    for module in modules:
+        ledger.claim(_tensor(ledger, module, config, inputs))
     for note in inputs.notes():
         ledger.note(f"{ledger.container.files[0].path}: {note}")
 
@@ -118,10 +122,6 @@ def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
 
 def _tensor(ledger: Ledger, module: _Module, config: Stated, known: Inputs) -> Tensor:
     dtype = module.scales.dtype
-    if dtype not in _SCALE_BITS:
-        raise module.error(f"dtype {dtype}; allowed is {', '.join(_SCALE_BITS)}", module.scales)
-    if len(module.weight.shape) < 2 or module.scales.shape[:-1] != module.lead:
-        raise module.error("scales are [rows, groups] of a weight of [rows, words], or of stacks")
     product = _group_bits(module)
     if dtype == "U8":
         return _floats(module, product)
@@ -148,6 +148,23 @@ def _tensor(ledger: Ledger, module: _Module, config: Stated, known: Inputs) -> T
     roles = {"payload": module.weight, "scales": module.scales, "biases": biases}
     components = tuple(Component(role, s, _rows(s)) for role, s in roles.items())
     return _logical(module, "affine", "mlx-affine", components, inputs, params)
+
+
+def _check(module: _Module) -> None:
+    dtype = module.scales.dtype
+    if dtype not in _SCALE_BITS:
+        raise module.error(f"dtype {dtype}; allowed is {', '.join(_SCALE_BITS)}", module.scales)
+    if len(module.weight.shape) < 2 or module.scales.shape[:-1] != module.lead:
+        raise module.error("scales are [rows, groups] of a weight of [rows, words], or of stacks")
+
+
+def _learn(module: _Module, config: Stated, known: Inputs) -> None:
+    """Tell `known` of an affine layer, before any layer is settled."""
+    product = _group_bits(module) if module.scales.dtype != "U8" else 0
+    if product and module.biases is not None:
+        layer, groups = module.stem.removesuffix("."), module.scales.shape[-1]
+        sizes = _affine_sizes(module, product, config, known)
+        known.learn(layer, groups, sizes, _usual(product))
 
 
 def _floats(module: _Module, product: int) -> Tensor:

@@ -40,6 +40,7 @@ def resolve(ledger: Ledger, implemented: str, methods: Collection[str]) -> None:
         else:
             ledger.drop(stored, verdict.reason)
     ledger.claim_rest(found)
+    rule.note_parts()
     if suspects:
         raise leftover(ledger, suspects, implemented)
 

@@ -173,3 +173,58 @@ def test_division_by_zero_is_that_of_numbers(encoding: str) -> None:
         grid, scale = np.arange(-8, 8, dtype=np.float32), np.ones((1, 1), np.float32)
         svdquant._values(codes, grid, scale, none, factor, (none, none), line, out)
     assert np.array_equal(out, np.array([np.inf, -1, np.nan, -1], np.float32), equal_nan=True)
+
+
+@pytest.mark.parametrize("mark", [b"", bytes(29)])
+def test_a_mark_without_a_word_is_of_a_layer_that_was_left_alone(
+    mark: bytes, tmp_path: Path
+) -> None:
+    """Quantisers write one for embeddings, say; beside codes it says less than is needed."""
+    text = np.frombuffer(mark, np.uint8)
+    parts = {"x.weight": np.ones((8, 64), np.float32), "x.comfy_quant": text}
+    save_file(parts, tmp_path / "m.safetensors")
+    model = load_model(str(tmp_path / "m.safetensors"))
+    assert [tensor.name for tensor in model.tensors] == ["x.weight"]
+    assert [one.stored.name for one in model.dropped] == ["x.comfy_quant"]
+    save_file(layer({}, comfy_quant=text), tmp_path / "m.safetensors")
+    with pytest.raises(UnsupportedError):
+        load_model(str(tmp_path / "m.safetensors"))
+
+
+FP8 = np.ones((8, 64), float8_e4m3fn)
+
+
+@pytest.mark.parametrize(
+    ("parts", "scheme"),
+    [
+        ({}, "comfy-int8"),
+        ({"weight": FP8, "weight_scale": np.ones((), np.float32)}, "fp8-tensor"),
+        ({"weight": np.ones((8, 64), np.uint8)}, None),  # of four bits, or of nobody
+    ],
+)
+def test_a_mark_without_a_format_is_read_by_its_tensors(
+    parts: dict[str, Any], scheme: str | None, tmp_path: Path
+) -> None:
+    save_file(layer({"per_row": True}, **parts), tmp_path / "m.safetensors")
+    if scheme is None:
+        with pytest.raises(UnsupportedError):
+            load_model(str(tmp_path / "m.safetensors"))
+        return
+    model = load_model(str(tmp_path / "m.safetensors"))
+    assert [tensor.scheme for tensor in model.tensors] == [scheme]
+    assert any("names no format" in note for note in model.notes)
+
+
+@pytest.mark.parametrize(
+    ("version", "noted"), [("1.0", False), (1, False), ("1.2", False), ("9.0", True), ("x", True)]
+)
+def test_an_unknown_version_of_the_metadata_is_noted(
+    version: Any, noted: bool, tmp_path: Path
+) -> None:
+    layers = {"x": {"format": "int8_tensorwise"}}
+    text = json.dumps({"format_version": version, "layers": layers})
+    parts = layer({})
+    del parts["x.comfy_quant"]
+    save_file(parts, tmp_path / "m.safetensors", {"_quantization_metadata": text})
+    notes = load_model(str(tmp_path / "m.safetensors")).notes
+    assert any("is not known; read as 1.0" in note for note in notes) is noted

@@ -84,6 +84,7 @@ def test_mlx_layers_have_the_inputs_that_the_model_says(
     assert any(layer in note for note in model.notes) == noted
 
 
+GROUPED = {"num_attention_heads": 4, "num_key_value_heads": 1, "head_dim": 64}
 LLAMA = {"intermediate_size": 256, "num_attention_heads": 4, "head_dim": 64}
 
 
@@ -111,3 +112,29 @@ def test_mlx_layers_read_what_the_layers_before_give(
     found = resolved(parts, configs={"config.json": by(8, 32, **LLAMA)})
     assert found.tensors[f"m.{layer}.weight"].params["bits"] == bits
     assert bool(found.notes) == noted
+
+
+@pytest.mark.parametrize(
+    ("layer", "before", "config", "bits"),
+    [
+        ("o_proj", {"q_proj": 256, "k_proj": 64, "v_proj": 64}, GROUPED, 2),
+        ("o_proj", {"q_proj": 256, "k_proj": 128, "v_proj": 128}, GROUPED, 8),  # others share
+        ("o_proj", {"q_proj": 512, "k_proj": 64, "v_proj": 64}, GROUPED, 8),  # gates beside queries
+        # The layers that read the stream have other sizes than are stated, or the stated ones.
+        ("fc2", {"fc1": 256}, {"intermediate_size": 256, "hidden_size": 512}, 2),
+        ("fc2", {"fc1": 256}, {"intermediate_size": 256, "hidden_size": 128}, 8),
+        ("DenseReluDense.wo", {"DenseReluDense.wi": 256}, {"d_ff": 256, "d_model": 512}, 2),
+    ],
+)
+def test_mlx_layers_that_read_a_part_are_settled_by_a_second_sign(
+    layer: str, before: dict[str, int], config: dict[str, int], bits: int
+) -> None:
+    """32 words are 128 inputs of 8 bits in groups of 32, or 512 of 2 bits in groups of 128."""
+    parts: dict[str, Any] = {}
+    for name, rows in {layer: 24, **before}.items():
+        words = 16 if name == layer else 32
+        parts[f"m.{name}.weight"] = ("U32", (rows, words))
+        parts[f"m.{name}.scales"] = parts[f"m.{name}.biases"] = ("F16", (rows, words // 8))
+    found = resolved(parts, configs={"config.json": by(8, 32, **config)})
+    assert found.tensors[f"m.{layer}.weight"].params["bits"] == bits
+    assert any(layer in note for note in found.notes)

@@ -7,10 +7,12 @@ import struct
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from layer_parts import LAYERS, about
+from safetensors.numpy import save_file
 from small_models import Parts, ledger_of
 
 import anamnesis
@@ -230,3 +232,44 @@ def test_files_of_other_names_are_told(write_safetensors: Any, tmp_path: Path, n
     (path.parent / name).write_bytes(b"x")
     notes = anamnesis.open_model(path.parent).model.notes
     assert [f"left out {name}: not called as weights are" in note for note in notes] == [True]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "noted"),
+    [
+        ({"name": "lora", "path": "eora", "rank": 64}, True),
+        ({}, False),
+        (None, False),
+        ("x", False),
+    ],
+)
+def test_an_adapter_that_runs_beside_the_layers_is_noted(adapter: Any, noted: bool) -> None:
+    found = notes(LAYERS["gptq"][1], {"quant_method": "gptq", "bits": 4, "adapter": adapter})
+    assert any("names an adapter (eora)" in note for note in found) is noted
+
+
+@pytest.mark.parametrize("file", ["README.md", "model.toml", "config.json", "none"])
+def test_floats_of_the_shape_of_codes_are_noted_where_nothing_is_stated(
+    file: str, tmp_path: Path
+) -> None:
+    """Where a statement is in words that are not read, or of signals, and where there is none."""
+    sizes: dict[str, Any] = {"hidden_size": 64, "num_attention_heads": 4, "vocab_size": 16}
+    texts = {"README.md": "---\ntags: [int4]\n---\n", "model.toml": "precision = 'int4'\n"}
+    if file in texts:
+        (tmp_path / file).write_text(texts[file])
+    if file == "config.json":
+        sizes["weight_codec"] = {"bits": 4}
+    (tmp_path / "config.json").write_text(json.dumps(sizes))
+    parts = {"m.q_proj.weight": (64, 16), "m.k_proj.weight": (64, 64)}
+    save_file({n: np.ones(s, np.float16) for n, s in parts.items()}, tmp_path / "model.safetensors")
+    (note,) = anamnesis.open_model(tmp_path).model.notes
+    assert "'m.q_proj.weight' (F16 [64, 16]): kept as floats" in note
+
+
+def test_a_method_in_the_settings_of_a_tokenizer_counts(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text(
+        '{"quantization_config": {"quant_method": "x"}}'
+    )
+    save_file({"m.weight": np.ones((8, 8), np.float16)}, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedError, match="tokenizer_config"):
+        anamnesis.open_model(tmp_path)

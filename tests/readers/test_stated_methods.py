@@ -132,7 +132,7 @@ def test_results_and_vocabularies_state_no_method() -> None:
     assert (
         stated({"results.json": {"quantization": "Q4_K_M", "quantize": {"seconds": 3}}}, {}) == ()
     )
-    for name in ("tokenizer_config.json", "vocab.json", "model.safetensors.index.json", "a.txt"):
+    for name in ("tokenizer.json", "vocab.json", "model.safetensors.index.json", "a.txt"):
         assert not may_state(name)
     assert may_state("generation_config.json")
 

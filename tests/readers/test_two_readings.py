@@ -187,7 +187,11 @@ UNEVEN = {
     [
         (PACKED, {"format": "mxfp4-pack-quantized"}, "taken as MXFP4; AutoRound's MXINT4"),
         (INT8, {}, "ConvRot without its mark"),
-        (UNEVEN, {}, "blocks of one row, the last one cut, fit as well"),
+        (
+            UNEVEN,
+            {"config_groups": {"g": {"weights": {"group_size": 80}}}},
+            "blocks of one row, the last one cut, fit as well",
+        ),
     ],
 )
 def test_containers_of_two_methods_are_noted(parts: Any, about: Any, said: str) -> None:
@@ -201,6 +205,21 @@ def test_a_method_that_says_neither_of_two_is_noted() -> None:
     stated = {"quantization_config": {"quant_method": "compressed-tensors"}}
     (note,) = notes(PACKED, {"config.json": stated})
     assert "AutoRound's MXINT4 has the same tensors; the configuration says neither" in note
+
+
+@pytest.mark.parametrize(
+    ("weights", "noted"),
+    [
+        ({"num_bits": 8}, True),
+        ({"num_bits": 8, "group_size": None}, True),
+        ({"num_bits": 8, "group_size": 80}, False),
+        ({"num_bits": 8, "block_structure": "1x128"}, False),
+    ],
+)
+def test_uneven_groups_are_noted_unless_a_size_is_stated(weights: Any, noted: bool) -> None:
+    method = {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": weights}}}
+    found = notes(UNEVEN, {"config.json": {"quantization_config": method}})
+    assert ["states no size of groups or blocks" in note for note in found] == [True] * noted
 
 
 @pytest.mark.parametrize(
