@@ -2,6 +2,7 @@
 
     value = (code - zero) * scale                float32, rounded once to BF16
     value = code * scale - zero * scale          where the zero point is a float
+    value = code * (scale * times)               of a bias, whose scale is a product of two
 
 Codes are I8, U8, I16, U16, I32, FP8, or packed, low bits first: I4, U4, I2, U2, F4 (E2M1). A zero
 point is a code of the same kind, or a float. Scales and zero points lie on a grid of `groups` a
@@ -66,7 +67,8 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """Scales and zero points that are not windowed, as float32 `[lines, groups]`.
 
     `scalars`: `groups`, `grid_lines` of the whole grid, `scale_dtype`, `zero_kind`, and
-    `zero_points`, one for all or a number each. Raises ValueError for grids of another size.
+    `zero_points`, one for all or a number each; `wholes`: `times` besides, one float32. Raises
+    ValueError for grids of another size.
     """
     prepared = {}
     shape = (scalars["grid_lines"], scalars["groups"])
@@ -74,6 +76,9 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
         if role in wholes:
             raw = np.ascontiguousarray(wholes[role].array).reshape(-1).view(np.uint8)
             prepared[role] = _grid(_numbers(raw, scalars[kind]), shape, role)
+    if "times" in wholes:
+        raw = np.ascontiguousarray(wholes["times"].array).reshape(-1).view(np.uint8)
+        prepared["times"] = _grid(_numbers(raw, "F32"), (1, 1), "times")
     if scalars["zero_points"]:
         given = np.array(scalars["zero_points"], np.float32)
         prepared["zero_point"] = np.full((1, 1), given[0]) if given.size == 1 else _grid(
@@ -108,6 +113,8 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         _lines(role, kind, blocks, params, (first, rows))
         for role, kind in (("zero_point", "zero_kind"), ("scale", "scale_dtype"))
     )
+    if "times" in params:
+        scale = scale * params["times"]
     if (
         params["size"] > 1 and params["groups"] * params["size"] == columns
     ):  # a number of the grid for each run

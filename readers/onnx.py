@@ -22,7 +22,7 @@ from anamnesis.limits import NAME_BYTES, RANK, GiB, Limits
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.folder import Folder, folder_of
-from anamnesis.readers.onnx_nodes import PACKED, Values, quantised, values_of
+from anamnesis.readers.onnx_nodes import PACKED, Values, graph_of, values_of
 from anamnesis.readers.source import SourceFile, open_source
 from anamnesis.words import extra
 
@@ -89,8 +89,9 @@ def open_onnx(path: str, limits: Limits) -> Container:
     with open_source(path) as file:
         message = _read(file, limits)
     graph = _parse(message).graph
-    message.codes, message.zeros, message.scales = quantised(graph)
     limits.tensors(len(graph.initializer), f"{path}: initialisers")
+    about = graph_of(graph)
+    message.codes, message.zeros, message.scales = about.quantised()
     stored: dict[str, Stored] = {}
     for name, tensor in _tensors(message, graph):
         found = _stored(message, name, tensor)
@@ -101,7 +102,7 @@ def open_onnx(path: str, limits: Limits) -> Container:
         stored[name] = found
     files = (message.file, *message.files.values())
     notes, unread = tuple(message.notes), tuple(message.unread)
-    values = {**message.values, **values_of(path, graph, stored, unread)}
+    values = {**message.values, **values_of(path, about, stored, unread)}
     return Container("onnx", files, stored, values=values, notes=notes, unread=unread)
 
 

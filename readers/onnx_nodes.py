@@ -5,25 +5,33 @@ hold codes, and for the codes of
 
 | operator | keys |
 |---|---|
-| `MatMulNBits` | `K`, `N`, `bits`, `block_size`; names: `scales`, `zero_points`, `g_idx` |
+| `MatMulNBits` | `K`, `N`, `bits`, `block_size`, `weight_prepacked`; names: `scales`, |
+| | `zero_points`, `g_idx` |
 | `DequantizeLinear` | `axis`, `block_size`; names: `scales`, `zero_points` |
 | `GatherBlockQuantized` | `quantize_axis`, `gather_axis`, `bits`, `block_size`; the same names |
+| `MatMulBnb4` | `K`, `N`, `block_size`, `quant_type`, `transB`; names: `scales` |
+| `QMoE` | `expert_weight_bits`, `block_size`, `weights_prepacked`, `quant_type`; names: `scales`, |
+| | `zero_points`, and of `experts`, the codes and the scales of the node |
+| those of `onnx_uses.py` | as `DequantizeLinear`; name: `times`, of a bias |
 
-`type` and `dims` (numbers with commas) are those of codes of fewer than eight bits, which are
-stored as bytes; `numbers` are zero points that are stored one by one. The `axis` of one number is
-None. `copies` are names that a second node of the same codes takes, by the first node's: their
-numbers must be the same. `beside` marks scales and zero points of activations, which nodes of
-quantisers take while the model runs.
+`by` is the operator whose keys these are. `type` and `dims` (numbers with commas) are those of
+codes of fewer than eight bits, which are stored as bytes; `numbers` are zero points that are stored
+one by one. The `axis` of one number is None. `copies` are names that a second node of the same
+codes takes, by the first node's: their numbers must be the same. `beside` marks scales and zero
+points of activations, which nodes of quantisers take while the model runs.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.onnx_uses import Use, flow_of, of_activations, uses_of
 
 Values = dict[str, Any]
 # TensorProto.DataType of numbers of fewer than eight bits, packed, low bits first.
@@ -34,61 +42,136 @@ _QUANTISED = frozenset(
     "MatMulBnb4 MatMulFpQ4 MatMulInteger MatMulIntegerToFloat MatMulNBits MoE QAttention QGemm "
     "QLinearAdd QLinearConv QLinearMatMul QMoE QOrderedMatMul".split()
 )
-_NBITS = ("scales", "zero_points", "g_idx")  # those of MatMulNBits behind A and B
-# Of an operator: which input holds codes, those behind it, and its attributes with their defaults.
-_LINEAR: dict[str, tuple[int, tuple[tuple[str, int], ...], dict[str, int]]] = {
-    "DequantizeLinear": (0, (("scales", 1), ("zero_points", 2)), {"axis": 1, "block_size": 0}),
+# Of an operator: which input holds codes, the names behind it, and its attributes with defaults.
+_DIRECT: dict[str, tuple[int, dict[str, int], dict[str, int]]] = {
+    "DequantizeLinear": (0, {"scales": 1, "zero_points": 2}, {"axis": 1, "block_size": 0}),
     "GatherBlockQuantized": (
         0,
-        (("scales", 2), ("zero_points", 3)),
+        {"scales": 2, "zero_points": 3},
         {"gather_axis": 0, "quantize_axis": 1, "block_size": 128, "bits": 4},
     ),
+    "MatMulBnb4": (
+        1,
+        {"scales": 2},
+        {"K": 0, "N": 0, "block_size": 0, "quant_type": -1, "transB": 1},
+    ),
+    "MatMulNBits": (
+        1,
+        {"scales": 2, "zero_points": 3, "g_idx": 4},
+        {"K": 0, "N": 0, "bits": 4, "block_size": 0, "weight_prepacked": 0},
+    ),
 }
+# Of QMoE's three matrices: inputs that hold codes, scales and zero points; and its attributes.
+_EXPERTS = ((2, 3, 11), (5, 6, 12), (8, 9, 13))
+_OF_EXPERTS = {"expert_weight_bits": 4, "block_size": 0, "weights_prepacked": -1}
 _OF_ACTIVATIONS = ("DequantizeLinear", "QuantizeLinear")
 
 
-def quantised(graph: Any) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
-    """Names of codes, of zero points and of scales that the operators of the table take."""
-    names: tuple[set[str], set[str], set[str]] = (set(), set(), set())
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A graph, its initialisers and constants by name, and what its nodes say of codes."""
+
+    nodes: Any
+    held: Mapping[str, Any]
+    uses: tuple[Use, ...]
+    activations: frozenset[str]
+
+    def quantised(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
+        """Names of codes, of zero points and of scales that are dequantised one by one.
+
+        The zero points of activations are among the second.
+        """
+        names: tuple[set[str], set[str], set[str]] = (set(), set(self.activations), set())
+        for node in self.nodes:
+            if node.op_type in ("DequantizeLinear", "GatherBlockQuantized"):
+                at, others, _ = _DIRECT[node.op_type]
+                places = (at, others["zero_points"], others["scales"])
+                for found, place in zip(names, places, strict=True):
+                    found.update(node.input[place : place + 1])
+        for use in self.uses:
+            for found, name in zip(names, (use.codes, use.zero_points, use.scales), strict=True):
+                found.add(name)
+        codes, zeros, scales = (frozenset(found - {""}) for found in names)
+        return codes, zeros, scales
+
+
+def graph_of(graph: Any) -> Graph:
+    """What there is to know of a parsed graph before its initialisers are stored tensors."""
+    held = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
-        if node.op_type in _LINEAR:
-            at, others, _ = _LINEAR[node.op_type]
-            places = dict(others)
-            for found, place in zip(
-                names, (at, places["zero_points"], places["scales"]), strict=True
-            ):
-                found.update(node.input[place : place + 1])
-    codes, zeros, scales = (frozenset(found - {""}) for found in names)
-    return codes, zeros, scales
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name == "value" and len(node.output):
+                held.setdefault(node.output[0], attribute.t)
+    flow = flow_of(graph, held)
+    activations = frozenset(of_activations(graph, flow))
+    return Graph(graph.node, held, tuple(uses_of(graph, flow)), activations)
 
 
 def values_of(
-    path: str, graph: Any, stored: Mapping[str, Stored], unread: tuple[str, ...]
+    path: str, graph: Graph, stored: Mapping[str, Stored], unread: tuple[str, ...]
 ) -> Values:
     """What the operators say; raises FormatError where two of them contradict one another."""
     values: Values = {}
-    ranks = {one.name: len(one.dims) for one in graph.initializer}
-    for node in graph.node:
+    for node in graph.nodes:
         for name in node.input:
             if (name in stored or name in unread) and _means_codes(node, stored.get(name)):
                 values.setdefault(f"{name}.op", node.op_type)
-        if node.op_type == "MatMulNBits" and len(node.input) > 2 and node.input[1] in stored:
-            said: Values = dict.fromkeys(("K", "N", "bits", "block_size"), 0)
-            inputs = (*node.input[2:5], "", "", "")
-            said |= zip(_NBITS, inputs, strict=False)
-            _enter(path, node, node.input[1], _attributes(node, said), values)
-        if node.op_type in _LINEAR:
-            at, others, attributes = _LINEAR[node.op_type]
+        if node.op_type in _DIRECT:
+            at, others, attributes = _DIRECT[node.op_type]
             if len(node.input) > at and node.input[at] in stored:
-                inputs = (*node.input, "", "", "", "")
-                names = {key: inputs[place] for key, place in others}
-                said = _attributes(node, {**attributes, **names}, ranks.get(node.input[at], 0))
-                said |= _axis_of_one(node, stored, names["scales"])
-                _enter(path, node, node.input[at], said, values)
+                codes = node.input[at]
+                names = {
+                    key: node.input[place] if place < len(node.input) else ""
+                    for key, place in others.items()
+                }
+                said = _attributes(node, {**attributes, **names}, _rank(graph, codes))
+                if node.op_type == "DequantizeLinear" and _is_one(graph, names["scales"]):
+                    said["axis"] = None  # one number needs none, whatever nodes say
+                _enter(path, node.op_type, codes, said, values)
+        for codes, said in _experts(node) if node.op_type == "QMoE" else ():
+            if codes in stored:
+                _enter(path, node.op_type, codes, said, values)
         if node.op_type in _OF_ACTIVATIONS:
             for name in _of_activations(node, stored):
                 values.setdefault(f"{name}.beside", node.op_type)
+    for use in graph.uses:
+        if use.codes not in stored:
+            continue
+        one = _is_one(graph, use.scales)
+        if not one and (use.axis is None or use.behind):
+            words = f"{use.by} behind {use.behind}" if use.behind else use.by
+            values[f"{use.codes}.op"] = f"{words}, with several scales"
+            continue
+        axis = use.axis or 0
+        axis += _rank(graph, use.codes) if axis < 0 else 0
+        said = {"axis": None if one else axis, "block_size": 0, "times": use.times}
+        said |= {"scales": use.scales, "zero_points": use.zero_points}
+        _enter(path, "DequantizeLinear", use.codes, said, values)
+    for name in graph.activations:
+        values.setdefault(f"{name}.beside", "quantised activations")
     return values
+
+
+def _experts(node: Any) -> Iterator[tuple[str, Values]]:
+    """The codes of a node of experts, and what it says of them."""
+    inputs = (*node.input, *[""] * (_EXPERTS[-1][-1] + 1))
+    words = [one.s.decode("utf-8", "replace") for one in node.attribute if one.name == "quant_type"]
+    said = _attributes(node, {**_OF_EXPERTS, "quant_type": "", "experts": ()})
+    said["quant_type"] = words[0] if words else "int"
+    said["experts"] = tuple((inputs[at], inputs[scale]) for at, scale, _ in _EXPERTS if inputs[at])
+    for at, scale, zero in _EXPERTS:
+        if inputs[at]:
+            yield inputs[at], {**said, "scales": inputs[scale], "zero_points": inputs[zero]}
+
+
+def _rank(graph: Graph, name: str) -> int:
+    return len(graph.held[name].dims) if name in graph.held else 0
+
+
+def _is_one(graph: Graph, name: str) -> bool:
+    """Whether a scale is one number for all codes."""
+    held = graph.held.get(name)
+    return held is not None and len(held.dims) < 2 and math.prod(held.dims) == 1
 
 
 def _of_activations(node: Any, stored: Mapping[str, Stored]) -> Iterator[str]:
@@ -119,9 +202,9 @@ def _attributes(node: Any, said: Values, rank: int = 0) -> Values:
     return {**said, **found}
 
 
-def _enter(path: str, node: Any, codes: str, said: Values, values: Values) -> None:
+def _enter(path: str, by: str, codes: str, said: Values, values: Values) -> None:
     """Enter what one node says of its codes; raises FormatError where another one contradicts."""
-    for key, value in {"by": node.op_type, **said}.items():
+    for key, value in {"by": by, **said}.items():
         first = values.setdefault(f"{codes}.{key}", value)
         if first == value:
             continue
@@ -133,10 +216,3 @@ def _enter(path: str, node: Any, codes: str, said: Values, values: Values) -> No
             )
         copies = values.setdefault(f"{codes}.copies", {})
         copies[value] = first
-
-
-def _axis_of_one(node: Any, stored: Mapping[str, Stored], scale: str) -> Values:
-    """No axis for one number, which needs none whatever nodes say."""
-    found = stored.get(scale)
-    one = found is not None and found.shape in ((), (1,))
-    return {"axis": None} if one and node.op_type == "DequantizeLinear" else {}

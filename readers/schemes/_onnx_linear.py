@@ -104,6 +104,7 @@ class Layer:
     packed: bool = False
     floats: bool = False
     stored_columns: int = 0
+    times: Stored | None = None  # of a bias: one number, that its scale is multiplied by
     zeros: Stored | None = None  # where no node names them
     scheme: str = "onnx-linear"
 
@@ -133,7 +134,12 @@ def linear(
             f"{', '.join(SCALES)}: one, or one a step of axis {axis}{blocks}, for {codes.name!r} "
             f"of {list(dims)}",
         )
-    return assemble(ledger, Layer(codes, name, dims, kind, grid, scale, packed))
+    times = None
+    if _name(ledger, codes, "times"):
+        times = _part(ledger, codes, "times")
+        if times.dtype != "F32" or scale.dtype != "F32" or math.prod(times.shape) != 1:
+            raise misfit(times, f"one number of F32, as {scale.name!r:.200} has to be of F32")
+    return assemble(ledger, Layer(codes, name, dims, kind, grid, scale, packed, times=times))
 
 
 def assemble(ledger: Ledger, layer: Layer) -> Tensor:
@@ -146,12 +152,13 @@ def assemble(ledger: Ledger, layer: Layer) -> Tensor:
     line_bits = unit_rows * grid.groups * DTYPES[scale.dtype].bits
     scales = Component("scale", scale, Contiguous(line_bits) if grid.by_rows else WHOLE)
     about, zeros = _zeros(ledger, layer, unit_rows)
+    times = () if layer.times is None else (Component("times", layer.times),)
     return Tensor(
         name=layer.name,
         shape=layer.dims,
         scheme=layer.scheme,
         encoding="onnx-linear",
-        components=(codes, scales, *zeros),
+        components=(codes, scales, *zeros, *times),
         unit_elems=max(1, unit_rows * grid.columns),
         params={
             **about,
@@ -199,6 +206,8 @@ def _zeros(
     row_bytes = -(-grid.groups * _bits(kind) // 8) if layer.packed and grid.by_rows else 0
     if row_bytes and found == "U8" and math.prod(dims) == grid.grid_lines * row_bytes:
         found = kind
+    elif layer.packed and found == "U8" and 8 * math.prod(dims) == count * _bits(kind):
+        found, row_bytes = kind, 0  # one a row, packed over rows (QMoE)
     elif math.prod(dims) == count and found in allowed:
         row_bytes = 0
     else:

@@ -1,4 +1,4 @@
-"""Codes of `MatMulNBits` and `GatherBlockQuantized` of ONNX Runtime, and of `DequantizeLinear`.
+"""Codes of ONNX Runtime's operators, of `DequantizeLinear` and of operators on integers.
 
 `MatMulNBits` has blocks along the inputs, a scale and a zero point each:
 
@@ -12,7 +12,8 @@
 `N`, `K`, `bits` and `block_size` are attributes of the node (`readers/onnx_nodes.py`). The weight
 is `[N, K]`, as a linear layer stores it: the operator multiplies by its transpose. It is called as
 `B` without the ending that tools add (`_Q4`, `_quant`, …). The others keep the shape that the graph
-has (`_onnx_linear.py`). Other operators on codes are refused by name. Source:
+has (`_onnx_linear.py`); `MatMulBnb4` and `QMoE` are those of `_onnx_contrib.py`. Other operators on
+codes are refused by name. Source:
 https://github.com/microsoft/onnxruntime docs/ContribOperators.md (`com.microsoft.MatMulNBits`),
 onnxruntime/core/mlas/lib/q4_dq.cpp.
 """
@@ -25,8 +26,10 @@ from dataclasses import replace
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.onnx_uses import INTEGERS
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
+from anamnesis.readers.schemes._onnx_contrib import bnb4, experts
 from anamnesis.readers.schemes._onnx_copies import hold_copies
 from anamnesis.readers.schemes._onnx_linear import Grid, Layer, assemble, linear
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
@@ -36,7 +39,7 @@ from anamnesis.readers.schemes.ct import packed_tensor
 _BITS = (2, 4, 8)
 _IMPLEMENTED = "float zero points of 2 and 4 bits, which are those that onnxruntime has on a CPU"
 # What onnxruntime's quantizers and onnxruntime-genai's builder add to a weight's name.
-_ENDING = re.compile(r"(_Q\d+(G\d+)?|_quant(ized)?|_DQ_Q\d+)$")
+_ENDING = re.compile(r"(_Q\d+(G\d+)?|_quant(ized)?|_DQ_Q\d+|_Bnb4)$")
 
 
 def resolve(ledger: Ledger) -> None:
@@ -46,7 +49,6 @@ def resolve(ledger: Ledger) -> None:
     """
     values = ledger.container.values
     for stored in list(ledger.free()):
-        op = values.get(f"{stored.name}.op")
         by = values.get(f"{stored.name}.by")
         if by and ledger.get(stored.name):
             hold_copies(ledger, stored)
@@ -59,8 +61,9 @@ def resolve(ledger: Ledger) -> None:
         if op and DTYPES[stored.dtype].kind in ("int", "code"):
             raise UnsupportedError(
                 f"{where(stored)}: holds codes for the operator {op}, which is recognised and not "
-                f"implemented; implemented are {', '.join(_MAKE)}. onnxruntime's quantizers can "
-                "write those (MatMulNBitsQuantizer of the model before it was quantised)"
+                f"implemented; implemented are {', '.join(sorted((*_MAKE, *INTEGERS)))}. "
+                "onnxruntime's quantizers can write those (MatMulNBitsQuantizer, quantize_dynamic "
+                "of the model before it was quantised)"
             )
     for name in ledger.container.unread:
         if values.get(f"{name}.op"):
@@ -78,6 +81,13 @@ def _tensor(ledger: Ledger, codes: Stored) -> Tensor:
         raise UnsupportedError(
             f"{where(codes)}: MatMulNBits of {bits} bits in blocks of {size}; implemented are "
             f"{_BITS} bits, in blocks of a power of two from 16 on"
+        )
+    if ledger.container.values[f"{codes.name}.weight_prepacked"]:
+        raise unsupported(
+            codes,
+            "MatMulNBits whose codes lie in the order of a CUDA kernel (weight_prepacked)",
+            "those in rows (weight_prepacked 0), which onnxruntime-genai's builder writes for "
+            "other devices",
         )
     blocks = -(-inputs // size)
     if codes.dtype != "U8" or codes.shape != (rows, blocks, size * bits // 8):
@@ -146,7 +156,22 @@ def _gathered(ledger: Ledger, codes: Stored) -> Tensor:
     return linear(ledger, codes, _weight(ledger, codes), axis=axis, block=block, bits=bits)
 
 
-_MAKE = {"MatMulNBits": _tensor, "DequantizeLinear": _linear, "GatherBlockQuantized": _gathered}
+def _bnb4(ledger: Ledger, codes: Stored) -> Tensor:
+    rows, inputs = (_number(ledger, codes, key) for key in ("N", "K"))
+    return bnb4(ledger, codes, _weight(ledger, codes), rows, inputs)
+
+
+def _experts(ledger: Ledger, codes: Stored) -> Tensor:
+    return experts(ledger, codes, _weight(ledger, codes))
+
+
+_MAKE = {
+    "DequantizeLinear": _linear,
+    "GatherBlockQuantized": _gathered,
+    "MatMulBnb4": _bnb4,
+    "MatMulNBits": _tensor,
+    "QMoE": _experts,
+}
 
 
 def _number(ledger: Ledger, codes: Stored, key: str) -> int:

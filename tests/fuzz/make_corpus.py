@@ -294,7 +294,7 @@ def _onnx(graph: Any) -> bytes:
 
 
 def onnx_seeds() -> dict[str, bytes]:
-    """The golden file, and one whose numbers are its own bytes as external data."""
+    """Golden files, and one whose numbers are its own bytes as external data."""
     from onnx import TensorProto, helper
 
     entry = TensorProto(name="a", data_type=1, dims=[2], data_location=TensorProto.EXTERNAL)
@@ -309,8 +309,11 @@ def onnx_seeds() -> dict[str, bytes]:
     graph = helper.make_graph([node], "g", [], [], [entry, *typed])
     golden = HERE.parent / "data" / "onnx"
     return {
+        "contrib": (golden / "contrib.onnx").read_bytes(),
+        "dynamic": (golden / "dynamic.onnx").read_bytes(),
         "linear": (golden / "linear.onnx").read_bytes(),
         "nbits": (golden / "cases.onnx").read_bytes(),
+        "qlinear": (golden / "qlinear.onnx").read_bytes(),
         "typed": _onnx(graph),
     }
 

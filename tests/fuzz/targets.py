@@ -240,7 +240,10 @@ _YAML = (
     "%YAML 1.2",
 )
 _SECTIONS = ("inputs", "output", "path", "format", "select", "numbers", "run", "limits", "512MiB")
-_ONNX = ("DequantizeLinear", "GatherBlockQuantized", "axis", "block_size", "quantize_axis", "bits")
+_ONNX = (
+    *("DequantizeLinear", "GatherBlockQuantized", "MatMulBnb4", "MatMulInteger", "QLinearConv"),
+    *("axis", "block_size", "quantize_axis", "bits", "quant_type", "QMoE"),
+)
 
 TARGETS: dict[str, Target] = {
     "arrow": Target("m.arrow", check_model, ("anamnesis.tensors", "lance.bfloat16"), 8_192),

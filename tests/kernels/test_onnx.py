@@ -21,6 +21,7 @@ DATA = Path(__file__).resolve().parents[1] / "data" / "onnx"
 EXPECTED = dict(np.load(DATA / "expected.npz"))
 LAYERS = sorted(set(EXPECTED) - {"norm.weight"})
 LINEAR = dict(np.load(DATA / "linear.npz"))
+INTEGERS = dict(np.load(DATA / "integers.npz"))
 
 
 def tensor(file: str, name: str) -> Tensor:
@@ -47,6 +48,14 @@ def test_linear(name: str) -> None:
         hold(item, LINEAR[name].astype(np.float32))
 
 
+@pytest.mark.parametrize("name", sorted(INTEGERS))
+def test_operators_on_integers(name: str) -> None:
+    """Those of onnxruntime's quantisers, and its own."""
+    file, _, weight = name.partition("/")
+    (item,) = (t for t in load_model(str(DATA / f"{file}.onnx")).tensors if t.name == weight)
+    hold(item, INTEGERS[name])
+
+
 def hold(item: Tensor, wanted: Any) -> None:
     """Hold a whole tensor, and windows of it, against its numbers."""
     assert item.shape == wanted.shape
@@ -68,7 +77,8 @@ def hold(item: Tensor, wanted: Any) -> None:
 
     found = decode(whole, blocks.views, np.float32)
     # The unit matrix loses the sign of a zero; products of binary16 are rounded to it.
-    lost = np.float32(0 if "nbits" in item.encoding or "nbits" in item.name else -0.0)
+    unit = ("nbits", "bnb", "moe")
+    lost = np.float32(0 if any(part in item.encoding + item.name for part in unit) else -0.0)
     plain = (found + lost).astype(wanted.dtype)
     assert plain.tobytes() == wanted.reshape(-1).tobytes()
     rounded = bf16(found)
