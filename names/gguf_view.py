@@ -17,8 +17,9 @@ from anamnesis.names.gguf_config import architecture_values, keys_of
 from anamnesis.names.incomplete import lacking
 from anamnesis.names.keys import Keys, described
 from anamnesis.names.listed import listed_values
-from anamnesis.names.settings import Settings, class_name, padding_rows
+from anamnesis.names.settings import Settings, padding_rows
 from anamnesis.names.taken import taken
+from anamnesis.names.text_model import text_class
 from anamnesis.names.values import SCALED, times
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import KeyValue
@@ -37,13 +38,11 @@ _SKIPPED = re.compile(
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
 _SECTIONS = "mrope"  # no scaling: the parts of a head are told by their sizes
 _NEXT = "num_nextn_predict_layers"
-# The class of a text model, where the whole's class has several.
-_BY_TEXT_MODEL = {("Mistral3ForConditionalGeneration", "mistral4"): "Mistral4ForCausalLM"}
 _MOST_LAYERS = 1 << 16  # lists of a GGUF have a number for each
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
-    r".*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|mlp_AR\.|projector\.|patch_embed|connector\.|multi_modal|image_newline).*"
+    r"(?:mlp1\.\d|.*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|mlp_AR\.|projector\.|patch_embed|connector\.|multi_modal|image_newline)).*"
 )
 
 
@@ -73,8 +72,7 @@ def gguf_view(model: Model, config: Mapping[str, Any]) -> GgufView:
     Raises UnsupportedError for a class, or a tensor, that the table does not have, and FormatError
     where shapes contradict it.
     """
-    name, settings = class_name(config), Settings(config)
-    name = _BY_TEXT_MODEL.get((name, str(settings.get("model_type"))), name)
+    name, settings = text_class(config, described()), Settings(config)
     if settings.layers > _MOST_LAYERS:
         raise FormatError(
             f"{model.path}: config.json: found {settings.layers} layers; allowed: {_MOST_LAYERS}"

@@ -16,6 +16,9 @@ _MIRRORED = {
 _LOCAL = (
     "local_rope_theta rope_local_theta rope_theta_local swa_rope_theta rope_local_base_freq"
 ).split()
+# Where a multimodal model's configuration has its text model: in transformers, and in the code
+# beside InternVL, DeepSeek-OCR and others.
+_TEXT_BLOCKS = ("text_config", "llm_config", "language_config", "lm_config")
 
 
 class Settings:
@@ -25,8 +28,7 @@ class Settings:
     """
 
     def __init__(self, config: Mapping[str, Any]) -> None:
-        text = config.get("text_config")
-        self.values = {**config, **text} if isinstance(text, Mapping) else dict(config)
+        self.values = {**config, **text_block(config)}
         found = self.values.get("rope_parameters") or self.values.get("rope_scaling")
         rope = dict(found) if isinstance(found, Mapping) else {}
         full, window = rope.get("full_attention"), rope.get("sliding_attention")
@@ -90,6 +92,17 @@ class Settings:
         """What each layer is, in words or in Nemotron-H's letters; empty where it is not said."""
         found = self.first("layer_types", "hybrid_override_pattern", "layers_block_type")
         return [str(kind) for kind in found] if isinstance(found, (list, str)) else []
+
+
+def text_block(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """What a configuration says of the text model inside of it; empty where it is one itself."""
+    thinker = config.get("thinker_config")  # Qwen's Omni, beside the one who talks
+    for holder in (config, thinker if isinstance(thinker, Mapping) else {}):
+        for name in _TEXT_BLOCKS:
+            block = holder.get(name)
+            if isinstance(block, Mapping):
+                return block
+    return {}
 
 
 def class_name(config: Mapping[str, Any]) -> str:

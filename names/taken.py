@@ -30,6 +30,7 @@ _FUNCTIONS = {
     "relu2": "arcee jais2 nemotron nemotron_h nemotron_h_moe",
     "xielu": "apertus",
 }
+_LAYERS_OF_32B = 64
 _OWN_KEY = ("modern-bert", "t5", "t5encoder")  # the function is a key there, or a row below
 _NAMES = (
     *("hidden_activation", "hidden_act", "mlp_hidden_act", "activation_function", "activation"),
@@ -136,6 +137,8 @@ def _contradictions(
     said = f"{architecture}.attention.key_length" in metadata
     if isinstance(width, int) and not latent and not said and width != split_width(settings) > 0:
         yield "head_dim", width, f"llama.cpp takes {split_width(settings)}"
+    if settings.scaling == "yarn" and settings.rope.get("truncate") is False:
+        yield "rope_parameters.truncate", False, "llama.cpp takes true"
     limits = settings.get("time_step_limit")
     if isinstance(limits, list) and limits[:1] != [0.0]:
         yield "time_step_limit", limits, "llama.cpp takes no limits"
@@ -199,13 +202,21 @@ def _rotary_kind(settings: Settings) -> str:
 
 
 _RULES: dict[str, dict[str, Rule]] = {
+    # Windows, and layers without rotary embeddings, are those of a model of so many layers.
+    "exaone4": {"sliding_window": lambda s: None if s.layers == _LAYERS_OF_32B else 0},
     "falcon-h1": {
         "mamba_norm_before_gate": lambda s: False if s.get("mamba_rms_norm") else None,
     },
     "gemma2": {"query_pre_attn_scalar": _scalar(LAYERS_OF_27B["gemma2"])},
     "gemma3": {"query_pre_attn_scalar": _scalar(LAYERS_OF_27B["gemma3"])},
     "gemma-embedding": {"query_pre_attn_scalar": _scalar(0)},
-    "granitehybrid": {"position_embedding_type": _rotary_kind},
+    "granitehybrid": {
+        "position_embedding_type": _rotary_kind,
+        # Bamba's: rows of heads are moved as if all of a head turned.
+        "rope_parameters.partial_rotary_factor": lambda s: (
+            1.0 if s.get("model_type") == "bamba" else None
+        ),
+    },
     "llama4": {
         "no_rope_layers": _layers_with_rotary,
         "use_qk_norm": lambda s: s.get("num_local_experts") != EXPERTS_OF_MAVERICK,

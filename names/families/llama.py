@@ -142,9 +142,9 @@ attn_k_norm         self_attn.key_layernorm
         ("internlm2",),
         ("InternLM2ForCausalLM",),
         """
-token_embd          model.tok_embeddings
-output_norm         model.norm
-output              output
+token_embd          {m}tok_embeddings
+output_norm         {m}norm
+output              {h}output
 rope_freqs          -
 """,
         """
@@ -158,7 +158,6 @@ ffn_gate            feed_forward.w1
 ffn_down            feed_forward.w2
 ffn_up              feed_forward.w3
 """,
-        layers="model.layers.{i}.",
     ),
     Family("jais2", ("jais2",), ("Jais2ForCausalLM",), TOP, _PLAIN),
     Family(

@@ -103,6 +103,9 @@ UNSCALED = 'rope.scaling.type ="none"\n'
 EXPERT_SIZE = "expert_feed_forward_length moe_intermediate_size\n"
 SHARED_SIZE = "expert_shared_feed_forward_length shared_expert_intermediate_size\n"
 SIGMOID = "expert_gating_func =2\n"
+# Of classes that know no other, which their folders do not say where transformers saved them, and
+# llama.cpp takes another for granted, or none.
+SCORED = "expert_gating_func @gating|=2\n"
 ROUTED = (
     EXPERT_SIZE
     + """

@@ -21,6 +21,7 @@ _MODERN = (
     + UNSCALED
     + """
 attention.causal         =false
+attention.layer_norm_epsilon norm_eps|layer_norm_eps|layer_norm_epsilon|norm_epsilon
 attention.sliding_window local_attention
 attention.sliding_window_pattern global_attn_every_n_layers
 classifier.output_labels @labels

@@ -12,6 +12,7 @@ from anamnesis.names.keys._common import (
     NEXT,
     PATTERN,
     ROUTED,
+    SCORED,
     SIGMOID,
     SIZES,
     UNSCALED,
@@ -108,12 +109,13 @@ attention.layer_norm_epsilon =1e-5
         all_matrices=True,
     ),
     Keys(
-        ("DeepseekV2ForCausalLM", "DeepseekV3ForCausalLM", "YoutuForCausalLM"),
+        ("DeepseekV2ForCausalLM", "YoutuForCausalLM"),
         _LATENT,
         head="untied",
     ),
-    Keys(("DeepseekV32ForCausalLM",), _INDEXED),
-    Keys(("Dots1ForCausalLM",), COMMON + ROUTED),
+    Keys(("DeepseekV3ForCausalLM",), _LATENT + SCORED, head="untied"),
+    Keys(("DeepseekV32ForCausalLM",), _INDEXED + SCORED),
+    Keys(("Dots1ForCausalLM",), COMMON + ROUTED + SCORED),
     Keys(
         ("Ernie4_5_MoeForCausalLM",),
         COMMON
@@ -136,6 +138,7 @@ expert_shared_feed_forward_length @shared-part
         + EXPERT_SIZE
         + NEXT
         + UNSCALED
+        + SCORED
         + """
 nextn_predict_layers     num_nextn_predict_layers|=0
 expert_shared_count      num_shared_experts
@@ -151,7 +154,7 @@ leading_dense_block_count first_k_dense_replace|first_last_k_dense_replace|=0
         COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @rotary:0.5\n",
         tokens=_GLM,
     ),
-    Keys(("Glm4MoeLiteForCausalLM",), _LATENT, tokens=_GLM, head="untied"),
+    Keys(("Glm4MoeLiteForCausalLM",), _LATENT + SCORED, tokens=_GLM, head="untied"),
     Keys(("GlmMoeDsaForCausalLM",), _INDEXED, tokens=_GLM),
     Keys(
         ("GptOssForCausalLM",),
@@ -177,6 +180,7 @@ expert_shared_count      num_shared_expert.0|num_shared_expert|=1
     Keys(
         ("KimiLinearForCausalLM",),
         _LATENT
+        + SCORED
         + """
 attention.head_count_kv  @kimi-heads
 attention.kv_lora_rank   kv_lora_rank
@@ -184,7 +188,6 @@ attention.value_length   head_dim
 expert_count             num_experts
 expert_used_count        num_experts_per_token
 expert_group_count       -
-expert_gating_func       -
 expert_shared_count      num_shared_experts
 expert_weights_norm      -
 rope.freq_base           -
@@ -208,6 +211,7 @@ attention.sliding_window @all-full
     Keys(
         ("MiniMaxM2ForCausalLM",),
         COMMON
+        + SCORED
         + """
 expert_feed_forward_length intermediate_size
 rope.dimension_count     rotary_dim

@@ -73,6 +73,18 @@ def test_feed_forward_functions_are_the_architecture_s(
         ("llama4", {"use_qk_norm": True, "num_local_experts": 128}, "use_qk_norm = true"),
         ("mamba", {"model_type": "mamba", "mixer_rms_eps": 1.0, "layer_norm_epsilon": 2.0}, ""),
         ("granitehybrid", {"layer_types": ["mamba"], "position_embedding_type": "rope"}, '"rope"'),
+        ("exaone4", {"sliding_window": 4, "num_hidden_layers": 2}, "sliding_window = 4 (llama.cpp"),
+        (
+            "exaone4",
+            {"sliding_window": 4, "num_hidden_layers": 64},
+            "sliding_window = 4 (llama.cpp looks",
+        ),
+        ("gpt-oss", {"rope_scaling": {"rope_type": "yarn", "truncate": False}}, "truncate = false"),
+        (
+            "granitehybrid",
+            {"model_type": "bamba", "rope_parameters": {"partial_rotary_factor": 0.5}},
+            "rope_parameters.partial_rotary_factor = 0.5 (llama.cpp takes 1.0)",
+        ),
         ("granite", {"hidden_size": 8, "num_attention_heads": 2, "head_dim": 8}, "head_dim = 8"),
         ("mamba2", {"time_step_limit": [0.5, 1.0]}, "time_step_limit = [0.5, 1.0]"),
         ("gemma3", {"rope_parameters": {"sliding_attention": {"rope_type": "yarn"}}}, '"yarn"'),
@@ -146,6 +158,20 @@ SAID = [
         {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 4},
         {"gpt-oss.attention.sliding_window_pattern": None},
     ),
+    # What folders that transformers saves do not say, and llama.cpp takes nothing for granted of.
+    ("DeepseekV3ForCausalLM", {}, {"deepseek2.expert_gating_func": 2}),
+    ("Glm4MoeLiteForCausalLM", {}, {"deepseek2.expert_gating_func": 2}),
+    ("DeepseekV32ForCausalLM", {}, {"deepseek32.expert_gating_func": 2}),
+    ("Dots1ForCausalLM", {}, {"dots1.expert_gating_func": 2}),
+    ("ExaoneMoeForCausalLM", {}, {"exaone-moe.expert_gating_func": 2}),
+    ("KimiLinearForCausalLM", {}, {"kimi-linear.expert_gating_func": 2}),
+    ("MiniMaxM2ForCausalLM", {}, {"minimax-m2.expert_gating_func": 2}),
+    (
+        "MiniMaxM2ForCausalLM",
+        {"scoring_func": "softmax"},
+        {"minimax-m2.expert_gating_func": 1},
+    ),
+    ("ModernBertModel", {"norm_eps": 0.5}, {"modern-bert.attention.layer_norm_epsilon": 0.5}),
 ]
 
 
