@@ -12,7 +12,8 @@ hold codes, and for the codes of
 | `MatMulBnb4` | `K`, `N`, `block_size`, `quant_type`, `transB`; names: `scales` |
 | `QMoE` | `expert_weight_bits`, `block_size`, `weights_prepacked`, `quant_type`; names: `scales`, |
 | | `zero_points`, and of `experts`, the codes and the scales of the node |
-| those of `onnx_uses.py` | as `DequantizeLinear`; name: `times`, of a bias |
+| those of `onnx_uses.py` | as `DequantizeLinear`, `stacked` where each matrix of a stack has a |
+| | row of scales for its columns; name: `times`, of a bias |
 
 `by` is the operator whose keys these are. `type` and `dims` (numbers with commas) are those of
 codes of fewer than eight bits, which are stored as bytes; `numbers` are zero points that are stored
@@ -145,6 +146,8 @@ def values_of(
         axis = use.axis or 0
         axis += _rank(graph, use.codes) if axis < 0 else 0
         said = {"axis": None if one else axis, "block_size": 0, "times": use.times}
+        if use.by == "DynamicQuantizeLSTM" and _rank(graph, use.scales) == 2:
+            said |= {"axis": 1, "stacked": 1}
         said |= {"scales": use.scales, "zero_points": use.zero_points}
         _enter(path, "DequantizeLinear", use.codes, said, values)
     for name in graph.activations:

@@ -39,6 +39,7 @@ _TWO = (Place(0, 1, 2), Place(3, 4, 5))
 _GEMM = Place(3, 4, 5, -1)  # unless its second matrix is transposed
 # Inputs that hold codes, or what is quantised while the model runs.
 PLACES: dict[str, tuple[Place, ...]] = {
+    "DynamicQuantizeLSTM": (Place(1, 8, 9, 0), Place(2, 10, 11, 0)),  # a scale a matrix, or column
     "DynamicQuantizeMatMul": (Place(1, 2, 3, -1),),
     "MatMulIntegerToFloat": (Place(0, 2, 4), Place(1, 3, 5, -1)),
     "QAttention": (Place(0, 3, 6), Place(1, 4, 7, -1)),

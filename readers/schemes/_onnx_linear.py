@@ -9,6 +9,7 @@ A tensor of any rank is taken for a matrix whose scales lie on a grid (`kernels/
 | along another | what is before it | that and what is behind | all rows, a group a step of it |
 | in blocks along the last dimension | all but the last | the last | a row |
 | in blocks along another | before it, times it | what is behind | a block of rows |
+| for columns of each matrix (`stacked`) | all but the last | the last | a matrix |
 """
 
 from __future__ import annotations
@@ -126,7 +127,10 @@ def linear(
         by = ledger.container.values.get(f"{codes.name}.by")
         raise unsupported(codes, f"{kind} codes of {by}", _IMPLEMENTED)
     scale = _part(ledger, codes, "scales")
-    grid = grid_of(dims, scale.shape, axis, block) if block >= 0 else None
+    shape = scale.shape
+    if ledger.container.values.get(f"{codes.name}.stacked") and len(dims) == 3:
+        block, shape = max(1, dims[1]), (*shape[:1], 1, *shape[1:])
+    grid = grid_of(dims, shape, axis, block) if block >= 0 else None
     if scale.dtype not in SCALES or grid is None:
         blocks = f", or a block of {block}" if block else ""
         raise misfit(

@@ -201,7 +201,7 @@ def test_two_nodes_that_contradict(tmp_path: Path) -> None:
         load_model(path)
 
 
-@pytest.mark.parametrize("op", ["DynamicQuantizeLSTM", "MatMulInteger", "MatMulFpQ4"])
+@pytest.mark.parametrize("op", ["MatMulFpQ4", "MatMulInteger", "QOrderedMatMul"])
 @pytest.mark.parametrize("dtype", ["u1", "i1"])
 def test_codes_of_other_operators_are_refused(tmp_path: Path, op: str, dtype: str) -> None:
     codes = array("w", np.ones((4, 8), dtype))

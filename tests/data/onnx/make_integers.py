@@ -2,9 +2,9 @@
 
     pip install onnx==1.23.2 onnxruntime==1.32.0 && python make_integers.py
 
-A small model goes through `quantize_dynamic` (codes that `MatMulInteger` and `ConvInteger` take, an
-embedding whose rows are looked up as codes), `quantize_static` (`QLinearMatMul`, `QLinearConv`,
-`QGemm`), and through onnxruntime's own fusions. Expected are, of a product, what the model's own
+Small models go through `quantize_dynamic` (an LSTM; codes that `MatMulInteger` and `ConvInteger`
+take, an embedding whose rows are looked up as codes), `quantize_static` (`QLinearMatMul`,
+`QLinearConv`, `QGemm`), and through onnxruntime's own fusions. Expected are, of a product, what the model's own
 nodes give for a unit matrix of codes of scale 1, or else what `DequantizeLinear` makes of the same
 initialisers. `MatMulBnb4` and `QMoE` are run on unit matrices.
 """
@@ -90,6 +90,18 @@ def attention() -> Any:
     return model_of(helper.make_graph([node], "g", takes, gives, tensors))
 
 
+def recurrent() -> Any:
+    """An LSTM of both directions."""
+    tensors = [normal("lstm.W", 2, 32, 16), normal("lstm.R", 2, 32, 8), normal("lstm.B", 2, 64)]
+    names = ["x", *(tensor.name for tensor in tensors)]
+    node = helper.make_node(
+        "LSTM", names, ["y"], hidden_size=8, direction="bidirectional", name="l"
+    )
+    takes = [helper.make_tensor_value_info("x", T.FLOAT, [5, 1, 16])]
+    gives = [helper.make_tensor_value_info("y", T.FLOAT, [5, 2, 1, 8])]
+    return model_of(helper.make_graph([node], "g", takes, gives, tensors))
+
+
 class Ids(CalibrationDataReader):
     def __init__(self) -> None:
         self.left = 4
@@ -152,6 +164,23 @@ def near(plain: Any, name: str, found: Any) -> None:
     if weight is None:
         weight = by_name[name.removesuffix("_Transposed")].T
     assert np.abs(weight - found).max() < 0.06, name
+
+
+def by_matrices(plain: Any, model: Any) -> dict[str, Any]:
+    """The weights of an LSTM, each direction's by itself, in the order of `DynamicQuantizeLSTM`."""
+    by_name = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer}
+    before = {one.name: numpy_helper.to_array(one) for one in plain.graph.initializer}
+    expected = {}
+    for name in ("lstm.W", "lstm.R"):
+        parts = [by_name[f"{name}_{part}"] for part in ("quantized", "scale", "zero_point")]
+        found = []
+        for matrix in zip(*parts, strict=True):
+            held_parts = [held(key, part) for key, part in zip("csz", matrix, strict=True)]
+            one = model_of(helper.make_graph([], "m", [], [], held_parts))
+            found.append(dequantised(one, "c", "s", "z", 1))
+        expected[name] = np.stack(found)
+        assert np.abs(before[name].transpose(0, 2, 1) - expected[name]).max() < 0.06
+    return expected
 
 
 def dynamic(plain: Any, folder: Path, **about: Any) -> tuple[Any, dict[str, Any]]:
@@ -330,6 +359,11 @@ def main() -> None:
         parts = ("att.weight_quantized", "att.weight_scale", "att.weight_zero_point", 1)
         expected["attention"] = {"att.weight": dequantised(models["attention"], *parts)}
         near(onnx.load(folder / "a.onnx"), "att.weight", expected["attention"]["att.weight"])
+        onnx.save(recurrent(), folder / "r.onnx")
+        for name, channels in (("lstm", False), ("lstm-channels", True)):
+            quantize_dynamic(folder / "r.onnx", folder / "l.onnx", per_channel=channels)
+            models[name] = onnx.load(folder / "l.onnx")
+            expected[name] = by_matrices(onnx.load(folder / "r.onnx"), models[name])
     whole, found = helper.make_graph([], "layers", [], []), {}
     for number, (kind, size, rows, inputs) in enumerate(
         [(1, 64, 6, 64), (0, 64, 5, 48), (1, 32, 3, 33), (0, 256, 4, 100), (1, 128, 7, 128)]
