@@ -4,9 +4,9 @@
 
 Small models go through `quantize_dynamic` (an LSTM; codes that `MatMulInteger` and `ConvInteger`
 take, an embedding whose rows are looked up as codes), `quantize_static` (`QLinearMatMul`,
-`QLinearConv`, `QGemm`), and through onnxruntime's own fusions. Expected are, of a product, what the model's own
-nodes give for a unit matrix of codes of scale 1, or else what `DequantizeLinear` makes of the same
-initialisers. `MatMulBnb4` and `QMoE` are run on unit matrices.
+`QLinearConv`, `QGemm`), and through onnxruntime's own fusions. Expected are, of a product, what the
+model's own nodes give for a unit matrix of codes of scale 1, or else what `DequantizeLinear` makes
+of the same initialisers. `MatMulBnb4` and `QMoE` are run on unit matrices.
 """
 
 from __future__ import annotations
