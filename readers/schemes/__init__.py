@@ -19,7 +19,7 @@ from importlib import import_module
 from itertools import chain, islice
 
 from anamnesis.readers.schemes._basis import check_basis
-from anamnesis.readers.schemes._choices import note_choices, note_integers
+from anamnesis.readers.schemes._choices import note_choices, note_integers, note_numbers
 from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._empty import note_empty
@@ -195,6 +195,7 @@ def resolve(ledger: Ledger) -> None:
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented, METHODS)
     note_integers(ledger)
+    note_numbers(ledger)
     note_inputs(ledger)
     note_parts(ledger)
     note_parents(ledger)

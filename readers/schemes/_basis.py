@@ -14,12 +14,13 @@ from typing import Any
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.yaml_values import ENDINGS
 
 # Keys and names, in lower case.
 _ROTATED = re.compile(r".*(hadamard|rotat|quarot|spinquant).*")
 _TRANSFORMS = re.compile(r"transforms?|transform_config")  # parts of a model have others
 _POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
-_NAMING = re.compile(r".*(algo|kind|method|mode|name|preprocess|transform|type).*")
+_NAMING = re.compile(r".*(algo|basis|kind|method|mode|name|preprocess|transform|type).*")
 _NOTHING = ("", "false", "no", "none", "null")
 _SWITCHES = ("enable", "enabled", "is_enabled")
 _DEPTH = 32
@@ -33,10 +34,26 @@ def check_basis(ledger: Ledger) -> None:
     have undone counts no more.
     """
     for one in ledger.stated:
-        _check(ledger, str(one), _without(one.block, ledger.undone), stated=True)
+        refuse_basis(ledger, str(one), _without(one.block, ledger.undone), stated=True)
     if ledger.stated or any(tensor.quantised for tensor in ledger.tensors.values()):
         config = ledger.configs.get("config.json", {})
-        _check(ledger, "config.json", _without(config, ledger.undone), stated=False)
+        refuse_basis(ledger, "config.json", _without(config, ledger.undone), stated=False)
+    _note_recipes(ledger)
+
+
+def _note_recipes(ledger: Ledger) -> None:
+    """Note YAML of how a model was made that speaks of rotations, where none was undone.
+
+    llm-compressor's recipe.yaml does; compressed-tensors then states them in config.json, where it
+    is read. Without that nobody can say whether weights are rotated.
+    """
+    for name, document in () if ledger.undone else ledger.configs.items():
+        path = next(_rotations(document, True, 0), None) if name.endswith(ENDINGS) else None
+        if path is not None:
+            ledger.note(
+                f"{ledger.container.files[0].path}: {name} beside it speaks of a rotation "
+                f"({path:.80}), which no other configuration states, and none was undone"
+            )
 
 
 def _without(block: Mapping[str, Any], undone: list[Mapping[str, Any]]) -> Mapping[str, Any]:
@@ -49,7 +66,11 @@ def _without(block: Mapping[str, Any], undone: list[Mapping[str, Any]]) -> Mappi
     }
 
 
-def _check(ledger: Ledger, where: str, block: Mapping[str, Any], *, stated: bool) -> None:
+def refuse_basis(ledger: Ledger, where: str, block: Mapping[str, Any], *, stated: bool) -> None:
+    """Raise UnsupportedError for a block that speaks of a rotation.
+
+    `stated` if it is a method's own, not that of the whole model, which has other transforms.
+    """
     path = next(_rotations(block, stated, 0), None)
     if path is not None:
         raise UnsupportedError(
@@ -111,4 +132,4 @@ def _is_off(value: object) -> bool:
     return not value
 
 
-__all__ = ["check_basis"]
+__all__ = ["check_basis", "refuse_basis"]

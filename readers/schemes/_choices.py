@@ -42,6 +42,7 @@ _INTEGERS = ("ct-int-quantized", "ct-pack-quantized")
 _GROUPS = ("block_structure", "group_size", "weight_block_size")
 _BLOCKS = (16, 32, 64, 128, 256, 512)  # of one row, in what tools write
 _DEPTH = 16
+_FEW = 8
 
 
 def note_choices(ledger: Ledger) -> None:
@@ -143,6 +144,25 @@ def note_integers(ledger: Ledger) -> None:
         )
 
 
+def note_numbers(ledger: Ledger) -> None:
+    """Add a note on JSON beside the model with numbers for its tensors: scales, perhaps."""
+    stored = ledger.container.stored
+    for name, config in ledger.configs.items() if ledger.container.kind != "gguf" else ():
+        found = [key for key, value in config.items() if key in stored and _is_numbers(value)]
+        if found:
+            others = and_more(len(found))
+            ledger.note(
+                f"{where(stored[found[0]])}{others}: {name} beside the model gives numbers for it, "
+                "which were not used; if they are scales, the weights are not whole without them"
+            )
+
+
+def _is_numbers(value: object) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_numbers, value[:_FEW]))
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
 def _may_be_codes(stored: Stored, model: bool) -> bool:
     if stored.dtype == "BOOL":
         return model and len(stored.shape) > 1
@@ -155,7 +175,7 @@ def _may_be_codes(stored: Stored, model: bool) -> bool:
 def _in_tiles(decoded: Iterable[Tensor]) -> list[Tensor]:
     found = []
     for tensor in decoded:
-        if tensor.encoding.endswith("-tiles"):
+        if tensor.coding.endswith("-tiles"):
             continue  # a mark said so
         multiplied = tensor.scheme == "nvfp4" and tensor.params.get("global") == "multiply"
         if (multiplied or tensor.scheme == "mxfp8") and (scale := _part(tensor, "scale")):

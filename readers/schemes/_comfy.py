@@ -19,15 +19,22 @@ from typing import Any
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import Stored
+from anamnesis.readers.schemes._basis import refuse_basis
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.source import SourceFile, open_source
 from anamnesis.readers.strict_json import loads
+from anamnesis.words import and_more
 
 MARK = ".comfy_quant"
 _KEY = "_quantization_metadata"
 _MARK_BYTES = 64 << 10
 _METADATA_BYTES = 16 * MiB
 _VERSION = re.compile(r"1(\.[0-9]+)*")  # of the metadata, that is known
+# What marks are known to say. A rotation of another name is refused.
+_KNOWN = frozenset(
+    "act_unsigned convrot convrot_groupsize format full_precision_matrix_mult group_size layout "
+    "lowrank_branch_input_basis orig_dtype orig_shape params per_row quant_group_size".split()
+)
 _ROTATION, _GROUP = 256, 16  # where the mark does not say how many columns
 
 
@@ -46,6 +53,14 @@ class Mark:
     group: int = 0
     options: Mapping[str, Any] = field(default_factory=dict)  # all of the mark
     empty: bool = False
+
+    def block(self, usual: int) -> tuple[int, int]:
+        """The block of a format in squares: `group_size`, at the top or among `params`."""
+        params = self.options.get("params")
+        inner = params.get("group_size") if isinstance(params, Mapping) else None
+        size = self.options.get("group_size", inner)
+        size = size if type(size) is int and size > 0 else usual
+        return size, size
 
 
 def marks(ledger: Ledger) -> dict[str, Mark]:
@@ -72,6 +87,27 @@ def marks(ledger: Ledger) -> dict[str, Mark]:
             else:
                 found[layer] = _mark(loads(text, where, Limits()), where, layer, stored)
     return found
+
+
+def check_options(ledger: Ledger, found: Mapping[str, Mark]) -> None:
+    """Hold what marks say besides a format against what is known of them.
+
+    Raises UnsupportedError for a rotation, and notes what is not known: a tool's own loader may
+    change weights by it.
+    """
+    unknown: dict[str, list[str]] = {}
+    for layer, mark in found.items():
+        params = mark.options.get("params")
+        said = {**params, **mark.options} if isinstance(params, Mapping) else mark.options
+        more = {key: value for key, value in said.items() if key not in _KNOWN and value}
+        refuse_basis(ledger, f"ComfyUI mark of {layer!r:.200}", more, stated=True)
+        for key in more:
+            unknown.setdefault(key, []).append(layer)
+    for key, layers in unknown.items():
+        ledger.note(
+            f"{ledger.container.files[0].path}: {layers[0]!r:.200}{and_more(len(layers))}: its "
+            f"ComfyUI mark says {key!r:.80}, which is not known and was not heeded"
+        )
 
 
 def _from_metadata(ledger: Ledger) -> Mapping[str, Any]:

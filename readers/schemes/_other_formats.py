@@ -6,7 +6,7 @@ is wrong nobody can say here, so the user is told.
 
 | stated | held against |
 |---|---|
-| ModelOpt's `quant_algo`, of the model and of `quantized_layers` | the schemes of decoded layers |
+| ModelOpt's `quant_algo`, of the model and of its layers | the schemes of decoded layers |
 | bitsandbytes' `bnb_4bit_quant_type` | the table that each layer's own state names |
 | `modelopt`, or `compressed-tensors`, alone | which way NVFP4's scale of the tensor goes |
 | several methods | those of which anything was decoded |
@@ -32,6 +32,7 @@ _ALGORITHMS: tuple[tuple[re.Pattern[str], str], ...] = (
     (re.compile(r"w4a16|w4a8|int4"), "modelopt-int4"),
     (re.compile(r"w8a16|w8a8|int8"), "modelopt-int8"),
 )
+_WIDE = "w4a8_nvfp4"  # in blocks of 32
 _SMALL = ("mxfp4", "mxfp8", "nvfp4")
 _TYPES = {"bnb-nf4": "nf4", "bnb-fp4": "fp4"}
 _DIRECTIONS = {"modelopt": "multiply", "compressed-tensors": "divide"}
@@ -72,6 +73,10 @@ def _note_algorithms(ledger: Ledger, decoded: list[Tensor]) -> None:
         if known.intersection(_SMALL):  # of which one for another is noted by `_choices`
             other = [t for t in other if not t.scheme.startswith(_SMALL)]
         _note(ledger, other, f"the configuration says quant_algo {', '.join(sorted(named))}")
+    if named and not any(text.lower().startswith(_WIDE) for text in named):
+        wide = [t for t in decoded if t.scheme == "nvfp4" and t.params.get("block_elems") == 32]
+        said = f"of quant_algo {', '.join(sorted(named))} a scale is of 16 numbers, and here of 32"
+        _note(ledger, wide, said)
 
 
 def _note_methods(ledger: Ledger, used: set[str]) -> None:

@@ -47,11 +47,16 @@ _ORDINARY = frozenset(
     "router_states_scale running_mean running_var scale scale_shift_table sink sinks slope_rate "
     "summary_idxs temperature text_audio_logit_scale text_param text_prompt time_decay time_faaaa "
     "time_first time_maa_k time_maa_r time_maa_v time_maa_w time_mix_key time_mix_receptance "
-    "time_mix_value tokens view_separator view_seperator vision_param x_pad_token".split()
+    "time_mix_value tokens view_separator view_seperator vision_param x_pad_token "
+    # DeepSeek-V4's hyper-connections, as it stores them itself and as transformers does.
+    "hc_attn_base hc_attn_fn hc_attn_scale hc_base hc_ffn_base hc_ffn_fn hc_ffn_scale hc_fn "
+    "hc_head_base hc_head_fn hc_head_scale hc_scale".split()
 )
 _OF_CODES = frozenset(("alpha", "beta", "scale"))  # where they stand right beside a matrix
 _LETTERS = "HPQRT"
 _SCALAR = re.compile(r"scale|amax|offset|zero_?point")  # of one number, and not a counter
+# Of numbers that are rounded while the model runs: Brevitas, PyTorch, pytorch-quantization.
+_ROUNDS = re.compile(r"(^|\.)weight_(fake_)?quant(izer)?\.")
 _ENDINGS = ("bias", "embed", "embedding", "gate", "norm", "token", "weight")
 
 
@@ -95,6 +100,8 @@ def _speaks(ledger: Ledger, tensor: Tensor, moving: bool, any_weight: bool) -> b
         return False  # noted as integers
     alone = part in SCALES or (part == "scale" and is_activation(name[: at - 1]))
     if (alone and math.prod(tensor.shape) > 1) or (moving and moves_inputs(name)):
+        return True
+    if "weight_" in name and _ROUNDS.search(name):
         return True
     return any_weight and (_is_basis(ledger, tensor) or _unknown(ledger, tensor, set(), set()))
 

@@ -5,7 +5,7 @@
 | nvfp4 | U8 `[o, i / 2]`, element 2k in the high half | F8_E4M3 in tiles | `X.weight_scale_2` F32 |
 | mxfp8 | F8_E4M3 or F8_E5M2 `[o, i]` | F8_E8M0 (or U8) in tiles | |
 | int8_tensorwise | I8 `[o, i]` | F32 `[]`, `[1]` or `[o, 1]` | `convrot`, `convrot_groupsize` |
-| int8_blockwise | I8 `[o, i]` | F32 `[ceil(o / 128), ceil(i / 128)]` | the same |
+| int8_blockwise | I8 `[o, i]` | F32 `[ceil(o / 128), ceil(i / 128)]` | the same, `group_size` |
 | convrot_w4a4 | I8 `[o, i / 2]`, signed, 2k in the low half | F32 `[o]` | `convrot_groupsize` |
 | asym_w4a8_int8 | I8 `[o, i / 2]` or `[o, i * 3 / 4]` | `kernels/w4a8.py` | and `group_size` |
 | svdquant_w4a4, awq_w4a16 | I8 `[o, i / 2]`, or tiles | `_comfy_svdquant.py` | the same |
@@ -25,7 +25,7 @@ from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.placement import Contiguous, Strided
-from anamnesis.readers.schemes._comfy import Mark, marks
+from anamnesis.readers.schemes._comfy import Mark, check_options, marks
 from anamnesis.readers.schemes._comfy_svdquant import awq, svdquant
 from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
 from anamnesis.readers.schemes._fold import folded, smoothed
@@ -34,7 +34,7 @@ from anamnesis.readers.schemes.ct import int8_tensor, packed_tensor
 
 _TILE_ROWS, _TILE_BLOCKS = 128, 4
 _FP8 = {"F8_E4M3": "e4m3", "F8_E5M2": "e5m2"}
-_BLOCK = (128, 128)
+_BLOCK = 128  # of int8_blockwise, where the mark does not say
 _ROTATED = (
     "ConvRot's layers are rotated back, in float32: exact but for the rounding of its sums, some "
     "1e-6 of the largest weight of a group, far below half a last place of BF16; what rounding the "
@@ -52,7 +52,9 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for parts that are missing or do not fit one another, UnsupportedError by
     name for other formats.
     """
-    for layer, mark in marks(ledger).items():
+    found = marks(ledger)
+    check_options(ledger, found)
+    for layer, mark in found.items():
         codes = ledger.get(f"{layer}.weight")
         if mark.empty:
             _drop_empty(ledger, codes, mark)
@@ -191,7 +193,7 @@ def _int8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
     scale = need(ledger, codes, f"{codes.name}_scale")
     if scale.shape == (rows,) and rows > 1:
         scale = replace(scale, shape=(rows, 1))
-    blocks = [_BLOCK] if mark.format == "int8_blockwise" else []
+    blocks = [mark.block(_BLOCK)] if mark.format == "int8_blockwise" else []
     return replace(int8_tensor(ledger, codes, scale, None, blocks), scheme="comfy-int8")
 
 

@@ -8,6 +8,7 @@
 | DeepSeek-V4 | `X.weight` | `X.scale` |
 | Mistral | `X.weight` | `X.qscale_weight` |
 | ComfyUI, old | `X.weight` | `X.scale_weight`, and a tensor `scaled_fp8` in the file |
+| ComfyUI | `X.weight` | `X.weight_scale`, and a mark (`_comfy.py`) |
 | Qwen3.8's n-gram tables | `X.shard_0.weight`, … | `X.weight_scale`, one number |
 | transformers, experts | `X.experts.0.up_proj.weight`, … | see `_fp8_transformers.py` |
 
@@ -59,6 +60,8 @@ ENCODINGS = {
     "F8_E5M2FNUZ": "fp8-e5m2fnuz",
 }
 _COMFY_FORMATS = {"F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2"}
+_COMFY_KINDS = ("", "_rowwise", "_blockwise")  # behind these, in convert_to_quant's files
+_COMFY_BLOCK = 64  # of the last, where the mark does not say
 _NAMES = {"tensor": "fp8-tensor", "channel": "fp8-channel", "block": "fp8-block", "mx": "mxfp8"}
 # Endings of scales that are FP8 numbers themselves, of weights in other formats (NVFP4).
 _SCALE_ENDINGS = ("_scale_inv", "_scale_2", "_scale", ".scales")
@@ -87,7 +90,8 @@ def resolve(ledger: Ledger) -> None:
         mark = comfy.get(layer)
         if mark and not _is_fp8(mark, stored):
             continue
-        if _claim(ledger, stored, declared):
+        blocks = [mark.block(_COMFY_BLOCK)] if mark and mark.format.endswith("_blockwise") else []
+        if _claim(ledger, stored, [*blocks, *declared]):
             claimed.update((layer, fused_layer(ledger, stored.name)))
             _drop_mark(ledger, mark)
     _drop_activation_scales(ledger, claimed | drop_unused_scales(ledger))
@@ -299,7 +303,9 @@ def _other_scale(ledger: Ledger, name: str) -> bool:
 def _is_fp8(mark: Mark, stored: Stored) -> bool:
     """Whether a mark is of codes like these; one that names no format is of what they are."""
     plain = not mark.rotation and not mark.empty
-    return plain and mark.format in ("", _COMFY_FORMATS.get(stored.dtype))
+    known = _COMFY_FORMATS.get(stored.dtype, "")
+    formats = {known + kind for kind in _COMFY_KINDS} if known else set()
+    return plain and mark.format in ("", *formats)
 
 
 def _drop_mark(ledger: Ledger, mark: Mark | None) -> None:

@@ -228,3 +228,52 @@ def test_an_unknown_version_of_the_metadata_is_noted(
     save_file(parts, tmp_path / "m.safetensors", {"_quantization_metadata": text})
     notes = load_model(str(tmp_path / "m.safetensors")).notes
     assert any("is not known; read as 1.0" in note for note in notes) is noted
+
+
+@pytest.mark.parametrize(
+    ("said", "noted"),
+    [
+        ({"per_row": True, "full_precision_matrix_mult": True, "orig_dtype": "bf16"}, None),
+        ({"rotation": False, "hadamard": None, "zzz": 0}, None),
+        ({"zzz": 1}, "'zzz'"),
+        ({"scale_mode": "divide"}, "'scale_mode'"),
+        ({"hadamard": True}, UnsupportedError),
+        ({"params": {"rotation": "quarot"}}, UnsupportedError),
+    ],
+)
+def test_what_a_mark_says_besides_is_never_passed_over(
+    said: dict[str, Any], noted: Any, tmp_path: Path
+) -> None:
+    mark = {"format": "float8_e4m3fn", **said}
+    parts = layer(mark, weight=FP8, weight_scale=np.ones((), np.float32))
+    save_file(parts, tmp_path / "m.safetensors")
+    if noted is UnsupportedError:
+        with pytest.raises(UnsupportedError, match="rotated basis"):
+            load_model(str(tmp_path / "m.safetensors"))
+        return
+    notes = load_model(str(tmp_path / "m.safetensors")).notes
+    assert [f"says {noted}, which is not known" in note for note in notes] == [True] * bool(noted)
+
+
+@pytest.mark.parametrize(
+    ("mark", "dtype", "shape", "block"),
+    [
+        ({"format": "float8_e4m3fn_rowwise"}, float8_e4m3fn, (128,), (1, 256)),
+        ({"format": "float8_e4m3fn_blockwise"}, float8_e4m3fn, (2, 4), (64, 64)),
+        ({"format": "float8_e4m3fn_blockwise", "group_size": 32}, float8_e4m3fn, (4, 8), (32, 32)),
+        ({"format": "int8_blockwise", "params": {"group_size": 64}}, np.int8, (2, 4), (64, 64)),
+        ({"format": "int8_blockwise"}, np.int8, (1, 2), (128, 128)),
+    ],
+)
+def test_rows_and_blocks_of_convert_to_quant(
+    mark: dict[str, Any], dtype: Any, shape: tuple[int, ...], block: tuple[int, int], tmp_path: Path
+) -> None:
+    """Its files for ComfyUI-QuantOps; a scale a row, or a square of `group_size`."""
+    scale = 2.0 ** np.arange(np.prod(shape)).reshape(shape) / 2**60
+    parts = layer(mark, weight=np.ones((128, 256), dtype), weight_scale=scale.astype(np.float32))
+    save_file(parts, tmp_path / "m.safetensors")
+    model = anamnesis.open_model(tmp_path / "m.safetensors")
+    assert model.model.notes == ()
+    grid = scale.reshape(-1, 1) if scale.ndim == 1 else scale
+    want = np.repeat(np.repeat(grid, block[0], 0), block[1], 1)
+    assert np.array_equal(model["x.weight"].to_numpy().astype(np.float64), want)

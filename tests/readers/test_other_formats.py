@@ -273,3 +273,40 @@ def test_a_method_in_the_settings_of_a_tokenizer_counts(tmp_path: Path) -> None:
     save_file({"m.weight": np.ones((8, 8), np.float16)}, tmp_path / "model.safetensors")
     with pytest.raises(UnsupportedError, match="tokenizer_config"):
         anamnesis.open_model(tmp_path)
+
+
+@pytest.mark.parametrize(("algorithm", "noted"), [("NVFP4", True), ("W4A8_NVFP4_FP8", False)])
+def test_nvfp4_of_other_blocks_than_its_algorithm_is_noted(algorithm: str, noted: bool) -> None:
+    """ModelOpt wrote scales of half the number for weights that were compressed before (#2038)."""
+    wide = {**NVFP4, "m.weight_scale": ("F8_E4M3", (32, 2))}
+    found = notes(wide, {"quant_method": "modelopt", "quant_algo": algorithm})
+    assert ["a scale is of 16 numbers, and here of 32" in note for note in found] == [True] * noted
+
+
+@pytest.mark.parametrize(
+    ("value", "noted"),
+    [(0.5, True), ([0.5, 1.0], True), ([[1], [2]], True), ("x", False), ({"a": 1}, False)],
+)
+def test_json_with_numbers_for_tensors_is_noted(value: Any, noted: bool) -> None:
+    parts: Parts = {"m.weight": ("BF16", (64, 64))}
+    found = notes(parts, None, **{"scales.json": {"m.weight": value, "other": 1}})
+    assert ["scales.json beside the model gives numbers" in one for one in found] == [True] * noted
+
+
+@pytest.mark.parametrize(
+    "name", ["weight_quant.tensor_quant.scaling_impl.value", "weight_quantizer.scale"]
+)
+def test_parameters_of_simulated_rounding_are_noted(name: str) -> None:
+    parts: Parts = {"m.q_proj.weight": ("BF16", (64, 64)), f"m.q_proj.{name}": ("F32", (1,))}
+    assert any("under a name that is not known" in one for one in notes(parts, None))
+
+
+RECIPE = {"default_stage": {"default_modifiers": {"QuIPModifier": {"rotations": ["v", "u"]}}}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "noted"), [(RECIPE, True), ({"GPTQModifier": {"ignore": ["x"]}}, False)]
+)
+def test_a_rotation_that_only_a_recipe_speaks_of_is_noted(recipe: Any, noted: bool) -> None:
+    found = notes(FP8, {"quant_method": "fp8"}, **{"recipe.yaml": recipe})
+    assert ["speaks of a rotation" in one for one in found] == [True] * noted
