@@ -6,7 +6,7 @@
 | `relative` | F8_E4M3 or F32 `[rows, groups]` | |
 | `channel` | F32 `[rows]` | |
 | `codebook` | F32 `[16]`; may be missing: a code less the middle of its range | |
-| `correction` | F32 `[groups, rows]`; may be missing | |
+| `correction` | F32, BF16 or F16 `[groups, rows]`, as the weight was; may be missing | |
 
 Column 2k is in the low half of byte k, 2k + 1 in its high half. Of 6 bits these are the lower four;
 the upper two follow in a plane of their own, those of column 4k in the lowest bits of a byte.
@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels import Window
+from anamnesis.kernels._codes import read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp8 import E4M3
@@ -49,8 +50,8 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
 def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`, from uint8 `[rows, bytes]`, and `[groups, bytes]` of `correction`.
 
-    `params`: `bits`, `in_features`, `relative_dtype`, and `table` as `prepare` made it. Raises
-    ValueError for arrays that do not fit one another.
+    `params`: `bits`, `in_features`, `relative_dtype`, `correction_dtype` where there is one, and
+    `table` as `prepare` made it. Raises ValueError for arrays that do not fit one another.
     """
     rows, columns, bits = window.stop - window.start, params["in_features"], params["bits"]
     codes = np.ascontiguousarray(blocks["codes"])
@@ -60,7 +61,7 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     corrected = "correction" in blocks
     added = np.zeros((1, 1), np.float32)
     if corrected:
-        added = np.ascontiguousarray(blocks["correction"]).view("<f4")
+        added = read_scales(params["correction_dtype"], blocks["correction"])
     groups = relative.shape[1]
     if (
         codes.shape != (rows, columns * bits // 8)

@@ -228,9 +228,11 @@ def _w4a8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
             raise misfit(book, f"F32 [{1 << bits}]")
         components.append(Component("codebook", book))
     if added is not None:
-        if added.dtype != "F32" or added.shape != (groups, rows):
-            raise misfit(added, f"F32 {[groups, rows]}")
-        components.append(Component("correction", added, Strided(32, 4 * max(1, rows))))
+        if added.dtype not in ("F32", "BF16", "F16") or added.shape != (groups, rows):
+            raise misfit(added, f"F32, BF16 or F16 {[groups, rows]}")
+        width = DTYPES[added.dtype].bits
+        placed = Strided(width, max(1, rows * width // 8))
+        components.append(Component("correction", added, placed))
     return Tensor(
         name=codes.name,
         shape=(rows, columns),
@@ -238,7 +240,12 @@ def _w4a8(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
         encoding="comfy-w4a8",
         components=tuple(components),
         unit_elems=columns,
-        params={"bits": bits, "in_features": columns, "relative_dtype": relative.dtype},
+        params={
+            "bits": bits,
+            "in_features": columns,
+            "relative_dtype": relative.dtype,
+            "correction_dtype": added.dtype if added is not None else "",
+        },
     )
 
 

@@ -8,7 +8,8 @@
 | `X.embedding_scale` | F32 `[tokens, blocks]` | |
 | `X.input_activation_scale`, `X.output_activation_scale` | F32 `[]` | dropped |
 
-Codes of 4 and 2 bits are stored plus 8 and plus 2, the first in the lowest bits. How many bits a
+Codes of 4 and 2 bits are stored plus 8 and plus 2, the first in the lowest bits; a last byte that
+is not full is told by the sizes of the model alone. How many bits a
 U8 has is the config's to say: `num_bits`, and `module_quant_configs` for modules that match regular
 expressions, of which the one that matches first in the name counts, and of those the first in the
 file. Those that could take long are not run (`_patterns.py`): then the columns must be a size that
@@ -24,6 +25,7 @@ from typing import Any
 
 from anamnesis.readers.base import Stored, Tensor
 from anamnesis.readers.schemes._errors import misfit, need, unsupported
+from anamnesis.readers.schemes._model_sizes import ModelSizes
 from anamnesis.readers.schemes._patterns import LONGEST, compiled
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import int8_tensor, packed_tensor
@@ -44,12 +46,14 @@ def resolve(ledger: Ledger) -> None:
     if config.get("quant_method") != "gemma":
         return
     sizes = set(_sizes(ledger.configs.get("config.json", {})))
+    model = ModelSizes(ledger.configs)
     for stored in ledger.free():
         module, _, part = stored.name.rpartition(".")
         if part in _ACTIVATIONS:
             ledger.drop(stored, "activation scale")
         elif part in _SCALES and stored.dtype in ("I8", "U8"):
-            ledger.claim(_tensor(ledger, stored, module, _SCALES[part], config, sizes))
+            scale = _SCALES[part]
+            ledger.claim(_tensor(ledger, stored, module, scale, config, sizes, model))
 
 
 def _tensor(
@@ -59,6 +63,7 @@ def _tensor(
     part: str,
     config: Mapping[str, Any],
     sizes: set[int],
+    model: ModelSizes,
 ) -> Tensor:
     scale = need(ledger, codes, f"{module}.{part}")
     if len(codes.shape) != 2:
@@ -68,9 +73,19 @@ def _tensor(
         tensor = int8_tensor(ledger, codes, scale, None, [])
     else:
         bits = _bits(codes, module, config, sizes)
-        name, shape = f"{module}.weight", (rows, packed * 8 // bits)
-        tensor = packed_tensor(ledger, name, codes, shape, scale, bits=bits)
+        name, columns = f"{module}.weight", _columns(module, packed, bits, model)
+        tensor = packed_tensor(ledger, name, codes, (rows, columns), scale, bits=bits)
     return replace(tensor, name=f"{module}.weight", scheme=f"gemma-int{tensor.params['bits']}")
+
+
+def _columns(module: str, packed: int, bits: int, model: ModelSizes) -> int:
+    """Those that the codes fill, or the model's own where the last byte is not full."""
+    most, reads = packed * 8 // bits, model.reads(module)
+    if most in reads.explained:
+        return most
+    least = most - 8 // bits
+    fitting = [size for size in reads.sizes if least < size < most]
+    return fitting[0] if len(fitting) == 1 else most
 
 
 def _bits(codes: Stored, module: str, config: Mapping[str, Any], sizes: set[int]) -> int:

@@ -49,3 +49,13 @@ def test_what_may_take_long_is_not_run() -> None:
     assert columns({"module_quant_configs": slow}, hidden_size=32) == 32
     with pytest.raises(UnsupportedError, match="of 4 bits or others"):
         columns({"module_quant_configs": slow})
+
+
+@pytest.mark.parametrize(
+    ("bits", "hidden", "found"),
+    [(2, 64, 64), (2, 63, 63), (2, 61, 61), (2, 60, 64), (4, 31, 31), (4, 30, 32), (4, 16, 32)],
+)
+def test_a_last_byte_that_is_not_full_is_told_by_the_model(
+    bits: int, hidden: int, found: int
+) -> None:
+    assert columns({"num_bits": bits}, hidden_size=hidden) == found

@@ -14,6 +14,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -84,22 +85,27 @@ COMFY |= {
         "plain-f32": {"codebook": False, "scale_dtype": torch.float32},
         "correction": {"codebook": False, "symmetric": False},
         "6-bits": {"bits": 6},
+        "correction-bf16": {"codebook": False, "symmetric": False, "dtype": torch.bfloat16},
     }.items()
 }
 
 
 def comfy(name: str, by_metadata: bool) -> None:
     layout, options, mark = COMFY[name]
+    dtype = options.get("dtype", torch.float32)
+    options = {key: value for key, value in options.items() if key != "dtype"}
     stored: Tensors = {"norm.weight": torch.ones(8, dtype=torch.bfloat16)}
     expected: Tensors = {}
     layers = {}
     rows = 160 if mark["format"] in ("nvfp4", "mxfp8") else 24  # a tile, and a part of one
     for layer, shape in {"blocks.0.qkv": (rows, 256), "blocks.1.out": (32, 256)}.items():
-        weight = torch.randn(shape) * 0.05
+        weight = (torch.randn(shape) * 0.05).to(dtype)
         quantised = QuantizedTensor.from_float(weight, layout, **options)
+        exact = replace(quantised.params, orig_dtype=torch.float32)
         for suffix, part in quantised.state_dict(f"{layer}.weight").items():
             stored[suffix] = part
-        expected[f"{layer}.weight"] = quantised.dequantize()
+        whole = QuantizedTensor(quantised._qdata, layout, exact)
+        expected[f"{layer}.weight"] = whole.dequantize()
         layers[layer] = mark
         if not by_metadata:
             text = bytearray(json.dumps(mark).encode())
