@@ -106,10 +106,9 @@ def settle(
 ) -> Settings:
     """The settings of a request; `select` are the patterns to include and to exclude.
 
-    The executor is `threads` unless a `scheduler` is given. Raises UsageError, with the key.
+    Raises UsageError, with the key.
     """
-    run: dict[str, Any] = {"threads": threads, "scheduler": scheduler}
-    run["executor"] = executor or ("distributed" if scheduler else "threads")
+    run: dict[str, Any] = {"threads": threads, "scheduler": scheduler, "executor": executor}
     if memory is not None:
         run["memory"] = memory
     data = {
@@ -126,7 +125,7 @@ def settle(
         inputs=tuple(expand(path, "inputs") for path in request.inputs),
         include=tuple(patterns(request.select.include)),
         exclude=tuple(patterns(request.select.exclude)),
-        executor=request.run.executor,
+        executor=request.run.chosen_executor(),
         scheduler=request.run.scheduler,
         threads=request.run.worker_threads(),
         memory_bytes=parse_size(request.run.memory),

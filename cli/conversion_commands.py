@@ -154,7 +154,12 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
 
 @click.command("convert", cls=Checked)
 @click.argument("path", type=click.Path())
-@click.option("--to", type=Choice(FORMATS), required=True, help="Output format.")
+@click.option(
+    "--to",
+    type=Choice(FORMATS),
+    help="Output format; a folder needs it.",
+    show_default="by the suffix of --out",
+)
 @click.option(
     "--encode",
     metavar="NAME[:KEY=VALUE,…]",
@@ -182,7 +187,7 @@ def remember_command(path: str, to: str | None, **settings: Any) -> None:
     help="To GGUF: the vision tower of a model folder, in a file of its own (--names mmproj).",
 )
 @_conversion
-def convert_command(path: str, to: str, outtype: str | None, **settings: Any) -> None:
+def convert_command(path: str, to: str | None, outtype: str | None, **settings: Any) -> None:
     """Convert PATH to another container or encoding.
 
     Run again, it goes on where it was stopped.
@@ -190,6 +195,10 @@ def convert_command(path: str, to: str, outtype: str | None, **settings: Any) ->
     \b
     Example: amn convert model.gguf --to arrow -o model.arrow
     """
+    if to is None:
+        from anamnesis.writers import named_format
+
+        to = named_format(settings["out"])
     settings["dtype"] = dtype_from(outtype, to, settings["dtype"])
     _convert(path, to, settings)
 

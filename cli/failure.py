@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
-import resource
 from collections.abc import Sequence
 
 import click
 
+from anamnesis import address_space
 from anamnesis.errors import AnamnesisError, LimitError, UsageError
 from anamnesis.pipeline.progress import printable
 from anamnesis.version import __version__
@@ -98,28 +98,14 @@ def check_address_space() -> None:
 
     OpenBLAS, which numpy brings along and nothing here uses, would end the process by itself.
     """
-    limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit == resource.RLIM_INFINITY:
-        return
-    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each takes 32 MiB of it
-    try:
-        with open("/proc/self/statm", "rb") as file:
-            taken = int(file.read().split()[0]) * resource.getpagesize()
-    except OSError:
-        return
-    if limit - taken < _START_BYTES:
-        raise LimitError(
-            f"the limit on the address space (ulimit -v) leaves {max(0, limit - taken):,} bytes; "
-            f"{_START_BYTES:,} are needed to begin",
-            limit="RLIMIT_AS",
-            need=_START_BYTES,
-            have=max(0, limit - taken),
-        )
+    if _is_limited():
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # each takes 32 MiB of it
+        address_space.check(_START_BYTES, "to begin")
 
 
 def _is_limited() -> bool:
     """Whether somebody set a limit on the address space."""
-    return resource.getrlimit(resource.RLIMIT_AS)[0] != resource.RLIM_INFINITY
+    return address_space.limit_bytes() is not None
 
 
 def _os_message(error: OSError) -> str:

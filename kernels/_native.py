@@ -18,6 +18,7 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from functools import cache, partial
 from importlib import import_module
@@ -27,11 +28,17 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis import address_space
 from anamnesis.kernels import _cache, _objects, watchers
 
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
 REALS = (float, np.float32, np.float64)
 WHOLES = (bool, int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32)
+_COMPILER = "anamnesis.kernels.bodies._compile"
+# Address space that importing numba and compiling take, and compiling again. Measured on EXL3's
+# kernel, the largest: 101 MiB were enough and 80 were not; 53 of them are LLVM's.
+FIRST_COMPILE_BYTES, COMPILE_BYTES = 128 << 20, 64 << 20
+_PURPOSE = "to compile a kernel, which is kept for the next run: run it once without the limit"
 # The types of a call's arguments: of an array `(dtype, dimensions, whether it is contiguous)`, of a
 # tuple another such tuple, and of a number its type.
 Key = tuple[Any, ...]
@@ -117,8 +124,10 @@ def variants(name: str) -> Callable[..., Kernel]:
 
 
 def _compiler() -> Any:
-    """The module that imports numba."""
-    return import_module("anamnesis.kernels.bodies._compile")
+    """The module that imports numba; LimitError where LLVM would end the process in it."""
+    need = COMPILE_BYTES if _COMPILER in sys.modules else FIRST_COMPILE_BYTES
+    address_space.check(need, _PURPOSE)
+    return import_module(_COMPILER)
 
 
 def _take(arguments: Iterable[Any], values: list[Any]) -> Key:

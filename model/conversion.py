@@ -105,7 +105,7 @@ def convert(
     path: PathLike,
     out: PathLike,
     *,
-    to: Format,
+    to: Format | None = None,
     dtype: Dtype | None = None,
     encode: Encode | None = None,
     allow_requantize: bool = False,
@@ -135,8 +135,16 @@ def convert(
     limits: LimitsLike | None = None,
     progress: ProgressLike = False,
 ) -> Outcome:
-    """Any input to any target: `remember` with the target named, and with all of its keywords."""
-    return _run(locals())
+    """Any input to any target: `remember` with all of its keywords, and a target that is named.
+
+    to: the output format, which the suffix of `out` may say; a folder needs it.
+    """
+    given = locals()
+    if to is None:
+        from anamnesis.writers import named_format
+
+        given["to"] = named_format(os.fsdecode(out))
+    return _run(given)
 
 
 def _run(given: dict[str, Any]) -> Outcome:

@@ -113,7 +113,7 @@ class Job(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             rounding=numbers.rounding,
             passthrough=numbers.passthrough or output.dtype or "keep",
             assume_unit_scale=numbers.assume_unit_scale,
-            executor=run.executor,
+            executor=run.chosen_executor(),
             threads=threads,
             memory_bytes=parse_size(run.memory),
             disk_bytes=None if run.disk is None else parse_size(run.disk),

@@ -52,11 +52,9 @@ def flag(keyword: str) -> str:
 def job_for(path: str, out: str, **settings: Any) -> Job:
     """The job of one input, from keywords of `KEYS`; None is the default.
 
-    A `scheduler` makes the job a distributed one. Raises UsageError, with the job file's key.
+    Raises UsageError, with the job file's key.
     """
     sections: dict[str, dict[str, Any]] = {"output": {"path": out}}
-    if settings.get("scheduler") is not None and settings.get("executor") is None:
-        settings["executor"] = "distributed"
     for name, value in settings.items():
         section, _, key = KEYS[name].partition(".")
         if value is not None:

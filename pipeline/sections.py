@@ -19,6 +19,7 @@ Text = Annotated[
 Patterns = Annotated[str | tuple[Text, ...], Meta(extra={"form": "a pattern, or a list of them"})]
 Dtype = Literal["bf16", "f16", "f32"]
 Bf16 = Literal["extension", "lance", "uint16", "float32"]
+Executor = Literal["serial", "threads", "distributed"]
 _SCHEDULER_SCHEMES = ("tcp", "tls", "ucx", "ws", "wss", "inproc")
 
 
@@ -150,8 +151,9 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where and how wide the job runs; the output does not depend on it."""
 
     executor: Annotated[
-        Literal["serial", "threads", "distributed"], Meta(description="Who runs the tasks.")
-    ] = "threads"
+        Executor | None,
+        Meta(description="Who runs the tasks. null: distributed with a scheduler, else threads."),
+    ] = None
     threads: Annotated[
         Literal["auto"] | Annotated[int, Meta(ge=1, le=MAX_THREADS)],
         Meta(
@@ -185,7 +187,7 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scheduler: Annotated[
         Text | None,
         Meta(
-            description="Address of a Dask scheduler, such as tcp://host:8786; needs executor "
+            description="Address of a Dask scheduler, such as tcp://host:8786, for executor "
             "distributed. null: a cluster on this machine."
         ),
     ] = None
@@ -197,12 +199,20 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = False
 
+    def chosen_executor(self) -> Executor:
+        """Who runs the tasks; UsageError for a scheduler that another executor is named beside."""
+        if self.scheduler is None:
+            return self.executor or "threads"
+        if self.executor not in (None, "distributed"):
+            raise UsageError(
+                f"run.scheduler: is for run.executor distributed, found {self.executor}; leave one "
+                "of them out"
+            )
+        return "distributed"
+
     def worker_threads(self) -> int:
         """How many threads that is here; UsageError for settings that contradict each other."""
-        if self.scheduler is not None and self.executor != "distributed":
-            raise UsageError(
-                f"run.scheduler: needs run.executor distributed, found {self.executor}"
-            )
+        executor = self.chosen_executor()
         scheme, there, _ = (self.scheduler or "").partition("://")
         if there and scheme not in _SCHEDULER_SCHEMES:
             raise UsageError(
@@ -210,14 +220,14 @@ class Run(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                 f"with one of {', '.join(f'{s}://' for s in _SCHEDULER_SCHEMES)} (its dashboard "
                 "is another)"
             )
-        if self.staging is not None and self.executor == "distributed":
+        if self.staging is not None and executor == "distributed":
             raise UsageError(
                 "run.staging: is a folder of this machine, which workers of a cluster do not have; "
                 "found run.executor distributed"
             )
-        if self.executor == "serial" and self.threads not in ("auto", 1):
+        if executor == "serial" and self.threads not in ("auto", 1):
             raise UsageError(f"run.threads: the serial executor uses 1, found {self.threads}")
-        if self.executor == "serial":
+        if executor == "serial":
             return 1
         return available_cpus() if self.threads == "auto" else self.threads
 

@@ -105,6 +105,17 @@ def format_of(path: str, asked: str | None = None) -> str:
     return asked or "safetensors"
 
 
+def named_format(path: str) -> str:
+    """The format that the suffix of `path` says; UsageError where that is a folder."""
+    form = format_of(path)
+    if PurePath(path).suffix != WRITERS[form].suffix:
+        raise UsageError(
+            f"output.format (--to): {path} is a folder, whose name says no format; allowed: "
+            f"{' | '.join(WRITERS)}"
+        )
+    return form
+
+
 def writer(name: str) -> WriterModule:
     """The module of an output format, imported on first use."""
     module: WriterModule = import_module(f"anamnesis.writers.{WRITERS[name].module}")

@@ -19,6 +19,7 @@ from slow_writes import SLOW
 import anamnesis
 from anamnesis import stopping
 from anamnesis.cli.main import cli
+from anamnesis.errors import UsageError
 from anamnesis.limits import OUTPUT_BYTES, Limits
 from anamnesis.pipeline import config
 from anamnesis.writers import usual_shard_size
@@ -49,6 +50,17 @@ def test_json_and_dry_run(verb: str, amn: Amn, fp8_model: Path, tmp_path: Path) 
         "tensors": plan["tensors"],
         "bytes": verified["bytes"],
     }
+
+
+def test_a_suffix_names_the_target(amn: Amn, sample: Path, tmp_path: Path) -> None:
+    """As `remember` has it; a folder's name says none, and people may mean any of several."""
+    done = amn("convert", sample, "-o", tmp_path / "w.arrow", "--dry-run")
+    assert " bytes, arrow, 1 file(s)" in done.stdout
+    anamnesis.convert(sample, tmp_path / "w.parquet", include="output_norm*")
+    assert (tmp_path / "w.parquet").read_bytes()[:4] == b"PAR1"
+    with pytest.raises(UsageError, match="is a folder, whose name says no format; allowed: arrow"):
+        anamnesis.convert(sample, tmp_path / "w")
+    assert not (tmp_path / "w").exists()
 
 
 @pytest.mark.parametrize("dtype", ["f32", "f16", "bf16"])

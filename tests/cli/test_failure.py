@@ -106,6 +106,37 @@ def test_an_address_space_that_is_too_small_is_a_limit(fp8_model: Path) -> None:
     assert LimitError.exit_code in codes
 
 
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="needs /proc")
+@pytest.mark.skipif("NUMBA_DISABLE_JIT" in os.environ, reason="nothing is compiled")
+def test_a_kernel_is_not_compiled_where_llvm_would_end_the_process(
+    fp8_model: Path, tmp_path: Path
+) -> None:
+    """With nothing kept of earlier runs; what is needed more than what is left is told."""
+    code = (
+        "import sys; from resource import RLIMIT_AS, setrlimit\n"
+        "from anamnesis import address_space\n"
+        "def check(need, what, usual=address_space.check):\n"
+        "    taken = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
+        "    'compile' in what and setrlimit(RLIMIT_AS, [taken + (need >> 1)] * 2)\n"
+        "    usual(need, what)\n"
+        "address_space.check = check\n"
+        "from anamnesis.cli.main import main\n"
+        "main(sys.argv[1:])"
+    )
+    out = tmp_path / "out"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "remember", str(fp8_model), "-o", str(out)],
+        env={**os.environ, "ANAMNESIS_CACHE": str(tmp_path / "cache")},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+    assert done.returncode == LimitError.exit_code, done.stderr
+    assert "bytes; 134,217,728 are needed to compile a kernel" in done.stderr
+    assert done.stderr.count("error: ") == 1
+    assert {path.name for path in tmp_path.iterdir()} == {"cache", fp8_model.name}
+
+
 def test_debug_still_shows_where(amn: Amn, tmp_path: Path) -> None:
     done = amn("inspect", tmp_path / "nothing", "--debug")
     assert "Traceback" in done.stderr

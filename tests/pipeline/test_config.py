@@ -86,12 +86,15 @@ def test_available_cpus_are_those_of_this_process() -> None:
     assert 1 <= sections.available_cpus() <= most
 
 
-def test_a_scheduler_needs_the_executor_that_uses_it() -> None:
+def test_a_scheduler_brings_the_executor_that_uses_it() -> None:
+    def executor(**run: Any) -> str:
+        return job_from(inputs=["a"], output={"path": "o"}, run=run).resolve().executor
+
     address = {"scheduler": "tcp://host:8786"}
-    with pytest.raises(UsageError, match=r"run\.scheduler: needs run\.executor distributed"):
-        job_from(inputs=["a"], output={"path": "o"}, run=address).resolve()
-    both = job_from(inputs=["a"], output={"path": "o"}, run=address | {"executor": "distributed"})
-    assert both.resolve().scheduler == "tcp://host:8786"
+    assert executor() == "threads"
+    assert executor(**address) == executor(**address, executor="distributed") == "distributed"
+    with pytest.raises(UsageError, match=r"run\.scheduler: is for .*, found serial; leave one"):
+        executor(**address, executor="serial")
 
 
 def test_values_pass_between_processes() -> None:
@@ -126,7 +129,8 @@ def test_choices_are_the_rows_of_the_tables() -> None:
     defs = schema()["$defs"]
     formats = defs["Output"]["properties"]["format"]["anyOf"][0]["enum"]
     assert sorted(formats) == sorted(WRITERS)
-    assert sorted(defs["Run"]["properties"]["executor"]["enum"]) == sorted(EXECUTORS)
+    executors = defs["Run"]["properties"]["executor"]["anyOf"][0]["enum"]
+    assert sorted(executors) == sorted(EXECUTORS)
     dtypes = {dtype for row in WRITERS.values() for dtype in row.dtypes}
     assert set(get_args(config.Dtype)) == dtypes
 

@@ -20,7 +20,7 @@ GOOD = "inputs: [a.gguf]\noutput: {path: o}\n"
         (GOOD + "run: {disk: 1.5 tb}", "; did you mean 1.5TiB or 1.5TB?"),
         (GOOD + "run: {memory: much}", "GB TB)"),
         (GOOD + "run: {executor: dask}", "; did you mean distributed?"),
-        (GOOD + "run: {executor: dask-cluster}", "allowed: serial | threads | distributed"),
+        (GOOD + "run: {executor: dask-cluster}", "allowed: serial | threads | distributed | null"),
         ("inputs: [a.gguf]\noutput: o\n", "compression, bf16; write {path: 'o'}"),
         ("inputs: [a.gguf]\noutput: [o]\n", "compression, bf16"),
         ("inputs: a.gguf\noutput: {path: o}\n", "; write ['a.gguf']"),
