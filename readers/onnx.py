@@ -24,7 +24,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.folder import Folder, folder_of
 from anamnesis.readers.onnx_nodes import PACKED, Values, graph_of, values_of
 from anamnesis.readers.source import SourceFile, open_source
-from anamnesis.words import extra
+from anamnesis.words import and_more, extra
 
 _MESSAGE_BYTES = 2 * GiB  # protobuf's own limit
 _ONE_BY_ONE = (2, 3, 4, 5, 6)  # integers whose field is `int32_data`
@@ -72,7 +72,7 @@ class _Message:
     at: int = 0
     files: dict[str, FileId] = field(default_factory=dict)  # of external data, by location
     notes: list[str] = field(default_factory=list)
-    unread: list[str] = field(default_factory=list)
+    left_out: dict[str, list[str]] = field(default_factory=dict)  # names by why
     codes: frozenset[str] = frozenset()
     zeros: frozenset[str] = frozenset()
     scales: frozenset[str] = frozenset()
@@ -101,7 +101,8 @@ def open_onnx(path: str, limits: Limits) -> Container:
             raise FormatError(f"{path}: initialiser {name!r:.200} is in the graph twice")
         stored[name] = found
     files = (message.file, *message.files.values())
-    notes, unread = tuple(message.notes), tuple(message.unread)
+    unread = tuple(name for names in message.left_out.values() for name in names)
+    notes = (*message.notes, *_notes(message))
     values = {**message.values, **values_of(path, about, stored, unread)}
     return Container("onnx", files, stored, values=values, notes=notes, unread=unread)
 
@@ -192,7 +193,7 @@ def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
     ):
         return None
     if not data and nbytes:
-        _leave_out(message, [name], "its numbers are stored one by one, not as bytes")
+        _leave_out(message, [name], "numbers that are stored one by one, not as bytes")
         return None
     if len(data) != nbytes:
         raise FormatError(f"{where}: {len(data):,} bytes; {dtype} {list(dims)} takes {nbytes:,}")
@@ -223,10 +224,14 @@ def _enter_numbers(message: _Message, name: str, tensor: Any) -> bool:
 
 
 def _leave_out(message: _Message, names: list[str], why: str) -> None:
-    message.unread.extend(names)
-    message.notes.extend(
-        f"{message.path}: initialiser {name!r:.200}: {why}; it was left out" for name in names
-    )
+    message.left_out.setdefault(why, []).extend(names)
+
+
+def _notes(message: _Message) -> Iterator[str]:
+    """A note for each reason to leave initialisers out; however many."""
+    for why, names in message.left_out.items():
+        first = f"{message.path}: initialiser {names[0]!r:.200}{and_more(len(names))}: {why}; "
+        yield first + ("it was left out" if len(names) == 1 else "they were left out")
 
 
 def _inside(tensor: Any, dtype: str) -> tuple[int, bytes]:

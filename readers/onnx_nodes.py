@@ -19,7 +19,8 @@ hold codes, and for the codes of
 codes of fewer than eight bits, which are stored as bytes; `numbers` are zero points that are stored
 one by one. The `axis` of one number is None. `copies` are names that a second node of the same
 codes takes, by the first node's: their numbers must be the same. `beside` marks scales and zero
-points of activations, which nodes of quantisers take while the model runs.
+points of activations, which nodes of quantisers take while the model runs; `moves` marks numbers
+that the inputs of such operators are multiplied by.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.onnx_uses import Use, flow_of, of_activations, uses_of
+from anamnesis.readers.onnx_uses import INTEGERS, Use, flow_of, of_activations, uses_of
 
 Values = dict[str, Any]
 # TensorProto.DataType of numbers of fewer than eight bits, packed, low bits first.
@@ -65,6 +66,7 @@ _DIRECT: dict[str, tuple[int, dict[str, int], dict[str, int]]] = {
 # Of QMoE's three matrices: inputs that hold codes, scales and zero points; and its attributes.
 _EXPERTS = ((2, 3, 11), (5, 6, 12), (8, 9, 13))
 _OF_EXPERTS = {"expert_weight_bits": 4, "block_size": 0, "weights_prepacked": -1}
+_QUANTISERS = ("DynamicQuantizeLinear", "QuantizeLinear")
 _OF_ACTIVATIONS = ("DequantizeLinear", "QuantizeLinear")
 
 
@@ -76,6 +78,7 @@ class Graph:
     held: Mapping[str, Any]
     uses: tuple[Use, ...]
     activations: frozenset[str]
+    moving: frozenset[str]
 
     def quantised(self) -> tuple[frozenset[str], frozenset[str], frozenset[str]]:
         """Names of codes, of zero points and of scales that are dequantised one by one.
@@ -105,7 +108,8 @@ def graph_of(graph: Any) -> Graph:
                 held.setdefault(node.output[0], attribute.t)
     flow = flow_of(graph, held)
     activations = frozenset(of_activations(graph, flow))
-    return Graph(graph.node, held, tuple(uses_of(graph, flow)), activations)
+    moving = frozenset(flow.multiplied(_QUANTISED.union(INTEGERS, _QUANTISERS)))
+    return Graph(graph.node, held, tuple(uses_of(graph, flow)), activations, moving)
 
 
 def values_of(
@@ -152,6 +156,7 @@ def values_of(
         _enter(path, "DequantizeLinear", use.codes, said, values)
     for name in graph.activations:
         values.setdefault(f"{name}.beside", "quantised activations")
+    values |= {f"{name}.moves": True for name in graph.moving}
     return values
 
 

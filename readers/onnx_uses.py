@@ -13,7 +13,7 @@ docs/ContribOperators.md, onnxruntime/python/tools/quantization/operators.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -118,6 +118,19 @@ class Flow:
                 todo.extend(node.input)
             else:
                 yield one
+
+    def multiplied(self, operators: Collection[str]) -> Iterator[str]:
+        """Initialisers of several numbers that the first input of an operator is multiplied by."""
+        for name, takers in self.takers.items():
+            node = self.makers.get(name)
+            if node is None or node.op_type not in ("Div", "Mul"):
+                continue
+            if any(taker.op_type in operators and taker.input[0] == name for taker in takers):
+                several = (one for one in node.input if math.prod(self._dims(one)) > 1)
+                yield from several
+
+    def _dims(self, name: str) -> tuple[int, ...]:
+        return tuple(self.held[name].dims) if name in self.held else ()
 
     def scale_of_inputs(self, name: str) -> str:
         """The scale of what a quantiser made of the inputs."""

@@ -73,6 +73,9 @@ def note_parents(ledger: Ledger) -> None:
     if weights or ledger.stated:
         around, layers = _around(weights), {_layer(weight) for weight in weights}
         unknown = (t for t in ledger.tensors.values() if _unknown(ledger, t, around, layers))
+        if kind == "onnx":  # whose graph says what inputs are multiplied by
+            values = ledger.container.values
+            unknown = (t for t in unknown if f"{t.name}.moves" in values)
         _note(ledger, list(unknown), "decoded")
     elif kind in ("pth", "safetensors"):  # others hold arrays of anything
         names = (

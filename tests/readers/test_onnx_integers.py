@@ -130,3 +130,19 @@ def test_rows_that_are_looked_up_have_one_scale(tmp_path: Path) -> None:
     several = array("s", np.ones(8, np.float32))
     with pytest.raises(UnsupportedError, match="DequantizeLinear behind Gather, with several"):
         load_model(model(CODES, several, nodes=nodes, path=tmp_path / "b.onnx"))
+
+
+@pytest.mark.parametrize("taken", [True, False])
+def test_what_inputs_are_multiplied_by_is_noted(tmp_path: Path, taken: bool) -> None:
+    """A factor for each input; one that only the graph's other nodes take is no part of a layer."""
+    held = [*parts("m"), array("odd", np.ones(32, np.float32))]
+    nodes = [helper.make_node("Mul", ["y0", "odd"], ["x" if taken else "z"]), nbits("m")]
+    notes = load_model(model(*held, nodes=nodes, path=tmp_path / "m.onnx")).notes
+    assert len(notes) == taken
+    assert all("'odd'" in note and "multiplies" in note for note in notes)
+
+
+def test_what_is_left_out_is_noted_at_once(tmp_path: Path) -> None:
+    shapes = [helper.make_tensor(f"shape{at}", 7, [2], [1, -1]) for at in range(3)]
+    (note,) = load_model(model(*shapes, ONE, path=tmp_path / "m.onnx")).notes
+    assert "'shape0' and 2 more: numbers that are stored one by one" in note
