@@ -38,7 +38,8 @@ WINDOW_ROWS, PEER_ROWS = 256, 128
 SECONDS = 0.5  # that the repetitions of one work may take
 GOALS = {
     **dict.fromkeys(("bnb-int8", "bnb-nf4", "fp8-block", "fp8-channel", "fp8-tensor"), 0.5),
-    **dict.fromkeys(("gguf-q4-0", "gguf-q8-0", "mxfp4", "mxfp8", "nvfp4"), 0.5),
+    **dict.fromkeys(("ct-int-quantized", "gguf-mxfp4", "gguf-nvfp4", "gguf-q4-0"), 0.5),
+    **dict.fromkeys(("gguf-q8-0", "mxfp4", "mxfp8", "nvfp4"), 0.5),
 }
 # Encoders of a window alone: what searches takes seconds for a matrix, and what is transposed is
 # gathered by other code.

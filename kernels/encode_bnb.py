@@ -45,6 +45,8 @@ _NF4 = (-1.0, -0.6961928009986877, -0.5250730514526367, -0.39491748809814453,
 _FP4 = (0.0, 0.0625, 8.0, 12.0, 4.0, 6.0, 2.0, 3.0)
 _LEAST = np.float32(1e-38)
 _ENDS = {"fp4": (-7 / 6, 7 / 6), "nf4": (-1.1519036, 1.1385216)}  # of the maps, in absmax
+# INT8: half a step beyond both ends, and 1 / 127 as the library has it.
+_BYTES = np.array([-127.5 / 127, 127.5 / 127, 7.874015718698502e-3], np.float32)
 _four_bits = variants("encode_bnb:four_bits")
 _last_four_bits = kernel("encode_bnb:last_four_bits")
 _rows_of_bytes = kernel("encode_bnb:rows_of_bytes")
@@ -328,7 +330,14 @@ def blocks_int8(parts: Parts, facts: Facts) -> Blocks:
 
 def ends_int8(parts: Parts, facts: Facts) -> Ends:
     """Half a step beyond 127."""
-    return around(parts["scale"] * np.float32(127.5 / 127), facts.columns, facts.columns)
+    return around(parts["scale"] * _BYTES[1], facts.columns, facts.columns)
+
+
+def codes_int8(parts: Parts, facts: Facts) -> Codes | None:
+    """A number a row."""
+    if facts.columns % 16:
+        return None
+    return Codes("int8", parts["weight"].view(np.uint8), facts.columns, parts["scale"], _BYTES)
 
 
 def config_int8(settings: Settings, kept: Kept, dtype: str) -> Config:

@@ -15,6 +15,8 @@ the row; Q8_0 has none. Layouts are in `gguf_legacy`. Source: ggml `src/ggml-qua
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from anamnesis.kernels._ends_ggml import by_scale
 from anamnesis.kernels._ggml import of_blocks, of_groups
 from anamnesis.kernels._native import Kernel, kernel, variants
@@ -31,9 +33,12 @@ ends_q5_0, ends_q5_1 = by_scale(-16.5, 15.5), by_scale(-0.5, 31.5, biased=True)
 ends_q8_0 = by_scale(-127.5, 127.5)
 
 
-def codes_q8_0(parts: Parts, facts: Facts) -> Codes:
+def _as_stored(form: str) -> Callable[[Parts, Facts], Codes]:
     """Blocks as they are."""
-    return Codes("q8-0", parts["blocks"], 32)
+    return lambda parts, facts: Codes(form, parts["blocks"], 32)
+
+
+codes_q4_0, codes_q4_1, codes_q8_0 = map(_as_stored, ("q4-0", "q4-1", "q8-0"))
 
 
 def _of_blocks(encoding: str, alone: Kernel, weighted: Kernel) -> Encode:

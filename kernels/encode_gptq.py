@@ -91,10 +91,11 @@ def _by_output(values: Array, params: Params, out: Outputs) -> tuple[Any, Any]:
     lines = np.ascontiguousarray(values.reshape(-1, outputs).T)
     inputs = lines.shape[1]
     scales = {"scale": np.empty(outputs * (inputs // group), out["scale"].dtype)}
-    codes, zeros = integers_of(lines.reshape(-1), {**params, "columns": inputs}, scales)
+    half, codes = 1 << int(params["bits"]) - 1, np.empty((outputs, inputs), np.uint8)
+    lined = {**params, "columns": inputs}
+    zeros = integers_of(lines.reshape(-1), lined, scales, half, codes.reshape(-1))
     out["scale"][:] = scales["scale"].reshape(outputs, -1).T.reshape(-1)
-    half = 1 << int(params["bits"]) - 1
-    return codes.reshape(outputs, inputs), (zeros.reshape(outputs, -1) + half).astype(np.uint8)
+    return codes, (zeros.reshape(outputs, -1) + half).astype(np.uint8)
 
 
 def encode_gptq(values: Floats, params: Params, out: Outputs) -> None:

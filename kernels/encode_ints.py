@@ -19,6 +19,7 @@ compressed-tensors 0.20 `quantization/utils/helpers.py` `calculate_qparams`,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -31,9 +32,10 @@ from anamnesis.kernels._pack import pack, pack_rows
 from anamnesis.kernels.config import Config, Kept, compressed_tensors
 from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of
 from anamnesis.kernels.ends import Ends, between, wide
+from anamnesis.kernels.loss import Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.transcode_ints import zeros_down
-from anamnesis.kernels.types import Array, Outputs, Params
+from anamnesis.kernels.types import Array, Bytes, Outputs, Params
 
 codes_of = variants("encode_ints:codes_of")
 
@@ -80,45 +82,60 @@ def form_bytes(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
 def encode_packed(values: Array, params: Params, out: Outputs) -> None:
     """Codes, scales, and zero points when they are not all 0."""
     bits, columns = int(params["bits"]), params["columns"]
-    codes, zeros = integers_of(values, params, out)
-    packed = out["weight"]
+    packed, half = out["weight"], 1 << bits - 1
     if columns * bits % 32 == 0 and columns % 8 == 0:
-        pack(codes, bits, packed.view(np.uint8))
+        stream = packed.view(np.uint8)
+        if bits == 4 and _group(columns, params) % 16 == 0:
+            zeros = integers_of(values, params, out, half, stream, paired=True)
+        else:
+            codes = np.empty(len(values), np.uint8)
+            zeros = integers_of(values, params, out, half, codes)
+            pack(codes, bits, stream)
     else:
         # Rows that end within a word begin a new one.
-        packed[:] = pack_rows(codes.reshape(-1, columns), bits).reshape(-1)
+        codes = np.empty((len(values) // columns, columns), np.uint8)
+        zeros = integers_of(values, params, out, half, codes.reshape(-1))
+        packed[:] = pack_rows(codes, bits).reshape(-1)
     out["shape"][:] = params["shape"][: len(out["shape"])]
     if "zero" in out:
         # Zero points are packed down the rows, 32 rows at a time, which are whole words.
-        lines = (zeros.reshape(len(values) // columns, -1) + (1 << bits - 1)).astype(np.uint8)
+        lines = (zeros.reshape(len(values) // columns, -1) + half).astype(np.uint8)
         out["zero"][:] = pack_rows(lines.T, bits).T.reshape(-1)
 
 
 def encode_bytes(values: Array, params: Params, out: Outputs) -> None:
     """Codes as int8, scales, and zero points when they are not all 0."""
-    codes, zeros = integers_of(values, params, out)
-    out["weight"][:] = (codes - np.uint8(1 << int(params["bits"]) - 1)).view(np.int8)
+    zeros = integers_of(values, params, out, 0, out["weight"].view(np.uint8))
     if "zero" in out:
         out["zero"][:] = zeros.astype(np.int8)
 
 
-def integers_of(values: Array, params: Params, out: Outputs) -> tuple[Any, Any]:
-    """Offset codes, uint8, and zero points, float32, one a group; stores the scales."""
+def integers_of(
+    values: Array,
+    params: Params,
+    out: Outputs,
+    offset: int,
+    codes: Bytes,
+    *,
+    paired: bool = False,
+) -> Any:
+    """Store the scales, and `code + offset` in `codes`: bytes, or `paired`, two of four bits.
+
+    Returns the zero points, float32, one a group.
+    """
     dtype, bits = params["dtype"], int(params["bits"])
     group = _group(params["columns"], params)
-    half = 1 << bits - 1
     with np.errstate(all="ignore"):
         if params["sym"]:
-            levels = narrow(np.array([(1 << bits) - 1], np.float32), dtype)[0] / np.float32(2)
-            scales = narrow(magnitudes(values, group) / levels, dtype)
+            levels = np.float32((1 << bits) - 1)  # which every dtype has
+            scales = narrow(magnitudes(values, group) / (levels / np.float32(2)), dtype)
             zeros = np.zeros_like(scales)
         else:
             scales, zeros = _asymmetric(values, group, bits, dtype)
     scales = np.where(scales == 0, np.float32(EPSILON[dtype]), scales)
     out["scale"][:] = stored(scales, dtype)
-    codes = np.empty(len(values), np.uint8)
-    codes_of(KINDS[dtype])(values, scales, zeros, group, half, codes)
-    return codes, zeros
+    codes_of(KINDS[dtype], paired)(values, scales, zeros, group, 1 << bits - 1, offset, codes)
+    return zeros
 
 
 def _asymmetric(values: Array, group: int, bits: int, dtype: str) -> tuple[Any, Any]:
@@ -126,8 +143,7 @@ def _asymmetric(values: Array, group: int, bits: int, dtype: str) -> tuple[Any, 
     # torch's min and max keep NaNs, as numpy's do.
     least, most = np.minimum(least, np.float32(0)), np.maximum(most, np.float32(0))
     half = np.float32(1 << bits - 1)
-    levels = narrow(np.array([(1 << bits) - 1], np.float32), dtype)[0]
-    scales = narrow(narrow(most - least, dtype) / levels, dtype)
+    scales = narrow(narrow(most - least, dtype) / np.float32((1 << bits) - 1), dtype)
     zeros = narrow(-half - narrow(least / scales, dtype), dtype)
     zeros = np.rint(np.clip(zeros, -half, half - 1))
     return scales, np.nan_to_num(zeros, nan=0)
@@ -175,6 +191,32 @@ def _ends(parts: Parts, facts: Facts, zeros: Any) -> Ends:
     scales = wide(parts["scale"])
     first, last = np.float32(-0.5) - zeros, np.float32((1 << bits) - 0.5) - zeros
     return between(first * scales, last * scales, columns, _group(columns, facts.settings))
+
+
+def codes_packed(parts: Parts, facts: Facts) -> Codes | None:
+    """Pairs of four bits without zero points."""
+    if facts.settings["bits"] != 4 or not _is_plain(parts, facts):
+        return None
+    return _codes("pairs", (*range(-8, 8), -8.5, 7.5), parts, facts)
+
+
+def codes_bytes(parts: Parts, facts: Facts) -> Codes | None:
+    """Bytes without zero points."""
+    if not _is_plain(parts, facts):
+        return None
+    half = float(_half(facts.settings))
+    return _codes("int8", (-half - 0.5, half - 0.5, 1), parts, facts)
+
+
+def _is_plain(parts: Parts, facts: Facts) -> bool:
+    """Whether codes have no zero points, and lie in groups of whole runs of 16."""
+    return "zero" not in parts and _group(facts.columns, facts.settings) % 16 == 0
+
+
+def _codes(form: str, table: Sequence[float], parts: Parts, facts: Facts) -> Codes:
+    codes, scales = parts["weight"].view(np.uint8), wide(parts["scale"]).reshape(-1)
+    group = _group(facts.columns, facts.settings)
+    return Codes(form, codes, group, scales, np.array(table, np.float32))
 
 
 def _half(settings: Settings) -> Any:

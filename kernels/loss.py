@@ -41,7 +41,9 @@ class Lost(NamedTuple):
 class Codes(NamedTuple):
     """Stored bytes whose numbers and ends `form` tells, in groups of `size`, a multiple of 16.
 
-    "e4m3" has a code a byte and `scales`, float32, for every group in turn; "q8-0" ggml's blocks.
+    "e4m3" has a code a byte and `scales`, float32, for every group in turn; "int8" too, and three
+    factors as `table`: of the ends below and above, and of all numbers. "q4-0", "q4-1" and "q8-0"
+    are ggml's blocks.
     "pairs" and "pairs-back" have two codes a byte, the first in the low or in the high half, with
     `scales` and `table`: the sixteen numbers of codes, and the ends below and above.
     """

@@ -22,7 +22,7 @@ from anamnesis.kernels.loss import Losses
 from anamnesis.kernels.readback import Facts, Readback
 from anamnesis.kernels.transcoders import Inexact, Read, transcoder
 from anamnesis.kernels.types import Array
-from anamnesis.limits import KiB
+from anamnesis.limits import MiB
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.decode import OUT
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
@@ -42,7 +42,7 @@ Numbers = Callable[[Decoded, int, int], Any]
 
 _widen = kernel("_narrow_lanes:widened")
 
-NEAR_BYTES = 512 * KiB  # of the values that an encoder is given
+NEAR_BYTES = MiB  # of the values that an encoder is given
 
 _HELD = {"BF16": np.uint16, "F16": np.float16, "F32": np.float32}
 

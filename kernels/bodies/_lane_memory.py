@@ -15,7 +15,7 @@ from numba.extending import intrinsic
 
 from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Values
 from anamnesis.kernels.bodies._jit import DISABLED, inline
-from anamnesis.kernels.bodies._llvm import Lanes, pointer, prefetch, same
+from anamnesis.kernels.bodies._llvm import Lanes, pointer, prefetch, same, shuffle
 from anamnesis.kernels.types import Array, Bytes, Floats, Halves, Ints
 
 COUNT = 16
@@ -58,6 +58,9 @@ if DISABLED:
 
     def put_pairs_back(out: Bytes, at: int, codes: Ints) -> None:
         out[at : at + COUNT // 2] = (codes[::2] << 4 | codes[1::2]).astype(np.uint8)
+
+    def put_halves(out: Bytes, at: int, codes: Ints) -> None:
+        out[at : at + COUNT // 2] = (codes[:8] | codes[8:] << 4).astype(np.uint8)
 
 else:
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
@@ -215,6 +218,23 @@ else:
 
     put_pairs = _put_pairs(0, 28, "Store eight bytes of two codes each, the first in the low half.")
     put_pairs_back = _put_pairs(4, 32, "The same with the first one in the high half.")
+
+    @intrinsic
+    def put_halves(typingctx: Typing, out: Type, at: Type, codes: Type) -> Any:
+        """Store eight bytes of two codes each: the first eight in the low halves."""
+        if not isinstance(out, types.Array) or out.dtype != types.uint8 or codes != WHOLES:
+            return None
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            low = shuffle(builder, args[2], args[2], range(COUNT // 2))
+            high = shuffle(builder, args[2], args[2], range(COUNT // 2, COUNT))
+            both = builder.or_(low, builder.shl(high, same(high.type, 4)))
+            data = builder.trunc(both, ir.VectorType(_I8, COUNT // 2))
+            where = pointer(context, builder, out, args[0], args[1], data.type)
+            builder.store(data, where, align=1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, codes), build
 
 
 @inline

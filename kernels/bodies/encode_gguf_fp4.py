@@ -13,6 +13,7 @@ from anamnesis.kernels.bodies._lane_memory import (
     bring,
     lanes,
     put_bytes,
+    put_halves,
     put_lanes,
 )
 from anamnesis.kernels.bodies._lanes import (
@@ -20,6 +21,7 @@ from anamnesis.kernels.bodies._lanes import (
     as_reals,
     choose,
     least_of,
+    most_of,
     reals,
     size_of,
     splat,
@@ -33,7 +35,7 @@ _f32 = np.float32
 _NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 _MIDDLES = np.array([0.5, 1.5, 2.5, 3.5, 5, 7, 10], np.float32)
 _FAR = np.float32(2.0**20)  # of a scale; from some 2**24 on distances are alike
-_EVERY = 0xFFFF
+_EVERY, _NAN = 0xFFFF, np.float32(np.nan)
 _tile, _scales, _codes, _room = stack(1024), stack(64), stack(64), stack(64)
 
 
@@ -58,8 +60,32 @@ def _codes_of(numbers: Floats, scale: np.float32) -> Any:
         return _nearest(numbers, scale)
     for k in range(7):
         code = choose(size > splat(_f32(_MIDDLES[k] * scale)), splat(k + 1), code)
-    signed = code | as_bits(numbers) >> 28 & 8
-    return choose(code == splat(0), code, signed)
+    return _signed(code, numbers)
+
+
+@inline
+def _codes_by(numbers: Floats, scale: np.float32, inverse: np.float32, below: int) -> Any:
+    """The same by products with `inverse`, that of the scale, or NaN.
+
+    A product is off by less than `below` of its last places, and nearer than that to a middle
+    where it is the middle's: then the lower magnitude is what is left when they are taken off.
+    """
+    size = size_of(numbers) * inverse
+    if word(size < splat(_FAR)) != _EVERY:
+        return _codes_of(numbers, scale)
+    bits = as_bits(size) - below
+    # From 1 on a code is the exponent's last bits and the first of the mantissa, which the highest
+    # bit that goes is added to. Below there are two middles.
+    code, left = (bits + 0x200000 >> 22) - (126 << 1), as_reals(bits)
+    small = choose(left > splat(_f32(0.75)), splat(2), splat(1))
+    small = choose(left > splat(_f32(0.25)), small, splat(0))
+    return _signed(least_of(most_of(code, small), splat(7)), numbers)
+
+
+@inline
+def _signed(code: Ints, numbers: Floats) -> Any:
+    """Codes of magnitudes with the signs of numbers, but for 0."""
+    return choose(code == splat(0), code, code | as_bits(numbers) >> 28 & 8)
 
 
 @jit
@@ -70,10 +96,12 @@ def mxfp4(values: Array, exponents: Bytes, out: Bytes) -> None:
         # Half of 2 ** (e - 127), as `_NUMBERS` are doubled; below exponent 1 it is subnormal.
         bits = u32(0x00200000) << e if e < 2 else u32(u32(e - u32(1)) << u32(23))
         scale = as_f32(u32(bits))
+        # 2 ** (127 - e), where both are normal: products with it are exact.
+        inverse = as_f32(u32(u32(u32(254) - e) << u32(23))) if 1 <= e <= 253 else _NAN
         out[17 * b] = exponents[b]
         bring(values, 32 * b + READ_AHEAD)
-        low = _codes_of(lanes(values, 32 * b), scale)
-        high = _codes_of(lanes(values, 32 * b + 16), scale)
+        low = _codes_by(lanes(values, 32 * b), scale, inverse, 1)
+        high = _codes_by(lanes(values, 32 * b + 16), scale, inverse, 1)
         put_bytes(out, 17 * b + 1, low | high << 4)
 
 
@@ -103,19 +131,24 @@ def _halves_of(codes: Ints) -> Any:
 def nvfp4(values: Array, out: Bytes) -> None:
     """NVFP4: four E4M3 scales, then for each run of 16 eight bytes of elements i and 8 + i."""
     tile, scales = local(_tile(), (16, 16), _f32), local(_scales(), 16, _f32)
-    codes, room = local(_codes(), 16, np.int32), local(_room(), 16, np.uint8)
+    codes, inverses = local(_codes(), 16, np.int32), local(_room(), 16, _f32)
     every = values.shape[0] // 16
     # Four blocks, of four runs each, together.
     for first in range(0, every, 16):
         count = min(16, every - first)
         found = _ue4m3(sizes_of(values, 16 * first, (count, 16), tile) / _f32(6))
+        halves = _halves_of(found)
         put_lanes(codes, 0, found)
-        put_lanes(scales, 0, _halves_of(found))
+        put_lanes(scales, 0, halves)
+        put_lanes(inverses, 0, splat(_f32(0.5)) / halves)
         for k in range(count):
             # Of block b of 36 bytes: byte s is the scale of run s.
             b, s = (first + k) // 4, (first + k) % 4
             out[36 * b + s] = np.uint8(codes[k])
-            put_bytes(room, 0, _codes_of(lanes(values, 16 * (first + k)), scales[k]))
-            for i in range(8):
-                # Byte i of a run: element i in the low half, 8 + i in the high one.
-                out[36 * b + 4 + 8 * s + i] = np.uint8(room[i] | room[8 + i] << 4)
+            numbers = lanes(values, 16 * (first + k))
+            if values.itemsize == 2:
+                # Middles times scales, and BF16, have 8 bits: they are equal or 2**-8 apart.
+                found = _codes_by(numbers, scales[k], inverses[k], 1024)
+            else:
+                found = _codes_of(numbers, scales[k])
+            put_halves(out, 36 * b + 4 + 8 * s, found)

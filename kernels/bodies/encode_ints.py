@@ -7,42 +7,65 @@ from typing import Any
 import numpy as np
 
 from anamnesis.kernels.bodies._jit import inline, local, stack, variants
-from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_some, some
+from anamnesis.kernels.bodies._lane_memory import lanes, put_bytes, put_pairs, put_some, some
 from anamnesis.kernels.bodies._lanes import choose, splat, wholes
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.types import Array, Bytes, Floats
+from anamnesis.kernels.bodies._quotients import quotients, reciprocal
+from anamnesis.kernels.types import Array, Bytes, Floats, Ints
 
+_PLACES = 16  # ties lie between whole numbers of seven bits, and have eight
 _room, _codes = stack(64), stack(64)
 
 
 @variants
-def codes_of(kind: int) -> Any:
-    """`(values, scales, zeros, group, half, out)`: `code + half` of each of a flat array.
+def codes_of(kind: int, paired: bool) -> Any:
+    """`(values, scales, zeros, group, half, offset, out)`: `code + offset` of each of a flat array.
 
-    Quotients and sums are rounded to `kind`; `out` is uint8.
+    Quotients and sums are rounded to `kind`, of which `values` and `scales` are; codes lie from
+    `-half` to `half - 1`. `out` is uint8, a byte a code, or `paired`: two of four bits, the first
+    in the low half, in groups of whole runs of 16.
     """
+    divided = quotients(kind, _PLACES)
 
-    def code_of(numbers: Floats, scale: np.float32, zero: np.float32, half: int) -> Any:
+    def code_of(numbers: Floats, group: tuple[Any, Any, Any], half: int, offset: int) -> Any:
+        scale, inverse, zero = group
         low, high = splat(np.float32(-half)), splat(np.float32(half - 1))
-        found = rounded_lanes(rounded_lanes(numbers / scale, kind) + zero, kind)
+        if zero == 0:
+            found = divided(numbers, scale, inverse)
+        elif kind == 0:  # sums round what is near a tie into it, which a quotient may not be near
+            found = numbers / scale + zero
+        else:
+            found = rounded_lanes(divided(numbers, scale, inverse) + zero, kind)
         found = choose(found > high, high, found)
         # What a cast of NaN gives is the lowest, too.
         found = choose(found > low, found, low)
         # To nearest, ties to even, of at most 128 in magnitude.
-        return wholes((found + np.float32(12582912)) - np.float32(12582912)) + half
+        return wholes((found + np.float32(12582912)) - np.float32(12582912)) + offset
+
+    def put(out: Bytes, at: int, codes: Ints) -> None:
+        if paired:
+            put_pairs(out, at // 2, codes)
+        else:
+            put_bytes(out, at, codes)
 
     def run(
-        values: Array, scales: Floats, zeros: Floats, group: int, half: int, out: Bytes
+        values: Array,
+        scales: Floats,
+        zeros: Floats,
+        group: int,
+        half: int,
+        offset: int,
+        out: Bytes,
     ) -> None:
         room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
         for g in range(scales.shape[0]):
-            scale, zero, at, end = scales[g], zeros[g], g * group, (g + 1) * group
+            facts, end = (scales[g], reciprocal(scales[g]), zeros[g]), (g + 1) * group
             rest = end - group % 16
-            for i in range(at, rest, 16):
-                put_bytes(out, i, code_of(lanes(values, i), scale, zero, half))
-            if rest < end:
-                found = code_of(some(values, rest, end, room), scale, zero, half)
+            for i in range(g * group, rest, 16):
+                put(out, i, code_of(lanes(values, i), facts, half, offset))
+            if not paired and rest < end:
+                found = code_of(some(values, rest, end, room), facts, half, offset)
                 put_some(out, rest, end, found, codes)
 
-    code_of = inline(code_of)
+    code_of, put = inline(code_of), inline(put)
     return run

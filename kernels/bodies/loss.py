@@ -36,8 +36,17 @@ from anamnesis.kernels.diff import DOT, MAX, NOISE, OTHER, SIGNAL, SUM
 from anamnesis.kernels.loss import BLOCK, CLIPPED, E4M3_END, EQUAL, FINITE, LEAST
 from anamnesis.kernels.types import Array, Bytes, Doubles, Floats, Indices
 
-_REAL_ZERO, _INFINITY, _LEAST = np.float32(0), np.float32(np.inf), np.float32(LEAST)
+_REAL_ZERO, _INFINITY, _NAN = np.float32(0), np.float32(np.inf), np.float32(np.nan)
+_LEAST = np.float32(LEAST)
 _sums, _room, _numbers = stack(6 * 64), stack(64), stack(4 * BLOCK)
+
+
+@inline
+def _ordered(first: np.float32, last: np.float32) -> Any:
+    """Two ends, the lower one first; two NaNs if one is NaN, which nothing is past."""
+    if first <= last:
+        return first, last
+    return (last, first) if last < first else (_NAN, _NAN)
 
 
 def _plain() -> tuple[Callable[..., Any], ...]:
@@ -78,10 +87,57 @@ def _pairs(codes_of: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
 
     def group(codes: Bytes, scales: Floats, table: Floats, g: int) -> Any:
         first, last = scales[g] * table[16], scales[g] * table[17]
-        return scales[g], min(first, last), max(first, last)
+        return scales[g], *_ordered(first, last)
 
     def read(codes: Bytes, table: Floats, i: int, g: int, scale: np.float32) -> Any:
         return entries_at(lanes(table, 0), codes_of(codes, i // 2)) * scale
+
+    return group, read, _no_rest
+
+
+def _int8() -> tuple[Callable[..., Any], ...]:
+    """Codes of int8, scales in place of `low`, and in place of `high` three factors.
+
+    The ends below and above are those of a scale of 1, and numbers have the third.
+    """
+
+    def group(codes: Bytes, scales: Floats, factors: Floats, g: int) -> Any:
+        first, last = scales[g] * factors[0], scales[g] * factors[1]
+        return scales[g], *_ordered(first, last)
+
+    def read(codes: Bytes, factors: Floats, i: int, g: int, scale: np.float32) -> Any:
+        return to_f32(signed(load16(codes, i))) * scale * factors[2]
+
+    return group, read, _no_rest
+
+
+def _q4_0() -> tuple[Callable[..., Any], ...]:
+    """Blocks of 18 bytes: `d` binary16, then 32 codes, j and 16 + j as halves of byte j."""
+
+    def group(blocks: Bytes, unused: Floats, nor: Floats, g: int) -> Any:
+        d = load_half(blocks, 18 * g)
+        first, last = d * np.float32(-8.5), d * np.float32(7.5)
+        return d, *_ordered(first, last)
+
+    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: np.float32) -> Any:
+        pairs = load16(blocks, 18 * g + 2)
+        return to_f32(signed((pairs >> 4 if i % 32 else pairs & 15) - 8)) * d
+
+    return group, read, _no_rest
+
+
+def _q4_1() -> tuple[Callable[..., Any], ...]:
+    """Blocks of 20 bytes: `d` and `m`, binary16, then codes as those of Q4_0."""
+
+    def group(blocks: Bytes, unused: Floats, nor: Floats, g: int) -> Any:
+        d, m = load_half(blocks, 20 * g), load_half(blocks, 20 * g + 2)
+        first, last = d * np.float32(-0.5) + m, d * np.float32(15.5) + m
+        return d, *_ordered(first, last)
+
+    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: np.float32) -> Any:
+        pairs = load16(blocks, 20 * g + 4)
+        codes = pairs >> 4 if i % 32 else pairs & 15
+        return to_f32(codes) * d + load_half(blocks, 20 * g + 2)
 
     return group, read, _no_rest
 
@@ -92,7 +148,7 @@ def _q8_0() -> tuple[Callable[..., Any], ...]:
     def group(blocks: Bytes, unused: Floats, nor: Floats, g: int) -> Any:
         d = load_half(blocks, 34 * g)
         first, last = d * np.float32(-127.5), d * np.float32(127.5)
-        return d, min(first, last), max(first, last)
+        return d, *_ordered(first, last)
 
     def read(blocks: Bytes, unused: Floats, i: int, g: int, d: np.float32) -> Any:
         return to_f32(signed(load16(blocks, i + 2 * g + 2))) * d
@@ -108,8 +164,11 @@ def _no_rest(codes: Bytes, i: int, stop: int, room: Floats) -> Any:
 _FORMS: dict[str, Callable[[], tuple[Callable[..., Any], ...]]] = {
     "plain": _plain,
     "e4m3": _e4m3,
+    "int8": _int8,
     "pairs": partial(_pairs, pairs),
     "pairs-back": partial(_pairs, pairs_back),
+    "q4-0": _q4_0,
+    "q4-1": _q4_1,
     "q8-0": _q8_0,
 }
 

@@ -35,7 +35,10 @@ def _values(kind: str) -> Any:
 
 
 def test_some_have_codes() -> None:
-    assert {"bnb-nf4", "fp8-block", "fp8-tensor", "gguf-q8-0", "mxfp8", "nvfp4"} <= set(NAMES)
+    assert {"bnb-int8", "bnb-nf4", "ct-int-quantized", "ct-pack-quantized", "gguf-q4-1"} <= set(
+        NAMES
+    )
+    assert {"fp8-block", "fp8-tensor", "gguf-q8-0", "mxfp8", "nvfp4"} <= set(NAMES)
 
 
 @pytest.mark.parametrize("dtype", ["BF16", "F32"])
@@ -49,6 +52,8 @@ def test_sums_are_those_of_decoded_numbers(name: str, kind: str, dtype: str) -> 
     ("name", "setting"),
     [
         ("bnb-fp4", {"nested": True}),
+        ("ct-int-quantized", {"group": 32, "bits": 5}),
+        ("ct-pack-quantized", {"group": 16}),
         ("bnb-nf4", {"nested": True, "block": 128}),
         ("nvfp4", {"style": "mlx"}),
         ("nvfp4", {"style": "modelopt"}),
@@ -92,3 +97,13 @@ def _compare(name: str, setting: dict[str, Any], kind: str, dtype: str) -> None:
 def test_other_groups_are_decoded() -> None:
     facts = Facts("fp8-block", {"block": 100, "style": "deepseek"}, "BF16", 1000, 7)
     assert function_of("fp8-block", "codes")({}, facts) is None
+
+
+@pytest.mark.parametrize("setting", [{"bits": 8}, {"sym": False}, {"group": 8}])
+def test_other_integers_are_decoded(setting: dict[str, Any]) -> None:
+    settings = {"bits": 4, "group": 32, "sym": True} | setting
+    parts = {"weight": np.zeros(64, np.int32), "scale": np.ones(4, np.float32)}
+    if not settings["sym"]:
+        parts["zero"] = np.zeros(4, np.int32)
+    facts = Facts("ct-pack-quantized", settings, "F32", 128, 1)
+    assert function_of("ct-pack-quantized", "codes")(parts, facts) is None
