@@ -11,7 +11,8 @@
 | scale of a row, F32 `[o]` | `M.SCB` | `M.weight_scb` |
 | format of the rows, U8 `[]`: 0 | `M.weight_format` | |
 
-The four-bit tensor's shape is the state's, as stored: GPT-2's `Conv1D` weights stay `[in, out]`.
+The four-bit tensor's shape is the state's, as stored: GPT-2's `Conv1D` weights were transposed
+(`_conv1d.py`).
 The stacked experts of `Experts4bit` have no state: see `_bnb_experts.py`.
 Sources: bitsandbytes 0.50.2 `functional.py`, `nn/modules.py`
 (https://github.com/bitsandbytes-foundation/bitsandbytes); GPTQModel 7.7.0
