@@ -145,9 +145,10 @@ _GGUF_IDS = {"unk": "unknown", "pad": "padding", "sep": "seperator"}  # as they 
 def _from_tensors(model: Model, row: ModelClass) -> dict[str, Any]:
     stored = model.stored
     found: dict[str, Any] = {"tie_word_embeddings": "output.weight" not in stored}
-    if "token_embd.weight" in stored:
-        found["vocab_size"] = stored["token_embd.weight"].shape[0]
-    down = {stored[n].shape[-1] for n in stored if n.endswith(".ffn_down.weight")}
+    embeddings = stored.get("token_embd.weight")
+    if embeddings is not None and embeddings.shape:
+        found["vocab_size"] = embeddings.shape[0]
+    down = {s.shape[-1] for n, s in stored.items() if n.endswith(".ffn_down.weight") and s.shape}
     if len(down) == 1:
         found["intermediate_size"] = down.pop()
     further = layers_with(model, "nextn.eh_proj.weight")

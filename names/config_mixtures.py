@@ -31,6 +31,14 @@ from anamnesis.names.config_blocks import (
 from anamnesis.names.config_class import ModelClass
 
 _NORMALISED = {"norm_topk_prob": True}
+_LING = (
+    EXPERTS
+    + """
+first_k_dense_replace    leading_dense_block_count
+norm_topk_prob           expert_weights_norm
+num_shared_experts       expert_shared_count
+"""
+)
 
 MIXTURES: dict[str, ModelClass] = {
     "AfmoeForCausalLM": ModelClass(
@@ -45,6 +53,20 @@ route_scale         expert_weights_scale
         {"mup_enabled": True},
         changes=(change.sliding_layers,),
         lacks="whether embeddings are scaled: they are, as llama.cpp takes it",
+    ),
+    "BailingMoeForCausalLM": ModelClass("bailing_moe", _LING, {"norm_head": False}, remote=True),
+    "BailingMoeV2ForCausalLM": ModelClass(
+        "bailing_moe",
+        _LING
+        + GROUPS
+        + NEXT
+        + """
+moe_shared_expert_intermediate_size expert_shared_feed_forward_length
+routed_scaling_factor    expert_weights_scale
+""",
+        {"score_function": "sigmoid", "use_qk_norm": True},
+        {"moe_router_enable_expert_bias": "exp_probs_b.bias"},
+        remote=True,
     ),
     "Cohere2MoeForCausalLM": ModelClass(
         "cohere2_moe",
@@ -162,6 +184,7 @@ moe_intermediate_size    expert_feed_forward_length
         kinds=LINEAR_LAYERS,
         changes=(change.mixers, change.positions),
     ),
+    "GroveMoeForCausalLM": ModelClass("grove_moe", EXPERTS, _NORMALISED, remote=True),
     "HunYuanMoEV1ForCausalLM": ModelClass(
         "hunyuan_v1_moe",
         """
@@ -213,6 +236,15 @@ rope_theta               -
 """,
         {"mla_use_nope": True, "moe_renormalize": True},
         changes=(change.latent, change.kimi),
+    ),
+    "LLaDAMoEModelLM": ModelClass(
+        "llada",
+        """
+num_experts              expert_count
+num_experts_per_tok      expert_used_count
+expert_intermediate_size expert_feed_forward_length
+""",
+        remote=True,
     ),
     "Llama4ForCausalLM": ModelClass(
         "llama4_text",

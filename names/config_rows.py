@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anamnesis.names import config_changes as change
+from anamnesis.names import deci
 from anamnesis.names.config_blocks import (
     ATTENTION_BIAS,
     BIASES,
@@ -88,6 +89,13 @@ DENSE: dict[str, ModelClass] = {
     ),
     "CohereForCausalLM": ModelClass(
         "cohere", LAYER_EPS + "logit_scale logit_scale\n", changes=(change.layer_norms,)
+    ),
+    "DeciLMForCausalLM": ModelClass(
+        "nemotron-nas",
+        "num_key_value_heads -\nintermediate_size -\n",
+        biases=BIASES,
+        changes=(deci.blocks,),
+        remote=True,
     ),
     "DistilBertForSequenceClassification": ModelClass(
         "distilbert", _DISTILBERT, changes=(change.labels,)

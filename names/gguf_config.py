@@ -25,7 +25,7 @@ _FLOAT_KEYS = re.compile(
 _TEXT_KEYS = re.compile(
     r"rope\.scaling\.type|classifier\.output_labels|tensor_data_layout|hidden_activation|clip\.projector_type"
 )
-_ABSOLUTE = ("general.", "tokenizer.")
+_ABSOLUTE = ("diffusion.", "general.", "tokenizer.")
 _NEEDED = ("block_count", "embedding_length")
 # Without these factors attention turns by wrong angles within any context.
 _WITH_FACTORS = ("llama3", "longrope", "proportional", "su")

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from statistics import NormalDist
 from typing import Any
 
-from anamnesis.names import layers
+from anamnesis.names import deci, layers
 from anamnesis.names.settings import Settings, padding_rows, split_width
 
 Derived = Callable[[Settings, str], Any]
@@ -197,6 +197,9 @@ DERIVED: dict[str, Derived] = {
     "all-attention": layers.all_attention,
     "all-full": layers.all_full,
     "attention-heads": layers.attention_heads,
+    "block-heads": deci.heads,
+    "block-key-heads": deci.key_heads,
+    "block-widths": deci.widths,
     "by-layer": layers.by_layer,
     "count": lambda s, key: len(s.get(key)) if isinstance(s.get(key), (list, str)) else None,
     "dense-layers": layers.dense_layers,

@@ -57,8 +57,9 @@ mamba_hidden_act "silu" nemotron_h nemotron_h_moe
 moe_renormalize true kimi-linear
 multi_query true starcoder
 mup_enabled true afmoe
-norm_topk_prob true lfm2moe mellum qwen35moe qwen3moe rnd1 qwen3next qwen3vlmoe
-norm_topk_prob false deepseek olmoe qwen2moe
+norm_head false bailingmoe
+norm_topk_prob true grovemoe lfm2moe mellum qwen35moe qwen3moe rnd1 qwen3next qwen3vlmoe
+norm_topk_prob false deepseek llada-moe olmoe qwen2moe
 parallel_attn true falcon
 position_embedding_type "absolute" bert
 relative_attention_max_distance 128 t5 t5encoder

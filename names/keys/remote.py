@@ -6,6 +6,7 @@ from anamnesis.names.keys import Keys
 from anamnesis.names.keys._common import (
     COMMON,
     EXPERT_SIZE,
+    NEXT,
     POOLING,
     PREFIX,
     SHARED_SIZE,
@@ -19,7 +20,47 @@ attention.causal         =false
 tokenizer.ggml.mask_token_id mask_token_id
 """
 
+_LING = (
+    COMMON
+    + VOCABULARY
+    + EXPERT_SIZE
+    + """
+expert_shared_count      num_shared_experts
+expert_weights_norm      norm_topk_prob
+leading_dense_block_count first_k_dense_replace
+"""
+)
+
 KEYS = (
+    Keys(("BailingMoeForCausalLM",), _LING + WIDTH + "expert_weights_scale =1.0\n"),
+    Keys(
+        ("BailingMoeV2ForCausalLM",),
+        _LING
+        + NEXT
+        + "expert_shared_feed_forward_length moe_shared_expert_intermediate_size|"
+        + "moe_intermediate_size*num_shared_experts\n"
+        + """
+expert_weights_scale     routed_scaling_factor
+rope.dimension_count     @rotary:0.5
+""",
+    ),
+    # Heads and widths by layer, which its blocks have.
+    Keys(
+        ("DeciLMForCausalLM",),
+        COMMON
+        + VOCABULARY
+        + WIDTH
+        + """
+attention.head_count     @block-heads|num_attention_heads
+attention.head_count_kv  @block-key-heads|num_key_value_heads_per_layer|num_key_value_heads
+attention.key_length     @width
+attention.value_length   @width
+feed_forward_length      @block-widths|intermediate_size
+rope.scaling.type        -
+rope.scaling.factor      -
+""",
+        ("llama3",),
+    ),
     Keys(
         ("DeepseekForCausalLM",),
         COMMON
@@ -34,6 +75,26 @@ leading_dense_block_count first_k_dense_replace
 """,
     ),
     Keys(("DreamModel",), COMMON + POOLING + _MASKED),
+    Keys(
+        ("GroveMoeForCausalLM",),
+        COMMON
+        + EXPERT_SIZE
+        + """
+expert_chunk_feed_forward_length head_dim|=128
+experts_per_group        =2
+expert_group_scale       =0.05
+""",
+    ),
+    Keys(
+        ("LLaDAMoEModel", "LLaDAMoEModelLM"),
+        COMMON
+        + """
+attention.causal         =false
+diffusion.shift_logits   =false
+expert_feed_forward_length expert_intermediate_size
+tokenizer.ggml.mask_token_id mask_token_id|=156895
+""",
+    ),
     Keys(("MaincoderForCausalLM",), COMMON + "rope.dimension_count head_dim\n"),
     Keys(
         ("PanguEmbeddedForCausalLM",),

@@ -182,7 +182,7 @@ class Rule:
     def _packed(self, stored: Stored) -> int:
         """A side that a layer of floats must have, and has a part of, as codes would; 0."""
         bits = DTYPES[stored.dtype].bits
-        size = self._sizes.packed(stored.name, stored.shape, bits)
+        size = self._sizes.packed(stored.name, stored.shape, bits) if stored.shape else 0
         if not size or stored.shape[-1] in fed(stored.name, self._whole_shape):
             return 0
         if self._alone.lists(stored.name):

@@ -54,6 +54,7 @@ ffn_down_exps E H X           ffn_down_shexp H X            ffn_gate F H
 ffn_gate_exps E X H           ffn_gate_inp E H              ffn_gate_inp_shexp H
 ffn_gate_shexp X H            ffn_up F H                    ffn_up_exps E X H
 cls H H                       cls.output 3 H
+ffn_gate_chexps E F H         ffn_up_chexps E F H         ffn_down_chexps E H F
 ffn_gate_up_exps E 2X H       ffn_latent_down X H           ffn_latent_up H X
 layer_output_scale 1
 ffn_up_shexp X H              inp_gate X H                  laurel_l X H

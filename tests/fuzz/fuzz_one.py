@@ -16,12 +16,14 @@ sys.setswitchinterval(1e-3)
 
 # Only what parses is instrumented: kernels are compiled by numba from their bytecode.
 with atheris.instrument_imports(include=["anamnesis", "yaml"]):
+    import anamnesis.names
     import anamnesis.pipeline.config
     import anamnesis.pipeline.yaml_strict
     import anamnesis.readers
 
-    for _module in pkgutil.walk_packages(anamnesis.readers.__path__, "anamnesis.readers."):
-        importlib.import_module(_module.name)
+    for _package in (anamnesis.names, anamnesis.readers):
+        for _module in pkgutil.walk_packages(_package.__path__, f"{_package.__name__}."):
+            importlib.import_module(_module.name)
 
 from mutators import MUTATORS  # noqa: E402
 from targets import TARGETS, Lab  # noqa: E402

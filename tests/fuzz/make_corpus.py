@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import layer_seeds
+import names_targets
 import record_targets
 from gguf_parts import Parts, Tensor, write_parts
 from zip_parts import ZIP64, Member, write_zip
@@ -357,6 +358,7 @@ SEEDS = {
     "pth-legacy": legacy_seeds,
     "safetensors": safetensors_seeds,
     "yaml": yaml_seeds,
+    **names_targets.SEEDS,
     **record_targets.SEEDS,
 }
 

@@ -173,5 +173,7 @@ MUTATORS: dict[str, Mutator] = {
     "pth": guarded(mutate_zip),
     "pth-legacy": guarded(mutate_legacy),
     "safetensors": guarded(mutate_safetensors),
+    "to-gguf": guarded(mutate_json),
+    "to-hf": guarded(mutate_gguf),
     "yaml": guarded(mutate_yaml),
 }

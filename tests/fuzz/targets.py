@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import layer_targets
+import names_targets
 import record_targets
 
 from anamnesis.errors import AnamnesisError
@@ -209,6 +210,16 @@ def check_layers(lab: Lab, path: str, data: bytes, convert: bool) -> None:
     layer_targets.check_layers(documented, lab.path, data)
 
 
+def check_to_gguf(lab: Lab, path: str, data: bytes, convert: bool) -> None:
+    """A folder's tensors and configuration, as a GGUF."""
+    names_targets.check_to_gguf(documented, lab.path, data)
+
+
+def check_to_hf(lab: Lab, path: str, data: bytes, convert: bool) -> None:
+    """A GGUF's tensors and key/values, as a folder."""
+    names_targets.check_to_hf(documented, path)
+
+
 _METHODS = ('"quant_method"', '"gptq"', '"fp8"', '"compressed-tensors"', '"bits"', '"group_size"')
 
 
@@ -240,6 +251,15 @@ _YAML = (
     "%YAML 1.2",
 )
 _SECTIONS = ("inputs", "output", "path", "format", "select", "numbers", "run", "limits", "512MiB")
+_SETTINGS = (
+    *('"architectures"', '"rope_parameters"', '"rope_type"', '"layer_types"', '"text_config"'),
+    *('"yarn"', '"longrope"', '"llama3"', '"sliding_attention"', '"sliding_window"', '"head_dim"'),
+    *('"num_experts"', '"num_local_experts"', '"mlp_layer_types"', '"hybrid_override_pattern"'),
+)
+_SIZES = (
+    *("llama.block_count", "expert_count", "head_count_kv", "rope.scaling.type", "yarn", "mamba"),
+    *("rope.dimension_sections", "sliding_window_pattern", "ffn_gate_exps", "attn_norm", "bias"),
+)
 _ONNX = (
     *("DequantizeLinear", "GatherBlockQuantized", "MatMulBnb4", "MatMulInteger", "QLinearConv"),
     *("axis", "block_size", "quantize_axis", "bits", "quant_type", "QMoE"),
@@ -262,5 +282,7 @@ TARGETS: dict[str, Target] = {
     "safetensors": Target(
         "m.safetensors", check_model, (*_JSON, *_DTYPES, "data_offsets", "__metadata__")
     ),
+    "to-gguf": Target("folder", check_to_gguf, (*_JSON, *_SETTINGS, '"tensors"')),
+    "to-hf": Target("m.gguf", check_to_hf, _SIZES, 4_096),
     "yaml": Target("job.yaml", check_yaml, (*_YAML, *_SECTIONS)),
 }
