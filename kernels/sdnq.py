@@ -44,13 +44,19 @@ _round = kernel("folded:round_values")
 
 
 def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
-    """What codes of a `kind` (uint4, int5, float6_e3m2fn, …) mean: `affine`, or a `table` of them.
+    """What codes of a `kind` (uint4, int5, float6_e3m2fn, …) mean: `affine`, or a `table`.
+
+    The table is one of codes, or of bytes `[256, n]` where these hold `n` each.
 
     `scalars`: `kind`, `bits`, `scale_dtype`. Raises ValueError for a kind that SDNQ does not have.
     """
     kind, bits = scalars["kind"], scalars["bits"]
     if "int" not in kind:
-        return {"table": float_table(kind)}
+        table = float_table(kind)
+        if bits < 8 and bits in _STREAMS:
+            # What each byte holds, the first code in its lowest bits.
+            table = table[np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)]
+        return {"table": table}
     signed = not kind.startswith("u")
     held = bits if bits in _STREAMS else 8
     affine = Affine(
@@ -121,13 +127,9 @@ def _floats(
     params: Params,
     out: Array,
 ) -> None:
-    """Codes by the table of their kind."""
-    bits, dtype = params["bits"], params["scale_dtype"]
-    if bits < 8 and bits in _STREAMS:
-        # The first code in the lowest bits of a byte.
-        streams = (streams[:, None] >> np.arange(0, 8, bits, dtype=np.uint8)).reshape(-1)
-        streams &= np.uint8((1 << bits) - 1)
-    values = params["table"].take(streams).reshape(shape)
+    """Codes, or bytes of several, by the table of their kind."""
+    dtype = params["scale_dtype"]
+    values = params["table"].take(streams, axis=0).reshape(shape)
     with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
         values = values * read_scales(dtype, scale)[..., None]
         if zero is not None:
@@ -137,34 +139,36 @@ def _floats(
 
 def unpack(data: Bytes, bits: int) -> Any:
     """Codes of 3, 5, 6 or 7 bits as bytes, of uint8 of whole eights (fours of six bits)."""
-    packs = data.reshape(-1, 3 if bits == 6 else bits)
-    codes = np.empty((len(packs), 4 if bits == 6 else 8), np.uint8)
+    # A line for each byte of a pack: loops over packs are long, over their bytes short.
+    packs = np.ascontiguousarray(data.reshape(-1, 3 if bits == 6 else bits).T)
+    codes = np.empty((4 if bits == 6 else 8, packs.shape[1]), np.uint8)
     _UNPACK[bits](packs, codes)
-    return codes.reshape(-1)
+    return np.ascontiguousarray(codes.T).reshape(-1)
 
 
 def _three(packs: Bytes, codes: Bytes) -> None:
-    codes[:, :3], codes[:, 3:6] = packs & 7, packs >> 3 & 7
-    codes[:, 6] = packs[:, 0] >> 6 | packs[:, 2] >> 4 & 4
-    codes[:, 7] = packs[:, 1] >> 6 | packs[:, 2] >> 5 & 4
+    codes[:3], codes[3:6] = packs & 7, packs >> 3 & 7
+    codes[6] = packs[0] >> 6 | packs[2] >> 4 & 4
+    codes[7] = packs[1] >> 6 | packs[2] >> 5 & 4
 
 
 def _five(packs: Bytes, codes: Bytes) -> None:
-    codes[:, :5], codes[:, 5:] = packs & 31, packs[:, :3] >> 5
-    codes[:, 5] |= packs[:, 3] >> 2 & 24
-    codes[:, 6] |= packs[:, 4] >> 2 & 24
-    codes[:, 7] |= packs[:, 3] >> 3 & 16 | packs[:, 4] >> 4 & 8
+    codes[:5], codes[5:] = packs & 31, packs[:3] >> 5
+    codes[5] |= packs[3] >> 2 & 24
+    codes[6] |= packs[4] >> 2 & 24
+    codes[7] |= packs[3] >> 3 & 16 | packs[4] >> 4 & 8
 
 
 def _six(packs: Bytes, codes: Bytes) -> None:
-    codes[:, :3], high = packs & 63, packs >> 6
-    codes[:, 3] = high[:, 0] << 4 | high[:, 1] << 2 | high[:, 2]
+    codes[:3] = packs & 63
+    high = packs >> 6
+    codes[3] = high[0] << 4 | high[1] << 2 | high[2]
 
 
 def _seven(packs: Bytes, codes: Bytes) -> None:
-    codes[:, :7] = packs & 127
-    # The highest bit of the first byte is that of code 7.
-    codes[:, 7] = (packs >> 7 << np.arange(6, -1, -1, dtype=np.uint8)).sum(1, dtype=np.uint8)
+    codes[:7], codes[7] = packs & 127, 0
+    for byte in range(7):  # the highest bit of the first byte is that of code 7
+        codes[7] |= packs[byte] >> 7 << (6 - byte)
 
 
 _UNPACK: dict[int, Callable[[Bytes, Bytes], None]] = {3: _three, 5: _five, 6: _six, 7: _seven}
