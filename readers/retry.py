@@ -50,10 +50,11 @@ STALL_SECONDS = 30.0
 SLOWEST_BYTES = MiB  # a body's, in STALL_SECONDS
 _POLL_SECONDS = 0.2
 _FOR_NOW = frozenset((408, 425, 429))
+_TRANSPORTS = frozenset(("aiohttp", "httpcore", "httpx", "httpx2"))
 # S3's code for a request whose time is more than so far off; others refuse it by other names.
 _SKEWED, _TOLERATED_SECONDS = "RequestTimeTooSkewed", 900.0
 _EXTRAS = {"http": "http", "https": "http", "s3": "s3", "s3a": "s3", "gs": "gs", "gcs": "gs"}
-_EXTRAS["hf"] = "hf"
+_EXTRAS |= {"hf": "hf", "az": "az", "abfs": "az", "abfss": "az"}
 T = TypeVar("T")
 
 
@@ -117,10 +118,7 @@ def _pause(error: BaseException, number: int) -> float | None:
 def _asked_pause(error: BaseException) -> float:
     """Seconds that the server asks for; 0 when it asks for none."""
     cause = _cause(error)
-    response: Any = getattr(cause, "response", None)
-    headers: Any = getattr(cause, "headers", None) or getattr(response, "headers", None)
-    if not isinstance(headers, Mapping):
-        return 0.0
+    headers = _headers_of(cause)
     text = str(headers.get("Retry-After") or "").strip()
     if text.isascii() and text.isdigit():
         return float(text[:9])
@@ -220,10 +218,10 @@ def _cause(error: BaseException) -> BaseException:
 
 
 def _status(error: BaseException) -> int | None:
-    status = getattr(error, "status", None) or getattr(
-        getattr(error, "response", None), "status_code", None
-    )
-    return status if isinstance(status, int) and status else None
+    """The status of the answer that an error is about; gcsfs calls it `code`."""
+    named = [getattr(error, "status", None), getattr(error, "code", None)]
+    named.append(getattr(getattr(error, "response", None), "status_code", None))
+    return next((status for status in named if isinstance(status, int) and status), None)
 
 
 def _passing(error: BaseException) -> bool:
@@ -236,14 +234,16 @@ def _passing(error: BaseException) -> bool:
         return False
     if isinstance(error, ConnectionError | TimeoutError | CutShort):
         return True
-    # Transport errors of aiohttp and of httpx, which huggingface_hub asks with.
-    return type(error).__module__.partition(".")[0] in ("aiohttp", "httpx", "httpcore", "httpx2")
+    # Transport errors of aiohttp, of httpx, which huggingface_hub asks with, and of Azure's SDK.
+    package, name = type(error).__module__.partition(".")[0], type(error).__name__
+    return package in _TRANSPORTS or (package == "azure" and name.startswith("Service"))
 
 
 def _os_error(url: str, error: BaseException) -> OSError:
     cause = _cause(error)
     status, name = _status(cause), without_secrets(url)
-    if status in (401, 403) or isinstance(cause, PermissionError) or _SKEWED in str(cause):
+    refused = status in (401, 403) or str(cause).startswith("Forbidden: ")  # gcsfs's word for 403
+    if refused or isinstance(cause, PermissionError) or _SKEWED in str(cause):
         return PermissionError(errno.EACCES, denied(words_of(cause), cause), name)
     if status in (404, 410) or isinstance(cause, FileNotFoundError):
         # Drivers may say more than the path: a missing bucket, a repository that is private.
@@ -257,19 +257,37 @@ def denied(words: str, error: BaseException) -> str:
     date = email.utils.parsedate_tz(_date_of(error) or _date_of(error.__cause__))
     off = abs(email.utils.mktime_tz(date) - time.time()) if date else 0.0
     wrong = _SKEWED in words or off > _TOLERATED_SECONDS
-    hint = "; set this machine's clock, which is not as the server's" if wrong else ""
+    hint = "; set this machine's clock, which is not as the server's" if wrong else _ask(error)
     return f"permission denied ({words}){hint}"
 
 
+def _ask(error: BaseException) -> str:
+    """Whom to ask for what a hub refuses (`X-Error-Code`); "" of any other server."""
+    code = _headers_of(error).get("X-Error-Code")
+    if code not in ("GatedRepo", "RepoNotFound"):
+        return ""
+    token = "a token of that account (HF_TOKEN, or `hf auth login`)"
+    if code == "RepoNotFound":
+        return f"; there is no such repository, or a private one, which takes {token}"
+    asked: Any = getattr(error, "request_info", None) or getattr(error, "response", None)
+    page = str(getattr(asked, "real_url", None) or getattr(asked, "url", ""))
+    page = page.partition("/resolve/")[0].replace("/api/models/", "/")
+    return f"; the repository is gated: ask for access at {page}, and have {token}"
+
+
 def _date_of(error: BaseException | None) -> str:
-    """The server's time in the answer that an error is about: aiohttp's, httpx's, botocore's."""
+    """The server's time in the answer that an error is about."""
+    headers = _headers_of(error)
+    return str(headers.get("Date") or headers.get("date") or "")
+
+
+def _headers_of(error: BaseException | None) -> Mapping[str, Any]:
+    """Those of the answer that an error is about: aiohttp's, httpx's, botocore's."""
     response: Any = getattr(error, "response", None)
     headers: Any = getattr(error, "headers", None) or getattr(response, "headers", None)
     if isinstance(response, Mapping):
         headers = response.get("ResponseMetadata", {}).get("HTTPHeaders")
-    if not isinstance(headers, Mapping):
-        return ""
-    return str(headers.get("Date") or headers.get("date") or "")
+    return headers if isinstance(headers, Mapping) else {}
 
 
 def words_of(error: BaseException) -> str:

@@ -13,6 +13,7 @@ from anamnesis.readers import hub
 from anamnesis.readers.retry import CutShort as CutShort
 from anamnesis.readers.retry import backoff as backoff
 from anamnesis.readers.retry import call as call
+from anamnesis.readers.retry import call_on as call_on
 from anamnesis.readers.retry import denied as denied
 from anamnesis.readers.retry import is_no_archive, not_installed, words_of
 from anamnesis.readers.retry import sleep as sleep

@@ -19,6 +19,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 # Modules whose distribution has another name.
 DISTRIBUTION = {"yaml": "PyYAML", "zlib_ng": "zlib-ng", "distributed": "dask", "torch": ""}
+DISTRIBUTION["azure"] = "azure-storage-blob"
 
 
 @pytest.fixture(scope="module")

@@ -10,7 +10,9 @@ from typing import Any
 import msgspec
 
 from anamnesis.errors import LimitError
+from anamnesis.writers.azure import Azure
 from anamnesis.writers.base import OutFile, WriterModule, compare_known
+from anamnesis.writers.google import Google
 from anamnesis.writers.lease import Lease
 from anamnesis.writers.objects import Driven, Objects
 from anamnesis.writers.part import final_name
@@ -30,7 +32,16 @@ from anamnesis.writers.upload import (
     remove_folder,
 )
 
-_S3 = ("s3", "s3a")
+# Stores whose own protocol does more than fsspec's interface can say; by the protocol of a URL.
+_STORES: dict[str, Callable[[str], Objects]] = {
+    "abfs": Azure,
+    "abfss": Azure,
+    "az": Azure,
+    "gcs": Google,
+    "gs": Google,
+    "s3": S3,
+    "s3a": S3,
+}
 
 
 class Bucket:
@@ -41,8 +52,7 @@ class Bucket:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        s3 = root.partition("://")[0].lower() in _S3
-        self._objects: Objects = S3(root) if s3 else Driven(root)
+        self._objects: Objects = _STORES.get(root.partition("://")[0].lower(), Driven)(root)
         self._leases: dict[str, Lease] = {}
 
     def exists(self, path: PurePath) -> bool:

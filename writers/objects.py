@@ -3,9 +3,9 @@
 `Objects` is what a bucket needs of a store. Here it is done with fsspec alone: the parts of an
 upload are objects of their own, and `complete` streams them into the final one, which appears when
 its writer is committed (`autocommit=False`). What must not be there before is made in the drivers'
-own way (`mode="create"`, "xb"): a generation of 0 in Google's store, `If-None-Match` in Azure; no
-driver has a condition for what is replaced, which is looked at before. Stores that number parts
-themselves have a module of their own (`s3`).
+own way (`mode="create"`, "xb"); no driver has a condition for what is replaced, which is looked at
+before. Stores that put parts together themselves have a module of their own (`azure`, `google`,
+`s3`).
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Objects(Protocol):
         """Send a part, again if need be; its ETag."""
         ...
 
-    def parts(self, url: str, upload: str) -> dict[int, tuple[str, int]]:
-        """ETag and size of the parts that are there; raises FileNotFoundError."""
+    def parts(self, url: str, upload: str) -> set[tuple[int, str, int]]:
+        """Number, ETag and size of the parts that are there; raises FileNotFoundError."""
         ...
 
     def complete(self, url: str, upload: str, parts: Parts, *, new: bool) -> None:
@@ -99,7 +99,7 @@ class Driven:
             return found
 
         try:
-            found = _asked(folder, listed)
+            found = asked(folder, listed)
         except FileNotFoundError:
             return []
         names = [str(entry["name"]).rstrip("/").rpartition("/")[2] for entry in found]
@@ -113,24 +113,24 @@ class Driven:
                 raise FileNotFoundError(url)
             return int(found["size"])
 
-        return _asked(url, info)
+        return asked(url, info)
 
     def read(self, url: str, start: int, stop: int) -> bytes:
         path, nbytes = self._path(url), stop - start
 
-        def asked() -> bytes:
+        def attempt() -> bytes:
             data = bytes(self._fs.cat_file(path, start=start, end=stop))
             if len(data) != nbytes:
                 raise CutShort(f"{url}: {len(data):,} bytes came, of {nbytes:,} asked for")
             return data
 
-        return call(url, asked, nbytes)
+        return call(url, attempt, nbytes)
 
     def read_into(self, url: str, start: int, view: memoryview) -> None:
         view[:] = self.read(url, start, start + len(view))
 
     def get(self, url: str) -> tuple[bytes, str]:
-        data = bytes(_asked(url, lambda: self._fs.cat_file(self._path(url))))
+        data = bytes(asked(url, lambda: self._fs.cat_file(self._path(url))))
         return data, hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def age(self, url: str) -> float:
@@ -138,7 +138,7 @@ class Driven:
         probe = f"{url}.{secrets.token_hex(4)}"
         try:
             self.put(probe, b"")
-            times = [_asked(url, partial(self._fs.modified, self._path(u))) for u in (probe, url)]
+            times = [asked(url, partial(self._fs.modified, self._path(u))) for u in (probe, url)]
         except NotImplementedError:
             return float("inf")
         finally:
@@ -150,14 +150,14 @@ class Driven:
         if version is not None and self.get(url)[1] != version:
             raise FileExistsError(f"{url}: was written by another meanwhile")
         mode = "create" if new else "overwrite"
-        _asked(url, lambda: self._fs.pipe_file(path, bytes(data), mode=mode), len(data))
+        asked(url, lambda: self._fs.pipe_file(path, bytes(data), mode=mode), len(data))
         return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def remove(self, urls: Sequence[str]) -> None:
         for url in urls:
             path = self._path(url)
             with contextlib.suppress(FileNotFoundError):
-                _asked(url, partial(self._fs.rm_file, path))
+                asked(url, partial(self._fs.rm_file, path))
 
     def begin(self, url: str, folder: str) -> str:
         return f"{folder}/parts-{secrets.token_hex(4)}"
@@ -165,18 +165,18 @@ class Driven:
     def part(self, url: str, upload: str, number: int, data: Any) -> str:
         return self.put(f"{upload}/{number:05d}", bytes(data))
 
-    def parts(self, url: str, upload: str) -> dict[int, tuple[str, int]]:
-        found = {}
+    def parts(self, url: str, upload: str) -> set[tuple[int, str, int]]:
+        found = set()
         for name in self.names(upload):
             data, tag = self.get(f"{upload}/{name}")
-            found[int(name)] = (tag, len(data))
+            found.add((int(name), tag, len(data)))
         return found
 
     def complete(self, url: str, upload: str, parts: Parts, *, new: bool) -> None:
         if new and self._exists(url):
             raise FileExistsError(errno.EEXIST, "exists already", url)
         path, mode = self._path(url), "xb" if new else "wb"
-        file: Any = _asked(url, lambda: self._fs.open(path, mode, autocommit=False))
+        file: Any = asked(url, lambda: self._fs.open(path, mode, autocommit=False))
         try:
             for number, tag in parts:
                 data, found = self.get(f"{upload}/{number:05d}")
@@ -190,6 +190,9 @@ class Driven:
         except BaseException:
             with contextlib.suppress(Exception):
                 file.discard()
+            # Drivers that know no `autocommit` complete a file when it is let go of unclosed.
+            with contextlib.suppress(Exception):
+                file.closed = True
             raise
         self.abort(url, upload)
 
@@ -221,10 +224,10 @@ def _explained(url: str) -> Iterator[None]:
         raise translated(url, error) from error
 
 
-def _asked(url: str, request: Callable[[], T], nbytes: int = 0) -> T:
+def asked(url: str, request: Callable[[], T], nbytes: int = 0) -> T:
     """`call`, which takes what drivers say of absence and conditions for what it is."""
 
-    def asked() -> T | OSError:
+    def attempt() -> T | OSError:
         try:
             return request()
         except FileNotFoundError:
@@ -232,10 +235,10 @@ def _asked(url: str, request: Callable[[], T], nbytes: int = 0) -> T:
         except FileExistsError:
             return FileExistsError(errno.EEXIST, "was written by another meanwhile", url)
 
-    answer = call(url, asked, nbytes)
+    answer = call(url, attempt, nbytes)
     if isinstance(answer, OSError):
         raise answer
     return answer
 
 
-__all__ = ["Driven", "Objects", "Parts"]
+__all__ = ["Driven", "Objects", "Parts", "asked"]

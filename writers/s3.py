@@ -126,15 +126,15 @@ class S3:
         answer = self._ask("upload_part", url, UploadId=upload, PartNumber=number, Body=body, **md5)
         return str(answer["ETag"])
 
-    def parts(self, url: str, upload: str) -> dict[int, tuple[str, int]]:
+    def parts(self, url: str, upload: str) -> set[tuple[int, str, int]]:
         bucket, key = _split(url)
         pages = self._client.get_paginator("list_parts")
-        found: dict[int, tuple[str, int]] = {}
         with _explained(url):
-            for page in pages.paginate(Bucket=bucket, Key=key, UploadId=upload):
-                for part in page.get("Parts", ()):
-                    found[part["PartNumber"]] = (part["ETag"], part["Size"])
-        return found
+            return {
+                (part["PartNumber"], part["ETag"], part["Size"])
+                for page in pages.paginate(Bucket=bucket, Key=key, UploadId=upload)
+                for part in page.get("Parts", ())
+            }
 
     def complete(self, url: str, upload: str, parts: Parts, *, new: bool) -> None:
         listed = [{"PartNumber": number, "ETag": tag} for number, tag in parts]

@@ -281,10 +281,11 @@ class Upload:
         there = self._objects.parts(state.url, state.upload)
         for number, tag in sorted(self._tags.items()):
             size = min(state.part_bytes, self._nbytes - (number - 1) * state.part_bytes)
-            if there.get(number) != (tag, size):
+            if (number, tag, size) not in there:
+                has = sorted(part[1:] for part in there if part[0] == number)
                 raise IntegrityError(
                     f"{state.url}: part {number:,} of {size:,} bytes ({tag}) is not what the "
-                    f"store has ({there.get(number)}); run again"
+                    f"store has ({has}); run again"
                 )
 
 

@@ -21,16 +21,13 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from anamnesis import stopping
-from anamnesis.errors import LimitError, UnsupportedError, UsageError
-from anamnesis.limits import MiB
+from anamnesis.errors import UsageError
 from anamnesis.pipeline.executors import Listener, Options, SchedulerError
+from anamnesis.pipeline.executors.greeting import Greeting
 from anamnesis.pipeline.executors.scheduler import connected
-from anamnesis.pipeline.plan import TASK_BYTES, Task, WriteTask
+from anamnesis.pipeline.plan import TASK_BYTES, Task
 from anamnesis.pipeline.referred import by_reference
 from anamnesis.pipeline.task import Receipt, run_task
-from anamnesis.readers.source import is_url
-from anamnesis.version import __version__
-from anamnesis.writers.stores import located, store_of
 
 TRIES = 3  # of a task that the file system failed; other errors come again with certainty
 AHEAD = 2  # tasks in flight for every thread of the cluster
@@ -41,8 +38,6 @@ POLL_SECONDS = 2.0
 LOST_WORKER = {"distributed.deploy.lost-worker-timeout": "10 minutes"}
 GIVEN_UP_SECONDS = 900.0  # a cluster of ours that has no worker for so long gets none any more
 CLOSE_SECONDS = 60.0  # for such a cluster to end, when the run has
-# What a worker process holds besides the buffers of its tasks. Measured; see docs/scaling.md.
-WORKER_BYTES = 256 * MiB
 
 
 def run(tasks: Sequence[Task], options: Options, listener: Listener) -> None:
@@ -77,6 +72,9 @@ class Flight:
         self._least_bytes = in_flight_bytes
         self._room = in_flight_bytes
         self._threads = -1
+        self._workers: list[str] = []
+        self._greeting: Greeting | None = None
+        self._looked = time.monotonic()
         self._alone_since = 0.0  # when the last worker was seen to be gone; 0 while there are some
         self._origin = os.getcwd()
         self._waiting: list[Task] = []  # the next one last
@@ -87,7 +85,11 @@ class Flight:
         self._suspects: list[Task] = []
 
     def greet(self, tasks: Sequence[Task]) -> None:
-        """Ask the workers that are there whether they can do the tasks at all."""
+        """Ask the workers that are there whether they can do the tasks at all.
+
+        Those that join later are asked then, but in a cluster of ours, which are alike.
+        """
+        greeting = Greeting(self._client, tasks, self._origin)
         link = _dashboard(self._client)
         self._listener.note(f"scheduler {self._address}, dashboard {link}")
         self._look()
@@ -95,27 +97,9 @@ class Flight:
             stopping.check()
             time.sleep(POLL_SECONDS / 10)
             self._look()
-        widest = max(tasks, key=lambda t: t.memory_bytes)
-        for name, worker in self._client.scheduler_info()["workers"].items():
-            need = WORKER_BYTES + worker["nthreads"] * widest.memory_bytes
-            if 0 < worker["memory_limit"] < need:
-                raise LimitError(
-                    f"worker {name}: {worker['nthreads']} thread(s) need {need:,} bytes, its "
-                    f"memory limit is {worker['memory_limit']:,}; start it with fewer threads "
-                    "(--nthreads) or more memory (--memory-limit)",
-                    limit="worker memory",
-                    need=need,
-                    have=worker["memory_limit"],
-                )
-        paths = [p if is_url(p) else os.path.join(self._origin, p) for p in _paths(tasks[0])]
-        for name, answer in self._client.run(_answer, paths, on_error="return").items():
-            if isinstance(answer, BaseException):
-                raise UsageError(f"worker {name}: {answer}; it needs this package, as it is here")
-            version, refusal = answer
-            if version != __version__:
-                raise UsageError(f"worker {name}: has version {version}, here is {__version__}")
-            if refusal:
-                raise UsageError(f"worker {name}: {refusal}")
+        greeting.ask(self._workers)
+        if self._revive is None:
+            self._greeting = greeting
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Run all tasks that are wanted.
@@ -145,13 +129,15 @@ class Flight:
             try:
                 landed = [self._landed.get(timeout=POLL_SECONDS)]
             except Empty:
-                self._look()
+                self._meet()
                 continue
             finally:
                 stopping.check()
             while not self._landed.empty():
                 landed.append(self._landed.get())
             landed = [future for future in landed if future is not None]  # those of `wake`
+            if time.monotonic() - self._looked > POLL_SECONDS:
+                self._meet()
             for task, result in self._results(landed):
                 self._land(task, result)
             self._fill()
@@ -239,21 +225,29 @@ class Flight:
         elif isinstance(result, OSError) and self._tries[task.key] < TRIES:
             self._send(task)
         else:
+            self._meet()  # it may be a worker that joined just now, and cannot do it at all
             self._listener.failed(task, result)
+
+    def _meet(self) -> None:
+        """Ask workers that joined; raises as `Greeting.ask` for one that cannot do the tasks."""
+        self._look()
+        if self._greeting is not None:
+            self._greeting.ask(self._workers)
 
     def _look(self) -> None:
         """See how many threads there are now; workers come and go."""
         if self._client.status != "running":
             raise self._lost()
         try:
-            threads = sum(self._client.nthreads().values())
+            there = self._client.nthreads()
         except OSError as error:  # of its connection, before the client itself has heard of it
             raise self._lost() from error
+        threads, self._workers = sum(there.values()), list(there)
         if threads != self._threads:
             text = f"{threads} worker thread(s)" if threads else "no workers: waiting for some"
             self._listener.note(text)
             self._threads = threads
-        now = time.monotonic()
+        now = self._looked = time.monotonic()
         self._alone_since = 0.0 if threads else self._alone_since or now
         if self._revive is not None:
             self._revive()
@@ -268,28 +262,6 @@ class Flight:
 def _charge(task: Task) -> int:
     """Bytes in flight of a task: it writes as it goes, and holds no more, however much it makes."""
     return min(task.work_bytes, TASK_BYTES)
-
-
-def _answer(paths: Sequence[str]) -> tuple[str, str]:
-    """What a worker says of itself: its version, and what keeps it from a path; "" for nothing."""
-    for path in paths:
-        try:
-            store_of(path).reach(located(path))
-        except FileNotFoundError:
-            return __version__, (
-                f"{path}: not found there; workers need the same storage under the same path"
-            )
-        except (OSError, UnsupportedError) as error:
-            return __version__, f"{error}; workers need a way to it, and credentials of their own"
-    return __version__, ""
-
-
-def _paths(task: Task) -> list[str]:
-    """Where a task's files are: the folder of its output, and its inputs."""
-    outputs = [str(located(task.part).parent)] if isinstance(task, WriteTask) else []
-    components = [c for piece in task.pieces for t in piece.tensors for c in t.components]
-    inputs = sorted({c.stored.file.path for c in components})
-    return outputs + [path for path in inputs if not is_url(path)]  # a read tells of a URL
 
 
 def _names(task: Task) -> str:

@@ -53,6 +53,8 @@ class Client:
         self.status = "running"
         self.threads = threads
         self.memory_limit = 0
+        self.names = ["tcp://worker:3"]
+        self.asked: list[list[str]] = []
         self.says: Any = (anamnesis.__version__, "")
         self.sent: list[Task] = []
         self.futures: list[Future] = []
@@ -88,14 +90,19 @@ class Client:
         return [future.result() for future in futures]
 
     def nthreads(self) -> dict[str, int]:
-        return {"tcp://worker:3": self.threads}
+        return dict.fromkeys(self.names, self.threads)
 
-    def scheduler_info(self) -> dict[str, Any]:
+    def scheduler_info(self, *, n_workers: int) -> dict[str, Any]:
+        assert n_workers == -1  # all of them
         worker = {"nthreads": self.threads, "memory_limit": self.memory_limit}
-        return {"workers": {"tcp://worker:3": worker}}
+        return {"workers": dict.fromkeys(self.names, worker)}
 
-    def run(self, function: Any, *arguments: Any, on_error: str) -> dict[str, Any]:
-        return {"tcp://worker:3": self.says}
+    def run(
+        self, function: Any, *arguments: Any, workers: Sequence[str], on_error: str
+    ) -> dict[str, Any]:
+        self.asked.append(list(workers))
+        said = self.says() if callable(self.says) else self.says
+        return dict.fromkeys(workers, said)
 
     def close(self) -> None:
         self._pool.shutdown()

@@ -54,7 +54,8 @@ class Hub:
 
     `fault(request)` may name one for a request: a status (`"503"`, with `retry_after`), `"reset"`
     (nothing comes), `"cut"` (half of the body, and the end of the connection), `"loris"` (a byte
-    now and then), `"short"` (a smaller range than was asked for). `tokens`: those that may read.
+    now and then), `"short"` (a smaller range than was asked for). `tokens`: those that may read;
+    of a `gated` model anybody may read the list of files.
     """
 
     files: dict[str, Any] = field(default_factory=dict)  # bytes, or a path
@@ -64,6 +65,7 @@ class Hub:
     commit: str = "c0ffee" + "0" * 34
     branches: dict[str, str] = field(default_factory=dict)
     tokens: tuple[str, ...] = ()
+    gated: bool = False
     redirects: bool = True
     epoch: int = 1  # redirects made before it are expired
     versions: dict[str, str] = field(default_factory=dict)  # another digest than the content's
@@ -161,7 +163,7 @@ class Hub:
 
     async def _api(self, request: Request, writer: asyncio.StreamWriter) -> bool:
         match = re.fullmatch(rf"api/models/{MODEL}(?:/(revision|tree)/([^/]+).*)?", request.path)
-        if not self._may(request) or match is None:
+        if not (self._may(request) or self.gated) or match is None:
             more = {"X-Error-Code": "RepoNotFound", "X-Error-Message": "Repository not found"}
             return await self._say(writer, 401, more)
         commit = self._commit(match[2] or "main")
@@ -185,7 +187,9 @@ class Hub:
         self, request: Request, revision: str, name: str, writer: asyncio.StreamWriter
     ) -> bool:
         if not self._may(request):
-            return await self._say(writer, 401, {"X-Error-Code": "RepoNotFound"})
+            known, code = "authorization" in request.headers, "RepoNotFound"
+            code = "GatedRepo" if self.gated else code
+            return await self._say(writer, 403 if known else 401, {"X-Error-Code": code})
         if name not in self.files or self._commit(revision) is None:
             return await self._say(writer, 404, {"X-Error-Code": "EntryNotFound"})
         digest = self.digest(name)

@@ -21,7 +21,7 @@ from buckets import KEYS, Bucket, forget_clients, free_port
 import anamnesis
 from anamnesis.errors import UsageError
 from anamnesis.pipeline import referred
-from anamnesis.pipeline.executors.distributed import WORKER_BYTES
+from anamnesis.pipeline.executors.greeting import WORKER_BYTES
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra test)")
 # No wait here is bound to a clock but by this: a cluster of a slow machine takes what it takes.

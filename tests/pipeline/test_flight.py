@@ -360,6 +360,75 @@ def test_a_worker_that_cannot_do_it_is_named(
         Flight(cluster, 1 << 30, Recorder()).greet(tasks)
 
 
+def test_a_worker_that_leaves_while_it_is_asked_is_forgotten(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    """Its connection breaks; it is not said to lack this package, and another does the tasks."""
+    cluster, listener = client(), Recorder()
+
+    def says() -> Any:
+        if len(cluster.asked) > 1:
+            return anamnesis.__version__, ""
+        cluster.names = ["tcp://another:4"]
+        return distributed.comm.CommClosedError("in <TCP>: Stream is closed")
+
+    cluster.says = says
+    flight = Flight(cluster, 1 << 30, listener)
+    flight.greet(tasks)
+    flight.run(tasks)
+    assert len(listener.receipts) == len(tasks)
+    assert cluster.asked[0] == ["tcp://worker:3"]
+    cluster.says, cluster.names = OSError("timed out"), ["tcp://stays:5"]
+    with pytest.raises(UsageError, match=r"worker tcp://stays:5: the scheduler cannot reach it"):
+        Flight(cluster, 1 << 30, listener).greet(tasks)
+
+
+def test_a_worker_that_joins_later_is_asked(
+    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Once, and the run ends with its name when it cannot do the tasks."""
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.01)
+    held = threading.Event()
+
+    def answer(task: Task, before: int) -> Receipt:
+        held.wait()
+        return receipt(task)
+
+    cluster, listener = client(answer), Recorder()
+    flight = Flight(cluster, MiB, listener)
+    flight.greet(tasks)
+
+    def says() -> Any:
+        held.set()
+        return "0.0.7", ""
+
+    cluster.says = says
+    cluster.names = ["tcp://worker:3", "tcp://late:4"]
+    try:
+        with pytest.raises(UsageError, match=r"worker tcp://late:4: has version 0\.0\.7, here is"):
+            flight.run(tasks)
+    finally:
+        held.set()
+    assert cluster.asked == [["tcp://worker:3"], ["tcp://late:4"]]
+
+
+def test_what_a_late_worker_fails_with_is_told_by_its_answer(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    """A task that it cannot even read fails before anybody has asked it."""
+    cluster, listener = (
+        client(lambda task, before: ModuleNotFoundError("anamnesis.new")),
+        Recorder(),
+    )
+    flight = Flight(cluster, MiB, listener)
+    flight.greet(tasks)
+    cluster.says = ModuleNotFoundError("No module named 'anamnesis'")
+    cluster.names.append("tcp://late:4")
+    with pytest.raises(UsageError, match=r"worker tcp://late:4: .*needs this package"):
+        flight.run(tasks)
+    assert listener.errors == {}
+
+
 def test_an_address_that_is_none(fp8_model: Path, tmp_path: Path) -> None:
     options = executor.Options(2, scheduler="tcp://here")
     plan = make_plan(

@@ -19,7 +19,7 @@ import pytest
 from memory_bounds import COMPILE_BYTES
 
 from anamnesis.limits import MiB
-from anamnesis.pipeline.executors.distributed import WORKER_BYTES
+from anamnesis.pipeline.executors.greeting import WORKER_BYTES
 from anamnesis.pipeline.fit import BASE_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
