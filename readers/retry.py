@@ -219,9 +219,11 @@ def _cause(error: BaseException) -> BaseException:
 
 def _status(error: BaseException) -> int | None:
     """The status of the answer that an error is about; gcsfs calls it `code`."""
-    named = [getattr(error, "status", None), getattr(error, "code", None)]
-    named.append(getattr(getattr(error, "response", None), "status_code", None))
-    return next((status for status in named if isinstance(status, int) and status), None)
+    name = "code" if type(error).__module__.startswith("gcsfs.") else "status"
+    status = getattr(error, name, None) or getattr(
+        getattr(error, "response", None), "status_code", None
+    )
+    return status if isinstance(status, int) and status else None
 
 
 def _passing(error: BaseException) -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -182,7 +182,11 @@ class Bucket:
 
     def found(self, part: PurePath) -> list[bytes]:
         names = [name for name in self._objects.names(str(part)) if name.startswith("task-")]
-        return [self._objects.get(f"{part}/{name}")[0] for name in names]
+        receipts = []
+        for name in names:
+            with suppress(FileNotFoundError):  # a late task takes its own away again
+                receipts.append(self._objects.get(f"{part}/{name}")[0])
+        return receipts
 
     def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:
         self._objects.put(f"{part}/{key}", receipt())

@@ -1,13 +1,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from buckets import s3_server
+from flights import Answer, Client, receipt
 from progress_runs import Clock
+
+from anamnesis.limits import MiB
+from anamnesis.pipeline import plan as planning
+from anamnesis.pipeline.plan import Spec, Task, make_plan
+from anamnesis.readers.model import load_model
 
 
 @pytest.fixture
@@ -60,3 +67,29 @@ def model(tmp_path: Path, write_safetensors: Callable[..., Path]) -> Path:
     (folder / "config.json").write_text('{"quantization_config": {"quant_method": "fp8"}}')
     (folder / "tokenizer.json").write_text("{}")
     return folder
+
+
+@pytest.fixture
+def client() -> Iterator[Callable[..., Client]]:
+    """Makes clients of a cluster that is none; by default every task is done."""
+    made: list[Client] = []
+
+    def make(answer: Answer = lambda task, before: receipt(task), threads: int = 2) -> Client:
+        made.append(Client(answer, threads))
+        return made[-1]
+
+    yield make
+    for each in made:
+        each.close()
+
+
+@pytest.fixture
+def tasks(fp8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, ...]:
+    """Over twenty, of 1 MiB at most."""
+    monkeypatch.setattr(planning, "TASK_BYTES", MiB)
+    monkeypatch.setattr(planning, "WINDOW_BYTES", MiB)
+    spec = Spec(str(tmp_path / "out.safetensors"))
+    plan = make_plan(load_model(str(fp8_model)), spec, memory_bytes=1 << 30, threads=2)
+    assert len(plan.tasks) > 20
+    part = str(tmp_path / ".out.part")
+    return tuple(replace(task, part=part) for task in plan.tasks)

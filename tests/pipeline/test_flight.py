@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import nullcontext
 from dataclasses import replace
@@ -21,42 +21,16 @@ import distributed
 import numpy as np
 import pytest
 from distributed import KilledWorker
-from flights import Answer, Client, Future, Recorder, receipt
+from flights import Client, Future, Recorder, receipt
 
-import anamnesis
-from anamnesis.errors import FormatError, IntegrityError, LimitError, UsageError
+from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.limits import KiB, MiB
-from anamnesis.pipeline import plan as planning
 from anamnesis.pipeline.executors import Options, SchedulerError
 from anamnesis.pipeline.executors import distributed as executor
 from anamnesis.pipeline.executors.distributed import AHEAD, TRIES, Flight
 from anamnesis.pipeline.plan import Spec, Task, make_plan
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.readers.model import load_model
-
-
-@pytest.fixture
-def client() -> Iterator[Callable[..., Client]]:
-    made: list[Client] = []
-
-    def make(answer: Answer = lambda task, before: receipt(task), threads: int = 2) -> Client:
-        made.append(Client(answer, threads))
-        return made[-1]
-
-    yield make
-    for each in made:
-        each.close()
-
-
-@pytest.fixture
-def tasks(fp8_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Task, ...]:
-    monkeypatch.setattr(planning, "TASK_BYTES", MiB)
-    monkeypatch.setattr(planning, "WINDOW_BYTES", MiB)
-    spec = Spec(str(tmp_path / "out.safetensors"))
-    plan = make_plan(load_model(str(fp8_model)), spec, memory_bytes=1 << 30, threads=2)
-    assert len(plan.tasks) > 20
-    part = str(tmp_path / ".out.part")
-    return tuple(replace(task, part=part) for task in plan.tasks)
 
 
 def test_bytes_in_flight_are_bounded(
@@ -319,114 +293,6 @@ def test_a_cluster_of_ours_that_does_not_end_is_ended(
         worker.kill()
         worker.communicate()
     assert len(listener.receipts) == 3
-
-
-def test_c03_a_worker_with_too_little_memory_is_refused(
-    tasks: tuple[Task, ...], client: Callable[..., Client]
-) -> None:
-    cluster = client()
-    cluster.memory_limit = 200 * MiB
-    with pytest.raises(LimitError, match=r"worker tcp://worker:3: 2 thread\(s\) need .*--nthreads"):
-        Flight(cluster, 1 << 30, Recorder()).greet(tasks)
-
-
-@pytest.mark.parametrize(("form", "limit"), [("safetensors", 340), ("parquet", 500)])
-def test_what_a_thread_holds_to_send_is_part_of_what_a_worker_needs(
-    fp8_model: Path, client: Callable[..., Client], form: str, limit: int
-) -> None:
-    """256 MiB, and for each of two threads 48 MiB of parts; to pack Parquet takes 80 MiB more."""
-    spec = Spec(f"memory://out.{form}", format=form)
-    plan = make_plan(load_model(str(fp8_model)), spec, memory_bytes=1 << 30, threads=2)
-    cluster = client()
-    cluster.memory_limit = limit * MiB
-    with pytest.raises(LimitError, match=r"worker tcp://worker:3: 2 thread\(s\) need"):
-        Flight(cluster, 1 << 30, Recorder()).greet(plan.tasks)
-
-
-@pytest.mark.parametrize(
-    ("says", "expected"),
-    [
-        (("0.0.7", ""), "has version 0.0.7, here is"),
-        ((anamnesis.__version__, "/data/model: not found there"), "/data/model: not found there"),
-        (ModuleNotFoundError("No module named 'anamnesis'"), "No module named 'anamnesis'"),
-    ],
-)
-def test_a_worker_that_cannot_do_it_is_named(
-    tasks: tuple[Task, ...], client: Callable[..., Client], says: Any, expected: str
-) -> None:
-    cluster = client()
-    cluster.says = says
-    with pytest.raises(UsageError, match=f"worker tcp://worker:3: .*{expected}"):
-        Flight(cluster, 1 << 30, Recorder()).greet(tasks)
-
-
-def test_a_worker_that_leaves_while_it_is_asked_is_forgotten(
-    tasks: tuple[Task, ...], client: Callable[..., Client]
-) -> None:
-    """Its connection breaks; it is not said to lack this package, and another does the tasks."""
-    cluster, listener = client(), Recorder()
-
-    def says() -> Any:
-        if len(cluster.asked) > 1:
-            return anamnesis.__version__, ""
-        cluster.names = ["tcp://another:4"]
-        return distributed.comm.CommClosedError("in <TCP>: Stream is closed")
-
-    cluster.says = says
-    flight = Flight(cluster, 1 << 30, listener)
-    flight.greet(tasks)
-    flight.run(tasks)
-    assert len(listener.receipts) == len(tasks)
-    assert cluster.asked[0] == ["tcp://worker:3"]
-    cluster.says, cluster.names = OSError("timed out"), ["tcp://stays:5"]
-    with pytest.raises(UsageError, match=r"worker tcp://stays:5: the scheduler cannot reach it"):
-        Flight(cluster, 1 << 30, listener).greet(tasks)
-
-
-def test_a_worker_that_joins_later_is_asked(
-    tasks: tuple[Task, ...], client: Callable[..., Client], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Once, and the run ends with its name when it cannot do the tasks."""
-    monkeypatch.setattr(executor, "POLL_SECONDS", 0.01)
-    held = threading.Event()
-
-    def answer(task: Task, before: int) -> Receipt:
-        held.wait()
-        return receipt(task)
-
-    cluster, listener = client(answer), Recorder()
-    flight = Flight(cluster, MiB, listener)
-    flight.greet(tasks)
-
-    def says() -> Any:
-        held.set()
-        return "0.0.7", ""
-
-    cluster.says = says
-    cluster.names = ["tcp://worker:3", "tcp://late:4"]
-    try:
-        with pytest.raises(UsageError, match=r"worker tcp://late:4: has version 0\.0\.7, here is"):
-            flight.run(tasks)
-    finally:
-        held.set()
-    assert cluster.asked == [["tcp://worker:3"], ["tcp://late:4"]]
-
-
-def test_what_a_late_worker_fails_with_is_told_by_its_answer(
-    tasks: tuple[Task, ...], client: Callable[..., Client]
-) -> None:
-    """A task that it cannot even read fails before anybody has asked it."""
-    cluster, listener = (
-        client(lambda task, before: ModuleNotFoundError("anamnesis.new")),
-        Recorder(),
-    )
-    flight = Flight(cluster, MiB, listener)
-    flight.greet(tasks)
-    cluster.says = ModuleNotFoundError("No module named 'anamnesis'")
-    cluster.names.append("tcp://late:4")
-    with pytest.raises(UsageError, match=r"worker tcp://late:4: .*needs this package"):
-        flight.run(tasks)
-    assert listener.errors == {}
 
 
 def test_an_address_that_is_none(fp8_model: Path, tmp_path: Path) -> None:
