@@ -50,6 +50,7 @@ STALL_SECONDS = 30.0
 SLOWEST_BYTES = MiB  # a body's, in STALL_SECONDS
 _POLL_SECONDS = 0.2
 _FOR_NOW = frozenset((408, 425, 429))
+_AZURE = ("IncompleteRead", "ServiceRe")  # ServiceRequestError, ServiceResponseError
 _TRANSPORTS = frozenset(("aiohttp", "httpcore", "httpx", "httpx2"))
 # S3's code for a request whose time is more than so far off; others refuse it by other names.
 _SKEWED, _TOLERATED_SECONDS = "RequestTimeTooSkewed", 900.0
@@ -238,7 +239,7 @@ def _passing(error: BaseException) -> bool:
         return True
     # Transport errors of aiohttp, of httpx, which huggingface_hub asks with, and of Azure's SDK.
     package, name = type(error).__module__.partition(".")[0], type(error).__name__
-    return package in _TRANSPORTS or (package == "azure" and name.startswith("Service"))
+    return package in _TRANSPORTS or (package == "azure" and name.startswith(_AZURE))
 
 
 def _os_error(url: str, error: BaseException) -> OSError:

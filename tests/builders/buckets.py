@@ -81,6 +81,9 @@ class Bucket:
     def put(self, key: str, data: bytes) -> None:
         self.client.put_object(Bucket=self.name, Key=key, Body=data)
 
+    def remove(self, key: str) -> None:
+        self.client.delete_object(Bucket=self.name, Key=key)
+
     def uploads(self) -> list[str]:
         found = self.client.list_multipart_uploads(Bucket=self.name).get("Uploads", [])
         return [entry["Key"] for entry in found]

@@ -85,14 +85,22 @@ def environment(store: str, endpoint: str) -> dict[str, str]:
 
 
 def use(store: str, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same in this process, whose clients are made again."""
+    """The same in this process, whose clients are made again, as long as a test lasts."""
+    from fsspec.config import conf
+
+    for key in environment(store, endpoint):
+        monkeypatch.setenv(key, "")
+    monkeypatch.setitem(conf, store, {})
+    settle(store, endpoint)
+
+
+def settle(store: str, endpoint: str) -> None:
+    """The same for good."""
     from fsspec.config import conf
 
     found = environment(store, endpoint)
-    for key, value in found.items():
-        monkeypatch.setenv(key, value)
-    if store == "gs":
-        monkeypatch.setitem(conf, "gs", json.loads(found["FSSPEC_GS"]))
+    os.environ.update(found)
+    conf[store] = json.loads(found.get("FSSPEC_GS", "{}"))
     forget(store)
 
 

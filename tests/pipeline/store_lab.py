@@ -1,8 +1,9 @@
 """Kill clients, workers and the server of runs into a bucket, and look at the bucket after each.
 
-`python tests/pipeline/store_lab.py [KILLS] [SECONDS]` starts an S3 server on loopback, with a proxy
-in front of it that stands for the service (its requests fail, its connections are cut; what it has
-stored stays), and runs one job again and again on the same output:
+`python tests/pipeline/store_lab.py [KILLS] [SECONDS] [STORE]` starts a server on loopback (moto's,
+or for `az` and `gs` one of builders/other_buckets), with a proxy in front of it that stands for the
+service (its requests fail, its connections are cut; what it has stored stays), and runs one job
+again and again on the same output:
 
 - *client*: the client is killed (SIGKILL) within the time that a run takes, and run again;
 - *worker*: a worker of a cluster is, and another takes its place; the run has to end well;
@@ -33,6 +34,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "builders"))
 from buckets import KEYS, Bucket, Faults, faulty, free_port, s3_server
+from other_buckets import OtherBucket, other_server, settle
 
 import anamnesis
 from anamnesis.writers import lease, upload
@@ -148,9 +150,14 @@ class Lab:
     """One job, its bucket, and how often what was done to it."""
 
     def __init__(
-        self, folder: Path, bucket: Bucket, faults: Random, want: dict[str, bytes]
+        self,
+        folder: Path,
+        bucket: Bucket | OtherBucket,
+        faults: Random,
+        want: dict[str, bytes],
     ) -> None:
         self.folder, self.bucket, self.faults, self.want = folder, bucket, faults, want
+        self.store = bucket.store if isinstance(bucket, OtherBucket) else "s3"
         self.kills, self.bad, self.cluster = dict.fromkeys(KINDS, 0), list[str](), Cluster(folder)
         self.ends, self.whole = 0, 0.0
 
@@ -160,7 +167,7 @@ class Lab:
             run = {"executor": "distributed", "scheduler": to}
         return {
             "inputs": [str(self.folder / "model.safetensors")],
-            "output": {"path": "s3://lab/out", "dtype": "bf16", "max_shard_size": "7MB"},
+            "output": {"path": f"{self.store}://lab/out", "dtype": "bf16", "max_shard_size": "7MB"},
             "run": run,
         }
 
@@ -169,7 +176,8 @@ class Lab:
         pid = start(self.job(self.cluster.address if kind == "worker" else None))
         if kind == "faults":
             self.faults.share = 0.1
-            self.faults.kinds = (*PASSING, "expired") if random.random() < 0.3 else PASSING
+            ends = self.store == "s3" and random.random() < 0.3
+            self.faults.kinds = (*PASSING, "expired") if ends else PASSING
         elif ended(pid, random.uniform(0.0, 0.9) * self.whole) is not None:
             return
         self.kills[kind] += 1
@@ -198,7 +206,7 @@ class Lab:
 
     def clear(self) -> None:
         for key in self.bucket.objects():
-            self.bucket.client.delete_object(Bucket="lab", Key=key)
+            self.bucket.remove(key)
 
     def look(self, kind: str, whole: bool) -> None:
         """Note what is not as it has to be."""
@@ -215,15 +223,27 @@ class Lab:
         self.bad += [f"{kind}: {text}" for text in told]
 
 
-def main(kills: int, seconds: float) -> int:
+def bucket_of(store: str, endpoint: str, proxy: str) -> Bucket | OtherBucket:
+    """A bucket to look into; from here on drivers of this process go by the proxy."""
+    if store == "s3":
+        os.environ.update({**KEYS, "AWS_ENDPOINT_URL": proxy})
+        return Bucket(endpoint, "lab")
+    settle(store, endpoint)
+    bucket = OtherBucket(store, endpoint, "lab")
+    settle(store, proxy)
+    return bucket
+
+
+def main(kills: int, seconds: float, store: str) -> int:
     random.seed(18)
     begin, folder, faults = time.monotonic(), Path(tempfile.mkdtemp()), Random()
-    with s3_server() as endpoint, faulty(endpoint, faults) as proxy:
-        os.environ.update({**KEYS, "AWS_ENDPOINT_URL": proxy})
+    server = s3_server() if store == "s3" else other_server(store)
+    with server as endpoint, faulty(endpoint, faults) as proxy:
+        bucket = bucket_of(store, endpoint, proxy)
         model, local = make_model(folder / "model.safetensors"), folder / "want"
         anamnesis.convert(model, local, to="safetensors", dtype="bf16", max_shard_size="7MB")
         want = {path.name: path.read_bytes() for path in local.iterdir()}
-        lab = Lab(folder, Bucket(endpoint, "lab"), faults, want)
+        lab = Lab(folder, bucket, faults, want)
         try:
             for _ in range(2):  # the first compiles, and imports drivers
                 first = time.monotonic()
@@ -239,10 +259,10 @@ def main(kills: int, seconds: float) -> int:
             shutil.rmtree(folder)
         took = round(time.monotonic() - begin)
         done = {"kills": lab.kills, "ends": lab.ends, "faults": faults.met, "wrong": lab.bad}
-        print(json.dumps({**done, "seconds": took}))
+        print(json.dumps({"store": store, **done, "seconds": took}))
         return 1 if lab.bad else 0
 
 
 if __name__ == "__main__":
-    numbers = [float(text) for text in sys.argv[1:]]
-    raise SystemExit(main(int(numbers[0]) if numbers else 200, numbers[1] if numbers[1:] else 1e9))
+    given = [*sys.argv[1:], *("200", "1e9", "s3")[len(sys.argv) - 1 :]]
+    raise SystemExit(main(int(given[0]), float(given[1]), given[2]))
