@@ -81,7 +81,11 @@ class Limits:
     def __post_init__(self) -> None:
         for name in ("max_single_alloc", "max_total_bytes", "max_items", "max_expansion_ratio"):
             value = getattr(self, name)
-            if value is not None and value < 1:
+            if value is None and name == "max_total_bytes":
+                continue
+            if not isinstance(value, int) or isinstance(value, bool):
+                raise UsageError(f"limits.{name}: found {value!r:.100}; allowed: a whole number")
+            if value < 1:
                 raise UsageError(f"limits.{name}: must be at least 1, found {value}")
 
     @classmethod

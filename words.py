@@ -20,6 +20,7 @@ _HABITS: Mapping[str, Sequence[str]] = {
     "force": ("overwrite",),
     "format": ("to",),
     "frompretrained": ("open_model",),
+    "ggufkv": ("key_values",),
     "half": ("f16",),
     "hffolder": ("hf",),
     "huggingface": ("hf",),
@@ -86,9 +87,10 @@ def meant(given: object, allowed: Sequence[str], alike: float = 0.6) -> list[str
 
 
 def bare(word: str) -> str:
-    """The letters and digits of a word, without `gguf` before them, which all of its types have."""
+    """The letters and digits of a word, of GGUF's types (`gguf-q4-k`) without what all have."""
     letters = "".join(filter(str.isalnum, word.lower()))
-    return letters.removeprefix("gguf") or letters
+    its = letters.removeprefix("gguf")
+    return its if any(map(str.isdigit, its)) else letters
 
 
 def did_you_mean(near: Sequence[str], before: str = "") -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -259,7 +260,7 @@ def _work(
 
 
 @click.command("run", cls=Checked)
-@click.argument("job", type=click.Path(dir_okay=False))
+@click.argument("job", type=click.Path())
 @loss_flag
 @_overrides
 @_overwrite
@@ -283,15 +284,25 @@ def run_command(
     \b
     Example: amn run job.yaml --set output.dtype=f32 --dry-run
     """
-    from anamnesis.pipeline.config import load_job
-
     if scheduler:
         overrides = [*overrides, "run.executor=distributed", f"run.scheduler={scheduler}"]
     if overwrite:
         overrides = [*overrides, "output.overwrite=true"]
     if keep_going:
         overrides = [*overrides, "run.keep_going=true"]
-    _work(load_job(job, overrides), None, **how)
+    _work(_loaded(job, overrides), None, **how)
+
+
+def _loaded(path: str, overrides: Sequence[str]) -> Job:
+    """The job in a file; UsageError for a folder, which is a model."""
+    from anamnesis.pipeline.config import load_job
+
+    if os.path.isdir(path):
+        raise UsageError(
+            f"{path}: is a folder, and no job file; a model is recovered by "
+            f"`amn remember {path} -o OUT`"
+        )
+    return load_job(path, overrides)
 
 
 def _price(name: str, verb: str) -> Callable[[F], F]:
@@ -304,7 +315,7 @@ def _price(name: str, verb: str) -> Callable[[F], F]:
 
 
 @click.command("plan", cls=Checked)
-@click.argument("job", type=click.Path(dir_okay=False))
+@click.argument("job", type=click.Path())
 @_overrides
 @click.option(
     "--workers",
@@ -344,12 +355,11 @@ def plan_command(
     Example: amn plan job.yaml --workers 8 --bandwidth 1GB
     """
     from anamnesis.cli.outcomes import show_plans
-    from anamnesis.pipeline.config import load_job
     from anamnesis.pipeline.estimate import Assumed
     from anamnesis.pipeline.jobs import rehearse_job
     from anamnesis.pipeline.remarks import remarks_on_job
 
-    found = load_job(job, overrides)
+    found = _loaded(job, overrides)
     assumed = Assumed(workers or 0, float(bandwidth or 125e6), latency / 1e3, **prices)
     planned = rehearse_job(found, None)
     notes = remarks_on_job(found, planned)

@@ -141,7 +141,7 @@ def scan(
 def run(
     job: Job | Mapping[str, Any] | PathLike,
     *,
-    set: Mapping[str, Any] | Sequence[str] = (),  # noqa: A002 - the flag's name
+    set: Mapping[str, Any] | str | Sequence[str] = (),  # noqa: A002 - the flag's name
     scheduler: str | None = None,
     keep_going: bool | None = None,
     limits: LimitsLike | None = None,
@@ -150,7 +150,8 @@ def run(
     """Run a job; one outcome an input. Run again, it goes on where it was stopped.
 
     job: the path of a job file, or its contents as a mapping, or a `Job`.
-    set: settings that come before the job's, `{"output.dtype": "f32"}` or `["output.dtype=f32"]`.
+    set: what comes before the job's settings: `{"output.dtype": "f32"}`, or one or several texts
+    `"output.dtype=f32"`.
     scheduler: run on the Dask scheduler of that address.
     keep_going: convert what can be had of models with broken shards.
     limits: in place of the job's.
@@ -159,10 +160,11 @@ def run(
     The first error of any input is raised after all of them were tried.
     """
     from anamnesis.pipeline.callback import reporter
-    from anamnesis.pipeline.config import any_job
+    from anamnesis.pipeline.config import Override, any_job
     from anamnesis.pipeline.jobs import run_job
 
-    overrides: list[tuple[str, Any] | str] = [*(set.items() if isinstance(set, Mapping) else set)]
+    given = [set] if isinstance(set, str) else set
+    overrides: list[Override] = [*(given.items() if isinstance(given, Mapping) else given)]
     if scheduler is not None:
         overrides += [("run.executor", "distributed"), ("run.scheduler", scheduler)]
     if keep_going is not None:
@@ -198,10 +200,10 @@ def verify(
     from anamnesis.pipeline.journal import verify_output
     from anamnesis.pipeline.place import refuse_foreign_weights
     from anamnesis.pipeline.sections import Run
-    from anamnesis.pipeline.sizes import parse_size
+    from anamnesis.pipeline.sizes import memory_bytes
     from anamnesis.writers.stores import located
 
-    budget = parse_size(Run().memory if memory is None else memory)
+    budget = memory_bytes(Run().memory if memory is None else memory)
     place = located(output_path(os.fsdecode(out)))
     refuse_foreign_weights(place)
     counts = verify_output(place, budget)

@@ -291,9 +291,9 @@ def _public(value: object) -> list[str]:
 
 
 def _bytes(size: Size | None) -> int | None:
-    from anamnesis.pipeline.sizes import parse_size
+    from anamnesis.pipeline.sizes import memory_bytes
 
-    return None if size is None else parse_size(size)
+    return None if size is None else memory_bytes(size)
 
 
 @contextmanager

@@ -50,6 +50,14 @@ def parse_size(size: int | str) -> int:
     return nbytes
 
 
+def memory_bytes(memory: int | str) -> int:
+    """As `parse_size`, of the keyword `memory`, which errors name."""
+    try:
+        return parse_size(memory)
+    except UsageError as error:
+        raise UsageError(f"memory: {error}") from None
+
+
 def meant_size(size: object) -> str:
     """What a size in another spelling (`4G`, `512mb`) may stand for; nothing where it is none."""
     found = _LOOSE.fullmatch(str(size).strip())

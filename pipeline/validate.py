@@ -247,6 +247,8 @@ def _form(kind: Any) -> str:
         return " | ".join(map(str, get_args(kind)))
     if get_origin(kind) is tuple:
         return "a list of " + _form(get_args(kind)[0]).replace("a mapping", "mappings")
+    if get_origin(kind) is dict:
+        return "a mapping"
     if _is_section(kind):
         keys = ", ".join(field.encode_name for field in msgspec.structs.fields(kind))
         return f"a mapping with the keys {keys}"

@@ -70,6 +70,8 @@ def read_legacy(file: SourceFile, limits: Limits) -> tuple[dict[str, Entry], tup
     """
     reader = _Reader(file)
     most = max(0, (file.size - 4) // _LEAST_ENTRY)
+    if not most:
+        raise reader.error(f"{file.size:,} bytes; neither a GGUF nor an imatrix.dat is so short")
     count = reader.number("number of entries", 1, most)
     limits.tensors(count, f"{file.path}: entries of the importance matrix")
     entries: dict[str, Entry] = {}

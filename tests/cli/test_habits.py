@@ -49,6 +49,12 @@ Amn = Callable[..., subprocess.CompletedProcess[str]]
         ("remember a b -o c", "(b). The parts of one model are a pattern in quotes"),
         ("diff a b c", "Got unexpected extra argument (c). Example: amn diff "),
         ("inspect x --to hf", "No such option '--to'. It is a flag of remember, convert.\n"),
+        ("convert x --to gguff", "Did you mean 'gguf'?"),
+        (
+            "run /",
+            "/: is a folder, and no job file; a model is recovered by `amn remember / -o OUT`",
+        ),
+        ("plan /", "/: is a folder, and no job file"),
         ("convert x --to huggingface", "Did you mean 'hf'?"),
         ("convert x --to hf_folder", "Did you mean 'hf'?"),
         ("remember x --dtype float16", "Did you mean 'f16'?"),

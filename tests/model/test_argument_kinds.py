@@ -47,6 +47,37 @@ def test_paths(model: Path) -> None:
         anamnesis.open_model(5)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("value", ["3", True, 1.5, [1]], ids=repr)
+def test_limits_are_whole_numbers(value: Any, model: Path) -> None:
+    said = r"limits\.max_items: found .*; allowed: a whole number"
+    with pytest.raises(UsageError, match=said):
+        anamnesis.Limits(max_items=value)
+    with pytest.raises(UsageError, match=said):
+        anamnesis.inspect(model, limits={"max_items": value})
+
+
+def test_sizes_name_their_keyword(model: Path) -> None:
+    with pytest.raises(UsageError, match=r"^memory: found 'tiny'; allowed"):
+        anamnesis.scan(model, memory="tiny")
+    with pytest.raises(UsageError, match=r"^memory: found '4G'; .*; did you mean 4GiB or 4GB\?"):
+        anamnesis.verify(model, memory="4G")
+
+
+def test_one_setting_is_no_list_of_letters(model: Path) -> None:
+    """As a text is one pattern where several may be given."""
+    job = {"inputs": [str(model)], "output": {"path": str(model.parent / "o.safetensors")}}
+    anamnesis.run(job, set="output.dtype=f16")
+    assert anamnesis.open_model(model.parent / "o.safetensors")["x"].dtype == np.float16
+    with pytest.raises(UsageError, match=r"key_values: found a list; allowed: a mapping$"):
+        anamnesis.run(job, set="output.key_values=[a]")
+
+
+@pytest.mark.parametrize("path", ["s3:b/m", "s3:/b/m"])
+def test_a_url_without_its_slashes(path: str) -> None:
+    with pytest.raises(FileNotFoundError, match="a URL has two slashes: s3://b/m"):
+        anamnesis.inspect(path)
+
+
 def test_words(model: Path) -> None:
     """One of few words: another is never taken for one of them, and is told the nearest."""
     with pytest.raises(UsageError, match=r"dtype: found 'float32'; .*; did you mean f32\?"):
@@ -75,6 +106,7 @@ def test_words(model: Path) -> None:
         ("fp8", ["fp8-block", "mxfp8", "fp8-tensor"], ["fp8-block", "fp8-tensor"]),
         ("nf4", ["nvfp4", "bnb-nf4"], ["bnb-nf4"]),
         ("ggfu", ["hf", "gguf"], ["gguf"]),
+        ("gguff", ["hf", "gguf"], ["gguf"]),
         ("?", ["hf", "gguf"], []),
         ("", ["hf", "gguf"], []),
         ("zzz", ["hf", "gguf"], []),

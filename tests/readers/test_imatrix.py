@@ -94,8 +94,10 @@ ONE = np.ones(1, np.float32).tobytes()
 @pytest.mark.parametrize(
     ("data", "said"),
     [
-        (b"", "number of entries: takes 4 bytes, 0 are left"),
-        (legacy(), "number of entries: found 0"),
+        (b"", "byte 0: 0 bytes; neither a GGUF nor an imatrix.dat is so short"),
+        (legacy(), "byte 0: 4 bytes; neither"),
+        (b"hello\n", "byte 0: 6 bytes; neither"),
+        (legacy((b"x", 1, ONE), count=0), "number of entries: found 0"),
         (legacy((b"x", 1, ONE), count=1 << 30), "number of entries: found 1,073,741,824"),
         (legacy((b"x", 1, ONE), count=-1), "number of entries: found -1"),
         (legacy((b"", 1, ONE * 4)), "entry 0: name: length: found 0"),
