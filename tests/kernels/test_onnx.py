@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -24,8 +25,15 @@ LINEAR = dict(np.load(DATA / "linear.npz"))
 INTEGERS = dict(np.load(DATA / "integers.npz"))
 
 
+@cache
+def tensors(file: str, rounding: Literal["exact", "reference"] = "exact") -> dict[str, Tensor]:
+    """Those of a golden file, by name."""
+    opened = load_model(str(DATA / file), Options(rounding=rounding))
+    return {tensor.name: tensor for tensor in opened.tensors}
+
+
 def tensor(file: str, name: str) -> Tensor:
-    return next(t for t in load_model(str(DATA / file)).tensors if t.name == f"{name}.weight")
+    return tensors(file)[f"{name}.weight"]
 
 
 @pytest.mark.parametrize("file", ["cases.onnx", "external.onnx"])
@@ -36,14 +44,9 @@ def test_golden(file: str, name: str) -> None:
 
 @pytest.mark.parametrize("name", sorted(LINEAR))
 def test_linear(name: str) -> None:
-    (item,) = (t for t in load_model(str(DATA / "linear.onnx")).tensors if t.name == name)
-    hold(item, LINEAR[name])
+    hold(tensors("linear.onnx")[name], LINEAR[name])
     if LINEAR[name].dtype == np.float16:
-        (item,) = (
-            t
-            for t in load_model(str(DATA / "linear.onnx"), Options(rounding="reference")).tensors
-            if t.name == name
-        )
+        item = tensors("linear.onnx", "reference")[name]
         assert item.params["rounding"] == "reference"
         hold(item, LINEAR[name].astype(np.float32))
 
@@ -52,8 +55,7 @@ def test_linear(name: str) -> None:
 def test_operators_on_integers(name: str) -> None:
     """Those of onnxruntime's quantisers, and its own."""
     file, _, weight = name.partition("/")
-    (item,) = (t for t in load_model(str(DATA / f"{file}.onnx")).tensors if t.name == weight)
-    hold(item, INTEGERS[name])
+    hold(tensors(f"{file}.onnx")[weight], INTEGERS[name])
 
 
 def hold(item: Tensor, wanted: Any) -> None:
