@@ -90,7 +90,7 @@ def open_onnx(path: str, limits: Limits) -> Container:
         message = _read(file, limits)
     graph = _parse(message).graph
     limits.tensors(len(graph.initializer), f"{path}: initialisers")
-    about = graph_of(graph)
+    about = graph_of(path, graph)
     message.codes, message.zeros, message.scales = about.quantised()
     stored: dict[str, Stored] = {}
     for name, tensor in _tensors(message, graph):

@@ -99,8 +99,16 @@ class Graph:
         return codes, zeros, scales
 
 
-def graph_of(graph: Any) -> Graph:
-    """What there is to know of a parsed graph before its initialisers are stored tensors."""
+def graph_of(path: str, graph: Any) -> Graph:
+    """What there is to know of a parsed graph before its initialisers are stored tensors.
+
+    Raises FormatError for names that are no text, which protobuf gives as bytes.
+    """
+    for node in graph.node:
+        words = (node.op_type, node.domain, *node.input, *node.output)
+        wrong = next((word for word in words if not isinstance(word, str)), None)
+        if wrong is not None:
+            raise FormatError(f"{path}: a node's operator or value {wrong!r:.200} is no UTF-8")
     held = {tensor.name: tensor for tensor in graph.initializer}
     for node in graph.node:
         for attribute in node.attribute:

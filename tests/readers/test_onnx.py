@@ -241,6 +241,14 @@ def test_names_that_are_no_text(tmp_path: Path) -> None:
         load_model(path)
 
 
+@pytest.mark.parametrize("word", [b"DynamicQuantizeLinear", b"pos.weight_scale", b"Cast"])
+def test_operators_and_values_that_are_no_text(tmp_path: Path, word: bytes) -> None:
+    path, data = tmp_path / "m.onnx", (DATA / "dynamic.onnx").read_bytes()
+    path.write_bytes(data.replace(word, word[:-1] + b"\xff"))
+    with pytest.raises(FormatError, match="no UTF-8"):
+        load_model(str(path))
+
+
 def dequantised(tmp_path: Path, *tensors: Any, **attributes: int) -> Any:
     """The layers of a `DequantizeLinear` of tensors that are called c, s and z."""
     names = [tensor.name for tensor in tensors]
