@@ -136,9 +136,11 @@ fuzz: $(VENV)/fuzz-$(LISTING)
 # llama.cpp's in a process of its own: its ggml and libggml-python's are two builds under one name.
 # 5: nothing was collected, where it is not installed.
 LLAMA := $(shell grep -l llama_cpp_or_skip tests/oracles/test_*.py)
+# By name, so that no worker collects the other 16,000 tests.
+ORACLES := $(filter-out $(LLAMA),$(sort $(shell grep -rl --include='test_*.py' 'mark\.oracle' tests)))
 ORACLE := ANAMNESIS_ORACLES=$(abspath $(VENV)) $(BIN)/python -m pytest -q -m oracle
 test-oracles: $(VENV)/oracles
-	$(ORACLE) -n auto --dist loadscope $(LLAMA:%=--ignore %)
+	$(ORACLE) -n auto --dist loadscope $(ORACLES)
 	$(ORACLE) $(LLAMA) || test $$? = 5
 
 # Results of a run go to benchmarks/results; QUIET=0.1 waits until others take at most 0.1 CPUs.
