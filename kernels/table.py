@@ -10,43 +10,41 @@ torchao's in `_torchao_table.py`, and those of layouts that one kernel or tool h
 
 from __future__ import annotations
 
+from functools import partial
+
 from anamnesis.kernels._ggml_table import GGML
 from anamnesis.kernels._row import Bench, Encoding
 from anamnesis.kernels._torchao_table import TORCHAO
 from anamnesis.kernels._vendor_table import VENDOR
 
+# What the rows of a family share.
+_AWQ = partial(Encoding, prepare="awq:prepare", family="GPTQ and AWQ", scales="scales")
+_FP4 = partial(Encoding, family="FP4 and FP6", scales="scale", goal=0.35)
+_FP8 = partial(
+    Encoding, prepare="fp8:prepare", family="FP8", scales="scale", sections="sections:Fp8"
+)
+_HQQ = partial(Encoding, family="HQQ, Quanto and BitNet", scales="scale")
+
 _OWN: dict[str, Encoding] = {
-    "awq-gemm": Encoding(
+    "awq-gemm": _AWQ(
         "awq:decode_gemm",
-        prepare="awq:prepare",
-        family="GPTQ and AWQ",
-        scales="scales",
         sections="sections:grouped",
         goal=0.35,
         cases=(Bench("awq int4 g128", "layers:awq", ("gemm",), target=1150),),
     ),
-    "awq-gemv": Encoding(
+    "awq-gemv": _AWQ(
         "awq:decode_gemv",
-        prepare="awq:prepare",
-        family="GPTQ and AWQ",
-        scales="scales",
         sections="sections:Gemv",
         goal=0.35,
         cases=(Bench("awq int4 g128 gemv", "layers:awq", ("gemv",)),),
     ),
-    "awq-gemv-fast": Encoding(
+    "awq-gemv-fast": _AWQ(
         "awq:decode_gemv_fast",
-        prepare="awq:prepare",
-        family="GPTQ and AWQ",
-        scales="scales",
         goal=0.35,
         cases=(Bench("awq int4 g128 gemv-fast", "layers:awq", ("gemv_fast",)),),
     ),
-    "awq-stream": Encoding(
+    "awq-stream": _AWQ(
         "awq:decode_stream",
-        prepare="awq:prepare",
-        family="GPTQ and AWQ",
-        scales="scales",
         sections="sections:grouped",
         goal=0.2,  # lines of codes are joined to words before these are turned
         cases=(
@@ -139,29 +137,20 @@ _OWN: dict[str, Encoding] = {
             Bench("sinq int4 g64", "sinq_layers:sinq"),
         ),
     ),
-    "fp4-mx": Encoding(
+    "fp4-mx": _FP4(
         "fp4:decode_mx",
-        family="FP4 and FP6",
-        scales="scale",
         sections="micro:Micro",
-        goal=0.35,
         cases=(Bench("mxfp4", "layers:fp4", ("fp4-mx",)),),
     ),
-    "fp4-mx-columns": Encoding(
+    "fp4-mx-columns": _FP4(
         "fp4:decode_mx_columns",
-        family="FP4 and FP6",
-        scales="scale",
         sections="micro:Transposed",
-        goal=0.35,
         cases=(Bench("mxfp4 gpt-oss", "layers:fp4", ("fp4-mx-columns",)),),
     ),
-    "fp4-nv": Encoding(
+    "fp4-nv": _FP4(
         "fp4:decode_nv",
         prepare="fp4:prepare_nv",
-        family="FP4 and FP6",
-        scales="scale",
         sections="micro:Micro",
-        goal=0.35,
         cases=(Bench("nvfp4", "layers:fp4", ("fp4-nv",)),),
     ),
     "fp4-nv-pairs": Encoding(
@@ -187,40 +176,24 @@ _OWN: dict[str, Encoding] = {
         goal=0.1,  # in numpy: two or three passes
         cases=(Bench("fp8 divided", "vendor_layers:fp8_divided"),),
     ),
-    "fp8-e4m3": Encoding(
+    "fp8-e4m3": _FP8(
         "fp8:decode_e4m3",
-        prepare="fp8:prepare",
-        family="FP8",
-        scales="scale",
-        sections="sections:Fp8",
         cases=(
             Bench("fp8-e4m3 block", "layers:fp8", ("fp8-e4m3", "block"), target=3000),
             Bench("fp8-e4m3 channel", "layers:fp8", ("fp8-e4m3", "channel")),
             Bench("fp8-e4m3 tensor", "layers:fp8", ("fp8-e4m3", "tensor")),
         ),
     ),
-    "fp8-e4m3fnuz": Encoding(
+    "fp8-e4m3fnuz": _FP8(
         "fp8:decode_e4m3fnuz",
-        prepare="fp8:prepare",
-        family="FP8",
-        scales="scale",
-        sections="sections:Fp8",
         cases=(Bench("fp8-e4m3fnuz block", "layers:fp8", ("fp8-e4m3fnuz", "block")),),
     ),
-    "fp8-e5m2": Encoding(
+    "fp8-e5m2": _FP8(
         "fp8:decode_e5m2",
-        prepare="fp8:prepare",
-        family="FP8",
-        scales="scale",
-        sections="sections:Fp8",
         cases=(Bench("fp8-e5m2 block", "layers:fp8", ("fp8-e5m2", "block")),),
     ),
-    "fp8-e5m2fnuz": Encoding(
+    "fp8-e5m2fnuz": _FP8(
         "fp8:decode_e5m2fnuz",
-        prepare="fp8:prepare",
-        family="FP8",
-        scales="scale",
-        sections="sections:Fp8",
         cases=(Bench("fp8-e5m2fnuz block", "layers:fp8", ("fp8-e5m2fnuz", "block")),),
     ),
     "gptq": Encoding(
@@ -246,39 +219,25 @@ _OWN: dict[str, Encoding] = {
         goal=0.1,  # planes are joined by numpy
         cases=(Bench("gptq int6 planar g128", "vendor_layers:gptq_planar"),),
     ),
-    "hqq-axis0": Encoding(
+    "hqq-axis0": _HQQ(
         "hqq:decode_axis0",
         prepare="hqq:prepare",
-        family="HQQ, Quanto and BitNet",
-        scales="scale",
         goal=0.35,
-        cases=(
-            Bench("hqq int4 axis 0", "layers:hqq", (4, 0)),
-            Bench("hqq int8 axis 0", "layers:hqq", (8, 0)),
-            Bench("hqq int3 axis 0", "layers:hqq", (3, 0)),
-            Bench("hqq int2 axis 0", "layers:hqq", (2, 0)),
-            Bench("hqq int1 axis 0", "layers:hqq", (1, 0)),
+        cases=tuple(
+            Bench(f"hqq int{bits} axis 0", "layers:hqq", (bits, 0)) for bits in (4, 8, 3, 2, 1)
         ),
     ),
-    "hqq-axis1": Encoding(
+    "hqq-axis1": _HQQ(
         "hqq:decode_axis1",
         prepare="hqq:prepare",
-        family="HQQ, Quanto and BitNet",
-        scales="scale",
         goal=0.35,
-        cases=(
-            Bench("hqq int4 axis 1", "layers:hqq", (4, 1)),
-            Bench("hqq int8 axis 1", "layers:hqq", (8, 1)),
-            Bench("hqq int3 axis 1", "layers:hqq", (3, 1)),
-            Bench("hqq int2 axis 1", "layers:hqq", (2, 1)),
-            Bench("hqq int1 axis 1", "layers:hqq", (1, 1)),
+        cases=tuple(
+            Bench(f"hqq int{bits} axis 1", "layers:hqq", (bits, 1)) for bits in (4, 8, 3, 2, 1)
         ),
     ),
-    "hqq-coded": Encoding(
+    "hqq-coded": _HQQ(
         "hqq_coded:decode",
         prepare="hqq_coded:prepare",
-        family="HQQ, Quanto and BitNet",
-        scales="scale",
         goal=0.0,
         cases=(
             Bench("hqq int4 axis 0 quantised scales", "layers:hqq_coded", (4, 0)),
@@ -292,13 +251,8 @@ _OWN: dict[str, Encoding] = {
         scales="scales",
         sections="sections:Affine",
         goal=0.35,
-        cases=(
-            Bench("mlx int4 g64", "layers:mlx", (4,)),
-            Bench("mlx int8 g64", "layers:mlx", (8,)),
-            Bench("mlx int6 g64", "layers:mlx", (6,)),
-            Bench("mlx int5 g64", "layers:mlx", (5,)),
-            Bench("mlx int3 g64", "layers:mlx", (3,)),
-            Bench("mlx int2 g64", "layers:mlx", (2,)),
+        cases=tuple(
+            Bench(f"mlx int{bits} g64", "layers:mlx", (bits,)) for bits in (4, 8, 6, 5, 3, 2)
         ),
     ),
     "onnx-nbits": Encoding(
