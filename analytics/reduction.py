@@ -19,7 +19,7 @@ from msgspec import Struct
 from anamnesis.keywords import Executor, PathLike, Patterns
 from anamnesis.limits import Limits
 from anamnesis.pipeline.executors import Options as ExecutorOptions
-from anamnesis.pipeline.executors import executor, options_for
+from anamnesis.pipeline.executors import executor, options_for, receipts_of
 from anamnesis.pipeline.fit import fit_tasks
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.progress import Progress
@@ -176,42 +176,21 @@ def reduce(
     `archives` are the archive entries of each model whose CRC-32 must hold. Raises the first error
     of any task, IntegrityError for such an entry.
     """
-    collector = _Collector(progress)
     options: ExecutorOptions = options_for(plan.threads, settings.memory_bytes, settings.scheduler)
     progress.start(plan.work_bytes, [(label, plan.work_bytes)])
     try:
-        executor(settings.executor)(plan.tasks, options, collector)
-        if collector.failure is not None:
-            raise collector.failure
-        _check_archives(archives, collector.spans)
+        receipts = receipts_of(
+            executor(settings.executor),
+            plan.tasks,
+            options,
+            progress.note,
+            lambda receipt: progress.advance(0, receipt.work_bytes),
+        )
+        _check_archives(archives, [span for receipt in receipts for span in receipt.spans])
     finally:
         progress.close()
-    return [found for task in plan.tasks for found in collector.found[task.key]]
-
-
-class _Collector:
-    """Listens to an executor; one failure makes everything else unwanted."""
-
-    def __init__(self, progress: Progress) -> None:
-        self._progress = progress
-        self.found: dict[str, tuple[Any, ...]] = {}
-        self.spans: list[SpanCrc] = []
-        self.failure: Exception | None = None
-
-    def wanted(self, task: Task) -> bool:
-        return self.failure is None
-
-    def done(self, receipt: Receipt) -> None:
-        if isinstance(receipt, ReduceReceipt):
-            self.found[receipt.key] = receipt.found
-        self.spans += receipt.spans
-        self._progress.advance(0, receipt.work_bytes)
-
-    def failed(self, task: Task, error: Exception) -> None:
-        self.failure = self.failure or error
-
-    def note(self, text: str) -> None:
-        self._progress.note(text)
+    reduced = (receipt for receipt in receipts if isinstance(receipt, ReduceReceipt))
+    return [found for receipt in reduced for found in receipt.found]
 
 
 def _check_archives(archives: Iterable[Sequence[Member]], spans: Sequence[SpanCrc]) -> None:

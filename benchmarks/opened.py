@@ -62,9 +62,8 @@ def encoding_plan_of(path: Path, out: Path, target: str, threads: int = 2) -> Pl
     ((_, plan),) = plan_job(job)
     if isinstance(plan, BaseException):
         raise plan
-    found = {t.pieces[0].step.tensor.name: t for t in statistics_tasks(plan.tasks)}
-    known = {name: run_statistics_task(task).found for name, task in found.items()}
-    return replace(plan, tasks=tuple(with_statistics(plan.tasks, known)))
+    receipts = map(run_statistics_task, statistics_tasks(plan.tasks))
+    return replace(plan, tasks=tuple(with_statistics(plan.tasks, receipts)))
 
 
 @contextmanager

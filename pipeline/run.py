@@ -17,7 +17,7 @@ from anamnesis.pipeline.alike import folded
 from anamnesis.pipeline.companions import copy_companions
 from anamnesis.pipeline.disk import refuse_over_disk
 from anamnesis.pipeline.encoding import EncodedPiece
-from anamnesis.pipeline.executors import Options, executor
+from anamnesis.pipeline.executors import Options, executor, receipts_of
 from anamnesis.pipeline.incomplete import (
     clear_stale,
     contents,
@@ -289,13 +289,10 @@ def _with_statistics(
     """The first pass, where an encoder asks for it; raises its first error."""
     if not any(isinstance(piece, EncodedPiece) for task in tasks for piece in task.pieces):
         return tasks
-    from anamnesis.pipeline.statistics import FirstPass, statistics_tasks, with_statistics
+    from anamnesis.pipeline.statistics import statistics_tasks, with_statistics
 
-    listener = FirstPass(progress.note)
-    executor(execute)(statistics_tasks(tasks), options, listener)
-    if listener.failure is not None:
-        raise listener.failure
-    return with_statistics(tasks, listener.found)
+    first = statistics_tasks(tasks)
+    return with_statistics(tasks, receipts_of(executor(execute), first, options, progress.note))
 
 
 def _compile_note(progress: Progress) -> Callable[[str], None]:

@@ -19,7 +19,6 @@ from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.pipeline.window_parts import widened
 from anamnesis.pipeline.windows import inputs_of
 from anamnesis.pipeline.work import Task, WriteTask
-from anamnesis.readers.raw import SpanCrc
 
 Found = dict[str, float]
 
@@ -108,10 +107,9 @@ def statistics_tasks(tasks: Iterable[Task]) -> list[StatisticsTask]:
     ]
 
 
-def with_statistics(
-    tasks: Sequence[WriteTask], found: Mapping[str, Mapping[str, float]]
-) -> list[WriteTask]:
+def with_statistics(tasks: Sequence[WriteTask], receipts: Iterable[Receipt]) -> list[WriteTask]:
     """The same tasks with what was found of their tensors."""
+    found = {r.tensor: r.found for r in receipts if isinstance(r, StatisticsReceipt)}
 
     def filled(piece: Any) -> Any:
         name = piece.step.tensor.name
@@ -120,27 +118,3 @@ def with_statistics(
         return replace(piece, encoded=replace(piece.encoded, statistics=found[name]))
 
     return [replace(task, pieces=tuple(map(filled, task.pieces))) for task in tasks]
-
-
-class FirstPass:
-    """Listens to an executor; the first failure makes everything else unwanted."""
-
-    def __init__(self, note: Callable[[str], None]) -> None:
-        self.note = note
-        self.found: dict[str, Mapping[str, float]] = {}
-        self.spans: list[SpanCrc] = []
-        self.failure: Exception | None = None
-
-    def wanted(self, task: Task) -> bool:
-        """Whether the pass can still become whole."""
-        return self.failure is None
-
-    def done(self, receipt: Receipt) -> None:
-        """Keep what a task found."""
-        if isinstance(receipt, StatisticsReceipt):
-            self.found[receipt.tensor] = receipt.found
-        self.spans += receipt.spans
-
-    def failed(self, task: Task, error: Exception) -> None:
-        """Keep the first error."""
-        self.failure = self.failure or error

@@ -76,3 +76,41 @@ def executor(name: str) -> Execute:
         stopping.check()  # tasks that were not done are no failures
 
     return execute
+
+
+def receipts_of(
+    execute: Execute,
+    tasks: Sequence[Task],
+    options: Options,
+    note: Callable[[str], None],
+    finished: Callable[[Receipt], None] = lambda receipt: None,
+) -> list[Receipt]:
+    """The receipts of tasks none of which can be missing, in the order of the tasks.
+
+    `finished` is told of each as it comes. Raises the first error of any task, after which no
+    other task is begun.
+    """
+    listener = _Collector(note, finished)
+    execute(tasks, options, listener)
+    if listener.failure is not None:
+        raise listener.failure
+    return [listener.receipts[task.key] for task in tasks]
+
+
+class _Collector:
+    """Listens to an executor; one failure makes everything else unwanted."""
+
+    def __init__(self, note: Callable[[str], None], finished: Callable[[Receipt], None]) -> None:
+        self.note, self._finished = note, finished
+        self.receipts: dict[str, Receipt] = {}
+        self.failure: Exception | None = None
+
+    def wanted(self, task: Task) -> bool:
+        return self.failure is None
+
+    def done(self, receipt: Receipt) -> None:
+        self.receipts[receipt.key] = receipt
+        self._finished(receipt)
+
+    def failed(self, task: Task, error: Exception) -> None:
+        self.failure = self.failure or error
