@@ -10,10 +10,12 @@ PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python
 # Bytecode is kept, also where the environment forbids it: hundreds of processes import the package.
 unexport PYTHONDONTWRITEBYTECODE
+# Tests run make too, as anybody would: not as a part of this one.
+unexport MAKEFLAGS
 WAIT     = @echo "installing $(1) into $(VENV): seconds, or minutes on a slow network"
 EDITABLE := --config-settings editable_mode=strict -e
 
-.PHONY: help demo tutorial dist docs test test-minimum test-aarch64 lint typecheck fuzz llama test-oracles bench bench-peers bench-publish bench-check clean
+.PHONY: help demo tutorial dist docs test test-minimum test-aarch64 lint typecheck fuzz llama test-oracles oracles-apart oracles-llama bench bench-peers bench-publish bench-check clean
 help:
 	@echo "make demo          install, run the quickstart job, show what it did"
 	@echo "make tutorial      make the folder tutorial/, in which the pages of docs/tutorials work"
@@ -139,8 +141,10 @@ LLAMA := $(shell grep -l llama_cpp_or_skip tests/oracles/test_*.py)
 # By name, so that no worker collects the other 16,000 tests.
 ORACLES := $(filter-out $(LLAMA),$(sort $(shell grep -rl --include='test_*.py' 'mark\.oracle' tests)))
 ORACLE := ANAMNESIS_ORACLES=$(abspath $(VENV)) $(BIN)/python -m pytest -q -m oracle
-test-oracles: $(VENV)/oracles
+test-oracles: oracles-apart oracles-llama
+oracles-apart: $(VENV)/oracles
 	$(ORACLE) -n auto --dist loadscope $(ORACLES)
+oracles-llama: $(VENV)/oracles
 	$(ORACLE) $(LLAMA) || test $$? = 5
 
 # Results of a run go to benchmarks/results; QUIET=0.1 waits until others take at most 0.1 CPUs.
