@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 import tomllib
+from collections.abc import Set
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -26,18 +28,17 @@ MODULES = sorted(p for room in ROOMS for p in (ROOT / room).rglob("*.py"))
 HEAVY = ("dask", "distributed", "numba", "llvmlite", "pyarrow", "numpy", "ml_dtypes", "rich")
 
 
-def imports(path: Path, *, top_level: bool = False) -> set[str]:
-    """Modules that a file imports: everywhere, or where importing it is enough."""
-    tree = ast.parse(path.read_text())
-    nodes = tree.body if top_level else list(ast.walk(tree))
+@cache
+def imports(path: Path) -> frozenset[str]:
+    """Modules that a file imports, anywhere in it."""
     found: set[str] = set()
-    for node in nodes:
+    for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
             found.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module:
             found.add(node.module)
             found.update(f"{node.module}.{alias.name}" for alias in node.names)
-    return found
+    return frozenset(found)
 
 
 def constants(path: Path) -> set[str]:
@@ -46,7 +47,7 @@ def constants(path: Path) -> set[str]:
     return {n.value for n in nodes if isinstance(n, ast.Constant) and isinstance(n.value, str)}
 
 
-def within(found: set[str], *packages: str) -> set[str]:
+def within(found: Set[str], *packages: str) -> set[str]:
     return {m for m in found if any(m == p or m.startswith(p + ".") for p in packages)}
 
 
@@ -84,40 +85,53 @@ def test_private_names_of_other_projects_stay_theirs() -> None:
     assert not {m for m in found if any(part.startswith("_") for part in m.split("."))}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_rooms_import_in_one_direction(path: Path) -> None:
-    found = imports(path)
-    room = path.relative_to(ROOT).parts[0]
-    ours = {m for m in found if m.startswith("anamnesis.")}
+# The rooms that a room knows nothing of, and the libraries that it leaves alone.
+ABOVE = {
+    "analytics": ("model", "cli"),
+    "model": ("cli",),
+    "names": ("pipeline", "writers", "analytics", "model", "cli", "kernels"),
+    "pipeline": ("analytics", "model", "cli"),
+    "readers": ("pipeline", "writers", "analytics", "model", "cli", "names"),
+    "writers": ("pipeline", "kernels"),
+}
+LEFT_ALONE = {
+    "kernels": ("pyarrow", "dask", "ml_dtypes"),
+    "names": ("dask",),
+    "readers": ("dask",),
+    "writers": ("dask",),
+}
+# What a room, or a file, takes of a room that it knows little of.
+OF_KERNELS = {f"anamnesis.kernels.{one}" for one in ("ENCODINGS", "Encoding", "Window")}
+OUTSIDE_KERNELS = {
+    "_cache.py": {"anamnesis.owned", "anamnesis.errors", "anamnesis.errors.AnamnesisError"},
+    "_native.py": {"anamnesis.address_space"},
+}
+
+
+def misplaced(path: Path) -> set[str]:
+    """What a file imports and may not."""
+    found, room = imports(path), path.relative_to(ROOT).parts[0]
+    ours = within(found, "anamnesis") - {"anamnesis"}
+    wrong = within(ours, "anamnesis.__version__", *(f"anamnesis.{r}" for r in ABOVE.get(room, ())))
+    wrong |= within(found, *LEFT_ALONE.get(room, ()))
     if room == "kernels":
-        others = {m for m in ours if not m.startswith("anamnesis.kernels")}
-        if path.name == "_cache.py":
-            others -= {"anamnesis.owned", "anamnesis.errors", "anamnesis.errors.AnamnesisError"}
-        if path.name == "_native.py":
-            others -= {"anamnesis.address_space"}
-        assert not others
-        assert not within(found, "pyarrow", "dask", "ml_dtypes")
+        wrong |= {m for m in ours if not m.startswith("anamnesis.kernels")}
+        wrong -= OUTSIDE_KERNELS.get(path.name, set())
     if room == "readers":
-        others = ("pipeline", "writers", "analytics", "model", "cli", "names")
-        assert not within(found, "dask", *(f"anamnesis.{other}" for other in others))
-        inner = {m for m in ours if m.startswith("anamnesis.kernels.")}
-        table = {"anamnesis.kernels.ENCODINGS", "anamnesis.kernels.Window"}
-        assert inner <= table | {"anamnesis.kernels.Encoding"}
-    if room == "names":
-        others = ("pipeline", "writers", "analytics", "model", "cli", "kernels")
-        assert not within(found, "dask", *(f"anamnesis.{other}" for other in others))
-    above = {"pipeline": ("analytics", "model", "cli"), "analytics": ("model", "cli")}
-    above["model"] = ("cli",)
-    assert not within(found, *(f"anamnesis.{other}" for other in above.get(room, ())))
-    assert not {m for m in ours if within({m}, "anamnesis.__version__")}
+        wrong |= {m for m in ours if m.startswith("anamnesis.kernels.")} - OF_KERNELS
     if room == "writers":
-        assert not within(found, "anamnesis.pipeline", "anamnesis.kernels", "dask")
-        assert within(ours, "anamnesis.readers") <= {
-            "anamnesis.readers.dtypes",
-            "anamnesis.readers.dtypes.DTYPES",
-            *(m for m in ours if m.startswith("anamnesis.readers.gguf_types")),
-            *within(ours, "anamnesis.readers.source", "anamnesis.readers.urls"),
+        wrong |= {
+            m
+            for m in within(ours, "anamnesis.readers")
+            if not m.startswith("anamnesis.readers.gguf_types")
         }
+        wrong -= {"anamnesis.readers.dtypes", "anamnesis.readers.dtypes.DTYPES"}
+        wrong -= within(ours, "anamnesis.readers.source", "anamnesis.readers.urls")
+    return wrong
+
+
+def test_rooms_import_in_one_direction() -> None:
+    assert {name(p): wrong for p in MODULES if (wrong := misplaced(p))} == {}
 
 
 # Who opens files by other means than `owned`, and which those are.
@@ -159,12 +173,18 @@ def opens(node: ast.AST) -> bool:
     return function.attr in _OPENING
 
 
-@pytest.mark.parametrize("path", [*MODULES, ROOT / "__init__.py"], ids=name)
-def test_files_of_our_own_are_opened_by_one_helper(path: Path) -> None:
-    calls = [node for node in ast.walk(ast.parse(path.read_text())) if opens(node)]
-    assert not calls or name(path) in OPENERS, [ast.unparse(call) for call in calls]
-    if not name(path).startswith("readers/") and name(path) not in _INPUTS:
-        assert "anamnesis.readers.source.LocalFile" not in imports(path)
+def test_files_of_our_own_are_opened_by_one_helper() -> None:
+    modules, source = [*MODULES, ROOT / "__init__.py"], "anamnesis.readers.source.LocalFile"
+    calls = {
+        f"{name(path)}:{node.lineno}"
+        for path in modules
+        if name(path) not in OPENERS
+        for node in ast.walk(ast.parse(path.read_text()))
+        if opens(node)
+    }
+    assert not calls
+    found = {name(path) for path in modules if source in imports(path)}
+    assert {one for one in found if not one.startswith("readers/")} <= _INPUTS
 
 
 @pytest.mark.parametrize(
@@ -183,33 +203,44 @@ def test_what_opens_a_file_is_seen(text: str) -> None:
     assert any(opens(node) for node in ast.walk(ast.parse(text)))
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_only_bodies_import_numba_and_only_what_is_public_of_it(path: Path) -> None:
+def private_of_compilers(path: Path) -> set[str]:
+    """What a file imports of numba, llvmlite and bodies, and may not."""
     found = imports(path)
     if path.parent == ROOT / "kernels" / "bodies":
-        used = within(found, "numba")
-        assert used <= {"numba", *within(used, "numba.types", "numba.extending")}
-    else:
-        assert not within(found, "numba", "anamnesis.kernels.bodies")
-        if path.name != "_objects.py":
-            assert not within(found, "llvmlite")
+        return within(found, "numba") - within(found, "numba.types", "numba.extending") - {"numba"}
+    wrong = within(found, "numba", "anamnesis.kernels.bodies", "llvmlite")
+    return wrong - within(found, "llvmlite") if path.name == "_objects.py" else wrong
+
+
+def test_only_bodies_import_numba_and_only_what_is_public_of_it() -> None:
+    assert {name(p): wrong for p in MODULES if (wrong := private_of_compilers(p))} == {}
 
 
 BODIES = {p for p in MODULES if p.parent == ROOT / "kernels" / "bodies"}
 BODIES -= {ROOT / "kernels" / "bodies" / stem for stem in ("_compile.py", "_jit.py")}
 
 
-@pytest.mark.parametrize("path", sorted(BODIES), ids=name)
-def test_bodies_neither_allocate_nor_raise(path: Path) -> None:
+def needs_numba(function: ast.FunctionDef) -> bool:
+    """Whether a body allocates or raises."""
+    for node in ast.walk(function):
+        if isinstance(node, ast.Raise | ast.Assert | ast.Try):
+            return True
+        name_of = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+        if name_of in ("np.empty", "np.zeros", "np.full"):
+            return True
+    return False
+
+
+def test_bodies_neither_allocate_nor_raise() -> None:
     """Both need numba at run time; scratch comes from glue, or from the stack (`_jit.stack`)."""
-    statements = ast.parse(path.read_text()).body
-    compiled = [s for top in statements for s in (top.orelse if isinstance(top, ast.If) else [top])]
-    for function in compiled:
-        if isinstance(function, ast.FunctionDef):
-            for node in ast.walk(function):
-                assert not isinstance(node, ast.Raise | ast.Assert | ast.Try)
-                if isinstance(node, ast.Call):
-                    assert ast.unparse(node.func) not in ("np.empty", "np.zeros", "np.full")
+    found = []
+    for path in sorted(BODIES):
+        for top in ast.parse(path.read_text()).body:
+            for statement in top.orelse if isinstance(top, ast.If) else [top]:
+                if isinstance(statement, ast.FunctionDef) and needs_numba(statement):
+                    found.append(f"{name(path)}:{statement.lineno}")
+    assert BODIES
+    assert not found
 
 
 def test_windows_are_decoded_in_one_place() -> None:
@@ -222,9 +253,9 @@ def test_windows_are_decoded_in_one_place() -> None:
     assert found == {"pipeline/reads.py", "pipeline/windows.py", "pipeline/values.py"}
 
 
-@pytest.mark.parametrize("path", MODULES, ids=name)
-def test_files_stay_short(path: Path) -> None:
-    assert len(path.read_text().splitlines()) <= 400
+def test_files_stay_short() -> None:
+    lines = {name(path): len(path.read_text().splitlines()) for path in MODULES}
+    assert {path: count for path, count in lines.items() if count > 400} == {}
 
 
 @pytest.mark.parametrize(
