@@ -15,6 +15,7 @@ It fills `out`, allocates nothing that grows with the tensor, and holds no lock.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -57,7 +58,9 @@ def compiling(tell: Callable[[str], None]) -> Iterator[None]:
 
 def _load(target: str) -> Any:
     module, _, function = target.partition(":")
-    return getattr(import_module(f"anamnesis.kernels.{module}"), function)
+    name = f"anamnesis.kernels.{module}"
+    # Looked up here first: of a million small tensors each asks.
+    return getattr(sys.modules.get(name) or import_module(name), function)
 
 
 def decoder(name: str) -> Decode:

@@ -80,8 +80,12 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     scale = wholes.get("scale")
     if scale is None:
         return {"scale": np.ones(scalars["grid"], np.float32)}
-    with np.errstate(over="ignore", under="ignore", invalid="ignore"):
-        grid = to_float32(scale.dtype, used_blocks(scalars, scale.array))
+    blocks = used_blocks(scalars, scale.array)
+    if scale.dtype == "F32":  # nothing to tell of; there may be a million
+        grid = to_float32("F32", blocks)
+    else:
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            grid = to_float32(scale.dtype, blocks)
     nan = np.isnan(grid)
     if nan.any():
         # The upper 16 bits of a NaN are what BF16 keeps; bit 22 makes it quiet.

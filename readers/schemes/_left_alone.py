@@ -54,6 +54,9 @@ class LeftAlone:
         for entry in dict.fromkeys(entry for block in blocks for entry in _entries(block)):
             self._add(entry)
 
+    def __bool__(self) -> bool:
+        return bool(self._names or self._expressions or self._shell)
+
     def steps(self, letters: int) -> int:
         """What a name of so many letters takes, at most; never 0."""
         expressions = sum(cost(one.pattern, letters) for one in self._expressions)
