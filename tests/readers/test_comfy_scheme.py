@@ -277,3 +277,17 @@ def test_rows_and_blocks_of_convert_to_quant(
     grid = scale.reshape(-1, 1) if scale.ndim == 1 else scale
     want = np.repeat(np.repeat(grid, block[0], 0), block[1], 1)
     assert np.array_equal(model["x.weight"].to_numpy().astype(np.float64), want)
+
+
+@pytest.mark.parametrize("smoothed", [False, True])
+def test_tiles_that_a_mark_tells_of_are_no_choice(smoothed: bool, tmp_path: Path) -> None:
+    """Whole tiles have the shape of rows; what is folded into the columns does not change that."""
+    parts = {
+        "weight": np.ones((128, 64), np.uint8),
+        "weight_scale": np.ones((128, 8), float8_e4m3fn),
+        "weight_scale_2": np.ones((), np.float32),
+    }
+    if smoothed:
+        parts["pre_quant_scale"] = np.ones(128, np.float32)
+    save_file(layer({"format": "nvfp4"}, **parts), tmp_path / "m.safetensors")
+    assert load_model(str(tmp_path / "m.safetensors")).notes == ()
