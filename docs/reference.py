@@ -108,9 +108,10 @@ def _keys(items: Any, section: Mapping[str, Any]) -> str:
     needed = section.get("required", ())
     rows = []
     for key, value in items:
-        default = "required" if key in needed else _literal(value.get("default"))
-        rows.append((f"`{key}`", _allowed(value), default, str(value.get("description", ""))))
-    return _table(("key", "may be", "default", "what it is"), rows)
+        default = "required" if key in needed else f"default: {_literal(value.get('default'))}"
+        text = str(value.get("description", ""))
+        rows.append((f"`{key}`", f"{text} [{_allowed(value)}; {default}]".strip()))
+    return _table(("key", "what it is"), rows)
 
 
 def _allowed(value: Mapping[str, Any]) -> str:

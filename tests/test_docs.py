@@ -158,6 +158,8 @@ def test_the_reference_names_every_command_flag_key_and_function() -> None:
     for section in (whole, *(whole["$defs"][name] for name in ("Output", "Run", "Numbers"))):
         assert {key for key in section["properties"] if key not in keys} == set()
     python = reference.python_api()
+    tables = [line for page in (commands, keys) for line in page.split("\n") if "---" in line]
+    assert {line.count("---") for line in tables} == {2}  # more do not fit a phone
     for name in anamnesis.__all__:
         assert callable(getattr(anamnesis, name)) is (f"## anamnesis.{name}\n" in python)
     assert "include: Patterns = '*'," in python
