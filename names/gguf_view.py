@@ -59,6 +59,16 @@ class GgufView:
         own = self.values.items()
         return {**words, **{k: v for k, v in own if k not in words or k not in self.keys.usual}}
 
+    def beyond(self, words: Mapping[str, KeyValue]) -> tuple[str, ...]:
+        """A remark on tokens of a vocabulary that have no row of the embeddings."""
+        count = len(words["tokenizer.ggml.tokens"].value)
+        if not 0 < self.tokens < count:
+            return ()
+        return (
+            f"the tokenizer has {count} tokens, and the embeddings have {self.tokens} rows: "
+            "llama.cpp does not load such a file; take the last tokens out, or add rows",
+        )
+
     @property
     def tokens(self) -> int:
         """How many the embeddings have; 0 where there are none."""

@@ -108,7 +108,8 @@ def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) ->
     tensors = tuple(with_dtype(t, kept_dtype(t, outtype, view.keys)) for t in view.model.tensors)
     storage = replace(spec.storage, generated=vectors)
     spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
-    return replace(view.model, tensors=tensors), spec, found
+    notes = (*view.model.notes, *view.beyond(words))
+    return replace(view.model, tensors=tensors, notes=notes), spec, found
 
 
 def _tower(model: Model, spec: Spec, outtype: str, limits: Limits) -> _Needs:
