@@ -65,6 +65,7 @@ position_embedding_type "absolute" bert
 relative_attention_max_distance 128 t5 t5encoder
 rope_interleave true deepseek2 mistral4
 routed_scaling_factor 1.0 lfm2moe
+router_jitter_noise null phimoe
 scale_attn_by_inverse_layer_idx false gpt2
 scale_attn_weights true gpt2 starcoder
 scale_decoder_outputs false t5

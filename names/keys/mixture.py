@@ -243,7 +243,7 @@ expert_used_count        num_experts_per_tok|num_experts_per_token
     ),
     Keys(
         ("SolarOpenForCausalLM",),
-        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @rotary:0.5\n",
+        COMMON + ROUTED + NEXT + SIGMOID + "rope.dimension_count @rotary:1.0\n",
         tokens={
             "eos": "<|endoftext|>",
             "eot": "<|endoftext|>",

@@ -171,6 +171,7 @@ SAID = [
         {"scoring_func": "softmax"},
         {"minimax-m2.expert_gating_func": 1},
     ),
+    ("SolarOpenForCausalLM", {}, {"glm4moe.rope.dimension_count": 8}),
     ("ModernBertModel", {"norm_eps": 0.5}, {"modern-bert.attention.layer_norm_epsilon": 0.5}),
 ]
 
