@@ -111,19 +111,6 @@ def test_there_and_back_is_the_identity(tmp_path: Path) -> None:
     assert config["tie_word_embeddings"] is True
 
 
-@pytest.mark.parametrize(("rows", "noted"), [(100, True), (ROWS, False)])
-def test_more_tokens_than_rows_are_noted(rows: int, noted: bool, tmp_path: Path) -> None:
-    """llama.cpp asks for a row each: a tokenizer that got tokens, and embeddings that did not."""
-    source = folder(tmp_path / "hf")
-    tensors = load_file(source / "model.safetensors")
-    tensors["model.embed_tokens.weight"] = tensors["model.embed_tokens.weight"][:rows]
-    save_file(tensors, source / "model.safetensors")
-    made = anamnesis.convert(source, tmp_path / "m.gguf", to="gguf")
-    found = [note for note in made.notes if "llama.cpp does not load such a file" in note]
-    assert bool(found) == noted
-    assert all(f"the embeddings have {rows} rows" in note for note in found)
-
-
 @pytest.mark.parametrize("dtype", ["bf16", "f32"])
 @pytest.mark.parametrize("method", METHODS)
 def test_a_quantised_folder_gives_the_gguf_of_its_recovered_one(

@@ -118,6 +118,22 @@ def test_a_folder_says_so_when_it_becomes_a_file(tmp_path: Path) -> None:
     assert any('hidden_act = "gelu"' in note for note in made.notes)
 
 
+@pytest.mark.parametrize(("rows", "noted"), [(10, True), (90, False)])
+def test_more_tokens_than_rows_are_noted(rows: int, noted: bool, tmp_path: Path) -> None:
+    """llama.cpp asks for a row each: a tokenizer that got tokens, and embeddings that did not."""
+    folder = tmp_path / "hf"
+    folder.mkdir()
+    said = {"architectures": ["LlamaForCausalLM"], "hidden_size": 8, "num_hidden_layers": 1}
+    (folder / "config.json").write_text(json.dumps(said))
+    add_tokenizer(folder, 60, [])
+    embeddings = np.ones((rows, 8), "f4")
+    save_file({"model.embed_tokens.weight": embeddings}, folder / "model.safetensors")
+    made = anamnesis.convert(folder, tmp_path / "m.gguf", to="gguf")
+    found = [note for note in made.notes if "llama.cpp does not load such a file" in note]
+    assert bool(found) == noted
+    assert all(f"the embeddings have {rows} rows" in note for note in found)
+
+
 @pytest.mark.parametrize("count", [1 << 31, 1 << 62])
 def test_more_layers_than_any_model_has_are_refused_at_once(count: int, tmp_path: Path) -> None:
     """Lists by layer would take all memory."""
