@@ -14,6 +14,7 @@ import errno
 import hashlib
 import secrets
 from collections.abc import Callable, Coroutine
+from io import BytesIO
 from typing import Any, TypeVar
 
 from anamnesis.readers.urls import call_on
@@ -52,7 +53,10 @@ class Azure(Driven):
         tag = hashlib.md5(body, usedforsecurity=False).hexdigest()
 
         async def request(blob: Any) -> None:
-            await blob.stage_block(_name(number, tag), body, validate_content=True, retry_total=0)
+            file = BytesIO(body)  # which is sent piece by piece, and lets other requests go on
+            await blob.stage_block(
+                _name(number, tag), file, len(body), validate_content=True, retry_total=0
+            )
 
         self._ask(url, request, len(body))
         return tag

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from buckets import free_port
@@ -122,13 +123,17 @@ class OtherBucket:
 
         self.store, self.name, self.root = store, name, f"{store}://{name}"
         self._fs: Any = fsspec.filesystem(store, skip_instance_cache=True)
+        self._endpoint = endpoint
         if store == "gs":
-            body = json.dumps({"name": name}).encode()
-            where = f"{endpoint}/storage/v1/b?project=test"
-            headers = {"Content-Type": "application/json"}
-            urllib.request.urlopen(urllib.request.Request(where, body, headers)).close()
+            self._post("storage/v1/b?project=test", json.dumps({"name": name}).encode())
         else:
             self._fs.mkdir(name)
+
+    def _post(self, where: str, body: bytes) -> None:
+        """A request to Google's store without gcsfs, whose line ends the testbench refuses."""
+        headers = {"Content-Type": "application/json"}
+        request = urllib.request.Request(f"{self._endpoint}/{where}", body, headers)
+        urllib.request.urlopen(request).close()
 
     def objects(self) -> list[str]:
         self._fs.invalidate_cache()
@@ -139,7 +144,11 @@ class OtherBucket:
         return data
 
     def put(self, key: str, data: bytes) -> None:
-        self._fs.pipe_file(f"{self.name}/{key}", data)
+        if self.store == "gs":
+            where = f"upload/storage/v1/b/{self.name}/o?uploadType=media&name={quote(key, safe='')}"
+            self._post(where, data)
+        else:
+            self._fs.pipe_file(f"{self.name}/{key}", data)
 
     def remove(self, key: str) -> None:
         self._fs.rm_file(f"{self.name}/{key}")
