@@ -30,7 +30,7 @@ def _known(*patterns: str) -> re.Pattern[str]:
     return re.compile("|".join(patterns))
 
 
-_GPTQ = _known("auto", "gptq(-v2|-p)?", "marlin", "bitblas", "qqq", "ipex", "safetensors")
+_GPTQ = _known("auto", "gptq(-v2|-p)?", "gemm", "marlin", "bitblas", "qqq", "ipex", "safetensors")
 _AWQ = _known(
     "gemm", "gemv", "gemv[-_]fast", "exllama(v2)?", "ipex", "llm-awq", "marlin", "awq", "auto"
 )

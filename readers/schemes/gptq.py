@@ -38,7 +38,13 @@ _IMPLEMENTED = (
     "gptq, gptq_v2, gptq_p, and AutoRound's auto_round, auto_gptq, gptqmodel and auto_awq"
 )
 # Repacked for one kernel: only the name tells, the tensors are called the same.
-_REPACKED = {"marlin": "Marlin", "bitblas": "BitBLAS", "qqq": "QQQ", "ipex": "IPEX"}
+_REPACKED = {
+    "bitblas": "BitBLAS",
+    "gemm": "AWQ's GEMM",
+    "ipex": "IPEX",
+    "marlin": "Marlin",
+    "qqq": "QQQ",
+}
 _PLAIN = ("auto_round", "auto_round:gptqmodel")
 _MINUS_ONE = ("auto_round:auto_gptq", "auto_round:gptq", "auto", "")
 # Embedding tables are packed along the vocabulary and looked up as stored: not transposed.

@@ -300,6 +300,13 @@ AWQ_LAYER: Any = {**GPTQ_LAYER, "m.qweight": ("I32", (64, 4))}
     ("parts", "about", "scheme", "said"),
     [
         (AWQ_LAYER, {"quant_method": "gptq"}, "awq", "speaks of another method"),
+        # GPTQModel's `RTNConfig(format="gemm")` keeps GPTQ's name.
+        (
+            AWQ_LAYER,
+            {"quant_method": "gptq", "checkpoint_format": "gemm"},
+            "awq",
+            "speaks of another method",
+        ),
         (GPTQ_LAYER, {"quant_method": "awq"}, "gptq", "speaks of another method"),
         (
             AWQ_LAYER,
@@ -317,6 +324,12 @@ def test_the_layout_of_one_packing_under_the_name_of_another_is_noted(
     (tensor,) = book.tensors.values()
     assert (tensor.scheme, tensor.shape) == (scheme, (32, 64))
     assert [said in note for note in book.notes] == [True]
+
+
+def test_gptq_s_own_layers_under_awq_s_format_are_refused() -> None:
+    about = {"quant_method": "gptq", "checkpoint_format": "gemm", "bits": 4, "group_size": 32}
+    with pytest.raises(UnsupportedError, match="AWQ's GEMM"):
+        resolve(ledger_of(GPTQ_LAYER, about))
 
 
 @pytest.mark.parametrize("zeros", [7, 8])
