@@ -99,6 +99,10 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         *(Detail((key,), _AWQ) for key in ("checkpoint_format", "format")),
         Detail(("version",), _known(_NUMBER, _AWQ.pattern)),
     ),
+    "bitsandbytes": tuple(  # as GPTQModel has it
+        Detail((key,), _known("bitsandbytes", "fp4", "int8", "nf4"))
+        for key in ("checkpoint_format", "format")
+    ),
     "compressed-tensors": (
         Detail(("format",), _CT),
         Detail(("config_groups", "*", "format"), _CT),

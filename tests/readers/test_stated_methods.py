@@ -215,6 +215,15 @@ def test_other_widths_of_modelslim_are_refused_by_name(quantize: str) -> None:
         resolve(ledger_of(parts, configs={"config.json": {"quantize": quantize}}))
 
 
+@pytest.mark.parametrize("kind", ["fp4", "int8", "nf4"])
+def test_bitsandbytes_kinds_are_formats_to_gptqmodel(kind: str) -> None:
+    parts: Parts = {"m.weight": ("I8", (32, 64)), "m.SCB": ("F32", (32,))}
+    about = {"quant_method": "bitsandbytes", "format": kind, "checkpoint_format": kind}
+    assert resolved(parts, about).tensors["m.weight"].scheme == "bnb-int8"
+    with pytest.raises(UnsupportedError, match="'zorp' is a layout of bitsandbytes"):
+        resolved(parts, {**about, "format": "zorp"})
+
+
 FIELDS = ("checkpoint_format", "data_type", "format", "mode", "quant_algo", "version")
 
 
