@@ -15,10 +15,11 @@ It fills `out`, allocates nothing that grows with the tensor, and holds no lock.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib import import_module
+from types import ModuleType
 from typing import Any, NamedTuple
 
 from anamnesis.kernels._row import Encoding as Encoding
@@ -58,9 +59,12 @@ def compiling(tell: Callable[[str], None]) -> Iterator[None]:
 
 def _load(target: str) -> Any:
     module, _, function = target.partition(":")
-    name = f"anamnesis.kernels.{module}"
-    # Looked up here first: of a million small tensors each asks.
-    return getattr(sys.modules.get(name) or import_module(name), function)
+    return getattr(_module(module), function)
+
+
+@cache  # of a million small tensors each asks
+def _module(name: str) -> ModuleType:
+    return import_module(f"anamnesis.kernels.{name}")
 
 
 def decoder(name: str) -> Decode:
