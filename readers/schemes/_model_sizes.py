@@ -291,7 +291,7 @@ def _by_heads(found: list[tuple[bool, str, int]]) -> tuple[Set[int], Set[int], S
     keys = _few(n for _, key, n in found if _KEYS.fullmatch(key))
     lengths: Set[int] = _few(n for _, key, n in found if _HEAD_SIZES.fullmatch(key))
     lengths |= {a + b for a in lengths for b in lengths}
-    lengths = lengths or {size // n for size in hidden for n in heads}
+    lengths = lengths or {size // n for size in hidden for n in heads if n <= size}
     joined = {n * length for n in heads - keys for length in lengths}
     return lengths, joined, {n * length for n in keys for length in lengths}
 
