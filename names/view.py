@@ -25,6 +25,7 @@ from anamnesis.readers.model import Model
 from anamnesis.words import and_more
 
 _NUMBER = re.compile(r"\d+")
+_MOST_EXPERTS = 1 << 14  # of a layer, each of which gets a name; models have some hundreds
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +170,13 @@ class _Finder:
         if "{x}" not in name:
             yield Link(name, tensor.name, row.pattern, row.value, facts)
             return
-        for expert in range(tensor.shape[0] if tensor.shape else 0):
+        experts = tensor.shape[0] if tensor.shape else 0
+        if experts > _MOST_EXPERTS:
+            raise FormatError(
+                f"{self._model.path}: tensor {tensor.name!r:.200}: found {experts:,} experts; "
+                f"allowed: {_MOST_EXPERTS:,}"
+            )
+        for expert in range(experts):
             hf = name.replace("{x}", str(expert))
             yield Link(hf, tensor.name, row.pattern, row.value, facts)
 
