@@ -157,6 +157,26 @@ def exl3(bits: int, codebook: str, rows: int, columns: int) -> Layer:
     return Layer(entries)
 
 
+def spqr(rows: int, columns: int) -> Layer:
+    """Two outliers in every row."""
+    tiles = columns // 16
+    words = _bytes(rows * tiles, 8).view("<u8")[:, 0] & np.uint64((1 << 54) - 1)
+    # Four numbers of a tile, in its sixteen words: scales of 1/64 and 1, zeros of 8.5 and 3.5.
+    tile = np.array([2.0**-6, 1, 8.5, 3.5], "<f2").view(np.uint8).repeat(2).astype("<u8")
+    words |= np.tile(tile << np.uint64(54), rows // 16 * tiles)
+    columns_of, halves = np.arange(2 * rows) % columns, np.full(2 * rows, 0.5, "<f2").view("<u2")
+    outliers = columns_of.astype("<u4") | halves.astype("<u4") << 16
+    order = np.random.default_rng(6).permutation(columns).astype("<u2")
+    return Layer(
+        [
+            Entry("dense_weights", "I64", words.shape, words),
+            Entry("row_offsets", "I32", (rows + 1,), np.arange(0, 2 * rows + 1, 2, dtype="<i4")),
+            Entry("col_vals", "I32", outliers.shape, outliers),
+            Entry("in_perm", "I32", (columns // 2,), order.view("<i4")),
+        ]
+    )
+
+
 def comfy_awq(rows: int, columns: int) -> Layer:
     """In groups of 64."""
     codes = _bytes(rows, columns // 2)

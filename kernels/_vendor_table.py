@@ -157,6 +157,14 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("sinq int5", "sinq_layers:sinq_words"),),
     ),
+    "spqr": Encoding(
+        "spqr:decode",
+        prepare="spqr:prepare",
+        family="GPTQ and AWQ",
+        scales="dense_weights",
+        goal=0.0,
+        cases=(Bench("spqr int3 16x16", "vendor_layers:spqr"),),
+    ),
     "svdquant": Encoding(
         "svdquant:decode",
         prepare="svdquant:prepare",

@@ -78,6 +78,10 @@ class ScaleRange:
 
             rows = min(batch.stop * TILE_ROWS, self._tensor.shape[0]) - batch.start * TILE_ROWS
             return used_scales(self._tensor.params, view, rows)
+        if self._tensor.coding == "spqr":
+            from anamnesis.kernels.spqr import scales
+
+            return scales(view)
         if dtype == "F8_E4M3":
             return scale_codes({})[view]
         numbers = np.ascontiguousarray(view).view(DTYPES[dtype].numpy)

@@ -141,6 +141,7 @@ SCHEMES: dict[str, Scheme] = {
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
     "sdnq": Scheme("sdnq:resolve", suffixes=(".scale",), methods=("sdnq",)),
     "sinq": Scheme("sinq:resolve", suffixes=(".W_q",), methods=("sinq",)),
+    "spqr": Scheme("spqr:resolve", suffixes=("dense_weights",), methods=("spqr",)),
     "torchao": Scheme(
         "torchao:resolve",
         containers=("pth", "safetensors"),

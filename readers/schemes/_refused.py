@@ -63,12 +63,6 @@ REFUSED: dict[str, Refused] = {
         (("Qidxs",), ("SU", "SV")),
     ),
     "spinquant": Refused("SpinQuant", _ROTATED, "its own code can load it"),
-    "spqr": Refused(
-        "SpQR",
-        "packed tiles, quantised scales and sparse outliers",
-        "the spqr_quant package can load it on a GPU",
-        (("dense_weights", "row_offsets"), ("dense_weights", "col_vals")),
-    ),
     "squeezellm": Refused(
         "SqueezeLLM",
         "codes of a table a channel, and sparse outliers",

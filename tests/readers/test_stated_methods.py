@@ -174,14 +174,6 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
     ("parts", "title"),
     [
         (QUIP, "QuIP#"),
-        (
-            {
-                "m.dense_weights": ("I64", (64,)),
-                "m.row_offsets": ("I32", (25,)),
-                "m.col_vals": ("I32", (24,)),
-            },
-            "SpQR",
-        ),
         ({"m.weight": ("I8", (64, 32)), "m.weight_scales": ("F16", (32,))}, "EETQ"),
         (
             {
