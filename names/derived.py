@@ -103,8 +103,10 @@ def derive(
 ) -> Tensor:
     """The tensor `name`: a `Derived`, or a plain one where the elements lie in order in one source.
 
-    Its scheme, and the dtype it has when none is asked for, are those of its sources.
+    Its scheme, and the dtype it has when none is asked for, are those of its sources. A source that
+    is derived itself is seen through where its elements are those of one other in some order.
     """
+    sources, segments = _seen_through(sources, segments)
     segments = _fused([_merged(segment) for segment in segments])
     plain = _plain(name, shape, sources, segments)
     if plain is not None:
@@ -180,6 +182,56 @@ def _transposed(tensor: Derived, shape: tuple[int, ...]) -> Tensor | None:
     )
     segments = (Segment(0, transposed(segment.dims), parts, segment.value),)
     return derive(tensor.name, shape, tensor.sources, segments)
+
+
+def _seen_through(
+    sources: tuple[Tensor, ...], segments: tuple[Segment, ...]
+) -> tuple[tuple[Tensor, ...], tuple[Segment, ...]]:
+    """The same elements out of what derived sources are made of; as it is where that is no box."""
+    boxes = {n: box for n, source in enumerate(sources) if (box := _whole(source)) is not None}
+    made = []
+    for segment in segments if boxes else ():
+        found = [_through(boxes[p.source], p) if p.source in boxes else p for p in segment.parts]
+        parts = tuple(p for p in found if p is not None)
+        if len(parts) < len(found):
+            return sources, segments
+        made.append(replace(segment, parts=parts))
+    if not boxes:
+        return sources, segments
+    inner = (
+        s.sources[0] if n in boxes and isinstance(s, Derived) else s for n, s in enumerate(sources)
+    )
+    return tuple(inner), tuple(made)
+
+
+def _whole(tensor: Tensor) -> Segment | None:
+    """The one box that a derived tensor is, of one source as it is; None for others."""
+    if not isinstance(tensor, Derived) or len(tensor.segments) != 1 or tensor.changed:
+        return None
+    segment = tensor.segments[0]
+    one = len(tensor.sources) == len(segment.parts) == 1
+    return segment if one and segment.elems == tensor.elems else None
+
+
+def _through(box: Segment, part: Part) -> Part | None:
+    """A part of a tensor, which is this box of one source, out of that; None where it is no box."""
+    inner = box.parts[0]
+    rows = [math.prod(box.dims[axis + 1 :]) for axis in range(len(box.dims))]
+    base, first = inner.base, []
+    for axis, row in enumerate(rows):
+        first.append(part.base // row % box.dims[axis])
+        base += first[-1] * inner.strides[axis]
+    last, strides = list(first), []
+    for lo, hi, stride in zip(part.lo, part.hi, part.strides, strict=True):
+        axis = next((a for a, row in enumerate(rows) if row <= stride), len(rows) - 1)
+        steps, rest = divmod(stride, rows[axis])
+        last[axis] += steps * (hi - lo - 1)
+        if rest and hi - lo > 1:
+            return None
+        strides.append(steps * inner.strides[axis])
+    if any(end >= size for end, size in zip(last, box.dims, strict=True)):
+        return None
+    return replace(part, base=base, strides=tuple(strides))
 
 
 def _merged(segment: Segment) -> Segment:

@@ -24,11 +24,13 @@ def open_named(
 
     `stored` are the names of the file. `hf` are Hugging Face's: those of a GGUF change, with the
     vision tower of the one `mmproj` file that lies beside it, if the table knows its projector and
-    all of its tensors; other containers have them already. Raises what `load_model` and `hf_view`
-    raise.
+    all of its tensors; other containers have them already. Matrices that were quantised turned come
+    as their class keeps them. Raises what `load_model` and `hf_view` raise.
     """
     options, limits = options or Options(), limits or Limits()
     model = load_model(path, options, limits, keep_going=keep_going)
+    if model.turned:
+        return _as_the_class(model)
     if options.names == "stored" or model.container != "gguf":
         return model
     from anamnesis.names.view import hf_view
@@ -42,6 +44,14 @@ def open_named(
         viewed = hf_view(model).model
         notes = (f"the vision tower is left out: {error}",)
     return replace(viewed, notes=(*viewed.notes, *notes))
+
+
+def _as_the_class(model: Model) -> Model:
+    """The model with those matrices that its class keeps turned as that has them."""
+    from anamnesis.names.derived import transposed
+
+    tensors = (transposed(t) if t.name in model.turned else t for t in model.tensors)
+    return replace(model, tensors=tuple(tensors), turned=frozenset())
 
 
 def _vision(model: Model, options: Options, limits: Limits) -> tuple[Model | None, tuple[str, ...]]:

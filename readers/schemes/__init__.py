@@ -20,7 +20,7 @@ from itertools import chain, islice
 
 from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers, note_numbers
-from anamnesis.readers.schemes._conv1d import note_conv1d
+from anamnesis.readers.schemes._conv1d import find_conv1d
 from anamnesis.readers.schemes._ct_transform import undo_transforms
 from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
 from anamnesis.readers.schemes._empty import note_empty
@@ -199,7 +199,7 @@ def resolve(ledger: Ledger) -> None:
     note_integers(ledger)
     note_numbers(ledger)
     note_inputs(ledger)
-    note_conv1d(ledger)
+    find_conv1d(ledger)
     note_parts(ledger)
     note_parents(ledger)
     note_empty(ledger)

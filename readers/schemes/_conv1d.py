@@ -5,8 +5,8 @@
 | transformers' `Conv1D` (GPT-2 and the like) | `[inputs, outputs]` |
 | what bitsandbytes, GPTQ and others store of it | `[outputs, inputs]`, as of `nn.Linear` |
 
-They come out as they are stored, since that is what their own tools decode to. The class takes them
-turned, and a square one, such as `attn.c_proj`, it takes either way. Source: transformers 5.23.0
+The class takes them turned, and a square one, such as `attn.c_proj`, it takes either way. Here they
+are told apart; `names.open` turns them. Source: transformers 5.23.0
 integrations/bitsandbytes.py (`Bnb4bitQuantize`, `Bnb8bitQuantize`), pytorch_utils.py (`Conv1D`).
 """
 
@@ -23,8 +23,8 @@ _LAYERS = (*_WIDE, "c_proj", "q_attn")
 _SIZES = ("n_embd", "hidden_size")
 
 
-def note_conv1d(ledger: Ledger) -> None:
-    """Add a note on decoded layers that the model's class in transformers keeps turned."""
+def find_conv1d(ledger: Ledger) -> None:
+    """Enter decoded layers that the model's class in transformers keeps turned, with a note."""
     config = ledger.configs.get("config.json", {})
     kind = config.get("model_type")
     inputs = next((config[key] for key in _SIZES if type(config.get(key)) is int), 0)
@@ -33,10 +33,11 @@ def note_conv1d(ledger: Ledger) -> None:
     found = [t for t in ledger.tensors.values() if t.quantised and _layer(t) in _LAYERS]
     if any(_layer(t) in _WIDE and t.shape[0] != t.shape[1] == inputs for t in found):
         first = found[0]
+        ledger.turned = frozenset(t.name for t in found)
         ledger.note(
-            f"{where(first.components[0].stored)}{and_more(len(found))}: decoded as [outputs, "
-            f"inputs], as its tool has it; transformers' {kind} keeps [inputs, outputs] (Conv1D): "
-            "transpose it before that class loads it"
+            f"{where(first.components[0].stored)}{and_more(len(found))}: stored as [outputs, "
+            f"inputs], as its tool decodes it; comes out as [inputs, outputs], as transformers' "
+            f"{kind} keeps it (Conv1D)"
         )
 
 

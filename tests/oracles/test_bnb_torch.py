@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from decoding import decoded as in_windows
 
+import anamnesis
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.model import load_model
 from anamnesis.readers.schemes.base import Options
@@ -159,6 +160,34 @@ def test_linear4bit_module(tmp_path: Path) -> None:
     assert {t.scheme for t in found.values()} == {"bnb-nf4", "passthrough"}
     wanted = functional.dequantize_4bit(module.weight.data, module.weight.quant_state)
     same(decoded(found["m.weight"], np.uint16), bf16(wanted.reshape(-1)), zeros_equal=False)
+
+
+@pytest.mark.parametrize("bits", ["4bit", "8bit"])
+def test_gpt2_comes_back_as_its_class_has_it(tmp_path: Path, bits: str) -> None:
+    """What transformers quantises of `Conv1D`'s layers, recovered, and loaded by the class."""
+    transformers = pytest.importorskip("transformers")
+    sizes = {"vocab_size": 64, "n_embd": 64, "n_layer": 1, "n_head": 4, "n_positions": 32}
+    torch.manual_seed(1)
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**sizes)).save_pretrained(tmp_path / "m")
+    load = transformers.GPT2LMHeadModel.from_pretrained
+    how = transformers.BitsAndBytesConfig(bnb_4bit_quant_type="nf4", **{f"load_in_{bits}": True})
+    quantised = load(tmp_path / "m", quantization_config=how, dtype=torch.float32)
+    quantised.save_pretrained(tmp_path / "quantised")
+    anamnesis.remember(tmp_path / "quantised", tmp_path / "out", dtype="f32", executor="serial")
+    model, info = load(tmp_path / "out", dtype=torch.float32, output_loading_info=True)
+    assert not any(info.values())
+    found = {
+        name: layer for name, layer in quantised.named_modules() if hasattr(layer, "in_features")
+    }
+    layers = {name: layer for name, layer in found.items() if name.startswith("transformer.h.")}
+    assert len(layers) == 4
+    for name, layer in layers.items():
+        weight = layer.weight
+        if bits == "4bit":
+            wanted = functional.dequantize_4bit(weight.data, weight.quant_state)
+        else:
+            wanted = functional.int8_vectorwise_dequant(weight.data, weight.SCB)
+        same(model.state_dict()[f"{name}.weight"].numpy(), wanted.T.numpy(), zeros_equal=False)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 70), (70, 1), (33, 65), (128, 512)])

@@ -1,4 +1,4 @@
-"""Layers of models with `Conv1D` that were quantised as `Linear`: noted, whatever their tool."""
+"""Layers of models with `Conv1D`, quantised as `Linear`: told apart whatever their tool."""
 
 from __future__ import annotations
 
@@ -38,5 +38,6 @@ GPTQ: Parts = {
     ids=["bitsandbytes", "as-the-class", "gptq", "decision-transformer", "another-model", "dense"],
 )
 def test_turned_layers_are_noted(parts: Parts, sizes: dict[str, object], noted: bool) -> None:
-    notes = resolved(parts, configs={"config.json": sizes}).notes
-    assert any("(Conv1D)" in note for note in notes) == noted
+    ledger = resolved(parts, configs={"config.json": sizes})
+    assert any("(Conv1D)" in note for note in ledger.notes) == noted
+    assert ledger.turned == (set(ledger.tensors) if noted else set())
