@@ -24,12 +24,12 @@ def open_named(
 
     `stored` are the names of the file. `hf` are Hugging Face's: those of a GGUF change, with the
     vision tower of the one `mmproj` file that lies beside it, if the table knows its projector and
-    all of its tensors; other containers have them already. Matrices that were quantised turned come
-    as their class keeps them. Raises what `load_model` and `hf_view` raise.
+    all of its tensors; other containers have them already. Matrices that were quantised
+    transposed come as their class keeps them. Raises what `load_model` and `hf_view` raise.
     """
     options, limits = options or Options(), limits or Limits()
     model = load_model(path, options, limits, keep_going=keep_going)
-    if model.turned:
+    if model.transposed:
         return _as_the_class(model)
     if options.names == "stored" or model.container != "gguf":
         return model
@@ -47,11 +47,11 @@ def open_named(
 
 
 def _as_the_class(model: Model) -> Model:
-    """The model with those matrices that its class keeps turned as that has them."""
+    """The model with those matrices that its class keeps transposed as that has them."""
     from anamnesis.names.derived import transposed
 
-    tensors = (transposed(t) if t.name in model.turned else t for t in model.tensors)
-    return replace(model, tensors=tuple(tensors), turned=frozenset())
+    tensors = (transposed(t) if t.name in model.transposed else t for t in model.tensors)
+    return replace(model, tensors=tuple(tensors), transposed=frozenset())
 
 
 def _vision(model: Model, options: Options, limits: Limits) -> tuple[Model | None, tuple[str, ...]]:

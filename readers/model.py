@@ -28,8 +28,8 @@ class Model:
 
     `members` are the archive entries whose CRC-32 must hold; `notes` are remarks for the user.
     `broken` says of each file that could not be read why; its tensors are not among these.
-    `unread` are names of what was left out, which patterns may fit. `turned` are matrices that the
-    model's class keeps with their columns as rows, where these tensors are as they are stored.
+    `unread` are names of what was left out, which patterns may fit. `transposed` are matrices that
+    the model's class keeps with their columns as rows; these tensors are as they are stored.
     """
 
     path: str
@@ -46,7 +46,7 @@ class Model:
     allow: Allow = NOTHING
     unread: tuple[str, ...] = ()
     index: str = ""  # path of the index by which the files were found
-    turned: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
 
     def select(
         self, include: Sequence[str], exclude: Sequence[str], *, every: bool = True
@@ -138,7 +138,7 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         allow=limits.allow,
         unread=merged.unread,
         index=found.index.path if found.index else "",
-        turned=ledger.turned,
+        transposed=ledger.transposed,
     )
 
 

@@ -1,12 +1,12 @@
-"""Layers that were quantised turned: `Linear`'s matrices of models whose class keeps `Conv1D`'s.
+"""Layers that were quantised as `Linear`'s matrices, of models whose class keeps `Conv1D`'s.
 
 | | a layer's matrix |
 |---|---|
 | transformers' `Conv1D` (GPT-2 and the like) | `[inputs, outputs]` |
 | what bitsandbytes, GPTQ and others store of it | `[outputs, inputs]`, as of `nn.Linear` |
 
-The class takes them turned, and a square one, such as `attn.c_proj`, it takes either way. Here they
-are told apart; `names.open` turns them. Source: transformers 5.23.0
+The class takes them transposed, and a square one, such as `attn.c_proj`, it takes either way. They
+are found here, and transposed in `names.open`. Source: transformers 5.23.0
 integrations/bitsandbytes.py (`Bnb4bitQuantize`, `Bnb8bitQuantize`), pytorch_utils.py (`Conv1D`).
 """
 
@@ -24,7 +24,7 @@ _SIZES = ("n_embd", "hidden_size")
 
 
 def find_conv1d(ledger: Ledger) -> None:
-    """Enter decoded layers that the model's class in transformers keeps turned, with a note."""
+    """Enter decoded layers that the model's class in transformers keeps transposed, with a note."""
     config = ledger.configs.get("config.json", {})
     kind = config.get("model_type")
     inputs = next((config[key] for key in _SIZES if type(config.get(key)) is int), 0)
@@ -33,7 +33,7 @@ def find_conv1d(ledger: Ledger) -> None:
     found = [t for t in ledger.tensors.values() if t.quantised and _layer(t) in _LAYERS]
     if any(_layer(t) in _WIDE and t.shape[0] != t.shape[1] == inputs for t in found):
         first = found[0]
-        ledger.turned = frozenset(t.name for t in found)
+        ledger.transposed = frozenset(t.name for t in found)
         ledger.note(
             f"{where(first.components[0].stored)}{and_more(len(found))}: stored as [outputs, "
             f"inputs], as its tool decodes it; comes out as [inputs, outputs], as transformers' "

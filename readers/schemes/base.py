@@ -30,7 +30,7 @@ class Ledger:
     one. `notes` are remarks for the user, where a file has two readings and one was chosen;
     `later` is what has to read a little of the payload before it can choose (`settle`); `undone`
     are the parts of configurations about a basis that schemes have changed weights back from.
-    `turned` are names of matrices that the model's class keeps with their columns as rows.
+    `transposed` are names of matrices that the model's class keeps with their columns as rows.
     """
 
     container: Container
@@ -41,7 +41,7 @@ class Ledger:
     notes: list[str] = field(default_factory=list)
     later: list[Callable[[Ledger], None]] = field(default_factory=list)
     undone: list[Mapping[str, Any]] = field(default_factory=list)
-    turned: frozenset[str] = frozenset()
+    transposed: frozenset[str] = frozenset()
     _all_taken: bool = False
     _stated: tuple[Stated, ...] | None = None
     _taken: set[str] = field(default_factory=set)

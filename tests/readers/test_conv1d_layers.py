@@ -37,7 +37,7 @@ GPTQ: Parts = {
     ],
     ids=["bitsandbytes", "as-the-class", "gptq", "decision-transformer", "another-model", "dense"],
 )
-def test_turned_layers_are_noted(parts: Parts, sizes: dict[str, object], noted: bool) -> None:
+def test_transposed_layers_are_noted(parts: Parts, sizes: dict[str, object], noted: bool) -> None:
     ledger = resolved(parts, configs={"config.json": sizes})
     assert any("(Conv1D)" in note for note in ledger.notes) == noted
-    assert ledger.turned == (set(ledger.tensors) if noted else set())
+    assert ledger.transposed == (set(ledger.tensors) if noted else set())

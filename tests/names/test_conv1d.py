@@ -98,7 +98,7 @@ def test_a_gguf_gets_the_codes_as_they_lie(folder: Path, tmp_path: Path) -> None
         np.testing.assert_array_equal(found[f"blk.0.{name}.weight"], matrix)
 
 
-def test_a_matrix_that_is_turned_twice_is_read_in_order(folder: Path) -> None:
+def test_a_matrix_that_is_transposed_twice_is_read_in_order(folder: Path) -> None:
     config = json.loads((folder / "config.json").read_text())
     view = gguf_view(open_named(str(folder)), config)
     quantised = [t for t in view.model.tensors if t.quantised]
