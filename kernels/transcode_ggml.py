@@ -40,7 +40,7 @@ def _read(encoding: str, views: Views, params: Params, window: Window) -> Intege
             codes |= high << np.uint8(4)
     scales = numbers[:, 0].reshape(-1, columns // _BLOCK)
     biases = numbers[:, 1].reshape(scales.shape) if biased else None
-    return Integers(codes.reshape(-1, columns), bits, scales, biases=biases)
+    return Integers(codes.reshape(-1, columns), bits, _BLOCK, scales, biases=biases)
 
 
 def _write(encoding: str, found: Integers, params: Params, out: Outputs) -> None:

@@ -21,7 +21,7 @@ from anamnesis.kernels._codes import read_scales, read_zeros
 from anamnesis.kernels._narrow import stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack, pack_rows
-from anamnesis.kernels.transcoders import Inexact, Integers
+from anamnesis.kernels.transcoders import Inexact, Integers, group_of
 from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params, Views
 
 _AWQ_ORDER = (0, 2, 4, 6, 1, 3, 5, 7)  # of the outputs in a word, lowest nibble first
@@ -55,7 +55,7 @@ def read_gptq(views: Views, params: Params, window: Window) -> Integers:
         carry = 32 // bits if params["zero_carry"] else 0
         offset = params["zero_offset"]
         zeros = read_zeros(views["qzeros"], bits, offset, carry, False, scales.shape).T
-    return Integers(codes, bits, scales.T, zeros)
+    return Integers(codes, bits, group_of(params, columns), scales.T, zeros)
 
 
 def read_awq(views: Views, params: Params, window: Window) -> Integers:
@@ -69,7 +69,8 @@ def read_awq(views: Views, params: Params, window: Window) -> Integers:
     zeros = None
     if "qzeros" in views:
         zeros = read_zeros(views["qzeros"], 4, 0, 0, True, scales.shape).T
-    return Integers(codes.reshape(-1, words.shape[0]), 4, scales.T, zeros)
+    group = group_of(params, len(words))
+    return Integers(codes.reshape(-1, len(words)), 4, group, scales.T, zeros)
 
 
 def read_ct_packed(views: Views, params: Params, window: Window) -> Integers:
@@ -85,7 +86,7 @@ def read_ct_packed(views: Views, params: Params, window: Window) -> Integers:
         zeros = _signed_zeros(views, len(scales), groups, bits)
     elif params["zero"]:
         zeros = zeros_down(views["weight_zero_point"], groups, bits, rows)[: len(scales)]
-    return Integers(codes, bits, scales, zeros)
+    return Integers(codes, bits, group_of(params, columns), scales, zeros)
 
 
 def zeros_down(stored: Array, groups: int, bits: int, rows: int) -> Array:
@@ -102,7 +103,7 @@ def read_ct_bytes(views: Views, params: Params, window: Window) -> Integers:
     codes = views["weight"] ^ np.uint8(128)
     scales = _ct_scales(views, params, len(codes))
     zeros = _signed_zeros(views, len(codes), params["groups"], 8) if params["zero"] else None
-    return Integers(codes, 8, scales, zeros)
+    return Integers(codes, 8, group_of(params, codes.shape[1]), scales, zeros)
 
 
 def _ct_scales(views: Views, params: Params, rows: int) -> Array:
@@ -127,7 +128,7 @@ def read_mlx(views: Views, params: Params, window: Window) -> Integers:
         read_scales(dtype, views[role].reshape(len(stream), -1))[:, :groups]
         for role in ("scales", "biases")
     )
-    return Integers(codes, bits, scales, biases=biases)
+    return Integers(codes, bits, size, scales, biases=biases)
 
 
 def write_ct_packed(found: Integers, params: Params, out: Outputs) -> None:
@@ -171,8 +172,8 @@ def write_mlx(found: Integers, params: Params, out: Outputs) -> None:
 def repeated(numbers: Array, found: Integers, group: int) -> Array:
     """Numbers of groups for the shorter groups of a target (0: rows)."""
     columns = found.codes.shape[1]
-    count = columns // (group or columns)
-    return np.repeat(numbers, count // numbers.shape[1], axis=1)
+    group = group or columns
+    return np.repeat(numbers, found.group // group, axis=1)[:, : columns // group]
 
 
 def exactly(numbers: Floats, dtype: str, what: str) -> Array:

@@ -197,11 +197,12 @@ class Integers(NamedTuple):
     """Codes, uint8 `[rows, columns]` from 0 on, and numbers `[rows, groups]`, float32.
 
     A value is `(code - zero) * scale`, or `code * scale + bias`. Without either the zero is
-    `2 ** (bits - 1)`.
+    `2 ** (bits - 1)`. A group has `group` codes, the last of a row perhaps fewer.
     """
 
     codes: Bytes
     bits: int
+    group: int
     scales: Floats
     zeros: Floats | None = None
     biases: Floats | None = None
@@ -227,14 +228,19 @@ class Facts(NamedTuple):
     offset: str
 
 
+def group_of(params: Params, columns: int) -> int:
+    """Elements of a group: those of a row where parameters say 0 or less."""
+    size = int(params["group_size"])
+    return size if size > 0 else columns
+
+
 def facts_of(source: Source) -> Facts:
     """The facts of a tensor of the family of integers."""
     if source.encoding in LEGACY:
         bits, biases = LEGACY[source.encoding]
         return Facts(bits, 32, "biases" if biases else "")
     params = source.params
-    size = int(params["group_size"])
-    group = size if size > 0 else source.shape[-1]
+    group = group_of(params, source.shape[-1])
     if source.encoding == "mlx-affine":
         return Facts(params["bits"], group, "biases")
     zeros = "qzeros" in source.parts if "qweight" in source.parts else bool(params["zero"])
@@ -258,7 +264,9 @@ def _integers_misfit(source: Source, target: str, settings: Settings) -> str:
     if facts.bits != bits:
         return f"its codes have {facts.bits} bits, and those of {target} {bits}"
     group = 32 if target in LEGACY else int(settings["group"]) or columns
-    if facts.group % group or columns % group:
+    if columns % group:
+        return f"its rows of {columns:,} elements are no whole number of groups of {group}"
+    if facts.group % group:
         return f"its groups are of {facts.group} elements, and those of {target} of {group}"
     return ""
 

@@ -68,8 +68,9 @@ class BlockSlot:
 def layout(
     items: Sequence[Item], path: PurePath, max_shard_bytes: int, storage: Storage = PLAIN
 ) -> Layout:
-    """Lay out one file, or splits of at most `max_shard_bytes` of data.
+    """Lay out one file (`path` ends in `.gguf`, or is a folder), or splits of it.
 
+    A split has at most `max_shard_bytes` of data.
     `storage.key_values` are the key/values, packed (`gguf_values.pack`). Raises UsageError for a
     `storage` that GGUF does not have, UnsupportedError for dtypes or ranks that it does not have.
     """
@@ -86,6 +87,8 @@ def layout(
     align = alignment_of(values, count)
     padded = [size + -size % align for size in sizes]
     groups = shard_groups(items, padded, max_shard_bytes)
+    if path.suffix != SUFFIX:
+        path /= storage.stem + SUFFIX
     paths = [path]
     if len(groups) > 1:
         stem = path.name.removesuffix(SUFFIX)

@@ -134,9 +134,17 @@ def _words(codes: Any, bits: int) -> Any:
     return np.packbits(lines, axis=1, bitorder="little").view(np.int32).T.copy()
 
 
-def gptq(path: Path, bits: int, zeros: Any, *, version: int = 1, sym: bool = False) -> Path:
+def gptq(
+    path: Path,
+    bits: int,
+    zeros: Any,
+    *,
+    version: int = 1,
+    sym: bool = False,
+    columns: int = COLUMNS,
+) -> Path:
     rng = np.random.default_rng(2)
-    codes = rng.integers(0, 1 << bits, (COLUMNS, ROWS))
+    codes = rng.integers(0, 1 << bits, (columns, ROWS))
     parts = {
         f"{LAYER}.qweight": _words(codes, bits),
         f"{LAYER}.qzeros": _words((zeros - (version == 1)).T, bits).T.copy(),
@@ -166,6 +174,18 @@ def test_symmetric_gptq_has_no_zero_points(tmp_path: Path) -> None:
     assert f"{NAME}_zero_point" not in load_file(out / "model.safetensors")
     mlx = convert(source, tmp_path / "mlx", "mlx-affine:group=128")
     np.testing.assert_array_equal(numbers(mlx), numbers(source))
+
+
+@pytest.mark.parametrize("columns", [160, 448])
+@pytest.mark.parametrize(
+    "encode", ["gguf:q4-1", "mlx-affine:group=32", "ct-pack-quantized:group=32"]
+)
+def test_the_last_group_of_a_row_may_be_short(tmp_path: Path, encode: str, columns: int) -> None:
+    """Of 160 inputs the second group of 128 is one of 32."""
+    zeros = np.full((-(-columns // 128), ROWS), 8)
+    source = gptq(tmp_path / "gptq", 4, zeros, sym=True, columns=columns)
+    out = convert(source, tmp_path / "out", encode)
+    np.testing.assert_array_equal(numbers(out), numbers(source))
 
 
 def test_awq_becomes_packed(tmp_path: Path) -> None:

@@ -111,6 +111,24 @@ def test_splits_hold_one_model(source: Path, tmp_path: Path) -> None:
     assert together.read_bytes() == whole.read_bytes()
 
 
+def test_a_name_without_the_suffix_is_a_folder(source: Path, tmp_path: Path) -> None:
+    """It can be resumed, replaced, moved and verified as any other folder."""
+    out = tmp_path / "out"
+    out.mkdir()
+    whole = tmp_path / "whole.gguf"
+    anamnesis.convert(source, whole)
+    anamnesis.convert(source, out, to="gguf", max_shard_size=1000, manifest="inside")
+    assert sorted(p.name for p in out.glob("*.gguf")) == [
+        "model-00001-of-00002.gguf",
+        "model-00002-of-00002.gguf",
+    ]
+    anamnesis.convert(source, out, to="gguf", overwrite=True)
+    assert [p.name for p in out.iterdir()] == ["model.gguf"]
+    assert (out / "model.gguf").read_bytes() == whole.read_bytes()
+    assert anamnesis.convert(source, out, to="gguf").resumed
+    anamnesis.verify(out, against=source)
+
+
 def test_flags_change_key_values(source: Path, tmp_path: Path) -> None:
     out = tmp_path / "out.gguf"
     more = tmp_path / "more.json"
