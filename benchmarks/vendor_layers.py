@@ -177,6 +177,21 @@ def spqr(rows: int, columns: int) -> Layer:
     )
 
 
+def squeezellm(rows: int, columns: int) -> Layer:
+    """Two outliers in every row."""
+    tables = np.linspace(-1, 1, 16 * rows, dtype=np.float32).reshape(rows, 16)
+    columns_of, offsets = np.arange(2 * rows) % columns, np.arange(0, 2 * rows + 1, 2)
+    return Layer(
+        [
+            _packed("qweight", columns // 8, rows),
+            Entry("lookup_table", "F32", tables.shape, tables),
+            Entry("rows", "I32", offsets.shape, offsets.astype("<i4")),
+            Entry("cols", "I32", columns_of.shape, columns_of.astype("<i4")),
+            Entry("vals", "F32", columns_of.shape, _small(2 * rows)),
+        ]
+    )
+
+
 def comfy_awq(rows: int, columns: int) -> Layer:
     """In groups of 64."""
     codes = _bytes(rows, columns // 2)

@@ -165,6 +165,14 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("spqr int3 16x16", "vendor_layers:spqr"),),
     ),
+    "squeezellm": Encoding(
+        "squeezellm:decode",
+        prepare="squeezellm:prepare",
+        family="GPTQ and AWQ",
+        scales="table",
+        goal=0.0,
+        cases=(Bench("squeezellm 4 bits", "vendor_layers:squeezellm"),),
+    ),
     "svdquant": Encoding(
         "svdquant:decode",
         prepare="svdquant:prepare",

@@ -142,6 +142,7 @@ SCHEMES: dict[str, Scheme] = {
     "sdnq": Scheme("sdnq:resolve", suffixes=(".scale",), methods=("sdnq",)),
     "sinq": Scheme("sinq:resolve", suffixes=(".W_q",), methods=("sinq",)),
     "spqr": Scheme("spqr:resolve", suffixes=("dense_weights",), methods=("spqr",)),
+    "squeezellm": Scheme("squeezellm:resolve", suffixes=("lookup_table",), methods=("squeezellm",)),
     "torchao": Scheme(
         "torchao:resolve",
         containers=("pth", "safetensors"),

@@ -63,12 +63,6 @@ REFUSED: dict[str, Refused] = {
         (("Qidxs",), ("SU", "SV")),
     ),
     "spinquant": Refused("SpinQuant", _ROTATED, "its own code can load it"),
-    "squeezellm": Refused(
-        "SqueezeLLM",
-        "codes of a table a channel, and sparse outliers",
-        "its own code can load it",
-        (("qweight", "lookup_table"),),
-    ),
     "tensorrt-llm": Refused(
         "TensorRT-LLM's own checkpoints",
         "its integers lie as its kernels take them, four of them in what is called a float16",

@@ -6,7 +6,7 @@
 | other spellings of these keys, such as `quantizationConfig`, `quant_scheme` | anyone |
 | `quantization` of `config.json` and of `params.json` | MLX, Mistral |
 | `quantize` of `config.json`, `quant_model_description.json` | ModelSlim |
-| `quantize_config.json`, `quant_config.json` | AutoGPTQ, AutoAWQ |
+| `quantize_config.json`, `quant_config.json` | AutoGPTQ, AutoAWQ, SqueezeLLM |
 | `hf_quant_config.json` | ModelOpt |
 | `quantization_config.json`, `quanto_qmap.json`, `quantization_map.json` | ExLlamaV3, Quanto |
 | `jang_config.json` | JANG |
@@ -118,6 +118,7 @@ _TELLING: dict[str, str] = {
     "q_group_size": "awq",
     "quant_algo": "modelopt",
     "w_bit": "awq",
+    "wbits": "squeezellm",
     "weight_block_size": "fp8",
 }
 # Other spellings of a method, in lower case with dashes.
