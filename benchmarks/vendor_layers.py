@@ -178,7 +178,7 @@ def spqr(rows: int, columns: int) -> Layer:
 
 
 def squeezellm(rows: int, columns: int) -> Layer:
-    """Two outliers in every row."""
+    """Two outliers in every row, and the last one kept whole."""
     tables = np.linspace(-1, 1, 16 * rows, dtype=np.float32).reshape(rows, 16)
     columns_of, offsets = np.arange(2 * rows) % columns, np.arange(0, 2 * rows + 1, 2)
     return Layer(
@@ -188,6 +188,8 @@ def squeezellm(rows: int, columns: int) -> Layer:
             Entry("rows", "I32", offsets.shape, offsets.astype("<i4")),
             Entry("cols", "I32", columns_of.shape, columns_of.astype("<i4")),
             Entry("vals", "F32", columns_of.shape, _small(2 * rows)),
+            Entry("full_rows", "F32", (columns, 1), _small(columns, 1)),
+            Entry("full_row_indices", "I32", (1,), np.array([rows - 1], "<i4")),
         ]
     )
 
