@@ -78,7 +78,7 @@ class ScaleRange:
 
             rows = min(batch.stop * TILE_ROWS, self._tensor.shape[0]) - batch.start * TILE_ROWS
             return used_scales(self._tensor.params, view, rows)
-        if self._tensor.coding == "spqr":
+        if component.role == "dense_weights":
             from anamnesis.kernels.spqr import scales
 
             return scales(view)
