@@ -1,12 +1,14 @@
 """Bodies to object code: numba for the types of a call, then LLVM for the machine code.
 
-A body is wrapped in a C function of one argument, the block that `_native` describes, out of which
-an intrinsic makes the body's arguments. numba compiles that function and shows its LLVM IR.
+numba compiles a body with a C function that takes its arguments by value, and shows the LLVM IR of
+both. Beside them goes the entry: a function of one argument, the block that `_native` describes,
+which makes the body's arguments out of it. Its IR is written here, so that numba optimises and
+compiles nothing but the body.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from itertools import count
 from typing import Any
 
@@ -14,26 +16,31 @@ import numba
 import numpy as np
 from llvmlite import binding, ir
 from numba import types
-from numba.extending import intrinsic
 
 from anamnesis.kernels import _native, _objects
-from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
+from anamnesis.kernels.bodies._ir import Builder, Context, Type, Value
 from anamnesis.kernels.bodies._jit import OPTIONS
 
-_BLOCK = types.CPointer(types.int64)
 _I64, _F64 = ir.IntType(64), ir.DoubleType()
+_C_FUNCTION = "cfunc."  # what the name of the function begins with that C calls for a body
 _Numbers = Iterator[Value]  # of a block, one after the other
 
 
-def object_code(body: Callable[..., Any], key: _native.Key) -> bytes:
+def object_code(body: Any, key: _native.Key) -> bytes:
     """A body compiled for arguments of the types `key`; empty where it needs numba to run."""
-    entry = numba.cfunc(types.void(_BLOCK), **OPTIONS)(_entry(body, key))
-    module = binding.parse_assembly(entry.inspect_llvm())
+    kinds = tuple(_type_of(part) for part in key)
+    compiled = numba.njit(no_cpython_wrapper=True, **OPTIONS)(body.py_func)
+    compiled.compile(kinds)
+    module = binding.parse_assembly(compiled.inspect_llvm(kinds))
+    (name,) = (
+        function.name
+        for function in module.functions
+        if function.name.startswith(_C_FUNCTION) and not function.is_declaration
+    )
+    module.link_in(binding.parse_assembly(str(_entry(compiled.targetctx, name, kinds))))
     for function in module.functions:
-        if not function.is_declaration:
+        if not function.is_declaration and function.name != _objects.ENTRY:
             function.linkage = "internal"  # its name, which is long, is not kept
-    made = module.get_function(entry.native_name)
-    made.name, made.linkage = _objects.ENTRY, "external"
     declared = [f.name for f in module.functions if f.is_declaration]
     declared += [v.name for v in module.global_variables if v.is_declaration]
     if not all(map(_objects.is_given, declared)):
@@ -47,26 +54,25 @@ def dispatcher(body: Any) -> Any:
     return numba.njit(**OPTIONS)(body.py_func)
 
 
-def _entry(body: Callable[..., Any], key: _native.Key) -> Any:
-    """The function of a block that runs a body, or says what the body would be given."""
-    kinds = _type_of(key)
-
-    @intrinsic
-    def arguments(typingctx: Typing, block: Type) -> Any:
-        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            places = (ir.Constant(_I64, place) for place in count(1))
-            numbers = (builder.load(builder.gep(args[0], [place])) for place in places)
-            return _made(context, builder, kinds, numbers)
-
-        return kinds(block), build
-
-    def entry(block: Any) -> None:
-        if block[0] == 0:
-            body(*arguments(block))
-        else:
-            _report(block[0], arguments(block))
-
-    return entry
+def _entry(context: Context, name: str, kinds: tuple[Type, ...]) -> ir.Module:
+    """The function of a block that calls a body, or says what the body would be given."""
+    module = ir.Module("entry")
+    module.triple = binding.get_process_triple()
+    none, *taken = (context.get_value_type(kind) for kind in (types.none, *kinds))
+    body = ir.Function(module, ir.FunctionType(none, taken), name)
+    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64.as_pointer()]), _objects.ENTRY)
+    builder = ir.IRBuilder(entry.append_basic_block())
+    places = (ir.Constant(_I64, place) for place in count())
+    numbers = (builder.load(builder.gep(entry.args[0], [place])) for place in places)
+    report = next(numbers)
+    values = [_made(context, builder, kind, numbers) for kind in kinds]
+    with builder.if_else(builder.icmp_unsigned("==", report, ir.Constant(_I64, 0))) as (run, say):
+        with run:
+            builder.call(body, values)
+        with say:
+            _report(context, builder, report, zip(kinds, values, strict=True))
+    builder.ret_void()
+    return module
 
 
 def _type_of(part: Any) -> Type:
@@ -115,18 +121,14 @@ def _array(context: Context, builder: Builder, kind: Type, numbers: _Numbers) ->
     return array._getvalue()
 
 
-@intrinsic
-def _report(typingctx: Typing, address: Type, arguments: Type) -> Any:
+def _report(
+    context: Context, builder: Builder, address: Value, arguments: Iterable[tuple[Type, Value]]
+) -> None:
     """Write what `_native._reported` says of arguments, and how many numbers that are."""
-
-    def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-        report = builder.inttoptr(args[0], _F64.as_pointer())
-        found = list(_seen(context, builder, arguments, args[1]))
-        for place, number in enumerate([*found, ir.Constant(_F64, len(found))]):
-            builder.store(number, builder.gep(report, [ir.Constant(_I64, place)]))
-        return context.get_dummy_value()
-
-    return types.void(address, arguments), build
+    report = builder.inttoptr(address, _F64.as_pointer())
+    found = [number for one in arguments for number in _seen(context, builder, *one)]
+    for place, number in enumerate([*found, ir.Constant(_F64, len(found))]):
+        builder.store(number, builder.gep(report, [ir.Constant(_I64, place)]))
 
 
 def _seen(context: Context, builder: Builder, kind: Type, value: Value) -> Iterator[Value]:
