@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.keywords import keywords
+from anamnesis.sizes import parse_size
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -63,10 +64,10 @@ NOTHING = Allow()
 class Limits:
     """A caller's budget; every field tightens the fixed floors and never loosens them.
 
-    `max_single_alloc` and `max_total_bytes` are bytes, `max_items` counts tensors or other
-    entries of one container, `max_expansion_ratio` is bytes out per byte stored. `record_bytes` is
-    memory for the records of a model's tensors, which a run takes from its budget, and `disk_bytes`
-    what it may take on local disks besides its output. `allow` is no
+    `max_single_alloc` and `max_total_bytes` are bytes, or text such as `8GiB`; `max_items` counts
+    tensors or other entries of one container, `max_expansion_ratio` is bytes out per byte stored.
+    `record_bytes` is memory for the records of a model's tensors, which a run takes from its
+    budget, and `disk_bytes` what it may take on local disks besides its output. `allow` is no
     matter of size; it goes along because the same readers have to know it.
     """
 
@@ -83,6 +84,9 @@ class Limits:
             value = getattr(self, name)
             if value is None and name == "max_total_bytes":
                 continue
+            if isinstance(value, str) and name in ("max_single_alloc", "max_total_bytes"):
+                value = _size(name, value)
+                object.__setattr__(self, name, value)
             if not isinstance(value, int) or isinstance(value, bool):
                 raise UsageError(f"limits.{name}: found {value!r:.100}; allowed: a whole number")
             if value < 1:
@@ -161,6 +165,13 @@ class Limits:
                 need=need,
                 have=have,
             )
+
+
+def _size(name: str, text: str) -> int:
+    try:
+        return parse_size(text)
+    except UsageError as error:
+        raise UsageError(f"limits.{name}: {error}") from None
 
 
 LimitsLike: TypeAlias = "Limits | Mapping[str, Any]"  # of a job file's section `limits`

@@ -24,7 +24,6 @@ from anamnesis.pipeline.fit import fit_tasks
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.sections import Dtype, Run, Select, Text
-from anamnesis.pipeline.sizes import parse_size
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.pipeline.validate import build
 from anamnesis.pipeline.windows import Inputs, inputs_of
@@ -35,6 +34,7 @@ from anamnesis.readers.model import Model
 from anamnesis.readers.paths import expand
 from anamnesis.readers.patterns import patterns
 from anamnesis.readers.raw import SpanCrc
+from anamnesis.sizes import parse_size
 
 
 class Reducible(Work, Protocol):

@@ -46,7 +46,7 @@ class _Size(_IntType):
     name = "size"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        from anamnesis.pipeline.sizes import parse_size
+        from anamnesis.sizes import parse_size
 
         try:
             return parse_size(value)

@@ -200,7 +200,7 @@ def verify(
     from anamnesis.pipeline.journal import verify_output
     from anamnesis.pipeline.place import refuse_foreign_weights
     from anamnesis.pipeline.sections import Run
-    from anamnesis.pipeline.sizes import memory_bytes
+    from anamnesis.sizes import memory_bytes
     from anamnesis.writers.stores import located
 
     budget = memory_bytes(Run().memory if memory is None else memory)

@@ -291,7 +291,7 @@ def _public(value: object) -> list[str]:
 
 
 def _bytes(size: Size | None) -> int | None:
-    from anamnesis.pipeline.sizes import memory_bytes
+    from anamnesis.sizes import memory_bytes
 
     return None if size is None else memory_bytes(size)
 

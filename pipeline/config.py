@@ -20,10 +20,10 @@ from anamnesis.limits import Limits
 from anamnesis.pipeline.idle import Place, refuse_idle
 from anamnesis.pipeline.permits import JobAllow, JobLimits
 from anamnesis.pipeline.sections import Dtype, Numbers, Output, Run, Select, Text
-from anamnesis.pipeline.sizes import parse_size
 from anamnesis.pipeline.validate import KeyPath, at, build, require_key, shown
 from anamnesis.readers.paths import expand, output_path
 from anamnesis.readers.patterns import patterns
+from anamnesis.sizes import parse_size
 from anamnesis.writers import WRITERS, format_of, usual_shard_size
 from anamnesis.writers.base import PLAIN
 

@@ -2,15 +2,14 @@
 
 A model of five things that go on at the same time, of which the slowest decides: reading over the
 line, decoding, writing over the line (after reading, on a worker of a cluster), a cluster's
-scheduler, and the client, which puts together what parts of an upload two tasks have. Before them
-come the start, the headers and the plan, one after the other; behind them the last blocks. Storage
-on this machine is taken to keep up. What decoding and scheduling take was measured
-(docs/scaling.md); tests/pipeline/test_estimate.py holds the rest against runs.
+scheduler, and the client, which puts together what parts of an upload two tasks have and completes
+files. Before them come the start, the headers and the plan, one after the other; behind them the
+last blocks. Storage on this machine is taken to keep up. What decoding and scheduling take was
+measured (docs/scaling.md); tests/pipeline/test_estimate.py holds the rest against runs.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -19,12 +18,13 @@ from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.plan import TASK_BYTES, Plan
 from anamnesis.pipeline.reads import is_plain, ranges_of_step
-from anamnesis.pipeline.work import PackTask, Piece
+from anamnesis.pipeline.requests import NO_REQUESTS, Requests, requests_of
+from anamnesis.pipeline.work import Piece
 from anamnesis.readers.base import Range
 from anamnesis.readers.hub import parse
 from anamnesis.readers.source import is_url
 from anamnesis.readers.together import REQUESTS as OPENED
-from anamnesis.writers.upload import JOINED, PART_BYTES, part_bytes
+from anamnesis.writers.upload import JOINED, PART_BYTES
 
 # As measured; docs/scaling.md has the runs.
 START_SECONDS, CLUSTER_START_SECONDS = 0.8, 2.0
@@ -71,8 +71,7 @@ class Amounts:
     get_bytes: int = 0
     gets: int = 0
     put_bytes: int = 0
-    puts: int = 0
-    joins: int = 0  # parts that the client puts together of what two tasks have sent
+    output: Requests = NO_REQUESTS  # of the store that the output lies in
     opening: int = 0  # requests for headers
     hops: int = 1  # requests one after the other for a header
     at_a_time: int = 1  # that a thread's budget has in flight
@@ -80,7 +79,7 @@ class Amounts:
     @property
     def is_remote(self) -> bool:
         """Whether anything is behind a URL."""
-        return bool(self.gets or self.puts)
+        return bool(self.gets or self.output.writes)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,9 +106,10 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
         "plan": PLAN_SECONDS * amounts.tasks,
         "read": max(amounts.get_bytes / line, amounts.gets * assumed.latency / in_flight),
         "decode": amounts.out_bytes * DECODE_SECONDS / threads,
-        "write": max(amounts.put_bytes / line, amounts.puts * assumed.latency / in_flight),
+        "write": amounts.put_bytes / line + amounts.output.sends * assumed.latency / threads,
         "schedule": SCHEDULER_SECONDS * amounts.tasks if assumed.workers else 0.0,
-        "join": amounts.joins * _join_seconds(assumed),
+        "join": amounts.output.joins * _join_seconds(assumed)
+        + amounts.output.ends * assumed.latency,
         "end": _ending(amounts, assumed, threads),
     }
     # A worker is told of one task at a time, which is read and then sent.
@@ -117,11 +117,11 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
     line_seconds = sum(moved) if assumed.workers else max(moved)
     together = max(line_seconds, *(parts[name] for name in ("decode", "schedule", "join")))
     alone = sum(parts[name] for name in ("start", "open", "plan", "end"))
-    gets = amounts.gets + amounts.opening
+    gets, puts = amounts.gets + amounts.opening + amounts.output.reads, amounts.output.writes
     cost = None
     if assumed.priced:
-        cost = (gets * (assumed.price_get or 0) + amounts.puts * (assumed.price_put or 0)) / 1000
-    return Estimate(alone + together, parts, gets, amounts.puts, cost)
+        cost = (gets * (assumed.price_get or 0) + puts * (assumed.price_put or 0)) / 1000
+    return Estimate(alone + together, parts, gets, puts, cost)
 
 
 def _join_seconds(assumed: Assumed) -> float:
@@ -150,14 +150,8 @@ def amounts_of(plan: Plan) -> Amounts:
     remote = [file for file in plan.model.files if is_url(file.path)]
     hub = any(parse(file.path) for file in remote)
     gets, get_bytes = _gets(plan) if remote else (0, 0)
-    puts = put_bytes = joins = 0
-    if is_url(plan.spec.path):
-        put_bytes = plan.out_bytes
-        parts = [-(-file.nbytes // part_bytes(file.nbytes)) for file in plan.layout.files]
-        tasks = Counter(task.file for task in plan.tasks if not isinstance(task, PackTask))
-        puts = sum(parts) + 2 * len(parts)
-        joins = sum(min(parts[file], count + 1) for file, count in tasks.items())
-    hops = 2 if hub or (remote and not _is_http(remote[0].path)) else 1
+    stored = is_url(plan.spec.path)
+    hops = 2 if hub else 1
     from anamnesis.readers.ahead import BLOCK_BYTES
 
     ahead = max((task.ahead_bytes for task in plan.tasks), default=0)
@@ -167,9 +161,8 @@ def amounts_of(plan: Plan) -> Amounts:
         files=len(plan.model.files),
         get_bytes=get_bytes,
         gets=gets,
-        put_bytes=put_bytes,
-        puts=puts,
-        joins=joins,
+        put_bytes=plan.out_bytes if stored else 0,
+        output=requests_of(plan) if stored else NO_REQUESTS,
         opening=len(remote) * hops + 4 if remote else 0,
         hops=hops,
         at_a_time=1 + ahead // BLOCK_BYTES,  # and the one that is waited for
@@ -203,7 +196,3 @@ def _of_piece(piece: Piece) -> Iterator[Range]:
         window = Window(piece.start, piece.stop)
         for begin, stop in component.placement.ranges(stored.nbytes, window):
             yield Range(stored.file, stored.offset + begin, stored.offset + stop)
-
-
-def _is_http(path: str) -> bool:
-    return path.lower().startswith(("http://", "https://"))

@@ -7,7 +7,8 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 from anamnesis.limits import Allow, Limits
-from anamnesis.pipeline.sizes import Size, parse_size
+from anamnesis.pipeline.sizes import Size
+from anamnesis.sizes import parse_size
 
 Count = Annotated[int, Meta(ge=1, extra={"form": "a whole number, 1 or more"})]
 _FLOORS = Limits()

@@ -87,6 +87,7 @@ class RemoteFolder:
 
     def __init__(self, url: str) -> None:
         self.path = url.rstrip("/")
+        self._listed: frozenset[str] = frozenset()  # once it was, where anything lists it
 
     def names(self) -> list[str]:
         """The names in it, sorted; none of hidden files, and none at all over HTTP."""
@@ -96,7 +97,8 @@ class RemoteFolder:
         if urls.is_http(fs):
             return []
         listed = urls.call(self.path, lambda: fs.ls(path, detail=False))
-        names = (name.rstrip("/").rpartition("/")[2] for name in listed)
+        names = [name.rstrip("/").rpartition("/")[2] for name in listed]
+        self._listed = frozenset(names)
         return sorted(name for name in names if name and not name.startswith("."))
 
     def join(self, name: str) -> str:
@@ -104,7 +106,12 @@ class RemoteFolder:
         return f"{self.path}/{_plain(self.path, name)}"
 
     def open(self, name: str) -> SourceFile | None:
-        """The file `name`, or None when there is none, or none that may be read."""
+        """The file `name`, or None when there is none, or none that may be read.
+
+        What a listing of the folder has not is not asked for, which takes several requests.
+        """
+        if self._listed and name.partition("/")[0] not in self._listed:
+            return None
         try:
             return open_source(self.join(name))
         except (FileNotFoundError, PermissionError):

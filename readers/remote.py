@@ -93,7 +93,7 @@ class StoreOrigin:
 
     def now(self) -> tuple[int, str] | None:
         """Size and version, asked anew."""
-        call(self.url, lambda: self._fs.invalidate_cache(self._name))
+        call(self.url, self._fs.invalidate_cache)  # by name, adlfs keeps the listing that has it
         return self.identify(0)[0]
 
 

@@ -346,6 +346,7 @@ def test_no_stray_module_in_the_root() -> None:
         "limits.py",
         "owned.py",
         "record.py",
+        "sizes.py",
         "stopping.py",
         "supported.py",
         "version.py",

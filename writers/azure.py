@@ -10,6 +10,7 @@ https://learn.microsoft.com/rest/api/storageservices/put-block-list
 
 from __future__ import annotations
 
+import email.utils
 import errno
 import hashlib
 import secrets
@@ -18,7 +19,7 @@ from io import BytesIO
 from typing import Any, TypeVar
 
 from anamnesis.readers.urls import call_on
-from anamnesis.writers.objects import Driven, Parts
+from anamnesis.writers.objects import Besides, Driven, Parts
 
 T = TypeVar("T")
 
@@ -26,10 +27,54 @@ T = TypeVar("T")
 class Azure(Driven):
     """A container of a storage account."""
 
+    @staticmethod
+    def besides(parts: int) -> Besides:
+        """To list the blocks, whatever their number, and to commit them."""
+        return Besides(0, 2, 0)
+
+    def names(self, folder: str) -> list[str]:
+        container, name, _ = self._fs.split_path(self._path(folder))
+        prefix = f"{name}/" if name else ""
+
+        async def request(_: Any) -> set[str]:
+            async with self._fs.service_client.get_container_client(container) as client:
+                found = client.walk_blobs(prefix, delimiter="/", retry_total=0)
+                return {str(blob.name)[len(prefix) :].rstrip("/") async for blob in found}
+
+        try:
+            return sorted(self._ask(folder, request) - {""})
+        except FileNotFoundError:  # no such container
+            return []
+
+    def size(self, url: str) -> int:
+        async def request(blob: Any) -> int | None:
+            found = await blob.get_blob_properties(retry_total=0)
+            return None if (found.metadata or {}).get("hdi_isfolder") else int(found.size)
+
+        size = self._ask(url, request)
+        if size is None:
+            raise FileNotFoundError(errno.ENOENT, "is a folder", url)
+        return size
+
     def get(self, url: str) -> tuple[bytes, str]:
         async def request(blob: Any) -> tuple[bytes, str]:
             stream = await blob.download_blob(retry_total=0)
             return bytes(await stream.readall()), str(stream.properties.etag)
+
+        return self._ask(url, request)
+
+    def age(self, url: str) -> float:
+        """By the store's clock, which every answer has."""
+
+        async def request(blob: Any) -> float:
+            dates: list[str] = []
+
+            def note(answer: Any) -> None:
+                dates.append(answer.http_response.headers["Date"])
+
+            found = await blob.get_blob_properties(retry_total=0, raw_response_hook=note)
+            now = email.utils.parsedate_to_datetime(dates[-1])
+            return max(0.0, float((now - found.last_modified).total_seconds()))
 
         return self._ask(url, request)
 
@@ -102,7 +147,7 @@ class Azure(Driven):
         container, name, _ = self._fs.split_path(self._path(url))
 
         async def asked() -> T | OSError:
-            client = self._fs.service_client.get_blob_client(container=container, blob=name)
+            client = self._fs.service_client.get_blob_client(container, name or "-")
             try:
                 async with client as blob:
                     return await request(blob)

@@ -33,7 +33,7 @@ from anamnesis.writers.upload import (
 )
 
 # Stores whose own protocol does more than fsspec's interface can say; by the protocol of a URL.
-_STORES: dict[str, Callable[[str], Objects]] = {
+_STORES: dict[str, type[Azure | Google | S3]] = {
     "abfs": Azure,
     "abfss": Azure,
     "az": Azure,
@@ -44,6 +44,11 @@ _STORES: dict[str, Callable[[str], Objects]] = {
 }
 
 
+def kind_of(url: str) -> type[Azure | Driven | Google | S3]:
+    """What does operations on the objects of a URL's store."""
+    return _STORES.get(url.partition("://")[0].lower(), Driven)
+
+
 class Bucket:
     """The store of which `root` is a URL: a protocol and what comes before the first slash."""
 
@@ -52,7 +57,7 @@ class Bucket:
 
     def __init__(self, root: str) -> None:
         self._root = root
-        self._objects: Objects = _STORES.get(root.partition("://")[0].lower(), Driven)(root)
+        self._objects: Objects = kind_of(root)(root)
         self._leases: dict[str, Lease] = {}
 
     def exists(self, path: PurePath) -> bool:
@@ -243,4 +248,4 @@ def _shared(urls: Sequence[str]) -> str:
     return first if same is None else first[:same]
 
 
-__all__ = ["Bucket"]
+__all__ = ["Bucket", "kind_of"]

@@ -11,15 +11,17 @@ https://cloud.google.com/storage/docs/json_api/v1/objects/compose
 from __future__ import annotations
 
 import base64
+import email.utils
 import errno
 import hashlib
 import json
 import secrets
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 from anamnesis.readers.urls import CutShort
-from anamnesis.writers.objects import Driven, Parts, asked
+from anamnesis.writers.objects import PAGE, Besides, Driven, Parts, asked
 
 MOST_COMPOSED = 32
 _API = "storage/v1/"
@@ -29,12 +31,40 @@ _KIND = "application/octet-stream"
 class Google(Driven):
     """A bucket of Google's; requests are gcsfs's, which tries again what may pass."""
 
+    @staticmethod
+    def besides(parts: int) -> Besides:
+        """To list the parts three times, compose them, and remove them."""
+        composed, left = 0, parts
+        while composed == 0 or left > 1:
+            left = -(-left // MOST_COMPOSED)
+            composed += left
+        return Besides(0, 3 * (1 + parts // PAGE) + composed + 1, parts + composed)
+
+    def names(self, folder: str) -> list[str]:
+        try:
+            found, folders = self._below(folder)
+        except FileNotFoundError:  # no such bucket
+            return []
+        keys = [str(row["name"]) for row in found] + [name.rstrip("/") for name in folders]
+        return sorted({key.rpartition("/")[2] for key in keys} - {""})
+
+    def size(self, url: str) -> int:
+        return int(self._info(url)["size"])
+
     def get(self, url: str) -> tuple[bytes, str]:
         def request() -> tuple[bytes, str]:
             headers, data = self._fs.call("GET", self._fs.url(self._path(url)))
             return bytes(data), str(headers["X-Goog-Generation"])
 
         return asked(url, request)
+
+    def age(self, url: str) -> float:
+        """By the store's clock, which every answer has."""
+        bucket, key, _ = self._fs.split_path(self._path(url))
+        headers, row = asked(url, lambda: self._fs.call("GET", "b/{}/o/{}", bucket, key))
+        now = email.utils.parsedate_to_datetime(headers["Date"])
+        updated = datetime.fromisoformat(json.loads(row)["updated"])
+        return max(0.0, (now - updated).total_seconds())  # of whole seconds
 
     def put(self, url: str, data: bytes, *, version: str | None = None, new: bool = False) -> str:
         return str(self._put(url, data, "0" if new else version)["generation"])
@@ -45,6 +75,8 @@ class Google(Driven):
 
     def parts(self, url: str, upload: str) -> set[tuple[int, str, int]]:
         there = self._listed(upload)
+        if not there:
+            raise FileNotFoundError(errno.ENOENT, "no part is there", upload)
         return {(n, _digest(row), int(row["size"])) for n, row in there.items()}
 
     def complete(self, url: str, upload: str, parts: Parts, *, new: bool) -> None:
@@ -67,8 +99,8 @@ class Google(Driven):
             self._compose(url, rows, new=new)
         except FileExistsError:
             # The answer may have been lost, and the request made again: then this is the object.
-            found = asked(url, lambda: self._info(url))
-            if (found["size"], found["crc32c"]) != (int(rows[0]["size"]), rows[0]["crc32c"]):
+            found = self._info(url)
+            if any(found[name] != rows[0][name] for name in ("size", "crc32c")):
                 raise
         self.abort(url, upload)
 
@@ -104,7 +136,7 @@ class Google(Driven):
     def _compose(self, url: str, rows: Sequence[Any], *, new: bool) -> Any:
         """The store's record of the object of others, of which `rows` are records."""
         bucket, key, _ = self._fs.split_path(self._path(url))
-        sources = [{"name": _key(row), "generation": row["generation"]} for row in rows]
+        sources = [{"name": row["name"], "generation": row["generation"]} for row in rows]
         body = {"sourceObjects": sources, "destination": {"contentType": _KIND}}
         condition = {"ifGenerationMatch": "0"} if new else {}
 
@@ -116,17 +148,34 @@ class Google(Driven):
 
     def _listed(self, upload: str) -> dict[int, Any]:
         """The store's records of parts by number."""
-
-        def listed() -> list[Any]:
-            self._fs.invalidate_cache()
-            return list(self._fs.ls(self._path(upload), detail=True))
-
-        found = {str(row["name"]).rpartition("/")[2]: row for row in asked(upload, listed)}
+        found = {str(row["name"]).rpartition("/")[2]: row for row in self._below(upload)[0]}
         return {int(name): row for name, row in found.items() if name.isdecimal()}
 
+    def _below(self, folder: str) -> tuple[list[Any], list[str]]:
+        """The store's records of objects right below a prefix, and the prefixes there.
+
+        gcsfs lists, too, and asks for an object of that name besides where there is nothing.
+        """
+        bucket, key, _ = self._fs.split_path(self._path(folder))
+        wanted = {"prefix": f"{key}/" if key else "", "delimiter": "/"}
+        rows: list[Any] = []
+        folders: list[str] = []
+        while True:
+
+            def request() -> Any:
+                return self._fs.call("GET", "b/{}/o", bucket, json_out=True, **wanted)
+
+            page = asked(folder, request)
+            rows += page.get("items", ())
+            folders += page.get("prefixes", ())
+            if not page.get("nextPageToken"):
+                return rows, folders
+            wanted["pageToken"] = page["nextPageToken"]
+
     def _info(self, url: str) -> Any:
-        self._fs.invalidate_cache()
-        return self._fs.info(self._path(url))
+        """The store's record of an object."""
+        bucket, key, _ = self._fs.split_path(self._path(url))
+        return asked(url, lambda: self._fs.call("GET", "b/{}/o/{}", bucket, key, json_out=True))
 
 
 def _related(record: dict[str, str], data: bytes) -> tuple[str, bytes]:
@@ -141,12 +190,6 @@ def _related(record: dict[str, str], data: bytes) -> tuple[str, bytes]:
 def _digest(row: Any) -> str:
     """The MD5 of a record, which what is composed has none of."""
     return base64.b64decode(row.get("md5Hash") or "").hex()
-
-
-def _key(row: Any) -> str:
-    """The name of a record in its bucket, with which gcsfs begins the names of a listing."""
-    name = str(row["name"])
-    return name.removeprefix(f"{row['bucket']}/") if "type" in row else name
 
 
 __all__ = ["Google"]

@@ -15,18 +15,36 @@ import errno
 import hashlib
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from anamnesis.readers.urls import CutShort, call, driver, translated
 
 Parts = Sequence[tuple[int, str]]  # number from 1 on, ETag
+AT_A_TIME = 16  # objects that are removed
+PAGE = 1000  # names in an answer that lists some
 
 T = TypeVar("T")
 
 
+class Besides(NamedTuple):
+    """Requests that an upload takes besides its parts; to write are POST, PUT and listings."""
+
+    reads: int
+    writes: int
+    removals: int
+
+
 class Objects(Protocol):
     """Operations by URL. Raises OSError; FileExistsError where a condition does not hold."""
+
+    lists_uploads: bool  # of which other runs may have left some
+
+    @staticmethod
+    def besides(parts: int) -> Besides:
+        """What an upload of so many parts takes, of which nothing fails."""
+        ...
 
     def names(self, folder: str) -> list[str]:
         """The names right below a prefix, which ends without a slash."""
@@ -85,6 +103,13 @@ class Objects(Protocol):
 
 class Driven:
     """Objects by an fsspec driver."""
+
+    lists_uploads = False
+
+    @staticmethod
+    def besides(parts: int) -> Besides:
+        pages = 1 + parts // PAGE
+        return Besides(2 * parts + 1, 2 * pages + 1, parts)
 
     def __init__(self, root: str) -> None:
         """Open the driver of the store of which `root` is a URL; UnsupportedError without it."""
@@ -154,10 +179,11 @@ class Driven:
         return hashlib.md5(data, usedforsecurity=False).hexdigest()
 
     def remove(self, urls: Sequence[str]) -> None:
-        for url in urls:
-            path = self._path(url)
+        def remove(url: str) -> None:
             with contextlib.suppress(FileNotFoundError):
-                asked(url, partial(self._fs.rm_file, path))
+                asked(url, partial(self._fs.rm_file, self._path(url)))
+
+        for_each(urls, remove)
 
     def begin(self, url: str, folder: str) -> str:
         return f"{folder}/parts-{secrets.token_hex(4)}"
@@ -213,6 +239,18 @@ class Driven:
         return str(self._fs._strip_protocol(url))
 
 
+def for_each(urls: Sequence[str], request: Callable[[str], object]) -> None:
+    """Make a request of each URL, some at a time; raises the first error after those that fly."""
+    count = min(AT_A_TIME, len(urls))
+    if count < 2:
+        for url in urls:
+            request(url)
+        return
+    with ThreadPoolExecutor(count, thread_name_prefix="amn-each") as pool:
+        for _ in pool.map(request, urls):
+            pass
+
+
 @contextlib.contextmanager
 def _explained(url: str) -> Iterator[None]:
     """Errors of a driver's writer, which is asked once, as this package's own."""
@@ -241,4 +279,4 @@ def asked(url: str, request: Callable[[], T], nbytes: int = 0) -> T:
     return answer
 
 
-__all__ = ["Driven", "Objects", "Parts", "asked"]
+__all__ = ["AT_A_TIME", "PAGE", "Besides", "Driven", "Objects", "Parts", "asked", "for_each"]

@@ -22,7 +22,7 @@ from anamnesis.errors import UnsupportedError, without_secrets
 from anamnesis.limits import KiB
 from anamnesis.readers.urls import backoff, denied, sleep
 from anamnesis.words import extra
-from anamnesis.writers.objects import Parts
+from anamnesis.writers.objects import PAGE, Besides, Parts, for_each
 
 CONNECT_SECONDS, READ_SECONDS, ATTEMPTS = 10, 60, 6
 CONNECTIONS = 64
@@ -48,6 +48,13 @@ _CLIENT |= {"token": "aws_session_token", "endpoint_url": "endpoint_url"}
 
 class S3:
     """A client of one endpoint, with credentials as botocore and s3fs find them."""
+
+    lists_uploads = True
+
+    @staticmethod
+    def besides(parts: int) -> Besides:
+        """To begin, list the parts and other uploads, and complete."""
+        return Besides(0, 3 + 1 + parts // PAGE, 0)
 
     def __init__(self, root: str, attempts: int = ATTEMPTS) -> None:
         """Make the client; UnsupportedError when the driver is not installed."""
@@ -114,8 +121,7 @@ class S3:
         return str(self._ask("put_object", url, Body=data, **_md5(data), **condition)["ETag"])
 
     def remove(self, urls: Sequence[str]) -> None:
-        for url in urls:
-            self._ask("delete_object", url)
+        for_each(urls, lambda url: self._ask("delete_object", url))
 
     def begin(self, url: str, folder: str) -> str:
         return str(self._ask("create_multipart_upload", url)["UploadId"])

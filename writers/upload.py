@@ -119,7 +119,7 @@ class FilledPart:
 
     def write(self, at: int, view: memoryview) -> None:
         self.data[at : at + len(view)] = view
-        self.ranges = _joined([*self.ranges, (at, at + len(view))])
+        self.ranges = joined([*self.ranges, (at, at + len(view))])
 
     def cut(self, at: int) -> None:
         """Forget what was written from byte `at` on."""
@@ -316,8 +316,7 @@ def remove_folder(objects: Objects, folder: str) -> None:
     for name in names:
         if name.startswith("parts-"):
             remove_folder(objects, f"{folder}/{name}")
-        else:
-            objects.remove([f"{folder}/{name}"])
+    objects.remove([f"{folder}/{name}" for name in names if not name.startswith("parts-")])
 
 
 def _overlay(part: bytearray, at: int, data: bytes) -> None:
@@ -327,7 +326,8 @@ def _overlay(part: bytearray, at: int, data: bytes) -> None:
         part[begin:end] = data[begin - at : end - at]
 
 
-def _joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Ranges `(start, stop)` in order, those as one that touch."""
     found: list[tuple[int, int]] = []
     for start, stop in sorted(ranges):
         if found and start <= found[-1][1]:
@@ -343,6 +343,7 @@ __all__ = [
     "Upload",
     "UploadSink",
     "confirm",
+    "joined",
     "most_bytes",
     "part_bytes",
     "remove_folder",

@@ -6,7 +6,7 @@ import json
 import re
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,15 @@ from anamnesis.limits import MiB
 from anamnesis.pipeline.estimate import Amounts, Assumed, estimate
 from anamnesis.pipeline.plan import TASK_BYTES
 from anamnesis.pipeline.reading import MOST_BYTES
+from anamnesis.pipeline.requests import (
+    FOLDER_READS,
+    FOLDER_WRITES,
+    RUN_READS,
+    RUN_WRITES,
+    Requests,
+    Sent,
+    of_file,
+)
 from anamnesis.readers.ahead import BLOCK_BYTES
 from anamnesis.writers.upload import part_bytes
 
@@ -245,8 +254,7 @@ def _remote() -> Iterator[str]:
             get_bytes=int(stored),
             gets=int(stored / BLOCK_BYTES),
             put_bytes=int(out),
-            puts=int(out / part_bytes(SHARD_BYTES) + 2 * out / SHARD_BYTES),
-            joins=int(out / TASK_BYTES + out / SHARD_BYTES),
+            output=_sent(out),
             opening=2 * int(files) + 4,
             hops=2,
             at_a_time=1 + MOST_BYTES // BLOCK_BYTES,
@@ -256,8 +264,18 @@ def _remote() -> Iterator[str]:
             for n in REMOTE_WORKERS
             for bandwidth in LINES.values()
         ]
-        counts = f"{amounts.gets + amounts.opening:,}, {amounts.puts:,}"
+        found = estimate(amounts, 1, Assumed())
+        counts = f"{found.gets:,}, {found.puts:,}"
         yield f"| {name}, {out / 1e9:,.0f} GB out | {counts} | {' | '.join(cells)} |"
+
+
+def _sent(out: float) -> Requests:
+    """Requests of an S3 store that gets so many bytes in shards, each task with two ends."""
+    parts, tasks = (round(SHARD_BYTES / size) for size in (part_bytes(SHARD_BYTES), TASK_BYTES))
+    sent = Sent(tasks, parts - tasks - 1, tasks, tasks + 1, 2 * tasks)
+    files = round(out / SHARD_BYTES)
+    whole = Requests(RUN_READS + FOLDER_READS, RUN_WRITES + FOLDER_WRITES)
+    return whole + Requests(*(files * count for count in astuple(of_file("s3://a/b", sent))))
 
 
 def _limit(costs: Costs) -> str:

@@ -115,6 +115,15 @@ class Faults:
         return ""
 
 
+def billed(line: str) -> str:
+    """What a request counts as on a bill: get, put (with listings), or "" for what is removed."""
+    method, _, url = line.partition(" ")
+    lists = ("list-type=", "uploads", "uploadId=", "comp=list", "comp=blocklist", "/o?")
+    if method in ("GET", "HEAD"):
+        return "put" if any(word in url for word in lists) else "get"
+    return "" if method == "DELETE" else "put"
+
+
 _ERRORS = {
     "slow-down": (503, "SlowDown", "Please reduce your request rate."),
     "server-error": (500, "InternalError", "We encountered an internal error."),

@@ -56,6 +56,13 @@ def test_limits_are_whole_numbers(value: Any, model: Path) -> None:
         anamnesis.inspect(model, limits={"max_items": value})
 
 
+def test_limits_take_sizes_as_job_files_do(model: Path) -> None:
+    sizes = {"max_single_alloc": "8GiB", "max_total_bytes": "5GB"}
+    assert anamnesis.Limits.of(sizes) == anamnesis.Limits(8 << 30, 5_000_000_000)
+    with pytest.raises(UsageError, match=r"limits\.max_total_bytes: found '4G'.*did you mean 4GiB"):
+        anamnesis.inspect(model, limits={"max_total_bytes": "4G"})
+
+
 def test_sizes_name_their_keyword(model: Path) -> None:
     with pytest.raises(UsageError, match=r"^memory: found 'tiny'; allowed"):
         anamnesis.scan(model, memory="tiny")

@@ -12,12 +12,14 @@ again and again on the same output:
   lost after the request was done, or an expired token, which ends the run.
 
 After each, an object with a final name is the local run's, byte for byte. After a round of each
-kind the job is run to its end, after which nothing else is there, and no multipart upload. Prints a
-line of JSON; ends with 1 when anything was wrong. After SECONDS no round is begun.
+kind the job is run to its end, after which nothing else is there, and no multipart upload. After
+SECONDS, or KILLS, the round is cut short by such a run. Prints a line of JSON; ends with 1 when
+anything was wrong.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -161,6 +163,11 @@ class Lab:
         self.kills, self.bad, self.cluster = dict.fromkeys(KINDS, 0), list[str](), Cluster(folder)
         self.ends, self.whole = 0, 0.0
 
+    @property
+    def done(self) -> int:
+        """How much was done to it so far."""
+        return sum(self.kills.values())
+
     def job(self, to: str | None = None) -> dict[str, object]:
         run: dict[str, object] = {"executor": "threads", "threads": 2}
         if to:
@@ -235,7 +242,6 @@ def bucket_of(store: str, endpoint: str, proxy: str) -> Bucket | OtherBucket:
 
 
 def main(kills: int, seconds: float, store: str) -> int:
-    random.seed(18)
     begin, folder, faults = time.monotonic(), Path(tempfile.mkdtemp()), Random()
     server = s3_server() if store == "s3" else other_server(store)
     with server as endpoint, faulty(endpoint, faults) as proxy:
@@ -249,11 +255,13 @@ def main(kills: int, seconds: float, store: str) -> int:
                 first = time.monotonic()
                 lab.end("alone")
                 lab.whole = time.monotonic() - first
-            while sum(lab.kills.values()) < kills and time.monotonic() - begin < seconds:
-                for kind in KINDS:
-                    for _ in range(ROUND):
+            kinds = itertools.cycle(KINDS)
+            while lab.done < kills and time.monotonic() - begin < seconds:
+                kind = next(kinds)
+                for _ in range(ROUND):
+                    if lab.done < kills and time.monotonic() - begin < seconds:
                         lab.once(kind)
-                    lab.end(kind)
+                lab.end(kind)
         finally:
             lab.cluster.close()
             shutil.rmtree(folder)

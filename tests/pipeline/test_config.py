@@ -16,7 +16,7 @@ from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import GiB, Limits, MiB
 from anamnesis.pipeline import config, sections
 from anamnesis.pipeline.config import Job, Output, Run, job_from, load_job, schema
-from anamnesis.pipeline.sizes import parse_size
+from anamnesis.sizes import parse_size
 
 
 def test_every_key_reads(job_file: Any) -> None:

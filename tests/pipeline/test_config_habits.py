@@ -8,7 +8,7 @@ import pytest
 
 from anamnesis.errors import UsageError
 from anamnesis.pipeline.config import load_job
-from anamnesis.pipeline.sizes import meant_size, parse_size
+from anamnesis.sizes import meant_size, parse_size
 
 GOOD = "inputs: [a.gguf]\noutput: {path: o}\n"
 

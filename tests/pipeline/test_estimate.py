@@ -21,6 +21,7 @@ from anamnesis.pipeline.estimate import Amounts, Assumed, amounts_of, estimate
 from anamnesis.pipeline.fit import BASE_BYTES
 from anamnesis.pipeline.plan import Spec, make_plan
 from anamnesis.pipeline.reading import PROCESS_BYTES, THREAD_BYTES
+from anamnesis.pipeline.requests import Requests
 from anamnesis.readers.model import load_model
 
 pytest.importorskip("aiohttp")
@@ -98,31 +99,35 @@ def test_more_workers_until_the_scheduler_decides() -> None:
 
 def test_the_client_decides_where_it_joins_the_parts() -> None:
     """Four at a time, three requests and two parts each, however many workers there are."""
+    output = Requests(joins=2114)
     amounts = Amounts(
-        out_bytes=140 * 10**9, tasks=2086, files=14, put_bytes=140 * 10**9, puts=17_000, joins=2114
+        out_bytes=140 * 10**9, tasks=2086, files=14, put_bytes=140 * 10**9, output=output
     )
     amounts = replace(amounts, at_a_time=16)
     found = [estimate(amounts, 1, Assumed(n, 1.25e9, 0.05)).seconds for n in (64, 128)]
     assert found[0] == found[1]
     assert found[0] == pytest.approx(2114 * (0.15 + 16 * MiB / 1.25e9) / 4, rel=0.1)
+    ending = replace(amounts, output=replace(output, ends=10_000))
+    assert estimate(ending, 1, Assumed(64, 1.25e9, 0.05)).seconds == pytest.approx(found[0] + 500)
 
 
 def test_parts_that_the_client_joins(model: str) -> None:
-    """A bound for each file of what has a beginning or an end of a task in it; none when packed."""
+    """Those with a beginning or an end of a task in them, but for files' ends; none when packed."""
     spec = Spec("memory://bucket/o", max_shard_bytes=20_000_000)
     plan = make_plan(load_model(model), spec, memory_bytes=512 * MiB, threads=1)
     files = len(plan.layout.files)
-    assert amounts_of(plan).joins == sum(-(-file.nbytes // (8 * MiB)) for file in plan.layout.files)
+    assert amounts_of(plan).output.joins == 2 * files  # the third part is short, and of one task
     spec = replace(spec, max_shard_bytes=10**9)
     whole = make_plan(load_model(model), spec, memory_bytes=512 * MiB, threads=1)
-    assert amounts_of(whole).joins <= len(whole.tasks) + len(whole.layout.files) < 3 * files + 20
+    assert amounts_of(whole).output.joins == len(whole.tasks)
     packed = replace(spec, path="memory://bucket/o.parquet", format="parquet")
     plan = make_plan(load_model(model), packed, memory_bytes=512 * MiB, threads=1)
-    assert amounts_of(plan).joins == 0
+    assert amounts_of(plan).output.joins == 0
 
 
 def test_what_requests_cost() -> None:
-    amounts = Amounts(out_bytes=1, tasks=1, files=1, gets=1_996, puts=500, opening=4)
+    amounts = Amounts(out_bytes=1, tasks=1, files=1, gets=1_976, opening=4)
+    amounts = replace(amounts, output=Requests(reads=20, writes=500))
     assert estimate(amounts, 1, Assumed()).cost is None
     with pytest.raises(UsageError, match="--price-source"):
         Assumed(price_get=0.0004)

@@ -18,7 +18,7 @@ from buckets import KEYS, Bucket, forget_clients
 
 from anamnesis.limits import KiB
 from anamnesis.readers import retry
-from anamnesis.writers import safetensors, upload
+from anamnesis.writers import objects, safetensors, upload
 from anamnesis.writers.base import OutFile
 from anamnesis.writers.stores import Store, Stored, Unfinished, located, store_of
 
@@ -144,6 +144,7 @@ def test_every_order_of_requests(
         return ask(request, seconds)
 
     monkeypatch.setattr(retry, "_in_time", asked)
+    monkeypatch.setattr(objects, "AT_A_TIME", 1)  # of which one is an actor
     orders, refused = 0, 0
     for first in count():
         for then in count():

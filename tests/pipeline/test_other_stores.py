@@ -10,18 +10,24 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from buckets import Faults, faulty
+from buckets import Faults, billed, faulty
 from other_buckets import STORES, OtherBucket, environment, forget, other_server, use
 
 import anamnesis
 from anamnesis.errors import UsageError
 from anamnesis.limits import KiB
+from anamnesis.pipeline import requests
+from anamnesis.pipeline.config import any_job
+from anamnesis.pipeline.estimate import Assumed, amounts_of, estimate
+from anamnesis.pipeline.jobs import rehearse_job, run_job
+from anamnesis.pipeline.plan import Plan
 from anamnesis.writers import lease, safetensors, upload
 from anamnesis.writers.base import OutFile
 from anamnesis.writers.bucket import Bucket
@@ -109,7 +115,34 @@ def test_a_store_gets_the_bytes_that_a_disk_gets(
     assert anamnesis.verify(url) == anamnesis.verify(tmp_path / "out" / name)
 
 
-def test_conditions(bucket: OtherBucket) -> None:
+@pytest.mark.parametrize(("name", "settings"), FORMS[:3], ids=[name for name, _ in FORMS[:3]])
+def test_a_run_makes_the_requests_that_were_planned(
+    server: tuple[str, str],
+    bucket: OtherBucket,
+    model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    settings: dict[str, Any],
+) -> None:
+    """In both stores, parts and what is composed of them; see test_planned_requests for S3."""
+    monkeypatch.setattr(requests, "part_bytes", upload.part_bytes)
+    settings = {"format": settings.get("to", "safetensors"), **settings}
+    settings.pop("to", None)
+    output = {"path": f"{bucket.root}/{name}", "dtype": "bf16", **settings}
+    job = any_job({"inputs": [str(model)], "output": output, "run": {"executor": "serial"}})
+    faults = Faults()
+    with faulty(server[1], faults) as proxy:
+        use(bucket.store, proxy, monkeypatch)
+        ((_, plan),) = rehearse_job(job, None)
+        assert isinstance(plan, Plan)
+        faults.seen.clear()
+        run_job(job, resume=True)
+    use(*server, monkeypatch)
+    said, counts = estimate(amounts_of(plan), 1, Assumed()), Counter(map(billed, faults.seen))
+    assert (counts["get"], counts["put"]) == (said.gets, said.puts)
+
+
+def test_conditions(bucket: OtherBucket, monkeypatch: pytest.MonkeyPatch) -> None:
     objects, url = Bucket(bucket.root)._objects, f"{bucket.root}/o"
     with pytest.raises(FileNotFoundError):
         objects.get(url)
@@ -122,6 +155,7 @@ def test_conditions(bucket: OtherBucket) -> None:
     with pytest.raises(FileExistsError):
         objects.put(url, b"three", version=first)
     assert bucket.read("o") == b"two"
+    monkeypatch.setattr(objects, "put", None)  # nothing is made to ask for the time
     assert 0 <= objects.age(url) < 60
     objects.remove([url, url])
     assert bucket.objects() == []

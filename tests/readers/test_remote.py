@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pytest
@@ -269,6 +269,49 @@ def test_d02_another_version_of_the_same_size(server: Server, fp8_model: Path) -
     for again in (files, Files()):
         with pytest.raises(IntegrityError, match="changed while it was read"):
             again(model.files[0]).read(0, 8)
+
+
+def test_a_file_that_a_driver_knows_from_a_listing(
+    fp8_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """adlfs answers from what was listed, and forgets by name only what itself was listed."""
+    from fsspec import register_implementation
+    from fsspec.implementations.memory import MemoryFileSystem
+
+    class Listed(MemoryFileSystem):  # type: ignore[misc]
+        protocol = "listed"
+        store: ClassVar[dict[str, Any]] = {}
+        pseudo_dirs: ClassVar[list[str]] = [""]
+        known: ClassVar[dict[str, Any]] = {}
+
+        @classmethod
+        def _strip_protocol(cls, path: str) -> str:
+            return str(super()._strip_protocol(path.removeprefix("listed://")))
+
+        def ls(self, path: str, detail: bool = True, **settings: Any) -> Any:
+            names = super().ls(path, detail=False, **settings)
+            self.known[path] = [super(Listed, self).info(name) for name in names]
+            return self.known[path] if detail else names
+
+        def info(self, path: str, **settings: Any) -> Any:
+            listed = self.known.get(path.rpartition("/")[0], ())
+            return next((f for f in listed if f["name"] == path), None) or super().info(path)
+
+        def invalidate_cache(self, path: str | None = None) -> None:
+            self.known.pop(path, None) if path else self.known.clear()
+
+    register_implementation("listed", Listed, clobber=True)
+    fs, data = Listed(), fp8_model.read_bytes()
+    fs.pipe_file("/m/model.safetensors", data)
+    model = load_model("listed://m")
+    assert fs.known
+    files = Files()
+    files(model.files[0])
+    files.check_unchanged()
+    fs.ls("/m", detail=True)
+    fs.pipe_file("/m/model.safetensors", data[:-1] + b"x")
+    with pytest.raises(IntegrityError, match="changed while it was read"):
+        files.check_unchanged()
 
 
 def test_an_error_page_is_named(server: Server) -> None:
