@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from anamnesis.kernels import ENCODINGS
+from anamnesis.readers.gguf_types import type_named
 
 ALIGNMENT = 32
 WEIGHT = "mlp.up_proj"
@@ -160,7 +161,8 @@ def _ggml_type(dtype: str) -> int:
     if name in ENCODINGS:
         number = ENCODINGS[name].ggml_type
         return number if number >= 0 else ENCODINGS[name.removesuffix("-g128")].ggml_type
-    return _PLAIN_GGML[dtype]
+    found = type_named(dtype)
+    return _PLAIN_GGML[dtype] if found is None else found[0]
 
 
 def _gguf_string(text: str) -> bytes:

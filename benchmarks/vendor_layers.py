@@ -6,6 +6,8 @@ import json
 
 import numpy as np
 
+from anamnesis.kernels import ENCODINGS
+from anamnesis.readers.gguf_types import encoding_of
 from benchmarks.layers import GROUP, _bytes, _packed, _small, _weight
 from benchmarks.models import Entry, Layer
 
@@ -192,6 +194,16 @@ def squeezellm(rows: int, columns: int) -> Layer:
             Entry("full_row_indices", "I32", (1,), np.array([rows - 1], "<i4")),
         ]
     )
+
+
+def repacked(kind: str, together: int, rows: int, columns: int) -> Layer:
+    """Rows of one of ik_llama.cpp's types; a repacked block begins with the scale of each row."""
+    plain = ENCODINGS[encoding_of(kind)]
+    groups, blocks = rows // together, columns // plain.block_elems
+    data = _bytes(groups * blocks, together * plain.block_bytes)
+    scales = np.resize(_small(4099), (groups * blocks, together)).astype("<f2")
+    data[:, : 2 * together] = scales.view(np.uint8)
+    return Layer([_weight(f"{kind}_R{together}", data, (rows, columns))], container="gguf")
 
 
 def comfy_awq(rows: int, columns: int) -> Layer:

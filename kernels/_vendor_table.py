@@ -67,6 +67,16 @@ VENDOR: dict[str, Encoding] = {
         scales="weight_scale",
         cases=(Bench("comfy int4", "vendor_layers:comfy_int4"),),
     ),
+    "interleaved": Encoding(
+        "interleaved:decode",
+        prepare="interleaved:prepare",
+        family="GGUF",
+        goal=0.0,
+        cases=(
+            Bench("iq4_k_r4", "vendor_layers:repacked", ("IQ4_K", 4)),
+            Bench("q8_0_r8", "vendor_layers:repacked", ("Q8_0", 8)),
+        ),
+    ),
     "marlin": Encoding(
         "marlin:decode",
         prepare="ct:prepare",

@@ -22,12 +22,17 @@ Q2_0, Q2_0_G128 = "Q2_0", "Q2_0_G128"
 
 
 class GgmlType(NamedTuple):
-    """`block_elems` elements of a row take `block_bytes`; a row begins with `row_meta` bytes."""
+    """`block_elems` elements of a row take `block_bytes`; a row begins with `row_meta` bytes.
+
+    Of `rows` rows the bits are in one another's places, and apart they are of the type `plain`.
+    """
 
     name: str
     block_elems: int
     block_bytes: int
     row_meta: int = 0
+    rows: int = 1
+    plain: str = ""
 
 
 class KeyValue(NamedTuple):
@@ -136,11 +141,44 @@ _REFUSED = {
     255: "FP8 E4M3 of a fork of llama.cpp, whose layout no release of it says",
 }
 _PRIVATE = range(133, 400)  # ik_llama.cpp's own
-_INTERLEAVED = range(202, 400)  # of those: rows repacked four, eight or sixteen together
+# Of those, with four or eight rows repacked together: the plain type, and how many rows.
+_REPACKED: dict[int, tuple[str, int]] = {
+    202: ("Q4_0", 8),
+    206: ("Q5_0", 4),
+    208: ("Q8_0", 8),
+    210: ("Q2_K", 4),
+    211: ("Q3_K", 4),
+    212: ("Q4_K", 4),
+    213: ("Q5_K", 4),
+    214: ("Q6_K", 4),
+    220: ("IQ4_NL", 4),
+    221: ("IQ3_S", 4),
+    222: ("IQ2_S", 4),
+    223: ("IQ4_XS", 8),
+    233: ("Q6_0", 4),
+    337: ("IQ2_K", 4),
+    338: ("IQ3_K", 4),
+    339: ("IQ4_K", 4),
+    340: ("IQ5_K", 4),
+    344: ("IQ4_KS", 4),
+    352: ("IQ5_KS", 4),
+}
+_INTERLEAVED = range(202, 400)  # other such types
 _PRIVATE_NAMES = {
     134: "IQ1_BN, which holds no scale,",
     135: "IQ2_BN, which holds no scale,",
     151: "Q8_KV, a type of caches,",
+    216: "IQ2_XXS_R4, whose signs are coded anew,",
+    217: "IQ2_XS_R4, whose signs are coded anew,",
+    218: "IQ3_XXS_R4, whose signs are coded anew,",
+    219: "IQ1_S_R4, whose blocks are others than IQ1_S has,",
+    229: "IQ1_M_R4, whose blocks are others than IQ1_M has,",
+    230: "BF16_R16, sixteen rows repacked together,",
+    335: "IQ2_BN_R4, rows of BitNet repacked together,",
+    353: "MXFP4_R8, eight rows repacked together,",
+    397: "Q8_K_R16, a type of repacked activations,",
+    398: "Q8_KV_R8, a type of repacked caches,",
+    399: "Q8_K_R8, whose blocks are others than Q8_K has,",
 }
 
 
@@ -150,6 +188,11 @@ def _table() -> dict[int, GgmlType]:
         row = ENCODINGS.get(encoding_of(name))
         if row is not None and row.ggml_type == type_id:
             table[type_id] = GgmlType(name, row.block_elems, row.block_bytes, row.row_meta)
+    geometry = {row.name: row for row in table.values()}
+    for type_id, (name, rows) in _REPACKED.items():
+        if name in geometry:
+            repacked = f"{name}_R{rows}"
+            table[type_id] = geometry[name]._replace(name=repacked, rows=rows, plain=name)
     return table
 
 

@@ -39,7 +39,7 @@ class ScaleRange:
         role = row.scales if row else ""
         found = [c for c in tensor.components if c.role == role]
         self._component: Component | None = found[0] if found else None
-        self._fields = None if found else FIELDS.get(tensor.coding)
+        self._fields = None if found else FIELDS.get(tensor.params.get("plain", tensor.coding))
         if self._component is not None and not self._component.placement.windowed:
             whole = reader.wholes()[self._component.role]
             array = whole.array
@@ -62,7 +62,17 @@ class ScaleRange:
         if self._component is not None:
             self._widen(self._numbers(self._component, views[self._component.role], batch))
         elif self._fields is not None:
-            self._widen(self._fields.scale(views["payload"]))
+            self._widen(self._fields.scale(self._blocks(views["payload"])))
+
+    def _blocks(self, payload: Any) -> Any:
+        """Blocks of ggml; those of repacked rows are put apart."""
+        if "plain" not in self._tensor.params:
+            return payload
+        from anamnesis.kernels.interleaved import prepare, put_apart
+
+        plain = ENCODINGS[self._tensor.params["plain"]]
+        rows = put_apart(payload, {**self._tensor.params, **prepare(self._tensor.params, {})})
+        return rows if plain.row_meta else rows.reshape(-1, plain.block_bytes)
 
     def _numbers(self, component: Component, view: Any, batch: Window) -> Any:
         dtype = component.stored.dtype

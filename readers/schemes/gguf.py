@@ -19,8 +19,9 @@ from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RANK
 from anamnesis.readers.base import Component, Stored, Tensor
-from anamnesis.readers.gguf_types import FP8, encoding_of
+from anamnesis.readers.gguf_types import FP8, GgmlType, encoding_of, type_named
 from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.schemes._errors import misfit
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.fp8 import ENCODINGS as FP8_ENCODINGS
 from anamnesis.readers.schemes.passthrough import dense
@@ -36,10 +37,15 @@ def resolve(ledger: Ledger) -> None:
     """
     shaped = any(str(key).startswith(_SHAPE) for key in ledger.container.metadata)
     rows = {dtype: encoding_of(dtype) for dtype in {s.dtype for s in ledger.free()}}
+    types = {dtype: found[1] if (found := type_named(dtype)) else None for dtype in rows}
     for stored in ledger.free():
         shape = _shape(ledger, stored) if shaped else stored.shape
         if stored.dtype in FP8.values():
             _claim_fp8(ledger, stored, shape)
+            continue
+        kind = types[stored.dtype]
+        if kind is not None and kind.rows > 1:
+            ledger.claim(_repacked(ledger, stored, shape, kind))
             continue
         encoding = rows[stored.dtype]
         row = ENCODINGS.get(encoding)
@@ -70,6 +76,28 @@ def resolve(ledger: Ledger) -> None:
                 params=params,
             )
         )
+
+
+def _repacked(ledger: Ledger, stored: Stored, shape: tuple[int, ...], kind: GgmlType) -> Tensor:
+    """A tensor of one of ik_llama.cpp's types of rows that are repacked together."""
+    if len(stored.shape) < 2 or stored.shape[-2] % kind.rows:
+        raise misfit(stored, f"matrices of whole groups of {kind.rows} rows")
+    if kind.rows == 8:
+        ledger.note(
+            f"{stored.file.path}: {kind.name} is read as eight rows together, as ik_llama.cpp has "
+            "read it since February 2025; before, this type was of four"
+        )
+    columns = stored.shape[-1]
+    row_bytes = kind.row_meta + columns // kind.block_elems * kind.block_bytes
+    return Tensor(
+        name=stored.name,
+        shape=shape,
+        scheme=encoding_of(stored.dtype),
+        encoding="interleaved",
+        components=(Component("payload", stored, Contiguous(8 * kind.rows * row_bytes)),),
+        unit_elems=kind.rows * max(1, columns),
+        params={"plain": encoding_of(kind.plain), "rows": kind.rows},
+    )
 
 
 def _claim_fp8(ledger: Ledger, stored: Stored, shape: tuple[int, ...]) -> None:

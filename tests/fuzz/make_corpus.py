@@ -113,12 +113,12 @@ def gguf_seeds() -> dict[str, bytes]:
     nested = struct.pack("<IQIQ", 9, 1, 4, 2) + bytes(8)
     plain = [Tensor(b"f", (3, 2), 0, 0), Tensor(b"h", (4,), 1, 0), Tensor(b"e", (0, 2), 0, 0)]
     blocks = [
-        Tensor(kind.name.encode(), (kind.block_elems, 1), number, 0)
+        Tensor(kind.name.encode(), (kind.block_elems, kind.rows), number, 0)
         for number, kind in sorted(GGML_TYPES.items())
         if 32 <= kind.block_elems <= 64
     ]
     forks = [
-        Tensor(kind.name.encode(), (kind.block_elems, 2), number, 0)
+        Tensor(kind.name.encode(), (kind.block_elems, 2 * kind.rows), number, 0)
         for number, kind in sorted(GGML_TYPES.items())
         if number > 100  # ik_llama.cpp's
     ]

@@ -13,8 +13,9 @@ from gguf_files import F32, NVFP4, Q2_0, opened, resolved, write
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
-from anamnesis.readers.gguf_types import FP8, GGML_TYPES
+from anamnesis.readers.gguf_types import FP8, GGML_TYPES, type_named
 from anamnesis.readers.placement import Contiguous
+from benchmarks.models import Entry, Layer, write_model
 
 QUANTISED = sorted(name for name, row in ENCODINGS.items() if row.ggml_type >= 0)
 
@@ -50,7 +51,7 @@ def test_the_table_of_types_agrees_with_gguf_py() -> None:
     for type_id, row in GGML_TYPES.items():
         if type_id not in (Q2_0, *FP8) and type_id < 133:  # not in gguf-py 0.19
             kind = gguf.GGMLQuantizationType(type_id)
-            assert (kind.name, *gguf.GGML_QUANT_SIZES[kind], 0) == row
+            assert (kind.name, *gguf.GGML_QUANT_SIZES[kind], 0) == row[:4]
 
 
 def q2_0(path: Path, groups: Iterable[tuple[int, int]], **more: Any) -> str:
@@ -235,3 +236,33 @@ def test_a_shape_that_comfyui_kept_in_the_metadata(tmp_path: Path) -> None:
         )
     with pytest.raises(FormatError, match=r"orig_shape.a.weight: found \[64, 16, 2, 3\]"):
         anamnesis.open_model(written("wrong.gguf", [64, 16, 2, 3]))
+
+
+@pytest.mark.parametrize("shape", [(512,), (6, 256), (2, 6, 256)])
+def test_repacked_rows_come_in_whole_groups(shape: tuple[int, ...], tmp_path: Path) -> None:
+    geometry = type_named("IQ4_K_R4")
+    assert geometry is not None
+    data = np.zeros(int(np.prod(shape)) // 256 * 144, np.uint8)
+    layer = Layer([Entry("weight", "IQ4_K_R4", shape, data)], container="gguf")
+    with pytest.raises(FormatError, match="whole groups of 4 rows"):
+        anamnesis.open_model(write_model(tmp_path, layer))
+
+
+def test_repacked_rows_are_what_the_plain_type_has(tmp_path: Path) -> None:
+    """Each of a stack's matrices in groups of its own, and rows put apart in their order."""
+    rng = np.random.default_rng(4)
+    apart = rng.integers(0, 256, (2, 8, 2, 34), np.uint8)  # Q8_0: matrices, rows, blocks, bytes
+    apart[..., :2] = np.float16(0.5).reshape(1).view(np.uint8)
+    scales = apart[..., :2].transpose(0, 2, 1, 3).reshape(2, 2, 16)
+    # 32 bytes of eight rows: four bytes of each in turn.
+    codes = apart[..., 2:].reshape(2, 8, 2, 8, 4).transpose(0, 2, 3, 1, 4).reshape(2, 2, 256)
+    together = np.concatenate([scales, codes], 2)
+    values = []
+    for kind, data in (("Q8_0", apart), ("Q8_0_R8", together)):
+        folder = tmp_path / kind
+        folder.mkdir()
+        layer = Layer([Entry("weight", kind, (2, 8, 64), data)], container="gguf")
+        model = anamnesis.open_model(write_model(folder, layer))
+        (name,) = model
+        values.append(model[name].to_numpy().view(np.uint16))
+    assert np.array_equal(*values)

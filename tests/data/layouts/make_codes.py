@@ -131,20 +131,83 @@ IK_TYPES = {
 }
 
 
+# And its types of rows repacked together: number, rows, elements and bytes of a plain block, bytes
+# before a row's, scales of binary16 in a plain block.
+IK_REPACKED = {
+    "q4_0_r8": (202, 8, 32, 18, 0, 1),
+    "q5_0_r4": (206, 4, 32, 22, 0, 1),
+    "q8_0_r8": (208, 8, 32, 34, 0, 1),
+    "q2_k_r4": (210, 4, 256, 84, 0, 2),
+    "q3_k_r4": (211, 4, 256, 110, 0, 1),
+    "q4_k_r4": (212, 4, 256, 144, 0, 2),
+    "q5_k_r4": (213, 4, 256, 176, 0, 2),
+    "q6_k_r4": (214, 4, 256, 210, 0, 1),
+    "iq4_nl_r4": (220, 4, 32, 18, 0, 1),
+    "iq3_s_r4": (221, 4, 256, 110, 0, 1),
+    "iq2_s_r4": (222, 4, 256, 82, 0, 1),
+    "iq4_xs_r8": (223, 8, 256, 136, 0, 1),
+    "q6_0_r4": (233, 4, 32, 26, 0, 1),
+    "iq2_k_r4": (337, 4, 256, 76, 0, 1),
+    "iq3_k_r4": (338, 4, 256, 110, 0, 1),
+    "iq4_k_r4": (339, 4, 256, 144, 0, 1),
+    "iq5_k_r4": (340, 4, 256, 176, 0, 1),
+    "iq4_ks_r4": (344, 4, 256, 136, 4, 0),
+    "iq5_ks_r4": (352, 4, 256, 168, 4, 0),
+}
+
+
 class GgmlInit(ctypes.Structure):
     """`struct ggml_init_params`: initialising fills the table of binary16 numbers."""
 
     _fields_ = (("size", ctypes.c_size_t), ("buffer", ctypes.c_void_p), ("no", ctypes.c_bool))
 
 
-def gguf_ik() -> None:
-    """Random bytes under every scale, decoded by ik_llama.cpp's C from its Python package."""
+def ik_library() -> Any:
+    """ik_llama.cpp's C from its Python package."""
     spec = importlib.util.find_spec("ik_llama_cpp")
     library = ctypes.CDLL(str(Path(spec.origin).parent / "lib" / "libggml.so"))
     library.ggml_init.argtypes, library.ggml_init.restype = [GgmlInit], ctypes.c_void_p
     library.ggml_init(GgmlInit(1024, None, True))
+    return library
+
+
+def ik_values(library: Any, name: str, raw: Any, elems: int) -> Any:
+    """What its function of that name makes of lines of bytes, of `elems` elements each."""
+    decode = getattr(library, f"dequantize_row_{name}")
+    decode.argtypes, decode.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
+    values = np.empty((len(raw), elems), np.float32)
+    for line, out in zip(raw, values, strict=True):
+        decode(line.ctypes.data, out.ctypes.data, elems)
+    return values
+
+
+class Gguf:
+    """A file of matrices, put together by hand: the types have no name in gguf-py."""
+
+    def __init__(self) -> None:
+        self.infos: list[bytes] = []
+        self.data = b""
+
+    def add(self, name: str, number: int, shape: tuple[int, int], raw: Any) -> None:
+        title = name.encode()
+        info = struct.pack("<Q", len(title)) + title
+        self.infos.append(info + struct.pack("<IQQIQ", 2, *shape[::-1], number, len(self.data)))
+        self.data += raw.tobytes() + bytes(-raw.nbytes % 32)
+
+    def write(self, folder: Path, expected: dict[str, torch.Tensor]) -> None:
+        """The file, and the bits of the values that are expected."""
+        head = struct.pack("<4sIQQ", b"GGUF", 3, len(self.infos), 0) + b"".join(self.infos)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "model.gguf").write_bytes(head + bytes(-len(head) % 32) + self.data)
+        bits = {name: bf16_bits(values) for name, values in expected.items()}
+        save_file(bits, folder / "expected.safetensors")
+
+
+def gguf_ik() -> None:
+    """Random bytes under every scale, decoded by ik_llama.cpp's C from its Python package."""
+    library, file = ik_library(), Gguf()
     rng = np.random.default_rng(17)
-    infos, data, expected = [], b"", {}
+    expected = {}
     for name, (number, elems, nbytes, meta) in IK_TYPES.items():
         rows, columns = 8, 512
         raw = rng.integers(0, 256, (rows, meta + columns // elems * nbytes), np.uint8)
@@ -152,22 +215,32 @@ def gguf_ik() -> None:
         for start in [0] if meta else range(0, raw.shape[1], nbytes):
             scales = rng.standard_normal(rows).astype(kind).view(np.uint8).reshape(rows, -1)
             raw[:, start : start + scales.shape[1]] = scales
-        decode = getattr(library, f"dequantize_row_{name}")
-        decode.argtypes, decode.restype = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int64], None
-        values = np.empty((rows, columns), np.float32)
-        for row in range(rows):
-            decode(raw[row].ctypes.data, values[row].ctypes.data, columns)
+        values = ik_values(library, name, raw, columns)
         expected[f"{name}.weight"] = torch.from_numpy(values)
-        title = f"{name}.weight".encode()
-        info = struct.pack("<Q", len(title)) + title
-        infos.append(info + struct.pack("<IQQIQ", 2, columns, rows, number, len(data)))
-        data += raw.tobytes() + bytes(-raw.nbytes % 32)
-    head = struct.pack("<4sIQQ", b"GGUF", 3, len(infos), 0) + b"".join(infos)
-    folder = HERE / "gguf" / "ik-llama"
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "model.gguf").write_bytes(head + bytes(-len(head) % 32) + data)
-    bits = {name: bf16_bits(values) for name, values in expected.items()}
-    save_file(bits, folder / "expected.safetensors")
+        file.add(f"{name}.weight", number, (rows, columns), raw)
+    file.write(HERE / "gguf" / "ik-llama", expected)
+
+
+def gguf_ik_repacked() -> None:
+    """As `gguf_ik`, of the types of rows repacked together: two groups of each.
+
+    Scales are positive: where a code means 0 the function of Q5_0_R4 and Q6_0_R4 has +0 under any
+    scale, and that of the plain types the scale's sign.
+    """
+    library, file = ik_library(), Gguf()
+    rng = np.random.default_rng(18)
+    expected = {}
+    for name, (number, rows, elems, nbytes, meta, count) in IK_REPACKED.items():
+        columns = 2 * elems
+        raw = rng.integers(0, 256, (2, rows * (meta + columns // elems * nbytes)), np.uint8)
+        kind, count = ("<f2", count * rows) if count else ("<f4", rows)
+        for start in [0] if meta else range(0, raw.shape[1], rows * nbytes):
+            scales = np.abs(rng.standard_normal((2, count))).astype(kind).view(np.uint8)
+            raw[:, start : start + scales.shape[1]] = scales
+        values = ik_values(library, name, raw, rows * columns).reshape(2 * rows, columns)
+        expected[f"{name}.weight"] = torch.from_numpy(values)
+        file.add(f"{name}.weight", number, (2 * rows, columns), raw)
+    file.write(HERE / "gguf" / "ik-llama-repacked", expected)
 
 
 def ct_sparse(kind: str) -> None:
@@ -253,6 +326,7 @@ COMMANDS: dict[str, Callable[[], None]] = {
     "ct-sparse-fp8": lambda: ct_sparse("fp8"),
     "ct-sparse-int8": lambda: ct_sparse("int8"),
     "gguf-ik": gguf_ik,
+    "gguf-ik-repacked": gguf_ik_repacked,
     "llm-awq": llm_awq,
     "marlin": lambda: marlin(128),
     "marlin-channel": lambda: marlin(256),
