@@ -113,17 +113,23 @@ def gguf_seeds() -> dict[str, bytes]:
     nested = struct.pack("<IQIQ", 9, 1, 4, 2) + bytes(8)
     plain = [Tensor(b"f", (3, 2), 0, 0), Tensor(b"h", (4,), 1, 0), Tensor(b"e", (0, 2), 0, 0)]
     blocks = [
-        Tensor(kind.name.encode(), (kind.block_elems, kind.rows), number, 0)
+        Tensor(kind.name.encode(), (kind.block_elems, 1), number, 0)
         for number, kind in sorted(GGML_TYPES.items())
-        if 32 <= kind.block_elems <= 64
+        if 32 <= kind.block_elems <= 64 and kind.rows == 1
     ]
     forks = [
-        Tensor(kind.name.encode(), (kind.block_elems, 2 * kind.rows), number, 0)
+        Tensor(kind.name.encode(), (kind.block_elems, 2), number, 0)
         for number, kind in sorted(GGML_TYPES.items())
-        if number > 100  # ik_llama.cpp's
+        if number > 100 and kind.rows == 1  # ik_llama.cpp's
+    ]
+    repacked = [
+        Tensor(kind.name.encode(), (kind.block_elems, kind.rows), number, 0)
+        for number, kind in sorted(GGML_TYPES.items())
+        if kind.rows > 1
     ]
     return {
         "forks": write_parts(Parts(3, [], forks, b"")),
+        "repacked": write_parts(Parts(3, [], repacked, b"")),
         "kinds": write_parts(Parts(3, every_kind, plain[:1], b"")),
         "values": write_parts(Parts(3, pairs, plain, b"")),
         "blocks": write_parts(Parts(3, [], blocks, b"")),
