@@ -37,8 +37,8 @@ def codes_of(kind: int, paired: bool) -> Any:
         else:
             found = rounded_lanes(divided(numbers, scale, inverse) + zero, kind)
         found = choose(found > high, high, found)
-        # What a cast of NaN gives is the lowest, too.
-        found = choose(found > low, found, low)
+        found = choose(found < low, low, found)
+        found = choose(found == found, found, splat(np.float32(0)))  # what torch's cast of NaN gives
         # To nearest, ties to even, of at most 128 in magnitude.
         return wholes((found + np.float32(12582912)) - np.float32(12582912)) + offset
 

@@ -79,8 +79,20 @@ def test_mlx_takes_the_first_of_distances_that_float32_has_alike() -> None:
         assert int(found["weight"].view(np.uint32)[0, 0]) & 0xFFF == word, power
 
 
+@pytest.mark.parametrize(("bits", "zero"), [(4, 0x88), (2, 0xAA), (8, 0x80)])
+def test_integers_of_what_is_not_finite_are_0(bits: int, zero: int) -> None:
+    """As torch casts NaN: an infinity over its own scale, and all beside a NaN."""
+    values = np.ones((3, 64), np.float32)
+    values[0, 5], values[1, 7], values[2, :2] = np.inf, np.nan, (np.nan, -np.inf)
+    settings = {"bits": bits, "group": 64}
+    packed = ours.encoded(("ct-pack-quantized", settings), values, "BF16")["weight_packed"]
+    assert (packed.view(np.uint8) == zero).all()
+    if bits == 8:
+        assert not ours.encoded(("ct-int-quantized", settings), values, "F32")["weight"].any()
+
+
 def test_plain_python_gives_the_same(elsewhere: Callable[..., None]) -> None:
-    elsewhere("test_bytes_are_the_librarys or vectors_do_not_fill or test_mlx")
+    elsewhere("test_bytes_are_the_librarys or vectors_do_not_fill or test_mlx or not_finite")
 
 
 @pytest.mark.parametrize("name", ENCODERS)

@@ -56,7 +56,7 @@ WHOLE = ("fp8-tensor", "fp8-block")
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 @pytest.mark.parametrize("case", list(ours.cases()), ids=ours.label)
 def test_what_is_not_finite_stays_in_its_row(case, dtype) -> None:  # type: ignore[no-untyped-def]
-    """Other rows have the library's bytes; those rows have none that are defined."""
+    """Other rows have the library's bytes; of those rows, the codes of integers are defined."""
     target, settings = case
     style = settings.get("style")
     if style in ("modelopt", "gpt-oss"):
@@ -70,7 +70,9 @@ def test_what_is_not_finite_stays_in_its_row(case, dtype) -> None:  # type: igno
             if name.startswith(("weight.quant_", "weight_shape", "weight_zero_point")):
                 continue
             have, want = (side[name].reshape(128, -1) for side in (found, expected))
-            rows = np.delete(np.arange(128), [5, 70])
+            rows = np.arange(128)
+            if not target.startswith("ct-") or name.endswith("scale"):
+                rows = np.delete(rows, [5, 70])
             assert have[rows].tobytes() == want[rows].tobytes(), f"{kind}: {name}"
 
 
