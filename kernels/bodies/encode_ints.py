@@ -38,7 +38,8 @@ def codes_of(kind: int, paired: bool) -> Any:
             found = rounded_lanes(divided(numbers, scale, inverse) + zero, kind)
         found = choose(found > high, high, found)
         found = choose(found < low, low, found)
-        found = choose(found == found, found, splat(np.float32(0)))  # what torch's cast of NaN gives
+        # What torch's cast of NaN gives.
+        found = choose(found == found, found, splat(np.float32(0)))
         # To nearest, ties to even, of at most 128 in magnitude.
         return wholes((found + np.float32(12582912)) - np.float32(12582912)) + offset
 

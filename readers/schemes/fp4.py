@@ -6,14 +6,15 @@
 | NVFP4 | ModelOpt | `X.weight` U8 | `X.weight_scale` | `X.weight_scale_2` |
 | NVFP4, E5M3 scales | AutoRound | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP4 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
-| MXFP4 | ModelOpt, Quark | `X.weight` U8 | `X.weight_scale` | |
+| MXFP4 | ModelOpt | `X.weight` U8 | `X.weight_scale` | |
 | MXINT4 | AutoRound | `X.weight_packed` U8 | `X.weight_scale` | |
 | MXFP6 | compressed-tensors | `X.weight_packed` U8 | `X.weight_scale` | |
+| MXFP4, MXFP6 (E2M3, E3M2), NVFP4 | Quark | `X.weight` U8 | `X.weight_scale` | `X.weight_scale_2` |
 | MXFP4 | DeepSeek-V4 | `X.weight` I8 | `X.scale` or `X.weight_scale_inv` | |
 
 MXINT4 has the tensors of MXFP4: only AutoRound's config tells, by a `data_type` of `mx_int`. The
 scales of its `nvfp4_v2` (formats `…nvfp4_e5m3`, also under compressed-tensors) are U8, one for 16
-elements, and there is no global scale.
+elements, and there is no global scale; Quark's, one for 16 or 32, are told by `scale_format`.
 
 The parameter of stacked experts is `X` instead of `X.weight`, and its parts are `X_packed`,
 `X_scale`, `X_global_scale`, `X_scale_2`, `X_scale_inv`; ModelOpt also writes `X_weight_scale` and
@@ -47,6 +48,7 @@ from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._errors import missing, need, unsupported, where
 from anamnesis.readers.schemes._fold import smoothed
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
+from anamnesis.readers.schemes._quark_config import FP6, floats_of, specs_of
 from anamnesis.readers.schemes.base import Ledger
 
 _E8M0 = ("F8_E8M0", "U8")
@@ -118,7 +120,7 @@ def _claim_u8(ledger: Ledger, stored: Stored, foreign: dict[str, Mark]) -> None:
         if beside is None or not (part == "weight" or _stacked(ledger, stored, stem)):
             continue
         if beside.dtype in _E8M0 and len(beside.shape) > 1:
-            _claim_mx(ledger, layer, beside)
+            _claim_exponents(ledger, layer, beside)
             return
         if beside.dtype == "F8_E4M3":
             layer.part(ledger, "scale_2")
@@ -160,12 +162,28 @@ def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
             raise missing(ledger, stored, stem + codes)
 
 
-def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored) -> None:
+def _claim_exponents(ledger: Ledger, layer: Layer, scale: Stored) -> None:
+    """Codes under U8 scales, whose numbers only Quark's configuration tells from MXFP4's."""
+    found = floats_of(ledger.quantization(), layer.module.rstrip("."))
+    if len(found) > 1:
+        raise layer.unsupported("Quark's FP4 and FP6 of several kinds, none of them by this name")
+    dtype, scales = found.pop() if found else ("fp4", "e8m0")
+    if scales == "e5m3" and dtype == "fp4":
+        _claim_e5m3(ledger, layer, scale)
+    elif scales == "e8m0":
+        _claim_mx(ledger, layer, scale, dtype)
+    else:
+        raise layer.unsupported(f"Quark's {dtype!r} with scales of {scales!r:.20}")
+
+
+def _claim_mx(ledger: Ledger, layer: Layer, scale: Stored, dtype: str = "") -> None:
     _refuse(ledger, layer)
     scale = _unsqueezed(layer, scale)
-    if _is_fp6(layer.codes, scale):
+    if dtype in FP6 or _is_fp6(layer.codes, scale):
         columns = layer.codes.shape[-1] * 4 // 3
-        tensor = _tensor(layer, scale, "mxfp6", "fp6-mx", columns=columns)
+        _fit(layer, scale, 24 * 2, "one E8M0 exponent for 32 elements")
+        params: dict[str, object] = {"e3m2": True} if dtype == "fp6_e3m2" else {}
+        tensor = _tensor(layer, scale, "mxfp6", "fp6-mx", params=params, columns=columns)
     else:
         _fit(layer, scale, 32, "one E8M0 exponent for 32 elements")
         tensor = _tensor(layer, scale, "mxfp4", "fp4-mx")
@@ -196,9 +214,10 @@ def _texts(block: Mapping[str, object]) -> Iterator[str]:
 
 def _claim_e5m3(ledger: Ledger, layer: Layer, scale: Stored) -> None:
     _refuse(ledger, layer)
-    if len(layer.codes.shape) not in (2, 3):
-        raise FormatError(f"{where(layer.codes)}: allowed is a matrix, or a stack of matrices")
-    params: dict[str, object] = {"scale_code": "e5m3", "minus_zero": True}
+    *_, packed = layer.codes.shape or (0,)
+    size = 32 if packed == 16 * scale.shape[-1] else 16
+    _fit(layer, scale, size, "one E5M3 scale for 16 or 32 elements")
+    params: dict[str, object] = {"scale_code": "e5m3", "minus_zero": True, "block_elems": size}
     ledger.claim(_tensor(layer, scale, "nvfp4", "fp4-nv", params=params))
 
 
@@ -258,7 +277,8 @@ def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) 
     size = 32 if wide else 16
     _fit(layer, scale, size, f"one E4M3 scale for {size} elements")
     factor = layer.part(ledger, name)
-    if factor.dtype != "F32":
+    quark = bool(specs_of(ledger.quantization(), layer.module.rstrip(".")))
+    if factor.dtype != "F32" and not (quark and factor.dtype in SCALE_BITS):
         raise FormatError(f"{where(factor, layer.codes)}: allowed is F32")
     matrices = codes[0] if len(codes) == 3 else 1
     count, rows = math.prod(factor.shape), codes[-2]
@@ -276,7 +296,7 @@ def _claim_nv(ledger: Ledger, layer: Layer, scale: Stored, name: str, how: str) 
         "rows": max(1, rows),
         "block_elems": size,
         "narrow": how == "divide" and not factor.shape,
-        "minus_zero": how == "divide",
+        "minus_zero": quark or how == "divide",
         "rounding": ledger.options.rounding,
     }
     whole = Component("global", factor)

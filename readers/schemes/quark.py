@@ -16,7 +16,7 @@ torch/export/nn/modules/realquantizer.py (https://quark.docs.amd.com).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -24,6 +24,7 @@ from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Strided
 from anamnesis.readers.schemes._errors import misfit, missing, unsupported
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
+from anamnesis.readers.schemes._quark_config import weight_specs
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import int8_tensor
 
@@ -45,7 +46,7 @@ def resolve(ledger: Ledger) -> None:
     config = ledger.quantization()
     if config.get("quant_method") != "quark":
         return
-    specs = list(_weight_specs(config))
+    specs = list(weight_specs(config))
     dtypes = {spec["dtype"] for spec in specs if spec["dtype"] in _ENCODINGS}
     int8 = [spec for spec in specs if spec["dtype"] == "int8"]
     for stored in ledger.free():
@@ -56,19 +57,6 @@ def resolve(ledger: Ledger) -> None:
             ledger.claim(_tensor(ledger, stored, stem + dot, _encoding(stored, config, dtypes)))
         if part == "weight" and stored.dtype == "I8" and int8:
             ledger.claim(_int8(ledger, stored, int8))
-
-
-def _weight_specs(config: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    """What the config says of weights that have a dtype, over all its groups of layers."""
-    layers = [config.get("global_quant_config")]
-    for key in ("layer_quant_config", "layer_type_quant_config"):
-        group = config.get(key)
-        layers += group.values() if isinstance(group, Mapping) else ()
-    for layer in layers:
-        weight = layer.get("weight") if isinstance(layer, Mapping) else None
-        for one in weight if isinstance(weight, list) else [weight]:
-            if isinstance(one, Mapping) and isinstance(one.get("dtype"), str):
-                yield one
 
 
 def _int8(ledger: Ledger, codes: Stored, specs: list[Mapping[str, Any]]) -> Tensor:

@@ -14,8 +14,8 @@ from anamnesis.kernels import Window, decoder
 ROWS, COLUMNS = 64, 4224  # more than the codes that are spread at a time
 
 
-def layer() -> tuple[dict[str, Any], Any]:
-    """Blocks with every exponent, and float32 values."""
+def layer(kind: Any = ml_dtypes.float6_e2m3fn) -> tuple[dict[str, Any], Any]:
+    """Blocks with every exponent, and float32 values of codes of a kind."""
     rng = np.random.default_rng(6)
     codes = rng.integers(0, 64, (ROWS, COLUMNS), np.uint8)
     scale = np.resize(rng.permutation(256).astype(np.uint8), (ROWS, COLUMNS // 32))
@@ -26,14 +26,14 @@ def layer() -> tuple[dict[str, Any], Any]:
         array.setflags(write=False)
     powers = scale.view(ml_dtypes.float8_e8m0fnu).astype(np.float32)
     with np.errstate(all="ignore"):
-        return blocks, codes.view(ml_dtypes.float6_e2m3fn).astype(np.float32) * np.repeat(
-            powers, 32, 1
-        )
+        return blocks, codes.view(kind).astype(np.float32) * np.repeat(powers, 32, 1)
 
 
+@pytest.mark.parametrize("kind", [ml_dtypes.float6_e2m3fn, ml_dtypes.float6_e3m2fn])
 @pytest.mark.parametrize("dtype", [np.uint16, np.float32])
-def test_every_exponent(dtype: Any) -> None:
-    blocks, wanted = layer()
+def test_every_exponent(dtype: Any, kind: Any) -> None:
+    blocks, wanted = layer(kind)
+    params = {"e3m2": True} if kind == ml_dtypes.float6_e3m2fn else {}
     if dtype == np.uint16:
         with np.errstate(all="ignore"):
             wanted = wanted.astype(ml_dtypes.bfloat16)
@@ -44,7 +44,7 @@ def test_every_exponent(dtype: Any) -> None:
             stop = min(start + step, ROWS)
             part = {role: array[start:stop] for role, array in blocks.items()}
             rows = out[start * COLUMNS : stop * COLUMNS]
-            decoder("fp6-mx")(part, {}, Window(start, stop), rows)
+            decoder("fp6-mx")(part, params, Window(start, stop), rows)
         found = out.view(wanted.dtype).reshape(wanted.shape)
         np.testing.assert_array_equal(np.isnan(found), nan)
         np.testing.assert_array_equal(found.view(dtype)[~nan], wanted.view(dtype)[~nan])

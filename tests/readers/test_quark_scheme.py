@@ -67,6 +67,61 @@ def test_golden_int8(rounding: Any, tmp_path: Path) -> None:
     assert_bits(tmp_path / "out.safetensors", wanted, {"int8.norm.weight"})
 
 
+def floats() -> dict[str, Any]:
+    """FP4 and FP6 chosen by patterns, as `floats.safetensors` has them; MXFP4 for the rest."""
+
+    def spec(dtype: str, scales: Any) -> dict[str, Any]:
+        return {"weight": {"dtype": dtype, "qscheme": "per_group", "scale_format": scales}}
+
+    second = {"dtype": "fp8_e4m3", "is_scale_quant": True}
+    return config(
+        global_quant_config=spec("fp4", "e8m0"),
+        layer_quant_config={
+            "amdfp4*": spec("fp4", "e5m3"),
+            "*e2m3.up_proj": spec("fp6_e2m3", "e8m0"),
+            "*e3m2.up_proj": spec("fp6_e3m2", "e8m0"),
+            "nvfp4*": {"weight": [spec("fp4", None)["weight"], second]},
+        },
+    )
+
+
+@pytest.mark.parametrize("rounding", ["exact", "reference"])
+def test_golden_floats(rounding: Any, tmp_path: Path) -> None:
+    """Exponents and E5M3 of the same shapes are told apart by the entry of the layer."""
+    model = tmp_path / "model"
+    model.mkdir()
+    (model / "model.safetensors").write_bytes((DATA / "floats.safetensors").read_bytes())
+    (model / "config.json").write_text(json.dumps({"quantization_config": floats()}))
+    anamnesis.remember(model, tmp_path / "out.safetensors", rounding=rounding, threads=1)
+    assert_bits(
+        tmp_path / "out.safetensors", load_file(DATA / "floats-expected.safetensors"), set()
+    )
+
+
+def test_classes_of_layers_come_after_patterns() -> None:
+    parts: Parts = {"m.weight": ("U8", (16, 32)), "m.weight_scale": ("U8", (16, 2))}
+    e5m3 = {"weight": {"dtype": "fp4", "scale_format": "e5m3"}}
+    about = config("fp4", layer_type_quant_config={"Linear": e5m3})
+    (tensor,) = resolved(parts, about).tensors.values()
+    assert tensor.params["scale_code"] == "e5m3"
+
+
+@pytest.mark.parametrize(("dtype", "scales"), [("fp4", "e4m3"), ("fp6_e2m3", "e5m3")])
+def test_other_numbers_under_u8_scales_are_refused(dtype: str, scales: str) -> None:
+    parts: Parts = {"m.weight": ("U8", (16, 32)), "m.weight_scale": ("U8", (16, 2))}
+    about = config(global_quant_config={"weight": {"dtype": dtype, "scale_format": scales}})
+    with pytest.raises(UnsupportedError, match=f"Quark's '{dtype}' with scales of '{scales}'"):
+        resolved(parts, about)
+    entry = {"n": {"weight": {"dtype": "fp4", "scale_format": "e5m3"}}}
+    about["layer_quant_config"] = entry  # of another layer, and the rest has no FP4 or FP6
+    about["global_quant_config"] = {"weight": {"dtype": "fp8_e4m3"}}
+    (tensor,) = resolved(parts, about).tensors.values()
+    assert tensor.params["scale_code"] == "e5m3"
+    about["layer_quant_config"]["o"] = {"weight": {"dtype": "fp4"}}
+    with pytest.raises(UnsupportedError, match="of several kinds"):
+        resolved(parts, about)
+
+
 INT8: Parts = {"m.weight": ("I8", (16, 16)), "m.weight_scale": ("F32", (16,))}
 
 
