@@ -35,7 +35,9 @@ def test_golden(name: str, rounding: str) -> None:
     assert item.shape == wanted.shape
     same(cases.decoded(item), wanted)
     same(cases.decoded(item, 1), wanted)
-    same(bf16(cases.decoded(item, dtype=np.float32)), wanted)
+    # Which last rounding float32 gets is no matter of the width: each pair compiles for seconds.
+    if rounding == "exact" or "-w4" in name:
+        same(bf16(cases.decoded(item, dtype=np.float32)), wanted)
 
 
 def test_the_orders_differ() -> None:
@@ -113,9 +115,10 @@ def test_groups_beyond_a_batch(bits: int, size: int, dtype: str, rounding: str) 
             out = np.full(wanted.shape, 7, np.uint16)
             decoder("mlx-affine")(views, params, window, out)
             np.testing.assert_array_equal(out, bf16(wanted))
-            single = np.full(wanted.shape, 7, np.float32)
-            decoder("mlx-affine")(views, params, window, single)
-            np.testing.assert_array_equal(single.view(np.uint32), wanted.view(np.uint32))
+            if rounding == "exact" or bits == 4:
+                single = np.full(wanted.shape, 7, np.float32)
+                decoder("mlx-affine")(views, params, window, single)
+                np.testing.assert_array_equal(single.view(np.uint32), wanted.view(np.uint32))
 
 
 @pytest.mark.parametrize("bits", [1, 2, 3, 4, 5, 6, 8])
@@ -203,5 +206,7 @@ def test_elsewhere_and_without_the_compiler(
     settings: dict[str, str], elsewhere: Callable[..., None]
 ) -> None:
     """The same bits, without the compiler as well."""
-    chosen = "golden and (w3 or w5-g64 or odd-w4 or metal-w8 or fp4) or every_code or any_length"
+    chosen = (
+        "golden and (w3-g64 or w5-g64 or odd-w4 or metal-w8 or fp4) or every_code or any_length"
+    )
     elsewhere(chosen, settings)
