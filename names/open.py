@@ -9,6 +9,7 @@ from pathlib import Path
 from anamnesis.errors import UnsupportedError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers.model import Model, load_model
+from anamnesis.readers.schemes._conv1d import conv1d_of
 from anamnesis.readers.schemes.base import Options
 from anamnesis.readers.source import is_url
 
@@ -43,7 +44,8 @@ def open_named(
             raise
         viewed = hf_view(model).model
         notes = (f"the vision tower is left out: {error}",)
-    return replace(viewed, notes=(*viewed.notes, *notes))
+    conv1d = conv1d_of(str(model.metadata.get("general.architecture")), viewed.tensors)
+    return replace(viewed, notes=(*viewed.notes, *notes), conv1d=conv1d)
 
 
 def _as_the_class(model: Model) -> Model:

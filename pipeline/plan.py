@@ -104,7 +104,8 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
     tensors = [with_dtype(t, out_dtype_of(t, spec)) for t in model.tensors]
     for tensor in tensors:
         charge_tensor(tensor, limits)
-    choices = [spec.encode.choose(tensor) if spec.encode else KEEP for tensor in tensors]
+    encode = replace(spec.encode, conv1d=model.conv1d) if spec.encode else None
+    choices = [encode.choose(tensor) if encode else KEEP for tensor in tensors]
     items = [item for t, choice in zip(tensors, choices, strict=True) for item in choice.items(t)]
     chosen: tuple[tuple[str, Choice], ...] = ()
     if spec.encode:
@@ -175,7 +176,7 @@ def with_input(spec: Spec, model: Model, choices: Chosen = ()) -> Spec:
 
     What a reader has to know of `choices` goes into the metadata where no `config.json` is written.
     """
-    if spec.format != "safetensors":
+    if WRITERS[spec.format].module != "safetensors":
         return spec
     alone = len(model.files) == 1 and model.files[0].path == model.path
     names = [file.path for file in model.files]
@@ -183,7 +184,8 @@ def with_input(spec: Spec, model: Model, choices: Chosen = ()) -> Spec:
         names = [re.sub(r"\.index(\.\w+)?\.json$", "", model.index)]
     stem = stem_of(names, folder=not alone)
     metadata = metadata_of(model, decoded_dtype(model, spec))
-    if not os.path.isfile(os.path.join(model.path, "config.json")) or _is_file(spec):
+    made = spec.format == "hf" and model.container == "gguf" and model.options.names == "hf"
+    if _is_file(spec) or not (made or os.path.isfile(os.path.join(model.path, "config.json"))):
         metadata += metadata_blocks(choices)
     return replace(spec, storage=replace(spec.storage, stem=stem, metadata=metadata))
 

@@ -25,7 +25,7 @@ _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*(?:\d|[./_:](?=\S))\S*")
 def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
     """Notes on one input of a job."""
     notes = list(plan.model.notes)
-    plain = settings.format == "safetensors" and settings.names == "stored"
+    plain = settings.format in ("safetensors", "hf") and settings.names == "stored"
     if plan.model.container == "gguf" and plain:
         notes.append(
             f"names are those of the GGUF, which no trainer loads; {_renamed(source, plan)}"

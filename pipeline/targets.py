@@ -171,6 +171,7 @@ class Encode:
     requantize: bool = False
     skip_loss: bool = False
     imatrix: Imatrix | None = None
+    conv1d: frozenset[str] = frozenset()  # matrices with their columns as rows (`Model.conv1d`)
 
     def of(self, tensors: Sequence[Tensor], facts: Facts) -> Encode:
         """The same for a model of such tensors: a mixture's types are chosen among all of them."""
@@ -201,6 +202,9 @@ class Encode:
         return replace(found, unweighted="needed" if needed else "missing")
 
     def _choose(self, tensor: Tensor) -> Choice:
+        if tensor.name in self.conv1d:
+            why = "its class keeps [inputs, outputs] (Conv1D), and codes are of [outputs, inputs]"
+            return Choice(None, why=why, unfit=True)
         if self.target is not None:
             if tensor.name in self.types and len(tensor.shape) > 1:
                 return _fitted(tensor, Target(encoding_of(self.types[tensor.name]), {}))

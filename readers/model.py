@@ -28,8 +28,9 @@ class Model:
 
     `members` are the archive entries whose CRC-32 must hold; `notes` are remarks for the user.
     `broken` says of each file that could not be read why; its tensors are not among these.
-    `unread` are names of what was left out, which patterns may fit. `transposed` are matrices that
-    the model's class keeps with their columns as rows; these tensors are as they are stored.
+    `unread` are names of what was left out, which patterns may fit. `conv1d` are matrices that the
+    model's class keeps with their columns as rows, and `transposed` those of them that are stored
+    the other way; these tensors are as they are stored.
     """
 
     path: str
@@ -47,6 +48,7 @@ class Model:
     unread: tuple[str, ...] = ()
     index: str = ""  # path of the index by which the files were found
     transposed: frozenset[str] = frozenset()
+    conv1d: frozenset[str] = frozenset()
 
     def select(
         self, include: Sequence[str], exclude: Sequence[str], *, every: bool = True
@@ -139,6 +141,7 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         unread=merged.unread,
         index=found.index.path if found.index else "",
         transposed=ledger.transposed,
+        conv1d=ledger.conv1d,
     )
 
 

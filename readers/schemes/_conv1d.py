@@ -12,6 +12,8 @@ integrations/bitsandbytes.py (`Bnb4bitQuantize`, `Bnb8bitQuantize`), pytorch_uti
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes.base import Ledger
@@ -24,14 +26,18 @@ _SIZES = ("n_embd", "hidden_size")
 
 
 def find_conv1d(ledger: Ledger) -> None:
-    """Enter decoded layers that the model's class in transformers keeps transposed, with a note."""
+    """Enter layers that the model's class in transformers keeps transposed.
+
+    Those that were decoded as `nn.Linear`'s get a note.
+    """
     config = ledger.configs.get("config.json", {})
-    kind = config.get("model_type")
+    kind = config.get("model_type", "")
     inputs = next((config[key] for key in _SIZES if type(config.get(key)) is int), 0)
-    if kind not in _MODELS or not inputs or ledger.container.kind == "gguf":
+    if kind not in _MODELS or ledger.container.kind == "gguf":
         return
-    found = [t for t in ledger.tensors.values() if t.quantised and _layer(t) in _LAYERS]
-    if any(_layer(t) in _WIDE and t.shape[0] != t.shape[1] == inputs for t in found):
+    ledger.conv1d = conv1d_of(str(kind), ledger.tensors.values())
+    found = [t for t in ledger.tensors.values() if t.quantised and t.name in ledger.conv1d]
+    if inputs and any(_layer(t) in _WIDE and t.shape[0] != t.shape[1] == inputs for t in found):
         first = found[0]
         ledger.transposed = frozenset(t.name for t in found)
         ledger.note(
@@ -39,6 +45,13 @@ def find_conv1d(ledger: Ledger) -> None:
             f"inputs], as its tool decodes it; comes out as [inputs, outputs], as transformers' "
             f"{kind} keeps it (Conv1D)"
         )
+
+
+def conv1d_of(kind: str, tensors: Iterable[Tensor]) -> frozenset[str]:
+    """Names of the matrices that the class of a `model_type` keeps as [inputs, outputs]."""
+    if kind not in _MODELS:
+        return frozenset()
+    return frozenset(tensor.name for tensor in tensors if _layer(tensor) in _LAYERS)
 
 
 def _layer(tensor: Tensor) -> str:

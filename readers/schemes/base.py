@@ -30,7 +30,8 @@ class Ledger:
     one. `notes` are remarks for the user, where a file has two readings and one was chosen;
     `later` is what has to read a little of the payload before it can choose (`settle`); `undone`
     are the parts of configurations about a basis that schemes have changed weights back from.
-    `transposed` are names of matrices that the model's class keeps with their columns as rows.
+    `conv1d` are names of matrices that the model's class keeps with their columns as rows, and
+    `transposed` those of them that are stored the other way.
     """
 
     container: Container
@@ -42,6 +43,7 @@ class Ledger:
     later: list[Callable[[Ledger], None]] = field(default_factory=list)
     undone: list[Mapping[str, Any]] = field(default_factory=list)
     transposed: frozenset[str] = frozenset()
+    conv1d: frozenset[str] = frozenset()
     _all_taken: bool = False
     _stated: tuple[Stated, ...] | None = None
     _taken: set[str] = field(default_factory=set)

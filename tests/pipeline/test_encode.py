@@ -277,6 +277,24 @@ def test_why_nothing_is_encoded(model: Path, tmp_path: Path) -> None:
     assert "gptq cannot hold it: its first version has no zero point of 0" in done.notes[0]
 
 
+@pytest.mark.parametrize("encode", ["bnb-nf4", [{"tensors": "h.*", "as": "fp8-channel"}]])
+def test_layers_with_columns_as_rows_are_kept(tmp_path: Path, encode: Any) -> None:
+    """GPT-2's, of which bitsandbytes quantises the transpose; a Llama's of that name is encoded."""
+    for kind, kept in (("gpt2", True), ("llama", False)):
+        source = tmp_path / kind
+        source.mkdir()
+        numbers = np.ones((64, 192), np.float32)
+        save_file({"h.0.attn.c_attn.weight": numbers}, source / "model.safetensors")
+        config = {"model_type": kind, "n_embd": 64, "hidden_size": 192}
+        (source / "config.json").write_text(json.dumps(config))
+        for to in ("safetensors", "hf"):
+            out = tmp_path / f"{kind}-{to}"
+            done = anamnesis.convert(source, out, to=to, encode=encode)
+            with safe_open(out / "model.safetensors", "numpy") as file:
+                assert ([*file.keys()] == ["h.0.attn.c_attn.weight"]) == kept
+            assert any("is kept, its class keeps" in note for note in done.notes) == kept
+
+
 def test_settings_that_some_follow_are_named(model: Path, tmp_path: Path) -> None:
     """What is quantised keeps its groups of 128, and the head would get the usual ones of 64."""
     anamnesis.convert(model, tmp_path / "gptq", to="safetensors", encode="gptq")

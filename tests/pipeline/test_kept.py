@@ -86,6 +86,8 @@ def test_files_in_a_folder_and_their_index(stem: str, tmp_path: Path) -> None:
     file = tmp_path / "in" / f"{stem}.safetensors"
     anamnesis.remember(file, tmp_path / "four")
     assert [p.name for p in (tmp_path / "four").iterdir()] == [f"{stem}.safetensors"]
+    anamnesis.convert(tmp_path / "in", tmp_path / "five", to="hf")
+    assert [p.name for p in (tmp_path / "five").iterdir()] == [f"{stem}.safetensors"]
 
 
 @pytest.mark.parametrize(
@@ -139,6 +141,8 @@ def test_metadata_goes_along(tmp_path: Path) -> None:
         assert anamnesis.verify(out)["tensors"] == 1
     assert metadata(tmp_path / "o.safetensors") == KEPT
     assert metadata(tmp_path / "folder" / "model.safetensors") == KEPT
+    anamnesis.convert(source, tmp_path / "hf", to="hf")
+    assert metadata(tmp_path / "hf" / "model.safetensors") == KEPT
 
 
 def test_a_configuration_in_the_metadata_is_cleaned(tmp_path: Path) -> None:

@@ -41,3 +41,4 @@ def test_transposed_layers_are_noted(parts: Parts, sizes: dict[str, object], not
     ledger = resolved(parts, configs={"config.json": sizes})
     assert any("(Conv1D)" in note for note in ledger.notes) == noted
     assert ledger.transposed == (set(ledger.tensors) if noted else set())
+    assert ledger.conv1d == (set(ledger.tensors) if sizes["model_type"] != "qwen" else set())
