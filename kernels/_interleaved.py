@@ -1,6 +1,8 @@
 """Where the bits of ik_llama.cpp's repacked rows are: X_R4 and X_R8, four or eight rows of type X.
 
-A repacked block holds the bits of one block of each row, and nothing else; here they are found.
+A repacked block holds the bits of one block of each row, and nothing else; here they are found. Of
+signs in seven bits (IQ2_XXS, IQ2_XS, IQ3_XXS) each is repacked as the parity of it and those below,
+so that it is the difference of two repacked ones.
 `bits` are the numbers of the plain blocks' bits, `[rows, bytes, 8]`; a layout is what stands where,
 field after field. Codes stand in lines of four elements of every row in turn, and bytes of a line
 have a field of each of several elements of a run of 32. Source:
@@ -11,6 +13,7 @@ ggml/src/ggml-common.h (`block_*_r4`, `block_*_r8`).
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -182,6 +185,27 @@ def _iq2_s(bits: Array) -> list[Array]:
     return [_d(bits), *(_by_runs(part, 8) for part in parts)]
 
 
+def _with_signs(words: Array) -> Array:
+    """Four times seven signs and four bits of a scale, `[rows, runs, 32]`, as bytes of both."""
+    signs = words[:, :, :28].reshape(*words.shape[:2], 4, 7)
+    return np.concatenate([words[:, :, 28:, None], signs], 3)
+
+
+def _iq2_xxs(bits: Array) -> list[Array]:
+    runs = bits[:, 2:66].reshape(len(bits), 8, 64)
+    signs = _with_signs(runs[:, :, 32:]).swapaxes(0, 1)
+    return [_d(bits), signs, runs[:, :, :32].swapaxes(0, 1)]
+
+
+def _iq2_xs(bits: Array) -> list[Array]:
+    return [_d(bits), _by_runs(bits[:, 2:66], 8), _by_runs(bits[:, 66:74], 8)]
+
+
+def _iq3_xxs(bits: Array) -> list[Array]:
+    signs = _with_signs(bits[:, 66:98].reshape(len(bits), 8, 32)).swapaxes(0, 1)
+    return [_d(bits), signs, _by_runs(bits[:, 2:66], 8)]
+
+
 def _iq3_s(bits: Array) -> list[Array]:
     # Grid points 4 h + i of a run: h, then rows, in the order of i.
     points = bits[:, 2:66].reshape(len(bits), 8, 2, 4, 8).transpose(1, 3, 2, 0, 4)
@@ -193,8 +217,11 @@ def _iq3_s(bits: Array) -> list[Array]:
 _LAYOUTS: dict[str, Callable[[Array], list[Array]]] = {
     "gguf-iq2-k": _iq2_k,
     "gguf-iq2-s": _iq2_s,
+    "gguf-iq2-xs": _iq2_xs,
+    "gguf-iq2-xxs": _iq2_xxs,
     "gguf-iq3-k": _iq3_k,
     "gguf-iq3-s": _iq3_s,
+    "gguf-iq3-xxs": _iq3_xxs,
     "gguf-iq4-k": _iq4_k,
     "gguf-iq4-ks": _iq4_ks,
     "gguf-iq4-nl": _iq4_nl,
@@ -213,11 +240,21 @@ _LAYOUTS: dict[str, Callable[[Array], list[Array]]] = {
 }
 
 
+# First bits of each seven signs of a plain block.
+_SIGNS: dict[str, Array] = {
+    "gguf-iq2-xs": 16 + 9 + 16 * np.arange(32),
+    "gguf-iq2-xxs": 16 + 32 + (64 * np.arange(8)[:, None] + 7 * np.arange(4)).reshape(-1),
+    "gguf-iq3-xxs": 8 * 66 + (32 * np.arange(8)[:, None] + 7 * np.arange(4)).reshape(-1),
+}
+
+
+@cache
 def moves(plain: str, rows: int, block_bytes: int) -> tuple[Ints, Ints]:
     """How the plain blocks of `rows` rows are put together again from one repacked block.
 
     The first is int32 `[rows * block_bytes + 1]`: where the moves of each plain byte begin among
     those of the second, int32 `[moves, 4]`: a repacked byte, how far down, the mask, how far up.
+    What they move is joined by "exclusive or".
     """
     count = rows * block_bytes * 8
     bits = np.arange(count).reshape(rows, block_bytes, 8)
@@ -230,6 +267,14 @@ def moves(plain: str, rows: int, block_bytes: int) -> tuple[Ints, Ints]:
     first[::8] = True
     begin = np.flatnonzero(first)
     length = np.diff(begin, append=count)
-    table = np.stack([place[begin] >> 3, place[begin] & 7, (1 << length) - 1, begin & 7], 1)
+    source = place[begin]
+    if plain in _SIGNS:
+        # All but the first of seven signs, a bit each, from where the one below is repacked.
+        signs = (bits.reshape(rows, -1)[:, _SIGNS[plain], None] + np.arange(1, 7)).reshape(-1)
+        begin, source = np.append(begin, signs), np.append(source, place[signs - 1])
+        length = np.append(length, np.ones_like(signs))
+        order = np.argsort(begin >> 3, kind="stable")
+        begin, source, length = begin[order], source[order], length[order]
+    table = np.stack([source >> 3, source & 7, (1 << length) - 1, begin & 7], 1)
     starts = np.searchsorted(begin >> 3, np.arange(rows * block_bytes + 1))
     return starts.astype(np.int32), np.ascontiguousarray(table, np.int32)

@@ -25,5 +25,5 @@ def apart(
                     for k in range(starts[row * size + i], starts[row * size + i + 1]):
                         # A repacked byte, how far down, the mask, how far up.
                         part = line[at + moves[k, 0]] >> moves[k, 1] & moves[k, 2]
-                        byte |= part << moves[k, 3]
+                        byte ^= part << moves[k, 3]
                     plain[group * count + row, to + i] = byte
