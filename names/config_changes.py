@@ -87,6 +87,13 @@ def sections(config: Config, values: Values, prefix: str, model: Model) -> None:
         config.setdefault("rope_scaling", {"rope_type": "default"})["mrope_section"] = found[:3]
 
 
+def scaled_base(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """The base of rotary embeddings that Hunyuan's scaling by `alpha` comes to."""
+    alpha, width = values.get(f"{prefix}.rope.scaling.alpha"), config.get("head_dim") or 0
+    if alpha and width > 2:
+        config["rope_theta"] = config.get("rope_theta", 10000.0) * alpha ** (width / (width - 2))
+
+
 def interleaved_sections(config: Config, values: Values, prefix: str, model: Model) -> None:
     """The same, one dimension of each after another."""
     sections(config, values, prefix, model)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from anamnesis.names import config_changes as change
+from anamnesis.names import config_remote as remote
 from anamnesis.names.config_blocks import (
     ATTENTION_BIAS,
     CONV_BIAS,
@@ -244,6 +245,17 @@ num_experts              expert_count
 num_experts_per_tok      expert_used_count
 expert_intermediate_size expert_feed_forward_length
 """,
+        remote=True,
+    ),
+    "SmallThinkerForCausalLM": ModelClass(
+        "smallthinker",
+        """
+moe_ffn_hidden_size            expert_feed_forward_length
+moe_num_active_primary_experts expert_used_count
+moe_num_primary_experts        expert_count
+""",
+        _NORMALISED,
+        changes=(remote.small_thinker,),
         remote=True,
     ),
     "Llama4ForCausalLM": ModelClass(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from anamnesis.names import config_changes as change
+from anamnesis.names import config_remote as remote
 from anamnesis.names import deci
 from anamnesis.names.config_blocks import (
     ATTENTION_BIAS,
@@ -164,6 +165,12 @@ altup_num_inputs         altup.num_inputs
     ),
     "GraniteForCausalLM": ModelClass("granite", GRANITE, biases=BIASES),
     "HunYuanDenseV1ForCausalLM": ModelClass("hunyuan_v1_dense", biases=ATTENTION_BIAS),
+    "HunYuanVLForConditionalGeneration": ModelClass(
+        "hunyuan_v1_dense",
+        biases=ATTENTION_BIAS,
+        changes=(change.scaled_base,),
+        same_as="HunYuanDenseV1ForCausalLM",
+    ),
     "InternLM2ForCausalLM": ModelClass("internlm2", biases={"bias": "attn_q.bias"}, remote=True),
     "Jais2ForCausalLM": ModelClass("jais2", LAYER_EPS, biases=BIASES),
     "Lfm2ForCausalLM": ModelClass(
@@ -172,6 +179,23 @@ altup_num_inputs         altup.num_inputs
         biases=CONV_BIAS,
         kinds=CONV_LAYERS,
         changes=(change.short_convolutions,),
+    ),
+    "LLaDAModelLM": ModelClass(
+        "llada",
+        """
+d_model             embedding_length
+max_sequence_length context_length
+mlp_hidden_size     feed_forward_length
+n_heads             attention.head_count
+n_kv_heads          attention.head_count_kv
+n_layers            block_count
+head_dim            -
+hidden_size         -
+""",
+        {"block_type": "llama", "activation_type": "silu", "layer_norm_type": "rms", "rope": True},
+        {"include_qkv_bias": "attn_q.bias"},
+        changes=(remote.llada,),
+        remote=True,
     ),
     "LlamaForCausalLM": ModelClass("llama", biases=BIASES),
     "MPTForCausalLM": ModelClass("mpt", MPT),

@@ -42,7 +42,8 @@ _MOST_LAYERS = 1 << 16  # lists of a GGUF have a number for each
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
-    r"(?:mlp1\.\d|.*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|mlp_AR\.|projector\.|patch_embed|connector\.|multi_modal|image_newline)).*"
+    r"(?:vit\..*|mlp1\.\d|model\.(?:aligner|encoder|generation_\w+|merger|vqmodel)\..*|"
+    r".*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|mlp_AR\.|projector\.|patch_embed|connector\.|multi_modal|image_newline)).*"
 )
 
 

@@ -73,11 +73,11 @@ class Settings:
 
     @property
     def hidden(self) -> int:
-        return self.whole("hidden_size", "n_embd")
+        return self.whole("hidden_size", "n_embd", "d_model")
 
     @property
     def heads(self) -> int:
-        return self.whole("num_attention_heads", "n_head")
+        return self.whole("num_attention_heads", "n_head", "n_heads")
 
     @property
     def layers(self) -> int:

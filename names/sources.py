@@ -94,6 +94,22 @@ def _sections(settings: Settings, _: str) -> list[int] | None:
     return [*found, 0, 0, 0, 0][:4] if isinstance(found, list) else None
 
 
+def _four_positions(settings: Settings, key: str) -> Any:
+    """What Hunyuan's rotary embeddings of four positions a token say; None where they have one."""
+    sections = settings.rope.get("xdrope_section") or settings.rope.get("mrope_section")
+    if settings.scaling not in ("dynamic", "xdrope") or not isinstance(sections, list):
+        return None
+    said = {
+        "alpha": float(settings.rope.get("alpha") or 1.0),
+        "base": settings.rope.get("rope_theta"),
+        "factor": float(settings.rope.get("factor") or 1.0),
+        "length": settings.get("max_position_embeddings"),
+        "sections": sections,
+        "type": "none",
+    }
+    return said[key]
+
+
 def _window_unless_one(settings: Settings, _: str) -> Any:
     return None if settings.get("sliding_window_pattern") == 1 else settings.get("sliding_window")
 
@@ -205,6 +221,7 @@ DERIVED: dict[str, Derived] = {
     "dense-layers": layers.dense_layers,
     "deviations": _deviations,
     "doubled": layers.doubled,
+    "four-positions": _four_positions,
     "gating": _gating,
     "inner": lambda s, _: s.first(*_INNER),
     "is": _is,
@@ -232,6 +249,10 @@ DERIVED: dict[str, Derived] = {
     "sections": _sections,
     "shared-part": _shared_part,
     "sixteenths": lambda s, _: -(s.number("hidden_size", "d_model") // -16),
+    "softmax-or-sigmoid": lambda s, key: _GATING["softmax" if s.get(key) else "sigmoid"],
+    "some": lambda s, keys: (
+        s.get(keys.split(",")[1]) if any(s.get(keys.split(",")[0]) or ()) else None
+    ),
     "some-mixers": lambda s, length: None if layers.all_attention(s, "") else int(length),
     "split-width": lambda s, _: split_width(s) or None,
     "ssm-heads": _ssm_heads,

@@ -59,6 +59,7 @@ multi_query true starcoder
 mup_enabled true afmoe
 norm_head false bailingmoe
 norm_topk_prob true grovemoe lfm2moe mellum qwen35moe qwen3moe rnd1 qwen3next qwen3vlmoe
+norm_topk_prob true smallthinker
 norm_topk_prob false deepseek llada-moe olmoe qwen2moe
 parallel_attn true falcon
 position_embedding_type "absolute" bert
@@ -197,6 +198,13 @@ def _layers_with_rotary(settings: Settings) -> list[int]:
     return [int((number + 1) % 4 != 0) for number in range(settings.layers)]
 
 
+def _windowed_layers(settings: Settings) -> list[int]:
+    """SmallThinker's layers with a window and rotary embeddings, or with the latter alone."""
+    if any(settings.get("sliding_window_layout") or ()):
+        return [int(number % 4 != 0) for number in range(settings.layers)]
+    return [1] * settings.layers
+
+
 def _rotary_kind(settings: Settings) -> str:
     """Whether Granite's hybrids have rotary embeddings: those without state-space layers do."""
     kinds = settings.kinds()
@@ -227,6 +235,14 @@ _RULES: dict[str, dict[str, Rule]] = {
         "mixer_rms_eps": lambda s: (
             s.get("layer_norm_epsilon") if s.get("model_type") == "falcon_mamba" else None
         )
+    },
+    # A window is of 4,096, in all layers but every fourth, which alone do not turn.
+    "smallthinker": {
+        "rope_layout": _windowed_layers,
+        "sliding_window_layout": _windowed_layers,
+        "sliding_window_size": lambda s: (
+            4096 if any(s.get("sliding_window_layout") or ()) else None
+        ),
     },
     "smollm3": {"no_rope_layers": _layers_with_rotary, "no_rope_layer_interval": lambda _: 4},
 }

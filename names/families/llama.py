@@ -29,6 +29,14 @@ ffn_down            mlp.down_proj
 """
 _ROPED = ROPED_ATTENTION + MLP + NORMS
 
+_HUNYUAN = (
+    _PLAIN
+    + """
+attn_q_norm         self_attn.query_layernorm
+attn_k_norm         self_attn.key_layernorm
+"""
+)
+
 FAMILIES = (
     Family(
         "apertus",
@@ -131,11 +139,14 @@ ffn_down            mlp.c_proj
         ("hunyuan-dense",),
         ("HunYuanDenseV1ForCausalLM",),
         TOP,
-        _PLAIN
-        + """
-attn_q_norm         self_attn.query_layernorm
-attn_k_norm         self_attn.key_layernorm
-""",
+        _HUNYUAN,
+    ),
+    Family(
+        "hunyuan-vl",
+        ("hunyuan_vl",),
+        ("HunYuanVLForConditionalGeneration",),
+        TOP,
+        _HUNYUAN,
     ),
     Family(
         "internlm2",

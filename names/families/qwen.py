@@ -101,7 +101,7 @@ FAMILIES = (
     Family(
         "qwen3vl",
         ("qwen3vl",),
-        ("Qwen3VLForConditionalGeneration",),
+        ("Qwen3VLForConditionalGeneration", "Qwen3ASRForConditionalGeneration"),
         TOP,
         ATTENTION + QK_NORMS + MLP + NORMS,
     ),

@@ -86,6 +86,29 @@ ffn_down_chexps     mlp.chunk_experts.{x}.down_proj
 """,
     ),
     Family(
+        "llada",
+        ("llada",),
+        ("LLaDAModelLM",),
+        """
+token_embd          model.transformer.wte
+output_norm         model.transformer.ln_f
+output              model.transformer.ff_out
+rope_freqs          -
+""",
+        """
+attn_q              q_proj                rope:heads
+attn_k              k_proj                rope:heads-kv
+attn_v              v_proj
+attn_output         attn_out
+attn_norm           attn_norm
+ffn_norm            ff_norm
+ffn_gate            ff_proj
+ffn_up              up_proj
+ffn_down            ff_out
+""",
+        layers="model.transformer.blocks.{i}.",
+    ),
+    Family(
         "llada-moe",
         ("llada-moe",),
         ("LLaDAMoEModelLM", "LLaDAMoEModel"),
@@ -107,4 +130,18 @@ ffn_down_chexps     mlp.chunk_experts.{x}.down_proj
         ATTENTION + MLP + NORMS,
     ),
     Family("rnd1", ("rnd1",), ("RND1",), TOP, ATTENTION + QK_NORMS + NORMS + EXPERTS),
+    Family(
+        "smallthinker",
+        ("smallthinker",),
+        ("SmallThinkerForCausalLM",),
+        TOP,
+        ATTENTION
+        + NORMS
+        + """
+ffn_gate_inp        block_sparse_moe.primary_router
+ffn_gate_exps       block_sparse_moe.experts.{x}.gate
+ffn_up_exps         block_sparse_moe.experts.{x}.up
+ffn_down_exps       block_sparse_moe.experts.{x}.down
+""",
+    ),
 )

@@ -190,6 +190,21 @@ tokenizer.ggml.eos_token_id eod_token_id
 """,
         head="untied",
     ),
+    # The base is scaled by llama.cpp, where a file has the number to scale it by.
+    Keys(
+        ("HunYuanVLForConditionalGeneration",),
+        COMMON
+        + """
+rope.dimension_sections  @four-positions:sections
+rope.freq_base           @four-positions:base|@alpha-base:50|@rope:rope_theta
+rope.scaling.alpha       @four-positions:alpha
+rope.scaling.factor      @four-positions:factor|@scaled:factor
+rope.scaling.original_context_length @four-positions:length|@yarn:original_max_position_embeddings
+rope.scaling.type        @four-positions:type|@scaling-type
+tokenizer.ggml.eos_token_id eod_token_id
+""",
+        head="untied",
+    ),
     Keys(
         ("InternLM2ForCausalLM",),
         COMMON,

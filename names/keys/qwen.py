@@ -19,7 +19,7 @@ full_attention_interval  full_attention_interval|=4
 rope.dimension_count     @rotary:0.25
 """
 )
-_DEEPSTACK = "n_deepstack_layers @count:vision_config.deepstack_visual_indexes\n"
+_DEEPSTACK = "n_deepstack_layers @count:vision_config.deepstack_visual_indexes|=0\n"
 _SECTIONS = "rope.dimension_sections @sections|=[11,11,10,0]\n"
 
 KEYS = (
@@ -35,7 +35,7 @@ KEYS = (
         COMMON + EXPERT_SIZE + SHARED_SIZE + _DEEPSTACK,
     ),
     Keys(
-        ("Qwen3VLForConditionalGeneration",),
+        ("Qwen3ASRForConditionalGeneration", "Qwen3VLForConditionalGeneration"),
         COMMON + _DEEPSTACK,
     ),
     Keys(

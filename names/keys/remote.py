@@ -86,6 +86,21 @@ expert_group_scale       =0.05
 """,
     ),
     Keys(
+        ("LLaDAModelLM",),
+        COMMON
+        + POOLING
+        + VOCABULARY
+        + WIDTH
+        + """
+attention.causal         =false
+context_length           max_sequence_length|=4096
+diffusion.shift_logits   =false
+embedding_length         d_model|=4096
+feed_forward_length      mlp_hidden_size|=12288
+tokenizer.ggml.add_bos_token =true
+""",
+    ),
+    Keys(
         ("LLaDAMoEModel", "LLaDAMoEModelLM"),
         COMMON
         + """
@@ -109,4 +124,16 @@ attention.value_length   @width
         head="untied",
     ),
     Keys(("RND1",), COMMON + EXPERT_SIZE + SHARED_SIZE + _MASKED),
+    Keys(
+        ("SmallThinkerForCausalLM",),
+        COMMON
+        + """
+attention.sliding_window @some:sliding_window_layout,sliding_window_size
+expert_count             moe_num_primary_experts
+expert_feed_forward_length moe_ffn_hidden_size
+expert_gating_func       @softmax-or-sigmoid:moe_primary_router_apply_softmax
+expert_used_count        moe_num_active_primary_experts
+feed_forward_length      moe_ffn_hidden_size
+""",
+    ),
 )

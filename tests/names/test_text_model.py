@@ -56,6 +56,13 @@ QWEN2, OLMO = alone("Qwen2ForCausalLM"), alone("OlmoForCausalLM")
         ({"architectures": [LLAVA], "text_config": {**QWEN2, "model_type": "mistral"}}, "llama"),
         (
             {
+                "architectures": ["JanusForConditionalGeneration"],
+                "text_config": {**QWEN2, "model_type": "llama"},
+            },
+            "llama",
+        ),
+        (
+            {
                 "architectures": [LLAVA],
                 "text_config": {**OLMO, "model_type": "x", "architectures": ["OlmoForCausalLM"]},
             },
