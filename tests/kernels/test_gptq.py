@@ -27,7 +27,7 @@ def test_golden(name: str, rounding: str) -> None:
     wanted = cases.expected(name, rounding)
     np.testing.assert_array_equal(cases.decoded(item), wanted)
     np.testing.assert_array_equal(cases.decoded(item, 1), wanted)
-    # Which last rounding float32 gets is no matter of the width: each pair compiles for seconds.
+    # The last rounding of an output is no matter of the width; each pair compiles for seconds.
     if rounding == "exact" or "w4" in name:
         np.testing.assert_array_equal(bf16(cases.decoded(item, dtype=np.float32)), wanted)
 

@@ -56,15 +56,17 @@ def test_golden(name: str, rounding: str) -> None:
     whole = Window(0, item.units)
     blocks, wholes = reader.read(whole), reader.wholes()
     assert decode(item, whole, blocks.views, np.float32, wholes).tobytes() == wanted.tobytes()
-    got = decode(item, whole, blocks.views, np.uint16, wholes)
-    np.testing.assert_array_equal(got, bf16(wanted))
+    # The last rounding of an output is no matter of the width; each pair compiles for seconds.
+    if rounding == "exact" or "w4" in name:
+        wanted = bf16(wanted)
+    assert decode(item, whole, blocks.views, wanted.dtype, wholes).tobytes() == wanted.tobytes()
     for step in {1, 3, max(1, item.units // 2 + 1)}:
         for start in range(0, item.units, step):
             window = Window(start, min(start + step, item.units))
-            part = bf16(wanted[window.start * size : window.stop * size])
+            part = wanted[window.start * size : window.stop * size]
             for views in (reader.read(window).views, reader.within(blocks, whole, window)):
-                got = decode(item, window, views, np.uint16, wholes)
-                np.testing.assert_array_equal(got, part)
+                got = decode(item, window, views, wanted.dtype, wholes)
+                np.testing.assert_array_equal(got.view(np.uint8), part.view(np.uint8))
     files.close()
 
 

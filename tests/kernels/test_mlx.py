@@ -35,7 +35,7 @@ def test_golden(name: str, rounding: str) -> None:
     assert item.shape == wanted.shape
     same(cases.decoded(item), wanted)
     same(cases.decoded(item, 1), wanted)
-    # Which last rounding float32 gets is no matter of the width: each pair compiles for seconds.
+    # The last rounding of an output is no matter of the width; each pair compiles for seconds.
     if rounding == "exact" or "-w4" in name:
         same(bf16(cases.decoded(item, dtype=np.float32)), wanted)
 
