@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from clock import within
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -204,8 +203,7 @@ def test_a_scheduler_that_is_not_there_is_tried_once_a_job(
             output={"path": str(tmp_path / "o")},
             run={"executor": "distributed", "scheduler": address},
         )
-        with within(6, time.monotonic):
-            summary = run_job(job)
+        summary = run_job(job)
     assert len(tried) == 1
     assert len(summary.failures) == 3
     assert all(isinstance(error, SchedulerError) for _, error in summary.failures)
