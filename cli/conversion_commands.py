@@ -12,6 +12,7 @@ import click
 from anamnesis.cli.checked import Checked
 from anamnesis.cli.flags import (
     DTYPES,
+    Amount,
     Choice,
     F,
     all_of,
@@ -308,7 +309,7 @@ def _loaded(path: str, overrides: Sequence[str]) -> Job:
 def _price(name: str, verb: str) -> Callable[[F], F]:
     return click.option(
         f"--price-{name}",
-        type=click.FloatRange(min=0),
+        type=Amount(min=0),
         show_default="no cost",
         help=f"Price of 1,000 requests to {verb}.",
     )
@@ -326,7 +327,7 @@ def _price(name: str, verb: str) -> Callable[[F], F]:
 @size_flag("--bandwidth", help="Bytes a second of a line, each way.", show_default="125MB")
 @click.option(
     "--latency",
-    type=click.FloatRange(min=0),
+    type=Amount(min=0),
     default=50.0,
     show_default=True,
     metavar="MS",

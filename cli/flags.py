@@ -54,6 +54,16 @@ class _Size(_IntType):
             self.fail(str(error), param, ctx)
 
 
+class Amount(click.FloatRange):
+    """A number of what its metavar says."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        try:
+            return super().convert(value, param, ctx)
+        except click.BadParameter:
+            self.fail(f"found {value!r:.60}; allowed: a number, 0 or more", param, ctx)
+
+
 def size_flag(*names: str, **settings: Any) -> Callable[[F], F]:
     """An option whose value is a size such as 512MiB."""
     return click.option(*names, type=_Size(), default=None, **settings)

@@ -25,13 +25,12 @@ from anamnesis.readers.folder import (
 from anamnesis.readers.index import INDEXES, Index, read_index
 from anamnesis.readers.ollama import OLLAMA as OLLAMA
 from anamnesis.readers.pipelines import PIPELINE, components
-from anamnesis.readers.source import base_name, is_url, open_source
+from anamnesis.readers.source import URL_WITHOUT_SLASHES, base_name, is_url, open_source
 
 _PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
 _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
 
 
-_URL_WITHOUT_SLASHES = re.compile(r"(az|gs|hf|https?|s3):/?([^/].*)")
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # OWNER/NAME
 _FOLDERS, _SHOWN = 256, 4  # that are looked into, and named, where a folder itself has nothing
 
@@ -77,7 +76,7 @@ def find_files(path: str, limits: Limits) -> Found:
 
 def _refuse_repository(path: str) -> None:
     """FileNotFoundError, with the way out, for a URL or a repository of a hub without its `://`."""
-    url = _URL_WITHOUT_SLASHES.fullmatch(path)
+    url = URL_WITHOUT_SLASHES.fullmatch(path)
     if url and not os.path.lexists(path):
         hint = f"No such file or directory; a URL has two slashes: {url[1]}://{url[2]}"
         raise FileNotFoundError(errno.ENOENT, hint, path)

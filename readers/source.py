@@ -29,6 +29,7 @@ _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0
 # A scheme, or a chain of them as fsspec has it: `simplecache::s3://bucket/key`.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
 _URL = re.compile(rf"{_SCHEME}(::{_SCHEME})*://")
+URL_WITHOUT_SLASHES = re.compile(r"(az|gs|hf|https?|s3):/?([^/].*)")
 
 
 class SourceFile(Protocol):

@@ -12,6 +12,7 @@ from importlib import import_module
 from pathlib import PurePath
 
 from anamnesis.errors import UsageError
+from anamnesis.readers.source import URL_WITHOUT_SLASHES, is_url
 from anamnesis.words import nearest
 from anamnesis.writers.base import WriterModule
 
@@ -60,10 +61,11 @@ WRITERS: dict[str, Writer] = {
 # not among them, since folders are called after the checkpoint that they were made of (`x.pt`).
 _OTHER_SUFFIXES = frozenset(
     (
-        ".bin .feather .gguf .h5 .ipc .json .msgpack .npy .npz .onnx .parquet .pickle .pkl .pq "
-        ".tar .zip"
+        ".7z .bin .bz2 .feather .gguf .gz .h5 .ipc .json .msgpack .npy .npz .onnx .parquet .pickle "
+        ".pkl .pq .tar .xz .zip .zst"
     ).split()
 )
+_BUCKETS = frozenset("abfs abfss az gcs gs s3 s3a".split())  # come first in the URLs of these
 _MISSPELT = 0.85  # .safetensor, .parqet
 
 
@@ -71,8 +73,10 @@ def format_of(path: str, asked: str | None = None) -> str:
     """The format of the output at `path`: the one that was `asked` for, else by the suffix.
 
     A path without a suffix of the table is a folder, of safetensors unless another is asked for.
-    Raises UsageError when the suffix is another format's, or of files that no format here writes.
+    Raises UsageError when the suffix is another format's, or of files that no format here writes,
+    and for a URL that nothing can be written to.
     """
+    _refuse_url(path)
     suffix = PurePath(path).suffix
     if path.endswith("/") and any(row.suffix == suffix for row in WRITERS.values()):
         raise UsageError(
@@ -103,6 +107,26 @@ def format_of(path: str, asked: str | None = None) -> str:
             f"{near[0]}? A folder needs another name"
         )
     return asked or "safetensors"
+
+
+def _refuse_url(path: str) -> None:
+    """UsageError for a URL that is misspelt, of a bucket alone, or of what is only read."""
+    said = f"output.path: {path}: "
+    if found := URL_WITHOUT_SLASHES.fullmatch(path):
+        raise UsageError(f"{said}a URL has two slashes: {found[1]}://{found[2]}")
+    if not is_url(path):
+        return
+    scheme, _, rest = path.partition("://")
+    if scheme.lower() == "hf":
+        raise UsageError(
+            f"{said}the hub is read, and not written to; make a folder here, and send it with "
+            "`hf upload`"
+        )
+    if scheme.lower() in ("http", "https"):
+        raise UsageError(f"{said}nothing is written by HTTP; write to a folder, or to a store")
+    if scheme.lower() in _BUCKETS and "/" not in rest.strip("/"):
+        name = rest.strip("/") or "BUCKET"
+        raise UsageError(f"{said}is a bucket; name a folder in it, as {scheme}://{name}/llama-bf16")
 
 
 def named_format(path: str) -> str:

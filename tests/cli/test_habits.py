@@ -39,6 +39,8 @@ Amn = Callable[..., subprocess.CompletedProcess[str]]
         ("remember x --outtype bf16", "Did you mean '--dtype'?"),
         ("remember x --workers 2", "Did you mean '--threads'?"),
         ("plan x --worker 2", "Did you mean '--workers'?"),
+        ("plan x --latency 50ms", "found '50ms'; allowed: a number, 0 or more\n"),
+        ("remember x -o s3://b", "is a bucket; name a folder in it, as s3://b/llama-bf16\n"),
         ("convert x --quantize Q8_0", "Did you mean '--encode'?"),
         ("stats x --tensors y", "Did you mean '--include'?"),
         ("stats x --colour", "No such option '--colour'.\n"),

@@ -47,7 +47,9 @@ def test_a_folder_is_safetensors_unless_said_otherwise() -> None:
     [("w.safetensors", "arrow"), ("w.arrow", "safetensors"), ("w.feather", None), ("w.npz", None),
      ("w.ipc", "arrow"), ("w.safetensor", None), ("d/w.parqet", "parquet"),
      ("w.json", None), ("model.safetensors.index.json", None), ("w.zip", "safetensors"),
-     ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.Feather", None)],
+     ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.Feather", None),
+     ("w.safetensors.gz", None), ("s3:/b/w", None), ("gs:b/w", "hf"), ("s3://b", None),
+     ("az://c/", "hf"), ("https://h/w.gguf", "gguf"), ("hf://a/b", None)],
 )  # fmt: skip
 def test_a_contradiction_is_a_usage_error(path: str, asked: str | None) -> None:
     with pytest.raises(UsageError, match=f"output.path: {path}: "):
