@@ -39,6 +39,8 @@ class PayloadError(ValueError):
 
 Decode = Callable[[Mapping[str, Any], Mapping[str, Any], Window, Any], None]
 Prepare = Callable[[Mapping[str, Any], Mapping[str, Any]], dict[str, Any]]
+# From the parameters of a tensor, its units, and how many such tensors there are; None: not as one.
+Stack = Callable[[Mapping[str, Any], int, int], dict[str, Any] | None]
 
 # Who is told the name of each kernel that has to be compiled, just before.
 watchers: list[Callable[[str], None]] = []
@@ -71,6 +73,12 @@ def decoder(name: str) -> Decode:
     """The decode function of an encoding; imports its module (and numba) on first use."""
     decode: Decode = _load(ENCODINGS[name].target)
     return decode
+
+
+def stacker(name: str) -> Stack | None:
+    """The function that says how alike tensors of an encoding are decoded as one, if any."""
+    row = ENCODINGS.get(name)
+    return _load(row.stack) if row is not None and row.stack else None
 
 
 def preparer(name: str) -> Prepare | None:

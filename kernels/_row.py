@@ -52,6 +52,7 @@ class Encoding:
     family: str  # one of FAMILIES
     cases: tuple[Bench, ...]
     prepare: str = ""  # "module:function" that turns whole components into kernel arguments
+    stack: str = ""  # "module:function" with the parameters of alike tensors as one
     block_elems: int = 0
     block_bytes: int = 0
     row_meta: int = 0  # bytes before the blocks of each row

@@ -93,6 +93,17 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return {"scale": np.ascontiguousarray(grid)}
 
 
+def stacked(scalars: Params, units: int, count: int) -> dict[str, Any] | None:
+    """The parameters of `count` matrices alike, of `units` rows each, as those of one stack.
+
+    Their codes and their grids of scales lie one behind the other. None where each is a stack.
+    """
+    if scalars["rows"] != units or scalars["grid"][0] != 1:
+        return None
+    grids = (key for key in ("grid", "stored_grid") if key in scalars)
+    return {**scalars, **{key: (count, *scalars[key][1:]) for key in grids}}
+
+
 def used_blocks(scalars: Params, scale: Array) -> Array:
     """A stored grid of any shape as `[matrices or 1, block rows, block columns]` that are used."""
     _, lines, across = scalars["grid"]

@@ -21,7 +21,12 @@ from anamnesis.kernels._vendor_table import VENDOR
 _AWQ = partial(Encoding, prepare="awq:prepare", family="GPTQ and AWQ", scales="scales")
 _FP4 = partial(Encoding, family="FP4 and FP6", scales="scale", goal=0.35)
 _FP8 = partial(
-    Encoding, prepare="fp8:prepare", family="FP8", scales="scale", sections="sections:Fp8"
+    Encoding,
+    prepare="fp8:prepare",
+    stack="fp8:stacked",
+    family="FP8",
+    scales="scale",
+    sections="sections:Fp8",
 )
 _HQQ = partial(Encoding, family="HQQ, Quanto and BitNet", scales="scale")
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import xxhash
 
-from anamnesis.limits import KiB
+from anamnesis.pipeline.small_layers import RUN_BYTES, SMALL_BYTES, is_alike, most_together
 from anamnesis.pipeline.work import Piece, PieceReceipt
 from anamnesis.readers.base import Stored, Tensor, View
 from anamnesis.readers.placement import Contiguous
@@ -23,15 +23,14 @@ if TYPE_CHECKING:
     from anamnesis.pipeline.windows import Inputs
     from anamnesis.writers.stores import Sink
 
-SMALL_BYTES = 4 * KiB  # of a tensor
-RUN_BYTES = 64 * KiB  # of those that are read at once: no more than a sink holds of small writes
 GAP_BYTES = 64  # less than that may lie between two, to align them
 
 
 class Run(NamedTuple):
     """Small copied pieces of `nbytes` in the file, one behind the other.
 
-    Or one piece of any kind and no bytes, which has to go through the loop.
+    Or no bytes, and small layers that are decoded together (`small_layers`), or one piece of any
+    kind, which has to go through the loop.
     """
 
     pieces: list[Piece]
@@ -41,15 +40,20 @@ class Run(NamedTuple):
 def runs(pieces: Iterable[Piece]) -> Iterator[Run]:
     """The pieces in their order, those together that may be read at once."""
     some: list[Piece] = []
-    start = end = 0
+    layers: list[Piece] = []
+    most = start = end = 0
     last: Stored | None = None
     for piece in pieces:
         stored = _copied(piece)
         if some and not (last and stored and _follows(last, stored, end - start)):
             yield Run(some, end - start)
             some = []
+        if layers and not (stored is None and len(layers) < most and is_alike(layers[0], piece)):
+            yield Run(layers, 0)
+            layers = []
         if stored is None:
-            yield Run([piece], 0)
+            most = most if layers else most_together(piece)
+            layers.append(piece)
             continue
         if not some:
             start = stored.offset
@@ -58,6 +62,8 @@ def runs(pieces: Iterable[Piece]) -> Iterator[Run]:
         last = stored
     if some:
         yield Run(some, end - start)
+    if layers:
+        yield Run(layers, 0)
 
 
 def write_run(run: Run, inputs: Inputs, sink: Sink) -> Iterator[PieceReceipt]:

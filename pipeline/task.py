@@ -23,6 +23,7 @@ from anamnesis.pipeline.loss import PieceLoss
 from anamnesis.pipeline.plain_file import PlainFile
 from anamnesis.pipeline.plan import Piece, Task, WriteTask
 from anamnesis.pipeline.small_copies import runs, write_run
+from anamnesis.pipeline.small_layers import write_layers
 from anamnesis.pipeline.window_parts import write_encoded
 from anamnesis.pipeline.windows import Cancelled, Inputs, inputs_of
 from anamnesis.pipeline.work import PackTask, PieceReceipt
@@ -70,6 +71,9 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
             for run in runs(task.pieces):
                 if run.nbytes:
                     pieces += write_run(run, inputs, sink)
+                    continue
+                if len(run.pieces) > 1:
+                    pieces += write_layers(run.pieces, inputs, sink)
                     continue
                 (piece,) = run.pieces
                 if isinstance(piece, EncodedPiece):

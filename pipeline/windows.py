@@ -7,7 +7,7 @@ conversion writes them, `verify --against` hashes them, `stats` counts them, `di
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NamedTuple
@@ -24,7 +24,7 @@ from anamnesis.pipeline.plan import Step, Task, source_dtype, source_steps, with
 from anamnesis.pipeline.stored_blocks import stored_blocks
 from anamnesis.pipeline.work import units_of
 from anamnesis.readers.base import Stored
-from anamnesis.readers.batch import BlockReader, OpenFile, iter_windows
+from anamnesis.readers.batch import BlockReader, OpenFile, Whole, iter_windows
 from anamnesis.readers.files import Files
 from anamnesis.readers.raw import SpanCrc, open_raw
 
@@ -120,6 +120,20 @@ class Windows:
         return spans
 
 
+class _Held(NamedTuple):
+    """Parameters that were read already."""
+
+    found: Mapping[str, Whole]
+
+    def wholes(self) -> Mapping[str, Whole]:
+        return self.found
+
+
+def at_once(step: Step, wholes: Mapping[str, Whole], views: Views) -> Any:
+    """The values of a whole tensor, small enough for one window, from what was read of it."""
+    return decode_function(step, _Held(wholes))(views, Window(0, step.tensor.units))
+
+
 def batches(step: Step, start: int, stop: int) -> Iterator[Window]:
     """What is read at a time of units `[start, stop)`; `over` may begin where one begins."""
     return iter_windows(step.tensor, step.batch_units, start, stop)
@@ -154,6 +168,25 @@ class Inputs:
         raw.read_into(0, data)
         self.read_bytes += stored.nbytes
         self.spans += raw.spans()
+        return data
+
+    def read_all(self, stored: Sequence[Stored], *, counted: bool) -> Any:
+        """The bytes of plain stored tensors of one file, one behind the other (uint8).
+
+        Those that lie so in the file are read by one call. Raises Cancelled when asked to stop.
+        """
+        if self._cancelled is not None and self._cancelled():
+            raise Cancelled
+        file, data = self._files(stored[0].file), np.empty(sum(s.nbytes for s in stored), np.uint8)
+        begin = end = 0  # of what is to be read
+        start = stored[0].offset
+        for one in stored:
+            if one.offset != start + end - begin:
+                file.read_into(start, data[begin:end])
+                begin, start = end, one.offset
+            end += one.nbytes
+        file.read_into(start, data[begin:end])
+        self.read_bytes += len(data) if counted else 0
         return data
 
 

@@ -25,6 +25,7 @@ from anamnesis.readers.closing import Closing
 _PARTS = 1024  # buffers a call, the least that POSIX systems have as IOV_MAX in practice
 # A read of so few bytes that begins where another ended is served from so many read at once.
 _SMALL, _AHEAD = 4 * KiB, 64 * KiB
+_STREAMS = 4  # of small reads in a file at a time: layers' codes, their scales, and so on
 _FLAGS = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 # A scheme, or a chain of them as fsspec has it: `simplecache::s3://bucket/key`.
 _SCHEME = r"[A-Za-z][A-Za-z0-9+.-]*"
@@ -152,8 +153,9 @@ class LocalFile(Closing):
             os.close(self._fd)
             raise
         self.id = _identity(self.path, status)
-        # Where the last small read ended, and what was read ahead of such: an offset and bytes.
-        self._next, self._ahead = -1, (0, b"")
+        # Of each where its last small read ended, and what was read ahead: an offset, bytes.
+        self._streams: list[tuple[int, int, bytes]] = [(-1, 0, b"")] * _STREAMS
+        self._oldest = 0
 
     @property
     def size(self) -> int:
@@ -172,20 +174,25 @@ class LocalFile(Closing):
 
         Small tensors lie one behind the other, and may be a million.
         """
-        nbytes, follows = len(view), offset == self._next
-        self._next = offset + nbytes
-        first, held = self._ahead
-        if not first <= offset <= offset + nbytes <= first + len(held):
-            if not follows or offset > self.size:
-                return 0
-            room = bytearray(min(_AHEAD, self.size - offset))
-            if len(room) < nbytes:
-                return 0
-            got = self._read_some(offset, [room], len(room))
-            self._ahead = first, held = offset, bytes(memoryview(room)[:got])
-            if got < nbytes:
-                return 0
-        view[:] = held[offset - first : offset - first + nbytes]
+        nbytes, stop, follows = len(view), offset + len(view), -1
+        for number, (after, first, held) in enumerate(self._streams):
+            if first <= offset and stop <= first + len(held):
+                self._streams[number] = stop, first, held
+                view[:] = held[offset - first : stop - first]
+                return nbytes
+            if after == offset:
+                follows = number
+        if follows < 0 or stop > self.size:
+            self._streams[self._oldest] = stop, 0, b""
+            self._oldest = (self._oldest + 1) % _STREAMS
+            return 0
+        room = bytearray(min(_AHEAD, self.size - offset))
+        got = self._read_some(offset, [room], len(room))
+        held = bytes(memoryview(room)[:got])
+        self._streams[follows] = stop, offset, held
+        if got < nbytes:
+            return 0
+        view[:] = held[:nbytes]
         return nbytes
 
     def read_parts(self, offset: int, parts: Sequence[Any]) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import import_module
-from itertools import chain, islice
+from itertools import islice
 
 from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers, note_numbers
@@ -171,16 +171,11 @@ def resolve(ledger: Ledger) -> None:
         if one.method and one.method not in _UNDERSTOOD:
             raise unknown_method(ledger, one, implemented)
     check_details(ledger)
-    kinds = {stored.dtype for stored in ledger.container.stored.values()}
-    # One text of the endings, of which there are few, is searched faster than name by name.
-    longest = max(len(suffix) for row in SCHEMES.values() for suffix in row.suffixes)
-    names = chain(ledger.container.stored, ledger.container.values)
-    endings = "\n".join({name[-longest:] for name in names}) + "\n"
     used: set[str] = set()  # methods of which anything was decoded
     for row in SCHEMES.values():
         if row.containers and ledger.container.kind not in row.containers:
             continue
-        if kinds.intersection(row.dtypes) or any(f"{s}\n" in endings for s in row.suffixes):
+        if not ledger.dtypes.isdisjoint(row.dtypes) or ledger.endings.any(*row.suffixes):
             before = len(ledger.tensors)
             _function(row.target)(ledger)
             _check_methods(ledger, row, before)

@@ -18,7 +18,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from anamnesis.readers.base import Component, Stored, Tensor
@@ -49,7 +50,7 @@ def note_choices(ledger: Ledger) -> None:
     """Add a note for each kind of choice that the decoded tensors show."""
     if ledger.container.kind == "gguf":
         return
-    decoded = [t for t in ledger.tensors.values() if t.quantised]
+    decoded = _Decoded(ledger)
     which = "no configuration beside the tensors says which"
     for chosen, said in () if ledger.stated else _CHOICES:
         _note(ledger, chosen(decoded), f"{said}; {which}")
@@ -60,7 +61,7 @@ def note_choices(ledger: Ledger) -> None:
     if not any(_says_groups(one.block, 0) for one in ledger.stated):
         _note(ledger, _uneven(decoded), f"{_UNEVEN}; {_NO_SIZE if ledger.stated else which}")
     named = {name for one in ledger.stated for name in _formats(one.block, one.method)}
-    other = [t for t in decoded if named and t.scheme in _SMALL and t.scheme not in named]
+    other = decoded.of(*(scheme for scheme in _SMALL if named and scheme not in named))
     _note_modes(ledger, decoded)
     said = f"taken as {other[0].scheme} by its tensors" if other else ""
     _note(ledger, other, f"{said}, and the configuration speaks of {', '.join(sorted(named))}")
@@ -73,12 +74,25 @@ def _note(ledger: Ledger, found: list[Tensor], said: str) -> None:
         ledger.note(f"{first.components[0].stored.file.path}: {first.name!r}{others}: {said}")
 
 
-def _note_modes(ledger: Ledger, decoded: list[Tensor]) -> None:
+class _Decoded:
+    """The decoded tensors by their schemes: no way through a million for each question."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._by_scheme: dict[str, list[Tensor]] = defaultdict(list)
+        for tensor in ledger.tensors.values():
+            self._by_scheme[tensor.scheme].append(tensor)
+
+    def of(self, *schemes: str) -> list[Tensor]:
+        """The tensors of these schemes."""
+        return [tensor for scheme in schemes for tensor in self._by_scheme.get(scheme, ())]
+
+
+def _note_modes(ledger: Ledger, decoded: _Decoded) -> None:
     """MLX's modes with U8 scales, where the configuration names another, or none: then affine."""
     blocks = [one.block for one in ledger.stated]
     blocks += [own for block in blocks for own in block.values() if isinstance(own, Mapping)]
     modes = {str(block["mode"]) for block in blocks if block.get("mode")} or {"affine"}
-    other = [t for t in decoded if t.scheme in _MLX and t.scheme.removeprefix("mlx-") not in modes]
+    other = decoded.of(*(scheme for scheme in _MLX if scheme.removeprefix("mlx-") not in modes))
     if ledger.stated:
         said = f"and the configuration says mode {', '.join(sorted(modes))}, or none"
         _note(ledger, other, f"taken as {other[0].scheme} by its tensors, {said}" if other else "")
@@ -172,9 +186,9 @@ def _may_be_codes(stored: Stored, model: bool) -> bool:
     return is_many(stored) and math.prod(stored.shape) > 1
 
 
-def _in_tiles(decoded: Iterable[Tensor]) -> list[Tensor]:
+def _in_tiles(decoded: _Decoded) -> list[Tensor]:
     found = []
-    for tensor in decoded:
+    for tensor in decoded.of("mxfp8", "nvfp4"):
         if tensor.coding.endswith("-tiles"):
             continue  # a mark said so
         multiplied = tensor.scheme == "nvfp4" and tensor.params.get("global") == "multiply"
@@ -185,12 +199,12 @@ def _in_tiles(decoded: Iterable[Tensor]) -> list[Tensor]:
     return found
 
 
-def _square(decoded: Iterable[Tensor]) -> list[Tensor]:
+def _square(decoded: _Decoded) -> list[Tensor]:
     """Square matrices whose scales lie along one axis, unless others show which."""
     found = []
-    for tensor in decoded:
+    for tensor in decoded.of("fp8-channel"):
         scale = _part(tensor, "scale")
-        if tensor.scheme != "fp8-channel" or scale is None or len(tensor.shape) < 2:
+        if scale is None or len(tensor.shape) < 2:
             continue
         shape = scale.stored.shape
         if len(shape) == len(tensor.shape) - 1 or (1, *shape)[-2] == 1:
@@ -200,31 +214,29 @@ def _square(decoded: Iterable[Tensor]) -> list[Tensor]:
     return found
 
 
-def _gemv(decoded: Iterable[Tensor]) -> list[Tensor]:
-    return [tensor for tensor in decoded if tensor.encoding == "awq-gemv"]
+def _gemv(decoded: _Decoded) -> list[Tensor]:
+    return [tensor for tensor in decoded.of("awq") if tensor.encoding == "awq-gemv"]
 
 
-def _fp4(decoded: Iterable[Tensor]) -> list[Tensor]:
-    return [t for t in decoded if t.scheme == "mxfp4" and _stored_as(t, "weight_packed", "U8")]
+def _fp4(decoded: _Decoded) -> list[Tensor]:
+    return [t for t in decoded.of("mxfp4") if _stored_as(t, "weight_packed", "U8")]
 
 
-def _int8(decoded: Iterable[Tensor]) -> list[Tensor]:
+def _int8(decoded: _Decoded) -> list[Tensor]:
     """Eight-bit integers in the inputs' order, without a zero point: what ConvRot has too."""
     return [
         tensor
-        for tensor in decoded
-        if tensor.scheme == "ct-int-quantized"
-        and len(tensor.components) == 2
-        and _stored_as(tensor, "weight", "I8")
+        for tensor in decoded.of("ct-int-quantized")
+        if len(tensor.components) == 2 and _stored_as(tensor, "weight", "I8")
     ]
 
 
-def _uneven(decoded: Iterable[Tensor]) -> list[Tensor]:
+def _uneven(decoded: _Decoded) -> list[Tensor]:
     """Groups of an odd size, where blocks of a usual one and what is left make as many scales."""
     found = []
-    for tensor in decoded:
+    for tensor in decoded.of(*_INTEGERS):
         inputs, groups = tensor.params.get("in_features", 0), tensor.params.get("groups", 0)
-        if tensor.scheme not in _INTEGERS or groups < 2 or tensor.params.get("act_order"):
+        if groups < 2 or tensor.params.get("act_order"):
             continue
         if tensor.params["group_size"] not in _BLOCKS:
             fits = any(-(-inputs // block) == groups for block in _BLOCKS)
@@ -245,7 +257,7 @@ def _part(tensor: Tensor, role: str) -> Component | None:
 _UNEVEN = "taken in groups of equal size; blocks of one row, the last one cut, fit as well"
 _NO_SIZE = "the configuration states no size of groups or blocks"
 _SQUARE = "a square matrix, its scales taken to be one a row ([n]), or one a column ([1, n])"
-_CHOICES: tuple[tuple[Callable[[Iterable[Tensor]], list[Tensor]], str], ...] = (
+_CHOICES: tuple[tuple[Callable[[_Decoded], list[Tensor]], str], ...] = (
     (_in_tiles, "block scales taken to lie in rows; ComfyUI's lie in tiles, in the same shape"),
     (_gemv, "taken as AWQ GEMV; GPTQ in groups of eight inputs has the same shapes"),
     (_fp4, _MXFP4),

@@ -70,8 +70,8 @@ def marks(ledger: Ledger) -> dict[str, Mark]:
         found[layer] = _mark(about, ledger.container.files[0].path, layer, None)
     with ExitStack() as stack:
         files: dict[str, SourceFile] = {}
-        for stored in ledger.free():
-            if not stored.name.endswith(MARK) or stored.dtype != "U8":
+        for stored in ledger.free() if "U8" in ledger.dtypes else ():
+            if stored.dtype != "U8" or not stored.name.endswith(MARK):
                 continue
             where = f"{stored.file.path}: tensor {stored.name!r}"
             if stored.nbytes > _MARK_BYTES:

@@ -94,12 +94,16 @@ class Rule:
         self._parts: list[tuple[Stored, int]] = []
         self._sizes = ModelSizes({} if self._gguf else ledger.configs)
         self._modules: Modules | None = None
-        self._stems = Stems()
-        for tensor in ledger.tensors.values():
+
+    @cached_property
+    def _stems(self) -> Stems:
+        stems = Stems()
+        for tensor in self._ledger.tensors.values() if not self._gguf else ():
             # A plain cast has no layout of which a part could be left over.
-            plain = tensor.scheme == "fp8-unit" and not ledger.stated
-            if tensor.quantised and not plain and not self._gguf:
-                self._stems.add(tensor.name)
+            plain = tensor.scheme == "fp8-unit" and not self._ledger.stated
+            if tensor.quantised and not plain:
+                stems.add(tensor.name)
+        return stems
 
     def judge(self, stored: Stored) -> Suspect | Harmless | None:
         """What speaks against it; why it may be left out; None for what is dense."""

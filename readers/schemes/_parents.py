@@ -53,7 +53,8 @@ _ORDINARY = frozenset(
     "hc_head_base hc_head_fn hc_head_scale hc_scale".split()
 )
 _OF_CODES = frozenset(("alpha", "beta", "scale"))  # where they stand right beside a matrix
-_LETTERS = "HPQRT"
+_LETTERS = tuple("HPQRT")
+_BASES = tuple(f"{letter}.weight" for letter in _LETTERS)
 _SCALAR = re.compile(r"scale|amax|offset|zero_?point")  # of one number, and not a counter
 # Of numbers that are rounded while the model runs: Brevitas, PyTorch, pytorch-quantization.
 _ROUNDS = re.compile(r"(^|\.)weight_(fake_)?quant(izer)?\.")
@@ -71,7 +72,9 @@ def note_parents(ledger: Ledger) -> None:
         return
     weights = [tensor.name for tensor in ledger.tensors.values() if tensor.quantised]
     if weights or ledger.stated:
-        around, layers = _around(weights), {_layer(weight) for weight in weights}
+        any_dense = len(weights) < len(ledger.tensors)
+        around = _around(weights) if any_dense else set()
+        layers = {_layer(weight) for weight in weights} if any_dense else set()
         unknown = (t for t in ledger.tensors.values() if _unknown(ledger, t, around, layers))
         if kind == "onnx":  # whose graph says what inputs are multiplied by
             values = ledger.container.values
@@ -114,10 +117,10 @@ def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:
 
     Not where keys and values are called so as well.
     """
-    if not tensor.name.endswith(".weight"):
+    if not tensor.name.endswith(_BASES) or len(tensor.shape) != 2:
         return False
     above, dot, letter = tensor.name.removesuffix(".weight").rpartition(".")
-    if letter not in _LETTERS or len(tensor.shape) != 2 or not letter:
+    if letter not in _LETTERS:
         return False
     others = any(f"{above}{dot}{one}.weight" in ledger.tensors for one in "KVO")
     return tensor.shape[0] == tensor.shape[1] and not others
@@ -179,12 +182,14 @@ def _unknown(ledger: Ledger, tensor: Tensor, modules: set[str], layers: set[str]
 
     `layers` are the modules of decoded weights.
     """
+    if tensor.quantised:
+        return _is_basis(ledger, tensor)
     module, dot, part = tensor.name.rpartition(".")
-    if part == "weight" and not tensor.quantised and _is_called_after(module, layers):
+    if part == "weight" and _is_called_after(module, layers):
         return True
     weight = ledger.tensors.get(f"{module}{dot}weight")
     beside = weight is not None and weight is not tensor and _is_dense_matrix(weight)
-    if tensor.quantised or not (beside or module in modules):
+    if not (beside or module in modules):
         return _is_basis(ledger, tensor)
     stored, kind = tensor.components[0].stored, DTYPES[tensor.out_dtype].kind
     one = math.prod(tensor.shape) < 2 and _SCALAR.search(part) is None

@@ -10,7 +10,7 @@ grid of declared blocks may have more of them than the weight needs, at its ends
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -60,7 +60,7 @@ def declared_blocks(quantization: Mapping[str, Any]) -> list[Block]:
     return list(dict.fromkeys(block for block in found if block))
 
 
-def is_declared(weight: Stored, block: Block, declared: list[Block]) -> bool:
+def is_declared(weight: Stored, block: Block, declared: Sequence[Block]) -> bool:
     """Whether `block`, cut to the size of the weight, is one of those that a config names."""
     _, rows, columns = stack(weight)
     return any(block == _clamp(bm, bn, rows, columns) for bm, bn in declared)
@@ -77,7 +77,7 @@ def _pair(value: Any) -> Block | None:
 
 
 def scale_grid(
-    weight: Stored, scale: Stored, declared: list[Block], *, by_column: bool = False
+    weight: Stored, scale: Stored, declared: Sequence[Block], *, by_column: bool = False
 ) -> ScaleGrid:
     """What `scale` says about `weight`; `by_column`: a number for each column of stacked matrices.
 
@@ -133,7 +133,7 @@ def scale_grid(
     raise _misfit(weight, scale, ", ".join(["one scale a tensor, a row or a column", *tried]))
 
 
-def _candidates(dtype: str, declared: list[Block]) -> Iterable[Block]:
+def _candidates(dtype: str, declared: Sequence[Block]) -> Iterable[Block]:
     return dict.fromkeys([*declared, *([_MX] if dtype in _EXPONENTS else []), _DEFAULT])
 
 

@@ -20,11 +20,12 @@ def check_twofold(ledger: Ledger) -> None:
     if ledger.container.kind == "gguf":
         return
     noted = False
-    decoded = {name: t for name, t in ledger.tensors.items() if t.quantised}
-    for name, tensor in decoded.items():
+    for name, tensor in ledger.tensors.items():
         module, dot, part = name.rpartition(".")
-        first = decoded.get(f"{module}{dot}weight")
-        if first is None or first is tensor or part == "bias":  # which may be turned as well
+        if part in ("bias", "weight") or not tensor.quantised:  # a bias may be turned as well
+            continue
+        first = ledger.tensors.get(f"{module}{dot}weight")
+        if first is None or not first.quantised:
             continue
         found = (
             f"{where(tensor.components[0].stored)}: decoded by itself, and stands beside "

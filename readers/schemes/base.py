@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Container, Dropped, Stored, Tensor
+from anamnesis.readers.schemes._endings import Endings
 from anamnesis.readers.schemes._stated import Stated, stated
 
 
@@ -44,23 +45,48 @@ class Ledger:
     undone: list[Mapping[str, Any]] = field(default_factory=list)
     transposed: frozenset[str] = frozenset()
     conv1d: frozenset[str] = frozenset()
-    _all_taken: bool = False
     _stated: tuple[Stated, ...] | None = None
-    _taken: set[str] = field(default_factory=set)
+    _dtypes: frozenset[str] | None = None
+    _endings: Endings | None = None
+    _free: Mapping[str, Stored] = field(init=False)  # the container's own, until some are taken
+
+    def __post_init__(self) -> None:
+        self._free = self.container.stored
+
+    @property
+    def dtypes(self) -> frozenset[str]:
+        """Those of all stored tensors: a scheme need not look for codes that no tensor has."""
+        if self._dtypes is None:
+            self._dtypes = frozenset({one.dtype for one in self.container.stored.values()})
+        return self._dtypes
+
+    @property
+    def endings(self) -> Endings:
+        """Those of the names of all stored tensors and settings."""
+        if self._endings is None:
+            self._endings = Endings([*self.container.stored, *self.container.values])
+        return self._endings
 
     def free(self) -> Iterator[Stored]:
-        """Stored tensors that nobody has claimed or dropped, in file order."""
-        if self._all_taken:
-            return
-        for stored in list(self.container.stored.values()):
-            if stored.name not in self._taken:
+        """Stored tensors that nobody has claimed or dropped, in file order.
+
+        What is claimed on the way does not come any more.
+        """
+        before = len(self._free)
+        for stored in list(self._free.values()):
+            # Each look-up among a million names waits for memory; on most ways none was taken.
+            if len(self._free) == before or stored.name in self._free:
                 yield stored
 
     def get(self, name: str) -> Stored | None:
         """The free stored tensor of that name."""
-        if self._all_taken or name in self._taken:
-            return None
-        return self.container.stored.get(name)
+        return self._free.get(name)
+
+    def _take(self, name: str) -> None:
+        left = self._free
+        if not isinstance(left, dict) or left is self.container.stored:
+            self._free = left = dict(left)
+        left.pop(name, None)
 
     def claim(self, tensor: Tensor) -> None:
         """Enter a logical tensor; its components are spoken for."""
@@ -74,13 +100,13 @@ class Ledger:
         if not self.tensors.keys().isdisjoint(rest):
             raise self._twice(next(t for name, t in rest.items() if name in self.tensors))
         self.tensors.update(rest)
-        self._all_taken = True
+        self._free = {}
 
     def replace(self, tensor: Tensor) -> None:
         """Enter a logical tensor in the place of the one of its name, if there is one."""
         self.tensors[tensor.name] = tensor
         for component in tensor.components:
-            self._taken.add(component.stored.name)
+            self._take(component.stored.name)
 
     def _twice(self, tensor: Tensor) -> FormatError:
         return FormatError(
@@ -90,7 +116,7 @@ class Ledger:
 
     def drop(self, stored: Stored, why: str) -> None:
         """Leave a stored tensor out of the output."""
-        self._taken.add(stored.name)
+        self._take(stored.name)
         self.dropped.append(Dropped(stored, why))
 
     def settle(self) -> None:

@@ -37,6 +37,7 @@ from anamnesis.readers.schemes._small_numbers import WIDTHS, integers
 from anamnesis.readers.schemes.base import Ledger
 
 _IMPLEMENTED = "pack-quantized, int-quantized and naive-quantized of compressed-tensors"
+_WORDS = ("I32", "U32")
 _OTHER_SCALES = ("F8_", "U8")  # of FP4 codes that are stored as I8
 _FOREIGN = "pre_quant_scale"  # beside ModelOpt's weights that are more than codes and scales
 
@@ -51,9 +52,9 @@ def resolve(ledger: Ledger) -> None:
     stated = settings(ledger)
     files = Files()
     try:
-        for stored in ledger.free():
+        for stored in ledger.free() if not ledger.dtypes.isdisjoint(_WORDS) else ():
             name = stored.name.removesuffix("_packed")
-            if name == stored.name or stored.dtype not in ("I32", "U32"):
+            if name == stored.name or stored.dtype not in _WORDS:
                 continue
             if ledger.get(f"{name.removesuffix('weight')}meta") is not None:
                 continue  # 2:4 in Marlin's tiles
@@ -77,7 +78,7 @@ def _is_stacked(ledger: Ledger, codes: Stored, name: str) -> bool:
 
 def _claim_plain(ledger: Ledger, stated: Settings) -> None:
     foreign = marks(ledger)
-    for stored in ledger.free():
+    for stored in ledger.free() if "I8" in ledger.dtypes else ():
         name = stored.name
         if stored.dtype != "I8" or name.rpartition(".")[0] in foreign:
             continue
@@ -331,7 +332,7 @@ def _refuse_foreign(ledger: Ledger, codes: Stored, name: str) -> None:
 def _claim_sparse(ledger: Ledger) -> None:
     """Claim 2:4 sparsity; refuse unstructured sparsity."""
     stored = ledger.container.stored
-    for one in ledger.free():
+    for one in ledger.free() if ledger.endings.any("bitmask") else ():
         prefix, dot, part = one.name.rpartition(".")
         stem = prefix + dot
         if part == "bitmask" and f"{stem}compressed" in stored:

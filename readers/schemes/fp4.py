@@ -54,6 +54,7 @@ from anamnesis.readers.schemes.base import Ledger
 _E8M0 = ("F8_E8M0", "U8")
 _E5M3 = re.compile("e5m3|nv_?fp4?_v2")
 _FP6_BLOCK = 24  # bytes of 32 codes
+_CODES = {"weight_global_scale": "weight_packed", "weight_scale_2": "weight"}  # by their scales
 _IMPLEMENTED = "NVFP4, MXFP4 and MXFP6 with linear block scales along the inputs"
 
 
@@ -86,12 +87,12 @@ def resolve(ledger: Ledger) -> None:
     name for scales in tiles and weights that have to be folded with more.
     """
     foreign = marks(ledger)
-    for stored in ledger.free():
+    for stored in ledger.free() if not ledger.dtypes.isdisjoint(("I8", "U8")) else ():
         if stored.dtype == "U8":
             _claim_u8(ledger, stored, foreign)
         elif stored.dtype == "I8":
             _claim_i8(ledger, stored)
-    for stored in ledger.free():
+    for stored in ledger.free() if ledger.endings.any(*_CODES) else ():
         _refuse_orphan(ledger, stored)
 
 
@@ -154,7 +155,7 @@ def _claim_i8(ledger: Ledger, stored: Stored) -> None:
 
 def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
     """A global scale whose codes are in no file."""
-    for part, codes in (("weight_global_scale", "weight_packed"), ("weight_scale_2", "weight")):
+    for part, codes in _CODES.items():
         stem = stored.name.removesuffix(part)
         if stem == stored.name or (stem and not stem.endswith(".")):
             continue

@@ -28,6 +28,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 
 from anamnesis.errors import FormatError
@@ -65,6 +66,7 @@ _COMFY_BLOCK = 64  # of the last, where the mark does not say
 _NAMES = {"tensor": "fp8-tensor", "channel": "fp8-channel", "block": "fp8-block", "mx": "mxfp8"}
 # Endings of scales that are FP8 numbers themselves, of weights in other formats (NVFP4).
 _SCALE_ENDINGS = ("_scale_inv", "_scale_2", "_scale", ".scales")
+_WEIGHT = ".weight"
 _SHARD = re.compile(r"\.shard_[0-9]{1,9}$")
 
 
@@ -77,30 +79,35 @@ def resolve(ledger: Ledger) -> None:
     """
     if ledger.container.kind == "gguf":
         return  # a type among ggml's, with companions of its own
-    declared = declared_blocks(ledger.quantization())
+    declared = tuple(declared_blocks(ledger.quantization()))
     comfy = marks(ledger)
     layers = _Layers(ledger)
     claimed: list[str] = []
-    for stored in ledger.free():
-        if stored.dtype not in ENCODINGS or _is_scale(ledger, stored.name):
+    for stored in ledger.free() if not ledger.dtypes.isdisjoint(ENCODINGS) else ():
+        name = stored.name
+        if stored.dtype not in ENCODINGS:
             continue
-        if stored.name.rpartition(".")[2] == "scaled_fp8" and math.prod(stored.shape) <= 2:
-            ledger.drop(stored, "ComfyUI mark of an FP8 file")
-            continue
-        mark = comfy.get(_layer(stored.name)) if comfy else None
+        if not name.endswith(_WEIGHT):  # nearly all are called so
+            if _is_scale(ledger, name):
+                continue
+            if name.rpartition(".")[2] == "scaled_fp8" and math.prod(stored.shape) <= 2:
+                ledger.drop(stored, "ComfyUI mark of an FP8 file")
+                continue
+        mark = comfy.get(_layer(name)) if comfy else None
         if mark and not _is_fp8(mark, stored):
             continue
         blocks = declared
         if mark and mark.format.endswith("_blockwise"):
-            blocks = [mark.block(_COMFY_BLOCK), *declared]
+            blocks = mark.block(_COMFY_BLOCK), *declared
         if layers.claim(stored, blocks):
-            claimed.append(stored.name)
-            _drop_mark(ledger, mark)
+            claimed.append(name)
+            if mark and mark.stored:
+                ledger.drop(mark.stored, "ComfyUI mark of an FP8 layer")
     _drop_activation_scales(ledger, claimed, drop_unused_scales(ledger))
     _settle_grids(ledger, declared)
 
 
-def _settle_grids(ledger: Ledger, declared: list[Block]) -> None:
+def _settle_grids(ledger: Ledger, declared: Sequence[Block]) -> None:
     """Note grids of scales that are not those of the configuration's blocks, or refuse them.
 
     transformers (`Fp8Dequantize._dequantize_one`) makes blocks of what the grid divides, whatever
@@ -141,7 +148,7 @@ def _settle_grids(ledger: Ledger, declared: list[Block]) -> None:
         )
 
 
-def _is_one(tensor: Tensor, declared: list[Block]) -> bool:
+def _is_one(tensor: Tensor, declared: Sequence[Block]) -> bool:
     """Whether a matrix is no larger than a block of the configuration."""
     _, rows, columns = stack(tensor.components[0].stored)
     return any(rows <= bm and columns <= bn for bm, bn in declared)
@@ -154,7 +161,7 @@ def _evenly(tensor: Tensor) -> bool:
     return bool(rows == block_rows * bm and columns == block_columns * bn)
 
 
-def _contradiction(tensor: Tensor, declared: list[Block]) -> FormatError:
+def _contradiction(tensor: Tensor, declared: Sequence[Block]) -> FormatError:
     weight, scale = (component.stored for component in tensor.components)
     return FormatError(
         f"{where(scale, weight)}: the scales fit no block of the configuration "
@@ -178,28 +185,29 @@ class _Layers:
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
-        names = "\n".join(ledger.container.stored) + "\n"
         # Of the names that a scale may have, those that any has.
         self._endings, self._in_module = (
-            [ending for ending in endings if f"{ending}\n" in names]
+            [ending for ending in endings if ledger.endings.any(ending)]
             for endings in (("_scale_inv", "_scale"), ("qscale_weight", "scale_weight"))
         )
         self._by_column = ledger.quantization().get("quant_method") == "fbgemm_fp8"
         self._first: dict[object, Tensor] = {}  # by dtypes, shapes and declared blocks
 
-    def claim(self, stored: Stored, declared: list[Block]) -> bool:
+    def claim(self, stored: Stored, declared: tuple[Block, ...]) -> bool:
         """Claim codes with their scale, or without one where that is assumed."""
         ledger, scale = self._ledger, self._scale_of(stored)
         if scale is not None:
-            alike = stored.dtype, stored.shape, scale.dtype, scale.shape, *declared
+            alike = stored.dtype, stored.shape, scale.dtype, scale.shape, declared
             first = self._first.get(alike)
-            if first is None:
+            if first is not None:
+                ledger.claim(_like(first, stored, scale))
+            else:
                 grid = scale_grid(stored, scale, declared, by_column=self._by_column)
                 components = (_payload(stored), Component("scale", scale))
                 first = _tensor(stored, _NAMES[grid.kind], components, grid)
                 first = _divided(ledger, first) if inverse(ledger) else first
                 self._first[alike] = first
-            ledger.claim(_like(first, stored, scale))
+                ledger.claim(first)
             return True
         if ledger.options.assume_unit_scale and not _other_scale(ledger, stored.name):
             _, rows, columns = stack(stored)
@@ -212,10 +220,11 @@ class _Layers:
         ledger, name = self._ledger, stored.name
         names = [name + ending for ending in self._endings]
         stem, dot, part = name.rpartition(".")
-        if part == "weight":
+        if part != "weight":
+            if len(stored.shape) == 3:
+                names.append(f"{name}_weight_scale")  # ModelOpt's stacked experts
+        elif self._in_module:
             names += [f"{stem}{dot}{ending}" for ending in self._in_module]
-        elif len(stored.shape) == 3:
-            names.append(f"{name}_weight_scale")  # ModelOpt's stacked experts
         found = [scale for one in names if (scale := ledger.get(one)) is not None]
         if len(found) > 1:
             raise FormatError(
@@ -232,8 +241,6 @@ class _Layers:
 
 def _like(first: Tensor, stored: Stored, scale: Stored) -> Tensor:
     """A layer that is like another one but for its name and its place."""
-    if first.components[0].stored is stored:
-        return first
     payload = Component("payload", stored, first.components[0].placement)
     # By position, which takes a third of the time.
     return Tensor(
@@ -296,7 +303,7 @@ def _tensor(
 
 def _layer(name: str) -> str:
     """The module of `X.weight`; a parameter without that ending is a layer of its own."""
-    return name[: -len(".weight")] if name.endswith(".weight") else name
+    return name.removesuffix(_WEIGHT)
 
 
 def _shared_scale(ledger: Ledger, stem: str) -> Stored | None:
@@ -342,11 +349,6 @@ def _is_fp8(mark: Mark, stored: Stored) -> bool:
     known = _COMFY_FORMATS.get(stored.dtype, "")
     formats = {known + kind for kind in _COMFY_KINDS} if known else set()
     return plain and mark.format in ("", *formats)
-
-
-def _drop_mark(ledger: Ledger, mark: Mark | None) -> None:
-    if mark and mark.stored:
-        ledger.drop(mark.stored, "ComfyUI mark of an FP8 layer")
 
 
 def _drop_activation_scales(ledger: Ledger, claimed: list[str], others: set[str]) -> None:

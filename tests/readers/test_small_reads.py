@@ -58,6 +58,30 @@ def test_few_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(calls) == 2 + len(DATA) // (1 << 16)  # the first alone
 
 
+@pytest.mark.parametrize("gap", [0, 16])
+def test_few_calls_of_layers_with_scales(
+    path: Path, monkeypatch: pytest.MonkeyPatch, gap: int
+) -> None:
+    """Codes and scales in turn, from two places that each go on: further apart, or in one."""
+    calls: list[int] = []
+    preadv = os.preadv
+
+    def spy(fd: int, parts: Sequence[Any], offset: int) -> int:
+        calls.append(offset)
+        got: int = preadv(fd, parts, offset)
+        return got
+
+    monkeypatch.setattr("anamnesis.readers.source.os.preadv", spy)
+    half = len(DATA) // 2
+    with LocalFile(path) as file:
+        for at in range(0, half - 16, 16 + gap):
+            scale = at + 16 if gap else half + at
+            assert file.read(scale, 16) + file.read(at, 16) == (
+                DATA[scale : scale + 16] + DATA[at : at + 16]
+            )
+    assert len(calls) < 20
+
+
 def test_a_file_that_was_cut(tmp_path: Path) -> None:
     path = tmp_path / "data"
     path.write_bytes(DATA)
