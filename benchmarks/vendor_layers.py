@@ -7,7 +7,7 @@ import json
 import numpy as np
 
 from anamnesis.kernels import ENCODINGS
-from anamnesis.readers.gguf_types import encoding_of
+from anamnesis.readers.gguf_types import encoding_of, type_named
 from benchmarks.layers import GROUP, _bytes, _packed, _small, _weight
 from benchmarks.models import Entry, Layer
 
@@ -204,6 +204,16 @@ def repacked(kind: str, together: int, rows: int, columns: int) -> Layer:
     scales = np.resize(_small(4099), (groups * blocks, together)).astype("<f2")
     data[:, : 2 * together] = scales.view(np.uint8)
     return Layer([_weight(f"{kind}_R{together}", data, (rows, columns))], container="gguf")
+
+
+def iq1_rows(kind: str, rows: int, columns: int) -> Layer:
+    """Four rows together: their scales, then blocks of 32 of each."""
+    found = type_named(kind)
+    assert found is not None
+    groups, size = rows // 4, 4 * found[1].block_bytes
+    data = _bytes(groups, 8 + columns // 32 * size)
+    data[:, :8] = np.resize(_small(4099), (groups, 4)).astype("<f2").view(np.uint8)
+    return Layer([_weight(kind, data, (rows, columns))], container="gguf")
 
 
 def comfy_awq(rows: int, columns: int) -> Layer:

@@ -46,6 +46,16 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("four over six nvfp4", "vendor_layers:fouroversix"),),
     ),
+    "gguf-iq1-rows": Encoding(
+        "iq1_rows:decode",
+        family="GGUF",
+        scales="payload",
+        goal=0.0,
+        cases=(
+            Bench("iq1_s_r4", "vendor_layers:iq1_rows", ("IQ1_S_R4",)),
+            Bench("iq1_m_r4", "vendor_layers:iq1_rows", ("IQ1_M_R4",)),
+        ),
+    ),
     "gptq-zeros": Encoding(
         "gptq_zeros:decode",
         family="GPTQ and AWQ",

@@ -24,7 +24,8 @@ Q2_0, Q2_0_G128 = "Q2_0", "Q2_0_G128"
 class GgmlType(NamedTuple):
     """`block_elems` elements of a row take `block_bytes`; a row begins with `row_meta` bytes.
 
-    Of `rows` rows the bits are in one another's places, and apart they are of the type `plain`.
+    Of `rows` rows the bits are in one another's places, and apart they are of the type `plain`, if
+    there is one.
     """
 
     name: str
@@ -166,13 +167,16 @@ _REPACKED: dict[int, tuple[str, int]] = {
     344: ("IQ4_KS", 4),
     352: ("IQ5_KS", 4),
 }
+# Four rows together in blocks of 32, of no plain type.
+_TOGETHER: dict[int, GgmlType] = {
+    219: GgmlType("IQ1_S_R4", 32, 6, 2, rows=4),
+    229: GgmlType("IQ1_M_R4", 32, 7, 2, rows=4),
+}
 _INTERLEAVED = range(202, 400)  # other such types
 _PRIVATE_NAMES = {
     134: "IQ1_BN, which holds no scale,",
     135: "IQ2_BN, which holds no scale,",
     151: "Q8_KV, a type of caches,",
-    219: "IQ1_S_R4, whose blocks are others than IQ1_S has,",
-    229: "IQ1_M_R4, whose blocks are others than IQ1_M has,",
     230: "BF16_R16, sixteen rows repacked together,",
     335: "IQ2_BN_R4, rows of BitNet repacked together,",
     353: "MXFP4_R8, eight rows repacked together,",
@@ -193,7 +197,7 @@ def _table() -> dict[int, GgmlType]:
         if name in geometry:
             repacked = f"{name}_R{rows}"
             table[type_id] = geometry[name]._replace(name=repacked, rows=rows, plain=name)
-    return table
+    return table | _TOGETHER
 
 
 GGML_TYPES: dict[int, GgmlType] = _table()

@@ -88,6 +88,8 @@ class ScaleRange:
 
             rows = min(batch.stop * TILE_ROWS, self._tensor.shape[0]) - batch.start * TILE_ROWS
             return used_scales(self._tensor.params, view, rows)
+        if "halves" in self._tensor.params:  # rows of IQ1: four scales before their blocks
+            return np.ascontiguousarray(view[:, :8]).view("<f2").astype(np.float32)
         if component.role == "dense_weights":
             from anamnesis.kernels.spqr import scales
 

@@ -89,14 +89,17 @@ def _repacked(ledger: Ledger, stored: Stored, shape: tuple[int, ...], kind: Ggml
         )
     columns = stored.shape[-1]
     row_bytes = kind.row_meta + columns // kind.block_elems * kind.block_bytes
+    params: dict[str, object] = {"halves": kind.name == "IQ1_M_R4"}
+    if kind.plain:
+        params = {"plain": encoding_of(kind.plain), "rows": kind.rows}
     return Tensor(
         name=stored.name,
         shape=shape,
         scheme=encoding_of(stored.dtype),
-        encoding="interleaved",
+        encoding="interleaved" if kind.plain else "gguf-iq1-rows",
         components=(Component("payload", stored, Contiguous(8 * kind.rows * row_bytes)),),
         unit_elems=kind.rows * max(1, columns),
-        params={"plain": encoding_of(kind.plain), "rows": kind.rows},
+        params=params,
     )
 
 

@@ -145,10 +145,12 @@ IK_REPACKED = {
     "iq2_xxs_r4": (216, 4, 256, 66, 0, 1),
     "iq2_xs_r4": (217, 4, 256, 74, 0, 1),
     "iq3_xxs_r4": (218, 4, 256, 98, 0, 1),
+    "iq1_s_r4": (219, 4, 32, 6, 2, 0),
     "iq4_nl_r4": (220, 4, 32, 18, 0, 1),
     "iq3_s_r4": (221, 4, 256, 110, 0, 1),
     "iq2_s_r4": (222, 4, 256, 82, 0, 1),
     "iq4_xs_r8": (223, 8, 256, 136, 0, 1),
+    "iq1_m_r4": (229, 4, 32, 7, 2, 0),
     "q6_0_r4": (233, 4, 32, 26, 0, 1),
     "iq2_k_r4": (337, 4, 256, 76, 0, 1),
     "iq3_k_r4": (338, 4, 256, 110, 0, 1),
@@ -236,7 +238,7 @@ def gguf_ik_repacked() -> None:
     for name, (number, rows, elems, nbytes, meta, count) in IK_REPACKED.items():
         columns = 2 * elems
         raw = rng.integers(0, 256, (2, rows * (meta + columns // elems * nbytes)), np.uint8)
-        kind, count = ("<f2", count * rows) if count else ("<f4", rows)
+        kind, count = "<f4" if meta == 4 else "<f2", (count or 1) * rows
         for start in [0] if meta else range(0, raw.shape[1], rows * nbytes):
             scales = np.abs(rng.standard_normal((2, count))).astype(kind).view(np.uint8)
             raw[:, start : start + scales.shape[1]] = scales
