@@ -174,8 +174,8 @@ _TOGETHER: dict[int, GgmlType] = {
 }
 _INTERLEAVED = range(202, 400)  # other such types
 _PRIVATE_NAMES = {
-    134: "IQ1_BN, which holds no scale,",
-    135: "IQ2_BN, which holds no scale,",
+    134: "IQ1_BN of BitNet, whose rows' scale its own dequantiser does not read,",
+    135: "IQ2_BN of BitNet, whose rows' scale its own dequantiser does not read,",
     151: "Q8_KV, a type of caches,",
     230: "BF16_R16, sixteen rows repacked together,",
     335: "IQ2_BN_R4, rows of BitNet repacked together,",

@@ -14,6 +14,7 @@ import sys
 from pathlib import Path
 
 from anamnesis.kernels import ENCODINGS
+from anamnesis.readers.gguf_types import GGML_TYPES, encoding_of
 from anamnesis.readers.schemes import SCHEMES
 from anamnesis.readers.schemes._refused import table as refused
 
@@ -69,9 +70,12 @@ def tables() -> str:
     """The rows of the code's tables."""
     ggml = [name for name, row in ENCODINGS.items() if row.block_bytes]
     others = [name for name in ENCODINGS if name not in ggml]
+    together = sorted(encoding_of(kind.name) for kind in GGML_TYPES.values() if kind.rows > 1)
     return "\n".join(
         (
             f"- Block types of GGUF, each a scheme and an encoding: {_code(ggml)}.",
+            "- Rows repacked together, schemes of `interleaved` and `gguf-iq1-rows`: "
+            f"{_code(together)}.",
             "- `SCHEMES` ([readers/schemes](../../readers/schemes/__init__.py)) says where a "
             f"family is read: {_code(list(SCHEMES))}.",
             "- `ENCODINGS` ([kernels](../../kernels/table.py)) says how it is decoded: "
