@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from typing import Any
 
 from anamnesis.errors import UnsupportedError
@@ -19,8 +20,13 @@ from anamnesis.readers.yaml_values import ENDINGS
 # Keys and names, in lower case.
 _ROTATED = re.compile(r".*(hadamard|rotat|quarot|spinquant).*")
 _TRANSFORMS = re.compile(r"transforms?|transform_config")  # parts of a model have others
+# What says that numbers lie in another order, which tensors do not show either.
+_ORDERED = re.compile(r".*(column_?major|interleav|permut|shuffl|swizzl|transpos).*")
+_OF_WEIGHTS = re.compile(r".*(basis|preprocess|quant|weight).*")  # in a model's configuration
 _POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
 _NAMING = re.compile(r".*(algo|basis|kind|method|mode|name|preprocess|transform|type).*")
+_ARRANGING = re.compile(r".*(format|layout|mode|order).*")
+_ORDERS_READ = ("torchao",)  # whose scheme heeds what its tensors say of their order
 _NOTHING = ("", "false", "no", "none", "null")
 _SWITCHES = ("enable", "enabled", "is_enabled")
 _DEPTH = 32
@@ -38,7 +44,47 @@ def check_basis(ledger: Ledger) -> None:
     if ledger.stated or any(tensor.quantised for tensor in ledger.tensors.values()):
         config = ledger.configs.get("config.json", {})
         refuse_basis(ledger, "config.json", _without(config, ledger.undone), stated=False)
+        named = _named(config, _ROTATED, _OF_WEIGHTS, 0)
+        _refuse(ledger, "config.json", next(named, None))
     _note_recipes(ledger)
+    _note_orders(ledger)
+
+
+def _note_orders(ledger: Ledger) -> None:
+    """Note what a method's block says of another order of its numbers: nothing here heeds it."""
+    for one in ledger.stated:
+        if one.method in _ORDERS_READ:
+            continue
+        found = chain(_orders(one.block, 0), _named(one.block, _ORDERED, _ARRANGING, 0))
+        path = next(found, None)
+        if path is not None:
+            ledger.note(
+                f"{ledger.container.files[0].path}: its {one}: {path:.80} speaks of an order of "
+                "numbers that is not known here and was not heeded; if weights or scales are "
+                "stored in it, what was decoded is not them"
+            )
+
+
+def _orders(value: object, depth: int) -> Iterator[str]:
+    """The paths of what speaks of an order in a method's block."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if "." not in key and _ORDERED.fullmatch(key.lower()) and not _is_off(inner):
+            yield key
+        elif depth < _DEPTH:
+            for path in _orders(inner, depth + 1):
+                yield f"{key}.{path}"
+
+
+def _named(
+    value: object, kind: re.Pattern[str], naming: re.Pattern[str], depth: int
+) -> Iterator[str]:
+    """The paths of what has a name of this `kind`, under keys of what is named so."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if _names_one(key, inner, kind, naming):
+            yield key
+        elif depth < _DEPTH:
+            for path in _named(inner, kind, naming, depth + 1):
+                yield f"{key}.{path}"
 
 
 def _note_recipes(ledger: Ledger) -> None:
@@ -71,7 +117,10 @@ def refuse_basis(ledger: Ledger, where: str, block: Mapping[str, Any], *, stated
 
     `stated` if it is a method's own, not that of the whole model, which has other transforms.
     """
-    path = next(_rotations(block, stated, 0), None)
+    _refuse(ledger, where, next(_rotations(block, stated, 0), None))
+
+
+def _refuse(ledger: Ledger, where: str, path: str | None) -> None:
     if path is not None:
         raise UnsupportedError(
             f"{ledger.container.files[0].path}: its {where}: {path:.80}: weights in a rotated "
@@ -89,7 +138,9 @@ def _rotations(value: object, stated: bool, depth: int) -> Iterator[str]:
                 yield f"{number}.{path}"
         return
     for key, inner in value.items() if isinstance(value, Mapping) else ():
-        if _is_rotation(key, inner, stated or not depth) or (stated and _names_one(key, inner)):
+        if _is_rotation(key, inner, stated or not depth) or (
+            stated and _names_one(key, inner, _ROTATED, _NAMING)
+        ):
             yield key
         elif not _is_off(inner):
             for path in _rotations(inner, stated, depth + 1):
@@ -110,12 +161,12 @@ def _is_rotation(key: str, value: object, whole: bool) -> bool:
     return not _is_off(value)
 
 
-def _names_one(key: str, value: object) -> bool:
-    """Whether a value is the name of an algorithm that rotates, or a list with one."""
+def _names_one(key: str, value: object, kind: re.Pattern[str], naming: re.Pattern[str]) -> bool:
+    """Whether a value is a name of this kind, or a list with one, under a key of what is named."""
     texts = value if isinstance(value, list) else [value]
-    return "." not in key and _NAMING.fullmatch(key.lower()) is not None and any(
+    return "." not in key and naming.fullmatch(key.lower()) is not None and any(
         isinstance(text, str)
-        and _ROTATED.fullmatch(text[:200].lower()) is not None
+        and kind.fullmatch(text[:200].lower()) is not None
         and _POSITIONS.fullmatch(text[:200].lower()) is None
         for text in texts
     )  # fmt: skip

@@ -26,7 +26,7 @@ from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._integers import NARROW, is_buffer, is_many
-from anamnesis.readers.schemes._stated import Stated
+from anamnesis.readers.schemes._stated import Stated, texts
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.words import and_more
 
@@ -100,12 +100,12 @@ def _note_modes(ledger: Ledger, decoded: _Decoded) -> None:
 
 def _says_axis(stated: Stated) -> bool:
     """Whether a method, or a text of its configuration, says that rows or channels have scales."""
-    return stated.method == "fbgemm-fp8" or any(_AXIS.search(t) for t in _texts(stated.block, 0))
+    return stated.method == "fbgemm-fp8" or any(_AXIS.search(t) for t in texts(stated.block))
 
 
 def _says_mx(stated: Stated) -> bool:
     """Whether a method, or a text of its configuration, says which of MX's numbers these are."""
-    return any(_MX.search(text) for text in (stated.method, *_texts(stated.block, 0)))
+    return any(_MX.search(text) for text in (stated.method, *texts(stated.block)))
 
 
 def _says_groups(value: object, depth: int) -> bool:
@@ -120,19 +120,10 @@ def _says_groups(value: object, depth: int) -> bool:
 
 def _formats(block: Mapping[str, Any], method: str) -> Iterator[str]:
     """The small formats that a block names, in the spelling of schemes."""
-    for text in (method, *_texts(block, 0)):
+    for text in (method, *texts(block)):
         found = _FORMAT.match(text.lower())
         if found:
             yield found[1].replace("-", "").replace("_", "")
-
-
-def _texts(value: object, depth: int) -> Iterator[str]:
-    """Every text that is a value in a block, at any depth; no names of modules in lists."""
-    for one in value.values() if isinstance(value, Mapping) else ():
-        if isinstance(one, str):
-            yield one[:200]
-        elif isinstance(one, Mapping) and depth < _DEPTH:
-            yield from _texts(one, depth + 1)
 
 
 def note_integers(ledger: Ledger) -> None:

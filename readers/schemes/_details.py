@@ -14,7 +14,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.schemes._errors import where
-from anamnesis.readers.schemes._stated import Stated
+from anamnesis.readers.schemes._stated import Stated, texts
 from anamnesis.readers.schemes.base import Ledger
 
 
@@ -84,6 +84,7 @@ ANY: dict[str, re.Pattern[str]] = {
     "format": _FORMAT,
     "mode": _known("affine", "auto", "default", "dynamic", "mxfp[48]", "nvfp4", "static"),
     "quant_algo": _known(_MODELOPT.pattern, "awq", "gptq"),
+    "scale_fmt": _known("u?e8m0(fnu)?", "fp?32", "float(32)?", *_FLOATS),
     "version": _known(_NUMBER, _AWQ.pattern, _GPTQ.pattern),
 }
 
@@ -180,16 +181,22 @@ def _of_weights(stated: Stated, key: str) -> set[str]:
 
 
 def check_codes(ledger: Ledger) -> None:
-    """Raise UnsupportedError for FP8 stored as one of E4M3 and E5M2 and stated as the other."""
+    """Raise UnsupportedError for FP8 stored as one of E4M3 and E5M2 and stated as the other.
+
+    And for what is stated as FNUZ, whose codes are half of what the same ones are without it.
+    """
     for stated in ledger.stated:
-        text = str(stated.block.get("fmt")).lower()
+        text = next((text for text in texts(stated.block) if "fnuz" in text.lower()), "")
+        fnuz = bool(text)
+        text = text or f"fmt: {stated.block.get('fmt')}".lower()
         other = {"e5m2": "F8_E4M3", "e4m3": "F8_E5M2"}
-        wrong = tuple(dtype for name, dtype in other.items() if name in text)
+        wrong = tuple(dtype for name, dtype in other.items() if name in text or fnuz)
         for tensor in ledger.tensors.values() if wrong else ():
             stored = tensor.components[0].stored
-            if tensor.quantised and stored.dtype.startswith(wrong):
+            same = fnuz and stored.dtype.endswith("FNUZ")
+            if tensor.quantised and stored.dtype.startswith(wrong) and not same:
                 raise UnsupportedError(
-                    f"{where(stored)}: is {stored.dtype}, and its {stated} says fmt: {text:.80}"
+                    f"{where(stored)}: is {stored.dtype}, and its {stated} says {text:.80}"
                 )
 
 

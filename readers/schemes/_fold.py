@@ -51,6 +51,10 @@ def folded(
         access = Contiguous(rank * SCALE_BITS[b.dtype])
         components.append(Component("low_rank_b", b, access))
     if rotation:
+        step = 2 if sylvester else 4
+        if columns % rotation or rotation not in (step**n for n in range(1, 32)):
+            allowed = f"{columns:,} columns in groups of {rotation}, rotated together"
+            raise misfit(components[0].stored, f"whole groups of powers of {step}, not {allowed}")
         params |= {"rotation": rotation, "sylvester": sylvester}
     if givens is not None:
         theta, pairs = givens

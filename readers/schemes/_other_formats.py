@@ -10,6 +10,7 @@ is wrong nobody can say here, so the user is told.
 | bitsandbytes' `bnb_4bit_quant_type` | the table that each layer's own state names |
 | `modelopt`, or `compressed-tensors`, alone | which way NVFP4's scale of the tensor goes |
 | several methods | those of which anything was decoded |
+| zero points of floats (AutoRound's `int_asym_float_zp`) | integers of GPTQ's and AWQ's layers |
 | an `adapter` (GPTQModel's EoRA) | nothing: its own loader adds it to what layers give |
 """
 
@@ -20,6 +21,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._stated import texts
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.words import and_more
 
@@ -36,6 +38,7 @@ _WIDE = "w4a8_nvfp4"  # in blocks of 32
 _SMALL = ("mxfp4", "mxfp8", "nvfp4")
 _TYPES = {"bnb-nf4": "nf4", "bnb-fp4": "fp4"}
 _DIRECTIONS = {"modelopt": "multiply", "compressed-tensors": "divide"}
+_PACKED = ("awq", "gptq")
 _DEPTH = 4
 
 
@@ -61,6 +64,20 @@ def note_formats(ledger: Ledger, methods: Iterable[str]) -> None:
         _note(ledger, other, f"its names are not those of {', '.join(sorted(stated))}")
     _note_methods(ledger, set(methods))
     _note_adapter(ledger)
+    _note_float_zeros(ledger, decoded)
+
+
+def _note_float_zeros(ledger: Ledger, decoded: list[Tensor]) -> None:
+    """AutoRound's zero points that are no integers, which only GGUF's blocks of it hold.
+
+    https://github.com/intel/auto-round/pull/560 (`int_asym_float_zp`, for Q4_1 and Q5_1).
+    """
+    for one in ledger.stated:
+        named = [text for text in texts(one.block) if "float_zp" in text.lower()]
+        packed = [t for t in decoded if t.scheme in _PACKED]
+        if named and packed:
+            said = f"{one} says {named[0]:.80}, zero points of floats: integers were stored"
+            _note(ledger, packed, said)
 
 
 def _note_algorithms(ledger: Ledger, decoded: list[Tensor]) -> None:

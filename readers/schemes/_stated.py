@@ -356,3 +356,12 @@ def _from_text(key: str, text: object) -> Iterator[Stated]:
         yield from _blocks(key, value, where)
     else:
         yield from _walk(value, f"{where}: ", 0)
+
+
+def texts(value: object, depth: int = 0) -> Iterator[str]:
+    """Every text that is a value in a block, at any depth; no names of modules in lists."""
+    for one in value.values() if isinstance(value, Mapping) else ():
+        if isinstance(one, str):
+            yield one[:200]
+        elif isinstance(one, Mapping) and depth < _DEPTH:
+            yield from texts(one, depth + 1)

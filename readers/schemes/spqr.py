@@ -43,6 +43,8 @@ def _tensor(ledger: Ledger, layer: str, dense: Stored) -> Tensor:
     offsets = need(ledger, dense, f"{layer}row_offsets")
     values = need(ledger, dense, f"{layer}col_vals")
     order = need(ledger, dense, f"{layer}in_perm")
+    if order.dtype == "I16":
+        raise unsupported(order, "SpQR (spqr) with an order of its inputs in I16", "I32 [in / 2]")
     if order.dtype != "I32" or len(order.shape) != 1:
         raise misfit(order, "I32 [in / 2]")
     inputs, words = 2 * order.shape[0], dense.shape[0]

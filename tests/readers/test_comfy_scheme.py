@@ -150,6 +150,16 @@ def test_what_is_refused(
     assert not (tmp_path / "out.safetensors").exists()
 
 
+@pytest.mark.parametrize("group", [32, 256])
+def test_groups_that_cannot_have_been_rotated_are_refused_while_opening(
+    group: int, tmp_path: Path
+) -> None:
+    mark = {"format": "int8_tensorwise", "convrot": True, "convrot_groupsize": group}
+    save_file(layer(mark), tmp_path / "in.safetensors")
+    with pytest.raises(FormatError, match=f"powers of 4, not 64 columns in groups of {group}"):
+        anamnesis.inspect(tmp_path / "in.safetensors")
+
+
 @pytest.mark.parametrize("kind", [p.name for p in sorted(LAYOUTS.iterdir())])
 def test_windows_of_a_few_rows_give_the_same(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -310,3 +310,12 @@ RECIPE = {"default_stage": {"default_modifiers": {"QuIPModifier": {"rotations": 
 def test_a_rotation_that_only_a_recipe_speaks_of_is_noted(recipe: Any, noted: bool) -> None:
     found = notes(FP8, {"quant_method": "fp8"}, **{"recipe.yaml": recipe})
     assert ["speaks of a rotation" in one for one in found] == [True] * noted
+
+
+@pytest.mark.parametrize("layer", ["awq", "gptq"])
+def test_zero_points_of_floats_under_packed_integers_are_noted(layer: str) -> None:
+    config = {"quant_method": "auto-round", "bits": 4, "group_size": 32, "sym": False}
+    for more, noted in (({}, False), ({"data_type": "int_asym_float_zp"}, True)):
+        book = ledger_of(LAYERS[layer][1], {**config, **more})
+        resolve(book)
+        assert any("zero points of floats" in note for note in book.notes) == noted

@@ -80,3 +80,36 @@ def test_what_is_off_or_about_other_things_is_no_rotation(more: dict[str, Any]) 
 @pytest.mark.parametrize("key", ["rotary_emb_base", "partial_rotary_factor", "rotate_half_rope"])
 def test_rotary_positions_are_no_rotated_basis(key: str) -> None:
     resolved(FP8, {"quant_method": "fp8", key: 0.5})
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"basis": "rotated"},
+        {"text_config": {"weights_basis": "hadamard-r1"}},
+        {"weight_preprocess": ["quarot", "scale"]},
+    ],
+    ids=json.dumps,
+)
+def test_a_basis_that_the_model_s_configuration_names_is_refused(config: dict[str, Any]) -> None:
+    with pytest.raises(UnsupportedError, match=r"config.json: .*rotated basis"):
+        resolved(FP8, configs={"config.json": config})
+    resolved(DENSE, configs={"config.json": config})
+    resolved(FP8, configs={"config.json": {"position_basis": "rotary", "basis": "none"}})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"shuffled": True},
+        {"weight_layout": "column_major"},
+        {"export": {"weight_format": "preshuffled"}},
+        {"export": {"channel_permutation": "perm.npy"}},
+    ],
+    ids=json.dumps,
+)
+def test_another_order_of_numbers_is_noted(more: dict[str, Any]) -> None:
+    (note,) = resolved(FP8, {"quant_method": "quark", **more}).notes
+    assert "order of numbers that is not known here" in note
+    off = {"shuffled": False, "export": {"pack_method": "reorder"}, "m.shuffle_proj": {"bits": 8}}
+    assert resolved(FP8, {"quant_method": "quark", **off}).notes == []

@@ -70,6 +70,7 @@ def test_scales_are_those_of_rows_in_tiles() -> None:
         {"in_perm": np.zeros(12, np.int32)},
         {"in_perm": np.zeros(0, np.int32)},
         {"in_perm": np.zeros(16, np.int64)},
+        {"in_perm": np.zeros(32, np.int16)},
         {"in_perm": None},
         {"extra_scale": np.zeros(2, np.float32)},
     ],

@@ -241,6 +241,25 @@ def test_gptq_of_other_numbers_is_refused(about: dict[str, Any]) -> None:
         resolved(AWQ, {"quant_method": "gptq", "bits": 4, **about})
 
 
+@pytest.mark.parametrize(
+    "more",
+    [{"fmt": "e4m3fnuz"}, {"global_quant_config": {"weight": {"dtype": "fp8_e4m3fnuz"}}}],
+)
+@pytest.mark.parametrize("method", ["fp8", "quark"])
+def test_codes_of_half_the_size_are_not_taken_for_others(method: str, more: Any) -> None:
+    with pytest.raises(UnsupportedError, match=r"'m.weight'.* is F8_E4M3, .* says .*e4m3fnuz"):
+        resolved(FP8, {"quant_method": method, **more})
+    fnuz = {**FP8, "m.weight": ("F8_E4M3FNUZ", FP8["m.weight"][1])}
+    assert resolved(fnuz, {"quant_method": method, **more}).tensors["m.weight"].quantised
+
+
+def test_a_format_of_scales_that_is_not_known_is_refused() -> None:
+    with pytest.raises(UnsupportedError, match="scale_fmt: 'log2' is a layout"):
+        resolved(FP8, {"quant_method": "fp8", "scale_fmt": "log2"})
+    for known in ("ue8m0", "float32", None):
+        resolved(FP8, {"quant_method": "fp8", "scale_fmt": known})
+
+
 @pytest.mark.parametrize("fmt", ["e5m2", "float8_e5m2"])
 def test_eight_bit_floats_are_of_the_kind_that_is_stated(fmt: str) -> None:
     with pytest.raises(UnsupportedError, match=r"'m.weight'.* is F8_E4M3, .* says fmt: .*e5m2"):
