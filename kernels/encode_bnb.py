@@ -318,7 +318,8 @@ def encode_int8(values: Array, params: Params, out: Outputs) -> None:
     with np.errstate(all="ignore"):
         out["scale"][:] = narrow(magnitudes(values, columns), "F16")
         factors = np.float32(1) / out["scale"] * np.float32(127)  # torch's order for 127 / scale
-    _rows_of_bytes(values, factors, columns, out["weight"].view(np.uint8))
+    bf16 = values.dtype == np.uint16
+    _rows_of_bytes(values, bf16, factors, columns, out["weight"].view(np.uint8))
 
 
 def blocks_int8(parts: Parts, facts: Facts) -> Blocks:

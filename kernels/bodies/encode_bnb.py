@@ -106,16 +106,26 @@ def _byte(numbers: Floats, factor: np.float32) -> Any:
     return wholes(choose(found == found, found, splat(np.float32(0))))
 
 
+# BF16 numbers from 2**-17 to 65504 are binary16's. Smaller ones stay below half a step under such
+# a factor, whichever way they are rounded, and a greatest magnitude over 65504 has a smaller one.
+_FACTORS = (np.float32(127 / 65504), np.float32(0.49 * 2.0**17))
+
+
 @jit
-def rows_of_bytes(values: Array, factors: Floats, columns: int, out: Bytes) -> None:
+def rows_of_bytes(values: Array, bf16: bool, factors: Floats, columns: int, out: Bytes) -> None:
     """Values as binary16 times their row's factor, to int8, as bytes; NaN is 0."""
     room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
     for row in range(factors.shape[0]):
         end, factor = (row + 1) * columns, factors[row]
         rest = end - columns % 16
-        for i in range(row * columns, rest, 16):
-            bring(values, i + READ_AHEAD)
-            put_bytes(out, i, _byte(rounded_lanes(lanes(values, i), 2), factor))
+        if bf16 and factor >= _FACTORS[0] and factor <= _FACTORS[1]:
+            for i in range(row * columns, rest, 16):
+                bring(values, i + READ_AHEAD)
+                put_bytes(out, i, _byte(lanes(values, i), factor))
+        else:
+            for i in range(row * columns, rest, 16):
+                bring(values, i + READ_AHEAD)
+                put_bytes(out, i, _byte(rounded_lanes(lanes(values, i), 2), factor))
         if rest < end:
             numbers = rounded_lanes(some(values, rest, end, room), 2)
             put_some(out, rest, end, _byte(numbers, factor), codes)

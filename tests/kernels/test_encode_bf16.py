@@ -88,6 +88,20 @@ def test_bytes_of_any_bits_in_odd_shapes(
         assert array.tobytes() == found[role].tobytes(), role
 
 
+def test_int8_of_every_bf16() -> None:
+    """Numbers that binary16 rounds have the same codes: 0, or under a factor that rounds them."""
+    every = (np.arange(1 << 16, dtype=np.uint32) << 16).view(np.float32)
+    every = every[np.isfinite(every)]
+    given = [*np.geomspace(2.0**-12, 2.0**-8, 33), 0.1, 1.0, 65280.0, 65536.0]
+    tops = np.array(given).astype(ml_dtypes.bfloat16).astype(np.float32)
+    rows = np.stack([np.where(np.abs(every) <= top, every, top) for top in tops])
+    rows[-3, 7] = np.nan
+    bits = rows.view(np.uint32) >> 16
+    wanted, found = (_encoded("bnb-int8", v, 0, 0) for v in (rows, bits.astype(np.uint16)))
+    assert found["weight"].tobytes() == wanted["weight"].tobytes()
+    assert found["scale"].tobytes() == wanted["scale"].tobytes()
+
+
 @pytest.mark.parametrize("columns", [64, 40, 8])
 def test_losses_of_bf16_are_those_of_float32(columns: int) -> None:
     stored = ours.matrix("plain", 99, columns).astype(ml_dtypes.bfloat16)
