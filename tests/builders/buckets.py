@@ -14,8 +14,10 @@ from datetime import UTC, datetime
 from email.utils import format_datetime
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, ClassVar
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
 
+import numpy as np
 import pytest
 
 KEYS = {
@@ -52,6 +54,42 @@ def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
     finally:
         server.kill()
         server.wait()
+
+
+class Objects(Protocol):
+    """What a test looks into a store of any kind with."""
+
+    def objects(self) -> list[str]: ...
+
+    def read(self, key: str, /) -> bytes: ...
+
+
+def model_in(folder: Path) -> Path:
+    """A model in a new folder: 20 MB of float32 in tensors whose edges lie inside of parts."""
+    from safetensors.numpy import save_file
+
+    rng = np.random.default_rng(5)
+    shapes = [(1500, 1001), (7,), (900, 999), (1, 3), (2000, 1024), (0, 4)]
+    tensors = {
+        f"layer.{number}.weight": rng.standard_normal(shape).astype(np.float32)
+        for number, shape in enumerate(shapes)
+    }
+    folder.mkdir()
+    save_file(tensors, folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "none"}')
+    return folder
+
+
+def local(folder: Path) -> dict[str, bytes]:
+    """The files of a folder by name, without those that a run keeps for itself."""
+    found = (p for p in folder.rglob("*") if p.is_file() and "anamnesis" not in p.name)
+    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
+
+
+def remote(bucket: Objects, prefix: str = "out/") -> dict[str, bytes]:
+    """The objects below a prefix as `local` has files."""
+    keys = [key for key in bucket.objects() if key.startswith(prefix) and "anamnesis" not in key]
+    return {key.removeprefix(prefix): bucket.read(key) for key in keys}
 
 
 class Bucket:

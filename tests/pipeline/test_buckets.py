@@ -7,19 +7,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from buckets import KEYS, Bucket, Faults, faulty, files_in_memory, forget_clients
+from buckets import (
+    KEYS,
+    Bucket,
+    Faults,
+    faulty,
+    files_in_memory,
+    forget_clients,
+    local,
+    model_in,
+    remote,
+)
 
 import anamnesis
 from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.writers import stores, upload
 
-WriteSafetensors = Callable[..., Path]
 SHARD = "6MB"
 
 
@@ -39,19 +47,8 @@ def use(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def model(tmp_path: Path, write_safetensors: WriteSafetensors) -> Path:
-    """20 MB of float32 in tensors whose edges lie inside of parts."""
-    rng = np.random.default_rng(5)
-    shapes = [(1500, 1001), (7,), (900, 999), (1, 3), (2000, 1024), (0, 4)]
-    entries = []
-    for number, shape in enumerate(shapes):
-        data = rng.standard_normal(shape).astype(np.float32).tobytes()
-        entries.append((f"layer.{number}.weight", "F32", shape, data))
-    folder = tmp_path / "model"
-    folder.mkdir()
-    write_safetensors(folder / "model.safetensors", {n: (d, s, b) for n, d, s, b in entries})
-    (folder / "config.json").write_text('{"model_type": "none"}')
-    return folder
+def model(tmp_path: Path) -> Path:
+    return model_in(tmp_path / "model")
 
 
 @pytest.fixture(autouse=True)
@@ -62,16 +59,6 @@ def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def convert(model: Path | str, out: Path | str, to: str = "safetensors", **settings: Any) -> None:
     anamnesis.convert(model, out, to=to, **settings)
-
-
-def local(folder: Path) -> dict[str, bytes]:
-    found = (p for p in folder.rglob("*") if p.is_file() and "anamnesis" not in p.name)
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
-
-
-def remote(bucket: Bucket, prefix: str = "out/") -> dict[str, bytes]:
-    keys = [key for key in bucket.objects() if key.startswith(prefix) and "anamnesis" not in key]
-    return {key.removeprefix(prefix): bucket.read(key) for key in keys}
 
 
 def strays(bucket: Bucket) -> list[str]:

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from buckets import Faults, billed, faulty
+from buckets import Faults, billed, faulty, local, model_in, remote
 from other_buckets import STORES, OtherBucket, environment, forget, other_server, use
 
 import anamnesis
@@ -61,32 +61,11 @@ def bucket(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """20 MB of float32 in tensors whose edges lie inside of parts."""
-    rng, folder = np.random.default_rng(5), tmp_path_factory.mktemp("model")
-    from safetensors.numpy import save_file
-
-    shapes = [(1500, 1001), (7,), (900, 999), (1, 3), (2000, 1024)]
-    tensors = {
-        f"layer.{number}.weight": rng.standard_normal(shape).astype(np.float32)
-        for number, shape in enumerate(shapes)
-    }
-    save_file(tensors, folder / "model.safetensors")
-    (folder / "config.json").write_text('{"model_type": "none"}')
-    return folder
+    return model_in(tmp_path_factory.mktemp("model") / "model")
 
 
 def convert(model: Path, out: Path | str, **settings: Any) -> None:
     anamnesis.convert(model, out, **{"to": "safetensors", "dtype": "bf16", **settings})
-
-
-def local(folder: Path) -> dict[str, bytes]:
-    found = (p for p in folder.rglob("*") if p.is_file() and "anamnesis" not in p.name)
-    return {str(p.relative_to(folder)): p.read_bytes() for p in found}
-
-
-def remote(bucket: OtherBucket, prefix: str = "out/") -> dict[str, bytes]:
-    keys = [key for key in bucket.objects() if key.startswith(prefix) and "anamnesis" not in key]
-    return {key.removeprefix(prefix): bucket.read(key) for key in keys}
 
 
 def strays(bucket: OtherBucket) -> list[str]:
