@@ -140,6 +140,17 @@ def encoded(
     return {p.name.removeprefix("X."): out[p.role].reshape(p.shape) for p in form.parts}
 
 
+def rooms(form: Any, units: int) -> dict[str, np.ndarray]:
+    """Arrays for the parts of the first `units` of a form, by role."""
+    return {
+        part.role: np.zeros(
+            part.room(0, units) if part.units else math.prod(part.shape),
+            np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy,
+        )
+        for part in form.parts
+    }
+
+
 def statistics(target: str, settings: Settings, values: np.ndarray) -> dict[str, Any]:
     """What forms may ask for, of all values."""
     found: dict[str, Any] = {"least": values.min(), "most": values.max()}

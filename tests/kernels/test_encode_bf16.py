@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 from typing import Any
@@ -16,7 +15,6 @@ from anamnesis.kernels.diff import Comparison
 from anamnesis.kernels.encoders import ENCODERS, Setting, encoder, former
 from anamnesis.kernels.ends import NO_ENDS, Ends
 from anamnesis.kernels.loss import BLOCK, Losses
-from anamnesis.readers.dtypes import DTYPES
 
 NAMES = sorted(name for name, row in ENCODERS.items() if row.bf16)
 ROWS, COLUMNS = 72, 512
@@ -29,13 +27,7 @@ def _encoded(
     shape = values.shape
     form = former(name)("X.weight", shape, "BF16", settings)
     units = -(-values.size // form.unit_elems)
-    parts = {
-        part.role: np.zeros(
-            part.room(0, units) if part.units else math.prod(part.shape),
-            np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy,
-        )
-        for part in form.parts
-    }
+    parts = ours.rooms(form, units)
     params = {**settings, "dtype": "BF16", "columns": form.unit_elems, "shape": shape, "first": 0}
     encoder(name)(values.reshape(-1), {**params, "least": least, "most": most}, parts)
     return parts

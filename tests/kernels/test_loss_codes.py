@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any
 
+import encode_cases as ours
 import ml_dtypes
 import numpy as np
 import pytest
@@ -13,7 +13,6 @@ from anamnesis.kernels.encoders import ENCODERS, encoder, former, function_of, h
 from anamnesis.kernels.ends import ends_of
 from anamnesis.kernels.loss import Losses
 from anamnesis.kernels.readback import Facts, Readback
-from anamnesis.readers.dtypes import DTYPES
 
 NAMES = [name for name in ENCODERS if has(name, "codes")]
 ROWS, COLUMNS = 130, 512
@@ -69,13 +68,7 @@ def _compare(name: str, setting: dict[str, Any], kind: str, dtype: str) -> None:
     settings = {key: row.default for key, row in ENCODERS[name].keys.items()} | setting
     form = former(name)("X.weight", values.shape, dtype, settings)
     units = -(-values.size // form.unit_elems)
-    parts = {
-        part.role: np.zeros(
-            part.room(0, units) if part.units else math.prod(part.shape),
-            np.uint8 if part.block_bytes else DTYPES[part.dtype].numpy,
-        )
-        for part in form.parts
-    }
+    parts = ours.rooms(form, units)
     wide = values.astype(np.float32)
     extent = {"least": np.nanmin(wide), "most": np.nanmax(wide), "absmax_mean": 0.01}
     given = values.view(np.uint16) if dtype == "BF16" and ENCODERS[name].bf16 else wide
