@@ -214,7 +214,11 @@ def _rotary_kind(settings: Settings) -> str:
 _RULES: dict[str, dict[str, Rule]] = {
     # Windows, and layers without rotary embeddings, are those of a model of so many layers.
     "exaone4": {"sliding_window": lambda s: None if s.layers == _LAYERS_OF_32B else 0},
+    # Tied matrices are multiplied as the embeddings are.
     "falcon-h1": {
+        "lm_head_multiplier": lambda s: (
+            s.get("embedding_multiplier") if s.get("tie_word_embeddings") else None
+        ),
         "mamba_norm_before_gate": lambda s: False if s.get("mamba_rms_norm") else None,
     },
     "gemma2": {"query_pre_attn_scalar": _scalar(LAYERS_OF_27B["gemma2"])},

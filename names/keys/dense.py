@@ -255,7 +255,7 @@ attention.max_alibi_bias @alibi
         + VOCABULARY
         + """
 attention.layer_norm_epsilon layer_norm_eps|layer_norm_epsilon|norm_epsilon|norm_eps
-rope.dimension_count     @rotary-hidden:1.0
+rope.dimension_count     @rotary:1.0
 rope.scaling.type        @linear-or-none
 rope.scaling.factor      factor|@rope:factor
 tokenizer.ggml.padding_token_id =0

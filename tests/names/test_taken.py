@@ -70,6 +70,18 @@ def test_feed_forward_functions_are_the_architecture_s(
         ("gemma2", {"query_pre_attn_scalar": 9, "head_dim": 8}, "query_pre_attn_scalar = 9"),
         ("smollm3", {"no_rope_layers": [1, 0], "num_hidden_layers": 2}, "no_rope_layers = [1, 0]"),
         ("smollm3", {"no_rope_layers": [1, 1], "num_hidden_layers": 2}, ""),
+        (
+            "falcon-h1",
+            {"lm_head_multiplier": 0.5, "embedding_multiplier": 4.0, "tie_word_embeddings": True},
+            "lm_head_multiplier = 0.5 (llama.cpp takes 4.0)",
+        ),
+        ("falcon-h1", {"lm_head_multiplier": 0.5, "embedding_multiplier": 4.0}, ""),
+        ("smallthinker", {"sliding_window_layout": [0, 1], "num_hidden_layers": 2}, ""),
+        (
+            "smallthinker",
+            {"sliding_window_layout": [1, 1], "num_hidden_layers": 2},
+            "sliding_window_layout = [1, 1] (llama.cpp takes [0, 1])",
+        ),
         ("llama4", {"use_qk_norm": True, "num_local_experts": 128}, "use_qk_norm = true"),
         ("mamba", {"model_type": "mamba", "mixer_rms_eps": 1.0, "layer_norm_epsilon": 2.0}, ""),
         ("granitehybrid", {"layer_types": ["mamba"], "position_embedding_type": "rope"}, '"rope"'),
@@ -218,3 +230,11 @@ def test_settings_of_other_kinds_are_refused(
     save_file({"lm_head.weight": np.ones((8, 32), "f4")}, tmp_path / "model.safetensors")
     with pytest.raises((FormatError, UnsupportedError), match=expected):
         anamnesis.convert(tmp_path, tmp_path / "m.gguf", to="gguf")
+
+
+@pytest.mark.parametrize(("width", "rotary"), [(None, 4), (24, 12)])
+def test_nemotron_s_heads_turn_in_a_part_of_their_own_width(width: Any, rotary: int) -> None:
+    settings = {**config("NemotronForCausalLM"), "partial_rotary_factor": 0.5, "head_dim": width}
+    keys = keys_of("NemotronForCausalLM", "")
+    found = architecture_values(keys, "nemotron", settings, "config.json")
+    assert found["nemotron.rope.dimension_count"].value == rotary
