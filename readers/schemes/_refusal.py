@@ -104,6 +104,9 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
     )
 
 
+STATE = "_extra_state"  # of a module of Transformer Engine, with the scales of its FP8 numbers
+
+
 def _alone(ledger: Ledger) -> str:
     """What to do where one shard of a model was given, and what belongs together lies apart."""
     files = ledger.container.files
@@ -135,6 +138,10 @@ def _hint(ledger: Ledger) -> str:
     scale = next((s for s in ledger.container.stored.values() if _is_scale(ledger, s)), None)
     if scale is not None:
         return f" of a name that is known, in a model that has scales, such as {scale.name!r}"
+    states = (s for s in ledger.container.stored.values() if s.name.endswith(STATE) and s.nbytes)
+    state = next(states, None)
+    if state is not None:
+        return f" that is read; Transformer Engine keeps its own in bytes such as {state.name!r}"
     beside = _scales_beside(ledger)
     if beside:
         return f" in the files that were read; {beside} beside them may hold the scales"

@@ -41,6 +41,7 @@ from anamnesis.readers.schemes._fp8_transformers import (
     expert_scale,
     fused_layer,
 )
+from anamnesis.readers.schemes._refusal import STATE
 from anamnesis.readers.schemes._scale_grid import (
     SCALE_DTYPES,
     Block,
@@ -334,13 +335,13 @@ def _other_scale(ledger: Ledger, name: str) -> bool:
     stem, dot, part = name.rpartition(".")
     names = [f"{name}{ending}" for ending in ("_scale_2", "_scales", "_scale_inv", "_scale")]
     if part == "weight":
-        names += [f"{stem}{dot}{n}" for n in ("scale", "scales", "weight_global_scale")]
+        names += [f"{stem}{dot}{n}" for n in ("scale", "scales", "weight_global_scale", STATE)]
     if part == "_data":  # Quanto's
         names.append(f"{stem}{dot}_scale")
     if part.endswith("_qdata"):  # torchao's
         names.append(f"{name.removesuffix('qdata')}scale")
     found = (ledger.container.stored.get(n) for n in names)
-    return any(scale is not None and scale.dtype not in ENCODINGS for scale in found)
+    return any(s is not None and s.dtype not in ENCODINGS and s.nbytes > 0 for s in found)
 
 
 def _is_fp8(mark: Mark, stored: Stored) -> bool:

@@ -7,6 +7,7 @@ from layer_parts import DENSE, FP8
 from small_models import Parts, resolved
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
+from anamnesis.readers.schemes.base import Options
 
 INTEGERS = ("I8", "U8", "I16", "I32", "I64")
 
@@ -149,3 +150,14 @@ def test_a_model_saved_without_being_compressed_is_refused_by_name() -> None:
         resolved({"m.weight_scale": ("BF16", (16, 2))}, about)
     with pytest.raises(FormatError, match="no scheme consumed"):
         resolved({"m.weight": ("BF16", (16, 64)), "weight_scale": ("BF16", (16, 2))}, about)
+
+
+@pytest.mark.parametrize("unit", [False, True])
+def test_codes_of_transformer_engine_are_no_plain_cast(unit: bool) -> None:
+    """Its scales are among the bytes of a module's state, which nothing here reads."""
+    codes: Parts = {"m.weight": FP8["m.weight"]}
+    options = Options(assume_unit_scale=unit)
+    with pytest.raises(UnsupportedError, match=r"in bytes such as 'm._extra_state'"):
+        resolved({**codes, "m._extra_state": ("U8", (512,))}, options=options)
+    empty: Parts = {**codes, "m._extra_state": ("U8", (0,))}
+    assert resolved(empty, options=Options(assume_unit_scale=True)).tensors["m.weight"].quantised
