@@ -249,12 +249,11 @@ _SIGNS: dict[str, Array] = {
 
 
 @cache
-def moves(plain: str, rows: int, block_bytes: int) -> tuple[Ints, Ints]:
+def moves(plain: str, rows: int, block_bytes: int) -> Ints:
     """How the plain blocks of `rows` rows are put together again from one repacked block.
 
-    The first is int32 `[rows * block_bytes + 1]`: where the moves of each plain byte begin among
-    those of the second, int32 `[moves, 4]`: a repacked byte, how far down, the mask, how far up.
-    What they move is joined by "exclusive or".
+    int32 `[moves, 6]`: a repacked byte, how far down, the mask, how far up, the row and its byte
+    of the plain block. What they move there is joined by "exclusive or".
     """
     count = rows * block_bytes * 8
     bits = np.arange(count).reshape(rows, block_bytes, 8)
@@ -273,8 +272,6 @@ def moves(plain: str, rows: int, block_bytes: int) -> tuple[Ints, Ints]:
         signs = (bits.reshape(rows, -1)[:, _SIGNS[plain], None] + np.arange(1, 7)).reshape(-1)
         begin, source = np.append(begin, signs), np.append(source, place[signs - 1])
         length = np.append(length, np.ones_like(signs))
-        order = np.argsort(begin >> 3, kind="stable")
-        begin, source, length = begin[order], source[order], length[order]
-    table = np.stack([source >> 3, source & 7, (1 << length) - 1, begin & 7], 1)
-    starts = np.searchsorted(begin >> 3, np.arange(rows * block_bytes + 1))
-    return starts.astype(np.int32), np.ascontiguousarray(table, np.int32)
+    to = np.divmod(begin >> 3, block_bytes)
+    table = np.stack([source >> 3, source & 7, (1 << length) - 1, begin & 7, *to], 1)
+    return np.ascontiguousarray(table, np.int32)

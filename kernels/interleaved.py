@@ -41,8 +41,7 @@ def put_apart(payload: Bytes, params: Params) -> Bytes:
     each, rest = divmod(payload.shape[1], count)
     if rest or (each - row.row_meta) % row.block_bytes:
         raise ValueError(f"{payload.shape[1]:,} bytes of {count} rows of {params['plain']}")
-    plain = np.empty((len(payload) * count, each), np.uint8)
-    starts, table = params["moves"]
+    plain = np.zeros((len(payload) * count, each), np.uint8)
     sizes = count, row.row_meta, row.block_bytes
-    _apart(np.ascontiguousarray(payload), sizes, starts, table, plain)
+    _apart(np.ascontiguousarray(payload), sizes, params["moves"], plain)
     return plain
