@@ -15,11 +15,15 @@ if TYPE_CHECKING:
     from anamnesis.pipeline.config import Job, Settings
     from anamnesis.pipeline.loss import Losses
     from anamnesis.pipeline.plan import Plan
+    from anamnesis.pipeline.targets import Target
 
 _APART = 3  # so many notes of a kind stay lines of their own
 # What differs between notes of a kind: names in quotes, words with a digit, a dot, a slash or a
 # colon inside, as names of tensors and files have.
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*(?:\d|[./_:](?=\S))\S*")
+
+_EXPERT = re.compile(r"\.experts\.\d+\.")
+_NOT_LOADED = ("bnb-fp4", "bnb-int8", "bnb-nf4", "ct-int-quantized", "mxfp8")
 
 
 def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
@@ -39,6 +43,7 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
         missing = [name for name, choice in plan.choices if choice.unweighted]
         notes += filter(None, [unweighted_note(imatrix, missing)])
     notes += _other_targets(plan)
+    notes += _experts_apart(plan)
     again: dict[str, list[str]] = {}
     for name, choice in plan.choices:
         if choice.again:
@@ -64,6 +69,33 @@ def _other_targets(plan: Plan) -> list[str]:
         f"{len(names)} tensor(s), {names[0]} first, are {what} ({why})"
         for (what, why), names in others.items()
     ]
+
+
+def _experts_apart(plan: Plan) -> list[str]:
+    """Experts that are modules of their own, under targets that transformers does not stack."""
+    names: dict[str, list[str]] = {}
+    for name, choice in plan.choices:
+        fault = _stacking_fault(choice.target) if _EXPERT.search(name) else ""
+        if fault:
+            names.setdefault(f"{fault} {choice.target}", []).append(name)
+    return [
+        f"{len(found)} tensor(s), {found[0]} first, are of experts, which transformers 5 stacks as "
+        f"it loads: it {fault} of these; fp8-block, fp8-channel, mxfp4 and symmetric "
+        "ct-pack-quantized it loads"
+        for fault, found in names.items()
+    ]
+
+
+def _stacking_fault(target: Target | None) -> str:
+    """What transformers 5.23 does wrong with such experts; empty for nothing, and for MLX."""
+    style = target.settings.get("style") if target else "mlx"
+    if target is None or style == "mlx":
+        return ""
+    if target.name == "nvfp4" and style == "compressed-tensors":
+        return "leaves out the global scales and gets other weights from"
+    blocks = target.name == "fp8-block" and style == "compressed-tensors"
+    zeros = target.name == "ct-pack-quantized" and not target.settings["sym"]
+    return "does not load" if target.name in (*_NOT_LOADED, "nvfp4") or blocks or zeros else ""
 
 
 def _renamed(source: str, plan: Plan) -> str:

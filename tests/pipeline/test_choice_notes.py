@@ -50,3 +50,32 @@ def test_other_layouts_keep_the_tensor(notes: Callable[..., list[str]]) -> None:
         f"(mxfp4 cannot hold it: its rows of 72 elements {NO_GROUPS} 32)"
     ]
     assert notes("fp8-channel") == []
+
+
+@pytest.mark.parametrize(
+    ("encode", "words"),
+    [
+        ("bnb-nf4", "it does not load bnb-nf4"),
+        ("nvfp4", "leaves out the global scales and gets other weights from nvfp4"),
+        ("nvfp4:style=modelopt", "does not load nvfp4"),
+        ("ct-pack-quantized:group=32,sym=false", "does not load ct-pack-quantized"),
+        ("fp8-block:style=compressed-tensors", "does not load fp8-block"),
+        ("ct-pack-quantized:group=32", ""),
+        ("nvfp4:style=mlx", ""),
+        ("fp8-channel", ""),
+    ],
+)
+def test_experts_that_transformers_cannot_stack_are_named(
+    tmp_path: Path, write_safetensors: Callable[..., Path], encode: str, words: str
+) -> None:
+    entries = {
+        f"l.{name}.weight": ("BF16", (4, 64), bytes(512))
+        for name in ("mlp.experts.0.up_proj", "mlp.experts.12.up_proj", "self_attn.q_proj")
+    }
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    job = job_from(inputs=[path], output={"path": "o", "encode": encode})
+    notes = [note for note in remarks_on_job(job, plan_job(job)) if "experts" in note]
+    assert len(notes) == bool(words)
+    for note in notes:
+        assert note.startswith("2 tensor(s), l.mlp.experts.0.up_proj.weight first, are of experts")
+        assert words in note
