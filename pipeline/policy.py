@@ -18,7 +18,7 @@ _HEADS = re.compile(
     r"(?:^|[._])(?:lm_head|head|score|classifier|embed_out)\.weight$|^output\.weight$"
 )
 _NO_LAYERS = re.compile(
-    r"(?:^|[._])(?:\w*norm\w*|ln_?\w*|router|gate|shared_expert_gate|ffn_gate_inp\w*|conv\w*|"
+    r"(?:^|[._])(?:\w*norm\w*|ln_?\w*|router|(?<!ffn_)gate|shared_expert_gate|ffn_gate_inp\w*|conv\w*|"
     r"rotary\w*|bias|A_log|D)(?:\.(?:weight|bias|wg\.weight))?$"
 )
 _GGML_KEEPS = re.compile(

@@ -13,7 +13,7 @@ import click
 from rich.console import Console
 
 from benchmarks.measure import Neighbours, describe, machine, patience
-from benchmarks.scaling import overheads, page, whole
+from benchmarks.scaling import overheads, page, recordings, whole
 from benchmarks.scaling.processes import apart
 
 console = Console(highlight=False)
@@ -100,6 +100,18 @@ def page_command() -> None:
     """Write the tables of docs/scaling.md from docs/scaling.json."""
     page.PAGE.write_text(page.rewritten())
     console.print(f"wrote {page.PAGE}")
+
+
+@main.command("recordings")
+@click.option("--gb", default=2.1, show_default=True, help="Of input.")
+@click.option(
+    "--folder", default="/dev/shm", show_default=True, help="With room for six times as much."
+)
+def recordings_command(gb: float, folder: str) -> None:
+    """Run, kill and resume a job on a cluster, and show that in docs/cluster.md."""
+    found = recordings.record(gb, folder)
+    recordings.PAGE.write_text(recordings.rewritten(found))
+    console.print("\n\n".join(found.values()), markup=False)
 
 
 class _kept:  # noqa: N801 - used as a function

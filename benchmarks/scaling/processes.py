@@ -50,7 +50,7 @@ def cluster(workers: int) -> Iterator[Cluster]:
     with tempfile.TemporaryDirectory() as folder:
         listed = f"--scheduler-file={folder}/scheduler.json"
         dask = [sys.executable, "-m", "dask"]
-        commands = [[*dask, "scheduler", "--port=0", "--no-dashboard", listed]]
+        commands = [[*dask, "scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", listed]]
         worker = [*dask, "worker", listed, "--nthreads=1", "--no-dashboard"]
         commands += [[*worker, f"--local-directory={folder}"]] * workers
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}

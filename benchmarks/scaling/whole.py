@@ -94,7 +94,7 @@ def write_shards(folder: Path, gb: float) -> int:
             for suffix, dtype, array in (
                 (f"{layers}.weight", "F8_E4M3", codes),
                 (f"{layers}.weight_scale_inv", "F32", scales),
-                (f"{layers}_dense.weight", "BF16", dense),
+                (f"dense{layers}.weight", "BF16", dense),
             ):
                 entries.append(Entry(suffix, dtype, array.shape, array))
                 size += array.nbytes

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import dask
 import pytest
 
 import anamnesis
@@ -127,6 +128,18 @@ def test_the_same_bytes_under_tls(
     anamnesis.remember(fp8_model, tmp_path / "here.safetensors")
     here = (tmp_path / "here.safetensors").read_bytes()
     assert (tmp_path / "out.safetensors").read_bytes() == here
+
+
+def test_certificates_that_are_text(secure: Cluster, certificates: Settings) -> None:
+    """As a service keeps those of a cluster that it has started."""
+    names = {"CA_FILE": "ca-file", "CLIENT__CERT": "client.cert", "CLIENT__KEY": "client.key"}
+    found = {
+        f"distributed.comm.tls.{name}": Path(certificates[f"DASK_DISTRIBUTED__COMM__TLS__{key}"])
+        for key, name in names.items()
+    }
+    text = dask.config.set({name: path.read_text() for name, path in found.items()})
+    with text, scheduler.connected(secure.address) as client:
+        assert client.scheduler.address == secure.address
 
 
 REFUSED = {

@@ -177,6 +177,8 @@ def test_what_a_gguf_cannot_hold(model: Path) -> None:
         ("shared.weight", "linear", True),
         ("transformer.h.0.ln_1.weight", "linear", True),
         ("blk.0.ffn_gate.weight", "ggml", False),
+        ("blk.0.ffn_gate.weight", "linear", False),
+        ("blk.0.ffn_gate_inp.weight", "linear", True),
         ("blk.0.ffn_gate_inp.weight", "ggml", True),
     ],
 )
