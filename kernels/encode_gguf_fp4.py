@@ -25,17 +25,16 @@ from anamnesis.kernels.readback import Facts, Parts
 from anamnesis.kernels.types import Array, Floats, Outputs, Params
 
 _mxfp4 = kernel("encode_gguf_fp4:mxfp4")
+_mxfp4_of_bf16 = kernel("encode_gguf_fp4:mxfp4_of_bf16")
 _nvfp4 = kernel("encode_gguf_fp4:nvfp4")
 
 
 def encode_mxfp4(values: Array, params: Params, out: Outputs) -> None:
     """`quantize_row_mxfp4_ref`."""
-    greatest = magnitudes(values, 32)
-    if values.dtype == np.uint16:  # what is greatest of BF16 is BF16
-        exponents = _exponents_of_bf16()[greatest.view(np.uint32) >> 16]
-    else:
-        exponents = _exponents(greatest)
-    run_blocks(lambda v, o: _mxfp4(v, exponents, o), values, "gguf-mxfp4", out["blocks"])
+    bf16 = values.dtype == np.uint16
+    run = _mxfp4_of_bf16 if bf16 else _mxfp4
+    exponents = _exponents_of_bf16() if bf16 else _exponents(magnitudes(values, 32))
+    run_blocks(lambda v, o: run(v, exponents, o), values, "gguf-mxfp4", out["blocks"])
 
 
 def _exponents(greatest: Floats) -> Any:

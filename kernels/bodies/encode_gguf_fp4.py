@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.bodies._extremes import greatest_lanes
 from anamnesis.kernels.bodies._ggml_lanes import sizes_of
 from anamnesis.kernels.bodies._jit import as_f32, inline, jit, local, stack
 from anamnesis.kernels.bodies._lane_memory import (
@@ -88,21 +89,39 @@ def _signed(code: Ints, numbers: Floats) -> Any:
     return choose(code == splat(0), code, code | as_bits(numbers) >> 28 & 8)
 
 
+@inline
+def _mx_block(values: Array, b: int, exponent: np.uint8, out: Bytes) -> None:
+    """The exponent byte, then elements i and 16 + i as low and high half of byte i."""
+    e = u32(exponent)
+    # Half of 2 ** (e - 127), as `_NUMBERS` are doubled; below exponent 1 it is subnormal.
+    bits = u32(0x00200000) << e if e < 2 else u32(u32(e - u32(1)) << u32(23))
+    scale = as_f32(u32(bits))
+    # 2 ** (127 - e), where both are normal: products with it are exact.
+    inverse = as_f32(u32(u32(u32(254) - e) << u32(23))) if 1 <= e <= 253 else _NAN
+    out[17 * b] = exponent
+    low = _codes_by(lanes(values, 32 * b), scale, inverse, 1)
+    high = _codes_by(lanes(values, 32 * b + 16), scale, inverse, 1)
+    put_bytes(out, 17 * b + 1, low | high << 4)
+
+
 @jit
 def mxfp4(values: Array, exponents: Bytes, out: Bytes) -> None:
-    """MXFP4: the exponent byte, then elements i and 16 + i as low and high half of byte i."""
+    """MXFP4 of float32, whose exponents are known."""
     for b in range(exponents.shape[0]):
-        e = u32(exponents[b])
-        # Half of 2 ** (e - 127), as `_NUMBERS` are doubled; below exponent 1 it is subnormal.
-        bits = u32(0x00200000) << e if e < 2 else u32(u32(e - u32(1)) << u32(23))
-        scale = as_f32(u32(bits))
-        # 2 ** (127 - e), where both are normal: products with it are exact.
-        inverse = as_f32(u32(u32(u32(254) - e) << u32(23))) if 1 <= e <= 253 else _NAN
-        out[17 * b] = exponents[b]
         bring(values, 32 * b + READ_AHEAD)
-        low = _codes_by(lanes(values, 32 * b), scale, inverse, 1)
-        high = _codes_by(lanes(values, 32 * b + 16), scale, inverse, 1)
-        put_bytes(out, 17 * b + 1, low | high << 4)
+        _mx_block(values, b, exponents[b], out)
+
+
+@jit
+def mxfp4_of_bf16(values: Array, exponents: Bytes, out: Bytes) -> None:
+    """MXFP4 of BF16, `exponents` by the bits of a block's greatest magnitude, which is BF16."""
+    tile, room = local(_tile(), (16, 16), np.int32), local(_codes(), 16, np.int32)
+    every = values.shape[0] // 32
+    for first in range(0, every, 16):
+        count = min(16, every - first)
+        put_lanes(room, 0, greatest_lanes(values, first, count, 32, tile))
+        for k in range(count):
+            _mx_block(values, first + k, exponents[room[k] >> 16], out)
 
 
 @inline
