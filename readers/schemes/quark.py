@@ -29,8 +29,8 @@ from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import int8_tensor
 
 _IMPLEMENTED = (
-    "Quark's FP8, MXFP4, INT4 in groups with pack_method reorder, and INT8 with a scale a tensor "
-    "or a row"
+    "Quark's FP8, MXFP4, MXFP6, NVFP4, INT4 in groups with pack_method reorder, and INT8 with a "
+    "scale a tensor or a row"
 )
 _ENCODINGS = {"int4": "quark-int4", "uint4": "awq-gemm"}
 _PER_WORD = 8
@@ -102,6 +102,10 @@ def _tensor(ledger: Ledger, codes: Stored, stem: str, encoding: str) -> Tensor:
         raise missing(ledger, codes, stem + lacks)
     if len(codes.shape) != 2:
         raise misfit(codes, "a matrix")
+    if ledger.get(f"{stem}weight_scale_2") is not None:
+        raise unsupported(codes, "Quark's INT4 of what was rounded to FP8", _IMPLEMENTED)
+    if not scale.shape:
+        raise unsupported(codes, "Quark's INT4 with a scale a tensor", _IMPLEMENTED)
     inputs, words = codes.shape
     outputs = words * _PER_WORD
     if scale.shape in ((outputs,), (inputs,)):  # not transposed: `inputs` are the rows then
