@@ -105,7 +105,7 @@ def modules(ledger: Ledger, stated: Settings) -> Iterator[Module]:
         prefix, dot, part = stored.name.rpartition(".")
         if part != "qweight" or not dot:
             continue
-        qzeros, scales = ledger.get(f"{prefix}.qzeros"), ledger.get(f"{prefix}.scales")
+        qzeros, scales = (_part(ledger, prefix, name) for name in ("qzeros", "scales"))
         if scales is None or (qzeros is None and not stated.sym):
             continue
         if qzeros is not None and 0 in qzeros.shape and 0 not in stored.shape:
@@ -118,6 +118,11 @@ def modules(ledger: Ledger, stated: Settings) -> Iterator[Module]:
             qzeros = None
         if 0 not in stored.shape or qzeros is not None:
             yield Module(prefix, stored, qzeros, scales, ledger.get(f"{prefix}.g_idx"))
+
+
+def _part(ledger: Ledger, prefix: str, name: str) -> Stored | None:
+    """A tensor of a layer; Quark's AWQ under transformers 5.6 and later puts a `q` before."""
+    return ledger.get(f"{prefix}.{name}") or ledger.get(f"{prefix}.q{name}")
 
 
 def refuse_incomplete(ledger: Ledger, stated: Settings) -> None:

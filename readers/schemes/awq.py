@@ -23,6 +23,7 @@ awq/modules/act.py, and `get_act_for_scaling` of awq/models; PyPI paroquant 0.1.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from anamnesis.errors import UnsupportedError
@@ -71,6 +72,8 @@ def resolve(ledger: Ledger) -> None:
         if stated.method == "awq":
             _refuse(module, stated)
         version = _version(module, stated)
+        if version == "gemm" and _order(ledger) == "order":
+            raise module.unsupported("Quark's AWQ with pack_method 'order'", _IMPLEMENTED)
         divisor = divisors.get(module.prefix)
         if version:
             tensor = _TENSORS[version](ledger, module, stated)
@@ -325,6 +328,14 @@ def _refuse(module: Module, stated: Settings) -> None:
     for field, value in stated.formats.items():
         if value in _REPACKED:
             raise module.unsupported(f"{_REPACKED[value]} ({field})", _IMPLEMENTED)
+
+
+def _order(ledger: Ledger) -> object:
+    """Quark's word for the order of nibbles; that of AWQ is `reorder`."""
+    config = ledger.quantization()
+    export = config.get("export")
+    inner = export.get("pack_method") if isinstance(export, Mapping) else None
+    return config.get("pack_method", inner)
 
 
 def _claim_llm_awq(ledger: Ledger, stated: Settings) -> None:

@@ -122,6 +122,18 @@ def test_repacked_versions_are_refused_by_name(config: dict[str, Any], name: str
         resolved(gemm(), AWQ | config)
 
 
+def test_quarks_export_has_other_names_and_may_have_another_order() -> None:
+    parts = gemm()
+    named = {"qweight": parts["qweight"], "qqzeros": parts["qzeros"], "qscales": parts["scales"]}
+    for order in ({}, {"pack_method": "reorder"}, {"export": {"pack_method": "reorder"}}):
+        found, wanted = (resolved(some, AWQ | order) for some in (named, parts))
+        assert (found.encoding, found.params) == (wanted.encoding, wanted.params)
+    for order in ({"pack_method": "order"}, {"export": {"pack_method": "order"}}):
+        for some in (parts, named):
+            with pytest.raises(UnsupportedError, match="pack_method 'order'"):
+                resolved(some, AWQ | order)
+
+
 def fast(inputs: int, outputs: int, width: int, **other: Any) -> Shapes:
     parts: Shapes = {
         "qweight": ("I16", (outputs // 4, inputs)),
