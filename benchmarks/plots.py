@@ -148,7 +148,7 @@ def sizes(results: Sequence[Result]) -> Any:
     # What a line is called, and where its name stands from an end of it.
     lines = {
         "command": ("amn remember", OURS, "o", {"wall": (-8, 4), "peak_bytes": (4, 7)}),
-        "torch script": ("torch script", "#D55E00", "^", {"wall": (-4, 9), "peak_bytes": (-8, 4)}),
+        "torch script": ("torch script", "#D55E00", "^", {"wall": (-8, 4), "peak_bytes": (-8, 4)}),
     }
     for work, (label, colour, marker, places) in lines.items():
         found = [r for r in results if work in r]
@@ -160,9 +160,7 @@ def sizes(results: Sequence[Result]) -> Any:
             low, high = [v[1] for v in y], [v[2] for v in y]
             axis.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
             axis.plot(x, [v[0] for v in y], color=colour, marker=marker, markersize=5)
-            first = work == "torch script" and key == "wall"
-            at, side = (0, "left") if first else (-1, "right")
-            _name(axis, label, (x[at], y[at][0]), places[key], colour, side)
+            _name(axis, label, (x[-1], y[-1][0]), places[key], colour, "right")
     x = [r["stored_bytes"] / GiB for r in results]
     outs = [r["out_bytes"] / MiB for r in results]
     memory.plot(x, outs, color=GREY, linestyle=":", zorder=0)
@@ -174,7 +172,7 @@ def sizes(results: Sequence[Result]) -> Any:
     return figure
 
 
-def _name(axis: Any, label: str, point: Any, place: Any, colour: str, side: str = "right") -> None:
+def _name(axis: Any, label: str, point: Any, place: Any, colour: str, side: str) -> None:
     axis.annotate(label, point, place, textcoords="offset points", color=colour, ha=side)
 
 
