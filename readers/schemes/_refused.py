@@ -58,7 +58,7 @@ REFUSED: dict[str, Refused] = {
     "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
     "quip": Refused(
         "QuIP#",
-        "lattice codes in a rotated basis",
+        "lattice codes in a basis that mixes all rows and all columns of a matrix",
         "quip-sharp's own code can decode it on a GPU",
         (("Qidxs",), ("SU", "SV")),
     ),

@@ -236,10 +236,10 @@ def cases(build: Any) -> dict[str, Case]:
         "G23-type-134-private": (tensor([256], 134), UnsupportedError, "'w': type 134 (IQ1_BN"),
         "G23-type-139-short": (tensor([256], 139), FormatError, "past the end of the file"),
         "G23-type-142-private": (tensor([256], 142), UnsupportedError, "'w': type 142 (PQ2_0"),
-        "G23-type-222-private": (
-            tensor([256], 222),
+        "G23-type-230-private": (
+            tensor([256], 230),
             UnsupportedError,
-            "222 (rows repacked together",
+            "230 (BF16_R16, sixteen rows repacked together",
         ),
         "G24-row-of-31": (tensor([31], Q4_0), FormatError, "'w': dimension 0 is 31"),
         "G24-row-of-33-by-32": (
