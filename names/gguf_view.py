@@ -170,8 +170,8 @@ def _unscaled(
         return
     if said is None or said == "none":
         yield (
-            f"config.json: a GGUF has no rope scaling {kind!r}; texts longer than the model was "
-            "trained with are not scaled"
+            f"config.json: a GGUF of {architecture!r} has no rope scaling {kind!r}: llama.cpp "
+            "computes without it"
         )
 
 
