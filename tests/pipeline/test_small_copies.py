@@ -81,7 +81,7 @@ def converted(source: Path, out: Path, to: str) -> tuple[bytes, Any]:
 
 
 @pytest.mark.parametrize("container", sorted(FORMATS))
-@settings(deadline=None, max_examples=15)
+@settings(deadline=None, max_examples=8)
 @given(tensors=TENSORS, to=st.sampled_from(["safetensors", "arrow"]))
 def test_nothing_shows_that_they_were_read_together(
     container: str,

@@ -58,7 +58,7 @@ def converted(source: Path, out: Path, to: str, dtype: str) -> tuple[bytes, Any]
     return out.read_bytes(), json.loads(manifest.read_bytes())["pieces"]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(deadline=None, max_examples=6)
 @given(
     layers=LAYERS,
     times=st.integers(1, 5),
