@@ -40,12 +40,8 @@ _WEIGHTS = frozenset(
 _UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial .tmp".split())
 
 
-def companions(source: Path, allow: Allow = NOTHING) -> Iterator[tuple[str, Path]]:
-    """Names and paths of files that belong to the recovered model, `config.json` included.
-
-    A path is elsewhere for a link stored as text, if links are followed; else that is copied.
-    Raises SecurityError for one that is a link out of the folder.
-    """
+def _beside(source: Path) -> Iterator[tuple[os.DirEntry[str], bool]]:
+    """Files beside the weights that are no part of them, and whether they can be copied."""
     for entry in sorted(os.scandir(source), key=lambda e: e.name):
         if entry.name.startswith(".") or left_out(entry.name) is not None:
             continue
@@ -55,7 +51,25 @@ def companions(source: Path, allow: Allow = NOTHING) -> Iterator[tuple[str, Path
             status = entry.stat()
         except OSError:  # a link to nothing
             continue
-        if not stat.S_ISREG(status.st_mode) or status.st_size > MAX_BYTES:
+        if not stat.S_ISDIR(status.st_mode):
+            yield entry, stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES
+
+
+def _note_others(source: Path, note: Callable[[str], None]) -> None:
+    """Say which files a loader may look for and does not find."""
+    for entry, fits in _beside(source):
+        if not fits:
+            note(f"{entry.path}: was not copied: over {MAX_BYTES >> 20} MiB, or no regular file")
+
+
+def companions(source: Path, allow: Allow = NOTHING) -> Iterator[tuple[str, Path]]:
+    """Names and paths of files that belong to the recovered model, `config.json` included.
+
+    A path is elsewhere for a link stored as text, if links are followed; else that is copied.
+    Raises SecurityError for one that is a link out of the folder.
+    """
+    for entry, fits in _beside(source):
+        if not fits:
             continue
         try:
             path = Path(follow(str(source), entry.path, allow))
@@ -89,13 +103,14 @@ def copy_companions(
     `config.json` gets what loaders need of the tensors that `choices` say were encoded.
 
     Without a `dtype` nothing was decoded, and the dtypes that configurations name are kept. One
-    that is no JSON cannot be cleaned: it is left out with a `note`.
+    that is no JSON cannot be cleaned: it is left out with a `note`, as is what is too large.
     """
     copied = []
     store = store_of(target)
     written: dict[tuple[int, int], PurePath] = {}  # by the device and inode of the source
     found = list(companions(source, allow))
     refuse_alike(target / name for name, _ in found)
+    _note_others(source, note)
     for name, path in found:
         final = target / name
         if not allow.follow_links and target_of(str(path)) is not None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import anamnesis
+from anamnesis.cli.main import main
 from anamnesis.errors import LimitError
 from anamnesis.limits import Limits
 from anamnesis.writers import disk
@@ -135,3 +136,17 @@ def test_weights_training_and_downloads_that_did_not_end_are_no_companions(
     anamnesis.remember(model, tmp_path / "out")
     assert not (tmp_path / "out" / name).exists()
     assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_what_cannot_be_copied_is_said(
+    model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with (model / "tokenizer.model").open("wb") as file:
+        file.truncate((256 << 20) + 1)
+    os.mkfifo(model / "tokenizer.json")
+    with pytest.raises(SystemExit, match="^0$"):
+        main(["remember", str(model), "-o", str(tmp_path / "out")])
+    said = capsys.readouterr().err
+    for name in ("tokenizer.model", "tokenizer.json"):
+        assert f"{name}: was not copied" in said
+        assert not (tmp_path / "out" / name).exists()
