@@ -144,7 +144,7 @@ def test_what_cannot_be_copied_is_said(
     with (model / "tokenizer.model").open("wb") as file:
         file.truncate((256 << 20) + 1)
     os.mkfifo(model / "tokenizer.json")
-    with pytest.raises(SystemExit, match="^0$"):
+    with pytest.raises(SystemExit, match=r"^0$"):
         main(["remember", str(model), "-o", str(tmp_path / "out")])
     said = capsys.readouterr().err
     for name in ("tokenizer.model", "tokenizer.json"):
