@@ -10,6 +10,10 @@
 
     value = (code - offset) * scale
 
+Where outliers of activations were suppressed, layers are of norms that the model's class does not
+have: `NORM.anti.weight` and `NORM.anti.bias` beside `NORM.weight`, or a bias of an RMS norm, which
+biases of the layers take back. These come out as they are, with a note.
+
 `deq_scale` is the product of the two scales, and `quant_bias` takes the activation's offset out of
 the integer product; neither is part of the weight, and a bias of the layer is `X.bias`. Types that
 `quant_model_description.json` names and that are packed, compressed or rotated are refused by name.
@@ -19,17 +23,22 @@ https://github.com/vllm-project/vllm-ascend vllm_ascend/quantization/w8a8.py, w8
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
 from dataclasses import replace
 
 from anamnesis.readers.base import Stored
-from anamnesis.readers.schemes._errors import need, unsupported
+from anamnesis.readers.schemes._errors import need, unsupported, where
 from anamnesis.readers.schemes._modelslim_config import description, is_modelslim
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import int8_tensor
+from anamnesis.words import and_more
 
 _TYPES = ("W8A8", "W8A8_DYNAMIC", "W8A8_MIX", "W8A16")
 _IMPLEMENTED = f"ModelSlim's {', '.join(_TYPES)}"
+_OTHER_NORM = re.compile(r"norm\w*\.anti\.(weight|bias)$")
+_RMS_BIAS = re.compile(r"^(?!.*vis).*layernorm\.bias$")
 _OF_PRODUCTS = ("deq_scale", "quant_bias", "input_scale", "input_offset")
 
 
@@ -50,6 +59,25 @@ def resolve(ledger: Ledger) -> None:
             offset = ledger.get(f"{stored.name}_offset")
             if stated or (offset is not None and offset.dtype in SCALE_BITS):
                 _claim(ledger, stored, offset)
+    _note_norms(ledger)
+
+
+def _note_norms(ledger: Ledger) -> None:
+    """Note norms that the layers are of and that the model's class does not take."""
+    found = list(_other_norms(ledger))
+    if found and any(tensor.scheme == "modelslim-int8" for tensor in ledger.tensors.values()):
+        ledger.note(
+            f"{where(found[0])}{and_more(len(found))}: of ModelSlim's suppression of outliers, "
+            "which the layers are quantised for; a class that has no such norm leaves it out, and "
+            "computes something else"
+        )
+
+
+def _other_norms(ledger: Ledger) -> Iterator[Stored]:
+    rms = "rms_norm_eps" in ledger.configs.get("config.json", {})
+    for stored in ledger.free():
+        if _OTHER_NORM.search(stored.name) or (rms and _RMS_BIAS.search(stored.name)):
+            yield stored
 
 
 def _claim(ledger: Ledger, codes: Stored, offset: Stored | None) -> None:

@@ -362,6 +362,13 @@ def test_offsets_of_modelslim(tmp_path: Path) -> None:
         found = outputs(tmp_path / dtype, parts, {"quantize": "w8a8"})
         assert set(found) == {"a.weight", "a.bias"}
         np.testing.assert_array_equal(found["a.weight"], wanted)
+    norms = {"in_norm.anti.weight": some("F16", 24), "x_layernorm.bias": some("F16", 24)}
+    for config, more in (({}, ""), ({"rms_norm_eps": 1e-6}, " and 1 more")):
+        folder = write(
+            tmp_path / f"norms{len(config)}", {**parts, **norms}, {**config, "quantize": "w8a8"}
+        )
+        (note,) = (n for n in anamnesis.inspect(folder).notes if "suppression" in n)
+        assert f"'in_norm.anti.weight' (F16 [24]){more}: of ModelSlim's" in note
     model = write(tmp_path / "packed", parts, {})
     types = {"model_quant_type": "W4A8_DYNAMIC", "a.weight": "W4A8_DYNAMIC", "a.bias": "FLOAT"}
     (model / "quant_model_description.json").write_text(json.dumps(types))
