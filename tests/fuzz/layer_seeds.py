@@ -21,7 +21,7 @@ Entry = tuple[str, tuple[int, ...]]
 # ComfyUI's layers by the format of their mark, which stands in the file's metadata.
 _COMFY: dict[str, tuple[dict[str, Any], dict[str, Entry]]] = {
     "asym_w4a8_int8": (
-        {"group_size": 16},
+        {"group_size": 16, "convrot_groupsize": 16},
         {
             "weight": ("I8", (8, 16)),
             "weight_s_rel": ("F8_E4M3", (8, 2)),
