@@ -82,10 +82,20 @@ OTHER_BYTES = MiB  # of a file that is not known for stating a method, at most
 _METADATA_KEYS = (*KEYS, "config")
 _COMFY = "_quantization_metadata"
 _NAMES = ("quant_method", "method", "qformat_weight")
-# Other keys of a block whose text may be a method, where no key tells it better.
-_MORE_NAMES = (
-    *("algo", "algorithm", "quant_algorithm", "quant_scheme", "quant_type", "quantization_method"),
-    *("quantization_scheme", "quantization_type", "quantizer", "scheme"),
+# Other keys of a block whose text may be a method, where no key tells it better: in lower case,
+# with nothing between the words. The vague ones may mean something else in a file of their own.
+_MORE_NAMES = re.compile(
+    f"(?:{'|'.join(WORDS)}|q)?(?:algo|algorithm|method|scheme)|(?:{'|'.join(WORDS)})type|quantizer"
+)
+_VAGUE_NAMES = re.compile(
+    f"(?:{'|'.join(WORDS)}|quantizer|method)?(?:approach|format|kind|library|name|technique|tool|type)"
+)
+# What the latter say of any method, of none, or of a container; and of signals (audio codecs).
+_VAGUE = re.compile(
+    "affine|asym(?:metric)?|block(?:wise)?|channel(?:wise)?|default|dynamic|float(?:ing)?|group(?:wise)?|"
+    "int(?:eger)?s?|linear|per-.*|ptq|qat|static|sym(?:metric)?|tensor(?:wise)?|uniform|weights?(?:-only)?|"
+    ".*-quantized|gem[mv].*|gptq-v[12]|huggingface|llm-?compressor|marlin|optimum.*|pth?|safetensors|transformers|"
+    "fsq|lfq|r?vq|residual-.*|vector-.*"
 )
 # A number format, which says that something is quantised and not by which method.
 NARROW = re.compile(
@@ -248,10 +258,10 @@ def says_nothing(text: str) -> bool:
 
 def is_key(key: str, value: object) -> bool:
     """Whether a key states a method, in any of its spellings."""
-    text = key.rpartition(".")[2].lower().replace("_", "").replace("-", "")
+    text = _squeezed(key.rpartition(".")[2])
     if text == _QUANTIZER:
         return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *_TELLING))
-    whole = key.lower().replace("_", "").replace("-", "").replace(".", "")  # quantization.method
+    whole = _squeezed(key).replace(".", "")  # quantization.method
     return any(_SPELLING.fullmatch(one) for one in (text, whole)) or key.endswith(ENDINGS)
 
 
@@ -306,22 +316,38 @@ def _block(key: str, value: object, where: str) -> Stated | None:
         return Stated(method, where, value[:80])
     if not isinstance(value, Mapping) or not value:
         return None
-    for name in _NAMES:
+    spelt = {_squeezed(name): name for name in value if isinstance(name, str)}
+    for usual in _NAMES:
+        name = usual if usual in value else spelt.get(_squeezed(usual), usual)
         text = value.get(name)
         if text is not None and not isinstance(text, str):
             text = repr(text)[:80]
         if text and canonical(text) not in _NOT_STATED:
             return Stated(canonical(text[:200]), f"{where}.{name}", text[:80], value)
     method = next((_TELLING[k] for k in _TELLING if value.get(k)), "")
-    for name in _MORE_NAMES if not method else ():
-        text = value.get(name)
-        if isinstance(text, str) and not _is_format(text) and canonical(text) not in _NOT_STATED:
+    for name in value if not method else ():
+        text = value[name] if isinstance(name, str) else None
+        if isinstance(text, str) and _tells(name, text, whole_file=key.endswith(".json")):
             return Stated(canonical(text[:200]), f"{where}.{name}", text[:80], value)
     if not method and key == "compression_config":
         method = "compressed-tensors"
     if not method and key == "quantization" and ("bits" in value or "group_size" in value):
         method = "mlx"
     return Stated(method, where, method, value)
+
+
+def _tells(name: str, text: str, *, whole_file: bool) -> bool:
+    """Whether a key of a block without a method's name has one all the same."""
+    key, said = _squeezed(name), canonical(text[:200])
+    if said in _NOT_STATED or _is_format(text):
+        return False
+    vague = not whole_file and _VAGUE_NAMES.fullmatch(key) and not _VAGUE.fullmatch(said)
+    return bool(vague or _MORE_NAMES.fullmatch(key))
+
+
+def _squeezed(key: str) -> str:
+    """A key in lower case, with nothing between the words."""
+    return key.lower().replace("_", "").replace("-", "")
 
 
 def _is_format(text: str) -> bool:

@@ -26,6 +26,7 @@ from anamnesis.readers.schemes._stated import (
     WORDS,
     may_state,
     speaks,
+    stated,
 )
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
@@ -126,3 +127,26 @@ def test_the_page_names_every_place_of_a_method() -> None:
 if __name__ == "__main__":
     head, mark, rest = PAGE.read_text().partition("<!-- stated -->\n")
     PAGE.write_text(head + mark + table() + rest[rest.index("\n<!-- end -->") :])
+
+
+KEYS_OF_NAMES = ("quantMethod", "QUANT-METHOD", "quantAlgo", "qmethod", "name", "type", "format")
+
+
+@pytest.mark.parametrize("key", KEYS_OF_NAMES)
+def test_a_block_names_its_method_under_any_key(key: str) -> None:
+    (one,) = stated({"config.json": {"quantization_config": {"bits": 4, key: "foo-bits"}}}, {})
+    assert str(one) == f"config.json: quantization_config.{key} (foo-bits)"
+
+
+@pytest.mark.parametrize(
+    "block",
+    [
+        {"bits": 4, "group_size": 128, "format": "gptq_v2"},
+        {"type": "int", "strategy": "group", "name": "per_channel", "format": "pack-quantized"},
+        {"quant_type": "int4", "kind": "symmetric", "library": "transformers"},
+        {"type": "rvq", "num_quantizers": 8},
+    ],
+)
+def test_words_of_every_method_are_no_method(block: dict[str, Any]) -> None:
+    (one,) = stated({"config.json": {"quantization_config": block}}, {})
+    assert one.method == ""
