@@ -107,6 +107,8 @@ class Rule:
 
     def judge(self, stored: Stored) -> Suspect | Harmless | None:
         """What speaks against it; why it may be left out; None for what is dense."""
+        if self._gguf and stored.dtype in _FLOATS:
+            return self._in_gguf(stored)
         if self._plain and stored.dtype in _FLOATS:  # the usual case, of which there are many
             name = stored.name
             part = name[name.rfind(".") + 1 :]
@@ -118,7 +120,7 @@ class Rule:
         if known is None or known.kind == "code":
             return self._suspect(stored, "code")
         if self._gguf:
-            return None  # its type says what it is
+            return self._in_gguf(stored)
         norm = part == "q_weight" and known.kind == "float"  # of PLaMo 2's queries
         if (part in _PARTS and not norm) or _is_quantised_name(stored, part):
             return self._suspect(stored, "name")
@@ -153,6 +155,25 @@ class Rule:
         if size:
             return Suspect(stored, "shape", size=size, hint="" if not self._plain else self._hint)
         return self._suspect(stored, "name") if part in _SIGNS and self._signed(stored) else None
+
+    def _in_gguf(self, stored: Stored) -> Suspect | Harmless | None:
+        """What stands beside a tensor of blocks, or beside integers; the rest is as its type says.
+
+        llama.cpp multiplies what comes out of a layer by its `scale`, which is NVFP4's as a rule
+        and was BitNet's; Gemma 4's experts have one that is their router's.
+        """
+        module, _, part = stored.name.rpartition(".")
+        if stored.dtype == "I8" and len(stored.shape) > 1:
+            scales = (f"{module}.{name}" for name in (*sorted(_ONE_SCALE), *sorted(SCALES)))
+            other = next((name for name in scales if name in self._ledger.container.stored), None)
+            return None if other is None else Suspect(stored, "integers", other)
+        beside = self._ledger.tensors.get(f"{module}.weight")
+        if beside is None or not beside.quantised or stored.name.endswith("ffn_down_exps.scale"):
+            return None
+        row = harmless(part)
+        if row is None:
+            return Suspect(stored, "sibling", beside.name)
+        return row if row.dropped else None
 
     def _integers(self, stored: Stored) -> Suspect | None:
         part = stored.name.rpartition(".")[2]

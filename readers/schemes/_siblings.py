@@ -50,6 +50,11 @@ HARMLESS: tuple[Harmless, ...] = (
     Harmless("bias", False, "the layer's own: added to its output"),
     Harmless("deq_scale", True, "activation scale times the weight's"),
     Harmless("e_score_correction_bias", False, "a router's: added to its output"),
+    *(
+        Harmless(f"{of}_{end}", False, "Gemma 4's: what goes in or comes out is cut there")
+        for of in ("input", "output")
+        for end in ("max", "min")
+    ),
     Harmless("input_offset", True, "activation zero point"),
     *(Harmless(name, False, LORA) for name in ("lora_A.*", "lora_B.*", "lora_embedding_[AB]*")),
     Harmless("lora_magnitude_vector*", False, LORA),

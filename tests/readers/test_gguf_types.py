@@ -17,6 +17,7 @@ from anamnesis.readers.gguf_types import FP8, GGML_TYPES, type_named
 from anamnesis.readers.placement import Contiguous
 from benchmarks.models import Entry, Layer, write_model
 
+GGML_TYPE_Q8_0, GGML_TYPE_I8 = 8, 24
 QUANTISED = sorted(name for name, row in ENCODINGS.items() if row.ggml_type >= 0)
 
 
@@ -266,3 +267,29 @@ def test_repacked_rows_are_what_the_plain_type_has(tmp_path: Path) -> None:
         (name,) = model
         values.append(model[name].to_numpy().view(np.uint16))
     assert np.array_equal(*values)
+
+
+@pytest.mark.parametrize("part", ["scale", "theta", "weight_offset", "lut"])
+def test_what_nobody_reads_beside_blocks_refuses_a_model(part: str, tmp_path: Path) -> None:
+    weight = ("blk.0.ffn_up.weight", [32, 4], GGML_TYPE_Q8_0, 4 * 34)
+    path = write(tmp_path / "x.gguf", [weight, (f"blk.0.ffn_up.{part}", [4], F32, 16)])
+    with pytest.raises(UnsupportedError, match=rf"ffn_up\.{part}'.* beside 'blk.0.ffn_up.weight'"):
+        resolved(path)
+
+
+def test_what_belongs_beside_blocks_stays(tmp_path: Path) -> None:
+    weight = ("blk.0.ffn_down_exps.weight", [32, 4], GGML_TYPE_Q8_0, 4 * 34)
+    names = [f"ffn_down_exps.{part}" for part in ("bias", "scale", "input_max", "output_min")]
+    more = [(f"blk.0.{name}", [4], F32, 16) for name in names]
+    ledger = resolved(write(tmp_path / "x.gguf", [weight, *more]))
+    assert {f"blk.0.{name}" for name in names} < set(ledger.tensors)
+    more = [("blk.0.ffn_down_exps.input_scale", [1], F32, 4)]
+    ledger = resolved(write(tmp_path / "y.gguf", [weight, *more]))
+    assert [one.stored.name for one in ledger.dropped] == ["blk.0.ffn_down_exps.input_scale"]
+
+
+def test_integers_beside_a_scale_are_codes(tmp_path: Path) -> None:
+    weight, scale = ("m.weight", [32, 4], GGML_TYPE_I8, 128), ("m.scale", [4], F32, 16)
+    with pytest.raises(UnsupportedError, match=r"'m.weight' \(I8 .*beside 'm.scale'"):
+        resolved(write(tmp_path / "x.gguf", [weight, scale]))
+    assert resolved(write(tmp_path / "y.gguf", [weight])).tensors["m.weight"].out_dtype == "I8"
