@@ -12,7 +12,7 @@ from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes import _refused
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._leftovers import Suspect
-from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
+from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES, harmless
 from anamnesis.readers.schemes._stated import Stated
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.source import is_url
@@ -176,5 +176,15 @@ def _is_scale(ledger: Ledger, stored: Stored) -> bool:
     if not base and "scale" in stored.name:  # `scales.X`, `X.quantizer.scale`
         words = _SCALE_WORD.sub("", stored.name).strip("._")
         base = words if words.endswith("weight") else f"{words}.weight"
-    weight = ledger.container.stored.get(base)
-    return weight is not None and DTYPES[weight.dtype].kind == "code"
+    found = ledger.container.stored
+    if base in found and DTYPES[found[base].dtype].kind == "code":
+        return True
+    # By any other name it may be one all the same, if it is of floats and right beside the codes.
+    beside = found.get(f"{module}{dot}weight")
+    codes = beside is not None and DTYPES[beside.dtype].kind == "code"
+    return codes and _is_float(stored) and harmless(part) is None
+
+
+def _is_float(stored: Stored) -> bool:
+    row = DTYPES.get(stored.dtype)
+    return row is not None and row.kind == "float"

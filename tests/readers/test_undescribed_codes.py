@@ -116,7 +116,10 @@ def test_an_unquantised_model_with_a_known_method_is_dense() -> None:
 def test_assume_unit_scale_is_offered_where_no_scale_is() -> None:
     with pytest.raises(UnsupportedError, match="--assume-unit-scale"):
         resolved({"m.weight": ("F8_E4M3", (8, 8)), "m.norm.scale": ("F32", (8,))})
-    for name in ("m.weight_scale_2", "x.weight_scale", "m.input_scale", "m.scales"):
+    with pytest.raises(UnsupportedError, match="--assume-unit-scale"):
+        resolved({"m.weight": ("F8_E4M3", (8, 8)), "m.bias": ("F32", (8,))})
+    odd = ("m.weight_inverse_scale", "m.dequant_scale", "m.w_scl")
+    for name in ("m.weight_scale_2", "x.weight_scale", "m.input_scale", "m.scales", *odd):
         with pytest.raises(AnamnesisError) as caught:
             resolved({"m.weight": ("F8_E4M3", (8, 8)), name: ("F32", (7, 3))})
         assert "--assume-unit-scale" not in str(caught.value)
