@@ -22,11 +22,17 @@ _ROTATED = re.compile(r".*(hadamard|rotat|quarot|spinquant).*")
 _TRANSFORMS = re.compile(r"transforms?|transform_config")  # parts of a model have others
 # What says that numbers lie in another order, which tensors do not show either.
 _ORDERED = re.compile(r".*(column_?major|interleav|permut|shuffl|swizzl|transpos).*")
+# What says that codes or scales mean other numbers; fp8's scheme reads GPTQModel's word for it.
+_VALUED = re.compile(
+    r"(?!weight_scale_semantics$|act|in(put)?_|kv|out(put)?_)(.*_)?"
+    r"(codebook|inverse|lookup_table|lut|multiplier|offset|reciprocal|semantics)(_.*)?"
+)
 _OF_WEIGHTS = re.compile(r".*(basis|preprocess|quant|weight).*")  # in a model's configuration
 _POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
 _NAMING = re.compile(r".*(algo|basis|kind|method|mode|name|preprocess|transform|type).*")
 _ARRANGING = re.compile(r".*(format|layout|mode|order).*")
 _ORDERS_READ = ("torchao",)  # whose scheme heeds what its tensors say of their order
+_BOOKS_READ = ("aqlm", "exl3", "higgs", "sdnq", "spqr", "squeezellm", "vptq")
 _NOTHING = ("", "false", "no", "none", "null")
 _SWITCHES = ("enable", "enabled", "is_enabled")
 _DEPTH = 32
@@ -51,27 +57,27 @@ def check_basis(ledger: Ledger) -> None:
 
 
 def _note_orders(ledger: Ledger) -> None:
-    """Note what a method's block says of another order of its numbers: nothing here heeds it."""
+    """Note what a method's block says of other numbers, or of another order: it is not heeded."""
     for one in ledger.stated:
-        if one.method in _ORDERS_READ:
-            continue
-        found = chain(_orders(one.block, 0), _named(one.block, _ORDERED, _ARRANGING, 0))
-        path = next(found, None)
-        if path is not None:
-            ledger.note(
-                f"{ledger.container.files[0].path}: its {one}: {path:.80} speaks of an order of "
-                "numbers that is not known here and was not heeded; if weights or scales are "
-                "stored in it, what was decoded is not them"
-            )
+        found = chain(_keys(one.block, _ORDERED, 0), _named(one.block, _ORDERED, _ARRANGING, 0))
+        ordered = next(found, None) if one.method not in _ORDERS_READ else None
+        valued = next(_keys(one.block, _VALUED, 0), None) if one.method not in _BOOKS_READ else None
+        for path, what in ((ordered, "an order of numbers"), (valued, "a meaning of numbers")):
+            if path is not None:
+                ledger.note(
+                    f"{ledger.container.files[0].path}: its {one}: {path:.80} speaks of {what} "
+                    "that is not known here and was not heeded; if weights or scales are stored "
+                    "in it, what was decoded is not them"
+                )
 
 
-def _orders(value: object, depth: int) -> Iterator[str]:
-    """The paths of what speaks of an order in a method's block."""
+def _keys(value: object, kind: re.Pattern[str], depth: int) -> Iterator[str]:
+    """The paths of keys of this `kind` in a method's block, but for what is switched off."""
     for key, inner in value.items() if isinstance(value, Mapping) else ():
-        if "." not in key and _ORDERED.fullmatch(key.lower()) and not _is_off(inner):
+        if "." not in key and kind.fullmatch(key.lower()) and not _is_off(inner):
             yield key
         elif depth < _DEPTH:
-            for path in _orders(inner, depth + 1):
+            for path in _keys(inner, kind, depth + 1):
                 yield f"{key}.{path}"
 
 

@@ -113,3 +113,18 @@ def test_another_order_of_numbers_is_noted(more: dict[str, Any]) -> None:
     assert "order of numbers that is not known here" in note
     off = {"shuffled": False, "export": {"pack_method": "reorder"}, "m.shuffle_proj": {"bits": 8}}
     assert resolved(FP8, {"quant_method": "quark", **off}).notes == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"weight_offset": 0.5},
+        {"scale_multiplier": 448},
+        {"a": {"scale_inverse": True}},
+    ],
+)
+def test_another_meaning_of_numbers_is_noted(more: dict[str, Any]) -> None:
+    (note,) = resolved(FP8, {"quant_method": "fp8", **more}).notes
+    assert "meaning of numbers that is not known here" in note
+    off = {"scale_inverse": False, "input_offset": 3, "lut": None, "m.weight_offset": 1}
+    assert resolved(FP8, {"quant_method": "fp8", **off}).notes == []
