@@ -110,3 +110,20 @@ class IntegrityError(AnamnesisError, ValueError):
 
     kind = "IntegrityError"
     exit_code = 7
+
+
+def __dir__() -> list[str]:
+    """What people catch, and what every module has; not what this file is made of."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})
+
+
+__all__ = [
+    "AnamnesisError",
+    "ArgumentError",
+    "FormatError",
+    "IntegrityError",
+    "LimitError",
+    "SecurityError",
+    "UnsupportedError",
+    "UsageError",
+]

@@ -79,7 +79,8 @@ def missing(what: str, name: object, names: Sequence[str]) -> KeyError:
 
 def _message(function: str, name: str, names: Sequence[str]) -> str:
     near = meant(name, names, _ALIKE)
-    likely = did_you_mean(near) or f"its keywords are {', '.join(names)}"
+    known = f"its keywords are {', '.join(names)}" if names else "it takes none"
+    likely = did_you_mean(near) or known
     return f"{function}() has no keyword {printable(name)!r:.100}; {likely}"
 
 

@@ -8,7 +8,7 @@ from types import EllipsisType
 from typing import TYPE_CHECKING, Any, Literal, Self, SupportsIndex, TypeAlias, get_args
 
 from anamnesis.errors import ArgumentError
-from anamnesis.keywords import Dtype, Patterns, Size, missing, wrong_word
+from anamnesis.keywords import Dtype, Patterns, Size, keywords, missing, wrong_word
 from anamnesis.limits import Limits, MiB
 from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.model import Model
@@ -59,6 +59,7 @@ class OpenModel(Mapping[str, "LazyTensor"]):
     def __exit__(self, *_: object) -> None:
         """Nothing is open between two reads."""
 
+    @keywords
     def scan(
         self,
         tensors: Patterns = "*",
@@ -73,6 +74,7 @@ class OpenModel(Mapping[str, "LazyTensor"]):
         chosen = self.model.select(patterns(tensors, "tensors"), ()).tensors
         return scan_reader(chosen, names, decode, _bytes(memory), self._limits)
 
+    @keywords
     def batches(self, max_bytes: int = MiB) -> Iterator[pa.RecordBatch]:
         """The raw blocks of all tensors, one after the other: see `LazyTensor.batches`."""
         for tensor in self.values():
@@ -182,6 +184,7 @@ class LazyTensor:
         with _files() as open_file:
             return read_index(self.tensor, picked, open_file)
 
+    @keywords
     def astype(self, dtype: Dtype | npt.DTypeLike) -> LazyTensor:
         """The same tensor with values of another dtype; nothing is read, as of h5py's datasets.
 
@@ -197,6 +200,7 @@ class LazyTensor:
             raise ArgumentError(f"astype: dtype: {wrong_word(dtype, get_args(Dtype))}")
         return LazyTensor(with_dtype(self.tensor, word.upper()), self._limits)
 
+    @keywords
     def to_numpy(self) -> npt.NDArray[Any]:
         """Read and decode all of it into an owned array of `dtype`."""
         from anamnesis.pipeline.plan import charge_tensor
@@ -217,6 +221,7 @@ class LazyTensor:
         values = self.to_numpy()
         return values if dtype is None else values.astype(dtype, copy=False)
 
+    @keywords
     def to_torch(self, index: Index = ...) -> torch.Tensor:
         """The values, or those of an index, as a torch tensor over the decoded memory: no copy.
 
@@ -235,6 +240,7 @@ class LazyTensor:
             return torch.from_numpy(values.view(np.int16)).view(torch.bfloat16)
         return torch.from_numpy(values)
 
+    @keywords
     def scan(
         self,
         columns: str | Sequence[str] | None = None,
@@ -247,6 +253,7 @@ class LazyTensor:
         names = [columns] if isinstance(columns, str) else columns
         return scan_reader((self.tensor,), names, decode, _bytes(memory), self._limits)
 
+    @keywords
     def batches(self, max_bytes: int = MiB) -> Iterator[pa.RecordBatch]:
         """The raw quantised blocks, about `max_bytes` a batch; each batch owns its memory.
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from anamnesis.analytics.diff.record import COUNTS, FIGURES, Findings, Row, decibels, finite, utf8
 from anamnesis.analytics.rows import TensorRows
 from anamnesis.kernels.diff import metrics
-from anamnesis.keywords import PathLike
+from anamnesis.keywords import PathLike, keywords
 from anamnesis.pipeline.html import html_table
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ class Diff(Findings, TensorRows[Row]):
             "notes": [utf8(note) for note in self.notes],
         }
 
+    @keywords
     def write(self, path: PathLike, *, overwrite: bool = False) -> None:
         """Write the table as the suffix of `path` says: .parquet, .arrow, .csv or .json.
 
@@ -58,6 +59,7 @@ class Diff(Findings, TensorRows[Row]):
         shapes = {"shape": ["x".join(map(str, row.shape)) for row in self.rows]}
         write_table(local_path(path), self.to_arrow(), self.to_dict(), shapes, overwrite=overwrite)
 
+    @keywords
     def plot(self, path: PathLike | None = None, *, overwrite: bool = False) -> Drawing:
         """Draw SQNR by layer and module type; a notebook shows what is returned (extra `plot`).
 

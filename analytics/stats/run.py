@@ -51,6 +51,7 @@ class Stats(Figures, TensorRows[TensorStats]):
     `notes` are remarks on the input; `value_bytes` were decoded in `seconds`.
     """
 
+    @keywords
     def sort(self, column: str) -> Stats:
         """By a column: numbers from the largest, text from A; without a value last."""
         check_column(column)
@@ -75,6 +76,7 @@ class Stats(Figures, TensorRows[TensorStats]):
 
         return to_dict(self)
 
+    @keywords
     def write(self, path: PathLike, *, overwrite: bool = False) -> None:
         """Write the table as the suffix of `path` says: .parquet, .arrow, .csv or .json.
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import anamnesis
+from anamnesis import errors
 from anamnesis.cli.main import cli
 from anamnesis.errors import ArgumentError, UsageError
 from anamnesis.pipeline.config import Job, job_from
@@ -42,6 +43,24 @@ def test_a_misspelt_keyword_names_the_nearest(name: str) -> None:
         function("a", xyzzy=1)
     with pytest.raises(ValueError, match="xyzzy"):
         function("a", xyzzy=1)
+
+
+def test_a_misspelt_keyword_of_a_method_names_the_nearest(sample: Path) -> None:
+    model, same = anamnesis.open_model(sample), anamnesis.diff(sample, sample)
+    found, tensor = anamnesis.stats(sample, "output_norm*"), model["output_norm.weight"]
+    for owner in (model, tensor, found, same):
+        tried = 0
+        for name in dir(type(owner)):
+            method = getattr(type(owner), name)
+            if name.startswith("_") or name == "get" or not inspect.isfunction(method):
+                continue  # `get` is that of every mapping
+            for key in list(inspect.signature(method).parameters)[1:]:
+                with pytest.raises(ArgumentError, match=rf"{name}\(\) has no .*; .* '{key}'\?"):
+                    getattr(owner, name)(**{key + "x": 1})
+                tried += 1
+        assert tried, owner
+    with pytest.raises(ArgumentError, match=r"to_numpy\(\) has no .*'dtype'; it takes none"):
+        tensor.to_numpy(dtype="f4")  # type: ignore[call-arg]
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -190,6 +209,9 @@ def test_the_package_as_people_look_at_it() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     names = sorted([*FUNCTIONS, "Limits", "errors", "register_bfloat16"])
     assert done.stdout.splitlines() == [str(names), "LimitError 2000000"]
+    classes = [n for n, c in vars(errors).items() if isinstance(c, type) and n.endswith("Error")]
+    shown = [n for n in dir(errors) if not n.startswith("__")]
+    assert shown == sorted(classes) == sorted(errors.__all__)
     code = "from anamnesis import *; print(remember.__name__, errors.FormatError.exit_code)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "remember 3\n"
