@@ -42,12 +42,14 @@ from anamnesis.pipeline.written import open_written
 from anamnesis.readers.gc_pause import gc_paused
 from anamnesis.readers.source import public_name
 from anamnesis.readers.strict_json import loads
+from anamnesis.words import some
 from anamnesis.writers import writer
 from anamnesis.writers.base import PLAIN, Item, Layout
 from anamnesis.writers.stores import located, store_of
 
 P = TypeVar("P", bound=PurePath)
 MANIFEST_NAME = "_anamnesis.json"  # inside of a folder
+_BESIDE = ".anamnesis.json"  # behind an output's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +179,7 @@ def manifest_path(out: P, *, inside: bool = False) -> P:
     Engines that read a folder as a dataset of all the files in it leave out a name that begins
     with an underscore, or a dot.
     """
-    return out / MANIFEST_NAME if inside else out.with_name(out.name + ".anamnesis.json")
+    return out / MANIFEST_NAME if inside else out.with_name(out.name + _BESIDE)
 
 
 def find_manifest(out: P) -> P:
@@ -319,6 +321,16 @@ def compare(layout: Layout, places: Mapping[str, Any], pieces: Pieces, memory_by
     return total
 
 
+def _outputs_in(folder: PurePath) -> list[str]:
+    """Names of the outputs that a run of several inputs left in a folder."""
+    store = store_of(folder)
+    names = store.names(folder)
+    beside = [name.removesuffix(_BESIDE) for name in names if name.endswith(_BESIDE)]
+    if not store.moves:  # a request each
+        return beside
+    return beside + [n for n in names if store.exists(manifest_path(folder / n, inside=True))]
+
+
 @gc_paused()
 def load_manifest(out: PurePath, *, strangers: bool = False) -> Manifest:
     """The manifest of the output at `out`; with `strangers`, also another user's.
@@ -330,6 +342,12 @@ def load_manifest(out: PurePath, *, strangers: bool = False) -> Manifest:
     try:
         data = store_of(path).read(path, OWNED_BYTES, strangers=strangers)
     except FileNotFoundError:
+        several = _outputs_in(out) if strangers else []
+        if several:
+            raise UsageError(
+                f"{out}: is no output but holds some, {some(several)}; name one of them, such as "
+                f"{out / several[0]}"
+            ) from None
         gone = store_of(out).moves and not store_of(out).exists(out)
         what = f", and {out} is not there" if gone else ""
         raise UsageError(

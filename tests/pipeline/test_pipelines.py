@@ -6,6 +6,7 @@ import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -62,6 +63,19 @@ def test_component_by_component(sd: Path, amn: Amn, tmp_path: Path) -> None:
     again = amn("remember", sd, "-o", tmp_path / "out", "--overwrite")
     assert again.returncode == 0, again.stderr
     check(tmp_path / "out", sd)
+
+
+@pytest.mark.parametrize("manifest", ["beside", "inside"])
+def test_what_was_made_of_several_is_verified_one_by_one(
+    manifest: Literal["beside", "inside"], sd: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    anamnesis.remember(sd, out, manifest=manifest)
+    text = f"{out}: is no output but holds some, text_encoder, unet; .* such as {out}/text_encoder"
+    with pytest.raises(UsageError, match=text):
+        anamnesis.verify(out)
+    for name in STEMS:
+        anamnesis.verify(out / name)
 
 
 def test_several_pipelines(sd: Path, tmp_path: Path) -> None:
