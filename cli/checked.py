@@ -22,6 +22,10 @@ FLAGS: dict[tuple[str, str], tuple[str, Callable[[Mapping[str, Any]], bool]]] = 
         "inspect without --globals",
         lambda given: not given["only_globals"],
     ),
+    ("plan", "price_source"): (
+        "--price-get and --price-put",
+        lambda given: given["price_get"] is not None or given["price_put"] is not None,
+    ),
     ("stats", "overwrite"): ("-o", lambda given: bool(given["out"])),
     ("verify", "imatrix"): ("--against", lambda given: given["against"] is not None),
     ("verify", "sample"): ("--against", lambda given: given["against"] is not None),

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from anamnesis.cli.checked import Checked
 from anamnesis.cli.flags import (
@@ -315,6 +316,9 @@ def _price(name: str, verb: str) -> Callable[[F], F]:
     )
 
 
+_LINE = ("bandwidth", "latency", "price_get", "price_put")  # what requests take, and cost
+
+
 @click.command("plan", cls=Checked)
 @click.argument("job", type=click.Path())
 @_overrides
@@ -356,14 +360,18 @@ def plan_command(
     Example: amn plan job.yaml --workers 8 --bandwidth 1GB
     """
     from anamnesis.cli.outcomes import show_plans
-    from anamnesis.pipeline.estimate import Assumed
+    from anamnesis.pipeline.estimate import Assumed, notes_on_line
     from anamnesis.pipeline.jobs import rehearse_job
+    from anamnesis.pipeline.plan import Plan
     from anamnesis.pipeline.remarks import remarks_on_job
 
     found = _loaded(job, overrides)
     assumed = Assumed(workers or 0, float(bandwidth or 125e6), latency / 1e3, **prices)
     planned = rehearse_job(found, None)
     notes = remarks_on_job(found, planned)
+    source = click.get_current_context().get_parameter_source
+    given = [name for name in _LINE if source(name) is ParameterSource.COMMANDLINE]
+    notes += notes_on_line(given, [plan for _, plan in planned if isinstance(plan, Plan)])
     show_plans(planned, notes, quiet=False, as_json=as_json, assumed=assumed)
 
 

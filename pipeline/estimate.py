@@ -10,7 +10,7 @@ measured (docs/scaling.md); tests/pipeline/test_estimate.py holds the rest again
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from anamnesis.errors import UsageError
@@ -143,6 +143,14 @@ def _ending(amounts: Amounts, assumed: Assumed, threads: int) -> float:
         return 0.0
     last = min(TASK_BYTES, amounts.out_bytes / max(1, amounts.tasks)) * DECODE_SECONDS
     return last + 2 * assumed.latency
+
+
+def notes_on_line(given: Iterable[str], plans: Sequence[Plan]) -> list[str]:
+    """A note for each of the `given` fields of a line's `Assumed`, where no plan goes over one."""
+    paths = [path for p in plans for path in (p.spec.path, *(f.path for f in p.model.files))]
+    if not plans or any(map(is_url, paths)):
+        return []
+    return [f"{name} has no effect: it is for inputs and outputs behind URLs" for name in given]
 
 
 def amounts_of(plan: Plan) -> Amounts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 from collections.abc import Callable
 from pathlib import Path
@@ -25,9 +26,10 @@ ALWAYS = {
     "--memory", "--scheduler", "--dry-run", "--outtype", "--set", "--exact", "--fail-under",
     "--plot", "--sort", "--globals", "--against", "--max-single-alloc", "--max-total-bytes",
     "--max-items", "--max-expansion-ratio", "--executor", "--debug", "--loss", "--mmproj",
-    "--disk", "--workers", "--bandwidth", "--latency", "--price-get", "--price-put",
-    "--price-source",
+    "--disk", "--workers",
 }  # fmt: skip
+# Flags of a plan that mean something where there are requests.
+LINE = {"--bandwidth": "1GB", "--latency": "9", "--price-get": "4", "--price-put": "5"}
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "outputs.md"
 
 
@@ -130,6 +132,10 @@ BESIDE: dict[tuple[str, str], tuple[str, str]] = {
         "{m} --assume-unit-scale",
         "{m} --globals --assume-unit-scale",
     ),
+    ("plan", "price_source"): (
+        "{t}/job.yaml --price-get 1 --price-source me",
+        "{t}/job.yaml --price-source me",
+    ),
     ("stats", "overwrite"): ("{m} --overwrite -o {t}/a.csv", "{m} --overwrite"),
     ("verify", "imatrix"): (
         "{t}/o.arrow --against {m} --imatrix {t}/imatrix.dat",
@@ -144,11 +150,31 @@ def test_a_flag_without_the_one_beside_it_is_refused(
     row: tuple[str, str], amn: Callable[..., Any], inputs: dict[str, Path], tmp_path: Path
 ) -> None:
     anamnesis.remember(inputs["dense"], tmp_path / "o.arrow")
+    write_job(tmp_path, inputs["dense"], str(tmp_path / "o"))
     for line, code in zip(BESIDE[row], (0, 2), strict=True):
         words = [w.format(m=inputs["dense"], t=tmp_path) for w in line.split()]
         done = amn(row[0], *words)
         assert done.returncode == code, done.stderr
         assert (f"is for {FLAGS[row][0]}; it has no effect here" in done.stderr) == bool(code)
+
+
+def write_job(folder: Path, source: Path, out: str) -> Path:
+    job = folder / "job.yaml"
+    job.write_text(f"inputs: ['{source}']\noutput: {{path: '{out}'}}\n")
+    return job
+
+
+def test_a_line_is_for_what_goes_over_one(
+    amn: Callable[..., Any], inputs: dict[str, Path], tmp_path: Path
+) -> None:
+    flags = [word for pair in LINE.items() for word in pair]
+    text = "{} has no effect: it is for inputs and outputs behind URLs"
+    notes = {text.format(name[2:].replace("-", "_")) for name in LINE}
+    for out, noted in (("memory://o", set()), (str(tmp_path / "o"), notes)):
+        job = write_job(tmp_path, inputs["dense"], out)
+        done = amn("plan", job, *flags, "--price-source", "me", "--json")
+        assert done.returncode == 0, done.stderr
+        assert {note for note in json.loads(done.stdout)["notes"] if "effect" in note} == noted
 
 
 def test_a_loss_is_of_encoding(
@@ -174,7 +200,7 @@ def test_every_flag_of_every_command_is_in_one_table() -> None:
             if parameter.param_type_name == "option":
                 long = {opt for opt in parameter.opts if opt.startswith("--")}
                 beside = (name, parameter.name) in FLAGS
-                assert beside or long & (known | ALWAYS), (name, parameter.opts)
+                assert beside or long & (known | ALWAYS | set(LINE)), (name, parameter.opts)
 
 
 def test_reports_have_the_notes_too(inputs: dict[str, Path]) -> None:
