@@ -42,7 +42,14 @@ FLAGS: Final = {
     "--workers": ("--threads",),
 }
 COMMANDS: Final = {
+    "check": "verify",
+    "compare": "diff",
+    "decode": "remember",
+    "dequant": "remember",
+    "dequantise": "remember",
+    "describe": "stats",
     "dump": "parse",
+    "encode": "convert",
     "export": "convert",
     "head": "inspect",
     "list": "parse",
@@ -51,6 +58,7 @@ COMMANDS: Final = {
     "quantize": "convert",
     "recover": "remember",
     "show": "inspect",
+    "validate": "verify",
 }
 _PATHS: Final = frozenset("-i -m --input --input-dir --input-path --model --model-path".split())
 _ALIKE = 0.7

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from pathlib import PurePath
 from typing import TYPE_CHECKING
 
 from anamnesis.errors import AnamnesisError
 from anamnesis.pipeline.idle import Case, Place, without_effect
 from anamnesis.pipeline.importance import unweighted_note
 from anamnesis.pipeline.keys import KEYS
+from anamnesis.readers.table import READERS
 
 if TYPE_CHECKING:
     from anamnesis.pipeline.config import Job, Settings
@@ -33,6 +35,11 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
     if plan.model.container == "gguf" and plain:
         notes.append(
             f"names are those of the GGUF, which no trainer loads; {_renamed(source, plan)}"
+        )
+    suffix = PurePath(plan.spec.path).suffix
+    if suffix in READERS["pth"].extensions:
+        notes.append(
+            f"{plan.spec.path} is a folder of {settings.format}: no {suffix} files are written"
         )
     if plan.choices and not any(choice.target for _, choice in plan.choices):
         reasons = [c for c in plan.choices if c[1].unfit] or [c for c in plan.choices if c[1].wide]

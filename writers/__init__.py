@@ -61,8 +61,9 @@ WRITERS: dict[str, Writer] = {
 # not among them, since folders are called after the checkpoint that they were made of (`x.pt`).
 _OTHER_SUFFIXES = frozenset(
     (
-        ".7z .bin .bz2 .feather .gguf .gz .h5 .ipc .json .msgpack .npy .npz .onnx .parquet .pickle "
-        ".pkl .pq .tar .xz .zip .zst"
+        ".7z .avro .bin .bz2 .csv .feather .ggml .gguf .gz .h5 .hdf5 .ipc .json .jsonl .msgpack "
+        ".npy .npz .onnx .orc .parquet .pickle .pkl .pq .tar .toml .tsv .txt .xz .yaml .yml .zip "
+        ".zst"
     ).split()
 )
 _BUCKETS = frozenset("abfs abfss az gcs gs s3 s3a".split())  # come first in the URLs of these

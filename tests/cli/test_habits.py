@@ -67,6 +67,7 @@ Amn = Callable[..., subprocess.CompletedProcess[str]]
         ("remember x --verbose", "No such option '--verbose'.\n"),
         ("conver x", "No such command 'conver'. Did you mean 'convert'?"),
         ("quantize x", "Did you mean 'convert'?"),
+        ("dequantise x", "Did you mean 'remember'?"),
         ("show x", "Did you mean 'inspect'?"),
         ("zzz", "No such command 'zzz'. Commands are completion, convert, diff, "),
     ],

@@ -42,11 +42,22 @@ def test_a_folder_is_safetensors_unless_said_otherwise() -> None:
     )
 
 
+@pytest.mark.parametrize(("name", "noted"), [("m.pt", True), ("m.ckpt", True), ("m.v2", False)])
+def test_a_folder_called_after_a_checkpoint_is_noted(
+    name: str, noted: bool, plain: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / name
+    text = f"{out} is a folder of safetensors: no {out.suffix} files are written"
+    assert (text in anamnesis.remember(plain, out).notes) == noted
+    assert out.is_dir()
+
+
 @pytest.mark.parametrize(
     ("path", "asked"),
     [("w.safetensors", "arrow"), ("w.arrow", "safetensors"), ("w.feather", None), ("w.npz", None),
      ("w.ipc", "arrow"), ("w.safetensor", None), ("d/w.parqet", "parquet"),
-     ("w.json", None), ("model.safetensors.index.json", None), ("w.zip", "safetensors"),
+     ("w.json", None), ("w.csv", None), ("w.yaml", "hf"),
+     ("model.safetensors.index.json", None), ("w.zip", "safetensors"),
      ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.Feather", None),
      ("w.safetensors.gz", None), ("s3:/b/w", None), ("gs:b/w", "hf"), ("s3://b", None),
      ("az://c/", "hf"), ("https://h/w.gguf", "gguf"), ("hf://a/b", None)],
