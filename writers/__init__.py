@@ -75,8 +75,12 @@ def format_of(path: str, asked: str | None = None) -> str:
 
     A path without a suffix of the table is a folder, of safetensors unless another is asked for.
     Raises UsageError when the suffix is another format's, or of files that no format here writes,
-    and for a URL that nothing can be written to.
+    for `-`, and for a URL that nothing can be written to.
     """
+    if path == "-":
+        raise UsageError(
+            "output.path: -: nothing is written to standard output; name a file or a folder (./-)"
+        )
     _refuse_url(path)
     suffix = PurePath(path).suffix
     if path.endswith("/") and any(row.suffix == suffix for row in WRITERS.values()):

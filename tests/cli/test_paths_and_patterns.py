@@ -56,7 +56,7 @@ def test_a_folder_called_after_a_checkpoint_is_noted(
     ("path", "asked"),
     [("w.safetensors", "arrow"), ("w.arrow", "safetensors"), ("w.feather", None), ("w.npz", None),
      ("w.ipc", "arrow"), ("w.safetensor", None), ("d/w.parqet", "parquet"),
-     ("w.json", None), ("w.csv", None), ("w.yaml", "hf"),
+     ("w.json", None), ("-", None), ("-", "gguf"), ("w.csv", None), ("w.yaml", "hf"),
      ("model.safetensors.index.json", None), ("w.zip", "safetensors"),
      ("w.ARROW", None), ("w.Safetensors", "safetensors"), ("d/w.Feather", None),
      ("w.safetensors.gz", None), ("s3:/b/w", None), ("gs:b/w", "hf"), ("s3://b", None),
