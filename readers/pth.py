@@ -24,6 +24,7 @@ from anamnesis.readers.impostors import HEAD_BYTES, recognise
 from anamnesis.readers.pickle_globals import Findings, collect_globals
 from anamnesis.readers.pickle_ops import run
 from anamnesis.readers.pickle_vm import PICKLE_BYTES, Machine
+from anamnesis.readers.pickled_texts import texts_beside
 from anamnesis.readers.pth_legacy import list_legacy, open_legacy
 from anamnesis.readers.source import SourceFile, open_source
 from anamnesis.readers.state_dict import flatten
@@ -104,7 +105,7 @@ def _open_zip(file: SourceFile, limits: Limits) -> Container:
     state = flatten(top, where, limits, stored_bytes=file.size, pickle_bytes=len(data))
     stored = _spans(state.tensors, places, swapped)
     unread = tuple(m for m in members.values() if m is not pickle and m is not byte_order)
-    metadata = {"serialization": "zip"}
+    metadata = {**texts_beside(top), "serialization": "zip"}
     return Container(
         "pth", (file.id,), stored, metadata, unread, state.notes, state.values, state.unread
     )

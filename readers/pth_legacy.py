@@ -24,6 +24,7 @@ from anamnesis.readers.base import Container, Stored, View
 from anamnesis.readers.pickle_globals import Collector, Findings, GlobalName
 from anamnesis.readers.pickle_ops import run
 from anamnesis.readers.pickle_vm import Machine, Node, Policy
+from anamnesis.readers.pickled_texts import texts_beside
 from anamnesis.readers.source import SourceFile
 from anamnesis.readers.state_dict import flatten
 from anamnesis.readers.torch_policy import StateDictPolicy
@@ -100,7 +101,7 @@ def open_legacy(file: SourceFile, limits: Limits) -> Container:
     places = _place(file, stream.position, keys, storages.declared)
     state = flatten(top, path, limits, stored_bytes=file.size, pickle_bytes=stream.position)
     stored = {name: _span(file, name, tensor, places) for name, tensor in state.tensors.items()}
-    metadata = {"serialization": "legacy"}
+    metadata = {**texts_beside(top), "serialization": "legacy"}
     return Container(
         "pth",
         (file.id,),

@@ -13,6 +13,7 @@
 | the same keys in `generation_config.json`, and in any other small JSON file | anyone |
 | the same keys in the `metadata` of an index | anyone |
 | the same in the `__metadata__` of safetensors, as text or JSON | Nunchaku, ComfyUI |
+| the same beside the state dict in a checkpoint of PyTorch | anyone |
 
 A block without a method's name is known by the keys that only one tool writes; where none is, its
 method is "", and still a method that may have touched the tensors.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import struct
 import zipfile
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 from pth_opened import B, T, names, opened, values
 
+import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.pth import list_globals
@@ -48,6 +50,28 @@ def test_nested_names(tmp_path: Path) -> None:
         ".",
     ]
     assert notes == ""
+
+
+def test_what_speaks_of_quantisation_is_metadata(tmp_path: Path) -> None:
+    """Beside the tensors, which are looked at as a safetensors file's are."""
+    block = B.dict_({"quant_method": B.value("zq"), "bits": B.list_(B.value(4), B.value(8))})
+    entries = {
+        "state_dict": B.dict_({"w": T}),
+        "quantization_config": block,
+        "quant_method": B.value("zq"),
+        "long": B.value("quant" * 20_000),
+        "surrogate": B.value("quant\ud800"),
+        "quantizer": B.dict_({"w": T}),
+        "quants": B.dict_({"n": B.value(1 << 80)}),
+        "args": B.dict_({"lr": B.value(0.1)}),
+    }
+    content = B.pth(B.pickled(B.dict_(entries)), {"0": B.DATA})
+    metadata = dict(opened(tmp_path, content).metadata)
+    said = {"quant_method": "zq", "bits": [4, 8]}
+    assert json.loads(metadata.pop("quantization_config")) == said
+    assert metadata == {"quant_method": "zq", "serialization": "zip"}
+    with pytest.raises(UnsupportedError, match=r"metadata quant.*\(zq\)"):
+        anamnesis.open_model(tmp_path / "m.pth")
 
 
 def test_what_is_no_tensor_is_left_out_with_a_note(tmp_path: Path) -> None:

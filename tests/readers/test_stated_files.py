@@ -95,6 +95,9 @@ def test_what_states_a_method_is_cleaned_wherever_it_stands(folder: Folder) -> N
         assert (out / f"{name}.json").read_text() == text
 
 
+METADATA = "metadata of safetensors, and texts and dicts beside the state dict of a `.pth`"
+
+
 def listed(names: Iterable[str]) -> str:
     return ", ".join(f"`{name}`" for name in names)
 
@@ -111,7 +114,7 @@ def table() -> str:
         ("`*config*.json`, `generation_config.json` too", "at any depth, when a method is named"),
         ("any other `*.json`", "at any depth, when there is a block that names a method"),
         ("metadata of an index", "at any depth"),
-        ("metadata of safetensors", "the same keys, and in any value that is a JSON object"),
+        (METADATA, "the same keys, and in any value that is a JSON object"),
         ("keys, in any case, with `_`, `-` or nothing between the words", keys),
     ]  # fmt: skip
     return "\n".join(("| where | what |", "|---|---|", *(f"| {a} | {b} |" for a, b in rows)))
