@@ -90,7 +90,7 @@ def test_a_bug_anywhere_in_a_run_ends_with_70(where: str, fp8_model: Path, tmp_p
 def test_an_address_space_that_is_too_small_is_a_limit(fp8_model: Path) -> None:
     """Wherever it hits: in an import, in a thread's start or in a buffer."""
     code = (
-        "import sys; from resource import RLIMIT_AS, setrlimit\n"
+        "import sys; from resource import RLIM_INFINITY, RLIMIT_AS, setrlimit\n"
         "import numpy\n"  # OpenBLAS ends the process by itself where it gets no memory
         "from anamnesis.cli.main import main\n"
         "kib = int(open('/proc/self/status').read().split('VmSize:')[1].split()[0])\n"
@@ -113,11 +113,11 @@ def test_a_kernel_is_not_compiled_where_llvm_would_end_the_process(
 ) -> None:
     """With nothing kept of earlier runs; what is needed more than what is left is told."""
     code = (
-        "import sys; from resource import RLIMIT_AS, setrlimit\n"
+        "import sys; from resource import RLIM_INFINITY, RLIMIT_AS, setrlimit\n"
         "from anamnesis import address_space\n"
         "def check(need, what, usual=address_space.check):\n"
         "    taken = int(open('/proc/self/statm').read().split()[0]) * 4096\n"
-        "    'compile' in what and setrlimit(RLIMIT_AS, [taken + (need >> 1)] * 2)\n"
+        "    'compile' in what and setrlimit(RLIMIT_AS, (taken + (need >> 1), RLIM_INFINITY))\n"
         "    usual(need, what)\n"
         "address_space.check = check\n"
         "from anamnesis.cli.main import main\n"
