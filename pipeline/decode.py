@@ -33,7 +33,8 @@ def decode_function(step: Step, reader: Parameters) -> Callable[[Any, Window], A
     params = dict(tensor.params)
     if prepare is not None:
         try:
-            params |= prepare(tensor.params, reader.wholes())
+            with _quiet():
+                params |= prepare(tensor.params, reader.wholes())
         except AnamnesisError:
             raise
         except ValueError as error:
@@ -48,15 +49,21 @@ def decode_function(step: Step, reader: Parameters) -> Callable[[Any, Window], A
         first = window.start * tensor.unit_elems
         elems = min(window.stop * tensor.unit_elems, tensor.elems) - first
         try:
-            decode(views, params, window, work[:elems])
+            with _quiet():
+                decode(views, params, window, work[:elems])
         except PayloadError as error:
             raise _misfit(step, error) from error
         if work is not out:
-            with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            with _quiet():
                 out[:elems] = work[:elems]
         return out[:elems]
 
     return run
+
+
+def _quiet() -> np.errstate:
+    """Of numbers that a file holds numpy says nothing: Arm's casts warn of signalling NaNs."""
+    return np.errstate(all="ignore")
 
 
 def _misfit(step: Step, error: ValueError) -> FormatError:
