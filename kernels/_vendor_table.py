@@ -63,6 +63,14 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("gptq-for-llama int4", "vendor_layers:gptq_zeros"),),
     ),
+    "higgs": Encoding(
+        "higgs:decode",
+        prepare="higgs:prepare",
+        family="EXL3",
+        scales="scales",
+        goal=0.0,
+        cases=(Bench("higgs 4 bits", "rotated_layers:higgs"),),
+    ),
     "int4-pairs": Encoding(
         "int4:decode_pairs",
         prepare="int4:prepare",

@@ -110,6 +110,7 @@ SCHEMES: dict[str, Scheme] = {
     "gptq-for-llama": Scheme(
         "gptq_for_llama:resolve", suffixes=(".zeros",), methods=("gptq", "gptq-for-llama")
     ),
+    "higgs": Scheme("higgs:resolve", suffixes=("tables2",), methods=("higgs",)),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
     "marlin": Scheme("marlin:resolve", suffixes=(".B",), methods=("gptq", "gptq-marlin", "marlin")),
     "marlin-24": Scheme(

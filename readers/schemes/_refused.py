@@ -49,11 +49,10 @@ REFUSED: dict[str, Refused] = {
         "the eetq package can load it on a GPU",
         (("weight", "weight_scales"),),
     ),
-    "higgs": Refused(
-        "HIGGS",
-        "grid points in a rotated basis, in the order of the kernel that its tune_metadata names",
-        "transformers dequantises it on a GPU",
-        (("weight", "tables2"), ("weight", "tables")),
+    "flute": Refused(
+        "FLUTE",
+        "its codes lie in the order of a kernel that a table inside the package names",
+        "the flute-kernel package can load it on a GPU",
     ),
     "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
     "quip": Refused(

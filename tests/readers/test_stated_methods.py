@@ -177,15 +177,6 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
         ({"m.weight": ("I8", (64, 32)), "m.weight_scales": ("F16", (32,))}, "EETQ"),
         (
             {
-                "m.weight": ("I16", (8, 32)),
-                "m.scales": ("F16", (32, 1)),
-                "m.tables": ("F16", (16, 2)),
-                "m.tables2": ("F32", (16, 16, 2)),
-            },
-            "HIGGS",
-        ),
-        (
-            {
                 "m.qweight": ("I32", (96, 64)),
                 "m.zeros": ("F32", (64, 1)),
                 "m.scales": ("F32", (64, 1)),
