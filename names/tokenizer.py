@@ -33,19 +33,26 @@ _BERT = {
 def tokenizer_files(values: Mapping[str, KeyValue]) -> tuple[dict[str, bytes], tuple[str, ...]]:
     """`tokenizer.json` and `tokenizer_config.json` with the chat template, and remarks.
 
-    Without `tokenizers`, or for a kind that is not known, there is a remark instead of the first.
+    Without `tokenizers`, for a kind that is not known and for a vocabulary that contradicts itself,
+    there is a remark instead of the first.
     """
     plain = {key: value.value for key, value in values.items()}
     if not isinstance(plain.get("tokenizer.ggml.tokens"), list):
         return {}, ("the file has no vocabulary: no tokenizer was written",)
-    words = Vocabulary(plain)
-    files = {"tokenizer_config.json": _json(_settings(words))}
+    files: dict[str, bytes] = {}
     try:
+        words = Vocabulary(plain)
+        files["tokenizer_config.json"] = _json(_settings(words))
         made, notes = _tokenizer(words)
     except ImportError:
         return files, (f"no tokenizer.json was written: it needs `tokenizers`: {extra('hf')}",)
     except UnsupportedError as error:
         return files, (f"no tokenizer.json was written: {error}",)
+    except MemoryError:
+        raise
+    except Exception as error:  # `tokenizers` has no class of its own for a vocabulary it refuses
+        what = f"{error}".rstrip(".")
+        return files, (f"no tokenizer.json was written: the vocabulary contradicts itself: {what}",)
     files["tokenizer.json"] = made.encode()
     return files, notes
 
@@ -115,7 +122,9 @@ def _around(words: Vocabulary) -> tuple[str | None, str | None]:
     A file need not say what its kind of vocabulary, or its pre-tokeniser, does anyway.
     """
     if words.kind == "bert":
-        return "[CLS]", "[SEP]"
+        first, last = words.special("bos", any_type=True), words.special("seperator", any_type=True)
+        named = [token if token in words.tokens else None for token in ("[CLS]", "[SEP]")]
+        return named[0] or first, named[1] or last
     begins = words.kind in ("llama", "gemma4") or words.get("pre", "") in BEGINNING
     first = words.get("add_bos_token", begins)
     last = words.get("add_eos_token", words.kind == "t5")

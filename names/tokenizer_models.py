@@ -214,7 +214,8 @@ def _wordpiece(words: Vocabulary) -> Made:
             start = token.startswith(_SPACE)
             text = token[1:] if start else f"##{token.removeprefix('##')}"
         vocab[text] = number
-    made = Tokenizer(models.WordPiece(vocab=vocab, unk_token="[UNK]"))
+    unknown = "[UNK]" if "[UNK]" in vocab else words.unknown or "[UNK]"
+    made = Tokenizer(models.WordPiece(vocab=vocab, unk_token=unknown))
     made.normalizer = normalizers.BertNormalizer(
         lowercase=bool(words.get("normalizer.lowercase", True)),
         strip_accents=words.get("normalizer.strip_accents", None),

@@ -24,7 +24,7 @@ _NO_LAYERS = re.compile(
 _GGML_KEEPS = re.compile(
     r"_norm\.weight|ffn_gate_inp|pos_embd|position_embd|patch_embd|token_types|ssm_conv1d|"
     r"shortconv|attn_rel_b|time_mix_(?:first|w[012]|v[012]|a[012]|g[12]|decay_w|lerp_fused)|"
-    r"altup|laurel|per_layer_model_proj|\.rel_pos|\.patch_merger|norm\w*\.weight|router"
+    r"altup|laurel|per_layer_model_proj|\.rel_pos|\.patch_merger|norm\w*\.weight|router|input_projection"
 )
 
 

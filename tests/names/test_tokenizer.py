@@ -119,3 +119,34 @@ def test_pieces_with_their_merges() -> None:
     )
     assert tokenizer.encode("b abé").tokens == ["<bos>", "b", "▁a", "b", "<0xC3>", "<0xA9>"]
     assert tokenizer.decode(tokenizer.encode("b abé").ids) == "b abé"
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        BYTE_LEVEL | {"merges": ["a missing"]},
+        BYTE_LEVEL | {"merges": [5]},
+        BYTE_LEVEL | {"token_type": 1},
+        {"model": "t5", "tokens": ["a", "b"], "scores": [1.0]},
+        {"model": "t5", "tokens": ["a", "b"], "scores": [1.0, 2.0], "unknown_token_id": 7},
+        {"model": "t5", "tokens": ["a"], "precompiled_charsmap": [1], "unknown_token_id": 0},
+    ],
+)
+def test_a_vocabulary_that_contradicts_itself_is_noted(keys: dict[str, Any]) -> None:
+    values = {f"tokenizer.ggml.{key}": KeyValue(0, value) for key, value in keys.items()}
+    files, notes = tokenizer_files(values)
+    assert "tokenizer.json" not in files
+    assert "no tokenizer.json was written: the vocabulary contradicts itself: " in "\n".join(notes)
+
+
+def test_wordpiece_without_bert_s_tokens_takes_those_of_the_file() -> None:
+    """Those of a CamemBERT, which llama.cpp's converter writes as a BERT."""
+    found, _, _ = made(
+        model="bert",
+        tokens=["<s>", "</s>", "<unk>", "▁a"],
+        token_type=[CONTROL, CONTROL, CONTROL, NORMAL],
+        bos_token_id=0,
+        seperator_token_id=1,
+        unknown_token_id=2,
+    )
+    assert found.encode("a b").tokens == ["<s>", "a", "<unk>", "</s>"]

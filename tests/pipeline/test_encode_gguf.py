@@ -180,6 +180,7 @@ def test_what_a_gguf_cannot_hold(model: Path) -> None:
         ("blk.0.ffn_gate.weight", "linear", False),
         ("blk.0.ffn_gate_inp.weight", "linear", True),
         ("blk.0.ffn_gate_inp.weight", "ggml", True),
+        ("mm.input_projection.weight", "ggml", True),
     ],
 )
 def test_names_that_are_left_alone(name: str, kind: str, kept: bool) -> None:
