@@ -145,6 +145,15 @@ def without_rows(tensor: Tensor, rows: int) -> Tensor:
     return derive(tensor.name, (count - rows, width), (tensor,), segments)
 
 
+def row_of(tensor: Tensor, row: int, name: str) -> Tensor:
+    """A row of a matrix as a vector `name`; ValueError for one that it does not have."""
+    if len(tensor.shape) != 2 or not 0 <= row < tensor.shape[0]:
+        raise ValueError(f"{tensor.name!r:.200} {list(tensor.shape)}: has no row {row}")
+    width = tensor.shape[1]
+    part = Part(0, (0,), (width,), row * width, (1,))
+    return derive(name, (width,), (tensor,), (Segment(0, (width,), (part,)),))
+
+
 def transposed(tensor: Tensor) -> Tensor:
     """A matrix, or each of a stack, with its columns as rows: a unit each of what is derived.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
-from anamnesis.errors import UsageError
+from anamnesis.errors import FormatError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.names.vocabulary import read_object
 from anamnesis.readers.folder import LocalFolder
@@ -30,6 +31,23 @@ def folder_config(folder: LocalFolder, limits: Limits) -> dict[str, Any]:
         config.setdefault(name, read_object(folder, f"{name}.json", limits))
     config.setdefault("pooling", _pooling(folder, limits))
     return config
+
+
+def token_id(
+    folder: LocalFolder, config: Mapping[str, Any], token: str, limits: Limits
+) -> int | None:
+    """The id of an added token by its text, as the tokenizer's files say it; None for none.
+
+    FormatError for files that list no tokens there.
+    """
+    decoder = config["tokenizer_config"].get("added_tokens_decoder")
+    document = {} if decoder else read_object(folder, "tokenizer.json", limits)
+    try:
+        added = [(int(number), about["content"]) for number, about in (decoder or {}).items()]
+        added += [(int(t["id"]), t["content"]) for t in document.get("added_tokens") or ()]
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise FormatError(f"{folder.path}: its tokenizer's files are broken: {error!r}") from error
+    return next((number for number, text in added if text == token), None)
 
 
 def _pooling(folder: LocalFolder, limits: Limits) -> dict[str, Any]:

@@ -7,12 +7,13 @@ conversion/base.py in https://github.com/ggml-org/llama.cpp).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.arrange import Link, arrange
+from anamnesis.names.derived import row_of
 from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import values_of
 from anamnesis.names.keys import sources_of
@@ -37,9 +38,12 @@ class MmprojView:
     tower: Tower
 
 
-def mmproj_view(model: Model, config: Mapping[str, Any]) -> MmprojView:
+def mmproj_view(
+    model: Model, config: Mapping[str, Any], token_id: Callable[[str], int | None]
+) -> MmprojView:
     """The tensors of an `mmproj` file, out of a folder whose `config.json` is `config`.
 
+    `token_id` says the id of a token by its text, None where the tokenizer does not have it.
     Raises UnsupportedError for a class that has no tower here, and FormatError where the
     configuration does not say what llama.cpp needs, or shapes contradict it.
     """
@@ -63,14 +67,39 @@ def mmproj_view(model: Model, config: Mapping[str, Any]) -> MmprojView:
         links += finder.links(tensor, metadata, tower.facts_prefix, outputs)
     links.sort(key=by_numbers)
     rest = [t for t in model.tensors if t.name not in tensors]
+    made, used, notes = _token_rows(tower, rest, token_id)
+    rest = [t for t in rest if t.name not in used]
     dropped = tuple(Dropped(t.components[0].stored, "part of the text model") for t in rest)
-    made = replace(
+    viewed = replace(
         model,
-        tensors=tuple(arrange(links, tensors, "to-gguf")),
+        tensors=(*arrange(links, tensors, "to-gguf"), *made),
         dropped=(*model.dropped, *dropped),
-        notes=(*model.notes, *_notes(rest)),
+        notes=(*model.notes, *_notes(rest), *notes),
     )
-    return MmprojView(made, values, tower)
+    return MmprojView(viewed, values, tower)
+
+
+def _token_rows(
+    tower: Tower, rest: list[Tensor], token_id: Callable[[str], int | None]
+) -> tuple[list[Tensor], set[str], list[str]]:
+    """The embeddings of tokens that the tower has too, the names they are of, and remarks."""
+    embeddings = [t for t in rest if t.name.endswith("embed_tokens.weight")]
+    made: list[Tensor] = []
+    notes = []
+    for name, token in tower.token_rows.items():
+        row = token_id(token)
+        if embeddings and row is not None and row < embeddings[0].shape[0]:
+            made.append(row_of(embeddings[0], row, name))
+        else:
+            what = (
+                "the folder has no embedding of the token"
+                if row is not None
+                else "no tokenizer has"
+            )
+            notes.append(
+                f"{name} is left out: {what} {token}; llama.cpp does not load a tower without"
+            )
+    return made, {embeddings[0].name} if made else set(), notes
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 from anamnesis.names.family import Row, rows_of
@@ -15,6 +15,7 @@ class Tower:
 
     `texts` has the class of the whole by that of the text model, `said` the key/values
     and `has` the tensors that tell it from others with its projector, which come after it.
+    `token_rows` are tensors that are a row of the text model's embeddings: that of a token.
     """
 
     projectors: tuple[str, ...]  # clip.projector_type
@@ -29,6 +30,7 @@ class Tower:
     said: tuple[str, ...] = ()
     has: tuple[str, ...] = ()
     keys: str = ""  # what a GGUF says of it; rows as in `names.keys`, over `settings_of`
+    token_rows: Mapping[str, str] = field(default_factory=dict)
     half: str = ""  # a tensor that is float16 whatever the others are
     single: tuple[str, ...] = ("v.position_embd.weight",)  # those that are float32
 

@@ -108,6 +108,7 @@ mm.1                multi_modal_projector.linear_1
 mm.2                multi_modal_projector.linear_2
 v.pre_ln            vision_tower.ln_pre
 v.patch_embd        vision_tower.patch_conv
+v.token_embd.img_break!  -
 """
 _PIXTRAL = """
 attn_q              attention.q_proj      rope:heads
@@ -129,6 +130,7 @@ clip.use_silu                       @true-if:vision.hidden_act,silu
 clip.use_gelu                       @true-if:vision.hidden_act,gelu
 """
 )
+_BREAK = {"v.token_embd.img_break": "[IMG_BREAK]"}  # llama.cpp loads no Pixtral without
 _EMBEDDED = ("v.patch_embd.weight", "v.position_embd.weight")
 
 TOWERS = (
@@ -269,7 +271,12 @@ clip.use_gelu                       =true
     Tower(
         ("pixtral",),
         dict.fromkeys(
-            ("LlamaForCausalLM", "Ministral3ForCausalLM", "MistralForCausalLM"),
+            (
+                "LlamaForCausalLM",
+                "Ministral3ForCausalLM",
+                "Mistral4ForCausalLM",
+                "MistralForCausalLM",
+            ),
             "Mistral3ForConditionalGeneration",
         ),
         _PIXTRAL_TOP
@@ -283,6 +290,7 @@ mm.patch_merger     multi_modal_projector.patch_merger.merging_layer
         "language_model.",
         said=("clip.vision.spatial_merge_size",),
         keys=_PIXTRAL_KEYS + "clip.vision.spatial_merge_size model.spatial_merge_size|=2\n",
+        token_rows=_BREAK,
     ),
     Tower(
         ("pixtral",),
@@ -293,6 +301,7 @@ mm.patch_merger     multi_modal_projector.patch_merger.merging_layer
         "language_model.model.",
         "language_model.",
         keys=_PIXTRAL_KEYS,
+        token_rows=_BREAK,
     ),
     Tower(
         ("qwen2.5vl_merger",),

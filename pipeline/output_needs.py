@@ -115,12 +115,14 @@ def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) ->
 def _tower(model: Model, spec: Spec, outtype: str, limits: Limits) -> _Needs:
     """The vision tower of a folder."""
     from anamnesis.names import key_values
-    from anamnesis.names.folder_config import folder_config
+    from anamnesis.names.folder_config import folder_config, token_id
     from anamnesis.names.mmproj import mmproj_view, tower_dtype
     from anamnesis.pipeline.plan import with_dtype
     from anamnesis.readers.folder import LocalFolder
 
-    view = mmproj_view(model, folder_config(LocalFolder(model.path), limits))
+    folder = LocalFolder(model.path)
+    config = folder_config(folder, limits)
+    view = mmproj_view(model, config, lambda token: token_id(folder, config, token, limits))
     found = key_values.described(view.values, view.model, outtype)
     tensors = tuple(with_dtype(t, tower_dtype(view.tower, t, outtype)) for t in view.model.tensors)
     spec = replace(spec, dtype=outtype, passthrough="keep")

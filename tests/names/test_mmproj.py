@@ -186,3 +186,29 @@ def test_the_processors_file_counts_before_the_older_one() -> None:
     settings = settings_of(config)
     assert settings.get("processor.image_mean") == [3.0]
     assert settings.get("processor.size") == 2
+
+
+@pytest.mark.parametrize("decoder", [True, False], ids=["decoder", "tokenizer.json"])
+def test_pixtral_s_tower_has_the_embedding_of_a_break(decoder: bool, tmp_path: Path) -> None:
+    """llama.cpp loads no such tower without, and nothing of it is a tensor of the folder's."""
+    config = {**GEMMA, "architectures": ["LlavaForConditionalGeneration"]}
+    embeddings = numbers(5, TEXT)
+    tensors = {
+        "language_model.model.embed_tokens.weight": embeddings,
+        "vision_tower.ln_pre.weight": numbers(WIDTH),
+    }
+    source = folder(tmp_path / "hf", config, tensors)
+    token = {"content": "[IMG_BREAK]"}
+    settings = {"added_tokens_decoder": {"3": token}} if decoder else {}
+    (source / "tokenizer_config.json").write_text(json.dumps(settings))
+    (source / "tokenizer.json").write_text(json.dumps({"added_tokens": [token | {"id": 3}]}))
+    out = tmp_path / "mmproj.gguf"
+    assert not anamnesis.convert(source, out, to="gguf", names="mmproj").notes
+    _, arrays, types = read(out)
+    assert types["v.token_embd.img_break"] == "F32"
+    found = arrays["v.token_embd.img_break"]
+    np.testing.assert_array_equal(found, embeddings[3].astype(np.float32))
+    (source / "tokenizer.json").unlink()
+    (source / "tokenizer_config.json").unlink()
+    notes = anamnesis.convert(source, tmp_path / "b.gguf", to="gguf", names="mmproj").notes
+    assert "v.token_embd.img_break is left out: no tokenizer has [IMG_BREAK]" in "\n".join(notes)

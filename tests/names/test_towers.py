@@ -83,9 +83,9 @@ def test_a_tower_there_and_back_is_itself(tower: Tower, tmp_path: Path) -> None:
     anamnesis.convert(tmp_path / "hf", out, to="gguf", names="mmproj", dtype="f32")
     reader = gguf.GGUFReader(str(out))
     after = {t.name: gguf.dequantize(t.data, t.tensor_type) for t in reader.tensors}
-    assert after.keys() == before.keys()
-    for name, array in before.items():
-        assert np.array_equal(after[name].reshape(array.shape), array), name
+    assert after.keys() == before.keys() - tower.token_rows.keys()  # which are the text model's
+    for name, array in after.items():
+        assert np.array_equal(array.reshape(before[name].shape), before[name]), name
     first = gguf.GGUFReader(str(tmp_path / "mmproj-model.gguf"))
     for key in ("embedding_length", "block_count", "attention.head_count"):
         name = f"clip.vision.{key}"
