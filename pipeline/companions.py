@@ -21,10 +21,11 @@ from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.choice import is_training
 from anamnesis.readers.folder import follow
 from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
+from anamnesis.readers.settings_files import is_yaml
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
 from anamnesis.readers.text_links import target_of
-from anamnesis.readers.yaml_values import ENDINGS, MOST_BYTES, read_yaml
+from anamnesis.readers.yaml_values import MOST_BYTES, read_yaml
 from anamnesis.writers.stores import store_of
 
 # Copied files are small; weights of another format that lie beside are not companions.
@@ -192,7 +193,7 @@ def _changed(path: Path, file: LocalFile, dtype: str | None, choices: Chosen) ->
 
 def _refuse_stating(path: Path, file: LocalFile, dtype: str | None) -> None:
     """FormatError for YAML that states how weights were stored which were decoded."""
-    if dtype is None or path.suffix not in ENDINGS or file.size > MOST_BYTES:
+    if dtype is None or not is_yaml(path.name) or file.size > MOST_BYTES:
         return
     try:
         document = read_yaml(_read(file), str(path))

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from anamnesis.readers.schemes import METHODS
 from anamnesis.readers.schemes._hints import are_grouped, hint, names_others, states
-from anamnesis.readers.schemes._stated import ENDINGS, KEYS, NARROW, is_key
+from anamnesis.readers.schemes._stated_words import ENDINGS, KEYS, NARROW, is_key
 
 _CONFIGS = "*.json"  # that hold settings, or state a method all the same
 _SETTINGS = "*config*.json|params.json"

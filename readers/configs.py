@@ -19,8 +19,9 @@ from anamnesis.readers.index import read_object
 from anamnesis.readers.pipelines import PIPELINE, is_component, pipeline_around
 from anamnesis.readers.schemes._stated import FILES, OTHER_BYTES, is_settings, may_state, speaks
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.readers.settings_files import is_json, is_unread, is_yaml, parse
 from anamnesis.readers.together import together
-from anamnesis.readers.yaml_values import ENDINGS, MOST_BYTES, MOST_FILES, read_yaml
+from anamnesis.readers.yaml_values import MOST_BYTES, MOST_FILES
 
 # These say by themselves what each tensor is, or hold what was never a Hugging Face model's.
 _NEED_NONE = frozenset(("arrow", "gguf", "npy", "npz", "pth"))
@@ -66,7 +67,7 @@ def read_configs(folder: Folder | None, limits: Limits) -> Configs:
     if folder is None:
         return configs
     names = folder.names()
-    likely = (*FILES, *(n for n in names if n not in FILES and speaks(n)))
+    likely = (*FILES, *(n for n in names if n not in FILES and speaks(n) and is_json(n)))
     for name, found in _read_each(folder, likely, limits):
         if isinstance(found, FormatError):
             configs.broken.append(found)
@@ -75,7 +76,14 @@ def read_configs(folder: Folder | None, limits: Limits) -> Configs:
         elif found is not None:
             configs.found[name] = found
     _read_others(configs, folder, [n for n in names or _UNLISTED if may_state(n)], limits)
-    _read_yaml(configs, folder, [n for n in names if n.endswith(ENDINGS)], limits)
+    _read_speaking(configs, folder, [n for n in names if speaks(n) and not is_json(n)], limits)
+    _read_yaml(configs, folder, [n for n in names if is_yaml(n) and not speaks(n)], limits)
+    configs.unread += (
+        f"{folder.path}: {n}: by its name about quantisation, in a spelling that is not read; if a "
+        "method is named in it, that was not heeded"
+        for n in names
+        if is_unread(n)
+    )
     _read_pipeline(configs, folder, limits)
     return configs
 
@@ -114,6 +122,16 @@ def _about(value: Any, mine: str, others: Collection[str], depth: int) -> Any:
     kept = {k: _about(v, mine, others, depth + 1) for k, v in value.items() if k not in others}
     own = kept.get(mine)
     return {**kept, **own} if isinstance(own, Mapping) else kept
+
+
+def _read_speaking(configs: Configs, folder: Folder, names: list[str], limits: Limits) -> None:
+    """What is called after quantisation, in YAML and TOML."""
+    for name, found in _read_each(folder, names[:_OTHERS], limits, OTHER_BYTES):
+        if isinstance(found, Mapping):
+            configs.found[name] = found
+        else:
+            why = found or f"{folder.path}: {name}: over {OTHER_BYTES:,} bytes, or no file"
+            configs.unread.append(f"{why}; it is not used")
 
 
 def _read_yaml(configs: Configs, folder: Folder, names: list[str], limits: Limits) -> None:
@@ -155,9 +173,9 @@ def _read_each(
             with file:
                 if most_bytes is not None and file.size > most_bytes:
                     return None
-                if not name.endswith(ENDINGS):
+                if is_json(name):
                     return read_object(file, limits, python=True)
-                return read_yaml(file.read(0, file.size), file.path)
+                return parse(file.read(0, file.size), file.path)
         except (AnamnesisError, OSError) as error:
             return error
 

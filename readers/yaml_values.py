@@ -45,7 +45,7 @@ def read_yaml(data: bytes, path: str) -> dict[str, Any]:
                 raise FormatError(f"{path}: has aliases, or is over {_DEPTH} levels deep")
         node = yaml.compose(text, loader)
     except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise FormatError(f"{path}: is no YAML: {error!s:.200}") from None
+        raise FormatError(f"{path}: is no YAML: {' '.join(str(error).split()):.200}") from None
     if not isinstance(node, yaml.MappingNode):
         raise FormatError(f"{path}: must be a mapping")
     found: dict[str, Any] = plain(node)

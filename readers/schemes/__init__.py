@@ -14,7 +14,7 @@ refused.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 
@@ -168,9 +168,7 @@ def resolve(ledger: Ledger) -> None:
     are normal.
     """
     implemented = ", ".join(SCHEMES)
-    for one in ledger.stated:
-        if one.method and one.method not in _UNDERSTOOD:
-            raise unknown_method(ledger, one, implemented)
+    _settle_names(ledger, implemented)
     check_details(ledger)
     used: set[str] = set()  # methods of which anything was decoded
     for row in SCHEMES.values():
@@ -201,6 +199,29 @@ def resolve(ledger: Ledger) -> None:
     note_parents(ledger)
     note_empty(ledger)
     note_input_scales(ledger)
+
+
+def _settle_names(ledger: Ledger, implemented: str) -> None:
+    """Raise UnsupportedError for a stated method that no row understands.
+
+    A label that its author gave the block is none, and noted; nor is what a GGUF says of a method
+    that is known, since its types are followed.
+    """
+    found = []
+    for one in ledger.stated:
+        unknown = one.method and one.method not in _UNDERSTOOD
+        if ledger.container.kind == "gguf":
+            unknown = one.method not in METHODS
+        elif one.label and one.method not in METHODS:
+            ledger.note(
+                f"{ledger.container.files[0].path}: its {one}: taken for a label, since no method "
+                "of that name is known and nothing else of the block names one"
+            )
+            one, unknown = replace(one, method=""), False
+        if unknown:
+            raise unknown_method(ledger, one, implemented)
+        found.append(one)
+    ledger.restate(() if ledger.container.kind == "gguf" else tuple(found))
 
 
 def _check_methods(ledger: Ledger, row: Scheme, before: int) -> None:

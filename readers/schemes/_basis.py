@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 from anamnesis.errors import UnsupportedError
+from anamnesis.readers.schemes._stated_words import is_of_others
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.yaml_values import ENDINGS
 
@@ -41,10 +42,16 @@ _DEPTH = 32
 def check_basis(ledger: Ledger) -> None:
     """Raise UnsupportedError for weights that a configuration says to be in a rotated basis.
 
-    After all schemes: those that know the method have more to say. Beside the stated blocks the
+    After all schemes: those that know the method have more to say. A GGUF's own keys may say so.
+    Beside the stated blocks the
     model's configuration itself may say so, if anything of the model is quantised. What schemes
     have undone counts no more.
     """
+    if ledger.container.kind == "gguf":
+        quantised = any(tensor.quantised for tensor in ledger.tensors.values())
+        rotated = _in_gguf(ledger.container.metadata) if quantised else iter(())
+        _refuse(ledger, "metadata", next(rotated, None))
+        return
     for one in ledger.stated:
         refuse_basis(ledger, str(one), _without(one.block, ledger.undone), stated=True)
     if ledger.stated or any(tensor.quantised for tensor in ledger.tensors.values()):
@@ -54,6 +61,18 @@ def check_basis(ledger: Ledger) -> None:
         _refuse(ledger, "config.json", next(named, None))
     _note_recipes(ledger)
     _note_orders(ledger)
+
+
+def _in_gguf(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """The keys of a GGUF that speak of a rotation, but for those of positions and of caches."""
+    for key, value in metadata.items():
+        *_, last = parts = key.lower().split(".")
+        ordinary = parts[0] == "tokenizer" or is_of_others(last) or last.endswith("_by")
+        if ordinary or _is_off(value):
+            continue
+        named = _names_one(last, value, _ROTATED, _OF_WEIGHTS)
+        if named or any(_ROTATED.fullmatch(p) and not _POSITIONS.fullmatch(p) for p in parts):
+            yield key
 
 
 def _note_orders(ledger: Ledger) -> None:

@@ -132,7 +132,8 @@ def note_integers(ledger: Ledger) -> None:
     In a model these are matrices of any name that is not a buffer's, and long arrays of narrow
     integers. Other containers hold arrays of anything: there it takes the name of a weight.
     """
-    if ledger.stated or ledger.container.kind == "gguf":
+    gguf = ledger.container.kind == "gguf"
+    if ledger.stated or (gguf and "I8" not in ledger.dtypes):
         return
     model = ledger.container.kind in ("pth", "safetensors")
     found = [
@@ -140,7 +141,10 @@ def note_integers(ledger: Ledger) -> None:
         for tensor in ledger.tensors.values()
         if tensor.out_dtype in _WHOLE and not tensor.quantised
     ]
-    found = [stored for stored in found if not is_buffer(stored) and _may_be_codes(stored, model)]
+    if gguf:  # llama.cpp keeps tables of experts in I32, and no I8
+        found = [stored for stored in found if stored.dtype == "I8" and len(stored.shape) > 1]
+    else:
+        found = [one for one in found if not is_buffer(one) and _may_be_codes(one, model)]
     if found:
         others = and_more(len(found))
         ledger.note(

@@ -15,7 +15,10 @@ from typing import Any
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.schemes._errors import where
 from anamnesis.readers.schemes._stated import Stated, texts
+from anamnesis.readers.schemes._stated_words import is_of_others
 from anamnesis.readers.schemes.base import Ledger
+
+_Path = tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +90,11 @@ ANY: dict[str, re.Pattern[str]] = {
     "scale_fmt": _known("u?e8m0(fnu)?", "fp?32", "float(32)?", *_FLOATS),
     "version": _known(_NUMBER, _AWQ.pattern, _GPTQ.pattern),
 }
+
+# Of these in blocks inside of a method's, each of a layer, and what they say of one left alone.
+_LAYOUTS = ("checkpoint_format", "data_type", "fmt", "format", "mode", "quant_algo", "scale_fmt")
+_ALONE = ("", "dense", "float", "none")
+_DEPTH = 32  # as deep as JSON is read
 
 # By method; sorted.
 DETAILS: dict[str, tuple[Detail, ...]] = {
@@ -211,6 +219,26 @@ def check_details(ledger: Ledger) -> None:
                 text = value.strip().lower().replace("_", "-")
                 if text and not detail.known.fullmatch(text[:200]):
                     raise _error(ledger, stated, path, value)
+        for parts, value in _of_layers(stated.block, ()) if stated.method else ():
+            text = value.strip().lower().replace("_", "-")
+            own_field = any(_fits(parts, one) for one in paths)
+            if not (own_field or text in _ALONE or ANY[parts[-1]].fullmatch(text[:200])):
+                raise _error(ledger, stated, f".{'.'.join(parts)}", value)
+
+
+def _of_layers(block: Mapping[str, Any], path: tuple[str, ...]) -> Iterator[tuple[_Path, str]]:
+    """The texts of such fields in the blocks inside of a method's: those of single layers."""
+    for name, value in block.items():
+        if isinstance(value, Mapping) and len(path) < _DEPTH and not is_of_others(name):
+            yield from _of_layers(value, (*path, name))
+        elif path and name in _LAYOUTS and isinstance(value, str):
+            yield (*path, name), value
+
+
+def _fits(path: _Path, pattern: _Path) -> bool:
+    """Whether a path is one of those that a detail is for."""
+    pairs = zip(path, pattern, strict=False)
+    return len(path) == len(pattern) and all(two in ("*", one) for one, two in pairs)
 
 
 def _values(block: object, path: tuple[str, ...]) -> Iterator[tuple[str, str]]:

@@ -29,7 +29,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits, MiB
-from anamnesis.readers.schemes._stated import NARROW, says_nothing
+from anamnesis.readers.schemes._stated_words import NARROW, says_nothing
 from anamnesis.readers.strict_json import loads
 
 _DEPTH = 32  # as deep as JSON is read

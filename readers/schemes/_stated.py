@@ -10,7 +10,8 @@
 | `hf_quant_config.json` | ModelOpt |
 | `quantization_config.json`, `quanto_qmap.json`, `quantization_map.json` | ExLlamaV3, Quanto |
 | `jang_config.json` | JANG |
-| the same keys in `generation_config.json`, and in any other small JSON file | anyone |
+| the same in files of YAML and TOML that are called after quantisation | anyone |
+| the same keys in `generation_config.json`, and in any other small file of JSON or YAML | anyone |
 | the same keys in the `metadata` of an index | anyone |
 | the same in the `__metadata__` of safetensors, as text or JSON | Nunchaku, ComfyUI |
 | the same beside the state dict in a checkpoint of PyTorch | anyone |
@@ -28,9 +29,25 @@ from typing import Any
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits, MiB
+from anamnesis.readers.schemes._stated_words import (
+    KEYS,
+    MODELSLIM,
+    NAMES,
+    NOT_STATED,
+    TELLING,
+    canonical,
+    is_format,
+    is_key,
+    is_label,
+    is_of_others,
+    names_layers_method,
+    squeezed,
+    tells,
+)
+from anamnesis.readers.settings_files import is_json
 from anamnesis.readers.strict_json import loads
 
-# JSON files beside the tensors that state a method, and which, if they do not say it themselves.
+# Files of JSON beside the tensors that state a method, and which, if they do not say it themselves.
 FILES: dict[str, str] = {
     "config.json": "",
     "hf_quant_config.json": "modelopt",
@@ -44,7 +61,7 @@ FILES: dict[str, str] = {
     "quanto_qmap.json": "quanto",
 }
 # Other names that tools may come up with: they count when they name a method.
-_SPEAKS = re.compile(r"(.*[_.-])?(de|re)?quant[a-z]*([_.-].*)?\.json", re.IGNORECASE)
+_SPEAKS = re.compile(r"(.*[_.-])?(de|re)?quant[a-z]*([_.-].*)?\.(json|toml|ya?ml)", re.IGNORECASE)
 INDEX = ".index."  # in the names of those that list shards
 # The rest of them is about nothing else; in these a block stands among other settings.
 _WHOLE_MODELS = ("config.json", "params.json")
@@ -56,114 +73,12 @@ _VOCABULARIES = re.compile(
     r"_?[^/]*anamnesis\.json",
     re.IGNORECASE,
 )
-# Keys of a model's configuration whose value is a block, or the name of a method.
-KEYS = (
-    "compression_config",
-    "quant_config",
-    "quant_method",
-    "quantization",
-    "quantization_config",
-    "quantization_method",
-    "quantize",
-    "quantize_config",
-)
-# Others that tools may come up with: what is quantised, the word, and what is said about it. In
-# lower case, with nothing between the words.
-PARTS = ("base", "language", "llm", "model", "text", "vision", "weight", "weights")
-WORDS = ("quant", "quantisation", "quantised", "quantization", "quantize", "quantized")
-ABOUT = (
-    *("algo", "algorithm", "args", "cfg", "config", "configuration", "details", "format", "info"),
-    *("kind", "kwargs", "meta", "metadata", "method", "mode", "name", "options", "parameters"),
-    *("params", "recipe", "scheme", "settings", "spec", "strategy", "type"),
-)
-_SPELLING = re.compile(f"({'|'.join(PARTS)})?({'|'.join(WORDS)})({'|'.join(ABOUT)})?")
-ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …
-_QUANTIZER = "quantizer"  # audio codecs have one too, and it quantises no weights
 OTHER_BYTES = MiB  # of a file that is not known for stating a method, at most
+_WITH_KINDS = ("sinq",)  # whose scheme knows the kinds of it that blocks name
 _METADATA_KEYS = (*KEYS, "config")
 _COMFY = "_quantization_metadata"
-_NAMES = ("quant_method", "method", "qformat_weight")
-# Other keys of a block whose text may be a method, where no key tells it better: in lower case,
-# with nothing between the words. The vague ones may mean something else in a file of their own.
-_MORE_NAMES = re.compile(
-    f"(?:{'|'.join(WORDS)}|q)?(?:algo|algorithm|method|scheme)|(?:{'|'.join(WORDS)})type|quantizer"
-)
-_VAGUE_NAMES = re.compile(
-    f"(?:{'|'.join(WORDS)}|quantizer|method)?(?:approach|format|kind|library|name|technique|tool|type)"
-)
-# What the latter say of any method, of none, or of a container; and of signals (audio codecs).
-_VAGUE = re.compile(
-    "affine|asym(?:metric)?|block(?:wise)?|channel(?:wise)?|default|dynamic|float(?:ing)?|group(?:wise)?|"
-    "int(?:eger)?s?|linear|per-.*|ptq|qat|static|sym(?:metric)?|tensor(?:wise)?|uniform|weights?(?:-only)?|"
-    ".*-quantized|gem[mv].*|gptq-v[12]|huggingface|llm-?compressor|marlin|optimum.*|pth?|safetensors|transformers|"
-    "fsq|lfq|r?vq|residual-.*|vector-.*"
-)
-# A number format, which says that something is quantised and not by which method.
-NARROW = re.compile(
-    r"(?:torch\.)?(?:"
-    r"(?:fp|float|f)[468](?![0-9]).*|(?:mx|nv)(?:fp|int)[0-9].*|nf4.*|e[2-5]m[0-3].*|"
-    r"u?int[1-8](?![0-9]).*|[iu][248]|w[0-9]+a[0-9]+.*|q[0-9]+(?:_.*)?|ue8m0"
-    r")",
-    re.IGNORECASE,
-)
-_NUMBERS = re.compile(
-    r"[1-8][-_ ]?bits?|(static|dynamic)(_.*)?|(a?sym)(metric)?|true|yes|1", re.IGNORECASE
-)
 _DEPTH = 32  # as deep as JSON is read
 _METADATA_BYTES = 16 * MiB
-_MODELSLIM = re.compile(r"w8a(8|16)(_dynamic|_mix)?", re.IGNORECASE)  # `quantize: w8a8_dynamic`
-_NOT_STATED = frozenset(
-    "0 bf16 bfloat16 dense f16 f32 false float16 float32 fp16 fp32 full n/a no none null "
-    "original unquantized".split()
-) | {""}
-
-# Key -> the method of a block that has it and names none.
-_TELLING: dict[str, str] = {
-    "activation_scheme": "fp8",
-    "bnb_4bit_quant_type": "bitsandbytes",
-    "config_groups": "compressed-tensors",
-    "linear_class": "bitnet",
-    "load_in_4bit": "bitsandbytes",
-    "load_in_8bit": "bitsandbytes",
-    "model_quant_type": "modelslim",
-    "q_group_size": "awq",
-    "quant_algo": "modelopt",
-    "w_bit": "awq",
-    "wbits": "squeezellm",
-    "weight_block_size": "fp8",
-}
-# Other spellings of a method, in lower case with dashes.
-_ALIASES: dict[str, str] = {
-    "ascend": "modelslim",
-    "auto-awq": "awq",
-    "auto-gptq": "gptq",
-    "autoawq": "awq",
-    "autogptq": "gptq",
-    "autoround": "auto-round",
-    "bitsandbytes-4bit": "bitsandbytes",
-    "bitsandbytes-8bit": "bitsandbytes",
-    "bnb": "bitsandbytes",
-    "bnb.fp4": "bitsandbytes",
-    "bnb.fp4-dq": "bitsandbytes",
-    "bnb.int8": "bitsandbytes",
-    "bnb.nf4": "bitsandbytes",
-    "bnb.nf4-dq": "bitsandbytes",
-    "four-over-six": "fouroversix",
-    "fp8-e4m3": "fp8",
-    "fp8-e5m2": "fp8",
-    "gptqmodel": "gptq",
-    "inc": "auto-round",
-    "modelopt-fp4": "modelopt",
-    "modelopt-fp8": "modelopt",
-    "modelopt-mixed": "modelopt",
-    "modelopt-mxfp8": "modelopt",
-    "msmodelslim": "modelslim",
-    "nunchaku": "svdquant",
-    "optimum-quanto": "quanto",
-    "quip#": "quip",
-    "quip-sharp": "quip",
-    "quipsharp": "quip",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +89,7 @@ class Stated:
     where: str
     named: str = ""  # as it is written
     block: Mapping[str, Any] = field(default_factory=dict)
+    label: bool = False  # whether its key may hold an author's label as well
 
     def __str__(self) -> str:
         return f"{self.where} ({self.named})" if self.named else self.where
@@ -192,7 +108,7 @@ def stated(
         elif speaks(name):
             known = name in FILES
             found += (one for one in _sidecar(name, configs[name]) if known or one.method)
-        elif name.endswith(".json"):  # recipes in YAML tell what a run did, to be taken as words
+        else:  # recipes in YAML tell what a run did, mostly in words of their own
             found += _among_others(name, configs[name])
     more = [key for key in metadata if key not in _METADATA_KEYS and _may_speak(metadata[key], key)]
     for key in (*_METADATA_KEYS, *more):
@@ -216,7 +132,7 @@ def is_settings(name: str) -> bool:
 
 def may_state(name: str) -> bool:
     """Whether a JSON file of that name may state a method, whatever it is about."""
-    return name.endswith(".json") and _VOCABULARIES.fullmatch(name) is None
+    return is_json(name) and _VOCABULARIES.fullmatch(name) is None
 
 
 def _among_others(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
@@ -225,12 +141,6 @@ def _among_others(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
         block = one.block or one.where.endswith("quant_method")
         if one.method and (block or is_settings(name)):
             yield one
-
-
-def canonical(name: str) -> str:
-    """A method's name in the one spelling that the tables here use."""
-    text = name.strip().lower().replace("_", "-").rpartition("/")[2]
-    return _ALIASES.get(text, text)
 
 
 def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
@@ -250,20 +160,6 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
     for key, value in config.items():
         if isinstance(value, (dict, list)) and key not in (*KEYS, *more) and depth < _DEPTH:
             yield from _walk(value, f"{where}{key}.", depth + 1)
-
-
-def says_nothing(text: str) -> bool:
-    """Whether the text that a key of a method has says that there is none."""
-    return canonical(text[:200]) in _NOT_STATED
-
-
-def is_key(key: str, value: object) -> bool:
-    """Whether a key states a method, in any of its spellings."""
-    text = _squeezed(key.rpartition(".")[2])
-    if text == _QUANTIZER:
-        return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *_TELLING))
-    whole = _squeezed(key).replace(".", "")  # quantization.method
-    return any(_SPELLING.fullmatch(one) for one in (text, whole)) or key.endswith(ENDINGS)
 
 
 def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
@@ -295,6 +191,30 @@ def _blocks(key: str, value: object, where: str) -> Iterator[Stated]:
     for name in inner:
         yield from _blocks(name, one.block[name], f"{where}.{name}")
     yield from named
+    yield from _further(one, {n: v for n, v in one.block.items() if n not in inner}, where, 0)
+
+
+def _further(one: Stated, block: Mapping[Any, Any], where: str, depth: int) -> Iterator[Stated]:
+    """Methods of single layers in a block, and those that it names beside its own.
+
+    Kinds of its own (SINQ's `method: asinq`) are no others, where its scheme knows them.
+    """
+    for name, value in block.items():
+        path = f"{where}.{name}"
+        if isinstance(value, str):
+            kind = not depth and one.method in _WITH_KINDS and one.method in canonical(value)
+            if (
+                path != one.where
+                and not kind
+                and names_layers_method(str(name), value, in_block=depth > 0)
+            ):
+                yield Stated(canonical(value[:200]), path, value[:80], block)
+            continue
+        parts = value if isinstance(value, list) else [value]
+        if depth < _DEPTH and not is_of_others(str(name)):
+            for part in parts:
+                if isinstance(part, Mapping) and not isinstance(part.get("quant_method"), str):
+                    yield from _further(one, part, path, depth + 1)
 
 
 def _named(value: object, where: str, depth: int) -> Iterator[Stated]:
@@ -309,51 +229,33 @@ def _named(value: object, where: str, depth: int) -> Iterator[Stated]:
 def _block(key: str, value: object, where: str) -> Stated | None:
     """What one key says; None where it says that nothing is quantised."""
     if isinstance(value, str):
-        method = "modelslim" if _MODELSLIM.fullmatch(value) else canonical(value[:200])
-        if method in _NOT_STATED:
+        method = "modelslim" if MODELSLIM.fullmatch(value) else canonical(value[:200])
+        if method in NOT_STATED:
             return None
-        if key not in KEYS and _is_format(value):
+        if key not in KEYS and is_format(value):
             return Stated("", where, value[:80])
         return Stated(method, where, value[:80])
     if not isinstance(value, Mapping) or not value:
         return None
-    spelt = {_squeezed(name): name for name in value if isinstance(name, str)}
-    for usual in _NAMES:
-        name = usual if usual in value else spelt.get(_squeezed(usual), usual)
+    spelt = {squeezed(name): name for name in value if isinstance(name, str)}
+    for usual in NAMES:
+        name = usual if usual in value else spelt.get(squeezed(usual), usual)
         text = value.get(name)
         if text is not None and not isinstance(text, str):
             text = repr(text)[:80]
-        if text and canonical(text) not in _NOT_STATED:
+        if text and canonical(text) not in NOT_STATED:
             return Stated(canonical(text[:200]), f"{where}.{name}", text[:80], value)
-    method = next((_TELLING[k] for k in _TELLING if value.get(k)), "")
+    method = next((TELLING[k] for k in TELLING if value.get(k)), "")
     for name in value if not method else ():
         text = value[name] if isinstance(name, str) else None
-        if isinstance(text, str) and _tells(name, text, whole_file=key.endswith(".json")):
-            return Stated(canonical(text[:200]), f"{where}.{name}", text[:80], value)
+        if isinstance(text, str) and tells(name, text, whole_file=key.endswith(".json")):
+            found = canonical(text[:200])
+            return Stated(found, f"{where}.{name}", text[:80], value, is_label(name, text))
     if not method and key == "compression_config":
         method = "compressed-tensors"
     if not method and key == "quantization" and ("bits" in value or "group_size" in value):
         method = "mlx"
     return Stated(method, where, method, value)
-
-
-def _tells(name: str, text: str, *, whole_file: bool) -> bool:
-    """Whether a key of a block without a method's name has one all the same."""
-    key, said = _squeezed(name), canonical(text[:200])
-    if said in _NOT_STATED or _is_format(text):
-        return False
-    vague = not whole_file and _VAGUE_NAMES.fullmatch(key) and not _VAGUE.fullmatch(said)
-    return bool(vague or _MORE_NAMES.fullmatch(key))
-
-
-def _squeezed(key: str) -> str:
-    """A key in lower case, with nothing between the words."""
-    return key.lower().replace("_", "").replace("-", "")
-
-
-def _is_format(text: str) -> bool:
-    """Whether a text says how wide numbers are, or of which kind, and no method."""
-    return any(one.fullmatch(text[:200]) for one in (NARROW, _NUMBERS))
 
 
 def _may_speak(text: object, key: str) -> bool:

@@ -10,6 +10,8 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Container, Dropped, Stored, Tensor
 from anamnesis.readers.schemes._endings import Endings
 from anamnesis.readers.schemes._stated import Stated, stated
+from anamnesis.readers.schemes._stated_gguf import stated_in_gguf
+from anamnesis.readers.schemes._stated_words import canonical
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,13 +136,22 @@ class Ledger:
     def stated(self) -> tuple[Stated, ...]:
         """Every quantisation method that the checkpoint's configuration states.
 
-        None for GGUF: the file itself gives each tensor's type, and what lies beside it may be the
-        configuration of another model.
+        Of a GGUF those of the file itself alone: it gives each tensor's type, and what lies beside
+        it may be the configuration of another model.
         """
         if self._stated is None:
-            gguf = self.container.kind == "gguf"
-            self._stated = () if gguf else stated(self.configs, self.container.metadata)
+            metadata = self.container.metadata
+            if self.container.kind == "gguf":
+                found = stated_in_gguf(metadata)
+                own = tuple(Stated(canonical(t), f"metadata {key}", t[:80]) for key, t in found)
+                self._stated = own
+            else:
+                self._stated = stated(self.configs, metadata)
         return self._stated
+
+    def restate(self, found: tuple[Stated, ...]) -> None:
+        """Let `found` be what the configuration states, after it was looked at by what is known."""
+        self._stated = found
 
     def quantization(self) -> Mapping[str, Any]:
         """The checkpoint's quantisation block, wherever its tool put it; empty if there is none."""

@@ -14,7 +14,8 @@ import anamnesis
 from anamnesis.pipeline.companions import clean_config
 from anamnesis.pipeline.config_rules import RULES, clean, is_config, is_narrow, left_out, table
 from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
-from anamnesis.readers.schemes._stated import ENDINGS, FILES, KEYS
+from anamnesis.readers.schemes._stated import FILES
+from anamnesis.readers.schemes._stated_words import ENDINGS, KEYS
 
 Write = Callable[..., Path]
 

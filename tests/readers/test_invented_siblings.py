@@ -24,7 +24,7 @@ from anamnesis.readers.schemes._siblings import (
     may_move,
     moves_inputs,
 )
-from anamnesis.readers.schemes._stated import _NOT_STATED, KEYS, canonical
+from anamnesis.readers.schemes._stated_words import KEYS, NOT_STATED, canonical
 
 # What a hypothetical tool might come up with.
 UNDERSTOOD = {method for row in SCHEMES.values() for method in row.methods}
@@ -36,7 +36,7 @@ ANY = st.tuples(st.sampled_from(sorted(set(DTYPES) - {"F4", "F6_E2M3", "F6_E3M2"
 
 
 @given(
-    method=WORD.filter(lambda w: canonical(w) not in UNDERSTOOD | set(_NOT_STATED)),
+    method=WORD.filter(lambda w: canonical(w) not in UNDERSTOOD | set(NOT_STATED)),
     key=st.sampled_from(KEYS),
     layer=st.sampled_from(sorted(LAYERS)),
     others=st.dictionaries(WORD, ANY, max_size=3),

@@ -16,18 +16,8 @@ from anamnesis.errors import UnsupportedError
 from anamnesis.limits import MiB
 from anamnesis.readers.configs import _OTHERS
 from anamnesis.readers.model import load_model
-from anamnesis.readers.schemes._stated import (
-    _WHOLE_MODELS,
-    ABOUT,
-    ENDINGS,
-    FILES,
-    KEYS,
-    PARTS,
-    WORDS,
-    may_state,
-    speaks,
-    stated,
-)
+from anamnesis.readers.schemes._stated import _WHOLE_MODELS, FILES, may_state, speaks, stated
+from anamnesis.readers.schemes._stated_words import ABOUT, ENDINGS, KEYS, PARTS, WORDS
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "inputs.md"
 
@@ -112,7 +102,14 @@ def table() -> str:
         *((f"`{n}`", f"as a whole{m and f': {m}'}") for n, m in files.items()),
         ("`*quant*.json`", "as a whole, when a method is named in it"),
         ("`*config*.json`, `generation_config.json` too", "at any depth, when a method is named"),
-        ("any other `*.json`", "at any depth, when there is a block that names a method"),
+        (
+            "`*quant*.yaml`, `*quant*.yml`, `*quant*.toml`",
+            "as a whole, when a method is named in it",
+        ),
+        (
+            "any other `*.json`, `*.yaml`, `*.yml`",
+            "at any depth, when there is a block that names a method",
+        ),
         ("metadata of an index", "at any depth"),
         (METADATA, "the same keys, and in any value that is a JSON object"),
         ("keys, in any case, with `_`, `-` or nothing between the words", keys),
@@ -130,6 +127,71 @@ def test_the_page_names_every_place_of_a_method() -> None:
 if __name__ == "__main__":
     head, mark, rest = PAGE.read_text().partition("<!-- stated -->\n")
     PAGE.write_text(head + mark + table() + rest[rest.index("\n<!-- end -->") :])
+
+
+YAML = "quant_method: foo-bits\nbits: 8\n"
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("quant_config.yaml", YAML),
+        ("my-quantize_config.YML", YAML),
+        ("settings.yaml", YAML),
+        ("args.yml", "a:\n- quantization_config: {quant_method: foo-bits}\n"),
+        ("quant_config.toml", 'quant_method = "foo-bits"\n'),
+        ("quantization.toml", '[quantization]\nmethod = "foo-bits"\n'),
+        ("QUANT_CONFIG.JSON", '{"quant_method": "foo-bits"}'),
+    ],
+)
+def test_a_method_counts_in_any_spelling_of_settings(folder: Folder, name: str, text: str) -> None:
+    path = folder()
+    (path / name).write_text(text)
+    with pytest.raises(UnsupportedError, match=rf"{name}.*foo-bits\): no such method"):
+        load_model(str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("recipe.yaml", "s:\n  quant_modifiers:\n    GPTQModifier: {scheme: W4A16}\n"),
+        ("train.yml", "load_in_4bit: true\nquantization: null\nmerge_method: slerp\n"),
+        ("model_config.yaml", "quantization: {algorithm: fp8, decoder_type: llama}\n"),
+        ("pyproject.toml", 'quant_method = "foo-bits"\n'),
+        ("quantize.py", "method = 'foo-bits'"),
+    ],
+)
+def test_recipes_and_settings_of_trainers_state_no_method(
+    folder: Folder, name: str, text: str
+) -> None:
+    path = folder()
+    (path / name).write_text(text)
+    assert load_model(str(path)).notes == ()
+
+
+@pytest.mark.parametrize("name", ["quant_config.ini", "quantization_settings.txt"])
+def test_a_spelling_that_is_not_read_is_told(folder: Folder, name: str) -> None:
+    path = folder()
+    (path / name).write_text("method=foo-bits")
+    (note,) = load_model(str(path)).notes
+    assert f"{name}: by its name about quantisation" in note
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("quant_config.yaml", "{"),
+        ("quant_config.yml", "a: &x foo\nquant_method: *x\n"),
+        ("quant_config.toml", "["),
+        ("quantization.toml", "a = " + "[" * 5000),
+    ],
+)
+def test_what_cannot_be_read_of_such_a_file_is_told(folder: Folder, name: str, text: str) -> None:
+    path = folder()
+    (path / name).write_text(text)
+    (note,) = load_model(str(path)).notes
+    assert name in note
+    assert "it is not used" in note
 
 
 KEYS_OF_NAMES = ("quantMethod", "QUANT-METHOD", "quantAlgo", "qmethod", "name", "type", "format")

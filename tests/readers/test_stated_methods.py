@@ -13,7 +13,8 @@ from small_models import Parts, ledger_of, resolved
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.schemes import SCHEMES, resolve
 from anamnesis.readers.schemes._refused import ALIASES, REFUSED, table
-from anamnesis.readers.schemes._stated import FILES, canonical, may_state, stated
+from anamnesis.readers.schemes._stated import FILES, may_state, stated
+from anamnesis.readers.schemes._stated_words import canonical
 
 QUIP: Parts = {"m.Qidxs": ("I16", (24, 4)), "m.SU": ("F16", (32,)), "m.SV": ("F16", (24,))}
 
@@ -262,11 +263,6 @@ def test_eight_bit_floats_are_of_the_kind_that_is_stated(fmt: str) -> None:
 def test_a_configuration_that_states_nothing(value: Any) -> None:
     for key in ("quantization_config", "quantization", "quantize"):
         assert stated({"config.json": {key: value}}, {}) == ()
-
-
-def test_gguf_says_itself_what_its_types_are() -> None:
-    about = {"quant_method": "foo-bits"}
-    resolve(ledger_of({"blk.0.attn_q.weight": ("F32", (4, 4))}, about, kind="gguf"))
 
 
 def test_a_layout_of_another_method_is_decoded_and_noted() -> None:

@@ -256,6 +256,13 @@ def test_an_integer_matrix_by_itself_is_kept_and_noted(dtype: str, name: str) ->
     assert "kept as they are" in note
 
 
+def test_eight_bits_by_themselves_in_a_gguf_are_noted() -> None:
+    other = {"e.table": ("I32", (8, 8)), "e.bias": ("F32", (8,)), "e.ids": ("I8", (8,))}
+    assert resolved(other, kind="gguf").notes == []
+    (note,) = resolved({**other, "e.weight": ("I8", (8, 8))}, kind="gguf").notes
+    assert "'e.weight' (I8 [8, 8])" in note
+
+
 @pytest.mark.parametrize(
     "parts",
     [

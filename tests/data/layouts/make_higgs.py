@@ -108,9 +108,7 @@ def layer(bits: int, p: int, dtype: torch.dtype, size: int, group: int, template
     return stored, about, back.float()
 
 
-def make(
-    folder: str, bits: int, p: int, dtype: torch.dtype, template: int, size: int = 64
-) -> None:
+def make(folder: str, bits: int, p: int, dtype: torch.dtype, template: int, size: int = 64) -> None:
     stored, about, weight = layer(bits, p, dtype, size, 64, template)
     block = {
         "quant_method": "higgs",

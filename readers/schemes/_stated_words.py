@@ -1,0 +1,199 @@
+"""Words that state a quantisation method: the keys it stands under, and what names none.
+
+`_stated` looks for them wherever tools put them. Keys count in any spelling: in lower case, with
+nothing between the words.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+
+# Keys of a model's configuration whose value is a block, or the name of a method.
+KEYS = (
+    "compression_config",
+    "quant_config",
+    "quant_method",
+    "quantization",
+    "quantization_config",
+    "quantization_method",
+    "quantize",
+    "quantize_config",
+)
+# Others that tools may come up with: what is quantised, the word, and what is said about it. In
+# lower case, with nothing between the words.
+PARTS = ("base", "language", "llm", "model", "text", "vision", "weight", "weights")
+WORDS = ("quant", "quantisation", "quantised", "quantization", "quantize", "quantized")
+ABOUT = (
+    *("algo", "algorithm", "args", "cfg", "config", "configuration", "details", "format", "info"),
+    *("kind", "kwargs", "meta", "metadata", "method", "mode", "name", "options", "parameters"),
+    *("params", "recipe", "scheme", "settings", "spec", "strategy", "type"),
+)
+_SPELLING = re.compile(f"({'|'.join(PARTS)})?({'|'.join(WORDS)})({'|'.join(ABOUT)})?")
+ENDINGS = ("_quant_config", "_quantization_config")  # of a part of the model: text_, vision_, …
+_QUANTIZER = "quantizer"  # audio codecs have one too, and it quantises no weights
+NAMES = ("quant_method", "method", "qformat_weight")
+# Other keys of a block whose text may be a method, where no key tells it better: in lower case,
+# with nothing between the words. The vague ones may mean something else in a file of their own,
+# and what is only a name may be a label that its author chose: it is a method's if one is known.
+# MLX's TurboQuant writes `quantization: {type: turboquant_v1}` and nothing that names it better;
+# LM Studio lists models with `quantization: {name: Q4_K_M, bits: 4}`.
+_MORE_NAMES = re.compile(
+    f"(?:{'|'.join(WORDS)}|q)?(?:algo|algorithm|method|scheme)|(?:{'|'.join(WORDS)})type|quantizer"
+)
+_VAGUE_NAMES = re.compile(
+    f"(?:{'|'.join(WORDS)}|quantizer|method)?(?:approach|format|kind|library|name|technique|tool|type)"
+)
+_LABEL = "name"
+_FIELD = "quant_algo"  # of a block itself a layout's (`_details`)
+# What the latter say of any method, of none, or of a container; and of signals (audio codecs).
+_VAGUE = re.compile(
+    "affine|asym(?:metric)?|auto|block(?:wise)?|channel(?:wise)?|default|dynamic|float(?:ing)?|"
+    "group(?:wise)?|int(?:eger)?s?|linear|mixed.*|per-.*|ptq|qat|scalar|static|sym(?:metric)?|tensor(?:wise)?|uniform|weights?(?:-only)?|"
+    ".*-quantized|gem[mv].*|gptq-v[12]|huggingface|llm-?compressor|marlin|optimum.*|pth?|safetensors|transformers|"
+    "fsq|lfq|r?vq|residual-.*|vector-.*"
+)
+# How scales are found, and what observers are called: under keys such as `method`, of any layout.
+_SEARCH = re.compile(
+    "(?:abs|a|min-?|running-?)?max.*|(?:memoryless-|static-)?min-?max.*|(?:awq|gptq|svdquant)-.*|"
+    "auto-?(?:quant|smooth.*)|clip.*|ema.*|entropy|fast|full|grid.*|hessian.*|hist.*|kl.*|l[12]|"
+    "l[op]-norm|lsq.*|mean.*|moving.*|mse.*|nearest|observer.*|percentile.*|round.*|rtn|search.*|"
+    "smooth-?quant.*|stochastic|.*observer"
+)
+# What a module's name may be mapped to instead of a method.
+_SKIPPED = re.compile(
+    "exclude[ds]?|high|ignored?|keep|low|medium|mixed.*|skip(?:ped)?|(?:true|false)|.*[./].*"
+)
+_OF_OTHERS = re.compile(
+    "(?:.*_)?(?:act|activations?|cache|calib|calibration|calibrator|data|dataset|datasets|inputs?|kv|"
+    "meta|metadata|observer|optim|optimizer|outputs?|producer|search|smooth|softmax|tool)(?:_.*)?"
+)
+# A number format, which says that something is quantised and not by which method.
+NARROW = re.compile(
+    r"(?:torch\.)?(?:"
+    r"(?:fp|float|f)[468](?![0-9]).*|(?:mx|nv)(?:fp|int)[0-9].*|nf4.*|e[2-5]m[0-3].*|"
+    r"u?int[1-8](?![0-9]).*|[iu][248]|w[0-9]+a[0-9]+.*|q[0-9]+(?:_.*)?|ue8m0"
+    r")",
+    re.IGNORECASE,
+)
+_NUMBERS = re.compile(
+    r"[1-8][-_ ]?bits?|(static|dynamic)(_.*)?|(a?sym)(metric)?|true|yes|1", re.IGNORECASE
+)
+MODELSLIM = re.compile(r"w8a(8|16)(_dynamic|_mix)?", re.IGNORECASE)  # `quantize: w8a8_dynamic`
+NOT_STATED = frozenset(
+    "0 bf16 bfloat16 dense f16 f32 false float16 float32 fp16 fp32 full n/a no none null "
+    "original unquantized".split()
+) | {""}
+
+# Key -> the method of a block that has it and names none.
+TELLING: dict[str, str] = {
+    "activation_scheme": "fp8",
+    "bnb_4bit_quant_type": "bitsandbytes",
+    "config_groups": "compressed-tensors",
+    "linear_class": "bitnet",
+    "load_in_4bit": "bitsandbytes",
+    "load_in_8bit": "bitsandbytes",
+    "model_quant_type": "modelslim",
+    "q_group_size": "awq",
+    "quant_algo": "modelopt",
+    "w_bit": "awq",
+    "wbits": "squeezellm",
+    "weight_block_size": "fp8",
+}
+# Other spellings of a method, in lower case with dashes.
+_ALIASES: dict[str, str] = {
+    "ascend": "modelslim",
+    "auto-awq": "awq",
+    "auto-gptq": "gptq",
+    "autoawq": "awq",
+    "autogptq": "gptq",
+    "autoround": "auto-round",
+    "bitsandbytes-4bit": "bitsandbytes",
+    "bitsandbytes-8bit": "bitsandbytes",
+    "bnb": "bitsandbytes",
+    "bnb.fp4": "bitsandbytes",
+    "bnb.fp4-dq": "bitsandbytes",
+    "bnb.int8": "bitsandbytes",
+    "bnb.nf4": "bitsandbytes",
+    "bnb.nf4-dq": "bitsandbytes",
+    "four-over-six": "fouroversix",
+    "fp8-e4m3": "fp8",
+    "fp8-e5m2": "fp8",
+    "gptqmodel": "gptq",
+    "inc": "auto-round",
+    "modelopt-fp4": "modelopt",
+    "modelopt-fp8": "modelopt",
+    "modelopt-mixed": "modelopt",
+    "modelopt-mxfp8": "modelopt",
+    "msmodelslim": "modelslim",
+    "nunchaku": "svdquant",
+    "optimum-quanto": "quanto",
+    "quip#": "quip",
+    "quip-sharp": "quip",
+    "quipsharp": "quip",
+}
+
+
+def canonical(name: str) -> str:
+    """A method's name in the one spelling that the tables here use."""
+    text = name.strip().lower().replace("_", "-").rpartition("/")[2]
+    return _ALIASES.get(text, text)
+
+
+def says_nothing(text: str) -> bool:
+    """Whether the text that a key of a method has says that there is none."""
+    return canonical(text[:200]) in NOT_STATED
+
+
+def is_key(key: str, value: object) -> bool:
+    """Whether a key states a method, in any of its spellings."""
+    text = squeezed(key.rpartition(".")[2])
+    if text == _QUANTIZER:
+        return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *TELLING))
+    whole = squeezed(key).replace(".", "")  # quantization.method
+    return any(_SPELLING.fullmatch(one) for one in (text, whole)) or key.endswith(ENDINGS)
+
+
+def tells(name: str, text: str, *, whole_file: bool) -> bool:
+    """Whether a key of a block without a method's name has one all the same."""
+    key, said = squeezed(name), canonical(text[:200])
+    if said in NOT_STATED or is_format(text):
+        return False
+    vague = not whole_file and _VAGUE_NAMES.fullmatch(key) and not _VAGUE.fullmatch(said)
+    return bool(vague or _MORE_NAMES.fullmatch(key))
+
+
+def is_label(name: str, text: str) -> bool:
+    """Whether what a key says may be a label, or prose, as well as a method."""
+    return squeezed(name) == _LABEL or " " in text.strip()
+
+
+def names_layers_method(name: str, text: str, *, in_block: bool) -> bool:
+    """Whether a key of a method's block names one, of a layer or beside the block's own.
+
+    Not what observers and searches of scales are called, which are no layouts. `in_block` if the
+    key is in a block inside of it, where a text for a name with dots, which is a module's, is a
+    method too, unless it is one of the words for what is left alone.
+    """
+    key, said = squeezed(name), canonical(text[:200]).partition(":")[0]
+    if said in NOT_STATED or is_format(text) or _VAGUE.fullmatch(said) or " " in said:
+        return False
+    if _SEARCH.fullmatch(said) or (name == _FIELD and not in_block):
+        return False
+    module = in_block and "." in name and _SKIPPED.fullmatch(said) is None
+    return module or _MORE_NAMES.fullmatch(key) is not None
+
+
+def is_of_others(name: str) -> bool:
+    """Whether a part of a method's block is about something else than how weights are stored."""
+    return _OF_OTHERS.fullmatch(name.lower()) is not None
+
+
+def squeezed(key: str) -> str:
+    """A key in lower case, with nothing between the words."""
+    return key.lower().replace("_", "").replace("-", "")
+
+
+def is_format(text: str) -> bool:
+    """Whether a text says how wide numbers are, or of which kind, and no method."""
+    return any(one.fullmatch(text[:200]) for one in (NARROW, _NUMBERS))

@@ -1,0 +1,98 @@
+"""Methods and layouts that a block names for single layers, or beside its own."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from layer_parts import AWQ, FP8
+from small_models import resolved
+
+from anamnesis.errors import UnsupportedError
+from anamnesis.readers.schemes._stated import stated
+
+LAYER = "model.layers.0.mlp.down_proj"
+
+
+@pytest.mark.parametrize("method", ["awq", "fp8", "compressed-tensors", "modelopt"])
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"overrides": {LAYER: {"method": "foo-bits"}}},
+        {"modules": {LAYER: {"quant_algo": "foo-bits"}}},
+        {"layers": [{"which": LAYER, "algorithm": "foo-bits"}]},
+        {"extra_config": {LAYER: {"scheme": "foo-bits", "bits": 4}}},
+        {"groups": {"a": {"b": [{"quantType": "foo-bits"}]}}},
+        {"layer_methods": {LAYER: "foo-bits"}},
+        {"algorithm": "foo-bits"},
+        {"quantization_scheme": "foo-bits"},
+    ],
+)
+def test_an_unknown_method_of_a_layer_is_refused(method: str, more: dict[str, Any]) -> None:
+    parts = AWQ if method == "awq" else FP8
+    resolved(parts, {"quant_method": method})
+    with pytest.raises(UnsupportedError, match=r"\(foo-bits\): no such method"):
+        resolved(parts, {"quant_method": method, **more})
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"config_groups": {"g": {"weights": {"method": "minmax", "observer": "mse"}}}},
+        {"layers": {LAYER: {"algorithm": "percentile", "scheme": "per_channel"}}},
+        {"layers": {LAYER: {"method": "memoryless_minmax", "quant_type": "float8_e4m3"}}},
+        {"calibration": {"method": "foo-bits"}, "input_activations": {"method": "foo-bits"}},
+        {"meta": {"quantizer": "gptqmodel:7.7.0"}, "producer": {"method": "foo-bits"}},
+        {"layers": {LAYER: "int8", "lm_head.x": "bf16", "model.y": "skip"}},
+        {"quantized_layers": {LAYER: {"quant_algo": "NVFP4", "group_size": 16}}},
+        {"extra_config": {LAYER: {"bits": 16, "data_type": "float"}}},
+        {"export": {"pack_method": "reorder", "kv_cache_group": []}},
+    ],
+)
+def test_observers_widths_and_what_was_left_alone_are_no_method(more: dict[str, Any]) -> None:
+    (one,) = stated({"config.json": {"quantization_config": {"quant_method": "fp8", **more}}}, {})
+    assert one.method == "fp8"
+    resolved(FP8, {"quant_method": "fp8", **more})
+
+
+def test_a_known_method_of_a_layer_that_has_not_its_layout_is_noted() -> None:
+    (note,) = resolved(FP8, {"quant_method": "fp8", "layers": {LAYER: {"method": "gptq"}}}).notes
+    assert f"layers.{LAYER}.method (gptq) states a method too" in note
+
+
+def test_kinds_that_a_scheme_knows_are_no_other_method() -> None:
+    for kind, count in (("asinq", 1), ("foo-bits", 2)):
+        block = {"quant_method": "sinq", "method": kind}
+        assert len(stated({"config.json": {"quantization_config": block}}, {})) == count
+
+
+@pytest.mark.parametrize("field", ["data_type", "fmt", "format", "mode", "quant_algo", "scale_fmt"])
+def test_an_unknown_layout_of_a_layer_is_refused(field: str) -> None:
+    with pytest.raises(UnsupportedError, match=rf"{LAYER}.{field}.*zorp"):
+        resolved(FP8, {"quant_method": "fp8", "layers": {LAYER: {field: "zorp"}}})
+    resolved(FP8, {"quant_method": "fp8", "input_activations": {field: "zorp"}})
+
+
+@pytest.mark.parametrize(
+    ("block", "label"),
+    [
+        ({"name": "run-17", "bits": 8}, True),
+        ({"type": "our first try", "bits": 8}, True),
+        ({"type": "turboquant_v1"}, False),
+        ({"quant_name": "foo-bits", "bits": 8}, False),
+        ({"quant_method": "run-17"}, False),
+    ],
+)
+def test_a_name_may_be_a_label_and_a_type_is_a_method(block: dict[str, Any], label: bool) -> None:
+    if label:
+        (note,) = resolved(FP8, block).notes
+        assert "taken for a label" in note
+        return
+    with pytest.raises(UnsupportedError, match="no such method is known"):
+        resolved(FP8, block)
+
+
+def test_a_name_that_is_a_method_s_counts() -> None:
+    assert resolved(AWQ, {"name": "AWQ", "bits": 4}).notes == []
+    (note,) = resolved(FP8, {"name": "AWQ", "bits": 4}).notes
+    assert "(AWQ) speaks of another method" in note
