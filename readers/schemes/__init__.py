@@ -88,8 +88,8 @@ SCHEMES: dict[str, Scheme] = {
         dtypes=("F8_E8M0",),
         suffixes=(".scale", "_packed", "_scale", "_scale_2", "_scale_inv"),
         methods=(
-            *("auto-round", "comfyui", "compressed-tensors", "fp8", "modelopt", "mxfp4", "nvfp4"),
-            "quark",
+            *("auto-round", "bfl", "comfyui", "compressed-tensors", "fp8", "modelopt", "mxfp4"),
+            *("nvfp4", "quark"),
         ),
     ),
     "fp8": Scheme(
@@ -97,8 +97,8 @@ SCHEMES: dict[str, Scheme] = {
         dtypes=("F8_E4M3", "F8_E4M3FNUZ", "F8_E5M2", "F8_E5M2FNUZ"),
         suffixes=("_scale_inv",),
         methods=(
-            *("auto-round", "comfyui", "compressed-tensors", "fbgemm-fp8", "fp8", "modelopt"),
-            *("mxfp4", "mxfp8", "nvfp4", "quark", "w4afp8"),
+            *("auto-round", "bfl", "comfyui", "compressed-tensors", "fbgemm-fp8", "fp8"),
+            *("modelopt", "mxfp4", "mxfp8", "nvfp4", "quark", "w4afp8"),
         ),
     ),
     "gemma": Scheme(
@@ -135,7 +135,9 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=("_blocks", "_scales", ".blocks", ".scales"),
         methods=("mxfp4", "quark"),
     ),
-    "nunchaku": Scheme("nunchaku:resolve", suffixes=(".wscales",), methods=("svdquant",)),
+    "nunchaku": Scheme(
+        "nunchaku:resolve", suffixes=(".wscales",), methods=("nunchaku-lite", "svdquant")
+    ),
     "onnx": Scheme("onnx:resolve", containers=("onnx",), suffixes=("",)),
     "qqq": Scheme("qqq:resolve", suffixes=("s_channel",), methods=("gptq", "qqq")),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),

@@ -19,15 +19,20 @@ it, as nothing tells the two apart.
 In INT4 the input of the layer after a GELU is moved by a constant, and its stored bias makes up
 for that; no file says so, nunchaku's own classes do: `mlp_fc2` and `mlp_context_fc2` of FLUX,
 `net.2` of Qwen-Image's `img_mlp` and `txt_mlp`. SDXL's `net.2` comes after another activation, and
-of other layers whose names end so nothing is known. Sources: https://github.com/nunchaku-tech/nunchaku
+of other layers whose names end so nothing is known. Nunchaku Lite's classes, which diffusers
+(`quant_method: nunchaku_lite`) and diffuse-compressor's `runtime_manifest` name, move no input, and
+their W4A16 layers are those of the model. Sources: https://github.com/nunchaku-tech/nunchaku
 nunchaku/models/linear.py, attention.py, transformers/transformer_flux_v2.py
 (`convert_flux_state_dict`), unets/unet_sdxl.py; https://github.com/mit-han-lab/deepcompressor
-deepcompressor/backend/nunchaku/convert.py, backend/tinychat/utils.py.
+deepcompressor/backend/nunchaku/convert.py, backend/tinychat/utils.py; diffusers 0.42.1
+quantizers/nunchaku/utils.py; https://github.com/rootonchair/diffuse-compressor
+docs/nunchaku_lite_manifest_v1.md.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from anamnesis.readers.base import Component, Stored, Tensor
@@ -55,26 +60,57 @@ _AWQ_NOTE = (
     "Nunchaku's W4A16 layers (adaptive norms) are given as they are stored: their outputs lie "
     "shift by scale by gate for each channel, and their biases may have a 1 added"
 )
+_LITE = "nunchaku-lite"
+_MANIFEST = "nunchaku_lite.runtime_manifest"
 
 
 def resolve(ledger: Ledger) -> None:
     """Claim layers by `qweight` and `wscales`.
 
     Raises FormatError for parts that are missing or do not fit, UnsupportedError for an INT4 layer
-    of which cannot be told whether its bias makes up for a moved input.
+    of which cannot be told whether its bias makes up for a moved input, and for one that is said
+    not to lie in tiles.
     """
+    lite = _is_lite(ledger)
+    plain = _in_rows(ledger)
     for codes in ledger.free():
         module, dot, part = codes.name.rpartition(".")
         scale = ledger.get(f"{module}{dot}wscales")
         if part != "qweight" or scale is None:
             continue
         if codes.dtype in ("I32", "U32"):
-            ledger.claim(_w4a16(ledger, codes, scale, module + dot))
+            ledger.claim(_w4a16(ledger, codes, scale, module + dot, lite))
+        elif module in plain:
+            what = "diffuse-compressor's layer whose tensors lie as they are counted (`logical`)"
+            raise unsupported(codes, what, "those in nunchaku's tiles")
         else:
-            _w4a4(ledger, codes, scale, module + dot)
+            _w4a4(ledger, codes, scale, module + dot, lite)
 
 
-def _w4a4(ledger: Ledger, codes: Stored, scale: Stored, prefix: str) -> None:
+def _is_lite(ledger: Ledger) -> bool:
+    """Whether the layers are those of Nunchaku Lite, which moves no input."""
+    for one in ledger.stated:
+        manifest = one.block.get("runtime_manifest")
+        schema = manifest.get("schema") if isinstance(manifest, Mapping) else None
+        if one.method == _LITE or schema == _MANIFEST:
+            return True
+    return False
+
+
+def _in_rows(ledger: Ledger) -> set[str]:
+    """The layers that diffuse-compressor's metadata calls logical: not in tiles."""
+    targets = (target for one in ledger.stated for target in _targets(one.block))
+    return {name for name, layout in targets if layout == "logical"}
+
+
+def _targets(block: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    found = block.get("targets")
+    for one in found if isinstance(found, list) else ():
+        if isinstance(one, Mapping):
+            yield str(one.get("export_name")), str(one.get("runtime_tensor_layout"))
+
+
+def _w4a4(ledger: Ledger, codes: Stored, scale: Stored, prefix: str, lite: bool) -> None:
     rows, half = codes.shape if len(codes.shape) == 2 else (0, 0)
     columns = 2 * half
     if codes.dtype not in ("I8", "U8") or rows % _ROWS or columns % _ROWS or not rows * columns:
@@ -101,7 +137,7 @@ def _w4a4(ledger: Ledger, codes: Stored, scale: Stored, prefix: str) -> None:
             components.append(_factor(found, role, rows, params))
     bias = ledger.get(f"{prefix}bias")
     if bias is not None:
-        moved = not fp4 and _is_moved(codes, prefix[:-1])
+        moved = not (fp4 or lite) and _is_moved(codes, prefix[:-1])
         ledger.claim(_bias(ledger, bias, rows, components if moved else [], params))
     components += _low_rank(ledger, codes, prefix, (rows, columns), params)
     for name in ("smooth_factor_orig", "smooth_orig"):
@@ -185,6 +221,11 @@ def _low_rank(
     if found is None:
         return []
     rank = found.shape[1] if len(found.shape) == 2 else 0
+    empty = [stored for stored in there if stored is not None and stored.shape[1:] == (0,)]
+    if len(empty) == len(names):
+        for stored in empty:
+            ledger.drop(stored, "a low-rank part of rank 0")
+        return []
     if not rank or rank % _PACK:
         raise misfit(found, f"a matrix of a rank that is a multiple of {_PACK}")
     down = _named(ledger, codes, prefix, *names[0], (columns, rank))
@@ -193,7 +234,7 @@ def _low_rank(
     return [Component("down", down), Component("up", up, Contiguous(_ROWS * rank * 16))]
 
 
-def _w4a16(ledger: Ledger, codes: Stored, scale: Stored, prefix: str) -> Tensor:
+def _w4a16(ledger: Ledger, codes: Stored, scale: Stored, prefix: str, lite: bool) -> Tensor:
     fours, words = codes.shape if len(codes.shape) == 2 else (0, 0)
     rows, columns = _FOURS * fours, 2 * words
     if not rows or columns % _GROUP or not columns:
@@ -205,7 +246,8 @@ def _w4a16(ledger: Ledger, codes: Stored, scale: Stored, prefix: str) -> Tensor:
         fits = part.dtype in _HALVES and part.dtype == scale.dtype and part.shape == (lines, rows)
         if not fits or not groups <= lines < groups + _PACK:
             raise misfit(part, f"{', '.join(_HALVES)} [{groups} or filled up, {rows}], both alike")
-    ledger.note(_AWQ_NOTE)
+    if not lite:
+        ledger.note(_AWQ_NOTE)
     line = Strided(16 * _FOURS, 2 * rows)
     return Tensor(
         name=f"{prefix}weight",

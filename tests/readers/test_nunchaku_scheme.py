@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,37 @@ def test_biases_of_inputs_that_are_moved(module: str, moved: bool, tmp_path: Pat
     assert np.array_equal(found[order], INT4["bias"].astype(np.float32) + shift)
     notes = load_model(str(tmp_path / "m.safetensors")).notes
     assert any("after a GELU" in note for note in notes) is moved
+
+
+LITE = {"quant_method": "nunchaku_lite", "svdq_w4a4": {"precision": "int4", "group_size": 64}}
+MANIFEST = {"runtime_manifest": {"schema": "nunchaku_lite.runtime_manifest", "version": 1}}
+
+
+@pytest.mark.parametrize("block", [LITE, {"method": "svdquant"} | MANIFEST])
+@pytest.mark.parametrize("module", ["b.0.img_mlp.net.2", "b.0.ff.net.2", "b.0.mlp_fc2"])
+def test_nunchaku_lite_moves_no_input(block: Any, module: str, tmp_path: Path) -> None:
+    parts = W4A16 | {"wscales": W4A16["wscales"][:1], "wzeros": W4A16["wzeros"][:1]}
+    stored = {f"b.0.norm.linear.{name}": array for name, array in parts.items()}
+    stored |= {f"{module}.{name}": array for name, array in INT4.items()}
+    save_file(stored, tmp_path / "m.safetensors", {"quantization_config": json.dumps(block)})
+    model = load_model(str(tmp_path / "m.safetensors"))
+    assert not any("after a GELU" in note or "W4A16" in note for note in model.notes)
+    found = values(anamnesis.open_model(tmp_path / "m.safetensors"), f"{module}.bias")
+    order = np.arange(128).reshape(8, 2, 4, 2).swapaxes(1, 2).reshape(-1)
+    assert np.array_equal(found[order], INT4["bias"].astype(np.float32))
+
+
+def test_a_low_rank_part_of_rank_0(tmp_path: Path) -> None:
+    none = np.zeros((128, 0), HALF)
+    model = opened(tmp_path, "a", INT4 | {"lora_down": none, "lora_up": none})
+    assert np.array_equal(values(model, "a.weight")[:, :2], [[0.5, 3.5]] * 128)
+
+
+def test_layers_that_are_said_to_lie_in_rows_are_refused(tmp_path: Path) -> None:
+    target = {"export_name": "a", "runtime_tensor_layout": "logical"}
+    block = json.dumps({"method": "svdquant", "targets": [target]})
+    with pytest.raises(UnsupportedError, match="logical"):
+        opened(tmp_path, "a", INT4, {"quantization_config": block})
 
 
 def test_fp4_is_not_moved(tmp_path: Path) -> None:

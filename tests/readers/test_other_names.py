@@ -134,6 +134,15 @@ def fused_mxfp4(codes: str, scale: str, plain_names: tuple[str, str], names: Any
     return plain, fused
 
 
+def of_flux() -> tuple[Parts, Parts]:
+    """`fp8r` and NVFP4 of Black Forest Labs, whose input scales are of no weight."""
+    codes, scale = some("F8_E4M3", 40, 32), some("F32", 40)
+    fours, blocks, factor = some("U8", 40, 16), some("F8_E4M3", 40, 2), some("F32", 1)
+    plain: Parts = {"a.weight": codes, "a.weight_scale": scale}
+    plain |= {"b.weight": fours, "b.weight_scale": blocks, "b.weight_scale_2": factor}
+    return plain, plain | {"b.input_scale": some("F32", 1)}
+
+
 def stacked(found: Outputs) -> Outputs:
     """Experts, or halves of them, in their order."""
     parts = [found[f"e{i}.weight"] for i in range(len(found))]
@@ -142,6 +151,7 @@ def stacked(found: Outputs) -> Outputs:
 
 
 CASES: dict[str, tuple[Any, Any, Any, Callable[[Outputs], Outputs]]] = {
+    "bfl": (of_flux(), {"quant_method": "modelopt"}, {"quant_method": "bfl"}, dict),
     **{f"int4 {s}": (fused_int4(s), CT, CT, stacked) for s in ("none", "each", "stack")},
     "int8": (fused_int8(), CT, CT, stacked),
     **{
