@@ -2,7 +2,7 @@
 
 A body (`bodies/`) is compiled once for the types of its arguments (`bodies/_compile.py`), kept in
 `_cache` as object code under a name that tells these types and all that compiled it, and loaded
-by LLVM alone (`_objects.py`). It is called with one block of 64-bit numbers:
+by LLVM alone. It is called with one block of 64-bit numbers:
 
     0, then for each argument
         an array: its address, its shape and, unless it is contiguous, its strides in bytes
@@ -10,30 +10,37 @@ by LLVM alone (`_objects.py`). It is called with one block of 64-bit numbers:
         a tuple: what is in it
 
 With an address in place of the first 0, the body is not run, and what it would have been given is
-written there. Each object is asked for that when it is loaded, and not used if anything differs.
+written there: each object is asked for that when it is loaded, and not used if anything differs.
 """
 
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import struct
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from functools import cache, partial
+from functools import cache, cached_property, partial
 from importlib import import_module
+from importlib.util import find_spec
 from itertools import count
+from math import prod
+from pathlib import Path
 from threading import RLock
 from typing import Any
 
+import llvmlite
 import numpy as np
+from llvmlite import binding
 
 from anamnesis import address_space
-from anamnesis.kernels import _cache, _objects, watchers
+from anamnesis.kernels import _cache, watchers
 
 DISABLED = os.environ.get("NUMBA_DISABLE_JIT", "0") not in ("", "0")
+LOADS = not DISABLED and sys.platform != "darwin"  # nobody ever loaded an object file of macOS
+ENTRY = "anamnesis_kernel"  # the function of an object file
 REALS = (float, np.float32, np.float64)
-WHOLES = (bool, int, np.int8, np.int16, np.int32, np.int64, np.uint8, np.uint16, np.uint32)
 _COMPILER = "anamnesis.kernels.bodies._compile"
 # Address space that importing numba and compiling take, and compiling again. Measured on EXL3's
 # kernel, the largest: 101 MiB were enough and 80 were not; 53 of them are LLVM's.
@@ -47,6 +54,7 @@ Pack = Callable[..., bytes]
 _LOCK = RLock()
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_char_p)  # without the GIL
 _first_byte, _address = ctypes.c_char.from_buffer, ctypes.addressof
+_kept: list[Any] = []  # engines, whose code is called
 
 
 class Kernel:
@@ -58,13 +66,9 @@ class Kernel:
     def __init__(self, name: str, *constants: int | str) -> None:
         self.name, self.constants = name, constants
         self._calls: dict[Key, tuple[Run, Pack] | None] = {}
-        self._numba: Any = None
 
     def __str__(self) -> str:
         return "-".join(map(str, (self.name, *self.constants)))
-
-    def __repr__(self) -> str:
-        return f"<Kernel {self}>"
 
     def __call__(self, *arguments: Any) -> None:
         values: list[Any] = [0]
@@ -73,11 +77,12 @@ class Kernel:
             call = self._calls[key]
         except KeyError:
             call = self._prepare(key)
-        if call is None:
-            self._by_numba(arguments)
-        else:
+        if call is not None:
             run, pack = call
             run(pack(*values))
+        else:
+            with np.errstate(all="ignore"):  # as compiled code, which tells nobody
+                self._dispatcher(*arguments)
 
     def _body(self) -> Any:
         """The function that is compiled, or with `NUMBA_DISABLE_JIT=1` the one that is called."""
@@ -88,28 +93,25 @@ class Kernel:
         found = getattr(import_module(f"anamnesis.kernels.bodies.{module}"), name)
         return found(*self.constants) if self.constants else found
 
+    @cached_property
+    def _dispatcher(self) -> Any:
+        """What calls a body where no object code does."""
+        return self._body() if DISABLED else _imported().dispatcher(self._body())
+
     def _prepare(self, key: Key) -> tuple[Run, Pack] | None:
         with _LOCK:
             if key not in self._calls:
-                usable = not DISABLED and _objects.are_loaded() and all(map(_is_known, key))
-                self._calls[key] = self._native(key) if usable else None
+                code = self._object_code(key) if LOADS else b""
+                self._calls[key] = _checked(_RUN(_load(code)), key) if code else None
             return self._calls[key]
 
-    def _native(self, key: Key) -> tuple[Run, Pack] | None:
-        name = _objects.file_name(str(self), repr(key))
-        data = _cache.read(name)
-        if data is None:
-            data = _compiler().object_code(self._body(), key)
-            _cache.write(name, data)
-        address = _objects.load(data) if data else 0
-        return _checked(_RUN(address), key) if address else None
-
-    def _by_numba(self, arguments: tuple[Any, ...]) -> None:
-        with _LOCK:
-            if self._numba is None:
-                self._numba = self._body() if DISABLED else _compiler().dispatcher(self._body())
-        with np.errstate(all="ignore"):  # as compiled code, which tells nobody
-            self._numba(*arguments)
+    def _object_code(self, key: Key) -> bytes:
+        name = file_name(str(self), repr(key))
+        code = _cache.read(name)
+        if code is None:
+            code = _imported().object_code(self._body(), key)
+            _cache.write(name, code)
+        return code
 
 
 @cache
@@ -121,13 +123,6 @@ def kernel(name: str, *constants: int | str) -> Kernel:
 def variants(name: str) -> Callable[..., Kernel]:
     """The kernels of a factory of bodies, by its constants."""
     return partial(kernel, name)
-
-
-def _compiler() -> Any:
-    """The module that imports numba; LimitError where LLVM would end the process in it."""
-    need = COMPILE_BYTES if _COMPILER in sys.modules else FIRST_COMPILE_BYTES
-    address_space.check(need, _PURPOSE)
-    return import_module(_COMPILER)
 
 
 def _take(arguments: Iterable[Any], values: list[Any]) -> Key:
@@ -154,60 +149,78 @@ def _take(arguments: Iterable[Any], values: list[Any]) -> Key:
     return tuple(key)
 
 
+def _imported() -> Any:
+    """The module that imports numba; LimitError where LLVM would end the process in it."""
+    need = COMPILE_BYTES if _COMPILER in sys.modules else FIRST_COMPILE_BYTES
+    address_space.check(need, _PURPOSE)
+    return import_module(_COMPILER)
+
+
+@cache
+def _toolchain() -> str:
+    """Whatever decides what a kernel is compiled to, beside its source and its arguments."""
+    settings = sorted(item for item in os.environ.items() if item[0].startswith("NUMBA_"))
+    cpu = (binding.get_host_cpu_name(), binding.get_host_cpu_features().flatten())
+    versions = (sys.version, _numba_version(), llvmlite.__version__, np.__version__)
+    return repr((versions, binding.get_process_triple(), cpu, settings))
+
+
+def _numba_version() -> str:
+    """What tells one numba from another; importing it, or metadata, would take long."""
+    found = find_spec("numba")
+    return "" if found is None else Path(str(found.origin)).with_name("_version.py").read_text()
+
+
+def file_name(kernel: str, signature: str) -> str:
+    """The name in the cache of a kernel, `file:function`, for arguments of a signature."""
+    text = f"{kernel}{signature}{_toolchain()}"
+    digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
+    return f"{kernel.replace(':', '.')}-{digest}.kernel"
+
+
+def _load(code: bytes) -> int:
+    """The address of the entry of an object file.
+
+    The first engine of a process makes the process' own symbols known, which an object calls.
+    """
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    machine = binding.Target.from_default_triple().create_target_machine(jit=True)
+    engine = binding.create_mcjit_compiler(binding.parse_assembly(""), machine)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _kept.append(engine)
+    return int(engine.get_function_address(ENTRY))
+
+
 def is_array(part: Any) -> bool:
     """Whether a part of a key is an array's."""
     return isinstance(part, tuple) and bool(part) and isinstance(part[0], np.dtype)
 
 
-def _is_known(part: Any) -> bool:
-    if isinstance(part, tuple):
-        return is_array(part) or all(map(_is_known, part))
-    return part in REALS or part in WHOLES
-
-
 def _checked(run: Run, key: Key) -> tuple[Run, Pack] | None:
-    """How a body is called, if it is given arguments of these types as what they are.
+    """How a body is called, if it is given what a block for arguments of these types says.
 
-    No two sizes, strides and numbers are the same, so that none can stand for another.
+    No two numbers of the block are the same, so that none can stand for another.
     """
-    arguments = _examples(key, count(2))
-    wanted = list(_reported(arguments))
-    report = np.zeros(len(wanted) + 1)
-    values: list[Any] = [report.ctypes.data]
-    taken = _take(arguments, values)
-    kinds = "".join("d" if isinstance(value, REALS) else "q" for value in values)
+    numbers, kinds = count(2), "q"
+    block, wanted = list[float](), list[float]()
+    for part in _flat(key):
+        dtype, ndim, contiguous = part if is_array(part) else (np.dtype(part), 0, True)
+        given = [next(numbers) for _ in range(1 + ndim * (2 - contiguous))]
+        if part is bool:
+            given[0] %= 2
+        kinds += "d" if part in REALS else "q" * len(given)
+        block += given
+        wanted += given
+        if contiguous:
+            wanted += [dtype.itemsize * prod(given[2 + axis :]) for axis in range(ndim)]
+    report = np.full(len(wanted), np.nan)
     pack = struct.Struct(f"={kinds}").pack
-    run(pack(*values))
-    agrees = taken == key and report.tolist() == [*wanted, len(wanted)]
-    return (run, pack) if agrees else None
+    run(pack(report.ctypes.data, *block))
+    return (run, pack) if report.tolist() == wanted else None
 
 
-def _examples(key: Key, numbers: Iterator[int]) -> tuple[Any, ...]:
-    """Arguments of the types `key`."""
-    arguments: list[Any] = []
+def _flat(key: Key) -> Iterator[Any]:
     for part in key:
-        if is_array(part):
-            dtype, ndim, contiguous = part
-            shape = [next(numbers) for _ in range(ndim)]
-            array = np.empty(shape if contiguous else 1, dtype)
-            if not contiguous:  # nothing is read, so that the strides can be any
-                strides = [(1000 + next(numbers)) * dtype.itemsize for _ in range(ndim)]
-                array = np.lib.stride_tricks.as_strided(array, shape, strides)
-            arguments.append(array)
-        elif isinstance(part, tuple):
-            arguments.append(_examples(part, numbers))
-        else:
-            number = next(numbers)
-            arguments.append(part(number % 2 if part is bool else number))
-    return tuple(arguments)
-
-
-def _reported(arguments: Iterable[Any]) -> Iterator[float]:
-    """What a body reports that is given these arguments."""
-    for argument in arguments:
-        if isinstance(argument, np.ndarray):
-            yield from (argument.ctypes.data, *argument.shape, *argument.strides)
-        elif isinstance(argument, tuple):
-            yield from _reported(argument)
-        else:
-            yield float(argument)
+        yield from _flat(part) if isinstance(part, tuple) and not is_array(part) else (part,)

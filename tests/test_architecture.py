@@ -140,7 +140,7 @@ OPENERS = {
     "cli/main.py": "the null device",
     "cli/streams.py": "the null device",
     "kernels/_cache.py": "the kernels' own sources",
-    "kernels/_objects.py": "numba's version",
+    "kernels/_native.py": "numba's version",
     "pipeline/sections.py": "the kernel's count of processors",
     "pipeline/yaml_strict.py": "a job file",
     "readers/inflate.py": "a file without a name",
@@ -209,7 +209,7 @@ def private_of_compilers(path: Path) -> set[str]:
     if path.parent == ROOT / "kernels" / "bodies":
         return within(found, "numba") - within(found, "numba.types", "numba.extending") - {"numba"}
     wrong = within(found, "numba", "anamnesis.kernels.bodies", "llvmlite")
-    return wrong - within(found, "llvmlite") if path.name == "_objects.py" else wrong
+    return wrong - within(found, "llvmlite") if path.name == "_native.py" else wrong
 
 
 def test_only_bodies_import_numba_and_only_what_is_public_of_it() -> None:

@@ -8,8 +8,8 @@ compiles nothing but the body.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from itertools import count
+from collections.abc import Iterator
+from itertools import count, product
 from typing import Any
 
 import numba
@@ -17,13 +17,16 @@ import numpy as np
 from llvmlite import binding, ir
 from numba import types
 
-from anamnesis.kernels import _native, _objects
+from anamnesis.kernels import _native
 from anamnesis.kernels.bodies._ir import Builder, Context, Type, Value
 from anamnesis.kernels.bodies._jit import OPTIONS
 
 _I64, _F64 = ir.IntType(64), ir.DoubleType()
-_C_FUNCTION = "cfunc."  # what the name of the function begins with that C calls for a body
-_Numbers = Iterator[Value]  # of a block, one after the other
+# What the C function calls when a body has raised, or has dropped the last reference to an array of
+# its own. Bodies do neither; one that did would end the process.
+_UNREACHED = ("NRT_Free", "NRT_MemInfo_call_dtor", "numba_")
+_END = "define void @{}() {{\n call void @abort()\n ret void\n}}\n"
+_GIVEN = ("llvm.", "Py", "memcpy", "memmove", "memset", "sqrtf")  # which Python is linked with
 
 
 def object_code(body: Any, key: _native.Key) -> bytes:
@@ -31,48 +34,28 @@ def object_code(body: Any, key: _native.Key) -> bytes:
     kinds = tuple(_type_of(part) for part in key)
     compiled = numba.njit(no_cpython_wrapper=True, **OPTIONS)(body.py_func)
     compiled.compile(kinds)
-    module = binding.parse_assembly(compiled.inspect_llvm(kinds))
-    (name,) = (
-        function.name
-        for function in module.functions
-        if function.name.startswith(_C_FUNCTION) and not function.is_declaration
-    )
-    module.link_in(binding.parse_assembly(str(_entry(compiled.targetctx, name, kinds))))
-    for function in module.functions:
-        if not function.is_declaration and function.name != _objects.ENTRY:
-            function.linkage = "internal"  # its name, which is long, is not kept
-    declared = [f.name for f in module.functions if f.is_declaration]
-    declared += [v.name for v in module.global_variables if v.is_declaration]
-    if not all(map(_objects.is_given, declared)):
+    context, module = compiled.targetctx, binding.parse_assembly(compiled.inspect_llvm(kinds))
+    named = [*module.functions, *module.global_variables]
+    declared = [one.name for one in named if one.is_declaration]
+    if not all(name.startswith((*_GIVEN, *_UNREACHED)) for name in declared):
         return b""
-    code: bytes = _objects.target_machine().emit_object(module)
-    return code
+    (name,) = {one.name for one in named if one.name.startswith("cfunc.")} - {*declared}
+    ends = "".join(_END.format(one) for one in declared if one.startswith(_UNREACHED))
+    for more in (str(_entry(context, name, kinds)), f"declare void @abort()\n{ends}"):
+        module.link_in(binding.parse_assembly(more))
+    for function in module.functions:
+        if not function.is_declaration and function.name != _native.ENTRY:
+            function.linkage = "internal"  # its name, which is long, is not kept
+    triple, cpu, features = context.codegen().magic_tuple()
+    reloc = "static" if triple.startswith("x86") else "default"  # as in numba's codegen.py
+    target = binding.Target.from_triple(triple)
+    machine = target.create_target_machine(cpu, features, opt=3, reloc=reloc, jit=True)
+    return bytes(machine.emit_object(module))
 
 
 def dispatcher(body: Any) -> Any:
     """A body as numba itself calls it, with results and exceptions."""
     return numba.njit(**OPTIONS)(body.py_func)
-
-
-def _entry(context: Context, name: str, kinds: tuple[Type, ...]) -> ir.Module:
-    """The function of a block that calls a body, or says what the body would be given."""
-    module = ir.Module("entry")
-    module.triple = binding.get_process_triple()
-    none, *taken = (context.get_value_type(kind) for kind in (types.none, *kinds))
-    body = ir.Function(module, ir.FunctionType(none, taken), name)
-    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64.as_pointer()]), _objects.ENTRY)
-    builder = ir.IRBuilder(entry.append_basic_block())
-    places = (ir.Constant(_I64, place) for place in count())
-    numbers = (builder.load(builder.gep(entry.args[0], [place])) for place in places)
-    report = next(numbers)
-    values = [_made(context, builder, kind, numbers) for kind in kinds]
-    with builder.if_else(builder.icmp_unsigned("==", report, ir.Constant(_I64, 0))) as (run, say):
-        with run:
-            builder.call(body, values)
-        with say:
-            _report(context, builder, report, zip(kinds, values, strict=True))
-    builder.ret_void()
-    return module
 
 
 def _type_of(part: Any) -> Type:
@@ -85,62 +68,57 @@ def _type_of(part: Any) -> Type:
     return numba.from_dtype(np.dtype(part))
 
 
-def _made(context: Context, builder: Builder, kind: Type, numbers: _Numbers) -> Value:
-    """An argument of a type, out of the next numbers."""
+def _entry(context: Context, name: str, kinds: tuple[Type, ...]) -> ir.Module:
+    """The function of a block that calls a body, or says what the body would be given."""
+    module = ir.Module("entry")
+    module.triple = binding.get_process_triple()
+    none, *taken = (context.get_value_type(kind) for kind in (types.none, *kinds))
+    body = ir.Function(module, ir.FunctionType(none, taken), name)
+    entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64.as_pointer()]), _native.ENTRY)
+    builder = ir.IRBuilder(entry.append_basic_block())
+    places = (ir.Constant(_I64, place) for place in count())
+    numbers = (builder.load(builder.gep(entry.args[0], [place])) for place in places)
+    report, seen = next(numbers), list[Value]()
+    values = [_made(context, builder, kind, numbers, seen) for kind in kinds]
+    with builder.if_else(builder.icmp_unsigned("==", report, ir.Constant(_I64, 0))) as (run, say):
+        with run:
+            builder.call(body, values)
+        with say:
+            found = builder.inttoptr(report, _F64.as_pointer())
+            for place, number in enumerate(seen):
+                builder.store(number, builder.gep(found, [ir.Constant(_I64, place)]))
+    builder.ret_void()
+    return module
+
+
+def _made(
+    context: Context, builder: Builder, kind: Type, numbers: Iterator[Value], seen: list[Value]
+) -> Value:
+    """An argument of a type, out of the next numbers; what it is goes into `seen`, as float64."""
     if isinstance(kind, types.BaseTuple):
-        parts = [_made(context, builder, part, numbers) for part in kind]
+        parts = [_made(context, builder, part, numbers, seen) for part in kind]
         return context.make_tuple(builder, kind, parts)
-    if isinstance(kind, types.Array):
-        return _array(context, builder, kind, numbers)
-    number = next(numbers)
-    if isinstance(kind, types.Float):
-        real = builder.bitcast(number, _F64)
-        return real if kind.bitwidth == 64 else builder.fptrunc(real, ir.FloatType())
-    if isinstance(kind, types.Boolean):
-        return builder.icmp_signed("!=", number, ir.Constant(_I64, 0))
-    return number if kind.bitwidth == 64 else builder.trunc(number, ir.IntType(kind.bitwidth))
-
-
-def _array(context: Context, builder: Builder, kind: Type, numbers: _Numbers) -> Value:
-    """An array: its address, its shape, and the strides of one that is not contiguous."""
+    if not isinstance(kind, types.Array):
+        number, width = next(numbers), context.get_value_type(kind)
+        if isinstance(kind, types.Float):
+            value = builder.fptrunc(builder.bitcast(number, _F64), width)
+        else:
+            value = builder.trunc(number, width)
+        seen.append(context.cast(builder, value, kind, types.float64))
+        return value
     element = context.get_data_type(kind.dtype)
-    itemsize = context.get_abi_sizeof(element)
     data = builder.inttoptr(next(numbers), element.as_pointer())
     shape = [next(numbers) for _ in range(kind.ndim)]
-    if kind.layout == "C":
-        strides = [ir.Constant(_I64, itemsize)]
-        for length in reversed(shape[1:]):
-            strides.insert(0, builder.mul(strides[0], length))
-        strides = strides[: kind.ndim]
-    else:
-        strides = [next(numbers) for _ in range(kind.ndim)]
+    strides = [ir.Constant(_I64, context.get_abi_sizeof(element))]
+    fields = {"data": data, "shape": shape, "itemsize": strides[0], "meminfo": None}
+    for length in reversed(shape[1:]):
+        strides.insert(0, builder.mul(strides[0], length))
+    if kind.layout != "C":
+        strides = [next(numbers) for _ in shape]
     array = context.make_array(kind)(context, builder)
-    context.populate_array(
-        array, data=data, shape=shape, strides=strides, itemsize=itemsize, meminfo=None
-    )
+    context.populate_array(array, strides=strides, **fields)
+    parts = [builder.ptrtoint(array.data, _I64)]
+    for pair in product((array.shape, array.strides), range(kind.ndim)):
+        parts.append(builder.extract_value(*pair))
+    seen += [builder.sitofp(part, _F64) for part in parts]
     return array._getvalue()
-
-
-def _report(
-    context: Context, builder: Builder, address: Value, arguments: Iterable[tuple[Type, Value]]
-) -> None:
-    """Write what `_native._reported` says of arguments, and how many numbers that are."""
-    report = builder.inttoptr(address, _F64.as_pointer())
-    found = [number for one in arguments for number in _seen(context, builder, *one)]
-    for place, number in enumerate([*found, ir.Constant(_F64, len(found))]):
-        builder.store(number, builder.gep(report, [ir.Constant(_I64, place)]))
-
-
-def _seen(context: Context, builder: Builder, kind: Type, value: Value) -> Iterator[Value]:
-    """The numbers of an argument as a body sees it, each a float64."""
-    if isinstance(kind, types.BaseTuple):
-        for place, part in enumerate(kind):
-            yield from _seen(context, builder, part, builder.extract_value(value, place))
-    elif isinstance(kind, types.Array):
-        array = context.make_array(kind)(context, builder, value)
-        yield builder.sitofp(builder.ptrtoint(array.data, _I64), _F64)
-        for numbers in (array.shape, array.strides):
-            for axis in range(kind.ndim):
-                yield builder.sitofp(builder.extract_value(numbers, axis), _F64)
-    else:
-        yield context.cast(builder, value, kind, types.float64)

@@ -8,7 +8,6 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
-from anamnesis.kernels import _objects
 from anamnesis.kernels.bodies._ir import Builder, Context, Signature, Type, Typing, Value, Values
 from anamnesis.kernels.bodies._jit import DISABLED, jit
 from anamnesis.kernels.bodies._llvm import call, rounded_up, same, shuffle
@@ -21,7 +20,6 @@ if DISABLED:
 else:
     from anamnesis.kernels.bodies._lane_memory import REALS, load
 
-    _FUSES = "+fma" in _objects.cpu()[1].split(",")
     _I8, _I16, _I32, _I64 = (ir.IntType(width) for width in (8, 16, 32, 64))
     _SINGLES, _WORDS = ir.VectorType(ir.FloatType(), STEP), ir.VectorType(_I32, STEP)
     _DOUBLES = ir.VectorType(ir.DoubleType(), LANES)
@@ -43,7 +41,7 @@ else:
         lanes = range(half * LANES, (half + 1) * LANES)
         return builder.fpext(shuffle(builder, vector, vector, lanes), _DOUBLES)
 
-    def _add(builder: Builder, sums: list[Any], x: Value, y: Value) -> list[Any]:
+    def _add(builder: Builder, fuses: bool, sums: list[Any], x: Value, y: Value) -> list[Any]:
         distance = call(builder, "llvm.fabs.v8f64", _DOUBLES, builder.fsub(x, y))
         # Double sums in eight lanes, whatever the vectors of the machine.
         more = builder.fcmp_ordered(">", distance, sums[MAX])
@@ -52,13 +50,16 @@ else:
         found[SUM] = builder.fadd(sums[SUM], distance)
         found[NOISE] = builder.fadd(sums[NOISE], builder.fmul(distance, distance))
         for row, first, second in ((SIGNAL, x, x), (OTHER, y, y), (DOT, x, y)):
-            found[row] = _add_product(builder, first, second, sums[row])
+            product = (first, second, sums[row])
+            found[row] = _fused(builder, *product) if fuses else _added(builder, *product)
         return found
 
-    def _add_product(builder: Builder, first: Value, second: Value, total: Value) -> Any:
-        """A product of two float32, which float64 holds: fused or not, the sum is rounded once."""
-        if _FUSES:
-            return call(builder, f"llvm.fma.v{LANES}f64", _DOUBLES, first, second, total)
+    # A product of two float32, which float64 holds: fused or not, the sum is rounded once.
+
+    def _fused(builder: Builder, first: Value, second: Value, total: Value) -> Any:
+        return call(builder, f"llvm.fma.v{LANES}f64", _DOUBLES, first, second, total)
+
+    def _added(builder: Builder, first: Value, second: Value, total: Value) -> Any:
         return builder.fadd(total, builder.fmul(first, second))
 
     @intrinsic
@@ -66,6 +67,7 @@ else:
         """`reduce` of so many steps."""
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            fuses = "+fma" in context.codegen().magic_tuple()[2].split(",")
             arrays = zip(signature.args[:4], args[:4], strict=True)
             data = [
                 context.make_array(kind)(context, builder, array).data for kind, array in arrays
@@ -102,7 +104,7 @@ else:
             x, y = (builder.select(finite, v, same(_SINGLES, 0.0)) for v in (x, y))
             sums = carried[:6]
             for half in range(2):
-                sums = _add(builder, sums, _half(builder, x, half), _half(builder, y, half))
+                sums = _add(builder, fuses, sums, *(_half(builder, of, half) for of in (x, y)))
             for phi, value in zip(carried, [*sums, *found], strict=True):
                 phi.add_incoming(value, builder.block)
             at.add_incoming(builder.add(at, ir.Constant(_I64, 1)), builder.block)

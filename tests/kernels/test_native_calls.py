@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import struct
 from concurrent.futures import ThreadPoolExecutor
-from itertools import combinations
-from pathlib import Path
+from itertools import chain, combinations
 from typing import Any
 
 import numpy as np
 import pytest
+from numba import types
 
-from anamnesis.kernels import _cache, _native, _objects
+from anamnesis.kernels import _native
 
 if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
     pytest.skip("nothing is compiled", allow_module_level=True)
@@ -23,25 +23,13 @@ BITS = np.arange(0x3F00, 0x3F40, dtype=np.uint16)
 pytestmark = pytest.mark.usefixtures("folder")
 
 
-def through_numba(kernel: _native.Kernel) -> None:
-    out = np.empty(BITS.shape, np.uint16)
+def test_without_object_code_numba_does_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_compile, "object_code", lambda body, key: b"")
+    kernel, out = _native.Kernel("dense:bf16"), np.empty(BITS.shape, np.uint16)
     for _ in range(2):
         kernel(BITS, out)
         np.testing.assert_array_equal(out, BITS)
     assert list(kernel._calls.values()) == [None]
-
-
-@pytest.mark.parametrize("code", [b"", None])
-def test_without_an_entry_numba_does_it(
-    code: bytes | None, folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if code is None:  # an object file that has another function
-        monkeypatch.setattr(_objects, "ENTRY", "another")
-        code = _compile.object_code(_native.Kernel("dense:bf16")._body(), key_of(BITS, BITS))
-        monkeypatch.undo()
-        monkeypatch.setattr(_cache, "FOLDER", str(folder))
-    monkeypatch.setattr(_compile, "object_code", lambda body, key: code)
-    through_numba(_native.Kernel("dense:bf16"))
 
 
 def key_of(*arguments: Any) -> _native.Key:
@@ -88,15 +76,16 @@ def test_no_two_numbers_of_a_block_can_stand_for_each_other(
 def test_an_object_that_fails_its_test_is_not_used(
     mixed_native: _native.Kernel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    take = _native._take
+    made = _compile._made
 
-    def reversed_shapes(arguments: Any, values: list[Any]) -> _native.Key:
-        key = take(arguments, values)
-        if len(arguments) == 8:  # not the tuple in them
-            values[2], values[3] = values[3], values[2]
-        return key
+    def reversed_shapes(*arguments: Any) -> Any:
+        *first, kind, numbers, seen = arguments
+        if isinstance(kind, types.Array) and kind.ndim == 2:
+            address, rows, columns = (next(numbers) for _ in range(3))
+            numbers = chain((address, columns, rows), numbers)
+        return made(*first, kind, numbers, seen)
 
-    monkeypatch.setattr(_native, "_take", reversed_shapes)
+    monkeypatch.setattr(_compile, "_made", reversed_shapes)
     arguments, wanted = example("C", 2.5, True)
     mixed_native(*arguments)
     assert list(mixed_native._calls.values()) == [None]
@@ -145,7 +134,7 @@ def test_arrays_of_nothing(mixed_native: _native.Kernel) -> None:
 
 
 def test_types_that_kernels_do_not_take() -> None:
-    with pytest.raises(Exception, match="Cannot determine Numba type"):
+    with pytest.raises(Exception, match="pyobject"):
         _native.Kernel("dense:bf16")(BITS, object())
 
 
@@ -180,5 +169,5 @@ def test_many_threads_compile_once(compiled: list[str]) -> None:
 def test_a_kernel_exists_once_for_its_constants() -> None:
     spread = _native.variants("_codes:spread")
     assert spread(3) is spread(3) is _native.kernel("_codes:spread", 3)
-    assert repr(spread(3)) == "<Kernel _codes:spread-3>"
+    assert str(spread(3)) == "_codes:spread-3"
     assert spread(3)._body() is not spread(5)._body()
