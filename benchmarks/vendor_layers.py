@@ -390,3 +390,10 @@ def ct_sparse(rows: int, columns: int) -> Layer:
         ],
         config={"quantization_config": {"quant_method": "compressed-tensors"}},
     )
+
+
+def i2_s(rows: int, columns: int) -> Layer:
+    """bitnet.cpp's ternary weights, with their scale behind them."""
+    data = _bytes(rows * columns // 128 + 1, 32)
+    data[-1, :4] = _small(1).view(np.uint8)
+    return Layer([_weight("I2_S", data, (rows, columns))], container="gguf")

@@ -71,6 +71,13 @@ VENDOR: dict[str, Encoding] = {
         goal=0.0,
         cases=(Bench("higgs 4 bits", "rotated_layers:higgs"),),
     ),
+    "i2-s": Encoding(
+        "i2_s:decode",
+        prepare="i2_s:prepare",
+        family="HQQ, Quanto and BitNet",
+        scales="scale",
+        cases=(Bench("bitnet i2_s", "vendor_layers:i2_s"),),
+    ),
     "int4-pairs": Encoding(
         "int4:decode_pairs",
         prepare="int4:prepare",

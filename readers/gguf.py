@@ -18,7 +18,7 @@ from anamnesis.limits import Limits
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
-from anamnesis.readers.gguf_types import FP8, Q2_0, GgmlType, ggml_type, q2_0_group_128
+from anamnesis.readers.gguf_types import FP8, I2_S, Q2_0, GgmlType, ggml_type, q2_0_group_128
 from anamnesis.readers.llamafile import Inside, open_inside
 from anamnesis.words import CUT_SHORT
 
@@ -79,18 +79,22 @@ def _open_part(path: str, limits: Limits) -> _Part:
     with open_inside(path, limits) as file:
         header = read_header(file, limits)
         part = _Part(header, file.id, _spans(file, header), file.base, file.size)
-        _check_fp8(part)
+        _check_last(part)
         return part
 
 
-def _check_fp8(part: _Part) -> None:
-    """Refuse FP8 with room behind it: forks use its number for blocks that hold scales too."""
+def _check_last(part: _Part) -> None:
+    """Refuse a type with room behind it whose number stands for larger ones in other programs."""
     last = max(part.stored.values(), key=lambda s: s.offset + s.nbytes, default=None)
-    if last is not None and last.dtype in FP8.values() and _behind(part):
-        raise UnsupportedError(
-            f"{part.file.path}: tensor {last.name!r:.200}: {last.dtype}, with more than a byte an "
-            "element: FP8 in blocks with a scale, as forks of llama.cpp have it, is not implemented"
-        )
+    if last is None or last.dtype not in (*FP8.values(), I2_S) or not _behind(part):
+        return
+    what = "two bits an element: IQ4_NL_4_4, which was removed from ggml"
+    if last.dtype in FP8.values():
+        what = "a byte an element: FP8 in blocks with a scale, as forks of llama.cpp have it"
+    raise UnsupportedError(
+        f"{part.file.path}: tensor {last.name!r:.200}: {last.dtype}, with more than {what}, is not "
+        "implemented"
+    )
 
 
 def _spans(file: Inside, header: Header) -> dict[str, Stored]:
@@ -147,19 +151,20 @@ def _at(file: Inside, name: str) -> str:
 
 def _nbytes(file: Inside, info: TensorInfo, kind: GgmlType) -> int:
     dims = info.dims
-    row = dims[0] if dims else 1
+    elems = math.prod(dims)
+    row = elems if kind.tail else dims[0] if dims else 1
     if row % kind.block_elems:
+        found = "its elements are" if kind.tail else "dimension 0 is"
         raise FormatError(
-            f"{_at(file, info.name)}: dimension 0 is {row:,}, no multiple of the "
+            f"{_at(file, info.name)}: {found} {row:,}, no multiple of the "
             f"{kind.block_elems} elements in a block of {kind.name}"
         )
     # Dimensions beside a zero must be possible too.
-    elems = math.prod(dims)
     if (elems or math.prod(d or 1 for d in dims)) >= ELEMS_LIMIT:
         raise FormatError(f"{_at(file, info.name)}: dimensions {list(dims)}: 2^63 elements or more")
     blocks = elems // kind.block_elems * kind.block_bytes
     if not kind.row_meta:
-        return blocks
+        return blocks + kind.tail
     return blocks + math.prod(dims[1:]) * kind.row_meta if dims else blocks
 
 

@@ -18,14 +18,14 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.readers.dtypes import DTYPES
 
-Q2_0, Q2_0_G128 = "Q2_0", "Q2_0_G128"
+Q2_0, Q2_0_G128, I2_S = "Q2_0", "Q2_0_G128", "I2_S"
 
 
 class GgmlType(NamedTuple):
     """`block_elems` elements of a row take `block_bytes`; a row begins with `row_meta` bytes.
 
     Of `rows` rows the bits are in one another's places, and apart they are of the type `plain`, if
-    there is one.
+    there is one. Where a tensor ends with a `tail` of bytes, its blocks go on from row to row.
     """
 
     name: str
@@ -34,6 +34,7 @@ class GgmlType(NamedTuple):
     row_meta: int = 0
     rows: int = 1
     plain: str = ""
+    tail: int = 0
 
 
 class KeyValue(NamedTuple):
@@ -131,8 +132,6 @@ _REFUSED = {
     31: "Q4_0_4_4, removed from ggml",
     32: "Q4_0_4_8, removed from ggml",
     33: "Q4_0_8_8, removed from ggml",
-    36: "IQ4_NL_4_4, removed from ggml, or I2_S of bitnet.cpp, whose order of bytes depends on the "
-    "machine that packed it and is not in the file; the model's safetensors can be read",
     37: "IQ4_NL_4_8, removed from ggml",
     38: "IQ4_NL_8_8, removed from ggml",
     51: "FP8 E4M3 of a fork of llama.cpp, with scales in blocks of 32 or beside the tensor",
@@ -167,8 +166,10 @@ _REPACKED: dict[int, tuple[str, int]] = {
     344: ("IQ4_KS", 4),
     352: ("IQ5_KS", 4),
 }
-# Four rows together in blocks of 32, of no plain type.
-_TOGETHER: dict[int, GgmlType] = {
+# Those that no row of the table of encodings has for itself.
+_OTHERS: dict[int, GgmlType] = {
+    36: GgmlType(I2_S, 128, 32, tail=32),  # bitnet.cpp's; ggml never wrote its own IQ4_NL_4_4
+    # Four rows together in blocks of 32, of no plain type.
     219: GgmlType("IQ1_S_R4", 32, 6, 2, rows=4),
     229: GgmlType("IQ1_M_R4", 32, 7, 2, rows=4),
 }
@@ -197,7 +198,7 @@ def _table() -> dict[int, GgmlType]:
         if name in geometry:
             repacked = f"{name}_R{rows}"
             table[type_id] = geometry[name]._replace(name=repacked, rows=rows, plain=name)
-    return table | _TOGETHER
+    return table | _OTHERS
 
 
 GGML_TYPES: dict[int, GgmlType] = _table()

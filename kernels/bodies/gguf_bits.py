@@ -9,7 +9,7 @@ import numpy as np
 from anamnesis.kernels.bodies._jit import inline, jit
 from anamnesis.kernels.bodies._lookup import first_digits, load_numbers, look_up, table_for, words
 from anamnesis.kernels.bodies._vector import join, load4, load16, load_half
-from anamnesis.kernels.types import Array, Bytes
+from anamnesis.kernels.types import Array, Bytes, Floats
 
 # Codes repeat in the tables, so that the bits above a code need no mask.
 _SIGNS = np.tile(np.array([-1, 1], np.float32), 8)
@@ -81,3 +81,16 @@ def tq2_0(data: Bytes, out: Array) -> None:
             for pair in range(4):
                 look_up(out, to + 128 * half + 32 * pair, table, first >> (2 * pair))
                 look_up(out, to + 128 * half + 32 * pair + 16, table, second >> (2 * pair))
+
+
+@jit
+def i2_s(data: Bytes, numbers: Floats, out: Array) -> None:
+    """I2_S: u8[32] a block; `numbers`, float32 `[16]`, repeats what the four codes stand for."""
+    table = table_for(out, load_numbers(numbers, 0))
+    for block in range(data.shape[0] // 32):
+        at, to = block * 32, block * 128
+        first, second = load16(data, at), load16(data, at + 16)
+        # Bits 6 - 2 j, 7 - 2 j of byte i are element 32 j + i.
+        for pair in range(4):
+            look_up(out, to + 32 * pair, table, first >> (6 - 2 * pair))
+            look_up(out, to + 32 * pair + 16, table, second >> (6 - 2 * pair))

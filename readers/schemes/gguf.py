@@ -19,7 +19,7 @@ from anamnesis.errors import FormatError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RANK
 from anamnesis.readers.base import Component, Stored, Tensor
-from anamnesis.readers.gguf_types import FP8, GgmlType, encoding_of, type_named
+from anamnesis.readers.gguf_types import FP8, I2_S, GgmlType, encoding_of, type_named
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._errors import misfit
 from anamnesis.readers.schemes.base import Ledger
@@ -44,6 +44,9 @@ def resolve(ledger: Ledger) -> None:
             _claim_fp8(ledger, stored, shape)
             continue
         kind = types[stored.dtype]
+        if kind is not None and stored.dtype == I2_S:
+            ledger.claim(_ternary(ledger, stored, shape, kind))
+            continue
         if kind is not None and kind.rows > 1:
             ledger.claim(_repacked(ledger, stored, shape, kind))
             continue
@@ -100,6 +103,28 @@ def _repacked(ledger: Ledger, stored: Stored, shape: tuple[int, ...], kind: Ggml
         components=(Component("payload", stored, Contiguous(8 * kind.rows * row_bytes)),),
         unit_elems=kind.rows * max(1, columns),
         params=params,
+    )
+
+
+def _ternary(ledger: Ledger, stored: Stored, shape: tuple[int, ...], kind: GgmlType) -> Tensor:
+    """A tensor of bitnet.cpp's I2_S: codes, and the scale behind them."""
+    ledger.note(
+        f"{stored.file.path}: I2_S is read in blocks of {kind.block_elems}, as bitnet.cpp's "
+        "converters and its builds for x86 write it; llama-quantize built for ARM, or without "
+        "ACT_PARALLEL, packs the same codes in another order, of which the file says nothing"
+    )
+    nbytes = stored.nbytes - kind.tail
+    scale = replace(stored, dtype="F32", shape=(1,), offset=stored.offset + nbytes, nbytes=4)
+    return Tensor(
+        name=stored.name,
+        shape=shape,
+        scheme="gguf-i2-s",
+        encoding="i2-s",
+        components=(
+            Component("payload", replace(stored, nbytes=nbytes), Contiguous(8 * kind.block_bytes)),
+            Component("scale", scale),
+        ),
+        unit_elems=kind.block_elems,
     )
 
 

@@ -112,7 +112,7 @@ def _nbytes(tensor: Tensor) -> int:
     if row is None:
         return 0
     nbytes = math.prod(tensor.dims) * row.block_bytes // row.block_elems
-    nbytes += math.prod(tensor.dims[1:]) * row.row_meta
+    nbytes += math.prod(tensor.dims[1:]) * row.row_meta + row.tail
     return nbytes if nbytes < 1 << 14 else 0
 
 

@@ -120,7 +120,7 @@ def gguf_seeds() -> dict[str, bytes]:
     forks = [
         Tensor(kind.name.encode(), (kind.block_elems, 2), number, 0)
         for number, kind in sorted(GGML_TYPES.items())
-        if number > 100 and kind.rows == 1  # ik_llama.cpp's
+        if (kind.tail or number > 100) and kind.rows == 1  # bitnet.cpp and ik_llama.cpp
     ]
     repacked = [
         Tensor(kind.name.encode(), (kind.block_elems, kind.rows), number, 0)

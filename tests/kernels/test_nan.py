@@ -64,12 +64,13 @@ def _arrays(encoding: str, entry: Entry, container: str) -> list[tuple[int, Any]
     if container == "gguf" and entry.suffix == "weight":
         if encoding in layers._BYTES_AT or encoding == "gguf-iq1-m" or entry.dtype in WIDTH:
             return []  # their scales have no NaN that ggml reads as one
-        kind = "F32" if ENCODINGS[encoding].row_meta == 4 else "F16"
+        behind = encoding == "i2-s"
+        kind = "F32" if behind or ENCODINGS[encoding].row_meta == 4 else "F16"
         for offset in layers.F16_AT.get(encoding, (0,)):
             for number in NUMBERS[kind]:
                 raw = np.array([number], WIDTH[kind]).view(np.uint8)
                 blocks = entry.array.copy()
-                blocks[len(blocks) // 2, offset : offset + len(raw)] = raw
+                blocks[-1 if behind else len(blocks) // 2, offset : offset + len(raw)] = raw
                 found.append((number, blocks))
     elif entry.dtype in WIDTH and entry.suffix not in ("weight", "bias"):
         for number in NUMBERS[entry.dtype]:
