@@ -26,7 +26,7 @@ _I64, _F64 = ir.IntType(64), ir.DoubleType()
 # its own. Bodies do neither; one that did would end the process.
 _UNREACHED = ("NRT_Free", "NRT_MemInfo_call_dtor", "numba_")
 _END = "define void @{}() {{\n call void @abort()\n ret void\n}}\n"
-_GIVEN = ("llvm.", "Py", "memcpy", "memmove", "memset", "sqrtf")  # which Python is linked with
+_GIVEN = ("llvm.", "Py", "memcpy", "memmove", "memset", "sqrt")  # which Python is linked with
 
 
 def object_code(body: Any, key: _native.Key) -> bytes:
