@@ -296,59 +296,6 @@ def fp8_divided(rows: int, columns: int) -> Layer:
     )
 
 
-def gptq_planar(rows: int, columns: int) -> Layer:
-    """GPTQModel's planes of 6 bits."""
-    groups, bits = -(-columns // GROUP), 6
-    scales = _small(groups, rows).astype(np.float16)
-    return Layer(
-        [
-            _packed("qweight", columns * bits // 32, rows),
-            _packed("qzeros", groups, rows * bits // 32),
-            Entry("scales", "F16", scales.shape, scales),
-        ],
-        config={"quantization_config": {"quant_method": "gptq", "bits": 6, "format": "gptq_p"}},
-    )
-
-
-def gptq_zeros(rows: int, columns: int) -> Layer:
-    """GPTQ-for-LLaMa's first layout."""
-    scale = _small(rows, 1)
-    return Layer(
-        [
-            _packed("qweight", columns // 8, rows),
-            Entry("scales", "F32", (rows, 1), scale),
-            Entry("zeros", "F32", (rows, 1), scale),
-        ],
-        config={"quantization_config": {"bits": 4}},
-    )
-
-
-def marlin(rows: int, columns: int) -> Layer:
-    """Whole tiles of 64 outputs."""
-    rows = -(-rows // 64) * 64
-    scale = np.full((columns // GROUP, rows), 1.5, "<f2")
-    return Layer(
-        [
-            Entry("B", "I32", (columns // 16, 2 * rows), _bytes(columns // 16, 8 * rows)),
-            Entry("s", "F16", scale.shape, scale),
-        ]
-    )
-
-
-def marlin_24(rows: int, columns: int) -> Layer:
-    """Of every four inputs the first and the last are kept."""
-    rows = -(-rows // 64) * 64
-    scale = np.full((columns // GROUP, rows), 1.5, "<f2")
-    meta = np.full((columns // 32, 2 * rows), 0xCCCC, "<u2")
-    return Layer(
-        [
-            _packed("weight_packed", columns // 32, 2 * rows),
-            Entry("meta", "I16", meta.shape, meta),
-            Entry("scale_packed", "F16", scale.shape, scale),
-        ]
-    )
-
-
 def fouroversix(rows: int, columns: int) -> Layer:
     """NVFP4 with scales in tiles; whole tiles of 128 rows."""
     rows = -(-rows // 128) * 128
@@ -363,19 +310,6 @@ def fouroversix(rows: int, columns: int) -> Layer:
             Entry("quantized_weight_metadata", "I64", (6,), about),
         ],
         config={"quantization_config": {"quant_method": "fouroversix", "dtype": "nvfp4"}},
-    )
-
-
-def qqq(rows: int, columns: int) -> Layer:
-    """Whole tiles of 64 outputs."""
-    rows = -(-rows // 64) * 64
-    group = np.full((columns // GROUP, rows), 1.5, "<f2")
-    return Layer(
-        [
-            _packed("B", columns // 16, 2 * rows),
-            Entry("s_channel", "F32", (1, rows), _small(1, rows)),
-            Entry("s_group", "F16", group.shape, group),
-        ]
     )
 
 

@@ -12,6 +12,14 @@ VENDOR: dict[str, Encoding] = {
         scales="scales",
         cases=(Bench("aqlm 2x8 g8", "vendor_layers:aqlm"),),
     ),
+    "bitblas": Encoding(
+        "bitblas:decode",
+        prepare="bitblas:prepare",
+        family="GPTQ and AWQ",
+        scales="scales",
+        goal=0.0,
+        cases=(Bench("bitblas int4 g128", "repacked_layers:bitblas"),),
+    ),
     "comfy-w4a8": Encoding(
         "w4a8:decode",
         prepare="w4a8:prepare",
@@ -61,7 +69,7 @@ VENDOR: dict[str, Encoding] = {
         family="GPTQ and AWQ",
         scales="scales",
         goal=0.0,
-        cases=(Bench("gptq-for-llama int4", "vendor_layers:gptq_zeros"),),
+        cases=(Bench("gptq-for-llama int4", "repacked_layers:gptq_zeros"),),
     ),
     "higgs": Encoding(
         "higgs:decode",
@@ -108,7 +116,7 @@ VENDOR: dict[str, Encoding] = {
         family="GPTQ and AWQ",
         scales="s",
         goal=0.0,
-        cases=(Bench("marlin int4 g128", "vendor_layers:marlin"),),
+        cases=(Bench("marlin int4 g128", "repacked_layers:marlin"),),
     ),
     "marlin-24": Encoding(
         "marlin_24:decode",
@@ -116,7 +124,7 @@ VENDOR: dict[str, Encoding] = {
         family="GPTQ and AWQ",
         scales="scales",
         goal=0.0,
-        cases=(Bench("marlin-24 int4 g128", "vendor_layers:marlin_24"),),
+        cases=(Bench("marlin-24 int4 g128", "repacked_layers:marlin_24"),),
     ),
     "nunchaku": Encoding(
         "nunchaku:decode",
@@ -146,7 +154,7 @@ VENDOR: dict[str, Encoding] = {
         family="GPTQ and AWQ",
         scales="s_channel",
         goal=0.0,
-        cases=(Bench("qqq int4 g128", "vendor_layers:qqq"),),
+        cases=(Bench("qqq int4 g128", "repacked_layers:qqq"),),
     ),
     "sdnq": Encoding(
         "sdnq:decode",

@@ -222,7 +222,7 @@ _OWN: dict[str, Encoding] = {
         family="GPTQ and AWQ",
         scales="scales",
         goal=0.1,  # planes are joined by numpy
-        cases=(Bench("gptq int6 planar g128", "vendor_layers:gptq_planar"),),
+        cases=(Bench("gptq int6 planar g128", "repacked_layers:gptq_planar"),),
     ),
     "hqq-axis0": _HQQ(
         "hqq:decode_axis0",

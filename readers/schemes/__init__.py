@@ -53,6 +53,9 @@ SCHEMES: dict[str, Scheme] = {
     "awq": Scheme(
         "awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "paroquant")
     ),
+    "bitblas": Scheme(
+        "bitblas:resolve", suffixes=(".qweight",), methods=("awq", "bitblas", "gptq")
+    ),
     "bitnet": Scheme("bitnet:resolve", dtypes=("U8",), methods=("bitnet",)),
     "bnb": Scheme(
         "bnb:resolve",

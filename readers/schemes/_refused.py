@@ -26,16 +26,9 @@ class Refused:
 
 
 _ROTATED = "its weights are kept in a rotated basis"
-_TILED = "its integers lie in tiles of one GPU kernel"
 
 # By the canonical name of the method; sorted.
 REFUSED: dict[str, Refused] = {
-    "bitblas": Refused(
-        "BitBLAS",
-        _TILED,
-        "GPTQModel can load it on a GPU",
-        (("qweight", "zeros", "scales"),),
-    ),
     "deepspeedfp": Refused("DeepSpeed FP", "its numbers have 6 or 12 bits", "DeepSpeed reads it"),
     "dfloat11": Refused(
         "DFloat11",

@@ -114,8 +114,8 @@ def test_the_first_layout_of_gptq_for_llama(bits: int) -> None:
     ("parts", "config", "error", "message"),
     [
         ({}, None, UnsupportedError, "quantize_config.json beside it"),
-        ({"qweight": ("I8", (32, 24))}, {"bits": 4}, UnsupportedError, "BitBLAS"),
-        ({"zeros": ("F32", (24, 2))}, {"bits": 4}, UnsupportedError, "BitBLAS"),
+        ({"qweight": ("I8", (32, 24))}, {"bits": 4}, FormatError, "no scheme consumed"),
+        ({"zeros": ("F32", (24, 2))}, {"bits": 4}, FormatError, "no scheme consumed"),
         ({"qweight": ("I32", (31, 24))}, {"bits": 4}, FormatError, "a multiple of 32"),
         ({"scales": ("F32", (23, 1))}, {"bits": 4}, FormatError, r"F32 \[24, 1\]"),
         ({"scales": ("F16", (24, 1))}, {"bits": 4}, FormatError, r"F32 \[24, 1\]"),
