@@ -91,19 +91,10 @@ def diff_command(
     \b
     Example: amn diff llama llama-fp8 --plot loss.svg
     """
-    from anamnesis.analytics.diff.plot import check_plot
     from anamnesis.analytics.diff.run import diff
-    from anamnesis.analytics.table_files import check_target
     from anamnesis.pipeline.progress import make_progress, printable
 
-    if out is not None:
-        check_target(Path(out), overwrite)
-    if plot is not None:
-        check_plot(Path(plot), overwrite)
-    for path in (a, b):
-        there = out is not None and os.path.exists(out) and os.path.exists(path)
-        if there and os.path.samefile(out or "", path):
-            raise UsageError(f"{out}: is an input; choose another output")
+    _check_targets((a, b), out, plot, overwrite)
     exact, fail_under = settings.pop("exact"), settings.pop("fail_under")
     if fail_under is not None and math.isnan(fail_under):
         raise UsageError("--fail-under: found nan; allowed: a number of dB")
@@ -138,6 +129,23 @@ def diff_command(
     for failure in failures:
         click.echo(f"differs: {printable(failure)}", err=True)
     return DIFFERS if failures else 0
+
+
+def _check_targets(
+    inputs: tuple[str, str], out: str | None, plot: str | None, overwrite: bool
+) -> None:
+    """UsageError for a table or a picture that cannot be made there, before anything is read."""
+    from anamnesis.analytics.diff.plot import check_plot
+    from anamnesis.analytics.table_files import check_target
+
+    if out is not None:
+        check_target(Path(out), overwrite)
+    if plot is not None:
+        check_plot(Path(plot), overwrite)
+    for path in inputs:
+        there = out is not None and os.path.exists(out) and os.path.exists(path)
+        if there and os.path.samefile(out or "", path):
+            raise UsageError(f"{out}: is an input; choose another output")
 
 
 def _failures(found: Diff, exact: bool, fail_under: float | None) -> list[str]:

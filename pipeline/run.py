@@ -199,10 +199,8 @@ class _Run:
             tasks = files.open(done, overwrite=overwrite)
             if plan.choices:
                 files.loss.update(_lost_before(plan, recipe, journal, done))
-            if files.written and done:  # of which only the manifest may know
-                paths = {number: plan.layout.files[number].path for number in done}
-                loss = {path: files.loss.get(number, ()) for number, path in paths.items()}
-                journal.add({path: done[number] for number, path in paths.items()}, loss)
+            if files.written and done:
+                self._enter(journal, files, done)
             with compiling(_compile_note(self.progress)):
                 tasks = _with_statistics(tasks, execute, options, self.progress)
                 executor(execute)(tasks, options, files)
@@ -226,6 +224,12 @@ class _Run:
                 journal.remove()
             raise
         return files
+
+    def _enter(self, journal: Journal, files: OutputFiles, done: dict[int, Pieces]) -> None:
+        """Have the journal know files that are done, which only a manifest may know of."""
+        paths = {number: self.plan.layout.files[number].path for number in done}
+        loss = {path: files.loss.get(number, ()) for number, path in paths.items()}
+        journal.add({path: done[number] for number, path in paths.items()}, loss)
 
     @property
     def _is_staged(self) -> bool:

@@ -73,10 +73,7 @@ def diff(
     patterns = (*settings.include, *settings.exclude)
     models = [open_named(path, options, settings.limits) for path in settings.inputs]
     models = _same_basis(models, options, settings.limits, patterns)
-    names = [tensor.name for model in models for tensor in model.tensors]
-    require_matches(names, patterns, " and ".join(model.path for model in models))
-    matched = match(models[0], models[1], settings.include, settings.exclude)
-    _require_pairs(models, matched)
+    matched = _matched(models, settings)
     plan = make_diff_plan(
         matched,
         memory_bytes=settings.memory_bytes,
@@ -137,11 +134,16 @@ def _run(
     return found
 
 
-def _require_pairs(models: Sequence[Model], matched: Matched) -> None:
-    if matched.pairs or not (matched.only_a or matched.only_b):
-        if any(model.tensors for model in models) and not matched.pairs:
-            raise UsageError("--include and --exclude leave no tensor to compare")
-        return
+def _matched(models: Sequence[Model], settings: Settings) -> Matched:
+    """Which tensors are compared; UsageError where there is none."""
+    patterns = (*settings.include, *settings.exclude)
+    names = [tensor.name for model in models for tensor in model.tensors]
+    require_matches(names, patterns, " and ".join(model.path for model in models))
+    matched = match(models[0], models[1], settings.include, settings.exclude)
+    if matched.pairs or not names:
+        return matched
+    if not (matched.only_a or matched.only_b):
+        raise UsageError("--include and --exclude leave no tensor to compare")
     raise UsageError(
         f"{models[0].path} and {models[1].path} have no tensor in common; they have names such as "
         f"{_first(matched.only_a)} and {_first(matched.only_b)}"

@@ -110,6 +110,21 @@ def codes_above(numbers: Floats, inverse: Floats, least: Floats, most: int) -> A
 
 
 @inline
+def _ends_and_sums(x: Floats, weights: Floats, count: int) -> Any:
+    """The least and greatest numbers, and the sums of weights and of weighted numbers."""
+    low = high = lanes(x, 0)
+    sum_w = lanes(weights, 0)
+    sum_x = sum_w * low
+    for i in range(1, count):
+        value, weight = lanes(x, 16 * i), lanes(weights, 16 * i)
+        low = choose(value < low, value, low)
+        high = choose(value > high, value, high)
+        sum_w = sum_w + weight
+        sum_x = sum_x + weight * value
+    return low, high, sum_w, sum_x
+
+
+@inline
 def search_with_minimum(
     x: Floats,
     weights: Floats,
@@ -126,17 +141,8 @@ def search_with_minimum(
     room like `x`. Returned are the scale, the minimum, and the inverse and the least number that
     the codes of these were found with.
     """
-    start, delta, last = steps
-    low = high = lanes(x, 0)
-    sum_w = lanes(weights, 0)
-    sum_x = sum_w * low
-    for i in range(1, count):
-        value, weight = lanes(x, 16 * i), lanes(weights, 16 * i)
-        low = choose(value < low, value, low)
-        high = choose(value > high, value, high)
-        sum_w = sum_w + weight
-        sum_x = sum_x + weight * value
-    zero = splat(_f32(0))
+    (start, delta, last), zero = steps, splat(_f32(0))
+    low, high, sum_w, sum_x = _ends_and_sums(x, weights, count)
     # Minima are stored without a sign: a group has 0 at least in its range.
     low = choose(low > zero, zero, low)
     inverse = splat(_f32(most)) / (high - low)

@@ -34,17 +34,8 @@ _codes = stack(8192)  # `block_inputs` at most
 _planes = stack(4 * LANES**3)
 
 
-@variants
-def decode_runs(bits: int, nibbles: bool, *how: int | str) -> Any:
-    """Columns of words to rows of `out`, where long runs of inputs share a group.
-
-    `(words, starts, groups, zeros, scales, room, out)`: `words` is uint32
-    `[in * bits / 32, rows]`, or `[in, rows / 8]` when each holds the `nibbles` of eight outputs in
-    AWQ's order. Run k is inputs `[starts[k], starts[k + 1])` of group `groups[k]`; no run crosses a
-    multiple of `block_inputs`. `zeros` and `scales` are float32 `[groups, rows]`, `out` is
-    `rows * inputs` elements, `room` is what `room_for_runs` gives, `how` what `applier` takes.
-    """
-    block, to_bytes, apply = block_inputs(bits, nibbles), spread(bits), applier(bits, *how)
+def _filler(bits: int, nibbles: bool) -> Any:
+    """The streams of inputs `first` to `last` of some columns, as rows of a tile."""
     if nibbles:
 
         def turn(words: Words, first: int, last: int, column: int, tile: Words) -> None:
@@ -56,7 +47,21 @@ def decode_runs(bits: int, nibbles: bool, *how: int | str) -> Any:
         def turn(words: Words, first: int, last: int, column: int, tile: Words) -> None:
             _turn(words, first * bits // 32, -(-last * bits // 32), column, tile)
 
-    fill = jit(turn)
+    return jit(turn)
+
+
+@variants
+def decode_runs(bits: int, nibbles: bool, *how: int | str) -> Any:
+    """Columns of words to rows of `out`, where long runs of inputs share a group.
+
+    `(words, starts, groups, zeros, scales, room, out)`: `words` is uint32
+    `[in * bits / 32, rows]`, or `[in, rows / 8]` when each holds the `nibbles` of eight outputs in
+    AWQ's order. Run k is inputs `[starts[k], starts[k + 1])` of group `groups[k]`; no run crosses a
+    multiple of `block_inputs`. `zeros` and `scales` are float32 `[groups, rows]`, `out` is
+    `rows * inputs` elements, `room` is what `room_for_runs` gives, `how` what `applier` takes.
+    """
+    block, to_bytes, apply = block_inputs(bits, nibbles), spread(bits), applier(bits, *how)
+    fill = _filler(bits, nibbles)
 
     def rows_of(
         words: Words,

@@ -130,19 +130,11 @@ def _greatest(values: Array, span: tuple[int, int], ahead: int, most: Ints, room
     return most
 
 
-@variants
-def blocks(style: str, kind: int) -> Any:
-    """`(values, columns, size, least, scales, out)`: scales of blocks, then codes.
-
-    `values` and `out` are flat, rows of `columns`; `size` is the rows and columns of a block, and
-    `scales`, float32 `[lines, blocks]`, are filled. compressed-tensors computes in `kind`, and has
-    `least` for a scale of 0.
-    """
+def _scales_of(style: str, kind: int) -> Any:
+    """Scales of blocks by their greatest magnitudes, and what numbers are multiplied by."""
     ours, multiply = style == "compressed-tensors", style == "transformers"
-    divided = quotients(kind, PLACES)
 
     def scales_of(greatest: Floats, least: np.float32) -> Any:
-        """Scales, and what numbers are multiplied by."""
         zero, one = splat(_ZERO), splat(np.float32(1))
         if multiply:
             # torch divides a number by a tensor as the tensor's reciprocal times the number.
@@ -154,6 +146,14 @@ def blocks(style: str, kind: int) -> Any:
         else:  # DeepSeek's: a block of zeros has the scale 1
             found = choose(greatest == zero, one, found)
         return found, reciprocals(found)
+
+    return inline(scales_of)
+
+
+def _fill(style: str, kind: int) -> Any:
+    """The codes of numbers of a row that are of one block."""
+    ours, multiply = style == "compressed-tensors", style == "transformers"
+    divided = quotients(kind, PLACES)
 
     def code(numbers: Floats, scale: np.float32, factor: np.float32, short: bool) -> Any:
         if multiply:
@@ -170,7 +170,6 @@ def blocks(style: str, kind: int) -> Any:
         by: tuple[np.float32, np.float32],
         out: Bytes,
     ) -> None:
-        """The codes of numbers of a row that are of one block."""
         room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
         rest, short = span[1] - (span[1] - span[0]) % 16, values.itemsize == 2
         for i in range(span[0], rest, 16):
@@ -180,6 +179,20 @@ def blocks(style: str, kind: int) -> Any:
         if rest < span[1]:
             numbers = some(values, rest, span[1], room)
             put_some(out, rest, span[1], code(numbers, by[0], by[1], short), codes)
+
+    code = inline(code)
+    return forced(fill)
+
+
+@variants
+def blocks(style: str, kind: int) -> Any:
+    """`(values, columns, size, least, scales, out)`: scales of blocks, then codes.
+
+    `values` and `out` are flat, rows of `columns`; `size` is the rows and columns of a block, and
+    `scales`, float32 `[lines, blocks]`, are filled. compressed-tensors computes in `kind`, and has
+    `least` for a scale of 0.
+    """
+    scales_of, fill = _scales_of(style, kind), _fill(style, kind)
 
     def run(
         values: Array,
@@ -216,6 +229,4 @@ def blocks(style: str, kind: int) -> Any:
                         span = row + g * width, row + min(columns, (g + 1) * width)
                         fill(values, span, ahead, (dividers[g - first], factors[g - first]), out)
 
-    scales_of, code = inline(scales_of), inline(code)
-    fill = forced(fill)
     return run

@@ -170,13 +170,21 @@ def _sums(x: Floats, weights: Floats, codes: Ints, group: int) -> Any:
     return sum_qx, sum_q2
 
 
-@variants
-def points(kind: str) -> Any:
-    """IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS or IQ3_S, of numbers and the weights of their errors."""
-    nbytes, width, most, group, tries, step, even, redo, fudge, least, keeps = _TYPES[kind]
+@inline
+def _spread(x: Floats, weights: Floats, choices: int, spread: tuple[Floats, Floats]) -> None:
+    """Numbers and roots of weights of a group, each as often as a number has codes."""
+    for i in range(weights.shape[0]):
+        root = np.sqrt(weights[i])
+        for k in range(choices):
+            spread[0][choices * i + k] = x[i]
+            spread[1][choices * i + k] = root
+
+
+def _search(kind: str) -> Any:
+    """The scale of a group, of numbers `x`; its codes go to `best_codes`."""
+    _, width, most, group, tries, step, _, redo, _, _, _ = _TYPES[kind]
     count, each, always = group // width, redo == "each", redo == "always"
-    groups, fresh = 256 // group, 0 if redo == "any" else 1
-    top_code, choices = _f32(2 * most - 1), 32 // width
+    top_code, fresh = _f32(2 * most - 1), 0 if redo == "any" else 1
 
     def search(
         x: Floats,
@@ -186,7 +194,6 @@ def points(kind: str) -> Any:
         tables: tuple[Bytes, Ints, Halves],
         best_codes: Ints,
     ) -> Any:
-        """The scale of a group, of numbers `x`; its codes go to `best_codes`."""
         tried = local(_tried(), 32, _i32)
         were, now = local(_were_on(), 8, _i32), local(_is_on(), 8, _i32)
         if always:
@@ -231,10 +238,17 @@ def points(kind: str) -> Any:
                 scale = np.divide(sum_qx, sum_q2)
         return scale
 
+    return inline(search)
+
+
+def _place(kind: str) -> Any:
+    """Store a group's points and signs; in IQ3_S as the `slot`-th of those that have any."""
+    _, width, _, group, *_ = _TYPES[kind]
+    count = group // width
+
     def place(
         codes: Ints, signs: Ints, index: Ints, places: tuple[int, int], out: Bytes, at: int
     ) -> None:
-        """Store a group's points and signs; in IQ3_S as the `slot`-th of those that have any."""
         g, slot = places
         for k in range(count):
             point = int(index[_key(codes, width * k, width)])
@@ -268,8 +282,14 @@ def points(kind: str) -> Any:
             for i in range(4):
                 out[start + i] = np.uint8(bits >> u32(8 * i) & u32(0xFF))
 
+    return inline(place)
+
+
+def _place_scale(kind: str) -> Any:
+    """Store four bits of a group's scale."""
+    nbytes, groups = _TYPES[kind].nbytes, 256 // _TYPES[kind].group
+
     def place_scale(scale: int, g: int, out: Bytes, at: int) -> None:
-        """Four bits of a group's scale."""
         if kind == "iq2_xxs":
             out[at + 9 + 8 * g] |= np.uint8(scale << 4)
         elif kind == "iq3_xxs":
@@ -278,6 +298,16 @@ def points(kind: str) -> Any:
             # The last bytes of a block: scales in halves, the even group in the low one.
             start = at + nbytes - groups // 2
             out[start + g // 2] |= np.uint8(scale << (4 * (g % 2)))
+
+    return inline(place_scale)
+
+
+@variants
+def points(kind: str) -> Any:
+    """IQ2_XXS, IQ2_XS, IQ2_S, IQ3_XXS or IQ3_S, of numbers and the weights of their errors."""
+    nbytes, width, _, group, _, _, even, redo, fudge, least, keeps = _TYPES[kind]
+    always, groups, choices = redo == "always", 256 // group, 32 // width
+    search, place, place_scale = _search(kind), _place(kind), _place_scale(kind)
 
     def run(
         values: Floats, weights: Floats, grid: Bytes, index: Ints, neighbours: Halves, out: Bytes
@@ -304,12 +334,8 @@ def points(kind: str) -> Any:
                 scales[g] = _f32(0)
                 if top < _f32(least) or (least == 0.0 and top == 0):
                     continue
-                for i in range(group):
-                    root = np.sqrt(weights[first + i])
-                    for k in range(choices):
-                        numbers[choices * i + k] = x[i]
-                        roots[choices * i + k] = root
                 own = weights[first : first + group]
+                _spread(x, own, choices, (numbers, roots))
                 scale = search(x, own, (numbers, roots), top, tables, codes)
                 if always and scale == 0:
                     continue
@@ -336,5 +362,4 @@ def points(kind: str) -> Any:
                 code = nearest(_f32(_f32(0.5) * _f32(_f32(inverse * scales[g]) - _f32(1))))
                 place_scale(clamped(code, 0, 15), g, out, at)
 
-    search, place, place_scale = inline(search), inline(place), inline(place_scale)
     return run

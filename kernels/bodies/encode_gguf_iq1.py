@@ -110,6 +110,39 @@ def _sums_of(
 
 
 @inline
+def _row_of(k: int, half: int) -> Any:
+    """The row of `_MOVED` of the first or second eight elements under the k-th pair of shifts."""
+    return k >> 1 if half == 0 else k & 1
+
+
+@inline
+def _fitted(
+    tables: tuple[Bytes, Ints, Halves],
+    values: Floats,
+    weights: Floats,
+    first: int,
+    codes: Ints,
+    moved: tuple[np.float32, int],
+    points: Ints,
+) -> Any:
+    """The numbers of a group's points, and the scale: where one was not in the grid, the best.
+
+    `moved` are the scale so far and the pair of shifts.
+    """
+    scale, pair = moved
+    whole, sums = 1, (_f32(0), _f32(0))
+    for k in range(points.shape[0]):
+        own, row, at = codes[8 * k : 8 * k + 8], _row_of(pair, k), first + 8 * k
+        point, is_there = _nearest_point(tables, values, weights, at, own, (scale, row))
+        points[k] = point
+        whole &= is_there
+        sums = _sums_of(tables, values, weights, at, point, row, sums)
+    if not whole and sums[0] > 0 and sums[1] > 0:
+        scale = np.divide(sums[0], sums[1])
+    return scale
+
+
+@inline
 def _cut_once(values: Floats, weights: Floats, first: int, order: Ints, most: Real) -> Any:
     """The best cuts of 32 elements under one shift: cuts, the row of `_MOVED` (-1: none), scale."""
     sums_x, sums_w = local(_sums_x(), 33, _f32), local(_sums_w(), 33, _f32)
@@ -166,17 +199,8 @@ def iq1_s(
             _set_codes(order, (low, high), 32, scale, codes)
             if scale < 0:
                 scale, row = -scale, 1 - row
-            whole, sums = 1, (_f32(0), _f32(0))
-            for k in range(4):
-                own = codes[8 * k : 8 * k + 8]
-                point, is_there = _nearest_point(
-                    tables, values, weights, first + 8 * k, own, (scale, row)
-                )
-                points[k] = point
-                whole &= is_there
-                sums = _sums_of(tables, values, weights, first + 8 * k, point, row, sums)
-            if not whole and sums[0] > 0 and sums[1] > 0:
-                scale = np.divide(sums[0], sums[1])
+            # The third pair of shifts is the second row for both, the pair 0 the first.
+            scale = _fitted(tables, values, weights, first, codes, (scale, 3 * row), points)
             bits = 0
             for k in range(4):
                 out[at + 2 + 4 * g + k] = np.uint8(points[k] & 0xFF)
@@ -196,12 +220,6 @@ def iq1_s(
             code = nearest(_f32(_f32(0.5) * _f32(_f32(inverse * scales[g]) - _f32(1))))
             # The high byte of a word of qh: bits 4-6 the scale, bit 7 the sign of the shift.
             out[at + 35 + 2 * g] |= np.uint8((clamped(code, 0, 7) | shifts[g] << 3) << 4)
-
-
-@inline
-def _row_of(k: int, half: int) -> Any:
-    """The row of `_MOVED` of the first or second eight elements under the k-th pair of shifts."""
-    return k >> 1 if half == 0 else k & 1
 
 
 @inline
@@ -259,17 +277,7 @@ def iq1_m(
             _set_codes(order, (low, high), 16, scale, codes)
             if scale < 0:
                 scale, pair = -scale, 3 - pair
-            whole, sums = 1, (_f32(0), _f32(0))
-            for k in range(2):
-                own, row = codes[8 * k : 8 * k + 8], _row_of(pair, k)
-                point, is_there = _nearest_point(
-                    tables, values, weights, first + 8 * k, own, (scale, row)
-                )
-                points[k] = point
-                whole &= is_there
-                sums = _sums_of(tables, values, weights, first + 8 * k, point, row, sums)
-            if not whole and sums[0] > 0 and sums[1] > 0:
-                scale = np.divide(sums[0], sums[1])
+            scale = _fitted(tables, values, weights, first, codes, (scale, pair), points)
             out[at + 2 * g] = np.uint8(points[0] & 0xFF)
             out[at + 2 * g + 1] = np.uint8(points[1] & 0xFF)
             # qh: bits 0-2 and 4-6 of byte g are bits 8-10 of both points of run g.

@@ -173,6 +173,24 @@ _FORMS: dict[str, Callable[[], tuple[Callable[..., Any], ...]]] = {
 }
 
 
+def _decoded(group: Any, read: Any, rest: Any) -> Any:
+    """A block's numbers as float32, in `room`."""
+
+    def decoded(
+        encoded: Array, span: tuple[int, int], size: int, low: Floats, high: Floats, room: Floats
+    ) -> None:
+        for i in range(span[0], span[1], 16):
+            if i + 16 <= span[1]:
+                g = i // size
+                scale, _, _ = group(encoded, low, high, g)
+                put_lanes(room, i - span[0], read(encoded, high, i, g, scale))
+            else:
+                at = room[i - span[0] :]
+                put_lanes(at, 0, rest(encoded, i, span[1], at))
+
+    return inline(decoded)
+
+
 @variants
 def compared(form: str) -> Any:
     """`(values, encoded, size, low, high, state, counts)`: numbers added to the sums and counts.
@@ -182,18 +200,7 @@ def compared(form: str) -> Any:
     """
     group, read, rest = map(inline, _FORMS[form]())
 
-    def decoded(
-        encoded: Array, span: tuple[int, int], size: int, low: Floats, high: Floats, room: Floats
-    ) -> None:
-        """A block's numbers as float32, in `room`."""
-        for i in range(span[0], span[1], 16):
-            if i + 16 <= span[1]:
-                g = i // size
-                scale, _, _ = group(encoded, low, high, g)
-                put_lanes(room, i - span[0], read(encoded, high, i, g, scale))
-            else:
-                at = room[i - span[0] :]
-                put_lanes(at, 0, rest(encoded, i, span[1], at))
+    decoded = _decoded(group, read, rest)
 
     def run(
         values: Array,
@@ -209,8 +216,7 @@ def compared(form: str) -> Any:
         least, last, scale = splat(_REAL_ZERO), splat(_REAL_ZERO), np.float32(1)
         for begin in range(0, elems, BLOCK):
             stop = min(begin + BLOCK, elems)
-            total, most, noise = splat(_REAL_ZERO), splat(_REAL_ZERO), splat(_REAL_ZERO)
-            signal, other, dot = splat(_REAL_ZERO), splat(_REAL_ZERO), splat(_REAL_ZERO)
+            total = most = noise = signal = other = dot = splat(_REAL_ZERO)
             equal = splat(0)
             for i in range(begin, stop, 16):
                 if size > 1 and i == following:
@@ -234,12 +240,7 @@ def compared(form: str) -> Any:
                 # What is BF16 rounds to itself.
                 rounded = as_bits(x) if values.itemsize == 2 else _rounded(x)
                 equal = equal + _one_where(_rounded(y) == rounded)
-            put_lanes(sums, 16 * SUM, total)
-            put_lanes(sums, 16 * MAX, most)
-            put_lanes(sums, 16 * NOISE, noise)
-            put_lanes(sums, 16 * SIGNAL, signal)
-            put_lanes(sums, 16 * OTHER, other)
-            put_lanes(sums, 16 * DOT, dot)
+            _put_sums(sums, most, (total, noise), (signal, other, dot))
             # Zeros that stand for no number are equal, too.
             alike = sum_of(equal) - (begin - stop) % 16
             if _holds(most, noise, signal, other):
@@ -250,8 +251,20 @@ def compared(form: str) -> Any:
                 _add_numbers(values, numbers, (begin, stop), state, counts)
         counts[CLIPPED] += sum_of(past)
 
-    decoded = inline(decoded)
     return run
+
+
+@inline
+def _put_sums(
+    sums: Array, most: Floats, of_gaps: tuple[Floats, Floats], of_both: tuple[Floats, ...]
+) -> None:
+    """Lanes into their rows; of gaps, sizes and squares, and of both squares and products."""
+    put_lanes(sums, 16 * MAX, most)
+    put_lanes(sums, 16 * SUM, of_gaps[0])
+    put_lanes(sums, 16 * NOISE, of_gaps[1])
+    put_lanes(sums, 16 * SIGNAL, of_both[0])
+    put_lanes(sums, 16 * OTHER, of_both[1])
+    put_lanes(sums, 16 * DOT, of_both[2])
 
 
 @inline

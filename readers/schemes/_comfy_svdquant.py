@@ -39,18 +39,8 @@ def svdquant(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
     if basis != "raw":
         what = f"SVDQuant with a low-rank part of the input {basis!r:.40}"
         raise unsupported(codes, what, "the raw input")
-    tiled = len(codes.shape) == 4
-    if tiled:
-        rows, columns = codes.shape[0] * TILE_ROWS, codes.shape[1] * _GROUP
-        if codes.shape[2:] != _TILE_BYTES:
-            raise misfit(codes, f"tiles of {list(_TILE_BYTES)} bytes")
-    elif len(codes.shape) == 2:
-        rows, columns = codes.shape[0], 2 * codes.shape[1]
-    else:
-        raise misfit(codes, "a matrix, or tiles in four dimensions")
+    tiled, rows, columns = _shape(codes)
     groups = columns // _GROUP
-    if codes.dtype not in ("I8", "U8") or not groups or columns % _GROUP:
-        raise misfit(codes, f"I8, rows of whole groups of {_GROUP}")
     unit = TILE_ROWS if tiled else 1
     tiles = rows // unit
     scale = need(ledger, codes, f"{codes.name}_scale")
@@ -94,6 +84,22 @@ def svdquant(ledger: Ledger, codes: Stored, mark: Mark) -> Tensor:
         unit_elems=unit * columns,
         params={**params, "up_dtype": up.dtype},
     )
+
+
+def _shape(codes: Stored) -> tuple[bool, int, int]:
+    """Whether codes lie in tiles, and the rows and columns that they have."""
+    tiled = len(codes.shape) == 4
+    if tiled:
+        rows, columns = codes.shape[0] * TILE_ROWS, codes.shape[1] * _GROUP
+        if codes.shape[2:] != _TILE_BYTES:
+            raise misfit(codes, f"tiles of {list(_TILE_BYTES)} bytes")
+    elif len(codes.shape) == 2:
+        rows, columns = codes.shape[0], 2 * codes.shape[1]
+    else:
+        raise misfit(codes, "a matrix, or tiles in four dimensions")
+    if codes.dtype not in ("I8", "U8") or not columns or columns % _GROUP:
+        raise misfit(codes, f"I8, rows of whole groups of {_GROUP}")
+    return tiled, rows, columns
 
 
 def _bias(
