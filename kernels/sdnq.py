@@ -2,7 +2,7 @@
 
 | part | stored | content |
 |---|---|---|
-| `payload` | U8, or I8 of int8 | codes of rows `[out, in]`, packed without regard to rows |
+| `payload` | U8, or the kind's dtype | codes of rows `[out, in]`, packed without regard to rows |
 | `scale` | F32, F16 or BF16 `[out, groups]` | one for each group of neighbours in a row |
 | `zero_point` | the same, of unsigned kinds | added, a number like the weights |
 
@@ -32,25 +32,29 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels import Window
+from anamnesis.kernels import Window, fp8
 from anamnesis.kernels._affine import Affine, decode_rows, even_groups, numbers
 from anamnesis.kernels._codes import bits_of, read_scales
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels.types import Array, Bytes, Params, Views, Wholes
 
 _FLOAT = re.compile(r"float(\d)_e(\d)m(\d)fn(u?)")
+_BYTES = {"float8_e4m3fn": fp8.E4M3, "float8_e5m2": fp8.E5M2}
+_WIDE = {"bfloat16": "BF16", "float16": "F16", "float32": "F32", "int16": "<i2", "uint16": "<u2"}
 _STREAMS = (2, 4, 8)
 _round = kernel("folded:round_values")
 
 
 def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
-    """What codes of a `kind` (uint4, int5, float6_e3m2fn, …) mean: `affine`, or a `table`.
+    """What codes of a `kind` mean (uint4, float6_e3m2fn, …): `affine`, a `table`, a `wide` dtype.
 
     The table is one of codes, or of bytes `[256, n]` where these hold `n` each.
 
     `scalars`: `kind`, `bits`, `scale_dtype`. Raises ValueError for a kind that SDNQ does not have.
     """
     kind, bits = scalars["kind"], scalars["bits"]
+    if kind in _WIDE:
+        return {"wide": _WIDE[kind]}
     if "int" not in kind:
         table = float_table(kind)
         if bits < 8 and bits in _STREAMS:
@@ -71,6 +75,8 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
 
 def float_table(kind: str) -> Any:
     """The value of each code of a kind, float32; raises ValueError for a kind that is none."""
+    if kind in _BYTES:
+        return _BYTES[kind].values
     found = _FLOAT.fullmatch(kind)
     if found is None:
         raise ValueError(f"{kind} is no float of up to 8 bits")
@@ -106,8 +112,8 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         part.shape != (rows, groups * width) for part in (scale, scale if zero is None else zero)
     ):
         raise ValueError(f"scale {scale.shape} for {rows} rows of {groups} groups")
-    streams = raw if bits in _STREAMS else unpack(raw, bits)
-    if "table" in params:
+    streams = raw if bits in _STREAMS or bits > 8 else unpack(raw, bits)
+    if "affine" not in params:
         _floats(streams, zero, scale, (rows, groups, size), params, out)
         return
     affine = params["affine"]
@@ -127,9 +133,15 @@ def _floats(
     params: Params,
     out: Array,
 ) -> None:
-    """Codes, or bytes of several, by the table of their kind."""
+    """Codes, or bytes of several, by the table of their kind, or as the numbers that they are."""
     dtype = params["scale_dtype"]
-    values = params["table"].take(streams, axis=0).reshape(shape)
+    wide = params.get("wide", "")
+    if wide.startswith("<"):
+        values = streams.view(wide).astype(np.float32).reshape(shape)
+    elif wide:
+        values = read_scales(wide, streams).reshape(shape)
+    else:
+        values = params["table"].take(streams, axis=0).reshape(shape)
     with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
         values = values * read_scales(dtype, scale)[..., None]
         if zero is not None:

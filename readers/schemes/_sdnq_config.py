@@ -17,6 +17,7 @@ from typing import Any
 _MINIMUM = re.compile(r"(?:minimum)?[-_]?(u?)(?:int)?(\d+)[-_]?(?:bits?)?")
 _SHORT = {  # other names of kinds, in common.py
     "bool": "uint1",
+    "fp16": "float16",
     "fp1": "float1_e1m0fnu",
     "fp2": "float2_e1m0fn",
     "fp3": "float3_e1m1fn",

@@ -80,6 +80,8 @@ def resolve(ledger: Ledger) -> None:
     """
     if ledger.container.kind == "gguf":
         return  # a type among ggml's, with companions of its own
+    if any(one.method == "sdnq" for one in ledger.stated):
+        return  # SDNQ's `X.scale` may be one of groups, and its weights rotated
     declared = tuple(declared_blocks(ledger.quantization()))
     comfy = marks(ledger)
     layers = _Layers(ledger)

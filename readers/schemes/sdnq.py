@@ -2,7 +2,7 @@
 
 | tensor | stored, of `[out, in]` in groups |
 |---|---|
-| `X.weight` | U8 `[…]` of packed codes, or I8, U8 `[out, in]`, `[out, groups, in / groups]` |
+| `X.weight` | U8 `[…]` of packed codes, or the kind's dtype `[out, in]`, `[out, groups, columns]` |
 | `X.scale` | F32, F16 or BF16 `[out, groups, 1]`, `[out, 1]` for one a row |
 | `X.zero_point` | the same, where codes are unsigned |
 | `X.svd_up`, `X.svd_down` | BF16, F16 or F32 `[out, rank]`, `[rank, in]`: a part of low rank |
@@ -19,7 +19,6 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._errors import misfit, need, unsupported
@@ -29,11 +28,24 @@ from anamnesis.readers.schemes._sdnq_config import bits_of_kind, settings_of
 from anamnesis.readers.schemes.base import Ledger
 
 _KIND = re.compile(r"u?int[2-8]|float[2-8]_e\dm\dfnu?")
+# Kinds that are not packed, and how they are stored: one number for each code.
+_WHOLE = {
+    "bfloat16": "BF16",
+    "float16": "F16",
+    "float32": "F32",
+    "float8_e4m3fn": "F8_E4M3",
+    "float8_e5m2": "F8_E5M2",
+    "int16": "I16",
+    "int8": "I8",
+    "uint16": "U16",
+    "uint8": "U8",
+}
 _IMPLEMENTED = (
-    "SDNQ's linear layers and embeddings of integers and packed floats of 2 to 8 bits, with or "
-    "without SVD and rotations"
+    "SDNQ's linear layers and embeddings of integers and packed floats of 2 to 8 bits, int16, "
+    "uint16, float8, float16, bfloat16 and float32, with or without SVD and rotations"
 )
 _CODES = ("BOOL", "I16", "I32", "I64", "I8", "U16", "U32", "U8")
+_FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")  # codes only where the kind says so
 # Of scales that are quantised themselves.
 _TWICE = ("scale_2", "scale_zero_point", "zero_point_scale", "zero_point_2")
 _ROTATED = (
@@ -51,13 +63,16 @@ def resolve(ledger: Ledger) -> None:
     stated = next((one for one in ledger.stated if one.method == "sdnq"), None)
     if stated is None:
         return
-    _refuse_fp8(ledger)
     for scale in ledger.free():
         stem, dot, part = scale.name.rpartition(".")
         codes = ledger.get(f"{stem}.weight")
-        if part != "scale" or not dot or codes is None or codes.dtype not in _CODES:
+        if part != "scale" or not dot or codes is None:
+            continue
+        if codes.dtype not in _CODES and codes.dtype not in _FLOATS:
             continue
         settings = settings_of(stated.block, codes.name)
+        if codes.dtype in _FLOATS and codes.dtype != _WHOLE.get(settings["weights_dtype"]):
+            continue
         for name in _TWICE:
             twice = ledger.get(f"{stem}.{name}")
             if twice is not None:
@@ -71,21 +86,13 @@ def resolve(ledger: Ledger) -> None:
     ledger.undone += [one.block for one in ledger.stated if one.method == "sdnq"]
 
 
-def _refuse_fp8(ledger: Ledger) -> None:
-    """FP8 beside `.scale` is of other tools as well, whose scales lie otherwise."""
-    for tensor in ledger.tensors.values():
-        codes = tensor.components[0].stored
-        if codes.dtype.startswith("F8_") and tensor.components[-1].stored.name.endswith(".scale"):
-            raise UnsupportedError(str(unsupported(codes, "SDNQ's float8", _IMPLEMENTED)))
-
-
 def _layer(
     ledger: Ledger, stem: str, codes: Stored, scale: Stored, settings: Mapping[str, Any]
 ) -> Tensor:
     kind = str(settings["weights_dtype"])
-    if not _KIND.fullmatch(kind):
+    if kind not in _WHOLE and not _KIND.fullmatch(kind):
         raise unsupported(codes, f"weights_dtype {kind!r:.40}", _IMPLEMENTED)
-    bits = bits_of_kind(kind)
+    bits = SCALE_BITS.get(_WHOLE.get(kind, ""), bits_of_kind(kind))
     if scale.dtype not in SCALE_BITS:
         raise misfit(scale, ", ".join(SCALE_BITS))
     grouped = len(scale.shape) == 3 and scale.shape[1] > 1
@@ -98,7 +105,9 @@ def _layer(
     if rest or not rows or size * groups != columns:
         raise misfit(codes, f"codes of {kind} for {rows} rows in {groups} groups")
     shape = (rows, groups, size) if grouped else (rows, columns)
-    if bits == 8 and codes.shape != shape:
+    if settings.get("group_size") == -2 and rows == 1:
+        raise unsupported(scale, "one scale for a tensor", _IMPLEMENTED)
+    if bits >= 8 and codes.shape != shape:
         raise misfit(codes, f"{codes.dtype} {list(shape)}")
     if columns % 8:
         raise unsupported(codes, f"rows of {columns}, which are no whole eights", _IMPLEMENTED)
@@ -133,10 +142,10 @@ def _layer(
 
 def _count(codes: Stored, kind: str, bits: int) -> int:
     """How many codes are stored; raises FormatError for a shape that is not that of their kind."""
-    held = "I8" if kind == "int8" else "U8"
+    held = _WHOLE.get(kind, "U8")
     if codes.dtype != held:
         raise misfit(codes, f"{held} codes of {kind}")
-    if bits == 8:
+    if bits >= 8:
         return math.prod(codes.shape)
     each = {6: 3}.get(bits, bits)
     shape = codes.shape

@@ -50,7 +50,9 @@ def test_floats() -> None:
     assert not np.signbit(float_table("float4_e2m1fn")[8])
     assert float_table("float3_e2m1fnu").tolist() == plain
     assert float_table("float2_e1m0fn").tolist() == [0, 2, 0, -2]
-    assert float_table("float8_e4m3fn")[0x7F] == 480
+    assert float_table("float8_e3m4fn")[0x7F] == 31
+    assert np.isnan(float_table("float8_e4m3fn")[0x7F])
+    assert float_table("float8_e5m2")[[0x7B, 0x7C]].tolist() == [57344, np.inf]
     for kind in ("float4_e2m2fn", "float4_e0m3fn", "float9_e4m4fn", "int4", "float4_e2m1"):
         with pytest.raises(ValueError, match="is no float"):
             float_table(kind)
@@ -74,7 +76,9 @@ def layer(kind: str, bits: int, rows: int, columns: int) -> tuple[dict[str, Any]
     return blocks, about | prepare(scalars, {})
 
 
-@pytest.mark.parametrize("kind", ["uint2", "uint5", "int4", "int7", "float4_e2m2fnu", "int8"])
+@pytest.mark.parametrize(
+    "kind", ["uint2", "uint5", "int4", "int7", "float4_e2m2fnu", "int8", "uint16"]
+)
 def test_windows(kind: str) -> None:
     rows, columns, bits = 9, 48, int("".join(filter(str.isdigit, kind.split("_")[0])))
     blocks, params = layer(kind, bits, rows, columns)

@@ -107,6 +107,8 @@ def test_what_is_taken() -> None:
         ({"weight": ("U8", (513,))}, {}, "16 rows in 2 groups"),
         ({"weight": ("U8", (128, 3))}, {"weights_dtype": "uint5"}, r"U8 \[packs, 5\]"),
         ({"weight": ("U8", (16, 64))}, {"weights_dtype": "uint8"}, r"U8 \[16, 2, 32\]"),
+        ({"weight": ("F8_E4M3", (32, 32))}, {"weights_dtype": "float8_e4m3fn"}, r"\[16, 2, 32\]"),
+        ({"weight": ("I16", (16, 64))}, {"weights_dtype": "uint16"}, "U16 codes of uint16"),
         ({"scale": ("I32", (16, 2, 1))}, {}, "BF16"),
         ({"svd_up": ("BF16", (16, 4))}, {}, "svd_down"),
         ({"svd_up": ("BF16", (16, 4)), "svd_down": ("BF16", (4, 65))}, {}, "same rank"),
@@ -130,20 +132,18 @@ def test_misfits(parts: Parts, settings: Any, words: str) -> None:
         ({"scale": ("F32", (1, 16))}, {}, "transposed"),
         ({"svd_up": ("BF16", (4, 16)), "svd_down": ("BF16", (64, 4))}, {}, "transposed"),
         ({"weight": ("U8", (528,)), "scale": ("F32", (16, 1))}, {}, "no whole eights"),
-        (
-            {
-                "weight": ("F8_E4M3", (16, 64)),
-                "scale": ("F32", (16, 1)),
-                "zero_point": ("U8", (0,)),
-            },
-            {"weights_dtype": "float8_e4m3fn"},
-            "float8",
-        ),
+        ({"scale": ("F32", (1, 1))}, {"group_size": -2}, "one scale for a tensor"),
     ],
 )
 def test_refused_by_name(parts: Parts, settings: Any, words: str) -> None:
     with pytest.raises(UnsupportedError, match=words):
         only(parts, **settings)
+
+
+def test_floats_beside_a_scale_are_codes_where_the_kind_is_theirs() -> None:
+    parts: Parts = {"weight": ("F16", (16, 64)), "scale": ("F32", (16, 1)), "zero_point": NONE}
+    assert only(parts, weights_dtype="fp16").scheme == "sdnq"
+    assert only(parts, weights_dtype="int8").scheme == "passthrough"  # a layer left alone
 
 
 def test_narrow_scales_have_no_reference() -> None:

@@ -28,6 +28,15 @@ FLOATS = (
     *("float2_e1m0fn", "float3_e1m1fn", "float4_e2m1fn", "float4_e2m2fnu", "float5_e4m1fnu"),
     *("float6_e3m2fn", "float7_e3m3fn", "float8_e3m4fn", "float8_e4m4fnu"),
 )
+WHOLE = {
+    "float8_e4m3fn": {},
+    "float8_e5m2": {"group_size": 32},
+    "float16": {},
+    "bfloat16": {"group_size": 48},
+    "float32": {},
+    "int16": {"group_size": 24},
+    "uint16": {},
+}
 NAMES = ("blocks.0.attn.to_q.weight", "blocks.10.ff.net.weight", "proj_out.weight", "t_embedder.w")
 RULES = (
     {"int8": ["to_q", "proj_out.weight"], "int6": ["blocks.10.ff.net.weight"]},
@@ -40,6 +49,7 @@ generator = torch.Generator().manual_seed(5)
 
 
 def main() -> None:
+    torch.manual_seed(5)  # SVD starts from random numbers
     state: dict[str, torch.Tensor] = {"norm.scale": torch.ones(8)}
     expected: dict[str, torch.Tensor] = {}
     kinds: dict[str, list[str]] = {}
@@ -58,6 +68,9 @@ def main() -> None:
         ("row.c", "uint3", {"group_size": -1}),
         ("groups.a", "uint4", {"group_size": 24}),
         ("half.a", "uint4", {"dequantize_fp32": False}),
+        *((f"whole.{kind}", kind, options) for kind, options in WHOLE.items()),
+        ("turned.d", "float8_e4m3fn", {"use_hadamard": True}),
+        ("svd.c", "float16", {"use_svd": True, "svd_rank": 4}),
     ):
         kinds.setdefault(kind, []).append(f"{name}.weight")
         own[f"{name}.weight"] = options
@@ -97,7 +110,9 @@ def keep(
     )
     for part, tensor in parts.items():
         if tensor is not None:
-            state[f"{name}.{part}"] = tensor.contiguous()
+            state[f"{name}.{part}"] = (
+                tensor.clone().contiguous()
+            )  # SDNQ multiplies float32 in place
     hadamard = None
     if about.use_hadamard:
         from sdnq.quant_utils import get_hadamard
