@@ -37,7 +37,7 @@ from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.transcode_ints import zeros_down
 from anamnesis.kernels.types import Array, Bytes, Outputs, Params
 
-codes_of = variants("encode_ints:codes_of")
+codes_of, _symmetric = variants("encode_ints:codes_of"), variants("encode_ints:symmetric")
 
 
 def _group(columns: int, settings: Settings) -> int:
@@ -124,7 +124,13 @@ def integers_of(
     Returns the zero points, float32, one a group.
     """
     dtype, bits = params["dtype"], int(params["bits"])
-    group = _group(params["columns"], params)
+    group, half = _group(params["columns"], params), 1 << bits - 1
+    if params["sym"] and group % 16 == 0:
+        scales = np.empty(len(values) // group, np.float32)
+        run, most = _symmetric(KINDS[dtype], paired), (1 << bits) - 1  # which every dtype has
+        run(values, group, most / 2, EPSILON[dtype], half, offset, scales, codes)
+        out["scale"][:] = stored(scales, dtype)
+        return np.zeros_like(scales)
     with np.errstate(all="ignore"):
         if params["sym"]:
             levels = np.float32((1 << bits) - 1)  # which every dtype has
@@ -134,7 +140,7 @@ def integers_of(
             scales, zeros = _asymmetric(values, group, bits, dtype)
     scales = np.where(scales == 0, np.float32(EPSILON[dtype]), scales)
     out["scale"][:] = stored(scales, dtype)
-    codes_of(KINDS[dtype], paired)(values, scales, zeros, group, 1 << bits - 1, offset, codes)
+    codes_of(KINDS[dtype], paired)(values, scales, zeros, group, half, offset, codes)
     return zeros
 
 

@@ -8,6 +8,7 @@ compiles nothing but the body.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import count, product
 from typing import Any
@@ -34,7 +35,8 @@ def object_code(body: Any, key: _native.Key) -> bytes:
     kinds = tuple(_type_of(part) for part in key)
     compiled = numba.njit(no_cpython_wrapper=True, **OPTIONS)(body.py_func)
     compiled.compile(kinds)
-    context, module = compiled.targetctx, binding.parse_assembly(compiled.inspect_llvm(kinds))
+    context, text = compiled.targetctx, uncounted(compiled.inspect_llvm(kinds))
+    module = binding.parse_assembly(text)
     named = [*module.functions, *module.global_variables]
     declared = [one.name for one in named if one.is_declaration]
     if not all(name.startswith((*_GIVEN, *_UNREACHED)) for name in declared):
@@ -51,6 +53,17 @@ def object_code(body: Any, key: _native.Key) -> bytes:
     target = binding.Target.from_triple(triple)
     machine = target.create_target_machine(cpu, features, opt=3, reloc=reloc, jit=True)
     return bytes(machine.emit_object(module))
+
+
+_COUNTED = re.compile(r"^ *(tail )?call void @NRT_(in|de)cref\(.*\n", re.MULTILINE)
+
+
+def uncounted(text: str) -> str:
+    """LLVM IR without the counts of references to arrays, whose memory is the caller's.
+
+    numba leaves some of them in loops, where each is a call that all registers are saved for.
+    """
+    return _COUNTED.sub("", text)
 
 
 def dispatcher(body: Any) -> Any:

@@ -12,9 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import as_u32, inline, jit, local, stack
-from anamnesis.kernels.bodies._lane_memory import READ_AHEAD, bring, lanes, number, put_lanes
-from anamnesis.kernels.bodies._lanes import as_bits, greatest_of, most_of, splat
+from anamnesis.kernels.bodies._jit import as_u32, forced, inline, jit, local, stack
+from anamnesis.kernels.bodies._lane_memory import (
+    READ_AHEAD,
+    bring,
+    is_bf16,
+    lanes,
+    number,
+    put_lanes,
+    words,
+)
+from anamnesis.kernels.bodies._lanes import as_bits, greatest_of, most_of, most_of_pairs, splat
 from anamnesis.kernels.bodies.bits import u32
 from anamnesis.kernels.types import Array, Ints
 
@@ -51,19 +59,43 @@ def _of_whole_runs(values: Array, group: int, greatest: Array) -> None:
                 greatest[first + k] = room[k]
 
 
-@inline
+@forced
 def greatest_lanes(values: Array, first: int, count: int, group: int, tile: Ints) -> Any:
     """The greatest magnitudes, as bits, of up to 16 groups of whole runs of 16, a lane each.
 
     A NaN is above all; `tile` is room for `[16, 16]` int32.
     """
     for k in range(count):
-        most = splat(0)
-        for i in range((first + k) * group, (first + k + 1) * group, 16):
-            bring(values, i + READ_AHEAD)
-            most = most_of(as_bits(lanes(values, i)) & 0x7FFFFFFF, most)
-        put_lanes(tile, 16 * k, most)
+        span = (first + k) * group, (first + k + 1) * group
+        put_lanes(tile, 16 * k, unpaired(values, raised(values, span, READ_AHEAD, splat(0))))
     return greatest_of(tile)
+
+
+@forced
+def raised(values: Array, span: tuple[int, int], ahead: int, most: Ints) -> Any:
+    """`most`, and where they are greater the magnitudes, as bits, of whole runs of 16.
+
+    What is `ahead` of a number is brought near.
+    """
+    if not is_bf16(values):
+        for i in range(span[0], span[1], 16):
+            bring(values, i + ahead)
+            most = most_of(as_bits(lanes(values, i)) & 0x7FFFFFFF, most)
+        return most
+    rest = span[1] - (span[1] - span[0]) % 32
+    for i in range(span[0], rest, 32):
+        bring(values, i + ahead)
+        most = most_of_pairs(words(values, i) & 0x7FFF7FFF, most)
+    if rest < span[1]:
+        bring(values, rest + ahead)
+        most = most_of_pairs(as_bits(lanes(values, rest)) & 0x7FFFFFFF, most)
+    return most
+
+
+@inline
+def unpaired(values: Array, most: Ints) -> Any:
+    """What `raised` has, one number a lane: of BF16 it has two, compared as they are stored."""
+    return most_of(most << 16, most & -0x10000) if is_bf16(values) else most
 
 
 @jit

@@ -31,6 +31,12 @@ if DISABLED:
     def from_bf16(bits: Halves) -> Any:
         return (bits.astype(np.uint32) << 16).view(np.float32)
 
+    def is_bf16(array: Array) -> bool:
+        return bool(array.dtype == np.uint16)
+
+    def words(array: Array, at: int) -> Any:
+        return array.reshape(-1)[at : at + 4 * COUNT // array.itemsize].view(np.int32).copy()
+
     def number(array: Array, at: int) -> Any:
         return from_bf16(array[at : at + 1])[0] if array.dtype == np.uint16 else array[at]
 
@@ -39,6 +45,8 @@ if DISABLED:
 
     def bring(array: Array, at: int) -> None:
         """Nothing to do."""
+
+    bring_closer = bring
 
     def wide_bytes(data: Bytes, at: int) -> Any:
         return data[at : at + COUNT].astype(np.int32)
@@ -52,6 +60,10 @@ if DISABLED:
 
     def put_bytes(out: Bytes, at: int, numbers: Ints) -> None:
         out.reshape(-1)[at : at + COUNT] = numbers.astype(np.uint8)
+
+    def put_more_bytes(out: Bytes, at: int, first: Ints, second: Ints) -> None:
+        put_bytes(out, at, first)
+        put_bytes(out, at + COUNT, second)
 
     def put_pairs(out: Bytes, at: int, codes: Ints) -> None:
         out[at : at + COUNT // 2] = (codes[::2] | codes[1::2] << 4).astype(np.uint8)
@@ -104,17 +116,46 @@ else:
         return result(array, types.intp), build
 
     @intrinsic
-    def bring(typingctx: Typing, array: Type, at: Type) -> Any:
-        """Bring element `at` of an array near, to be read; any will do, even past the end."""
+    def is_bf16(typingctx: Typing, array: Type) -> Any:
+        """Whether an array has BF16's bits: a constant, so that what is for others is left out."""
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            return ir.Constant(ir.IntType(1), int(_is_bf16(array)))
+
+        return types.boolean(array), build
+
+    @intrinsic
+    def words(typingctx: Typing, array: Type, at: Type) -> Any:
+        """What 64 bytes from element `at` on are as int32 lanes: of BF16 two in each."""
         if not isinstance(array, types.Array) or array.layout != "C":
             return None
 
         def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
-            where = pointer(context, builder, array, args[0], args[1], _I8)
-            prefetch(builder, where, write=False, near=3)
-            return context.get_dummy_value()
+            where = pointer(context, builder, array, args[0], args[1], WHOLES.llvm)
+            return builder.load(where, align=2)
 
-        return types.void(array, types.intp), build
+        return WHOLES(array, types.intp), build
+
+    def _bring(near: int, doc: str) -> Any:
+        @intrinsic
+        def fetch(typingctx: Typing, array: Type, at: Type) -> Any:
+            if not isinstance(array, types.Array) or array.layout != "C":
+                return None
+
+            def build(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
+                where = pointer(context, builder, array, args[0], args[1], _I8)
+                prefetch(builder, where, write=False, near=near)
+                return context.get_dummy_value()
+
+            return types.void(array, types.intp), build
+
+        fetch.__doc__ = doc
+        return fetch
+
+    bring = _bring(3, "Bring element `at` near, to be read; any will do, even past the end.")
+    bring_closer = _bring(2, "The same, no nearer than the second cache.")
 
     @intrinsic
     def number(typingctx: Typing, array: Type, at: Type) -> Any:
@@ -166,6 +207,24 @@ else:
             return context.get_dummy_value()
 
         return types.void(out, types.intp, numbers), build
+
+    @intrinsic
+    def put_more_bytes(typingctx: Typing, out: Type, at: Type, first: Type, second: Type) -> Any:
+        """Store the low eight bits of each of sixteen int32, and of sixteen more behind them."""
+        if not isinstance(out, types.Array) or out.dtype != types.uint8:
+            return None
+        if not first == second == WHOLES:
+            return None
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            kind = ir.VectorType(_I8, 4 * COUNT)
+            low, high = (builder.bitcast(numbers, kind) for numbers in args[2:])
+            data = shuffle(builder, low, high, range(0, 8 * COUNT, 4))
+            where = pointer(context, builder, out, args[0], args[1], data.type)
+            builder.store(data, where, align=1)
+            return context.get_dummy_value()
+
+        return types.void(out, types.intp, first, second), build
 
     def _pairs(first: int, second: int, doc: str) -> Any:
         @intrinsic

@@ -77,6 +77,9 @@ if DISABLED:
     def greatest_of(tile: Array) -> Any:
         return tile.max(1)
 
+    def most_of_pairs(first: Ints, second: Ints) -> Any:
+        return np.maximum(first.view(np.int16), second.view(np.int16)).view(np.int32)
+
     def sum_of(numbers: Ints) -> Any:
         return int(numbers.sum())
 
@@ -156,6 +159,20 @@ else:
             return call(builder, f"llvm.fma.v{COUNT}f32", kind, *args)
 
         return REALS(first, second, third), build
+
+    @intrinsic
+    def most_of_pairs(typingctx: Typing, first: Type, second: Type) -> Any:
+        """The greater of each half, an int16, of int32 lanes."""
+        if not first == second == WHOLES:
+            return None
+
+        def build(context: Context, builder: Builder, signature: Signature, args: Values) -> Any:
+            kind = ir.VectorType(_I16, 2 * COUNT)
+            halves = (builder.bitcast(number, kind) for number in args)
+            found = call(builder, f"llvm.smax.v{2 * COUNT}i16", kind, *halves)
+            return builder.bitcast(found, WHOLES.llvm)
+
+        return WHOLES(first, second), build
 
     @intrinsic
     def greatest_of(typingctx: Typing, tile: Type) -> Any:

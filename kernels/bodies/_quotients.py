@@ -81,12 +81,24 @@ def quotients(kind: int, places: int) -> Callable[..., Any]:
 
 
 @inline
+def sharpened(numbers: Floats, scale: np.float32, inverse: np.float32) -> Any:
+    """`refined` of scales that allow it, but for the signs of zeros."""
+    found = numbers * inverse
+    left = fused(found, splat(-scale), numbers)
+    return fused(left, splat(inverse), found)
+
+
+@inline
+def is_sharp(scale: np.float32, inverse: np.float32) -> Any:
+    """Whether a scale allows it."""
+    return inverse == inverse and scale >= _REFINED
+
+
+@inline
 def refined(numbers: Floats, scale: np.float32, inverse: np.float32) -> Any:
     """BF16 lanes over the 448th of their greatest magnitude, or of one above it, for E4M3 codes."""
-    if inverse == inverse and scale >= _REFINED:
-        found = numbers * inverse
-        left = fused(found, splat(-scale), numbers)
-        found = fused(left, splat(inverse), found)
+    if is_sharp(scale, inverse):
+        found = sharpened(numbers, scale, inverse)
         # What is left of -0 is +0, and their sum, too.
         return as_reals(as_bits(found) & 0x7FFFFFFF | as_bits(numbers) & -0x80000000)
     return numbers / scale

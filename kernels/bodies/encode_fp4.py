@@ -32,21 +32,30 @@ _NUMBERS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _FAR = np.float32(2.0**23)  # from which on halves are rounded away, and distances are alike
 _SIX = 0x40C00000  # float32 bits of 6
 _F32_SIX = np.float32(6)
-_tile, _codes, _scales, _inverses = stack(1024), stack(64), stack(64), stack(64)
+# Groups whose scales are made before their codes: a scale waits for three quotients, one after the
+# other, and those of others are made meanwhile.
+_MANY = 32
+_tile, _codes = stack(1024), stack(64)
+_scales, _inverses = stack(4 * _MANY), stack(4 * _MANY)
 
 
 @inline
 def _even(quotients: Floats) -> Any:
     """E2M1 codes, ties to even: what is negative keeps its sign, and NaN is 0."""
-    found = quotients + np.float32(0)  # -0 is 0
-    bits = as_bits(found)
-    magnitude = least_of(bits & 0x7FFFFFFF, splat(_SIX))
+    return choose(quotients == quotients, _even_of_reals(quotients), splat(0))
+
+
+@inline
+def _even_of_reals(quotients: Floats) -> Any:
+    """The same of what is no NaN."""
+    magnitude = least_of(as_bits(quotients) & 0x7FFFFFFF, splat(_SIX))
     # As E4M3's (`e4m3_bytes`): steps of half the power of two, 1 at least, are the last place of
     # 2**22 times that; 2 for each power from 1 on, whose field is 127: 2 takes 2 * 127 off.
     power = most_of(magnitude & 0x7F800000, splat(127 << 23))
     steps = as_bits(as_reals(magnitude) + as_reals(power + (22 << 23 | 2)))
-    code = steps + (power >> 22) & 7 | bits >> 28 & 8  # bit 3 is the sign
-    return choose(found == found, code, splat(0))
+    code = steps + (power >> 22) & 7
+    # Bit 3 is the sign; -0 is 0.
+    return choose(quotients < splat(np.float32(0)), code | 8, code)
 
 
 @inline
@@ -146,21 +155,27 @@ def nv(style: str, kind: int) -> Any:
 
     def run(values: Array, whole: float, stored: Bytes, out: Bytes) -> None:
         tile, codes = local(_tile(), (16, 16), np.int32), local(_codes(), 16, np.int32)
-        scales, inverses = local(_scales(), 16, np.float32), local(_inverses(), 16, np.float32)
-        factor = np.float32(whole)
-        for first in range(0, stored.shape[0], 16):
-            count = min(16, stored.shape[0] - first)
-            found = scale_codes(as_reals(greatest_lanes(values, first, count, 16, tile)), factor)
-            numbers = e4m3_reals(found)
-            numbers = numbers / splat(factor) if divides else numbers * factor
-            put_lanes(scales, 0, numbers)
-            put_lanes(inverses, 0, reciprocals(numbers))
-            if count == 16:
-                put_bytes(stored, first, found)
-            else:
-                put_some(stored, first, first + count, found, codes)
-            for k in range(count):
-                at = 16 * (first + k)
-                store(out, at, lanes(values, at), scales[k], inverses[k])
+        scales, inverses = (
+            local(_scales(), _MANY, np.float32),
+            local(_inverses(), _MANY, np.float32),
+        )
+        factor, every = np.float32(whole), stored.shape[0]
+        for begin in range(0, every, _MANY):
+            end = min(begin + _MANY, every)
+            for first in range(begin, end, 16):
+                count = min(16, end - first)
+                greatest = as_reals(greatest_lanes(values, first, count, 16, tile))
+                found = scale_codes(greatest, factor)
+                numbers = e4m3_reals(found)
+                numbers = numbers / splat(factor) if divides else numbers * factor
+                put_lanes(scales, first - begin, numbers)
+                put_lanes(inverses, first - begin, reciprocals(numbers))
+                if count == 16:
+                    put_bytes(stored, first, found)
+                else:
+                    put_some(stored, first, first + count, found, codes)
+            for g in range(begin, end):
+                k = g - begin
+                store(out, 16 * g, lanes(values, 16 * g), scales[k], inverses[k])
 
     return run

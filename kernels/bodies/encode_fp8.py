@@ -6,13 +6,17 @@ from typing import Any
 
 import numpy as np
 
+from anamnesis.kernels.bodies._extremes import raised, unpaired
 from anamnesis.kernels.bodies._jit import forced, inline, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import (
     READ_AHEAD,
     bring,
+    bring_closer,
+    is_bf16,
     lanes,
     put_bytes,
     put_lanes,
+    put_more_bytes,
     put_some,
     some,
 )
@@ -23,12 +27,22 @@ from anamnesis.kernels.bodies._lanes import (
     greatest_of,
     least_of,
     most_of,
+    most_of_pairs,
     reals,
     splat,
 )
 from anamnesis.kernels.bodies._mx import groups_by
 from anamnesis.kernels.bodies._narrow_lanes import rounded_lanes
-from anamnesis.kernels.bodies._quotients import quotients, reciprocal, reciprocals, refined, shifted
+from anamnesis.kernels.bodies._quotients import (
+    F16,
+    is_sharp,
+    quotients,
+    reciprocal,
+    reciprocals,
+    refined,
+    sharpened,
+    shifted,
+)
 from anamnesis.kernels.types import Array, Bytes, Floats, Ints
 
 _NAN = np.float32(np.nan)
@@ -47,16 +61,28 @@ def e4m3_bytes(numbers: Floats) -> Any:
     bits = as_bits(numbers)
     # Bits of positive float32 are in the order of the numbers, so that integers compare.
     whole = bits & 0x7FFFFFFF
-    magnitude = least_of(whole, splat(_LARGEST))
+    code = _e4m3_of(least_of(whole, splat(_LARGEST)))
+    code = choose(whole > splat(0x7F800000), splat(0x7F), code)
+    return code & 0x7F | bits >> 24 & -0x80
+
+
+@inline
+def _e4m3_within(numbers: Floats, signed: Floats) -> Any:
+    """The same of magnitudes below 464, with the signs of others."""
+    code = _e4m3_of(as_bits(numbers) & 0x7FFFFFFF)
+    return code & 0x7F | as_bits(signed) >> 24 & -0x80
+
+
+@inline
+def _e4m3_of(magnitude: Ints) -> Any:
+    """E4M3 codes, in the low seven bits, of the bits of numbers below 464, not negative."""
     # Steps are 2**-3 of a number's power of two, but never below those of 2**-6. A number 2**20
     # times the power has that step as its last place: their sum is rounded, and ends in the count
     # of steps, 8 to 16, or below 2**-6 0 to 8. The code is that count and 8 for each power from
     # 2**-6 on, whose exponent's field is 121: 0x38 takes 8 * 121 off, in a byte.
     power = most_of(magnitude & 0x7F800000, splat(121 << 23))
     steps = as_bits(as_reals(magnitude) + as_reals(power + (20 << 23 | 0x38)))
-    code = steps + (power >> 20)
-    code = choose(whole > splat(0x7F800000), splat(0x7F), code)
-    return code & 0x7F | bits >> 24 & 0x80
+    return steps + (power >> 20)
 
 
 @inline
@@ -120,14 +146,37 @@ def codes_of(kind: int, zero: bool) -> Any:
 
 @forced
 def _greatest(values: Array, span: tuple[int, int], ahead: int, most: Ints, room: Floats) -> Any:
-    """The greatest magnitudes, as bits, of lanes of a range of numbers and of `most`."""
+    """`raised` of any range of numbers."""
     rest = span[1] - (span[1] - span[0]) % 16
-    for i in range(span[0], rest, 16):
-        bring(values, i + ahead)
-        most = most_of(as_bits(lanes(values, i)) & 0x7FFFFFFF, most)
+    most = raised(values, (span[0], rest), ahead, most)
     if rest < span[1]:
-        most = most_of(as_bits(some(values, rest, span[1], room)) & 0x7FFFFFFF, most)
+        left = as_bits(some(values, rest, span[1], room)) & 0x7FFFFFFF
+        most = most_of_pairs(left, most) if is_bf16(values) else most_of(left, most)
     return most
+
+
+@forced
+def _magnitudes(
+    values: Array, rows: tuple[int, int, int], blocks: tuple[int, int, int], ahead: int, tile: Ints
+) -> Any:
+    """The greatest magnitudes of up to 16 blocks: `(first, last, width)` of rows, a range's."""
+    (top, bottom, columns), (first, last, width) = rows, blocks
+    room = local(_room(), 16, np.float32)
+    whole = columns % width == 0 and width % 16 == 0
+    for k in range(16):
+        put_lanes(tile, 16 * k, splat(0))
+    for row in range(top, bottom, columns):
+        for g in range(first, last):
+            at, most = row + g * width, lanes(tile, 16 * (g - first))
+            if whole:
+                most = raised(values, (at, at + width), ahead, most)
+            else:
+                end = row + min(columns, (g + 1) * width)
+                most = _greatest(values, (at, end), ahead, most, room)
+            put_lanes(tile, 16 * (g - first), most)
+    for k in range(16):
+        put_lanes(tile, 16 * k, unpaired(values, lanes(tile, 16 * k)))
+    return as_reals(greatest_of(tile))
 
 
 def _scales_of(style: str, kind: int) -> Any:
@@ -171,14 +220,44 @@ def _fill(style: str, kind: int) -> Any:
         out: Bytes,
     ) -> None:
         room, codes = local(_room(), 16, np.float32), local(_codes(), 16, np.int32)
-        rest, short = span[1] - (span[1] - span[0]) % 16, values.itemsize == 2
+        rest, short = span[1] - (span[1] - span[0]) % 16, is_bf16(values)
         for i in range(span[0], rest, 16):
-            bring(values, i + ahead)
+            bring_closer(values, i + ahead)
             put_bytes(out, i, code(lanes(values, i), by[0], by[1], short))
         # What is left goes through `some`, zeros in the other lanes.
         if rest < span[1]:
             numbers = some(values, rest, span[1], room)
             put_some(out, rest, span[1], code(numbers, by[0], by[1], short), codes)
+
+    code = inline(code)
+    return forced(fill)
+
+
+def _fill_sharp(style: str, kind: int) -> Any:
+    """The same of whole steps of 32 numbers under a scale that leaves nothing to cut off."""
+    ours, divided = style == "compressed-tensors", quotients(kind, PLACES)
+
+    def code(numbers: Floats, scale: np.float32, factor: np.float32, short: bool) -> Any:
+        if short and not ours:
+            return _e4m3_within(sharpened(numbers, scale, factor), numbers)
+        found = divided(numbers, scale, factor)
+        if ours:
+            found = found + _ZERO
+        return _e4m3_within(found, found)
+
+    def fill(
+        values: Array,
+        span: tuple[int, int],
+        ahead: int,
+        by: tuple[np.float32, np.float32],
+        out: Bytes,
+    ) -> None:
+        short = is_bf16(values)
+        for i in range(span[0], span[1], 32):
+            bring_closer(values, i + ahead)
+            first = code(lanes(values, i), by[0], by[1], short)
+            second = code(lanes(values, i + 16), by[0], by[1], short)
+            put_more_bytes(out, i, first, second)
 
     code = inline(code)
     return forced(fill)
@@ -192,7 +271,9 @@ def blocks(style: str, kind: int) -> Any:
     `scales`, float32 `[lines, blocks]`, are filled. compressed-tensors computes in `kind`, and has
     `least` for a scale of 0.
     """
-    scales_of, fill = _scales_of(style, kind), _fill(style, kind)
+    scales_of, fill, fill_sharp = (of(style, kind) for of in (_scales_of, _fill, _fill_sharp))
+    # A scale that is a 448th of the greatest magnitude, or next to it, leaves no code to cut off.
+    within = style != "transformers" and kind != F16
 
     def run(
         values: Array,
@@ -202,7 +283,7 @@ def blocks(style: str, kind: int) -> Any:
         scales: Array,
         out: Bytes,
     ) -> None:
-        tile, room = local(_tile(), (16, 16), np.int32), local(_room(), 16, np.float32)
+        tile = local(_tile(), (16, 16), np.int32)
         dividers, factors = local(_scales(), 16, np.float32), local(_factors(), 16, np.float32)
         every, (rows, width), wide = values.shape[0], size, scales.shape[1]
         # Sixteen blocks of a row, then the same of the next row.
@@ -210,23 +291,25 @@ def blocks(style: str, kind: int) -> Any:
         for line in range(scales.shape[0]):
             top, bottom = line * rows * columns, min((line + 1) * rows * columns, every)
             for first in range(0, wide, 16):
-                last = min(first + 16, wide)
-                for k in range(16):
-                    put_lanes(tile, 16 * k, splat(0))
-                for row in range(top, bottom, columns):
-                    for g in range(first, last):
-                        at, end = row + g * width, row + min(columns, (g + 1) * width)
-                        most = lanes(tile, 16 * (g - first))
-                        most = _greatest(values, (at, end), ahead, most, room)
-                        put_lanes(tile, 16 * (g - first), most)
-                found, by = scales_of(as_reals(greatest_of(tile)), np.float32(least))
+                last, sharp = min(first + 16, wide), within
+                group = first, last, width
+                greatest = _magnitudes(values, (top, bottom, columns), group, ahead, tile)
+                found, inverses = scales_of(greatest, np.float32(least))
                 put_lanes(dividers, 0, found)
-                put_lanes(factors, 0, by)
-                for g in range(first, last):
-                    scales[line, g] = dividers[g - first]
+                put_lanes(factors, 0, inverses)
+                for k in range(last - first):
+                    scales[line, first + k] = dividers[k]
+                    sharp = sharp and is_sharp(dividers[k], factors[k])
+                sharp = sharp and columns % width == 0 and width % 32 == 0
+                # What comes next is read meanwhile, as far as the second cache.
+                following = 16 * width if last < wide else rows * columns - first * width
                 for row in range(top, bottom, columns):
                     for g in range(first, last):
-                        span = row + g * width, row + min(columns, (g + 1) * width)
-                        fill(values, span, ahead, (dividers[g - first], factors[g - first]), out)
+                        at, by = row + g * width, (dividers[g - first], factors[g - first])
+                        if sharp:
+                            fill_sharp(values, (at, at + width), following, by, out)
+                        else:
+                            end = row + min(columns, (g + 1) * width)
+                            fill(values, (at, end), following, by, out)
 
     return run

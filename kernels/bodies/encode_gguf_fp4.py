@@ -8,10 +8,12 @@ import numpy as np
 
 from anamnesis.kernels.bodies._extremes import greatest_lanes
 from anamnesis.kernels.bodies._ggml_lanes import sizes_of
+from anamnesis.kernels.bodies._half_lanes import above, halves, lower, put_nibbles, upper
 from anamnesis.kernels.bodies._jit import as_f32, inline, jit, local, stack
 from anamnesis.kernels.bodies._lane_memory import (
     READ_AHEAD,
     bring,
+    is_bf16,
     lanes,
     put_bytes,
     put_halves,
@@ -30,7 +32,7 @@ from anamnesis.kernels.bodies._lanes import (
     word,
 )
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array, Bytes, Floats, Ints
+from anamnesis.kernels.types import Array, Bytes, Floats, Integer, Ints
 
 _f32 = np.float32
 _NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
@@ -104,6 +106,21 @@ def _mx_block(values: Array, b: int, exponent: np.uint8, out: Bytes) -> None:
     put_bytes(out, 17 * b + 1, low | high << 4)
 
 
+@inline
+def _mx_block_by_bits(values: Array, b: int, e: Integer, out: Bytes) -> None:
+    """`_mx_block` of BF16 under an exponent from 3 on, with whose power of two every number that
+    has a code is normal.
+    """
+    bits = halves(values, 32 * b)
+    size, one = bits & 0x7FFF, (e - 1) << 7  # where 1 of `_NUMBERS` is
+    # From 2 on the last bits of the exponent and the first of the mantissa, halves down.
+    code = (size - (one - 31)) >> 6
+    # Below there are two middles.
+    some = lower(above(size, one - 128), 1)
+    code = lower(upper(code, some + lower(above(size, one + 64), 1)), 7)
+    put_nibbles(out, 17 * b + 1, code | (some << 3) & (bits >> 12))
+
+
 @jit
 def mxfp4(values: Array, exponents: Bytes, out: Bytes) -> None:
     """MXFP4 of float32, whose exponents are known."""
@@ -121,7 +138,12 @@ def mxfp4_of_bf16(values: Array, exponents: Bytes, out: Bytes) -> None:
         count = min(16, every - first)
         put_lanes(room, 0, greatest_lanes(values, first, count, 32, tile))
         for k in range(count):
-            _mx_block(values, first + k, exponents[room[k] >> 16], out)
+            b, exponent = first + k, exponents[room[k] >> 16]
+            if exponent < 3:
+                _mx_block(values, b, exponent, out)
+                continue
+            out[17 * b] = exponent
+            _mx_block_by_bits(values, b, np.int64(exponent), out)
 
 
 @inline
@@ -165,7 +187,7 @@ def nvfp4(values: Array, out: Bytes) -> None:
             b, s = (first + k) // 4, (first + k) % 4
             out[36 * b + s] = np.uint8(codes[k])
             numbers = lanes(values, 16 * (first + k))
-            if values.itemsize == 2:
+            if is_bf16(values):
                 # Middles times scales, and BF16, have 8 bits: they are equal or 2**-8 apart.
                 found = _codes_by(numbers, scales[k], inverses[k], 1024)
             else:

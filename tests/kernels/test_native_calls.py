@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+import re
 import struct
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain, combinations
 from typing import Any
 
+import numba
 import numpy as np
 import pytest
 from numba import types
@@ -17,7 +19,7 @@ from anamnesis.kernels import _native
 if os.environ.get("NUMBA_DISABLE_JIT", "0") != "0":
     pytest.skip("nothing is compiled", allow_module_level=True)
 from anamnesis.kernels.bodies import _compile
-from anamnesis.kernels.bodies._jit import jit
+from anamnesis.kernels.bodies._jit import OPTIONS, forced, jit
 
 BITS = np.arange(0x3F00, 0x3F40, dtype=np.uint16)
 pytestmark = pytest.mark.usefixtures("folder")
@@ -43,6 +45,28 @@ def allocates(out: Any) -> None:
 
 def test_a_body_that_needs_numba_to_run_has_no_object_code() -> None:
     assert _compile.object_code(allocates, key_of(np.empty(3))) == b""
+
+
+@forced
+def _doubled(values: Any, at: int) -> None:
+    if values[at] > 0:
+        values[at] *= 2
+
+
+@jit
+def doubles(values: Any) -> None:
+    for at in range(values.shape[0]):
+        _doubled(values, at)
+
+
+def test_references_to_what_a_caller_owns_are_not_counted() -> None:
+    compiled = numba.njit(**OPTIONS)(doubles.py_func)
+    compiled.compile((numba.types.float64[::1],))
+    (text,) = compiled.inspect_llvm().values()
+    counts = [line for line in text.splitlines() if re.search(r"call void @NRT_\w+cref", line)]
+    found = _compile.uncounted(text)
+    assert counts
+    assert found.splitlines() == [line for line in text.splitlines() if line not in counts]
 
 
 @pytest.fixture
