@@ -27,9 +27,11 @@ def ggml(
 
 
 GGML: dict[str, Encoding] = {
+    "gguf-iq1-bn": ggml("gguf_ik", "gguf-iq1-bn", 64, 13, 134, goal=0.0, row_meta=2),
     "gguf-iq1-kt": ggml("gguf_ik_trellis", "gguf-iq1-kt", 256, 56, 158, goal=0.0, row_meta=4),
     "gguf-iq1-m": ggml("gguf_iq1", "gguf-iq1-m", 256, 56, 29, goal=0.2, target=1120),
     "gguf-iq1-s": ggml("gguf_iq1", "gguf-iq1-s", 256, 50, 19, goal=0.2, target=1200),
+    "gguf-iq2-bn": ggml("gguf_ik", "gguf-iq2-bn", 64, 16, 135, goal=0.0, row_meta=4),
     "gguf-iq2-k": ggml("gguf_ik", "gguf-iq2-k", 256, 76, 137, goal=0.0),
     "gguf-iq2-kl": ggml("gguf_ik", "gguf-iq2-kl", 256, 86, 157, goal=0.0, row_meta=2),
     "gguf-iq2-ks": ggml("gguf_ik", "gguf-iq2-ks", 256, 70, 145, goal=0.0, row_meta=2),

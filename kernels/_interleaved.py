@@ -165,6 +165,16 @@ def _iq5_k(bits: Array) -> list[Array]:
     return [*_iq4_k(bits)[:4], codes, _in_lines(_planes(bits[:, 144:], 1), _BITS_IQ5)]
 
 
+def _iq2_bn(bits: Array) -> list[Array]:
+    # Byte 16 l + 4 k + i has elements 16 l + i + 4 m of row k, m from the lowest bits on.
+    codes = bits.reshape(len(bits), 4, 4, 4, 2)
+    return [codes.transpose(3, 0, 2, 1, 4)]
+
+
+def _mxfp4(bits: Array) -> list[Array]:
+    return [bits[:, :1], _in_lines(_apart(bits[:, 1:17], 16), _NIBBLES_Q4_0)]
+
+
 def _iq4_ks(bits: Array) -> list[Array]:
     return [_by_runs(bits[:, :8], 8), _in_lines(_apart(bits[:, 8:136], 16), _NIBBLES)]
 
@@ -223,11 +233,13 @@ _LAYOUTS: dict[str, Callable[[Array], list[Array]]] = {
     "gguf-iq3-s": _iq3_s,
     "gguf-iq3-xxs": _iq3_xxs,
     "gguf-iq4-k": _iq4_k,
+    "gguf-iq2-bn": _iq2_bn,
     "gguf-iq4-ks": _iq4_ks,
     "gguf-iq4-nl": _iq4_nl,
     "gguf-iq4-xs": _iq4_xs,
     "gguf-iq5-k": _iq5_k,
     "gguf-iq5-ks": _iq5_ks,
+    "gguf-mxfp4": _mxfp4,
     "gguf-q2-k": _q2_k,
     "gguf-q3-k": _q3_k,
     "gguf-q4-0": _q4_0,

@@ -1,4 +1,4 @@
-"""ik_llama.cpp's block types: Q6_0, IQ2_K to IQ6_K, and IQ*_KS, _KSS, _KL with a scale a row.
+"""ik_llama.cpp's block types: Q6_0, IQ2_K to IQ6_K, and IQ*_KS, _KSS, _KL, _BN with a scale a row.
 
 | type | bytes | layout, in order |
 |---|---|---|
@@ -14,15 +14,20 @@
 | IQ4_KSS | 128, row f32 | qs u32[32] |
 | IQ5_KS | 168, row f32 | scales[8], qs[128], qh[32] |
 | IQ2_KL | 86, row f16 | scales_h u16, scales_l[4], qs[64], qh[16] |
+| IQ1_BN | 13 for 64, row f16 | ql[12], extra u8: five digits to the base three a byte |
+| IQ2_BN | 16 for 64, row f32 | qs[16] |
 
-Blocks have 256 elements, but for Q6_0. "row" is the scale d that stands once before the blocks of a
-row. A run has 16 elements (`_K`) or 32; its code picks one of the values below, of which there is
-a second set, a little moved, that a bit of the run selects (`extra`, or the lowest bit of a scale):
+Blocks have 256 elements, but for Q6_0 and BitNet's. "row" is the scale d that stands once before
+the blocks of a row. A run has 16 elements (`_K`) or 32; its code picks one of the values below, of
+which there is a second set, a little moved, that a bit of the run selects (`extra`, or the lowest
+bit of a scale):
 
     value = (d * scale) * values[code]          two float32 products
 
-Q6_0: `(code - 32) * d`. An IQ2_KL code of five bits stands for two elements. In IQ4_KSS each 16-bit
-word gives its lowest bit to the scale of its run, and the others are a Gray code of the nibbles.
+Q6_0: `(code - 32) * d`. BitNet's: `(code - 1) * d`, as the products of ik_llama.cpp have it and its
+function of IQ2_BN_R4; those of the two plain types leave the scale out. An IQ2_KL code of five bits
+stands for two elements. In IQ4_KSS each 16-bit word gives its lowest bit to the scale of its run,
+and the others are a Gray code of the nibbles.
 IQ6_K's values are a polynomial of the code in float32, each step fused with the multiplication as
 in any build of ik_llama.cpp (which needs AVX2 or NEON); one is added for the second set.
 Sources: https://github.com/ikawrakow/ik_llama.cpp ggml/src/ggml-common.h (block structs and
@@ -82,6 +87,7 @@ decode_iq4_k, decode_iq5_k = decoder_of("gguf-iq4-k", IQ4), decoder_of("gguf-iq5
 decode_iq6_k = decoder_of("gguf-iq6-k", _IQ6)
 decode_iq2_ks, decode_iq3_ks = decoder_of("gguf-iq2-ks", _IQ2), decoder_of("gguf-iq3-ks", _IQ3)
 decode_iq4_ks, decode_iq5_ks = decoder_of("gguf-iq4-ks", IQ4), decoder_of("gguf-iq5-ks", _IQ5)
+decode_iq1_bn, decode_iq2_bn = decoder_of("gguf-iq1-bn"), decoder_of("gguf-iq2-bn")
 decode_iq2_kl = decoder_of("gguf-iq2-kl", _KL)
 decode_iq4_kss = decoder_of("gguf-iq4-kss", IQ4)
 decode_q6_0 = decoder_of("gguf-q6-0")

@@ -107,6 +107,8 @@ _QUANTISED = {
     41: "Q1_0",
     42: Q2_0,
     133: "Q6_0",
+    134: "IQ1_BN",
+    135: "IQ2_BN",
     137: "IQ2_K",
     138: "IQ3_K",
     139: "IQ4_K",
@@ -159,12 +161,14 @@ _REPACKED: dict[int, tuple[str, int]] = {
     222: ("IQ2_S", 4),
     223: ("IQ4_XS", 8),
     233: ("Q6_0", 4),
+    335: ("IQ2_BN", 4),
     337: ("IQ2_K", 4),
     338: ("IQ3_K", 4),
     339: ("IQ4_K", 4),
     340: ("IQ5_K", 4),
     344: ("IQ4_KS", 4),
     352: ("IQ5_KS", 4),
+    353: ("MXFP4", 8),
 }
 # Those that no row of the table of encodings has for itself.
 _OTHERS: dict[int, GgmlType] = {
@@ -175,12 +179,8 @@ _OTHERS: dict[int, GgmlType] = {
 }
 _INTERLEAVED = range(202, 400)  # other such types
 _PRIVATE_NAMES = {
-    134: "IQ1_BN of BitNet, whose rows' scale its own dequantiser does not read,",
-    135: "IQ2_BN of BitNet, whose rows' scale its own dequantiser does not read,",
     151: "Q8_KV, a type of caches,",
     230: "BF16_R16, sixteen rows repacked together,",
-    335: "IQ2_BN_R4, rows of BitNet repacked together,",
-    353: "MXFP4_R8, eight rows repacked together,",
     397: "Q8_K_R16, a type of repacked activations,",
     398: "Q8_KV_R8, a type of repacked caches,",
     399: "Q8_K_R8, whose blocks are others than Q8_K has,",

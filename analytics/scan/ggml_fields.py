@@ -152,9 +152,11 @@ def _ue4m3(blocks: Array) -> Array:
 
 
 FIELDS: dict[str, Fields] = {
+    "gguf-iq1-bn": Fields(_half(0)),
     "gguf-iq1-kt": Fields(_single),
     "gguf-iq1-m": Fields(_iq1_m_d, _iq1_m),
     "gguf-iq1-s": Fields(_half(0), _iq1_s),
+    "gguf-iq2-bn": Fields(_single),
     "gguf-iq2-k": Fields(_half(0), _halves(4, 16, 1, -8)),
     "gguf-iq2-kl": Fields(_half(0)),
     "gguf-iq2-ks": Fields(_half(0)),

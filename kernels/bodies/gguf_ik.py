@@ -277,3 +277,46 @@ def iq2_kl(rows: Bytes, pairs: Floats, out: Array) -> None:
                     code |= (_i64(data[at + 70 + j]) >> run & 1) << 4
                     put(out, to + 32 * run + 2 * j, scale * pairs[code, 0])
                     put(out, to + 32 * run + 2 * j + 1, scale * pairs[code, 1])
+
+
+@jit
+def iq1_bn(rows: Bytes, out: Array) -> None:
+    """IQ1_BN: d f16 a row; ql u8[12], extra u8 for 64: numbers of five digits to the base three."""
+    blocks = rows.shape[1] // 13
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_half(data, 0)
+        for block in range(blocks):
+            at, to = 2 + 13 * block, 64 * (row * blocks + block)
+            for run in range(4):
+                # ql: byte 3 run + k has elements 5 k to 5 k + 4 of 16; extra: digit `run` is the
+                # 16th.
+                for k in range(3):
+                    byte = _i64(data[at + 3 * run + k])
+                    for j in range(5):
+                        put(out, to + 16 * run + 5 * k + j, _scale(d, _digit(byte, j) - 1))
+                put(out, to + 16 * run + 15, _scale(d, _digit(_i64(data[at + 12]), run) - 1))
+
+
+@inline
+def _digit(byte: Integer, place: int) -> Any:
+    """A digit of a byte that is a number of five digits, lowest first, times 256 / 243, up."""
+    factor = 81 if place == 0 else 27 if place == 1 else 9 if place == 2 else 3 if place == 3 else 1
+    part = byte * factor & 255
+    return part + (part >> 1) >> 7
+
+
+@jit
+def iq2_bn(rows: Bytes, out: Array) -> None:
+    """IQ2_BN: d f32 a row; qs u8[16] for 64."""
+    blocks = rows.shape[1] // 16
+    for row in range(rows.shape[0]):
+        data = rows[row]
+        d = load_float(data, 0)
+        for block in range(blocks):
+            at, to = 4 + 16 * block, 64 * (row * blocks + block)
+            for j in range(16):
+                byte = _i64(data[at + j])
+                for k in range(4):
+                    # qs: bits 2 k, 2 k + 1 of byte j are element 16 k + j.
+                    put(out, to + 16 * k + j, _scale(d, (byte >> 2 * k & 3) - 1))

@@ -85,7 +85,7 @@ def _repacked(ledger: Ledger, stored: Stored, shape: tuple[int, ...], kind: Ggml
     """A tensor of one of ik_llama.cpp's types of rows that are repacked together."""
     if len(stored.shape) < 2 or stored.shape[-2] % kind.rows:
         raise misfit(stored, f"matrices of whole groups of {kind.rows} rows")
-    if kind.rows == 8:
+    if kind.rows == 8 and kind.plain != "MXFP4":
         ledger.note(
             f"{stored.file.path}: {kind.name} is read as eight rows together, as ik_llama.cpp has "
             "read it since February 2025; before, this type was of four"

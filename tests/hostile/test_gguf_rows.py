@@ -234,7 +234,7 @@ def cases(build: Any) -> dict[str, Case]:
         "G23-type-36-part-of-a-block": (tensor([32], 36), FormatError, "'w': its elements are 32"),
         "G23-type-37-removed": (tensor([32], 37), UnsupportedError, "'w': type 37 (IQ4_NL_4_8"),
         "G23-type-9-never-stored": (tensor([32], 9), UnsupportedError, "'w': type 9 (Q8_1"),
-        "G23-type-134-private": (tensor([256], 134), UnsupportedError, "'w': type 134 (IQ1_BN"),
+        "G23-type-151-private": (tensor([256], 151), UnsupportedError, "'w': type 151 (Q8_KV"),
         "G23-type-139-short": (tensor([256], 139), FormatError, "past the end of the file"),
         "G23-type-142-private": (tensor([256], 142), UnsupportedError, "'w': type 142 (PQ2_0"),
         "G23-type-230-private": (
