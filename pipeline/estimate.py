@@ -1,10 +1,11 @@
 """How long a plan should take and how many requests it makes, for a stated line and workers.
 
 A model of five things that go on at the same time, of which the slowest decides: reading over the
-line, decoding, writing over the line (after reading, on a worker of a cluster), a cluster's
-scheduler, and the client, which puts together what parts of an upload two tasks have and completes
-files. Before them come the start, the headers and the plan, one after the other; behind them the
-last blocks. Storage on this machine is taken to keep up. What decoding and scheduling take was
+line, decoding, writing over the line, a cluster's scheduler, and the client, which puts together
+what parts of an upload two tasks have and completes files. A worker of a cluster, which is told of
+one task at a time, waits for the first bytes of each, and for the answers to the last. Before them
+come the start, the headers and the plan, one after the other; behind them the last blocks and the
+last file. Storage on this machine is taken to keep up. What decoding and scheduling take was
 measured (docs/scaling.md); tests/pipeline/test_estimate.py holds the rest against runs.
 """
 
@@ -18,12 +19,14 @@ from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.plan import TASK_BYTES, Plan
 from anamnesis.pipeline.reads import is_plain, ranges_of_step
-from anamnesis.pipeline.requests import NO_REQUESTS, Requests, requests_of
+from anamnesis.pipeline.requests import NO_REQUESTS, RUN_READS, RUN_WRITES, Requests, requests_of
 from anamnesis.pipeline.work import Piece
+from anamnesis.pipeline.writing import COMMITS
 from anamnesis.readers.base import Range
 from anamnesis.readers.hub import parse
 from anamnesis.readers.source import is_url
 from anamnesis.readers.together import REQUESTS as OPENED
+from anamnesis.writers.outbox import FLYING
 from anamnesis.writers.upload import JOINED, PART_BYTES
 
 # As measured; docs/scaling.md has the runs.
@@ -68,6 +71,7 @@ class Amounts:
     out_bytes: int
     tasks: int
     files: int  # that are opened
+    out_files: int = 1
     get_bytes: int = 0
     gets: int = 0
     put_bytes: int = 0
@@ -106,15 +110,14 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
         "plan": PLAN_SECONDS * amounts.tasks,
         "read": max(amounts.get_bytes / line, amounts.gets * assumed.latency / in_flight),
         "decode": amounts.out_bytes * DECODE_SECONDS / threads,
-        "write": amounts.put_bytes / line + amounts.output.sends * assumed.latency / threads,
+        "write": max(amounts.put_bytes / line, _sending(amounts, assumed) / threads),
+        "wait": _waiting(amounts, assumed) / threads,
         "schedule": SCHEDULER_SECONDS * amounts.tasks if assumed.workers else 0.0,
         "join": amounts.output.joins * _join_seconds(assumed)
-        + amounts.output.ends * assumed.latency,
+        + amounts.output.ends * assumed.latency / min(COMMITS, max(1, amounts.out_files)),
         "end": _ending(amounts, assumed, threads),
     }
-    # A worker is told of one task at a time, which is read and then sent.
-    moved = (parts["read"], parts["write"])
-    line_seconds = sum(moved) if assumed.workers else max(moved)
+    line_seconds = max(parts["read"], parts["write"]) + parts["wait"]
     together = max(line_seconds, *(parts[name] for name in ("decode", "schedule", "join")))
     alone = sum(parts[name] for name in ("start", "open", "plan", "end"))
     gets, puts = amounts.gets + amounts.opening + amounts.output.reads, amounts.output.writes
@@ -124,6 +127,25 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
     return Estimate(alone + together, parts, gets, puts, cost)
 
 
+def _sending(amounts: Amounts, assumed: Assumed) -> float:
+    """Of one thread that sends it all, a few parts at a time."""
+    sends = amounts.output.sends
+    part = amounts.put_bytes / max(1, sends + amounts.output.joins)
+    return sends * (assumed.latency + part / assumed.bandwidth) / FLYING
+
+
+def _waiting(amounts: Amounts, assumed: Assumed) -> float:
+    """Of one thread, while its line is idle: at the beginning of a task, and at its end.
+
+    First it asks how to write, and on a worker reads: both at a time. At the end its last part is
+    on its way, and what it asks then.
+    """
+    waits = amounts.output.waits
+    firsts = amounts.tasks * bool(waits or (assumed.workers and amounts.gets))
+    lasts = amounts.tasks * bool(waits)
+    return (firsts + lasts + waits) * assumed.latency
+
+
 def _join_seconds(assumed: Assumed) -> float:
     """Of a part, several of which are on their way over the client's line, in and out."""
     waiting = JOIN_REQUESTS * assumed.latency + 2 * PART_BYTES / assumed.bandwidth
@@ -131,18 +153,20 @@ def _join_seconds(assumed: Assumed) -> float:
 
 
 def _opening(amounts: Amounts, assumed: Assumed) -> float:
-    if not amounts.opening:
-        return 0.0
+    """Headers, and what is there of an output."""
+    stored = RUN_READS + RUN_WRITES if amounts.output.writes else 0
     rounds = -(-amounts.files // OPENED)
-    return assumed.latency * (rounds * amounts.hops + 3)  # and listing, index, configurations
+    headers = rounds * amounts.hops + 3 if amounts.opening else 0  # listing, index, configurations
+    return assumed.latency * (headers + stored)
 
 
 def _ending(amounts: Amounts, assumed: Assumed, threads: int) -> float:
-    """The first block, and the last task, which nothing else goes on beside."""
+    """The first block, the last task, and its file, which nothing else goes on beside."""
     if not amounts.is_remote:
         return 0.0
     last = min(TASK_BYTES, amounts.out_bytes / max(1, amounts.tasks)) * DECODE_SECONDS
-    return last + 2 * assumed.latency
+    file = amounts.output.ends / max(1, amounts.out_files)
+    return last + (2 + file) * assumed.latency
 
 
 def notes_on_line(given: Iterable[str], plans: Sequence[Plan]) -> list[str]:
@@ -167,6 +191,7 @@ def amounts_of(plan: Plan) -> Amounts:
         out_bytes=plan.out_bytes,
         tasks=len(plan.tasks),
         files=len(plan.model.files),
+        out_files=len(plan.layout.files),
         get_bytes=get_bytes,
         gets=gets,
         put_bytes=plan.out_bytes if stored else 0,

@@ -45,7 +45,7 @@ def by_reference(task: Task) -> Task:
     data = pickle.dumps(task)
     if len(data) <= MOST_BYTES:
         return task
-    store_of(part).keep(part, _name(task), lambda: data)
+    store_of(part).keep(part, _name(task), data)
     digest = hashlib.sha256(data).hexdigest()
     return ReferredTask(
         task.key,

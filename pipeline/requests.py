@@ -30,21 +30,23 @@ ENCODED_READS = 3  # more of one that encodes
 FILE_READS = 7
 # Its state and the journal; the folder of what is unfinished is listed twice at the beginning.
 FILE_WRITES = 4
-TASK_READS = 3  # the state of the upload: before, after, and once the receipt is kept
+TASK_READS = 2  # the state of the upload: before, and once the receipt is kept
+TASK_WAITS = 2  # that nothing else goes on beside: the receipt, and the state after it
 
 
 @dataclass(frozen=True, slots=True)
 class Requests:
     """Of a run, or of one file of it.
 
-    `sends` are those of both kinds that tasks make, one after the other each; `ends` those that
-    the client makes one after the other when files are complete; `joins` the parts that it puts
-    together before.
+    `sends` are the parts and scraps of tasks, a few of each on their way at a time, and `waits`
+    what a task asks besides, when they are there; `ends` those that the client makes one after the
+    other when a file is complete, and `joins` the parts that it puts together before.
     """
 
     reads: int = 0
     writes: int = 0
     sends: int = 0
+    waits: int = 0
     ends: int = 0
     joins: int = 0
 
@@ -103,12 +105,12 @@ def of_file(url: str, sent: Sent, *, staged: bool = False) -> Requests:
     reads, writes, removals = kind_of(url).besides(sent.parts + sent.joins)
     left = sent.tasks + sent.scraps
     pages = 1 + left // PAGE
-    by_tasks = TASK_READS * sent.tasks + left + sent.parts
     removals += left
     return Requests(
-        reads=FILE_READS + TASK_READS * sent.tasks + sent.fragments + reads + 2 * staged,
+        reads=FILE_READS + TASK_READS * sent.tasks + sent.fragments + reads + staged,
         writes=FILE_WRITES - staged + 2 * pages + left + sent.parts + sent.joins + writes,
-        sends=0 if staged else by_tasks,
+        sends=0 if staged else sent.parts + sent.scraps,
+        waits=TASK_WAITS * sent.tasks,
         ends=FILE_READS + reads + writes + 2 * pages + -(-removals // AT_A_TIME),
         joins=sent.joins,
     )

@@ -33,7 +33,7 @@ def sending(path: str, form: str, files: Sequence[OutFile], *, staged: bool) -> 
         return Sending(False, packing + parts, 0, 1)
     if store.packs and any(file.packer for file in files):
         return Sending(True, 0, packing + parts, PACK_BUFFERS)
-    return Sending(False, packing, parts, 1)
+    return Sending(False, packing + store.commit_bytes(files), parts, 1)
 
 
 __all__ = ["PACK_BUFFERS", "Sending", "sending"]

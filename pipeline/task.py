@@ -85,21 +85,19 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
                 else:
                     pieces.append(_run_piece(piece, inputs, sink))
         stored = sink.finish(bool(task.origin))
+        receipt = WriteReceipt(
+            task.key,
+            inputs.read_bytes,
+            task.work_bytes,
+            time.perf_counter() - begin,
+            tuple(inputs.spans),
+            tuple(pieces),
+            tuple(loss),
+            stored,
+        )
+        sink.keep(task.key, lambda: _packed(receipt))
     finally:
         sink.close()
-    seconds = time.perf_counter() - begin
-    spans = tuple(inputs.spans)
-    receipt = WriteReceipt(
-        task.key,
-        inputs.read_bytes,
-        task.work_bytes,
-        seconds,
-        spans,
-        tuple(pieces),
-        tuple(loss),
-        stored,
-    )
-    store_of(part).keep(part, task.key, lambda: _packed(receipt))
     return receipt
 
 
@@ -110,20 +108,23 @@ def run_pack_task(task: PackTask, cancelled: Callable[[], bool] | None = None) -
     part, out = located(task.part), task.out
     sink = store_of(part).open_pack(part)
     pack = import_module(f"anamnesis.writers.{out.packer}").pack
-    with inputs_of(task, cancelled) as inputs:
-        plain = PlainFile(out, task.pieces, inputs)
-        pack(plain, sink, out, cancelled or _never)
-        pieces = tuple(plain.receipts())
-    receipt = WriteReceipt(
-        task.key,
-        inputs.read_bytes,
-        task.work_bytes,
-        time.perf_counter() - begin,
-        tuple(inputs.spans),
-        pieces,
-        stored=sink.stored(),
-    )
-    store_of(part).keep(part, task.key, lambda: _packed(receipt))
+    try:
+        with inputs_of(task, cancelled) as inputs:
+            plain = PlainFile(out, task.pieces, inputs)
+            pack(plain, sink, out, cancelled or _never)
+            pieces = tuple(plain.receipts())
+        receipt = WriteReceipt(
+            task.key,
+            inputs.read_bytes,
+            task.work_bytes,
+            time.perf_counter() - begin,
+            tuple(inputs.spans),
+            pieces,
+            stored=sink.stored(),
+        )
+        sink.keep(task.key, lambda: _packed(receipt))
+    finally:
+        sink.close()
     return receipt
 
 

@@ -20,15 +20,18 @@ from anamnesis.writers.part import check_final
 from anamnesis.writers.staged import Staged
 from anamnesis.writers.stores import Making, Unfinished, located, store_of
 
+COMMITS = 4  # files of a store that are completed at a time
+
 
 class OutputFiles:
     """Listens to an executor; every file is committed as soon as its last task is done.
 
-    Syncing may take long, so that it happens beside the tasks, in one thread of its own. With
-    `hold`, nothing is committed before `release`. A file of which a task failed is given up: its
-    other tasks are no longer wanted, and other files go on. A file is created when its first task
-    is about to run, and open from then on until its commit, so that no error of writing it back
-    is missed and few are open at once.
+    Syncing may take long, so that it happens beside the tasks, in one thread of its own; files of a
+    store, which take many requests each, are completed a few at a time. With `hold`, nothing is
+    committed before `release`. A file of which a task failed is given up: its other tasks are no
+    longer wanted, and other files go on. A file is created when its first task is about to run, and
+    open from then on until its commit, so that no error of writing it back is missed and few are
+    open at once.
     """
 
     def __init__(
@@ -65,7 +68,9 @@ class OutputFiles:
         self._paths: dict[int, PurePath] = {}  # of the unfinished files
         self._parts: dict[int, Unfinished] = {}
         self._left: dict[int, int] = {}
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="amn-commit")
+        count = 1 if self._store.moves or plan.spec.staging else COMMITS
+        self._pool = ThreadPoolExecutor(count, thread_name_prefix="amn-commit")
+        self._recording = Lock()
         self._commits: dict[int, Future[None]] = {}
         self.pieces: dict[int, list[Piece]] = {}
         self.failures: dict[int, Exception] = {}
@@ -215,18 +220,21 @@ class OutputFiles:
         if self._hold or number in self.failures:
             return
 
-        def record() -> None:
-            path = self._plan.layout.files[number].path
+        self._commits[number] = self._pool.submit(self._completed, number)
+        if self._staged is not None:  # no more files lie on the disk than were planned
+            wait([self._commits[number]])
+
+    def _completed(self, number: int) -> None:
+        """Give a file its final name; runs in a thread of its own."""
+        self._parts[number].commit(self._module, lambda: self._record(number))
+        self._progress.done(number)
+
+    def _record(self, number: int) -> None:
+        """Note a file that is about to be there, before anything else says so."""
+        path = self._plan.layout.files[number].path
+        with self._recording:
             self.loss[number] = added_up(self._pieces_lost.get(number, ()), self._encoded)
             self._journal.add({path: self.pieces[number]}, {path: self.loss[number]})
             for stale in self._stale:
                 self._store.remove(stale)
             self._stale = ()
-
-        def commit() -> None:
-            self._parts[number].commit(self._module, record)
-            self._progress.done(number)
-
-        self._commits[number] = self._pool.submit(commit)
-        if self._staged is not None:  # no more files lie on the disk than were planned
-            wait([self._commits[number]])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path, PurePath
+from threading import Lock
 from typing import Any
 
 import msgspec
@@ -14,23 +15,24 @@ from anamnesis.writers.azure import Azure
 from anamnesis.writers.base import OutFile, WriterModule, compare_known
 from anamnesis.writers.google import Google
 from anamnesis.writers.lease import Lease
-from anamnesis.writers.objects import Driven, Objects
+from anamnesis.writers.objects import Driven, Objects, for_each
 from anamnesis.writers.part import final_name
 from anamnesis.writers.s3 import S3
 from anamnesis.writers.stores import Packing, Unfinished
 from anamnesis.writers.stream import PackSink
 from anamnesis.writers.upload import (
-    OPEN_PARTS,
+    HELD_PARTS,
+    JOINED,
     PART_BYTES,
-    STATE,
-    State,
     Upload,
-    UploadSink,
     confirm,
     most_bytes,
     part_bytes,
+    receipt_name,
     remove_folder,
+    state_of,
 )
+from anamnesis.writers.upload_sink import UploadSink
 
 # Stores whose own protocol does more than fsspec's interface can say; by the protocol of a URL.
 _STORES: dict[str, type[Azure | Google | S3]] = {
@@ -59,6 +61,7 @@ class Bucket:
         self._root = root
         self._objects: Objects = kind_of(root)(root)
         self._leases: dict[str, Lease] = {}
+        self._joining = Lock()
 
     def exists(self, path: PurePath) -> bool:
         try:
@@ -183,19 +186,33 @@ class Bucket:
         return final.with_name(f".{final.name}.{run[:8]}.part")
 
     def create(self, out: OutFile, part: PurePath, *, overwrite: bool) -> Unfinished:
-        return Upload(self._objects, out, str(part), overwrite, lambda: self._still(out.path))
+        def still() -> None:
+            self._still(out.path)
+
+        return Upload(self._objects, out, str(part), overwrite, still, self._joining)
 
     def found(self, part: PurePath) -> list[bytes]:
-        names = [name for name in self._objects.names(str(part)) if name.startswith("task-")]
-        receipts = []
-        for name in names:
-            with suppress(FileNotFoundError):  # a late task takes its own away again
-                receipts.append(self._objects.get(f"{part}/{name}")[0])
-        return receipts
+        """Those of the upload that is there; late tasks may have left some of another."""
+        folder, found = str(part), dict[str, bytes]()
+        names = [name for name in self._objects.names(folder) if name.startswith("task-")]
+        if not names:
+            return []
 
-    def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:
-        self._objects.put(f"{part}/{key}", receipt())
-        confirm(self._objects, str(part), key)
+        def read(url: str) -> None:
+            with suppress(FileNotFoundError):  # a late task takes its own away again
+                found[url] = self._objects.get(url)[0]
+
+        try:
+            own = receipt_name("", state_of(self._objects, folder))
+        except (FileNotFoundError, msgspec.MsgspecError):
+            return []
+        urls = [f"{folder}/{name}" for name in names if name.endswith(own)]
+        for_each(urls, read)
+        return [found[url] for url in urls if url in found]
+
+    def keep(self, part: PurePath, name: str, data: bytes) -> None:
+        self._objects.put(f"{part}/{name}", data)
+        confirm(self._objects, str(part), [name])
 
     def open_part(self, part: PurePath) -> UploadSink:
         return UploadSink(self._objects, str(part))
@@ -209,7 +226,11 @@ class Bucket:
         objects.names(str(folder))
 
     def task_bytes(self, files: Sequence[OutFile]) -> int:
-        return OPEN_PARTS * max((part_bytes(most_bytes(file)) for file in files), default=0)
+        return HELD_PARTS * _part_bytes(files)
+
+    def commit_bytes(self, files: Sequence[OutFile]) -> int:
+        joined: int = JOINED * PART_BYTES
+        return max(joined, _part_bytes(files))
 
     def _still(self, url: str) -> None:
         """Ask the locks that are held around an object whether they still are."""
@@ -219,8 +240,7 @@ class Bucket:
 
     def _known_upload(self, part: PurePath) -> str:
         try:
-            data, _ = self._objects.get(f"{part}/{STATE}")
-            return msgspec.json.decode(data, type=State).upload
+            return state_of(self._objects, str(part)).upload
         except (FileNotFoundError, msgspec.MsgspecError):
             return ""
 
@@ -237,6 +257,11 @@ class Bucket:
                 need=size,
                 have=max_bytes,
             )
+
+
+def _part_bytes(files: Sequence[OutFile]) -> int:
+    """The size of the largest parts."""
+    return max((part_bytes(most_bytes(file)) for file in files), default=0)
 
 
 def _shared(urls: Sequence[str]) -> str:

@@ -111,8 +111,8 @@ class Disk:
     def found(self, part: PurePath) -> list[bytes]:
         return []  # an unfinished file ends with its run
 
-    def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:
-        pass
+    def keep(self, part: PurePath, name: str, data: bytes) -> None:
+        raise TypeError(f"{part}: has no room beside it")
 
     def open_part(self, part: PurePath) -> DiskSink:
         return DiskSink(owned.open_part(Path(part)))
@@ -124,6 +124,9 @@ class Disk:
         os.stat(folder)
 
     def task_bytes(self, files: Sequence[OutFile]) -> int:
+        return 0
+
+    def commit_bytes(self, files: Sequence[OutFile]) -> int:
         return 0
 
 
@@ -158,6 +161,9 @@ class DiskSink:
         self._write_held()
         if durable:
             owned.sync_data(self._fd)
+
+    def keep(self, key: str, receipt: Callable[[], bytes]) -> None:
+        pass  # an unfinished file ends with its run
 
     def close(self) -> None:
         fd, self._fd = self._fd, -1

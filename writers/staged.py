@@ -11,6 +11,7 @@ import errno
 import hashlib
 import os
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path, PurePath
 
@@ -19,7 +20,7 @@ from anamnesis.errors import SecurityError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.writers.base import OutFile, WriterModule
 from anamnesis.writers.part import PartFile, free_bytes, part_path, remove_parts
-from anamnesis.writers.stores import Record, Store, located
+from anamnesis.writers.stores import Record, Store, Stored, located
 
 STAGED_RUN = "staged00"  # an upload that no run goes on with
 
@@ -111,19 +112,26 @@ class StagedFile:
         part = self._store.part(final, STAGED_RUN)
         upload = self._store.create(self._out, part, overwrite=self._overwrite)
         try:
-            sink, at = self._store.open_pack(part), 0
-            with open(owned.open_finished(self._whole), "rb", buffering=0) as file:
-                while data := file.read(MiB):
-                    if self._stopped:
-                        raise InterruptedError(f"{final}: the run was stopped")
-                    sink.write(data, at)
-                    at += len(data)
-            sink.end(at)
-            upload.receive(sink.stored())
+            upload.receive(self._sent(part))
         except BaseException:
             upload.discard()
             raise
         upload.commit(module, record)
+
+    def _sent(self, part: PurePath) -> Stored:
+        """Send the file as the parts of an upload; where they are."""
+        at = 0
+        with (
+            closing(self._store.open_pack(part)) as sink,
+            open(owned.open_finished(self._whole), "rb", buffering=0) as file,
+        ):
+            while data := file.read(MiB):
+                if self._stopped:
+                    raise InterruptedError(f"{self._out.path}: the run was stopped")
+                sink.write(data, at)
+                at += len(data)
+            sink.end(at)
+            return sink.stored()
 
 
 __all__ = ["Staged"]

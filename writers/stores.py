@@ -46,6 +46,13 @@ class Sink(Protocol):
         """All that the task writes was written; where it is, if the client has to know."""
         ...
 
+    def keep(self, key: str, receipt: Callable[[], bytes]) -> None:
+        """Keep the task's receipt, after `finish`, where it outlives the run.
+
+        FileNotFoundError, and nothing is left of the task, where the file has ended.
+        """
+        ...
+
     def close(self) -> None:
         """Let go of it; a second call does nothing."""
         ...
@@ -69,6 +76,14 @@ class Packing(Rewritable, Protocol):
 
     def stored(self) -> Stored:
         """Where it is, after its end."""
+        ...
+
+    def keep(self, key: str, receipt: Callable[[], bytes]) -> None:
+        """As of a `Sink`, after its end."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it; a second call does nothing."""
         ...
 
 
@@ -172,10 +187,10 @@ class Store(Making, Protocol):
         """Remove unfinished files of `finals`, and all in `folder`; `keep` is a run to go on."""
         ...
 
-    def keep(self, part: PurePath, key: str, receipt: Callable[[], bytes]) -> None:
-        """Keep a task's receipt with the unfinished file, where it outlives a run.
+    def keep(self, part: PurePath, name: str, data: bytes) -> None:
+        """Keep an object with the unfinished file, which goes with it.
 
-        FileNotFoundError, and nothing is kept, where that is gone.
+        FileNotFoundError, and nothing is kept, where that has ended.
         """
         ...
 
@@ -198,6 +213,10 @@ class Store(Making, Protocol):
 
     def task_bytes(self, files: Sequence[OutFile]) -> int:
         """Memory that a task takes to write to any of these files."""
+        ...
+
+    def commit_bytes(self, files: Sequence[OutFile]) -> int:
+        """Memory that completing any of these files takes, however many are at a time."""
         ...
 
 

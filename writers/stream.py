@@ -7,13 +7,15 @@ and the one with the mark is kept besides. A part that is sent again replaces th
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
-import msgspec
-
 from anamnesis.writers.objects import Objects
+from anamnesis.writers.outbox import Outbox
 from anamnesis.writers.stores import Stored
-from anamnesis.writers.upload import STATE, FilledPart, State, confirm
+from anamnesis.writers.upload import keep_receipt, state_of
+from anamnesis.writers.upload_sink import FilledPart
 
 
 class PackSink:
@@ -21,8 +23,8 @@ class PackSink:
 
     def __init__(self, objects: Objects, folder: str) -> None:
         self._objects, self._folder = objects, folder
-        data, _ = objects.get(f"{folder}/{STATE}")
-        self._state = msgspec.json.decode(data, type=State)
+        self._state = state_of(objects, folder)
+        self._outbox = Outbox()
         self._open: dict[int, FilledPart] = {}
         self._sent: dict[int, str] = {}  # by number from 0 on
         self._mark, self._kept = -1, b""
@@ -51,6 +53,7 @@ class PackSink:
 
     def rewind(self) -> None:
         """Forget what was written from the mark on."""
+        self._outbox.wait()  # a part that is sent again may not overtake itself
         number, at = divmod(self._mark, self._state.part_bytes)
         self._open = {n: part for n, part in self._open.items() if n <= number}
         part = self._open.get(number)
@@ -64,12 +67,24 @@ class PackSink:
     def end(self, nbytes: int) -> None:
         """Send what is left of a file of so many bytes."""
         size = self._state.part_bytes
+        self._outbox.wait()  # what is on its way is not left
         for number in range(-(-nbytes // size)):
             if number not in self._sent:
                 part = self._open.pop(number, None) or FilledPart(size)
                 self._send(number, memoryview(part.data)[: nbytes - number * size])
-        confirm(self._objects, self._folder, "", self._state)
+        self._outbox.wait()
         self._nbytes = nbytes
+
+    def keep(self, key: str, receipt: Callable[[], bytes]) -> None:
+        """Keep the task's receipt where it outlives the run.
+
+        FileNotFoundError, and nothing is left of the task, where the file has ended.
+        """
+        keep_receipt(self._objects, self._folder, key, receipt(), self._state)
+
+    def close(self) -> None:
+        """Let go of it, when nothing is on its way any more."""
+        self._outbox.close()
 
     def stored(self) -> Stored:
         """Where the file is, after its end."""
@@ -77,9 +92,11 @@ class PackSink:
         return Stored(tags, nbytes=self._nbytes)
 
     def _send(self, number: int, data: Any) -> None:
+        self._outbox.send(partial(self._sending, number, data))
+
+    def _sending(self, number: int, data: Any) -> None:
         state = self._state
-        tag = self._objects.part(state.url, state.upload, number + 1, data)
-        self._sent[number] = tag
+        self._sent[number] = self._objects.part(state.url, state.upload, number + 1, data)
 
 
 __all__ = ["PackSink"]

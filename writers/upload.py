@@ -19,10 +19,10 @@ from __future__ import annotations
 
 import contextlib
 import errno
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from threading import Lock
 
 import msgspec
 import xxhash
@@ -31,12 +31,14 @@ from anamnesis.errors import IntegrityError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.writers.base import OutFile, WriterModule
 from anamnesis.writers.objects import Objects
+from anamnesis.writers.outbox import FLYING
 from anamnesis.writers.stores import Record, Stored
 
 PART_BYTES = 8 * MiB  # S3 takes 5 MiB to 5 GiB, but for the last part, and 10,000 of them
 MOST_PARTS = 9_000
-JOINED = 4  # parts of PART_BYTES that a client puts together at a time; each is held whole
-OPEN_PARTS = 6  # of a task: two ends, and what an encoder writes to several places
+JOINED = 8  # parts of PART_BYTES that a client puts together at a time; each is held whole
+# Of a task: two ends, what an encoder writes to several places, and what is on its way.
+HELD_PARTS = 6 + FLYING
 STATE = "upload"
 
 
@@ -60,77 +62,6 @@ class State:
     nbytes: int
 
 
-class UploadSink:
-    """What a task writes to; `folder` is the URL of the unfinished file."""
-
-    def __init__(self, objects: Objects, folder: str) -> None:
-        self._objects, self._folder = objects, folder
-        data, _ = objects.get(f"{folder}/{STATE}")
-        self._state = msgspec.json.decode(data, type=State)
-        self._open: dict[int, FilledPart] = {}
-        self._sent: list[tuple[int, str]] = []
-
-    def write(self, data: Any, offset: int) -> None:
-        """Put a contiguous buffer at an offset; sends the parts that it completes."""
-        view = memoryview(data).cast("B")
-        size = self._state.part_bytes
-        while view:
-            number, at = divmod(offset, size)
-            part = self._open.get(number)
-            if part is None:
-                part = self._open[number] = FilledPart(
-                    min(size, self._state.nbytes - number * size)
-                )
-            taken = min(len(view), len(part.data) - at)
-            part.write(at, view[:taken])
-            view, offset = view[taken:], offset + taken
-            if part.full:
-                del self._open[number]
-                state = self._state
-                tag = self._objects.part(state.url, state.upload, number + 1, part.data)
-                self._sent.append((number + 1, tag))
-
-    def finish(self, durable: bool) -> Stored:
-        """Send what is left as a scrap; the answer says where everything is."""
-        ranges: list[tuple[int, int]] = []
-        data = bytearray()
-        for number, part in sorted(self._open.items()):
-            for start, stop in part.ranges:
-                ranges.append((number * self._state.part_bytes + start, stop - start))
-                data += memoryview(part.data)[start:stop]
-        self._open.clear()
-        scrap = ""
-        if ranges:
-            scrap = f"{ranges[0][0]:016x}-{xxhash.xxh3_64_hexdigest(data)}"
-            self._objects.put(f"{self._folder}/{scrap}", bytes(data))
-        confirm(self._objects, self._folder, scrap, self._state)
-        return Stored(tuple(self._sent), scrap, tuple(ranges))
-
-    def close(self) -> None:
-        self._open.clear()
-
-
-class FilledPart:
-    """A part that fills up; `ranges` are what of it was written, in order and apart."""
-
-    def __init__(self, nbytes: int) -> None:
-        self.data = bytearray(nbytes)
-        self.ranges: list[tuple[int, int]] = []
-
-    def write(self, at: int, view: memoryview) -> None:
-        self.data[at : at + len(view)] = view
-        self.ranges = joined([*self.ranges, (at, at + len(view))])
-
-    def cut(self, at: int) -> None:
-        """Forget what was written from byte `at` on."""
-        self.ranges = [(start, min(stop, at)) for start, stop in self.ranges if start < at]
-        self.data[at:] = bytes(len(self.data) - at)
-
-    @property
-    def full(self) -> bool:
-        return self.ranges == [(0, len(self.data))]
-
-
 class Upload:
     """An output file that is uploaded, as the client has it."""
 
@@ -141,9 +72,14 @@ class Upload:
         folder: str,
         overwrite: bool,
         still: Callable[[], None],
+        joining: Lock,
     ) -> None:
-        """Begin it, or go on where an earlier run of the same recipe was. `still` asks the lock."""
+        """Begin it, or go on where an earlier run of the same recipe was. `still` asks the lock.
+
+        Whoever holds `joining` puts parts together, of one file at a time.
+        """
         self._objects, self._out, self._folder = objects, out, folder
+        self._joining = joining
         self._overwrite, self._still, self._stopped = overwrite, still, False
         self._tags: dict[int, str] = {}
         self._scraps: list[Stored] = []
@@ -220,10 +156,10 @@ class Upload:
             data = self._assembled(number)
             return self._objects.part(state.url, state.upload, number, data)
 
-        self._look()
         count = max(1, JOINED * PART_BYTES // state.part_bytes)  # larger parts hold no more
         # An error cancels what waits; what is on its way ends before the upload is aborted.
-        with ThreadPoolExecutor(count, thread_name_prefix="amn-join") as pool:
+        with self._joining, ThreadPoolExecutor(count, thread_name_prefix="amn-join") as pool:
+            self._look()
             self._tags.update(zip(left, pool.map(send, left), strict=True))
 
     def _look(self) -> None:
@@ -233,8 +169,7 @@ class Upload:
     def _resumed(self) -> State | None:
         """The upload of an earlier run, when it is of the same cut, and still there."""
         with contextlib.suppress(FileNotFoundError, msgspec.MsgspecError):
-            data, _ = self._objects.get(f"{self._folder}/{STATE}")
-            state = msgspec.json.decode(data, type=State)
+            state = state_of(self._objects, self._folder)
             if state == self._wanted(state.upload):
                 self._objects.parts(state.url, state.upload)
                 return state
@@ -289,19 +224,40 @@ class Upload:
                 )
 
 
-def confirm(objects: Objects, folder: str, name: str, state: State | None = None) -> None:
-    """Look whether the file is still unfinished in whose folder an object was put.
+def state_of(objects: Objects, folder: str) -> State:
+    """What `upload` says in the folder of an unfinished file; FileNotFoundError when that ended."""
+    data, _ = objects.get(f"{folder}/{STATE}")
+    return msgspec.json.decode(data, type=State)
 
-    FileNotFoundError when it is not, or when its upload is no more that of `state`: the object is
-    removed then (`name` may be ""), and so are the parts of that upload.
+
+def receipt_name(key: str, state: State) -> str:
+    """The object that a task's receipt is kept in: another in each upload to a name."""
+    return f"{key}.{xxhash.xxh3_64_hexdigest(state.upload.encode())}"
+
+
+def keep_receipt(
+    objects: Objects, folder: str, key: str, receipt: bytes, state: State, scrap: str = ""
+) -> None:
+    """Put a receipt beside what a task has sent, its `scrap` too, and `confirm` all of it."""
+    name = receipt_name(key, state)
+    objects.put(f"{folder}/{name}", receipt)
+    confirm(objects, folder, [scrap, name] if scrap else [name], state)
+
+
+def confirm(
+    objects: Objects, folder: str, names: Sequence[str], state: State | None = None
+) -> None:
+    """Look whether the file is still unfinished in whose folder objects were put.
+
+    FileNotFoundError when it is not, or when its upload is no more that of `state`: in the first
+    case the objects are removed, in both the parts of that upload.
     """
     try:
-        data, _ = objects.get(f"{folder}/{STATE}")
-        if state is None or msgspec.json.decode(data, type=State) == state:
+        now = state_of(objects, folder)
+        if state is None or now == state:
             return
     except FileNotFoundError:
-        if name:
-            objects.remove([f"{folder}/{name}"])
+        objects.remove([f"{folder}/{name}" for name in names])
     if state is not None:
         objects.abort(state.url, state.upload)
     raise FileNotFoundError(errno.ENOENT, "this unfinished file is gone: its run has ended", folder)
@@ -338,13 +294,14 @@ def joined(ranges: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
 
 
 __all__ = [
-    "FilledPart",
     "State",
     "Upload",
-    "UploadSink",
     "confirm",
     "joined",
+    "keep_receipt",
     "most_bytes",
     "part_bytes",
+    "receipt_name",
     "remove_folder",
+    "state_of",
 ]

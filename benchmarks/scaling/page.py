@@ -251,6 +251,7 @@ def _remote() -> Iterator[str]:
             out_bytes=int(out),
             tasks=int(out / TASK_BYTES),
             files=int(files),
+            out_files=round(out / SHARD_BYTES),
             get_bytes=int(stored),
             gets=int(stored / BLOCK_BYTES),
             put_bytes=int(out),

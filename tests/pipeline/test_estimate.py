@@ -88,7 +88,8 @@ def test_more_workers_until_the_scheduler_decides() -> None:
     amounts = replace(amounts, at_a_time=16)
     line = Assumed(1, 125e6, 0.05)
     one = estimate(amounts, 1, line)
-    assert one.seconds == pytest.approx(70e9 / 125e6, rel=0.02)
+    waiting = 2086 * 0.05  # for the first bytes of each task
+    assert one.seconds == pytest.approx(70e9 / 125e6 + waiting, rel=0.02)
     eight = estimate(amounts, 1, replace(line, workers=8))
     assert 7 < one.seconds / eight.seconds < 8
     many, more = (estimate(amounts, 1, replace(line, workers=n)).seconds for n in (1000, 2000))
@@ -98,17 +99,32 @@ def test_more_workers_until_the_scheduler_decides() -> None:
 
 
 def test_the_client_decides_where_it_joins_the_parts() -> None:
-    """Four at a time, three requests and two parts each, however many workers there are."""
-    output = Requests(joins=2114)
+    """Eight at a time, three requests and two parts each, however many workers there are."""
+    output = Requests(writes=1, joins=2114)
     amounts = Amounts(
         out_bytes=140 * 10**9, tasks=2086, files=14, put_bytes=140 * 10**9, output=output
     )
-    amounts = replace(amounts, at_a_time=16)
+    amounts = replace(amounts, at_a_time=16, out_files=28)
     found = [estimate(amounts, 1, Assumed(n, 1.25e9, 0.05)).seconds for n in (64, 128)]
     assert found[0] == found[1]
-    assert found[0] == pytest.approx(2114 * (0.15 + 16 * MiB / 1.25e9) / 4, rel=0.1)
-    ending = replace(amounts, output=replace(output, ends=10_000))
-    assert estimate(ending, 1, Assumed(64, 1.25e9, 0.05)).seconds == pytest.approx(found[0] + 500)
+    assert found[0] == pytest.approx(2114 * (0.15 + 16 * MiB / 1.25e9) / 8, rel=0.2)
+    ending = replace(amounts, output=replace(output, ends=28 * 20))
+    more = 28 * 20 * 0.05 / 4 + 20 * 0.05  # four files at a time, and the last by itself
+    assert estimate(ending, 1, Assumed(64, 1.25e9, 0.05)).seconds == pytest.approx(found[0] + more)
+
+
+def test_parts_are_sent_two_at_a_time() -> None:
+    """A line is full where two parts take longer than an answer; a task waits for its last."""
+    tasks, parts = 2086, 14 * 596
+    output = Requests(sends=parts, waits=2 * tasks)
+    amounts = Amounts(out_bytes=70 * 10**9, tasks=tasks, files=14, put_bytes=70 * 10**9)
+    amounts = replace(amounts, output=output, gets=1, get_bytes=1)
+    slow = estimate(amounts, 1, Assumed(1, 125e6, 0.05))
+    assert slow.parts["write"] == 70e9 / 125e6
+    assert slow.parts["wait"] == pytest.approx(4 * tasks * 0.05)
+    assert slow.seconds == pytest.approx(70e9 / 125e6 + 4 * tasks * 0.05, rel=0.02)
+    fast = estimate(amounts, 1, Assumed(1, 1.25e9, 0.05))
+    assert fast.parts["write"] == pytest.approx((parts * 0.05 + 70e9 / 1.25e9) / 2)
 
 
 def test_parts_that_the_client_joins(model: str) -> None:

@@ -22,6 +22,7 @@ from anamnesis.writers.objects import Driven
 
 WriteSafetensors = Callable[..., Path]
 OUT = "memory://b/o.safetensors"
+JOINED = 4  # fewer than the file has parts of two tasks
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def model(tmp_path: Path, write_safetensors: WriteSafetensors) -> Path:
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(upload, "PART_BYTES", MiB)
+    monkeypatch.setattr(upload, "JOINED", JOINED)
     monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.01)
 
 
@@ -125,7 +127,7 @@ class Joining:
             self.changed.wait_for(lambda: self.most > self.wanted, 0.1)
 
 
-@pytest.mark.parametrize(("part", "most"), [(MiB, upload.JOINED), (4 * MiB, 1)])
+@pytest.mark.parametrize(("part", "most"), [(MiB, JOINED), (4 * MiB, 1)])
 def test_a_few_at_a_time(
     memory: Any, model: Path, monkeypatch: pytest.MonkeyPatch, part: int, most: int
 ) -> None:
@@ -140,7 +142,7 @@ def test_nothing_is_on_its_way_when_an_upload_is_aborted(
     memory: Any, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a part that failed the others end first, and nothing is left."""
-    joining, flying_then = Joining(monkeypatch, upload.JOINED), list[int]()
+    joining, flying_then = Joining(monkeypatch, JOINED), list[int]()
     wait, abort = joining.wait, Driven.abort
 
     def fails(first: bool) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -31,13 +32,14 @@ def test_a_receipt_that_is_gone_since_it_was_listed(
     store = store_of(URL)
     part = store.part(located(URL), "0123456789")
     store.create(OutFile(URL, len(DATA), ()), part, overwrite=True)
-    store.keep(part, "task-0", lambda: b"first")
-    store.keep(part, "task-1", lambda: b"second")
+    for key, receipt in (("task-0", b"first"), ("task-1", b"second")):
+        with closing(store.open_part(part)) as sink:
+            sink.keep(key, lambda data=receipt: data)
     names = objects.Driven.names
 
     def listed(self: objects.Driven, folder: str) -> list[str]:
         found = names(self, folder)
-        self.remove([f"{folder}/task-0"])
+        self.remove([f"{folder}/{name}" for name in found if name.startswith("task-0")])
         return found
 
     monkeypatch.setattr(objects.Driven, "names", listed)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import closing
+from contextvars import ContextVar
 from itertools import count
 from typing import Any
 
@@ -18,7 +20,7 @@ from buckets import KEYS, Bucket, forget_clients
 
 from anamnesis.limits import KiB
 from anamnesis.readers import retry
-from anamnesis.writers import objects, safetensors, upload
+from anamnesis.writers import objects, outbox, safetensors, upload
 from anamnesis.writers.base import OutFile
 from anamnesis.writers.stores import Store, Stored, Unfinished, located, store_of
 
@@ -26,7 +28,7 @@ HEAD, FOOT = b"head of the file", b"and its foot"
 DATA = np.random.default_rng(1).bytes(200 * KiB)
 WHOLE = HEAD + DATA + FOOT
 RUN = "0123456789"
-_here = threading.local()
+_here: ContextVar[Any] = ContextVar("actor", default=None)  # of the threads of a task, too
 
 
 class Actor(threading.Thread):
@@ -40,7 +42,7 @@ class Actor(threading.Thread):
         self.start()
 
     def run(self) -> None:
-        _here.actor = self
+        _here.set(self)
         try:
             self._what()
         except FileNotFoundError as error:
@@ -75,25 +77,22 @@ class File:
         self.part = self.store.part(final, RUN)
         self.unfinished: Unfinished = self.store.create(self.out, self.part, overwrite=True)
 
-    def task(self) -> Stored | None:
-        sink = self.store.open_part(self.part)
-        sink.write(DATA, len(HEAD))
-        stored = sink.finish(False)
-        self.store.keep(self.part, "task-0", lambda: b"receipt")
-        return stored
+    def task(self, data: bytes = DATA) -> Stored | None:
+        with closing(self.store.open_part(self.part)) as sink:
+            sink.write(data, len(HEAD))
+            stored = sink.finish(False)
+            sink.keep("task-0", lambda: b"receipt")
+            return stored
 
     def other(self) -> None:
         """A task that begins there too and ends before: another budget cuts tasks so."""
-        sink = self.store.open_part(self.part)
-        sink.write(DATA[: 70 * KiB], len(HEAD))
-        sink.finish(False)
-        self.store.keep(self.part, "task-0", lambda: b"another receipt")
+        self.task(DATA[: 70 * KiB])
 
     def pack(self) -> None:
-        sink = self.store.open_pack(self.part)
-        sink.write(WHOLE, 0)
-        sink.end(len(WHOLE))
-        self.store.keep(self.part, "task-0", lambda: b"receipt")
+        with closing(self.store.open_pack(self.part)) as sink:
+            sink.write(WHOLE, 0)
+            sink.end(len(WHOLE))
+            sink.keep("task-0", lambda: b"receipt")
 
     def discard(self) -> None:
         self.unfinished.discard()
@@ -138,13 +137,14 @@ def test_every_order_of_requests(
     ask = retry._in_time
 
     def asked(request: Any, seconds: float) -> Any:
-        actor = getattr(_here, "actor", None)
+        actor = _here.get()
         if actor is not None:
             actor.request()
         return ask(request, seconds)
 
     monkeypatch.setattr(retry, "_in_time", asked)
     monkeypatch.setattr(objects, "AT_A_TIME", 1)  # of which one is an actor
+    monkeypatch.setattr(outbox, "FLYING", 1)  # so that there is an order
     orders, refused = 0, 0
     for first in count():
         for then in count():
@@ -182,10 +182,9 @@ def test_a_bucket_keeps_nothing_of_a_late_task(
     sink = file.store.open_part(file.part)
     sink.write(DATA[: 40 * KiB], len(HEAD))
     file.discard()
-    with pytest.raises(FileNotFoundError, match="its run has ended"):
-        sink.finish(False)
-    with pytest.raises(FileNotFoundError, match="its run has ended"):
-        file.store.keep(file.part, "task-0", lambda: b"receipt")
+    sink.finish(False)
+    with closing(sink), pytest.raises(FileNotFoundError, match="its run has ended"):
+        sink.keep("task-0", lambda: b"receipt")
     assert bucket.objects() == []
     assert bucket.uploads() == []
     forget_clients()

@@ -12,6 +12,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -224,11 +225,10 @@ def test_a_store_keeps_nothing_of_a_late_task(bucket: OtherBucket, late: str) ->
     data = np.random.default_rng(1).bytes(nbytes)
     sink: Any = store.open_part(part) if late == "task" else store.open_pack(part)
     sink.write(data[:-9], 0)
+    sink.finish(False) if late == "task" else sink.end(nbytes - 9)
     unfinished.discard()
-    with pytest.raises(FileNotFoundError, match="its run has ended"):
-        sink.finish(False) if late == "task" else sink.end(nbytes - 9)
-    with pytest.raises(FileNotFoundError, match="its run has ended"):
-        store.keep(part, "task-0", lambda: b"receipt")
+    with closing(sink), pytest.raises(FileNotFoundError, match="its run has ended"):
+        sink.keep("task-0", lambda: b"receipt")
     assert bucket.objects() == []
     again = store.create(out, part, overwrite=True)
     sink = store.open_part(part)

@@ -75,6 +75,6 @@ def test_a_large_task_is_sent_by_reference(memory: Any, model: Path) -> None:
             return pytest.fail, ("was unpickled",)
 
     for data in (pickle.dumps(Evil()), pickle.dumps(few)):
-        store.keep(part, f"plan-{task.key}", lambda data=data: data)
+        store.keep(part, f"plan-{task.key}", data)
         with pytest.raises(IntegrityError, match="is not the task that was sent"):
             run_task(sent)
