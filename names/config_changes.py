@@ -81,10 +81,11 @@ def value_dim(config: Config, values: Values, prefix: str, model: Model) -> None
 
 
 def sections(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """How a head's dimensions are shared out among time, height and width."""
+    """How a head's dimensions are shared out among time, height and width; Hunyuan's has four."""
     found = values.get(f"{prefix}.rope.dimension_sections")
     if found:
-        config.setdefault("rope_scaling", {"rope_type": "default"})["mrope_section"] = found[:3]
+        shares = found[: 4 if prefix == "hunyuan_vl" else 3]
+        config.setdefault("rope_scaling", {"rope_type": "default"})["mrope_section"] = shares
 
 
 def scaled_base(config: Config, values: Values, prefix: str, model: Model) -> None:

@@ -168,7 +168,7 @@ altup_num_inputs         altup.num_inputs
     "HunYuanVLForConditionalGeneration": ModelClass(
         "hunyuan_v1_dense",
         biases=ATTENTION_BIAS,
-        changes=(change.scaled_base,),
+        changes=(change.scaled_base, change.sections),
         same_as="HunYuanDenseV1ForCausalLM",
     ),
     "InternLM2ForCausalLM": ModelClass("internlm2", biases={"bias": "attn_q.bias"}, remote=True),

@@ -23,7 +23,7 @@ _FLOAT_KEYS = re.compile(
     r"alibi_bias|beta_\w+)$"
 )
 _TEXT_KEYS = re.compile(
-    r"rope\.scaling\.type|classifier\.output_labels|tensor_data_layout|hidden_activation|clip\.projector_type"
+    r"rope\.scaling\.type|classifier\.output_labels|tensor_data_layout|hidden_activation|clip\.(?:vision\.|audio\.)?projector_type"
 )
 _ABSOLUTE = ("diffusion.", "general.", "tokenizer.")
 _NEEDED = ("block_count", "embedding_length")

@@ -6,18 +6,20 @@ conversion/base.py in https://github.com/ggml-org/llama.cpp).
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from fnmatch import fnmatchcase
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.names.arrange import Link, arrange
-from anamnesis.names.derived import row_of
+from anamnesis.names.derived import row_of, without_rows
 from anamnesis.names.finder import Finder, by_numbers
 from anamnesis.names.gguf_config import values_of
 from anamnesis.names.keys import sources_of
-from anamnesis.names.settings import Settings, class_name
+from anamnesis.names.settings import Settings, class_name, text_block
 from anamnesis.names.sources import DERIVED, Derived
 from anamnesis.names.tower import Tower
 from anamnesis.names.tower_rows import TOWERS
@@ -25,7 +27,15 @@ from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import STRING, KeyValue
 from anamnesis.readers.model import Model
 
-_FEWER = ("clip.use_", "clip.vision.projector.", "clip.vision.spatial", "clip.vision.is_deepstack")
+_FEWER = (
+    "clip.audio.",
+    "clip.has_audio",
+    "clip.use_",
+    "clip.vision.is_deepstack",
+    "clip.vision.preproc_m",
+    "clip.vision.projector.",
+    "clip.vision.spatial",
+)
 _PATCHES = ("v.patch_embd.weight", "mm.patch_merger.weight")
 
 
@@ -48,7 +58,7 @@ def mmproj_view(
     configuration does not say what llama.cpp needs, or shapes contradict it.
     """
     name = class_name(config)
-    tower = _tower(name, config, model.path)
+    tower = _tower(name, config, model)
     settings = settings_of(config)
     values = {
         "general.architecture": KeyValue(STRING, "clip"),
@@ -62,6 +72,11 @@ def mmproj_view(
     outputs = settings.get("vision.deepstack_visual_indexes") or ()
     finder = Finder(tower.rows, tower.path, tower.head)
     tensors = {t.name: t for t in model.tensors if finder.knows(t.name)}
+    for tensor in tower.zero_rows.keys() & tensors.keys():
+        try:
+            tensors[tensor] = without_rows(tensors[tensor], tower.zero_rows[tensor])
+        except ValueError as error:
+            raise FormatError(f"{model.path}: {error}") from error
     links: list[Link] = []
     for tensor in tensors:
         links += finder.links(tensor, metadata, tower.facts_prefix, outputs)
@@ -103,7 +118,7 @@ def _token_rows(
 
 
 def settings_of(config: Mapping[str, Any]) -> Settings:
-    """What rows of towers are about: the blocks `model`, `text`, `vision`, `processor`."""
+    """What rows of towers are about: the blocks `audio`, `model`, `text`, `vision`, `processor`."""
     processor: dict[str, Any] = {}
     for file, block in (
         ("preprocessor_config", "media_proc_cfg"),
@@ -112,10 +127,10 @@ def settings_of(config: Mapping[str, Any]) -> Settings:
         found = config.get(file) or {}
         inner = found.get(block)
         processor |= {**found, **(inner if isinstance(inner, Mapping) else {})}
-    text = config.get("text_config")
     blocks = {
+        "audio": config.get("audio_config") or {},
         "model": config,
-        "text": {**config, **(text if isinstance(text, Mapping) else {})},
+        "text": {**config, **text_block(config)},
         "vision": config.get("vision_config") or {},
         "processor": processor,
     }
@@ -126,22 +141,28 @@ def tower_dtype(tower: Tower, tensor: Tensor, outtype: str) -> str:
     """The dtype of a tensor in a file of `outtype`."""
     if tensor.name == tower.half:
         return "F16"
-    if len(tensor.shape) < 2 or tensor.name in tower.single:
+    if len(tensor.shape) < 2 or any(fnmatchcase(tensor.name, name) for name in tower.single):
         return "F32"
-    if tensor.name.startswith(_PATCHES) and outtype != "f16":
+    if tensor.name.startswith((*_PATCHES, *tower.patches)) and outtype != "f16":
         return "F32"
     return outtype.upper()
 
 
-def _tower(name: str, config: Mapping[str, Any], path: str) -> Tower:
-    for tower in TOWERS:
-        if name in tower.classes and config.get("vision_config"):
-            return tower
-    known = ", ".join(n for tower in TOWERS for n in tower.classes)
+def _tower(name: str, config: Mapping[str, Any], model: Model) -> Tower:
+    """The tower of a class; of several, the one that has rows for the most tensors."""
+    towers = [t for t in TOWERS if name in t.classes and config.get("vision_config")]
+    if towers:
+        return max(towers, key=lambda tower: _known(tower, model)) if towers[1:] else towers[0]
+    known = ", ".join(dict.fromkeys(n for tower in TOWERS for n in tower.classes))
     raise UnsupportedError(
-        f"{path}: {name or 'its class'!r:.100} has no vision tower that is in the table of names; "
-        f"known are those of {known}"
+        f"{model.path}: {name or 'its class'!r:.100} has no vision tower that is in the table of "
+        f"names; known are those of {known}"
     )
+
+
+def _known(tower: Tower, model: Model) -> int:
+    finder = Finder(tower.rows, tower.path, tower.head)
+    return sum(finder.knows(tensor.name) for tensor in model.tensors)
 
 
 def _notes(rest: list[Tensor]) -> Iterator[str]:
@@ -159,6 +180,24 @@ def _true_if(settings: Settings, arguments: str) -> bool | None:
 def _inverse(settings: Settings, path: str) -> int | None:
     ratio = settings.number(path)
     return int(1.0 / ratio) if ratio else None
+
+
+def _unless_zero(settings: Settings, path: str) -> int | None:
+    return settings.whole(path) or None
+
+
+def _root(settings: Settings, path: str) -> int | None:
+    """The side of a square of so many pixels."""
+    return math.isqrt(settings.whole(path)) or None
+
+
+def _of_audio(settings: Settings, arguments: str) -> Any:
+    """A setting, or else what is usual, of a model that has a tower for sounds."""
+    path, _, usual = arguments.partition(",")
+    found = settings.get(path) if path else None
+    if not settings.get("audio.hidden_size"):
+        return None
+    return json.loads(usual) if found is None and usual else found
 
 
 def _inner_of_embedded(settings: Settings, _: str) -> Any:
@@ -193,7 +232,10 @@ _DERIVED: dict[str, Derived] = {
     "deepstack-layers": _deepstack_layers,
     "inner-of-embedded": _inner_of_embedded,
     "inverse": _inverse,
+    "of-audio": _of_audio,
     "pooled-side": _pooled_side,
     "positions-side": _positions_side,
+    "root": _root,
     "true-if": _true_if,
+    "unless-zero": _unless_zero,
 }

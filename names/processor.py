@@ -41,6 +41,25 @@ def gemma3_tokens(get: Get) -> int:
     return int((side // (get("projector.scale_factor") or _GEMMA3_POOLED)) ** 2)
 
 
+def internvl_tokens(get: Get) -> int:
+    """How many tokens of InternVL a tile is."""
+    side = get("image_size") // max(1, get("patch_size"))
+    return int((side // (get("projector.scale_factor") or 2)) ** 2)
+
+
+def _internvl(get: Get) -> dict[str, Any]:
+    return {
+        "crop_to_patches": True,
+        "max_patches": get("preproc_max_tiles") or 12,
+        "min_patches": get("preproc_min_tiles") or 1,
+        "size": {"height": get("image_size"), "width": get("image_size")},
+    }
+
+
+def _gemma4(get: Get) -> dict[str, Any]:
+    return {"do_normalize": False, "patch_size": get("patch_size")}
+
+
 def _gemma3(get: Get) -> dict[str, Any]:
     return {"size": {"height": get("image_size"), "width": get("image_size")}}
 
@@ -122,6 +141,13 @@ _QWEN3 = Processor(
 )
 _QWEN2 = _qwen(56 * 56, 28 * 28 * 16384)
 
+
+def _document(least: int, most: int) -> Made:
+    """As Qwen's, an image at a time."""
+    made = _qwen(least, most)
+    return lambda get: made(get) | {"temporal_patch_size": 1}
+
+
 PROCESSORS: Mapping[str, Processor] = {
     "Gemma3ForConditionalGeneration": Processor(
         "Gemma3Processor",
@@ -134,6 +160,20 @@ PROCESSORS: Mapping[str, Processor] = {
             "image_token": "<image_soft_token>",
         },
     ),
+    "Gemma4ForConditionalGeneration": Processor(
+        "Gemma4Processor",
+        "Gemma4ImageProcessor",
+        _gemma4,
+        video_processor="Gemma4VideoProcessor",
+        tokens={
+            "audio_token": "<|audio|>",
+            "boa_token": "<|audio>",
+            "boi_token": "<|image>",
+            "eoa_token": "<audio|>",
+            "eoi_token": "<image|>",
+            "image_token": "<|image|>",
+        },
+    ),
     "Glm4vForConditionalGeneration": _GLM,
     "Glm4vMoeForConditionalGeneration": _GLM,
     "GlmOcrForConditionalGeneration": replace(
@@ -142,11 +182,43 @@ PROCESSORS: Mapping[str, Processor] = {
         image_processor="Glm46VImageProcessor",
         video_processor="Glm46VVideoProcessor",
     ),
+    "HunYuanVLForConditionalGeneration": Processor(
+        "HunYuanVLProcessor",
+        "HunYuanVLImageProcessor",
+        _document(512 * 512, 2048 * 2048),
+        tokens={
+            "image_end_token": "<｜hy_place▁holder▁no▁101｜>",
+            "image_start_token": "<｜hy_place▁holder▁no▁100｜>",
+            "image_token": "<｜hy_place▁holder▁no▁102｜>",
+        },
+    ),
     "Idefics3ForConditionalGeneration": Processor(
         "Idefics3Processor", "Idefics3ImageProcessor", _idefics3, _idefics3_tokens
     ),
+    "InternVLForConditionalGeneration": Processor(
+        "InternVLProcessor",
+        "GotOcr2ImageProcessor",
+        _internvl,
+        lambda get: {"image_seq_length": internvl_tokens(get)},
+        video_processor="InternVLVideoProcessor",
+        tokens={
+            "context_image_token": "<IMG_CONTEXT>",
+            "end_image_token": "</img>",
+            "start_image_token": "<img>",
+            "video_token": "<video>",
+        },
+    ),
     "Lfm2VlForConditionalGeneration": Processor(
         "Lfm2VlProcessor", "Lfm2VlImageProcessor", _lfm2, tokens=_LFM2_TOKENS
+    ),
+    "LightOnOcrForConditionalGeneration": replace(
+        _PIXTRAL,
+        name="LightOnOcrProcessor",
+        tokens={
+            "image_break_token": "<|vision_pad|>",
+            "image_end_token": "<|vision_end|>",
+            "image_token": "<|image_pad|>",
+        },
     ),
     "Llama4ForConditionalGeneration": Processor(
         "Llama4Processor",
@@ -159,6 +231,12 @@ PROCESSORS: Mapping[str, Processor] = {
     ),
     "LlavaForConditionalGeneration": _PIXTRAL,
     "Mistral3ForConditionalGeneration": _PIXTRAL,
+    "PaddleOCRVLForConditionalGeneration": Processor(
+        "PaddleOCRVLProcessor",
+        "PaddleOCRVLImageProcessor",
+        _document(384 * 384, 1536 * 1536),
+        tokens={"image_token": "<|IMAGE_PLACEHOLDER|>"},
+    ),
     "Qwen2VLForConditionalGeneration": Processor(
         "Qwen2VLProcessor",
         "Qwen2VLImageProcessor",

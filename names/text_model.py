@@ -16,6 +16,7 @@ _OF_ANY_CLASS = (
     "GraniteSpeechPlusForConditionalGeneration",
     "InternVLForConditionalGeneration",
     "JanusForConditionalGeneration",
+    "LightOnOCRForConditionalGeneration",
     "LightOnOcrForConditionalGeneration",
     "LlavaForConditionalGeneration",
     "LlavaNextForConditionalGeneration",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
+from typing import Literal
 
 from anamnesis.names.family import Row, rows_of
 
@@ -15,7 +16,10 @@ class Tower:
 
     `texts` has the class of the whole by that of the text model, `said` the key/values
     and `has` the tensors that tell it from others with its projector, which come after it.
-    `token_rows` are tensors that are a row of the text model's embeddings: that of a token.
+    Those `only` `to-gguf` are written alone: their files are read as another's. `zero_rows` are
+    tensors whose first rows no GGUF has, and how many, `patches` those that are stored as the
+    convolutions of an image are. `token_rows` are tensors that are a row of the text model's
+    embeddings: that of a token.
     """
 
     projectors: tuple[str, ...]  # clip.projector_type
@@ -32,7 +36,10 @@ class Tower:
     keys: str = ""  # what a GGUF says of it; rows as in `names.keys`, over `settings_of`
     token_rows: Mapping[str, str] = field(default_factory=dict)
     half: str = ""  # a tensor that is float16 whatever the others are
-    single: tuple[str, ...] = ("v.position_embd.weight",)  # those that are float32
+    single: tuple[str, ...] = ("v.position_embd.weight",)  # those that are float32; `*` is any text
+    patches: tuple[str, ...] = ()
+    zero_rows: Mapping[str, int] = field(default_factory=dict)
+    only: Literal["", "to-gguf"] = ""
 
     @property
     def architecture(self) -> str:

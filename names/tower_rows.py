@@ -6,38 +6,61 @@ The towers of `conversion/` in https://github.com/ggml-org/llama.cpp; rows as in
 from __future__ import annotations
 
 from anamnesis.names.tower import Tower
+from anamnesis.names.tower_blocks import (
+    EMBEDDED,
+    GATED,
+    KEYS,
+    PATCHES,
+    PIXTRAL,
+    PIXTRAL_KEYS,
+    PIXTRAL_TOP,
+    QWEN_ATTENTION,
+    SIGLIP,
+)
+from anamnesis.names.tower_gemma import GEMMA4
+from anamnesis.names.tower_more import MORE
 
-_SIGLIP = """
-ln1                 layer_norm1
-ln2                 layer_norm2
-attn_q              self_attn.q_proj
-attn_k              self_attn.k_proj
-attn_v              self_attn.v_proj
-attn_out            self_attn.out_proj
-ffn_up              mlp.fc1
-ffn_down            mlp.fc2
+_GLM_TOP = (
+    PATCHES.replace("{tower}", "model.visual.")
+    + """
+v.post_ln           model.visual.post_layernorm
+mm.patch_merger     model.visual.downsample
+mm.model.fc         model.visual.merger.proj
+mm.post_norm        model.visual.merger.post_projection_norm
+mm.gate             model.visual.merger.gate_proj
+mm.up               model.visual.merger.up_proj
+mm.down             model.visual.merger.down_proj
 """
+)
 
-_GATED = """
-ffn_gate            mlp.gate_proj
-ffn_up              mlp.up_proj
-ffn_down            mlp.down_proj
+_QWEN2_TOP = (
+    PATCHES.replace("{tower}", "visual.")
+    + """
+v.post_ln           visual.merger.ln_q
+mm.0                visual.merger.mlp.0
+mm.2                visual.merger.mlp.2
 """
+)
 
-_PATCHES = """
-v.patch_embd.weight!    {tower}patch_embed.proj.weight  o c +t h w -> o c h w; t=1
-v.patch_embd.weight.1!  {tower}patch_embed.proj.weight  o c +t h w -> o c h w; t=1
-v.patch_embd.bias       {tower}patch_embed.proj.bias
+_GLM_KEYS = (
+    KEYS
+    + """
+clip.projector_type                 ="glm4v"
+clip.use_silu                       @true-if:vision.hidden_act,silu
+clip.use_gelu                       @true-if:vision.hidden_act,gelu
+clip.vision.attention.layer_norm_epsilon vision.rms_norm_eps|=1e-5
 """
+)
 
-_QWEN_ATTENTION = """
-ln1                 norm1
-ln2                 norm2
-attn_q              attn.qkv              +r ... -> r ...
-attn_k              attn.qkv              +r ... -> r ...
-attn_v              attn.qkv              +r ... -> r ...
-attn_out            attn.proj
+_QWEN2_KEYS = (
+    KEYS
+    + """
+clip.vision.image_size              vision.image_size|=560
+clip.vision.embedding_length        vision.embed_dim|vision.hidden_size
+clip.vision.feed_forward_length     @inner-of-embedded
+clip.vision.attention.layer_norm_epsilon model.rms_norm_eps|=1e-6
 """
+)
 
 _FUSED = """
 ln1                 norm1
@@ -51,87 +74,9 @@ attn_q_norm         attn.q_norm
 attn_k_norm         attn.k_norm
 """
 
-_GLM_TOP = (
-    _PATCHES.replace("{tower}", "model.visual.")
-    + """
-v.post_ln           model.visual.post_layernorm
-mm.patch_merger     model.visual.downsample
-mm.model.fc         model.visual.merger.proj
-mm.post_norm        model.visual.merger.post_projection_norm
-mm.gate             model.visual.merger.gate_proj
-mm.up               model.visual.merger.up_proj
-mm.down             model.visual.merger.down_proj
-"""
-)
 
-_QWEN2_TOP = (
-    _PATCHES.replace("{tower}", "visual.")
-    + """
-v.post_ln           visual.merger.ln_q
-mm.0                visual.merger.mlp.0
-mm.2                visual.merger.mlp.2
-"""
-)
-
-_KEYS = """
-clip.has_vision_encoder             =true
-clip.vision.projection_dim          text.hidden_size|text.n_embd
-clip.vision.image_size              vision.image_size
-clip.vision.patch_size              vision.patch_size
-clip.vision.embedding_length        vision.hidden_size
-clip.vision.feed_forward_length     vision.intermediate_size
-clip.vision.block_count             vision.num_hidden_layers|vision.depth
-clip.vision.attention.head_count    vision.num_attention_heads|vision.num_heads
-clip.vision.image_mean              processor.image_mean
-clip.vision.image_std               processor.image_std
-"""
-_GLM_KEYS = (
-    _KEYS
-    + """
-clip.projector_type                 ="glm4v"
-clip.use_silu                       @true-if:vision.hidden_act,silu
-clip.use_gelu                       @true-if:vision.hidden_act,gelu
-clip.vision.attention.layer_norm_epsilon vision.rms_norm_eps|=1e-5
-"""
-)
-_QWEN2_KEYS = (
-    _KEYS
-    + """
-clip.vision.image_size              vision.image_size|=560
-clip.vision.embedding_length        vision.embed_dim|vision.hidden_size
-clip.vision.feed_forward_length     @inner-of-embedded
-clip.vision.attention.layer_norm_epsilon model.rms_norm_eps|=1e-6
-"""
-)
-_PIXTRAL_TOP = """
-mm.1                multi_modal_projector.linear_1
-mm.2                multi_modal_projector.linear_2
-v.pre_ln            vision_tower.ln_pre
-v.patch_embd        vision_tower.patch_conv
-v.token_embd.img_break!  -
-"""
-_PIXTRAL = """
-attn_q              attention.q_proj      rope:heads
-attn_k              attention.k_proj      rope:heads
-attn_v              attention.v_proj
-attn_out            attention.o_proj
-ln1                 attention_norm
-ln2                 ffn_norm
-ffn_gate            feed_forward.gate_proj
-ffn_up              feed_forward.up_proj
-ffn_down            feed_forward.down_proj
-"""
-_PIXTRAL_KEYS = (
-    _KEYS
-    + """
-clip.projector_type                 ="pixtral"
-clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-5
-clip.use_silu                       @true-if:vision.hidden_act,silu
-clip.use_gelu                       @true-if:vision.hidden_act,gelu
-"""
-)
+_BROKEN_TOP = f"{PIXTRAL_TOP}v.token_embd.img_break!  -\n"
 _BREAK = {"v.token_embd.img_break": "[IMG_BREAK]"}  # llama.cpp loads no Pixtral without
-_EMBEDDED = ("v.patch_embd.weight", "v.position_embd.weight")
 
 TOWERS = (
     Tower(
@@ -144,11 +89,11 @@ v.patch_embd                vision_tower.vision_model.embeddings.patch_embedding
 v.position_embd             vision_tower.vision_model.embeddings.position_embedding
 v.post_ln                   vision_tower.vision_model.post_layernorm
 """,
-        _SIGLIP,
+        SIGLIP,
         "vision_tower.vision_model.encoder.layers.{i}.",
         "language_model.model.",
         "language_model.",
-        keys=_KEYS
+        keys=KEYS
         + """
 clip.projector_type                 ="gemma3"
 clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-6
@@ -156,13 +101,13 @@ clip.use_gelu                       =true
 clip.vision.projector.scale_factor  @pooled-side
 """,
         half="mm.input_projection.weight",
-        single=_EMBEDDED,
+        single=EMBEDDED,
     ),
     Tower(
         ("glm4v",),
         {"Glm4vForConditionalGeneration": "GlmOcrForConditionalGeneration"},
         _GLM_TOP,
-        _FUSED + _GATED + _QK_NORMS,
+        _FUSED + GATED + _QK_NORMS,
         "model.visual.blocks.{i}.",
         "model.language_model.",
         has=("v.blk.0.attn_q_norm.weight",),
@@ -179,7 +124,7 @@ clip.vision.projector.scale_factor  @pooled-side
 v.norm_embd         model.visual.post_conv_layernorm
 v.position_embd     model.visual.embeddings.position_embedding
 """,
-        _FUSED + _GATED,
+        _FUSED + GATED,
         "model.visual.blocks.{i}.",
         "model.language_model.",
         keys=_GLM_KEYS,
@@ -193,11 +138,11 @@ v.patch_embd        model.vision_model.embeddings.patch_embedding
 v.position_embd     model.vision_model.embeddings.position_embedding
 v.post_ln           model.vision_model.post_layernorm
 """,
-        _SIGLIP,
+        SIGLIP,
         "model.vision_model.encoder.layers.{i}.",
         "model.text_model.",
         others=("SmolVLMForConditionalGeneration",),
-        keys=_KEYS
+        keys=KEYS
         + """
 clip.projector_type                 ="idefics3"
 clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-5
@@ -205,7 +150,7 @@ clip.vision.projector.scale_factor  model.scale_factor|=2
 clip.use_gelu                       =true
 clip.vision.preproc_image_size      processor.size.longest_edge|vision.image_size
 """,
-        single=_EMBEDDED,
+        single=EMBEDDED,
     ),
     Tower(
         ("lfm2",),
@@ -219,10 +164,10 @@ v.patch_embd.bias   {lfm2}embeddings.patch_embedding.bias
 v.position_embd     {lfm2}embeddings.position_embedding
 v.post_ln           {lfm2}post_layernorm
 """.replace("{lfm2}", "model.vision_tower.vision_model."),
-        _SIGLIP,
+        SIGLIP,
         "model.vision_tower.vision_model.encoder.layers.{i}.",
         "model.language_model.",
-        keys=_KEYS
+        keys=KEYS
         + """
 clip.projector_type                 ="lfm2"
 clip.vision.image_size              =256
@@ -231,7 +176,7 @@ clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-6
 clip.vision.projector.scale_factor  model.downsample_factor|=2
 clip.use_gelu                       =true
 """,
-        single=_EMBEDDED,
+        single=EMBEDDED,
     ),
     Tower(
         ("llama4",),
@@ -259,14 +204,14 @@ ffn_down            mlp.fc2
         "vision_model.model.layers.{i}.",
         "language_model.model.",
         "language_model.",
-        keys=_KEYS
+        keys=KEYS
         + """
 clip.projector_type                 ="llama4"
 clip.vision.attention.layer_norm_epsilon vision.norm_eps|=1e-5
 clip.vision.projector.scale_factor  @inverse:vision.pixel_shuffle_ratio
 clip.use_gelu                       =true
 """,
-        single=_EMBEDDED,
+        single=EMBEDDED,
     ),
     Tower(
         ("pixtral",),
@@ -279,35 +224,35 @@ clip.use_gelu                       =true
             ),
             "Mistral3ForConditionalGeneration",
         ),
-        _PIXTRAL_TOP
+        _BROKEN_TOP
         + """
 mm.input_norm       multi_modal_projector.norm
 mm.patch_merger     multi_modal_projector.patch_merger.merging_layer
 """,
-        _PIXTRAL,
+        PIXTRAL,
         "vision_tower.transformer.layers.{i}.",
         "language_model.model.",
         "language_model.",
         said=("clip.vision.spatial_merge_size",),
-        keys=_PIXTRAL_KEYS + "clip.vision.spatial_merge_size model.spatial_merge_size|=2\n",
+        keys=PIXTRAL_KEYS + "clip.vision.spatial_merge_size model.spatial_merge_size|=2\n",
         token_rows=_BREAK,
     ),
     Tower(
         ("pixtral",),
         {"LlamaForCausalLM": "LlavaForConditionalGeneration"},
-        _PIXTRAL_TOP,
-        _PIXTRAL,
+        _BROKEN_TOP,
+        PIXTRAL,
         "vision_tower.transformer.layers.{i}.",
         "language_model.model.",
         "language_model.",
-        keys=_PIXTRAL_KEYS,
+        keys=PIXTRAL_KEYS,
         token_rows=_BREAK,
     ),
     Tower(
         ("qwen2.5vl_merger",),
         {"Qwen2VLForConditionalGeneration": "Qwen2_5_VLForConditionalGeneration"},
         _QWEN2_TOP,
-        _QWEN_ATTENTION + _GATED,
+        QWEN_ATTENTION + GATED,
         "visual.blocks.{i}.",
         "model.",
         keys=_QWEN2_KEYS
@@ -321,7 +266,7 @@ clip.vision.n_wa_pattern            vision.fullatt_block_indexes.0+1
         ("qwen2vl_merger",),
         {"Qwen2VLForConditionalGeneration": "Qwen2VLForConditionalGeneration"},
         _QWEN2_TOP,
-        _QWEN_ATTENTION
+        QWEN_ATTENTION
         + """
 ffn_up              mlp.fc1
 ffn_down            mlp.fc2
@@ -338,7 +283,7 @@ ffn_down            mlp.fc2
             "Qwen3_5ForCausalLM": "Qwen3_5ForConditionalGeneration",
             "Qwen3_5MoeForCausalLM": "Qwen3_5MoeForConditionalGeneration",
         },
-        _PATCHES.replace("{tower}", "model.visual.")
+        PATCHES.replace("{tower}", "model.visual.")
         + """
 v.position_embd     model.visual.pos_embed
 v.post_ln           model.visual.merger.norm
@@ -355,7 +300,7 @@ ffn_down            mlp.linear_fc2
 """,
         "model.visual.blocks.{i}.",
         "model.language_model.",
-        keys=_KEYS
+        keys=KEYS
         + """
 clip.projector_type                 ="qwen3vl_merger"
 clip.vision.image_size              vision.image_size|@positions-side
@@ -365,4 +310,7 @@ clip.vision.attention.layer_norm_epsilon model.text_config.rms_norm_eps|=1e-6
 clip.vision.is_deepstack_layers     @deepstack-layers
 """,
     ),
+    GEMMA4,
+    *MORE,
 )
+READ = tuple(tower for tower in TOWERS if tower.only != "to-gguf")

@@ -2,7 +2,7 @@
 
 Results are float32 numbers, as in llama.cpp's converter, and rounded once to the output's
 dtype. An operation that is not `exact` may differ from the original in the last bit of float32: it
-gives back every BF16 and F16 number, and not every float32 one.
+gives back every BF16 and F16 number of 2^-13 or more, and not every float32 one.
 """
 
 from __future__ import annotations
@@ -64,6 +64,15 @@ def _log_negative(x: Any) -> None:
     _in_float64(np.log, x)
 
 
+def _softplus(x: Any) -> None:
+    """log(1 + exp(x)); above 20 the number itself, as torch has it."""
+    _in_float64(lambda block: np.where(block > 20, block, np.logaddexp(0, block)), x)
+
+
+def _from_softplus(x: Any) -> None:
+    _in_float64(lambda block: np.where(block > 20, block, block + np.log(-np.expm1(-block))), x)
+
+
 def _in_float64(function: Callable[[Any], Any], x: Any) -> None:
     """The function's values, rounded once: numpy's own for float32 depend on the processor."""
     for start in range(0, x.size, _BLOCK):
@@ -81,6 +90,12 @@ VALUES: dict[str, Value] = {
     "-exp": Value(_negative_exp, "log-"),
     "log-": Value(
         _log_negative, "-exp", "the logarithm of a stored exponential, rounded to float32"
+    ),
+    "softplus": Value(_softplus, "from-softplus"),
+    "from-softplus": Value(
+        _from_softplus,
+        "softplus",
+        "the inverse of a stored softplus, rounded to float32",
     ),
 }
 

@@ -52,6 +52,7 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
     tensors = {t.name: t for t in (*model.tensors, *listed_tensors(model, family.arrays))}
     prefixes = {"": str(model.metadata.get("general.architecture", ""))}
     facts = [(model, tensors, rows, prefixes[""])]
+    zeros = dict(family.zero_rows)
     if vision is not None:
         from anamnesis.names.config import class_of
         from anamnesis.names.vision import projector, whole
@@ -63,6 +64,7 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
         for name in added.keys() & tensors.keys():
             raise FormatError(f"{vision.path}: tensor {name!r:.200} is also in {model.path}")
         facts.append((vision, added, tower.rows, tower.facts_prefix))
+        zeros |= tower.zero_rows
     links: list[Link] = []
     dropped: list[Dropped] = list(model.dropped)
     for source, names, table, prefix in facts:
@@ -75,7 +77,7 @@ def hf_view(model: Model, vision: Model | None = None) -> HfView:
                     Dropped(tensor.components[0].stored, "follows from the configuration")
                 )
             tensors[name] = tensor
-    zeros = {name.replace("{m}", path): rows for name, rows in family.zero_rows.items()}
+    zeros = {name.replace("{m}", path): rows for name, rows in zeros.items()}
     made = [
         after_zeros(t, zeros[t.name]) if t.name in zeros else t
         for t in arrange(links, tensors, "to-hf")
@@ -188,8 +190,7 @@ def _inexact(links: Sequence[Link]) -> Iterator[str]:
         back = inverse(value)
         why = VALUES[back].why if back else ""
         if why:
-            more = and_more(len(names))
             yield (
-                f"{names[0]}{more}: {why}; numbers that were BF16 or F16 come back exactly, "
-                "float32 ones may differ in their last bits"
+                f"{names[0]}{and_more(len(names))}: {why}; BF16 and F16 numbers of 2^-13 or more "
+                "come back exactly, smaller ones to 2^-24, float32 ones but for their last bits"
             )

@@ -10,7 +10,7 @@ from typing import Any
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.names.tower import Tower
-from anamnesis.names.tower_rows import TOWERS
+from anamnesis.names.tower_rows import READ
 from anamnesis.readers.model import Model
 
 
@@ -22,11 +22,11 @@ def projector(model: Model) -> Tower:
 def tower_of(metadata: Mapping[str, Any], names: Container[str], path: str) -> Tower:
     """The row of the projector that a file's key/values name; `names` are its tensors'."""
     kind = metadata.get("clip.projector_type") or metadata.get("clip.vision.projector_type")
-    for tower in TOWERS:
+    for tower in READ:
         alike = metadata.keys() >= set(tower.said) and all(name in names for name in tower.has)
         if kind in tower.projectors and alike:
             return tower
-    known = ", ".join(dict.fromkeys(name for tower in TOWERS for name in tower.projectors))
+    known = ", ".join(dict.fromkeys(name for tower in READ for name in tower.projectors))
     raise UnsupportedError(
         f"{path}: projector {kind!r:.100} is not in the table of names; known are {known}"
     )

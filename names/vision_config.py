@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anamnesis.names.config_class import decimal
-from anamnesis.names.processor import gemma3_tokens
+from anamnesis.names.vision_sizes import PREFIX, beside, derived
 
 Metadata = Mapping[str, Any]
 
@@ -78,6 +78,22 @@ _QWEN_TOKENS = {
     "vision_start_token_id": "<|vision_start|>",
 }
 
+_GEMMA4_TOKENS = {
+    "audio_token_id": "<|audio|>",
+    "boa_token_id": "<|audio>",
+    "boi_token_id": "<|image>",
+    "eoa_token_index": "<audio|>",
+    "eoi_token_id": "<image|>",
+    "image_token_id": "<|image|>",
+    "video_token_id": "<|video|>",
+}
+_PADDLE_TOKENS = {
+    "image_token_id": "<|IMAGE_PLACEHOLDER|>",
+    "video_token_id": "<|video_pad|>",
+    "vision_end_token_id": "<|IMAGE_END|>",
+    "vision_start_token_id": "<|IMAGE_START|>",
+}
+
 CLASSES: dict[str, TowerClass] = {
     "Gemma3ForConditionalGeneration": TowerClass(
         "gemma3",
@@ -90,6 +106,15 @@ CLASSES: dict[str, TowerClass] = {
             "image_token_index": "<image_soft_token>",
         },
     ),
+    "Gemma4ForConditionalGeneration": TowerClass(
+        "gemma4",
+        "gemma4_vision",
+        "gemma4_text",
+        _SIGLIP.replace("image_size           image_size\n", "").replace(
+            "layer_norm_eps ", "rms_norm_eps   "
+        ),
+        tokens=_GEMMA4_TOKENS,
+    ),
     "Glm4vForConditionalGeneration": TowerClass(
         "glm4v", "glm4v_vision", "glm4v_text", _GLM, tokens=_GLM_TOKENS
     ),
@@ -99,12 +124,31 @@ CLASSES: dict[str, TowerClass] = {
     "GlmOcrForConditionalGeneration": TowerClass(
         "glm_ocr", "glm_ocr_vision", "glm_ocr_text", _GLM, tokens=_GLM_TOKENS
     ),
+    "HunYuanVLForConditionalGeneration": TowerClass(
+        "hunyuan_vl",
+        "hunyuan_vl_vision",
+        "hunyuan_vl_text",
+        _PIXTRAL.replace("image_size           image_size", "max_image_size       image_size")
+        + "spatial_merge_size   spatial_merge_size\n",
+        tokens={
+            "im_end_id": "<｜hy_place▁holder▁no▁101｜>",
+            "im_newline_id": "<｜hy_place▁holder▁no▁103｜>",
+            "im_start_id": "<｜hy_place▁holder▁no▁100｜>",
+            "image_token_id": "<｜hy_place▁holder▁no▁102｜>",
+        },
+    ),
     "Idefics3ForConditionalGeneration": TowerClass(
         "idefics3",
         "idefics3_vision",
         rows=_SIGLIP,
         whole_rows="scale_factor projector.scale_factor",
         tokens={"image_token_id": "<image>"},
+    ),
+    "InternVLForConditionalGeneration": TowerClass(
+        "internvl",
+        "internvl_vision",
+        rows=_SIGLIP,
+        tokens={"image_token_id": "<IMG_CONTEXT>"},
     ),
     "Lfm2VlForConditionalGeneration": TowerClass(
         "lfm2_vl",
@@ -113,6 +157,13 @@ CLASSES: dict[str, TowerClass] = {
         constants={"vision_use_head": False},
         whole_rows="downsample_factor projector.scale_factor",
         tokens={"image_token_id": "<image>"},
+    ),
+    "LightOnOcrForConditionalGeneration": TowerClass(
+        "lighton_ocr",
+        "pixtral",
+        rows=_PIXTRAL,
+        whole_rows="spatial_merge_size spatial_merge_size",
+        tokens={"image_token_id": "<|image_pad|>"},
     ),
     "Llama4ForConditionalGeneration": TowerClass(
         "llama4",
@@ -148,6 +199,13 @@ CLASSES: dict[str, TowerClass] = {
         whole_rows="spatial_merge_size spatial_merge_size",
         tokens={"image_token_index": "[IMG]"},
     ),
+    "PaddleOCRVLForConditionalGeneration": TowerClass(
+        "paddleocr_vl",
+        "paddleocr_vl_vision",
+        "paddleocr_vl_text",
+        _SIGLIP,
+        tokens=_PADDLE_TOKENS,
+    ),
     "Qwen2VLForConditionalGeneration": TowerClass(
         "qwen2_vl",
         "qwen2_vl",
@@ -177,7 +235,6 @@ CLASSES: dict[str, TowerClass] = {
     ),
 }
 
-_PREFIX = "clip.vision."
 _SHARED = ("torch_dtype", "dtype", "tie_word_embeddings")
 
 
@@ -197,12 +254,12 @@ def with_tower(
     inner = {key: value for key, value in text.items() if key != "architectures"}
     inner["model_type"] = row.text_type or inner["model_type"]
     vision = {"model_type": row.tower_type, **_found(row.rows, metadata), **row.constants}
-    vision |= _derived(row.tower_type, metadata, shapes)
+    vision |= derived(row.tower_type, metadata, shapes)
     config: dict[str, Any] = {"architectures": [architecture], "model_type": row.model_type}
     config |= {key: text[key] for key in _SHARED if key in text}
     config |= row.whole
     config |= _found(row.whole_rows, metadata)
-    config |= _beside(row.model_type, metadata, shapes)
+    config |= beside(row.model_type, metadata, shapes)
     config |= {key: tokens.index(word) for key, word in row.tokens.items() if word in tokens}
     absent = [key for key in row.tokens if key not in config]
     lacks = ", ".join((*absent, *row.lacks))
@@ -213,71 +270,5 @@ def with_tower(
 
 def _found(rows: str, metadata: Metadata) -> dict[str, Any]:
     pairs = [line.split() for line in rows.splitlines() if line.strip()]
-    found = {key: metadata.get(_PREFIX + source) for key, source in pairs}
+    found = {key: metadata.get(PREFIX + source) for key, source in pairs}
     return {key: decimal(value) for key, value in found.items() if value is not None}
-
-
-def _derived(
-    tower: str, metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Any]:
-    """Keys that follow from several, or from lists."""
-
-    def get(key: str) -> int:
-        return int(metadata.get(_PREFIX + key, 0) or 0)
-
-    if tower == "qwen2_vl":
-        inner = shapes.get("visual.blocks.0.mlp.fc1.weight")  # converters write another width
-        width = inner[0] if inner else get("feed_forward_length")
-        return {"mlp_ratio": width // max(1, get("embedding_length"))}
-    if tower == "qwen2_5_vl":
-        every = get("n_wa_pattern")
-        layers = range(every - 1, get("block_count"), every) if every else ()
-        return {"fullatt_block_indexes": list(layers)}
-    if tower == "pixtral":
-        return {"hidden_act": "silu" if metadata.get("clip.use_silu") else "gelu"}
-    if tower == "siglip2_vision_model":
-        positions = shapes.get(
-            "model.vision_tower.vision_model.embeddings.position_embedding.weight"
-        )
-        return {"num_patches": positions[0]} if positions else {}
-    if tower == "llama4_vision_model":
-        return _llama4(get("projector.scale_factor"), shapes)
-    if tower.startswith("qwen3"):
-        flags = metadata.get(f"{_PREFIX}is_deepstack_layers") or []
-        side = get("image_size") // max(1, get("patch_size"))
-        return {
-            "deepstack_visual_indexes": [i for i, flag in enumerate(flags) if flag],
-            "num_position_embeddings": side * side,
-        }
-    return {}
-
-
-def _beside(
-    model_type: str, metadata: Metadata, shapes: Mapping[str, tuple[int, ...]]
-) -> dict[str, Any]:
-    """Keys beside both blocks that follow from several, or from shapes."""
-    if model_type == "gemma3":
-        tokens = gemma3_tokens(lambda key: int(metadata.get(_PREFIX + key, 0)))
-        return {"mm_tokens_per_image": tokens}
-    projector = "model.multi_modal_projector."
-    inner = shapes.get(f"{projector}linear_1.weight")
-    if model_type != "lfm2_vl" or inner is None:
-        return {}
-    return {
-        "projector_bias": f"{projector}linear_1.bias" in shapes,
-        "projector_hidden_size": inner[0],
-        "projector_use_layernorm": f"{projector}layer_norm.weight" in shapes,
-    }
-
-
-def _llama4(factor: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Any]:
-    """Widths of the layers between tower and text model, and how patches are put together."""
-    found: dict[str, Any] = {"pixel_shuffle_ratio": 1 / factor} if factor else {}
-    for key, name, axis in (
-        ("projector_input_dim", "vision_model.vision_adapter.mlp.fc1.weight", 0),
-        ("projector_output_dim", "vision_model.vision_adapter.mlp.fc2.weight", 0),
-        ("vision_output_dim", "multi_modal_projector.linear_1.weight", 1),
-    ):
-        if name in shapes:
-            found[key] = shapes[name][axis]
-    return found

@@ -44,5 +44,7 @@ def model(
     words[f"{text}.embedding_length"] = 6  # what the projector makes of 8
     words[f"{text}.attention.head_count"] = 2
     words[f"{text}.rope.dimension_sections"] = [2, 3, 3, 0]
+    if text == "gemma4":  # which says it of every layer what it looks at
+        words |= {"gemma4.block_count": 1, "gemma4.attention.sliding_window_pattern": [False]}
     norm = "token_embd_norm.weight" if text == "lfm2" else "output_norm.weight"
     return write(folder / "model.gguf", text, words, {norm: numbers(8)})

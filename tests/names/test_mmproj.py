@@ -175,7 +175,8 @@ def test_every_tower_says_what_llama_cpp_needs() -> None:
     for tower in TOWERS:
         keys = sources_of(tower.keys)
         assert keys.keys() >= {f"clip.vision.{name}" for name in needed}
-        assert json.loads(keys["clip.projector_type"][1:]) in tower.projectors
+        kind = keys.get("clip.projector_type") or keys["clip.vision.projector_type"]
+        assert json.loads(kind[1:]) in tower.projectors
 
 
 def test_the_processors_file_counts_before_the_older_one() -> None:

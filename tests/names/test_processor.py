@@ -10,7 +10,7 @@ from towers import model, numbers
 
 import anamnesis
 from anamnesis.names.processor import PROCESSORS, processor_files
-from anamnesis.names.tower_rows import TOWERS
+from anamnesis.names.tower_rows import READ
 
 SIZES = {
     "clip.vision.image_size": 896,
@@ -22,7 +22,7 @@ SIZES = {
 
 def test_every_tower_has_a_processor() -> None:
     assert sorted(PROCESSORS) == sorted(
-        {name for tower in TOWERS for name in tower.classes if name not in tower.others}
+        {name for tower in READ for name in tower.classes if name not in tower.others}
     )
 
 

@@ -12,7 +12,7 @@ from safetensors.numpy import load_file
 from towers import model, numbers
 
 import anamnesis
-from anamnesis.names.tower_rows import TOWERS
+from anamnesis.names.tower_rows import READ
 from anamnesis.names.vision_config import CLASSES
 
 pytest.importorskip("gguf")
@@ -28,7 +28,7 @@ def made(source: Path) -> tuple[dict[str, Any], dict[str, Any], str]:
 
 def test_every_tower_has_a_class() -> None:
     assert sorted(CLASSES) == sorted(
-        {name for tower in TOWERS for name in tower.classes if name not in tower.others}
+        {name for tower in READ for name in tower.classes if name not in tower.others}
     )
 
 
