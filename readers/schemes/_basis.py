@@ -22,11 +22,15 @@ from anamnesis.readers.yaml_values import ENDINGS
 _ROTATED = re.compile(r".*(hadamard|rotat|quarot|spinquant).*")
 _TRANSFORMS = re.compile(r"transforms?|transform_config")  # parts of a model have others
 # What says that numbers lie in another order, which tensors do not show either.
-_ORDERED = re.compile(r".*(column_?major|interleav|permut|shuffl|swizzl|transpos).*")
+_ORDERED = re.compile(
+    r".*(column_?major|endian|interleav|permut|rearrang|revers|shuffl|swizzl|transpos|zig_?zag).*|"
+    r"(?!act_)(.*_)?order(_map|ing)?"
+)
 # What says that codes or scales mean other numbers; fp8's scheme reads GPTQModel's word for it.
 _VALUED = re.compile(
     r"(?!weight_scale_semantics$|act|in(put)?_|kv|out(put)?_)(.*_)?"
-    r"(codebook|inverse|lookup_table|lut|multiplier|offset|reciprocal|semantics)(_.*)?"
+    r"(companding|complement|codebook|divisor|exponent|formula|inverse|lookup_table|lut|multiplier|"
+    r"non_?linear|offset|outliers?|reciprocal|residual|semantics|sign|signed)(_.*)?"
 )
 _OF_WEIGHTS = re.compile(r".*(basis|preprocess|quant|weight).*")  # in a model's configuration
 _POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights

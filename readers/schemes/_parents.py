@@ -187,6 +187,8 @@ def _unknown(ledger: Ledger, tensor: Tensor, modules: set[str], layers: set[str]
     module, dot, part = tensor.name.rpartition(".")
     if part == "weight" and _is_called_after(module, layers):
         return True
+    if part not in ("bias", "weight") and _is_inside(module, layers):
+        return True
     weight = ledger.tensors.get(f"{module}{dot}weight")
     beside = weight is not None and weight is not tensor and _is_dense_matrix(weight)
     if not (beside or module in modules):
@@ -217,6 +219,19 @@ def _is_called_after(module: str, layers: set[str]) -> bool:
             if not is_own(rest) and not rest.endswith(_ENDINGS):
                 return True
     return False
+
+
+def _is_inside(module: str, layers: set[str]) -> bool:
+    """Whether a module is called as a decoded layer is, inside of another one beside that.
+
+    `self_attn.lowrank.q_proj` is, beside `self_attn.q_proj`.
+    """
+    parts = module.split(".")
+    return any(
+        ".".join((*parts[:start], parts[end])) in layers
+        for end in range(len(parts) - 1, 0, -1)
+        for start in range(end)
+    )
 
 
 def _is_dense_matrix(tensor: Tensor) -> bool:

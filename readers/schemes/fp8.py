@@ -108,6 +108,18 @@ def resolve(ledger: Ledger) -> None:
                 ledger.drop(mark.stored, "ComfyUI mark of an FP8 layer")
     _drop_activation_scales(ledger, claimed, drop_unused_scales(ledger))
     _settle_grids(ledger, declared)
+    _note_own_scales(ledger, [name for name in claimed if ".shard_" in name])
+
+
+def _note_own_scales(ledger: Ledger, shards: list[str]) -> None:
+    """Note shards of a table with a scale of their own beside the one that is for all of it."""
+    for name in shards:
+        shared, tensor = _shared_scale(ledger, _layer(name)), ledger.tensors[name]
+        if shared is not None and all(part.stored is not shared for part in tensor.components):
+            ledger.note(
+                f"{where(tensor.components[0].stored)}: decoded with the scale of its own; "
+                f"{shared.name!r} is one for the whole table"
+            )
 
 
 def _settle_grids(ledger: Ledger, declared: Sequence[Block]) -> None:

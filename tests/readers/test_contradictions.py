@@ -94,3 +94,12 @@ def test_floats_of_any_name_with_a_part_of_the_inputs_are_noted(name: str, width
     assert notes(parts, {"hidden_size": 64}) == []
     config["quantization_config"]["ignore"] = [name]  # type: ignore[index]
     assert notes(parts, config) == []
+
+
+def test_a_scale_of_a_shard_s_own_beside_that_of_the_table_is_noted() -> None:
+    shards = {f"t.shard_{i}.weight": ("F8_E4M3", (8, 16)) for i in range(2)}
+    shared = {**shards, "t.weight_scale": ("F32", (1,))}
+    config = {"quantization_config": {"quant_method": "fp8"}}
+    assert notes(shared, config) == []
+    (note,) = notes({**shared, "t.shard_1.weight_scale": ("F32", (1,))}, config)
+    assert "'t.shard_1.weight' (F8_E4M3 [8, 16]): decoded with the scale of its own" in note

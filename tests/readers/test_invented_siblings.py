@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from layer_parts import LAYERS, STEMS, about, within
 from small_models import Parts, ledger_of, resolved
@@ -130,6 +130,24 @@ def test_an_invented_parameter_around_a_layer_is_never_silent(
         return
     told = any(name in note for note in book.notes) or any(d.why for d in book.dropped)
     assert told or is_known(part)
+
+
+@given(
+    part=st.text("abcdefghijklmnopqrstuvwxyz_", min_size=1, max_size=9),
+    inner=st.sampled_from(["lowrank.q_proj", "a.b.q_proj"]),
+)
+def test_a_module_that_is_called_as_a_decoded_layer_is_noted(part: str, inner: str) -> None:
+    """One inside of another module, with whatever it has but a weight and a bias."""
+    method, parts = LAYERS["fp8"]
+    layer = {name.replace("m.", "l.0.q_proj."): entry for name, entry in parts.items()}
+    others: Parts = {f"l.0.{inner}.{part}": ("F32", (8, 32)), "l.1.q_proj.weight": ("F32", (8, 8))}
+    assume(part not in ("bias", "weight") and harmless(part) is None)
+    book = ledger_of({**layer, **others}, about(method))
+    try:
+        resolve(book)
+    except AnamnesisError:
+        return
+    assert [f"l.0.{inner}.{part}" in note for note in book.notes] == [True]
 
 
 def is_known(part: str) -> bool:

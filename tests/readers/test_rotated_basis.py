@@ -105,13 +105,18 @@ def test_a_basis_that_the_model_s_configuration_names_is_refused(config: dict[st
         {"weight_layout": "column_major"},
         {"export": {"weight_format": "preshuffled"}},
         {"export": {"channel_permutation": "perm.npy"}},
+        {"order_map": [0, 2, 1, 3]},
+        {"layers": {"pack_order": "lsb"}},
+        {"endianness": "big"},
+        {"reversed_nibbles": True},
     ],
     ids=json.dumps,
 )
 def test_another_order_of_numbers_is_noted(more: dict[str, Any]) -> None:
     (note,) = resolved(FP8, {"quant_method": "quark", **more}).notes
     assert "order of numbers that is not known here" in note
-    off = {"shuffled": False, "export": {"pack_method": "reorder"}, "m.shuffle_proj": {"bits": 8}}
+    off: dict[str, Any] = {"shuffled": False, "export": {"pack_method": "reorder"}, "act_order": 1}
+    off |= {"m.shuffle_proj": {"bits": 8}, "actorder": "group"}
     assert resolved(FP8, {"quant_method": "quark", **off}).notes == []
 
 
@@ -121,6 +126,10 @@ def test_another_order_of_numbers_is_noted(more: dict[str, Any]) -> None:
         {"weight_offset": 0.5},
         {"scale_multiplier": 448},
         {"a": {"scale_inverse": True}},
+        {"signed": True},
+        {"exponent_bias": 7},
+        {"outlier_fraction": 0.01},
+        {"scale_formula": "amax / 6"},
     ],
 )
 def test_another_meaning_of_numbers_is_noted(more: dict[str, Any]) -> None:
