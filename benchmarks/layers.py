@@ -301,6 +301,13 @@ def ct_int8(rows: int, columns: int) -> Layer:
     return Layer(entries, config=_ct_config(weights))
 
 
+def int8_product(rows: int, columns: int) -> Layer:
+    """ModelSlim's, whose scales are in those of the integer product."""
+    product, one = Entry("deq_scale", "F32", (rows,), _small(rows)), np.full(1, 0.25, "<f4")
+    weight = _weight("I8", _bytes(rows, columns), (rows, columns))
+    return Layer([weight, product, Entry("input_scale", "F32", (1,), one)])
+
+
 def _bf16(numbers: Any) -> Any:
     return numbers.astype(ml_dtypes.bfloat16).view(np.uint16)
 

@@ -100,6 +100,14 @@ VENDOR: dict[str, Encoding] = {
         scales="weight_scale",
         cases=(Bench("comfy int4", "vendor_layers:comfy_int4"),),
     ),
+    "int8-product": Encoding(
+        "int8_product:decode",
+        prepare="int8_product:prepare",
+        family="compressed-tensors",
+        scales="deq_scale",
+        goal=0.1,  # in numpy: two passes
+        cases=(Bench("modelslim w8a8", "layers:int8_product"),),
+    ),
     "interleaved": Encoding(
         "interleaved:decode",
         prepare="interleaved:prepare",

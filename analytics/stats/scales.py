@@ -19,6 +19,7 @@ from anamnesis.kernels import ENCODINGS, Window
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.fp4 import scale_codes
 from anamnesis.kernels.fp8 import used_blocks
+from anamnesis.kernels.int8_product import numbers as product_scales
 from anamnesis.kernels.types import Array
 from anamnesis.readers.base import Component, Tensor
 from anamnesis.readers.batch import BlockReader, Whole
@@ -47,7 +48,8 @@ class ScaleRange:
                 array = self._in_order(array, 0)
             elif "stored_grid" in tensor.params:
                 array = used_blocks(tensor.params, array)
-            self._widen(to_float32(whole.dtype, array))
+            bits = whole.dtype == "I64"  # of float32
+            self._widen(product_scales(whole) if bits else to_float32(whole.dtype, array))
             self._component = None
         elif "nested_offset" in tensor.params:
             self._nested = reader.wholes()

@@ -130,7 +130,7 @@ SCHEMES: dict[str, Scheme] = {
     "modelopt": Scheme("modelopt:resolve", suffixes=("_scale",), methods=("modelopt",)),
     "modelslim": Scheme(
         "modelslim:resolve",
-        suffixes=("weight_scale", "weight_offset"),
+        suffixes=("deq_scale", "weight_scale", "weight_offset"),
         methods=("modelslim",),
     ),
     "mxfp4": Scheme(

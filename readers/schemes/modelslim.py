@@ -10,6 +10,9 @@
 
     value = (code - offset) * scale
 
+Static W8A8 may have no `weight_scale`: it is `deq_scale / input_scale` then, and `deq_scale` is
+F32, or I64 with the bits of one (`kernels/int8_product.py`).
+
 Where outliers of activations were suppressed, layers are of norms that the model's class does not
 have: `NORM.anti.weight` and `NORM.anti.bias` beside `NORM.weight`, or a bias of an RMS norm, which
 biases of the layers take back. These come out as they are, with a note.
@@ -23,12 +26,14 @@ https://github.com/vllm-project/vllm-ascend vllm_ascend/quantization/w8a8.py, w8
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator
 from dataclasses import replace
 
-from anamnesis.readers.base import Stored
-from anamnesis.readers.schemes._errors import need, unsupported, where
+from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
 from anamnesis.readers.schemes._modelslim_config import description, is_modelslim
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
@@ -57,6 +62,8 @@ def resolve(ledger: Ledger) -> None:
             raise unsupported(stored, f"ModelSlim's {kind[:40]}", _IMPLEMENTED)
         if stored.dtype == "I8" and stored.name.endswith(".weight"):
             offset = ledger.get(f"{stored.name}_offset")
+            if offset is None and _claim_product(ledger, stored):
+                continue
             if stated or (offset is not None and offset.dtype in SCALE_BITS):
                 _claim(ledger, stored, offset)
     _note_norms(ledger)
@@ -80,11 +87,44 @@ def _other_norms(ledger: Ledger) -> Iterator[Stored]:
             yield stored
 
 
+def _claim_product(ledger: Ledger, codes: Stored) -> bool:
+    """Claim a matrix whose scale is in that of the integer product, if it has none of its own."""
+    layer = codes.name.removesuffix("weight")
+    product, inputs = ledger.get(f"{layer}deq_scale"), ledger.get(f"{layer}input_scale")
+    if product is None or inputs is None or f"{codes.name}_scale" in ledger.container.stored:
+        return False
+    rows, columns = codes.shape if len(codes.shape) == 2 else (0, 0)
+    if product.dtype not in (*SCALE_BITS, "I64") or math.prod(product.shape) != rows or not rows:
+        raise misfit(product, f"{', '.join(SCALE_BITS)} or I64, one for each row of {codes.name!r}")
+    if inputs.dtype not in SCALE_BITS or math.prod(inputs.shape) != 1:
+        raise misfit(inputs, f"{', '.join(SCALE_BITS)}, one number")
+    ledger.claim(
+        Tensor(
+            name=codes.name,
+            shape=codes.shape,
+            scheme="modelslim-int8",
+            encoding="int8-product",
+            components=(
+                Component("payload", codes, Contiguous(8 * max(1, columns))),
+                Component("deq_scale", product),
+                Component("input_scale", inputs),
+            ),
+            unit_elems=max(1, columns),
+            params={"rows": rows},
+        )
+    )
+    _drop_products(ledger, layer)
+    return True
+
+
 def _claim(ledger: Ledger, codes: Stored, offset: Stored | None) -> None:
     scale = need(ledger, codes, f"{codes.name}_scale")
     tensor = int8_tensor(ledger, codes, scale, offset, [])
     ledger.claim(replace(tensor, scheme="modelslim-int8"))
-    layer = codes.name.removesuffix("weight")
+    _drop_products(ledger, codes.name.removesuffix("weight"))
+
+
+def _drop_products(ledger: Ledger, layer: str) -> None:
     for part in _OF_PRODUCTS:
         beside = ledger.get(layer + part)
         if beside is not None:

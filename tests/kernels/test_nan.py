@@ -34,7 +34,8 @@ NUMBERS = {
 # Scales that integers are made with, of which no NaN can be made.
 REFUSED = {("qqq", "s_group")}
 INFINITE = ("0x7c00", "0x7f80", "0x7f800000")
-DIVISORS = ("smooth_factor", "weight_global_scale")  # by infinity is nothing, which is a number
+# By infinity is nothing, which is a number.
+DIVISORS = ("input_scale", "smooth_factor", "weight_global_scale")
 WIDTH = {"F16": "<u2", "BF16": "<u2", "F32": "<u4", "F8_E8M0": "u1", "F8_E4M3": "u1"}
 
 
