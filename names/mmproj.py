@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
@@ -36,6 +37,7 @@ _FEWER = (
     "clip.vision.projector.",
     "clip.vision.spatial",
 )
+_LAYER = re.compile(r".*\b(?:vision|visual|vit)\w*\..*\b(?:blocks|layers?)\.\d+\..*")
 _PATCHES = ("v.patch_embd.weight", "mm.patch_merger.weight")
 
 
@@ -54,8 +56,8 @@ def mmproj_view(
     """The tensors of an `mmproj` file, out of a folder whose `config.json` is `config`.
 
     `token_id` says the id of a token by its text, None where the tokenizer does not have it.
-    Raises UnsupportedError for a class that has no tower here, and FormatError where the
-    configuration does not say what llama.cpp needs, or shapes contradict it.
+    Raises UnsupportedError for a class that has no tower here, or a layer that has no row, and
+    FormatError where the configuration does not say what llama.cpp needs, or shapes contradict it.
     """
     name = class_name(config)
     tower = _tower(name, config, model)
@@ -82,6 +84,11 @@ def mmproj_view(
         links += finder.links(tensor, metadata, tower.facts_prefix, outputs)
     links.sort(key=by_numbers)
     rest = [t for t in model.tensors if t.name not in tensors]
+    unknown = next((t.name for t in rest if _LAYER.fullmatch(t.name)), None)
+    if unknown is not None:
+        raise UnsupportedError(
+            f"{model.path}: tensor {unknown!r:.200} is not in the table of {name}'s tower"
+        )
     made, used, notes = _token_rows(tower, rest, token_id)
     rest = [t for t in rest if t.name not in used]
     dropped = tuple(Dropped(t.components[0].stored, "part of the text model") for t in rest)

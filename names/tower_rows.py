@@ -5,6 +5,8 @@ The towers of `conversion/` in https://github.com/ggml-org/llama.cpp; rows as in
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from anamnesis.names.tower import Tower
 from anamnesis.names.tower_blocks import (
     EMBEDDED,
@@ -78,31 +80,67 @@ attn_k_norm         attn.k_norm
 _BROKEN_TOP = f"{PIXTRAL_TOP}v.token_embd.img_break!  -\n"
 _BREAK = {"v.token_embd.img_break": "[IMG_BREAK]"}  # llama.cpp loads no Pixtral without
 
-TOWERS = (
-    Tower(
-        ("gemma3",),
-        {"Gemma3ForCausalLM": "Gemma3ForConditionalGeneration"},
-        """
+_GEMMA3 = Tower(
+    ("gemma3",),
+    {"Gemma3ForCausalLM": "Gemma3ForConditionalGeneration"},
+    """
 mm.input_projection.weight  multi_modal_projector.mm_input_projection_weight!
 mm.soft_emb_norm.weight     multi_modal_projector.mm_soft_emb_norm.weight  +1
 v.patch_embd                vision_tower.vision_model.embeddings.patch_embedding
 v.position_embd             vision_tower.vision_model.embeddings.position_embedding
 v.post_ln                   vision_tower.vision_model.post_layernorm
 """,
-        SIGLIP,
-        "vision_tower.vision_model.encoder.layers.{i}.",
-        "language_model.model.",
-        "language_model.",
-        keys=KEYS
-        + """
+    SIGLIP,
+    "vision_tower.vision_model.encoder.layers.{i}.",
+    "language_model.model.",
+    "language_model.",
+    keys=KEYS
+    + """
 clip.projector_type                 ="gemma3"
 clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-6
 clip.use_gelu                       =true
 clip.vision.projector.scale_factor  @pooled-side
 """,
-        half="mm.input_projection.weight",
-        single=EMBEDDED,
-    ),
+    half="mm.input_projection.weight",
+    single=EMBEDDED,
+)
+_LFM2 = Tower(
+    ("lfm2",),
+    {"Lfm2ForCausalLM": "Lfm2VlForConditionalGeneration"},
+    """
+mm.input_norm       model.multi_modal_projector.layer_norm
+mm.1                model.multi_modal_projector.linear_1
+mm.2                model.multi_modal_projector.linear_2
+v.patch_embd.weight {lfm2}embeddings.patch_embedding.weight  o (h w c) -> o c h w; h=16 w=16
+v.patch_embd.bias   {lfm2}embeddings.patch_embedding.bias
+v.position_embd     {lfm2}embeddings.position_embedding
+v.post_ln           {lfm2}post_layernorm
+""".replace("{lfm2}", "model.vision_tower.vision_model."),
+    SIGLIP,
+    "model.vision_tower.vision_model.encoder.layers.{i}.",
+    "model.language_model.",
+    keys=KEYS
+    + """
+clip.projector_type                 ="lfm2"
+clip.vision.image_size              =256
+clip.vision.block_count             vision.num_hidden_layers
+clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-6
+clip.vision.projector.scale_factor  model.downsample_factor|=2
+clip.use_gelu                       =true
+""",
+    single=EMBEDDED,
+)
+
+
+def _as_saved(tower: Tower) -> Tower:
+    """The same in a folder that transformers 5 wrote: without `vision_model` in its names."""
+    top, layers = (text.replace(".vision_model.", ".") for text in (tower.top, tower.layers))
+    return replace(tower, top=top, layers=layers, only="to-gguf")
+
+
+TOWERS = (
+    _GEMMA3,
+    _as_saved(_GEMMA3),
     Tower(
         ("glm4v",),
         {"Glm4vForConditionalGeneration": "GlmOcrForConditionalGeneration"},
@@ -152,32 +190,8 @@ clip.vision.preproc_image_size      processor.size.longest_edge|vision.image_siz
 """,
         single=EMBEDDED,
     ),
-    Tower(
-        ("lfm2",),
-        {"Lfm2ForCausalLM": "Lfm2VlForConditionalGeneration"},
-        """
-mm.input_norm       model.multi_modal_projector.layer_norm
-mm.1                model.multi_modal_projector.linear_1
-mm.2                model.multi_modal_projector.linear_2
-v.patch_embd.weight {lfm2}embeddings.patch_embedding.weight  o (h w c) -> o c h w; h=16 w=16
-v.patch_embd.bias   {lfm2}embeddings.patch_embedding.bias
-v.position_embd     {lfm2}embeddings.position_embedding
-v.post_ln           {lfm2}post_layernorm
-""".replace("{lfm2}", "model.vision_tower.vision_model."),
-        SIGLIP,
-        "model.vision_tower.vision_model.encoder.layers.{i}.",
-        "model.language_model.",
-        keys=KEYS
-        + """
-clip.projector_type                 ="lfm2"
-clip.vision.image_size              =256
-clip.vision.block_count             vision.num_hidden_layers
-clip.vision.attention.layer_norm_epsilon vision.layer_norm_eps|=1e-6
-clip.vision.projector.scale_factor  model.downsample_factor|=2
-clip.use_gelu                       =true
-""",
-        single=EMBEDDED,
-    ),
+    _LFM2,
+    _as_saved(_LFM2),
     Tower(
         ("llama4",),
         {"Llama4ForCausalLM": "Llama4ForConditionalGeneration"},

@@ -189,6 +189,24 @@ def test_the_processors_file_counts_before_the_older_one() -> None:
     assert settings.get("processor.size") == 2
 
 
+def test_a_folder_that_transformers_5_saved_has_the_same_tower(tmp_path: Path) -> None:
+    """Its names do not have `vision_model`; a layer of any other name is refused."""
+    _, tensors = gemma(tmp_path / "hf")
+    saved = {name.replace(".vision_model.", "."): array for name, array in tensors.items()}
+    files = []
+    for name, found in (("hf", tensors), ("saved", saved)):
+        source = tmp_path / name if name == "hf" else folder(tmp_path / name, GEMMA, found)
+        anamnesis.convert(source, tmp_path / f"{name}.gguf", to="gguf", names="mmproj")
+        files.append(read(tmp_path / f"{name}.gguf"))
+    assert files[0][2] == files[1][2]
+    for name, array in files[0][1].items():
+        np.testing.assert_array_equal(files[1][1][name], array)
+    other = {"vision_tower.body.layers.0.mlp.fc1.weight": numbers(INNER, WIDTH)}
+    source = folder(tmp_path / "other", GEMMA, saved | other)
+    with pytest.raises(UnsupportedError, match=r"body\.layers\.0\.mlp.*not in the table"):
+        anamnesis.convert(source, tmp_path / "other.gguf", to="gguf", names="mmproj")
+
+
 @pytest.mark.parametrize("decoder", [True, False], ids=["decoder", "tokenizer.json"])
 def test_pixtral_s_tower_has_the_embedding_of_a_break(decoder: bool, tmp_path: Path) -> None:
     """llama.cpp loads no such tower without, and nothing of it is a tensor of the folder's."""

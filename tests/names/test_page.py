@@ -68,7 +68,7 @@ def tables() -> dict[str, str]:
         "absent": "\n".join(absent),
         "lacks": "\n".join(lacks),
         "families": "\n".join(rows),
-        "towers": "\n".join(towers),
+        "towers": "\n".join(dict.fromkeys(towers)),
         "written": ", ".join(f"`{name}`" for name in sorted(WRITTEN)) + ".",
     }
 
