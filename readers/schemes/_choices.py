@@ -24,7 +24,7 @@ from typing import Any
 
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of
 from anamnesis.readers.schemes._integers import NARROW, is_buffer, is_many
 from anamnesis.readers.schemes._stated import Stated, texts
 from anamnesis.readers.schemes.base import Ledger
@@ -146,9 +146,8 @@ def note_integers(ledger: Ledger) -> None:
     else:
         found = [one for one in found if not is_buffer(one) and _may_be_codes(one, model)]
     if found:
-        others = and_more(len(found))
         ledger.note(
-            f"{where(found[0])}{others}: integers by themselves, kept as they are; codes of a "
+            f"{first_of(found)}: integers by themselves, kept as they are; codes of a "
             "weight whose scales are missing look the same, and no configuration says which"
         )
 
@@ -157,11 +156,10 @@ def note_numbers(ledger: Ledger) -> None:
     """Add a note on JSON beside the model with numbers for its tensors: scales, perhaps."""
     stored = ledger.container.stored
     for name, config in ledger.configs.items() if ledger.container.kind != "gguf" else ():
-        found = [key for key, value in config.items() if key in stored and _is_numbers(value)]
+        found = [stored[k] for k, value in config.items() if k in stored and _is_numbers(value)]
         if found:
-            others = and_more(len(found))
             ledger.note(
-                f"{where(stored[found[0]])}{others}: {name} beside the model gives numbers for it, "
+                f"{first_of(found)}: {name} beside the model gives numbers for it, "
                 "which were not used; if they are scales, the weights are not whole without them"
             )
 

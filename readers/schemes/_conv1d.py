@@ -15,9 +15,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 _MODELS = ("clvp", "decision_transformer", "gpt2", "imagegpt", "openai-gpt")  # `model_type`
 _WIDE = ("c_attn", "c_fc")  # more outputs than inputs
@@ -38,10 +37,9 @@ def find_conv1d(ledger: Ledger) -> None:
     ledger.conv1d = conv1d_of(str(kind), ledger.tensors.values())
     found = [t for t in ledger.tensors.values() if t.quantised and t.name in ledger.conv1d]
     if inputs and any(_layer(t) in _WIDE and t.shape[0] != t.shape[1] == inputs for t in found):
-        first = found[0]
         ledger.transposed = frozenset(t.name for t in found)
         ledger.note(
-            f"{where(first.components[0].stored)}{and_more(len(found))}: stored as [outputs, "
+            f"{first_of(found)}: stored as [outputs, "
             f"inputs], as its tool decodes it; comes out as [inputs, outputs], as transformers' "
             f"{kind} keeps it (Conv1D)"
         )

@@ -7,9 +7,8 @@ gather, of shape `[0]`; what they stand for is in the
 
 from __future__ import annotations
 
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 _PARTS = ("bias", "weight")
 
@@ -22,9 +21,8 @@ def note_empty(ledger: Ledger) -> None:
         if tensor.shape == (0,) and tensor.name.rpartition(".")[2] in _PARTS
     ]
     if found:
-        others = and_more(len(found))
         ledger.note(
-            f"{where(found[0].components[0].stored)}{others}: without any element, as DeepSpeed's "
+            f"{first_of(found)}: without any element, as DeepSpeed's "
             "ZeRO-3 leaves parameters that were not gathered before they were saved: the weights "
             "are not here"
         )

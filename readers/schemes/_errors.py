@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.base import Stored
+from anamnesis.readers.base import Stored, Tensor
 from anamnesis.readers.schemes.base import Ledger
+from anamnesis.words import and_more
 
 
 def where(*stored: Stored) -> str:
     """The first one's file, and name, dtype and shape of each."""
     named = " of ".join(f"{s.name!r} ({s.dtype} {list(s.shape)})" for s in stored)
     return f"{stored[0].file.path}: tensor {named}"
+
+
+def first_of(found: Sequence[Stored | Tensor]) -> str:
+    """Where the first of several is, and how many more there are."""
+    first = found[0]
+    stored = first if isinstance(first, Stored) else first.components[0].stored
+    return f"{where(stored)}{and_more(len(found))}"
 
 
 def need(ledger: Ledger, beside: Stored, name: str, why: str = "") -> Stored:

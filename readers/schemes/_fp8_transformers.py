@@ -25,10 +25,9 @@ from dataclasses import replace
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Stored
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of, where
 from anamnesis.readers.schemes._scale_grid import declared_blocks, stack
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 _EXPERT = re.compile(r"(.*\bexperts)\.([0-9]{1,6})\.(gate_proj|up_proj|down_proj|w1|w2|w3)\.weight")
 _FUSED = {
@@ -115,9 +114,8 @@ def drop_unused_scales(ledger: Ledger) -> set[str]:
             dropped.append(scale)
             layers.add(layer.removesuffix(".weight"))
     if dropped:
-        more = and_more(len(dropped))
         ledger.note(
-            f"{where(dropped[0])}{more}: scales of weights that stayed dense, since blocks of "
+            f"{first_of(dropped)}: scales of weights that stayed dense, since blocks of "
             f"{block[0][0]}x{block[0][1]} do not divide them: left out, since transformers, which "
             "allocates them, computes none for such weights"
         )

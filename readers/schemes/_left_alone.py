@@ -20,11 +20,9 @@ from collections.abc import Iterable, Iterator, Mapping
 from fnmatch import translate
 from typing import Any
 
-from anamnesis.readers.base import Tensor
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of, where
 from anamnesis.readers.schemes._patterns import LONGEST, compiled, cost, literal
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 # Keys of a quantisation block that list what was left alone, over all tools.
 LEFT_ALONE = (
@@ -144,7 +142,7 @@ def note_left_alone(ledger: Ledger) -> None:
     found = [tensor for tensor in checked if alone.lists(tensor.name)]
     if found:
         ledger.note(
-            f"{_first(found)}: the configuration lists it as left alone, and it is stored as "
+            f"{first_of(found)}: the configuration lists it as left alone, and it is stored as "
             "complete codes, which were decoded; loaders that follow the list find no weight"
         )
     if alone.unknown or len(checked) < len(decoded):
@@ -153,9 +151,3 @@ def note_left_alone(ledger: Ledger) -> None:
             f"{where(decoded[0].components[0].stored)}: {what} of what the configuration left "
             "alone was not run for every layer: what is stored as codes is decoded, listed or not"
         )
-
-
-def _first(tensors: Iterable[Tensor]) -> str:
-    first, *rest = tensors
-    others = and_more(len(rest), 0)
-    return f"{where(first.components[0].stored)}{others}"

@@ -23,7 +23,7 @@ from typing import Literal
 
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of
 from anamnesis.readers.schemes._hints import hint
 from anamnesis.readers.schemes._integers import Modules, is_buffer, is_many
 from anamnesis.readers.schemes._left_alone import left_alone
@@ -41,7 +41,6 @@ from anamnesis.readers.schemes._siblings import (
     moves_inputs,
 )
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 # The last part of a name that only quantised layouts use.
 _PARTS = frozenset(
@@ -220,11 +219,11 @@ class Rule:
     def note_parts(self) -> None:
         """Add a note on layers of floats with such sides where nothing speaks of codes."""
         if self._parts:
-            stored, size = self._parts[0]
+            stored, sizes = zip(*self._parts, strict=True)
             self._ledger.note(
-                f"{where(stored)}{and_more(len(self._parts))}: kept as floats; a layer of that "
-                f"name has {size:,} inputs or outputs by the model's configuration, of which this "
-                "is the part that codes in their place fill, though nothing says that it has codes"
+                f"{first_of(stored)}: kept as floats; a layer of that name has {sizes[0]:,} inputs "
+                "or outputs by the model's configuration, of which this is the part that codes in "
+                "their place fill, though nothing says that it has codes"
             )
 
     def _whole_shape(self, name: str) -> tuple[int, ...]:

@@ -20,10 +20,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from anamnesis.readers.base import Tensor
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of
 from anamnesis.readers.schemes._stated import texts
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 # What begins the schemes of an algorithm's layers, by how its name begins.
 _ALGORITHMS: tuple[tuple[re.Pattern[str], str], ...] = (
@@ -124,11 +123,7 @@ def _note_adapter(ledger: Ledger) -> None:
 
 def _note(ledger: Ledger, found: list[Tensor], said: str) -> None:
     if found:
-        others = and_more(len(found))
-        ledger.note(
-            f"{where(found[0].components[0].stored)}{others}: taken as {found[0].scheme} by its "
-            f"tensors, and {said}"
-        )
+        ledger.note(f"{first_of(found)}: taken as {found[0].scheme} by its tensors, and {said}")
 
 
 def _scheme(algorithm: str) -> str:

@@ -18,9 +18,8 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Stored
-from anamnesis.readers.schemes._errors import missing, where
+from anamnesis.readers.schemes._errors import first_of, missing, where
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 WORD_BITS = {"I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8}
 SCALE_BITS = {"BF16": 16, "F16": 16, "F32": 32}
@@ -257,10 +256,9 @@ def note_group_sizes(ledger: Ledger, scheme: str, stated: Settings) -> None:
             if size is not None and _whole(size, inputs) != _whole(found, inputs):
                 other.append((tensor, size, _whole(found, inputs)))
     if other:
-        tensor, size, found = other[0]
-        more = and_more(len(other))
+        _, size, found = other[0]
         ledger.note(
-            f"{where(tensor.components[0].stored)}{more}: the configuration says group_size "
+            f"{first_of([tensor for tensor, _, _ in other])}: the configuration says group_size "
             f"{size}, and the scales make groups of {found}, which were taken"
         )
 

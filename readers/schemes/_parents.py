@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of
 from anamnesis.readers.schemes._integers import is_buffer, is_many
 from anamnesis.readers.schemes._siblings import (
     ACTIVATION_SCALES,
@@ -26,7 +26,6 @@ from anamnesis.readers.schemes._siblings import (
     rotates_all,
 )
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 # transformers 5.23 and diffusers: `self.X = nn.Parameter(…)`, and registered buffers.
 _ORDINARY = frozenset(
@@ -128,9 +127,8 @@ def _is_basis(ledger: Ledger, tensor: Tensor) -> bool:
 
 def _note(ledger: Ledger, found: list[Tensor], layers: str) -> None:
     if found:
-        others = and_more(len(found))
         ledger.note(
-            f"{where(found[0].components[0].stored)}{others}: a parameter beside {layers} layers "
+            f"{first_of(found)}: a parameter beside {layers} layers "
             "under a name that is not known here, kept as it is; if its tool multiplies the "
             "layers' weights or inputs by it, these weights are not the whole of them"
         )
@@ -151,12 +149,11 @@ def note_input_scales(ledger: Ledger) -> None:
         if len(weight.shape) > 1 and one.stored.shape[-1:] == (weight.shape[-1],) != (1,):
             found.append((one.stored, weight.name))
     if found:
-        stored, name = found[0]
-        others = and_more(len(found))
+        scales, weights = zip(*found, strict=True)
         ledger.note(
-            f"{where(stored)}{others}: left out as a scale of activations by its name; it has a "
-            f"number for each input of {name!r}, and if its tool multiplies the inputs by them, "
-            "that weight is in another basis"
+            f"{first_of(scales)}: left out as a scale of activations by its name; it has a "
+            f"number for each input of {weights[0]!r}, and if its tool multiplies the inputs by "
+            "them, that weight is in another basis"
         )
 
 

@@ -12,11 +12,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from anamnesis.readers.dtypes import DTYPES
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of
 from anamnesis.readers.schemes._left_alone import left_alone
 from anamnesis.readers.schemes._model_sizes import ModelSizes, fed
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 _METHODS = frozenset(("auto-round", "awq", "compressed-tensors", "gptq", "hqq"))
 _KEYS = frozenset(("bits", "nbits", "num_bits", "w_bit", "w_bits", "wbits", "weight_bits"))
@@ -45,9 +44,8 @@ def note_widths(ledger: Ledger) -> None:
         and tensor.params.get("bits", next(iter(stated))) not in stated
     ]
     if found:
-        others = and_more(len(found))
         ledger.note(
-            f"{where(found[0].components[0].stored)}{others}: the configuration says bits "
+            f"{first_of(found)}: the configuration says bits "
             f"{', '.join(map(str, sorted(stated)))}, and the shapes hold "
             f"{found[0].params['bits']}, which were taken"
         )
@@ -71,12 +69,11 @@ def note_groups(ledger: Ledger) -> None:
         if size and size not in sizes:
             found.append((tensor, size))
     if found:
-        tensor, size = found[0]
-        others = and_more(len(found))
+        layers, groups_of = zip(*found, strict=True)
         ledger.note(
-            f"{where(tensor.components[0].stored)}{others}: the configuration says group_size "
-            f"{', '.join(map(str, sorted(sizes)))}, and the scales make groups of {size}, which "
-            "were taken"
+            f"{first_of(layers)}: the configuration says group_size "
+            f"{', '.join(map(str, sorted(sizes)))}, and the scales make groups of "
+            f"{groups_of[0]}, which were taken"
         )
 
 
@@ -107,9 +104,8 @@ def note_inputs(ledger: Ledger) -> None:
                 found.append((tensor, inputs))
     if found:
         tensor, inputs = found[0]
-        others = and_more(len(found))
         ledger.note(
-            f"{where(tensor.components[0].stored)}{others}: decoded with {tensor.shape[1]:,} "
+            f"{first_of([layer for layer, _ in found])}: decoded with {tensor.shape[1]:,} "
             f"inputs, and by the model's configuration such a layer has {inputs:,}: the width of "
             "its codes, or the configuration, may be another's"
         )
@@ -128,11 +124,9 @@ def note_parts(ledger: Ledger) -> None:
             if size and not alone.lists(tensor.name):
                 found.append((tensor, size))
     if found:
-        tensor, size = found[0]
-        others = and_more(len(found))
         ledger.note(
-            f"{where(tensor.components[0].stored)}{others}: kept as floats, of which a row has the "
-            f"part of hidden_size ({size:,}) that codes would fill, and no number of the "
+            f"{first_of([tensor for tensor, _ in found])}: kept as floats, of which a row has the "
+            f"part of hidden_size ({found[0][1]:,}) that codes would fill, and no number of the "
             "configuration says that such a layer has so many inputs"
         )
 

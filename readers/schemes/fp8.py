@@ -35,7 +35,7 @@ from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import Mark, marks
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of, where
 from anamnesis.readers.schemes._fp8_transformers import (
     drop_unused_scales,
     expert_scale,
@@ -53,7 +53,6 @@ from anamnesis.readers.schemes._scale_grid import (
 )
 from anamnesis.readers.schemes._siblings import ACTIVATION_SCALES
 from anamnesis.readers.schemes.base import Ledger
-from anamnesis.words import and_more
 
 ENCODINGS = {
     "F8_E4M3": "fp8-e4m3",
@@ -148,17 +147,17 @@ def _settle_grids(ledger: Ledger, declared: Sequence[Block]) -> None:
     if surplus:
         stored, used = (surplus[0].params[key][1:] for key in ("stored_grid", "grid"))
         ledger.note(
-            f"{_first(surplus)}: {_by(stored)} scales, and the configuration's blocks of "
+            f"{first_of(surplus)}: {_by(stored)} scales, and the configuration's blocks of "
             f"{_by(surplus[0].params['block'])} need {_by(used)}: those past them are unused"
         )
     if alone:
         ledger.note(
-            f"{_first(alone)}: one scale beside it, which is taken for all of it, and the "
+            f"{first_of(alone)}: one scale beside it, which is taken for all of it, and the "
             f"configuration's blocks of {', '.join(map(_by, declared))} are smaller"
         )
     if other:
         ledger.note(
-            f"{_first(other)}: the scales fit no block of the configuration "
+            f"{first_of(other)}: the scales fit no block of the configuration "
             f"({', '.join(map(_by, declared))}); taken as blocks of {_by(other[0].params['block'])}"
         )
 
@@ -184,11 +183,6 @@ def _contradiction(tensor: Tensor, declared: Sequence[Block]) -> FormatError:
         f"{_by(tensor.params['block'])} with a rest or equal parts, which nothing settles; the way "
         "out is a weight_block_size that is that of the file"
     )
-
-
-def _first(tensors: list[Tensor]) -> str:
-    others = and_more(len(tensors))
-    return f"{where(tensors[0].components[0].stored)}{others}"
 
 
 def _by(pair: tuple[int, int]) -> str:

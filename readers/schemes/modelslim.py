@@ -33,12 +33,11 @@ from dataclasses import replace
 
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
-from anamnesis.readers.schemes._errors import misfit, need, unsupported, where
+from anamnesis.readers.schemes._errors import first_of, misfit, need, unsupported
 from anamnesis.readers.schemes._modelslim_config import description, is_modelslim
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.ct import int8_tensor
-from anamnesis.words import and_more
 
 _TYPES = ("W8A8", "W8A8_DYNAMIC", "W8A8_MIX", "W8A16")
 _IMPLEMENTED = f"ModelSlim's {', '.join(_TYPES)}"
@@ -74,7 +73,7 @@ def _note_norms(ledger: Ledger) -> None:
     found = list(_other_norms(ledger))
     if found and any(tensor.scheme == "modelslim-int8" for tensor in ledger.tensors.values()):
         ledger.note(
-            f"{where(found[0])}{and_more(len(found))}: of ModelSlim's suppression of outliers, "
+            f"{first_of(found)}: of ModelSlim's suppression of outliers, "
             "which the layers are quantised for; a class that has no such norm leaves it out, and "
             "computes something else"
         )

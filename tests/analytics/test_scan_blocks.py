@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import read_cases as cases
 from gguf import GGUFReader
+from gguf_files import finish
 
 import anamnesis
 from anamnesis.analytics.scan.ggml_fields import FIELDS, read_fields
@@ -244,10 +245,7 @@ def test_nvfp4_scales_of_tensors_and_experts(tmp_path: Path) -> None:
         "x.weight", blocks, raw_shape=blocks.shape, raw_dtype=gguf.GGMLQuantizationType.NVFP4
     )
     writer.add_tensor("x.scale", np.array([0.5, 2, 4], np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     lazy = anamnesis.open_model(path)["x.weight"]
     found = columns(lazy.tensor)
     assert found["scale"] == [0.5] * 8 + [2.0] * 8 + [4.0] * 8

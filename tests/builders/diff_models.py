@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import ml_dtypes
 import numpy as np
+from gguf_files import finish
 
 Entry = tuple[str, tuple[int, ...], bytes]
 Write = Callable[[Path, Mapping[str, Entry]], Path]
@@ -77,8 +78,5 @@ def write_gguf(path: Path, tensors: Mapping[str, tuple[Any, Any]], **numbers: in
         writer.add_uint32(f"llama.attention.{key}", number)
     for name, (data, ggml) in tensors.items():
         writer.add_tensor(name, data, raw_dtype=ggml)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path

@@ -3,6 +3,7 @@
 import struct
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Container
@@ -11,6 +12,14 @@ from anamnesis.readers.schemes import resolve
 from anamnesis.readers.schemes.base import Ledger
 
 F32, Q2_0, NVFP4 = 0, 42, 40
+
+
+def finish(writer: Any) -> None:
+    """Write what a `gguf.GGUFWriter` was given, in its order, and close the file."""
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
 
 
 def write(

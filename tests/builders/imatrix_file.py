@@ -7,6 +7,7 @@ from pathlib import Path
 
 import gguf
 import numpy as np
+from gguf_files import finish
 
 
 def write_imatrix(path: Path, sums: dict[str, np.ndarray], calls: int = 4) -> Path:
@@ -27,8 +28,5 @@ def write_imatrix(path: Path, sums: dict[str, np.ndarray], calls: int = 4) -> Pa
         values = values.reshape(-1, values.shape[-1]).astype(np.float32)
         writer.add_tensor(f"{name}.in_sum2", values)
         writer.add_tensor(f"{name}.counts", np.full((len(values), 1), calls, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path

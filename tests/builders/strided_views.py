@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import gguf
+from gguf_files import finish
 
 from anamnesis.names.derived import Derived, Part, Segment, derive
 from anamnesis.names.open import open_named
@@ -62,10 +63,7 @@ def stored(path: Path, array: Any, kind: Any = None) -> Tensor:
         writer.add_tensor("w", array)
     else:
         writer.add_tensor("w", gguf.quantize(array, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return open_named(str(path), Options(names="stored")).tensors[0]
 
 

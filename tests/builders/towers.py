@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from gguf_files import finish
 
 
 def numbers(*shape: int) -> Any:
@@ -24,10 +25,7 @@ def write(path: Path, name: str, keys: dict[str, Any], tensors: dict[str, Any]) 
         kinds[type(value)](key, value)
     for tensor, array in tensors.items():
         writer.add_tensor(tensor, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

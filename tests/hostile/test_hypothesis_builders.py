@@ -17,6 +17,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save
@@ -215,10 +216,7 @@ def test_gguf(
         add.get(type(value), writer.add_array)(f"k.{key}", value)
     for name, array in tensors.items():
         writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     found = open_container(str(path), Limits()).metadata
     assert {key: found[f"k.{key}"] for key in values} == values
     check(path, tensors)

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import finish
 from safetensors.numpy import load_file
 from towers import numbers, write
 
@@ -246,10 +247,7 @@ def test_heads_of_no_number_are_not_guessed(count: float, tmp_path: Path) -> Non
     add = writer.add_int32 if isinstance(count, int) else writer.add_float32
     add("llama.attention.head_count", count)
     writer.add_tensor("blk.0.attn_q.weight", numbers(64, 8))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(FormatError, match=r"does not say: llama\.attention\.head_count;"):
         open_named(str(tmp_path / "model.gguf"), Options(names="hf"))
 

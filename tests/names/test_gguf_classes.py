@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import finish
 from gguf_shapes import config, shapes
 from llama_folder import add_tokenizer
 from safetensors.numpy import load_file
@@ -68,10 +69,7 @@ def written(path: Path, name: str, family: Family) -> dict[str, Any]:
         numbers = rng.integers(-120, -20, shape) / 64  # -exp is negative
         tensors[tensor] = numbers.astype(np.float32)
         writer.add_tensor(tensor, tensors[tensor])
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return tensors
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import finish
 from safetensors.numpy import load_file, save_file
 from slow_writes import SLOW
 
@@ -76,10 +77,7 @@ def made(request: pytest.FixtureRequest, tmp_path: Path) -> Made:
             writer.add_tensor(f"blk.{layer}.{tensor}.weight", codes, raw_dtype=kind)
             numbers = back(gguf.dequantize(codes, kind).reshape(shape))
             expected[f"{stored_as}.weight"] = np.ascontiguousarray(numbers, np.float32)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path, expected
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf_files import finish
 from safetensors.numpy import save_file
 from towers import model, numbers
 
@@ -182,10 +183,7 @@ def test_experts_of_qwen3_vl_alone_are_those_of_qwen3(tmp_path: Path) -> None:
     writer.add_tensor("blk.0.ffn_gate_exps.weight", gate)
     writer.add_tensor("blk.0.ffn_up_exps.weight", gate + 1)
     writer.add_tensor("blk.0.ffn_down_exps.weight", down)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     source, prefix = tmp_path / "model.gguf", "layers.0.mlp.experts."
     anamnesis.convert(source, tmp_path / "alone", to="hf", dtype="f32")
     alone = load_file(tmp_path / "alone" / "model.safetensors")

@@ -10,6 +10,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 import pytest
+from gguf_files import finish
 from safetensors.numpy import load_file
 
 import anamnesis
@@ -35,10 +36,7 @@ def write(path: Path, name: str, keys: dict[str, int], tensors: dict[str, Any]) 
         kind = gguf.GGMLQuantizationType.BF16 if array.dtype == ml_dtypes.bfloat16 else None
         data = array.view(np.uint8) if kind else array
         writer.add_tensor(tensor, data, raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
@@ -106,10 +104,7 @@ def test_a_part_of_each_head_is_turned(
     writer.add_rope_dimension_sections([2, 1, 1, 0])
     for name, array in tensors.items():
         writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     found = through(tmp_path / "m.gguf", tmp_path / "out", names="hf")
     assert np.array_equal(found["model.layers.0.self_attn.q_proj.weight"], q)
     assert np.array_equal(found["model.layers.0.self_attn.q_proj.bias"], bias)
@@ -122,10 +117,7 @@ def test_more_heads_than_any_model_has_are_refused(tmp_path: Path) -> None:
     writer.add_rope_dimension_count(2)
     writer.add_rope_dimension_sections([1, 0, 0, 0])
     writer.add_tensor("blk.0.attn_q.weight", np.zeros((20000, 1), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(FormatError, match="found 5000 groups of rows; at most 4096"):
         through(tmp_path / "m.gguf", tmp_path / "out", names="hf")
 
@@ -163,10 +155,7 @@ def test_quantised_rows_move_as_they_are_dequantised(tmp_path: Path) -> None:
     writer = gguf.GGUFWriter(str(tmp_path / "m.gguf"), "llama")
     writer.add_uint32("llama.attention.head_count", 4)
     writer.add_tensor("blk.0.attn_q.weight", codes, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     found = through(tmp_path / "m.gguf", tmp_path / "out", dtype="f32")
     expected = gguf.dequantize(gguf.quantize(q, gguf.GGMLQuantizationType.Q8_0), codes_type())
     assert np.array_equal(found["model.layers.0.self_attn.q_proj.weight"], expected)
@@ -245,10 +234,7 @@ def test_the_vision_tower_beside_a_model_comes_along(tmp_path: Path) -> None:
         "v.patch_embd.weight.1": patches + 1,
     }.items():
         writer.add_tensor(name, np.ascontiguousarray(array))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     found = through(source, tmp_path / "out")
     both = np.stack([patches, patches + 1], axis=2)
     assert np.array_equal(found["visual.patch_embed.proj.weight"], both)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from gguf_files import finish
 from llama_cpp_module import llama_cpp_or_skip
 
 import anamnesis
@@ -44,10 +45,7 @@ def file_of(path: Path, keys: dict[str, Any]) -> Path:
     import numpy as np
 
     writer.add_tensor("output_norm.weight", np.ones(32, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 from imatrix_file import write_imatrix
 from llama_cpp_module import llama_cpp_or_skip
 
@@ -62,10 +63,7 @@ def write_model(path: Path, experts: int, shared: int, tied: bool) -> Path:
     for name, shape in matrices(experts, shared, tied).items():
         writer.add_tensor(name, rng.standard_normal(shape).astype(np.float32))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

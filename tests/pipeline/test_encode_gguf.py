@@ -9,6 +9,7 @@ import gguf
 import libggml
 import numpy as np
 import pytest
+from gguf_files import finish
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -41,10 +42,7 @@ def model(tmp_path: Path) -> Path:
         add(f"blk.{layer}.ffn_gate_inp.weight", 8, 256)
     add("narrow.weight", 16, 96)
     add("odd.weight", 16, 30)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

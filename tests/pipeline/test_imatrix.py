@@ -12,6 +12,7 @@ import gguf
 import libggml
 import numpy as np
 import pytest
+from gguf_files import finish
 from imatrix_file import write_imatrix
 from llama_folder import llama_folder
 
@@ -53,10 +54,7 @@ def model(tmp_path: Path) -> Path:
     }
     for name, shape in shapes.items():
         writer.add_tensor(name, rng.standard_normal(shape).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

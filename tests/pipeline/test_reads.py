@@ -11,6 +11,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 from hub import Hub, Request, served
 from strided_views import CASES, derived, stored
 
@@ -50,10 +51,7 @@ def llama(path: Path, kind: gguf.GGMLQuantizationType) -> Path:
     for name in ["token_embd.weight", *names]:
         values = rng.standard_normal((WIDTH, WIDTH)).astype(np.float32)
         writer.add_tensor(name, gguf.quantize(values, kind), raw_dtype=kind)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -18,6 +18,7 @@ import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pytest
+from gguf_files import finish
 from safetensors.numpy import load_file
 from small_models import bf16
 
@@ -211,10 +212,7 @@ def every_type(tmp_path: Path) -> Path:
             writer.add_tensor(f"{name}.weight", blocks, raw_dtype=kind)
     writer.add_tensor("gguf-nvfp4.scale", np.array([0.3], np.float32))
     writer.add_tensor("norm.weight", rng.standard_normal(77).astype(np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

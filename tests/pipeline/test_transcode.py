@@ -14,6 +14,7 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
+from gguf_files import finish
 from llama_folder import add_tokenizer
 from safetensors.numpy import load_file, save_file
 
@@ -280,10 +281,7 @@ def gguf_of(path: Path, architecture: str, keys: dict[str, int], tensors: dict[s
     for name, (kind, array) in tensors.items():
         found = gguf.GGMLQuantizationType[kind]
         writer.add_tensor(name, gguf.quantize(array, found), raw_dtype=found)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

@@ -5,12 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-from safetensors.numpy import load_file
 from small_models import resolved
+from written_layers import assert_reference
 
-import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "layouts" / "bitblas"
@@ -28,11 +26,7 @@ def opened(parts: dict[str, Any], block: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("layer", ["2-bits", "4-bits", "4-bits-symmetric"])
 def test_the_roundings_of_f16(layer: str, tmp_path: Path) -> None:
-    out = tmp_path / "out.safetensors"
-    anamnesis.remember(GOLDEN / layer, out, rounding="reference", threads=1)
-    expected = load_file(GOLDEN / "reference.safetensors")[layer]
-    got = anamnesis.open_model(out)["a.weight"].to_numpy()
-    assert np.array_equal(got.view(np.uint16), expected)
+    assert_reference(GOLDEN, layer, tmp_path)
 
 
 @pytest.mark.parametrize("block", [{}, STATED, {"quant_method": "bitblas", "bits": 4}])

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from written_layers import assert_misfit, assert_reference, assert_wrong_payload, write
 
 import anamnesis
-from anamnesis.errors import FormatError, UnsupportedError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "layouts" / "exllamav2"
 LAYER: dict[str, Any] = {
@@ -22,19 +21,9 @@ LAYER: dict[str, Any] = {
 }
 
 
-def write(path: Path, parts: dict[str, Any]) -> Path:
-    stored = {f"x.{name}": array for name, array in parts.items() if array is not None}
-    save_file(stored, path)
-    return path
-
-
 @pytest.mark.parametrize("layer", ["every-width", "4-and-2-bits"])
 def test_the_kernels_own_roundings(layer: str, tmp_path: Path) -> None:
-    out = tmp_path / "out.safetensors"
-    anamnesis.remember(GOLDEN / layer, out, rounding="reference", threads=1)
-    expected = load_file(GOLDEN / "reference.safetensors")[layer]
-    got = anamnesis.open_model(out)["a.weight"].to_numpy()
-    assert np.array_equal(got.view(np.uint16), expected)
+    assert_reference(GOLDEN, layer, tmp_path)
 
 
 @pytest.mark.parametrize("order", [{}, {"q_perm": np.arange(64, dtype=np.int32)}])
@@ -74,8 +63,7 @@ def test_a_permutation_that_stands_alone(tmp_path: Path) -> None:
     ],
 )
 def test_parts_that_do_not_fit(parts: Any, tmp_path: Path) -> None:
-    with pytest.raises((FormatError, UnsupportedError)):
-        anamnesis.open_model(write(tmp_path / "bad.safetensors", LAYER | parts))
+    assert_misfit(LAYER | parts, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -93,8 +81,4 @@ def test_parts_that_do_not_fit(parts: Any, tmp_path: Path) -> None:
     ],
 )
 def test_groups_that_are_not_those_of_the_words(parts: Any, message: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "bad.safetensors", LAYER | parts)
-    out = tmp_path / "out.safetensors"
-    with pytest.raises(FormatError, match=message):
-        anamnesis.remember(path, out, threads=1)
-    assert not out.exists()
+    assert_wrong_payload(LAYER | parts, message, tmp_path)

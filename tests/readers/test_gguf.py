@@ -7,7 +7,7 @@ import gguf
 import numpy as np
 import pytest
 from clock import within
-from gguf_files import F32, opened, resolved, write
+from gguf_files import F32, finish, opened, resolved, write
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Container
@@ -52,10 +52,7 @@ def test_what_gguf_py_writes_is_read(tmp_path: Path) -> None:
     writer.add_tensor("i8", rng.integers(-9, 9, (5,), np.int8))
     blocks = gguf.quantize(rng.standard_normal((4, 64), np.float32), gguf.GGMLQuantizationType.Q8_0)
     writer.add_tensor("q8_0", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     container = same_as_reference(path)
     assert container.kind == "gguf"
     assert container.stored["f16"].shape == (2, 3, 4)
@@ -83,10 +80,7 @@ def test_big_endian_is_refused_by_name(tmp_path: Path) -> None:
     path = tmp_path / "model.gguf"
     writer = gguf.GGUFWriter(path, "llama", endianess=gguf.GGUFEndian.BIG)
     writer.add_tensor("w", np.ones((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     with pytest.raises(UnsupportedError, match="big-endian GGUF v3"):
         opened(path)
 
@@ -109,10 +103,7 @@ def test_long_strings_cross_chunks_of_the_header(tmp_path: Path) -> None:
     writer.add_array("numbers", list(range(100_000)))
     writer.add_array("after", ["last"])
     writer.add_tensor("w", np.ones((2, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     metadata = same_as_reference(path).metadata
     assert metadata["words"] == {"type": "string", "count": 20_000}
     assert metadata["numbers"] == {"type": "int32", "count": 100_000}
@@ -150,10 +141,7 @@ def test_five_dimensions(tmp_path: Path) -> None:
     """Conv3d weights of video models, which gguf-py reads and writes."""
     writer = gguf.GGUFWriter(tmp_path / "x.gguf", "wan")
     writer.add_tensor("w", np.arange(96, dtype=np.float16).reshape(8, 3, 1, 2, 2))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     container = same_as_reference(tmp_path / "x.gguf")
     assert container.stored["w"].shape == (8, 3, 1, 2, 2)
 

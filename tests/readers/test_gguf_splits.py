@@ -7,6 +7,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 
 from anamnesis.errors import AnamnesisError, FormatError, LimitError
 from anamnesis.limits import Limits
@@ -66,10 +67,7 @@ def test_what_gguf_py_splits_is_read(tmp_path: Path) -> None:
     arrays = {f"blk.{i}.w": np.full((2, 8), i, np.float32) for i in range(8)}
     for name, array in arrays.items():
         writer.add_tensor(name, array)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     container = open_gguf(str(tmp_path / "m-00002-of-00003.gguf"), Limits())
     assert list(container.stored) == list(arrays)
     assert container.metadata["general.architecture"] == "llama"

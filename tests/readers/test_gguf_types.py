@@ -8,7 +8,7 @@ import gguf
 import ml_dtypes
 import numpy as np
 import pytest
-from gguf_files import F32, NVFP4, Q2_0, opened, resolved, write
+from gguf_files import F32, NVFP4, Q2_0, finish, opened, resolved, write
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
@@ -221,10 +221,7 @@ def test_a_shape_that_comfyui_kept_in_the_metadata(tmp_path: Path) -> None:
         writer.add_tensor("b.weight", values)
         for tensor in ("a.weight", "b.weight"):
             writer.add_array(f"comfy.gguf.orig_shape.{tensor}", shape)
-        writer.write_header_to_file()
-        writer.write_kv_data_to_file()
-        writer.write_tensors_to_file()
-        writer.close()
+        finish(writer)
         return tmp_path / name
 
     model = anamnesis.open_model(written("right.gguf", [64, 16, 2, 2]))

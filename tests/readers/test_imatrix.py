@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 
 from anamnesis.errors import FormatError, LimitError
 from anamnesis.limits import Limits
@@ -40,10 +41,7 @@ def as_gguf(path: Path, counts: tuple[float, ...] = (3, 0), **more: np.ndarray) 
         writer.add_tensor("x.weight.counts", np.array(counts, np.float32)[:, None])
     for name, values in more.items():
         writer.add_tensor(name.replace("__", "."), values)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 

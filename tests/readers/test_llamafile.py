@@ -9,6 +9,7 @@ from pathlib import Path
 import gguf
 import numpy as np
 import pytest
+from gguf_files import finish
 
 import anamnesis
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
@@ -24,10 +25,7 @@ def model(tmp_path: Path) -> bytes:
     blocks = gguf.quantize(rng.standard_normal((4, 64), np.float32), gguf.GGMLQuantizationType.Q8_0)
     writer.add_tensor("a.weight", blocks, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
     writer.add_tensor("b.weight", rng.standard_normal((3, 5), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path.read_bytes()
 
 

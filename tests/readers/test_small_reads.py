@@ -42,7 +42,9 @@ def test_any_reads_give_what_is_there(path: Path, reads: list[tuple[int | None, 
             at += nbytes
 
 
-def test_few_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Where each call that reads began."""
     calls: list[int] = []
     preadv = os.preadv
 
@@ -52,6 +54,10 @@ def test_few_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return got
 
     monkeypatch.setattr("anamnesis.readers.source.os.preadv", spy)
+    return calls
+
+
+def test_few_calls(path: Path, calls: list[int]) -> None:
     with LocalFile(path) as file:
         for at in range(0, len(DATA), 16):
             file.read_into(at, bytearray(16))
@@ -59,19 +65,8 @@ def test_few_calls(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("gap", [0, 16])
-def test_few_calls_of_layers_with_scales(
-    path: Path, monkeypatch: pytest.MonkeyPatch, gap: int
-) -> None:
+def test_few_calls_of_layers_with_scales(path: Path, calls: list[int], gap: int) -> None:
     """Codes and scales in turn, from two places that each go on: further apart, or in one."""
-    calls: list[int] = []
-    preadv = os.preadv
-
-    def spy(fd: int, parts: Sequence[Any], offset: int) -> int:
-        calls.append(offset)
-        got: int = preadv(fd, parts, offset)
-        return got
-
-    monkeypatch.setattr("anamnesis.readers.source.os.preadv", spy)
     half = len(DATA) // 2
     with LocalFile(path) as file:
         for at in range(0, half - 16, 16 + gap):

@@ -8,10 +8,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import load_file
+from written_layers import assert_misfit, assert_reference, assert_wrong_payload, write
 
 import anamnesis
-from anamnesis.errors import FormatError, UnsupportedError
+from anamnesis.errors import UnsupportedError
 
 GOLDEN = Path(__file__).resolve().parents[1] / "data" / "layouts" / "spqr"
 LAYER: dict[str, Any] = {
@@ -23,19 +24,9 @@ LAYER: dict[str, Any] = {
 }
 
 
-def write(path: Path, parts: dict[str, Any]) -> Path:
-    stored = {f"x.{name}": array for name, array in parts.items() if array is not None}
-    save_file(stored, path)
-    return path
-
-
 @pytest.mark.parametrize("layer", ["csr", "ptcsr", "no-outliers"])
 def test_the_codes_own_roundings(layer: str, tmp_path: Path) -> None:
-    out = tmp_path / "out.safetensors"
-    anamnesis.remember(GOLDEN / layer, out, rounding="reference", threads=1)
-    expected = load_file(GOLDEN / "reference.safetensors")[layer]
-    got = anamnesis.open_model(out)["a.weight"].to_numpy()
-    assert np.array_equal(got.view(np.uint16), expected)
+    assert_reference(GOLDEN, layer, tmp_path)
 
 
 def test_inputs_are_put_back(tmp_path: Path) -> None:
@@ -76,8 +67,7 @@ def test_scales_are_those_of_rows_in_tiles() -> None:
     ],
 )
 def test_parts_that_do_not_fit(parts: Any, tmp_path: Path) -> None:
-    with pytest.raises((FormatError, UnsupportedError)):
-        anamnesis.open_model(write(tmp_path / "bad.safetensors", LAYER | parts))
+    assert_misfit(LAYER | parts, tmp_path)
 
 
 @pytest.mark.parametrize(("key", "value"), [("bits", 4), ("beta1", 8), ("beta2", 32)])
@@ -103,8 +93,4 @@ def test_other_widths_and_tiles(key: str, value: int, tmp_path: Path) -> None:
     ],
 )
 def test_payloads_that_lead_nowhere(parts: Any, message: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "bad.safetensors", LAYER | parts)
-    out = tmp_path / "out.safetensors"
-    with pytest.raises(FormatError, match=message):
-        anamnesis.remember(path, out, threads=1)
-    assert not out.exists()
+    assert_wrong_payload(LAYER | parts, message, tmp_path)

@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from written_layers import assert_misfit, assert_wrong_payload, write
 
 import anamnesis
-from anamnesis.errors import FormatError, UnsupportedError
 
 LAYER: dict[str, Any] = {
     "qweight": np.zeros((3, 4), np.int32),
@@ -22,12 +21,6 @@ LAYER: dict[str, Any] = {
     "full_row_indices": np.array([3], np.int32),
 }
 NO_OUTLIERS = dict.fromkeys(("rows", "cols", "vals", "full_rows", "full_row_indices"))
-
-
-def write(path: Path, parts: dict[str, Any]) -> Path:
-    stored = {f"x.{name}": array for name, array in parts.items() if array is not None}
-    save_file(stored, path)
-    return path
 
 
 def test_what_is_added_is_of_its_place(tmp_path: Path) -> None:
@@ -69,8 +62,7 @@ def test_tables_of_other_dtypes_and_no_outliers(dtype: Any, tmp_path: Path) -> N
     ],
 )
 def test_parts_that_do_not_fit(parts: Any, tmp_path: Path) -> None:
-    with pytest.raises((FormatError, UnsupportedError)):
-        anamnesis.open_model(write(tmp_path / "bad.safetensors", LAYER | parts))
+    assert_misfit(LAYER | parts, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -85,8 +77,4 @@ def test_parts_that_do_not_fit(parts: Any, tmp_path: Path) -> None:
     ],
 )
 def test_payloads_that_lead_nowhere(parts: Any, message: str, tmp_path: Path) -> None:
-    path = write(tmp_path / "bad.safetensors", LAYER | parts)
-    out = tmp_path / "out.safetensors"
-    with pytest.raises(FormatError, match=message):
-        anamnesis.remember(path, out, threads=1)
-    assert not out.exists()
+    assert_wrong_payload(LAYER | parts, message, tmp_path)

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner
+from gguf_files import finish
 
 import anamnesis
 from anamnesis.cli.main import cli
@@ -45,10 +46,7 @@ def source(tmp_path: Path) -> Path:
     writer.add_tensor("blk.0.ffn_up.weight", half)
     codes = gguf.quantize(rng.random((4, 64), np.float32), gguf.GGMLQuantizationType.Q8_0)
     writer.add_tensor("output.weight", codes, raw_dtype=gguf.GGMLQuantizationType.Q8_0)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    finish(writer)
     return path
 
 
