@@ -14,7 +14,7 @@ from anamnesis.keywords import keywords
 from anamnesis.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 KiB = 1 << 10
 MiB = 1 << 20
@@ -44,17 +44,29 @@ class Allow:
 
     `follow_links`: links out of a model's folder that he owns, to regular files that he owns.
     `leave_out_unknown`: pickled objects of unknown classes are left out instead of refused.
+    `include` and `exclude` are the shell patterns of a job: what they leave out need not be read.
     """
 
     follow_links: bool = False
     leave_out_unknown: bool = False
+    include: tuple[str, ...] = ("*",)
+    exclude: tuple[str, ...] = ()
 
     def __or__(self, other: Allow) -> Allow:
         """What either of two allows."""
         return Allow(
             self.follow_links or other.follow_links,
             self.leave_out_unknown or other.leave_out_unknown,
+            self.include if other.include == ("*",) else other.include,
+            self.exclude + other.exclude,
         )
+
+    def leaves_out(self, name: str) -> bool:
+        """Whether by the patterns a tensor of that name is not wanted."""
+        from fnmatch import fnmatchcase  # noqa: PLC0415 - of archives alone
+
+        wanted = any(fnmatchcase(name, one) for one in self.include)
+        return not wanted or any(fnmatchcase(name, one) for one in self.exclude)
 
 
 NOTHING = Allow()
@@ -107,6 +119,11 @@ class Limits:
     def allowing(self, follow_links: bool, leave_out_unknown: bool) -> Limits:
         """The same limits, which also allow this; what they allowed before stays allowed."""
         return replace(self, allow=self.allow | Allow(follow_links, leave_out_unknown))
+
+    def choosing(self, include: Sequence[str], exclude: Sequence[str]) -> Limits:
+        """The same limits, for tensors whose names these shell patterns choose."""
+        chosen = replace(self.allow, include=tuple(include), exclude=tuple(exclude))
+        return replace(self, allow=chosen)
 
     def alloc(self, nbytes: int, what: str, floor: int | None = None) -> None:
         """Refuse an allocation of `nbytes` before it is made."""

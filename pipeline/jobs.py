@@ -209,7 +209,7 @@ def _load(settings: Settings, source: str, limits: Limits) -> Model:
     if settings.format == "gguf":
         names = "stored"
     options = Options(settings.assume_unit_scale, settings.rounding, names)
-    limits = _with_room(settings, limits)
+    limits = _with_room(settings, limits).choosing(settings.include, settings.exclude)
     return open_named(source, options, limits, keep_going=settings.keep_going)
 
 

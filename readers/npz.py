@@ -28,7 +28,8 @@ def open_npz(path: str, limits: Limits) -> Container:
     """Parse the directory of an archive and the headers of its arrays; no other data is read.
 
     Arrays that are no numbers (text, dates, structures) are left out with a note, and with
-    `Allow.leave_out_unknown` pickles are, and numbers that are not read. Raises what
+    `Allow.leave_out_unknown`, or where patterns leave them out, pickles are, and numbers that are
+    not read. Raises what
     `read_members` and `open_npy` raise; SecurityError for a pickle; IntegrityError when a header
     is broken because the member is damaged.
     """
@@ -45,11 +46,12 @@ def open_npz(path: str, limits: Limits) -> Container:
                 unread.append(member.name.removesuffix(SUFFIX))
                 continue
             except (SecurityError, UnsupportedError) as error:
-                if not limits.allow.leave_out_unknown:
-                    hint = "; --leave-out-unknown leaves it out, unread"
+                name = member.name.removesuffix(SUFFIX)
+                if not (limits.allow.leave_out_unknown or limits.allow.leaves_out(name)):
+                    hint = "; --exclude, or --leave-out-unknown, leaves it out, unread"
                     raise type(error)(f"{error}{hint}") from None
                 notes.append(f"{error}; it was left out, unread")
-                unread.append(member.name.removesuffix(SUFFIX))
+                unread.append(name)
                 continue
             except AnamnesisError:
                 _check_intact(file, member)

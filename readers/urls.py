@@ -19,6 +19,7 @@ from anamnesis.readers.retry import is_no_archive, not_installed, words_of
 from anamnesis.readers.retry import sleep as sleep
 from anamnesis.readers.retry import translated as translated
 
+_ARCHIVES = ("libarchive://", "tar://", "zip://")  # of fsspec, which lie in something else
 _CONNECTIONS = 32  # as many as `ahead` and `together` have requests at a time
 
 
@@ -37,6 +38,9 @@ def driver(url: str) -> tuple[Any, str]:
     """fsspec's file system for `url`, and the path in it; raises as `filesystem` does."""
     from fsspec.core import url_to_fs  # noqa: PLC0415 - fsspec is for URLs alone
 
+    if url.lower().startswith(_ARCHIVES) and "::" not in url:
+        kind, _, rest = url.partition("://")
+        raise UsageError(f"{url}: names no archive; write {kind}://MEMBER::{rest or 'ARCHIVE'}")
     try:
         fs, path = url_to_fs(url, **_settings(url))
     except ImportError as error:

@@ -151,7 +151,8 @@ def stats(
         threads=threads,
     )
     options = Options(assume_unit_scale, names=names)
-    model = open_named(settings.inputs[0], options, settings.limits)
+    chosen = settings.limits.choosing(settings.include, settings.exclude)
+    model = open_named(settings.inputs[0], options, chosen)
     plan = make_stats_plan(
         model.select(settings.include, settings.exclude),
         dtype=dtype,

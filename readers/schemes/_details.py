@@ -116,6 +116,14 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
         Detail(("format",), _CT),
         Detail(("config_groups", "*", "format"), _CT),
         Detail(("config_groups", "*", "weights", "type"), _known("int", "float")),
+        Detail(
+            ("config_groups", "*", "weights", "strategy"),
+            _known("attn-head", "block", "channel", "group", "tensor", "tensor-group", "token"),
+        ),
+        Detail(
+            ("config_groups", "*", "weights", "actorder"),
+            _known("dynamic", "group", "none", "static", "weight"),
+        ),
         Detail(("sparsity_config", "format"), _CT),
     ),
     "exl3": tuple(Detail((key,), _known("exl3")) for key in ("checkpoint_format", "format")),

@@ -170,6 +170,17 @@ def _shape(ledger: Ledger, stored: Stored) -> tuple[int, ...]:
     return tuple(sizes)
 
 
+def _is_of_router(ledger: Ledger, base: str) -> bool:
+    """Whether the scale of experts is their router's, which the model has as one of its own.
+
+    llama.cpp multiplies what Gemma 4's experts give by it (conversion/gemma.py,
+    `router.per_expert_scale`), whatever their blocks are: a scale of NVFP4 can only be a part of
+    it.
+    """
+    gemma = ledger.container.metadata.get("general.architecture") == "gemma4"
+    return gemma and base.endswith(".ffn_down_exps")
+
+
 def _scale(ledger: Ledger, weight: Stored) -> Stored | None:
     """The scale of NVFP4 or FP8: float32 `[1]`, or `[experts]` of a stack of matrices."""
     base = weight.name.removesuffix(".weight")
@@ -177,7 +188,7 @@ def _scale(ledger: Ledger, weight: Stored) -> Stored | None:
     if activations is not None:
         ledger.drop(activations, "scale of activations; the weights do not depend on it")
     scale = ledger.get(f"{base}.scale")
-    if scale is None:
+    if scale is None or _is_of_router(ledger, base):
         return None
     experts = weight.shape[0] if len(weight.shape) == 3 else 1
     if scale.dtype != "F32" or scale.shape not in ((1,), (experts,)):

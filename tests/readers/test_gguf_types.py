@@ -1,6 +1,7 @@
 """Types of GGUF: their geometry, and those that need more than their number."""
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.readers.gguf_types import FP8, GGML_TYPES, type_named
 from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.schemes import resolve
+from anamnesis.readers.schemes.base import Ledger
 from benchmarks.models import Entry, Layer, write_model
 
 GGML_TYPE_Q8_0, GGML_TYPE_I8 = 8, 24
@@ -290,3 +293,15 @@ def test_integers_beside_a_scale_are_codes(tmp_path: Path) -> None:
     with pytest.raises(UnsupportedError, match=r"'m.weight' \(I8 .*beside 'm.scale'"):
         resolved(write(tmp_path / "x.gguf", [weight, scale]))
     assert resolved(write(tmp_path / "y.gguf", [weight])).tensors["m.weight"].out_dtype == "I8"
+
+
+@pytest.mark.parametrize("architecture", ["gemma4", "llama4"])
+def test_gemma_s_scale_of_experts_is_its_router_s(architecture: str, tmp_path: Path) -> None:
+    name = "blk.0.ffn_down_exps"
+    tensors = [(f"{name}.weight", [128, 4, 3], NVFP4, 24 * 36), (f"{name}.scale", [3], F32, 12)]
+    container = opened(write(tmp_path / "x.gguf", tensors))
+    ledger = Ledger(replace(container, metadata={"general.architecture": architecture}))
+    resolve(ledger)
+    kept = architecture == "gemma4"
+    assert (f"{name}.scale" in ledger.tensors) == kept
+    assert len(ledger.tensors[f"{name}.weight"].components) == (1 if kept else 2)

@@ -162,6 +162,19 @@ def test_objects_are_left_out_on_request(tmp_path: Path) -> None:
     assert ["bad.npy" in note for note in container.notes] == [True]
 
 
+@pytest.mark.parametrize("chosen", [{"exclude": ["b*"]}, {"include": ["good"]}])
+def test_objects_are_left_out_by_patterns(chosen: Any, tmp_path: Path) -> None:
+    path = tmp_path / "m.npz"
+    np.savez(path, good=np.ones(2), bad=np.array([{}]))
+    with pytest.raises(SecurityError, match="--exclude"):
+        anamnesis.remember(path, tmp_path / "no.safetensors")
+    with pytest.raises(SecurityError):
+        anamnesis.remember(path, tmp_path / "no.safetensors", exclude=["good"])
+    anamnesis.remember(path, tmp_path / "out.safetensors", **chosen)
+    assert list(load_file(tmp_path / "out.safetensors")) == ["good"]
+    assert len(list(anamnesis.stats(path, **chosen))) == 1
+
+
 def test_an_empty_archive(tmp_path: Path) -> None:
     path = tmp_path / "m.npz"
     np.savez(path)

@@ -201,6 +201,8 @@ def test_a_bug_of_ours_behind_a_url_is_none_of_the_server(
         ("zip://x.safetensors::{file}", FormatError, "not a zip file"),
         ("zip://a::zip://b::{file}", FormatError, "not a zip file"),
         ("tar://x.safetensors::{file}", FormatError, "ReadError"),
+        ("zip://x.zip", UsageError, "names no archive; write zip://MEMBER::x.zip"),
+        ("tar://", UsageError, "names no archive; write tar://MEMBER::ARCHIVE"),
         ("nowhere://x/y", UsageError, "Protocol not known: nowhere"),
         ("simplecache::nowhere://x", UsageError, "Protocol not known: nowhere"),
         ("dir://x", UsageError, "dir://x"),

@@ -298,6 +298,13 @@ def test_a_layout_of_another_method_is_decoded_and_noted() -> None:
         ({"quant_method": "awq", "version": "gemx"}, "gemx"),
         ({"quant_method": "awq", "format": "paroquant"}, "paroquant"),
         ({"quant_method": "compressed-tensors", "format": "foo-quantized"}, "foo-quantized"),
+        *(
+            (
+                {"quant_method": "compressed-tensors", "config_groups": {"g": {"weights": one}}},
+                "tile",
+            )
+            for one in ({"strategy": "tile"}, {"actorder": "tile"})
+        ),
         ({"quant_method": "modelopt", "quant_algo": "Q3_FOO"}, "Q3_FOO"),
     ],
 )
