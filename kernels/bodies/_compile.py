@@ -23,6 +23,9 @@ from anamnesis.kernels.bodies._ir import Builder, Context, Type, Value
 from anamnesis.kernels.bodies._jit import OPTIONS
 
 _I64, _F64 = ir.IntType(64), ir.DoubleType()
+# Counts of references to arrays, whose memory is the caller's. numba leaves some of them in loops,
+# where each is a call that all registers are saved for.
+COUNTS = re.compile(r"^ *(tail )?call void @NRT_(in|de)cref\(.*\n", re.MULTILINE)
 # What the C function calls when a body has raised, or has dropped the last reference to an array of
 # its own. Bodies do neither; one that did would end the process.
 _UNREACHED = ("NRT_Free", "NRT_MemInfo_call_dtor", "numba_")
@@ -35,7 +38,7 @@ def object_code(body: Any, key: _native.Key) -> bytes:
     kinds = tuple(_type_of(part) for part in key)
     compiled = numba.njit(no_cpython_wrapper=True, **OPTIONS)(body.py_func)
     compiled.compile(kinds)
-    context, text = compiled.targetctx, uncounted(compiled.inspect_llvm(kinds))
+    context, text = compiled.targetctx, COUNTS.sub("", compiled.inspect_llvm(kinds))
     module = binding.parse_assembly(text)
     named = [*module.functions, *module.global_variables]
     declared = [one.name for one in named if one.is_declaration]
@@ -53,17 +56,6 @@ def object_code(body: Any, key: _native.Key) -> bytes:
     target = binding.Target.from_triple(triple)
     machine = target.create_target_machine(cpu, features, opt=3, reloc=reloc, jit=True)
     return bytes(machine.emit_object(module))
-
-
-_COUNTED = re.compile(r"^ *(tail )?call void @NRT_(in|de)cref\(.*\n", re.MULTILINE)
-
-
-def uncounted(text: str) -> str:
-    """LLVM IR without the counts of references to arrays, whose memory is the caller's.
-
-    numba leaves some of them in loops, where each is a call that all registers are saved for.
-    """
-    return _COUNTED.sub("", text)
 
 
 def dispatcher(body: Any) -> Any:
@@ -89,8 +81,7 @@ def _entry(context: Context, name: str, kinds: tuple[Type, ...]) -> ir.Module:
     body = ir.Function(module, ir.FunctionType(none, taken), name)
     entry = ir.Function(module, ir.FunctionType(ir.VoidType(), [_I64.as_pointer()]), _native.ENTRY)
     builder = ir.IRBuilder(entry.append_basic_block())
-    places = (ir.Constant(_I64, place) for place in count())
-    numbers = (builder.load(builder.gep(entry.args[0], [place])) for place in places)
+    numbers = (builder.load(builder.gep(entry.args[0], [ir.Constant(_I64, k)])) for k in count())
     report, seen = next(numbers), list[Value]()
     values = [_made(context, builder, kind, numbers, seen) for kind in kinds]
     with builder.if_else(builder.icmp_unsigned("==", report, ir.Constant(_I64, 0))) as (run, say):
