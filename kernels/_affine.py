@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -46,7 +46,7 @@ class Affine:
     small: bool = True
 
     @classmethod
-    def of(cls, scalars: Params, narrow: tuple[str, ...] = ("F16",), **more: Any) -> Any:
+    def of(cls, scalars: Params, narrow: tuple[str, ...] = ("F16",), **more: Any) -> Self:
         """That of a tensor's parameters; `reference` rounds values to the scales' dtype.
 
         It does where the dtype is one of `narrow`, which those are that the library computes in.

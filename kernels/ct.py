@@ -29,7 +29,7 @@ from anamnesis.kernels import Window
 from anamnesis.kernels._affine import Affine, Groups, check_index, decode_rows, index_of, numbers
 from anamnesis.kernels._codes import bits_of, read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Params, Views, Wholes
+from anamnesis.kernels.types import Array, Bytes, Params, Views, Wholes
 
 _SCALE, _ZERO = "weight_scale", "weight_zero_point"
 _WIDTHS = {"F32": 4, "F16": 2, "BF16": 2}
@@ -161,7 +161,7 @@ def _words(count: int, bits: int, padded: bool) -> int:
     return -(-count // (32 // bits)) if padded else -(-count * bits // 32)
 
 
-def _whole(wholes: Wholes, role: str, count: int) -> Any:
+def _whole(wholes: Wholes, role: str, count: int) -> Bytes | None:
     """A component's bytes, or None when it is windowed."""
     if role not in wholes:
         return None

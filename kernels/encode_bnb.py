@@ -250,7 +250,7 @@ def _blocks_four(kind: str, parts: Parts, facts: Facts) -> Blocks:
     return Blocks(views, scalars, nested, len(absmax))
 
 
-def _absmax(parts: Parts, facts: Facts) -> Any:
+def _absmax(parts: Parts, facts: Facts) -> Floats:
     """The statistics as float32, also those that are quantised."""
     absmax = parts["absmax"]
     if "nested" not in parts:
@@ -268,7 +268,7 @@ def _ends_four(kind: str, parts: Parts, facts: Facts) -> Ends:
 
 
 @cache
-def _table(kind: str) -> Any:
+def _table(kind: str) -> Floats:
     """The numbers of codes, and the ends."""
     return np.concatenate([quant_map(kind), np.array(_ENDS[kind], np.float32)])
 

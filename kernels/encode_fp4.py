@@ -144,12 +144,12 @@ def encode_nvfp4(values: Array, params: Params, out: Outputs) -> None:
         codes[:] = 0x77
 
 
-def _greatest(params: Params) -> Any:
+def _greatest(params: Params) -> np.float32:
     return np.float32(max(abs(params["least"]), abs(params["most"])))
 
 
 @lru_cache(maxsize=8)  # for one tensor after the other
-def global_scale(least: Real, most: Real, dtype: str) -> Any:
+def global_scale(least: Real, most: Real, dtype: str) -> np.float32:
     """compressed-tensors' `generate_gparam`: float32, computed in the weight's dtype."""
     greatest = np.float32(max(abs(least), abs(most)))
     greatest = np.maximum(greatest, np.float32(_TINY[dtype]))
@@ -202,7 +202,7 @@ def ends_nvfp4(parts: Parts, facts: Facts) -> Ends:
     return Ends(facts.columns, 16, (-high)[codes].reshape(-1), high[codes].reshape(-1))
 
 
-def _scales_nv(parts: Parts, facts: Facts) -> Any:
+def _scales_nv(parts: Parts, facts: Facts) -> Floats:
     """The numbers of E4M3 scales under that of the tensor, by their codes."""
     scales = e4m3_values(np.arange(256, dtype=np.uint8) & np.uint8(0x7F))
     if "global" not in parts:

@@ -12,7 +12,6 @@ Layouts are in `gguf_fp4`. Source: ggml `src/ggml-quants.c`, `quantize_row_mxfp4
 from __future__ import annotations
 
 from functools import cache
-from typing import Any
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from anamnesis.kernels._native import kernel
 from anamnesis.kernels.encode_fp4 import e4m3_values
 from anamnesis.kernels.ends import E2M1_END, Ends, around, by_exponents
 from anamnesis.kernels.readback import Facts, Parts
-from anamnesis.kernels.types import Array, Floats, Outputs, Params
+from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params
 
 _mxfp4 = kernel("encode_gguf_fp4:mxfp4")
 _mxfp4_of_bf16 = kernel("encode_gguf_fp4:mxfp4_of_bf16")
@@ -37,7 +36,7 @@ def encode_mxfp4(values: Array, params: Params, out: Outputs) -> None:
     run_blocks(lambda v, o: run(v, exponents, o), values, "gguf-mxfp4", out["blocks"])
 
 
-def _exponents(greatest: Floats) -> Any:
+def _exponents(greatest: Floats) -> Bytes:
     with np.errstate(all="ignore"):
         logs = np.floor(np.log2(greatest.astype(np.float64)).astype(np.float32))
         exponents = np.where(greatest > 0, np.nan_to_num(logs + np.float32(125)), np.float32(0))
@@ -45,7 +44,7 @@ def _exponents(greatest: Floats) -> Any:
 
 
 @cache
-def _exponents_of_bf16() -> Any:
+def _exponents_of_bf16() -> Bytes:
     """The exponents of all magnitudes, by their bits."""
     return _exponents((np.arange(1 << 15, dtype=np.uint32) << 16).view(np.float32))
 

@@ -35,7 +35,7 @@ from anamnesis.kernels.ends import Ends, between, wide
 from anamnesis.kernels.loss import Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
 from anamnesis.kernels.transcode_ints import zeros_down
-from anamnesis.kernels.types import Array, Bytes, Outputs, Params
+from anamnesis.kernels.types import Array, Bytes, Floats, Outputs, Params
 
 codes_of, _symmetric = variants("encode_ints:codes_of"), variants("encode_ints:symmetric")
 
@@ -118,7 +118,7 @@ def integers_of(
     codes: Bytes,
     *,
     paired: bool = False,
-) -> Any:
+) -> Floats:
     """Store the scales, and `code + offset` in `codes`: bytes, or `paired`, two of four bits.
 
     Returns the zero points, float32, one a group.
@@ -225,7 +225,7 @@ def _codes(form: str, table: Sequence[float], parts: Parts, facts: Facts) -> Cod
     return Codes(form, codes, group, scales, np.array(table, np.float32))
 
 
-def _half(settings: Settings) -> Any:
+def _half(settings: Settings) -> np.float32:
     return np.float32(1 << int(settings["bits"]) - 1)
 
 

@@ -36,7 +36,7 @@ from anamnesis.kernels import Window, fp8
 from anamnesis.kernels._affine import Affine, decode_rows, even_groups, numbers
 from anamnesis.kernels._codes import bits_of, read_scales
 from anamnesis.kernels._native import kernel
-from anamnesis.kernels.types import Array, Bytes, Params, Views, Wholes
+from anamnesis.kernels.types import Array, Bytes, Floats, Params, Views, Wholes
 
 _FLOAT = re.compile(r"float(\d)_e(\d)m(\d)fn(u?)")
 _BYTES = {"float8_e4m3fn": fp8.E4M3, "float8_e5m2": fp8.E5M2}
@@ -73,7 +73,7 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     return {"affine": affine, "middle": 1 << (bits - 1) if signed and bits < 8 else 0}
 
 
-def float_table(kind: str) -> Any:
+def float_table(kind: str) -> Floats:
     """The value of each code of a kind, float32; raises ValueError for a kind that is none."""
     if kind in _BYTES:
         return _BYTES[kind].values
@@ -149,7 +149,7 @@ def _floats(
     _round(values.reshape(-1), out)
 
 
-def unpack(data: Bytes, bits: int) -> Any:
+def unpack(data: Bytes, bits: int) -> Bytes:
     """Codes of 3, 5, 6 or 7 bits as bytes, of uint8 of whole eights (fours of six bits)."""
     # A line for each byte of a pack: loops over packs are long, over their bytes short.
     packs = np.ascontiguousarray(data.reshape(-1, 3 if bits == 6 else bits).T)

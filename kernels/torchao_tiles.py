@@ -24,8 +24,6 @@ int4_tile_packed_to_4d_tensor.py, quantization/quant_primitives.py (`_dequantize
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window
@@ -66,7 +64,7 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         out.reshape(rows, columns)[:] = whole.reshape(rows, filled)[:, :columns]
 
 
-def untile(payload: Bytes, units: int, tile: int, words: int) -> Any:
+def untile(payload: Bytes, units: int, tile: int, words: int) -> Bytes:
     """Codes in pairs, uint8 `[units * tile, in / 2]`, the even one in the low half.
 
     They are in two's complement, 8 less than what is stored. Raises ValueError for bytes that are

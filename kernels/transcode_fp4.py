@@ -14,8 +14,6 @@ sign; it and ModelOpt have no -0: the code stays, and is read as 0 there.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from anamnesis.kernels import Window
@@ -67,7 +65,7 @@ def _write_whole(found: Micro, params: Params, out: Array, *, divide: bool) -> N
     out[:] = whole if divide == found.divide else _inverse(whole, found.divide, params["dtype"])
 
 
-def _inverse(whole: np.float32, divide: bool, dtype: str) -> Any:
+def _inverse(whole: np.float32, divide: bool, dtype: str) -> np.float32:
     """The number that, multiplied with where `divide`, gives what dividing by `whole` gives.
 
     Raises Inexact where none gives the same numbers of `dtype`, for all scales and codes.
