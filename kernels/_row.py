@@ -45,7 +45,7 @@ class Encoding:
     """A row of the table.
 
     `goal` is the part of a plain copy's speed that the kernel should reach: about 0.2 where it
-    looks up a grid, 0.35 for a table of values, 0.6 for arithmetic alone; 0 says nothing.
+    looks up a grid, 0.35 for a table of values, 0.6 for arithmetic alone; 0 is none.
     """
 
     target: str  # "module:function" inside anamnesis.kernels
@@ -59,4 +59,4 @@ class Encoding:
     ggml_type: int = -1
     scales: str = ""  # role of the component that holds the scales, of blocks that do not
     sections: str = ""  # "module:callable" inside anamnesis.analytics.scan; none: bytes alone
-    goal: float = 0.6
+    goal: float = 0.0

@@ -24,6 +24,7 @@ TORCHAO: dict[str, Encoding] = {
         prepare="torchao:prepare_tiles",
         family="torchao",
         scales="scale",
+        goal=0.6,
         cases=(Bench("torchao mxfp8-e4m3 tiles", "torchao_layers:tiles", ("mxfp8-e4m3",)),),
     ),
     "torchao-mxfp8-e5m2-tiles": Encoding(
@@ -31,6 +32,7 @@ TORCHAO: dict[str, Encoding] = {
         prepare="torchao:prepare_tiles",
         family="torchao",
         scales="scale",
+        goal=0.6,
         cases=(Bench("torchao mxfp8-e5m2 tiles", "torchao_layers:tiles", ("mxfp8-e5m2",)),),
     ),
     "torchao-nvfp4-tiles": Encoding(

@@ -10,6 +10,7 @@ VENDOR: dict[str, Encoding] = {
         prepare="aqlm:prepare",
         family="AQLM",
         scales="scales",
+        goal=0.6,
         cases=(Bench("aqlm 2x8 g8", "vendor_layers:aqlm"),),
     ),
     "bitblas": Encoding(
@@ -17,7 +18,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="bitblas:prepare",
         family="GPTQ and AWQ",
         scales="scales",
-        goal=0.0,
         cases=(Bench("bitblas int4 g128", "repacked_layers:bitblas"),),
     ),
     "comfy-w4a8": Encoding(
@@ -41,6 +41,7 @@ VENDOR: dict[str, Encoding] = {
         prepare="exl3:prepare",
         family="EXL3",
         scales="svh",
+        goal=0.6,
         cases=(
             Bench("exl3 4 bits", "vendor_layers:exl3", (4, "3inst")),
             Bench("exl3 3 bits mul1", "vendor_layers:exl3", (3, "mul1")),
@@ -51,14 +52,12 @@ VENDOR: dict[str, Encoding] = {
         prepare="fouroversix:prepare",
         family="FP4 and FP6",
         scales="scale",
-        goal=0.0,
         cases=(Bench("four over six nvfp4", "vendor_layers:fouroversix"),),
     ),
     "gguf-iq1-rows": Encoding(
         "iq1_rows:decode",
         family="GGUF",
         scales="payload",
-        goal=0.0,
         cases=(
             Bench("iq1_s_r4", "vendor_layers:iq1_rows", ("IQ1_S_R4",)),
             Bench("iq1_m_r4", "vendor_layers:iq1_rows", ("IQ1_M_R4",)),
@@ -68,7 +67,6 @@ VENDOR: dict[str, Encoding] = {
         "gptq_zeros:decode",
         family="GPTQ and AWQ",
         scales="scales",
-        goal=0.0,
         cases=(Bench("gptq-for-llama int4", "repacked_layers:gptq_zeros"),),
     ),
     "higgs": Encoding(
@@ -76,7 +74,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="higgs:prepare",
         family="EXL3",
         scales="scales",
-        goal=0.0,
         cases=(Bench("higgs 4 bits", "rotated_layers:higgs"),),
     ),
     "i2-s": Encoding(
@@ -84,6 +81,7 @@ VENDOR: dict[str, Encoding] = {
         prepare="i2_s:prepare",
         family="HQQ, Quanto and BitNet",
         scales="scale",
+        goal=0.6,
         cases=(Bench("bitnet i2_s", "vendor_layers:i2_s"),),
     ),
     "int4-pairs": Encoding(
@@ -91,6 +89,7 @@ VENDOR: dict[str, Encoding] = {
         prepare="int4:prepare",
         family="ModelOpt and ComfyUI INT4",
         scales="weight_scale",
+        goal=0.6,
         cases=(Bench("modelopt int4 g128", "vendor_layers:modelopt_int4"),),
     ),
     "int4-rows": Encoding(
@@ -98,6 +97,7 @@ VENDOR: dict[str, Encoding] = {
         prepare="int4:prepare",
         family="ModelOpt and ComfyUI INT4",
         scales="weight_scale",
+        goal=0.6,
         cases=(Bench("comfy int4", "vendor_layers:comfy_int4"),),
     ),
     "int8-product": Encoding(
@@ -112,7 +112,6 @@ VENDOR: dict[str, Encoding] = {
         "interleaved:decode",
         prepare="interleaved:prepare",
         family="GGUF",
-        goal=0.0,
         cases=(
             Bench("iq4_k_r4", "vendor_layers:repacked", ("IQ4_K", 4)),
             Bench("q8_0_r8", "vendor_layers:repacked", ("Q8_0", 8)),
@@ -123,7 +122,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="ct:prepare",
         family="GPTQ and AWQ",
         scales="s",
-        goal=0.0,
         cases=(Bench("marlin int4 g128", "repacked_layers:marlin"),),
     ),
     "marlin-24": Encoding(
@@ -131,7 +129,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="ct:prepare",
         family="GPTQ and AWQ",
         scales="scales",
-        goal=0.0,
         cases=(Bench("marlin-24 int4 g128", "repacked_layers:marlin_24"),),
     ),
     "nunchaku": Encoding(
@@ -139,7 +136,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="nunchaku:prepare",
         family="ModelOpt and ComfyUI INT4",
         scales="scale",
-        goal=0.0,
         cases=(
             Bench("nunchaku int4 r32", "vendor_layers:nunchaku", (False,)),
             Bench("nunchaku nvfp4 r32", "vendor_layers:nunchaku", (True,)),
@@ -150,7 +146,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="onnx_linear:prepare",
         family="GPTQ and AWQ",
         scales="scale",
-        goal=0.0,
         cases=(
             Bench("onnx int8 dq axis 1", "vendor_layers:onnx_linear", ("U8",)),
             Bench("onnx int4 dq b32", "vendor_layers:onnx_linear", ("U4",)),
@@ -161,7 +156,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="ct:prepare",
         family="GPTQ and AWQ",
         scales="s_channel",
-        goal=0.0,
         cases=(Bench("qqq int4 g128", "repacked_layers:qqq"),),
     ),
     "sdnq": Encoding(
@@ -169,7 +163,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="sdnq:prepare",
         family="HQQ, Quanto and BitNet",
         scales="scale",
-        goal=0.0,
         cases=(
             Bench("sdnq uint4 g64", "layers:sdnq", ("uint4",)),
             Bench("sdnq int5 g64", "layers:sdnq", ("int5",)),
@@ -181,7 +174,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="sinq_tiles:prepare",
         family="HQQ, Quanto and BitNet",
         scales="scale",
-        goal=0.0,
         cases=(Bench("sinq int4 2d", "sinq_layers:sinq_tiles"),),
     ),
     "sinq-aux": Encoding(
@@ -189,7 +181,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="sinq:prepare",
         family="HQQ, Quanto and BitNet",
         scales="scale",
-        goal=0.0,
         cases=(Bench("sinq int4 quantaux", "sinq_layers:sinq_aux"),),
     ),
     "sinq-table": Encoding(
@@ -197,7 +188,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="sinq_table:prepare",
         family="HQQ, Quanto and BitNet",
         scales="scale",
-        goal=0.0,
         cases=(Bench("sinq nf4", "sinq_layers:sinq_table"),),
     ),
     "sinq-words": Encoding(
@@ -205,7 +195,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="sinq_words:prepare",
         family="HQQ, Quanto and BitNet",
         scales="scale",
-        goal=0.0,
         cases=(Bench("sinq int5", "sinq_layers:sinq_words"),),
     ),
     "spqr": Encoding(
@@ -213,7 +202,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="spqr:prepare",
         family="GPTQ and AWQ",
         scales="dense_weights",
-        goal=0.0,
         cases=(Bench("spqr int3 16x16", "vendor_layers:spqr"),),
     ),
     "squeezellm": Encoding(
@@ -221,7 +209,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="squeezellm:prepare",
         family="GPTQ and AWQ",
         scales="table",
-        goal=0.0,
         cases=(Bench("squeezellm 4 bits", "vendor_layers:squeezellm"),),
     ),
     "svdquant": Encoding(
@@ -229,7 +216,6 @@ VENDOR: dict[str, Encoding] = {
         prepare="svdquant:prepare",
         family="ModelOpt and ComfyUI INT4",
         scales="scale",
-        goal=0.0,
         cases=(
             Bench("comfy awq w4a16", "vendor_layers:comfy_awq"),
             Bench("comfy svdquant", "vendor_layers:comfy_svdquant"),

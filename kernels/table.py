@@ -27,6 +27,7 @@ _FP8 = partial(
     family="FP8",
     scales="scale",
     sections="sections:Fp8",
+    goal=0.6,
 )
 _HQQ = partial(Encoding, family="HQQ, Quanto and BitNet", scales="scale")
 
@@ -61,12 +62,12 @@ _OWN: dict[str, Encoding] = {
         "basis:decode",
         prepare="basis:prepare",
         family="FP4 and FP6",
-        goal=0.0,
         cases=(Bench("fp-quant mxfp4", "rotated_layers:fp_quant"),),
     ),
     "bf16": Encoding(
         "dense:decode_bf16",
         family="Dense",
+        goal=0.6,
         cases=(Bench("bf16 to f32", "layers:dense", ("bf16",), passthrough="f32"),),
     ),
     "bitnet": Encoding(
@@ -74,6 +75,7 @@ _OWN: dict[str, Encoding] = {
         prepare="bitnet:prepare",
         family="HQQ, Quanto and BitNet",
         scales="weight_scale",
+        goal=0.6,
         cases=(Bench("bitnet", "layers:bitnet"),),
     ),
     "bnb-4bit": Encoding(
@@ -93,6 +95,7 @@ _OWN: dict[str, Encoding] = {
         family="bitsandbytes",
         scales="SCB",
         sections="sections:BnbInt8",
+        goal=0.6,
         cases=(Bench("bnb int8", "layers:bnb_int8", target=3400),),
     ),
     "ct-int8": Encoding(
@@ -101,6 +104,7 @@ _OWN: dict[str, Encoding] = {
         family="compressed-tensors",
         scales="weight_scale",
         sections="sections:Grid",
+        goal=0.6,
         cases=(Bench("ct int8", "layers:ct_int8"),),
     ),
     "ct-packed": Encoding(
@@ -120,23 +124,25 @@ _OWN: dict[str, Encoding] = {
     "f16": Encoding(
         "dense:decode_f16",
         family="Dense",
+        goal=0.6,
         cases=(Bench("f16 to bf16", "layers:dense", ("f16",), passthrough="bf16"),),
     ),
     "f32": Encoding(
         "dense:decode_f32",
         family="Dense",
+        goal=0.6,
         cases=(Bench("f32 to bf16", "layers:dense", ("f32",), passthrough="bf16"),),
     ),
     "f64": Encoding(
         "dense:decode_f64",
         family="Dense",
-        goal=0.0,
         cases=(Bench("f64 to bf16", "layers:dense", ("f64",), passthrough="bf16"),),
     ),
     "folded": Encoding(
         "folded:decode",
         prepare="folded:prepare",
         family="FP4 and FP6",
+        goal=0.6,
         cases=(
             Bench("nvfp4 awq", "vendor_layers:nvfp4_awq"),
             Bench("sinq int4 g64", "sinq_layers:sinq"),
@@ -163,7 +169,6 @@ _OWN: dict[str, Encoding] = {
         prepare="fp4_pairs:prepare",
         family="FP4 and FP6",
         scales="scale",
-        goal=0.0,
         cases=(Bench("nvfp4 of llama-4", "vendor_layers:nvfp4_pairs"),),
     ),
     "fp6-mx": Encoding(
@@ -171,6 +176,7 @@ _OWN: dict[str, Encoding] = {
         family="FP4 and FP6",
         scales="scale",
         sections="micro:Micro",
+        goal=0.6,
         cases=(Bench("mxfp6", "layers:fp4", ("fp6-mx",)),),
     ),
     "fp8-divided": Encoding(
@@ -243,7 +249,6 @@ _OWN: dict[str, Encoding] = {
     "hqq-coded": _HQQ(
         "hqq_coded:decode",
         prepare="hqq_coded:prepare",
-        goal=0.0,
         cases=(
             Bench("hqq int4 axis 0 quantised scales", "layers:hqq_coded", (4, 0)),
             Bench("hqq int4 axis 1 quantised scales", "layers:hqq_coded", (4, 1)),
@@ -284,6 +289,7 @@ _OWN: dict[str, Encoding] = {
         prepare="quanto:prepare_bytes",
         family="HQQ, Quanto and BitNet",
         scales="_scale",
+        goal=0.6,
         cases=(
             Bench("quanto int8", "layers:quanto", ("int8",)),
             Bench("quanto float8", "layers:quanto", ("float8",)),
@@ -302,7 +308,6 @@ _OWN: dict[str, Encoding] = {
         prepare="sparse:prepare",
         family="compressed-tensors",
         scales="scale",
-        goal=0.0,
         cases=(Bench("ct sparse 2:4 fp8", "vendor_layers:ct_sparse"),),
     ),
 }

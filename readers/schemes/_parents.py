@@ -80,9 +80,8 @@ def note_parents(ledger: Ledger) -> None:
             unknown = (t for t in unknown if f"{t.name}.moves" in values)
         _note(ledger, list(unknown), "decoded")
     elif kind in ("pth", "safetensors"):  # others hold arrays of anything
-        names = (
-            "\n".join(ledger.tensors) + "\n"
-        )  # in which a word is found faster than name by name
+        # In which a word is found faster than name by name.
+        names = "\n".join(ledger.tensors) + "\n"
         moving, any_weight = may_move(names), "weight\n" in names
         speaking = (t for t in ledger.tensors.values() if _speaks(ledger, t, moving, any_weight))
         _note(ledger, list(speaking), "dense")
