@@ -1,214 +1,30 @@
 """Files behind URLs, read in ranges; identity is the size and what their server calls the version.
 
-`origin_of` finds who reads the ranges of a URL: `http` for HTTP and the hub, where each answer
-names size and version, or any file system of fsspec, which is asked for them. `FileId.mtime_ns`
-holds a digest of the version, so that a task on another machine can open the same URL and compare.
-A file that was opened with the identity of an earlier look is not asked for it again.
+`origins` has who reads the ranges of a URL. `FileId.mtime_ns` holds a digest of the version, so
+that a task on another machine can open the same URL and compare. A file that was opened with the
+identity of an earlier look is not asked for it again.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from importlib import import_module
-from typing import Any, Protocol
+from typing import Any
 
 from anamnesis import stopping
-from anamnesis.errors import FormatError, IntegrityError, UnsupportedError
+from anamnesis.errors import IntegrityError
 from anamnesis.limits import KiB, MiB
-from anamnesis.readers import hub, urls
+from anamnesis.readers import hub
 from anamnesis.readers.base import FileId
 from anamnesis.readers.closing import Closing
-from anamnesis.readers.http import HttpOrigin, HubOrigin, changed
-from anamnesis.readers.retry import call, call_on, not_installed
+from anamnesis.readers.http import changed
+from anamnesis.readers.origins import origin_of
 
-_S3_URL = re.compile("s3a?://", re.IGNORECASE)
 FIRST_BYTES = 256 * KiB  # of which the header of most shards is a part
 _AHEAD_BYTES, MAX_AHEAD_BYTES = 64 * KiB, 4 * MiB
-# What drivers call the version of a file; the first that is there counts.
-_VERSIONS = (
-    "ETag",
-    "etag",
-    "blob_id",
-    "md5Hash",
-    "Content-MD5",
-    "checksum",
-    "LastModified",
-    "Last-Modified",
-    "last_modified",
-    "updated",
-    "mtime",
-    "modified",
-    "created",
-)
-
-
-class Origin(Protocol):
-    """Who reads the ranges of one file; from any thread."""
-
-    def identify(self, first_bytes: int) -> tuple[tuple[int, str], bytes]:
-        """Size and version, and as many of the first bytes as came along."""
-        ...
-
-    def read_into(self, start: int, view: memoryview, size: int) -> str | None:
-        """Fill `view` from byte `start`; returns the version of the answer, None for unknown."""
-        ...
-
-    def now(self) -> tuple[int, str] | None:
-        """Size and version, asked anew; None where every answer so far named the version."""
-        ...
-
-
-class StoreOrigin:
-    """A file of one of fsspec's file systems, which is asked for size and version."""
-
-    def __init__(self, url: str) -> None:
-        self.url = url
-        self._fs, self._name = urls.driver(url)
-
-    def identify(self, first_bytes: int) -> tuple[tuple[int, str], bytes]:
-        """Size and version; raises OSError, FormatError or UnsupportedError."""
-        info: Mapping[str, Any] = call(self.url, lambda: self._fs.info(self._name))
-        kind, size = info.get("type", "file"), info.get("size")
-        if kind != "file":
-            raise FormatError(f"{self.url}: is a {kind}, not a file")
-        if size is None:
-            raise UnsupportedError(
-                f"{self.url}: the server does not say how large it is; download the file first"
-            )
-        version = next((str(info[key]) for key in _VERSIONS if info.get(key)), "")
-        return (int(size), version), b""
-
-    def read_into(self, start: int, view: memoryview, size: int) -> str | None:
-        """Fill `view` from byte `start`."""
-        stop = start + len(view)
-        nbytes = len(view)
-        data = call(self.url, lambda: self._fs.cat_file(self._name, start=start, end=stop), nbytes)
-        _fill(self.url, start, view, data)
-        return None
-
-    def now(self) -> tuple[int, str] | None:
-        """Size and version, asked anew."""
-        call(self.url, self._fs.invalidate_cache)  # by name, adlfs keeps the listing that has it
-        return self.identify(0)[0]
-
-
-class S3Origin(StoreOrigin):
-    """An object in S3, of which every answer names the version: its ETag.
-
-    Once it is known, requests are for that version alone (`If-Match`), so that nothing of another
-    one is sent. https://docs.aws.amazon.com/AmazonS3/latest/API/API_GetObject.html
-    """
-
-    def __init__(self, url: str) -> None:
-        super().__init__(url)
-        self._etag = ""
-        self._all_named = True
-
-    def identify(self, first_bytes: int) -> tuple[tuple[int, str], bytes]:
-        """Size and version with the first bytes: never those of a listing that s3fs remembers."""
-        if first_bytes:
-            try:
-                data, answer = self._get(0, first_bytes)
-            except FileNotFoundError:  # or a folder, which the look-up below tells
-                pass
-            except OSError as error:
-                if _code(error) not in ("416", "InvalidRange"):  # an empty object
-                    raise
-            else:
-                size = str(answer.get("ContentRange") or "").rpartition("/")[2]
-                self._etag = str(answer.get("ETag") or "")
-                if self._etag and size.isascii() and size.isdigit():
-                    return (int(size), self._etag), data
-        call(self.url, lambda: self._fs.invalidate_cache(self._name))
-        return super().identify(0)
-
-    def read_into(self, start: int, view: memoryview, size: int) -> str:
-        """Fill `view` from byte `start`; the object's ETag."""
-        data, answer = self._get(start, len(view))
-        _fill(self.url, start, view, data)
-        self._etag = str(answer.get("ETag") or "")
-        self._all_named &= bool(self._etag)
-        return self._etag
-
-    def _get(self, start: int, nbytes: int) -> tuple[bytes, Mapping[str, Any]]:
-        """A range, of the version that was seen if any was, and what the answer says besides."""
-        bucket, key, version = self._fs.split_path(self._name)  # of a driver that is asked for it
-        wanted = {"Bucket": bucket, "Key": key, "Range": f"bytes={start}-{start + nbytes - 1}"}
-        wanted |= {"VersionId": version} if version else {}
-        wanted |= {"IfMatch": self._etag} if self._etag else {}
-
-        async def request() -> tuple[bytes, Mapping[str, Any]]:
-            try:
-                answer = await self._fs._call_s3("get_object", **wanted)
-            except Exception as error:
-                if _code(error) in ("412", "PreconditionFailed"):
-                    raise changed(self.url) from error
-                known = _translated(error)
-                if isinstance(known, FileNotFoundError):
-                    raise known from None
-                if known is error:
-                    raise
-                raise known from error
-            async with answer["Body"] as body:
-                return await body.read(), answer
-
-        return call_on(self._fs.loop, self.url, request, nbytes)
-
-    def now(self) -> tuple[int, str] | None:
-        return None if self._all_named else super().now()
-
-
-def _code(error: BaseException | None) -> str:
-    """S3's code for an error, or for what it comes of."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if isinstance(response, Mapping):
-            return str(response.get("Error", {}).get("Code"))
-        error = error.__cause__
-    return ""
-
-
-def _translated(error: Exception) -> Exception:
-    """botocore's error as s3fs says it by itself."""
-    errors = import_module("s3fs.errors")  # a driver's
-    found: Exception = errors.translate_boto_error(error)
-    return found
-
-
-def _fill(url: str, start: int, view: memoryview, data: bytes) -> None:
-    if len(data) != len(view):
-        raise IntegrityError(
-            f"{url}: {len(data):,} bytes came where bytes {start:,} to {start + len(view):,} were "
-            "asked for"
-        )
-    view[:] = data
-
-
-def origin_of(url: str) -> Origin:
-    """Who reads the ranges of a URL; UnsupportedError when its driver is not installed."""
-    place = hub.parse(url)
-    if place is not None:
-        return HubOrigin(hub.at_commit(place), _http(url))
-    if url.lower().startswith(("http://", "https://")) and "::" not in url:
-        fs, name = urls.driver(url)
-        return HttpOrigin(name, fs)
-    return S3Origin(url) if _S3_URL.match(url) else StoreOrigin(url)
-
-
-def _http(url: str) -> Any:
-    """fsspec's file system for HTTP, through the proxies of the environment as huggingface_hub."""
-    hub.driver(url)
-    import fsspec  # noqa: PLC0415 - for URLs alone
-
-    try:
-        return fsspec.filesystem("http", client_kwargs={"trust_env": True})
-    except ImportError as error:
-        raise not_installed(url, error) from error
 
 
 class RemoteFile(Closing):

@@ -127,7 +127,7 @@ def _asked_pause(error: BaseException) -> float:
         date = email.utils.parsedate_tz(text)
         return max(0.0, email.utils.mktime_tz(date) - time.time()) if date else 0.0
     limit = re.search(r"\bt=(\d{1,9})\b", str(headers.get("RateLimit") or ""))
-    return float(limit[1]) if limit and _status(cause) == 429 else 0.0
+    return float(limit[1]) if limit and status_of(cause) == 429 else 0.0
 
 
 def sleep(seconds: float) -> None:
@@ -218,7 +218,7 @@ def _cause(error: BaseException) -> BaseException:
     return error
 
 
-def _status(error: BaseException) -> int | None:
+def status_of(error: BaseException) -> int | None:
     """The status of the answer that an error is about; gcsfs calls it `code`."""
     name = "code" if type(error).__module__.startswith("gcsfs.") else "status"
     status = getattr(error, name, None) or getattr(
@@ -230,7 +230,7 @@ def _status(error: BaseException) -> int | None:
 def _passing(error: BaseException) -> bool:
     """Whether the same request may succeed later."""
     error = _cause(error)
-    status = _status(error)
+    status = status_of(error)
     if status is not None:
         return status >= 500 or status in _FOR_NOW
     if isinstance(error, ConnectionRefusedError):
@@ -244,7 +244,7 @@ def _passing(error: BaseException) -> bool:
 
 def _os_error(url: str, error: BaseException) -> OSError:
     cause = _cause(error)
-    status, name = _status(cause), without_secrets(url)
+    status, name = status_of(cause), without_secrets(url)
     refused = status in (401, 403) or str(cause).startswith("Forbidden: ")  # gcsfs's word for 403
     if refused or isinstance(cause, PermissionError) or _SKEWED in str(cause):
         return PermissionError(errno.EACCES, denied(words_of(cause), cause), name)
@@ -296,7 +296,7 @@ def _headers_of(error: BaseException | None) -> Mapping[str, Any]:
 def words_of(error: BaseException) -> str:
     """A driver's error in a line."""
     message = getattr(error, "message", None)
-    status = _status(error)
+    status = status_of(error)
     text = f"{status} {message}" if status and message else str(error)
     return without_secrets(" ".join(f"{type(error).__name__}: {text}".split()))[:300]
 

@@ -6,6 +6,7 @@ Skipped where driver or server are not installed: no extra brings Azurite or fak
 from __future__ import annotations
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -22,13 +23,14 @@ from buckets import Faults, billed, faulty, local, model_in, remote
 from other_buckets import STORES, OtherBucket, environment, forget, other_server, use
 
 import anamnesis
-from anamnesis.errors import UsageError
+from anamnesis.errors import IntegrityError, UsageError
 from anamnesis.limits import KiB
 from anamnesis.pipeline import requests
 from anamnesis.pipeline.config import any_job
 from anamnesis.pipeline.estimate import Assumed, amounts_of, estimate
 from anamnesis.pipeline.jobs import rehearse_job, run_job
 from anamnesis.pipeline.plan import Plan
+from anamnesis.readers.remote import RemoteFile
 from anamnesis.writers import lease, safetensors, upload
 from anamnesis.writers.base import OutFile
 from anamnesis.writers.bucket import Bucket
@@ -106,6 +108,7 @@ def test_a_run_makes_the_requests_that_were_planned(
 ) -> None:
     """In both stores, parts and what is composed of them; see test_planned_requests for S3."""
     monkeypatch.setattr(requests, "part_bytes", upload.part_bytes)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 3600.0)  # not one more request of a slow machine
     settings = {"format": settings.get("to", "safetensors"), **settings}
     settings.pop("to", None)
     output = {"path": f"{bucket.root}/{name}", "dtype": "bf16", **settings}
@@ -120,6 +123,43 @@ def test_a_run_makes_the_requests_that_were_planned(
     use(*server, monkeypatch)
     said, counts = estimate(amounts_of(plan), 1, Assumed()), Counter(map(billed, faults.seen))
     assert (counts["get"], counts["put"]) == (said.gets, said.puts)
+
+
+def test_an_input_is_read_in_the_planned_requests(
+    server: tuple[str, str],
+    bucket: OtherBucket,
+    model: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each answer names the version: nothing is asked besides ranges, and another is noticed."""
+    for path in model.iterdir():
+        bucket.put(f"in/{path.name}", path.read_bytes())
+    bucket.put("in/empty", b"")
+    output = {"path": str(tmp_path / "out"), "dtype": "bf16"}
+    job = any_job({"inputs": [f"{bucket.root}/in"], "output": output})
+    faults = Faults()
+    with faulty(server[1], faults) as proxy:
+        use(bucket.store, proxy, monkeypatch)
+        ((_, plan),) = rehearse_job(job, None)
+        assert isinstance(plan, Plan)
+        faults.seen.clear()
+        ((outcome,),) = (run_job(job).outcomes,)
+    use(*server, monkeypatch)
+    said = amounts_of(plan)
+    reads = [line for line in faults.seen if re.search("GET .*in(/|%2F)model", line)]
+    assert len(reads) == said.gets + 1  # which has the header
+    assert outcome.read_bytes == said.get_bytes
+    assert len(faults.seen) <= said.gets + said.opening
+    with RemoteFile(f"{bucket.root}/in/empty") as empty:
+        assert empty.size == 0
+    url = f"{bucket.root}/in/model.safetensors"
+    with RemoteFile(url) as file, RemoteFile(url, expected=file.id) as again:
+        file.check_unchanged()
+        bucket.put("in/model.safetensors", bytes(file.size))
+        for reader in (file, again):
+            with pytest.raises(IntegrityError, match="changed while it was read"):
+                reader.fetch_into(0, bytearray(8))
 
 
 def test_conditions(bucket: OtherBucket, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,7 +16,7 @@ from anamnesis.pipeline.config import any_job
 from anamnesis.pipeline.estimate import Assumed, amounts_of, estimate
 from anamnesis.pipeline.jobs import rehearse_job, run_job
 from anamnesis.pipeline.plan import Plan
-from anamnesis.writers import upload
+from anamnesis.writers import lease, upload
 
 SHARD = "6MB"
 
@@ -40,6 +40,7 @@ def model(tmp_path: Path, write_safetensors: Callable[..., Path]) -> Path:
 def seen(endpoint: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Bucket, list[str]]]:
     """A bucket, and the requests that the package makes of it."""
     monkeypatch.setattr(upload, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(lease, "RENEW_SECONDS", 3600.0)  # not one more request of a slow machine
     faults = Faults()
     with faulty(endpoint, faults) as proxy:
         for key, value in {**KEYS, "AWS_ENDPOINT_URL": proxy}.items():

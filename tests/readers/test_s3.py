@@ -14,7 +14,7 @@ import pytest
 
 import anamnesis
 from anamnesis.errors import IntegrityError
-from anamnesis.readers import remote
+from anamnesis.readers import origins, remote
 from anamnesis.readers.files import Files
 from anamnesis.readers.model import load_model
 
@@ -132,13 +132,13 @@ def test_the_patience_is_for_the_bytes_of_a_range(
     bucket.pipe("bucket/m/data", bytes(1 << 20))
     waited: list[int] = []
 
-    asked = remote.call_on
+    asked = origins.call_on
 
     def call_on(loop: Any, url: str, request: Callable[[], Any], nbytes: int = 0) -> Any:
         waited.append(nbytes)
         return asked(loop, url, request, nbytes)
 
     with remote.RemoteFile("s3://bucket/m/data") as file:
-        monkeypatch.setattr(remote, "call_on", call_on)
+        monkeypatch.setattr(origins, "call_on", call_on)
         file.fetch_into((1 << 20) - 16, bytearray(16))
     assert waited == [16]
