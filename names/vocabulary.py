@@ -1,8 +1,8 @@
 """The key/values of a GGUF's tokenizer, out of a model folder's files.
 
-What SentencePiece made is in `names.pieces`; byte-level BPE and WordPiece come from
-`tokenizer.json`. Special tokens and chat templates are as the `gguf` package (extra `gguf`) finds
-them.
+What SentencePiece made is in `names.pieces`, tiktoken's in `names.tiktoken`; byte-level BPE and
+WordPiece come from `tokenizer.json`. Special tokens and chat templates are as the `gguf` package
+(extra `gguf`) finds them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits, MiB
-from anamnesis.names import pieces
+from anamnesis.names import pieces, tiktoken
 from anamnesis.names.keys import Keys
 from anamnesis.names.pieces import (
     BYTE,
@@ -100,6 +100,10 @@ def _of_folder(
             named = {int(n): t for n, t in (settings.get("added_tokens_decoder") or {}).items()}
             texts = read_object(folder, "added_tokens.json", limits)
             return _sentencepiece(folder.join(name), data, size, keys, (texts, named, added))
+    data = None if document else _read(folder, tiktoken.FILE, limits)
+    if data is not None:
+        path = folder.join(tiktoken.FILE)
+        return tiktoken.of_ranks(path, data, size, settings, given.get(_PRE))
     model = document.get("model") or {}
     kind, decoder = model.get("type"), (document.get("decoder") or {}).get("type")
     if kind == "BPE" and decoder == "ByteLevel":
@@ -117,8 +121,8 @@ def _of_folder(
         return _wordpiece(document, size, added)
     if not document:
         raise UnsupportedError(
-            f"{folder.path}: no tokenizer in the folder (tokenizer.json or tokenizer.model), which "
-            "a GGUF's vocabulary is made of; --names stored writes without"
+            f"{folder.path}: no tokenizer in the folder (tokenizer.json, tokenizer.model or "
+            "tiktoken.model), which a GGUF's vocabulary is made of; --names stored writes without"
         )
     raise UnsupportedError(
         f"{folder.path}: tokenizer.json: {kind or 'no'!r:.50} model; a GGUF's vocabulary is made "

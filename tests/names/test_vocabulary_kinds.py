@@ -1,7 +1,8 @@
-"""Vocabularies of single classes: Gemma 4's, XLM-RoBERTa's."""
+"""Vocabularies of single classes: Gemma 4's, XLM-RoBERTa's, Kimi's."""
 
 from __future__ import annotations
 
+import base64
 import json
 import struct
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.names.gguf_config import keys_of
 from anamnesis.names.vocabulary import vocabulary
@@ -110,3 +112,38 @@ def test_fairseq_order_out_of_a_sentencepiece_model(tmp_path: Path) -> None:
         *(CONTROL, CONTROL, CONTROL, UNKNOWN, NORMAL, NORMAL, UNUSED, UNUSED)
     ]
     assert found["scores"] == [0.0, 0.0, 0.0, 0.0, -1.5, -2.5, -10000.0, -10000.0]
+
+
+RANKS = [bytes((byte,)) for byte in range(256)] + [b" t", b"he", b" the", "é".encode(), b"abc"]
+
+
+def kimi(folder: Path, ranks: list[bytes] = RANKS, kind: str = "TikTokenTokenizer") -> Path:
+    """A folder with a vocabulary in tiktoken's file."""
+    lines = [base64.b64encode(token) + b" %d" % rank for rank, token in enumerate(ranks)]
+    (folder / "tiktoken.model").write_bytes(b"\n".join(lines))
+    named = {"261": {"content": "[BOS]"}, "263": {"content": "<think>", "special": False}}
+    settings = {"tokenizer_class": kind, "added_tokens_decoder": named}
+    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    return folder
+
+
+def test_kimi_s_merges_follow_from_the_ranks(tmp_path: Path) -> None:
+    found = values(kimi(tmp_path), "DeepseekV3ForCausalLM", 520)
+    assert (found["model"], found["pre"]) == ("gpt2", "kimi-k2")
+    assert found["tokens"][256:261] == ["Ġt", "he", "Ġthe", "Ã©", "abc"]
+    assert found["merges"] == ["Ġ t", "h e", "Ġt he", "Ã ©"]  # "abc" is of no two tokens
+    assert found["tokens"][261:264] == ["[BOS]", "<|reserved_token_262|>", "<think>"]
+    assert found["tokens"][516:] == ["<|reserved_token_516|>", "[PAD517]", "[PAD518]", "[PAD519]"]
+    kinds = [NORMAL] * 261 + [CONTROL] * 256 + [UNUSED] * 3
+    assert found["token_type"] == kinds
+
+
+def test_a_vocabulary_of_ranks_that_is_broken_or_another_s_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UnsupportedError, match="'QWenTokenizer' are in its own code"):
+        values(kimi(tmp_path, kind="QWenTokenizer"), "DeepseekV3ForCausalLM", 520)
+    (kimi(tmp_path) / "tiktoken.model").write_bytes(b"IQ== 0\n?? 1")
+    with pytest.raises(FormatError, match="line 2: found b'"):
+        values(tmp_path, "DeepseekV3ForCausalLM", 520)
+    (tmp_path / "tiktoken.model").write_bytes(b"IQ== 0\nIg== 2")
+    with pytest.raises(FormatError, match="ranks that are not those from 0 to 1"):
+        values(tmp_path, "DeepseekV3ForCausalLM", 520)
