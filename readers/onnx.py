@@ -22,6 +22,7 @@ from anamnesis.limits import NAME_BYTES, RANK, GiB, Limits
 from anamnesis.readers.base import Container, FileId, Stored
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.folder import Folder, folder_of
+from anamnesis.readers.onnx_graph import Flat, flatten
 from anamnesis.readers.onnx_nodes import PACKED, Values, graph_of, values_of
 from anamnesis.readers.source import SourceFile, open_source
 from anamnesis.words import and_more, extra
@@ -89,11 +90,12 @@ def open_onnx(path: str, limits: Limits) -> Container:
     with open_source(path) as file:
         message = _read(file, limits)
     graph = _parse(message).graph
-    limits.tensors(len(graph.initializer), f"{path}: initialisers")
-    about = graph_of(path, graph)
+    flat = flatten(path, graph)
+    limits.tensors(len(graph.initializer) + len(flat.inside), f"{path}: initialisers")
+    about = graph_of(flat)
     message.codes, message.zeros, message.scales = about.quantised()
     stored: dict[str, Stored] = {}
-    for name, tensor in _tensors(message, graph):
+    for name, tensor in _tensors(message, graph, flat):
         found = _stored(message, name, tensor)
         if found is None:
             continue
@@ -128,35 +130,22 @@ def _parse(message: _Message) -> Any:
         raise FormatError(f"{message.path}: is no ONNX model: {error}") from error
 
 
-def _tensors(message: _Message, graph: Any) -> Iterator[tuple[str, Any]]:
-    """Initialisers in their order, then constants of floats under the name of their output.
+def _tensors(message: _Message, graph: Any, flat: Flat) -> Iterator[tuple[str, Any]]:
+    """Initialisers in their order, then those of inner graphs and constants of floats.
 
-    And any that an operator takes which dequantises.
+    And any constants that an operator takes which dequantises. A constant has the name of the
+    output of its node.
     """
     named = message.codes | message.zeros | message.scales
     for tensor in graph.initializer:
         yield tensor.name, tensor
-    if len(graph.sparse_initializer):
-        names = [tensor.values.name for tensor in graph.sparse_initializer]
-        _leave_out(message, names, "sparse initialisers are not read")
+    if flat.sparse:
+        _leave_out(message, flat.sparse, "sparse initialisers are not read")
     message.at = 0
-    inner = 0
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value":
-                tensor = attribute.t
-                name = node.output[0] if len(node.output) else tensor.name
-                floats = DTYPES[_DTYPES.get(tensor.data_type, "U8")].kind != "int"
-                if (len(tensor.dims) and floats) or name in named:
-                    yield name, tensor
-            if attribute.HasField("g"):
-                inner += len(attribute.g.initializer)
-            inner += sum(len(graph.initializer) for graph in attribute.graphs)
-    if inner:
-        message.notes.append(
-            f"{message.path}: {inner} initialisers of graphs inside the graph (branches, loops) "
-            "were left out"
-        )
+    for name, tensor, constant in flat.inside:
+        floats = DTYPES[_DTYPES.get(tensor.data_type, "U8")].kind != "int"
+        if not constant or (len(tensor.dims) and floats) or name in named:
+            yield name, tensor
 
 
 def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:

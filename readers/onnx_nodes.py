@@ -33,6 +33,7 @@ from typing import Any
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Stored
 from anamnesis.readers.dtypes import DTYPES
+from anamnesis.readers.onnx_graph import Flat
 from anamnesis.readers.onnx_uses import INTEGERS, Use, flow_of, of_activations, uses_of
 
 Values = dict[str, Any]
@@ -99,25 +100,12 @@ class Graph:
         return codes, zeros, scales
 
 
-def graph_of(path: str, graph: Any) -> Graph:
-    """What there is to know of a parsed graph before its initialisers are stored tensors.
-
-    Raises FormatError for names that are no text, which protobuf gives as bytes.
-    """
-    for node in graph.node:
-        words = (node.op_type, node.domain, *node.input, *node.output)
-        wrong = next((word for word in words if not isinstance(word, str)), None)
-        if wrong is not None:
-            raise FormatError(f"{path}: a node's operator or value {wrong!r:.200} is no UTF-8")
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name == "value" and len(node.output):
-                held.setdefault(node.output[0], attribute.t)
-    flow = flow_of(graph, held)
-    activations = frozenset(of_activations(graph, flow))
+def graph_of(flat: Flat) -> Graph:
+    """What there is to know of a graph before its initialisers are stored tensors."""
+    flow = flow_of(flat.node, flat.held)
+    activations = frozenset(of_activations(flat.node, flow))
     moving = frozenset(flow.multiplied(_QUANTISED.union(INTEGERS, _QUANTISERS)))
-    return Graph(graph.node, held, tuple(uses_of(graph, flow)), activations, moving)
+    return Graph(flat.node, flat.held, tuple(uses_of(flat.node, flow)), activations, moving)
 
 
 def values_of(

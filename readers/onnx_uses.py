@@ -13,7 +13,7 @@ docs/ContribOperators.md, onnxruntime/python/tools/quantization/operators.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -177,10 +177,10 @@ class Flow:
         return ("", found[0]) if seen and len(found) == 1 else ("", "")
 
 
-def flow_of(graph: Any, held: Mapping[str, Any]) -> Flow:
-    """The flow of a graph whose initialisers and constants are `held`, as TensorProto."""
+def flow_of(nodes: Sequence[Any], held: Mapping[str, Any]) -> Flow:
+    """The flow between nodes, whose initialisers and constants are `held`, as TensorProto."""
     flow = Flow(held)
-    for node in graph.node:
+    for node in nodes:
         for name in node.output:
             flow.makers.setdefault(name, node)
         for name in dict.fromkeys(node.input):
@@ -188,9 +188,9 @@ def flow_of(graph: Any, held: Mapping[str, Any]) -> Flow:
     return flow
 
 
-def uses_of(graph: Any, flow: Flow) -> Iterator[Use]:
+def uses_of(nodes: Sequence[Any], flow: Flow) -> Iterator[Use]:
     """What the nodes say of codes; those of `DequantizeLinear`, where they were moved before."""
-    for node in graph.node:
+    for node in nodes:
         inputs = tuple(node.input)
         if node.op_type == "DequantizeLinear":
             name, behind = flow.source(inputs[0]) if inputs else ("", "")
@@ -214,9 +214,9 @@ def uses_of(graph: Any, flow: Flow) -> Iterator[Use]:
                 yield Use(node.op_type, inputs[1], scales[1], _input(inputs, 3), axis)
 
 
-def of_activations(graph: Any, flow: Flow) -> Iterator[str]:
+def of_activations(nodes: Sequence[Any], flow: Flow) -> Iterator[str]:
     """Initialisers that are the scale or the zero point of what is quantised on the way."""
-    for node in graph.node:
+    for node in nodes:
         inputs = tuple(node.input)
         if node.op_type.startswith("QLinear") or node.op_type == "QGemm":
             yield from (name for name in inputs if _is_small(flow.held.get(name)))

@@ -316,6 +316,7 @@ def onnx_seeds() -> dict[str, bytes]:
     graph = helper.make_graph([node], "g", [], [], [entry, *typed])
     golden = HERE.parent / "data" / "onnx"
     return {
+        "branches": (golden / "branches.onnx").read_bytes(),
         "contrib": (golden / "contrib.onnx").read_bytes(),
         "dynamic": (golden / "dynamic.onnx").read_bytes(),
         "linear": (golden / "linear.onnx").read_bytes(),
