@@ -14,7 +14,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
-from anamnesis.errors import FormatError, UsageError
+from anamnesis.errors import FormatError, UnsupportedError, UsageError
+from anamnesis.readers.impostors import foreign
 from anamnesis.readers.index import Index
 from anamnesis.words import some
 
@@ -122,7 +123,8 @@ def choose(
 ) -> Choice:
     """What of the `names` in the folder at `path` is the model; `read` parses an index.
 
-    Raises FormatError when there is none, UsageError when several are equally good, and what
+    Raises FormatError when there is none, UnsupportedError for those of a container that is known
+    and not read, UsageError when several are equally good, and what
     `read` raises.
     """
     notes: list[str] = []
@@ -147,6 +149,9 @@ def choose(
     looked = ", ".join(pattern for kind in KINDS for pattern in kind.patterns)
     _note(notes, path, training, "the state of a training run")
     also = "".join(f"; {note.removeprefix(f'{path}: ')}" for note in notes)
+    other = foreign(rest)
+    if other:
+        raise UnsupportedError(f"{path}: no weights found that are read, and {other}{also}")
     raise FormatError(f"{path}: no weights found (looked for {looked}){also}{hint()}")
 
 

@@ -7,6 +7,7 @@ checkpoint of another tool may sit in the same folder. The error should say so.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from anamnesis.errors import AnamnesisError, FormatError, UnsupportedError
@@ -44,10 +45,19 @@ IMPOSTORS: tuple[Impostor, ...] = (
     Impostor(b"ustar", "a tar file (PyTorch's format before 0.2 is one); none is opened", 257),
 )
 
-# Containers without a signature, which only their names tell.
+_ORBAX = (
+    "a part of an Orbax checkpoint (JAX), whose arrays are spread over a key-value store; "
+    "orbax.checkpoint restores it"
+)
+# Containers without a signature, which only the ends of their names tell, and names in folders.
 _NAMED: dict[str, str] = {
+    ".h5": "a Keras checkpoint (HDF5); transformers 4 reads it (from_tf=True) and saves "
+    "safetensors",
     ".msgpack": "a Flax checkpoint (msgpack), whose names and layouts are Flax's; transformers 4 "
     "reads it (from_flax=True) and saves safetensors",
+    "_CHECKPOINT_METADATA": _ORBAX,
+    "_METADATA": _ORBAX,
+    "manifest.ocdbt": _ORBAX,
 }
 
 _TEXTS: tuple[tuple[bytes, str], ...] = (
@@ -81,7 +91,15 @@ def recognise(path: str, head: bytes, readable: str) -> AnamnesisError | None:
     for row in IMPOSTORS:
         if head.startswith(row.magic, row.magic_at):
             return UnsupportedError(f"{path}: is {row.what}; readable are {readable}")
-    for suffix, what in _NAMED.items():
-        if path.lower().endswith(suffix):
-            return UnsupportedError(f"{path}: is {what}; readable are {readable}")
-    return None
+    what = _named(path)
+    return UnsupportedError(f"{path}: is {what}; readable are {readable}") if what else None
+
+
+def _named(path: str) -> str:
+    """What the end of a name says; empty for most."""
+    return next((what for end, what in _NAMED.items() if path.lower().endswith(end.lower())), "")
+
+
+def foreign(names: Iterable[str]) -> str:
+    """What a folder holds that has no weights of a kind that is read; empty for nothing known."""
+    return next((f"{name} is {what}" for name in names if (what := _named(name))), "")

@@ -150,6 +150,26 @@ def test_only_training_state() -> None:
         chosen(["optimizer.bin", "scheduler.pt"])
 
 
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (
+            ["config.json", "flax_model.msgpack"],
+            "flax_model.msgpack is a Flax .*from_flax",
+        ),
+        (
+            ["_METADATA", "manifest.ocdbt", "d"],
+            "_METADATA is .* Orbax .*orbax.checkpoint",
+        ),
+        (["tf_model.h5"], "tf_model.h5 is a Keras checkpoint .*from_tf"),
+    ],
+)
+def test_folders_of_other_tools_are_refused_by_name(names: list[str], what: str) -> None:
+    with pytest.raises(UnsupportedError, match=what):
+        chosen(names)
+    assert chosen([*names, "model.safetensors"])[0] == ["model.safetensors"]
+
+
 def test_the_page_has_the_table() -> None:
     page = (Path(__file__).parents[2] / "docs" / "inputs.md").read_text()
     table = page.partition("<!-- files -->")[2].partition("<!-- end -->")[0]

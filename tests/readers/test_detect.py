@@ -101,6 +101,7 @@ def test_opened_by_the_first_bytes(name: str, content: bytes, kind: str, tmp_pat
         ("m.bin", b"\x1f\x8b\x08" + b"\0" * 20, UnsupportedError, "gzip"),
         ("ggml-model.bin", b"tjgg" + b"\0" * 20, UnsupportedError, "GGJT"),
         ("flax_model.msgpack", b"\x81\xa6params\x80", UnsupportedError, "from_flax"),
+        ("manifest.ocdbt", b"\x0c\xdb\x20\xde" + b"\0" * 40, UnsupportedError, "Orbax"),
         ("m.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 20, UnsupportedError, "HDF5"),
     ],
 )
