@@ -16,6 +16,7 @@ from anamnesis.readers.folder import LocalFolder
 
 def test_the_files_and_the_way_out_are_named(tmp_path: Path) -> None:
     keys: Any = SimpleNamespace(vocabulary="")
-    said = r"no tokenizer in the folder \(tokenizer.json, tokenizer.model or tiktoken.model\).*--names stored"
+    files = r"tokenizer.json, tokenizer.model or tiktoken.model"
+    said = rf"no tokenizer in the folder \({files}\).*--names stored"
     with pytest.raises(UnsupportedError, match=said):
         vocabulary(LocalFolder(str(tmp_path)), 8, keys, {}, Limits())
