@@ -8,7 +8,7 @@ import numpy as np
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits
-from anamnesis.readers.base import Stored, Tensor
+from anamnesis.readers.base import Stored, Tensor, View
 from anamnesis.readers.gguf_fields import find_array
 from anamnesis.readers.gguf_types import ARRAY, FLOAT32, KeyValue
 from anamnesis.readers.llamafile import open_inside
@@ -41,7 +41,8 @@ def listed_tensors(model: Model, arrays: Mapping[str, int]) -> Iterator[Tensor]:
             for layer in range(found.items):
                 at = source.base + found.offset + layer * _ITEM_BYTES
                 shape = (1,) * rank
-                yield dense(Stored(f"{key}.{layer}", "F32", shape, file, at, _ITEM_BYTES))
+                view = View(swap=_ITEM_BYTES) if found.big_endian else None
+                yield dense(Stored(f"{key}.{layer}", "F32", shape, file, at, _ITEM_BYTES, view))
 
 
 def listed_values(

@@ -92,14 +92,17 @@ class View:
     """How a stored tensor differs from plain little-endian numbers in row-major order.
 
     `strides` are in elements (None: row-major); `swap` is the size in bytes of the big-endian
-    numbers to swap (0: none). Of a deflated `member`, `Stored.offset` counts inflated bytes. With
-    `rows` the numbers lie in several places, and the rest says nothing.
+    numbers to swap (0: none): of all, or of those at `fields` of each `block` of bytes. Of a
+    deflated `member`, `Stored.offset` counts inflated bytes. With `rows` the numbers lie in several
+    places, and the rest says nothing.
     """
 
     strides: tuple[int, ...] | None = None
     swap: int = 0
     member: Member | None = None
     rows: Rows | None = None
+    block: int = 0
+    fields: tuple[int, ...] = ()
 
 
 @record(frozen=True, slots=True)

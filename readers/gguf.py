@@ -15,10 +15,19 @@ from typing import NamedTuple
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
-from anamnesis.readers.base import Container, FileId, Stored
+from anamnesis.readers.base import Container, FileId, Stored, View
+from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.gguf_fields import Header, TensorInfo, read_header
 from anamnesis.readers.gguf_splits import check_part, check_total, part_paths
-from anamnesis.readers.gguf_types import FP8, I2_S, Q2_0, GgmlType, ggml_type, q2_0_group_128
+from anamnesis.readers.gguf_types import (
+    BYTE_SWAPPED,
+    FP8,
+    I2_S,
+    Q2_0,
+    GgmlType,
+    ggml_type,
+    q2_0_group_128,
+)
 from anamnesis.readers.llamafile import Inside, open_inside
 from anamnesis.words import CUT_SHORT
 
@@ -30,7 +39,7 @@ def open_gguf(path: str, limits: Limits) -> Container:
 
     Stored tensors come in the order of their bytes, part after part. Metadata is the key/values
     of the first part, long arrays as `{"type", "count"}`. No payload is read. Raises
-    FormatError, UnsupportedError (big-endian, v1, types not read), LimitError, OSError.
+    FormatError, UnsupportedError (v1, types not read), LimitError, OSError.
     """
     given = _open_part(path, limits)
     paths = part_paths(path, given.header.metadata, limits)
@@ -140,8 +149,24 @@ def _spans(file: Inside, header: Header) -> dict[str, Stored]:
             padded = -(-end // header.alignment) * header.alignment
             previous = info.name
         shape, at = info.dims[::-1], file.base + start
-        spans[info.name] = Stored(info.name, kind.name, shape, file.id, at, nbytes)
+        view = _swapped(file, info, kind) if header.big_endian else None
+        spans[info.name] = Stored(info.name, kind.name, shape, file.id, at, nbytes, view)
     return spans
+
+
+def _swapped(file: Inside, info: TensorInfo, kind: GgmlType) -> View | None:
+    """How a tensor of a big-endian file differs; raises UnsupportedError for other types."""
+    plain = DTYPES.get(kind.name)
+    if plain is not None:
+        return View(swap=plain.bits // 8) if plain.bits > 8 else None
+    fields = BYTE_SWAPPED.get(kind.name)
+    if fields is None:
+        raise UnsupportedError(
+            f"{_at(file, info.name)}: {kind.name} in a big-endian file is not implemented (nor "
+            "does gguf-py's gguf-convert-endian swap it); implemented are floats, integers, "
+            f"{', '.join(BYTE_SWAPPED)}"
+        )
+    return View(swap=2, block=kind.block_bytes, fields=fields) if fields else None
 
 
 def _at(file: Inside, name: str) -> str:

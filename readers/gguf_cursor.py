@@ -13,14 +13,19 @@ from anamnesis.limits import GGUF_STRING_BYTES, NAME_BYTES, KiB, Limits, MiB
 from anamnesis.readers.source import SourceFile
 
 _CHUNK_BYTES, _MAX_CHUNK_BYTES = 64 * KiB, MiB
-_U32, _U64 = struct.Struct("<I"), struct.Struct("<Q")
+LITTLE, BIG = "<", ">"  # byte orders, as struct has them
+_U32, _U64 = ({order: struct.Struct(order + code) for order in (LITTLE, BIG)} for code in "IQ")
 
 
 class Cursor:
-    """A position in the header, and the chunk of the file around it."""
+    """A position in the header, and the chunk of the file around it.
+
+    `order` is that of the numbers from here on, `LITTLE` or `BIG`.
+    """
 
     def __init__(self, file: SourceFile) -> None:
         self.file = file
+        self.order = LITTLE
         self.arrays = 0  # in arrays, counted by who reads them
         self._start = 0  # of the chunk, in the file
         self._chunk = b""
@@ -66,11 +71,11 @@ class Cursor:
         return self.error(what, f"takes {nbytes:,} bytes where {self.left:,} are left")
 
     def u32(self, what: object) -> int:
-        value: int = _U32.unpack(self.take(4, what))[0]
+        value: int = _U32[self.order].unpack(self.take(4, what))[0]
         return value
 
     def u64(self, what: object) -> int:
-        value: int = _U64.unpack(self.take(8, what))[0]
+        value: int = _U64[self.order].unpack(self.take(8, what))[0]
         return value
 
     def string(self, what: object, limits: Limits) -> str:
@@ -97,7 +102,7 @@ class Cursor:
 
     def skip_strings(self, count: int, what: object) -> None:
         """Step over strings by their lengths; past the chunk's end, check against the file's."""
-        length_at = _U64.unpack_from
+        length_at = _U64[self.order].unpack_from
         while count:
             chunk, pos, last = self._chunk, self._pos, len(self._chunk) - 8
             while count and pos <= last:

@@ -1,6 +1,7 @@
 """The header of a GGUF file, field by field, in chunks that follow the header and stop with it.
 
-Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, little-endian:
+Layout: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md, versions 2 and 3, whose number
+tells the byte order of all others:
 
     magic "GGUF", version u32, tensor count u64, key/value count u64
     key/value     key string, value type u32, value; an array is item type u32, count u64, items,
@@ -20,7 +21,7 @@ from typing import Any, NamedTuple
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import GGUF_ALIGNMENT, GGUF_ARRAY_ITEMS, GGUF_ITEMS, Limits, MiB
-from anamnesis.readers.gguf_cursor import Cursor
+from anamnesis.readers.gguf_cursor import BIG, LITTLE, Cursor
 from anamnesis.readers.gguf_types import ARRAY, BOOL, NUMBERS, STRING, KeyValue
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
 from anamnesis.readers.source import SourceFile
@@ -38,9 +39,11 @@ KEPT_STRINGS = 64
 _ARRAY_BYTES = 4 + 8  # of an array without items
 _KEY_VALUE_BYTES = 8 + 1 + 4 + 1  # the least that an entry can take
 _TENSOR_BYTES = 8 + 1 + 4 + 4 + 8
-_COUNTS = struct.Struct("<QQ")
 # What follows the number of dimensions: dimensions, type, offset.
-_BEHIND_NAME = tuple(struct.Struct(f"<{n}QIQ") for n in range(MAX_DIMENSIONS + 1))
+_BEHIND_NAME = {
+    order: tuple(struct.Struct(f"{order}{n}QIQ") for n in range(MAX_DIMENSIONS + 1))
+    for order in (LITTLE, BIG)
+}
 _UINT32 = 4
 
 
@@ -69,13 +72,14 @@ class Header(NamedTuple):
     tensors: list[TensorInfo]
     alignment: int
     data_start: int
+    big_endian: bool
 
 
 def read_header(file: SourceFile, limits: Limits) -> Header:
     """Parse the header of an open file; raises FormatError, UnsupportedError, LimitError."""
     cursor = Cursor(file)
     _check_magic(cursor)
-    n_tensors, n_key_values = _COUNTS.unpack(cursor.take(16, "tensor and key/value counts"))
+    n_tensors, n_key_values = _counts(cursor)
     for count, least, what in (
         (n_tensors, _TENSOR_BYTES, "tensor count (bytes 8..15)"),
         (n_key_values, _KEY_VALUE_BYTES, "key/value count (bytes 16..23)"),
@@ -87,7 +91,14 @@ def read_header(file: SourceFile, limits: Limits) -> Header:
     metadata = _key_values(cursor, n_key_values, limits)
     alignment = metadata.get("general.alignment", DEFAULT_ALIGNMENT)
     tensors = _tensors(cursor, n_tensors)
-    return Header(metadata, tensors, alignment, -(-cursor.at // alignment) * alignment)
+    start = -(-cursor.at // alignment) * alignment
+    return Header(metadata, tensors, alignment, start, cursor.order == BIG)
+
+
+def _counts(cursor: Cursor) -> tuple[int, int]:
+    """How many tensors there are, and how many key/values."""
+    what = "tensor and key/value counts"
+    return cursor.u64(what), cursor.u64(what)
 
 
 def read_key_values(file: SourceFile, limits: Limits) -> dict[str, KeyValue]:
@@ -97,7 +108,7 @@ def read_key_values(file: SourceFile, limits: Limits) -> dict[str, KeyValue]:
     """
     cursor = Cursor(file)
     _check_magic(cursor)
-    _, count = _COUNTS.unpack(cursor.take(16, "tensor and key/value counts"))
+    _, count = _counts(cursor)
     limits.items(count, f"{file.path}: key/value count (bytes 16..23)", GGUF_ITEMS)
     found: dict[str, KeyValue] = {}
     kept_bytes = 0
@@ -122,6 +133,7 @@ class ArrayPlace(NamedTuple):
     offset: int
     item_type: int
     items: int
+    big_endian: bool
 
 
 def find_array(file: SourceFile, key: str, limits: Limits) -> ArrayPlace | None:
@@ -131,7 +143,7 @@ def find_array(file: SourceFile, key: str, limits: Limits) -> ArrayPlace | None:
     """
     cursor = Cursor(file)
     _check_magic(cursor)
-    _, count = _COUNTS.unpack(cursor.take(16, "tensor and key/value counts"))
+    _, count = _counts(cursor)
     limits.items(count, f"{file.path}: key/value count (bytes 16..23)", GGUF_ITEMS)
     for index in range(count):
         name = cursor.name(f"key {index:,}")
@@ -142,7 +154,7 @@ def find_array(file: SourceFile, key: str, limits: Limits) -> ArrayPlace | None:
         elif name == key:
             item_type, items = cursor.u32(what), cursor.u64(what)
             _check_array(cursor, item_type, items, what, limits)
-            return ArrayPlace(cursor.at, item_type, items)
+            return ArrayPlace(cursor.at, item_type, items, cursor.order == BIG)
         else:
             _array(cursor, what, limits, 0)
     return None
@@ -154,7 +166,9 @@ def _items(cursor: Cursor, type_id: int, count: int, what: str, limits: Limits) 
     row = _NUMBERS.get(type_id)
     if row is None:
         return [cursor.string(what, limits) for _ in range(count)]
-    values = struct.unpack(f"<{count}{row.code}", cursor.take(count * row.nbytes, what))
+    values = struct.unpack(
+        f"{cursor.order}{count}{row.code}", cursor.take(count * row.nbytes, what)
+    )
     return list(map(bool, values)) if type_id == BOOL else list(values)
 
 
@@ -182,13 +196,11 @@ def _check_magic(cursor: Cursor) -> None:
     if version in VERSIONS:
         return
     swapped = int.from_bytes(version.to_bytes(4, "little"), "big")
-    known = "versions 2 and 3, little-endian, are read"
-    if swapped in (1, *VERSIONS):
-        raise UnsupportedError(
-            f"{file.path}: is a big-endian GGUF v{swapped} file; {known} (gguf-py's "
-            "gguf-convert-endian turns it round)"
-        )
-    if version == 1:
+    known = "versions 2 and 3 are read"
+    if swapped in VERSIONS:
+        cursor.order = BIG
+        return
+    if 1 in (version, swapped):
         raise UnsupportedError(f"{file.path}: is GGUF v1, with 32-bit counts; {known}")
     raise FormatError(f"{file.path}: version (bytes 4..7): {version:,}; {known}")
 
@@ -239,7 +251,7 @@ def _value(cursor: Cursor, type_id: int, what: str, limits: Limits) -> Any:
     row = _NUMBERS.get(type_id)
     if row is None:
         raise cursor.error(what, f"value type {type_id:,} is none of 0 to 12")
-    value = struct.unpack("<" + row.code, cursor.take(row.nbytes, what))[0]
+    value = struct.unpack(cursor.order + row.code, cursor.take(row.nbytes, what))[0]
     if type_id == BOOL:
         if value > 1:
             raise cursor.error(what, f"{value} is no bool; 0 and 1 are")
@@ -299,7 +311,7 @@ def _tensors(cursor: Cursor, count: int) -> list[TensorInfo]:
             raise cursor.error(
                 about, f"dimension count {n_dims:,}; at most {MAX_DIMENSIONS} are allowed"
             )
-        fields = _BEHIND_NAME[n_dims]
+        fields = _BEHIND_NAME[cursor.order][n_dims]
         *dims, type_id, offset = fields.unpack(cursor.take(fields.size, about))
         tensors.append(TensorInfo(name, tuple(dims), type_id, offset))
     return tensors

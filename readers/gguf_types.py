@@ -142,6 +142,16 @@ _REFUSED = {
     143: "PTQ1_0 of PrismML, or IQ1_TN of ik_llama.cpp",
     255: "FP8 E4M3 of a fork of llama.cpp, whose layout no release of it says",
 }
+# Where numbers of 16 bits lie in the blocks of big-endian files; gguf-py's gguf_convert_endian.py
+# (0.19) swaps the bytes of these types and of no others.
+BYTE_SWAPPED: dict[str, tuple[int, ...]] = {
+    "MXFP4": (),
+    "NVFP4": (),
+    "Q4_0": (0,),
+    "Q4_K": (0, 2),
+    "Q6_K": (208,),
+    "Q8_0": (0,),
+}
 _PRIVATE = range(133, 400)  # ik_llama.cpp's own
 # Of those, with four or eight rows repacked together: the plain type, and how many rows.
 _REPACKED: dict[int, tuple[str, int]] = {

@@ -16,7 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Stored
 from anamnesis.readers.files import Files
@@ -32,10 +32,13 @@ _SUMS, _COUNTS, _PLAIN_SUMS = ".in_sum2", ".counts", ".in_sum"
 def read_gguf(path: str, limits: Limits) -> tuple[dict[str, Entry], tuple[str, ...], int]:
     """Entries by name, names of texts, and the number of chunks.
 
-    Raises what `open_gguf` does, and FormatError where the file is no importance matrix.
+    Raises what `open_gguf` does, FormatError where the file is no importance matrix, and
+    UnsupportedError for a big-endian one.
     """
     container = open_gguf(path, limits)
     metadata = container.metadata
+    if any(tensor.view is not None for tensor in container.stored.values()):
+        raise UnsupportedError(f"{path}: a big-endian importance matrix is not implemented")
     kind = metadata.get("general.type", "imatrix")
     missing = [key for key in _KEYS if key not in metadata]
     if kind != "imatrix" or missing:

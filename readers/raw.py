@@ -49,7 +49,8 @@ class _Viewed:
         view = stored.view
         assert view is not None
         self._stored, self._view = stored, view
-        self._itemsize = stored.nbytes // math.prod(stored.shape) if stored.nbytes else 1
+        elems = math.prod(stored.shape)
+        self._itemsize = view.block or (stored.nbytes // elems if stored.nbytes else 1)
         self._read: Callable[[int, Any], None] = file.read_into
         self._inflater = None
         if view.member is not None and view.member.deflated:
@@ -71,7 +72,12 @@ class _Viewed:
             self._account(begin, buffer)
         else:
             self._gather(begin, buffer, self._view.strides)
-        if self._view.swap > 1:
+        if self._view.block:
+            rows = buffer.reshape(-1, self._view.block)
+            for at in self._view.fields:
+                number = rows[:, at : at + self._view.swap]
+                number[:] = number[:, ::-1].copy()
+        elif self._view.swap > 1:
             buffer.view(f"u{self._view.swap}").byteswap(inplace=True)
 
     def spans(self) -> list[SpanCrc]:

@@ -9,7 +9,6 @@ import pytest
 from clock import within
 from gguf_files import F32, finish, opened, resolved, write
 
-from anamnesis.errors import UnsupportedError
 from anamnesis.readers.base import Container
 
 CORPUS = Path(__file__).parents[3] / "shared" / "corpus" / "gguf"
@@ -74,15 +73,6 @@ def test_what_gguf_py_writes_is_read(tmp_path: Path) -> None:
         "tokenizer.ggml.tokens": {"type": "string", "count": 5_000},
         "tokenizer.ggml.scores": {"type": "float32", "count": 5_000},
     }
-
-
-def test_big_endian_is_refused_by_name(tmp_path: Path) -> None:
-    path = tmp_path / "model.gguf"
-    writer = gguf.GGUFWriter(path, "llama", endianess=gguf.GGUFEndian.BIG)
-    writer.add_tensor("w", np.ones((2, 32), np.float32))
-    finish(writer)
-    with pytest.raises(UnsupportedError, match="big-endian GGUF v3"):
-        opened(path)
 
 
 def test_a_string_that_is_no_utf8_is_kept_readable(tmp_path: Path) -> None:
