@@ -7,7 +7,8 @@
   begins with the first values that it writes; what is before is start-up.
 - *floor, own process*: the floor after the same imports and the same start-up.
 
-The four alternate; outputs are removed between them, outside of the clock.
+The four alternate; outputs are removed between them, outside of the clock. On a disk, the input is
+taken out of memory before each.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from benchmarks.cases import CASES
 from benchmarks.commands import COMMAND as COMMAND
 from benchmarks.commands import launch as launch
 from benchmarks.floor import Floor
-from benchmarks.measure import Neighbours, Times, keep, patience, scratch, timed
+from benchmarks.measure import Neighbours, Times, forget, keep, patience, scratch, timed
 from benchmarks.models import write_model
 from benchmarks.opened import encoding_plan_of, plan_of
 
@@ -44,7 +45,7 @@ ROWS, COLUMNS = 11008, 4096
 class Conversion:
     """A model of layers of one case, its usual size, and what the loop may take of the floor.
 
-    With a target it is encoded, in memory, or on a disk.
+    With a target it is encoded, in memory, or from a disk to the same one.
     """
 
     case: str
@@ -111,7 +112,8 @@ def measure(name: str, gib: float, folder: str | None, threads: int, repeat: int
         path = write_model(place, layer, layers)
         stored_bytes = layers * layer.nbytes
         del layer
-        found, out_bytes = alternating(path, place / "out", threads, repeat, MODELS[name].target)
+        target, cold = MODELS[name].target, MODELS[name].on_disk
+        found, out_bytes = alternating(path, place / "out", threads, repeat, target, cold=cold)
     finally:
         shutil.rmtree(place)
     result: dict[str, Any] = {
@@ -139,11 +141,11 @@ def _ratio(result: dict[str, Any], work: str, floor: str, phase: str) -> float:
 
 
 def alternating(
-    path: Path, out: Path, threads: int, repeat: int, target: str = ""
+    path: Path, out: Path, threads: int, repeat: int, target: str = "", *, cold: bool = False
 ) -> tuple[dict[str, list[dict[str, float]]], int]:
     """The four, `repeat` times in turn after a round that compiles; seconds and bytes of each.
 
-    Then the bytes of the output.
+    Then the bytes of the output. Each reads from the disk if `cold`.
     """
     out = out.with_suffix(".gguf" if target.startswith("gguf-") else ".safetensors")
     plan = encoding_plan_of(path, out, target, threads) if target else plan_of(path, out, threads)
@@ -162,26 +164,36 @@ def alternating(
         "command": command,
         "floor, own process": lambda: commands.floor(path, out, threads, startup, target),
     }
-    return repeated(works, out, repeat), plan.out_bytes
+    return repeated(works, out, repeat, path if cold else None), plan.out_bytes
 
 
 def repeated(
-    works: Mapping[str, Callable[[], dict[str, float]]], out: Path, repeat: int
+    works: Mapping[str, Callable[[], dict[str, float]]],
+    out: Path,
+    repeat: int,
+    cold: Path | None = None,
 ) -> dict[str, list[dict[str, float]]]:
-    """What works that write `out` give in turn, so many times after one that does not count."""
+    """What works that write `out` give in turn, so many times after one that does not count.
+
+    The file `cold` is taken out of memory before each.
+    """
     found: dict[str, list[dict[str, float]]] = {work: [] for work in works}
     for repetition in range(repeat + 1):
         for name, work in works.items():
-            one = undisturbed(work, out)
+            one = undisturbed(work, out, cold)
             if repetition:
                 found[name].append(one)
     return found
 
 
-def undisturbed(work: Callable[[], dict[str, float]], out: Path) -> dict[str, float]:
+def undisturbed(
+    work: Callable[[], dict[str, float]], out: Path, cold: Path | None = None
+) -> dict[str, float]:
     """What a work that writes `out` gives, once others left it alone; its output is removed."""
     while True:
         patience.wait()
+        if cold is not None:
+            forget(cold)
         others = Neighbours()
         found = work()
         kept = patience.accepts(others.cpus())

@@ -213,6 +213,16 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
+def forget(path: Path) -> None:
+    """Take a file out of memory, so that it is read from its disk; in memory alone it stays."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)  # what is not written yet cannot be let go of
+        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(fd)
+
+
 def scratch(folder: str | None, need_bytes: int) -> Path:
     """A folder with so much room: the one that was asked for, or memory, or a temporary one."""
     import shutil

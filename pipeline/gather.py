@@ -235,7 +235,7 @@ def cover(
     """
     if first >= stop:
         return
-    inner = int(np.prod(dims[1:], dtype=np.int64))
+    inner = math.prod(dims[1:])
     lo, skip = divmod(first, inner)
     hi, rest = divmod(stop, inner)
     if lo == hi:

@@ -111,7 +111,8 @@ class Contiguous(Placement):
         flat = view.reshape(-1)
         here = min(len(flat), nbytes - begin)
         read(begin, flat[:here])
-        flat[here:] = 0  # the last unit of the tensor may be short
+        if here < len(flat):
+            flat[here:] = 0  # the last unit of the tensor may be short
 
     def ranges(self, nbytes: int, window: Window) -> Iterator[tuple[int, int]]:
         begin = window.start * self.unit_bits // 8

@@ -5,13 +5,25 @@ from __future__ import annotations
 import json
 import pickle
 import re
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from anamnesis.kernels import ENCODINGS, Window
-from benchmarks import check, commands, encoding, end_to_end, page, peers, shares, startup, tables
+from benchmarks import (
+    check,
+    commands,
+    encoding,
+    end_to_end,
+    measure,
+    page,
+    peers,
+    shares,
+    startup,
+    tables,
+)
 from benchmarks.cases import CASES, by_family
 from benchmarks.decoders import Problem
 from benchmarks.floor import operations
@@ -127,6 +139,30 @@ def test_the_floor_of_encoding_writes_what_is_stored(tmp_path: Path) -> None:
     plan = encoding_plan_of(path, out, "gguf-q8-0", 1)
     written = sum(o.nbytes for task in plan.tasks for o in operations(task) if len(o) == 2)
     assert written == 256 * 512 * 34 // 32
+
+
+def test_what_lies_on_a_disk_is_out_of_memory_before_each_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, done = tmp_path / "model", list[str]()
+    path.write_bytes(b"weights")
+
+    def forget(found: Path) -> None:
+        measure.forget(found)
+        done.append(found.name)
+
+    monkeypatch.setattr(end_to_end, "forget", forget)
+
+    def work(name: str) -> dict[str, float]:
+        done.append(name)
+        return {}
+
+    works = {name: partial(work, name) for name in ("floor", "loop")}
+    end_to_end.repeated(works, tmp_path / "out", 1, path)
+    assert done == ["model", "floor", "model", "loop"] * 2
+    assert path.read_bytes() == b"weights"
+    end_to_end.repeated(works, tmp_path / "out", 1)
+    assert done[8:] == ["floor", "loop"] * 2
 
 
 def test_the_guard_goes_red() -> None:
