@@ -28,6 +28,8 @@ _OF_ANY_CLASS = (
 )
 # Those whose text model has rows of its own, whatever its block names.
 _OWN_ROWS = ("Exaone4_5_ForConditionalGeneration",)
+# Those whose settings stand beside the tower's, and whose text model is another class's.
+_AS = {"DotsOCRForCausalLM": "Qwen2ForCausalLM"}
 _BY_TYPE = {("Mistral3ForConditionalGeneration", "mistral4"): "Mistral4ForCausalLM"}
 
 
@@ -45,4 +47,4 @@ def text_class(config: Mapping[str, Any], known: Collection[str]) -> str:
         return next(
             (n for n, row in CLASSES.items() if row.model_type == kind and n in known), kind
         )
-    return _BY_TYPE.get((whole, kind), whole)
+    return _BY_TYPE.get((whole, kind)) or _AS.get(whole, whole)

@@ -116,6 +116,39 @@ ls2.weight            ls2!
 
 _DOCUMENTS = (
     Tower(
+        ("dots_ocr",),
+        {"Qwen2ForCausalLM": "DotsOCRForCausalLM"},
+        """
+mm.0                  vision_tower.merger.mlp.0
+mm.2                  vision_tower.merger.mlp.2
+mm.input_norm         vision_tower.merger.ln_q
+mm.post_norm          vision_tower.post_trunk_norm
+v.patch_embd          vision_tower.patch_embed.patchifier.proj
+v.pre_ln              vision_tower.patch_embed.patchifier.norm
+""",
+        """
+attn_qkv              attn.qkv
+attn_out              attn.proj
+ffn_gate              mlp.fc1
+ffn_down              mlp.fc2
+ffn_up                mlp.fc3
+ln1                   norm1
+ln2                   norm2
+""",
+        "vision_tower.blocks.{i}.",
+        "model.",
+        keys=KEYS
+        + _PIXELS
+        + """
+clip.vision.image_size              =0
+clip.projector_type                 ="dots_ocr"
+clip.use_silu                       =true
+clip.vision.attention.layer_norm_epsilon vision.rms_norm_eps
+clip.vision.projector.scale_factor  vision.spatial_merge_size
+""",
+        only="to-gguf",  # transformers has no class of it
+    ),
+    Tower(
         ("hunyuanvl",),
         {"HunYuanVLForConditionalGeneration": "HunYuanVLForConditionalGeneration"},
         """

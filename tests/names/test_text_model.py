@@ -113,3 +113,15 @@ def test_a_text_model_of_an_unknown_class_is_refused(kind: str | None, tmp_path:
     whole = {"architectures": [LLAVA], "text_config": {**QWEN2, "model_type": kind}}
     with pytest.raises(UnsupportedError, match=f"{kind}.*is not in the table of names"):
         view(tmp_path / "whole", whole, under("language_model."))
+
+
+def test_settings_that_stand_beside_a_tower_s_are_of_another_class_s_text_model(
+    tmp_path: Path,
+) -> None:
+    """dots.ocr's, which has no block of its own."""
+    whole = {**QWEN2, "architectures": ["DotsOCRForCausalLM"], "vision_config": {"hidden_size": 4}}
+    own = view(tmp_path / "own", {**QWEN2, "architectures": ["Qwen2ForCausalLM"]}, TENSORS)
+    tower = {"vision_tower.blocks.0.norm1.weight": next(iter(TENSORS.values()))}
+    found = view(tmp_path / "whole", whole, TENSORS | tower)
+    assert found.values == own.values
+    assert {d.stored.name for d in found.model.dropped} == tower.keys()
