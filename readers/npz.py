@@ -7,11 +7,12 @@ but for pickles, which have no business in an archive that is safe to load.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 from functools import partial
 
 from anamnesis.errors import AnamnesisError, FormatError, SecurityError, UnsupportedError
-from anamnesis.limits import Limits, MiB
+from anamnesis.limits import KiB, Limits, MiB
 from anamnesis.readers.base import Container, Member, Stored
 from anamnesis.readers.npy import MAGIC, START_BYTES, NotNumbersError, objects_at, read_array
 from anamnesis.readers.pickle_globals import Findings, collect_globals
@@ -22,6 +23,7 @@ from anamnesis.readers.zip import check_crc32, checksum, read_members, read_star
 SUFFIX = ".npy"
 _PICKLES = (".pickle", ".pkl")
 _CHECK_BYTES = 64 * MiB
+_TEXT_BYTES = 64 * KiB
 
 
 def open_npz(path: str, limits: Limits) -> Container:
@@ -36,14 +38,18 @@ def open_npz(path: str, limits: Limits) -> Container:
     stored: dict[str, Stored] = {}
     notes: list[str] = []
     unread: list[str] = []
+    texts: dict[str, str] = {}
     with open_source(path) as file:
         members = read_members(file, limits)
         for member in members:
             try:
                 array = _array(file, member, limits)
             except NotNumbersError as error:
+                name = member.name.removesuffix(SUFFIX)
                 notes.append(f"{error}; it was left out")
-                unread.append(member.name.removesuffix(SUFFIX))
+                unread.append(name)
+                if (text := _text(file, member)) is not None:
+                    texts[name] = text
                 continue
             except (SecurityError, UnsupportedError) as error:
                 name = member.name.removesuffix(SUFFIX)
@@ -63,8 +69,25 @@ def open_npz(path: str, limits: Limits) -> Container:
             else:
                 stored[array.name] = array
         return Container(
-            "npz", (file.id,), stored, {}, tuple(members), tuple(notes), unread=tuple(unread)
+            "npz", (file.id,), stored, texts, tuple(members), tuple(notes), unread=tuple(unread)
         )
+
+
+def _text(file: SourceFile, member: Member) -> str | None:
+    """The text of a small array of one, which may state how the others are quantised."""
+    if member.nbytes > _TEXT_BYTES:
+        return None
+    import numpy as np  # noqa: PLC0415 - where there are such arrays
+
+    data = io.BytesIO(read_start(file, member, member.nbytes))
+    try:
+        array = np.load(data, allow_pickle=False)
+    except ValueError:
+        return None  # cut short, or damaged: not read, as it says nothing that is needed
+    value = array.item() if array.size == 1 else None
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return value if isinstance(value, str) else None
 
 
 def list_objects(path: str, limits: Limits) -> Findings:

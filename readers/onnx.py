@@ -89,7 +89,8 @@ def open_onnx(path: str, limits: Limits) -> Container:
     """
     with open_source(path) as file:
         message = _read(file, limits)
-    graph = _parse(message).graph
+    model = _parse(message)
+    graph = model.graph
     flat = flatten(path, graph)
     limits.tensors(len(graph.initializer) + len(flat.inside), f"{path}: initialisers")
     about = graph_of(flat)
@@ -106,7 +107,8 @@ def open_onnx(path: str, limits: Limits) -> Container:
     unread = tuple(name for names in message.left_out.values() for name in names)
     notes = (*message.notes, *_notes(message))
     values = {**message.values, **values_of(path, about, stored, unread)}
-    return Container("onnx", files, stored, values=values, notes=notes, unread=unread)
+    said = {str(one.key): str(one.value) for one in model.metadata_props}
+    return Container("onnx", files, stored, said, values=values, notes=notes, unread=unread)
 
 
 def _read(file: SourceFile, limits: Limits) -> _Message:

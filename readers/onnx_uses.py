@@ -120,14 +120,25 @@ class Flow:
                 yield one
 
     def multiplied(self, operators: Collection[str]) -> Iterator[str]:
-        """Initialisers of several numbers that the first input of an operator is multiplied by."""
+        """Initialisers of several numbers that the first input of an operator is multiplied by.
+
+        And those by which weights are, once their codes are numbers.
+        """
         for name, takers in self.takers.items():
             node = self.makers.get(name)
             if node is None or node.op_type not in ("Div", "Mul"):
                 continue
-            if any(taker.op_type in operators and taker.input[0] == name for taker in takers):
+            taken = any(taker.op_type in operators and taker.input[0] == name for taker in takers)
+            if taken or any(map(self._is_weight, node.input)):
                 several = (one for one in node.input if math.prod(self._dims(one)) > 1)
                 yield from several
+
+    def _is_weight(self, name: str) -> bool:
+        """Whether a value is what was made of an initialiser's codes."""
+        node = self.makers.get(name)
+        if node is None or node.op_type != "DequantizeLinear":
+            return False
+        return node.input[0] in self.held
 
     def _dims(self, name: str) -> tuple[int, ...]:
         return tuple(self.held[name].dims) if name in self.held else ()

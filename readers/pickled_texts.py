@@ -36,7 +36,7 @@ def texts_beside(top: Any) -> dict[str, str]:
         except (_NotPlainError, UnicodeEncodeError):
             continue
         if said:
-            found[key] = text
+            found[key] = text if text[:1] != "[" else f'{{"list": {text}}}'
     return found
 
 

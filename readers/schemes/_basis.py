@@ -14,6 +14,7 @@ from itertools import chain
 from typing import Any
 
 from anamnesis.errors import UnsupportedError
+from anamnesis.readers.schemes._stated_gguf import meanings_in_gguf
 from anamnesis.readers.schemes._stated_words import is_of_others
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.yaml_values import ENDINGS
@@ -53,8 +54,14 @@ def check_basis(ledger: Ledger) -> None:
     """
     if ledger.container.kind == "gguf":
         quantised = any(tensor.quantised for tensor in ledger.tensors.values())
-        rotated = _in_gguf(ledger.container.metadata) if quantised else iter(())
-        _refuse(ledger, "metadata", next(rotated, None))
+        path, metadata = ledger.container.files[0].path, ledger.container.metadata
+        rotated = list(_in_gguf(metadata))
+        _refuse(ledger, "metadata", rotated[0] if rotated and quantised else None)
+        for key in (*rotated, *meanings_in_gguf(metadata)):
+            ledger.note(
+                f"{path}: its metadata {key:.80} speaks of a basis, an order or a meaning of "
+                "numbers that is not known here and was not heeded"
+            )
         return
     for one in ledger.stated:
         refuse_basis(ledger, str(one), _without(one.block, ledger.undone), stated=True)

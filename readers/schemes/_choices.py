@@ -130,12 +130,14 @@ def note_integers(ledger: Ledger) -> None:
     """Add a note on integers and flags that pass as they are, and may be codes or signs of weights.
 
     In a model these are matrices of any name that is not a buffer's, and long arrays of narrow
-    integers. Other containers hold arrays of anything: there it takes the name of a weight.
+    integers. Other containers hold arrays of anything: there it takes the name of a weight, or
+    floats beside it of which there are as many as a matrix has rows or columns.
     """
     gguf = ledger.container.kind == "gguf"
     if ledger.stated or (gguf and "I8" not in ledger.dtypes):
         return
     model = ledger.container.kind in ("pth", "safetensors")
+    numbers = _sizes_of_floats(ledger) if ledger.container.kind == "npz" else None
     found = [
         tensor.components[0].stored
         for tensor in ledger.tensors.values()
@@ -144,7 +146,7 @@ def note_integers(ledger: Ledger) -> None:
     if gguf:  # llama.cpp keeps tables of experts in I32, and no I8
         found = [stored for stored in found if stored.dtype == "I8" and len(stored.shape) > 1]
     else:
-        found = [one for one in found if not is_buffer(one) and _may_be_codes(one, model)]
+        found = [one for one in found if not is_buffer(one) and _may_be_codes(one, model, numbers)]
     if found:
         ledger.note(
             f"{first_of(found)}: integers by themselves, kept as they are; codes of a "
@@ -170,11 +172,19 @@ def _is_numbers(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 
-def _may_be_codes(stored: Stored, model: bool) -> bool:
+def _sizes_of_floats(ledger: Ledger) -> set[int]:
+    """How many numbers arrays of floats have: as many as scales of a matrix would."""
+    floats = (t for t in ledger.tensors.values() if DTYPES[t.out_dtype].kind == "float")
+    return {math.prod(tensor.shape) for tensor in floats}
+
+
+def _may_be_codes(stored: Stored, model: bool, numbers: set[int] | None) -> bool:
     if stored.dtype == "BOOL":
         return model and len(stored.shape) > 1
     if not model:
-        weight = stored.dtype in NARROW and stored.name.endswith(_WEIGHTS)
+        scaled = numbers is None or not numbers.isdisjoint((*stored.shape, 1))
+        scaled = scaled and len(stored.shape) == 2
+        weight = stored.dtype in NARROW and (scaled or stored.name.endswith(_WEIGHTS))
         return weight and len(stored.shape) > 1
     return is_many(stored) and math.prod(stored.shape) > 1
 

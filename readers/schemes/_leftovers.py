@@ -37,7 +37,9 @@ from anamnesis.readers.schemes._siblings import (
     calibration,
     harmless,
     is_activation,
+    is_rotation,
     known_scale,
+    may_move,
     moves_inputs,
 )
 from anamnesis.readers.schemes.base import Ledger
@@ -166,13 +168,46 @@ class Rule:
             scales = (f"{module}.{name}" for name in (*sorted(_ONE_SCALE), *sorted(SCALES)))
             other = next((name for name in scales if name in self._ledger.container.stored), None)
             return None if other is None else Suspect(stored, "integers", other)
-        beside = self._ledger.tensors.get(f"{module}.weight")
-        if beside is None or not beside.quantised or stored.name.endswith("ffn_down_exps.scale"):
+        if part == "bias" or (part == "weight" and not self._moving):
+            return None  # nearly all, of whom there may be a million
+        if part in _PARTS and DTYPES[stored.dtype].kind == "int":
+            return Suspect(stored, "name")
+        if self._moving and moves_inputs(stored.name):
+            return Suspect(stored, "name")
+        beside = self._beside_blocks(module, part)
+        if beside is None or stored.name.endswith("ffn_down_exps.scale"):
             return None
         row = harmless(part)
         if row is None:
-            return Suspect(stored, "sibling", beside.name)
+            return Suspect(stored, "sibling", beside)
         return row if row.dropped else None
+
+    @cached_property
+    def _moving(self) -> bool:
+        """Whether a tensor of a GGUF of blocks may move inputs by its name."""
+        tensors = self._ledger.tensors
+        blocks = any(tensor.quantised for tensor in tensors.values())
+        names = "\n".join(self._ledger.container.stored) + "\n" if blocks else ""
+        return "_rot." in names or may_move(names)
+
+    def _beside_blocks(self, module: str, part: str) -> str | None:
+        """The tensor of blocks that another is called after: `X.part`, `X_part`, `X.weight.part`.
+
+        A module of its own, such as `X_norm`, is not, unless it is a rotation; nor are parts that
+        are numbered (`patch_embd.weight.1`).
+        """
+        names = [f"{module}.weight"]
+        if module.endswith(".weight") and not part.isdigit():
+            names.append(module)
+        above, dot, own = module.rpartition(".")
+        if part == "weight":
+            parts = ((at, own[at + 1 :]) for at in range(len(own)) if own[at] == "_")
+            ends = [at for at, rest in parts if rest == "rot" or is_rotation(rest)]
+            names = [f"{above}{dot}{own[:at]}.weight" for at in ends]
+        elif "_" in part:
+            names += [f"{module}.{part[:at]}.weight" for at in range(len(part)) if part[at] == "_"]
+        found = (self._ledger.tensors.get(name) for name in names)
+        return next((one.name for one in found if one is not None and one.quantised), None)
 
     def _integers(self, stored: Stored) -> Suspect | None:
         part = stored.name.rpartition(".")[2]

@@ -14,7 +14,8 @@
 | the same keys in `generation_config.json`, and in any other small file of JSON or YAML | anyone |
 | the same keys in the `metadata` of an index | anyone |
 | the same in the `__metadata__` of safetensors, as text or JSON | Nunchaku, ComfyUI |
-| the same beside the state dict in a checkpoint of PyTorch | anyone |
+| the same beside the state dict in a checkpoint of PyTorch, and in texts of an NPZ | anyone |
+| the same in the properties of an ONNX model, and in a GGUF's own keys (`_stated_gguf`) | anyone |
 
 A block without a method's name is known by the keys that only one tool writes; where none is, its
 method is "", and still a method that may have touched the tensors.

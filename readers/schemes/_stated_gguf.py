@@ -20,9 +20,14 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from anamnesis.readers.schemes._stated import Stated, stated
 from anamnesis.readers.schemes._stated_words import canonical, is_format, is_key, says_nothing
 
 _ORDINARY = re.compile(r"(tokenizer|quantize\.imatrix|split|imatrix)\..*|.*_(at|by|on|version)")
+_MEANING = re.compile(
+    r"permut|shuffl|swizzl|transpos|column_?major|smooth_?quant|"
+    r"(weights?|quant\w*)_?(scale_?)?(multiplier|offset|order|layout|inverse|smooth|codebook|lut)"
+)
 _LONGEST = 200  # letters of a name; a longer text is prose
 # Types of ggml and mixtures of them, in the spellings of those who publish such files.
 _TYPES = re.compile(
@@ -31,13 +36,24 @@ _TYPES = re.compile(
 )
 
 
-def stated_in_gguf(metadata: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """`(key, text)` of everything that may be a method by its key, and is no type of ggml."""
+def stated_in_gguf(metadata: Mapping[str, Any]) -> Iterator[Stated]:
+    """What may be a method by its key and is no type of ggml, and what documents in JSON state."""
     for key, value in metadata.items():
-        if isinstance(value, str) and len(value) <= _LONGEST and _ORDINARY.fullmatch(key) is None:
-            ordinary = says_nothing(value) or is_format(value) or _TYPES.fullmatch(canonical(value))
-            if is_key(key, value) and not ordinary:
-                yield key, value
+        if not isinstance(value, str) or _ORDINARY.fullmatch(key):
+            continue
+        if value[:1] == "{":
+            yield from (one for one in stated({}, {key: value}) if one.method)
+        elif is_key(key, value) and len(value) <= _LONGEST:
+            said = canonical(value)
+            if not (says_nothing(value) or is_format(value) or _TYPES.fullmatch(said)):
+                yield Stated(said, f"metadata {key}", value[:80])
 
 
-__all__ = ["stated_in_gguf"]
+def meanings_in_gguf(metadata: Mapping[str, Any]) -> Iterator[str]:
+    """The keys that speak of another order or meaning of weights, which llama.cpp has none of."""
+    for key, value in metadata.items():
+        if _ORDINARY.fullmatch(key) is None and _MEANING.search(key.lower()) and value:
+            yield key
+
+
+__all__ = ["meanings_in_gguf", "stated_in_gguf"]

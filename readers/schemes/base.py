@@ -11,7 +11,6 @@ from anamnesis.readers.base import Component, Container, Dropped, Stored, Tensor
 from anamnesis.readers.schemes._endings import Endings
 from anamnesis.readers.schemes._stated import Stated, stated
 from anamnesis.readers.schemes._stated_gguf import stated_in_gguf
-from anamnesis.readers.schemes._stated_words import canonical
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,9 +141,7 @@ class Ledger:
         if self._stated is None:
             metadata = self.container.metadata
             if self.container.kind == "gguf":
-                found = stated_in_gguf(metadata)
-                own = tuple(Stated(canonical(t), f"metadata {key}", t[:80]) for key, t in found)
-                self._stated = own
+                self._stated = tuple(stated_in_gguf(metadata))
             else:
                 self._stated = stated(self.configs, metadata)
         return self._stated

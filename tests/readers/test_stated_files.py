@@ -85,7 +85,10 @@ def test_what_states_a_method_is_cleaned_wherever_it_stands(folder: Folder) -> N
         assert (out / f"{name}.json").read_text() == text
 
 
-METADATA = "metadata of safetensors, and texts and dicts beside the state dict of a `.pth`"
+METADATA = (
+    "metadata of safetensors, GGUF and ONNX, texts of an NPZ, and texts, dicts and lists beside "
+    "the state dict of a `.pth`"
+)
 
 
 def listed(names: Iterable[str]) -> str:
