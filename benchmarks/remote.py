@@ -1,10 +1,11 @@
 """Models behind URLs: opening 200 shards, and a conversion beside a plain download of the bytes.
 
-    python -m benchmarks.remote [--latency 0.05] [--bandwidth 100e6] [--nbytes 400e6]
+    python -m benchmarks.remote [--latency 0.05] [--bandwidth 100e6] [--nbytes 400e6] [--repeat 1]
 
 The hub is `tests/builders/hub.py` in a process of its own, with a latency before each answer and a
 bandwidth for all connections together. The download is 32 connections of Python's own HTTP client
-that fetch ranges of 8 MiB from where the hub redirects to, and drop them.
+that fetch ranges of 8 MiB from where the hub redirects to, and drop them. What a conversion has
+written is removed, and on the disk, before the next thing begins.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import http.client
 import json
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -161,6 +163,7 @@ def main() -> None:
     parser.add_argument("--bandwidth", type=float, default=100e6)
     parser.add_argument("--nbytes", type=float, default=400e6)
     parser.add_argument("--each", type=float, default=0.0)
+    parser.add_argument("--repeat", type=int, default=1)
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="amn-remote-") as name:
         folder = Path(name) / "many"
@@ -177,20 +180,32 @@ def main() -> None:
         folder.mkdir()
         nbytes = write_large(folder, int(given.nbytes))
         with served(folder) as hub:
-            hub.set(given.latency, given.bandwidth, given.each)
-            begin = time.perf_counter()
-            download(hub.url, folder)
-            plain = time.perf_counter() - begin
-            hub.set(given.latency, given.bandwidth, given.each)
-            print(f"download of {nbytes / 1e6:.0f} MB: {plain:.2f} s")
-            for url in (f"hf://{MODEL}", f"{hub.url}/"):
-                out = Path(name) / "out"
-                seconds, run = amn(hub.url, "remember", url, "-o", str(out), "--overwrite")
-                count, sent, most = hub.set(given.latency, given.bandwidth, given.each)
-                print(f"conversion, {url.partition(':')[0]}: {seconds:.2f} s, "
-                      f"{seconds / plain:.2f}x; without start and headers {run:.2f} s, "
-                    f"{run / plain:.2f}x; {count} requests, {sent / 1e6:.0f} MB, "
-                      f"{most} at a time")  # fmt: skip
+            line = (given.latency, given.bandwidth, given.each)
+            for _ in range(given.repeat):
+                compared(hub, folder, Path(name) / "out", nbytes, line)
+
+
+def compared(
+    hub: Served, folder: Path, out: Path, nbytes: int, line: tuple[float, float, float]
+) -> None:
+    """Print what a download takes, and conversions after it."""
+    os.sync()
+    hub.set(*line)
+    begin = time.perf_counter()
+    download(hub.url, folder)
+    plain = time.perf_counter() - begin
+    hub.set(*line)
+    print(f"download of {nbytes / 1e6:.0f} MB: {plain:.2f} s", flush=True)
+    for url in (f"hf://{MODEL}", f"{hub.url}/"):
+        seconds, run = amn(hub.url, "remember", url, "-o", str(out))
+        count, sent, most = hub.set(*line)
+        print(f"conversion, {url.partition(':')[0]}: {seconds:.2f} s, "
+              f"{seconds / plain:.2f}x; without start and headers {run:.2f} s, "
+              f"{run / plain:.2f}x; {count} requests, {sent / 1e6:.0f} MB, "
+              f"{most} at a time", flush=True)  # fmt: skip
+        for path in out.parent.glob(f"*{out.name}*"):
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+        os.sync()
 
 
 if __name__ == "__main__":

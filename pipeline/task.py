@@ -84,7 +84,8 @@ def run_write_task(task: WriteTask, cancelled: Callable[[], bool] | None = None)
                         loss.append(lost)
                 else:
                     pieces.append(_run_piece(piece, inputs, sink))
-        stored = sink.finish(bool(task.origin))
+        # Bytes that come over a line leave time to write back, which else waits for the commit.
+        stored = sink.finish(durable=bool(task.origin or task.ahead_bytes))
         receipt = WriteReceipt(
             task.key,
             inputs.read_bytes,

@@ -25,6 +25,7 @@ from anamnesis.errors import UsageError
 from anamnesis.pipeline.executors import Listener, Options, SchedulerError
 from anamnesis.pipeline.executors.greeting import Greeting
 from anamnesis.pipeline.executors.scheduler import connected
+from anamnesis.pipeline.executors.stragglers import Stragglers
 from anamnesis.pipeline.plan import TASK_BYTES, Task
 from anamnesis.pipeline.referred import by_reference
 from anamnesis.pipeline.task import Receipt, run_task
@@ -78,7 +79,9 @@ class Flight:
         self._alone_since = 0.0  # when the last worker was seen to be gone; 0 while there are some
         self._origin = os.getcwd()
         self._waiting: list[Task] = []  # the next one last
-        self._flying: dict[str, Task] = {}
+        self._flying: dict[str, Task] = {}  # by the keys of their futures
+        self._futures: dict[str, Any] = {}
+        self._stragglers = Stragglers()
         self._flying_bytes = 0
         self._landed: SimpleQueue[Any] = SimpleQueue()
         self._tries: dict[str, int] = {}
@@ -93,12 +96,12 @@ class Flight:
         link = _dashboard(self._client)
         self._listener.note(f"scheduler {self._address}, dashboard {link}")
         self._look()
-        while not self._threads:
+        while not self._threads and self._revive is not None:
             stopping.check()
             time.sleep(POLL_SECONDS / 10)
             self._look()
         greeting.ask(self._workers)
-        if self._revive is None:
+        if self._revive is None:  # an adaptive cluster may have no worker before it has a task
             self._greeting = greeting
 
     def run(self, tasks: Sequence[Task]) -> None:
@@ -130,6 +133,7 @@ class Flight:
                 landed = [self._landed.get(timeout=POLL_SECONDS)]
             except Empty:
                 self._meet()
+                self._send_again()
                 continue
             finally:
                 stopping.check()
@@ -152,15 +156,27 @@ class Flight:
             if self._listener.wanted(task):
                 self._send(task)
 
-    def _send(self, task: Task) -> None:
+    def _send_again(self) -> None:
+        """Have other workers do what does not come back."""
+        if not self._stragglers.waited:
+            return
+        try:
+            processing = self._client.processing()
+        except OSError as error:
+            raise self._lost() from error
+        for task, others in self._stragglers.elsewhere(self._flying, processing, self._workers):
+            self._listener.note(f"{_names(task)}: does not come back; another worker does it too")
+            self._send(task, workers=others, allow_other_workers=True)
+
+    def _send(self, task: Task, **where: Any) -> None:
         self._tries[task.key] = self._tries.get(task.key, 0) + 1
         try:
             sent = by_reference(replace(task, origin=self._origin))
         except OSError as error:
             self._listener.failed(task, error)
             return
-        future = self._client.submit(run_task, sent, pure=False)
-        self._flying[future.key] = task
+        future = self._client.submit(run_task, sent, pure=False, **where)
+        self._flying[future.key], self._futures[future.key] = task, future
         self._flying_bytes += _charge(task)
         future.add_done_callback(self._landed.put)
 
@@ -169,7 +185,9 @@ class Flight:
 
         A receipt may be lost with its worker before it is fetched: Dask does its task again then.
         Of one that is here nothing is left on the cluster that a worker's death could bring back.
+        Of two of one task the first receipt counts, and an error only when the other has one too.
         """
+        landed = [future for future in landed if future.key in self._flying]
         futures = [future for future in landed if future.status == "finished"]
         try:
             receipts = dict(zip([f.key for f in futures], self._fetch(futures), strict=True))
@@ -178,8 +196,10 @@ class Flight:
         except (Exception, asyncio.CancelledError):
             receipts = {}  # each by itself tells which one failed, and how
         for future in landed:
-            task = self._flying.pop(future.key)
-            self._flying_bytes -= _charge(task)
+            if future.key not in self._flying:  # the other was in time
+                continue
+            task = self._forget(future.key)
+            again = [key for key, other in self._flying.items() if other.key == task.key]
             try:
                 result: Receipt | Exception = receipts.get(future.key) or self._fetch([future])[0]
             except SchedulerError:
@@ -189,7 +209,21 @@ class Flight:
                     raise self._lost() from error
                 result = error
             future.release()
+            if isinstance(result, Receipt):
+                self._stragglers.heard(result.seconds)
+                for key in again:
+                    self._futures[key].release()
+                    self._forget(key)
+            elif again:
+                continue
             yield task, result
+
+    def _forget(self, key: str) -> Task:
+        """A future counts no more; its task."""
+        del self._futures[key]
+        task = self._flying.pop(key)
+        self._flying_bytes -= _charge(task)
+        return task
 
     def _fetch(self, futures: Sequence[Any]) -> list[Receipt]:
         """Gather, without waiting for a scheduler that is gone.

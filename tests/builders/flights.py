@@ -37,6 +37,10 @@ class Future:
     def add_done_callback(self, call: Callable[[Any], None]) -> None:
         self._work.add_done_callback(lambda work: call(self))
 
+    @property
+    def is_done(self) -> bool:
+        return bool(self._work.done())
+
     def result(self) -> Any:
         return self._work.result(timeout=10)
 
@@ -58,6 +62,7 @@ class Client:
         self.says: Any = (anamnesis.__version__, "")
         self.sent: list[Task] = []
         self.futures: list[Future] = []
+        self.where: list[dict[str, Any]] = []
         self.flying = self.most_flying = 0
         self._answer = answer
         self._pool = ThreadPoolExecutor(2)
@@ -65,9 +70,10 @@ class Client:
         self._thread = threading.Thread(target=self.loop.asyncio_loop.run_forever)
         self._thread.start()
 
-    def submit(self, function: Any, task: Task, *, pure: bool) -> Future:
+    def submit(self, function: Any, task: Task, *, pure: bool, **where: Any) -> Future:
         assert function is run_task
         assert not pure
+        self.where.append(where)
         before = sum(sent.key == task.key for sent in self.sent)
         self.sent.append(task)
         self.flying += task.work_bytes
@@ -88,6 +94,10 @@ class Client:
 
     async def gather(self, futures: Sequence[Future], *, asynchronous: bool) -> list[Any]:
         return [future.result() for future in futures]
+
+    def processing(self) -> dict[str, list[str]]:
+        """All of it by the first worker."""
+        return {self.names[0]: [future.key for future in self.futures if not future.is_done]}
 
     def nthreads(self) -> dict[str, int]:
         return dict.fromkeys(self.names, self.threads)

@@ -124,6 +124,10 @@ class Cluster:
     def held(self, process: subprocess.Popen[str]) -> Held:
         return Held(self._held, process)
 
+    def hanging(self) -> list[int]:
+        """The processes that hold tensors."""
+        return [int(path.read_text()) for path in self._held.glob("held*")]
+
     def clear(self) -> None:
         for path in self._held.iterdir():
             path.unlink()

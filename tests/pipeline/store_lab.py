@@ -1,9 +1,9 @@
 """Kill clients, workers and the server of runs into a bucket, and look at the bucket after each.
 
-`python tests/pipeline/store_lab.py [KILLS] [SECONDS] [STORE]` starts a server on loopback (moto's,
-or for `az` and `gs` one of builders/other_buckets), with a proxy in front of it that stands for the
-service (its requests fail, its connections are cut; what it has stored stays), and runs one job
-again and again on the same output:
+`python tests/pipeline/store_lab.py [KILLS] [SECONDS] [STORE] [KINDS]` starts a server on loopback
+(moto's, or for `az` and `gs` one of builders/other_buckets), with a proxy in front of it that
+stands for the service (its requests fail, its connections are cut; what it has stored stays), and
+runs one job again and again on the same output, with all of these or those of KINDS (`a,b`):
 
 - *client*: the client is killed (SIGKILL) within the time that a run takes, and run again;
 - *worker*: a worker of a cluster is, and another takes its place; the run has to end well;
@@ -241,7 +241,7 @@ def bucket_of(store: str, endpoint: str, proxy: str) -> Bucket | OtherBucket:
     return bucket
 
 
-def main(kills: int, seconds: float, store: str) -> int:
+def main(kills: int, seconds: float, store: str, wanted: str) -> int:
     begin, folder, faults = time.monotonic(), Path(tempfile.mkdtemp()), Random()
     server = s3_server() if store == "s3" else other_server(store)
     with server as endpoint, faulty(endpoint, faults) as proxy:
@@ -255,7 +255,7 @@ def main(kills: int, seconds: float, store: str) -> int:
                 first = time.monotonic()
                 lab.end("alone")
                 lab.whole = time.monotonic() - first
-            kinds = itertools.cycle(KINDS)
+            kinds = itertools.cycle(wanted.split(","))
             while lab.done < kills and time.monotonic() - begin < seconds:
                 kind = next(kinds)
                 for _ in range(ROUND):
@@ -272,5 +272,5 @@ def main(kills: int, seconds: float, store: str) -> int:
 
 
 if __name__ == "__main__":
-    given = [*sys.argv[1:], *("200", "1e9", "s3")[len(sys.argv) - 1 :]]
-    raise SystemExit(main(int(given[0]), float(given[1]), given[2]))
+    given = [*sys.argv[1:], *("200", "1e9", "s3", ",".join(KINDS))[len(sys.argv) - 1 :]]
+    raise SystemExit(main(int(given[0]), float(given[1]), given[2], given[3]))

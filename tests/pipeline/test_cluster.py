@@ -5,9 +5,11 @@ from __future__ import annotations
 import io
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -15,13 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from distributed import LocalCluster
 from held_workers import LET_GO, PRELOAD, Cluster, Held
 
 import anamnesis
 from anamnesis.pipeline import plan as planning
 from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.executors import stragglers
 from anamnesis.pipeline.jobs import run_job
-from anamnesis.pipeline.progress import make_progress
+from anamnesis.pipeline.progress import Progress, Silent, make_progress
 
 CLI = "import sys; from anamnesis.cli.main import main; main()"
 SMALL = (
@@ -149,6 +153,74 @@ def test_same_bytes_from_relative_paths(
     assert contents(Path("out")) == whole(Path())
     assert f"scheduler {cluster.address}, dashboard http://127.0.0.1:" in report.getvalue()
     assert hidden(tmp_path) == []
+
+
+def test_c01_a_worker_that_hangs(
+    cluster: Cluster,
+    model: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The other one does what it does not, and nobody waits for it."""
+    model("a", "held0", "b")
+    monkeypatch.setattr(stragglers, "LEAST_SECONDS", 1.0)
+    cluster.await_workers(2)
+    job = job_from(
+        inputs=[str(tmp_path / "model.safetensors")],
+        output={"path": str(tmp_path / "out"), "max_shard_size": "61kB"},
+        run={"executor": "distributed", "scheduler": cluster.address},
+    )
+    report = io.StringIO()
+    run_job(job, progress=make_progress("plain", report))
+    assert contents(tmp_path / "out") == whole(tmp_path)
+    assert "held0.weight: does not come back; another worker does it too" in report.getvalue()
+    (hanging,) = cluster.hanging()
+    os.kill(hanging, signal.SIGKILL)
+    assert hidden(tmp_path) == []
+
+
+class Scaling(Silent):
+    """Has a cluster shrink and grow when files are done."""
+
+    def __init__(self, cluster: LocalCluster, sizes: list[int]) -> None:
+        self._cluster, self._sizes = cluster, sizes
+
+    def done(self, file_index: int) -> None:
+        if self._sizes:
+            self._cluster.scale(self._sizes.pop(0))
+
+
+@pytest.mark.oracle
+def test_an_adaptive_cluster(
+    model: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It begins with no worker, and ends with none; and one that is scaled while a job runs."""
+    model(*"abcdef")
+    monkeypatch.setattr(planning, "TASK_BYTES", 20_000)
+    monkeypatch.setattr(planning, "WINDOW_BYTES", 10_000)
+
+    def run(out: str, progress: Progress | None = None) -> None:
+        job = job_from(
+            inputs=[str(tmp_path / "model.safetensors")],
+            output={"path": str(tmp_path / out), "max_shard_size": "61kB"},
+            run={"executor": "distributed", "scheduler": workers.scheduler_address},
+        )
+        run_job(job, progress=progress or Silent())
+        assert contents(tmp_path / out) == whole(tmp_path)
+        shutil.rmtree(tmp_path / "whole")
+
+    with LocalCluster(n_workers=0, threads_per_worker=1, dashboard_address=":0") as workers:
+        workers.adapt(minimum=0, maximum=2, interval="100ms", wait_count=2)
+        for out in ("one", "two"):
+            run(out)
+            while workers.scheduler.workers:
+                time.sleep(0.1)
+        workers.adapt(minimum=2, maximum=2)
+        workers.wait_for_workers(2)
+        workers._adaptive.stop()
+        sizes = [1, 3, 1]
+        run("three", Scaling(workers, sizes))
+        assert sizes == []
 
 
 def finish(process: subprocess.Popen[str], folder: Path) -> None:

@@ -25,7 +25,7 @@ from flights import Client, Future, Recorder, receipt
 
 from anamnesis.errors import FormatError, IntegrityError, UsageError
 from anamnesis.limits import KiB, MiB
-from anamnesis.pipeline.executors import Options, SchedulerError
+from anamnesis.pipeline.executors import Options, SchedulerError, stragglers
 from anamnesis.pipeline.executors import distributed as executor
 from anamnesis.pipeline.executors.distributed import AHEAD, TRIES, Flight
 from anamnesis.pipeline.plan import Spec, Task, make_plan
@@ -158,6 +158,58 @@ def test_c02_only_what_kills_alone_is_guilty(
     assert "every worker that was given it died" in str(listener.errors[accused[2]])
     # One after another, in the order that the accusations came in.
     assert sorted(task.key for task in cluster.sent[len(tasks) :]) == accused
+
+
+@pytest.mark.parametrize("twin", ["answers", "fails"])
+def test_what_does_not_come_back_is_done_elsewhere(
+    tasks: tuple[Task, ...],
+    client: Callable[..., Client],
+    monkeypatch: pytest.MonkeyPatch,
+    twin: str,
+) -> None:
+    """The first receipt counts, and no error of one of two; what comes later counts for nothing."""
+    monkeypatch.setattr(executor, "POLL_SECONDS", 0.01)
+    monkeypatch.setattr(stragglers, "LEAST_SECONDS", 0.05)
+    done = threading.Event()
+
+    def answer(task: Task, before: int) -> Any:
+        if task.key != tasks[3].key:
+            return receipt(task)
+        if before:
+            done.set()
+            return receipt(task) if twin == "answers" else FormatError("of this worker alone")
+        assert done.wait(120)  # it hangs
+        return receipt(task)
+
+    cluster, listener = client(answer), Recorder()
+    cluster.names.append("tcp://other:4")
+    flight = Flight(cluster, 1 << 30, listener)
+    flight.greet(tasks)
+    flight.run(tasks)
+    assert sorted(listener.receipts) == [task.key for task in tasks]
+    assert listener.errors == {}
+    assert cluster.where[len(tasks) :] == [
+        {"workers": ["tcp://other:4"], "allow_other_workers": True}
+    ]
+    assert (flight._flying, flight._futures, flight._flying_bytes) == ({}, {}, 0)
+    assert "does not come back" in listener.notes[-1]
+
+
+def test_a_cluster_of_others_may_have_no_worker_before_it_has_a_task(
+    tasks: tuple[Task, ...], client: Callable[..., Client]
+) -> None:
+    """An adaptive one makes some when it is given work; they are asked when they join."""
+    cluster, listener = client(), Recorder()
+    cluster.names = []
+    flight = Flight(cluster, 1 << 30, listener)
+    flight.greet(tasks)
+    cluster.names = ["tcp://late:4"]
+    monotonic = executor.time.monotonic
+    flight._looked = monotonic() - 2 * executor.POLL_SECONDS
+    flight.run(tasks)
+    assert sorted(listener.receipts) == [task.key for task in tasks]
+    assert cluster.asked == [["tcp://late:4"]]
+    assert listener.notes[1:] == ["no workers: waiting for some", "2 worker thread(s)"]
 
 
 def test_c04_a_lost_scheduler_ends_the_run(

@@ -17,6 +17,7 @@ import pytest
 from hub import MODEL, Hub, Request, served
 
 import anamnesis
+from anamnesis import owned
 from anamnesis.errors import IntegrityError
 from anamnesis.kernels import Window
 from anamnesis.limits import MiB
@@ -97,6 +98,22 @@ def test_a_conversion_at_50_ms_takes_as_long_as_the_bytes(
     shards = [r for r in hub.requests if r.stop - r.start > 300_000 and "cdn" in r.path]
     assert len(shards) <= nbytes / BLOCK_BYTES + 6
     assert hub.sent < nbytes + 2 * MiB
+
+
+def test_what_comes_over_a_line_is_written_back_as_it_comes(
+    hub: Hub, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each task waits for its own pages, while others come; none of a local model."""
+    serve(hub, folder)
+    synced: list[int] = []
+    monkeypatch.setattr(owned, "sync_data", synced.append)
+    there = load_model(f"hf://{MODEL}")
+    plan = make_plan(there, Spec(str(tmp_path / "o")), memory_bytes=400 * MiB, threads=1)
+    anamnesis.remember(f"hf://{MODEL}", tmp_path / "out", executor="serial")
+    assert len(synced) == len(plan.tasks) > 2
+    synced.clear()
+    anamnesis.remember(folder, tmp_path / "here", executor="serial")
+    assert synced == []
 
 
 def test_bytes_are_the_same_whatever_fails(hub: Hub, folder: Path, tmp_path: Path) -> None:
