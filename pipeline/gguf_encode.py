@@ -24,8 +24,9 @@ def facts_of(found: Mapping[str, KeyValue]) -> Facts:
     values = _number(found, f"{kind}.attention.head_count_kv")
     values = heads if values is None else values
     shared = heads // values if values > 0 else 0
-    large = layers == 80 and kind in ("llama", "qwen2")
-    return Facts(layers, experts, large=large, shared=shared)
+    # Llama of 65 billion has as many values as heads.
+    large = layers == 80 and (kind in ("deci", "qwen2") or (kind == "llama" and shared != 1))
+    return Facts(layers, experts, large=large, shared=shared, falcon=kind == "falcon")
 
 
 def _number(found: Mapping[str, KeyValue], key: str) -> int | None:

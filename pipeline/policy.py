@@ -21,10 +21,15 @@ _NO_LAYERS = re.compile(
     r"(?:^|[._])(?:\w*norm\w*|ln_?\w*|router|(?<!ffn_)gate|shared_expert_gate|ffn_gate_inp\w*|conv\w*|"
     r"rotary\w*|bias|A_log|D)(?:\.(?:weight|bias|wg\.weight))?$"
 )
+# `tensor_allows_quantization` of llama.cpp, src/llama-quant.cpp; and Gemma 3's projection, which
+# its clip.cpp turns as it loads it.
 _GGML_KEEPS = re.compile(
-    r"_norm\.weight|ffn_gate_inp|pos_embd|position_embd|patch_embd|token_types|ssm_conv1d|"
-    r"shortconv|attn_rel_b|time_mix_(?:first|w[012]|v[012]|a[012]|g[12]|decay_w|lerp_fused)|"
-    r"altup|laurel|per_layer_model_proj|\.rel_pos|\.patch_merger|norm\w*\.weight|router|input_projection"
+    r"_norm\.weight|ffn_gate_inp\.weight|ffn_gate_tid2eid\.weight|altup|laurel|per_layer_model_proj|"
+    r"^position_embd\.weight|^token_types\.weight|ssm_conv1d|shortconv\.conv\.weight|"
+    r"indexer\.[kq]_proj\.weight|attn_rel_b\.weight|"
+    r"time_mix_(?:first|[wva][012]|g[12]|decay_w[12]|lerp_fused)\.weight|"
+    r"\.position_embd|sam\.(?:pos_embd|neck\.|net_)|\.rel_pos|\.patch_embd|\.patch_merger|"
+    r"a\.rvq\.codebook|mm\.a\.code_embd|mm\.input_projection"
 )
 
 

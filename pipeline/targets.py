@@ -179,7 +179,8 @@ class Encode:
             return self
         kept = [t for t in tensors if not left_alone(t.name, len(t.shape), "ggml")]
         columns = {tensor.name: tensor.shape[-1] for tensor in kept}
-        facts = replace(facts, weighed=self.imatrix is not None)
+        stacks = frozenset(t.name for t in kept if len(t.shape) > 2 and t.shape[-3] > 1)
+        facts = replace(facts, weighed=self.imatrix is not None, stacks=stacks)
         return replace(self, types=mixed(self.mixture, columns, facts, columns))
 
     def choose(self, tensor: Tensor) -> Choice:
@@ -344,7 +345,8 @@ def parse_encode(
     if isinstance(value, str):
         mixture = value.upper().replace("-", "_")
         known = MIXTURES if form == "gguf" else ()
-        if mixture in known:
+        # A type that has the name of a mixture is meant in lower case.
+        if mixture in known and (value == mixture or encoding_of(mixture) not in ENCODERS):
             usual = Target(encoding_of(MIXTURES[mixture].usual), {})
             return replace(base, target=usual, mixture=mixture)
         return replace(base, target=parse_target(value, where, form, known))

@@ -22,22 +22,35 @@ llama_cpp = llama_cpp_or_skip()
 pytestmark = pytest.mark.oracle
 LAYERS, WIDTH = 8, 256
 # Mixtures that ask for experts; eight of them are much to search through.
-FEW = ("IQ2_M", "IQ3_M", "IQ3_XXS", "Q2_K_S", "Q4_K_M")
+FEW = ("IQ2_M", "IQ3_M", "IQ3_XXS", "MXFP4_MOE", "Q2_K", "Q3_K_L", "Q4_K_M")
+ELSEWHERE = ("Q3_K_L", "Q4_K_M")  # for other architectures
+WITHOUT = ("MXFP4_MOE", "Q1_0", "Q4_1", "Q5_1", "Q6_K", "Q8_0", "TQ1_0", "TQ2_0")
+UNREAD = ("Q2_0",)  # by gguf-py
 # ggml 0.25.3 sums what IQ1_M's cuts are chosen by in another order than 0.20.
 ROUNDED_OTHERWISE = ("IQ1_M",)
-# Layers, experts, heads that share a value, and whether outputs are embeddings.
-MODELS = {"plain": (0, 1, False), "shared": (0, 4, True), "experts": (8, 4, False)}
+# Experts, heads that share a value, whether outputs are embeddings, and the architecture.
+MODELS = {
+    "plain": (0, 1, False, "llama"),
+    "shared": (0, 4, True, "llama"),
+    "experts": (8, 4, False, "llama"),
+    "fused": (0, 4, False, "phi3"),
+    "falcon": (0, 4, False, "falcon"),
+}
 
 
-def matrices(experts: int, shared: int, tied: bool) -> dict[str, tuple[int, ...]]:
-    """Names and shapes of a small Llama or Mixtral."""
+def matrices(experts: int, shared: int, tied: bool, kind: str) -> dict[str, tuple[int, ...]]:
+    """Names and shapes of a small Llama, or of what fuses queries, keys and values."""
     found: dict[str, tuple[int, ...]] = {"token_embd.weight": (32, WIDTH)}
     stack = (experts,) if experts else ()
     end = "_exps" if experts else ""
     for layer in range(LAYERS):
         block = f"blk.{layer}"
-        found[f"{block}.attn_q.weight"] = (WIDTH, WIDTH)
-        found[f"{block}.attn_k.weight"] = found[f"{block}.attn_v.weight"] = (WIDTH // shared, WIDTH)
+        if kind == "llama":
+            found[f"{block}.attn_q.weight"] = (WIDTH, WIDTH)
+            found[f"{block}.attn_k.weight"] = (WIDTH // shared, WIDTH)
+            found[f"{block}.attn_v.weight"] = (WIDTH // shared, WIDTH)
+        else:
+            found[f"{block}.attn_qkv.weight"] = (WIDTH + 2 * WIDTH // shared, WIDTH)
         found[f"{block}.attn_output.weight"] = (WIDTH, WIDTH)
         for part in ("gate", "up", "down"):
             found[f"{block}.ffn_{part}{end}.weight"] = (*stack, WIDTH, WIDTH)
@@ -46,8 +59,8 @@ def matrices(experts: int, shared: int, tied: bool) -> dict[str, tuple[int, ...]
     return found
 
 
-def write_model(path: Path, experts: int, shared: int, tied: bool) -> Path:
-    writer = gguf.GGUFWriter(path, "llama")
+def write_model(path: Path, experts: int, shared: int, tied: bool, kind: str) -> Path:
+    writer = gguf.GGUFWriter(path, kind)
     writer.add_block_count(LAYERS)
     writer.add_context_length(64)
     writer.add_embedding_length(WIDTH)
@@ -55,24 +68,25 @@ def write_model(path: Path, experts: int, shared: int, tied: bool) -> Path:
     writer.add_head_count(8)
     writer.add_head_count_kv(8 // shared)
     writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_layer_norm_eps(1e-5)
     writer.add_vocab_size(32)
     if experts:
         writer.add_expert_count(experts)
         writer.add_expert_used_count(2)
     rng = np.random.default_rng(1)
-    for name, shape in matrices(experts, shared, tied).items():
+    for name, shape in matrices(experts, shared, tied, kind).items():
         writer.add_tensor(name, rng.standard_normal(shape).astype(np.float32))
     writer.add_tensor("output_norm.weight", np.ones(WIDTH, np.float32))
     finish(writer)
     return path
 
 
-def weights(experts: int, shared: int, tied: bool) -> dict[str, np.ndarray]:
+def weights(experts: int, shared: int, tied: bool, kind: str) -> dict[str, np.ndarray]:
     """Importance of all but embeddings and the output."""
     rng = np.random.default_rng(2)
     return {
         name: (rng.standard_normal(shape[:-2] + shape[-1:]) ** 2).astype(np.float32)
-        for name, shape in matrices(experts, shared, tied).items()
+        for name, shape in matrices(experts, shared, tied, kind).items()
         if name.startswith("blk")
     }
 
@@ -93,8 +107,10 @@ def by_llama_cpp(source: Path, out: Path, mixture: str, sums: dict[str, np.ndarr
 
 def cases() -> Iterator[Any]:
     for kind in MODELS:
-        for mixture in FEW if kind == "experts" else MIXTURES:
-            for weighed in (False, True):
+        few = ELSEWHERE if MODELS[kind][3] != "llama" else FEW
+        for mixture in sorted(set(MIXTURES) - {*UNREAD}) if kind == "shared" else few:
+            alone = mixture in WITHOUT or few is ELSEWHERE
+            for weighed in (False,) if alone else (False, True):
                 name = f"{kind}-{mixture}-{'imatrix' if weighed else 'alone'}"
                 yield pytest.param(kind, mixture, weighed, id=name)
 

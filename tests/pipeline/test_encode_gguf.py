@@ -141,8 +141,35 @@ def test_mixtures_of_small_types() -> None:
     assert (inner, outer) == (["IQ3_XXS"] * 2, ["IQ3_S"] * 2)
     assert mixed("IQ1_S", names, few, columns)["token_embd.weight"] == "Q2_K"
     assert mixed("IQ1_S", names, few, columns)["output.weight"] == "Q5_K"
+    q2 = layer("Q2_K", 0, few)
+    assert q2 == ["Q2_K", "Q3_K", "Q2_K", "Q3_K", "Q3_K", "Q2_K", "Q2_K"]
+    assert layer("IQ4_XS", 0, many)[3:5] == ["Q5_K", "Q5_K"]
+    assert layer("Q4_0", 0, few)[4] == "Q4_1"  # with weights
+    assert layer("Q4_0", 0, many)[4] == "Q4_0"
+    stacks = frozenset(["blk.1.ffn_up.weight"])
+    assert layer("MXFP4_MOE", 1, Facts(16, stacks=stacks))[5:] == ["Q8_0", "MXFP4"]
+    falcon = Facts(16, falcon=True)
+    assert [layer("Q4_K_M", n, falcon)[4] for n in (0, 1, 2)] == ["Q6_K", "Q5_K", "Q4_K"]
+    assert mixed("Q4_K_M", names, falcon, columns)["output.weight"] == "Q8_0"
     columns["output.weight"] = 96
     assert mixed("IQ1_S", names, few, columns)["output.weight"] == "Q8_0"
+
+
+def test_fused_queries_keys_and_values_are_values() -> None:
+    names = [f"blk.{n}.attn_qkv.weight" for n in range(8)]
+    found = [mixed("Q4_K_M", names, Facts(8))[name] for name in names]
+    assert found == ["Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q4_K", "Q4_K", "Q6_K", "Q6_K"]
+    assert set(mixed("Q4_K_M", names, Facts(8, experts=8)).values()) == {"Q8_0"}
+
+
+def test_capitals_are_mixtures_and_small_letters_types() -> None:
+    types = dict.fromkeys(["q4-0", "q4_0", "gguf-q4-0", "Q4_K", "iq3-s"], "")
+    mixtures = {name: name for name in ("Q4_0", "IQ3_S", "IQ4_XS", "Q4_K_M")}
+    others = {"q4_k_m": "Q4_K_M", "mxfp4-moe": "MXFP4_MOE"}
+    for text, mixture in {**types, **mixtures, **others}.items():
+        found = parse_encode(text, "output.encode", "gguf")
+        assert found is not None
+        assert found.mixture == mixture, text
 
 
 @pytest.mark.parametrize("text", ["q4km", "Q4KM", "q4-km", "gguf-q4-k-m"])
@@ -179,6 +206,11 @@ def test_what_a_gguf_cannot_hold(model: Path) -> None:
         ("blk.0.ffn_gate_inp.weight", "linear", True),
         ("blk.0.ffn_gate_inp.weight", "ggml", True),
         ("mm.input_projection.weight", "ggml", True),
+        ("blk.0.ffn_gate_inp_shexp.weight", "ggml", False),
+        ("blk.0.shortconv.in_proj.weight", "ggml", False),
+        ("blk.0.shortconv.conv.weight", "ggml", True),
+        ("blk.0.indexer.k_proj.weight", "ggml", True),
+        ("blk.0.time_mix_decay_w1.weight", "ggml", True),
     ],
 )
 def test_names_that_are_left_alone(name: str, kind: str, kept: bool) -> None:
