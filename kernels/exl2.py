@@ -119,4 +119,4 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     ):
         raise ValueError(f"weight {raw.shape}, scale {packed.shape}, out {out.shape}: {window}")
     words = raw.view("<u4")
-    _rows(words, packed, scales, *codes, params["rounding"] == "reference", out)
+    _rows(words, packed, scales, tuple(codes), params["rounding"] == "reference", out)

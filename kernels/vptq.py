@@ -106,7 +106,7 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     first = window.start * unit_rows if params["by_rows"] else -1
     places, books, rest = params["places"], params["books"], params["rest"]
     most = np.zeros(2, np.int64)
-    _vectors(words, layout, books, rest, places, *factors, first, most, out)
+    _vectors(words, layout, (books, rest), places, factors, first, most, out)
     for found, book in zip(most.tolist(), params["vectors"], strict=True):
         if found >= book:
             raise PayloadError(f"an index of {found:,} in a codebook of {book:,}")

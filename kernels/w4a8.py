@@ -74,4 +74,4 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     ):
         raise ValueError(f"codes {codes.shape}, relative {relative.shape}, out {out.shape}")
     table, wide = params["table"], bits == 6
-    _decode(table, codes, relative, channel, added, corrected, wide, columns, out)
+    _decode(table, codes, relative, channel, (added, corrected), wide, columns, out)

@@ -19,11 +19,8 @@ LINES = 400  # of a file
 LONGER = {
     "kernels/bodies/_planar.py:decode_table": 9,
     "kernels/bodies/_fp8_vector.py:look_up": 9,
-    "kernels/bodies/exl2.py:rows": 10,
     "kernels/bodies/fp8.py:_rows": 9,
     "kernels/bodies/fp8.py:scaled": 9,
-    "kernels/bodies/vptq.py:vectors": 10,
-    "kernels/bodies/w4a8.py:decode": 9,
 }
 # What users call says each of its keywords, with type and default.
 FACES = {

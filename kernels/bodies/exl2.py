@@ -14,15 +14,15 @@ def rows(
     words: Array,
     packed: Bytes,
     scales: Floats,
-    bits: Array,
-    word: Array,
-    shift: Array,
-    group: Array,
-    place: Array,
+    codes: tuple[Array, ...],
     narrow: bool,
     out: Array,
 ) -> None:
-    """An input of all rows after the other; `narrow` rounds each number to binary16."""
+    """An input of all rows after the other; `narrow` rounds each number to binary16.
+
+    `codes` are the inputs' bits, lines of words, first bits in them, groups and places in a row.
+    """
+    bits, word, shift, group, place = codes
     inputs, units = bits.shape[0], words.shape[1]
     for k in range(inputs):
         width, down = np.uint64(bits[k]), np.uint64(shift[k])

@@ -12,16 +12,18 @@ from anamnesis.kernels.types import Array, Floats
 def vectors(
     words: Array,
     layout: tuple[int, ...],
-    books: Floats,
-    rest: Floats,
+    both_books: tuple[Floats, Floats],
     places: Array,
-    scale: Floats,
-    bias: Floats,
+    factors: tuple[Floats, Floats],
     first: int,
     most: Array,
     out: Array,
 ) -> None:
-    """Vectors of a column each, by index into a codebook of its group and one of the rest."""
+    """Vectors of a column each, by index into a codebook of its group and one of the rest.
+
+    `factors` are the scale and the bias of each place, or empty.
+    """
+    (books, rest), (scale, bias) = both_books, factors
     bits, more, size, outliers, width = layout
     length, columns = books.shape[2], places.shape[0]
     rows = out.shape[0] // columns

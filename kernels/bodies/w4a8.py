@@ -12,10 +12,20 @@ _WHOLE = np.float32(12582912)  # 1.5 * 2**23: what is added to it has no fractio
 
 @jit
 def decode(
-    table: Floats, codes: Bytes, relative: Floats, channel: Floats, added: Floats, corrected: bool,
-    wide: bool, columns: int, out: Array,
-) -> None:  # fmt: skip
-    """Rows of 4-bit codes in pairs, and two more bits of each if `wide`."""
+    table: Floats,
+    codes: Bytes,
+    relative: Floats,
+    channel: Floats,
+    correction: tuple[Floats, bool],
+    wide: bool,
+    columns: int,
+    out: Array,
+) -> None:
+    """Rows of 4-bit codes in pairs, and two more bits of each if `wide`.
+
+    The numbers of a `correction` are added where it says so.
+    """
+    added, corrected = correction
     size = columns // relative.shape[1]
     for row in range(codes.shape[0]):
         for column in range(columns):
