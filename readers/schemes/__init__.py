@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from importlib import import_module
 from itertools import islice
 
+from anamnesis.errors import UnsupportedError
 from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers, note_numbers
 from anamnesis.readers.schemes._conv1d import find_conv1d
@@ -38,7 +39,8 @@ from anamnesis.readers.schemes.base import Ledger
 class Scheme:
     """A row: the module, the container kinds it may appear in, and the evidence for it.
 
-    `methods` are those whose tensors it understands, in the spelling of `_stated.canonical`.
+    `methods` are those whose tensors it understands, in the spelling of `_stated.canonical`. `page`
+    is the one of docs/formats that says what is read and what is not, by default the row's name.
     """
 
     target: str  # "module:function" inside anamnesis.readers.schemes
@@ -46,6 +48,7 @@ class Scheme:
     dtypes: tuple[str, ...] = ()
     suffixes: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
+    page: str = ""
 
 
 SCHEMES: dict[str, Scheme] = {
@@ -54,7 +57,7 @@ SCHEMES: dict[str, Scheme] = {
         "awq:resolve", suffixes=(".qweight",), methods=("auto-round", "awq", "paroquant")
     ),
     "bitblas": Scheme(
-        "bitblas:resolve", suffixes=(".qweight",), methods=("awq", "bitblas", "gptq")
+        "bitblas:resolve", suffixes=(".qweight",), methods=("awq", "bitblas", "gptq"), page="marlin"
     ),
     "bitnet": Scheme("bitnet:resolve", dtypes=("U8",), methods=("bitnet",)),
     "bnb": Scheme(
@@ -69,8 +72,9 @@ SCHEMES: dict[str, Scheme] = {
             "weight_quant_state",
         ),
         methods=("bitsandbytes",),
+        page="bitsandbytes",
     ),
-    "comfy": Scheme("comfy:resolve", suffixes=(".weight",), methods=("comfyui",)),
+    "comfy": Scheme("comfy:resolve", suffixes=(".weight",), methods=("comfyui",), page="comfyui"),
     "compressed-tensors": Scheme(
         "ct:resolve",
         suffixes=("_packed", "_scale", "bitmask"),
@@ -111,7 +115,10 @@ SCHEMES: dict[str, Scheme] = {
     "gguf-packed": Scheme("gguf_packed:resolve", suffixes=(".qweight",), methods=("gguf",)),
     "gptq": Scheme("gptq:resolve", suffixes=(".qweight",), methods=("auto-round", "gptq")),
     "gptq-for-llama": Scheme(
-        "gptq_for_llama:resolve", suffixes=(".zeros",), methods=("gptq", "gptq-for-llama")
+        "gptq_for_llama:resolve",
+        suffixes=(".zeros",),
+        methods=("gptq", "gptq-for-llama"),
+        page="gptq",
     ),
     "higgs": Scheme("higgs:resolve", suffixes=("tables2",), methods=("higgs",)),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
@@ -120,6 +127,7 @@ SCHEMES: dict[str, Scheme] = {
         "marlin_24:resolve",
         suffixes=("meta",),
         methods=("compressed-tensors", "gptq", "gptq-marlin-24", "marlin-24"),
+        page="marlin",
     ),
     "mlx": Scheme(
         "mlx:resolve",
@@ -137,12 +145,13 @@ SCHEMES: dict[str, Scheme] = {
         "mxfp4:resolve",
         suffixes=("_blocks", "_scales", ".blocks", ".scales"),
         methods=("mxfp4", "quark"),
+        page="fp4",
     ),
     "nunchaku": Scheme(
         "nunchaku:resolve", suffixes=(".wscales",), methods=("nunchaku-lite", "svdquant")
     ),
     "onnx": Scheme("onnx:resolve", containers=("onnx",), suffixes=("",)),
-    "qqq": Scheme("qqq:resolve", suffixes=("s_channel",), methods=("gptq", "qqq")),
+    "qqq": Scheme("qqq:resolve", suffixes=("s_channel",), methods=("gptq", "qqq"), page="marlin"),
     "quanto": Scheme("quanto:resolve", suffixes=("._data",), methods=("quanto",)),
     "quark": Scheme("quark:resolve", suffixes=("weight_scale",), methods=("quark",)),
     "sdnq": Scheme("sdnq:resolve", suffixes=(".scale",), methods=("sdnq",)),
@@ -176,12 +185,12 @@ def resolve(ledger: Ledger) -> None:
     _settle_names(ledger, implemented)
     check_details(ledger)
     used: set[str] = set()  # methods of which anything was decoded
-    for row in SCHEMES.values():
+    for name, row in SCHEMES.items():
         if row.containers and ledger.container.kind not in row.containers:
             continue
         if not ledger.dtypes.isdisjoint(row.dtypes) or ledger.endings.any(*row.suffixes):
             before = len(ledger.tensors)
-            _function(row.target)(ledger)
+            _resolve(name, row, ledger)
             _check_methods(ledger, row, before)
             used |= set(row.methods) if len(ledger.tensors) > before else set()
     undo_transforms(ledger)
@@ -235,6 +244,15 @@ def _check_methods(ledger: Ledger, row: Scheme, before: int) -> None:
     methods = {one.method for one in ledger.stated}
     if claimed and methods and "" not in methods and methods.isdisjoint(row.methods):
         ledger.note(foreign_layout(ledger, claimed))
+
+
+def _resolve(name: str, row: Scheme, ledger: Ledger) -> None:
+    """Run one row; what it refuses by name is told with its page."""
+    try:
+        _function(row.target)(ledger)
+    except UnsupportedError as error:
+        error.args = (f"{error} (docs/formats/{row.page or name}.md)",)
+        raise
 
 
 def _function(target: str) -> Callable[[Ledger], None]:

@@ -376,3 +376,9 @@ def test_the_page_names_every_place_where_methods_are_stated() -> None:
     page = (Path(__file__).resolve().parents[2] / "docs" / "inputs.md").read_text()
     for name in FILES:
         assert f"`{name}`" in page
+
+
+def test_what_is_refused_by_name_names_its_page() -> None:
+    parts: Parts = {"x.qweight": ("I8", (24, 64)), "x.scales": ("F16", (24, 4))}
+    with pytest.raises(UnsupportedError, match=r"BitBLAS of 8 bits.*\(docs/formats/marlin.md\)$"):
+        resolved(parts, {"quant_method": "bitblas", "bits": 8})
