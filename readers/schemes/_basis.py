@@ -15,7 +15,7 @@ from typing import Any
 
 from anamnesis.errors import UnsupportedError
 from anamnesis.readers.schemes._stated_gguf import meanings_in_gguf
-from anamnesis.readers.schemes._stated_words import is_of_others
+from anamnesis.readers.schemes._stated_words import is_of_others, is_unknown_format
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.yaml_values import ENDINGS
 
@@ -31,7 +31,8 @@ _ORDERED = re.compile(
 _VALUED = re.compile(
     r"(?!weight_scale_semantics$|act|in(put)?_|kv|out(put)?_)(.*_)?"
     r"(companding|complement|codebook|divisor|exponent|formula|inverse|lookup_table|lut|multiplier|"
-    r"non_?linear|offset|outliers?|reciprocal|residual|semantics|sign|signed)(_.*)?"
+    r"non_?linear|offset|outliers?|post_?(process|scale)|pre_?(process|scale)|reciprocal|residual|"
+    r"semantics|sign|signed)(_.*)?|dequant(_(fn|formula|function))?"
 )
 _OF_WEIGHTS = re.compile(r".*(basis|preprocess|quant|weight).*")  # in a model's configuration
 _POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
@@ -92,13 +93,28 @@ def _note_orders(ledger: Ledger) -> None:
         found = chain(_keys(one.block, _ORDERED, 0), _named(one.block, _ORDERED, _ARRANGING, 0))
         ordered = next(found, None) if one.method not in _ORDERS_READ else None
         valued = next(_keys(one.block, _VALUED, 0), None) if one.method not in _BOOKS_READ else None
-        for path, what in ((ordered, "an order of numbers"), (valued, "a meaning of numbers")):
+        formats = next(_formats(one.block, 0), None) if ordered is None else None
+        for path, what in (
+            (ordered, "an order of numbers"),
+            (valued, "a meaning of numbers"),
+            (formats, "a format of numbers"),
+        ):
             if path is not None:
                 ledger.note(
                     f"{ledger.container.files[0].path}: its {one}: {path:.80} speaks of {what} "
                     "that is not known here and was not heeded; if weights or scales are stored "
                     "in it, what was decoded is not them"
                 )
+
+
+def _formats(value: object, depth: int) -> Iterator[str]:
+    """The paths of keys whose texts are formats that nobody is known to have."""
+    for key, inner in value.items() if isinstance(value, Mapping) else ():
+        if isinstance(inner, str) and is_unknown_format(str(key), inner):
+            yield f"{key}: {inner}"
+        elif depth < _DEPTH and not is_of_others(str(key)):
+            for path in _formats(inner, depth + 1):
+                yield f"{key}.{path}"
 
 
 def _keys(value: object, kind: re.Pattern[str], depth: int) -> Iterator[str]:

@@ -8,17 +8,23 @@ vllm_ascend/quantization.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 from anamnesis.readers.schemes.base import Ledger
 
 DESCRIPTION = "quant_model_description.json"
+_OLDER = re.compile(r"quant_model_description_.*\.json")
 
 
 def description(ledger: Ledger) -> Mapping[str, Any]:
     """The types by name; empty where there is no such file."""
-    return ledger.configs.get(DESCRIPTION, {})
+    found: dict[str, Any] = {}
+    for name, document in ledger.configs.items():
+        if name == DESCRIPTION or _OLDER.fullmatch(name):
+            found.update(document)
+    return found
 
 
 def is_modelslim(ledger: Ledger) -> bool:

@@ -82,7 +82,8 @@ def _note_float_zeros(ledger: Ledger, decoded: list[Tensor]) -> None:
 def _note_algorithms(ledger: Ledger, decoded: list[Tensor]) -> None:
     blocks = [one.block for one in ledger.stated if one.method == "modelopt"]
     named = {text for block in blocks for text in _texts(block, 0)}
-    known = {_scheme(text) for text in named}
+    layers = {text for text in named if not text.lower().startswith("mixed")}
+    known = {_scheme(text) for text in layers or named}
     if known and "" not in known:
         beginnings = tuple(known)
         other = [t for t in decoded if not t.scheme.startswith(beginnings)]

@@ -192,7 +192,8 @@ def _blocks(key: str, value: object, where: str) -> Iterator[Stated]:
     for name in inner:
         yield from _blocks(name, one.block[name], f"{where}.{name}")
     yield from named
-    yield from _further(one, {n: v for n, v in one.block.items() if n not in inner}, where, 0)
+    if not key.startswith("quant_model_description"):  # whose types are ModelSlim's scheme's
+        yield from _further(one, {n: v for n, v in one.block.items() if n not in inner}, where, 0)
 
 
 def _further(one: Stated, block: Mapping[Any, Any], where: str, depth: int) -> Iterator[Stated]:

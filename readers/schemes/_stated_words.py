@@ -57,12 +57,24 @@ _VAGUE = re.compile(
 _SEARCH = re.compile(
     "(?:abs|a|min-?|running-?)?max.*|(?:memoryless-|static-)?min-?max.*|(?:awq|gptq|svdquant)-.*|"
     "auto-?(?:quant|smooth.*)|clip.*|ema.*|entropy|fast|full|grid.*|hessian.*|hist.*|kl.*|l[12]|"
-    "l[op]-norm|lsq.*|mean.*|moving.*|mse.*|nearest|observer.*|percentile.*|round.*|rtn|search.*|"
+    "l[op]-norm|lsq.*|mean.*|moving.*|mse.*|nearest|observer.*|percentile.*|.*round.*|rtn|search.*|"
     "smooth-?quant.*|stochastic|.*observer"
 )
 # What a module's name may be mapped to instead of a method.
 _SKIPPED = re.compile(
     "exclude[ds]?|high|ignored?|keep|low|medium|mixed.*|skip(?:ped)?|(?:true|false)|.*[./].*"
+)
+# Keys of what numbers are stored as, but for those that `_details` holds to be known, and what is
+# said there besides formats and words of any method.
+_FORMATS = re.compile(
+    "(?!(?:checkpoint_|packing_)?format$|data_type$)(?:.*_)?(?:codec|data_?type|dtype|encoding|format|grid|number_format|pack_mode|pack_type|packing|"
+    "qscheme|q_scheme|qscheme_.*)"
+)
+_KNOWN_FORMATS = re.compile(
+    r"(?:torch\.)?(?:b?float[0-9]*|double|half|long|short|bool|u?int[0-9]*)(?:-.*)?|(?:awq|gptq|exl[23]|ct)(?:-.*)?|"
+    "auto.*|(?:u?e[0-9]m|mx|nv|if[0-9]|bf?[0-9]).*|.*quantized.*|naive.*|sparse.*|tensor.*|channel.*|row.*|column.*|token.*|group.*|"
+    "(?:re)?order|compressed.*|nunchaku.*|svdquant.*|mlx|jang.*|gguf.*|fp-quant|llm.*|gem[mv].*|"
+    "marlin.*|bitblas|qqq|ipex|exllama.*|(?:a?sym).*|pack.*|nibbles?|paroquant|vptq|fbgemm.*|quark.*"
 )
 _OF_OTHERS = re.compile(
     "(?:.*_)?(?:act|activations?|cache|calib|calibration|calibrator|data|dataset|datasets|inputs?|kv|"
@@ -121,6 +133,8 @@ _ALIASES: dict[str, str] = {
     "fp8-e5m2": "fp8",
     "gptqmodel": "gptq",
     "inc": "auto-round",
+    "jang-affine-mixed": "jang",
+    "jang-importance": "jang",
     "modelopt-fp4": "modelopt",
     "modelopt-fp8": "modelopt",
     "modelopt-mixed": "modelopt",
@@ -171,17 +185,26 @@ def is_label(name: str, text: str) -> bool:
 def names_layers_method(name: str, text: str, *, in_block: bool) -> bool:
     """Whether a key of a method's block names one, of a layer or beside the block's own.
 
-    Not what observers and searches of scales are called, which are no layouts. `in_block` if the
-    key is in a block inside of it, where a text for a name with dots, which is a module's, is a
-    method too, unless it is one of the words for what is left alone.
+    Not what observers and searches of scales are called, which are no layouts. A text for a name
+    with dots, which is a module's, is a method too, unless it is one of the words for what is left
+    alone. `in_block` if the key is in a block inside of the method's.
     """
     key, said = squeezed(name), canonical(text[:200]).partition(":")[0]
     if said in NOT_STATED or is_format(text) or _VAGUE.fullmatch(said) or " " in said:
         return False
     if _SEARCH.fullmatch(said) or (name == _FIELD and not in_block):
         return False
-    module = in_block and "." in name and _SKIPPED.fullmatch(said) is None
+    module = "." in name and _SKIPPED.fullmatch(said) is None
     return module or _MORE_NAMES.fullmatch(key) is not None
+
+
+def is_unknown_format(name: str, text: str) -> bool:
+    """Whether a key of a method's block is about formats or packings, and its text no known one."""
+    said = canonical(text[:200])
+    other = said in NOT_STATED or is_format(text) or is_of_others(name)
+    if _FORMATS.fullmatch(name.lower()) is None or other:
+        return False
+    return _VAGUE.fullmatch(said) is None and _KNOWN_FORMATS.fullmatch(said) is None
 
 
 def is_of_others(name: str) -> bool:

@@ -28,8 +28,9 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from typing import Any
 
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous
@@ -56,7 +57,7 @@ def resolve(ledger: Ledger) -> None:
     for stored in ledger.free():
         kind = types.get(stored.name) if stored.name.endswith(".weight") else None
         if not isinstance(kind, str) or (kind in _TYPES and stored.dtype == "I8"):
-            kind = "FLOAT"
+            kind = _kind_of_parts(types, stored.name)
         if kind != "FLOAT":
             raise unsupported(stored, f"ModelSlim's {kind[:40]}", _IMPLEMENTED)
         if stored.dtype == "I8" and stored.name.endswith(".weight"):
@@ -66,6 +67,13 @@ def resolve(ledger: Ledger) -> None:
             if stated or (offset is not None and offset.dtype in SCALE_BITS):
                 _claim(ledger, stored, offset)
     _note_norms(ledger)
+
+
+def _kind_of_parts(types: Mapping[str, Any], weight: str) -> str:
+    """What is said of a weight's scales and offsets where they are of other types than its own."""
+    kinds = (types.get(f"{weight}_{part}") for part in ("scale", "offset"))
+    other = (kind for kind in kinds if isinstance(kind, str) and kind not in _TYPES)
+    return next(other, "FLOAT")
 
 
 def _note_norms(ledger: Ledger) -> None:

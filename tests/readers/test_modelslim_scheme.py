@@ -17,7 +17,7 @@ from safetensors.numpy import load_file
 from small_models import Parts, resolved
 
 import anamnesis
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UnsupportedError
 
 Write = Callable[[Path, Any], Path]
 ROWS, COLUMNS = 48, 40
@@ -127,3 +127,14 @@ def test_the_range_of_scales_is_that_of_the_floats(
         (row,) = anamnesis.stats(write_safetensors(tmp_path / f"{stored}.safetensors", parts))
         finite = PRODUCT[np.isfinite(PRODUCT)]
         assert (row.scale_min, row.scale_max) == (finite.min(), finite.max())
+
+
+@pytest.mark.parametrize("name", ["quant_model_description", "quant_model_description_w8a8"])
+@pytest.mark.parametrize(("part", "kind"), [("weight", "W4A8_DYNAMIC"), ("weight_scale", "LOG2")])
+def test_types_of_any_description_are_heeded(name: str, part: str, kind: str) -> None:
+    parts: Parts = {"m.weight": ("I8", (ROWS, COLUMNS)), "m.weight_scale": ("F32", (ROWS, 1))}
+    types = {"model_quant_type": "W8A8", "m.weight": "W8A8", "m.weight_scale": "W8A8"}
+    book = resolved(parts, configs={f"{name}.json": types})
+    assert book.tensors["m.weight"].scheme == "modelslim-int8"
+    with pytest.raises(UnsupportedError, match=f"ModelSlim's {kind}"):
+        resolved(parts, configs={f"{name}.json": {**types, f"m.{part}": kind}})

@@ -62,7 +62,8 @@ def test_algorithms_of_layers_count_too() -> None:
     config = {"quant_method": "modelopt", "quantized_layers": layers}
     assert notes(NVFP4, config) == []
     assert "quant_algo NVFP4, W8A16" in notes(FP8, config)[0]
-    assert notes(FP8, {**config, "quant_algo": "MIXED_PRECISION"}) == []
+    assert len(notes(FP8, {**config, "quant_algo": "MIXED_PRECISION"})) == 1
+    assert notes(FP8, {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}) == []
 
 
 JSON = st.recursive(

@@ -24,6 +24,7 @@ LAYER = "model.layers.0.mlp.down_proj"
         {"extra_config": {LAYER: {"scheme": "foo-bits", "bits": 4}}},
         {"groups": {"a": {"b": [{"quantType": "foo-bits"}]}}},
         {"layer_methods": {LAYER: "foo-bits"}},
+        {LAYER: "foo-bits"},
         {"algorithm": "foo-bits"},
         {"quantization_scheme": "foo-bits"},
     ],
@@ -42,6 +43,7 @@ def test_an_unknown_method_of_a_layer_is_refused(method: str, more: dict[str, An
         {"layers": {LAYER: {"algorithm": "percentile", "scheme": "per_channel"}}},
         {"layers": {LAYER: {"method": "memoryless_minmax", "quant_type": "float8_e4m3"}}},
         {"calibration": {"method": "foo-bits"}, "input_activations": {"method": "foo-bits"}},
+        {"algorithm": "signround", LAYER: False},
         {"meta": {"quantizer": "gptqmodel:7.7.0"}, "producer": {"method": "foo-bits"}},
         {"layers": {LAYER: "int8", "lm_head.x": "bf16", "model.y": "skip"}},
         {"quantized_layers": {LAYER: {"quant_algo": "NVFP4", "group_size": 16}}},
@@ -96,3 +98,48 @@ def test_a_name_that_is_a_method_s_counts() -> None:
     assert resolved(AWQ, {"name": "AWQ", "bits": 4}).notes == []
     (note,) = resolved(FP8, {"name": "AWQ", "bits": 4}).notes
     assert "(AWQ) speaks of another method" in note
+
+
+@pytest.mark.parametrize("method", ["jang", "jang-importance", "jang-affine-mixed"])
+def test_methods_of_jang_are_known(method: str) -> None:
+    """As jang-tools writes them into `jang_config.json`; what else is called so is not."""
+    about = {"quantization": {"method": method, "profile": "JANG_4M", "block_size": 64}}
+    (one,) = stated({"jang_config.json": about}, {})
+    assert one.method == "jang"
+    (one,) = stated({"jang_config.json": {"quantization": {"method": "jang-foo"}}}, {})
+    assert one.method == "jang-foo"
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"weight_dtype": "zq8"},
+        {"scale_dtype": "zorp"},
+        {"weight_packing": "planar"},
+        {"pack_format": "zorp"},
+        {"qscheme_weight": "zorp"},
+        {"number_format": "posit8"},
+        {"layers": {LAYER: {"weight": {"dtype": "zq4"}}}},
+    ],
+)
+def test_a_format_that_nobody_has_is_noted(more: dict[str, Any]) -> None:
+    (note,) = resolved(FP8, {"quant_method": "fp8", **more}).notes
+    assert "speaks of a format of numbers that is not known here" in note
+
+
+def test_formats_of_tools_are_no_note() -> None:
+    known: dict[str, Any] = {"pack_dtype": "int32", "weights_dtype": "float5_e4m1fnu"}
+    known |= {"scale_dtype": "torch.float16", "forward_dtype": "nvfp4", "qscheme": "per_tensor"}
+    known |= {"weight_format": "real_quantized", "scale_format": "e8m0", "zp_dtype": None}
+    known |= {"act_data_type": "zorp", "kv_cache_dtype": "zorp", "compute_dtype": "bfloat16"}
+    assert resolved(FP8, {"quant_method": "fp8", **known}).notes == []
+
+
+def test_layers_of_another_algorithm_than_they_have_are_noted() -> None:
+    """A mixture that names those of its layers says no more by its own name."""
+    layers = {LAYER: {"quant_algo": "NVFP4"}}
+    block = {"quant_method": "modelopt", "quant_algo": "MIXED_PRECISION"}
+    (note,) = resolved(FP8, {**block, "quantized_layers": layers}).notes
+    assert "taken as fp8-tensor by its tensors" in note
+    layers = {LAYER: {"quant_algo": "FP8"}}
+    assert resolved(FP8, {**block, "quantized_layers": layers}).notes == []
