@@ -16,7 +16,7 @@ import numpy as np
 
 from anamnesis.kernels import Window, decoder
 from anamnesis.kernels.transposed import copy_transposed
-from anamnesis.limits import KiB, MiB
+from anamnesis.limits import MiB
 from anamnesis.names.derived import Derived, Part, Segment
 from anamnesis.names.values import function
 from anamnesis.pipeline.decode import OUT
@@ -40,9 +40,8 @@ class Boxes(Protocol):
         ...
 
 
-CHUNK_BYTES = 256 * KiB  # that are read, and turned while they are in the second cache
 STREAMED_BYTES = 4 * MiB  # more than that leaves the caches before it is used
-LEAST_RUN = 64  # rows of the source that fill cache lines of the output
+WHOLE_LINES = 64  # rows of the source that fill cache lines of the output
 
 OpenBoxes = Callable[[int, Any], Boxes]  # (number of the source, memory that places lie in)
 
@@ -76,10 +75,6 @@ class Gatherer:
         self._chunk = self._memory
         if tensor.scattered:
             self._chunk = aligned(step.window_units * self._unit, kind)
-            # What is decoded is decoded again where a strip begins within a block.
-            self._chunk_elems = len(self._chunk)
-            if stored:
-                self._chunk_elems = min(self._chunk_elems, CHUNK_BYTES // kind.itemsize)
 
     def read(self, window: Window) -> Gathered:
         """The elements of a window, as its sources have them."""
@@ -139,7 +134,7 @@ class Gatherer:
         return out
 
     def _transposed(self, source: Boxes, base: int, strides: tuple[int, ...], target: Any) -> None:
-        """Read a box in the order of its source, by strips that stay near, and turn each."""
+        """Read a box in the order of its source, by strips of a window each, and turn these."""
         order = sorted(range(target.ndim), key=lambda a: -strides[a])
         back = np.argsort(order)
         in_order = target.transpose(order)
@@ -148,9 +143,9 @@ class Gatherer:
         # The first axis that a strip has some of, with all of the next ones.
         axis = next(a for a in range(len(shape)) if math.prod(shape[a + 1 :]) <= len(self._chunk))
         inner = math.prod(shape[axis + 1 :])
-        most = max(self._chunk_elems // inner, min(LEAST_RUN, len(self._chunk) // inner))
-        if most > LEAST_RUN:
-            most = most // LEAST_RUN * LEAST_RUN
+        most = len(self._chunk) // inner
+        if most > WHOLE_LINES:
+            most = most // WHOLE_LINES * WHOLE_LINES
         within = [a - axis for a in back if a >= axis]
         for outer in np.ndindex(shape[:axis]):
             start = base + sum(i * s for i, s in zip(outer, steps, strict=False))
