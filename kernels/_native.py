@@ -50,7 +50,7 @@ _PURPOSE = "to compile a kernel, which is kept for the next run: run it once wit
 # tuple another such tuple, and of a number its type.
 Key = tuple[Any, ...]
 Run = Callable[[bytes], None]
-Pack = Callable[..., bytes]
+Call = tuple[Run, Callable[..., bytes]]  # and what packs its block
 _LOCK = RLock()
 _RUN = ctypes.CFUNCTYPE(None, ctypes.c_char_p)  # without the GIL
 _first_byte, _address = ctypes.c_char.from_buffer, ctypes.addressof
@@ -65,10 +65,8 @@ class Kernel:
 
     def __init__(self, name: str, *constants: int | str) -> None:
         self.name, self.constants = name, constants
-        self._calls: dict[Key, tuple[Run, Pack] | None] = {}
-
-    def __str__(self) -> str:
-        return "-".join(map(str, (self.name, *self.constants)))
+        self.label = "-".join(map(str, (name, *constants)))
+        self._calls: dict[Key, Call | None] = {}
 
     def __call__(self, *arguments: Any) -> None:
         values: list[Any] = [0]
@@ -87,9 +85,8 @@ class Kernel:
     def _body(self) -> Any:
         """The function that is compiled, or with `NUMBA_DISABLE_JIT=1` the one that is called."""
         module, _, name = self.name.partition(":")
-        if not DISABLED:
-            for watcher in tuple(watchers):
-                watcher(name)
+        for watcher in () if DISABLED else tuple(watchers):
+            watcher(name)
         found = getattr(import_module(f"anamnesis.kernels.bodies.{module}"), name)
         return found(*self.constants) if self.constants else found
 
@@ -98,7 +95,7 @@ class Kernel:
         """What calls a body where no object code does."""
         return self._body() if DISABLED else _imported().dispatcher(self._body())
 
-    def _prepare(self, key: Key) -> tuple[Run, Pack] | None:
+    def _prepare(self, key: Key) -> Call | None:
         with _LOCK:
             if key not in self._calls:
                 code = self._object_code(key) if LOADS else b""
@@ -106,7 +103,7 @@ class Kernel:
             return self._calls[key]
 
     def _object_code(self, key: Key) -> bytes:
-        name = file_name(str(self), repr(key))
+        name = file_name(self.label, repr(key))
         code = _cache.read(name)
         if code is None:
             code = _imported().object_code(self._body(), key)
@@ -173,9 +170,8 @@ def _numba_version() -> str:
 
 def file_name(kernel: str, signature: str) -> str:
     """The name in the cache of a kernel, `file:function`, for arguments of a signature."""
-    text = f"{kernel}{signature}{_toolchain()}"
-    digest = hashlib.blake2b(text.encode(), digest_size=12).hexdigest()
-    return f"{kernel.replace(':', '.')}-{digest}.kernel"
+    digest = hashlib.blake2b(f"{kernel}{signature}{_toolchain()}".encode(), digest_size=12)
+    return f"{kernel.replace(':', '.')}-{digest.hexdigest()}.kernel"
 
 
 def _load(code: bytes) -> int:
@@ -198,7 +194,7 @@ def is_array(part: Any) -> bool:
     return isinstance(part, tuple) and bool(part) and isinstance(part[0], np.dtype)
 
 
-def _checked(run: Run, key: Key) -> tuple[Run, Pack] | None:
+def _checked(run: Run, key: Key) -> Call | None:
     """How a body is called, if it is given what a block for arguments of these types says.
 
     No two numbers of the block are the same, so that none can stand for another.

@@ -22,7 +22,7 @@ def only_object_code(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyP
 
     def checked(kernel: _native.Kernel, key: _native.Key) -> object:
         call = prepare(kernel, key)
-        assert call is not None or _native.DISABLED, f"{kernel} has no object code for {key}"
+        assert call is not None or _native.DISABLED, f"{kernel.label} has no object code for {key}"
         return call
 
     if request.path.name not in ("test_native_cache.py", "test_native_calls.py"):

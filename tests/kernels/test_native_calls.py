@@ -193,5 +193,5 @@ def test_many_threads_compile_once(compiled: list[str]) -> None:
 def test_a_kernel_exists_once_for_its_constants() -> None:
     spread = _native.variants("_codes:spread")
     assert spread(3) is spread(3) is _native.kernel("_codes:spread", 3)
-    assert str(spread(3)) == "_codes:spread-3"
+    assert spread(3).label == "_codes:spread-3"
     assert spread(3)._body() is not spread(5)._body()
