@@ -38,12 +38,13 @@ class StoredBoxes:
     def __init__(self, file: SourceFile, offset: int, itemsize: int, memory: Any) -> None:
         self._file, self._offset, self._itemsize = file, offset, itemsize
         self._memory = memory.view(np.uint8)
+        self._begin = self._memory.__array_interface__["data"][0]
         self._known: dict[Any, list[Run] | None] = {}
         self.read_bytes = 0
 
     def fill(self, base: int, strides: tuple[int, ...], place: Any) -> None:
         """The box of elements from `base` on into `place`."""
-        at = place.__array_interface__["data"][0] - self._memory.__array_interface__["data"][0]
+        at = place.__array_interface__["data"][0] - self._begin
         key = strides, place.shape, place.strides, at
         if key not in self._known:
             if len(self._known) >= _KNOWN:

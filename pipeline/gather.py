@@ -70,6 +70,7 @@ class Gatherer:
         block = stored.block_elems if stored else 1
         self._segments = stored.segments if stored else tensor.segments
         self._unit, self._elems = tensor.unit_elems // block, tensor.elems // block
+        self._has_gaps = sum(segment.elems for segment in self._segments) < self._elems
         kind = _block_kind(stored.block_bytes) if stored else element_kind(source_dtype(tensor))
         self._memory = aligned(step.batch_units * self._unit, kind)
         self._chunk = self._memory
@@ -119,7 +120,7 @@ class Gatherer:
     def _filled(self, first: int, stop: int) -> Any:
         """The output's elements `[first, stop)`, each read to its place."""
         out = self._memory[: stop - first]
-        if sum(segment.elems for segment in self._segments) < self._elems:
+        if self._has_gaps:
             out[:] = np.zeros((), out.dtype)
         for box in boxes(self._segments, first, stop):
             at = box.start - first
