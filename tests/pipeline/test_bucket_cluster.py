@@ -17,6 +17,7 @@ import distributed
 import numpy as np
 import pytest
 from buckets import KEYS, Bucket, forget_clients, free_port
+from hub import MODEL, Hub, served
 
 import anamnesis
 from anamnesis.errors import UsageError
@@ -114,9 +115,9 @@ def bucket(
     return bucket
 
 
-def convert(bucket: Bucket, cluster: Cluster, **settings: object) -> None:
+def convert(bucket: Bucket, cluster: Cluster, source: str = "", **settings: object) -> None:
     job = {
-        "inputs": [f"s3://{bucket.name}/in/model.safetensors"],
+        "inputs": [source or f"s3://{bucket.name}/in/model.safetensors"],
         "output": {
             "path": f"s3://{bucket.name}/out",
             "dtype": "bf16",
@@ -155,12 +156,21 @@ def test_from_a_bucket_through_workers_into_a_bucket(
     assert anamnesis.verify(f"s3://{bucket.name}/out")["tensors"] == 4
 
 
-def test_packed_shards_go_straight_from_workers(
-    bucket: Bucket, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("huggingface_hub")
+    with served(monkeypatch) as hub:
+        yield hub
+
+
+def test_packed_shards_go_straight_from_a_hub_to_the_bucket(
+    bucket: Bucket, cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, hub: Hub
 ) -> None:
     """Their tasks, which are large when they name many tensors, are sent by reference."""
+    hub.files = {"model.safetensors": (tmp_path / "whole.safetensors").read_bytes()}
     for _ in range(2):
-        cluster.worker()
+        cluster.worker(HF_ENDPOINT=hub.url)
     monkeypatch.setattr(referred, "TASK_PIECES", 0)
     monkeypatch.setattr(referred, "MOST_BYTES", 0)
     sent: list[object] = []
@@ -173,7 +183,7 @@ def test_packed_shards_go_straight_from_workers(
     monkeypatch.setattr(distributed.Client, "submit", noted)
     local = {"to": "parquet", "dtype": "bf16", "max_shard_size": "9MB"}
     anamnesis.convert(tmp_path / "whole.safetensors", tmp_path / "packed", **local)
-    convert(bucket, cluster, format="parquet")
+    convert(bucket, cluster, f"hf://{MODEL}@main", format="parquet")
     assert differences(bucket, tmp_path / "packed") == []
     assert cluster.written() == []
     assert len(sent) == 3
