@@ -150,9 +150,9 @@ def tower_dtype(tower: Tower, tensor: Tensor, outtype: str) -> str:
         return "F16"
     if len(tensor.shape) < 2 or any(fnmatchcase(tensor.name, name) for name in tower.single):
         return "F32"
-    if tensor.name.startswith((*_PATCHES, *tower.patches)) and outtype != "f16":
-        return "F32"
-    return outtype.upper()
+    if tensor.name.startswith((*_PATCHES, *tower.patches)):
+        return "F16" if outtype == "f16" else "F32"
+    return outtype.upper() if tensor.name.endswith(".weight") else "F32"
 
 
 def _tower(name: str, config: Mapping[str, Any], model: Model) -> Tower:

@@ -239,6 +239,11 @@ def test_internvl_s_tower_has_one_file_whatever_its_folder_calls_it(
     assert sorted(found) == [*(f"v.blk.0.attn_{name}.weight" for name in "kqv"), "v.class_embd"]
     for number, name in enumerate("qkv"):
         assert np.array_equal(found[f"v.blk.0.attn_{name}.weight"], parts[number])
+    anamnesis.convert(tmp_path / "hf", tmp_path / "half.gguf", to="gguf", names="mmproj")
+    half = gguf.GGUFReader(str(tmp_path / "half.gguf"))
+    types = {t.name: t.tensor_type.name for t in half.tensors}
+    assert types.pop("v.class_embd") == "F32"  # though it has three dimensions
+    assert set(types.values()) == {"BF16"}
     sizes = {"projection_dim": 6, "image_size": 28, "projector.scale_factor": 2}
     for key, value in sizes.items():
         assert reader.fields[f"clip.vision.{key}"].contents() == value
