@@ -32,14 +32,15 @@ _VALUED = re.compile(
     r"(?!weight_scale_semantics$|act|in(put)?_|kv|out(put)?_)(.*_)?"
     r"(companding|complement|codebook|divisor|exponent|formula|inverse|lookup_table|lut|multiplier|"
     r"non_?linear|offset|outliers?|post_?(process|scale)|pre_?(process|scale)|reciprocal|residual|"
-    r"semantics|sign|signed)(_.*)?|dequant(_(fn|formula|function))?"
+    r"semantics|sign|signed)(_.*)?|dequant(_(fn|formula|function))?|"
+    r"(weights?_)?(compression|delta|encrypt(ed|ion)|entropy_cod(ed|er|ing)|lora|low_?rank|svd)(_(rank|path))?"
 )
 _OF_WEIGHTS = re.compile(r".*(basis|preprocess|quant|weight).*")  # in a model's configuration
 _POSITIONS = re.compile(r".*(rotary|rope|rotate_half).*")  # of queries and keys, not of weights
 _NAMING = re.compile(r".*(algo|basis|kind|method|mode|name|preprocess|transform|type).*")
 _ARRANGING = re.compile(r".*(format|layout|mode|order).*")
 _ORDERS_READ = ("torchao",)  # whose scheme heeds what its tensors say of their order
-_BOOKS_READ = ("aqlm", "exl3", "higgs", "sdnq", "spqr", "squeezellm", "vptq")
+_BOOKS_READ = ("aqlm", "exl3", "higgs", "sdnq", "spqr", "squeezellm", "svdquant", "vptq")
 _NOTHING = ("", "false", "no", "none", "null")
 _SWITCHES = ("enable", "enabled", "is_enabled")
 _DEPTH = 32

@@ -213,6 +213,10 @@ def _further(one: Stated, block: Mapping[Any, Any], where: str, depth: int) -> I
                 yield Stated(canonical(value[:200]), path, value[:80], block)
             continue
         parts = value if isinstance(value, list) else [value]
+        for said in parts:  # `methods: […]`
+            singular = isinstance(said, str) and str(name).removesuffix("s")
+            if singular and names_layers_method(singular, said, in_block=True):
+                yield Stated(canonical(said[:200]), path, said[:80], block)
         if depth < _DEPTH and not is_of_others(str(name)):
             for part in parts:
                 if isinstance(part, Mapping) and not isinstance(part.get("quant_method"), str):
