@@ -28,6 +28,15 @@ def int4(rows: int, columns: int) -> Layer:
     return _torchao("Int4Tensor", parts, block_size=[1, GROUP], shape=[rows, columns])
 
 
+def int4_plain(rows: int, columns: int) -> Layer:
+    """As an XPU stores it."""
+    codes, groups = _bytes(rows, columns // 2).view("<i4"), columns // GROUP
+    zeros = (_bytes(groups, rows) % 16).astype(np.int8)
+    scale = "BF16", _bf16(_small(groups, rows))
+    parts = {"qdata": ("I32", codes), "scale": scale, "zero_point": ("I8", zeros)}
+    return _torchao("Int4PlainInt32Tensor", parts, block_size=[1, GROUP], shape=[rows, columns])
+
+
 def int4_tiles(rows: int, columns: int) -> Layer:
     """In NVIDIA's tiles, whose groups have codes 0 and 15, as these are told from AMD's by."""
     codes = _bytes(rows // 8, columns // 128, 32, 16)

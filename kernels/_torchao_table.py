@@ -12,6 +12,14 @@ TORCHAO: dict[str, Encoding] = {
         goal=0.35,
         cases=(Bench("torchao int4 g128", "torchao_layers:int4"),),
     ),
+    "torchao-int4-plain": Encoding(
+        "torchao_plain:decode",
+        prepare="torchao_plain:prepare",
+        family="torchao",
+        scales="scale",
+        goal=0.0,
+        cases=(Bench("torchao int4 of an xpu", "torchao_layers:int4_plain"),),
+    ),
     "torchao-mxfp4-tiles": Encoding(
         "torchao:decode_tiled_mx",
         family="torchao",

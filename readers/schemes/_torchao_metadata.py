@@ -29,8 +29,8 @@ _NAMES = "tensor_names"
 _DTYPES = {"bfloat16": "BF16", "float16": "F16", "float32": "F32"}
 IMPLEMENTED = (
     "torchao's AffineQuantizedTensor (plain, or in a tensor core's tiles), Float8Tensor, "
-    "Int4Tensor, Int4TilePackedTo4dTensor, Int8Tensor, IntxUnpackedToInt8Tensor, MXTensor of FP8 "
-    "and FP4, and NVFP4Tensor"
+    "Int4PlainInt32Tensor of an XPU, Int4Tensor, Int4TilePackedTo4dTensor, Int8Tensor, "
+    "IntxUnpackedToInt8Tensor, MXTensor of FP8 and FP4, and NVFP4Tensor"
 )
 
 

@@ -5,6 +5,7 @@
 | Float8Tensor | F8 `[…, o, i]` | F32, one for each block of `block_size` | |
 | Int8Tensor | I8 `[…, o, i]` | BF16, F16 or F32, the same | `zero_point` I8, for some |
 | IntxUnpackedToInt8Tensor | the same, of 1 to 8 bits | the same | `zero_point` I8 |
+| Int4PlainInt32Tensor | I32 `[o, i / 8]` | `[groups, o]` | `zero_point` I8, the same |
 | Int4Tensor | I8 `[…, o, i / 2]`, low half first | `[…, groups, o]` | `zero_point`, the same |
 | MXTensor | F8, or U8 `[…, o, i / 2]` of FP4 | F8_E8M0 `[…, o, i / 32]` | |
 | NVFP4Tensor | U8 `[…, o, i / 2]` | F8_E4M3 `[…, o, i / 16]` | `per_tensor_scale` F32, for some |
@@ -32,6 +33,7 @@ from anamnesis.readers.schemes._onnx_linear import Layer, assemble
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._torchao_metadata import Described, described
 from anamnesis.readers.schemes._torchao_pickled import AFFINE, TILED
+from anamnesis.readers.schemes._torchao_plain import plain_int32
 from anamnesis.readers.schemes.base import Ledger
 from anamnesis.readers.schemes.fp8 import ENCODINGS
 
@@ -279,6 +281,10 @@ def _int4(ledger: Ledger, one: Described) -> Tensor:
     )
 
 
+def _int4_plain(ledger: Ledger, one: Described) -> Tensor:
+    return plain_int32(one)
+
+
 def _mx(ledger: Ledger, one: Described) -> Tensor:
     element, size = one.dtype("elem_dtype"), one.number("block_size")
     if element not in (*_FP8, _FP4):
@@ -361,6 +367,7 @@ def _tiled(one: Described, scale: Stored, columns: int, size: int) -> None:
 _CLASSES: dict[str, Callable[[Ledger, Described], Tensor]] = {
     AFFINE: _affine,
     "Float8Tensor": _float8,
+    "Int4PlainInt32Tensor": _int4_plain,
     "Int4Tensor": _int4,
     "Int8Tensor": _int8,
     "IntxUnpackedToInt8Tensor": _intx,

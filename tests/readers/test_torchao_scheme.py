@@ -268,9 +268,9 @@ def test_refused_by_name(kind: str, parts: Any, about: Any, words: str) -> None:
         only(have, meta(kind, have, **(ABOUT[kind] | about)))
 
 
-@pytest.mark.parametrize("kind", ["Int4PlainInt32Tensor", "SomeNewTensor"])
-def test_other_classes_are_refused_by_name(kind: str) -> None:
+def test_other_classes_are_refused_by_name() -> None:
     parts: Parts = {"qdata": ("I32", (4, 8)), "scale_and_zero": ("BF16", (2, 4, 2))}
+    kind = "SomeNewTensor"
     with pytest.raises(UnsupportedError, match=f"{kind} is recognised and not implemented"):
         only(parts, meta(kind, parts, block_size=[1, 32], shape=[4, 64]))
 
