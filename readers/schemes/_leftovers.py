@@ -291,11 +291,17 @@ class Rule:
     def _scale(self, stored: Stored, part: str) -> bool:
         """Whether it is a scale without codes: `act.scales` of AWQ, `k_proj.scale` by itself.
 
-        Beside floats called `weight` one of several (`scales`, `zeros`) makes these codes, too.
+        Beside floats called `weight` one of several (`scales`, `zeros`) makes these codes, too, and
+        so does one number a row, or a group, in a dimension of its own: `[rows, 1]`.
         """
         module = stored.name.rpartition(".")[0]
         of_layer = part in _ONE_SCALE and module.endswith("proj")
         of_inputs = part in _ONE_SCALE and is_activation(module) and math.prod(stored.shape) > 1
+        if part in _ONE_SCALE and len(stored.shape) > 1 and stored.shape[-1] == 1:
+            weight = self._ledger.container.stored.get(f"{module}.weight")
+            rows = weight.shape[:1] if weight is not None and len(weight.shape) > 1 else ()
+            if rows == stored.shape[:1]:
+                return True
         parts = self._tree().parts[module] if of_layer or of_inputs or part in SCALES else {}
         return len(parts) == 1 or (part in SCALES and "weight" in parts)
 

@@ -143,6 +143,9 @@ def test_refused_by_name(parts: Parts, settings: Any, words: str) -> None:
 def test_floats_beside_a_scale_are_codes_where_the_kind_is_theirs() -> None:
     parts: Parts = {"weight": ("F16", (16, 64)), "scale": ("F32", (16, 1)), "zero_point": NONE}
     assert only(parts, weights_dtype="fp16").scheme == "sdnq"
+    with pytest.raises(FormatError, match="no scheme consumed"):
+        only(parts, weights_dtype="int8")
+    parts = parts | {"scale": ("F32", (16,))}
     assert only(parts, weights_dtype="int8").scheme == "passthrough"  # a layer left alone
 
 
