@@ -48,5 +48,6 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         or out.shape != (rows * inputs,)
     ):
         raise ValueError(f"payload {codes.shape}, scale {scales.shape}, zeros {zeros.shape}")
-    lines = (numbers(np.ascontiguousarray(array.T)) for array in (zeros, scales))
-    decode_rows(affine, groups, codes, *lines, out)
+    # As `decode_rows` takes them: a line a row.
+    subtracted, factors = (np.ascontiguousarray(array.T) for array in (zeros, scales))
+    decode_rows(affine, groups, codes, numbers(subtracted), numbers(factors), out)
