@@ -114,7 +114,9 @@ def same(found: dict[str, Any], expected: dict[str, Any]) -> bool:
 def test_every_executor_writes_the_same_bytes(made: Made, tmp_path: Path) -> None:
     source, expected = made
     written = {}
-    for name in EXECUTORS:
+    transposed = any(name.startswith("transformer.") for name in expected)
+    # A cluster starts for seconds: one of both kinds goes through it.
+    for name in EXECUTORS if transposed else ("serial", "threads"):
         out = tmp_path / name
         threads = 1 if name == "serial" else 2
         anamnesis.convert(
