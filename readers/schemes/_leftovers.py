@@ -163,6 +163,8 @@ class Rule:
         llama.cpp multiplies what comes out of a layer by its `scale`, which is NVFP4's as a rule
         and was BitNet's; Gemma 4's experts have one that is their router's.
         """
+        if stored.dtype in _FLOATS and not self._blocks:
+            return None
         module, _, part = stored.name.rpartition(".")
         if stored.dtype == "I8" and len(stored.shape) > 1:
             scales = (f"{module}.{name}" for name in (*sorted(_ONE_SCALE), *sorted(SCALES)))
@@ -183,11 +185,13 @@ class Rule:
         return row if row.dropped else None
 
     @cached_property
+    def _blocks(self) -> bool:
+        return any(tensor.quantised for tensor in self._ledger.tensors.values())
+
+    @cached_property
     def _moving(self) -> bool:
         """Whether a tensor of a GGUF of blocks may move inputs by its name."""
-        tensors = self._ledger.tensors
-        blocks = any(tensor.quantised for tensor in tensors.values())
-        names = "\n".join(self._ledger.container.stored) + "\n" if blocks else ""
+        names = "\n".join(self._ledger.container.stored) + "\n" if self._blocks else ""
         return "_rot." in names or may_move(names)
 
     def _beside_blocks(self, module: str, part: str) -> str | None:
