@@ -117,7 +117,7 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
         + amounts.output.ends * assumed.latency / min(COMMITS, max(1, amounts.out_files)),
         "end": _ending(amounts, assumed, threads),
     }
-    line_seconds = max(parts["read"], parts["write"]) + parts["wait"]
+    line_seconds = _moving(amounts, assumed, parts) + parts["wait"]
     together = max(line_seconds, *(parts[name] for name in ("decode", "schedule", "join")))
     alone = sum(parts[name] for name in ("start", "open", "plan", "end"))
     gets, puts = amounts.gets + amounts.opening + amounts.output.reads, amounts.output.writes
@@ -125,6 +125,21 @@ def estimate(amounts: Amounts, threads: int, assumed: Assumed) -> Estimate:
     if assumed.priced:
         cost = (gets * (assumed.price_get or 0) + puts * (assumed.price_put or 0)) / 1000
     return Estimate(alone + together, parts, gets, puts, cost)
+
+
+def _moving(amounts: Amounts, assumed: Assumed, parts: dict[str, float]) -> float:
+    """Reading and sending at a time.
+
+    A worker sends nothing of a task before its first part is full, and reads nothing of the next
+    one before its last part is sent.
+    """
+    reading, sending = parts["read"], parts["write"]
+    if assumed.workers and amounts.put_bytes:
+        share = min(1.0, PART_BYTES * amounts.tasks / amounts.put_bytes)
+        line = assumed.bandwidth * assumed.workers
+        reading += share * amounts.put_bytes / line
+        sending += share * amounts.get_bytes / line
+    return max(reading, sending)
 
 
 def _sending(amounts: Amounts, assumed: Assumed) -> float:

@@ -3,8 +3,9 @@
 `python tests/pipeline/network_lab.py [MB] [RATE] [WORKERS…]` (as root) starts an S3 server, a
 scheduler, workers and a client in network name spaces and root folders of their own. Each worker's
 line has RATE (in tc's words, 64mbit) each way, so that lines are the limit and not this machine's
-processors, and every request to the store takes 50 ms more. Prints a line of JSON for each number
-of workers: seconds of the run, MB/s of output, peaks, and bytes on the workers' disks.
+processors, and every request to the store takes 50 ms more; `2x4` is two workers of four threads.
+Prints a line of JSON for each number of workers: seconds of the run, MB/s of output, peaks, and
+bytes on the workers' disks.
 """
 
 from __future__ import annotations
@@ -73,7 +74,7 @@ def server(made: Network) -> str:
     return f"http://{address}:5000"
 
 
-def cluster(made: Network, endpoint: str, workers: int, rate: str = "") -> str:
+def cluster(made: Network, endpoint: str, workers: int, rate: str = "", threads: int = 1) -> str:
     """Start a scheduler and workers; the scheduler's address."""
     space, address = made.space()
     dask, keys = "distributed.cli.dask_", {**KEYS, "AWS_ENDPOINT_URL": endpoint}
@@ -84,9 +85,9 @@ def cluster(made: Network, endpoint: str, workers: int, rate: str = "") -> str:
     wait_for(address, 8786)
     for _ in range(workers):
         own, at = made.space(rate)
-        more = ("--host", at, "--nthreads", "1", "--memory-limit", "0", "--no-nanny", *quiet)
+        more = ("--host", at, "--nthreads", str(threads), "--memory-limit", "0", "--no-nanny")
         at_scheduler = f"tcp://{address}:8786"
-        made.start(own, sys.executable, "-m", f"{dask}worker", at_scheduler, *more, **keys)
+        made.start(own, sys.executable, "-m", f"{dask}worker", at_scheduler, *more, *quiet, **keys)
     return f"tcp://{address}:8786"
 
 
@@ -129,9 +130,10 @@ class Slow(Faults):
         return ""
 
 
-def main(megabytes: int, rate: str, numbers: list[int]) -> int:
+def main(megabytes: int, rate: str, numbers: list[str]) -> int:
     data = model_bytes(megabytes * 1_000_000)
-    for workers in numbers:
+    for number in numbers:
+        workers, threads = map(int, f"{number}x1".split("x")[:2])
         with (
             tempfile.TemporaryDirectory() as folder,
             network(Path(folder)) as made,
@@ -139,13 +141,13 @@ def main(megabytes: int, rate: str, numbers: list[int]) -> int:
         ):
             bucket = Bucket(endpoint, "lab")
             bucket.put("in/model.safetensors", data)
-            address = cluster(made, endpoint, workers, rate)
+            address = cluster(made, endpoint, workers, rate, threads)
             time.sleep(5)  # workers import
             own = made.processes[-workers:]
             client(made, endpoint, address, "warm", "1GB")  # drivers, kernels
             seconds, peak, said = client(made, endpoint, address, "out", "32MB")
             found = {
-                "workers": workers,
+                "workers": number,
                 "seconds": round(seconds, 1),
                 "MB/s": round(len(data) / 1e6 / max(seconds, 1e-9), 1),
                 "worker MiB": max(peak_kib(process.pid) for process in own) // 1024,
@@ -159,5 +161,5 @@ def main(megabytes: int, rate: str, numbers: list[int]) -> int:
 
 if __name__ == "__main__":
     given = sys.argv[1:]
-    counts = [int(text) for text in given[2:]] or [1, 2, 4, 8]
+    counts = given[2:] or ["1", "2", "4", "8"]
     raise SystemExit(main(int(given[0] if given else 130), (given[1:2] or ["64mbit"])[0], counts))

@@ -113,6 +113,20 @@ def test_the_client_decides_where_it_joins_the_parts() -> None:
     assert estimate(ending, 1, Assumed(64, 1.25e9, 0.05)).seconds == pytest.approx(found[0] + more)
 
 
+def test_a_task_of_one_part_is_read_and_then_sent() -> None:
+    """On a worker: nothing is sent before the first part is full. Of eight, one in eight is."""
+    amounts = Amounts(out_bytes=80 * MiB, tasks=10, files=1, gets=20, get_bytes=80 * MiB)
+    line = Assumed(1, 2e6, 0.0)
+    alone = estimate(amounts, 1, line).seconds
+    sent = replace(amounts, put_bytes=80 * MiB, output=Requests(writes=1, sends=10))
+    assert estimate(sent, 1, line).seconds - alone == pytest.approx(80 * MiB / 2e6, rel=0.02)
+    wide = replace(amounts, tasks=1, put_bytes=64 * MiB, get_bytes=64 * MiB)
+    more = 72 * MiB / 2e6 - 80 * MiB / 2e6
+    assert estimate(wide, 1, line).seconds - alone == pytest.approx(more, rel=0.02)
+    here = replace(line, workers=0)  # where the next task's bytes come meanwhile
+    assert estimate(sent, 1, here).seconds == pytest.approx(80 * MiB / 2e6, rel=0.05)
+
+
 def test_parts_are_sent_two_at_a_time() -> None:
     """A line is full where two parts take longer than an answer; a task waits for its last."""
     tasks, parts = 2086, 14 * 596
