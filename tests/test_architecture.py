@@ -336,6 +336,15 @@ def test_words_of_messages_stand_once() -> None:
         assert not found, f"{name(path)}: {found[0] if found else ''}"
 
 
+def test_the_page_says_what_every_room_holds() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    table = page.partition("| room |")[2].partition("\n\n")[0]
+    first = [row.split("|")[1] for row in table.splitlines() if row.startswith("| ")]
+    said = {one for cell in first for one in re.findall(r"`([^`]+)`", cell)}
+    modules = {p.name for p in ROOT.glob("*.py") if not p.name.startswith("__")}
+    assert {f"{room}/" for room in ROOMS} | modules <= said
+
+
 def test_no_stray_module_in_the_root() -> None:
     rooms = {
         "__init__.py",
