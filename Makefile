@@ -2,9 +2,9 @@
 PYTHON ?= python3
 VENV   := .venv
 BIN    := $(VENV)/bin
-SOURCES := $(shell git ls-files -- '*.py' 2>/dev/null || find . -name '*.py' -not -path './.venv/*')
+SOURCES := $(shell git ls-files -co --exclude-standard -- '*.py' 2>/dev/null || find . -name '*.py' -not -path './.venv/*')
 # A strict editable install links file by file, so that a new file needs a new install.
-LISTING := $(shell echo $(SOURCES) | cksum | cut -d' ' -f1)
+LISTING := $(shell echo $(sort $(SOURCES)) | cksum | cut -d' ' -f1)
 PIP     := $(BIN)/python -m pip --disable-pip-version-check -q
 # uv takes seconds where pip takes two minutes. pip installs what comes from folders that it is set up to look in.
 INSTALL := $(BIN)/uv pip install -q --compile-bytecode --python $(BIN)/python

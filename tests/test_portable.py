@@ -6,6 +6,8 @@ import ast
 import errno
 import fcntl
 import os
+import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +57,8 @@ def test_calls_that_macos_lacks_are_asked_for_first() -> None:
 # Run by every interpreter that starts with its folder on the path, the workers' too.
 _WITHOUT = f"""
 import os
+import re
+import shutil
 for name in {sorted(LINUX_ONLY)!r}:
     if hasattr(os, name):
         delattr(os, name)
@@ -176,3 +180,26 @@ def test_make_says_what_a_silent_installation_does() -> None:
     lines = done.stdout.splitlines()
     at = next(i for i, line in enumerate(lines) if " install " in line and " -e " in line)
     assert lines[at - 1].startswith('echo "installing anamnesis and its dependencies into ')
+
+
+def test_make_installs_again_for_a_file_that_is_new(tmp_path: Path) -> None:
+    """The editable install links file by file, those too that git does not know yet."""
+
+    def stamp() -> str:
+        done = subprocess.run(
+            ["make", "-n", "demo", "VENV=venv"],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return re.findall(r"venv/run-\d+", done.stdout)[-1]
+
+    shutil.copy(ROOT / "Makefile", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)
+    before = stamp()
+    (tmp_path / "scheme.py").touch()
+    new = stamp()
+    subprocess.run(["git", "-C", str(tmp_path), "add", "scheme.py"], check=True)
+    assert before != new == stamp()
