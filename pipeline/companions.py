@@ -24,6 +24,7 @@ from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.settings_files import is_yaml
 from anamnesis.readers.source import LocalFile
 from anamnesis.readers.strict_json import loads
+from anamnesis.readers.table import READERS
 from anamnesis.readers.text_links import target_of
 from anamnesis.readers.yaml_values import MOST_BYTES, read_yaml
 from anamnesis.writers.stores import store_of
@@ -33,9 +34,8 @@ MAX_BYTES = 256 * MiB
 COMPANION_BYTES = GiB  # all of them together
 _CHUNK_BYTES = MiB
 _CONFIG_FACTOR = 8  # of memory, for the text and the values of a configuration
-_WEIGHTS = frozenset(
-    ".safetensors .gguf .bin .pt .pth .ckpt .npz .npy .h5 .msgpack .onnx .arrow .part "
-    ".imatrix .index".split()
+_WEIGHTS = frozenset((".bin", ".h5", ".imatrix", ".index", ".msgpack", ".part")).union(
+    *(row.extensions for row in READERS.values())
 )
 # Of downloads that did not end: huggingface_hub, aria2, browsers, wget-likes.
 _UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial .tmp".split())

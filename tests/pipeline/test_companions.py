@@ -14,6 +14,7 @@ import anamnesis
 from anamnesis.cli.main import main
 from anamnesis.errors import LimitError
 from anamnesis.limits import Limits
+from anamnesis.readers import READERS
 from anamnesis.writers import disk
 
 MIB = 1 << 20
@@ -136,6 +137,14 @@ def test_weights_training_and_downloads_that_did_not_end_are_no_companions(
     anamnesis.remember(model, tmp_path / "out")
     assert not (tmp_path / "out" / name).exists()
     assert (tmp_path / "out" / "README.md").exists()
+
+
+def test_what_any_reader_takes_is_no_companion(model: Path, tmp_path: Path) -> None:
+    others = {f"other{end}" for row in READERS.values() for end in row.extensions}
+    for name in others:
+        (model / name).write_bytes(b"part of a model")
+    anamnesis.remember(model, tmp_path / "out")
+    assert not others & {path.name for path in (tmp_path / "out").iterdir()}
 
 
 def test_what_cannot_be_copied_is_said(
