@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import subprocess
 import sys
@@ -62,6 +63,23 @@ def test_the_tables_of_formats_are_made_of_the_codes_own() -> None:
     made = loaded("format_tables.py")
     for page in made.PAGES:
         assert page.read_text() == made.rewritten(page), page
+
+
+def test_rows_that_are_quoted_are_the_tables_own() -> None:
+    page = (ROOT / "CONTRIBUTING.md").read_text()
+    tables = ("kernels/encoders", "kernels/table", "readers/schemes/__init__", "readers/table")
+    own = {
+        (ast.unparse(key), ast.unparse(row))
+        for table in tables
+        for node in ast.walk(ast.parse((ROOT / f"{table}.py").read_text()))
+        if isinstance(node, ast.Dict)
+        for key, row in zip(node.keys, node.values, strict=True)
+        if key is not None
+    }
+    found = re.findall(r'(?:`|^)("[\w-]+"): (\w+\(.*?\))(?:`|,\n```)', page, re.M | re.S)
+    quoted = {tuple(ast.unparse(ast.parse(one, mode="eval")) for one in row) for row in found}
+    assert len(quoted) == len(tables)
+    assert quoted <= own
 
 
 def test_every_scheme_is_on_the_page_of_its_family() -> None:
