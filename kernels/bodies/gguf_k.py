@@ -41,6 +41,8 @@ def q2_k(data: Bytes, out: Array) -> None:
 
 @inline
 def _scales_q3(data: Bytes, at: int) -> Any:
+    # Scale k, of 6 bits and 32 more than it is: its low four are half k // 8 of byte k % 8,
+    # its high two bits 2 (k // 4) and up of byte 8 + k % 4.
     low, high = load8(data, at), load4(data, at + 8)
     pairs = join(join(high & 3, (high >> 2) & 3), join((high >> 4) & 3, high >> 6))
     return signed((join(low & 15, low >> 4) | (pairs << 4)) - 32)
@@ -66,6 +68,8 @@ def q3_k(data: Bytes, out: Array) -> None:
 
 @inline
 def _scales_mins(data: Bytes, at: int) -> Any:
+    # Of 6 bits each. Scales 0 to 3 are the low bits of bytes 0 to 3, minimums 0 to 3 those of 4 to
+    # 7; scale and minimum k + 4 the halves of byte k + 8, under the top bits of k and of k + 4.
     first, second, third = load4(data, at), load4(data, at + 4), load4(data, at + 8)
     scales = join(first & 63, (third & 15) | ((first >> 2) & 48))
     mins = join(second & 63, (third >> 4) | ((second >> 2) & 48))
