@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors.numpy import load_file
+from small_models import bf16
 
 import anamnesis
 from anamnesis.errors import UnsupportedError
@@ -54,13 +55,10 @@ def weights(folder: Path) -> Path:
     return names[0]
 
 
-def bf16(array: np.ndarray) -> np.ndarray:
+def bits_of(array: np.ndarray) -> np.ndarray:
     """Bits of an output tensor as BF16; dense tensors may have kept a wider dtype."""
-    if array.dtype == np.uint16 or array.dtype.name == "bfloat16":
-        return array.view(np.uint16)
-    import ml_dtypes
-
-    return array.astype(np.float32).astype(ml_dtypes.bfloat16).view(np.uint16)
+    stored = array.dtype == np.uint16 or array.dtype.name == "bfloat16"
+    return array.view(np.uint16) if stored else bf16(array)
 
 
 @pytest.mark.parametrize("layout", layouts())
@@ -76,7 +74,7 @@ def test_layout(layout: str, tmp_path: Path) -> None:
     expected = load_file(folder_of(layout) / "expected.safetensors")
     model = anamnesis.open_model(out)
     for name, bits in expected.items():
-        got = bf16(model[name].to_numpy())
+        got = bits_of(model[name].to_numpy())
         assert got.shape == bits.shape, name
         differ = got != bits
         if layout in SIGN_OF_ZERO_FREE:
