@@ -37,11 +37,11 @@ from anamnesis.readers.schemes._stated_words import (
     NOT_STATED,
     TELLING,
     canonical,
-    is_format,
     is_key,
     is_label,
     is_of_others,
     names_layers_method,
+    says_little,
     squeezed,
     tells,
 )
@@ -61,6 +61,7 @@ FILES: dict[str, str] = {
     "quantize_config.json": "gptq",
     "quanto_qmap.json": "quanto",
 }
+_OF_ONNX = ("modes", "per_model_config")  # of transformers.js's quantize_config.json, beside ONNX
 # Other names that tools may come up with: they count when they name a method.
 _SPEAKS = re.compile(r"(.*[_.-])?(de|re)?quant[a-z]*([_.-].*)?\.(json|toml|ya?ml)", re.IGNORECASE)
 INDEX = ".index."  # in the names of those that list shards
@@ -166,6 +167,8 @@ def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
 def _sidecar(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
     inner = next((config[key] for key in KEYS if isinstance(config.get(key), Mapping)), config)
     default = FILES.get(name, "")
+    if default == "gptq" and any(key in config for key in _OF_ONNX):
+        return
     for one in _blocks(name, inner, name):
         yield one if one.method else Stated(default, name, default, one.block)
 
@@ -238,7 +241,7 @@ def _block(key: str, value: object, where: str) -> Stated | None:
         method = "modelslim" if MODELSLIM.fullmatch(value) else canonical(value[:200])
         if method in NOT_STATED:
             return None
-        if key not in KEYS and is_format(value):
+        if key not in KEYS and says_little(value):
             return Stated("", where, value[:80])
         return Stated(method, where, value[:80])
     if not isinstance(value, Mapping) or not value:

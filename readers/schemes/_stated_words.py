@@ -48,10 +48,11 @@ _LABEL = "name"
 _FIELD = "quant_algo"  # of a block itself a layout's (`_details`)
 # What the latter say of any method, of none, or of a container; and of signals (audio codecs).
 _VAGUE = re.compile(
-    "affine|asym(?:metric)?|auto|block(?:wise)?|channel(?:wise)?|default|dynamic|float(?:ing)?|"
+    "affine|asym(?:metric)?|auto|block(?:wise)?|channel(?:wise)?|dynamic|float(?:ing)?|"
     "group(?:wise)?|int(?:eger)?s?|linear|mixed.*|per-.*|ptq|qat|scalar|static|sym(?:metric)?|tensor(?:wise)?|uniform|weights?(?:-only)?|"
     ".*-quantized|gem[mv].*|gptq-v[12]|huggingface|llm-?compressor|marlin|optimum.*|pth?|safetensors|transformers|"
-    "fsq|lfq|r?vq|residual-.*|vector-.*"
+    "qdq|qoperator|"  # ONNX Runtime's two ways to write a quantised graph
+    "bsq|fsq|ibq|lfq|r?vq|residual-.*|soft-?vq|vae|vector-.*"
 )
 # How scales are found, and what observers are called: under keys such as `method`, of any layout.
 _SEARCH = re.compile(
@@ -93,7 +94,7 @@ _NUMBERS = re.compile(
 )
 MODELSLIM = re.compile(r"w8a(8|16)(_dynamic|_mix)?", re.IGNORECASE)  # `quantize: w8a8_dynamic`
 NOT_STATED = frozenset(
-    "0 bf16 bfloat16 dense f16 f32 false float16 float32 fp16 fp32 full n/a no none null "
+    "0 bf16 bfloat16 default dense f16 f32 false float16 float32 fp16 fp32 full n/a no none null "
     "original unquantized".split()
 ) | {""}
 
@@ -166,6 +167,11 @@ def is_key(key: str, value: object) -> bool:
         return isinstance(value, Mapping) and any(k in value for k in ("quant_method", *TELLING))
     whole = squeezed(key).replace(".", "")  # quantization.method
     return any(_SPELLING.fullmatch(one) for one in (text, whole)) or key.endswith(ENDINGS)
+
+
+def says_little(text: str) -> bool:
+    """Whether a text says that something is quantised, and not by which method."""
+    return is_format(text) or _VAGUE.fullmatch(canonical(text[:200])) is not None
 
 
 def tells(name: str, text: str, *, whole_file: bool) -> bool:

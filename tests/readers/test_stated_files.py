@@ -10,6 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from layer_parts import DENSE
+from small_models import resolved
 
 import anamnesis
 from anamnesis.errors import UnsupportedError
@@ -218,3 +220,38 @@ def test_a_block_names_its_method_under_any_key(key: str) -> None:
 def test_words_of_every_method_are_no_method(block: dict[str, Any]) -> None:
     (one,) = stated({"config.json": {"quantization_config": block}}, {})
     assert one.method == ""
+
+
+ORT = {"is_static": False, "format": "QOperator", "mode": "IntegerOps", "weights_dtype": "QInt8"}
+
+
+@pytest.mark.parametrize(
+    ("file", "config"),
+    [
+        ("ort_config.json", {"quantization": ORT}),  # optimum's, beside what ONNX Runtime runs
+        ("ort_config.json", {"quantization": {**ORT, "format": "QDQ", "mode": "QLinearOps"}}),
+        ("quantize_config.json", {"modes": ["q8", "q4f16", "bnb4"], "quant_type": 1}),
+        ("quantize_config.json", {"per_model_config": {"model": {"weight_type": "QInt8"}}}),
+        ("openvino_config.json", {"quantization_config": {"bits": 8, "quant_method": "default"}}),
+    ],
+)
+def test_settings_of_graphs_beside_a_model_state_no_method(file: str, config: Any) -> None:
+    assert stated({file: config}, {}) == ()
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"model": {"vq_model": {"codebook_size": 64, "quantize_mode": "vq"}}},  # TiTok
+        {"quantize_mode": "softvq"},
+        {"quantize_type": "LFQ"},
+        {"quant_type": "bsq"},
+        {"quantization_mode": "affine"},  # MLX's word
+    ],
+)
+def test_kinds_that_name_no_method_are_not_refused(config: Any) -> None:
+    """Codebooks of images and sounds among them: integers are still no dense weights."""
+    configs = {"config.json": config}
+    assert "m.weight" in resolved(DENSE, configs=configs).tensors
+    with pytest.raises(UnsupportedError):
+        resolved({"m.table": ("I32", (8, 8))}, configs=configs)
