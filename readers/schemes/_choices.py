@@ -91,7 +91,8 @@ def _note_modes(ledger: Ledger, decoded: _Decoded) -> None:
     """MLX's modes with U8 scales, where the configuration names another, or none: then affine."""
     blocks = [one.block for one in ledger.stated]
     blocks += [own for block in blocks for own in block.values() if isinstance(own, Mapping)]
-    modes = {str(block["mode"]) for block in blocks if block.get("mode")} or {"affine"}
+    modes = {str(block["mode"]) for block in blocks if block.get("mode")}
+    modes = modes | {one.named for one in ledger.stated if f"mlx-{one.named}" in _MLX} or {"affine"}
     other = decoded.of(*(scheme for scheme in _MLX if scheme.removeprefix("mlx-") not in modes))
     if ledger.stated:
         said = f"and the configuration says mode {', '.join(sorted(modes))}, or none"

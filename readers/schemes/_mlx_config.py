@@ -6,8 +6,11 @@
 
 mlx-lm writes the same block again as `quantization_config`, without a `quant_method`; transformers
 writes `quantization_config` with `quant_method: metal`. A path's own settings come before the
-checkpoint's. Sources: https://github.com/ml-explore/mlx-lm mlx_lm/utils.py (`load_model`,
-`quantize_model`); transformers utils/quantization_config.py (`MetalConfig`).
+checkpoint's. mflux has no config: each of its files says in its metadata `quantization_level: "4"`,
+and in some `quantization_mode` and `quantization_group_size`; a group is 64 where none is said.
+Sources: https://github.com/ml-explore/mlx-lm mlx_lm/utils.py (`load_model`, `quantize_model`);
+transformers utils/quantization_config.py (`MetalConfig`); https://github.com/filipstrand/mflux
+(`QwenModelSaver`, `QuantizationConfig`).
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from anamnesis.readers.schemes.base import Ledger
 BITS = (1, 2, 3, 4, 5, 6, 8)
 _KEYS = ("quantization", "quantization_config")
 _METHODS = (None, "", "mlx", "metal")
+_MFLUX = ("quantization_level", "quantization_group_size")
+_MFLUX_GROUP = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,9 @@ def stated(ledger: Ledger) -> Stated:
     for one in ledger.stated:  # a file by itself says it in its metadata
         if one.method == "mlx" and one.where.startswith("metadata"):
             return _of(one.block, f"{ledger.container.files[0].path}: {one.where}")
+    bits, size = (str(ledger.container.metadata.get(key)) for key in _MFLUX)
+    if bits in map(str, BITS):
+        return Stated(Hint(int(size) if size.isdecimal() else _MFLUX_GROUP, int(bits)), found=True)
     return Stated()
 
 

@@ -138,3 +138,31 @@ def test_mlx_layers_that_read_a_part_are_settled_by_a_second_sign(
     found = resolved(parts, configs={"config.json": by(8, 32, **config)})
     assert found.tensors[f"m.{layer}.weight"].params["bits"] == bits
     assert any(layer in note for note in found.notes)
+
+
+@pytest.mark.parametrize(
+    ("level", "more", "bits"),
+    [
+        ("8", {"mflux_version": "0.9.0"}, 8),
+        ("4", {"quantization_mode": "affine", "quantization_group_size": "128"}, 4),
+        ("8", {"quantization_mode": "affine", "quantization_group_size": "None"}, 8),
+    ],
+)
+def test_mflux_says_the_bits_in_the_metadata_of_its_files(
+    level: str, more: dict[str, str], bits: int
+) -> None:
+    """32 words of two groups are 8 bits in groups of 64, or 4 in groups of 128."""
+    parts: dict[str, Any] = {"m.to_q.weight": ("U32", (24, 32))}
+    parts["m.to_q.scales"] = parts["m.to_q.biases"] = ("BF16", (24, 2))
+    found = resolved(parts, metadata={"quantization_level": level, **more})
+    assert found.tensors["m.to_q.weight"].params["bits"] == bits
+    assert not found.notes
+
+
+def test_mflux_names_the_mode_of_floats_in_metadata() -> None:
+    parts: dict[str, Any] = {"m.to_q.weight": ("U32", (24, 16)), "m.to_q.scales": ("U8", (24, 4))}
+    about = {"quantization_level": "4", "quantization_mode": "mxfp4"}
+    found = resolved(parts, metadata=about)
+    assert found.tensors["m.to_q.weight"].scheme == "mlx-mxfp4"
+    assert not found.notes
+    assert resolved(parts, metadata={**about, "quantization_mode": "nvfp4"}).notes
