@@ -23,7 +23,12 @@ from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers, note_numbers
 from anamnesis.readers.schemes._conv1d import find_conv1d
 from anamnesis.readers.schemes._ct_transform import undo_transforms
-from anamnesis.readers.schemes._details import check_codes, check_details, check_numbers
+from anamnesis.readers.schemes._details import (
+    check_codes,
+    check_details,
+    check_numbers,
+    note_layers,
+)
 from anamnesis.readers.schemes._empty import note_empty
 from anamnesis.readers.schemes._left_alone import note_left_alone
 from anamnesis.readers.schemes._other_formats import note_formats
@@ -203,6 +208,7 @@ def resolve(ledger: Ledger) -> None:
     note_widths(ledger)
     note_groups(ledger)
     note_left_alone(ledger)
+    note_layers(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented, METHODS)
     note_integers(ledger)

@@ -196,6 +196,27 @@ def _of_weights(stated: Stated, key: str) -> set[str]:
     return found
 
 
+def note_layers(ledger: Ledger) -> None:
+    """Add a note on what BitNet's layers do as they run and a dense layer in their place does not.
+
+    Weights that are floats are rounded to three values there, with `quantization_mode: online`
+    (microsoft/bitnet-b1.58-2B-4T-bf16); `use_rms_norm` has them norm their inputs.
+    """
+    for stated in ledger.stated:
+        settings = (stated.block.get("linear_class"), stated.block.get("quantization_mode"))
+        online = settings == ("autobitlinear", "online")
+        found = [
+            *(("rounds its floats to three values",) if online else ()),
+            *(("norms its inputs",) if stated.block.get("use_rms_norm") is True else ()),
+        ]
+        if stated.method == "bitnet" and found:
+            ledger.note(
+                f"{ledger.container.files[0].path}: its {stated}: a layer {' and '.join(found)} as "
+                "it runs, which is not part of the weights; what loads them as those of an "
+                "ordinary Linear computes other numbers"
+            )
+
+
 def check_codes(ledger: Ledger) -> None:
     """Raise UnsupportedError for FP8 stored as one of E4M3 and E5M2 and stated as the other.
 

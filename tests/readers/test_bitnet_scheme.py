@@ -138,3 +138,23 @@ def test_other_methods_are_not_taken_for_it(tmp_path: Path) -> None:
 def test_stacks_of_matrices_are_left_over(tmp_path: Path) -> None:
     with pytest.raises(AnamnesisError):
         load_model(str(model(tmp_path, {"m.weight": PACKED[None], "m.weight_scale": SCALE})))
+
+
+@pytest.mark.parametrize(
+    ("more", "dense", "said"),
+    [
+        ({"quantization_mode": "online"}, True, "a layer rounds its floats to three values as"),
+        ({"use_rms_norm": True}, False, "a layer norms its inputs as"),
+        ({"quantization_mode": "online", "use_rms_norm": True}, True, "values and norms its"),
+        ({"linear_class": "bitlinear", "quantization_mode": "online"}, False, ""),
+        ({"use_rms_norm": False}, True, ""),
+    ],
+)
+def test_what_layers_do_as_they_run_is_noted(
+    more: Any, dense: bool, said: str, tmp_path: Path
+) -> None:
+    """Floats that online layers round are dense, and not what the model multiplies by."""
+    weight = np.ones((24, 40), ml_dtypes.bfloat16)
+    tensors = {"m.q_proj.weight": weight} if dense else pair()
+    notes = load_model(str(model(tmp_path, tensors, BITNET | more))).notes
+    assert [said in note for note in notes] == [True] * bool(said)
