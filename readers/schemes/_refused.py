@@ -47,7 +47,12 @@ REFUSED: dict[str, Refused] = {
         "its codes lie in the order of a kernel that a table inside the package names",
         "the flute-kernel package can load it on a GPU",
     ),
-    "qtip": Refused("QTIP", "its codes are paths in a trellis", "qtip's own code can decode it"),
+    "qtip": Refused(
+        "QTIP",
+        "its codes are paths in a trellis",
+        "qtip's own code can decode it",
+        (("SU", "SV", "trellis"),),
+    ),
     "quip": Refused(
         "QuIP#",
         "lattice codes in a basis that mixes all rows and all columns of a matrix",

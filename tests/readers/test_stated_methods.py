@@ -175,6 +175,10 @@ def test_spellings_of_a_method_are_one(method: str) -> None:
     ("parts", "title"),
     [
         (QUIP, "QuIP#"),
+        (
+            {"m.trellis": ("I16", (64, 16)), "m.SU": ("F16", (32,)), "m.SV": ("F32", (32,))},
+            "QTIP",
+        ),
         ({"m.weight": ("I8", (64, 32)), "m.weight_scales": ("F16", (32,))}, "EETQ"),
         (
             {
