@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from anamnesis.errors import FormatError, UnsupportedError
-from anamnesis.readers.schemes._errors import where
+from anamnesis.readers.schemes._errors import first_of, where
 from anamnesis.readers.schemes._stated import Stated, texts
 from anamnesis.readers.schemes._stated_words import is_of_others
 from anamnesis.readers.schemes.base import Ledger
@@ -151,6 +151,7 @@ DETAILS: dict[str, tuple[Detail, ...]] = {
 }
 
 _CT_INTEGERS = ("ct-int-quantized", "ct-pack-quantized")
+_GROUPED = frozenset(("True", "dynamic", "group"))  # by the size of their inputs' activations
 _FOUR_BIT_FLOATS = ("mxfp4", "mxfp6", "nvfp4")
 
 
@@ -163,6 +164,7 @@ def check_numbers(ledger: Ledger) -> None:
     """
     for stated in ledger.stated:
         kinds, symmetric = _of_weights(stated, "type"), _of_weights(stated, "symmetric")
+        _note_order(ledger, stated)
         for tensor in ledger.tensors.values() if len(kinds) == 1 else ():
             payload = tensor.components[0].stored
             integers = tensor.scheme in _CT_INTEGERS
@@ -184,6 +186,23 @@ def check_numbers(ledger: Ledger) -> None:
                     f"{where(payload)}: used with the zero points beside it, while its {stated} "
                     "says that all weights are symmetric"
                 )
+
+
+def _note_order(ledger: Ledger, stated: Stated) -> None:
+    """Add a note where inputs are said to be grouped by their activations, and none says how."""
+    said = _of_weights(stated, "actorder")
+    found = [
+        tensor
+        for tensor in ledger.tensors.values()
+        if said and said <= _GROUPED
+        if tensor.scheme in _CT_INTEGERS and tensor.params.get("act_order") is False
+        if tensor.components[1].stored.shape[-1] > 1
+    ]
+    if found:
+        ledger.note(
+            f"{first_of(found)}: no weight_g_idx beside it, and its {stated} says actorder "
+            f"{min(said)}: inputs were taken in groups in their order"
+        )
 
 
 def _of_weights(stated: Stated, key: str) -> set[str]:

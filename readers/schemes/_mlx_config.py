@@ -57,14 +57,22 @@ class Stated:
 
 def stated(ledger: Ledger) -> Stated:
     """The config's settings; raises FormatError for values that no tool could have written."""
-    config = ledger.configs.get("config.json", {})
+    config, path = ledger.configs.get("config.json", {}), ledger.container.files[0].path
+    found: list[tuple[str, Mapping[str, Any]]] = []
     for holder in (config, config.get("text_config"), config.get("language_config")):
-        if not isinstance(holder, Mapping):
-            continue
         for key in _KEYS:
-            block = holder.get(key)
+            block = holder.get(key) if isinstance(holder, Mapping) else None
             if isinstance(block, Mapping) and block.get("quant_method") in _METHODS:
-                return _of(block, f"{ledger.container.files[0].path}: {key} of its config.json")
+                found.append((key, block))
+    if found:
+        key, block = found[0]
+        said = [{k: other[k] for k in ("bits", "group_size") if other.get(k)} for _, other in found]
+        if any(said[0].get(k, value) != value for other in said for k, value in other.items()):
+            ledger.note(
+                f"{path}: its config.json states {' and '.join(map(str, said))} for MLX's layers; "
+                f"those of {key} come first, as in mlx-lm"
+            )
+        return _of(block, f"{path}: {key} of its config.json")
     for one in ledger.stated:  # a file by itself says it in its metadata
         if one.method == "mlx" and one.where.startswith("metadata"):
             return _of(one.block, f"{ledger.container.files[0].path}: {one.where}")

@@ -103,3 +103,36 @@ def test_a_scale_of_a_shard_s_own_beside_that_of_the_table_is_noted() -> None:
     assert notes(shared, config) == []
     (note,) = notes({**shared, "t.shard_1.weight_scale": ("F32", (1,))}, config)
     assert "'t.shard_1.weight' (F8_E4M3 [8, 16]): decoded with the scale of its own" in note
+
+
+@pytest.mark.parametrize(
+    ("order", "more", "said"),
+    [
+        ("group", {}, True),
+        (True, {}, True),
+        ("group", {"l.q.weight_g_idx": ("I32", (64,))}, False),
+        ("weight", {}, False),
+        (None, {}, False),
+    ],
+)
+def test_an_order_of_inputs_that_nothing_holds_is_noted(order: Any, more: Any, said: bool) -> None:
+    weights = {"num_bits": 8, "type": "int", "symmetric": True, "strategy": "group"}
+    group = {"targets": ["Linear"], "weights": {**weights, "group_size": 32, "actorder": order}}
+    parts = {"l.q.weight": ("I8", (32, 64)), "l.q.weight_scale": ("BF16", (32, 2)), **more}
+    about = {"quant_method": "compressed-tensors", "config_groups": {"g": group}}
+    found = notes(parts, {"quantization_config": {**about, "format": "int-quantized"}})
+    assert ["no weight_g_idx beside it" in note for note in found] == [True] * said
+
+
+@pytest.mark.parametrize(
+    ("bits", "size", "said"), [(4, 64, False), (8, 32, True), (None, 64, False)]
+)
+def test_two_blocks_of_mlx_that_differ_are_noted(bits: Any, size: int, said: bool) -> None:
+    parts = {f"l.q.{part}": ("F16", (32, 2)) for part in ("scales", "biases")}
+    parts["l.q.weight"] = ("U32", (32, 16))
+    first, other = {"bits": 4, "group_size": 64}, {"group_size": size}
+    config = {
+        "quantization": first,
+        "quantization_config": {"bits": bits, **other} if bits else other,
+    }
+    assert [str(first) in note for note in notes(parts, config)] == [True] * said
