@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,6 +15,7 @@ from anamnesis.limits import Allow, GiB, Limits
 from anamnesis.words import meant
 
 DTYPES = ("bf16", "f16", "f32")
+_OVERRIDE = re.compile("(?:int|float|bool|str):")  # of llama.cpp's --override-kv
 _USUAL = Limits()
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -96,7 +98,7 @@ scheduler_of_job_flag = _scheduler_flag("what JOB says")
 key_value_flag = click.option(
     "--gguf-kv",
     multiple=True,
-    metavar="KEY=VALUE",
+    metavar="KEY[:TYPE]=VALUE",
     help="Add or change a key/value of a GGUF output; @FILE.json holds many.",
     show_default="those of the model",
 )
@@ -214,6 +216,11 @@ def key_values_from(given: Sequence[str]) -> dict[str, Any]:
         key, equals, value = text.partition("=")
         if not equals or not key:
             raise UsageError(f"--gguf-kv {text!r:.100}: allowed: KEY=VALUE, or @FILE.json")
+        if _OVERRIDE.match(value) and ":" not in key:
+            raise UsageError(
+                f"--gguf-kv {text!r:.100}: a type goes behind the key, as in KEY:uint32=5, and "
+                "KEY:string=… is text as it stands"
+            )
         try:
             found[key] = json.loads(value)
         except ValueError:

@@ -143,9 +143,14 @@ def typed(key: str, value: Any) -> KeyValue:
         return KeyValue(STRING, value)
     if not isinstance(value, (int, float)):
         raise TypeError(f"found {value!r:.100}")
-    if isinstance(value, float) or _FLOAT_KEYS.fullmatch(key):
+    if isinstance(value, float) or reads_float(key):
         return KeyValue(_FLOAT32, float(value))
     return KeyValue(_UINT32, int(value))
+
+
+def reads_float(key: str) -> bool:
+    """Whether llama.cpp reads a float32 at a key, which a whole number may stand for."""
+    return _FLOAT_KEYS.fullmatch(key) is not None
 
 
 def generated(keys: Keys, config: Mapping[str, Any], where: str) -> Factors:

@@ -9,14 +9,17 @@ from typing import Any
 from anamnesis.errors import UsageError
 from anamnesis.limits import Limits
 from anamnesis.names.about import about
+from anamnesis.names.gguf_config import reads_float
 from anamnesis.readers.gguf_fields import read_key_values
-from anamnesis.readers.gguf_types import ARRAY, NUMBERS, STRING, KeyValue
+from anamnesis.readers.gguf_types import ARRAY, BOOL, FLOAT32, NUMBERS, STRING, KeyValue
 from anamnesis.readers.llamafile import open_inside
 from anamnesis.readers.model import Model
 
 _FILE_TYPES = {"f32": 0, "f16": 1, "bf16": 32}  # of llama_ftype
 _ALIGNMENT, _SPLIT = "general.alignment", "split."
-_UINT32, _INT32, _FLOAT32, _BOOL = 4, 5, 6, 7
+_UINT32, _INT32, _UINT64, _INT64 = 4, 5, 10, 11
+_PLAIN = (bool, int, float, str)
+_TYPES = {"string": STRING, **{name: type_id for type_id, (name, _) in NUMBERS.items()}}
 
 
 def described(
@@ -63,34 +66,45 @@ def key_values(model: Model, dtype: str, limits: Limits) -> dict[str, KeyValue]:
 def changed(found: Mapping[str, KeyValue], given: Mapping[str, Any]) -> dict[str, KeyValue]:
     """The same with the caller's own, which keep the type of a key that is there.
 
-    A new key's type is that of the value: bool, int32 (int64 where it must), float32, string, or an
-    array of one of these. Raises UsageError for a value that has none, or does not fit, and for
-    keys that say where the data of a file lies.
+    A new key's type is the one that llama.cpp reads: bool, string, float32, or uint32 (uint64 where
+    it must, int32 or int64 below 0); whole numbers of a list are int32 (or int64). A key that ends
+    with `:TYPE` has that type, as GGUF calls it, or is a list of it. Raises UsageError for a value
+    that has none, or does not fit, and for keys that say where the data of a file lies.
     """
     out = dict(found)
-    for key, value in given.items():
+    for said, value in given.items():
+        key, type_id = _with_type(said, out)
         if key == _ALIGNMENT or key.startswith(_SPLIT):
             raise UsageError(f"{key}: is set by what is written, and cannot be given")
-        out[key] = _as(key, value, out.get(key))
+        out[key] = _as(key, value, out.get(key)) if type_id is None else _of(type_id, value)
     return out
 
 
+def _with_type(said: str, there: Mapping[str, KeyValue]) -> tuple[str, int | None]:
+    key, colon, name = said.rpartition(":")
+    if not colon or said in there:
+        return said, None
+    if name not in _TYPES:
+        raise UsageError(f"{said!r:.100}: {name!r:.50} is no type of GGUF's: {', '.join(_TYPES)}")
+    return key, _TYPES[name]
+
+
+def _of(type_id: int, value: Any) -> KeyValue:
+    if isinstance(value, list):
+        return KeyValue(ARRAY, value, type_id)
+    return KeyValue(type_id, value)
+
+
 def _as(key: str, value: Any, there: KeyValue | None) -> KeyValue:
-    if there is not None and isinstance(value, list) != (there.type_id == ARRAY):
+    if there is None:
+        return _of(_guess(key, value), value)
+    if isinstance(value, list) != (there.type_id == ARRAY):
         raise UsageError(f"{key}: found {value!r:.100}; the key is {_kind(there)}")
     if isinstance(value, list):
-        items = [_as(key, item, None) for item in value]
-        kinds = {item.type_id for item in items} or {STRING}
-        if there is not None:
-            kinds = {there.item_type}
-        if len(kinds) != 1 or ARRAY in kinds:
-            raise UsageError(f"{key}: found {value!r:.100}; allowed: a list of one type")
-        return KeyValue(ARRAY, value, kinds.pop())
+        return KeyValue(ARRAY, value, there.item_type)
     guessed = _guess(key, value)
-    if there is None:
-        return guessed
-    same = guessed.type_id == STRING and there.type_id == STRING
-    number = guessed.type_id != STRING and there.type_id in NUMBERS
+    same = guessed == STRING and there.type_id == STRING
+    number = guessed != STRING and there.type_id in NUMBERS
     if not same and not number:
         raise UsageError(f"{key}: found {value!r:.100}; the key is {_kind(there)}")
     return KeyValue(there.type_id, value)
@@ -101,14 +115,20 @@ def _kind(there: KeyValue) -> str:
     return names.get(there.type_id) or NUMBERS[there.type_id][0]
 
 
-def _guess(key: str, value: Any) -> KeyValue:
-    if isinstance(value, bool):
-        return KeyValue(_BOOL, value)
-    if isinstance(value, int):
-        fits = -(1 << 31) <= value < 1 << 31
-        return KeyValue(_INT32 if fits else 11, value)
-    if isinstance(value, float):
-        return KeyValue(_FLOAT32, value)
-    if isinstance(value, str):
-        return KeyValue(STRING, value)
-    raise UsageError(f"{key}: found {value!r:.100}; allowed: text, a number, true, false, a list")
+def _guess(key: str, value: Any) -> int:
+    """The type of a value, or of the items of a list, that nobody says."""
+    items = value if isinstance(value, list) else [value]
+    kinds = {next((k for k in _PLAIN if isinstance(item, k)), None) for item in items}
+    if kinds <= {str}:
+        return STRING
+    if kinds == {bool}:
+        return BOOL
+    if kinds == {int} and not reads_float(key):
+        low, high = min(items), max(items)
+        if low >= 0 and items is not value:
+            return _UINT32 if high < 1 << 32 else _UINT64
+        return _INT32 if low >= -(1 << 31) and high < 1 << 31 else _INT64
+    if kinds <= {int, float}:
+        return FLOAT32
+    allowed = "a list of one type" if items is value else "text, a number, true, false, a list"
+    raise UsageError(f"{key}: found {value!r:.100}; allowed: {allowed}")

@@ -46,7 +46,8 @@ class Output(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     key_values: Annotated[
         dict[str, Any],
         Meta(
-            description="Key/values of a GGUF to add or change; one that is there keeps its type."
+            description="Key/values of a GGUF to add or change; one that is there keeps its type, "
+            "a new one has that which llama.cpp reads, and KEY:TYPE says another, such as uint16."
         ),
     ] = {}
     dtype: Annotated[

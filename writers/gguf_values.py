@@ -16,28 +16,6 @@ from anamnesis.errors import FormatError, UsageError
 from anamnesis.readers.gguf_types import ARRAY, NUMBERS, STRING, KeyValue
 
 _NAMES = {STRING: "string", **{type_id: name for type_id, (name, _) in NUMBERS.items()}}
-_TYPES = {name: type_id for type_id, name in _NAMES.items()}
-
-
-def typed(name: str, value: Any) -> KeyValue:
-    """A value of the type called `name`: `uint32`, `string`, `float32`, …, or `array:TYPE`.
-
-    Raises UsageError for a type that GGUF does not have, or a value that does not fit in it.
-    """
-    if name.startswith("array:"):
-        items = [typed(name.removeprefix("array:"), item) for item in value]
-        kind = _type_id(name.removeprefix("array:"))
-        return KeyValue(ARRAY, [item.value for item in items], kind)
-    found = KeyValue(_type_id(name), value)
-    _value(name, found)
-    return found
-
-
-def _type_id(name: str) -> int:
-    if name not in _TYPES:
-        known = ", ".join(_TYPES)
-        raise UsageError(f"{name!r:.100}: is no type of GGUF; known are {known}, array:TYPE")
-    return _TYPES[name]
 
 
 def encode(values: Mapping[str, KeyValue]) -> bytes:

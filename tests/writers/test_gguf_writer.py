@@ -16,7 +16,7 @@ from anamnesis.errors import UnsupportedError, UsageError
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.writers import gguf as sink
 from anamnesis.writers.base import Item, Storage
-from anamnesis.writers.gguf_values import pack, typed, unpack
+from anamnesis.writers.gguf_values import pack, unpack
 
 gguf = pytest.importorskip("gguf")
 
@@ -141,9 +141,42 @@ def test_flags_change_key_values(source: Path, tmp_path: Path) -> None:
     assert after["t.i8"] == (before["t.i8"][0], -6)
     assert after["new.name"][1] == "hi"
     assert after["new.list"][1] == [1.5, 2.5]
+    habit = ["convert", str(source), "-o", str(out), "--overwrite", "--gguf-kv", "new.size=int:5"]
+    assert "KEY:uint32=5" in str(CliRunner().invoke(cli, habit).exception)
 
 
-@pytest.mark.parametrize("given", [{"t.u8": "text"}, {"t.u8": 300}, {"new": None}, {"n": [1, "a"]}])
+@pytest.mark.parametrize(
+    ("said", "value", "types"),
+    [
+        ("llama.expert_count", 0, ["UINT32"]),
+        ("llama.rope.freq_base", 10000, ["FLOAT32"]),
+        ("new", 1 << 32, ["UINT64"]),
+        ("new", -1, ["INT32"]),
+        ("new", -(1 << 40), ["INT64"]),
+        ("new", [1, 2], ["ARRAY", "INT32"]),
+        ("new", [1, 2.5], ["ARRAY", "FLOAT32"]),
+        ("new:uint16", 7, ["UINT16"]),
+        ("new:float64", 7, ["FLOAT64"]),
+        ("new:uint32", [7], ["ARRAY", "UINT32"]),
+        ("t.u8:int64", 300, ["INT64"]),
+    ],
+)
+def test_new_keys_have_the_types_that_llama_cpp_reads_or_those_that_are_said(
+    said: str, value: Any, types: list[str], source: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out.gguf"
+    anamnesis.convert(source, out, to="gguf", key_values={said: value})
+    found = fields(out)[said.partition(":")[0]]
+    assert found == ([gguf.GGUFValueType[name] for name in types], value)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        *({"t.u8": "text"}, {"t.u8": 300}, {"new": None}, {"n": [1, "a"]}, {"n": [None]}),
+        *({"n:uint8": 300}, {"n:uint8": "a"}, {"n:string": 5}, {"n:u8": 5}),
+    ],
+)
 def test_values_that_do_not_fit_are_refused(source: Path, tmp_path: Path, given: Any) -> None:
     with pytest.raises(UsageError):
         anamnesis.convert(source, tmp_path / "out.gguf", to="gguf", key_values=given)
@@ -187,11 +220,10 @@ def test_quantised_items_have_places_of_whole_blocks() -> None:
 
 
 def test_packed_key_values_come_back() -> None:
-    values = {"a": typed("uint32", 5), "b": typed("array:string", ["x", "y"])}
+    values = {"a": KeyValue(4, 5), "b": KeyValue(9, ["x", "y"], 8)}
     count, data = unpack(pack(values))
     assert count == 2
     assert unpack(pack({})) == (0, b"")
-    assert typed("array:string", ["x"]) == KeyValue(9, ["x"], 8)
     assert len(data) == 8 + 1 + 4 + 4 + 8 + 1 + 4 + 4 + 8 + 2 * 9
     with pytest.raises(UsageError):
-        typed("uint8", 256)
+        pack({"a": KeyValue(0, 256)})
