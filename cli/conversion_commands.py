@@ -17,7 +17,6 @@ from anamnesis.cli.flags import (
     Choice,
     F,
     all_of,
-    dtype_from,
     json_flag,
     key_value_flag,
     key_values_from,
@@ -30,6 +29,7 @@ from anamnesis.cli.flags import (
     scheduler_flag,
     scheduler_of_job_flag,
     size_flag,
+    types_from,
     unit_flag,
 )
 from anamnesis.errors import UsageError
@@ -202,7 +202,8 @@ def convert_command(path: str, to: str | None, outtype: str | None, **settings: 
         from anamnesis.writers import named_format
 
         to = named_format(settings["out"])
-    settings["dtype"] = dtype_from(outtype, to, settings["dtype"])
+    types = types_from(outtype, to, settings["dtype"], settings["encode"])
+    settings["dtype"], settings["encode"] = types
     _convert(path, to, settings)
 
 

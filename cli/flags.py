@@ -42,6 +42,16 @@ class Choice(_Choice):
             self.fail(f"{error.message}{hint}", param, ctx)
 
 
+class _Outtype(Choice):
+    """A dtype, or one of llama.cpp's quantised types, however it is written."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        from anamnesis.pipeline.mixtures import MIXTURES
+
+        name = str(value).upper()
+        return name if name in MIXTURES else super().convert(value, param, ctx)
+
+
 class _Size(_IntType):
     """Bytes, as `parse_size` understands them."""
 
@@ -104,8 +114,9 @@ key_value_flag = click.option(
 )
 outtype_flag = click.option(
     "--outtype",
-    type=Choice(DTYPES),
-    help="The --dtype of a GGUF output, by llama.cpp's name.",
+    type=_Outtype(DTYPES),
+    metavar="[bf16|f16|f32|Q8_0|…]",
+    help="The --dtype of a GGUF output, or its --encode, by llama.cpp's name.",
     show_default="bf16",
 )
 _PATTERNS = (
@@ -195,15 +206,21 @@ def limits_from(settings: dict[str, Any]) -> Limits:
     return Limits(**{k: value for k, value in given.items() if value is not None}, allow=allow)
 
 
-def dtype_from(outtype: str | None, to: str, dtype: str | None) -> str | None:
-    """The dtype that `--outtype` or `--dtype` says; UsageError where they do not go together."""
+def types_from(
+    outtype: str | None, to: str, dtype: str | None, encode: str | None
+) -> tuple[str | None, str | None]:
+    """`--dtype` and `--encode`, one of which may be what `--outtype` says.
+
+    Raises UsageError where they do not go together.
+    """
     if outtype is None:
-        return dtype
+        return dtype, encode
+    flag, given = ("--dtype", dtype) if outtype in DTYPES else ("--encode", encode)
     if to != "gguf":
-        raise UsageError(f"--outtype {outtype} with --to {to}: it is for --to gguf; use --dtype")
-    if dtype not in (None, outtype):
-        raise UsageError(f"--outtype {outtype} and --dtype {dtype}: give one of them")
-    return outtype
+        raise UsageError(f"--outtype {outtype} with --to {to}: it is for --to gguf; use {flag}")
+    if given not in (None, outtype):
+        raise UsageError(f"--outtype {outtype} and {flag} {given}: give one of them")
+    return (outtype, encode) if flag == "--dtype" else (dtype, outtype)
 
 
 def key_values_from(given: Sequence[str]) -> dict[str, Any]:

@@ -77,12 +77,29 @@ def test_outtype_is_the_dtype_of_a_gguf(
     assert {t.out_dtype for t in tensors} == {dtype.upper(), "I64"}
 
 
+@pytest.mark.parametrize(("given", "meant"), [("q8_0", "Q8_0"), ("Q5_K_M", "Q5_K_M")])
+def test_outtype_is_what_a_gguf_is_encoded_as(
+    given: str, meant: str, amn: Amn, sample: Path, tmp_path: Path
+) -> None:
+    planned = [
+        amn("convert", sample, "--to", "gguf", *flags, "--allow-requantize", "--dry-run", "-o", out)
+        for out in [tmp_path / "w.gguf"]
+        for flags in (("--outtype", given), ("--encode", meant))
+    ]
+    assert [done.returncode for done in planned] == [0, 0]
+    assert planned[0].stdout == planned[1].stdout
+
+
 def test_outtype_goes_with_gguf_alone(amn: Amn, fp8_model: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     other = amn("convert", fp8_model, "--to", "hf", "--outtype", "f16", "-o", out)
     assert (other.returncode, "use --dtype" in other.stderr) == (2, True)
     both = ("--to", "gguf", "--outtype", "f16", "--dtype", "f32", "-o", out)
     assert amn("convert", fp8_model, *both).returncode == 2
+    other = amn("convert", fp8_model, "--to", "hf", "--outtype", "q8_0", "-o", out)
+    assert (other.returncode, "use --encode" in other.stderr) == (2, True)
+    both = ("--to", "gguf", "--outtype", "q8_0", "--encode", "Q4_K_M", "-o", out)
+    assert "give one of them" in amn("convert", fp8_model, *both).stderr
     same = ("--to", "gguf", "--names", "stored", "--outtype", "f16", "--dtype", "f16")
     assert amn("convert", fp8_model, *same, "--dry-run", "-o", out).returncode == 0
     assert not out.exists()

@@ -30,7 +30,7 @@ Amn = Callable[..., subprocess.CompletedProcess[str]]
         ("convert x --to bf16", " --dtype takes 'bf16'.\n"),
         ("convert x --to Q4_K_M", " It may be --to gguf --encode Q4_K_M.\n"),
         ("convert x --dtype nvfp4", " It may be --encode nvfp4.\n"),
-        ("convert x --outtype q8_0", " It may be --to gguf --encode Q8_0.\n"),
+        ("convert x --outtype q4km", " It may be --to gguf --encode Q4_K_M.\n"),
         ("remember x --dtype nvfp4", "is not one of 'bf16', 'f16', 'f32'.\n"),
         ("/", "A command comes before it. Example: amn inspect /\n"),
         ("hf://a/b", "A command comes before it. Example: amn inspect hf://a/b\n"),
