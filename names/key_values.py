@@ -25,18 +25,20 @@ _TYPES = {"string": STRING, **{name: type_id for type_id, (name, _) in NUMBERS.i
 def described(
     found: Mapping[str, KeyValue],
     model: Model,
+    folder: str,
     dtype: str,
     vectors: Sequence[tuple[str, tuple[float, ...]]] = (),
 ) -> dict[str, KeyValue]:
     """The key/values of an architecture with those that every file has.
 
-    `vectors` are in the file besides the tensors of `model`.
+    The files that say who made the model are in `folder`, on this machine. `vectors` are in the
+    file besides the tensors of `model`.
     """
     shapes = [(t.name, t.shape) for t in model.tensors]
     shapes += [(name, (len(numbers),)) for name, numbers in vectors]
     return {
         "general.type": KeyValue(STRING, "model"),
-        **about(model.path, shapes),
+        **about(folder, shapes),
         **found,
         "general.file_type": KeyValue(_UINT32, _FILE_TYPES[dtype]),
         "general.quantization_version": KeyValue(_UINT32, 2),

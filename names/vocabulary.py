@@ -72,7 +72,7 @@ def vocabulary(
     if keys.vocabulary.startswith("plamo"):
         end = {f"tokenizer.ggml.{k}_token_id": KeyValue(_UINT32, n) for k, n in keys.tokens.items()}
         return values | end
-    return values | _normaliser(folder, limits) | _special(folder.path, tokens, keys)
+    return values | _normaliser(folder, limits) | _special(folder.here, tokens, keys)
 
 
 def _of_folder(

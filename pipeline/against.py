@@ -122,9 +122,10 @@ def _model(manifest: Manifest, source: str) -> Model:
         return model
     from anamnesis.names.folder_config import folder_config
     from anamnesis.names.gguf_view import gguf_view
-    from anamnesis.readers.folder import LocalFolder
+    from anamnesis.names.small_files import small_files
 
-    return gguf_view(model, folder_config(LocalFolder(model.path), Limits())).model
+    with small_files(model, Limits()) as folder:
+        return gguf_view(model, folder_config(folder, Limits())).model
 
 
 def _decoded(made: Made, piece: Piece, files: Files) -> Found:

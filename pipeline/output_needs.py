@@ -95,16 +95,18 @@ def _text_model(model: Model, spec: Spec, settings: Settings, limits: Limits) ->
     from anamnesis.names.folder_config import folder_config
     from anamnesis.names.gguf_config import generated
     from anamnesis.names.gguf_view import gguf_view, kept_dtype
+    from anamnesis.names.small_files import small_files
     from anamnesis.names.vocabulary import vocabulary
     from anamnesis.pipeline.plan import with_dtype
-    from anamnesis.readers.folder import LocalFolder
 
-    outtype, folder = spec.dtype or "bf16", LocalFolder(model.path)
-    config = folder_config(folder, limits)
-    view = gguf_view(model, config)
-    words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
-    vectors = generated(view.keys, config, model.path)
-    found = key_values.described(view.beside(words), view.model, outtype, vectors)
+    outtype = spec.dtype or "bf16"
+    with small_files(model, limits) as folder:
+        config = folder_config(folder, limits)
+        view = gguf_view(model, config)
+        words = vocabulary(folder, view.tokens, view.keys, settings.key_values, limits)
+        vectors = generated(view.keys, config, model.path)
+        beside = view.beside(words)
+        found = key_values.described(beside, view.model, folder.here, outtype, vectors)
     tensors = tuple(with_dtype(t, kept_dtype(t, outtype, view.keys)) for t in view.model.tensors)
     storage = replace(spec.storage, generated=vectors)
     spec = replace(spec, dtype=outtype, passthrough="keep", storage=storage)
@@ -117,13 +119,13 @@ def _tower(model: Model, spec: Spec, outtype: str, limits: Limits) -> _Needs:
     from anamnesis.names import key_values
     from anamnesis.names.folder_config import folder_config, token_id
     from anamnesis.names.mmproj import mmproj_view, tower_dtype
+    from anamnesis.names.small_files import small_files
     from anamnesis.pipeline.plan import with_dtype
-    from anamnesis.readers.folder import LocalFolder
 
-    folder = LocalFolder(model.path)
-    config = folder_config(folder, limits)
-    view = mmproj_view(model, config, lambda token: token_id(folder, config, token, limits))
-    found = key_values.described(view.values, view.model, outtype)
+    with small_files(model, limits) as folder:
+        config = folder_config(folder, limits)
+        view = mmproj_view(model, config, lambda token: token_id(folder, config, token, limits))
+        found = key_values.described(view.values, view.model, folder.here, outtype)
     tensors = tuple(with_dtype(t, tower_dtype(view.tower, t, outtype)) for t in view.model.tensors)
     spec = replace(spec, dtype=outtype, passthrough="keep")
     return replace(view.model, tensors=tensors), spec, found

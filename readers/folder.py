@@ -63,6 +63,11 @@ class LocalFolder:
         self.path = path
         self._allow = allow
 
+    @property
+    def here(self) -> str:
+        """Where its files lie on this machine."""
+        return self.path
+
     def names(self) -> list[str]:
         """The names in it, sorted; none of hidden files."""
         return sorted(name for name in os.listdir(self.path or ".") if not name.startswith("."))
