@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from contextlib import suppress
 from dataclasses import replace
-from pathlib import Path
 
 from anamnesis.errors import UnsupportedError, UsageError
 from anamnesis.limits import Limits
+from anamnesis.readers.folder import folder_of
 from anamnesis.readers.model import Model, load_model
 from anamnesis.readers.schemes._conv1d import conv1d_of
 from anamnesis.readers.schemes.base import Options
@@ -64,18 +65,16 @@ def _vision(model: Model, options: Options, limits: Limits) -> tuple[Model | Non
             "beside it comes along"
         )
     first = model.files[0].path
-    if is_url(first):
-        return None, ()
-    folder = Path(first).parent
-    names = sorted(
-        entry.name
-        for entry in os.scandir(folder)
-        if entry.name.lower().endswith(".gguf") and "mmproj" in entry.name.lower()
-    )
-    if not names:
+    folder = folder_of(first)
+    names: list[str] = []
+    if folder is not None:
+        with suppress(OSError):  # that of a URL cannot be listed
+            names = folder.names()
+    names = [n for n in names if n.lower().endswith(".gguf") and "mmproj" in n.lower()]
+    if folder is None or not names:
         return None, ()
     if len(names) > 1:
         listed = ", ".join(names)
-        return None, (f"{folder}: {listed}: more than one vision tower; none is taken",)
-    path = str(folder / names[0])
+        return None, (f"{folder.path}: {listed}: more than one vision tower; none is taken",)
+    path = folder.join(names[0]) if is_url(first) else os.path.join(folder.path, names[0])
     return load_model(path, options, limits), (f"{path}: the vision tower comes along",)

@@ -141,7 +141,10 @@ def choose(
         others = [n for n in others if n not in duplicates]
         _note(notes, path, training, "the state of a training run")
         _note(notes, path, duplicates, "the same model in another layout")
-        _note(notes, path, left, "the index does not name it" if by_index else "not chosen")
+        towers = [n for n in left if kind.ending == ".gguf" and "mmproj" in n.lower()]
+        unchosen = [n for n in left if n not in towers]
+        _note(notes, path, towers, "of a vision tower, which --to hf (--names hf) takes along")
+        _note(notes, path, unchosen, "the index does not name it" if by_index else "not chosen")
         _note(notes, path, others, f"{kind.ending} files come first")
         strange = [n for n in rest if n.endswith(OTHERS) and n not in {*named, *left, *others}]
         _note(notes, path, strange, "not called as weights are")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from gguf_files import finish
 from hub import MODEL, served
 from llama_folder import llama_folder
 
 import anamnesis
 from anamnesis.errors import LimitError, UsageError
 
-pytest.importorskip("gguf")
+gguf = pytest.importorskip("gguf")
 pytest.importorskip("aiohttp")
 
 
@@ -51,3 +53,26 @@ def test_what_lacks_or_is_too_large_is_named_by_its_url(
         del hub.files["README.md"], hub.files["config.json"]
         with pytest.raises(UsageError, match=f"^hf://{MODEL}@{hub.commit}: a GGUF for llama.cpp"):
             anamnesis.convert(f"hf://{MODEL}", tmp_path / "m.gguf", to="gguf")
+
+
+def test_the_tower_beside_a_gguf_on_the_hub_comes_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("huggingface_hub")
+    with served(monkeypatch) as hub:
+        for name, arch in (("m.gguf", "qwen2vl"), ("mmproj-m.gguf", "clip")):
+            writer = gguf.GGUFWriter(str(tmp_path / name), arch)
+            writer.add_string("clip.projector_type", "qwen2vl_merger")
+            writer.add_uint32("clip.vision.block_count", 1)
+            key = "output_norm.weight" if arch == "qwen2vl" else "v.post_ln.weight"
+            writer.add_tensor(key, np.ones(16, np.float32))
+            finish(writer)
+            hub.files[name] = (tmp_path / name).read_bytes()
+        here = anamnesis.open_model(tmp_path / "m.gguf", names="hf")
+        for url in (f"hf://{MODEL}/m.gguf", f"hf://{MODEL}"):
+            there = anamnesis.open_model(url, names="hf")
+            assert sorted(t.name for t in there.model.tensors) == sorted(
+                t.name for t in here.model.tensors
+            )
+            assert len(there.model.tensors) == 2
+            assert not any("not chosen" in note for note in there.model.notes)
