@@ -15,9 +15,11 @@ _EMBEDDINGS = re.compile(
     r"(?:_tokens|_positions|_in|_out)?|wte|wpe|token_embd)(?:[._]|$)|(?:^|\.)shared\.weight$"
 )
 _HEADS = re.compile(
-    r"(?:^|[._])(?:lm_head|head|score|classifier|embed_out)\.weight$|^output\.weight$"
+    r"(?:^|[._])(?:lm_head|head|score|classifier|embed_out|logits_dense|decoder\.output_projection|"
+    r"lm_heads\.\d+|(?:head|predictions)\.decoder)\.weight$|^output\.weight$"
 )
 _NO_LAYERS = re.compile(
+    r"(?:^|[._])router[._]\w|"  # GraniteMoE's router.layer, Gemma 4's router.proj
     r"(?:^|[._])(?:\w*norm\w*|ln_?\w*|router|(?<!ffn_)gate|shared_expert_gate|ffn_gate_inp\w*|conv\w*|"
     r"rotary\w*|bias|A_log|D)(?:\.(?:weight|bias|wg\.weight))?$"
 )
