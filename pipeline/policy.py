@@ -61,6 +61,10 @@ def left_alone(name: str, dimensions: int, kind: str) -> str:
     return ""
 
 
+# Why experts in one tensor stay as they are. Of FP8 transformers 5.23 casts their codes and leaves
+# the scales out, with `dequantize=True` or without a GPU; other targets it does not load.
+STACKED = "experts in one tensor are no linear layers, which its tools take and loaders know"
+
 # What llama.cpp takes for rows that are no whole blocks of a type.
 FALLBACKS: Mapping[str, str] = {
     "IQ1_M": "IQ4_NL",

@@ -6,6 +6,7 @@ What one target needs is said by its encoder (`config_X`, see `kernels.encoders`
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -15,6 +16,8 @@ from anamnesis.pipeline.targets import Choice, Target
 
 Chosen = Sequence[tuple[str, Choice]]
 _KEY = "quantization_config"
+# Stacked experts, in a module of transformers 5 that has this name where the file has another.
+_STACKED = re.compile(r"(.*\.)(?:experts\.\w+|(?:input|output)_linear\.weight)$")
 _MIXABLE = "compressed-tensors"  # whose loader takes several in one model
 
 
@@ -75,8 +78,11 @@ def _module(name: str) -> str:
 
 
 def _kept(choices: Chosen) -> list[str]:
-    """Modules of matrices that stay as they are."""
-    return [_module(n) for n, c in choices if c.target is None and n.endswith(".weight") and c.wide]
+    """Modules of matrices that stay as they are, and of stacks of them."""
+    kept = [(n, c) for n, c in choices if c.target is None]
+    found = [_module(name) for name, c in kept if name.endswith(".weight") and c.wide]
+    stacks = [_STACKED.match(name) for name, c in kept if c.unfit and not c.wide]
+    return list(dict.fromkeys(found + [f"{stack[1]}experts" for stack in stacks if stack]))
 
 
 def _mixed(blocks: Sequence[dict[str, Any]], modules: Sequence[list[str]]) -> dict[str, Any]:

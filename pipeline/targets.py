@@ -22,7 +22,7 @@ from anamnesis.names.derived import transposed
 from anamnesis.pipeline.encoding import Encoded, EncodedPiece
 from anamnesis.pipeline.importance import Weights, needs_weights, takes_weights, weights_of
 from anamnesis.pipeline.mixtures import MIXTURES, Facts, mixed
-from anamnesis.pipeline.policy import FALLBACKS, left_alone
+from anamnesis.pipeline.policy import FALLBACKS, STACKED, left_alone
 from anamnesis.pipeline.transcode import loses, scale_dtype, source_of
 from anamnesis.pipeline.work import Piece, Step
 from anamnesis.readers.base import Tensor
@@ -210,7 +210,11 @@ class Encode:
             if tensor.name in self.types and len(tensor.shape) > 1:
                 return _fitted(tensor, Target(encoding_of(self.types[tensor.name]), {}))
             why = left_alone(tensor.name, len(tensor.shape), kind_of(self.target))
-            return Choice(None, why=why) if why else _fitted(tensor, self.target)
+            if why:
+                return Choice(None, why=why)
+            if _stack_alone(tensor, self.target):
+                return Choice(None, why=STACKED, unfit=True)
+            return _fitted(tensor, self.target)
         for rule in self.rules:
             if fnmatchcase(tensor.name, rule.tensors):
                 return _fitted(tensor, rule.target)
@@ -266,6 +270,16 @@ def _encoded(tensor: Tensor, target: Target) -> Choice:
     again = misfit(_source(tensor, form), suited.name, suited.settings)
     again = again or f"{tensor.scheme} does not fit the settings of {target}"
     return Choice(target, form, again=again, lossy=again if loses(tensor, form) else "")
+
+
+def _stack_alone(tensor: Tensor, target: Target) -> bool:
+    """Whether it is a stack of dense matrices, under a target for layers.
+
+    Codes of a quantised one may move as they are; gpt-oss' layout is for stacks.
+    """
+    if len(tensor.shape) < 3 or tensor.quantised or kind_of(target) != "linear":
+        return False
+    return target.settings.get("style") != "gpt-oss"
 
 
 def type_of(target: Target) -> str:

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from anamnesis.pipeline.config import job_from
 from anamnesis.pipeline.jobs import plan_job
+from anamnesis.pipeline.plan import Plan
+from anamnesis.pipeline.quant_config import config_blocks
 from anamnesis.pipeline.remarks import remarks_on_job
+from anamnesis.pipeline.targets import EncodeRule
 
 COLUMNS = {"ffn_up": 256, "ffn_down": 96, "ffn_gate": 96, "attn_q": 72}
 NO_GROUPS = "are no whole number of groups of"
@@ -79,3 +83,37 @@ def test_experts_that_transformers_cannot_stack_are_named(
     for note in notes:
         assert note.startswith("2 tensor(s), l.mlp.experts.0.up_proj.weight first, are of experts")
         assert words in note
+
+
+STACKS = ("l.mlp.experts.gate_up_proj", "l.block_sparse_moe.input_linear.weight")
+
+
+@pytest.mark.parametrize(
+    ("encode", "kept"),
+    [
+        ("bnb-nf4", True),
+        ("fp8-block", True),
+        ("fp8-channel", True),
+        ("mxfp4", True),
+        ("mlx-mxfp4", False),
+        ([EncodeRule(tensors="*", target="fp8-block")], False),
+    ],
+    ids=str,
+)
+def test_experts_in_one_tensor_are_no_layers(
+    tmp_path: Path, write_safetensors: Callable[..., Path], encode: Any, kept: bool
+) -> None:
+    entries = {name: ("BF16", (2, 128, 64), bytes(32768)) for name in STACKS}
+    entries["l.self_attn.q_proj.weight"] = ("BF16", (128, 64), bytes(16384))
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    job = job_from(inputs=[path], output={"path": "o", "encode": encode})
+    ((_, plan),) = planned = plan_job(job)
+    assert isinstance(plan, Plan)
+    chosen = dict(plan.choices)
+    assert [chosen[name].target is None for name in STACKS] == [kept, kept]
+    assert chosen["l.self_attn.q_proj.weight"].target
+    notes = [note for note in remarks_on_job(job, planned) if "in one tensor" in note]
+    assert len(notes) == kept
+    blocks = config_blocks(plan.choices, "bfloat16")
+    modules = ("l.mlp.experts", "l.block_sparse_moe.experts")  # of which both have one
+    assert all((f"'{module}'" in str(blocks)) == kept for module in modules)
