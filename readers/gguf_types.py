@@ -3,9 +3,10 @@
 Numbers and names: https://github.com/ggml-org/ggml/blob/master/include/ggml.h, `enum ggml_type`.
 Geometry of the quantised types comes from the table of encodings, so a new row there is enough.
 
-FP8 has no number in ggml up to 0.25.3 (llama-cpp-python 0.3.36), whose types end at 42. The header
-of stable-diffusion.cpp (include/stable-diffusion.h at commit 3f8527a, `sd_type_t`, "same as enum
-ggml_type") gives 43 to E4M3 and 44 to E5M2, one byte an element. Forks of llama.cpp use 43 for
+FP8 E4M3 is 43 of ggml, the last of its types in llama.cpp as npm's @wllama/wllama 3.13.0 (November
+2026) has it compiled: one byte an element, no quantised type; the ggml 0.25.3 of llama-cpp-python
+0.3.36 ends at 42. 44 is stable-diffusion.cpp's E5M2 (include/stable-diffusion.h at commit 3f8527a,
+`sd_type_t`, whose 43 is the same E4M3), of one byte too. Forks of llama.cpp use 43 for
 blocks that hold a scale too; those take more room, so the rule that tensors lie side by side tells
 them.
 """

@@ -27,7 +27,7 @@ from anamnesis.readers.schemes.fp8 import ENCODINGS as FP8_ENCODINGS
 from anamnesis.readers.schemes.passthrough import dense
 
 _SHAPE = "comfy.gguf.orig_shape."
-_NUMBERS = {name: number for number, name in FP8.items()}
+_E5M2 = next(number for number, name in FP8.items() if name == "F8_E5M2")
 
 
 def resolve(ledger: Ledger) -> None:
@@ -129,7 +129,7 @@ def _ternary(ledger: Ledger, stored: Stored, shape: tuple[int, ...], kind: GgmlT
 
 
 def _claim_fp8(ledger: Ledger, stored: Stored, shape: tuple[int, ...]) -> None:
-    """One byte an element; ggml has the type as a number of its own, so no scale means 1."""
+    """One byte an element; ggml has the type for itself, so no scale means 1."""
     scale = _scale(ledger, stored)
     experts = 1 if scale is None else scale.shape[0]
     columns = max(1, stored.shape[-1] if stored.shape else 1)
@@ -148,10 +148,11 @@ def _claim_fp8(ledger: Ledger, stored: Stored, shape: tuple[int, ...]) -> None:
             params={"block": (rows, columns), "grid": (experts, 1, 1), "rows": rows},
         )
     )
-    ledger.note(
-        f"{stored.file.path}: FP8 tensors have the number {_NUMBERS[stored.dtype]} that "
-        "stable-diffusion.cpp gave this type; no release of ggml known here has one for it"
-    )
+    if stored.dtype == "F8_E5M2":
+        ledger.note(
+            f"{stored.file.path}: FP8 tensors of E5M2 have the number {_E5M2} that "
+            "stable-diffusion.cpp gave this type; ggml has one for E4M3 alone"
+        )
 
 
 def _shape(ledger: Ledger, stored: Stored) -> tuple[int, ...]:
