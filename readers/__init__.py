@@ -16,8 +16,8 @@ def open_container(path: str, limits: Limits) -> Container:
 
     One behind a URL is opened once for all who look at it.
     """
-    from anamnesis.readers.detect import detect
+    from anamnesis.readers.detect import open_detected
     from anamnesis.readers.source import holding
 
     with holding(path):
-        return detect(path, limits)(path, limits)
+        return open_detected(path, limits)

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from importlib import import_module
 
-from anamnesis.errors import FormatError
+from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Container
 from anamnesis.readers.impostors import HEAD_BYTES, recognise
@@ -22,8 +22,27 @@ def readable() -> str:
     return ", ".join(f"{name} ({'/'.join(row.extensions)})" for name, row in READERS.items())
 
 
+def open_detected(path: str, limits: Limits) -> Container:
+    """Open the file at `path` by the row that it wants; what that refuses is told with its page.
+
+    Raises what `row_of` and the row's function raise.
+    """
+    row = row_of(path, limits)
+    try:
+        return _load(row)(path, limits)
+    except UnsupportedError as error:
+        if row.page:
+            error.args = (f"{error} (docs/formats/{row.page}.md)",)
+        raise
+
+
 def detect(path: str, limits: Limits) -> Open:
-    """The function that opens the file at `path`, after a look at its first bytes.
+    """The function that opens the file at `path`; raises what `row_of` raises."""
+    return _load(row_of(path, limits))
+
+
+def row_of(path: str, limits: Limits) -> Reader:
+    """The row of the file at `path`, after a look at its first bytes.
 
     Raises FormatError for what is no model (empty, a folder, a Git-LFS pointer, an error page, a
     name that contradicts the content), UnsupportedError for other containers, OSError from the
@@ -35,7 +54,7 @@ def detect(path: str, limits: Limits) -> Open:
         if file.size == 0:
             raise FormatError(f"{path}: the file is empty")
         head = file.read(0, min(file.size, HEAD_BYTES))
-        return _load(_choose(file, head, limits))
+        return _choose(file, head, limits)
 
 
 def _choose(file: SourceFile, head: bytes, limits: Limits) -> Reader:

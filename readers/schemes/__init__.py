@@ -177,6 +177,7 @@ SCHEMES: dict[str, Scheme] = {
 # All that are known by name: those that rows understand, and those that are refused.
 _UNDERSTOOD = frozenset(method for row in SCHEMES.values() for method in row.methods)
 METHODS = _UNDERSTOOD.union(REFUSED)
+_PAGES = "docs/"
 
 
 def resolve(ledger: Ledger) -> None:
@@ -184,8 +185,18 @@ def resolve(ledger: Ledger) -> None:
 
     Raises UnsupportedError for a stated method that no scheme understands. A layout of another
     method than those stated, complete by its own tensors, is decoded and noted: mixed checkpoints
-    are normal.
+    are normal. What no row of SCHEMES refuses is told with the page of all.
     """
+    try:
+        _resolve_all(ledger)
+    except UnsupportedError as error:
+        if _PAGES not in str(error):
+            error.args = (f"{error} ({_PAGES}inputs.md)",)
+        raise
+
+
+def _resolve_all(ledger: Ledger) -> None:
+    """`resolve` without the page."""
     implemented = ", ".join(SCHEMES)
     _settle_names(ledger, implemented)
     check_details(ledger)
@@ -257,7 +268,7 @@ def _resolve(name: str, row: Scheme, ledger: Ledger) -> None:
     try:
         _function(row.target)(ledger)
     except UnsupportedError as error:
-        error.args = (f"{error} (docs/formats/{row.page or name}.md)",)
+        error.args = (f"{error} ({_PAGES}formats/{row.page or name}.md)",)
         raise
 
 

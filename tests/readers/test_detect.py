@@ -115,6 +115,22 @@ def test_refused_by_name(
         refused(path, error, "readable are", *READERS)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "page"),
+    [
+        ("m.gguf", GGUF[:4] + b"\1" + GGUF[5:], "formats/gguf"),
+        ("m.arrow", b"\xff\xff\xff\xff" + b"\0" * 20, "formats/arrow"),
+        ("m.pt", pickle.dumps({}, protocol=2), "formats/pytorch"),
+    ],
+)
+def test_what_a_reader_refuses_names_its_page(
+    name: str, content: bytes, page: str, tmp_path: Path
+) -> None:
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(path, UnsupportedError, f"(docs/{page}.md)")
+
+
 def test_a_missing_file_is_the_file_systems_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         opened(tmp_path / "none.gguf")
