@@ -25,18 +25,20 @@ class Impostor(NamedTuple):
     magic_at: int = 0
 
 
+_HDF5 = "transformers 4 reads it (from_tf=True) and saves safetensors"
+_BEFORE_GGUF = "the format before GGUF; llama.cpp's convert_llama_ggml_to_gguf.py converts most"
 IMPOSTORS: tuple[Impostor, ...] = (
     Impostor(b"PK\x03\x04", "a ZIP archive (PyTorch checkpoint, NumPy .npz, …)"),
     Impostor(b"PK\x05\x06", "an empty ZIP archive"),
     Impostor(b"\x93NUMPY", "a NumPy .npy array"),
-    Impostor(b"\x89HDF\r\n\x1a\n", "an HDF5 file (Keras)"),
+    Impostor(b"\x89HDF\r\n\x1a\n", f"an HDF5 file (Keras); {_HDF5}"),
     Impostor(b"\x1f\x8b", "gzip-compressed data"),
     Impostor(b"\x28\xb5\x2f\xfd", "Zstandard-compressed data"),
     Impostor(b"FEA1", "a Feather file of version 1"),
     Impostor(b"PAR1", "a Parquet file, for other engines (--to arrow writes what is read)"),
-    Impostor(b"lmgg", "a GGML file, the format before GGUF"),
-    Impostor(b"fmgg", "a GGMF file, the format before GGUF"),
-    Impostor(b"tjgg", "a GGJT file, the format before GGUF"),
+    Impostor(b"lmgg", f"a GGML file, {_BEFORE_GGUF}"),
+    Impostor(b"fmgg", f"a GGMF file, {_BEFORE_GGUF}"),
+    Impostor(b"tjgg", f"a GGJT file, {_BEFORE_GGUF}"),
     Impostor(b"algg", "a GGLA file, an adapter in the format before GGUF"),
     *(
         Impostor(bytes((0x80, n)), "a Python pickle that torch.save did not write")
@@ -51,8 +53,7 @@ _ORBAX = (
 )
 # Containers without a signature, which only the ends of their names tell, and names in folders.
 _NAMED: dict[str, str] = {
-    ".h5": "a Keras checkpoint (HDF5); transformers 4 reads it (from_tf=True) and saves "
-    "safetensors",
+    ".h5": f"a Keras checkpoint (HDF5); {_HDF5}",
     ".msgpack": "a Flax checkpoint (msgpack), whose names and layouts are Flax's; transformers 4 "
     "reads it (from_flax=True) and saves safetensors",
     "_CHECKPOINT_METADATA": _ORBAX,

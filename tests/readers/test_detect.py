@@ -99,10 +99,10 @@ def test_opened_by_the_first_bytes(name: str, content: bytes, kind: str, tmp_pat
             for p in (2, 3, 4, 5)
         ),
         ("m.bin", b"\x1f\x8b\x08" + b"\0" * 20, UnsupportedError, "gzip"),
-        ("ggml-model.bin", b"tjgg" + b"\0" * 20, UnsupportedError, "GGJT"),
+        ("ggml-model.bin", b"tjgg" + b"\0" * 20, UnsupportedError, "ggml_to_gguf.py"),
         ("flax_model.msgpack", b"\x81\xa6params\x80", UnsupportedError, "from_flax"),
         ("manifest.ocdbt", b"\x0c\xdb\x20\xde" + b"\0" * 40, UnsupportedError, "Orbax"),
-        ("m.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 20, UnsupportedError, "HDF5"),
+        ("m.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 20, UnsupportedError, "from_tf"),
     ],
 )
 def test_refused_by_name(
