@@ -11,8 +11,9 @@ JSON files beside the weights, in safetensors' metadata, and in the names of the
 | a key that is `compression` or the like | with a text or block | `compression: {method: …}` |
 
 Speaking words are the names of the known methods, number formats of 8 bits or fewer, and `quant…`.
-What is about activations, caches, labels, optimisers, or was left alone does not count, nor do
-quantisers and bits of codecs and autoencoders: of whatever has to do with signals or codebooks.
+What is about activations, caches, labels, optimisers, or was left alone does not count, nor does a
+listing of tensors by dtype and shape, nor do quantisers and bits of codecs and autoencoders: of
+whatever has to do with signals or codebooks.
 
 That is too little to conclude that every number of the model was touched. So floats stay what they
 are, unless they have the shape of codes; and a matrix of integers for which nothing else accounts
@@ -68,6 +69,8 @@ _NAMING = re.compile(
 )
 _PRECISION = re.compile(r"(?:weights?-)?(?:precision|word-?length)")
 _BLOCKS = re.compile(r"(?:weights?-)?(?:compress(?:ed|ion)|pack(?:ed|ing))(?:-(?:format|method))?")
+# What a tensor looks like, as listings of a file's tensors have it: `int8[3, 64, 32]`.
+_TENSOR = re.compile(r"[A-Za-z][A-Za-z0-9_.]* ?[\[(][0-9, x]*[\])]")
 _JOINT = re.compile(r"[^A-Za-z0-9]+|(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
@@ -159,7 +162,7 @@ class _Speech:
                 yield f"the name of {name}"
 
     def _walk(self, value: object, path: str, depth: int) -> Iterator[str]:
-        if depth > _DEPTH or not isinstance(value, (Mapping, list)):
+        if depth > _DEPTH or not isinstance(value, (Mapping, list)) or _is_tensor(value):
             return
         pairs = value.items() if isinstance(value, Mapping) else enumerate(value)
         named = [(key, _words(str(key)), inner) for key, inner in pairs]
@@ -188,9 +191,14 @@ class _Speech:
         return self.names(key) and _says(value)
 
     def _speaks(self, text: str) -> bool:
-        if len(text) > _LONGEST:
+        if len(text) > _LONGEST or _TENSOR.fullmatch(text):
             return False
         return NARROW.fullmatch(text) is not None or self.names(_words(text))
+
+
+def _is_tensor(value: Mapping[str, Any] | list[Any]) -> bool:
+    """Whether a block says what a tensor looks like, as a header of safetensors does."""
+    return isinstance(value, Mapping) and "dtype" in value and isinstance(value.get("shape"), list)
 
 
 def _words(text: str) -> str:

@@ -76,6 +76,7 @@ PLAIN: list[dict[str, Any]] = [
     {"dequantized_from": "gptq", "modules_to_not_convert": ["int8"]},
     {"optim": "paged_adamw_8bit", "optimizer": {"name": "adamw_bnb_8bit"}, "label2id": {"int8": 3}},
     {"hidden_act": "quick_gelu", "quantile": 4, "precision": 16, "model_type": "higgs_audio"},
+    {"tensors": {"a": "int8[3, 64, 32]", "b": "fp8 (3x64)", "c": {"dtype": "U8", "shape": [4]}}},
 ]
 
 
