@@ -93,13 +93,14 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
 
     `wholes`: `inputs` (`A`) or `outputs` (`B`), with `inputs_perm` or `outputs_perm`, and
     `divisor`, one number. `scalars`: `columns`, and for each side `inputs_hadamard` and
-    `inputs_inverse`: the matrix is the transpose of the stored one. With `bias` the numbers are a
-    bias. Raises ValueError for parts that do not fit, PayloadError for what is no permutation.
+    `inputs_inverse`: the matrix is the transpose of the stored one; `over`, a divisor that is
+    known without being stored. With `bias` the numbers are a bias. Raises ValueError for parts that
+    do not fit, PayloadError for what is no permutation.
     """
     inner = preparer(scalars["inner"])
     prepared = {} if inner is None else inner(scalars, wholes)
     prepared["right"] = prepared["left"] = np.zeros((0, 0))
-    prepared["over"] = 1.0
+    prepared["over"] = float(scalars.get("over", 1.0))
     if "inputs" in wholes:
         prepared["right"] = np.ascontiguousarray(_matrix("inputs", scalars, wholes).T)
     if "outputs" in wholes:

@@ -51,10 +51,12 @@ def rotated(
     inputs: Rotation | None = None,
     outputs: Rotation | None = None,
     divisor: Stored | None = None,
+    over: float = 1.0,
 ) -> Tensor:
     """The same tensor, as a layer without these matrices has it (`kernels/basis.py`).
 
-    A tensor of one dimension is a bias. `divisor` is a number that codes are over, beside `inputs`.
+    A tensor of one dimension is a bias. `divisor` is a number that codes are over, beside `inputs`,
+    and `over` one that is not stored.
     Raises FormatError for parts that do not fit, UnsupportedError for stacks, and for tensors that
     are not decoded in whole rows.
     """
@@ -69,6 +71,8 @@ def rotated(
         )
     components, more = list(tensor.components), {"inner": tensor.encoding, "columns": columns}
     params: dict[str, object] = {**tensor.params, **more, "bias": bias}
+    if over != 1:
+        params["over"] = over
     multiple = tensor.unit_multiple
     for side, rotation, count in (
         ("inputs", inputs, columns),

@@ -6,10 +6,12 @@
 | `X.scales` | U8 `[o, i / 32]` E8M0 of MXFP4, `[o, i / 16]` E4M3 of NVFP4; rows filled up to 128s |
 | `X.dqweight` | BF16 `[o, i]`, instead of both: `pseudoquantization` |
 | `X.forward_hadamard_matrix` | BF16 `[n, n]`, by which a layer rotates its inputs |
-| `X.weight_global_scale` | BF16 `[1]`, which the codes are over (not `dqweight`) |
+| `X.weight_global_scale` | BF16 `[1]`, which the codes are over (not `dqweight`); 3 without it |
 
-`X.backward_hadamard_matrix` and `X.act_global_scale` are of gradients and activations. Sources:
-PyPI fp-quant 0.3.2 module/linear.py, module/linear_fns.py (`forward_gemm`), pseudoquant_linear_fns;
+`X.backward_hadamard_matrix` and `X.act_global_scale` are of gradients and activations. fp-quant 0.1
+stored no `weight_global_scale`: its MXFP4 codes, all that it had, are over 3
+(`dequantize_mxf4_bf16`). Sources: PyPI fp-quant 0.1.6 and 0.3.2 module/linear.py,
+module/linear_fns.py (`forward_gemm`), pseudoquant_linear_fns;
 https://github.com/IST-DASLab/qutlass tests/mxfp4_test.py (`_dq_fp4`).
 """
 
@@ -37,10 +39,13 @@ _UNUSED = {
 _METHODS = ("fp-quant", "fpquant")
 _BLOCKS = {"mxfp4": 32, "nvfp4": 16}
 _TILE_ROWS = 128
+_OVER = 3.0  # of fp-quant 0.1, in its module/linear_fns.py
 _NOTE = (
     "FP-Quant's weights were rotated back by the matrices of their layers, in double precision, "
     "and rounded once; what rounding the rotated weight to codes has lost is spread over a group"
 )
+
+_OLD = "no weight_global_scale beside codes: read as fp-quant 0.1 wrote them, over 3"
 
 
 def resolve(ledger: Ledger) -> None:
@@ -70,8 +75,13 @@ def _layer(ledger: Ledger, stem: str, matrix: Stored) -> Tensor | None:
     """The layer's weight; None where it is stored as it was trained."""
     codes, rounded = (_filled(ledger, f"{stem}{part}") for part in ("qweight", "dqweight"))
     if codes is not None:
-        divisor = need(ledger, codes, f"{stem}weight_global_scale")
-        return rotated(_codes(ledger, stem, codes), inputs=Rotation(matrix), divisor=divisor)
+        tensor = _codes(ledger, stem, codes)
+        name = f"{stem}weight_global_scale"
+        if ledger.get(name) is None and tensor.encoding == "fp4-mx":
+            ledger.note(f"{codes.file.path}: {_OLD}")
+            return rotated(tensor, inputs=Rotation(matrix), over=_OVER)
+        divisor = need(ledger, codes, name)
+        return rotated(tensor, inputs=Rotation(matrix), divisor=divisor)
     if rounded is not None:
         tensor = plain(rounded, "fp-quant", f"{stem}weight")
         return rotated(replace(tensor, out_dtype="BF16"), inputs=Rotation(matrix))

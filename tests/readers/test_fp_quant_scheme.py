@@ -41,6 +41,14 @@ def test_codes(tmp_path: Path) -> None:
     assert np.all(model["x.weight"].to_numpy() == 0.5)  # e2m1 code 2 is 1, over 2
 
 
+def test_codes_of_the_first_releases(tmp_path: Path) -> None:
+    """fp-quant 0.1.6: `dequantize_mxf4_bf16(weight_q, weight_scales) / 3.0`, nothing stored."""
+    scales = {"act_global_scale": None, "weight_global_scale": None}
+    model = opened(tmp_path / "m", LAYER | scales)
+    assert np.all(model["x.weight"].to_numpy() == BF16(1 / 3))
+    assert "as fp-quant 0.1 wrote them, over 3" in str(model.model.notes)
+
+
 def test_scales_of_rows_that_fill_a_tile(tmp_path: Path) -> None:
     model = opened(tmp_path / "m", LAYER | {"scales": np.full((128, 2), 127, np.uint8)})
     assert model["x.weight"].shape == (4, 64)
@@ -71,7 +79,7 @@ def test_weights_as_they_were_trained(tmp_path: Path) -> None:
         {"scales": np.zeros((4, 3), np.uint8)},
         {"scales": np.zeros((5, 2), np.uint8)},
         {"scales": np.zeros((4, 2), np.float32)},
-        {"weight_global_scale": None},
+        {"weight_global_scale": None, "scales": np.full((4, 4), 56, np.uint8)},  # NVFP4
         {"weight_global_scale": np.ones(2, BF16)},
         {"forward_hadamard_matrix": np.ones((3, 3), BF16)},
         {"forward_hadamard_matrix": np.ones((32, 16), BF16)},
