@@ -6,11 +6,13 @@ about quantisation stay behind (all by the table in `config_rules`), and everyth
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
 from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path, PurePath
+from dataclasses import dataclass
+from pathlib import PurePath
 from typing import Any
 
 from anamnesis.errors import FormatError, LimitError
@@ -19,10 +21,10 @@ from anamnesis.pipeline.alike import refuse_alike
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out, stating
 from anamnesis.pipeline.quant_config import Chosen, described
 from anamnesis.readers.choice import is_training
-from anamnesis.readers.folder import follow
+from anamnesis.readers.folder import RemoteFolder, follow
 from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.settings_files import is_yaml
-from anamnesis.readers.source import LocalFile
+from anamnesis.readers.source import SourceFile, is_url, open_source
 from anamnesis.readers.strict_json import loads
 from anamnesis.readers.table import READERS
 from anamnesis.readers.text_links import target_of
@@ -41,43 +43,77 @@ _WEIGHTS = frozenset((".bin", ".h5", ".imatrix", ".index", ".msgpack", ".part"))
 _UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial .tmp".split())
 
 
-def _beside(source: Path) -> Iterator[tuple[os.DirEntry[str], bool]]:
-    """Files beside the weights that are no part of them, and whether they can be copied."""
-    for entry in sorted(os.scandir(source), key=lambda e: e.name):
-        if entry.name.startswith(".") or left_out(entry.name) is not None:
+@dataclass(frozen=True, slots=True)
+class Companion:
+    """A file that goes along: where it lies (a path or a URL), and its bytes.
+
+    A path is elsewhere for a link stored as text, if links are followed. `same` is what the names
+    of one file have in common, device and inode.
+    """
+
+    name: str
+    path: str
+    nbytes: int
+    same: tuple[int, int] | None = None
+
+
+def _beside(folder: str) -> Iterator[tuple[str, str, int | None]]:
+    """Name, path and bytes of files beside the weights, none for what is no regular file."""
+    for name, path, nbytes in _files_at(folder) if is_url(folder) else _files_in(folder):
+        if name.startswith(".") or left_out(name) is not None:
             continue
-        if is_weights(entry.name) or is_training(entry.name):
-            continue
+        if not is_weights(name) and not is_training(name):
+            yield name, path, nbytes
+
+
+def _files_in(folder: str) -> Iterator[tuple[str, str, int | None]]:
+    for entry in sorted(os.scandir(folder), key=lambda e: e.name):
         try:
             status = entry.stat()
         except OSError:  # a link to nothing
             continue
         if not stat.S_ISDIR(status.st_mode):
-            yield entry, stat.S_ISREG(status.st_mode) and status.st_size <= MAX_BYTES
+            regular = stat.S_ISREG(status.st_mode)
+            yield entry.name, entry.path, status.st_size if regular else None
 
 
-def _note_others(source: Path, note: Callable[[str], None]) -> None:
+def _files_at(url: str) -> Iterator[tuple[str, str, int | None]]:
+    for name, nbytes in RemoteFolder(url).sizes().items():
+        yield name, f"{url}/{name}", nbytes
+
+
+def _note_others(folder: str, note: Callable[[str], None]) -> None:
     """Say which files a loader may look for and does not find."""
-    for entry, fits in _beside(source):
-        if not fits:
-            note(f"{entry.path}: was not copied: over {MAX_BYTES >> 20} MiB, or no regular file")
+    if folder.lower().startswith(("http://", "https://")):
+        note(f"{folder}: nothing lists it, so that no file beside the weights was copied")
+    for _, path, nbytes in _beside(folder):
+        if nbytes is None or nbytes > MAX_BYTES:
+            note(f"{path}: was not copied: over {MAX_BYTES >> 20} MiB, or no regular file")
 
 
-def companions(source: Path, allow: Allow = NOTHING) -> Iterator[tuple[str, Path]]:
-    """Names and paths of files that belong to the recovered model, `config.json` included.
+def companions(folder: str, allow: Allow = NOTHING) -> Iterator[Companion]:
+    """Files that belong to the recovered model, `config.json` included; none over HTTP.
 
-    A path is elsewhere for a link stored as text, if links are followed; else that is copied.
     Raises SecurityError for one that is a link out of the folder.
     """
-    for entry, fits in _beside(source):
-        if not fits:
+    for name, path, nbytes in _beside(folder):
+        if nbytes is None or nbytes > MAX_BYTES:
             continue
-        try:
-            path = Path(follow(str(source), entry.path, allow))
-        except FormatError:  # a link stored as text
-            path = Path(entry.path)
-        if path.stat().st_size <= MAX_BYTES:
-            yield entry.name, path
+        if is_url(folder):
+            yield Companion(name, path, nbytes)
+            continue
+        with contextlib.suppress(FormatError):  # a link stored as text, which is copied itself
+            path = follow(folder, path, allow)
+        status = os.stat(path)
+        if status.st_size <= MAX_BYTES:
+            yield Companion(name, path, status.st_size, (status.st_dev, status.st_ino))
+
+
+def has_config(folder: str) -> bool:
+    """Whether a `config.json` goes along; `folder` is "" for none."""
+    if is_url(folder):
+        return any(name == "config.json" for name, _, _ in _beside(folder))
+    return bool(folder) and os.path.isfile(os.path.join(folder, "config.json"))
 
 
 def is_weights(name: str) -> bool:
@@ -92,7 +128,7 @@ def is_weights(name: str) -> bool:
 
 
 def copy_companions(
-    source: Path,
+    folder: str,
     target: PurePath,
     dtype: str | None,
     note: Callable[[str], None],
@@ -108,44 +144,44 @@ def copy_companions(
     """
     copied = []
     store = store_of(target)
-    written: dict[tuple[int, int], PurePath] = {}  # by the device and inode of the source
-    found = list(companions(source, allow))
-    refuse_alike(target / name for name, _ in found)
-    _note_others(source, note)
-    for name, path in found:
+    written: dict[tuple[int, int], PurePath] = {}
+    found = list(companions(folder, allow))
+    refuse_alike(target / companion.name for companion in found)
+    _note_others(folder, note)
+    for companion in found:
+        name, path = companion.name, companion.path
         final = target / name
-        if not allow.follow_links and target_of(str(path)) is not None:
+        if not is_url(path) and not allow.follow_links and target_of(path) is not None:
             note(f"{path}: is a link stored as text, and copied as such (see --follow-links)")
-        with LocalFile(path) as file:
+        with open_source(path, first_bytes=min(companion.nbytes, _CHUNK_BYTES)) as file:
             try:
-                _refuse_stating(source / name, file, dtype)
-                changed = _changed(source / name, file, dtype, choices)
+                _refuse_stating(folder, name, file, dtype)
+                changed = _changed(os.path.join(folder, name), file, dtype, choices)
             except FormatError as error:
                 note(f"left out: {error}")
                 continue
             if changed is not None:
                 store.write(final, [changed])
             else:
-                same = written.setdefault((file.id.device, file.id.inode), final)
+                same = written.setdefault(companion.same, final) if companion.same else final
                 if same == final or not store.link(same, final):
                     store.write(final, _chunks(file))
         copied.append(name)
     return copied
 
 
-def check_companions(source: Path, out_bytes: int, limits: Limits, allow: Allow) -> None:
+def check_companions(folder: str, out_bytes: int, limits: Limits, allow: Allow) -> None:
     """LimitError when what goes along is too much, with the `out_bytes` of the weights or alone.
 
     A file with several names, links or hard links, counts once, as it is written once.
     """
-    sizes: dict[tuple[int, int], int] = {}
-    for name, path in companions(source, allow):
-        status = path.stat()
-        sizes[status.st_dev, status.st_ino] = status.st_size
-        if is_config(name):
-            limits.memory(status.st_size * _CONFIG_FACTOR, str(path))
+    sizes: dict[object, int] = {}
+    for companion in companions(folder, allow):
+        sizes[companion.same or companion.path] = companion.nbytes
+        if is_config(companion.name):
+            limits.memory(companion.nbytes * _CONFIG_FACTOR, companion.path)
     total = sum(sizes.values())
-    what = f"{source}: files beside the weights"
+    what = f"{folder}: files beside the weights"
     if total > COMPANION_BYTES:
         raise LimitError(
             f"{what}: {total:,} bytes go along; the fixed limit is {COMPANION_BYTES:,}",
@@ -156,13 +192,13 @@ def check_companions(source: Path, out_bytes: int, limits: Limits, allow: Allow)
     limits.total(out_bytes + total, f"{what}, and the output")
 
 
-def _read(file: LocalFile) -> bytes:
+def _read(file: SourceFile) -> bytes:
     """A configuration, which is read whole."""
     Limits().alloc(file.size, file.path, INDEX_BYTES)
     return file.read(0, file.size)
 
 
-def _chunks(file: LocalFile) -> Iterator[memoryview]:
+def _chunks(file: SourceFile) -> Iterator[memoryview]:
     """What a file holds, a piece at a time, in memory that is used again."""
     buffer = memoryview(bytearray(min(_CHUNK_BYTES, file.size)))
     for at in range(0, file.size, _CHUNK_BYTES):
@@ -172,46 +208,51 @@ def _chunks(file: LocalFile) -> Iterator[memoryview]:
     file.check_unchanged()
 
 
-def _changed(path: Path, file: LocalFile, dtype: str | None, choices: Chosen) -> bytes | None:
+def _changed(path: str, file: SourceFile, dtype: str | None, choices: Chosen) -> bytes | None:
     """What is written for a file that speaks of quantisation, or may; None for its very bytes.
 
     Raises FormatError for settings that are no JSON.
     """
-    if is_config(path.name):
+    name = os.path.basename(path)
+    if is_config(name):
         return _cleaned(path, _read(file), dtype, choices)
-    if not may_state(path.name) or file.size > OTHER_BYTES:
+    if not may_state(name) or file.size > OTHER_BYTES:
         return None
     try:
         data = _read(file)
-        document = loads(data, str(path), Limits(), python=True)
+        document = loads(data, path, Limits(), python=True)
     except FormatError:
         return None
-    if not isinstance(document, dict) or not stated({path.name: document}, {}):
+    if not isinstance(document, dict) or not stated({name: document}, {}):
         return None
     return _cleaned(path, data, dtype, choices)
 
 
-def _refuse_stating(path: Path, file: LocalFile, dtype: str | None) -> None:
+def _refuse_stating(folder: str, name: str, file: SourceFile, dtype: str | None) -> None:
     """FormatError for YAML that states how weights were stored which were decoded."""
-    if dtype is None or not is_yaml(path.name) or file.size > MOST_BYTES:
+    path = os.path.join(folder, name)
+    if dtype is None or not is_yaml(name) or file.size > MOST_BYTES:
         return
     try:
-        document = read_yaml(_read(file), str(path))
+        document = read_yaml(_read(file), path)
     except FormatError:
         return  # of which no statement is taken, either
-    if said := stating(path.name, document):
-        raise FormatError(f"{path.parent / said} is no longer true, and YAML is not rewritten")
+    if said := stating(name, document):
+        raise FormatError(
+            f"{os.path.join(folder, said)} is no longer true, and YAML is not rewritten"
+        )
 
 
-def _cleaned(path: Path, data: bytes, dtype: str | None, choices: Chosen) -> bytes:
+def _cleaned(path: str, data: bytes, dtype: str | None, choices: Chosen) -> bytes:
     """A configuration as it has to be; the very same bytes when no rule has anything to say."""
-    config = loads(data, str(path), Limits(), python=True)
+    name = os.path.basename(path)
+    config = loads(data, path, Limits(), python=True)
     if not isinstance(config, dict):
         return data
-    if path.name == "config.json":
+    if name == "config.json":
         found = described(clean_config(config, dtype), choices)
     else:
-        found = clean(path.name, config, dtype)
+        found = clean(name, config, dtype)
     if found == config:
         return data
     return json.dumps(found, indent=2, ensure_ascii=False).encode() + b"\n"

@@ -19,7 +19,14 @@ from anamnesis.kernels import Window
 from anamnesis.names.derived import Derived
 from anamnesis.pipeline.plan import TASK_BYTES, Plan
 from anamnesis.pipeline.reads import is_plain, ranges_of_step
-from anamnesis.pipeline.requests import NO_REQUESTS, RUN_READS, RUN_WRITES, Requests, requests_of
+from anamnesis.pipeline.requests import (
+    NO_REQUESTS,
+    RUN_READS,
+    RUN_WRITES,
+    Requests,
+    beside,
+    requests_of,
+)
 from anamnesis.pipeline.work import Piece
 from anamnesis.pipeline.writing import COMMITS
 from anamnesis.readers.base import Range
@@ -35,6 +42,7 @@ DECODE_SECONDS = 0.6e-9  # a byte of output, one thread
 PLAN_SECONDS = 66e-6  # a task
 SCHEDULER_SECONDS = 4.1e-3  # a task, of all workers together
 DRIVER_SECONDS = 0.6  # of importing a driver
+_COPIED_BYTES = 2 << 20  # of a file beside the weights, a request at least
 JOIN_REQUESTS = 3  # one after the other: two that read, and the part itself
 
 
@@ -76,7 +84,7 @@ class Amounts:
     gets: int = 0
     put_bytes: int = 0
     output: Requests = NO_REQUESTS  # of the store that the output lies in
-    opening: int = 0  # requests for headers
+    opening: int = 0  # requests for headers, and of files beside the weights
     hops: int = 1  # requests one after the other for a header
     at_a_time: int = 1  # that a thread's budget has in flight
 
@@ -199,6 +207,7 @@ def amounts_of(plan: Plan) -> Amounts:
     gets, get_bytes = _gets(plan) if remote else (0, 0)
     stored = is_url(plan.spec.path)
     hops = 2 if hub else 1
+    copied = [hops + c.nbytes // _COPIED_BYTES for c in beside(plan) if is_url(c.path)]
     from anamnesis.readers.ahead import BLOCK_BYTES
 
     ahead = max((task.ahead_bytes for task in plan.tasks), default=0)
@@ -211,7 +220,7 @@ def amounts_of(plan: Plan) -> Amounts:
         gets=gets,
         put_bytes=plan.out_bytes if stored else 0,
         output=requests_of(plan) if stored else NO_REQUESTS,
-        opening=len(remote) * hops + 4 if remote else 0,
+        opening=len(remote) * hops + 4 + sum(copied) if remote else 0,
         hops=hops,
         at_a_time=1 + ahead // BLOCK_BYTES,  # and the one that is waited for
     )

@@ -83,7 +83,8 @@ def refuse_indexes(inputs: Inputs) -> None:
 def copy_rest(pipeline: Pipeline, note: Callable[[str], None], limits: Limits) -> None:
     """Copy what a pipeline has besides its models: its index, scheduler, tokenisers."""
     for name in ("", *pipeline.others):
-        source, target = Path(pipeline.source, name), located(os.path.join(pipeline.out, name))
+        source = os.path.join(pipeline.source, name)
+        target = located(os.path.join(pipeline.out, name))
         if store_of(target).moves:
             Path(target).mkdir(parents=True, exist_ok=True)
         copy_companions(source, target, None, note, allow=limits.allow)

@@ -256,5 +256,5 @@ def _plan_one(
     )
     if is_model_folder(plan):
         room = _with_room(settings, limits)
-        check_companions(Path(model.path), plan.out_bytes, room, model.allow)
+        check_companions(model.folder, plan.out_bytes, room, model.allow)
     return described(plan, settings, limits)

@@ -128,7 +128,7 @@ def others(plan: Plan) -> list[str]:
     """The names of what a run writes besides tensors and the manifest: an index, companions."""
     names = [Path(name).name for name, _ in plan.layout.extras]
     if is_model_folder(plan):
-        names += [name for name, _ in companions(Path(plan.model.path), plan.model.allow)]
+        names += [c.name for c in companions(plan.model.folder, plan.model.allow)]
     return names
 
 
@@ -143,7 +143,7 @@ def is_model_folder(plan: Plan) -> bool:
     row = WRITERS[plan.spec.format]
     folder_out = Path(plan.spec.path).suffix != row.suffix
     loaded = plan.spec.format in ("safetensors", "hf")
-    return loaded and folder_out and os.path.isdir(plan.model.path)
+    return loaded and folder_out and bool(plan.model.folder)
 
 
 def listed(manifest: Manifest) -> list[str]:

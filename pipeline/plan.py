@@ -9,7 +9,6 @@ writes the same bytes and records the same checksums.
 from __future__ import annotations
 
 import math
-import os
 import re
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ from anamnesis.errors import UnsupportedError
 from anamnesis.kernels import ENCODINGS
 from anamnesis.limits import RECORD_BYTES, Limits, MiB
 from anamnesis.names.derived import Derived
+from anamnesis.pipeline.companions import has_config
 from anamnesis.pipeline.disk import disk_bytes, refuse_over_disk, staged_bytes
 from anamnesis.pipeline.fit import BASE_BYTES, BASE_TENSORS, fit_threads
 from anamnesis.pipeline.importance import refuse_unweighted
@@ -185,7 +185,7 @@ def with_input(spec: Spec, model: Model, choices: Chosen = ()) -> Spec:
     stem = stem_of(names, folder=not alone)
     metadata = metadata_of(model, decoded_dtype(model, spec))
     made = spec.format == "hf" and model.container == "gguf" and model.options.names == "hf"
-    if _is_file(spec) or not (made or os.path.isfile(os.path.join(model.path, "config.json"))):
+    if _is_file(spec) or not (made or has_config(model.folder)):
         metadata += metadata_blocks(choices)
     return replace(spec, storage=replace(spec.storage, stem=stem, metadata=metadata))
 

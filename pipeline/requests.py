@@ -11,9 +11,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, dataclass
-from pathlib import Path
 
-from anamnesis.pipeline.companions import companions
+from anamnesis.pipeline.companions import Companion, companions
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.journal import is_folder
 from anamnesis.pipeline.place import is_model_folder
@@ -85,7 +84,7 @@ def requests_of(plan: Plan) -> Requests:
         total += Requests(FOLDER_READS, FOLDER_WRITES)
     if plan.choices:
         total += Requests(ENCODED_READS)
-    if more := len(plan.layout.extras) + _beside(plan):  # whose names the journal gets
+    if more := len(plan.layout.extras) + len(beside(plan)):  # whose names the journal gets
         total += Requests(1, 1 + more)
     for number, file in enumerate(files):
         size = part_bytes(most_bytes(file))
@@ -116,11 +115,11 @@ def of_file(url: str, sent: Sent, *, staged: bool = False) -> Requests:
     )
 
 
-def _beside(plan: Plan) -> int:
+def beside(plan: Plan) -> list[Companion]:
     """Files that are copied beside the weights."""
     if not is_model_folder(plan):
-        return 0
-    return sum(1 for _ in companions(Path(plan.model.path), plan.model.allow))
+        return []
+    return list(companions(plan.model.folder, plan.model.allow))
 
 
 def _sent(tasks: Iterable[WriteTask], parts: int, size: int, nbytes: int) -> Sent:

@@ -273,10 +273,9 @@ class _Run:
         for name, data in plan.layout.extras:
             store.write(located(name), [data])
         if is_model_folder(plan):
-            source = Path(plan.model.path)
             dtype = decoded_dtype(plan.model, plan.spec)
             note, allow = files.note, plan.model.allow
-            names += copy_companions(source, folder, dtype, note, plan.choices, allow)
+            names += copy_companions(plan.model.folder, folder, dtype, note, plan.choices, allow)
         write_manifest(plan, self.recipe, files.pieces, names, lost(files))
         kept = set(map(folded, shards.union(names)))  # which may be there in another case
         gone = {name for name in before if folded(name) not in kept}  # of an older output or input

@@ -39,13 +39,15 @@ _FOLDERS, _SHOWN = 256, 4  # that are looked into, and named, where a folder its
 class Found:
     """The weight files, the folder that their configurations lie in, and the index, if any.
 
-    `notes` say what else the folder holds, and why it is left out.
+    `notes` say what else the folder holds, and why it is left out; `whole`, that it was named
+    itself, and not a file in it.
     """
 
     paths: list[str]
     folder: Folder | None
     index: Index | None = None
     notes: tuple[str, ...] = ()
+    whole: bool = False
 
 
 def find_files(path: str, limits: Limits) -> Found:
@@ -61,7 +63,7 @@ def find_files(path: str, limits: Limits) -> Found:
 
         return Found([blob_path(path, limits)], None)
     if os.path.isdir(path):
-        return _in_folder(LocalFolder(path, limits.allow), limits)
+        return replace(_in_folder(LocalFolder(path, limits.allow), limits), whole=True)
     if os.path.lexists(path) or not glob.has_magic(path):
         _refuse_repository(path)
         return _one_file(path, limits)
@@ -120,7 +122,7 @@ def _at_url(url: str, limits: Limits) -> Found:
     if url.endswith("/") or not (is_file or not urls.call(url, lambda: fs.isdir(path))):
         if "::" in url:
             raise UnsupportedError(f"{url}: a folder behind a chain of protocols; name one file")
-        return _in_folder(RemoteFolder(url), limits)
+        return replace(_in_folder(RemoteFolder(url), limits), whole=True)
     return _one_file(url, limits)
 
 

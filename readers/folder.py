@@ -106,6 +106,21 @@ class RemoteFolder:
         self._listed = frozenset(names)
         return sorted(name for name in names if name and not name.startswith("."))
 
+    def sizes(self) -> dict[str, int]:
+        """The bytes of each file in it, by name; of no hidden one, and of none over HTTP."""
+        from anamnesis.readers import urls  # noqa: PLC0415 - fsspec is for URLs alone
+
+        fs, path = urls.filesystem(self.path)
+        if urls.is_http(fs):
+            return {}
+        rows = urls.call(self.path, lambda: fs.ls(path, detail=True))
+        files = {
+            str(row["name"]).rpartition("/")[2]: int(row["size"] or 0)
+            for row in rows
+            if row["type"] == "file"
+        }
+        return {name: files[name] for name in sorted(files) if name and name[0] != "."}
+
     def join(self, name: str) -> str:
         """The URL of `name` in it."""
         return f"{self.path}/{_plain(self.path, name)}"

@@ -70,13 +70,20 @@ class Tree:
         """The commit, 40 hexadecimal digits."""
         return self._place.revision
 
-    def ls(self, path: str, detail: bool = False) -> list[str]:
-        """The names in a folder; FileNotFoundError when there is none."""
+    def ls(self, path: str, detail: bool = False) -> list[Any]:
+        """The names in a folder, with `detail` rows of name, size and type.
+
+        FileNotFoundError when there is none.
+        """
         begin = f"{path}/".lstrip("/")
         names = {begin + name[len(begin) :].partition("/")[0] for name in self._in(begin)}
         if not names:
             raise FileNotFoundError(self.unstrip_protocol(path))
-        return sorted(names)
+        return [self._row(name) if detail else name for name in sorted(names)]
+
+    def _row(self, name: str) -> dict[str, Any]:
+        size, kind = (self._files[name][0], "file") if name in self._files else (0, "directory")
+        return {"name": name, "size": size, "type": kind}
 
     def glob(self, pattern: str) -> list[str]:
         """The files that match; `*` stays in its folder."""

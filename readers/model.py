@@ -30,7 +30,8 @@ class Model:
     `broken` says of each file that could not be read why; its tensors are not among these.
     `unread` are names of what was left out, which patterns may fit. `conv1d` are matrices that the
     model's class keeps with their columns as rows, and `transposed` those of them that are stored
-    the other way; these tensors are as they are stored.
+    the other way; these tensors are as they are stored. `folder` is the folder that `path` names,
+    or its URL; "" for a file, a pattern, or an Ollama name.
     """
 
     path: str
@@ -49,6 +50,7 @@ class Model:
     index: str = ""  # path of the index by which the files were found
     transposed: frozenset[str] = frozenset()
     conv1d: frozenset[str] = frozenset()
+    folder: str = ""
 
     def select(
         self, include: Sequence[str], exclude: Sequence[str], *, every: bool = True
@@ -142,6 +144,7 @@ def _load_model(path: str, options: Options, limits: Limits, keep_going: bool) -
         index=found.index.path if found.index else "",
         transposed=ledger.transposed,
         conv1d=ledger.conv1d,
+        folder=found.folder.path if found.folder is not None and found.whole else "",
     )
 
 

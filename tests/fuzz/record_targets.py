@@ -70,7 +70,7 @@ def check_config(guard: Guard, root: Path, data: bytes) -> None:
     with guard(str(folder)):
         load_model(str(folder), limits=LIMITS)
     with guard(str(folder)):
-        copy_companions(folder, target, "bf16", lambda note: None)
+        copy_companions(str(folder), target, "bf16", lambda note: None)
     for name in os.listdir(target):
         (target / name).unlink()
 

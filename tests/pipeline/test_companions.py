@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from buckets import files_in_memory, local
+from hub import MODEL, Hub, served
 
 import anamnesis
 from anamnesis.cli.main import main
@@ -28,6 +31,14 @@ def model(tmp_path: Path, write_safetensors: Callable[..., Path]) -> Path:
     write_safetensors(folder / "model.safetensors", {"w": ("F32", (8, 8), values)})
     (folder / "config.json").write_text("{}")
     return folder
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    pytest.importorskip("huggingface_hub")
+    pytest.importorskip("aiohttp")
+    with served(monkeypatch) as hub:
+        yield hub
 
 
 def big(path: Path, nbytes: int) -> bytes:
@@ -159,3 +170,61 @@ def test_what_cannot_be_copied_is_said(
     for name in ("tokenizer.model", "tokenizer.json"):
         assert f"{name}: was not copied" in said
         assert not (tmp_path / "out" / name).exists()
+
+
+@pytest.fixture
+def behind_urls(
+    model: Path, hub: Hub, memory: Any, request: pytest.FixtureRequest
+) -> tuple[str, Path]:
+    """The URL of a model, and the same in a folder, with files that are left out."""
+    more = {
+        "config.json": b'{"torch_dtype": "fp8", "quantization_config": {"quant_method": "fp8"}}',
+        "tokenizer.json": np.random.default_rng(1).bytes(3 * MIB + 5),
+        "chat_template.jinja": b"{{ messages }}",
+        "quantize_config.json": b"{}",
+        "optimizer.pt": b"part of a training run",
+        ".gitattributes": b"* text",
+    }
+    for name, data in more.items():
+        (model / name).write_bytes(data)
+    (model / "below").mkdir()
+    (model / "below" / "notes.txt").write_text("of nobody")
+    for path in (p for p in model.rglob("*") if p.is_file()):
+        name = str(path.relative_to(model))
+        hub.files[name] = path.read_bytes()
+        memory.pipe(f"/b/model/{name}", path.read_bytes())
+    return {"hub": f"hf://{MODEL}@main", "bucket": "memory://b/model"}[request.param], model
+
+
+@pytest.mark.parametrize("behind_urls", ["hub", "bucket"], indirect=True)
+@pytest.mark.parametrize("encode", [None, "fp8-channel"])
+def test_they_come_from_behind_a_url_as_from_a_folder(
+    behind_urls: tuple[str, Path], tmp_path: Path, memory: Any, encode: str | None
+) -> None:
+    """And go into a store; the limits count them."""
+    url, folder = behind_urls
+    settings = {"to": "hf", "dtype": "bf16", "encode": encode}
+    anamnesis.convert(folder, tmp_path / "here", **settings)
+    anamnesis.convert(url, tmp_path / "there", **settings)
+    anamnesis.convert(url, "memory://b/out", **settings)
+    here = local(tmp_path / "here")
+    assert {"config.json", "tokenizer.json", "chat_template.jinja"} < set(here)
+    assert local(tmp_path / "there") == here == files_in_memory("/b/out/")
+    assert (
+        anamnesis.verify("memory://b/out")["tensors"]
+        == anamnesis.verify(tmp_path / "here")["tensors"]
+    )
+    with pytest.raises(LimitError, match="files beside the weights, and the output"):
+        anamnesis.convert(url, tmp_path / "no", **settings, limits=Limits(max_total_bytes=MIB))
+
+
+def test_over_http_a_note_says_that_nothing_lists_them(
+    model: Path, hub: Hub, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    hub.files = {f"m/{path.name}": path.read_bytes() for path in model.iterdir()}
+    with pytest.raises(SystemExit, match=r"^0$"):
+        main(["remember", f"{hub.url}/m/", "-o", str(tmp_path / "out")])
+    assert (
+        "nothing lists it, so that no file beside the weights was copied" in capsys.readouterr().err
+    )
+    assert not (tmp_path / "out" / "config.json").exists()
