@@ -152,6 +152,18 @@ def listed(manifest: Manifest) -> list[str]:
     return [Path(name).name for name in (*names, *manifest.others)]
 
 
+def inherit(journal: Journal, place: Place) -> None:
+    """Know what is there for this program's until it is gone: of the output, and of other jobs."""
+    names = set(listed(place.manifest)) if place.manifest is not None else set()
+    with contextlib.suppress(FormatError):
+        entries = list(journal.entries())
+        if not all(map(journal.knows, entries)):
+            names |= {entry.name for entry in entries}
+            journal.remove()
+    if names:
+        journal.add({name: [] for name in sorted(names)})
+
+
 def refuse_foreign_weights(out: PurePath) -> None:
     """IntegrityError for weights in an output folder that its manifest does not list.
 
@@ -251,4 +263,12 @@ def _strangers(folder: PurePath, owned: Iterable[str]) -> Iterator[str]:
             yield name
 
 
-__all__ = ["Place", "is_model_folder", "listed", "others", "planned", "refuse_foreign_weights"]
+__all__ = [
+    "Place",
+    "inherit",
+    "is_model_folder",
+    "listed",
+    "others",
+    "planned",
+    "refuse_foreign_weights",
+]

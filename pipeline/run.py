@@ -41,7 +41,7 @@ from anamnesis.pipeline.journal import (
 from anamnesis.pipeline.loss import Losses, TensorLoss
 from anamnesis.pipeline.members import check_members
 from anamnesis.pipeline.outcome import Outcome
-from anamnesis.pipeline.place import Place, is_model_folder, listed, others, planned
+from anamnesis.pipeline.place import Place, inherit, is_model_folder, listed, others, planned
 from anamnesis.pipeline.plan import Plan, decoded_dtype
 from anamnesis.pipeline.progress import Progress
 from anamnesis.pipeline.quant_config import config_blocks
@@ -135,8 +135,8 @@ def _begin(plan: Plan, recipe: Recipe, overwrite: bool) -> Plan:
         return plan
     _refuse_over_disk(plan, place, overwrite)
     if not store.moves:
-        if place.manifest is not None and overwrite:  # known for this program's until they are gone
-            journal.add({name: [] for name in listed(place.manifest)})
+        if overwrite:
+            inherit(journal, place)
         return plan
     if place.other and overwrite:
         clear(out, recipe, keep=recipe)
@@ -220,7 +220,7 @@ class _Run:
             files.discard()
             with contextlib.suppress(OSError):
                 store.clear(finals, None, "")  # what an earlier run has left, too
-            if not any(store.exists(located(f.path)) for f in plan.layout.files):
+            if not self._leaves(journal):
                 journal.remove()
             raise
         return files
@@ -261,6 +261,15 @@ class _Run:
         with contextlib.suppress(UsageError, FormatError, IntegrityError):
             names |= set(listed(load_manifest(located(self.plan.spec.path))))
         return names
+
+    def _leaves(self, journal: Journal) -> bool:
+        """Whether files are there that nothing but the journal tells to be this program's."""
+        out, store = located(self.plan.spec.path), store_of(self.plan.spec.path)
+        if any(store.exists(located(f.path)) for f in self.plan.layout.files):
+            return True
+        if store.moves or store.exists(find_manifest(out)):
+            return False
+        return any(store.exists(out / name) for name in self._before(journal))
 
     def _complete(self, journal: Journal, files: OutputFiles) -> None:
         """Write what says that an output is whole, when all of its files are."""

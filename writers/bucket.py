@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from anamnesis.errors import LimitError
+from anamnesis.writers import FOLDER, WRITERS
 from anamnesis.writers.azure import Azure
 from anamnesis.writers.base import OutFile, WriterModule, compare_known
 from anamnesis.writers.google import Google
@@ -18,7 +19,7 @@ from anamnesis.writers.lease import Lease
 from anamnesis.writers.objects import Driven, Objects, for_each
 from anamnesis.writers.part import final_name
 from anamnesis.writers.s3 import S3
-from anamnesis.writers.stores import Packing, Unfinished
+from anamnesis.writers.stores import Packing, Unfinished, located
 from anamnesis.writers.stream import PackSink
 from anamnesis.writers.upload import (
     HELD_PARTS,
@@ -44,6 +45,8 @@ _STORES: dict[str, type[Azure | Google | S3]] = {
     "s3": S3,
     "s3a": S3,
 }
+
+_WEIGHTS = tuple(row.suffix for row in WRITERS.values() if row.suffix != FOLDER)
 
 
 def kind_of(url: str) -> type[Azure | Driven | Google | S3]:
@@ -163,20 +166,30 @@ class Bucket:
         return []  # a name may hold slashes; there are no folders
 
     def clear(self, finals: Sequence[PurePath], folder: PurePath | None, keep: str) -> None:
-        """Abort uploads and remove what belongs to them, but for those of the run `keep`."""
+        """Abort uploads and remove what belongs to them, but for those of the run `keep`.
+
+        In `folder`, which is one output's own, those of runs that cut it into other files as well:
+        what has an unfinished file there, and uploads to names that weights have.
+        """
         parents = {final.parent for final in finals} | ({folder} if folder is not None else set())
         wanted = {final.name for final in finals}
+        urls = {str(final): final for final in finals}
         for parent in parents:
             for name in self._objects.names(str(parent)):
                 of = final_name(name)
                 kept = keep and of and self.part(parent / of, keep).name == name
-                if of in wanted and not kept:
+                if of and (of in wanted or parent == folder) and not kept:
+                    urls.setdefault(str(parent / of), parent / of)
                     remove_folder(self._objects, str(parent / name))
-        urls = {str(final): final for final in finals}
-        for url, upload in self._objects.uploads(_shared(list(urls))):
-            if url not in urls:
+        prefix = _shared(list(urls)) if folder is None else str(folder)
+        for url, upload in self._objects.uploads(prefix):
+            inside = folder is not None and url.rpartition("/")[0] == str(folder)
+            final = urls.get(url)
+            if final is None and inside and url.endswith(_WEIGHTS):
+                final = located(url)
+            if final is None:
                 continue
-            if not keep or upload != self._known_upload(self.part(urls[url], keep)):
+            if not keep or upload != self._known_upload(self.part(final, keep)):
                 self._objects.abort(url, upload)
 
     def check_space(self, files: Sequence[OutFile]) -> list[str]:
