@@ -61,6 +61,7 @@ _SEARCH = re.compile(
     "l[op]-norm|lsq.*|mean.*|moving.*|mse.*|nearest|observer.*|percentile.*|.*round.*|rtn|search.*|"
     "smooth-?quant.*|stochastic|.*observer"
 )
+_OBSERVED = re.compile("(?:abs-?|a|min-?)?max|entropy|kl|mse|percentile")  # scales, by no more
 # What a module's name may be mapped to instead of a method.
 _SKIPPED = re.compile(
     "exclude[ds]?|high|ignored?|keep|low|medium|mixed.*|skip(?:ped)?|(?:true|false)|.*[./].*"
@@ -177,8 +178,8 @@ def says_little(text: str) -> bool:
 def tells(name: str, text: str, *, whole_file: bool) -> bool:
     """Whether a key of a block without a method's name has one all the same."""
     key, said = squeezed(name), canonical(text[:200])
-    if said in NOT_STATED or is_format(text):
-        return False
+    if said in NOT_STATED or is_format(text) or "*" in said or _OBSERVED.fullmatch(said):
+        return False  # a pattern is one of modules' names
     vague = not whole_file and _VAGUE_NAMES.fullmatch(key) and not _VAGUE.fullmatch(said)
     return bool(vague or _MORE_NAMES.fullmatch(key))
 

@@ -233,9 +233,12 @@ ORT = {"is_static": False, "format": "QOperator", "mode": "IntegerOps", "weights
         ("quantize_config.json", {"modes": ["q8", "q4f16", "bnb4"], "quant_type": 1}),
         ("quantize_config.json", {"per_model_config": {"model": {"weight_type": "QInt8"}}}),
         ("openvino_config.json", {"quantization_config": {"bits": 8, "quant_method": "default"}}),
+        # ModelOpt's recipes
+        ("recipe.yaml", {"quantize": {"algorithm": "max", "quant_cfg": []}}),
+        ("recipe.yaml", {"quant_cfg": [{"quantizer_name": "*weight_quantizer", "enable": True}]}),
     ],
 )
-def test_settings_of_graphs_beside_a_model_state_no_method(file: str, config: Any) -> None:
+def test_settings_of_graphs_and_runs_state_no_method(file: str, config: Any) -> None:
     assert stated({file: config}, {}) == ()
 
 
