@@ -9,13 +9,14 @@ from typing import Any
 import gguf
 import numpy as np
 import onnx
+import pth_bytes
 import pytest
-import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from anamnesis.errors import AnamnesisError, UnsupportedError
 from anamnesis.readers.model import load_model
 
+B = pth_bytes
 BLOCK = {"quantization_config": {"quant_method": "foo-bits"}}
 rng = np.random.default_rng(12)
 CODES = rng.integers(-128, 128, (64, 64), np.int8)
@@ -49,11 +50,19 @@ def test_codes_of_any_name_in_an_npz_are_noted(tmp_path: Path) -> None:
 
 
 def test_a_list_beside_a_state_dict_states_a_method(tmp_path: Path) -> None:
-    torch.save({"state_dict": {"w": torch.ones(4, 4)}, "meta": [BLOCK]}, tmp_path / "m.pt")
+    weights = B.dict_({"w": B.tensor(B.storage())})
+    block = B.dict_({"quantization_config": B.dict_({"quant_method": B.value("foo-bits")})})
+    path = tmp_path / "m.pt"
+
+    def write(**beside: bytes) -> None:
+        top = B.dict_({"state_dict": weights, **beside})
+        path.write_bytes(B.pth(B.pickled(top), {"0": B.DATA}))
+
+    write(meta=B.list_(block))
     with pytest.raises(UnsupportedError, match=r"metadata meta: list.0.*foo-bits"):
-        load_model(str(tmp_path / "m.pt"))
-    torch.save({"state_dict": {"w": torch.ones(4, 4)}, "quant": ["a"]}, tmp_path / "m.pt")
-    load_model(str(tmp_path / "m.pt"))
+        load_model(str(path))
+    write(quant=B.list_(B.value("a")))
+    load_model(str(path))
 
 
 def graph(path: Path, arrays: dict[str, Any], nodes: list[Any], **metadata: str) -> Path:
