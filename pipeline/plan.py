@@ -106,6 +106,10 @@ def _make_plan(model: Model, spec: Spec, memory_bytes: int, threads: int, limits
         charge_tensor(tensor, limits)
     encode = replace(spec.encode, conv1d=model.conv1d) if spec.encode else None
     choices = [encode.choose(tensor) if encode else KEEP for tensor in tensors]
+    if encode:
+        tensors = [
+            with_dtype(t, c.kept_as or t.out_dtype) for t, c in zip(tensors, choices, strict=True)
+        ]
     items = [item for t, choice in zip(tensors, choices, strict=True) for item in choice.items(t)]
     chosen: tuple[tuple[str, Choice], ...] = ()
     if spec.encode:

@@ -71,7 +71,8 @@ def _other_targets(plan: Plan) -> list[str]:
         if choice.target and choice.instead:
             others.setdefault((f"encoded as {choice.target}", choice.instead), []).append(name)
         elif choice.unfit and holds:
-            others.setdefault(("kept as they are", choice.why), []).append(name)
+            kept = f"stored in {choice.kept_as}" if choice.kept_as else "kept as they are"
+            others.setdefault((kept, choice.why), []).append(name)
     return [
         f"{len(names)} tensor(s), {names[0]} first, are {what} ({why})"
         for (what, why), names in others.items()

@@ -89,6 +89,7 @@ class Choice:
     why: str = ""
     wide: bool = False  # a matrix, which loaders take for a layer
     unfit: bool = False  # the target that it would have cannot hold it
+    kept_as: str = ""  # the dtype that it is stored in, where that is not its own
     instead: str = ""  # why it has another one than was asked for
     moved: bool = False
     requantize: bool = False  # numbers that cannot be moved are encoded anew
@@ -144,7 +145,7 @@ class Choice:
 
     def __str__(self) -> str:
         if self.target is None:
-            return f"kept, {self.why}"
+            return f"kept{self.kept_as and ' in '}{self.kept_as}, {self.why}"
         said = [str(self.target)]
         if self.why:
             said.append(f"as {self.why}")
@@ -236,7 +237,8 @@ def _fitted(tensor: Tensor, target: Target) -> Choice:
     except Unfit as error:
         why = f"{target.name} cannot hold it: {error}"
         if type_of(target) not in FALLBACKS:
-            return Choice(None, why=why, unfit=True)
+            narrow = "F16" if kind_of(target) == "ggml" else ""
+            return Choice(None, why=why, unfit=True, kept_as=narrow)
         found = _fitted(tensor, Target(encoding_of(FALLBACKS[type_of(target)]), {}))
         return replace(found, why=found.why or why, instead=why)
     return found

@@ -85,7 +85,8 @@ def test_fallbacks_and_key_values(model: Path, tmp_path: Path) -> None:
     kinds = {name: tensor.tensor_type.name for name, tensor in tensors(out).items()}
     assert kinds["blk.0.attn_q.weight"] == kinds["token_embd.weight"] == "Q4_K"
     assert kinds["narrow.weight"] == "Q5_0"
-    assert kinds["odd.weight"] == kinds["blk.1.attn_norm.weight"] == "F32"
+    assert kinds["odd.weight"] == "F16"  # as llama-quantize has rows that no type holds
+    assert kinds["blk.1.attn_norm.weight"] == "F32"
     assert kinds["blk.0.ffn_gate_inp.weight"] == "F32"
     fields = gguf.GGUFReader(out).fields
     assert int(fields["general.file_type"].parts[-1][0]) == 14
