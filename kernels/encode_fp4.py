@@ -36,7 +36,15 @@ from anamnesis.kernels._native import variants
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.config import Config, Kept, compressed_tensors, mlx, quantization
 from anamnesis.kernels.encode_fp8 import LARGEST
-from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.encoders import (
+    Form,
+    Part,
+    Settings,
+    Shape,
+    Unfit,
+    matrix_of,
+    sibling_of_mlx,
+)
 from anamnesis.kernels.ends import E2M1_END, Ends, by_exponents
 from anamnesis.kernels.loss import Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
@@ -165,7 +173,7 @@ def _parts(name: str, shape: Shape, style: str, group: int, kind: str) -> tuple[
     if style == "mlx":
         return (
             Part("weight", name, "U32", (*shape[:-1], columns // 8), 1, columns // 8),
-            Part("scale", sibling(name, "scales"), "U8", scales, 1, columns // group),
+            Part("scale", sibling_of_mlx(name, "scales"), "U8", scales, 1, columns // group),
         )
     # ModelOpt keeps the weight's own name.
     packed = name if style == "modelopt" else name + "_packed"

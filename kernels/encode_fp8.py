@@ -28,7 +28,15 @@ from anamnesis.kernels._narrow import EPSILON, KINDS, narrow, stored
 from anamnesis.kernels._native import variants
 from anamnesis.kernels.bits import to_float32
 from anamnesis.kernels.config import Config, Kept, compressed_tensors, mlx, quantization
-from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.encoders import (
+    Form,
+    Part,
+    Settings,
+    Shape,
+    Unfit,
+    matrix_of,
+    sibling_of_mlx,
+)
 from anamnesis.kernels.ends import Ends, around, by_exponents, wide
 from anamnesis.kernels.loss import E4M3_END, Codes
 from anamnesis.kernels.readback import Blocks, Facts, Parts, Stored, lines
@@ -132,7 +140,7 @@ def form_mxfp8(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
     if settings["style"] == "mlx":
         parts = (
             Part("weight", name, "U32", (*shape[:-1], columns // 4), 1, columns // 4),
-            Part("scale", sibling(name, "scales"), "U8", scales, 1, groups),
+            Part("scale", sibling_of_mlx(name, "scales"), "U8", scales, 1, groups),
         )
     else:
         parts = (

@@ -20,7 +20,15 @@ from anamnesis.kernels._narrow import stored
 from anamnesis.kernels._native import kernel
 from anamnesis.kernels._pack import pack
 from anamnesis.kernels.config import Config, Kept, mlx
-from anamnesis.kernels.encoders import Form, Part, Settings, Shape, Unfit, matrix_of, sibling
+from anamnesis.kernels.encoders import (
+    Form,
+    Part,
+    Settings,
+    Shape,
+    Unfit,
+    matrix_of,
+    sibling_of_mlx,
+)
 from anamnesis.kernels.ends import Ends, between, wide
 from anamnesis.kernels.readback import Blocks, Facts, Parts, lines
 from anamnesis.kernels.types import Array, Outputs, Params
@@ -38,8 +46,8 @@ def form_affine(name: str, shape: Shape, dtype: str, settings: Settings) -> Form
     scales = (*shape[:-1], groups)
     parts = (
         Part("weight", name, "U32", (*shape[:-1], words), 1, words),
-        Part("scale", sibling(name, "scales"), dtype, scales, 1, groups),
-        Part("bias", sibling(name, "biases"), dtype, scales, 1, groups),
+        Part("scale", sibling_of_mlx(name, "scales"), dtype, scales, 1, groups),
+        Part("bias", sibling_of_mlx(name, "biases"), dtype, scales, 1, groups),
     )
     return Form(columns, parts)
 

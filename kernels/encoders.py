@@ -273,3 +273,10 @@ def matrix_of(shape: Shape, group: int = 1) -> tuple[int, int]:
 def sibling(name: str, suffix: str) -> str:
     """The name of a tensor beside `X.weight`, as libraries name it: `X.` and the suffix."""
     return name.removesuffix("weight") + suffix if name.endswith(".weight") else f"{name}_{suffix}"
+
+
+def sibling_of_mlx(name: str, suffix: str) -> str:
+    """As `sibling`; raises `Unfit` for a name that no quantised layer of MLX has."""
+    if not name.endswith(".weight"):
+        raise Unfit("MLX's quantised layers have a weight, and scales beside it")
+    return sibling(name, suffix)

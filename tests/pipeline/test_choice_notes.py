@@ -93,7 +93,6 @@ STACKS = ("l.mlp.experts.gate_up_proj", "l.block_sparse_moe.input_linear.weight"
         ("fp8-block", True),
         ("fp8-channel", True),
         ("mxfp4", True),
-        ("mlx-mxfp4", False),
         ([EncodeRule(tensors="*", target="fp8-block")], False),
     ],
     ids=str,
@@ -115,3 +114,21 @@ def test_experts_in_one_tensor_are_no_layers(
     blocks = config_blocks(plan.choices, "bfloat16")
     modules = ("l.mlp.experts", "l.block_sparse_moe.experts")  # of which both have one
     assert all((f"'{module}'" in str(blocks)) == kept for module in modules)
+
+
+@pytest.mark.parametrize(
+    "encode",
+    ["mlx-affine", "mlx-mxfp8", "nvfp4:style=mlx", [EncodeRule(tensors="*", target="mlx-mxfp4")]],
+    ids=str,
+)
+def test_scales_of_mlx_are_beside_a_weight(
+    write_safetensors: Callable[..., Path], tmp_path: Path, encode: Any
+) -> None:
+    entries = {name: ("BF16", (2, 128, 64), bytes(32768)) for name in STACKS}
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    job = job_from(inputs=[path], output={"path": "o", "encode": encode})
+    ((_, plan),) = planned = plan_job(job)
+    assert isinstance(plan, Plan)
+    chosen = dict(plan.choices)
+    assert [chosen[name].target is None for name in STACKS] == [True, False]
+    assert any("MLX's quantised layers" in note for note in remarks_on_job(job, planned))
