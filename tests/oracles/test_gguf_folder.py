@@ -121,6 +121,18 @@ def test_given_files_give_folders_that_load(name: str, tmp_path: Path) -> None:
         same(loaded(CORPUS / name / "hf", torch.float32), after)
 
 
+@pytest.mark.parametrize("name", GIVEN)
+def test_ids_of_a_page_are_those_of_the_original_tokenizer(name: str, tmp_path: Path) -> None:
+    page = (Path(__file__).resolve().parents[1] / "data" / "scripts.txt").read_text()
+    shutil.copy(CORPUS / name / "model.gguf", tmp_path)
+    anamnesis.convert(tmp_path / "model.gguf", tmp_path / "out", to="hf")
+    auto = transformers.AutoTokenizer.from_pretrained
+    original, made = auto(CORPUS / name / "hf"), auto(tmp_path / "out")
+    for text in (page, *map(str.lstrip, page.splitlines())):  # docs: texts that begin with a space
+        assert made(text)["input_ids"] == original(text)["input_ids"], text
+    assert made.chat_template == original.chat_template
+
+
 # Where transformers 5.23 loads a GGUF as another model than the one it was made of.
 OTHERWISE = {
     "falcon_mamba": "a Mamba, whose steps are not normalised",
