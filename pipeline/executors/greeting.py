@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
-from anamnesis.errors import LimitError, UnsupportedError, UsageError
+from anamnesis.errors import IntegrityError, LimitError, UnsupportedError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.plan import Task, WriteTask
-from anamnesis.readers.source import is_url
+from anamnesis.readers.base import FileId
+from anamnesis.readers.source import is_url, open_source
 from anamnesis.version import __version__
 from anamnesis.writers.stores import located, store_of
 
@@ -30,7 +32,10 @@ class Greeting:
         self._client = client
         self._known: set[str] = set()
         self._task_bytes = max(task.memory_bytes for task in tasks)
-        self._paths = [p if is_url(p) else os.path.join(origin, p) for p in _paths(tasks[0])]
+        self._paths = [
+            os.path.join(origin, path) if isinstance(path, str) and not is_url(path) else path
+            for path in _paths(tasks[0])
+        ]
 
     def ask(self, names: Iterable[str]) -> None:
         """Ask the workers of these names, once each.
@@ -79,11 +84,21 @@ class Greeting:
         self._known.add(name)
 
 
-def _answer(paths: Sequence[str]) -> tuple[str, str]:
-    """What a worker says of itself: its version, and what keeps it from a path; "" for nothing."""
+def _answer(paths: Sequence[str | FileId]) -> tuple[str, str]:
+    """What a worker says of itself: its version, and what keeps it from a path; "" for nothing.
+
+    Of an input behind a URL a byte is read, where a wrong version is for tasks to tell.
+    """
     for path in paths:
         try:
-            store_of(path).reach(located(path))
+            if isinstance(path, str):
+                store_of(path).reach(located(path))
+                continue
+            with (
+                suppress(IntegrityError),
+                open_source(path.path, first_bytes=1, expected=path) as file,
+            ):
+                file.read(0, 1)
         except FileNotFoundError:
             return __version__, (
                 f"{path}: not found there; workers need the same storage under the same path"
@@ -93,12 +108,13 @@ def _answer(paths: Sequence[str]) -> tuple[str, str]:
     return __version__, ""
 
 
-def _paths(task: Task) -> list[str]:
-    """Where a task's files are: the folder of its output, and its inputs."""
+def _paths(task: Task) -> list[str | FileId]:
+    """Where a task's files are: the folder of its output, its inputs, the first behind a URL."""
     outputs = [str(located(task.part).parent)] if isinstance(task, WriteTask) else []
     components = [c for piece in task.pieces for t in piece.tensors for c in t.components]
-    inputs = sorted({c.stored.file.path for c in components})
-    return outputs + [path for path in inputs if not is_url(path)]  # a read tells of a URL
+    inputs = {c.stored.file.path: c.stored.file for c in components}
+    here = sorted(path for path in inputs if not is_url(path))
+    return [*outputs, *here, *[inputs[path] for path in sorted(inputs) if is_url(path)][:1]]
 
 
 __all__ = ["WORKER_BYTES", "Greeting"]

@@ -10,14 +10,17 @@ from typing import Any
 import distributed
 import pytest
 from flights import Client, Recorder, receipt
+from hub import MODEL, served
 
 import anamnesis
 from anamnesis.errors import LimitError, UsageError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.executors import distributed as executor
+from anamnesis.pipeline.executors import greeting
 from anamnesis.pipeline.executors.distributed import Flight
 from anamnesis.pipeline.plan import Spec, Task, make_plan
 from anamnesis.pipeline.task import Receipt
+from anamnesis.readers import retry
 from anamnesis.readers.model import load_model
 
 
@@ -58,6 +61,29 @@ def test_a_worker_that_cannot_do_it_is_named(
     cluster.says = says
     with pytest.raises(UsageError, match=f"worker tcp://worker:3: .*{expected}"):
         Flight(cluster, 1 << 30, Recorder()).greet(tasks)
+
+
+@pytest.mark.parametrize("kind", ["private", "gone"])
+def test_an_input_behind_a_url_is_asked_of_workers(
+    fp8_model: Path, monkeypatch: pytest.MonkeyPatch, client: Callable[..., Client], kind: str
+) -> None:
+    """A worker without the hub's token, or a way to it, is named before a task is sent."""
+    monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.0)
+    with served(monkeypatch) as hub:
+        hub.files = {"model.safetensors": fp8_model.read_bytes()}
+        spec = Spec("memory://out.safetensors")
+        plan = make_plan(load_model(f"hf://{MODEL}"), spec, memory_bytes=1 << 30, threads=2)
+        paths = greeting._paths(plan.tasks[0])
+        assert greeting._answer(paths) == (anamnesis.__version__, "")
+        assert hub.requests[-1].stop - hub.requests[-1].start == 1
+        if kind == "private":
+            hub.tokens, hub.epoch = ("another",), 2  # what it redirected to is over
+        else:
+            hub.fault = lambda request: "reset"
+        cluster = client()
+        cluster.says = greeting._answer(paths)
+        with pytest.raises(UsageError, match=r"worker tcp://worker:3: .*hf://.*credentials of"):
+            Flight(cluster, 1 << 30, Recorder()).greet(plan.tasks)
 
 
 def test_a_worker_that_leaves_while_it_is_asked_is_forgotten(
