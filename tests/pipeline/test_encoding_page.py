@@ -1,4 +1,4 @@
-"""docs/encoding.md has the code's own table; run this file to mend it, with what each target loses."""
+"""docs/encoding.md has the code's own table; run this file to mend it, with what targets lose."""
 
 from __future__ import annotations
 
