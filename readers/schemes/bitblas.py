@@ -16,7 +16,7 @@ from anamnesis.readers.schemes._packed_linear import note_group_sizes, settings
 from anamnesis.readers.schemes.base import Ledger
 
 _METHODS = ("awq", "bitblas", "gptq")
-_IMPLEMENTED = "2 and 4 bits"
+_IMPLEMENTED, _READ = "2 and 4 bits", (2, 4)
 _REFUSED = {
     1: "1 bit, whose order its two implementations disagree on,",
     8: "8 bits, whose codes it takes with a sign and GPTQModel stores without,",
@@ -40,7 +40,8 @@ def resolve(ledger: Ledger) -> None:
         zeros = ledger.get(f"{layer}{dot}qzeros") or ledger.get(f"{layer}{dot}zeros")
         if scales is None or scales.dtype not in ("F16", "BF16") or len(scales.shape) != 2:
             continue
-        if said or (zeros is not None and _bits(codes, scales, zeros)):
+        # Without a word of it only shapes that this can be read by: GPTQ has words of a byte, too.
+        if said or (zeros is not None and _bits(codes, scales, zeros) in _READ):
             if zeros is not None and not zeros.nbytes:
                 ledger.drop(zeros, "zero points of no elements: the layer is symmetric")
                 zeros = None
@@ -70,7 +71,7 @@ def _tensor(
     inputs = codes.shape[1] * 8 // bits if bits else 0
     word = 32 // bits if bits else 1
     if (
-        bits not in (2, 4)
+        bits not in _READ
         or codes.shape[0] != outputs
         or not groups
         or inputs % groups
