@@ -15,7 +15,7 @@ from anamnesis.errors import IntegrityError, LimitError, UnsupportedError, Usage
 from anamnesis.limits import MiB
 from anamnesis.pipeline.plan import Task, WriteTask
 from anamnesis.readers.base import FileId
-from anamnesis.readers.source import is_url, open_source
+from anamnesis.readers.source import is_url, open_source, public_name
 from anamnesis.version import __version__
 from anamnesis.writers.stores import located, store_of
 
@@ -100,8 +100,9 @@ def _answer(paths: Sequence[str | FileId]) -> tuple[str, str]:
             ):
                 file.read(0, 1)
         except FileNotFoundError:
+            named = path if isinstance(path, str) else public_name(path.path)
             return __version__, (
-                f"{path}: not found there; workers need the same storage under the same path"
+                f"{named}: not found there; workers need the same storage under the same path"
             )
         except (OSError, UnsupportedError) as error:
             return __version__, f"{error}; workers need a way to it, and credentials of their own"

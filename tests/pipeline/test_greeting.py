@@ -63,9 +63,16 @@ def test_a_worker_that_cannot_do_it_is_named(
         Flight(cluster, 1 << 30, Recorder()).greet(tasks)
 
 
-@pytest.mark.parametrize("kind", ["private", "gone"])
+@pytest.mark.parametrize(
+    ("kind", "why"),
+    [("private", "credentials of"), ("gone", "credentials of"), ("absent", "not found there")],
+)
 def test_an_input_behind_a_url_is_asked_of_workers(
-    fp8_model: Path, monkeypatch: pytest.MonkeyPatch, client: Callable[..., Client], kind: str
+    fp8_model: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    client: Callable[..., Client],
+    kind: str,
+    why: str,
 ) -> None:
     """A worker without the hub's token, or a way to it, is named before a task is sent."""
     monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.0)
@@ -78,11 +85,13 @@ def test_an_input_behind_a_url_is_asked_of_workers(
         assert hub.requests[-1].stop - hub.requests[-1].start == 1
         if kind == "private":
             hub.tokens, hub.epoch = ("another",), 2  # what it redirected to is over
+        elif kind == "absent":
+            hub.files, hub.epoch = {}, 2
         else:
             hub.fault = lambda request: "reset"
         cluster = client()
         cluster.says = greeting._answer(paths)
-        with pytest.raises(UsageError, match=r"worker tcp://worker:3: .*hf://.*credentials of"):
+        with pytest.raises(UsageError, match=rf"worker tcp://worker:3: (?!FileId).*hf://.*{why}"):
             Flight(cluster, 1 << 30, Recorder()).greet(plan.tasks)
 
 
