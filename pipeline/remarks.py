@@ -71,7 +71,9 @@ def _other_targets(plan: Plan) -> list[str]:
         if choice.target and choice.instead:
             others.setdefault((f"encoded as {choice.target}", choice.instead), []).append(name)
         elif choice.unfit and holds:
-            kept = f"stored in {choice.kept_as}" if choice.kept_as else "kept as they are"
+            kept = "kept as they are"
+            if choice.kept_as:
+                kept = f"stored in {choice.kept_as}, where what is over 65504 is infinite"
             others.setdefault((kept, choice.why), []).append(name)
     return [
         f"{len(names)} tensor(s), {names[0]} first, are {what} ({why})"
