@@ -28,9 +28,6 @@ def magnitudes(values: Array, group: int) -> Array:
 
 def ends(values: Array, group: int) -> tuple[Any, Any]:
     """The least and the greatest of each `group` numbers; NaN, both, if one is NaN."""
-    keys = np.empty((2, len(values) // group), np.int32)
-    _ends(values, group, keys[0], keys[1])
-    both = (keys ^ (keys >> 31 & 0x7FFFFFFF)).view(np.float32)
-    nan = np.isnan(both).any(0)
-    both[:, nan] = np.nan
-    return both[0], both[1]
+    found = np.empty((2, len(values) // group), np.float32)
+    _ends(values, group, found[0], found[1])
+    return found[0], found[1]

@@ -15,9 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels._extremes import ends
 from anamnesis.kernels._narrow import stored
-from anamnesis.kernels._native import kernel
+from anamnesis.kernels._native import variants
 from anamnesis.kernels._pack import pack
 from anamnesis.kernels.config import Config, Kept, mlx
 from anamnesis.kernels.encoders import (
@@ -33,7 +32,7 @@ from anamnesis.kernels.ends import Ends, between, wide
 from anamnesis.kernels.readback import Blocks, Facts, Parts, lines
 from anamnesis.kernels.types import Array, Outputs, Params
 
-_affine = kernel("encode_mlx:affine")
+_affine = variants("encode_mlx:affine")
 
 
 def form_affine(name: str, shape: Shape, dtype: str, settings: Settings) -> Form:
@@ -55,21 +54,14 @@ def form_affine(name: str, shape: Shape, dtype: str, settings: Settings) -> Form
 def encode_affine(values: Array, params: Params, out: Outputs) -> None:
     """Scales and biases in float32, then the codes of what is left."""
     bits, group, dtype = int(params["bits"]), int(params["group"]), params["dtype"]
-    levels = np.float32((1 << bits) - 1)
-    with np.errstate(all="ignore"):
-        least, most = ends(values, group)
-        below = np.abs(least) > np.abs(most)
-        scales = np.maximum((most - least) / levels, np.float32(1e-7))
-        scales = np.where(below, scales, -scales)
-        edge = np.where(below, least, most)
-        steps = np.rint(edge / scales)
-        scales = np.where(steps != 0, edge / steps, scales)
-        biases = np.where(steps != 0, edge, np.float32(0))
+    scales, biases = np.empty((2, len(values) // group), np.float32)
+    stream = out["weight"].view(np.uint8)
+    codes = stream if bits in (4, 8) else np.empty(len(values), np.uint8)
+    _affine(bits == 4)(values, group, (1 << bits) - 1, scales, biases, codes)
+    if codes is not stream:
+        pack(codes, bits, stream)
     out["scale"][:] = stored(scales, dtype)
     out["bias"][:] = stored(biases, dtype)
-    codes = np.empty(len(values), np.uint8)
-    _affine(values, scales, biases, group, levels, codes)
-    pack(codes, bits, out["weight"].view(np.uint8))
 
 
 def blocks_affine(parts: Parts, facts: Facts) -> Blocks:

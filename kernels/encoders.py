@@ -210,6 +210,7 @@ ENCODERS: dict[str, Encoder] = {
         "encode_mlx:affine",
         "mlx-affine",
         {"bits": Key(4, (2, 3, 4, 5, 6, 8)), "group": Key(64, (32, 64, 128))},
+        bf16=True,
     ),
     "mlx-mxfp4": Encoder("encode_fp4:mxfp4", "fp4-mx", _MLX, bf16=True),
     "mlx-mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", _MLX, bf16=True),

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from anamnesis.kernels.bodies._jit import as_u32, forced, inline, jit, local, stack
+from anamnesis.kernels.bodies._jit import as_f32, as_u32, forced, inline, jit, local, stack
 from anamnesis.kernels.bodies._lane_memory import (
     READ_AHEAD,
     bring,
@@ -22,12 +22,22 @@ from anamnesis.kernels.bodies._lane_memory import (
     put_lanes,
     words,
 )
-from anamnesis.kernels.bodies._lanes import as_bits, greatest_of, most_of, most_of_pairs, splat
+from anamnesis.kernels.bodies._lanes import (
+    as_bits,
+    as_reals,
+    choose,
+    greatest_of,
+    most_of,
+    most_of_pairs,
+    splat,
+)
 from anamnesis.kernels.bodies.bits import u32
-from anamnesis.kernels.types import Array, Ints
+from anamnesis.kernels.types import Array, Floats, Ints
 
 _i32 = np.int32
-_tile, _room = stack(1024), stack(64)
+_tile, _tiles = stack(1024), stack(2048)
+_room, _low = stack(64), stack(64)
+_LOWEST, _LOWEST_PAIR = -0x80000000, -0x7FFF8000  # of int32, and of both int16 in one
 
 
 @jit
@@ -99,8 +109,11 @@ def unpaired(values: Array, most: Ints) -> Any:
 
 
 @jit
-def ends(values: Array, group: int, least: Array, most: Array) -> None:
-    """Least and greatest of each group, as keys in the order of the numbers."""
+def ends(values: Array, group: int, least: Floats, most: Floats) -> None:
+    """Least and greatest of each group; NaN, both, if one is NaN."""
+    if group % 16 == 0:
+        _of_runs(values, group, least, most)
+        return
     for g in range(least.shape[0]):
         low, high = _i32(0x7FFFFFFF), _i32(-0x80000000)
         for i in range(g * group, (g + 1) * group):
@@ -109,4 +122,82 @@ def ends(values: Array, group: int, least: Array, most: Array) -> None:
             key = _i32(bit ^ _i32(_i32(bit >> _i32(31)) & _i32(0x7FFFFFFF)))
             low = min(low, key)
             high = max(high, key)
-        least[g], most[g] = low, high
+        least[g], most[g] = as_f32(_turned(low)), as_f32(_turned(high))
+        if least[g] != least[g] or most[g] != most[g]:
+            least[g] = most[g] = np.float32(np.nan)
+
+
+@inline
+def _turned(key: Any) -> Any:
+    return _i32(key ^ _i32(_i32(key >> _i32(31)) & _i32(0x7FFFFFFF)))
+
+
+@inline
+def _of_runs(values: Array, group: int, least: Floats, most: Floats) -> None:
+    """`ends` of groups of whole runs of 16, sixteen groups together."""
+    tiles = local(_tiles(), (2, 16, 16), _i32)
+    low, high = local(_low(), 16, np.float32), local(_room(), 16, np.float32)
+    for first in range(0, least.shape[0], 16):
+        count = min(16, least.shape[0] - first)
+        below, above = ends_lanes(values, first, count, group, tiles)
+        put_lanes(low, 0, below)
+        put_lanes(high, 0, above)
+        for k in range(count):
+            least[first + k], most[first + k] = low[k], high[k]
+
+
+@forced
+def ends_lanes(values: Array, first: int, count: int, group: int, tiles: Ints) -> Any:
+    """Least and greatest numbers of up to 16 groups of whole runs of 16, a lane each.
+
+    Both are NaN where one is; `tiles` is room for `[2, 16, 16]` int32.
+    """
+    low, high = tiles[0], tiles[1]
+    for k in range(count):
+        # Keys turned around: the greatest of them is the least number's.
+        under, over = _farthest(values, (first + k) * group, (first + k + 1) * group)
+        put_lanes(low, 16 * k, unpaired(values, under))
+        put_lanes(high, 16 * k, unpaired(values, over))
+    least, most = _of_keys(values, greatest_of(low) ^ -1), _of_keys(values, greatest_of(high))
+    whole = (least == least) & (most == most)
+    nan = splat(np.float32(np.nan))
+    return choose(whole, least, nan), choose(whole, most, nan)
+
+
+@forced
+def _farthest(values: Array, at: int, end: int) -> Any:
+    """The greatest of the keys turned around, and of the keys, of whole runs of 16.
+
+    Of BF16 each lane has two keys of 16 bits, as `raised` has magnitudes.
+    """
+    under, over = splat(_LOWEST), splat(_LOWEST)
+    if not is_bf16(values):
+        for i in range(at, end, 16):
+            bring(values, i + READ_AHEAD)
+            bits = as_bits(lanes(values, i))
+            key = bits ^ (bits >> 31 & 0x7FFFFFFF)
+            under, over = most_of(key ^ -1, under), most_of(key, over)
+        return under, over
+    under, over = splat(_LOWEST_PAIR), splat(_LOWEST_PAIR)
+    rest = end - (end - at) % 32
+    for i in range(at, rest, 32):
+        bring(values, i + READ_AHEAD)
+        bits = words(values, i)
+        signs = bits >> 15 & 0x00010001
+        key = bits ^ ((signs << 15) - signs)  # 0x7FFF where a half is negative
+        under, over = most_of_pairs(key ^ -1, under), most_of_pairs(key, over)
+    if rest < end:
+        bits = as_bits(lanes(values, rest))
+        key = bits ^ (bits >> 31 & 0x7FFF0000)
+        # The lower halves are no numbers.
+        over = most_of_pairs(key | _LOWEST_PAIR & 0xFFFF, over)
+        under = most_of_pairs((key ^ -1) & -0x10000 | _LOWEST_PAIR & 0xFFFF, under)
+    return under, over
+
+
+@inline
+def _of_keys(values: Array, keys: Ints) -> Any:
+    """The numbers of keys; of BF16 the lower half of a key says nothing."""
+    if is_bf16(values):
+        return as_reals((keys ^ (keys >> 31 & 0x7FFF0000)) & -0x10000)
+    return as_reals(keys ^ (keys >> 31 & 0x7FFFFFFF))
