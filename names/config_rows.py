@@ -81,6 +81,14 @@ DENSE: dict[str, ModelClass] = {
         "bert", LAYER_EPS, changes=(change.token_types, change.labels), missing="bert.pooler.*"
     ),
     "BertModel": ModelClass("bert", LAYER_EPS, changes=(change.token_types,), missing=_POOLER),
+    "BitNetForCausalLM": ModelClass("bitnet", constants={"hidden_act": "relu2"}),
+    "BitnetForCausalLM": ModelClass(
+        "bitnet",
+        constants={"hidden_act": "silu"},
+        same_as="BitNetForCausalLM",
+        lacks="the function of its feed-forward layers: SiLU, as llama.cpp takes it; "
+        "BitNet-b1.58-2B-4T's is relu2",
+    ),
     "BloomForCausalLM": ModelClass(
         "bloom", EPSILON + "n_layer block_count\nn_head attention.head_count\n"
     ),

@@ -37,6 +37,19 @@ attn_k_norm         self_attn.key_layernorm
 """
 )
 
+# Rows of queries and keys are where they were: llama.cpp and bitnet.cpp turn halves of a head.
+_BITNET = (
+    _PLAIN
+    + """
+attn_sub_norm       self_attn.attn_sub_norm
+ffn_sub_norm        mlp.ffn_sub_norm
+"""
+)
+_ROUNDS = (
+    "a layer of BitNet rounds what goes into it to 8 bits as it runs; what loads these weights as "
+    "those of an ordinary Linear computes other numbers",
+)
+
 FAMILIES = (
     Family(
         "apertus",
@@ -72,6 +85,24 @@ attn_k              self_attn.W_pack     (+h t d) c -> (h d t) c; t=2 h=heads
 attn_v              self_attn.W_pack     (+h t d) c -> (h t d) c; t=2 h=heads
 attn_output         self_attn.o_proj
 """,
+    ),
+    Family(
+        "bitnet",
+        ("bitnet",),
+        ("BitnetForCausalLM",),
+        TOP,
+        _BITNET,
+        notes=_ROUNDS,
+        only="to-hf",
+    ),
+    Family(
+        "bitnet-b1.58",
+        ("bitnet-b1.58", "bitnet-25"),
+        ("BitNetForCausalLM",),
+        TOP,
+        _BITNET,
+        notes=_ROUNDS,
+        only="to-hf",
     ),
     Family(
         "chatglm",
