@@ -202,9 +202,23 @@ def convert_command(path: str, to: str | None, outtype: str | None, **settings: 
         from anamnesis.writers import named_format
 
         to = named_format(settings["out"])
-    types = types_from(outtype, to, settings["dtype"], settings["encode"])
-    settings["dtype"], settings["encode"] = types
+    dtype, encode = types_from(outtype, to, settings["dtype"], settings["encode"])
+    settings["dtype"] = _sixteen_bits(path, settings) if dtype == "auto" else dtype
+    settings["encode"] = encode
     _convert(path, to, settings)
+
+
+def _sixteen_bits(path: str, settings: dict[str, Any]) -> str:
+    """The dtype of the first matrix that is stored in F16 or BF16; F16 where none is."""
+    from anamnesis.names.open import open_named
+    from anamnesis.readers.schemes.base import Options
+
+    options = Options(settings["assume_unit_scale"])
+    model = open_named(
+        path, options, limits_from(dict(settings)), keep_going=settings["keep_going"]
+    )
+    dtypes = [stored.dtype for stored in model.stored.values() if len(stored.shape) > 1]
+    return next((dtype.lower() for dtype in dtypes if dtype in ("F16", "BF16")), "f16")
 
 
 def _convert(path: str, to: str | None, settings: dict[str, Any]) -> None:

@@ -105,6 +105,9 @@ def _scheduler_flag(default: str) -> Callable[[F], F]:
 
 scheduler_flag = _scheduler_flag("threads of this process")
 scheduler_of_job_flag = _scheduler_flag("what JOB says")
+names_flag = click.option(
+    "--names", type=Choice(["stored", "hf"]), default="stored", help="Of a GGUF's tensors."
+)
 key_value_flag = click.option(
     "--gguf-kv",
     multiple=True,
@@ -114,9 +117,10 @@ key_value_flag = click.option(
 )
 outtype_flag = click.option(
     "--outtype",
-    type=_Outtype(DTYPES),
-    metavar="[bf16|f16|f32|Q8_0|…]",
-    help="The --dtype of a GGUF output, or its --encode, by llama.cpp's name.",
+    type=_Outtype((*DTYPES, "auto")),
+    metavar="[bf16|f16|f32|auto|Q8_0|…]",
+    help="The --dtype of a GGUF output, or its --encode, by llama.cpp's name; auto is that of the "
+    "first matrix in F16 or BF16.",
     show_default="bf16",
 )
 _PATTERNS = (
@@ -215,7 +219,8 @@ def types_from(
     """
     if outtype is None:
         return dtype, encode
-    flag, given = ("--dtype", dtype) if outtype in DTYPES else ("--encode", encode)
+    plain = (*DTYPES, "auto")
+    flag, given = ("--dtype", dtype) if outtype in plain else ("--encode", encode)
     if to != "gguf":
         raise UsageError(f"--outtype {outtype} with --to {to}: it is for --to gguf; use {flag}")
     if given not in (None, outtype):

@@ -25,7 +25,14 @@ from anamnesis.cli.conversion_commands import (
 )
 from anamnesis.cli.diff_command import diff_command
 from anamnesis.cli.failure import INTERNAL, REPORT, check_address_space, exit_code, line, plain
-from anamnesis.cli.flags import json_flag, limit_flags, limits_from, memory_flag, unit_flag
+from anamnesis.cli.flags import (
+    json_flag,
+    limit_flags,
+    limits_from,
+    memory_flag,
+    names_flag,
+    unit_flag,
+)
 from anamnesis.cli.habits import no_such_command
 from anamnesis.cli.stats_command import stats_command
 from anamnesis.cli.streams import open_missing, print_json, remark
@@ -86,6 +93,7 @@ def cli(debug: bool) -> None:
 @click.option(
     "--globals", "only_globals", is_flag=True, help="List what the pickles of PATH would import."
 )
+@names_flag
 @unit_flag
 @limit_flags
 def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: Any) -> None:
@@ -109,6 +117,7 @@ def inspect_command(path: str, as_json: bool, only_globals: bool, **settings: An
 @cli.command("parse")
 @click.argument("path", type=click.Path())
 @json_flag
+@names_flag
 @unit_flag
 @limit_flags
 def parse_command(path: str, as_json: bool, **settings: Any) -> None:

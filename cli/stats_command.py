@@ -13,6 +13,7 @@ from anamnesis.cli.flags import (
     json_flag,
     limit_flags,
     limits_from,
+    names_flag,
     pattern_flags,
     resource_flags,
     scheduler_flag,
@@ -46,9 +47,7 @@ from anamnesis.cli.streams import print_json, remark
     help="Dtype of the values, as remember's.",
     show_default="bf16 for recovered tensors, others keep theirs",
 )
-@click.option(
-    "--names", type=Choice(["stored", "hf"]), default="stored", help="Of a GGUF's tensors."
-)
+@names_flag
 @resource_flags
 @scheduler_flag
 @click.option("-q", "--quiet", is_flag=True, help="No progress and no remarks.")

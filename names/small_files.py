@@ -49,14 +49,14 @@ class _Copied(LocalFolder):
 
 @contextmanager
 def small_files(model: Model, limits: Limits) -> Iterator[LocalFolder]:
-    """The folder of a model; of one behind a URL a copy of its small files while they are read.
+    """The folder of a model, or that its file lies in; behind a URL a copy of the small files.
 
-    They are those of the commit at which the model was opened, in a folder of the model's name.
+    The copies are those of the commit at which the model was opened, in a folder of its name.
     Raises LimitError for one that is larger than the caller allows.
     """
     remote = folder_of(model.files[0].path) if is_url(model.path) else None
     if remote is None:
-        yield LocalFolder(model.path)
+        yield LocalFolder(model.path if os.path.isdir(model.path) else _beside(model))
         return
     name = remote.path.rpartition("/")[2].partition("@")[0]
     with TemporaryDirectory(prefix="anamnesis-") as above:
@@ -67,6 +67,11 @@ def small_files(model: Model, limits: Limits) -> Iterator[LocalFolder]:
             yield _Copied(remote.path, str(here))
         finally:
             owned.settle(*made)
+
+
+def _beside(model: Model) -> str:
+    """Where the first file of a model lies."""
+    return os.path.dirname(model.files[0].path) or "."
 
 
 def _copy(remote: Folder, here: Path, made: list[Path], limits: Limits) -> None:

@@ -19,12 +19,16 @@ from anamnesis.names.families import families
 from anamnesis.names.family import Family, Row
 from anamnesis.names.incomplete import lacking
 from anamnesis.names.listed import listed_tensors
-from anamnesis.names.values import VALUES, inverse
+from anamnesis.names.values import SCALED, VALUES, inverse
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.model import Model
 from anamnesis.words import and_more
 
 _NUMBER = re.compile(r"\d+")
+# `IMG_ARCH_LIST` of https://github.com/city96/ComfyUI-GGUF, loader.py.
+_IMAGES = frozenset(
+    "aura cosmos flux hidream hyvid ltxv lumina2 qwen_image sd1 sd3 sdxl wan".split()
+)
 _MOST_EXPERTS = 1 << 14  # of a layer, each of which gets a name; models have some hundreds
 
 
@@ -120,12 +124,25 @@ def family_of(model: Model, *, tower: bool = False) -> Family:
             and said.issuperset(f"{architecture}.{key}" for key in family.said)
         ):
             return family
+    if architecture in _IMAGES:
+        raise UnsupportedError(
+            f"{model.path}: {architecture!r} is a model of images, whose tensors have the names of "
+            "the checkpoint that it was made of; --to safetensors (or --names stored) writes that "
+            "checkpoint, as ComfyUI and from_single_file of diffusers read it"
+        )
     known = ", ".join(sorted({name for f in families() for name in f.gguf}))
     raise UnsupportedError(
         f"{model.path}: architecture {architecture!r:.100} is not in the table of names; known are "
         f"{known}. --names stored (or --to safetensors) writes the tensors under the names they "
         "have in the file"
     )
+
+
+def has_products(model: Model) -> bool:
+    """Whether a GGUF has numbers that were multiplied with some of `config.json`."""
+    architecture = model.metadata.get("general.architecture")
+    rows = (row for family in families() if architecture in family.gguf for row in family.rows)
+    return any(row.value.startswith(SCALED) for row in rows)
 
 
 class _Finder:

@@ -18,7 +18,8 @@ class TowerClass:
 
     `rows` are keys of `vision_config` and the GGUF keys after `clip.vision.` that they come from;
     `constants` belong there too. `whole` and `whole_rows` are keys beside it, `tokens` those whose
-    value is the id of a token of that text. `lacks` are keys that no file has.
+    value is the id of a token of that text. `after` is one of these whose token follows those of a
+    vocabulary that has it not. `lacks` are keys that no file has.
     """
 
     model_type: str
@@ -29,6 +30,7 @@ class TowerClass:
     whole: Mapping[str, Any] = field(default_factory=dict)
     whole_rows: str = ""
     tokens: Mapping[str, str] = field(default_factory=dict)
+    after: str = ""
     lacks: tuple[str, ...] = ()
 
 
@@ -105,6 +107,7 @@ CLASSES: dict[str, TowerClass] = {
             "eoi_token_index": "<end_of_image>",
             "image_token_index": "<image_soft_token>",
         },
+        after="image_token_index",  # the converter takes those of `tokenizer.model` alone
     ),
     "Gemma4ForConditionalGeneration": TowerClass(
         "gemma4",
@@ -262,6 +265,9 @@ def with_tower(
     config |= beside(row.model_type, metadata, shapes)
     config |= {key: tokens.index(word) for key, word in row.tokens.items() if word in tokens}
     absent = [key for key in row.tokens if key not in config]
+    if absent == [row.after]:  # a tokenizer that is asked for it puts it there
+        config[row.after] = len(tokens)
+        absent = []
     lacks = ", ".join((*absent, *row.lacks))
     why = f"config.json: a GGUF does not say {lacks}; complete it from the original model"
     config |= {"text_config": inner, "vision_config": vision}

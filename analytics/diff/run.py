@@ -15,7 +15,11 @@ from anamnesis.errors import AnamnesisError, UsageError
 from anamnesis.kernels.diff import Sums
 from anamnesis.keywords import Executor, PathLike, Patterns, Size, Threads, keywords
 from anamnesis.limits import Limits, LimitsLike
+from anamnesis.names.folder_config import folder_config
+from anamnesis.names.gguf_view import gguf_view
 from anamnesis.names.open import open_named
+from anamnesis.names.small_files import small_files
+from anamnesis.names.view import has_products
 from anamnesis.pipeline.callback import ProgressLike, reporter
 from anamnesis.pipeline.idle import Case, given_options, without_effect
 from anamnesis.pipeline.progress import Progress
@@ -97,6 +101,10 @@ def _same_basis(
     """
     found = list(models)
     for number, model in enumerate(models):
+        multiplied = _multiplied(model, models[1 - number], limits, patterns)
+        if multiplied is not None:
+            found[1 - number] = multiplied
+            continue
         other, stored = _names(models[1 - number]), _names(model)
         if model.container != "gguf" or stored <= other:
             continue
@@ -109,6 +117,25 @@ def _same_basis(
         if not needed and len(other & names) > len(other & stored):
             found[number] = viewed
     return found
+
+
+def _multiplied(
+    model: Model, other: Model, limits: Limits, patterns: Sequence[str]
+) -> Model | None:
+    """The other model as a GGUF has it, whose numbers are products with those of `config.json`.
+
+    None where `model` is no such file, or the other no folder of its class.
+    """
+    if model.container != "gguf" or other.container == "gguf" or not has_products(model):
+        return None
+    try:
+        with small_files(other, limits) as folder:
+            viewed = gguf_view(other, folder_config(folder, limits)).model
+    except AnamnesisError:
+        return None
+    names = _names(viewed) | _names(model)
+    unknown = matching(sorted(_names(other)), patterns) - matching(sorted(names), patterns)
+    return None if unknown else replace(viewed, notes=other.notes)
 
 
 def _names(model: Model) -> set[str]:

@@ -13,8 +13,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 import click
+import ml_dtypes
+import numpy as np
 import pytest
+from click.testing import CliRunner
+from safetensors.numpy import save_file
 from slow_writes import SLOW
+from towers import numbers, write
 
 import anamnesis
 from anamnesis import stopping
@@ -75,6 +80,37 @@ def test_outtype_is_the_dtype_of_a_gguf(
     assert (tmp_path / "outtype.gguf").read_bytes() == (tmp_path / "dtype.gguf").read_bytes()
     tensors = anamnesis.open_model(tmp_path / "outtype.gguf").model.tensors
     assert {t.out_dtype for t in tensors} == {dtype.upper(), "I64"}
+
+
+@pytest.mark.parametrize(("stored", "expected"), [("F16", "F16"), ("BF16", "BF16"), ("F32", "F16")])
+def test_outtype_auto_is_that_of_the_first_matrix_of_16_bits(
+    stored: str, expected: str, tmp_path: Path
+) -> None:
+    """As llama.cpp's converter guesses it."""
+    dtype = {"F16": np.float16, "BF16": ml_dtypes.bfloat16, "F32": np.float32}[stored]
+    source, out = tmp_path / "m.safetensors", tmp_path / "o.gguf"
+    vectors = {"a": np.ones(2, ml_dtypes.bfloat16), "b": np.ones((2, 4), np.float32)}
+    save_file({**vectors, "c": np.ones((2, 4), dtype)}, source)
+    flags = ["--to", "gguf", "--names", "stored", "--outtype", "auto", "--dry-run", "--json"]
+    done = CliRunner().invoke(cli, ["convert", str(source), *flags, "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    done = CliRunner().invoke(cli, ["convert", str(source), *flags[:-2], "-o", str(out)])
+    assert done.exit_code == 0, done.output
+    (found,) = (t for t in anamnesis.open_model(out).model.tensors if t.name == "c")
+    assert found.out_dtype == expected
+
+
+@pytest.mark.parametrize("command", ["inspect", "parse"])
+def test_headers_are_shown_under_the_names_of_a_folder(command: str, tmp_path: Path) -> None:
+    pytest.importorskip("gguf")
+    source = write(tmp_path / "m.gguf", "llama", {}, {"output_norm.weight": numbers(8)})
+    stored, viewed = (
+        CliRunner().invoke(cli, [command, str(source), "--json", "--names", names])
+        for names in ("stored", "hf")
+    )
+    assert (stored.exit_code, viewed.exit_code) == (0, 0)
+    expected = stored.output.replace("output_norm.weight", "model.norm.weight", 1)
+    assert viewed.output == expected
 
 
 @pytest.mark.parametrize(("given", "meant"), [("q8_0", "Q8_0"), ("Q5_K_M", "Q5_K_M")])

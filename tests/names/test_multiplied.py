@@ -90,3 +90,8 @@ def test_weights_are_multiplied_as_torch_does(dtype: str, tmp_path: Path) -> Non
         if dtype == "q8_0":  # rows that are no whole blocks are kept
             assert kind.name == ("Q8_0" if shape[-1] % 32 == 0 else "F16")
         assert tensor.data.tobytes() == gguf.quants.quantize(expected.numpy(), kind).tobytes(), name
+    if dtype == "bf16":  # a comparison multiplies the folder's, too
+        report = anamnesis.diff(tmp_path / "m.gguf", folder)
+        assert len(report.rows) == len(TENSORS)
+        assert all(row.sums.equal == row.sums.elems for row in report.rows if row.sums)
+        assert anamnesis.diff(folder, tmp_path / "m.gguf", include="*k_proj*").rows[0].sums

@@ -39,6 +39,19 @@ def test_the_gguf_is_that_of_a_local_folder(
         assert place == "web" or all(hub.commit in request.path for request in read)
 
 
+def test_the_files_of_a_folder_stand_for_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = llama_folder(tmp_path / "model", "fp8")
+    anamnesis.convert(source, tmp_path / "folder.gguf", to="gguf")
+    anamnesis.convert(source / "*.safetensors", tmp_path / "file.gguf", to="gguf")
+    monkeypatch.chdir(source)
+    anamnesis.convert("*.safetensors", tmp_path / "here.gguf", to="gguf")
+    expected = (tmp_path / "folder.gguf").read_bytes()
+    assert (tmp_path / "file.gguf").read_bytes() == expected
+    assert (tmp_path / "here.gguf").read_bytes() == expected
+
+
 def test_what_lacks_or_is_too_large_is_named_by_its_url(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -177,6 +177,9 @@ def test_an_unknown_architecture_names_the_known_ones(tmp_path: Path) -> None:
     source = write(tmp_path / "m.gguf", "nothing", {}, {"a.weight": values(4)})
     with pytest.raises(UnsupportedError, match=r"gemma3, .*--names stored"):
         anamnesis.convert(source, tmp_path / "out", to="hf")
+    image = write(tmp_path / "i.gguf", "flux", {}, {"img_in.weight": values(4)})
+    with pytest.raises(UnsupportedError, match=r"--to safetensors .* ComfyUI and from_single_file"):
+        anamnesis.convert(image, tmp_path / "out", to="hf")
     other = write(tmp_path / "x.gguf", "llama", {}, {"x.weight": values(4)})
     with pytest.raises(UnsupportedError, match=r"'x\.weight' is not in the table"):
         anamnesis.convert(other, tmp_path / "out", to="hf")

@@ -13,7 +13,7 @@ from towers import model, numbers
 
 import anamnesis
 from anamnesis.names.tower_rows import READ
-from anamnesis.names.vision_config import CLASSES
+from anamnesis.names.vision_config import CLASSES, with_tower
 
 pytest.importorskip("gguf")
 
@@ -65,3 +65,18 @@ def test_an_unknown_tower_is_left_out_with_a_note(
     assert f"the vision tower is left out: {tmp_path}" in notes
     assert expected in notes
     assert "no vision tower lies beside the file: config.json is of Qwen2ForCausalLM" in notes
+
+
+def test_gemma3_s_image_token_follows_a_vocabulary_without_it() -> None:
+    """The converter takes those of `tokenizer.model`; transformers adds the one it asks for."""
+    around = ["<start_of_image>", "<end_of_image>"]
+    sizes = dict.fromkeys(("clip.vision.image_size", "clip.vision.patch_size"), 4)
+    for words, token, lacks in (
+        (["a", *around], 3, ""),
+        (["<image_soft_token>", *around], 0, ""),
+        (["a"], None, "boi_token_index, eoi_token_index, image_token_index"),
+    ):
+        text = {"model_type": "gemma3_text"}
+        config, notes = with_tower("Gemma3ForConditionalGeneration", text, sizes, words, {})
+        assert config.get("image_token_index") == token
+        assert ("".join(notes).partition("does not say ")[2].partition(";")[0]) == lacks
