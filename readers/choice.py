@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
-from anamnesis.readers.impostors import foreign
+from anamnesis.readers.impostors import by_name, foreign
 from anamnesis.readers.index import Index
 from anamnesis.words import some
 
@@ -152,7 +152,7 @@ def choose(
     looked = ", ".join(pattern for kind in KINDS for pattern in kind.patterns)
     _note(notes, path, training, "the state of a training run")
     also = "".join(f"; {note.removeprefix(f'{path}: ')}" for note in notes)
-    other = foreign(rest)
+    other = foreign(path, rest)
     if other:
         raise UnsupportedError(f"{path}: no weights found that are read, and {other}{also}")
     raise FormatError(f"{path}: no weights found (looked for {looked}){also}{hint()}")
@@ -214,7 +214,7 @@ def _of_kind(
     if alone:
         return Choice((kind.single,))
     for pattern in kind.patterns:
-        matches = [name for name in names if fnmatchcase(name, pattern)]
+        matches = [n for n in names if fnmatchcase(n, pattern) and not by_name(n)]
         if kind.ending == ".gguf":
             matches = [n for n in matches if not _fits(n.lower(), BESIDE_GGUF)] or matches
         if matches:

@@ -9,7 +9,7 @@ from importlib import import_module
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.limits import Limits
 from anamnesis.readers.base import Container
-from anamnesis.readers.impostors import HEAD_BYTES, recognise
+from anamnesis.readers.impostors import HEAD_BYTES, by_name, recognise
 from anamnesis.readers.source import SourceFile, base_name, is_url, open_source
 from anamnesis.readers.table import READERS, Reader
 from anamnesis.readers.zip_kinds import among
@@ -76,7 +76,7 @@ def _choose(file: SourceFile, head: bytes, limits: Limits) -> Reader:
                 f"{path}: is named {extension}, but starts with {row.magic!r} as files named "
                 f"{'/'.join(row.extensions)} do; rename it if that is what it is"
             )
-        if row.decisive or not named:
+        if row.decisive or not (named or by_name(path)):
             return row
     for row in named:
         if row.judges or (row.empty and head.startswith(row.empty)):

@@ -16,12 +16,18 @@ from anamnesis.readers.zip_directory import read_directory
 
 _SCRIPT = "/constants.pkl"  # beside a data.pkl like a checkpoint's
 
+_EXPORTED = "a program of torch.export; torch.export.load(FILE).state_dict has its weights"
+
 # Endings of member names that only such archives have; the first that is there decides.
 _OTHERS = {
     _SCRIPT: "a TorchScript program, which is code",
     "[Content_Types].xml": "an Office document",
     "META-INF/MANIFEST.MF": "a Java archive",
     "model.weights.h5": "a Keras model",
+    "/archive_format": _EXPORTED,
+    "serialized_exported_program.json": _EXPORTED,
+    "MAR-INF/MANIFEST.json": "an archive of TorchServe; unpack it and name the weights in it",
+    "TF_LITE_PREFILL_DECODE": "a MediaPipe task, a LiteRT (TensorFlow Lite) program",
 }
 
 

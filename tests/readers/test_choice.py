@@ -162,6 +162,9 @@ def test_only_training_state() -> None:
             "_METADATA is .* Orbax .*orbax.checkpoint",
         ),
         (["tf_model.h5"], "tf_model.h5 is a Keras checkpoint .*from_tf"),
+        (["openvino_model.bin", "openvino_model.xml"], "openvino_model.bin is .* OpenVINO"),
+        (["mlc-chat-config.json", "params_shard_0.bin"], "params_shard_0.bin is .* MLC-LLM"),
+        (["saved_model.pb", "variables"], "saved_model.pb is .* TensorFlow"),
     ],
 )
 def test_folders_of_other_tools_are_refused_by_name(names: list[str], what: str) -> None:

@@ -103,6 +103,18 @@ def test_opened_by_the_first_bytes(name: str, content: bytes, kind: str, tmp_pat
         ("flax_model.msgpack", b"\x81\xa6params\x80", UnsupportedError, "from_flax"),
         ("manifest.ocdbt", b"\x0c\xdb\x20\xde" + b"\0" * 40, UnsupportedError, "Orbax"),
         ("m.h5", b"\x89HDF\r\n\x1a\n" + b"\0" * 20, UnsupportedError, "from_tf"),
+        ("any.bin", b"\x1c\0\0\0TFL3" + b"\0" * 20, UnsupportedError, "LiteRT"),
+        ("any.bin", b"\x38\0\0\0ET12" + b"\0" * 20, UnsupportedError, "ExecuTorch"),
+        ("any.bin", b"\x38\0\0\0ORTM" + b"\0" * 20, UnsupportedError, "ONNX Runtime"),
+        ("rank0.engine", b"ftrt" + b"\0" * 20, UnsupportedError, "TensorRT"),
+        ("model.bin", b"\6\0\0\0\x0c\0WhisperSpec\0", UnsupportedError, "CTranslate2"),
+        ("saved_model.pb", b"\x08\1\x12", UnsupportedError, "TensorFlow"),
+        ("a.mlmodel", b"\x08\x08\x12", UnsupportedError, "Core ML"),
+        ("a.pdparams", pickle.dumps({}, protocol=2), UnsupportedError, "PaddlePaddle"),
+        ("a.nemo", b"\0" * 257 + b"ustar", UnsupportedError, "unpack it"),
+        ("m.xml", b'<?xml version="1.0"?>\n<net name="m">', UnsupportedError, "OpenVINO"),
+        ("openvino_model.bin", b"\0" * 20, UnsupportedError, "OpenVINO"),
+        ("model.onnx_data", b"\0" * 20, UnsupportedError, "name the .onnx"),
     ],
 )
 def test_refused_by_name(

@@ -48,6 +48,8 @@ def test_a_name_that_contradicts(name: str, tmp_path: Path) -> None:
         (("m/data.pkl", "m/constants.pkl", "m/code/a.py"), UnsupportedError, "TorchScript"),
         (("m/constants.pkl", "w.npy"), UnsupportedError, "TorchScript"),
         (("[Content_Types].xml", "word/document.xml"), UnsupportedError, "Office document"),
+        (("m/data/weights/weight_0", "m/archive_format"), UnsupportedError, "torch.export"),
+        (("MAR-INF/MANIFEST.json", "model.pt"), UnsupportedError, "TorchServe"),
         (("META-INF/MANIFEST.MF", "a.class"), UnsupportedError, "Java archive"),
         (("model.weights.h5", "config.json"), UnsupportedError, "Keras"),
         (("a.txt", "b.txt"), UnsupportedError, "2 members that no reader knows"),
