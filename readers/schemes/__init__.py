@@ -101,7 +101,7 @@ SCHEMES: dict[str, Scheme] = {
         suffixes=(".scale", "_packed", "_scale", "_scale_2", "_scale_inv"),
         methods=(
             *("auto-round", "bfl", "comfyui", "compressed-tensors", "fp8", "modelopt", "mxfp4"),
-            *("nvfp4", "quark"),
+            *("mxfp8", "nvfp4", "quark"),
         ),
     ),
     "fp8": Scheme(
@@ -127,7 +127,8 @@ SCHEMES: dict[str, Scheme] = {
     ),
     "higgs": Scheme("higgs:resolve", suffixes=("tables2",), methods=("higgs",)),
     "hqq": Scheme("hqq:resolve", suffixes=("W_q",), methods=("hqq",)),
-    "marlin": Scheme("marlin:resolve", suffixes=(".B",), methods=("gptq", "gptq-marlin", "marlin")),
+    "int8": Scheme("int8:resolve", dtypes=("I8",), methods=("w8a8-int8",)),
+    "marlin": Scheme("marlin:resolve", suffixes=(".B",), methods=("gptq", "marlin")),
     "marlin-24": Scheme(
         "marlin_24:resolve",
         suffixes=("meta",),

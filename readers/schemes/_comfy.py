@@ -4,8 +4,9 @@ Two places, of the same meaning: a U8 tensor `LAYER.comfy_quant` of JSON text, s
 `{"format": "float8_e4m3fn"}`, or `_quantization_metadata` in the file's metadata with
 `{"layers": {LAYER: {"format": …}}}` (https://github.com/comfyanonymous/ComfyUI QUANTIZATION.md).
 A mark of no bytes, or of zeros alone, is of a layer that was left as it is: some quantisers write
-one for every layer (issues 15400 and 16472 there). One without a `format` is of a layer whose
-tensors tell it (pull request 99 of BobJohnson24/ComfyUI-INT8-Fast).
+one for every layer (issues 15400 and 16472 there), and FLUX.3's say `bf16` of one
+(https://github.com/sgl-project/sglang multimodal_gen/…/quantization/rowwise_fp8.py). One without a
+`format` is of a layer whose tensors tell it (pull request 99 of BobJohnson24/ComfyUI-INT8-Fast).
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ _KNOWN = frozenset(
     "act_unsigned convrot convrot_groupsize format full_precision_matrix_mult group_size layout "
     "lowrank_branch_input_basis orig_dtype orig_shape params per_row quant_group_size".split()
 )
+_DENSE = ("bf16", "fp16", "fp32")
 _ROTATION, _GROUP = 256, 16  # where the mark does not say how many columns
 
 
@@ -42,7 +44,8 @@ _ROTATION, _GROUP = 256, 16  # where the mark does not say how many columns
 class Mark:
     """What a layer says of itself; `stored` is the marking tensor, None for file metadata.
 
-    `format` is "" where it names none, and the mark `empty` where it says nothing at all.
+    `format` is "" where it names none, and the mark `empty` where it says nothing at all, or that
+    the layer was left as it is.
     `rotation` is the columns of a group that ConvRot rotated together, 0 where it did not; `group`
     those that share a scale, in formats that need it said.
     """
@@ -138,4 +141,5 @@ def _mark(about: Any, where: str, layer: str, stored: Stored | None) -> Mark:
     if type(size) is not int or size < 0:
         raise FormatError(f"{where}: layer {layer!r}: convrot_groupsize {size!r:.40}")
     group = about.get("group_size", _GROUP)
-    return Mark(name, stored, size, group if type(group) is int else 0, about)
+    empty = name in _DENSE and not size
+    return Mark(name, stored, size, group if type(group) is int else 0, about, empty)

@@ -33,8 +33,7 @@ class Settings:
 def settings(ledger: Ledger) -> Settings:
     """The config's hints."""
     found = ledger.quantization()
-    method = found.get("quant_method")
-    method = method.lower() if isinstance(method, str) else ""
+    method = ledger.method()
     groups = found.get("config_groups")
     bits = set()
     for group in groups.values() if isinstance(groups, Mapping) else ():

@@ -93,7 +93,7 @@ def drop_unused_scales(ledger: Ledger) -> set[str]:
     scale has the grid that its module allocates: any other scale beside a dense weight is left.
     """
     block = declared_blocks(ledger.quantization())[:1]
-    if ledger.quantization().get("quant_method") != "fp8" or not block:
+    if ledger.method() != "fp8" or not block:
         return set()
     stored, layers, dropped = ledger.container.stored, set(), []
     fused: dict[str, list[Stored]] = {}

@@ -19,6 +19,7 @@ from typing import Any
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Stored
 from anamnesis.readers.schemes._errors import first_of, missing, where
+from anamnesis.readers.schemes._stated_words import canonical
 from anamnesis.readers.schemes.base import Ledger
 
 WORD_BITS = {"I32": 32, "U32": 32, "I16": 16, "U16": 16, "I8": 8, "U8": 8}
@@ -143,8 +144,7 @@ def settings(ledger: Ledger) -> Settings:
     """The settings in force; raises FormatError for values that cannot be meant."""
     sidecar = ledger.configs.get(_FILE, {})
     merged = {**sidecar, **{k: v for k, v in ledger.quantization().items() if v is not None}}
-    method = _text(merged.get("quant_method") or merged.get("method")).replace("_", "-")
-    method = method.rpartition("/")[2]
+    method = canonical(_text(merged.get("quant_method") or merged.get("method")))
     if not method and any(key in merged for keys in _KEYS.values() for key in keys):
         method = "gptq"  # AutoGPTQ's own file did not always say so
     if method not in _BITS:

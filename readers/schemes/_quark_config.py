@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping
 from fnmatch import fnmatchcase
 from typing import Any
 
+from anamnesis.readers.schemes._stated_words import method_of
+
 Spec = Mapping[str, Any]
 FP6 = ("fp6_e2m3", "fp6_e3m2")
 
@@ -27,7 +29,7 @@ def weight_specs(config: Mapping[str, Any]) -> Iterator[Spec]:
 
 def specs_of(config: Mapping[str, Any], layer: str) -> list[Spec]:
     """The quantisers of the weight of a layer; none under another tool's configuration."""
-    if config.get("quant_method") != "quark":
+    if method_of(config) != "quark":
         return []
     chosen = config.get("layer_quant_config")
     for pattern, one in chosen.items() if isinstance(chosen, Mapping) else ():
@@ -48,7 +50,7 @@ def floats_of(config: Mapping[str, Any], layer: str) -> set[tuple[str, str]]:
             for spec in specs
             if spec["dtype"] in ("fp4", *FP6)
         }
-        if found or config.get("quant_method") != "quark":
+        if found or method_of(config) != "quark":
             return found
     return set()
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from typing import Any
 
 # Keys of a model's configuration whose value is a block, or the name of a method.
 KEYS = (
@@ -96,7 +97,7 @@ _NUMBERS = re.compile(
 MODELSLIM = re.compile(r"w8a(8|16)(_dynamic|_mix)?", re.IGNORECASE)  # `quantize: w8a8_dynamic`
 NOT_STATED = frozenset(
     "0 bf16 bfloat16 default dense f16 f32 false float16 float32 fp16 fp32 full n/a no none null "
-    "original unquantized".split()
+    "online original unquant unquantized".split()
 ) | {""}
 
 # Key -> the method of a block that has it and names none.
@@ -119,34 +120,61 @@ _ALIASES: dict[str, str] = {
     "ascend": "modelslim",
     "auto-awq": "awq",
     "auto-gptq": "gptq",
+    "auto-round-int8": "w8a8-int8",
     "autoawq": "awq",
     "autogptq": "gptq",
     "autoround": "auto-round",
+    "awq-marlin": "awq",
     "bitsandbytes-4bit": "bitsandbytes",
     "bitsandbytes-8bit": "bitsandbytes",
+    "blockwise-int8": "w8a8-int8",
     "bnb": "bitsandbytes",
     "bnb.fp4": "bitsandbytes",
     "bnb.fp4-dq": "bitsandbytes",
     "bnb.int8": "bitsandbytes",
     "bnb.nf4": "bitsandbytes",
     "bnb.nf4-dq": "bitsandbytes",
+    "cpu-awq": "awq",
+    "deepgemm-fp8": "fp8",
+    "deepseek-v4-fp8": "fp8",
+    "experts-int8": "w8a8-int8",
     "four-over-six": "fouroversix",
     "fp8-e4m3": "fp8",
     "fp8-e5m2": "fp8",
+    "fp8-per-block": "fp8",
+    "fp8-per-channel": "fp8",
+    "fp8-per-tensor": "fp8",
+    "gpt-oss-mxfp4": "mxfp4",
+    "gptq-bitblas": "gptq",
+    "gptq-marlin": "gptq",
     "gptqmodel": "gptq",
     "inc": "auto-round",
+    "int8-per-channel-weight-only": "w8a8-int8",
     "jang-affine-mixed": "jang",
     "jang-importance": "jang",
+    "minimax-m3-nvfp4": "mxfp8",
+    "mlx-q4": "mlx",
+    "mlx-q8": "mlx",
     "modelopt-fp4": "modelopt",
     "modelopt-fp8": "modelopt",
     "modelopt-mixed": "modelopt",
     "modelopt-mxfp8": "modelopt",
     "msmodelslim": "modelslim",
+    "mxfp-w4a8": "mxfp4",
+    "mxfp4-npu": "mxfp4",
     "nunchaku": "svdquant",
+    "nvfp4-online": "modelopt",
+    "nvfp4-per-token": "modelopt",
     "optimum-quanto": "quanto",
+    "petit-nvfp4": "modelopt",
+    "ptpc-fp8": "fp8",
+    "quark-int4fp8-moe": "quark",
+    "quark-mxfp4": "quark",
     "quip#": "quip",
     "quip-sharp": "quip",
     "quipsharp": "quip",
+    "tpu-int8": "w8a8-int8",
+    "w8a8-fp8": "fp8",
 }
 
 
@@ -154,6 +182,12 @@ def canonical(name: str) -> str:
     """A method's name in the one spelling that the tables here use."""
     text = name.strip().lower().replace("_", "-").rpartition("/")[2]
     return _ALIASES.get(text, text)
+
+
+def method_of(block: Mapping[str, Any]) -> str:
+    """What a block calls its method under `quant_method`, in that spelling; "" for nothing."""
+    named = block.get("quant_method")
+    return canonical(named[:200]) if isinstance(named, str) else ""
 
 
 def says_nothing(text: str) -> bool:

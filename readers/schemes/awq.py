@@ -106,9 +106,8 @@ def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | Non
     if divisor is not None:
         return folded(tensor, factor=divisor, divide=True)
     givens = _givens(ledger, prefix)
-    about = ledger.quantization()
     if givens is None:
-        if str(about.get("quant_method")).lower() == "paroquant":
+        if ledger.method() == "paroquant":
             names = [f"{prefix}.{part}" for part in ("theta", "pairs", "channel_scales")]
             why = "the configuration says paroquant, whose layers are rotated"
             raise missing(ledger, tensor.components[0].stored, *names, why=why)
@@ -128,7 +127,7 @@ def _unfolded(ledger: Ledger, prefix: str, tensor: Tensor, divisor: Stored | Non
     tensor = replace(tensor, params={**tensor.params, "rounding": "exact"})  # of the codes' values
     group = size if size > 0 else tensor.shape[1]
     tensor = folded(tensor, factor=factor, givens=(theta, pairs), group=group)
-    stated = about.get("krot")
+    stated = ledger.quantization().get("krot")
     if stated is not None and stated != theta.shape[0]:
         raise misfit(theta, f"{stated!r:.20} rotations, as krot of the configuration says")
     return tensor

@@ -11,6 +11,7 @@ from anamnesis.readers.base import Component, Container, Dropped, Stored, Tensor
 from anamnesis.readers.schemes._endings import Endings
 from anamnesis.readers.schemes._stated import Stated, stated
 from anamnesis.readers.schemes._stated_gguf import stated_in_gguf
+from anamnesis.readers.schemes._stated_words import method_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +154,10 @@ class Ledger:
     def quantization(self) -> Mapping[str, Any]:
         """The checkpoint's quantisation block, wherever its tool put it; empty if there is none."""
         return next((one.block for one in self.stated if one.block), {})
+
+    def method(self) -> str:
+        """What that block calls its method, in the one spelling of the tables; "" for nothing."""
+        return method_of(self.quantization())
 
 
 def matrix(stored: Stored) -> tuple[int, int, int]:

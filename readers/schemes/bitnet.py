@@ -36,13 +36,12 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for such a pair without that config, for a part that is missing or does not
     fit, and for settings that transformers would not take.
     """
-    block = ledger.quantization()
-    method = block.get("quant_method") or ""
+    method = ledger.method()
     if method == "bitnet":
         divides = _divides(ledger)
         for weight in _matrices(ledger):
             ledger.claim(_tensor(ledger, weight, divides))
-    elif not method and not block:
+    elif not method and not ledger.quantization():
         for weight in _matrices(ledger):
             scale = ledger.get(f"{weight.name}_scale")
             if scale is not None and scale.dtype in _SCALES and math.prod(scale.shape) == 1:

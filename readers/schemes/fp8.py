@@ -199,7 +199,7 @@ class _Layers:
             [ending for ending in endings if ledger.endings.any(ending)]
             for endings in (("_scale_inv", "_scale"), ("qscale_weight", "scale_weight"))
         )
-        self._by_column = ledger.quantization().get("quant_method") == "fbgemm_fp8"
+        self._by_column = ledger.method() == "fbgemm-fp8"
         self._first: dict[object, Tensor] = {}  # by dtypes, shapes and declared blocks
 
     def claim(self, stored: Stored, declared: tuple[Block, ...]) -> bool:
@@ -356,7 +356,7 @@ def _is_fp8(mark: Mark, stored: Stored) -> bool:
     """Whether a mark is of codes like these; one that names no format is of what they are."""
     plain = not mark.rotation and not mark.empty
     known = _COMFY_FORMATS.get(stored.dtype, "")
-    formats = {known + kind for kind in _COMFY_KINDS} if known else set()
+    formats = {known + kind for kind in _COMFY_KINDS} | {f"rowwise-{known}"} if known else set()
     return plain and mark.format in ("", *formats)
 
 

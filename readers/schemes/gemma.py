@@ -43,7 +43,7 @@ def resolve(ledger: Ledger) -> None:
     width nothing tells.
     """
     config = ledger.quantization()
-    if config.get("quant_method") != "gemma":
+    if ledger.method() != "gemma":
         return
     sizes = set(_sizes(ledger.configs.get("config.json", {})))
     model = ModelSizes(ledger.configs)

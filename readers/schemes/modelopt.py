@@ -29,7 +29,7 @@ def resolve(ledger: Ledger) -> None:
     Raises FormatError for parts that do not fit one another.
     """
     config = ledger.quantization()
-    if config.get("quant_method") != "modelopt" and not config.get("quant_algo"):
+    if ledger.method() != "modelopt" and not config.get("quant_algo"):
         return
     for stored in ledger.free():
         scale = ledger.get(f"{stored.name}_scale")

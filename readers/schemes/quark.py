@@ -44,7 +44,7 @@ def resolve(ledger: Ledger) -> None:
     name for another order, other numbers and rotated weights.
     """
     config = ledger.quantization()
-    if config.get("quant_method") != "quark":
+    if ledger.method() != "quark":
         return
     specs = list(weight_specs(config))
     dtypes = {spec["dtype"] for spec in specs if spec["dtype"] in _ENCODINGS}

@@ -28,7 +28,7 @@ def resolve(ledger: Ledger) -> None:
 
     Raises FormatError for scales that are missing or do not fit.
     """
-    if str(ledger.quantization().get("quant_method")).lower() != "w4afp8":
+    if ledger.method() != "w4afp8":
         return
     for codes in ledger.free():
         stem = codes.name.removesuffix("weight")

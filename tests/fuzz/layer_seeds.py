@@ -150,6 +150,10 @@ def seeds() -> dict[str, bytes]:
         "gemma": _seed(
             {"a.weight": ("U8", (8, 16)), "a.weight_scale": ("F32", (8, 1))}, _stated("gemma")
         ),
+        "int8-block": _seed(
+            {"a.weight": ("I8", (136, 160)), "a.weight_scale_inv": ("F32", (2, 2))},
+            _stated("blockwise_int8"),
+        ),
         "modelslim": _seed(
             {
                 "a.weight": ("I8", (8, 8)),

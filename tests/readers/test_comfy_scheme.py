@@ -14,6 +14,7 @@ import pytest
 from golden import assert_same_in_windows
 from ml_dtypes import float8_e4m3fn
 from safetensors.numpy import save_file
+from small_models import Parts, resolved
 
 import anamnesis
 from anamnesis.errors import FormatError, UnsupportedError
@@ -269,6 +270,7 @@ def test_what_a_mark_says_besides_is_never_passed_over(
     ("mark", "dtype", "shape", "block"),
     [
         ({"format": "float8_e4m3fn_rowwise"}, float8_e4m3fn, (128,), (1, 256)),
+        ({"format": "rowwise-float8_e4m3fn"}, float8_e4m3fn, (128,), (1, 256)),
         ({"format": "float8_e4m3fn_blockwise"}, float8_e4m3fn, (2, 4), (64, 64)),
         ({"format": "float8_e4m3fn_blockwise", "group_size": 32}, float8_e4m3fn, (4, 8), (32, 32)),
         ({"format": "int8_blockwise", "params": {"group_size": 64}}, np.int8, (2, 4), (64, 64)),
@@ -301,3 +303,21 @@ def test_tiles_that_a_mark_tells_of_are_no_choice(smoothed: bool, tmp_path: Path
         parts["pre_quant_scale"] = np.ones(128, np.float32)
     save_file(layer({"format": "nvfp4"}, **parts), tmp_path / "m.safetensors")
     assert load_model(str(tmp_path / "m.safetensors")).notes == ()
+
+
+def test_layers_that_metadata_says_were_left_alone() -> None:
+    """FLUX.3's metadata names every linear layer; `bf16` beside codes is refused."""
+    formats = {"a": "rowwise-float8_e4m3fn", "b": "bf16"}
+    layers = {"layers": {layer: {"format": one} for layer, one in formats.items()}}
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.1", **layers})}
+    parts: Parts = {
+        "a.weight": ("F8_E4M3", (4, 8)),
+        "a.weight_scale": ("F32", (4,)),
+        "a.input_scale": ("F32", (1,)),
+        "b.weight": ("BF16", (4, 8)),
+    }
+    found = {t.name: t.scheme for t in resolved(parts, metadata=metadata).tensors.values()}
+    assert found == {"a.weight": "fp8-channel", "b.weight": "passthrough"}
+    codes = {"b.weight": ("I8", (4, 8)), "b.weight_scale": ("F32", (4, 1))}
+    with pytest.raises(UnsupportedError, match="ComfyUI"):
+        resolved({**parts, **codes}, metadata=metadata)
