@@ -20,13 +20,17 @@ def quantization(**block: object) -> Config:
     return {"quantization_config": block}
 
 
-def compressed_tensors(form: str, kept: Kept, **weights: object) -> Config:
-    """One `config_group` for all linear layers, in compressed-tensors' format `form`."""
+def compressed_tensors(form: str, kept: Kept, activations: str = "", **weights: object) -> Config:
+    """One `config_group` for all linear layers, in compressed-tensors' format `form`.
+
+    With `activations`, "int" or "float", a loader quantises what goes in, token by token.
+    """
     usual = {"num_bits": 8, "type": "float", "symmetric": True, "dynamic": False}
+    inputs = usual | {"type": activations, "dynamic": True, "strategy": "token"}
     group = {
         "targets": ["Linear"],
         "weights": usual | weights,
-        "input_activations": None,
+        "input_activations": inputs if activations else None,
         "output_activations": None,
         "format": form,
     }

@@ -259,7 +259,7 @@ def config_nvfp4(settings: Settings, kept: Kept, dtype: str) -> Config:
     if settings["style"] == "modelopt":
         return quantization(
             quant_method="modelopt",
-            quant_algo="NVFP4",
+            quant_algo="W4A16_NVFP4",  # loaders of NVFP4 take input scales for given
             group_size=16,
             kv_cache_quant_algo=None,
             exclude_modules=list(kept),

@@ -267,12 +267,14 @@ def config_block(settings: Settings, kept: Kept, dtype: str) -> Config:
 
 def config_channel(settings: Settings, kept: Kept, dtype: str) -> Config:
     """compressed-tensors' strategy `channel`."""
-    return compressed_tensors("float-quantized", kept, strategy="channel")
+    inputs = "float" if settings["activations"] == "dynamic" else ""
+    return compressed_tensors("float-quantized", kept, inputs, strategy="channel")
 
 
 def config_tensor(settings: Settings, kept: Kept, dtype: str) -> Config:
     """compressed-tensors' strategy `tensor`."""
-    return compressed_tensors("float-quantized", kept, strategy="tensor")
+    inputs = "float" if settings["activations"] == "dynamic" else ""
+    return compressed_tensors("float-quantized", kept, inputs, strategy="tensor")
 
 
 def config_mxfp8(settings: Settings, kept: Kept, dtype: str) -> Config:

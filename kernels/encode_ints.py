@@ -248,7 +248,9 @@ def _config(form: str, settings: Settings, kept: Kept, dtype: str) -> Config:
     group = settings["group"]
     groups = {"strategy": "group", "group_size": group} if group else {"strategy": "channel"}
     bits, sym = settings["bits"], settings["sym"]
-    return compressed_tensors(form, kept, num_bits=bits, type="int", symmetric=sym, **groups)
+    inputs = "int" if settings.get("activations") == "dynamic" else ""
+    weights = {"num_bits": bits, "type": "int", "symmetric": sym, **groups}
+    return compressed_tensors(form, kept, inputs, **weights)
 
 
 config_packed = partial(_config, "pack-quantized")

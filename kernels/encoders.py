@@ -13,7 +13,8 @@ An encoder is the way back of a row in `ENCODINGS`. Its row names a module and X
   the columns of a matrix of the stack count, as float32;
 - `blocks_X(parts, facts)` gives what `encode_X` filled to the decoder (`readback`);
 - `ends_X(parts, facts)` says how far the codes of each group reach (`ends`);
-- `config_X(settings, kept, dtype)` is what `config.json` says of a model of it (`config`).
+- `config_X(settings, kept, dtype)` is what `config.json` says of a model of it (`config`);
+- `files_X(settings, modules)`, where a loader reads others: JSON by the name of a file.
 
 Blocks of ggml's types are laid out and read back by their size alone, and files say what they are:
 these have only `encode_X` and `ends_X`.
@@ -138,6 +139,8 @@ _BITS = (2, 3, 4, 5, 6, 7, 8)
 _BLOCKS = (32, 64, 128, 256, 512, 1024, 2048, 4096)
 _FOUR_BITS = {"block": Key(64, _BLOCKS), "nested": Key(False, (False, True))}
 _CT = "compressed-tensors"
+_ACTIVATIONS = Key("none", ("dynamic", "none"))  # whether a loader quantises what goes in
+_SCALED = {"activations": _ACTIVATIONS, "style": Key(_CT, (_CT,))}
 _MLX = {"style": Key("mlx", ("mlx",))}
 
 ENCODERS: dict[str, Encoder] = {
@@ -152,7 +155,12 @@ ENCODERS: dict[str, Encoder] = {
     "ct-int-quantized": Encoder(
         "encode_ints:bytes",
         "ct-int8",
-        {"bits": Key(8, _BITS), "group": Key(0), "sym": Key(True, (False, True))},
+        {
+            "activations": _ACTIVATIONS,
+            "bits": Key(8, _BITS),
+            "group": Key(0),
+            "sym": Key(True, (False, True)),
+        },
         bf16=True,
     ),
     "ct-pack-quantized": Encoder(
@@ -167,10 +175,8 @@ ENCODERS: dict[str, Encoder] = {
         {"block": Key(128, step=1), "style": Key("deepseek", (_CT, "deepseek", "transformers"))},
         bf16=True,
     ),
-    "fp8-channel": Encoder(
-        "encode_fp8:channel", "fp8-e4m3", {"style": Key(_CT, (_CT,))}, bf16=True
-    ),
-    "fp8-tensor": Encoder("encode_fp8:tensor", "fp8-e4m3", {"style": Key(_CT, (_CT,))}, bf16=True),
+    "fp8-channel": Encoder("encode_fp8:channel", "fp8-e4m3", _SCALED, bf16=True),
+    "fp8-tensor": Encoder("encode_fp8:tensor", "fp8-e4m3", _SCALED, bf16=True),
     "gguf-iq1-m": Encoder("encode_gguf_iq1:iq1_m", "gguf-iq1-m", weights="wanted"),
     "gguf-iq1-s": Encoder("encode_gguf_iq1:iq1_s", "gguf-iq1-s", weights="needed"),
     "gguf-iq2-s": Encoder("encode_gguf_iq2:iq2_s", "gguf-iq2-s", weights="wanted"),
@@ -222,12 +228,18 @@ ENCODERS: dict[str, Encoder] = {
     "nvfp4": Encoder(
         "encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx", "modelopt"))}, bf16=True
     ),
+    "quanto": Encoder(
+        "encode_quanto:bytes",
+        "quanto-bytes",
+        {"type": Key("qint8", ("qfloat8", "qint8"))},
+        bf16=True,
+    ),
 }
 
 
 @cache
 def function_of(name: str, kind: str) -> Callable[..., Any]:
-    """A function of a row: `form`, `encode`, `blocks`, `ends`, `config` or `codes`.
+    """A function of a row: `form`, `encode`, `blocks`, `ends`, `config`, `files` or `codes`.
 
     Imports its module on first use. The form and the blocks of ggml's types are those of any.
     """
@@ -244,7 +256,7 @@ def function_of(name: str, kind: str) -> Callable[..., Any]:
 
 @cache
 def has(name: str, kind: str) -> bool:
-    """Whether the file of a row has such a function: those of `codes` are for some."""
+    """Whether the file of a row has such a function: those of `codes` and `files` are for some."""
     module, _, target = ENCODERS[name].target.partition(":")
     return hasattr(import_module(f"anamnesis.kernels.{module}"), f"{kind}_{target}")
 

@@ -19,7 +19,7 @@ from anamnesis.errors import FormatError, LimitError
 from anamnesis.limits import INDEX_BYTES, NOTHING, Allow, GiB, Limits, MiB
 from anamnesis.pipeline.alike import refuse_alike
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out, stating
-from anamnesis.pipeline.quant_config import Chosen, described
+from anamnesis.pipeline.quant_config import Chosen, described, files_beside
 from anamnesis.readers.choice import is_training
 from anamnesis.readers.folder import RemoteFolder, follow
 from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
@@ -137,7 +137,8 @@ def copy_companions(
 ) -> list[str]:
     """Copy what goes along into `target`; the names. Configurations are cleaned on the way.
 
-    `config.json` gets what loaders need of the tensors that `choices` say were encoded.
+    `config.json` gets what loaders need of the tensors that `choices` say were encoded, and some
+    need files of their own.
 
     Without a `dtype` nothing was decoded, and the dtypes that configurations name are kept. One
     that is no JSON cannot be cleaned: it is left out with a `note`, as is what is too large.
@@ -166,6 +167,9 @@ def copy_companions(
                 same = written.setdefault(companion.same, final) if companion.same else final
                 if same == final or not store.link(same, final):
                     store.write(final, _chunks(file))
+        copied.append(name)
+    for name, document in files_beside(choices).items():
+        store.write(target / name, [json.dumps(document, indent=2).encode() + b"\n"])
         copied.append(name)
     return copied
 

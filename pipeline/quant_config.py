@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from anamnesis.errors import UnsupportedError
-from anamnesis.kernels.encoders import function_of
+from anamnesis.kernels.encoders import function_of, has
 from anamnesis.pipeline.targets import Choice, Target
 
 Chosen = Sequence[tuple[str, Choice]]
@@ -27,12 +27,7 @@ def config_blocks(choices: Chosen, dtype: str) -> dict[str, Any]:
     `dtype` is the number format of what is kept, in torch's spelling. Raises UnsupportedError for
     targets that no loader takes in one model.
     """
-    modules: dict[str, list[str]] = {}
-    targets: dict[str, Target] = {}
-    for name, choice in choices:
-        if choice.target is not None:
-            targets[str(choice.target)] = choice.target
-            modules.setdefault(str(choice.target), []).append(_module(name))
+    targets, modules = _targets(choices)
     kept = _kept(choices)
     found: list[dict[str, Any]] = [
         function_of(target.name, "config")(target.settings, kept, dtype)
@@ -47,6 +42,27 @@ def config_blocks(choices: Chosen, dtype: str) -> dict[str, Any]:
             + _advice(list(targets), {target.name for target in targets.values()})
         )
     return {_KEY: _mixed(blocks, list(modules.values()))}
+
+
+def _targets(choices: Chosen) -> tuple[dict[str, Target], dict[str, list[str]]]:
+    """The targets of a model as they are written, and the modules that each is of."""
+    modules: dict[str, list[str]] = {}
+    targets: dict[str, Target] = {}
+    for name, choice in choices:
+        if choice.target is not None:
+            targets[str(choice.target)] = choice.target
+            modules.setdefault(str(choice.target), []).append(_module(name))
+    return targets, modules
+
+
+def files_beside(choices: Chosen) -> dict[str, Any]:
+    """Other files that loaders read of encoded weights: JSON by name."""
+    targets, modules = _targets(choices)
+    found: dict[str, Any] = {}
+    for text, target in targets.items():
+        if has(target.name, "files"):
+            found |= function_of(target.name, "files")(target.settings, modules[text])
+    return found
 
 
 def _advice(targets: Sequence[str], names: set[str]) -> str:

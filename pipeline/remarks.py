@@ -25,7 +25,7 @@ _APART = 3  # so many notes of a kind stay lines of their own
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*(?:\d|[./_:](?=\S))\S*")
 
 _EXPERT = re.compile(r"\.experts\.\d+\.")
-_NOT_LOADED = ("bnb-fp4", "bnb-int8", "bnb-nf4", "ct-int-quantized", "mxfp8")
+_NOT_LOADED = ("bnb-fp4", "bnb-int8", "bnb-nf4", "ct-int-quantized", "mxfp8", "quanto")
 
 
 def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
@@ -51,6 +51,11 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
         notes += filter(None, [unweighted_note(imatrix, missing)])
     notes += _other_targets(plan)
     notes += _experts_apart(plan)
+    if any(choice.target and choice.target.name == "quanto" for _, choice in plan.choices):
+        notes.append(
+            "transformers' own classes take no codes of Quanto and begin with other weights; "
+            "QuantizedModelForCausalLM of optimum-quanto loads the folder"
+        )
     again: dict[str, list[str]] = {}
     for name, choice in plan.choices:
         if choice.again:

@@ -36,6 +36,8 @@ def cases() -> Iterator[tuple[str, Settings]]:
         yield "fp8-block", {"block": 128, "style": style}
     yield "fp8-block", {"block": 32, "style": "deepseek"}
     yield "bnb-int8", {}
+    for kind in ("qfloat8", "qint8"):
+        yield "quanto", {"type": kind}
     for target in ("bnb-fp4", "bnb-nf4"):
         for block in (64, 128):
             for nested in (False, True):

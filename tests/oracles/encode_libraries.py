@@ -149,6 +149,17 @@ def modelopt(weight: Any, settings: Settings) -> Written:
     return {k: stored(v) for k, v in {**found, "weight_scale_2": whole}.items()}
 
 
+def quanto(weight: Any, settings: Settings) -> Written:
+    from optimum import quanto as library
+
+    model = torch.nn.Module()
+    model.X = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=weight.dtype)
+    model.X.weight.data.copy_(weight)
+    library.quantize(model, weights=getattr(library, settings["type"]))
+    library.freeze(model)
+    return {k.removeprefix("X."): stored(v) for k, v in model.state_dict().items()}
+
+
 def transformers_fp8(weight: Any, settings: Settings) -> Written:
     from types import SimpleNamespace
 
@@ -177,6 +188,8 @@ def written(target: str, settings: Settings, weight: Any) -> Written:
     style = settings.get("style", "compressed-tensors")
     if target.startswith("bnb-"):
         return bitsandbytes(weight, target, settings)
+    if target == "quanto":
+        return quanto(weight, settings)
     if target == "mlx-affine" or style == "mlx":
         return mlx(weight, target, settings)
     if style == "modelopt":

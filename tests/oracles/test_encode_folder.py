@@ -8,6 +8,7 @@ which the tests of encoders hold against the libraries bit by bit.
 from __future__ import annotations
 
 import importlib
+import json
 import shutil
 import sys
 from pathlib import Path
@@ -19,6 +20,7 @@ import anamnesis
 
 torch = pytest.importorskip("torch")
 transformers = pytest.importorskip("transformers")
+load_file = pytest.importorskip("safetensors.torch").load_file
 
 pytestmark = [
     pytest.mark.oracle,
@@ -87,6 +89,26 @@ def test_fp8_blocks_load_what_is_recovered_here(llama: Path, tmp_path: Path) -> 
     settings = transformers.FineGrainedFP8Config(dequantize=True, weight_block_size=(64, 64))
     found = logits(tmp_path / "out", quantization_config=settings)
     assert torch.equal(found, logits(tmp_path / "recovered"))
+
+
+@pytest.mark.parametrize("kind", ["qint8", "qfloat8"])
+def test_quanto_loads_what_it_writes_itself(llama: Path, tmp_path: Path, kind: str) -> None:
+    """torch's product of int8 ends the process on matrices as small as these."""
+    library = pytest.importorskip("optimum.quanto")
+    anamnesis.convert(llama, tmp_path / "out", to="safetensors", encode=f"quanto:type={kind}")
+    dense = transformers.AutoModelForCausalLM.from_pretrained(llama, dtype=torch.bfloat16)
+    kinds = library.QuantizedModelForCausalLM
+    expected = kinds.quantize(dense, weights=getattr(library, kind), exclude="lm_head")
+    expected.save_pretrained(tmp_path / "expected")
+    maps = [tmp_path / name / "quanto_qmap.json" for name in ("out", "expected")]
+    assert json.loads(maps[0].read_text()) == json.loads(maps[1].read_text())
+    stored = [load_file(path.with_name("model.safetensors")) for path in maps]
+    assert stored[0].keys() == stored[1].keys()
+    assert all(torch.equal(stored[0][name], stored[1][name]) for name in stored[0])
+    found = kinds.from_pretrained(tmp_path / "out")
+    if kind == "qfloat8":
+        ids = torch.arange(3, 59, 7).view(2, 4)
+        assert torch.equal(found(ids).logits, expected(ids).logits)
 
 
 def test_experts_of_gpt_oss_load_what_is_recovered_here(tmp_path: Path) -> None:

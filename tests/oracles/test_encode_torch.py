@@ -19,11 +19,18 @@ TORCH = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 libraries = loaded("oracles/encode_libraries.py")
 
 
+def _need(case) -> None:  # type: ignore[no-untyped-def]
+    """Skip a case whose library, which is installed by hand, is not there."""
+    if case[1].get("style") in ("modelopt", "gpt-oss"):
+        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    if case[0] == "quanto":
+        pytest.importorskip("optimum.quanto")
+
+
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 @pytest.mark.parametrize("case", list(ours.cases()), ids=ours.label)
 def test_bytes_are_the_librarys(case, dtype) -> None:  # type: ignore[no-untyped-def]
-    if case[1].get("style") in ("modelopt", "gpt-oss"):
-        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    _need(case)
     for number, kind in enumerate(ours.CLASSES):
         values = ours.matrix(kind, 128, 256, seed=number)
         weight = torch.from_numpy(values).to(TORCH[dtype])
@@ -37,8 +44,7 @@ def test_bytes_are_the_librarys(case, dtype) -> None:  # type: ignore[no-untyped
 @pytest.mark.parametrize("dtype", ["BF16", "F16", "F32"])
 @pytest.mark.parametrize("case", list(ours.cases()), ids=ours.label)
 def test_bytes_are_the_librarys_for_extremes(case, dtype) -> None:  # type: ignore[no-untyped-def]
-    if case[1].get("style") in ("modelopt", "gpt-oss"):
-        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    _need(case)
     for kind in ours.EXTREMES:
         if kind == "one outlier" and dtype == "F16":
             continue  # it is infinite in binary16
@@ -59,8 +65,7 @@ def test_what_is_not_finite_stays_in_its_row(case, dtype) -> None:  # type: igno
     """Other rows have the library's bytes; of those rows, the codes of integers are defined."""
     target, settings = case
     style = settings.get("style")
-    if style in ("modelopt", "gpt-oss"):
-        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    _need(case)
     if target in WHOLE or settings.get("nested") or (target == "nvfp4" and style != "mlx"):
         pytest.skip("one number is for all of it")
     for kind in ours.SPOILED:
@@ -91,8 +96,7 @@ SHAPES = ((1, 256), (3, 128), (130, 384), (257, 160), (2, 1024), (64, 72), (7, 6
 def test_bytes_are_the_librarys_for_other_shapes(case) -> None:  # type: ignore[no-untyped-def]
     """One row, rows of no whole blocks; what a layout cannot hold is kept, as by the library."""
     target, settings = case
-    if settings.get("style") in ("modelopt", "gpt-oss"):
-        pytest.importorskip("modelopt.torch.quantization.qtensor.nvfp4_tensor")
+    _need(case)
     compared = 0
     for number, shape in enumerate(SHAPES):
         weight = torch.from_numpy(ours.matrix("plain", *shape, seed=number)).bfloat16()

@@ -17,7 +17,7 @@ NAME = "model.layers.0.mlp.up_proj.weight"
 CLOSED = (
     *("bnb-fp4", "bnb-int8", "bnb-nf4", "fp8-block", "fp8-block:style=transformers"),
     *("fp8-channel", "fp8-tensor", "mlx-mxfp4", "mlx-mxfp8", "mlx-nvfp4", "mxfp4", "mxfp8"),
-    *("nvfp4", "nvfp4:style=modelopt"),
+    *("nvfp4", "nvfp4:style=modelopt", "quanto:type=qfloat8"),
 )
 
 

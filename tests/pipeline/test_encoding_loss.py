@@ -25,7 +25,7 @@ NAMES = [f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)]
 TARGETS = (
     "bnb-fp4", "bnb-int8", "bnb-nf4:nested=true", "ct-int-quantized:sym=false",
     "ct-pack-quantized:bits=3,sym=false", "fp8-block", "fp8-block:style=compressed-tensors",
-    "fp8-tensor", "mlx-affine", "mxfp4", "mxfp8", "nvfp4", "nvfp4:style=modelopt",
+    "fp8-tensor", "mlx-affine", "mxfp4", "mxfp8", "nvfp4", "nvfp4:style=modelopt", "quanto",
     "gguf:iq4-xs", "gguf:mxfp4", "gguf:q4-0", "gguf:q4-k", "gguf:q8-0", "gguf:tq1-0",
 )  # fmt: skip
 

@@ -31,6 +31,7 @@ LOADERS = {
     "mxfp4": "transformers, vLLM",
     "mxfp8": "transformers, vLLM",
     "nvfp4": "transformers, vLLM",
+    "quanto": "optimum-quanto",
 }
 
 

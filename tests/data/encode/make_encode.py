@@ -1,7 +1,8 @@
 """Write tests/data/encode/expected.safetensors: what the libraries' own code writes for one matrix.
 
     pip install torch==2.13.0 compressed-tensors==0.20.0 transformers==5.23.0 \
-        bitsandbytes==0.50.2 mlx==0.32.4 mlx-cpu==0.32.4 nvidia-modelopt==0.47.0 safetensors
+        bitsandbytes==0.50.2 mlx==0.32.4 mlx-cpu==0.32.4 nvidia-modelopt==0.47.0 \
+        optimum-quanto==0.2.7 safetensors
     python make_encode.py
 
 The matrix is `matrix("plain", 32, 128)` of `tests/builders/encode_cases.py` in BF16, whose first
