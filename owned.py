@@ -171,6 +171,17 @@ def sync_data(fd: int) -> None:
         sync(fd)
 
 
+def write_back(fd: int, offset: int, nbytes: int) -> None:
+    """Let the system begin to bring these bytes to the medium, so that a sync finds little left.
+
+    A hint, which waits for nothing and may be refused: pages that nobody needs any more are written
+    by Linux at once (and let go of, where they are written already).
+    """
+    if hasattr(os, "posix_fadvise"):
+        with contextlib.suppress(OSError):
+            os.posix_fadvise(fd, offset, nbytes, os.POSIX_FADV_DONTNEED)
+
+
 def sync_folder(folder: str | Path) -> None:
     """Make the names in `folder` durable, where its file system can."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

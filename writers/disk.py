@@ -136,11 +136,14 @@ class DiskSink:
     def __init__(self, fd: int) -> None:
         self._fd = fd
         self._held, self._start = bytearray(), 0  # small writes that follow one another
+        self._begin, self._end, self._bytes = 1 << 62, 0, 0  # of all that was written
 
     def write(self, data: Any, offset: int) -> None:
         if self._held and offset != self._start + len(self._held):
             self._write_held()
         view = memoryview(data).cast("B")
+        self._begin, self._end = min(self._begin, offset), max(self._end, offset + len(view))
+        self._bytes += len(view)
         if len(view) > _SMALL:
             self._write_held()
             write_all(self._fd, view, offset)
@@ -161,6 +164,8 @@ class DiskSink:
         self._write_held()
         if durable:
             owned.sync_data(self._fd)
+        elif self._end - self._begin <= 2 * self._bytes:  # not what others write between
+            owned.write_back(self._fd, self._begin, self._end - self._begin)
 
     def keep(self, key: str, receipt: Callable[[], bytes]) -> None:
         pass  # an unfinished file ends with its run

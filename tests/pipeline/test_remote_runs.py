@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import random
@@ -114,6 +115,32 @@ def test_what_comes_over_a_line_is_written_back_as_it_comes(
     synced.clear()
     anamnesis.remember(folder, tmp_path / "here", executor="serial")
     assert synced == []
+
+
+@pytest.mark.parametrize("system", ["linux", "macos", "refuses"])
+def test_what_is_local_goes_to_the_disk_while_it_is_written(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, system: str
+) -> None:
+    """Each task has its bytes begun to be written, where the system takes such hints."""
+    asked: list[tuple[int, int]] = []
+
+    def advise(fd: int, offset: int, nbytes: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_DONTNEED
+        asked.append((offset, nbytes))
+        if system == "refuses":
+            raise OSError(errno.ESPIPE, "no such thing")
+
+    model = load_model(str(folder))
+    plan = make_plan(model, Spec(str(tmp_path / "out")), memory_bytes=400 * MiB, threads=1)
+    if system == "macos":
+        monkeypatch.delattr(os, "posix_fadvise")
+    else:
+        monkeypatch.setattr(os, "posix_fadvise", advise)
+    anamnesis.remember(folder, tmp_path / "out", executor="serial")
+    anamnesis.verify(tmp_path / "out", against=folder)
+    written = sum(file.nbytes - len(file.fixed[0][1]) for file in plan.layout.files)
+    assert system == "macos" or len(asked) == len(plan.tasks) > 2
+    assert sum(nbytes for _, nbytes in asked) == (0 if system == "macos" else written)
 
 
 def test_bytes_are_the_same_whatever_fails(hub: Hub, folder: Path, tmp_path: Path) -> None:
