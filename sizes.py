@@ -54,6 +54,11 @@ def memory_bytes(memory: int | str) -> int:
         raise UsageError(f"memory: {error}") from None
 
 
+def enough(need: int) -> str:
+    """A size of at least `need` bytes as it can be given: to the byte, from 16 MiB on in MiB."""
+    return f"{-(-need >> 20)}MiB" if need >= 16 << 20 else str(need)
+
+
 def meant_size(size: object) -> str:
     """What a size in another spelling (`4G`, `512mb`) may stand for; nothing where it is none."""
     found = _LOOSE.fullmatch(str(size).strip())

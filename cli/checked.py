@@ -33,6 +33,15 @@ FLAGS: dict[tuple[str, str], tuple[str, Callable[[Mapping[str, Any]], bool]]] = 
 
 
 _SENTENCE_CHARS = 100
+# Sections of help behind the options that say what a command does, by the parameters in them.
+_SECTIONS: dict[str, tuple[str, ...]] = {
+    "Options": (),
+    "Running": ("threads", "memory", "disk", "staging", "scheduler", "keep_going"),
+    "Limits and trust": (
+        *("max_single_alloc", "max_total_bytes", "max_items", "max_expansion_ratio"),
+        *("follow_links", "leave_out_unknown"),
+    ),
+}
 
 
 class Checked(click.Command):
@@ -41,6 +50,20 @@ class Checked(click.Command):
     def get_short_help_str(self, limit: int = 0) -> str:
         """The whole first sentence: lists wrap it, and completions show what there is room for."""
         return super().get_short_help_str(max(limit, _SENTENCE_CHARS))
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options in sections: what is done, how it runs, and what a file may ask for."""
+        section_of = {name: title for title, names in _SECTIONS.items() for name in names}
+        rows: dict[str, list[tuple[str, str]]] = {title: [] for title in _SECTIONS}
+        for parameter in self.get_params(ctx):
+            option = isinstance(parameter, click.Option)
+            record = parameter.get_help_record(ctx) if option else None
+            if record is not None:
+                rows[section_of.get(str(parameter.name), "Options")].append(record)
+        for title, records in rows.items():
+            if records:
+                with formatter.section(title):
+                    formatter.write_dl(records)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         try:

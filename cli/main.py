@@ -84,7 +84,14 @@ Exit codes:
 @click.version_option(__version__, "-V", "--version", prog_name="amn")
 @click.option("--debug", is_flag=True, help="Show the traceback of an error.")
 def cli(debug: bool) -> None:
-    """Quantised weights in, full precision out."""
+    """Quantised weights in, full precision out; and quantised again, as the libraries do it.
+
+    \b
+    Look into a model, recover it, quantise it:
+      amn inspect model.gguf
+      amn remember model.gguf -o model.safetensors
+      amn convert FOLDER -o model.gguf --encode Q4_K_M
+    """
 
 
 @cli.command("inspect")

@@ -70,7 +70,10 @@ def _module(name: str) -> ModuleType:
 
 
 def decoder(name: str) -> Decode:
-    """The decode function of an encoding; imports its module (and numba) on first use."""
+    """The decode function of an encoding; imports its module on first use.
+
+    Numba is imported where a kernel is called that this machine has not compiled yet.
+    """
     decode: Decode = _load(ENCODINGS[name].target)
     return decode
 

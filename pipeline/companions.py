@@ -20,7 +20,7 @@ from anamnesis.limits import INDEX_BYTES, NOTHING, Allow, GiB, Limits, MiB
 from anamnesis.pipeline.alike import refuse_alike
 from anamnesis.pipeline.config_rules import LONG, clean, is_config, left_out, stating
 from anamnesis.pipeline.quant_config import Chosen, described, files_beside
-from anamnesis.readers.choice import is_training
+from anamnesis.readers.choice import UNFINISHED, is_training
 from anamnesis.readers.folder import RemoteFolder, follow
 from anamnesis.readers.schemes._stated import OTHER_BYTES, may_state, stated
 from anamnesis.readers.settings_files import is_yaml
@@ -36,11 +36,9 @@ MAX_BYTES = 256 * MiB
 COMPANION_BYTES = GiB  # all of them together
 _CHUNK_BYTES = MiB
 _CONFIG_FACTOR = 8  # of memory, for the text and the values of a configuration
-_WEIGHTS = frozenset((".bin", ".h5", ".imatrix", ".index", ".msgpack", ".part")).union(
+_WEIGHTS = frozenset((".bin", ".h5", ".imatrix", ".index", ".msgpack")).union(
     *(row.extensions for row in READERS.values())
 )
-# Of downloads that did not end: huggingface_hub, aria2, browsers, wget-likes.
-_UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .partial .tmp".split())
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +122,7 @@ def is_weights(name: str) -> bool:
     name = name.lower()
     index = name.endswith(".index.json") or ".safetensors.index." in name
     ending = os.path.splitext(name)[1]
-    return index or ending in _WEIGHTS or ending in _UNFINISHED or ".onnx" in name
+    return index or ending in _WEIGHTS or ending in UNFINISHED or ".onnx" in name
 
 
 def copy_companions(

@@ -21,6 +21,7 @@ from anamnesis.names.derived import Derived
 from anamnesis.pipeline.work import Work
 from anamnesis.readers.base import FileId, Tensor
 from anamnesis.readers.inflate import SPOOL_BYTES
+from anamnesis.sizes import enough
 from anamnesis.writers.base import OutFile
 
 _CACHES = ("simplecache::", "filecache::", "blockcache::", "cached::")
@@ -60,7 +61,7 @@ def refuse_over_disk(path: str, spooled: int, have: int | None, replacing: int =
     hint = "; or remove the old output first" if replacing and spooled <= have else ""
     raise LimitError(
         f"{path}: {why} take {need:,} bytes on local disks, run.disk is {have:,}: set it "
-        f"to at least {need:,}{hint}",
+        f"to at least {enough(need)}{hint}",
         limit="run.disk",
         need=need,
         have=have,

@@ -8,6 +8,7 @@ from operator import itemgetter
 from anamnesis.errors import LimitError
 from anamnesis.limits import MiB
 from anamnesis.pipeline.reading import T, reading_of
+from anamnesis.sizes import enough
 
 # What a process holds besides the buffers of its tasks: interpreter, numpy, pyarrow, numba and
 # the compiled kernels. Measured by tests/pipeline/test_memory_budget.py; see docs/memory.md.
@@ -31,7 +32,7 @@ def fit_threads(
         raise LimitError(
             f"{name}: one window needs {need:,} bytes besides the "
             f"{base_bytes:,} of the process; run.memory (--memory) is {memory_bytes:,}: "
-            f"set it to at least {need + base_bytes:,}",
+            f"set it to at least {enough(need + base_bytes)}",
             limit="run.memory",
             need=need + base_bytes,
             have=memory_bytes,

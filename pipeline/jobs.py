@@ -11,6 +11,7 @@ from anamnesis.limits import Limits
 from anamnesis.names.open import open_named
 from anamnesis.pipeline.companions import check_companions
 from anamnesis.pipeline.config import Job, Settings
+from anamnesis.pipeline.encode_setting import parse_encode
 from anamnesis.pipeline.executors import SchedulerError, options_for
 from anamnesis.pipeline.fit import BASE_BYTES
 from anamnesis.pipeline.incomplete import incomplete_error, incomplete_path
@@ -22,7 +23,6 @@ from anamnesis.pipeline.plan import Plan, Spec, make_plan
 from anamnesis.pipeline.progress import Progress, make_progress
 from anamnesis.pipeline.remarks import collapsed, remarks_on, remarks_on_loss, remarks_on_settings
 from anamnesis.pipeline.run import check_place, run_plan
-from anamnesis.pipeline.targets import parse_encode
 from anamnesis.readers.imatrix import Imatrix, open_imatrix
 from anamnesis.readers.model import Model
 from anamnesis.readers.patterns import matching, require_matches

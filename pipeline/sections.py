@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from anamnesis.errors import UsageError
+from anamnesis.pipeline.encode_setting import EncodeRule
 from anamnesis.pipeline.sizes import Size
-from anamnesis.pipeline.targets import EncodeRule
 
 MAX_THREADS = 1024
 Text = Annotated[

@@ -19,6 +19,8 @@ from anamnesis.readers.impostors import by_name, foreign
 from anamnesis.readers.index import Index
 from anamnesis.words import some
 
+# Of downloads that did not end: huggingface_hub, aria2, browsers, wget-likes.
+UNFINISHED = frozenset(".aria2 .crdownload .download .incomplete .part .partial .tmp".split())
 INDEX_NAME = re.compile(r"(?s).+\.(?:safetensors|bin)\.index(?:\.\w+)?\.json")
 
 
@@ -149,7 +151,9 @@ def choose(
         strange = [n for n in rest if n.endswith(OTHERS) and n not in {*named, *left, *others}]
         _note(notes, path, strange, "not called as weights are")
         return Choice(chosen.names, chosen.index, tuple(notes))
-    looked = ", ".join(pattern for kind in KINDS for pattern in kind.patterns)
+    if not names:
+        raise FormatError(f"{path}: no weights found, the folder is empty{hint()}")
+    looked = ", ".join(kind.patterns[-1] for kind in KINDS)  # the widest
     _note(notes, path, training, "the state of a training run")
     also = "".join(f"; {note.removeprefix(f'{path}: ')}" for note in notes)
     other = foreign(path, rest)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from anamnesis.errors import FormatError, UnsupportedError, UsageError
 from anamnesis.limits import Limits
 from anamnesis.readers import READERS
-from anamnesis.readers.choice import INDEX_NAME, choose, holds_weights
+from anamnesis.readers.choice import INDEX_NAME, UNFINISHED, choose, holds_weights
 from anamnesis.readers.folder import (
     Folder,
     LocalFolder,
@@ -26,6 +26,7 @@ from anamnesis.readers.index import INDEXES, Index, read_index
 from anamnesis.readers.ollama import OLLAMA as OLLAMA
 from anamnesis.readers.pipelines import PIPELINE, components
 from anamnesis.readers.source import URL_WITHOUT_SLASHES, base_name, is_url, open_source
+from anamnesis.words import did_you_mean, nearest, some
 
 _PART = re.compile(r"(?s)(.*)-\d{5}-of-(\d{5})\.gguf")
 _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
@@ -33,6 +34,8 @@ _SHARD = re.compile(r"(.*-)(\d{5})-of-(\d{5})(\.(?:safetensors|bin))")
 
 _REPOSITORY = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # OWNER/NAME
 _FOLDERS, _SHOWN = 256, 4  # that are looked into, and named, where a folder itself has nothing
+_MISSPELT = 0.8  # as difflib counts
+_HUB_DOWNLOADS = os.path.join(".cache", "huggingface", "download")
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,7 @@ def find_files(path: str, limits: Limits) -> Found:
     if os.path.isdir(path):
         return replace(_in_folder(LocalFolder(path, limits.allow), limits), whole=True)
     if os.path.lexists(path) or not glob.has_magic(path):
-        _refuse_repository(path)
+        _refuse_missing(path)
         return _one_file(path, limits)
     paths = sorted(glob.glob(path))
     if not paths:
@@ -76,15 +79,25 @@ def find_files(path: str, limits: Limits) -> Found:
     return replace(found, paths=[followed[name] for name in found.paths])
 
 
-def _refuse_repository(path: str) -> None:
-    """FileNotFoundError, with the way out, for a URL or a repository of a hub without its `://`."""
-    url = URL_WITHOUT_SLASHES.fullmatch(path)
-    if url and not os.path.lexists(path):
-        hint = f"No such file or directory; a URL has two slashes: {url[1]}://{url[2]}"
-        raise FileNotFoundError(errno.ENOENT, hint, path)
-    if _REPOSITORY.fullmatch(path) and not os.path.lexists(os.path.dirname(path)):
-        hint = f"No such file or directory; a repository of Hugging Face is hf://{path}"
-        raise FileNotFoundError(errno.ENOENT, hint, path)
+def _refuse_missing(path: str) -> None:
+    """FileNotFoundError, with the way out where one is known, for a path that nothing is at.
+
+    It may be a URL or a repository of a hub without its `://`, or a misspelt name.
+    """
+    if os.path.lexists(path):
+        return
+    folder, name = os.path.split(path)
+    if url := URL_WITHOUT_SLASHES.fullmatch(path):
+        hint = f"; a URL has two slashes: {url[1]}://{url[2]}"
+    elif _REPOSITORY.fullmatch(path) and not os.path.lexists(folder):
+        hint = f"; a repository of Hugging Face is hf://{path}"
+    else:
+        there: list[str] = []
+        with contextlib.suppress(OSError):  # no folder either
+            there = sorted(os.listdir(folder or "."))[:_FOLDERS]
+        near = nearest(name, there, _MISSPELT) or [n for n in there if n.startswith(f"{name}.")][:1]
+        hint = did_you_mean([os.path.join(folder, found) for found in near], "; ")
+    raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)}{hint}", path)
 
 
 def _one_file(path: str, limits: Limits) -> Found:
@@ -162,8 +175,13 @@ def _elsewhere(path: str, names: Sequence[str]) -> str:
         with contextlib.suppress(OSError):  # a file, or a URL
             if holds_weights(os.listdir(os.path.join(path, name))):
                 below.append(f"{path}/{name}")
-    some = ", ".join(below[:_SHOWN]) + (", …" if len(below) > _SHOWN else "")
-    return f"; folders in it hold some: {some}; name one of them" if below else ""
+    if below:
+        return f"; folders in it hold some: {some(below, _SHOWN)}; name one of them"
+    hidden: list[str] = []
+    with contextlib.suppress(OSError):  # a URL, or no download of the hub
+        hidden = [f"{_HUB_DOWNLOADS}/{n}" for n in os.listdir(os.path.join(path, _HUB_DOWNLOADS))]
+    unfinished = sorted(n for n in (*names, *hidden) if os.path.splitext(n)[1] in UNFINISHED)
+    return f"; downloads that did not end: {some(unfinished, _SHOWN)}" if unfinished else ""
 
 
 def _refuse_pipeline(folder: Folder, limits: Limits) -> None:

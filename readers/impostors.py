@@ -26,6 +26,7 @@ class Impostor(NamedTuple):
     magic_at: int = 0
 
 
+_FIRST = ", which has to be unpacked first"
 _FROM_TF = "transformers 4 reads it (from_tf=True) and saves safetensors"
 _KERAS = f"a Keras checkpoint (HDF5); {_FROM_TF}"
 _TENSORFLOW = f"of TensorFlow; {_FROM_TF}"
@@ -45,8 +46,12 @@ IMPOSTORS: tuple[Impostor, ...] = (
     Impostor(b"PK\x05\x06", "an empty ZIP archive"),
     Impostor(b"\x93NUMPY", "a NumPy .npy array"),
     Impostor(b"\x89HDF\r\n\x1a\n", _KERAS),
-    Impostor(b"\x1f\x8b", "gzip-compressed data"),
-    Impostor(b"\x28\xb5\x2f\xfd", "Zstandard-compressed data"),
+    Impostor(b"\x1f\x8b", f"gzip-compressed data{_FIRST}"),
+    Impostor(b"\x28\xb5\x2f\xfd", f"Zstandard-compressed data{_FIRST}"),
+    Impostor(b"\xfd7zXZ\0", f"xz-compressed data{_FIRST}"),
+    Impostor(b"BZh", f"bzip2-compressed data{_FIRST}"),
+    Impostor(b"7z\xbc\xaf\x27\x1c", f"a 7-Zip archive{_FIRST}"),
+    Impostor(b"Rar!\x1a\x07", f"a RAR archive{_FIRST}"),
     Impostor(b"FEA1", "a Feather file of version 1"),
     Impostor(b"PAR1", "a Parquet file, for other engines (--to arrow writes what is read)"),
     Impostor(b"lmgg", f"a GGML file, {_BEFORE_GGUF}"),
@@ -77,7 +82,7 @@ IMPOSTORS: tuple[Impostor, ...] = (
         Impostor(bytes((0x80, n)), "a Python pickle that torch.save did not write")
         for n in (2, 3, 4, 5)
     ),
-    Impostor(b"ustar", "a tar file (PyTorch's format before 0.2 is one); none is opened", 257),
+    Impostor(b"ustar", f"a tar file (PyTorch's format before 0.2 is one){_FIRST}", 257),
 )
 
 _ORBAX = (

@@ -45,8 +45,10 @@ def driver(url: str) -> tuple[Any, str]:
         fs, path = url_to_fs(url, **_settings(url))
     except ImportError as error:
         raise not_installed(url, error) from error
-    except (AnamnesisError, OSError):
+    except AnamnesisError:
         raise
+    except OSError as error:  # drivers of FTP and SSH connect as they are made
+        raise translated(url, error) from error
     except Exception as error:  # all of it is a driver's, which cannot make sense of this URL
         if is_no_archive(error):
             raise FormatError(f"{url}: {words_of(error)}") from error

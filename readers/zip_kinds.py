@@ -42,7 +42,9 @@ def among(file: SourceFile, rows: Iterable[Reader], readable: str, limits: Limit
             if _some(names, row.holds):
                 return row
     known = [what for ending, what in _OTHERS.items() if _some(names, ending)]
-    what = known[0] if known else f"of {len(names):,} members that no reader knows"
+    what = (
+        known[0] if known else f"of {len(names):,} member(s) that no reader knows; unpack it first"
+    )
     raise UnsupportedError(f"{file.path}: is a ZIP archive, {what}; readable are {readable}")
 
 

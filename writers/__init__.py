@@ -98,18 +98,20 @@ def format_of(path: str, asked: str | None = None) -> str:
             f"output.path: {path}: its suffix says {by_suffix[0]}, output.format (--to) says "
             f"{asked}; change one of them"
         )
-    known = {row.suffix for row in WRITERS.values()} | _OTHER_SUFFIXES
+    ours = sorted({row.suffix for row in WRITERS.values() if row.suffix != FOLDER})
+    known, files = _OTHER_SUFFIXES.union(ours), ", ".join(ours)
     if suffix.lower() in known:
-        files = ", ".join(sorted({row.suffix for row in WRITERS.values() if row.suffix != FOLDER}))
         raise UsageError(
             f"output.path: {path}: files that end in {suffix} are not written; a file ends in one "
             f"of {files}, and a folder needs another name"
         )
     near = suffix[1:].isalpha() and nearest(suffix, sorted(known), _MISSPELT)
     if near:
+        one_of = f"a file ends in one of {files}, and a"
+        start = f"did you mean {near[0]}? A" if near[0] in ours else one_of
         raise UsageError(
-            f"output.path: {path}: would be a folder, as its suffix is of no file; did you mean "
-            f"{near[0]}? A folder needs another name"
+            f"output.path: {path}: would be a folder, as its suffix is of no file; {start} folder "
+            "needs another name"
         )
     return asked or "safetensors"
 

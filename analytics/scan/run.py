@@ -53,6 +53,7 @@ from anamnesis.readers.base import Tensor
 from anamnesis.readers.batch import OpenFile
 from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.files import Files
+from anamnesis.sizes import enough
 from anamnesis.words import did_you_mean, meant
 
 MEMORY = 64 * MiB  # what a scan holds by itself
@@ -208,7 +209,7 @@ class _Stream:
             need += min(need, MOST_BYTES) if self._ahead_bytes else 0
             raise LimitError(
                 f"{tensor.name}: a row and what it is made of need {need:,} bytes, scan's memory "
-                f"is {self._memory:,}: set it to at least {need:,}",
+                f"is {self._memory:,}: set it to at least {enough(need)}",
                 limit="memory",
                 need=need,
                 have=self._memory,

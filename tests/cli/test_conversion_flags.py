@@ -202,6 +202,17 @@ def test_every_help_has_an_example(name: str, amn: Amn) -> None:
     assert "Example: " in amn(name, "--help").stdout
 
 
+def test_a_long_help_is_in_sections(amn: Amn) -> None:
+    """What is done comes first; every option is in one of them."""
+    text = amn("convert", "--help").stdout
+    sections = [text.index(title) for title in ("Options:", "Running:", "Limits and trust:")]
+    flags = [text.index(f"  {flag} ") for flag in ("--encode", "--threads", "--max-items")]
+    order = [place for pair in zip(sections, flags, strict=True) for place in pair]
+    assert order == sorted(order)
+    names = [o.opts[-1] for o in cli.commands["convert"].params if isinstance(o, click.Option)]
+    assert [name for name in names if text.count(f"{name} ") == 0] == []
+
+
 @pytest.mark.parametrize("name", sorted(cli.commands))
 def test_every_help_has_the_defaults(name: str) -> None:
     """Of flags that take a value; they are those of the job file and of the limits."""

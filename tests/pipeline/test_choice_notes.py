@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.encode_setting import EncodeRule
 from anamnesis.pipeline.jobs import plan_job
 from anamnesis.pipeline.plan import Plan
 from anamnesis.pipeline.quant_config import config_blocks
 from anamnesis.pipeline.remarks import remarks_on_job
-from anamnesis.pipeline.targets import EncodeRule
 
 COLUMNS = {"ffn_up": 256, "ffn_down": 96, "ffn_gate": 96, "attn_q": 72}
 NO_GROUPS = "are no whole number of groups of"

@@ -87,7 +87,7 @@ def test_spools_are_planned_and_refused(archive: Path, tmp_path: Path) -> None:
     ((_, plan),) = plan_job(job(archive, tmp_path / "o", None))
     assert isinstance(plan, Plan)
     assert plan.disk_bytes == need
-    with pytest.raises(LimitError, match=r"run\.disk is 8,388,863: set it to at least 8,388,864"):
+    with pytest.raises(LimitError, match=r"run\.disk is 8,388,863: set it to at least 8388864"):
         run_job(job(archive, tmp_path / "o", need - 1))
     assert not (tmp_path / "o").exists()
 

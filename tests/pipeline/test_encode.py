@@ -18,9 +18,9 @@ from safetensors.numpy import save_file
 import anamnesis
 from anamnesis.errors import UnsupportedError, UsageError
 from anamnesis.pipeline.config import job_from
+from anamnesis.pipeline.encode_setting import names_for, parse_target
 from anamnesis.pipeline.explain import explain
 from anamnesis.pipeline.jobs import plan_job
-from anamnesis.pipeline.targets import names_for, parse_target
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 Parts = dict[str, tuple[str, list[int], bytes]]

@@ -13,9 +13,9 @@ from gguf_files import finish
 
 import anamnesis
 from anamnesis.errors import UsageError
+from anamnesis.pipeline.encode_setting import parse_encode, parse_target
 from anamnesis.pipeline.mixtures import Facts, mixed
 from anamnesis.pipeline.policy import left_alone
-from anamnesis.pipeline.targets import parse_encode, parse_target
 
 LIBRARY = ctypes.CDLL(str(Path(libggml.__file__).parent / "lib64" / "libggml-base.so"))
 LAYERS = 4
@@ -177,15 +177,17 @@ def test_capitals_are_mixtures_and_small_letters_types() -> None:
 @pytest.mark.parametrize("text", ["q4km", "Q4KM", "q4-km", "gguf-q4-k-m"])
 def test_a_mixture_that_is_misspelt_is_named(text: str) -> None:
     """And not the type that most of its blocks have."""
-    with pytest.raises(UsageError, match=r"; did you mean 'Q4_K_M'\? allowed: IQ1_M, .*gguf-iq1-m"):
+    with pytest.raises(UsageError, match=r"; did you mean 'Q4_K_M'\? docs/encoding"):
         parse_encode(text, "output.encode", "gguf")
     with pytest.raises(UsageError, match="did you mean 'gguf-q4-k'"):  # a rule takes no mixture
         parse_target(text, form="gguf")
 
 
 def test_what_a_gguf_cannot_hold(model: Path) -> None:
-    with pytest.raises(UsageError, match="allowed: gguf-iq1-m"):
+    with pytest.raises(UsageError, match=r"did you mean 'gguf-nvfp4'\? docs/encoding\.md has all"):
         parse_target("nvfp5", form="gguf")
+    with pytest.raises(UsageError, match=r"found 'zzz'; allowed: gguf-iq1-m"):
+        parse_target("zzz", form="gguf")
     with pytest.raises(UsageError, match="found 'bnb-nf4'"):
         parse_target("bnb-nf4", form="gguf")
 

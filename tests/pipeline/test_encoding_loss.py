@@ -17,8 +17,8 @@ from imatrix_file import write_imatrix
 from safetensors.numpy import load_file, save_file
 
 import anamnesis
+from anamnesis.pipeline.encode_setting import names_for
 from anamnesis.pipeline.journal import load_manifest
-from anamnesis.pipeline.targets import names_for
 
 Amn = Callable[..., subprocess.CompletedProcess[str]]
 NAMES = [f"model.layers.{n}.mlp.up_proj.weight" for n in range(2)]

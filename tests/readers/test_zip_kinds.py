@@ -52,7 +52,7 @@ def test_a_name_that_contradicts(name: str, tmp_path: Path) -> None:
         (("MAR-INF/MANIFEST.json", "model.pt"), UnsupportedError, "TorchServe"),
         (("META-INF/MANIFEST.MF", "a.class"), UnsupportedError, "Java archive"),
         (("model.weights.h5", "config.json"), UnsupportedError, "Keras"),
-        (("a.txt", "b.txt"), UnsupportedError, "2 members that no reader knows"),
+        (("a.txt", "b.txt"), UnsupportedError, "2 member.s. that no reader knows"),
         ((), UnsupportedError, "empty ZIP"),
     ],
 )
