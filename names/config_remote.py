@@ -35,3 +35,29 @@ def small_thinker(config: Config, values: Values, prefix: str, model: Model) -> 
     gating = values.get(f"{prefix}.expert_gating_func")
     config["moe_primary_router_apply_softmax"] = gating == 1
     config.pop("intermediate_size", None)
+
+
+def openelm(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """Feed-forward widths as multiples of the hidden size; its own name of tied matrices."""
+    widths = values.get(f"{prefix}.feed_forward_length", [])
+    config["ffn_multipliers"] = [width / config["model_dim"] for width in widths]
+    config["share_input_output_layers"] = config.pop("tie_word_embeddings", True)
+    for key in ("intermediate_size", "num_hidden_layers"):
+        config.pop(key, None)
+
+
+def plm(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """The part of a key that does not turn."""
+    length = values.get(f"{prefix}.attention.key_length", 0)
+    config["qk_nope_head_dim"] = length - config.get("qk_rope_head_dim", 0)
+    config["q_lora_rank"] = None
+
+
+def qwen(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """The width of its feed-forward layers, of which it says the double."""
+    config["intermediate_size"] = 2 * config.get("intermediate_size", 0)
+
+
+def neo_bert(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """The width of its feed-forward layers, two thirds of which are used."""
+    config["intermediate_size"] = 3 * config.get("intermediate_size", 0) // 2

@@ -35,6 +35,7 @@ from anamnesis.names.config_blocks import (
 )
 from anamnesis.names.config_class import ALL, ModelClass
 from anamnesis.names.config_mixtures import MIXTURES
+from anamnesis.names.config_others import OTHERS
 
 __all__ = ["ALL", "CLASSES"]
 
@@ -166,7 +167,7 @@ altup_num_inputs         altup.num_inputs
     ),
     "GlmForCausalLM": ModelClass(
         "glm",
-        biases=ATTENTION_BIAS,
+        biases={"attention_bias": "attn_q.bias attn_qkv.bias"},
         changes=(change.glm,),
         lacks="the epsilon of its norms and how long a text may be: 1e-5, and the hidden size, as "
         "llama.cpp's converter writes them",
@@ -302,4 +303,4 @@ hidden_size         -
     "XverseForCausalLM": ModelClass("llama", biases=BIASES, same_as="LlamaForCausalLM"),
 }
 
-CLASSES: dict[str, ModelClass] = dict(sorted((DENSE | MIXTURES).items()))
+CLASSES: dict[str, ModelClass] = dict(sorted((DENSE | MIXTURES | OTHERS).items()))

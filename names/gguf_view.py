@@ -33,7 +33,7 @@ _FLOAT = re.compile(
 # Buffers; heads of encoders that llama.cpp has no graph for; what predicts further tokens.
 _SKIPPED = re.compile(
     r".*(?:\.attention\.masked_bias|\.attn\.bias|\.rotary_emb\.inv_freq|position_ids)|"
-    r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|vocab_\w+\..*|mtp\..*"
+    r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|decoder\.(?:weight|bias)|vocab_\w+\..*|mtp\..*"
 )
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
 _SECTIONS = "mrope"  # no scaling: the parts of a head are told by their sizes
@@ -42,7 +42,7 @@ _MOST_LAYERS = 1 << 16  # lists of a GGUF have a number for each
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
-    r"(?:vit\..*|mlp1\.\d|model\.(?:aligner|encoder|generation_\w+|merger|vqmodel)\..*|"
+    r"(?:vit\..*|mlp1\.\d|model\.(?:aligner|encoder(?!\.weight$)|generation_\w+|merger|vqmodel)\..*|"
     r".*(?:visual\.|vision_|audio_|embed_(?:vision|audio)\.|mlp_AR\.|projector\.|patch_embed|connector\.|multi_modal|image_newline)).*"
 )
 

@@ -138,6 +138,23 @@ def short_inner(settings: Settings, _: str) -> int | None:
     return int(-(width // -multiple) * multiple) if multiple else width
 
 
+def multiplied_widths(settings: Settings, _: str) -> list[int] | None:
+    """Widths of OpenELM's feed-forward layers: multiples of the hidden size, in whole divisors.
+
+    (`make_divisible` of its configuration: to the nearest, and up where that loses a tenth.)
+    """
+    factors = settings.get("ffn_multipliers")
+    hidden, unit = settings.number("model_dim"), int(settings.number("ffn_dim_divisor") or 1)
+    if not isinstance(factors, list):
+        return None
+    found = []
+    for factor in factors:
+        wanted = factor * hidden
+        nearest = max(1, int(wanted + unit / 2) // unit)
+        found.append(unit * (nearest + (unit * nearest < 0.9 * wanted)))
+    return found
+
+
 def all_full(settings: Settings, _: str) -> int | None:
     """0, a window of none, where all layers look at everything."""
     kinds = settings.kinds()

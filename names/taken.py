@@ -21,13 +21,13 @@ Rule = Callable[[Settings], Any]
 _KINDS = {
     "gelu": "gelu gelu_10 gelu_fast gelu_new gelu_python gelu_pytorch_tanh",
     "relu2": "relu2 squared_relu",
-    "silu": "silu swish swiglu",
+    "silu": "silu swish swiglu SwiGLU",
     "xielu": "xielu",
 }
 _FUNCTIONS = {
     "gelu": "bert bloom codeshell falcon gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 gpt2 "
-    "gptneox mpt phi2 starcoder starcoder2",
-    "relu2": "arcee jais2 nemotron nemotron_h nemotron_h_moe",
+    "gptneox jina-bert-v2 mpt phi2 starcoder starcoder2",
+    "relu2": "arcee jais2 nemotron nemotron_h nemotron_h_moe plm",
     "xielu": "apertus",
 }
 _LAYERS_OF_32B = 64

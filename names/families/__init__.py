@@ -20,6 +20,7 @@ MODULES = (
     "llama",
     "mixture",
     "mamba",
+    "others",
     "plamo",
     "qwen",
     "remote",

@@ -75,6 +75,23 @@ ffn_down            ffn.lin2
 layer_output_norm   output_layer_norm
 """
 
+_JINA_ATTENTION = """
+attn_q              attention.self.query
+attn_k              attention.self.key
+attn_v              attention.self.value
+attn_output         attention.output.dense
+attn_output_norm    attention.output.LayerNorm
+"""
+_JINA = (
+    _JINA_ATTENTION
+    + """
+ffn_down            mlp.wo
+layer_output_norm   mlp.layernorm
+"""
+)
+# Norms of queries and keys, which its models of code have.
+_JINA_CODE = ("blk.0.attn_q_norm.weight",)
+
 FAMILIES = (
     Family(
         "bert",
@@ -134,6 +151,51 @@ cls.output          classifier
         paths=(("", ""), ("model.", "")),
     ),
     Family(
+        "jina-bert-v2",
+        ("jina-bert-v2",),
+        ("JinaBertForMaskedLM", "JinaBertModel"),
+        _EMBEDDINGS,
+        _JINA + "ffn_up              mlp.gated_layers\n",
+        layers="{m}encoder.layer.{i}.",
+        lacks=_JINA_CODE,
+        paths=_BERT_PATHS,
+    ),
+    # Files of its first months have a matrix of gates, and one of what they gate.
+    Family(
+        "jina-bert-v2-split",
+        ("jina-bert-v2",),
+        ("JinaBertForMaskedLM", "JinaBertModel"),
+        _EMBEDDINGS,
+        _JINA
+        + """
+ffn_gate.weight     mlp.gated_layers.weight  +r c -> r c
+ffn_up.weight       mlp.gated_layers.weight  +r c -> r c
+""",
+        layers="{m}encoder.layer.{i}.",
+        has=("blk.0.ffn_gate.weight",),
+        lacks=_JINA_CODE,
+        paths=_BERT_PATHS,
+        only="to-hf",
+    ),
+    Family(
+        "jina-bert-v2-code",
+        ("jina-bert-v2",),
+        ("JinaBertForMaskedLM", "JinaBertModel"),
+        _EMBEDDINGS,
+        _JINA_ATTENTION
+        + """
+attn_q_norm         attention.self.layer_norm_q
+attn_k_norm         attention.self.layer_norm_k
+attn_norm_2         layer_norm_1
+ffn_up              mlp.up_gated_layer
+ffn_down            mlp.down_layer
+layer_output_norm   layer_norm_2
+""",
+        layers="{m}encoder.layer.{i}.",
+        has=_JINA_CODE,
+        paths=_BERT_PATHS,
+    ),
+    Family(
         "modern-bert",
         ("modern-bert",),
         ("ModernBertModel", "ModernBertForMaskedLM"),
@@ -157,6 +219,26 @@ cls.output          classifier
         has=_LABELS,
         some_layers=("attn_norm.",),
         paths=_MODERN_PATHS[1:],
+    ),
+    Family(
+        "neo-bert",
+        ("neo-bert",),
+        ("NeoBERTLMHead", "NeoBERT"),
+        """
+token_embd          {m}encoder
+enc.output_norm     {m}layer_norm
+""",
+        """
+attn_qkv            qkv
+attn_output         wo
+attn_norm           attention_norm
+ffn_norm            ffn_norm
+ffn_up              ffn.w12
+ffn_down            ffn.w3
+""",
+        layers="{m}transformer_encoder.{i}.",
+        lacks=_LABELS,
+        paths=(("model.", ""), ("", "")),
     ),
     Family(
         "nomic-bert",

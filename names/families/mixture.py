@@ -62,6 +62,22 @@ ffn_down_exps       mlp.experts.{x}.down_proj
 """,
     ),
     Family(
+        "arctic",
+        ("arctic",),
+        ("ArcticForCausalLM",),
+        TOP,
+        ROPED_ATTENTION
+        + SPARSE_EXPERTS
+        + """
+attn_norm           input_layernorm
+ffn_norm_exps       post_attention_layernorm
+ffn_norm            residual_layernorm
+ffn_gate            residual_mlp.w1
+ffn_down            residual_mlp.w2
+ffn_up              residual_mlp.w3
+""",
+    ),
+    Family(
         "cohere2moe",
         ("cohere2moe",),
         ("Cohere2MoeForCausalLM",),

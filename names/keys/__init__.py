@@ -22,7 +22,7 @@ from functools import cache
 from importlib import import_module
 from typing import Literal
 
-MODULES = ("dense", "encoder", "gemma", "hybrid", "mixture", "plamo", "qwen", "remote")
+MODULES = ("dense", "encoder", "gemma", "hybrid", "mixture", "others", "plamo", "qwen", "remote")
 
 
 @dataclass(frozen=True)

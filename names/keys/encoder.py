@@ -56,6 +56,21 @@ attention.layer_norm_epsilon =1e-12
 """,
     ),
     Keys(
+        ("JinaBertForMaskedLM", "JinaBertModel"),
+        _BERT,
+    ),
+    Keys(
+        ("NeoBERT", "NeoBERTLMHead"),
+        _BERT
+        + UNSCALED
+        + """
+attention.layer_norm_rms_epsilon norm_eps|=1e-6
+feed_forward_length      @two-thirds:intermediate_size
+pooling_type             =2
+rope.freq_base           =10000.0
+""",
+    ),
+    Keys(
         ("ModernBertForMaskedLM", "ModernBertForSequenceClassification", "ModernBertModel"),
         _MODERN,
     ),

@@ -144,6 +144,8 @@ CONFIG: dict[str, Any] = {
 MANY = {"num_key_value_heads": 4}  # as many heads of keys as of queries
 _GEMMA4 = {"global_head_dim": 8, "num_kv_shared_layers": 0}
 OTHERS: dict[str, dict[str, Any]] = {
+    "BaiChuanForCausalLM": MANY,
+    "BaichuanForCausalLM": MANY,
     "BloomForCausalLM": MANY,
     "FalconForCausalLM": {"new_decoder_architecture": True},
     "FalconMambaForCausalLM": {"intermediate_size": 64, "state_size": 8},
@@ -159,6 +161,14 @@ OTHERS: dict[str, dict[str, Any]] = {
     "Mamba2ForCausalLM": {"intermediate_size": 64, "state_size": 8},
     "NomicBertModel": {"n_positions": 2048},
     "NemotronHForCausalLM": {"mamba_num_heads": 8, "mamba_head_dim": 8, "ssm_state_size": 8},
+    "OpenELMForCausalLM": {
+        "model_dim": 32,
+        "num_transformer_layers": 1,
+        "ffn_multipliers": [0.75],
+        "ffn_dim_divisor": 8,
+        "num_query_heads": [4],
+        "num_kv_heads": [2],
+    },
     "RobertaModel": {"pad_token_id": 1},
     "RobertaForSequenceClassification": {"pad_token_id": 1},
     "XLMRobertaForSequenceClassification": {"pad_token_id": 1},

@@ -107,7 +107,8 @@ def test_a_turn_ends_a_text_too(tmp_path: Path) -> None:
 
 
 def test_first_classes_are_described() -> None:
-    assert {f.architectures[0] for f in families()} <= CLASSES.keys()
+    read = {f.architectures[0] for f in families() if f.only != "to-gguf"}
+    assert read <= CLASSES.keys()
     assert list(CLASSES) == sorted(CLASSES)
 
 
