@@ -60,6 +60,15 @@ def _in_folder_of(path: str | Path) -> Iterator[None]:
         raise OSError(error.errno, said, os.path.dirname(path) or ".") from None
 
 
+def check_place(folder: str | Path) -> None:
+    """Raise as `create` does where a folder takes no files; nothing is made."""
+    if os.access(folder, os.W_OK | os.X_OK):
+        return
+    number = errno.EROFS if os.statvfs(folder).f_flag & os.ST_RDONLY else errno.EACCES
+    with _in_folder_of(os.path.join(folder, "file")):
+        raise OSError(number, os.strerror(number))
+
+
 def settle(*paths: str | Path) -> None:
     """What was made under these names is complete, has another name, or is gone."""
     for path in paths:

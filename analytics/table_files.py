@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from anamnesis import owned
 from anamnesis.errors import UsageError
 from anamnesis.writers.part import check_final, write_small
 
@@ -25,6 +26,7 @@ def check_target(path: Path, overwrite: bool, suffixes: Sequence[str] = SUFFIXES
         raise UsageError(f"{path}: the suffix says the format; allowed: {', '.join(suffixes)}")
     if not path.parent.is_dir():
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(path.parent))
+    owned.check_place(path.parent)
     check_final(path, overwrite)
 
 

@@ -47,7 +47,7 @@ def write(folder: Path) -> None:
 def command_line() -> str:
     """Every command with its arguments, flags, choices and defaults, from click's own tree."""
     parts = ["# Command line", "`amn` and `anamnesis` are the same program."]
-    with click.Context(cli, info_name="amn") as context:
+    with click.Context(cli, info_name="amn", **cli.context_settings) as context:
         parts += [_help(cli), _options(cli, context)]
         for name in sorted(cli.list_commands(context)):
             command = cli.get_command(context, name)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 import anamnesis
+from anamnesis.analytics.table_files import check_target
 from anamnesis.cli.failure import exit_code, line
 from anamnesis.errors import LimitError, UsageError
 
@@ -56,6 +59,18 @@ def test_a_name_of_a_file_with_a_slash_behind_it(plain: Path, tmp_path: Path, su
 def test_a_folder_with_a_slash_behind_it(plain: Path, tmp_path: Path) -> None:
     anamnesis.remember(plain, f"{tmp_path}/out/")
     assert (tmp_path / "out" / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("mode", [0, os.ST_RDONLY])
+def test_a_table_is_refused_a_folder_that_takes_no_files_before_anything_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mode: int
+) -> None:
+    """Root may write to any folder but those of a mount for reading, which a test cannot make."""
+    monkeypatch.setattr(os, "access", lambda path, _: Path(path) != tmp_path)
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_flag=mode))
+    said = "Read-only file system" if mode else "Permission denied"
+    with pytest.raises(OSError, match=f"{said}: nothing can be made in this folder"):
+        check_target(tmp_path / "stats.csv", overwrite=False)
 
 
 def test_a_library_that_could_not_be_mapped(monkeypatch: pytest.MonkeyPatch) -> None:
