@@ -67,8 +67,8 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     """Scales and zero points that are not windowed, as float32 `[lines, groups]`.
 
     `scalars`: `groups`, `grid_lines` of the whole grid, `scale_dtype`, `zero_kind`, and
-    `zero_points`, one for all or a number each; `wholes`: `times` besides, one float32. Raises
-    ValueError for grids of another size.
+    `zero_points`, one for all or a number each, and `scale_bits`, of 16-bit scales that are no
+    array; `wholes`: `times` besides, one float32. Raises ValueError for grids of another size.
     """
     prepared = {}
     shape = (scalars["grid_lines"], scalars["groups"])
@@ -79,6 +79,9 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
     if "times" in wholes:
         raw = np.ascontiguousarray(wholes["times"].array).reshape(-1).view(np.uint8)
         prepared["times"] = _grid(_numbers(raw, "F32"), (1, 1), "times")
+    if scalars["scale_bits"]:
+        held = np.array(scalars["scale_bits"], "<u2").view(np.uint8)
+        prepared["scale"] = _grid(_numbers(held, scalars["scale_dtype"]), shape, "scale")
     if scalars["zero_points"]:
         given = np.array(scalars["zero_points"], np.float32)
         prepared["zero_point"] = np.full((1, 1), given[0]) if given.size == 1 else _grid(

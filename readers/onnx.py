@@ -58,7 +58,8 @@ _KEY_START = 64  # bytes of a field that are searched for
 _FALSE_STARTS = 16  # other fields that begin with the same bytes, before a search is given up
 # Keys of fields of TensorProto that hold numbers as they are: the number of the field, "bytes".
 _RAW, _FLOATS, _DOUBLES = 9 << 3 | 2, 4 << 3 | 2, 10 << 3 | 2
-_MOST_NUMBERS = 1 << 16  # zero points that are stored one by one
+_MOST_NUMBERS = 1 << 16  # zero points, or scales, that are stored one by one
+_HALVES = ("BF16", "F16")
 
 
 @dataclass(slots=True)
@@ -183,6 +184,8 @@ def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
         and _enter_numbers(message, name, tensor)
     ):
         return None
+    if not data and nbytes and name in message.scales and _enter_halves(message, name, tensor):
+        return None
     if not data and nbytes:
         _leave_out(message, [name], "numbers that are stored one by one, not as bytes")
         return None
@@ -195,23 +198,60 @@ def _stored(message: _Message, name: str, tensor: Any) -> Stored | None:
 def _enter_numbers(message: _Message, name: str, tensor: Any) -> bool:
     """Enter zero points that are stored one by one; whether these are such, and few.
 
-    Raises FormatError for one that its data type does not have.
+    Those of floats are entered where they are zero. Raises FormatError for what the data type does
+    not have.
     """
-    kind = message.values.get(f"{name}.type", "")
-    few = len(tensor.int32_data) == math.prod(tensor.dims) <= _MOST_NUMBERS
-    if not few or kind or tensor.data_type not in _ONE_BY_ONE:
+    kind = message.values.get(f"{name}.type") or _DTYPES[tensor.data_type]
+    count, numbers = math.prod(tensor.dims), tuple(tensor.int32_data)
+    packed = tensor.data_type in PACKED
+    bits = int(kind[1:]) if packed else DTYPES[kind].bits
+    entries = -(-count * bits // 8) if packed else count
+    if len(numbers) != entries or count > _MOST_NUMBERS:
         return False
-    dtype, numbers = _DTYPES[tensor.data_type], tuple(tensor.int32_data)
-    least = -(1 << (DTYPES[dtype].bits - 1)) if dtype.startswith("I") else 0
-    most = least + (1 << DTYPES[dtype].bits) - 1
+    if kind.startswith("F"):
+        if any(numbers):
+            return False
+        numbers = (0,) * count
+    elif not packed and tensor.data_type not in _ONE_BY_ONE:
+        return False
+    least = -(1 << (bits - 1)) if kind.startswith("I") and not packed else 0
+    most = least + (1 << (8 if packed else bits)) - 1
     wrong = next((number for number in numbers if not least <= number <= most), None)
     if wrong is not None:
         raise FormatError(
-            f"{message.path}: initialiser {name!r:.200}: found {wrong}; {dtype} allows {least} to "
+            f"{message.path}: initialiser {name!r:.200}: found {wrong}; {kind} allows {least} to "
             f"{most}"
         )
-    message.values |= {f"{name}.numbers": numbers, f"{name}.type": dtype}
+    if packed and not kind.startswith("F"):
+        numbers = _unpacked(numbers, bits, kind.startswith("I"))[:count]
+    message.values |= {f"{name}.numbers": numbers, f"{name}.type": kind}
     return True
+
+
+def _enter_halves(message: _Message, name: str, tensor: Any) -> bool:
+    """Enter scales of 16 bits that are stored one by one, as their bits; whether these are such."""
+    dtype, numbers = _DTYPES[tensor.data_type], tuple(tensor.int32_data)
+    if (
+        dtype not in _HALVES
+        or len(numbers) != math.prod(tensor.dims)
+        or len(numbers) > _MOST_NUMBERS
+    ):
+        return False
+    wrong = next((number for number in numbers if not 0 <= number < 1 << 16), None)
+    if wrong is not None:
+        raise FormatError(
+            f"{message.path}: initialiser {name!r:.200}: found {wrong}; the bits of {dtype} are 0 "
+            "to 65535"
+        )
+    dims = ",".join(map(str, tensor.dims))
+    message.values |= {f"{name}.numbers": numbers, f"{name}.type": dtype, f"{name}.dims": dims}
+    return True
+
+
+def _unpacked(held: tuple[int, ...], bits: int, signed: bool) -> tuple[int, ...]:
+    """Integers of fewer than eight bits, of which each number holds a byte, low bits first."""
+    codes = [byte >> low & (1 << bits) - 1 for byte in held for low in range(0, 8, bits)]
+    return tuple(code - (code >> bits - 1 << bits) for code in codes) if signed else tuple(codes)
 
 
 def _leave_out(message: _Message, names: list[str], why: str) -> None:

@@ -15,7 +15,7 @@ A tensor of any rank is taken for a matrix whose scales lie on a grid (`kernels/
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from anamnesis.errors import FormatError
 from anamnesis.readers.base import Component, Stored, Tensor
@@ -105,6 +105,7 @@ class Layer:
     packed: bool = False
     floats: bool = False
     stored_columns: int = 0
+    bits: tuple[int, ...] = ()  # of scales that lie in no one place, which `scale` describes
     times: Stored | None = None  # of a bias: one number, that its scale is multiplied by
     zeros: Stored | None = None  # where no node names them
     scheme: str = "onnx-linear"
@@ -126,7 +127,7 @@ def linear(
     if kind not in KINDS:
         by = ledger.container.values.get(f"{codes.name}.by")
         raise unsupported(codes, f"{kind} codes of {by}", _IMPLEMENTED)
-    scale = _part(ledger, codes, "scales")
+    scale, listed = _scale(ledger, codes)
     shape = scale.shape
     if ledger.container.values.get(f"{codes.name}.stacked") and len(dims) == 3:
         block, shape = max(1, dims[1]), (*shape[:1], 1, *shape[1:])
@@ -143,7 +144,8 @@ def linear(
         times = _part(ledger, codes, "times")
         if times.dtype != "F32" or scale.dtype != "F32" or math.prod(times.shape) != 1:
             raise misfit(times, f"one number of F32, as {scale.name!r:.200} has to be of F32")
-    return assemble(ledger, Layer(codes, name, dims, kind, grid, scale, packed, times=times))
+    layer = Layer(codes, name, dims, kind, grid, scale, packed, bits=listed, times=times)
+    return assemble(ledger, layer)
 
 
 def assemble(ledger: Ledger, layer: Layer) -> Tensor:
@@ -154,7 +156,8 @@ def assemble(ledger: Ledger, layer: Layer) -> Tensor:
     unit_rows = 8 // math.gcd(8, max(1, stored_columns * bits))  # so that units are whole bytes
     codes = Component("codes", layer.codes, Contiguous(unit_rows * stored_columns * bits or 8))
     line_bits = unit_rows * grid.groups * DTYPES[scale.dtype].bits
-    scales = Component("scale", scale, Contiguous(line_bits) if grid.by_rows else WHOLE)
+    placed = Contiguous(line_bits) if grid.by_rows else WHOLE
+    scales = () if layer.bits else (Component("scale", scale, placed),)
     about, zeros = _zeros(ledger, layer, unit_rows)
     times = () if layer.times is None else (Component("times", layer.times),)
     return Tensor(
@@ -162,7 +165,7 @@ def assemble(ledger: Ledger, layer: Layer) -> Tensor:
         shape=layer.dims,
         scheme=layer.scheme,
         encoding="onnx-linear",
-        components=(codes, scales, *zeros, *times),
+        components=(codes, *scales, *zeros, *times),
         unit_elems=max(1, unit_rows * grid.columns),
         params={
             **about,
@@ -177,6 +180,7 @@ def assemble(ledger: Ledger, layer: Layer) -> Tensor:
             "size": grid.size,
             "block_rows": grid.block_rows,
             "scale_dtype": scale.dtype,
+            "scale_bits": layer.bits,
             "rounding": ledger.options.rounding,
         },
     )
@@ -222,6 +226,17 @@ def _zeros(
         placed = Contiguous(bits) if bits % 8 == 0 else WHOLE
     about |= {"zero_kind": found, "zero_row_bytes": row_bytes}
     return about, (Component("zero_point", stored, placed),)
+
+
+def _scale(ledger: Ledger, codes: Stored) -> tuple[Stored, tuple[int, ...]]:
+    """The scale of a node, and its bits where they are listed in the message one by one."""
+    name = _name(ledger, codes, "scales")
+    listed = ledger.container.values.get(f"{name}.numbers")
+    if listed is None:
+        return _part(ledger, codes, "scales"), ()
+    like = replace(codes, name=name)
+    dtype, dims = code_of(ledger, like)
+    return replace(like, dtype=dtype, shape=dims), tuple(listed)
 
 
 def _part(ledger: Ledger, codes: Stored, key: str) -> Stored:

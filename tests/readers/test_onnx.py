@@ -295,6 +295,51 @@ def test_zero_points_that_their_type_does_not_have(tmp_path: Path) -> None:
             dequantised(tmp_path, codes, ONE, numbers_of(zero))
 
 
+@pytest.mark.parametrize("kind", ["INT4", "UINT4", "INT2", "UINT2"])
+@pytest.mark.parametrize("count", [1, 3, 8])
+def test_packed_zero_points_that_lie_one_by_one(tmp_path: Path, kind: str, count: int) -> None:
+    """As onnxruntime's static quantiser stores them: each `int32_data` is a byte of several."""
+    data_type, least = getattr(onnx.TensorProto, kind), -2 if kind[0] == "I" else 0
+    codes, zeros = (np.arange(size) * 7 % 4 + least for size in (count * 5, count))
+    stored = helper.make_tensor("c", data_type, [count, 5], codes)
+    stored.raw_data = bytes(byte & 255 for byte in stored.int32_data)
+    stored.ClearField("int32_data")
+    zero = helper.make_tensor("z", data_type, [count], zeros)
+    assert zero.int32_data
+    assert dequantised(tmp_path, stored, array("s", np.full(count, 0.5, "f4")), zero, axis=0)
+    found = anamnesis.open_model(tmp_path / "m.onnx")["c"].to_numpy()
+    assert found.tolist() == ((codes.reshape(count, 5) - zeros[:, None]) * 0.5).tolist()
+
+
+def test_floats_that_are_zero_points_one_by_one(tmp_path: Path) -> None:
+    kind = onnx.TensorProto.FLOAT8E4M3FN
+    codes = helper.make_tensor("c", kind, [1, 3], b"\x38\x40\xc0", raw=True)
+    zero = helper.make_tensor("z", kind, [], [0])
+    assert dequantised(tmp_path, codes, ONE, zero)
+    found = anamnesis.open_model(tmp_path / "m.onnx")["c"].to_numpy()
+    assert found.tolist() == [[1.0, 2.0, -2.0]]
+    zero.int32_data[0] = 1
+    with pytest.raises(UnsupportedError, match="left out"):
+        dequantised(tmp_path, codes, ONE, zero)
+
+
+@pytest.mark.parametrize("kind", ["FLOAT16", "BFLOAT16"])
+@pytest.mark.parametrize("count", [1, 4])
+def test_scales_of_16_bits_that_lie_one_by_one(tmp_path: Path, kind: str, count: int) -> None:
+    """As onnxruntime stores them of a float16 model, and its float16 converter of any."""
+    numbers = np.array([0.5, 2, 0.0078125, 1])[:count]
+    shape = [count] if count > 1 else []
+    scale = helper.make_tensor("s", getattr(onnx.TensorProto, kind), shape, numbers)
+    assert len(scale.int32_data) == count
+    codes = np.arange(-4, 8, dtype=np.int8).reshape(4, 3)
+    assert dequantised(tmp_path, array("c", codes), scale, axis=0)
+    found = anamnesis.open_model(tmp_path / "m.onnx")["c"].to_numpy()
+    assert found.tolist() == (codes * np.resize(numbers, (4, 1))).tolist()
+    scale.int32_data[0] = 1 << 16
+    with pytest.raises(FormatError, match=r"found 65536; the bits of B?F"):
+        dequantised(tmp_path, array("c", codes), scale, axis=0)
+
+
 def test_codes_that_nobody_dequantises(tmp_path: Path) -> None:
     for kind in ("U32", "BOOL"):
         codes = array("c", np.ones((4, 8), {"U32": np.uint32, "BOOL": np.bool_}[kind]))
