@@ -226,7 +226,10 @@ ENCODERS: dict[str, Encoder] = {
     ),
     "mxfp8": Encoder("encode_fp8:mxfp8", "fp8-e4m3", {"style": Key(_CT, (_CT, "mlx"))}, bf16=True),
     "nvfp4": Encoder(
-        "encode_fp4:nvfp4", "fp4-nv", {"style": Key(_CT, (_CT, "mlx", "modelopt"))}, bf16=True
+        "encode_fp4:nvfp4",
+        "fp4-nv",
+        {"shared": Key(False, (False, True)), "style": Key(_CT, (_CT, "mlx", "modelopt"))},
+        bf16=True,
     ),
     "quanto": Encoder(
         "encode_quanto:bytes",

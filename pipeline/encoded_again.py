@@ -17,10 +17,10 @@ from anamnesis.pipeline.journal import find_manifest
 from anamnesis.pipeline.plan import step_for, with_dtype
 from anamnesis.pipeline.records import Manifest
 from anamnesis.pipeline.records import Piece as Recorded
-from anamnesis.pipeline.statistics import run_statistics_task, statistics_tasks
+from anamnesis.pipeline.statistics import found_in, run_statistics_task, statistics_tasks
 from anamnesis.pipeline.window_parts import made_of, make_parts
 from anamnesis.pipeline.windows import Windows
-from anamnesis.pipeline.work import Task
+from anamnesis.pipeline.work import Task, load
 from anamnesis.readers.base import Tensor
 from anamnesis.readers.files import Files
 from anamnesis.readers.imatrix_entry import Imatrix
@@ -53,7 +53,8 @@ class EncodedTensors:
         for piece in manifest.pieces:
             self._pieces.setdefault(piece[0], []).append(piece)
         self._out, self._source = out, source
-        self._found: dict[str, Mapping[str, float]] = {}
+        self._whole: list[Task] = []
+        self._found: Mapping[str, Mapping[str, float]] = {}
 
     def plan(self, tensors: Mapping[str, Tensor]) -> list[Again]:
         """The pieces of all of them, out of the tensors of the input.
@@ -87,6 +88,7 @@ class EncodedTensors:
         whole = choice.piece(step_for(choice.aligned(tensor)), ())
         if not isinstance(whole, EncodedPiece):
             raise TypeError(f"{row.tensor}: {row.target} makes no parts")
+        self._whole.append(Task(row.tensor, (whole,), *load((whole,))))
         return self._cut(whole)
 
     def _cut(self, whole: EncodedPiece) -> list[Again]:
@@ -117,11 +119,9 @@ class EncodedTensors:
 
     def look(self, tasks: Sequence[Task]) -> None:
         """The first pass, as the run had one: what has to be known of whole tensors of `tasks`."""
-        first = statistics_tasks(tasks)
+        first = statistics_tasks(tasks, self._whole)
         with reading_ahead(first, 1):
-            for task in first:
-                receipt = run_statistics_task(task)
-                self._found[receipt.tensor] = receipt.found
+            self._found = found_in([run_statistics_task(task) for task in first])
 
     def digests(self, again: Again, files: Files) -> Found:
         """What was recorded of each part of a piece, with the digest of what is encoded now."""

@@ -11,6 +11,7 @@ from anamnesis.errors import AnamnesisError
 from anamnesis.pipeline.idle import Case, Place, without_effect
 from anamnesis.pipeline.importance import unweighted_note
 from anamnesis.pipeline.keys import KEYS
+from anamnesis.pipeline.shared_scales import joined
 from anamnesis.readers.table import READERS
 
 if TYPE_CHECKING:
@@ -56,6 +57,7 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
             "transformers' own classes take no codes of Quanto and begin with other weights; "
             "QuantizedModelForCausalLM of optimum-quanto loads the folder"
         )
+    notes += _scales_apart(plan)
     again: dict[str, list[str]] = {}
     for name, choice in plan.choices:
         if choice.again:
@@ -98,6 +100,24 @@ def _experts_apart(plan: Plan) -> list[str]:
         f"it loads: it {fault} of these; fp8-block, fp8-channel, mxfp4 and symmetric "
         "ct-pack-quantized it loads"
         for fault, found in names.items()
+    ]
+
+
+def _scales_apart(plan: Plan) -> list[str]:
+    """Layers with a scale each, of which some runtimes take one for all that they join."""
+    groups: dict[str, list[str]] = {}
+    for name, choice in plan.choices:
+        target = choice.target
+        if target and not choice.moved and not target.settings.get("shared"):
+            groups.setdefault(joined(name, target.name, target.settings), []).append(name)
+    groups.pop("", None)
+    names = [name for each in groups.values() if len(each) > 1 for name in each]
+    if not names:
+        return []
+    return [
+        f"{len(names)} tensor(s), {names[0]} first, have a global scale each; vLLM and SGLang join "
+        "queries, keys and values, and gates and ups, under one of them, and get other weights: "
+        "for these encode nvfp4:shared=true, one for all, as llm-compressor and ModelOpt do"
     ]
 
 

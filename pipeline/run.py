@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
 from pathlib import Path, PurePath
@@ -202,7 +202,7 @@ class _Run:
             if files.written and done:
                 self._enter(journal, files, done)
             with compiling(_compile_note(self.progress)):
-                tasks = _with_statistics(tasks, execute, options, self.progress)
+                tasks = _with_statistics(tasks, plan.tasks, execute, options, self.progress)
                 executor(execute)(tasks, options, files)
             if hold and files.written and not files.failures:
                 if archived:
@@ -296,14 +296,18 @@ class _Run:
 
 
 def _with_statistics(
-    tasks: list[WriteTask], execute: str, options: Options, progress: Progress
+    tasks: list[WriteTask],
+    every: Sequence[WriteTask],
+    execute: str,
+    options: Options,
+    progress: Progress,
 ) -> list[WriteTask]:
-    """The first pass, where an encoder asks for it; raises its first error."""
+    """The first pass, where an encoder asks for it, of `every` task; raises its first error."""
     if not any(isinstance(piece, EncodedPiece) for task in tasks for piece in task.pieces):
         return tasks
     from anamnesis.pipeline.statistics import statistics_tasks, with_statistics
 
-    first = statistics_tasks(tasks)
+    first = statistics_tasks(tasks, every)
     return with_statistics(tasks, receipts_of(executor(execute), first, options, progress.note))
 
 

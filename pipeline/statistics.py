@@ -8,13 +8,14 @@ those of its unfinished files again.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from anamnesis.pipeline.encoding import EncodedPiece
+from anamnesis.pipeline.shared_scales import joined, shared
 from anamnesis.pipeline.task import Receipt, run_task
 from anamnesis.pipeline.window_parts import widened
 from anamnesis.pipeline.windows import inputs_of
@@ -32,9 +33,13 @@ class StatisticsTask(Task):
 
 @dataclass(frozen=True, slots=True)
 class StatisticsReceipt(Receipt):
-    """A receipt with what was found of a tensor, by the names that encoders know."""
+    """A receipt with what was found of a tensor, by the names that encoders know.
+
+    `group` is what the tensor shares its scale with, if with any.
+    """
 
     tensor: str
+    group: str
     found: Mapping[str, float]
 
 
@@ -52,7 +57,7 @@ def run_statistics_task(
     seconds = time.perf_counter() - begin
     name, found = piece.step.tensor.name, collector.found()
     return StatisticsReceipt(
-        task.key, inputs.read_bytes, 0, seconds, tuple(inputs.spans), name, found
+        task.key, inputs.read_bytes, 0, seconds, tuple(inputs.spans), name, _group(piece), found
     )
 
 
@@ -91,25 +96,51 @@ class _Collector:
         return found
 
 
-def statistics_tasks(tasks: Iterable[Task]) -> list[StatisticsTask]:
-    """A task for each tensor of `tasks` whose form asks for statistics."""
+def statistics_tasks(tasks: Iterable[Task], every: Iterable[Task] = ()) -> list[StatisticsTask]:
+    """A task for each tensor of `tasks` whose form asks for statistics.
+
+    Of `every` task of the job, those are looked at as well that share a scale with one of them.
+    """
     found: dict[str, EncodedPiece] = {}
     ahead = memory = 0
     for task in tasks:
         ahead, memory = max(ahead, task.ahead_bytes), max(memory, task.memory_bytes)
-        for piece in task.pieces:
-            if isinstance(piece, EncodedPiece) and piece.encoded.form.statistics:
-                whole = replace(piece, start=0, stop=piece.step.tensor.units)
-                found.setdefault(piece.step.tensor.name, whole)
+        for piece in _asking(task):
+            found.setdefault(piece.step.tensor.name, piece)
+    groups = set(map(_group, found.values())) - {""}
+    for task in every if groups else ():
+        for piece in _asking(task):
+            if _group(piece) in groups and piece.step.tensor.name not in found:
+                found[piece.step.tensor.name], memory = piece, max(memory, task.memory_bytes)
     return [
         StatisticsTask(f"statistics-{number:06d}", (piece,), 0, memory, ahead_bytes=ahead)
         for number, piece in enumerate(found.values())
     ]
 
 
+def _asking(task: Task) -> Iterator[EncodedPiece]:
+    """The tensors of a task whose forms ask for statistics, whole."""
+    for piece in task.pieces:
+        if isinstance(piece, EncodedPiece) and piece.encoded.form.statistics:
+            yield replace(piece, start=0, stop=piece.step.tensor.units)
+
+
+def _group(piece: EncodedPiece) -> str:
+    encoded = piece.encoded
+    if not encoded.settings.get("shared"):
+        return ""
+    return joined(piece.step.tensor.name, encoded.name, encoded.settings)
+
+
+def found_in(receipts: Iterable[Receipt]) -> dict[str, Mapping[str, float]]:
+    """What was found of each tensor."""
+    mine = (r for r in receipts if isinstance(r, StatisticsReceipt))
+    return shared((r.tensor, r.group, r.found) for r in mine)
+
+
 def with_statistics(tasks: Sequence[WriteTask], receipts: Iterable[Receipt]) -> list[WriteTask]:
     """The same tasks with what was found of their tensors."""
-    found = {r.tensor: r.found for r in receipts if isinstance(r, StatisticsReceipt)}
+    found = found_in(receipts)
 
     def filled(piece: Any) -> Any:
         name = piece.step.tensor.name
