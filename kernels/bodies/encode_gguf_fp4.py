@@ -38,6 +38,7 @@ _f32 = np.float32
 _NUMBERS = np.array([0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12], np.float32)
 _MIDDLES = np.array([0.5, 1.5, 2.5, 3.5, 5, 7, 10], np.float32)
 _FAR = np.float32(2.0**20)  # of a scale; from some 2**24 on distances are alike
+_LAST = np.float32(2.0**125)  # 8 times which is infinite
 _EVERY, _NAN = 0xFFFF, np.float32(np.nan)
 _tile, _scales, _codes, _room = stack(1024), stack(64), stack(64), stack(64)
 
@@ -56,10 +57,10 @@ def _nearest(numbers: Floats, scale: np.float32) -> Any:
 def _codes_of(numbers: Floats, scale: np.float32) -> Any:
     """The same by the middles between numbers, which are exact, as distances near them are.
 
-    The lower magnitude comes first, and 0 before -0.
+    The lower magnitude comes first, and 0 before -0. Numbers that are infinite are nearest to none.
     """
     size, code = size_of(numbers), splat(0)
-    if word(size < splat(_f32(_FAR * scale))) != _EVERY:
+    if scale >= _LAST or word(size < splat(_f32(_FAR * scale))) != _EVERY:
         return _nearest(numbers, scale)
     for k in range(7):
         code = choose(size > splat(_f32(_MIDDLES[k] * scale)), splat(k + 1), code)
@@ -98,8 +99,8 @@ def _mx_block(values: Array, b: int, exponent: np.uint8, out: Bytes) -> None:
     # Half of 2 ** (e - 127), as `_NUMBERS` are doubled; below exponent 1 it is subnormal.
     bits = u32(0x00200000) << e if e < 2 else u32(u32(e - u32(1)) << u32(23))
     scale = as_f32(u32(bits))
-    # 2 ** (127 - e), where both are normal: products with it are exact.
-    inverse = as_f32(u32(u32(u32(254) - e) << u32(23))) if 1 <= e <= 253 else _NAN
+    # 2 ** (127 - e), where both are normal, and so are all numbers: products with it are exact.
+    inverse = as_f32(u32(u32(u32(254) - e) << u32(23))) if 1 <= e <= 252 else _NAN
     out[17 * b] = exponent
     low = _codes_by(lanes(values, 32 * b), scale, inverse, 1)
     high = _codes_by(lanes(values, 32 * b + 16), scale, inverse, 1)

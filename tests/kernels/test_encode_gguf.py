@@ -75,6 +75,16 @@ def test_bytes_are_ggmls_for_few_blocks(name: str) -> None:
         assert_same(encoded(name, values), by_ggml(name, values), f"{rows} rows")
 
 
+def test_mxfp4_of_the_largest_floats_has_no_code_for_infinity() -> None:
+    """Their logarithm is 128 in float32, and 8 and 12 times that scale are infinite."""
+    largest = np.finfo(np.float32).max
+    values = np.outer(np.float32([1, -1]), np.linspace(0, 1, 64, dtype=np.float32)) * largest
+    values[:, 31::32] = largest
+    found = encoded("gguf-mxfp4", np.ascontiguousarray(values))
+    assert_same(found, by_ggml("gguf-mxfp4", np.ascontiguousarray(values)), "largest")
+    assert np.isfinite(decoded("gguf-mxfp4", found)).all()
+
+
 # Where the numbers that blocks stand for are encoded again as the same blocks.
 CLOSED = ("gguf-mxfp4", "gguf-q4-0", "gguf-q5-0", "gguf-q8-0", "gguf-tq1-0", "gguf-tq2-0")
 
