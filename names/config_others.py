@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from anamnesis.names import config_changes as change
 from anamnesis.names import config_remote as remote
-from anamnesis.names.config_blocks import LAYER_EPS, LOCAL_EXPERTS
+from anamnesis.names.config_blocks import BIASES, LAYER_EPS, LOCAL_EXPERTS
 from anamnesis.names.config_class import ModelClass
 
 _POOLER = "pooler.*"
@@ -38,6 +38,7 @@ rms_norm_eps             -
         missing=_POOLER,
         remote=True,
     ),
+    "LlamaBidirectionalModel": ModelClass("llama_bidirec", biases=BIASES, remote=True),
     "NeoBERTLMHead": ModelClass(
         "neobert",
         """

@@ -61,3 +61,13 @@ def qwen(config: Config, values: Values, prefix: str, model: Model) -> None:
 def neo_bert(config: Config, values: Values, prefix: str, model: Model) -> None:
     """The width of its feed-forward layers, two thirds of which are used."""
     config["intermediate_size"] = 3 * config.get("intermediate_size", 0) // 2
+
+
+def nomic_experts(config: Config, values: Values, prefix: str, model: Model) -> None:
+    """What Nomic's mixture of experts has, where every so many layers have some."""
+    every = values.get(f"{prefix}.moe_every_n_layers")
+    if every:
+        config |= {"activation_function": "gelu", "moe_every_n_layers": every}
+        config |= dict.fromkeys(("mlp_fc1_bias", "mlp_fc2_bias", "qkv_proj_bias"), True)
+        config["moe_top_k"] = values.get(f"{prefix}.expert_used_count")
+        config["num_experts"] = values.get(f"{prefix}.expert_count")

@@ -235,7 +235,7 @@ hidden_size         -
         LAYER_EPS,
         {"activation_function": "swiglu", "qkv_proj_bias": False, "mlp_fc1_bias": False}
         | {"mlp_fc2_bias": False, "causal": False, "prenorm": False},
-        changes=(change.token_types, change.nomic),
+        changes=(change.token_types, change.nomic, remote.nomic_experts),
     ),
     "Olmo2ForCausalLM": ModelClass("olmo2", biases=ATTENTION_BIAS),
     "Olmo3ForCausalLM": ModelClass(

@@ -33,7 +33,8 @@ _FLOAT = re.compile(
 # Buffers; heads of encoders that llama.cpp has no graph for; what predicts further tokens.
 _SKIPPED = re.compile(
     r".*(?:\.attention\.masked_bias|\.attn\.bias|\.rotary_emb\.inv_freq|position_ids)|"
-    r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|decoder\.(?:weight|bias)|vocab_\w+\..*|mtp\..*"
+    r"(?:\w+\.)?pooler\.dense\..*|cls\.(?:predictions|seq_relationship)\..*|decoder\.(?:weight|bias)|vocab_\w+\..*|mtp\..*|"
+    r".*\.mlp\.experts\.bias"
 )
 _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
 _SECTIONS = "mrope"  # no scaling: the parts of a head are told by their sizes

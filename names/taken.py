@@ -26,7 +26,7 @@ _KINDS = {
 }
 _FUNCTIONS = {
     "gelu": "bert bloom codeshell falcon gemma gemma-embedding gemma2 gemma3 gemma3n gemma4 gpt2 "
-    "gptneox jina-bert-v2 mpt phi2 starcoder starcoder2",
+    "gptneox jina-bert-v2 mpt nomic-bert-moe phi2 starcoder starcoder2",
     "relu2": "arcee jais2 nemotron nemotron_h nemotron_h_moe plm",
     "xielu": "apertus",
 }

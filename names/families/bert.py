@@ -75,6 +75,17 @@ ffn_down            ffn.lin2
 layer_output_norm   output_layer_norm
 """
 
+_NOMIC_TOP = """
+token_embd          embeddings.word_embeddings
+token_embd_norm     emb_ln
+token_types         embeddings.token_type_embeddings
+"""
+_NOMIC = """
+attn_qkv            attn.Wqkv
+attn_output         attn.out_proj
+attn_output_norm    norm1
+layer_output_norm   norm2
+"""
 _JINA_ATTENTION = """
 attn_q              attention.self.query
 attn_k              attention.self.key
@@ -244,21 +255,30 @@ ffn_down            ffn.w3
         "nomic-bert",
         ("nomic-bert",),
         ("NomicBertModel",),
-        """
-token_embd          embeddings.word_embeddings
-token_embd_norm     emb_ln
-token_types         embeddings.token_type_embeddings
-""",
-        """
-attn_qkv            attn.Wqkv
-attn_output         attn.out_proj
-attn_output_norm    norm1
-layer_output_norm   norm2
+        _NOMIC_TOP,
+        _NOMIC
+        + """
 ffn_up              mlp.fc11
 ffn_gate            mlp.fc12
 ffn_down            mlp.fc2
 """,
         layers="encoder.layers.{i}.",
+    ),
+    Family(
+        "nomic-bert-moe",
+        ("nomic-bert-moe",),
+        ("NomicBertModel",),
+        _NOMIC_TOP,
+        _NOMIC
+        + """
+ffn_up              mlp.fc1
+ffn_down            mlp.fc2
+ffn_gate_inp        mlp.router.layer
+ffn_up_exps.weight  mlp.experts.mlp.w1!  experts:experts
+ffn_down_exps.weight mlp.experts.mlp.w2!  experts-transposed:experts
+""",
+        layers="encoder.layers.{i}.",
+        notes=("a GGUF does not have encoder.layers.*.mlp.experts.bias",),
     ),
     Family(
         "roberta",

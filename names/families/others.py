@@ -6,6 +6,7 @@ from anamnesis.names.families._blocks import (
     ATTENTION,
     MLP,
     NORMS,
+    ROPED_ATTENTION,
     TOP,
 )
 from anamnesis.names.family import Family
@@ -49,6 +50,14 @@ attn_norm           pre_attention_layernorm
 ffn_norm            pre_mlp_layernorm
 """,
         only="to-gguf",
+    ),
+    Family(
+        "llama-embed",
+        ("llama-embed",),
+        ("LlamaBidirectionalModel",),
+        TOP,
+        ROPED_ATTENTION + MLP + NORMS,
+        paths=(("", ""), ("model.", "")),
     ),
     Family(
         "openelm",

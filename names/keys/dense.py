@@ -61,6 +61,7 @@ KEYS = (
             "IQuestCoderForCausalLM",
             "Idefics3ForConditionalGeneration",
             "LLaMAForCausalLM",
+            "LlamaBidirectionalModel",
             "LlamaForCausalLM",
             "LlamaModel",
             "LlavaForConditionalGeneration",

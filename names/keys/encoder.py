@@ -77,7 +77,13 @@ rope.freq_base           =10000.0
     Keys(
         ("NomicBertModel",),
         _BERT
-        + "context_length @trained-positions\nrope.freq_base @rope:rope_theta|rotary_emb_base\n",
+        + """
+context_length           @trained-positions
+expert_used_count        moe_top_k
+moe_every_n_layers       moe_every_n_layers
+rope.freq_base           @rope:rope_theta|rotary_emb_base
+""",
+        vocabulary="fairseq",
     ),
     Keys(
         ("EuroBertModel",),

@@ -104,6 +104,10 @@ FAMILIES: dict[str, dict[str, tuple[str, ...]]] = {
     "qwen35moe": _LINEAR,
     "qwen3next": _LINEAR,
     "gpt-oss": {"ffn_down_exps.bias": ("E", "H")},
+    "nomic-bert-moe": {
+        "ffn_down_exps": ("E", "H", "X"),
+        "ffn_up_exps": ("E", "X", "H"),
+    },
     "stablelm": {"attn_q_norm": ("N", "D"), "attn_k_norm": ("K", "D")},
 }
 
