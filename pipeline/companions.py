@@ -28,6 +28,7 @@ from anamnesis.readers.source import SourceFile, is_url, open_source
 from anamnesis.readers.strict_json import loads
 from anamnesis.readers.table import READERS
 from anamnesis.readers.text_links import target_of
+from anamnesis.readers.together import together
 from anamnesis.readers.yaml_values import MOST_BYTES, read_yaml
 from anamnesis.writers.stores import store_of
 
@@ -35,6 +36,7 @@ from anamnesis.writers.stores import store_of
 MAX_BYTES = 256 * MiB
 COMPANION_BYTES = GiB  # all of them together
 _CHUNK_BYTES = MiB
+_AT_A_TIME = 8  # from behind URLs, each with two chunks at most
 _CONFIG_FACTOR = 8  # of memory, for the text and the values of a configuration
 _WEIGHTS = frozenset((".bin", ".h5", ".imatrix", ".index", ".msgpack")).union(
     *(row.extensions for row in READERS.values())
@@ -141,31 +143,38 @@ def copy_companions(
     Without a `dtype` nothing was decoded, and the dtypes that configurations name are kept. One
     that is no JSON cannot be cleaned: it is left out with a `note`, as is what is too large.
     """
-    copied = []
     store = store_of(target)
     written: dict[tuple[int, int], PurePath] = {}
     found = list(companions(folder, allow))
     refuse_alike(target / companion.name for companion in found)
     _note_others(folder, note)
-    for companion in found:
+
+    def copy(companion: Companion) -> tuple[str, str]:
+        """The name, or "" for what was left out; and what is to be said of it."""
         name, path = companion.name, companion.path
-        final = target / name
+        final, said = target / name, ""
         if not is_url(path) and not allow.follow_links and target_of(path) is not None:
-            note(f"{path}: is a link stored as text, and copied as such (see --follow-links)")
+            said = f"{path}: is a link stored as text, and copied as such (see --follow-links)"
         with open_source(path, first_bytes=min(companion.nbytes, _CHUNK_BYTES)) as file:
             try:
                 _refuse_stating(folder, name, file, dtype)
                 changed = _changed(os.path.join(folder, name), file, dtype, choices)
             except FormatError as error:
-                note(f"left out: {error}")
-                continue
+                return "", f"left out: {error}"
             if changed is not None:
                 store.write(final, [changed])
             else:
                 same = written.setdefault(companion.same, final) if companion.same else final
                 if same == final or not store.link(same, final):
                     store.write(final, _chunks(file))
-        copied.append(name)
+        return name, said
+
+    copied = []
+    for name, said in together(folder, copy, found, _AT_A_TIME):
+        if said:
+            note(said)
+        if name:
+            copied.append(name)
     for name, document in files_beside(choices).items():
         store.write(target / name, [json.dumps(document, indent=2).encode() + b"\n"])
         copied.append(name)

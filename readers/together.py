@@ -9,16 +9,19 @@ from typing import TypeVar
 from anamnesis.readers.source import is_url
 
 REQUESTS = 32  # that wait for a server at a time
+S = TypeVar("S")
 T = TypeVar("T")
 
 
-def together(where: str, function: Callable[[str], T], names: Sequence[str]) -> Iterator[T]:
-    """What `function` gives for each of `names`, in order; they are files of `where`."""
-    if len(names) < 2 or not is_url(where):
-        yield from map(function, names)
+def together(
+    where: str, function: Callable[[S], T], files: Sequence[S], most: int = REQUESTS
+) -> Iterator[T]:
+    """What `function` gives for each of `files` of `where`, in order; at most `most` at a time."""
+    if len(files) < 2 or not is_url(where):
+        yield from map(function, files)
         return
-    with ThreadPoolExecutor(min(REQUESTS, len(names))) as pool:
-        yield from pool.map(function, names)
+    with ThreadPoolExecutor(min(most, len(files))) as pool:
+        yield from pool.map(function, files)
 
 
 __all__ = ["together"]

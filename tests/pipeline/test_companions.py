@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import anamnesis
 from anamnesis.cli.main import main
 from anamnesis.errors import LimitError
 from anamnesis.limits import Limits
+from anamnesis.pipeline.companions import copy_companions
 from anamnesis.readers import READERS
 from anamnesis.writers import disk
 
@@ -216,6 +218,29 @@ def test_they_come_from_behind_a_url_as_from_a_folder(
     )
     with pytest.raises(LimitError, match="files beside the weights, and the output"):
         anamnesis.convert(url, tmp_path / "no", **settings, limits=Limits(max_total_bytes=MIB))
+
+
+def test_several_are_fetched_at_a_time(
+    model: Path, hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two are written at one time, and both wait for that; what is said of them has an order."""
+    meeting = threading.Barrier(2, timeout=60)
+    write = disk.write_stream
+
+    def meets(path: Path, chunks: Any) -> None:
+        if path.name.startswith("part-"):
+            meeting.wait()
+        write(path, chunks)
+
+    monkeypatch.setattr(disk, "write_stream", meets)
+    names = [f"part-{number}.txt" for number in range(4)]
+    broken = [f"a_{number}_config.json" for number in range(3)]
+    hub.files = {path.name: path.read_bytes() for path in model.iterdir()}
+    hub.files |= {name: name.encode() for name in names} | dict.fromkeys(broken, b"{")
+    notes: list[str] = []
+    copied = copy_companions(f"hf://{MODEL}@main", tmp_path, "bf16", notes.append)
+    assert copied == ["config.json", *names]
+    assert [name for note in notes for name in broken if name in note] == broken
 
 
 def test_over_http_a_note_says_that_nothing_lists_them(
