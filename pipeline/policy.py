@@ -23,6 +23,10 @@ _NO_LAYERS = re.compile(
     r"(?:^|[._])(?:\w*norm\w*|ln_?\w*|router|(?<!ffn_)gate|shared_expert_gate|ffn_gate_inp\w*|conv\w*|"
     r"rotary\w*|bias|A_log|D)(?:\.(?:weight|bias|wg\.weight))?$"
 )
+# `_keep_in_fp32_modules` of transformers' classes: T5 and its kin, DeepSeek-V3.2's indexer, BLIP-2.
+_IN_FLOAT32 = re.compile(
+    r"(?:^|\.)(?:DenseReluDense\.wo|indexer\.weights_proj|qformer\..*)\.weight$"
+)
 # `tensor_allows_quantization` of llama.cpp, src/llama-quant.cpp; and Gemma 3's projection, which
 # its clip.cpp turns as it loads it.
 _GGML_KEEPS = re.compile(
@@ -56,6 +60,8 @@ def left_alone(name: str, dimensions: int, kind: str) -> str:
         return "embeddings are kept"
     if _HEADS.search(name):
         return "output heads are kept"
+    if _IN_FLOAT32.search(name):
+        return "its class keeps it in float32"
     if dimensions == 2 and "." in name and not name.endswith("weight"):
         return "it is no layer's weight"
     return ""

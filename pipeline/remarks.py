@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from anamnesis.pipeline.config import Job, Settings
     from anamnesis.pipeline.loss import Losses
     from anamnesis.pipeline.plan import Plan
-    from anamnesis.pipeline.targets import Target
+    from anamnesis.pipeline.targets import Choice, Target
 
 _APART = 3  # so many notes of a kind stay lines of their own
 # What differs between notes of a kind: names in quotes, words with a digit, a dot, a slash or a
@@ -26,6 +26,7 @@ _APART = 3  # so many notes of a kind stay lines of their own
 _VARYING = re.compile(r"'[^']*'|\"[^\"]*\"|\S*(?:\d|[./_:](?=\S))\S*")
 
 _EXPERT = re.compile(r"\.experts\.\d+\.")
+_LLAMA_4 = re.compile(r"\.feed_forward\.experts\.(?:gate_up|down)_proj$")
 _NOT_LOADED = ("bnb-fp4", "bnb-int8", "bnb-nf4", "ct-int-quantized", "mxfp8", "quanto")
 
 
@@ -52,6 +53,8 @@ def remarks_on(source: str, plan: Plan, settings: Settings) -> list[str]:
         notes += filter(None, [unweighted_note(imatrix, missing)])
     notes += _other_targets(plan)
     notes += _experts_apart(plan)
+    notes += _other_fp8_blocks(plan)
+    notes += _experts_of_llama_4(plan)
     if any(choice.target and choice.target.name == "quanto" for _, choice in plan.choices):
         notes.append(
             "transformers' own classes take no codes of Quanto and begin with other weights; "
@@ -118,6 +121,47 @@ def _scales_apart(plan: Plan) -> list[str]:
         f"{len(names)} tensor(s), {names[0]} first, have a global scale each; vLLM and SGLang join "
         "queries, keys and values, and gates and ups, under one of them, and get other weights: "
         "for these encode nvfp4:shared=true, one for all, as llm-compressor and ModelOpt do"
+    ]
+
+
+def _other_fp8_blocks(plan: Plan) -> list[str]:
+    """Matrices of no whole blocks, whose grid transformers takes for one of equal blocks."""
+    names = [name for name, choice in plan.choices if _is_ragged(choice)]
+    if not names:
+        return []
+    return [
+        f"{len(names)} tensor(s), {names[0]} first, are of no whole blocks: vLLM takes these; "
+        "with dequantize=True transformers 5 refuses them, or gets other weights from them, and "
+        "style=compressed-tensors it loads"
+    ]
+
+
+def _is_ragged(choice: Choice) -> bool:
+    target, form = choice.target, choice.form
+    if target is None or form is None or target.name != "fp8-block":
+        return False
+    block, shape = int(target.settings["block"]), form.parts[0].shape[-2:]
+    deepseek = target.settings["style"] == "deepseek"
+    return deepseek and any(size > block and size % block for size in shape)
+
+
+def _experts_of_llama_4(plan: Plan) -> list[str]:
+    """Stacks of which transformers 5.23 makes modules where these two libraries quantise.
+
+    Its quantizers/base.py has which (`MODULES_TO_PATCH_FOR_QUANTIZATION`).
+    """
+    targets = [choice.target for _, choice in plan.choices if choice.target]
+    stacks = [n for n, c in plan.choices if c.target is None and _LLAMA_4.search(n)]
+    patched = any(
+        t.name.startswith(("bnb-", "ct-")) or t.settings.get("style") == "compressed-tensors"
+        for t in targets
+    )
+    if not stacks or not patched:
+        return []
+    return [
+        f"{len(stacks)} tensor(s), {stacks[0]} first, are experts of Llama 4, which transformers "
+        "5 has as modules of their own in such a model: it begins with other weights for them; "
+        "fp8-block it loads"
     ]
 
 

@@ -132,3 +132,44 @@ def test_scales_of_mlx_are_beside_a_weight(
     chosen = dict(plan.choices)
     assert [chosen[name].target is None for name in STACKS] == [True, False]
     assert any("MLX's quantised layers" in note for note in remarks_on_job(job, planned))
+
+
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [
+        ("fp8-block:block=32", ["l.ragged.weight"]),
+        ("fp8-block:block=64", []),  # one block, and its rows are divided by 1
+        ("fp8-block:block=32,style=compressed-tensors", []),
+        ("fp8-channel", []),
+    ],
+)
+def test_blocks_that_transformers_takes_for_others_are_named(
+    tmp_path: Path, write_safetensors: Callable[..., Path], encode: str, said: list[str]
+) -> None:
+    """Of 48 rows in blocks of 32 it multiplies two halves of 24 by their scales."""
+    entries = {
+        f"l.{name}.weight": ("BF16", (rows, 64), bytes(128 * rows))
+        for name, rows in (("ragged", 48), ("short", 8), ("whole", 128))
+    }
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    job = job_from(inputs=[path], output={"path": "o", "encode": encode})
+    notes = [n for n in remarks_on_job(job, plan_job(job)) if "no whole blocks" in n]
+    assert [note.split()[2] for note in notes] == said
+
+
+@pytest.mark.parametrize(
+    ("encode", "said"),
+    [("bnb-nf4", 1), ("nvfp4", 1), ("fp8-block", 0), ("mlx-affine", 0), ("nvfp4:style=mlx", 0)],
+)
+def test_experts_of_llama_4_are_named(
+    tmp_path: Path, write_safetensors: Callable[..., Path], encode: str, said: int
+) -> None:
+    entries = {
+        f"l.feed_forward.experts.{name}_proj": ("BF16", (2, 64, 64), bytes(16384))
+        for name in ("gate_up", "down")
+    }
+    entries["l.self_attn.q_proj.weight"] = ("BF16", (64, 64), bytes(8192))
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    job = job_from(inputs=[path], output={"path": "o", "encode": encode})
+    notes = [note for note in remarks_on_job(job, plan_job(job)) if "Llama 4" in note]
+    assert len(notes) == said
