@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
 from email.utils import format_datetime
+from functools import cache
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -35,13 +37,17 @@ def free_port() -> int:
 
 
 @contextmanager
-def s3_server(host: str = "127.0.0.1") -> Iterator[str]:
-    """The endpoint of a server that runs as long as the block."""
+def s3_server(host: str = "127.0.0.1", part_bytes: int = 5 << 20) -> Iterator[str]:
+    """The endpoint of a server that runs as long as the block; no part but the last is smaller."""
     pytest.importorskip("moto.server", reason="moto[server] is not installed (extra test)")
+    _describe_once()
     port = free_port()
     # moto's own command; a server in another process, so that nothing passes by memory.
     command = [sys.executable, "-m", "moto.server", "-H", host, "-p", str(port)]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "S3_UPLOAD_PART_MIN_SIZE": str(part_bytes)}
+    server = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=environment
+    )
     try:
         address = "127.0.0.1" if host == "0.0.0.0" else host
         while server.poll() is None:
@@ -90,6 +96,14 @@ def remote(bucket: Objects, prefix: str = "out/") -> dict[str, bytes]:
     """The objects below a prefix as `local` has files."""
     keys = [key for key in bucket.objects() if key.startswith(prefix) and "anamnesis" not in key]
     return {key.removeprefix(prefix): bucket.read(key) for key in keys}
+
+
+@cache
+def _describe_once() -> None:
+    """Keep what botocore reads of its services, for clients that nearly every test makes anew."""
+    from botocore import session
+
+    session.create_loader = cache(session.create_loader)
 
 
 class Bucket:

@@ -13,12 +13,14 @@ from buckets import KEYS, Bucket, Faults, faulty, forget_clients, s3_server
 
 import anamnesis
 from anamnesis.errors import AnamnesisError, IntegrityError
+from anamnesis.limits import MiB
 from anamnesis.readers import retry
 from anamnesis.writers import lease, upload
 from anamnesis.writers.s3 import S3
 
 pytest.importorskip("s3fs", reason="s3fs is not installed (extra test)")
 ALWAYS = 1 << 30
+PART_BYTES = MiB  # of which those of a file are a multiple
 KINDS = {
     "look at the input": "(GET|HEAD) .*/in/",
     "list": "GET .*list-type=2",
@@ -46,7 +48,7 @@ PAIRS = [
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[str]:
-    with s3_server() as url:
+    with s3_server(part_bytes=PART_BYTES) as url:
         yield url
 
 
@@ -60,9 +62,10 @@ def bucket(
     server: str, faults: Faults, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Bucket]:
     """Looked at by the test as it is; the package comes by a proxy that does what `faults` says."""
-    monkeypatch.setattr(upload, "PART_BYTES", 5 << 20)
+    monkeypatch.setattr(upload, "PART_BYTES", PART_BYTES)
     monkeypatch.setattr(retry, "PAUSE_SECONDS", 0.01)
     monkeypatch.setattr(S3.__init__, "__defaults__", (1,))  # botocore's own attempts
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")  # and those of s3fs
     with faulty(server, faults) as proxy:
         for key, value in {**KEYS, "AWS_ENDPOINT_URL": proxy}.items():
             monkeypatch.setenv(key, value)
@@ -73,17 +76,17 @@ def bucket(
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """12 MB in tensors whose edges lie inside of parts."""
+    """2.4 MB in tensors whose edges lie inside of parts."""
     from safetensors.numpy import save_file
 
     path = tmp_path_factory.mktemp("model") / "model.safetensors"
     rng = np.random.default_rng(7)
-    save_file({f"t{n}": rng.random((500, 1001), np.float32) for n in range(6)}, path)
+    save_file({f"t{n}": rng.random((100, 1001), np.float32) for n in range(6)}, path)
     return path
 
 
 def convert(source: str | Path, out: str | Path) -> None:
-    anamnesis.convert(source, out, to="safetensors", max_shard_size="9MB", threads=1)
+    anamnesis.convert(source, out, to="safetensors", max_shard_size="1.8MB", threads=1)
 
 
 def refused(source: str, out: str) -> str:
