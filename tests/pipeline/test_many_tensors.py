@@ -125,7 +125,9 @@ def tasks(tmp_path: Path, container: str, count: int, target: str) -> dict[str, 
     ],
 )
 def test_ten_times_the_calls(tmp_path: Path, container: str, target: str) -> None:
-    few, many = (tasks(tmp_path, container, count, target) for count in (500, 5_000))
+    few, many = (tasks(tmp_path, container, count, target) for count in (200, 2_000))
+    for task in tasks(tmp_path, container, 1, target).values():
+        task()  # imports
     for what, task in few.items():
         before, now = calls(task), calls(many[what])
         assert now < 10.5 * before, (what, before, now)
@@ -142,6 +144,7 @@ def test_ten_times_the_time(tmp_path: Path, container: str, request: pytest.Fixt
     request.addfinalizer(gc.unfreeze)
     few, many = (tasks(tmp_path, container, count, "safetensors") for count in (4_000, 40_000))
     tasks(tmp_path, container, 100, "safetensors")["convert"]()  # imports
-    for what, task in few.items():
-        before, now = seconds(task), seconds(many[what])
+    # What comes after the input has been read is the same for all of them.
+    for what in few if container == "safetensors" else ["inspect"]:
+        before, now = seconds(few[what]), seconds(many[what])
         assert now < 25 * before + 0.5, (what, before, now)
