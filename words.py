@@ -33,6 +33,9 @@ _HABITS: Mapping[str, Sequence[str]] = {
     "loadfile": ("open_model",),
     "mlx": ("mlx-affine",),
     "name": ("tensor",),
+    "no": ("false",),
+    "off": ("false",),
+    "on": ("true",),
     "output": ("out",),
     "quantize": ("encode", "convert"),
     "read": ("open_model",),
@@ -47,6 +50,7 @@ _HABITS: Mapping[str, Sequence[str]] = {
     "w4a16": ("ct-pack-quantized",),
     "w8a8": ("ct-int-quantized",),
     "workers": ("threads",),
+    "yes": ("true",),
 }
 
 # Of a file that ends before what it says it holds.

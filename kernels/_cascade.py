@@ -1,11 +1,6 @@
 """The sum of a float32 vector in torch's order, a stretch at a time.
 
-torch 2.13 on an x86 CPU (`aten/src/ATen/native/cpu/SumKernel.cpp`, one thread; AVX-512 is not used
-there) sees the vector as rows of 32: four accumulators of eight lanes. Each lane adds up 2**p rows,
-p a quarter of the bits of the number of rows and at least 4, hands its sum on to a second level,
-2**p of which go to a third, and so on, up to a fourth. At the end the levels are added, then whole
-vectors that are left, the accumulators, the numbers that are left, and the lanes. Fewer than eight
-numbers go to four accumulators in turn.
+`bodies/_cascade.py` says what that order is.
 """
 
 from __future__ import annotations

@@ -155,6 +155,8 @@ def _wrong(kind: Any, value: Any) -> str:
         return f"{text}; did you mean {likely}?"
     if isinstance(value, str):
         choices = [choice for choice in _choices(kind) if isinstance(choice, str)]
+        if _bare(kind) is bool:
+            choices = ["true", "false"]
         if near := " or ".join(meant(value, choices)):
             return f"{text}; did you mean {near}?"
         if get_origin(_bare(kind)) is tuple:

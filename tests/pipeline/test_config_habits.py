@@ -19,6 +19,8 @@ GOOD = "inputs: [a.gguf]\noutput: {path: o}\n"
         (GOOD + "run: {memory: 4G}", "; did you mean 4GiB or 4GB?"),
         (GOOD + "run: {disk: 1.5 tb}", "; did you mean 1.5TiB or 1.5TB?"),
         (GOOD + "run: {memory: much}", "GB TB)"),
+        ("inputs: [a.gguf]\noutput: {path: o, overwrite: yes}\n", "; did you mean true?"),
+        (GOOD + "run: {keep_going: off}", "; did you mean false?"),
         (GOOD + "run: {executor: dask}", "; did you mean distributed?"),
         (GOOD + "run: {executor: dask-cluster}", "allowed: serial | threads | distributed | null"),
         ("inputs: [a.gguf]\noutput: o\n", "compression, bf16; write {path: 'o'}"),
