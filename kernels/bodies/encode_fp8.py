@@ -190,10 +190,8 @@ def _scales_of(style: str, kind: int) -> Any:
             factors = choose(greatest > zero, one / greatest * _LARGEST_REAL, one)
             return one / factors, factors
         found = rounded_lanes(greatest / _LARGEST_REAL, kind)
-        if ours:
-            found = choose(found == zero, splat(least), found)
-        else:  # DeepSeek's: a block of zeros has the scale 1
-            found = choose(greatest == zero, one, found)
+        # DeepSeek's blocks of zeros, and of what is as good as zero, have the scale 1.
+        found = choose(found == zero, splat(least) if ours else one, found)
         return found, reciprocals(found)
 
     return inline(scales_of)

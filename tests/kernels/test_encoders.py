@@ -45,6 +45,14 @@ def test_windows_do_not_show(case: Any, shape: tuple[int, int]) -> None:
     ours.assert_same(ours.encoded(case, values, "BF16", step=1), whole)
 
 
+def test_blocks_whose_scale_would_be_zero() -> None:
+    """Numbers of up to 2**-141 over 448 are 0 in float32: nothing is divided by that."""
+    values = np.resize(np.float32([0, 2**-149, -(2**-149), 2**-142]), (32, 64))
+    found = ours.encoded(("fp8-block", {"block": 32, "style": "deepseek"}), values, "F32")
+    assert (found["weight_scale_inv"] == 1).all()
+    assert set(found["weight"].reshape(-1).tolist()) == {0, 0x80}
+
+
 @pytest.mark.parametrize("columns", [24, 40, 333])
 @pytest.mark.parametrize(
     "case",
