@@ -46,7 +46,7 @@ def test_windows_do_not_show(case: Any, shape: tuple[int, int]) -> None:
 
 
 def test_blocks_whose_scale_would_be_zero() -> None:
-    """Numbers of up to 2**-141 over 448 are 0 in float32: nothing is divided by that."""
+    """Numbers of up to 2**-142 over 448 are 0 in float32: nothing is divided by that."""
     values = np.resize(np.float32([0, 2**-149, -(2**-149), 2**-142]), (32, 64))
     found = ours.encoded(("fp8-block", {"block": 32, "style": "deepseek"}), values, "F32")
     assert (found["weight_scale_inv"] == 1).all()
