@@ -80,8 +80,14 @@ if DISABLED:
     def most_of_pairs(first: Ints, second: Ints) -> Any:
         return np.maximum(first.view(np.int16), second.view(np.int16)).view(np.int32)
 
-    def sum_of(numbers: Ints) -> Any:
-        return int(numbers.sum())
+    def count_of(mask: Flags) -> Any:
+        return int(mask.sum())
+
+    def not_below(first: Floats, second: Floats) -> Any:
+        return ~(first < second)
+
+    def at_most(first: Ints, second: Ints) -> Any:
+        return first.view(np.uint32) <= second.view(np.uint32)
 
     def word(mask: Flags) -> Any:
         return int(np.packbits(mask, bitorder="little").view("<u2")[0])
@@ -138,9 +144,25 @@ else:
         function.__doc__ = doc
         return function
 
-    def _sum(builder: Builder, numbers: Value) -> Any:
-        name = f"llvm.vector.reduce.add.v{COUNT}i32"
-        return builder.sext(call(builder, name, _I32, numbers), _I64)
+    def _asked(kind: Type, ask: Callable[..., Any], doc: str) -> Any:
+        @intrinsic
+        def function(typingctx: Typing, first: Type, second: Type) -> Any:
+            if not first == second == kind:
+                return None
+
+            def lower(
+                context: Context, builder: Builder, signature: Signature, args: Values
+            ) -> Any:
+                return ask(builder, *args)
+
+            return _MASK(first, second), lower
+
+        function.__doc__ = doc
+        return function
+
+    def _count(builder: Builder, mask: Value) -> Any:
+        found = call(builder, "llvm.ctpop.i16", _I16, builder.bitcast(mask, _I16))
+        return builder.zext(found, _I64)
 
     def _root(builder: Builder, numbers: Value) -> Any:
         return call(builder, f"llvm.sqrt.v{COUNT}f32", numbers.type, numbers)
@@ -219,7 +241,17 @@ else:
         lambda b, v: b.fptosi(v, WHOLES.llvm),
         "float32 towards zero as int32, which has to hold it.",
     )
-    sum_of = _one(WHOLES, types.intp, _sum, "The sum of int32 lanes, which has to be one.")
+    count_of = _one(_MASK, types.intp, _count, "How many lanes hold.")
+    not_below = _asked(
+        REALS,
+        lambda b, first, second: b.fcmp_unordered(">=", first, second),
+        "Where the first is not below the second, or one is NaN.",
+    )
+    at_most = _asked(
+        WHOLES,
+        lambda b, first, second: b.icmp_unsigned("<=", first, second),
+        "Where the first is the second at most, both without a sign.",
+    )
     root = _one(REALS, REALS, _root, "Square roots.")
     word = _one(_MASK, types.intp, _word, "A bit a lane, the first one lowest.")
     is_any = _one(

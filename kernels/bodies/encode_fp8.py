@@ -24,11 +24,11 @@ from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,
     choose,
+    fused,
     greatest_of,
     least_of,
     most_of,
     most_of_pairs,
-    reals,
     splat,
 )
 from anamnesis.kernels.bodies._mx import groups_by
@@ -49,6 +49,7 @@ _NAN = np.float32(np.nan)
 _LARGEST = 0x43E00000  # float32 bits of 448
 PLACES = 19  # zeros at the end of a tie of E4M3 as float32: it has 5 bits, one of them not stored
 _ZERO, _LARGEST_REAL = np.float32(0), np.float32(448)
+_DOUBLE, _EXCESS = np.float32(2), np.float32(-(2.0**-6))
 _room, _codes, _factors, _scales, _tile = *(stack(64) for _ in range(4)), stack(1024)
 
 
@@ -94,10 +95,17 @@ def e4m3_lanes(numbers: Floats) -> Any:
 @inline
 def e4m3_reals(codes: Ints) -> Any:
     """The numbers of E4M3 codes without a sign, int32 lanes; NaN for 0x7F."""
-    # Exponents are 120 apart; subnormals count 2**-9.
-    normal = as_reals((codes << 20) + (120 << 23))
-    found = choose(codes < splat(8), reals(codes) * np.float32(2.0**-9), normal)
-    return choose(codes == splat(0x7F), splat(_NAN), found)
+    return e4m3_placed(codes << 20)
+
+
+@inline
+def e4m3_placed(codes: Ints) -> Any:
+    """The same of codes that lie where the bits of a float32 do, from bit 20 on."""
+    # Exponents are 120 apart. A subnormal, m eighths of 2**-6, becomes 8 + m sixteenths of that,
+    # whose double is 2**-6 too great; of other numbers that difference is not the lesser one.
+    found = as_reals(codes + (120 << 23))
+    found = least_of(fused(found, splat(_DOUBLE), splat(_EXCESS)), found)
+    return choose(codes == splat(0x7F << 20), splat(_NAN), found)
 
 
 @variants

@@ -10,6 +10,7 @@ import numpy as np
 
 from anamnesis.kernels.bodies._jit import bf16_bits, inline, jit, local, stack, variants
 from anamnesis.kernels.bodies._lane_memory import (
+    is_bf16,
     lanes,
     number,
     pairs,
@@ -21,20 +22,22 @@ from anamnesis.kernels.bodies._lane_memory import (
 from anamnesis.kernels.bodies._lanes import (
     as_bits,
     as_reals,
+    at_most,
     choose,
+    count_of,
     is_any,
     most_of,
+    not_below,
     size_of,
     splat,
-    sum_of,
     word,
 )
 from anamnesis.kernels.bodies._lookup import entries_at
 from anamnesis.kernels.bodies._vector import load16, load_half, signed, to_f32
-from anamnesis.kernels.bodies.encode_fp8 import e4m3_reals
+from anamnesis.kernels.bodies.encode_fp8 import e4m3_placed
 from anamnesis.kernels.diff import DOT, MAX, NOISE, OTHER, SIGNAL, SUM
 from anamnesis.kernels.loss import BLOCK, CLIPPED, E4M3_END, EQUAL, FINITE, LEAST
-from anamnesis.kernels.types import Array, Bytes, Doubles, Floats, Indices
+from anamnesis.kernels.types import Array, Bytes, Doubles, Floats, Indices, Ints
 
 _REAL_ZERO, _INFINITY, _NAN = np.float32(0), np.float32(np.inf), np.float32(np.nan)
 _LEAST = np.float32(LEAST)
@@ -55,7 +58,7 @@ def _plain() -> tuple[Callable[..., Any], ...]:
     def group(encoded: Floats, low: Floats, high: Floats, g: int) -> Any:
         return np.float32(1), low[g], high[g]
 
-    def read(encoded: Floats, high: Floats, i: int, g: int, scale: np.float32) -> Any:
+    def read(encoded: Floats, high: Floats, i: int, g: int, scale: Floats) -> Any:
         return lanes(encoded, i)
 
     def rest(encoded: Floats, i: int, stop: int, room: Floats) -> Any:
@@ -71,10 +74,10 @@ def _e4m3() -> tuple[Callable[..., Any], ...]:
         end = abs(scales[g] * np.float32(E4M3_END))
         return scales[g], -end, end
 
-    def read(codes: Bytes, unused: Floats, i: int, g: int, scale: np.float32) -> Any:
-        found = wide_bytes(codes, i)
-        sign = found << 24 & -0x80000000
-        return as_reals(as_bits(e4m3_reals(found & 0x7F)) | sign) * scale
+    def read(codes: Bytes, unused: Floats, i: int, g: int, scale: Floats) -> Any:
+        found = wide_bytes(codes, i) << 24 >> 4
+        number = as_bits(e4m3_placed(found & 0x7F << 20)) | found & -0x80000000
+        return as_reals(number) * scale
 
     return group, read, _no_rest
 
@@ -89,7 +92,7 @@ def _pairs(codes_of: Callable[..., Any]) -> tuple[Callable[..., Any], ...]:
         first, last = scales[g] * table[16], scales[g] * table[17]
         return scales[g], *_ordered(first, last)
 
-    def read(codes: Bytes, table: Floats, i: int, g: int, scale: np.float32) -> Any:
+    def read(codes: Bytes, table: Floats, i: int, g: int, scale: Floats) -> Any:
         return entries_at(lanes(table, 0), codes_of(codes, i // 2)) * scale
 
     return group, read, _no_rest
@@ -105,7 +108,7 @@ def _int8() -> tuple[Callable[..., Any], ...]:
         first, last = scales[g] * factors[0], scales[g] * factors[1]
         return scales[g], *_ordered(first, last)
 
-    def read(codes: Bytes, factors: Floats, i: int, g: int, scale: np.float32) -> Any:
+    def read(codes: Bytes, factors: Floats, i: int, g: int, scale: Floats) -> Any:
         return to_f32(signed(load16(codes, i))) * scale * factors[2]
 
     return group, read, _no_rest
@@ -119,7 +122,7 @@ def _q4_0() -> tuple[Callable[..., Any], ...]:
         first, last = d * np.float32(-8.5), d * np.float32(7.5)
         return d, *_ordered(first, last)
 
-    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: np.float32) -> Any:
+    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: Floats) -> Any:
         pairs = load16(blocks, 18 * g + 2)
         return to_f32(signed((pairs >> 4 if i % 32 else pairs & 15) - 8)) * d
 
@@ -134,7 +137,7 @@ def _q4_1() -> tuple[Callable[..., Any], ...]:
         first, last = d * np.float32(-0.5) + m, d * np.float32(15.5) + m
         return d, *_ordered(first, last)
 
-    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: np.float32) -> Any:
+    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: Floats) -> Any:
         pairs = load16(blocks, 20 * g + 4)
         codes = pairs >> 4 if i % 32 else pairs & 15
         return to_f32(codes) * d + load_half(blocks, 20 * g + 2)
@@ -147,10 +150,9 @@ def _q8_0() -> tuple[Callable[..., Any], ...]:
 
     def group(blocks: Bytes, unused: Floats, nor: Floats, g: int) -> Any:
         d = load_half(blocks, 34 * g)
-        first, last = d * np.float32(-127.5), d * np.float32(127.5)
-        return d, *_ordered(first, last)
+        return d, d * np.float32(-127.5), d * np.float32(127.5)  # which is not negative
 
-    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: np.float32) -> Any:
+    def read(blocks: Bytes, unused: Floats, i: int, g: int, d: Floats) -> Any:
         return to_f32(signed(load16(blocks, i + 2 * g + 2))) * d
 
     return group, read, _no_rest
@@ -183,7 +185,7 @@ def _decoded(group: Any, read: Any, rest: Any) -> Any:
             if i + 16 <= span[1]:
                 g = i // size
                 scale, _, _ = group(encoded, low, high, g)
-                put_lanes(room, i - span[0], read(encoded, high, i, g, scale))
+                put_lanes(room, i - span[0], read(encoded, high, i, g, splat(scale)))
             else:
                 at = room[i - span[0] :]
                 put_lanes(at, 0, rest(encoded, i, span[1], at))
@@ -199,8 +201,8 @@ def compared(form: str) -> Any:
     numbers, the last of which may be fewer than sixteen: zeros take the others' places.
     """
     group, read, rest = map(inline, _FORMS[form]())
-
     decoded = _decoded(group, read, rest)
+    plain = form == "plain"
 
     def run(
         values: Array,
@@ -212,44 +214,44 @@ def compared(form: str) -> Any:
         counts: Indices,
     ) -> None:
         sums, room = local(_sums(), (6, 16), np.float32), local(_room(), 16, np.float32)
-        elems, past, g, following = values.shape[0], splat(0), -1, 0
-        least, last, scale = splat(_REAL_ZERO), splat(_REAL_ZERO), np.float32(1)
+        elems, g, following = values.shape[0], -1, 0 if size > 1 else -1
+        least, last, scale = splat(_REAL_ZERO), splat(_REAL_ZERO), splat(_REAL_ZERO)
         for begin in range(0, elems, BLOCK):
             stop = min(begin + BLOCK, elems)
             total = most = noise = signal = other = dot = splat(_REAL_ZERO)
-            equal = splat(0)
+            equal = within = 0
             for i in range(begin, stop, 16):
-                if size > 1 and i == following:
+                if i == following:
                     g, following = g + 1, following + size
-                    scale, start, end = group(encoded, low, high, g)
-                    least, last = splat(start), splat(end)
-                if i + 16 <= stop:
+                    divider, start, end = group(encoded, low, high, g)
+                    scale, least, last = splat(divider), splat(start), splat(end)
+                if i + 16 <= stop or not plain:
                     x, y = lanes(values, i), read(encoded, high, i, g, scale)
-                    if size == 1:
+                    if plain and size == 1:
                         least, last = lanes(low, i), lanes(high, i)
-                    past = past + _one_where((x < least) | (x > last))
+                    within += count_of(not_below(x, least) & not_below(last, x))
                 else:
                     x, y = some(values, i, stop, room), rest(encoded, i, stop, room)
                     for j in range(i, stop):
                         value, at = number(values, j), j if size == 1 else g
                         counts[CLIPPED] += np.int64(value < low[at]) + np.int64(value > high[at])
+                    within += stop - i
                 distance = size_of(x - y)
                 most = most_of(distance, most)
                 total, noise = total + distance, noise + distance * distance
                 signal, other, dot = signal + x * x, other + y * y, dot + x * y
                 # What is BF16 rounds to itself.
-                rounded = as_bits(x) if values.itemsize == 2 else _rounded(x)
-                equal = equal + _one_where(_rounded(y) == rounded)
+                equal += _alike(as_bits(x) if is_bf16(values) else _rounded(x), as_bits(y))
+            counts[CLIPPED] += stop - begin - within
             _put_sums(sums, most, (total, noise), (signal, other, dot))
             # Zeros that stand for no number are equal, too.
-            alike = sum_of(equal) - (begin - stop) % 16
+            alike = equal - (begin - stop) % 16
             if _holds(most, noise, signal, other):
                 _add_block(sums, stop - begin, alike, state, counts)
             else:
                 numbers = local(_numbers(), BLOCK, np.float32)
                 decoded(encoded, (begin, stop), size, low, high, numbers)
                 _add_numbers(values, numbers, (begin, stop), state, counts)
-        counts[CLIPPED] += sum_of(past)
 
     return run
 
@@ -268,8 +270,12 @@ def _put_sums(
 
 
 @inline
-def _one_where(mask: Any) -> Any:
-    return choose(mask, splat(1), splat(0))
+def _alike(rounded: Ints, bits: Ints) -> Any:
+    """How many of these float32 lanes round to BF16 numbers, all given as their bits."""
+    # They are half a last place away at most, and not so much from an odd one.
+    gap = bits - rounded
+    distance = choose(gap < splat(0), splat(0) - gap, gap)
+    return count_of(at_most(distance | rounded >> 16 & 1, splat(0x8000)))
 
 
 @inline

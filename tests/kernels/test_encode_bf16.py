@@ -130,6 +130,22 @@ def test_losses_are_the_sums_of_a_diff(elems: int, size: float) -> None:
     assert found[7:] == pytest.approx(wanted[7:], rel=2e-6, abs=0)
 
 
+def test_equal_numbers_are_those_that_round_alike() -> None:
+    """Ties, their neighbours, and zeros of either sign."""
+    bits = np.arange(0x3C00, 0x4400, dtype=np.int64).repeat(11).reshape(-1, 11)
+    bits[:16] = 0
+    bits[::2] |= 0x8000
+    near = np.array([-0x8001, -0x8000, -0x7FFF, -1, 0, 1, 0x7FFF, 0x8000, 0x8001, 0x10000, 1 << 31])
+    others = ((bits << 16) + near & 0xFFFFFFFF).astype(np.uint32).view(np.float32).reshape(-1)
+    others = np.where(np.isfinite(others), others, np.float32(0))
+    stored = bits.astype(np.uint16).reshape(-1)
+    wanted = np.count_nonzero(others.astype(ml_dtypes.bfloat16).view(np.uint16) == stored)
+    for values in (stored, stored.view(ml_dtypes.bfloat16).astype(np.float32)):
+        losses = Losses()
+        losses.add(values, others, NO_ENDS)
+        assert losses.result().sums.equal == wanted > len(stored) // 3
+
+
 def test_losses_do_not_depend_on_the_window() -> None:
     rng = np.random.default_rng(3)
     a, b = rng.standard_normal((2, 9 * BLOCK + 100)).astype(np.float32)
