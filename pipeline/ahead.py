@@ -1,25 +1,37 @@
-"""What the tasks of a run read from behind URLs, fetched ahead of them.
+"""What the tasks of a run read, asked for ahead of them: fetched from behind URLs, or of a disk.
 
 Within one process the tasks share what is fetched ahead: while one is decoded, the bytes of those
 after it are on their way, so that neither the beginning of a task nor its end waits for a server.
 A worker of a cluster, which is told of one task at a time, fetches ahead within it.
+
+Of a disk the system itself reads ahead, but no further than a task goes, which then begins with a
+wait; so it is told, while others run, where the next one begins.
 """
 
 from __future__ import annotations
 
+import os
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from itertools import islice
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from anamnesis.pipeline.reads import ranges_of
+from anamnesis.limits import MiB
+from anamnesis.pipeline.reads import local_ranges_of, ranges_of
 from anamnesis.pipeline.work import Task
+from anamnesis.readers.source import ask_for
 
 if TYPE_CHECKING:
     from anamnesis.readers.ahead import ReadAhead
 
 _current: ContextVar[Ahead | None] = ContextVar("ahead", default=None)
+_next: ContextVar[Mapping[str, Task]] = ContextVar("next", default=MappingProxyType({}))
+
+# Of a task that is next, at most, and in so many ranges.
+NEXT_BYTES, NEXT_RANGES = 16 * MiB, 16
 
 
 class Ahead:
@@ -83,7 +95,12 @@ def reading_ahead(tasks: Sequence[Task], threads: int) -> Iterator[Callable[[Tas
     Gives a function that says of a task that it is not done after all.
     """
     if not any(task.ahead_bytes for task in tasks):
-        yield lambda task: None
+        following = zip(tasks, tasks[threads:], strict=False)
+        place = _next.set({task.key: after for task, after in following})
+        try:
+            yield lambda task: None
+        finally:
+            _next.reset(place)
         return
     ahead = Ahead(tasks, threads)
     token = _current.set(ahead)
@@ -98,8 +115,22 @@ def reading_ahead(tasks: Sequence[Task], threads: int) -> Iterator[Callable[[Tas
 def ahead_of(task: Task, ahead: Ahead | None = None) -> Iterator[ReadAhead | None]:
     """What is fetched ahead for a task; None when it reads nothing from behind URLs."""
     if not task.ahead_bytes:
+        following = _next.get().get(task.key)
+        if following is not None:
+            _ask_for(following)
         yield None
         return
     ahead = ahead or _current.get() or Ahead([task], 1)
     with ahead.of(task) as blocks:
         yield blocks
+
+
+def _ask_for(task: Task) -> None:
+    """Let the system begin to read what a task begins with, in files of this machine."""
+    left, wanted = NEXT_BYTES, dict[str, list[tuple[int, int]]]()
+    for file, start, stop, _ in islice(local_ranges_of(task), NEXT_RANGES):
+        if left > 0:
+            wanted.setdefault(file.path, []).append((start, min(stop - start, left)))
+            left -= stop - start
+    for path, ranges in wanted.items():
+        ask_for(os.path.join(task.origin, path), ranges)

@@ -7,7 +7,7 @@ fetched with them. Such ranges are *loose*: not all of them is read, or some mor
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,30 @@ from anamnesis.readers.source import is_url
 _NEAR_BYTES = 64 * KiB
 
 
+def is_plain(component: Component) -> bool:
+    """Whether a component's bytes lie in a file behind a URL as they are read."""
+    stored = component.stored
+    if not is_url(stored.file.path):
+        return False
+    view = stored.view
+    if view is None:
+        return True
+    deflated = view.member is not None and view.member.deflated
+    return view.strides is None and view.rows is None and not deflated
+
+
+def local_ranges_of(task: Task) -> Iterator[Range]:
+    """What the pieces of a task read from files of this machine that hold it as it is read."""
+    for piece in task.pieces:
+        for step, start, stop, _ in piece.reads():
+            if not isinstance(step.tensor, Derived):
+                yield from ranges_of_step(step, start, stop, parameters=False, wanted=_is_here)
+
+
+def _is_here(component: Component) -> bool:
+    return component.stored.view is None and not is_url(component.stored.file.path)
+
+
 def ranges_of(task: Task) -> Iterator[Range]:
     """What a task reads from behind URLs, in its order; what is hard to tell is left out."""
     for piece in task.pieces:
@@ -37,14 +61,23 @@ def ranges_of(task: Task) -> Iterator[Range]:
 
 
 def ranges_of_step(
-    step: Step, start: int, stop: int, *, parameters: bool = True, loose: bool = False
+    step: Step,
+    start: int,
+    stop: int,
+    *,
+    parameters: bool = True,
+    loose: bool = False,
+    wanted: Callable[[Component], bool] = is_plain,
 ) -> Iterator[Range]:
-    """What the windows of units `[start, stop)` read, and the `parameters` of the whole tensor."""
+    """What the windows of units `[start, stop)` read, and the `parameters` of the whole tensor.
+
+    Of components that are `wanted`: those behind URLs.
+    """
     tensor = step.tensor
     if isinstance(tensor, Derived):
         yield from _of_derived(step, start, stop)
         return
-    components = [c for c in tensor.components if is_plain(c)]
+    components = [c for c in tensor.components if wanted(c)]
     for component in components:
         if parameters and not component.placement.windowed:
             stored = component.stored
@@ -55,18 +88,6 @@ def ranges_of_step(
             stored = component.stored
             for begin, end in component.placement.ranges(stored.nbytes, batch):
                 yield Range(stored.file, stored.offset + begin, stored.offset + end, loose)
-
-
-def is_plain(component: Component) -> bool:
-    """Whether a component's bytes lie in a file behind a URL as they are read."""
-    stored = component.stored
-    if not is_url(stored.file.path):
-        return False
-    view = stored.view
-    if view is None:
-        return True
-    deflated = view.member is not None and view.member.deflated
-    return view.strides is None and view.rows is None and not deflated
 
 
 def _of_derived(step: Step, start: int, stop: int) -> Iterator[Range]:

@@ -11,8 +11,8 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext, suppress
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -138,6 +138,15 @@ def read_parts(file: SourceFile, offset: int, parts: Sequence[Any]) -> None:
         offset += len(part)
 
 
+def ask_for(path: str, ranges: Iterable[tuple[int, int]]) -> None:
+    """Let the system begin to read ranges of a local file, offsets and bytes.
+
+    A hint, which waits for nothing; what is wrong with the file is said by who reads it.
+    """
+    with suppress(FormatError, OSError), LocalFile(path) as file:
+        file.ask_for(ranges)
+
+
 class LocalFile(Closing):
     """An open regular file on this machine."""
 
@@ -160,6 +169,12 @@ class LocalFile(Closing):
     @property
     def size(self) -> int:
         return self.id.size
+
+    def ask_for(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """See `ask_for`."""
+        if hasattr(os, "posix_fadvise"):
+            for offset, nbytes in ranges:
+                os.posix_fadvise(self._fd, offset, nbytes, os.POSIX_FADV_WILLNEED)
 
     def read_into(self, offset: int, buffer: Any) -> None:
         """Fill a writable buffer from `offset`; IntegrityError if the file ends before."""
