@@ -30,6 +30,7 @@ from anamnesis.readers.schemes._left_alone import left_alone
 from anamnesis.readers.schemes._model_sizes import ModelSizes, fed
 from anamnesis.readers.schemes._refused import REFUSED, Refused, by_signs
 from anamnesis.readers.schemes._siblings import (
+    ACTIVATION_ZEROS,
     LORA,
     SCALES,
     Harmless,
@@ -118,6 +119,8 @@ class Rule:
                 return None
         known = DTYPES.get(stored.dtype)
         part = stored.name.rpartition(".")[2]
+        if part in ACTIVATION_ZEROS and not self._plain and math.prod(stored.shape) == 1:
+            return known_scale(stored.name)  # of FP8, as the activations are
         if known is None or known.kind == "code":
             return self._suspect(stored, "code")
         if self._gguf:

@@ -86,16 +86,16 @@ def leftover(ledger: Ledger, suspects: list[Suspect], implemented: str) -> Anamn
             "model's configuration, of which this is the part that codes in their place fill; one "
             "that is dense all the same has to be listed as left alone (modules_to_not_convert)"
         )
-    if one.why == "code" and one.stored.dtype.startswith("F8_E") and one.stored.dtype != "F8_E8M0":
-        return UnsupportedError(
-            f"{found}{under}: FP8 codes without a scale{_hint(ledger)}{_alone(ledger)}"
-        )
     if _is_simulated(ledger, one.stored):
         return UnsupportedError(
             f"{found}{under}: parameters of numbers that are rounded while the model runs, beside "
             "weights that are floats: such a model was saved without being compressed, which is "
             "recognised and not implemented; llm-compressor's save_pretrained(…, "
             "save_compressed=True) writes codes"
+        )
+    if one.why == "code" and one.stored.dtype.startswith("F8_E") and one.stored.dtype != "F8_E8M0":
+        return UnsupportedError(
+            f"{found}{under}: FP8 codes without a scale{_hint(ledger)}{_alone(ledger)}"
         )
     return FormatError(
         f"{found}: a quantisation tensor that no scheme consumed; the weight it belongs to is "

@@ -24,7 +24,7 @@ ACTIVATION_SCALES = frozenset(
     "p_scale prob_scale q_scale qinput_scale qscale_act scale_input v_cache_scale v_scale".split()
 )
 
-_ACTIVATION_ZEROS = frozenset(
+ACTIVATION_ZEROS = frozenset(
     "act_quant_zero_point input_zero_point k_cache_zero_point k_zero_point output_zero_point "
     "q_zero_point v_cache_zero_point v_zero_point".split()
 )
@@ -45,7 +45,7 @@ class Harmless(NamedTuple):
 HARMLESS: tuple[Harmless, ...] = (
     *(Harmless(name, True, "activation scale") for name in sorted(ACTIVATION_SCALES)),
     *(Harmless(f"{norm}.{part}", False, _NORM) for norm in _NORMS for part in ("bias", "weight")),
-    *(Harmless(name, True, "activation zero point") for name in sorted(_ACTIVATION_ZEROS)),
+    *(Harmless(name, True, "activation zero point") for name in sorted(ACTIVATION_ZEROS)),
     Harmless("act_quant_scale", True, "activation scale"),
     Harmless("bias", False, "the layer's own: added to its output"),
     Harmless("deq_scale", True, "activation scale times the weight's"),

@@ -43,6 +43,7 @@ from dataclasses import dataclass, replace
 
 from anamnesis.errors import FormatError, UnsupportedError
 from anamnesis.readers.base import Component, Stored, Tensor
+from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.placement import Contiguous
 from anamnesis.readers.schemes._comfy import Mark, marks
 from anamnesis.readers.schemes._errors import missing, need, unsupported, where
@@ -159,7 +160,9 @@ def _refuse_orphan(ledger: Ledger, stored: Stored) -> None:
         stem = stored.name.removesuffix(part)
         if stem == stored.name or (stem and not stem.endswith(".")):
             continue
-        if stem + codes not in ledger.container.stored:
+        there = ledger.container.stored
+        dense = there.get(f"{stem}weight")  # whose codes were not written: the rest is refused
+        if stem + codes not in there and (dense is None or DTYPES[dense.dtype].kind != "float"):
             raise missing(ledger, stored, stem + codes)
 
 

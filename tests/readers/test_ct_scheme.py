@@ -177,6 +177,23 @@ def test_what_belongs_to_activations_is_dropped(tmp_path: Path) -> None:
     }  # fmt: skip
 
 
+def test_zero_points_of_quantised_attention_are_dropped(tmp_path: Path) -> None:
+    """llm-compressor's attention in FP8: dense weights, and zero points of FP8, one number each."""
+    scalar, zero = np.ones(1, ml_dtypes.bfloat16), np.zeros(1, ml_dtypes.float8_e4m3fn)
+    parts = {f"m.attn.{of}_scale": scalar for of in "qkv"}
+    parts |= {f"m.attn.{of}_zero_point": zero for of in "qkv"}
+    parts["m.attn.q_proj.weight"] = np.ones((16, 64), ml_dtypes.bfloat16)
+    save_file(parts, tmp_path / "model.safetensors")
+    about = {"quantization_config": {"quant_method": "compressed-tensors", "config_groups": {}}}
+    (tmp_path / "config.json").write_text(json.dumps(about))
+    model = load_model(str(tmp_path))
+    assert [t.name for t in model.tensors] == ["m.attn.q_proj.weight"]
+    assert len(model.dropped) == 6
+    save_file(parts | {"m.attn.k_zero_point": np.repeat(zero, 9)}, tmp_path / "model.safetensors")
+    with pytest.raises(UnsupportedError, match="k_zero_point"):
+        load_model(str(tmp_path))
+
+
 @pytest.mark.parametrize("shape", [(0, 64), (16, 0), (0, 0)], ids=str)
 def test_empty(shape: tuple[int, int], one: Any, tmp_path: Path) -> None:
     rows, inputs = shape

@@ -149,6 +149,10 @@ def test_a_model_saved_without_being_compressed_is_refused_by_name() -> None:
     about = {"quant_method": "compressed-tensors", "quantization_status": "frozen"}
     with pytest.raises(UnsupportedError, match="saved without being compressed"):
         resolved(parts, about)
+    nvfp4: Parts = {"m.weight": ("BF16", (16, 64)), "m.weight_scale": ("F8_E4M3", (16, 4))}
+    nvfp4 |= {"m.weight_global_scale": ("F32", (1,))}
+    with pytest.raises(UnsupportedError, match="saved without being compressed"):
+        resolved(nvfp4, about)
     with pytest.raises(FormatError, match="no scheme consumed"):
         resolved({"m.weight_scale": ("BF16", (16, 2))}, about)
     with pytest.raises(FormatError, match="no scheme consumed"):
