@@ -72,7 +72,6 @@ rope_theta               -
 """,
         {
             "activation_fn_name": "swish",
-            "ffn_dim_divisor": 256,
             "ffn_with_glu": True,
             "normalization_layer_name": "rms_norm",
             "normalize_qk_projections": True,
@@ -92,6 +91,7 @@ qk_rope_head_dim         rope.dimension_count
 v_head_dim               attention.value_length
 head_dim                 -
 """,
+        constants={"hidden_act": "relu2"},
         changes=(remote.plm,),
         remote=True,
     ),
@@ -108,6 +108,7 @@ rope_theta               -
 """,
         {"no_bias": True, "rotary_pct": 1.0, "use_dynamic_ntk": True, "use_logn_attn": True},
         changes=(remote.qwen,),
+        lacks="how long texts are scaled (use_dynamic_ntk, use_logn_attn): as Qwen's own models do",
         remote=True,
     ),
 }

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from anamnesis.names.config_changes import Config, Values
+from anamnesis.names.config_class import decimal
 from anamnesis.readers.model import Model
+
+_OPENELM_WIDTH = 256  # of which widths of feed-forward layers are multiples
 
 # What LLaDA has under other names, or not at all.
 _USUAL = (
@@ -41,6 +46,8 @@ def openelm(config: Config, values: Values, prefix: str, model: Model) -> None:
     """Feed-forward widths as multiples of the hidden size; its own name of tied matrices."""
     widths = values.get(f"{prefix}.feed_forward_length", [])
     config["ffn_multipliers"] = [width / config["model_dim"] for width in widths]
+    config["ffn_dim_divisor"] = math.gcd(_OPENELM_WIDTH, *widths)
+    config["rope_max_length"] = 2 * config.get("max_context_length", 0)
     config["share_input_output_layers"] = config.pop("tie_word_embeddings", True)
     for key in ("intermediate_size", "num_hidden_layers"):
         config.pop(key, None)
@@ -54,8 +61,13 @@ def plm(config: Config, values: Values, prefix: str, model: Model) -> None:
 
 
 def qwen(config: Config, values: Values, prefix: str, model: Model) -> None:
-    """The width of its feed-forward layers, of which it says the double."""
+    """The width of its feed-forward layers, of which it says the double, and that of a head."""
     config["intermediate_size"] = 2 * config.get("intermediate_size", 0)
+    heads = max(1, config.get("num_attention_heads", 0))
+    config.setdefault("kv_channels", config.get("hidden_size", 0) // heads)
+    epsilon = values.get(f"{prefix}.attention.layer_norm_epsilon")  # the converter's name of it
+    if "layer_norm_epsilon" not in config and epsilon is not None:
+        config["layer_norm_epsilon"] = decimal(epsilon)
 
 
 def neo_bert(config: Config, values: Values, prefix: str, model: Model) -> None:
@@ -71,3 +83,4 @@ def nomic_experts(config: Config, values: Values, prefix: str, model: Model) -> 
         config |= dict.fromkeys(("mlp_fc1_bias", "mlp_fc2_bias", "qkv_proj_bias"), True)
         config["moe_top_k"] = values.get(f"{prefix}.expert_used_count")
         config["num_experts"] = values.get(f"{prefix}.expert_count")
+        config |= {"rotary_emb_fraction": 1.0, "rotary_emb_interleaved": False}

@@ -71,7 +71,7 @@ DENSE: dict[str, ModelClass] = {
         changes=(change.plain_rotation,),
     ),
     "ArceeForCausalLM": ModelClass("arcee", biases=BIASES),
-    "BaichuanForCausalLM": ModelClass("baichuan", remote=True),
+    "BaichuanForCausalLM": ModelClass("baichuan", "model_max_length context_length\n", remote=True),
     "BambaForCausalLM": ModelClass(
         "bamba",
         MAMBA2,
@@ -93,7 +93,12 @@ DENSE: dict[str, ModelClass] = {
     "BloomForCausalLM": ModelClass(
         "bloom", EPSILON + "n_layer block_count\nn_head attention.head_count\n"
     ),
-    "CodeShellForCausalLM": ModelClass("codeshell", GPT2, remote=True),
+    "CodeShellForCausalLM": ModelClass(
+        "codeshell",
+        GPT2 + "num_query_groups attention.head_count_kv\n",
+        {"group_query_attention": True, "position_embedding_type": "rope"},
+        remote=True,
+    ),
     "Cohere2ForCausalLM": ModelClass(
         "cohere2", LAYER_EPS + "logit_scale logit_scale\n", changes=(change.sliding_layers,)
     ),
@@ -242,7 +247,14 @@ hidden_size         -
         "olmo3", biases=ATTENTION_BIAS, changes=(change.sliding_layers,)
     ),
     "OlmoForCausalLM": ModelClass("olmo", "clip_qkv attention.clamp_kqv\n"),
-    "OrionForCausalLM": ModelClass("orion", remote=True),
+    "OrionForCausalLM": ModelClass(
+        "orion",
+        """
+max_sequence_length context_length
+rms_norm_eps        attention.layer_norm_epsilon
+""",
+        remote=True,
+    ),
     "Phi3ForCausalLM": ModelClass("phi3"),
     "PhiForCausalLM": ModelClass("phi", LAYER_EPS, WHOLE_HEADS, changes=(change.key_heads,)),
     "Plamo2ForCausalLM": ModelClass("plamo2", remote=True),

@@ -278,7 +278,10 @@ ffn_up_exps.weight  mlp.experts.mlp.w1!  experts:experts
 ffn_down_exps.weight mlp.experts.mlp.w2!  experts-transposed:experts
 """,
         layers="encoder.layers.{i}.",
-        notes=("a GGUF does not have encoder.layers.*.mlp.experts.bias",),
+        notes=(
+            "config.json: transformers has no NomicBertModel of experts; it needs the model's own "
+            "code beside it, and encoder.layers.*.mlp.experts.bias, which no GGUF has",
+        ),
     ),
     Family(
         "roberta",

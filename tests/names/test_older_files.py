@@ -104,3 +104,52 @@ def test_openelm_s_widths_are_whole_multiples() -> None:
     widths += [3072, 3328, 3584, 3840, 4352, 4608, 4864, 5120]
     assert multiplied_widths(Settings(said), "") == widths
     assert multiplied_widths(Settings({**said, "ffn_multipliers": [0.28]}), "") == [512]
+
+
+@pytest.mark.parametrize(
+    ("architecture", "keys", "expected"),
+    [
+        (
+            "codeshell",
+            {"attention.head_count_kv": 2},
+            {"num_query_groups": 2, "group_query_attention": True},
+        ),
+        (
+            "nomic-bert-moe",
+            {"moe_every_n_layers": 2, "expert_count": 8, "expert_used_count": 2},
+            {"moe_every_n_layers": 2, "num_experts": 8, "moe_top_k": 2, "mlp_fc1_bias": True},
+        ),
+        (
+            "openelm",
+            {"feed_forward_length": [768, 1024], "embedding_length": 1280},
+            {"ffn_multipliers": [0.6, 0.8], "ffn_dim_divisor": 256, "model_dim": 1280},
+        ),
+        (
+            "orion",
+            {"attention.layer_norm_epsilon": 1e-5, "context_length": 64},
+            {"rms_norm_eps": 1e-5, "max_sequence_length": 64},
+        ),
+        (
+            "plm",
+            {"attention.key_length": 24, "rope.dimension_count": 8},
+            {"qk_nope_head_dim": 16, "qk_rope_head_dim": 8},
+        ),
+        (
+            "qwen",
+            {
+                "attention.layer_norm_epsilon": 1e-6,
+                "embedding_length": 32,
+                "attention.head_count": 4,
+            },
+            {"layer_norm_epsilon": 1e-6, "intermediate_size": 48, "kv_channels": 8},
+        ),
+    ],
+)
+def test_settings_have_the_names_of_the_model_s_own_code(
+    architecture: str, keys: dict[str, Any], expected: dict[str, Any], tmp_path: Path
+) -> None:
+    named = {f"{architecture}.{key}": value for key, value in keys.items()}
+    tensors = {"blk.0.ffn_down.weight": numbers(32, 24)}
+    source = write(tmp_path / "m.gguf", architecture, named, tensors)
+    anamnesis.convert(source, tmp_path / "out", to="hf")
+    assert json.loads((tmp_path / "out" / "config.json").read_text()).items() >= expected.items()
