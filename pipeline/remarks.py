@@ -181,12 +181,11 @@ def _renamed(source: str, plan: Plan) -> str:
     """How a GGUF gets names that trainers know, where it can."""
     from anamnesis.names.view import hf_view
 
-    command = f"`amn convert {source} --to hf -o FOLDER`"
     try:
         hf_view(plan.model)
     except AnamnesisError:
-        return f"{command}, which changes them, says what this file lacks"
-    return f"{command} writes a folder that transformers loads"
+        return "--to hf, which changes them, does not take this file"
+    return f"`amn convert {source} --to hf -o FOLDER` writes a folder that transformers loads"
 
 
 def remarks_on_settings(

@@ -97,7 +97,8 @@ def _refuse_missing(path: str) -> None:
             there = sorted(os.listdir(folder or "."))[:_FOLDERS]
         near = nearest(name, there, _MISSPELT) or [n for n in there if n.startswith(f"{name}.")][:1]
         hint = did_you_mean([os.path.join(folder, found) for found in near], "; ")
-    raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)}{hint}", path)
+    if hint:  # what opens it has the system's own word
+        raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)}{hint}", path)
 
 
 def _one_file(path: str, limits: Limits) -> Found:
