@@ -9,6 +9,7 @@ import pytest
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits
 from anamnesis.readers.find import find_files
+from anamnesis.readers.model import load_model
 
 
 @pytest.mark.parametrize("given", ["Model.gguf", "model.ggfu", "model"])
@@ -22,7 +23,7 @@ def test_a_misspelt_path_names_the_nearest(given: str, tmp_path: Path) -> None:
 def test_nothing_near_is_not_guessed_at(given: str, tmp_path: Path) -> None:
     (tmp_path / "model.gguf").touch()
     with pytest.raises(FileNotFoundError, match=r"] No such file or directory: '"):
-        find_files(f"{tmp_path}/{given}", Limits())
+        load_model(f"{tmp_path}/{given}")
 
 
 @pytest.mark.parametrize(
