@@ -77,7 +77,11 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
         prepared["factor"] = factor
     if "low_rank_a" in wholes:
         stored = wholes["low_rank_a"]
-        prepared["low_rank"] = to_float32(stored.dtype, stored.array).reshape(-1, columns)
+        a = to_float32(stored.dtype, stored.array)
+        across = scalars.get("across")
+        prepared["low_rank"] = (
+            np.ascontiguousarray(a.reshape(columns, -1).T) if across else a.reshape(-1, columns)
+        )
     if scalars.get("rotation"):
         prepared["matrix"] = rotation(scalars["rotation"], scalars.get("sylvester", False))
         if columns % scalars["rotation"]:
@@ -115,8 +119,8 @@ def _places(turns: Array, columns: int, group: int) -> Array:
 def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`; blocks and parameters are the inner encoding's, and what `prepare` made.
 
-    `low_rank_b` is uint8 `[rows, bytes]` of `low_rank_dtype`. Raises ValueError for arrays that do
-    not fit.
+    `low_rank_b` is uint8 `[rows, bytes]` of `low_rank_dtype`, `[rank, bytes]` if `across`.
+    Raises ValueError for arrays that do not fit.
     """
     columns = params["columns"]
     numbers = np.empty(out.shape, np.float32)
@@ -126,9 +130,11 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
         raise ValueError(f"out {out.shape} for rows {window} of {columns} columns")
     if "low_rank" in params:
         a = params["low_rank"]
-        raw = np.ascontiguousarray(blocks["low_rank_b"]).reshape(-1)
+        raw = np.ascontiguousarray(blocks["low_rank_b"])
         dtype = {"F32": "<f4", "F16": "<f2", "BF16": "<u2"}[params["low_rank_dtype"]]
-        b = to_float32(params["low_rank_dtype"], raw.view(dtype)).reshape(-1, len(a))
+        b = to_float32(params["low_rank_dtype"], raw.reshape(-1).view(dtype))
+        b = b.reshape(len(a), -1).T if params.get("across") else b.reshape(-1, len(a))
+        b = np.ascontiguousarray(b)
         if b.shape[0] < rows:
             raise ValueError(f"low_rank_b: {b.shape[0]} rows for {rows}")
         _add_product(b, a, columns, np.empty(columns, np.float32), numbers)

@@ -6,6 +6,9 @@
 | `scale` | F32, F16 or BF16 `[out, groups]` | one for each group of neighbours in a row |
 | `zero_point` | the same, of unsigned kinds | added, a number like the weights |
 
+A row of a convolution is `[groups, inputs, spatial]`, and a scale is for the inputs of a group:
+`[out, groups, spatial]`. Codes of whole bytes may be `turned`: `[in, out]`.
+
     value = code * scale + zero_point     unsigned: product and sum each float32, rounded once
     value = (code + least) * scale        signed, `least` -2 ** (b - 1)
 
@@ -26,6 +29,7 @@ infinities nor NaNs; -0 is 0. Sources: PyPI sdnq 0.2.8 packed_int/pack.py, packe
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from typing import Any
@@ -50,13 +54,14 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
 
     The table is one of codes, or of bytes `[256, n]` where these hold `n` each.
 
-    `scalars`: `kind`, `bits`, `scale_dtype`. Raises ValueError for a kind that SDNQ does not have.
+    `scalars`: `kind`, `bits`, `scale_dtype`, `spatial`. Raises ValueError for a kind that SDNQ does
+    not have.
     """
     kind, bits = scalars["kind"], scalars["bits"]
     if kind in _WIDE:
         return {"wide": _WIDE[kind]}
-    if "int" not in kind:
-        table = float_table(kind)
+    if "int" not in kind or scalars["spatial"]:
+        table = _integers(kind, bits) if "int" in kind else float_table(kind)
         if bits < 8 and bits in _STREAMS:
             # What each byte holds, the first code in its lowest bits.
             table = table[np.arange(256)[:, None] >> np.arange(0, 8, bits) & ((1 << bits) - 1)]
@@ -71,6 +76,14 @@ def prepare(scalars: Params, wholes: Wholes) -> dict[str, Any]:
         small=signed,
     )
     return {"affine": affine, "middle": 1 << (bits - 1) if signed and bits < 8 else 0}
+
+
+def _integers(kind: str, bits: int) -> Floats:
+    """The value of each code of an integer kind of up to 8 bits, float32."""
+    codes = np.arange(1 << bits)
+    if not kind.startswith("u"):
+        codes = codes.astype(np.uint8).view(np.int8) if bits == 8 else codes - (1 << (bits - 1))
+    return codes.astype(np.float32)
 
 
 def float_table(kind: str) -> Floats:
@@ -97,24 +110,31 @@ def float_table(kind: str) -> Floats:
 def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`: uint8 `[rows, bytes]` of `payload`, `scale` and `zero_point`.
 
-    `params`: `bits`, `columns`, `group_size`, `scale_dtype`, and what `prepare` made. Raises
-    ValueError for arrays that do not fit one another.
+    `params`: `bits`, `columns`, `group_size`, `scale_dtype`, `spatial`, the sizes of a
+    convolution's kernel, `turned`, with which `payload` is `[columns, bytes]`, and what `prepare`
+    made. Raises ValueError for arrays that do not fit one another.
     """
     columns, size, bits = params["columns"], params["group_size"], params["bits"]
-    raw = np.ascontiguousarray(blocks["payload"]).reshape(-1)
+    inner = math.prod(params["spatial"])
+    raw = np.ascontiguousarray(blocks["payload"])
+    if params["turned"]:
+        raw = np.ascontiguousarray(raw.view(f"u{bits // 8}").T).view(np.uint8)
+    raw = raw.reshape(-1)
     scale = np.ascontiguousarray(blocks["scale"])
     zero: Any = blocks.get("zero_point")
     rows, width = window.stop - window.start, 4 if params["scale_dtype"] == "F32" else 2
-    groups = columns // max(1, size)
+    groups = columns // max(1, size * inner)
     if raw.shape[0] * 8 != rows * columns * bits or out.shape != (rows * columns,):
         raise ValueError(f"payload {raw.shape}, out {out.shape}: {rows} rows of {columns}")
     if any(
-        part.shape != (rows, groups * width) for part in (scale, scale if zero is None else zero)
+        part.shape != (rows, groups * inner * width)
+        for part in (scale, scale if zero is None else zero)
     ):
         raise ValueError(f"scale {scale.shape} for {rows} rows of {groups} groups")
     streams = raw if bits in _STREAMS or bits > 8 else unpack(raw, bits)
     if "affine" not in params:
-        _floats(streams, zero, scale, (rows, groups, size), params, out)
+        shape = (rows, groups, size, inner) if inner > 1 else (rows, groups, size)
+        _floats(streams, zero, scale, shape, params, out)
         return
     affine = params["affine"]
     if affine.zero == "added":
@@ -129,7 +149,7 @@ def _floats(
     streams: Bytes,
     zero: Any,
     scale: Bytes,
-    shape: tuple[int, int, int],
+    shape: tuple[int, ...],
     params: Params,
     out: Array,
 ) -> None:
@@ -143,9 +163,10 @@ def _floats(
     else:
         values = params["table"].take(streams, axis=0).reshape(shape)
     with np.errstate(invalid="ignore", over="ignore"):  # no warning of what a file says
-        values = values * read_scales(dtype, scale)[..., None]
+        grid = (*shape[:2], 1, *shape[3:])
+        values = values * read_scales(dtype, scale).reshape(grid)
         if zero is not None:
-            values += read_scales(dtype, np.ascontiguousarray(zero))[..., None]
+            values += read_scales(dtype, np.ascontiguousarray(zero)).reshape(grid)
     _round(values.reshape(-1), out)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from anamnesis.readers.base import Component, Stored, Tensor
-from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._errors import misfit, need
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
@@ -17,6 +17,7 @@ def folded(
     factor: Stored | None = None,
     divide: bool = False,
     low_rank: tuple[Stored, Stored] | None = None,
+    across: bool = False,
     rotation: int = 0,
     sylvester: bool = False,
     givens: tuple[Stored, Stored] | None = None,
@@ -25,8 +26,8 @@ def folded(
     """The same tensor, its codes' values changed as `kernels/folded.py` says.
 
     `factor` has a number a column; `low_rank` is `a` `[rank, columns]` and `b` `[rows, rank]`, of a
-    tensor whose unit is a row; `rotation` is the columns of a group, by a matrix of Sylvester's
-    kind or else ComfyUI's; `givens` are `theta`
+    tensor whose unit is a row, each transposed where they are `across`; `rotation` is the columns
+    of a group, by a matrix of Sylvester's kind or else ComfyUI's; `givens` are `theta`
     `[rotations, columns / 2]` and `pairs` `[rotations, columns]` in a `group` of columns. Raises
     FormatError for parts that do not fit.
     """
@@ -41,14 +42,16 @@ def folded(
         components.append(Component("factor", factor))
     if low_rank is not None:
         a, b = low_rank
-        rank = a.shape[0] if len(a.shape) == 2 else 0
-        for part, shape in ((a, (rank, columns)), (b, (rows, rank))):
+        rank = a.shape[1 if across else 0] if len(a.shape) == 2 else 0
+        shapes = ((columns, rank), (rank, rows)) if across else ((rank, columns), (rows, rank))
+        for part, shape in zip((a, b), shapes, strict=True):
             if part.dtype not in SCALE_BITS or part.shape != shape or not rank:
                 allowed = f"{', '.join(SCALE_BITS)} {list(shape)}, of the same rank in both"
                 raise misfit(part, f"{allowed}, for {tensor.name!r}")
-        params["low_rank_dtype"] = b.dtype
+        bits = SCALE_BITS[b.dtype]
+        params |= {"low_rank_dtype": b.dtype, "across": across}
         components.append(Component("low_rank_a", a))
-        access = Contiguous(rank * SCALE_BITS[b.dtype])
+        access = Strided(bits, max(1, rows * bits // 8)) if across else Contiguous(rank * bits)
         components.append(Component("low_rank_b", b, access))
     if rotation:
         step = 2 if sylvester else 4

@@ -7,6 +7,10 @@
 | `X.zero_point` | the same, where codes are unsigned |
 | `X.svd_up`, `X.svd_down` | BF16, F16 or F32 `[out, rank]`, `[rank, in]`: a part of low rank |
 
+Of convolutions the kernel's sizes follow the inputs, in codes and in scales: `[out, 1, …]`, or
+`[out, groups, 1, …]`. Codes of whole bytes that were made for a quantised product are transposed,
+`[in, out]` with scales `[1, out]`, and so are parts of low rank beside any codes.
+
 How many bits packed codes have stands in the configuration alone (`_sdnq_config.py`), and so does
 whether a layer was rotated. Sources: PyPI sdnq 0.2.8 quantizer.py (`sdnq_quantize_layer_weight`),
 dequantizer.py (`dequantize_weight`), quant_utils.py (`build_hadamard`).
@@ -17,10 +21,11 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from anamnesis.readers.base import Component, Stored, Tensor
-from anamnesis.readers.placement import Contiguous
+from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._errors import misfit, need, unsupported
 from anamnesis.readers.schemes._fold import folded
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
@@ -41,8 +46,8 @@ _WHOLE = {
     "uint8": "U8",
 }
 _IMPLEMENTED = (
-    "SDNQ's linear layers and embeddings of integers and packed floats of 2 to 8 bits, int16, "
-    "uint16, float8, float16, bfloat16 and float32, with or without SVD and rotations"
+    "SDNQ's layers, embeddings and convolutions of integers and packed floats of 2 to 8 bits, "
+    "int16, uint16, float8, float16, bfloat16 and float32, with or without SVD and rotations"
 )
 _CODES = ("BOOL", "I16", "I32", "I64", "I8", "U16", "U32", "U8")
 _FLOATS = ("BF16", "F16", "F32", "F8_E4M3", "F8_E5M2")  # codes only where the kind says so
@@ -95,27 +100,25 @@ def _layer(
     bits = SCALE_BITS.get(_WHOLE.get(kind, ""), bits_of_kind(kind))
     if scale.dtype not in SCALE_BITS:
         raise misfit(scale, ", ".join(SCALE_BITS))
-    grouped = len(scale.shape) == 3 and scale.shape[1] > 1
-    if scale.shape[-1:] != (1,) or (len(scale.shape) != 2 and not grouped):
-        what = f"scales {list(scale.shape)} (convolutions, or codes that a kernel has transposed)"
-        raise unsupported(scale, what, _IMPLEMENTED)
-    rows, groups = scale.shape[0], scale.shape[1] if grouped else 1
+    rows, groups, spatial, turned = _grid(codes, scale, settings)
     columns, rest = divmod(_count(codes, kind, bits), max(1, rows))
-    size = columns // groups
-    if rest or not rows or size * groups != columns:
+    each = groups * math.prod(spatial)
+    size = columns // max(1, each)
+    if rest or not rows or size * each != columns:
         raise misfit(codes, f"codes of {kind} for {rows} rows in {groups} groups")
-    shape = (rows, groups, size) if grouped else (rows, columns)
+    shape = (rows, groups, size, *spatial) if groups > 1 else (rows, size, *spatial)
     if settings.get("group_size") == -2 and rows == 1:
         raise unsupported(scale, "one scale for a tensor", _IMPLEMENTED)
-    if bits >= 8 and codes.shape != shape:
-        raise misfit(codes, f"{codes.dtype} {list(shape)}")
-    if columns % 8:
+    if bits >= 8 and codes.shape != (shape[::-1] if turned else shape):
+        raise misfit(codes, f"{codes.dtype} {list(shape[::-1] if turned else shape)}")
+    if bits < 8 and columns % 8:
         raise unsupported(codes, f"rows of {columns}, which are no whole eights", _IMPLEMENTED)
     if scale.dtype != "F32" and ledger.options.rounding == "reference":
         raise unsupported(scale, f"{scale.dtype} scales in reference order", _IMPLEMENTED)
-    line = Contiguous(groups * SCALE_BITS[scale.dtype])
+    line = Contiguous(each * SCALE_BITS[scale.dtype])
+    across = Strided(bits, max(1, rows * bits // 8))
     components = [
-        Component("payload", codes, Contiguous(max(1, columns) * bits)),
+        Component("payload", codes, across if turned else Contiguous(max(1, columns) * bits)),
         Component("scale", scale, line),
     ]
     if kind.startswith("uint") or kind.endswith("u"):
@@ -135,9 +138,34 @@ def _layer(
             "bits": bits,
             "columns": columns,
             "group_size": size,
+            "spatial": spatial,
+            "turned": turned,
             "scale_dtype": scale.dtype,
         },
     )
+
+
+def _grid(
+    codes: Stored, scale: Stored, settings: Mapping[str, Any]
+) -> tuple[int, int, tuple[int, ...], bool]:
+    """Rows, groups of inputs in a row, a convolution's sizes, and whether codes are transposed."""
+    shape = scale.shape
+    if len(shape) == 2 and shape[1] == 1:
+        return shape[0], 1, (), False
+    if len(shape) == 3 and shape[1] > 1 and shape[2] == 1:
+        return shape[0], shape[1], (), False
+    if len(shape) == 2 and shape[0] == 1 and codes.shape[1:] == shape[1:]:
+        if settings.get("quant_conv"):
+            what = "transposed codes where convolutions are quantised, of which no shape is left"
+            raise unsupported(codes, what, _IMPLEMENTED)
+        return shape[1], 1, (), True
+    # Those of a transposed convolution begin with 1.
+    if 3 <= len(shape) <= 5 and shape[1] == 1 < shape[0]:
+        return shape[0], 1, shape[2:], False
+    if 4 <= len(shape) <= 6 and shape[2] == 1 < shape[0]:
+        return shape[0], shape[1], shape[3:], False
+    what = f"scales {list(shape)} (of transposed convolutions, or of an order that is not known)"
+    raise unsupported(scale, what, _IMPLEMENTED)
 
 
 def _count(codes: Stored, kind: str, bits: int) -> int:
@@ -160,17 +188,24 @@ def _undone(ledger: Ledger, stem: str, tensor: Tensor, settings: Mapping[str, An
     """With the part of low rank added, and rotated back."""
     codes = tensor.components[0].stored
     up, down = ledger.get(f"{stem}.svd_up"), ledger.get(f"{stem}.svd_down")
-    low_rank = None
+    rows, columns = tensor.shape
+    low_rank, across = None, False
     if up is not None or down is not None:
         up, down = (need(ledger, codes, f"{stem}.{part}") for part in ("svd_up", "svd_down"))
         low_rank = down, up
-        if up.shape != (tensor.shape[0], *down.shape[:1]):
-            raise unsupported(up, "a part of low rank that a kernel has transposed", _IMPLEMENTED)
-    rotation = _rotation(codes, tensor.shape[1], settings) if settings.get("use_hadamard") else 0
-    if low_rank is None and not rotation:
-        return tensor
-    sylvester = rotation.bit_length() % 2 == 0  # of no power of 4
-    return folded(tensor, low_rank=low_rank, rotation=rotation, sylvester=sylvester)
+        across = up.shape[1:] == (rows,) and down.shape == (columns, up.shape[0])
+        if across and up.shape == (rows, rows) and rows == columns:
+            across = settings.get("use_quantized_matmul") is True
+    rotation = _rotation(codes, columns, settings) if settings.get("use_hadamard") else 0
+    spatial = tensor.params["spatial"]
+    if rotation and spatial:
+        raise unsupported(codes, "a convolution that is rotated", _IMPLEMENTED)
+    if low_rank is not None or rotation:
+        sylvester = rotation.bit_length() % 2 == 0  # of no power of 4
+        tensor = folded(
+            tensor, low_rank=low_rank, across=across, rotation=rotation, sylvester=sylvester
+        )
+    return replace(tensor, shape=(rows, columns // math.prod(spatial), *spatial))
 
 
 def _rotation(codes: Stored, columns: int, settings: Mapping[str, Any]) -> int:

@@ -169,6 +169,23 @@ def seeds() -> dict[str, bytes]:
             {"a.weight_packed": ("U8", (8, 16)), "a.weight_scale": ("U8", (8, 2))},
             _stated("auto-round", data_type="nvfp4_v2"),
         ),
+        "sdnq-across": _seed(
+            {
+                "a.weight": ("I8", (16, 32)),
+                "a.scale": ("F32", (1, 32)),
+                "a.svd_up": ("BF16", (2, 32)),
+                "a.svd_down": ("BF16", (16, 2)),
+            },
+            _stated("sdnq", weights_dtype="int8", use_quantized_matmul=True),
+        ),
+        "sdnq-conv": _seed(
+            {
+                "a.weight": ("U8", (288,)),
+                "a.scale": ("F32", (8, 2, 1, 3, 3)),
+                "a.zero_point": ("F32", (8, 2, 1, 3, 3)),
+            },
+            _stated("sdnq", weights_dtype="uint4", quant_conv=True),
+        ),
         "sdnq-svd": _seed(
             {
                 "a.weight": ("U8", (16, 5)),

@@ -69,10 +69,10 @@ def layer(kind: str, bits: int, rows: int, columns: int) -> tuple[dict[str, Any]
     }
     if not kind.startswith("u") and not kind.endswith("u"):
         del blocks["zero_point"]
-    scalars = {"kind": kind, "bits": bits, "scale_dtype": "F32"}
+    scalars = {"kind": kind, "bits": bits, "scale_dtype": "F32", "spatial": ()}
     prepare = preparer("sdnq")
     assert prepare is not None
-    about = {"columns": columns, "group_size": columns // 2, **scalars}
+    about = {"columns": columns, "group_size": columns // 2, "turned": False, **scalars}
     return blocks, about | prepare(scalars, {})
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -71,13 +70,21 @@ def test_settings_of_a_module() -> None:
     assert settings_of(block, "a.to_k.weight")["weights_dtype"] == "int8"
 
 
-Parts = Mapping[str, tuple[str, tuple[int, ...]]]
+Parts = dict[str, tuple[str, tuple[int, ...]]]
 NONE = ("U8", (0,))
 GOOD: dict[str, tuple[str, tuple[int, ...]]] = {
     "weight": ("U8", (512,)),
     "scale": ("F32", (16, 2, 1)),
     "zero_point": ("F32", (16, 2, 1)),
 }
+
+
+ACROSS: Parts = {
+    "weight": ("I8", (64, 32)),
+    "scale": ("F32", (1, 32)),
+    "zero_point": NONE,
+}
+CONVOLUTION: Parts = dict.fromkeys(("scale", "zero_point"), ("F32", (16, 1, 2)))
 
 
 def only(parts: Parts, options: Options | None = None, **settings: Any) -> Tensor:
@@ -89,8 +96,20 @@ def only(parts: Parts, options: Options | None = None, **settings: Any) -> Tenso
     return ledger.tensors["m.weight"]
 
 
+def test_what_is_made_for_a_quantised_product_is_transposed() -> None:
+    assert only(ACROSS, weights_dtype="int8").shape == (32, 64)
+    across: Parts = {"svd_up": ("BF16", (4, 16)), "svd_down": ("BF16", (64, 4))}
+    assert only(across).params["across"]
+    square: Parts = dict.fromkeys(("svd_up", "svd_down"), ("BF16", (16, 16)))
+    grid = dict.fromkeys(("scale", "zero_point"), ("F32", (16, 1)))
+    for turned in (False, True):  # shapes do not tell: the configuration does
+        tensor = only(square | grid | {"weight": ("U8", (128,))}, use_quantized_matmul=turned)
+        assert tensor.params["across"] == turned
+
+
 def test_what_is_taken() -> None:
     tensor = only({})
+    assert only(CONVOLUTION).shape == (16, 32, 2)
     assert (tensor.scheme, tensor.shape) == ("sdnq", (16, 64))
     assert only({}, use_hadamard=True).params["rotation"] == 64
     assert "rotation" not in only({}, use_hadamard=True, hadamard_group_size=2).params
@@ -112,6 +131,9 @@ def test_what_is_taken() -> None:
         ({"scale": ("I32", (16, 2, 1))}, {}, "BF16"),
         ({"svd_up": ("BF16", (16, 4))}, {}, "svd_down"),
         ({"svd_up": ("BF16", (16, 4)), "svd_down": ("BF16", (4, 65))}, {}, "same rank"),
+        ({"svd_up": ("BF16", (4, 16)), "svd_down": ("BF16", (64, 5))}, {}, "same rank"),
+        ({"scale": ("F32", (16, 1, 3))}, {}, "16 rows in 1 groups"),
+        (ACROSS | {"scale": ("F32", (32, 1))}, {"weights_dtype": "int8"}, r"I8 \[32, 64\]"),
         ({}, {"use_hadamard": True, "hadamard_group_size": "a"}, "hadamard_group_size above 0"),
     ],
 )
@@ -128,9 +150,10 @@ def test_misfits(parts: Parts, settings: Any, words: str) -> None:
         ({}, {"weights_dtype": None}, "weights_dtype"),
         ({}, {"use_codebook": True}, "a codebook"),
         ({"scale_2": ("F32", (1,))}, {}, "a scale of scales"),
-        ({"scale": ("F32", (16, 1, 3))}, {}, "convolutions"),
-        ({"scale": ("F32", (1, 16))}, {}, "transposed"),
-        ({"svd_up": ("BF16", (4, 16)), "svd_down": ("BF16", (64, 4))}, {}, "transposed"),
+        ({"scale": ("F32", (1, 16, 3))}, {}, "transposed convolutions"),
+        ({"scale": ("F32", (1, 16))}, {}, "an order that is not known"),
+        (ACROSS, {"weights_dtype": "int8", "quant_conv": True}, "of which no shape is left"),
+        (CONVOLUTION, {"use_hadamard": True}, "a convolution that is rotated"),
         ({"weight": ("U8", (528,)), "scale": ("F32", (16, 1))}, {}, "no whole eights"),
         ({"scale": ("F32", (1, 1))}, {"group_size": -2}, "one scale for a tensor"),
     ],

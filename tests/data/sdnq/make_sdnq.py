@@ -37,6 +37,18 @@ WHOLE = {
     "int16": {"group_size": 24},
     "uint16": {},
 }
+ACROSS = ("int8", "uint8", "float8_e4m3fn", "float16")
+CONVOLUTIONS = (
+    ("int8", {"group_size": -1}),
+    ("uint8", {"group_size": 16}),
+    ("uint4", {}),
+    ("int4", {"group_size": -1, "use_svd": True, "svd_rank": 4}),
+    ("int5", {"group_size": 16}),
+    ("float4_e2m1fn", {}),
+    ("float8_e4m3fn", {"group_size": -1}),
+    ("int16", {"group_size": -1}),
+)
+SIZES = {"across": (32, 64), "conv": (16, 32, 3, 3), "turned": (16, 256)}  # others: (16, 192)
 NAMES = ("blocks.0.attn.to_q.weight", "blocks.10.ff.net.weight", "proj_out.weight", "t_embedder.w")
 RULES = (
     {"int8": ["to_q", "proj_out.weight"], "int6": ["blocks.10.ff.net.weight"]},
@@ -71,6 +83,11 @@ def main() -> None:
         *((f"whole.{kind}", kind, options) for kind, options in WHOLE.items()),
         ("turned.d", "float8_e4m3fn", {"use_hadamard": True}),
         ("svd.c", "float16", {"use_svd": True, "svd_rank": 4}),
+        # Of 16 outputs or more a multiple of 16; made for a quantised product.
+        *((f"across.{kind}", kind, {"use_quantized_matmul": True}) for kind in ACROSS),
+        ("across.svd", "int8", {"use_quantized_matmul": True, "use_svd": True, "svd_rank": 8}),
+        ("across.packed", "uint4", {"use_quantized_matmul": True, "use_svd": True, "svd_rank": 8}),
+        *((f"conv.{at}", *about) for at, about in enumerate(CONVOLUTIONS)),
     ):
         kinds.setdefault(kind, []).append(f"{name}.weight")
         own[f"{name}.weight"] = options
@@ -103,10 +120,14 @@ def keep(
     expected: dict[str, torch.Tensor],
     **options: object,
 ) -> None:
-    weight = torch.randn(16, 192 if "turned" not in name else 256, generator=generator) * 0.05
-    weight = (weight * torch.randn(16, 1, generator=generator).exp()).to(torch.bfloat16)
+    size = SIZES.get(name.partition(".")[0], (16, 192))
+    size = (16, 24, 5) if name == "conv.5" else size
+    weight = torch.randn(size, generator=generator) * 0.05
+    ones = (size[0], *[1] * len(size[1:]))
+    weight = (weight * torch.randn(ones, generator=generator).exp()).to(torch.bfloat16)
+    layer = {2: "Linear", 3: "Conv1d", 4: "Conv2d"}[len(size)]
     about, parts = sdnq_quantize_layer_weight(
-        weight, layer_class_name="Linear", weights_dtype=kind, **options
+        weight, layer_class_name=layer, weights_dtype=kind, **options
     )
     for part, tensor in parts.items():
         if tensor is not None:
@@ -128,9 +149,15 @@ def keep(
         dtype=torch.float32,
         result_shape=about.result_shape,
         quantized_weight_shape=about.quantized_weight_shape,
+        skip_quantized_matmul=about.use_quantized_matmul,
+        re_quantize_for_matmul=about.re_quantize_for_matmul or about.is_packed,
     ).reshape(weight.shape)
     if parts["svd_up"] is not None:
-        values = torch.from_numpy(added(values, parts["svd_up"], parts["svd_down"]))
+        up, down = parts["svd_up"], parts["svd_down"]
+        if about.use_quantized_matmul:
+            up, down = up.t(), down.t()
+        low = added(values.reshape(up.shape[0], -1), up, down)
+        values = torch.from_numpy(low).reshape(values.shape)
     if about.use_hadamard:
         expected[f"{name}.weight"] = values.contiguous()
     else:
