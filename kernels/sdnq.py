@@ -7,7 +7,7 @@
 | `zero_point` | the same, of unsigned kinds | added, a number like the weights |
 
 A row of a convolution is `[groups, inputs, spatial]`, and a scale is for the inputs of a group:
-`[out, groups, spatial]`. Codes of whole bytes may be `turned`: `[in, out]`.
+`[out, groups, spatial]`. Codes of whole bytes may be `transposed`: `[in, out]`.
 
     value = code * scale + zero_point     unsigned: product and sum each float32, rounded once
     value = (code + least) * scale        signed, `least` -2 ** (b - 1)
@@ -111,13 +111,13 @@ def decode(blocks: Views, params: Params, window: Window, out: Array) -> None:
     """Rows `window`: uint8 `[rows, bytes]` of `payload`, `scale` and `zero_point`.
 
     `params`: `bits`, `columns`, `group_size`, `scale_dtype`, `spatial`, the sizes of a
-    convolution's kernel, `turned`, with which `payload` is `[columns, bytes]`, and what `prepare`
-    made. Raises ValueError for arrays that do not fit one another.
+    convolution's kernel, `transposed`, with which `payload` is `[columns, bytes]`, and what
+    `prepare` made. Raises ValueError for arrays that do not fit one another.
     """
     columns, size, bits = params["columns"], params["group_size"], params["bits"]
     inner = math.prod(params["spatial"])
     raw = np.ascontiguousarray(blocks["payload"])
-    if params["turned"]:
+    if params["transposed"]:
         raw = np.ascontiguousarray(raw.view(f"u{bits // 8}").T).view(np.uint8)
     raw = raw.reshape(-1)
     scale = np.ascontiguousarray(blocks["scale"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import NamedTuple
 
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
@@ -11,13 +12,20 @@ from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes.base import Ledger
 
 
+class LowRank(NamedTuple):
+    """`a` `[rank, columns]` and `b` `[rows, rank]`, each transposed where they are `across`."""
+
+    a: Stored
+    b: Stored
+    across: bool = False
+
+
 def folded(
     tensor: Tensor,
     *,
     factor: Stored | None = None,
     divide: bool = False,
-    low_rank: tuple[Stored, Stored] | None = None,
-    across: bool = False,
+    low_rank: LowRank | None = None,
     rotation: int = 0,
     sylvester: bool = False,
     givens: tuple[Stored, Stored] | None = None,
@@ -25,9 +33,8 @@ def folded(
 ) -> Tensor:
     """The same tensor, its codes' values changed as `kernels/folded.py` says.
 
-    `factor` has a number a column; `low_rank` is `a` `[rank, columns]` and `b` `[rows, rank]`, of a
-    tensor whose unit is a row, each transposed where they are `across`; `rotation` is the columns
-    of a group, by a matrix of Sylvester's kind or else ComfyUI's; `givens` are `theta`
+    `factor` has a number a column; `low_rank` is of a tensor whose unit is a row; `rotation` is the
+    columns of a group, by a matrix of Sylvester's kind or else ComfyUI's; `givens` are `theta`
     `[rotations, columns / 2]` and `pairs` `[rotations, columns]` in a `group` of columns. Raises
     FormatError for parts that do not fit.
     """
@@ -41,10 +48,10 @@ def folded(
         params["fold"] = "divide" if divide else "multiply"
         components.append(Component("factor", factor))
     if low_rank is not None:
-        a, b = low_rank
+        a, b, across = low_rank
         rank = a.shape[1 if across else 0] if len(a.shape) == 2 else 0
-        shapes = ((columns, rank), (rank, rows)) if across else ((rank, columns), (rows, rank))
-        for part, shape in zip((a, b), shapes, strict=True):
+        for part, wide in ((a, (rank, columns)), (b, (rows, rank))):
+            shape = wide[::-1] if across else wide
             if part.dtype not in SCALE_BITS or part.shape != shape or not rank:
                 allowed = f"{', '.join(SCALE_BITS)} {list(shape)}, of the same rank in both"
                 raise misfit(part, f"{allowed}, for {tensor.name!r}")
@@ -90,5 +97,5 @@ def smoothed(ledger: Ledger, module: str, tensor: Tensor) -> Tensor:
     parts = None
     if a is not None or b is not None:
         codes = tensor.components[0].stored
-        parts = tuple(need(ledger, codes, stem + side) for side in "ab")
-    return folded(tensor, factor=factor, low_rank=None if parts is None else (parts[0], parts[1]))
+        parts = LowRank(need(ledger, codes, f"{stem}a"), need(ledger, codes, f"{stem}b"))
+    return folded(tensor, factor=factor, low_rank=parts)

@@ -27,7 +27,7 @@ from typing import Any
 from anamnesis.readers.base import Component, Stored, Tensor
 from anamnesis.readers.placement import Contiguous, Strided
 from anamnesis.readers.schemes._errors import misfit, need, unsupported
-from anamnesis.readers.schemes._fold import folded
+from anamnesis.readers.schemes._fold import LowRank, folded
 from anamnesis.readers.schemes._packed_linear import SCALE_BITS
 from anamnesis.readers.schemes._sdnq_config import bits_of_kind, settings_of
 from anamnesis.readers.schemes.base import Ledger
@@ -100,7 +100,7 @@ def _layer(
     bits = SCALE_BITS.get(_WHOLE.get(kind, ""), bits_of_kind(kind))
     if scale.dtype not in SCALE_BITS:
         raise misfit(scale, ", ".join(SCALE_BITS))
-    rows, groups, spatial, turned = _grid(codes, scale, settings)
+    rows, groups, spatial, transposed = _grid(codes, scale, settings)
     columns, rest = divmod(_count(codes, kind, bits), max(1, rows))
     each = groups * math.prod(spatial)
     size = columns // max(1, each)
@@ -109,8 +109,8 @@ def _layer(
     shape = (rows, groups, size, *spatial) if groups > 1 else (rows, size, *spatial)
     if settings.get("group_size") == -2 and rows == 1:
         raise unsupported(scale, "one scale for a tensor", _IMPLEMENTED)
-    if bits >= 8 and codes.shape != (shape[::-1] if turned else shape):
-        raise misfit(codes, f"{codes.dtype} {list(shape[::-1] if turned else shape)}")
+    if bits >= 8 and codes.shape != (shape[::-1] if transposed else shape):
+        raise misfit(codes, f"{codes.dtype} {list(shape[::-1] if transposed else shape)}")
     if bits < 8 and columns % 8:
         raise unsupported(codes, f"rows of {columns}, which are no whole eights", _IMPLEMENTED)
     if scale.dtype != "F32" and ledger.options.rounding == "reference":
@@ -118,7 +118,7 @@ def _layer(
     line = Contiguous(each * SCALE_BITS[scale.dtype])
     across = Strided(bits, max(1, rows * bits // 8))
     components = [
-        Component("payload", codes, across if turned else Contiguous(max(1, columns) * bits)),
+        Component("payload", codes, across if transposed else Contiguous(max(1, columns) * bits)),
         Component("scale", scale, line),
     ]
     if kind.startswith("uint") or kind.endswith("u"):
@@ -139,7 +139,7 @@ def _layer(
             "columns": columns,
             "group_size": size,
             "spatial": spatial,
-            "turned": turned,
+            "transposed": transposed,
             "scale_dtype": scale.dtype,
         },
     )
@@ -189,22 +189,20 @@ def _undone(ledger: Ledger, stem: str, tensor: Tensor, settings: Mapping[str, An
     codes = tensor.components[0].stored
     up, down = ledger.get(f"{stem}.svd_up"), ledger.get(f"{stem}.svd_down")
     rows, columns = tensor.shape
-    low_rank, across = None, False
+    low_rank = None
     if up is not None or down is not None:
         up, down = (need(ledger, codes, f"{stem}.{part}") for part in ("svd_up", "svd_down"))
-        low_rank = down, up
         across = up.shape[1:] == (rows,) and down.shape == (columns, up.shape[0])
         if across and up.shape == (rows, rows) and rows == columns:
             across = settings.get("use_quantized_matmul") is True
+        low_rank = LowRank(down, up, across)
     rotation = _rotation(codes, columns, settings) if settings.get("use_hadamard") else 0
     spatial = tensor.params["spatial"]
     if rotation and spatial:
         raise unsupported(codes, "a convolution that is rotated", _IMPLEMENTED)
     if low_rank is not None or rotation:
         sylvester = rotation.bit_length() % 2 == 0  # of no power of 4
-        tensor = folded(
-            tensor, low_rank=low_rank, across=across, rotation=rotation, sylvester=sylvester
-        )
+        tensor = folded(tensor, low_rank=low_rank, rotation=rotation, sylvester=sylvester)
     return replace(tensor, shape=(rows, columns // math.prod(spatial), *spatial))
 
 

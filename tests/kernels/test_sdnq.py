@@ -72,7 +72,7 @@ def layer(kind: str, bits: int, rows: int, columns: int) -> tuple[dict[str, Any]
     scalars = {"kind": kind, "bits": bits, "scale_dtype": "F32", "spatial": ()}
     prepare = preparer("sdnq")
     assert prepare is not None
-    about = {"columns": columns, "group_size": columns // 2, "turned": False, **scalars}
+    about = {"columns": columns, "group_size": columns // 2, "transposed": False, **scalars}
     return blocks, about | prepare(scalars, {})
 
 
