@@ -212,7 +212,7 @@ def test_a_matrix_of_the_output_is_left_out_where_the_converter_does(
 def test_what_is_not_described_is_refused(tmp_path: Path) -> None:
     llama3 = {"rope_type": "llama3", "factor": 8.0}
     for number, change in enumerate(
-        [{"architectures": ["Unheard"]}, {"architectures": ["OrionForCausalLM"]}]
+        [{"architectures": ["Unheard"]}, {"architectures": ["BitNetForCausalLM"]}]
     ):
         source = folder(tmp_path / f"hf{number}", **change)
         with pytest.raises(UnsupportedError, match="--names stored"):
