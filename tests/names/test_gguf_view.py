@@ -306,6 +306,7 @@ def test_stored_names_are_for_any_input(tmp_path: Path) -> None:
     anamnesis.convert(source, out, to="gguf", names="stored")
     names = {t.name for t in gguf.GGUFReader(str(out)).tensors}
     assert "model.norm.weight" in names
+    (source / "config.json").unlink()
     with pytest.raises(UsageError, match="model folder"):
         anamnesis.convert(source / "model.safetensors", tmp_path / "x.gguf", to="gguf")
 
