@@ -307,8 +307,9 @@ def test_stored_names_are_for_any_input(tmp_path: Path) -> None:
     names = {t.name for t in gguf.GGUFReader(str(out)).tensors}
     assert "model.norm.weight" in names
     (source / "config.json").unlink()
+    alone = (source / "model.safetensors").rename(tmp_path / "alone.safetensors")
     with pytest.raises(UsageError, match="model folder"):
-        anamnesis.convert(source / "model.safetensors", tmp_path / "x.gguf", to="gguf")
+        anamnesis.convert(alone, tmp_path / "x.gguf", to="gguf")
 
 
 def test_fields_of_a_cut_buffer_are_refused() -> None:
