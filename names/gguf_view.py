@@ -24,6 +24,7 @@ from anamnesis.names.values import SCALED, times
 from anamnesis.readers.base import Dropped, Tensor
 from anamnesis.readers.gguf_types import KeyValue
 from anamnesis.readers.model import Model
+from anamnesis.words import did_you_mean, nearest
 
 # What llama.cpp's graphs need in float32 (conversion/base.py, `prepare_tensors`).
 _FLOAT = re.compile(
@@ -40,6 +41,7 @@ _LAYER = re.compile(r"(?:model\.)?layers\.(\d+)\.")
 _SECTIONS = "mrope"  # no scaling: the parts of a head are told by their sizes
 _NEXT = "num_nextn_predict_layers"
 _MOST_LAYERS = 1 << 16  # lists of a GGUF have a number for each
+_ALIKE = 0.8  # as difflib counts
 _BARE = ("", "")  # paths of a model that was saved without its head
 # Towers of multimodal models, which are files of their own.
 _TOWERS = re.compile(
@@ -215,10 +217,11 @@ def _family(model: Model, name: str, tensors: Mapping[str, Tensor]) -> Family:
     """The family of a class; of several, the one that has rows for the most tensors."""
     rows = [f for f in families() if name in f.architectures and f.only != "to-hf"]
     if not rows:
-        known = ", ".join(sorted({a for f in families() for a in f.architectures}))
+        near = nearest(name, sorted({a for f in families() for a in f.architectures}), _ALIKE)
         raise UnsupportedError(
-            f"{model.path}: {_class(name)} is not in the table of names; --names stored writes the "
-            f"tensors under the names they have. Known are {known}"
+            f"{model.path}: {_class(name)} is not in the table of names (docs/gguf-and-hf.md)"
+            f"{did_you_mean(near, '; ')}; --names stored writes the tensors under the names they "
+            "have"
         )
     if len(rows) == 1:
         return rows[0]
