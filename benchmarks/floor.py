@@ -1,7 +1,8 @@
 """The I/O floor of a plan: its very reads and writes, with nothing between them.
 
 The operations are taken from the plan before the clock starts: the same spans in the same order,
-split into the same tasks, through buffers of the same sizes, by as many threads.
+split into the same tasks, through buffers of the same sizes, by as many threads, and what a task
+has written goes to the disk while others run.
 
 By itself (`main`) it is the floor of a whole command: a process that imports what the command
 imports, makes the plan, and begins no sooner after its start than the command writes values. A
@@ -24,6 +25,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from anamnesis.kernels import Window
+from anamnesis.owned import write_back
 from anamnesis.pipeline.encoding import EncodedPiece
 from anamnesis.pipeline.plan import Plan, Step, Task
 from anamnesis.pipeline.windows import Windows
@@ -92,6 +94,10 @@ class Floor:
                 else:
                     offset, nbytes = operation
                     os.pwrite(out, values[:nbytes], offset)
+            writes = [operation for operation in operations if len(operation) == 2]
+            if writes:
+                begin, end = min(w.offset for w in writes), max(w.offset + w.nbytes for w in writes)
+                write_back(out, begin, end - begin)
         for fd in fds.values():
             os.close(fd)
 
