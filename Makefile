@@ -61,7 +61,8 @@ $(VENV)/peers: $(VENV)/dev-$(LISTING) tests/oracles/requirements.txt tests/oracl
 	$(PIP) install torch==2.13.0
 	$(BIN)/python -m pip freeze | grep -i '^torch==' > $(VENV)/torch.txt
 	$(PIP) install -c $(VENV)/torch.txt -r tests/oracles/requirements.txt
-	$(PIP) install --no-deps bitsandbytes==0.50.2 mlx==0.32.4 mlx-cpu==0.32.4
+	$(PIP) install --no-deps bitsandbytes==0.50.2 mlx==0.32.4 mlx-cpu==0.32.4 \
+	  optimum-quanto==0.2.7
 	$(PIP) install --no-deps --target $(VENV)/packages -r tests/oracles/packages.txt
 	@touch $@
 

@@ -71,8 +71,10 @@ def test_what_is_not_finite_stays_in_its_row(case, dtype) -> None:  # type: igno
     for kind in ours.SPOILED:
         found, expected = _both(case, dtype, kind)
         for name in expected:
-            # A word of zero points has bits of many rows.
+            # A word of zero points has bits of many rows, and one number is of no row.
             if name.startswith(("weight.quant_", "weight_shape", "weight_zero_point")):
+                continue
+            if np.size(expected[name]) == 1:
                 continue
             have, want = (side[name].reshape(128, -1) for side in (found, expected))
             rows = np.arange(128)
