@@ -125,8 +125,8 @@ def test_what_is_local_goes_to_the_disk_while_it_is_written(
     asked: list[tuple[int, int]] = []
 
     def advise(fd: int, offset: int, nbytes: int, advice: int) -> None:
-        assert advice == os.POSIX_FADV_DONTNEED
-        asked.append((offset, nbytes))
+        if advice == os.POSIX_FADV_DONTNEED:  # not about what is to be read
+            asked.append((offset, nbytes))
         if system == "refuses":
             raise OSError(errno.ESPIPE, "no such thing")
 
