@@ -148,8 +148,6 @@ def encode_nvfp4(values: Array, params: Params, out: Outputs) -> None:
     _nv(style, KINDS[dtype])(values, whole, scales, codes)
     if "global" in out:
         out["global"][:] = whole
-    if whole == 0:  # 0 / 0, which ModelOpt searches to the end of its bounds for
-        codes[:] = 0x77
 
 
 def _greatest(params: Params) -> np.float32:

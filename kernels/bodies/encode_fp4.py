@@ -32,6 +32,8 @@ _NUMBERS = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6], np.float32)
 _FAR = np.float32(2.0**23)  # from which on halves are rounded away, and distances are alike
 _SIX = 0x40C00000  # float32 bits of 6
 _F32_SIX = np.float32(6)
+_SATURATED = 0x7E  # the greatest E4M3 code, 448
+_NAN = np.float32(np.nan)  # the `reciprocal` of what is divided by
 # Groups whose scales are made before their codes: a scale waits for three quotients, one after the
 # other, and those of others are made meanwhile.
 _MANY = 32
@@ -41,13 +43,7 @@ _scales, _inverses = stack(4 * _MANY), stack(4 * _MANY)
 
 @inline
 def _even(quotients: Floats) -> Any:
-    """E2M1 codes, ties to even: what is negative keeps its sign, and NaN is 0."""
-    return choose(quotients == quotients, _even_of_reals(quotients), splat(0))
-
-
-@inline
-def _even_of_reals(quotients: Floats) -> Any:
-    """The same of what is no NaN."""
+    """E2M1 codes of what is no NaN, ties to even: what is negative keeps its sign."""
     magnitude = least_of(as_bits(quotients) & 0x7FFFFFFF, splat(_SIX))
     # As E4M3's (`e4m3_bytes`): steps of half the power of two, 1 at least, are the last place of
     # 2**22 times that; 2 for each power from 1 on, whose field is 127: 2 takes 2 * 127 off.
@@ -82,12 +78,13 @@ def _coder(divided: Callable[..., Any], rule: int) -> Any:
     """`store(out, at, numbers, scale, inverse)`: codes of sixteen quotients, as pairs.
 
     `rule` says where a tie goes: 0, to the even code; 1, down, and to +0 (MLX, which compares
-    distances in float32); 2, down, and 0 and NaN have a sign (ModelOpt's MXFP4).
+    distances in float32); 2, down, and 0 and NaN have a sign (ModelOpt's MXFP4); 3, to the even
+    code, and NaN is 6 (ModelOpt's NVFP4, where what is beyond all bounds is 6), not 0.
     """
 
     def code_of(quotients: Floats) -> Any:
-        if rule == 0:
-            return _even(quotients)
+        if rule in (0, 3):
+            return choose(quotients == quotients, _even(quotients), splat(7 if rule else 0))
         code, zero = _down(quotients), splat(np.float32(0))
         if rule == 1:
             far = size_of(quotients) >= splat(_FAR)
@@ -137,7 +134,8 @@ def nv(style: str, kind: int) -> Any:
     before they become codes, but for ModelOpt's.
     """
     divides, ours = style == "compressed-tensors", style == "mlx"
-    store = inline(_coder(quotients(kind if ours else 0, _PLACES), int(ours)))
+    rule = {"compressed-tensors": 0, "mlx": 1, "modelopt": 3}[style]
+    store = inline(_coder(quotients(kind if ours else 0, _PLACES), rule))
 
     def scale_codes(greatest: Floats, whole: np.float32) -> Any:
         if style == "modelopt":
@@ -169,7 +167,10 @@ def nv(style: str, kind: int) -> Any:
                 numbers = e4m3_reals(found)
                 numbers = numbers / splat(factor) if divides else numbers * factor
                 put_lanes(scales, first - begin, numbers)
-                put_lanes(inverses, first - begin, reciprocals(numbers))
+                inverse = reciprocals(numbers)
+                if ours:  # of what saturates, codes hang on the last places of far quotients
+                    inverse = choose(found == splat(_SATURATED), splat(_NAN), inverse)
+                put_lanes(inverses, first - begin, inverse)
                 if count == 16:
                     put_bytes(stored, first, found)
                 else:

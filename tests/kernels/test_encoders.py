@@ -85,6 +85,26 @@ def test_mlx_takes_the_first_of_distances_that_float32_has_alike() -> None:
         values[0, :3] = q * 448, -q * 448, q * 448 * 0.7
         found = ours.encoded(("nvfp4", {"style": "mlx"}), values, "F32")
         assert int(found["weight"].view(np.uint32)[0, 0]) & 0xFFF == word, power
+    # Between 2**25 and 2**27 times the scale, the last place of a quotient decides.
+    values[0] = np.resize(np.array([251865, 301048, 490401, 447801], np.float32) * 1e5, 32)
+    found = ours.encoded(("nvfp4", {"style": "mlx"}), values, "F32")
+    assert (found["weight"].view(np.uint16) == 0x7764).all()
+
+
+@pytest.mark.parametrize(
+    ("most", "scales", "codes"),
+    [
+        (3, [0x7E, 0x7F, 0x7E], "f7f7777777777777 7777777777777777 f777777777777777"),
+        (3000, [0x7E, 0x38, 0x23], "8780000000000000 0000000000000000 f777777777777777"),
+    ],
+)
+def test_modelopt_gives_6_for_0_over_0(most: int, scales: list[int], codes: str) -> None:
+    """Bytes of `NVFP4QTensor.quantize`, ModelOpt 0.47, where the scales of groups underflow."""
+    values = np.zeros((1, 48), np.float32)
+    values[0, :4], values[0, 32:34] = (most, -2, 0, -1), (1, -1)
+    found = ours.encoded(("nvfp4", {"style": "modelopt"}), values * np.float32(2.0**-149), "F32")
+    assert (found["weight_scale"] & 0x7F)[0].tolist() == scales
+    assert found["weight"].tobytes() == bytes.fromhex(codes)
 
 
 @pytest.mark.parametrize(("bits", "zero"), [(4, 0x88), (2, 0xAA), (8, 0x80)])
