@@ -79,12 +79,13 @@ def run_weighed(
     """Call `kernel(values, groups, weights, out)` with the weights of elements, in groups too.
 
     `how` are the elements of a group, those that have a variance (0: a row), and how often it
-    counts.
+    counts: below 0, their number is divided by that, not their sum multiplied, which may overflow.
     """
     group, span, factor = how
     for some, columns, blocks in weighted_rows(values, params, encoding, out):
-        weights = np.empty_like(some)
-        _weigh(some, columns, span or len(columns), factor, weights)
+        weights, every = np.empty_like(some), span or len(columns)
+        divisor = every if factor > 0 else every // -factor
+        _weigh(some, columns, every, max(factor, 1), divisor, weights)
         kernel(some, some.reshape(-1, group), weights.reshape(-1, group), blocks)
 
 
@@ -104,7 +105,7 @@ def weighed_blocks(
         return
     for some, columns, blocks in weighted_rows(values, params, encoding, out):
         weights = np.empty_like(some)
-        _weigh(some, columns, 256, factor, weights)
+        _weigh(some, columns, 256, factor, 256, weights)
         yield some, weights, blocks
 
 

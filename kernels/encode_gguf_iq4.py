@@ -29,7 +29,7 @@ def _encoder(encoding: str, kernels: Callable[[int], Kernel], span: int) -> Enco
     return of_groups(
         encoding,
         lambda flat, groups, out: alone(flat, groups, groups, out),
-        (32, span, 2),
+        (32, span, -2),
         weighted,
     )
 

@@ -19,17 +19,19 @@ _i32 = np.int32
 
 
 @jit
-def weigh(values: Floats, columns: Floats, span: int, factor: int, out: Floats) -> None:
+def weigh(
+    values: Floats, columns: Floats, span: int, factor: int, divisor: int, out: Floats
+) -> None:
     """`out[i] = columns[i] * sqrt(variance + values[i] ** 2)`, over rows of `columns`.
 
-    The variance is `factor` times the sum of the squares of `span` numbers, over `span`.
+    The variance is `factor` times the sum of the squares of `span` numbers, over `divisor`.
     """
     wide = columns.shape[0]
     for first in range(0, values.shape[0], span):
         total = _f32(0)
         for i in range(first, first + span):
             total = _f32(total + _f32(values[i] * values[i]))
-        variance = _f32(_f32(_f32(factor) * total) / _f32(span))
+        variance = _f32(_f32(_f32(factor) * total) / _f32(divisor))
         at = first % wide
         for i in range(span):
             value = values[first + i]

@@ -76,5 +76,12 @@ def test_bytes_are_ggmls_for_extremes(name: str) -> None:
             assert_ggmls(name, values, columns("plain", 1, 512, 7), kind)
 
 
+@pytest.mark.parametrize(("name", "size"), [("gguf-iq4-nl", 2.8e18), ("gguf-iq4-xs", 1e18)])
+def test_twice_a_sum_of_squares_may_overflow(name: str, size: float) -> None:
+    """IQ4 multiplies the sum by 2 over the number of elements; the sum itself is finite."""
+    values = np.random.default_rng(8).choice([-1.0, -0.9, 0.9, 1.0], (4, 256)) * size
+    assert_ggmls(name, values.astype(np.float32), columns("tiny", 1, 256), "large")
+
+
 def test_plain_python_gives_the_same(elsewhere: Callable[..., None]) -> None:
     elsewhere("test_each_matrix and (q2-k or q3-k or q6-k)")
