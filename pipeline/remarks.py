@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Sequence
+from fnmatch import fnmatchcase
 from pathlib import PurePath
 from typing import TYPE_CHECKING
 
@@ -196,7 +197,27 @@ def remarks_on_settings(
     models = [plan.model for plan in plans]
     place = Place.of(settings.format, settings.path)
     scheduler = settings.scheduler is not None
-    return without_effect(given_in(job), Case(models, plans, place, scheduler))
+    idle = without_effect(given_in(job), Case(models, plans, place, scheduler))
+    return idle + _rules_of_nothing(plans)
+
+
+def _rules_of_nothing(plans: Sequence[Plan]) -> list[str]:
+    """Rules of a job that are for no tensor of any input: a name is wrong, or their order."""
+    encode = plans[0].spec.encode if plans else None
+    if encode is None:
+        return []
+    every = [name for plan in plans for name, _ in plan.choices]
+    names = every
+    notes: list[str] = []
+    for number, rule in enumerate(encode.rules):
+        left = [name for name in names if not fnmatchcase(name, rule.tensors)]
+        if len(left) == len(names):
+            known = any(fnmatchcase(name, rule.tensors) for name in every)
+            why = "rules before it fit all that it fits" if known else "no tensor has such a name"
+            said = f"{rule.tensors!r:.200} as {rule.target}"
+            notes.append(f"output.encode[{number}] ({said}) has no effect: {why}")
+        names = left
+    return notes
 
 
 def remarks_on_job(job: Job, planned: Sequence[tuple[str, Plan | BaseException]]) -> list[str]:

@@ -213,7 +213,9 @@ class Encode:
 
 def _fitted(tensor: Tensor, target: Target) -> Choice:
     if tensor.out_dtype not in ENCODABLE:
-        return Choice(None, why=f"it holds {tensor.out_dtype}")
+        double = tensor.out_dtype == "F64"  # a weight, which somebody expects to be encoded
+        advice = ", which --dtype f32 rounds first" if double else ""
+        return Choice(None, why=f"it holds {tensor.out_dtype}{advice}", unfit=double)
     found = _moved(tensor, target)
     try:
         if found is None:

@@ -173,3 +173,38 @@ def test_experts_of_llama_4_are_named(
     job = job_from(inputs=[path], output={"path": "o", "encode": encode})
     notes = [note for note in remarks_on_job(job, plan_job(job)) if "Llama 4" in note]
     assert len(notes) == said
+
+
+def _notes_of(path: Path, encode: Any, **output: str) -> list[str]:
+    job = job_from(inputs=[path], output={"path": "o", "encode": encode, **output})
+    return remarks_on_job(job, plan_job(job))
+
+
+def test_rules_of_no_tensor_are_named(
+    tmp_path: Path, write_safetensors: Callable[..., Path]
+) -> None:
+    entries = {
+        f"l.{name}.weight": ("BF16", (4, 64), bytes(512)) for name in ("mlp.up", "attn.q", "attn.k")
+    }
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    rules = [("*.atn.*", "nvfp4"), ("*.attn.*", "mxfp4"), ("*.q.*", "nvfp4"), ("*", "nvfp4")]
+    encode = [EncodeRule(tensors=tensors, target=target) for tensors, target in rules]
+    assert [note for note in _notes_of(path, encode) if "no effect" in note] == [
+        "output.encode[0] ('*.atn.*' as nvfp4) has no effect: no tensor has such a name",
+        "output.encode[2] ('*.q.*' as nvfp4) has no effect: rules before it fit all that it fits",
+    ]
+
+
+def test_double_precision_is_kept_with_a_note(
+    tmp_path: Path, write_safetensors: Callable[..., Path]
+) -> None:
+    entries = {
+        "l.up.weight": ("F64", (4, 64), bytes(2048)),
+        "l.down.weight": ("F32", (4, 64), bytes(1024)),
+    }
+    path = write_safetensors(tmp_path / "model.safetensors", entries)
+    assert _notes_of(path, "fp8-channel") == [
+        "1 tensor(s), l.up.weight first, are kept as they are (it holds F64, which --dtype f32 "
+        "rounds first)"
+    ]
+    assert _notes_of(path, "fp8-channel", dtype="f32") == []
