@@ -82,23 +82,35 @@ def find_files(path: str, limits: Limits) -> Found:
 def _refuse_missing(path: str) -> None:
     """FileNotFoundError, with the way out where one is known, for a path that nothing is at.
 
-    It may be a URL or a repository of a hub without its `://`, or a misspelt name.
+    It may be a URL or a repository of a hub without its `://`, or have a misspelt part.
     """
     if os.path.lexists(path):
         return
-    folder, name = os.path.split(path)
+    near = _nearest_path(path)
     if url := URL_WITHOUT_SLASHES.fullmatch(path):
         hint = f"; a URL has two slashes: {url[1]}://{url[2]}"
-    elif _REPOSITORY.fullmatch(path) and not os.path.lexists(folder):
+    elif not near and _REPOSITORY.fullmatch(path) and not os.path.lexists(os.path.dirname(path)):
         hint = f"; a repository of Hugging Face is hf://{path}"
     else:
-        there: list[str] = []
-        with contextlib.suppress(OSError):  # no folder either
-            there = sorted(os.listdir(folder or "."))[:_FOLDERS]
-        near = nearest(name, there, _MISSPELT) or [n for n in there if n.startswith(f"{name}.")][:1]
-        hint = did_you_mean([os.path.join(folder, found) for found in near], "; ")
+        hint = did_you_mean(near, "; ")
     if hint:  # what opens it has the system's own word
         raise FileNotFoundError(errno.ENOENT, f"{os.strerror(errno.ENOENT)}{hint}", path)
+
+
+def _nearest_path(path: str) -> list[str]:
+    """The path with what is there in place of its first part that is not; none for nothing like."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    rest = ""
+    while folder and not os.path.lexists(folder):
+        rest = os.path.join(name, rest)
+        folder, name = os.path.split(folder)
+    there: list[str] = []
+    with contextlib.suppress(OSError):  # no folder
+        there = sorted(os.listdir(folder or "."))[:_FOLDERS]
+    same = [n for n in there if n.lower() == name.lower()]
+    near = same or nearest(name, there, _MISSPELT) or [n for n in there if n.startswith(f"{name}.")]
+    paths = [os.path.join(folder, found, rest).rstrip(os.sep) for found in near[:1]]
+    return list(filter(os.path.lexists, paths))
 
 
 def _one_file(path: str, limits: Limits) -> Found:
