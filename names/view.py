@@ -130,11 +130,10 @@ def family_of(model: Model, *, tower: bool = False) -> Family:
             "the checkpoint that it was made of; --to safetensors (or --names stored) writes that "
             "checkpoint, as ComfyUI and from_single_file of diffusers read it"
         )
-    known = ", ".join(sorted({name for f in families() for name in f.gguf}))
     raise UnsupportedError(
-        f"{model.path}: architecture {architecture!r:.100} is not in the table of names; known are "
-        f"{known}. --names stored (or --to safetensors) writes the tensors under the names they "
-        "have in the file"
+        f"{model.path}: architecture {architecture!r:.100} is not in the table of names "
+        "(docs/gguf-and-hf.md); --names stored (or --to safetensors) writes the tensors under the "
+        "names they have in the file"
     )
 
 
