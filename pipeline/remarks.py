@@ -109,20 +109,31 @@ def _experts_apart(plan: Plan) -> list[str]:
 
 def _scales_apart(plan: Plan) -> list[str]:
     """Layers with a scale each, of which some runtimes take one for all that they join."""
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[tuple[str, Choice, bool]]] = {}
     for name, choice in plan.choices:
-        target = choice.target
-        if target and not choice.moved and not target.settings.get("shared"):
-            groups.setdefault(joined(name, target.name, target.settings), []).append(name)
+        if target := choice.target:
+            group = joined(name, target.name, target.settings)
+            shared = bool(target.settings.get("shared"))
+            groups.setdefault(group, []).append((name, choice, shared))
     groups.pop("", None)
-    names = [name for each in groups.values() if len(each) > 1 for name in each]
-    if not names:
-        return []
-    return [
-        f"{len(names)} tensor(s), {names[0]} first, have a global scale each; vLLM and SGLang join "
-        "queries, keys and values, and gates and ups, under one of them, and get other weights: "
-        "for these encode nvfp4:shared=true, one for all, as llm-compressor and ModelOpt do"
-    ]
+    together = [layer for layers in groups.values() if len(layers) > 1 for layer in layers]
+    apart = [name for name, choice, shared in together if not (shared or choice.moved)]
+    kept = [name for name, choice, shared in together if shared and choice.moved]
+    notes = []
+    if apart:
+        notes.append(
+            f"{len(apart)} tensor(s), {apart[0]} first, have a global scale each; vLLM and SGLang "
+            "join queries, keys and values, and gates and ups, under one of them, and get other "
+            "weights: for these encode nvfp4:shared=true, one for all, as llm-compressor and "
+            "ModelOpt do"
+        )
+    if kept:
+        notes.append(
+            f"{len(kept)} tensor(s), {kept[0]} first, keep the global scales that they have, which "
+            "shared=true does not change: where queries, keys and values, or gate and up, have "
+            "several, vLLM and SGLang get other weights"
+        )
+    return notes
 
 
 def _other_fp8_blocks(plan: Plan) -> list[str]:

@@ -101,3 +101,27 @@ def test_scales_of_their_own_are_said(source: Path, encode: str, said: bool) -> 
     for note in notes:
         assert note.startswith("3 tensor(s), model.layers.0.self_attn.")
         assert "nvfp4:shared=true" in note
+
+
+def test_a_layer_apart_from_those_that_share_is_said(source: Path) -> None:
+    rules = [
+        {"tensors": "*.k_proj.*", "as": "nvfp4"},
+        {"tensors": "*", "as": "nvfp4:shared=true"},
+    ]
+    job = job_from(inputs=[source], output={"path": "o", "encode": rules})
+    (note,) = remarks_on_job(job, plan_job(job))
+    assert note.startswith(f"1 tensor(s), {name_of('k_proj')} first, have a global scale each")
+
+
+def test_scales_that_move_are_said_where_shared_ones_are_asked_for(
+    source: Path, tmp_path: Path
+) -> None:
+    held = tmp_path / "nvfp4.safetensors"
+    anamnesis.convert(source, held, encode="nvfp4")
+    said = {}
+    for shared in ("true", "false"):
+        job = job_from(inputs=[held], output={"path": "o", "encode": f"nvfp4:shared={shared}"})
+        said[shared] = remarks_on_job(job, plan_job(job))
+    assert not said["false"]
+    (note,) = said["true"]
+    assert note.startswith(f"3 tensor(s), {name_of('k_proj')} first, keep the global scales")
