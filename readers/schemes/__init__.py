@@ -19,6 +19,7 @@ from importlib import import_module
 from itertools import islice
 
 from anamnesis.errors import UnsupportedError
+from anamnesis.readers.dtypes import DTYPES
 from anamnesis.readers.schemes._basis import check_basis
 from anamnesis.readers.schemes._choices import note_choices, note_integers, note_numbers
 from anamnesis.readers.schemes._conv1d import find_conv1d
@@ -35,7 +36,10 @@ from anamnesis.readers.schemes._other_formats import note_formats
 from anamnesis.readers.schemes._parents import note_input_scales, note_parents
 from anamnesis.readers.schemes._refusal import foreign_layout, unknown_method
 from anamnesis.readers.schemes._refused import REFUSED
+from anamnesis.readers.schemes._stated import Stated
+from anamnesis.readers.schemes._stated_words import is_format
 from anamnesis.readers.schemes._twofold import check_twofold
+from anamnesis.readers.schemes._unheeded import note_words
 from anamnesis.readers.schemes._widths import note_groups, note_inputs, note_parts, note_widths
 from anamnesis.readers.schemes.base import Ledger
 
@@ -223,6 +227,7 @@ def _resolve_all(ledger: Ledger) -> None:
     note_layers(ledger)
     passthrough = import_module("anamnesis.readers.schemes.passthrough")
     passthrough.resolve(ledger, implemented, METHODS)
+    note_words(ledger, METHODS)
     note_integers(ledger)
     note_numbers(ledger)
     note_inputs(ledger)
@@ -244,16 +249,27 @@ def _settle_names(ledger: Ledger, implemented: str) -> None:
         unknown = one.method and one.method not in _UNDERSTOOD
         if ledger.container.kind == "gguf":
             unknown = one.method not in METHODS
-        elif one.label and one.method not in METHODS:
-            ledger.note(
-                f"{ledger.container.files[0].path}: its {one}: taken for a label, since no method "
-                "of that name is known and nothing else of the block names one"
+        elif one.method not in METHODS and (one.label or _is_width(ledger, one)):
+            what = (
+                "a label, since no method of that name is known and nothing else of the block "
+                "names one"
+                if one.label
+                else "a width, which is no method; every tensor is of floats and stays as it is"
             )
+            ledger.note(f"{ledger.container.files[0].path}: its {one}: taken for {what}")
             one, unknown = replace(one, method=""), False
         if unknown:
             raise unknown_method(ledger, one, implemented)
         found.append(one)
     ledger.restate(() if ledger.container.kind == "gguf" else tuple(found))
+
+
+def _is_width(ledger: Ledger, one: Stated) -> bool:
+    """Whether it says only how wide numbers are, of a model in which all are floats."""
+    found = ledger.container.stored.values()
+    return is_format(one.named) and all(
+        DTYPES[stored.dtype].kind == "float" or len(stored.shape) < 2 for stored in found
+    )
 
 
 def _check_methods(ledger: Ledger, row: Scheme, before: int) -> None:

@@ -25,11 +25,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from anamnesis.errors import FormatError
 from anamnesis.limits import Limits, MiB
+from anamnesis.readers.literal import parse_literal
 from anamnesis.readers.schemes._stated_words import (
     KEYS,
     MODELSLIM,
@@ -73,6 +74,12 @@ _SETTINGS = re.compile(r".*config.*\.json", re.IGNORECASE)
 _VOCABULARIES = re.compile(
     r"(tokenizer(?!_config\.json$)|vocab|merges|added_tokens|special_tokens|chat_template).*|.*\.index\.json|"
     r"_?[^/]*anamnesis\.json",
+    re.IGNORECASE,
+)
+# What servers, trainers and evaluations keep of what they ran: no loader reads it.
+_RECORDS = re.compile(
+    r"(?:.*[_.-])?(?:bench(?:marks?)?|eval(?:uation)?s?|leaderboard|lighteval|metrics|results?|scores?|server|"
+    r"serving|train(?:er|ing)?)(?:[_.-].*)?\.(?:json|ya?ml)",
     re.IGNORECASE,
 )
 OTHER_BYTES = MiB  # of a file that is not known for stating a method, at most
@@ -138,11 +145,15 @@ def may_state(name: str) -> bool:
 
 
 def _among_others(name: str, config: Mapping[str, Any]) -> Iterator[Stated]:
-    """What a file says that is not known for stating a method."""
+    """What a file says that is not known for stating a method.
+
+    In a record of a run it may be a label as well.
+    """
     for one in _walk(config, f"{name}: ", 0):
-        block = one.block or one.where.endswith("quant_method")
-        if one.method and (block or is_settings(name)):
-            yield one
+        word = one.where.endswith("quant_method")
+        if one.method and (one.block or word or is_settings(name)):
+            record = _RECORDS.fullmatch(name) is not None and not is_settings(name)
+            yield replace(one, label=one.label or record)
 
 
 def _walk(config: object, where: str, depth: int) -> Iterator[Stated]:
@@ -289,11 +300,19 @@ def _from_text(key: str, text: object) -> Iterator[Stated]:
         except FormatError:
             if not stating:
                 return
-            value = {key: None}  # of no meaning to anyone, and still a statement
+            value = _as_python(text, key)
     if stating:
         yield from _blocks(key, value, where)
     else:
         yield from _walk(value, f"{where}: ", 0)
+
+
+def _as_python(text: str, key: str) -> object:
+    """A block as `str(dict)` writes it; else of no meaning to anyone, and still a statement."""
+    try:
+        return parse_literal(text)
+    except FormatError:
+        return {key: None}
 
 
 def texts(value: object, depth: int = 0) -> Iterator[str]:

@@ -248,6 +248,14 @@ def is_unknown_format(name: str, text: str) -> bool:
     return _VAGUE.fullmatch(said) is None and _KNOWN_FORMATS.fullmatch(said) is None
 
 
+def is_unknown_word(text: str) -> bool:
+    """Whether a text is one word, and none of those that formats, searches or methods have."""
+    said = canonical(text[:200])
+    if said in NOT_STATED or is_format(text) or " " in said:
+        return False
+    return not any(known.fullmatch(said) for known in (_VAGUE, _SEARCH, _KNOWN_FORMATS))
+
+
 def is_of_others(name: str) -> bool:
     """Whether a part of a method's block is about something else than how weights are stored."""
     return _OF_OTHERS.fullmatch(name.lower()) is not None

@@ -258,3 +258,23 @@ def test_kinds_that_name_no_method_are_not_refused(config: Any) -> None:
     assert "m.weight" in resolved(DENSE, configs=configs).tensors
     with pytest.raises(UnsupportedError):
         resolved({"m.table": ("I32", (8, 8))}, configs=configs)
+
+
+@pytest.mark.parametrize("said", ["int4", "4bit", "Q4_K_M", {"quant_method": "w4a16"}])
+def test_a_width_of_a_model_of_floats_is_no_method(said: Any) -> None:
+    configs = {"config.json": {"quantization": said}}
+    (note,) = resolved(DENSE, configs=configs).notes
+    assert "taken for a width, which is no method" in note
+    codes: dict[str, Any] = {**DENSE, "n.weight": ("U8", (8, 8))}
+    with pytest.raises(UnsupportedError, match="no such method is known"):
+        resolved(codes, configs=configs)
+
+
+@pytest.mark.parametrize("name", ["results.json", "server.json", "lighteval_1.json", "bench.yaml"])
+def test_a_record_of_a_run_may_call_it_by_any_label(name: str) -> None:
+    said = {"quantization": {"method": "foo-bits"}, "quant_method": "qlora"}
+    first, second = resolved(DENSE, configs={name: said}).notes
+    assert "(foo-bits): taken for a label" in first + second
+    for others in ("train_config.json", "about.json"):
+        with pytest.raises(UnsupportedError, match="no such method"):
+            resolved(DENSE, configs={others: said})

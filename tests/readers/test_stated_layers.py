@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from layer_parts import AWQ, FP8
+from layer_parts import AWQ, DENSE, FP8
 from small_models import resolved
 
 from anamnesis.errors import UnsupportedError
@@ -144,3 +144,66 @@ def test_layers_of_another_algorithm_than_they_have_are_noted() -> None:
     assert "taken as fp8-tensor by its tensors" in note
     layers = {LAYER: {"quant_algo": "FP8"}}
     assert resolved(FP8, {**block, "quantized_layers": layers}).notes == []
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"kernel": "zorp_tiles"},
+        {"preset": "zorp"},
+        {"pipeline": ["smoothquant", "zorp"]},
+        {"passes": [{"name": "zorp"}]},
+        {"layer_class": "zorp.ZorpLinear"},
+        {"layers": {"down": {"weight_loader": "zorp"}}},
+    ],
+)
+def test_a_word_for_what_decodes_that_nobody_has_is_noted(more: dict[str, Any]) -> None:
+    (note,) = resolved(FP8, {"quant_method": "fp8", **more}).notes
+    assert "zorp" in note
+    assert "is not known here and was not heeded" in note
+
+
+def test_words_of_tools_for_what_decodes_are_no_note() -> None:
+    known: dict[str, Any] = {
+        "backend": "auto_round:exllamav2",
+        "kernel": "marlin",
+        "preset": "W4A16",
+    }
+    known |= {
+        "quantization_backend": "mx.quantize",
+        "profile": "JANG_4M",
+        "quant_backend": "torchao",
+    }
+    known |= {
+        "quantization_status": "compressed",
+        "pipeline": ["smoothquant", "gptq"],
+        "steps": 200,
+    }
+    known |= {"activation_kernel": "zorp", "kv_cache": {"kernel": "zorp"}}
+    assert resolved(FP8, {"quant_method": "fp8", **known}).notes == []
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("weight_format", "zorp"),
+        ("storage", {"codec": "zorp"}),
+        ("weight_compression", {"method": "zorp"}),
+        ("text_config", {"torch_dtype": "zorp4"}),
+        ("serving", {"weights": {"encoding": "zorp"}}),
+    ],
+)
+@pytest.mark.parametrize("parts", [DENSE, FP8])
+def test_what_a_model_says_of_its_weights_outside_of_a_block_is_noted(
+    parts: Any, key: str, value: Any
+) -> None:
+    (note,) = resolved(parts, configs={"config.json": {key: value}}).notes
+    assert "its config.json: " in note
+    assert "zorp" in note
+
+
+def test_what_models_say_of_their_weights_is_no_note() -> None:
+    config: dict[str, Any] = {"torch_dtype": "bfloat16", "dtype": "float16", "weight_dtype": "auto"}
+    config |= {"vision_config": {"dtype": "float32"}, "storage": {"type": "local path"}}
+    config |= {"weights_format": "safetensors", "rope_scaling": {"type": "zorp"}, "name": "zorp"}
+    assert resolved(DENSE, configs={"config.json": config}).notes == []

@@ -145,6 +145,12 @@ def test_metadata_that_nobody_can_read_is_a_statement_all_the_same() -> None:
         resolve(ledger_of(parts, metadata={"quantization_config": "{broken"}))
 
 
+def test_metadata_as_python_writes_it_states_a_method() -> None:
+    metadata = {"quantization_config": str({"quant_method": "foo-bits", "bits": 4})}
+    with pytest.raises(UnsupportedError, match=r"\(foo-bits\): no such method"):
+        resolve(ledger_of(DENSE, metadata=metadata))
+
+
 @pytest.mark.parametrize("method", sorted(REFUSED))
 def test_a_refused_method_is_named_with_its_reason(method: str) -> None:
     row = REFUSED[method]
