@@ -17,7 +17,7 @@ from anamnesis.readers.schemes.base import Ledger
 # Keys, in lower case.
 _BY = re.compile(
     r"(?:.*_)?(?:backend|(?:layer|linear)_class|class|compressor|converter|decoder|dialect|engine|"
-    r"extension|family|flavou?r|impl|implementation|kernels?|loader|modifiers?|module|pass(?:es)?|"
+    r"extension|flavou?r|impl|implementation|kernels?|loader|modifiers?|module|pass(?:es)?|"
     r"pipeline|plugin|policy|preset|profile|recipe|runtime|schema|stages?|status|steps?|strategy|"
     r"target_hardware|unpack|unpack(?:er|ing)|variant)|weights?(?:_transform)?|post|pre"
 )
@@ -27,13 +27,16 @@ _HELD = re.compile(
     r"(?:model_|weights?_)?compress(?:ion|or)(?:_(?:format|method|scheme))?|storage|weights|"
     r"linear_class|low_?bit|numerics|q_?(?:cfg|config)"
 )
+_HOLDING = ("numerics", "storage", "weights")  # a text right there is a place, a file or a set
 _NAMED = re.compile(
     r"algorithm|class|codec|encoding|format|id|kind|method|name|scheme|type|weights?"
 )
 # What runs weights of any layout, and what became of them.
 _ORDINARY = re.compile(
     r"(?:auto|exllama|gptq|jang|llm|torch|pytorch|triton|cutlass|cuda|quanto)-?.*|"
-    r"(?:mx|nn|optimum|transformers)\..*|(?:auto)?(?:bit|q)?linear|aten|balanced|calibration|"
+    r"(?:jnp|mx|nn|np|numpy|optimum|transformers)\..*|jax\..*|[<>=|]?[fiub][0-9]|complex[0-9]*|tf32|"
+    r"v?[0-9.]+|accuracy|basic|calibrated|done|[abh][0-9]+|hf|independent|sequential|sglang|vllm|"
+    r"(?:auto)?(?:bit|q)?linear|aten|balanced|calibration|"
     r"compressed|cpu|eager|exclusive|frozen|gpu|high|hpu|initialized|low|machete|medium|metal|mps|"
     r"npu|performance|rocm|tinygemm|tpu|xla|xpu"
 )
@@ -78,8 +81,10 @@ def _words(
             continue
         hit = keys.fullmatch(text) is not None
         for part in inner if isinstance(inner, list) else [inner]:
-            if isinstance(part, str) and (hit or (inside and _NAMED.fullmatch(text))):
-                yield key, part
+            if isinstance(part, str):
+                says = hit and not (keys is _HELD and text in _HOLDING)
+                if says or (inside and _NAMED.fullmatch(text)):
+                    yield key, part
             elif deep > 0:
                 for path, said in _words(part, keys, hit, deep - 1):
                     yield f"{key}.{path}", said

@@ -204,6 +204,6 @@ def test_what_a_model_says_of_its_weights_outside_of_a_block_is_noted(
 
 def test_what_models_say_of_their_weights_is_no_note() -> None:
     config: dict[str, Any] = {"torch_dtype": "bfloat16", "dtype": "float16", "weight_dtype": "auto"}
-    config |= {"vision_config": {"dtype": "float32"}, "storage": {"type": "local path"}}
+    config |= {"vision_config": {"dtype": "np.float32"}, "storage": "local", "weights": "V2"}
     config |= {"weights_format": "safetensors", "rope_scaling": {"type": "zorp"}, "name": "zorp"}
     assert resolved(DENSE, configs={"config.json": config}).notes == []
