@@ -12,10 +12,10 @@ from typing import Any
 
 # KEY  VALUE  `model_type` of classes; a value with `@` is made of others.
 _ROWS = """
-rope_theta 10000.0 apertus cohere ernie4_5 ernie4_5_moe gemma3_text gpt_oss lfm2 lfm2_moe \
+rope_theta 10000.0 apertus bitnet cohere ernie4_5 ernie4_5_moe gemma3_text gpt_oss lfm2 lfm2_moe \
 llama4_text minimax_m2 mixtral modernbert nomic_bert olmo3 phimoe smollm3 solar_open
-num_key_value_heads @heads afmoe apertus arcee bamba cohere cohere2 cohere2_moe dots1 ernie4_5 \
-ernie4_5_moe eurobert exaone4 exaone_moe falcon_h1 gemma gemma2 gemma3_text gemma3n_text \
+num_key_value_heads @heads afmoe apertus arcee bamba bitnet cohere cohere2 cohere2_moe dots1 \
+ernie4_5 ernie4_5_moe eurobert exaone4 exaone_moe falcon_h1 gemma gemma2 gemma3_text gemma3n_text \
 gemma4_text glm glm4 glm4_moe gpt_oss granite granitemoe granitemoehybrid hunyuan_v1_dense \
 hunyuan_v1_moe jais2 jamba lfm2 lfm2_moe llama4_text mellum minimax_m2 ministral3 mistral mixtral \
 nemotron_h olmo olmo2 olmo3 olmoe phi3 phimoe qwen2 qwen2_moe qwen3 qwen3_5_moe_text qwen3_5_text \
