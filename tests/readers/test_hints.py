@@ -98,7 +98,8 @@ def test_floats_beside_a_statement_stay(configs: Any, metadata: Any, named: str)
     found = book(FLOATS, configs, metadata)
     resolve(found)
     assert set(found.tensors) == set(FLOATS), named
-    assert found.notes == []
+    # A word that nobody is known to use is noted at most.
+    assert [note for note in found.notes if "is not known here" not in note] == []
 
 
 @pytest.mark.parametrize("config", PLAIN, ids=str)
