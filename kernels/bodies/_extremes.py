@@ -117,9 +117,7 @@ def ends(values: Array, group: int, least: Floats, most: Floats) -> None:
     for g in range(least.shape[0]):
         low, high = _i32(0x7FFFFFFF), _i32(-0x80000000)
         for i in range(g * group, (g + 1) * group):
-            bit = _i32(as_u32(number(values, i)))
-            # Negative numbers have all other bits turned.
-            key = _i32(bit ^ _i32(_i32(bit >> _i32(31)) & _i32(0x7FFFFFFF)))
+            key = _turned(_i32(as_u32(number(values, i))))
             low = min(low, key)
             high = max(high, key)
         least[g], most[g] = as_f32(_turned(low)), as_f32(_turned(high))
@@ -129,6 +127,7 @@ def ends(values: Array, group: int, least: Floats, most: Floats) -> None:
 
 @inline
 def _turned(key: Any) -> Any:
+    """The key of a number's bits, or its bits again: what is negative has all others turned."""
     return _i32(key ^ _i32(_i32(key >> _i32(31)) & _i32(0x7FFFFFFF)))
 
 
